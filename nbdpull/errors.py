@@ -1,0 +1,171 @@
+"""Everything that can go wrong, with its exit code.
+
+Owns: one class a kind of failure, the stable `code` word that the JSON result carries, and the exit code. A class says
+who must act: the operator, the hypervisor's side, or the storage's side. Foreign errors (libvirt, nbd, OSError) become
+one of these at the seam where they occur.
+
+Must not know: how a message is shown. Only the command line prints and exits.
+"""
+
+
+class NbdpullError(Exception):
+    """Base of all expected failures: `str(error)` is one line that says what is wrong, with what, and what to do."""
+
+    exit_code = 1
+    code = "internal"
+
+
+# What the operator asked for cannot be done as asked.
+
+
+class UsageError(NbdpullError):
+    """Arguments that contradict each other or name nothing."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class NoSuchDomain(NbdpullError):
+    exit_code = 3
+    code = "no-such-domain"
+
+
+class DomainNotRunning(NbdpullError):
+    exit_code = 3
+    code = "domain-not-running"
+
+
+class NoSuchDisk(NbdpullError):
+    exit_code = 3
+    code = "no-such-disk"
+
+
+class NothingToBackUp(NbdpullError):
+    exit_code = 3
+    code = "nothing-to-back-up"
+
+
+class NoSuchCheckpoint(NbdpullError):
+    exit_code = 4
+    code = "no-such-checkpoint"
+
+
+class CheckpointExists(NbdpullError):
+    exit_code = 4
+    code = "checkpoint-exists"
+
+
+class CheckpointUnusable(NbdpullError):
+    """The checkpoint is there, but a bitmap of it is missing or inconsistent."""
+
+    exit_code = 4
+    code = "checkpoint-unusable"
+
+
+class Busy(NbdpullError):
+    """Somebody else holds the domain or the series: try again later."""
+
+    exit_code = 5
+    code = "busy"
+
+
+# The hypervisor's side.
+
+
+class HypervisorError(NbdpullError):
+    """libvirt or QEMU failed, or the connection to libvirt did."""
+
+    exit_code = 6
+    code = "hypervisor"
+
+
+class Unsupported(HypervisorError):
+    """This libvirt, QEMU or binding cannot do what is asked."""
+
+    code = "unsupported"
+
+
+class SourceError(HypervisorError):
+    """Reading the export failed, or what it told cannot be true."""
+
+    code = "source"
+
+
+class JobLost(HypervisorError):
+    """The backup job ended, or stopped being ours, before we ended it: what was read is void."""
+
+    code = "job-lost"
+
+
+class AccessDenied(NbdpullError):
+    exit_code = 7
+    code = "access-denied"
+
+
+class MissingSoftware(NbdpullError):
+    exit_code = 8
+    code = "missing-software"
+
+
+# The storage's side.
+
+
+class OutputError(NbdpullError):
+    """A file could not be created or written."""
+
+    exit_code = 9
+    code = "output"
+
+
+class OutputFull(OutputError):
+    code = "output-full"
+
+
+class OutputExists(OutputError):
+    code = "output-exists"
+
+
+class StoreError(NbdpullError):
+    """The store cannot be used as asked: no store, no such point, another VM's series."""
+
+    exit_code = 10
+    code = "store"
+
+
+class NoSuchPoint(StoreError):
+    code = "no-such-point"
+
+
+class OtherDomain(StoreError):
+    """The series belongs to another VM of the same name."""
+
+    code = "other-domain"
+
+
+class FormatTooNew(StoreError):
+    """Written by a later nbdpull, in a format or with a feature that this one does not know."""
+
+    code = "format-too-new"
+
+
+class Damaged(NbdpullError):
+    """Stored bytes are not what was written: found by verify, refused by every reader."""
+
+    exit_code = 11
+    code = "damaged"
+
+
+class MissingParent(Damaged):
+    """A point that this one builds on is not in the store, or is not the one that it was built on."""
+
+    code = "missing-parent"
+
+
+class Interrupted(NbdpullError):
+    """A signal asked us to stop. The exit code is 128 plus the signal's number."""
+
+    code = "interrupted"
+
+    def __init__(self, signal_number, message="interrupted"):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
