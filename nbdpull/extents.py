@@ -1,0 +1,172 @@
+"""Pure algebra of byte ranges, on numpy arrays so that millions of them cost milliseconds and little memory.
+
+Owns: the extent (offset, length, kind) and every comparison of two lists of ranges. What is in no extent is unchanged.
+
+    status     runs of (length, flags) as a server tells them, from some offset on
+    extents    sorted, disjoint (offset, length, kind); kind is DATA or ZERO
+    segments   sorted, disjoint (offset, length, layer, record): which layer of a chain answers for a range
+
+Must not know: files, NBD, libvirt, bytes of our format. No I/O.
+"""
+
+import numpy
+
+DATA = 0
+ZERO = 1
+
+EXTENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("kind", "<u4")])
+SEGMENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("layer", "<u4"), ("record", "<u4")])
+
+
+def of(triples):
+    """Return an extent array of [(offset, length, kind), …]."""
+    return numpy.array(list(triples), dtype=EXTENT)
+
+
+def ends(ranges):
+    return ranges["offset"] + ranges["length"]
+
+
+def total(ranges, kind=None):
+    """Sum of the lengths in bytes, of one kind or of all."""
+    lengths = ranges["length"] if kind is None else ranges["length"][ranges["kind"] == kind]
+    return int(lengths.sum())
+
+
+def runs_end(lengths):
+    """How many bytes a status reply covers."""
+    return int(numpy.sum(lengths, dtype=numpy.uint64))
+
+
+def combine_status(start, limit, *contexts):
+    """Cut several status replies for the same request at every boundary of any of them.
+
+    start, limit: bytes; contexts: one (lengths, flags) pair of arrays each, all beginning at start. Each may cover a
+    different length, so the result covers only what all of them do, and never more than [start, limit).
+    Return (offsets, lengths, [flags of context 0, flags of context 1, …], end):
+
+        context 0   |-----1-----|----0----|..1..
+        context 1   |--0--|-------3-------|
+        result      |-1,0-|-1,3-|---0,3---|        end ──▶ here the next request starts
+    """
+    context_ends = [start + numpy.cumsum(lengths, dtype=numpy.uint64) for lengths, _ in contexts]
+    end = min([limit] + [int(e[-1]) if len(e) else start for e in context_ends])
+    cuts = numpy.unique(numpy.concatenate([e[e < end] for e in context_ends] + [numpy.array([end], "u8")]))
+    offsets = numpy.concatenate([numpy.array([start], "u8"), cuts[:-1]])
+    flags = [f[numpy.searchsorted(e, offsets, side="right")] for e, (_, f) in zip(context_ends, contexts)]
+    return offsets, cuts - offsets, flags, end
+
+
+def merged(extents):
+    """Join neighbours that touch and are of one kind."""
+    if len(extents) < 2:
+        return extents
+    breaks = (ends(extents)[:-1] != extents["offset"][1:]) | (extents["kind"][:-1] != extents["kind"][1:])
+    first = numpy.flatnonzero(numpy.concatenate([[True], breaks]))
+    result = extents[first]
+    result["length"] = numpy.add.reduceat(extents["length"], first)
+    return result
+
+
+def merged_stream(batches):
+    """Join neighbours also across the borders of a stream of extent arrays; yields arrays, never empty ones."""
+    held = None
+    for batch in batches:
+        if not len(batch):
+            continue
+        batch = merged(batch if held is None else numpy.concatenate([held, batch]))
+        held = batch[-1:]
+        if len(batch) > 1:
+            yield batch[:-1]
+    if held is not None:
+        yield held
+
+
+def cut(ranges, size, only=True):
+    """Cut so that no range crosses a multiple of `size` bytes. All other fields are kept.
+
+    only: which ranges to cut, as a boolean array; the others are left whole.
+    """
+    first = ranges["offset"] // size
+    pieces = numpy.where(only, (ends(ranges) - 1) // size - first + 1, 1).astype(numpy.int64)
+    if len(ranges) == pieces.sum():
+        return ranges
+    result = numpy.repeat(ranges, pieces)
+    nth = numpy.arange(len(result)) - numpy.repeat(numpy.cumsum(pieces) - pieces, pieces)
+    block = (numpy.repeat(first, pieces) + nth.astype(numpy.uint64)) * numpy.uint64(size)
+    stop = numpy.repeat(ends(ranges), pieces)
+    stop = numpy.where(numpy.repeat(pieces > 1, pieces), numpy.minimum(stop, block + numpy.uint64(size)), stop)
+    result["offset"] = numpy.maximum(result["offset"], block)
+    result["length"] = stop - result["offset"]
+    return result
+
+
+def batches(extents, data_bytes, count):
+    """Split into consecutive arrays of at most `count` extents and about `data_bytes` of data."""
+    if not len(extents):
+        return []
+    data = numpy.cumsum(numpy.where(extents["kind"] == DATA, extents["length"], 0))
+    group, nth = (data - 1) // data_bytes, numpy.arange(len(extents)) // count
+    return numpy.split(extents, numpy.flatnonzero((group[1:] != group[:-1]) | (nth[1:] != nth[:-1])) + 1)
+
+
+def clip(ranges, start, stop):
+    """The parts within [start, stop). All other fields are kept."""
+    result = ranges[(ends(ranges) > start) & (ranges["offset"] < stop)].copy()
+    stops = numpy.minimum(ends(result), numpy.uint64(stop))
+    result["offset"] = numpy.maximum(result["offset"], numpy.uint64(start))
+    result["length"] = stops - result["offset"]
+    return result
+
+
+def flaw(ranges, size):
+    """Say in words why this is no sorted, disjoint list within [0, size), or None."""
+    stops = ends(ranges)
+    if (ranges["length"] == 0).any():
+        return "an empty range"
+    if (stops < ranges["offset"]).any() or (stops > size).any():
+        return f"a range past the end of {size} bytes"
+    if (ranges["offset"][1:] < stops[:-1]).any():
+        return "ranges that overlap or are out of order"
+    return None
+
+
+def gaps(ranges, start, stop):
+    """What of [start, stop) the sorted, disjoint ranges leave out: list of (offset, length)."""
+    edges = numpy.concatenate([[start], ends(ranges)]).astype("u8")
+    nexts = numpy.concatenate([ranges["offset"], [stop]]).astype("u8")
+    holes = numpy.flatnonzero(nexts > edges)
+    return [(int(edges[i]), int(nexts[i] - edges[i])) for i in holes]
+
+
+def overlay(lower, upper):
+    """Lay segments over segments: where both speak, upper wins. Both sorted and disjoint, and so is the result."""
+    if not len(lower) or not len(upper):
+        return upper if len(upper) else lower
+    edges = numpy.unique(numpy.concatenate([lower["offset"], ends(lower), upper["offset"], ends(upper)]))
+    offsets, lengths = edges[:-1], numpy.diff(edges)
+    above, below = _answering(upper, offsets), _answering(lower, offsets)
+    known = (above >= 0) | (below >= 0)
+    result = numpy.where((above >= 0)[known], upper[above[known]], lower[below[known]])
+    result["offset"], result["length"] = offsets[known], lengths[known]
+    return _rejoined(result)
+
+
+def _answering(ranges, offsets):
+    """Index of the range that holds each offset, -1 where none does."""
+    nearest = numpy.searchsorted(ranges["offset"], offsets, side="right").astype(numpy.int64) - 1
+    held = (nearest >= 0) & (offsets < ends(ranges)[nearest])
+    return numpy.where(held, nearest, -1)
+
+
+def _rejoined(segments):
+    """Undo cuts that overlay made inside one record."""
+    same = (
+        (ends(segments)[:-1] == segments["offset"][1:])
+        & (segments["layer"][:-1] == segments["layer"][1:])
+        & (segments["record"][:-1] == segments["record"][1:])
+    )
+    first = numpy.flatnonzero(numpy.concatenate([[True], ~same]))
+    result = segments[first]
+    result["length"] = numpy.add.reduceat(segments["length"], first)
+    return result
