@@ -1,0 +1,223 @@
+"""Format nbdpull/1: every magic number, byte offset and file name of a store. docs/format.md is its specification.
+
+Owns: the layout of chunk files, indexes and sealed JSON documents, and the names of files and points. Bytes in, values
+out, and back; what a reader must refuse is refused here or in manifest.py.
+
+Must not know: files, compression, threads, libvirt, NBD.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+import struct
+from datetime import datetime, timezone
+from urllib.parse import quote, unquote
+
+import numpy
+
+from . import errors, extents
+
+FORMAT = "nbdpull/1"
+FEATURES: frozenset = frozenset()  # what a manifest may list in "requires" and this reader understands
+
+MARKER = "nbdpull.json"
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+DOMAIN_XML = "domain.xml"
+CHECKPOINT_XML = "checkpoint.xml"
+NVRAM = "nvram"
+
+MAX_FRAME = 1 << 20  # bytes of guest data; no frame crosses a multiple of it
+MIN_FRAME = 1 << 16
+DIGEST_SIZE = 32
+
+# Names
+
+
+def new_point_id(now=None):
+    """Return an id such as 20261122T194500Z-7f3a9c04: UTC seconds for people, random for uniqueness, no order."""
+    now = now or datetime.now(timezone.utc)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+POINT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\Z", re.ASCII)
+CHUNK_PATH = re.compile(r"(?P<point>\d{8}T\d{6}Z-[0-9a-f]{6,16})/[^/\0]+\.\d{4,}\.zst\Z", re.ASCII)
+
+
+def folder_name(domain):
+    """Percent-encode a domain's name so that it is one plain path component that no reader can mistake."""
+    encoded = quote(domain, safe="")
+    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+
+
+def domain_name(folder):
+    return unquote(folder)
+
+
+def chunk_name(disk, number):
+    return f"{folder_name(disk)}.{number:04d}.zst"
+
+
+def index_name(disk):
+    return f"{folder_name(disk)}.index"
+
+
+# Sealed documents: manifest.json and nbdpull.json
+
+_SEAL = re.compile(rb'\n "digest": "([0-9a-f]{64})"\n}\n\Z')
+
+
+def seal(document):
+    """Return the document as JSON bytes whose last member is the SHA-256 of themselves (with 64 zeros in its place)."""
+    blank = json.dumps({**document, "digest": "0" * 64}, indent=1, ensure_ascii=False).encode() + b"\n"
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    return _SEAL.sub(b'\n "digest": "' + digest + b'"\n}\n', blank)
+
+
+def unseal(data, what):
+    """Return the document in `data`; Damaged if it is not what was sealed, FormatTooNew if it is for a later reader."""
+    match = _SEAL.search(data)
+    intact = match and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
+    try:
+        document = json.loads(data)
+        stated = document["format"]
+    except (ValueError, TypeError, KeyError):
+        raise errors.Damaged(f"{what}: not a document of a store of nbdpull; restore this file from a copy") from None
+    if intact or not match:  # a later format may seal otherwise, but a broken seal of ours means nothing it says counts
+        _require_known(stated, document.get("requires", []), what)
+    if not intact:
+        raise errors.Damaged(f"{what}: the file is damaged (its digest does not match)")
+    return document
+
+
+def _blanked(data, match):
+    return data[: match.start(1)] + b"0" * 64 + data[match.end(1) :]
+
+
+def _require_known(stated, requires, what):
+    unknown = [stated] if stated != FORMAT else sorted(set(requires) - FEATURES)
+    if unknown:
+        raise errors.FormatTooNew(
+            f"{what}: needs {', '.join(map(str, unknown))}, this nbdpull reads {FORMAT}; use a newer nbdpull"
+        )
+
+
+# Records: what range is in which frame
+
+RECORD = numpy.dtype(
+    [
+        ("offset", "<u8"),  # bytes, on the disk
+        ("length", "<u8"),  # bytes
+        ("position", "<u8"),  # of the frame in its chunk file
+        ("stored", "<u4"),  # the frame's size in the chunk file
+        ("raw", "<u4"),  # its size decompressed
+        ("skip", "<u4"),  # where in the decompressed frame the range begins
+        ("chunk", "<u4"),  # which of the manifest's chunks of this disk
+        ("kind", "<u4"),  # extents.DATA or extents.ZERO
+        ("flags", "<u4"),  # none are defined: must be 0
+        ("digest", "V32"),  # BLAKE3 of the decompressed frame
+    ]
+)
+assert RECORD.itemsize == 80
+
+_ZERO_RECORD_FIELDS = ("position", "stored", "raw", "skip", "chunk")
+
+
+def zero_records(ranges):
+    """Return the records of ranges that read as zero."""
+    records = numpy.zeros(len(ranges), RECORD)
+    records["offset"], records["length"], records["kind"] = ranges["offset"], ranges["length"], extents.ZERO
+    return records
+
+
+def records_flaw(records, disk_size, chunk_count):
+    """Say why a reader must refuse these consecutive records of one index, or None."""
+    flaw = extents.flaw(records, disk_size)
+    if flaw:
+        return flaw
+    if records["flags"].any() or (records["kind"] > extents.ZERO).any():
+        return "a record of unknown kind or flags"
+    zero = records["kind"] == extents.ZERO
+    if any(records[field][zero].any() for field in _ZERO_RECORD_FIELDS):
+        return "a zero record with a frame"
+    return _data_flaw(records[~zero], chunk_count)
+
+
+def _data_flaw(data, chunk_count):
+    if (data["chunk"] >= chunk_count).any():
+        return "a record in a chunk file that the manifest does not name"
+    if (data["raw"] > MAX_FRAME).any() or not data["stored"].all():
+        return "a frame of impossible size"
+    if (data["skip"] + data["length"] > data["raw"]).any():
+        return "a record that reaches past its frame"
+    if (data["offset"] // MAX_FRAME != (extents.ends(data) - 1) // MAX_FRAME).any():
+        return f"a record that crosses a multiple of {MAX_FRAME} bytes"
+    return None
+
+
+# Chunk files: skippable header, data frames, skippable records, skippable seek table
+
+HEADER_MAGIC = 0x184D2A50
+RECORDS_MAGIC = 0x184D2A51
+SEEK_TABLE_MAGIC = 0x184D2A5E
+SEEKABLE_MAGIC = 0x8F92EAB1
+DATA_MAGIC = 0xFD2FB528
+
+_SKIPPABLE = struct.Struct("<II")  # magic, size of what follows
+_SEEK_FOOTER = struct.Struct("<IBI")  # number of entries, descriptor, magic
+_SEEK_ENTRY = numpy.dtype([("stored", "<u4"), ("raw", "<u4")])
+
+
+def skippable(magic, payload):
+    return _SKIPPABLE.pack(magic, len(payload)) + payload
+
+
+def chunk_header(point, disk, size, number):
+    """Return the first bytes of a chunk file; size is the disk's, in bytes."""
+    about = {"format": FORMAT, "point": point, "disk": disk, "size": size, "chunk": number}
+    return skippable(HEADER_MAGIC, json.dumps(about, separators=(",", ":")).encode())
+
+
+def seek_table(sizes):
+    """Return the zstd seekable format's table for [(stored, raw), …] of every frame before it, skippable ones too."""
+    entries = numpy.array(sizes, dtype="<u4").tobytes()
+    return skippable(SEEK_TABLE_MAGIC, entries + _SEEK_FOOTER.pack(len(sizes), 0, SEEKABLE_MAGIC))
+
+
+def parse_skippable(data, magic):
+    """Return the payload of the skippable frame that `data` begins with; ValueError if it is none, or cut short."""
+    if len(data) < _SKIPPABLE.size:
+        raise ValueError("cut short")
+    found, size = _SKIPPABLE.unpack_from(data)
+    if found != magic or len(data) < _SKIPPABLE.size + size:
+        raise ValueError(f"no frame of magic {magic:#x} here")
+    return data[_SKIPPABLE.size : _SKIPPABLE.size + size]
+
+
+def parse_seek_table(tail):
+    """Return [(stored, raw), …] from the end of a chunk file; ValueError if `tail` does not end in a seek table."""
+    if len(tail) < _SEEK_FOOTER.size:
+        raise ValueError("cut short")
+    count, descriptor, magic = _SEEK_FOOTER.unpack(tail[-_SEEK_FOOTER.size :])
+    size = _SKIPPABLE.size + count * _SEEK_ENTRY.itemsize + _SEEK_FOOTER.size
+    if magic != SEEKABLE_MAGIC or descriptor or size > len(tail):
+        raise ValueError("no seek table at the end")
+    payload = parse_skippable(tail[-size:], SEEK_TABLE_MAGIC)
+    return numpy.frombuffer(payload[: -_SEEK_FOOTER.size], _SEEK_ENTRY).tolist()
+
+
+# SHA256SUMS, as `sha256sum -c` reads it
+
+
+def sums(digests):
+    """Return the text for {file name: hex digest}."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
+
+
+def parse_sums(data):
+    """Return {file name: hex digest}; ValueError on a line that is not ours."""
+    pairs = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in data.decode().splitlines()]
+    if not all(pairs):
+        raise ValueError("not in the form of sha256sum")
+    return {pair[2]: pair[1] for pair in pairs}
