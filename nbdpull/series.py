@@ -1,0 +1,202 @@
+"""All points of one domain in one store: which are committed, what each builds on, and how a new one is published.
+
+Owns: the folder of a domain, the order of points, the proof of a chain from manifest to manifest, and the commit.
+Must not know: how chunk files are made or read, libvirt, NBD.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from . import errors, format, manifest
+from .manifest import FileEntry, Manifest
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A committed point: its manifest, and the SHA-256 of the manifest's file, by which a child names it."""
+
+    manifest: Manifest
+    sha256: str
+
+    @property
+    def id(self):
+        return self.manifest.point
+
+
+class Series:
+    """The points of one domain. Reading it never changes anything."""
+
+    def __init__(self, store, domain):
+        self.store = store
+        self.domain = domain
+        self.folder = format.folder_name(domain)
+
+    def load(self):
+        """Return ([Point, …] in the order of their commits, [error of each point that must be refused, …])."""
+        points, refused = [], []
+        for name in self.store.folders(self.folder):
+            if self.store.size(f"{self.folder}/{name}/{format.MANIFEST}") is None:
+                continue
+            try:
+                points.append(self._point(name))
+            except (errors.Damaged, errors.FormatTooNew) as error:
+                refused.append(error)
+        return sorted(points, key=lambda point: point.manifest.sequence), refused
+
+    def points(self):
+        """Return every Point in the order of their commits; raises what makes one unreadable."""
+        points, refused = self.load()
+        if refused:
+            raise refused[0]
+        return points
+
+    def uncommitted(self):
+        """Names of folders that hold no committed point: left by a run that died, or being written now."""
+        folders = self.store.folders(self.folder)
+        return [n for n in folders if self.store.size(f"{self.folder}/{n}/{format.MANIFEST}") is None]
+
+    def _point(self, name):
+        path = f"{self.folder}/{name}/{format.MANIFEST}"
+        data = self.store.read(path)
+        decoded = manifest.decode(data, self.store.path(path))
+        if decoded.point != name:
+            raise errors.Damaged(f"{self.store.path(path)}: the folder was renamed; its point is {decoded.point}")
+        return Point(decoded, hashlib.sha256(data).hexdigest())
+
+    def point(self, wanted=LATEST):
+        """Return the Point with that id, or the one committed last; NoSuchPoint names those that exist."""
+        if wanted == LATEST:
+            return self._last()
+        if wanted not in self.store.folders(self.folder):
+            known = ", ".join(point.id for point in self.load()[0]) or "none"
+            raise errors.NoSuchPoint(f"no point {wanted} of {self.domain} in {self.store.root}; it has: {known}")
+        if self.store.size(f"{self.folder}/{wanted}/{format.MANIFEST}") is None:
+            raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {format.MANIFEST})")
+        return self._point(wanted)
+
+    def _last(self):
+        points = self.points()
+        if not points:
+            raise errors.NoSuchPoint(f"{self.store.root} holds no completed point of {self.domain}")
+        return points[-1]
+
+    def parent(self, point):
+        """Return the Point that this one was built on, None if it has no parent; MissingParent unless it is that."""
+        entry = point.manifest.parent
+        if entry is None:
+            return None
+        missing = f"point {point.id} of {self.domain} builds on {entry.point}, which"
+        try:
+            parent = self._point(entry.point)
+        except errors.Damaged as error:
+            raise errors.MissingParent(f"{missing} cannot be read ({error})") from error
+        if parent.sha256 != entry.sha256:
+            raise errors.MissingParent(f"{missing} is not the one in {self.store.root} (its manifest has changed)")
+        return parent
+
+    def chain(self, point, disk):
+        """Return [(Point, DiskEntry), …] of a disk, from its full pull to `point`; MissingParent where a link lacks."""
+        links = []
+        while True:
+            entry = point.manifest.disk(disk)
+            if entry is None:
+                raise errors.MissingParent(
+                    f"point {point.id} of {self.domain} lacks disk {disk}, which a later one needs"
+                )
+            links.insert(0, (point, entry))
+            if entry.mode == manifest.FULL:
+                return links
+            parent = self.parent(point)
+            if parent is None:
+                raise errors.MissingParent(
+                    f"point {point.id} of {self.domain} holds only what changed on {disk} since checkpoint "
+                    f"{point.manifest.since}, and has no parent here: by itself it is no whole image"
+                )
+            point = parent
+
+    def file_flaw(self, entry):
+        """Say why the file of a FileEntry is not the one that was stored, or None."""
+        path = f"{self.folder}/{entry.path}"
+        full = self.store.path(path)
+        size = self.store.size(path)
+        if size is None:
+            return f"{full}: the file is missing"
+        if size != entry.size:
+            return f"{full}: the file has {size} bytes, {entry.size} were stored"
+        try:
+            intact = self.store.sha256(path) == entry.sha256
+        except errors.Damaged as error:
+            return str(error)
+        return None if intact else f"{full}: the file is damaged (its SHA-256 is not the stored one)"
+
+    @contextmanager
+    def writing(self):
+        """Hold the series for one writer, its folder made where it is new; Busy if another process holds it."""
+        self.store.make_folder(self.folder)
+        with self.store.locked(self.folder, f"pull {self.domain}"):
+            yield
+
+    @contextmanager
+    def new_point(self, point_id):
+        """Give a NewPoint in a fresh folder; the folder is removed unless the point was committed."""
+        folder = f"{self.folder}/{point_id}"
+        self.store.make_folder(folder, fresh=True)
+        new = NewPoint(self, point_id)
+        try:
+            yield new
+        finally:
+            if not new.committed:
+                self.store.remove_folder(folder)
+
+
+class NewPoint:
+    """A point being made: add its files, then commit. Nothing of it counts before `commit` returns."""
+
+    def __init__(self, series, point_id):
+        self.id = point_id
+        self.committed = False
+        self._series = series
+        self._folder = f"{series.folder}/{point_id}"
+        self._files: list[FileEntry] = []
+
+    def add_file(self, name, data):
+        """Add a small file, such as the domain's XML."""
+        with self._series.store.create(f"{self._folder}/{name}") as file:
+            file.write(data)
+        self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
+
+    def commit(self, fields, disks):
+        """Publish the point; fields: the other members of its Manifest. Return the Point."""
+        store = self._series.store
+        entries = [entry for disk in disks for entry in [disk.index, *disk.chunks]] + self._files
+        own = [entry.path.partition("/") for entry in entries]
+        digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
+        self.add_file(format.SUMS, format.sums(digests))
+        store.sync_folder(self._folder)
+        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields))
+        store.publish(f"{self._folder}/{format.MANIFEST}", data)
+        self.committed = True
+        return Point(manifest.decode(data, self.id), hashlib.sha256(data).hexdigest())
+
+
+def all_series(store):
+    """Return the Series of every domain in the store that has a folder."""
+    return [Series(store, format.domain_name(folder)) for folder in store.folders()]
+
+
+def only_series(store, domain=None):
+    """Return the Series of `domain`, or of the store's only one; StoreError names those there are."""
+    names = [series.domain for series in all_series(store)]
+    if domain is None and len(names) == 1:
+        domain = names[0]
+    if domain not in names:
+        wanted = f"no domain {domain}" if domain else "no domain at all" if not names else "more than one domain"
+        hint = f"; it has: {', '.join(names)}" if names else ""
+        hint += "; choose with --domain" if names and not domain else ""
+        raise errors.StoreError(f"{wanted} in {store.root}{hint}")
+    return Series(store, domain)

@@ -1,0 +1,262 @@
+"""A store: create-only files in folders, read by ranges. A directory now; the same few calls fit an object store.
+
+Owns: the store's marker, and every way a file of a store is created, made durable, read and removed. OSError is
+translated here. Paths are relative to the store, with "/" between components.
+
+Must not know: points, manifests, frames.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import uuid
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+
+from . import errors, format
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def translated(doing, path):
+    """Turn an OSError while `doing` something to `path` into the error whose class says who must act."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise errors.OutputExists(f"cannot {doing} {path}: it exists already; nothing is ever overwritten") from error
+    except OSError as error:
+        kind, hint = errors.OutputError, ""
+        if error.errno in _FULL:
+            kind, hint = errors.OutputFull, "; free space or choose another folder"
+        raise kind(f"cannot {doing} {path}: {os.strerror(error.errno or errno.EIO)}{hint}") from error
+
+
+class Store:
+    """An existing store. `root` is its folder, `id` its uuid. Use `open` or `open_or_create`."""
+
+    def __init__(self, root):
+        self.root = os.path.abspath(root)
+        self.id = format.unseal(self._marker(), os.path.join(root, format.MARKER))["uuid"]
+
+    def _marker(self):
+        try:
+            with open(self.path(format.MARKER), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise errors.StoreError(
+                f"{self.root} is no store of nbdpull (it has no {format.MARKER}); name the folder given to -o of a pull"
+            ) from None
+        except OSError as error:
+            raise errors.StoreError(f"cannot read {self.path(format.MARKER)}: {error.strerror}") from error
+
+    def path(self, *names):
+        return os.path.join(self.root, *names)
+
+    # Reading
+
+    def read(self, path):
+        """Return a whole file; Damaged if it is not there."""
+        return self.read_range(path, 0, None)
+
+    def read_range(self, path, offset, length):
+        """Return `length` bytes (None: all the rest) from `offset`; Damaged if the file does not have them."""
+        try:
+            with open(self.path(path), "rb") as file:
+                file.seek(offset)
+                data = file.read(-1 if length is None else length)
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+        if length is not None and len(data) != length:
+            raise errors.Damaged(f"{self.path(path)}: the file is cut short")
+        return data
+
+    def open_read(self, path):
+        """Return (file descriptor, size); the caller closes it. Damaged if the file is not there."""
+        try:
+            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC)
+            return descriptor, os.fstat(descriptor).st_size
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+
+    def size(self, path):
+        """Size in bytes of a regular file, or None where there is none."""
+        try:
+            status = os.stat(self.path(path))
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def sha256(self, path):
+        """SHA-256 of a file in hex; Damaged if it cannot be read."""
+        digest = hashlib.sha256()
+        try:
+            with open(self.path(path), "rb", buffering=0) as file:
+                buffer = memoryview(bytearray(1 << 20))
+                while size := file.readinto(buffer):
+                    digest.update(buffer[:size])
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+        return digest.hexdigest()
+
+    def folders(self, path=""):
+        """Names of the folders in a folder, sorted; none where the folder is not there."""
+        try:
+            with os.scandir(self.path(path)) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
+
+    # Creating
+
+    def make_folder(self, path, fresh=False):
+        """Create a folder durably. With `fresh` it must not exist, else it may."""
+        full = self.path(path)
+        with translated("create the folder", full):
+            try:
+                os.mkdir(full)
+            except FileExistsError:
+                if fresh or not os.path.isdir(full):
+                    raise
+            self.sync_folder(os.path.dirname(path))
+
+    def create(self, path):
+        """Return a new NewFile; OutputExists if there is one already."""
+        return NewFile(self, path)
+
+    def publish(self, path, data):
+        """Create a small file that appears whole, durable and at once, or not at all."""
+        draft = path + ".draft"
+        try:
+            with self.create(draft) as file:
+                file.write(data)
+            with translated("create", self.path(path)):
+                _link_or_rename(self.path(draft), self.path(path))
+                self.sync_folder(os.path.dirname(path))
+        finally:
+            with suppress(OSError):
+                os.unlink(self.path(draft))
+
+    def sync_folder(self, path):
+        descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
+                raise
+        finally:
+            os.close(descriptor)
+
+    def remove_folder(self, path):
+        """Remove a folder that was never published, with all that is in it."""
+        shutil.rmtree(self.path(path), ignore_errors=True)
+
+    @contextmanager
+    def locked(self, path, doing):
+        """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process."""
+        descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise errors.Busy(f"another nbdpull writes to {self.path(path)}; {doing} when it has ended") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def open_store(root):
+    """Return the Store in an existing folder; StoreError if the folder holds none."""
+    if not os.path.isdir(root):
+        raise errors.StoreError(f"{root}: no such folder; name the folder given to -o of a pull")
+    return Store(root)
+
+
+def open_or_create(root):
+    """Return the Store in `root`, made there first if the folder is new or empty."""
+    with translated("create the folder", root):
+        os.makedirs(root, exist_ok=True)
+    if not os.path.exists(os.path.join(root, format.MARKER)):
+        _create_marker(root)
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise errors.OutputError(f"cannot write to {root}: Permission denied")
+    return Store(root)
+
+
+def _create_marker(root):
+    if os.listdir(root):
+        raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
+    store = Store.__new__(Store)
+    store.root = os.path.abspath(root)
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    document = {"format": format.FORMAT, "requires": [], "uuid": str(uuid.uuid4()), "created": created}
+    store.publish(format.MARKER, format.seal(document))
+
+
+def _unreadable(path, error):
+    if isinstance(error, FileNotFoundError):
+        return errors.Damaged(f"{path}: the file is missing")
+    return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
+
+
+def _link_or_rename(source, target):
+    try:
+        os.link(source, target)
+    except PermissionError:  # a file system without hard links
+        if os.path.exists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        os.rename(source, target)
+
+
+class NewFile:
+    """A file being created. After an error it refuses everything but close; only `seal` makes it durable."""
+
+    def __init__(self, store, path):
+        self.path = path
+        self.size = 0
+        self._full_path = store.path(path)
+        self._sha256 = hashlib.sha256()
+        with translated("create", self._full_path):
+            self._descriptor = os.open(self._full_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, data):
+        """Append bytes."""
+        with translated("write to", self._full_path):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        self._sha256.update(data)
+        self.size += len(data)
+
+    def sha256(self):
+        """SHA-256 in hex of what was written so far."""
+        return self._sha256.hexdigest()
+
+    def seal(self):
+        """Make the file durable and close it."""
+        with translated("write to", self._full_path):
+            os.fsync(self._descriptor)
+        self.close()
+
+    def close(self):
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if kind is None:
+                self.seal()
+        finally:
+            self.close()
