@@ -1,0 +1,133 @@
+"""A disk as of a point: the chain of its index files laid over each other, newest on top.
+
+Owns: which frame of which point answers for a range. Streams by windows of the disk, so that memory does not grow with
+the number of extents. Must not know: where the bytes go, libvirt, NBD.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy
+
+from . import errors, extents, format, reader
+
+WINDOW = 1 << 32  # bytes of disk resolved at a time; a multiple of format.MAX_FRAME
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is to be found in one block of the disk: extents, and for each data extent (layer, record)."""
+
+    extents: numpy.ndarray
+    sources: list
+
+
+class Image:
+    """size: bytes. Use as a context manager; `read_piece` may be called by several threads at once."""
+
+    def __init__(self, series, point, disk):
+        self._links = series.chain(point, disk)
+        self.size = self._links[-1][1].size
+        self.disk = disk
+        self._series = series
+        self._stack = ExitStack()
+        self._frames = [
+            self._stack.enter_context(reader.FrameReader(series.store, series.folder, entry))
+            for _, entry in self._links
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._stack.close()
+
+    def resolved(self):
+        """Yield (segments, layers) window by window: segments are extents.SEGMENT, sorted, and cover the window but
+        for growth that nothing was written to; layers[segment.layer][segment.record] is its record."""
+        layers = [_Layer(reader.records(self._series.store, self._series.folder, entry)) for _, entry in self._links]
+        for start in range(0, self.size, WINDOW):
+            stop = min(start + WINDOW, self.size)
+            taken = [layer.take(stop) for layer in layers]
+            result = numpy.empty(0, extents.SEGMENT)
+            for number, records in enumerate(taken):
+                result = extents.overlay(result, extents.clip(_segments(records, number), start, stop))
+            self._require_covered(result, start, min(stop, self._links[0][1].size))
+            yield result, taken
+
+    def _require_covered(self, segments, start, stop):
+        missing = extents.gaps(extents.clip(segments, start, stop), start, stop) if stop > start else []
+        if missing:
+            offset, length = missing[0]
+            raise errors.Damaged(f"disk {self.disk}: nothing in the chain tells bytes {offset} to {offset + length}")
+
+    def pieces(self):
+        """Yield a Piece for each block of format.MAX_FRAME bytes with data, ascending, and after those of a window one
+        Piece with its zero ranges. Every frame lies within one Piece. What is in no Piece reads as zero, too."""
+        for segments, layers in self.resolved():
+            kinds = numpy.empty(len(segments), "u4")
+            for number, records in enumerate(layers):
+                mine = segments["layer"] == number
+                kinds[mine] = records["kind"][segments["record"][mine]]
+            zero = segments[kinds == extents.ZERO]
+            data = extents.cut(segments[kinds == extents.DATA], format.MAX_FRAME)
+            for part in _blocks(data):
+                sources = [(int(s["layer"]), layers[s["layer"]][s["record"]]) for s in part]
+                yield Piece(_extents(part, extents.DATA), sources)
+            if len(zero):
+                yield Piece(extents.merged(_extents(zero, extents.ZERO)), [])
+
+    def read_piece(self, piece):
+        """Return the bytes of each data extent of a Piece; each frame is decompressed and checked once."""
+        frames: dict[tuple, bytes] = {}
+        parts = []
+        for extent, (layer, record) in zip(piece.extents, piece.sources):
+            key = (layer, int(record["chunk"]), int(record["position"]))
+            if key not in frames:
+                frames[key] = self._frames[layer].read(record)
+            begin = int(record["skip"]) + int(extent["offset"]) - int(record["offset"])
+            parts.append(memoryview(frames[key])[begin : begin + int(extent["length"])])
+        return parts
+
+
+class _Layer:
+    """The records of one index, taken window by window."""
+
+    def __init__(self, batches):
+        self._batches = batches
+        self._held = numpy.empty(0, format.RECORD)
+        self._more = True
+
+    def take(self, stop):
+        """Return the records that begin before `stop` and were not wholly before the last window."""
+        parts = [self._held]
+        while self._more and (not len(parts[-1]) or parts[-1]["offset"][-1] < stop):
+            batch = next(self._batches, None)
+            self._more = batch is not None
+            parts += [batch] if self._more else []
+        known = numpy.concatenate(parts)
+        self._held = known[extents.ends(known) > stop]
+        return known[known["offset"] < stop]
+
+
+def _segments(records, layer):
+    result = numpy.zeros(len(records), extents.SEGMENT)
+    result["offset"], result["length"] = records["offset"], records["length"]
+    result["layer"], result["record"] = layer, numpy.arange(len(records))
+    return result
+
+
+def _extents(segments, kind):
+    result = numpy.empty(len(segments), extents.EXTENT)
+    result["offset"], result["length"], result["kind"] = segments["offset"], segments["length"], kind
+    return result
+
+
+def _blocks(segments):
+    """Split segments into runs that lie in the same block of format.MAX_FRAME bytes."""
+    if not len(segments):
+        return []
+    block = segments["offset"] // format.MAX_FRAME
+    return numpy.split(segments, numpy.flatnonzero(block[1:] != block[:-1]) + 1)

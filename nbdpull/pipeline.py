@@ -1,0 +1,53 @@
+"""The one place with threads: work on many items at once, results in order, memory bounded in bytes.
+
+Owns: how many items are under way, and that the first error stops the others and is raised in the caller's thread.
+Must not know: what an item is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+
+LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag while a result is awaited
+
+
+def synchronous(work, items, **_):
+    """The same in a plain loop: what `ordered` must agree with, and simplest to debug."""
+    for item in items:
+        yield work(item)
+
+
+def ordered(work, items, *, threads, budget, weight, check=lambda: None):
+    """Yield work(item) for each item, in order.
+
+    threads: how many items are worked on at once. budget: items are taken ahead until their weight(item), in bytes,
+    adds up to this. check: called often; what it raises ends the run. Items are drawn in the caller's thread.
+    """
+    pool = ThreadPoolExecutor(threads)
+    under_way = deque()
+    try:
+        taken = 0
+        for item in items:
+            check()
+            under_way.append((pool.submit(work, item), weight(item)))
+            taken += weight(item)
+            while taken > budget or len(under_way) > 8 * threads:
+                result, size = _oldest(under_way, check)
+                taken -= size
+                yield result
+        while under_way:
+            yield _oldest(under_way, check)[0]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _oldest(under_way, check):
+    future, size = under_way.popleft()
+    while True:
+        try:
+            return future.result(timeout=LOOK_INTERVAL), size
+        except TimeoutError:
+            if future.done():  # the work itself may raise a TimeoutError
+                return future.result(), size
+            check()

@@ -1,0 +1,191 @@
+"""Extents and bytes of one disk in ascending order, to chunk files and an index. reader.py is its mirror.
+
+Owns: compression and digests on the way in, when a chunk file is full, and how records, seek table and index follow.
+Must not know: where the bytes come from, other disks, manifests' publishing.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy
+import zstandard
+from blake3 import blake3
+
+from . import extents, format
+from .manifest import FileEntry
+
+MAX_CHUNK_RECORDS = 1 << 17  # bounds the memory of the records that a chunk file ends in: 10 MiB
+ZERO_BLOCK = 1 << 16  # zeros inside data are found by blocks of this many bytes, QEMU's usual cluster
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some consecutive extents, ready to be written: records without their place, and the data records' frames."""
+
+    records: numpy.ndarray
+    frames: list[bytes]
+    read_bytes: int
+
+    @property
+    def size(self):
+        return sum(map(len, self.frames))
+
+
+class Encoder:
+    """Turns extents and their bytes into records and frames; may be used by several threads at once."""
+
+    def __init__(self, level):
+        self._level = level
+        self._thread = threading.local()
+
+    def encode(self, batch, buffers):
+        """batch: extents, data ones within one format.MAX_FRAME block; buffers: the bytes of each data extent."""
+        read_bytes = extents.total(batch, extents.DATA)
+        batch, buffers = _zeros_found(batch, buffers)
+        records = format.zero_records(batch)
+        data = numpy.flatnonzero(batch["kind"] == extents.DATA)
+        frames = [self._compressor().compress(buffer) for buffer in buffers]
+        records["kind"][data] = extents.DATA
+        records["raw"][data] = batch["length"][data]
+        records["stored"][data] = [len(frame) for frame in frames]
+        records["digest"][data] = numpy.array([blake3(buffer).digest() for buffer in buffers], "V32")
+        return Encoded(records, frames, read_bytes)
+
+    def _compressor(self):
+        if not hasattr(self._thread, "compressor"):
+            self._thread.compressor = zstandard.ZstdCompressor(level=self._level, write_checksum=True)
+        return self._thread.compressor
+
+
+def _zeros_found(batch, buffers):
+    """Split data extents where whole blocks of them are zero: such blocks become zero extents."""
+    data = iter(buffers)
+    parts, kept = [], []
+    for i, kind in enumerate(batch["kind"]):
+        if kind == extents.DATA:
+            pieces = _split(batch[i : i + 1], next(data))
+            parts += [piece for piece, _ in pieces]
+            kept += [buffer for _, buffer in pieces if buffer is not None]
+        else:
+            parts.append(batch[i : i + 1])
+    return (batch, buffers) if len(parts) == len(batch) == len(kept) else (numpy.concatenate(parts), kept)
+
+
+def _split(extent, buffer):
+    """Return [(extent, buffer, None for zero), …] of one data extent."""
+    zero = _zero_blocks(buffer)
+    if not zero.any():
+        return [(extent, buffer)]
+    starts = numpy.flatnonzero(numpy.concatenate([[True], zero[1:] != zero[:-1]]))
+    view, base, pieces = memoryview(buffer), int(extent["offset"][0]), []
+    for start, stop in zip(starts * ZERO_BLOCK, [*starts[1:] * ZERO_BLOCK, len(view)]):
+        is_zero = bool(zero[start // ZERO_BLOCK])
+        piece = extents.of([(base + start, stop - start, extents.ZERO if is_zero else extents.DATA)])
+        pieces.append((piece, None if is_zero else view[start:stop]))
+    return pieces
+
+
+def _zero_blocks(buffer):
+    """Which blocks of ZERO_BLOCK bytes are all zero, the last one perhaps short."""
+    view = numpy.frombuffer(buffer, "u1")
+    whole = len(view) // ZERO_BLOCK
+    blocks = view[: whole * ZERO_BLOCK].view("u8").reshape(whole, ZERO_BLOCK // 8)
+    maybe = ~blocks[:, ::512].any(axis=1)  # one look at each 4 KiB rules most blocks out
+    maybe[maybe] = ~blocks[maybe].any(axis=1)
+    rest = view[whole * ZERO_BLOCK :]
+    return numpy.append(maybe, not rest.any()) if len(rest) else maybe
+
+
+class DiskWriter:
+    """Writes one disk of one point. Give `add` everything in ascending order, then `close`."""
+
+    def __init__(self, store, series, point, disk, size, chunk_size):
+        self._store, self._series, self._point = store, series, point
+        self._disk, self._size, self._chunk_size = disk, size, chunk_size
+        self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written
+        self._sealed: list[Future] = []
+        self._chunk = None
+        self._index = self._create(format.index_name(disk))
+        self._index_stream = _records_compressor().compressobj()
+
+    def _create(self, name):
+        return self._store.create(f"{self._series}/{self._point}/{name}")
+
+    def add(self, encoded):
+        """Append an Encoded."""
+        if self._chunk is None:
+            number = len(self._sealed)
+            file = self._create(format.chunk_name(self._disk, number))
+            self._chunk = _Chunk(file, number, format.chunk_header(self._point, self._disk, self._size, number))
+        self._chunk.add(encoded)
+        self._index.write(self._index_stream.compress(encoded.records.tobytes()))
+        if self._chunk.file.size >= self._chunk_size or self._chunk.record_count >= MAX_CHUNK_RECORDS:
+            self._end_chunk()
+
+    def _end_chunk(self):
+        chunk, self._chunk = self._chunk, None
+        self._sealed.append(self._sealing.submit(chunk.seal))
+        for earlier in self._sealed[:-1]:
+            if earlier.done():
+                earlier.result()  # a failed fsync ends the run now, not at its end
+
+    def close(self):
+        """Seal everything; return (index, chunks) as FileEntry, with paths relative to the series."""
+        if self._chunk is not None:
+            self._end_chunk()
+        self._index.write(self._index_stream.flush())
+        self._index.seal()
+        chunks = [self._entry(sealed.result()) for sealed in self._sealed]
+        return self._entry(self._index), chunks
+
+    def _entry(self, file):
+        return FileEntry(file.path.partition("/")[2], file.size, file.sha256())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._sealing.shutdown()
+        for file in [self._index, self._chunk and self._chunk.file]:
+            if file is not None:
+                file.close()
+
+
+def _records_compressor():
+    """A new one each: one compressor's streams share its state, so that a second use would end the first."""
+    return zstandard.ZstdCompressor(level=3, write_checksum=True)
+
+
+class _Chunk:
+    """The chunk file being written."""
+
+    def __init__(self, file, number, header):
+        self.file, self.number = file, number
+        self.record_count = 0
+        self._records = []
+        self._sizes = [(len(header), 0)]
+        file.write(header)
+
+    def add(self, encoded):
+        """Append the frames, and fill in the place of each in its record."""
+        records = encoded.records
+        data = numpy.flatnonzero(records["kind"] == extents.DATA)
+        stored = records["stored"][data].astype("u8")
+        records["position"][data] = self.file.size + numpy.cumsum(stored) - stored
+        records["chunk"][data] = self.number
+        self._records.append(records)
+        self.record_count += len(records)
+        self._sizes += records[["stored", "raw"]][data].tolist()
+        self.file.write(b"".join(encoded.frames))
+
+    def seal(self):
+        """Append records and seek table, make the file durable; return it."""
+        compressed = _records_compressor().compress(numpy.concatenate(self._records).tobytes())
+        records = format.skippable(format.RECORDS_MAGIC, compressed)
+        self._sizes.append((len(records), 0))
+        self.file.write(records + format.seek_table(self._sizes))
+        self.file.seal()
+        return self.file
