@@ -1,0 +1,574 @@
+"""A libvirt domain: its disks and checkpoints, and the life of one pull backup job.
+
+Owns: every call of libvirt, and its errors, which become ours here, by code (the texts are localised and change). Who
+leaves `Domain.backup` early, by whatever exception, leaves no job, no checkpoint and no file of this run behind. What
+another client made (job, checkpoint) is looked at and never touched.
+
+Must not know: NBD, extents, the store, or why a disk is pulled in full. XML is domain_xml's.
+"""
+
+import builtins
+import contextlib
+import errno
+import operator
+import os
+import time
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Callable, NamedTuple, Optional
+
+from nbdpull import domain_xml, errors
+from nbdpull.domain_xml import Backup, Checkpoint, Disk
+
+try:
+    import libvirt
+except ImportError as error:
+    raise errors.MissingSoftware(
+        "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "
+        "distribution's python3, or libvirt-python (PyPI)"
+    ) from error
+
+# QEMU's user must be able to enter it, which a home directory or a private folder seldom allows; and it is on a disk,
+# while /tmp is a tmpfs in many places: scratch grows with what the guest overwrites and would eat the host's memory.
+SCRATCH_DIR = "/var/tmp"
+SOCKET_PATH_MAX = 107  # bytes, sun_path less its NUL
+# An abort may wait 30 s in the daemon for another call on the same domain, and is then tried again.
+END_TIMEOUT = 120  # seconds
+OLDEST_WITH_CHECKPOINTS = 7_006_000
+
+# Numbers where bindings that we still run with may not have the name.
+_NO_CHECKPOINT, _NO_BACKUP, _CHECKPOINT_INCONSISTENT = 103, 104, 109
+_BACKUP = 9  # job operation
+_OPERATIONS = ("unknown job", "start", "save", "restore", "incoming migration", "outgoing migration", "snapshot",
+               "snapshot revert", "dump", "backup", "snapshot deletion")  # fmt: skip
+_COMPLETED, _KEEP_COMPLETED, _TYPE_COMPLETED = 1, 2, 3
+_REDEFINE_VALIDATE = 4
+
+# A call on the same domain was in the way; or nothing to end any more.
+_TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVALID)
+
+Verdict = tuple[type[errors.NbdpullError], str]  # which error, and what to do
+_DENIED = (errors.AccessDenied, "permission denied: run as root or in the group libvirt, or let polkit allow it")
+_BUSY = (errors.Busy, "another job holds the domain: see virsh domjobinfo, try again when it has ended")
+_TOO_OLD = (errors.Unsupported, "this libvirt or QEMU cannot do it: incremental pulls need libvirt 7.6 and QEMU 6.1, "
+            "and a VM that was started with them")  # fmt: skip
+_BY_CODE: dict[int, Verdict] = {
+    libvirt.VIR_ERR_ACCESS_DENIED: _DENIED,
+    libvirt.VIR_ERR_AUTH_FAILED: _DENIED,
+    libvirt.VIR_ERR_AUTH_CANCELLED: _DENIED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE: _DENIED,
+    libvirt.VIR_ERR_OPERATION_DENIED: _DENIED,
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: _BUSY,
+    libvirt.VIR_ERR_NO_SUPPORT: _TOO_OLD,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED: _TOO_OLD,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA: _TOO_OLD,
+    _CHECKPOINT_INCONSISTENT: (errors.CheckpointUnusable, "a bitmap of the checkpoint is missing or broken: "
+                               "pull that disk in full"),  # fmt: skip
+    _NO_CHECKPOINT: (errors.NoSuchCheckpoint, "the checkpoint is gone: pull in full"),
+}  # fmt: skip
+_FAILED: Verdict = (errors.HypervisorError, "libvirt or QEMU failed")
+_UNREACHABLE: Verdict = (errors.HypervisorError, "see that libvirtd or virtqemud runs there, and that the URI is right")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one backup is to be.
+
+    run_id: unique text of this run, of letters, digits, dots and dashes, put into every name that we give; disks:
+    target -> base checkpoint, None = full; checkpoint: name of the one to make, over checkpoint_disks; socket: None =
+    Domain.socket_path; scratch_dir: a directory of the hypervisor that QEMU's user can enter.
+    """
+
+    run_id: str
+    disks: Mapping[str, Optional[str]]
+    checkpoint: Optional[str] = None
+    checkpoint_disks: Sequence[str] = ()
+    description: str = ""
+    socket: Optional[str] = None
+    scratch_dir: str = SCRATCH_DIR
+
+
+class Export(NamedTuple):
+    """NBD export of a disk; bitmap: of its context qemu:dirty-bitmap:…, None = full."""
+
+    name: str
+    bitmap: Optional[str]
+
+
+@contextlib.contextmanager
+def open(name: str, uri: Optional[str] = None) -> Iterator["Domain"]:
+    """The domain `name`; uri None is libvirt's own default. NoSuchDomain, AccessDenied, HypervisorError."""
+    # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
+    # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
+    libvirt.registerErrorHandler(operator.is_, None)
+    where = uri or "its default URI"
+    with _translated(f"cannot connect to libvirt at {where}", _UNREACHABLE):
+        connection = libvirt.open(uri)
+    try:
+        yield Domain(connection, _look_up(connection, name))
+    finally:
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.close()
+
+
+def _look_up(connection: Any, name: str) -> Any:
+    with _translated(f"cannot look up domain '{name}'"):
+        try:
+            return connection.lookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+        names = sorted(each.name() for each in connection.listAllDomains())
+        raise errors.NoSuchDomain(f"no domain '{name}' at {connection.getURI()}; it has {_listing(names)}")
+
+
+class Domain:
+    """One domain through one connection; made by `open`."""
+
+    def __init__(self, connection: Any, dom: Any):
+        self._connection = connection
+        self._dom = dom
+        self.name: str = dom.name()
+        self.uuid: str = dom.UUIDString()
+        self.uri: str = connection.getURI()
+
+    @property
+    def active(self) -> bool:
+        with self._seam("tell whether it runs"):
+            return bool(self._dom.isActive())
+
+    @property
+    def id(self) -> int:
+        """Number of the running domain, -1 when off."""
+        return self._dom.ID()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its paths may name another machine's files. Any host counts, localhost may be a tunnel's end."""
+        return bool(urllib.parse.urlsplit(self.uri).netloc)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """{"libvirt": the daemon's, "qemu": the emulator's}, each "9.0.0"."""
+        with self._seam("read the versions"):
+            daemon, emulator = self._connection.getLibVersion(), self._connection.getVersion()
+        return {"libvirt": _dotted(daemon), "qemu": _dotted(emulator)}
+
+    @property
+    def supports_checkpoints(self) -> bool:
+        """Whether the daemon and the domain's emulator can make checkpoints and pull since them.
+
+        A domain that was started before an upgrade may still lack it: then the backup raises Unsupported.
+        """
+        with self._seam("read the capabilities"):
+            if self._connection.getLibVersion() < OLDEST_WITH_CHECKPOINTS:
+                return False
+            platform = domain_xml.platform(self._dom.XMLDesc(0))
+            return domain_xml.supports_backup(self._connection.getDomainCapabilities(*platform))
+
+    def require_running(self) -> None:
+        """Raises DomainNotRunning."""
+        if not self.active:
+            raise self._not_running()
+
+    def require_idle(self) -> None:
+        """Raises Busy if a job runs, naming it, at once; libvirt would wait for it 30 s and then tell nothing.
+
+        A backup can be there without being the current job: while it ends, and where its begin failed half-way.
+        """
+        operation, backup = self._operation(), self.backup_job()
+        if backup:
+            raise errors.Busy(f"domain '{self.name}' already has a backup job, {_owner(backup)}: "
+                              "wait for it or end it, then try again")  # fmt: skip
+        if operation is not None:
+            job = _OPERATIONS[operation] if operation < len(_OPERATIONS) else _OPERATIONS[0]
+            raise errors.Busy(f"domain '{self.name}' is busy with a job ({job}): try again when it has ended")
+
+    def _require_no_block_job(self, targets: Iterable[str]) -> None:
+        with self._seam("look for block jobs"):
+            for target in targets:
+                if self._dom.blockJobInfo(target):
+                    raise errors.Busy(f"disk {target} of domain '{self.name}' has a block job: see virsh blockjob, "
+                                      "try again when it has ended")  # fmt: skip
+
+    def disks(self) -> list[Disk]:
+        """All disks, cdroms and floppies; of a running domain as they are now."""
+        with self._seam("read the disks"):
+            return [self._with_facts(disk) for disk in domain_xml.parse_disks(self._dom.XMLDesc(0))]
+
+    def _with_facts(self, disk: Disk) -> Disk:
+        if disk.empty:
+            return disk
+        return replace(disk, size=self._dom.blockInfo(disk.target)[0], bitmaps=self._holds_bitmaps(disk))
+
+    def _holds_bitmaps(self, disk: Disk) -> Optional[bool]:
+        """qcow2 can from its version 3 (compat 1.1) on. None where its header cannot be read from here."""
+        if disk.format != "qcow2":
+            return False
+        if self.is_remote or disk.type not in ("file", "block"):
+            return None
+        try:
+            with builtins.open(disk.source, "rb") as image:
+                return int.from_bytes(image.read(8)[4:], "big") >= 3
+        except OSError:
+            return None
+
+    def checkpoints(self) -> list[str]:
+        """Names of all checkpoints, oldest first; of one second parents first.
+
+        Parentage alone does not tell: one that was redefined, or made after a failed begin, is nobody's child.
+        """
+        with self._seam("list the checkpoints"):
+            found = self._dom.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+            xmls = [each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN) for each in found]
+        parsed = [domain_xml.parse_checkpoint(xml, with_size=False) for xml in xmls]
+        return [each.name for each in sorted(parsed, key=lambda each: each.creation_time)]
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Raises NoSuchCheckpoint, naming those that exist. On a running domain each bitmap is looked at."""
+        active = self.active
+        flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE if active else 0
+        with self._seam(f"read checkpoint '{name}'"):
+            found = self._find_checkpoint(name)
+            if found is not None:
+                return domain_xml.parse_checkpoint(found.getXMLDesc(flags), with_size=active)
+        raise self._no_checkpoint(name)
+
+    def delete_checkpoint(self, name: str) -> bool:
+        """Deletes it with its bitmaps; False if there is none of that name. DomainNotRunning: it needs QEMU."""
+        with self._seam(f"delete checkpoint '{name}'"):
+            found = self._find_checkpoint(name)
+            if found is None:
+                return False
+            if _unless((libvirt.VIR_ERR_INTERNAL_ERROR,), found.delete) is None:
+                self._delete_disk_by_disk(domain_xml.parse_checkpoint(found.getXMLDesc(), with_size=False))
+            return True
+
+    def _delete_disk_by_disk(self, checkpoint: Checkpoint) -> None:
+        """libvirt deletes nothing where one disk lacks its bitmap, and forgetting it would strand the other bitmaps,
+        which cost the guest time at every write. So it is made a checkpoint of each disk in turn."""
+        for target in checkpoint.disks:
+            one = self._redefine(replace(checkpoint, disks={target: None}))
+            _unless((libvirt.VIR_ERR_INTERNAL_ERROR,), one.delete)
+        rest = self._find_checkpoint(checkpoint.name)
+        if rest is not None:
+            rest.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+    def _redefine(self, checkpoint: Checkpoint, flags: int = 0) -> Any:
+        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+        return self._dom.checkpointCreateXML(domain_xml.redefinition_xml(checkpoint), flags)
+
+    def _has_checkpoint(self, name: str) -> bool:
+        with self._seam(f"look up checkpoint '{name}'"):
+            return self._find_checkpoint(name) is not None
+
+    def _find_checkpoint(self, name: str) -> Any:
+        return _unless((_NO_CHECKPOINT,), lambda: self._dom.checkpointLookupByName(name, 0))
+
+    def domain_xml(self) -> str:
+        """The persistent definition, of a transient domain the one that would be; it lists what the next start uses.
+
+        Without its passwords (graphics, for one): what a store keeps must be no secret.
+        """
+        with self._seam("read the definition"):
+            return self._dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+
+    @property
+    def nvram_path(self) -> Optional[str]:
+        """Path of the UEFI variable store, None without one."""
+        with self._seam("read the definition"):
+            return domain_xml.nvram_path(self._dom.XMLDesc(0))
+
+    def socket_path(self, run_id: str) -> str:
+        """Where our socket goes by default.
+
+        AppArmor lets a system QEMU make a socket in its domain's own directory and hardly anywhere else. That name is
+        libvirt's, which cuts it at 20 characters. Where it is not there (session, embedded daemon) nothing confines
+        QEMU so, and the socket itself is closed to others.
+        """
+        name = f"nbdpull-{run_id}.sock"
+        own = os.path.join("/var/lib/libvirt/qemu", f"domain-{self.id}-{self.name[:20]}")
+        usable = urllib.parse.urlsplit(self.uri).path == "/system" and (self.is_remote or os.path.isdir(own))
+        path = os.path.join(own, name)
+        return path if usable and len(os.fsencode(path)) <= SOCKET_PATH_MAX else os.path.join("/var/tmp", name)
+
+    def backup_job(self) -> Optional[Backup]:
+        """The backup that runs, whoever began it (Backup.run_id tells), or None."""
+        with self._seam("look for a backup job"):
+            xml = _unless((_NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0))
+        return domain_xml.parse_backup(xml) if xml else None
+
+    @contextlib.contextmanager
+    def backup(self, plan: Plan) -> Iterator["Job"]:
+        """Begins the backup; leave the block by Job.finish(), with all NBD connections closed before.
+
+        Left without it, the job is ended, and left by an exception, even after finish(), the new checkpoint is deleted
+        as well. What could not be cleaned is told by the texts in the exception's attribute `left_behind`.
+        Raises DomainNotRunning, Busy, NoSuchCheckpoint, CheckpointUnusable, CheckpointExists, Unsupported, UsageError,
+        OutputExists, AccessDenied, HypervisorError.
+        """
+        asked = self._asked(plan)
+        self.require_running()
+        self.require_idle()
+        self._require_no_block_job(plan.disks)
+        job = Job(self, plan, asked)
+        try:
+            job._begin()
+            yield job
+        except BaseException as error:
+            error.left_behind = job._undo()  # type: ignore[attr-defined]
+            raise
+        left_behind = [] if job.finished else job._undo()
+        if left_behind:
+            raise errors.HypervisorError("; ".join(left_behind))
+
+    def _asked(self, plan: Plan) -> Backup:
+        socket = plan.socket or self.socket_path(plan.run_id)
+        if not os.path.isabs(socket) or len(os.fsencode(socket)) > SOCKET_PATH_MAX:
+            raise errors.UsageError(f"socket {socket}: give an absolute path of at most {SOCKET_PATH_MAX} bytes")
+        if not self.is_remote and os.path.lexists(socket):
+            # QEMU would remove whatever is there, be it another VM's socket.
+            raise errors.OutputExists(f"socket {socket} exists: remove it or name another")
+        name = plan.checkpoint
+        if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
+            raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
+        disks = {
+            target: domain_xml.disk_backup(plan.run_id, target, base, plan.scratch_dir)
+            for target, base in plan.disks.items()
+        }
+        return Backup("pull", socket, disks)
+
+    def _operation(self) -> Optional[int]:
+        """Number of the operation of the domain's current job, None without a job."""
+        with self._seam("look for a job"):
+            stats = self._dom.jobStats(0)
+        return stats.get("operation", 0) if stats.get("type") else None
+
+    @contextlib.contextmanager
+    def _seam(self, doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+        """Turns libvirt's errors into ours; a domain that stopped meanwhile has many codes and one meaning."""
+        try:
+            with _translated(f"domain '{self.name}': cannot {doing}", otherwise):
+                yield
+        except errors.HypervisorError as error:
+            if self._is_gone():
+                raise self._not_running() from error
+            raise
+
+    def _is_gone(self) -> bool:
+        """Off, or a transient one that ended."""
+        try:
+            return not self._dom.isActive()
+        except libvirt.libvirtError as error:
+            return error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
+
+    def _not_running(self) -> errors.NbdpullError:
+        return errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first")
+
+    def _no_checkpoint(self, name: str) -> errors.NbdpullError:
+        has = _listing(self.checkpoints())
+        return errors.NoSuchCheckpoint(f"domain '{self.name}' has no checkpoint '{name}'; it has {has}")
+
+
+class Job:
+    """One running pull backup; made by Domain.backup.
+
+    socket: path of QEMU's NBD socket; exports: target -> Export; checkpoint: the one made with it, or None.
+    """
+
+    def __init__(self, vm: Domain, plan: Plan, asked: Backup):
+        self._vm = vm
+        self._plan = plan
+        self._asked = asked
+        self._completed: dict[str, Any] = {}
+        self._failed_with: Optional[int] = None  # libvirt's code for the begin
+        self.socket: str = asked.socket or ""
+        self.exports = {target: Export(disk.export, disk.bitmap) for target, disk in asked.disks.items()}
+        self.checkpoint: Optional[Checkpoint] = None
+        self.finished = False
+
+    def require_alive(self) -> None:
+        """Raises JobLost unless the job still runs and is ours.
+
+        To be asked after the last read: QEMU lets go of the frozen state before the export, and a read in between
+        returns what the guest has just written, with no error.
+        """
+        if not self._is_ours() or self._vm._operation() != _BACKUP:
+            why = "the domain stopped" if self._vm._is_gone() else "it ended before all was read"
+            raise self._lost(why)
+
+    def finish(self) -> None:
+        """Ends the job and waits until it is gone. JobLost: it was not whole until now, what was read is void."""
+        self.require_alive()
+        self._end()
+        with self._vm._seam("read the result of the backup job"):
+            self._completed = self._vm._dom.jobStats(_COMPLETED | _KEEP_COMPLETED)
+        result = (self._completed.get("operation"), self._completed.get("type"), self._completed.get("success"))
+        if result != (_BACKUP, _TYPE_COMPLETED, True):
+            raise self._lost(self._completed.get("errmsg") or "libvirt tells no success")
+        self.finished = True
+
+    def stats(self) -> dict[str, int]:
+        """{"scratch_bytes": what the guest's writes have made QEMU copy to scratch, all disks}."""
+        stats = self._completed
+        if not self.finished:
+            with self._vm._seam("read the job's statistics"):
+                stats = self._vm._dom.jobStats(0)
+        return {"scratch_bytes": stats.get("disk_temp_used", 0)}
+
+    def _begin(self) -> None:
+        advice = f"see that QEMU's user can make the socket {self.socket} and files in {self._plan.scratch_dir}"
+        try:
+            with self._vm._seam("begin a backup", (errors.HypervisorError, advice)):
+                self._vm._dom.backupBegin(domain_xml.backup_xml(self._asked), self._checkpoint_xml(), 0)
+        except errors.NbdpullError as error:
+            self._failed_with = _code(error)
+            raise self._explained(error) from error.__cause__
+        if self._vm.backup_job() != self._asked:
+            raise errors.HypervisorError(f"domain '{self._vm.name}': libvirt began another backup than asked for")
+        if self._plan.checkpoint is not None:
+            self.checkpoint = self._vm.checkpoint(self._plan.checkpoint)
+
+    def _checkpoint_xml(self) -> Optional[str]:
+        plan = self._plan
+        if plan.checkpoint is None:
+            return None
+        description = domain_xml.description(plan.run_id, plan.description)
+        return domain_xml.checkpoint_xml(plan.checkpoint, description, plan.checkpoint_disks)
+
+    def _explained(self, error: errors.NbdpullError) -> errors.NbdpullError:
+        """The begin's error, with what libvirt leaves open: which name is missing, which one exists."""
+        code, name = self._failed_with, self._plan.checkpoint
+        if code == _NO_CHECKPOINT:
+            missing = [base for base in self._plan.disks.values() if base and not self._vm._has_checkpoint(base)]
+            return self._vm._no_checkpoint(missing[0]) if missing else error
+        if code == libvirt.VIR_ERR_OPERATION_FAILED and name and self._vm._has_checkpoint(name):
+            return errors.CheckpointExists(f"domain '{self._vm.name}' already has a checkpoint '{name}': name another")
+        return error
+
+    def _is_ours(self) -> bool:
+        backup = self._vm.backup_job()
+        return backup is not None and backup.run_id == self._plan.run_id
+
+    def _lost(self, why: str) -> errors.NbdpullError:
+        return errors.JobLost(f"the backup job of '{self._vm.name}' is lost: {why}; nothing that this run read can be "
+                              "used, pull again")  # fmt: skip
+
+    def _end(self) -> None:
+        """Ends our job, if it is there, and waits until it is gone: abortJob only asks for it."""
+        deadline, pause, asked = time.monotonic() + END_TIMEOUT, 0.005, False
+        while self._is_ours():
+            if time.monotonic() > deadline:
+                raise errors.HypervisorError(f"domain '{self._vm.name}': the backup job did not end in "
+                                             f"{END_TIMEOUT} s: end it with virsh domjobabort")  # fmt: skip
+            asked = asked or self._abort()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def _abort(self) -> bool:
+        """Asks for the end of our job, and of no other; False = nothing done, look again."""
+        try:
+            operation = self._vm._operation()
+            with self._vm._seam("end the backup job"):
+                if operation == _BACKUP:
+                    return _unless(_TRY_AGAIN, self._vm._dom.abortJob) is not None
+                # A begin that failed late leaves a backup that is no job any more, only its block jobs can be ended.
+                return operation is None and self._abort_block_jobs()
+        except errors.DomainNotRunning:
+            return False
+
+    def _abort_block_jobs(self) -> bool:
+        dom = self._vm._dom
+        for target in self.exports:
+            if dom.blockJobInfo(target).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP:
+                _unless(_TRY_AGAIN, lambda: dom.blockJobAbort(target))  # noqa: B023
+        return True
+
+    def _undo(self) -> list[str]:
+        """Removes what this run made; tells what it could not remove, one text each."""
+        left: list[str] = []
+        ended = self.finished or _attempt(self._end, "the backup job", left)
+        _attempt(self._delete_checkpoint, f"checkpoint '{self._plan.checkpoint}'", left)
+        if ended:  # else QEMU still uses them
+            left += [f"file {path} is left behind" for path in self._files() if not _removed(path)]
+        return left
+
+    def _delete_checkpoint(self) -> None:
+        """Only if it is ours: a begin fails, too, because another one has the name."""
+        name = self._plan.checkpoint
+        if name is None:
+            return
+        if self._failed_with == libvirt.VIR_ERR_INTERNAL_ERROR and self._plan.run_id in name:
+            self._adopt_bitmaps(name)
+        if self._vm._has_checkpoint(name) and self._vm.checkpoint(name).run_id == self._plan.run_id:
+            self._vm.delete_checkpoint(name)
+
+    def _adopt_bitmaps(self, name: str) -> None:
+        """Where libvirt could not store a new checkpoint it forgets it, with the bitmaps made, and no later one could
+        have its name. Only for a name that nobody else can have given."""
+        targets = dict.fromkeys(self._plan.checkpoint_disks)
+        lost = Checkpoint(name, 0, domain_xml.description(self._plan.run_id, ""), targets, "")
+        with self._vm._seam("remove the bitmaps that libvirt lost sight of"):
+            # Validation fails where there are none.
+            _unless((_CHECKPOINT_INCONSISTENT,), lambda: self._vm._redefine(lost, _REDEFINE_VALIDATE))
+
+    def _files(self) -> list[str]:
+        """Ours on this machine; libvirt and QEMU remove them, unless they were killed."""
+        if self._vm.is_remote:
+            return []
+        return [self.socket] + [disk.scratch for disk in self._asked.disks.values() if disk.scratch]
+
+
+@contextlib.contextmanager
+def _translated(doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        denied = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM)
+        kind, advice = _DENIED if denied else _BY_CODE.get(code, otherwise)
+        raise kind(f"{doing}: {advice} ({' '.join(str(error).split())})") from error
+
+
+def _unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
+    """What the call returns, None if it fails with one of these codes."""
+    try:
+        return call()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in codes:
+            return None
+        raise
+
+
+def _code(error: BaseException) -> Optional[int]:
+    return error.__cause__.get_error_code() if isinstance(error.__cause__, libvirt.libvirtError) else None
+
+
+def _attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
+    try:
+        step()
+    except errors.NbdpullError as error:
+        left.append(f"{what} is left behind: {error}")
+        return False
+    return True
+
+
+def _removed(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    return not os.path.lexists(path)
+
+
+def _owner(backup: Backup) -> str:
+    if backup.run_id:
+        return f"of nbdpull run {backup.run_id}"
+    return f"not of nbdpull ({backup.mode}, NBD socket {backup.socket})" if backup.socket else "not of nbdpull"
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"

@@ -1,0 +1,237 @@
+"""libvirt's XML as values, and back: disks, backups, checkpoints, capabilities.
+
+Owns: every element and attribute name. A backup is one value that is built from a plan and parsed from what libvirt
+tells, so that "did libvirt begin what we asked for" is a comparison of two values.
+
+Must not know: libvirt's API, files, or what a value means for a run.
+"""
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+# The daemon checks names against this pattern and answers with a page of schema errors.
+CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_SCRATCH = re.compile(r"/nbdpull-([^/]+)-[^/-]+\.scratch$")
+
+_DESCRIPTION = re.compile(r"nbdpull run (\S+)")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk of a domain, as facts; which of them rule it out is the caller's decision.
+
+    target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
+    format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
+    in bytes, None where empty; bitmaps: whether the image format can hold bitmaps, None where that is not known.
+    """
+
+    target: str
+    type: str
+    source: str
+    format: str
+    device: str
+    bus: str
+    readonly: bool
+    transient: bool
+    empty: bool
+    size: Optional[int] = None
+    bitmaps: Optional[bool] = None
+
+
+@dataclass(frozen=True)
+class DiskBackup:
+    """A disk's part in a backup. base: checkpoint name, None = full; bitmap: exported one, None = full."""
+
+    base: Optional[str]
+    export: str
+    bitmap: Optional[str]
+    scratch: Optional[str]
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup job: mode (pull or push), NBD socket path (None: TCP, or push), and its disks by target."""
+
+    mode: str
+    socket: Optional[str]
+    disks: Mapping[str, DiskBackup]
+
+    @property
+    def run_id(self) -> Optional[str]:
+        """The nbdpull run whose job this is, told by its scratch files; None = somebody else's."""
+        found = [_SCRATCH.search(disk.scratch or "") for disk in self.disks.values()]
+        ids = {match.group(1) if match else None for match in found}
+        return ids.pop() if len(ids) == 1 else None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """creation_time: seconds since the epoch; disks: target -> whether the bitmap can be a base (None: not known,
+    as the domain is off), only of the disks that it covers; xml: libvirt's, with the domain, fit for a redefinition."""
+
+    name: str
+    creation_time: int
+    description: str
+    disks: Mapping[str, Optional[bool]]
+    xml: str
+
+    @property
+    def run_id(self) -> Optional[str]:
+        """The nbdpull run that made it; None = somebody else."""
+        match = _DESCRIPTION.match(self.description)
+        return match.group(1) if match else None
+
+
+class Platform(NamedTuple):
+    """What virConnectGetDomainCapabilities wants to know, in its order."""
+
+    emulator: Optional[str]
+    arch: Optional[str]
+    machine: Optional[str]
+    virttype: Optional[str]
+
+
+def scratch_path(directory: str, run_id: str, target: str) -> str:
+    return f"{directory.rstrip('/')}/nbdpull-{run_id}-{target}.scratch"
+
+
+def disk_backup(run_id: str, target: str, base: Optional[str], scratch_dir: str) -> DiskBackup:
+    """Our names for a disk's part in the backup of `run_id`; base None = full."""
+    bitmap = f"nbdpull-{run_id}-{target}" if base else None
+    return DiskBackup(base, target, bitmap, scratch_path(scratch_dir, run_id, target))
+
+
+def backup_xml(backup: Backup) -> str:
+    """<domainbackup> of a pull to a unix socket."""
+    root = ET.Element("domainbackup", mode=backup.mode)
+    ET.SubElement(root, "server", transport="unix", socket=backup.socket or "")
+    disks = ET.SubElement(root, "disks")
+    for target, disk in backup.disks.items():
+        _add_disk(disks, target, disk)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _add_disk(disks: ET.Element, target: str, disk: DiskBackup) -> None:
+    # type is that of the scratch, not of the disk.
+    element = ET.SubElement(disks, "disk", name=target, backup="yes", type="file", exportname=disk.export)
+    element.set("backupmode", "incremental" if disk.base else "full")
+    for name, value in (("incremental", disk.base), ("exportbitmap", disk.bitmap)):
+        if value:
+            element.set(name, value)
+    ET.SubElement(element, "driver", type="qcow2")
+    ET.SubElement(element, "scratch", file=disk.scratch or "")
+
+
+def parse_backup(xml: str) -> Backup:
+    """Backup from <domainbackup>, ours or anybody's."""
+    root = ET.fromstring(xml)
+    disks = {e.get("name", ""): _parse_disk_backup(e) for e in root.iterfind("disks/disk") if e.get("backup") != "no"}
+    return Backup(root.get("mode", "push"), _attribute(root, "server", "socket"), disks)
+
+
+def _parse_disk_backup(element: ET.Element) -> DiskBackup:
+    # libvirt echoes exportbitmap for a full backup too, where no such bitmap is made.
+    base, name = element.get("incremental"), element.get("name", "")
+    bitmap = element.get("exportbitmap") if base else None
+    scratch = _attribute(element, "scratch", "file") or _attribute(element, "scratch", "dev")
+    return DiskBackup(base, element.get("exportname") or name, bitmap, scratch)
+
+
+def description(run_id: str, text: str) -> str:
+    """A checkpoint's description, the only place in it for a note: whose it is, then the text."""
+    return f"nbdpull run {run_id} {text}".rstrip()
+
+
+def checkpoint_xml(name: str, description: str, targets: Iterable[str]) -> str:
+    """<domaincheckpoint> that covers `targets` and no other disk."""
+    root = ET.Element("domaincheckpoint")
+    ET.SubElement(root, "name").text = name
+    ET.SubElement(root, "description").text = description
+    disks = ET.SubElement(root, "disks")
+    for target in targets:
+        ET.SubElement(disks, "disk", name=target, checkpoint="bitmap")
+    return ET.tostring(root, encoding="unicode")
+
+
+def redefinition_xml(checkpoint: Checkpoint) -> str:
+    """<domaincheckpoint> for CREATE_REDEFINE, over the disks of `checkpoint`; no parent, no domain."""
+    root = ET.fromstring(checkpoint_xml(checkpoint.name, checkpoint.description, checkpoint.disks))
+    ET.SubElement(root, "creationTime").text = str(checkpoint.creation_time)
+    return ET.tostring(root, encoding="unicode")
+
+
+def parse_checkpoint(xml: str, with_size: bool) -> Checkpoint:
+    """Checkpoint from <domaincheckpoint>; `with_size`: sizes were asked for.
+
+    libvirt tells a size only of the disks whose bitmap is present, recording and consistent in every layer, so a
+    missing size is how a broken base is seen before a backup begins.
+    """
+    root = ET.fromstring(xml)
+    covered = [e for e in root.iterfind("disks/disk") if e.get("checkpoint") == "bitmap"]
+    disks = {e.get("name", ""): "size" in e.attrib if with_size else None for e in covered}
+    time, description = int(root.findtext("creationTime", "0")), root.findtext("description", "")
+    return Checkpoint(root.findtext("name", ""), time, description, disks, xml)
+
+
+def parse_disks(xml: str) -> list[Disk]:
+    """Disks of a <domain>, in its order."""
+    return [_parse_disk(element) for element in ET.fromstring(xml).iterfind("devices/disk")]
+
+
+def _parse_disk(element: ET.Element) -> Disk:
+    kind, source = element.get("type", ""), _source(element)
+    return Disk(
+        target=_attribute(element, "target", "dev") or "",
+        type=kind,
+        source=source,
+        format=_attribute(element, "driver", "type") or "raw",
+        device=element.get("device", "disk"),
+        bus=_attribute(element, "target", "bus") or "",
+        readonly=element.find("readonly") is not None,
+        transient=element.find("transient") is not None,
+        empty=not source,
+    )
+
+
+def _source(element: ET.Element) -> str:
+    source = element.find("source")
+    if source is None:
+        return ""
+    path = source.get("file") or source.get("dev")
+    if path:
+        return path
+    # No path: what tells this source from another of the same type, hosts and snapshots left out.
+    parts = [source.get(key) for key in ("protocol", "pool", "name", "volume", "dir", "path", "namespace")]
+    return ":".join([part for part in parts if part] + list(_address(source).values()))
+
+
+def _address(source: ET.Element) -> dict[str, str]:
+    address = source.find("address")
+    return dict(address.attrib) if address is not None else {}
+
+
+def nvram_path(xml: str) -> Optional[str]:
+    """Path of the UEFI variable store of a <domain>, None where it has none of its own."""
+    nvram = ET.fromstring(xml).find("os/nvram")
+    if nvram is None:
+        return None
+    return (nvram.text or "").strip() or _attribute(nvram, "source", "file")
+
+
+def platform(xml: str) -> Platform:
+    root = ET.fromstring(xml)
+    arch, machine = _attribute(root, "os/type", "arch"), _attribute(root, "os/type", "machine")
+    return Platform(root.findtext("devices/emulator"), arch, machine, root.get("type"))
+
+
+def supports_backup(capabilities: str) -> bool:
+    """Whether <domainCapabilities> has <backup supported='yes'/>."""
+    return _attribute(ET.fromstring(capabilities), "features/backup", "supported") == "yes"
+
+
+def _attribute(element: ET.Element, path: str, name: str) -> Optional[str]:
+    child = element.find(path)
+    return child.get(name) if child is not None else None
