@@ -1,0 +1,184 @@
+"""The words of the command line: verbs, options, their bounds, examples and the table of exit codes.
+
+Must not know: what a verb does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from . import __version__
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    internal error: a fault of nbdpull, please report it
+  2    wrong usage
+  3    domain: no such domain or disk, not running, nothing to back up
+  4    checkpoint: no such one, exists already, bitmap unusable
+  5    busy: another job or another nbdpull holds it, try again later
+  6    hypervisor: libvirt, QEMU or the NBD connection failed
+  7    permission denied by libvirt
+  8    missing software: the message names the package
+  9    output could not be written
+  10   store: none there, no such point, of another domain, of a newer format
+  11   damage found in the store
+  128+N  ended by signal N, such as 130 for Ctrl-C
+"""
+
+EXAMPLES = """\
+examples:
+  nbdpull vm1 -o dir/                  continue the series in dir/: incremental where it can be, else full
+  nbdpull vm1 --since chk3 -o dir/     what changed since checkpoint chk3
+  nbdpull list dir/                    the points in dir/
+  nbdpull restore dir/ -o out/         the newest point, as out/vda.qcow2 …
+  nbdpull verify dir/                  is everything what was stored?
+
+The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
+"""
+
+SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
+
+
+def parse_size(text):
+    match = SIZE.match(text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or 64K, 1M, 2G")
+    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
+
+
+def _frame_size(text):
+    value = parse_size(text)
+    if not 1 << 16 <= value <= 1 << 20 or value & (value - 1):
+        raise argparse.ArgumentTypeError("must be 64K, 128K, 256K, 512K or 1M")
+    return value
+
+
+def _chunk_size(text):
+    value = parse_size(text)
+    if value < 1 << 20:
+        raise argparse.ArgumentTypeError("must be at least 1M")
+    return value
+
+
+def _in_range(low, high):
+    def parse(text):
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def parser():
+    """Return the parser of the whole command line; `verb` of what it parses is one of VERBS."""
+    shape = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    top = argparse.ArgumentParser(
+        prog="nbdpull",
+        description="Pull-mode incremental backups of libvirt/QEMU virtual machines.",
+        epilog=EXAMPLES + "\n" + EXIT_CODES,
+        **shape,
+    )
+    top.add_argument("--version", action="version", version=f"nbdpull {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    for name, (does, example, add) in _VERBS.items():
+        added = verbs.add_parser(
+            name,
+            help=does,
+            description=f"{does[0].upper()}{does[1:]}.",
+            epilog=f"example:\n  nbdpull {example}",
+            **shape,
+        )
+        add(added)
+    return top
+
+
+def _add_pull(added):
+    added.add_argument("domain", metavar="DOMAIN")
+    added.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="the store: a new folder or an earlier store"
+    )
+    base = added.add_mutually_exclusive_group()
+    base.add_argument("--since", metavar="CHECKPOINT", help="pull what changed since this checkpoint")
+    base.add_argument("--full", action="store_true", help="pull everything")
+    made = added.add_mutually_exclusive_group()
+    made.add_argument("--checkpoint", metavar="NAME", help="name of the checkpoint to make (default: a unique one)")
+    made.add_argument("--no-checkpoint", action="store_true", help="make no checkpoint")
+    added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
+    added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
+    added.add_argument("--exclude", metavar="D", action="append", default=[], help="not this disk (may be repeated)")
+    added.add_argument(
+        "--scratch-dir", metavar="DIR", help="for what the guest overwrites meanwhile (default: /var/tmp)"
+    )
+    added.add_argument("--socket", metavar="PATH", help="where QEMU makes its NBD socket")
+    added.add_argument("--level", metavar="N", type=_in_range(1, 19), default=1, help="of zstd, 1 to 19 (default: 1)")
+    _add_threads(added)
+    added.add_argument("--frame-size", metavar="N", type=_frame_size, default=1 << 20, help="64K to 1M (default: 1M)")
+    added.add_argument("--chunk-size", metavar="N", type=_chunk_size, default=256 << 20, help="default: 256M")
+    _add_output_arguments(added)
+
+
+def _add_restore(added):
+    added.add_argument("store", metavar="DIR")
+    added.add_argument("-o", "--output", metavar="OUT", required=True, help="folder for the images and domain.xml")
+    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+    added.add_argument("--point", metavar="ID", default="latest", help="default: latest")
+    added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
+    added.add_argument("--format", choices=["qcow2", "raw"], default="qcow2", help="default: qcow2")
+    added.add_argument("--force", action="store_true", help="overwrite images that exist")
+    _add_threads(added)
+    _add_output_arguments(added)
+
+
+def _add_verify(added):
+    added.add_argument("store", metavar="DIR")
+    added.add_argument("--domain", metavar="D", help="only this domain")
+    added.add_argument("--point", metavar="ID", help="only this point, with all that it builds on")
+    added.add_argument("--quick", action="store_true", help="sizes and file digests, without decompressing")
+    _add_threads(added)
+    _add_output_arguments(added)
+
+
+def _add_point_arguments(added):
+    added.add_argument("store", metavar="DIR")
+    added.add_argument("point", metavar="POINT", help='an id of "list", or "latest"')
+    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+
+
+def _add_list(added):
+    added.add_argument("store", metavar="DIR")
+    added.add_argument("--json", action="store_true", help="one JSON array")
+
+
+def _add_show(added):
+    _add_point_arguments(added)
+    added.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_index(added):
+    _add_point_arguments(added)
+    added.add_argument("disk", metavar="DISK")
+    added.add_argument("--json", action="store_true", help="the default, and the only form")
+
+
+def _add_threads(added):
+    added.add_argument("--threads", metavar="N", type=_in_range(1, 64), help="default: one more than cores")
+
+
+def _add_output_arguments(added):
+    shown = added.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="JSON lines on stdout: events, and last one result")
+    shown.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+_VERBS = {
+    "pull": ("back up a running domain", "vm1 --since chk3 -o dir/", _add_pull),
+    "restore": ("write the disks of a point as images", "restore dir/ -o out/", _add_restore),
+    "verify": ("look for damage in a store", "verify dir/", _add_verify),
+    "list": ("list the points of a store", "list dir/ --json", _add_list),
+    "show": ("show one point", "show dir/ latest", _add_show),
+    "index": ("list the records of a disk of a point, as JSON lines", "index dir/ latest vda", _add_index),
+}
+VERBS = tuple(_VERBS)

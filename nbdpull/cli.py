@@ -1,0 +1,261 @@
+"""The command line: arguments in; lines, JSON and an exit code out. With __main__, the only file that prints or exits.
+
+Owns: messages, signals, and what each verb is given. Must not know: how a verb does its work. Verbs are imported when
+they run, so that --help and --version start at once and restore works where libvirt is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from contextlib import contextmanager
+
+from . import arguments, errors
+
+
+def _threads(args):
+    return args.threads or min(len(os.sched_getaffinity(0)) + 1, 16)
+
+
+# Verbs: each returns (result object, text for a person, exit code)
+
+
+def _pull(args, report, check):
+    from . import listing, pull
+
+    request = pull.Request(
+        domain=args.domain,
+        output=args.output,
+        since=args.since,
+        full=args.full,
+        checkpoint=args.checkpoint,
+        make_checkpoint=not args.no_checkpoint,
+        uri=args.connect,
+        disks=args.disk,
+        exclude=args.exclude,
+        scratch_dir=args.scratch_dir,
+        socket=args.socket,
+        level=args.level,
+        threads=_threads(args),
+        frame_size=args.frame_size,
+        chunk_size=args.chunk_size,
+    )
+    result = pull.pull(request, report, check)
+    described = listing.describe(result.point)
+    next_command = _next_command(args, described)
+    outcome = {
+        "point": described,
+        "next_command": next_command,
+        "dropped_checkpoints": result.dropped_checkpoints,
+        "warnings": result.warnings,
+    }
+    return outcome, _pull_text(args, described, next_command), 0
+
+
+def _next_command(args, point):
+    """The command line that goes on from this point."""
+    words = ["nbdpull", *(["pull"] if args.domain in arguments.VERBS else []), args.domain]
+    if point["checkpoint"]:
+        words += ["--since", point["checkpoint"]]
+    words += ["-o", args.output]
+    words += ["-c", args.connect] if args.connect else []
+    words += [word for name in args.disk for word in ("--disk", name)]
+    words += [word for name in args.exclude for word in ("--exclude", name)]
+    return shlex.join(words)
+
+
+def _pull_text(args, point, next_command):
+    from . import terminal
+
+    lines = [f"{point['domain']}: point {point['id']} is in {args.output}"]
+    if point["since"] and not point["parent"]:
+        lines.append(f"It has no parent here: it holds only what changed since {point['since']}, no whole image.")
+    lines += ["", terminal.disks(point), ""]
+    if point["checkpoint"]:
+        lines.append(f"checkpoint: {point['checkpoint']}")
+    return "\n".join([*lines, f"next: {next_command}"])
+
+
+def _restore(args, report, check):
+    from . import restore
+
+    request = restore.Request(
+        store=args.store,
+        output=args.output,
+        domain=args.domain,
+        point=args.point,
+        disks=args.disk,
+        kind=args.format,
+        force=args.force,
+        threads=_threads(args),
+    )
+    result = restore.restore(request, report, check)
+    outcome = {"point": result.point.id, "files": result.files, "written_bytes": result.written_bytes, "warnings": []}
+    text = "\n".join([f"point {result.point.id} restored:", *result.files.values()])
+    return outcome, text, 0
+
+
+def _verify(args, report, check):
+    from . import terminal, verify
+
+    found = verify.verify(args.store, args.domain, args.point, args.quick, _threads(args), report, check)
+    damages = [vars(damage) for damage in found.damages]
+    counts = {"points": found.points, "files": found.files, "frames": found.frames, "raw_bytes": found.raw_bytes}
+    lines = [_damage_text(damage) for damage in damages]
+    looked = f"{found.points} points, {found.files} files, {found.frames} frames ({terminal.size(found.raw_bytes)})"
+    lines.append(f"{looked}: {f'{len(damages)} damages' if damages else 'no damage'}")
+    return {**counts, "damages": damages, "warnings": []}, "\n".join(lines), errors.Damaged.exit_code if damages else 0
+
+
+def _damage_text(damage):
+    where = " ".join(str(damage[name]) for name in ("point", "disk") if damage[name])
+    return f"DAMAGE {where}: {damage['problem']}" if where else f"DAMAGE {damage['problem']}"
+
+
+def _list(args, report, check):
+    from . import listing, terminal
+
+    points, refused = listing.points(args.store)
+    for error in refused:
+        _complain(f"warning: {error}")
+    print(json.dumps(points, indent=1) if args.json else terminal.points(points))
+    return None, None, refused[0].exit_code if refused else 0
+
+
+def _show(args, report, check):
+    from . import listing, terminal
+
+    _, point = listing.find_point(args.store, args.point, args.domain)
+    described = listing.describe(point)
+    print(json.dumps(described, indent=1) if args.json else terminal.show(described))
+    return None, None, 0
+
+
+def _index(args, report, check):
+    from . import listing
+
+    target, point = listing.find_point(args.store, args.point, args.domain)
+    for record in listing.records(target, point, args.disk):
+        print(json.dumps(record))
+    return None, None, 0
+
+
+_RUN = {
+    "pull": _pull,
+    "restore": _restore,
+    "verify": _verify,
+    "list": _list,
+    "show": _show,
+    "index": _index,
+}
+
+
+# Running
+
+
+def main(argv=None):
+    """Run one command line; return the exit code."""
+    args = arguments.parser().parse_args(_with_verb(sys.argv[1:] if argv is None else list(argv)))
+    as_json = getattr(args, "json", False) and args.verb in ("pull", "restore", "verify")
+    try:
+        with _stopping() as check:
+            code = _run(args, as_json, check)
+        sys.stdout.flush()
+        return code
+    except errors.NbdpullError as error:
+        return _failed(error, as_json)
+    except BrokenPipeError:  # whoever read our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if os.environ.get("NBDPULL_DEBUG"):
+            raise
+        what = f"internal error: {type(error).__name__}: {error}; set NBDPULL_DEBUG=1 for the traceback, and report it"
+        return _failed(errors.NbdpullError(what), as_json)
+
+
+def _with_verb(argv):
+    """A first word that is no verb is a domain, and options before it are those of pull."""
+    if argv and argv[0] not in (*arguments.VERBS, "-h", "--help", "--version"):
+        return ["pull", *argv]
+    return argv
+
+
+def _run(args, as_json, check):
+    from . import terminal
+
+    if as_json:
+        outcome, _, code = _RUN[args.verb](args, _Events(), check)
+        _print_json(event="result", ok=code == 0, exit_code=code, **outcome)
+        return code
+    if getattr(args, "quiet", True):
+        outcome, text, code = _RUN[args.verb](args, lambda **event: None, check)
+        text = text if code else None
+    else:
+        with terminal.Bars("read_bytes" if args.verb == "pull" else "written_bytes") as bars:
+            outcome, text, code = _RUN[args.verb](args, bars, check)
+    for warning in (outcome or {}).get("warnings", []):
+        _complain(f"warning: {warning}")
+    if text:
+        print(text)
+    return code
+
+
+def _print_json(**event):
+    print(json.dumps(event), flush=True)
+
+
+class _Events:
+    """Prints events as JSON lines: of progress so many as a program can use, of all others every one."""
+
+    INTERVAL = 0.1  # seconds
+
+    def __init__(self):
+        self._next = 0.0
+
+    def __call__(self, event, **values):
+        if event == "progress":
+            if values.get("position") != values.get("size") and time.monotonic() < self._next:
+                return
+            self._next = time.monotonic() + self.INTERVAL
+        _print_json(event=event, **values)
+
+
+def _failed(error, as_json):
+    left = getattr(error, "left_behind", [])
+    if as_json:
+        _print_json(
+            event="result", ok=False, exit_code=error.exit_code, code=error.code, message=str(error), left_behind=left
+        )
+    _complain(str(error))
+    for each in left:
+        _complain(each)
+    return error.exit_code
+
+
+def _complain(text):
+    print(f"nbdpull: {text}", file=sys.stderr)
+
+
+@contextmanager
+def _stopping():
+    """Turn INT, TERM and HUP into a flag that the work looks at; give the function that raises when it is set."""
+    got = []
+
+    def check():
+        if got:
+            raise errors.Interrupted(got[0], f"stopped by {signal.Signals(got[0]).name}; nothing is left behind")
+
+    before = {number: signal.signal(number, lambda n, _: got.append(n)) for number in _SIGNALS}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,0 +1,76 @@
+"""What a store holds, as plain values: points, and the records of a disk. The shapes are those of the JSON output.
+
+Must not know: how they are shown.
+"""
+
+from __future__ import annotations
+
+from . import errors, extents, reader, series, store
+
+
+def describe(point):
+    """A Point as a dict of plain values; documented in the manual."""
+    m = point.manifest
+    return {
+        "id": m.point,
+        "domain": m.domain,
+        "uuid": m.uuid,
+        "created": m.created,
+        "since": m.since,
+        "checkpoint": m.checkpoint and m.checkpoint.name,
+        "parent": m.parent and m.parent.point,
+        "consistency": m.consistency,
+        "disks": [_describe_disk(disk) for disk in m.disks],
+        "seconds": m.seconds,
+        "versions": m.versions,
+    }
+
+
+def _describe_disk(disk):
+    names = ("name", "mode", "reason", "size", "dirty_bytes", "zero_bytes", "read_bytes", "stored_bytes")
+    return {name: getattr(disk, name) for name in names}
+
+
+def points(root):
+    """Return ([dict of each point of each domain, in the order of commits], [error of each unreadable point])."""
+    opened = store.open_store(root)
+    found, refused = [], []
+    for each in series.all_series(opened):
+        good, bad = each.load()
+        found += [describe(point) for point in good]
+        refused += bad
+    return found, refused
+
+
+def find_point(root, wanted, domain=None):
+    """Return (Series, Point) of an id or series.LATEST; NoSuchPoint, StoreError."""
+    opened = store.open_store(root)
+    if domain is None and wanted != series.LATEST:
+        for each in series.all_series(opened):
+            if wanted in opened.folders(each.folder):
+                return each, each.point(wanted)
+    target = series.only_series(opened, domain)
+    return target, target.point(wanted)
+
+
+def records(target, point, name):
+    """Yield the records of a disk of a point as dicts, ascending; Damaged if the index is not what was stored."""
+    disk = point.manifest.disk(name)
+    if disk is None:
+        known = ", ".join(each.name for each in point.manifest.disks)
+        raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {known}")
+    flaw = target.file_flaw(disk.index)
+    if flaw:
+        raise errors.Damaged(flaw)
+    for batch in reader.records(target.store, target.folder, disk):
+        for record in batch:
+            yield _describe_record(record, disk)
+
+
+def _describe_record(record, disk):
+    about = {"offset": int(record["offset"]), "length": int(record["length"])}
+    if record["kind"] == extents.ZERO:
+        return {**about, "kind": "zero"}
+    fields = {name: int(record[name]) for name in ("position", "stored", "raw", "skip")}
+    path = disk.chunks[int(record["chunk"])].path
+    return {**about, "kind": "data", "path": path, **fields, "digest": record["digest"].tobytes().hex()}

@@ -1,0 +1,404 @@
+"""One pull: a running domain's blocks, all or those changed since a checkpoint, become a committed point.
+
+Owns: the order of steps, which base each disk starts from and why, and that a failed run leaves nothing. Must not know:
+libvirt's XML, NBD handles, byte layouts, what is printed.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Callable, Optional
+
+from . import __version__, domain, errors, extents, format, pipeline, series, source, store, writer
+from .manifest import FULL, INCREMENTAL, CheckpointEntry, DiskEntry, ParentEntry
+
+BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
+BATCH_EXTENTS = 1 << 10
+AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
+
+Decision = tuple[str, str]  # mode, reason
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a pull is asked to do. Sizes in bytes; no disks: all that can be; no checkpoint name: a unique one."""
+
+    domain: str
+    output: str
+    since: Optional[str] = None
+    full: bool = False
+    checkpoint: Optional[str] = None
+    make_checkpoint: bool = True
+    uri: Optional[str] = None
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    scratch_dir: Optional[str] = None
+    socket: Optional[str] = None
+    level: int = 1
+    threads: int = 2
+    frame_size: int = format.MAX_FRAME
+    chunk_size: int = 256 << 20
+
+
+@dataclass(frozen=True)
+class Base:
+    """What incremental disks start from: a checkpoint, and the point made with it where the series has one."""
+
+    checkpoint: domain.Checkpoint
+    point: Optional[series.Point]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A committed point, and what else the operator should know."""
+
+    point: series.Point
+    warnings: list[str]
+    dropped_checkpoints: list[str]
+
+
+def pull(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+    """Make one point. report(**event) is told of progress; check() is called often, what it raises ends the run.
+
+    Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was.
+    """
+    with domain.open(request.domain, request.uri) as vm:
+        vm.require_running()
+        disks = _chosen(vm, request)
+        vm.require_idle()
+        target = series.Series(store.open_or_create(request.output), request.domain)
+        with target.writing():
+            return _Run(request, vm, disks, target, report, check).run()
+
+
+def _chosen(vm, request):
+    """The disks to pull: those asked for, else all that hold the guest's writable data."""
+    disks = {disk.target: disk for disk in vm.disks()}
+    for name in [*request.disks, *request.exclude]:
+        if name not in disks:
+            raise errors.NoSuchDisk(f"domain {vm.name} has no disk {name}; it has: {', '.join(disks) or 'none'}")
+    for name in request.disks:
+        if disks[name].empty:
+            raise errors.NoSuchDisk(f"disk {name} of domain {vm.name} has no medium; leave it out")
+    wanted = request.disks or [name for name, disk in disks.items() if _is_pulled(disk)]
+    chosen = [disks[name] for name in wanted if name not in request.exclude]
+    if not chosen:
+        raise errors.NothingToBackUp(
+            f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
+        )
+    return chosen
+
+
+def _is_pulled(disk):
+    return disk.device in ("disk", "lun") and not (disk.empty or disk.readonly or disk.transient)
+
+
+def decide(disk, base, why_none) -> Decision:
+    """(mode, reason) of one disk. base: a Base, or None, then `why_none` is the reason."""
+    if base is None:
+        return FULL, why_none
+    if disk.format != "qcow2":
+        return FULL, f"{disk.format}-has-no-bitmaps"
+    if disk.target not in base.checkpoint.disks:
+        return FULL, "not-in-checkpoint"
+    if not base.checkpoint.disks[disk.target]:
+        return FULL, "bitmap-lost"
+    if base.point is None:
+        return INCREMENTAL, "checkpoint"
+    before = base.point.manifest.disk(disk.target)
+    if before is None:
+        return FULL, "not-in-parent"
+    if before.source != disk.source:
+        return FULL, "source-changed"
+    if before.size > disk.size:
+        return FULL, "shrunk"
+    return INCREMENTAL, "checkpoint"
+
+
+class _Run:
+    """One run of a pull, with the series held."""
+
+    def __init__(self, request, vm, disks, target, report, check):
+        self._request, self._vm, self._disks, self._series = request, vm, disks, target
+        self._report, self._check = report, check
+        self._points, refused = target.load()
+        self._warnings = [f"a point of the series is left out of account: {error}" for error in refused]
+        self._seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._id = format.new_point_id()
+
+    def run(self):
+        self._require_same_domain()
+        base, why_none = self._base()
+        decisions = {disk.target: decide(disk, base, why_none) for disk in self._disks}
+        if all(mode == FULL for mode, _ in decisions.values()):
+            base = None
+        plan = self._plan(base, decisions)
+        self._report(
+            event="start",
+            point=self._id,
+            since=base and base.checkpoint.name,
+            parent=base and base.point and base.point.id,
+            disks=[
+                {"name": disk.target, "size": disk.size, "mode": decisions[disk.target][0],
+                 "reason": decisions[disk.target][1]} for disk in self._disks
+            ],
+        )  # fmt: skip
+        self._lap("prepare")
+        with self._series.new_point(self._id) as new, self._vm.backup(plan) as job:
+            self._lap("begin")
+            entries = self._copy(job, decisions)
+            job.finish()
+            self._lap("end")
+            self._add_files(new, job)
+            point = new.commit(self._fields(base, job), entries)
+        return Result(point, self._warnings, self._drop_superseded(point))
+
+    def _lap(self, phase):
+        now = time.monotonic()
+        self._seconds[phase] = round(now - self._started, 3)
+        self._started = now
+
+    # Before begin
+
+    def _require_same_domain(self):
+        for point in self._points:
+            if point.manifest.uuid != self._vm.uuid:
+                raise errors.OtherDomain(
+                    f"{self._request.output} holds points of another domain named {self._vm.name} "
+                    f"(uuid {point.manifest.uuid}, this one is {self._vm.uuid}); choose another folder for -o"
+                )
+
+    def _base(self):
+        """Return (Base, "") or (None, why there is none)."""
+        if self._request.full:
+            return None, "requested"
+        if self._request.since is not None:
+            return self._named_base(self._request.since), ""
+        return self._newest_base()
+
+    def _named_base(self, name):
+        if not self._vm.supports_checkpoints:
+            raise errors.Unsupported(
+                f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
+            )
+        checkpoint = self._vm.checkpoint(name)
+        made_with = [point for point in self._points if _is_of(point, checkpoint) and self._root(point)]
+        return Base(checkpoint, made_with[-1] if made_with else None)
+
+    def _newest_base(self):
+        """The newest point whose checkpoint is still there; one whose chain begins with a full pull comes first."""
+        if not self._points:
+            return None, "first-point"
+        if not self._vm.supports_checkpoints:
+            return None, "no-checkpoint-support"
+        existing = set(self._vm.checkpoints())
+        fallback = None
+        for point in reversed(self._points):
+            made = point.manifest.checkpoint
+            if made is None or made.name not in existing:
+                continue
+            checkpoint, root = self._vm.checkpoint(made.name), self._root(point)
+            if _is_of(point, checkpoint) and any(checkpoint.disks.values()):
+                if root == FULL:
+                    return Base(checkpoint, point), ""
+                if root:
+                    fallback = fallback or Base(checkpoint, point)
+        return fallback, "" if fallback else "checkpoint-lost"
+
+    def _root(self, point):
+        """FULL if every disk's chain begins with a full pull, INCREMENTAL if one has no parent here, None if broken."""
+        try:
+            while (parent := self._series.parent(point)) is not None:
+                point = parent
+        except errors.NbdpullError as error:
+            self._warnings.append(f"a chain is broken and is not continued: {error}")
+            return None
+        return FULL if all(disk.mode == FULL for disk in point.manifest.disks) else INCREMENTAL
+
+    def _plan(self, base, decisions):
+        bases = {
+            disk.target: base.checkpoint.name if decisions[disk.target][0] == INCREMENTAL else None
+            for disk in self._disks
+        }
+        covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
+        wanted = self._request.make_checkpoint and bool(covered) and self._vm.supports_checkpoints
+        return domain.Plan(
+            run_id=self._id,
+            disks=bases,
+            checkpoint=(self._request.checkpoint or f"nbdpull-{self._id}") if wanted else None,
+            checkpoint_disks=covered if wanted else (),
+            socket=self._request.socket,
+            scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
+        )
+
+    # While the job runs
+
+    def _copy(self, job, decisions):
+        """Read every disk; return their DiskEntries."""
+        entries = []
+        with ExitStack() as open_disks:
+            copies = [open_disks.enter_context(self._disk_copy(job, disk)) for disk in self._disks]
+            self._copy_all(copies)
+            entries = [copy.close(*decisions[copy.disk.target]) for copy in copies]
+            self._lap("copy")
+            job.require_alive()
+        return entries
+
+    def _disk_copy(self, job, disk):
+        return _DiskCopy(self._request, self._series, self._id, disk, job.socket, job.exports[disk.target])
+
+    def _copy_all(self, copies):
+        encoded = pipeline.ordered(
+            lambda item: item[0].work(item[1]),
+            ((copy, batch) for copy in copies for batch in copy.batches()),
+            threads=self._request.threads,
+            budget=AHEAD_PER_THREAD * self._request.threads,
+            weight=lambda item: extents.total(item[1], extents.DATA),
+            check=self._check,
+        )
+        for copy, result in encoded:
+            copy.add(result)
+            self._report(event="progress", **copy.progress())
+
+    # After the job
+
+    def _add_files(self, new, job):
+        new.add_file(format.DOMAIN_XML, self._vm.domain_xml().encode())
+        if job.checkpoint:
+            new.add_file(format.CHECKPOINT_XML, job.checkpoint.xml.encode())
+        if self._vm.nvram_path and not self._vm.is_remote:
+            try:
+                with open(self._vm.nvram_path, "rb") as file:
+                    new.add_file(format.NVRAM, file.read())
+            except OSError as error:
+                path = self._vm.nvram_path
+                self._warnings.append(f"the UEFI variables {path} are not in the point: {error.strerror}")
+
+    def _fields(self, base, job):
+        made = job.checkpoint
+        parent = base and base.point
+        self._lap("files")
+        return {
+            "sequence": 1 + max((point.manifest.sequence for point in self._points), default=0),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "store": self._series.store.id,
+            "parent": ParentEntry(parent.id, parent.sha256) if parent else None,
+            "domain": self._vm.name,
+            "uuid": self._vm.uuid,
+            "since": base.checkpoint.name if base else None,
+            "checkpoint": made and CheckpointEntry(made.name, made.creation_time, self._request.checkpoint is None),
+            "consistency": "crash-consistent",
+            "versions": {"nbdpull": __version__, "libnbd": source.library_version(), **self._vm.versions},
+            "seconds": self._seconds,
+        }
+
+    def _drop_superseded(self, point):
+        """Delete the automatic checkpoints of the points that the new one replaces as a base; return their names."""
+        dropped: list[str] = []
+        made = point.manifest.checkpoint
+        if made is None:
+            return dropped
+        for older in self._superseded(point):
+            name = older.manifest.checkpoint.name
+            try:
+                checkpoint = self._vm.checkpoint(name)
+                if _is_of(older, checkpoint) and self._covers(point, checkpoint) and self._vm.delete_checkpoint(name):
+                    dropped.append(name)
+            except errors.NoSuchCheckpoint:
+                continue
+            except errors.NbdpullError as error:
+                self._warnings.append(f"the superseded checkpoint {name} could not be deleted: {error}")
+        return dropped
+
+    def _superseded(self, point):
+        """Points with automatic checkpoints: all older ones where every disk is full now, else the ancestors."""
+        older = self._points
+        if any(disk.mode != FULL for disk in point.manifest.disks):
+            older = []
+            while (point := self._series.parent(point)) is not None:
+                older.append(point)
+        return [p for p in older if p.manifest.checkpoint and p.manifest.checkpoint.automatic]
+
+    def _covers(self, point, checkpoint):
+        """Whether no disk loses its only base: the new checkpoint has every disk of the old one that still exists."""
+        present = {disk.target for disk in self._vm.disks()}
+        covered = self._vm.checkpoint(point.manifest.checkpoint.name).disks
+        return (set(checkpoint.disks) & present) <= set(covered)
+
+
+def _is_of(point, checkpoint):
+    """Whether this is the very checkpoint made with the point, not one of its name from another time."""
+    made = point.manifest.checkpoint
+    return made is not None and (made.name, made.creation_time) == (checkpoint.name, checkpoint.creation_time)
+
+
+class _DiskCopy:
+    """One disk on its way from its export to its files."""
+
+    def __init__(self, request, target, point_id, disk, socket, export):
+        self.disk = disk
+        self._frame_size = request.frame_size
+        self._encoder = writer.Encoder(request.level)
+        self._stack = ExitStack()
+        self._dirty = self._read = self._zero = self._stored = self._reached = 0
+        with ExitStack() as opened:
+            self._source = opened.enter_context(source.Source(socket, export.name, export.bitmap))
+            if self._source.size != disk.size:
+                raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
+            self._writer = opened.enter_context(
+                writer.DiskWriter(target.store, target.folder, point_id, disk.target, disk.size, request.chunk_size)
+            )
+            self._stack = opened.pop_all()
+
+    def batches(self):
+        """Yield extents cut into frames, so many as make one item of work."""
+        for found in self._source.extents():
+            self._dirty += extents.total(found)
+            pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
+            yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
+
+    def work(self, batch):
+        """In a thread of the pipeline: read, digest and compress one batch."""
+        data = batch[batch["kind"] == extents.DATA]
+        with self._source.reading() as connection:
+            buffers = connection.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
+            return self, self._encoder.encode(batch, buffers)
+
+    def add(self, encoded):
+        """In order, in one thread: write an encoded batch."""
+        self._writer.add(encoded)
+        records = encoded.records
+        self._read += encoded.read_bytes
+        self._zero += extents.total(records, extents.ZERO)
+        self._stored += encoded.size
+        self._reached = int(extents.ends(records[-1:])[0])
+
+    def progress(self):
+        return {"disk": self.disk.target, "position": self._reached, "size": self.disk.size,
+                "read_bytes": self._read, "stored_bytes": self._stored}  # fmt: skip
+
+    def close(self, mode, reason):
+        index, chunks = self._writer.close()
+        return DiskEntry(
+            name=self.disk.target,
+            size=self.disk.size,
+            mode=mode,
+            reason=reason,
+            source=self.disk.source,
+            index=index,
+            chunks=chunks,
+            dirty_bytes=self._dirty,
+            zero_bytes=self._zero,
+            read_bytes=self._read,
+            stored_bytes=index.size + sum(chunk.size for chunk in chunks),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._stack.close()

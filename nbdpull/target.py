@@ -1,0 +1,165 @@
+"""Where a restored disk goes: a new raw file, or a new qcow2 file through qemu-nbd.
+
+Owns: creating the image, writing ranges to it from several threads, making it durable, and that it carries its final
+name only when it is whole. Must not know: points, frames, which disk it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+from . import errors
+from .store import translated
+
+QEMU_NBD_START = 10.0  # seconds
+
+
+@contextlib.contextmanager
+def new_image(path, kind, size, connections, force=False):
+    """Give an object with write(offset, buffer), for a fresh sparse image of `size` bytes that reads as zero.
+
+    kind: "raw" or "qcow2". Left without an exception, the image is durable and at `path`; else there is none.
+    OutputExists if there is one already and not force.
+    """
+    if os.path.lexists(path) and not force:
+        raise errors.OutputExists(f"{path} exists; give --force to overwrite it")
+    draft = f"{path}.partial"
+    try:
+        with _KINDS[kind](draft, size, connections) as image:
+            yield image
+        with translated("write", path):
+            _sync(draft)
+            os.replace(draft, path)
+            _sync(os.path.dirname(path))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Raw:
+    def __init__(self, path, size, _connections):
+        self._path = path
+        with translated("create", path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._descriptor, size)
+
+    def write(self, offset, buffer):
+        with translated("write to", self._path):
+            view = memoryview(buffer)
+            while view:
+                done = os.pwrite(self._descriptor, view, offset)
+                view, offset = view[done:], offset + done
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        os.close(self._descriptor)
+
+
+class _Qcow2:
+    """qemu-nbd writes the image: several connections at once, each used by one thread."""
+
+    def __init__(self, path, size, connections):
+        self._path = path
+        self._connections = connections
+        self._thread = threading.local()
+        self._handles = []
+        self._lock = threading.Lock()
+        _run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=off", path, str(size))
+        _require("qemu-nbd")
+        self._folder = tempfile.mkdtemp(prefix="nbdpull-")
+        self._socket = os.path.join(self._folder, "nbd")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._server = subprocess.Popen(
+            # the image is a draft until it is synced as a whole, so that no flush on the way is needed
+            ["qemu-nbd", "-f", "qcow2", "--cache=unsafe", "--discard=unmap", "-t", "-e", str(connections + 1),
+             "-k", self._socket, path],
+            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+        )  # fmt: skip
+
+    def write(self, offset, buffer):
+        if not hasattr(self._thread, "handle"):
+            self._thread.handle = self._connect()
+        with self._translated():
+            self._thread.handle.pwrite(buffer, offset)
+
+    def _connect(self):
+        import nbd
+
+        deadline = time.monotonic() + QEMU_NBD_START
+        while not os.path.exists(self._socket):
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                raise errors.OutputError(f"qemu-nbd does not serve {self._path}: {self._said()}")
+            time.sleep(0.005)
+        handle = nbd.NBD()
+        with self._translated():
+            handle.connect_unix(self._socket)
+        with self._lock:
+            self._handles.append(handle)
+        return handle
+
+    @contextlib.contextmanager
+    def _translated(self):
+        import nbd
+
+        try:
+            yield
+        except nbd.Error as error:
+            full = error.errno == "ENOSPC"
+            kind = errors.OutputFull if full else errors.OutputError
+            raise kind(f"cannot write to {self._path}: {error.string} {self._said()}".rstrip()) from error
+
+    def _said(self):
+        self._log.seek(0)
+        return " ".join(self._log.read().decode(errors="replace").split())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            for handle in self._handles:
+                with contextlib.suppress(Exception) if kind else self._translated():
+                    handle.shutdown()
+            self._server.terminate()
+            code = self._server.wait()
+            if kind is None and code != 0:
+                raise errors.OutputError(f"qemu-nbd failed to finish {self._path}: {self._said() or code}")
+        finally:
+            self._server.kill()
+            self._server.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._log.close()
+
+
+_KINDS = {"raw": _Raw, "qcow2": _Qcow2}
+
+
+def _require(program):
+    if shutil.which(program) is None:
+        raise errors.MissingSoftware(
+            f"{program} is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL), "
+            "or restore with --format raw"
+        )
+
+
+def _run(*command):
+    _require(command[0])
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise errors.OutputError(f"{command[0]} failed: {' '.join(done.stderr.split())}")

@@ -1,0 +1,86 @@
+"""How results look to a person: bars, tables and lines. Must not know: how anything is done, or the JSON output."""
+
+from __future__ import annotations
+
+import sys
+
+
+def size(count):
+    """Bytes as a short text, such as 12.5 MiB."""
+    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+class Bars:
+    """A bar a disk on the terminal (stderr), fed with progress events; silent where stderr is no terminal."""
+
+    def __init__(self, counter):
+        """counter: the member of an event that counts the bytes moved."""
+        self._counter = counter
+        self._tasks: dict = {}
+        self._progress = None
+
+    def __call__(self, event=None, disk=None, **values):
+        if event == "progress" and disk is not None and sys.stderr.isatty():
+            progress = self._started()
+            if disk not in self._tasks:
+                self._tasks[disk] = progress.add_task(disk, total=values["size"], moved="")
+            moved = size(values[self._counter])
+            progress.update(self._tasks[disk], completed=values["position"], moved=moved)
+
+    def _started(self):
+        if self._progress is None:
+            from rich import console, progress
+
+            self._progress = progress.Progress(
+                progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn(),
+                progress.TextColumn("{task.fields[moved]}"), progress.TransferSpeedColumn(),
+                progress.TimeRemainingColumn(), console=console.Console(stderr=True),
+            )  # fmt: skip
+            self._progress.start()
+        return self._progress
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def table(headings, rows):
+    """Rows of texts as aligned lines; plain, so that a pipe and a terminal show the same."""
+    lines = [headings, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def disks(point):
+    """The disks of a described point."""
+    headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "ZERO", "READ", "STORED")
+    counts = ("size", "dirty_bytes", "zero_bytes", "read_bytes", "stored_bytes")
+    return table(
+        headings, [(d["name"], d["mode"], d["reason"], *(size(d[count]) for count in counts)) for d in point["disks"]]
+    )
+
+
+def points(described):
+    """Points as a table, one line each."""
+    headings = ("DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED")
+    return table(headings, [_point_row(point) for point in described])
+
+
+def _point_row(point):
+    shown = ",".join(f"{disk['name']}:{disk['mode']}" for disk in point["disks"])
+    stored = size(sum(disk["stored_bytes"] for disk in point["disks"]))
+    named = (point[name] or "-" for name in ("domain", "id", "created", "parent", "checkpoint"))
+    return (*named, shown, stored)
+
+
+def show(point):
+    """One point, whole."""
+    members = ("id", "domain", "uuid", "created", "since", "checkpoint", "parent", "consistency")
+    lines = [f"{name + ':':13}{point[name] if point[name] is not None else '-'}" for name in members]
+    return "\n".join([*lines, "", disks(point)])

@@ -1,0 +1,177 @@
+"""Verify: is everything in the store what was stored, and does every chain hold?
+
+Owns: what is looked at and in which order; it goes on after a damage, so that all of them are told. Must not know:
+libvirt, what is printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+import numpy
+
+from . import errors, extents, manifest, pipeline, reader, series, store
+
+BATCH_FRAMES = 64
+BUDGET = 1 << 26  # bytes of decompressed frames under way
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as stored. disk and range (bytes) where they are known."""
+
+    point: Optional[str]
+    disk: Optional[str]
+    problem: str
+    offset: Optional[int] = None
+    length: Optional[int] = None
+
+
+@dataclass
+class Report:
+    """What was looked at, and every Damage found."""
+
+    points: int = 0
+    files: int = 0
+    frames: int = 0
+    raw_bytes: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+
+def verify(
+    root: str,
+    domain: Optional[str] = None,
+    point: Optional[str] = None,
+    quick: bool = False,
+    threads: int = 2,
+    report: Callable = lambda **event: None,
+    check: Callable = lambda: None,
+) -> Report:
+    """Look at one point with all that it builds on, or at every point (of one domain); quick: without decompressing."""
+    opened = store.open_store(root)
+    wanted = [series.only_series(opened, domain)] if domain or point else series.all_series(opened)
+    found = _Verify(quick, threads, report, check)
+    for each in wanted:
+        found.series(each, point)
+    return found.report
+
+
+class _Verify:
+    def __init__(self, quick, threads, tell, check):
+        self.report = Report()
+        self._quick, self._threads, self._tell, self._check = quick, threads, tell, check
+
+    def _damage(self, point, disk, problem, offset=None, length=None):
+        damage = Damage(point, disk, str(problem), offset, length)
+        self.report.damages.append(damage)
+        self._tell(event="damage", **vars(damage))
+
+    def series(self, target, wanted):
+        """Look at a series: all its points, or `wanted` and what it builds on."""
+        points, refused = target.load()
+        if wanted is not None:
+            points, refused = self._lineage(target, target.point(wanted)), []
+        for error in refused:
+            self._damage(None, None, error)
+        known_good: set[str] = set()
+        for point in points:
+            self.report.points += 1
+            self._files(target, point, known_good)
+            self._links(target, point)
+            for disk in point.manifest.disks:
+                self._disk(target, point, disk)
+
+    def _lineage(self, target, point):
+        points = [point]
+        try:
+            while (point := target.parent(point)) is not None:
+                points.insert(0, point)
+        except errors.NbdpullError:
+            pass  # _links tells it
+        return points
+
+    def _files(self, target, point, known_good):
+        """Size and digest of every file; one that several points refer to is read once."""
+        disks = {e.path: d.name for d in point.manifest.disks for e in [d.index, *d.chunks]}
+        entries = [entry for entry in point.manifest.all_files() if (entry.path, entry.sha256) not in known_good]
+        flaws = pipeline.ordered(
+            target.file_flaw, entries, threads=self._threads, budget=1, weight=lambda _: 0, check=self._check
+        )
+        for entry, flaw in zip(entries, flaws):
+            self.report.files += 1
+            if flaw:
+                self._damage(point.id, disks.get(entry.path), flaw)
+            else:
+                known_good.add((entry.path, entry.sha256))
+            self._tell(event="progress", point=point.id, files=self.report.files, frames=self.report.frames)
+
+    def _links(self, target, point):
+        try:
+            target.parent(point)
+            for disk in point.manifest.disks:
+                if point.manifest.parent:
+                    target.chain(point, disk.name)
+        except errors.MissingParent as error:
+            self._damage(point.id, None, error)
+
+    def _disk(self, target, point, disk):
+        """Every record, and unless quick every frame, of one disk of one point."""
+        try:
+            records = self._told_records(target, point, disk)
+            if self._quick:
+                for _ in records:
+                    self._check()
+            else:
+                self._frames(target, point, disk, records)
+        except errors.Damaged as error:
+            self._damage(point.id, disk.name, error)
+
+    def _told_records(self, target, point, disk):
+        """Yield the disk's records; a full disk whose records leave out a range is damaged."""
+        reached = 0
+        for batch in reader.records(target.store, target.folder, disk):
+            if disk.mode == manifest.FULL:
+                self._uncovered(point, disk, extents.gaps(batch, reached, int(extents.ends(batch[-1:])[0])))
+            reached = int(extents.ends(batch[-1:])[0])
+            yield batch
+        if disk.mode == manifest.FULL and reached < disk.size:
+            self._uncovered(point, disk, [(reached, disk.size - reached)])
+
+    def _uncovered(self, point, disk, gaps):
+        for offset, length in gaps:
+            self._damage(point.id, disk.name, "the index leaves out a range of a full disk", offset, length)
+
+    def _frames(self, target, point, disk, record_batches):
+        with reader.FrameReader(target.store, target.folder, disk) as frames:
+
+            def work(records):
+                return records, [_frame_flaw(frames, record) for record in records]
+
+            data = (part for batch in record_batches for part in _in_parts(batch[batch["kind"] == extents.DATA]))
+            for records, flaws in pipeline.ordered(
+                work,
+                data,
+                threads=self._threads,
+                budget=BUDGET,
+                weight=lambda records: int(records["raw"].sum()),
+                check=self._check,
+            ):
+                self.report.frames += len(records)
+                self.report.raw_bytes += int(records["raw"].sum())
+                for record, flaw in zip(records, flaws):
+                    if flaw:
+                        self._damage(point.id, disk.name, flaw, int(record["offset"]), int(record["length"]))
+                self._tell(event="progress", point=point.id, files=self.report.files, frames=self.report.frames)
+
+
+def _in_parts(records):
+    return numpy.array_split(records, -(-len(records) // BATCH_FRAMES)) if len(records) else []
+
+
+def _frame_flaw(frames, record):
+    try:
+        frames.read(record)
+    except errors.Damaged as error:
+        return str(error)
+    return None
