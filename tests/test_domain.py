@@ -1,0 +1,656 @@
+"""The seam to libvirt against the real one; a call is meddled with only where libvirt does not fail on demand."""
+
+import errno
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from bed.machine import MIB, Disk, wait_for
+
+from nbdpull import domain, domain_xml, errors
+
+libvirt = pytest.importorskip("libvirt")
+
+RUN = "20261122T194500Z-7f3a9c0d11223344"
+
+
+class Meddled:
+    """A libvirt object, some of its methods replaced."""
+
+    def __init__(self, real, **methods):
+        self._real = real
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+def libvirt_error(code, number=-1):
+    """What libvirt raises: code, and the errno that it tells with a system error."""
+    error = libvirt.libvirtError("failed")
+    error.args = ("libvirt's words\nin lines",)
+    error.err = (code, 10, error.args[0], 2, None, None, None, number, -1)
+    return error
+
+
+def raising(error):
+    def call(*_args):
+        raise error
+    return call
+
+
+@pytest.fixture(scope="module")
+def shared(private_libvirt, tmp_path_factory):
+    """A machine for the tests that leave it as it was."""
+    from bed.machine import Machine
+    disks = {"vda": 8 * MIB, "vdb": Disk(MIB, "raw")}
+    with Machine(private_libvirt, tmp_path_factory.mktemp("images"), disks) as machine:
+        machine.create_checkpoint("foreign")
+        yield machine
+
+
+@pytest.fixture
+def vm(shared):
+    with domain.open(shared.name) as vm:
+        yield vm
+        assert_idle(vm, ["foreign"])
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def plan(scratch, disks=("vda", "vdb"), since=None, run_id=RUN, **options):
+    options = {"checkpoint": f"auto-{run_id}", "checkpoint_disks": ["vda"], **options}
+    return domain.Plan(run_id, {disk: since for disk in disks}, scratch_dir=str(scratch), **options)
+
+
+def assert_idle(vm, checkpoints):
+    assert vm.backup_job() is None
+    vm.require_idle()
+    assert vm.checkpoints() == checkpoints
+    assert not os.path.lexists(vm.socket_path(RUN))
+
+
+def backup(vm, plan):
+    """A whole backup without a reader; the checkpoint made."""
+    with vm.backup(plan) as job:
+        job.finish()
+        return job.checkpoint
+
+
+# Opening
+
+def test_no_such_domain_names_those_that_exist(shared):
+    with pytest.raises(errors.NoSuchDomain, match=f"no domain 'vm-none' at .*{shared.name}"), domain.open("vm-none"):
+        pass
+
+
+@pytest.mark.parametrize("uri", ["qemu:///nowhere", "qemu+unix:///system?socket=/no/such/sock", "nonsense://"])
+def test_no_such_hypervisor(uri, capfd):
+    with pytest.raises(errors.HypervisorError, match="cannot connect to libvirt at"), domain.open("vm", uri):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody without permission")
+def test_no_permission_to_connect(shared):
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setuid(65534)
+            with domain.open(shared.name):
+                os._exit(1)
+        except errors.AccessDenied as error:
+            os._exit(0 if "group libvirt" in str(error) else 2)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_no_permission_to_write(shared, scratch, monkeypatch):
+    monkeypatch.setattr(libvirt, "open", libvirt.openReadOnly)
+    with domain.open(shared.name) as vm, pytest.raises(errors.AccessDenied), vm.backup(plan(scratch)):
+        pass
+
+
+def test_missing_bindings(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    monkeypatch.delitem(sys.modules, "nbdpull.domain")
+    with pytest.raises(errors.MissingSoftware, match="python3-libvirt .* libvirt-python"):
+        importlib.import_module("nbdpull.domain")
+
+
+@pytest.mark.parametrize("code, number, kind", [
+    (88, -1, errors.AccessDenied),
+    (45, -1, errors.AccessDenied),
+    (79, -1, errors.AccessDenied),
+    (94, -1, errors.AccessDenied),
+    (38, errno.EACCES, errors.AccessDenied),
+    (38, errno.ECONNREFUSED, errors.HypervisorError),
+    (3, -1, errors.Unsupported),
+    (84, -1, errors.Unsupported),
+    (92, -1, errors.Unsupported),
+    (68, -1, errors.Busy),
+    (109, -1, errors.CheckpointUnusable),
+    (1, -1, errors.HypervisorError),
+])  # fmt: skip
+def test_begin_error_by_code(vm, scratch, code, number, kind):
+    vm._dom = Meddled(vm._dom, backupBegin=raising(libvirt_error(code, number)))
+    with pytest.raises(kind) as caught, vm.backup(plan(scratch)):
+        pass
+    assert caught.type is kind
+    assert vm.name in str(caught.value) and "(libvirt's words in lines)" in str(caught.value)
+    assert isinstance(caught.value.__cause__, libvirt.libvirtError)
+    assert caught.value.left_behind == []
+
+
+def test_hypervisor_that_can_do_no_backups():
+    with domain.open("test", "test:///default") as vm, pytest.raises(errors.Unsupported, match="needs? libvirt 7.6"):
+        vm.require_idle()
+
+
+# Facts
+
+def test_facts(vm, shared):
+    assert (vm.name, vm.uuid, vm.uri) == (shared.name, shared.uuid, shared.bed.uri)
+    assert vm.active and vm.id == shared.domain.ID() and not vm.is_remote
+    assert set(vm.versions) == {"libvirt", "qemu"}
+    assert tuple(map(int, vm.versions["libvirt"].split("."))) >= (7, 6, 0)
+    assert vm.supports_checkpoints
+    assert f"<name>{vm.name}</name>" in vm.domain_xml() and "<alias" not in vm.domain_xml()
+    assert vm.nvram_path is None
+    vm.require_running()
+
+
+def test_daemon_too_old_for_checkpoints(vm):
+    vm._connection = Meddled(vm._connection, getLibVersion=lambda: 7_005_000)
+    assert not vm.supports_checkpoints
+
+
+def test_disks(machine):
+    made = machine({"vda": 3 * MIB, "vdb": Disk(MIB + 512, "raw"), "vdc": Disk(MIB, options="compat=0.10")})
+    made.stop()
+    for xml in (
+        "<disk type='file' device='cdrom'><target dev='hda' bus='ide'/><readonly/></disk>",
+        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{made.disks['vda'].path}'/>"
+        "<target dev='sdb' bus='scsi'/><readonly/><shareable/></disk>",
+    ):
+        made.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    with domain.open(made.name) as vm:
+        disks = {disk.target: disk for disk in vm.disks()}
+    assert {target: (disk.format, disk.size, disk.bitmaps) for target, disk in disks.items()} == {
+        "vda": ("qcow2", 3 * MIB, True),
+        "vdb": ("raw", MIB + 512, False),
+        "vdc": ("qcow2", MIB, False),
+        "sdb": ("qcow2", 3 * MIB, True),
+        "hda": ("raw", None, None),
+    }
+    assert disks["vda"].source == str(made.disks["vda"].path)
+    assert [target for target, disk in disks.items() if disk.readonly] == ["hda", "sdb"]
+    assert [target for target, disk in disks.items() if disk.empty] == ["hda"]
+
+
+def test_size_of_a_grown_disk(machine):
+    made = machine({"vda": MIB})
+    made.resize("vda", 2 * MIB)
+    with domain.open(made.name) as vm:
+        assert vm.disks()[0].size == 2 * MIB
+
+
+@pytest.mark.parametrize("uri, remote", [
+    ("qemu:///system", False),
+    ("qemu+unix:///system?socket=/run/x", False),
+    ("qemu+ssh://root@host/system", True),
+    ("qemu+ssh://localhost:2222/system", True),
+    ("qemu+tls://host/system", True),
+])  # fmt: skip
+def test_remote(vm, monkeypatch, uri, remote):
+    monkeypatch.setattr(vm, "uri", uri)
+    assert vm.is_remote is remote
+
+
+def test_socket_path_is_libvirts_own_for_the_domain(vm):
+    if vm.uri == "qemu:///system":
+        assert Path(vm.socket_path(RUN)).parent.is_dir()
+        assert Path(vm.socket_path(RUN)).parent.name == f"domain-{vm.id}-{vm.name[:20]}"
+    assert RUN in vm.socket_path(RUN)
+
+
+@pytest.mark.parametrize("uri, name", [("qemu:///session", "vm1"), ("qemu+ssh://host/system", "\N{FULL BLOCK}" * 20)])
+def test_socket_path_without_such_a_place(vm, monkeypatch, uri, name):
+    monkeypatch.setattr(vm, "uri", uri)
+    monkeypatch.setattr(vm, "name", name)
+    assert vm.socket_path(RUN) == f"/var/tmp/nbdpull-{RUN}.sock"
+
+
+# Checkpoints
+
+def test_checkpoint(vm):
+    checkpoint = vm.checkpoint("foreign")
+    assert (checkpoint.name, checkpoint.disks, checkpoint.run_id) == ("foreign", {"vda": True}, None)
+    assert abs(checkpoint.creation_time - time.time()) < 600
+    assert vm.uuid in checkpoint.xml
+
+
+def test_no_such_checkpoint_names_those_that_exist(vm):
+    with pytest.raises(errors.NoSuchCheckpoint, match="no checkpoint 'chk9'; it has foreign"):
+        vm.checkpoint("chk9")
+
+
+def remove_bitmap(machine, disk, name):
+    serial = next(block for block in machine.qmp("query-block") if disk in str(block["inserted"]["image"]["filename"]))
+    machine.qmp("block-dirty-bitmap-remove", node=serial["inserted"]["node-name"], name=name)
+
+
+def test_broken_bitmap_is_seen_and_refused(machine, scratch):
+    made = machine({"vda": MIB, "vdb": MIB})
+    made.create_checkpoint("base")
+    remove_bitmap(made, "vdb", "base")
+    with domain.open(made.name) as vm:
+        assert vm.checkpoint("base").disks == {"vda": True, "vdb": False}
+        with pytest.raises(errors.CheckpointUnusable), vm.backup(plan(scratch, since="base")):
+            pass
+        assert_idle(vm, ["base"])
+
+
+def test_bitmaps_after_a_crash_are_unusable(machine):
+    made = machine({"vda": MIB})
+    made.create_checkpoint("base")
+    made.stop()
+    made.start()
+    with domain.open(made.name) as vm:
+        assert vm.checkpoint("base").disks == {"vda": True}
+        made.kill()
+        assert vm.checkpoint("base").disks == {"vda": None}
+        made.start()
+        assert vm.checkpoint("base").disks == {"vda": False}
+        assert vm.delete_checkpoint("base")
+    assert made.bitmaps("vda") == {}
+
+
+def test_delete_checkpoint(machine):
+    made = machine({"vda": MIB})
+    made.create_checkpoint("a")
+    with domain.open(made.name) as vm:
+        assert vm.delete_checkpoint("a") is True
+        assert vm.delete_checkpoint("a") is False
+    assert made.bitmaps("vda") == {}
+
+
+@pytest.mark.parametrize("broken", [["vda"], ["vdb"], ["vda", "vdb"]])
+def test_delete_checkpoint_of_which_a_bitmap_is_gone(machine, broken):
+    made = machine({"vda": MIB, "vdb": MIB})
+    for name in "abc":
+        made.create_checkpoint(name)
+    for disk in broken:
+        remove_bitmap(made, disk, "b")
+    with domain.open(made.name) as vm:
+        assert vm.delete_checkpoint("b") is True
+        assert vm.checkpoints() == ["a", "c"]
+        assert vm.checkpoint("c").disks == {"vda": True, "vdb": True}
+    assert set(made.bitmaps("vda")) == set(made.bitmaps("vdb")) == {"a", "c"}
+
+
+def test_checkpoints_oldest_first_whoever_is_whose_child(machine):
+    made = machine({"vda": MIB})
+    made.create_checkpoint("one")
+    time.sleep(1.1)  # libvirt tells whole seconds
+    made.create_checkpoint("two")
+    with domain.open(made.name) as vm:
+        xml = vm.checkpoint("one").xml
+        made.domain.checkpointLookupByName("one").delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+        made.domain.checkpointCreateXML(xml, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+        assert vm.checkpoints() == ["one", "two"]
+
+
+# A backup
+
+def test_full_then_incremental(machine, scratch):
+    made = machine({"vda": 8 * MIB, "vdb": Disk(MIB, "raw")})
+    made.create_checkpoint("foreign1")
+    time.sleep(1.1)
+    with domain.open(made.name) as vm:
+        with vm.backup(plan(scratch, description="<hello>")) as job:
+            assert job.exports == {"vda": ("vda", None), "vdb": ("vdb", None)}
+            assert job.socket == vm.socket_path(RUN) and os.path.exists(job.socket)
+            assert sorted(os.listdir(scratch)) == [f"nbdpull-{RUN}-vda.scratch", f"nbdpull-{RUN}-vdb.scratch"]
+            assert job.checkpoint.disks == {"vda": True}
+            assert job.checkpoint.description == f"nbdpull run {RUN} <hello>"
+            job.require_alive()
+            made.write("vda", 0, 200 * 1024)
+            assert job.stats() == {"scratch_bytes": 256 * 1024}
+            job.finish()
+            assert job.stats() == {"scratch_bytes": 256 * 1024}
+        assert os.listdir(scratch) == []
+        assert_idle(vm, ["foreign1", f"auto-{RUN}"])
+        second = plan(scratch, ["vda"], since=f"auto-{RUN}", run_id="R2", checkpoint=None)
+        with vm.backup(second) as job:
+            assert job.exports == {"vda": ("vda", "nbdpull-R2-vda")}
+            assert job.checkpoint is None
+            job.finish()
+        assert_idle(vm, ["foreign1", f"auto-{RUN}"])
+
+
+def test_own_socket(vm, tmp_path):
+    socket = str(tmp_path / "own.sock")
+    with vm.backup(plan(tmp_path, ["vda"], socket=socket)) as job:
+        assert job.socket == socket and os.path.exists(socket)
+    assert not os.path.exists(socket)
+
+
+def test_left_without_finish(vm, scratch):
+    with vm.backup(plan(scratch)) as job:
+        pass
+    assert not job.finished and os.listdir(scratch) == []
+
+
+@pytest.mark.parametrize("reason", [errors.SourceError("lost"), KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.parametrize("finish", [False, True])
+def test_left_by_an_exception(vm, scratch, reason, finish):
+    with pytest.raises(type(reason)) as caught, vm.backup(plan(scratch)) as job:
+        if finish:
+            job.finish()
+        raise reason
+    assert caught.value is reason and reason.left_behind == []
+    assert os.listdir(scratch) == []
+
+
+def test_the_first_error_is_not_hidden_and_leftovers_are_told(machine, scratch):
+    made = machine({"vda": MIB})
+    with domain.open(made.name) as vm:
+        with pytest.raises(errors.SourceError) as caught, vm.backup(plan(scratch, ["vda"])):
+            made.stop()
+            raise errors.SourceError("connection reset")
+        assert caught.value.left_behind == [
+            f"checkpoint 'auto-{RUN}' is left behind: domain '{vm.name}' is not running: start it first"]
+        assert os.listdir(scratch) == []
+
+
+def test_leftovers_alone_are_an_error(vm, scratch):
+    with pytest.raises(errors.HypervisorError, match="checkpoint 'auto-.* is left behind"):  # noqa: SIM117
+        with vm.backup(plan(scratch)):
+            vm.delete_checkpoint = raising(errors.HypervisorError("no"))
+    del vm.delete_checkpoint
+    vm.delete_checkpoint(f"auto-{RUN}")
+
+
+def test_interrupted_before_begin_returned(vm, scratch):
+    def begin(*args):
+        real.backupBegin(*args)
+        raise KeyboardInterrupt
+
+    real, vm._dom = vm._dom, None
+    vm._dom = Meddled(real, backupBegin=begin)
+    with pytest.raises(KeyboardInterrupt), vm.backup(plan(scratch)):
+        pass
+    assert os.listdir(scratch) == []
+
+
+@pytest.mark.parametrize("delay", [0.001, 0.01, 0.02, 0.04, 0.08])
+def test_interrupted_by_a_signal(vm, scratch, delay):
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+        timer.start()
+        with vm.backup(plan(scratch)):
+            time.sleep(10)
+    assert os.listdir(scratch) == []
+
+
+# What is refused before or by begin
+
+def test_not_running(machine, scratch):
+    made = machine({"vda": MIB})
+    made.create_checkpoint("c")
+    made.stop()
+    with domain.open(made.name) as vm:
+        for call in (vm.require_running, vm.require_idle, lambda: vm.delete_checkpoint("c")):
+            with pytest.raises(errors.DomainNotRunning, match="is not running: start it"):
+                call()
+        with pytest.raises(errors.DomainNotRunning), vm.backup(plan(scratch)):
+            pass
+        assert vm.checkpoints() == ["c"] and vm.backup_job() is None and vm.id == -1
+
+
+def test_base_that_does_not_exist(vm, scratch):
+    with pytest.raises(errors.NoSuchCheckpoint, match="'chk9'; it has foreign"), vm.backup(plan(scratch, since="chk9")):
+        pass
+
+
+def test_base_that_does_not_cover_the_disk(machine, scratch):
+    made = machine({"vda": MIB, "vdb": MIB})
+    made.create_checkpoint("c", ["vda"])
+    with domain.open(made.name) as vm, pytest.raises(errors.CheckpointUnusable), vm.backup(plan(scratch, since="c")):
+        pass
+
+
+def test_checkpoint_that_exists_is_left_alone(vm, scratch, shared):
+    with pytest.raises(errors.CheckpointExists, match="'foreign'"), vm.backup(plan(scratch, checkpoint="foreign")):
+        pass
+    assert "foreign" in shared.bitmaps("vda")
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "\N{LATIN SMALL LETTER A WITH DIAERESIS}"])
+def test_impossible_checkpoint_name(vm, scratch, name):
+    with pytest.raises(errors.UsageError, match="checkpoint name"), vm.backup(plan(scratch, checkpoint=name)):
+        pass
+
+
+@pytest.mark.parametrize("socket", ["relative.sock", "/" + "x" * domain.SOCKET_PATH_MAX])
+def test_impossible_socket(vm, scratch, socket):
+    with pytest.raises(errors.UsageError, match="absolute .* 107"), vm.backup(plan(scratch, socket=socket)):
+        pass
+
+
+def test_socket_that_exists_is_left_alone(vm, scratch):
+    precious = scratch / "precious"
+    precious.write_text("x")
+    with pytest.raises(errors.OutputExists), vm.backup(plan(scratch, socket=str(precious))):
+        pass
+    assert precious.read_text() == "x"
+
+
+@pytest.mark.parametrize("options", [{"socket": "/no/such/place/x.sock"}, {"scratch": "/no/such/place"}])
+def test_place_that_qemu_cannot_use(vm, scratch, options):
+    options = plan(**{"scratch": scratch, **options})
+    with pytest.raises(errors.HypervisorError, match="cannot begin a backup.*/no/such/place"), vm.backup(options):
+        pass
+    assert os.listdir(scratch) == []
+
+
+FOREIGN = """
+<domainbackup mode='pull'><server transport='unix' socket='{0}/foreign.sock'/>
+  <disks><disk name='vda' backup='yes' type='file'><scratch file='{0}/foreign.qcow2'/></disk></disks>
+</domainbackup>"""
+
+
+def end_job(dom):
+    dom.abortJob()
+    wait_for(lambda: not dom.jobInfo()[0], "job ended")
+
+
+def test_backup_of_somebody_else_is_found_at_once(vm, shared, scratch):
+    shared.domain.backupBegin(FOREIGN.format(scratch), None)
+    before = time.monotonic()
+    for call in (vm.require_idle, vm.backup(plan(scratch)).__enter__):
+        with pytest.raises(errors.Busy, match=f"not of nbdpull .*{scratch}/foreign.sock"):
+            call()
+    assert time.monotonic() - before < 2
+    assert vm.backup_job().run_id is None
+    end_job(shared.domain)
+
+
+def test_backup_of_ours_is_named(vm, scratch):
+    with vm.backup(plan(scratch)) as job:
+        with pytest.raises(errors.Busy, match=f"of nbdpull run {RUN}"), vm.backup(plan(scratch, run_id="R2")):
+            pass
+        job.require_alive()
+
+
+def test_other_job_is_named(vm):
+    real, vm._dom = vm._dom, Meddled(vm._dom, jobStats=lambda _flags: {"type": 2, "operation": 5})
+    with pytest.raises(errors.Busy, match="outgoing migration"):
+        vm.require_idle()
+    vm._dom = real
+
+
+def test_block_job_is_named(vm, shared, scratch):
+    target = f"<disk type='file'><source file='{scratch}/copy'/><driver type='qcow2'/></disk>"
+    shared.domain.blockCopy("vda", target, {}, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+    with pytest.raises(errors.Busy, match="disk vda .*block job"), vm.backup(plan(scratch)):
+        pass
+    assert vm.backup_job() is None
+    shared.domain.blockJobAbort("vda")
+
+
+# A begin that fails late
+
+def test_begin_that_fails_at_the_export(vm, scratch, monkeypatch):
+    real = domain_xml.disk_backup
+    monkeypatch.setattr(domain_xml, "disk_backup", lambda *args: domain.replace(real(*args), export="same"))
+    with pytest.raises(errors.HypervisorError, match="already has export"), vm.backup(plan(scratch)):
+        pass
+    assert os.listdir(scratch) == []
+
+
+@pytest.mark.parametrize("cured", [True, False])
+def test_begin_that_cannot_store_the_checkpoint(machine, scratch, private_libvirt, cured):
+    """libvirt then has no checkpoint, but QEMU has bitmaps of its name."""
+    made = machine({"vda": MIB})
+    made.create_checkpoint("foreign")
+    root = Path("/var/lib/libvirt") if private_libvirt.root else private_libvirt.folder
+    folder = next(root.rglob(f"{made.name}/foreign.xml")).parent
+    aside = folder.with_name("aside")
+
+    def begin(*args):
+        folder.rename(aside)
+        folder.write_text("in the way")
+        try:
+            return real.backupBegin(*args)
+        finally:
+            if cured:
+                put_back()
+
+    def put_back():
+        folder.unlink()
+        aside.rename(folder)
+
+    with domain.open(made.name) as vm:
+        real, vm._dom = vm._dom, Meddled(vm._dom, backupBegin=begin)
+        with pytest.raises(errors.HypervisorError, match="save metadata") as caught, vm.backup(plan(scratch, ["vda"])):
+            pass
+        if cured:
+            assert caught.value.left_behind == [] and set(made.bitmaps("vda")) == {"foreign"}
+        else:
+            assert len(caught.value.left_behind) == 1 and f"checkpoint 'auto-{RUN}'" in caught.value.left_behind[0]
+            put_back()
+        assert_idle(vm, ["foreign"])
+    assert os.listdir(scratch) == []
+
+
+def test_a_bitmap_of_unknown_origin_is_left_alone(machine, scratch):
+    """Its checkpoint's metadata is lost, and the user gave its name again: no proof that it is ours."""
+    made = machine({"vda": MIB})
+    made.create_checkpoint("chk1")
+    made.domain.checkpointLookupByName("chk1").delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    with domain.open(made.name) as vm:
+        with pytest.raises(errors.HypervisorError, match="chk1"), vm.backup(plan(scratch, ["vda"], checkpoint="chk1")):
+            pass
+        assert_idle(vm, [])
+    assert "chk1" in made.bitmaps("vda")
+
+
+def test_begin_of_something_else_than_asked(vm, scratch):
+    def told(flags):
+        return real.backupGetXMLDesc(flags).replace("exportname='vda'", "exportname='vdz'")
+
+    real = vm._dom
+    vm._dom = Meddled(real, backupGetXMLDesc=told)
+    with pytest.raises(errors.HypervisorError, match="another backup than asked"), vm.backup(plan(scratch)):
+        pass
+    assert os.listdir(scratch) == []
+
+
+def test_job_that_no_abort_finds(vm, scratch):
+    """A daemon can be left with a backup that is no job: only its block jobs can be ended then."""
+    real = vm._dom
+    with pytest.raises(errors.SourceError), vm.backup(plan(scratch)):
+        vm._dom = Meddled(real, jobStats=lambda _flags: {"type": 0}, abortJob=raising(libvirt_error(55)))
+        raise errors.SourceError("x")
+    assert os.listdir(scratch) == []
+
+
+# The end
+
+def test_abort_that_has_to_wait_is_tried_again(vm, scratch):
+    real, calls = vm._dom, []
+
+    def abort():
+        calls.append(1)
+        if len(calls) < 3:
+            raise libvirt_error(68)
+        return real.abortJob()
+
+    with vm.backup(plan(scratch)) as job:
+        vm._dom = Meddled(real, abortJob=abort)
+        job.finish()
+    assert len(calls) == 3
+    vm.delete_checkpoint(f"auto-{RUN}")
+
+
+def test_job_that_does_not_end(vm, scratch, monkeypatch):
+    monkeypatch.setattr(domain, "END_TIMEOUT", 0.1)
+    real = vm._dom
+    with pytest.raises(errors.SourceError) as caught, vm.backup(plan(scratch)):
+        vm._dom = Meddled(real, abortJob=lambda: 0)
+        raise errors.SourceError("x")
+    assert "did not end" in caught.value.left_behind[0]
+    assert len(os.listdir(scratch)) == 2  # QEMU still uses them
+    vm._dom = real
+    end_job(real)
+
+
+def test_job_ended_by_somebody_else(vm, shared, scratch):
+    with pytest.raises(errors.JobLost, match="it ended before all was read"), vm.backup(plan(scratch)) as job:
+        end_job(shared.domain)
+        with pytest.raises(errors.JobLost):
+            job.require_alive()
+        job.finish()
+
+
+def test_job_of_somebody_else_in_place_of_ours_is_left_alone(vm, shared, scratch):
+    with pytest.raises(errors.JobLost), vm.backup(plan(scratch)) as job:
+        end_job(shared.domain)
+        wait_for(lambda: vm.backup_job() is None, "gone")
+        shared.domain.backupBegin(FOREIGN.format(scratch), None)
+        job.finish()
+    assert shared.job_active() and os.path.exists(f"{scratch}/foreign.sock")
+    end_job(shared.domain)
+
+
+def test_domain_that_stops(machine, scratch):
+    made = machine({"vda": MIB})
+    with domain.open(made.name) as vm, pytest.raises(errors.JobLost, match="the domain stopped"):  # noqa: SIM117
+        with vm.backup(plan(scratch, ["vda"])) as job:
+            made.kill()
+            job.finish()
+    assert os.listdir(scratch) == []
+
+
+def test_job_without_success(vm, scratch):
+    def stats(flags):
+        return {**real.jobStats(flags), **({"success": False, "errmsg": "disk is gone"} if flags else {})}
+
+    real = vm._dom
+    vm._dom = Meddled(real, jobStats=stats)
+    with pytest.raises(errors.JobLost, match="disk is gone"), vm.backup(plan(scratch)) as job:
+        job.finish()

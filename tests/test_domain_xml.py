@@ -1,0 +1,208 @@
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from nbdpull import domain_xml
+from nbdpull.domain_xml import Backup, Checkpoint, DiskBackup
+
+
+def normal(xml):
+    """XML without what has no meaning in it: indentation and the order of attributes."""
+    return ET.canonicalize(xml, strip_text=True)
+
+
+def same(ours, wanted):
+    assert normal(ours) == normal(wanted)
+
+
+FULL = DiskBackup(None, "vdb", None, "/s/nbdpull-R-1-vdb.scratch")
+SINCE = DiskBackup("chk3", "vda", "nbdpull-R-1-vda", "/s/nbdpull-R-1-vda.scratch")
+
+BACKUP = """
+<domainbackup mode='pull'>
+  <server transport='unix' socket='/run/&lt;a&gt;.sock'/>
+  <disks>
+    <disk name='vda' backup='yes' type='file' backupmode='incremental' incremental='chk3' exportname='vda'
+          exportbitmap='nbdpull-R-1-vda'{index}>
+      <driver type='qcow2'/>
+      <scratch file='/s/nbdpull-R-1-vda.scratch'/>
+    </disk>
+    <disk name='vdb' backup='yes' type='file' backupmode='full' exportname='vdb'>
+      <driver type='qcow2'/>
+      <scratch file='/s/nbdpull-R-1-vdb.scratch'/>
+    </disk>{others}
+  </disks>
+</domainbackup>"""
+
+
+def test_backup_is_built():
+    backup = Backup("pull", "/run/<a>.sock", {"vda": SINCE, "vdb": FULL})
+    same(domain_xml.backup_xml(backup), BACKUP.format(index="", others=""))
+
+
+def test_backup_is_read_back_as_it_was_built():
+    backup = Backup("pull", "/run/<a>.sock", {"vda": SINCE, "vdb": FULL})
+    told = BACKUP.format(index=" index='8'", others="<disk name='sda' backup='no'/>")
+    assert domain_xml.parse_backup(told) == backup
+    assert domain_xml.parse_backup(domain_xml.backup_xml(backup)) == backup
+
+
+def test_a_bitmap_told_for_a_full_disk_is_none():
+    xml = "<domainbackup mode='pull'><disks><disk name='vda' backup='yes' exportbitmap='x'/></disks></domainbackup>"
+    assert domain_xml.parse_backup(xml).disks == {"vda": DiskBackup(None, "vda", None, None)}
+
+
+def test_names_of_a_run():
+    assert domain_xml.disk_backup("R-1", "vda", "chk3", "/s/") == SINCE
+    assert domain_xml.disk_backup("R-1", "vdb", None, "/s") == FULL
+
+
+@pytest.mark.parametrize("scratches, run_id", [
+    (["/s/nbdpull-R-1-vda.scratch", "/t/nbdpull-R-1-vdb.scratch"], "R-1"),
+    (["/s/nbdpull-R-1-vda.scratch", "/t/nbdpull-R-2-vdb.scratch"], None),
+    (["/s/nbdpull-R-1-vda.scratch", "/t/other"], None),
+    (["/s/vda.qcow2"], None),
+    ([None], None),
+    ([], None),
+])  # fmt: skip
+def test_whose_backup_it_is(scratches, run_id):
+    disks = {str(number): DiskBackup(None, "x", None, scratch) for number, scratch in enumerate(scratches)}
+    assert Backup("pull", None, disks).run_id == run_id
+
+
+def test_push_backup_of_somebody():
+    disks = "<disk name='vda' backup='yes' type='file'><target file='/x'/></disk>"
+    xml = f"<domainbackup><disks>{disks}</disks></domainbackup>"
+    backup = domain_xml.parse_backup(xml)
+    assert (backup.mode, backup.socket, backup.run_id) == ("push", None, None)
+
+
+def test_checkpoint_is_built():
+    xml = domain_xml.checkpoint_xml("c-1", domain_xml.description("R-1", "for <me> & you"), ["vda", "vdb"])
+    same(xml, """
+<domaincheckpoint>
+  <name>c-1</name>
+  <description>nbdpull run R-1 for &lt;me&gt; &amp; you</description>
+  <disks>
+    <disk name='vda' checkpoint='bitmap'/>
+    <disk name='vdb' checkpoint='bitmap'/>
+  </disks>
+</domaincheckpoint>""")
+
+
+def test_redefinition():
+    checkpoint = Checkpoint("c", 12, "text", {"vda": None}, "")
+    same(domain_xml.redefinition_xml(checkpoint), """
+<domaincheckpoint>
+  <name>c</name>
+  <description>text</description>
+  <disks><disk name='vda' checkpoint='bitmap'/></disks>
+  <creationTime>12</creationTime>
+</domaincheckpoint>""")
+
+
+CHECKPOINT = """
+<domaincheckpoint>
+  <name>c2</name>
+  <description>nbdpull run R-1</description>
+  <parent><name>c1</name></parent>
+  <creationTime>1795379884</creationTime>
+  <disks>
+    <disk name='vda' checkpoint='bitmap' bitmap='c2' size='0'/>
+    <disk name='vdb' checkpoint='bitmap' bitmap='c2'/>
+    <disk name='vdc' checkpoint='no'/>
+  </disks>
+  <domain type='qemu'><name>vm1</name></domain>
+</domaincheckpoint>"""
+
+
+def test_checkpoint_is_parsed():
+    checkpoint = domain_xml.parse_checkpoint(CHECKPOINT, with_size=True)
+    assert (checkpoint.name, checkpoint.creation_time, checkpoint.run_id) == ("c2", 1795379884, "R-1")
+    assert checkpoint.disks == {"vda": True, "vdb": False}
+    assert checkpoint.xml == CHECKPOINT
+
+
+def test_without_sizes_nothing_is_known_of_the_bitmaps():
+    assert domain_xml.parse_checkpoint(CHECKPOINT, with_size=False).disks == {"vda": None, "vdb": None}
+
+
+@pytest.mark.parametrize("description", ["", "made by nbdpull run R-1", "weekly"])
+def test_checkpoint_of_somebody(description):
+    assert Checkpoint("c", 0, description, {}, "").run_id is None
+
+
+DISKS = """
+<domain type='kvm'>
+  <os>
+    <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
+    <nvram template='/t.fd'>/var/lib/libvirt/qemu/nvram/vm1_VARS.fd</nvram>
+  </os>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='/i/a &amp; b.qcow2' index='4'/>
+      <backingStore type='file'><format type='raw'/><source file='/base'/></backingStore>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <disk type='block' device='disk'>
+      <driver name='qemu' type='raw'/><source dev='/dev/vg/lv'/><target dev='vdb' bus='virtio'/><transient/>
+    </disk>
+    <disk type='network' device='disk'>
+      <driver name='qemu' type='raw'/><source protocol='rbd' name='pool/image'><host name='mon1'/></source>
+      <target dev='vdc' bus='virtio'/>
+    </disk>
+    <disk type='volume' device='disk'>
+      <driver name='qemu' type='qcow2'/><source pool='p' volume='v'/><target dev='vdd' bus='sd'/>
+    </disk>
+    <disk type='nvme' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source type='pci' namespace='1'><address domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></source>
+      <target dev='vde' bus='virtio'/>
+    </disk>
+    <disk type='vhostuser' device='disk'>
+      <driver name='qemu' type='raw'/><source type='unix' path='/run/vhost.sock'/><target dev='vdf' bus='virtio'/>
+    </disk>
+    <disk type='file' device='cdrom'><driver name='qemu'/><target dev='sda' bus='sata'/><readonly/></disk>
+  </devices>
+</domain>"""
+
+
+def test_disks_are_parsed():
+    disks = domain_xml.parse_disks(DISKS)
+    assert [(disk.target, disk.type, disk.source, disk.format, disk.bus) for disk in disks] == [
+        ("vda", "file", "/i/a & b.qcow2", "qcow2", "virtio"),
+        ("vdb", "block", "/dev/vg/lv", "raw", "virtio"),
+        ("vdc", "network", "rbd:pool/image", "raw", "virtio"),
+        ("vdd", "volume", "p:v", "qcow2", "sd"),
+        ("vde", "nvme", "1:0x0000:0x01:0x00:0x0", "raw", "virtio"),
+        ("vdf", "vhostuser", "/run/vhost.sock", "raw", "virtio"),
+        ("sda", "file", "", "raw", "sata"),
+    ]
+    assert [disk.target for disk in disks if disk.empty] == ["sda"]
+    assert [disk.target for disk in disks if disk.readonly] == ["sda"]
+    assert [disk.target for disk in disks if disk.transient] == ["vdb"]
+    assert [disk.target for disk in disks if disk.device != "disk"] == ["sda"]
+
+
+def test_platform():
+    assert domain_xml.platform(DISKS) == ("/usr/bin/qemu-system-x86_64", "x86_64", "pc-q35-7.2", "kvm")
+
+
+@pytest.mark.parametrize("nvram, path", [
+    ("<nvram template='/t.fd'>/n.fd</nvram>", "/n.fd"),
+    ("<nvram type='file'><source file='/n.fd'/></nvram>", "/n.fd"),
+    ("", None),
+])  # fmt: skip
+def test_nvram(nvram, path):
+    assert domain_xml.nvram_path(f"<domain><os>{nvram}</os></domain>") == path
+
+
+@pytest.mark.parametrize("feature, supported", [
+    ("<backup supported='yes'/>", True),
+    ("<backup supported='no'/>", False),
+    ("", False),
+])  # fmt: skip
+def test_capabilities(feature, supported):
+    xml = f"<domainCapabilities><features>{feature}</features></domainCapabilities>"
+    assert domain_xml.supports_backup(xml) is supported
