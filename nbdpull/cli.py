@@ -58,14 +58,23 @@ def _pull(args, report, check):
 
 def _next_command(args, point):
     """The command line that goes on from this point."""
-    words = ["nbdpull", *(["pull"] if args.domain in arguments.VERBS else []), args.domain]
+    dashed = args.domain.startswith("-")
+    words = ["nbdpull", *(["pull"] if dashed or args.domain in arguments.VERBS else [])]
+    words += [] if dashed else [args.domain]
     if point["checkpoint"]:
-        words += ["--since", point["checkpoint"]]
-    words += ["-o", args.output]
+        words += _option("--since", point["checkpoint"])
+    words += _option("-o", args.output)
     words += ["-c", args.connect] if args.connect else []
     words += [word for name in args.disk for word in ("--disk", name)]
     words += [word for name in args.exclude for word in ("--exclude", name)]
-    return shlex.join(words)
+    return shlex.join([*words, "--", args.domain] if dashed else words)
+
+
+def _option(name, value):
+    """An option and its value as words; a value that looks like an option is joined to its name."""
+    if not value.startswith("-"):
+        return [name, value]
+    return [f"{name}={value}" if name.startswith("--") else name + value]
 
 
 def _pull_text(args, point, next_command):
@@ -250,7 +259,9 @@ def _stopping():
         if got:
             raise errors.Interrupted(got[0], f"stopped by {signal.Signals(got[0]).name}; nothing is left behind")
 
-    before = {number: signal.signal(number, lambda n, _: got.append(n)) for number in _SIGNALS}
+    # One that is ignored stays so: that is how nohup works.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda n, _: got.append(n)) for number in heard}
     try:
         yield check
     finally:

@@ -161,6 +161,10 @@ class MissingParent(Damaged):
     code = "missing-parent"
 
 
+class NoFullPull(MissingParent):
+    """The chain begins with a point that --since made without a parent here: nothing is damaged, but no image whole."""
+
+
 class Interrupted(NbdpullError):
     """A signal asked us to stop. The exit code is 128 plus the signal's number."""
 

@@ -51,7 +51,11 @@ def combine_status(start, limit, *contexts):
     """
     context_ends = [start + numpy.cumsum(lengths, dtype=numpy.uint64) for lengths, _ in contexts]
     end = min([limit] + [int(e[-1]) if len(e) else start for e in context_ends])
-    cuts = numpy.unique(numpy.concatenate([e[e < end] for e in context_ends] + [numpy.array([end], "u8")]))
+    if end <= start:
+        nothing = numpy.empty(0, "u8")
+        return nothing, nothing, [nothing for _ in contexts], start
+    inner = [e[(start < e) & (e < end)] for e in context_ends]  # a server may tell of empty runs, too
+    cuts = numpy.unique(numpy.concatenate([*inner, numpy.array([end], "u8")]))
     offsets = numpy.concatenate([numpy.array([start], "u8"), cuts[:-1]])
     flags = [f[numpy.searchsorted(e, offsets, side="right")] for e, (_, f) in zip(context_ends, contexts)]
     return offsets, cuts - offsets, flags, end
@@ -112,6 +116,8 @@ def batches(extents, data_bytes, count):
 
 def clip(ranges, start, stop):
     """The parts within [start, stop). All other fields are kept."""
+    if start >= stop:
+        return ranges[:0].copy()
     result = ranges[(ends(ranges) > start) & (ranges["offset"] < stop)].copy()
     stops = numpy.minimum(ends(result), numpy.uint64(stop))
     result["offset"] = numpy.maximum(result["offset"], numpy.uint64(start))

@@ -81,11 +81,12 @@ def unseal(data, what):
     intact = match and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
     try:
         document = json.loads(data)
-        stated = document["format"]
-    except (ValueError, TypeError, KeyError):
+        unknown = _unknown(document["format"], document.get("requires", []))
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise errors.Damaged(f"{what}: not a document of a store of nbdpull; restore this file from a copy") from None
-    if intact or not match:  # a later format may seal otherwise, but a broken seal of ours means nothing it says counts
-        _require_known(stated, document.get("requires", []), what)
+    if unknown and (intact or not match):  # a later format may seal otherwise, but what has a broken seal tells nothing
+        needed = ", ".join(map(str, unknown))
+        raise errors.FormatTooNew(f"{what}: needs {needed}, this nbdpull reads {FORMAT}; use a newer nbdpull")
     if not intact:
         raise errors.Damaged(f"{what}: the file is damaged (its digest does not match)")
     return document
@@ -95,12 +96,9 @@ def _blanked(data, match):
     return data[: match.start(1)] + b"0" * 64 + data[match.end(1) :]
 
 
-def _require_known(stated, requires, what):
-    unknown = [stated] if stated != FORMAT else sorted(set(requires) - FEATURES)
-    if unknown:
-        raise errors.FormatTooNew(
-            f"{what}: needs {', '.join(map(str, unknown))}, this nbdpull reads {FORMAT}; use a newer nbdpull"
-        )
+def _unknown(stated, requires):
+    """What of a document's needs this reader lacks."""
+    return [stated] if stated != FORMAT else sorted(set(requires) - FEATURES)
 
 
 # Records: what range is in which frame

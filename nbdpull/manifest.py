@@ -106,6 +106,8 @@ def decode(data, what):
 def _from_json(kind, document):
     """Build a dataclass from the members that it knows; others may be ignored, missing ones are KeyErrors."""
     values = {name: document[name] for name in kind.__dataclass_fields__}
+    for name, member in kind.__dataclass_fields__.items():
+        _require_type(name, values[name], member.type)
     for name, inner in _NESTED.get(kind, {}).items():
         if isinstance(values[name], list):
             values[name] = [_from_json(inner, item) for item in values[name]]
@@ -113,6 +115,18 @@ def _from_json(kind, document):
             values[name] = _from_json(inner, values[name])
     return kind(**values)
 
+
+def _require_type(name, value, annotation):
+    """TypeError unless a JSON value is of the type that its member is annotated with."""
+    optional = annotation.startswith("Optional[")
+    plain = annotation[len("Optional[") : -1] if optional else annotation
+    expected = _JSON_TYPES.get(plain.partition("[")[0], dict)
+    if (optional and value is None) or (type(value) is expected and not (expected is int and value < 0)):
+        return
+    raise TypeError(f"{name} is {value!r}")
+
+
+_JSON_TYPES = {"str": str, "int": int, "bool": bool, "list": list}  # all else, the nested dataclasses too, is an object
 
 _NESTED = {
     Manifest: {"parent": ParentEntry, "checkpoint": CheckpointEntry, "disks": DiskEntry, "files": FileEntry},
@@ -122,8 +136,9 @@ _NESTED = {
 
 def _flaw(manifest):
     """Say why a reader must refuse the manifest, or None."""
-    if not format.POINT_ID.match(manifest.point) or type(manifest.sequence) is not int:
-        return f"point id {manifest.point!r}, sequence {manifest.sequence!r}"
+    for point in [manifest.point, *([manifest.parent.point] if manifest.parent else [])]:
+        if not format.POINT_ID.match(point):
+            return f"point id {point!r}"
     if len({disk.name for disk in manifest.disks}) != len(manifest.disks):
         return "a disk twice"
     flaws = [_disk_flaw(manifest, disk) for disk in manifest.disks] + [_files_flaw(manifest)]
@@ -144,6 +159,6 @@ def _files_flaw(manifest):
         point, _, name = entry.path.partition("/")
         if point != manifest.point or "/" in name or name in ("", ".", ".."):
             return f"file path {entry.path!r}"
-    if any(entry.size < 0 or len(entry.sha256) != 64 for entry in manifest.all_files()):
-        return "a file without size or digest"
+    if any(len(entry.sha256) != 64 for entry in manifest.all_files()):
+        return "a file without digest"
     return None

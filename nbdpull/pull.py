@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Callable, Optional
 
-from . import __version__, domain, errors, extents, format, pipeline, series, source, store, writer
-from .manifest import FULL, INCREMENTAL, CheckpointEntry, DiskEntry, ParentEntry
+from . import __version__, domain, errors, extents, format, pipeline, series, source, store
+from .disk_copy import DiskCopy
+from .manifest import FULL, INCREMENTAL, CheckpointEntry, ParentEntry
 
-BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
-BATCH_EXTENTS = 1 << 10
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
 Decision = tuple[str, str]  # mode, reason
@@ -207,7 +206,8 @@ class _Run:
                     return Base(checkpoint, point), ""
                 if root:
                     fallback = fallback or Base(checkpoint, point)
-        return fallback, "" if fallback else "checkpoint-lost"
+        had_one = any(point.manifest.checkpoint for point in self._points)
+        return fallback, "" if fallback else "checkpoint-lost" if had_one else "no-checkpoint"
 
     def _root(self, point):
         """FULL if every disk's chain begins with a full pull, INCREMENTAL if one has no parent here, None if broken."""
@@ -226,6 +226,9 @@ class _Run:
         }
         covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
         wanted = self._request.make_checkpoint and bool(covered) and self._vm.supports_checkpoints
+        if self._request.checkpoint and not wanted:
+            why = "this libvirt or QEMU is too old" if covered else "no disk here can have one (qcow2 of version 3 can)"
+            raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why}")
         return domain.Plan(
             run_id=self._id,
             disks=bases,
@@ -249,7 +252,7 @@ class _Run:
         return entries
 
     def _disk_copy(self, job, disk):
-        return _DiskCopy(self._request, self._series, self._id, disk, job.socket, job.exports[disk.target])
+        return DiskCopy(self._request, self._series, self._id, disk, job.socket, job.exports[disk.target])
 
     def _copy_all(self, copies):
         encoded = pipeline.ordered(
@@ -331,74 +334,11 @@ class _Run:
 
 
 def _is_of(point, checkpoint):
-    """Whether this is the very checkpoint made with the point, not one of its name from another time."""
+    """Whether this is the very checkpoint made with the point, not one of its name from another time.
+
+    The time alone does not tell: it is in whole seconds, and a name can be given anew within one.
+    """
     made = point.manifest.checkpoint
-    return made is not None and (made.name, made.creation_time) == (checkpoint.name, checkpoint.creation_time)
-
-
-class _DiskCopy:
-    """One disk on its way from its export to its files."""
-
-    def __init__(self, request, target, point_id, disk, socket, export):
-        self.disk = disk
-        self._frame_size = request.frame_size
-        self._encoder = writer.Encoder(request.level)
-        self._stack = ExitStack()
-        self._dirty = self._read = self._zero = self._stored = self._reached = 0
-        with ExitStack() as opened:
-            self._source = opened.enter_context(source.Source(socket, export.name, export.bitmap))
-            if self._source.size != disk.size:
-                raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
-            self._writer = opened.enter_context(
-                writer.DiskWriter(target.store, target.folder, point_id, disk.target, disk.size, request.chunk_size)
-            )
-            self._stack = opened.pop_all()
-
-    def batches(self):
-        """Yield extents cut into frames, so many as make one item of work."""
-        for found in self._source.extents():
-            self._dirty += extents.total(found)
-            pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
-            yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
-
-    def work(self, batch):
-        """In a thread of the pipeline: read, digest and compress one batch."""
-        data = batch[batch["kind"] == extents.DATA]
-        with self._source.reading() as connection:
-            buffers = connection.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
-            return self, self._encoder.encode(batch, buffers)
-
-    def add(self, encoded):
-        """In order, in one thread: write an encoded batch."""
-        self._writer.add(encoded)
-        records = encoded.records
-        self._read += encoded.read_bytes
-        self._zero += extents.total(records, extents.ZERO)
-        self._stored += encoded.size
-        self._reached = int(extents.ends(records[-1:])[0])
-
-    def progress(self):
-        return {"disk": self.disk.target, "position": self._reached, "size": self.disk.size,
-                "read_bytes": self._read, "stored_bytes": self._stored}  # fmt: skip
-
-    def close(self, mode, reason):
-        index, chunks = self._writer.close()
-        return DiskEntry(
-            name=self.disk.target,
-            size=self.disk.size,
-            mode=mode,
-            reason=reason,
-            source=self.disk.source,
-            index=index,
-            chunks=chunks,
-            dirty_bytes=self._dirty,
-            zero_bytes=self._zero,
-            read_bytes=self._read,
-            stored_bytes=index.size + sum(chunk.size for chunk in chunks),
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self._stack.close()
+    return made is not None and (
+        (made.name, made.creation_time, point.id) == (checkpoint.name, checkpoint.creation_time, checkpoint.run_id)
+    )

@@ -42,6 +42,8 @@ def _index_batches(store, path):
                 data = _read_full(stream, BATCH_RECORDS * format.RECORD.itemsize)
             except zstandard.ZstdError as error:
                 raise errors.Damaged(f"{store.path(path)}: the index cannot be decompressed") from error
+            except OSError as error:
+                raise errors.Damaged(f"{store.path(path)}: cannot be read: {error.strerror}") from error
             if len(data) % format.RECORD.itemsize:
                 raise errors.Damaged(f"{store.path(path)}: the index ends inside a record")
             if not data:
@@ -76,17 +78,20 @@ class FrameReader:
     def __init__(self, store, series, disk):
         self._paths = [f"{series}/{chunk.path}" for chunk in disk.chunks]
         self._store = store
-        self._open: dict[int, int] = {}
+        self._open: dict[int, tuple[int, int]] = {}  # descriptor and size
         self._lock = threading.Lock()
         self._thread = threading.local()
 
     def read(self, record):
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
-        stored = int(record["stored"])
-        descriptor = self._descriptor(int(record["chunk"]))
-        data = os.pread(descriptor, stored, int(record["position"]))
-        if len(data) != stored:
+        stored, position = int(record["stored"]), int(record["position"])
+        descriptor, size = self._opened(int(record["chunk"]))
+        if position + stored > size:
             raise self._damaged(record, "the file is cut short")
+        try:
+            data = os.pread(descriptor, stored, position)
+        except OSError as error:
+            raise self._damaged(record, f"cannot be read: {error.strerror}") from error
         raw = self._decompressed(data, int(record["raw"]))
         if raw is None or blake3(raw).digest() != record["digest"].tobytes():
             raise self._damaged(record, "a frame is not what was stored")
@@ -105,10 +110,10 @@ class FrameReader:
         offset, length = int(record["offset"]), int(record["length"])
         return errors.Damaged(f"{path}: {what} (bytes {offset} to {offset + length} of the disk)")
 
-    def _descriptor(self, chunk):
+    def _opened(self, chunk):
         with self._lock:
             if chunk not in self._open:
-                self._open[chunk], _ = self._store.open_read(self._paths[chunk])
+                self._open[chunk] = self._store.open_read(self._paths[chunk])
             return self._open[chunk]
 
     def _decompressor(self):
@@ -118,7 +123,7 @@ class FrameReader:
 
     def close(self):
         while self._open:
-            os.close(self._open.popitem()[1])
+            os.close(self._open.popitem()[1][0])
 
     def __enter__(self):
         return self

@@ -40,10 +40,9 @@ class Series:
         """Return ([Point, …] in the order of their commits, [error of each point that must be refused, …])."""
         points, refused = [], []
         for name in self.store.folders(self.folder):
-            if self.store.size(f"{self.folder}/{name}/{format.MANIFEST}") is None:
-                continue
             try:
-                points.append(self._point(name))
+                if self.store.size(f"{self.folder}/{name}/{format.MANIFEST}") is not None:
+                    points.append(self._point(name))
             except (errors.Damaged, errors.FormatTooNew) as error:
                 refused.append(error)
         return sorted(points, key=lambda point: point.manifest.sequence), refused
@@ -113,22 +112,25 @@ class Series:
                 return links
             parent = self.parent(point)
             if parent is None:
-                raise errors.MissingParent(
+                raise errors.NoFullPull(
                     f"point {point.id} of {self.domain} holds only what changed on {disk} since checkpoint "
                     f"{point.manifest.since}, and has no parent here: by itself it is no whole image"
                 )
+            before = parent.manifest.disk(disk)
+            if before is not None and before.size > entry.size:  # what was cut off must not come back by a later growth
+                raise errors.Damaged(f"point {point.id} of {self.domain} has disk {disk} smaller, yet not in full")
             point = parent
 
     def file_flaw(self, entry):
         """Say why the file of a FileEntry is not the one that was stored, or None."""
         path = f"{self.folder}/{entry.path}"
         full = self.store.path(path)
-        size = self.store.size(path)
-        if size is None:
-            return f"{full}: the file is missing"
-        if size != entry.size:
-            return f"{full}: the file has {size} bytes, {entry.size} were stored"
         try:
+            size = self.store.size(path)
+            if size is None:
+                return f"{full}: the file is missing"
+            if size != entry.size:
+                return f"{full}: the file has {size} bytes, {entry.size} were stored"
             intact = self.store.sha256(path) == entry.sha256
         except errors.Damaged as error:
             return str(error)
@@ -185,8 +187,9 @@ class NewPoint:
 
 
 def all_series(store):
-    """Return the Series of every domain in the store that has a folder."""
-    return [Series(store, format.domain_name(folder)) for folder in store.folders()]
+    """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
+    names = {folder: format.domain_name(folder) for folder in store.folders()}
+    return [Series(store, name) for folder, name in names.items() if format.folder_name(name) == folder]
 
 
 def only_series(store, domain=None):

@@ -202,6 +202,10 @@ class _Connection:
         try:
             yield
         except nbd.Error as error:
+            if error.errno == "EACCES":  # libvirt lets in more users than the directory of QEMU's socket does
+                raise errors.AccessDenied(
+                    f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({error.string})"
+                ) from error
             raise errors.SourceError(f"{self._export}: {doing} failed ({error.string})") from error
 
     def close(self):

@@ -6,10 +6,12 @@ translated here. Paths are relative to the store, with "/" between components.
 Must not know: points, manifests, frames.
 """
 
+import ctypes
 import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import uuid
@@ -19,6 +21,7 @@ from datetime import datetime, timezone
 from . import errors, format
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
 
 
 @contextmanager
@@ -33,6 +36,21 @@ def translated(doing, path):
         if error.errno in _FULL:
             kind, hint = errors.OutputFull, "; free space or choose another folder"
         raise kind(f"cannot {doing} {path}: {os.strerror(error.errno or errno.EIO)}{hint}") from error
+
+
+def start_writeback(descriptor):
+    """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
+
+    Python has no sync_file_range of its own. A kernel or file system that cannot do it is no error.
+    """
+    _SYNC_FILE_RANGE(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)
+if hasattr(_SYNC_FILE_RANGE, "argtypes"):
+    _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_SYNC_FILE_RANGE_WRITE = 2
+WRITEBACK_STEP = 16 << 20  # bytes written between two calls
 
 
 class Store:
@@ -83,11 +101,13 @@ class Store:
             raise _unreadable(self.path(path), error) from error
 
     def size(self, path):
-        """Size in bytes of a regular file, or None where there is none."""
+        """Size in bytes of a regular file, None where there is none; Damaged if that cannot be told."""
         try:
             status = os.stat(self.path(path))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def sha256(self, path):
@@ -131,9 +151,10 @@ class Store:
 
     def publish(self, path, data):
         """Create a small file that appears whole, durable and at once, or not at all."""
-        draft = path + ".draft"
+        draft = f"{path}.{secrets.token_hex(4)}.draft"  # two runs may publish the same file: neither harms the other's
+        file = self.create(draft)
         try:
-            with self.create(draft) as file:
+            with file:
                 file.write(data)
             with translated("create", self.path(path)):
                 _link_or_rename(self.path(draft), self.path(path))
@@ -143,14 +164,15 @@ class Store:
                 os.unlink(self.path(draft))
 
     def sync_folder(self, path):
-        descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
-                raise
-        finally:
-            os.close(descriptor)
+        with translated("write to", self.path(path)):
+            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
+                    raise
+            finally:
+                os.close(descriptor)
 
     def remove_folder(self, path):
         """Remove a folder that was never published, with all that is in it."""
@@ -159,7 +181,8 @@ class Store:
     @contextmanager
     def locked(self, path, doing):
         """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process."""
-        descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with translated("open", self.path(path)):
+            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -192,13 +215,16 @@ def open_or_create(root):
 
 
 def _create_marker(root):
-    if os.listdir(root):
+    with translated("look into", root):
+        strange = [name for name in os.listdir(root) if name != "lost+found" and not name.startswith(format.MARKER)]
+    if strange and not os.path.exists(os.path.join(root, format.MARKER)):  # it may be there by now
         raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
     store = Store.__new__(Store)
     store.root = os.path.abspath(root)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document = {"format": format.FORMAT, "requires": [], "uuid": str(uuid.uuid4()), "created": created}
-    store.publish(format.MARKER, format.seal(document))
+    with suppress(errors.OutputExists):  # another run was faster, and its store is as good
+        store.publish(format.MARKER, format.seal(document))
 
 
 def _unreadable(path, error):
@@ -210,7 +236,9 @@ def _unreadable(path, error):
 def _link_or_rename(source, target):
     try:
         os.link(source, target)
-    except PermissionError:  # a file system without hard links
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
         if os.path.exists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
         os.rename(source, target)
@@ -229,12 +257,25 @@ class NewFile:
 
     def write(self, data):
         """Append bytes."""
-        with translated("write to", self._full_path):
+        with self._writing():
             view = memoryview(data)
             while view:
                 view = view[os.write(self._descriptor, view) :]
         self._sha256.update(data)
+        if self.size // WRITEBACK_STEP != (self.size + len(data)) // WRITEBACK_STEP:
+            start_writeback(self._descriptor)
         self.size += len(data)
+
+    @contextmanager
+    def _writing(self):
+        if self._descriptor is None:
+            raise errors.OutputError(f"cannot write to {self._full_path}: it is closed, or an earlier write failed")
+        try:
+            with translated("write to", self._full_path):
+                yield
+        except errors.OutputError:
+            self.close()  # a second fsync would tell of success, though the first one lost data
+            raise
 
     def sha256(self):
         """SHA-256 in hex of what was written so far."""
@@ -242,7 +283,7 @@ class NewFile:
 
     def seal(self):
         """Make the file durable and close it."""
-        with translated("write to", self._full_path):
+        with self._writing():
             os.fsync(self._descriptor)
         self.close()
 

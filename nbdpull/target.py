@@ -133,6 +133,8 @@ class _Qcow2:
 
     def __exit__(self, kind, *_):
         try:
+            if kind is None and not self._handles:  # all zero; a qemu-nbd that is not yet up would die of the signal
+                self._connect()
             for handle in self._handles:
                 with contextlib.suppress(Exception) if kind else self._translated():
                     handle.shutdown()

@@ -6,6 +6,7 @@ libvirt, what is printed.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
@@ -110,9 +111,9 @@ class _Verify:
         try:
             target.parent(point)
             for disk in point.manifest.disks:
-                if point.manifest.parent:
+                with suppress(errors.NoFullPull):  # it is as it was stored
                     target.chain(point, disk.name)
-        except errors.MissingParent as error:
+        except (errors.Damaged, errors.FormatTooNew) as error:
             self._damage(point.id, None, error)
 
     def _disk(self, target, point, disk):

@@ -1,0 +1,83 @@
+"""One disk on its way from its export to its files: extents in, records and frames out.
+
+Owns: how the extents of a disk become items of work, and the counts of a disk. Must not know: other disks, libvirt, the
+order of a run's steps.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from . import errors, extents, source, writer
+from .manifest import DiskEntry
+
+BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
+BATCH_EXTENTS = 1 << 10
+
+
+class DiskCopy:
+    """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`."""
+
+    def __init__(self, request, target, point_id, disk, socket, export):
+        self.disk = disk
+        self._frame_size = request.frame_size
+        self._encoder = writer.Encoder(request.level)
+        self._stack = ExitStack()
+        self._dirty = self._read = self._zero = self._stored = self._reached = 0
+        with ExitStack() as opened:
+            self._source = opened.enter_context(source.Source(socket, export.name, export.bitmap))
+            if self._source.size != disk.size:
+                raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
+            self._writer = opened.enter_context(
+                writer.DiskWriter(target.store, target.folder, point_id, disk.target, disk.size, request.chunk_size)
+            )
+            self._stack = opened.pop_all()
+
+    def batches(self):
+        """Yield extents cut into frames, so many as make one item of work."""
+        for found in self._source.extents():
+            self._dirty += extents.total(found)
+            pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
+            yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
+
+    def work(self, batch):
+        """In a thread of the pipeline: read, digest and compress one batch."""
+        data = batch[batch["kind"] == extents.DATA]
+        with self._source.reading() as connection:
+            buffers = connection.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
+            return self, self._encoder.encode(batch, buffers)
+
+    def add(self, encoded):
+        """In order, in one thread: write an encoded batch."""
+        self._writer.add(encoded)
+        records = encoded.records
+        self._read += encoded.read_bytes
+        self._zero += extents.total(records, extents.ZERO)
+        self._stored += encoded.size
+        self._reached = int(extents.ends(records[-1:])[0])
+
+    def progress(self):
+        return {"disk": self.disk.target, "position": self._reached, "size": self.disk.size,
+                "read_bytes": self._read, "stored_bytes": self._stored}  # fmt: skip
+
+    def close(self, mode, reason):
+        index, chunks = self._writer.close()
+        return DiskEntry(
+            name=self.disk.target,
+            size=self.disk.size,
+            mode=mode,
+            reason=reason,
+            source=self.disk.source,
+            index=index,
+            chunks=chunks,
+            dirty_bytes=self._dirty,
+            zero_bytes=self._zero,
+            read_bytes=self._read,
+            stored_bytes=index.size + sum(chunk.size for chunk in chunks),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._stack.close()
