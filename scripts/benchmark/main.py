@@ -1,0 +1,57 @@
+"""The benchmark's command line: which scenarios, how often, and where the result goes."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+
+import report  # noqa: E402
+from bed.libvirtd import PrivateLibvirt  # noqa: E402
+from scenarios import SCENARIOS, Setting  # noqa: E402
+
+
+def main():
+    args = _arguments()
+    results = {}
+    with PrivateLibvirt() as bed, tempfile.TemporaryDirectory(prefix="nbdpull-bench-", dir=args.folder) as folder:
+        setting = Setting(bed, folder, args.scale, args.threads)
+        for name in args.scenario or SCENARIOS:
+            costs = defaultdict(list)
+            for tool, cost in SCENARIOS[name](setting, args.rounds):
+                costs[tool].append(cost)
+            results[name] = report.medians(costs)
+            print(report.table(f"{name}: {SCENARIOS[name].__doc__}", results[name]) + "\n", flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1) + "\n")
+    slower = report.regressions(results, json.loads(Path(args.compare).read_text())) if args.compare else []
+    for line in slower:
+        print(f"REGRESSION {line}")
+    return 1 if slower else 0
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure nbdpull beside its peers. Medians of paired rounds; ratios are nbdpull over the other.",
+    )
+    parser.add_argument("scenario", nargs="*", help=f"of: {', '.join(SCENARIOS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each tool runs, in turn (default: 3)")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the disks, 1 is 8 GiB with 4 GB of files")
+    parser.add_argument("--threads", type=int, help="of nbdpull (default: its own)")
+    parser.add_argument("--folder", help="where the runs write (default: the temporary folder)")
+    parser.add_argument("--json", metavar="FILE", help="write the medians there")
+    parser.add_argument("--compare", metavar="FILE", help="an earlier --json; exit 1 where nbdpull got 15 %% slower")
+    args = parser.parse_args()
+    unknown = [name for name in args.scenario if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

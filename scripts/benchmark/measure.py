@@ -1,0 +1,59 @@
+"""Runs one command and tells what it cost. Must not know: which tool it is, or what is compared."""
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Failed(Exception):
+    """A measured command failed: its output is the message."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of wall clock and of CPU (the command's and QEMU's), MiB of peak memory, bytes of what it left."""
+
+    wall: float
+    cpu: float
+    qemu_cpu: float
+    peak_mib: float
+    size: int
+
+
+def run(command, qemu_pid=None, output=None, log=None, env=None):
+    """Run a command to its end; output: a folder or file whose size is its result. Failed unless it exits with 0."""
+    before, start = _cpu_of(qemu_pid), time.monotonic()
+    with open(log, "wb") as sink:
+        process = subprocess.Popen(list(map(str, command)), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
+        _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise Failed(
+            f"{' '.join(map(str, command))}: exit {process.returncode}\n{Path(log).read_text(errors='replace')}"
+        )
+    return Cost(
+        wall=wall,
+        cpu=usage.ru_utime + usage.ru_stime,
+        qemu_cpu=_cpu_of(qemu_pid) - before,
+        peak_mib=usage.ru_maxrss / 1024,
+        size=size_of(output) if output else 0,
+    )
+
+
+def _cpu_of(pid):
+    """Seconds of CPU that a process has used, all of its threads."""
+    if pid is None:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def size_of(path):
+    """Bytes allocated on disk by a file or by all files of a folder."""
+    files = [path] if Path(path).is_file() else [file for file in Path(path).rglob("*") if file.is_file()]
+    return sum(os.stat(file).st_blocks * 512 for file in files)

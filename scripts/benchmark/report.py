@@ -1,0 +1,57 @@
+"""Costs as tables and as JSON. Must not know: how they were measured."""
+
+import statistics
+
+FIGURES = ("wall", "cpu", "qemu_cpu", "peak_mib", "size")
+
+
+def medians(costs):
+    """{tool: [Cost, …]} as {tool: {figure: median, "spread": [least, most wall]}}."""
+    return {
+        tool: {
+            **{name: statistics.median(getattr(cost, name) for cost in each) for name in FIGURES},
+            "spread": [min(cost.wall for cost in each), max(cost.wall for cost in each)],
+        }
+        for tool, each in costs.items()
+    }
+
+
+def table(scenario, rows, ours="nbdpull"):
+    """One scenario as text: medians, and our wall time and size as a ratio of each other tool's."""
+    lines = [f"{scenario}", f"  {'':26}{'wall s':>8}{'spread':>15}{'cpu s':>8}{'qemu s':>8}{'MiB peak':>10}{'MB':>8}"
+             f"{'wall ratio':>12}{'size ratio':>12}"]  # fmt: skip
+    for tool, row in rows.items():
+        spread = f"{row['spread'][0]:.2f}–{row['spread'][1]:.2f}"
+        ratios = _ratio(rows[ours], row, "wall") + _ratio(rows[ours], row, "size") if tool != ours else ""
+        lines.append(
+            f"  {tool:26}{row['wall']:8.2f}{spread:>15}{row['cpu']:8.2f}{row['qemu_cpu']:8.2f}{row['peak_mib']:10.0f}"
+            f"{row['size'] / 1e6:8.1f}{ratios}"
+        )
+    return "\n".join(lines)
+
+
+def _ratio(ours, theirs, figure):
+    return f"{ours[figure] / theirs[figure]:12.2f}" if theirs[figure] and ours[figure] else f"{'':12}"
+
+
+def regressions(now, before, allowed=0.15):
+    """Lines that say where nbdpull's wall time, as a ratio of another tool's in the same run, grew too much.
+
+    Ratios, because two runs are never on the same machine; where there is no other tool, the plain wall time.
+    """
+    found = []
+    for scenario, rows in now.items():
+        for tool in rows:
+            new, old = _wall_against(now, scenario, tool), _wall_against(before, scenario, tool)
+            if new and old and new > old * (1 + allowed):
+                found.append(f"{scenario}: {new:.2f} against {tool}, was {old:.2f}")
+    return found
+
+
+def _wall_against(results, scenario, tool):
+    rows = results.get(scenario, {})
+    if tool not in rows or "nbdpull" not in rows:
+        return None
+    if tool == "nbdpull":
+        return rows["nbdpull"]["wall"] if len(rows) == 1 else None
+    return rows["nbdpull"]["wall"] / rows[tool]["wall"]

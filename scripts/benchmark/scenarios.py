@@ -1,0 +1,198 @@
+"""What is measured: each scenario makes its disk and yields, for each round, the cost of every tool in turn.
+
+Owns: the scenarios by name, and what each compares. Must not know: how a table is printed.
+
+A scenario yields (tool, Cost). "limit …" rows are no tools: they say what this machine could do at best.
+"""
+
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import disks
+import measure
+import tools
+from bed.libvirtd import cache_folder
+from bed.machine import MIB, Disk, Machine
+
+from nbdpull import domain
+
+BASE = "virtnbdbackup.0"  # checkpoint that the incremental runs start from, named as the peer names it
+
+
+class Setting:
+    """The bed, a folder for the runs, and how large the disks are."""
+
+    def __init__(self, bed, folder, scale, threads=None):
+        self.bed, self.folder, self.scale = bed, Path(folder), scale
+        self.size = int(8 * disks.GIB * scale) & ~(MIB - 1)
+        self.content = int(4_000_000_000 * scale)
+        self.cache = cache_folder() / "bench"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder / "log"
+        self.options = ["--threads", str(threads)] if threads else []
+
+    @contextmanager
+    def machine(self, image):
+        folder = self.folder / "machine"
+        with Machine(self.bed, folder, {"vda": Disk(path=image)}) as vm:
+            yield vm
+        shutil.rmtree(folder)
+
+    def files_disk(self):
+        """A private copy of the disk of real files."""
+        return disks.copy(disks.real_files(self.cache, self.size, self.content), self.fresh("vda.qcow2"))
+
+    def fresh(self, name):
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        return path
+
+    def run(self, command, vm=None, output=None):
+        os.sync()  # what the run before left to write is not this one's to wait for
+        return measure.run(command, vm and vm.pid, output, self.log, tools.environment())
+
+    def pull(self, vm, *options, output=None):
+        """Cost of one nbdpull into a new store."""
+        output = output or self.fresh("store")
+        command = tools.nbdpull(vm.name, "-c", self.bed.uri, "-o", output, "--quiet", *self.options, *options)
+        return self.run(command, vm, output)
+
+    @contextmanager
+    def export(self, vm, base=None):
+        """A backup job of our own making, for tools that read an export."""
+        plan = domain.Plan(run_id=f"bench-{os.getpid()}", disks={"vda": base})
+        with domain.open(vm.name, self.bed.uri) as opened, opened.backup(plan) as job:
+            yield job
+            job.finish()
+
+    def read_limit(self, vm):
+        with self.export(vm) as job:
+            return self.run(tools.nbdcopy_to_null(job.socket, job.exports["vda"].name), vm)
+
+
+def full(setting, rounds):
+    """Everything of a disk with real files."""
+    with setting.machine(setting.files_disk()) as vm:
+        for _ in range(rounds):
+            yield "nbdpull", setting.pull(vm, "--full", "--no-checkpoint")
+            if tools.has_peer():
+                output = setting.fresh("peer")
+                yield "virtnbdbackup -z", setting.run(tools.peer_backup(vm, "copy", output), vm, output)
+            read = setting.read_limit(vm)
+            yield "limit: nbdcopy to null", read
+            yield "limit: zstd and nbdcopy", _limit(setting, read)
+
+
+def _limit(setting, read):
+    """CPU of zstd -1 over the bytes that the pull stored, and of reading them, shared by all cores."""
+    raw = setting.fresh("raw")
+    chunks = " ".join(str(path) for path in sorted((setting.folder / "store").rglob("*.zst")))
+    setting.run(["sh", "-c", f"zstd -q -dc {chunks} > {raw}"])
+    packed = setting.run(["sh", "-c", f"exec zstd -q -1 -T1 -c {raw} > /dev/null"])
+    raw.unlink()
+    cpu = packed.cpu + read.cpu + read.qemu_cpu
+    return measure.Cost(wall=cpu / os.cpu_count(), cpu=cpu, qemu_cpu=read.qemu_cpu, peak_mib=0, size=0)
+
+
+@contextmanager
+def _dirty(setting, lines=()):
+    """A machine on which the qemu-io lines were written since the checkpoint BASE.
+
+    Where the peer is measured its own full backup makes that checkpoint: it refuses to run beside any other.
+    """
+    with setting.machine(setting.files_disk()) as vm:
+        if tools.has_peer():
+            setting.run(tools.peer_backup(vm, "full", setting.fresh("peer-base")), vm)
+        else:
+            vm.create_checkpoint(BASE)
+        vm.stop()
+        vm.write_offline("vda", lines)
+        vm.start()
+        yield vm
+
+
+def _incremental(setting, rounds, lines=()):
+    """The same dirty blocks again and again: the checkpoint that a run makes is deleted after it."""
+    with _dirty(setting, lines) as vm:
+        for _ in range(rounds):
+            yield "nbdpull", setting.pull(vm, "--since", BASE, "--no-checkpoint")
+            if tools.has_peer():
+                output = setting.fresh("peer")
+                shutil.copytree(setting.folder / "peer-base", output)
+                before = measure.size_of(output)
+                cost = setting.run(tools.peer_backup(vm, "inc", output), vm, output)
+                yield "virtnbdbackup -z", replace(cost, size=cost.size - before)
+                vm.delete_checkpoint("virtnbdbackup.1")
+
+
+def _random_writes(setting):
+    return disks.random_writes(setting.size, int(10_000 * setting.scale), 1 << 16)
+
+
+def incremental_random(setting, rounds):
+    """10,000 random writes of 64 KiB since the full pull."""
+    return _incremental(setting, rounds, _random_writes(setting))
+
+
+def incremental_sequential(setting, rounds):
+    """One run of 600 MiB since the full pull."""
+    lines = (f"write -q -P {1 + i % 255} {(i + 64) * MIB} {MIB}" for i in range(int(600 * setting.scale)))
+    return _incremental(setting, rounds, lines)
+
+
+def nothing(setting, rounds):
+    """Nothing dirty since the full pull."""
+    return _incremental(setting, rounds)
+
+
+def restore(setting, rounds):
+    """A chain of a full and an incremental pull, to qcow2."""
+    if tools.has_peer():
+        with _dirty(setting, _random_writes(setting)) as vm:
+            setting.run(tools.peer_backup(vm, "inc", setting.folder / "peer-base"), vm)
+    with setting.machine(setting.files_disk()) as vm:
+        store = setting.fresh("store")
+        setting.pull(vm, "--full", output=store)
+        vm.stop()
+        vm.write_offline("vda", _random_writes(setting))
+        vm.start()
+        setting.pull(vm, output=store)
+    for _ in range(rounds):
+        output = setting.fresh("restored")
+        yield (
+            "nbdpull",
+            setting.run(tools.nbdpull("restore", store, "-o", output, "--quiet", *setting.options), output=output),
+        )
+        if tools.has_peer():
+            output = setting.fresh("restored")
+            command = tools.peer_restore(setting.bed.uri, setting.folder / "peer-base", output)
+            yield "virtnbdrestore", setting.run(command, output=output)
+
+
+def verify(setting, rounds):
+    """Every frame of a full pull."""
+    with setting.machine(setting.files_disk()) as vm:
+        setting.pull(vm, "--full", "--no-checkpoint", output=setting.fresh("base"))
+    for _ in range(rounds):
+        yield "nbdpull", setting.run(tools.nbdpull("verify", setting.folder / "base", "--quiet"))
+
+
+def start_up(setting, rounds):
+    """`nbdpull --version`."""
+    for _ in range(rounds):
+        yield "nbdpull", setting.run(tools.nbdpull("--version"))
+
+
+SCENARIOS = {
+    "full": full,
+    "incremental-random": incremental_random,
+    "incremental-sequential": incremental_sequential,
+    "nothing-dirty": nothing,
+    "restore": restore,
+    "verify": verify,
+    "start-up": start_up,
+}

@@ -1,0 +1,34 @@
+"""The tools that are compared, as command lines. Must not know: disks, or what is measured."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def nbdpull(*arguments):
+    return [sys.executable, "-m", "nbdpull", *arguments]
+
+
+def environment():
+    """What the commands need to find the project's own package."""
+    return {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+
+def has_peer():
+    return shutil.which("virtnbdbackup") is not None
+
+
+def peer_backup(vm, level, folder):
+    """virtnbdbackup with its own compression."""
+    return ["virtnbdbackup", "-U", vm.bed.uri, "-d", vm.name, "-l", level, "-o", folder, "-z", "-n", "-i", "vda"]
+
+
+def peer_restore(uri, folder, output):
+    return ["virtnbdrestore", "-U", uri, "-i", folder, "-o", output, "-n", "-L", f"{output}.log"]
+
+
+def nbdcopy_to_null(socket, export):
+    return ["nbdcopy", f"nbd+unix:///{export}?socket={socket}", "null:"]
