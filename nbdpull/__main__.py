@@ -1,9 +1,16 @@
 """The entry of `nbdpull` and of `python3 -m nbdpull`."""
 
+import os
+import signal
 import sys
 
 
 def main():
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C before the work begins is no reason for a traceback
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None where it was closed)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must end nothing
     from .cli import main as run
 
     sys.exit(run())

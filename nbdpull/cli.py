@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from . import arguments, errors
 
@@ -131,7 +131,7 @@ def _list(args, report, check):
     points, refused = listing.points(args.store)
     for error in refused:
         _complain(f"warning: {error}")
-    print(json.dumps(points, indent=1) if args.json else terminal.points(points))
+    _say(json.dumps(points, indent=1) if args.json else terminal.points(points))
     return None, None, refused[0].exit_code if refused else 0
 
 
@@ -140,7 +140,7 @@ def _show(args, report, check):
 
     _, point = listing.find_point(args.store, args.point, args.domain)
     described = listing.describe(point)
-    print(json.dumps(described, indent=1) if args.json else terminal.show(described))
+    _say(json.dumps(described, indent=1) if args.json else terminal.show(described))
     return None, None, 0
 
 
@@ -149,7 +149,8 @@ def _index(args, report, check):
 
     target, point = listing.find_point(args.store, args.point, args.domain)
     for record in listing.records(target, point, args.disk):
-        print(json.dumps(record))
+        check()
+        _say(json.dumps(record))
     return None, None, 0
 
 
@@ -168,23 +169,32 @@ _RUN = {
 
 def main(argv=None):
     """Run one command line; return the exit code."""
-    args = arguments.parser().parse_args(_with_verb(sys.argv[1:] if argv is None else list(argv)))
-    as_json = getattr(args, "json", False) and args.verb in ("pull", "restore", "verify")
+    as_json = False
     try:
+        args = _parsed(sys.argv[1:] if argv is None else list(argv))
+        as_json = args.json and args.verb in ("pull", "restore", "verify")
         with _stopping() as check:
             code = _run(args, as_json, check)
-        sys.stdout.flush()
+        with _output():
+            sys.stdout.flush()
         return code
     except errors.NbdpullError as error:
         return _failed(error, as_json)
     except BrokenPipeError:  # whoever read our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
         if os.environ.get("NBDPULL_DEBUG"):
             raise
         what = f"internal error: {type(error).__name__}: {error}; set NBDPULL_DEBUG=1 for the traceback, and report it"
         return _failed(errors.NbdpullError(what), as_json)
+
+
+def _parsed(argv):
+    with _output():
+        try:
+            return arguments.parser().parse_args(_with_verb(argv))
+        finally:
+            sys.stdout.flush()  # of a --help, before the exit that it ends in
 
 
 def _with_verb(argv):
@@ -210,12 +220,29 @@ def _run(args, as_json, check):
     for warning in (outcome or {}).get("warnings", []):
         _complain(f"warning: {warning}")
     if text:
-        print(text)
+        _say(text)
     return code
 
 
+def _say(text, flush=False):
+    with _output():
+        print(text, flush=flush)
+
+
+@contextmanager
+def _output():
+    """Turn what a full disk or a closed pipe says to standard output into an error of ours, or a BrokenPipeError."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest would fail again, in Python's exit
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise errors.OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
 def _print_json(**event):
-    print(json.dumps(event), flush=True)
+    _say(json.dumps(event), flush=True)
 
 
 class _Events:
@@ -237,9 +264,11 @@ class _Events:
 def _failed(error, as_json):
     left = getattr(error, "left_behind", [])
     if as_json:
-        _print_json(
-            event="result", ok=False, exit_code=error.exit_code, code=error.code, message=str(error), left_behind=left
-        )
+        with suppress(OSError, errors.OutputError):  # whoever should read it may be gone
+            _print_json(
+                event="result", ok=False, exit_code=error.exit_code, code=error.code, message=str(error),
+                left_behind=left,
+            )  # fmt: skip
     _complain(str(error))
     for each in left:
         _complain(each)
@@ -247,7 +276,8 @@ def _failed(error, as_json):
 
 
 def _complain(text):
-    print(f"nbdpull: {text}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"nbdpull: {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def _chosen(vm, request):
     for name in request.disks:
         if disks[name].empty:
             raise errors.NoSuchDisk(f"disk {name} of domain {vm.name} has no medium; leave it out")
-    wanted = request.disks or [name for name, disk in disks.items() if _is_pulled(disk)]
+    wanted = list(dict.fromkeys(request.disks)) or [name for name, disk in disks.items() if _is_pulled(disk)]
     chosen = [disks[name] for name in wanted if name not in request.exclude]
     if not chosen:
         raise errors.NothingToBackUp(
@@ -201,7 +201,7 @@ class _Run:
             if made is None or made.name not in existing:
                 continue
             checkpoint, root = self._vm.checkpoint(made.name), self._root(point)
-            if _is_of(point, checkpoint) and any(checkpoint.disks.values()):
+            if _is_of(point, checkpoint) and any(checkpoint.disks.get(disk.target) for disk in self._disks):
                 if root == FULL:
                     return Base(checkpoint, point), ""
                 if root:
@@ -226,17 +226,20 @@ class _Run:
         }
         covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
         wanted = self._request.make_checkpoint and bool(covered) and self._vm.supports_checkpoints
-        if self._request.checkpoint and not wanted:
+        if self._request.checkpoint is not None and not wanted:
             why = "this libvirt or QEMU is too old" if covered else "no disk here can have one (qcow2 of version 3 can)"
             raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why}")
         return domain.Plan(
             run_id=self._id,
             disks=bases,
-            checkpoint=(self._request.checkpoint or f"nbdpull-{self._id}") if wanted else None,
+            checkpoint=self._checkpoint_name() if wanted else None,
             checkpoint_disks=covered if wanted else (),
             socket=self._request.socket,
             scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
         )
+
+    def _checkpoint_name(self):
+        return f"nbdpull-{self._id}" if self._request.checkpoint is None else self._request.checkpoint
 
     # While the job runs
 

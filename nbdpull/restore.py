@@ -7,7 +7,7 @@ libvirt, byte layouts, what is printed.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
@@ -51,8 +51,13 @@ def restore(request: Request, report: Callable = lambda **event: None, check: Ca
     _prove(target, point, disks, request.threads, check)
     with store.translated("create the folder", request.output):
         os.makedirs(request.output, exist_ok=True)
-    written = {disk: _restore_disk(request, target, point, disk, paths[disk], report, check) for disk in disks}
-    _restore_xml(request, target, point)
+    written = {}
+    with ExitStack() as outputs:  # no image gets its name before all of them are whole
+        for disk in disks:
+            with Image(target, point, disk) as image:
+                new = new_image(paths[disk], request.kind, image.size, request.threads, request.force)
+                written[disk] = _restore_disk(request, image, outputs.enter_context(new), report, check)
+        _restore_xml(request, target, point)
     return Result(point, paths, written)
 
 
@@ -61,7 +66,7 @@ def _chosen(point, wanted):
     for name in wanted:
         if name not in known:
             raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
-    return wanted or known
+    return list(dict.fromkeys(wanted)) or known
 
 
 def _require_free(paths, force):
@@ -81,35 +86,38 @@ def _prove(target, point, disks, threads, check):
             raise errors.Damaged(f"{flaw}; nothing was restored (nbdpull verify lists every damage)")
 
 
-def _restore_disk(request, target, point, disk, path, report, check):
+def _restore_disk(request, image, output, report, check):
+    """Write the data of an image; return how many bytes. What is zero an output has by itself."""
     written = 0
-    with ExitStack() as opened:
-        image = opened.enter_context(Image(target, point, disk))
-        output = opened.enter_context(new_image(path, request.kind, image.size, request.threads, request.force))
 
-        def work(piece):
-            for offset, buffer in zip(piece.extents["offset"].tolist(), image.read_piece(piece)):
-                output.write(offset, buffer)
-            return piece
+    def work(piece):
+        for offset, buffer in zip(piece.extents["offset"].tolist(), image.read_piece(piece)):
+            output.write(offset, buffer)
+        return piece
 
-        data = (piece for piece in image.pieces() if piece.sources)
-        for piece in pipeline.ordered(
-            work,
-            data,
-            threads=request.threads,
-            budget=AHEAD_PER_THREAD * request.threads,
-            weight=lambda piece: extents.total(piece.extents),
-            check=check,
-        ):
-            written += extents.total(piece.extents)
-            reached = int(extents.ends(piece.extents[-1:])[0])
-            report(event="progress", disk=disk, position=reached, size=image.size, written_bytes=written)
-    report(event="progress", disk=disk, position=image.size, size=image.size, written_bytes=written)
+    for piece in pipeline.ordered(
+        work,
+        (piece for piece in image.pieces() if piece.sources),
+        threads=request.threads,
+        budget=AHEAD_PER_THREAD * request.threads,
+        weight=lambda piece: extents.total(piece.extents),
+        check=check,
+    ):
+        written += extents.total(piece.extents)
+        reached = int(extents.ends(piece.extents[-1:])[0])
+        report(event="progress", disk=image.disk, position=reached, size=image.size, written_bytes=written)
+    report(event="progress", disk=image.disk, position=image.size, size=image.size, written_bytes=written)
     return written
 
 
 def _restore_xml(request, target, point):
     data = target.store.read(f"{target.folder}/{point.id}/{format.DOMAIN_XML}")
     path = os.path.join(request.output, format.DOMAIN_XML)
-    with store.translated("write", path), open(path, "wb") as file:
-        file.write(data)
+    with store.translated("write", path):
+        try:
+            with open(path, "wb") as file:
+                file.write(data)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(path)
+            raise

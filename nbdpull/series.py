@@ -198,8 +198,9 @@ def only_series(store, domain=None):
     if domain is None and len(names) == 1:
         domain = names[0]
     if domain not in names:
-        wanted = f"no domain {domain}" if domain else "no domain at all" if not names else "more than one domain"
+        named = domain is not None
+        wanted = f"no domain {domain}" if named else "no domain at all" if not names else "more than one domain"
         hint = f"; it has: {', '.join(names)}" if names else ""
-        hint += "; choose with --domain" if names and not domain else ""
+        hint += "; choose with --domain" if names and not named else ""
         raise errors.StoreError(f"{wanted} in {store.root}{hint}")
     return Series(store, domain)

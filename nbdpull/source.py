@@ -210,5 +210,5 @@ class _Connection:
 
     def close(self):
         with suppress(nbd.Error):  # it was closed or lost already
-            self._nbd.shutdown()
+            self._nbd.aio_disconnect()  # shutdown() would wait for the server, and for ever for one that is stopped
         del self._nbd  # libnbd before 1.16 has no close()

@@ -30,6 +30,7 @@ def new_image(path, kind, size, connections, force=False):
     if os.path.lexists(path) and not force:
         raise errors.OutputExists(f"{path} exists; give --force to overwrite it")
     draft = f"{path}.partial"
+    _claim(draft, force)
     try:
         with _KINDS[kind](draft, size, connections) as image:
             yield image
@@ -40,6 +41,17 @@ def new_image(path, kind, size, connections, force=False):
     finally:
         with contextlib.suppress(OSError):
             os.unlink(draft)
+
+
+def _claim(draft, force):
+    """Create the draft, so that two restores of one image cannot mix their bytes."""
+    try:
+        with translated("create", draft):
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if force else os.O_EXCL), 0o644))
+    except errors.OutputExists:
+        raise errors.OutputExists(
+            f"{draft} exists: another restore writes it, or one that was killed left it; give --force to overwrite it"
+        ) from None
 
 
 def _sync(path):
@@ -75,7 +87,8 @@ class _Qcow2:
     """qemu-nbd writes the image: several connections at once, each used by one thread."""
 
     def __init__(self, path, size, connections):
-        self._path = path
+        self._nbd = _libnbd()
+        self._path = path = os.path.abspath(path)  # QEMU takes what is before a colon for a protocol's name
         self._connections = connections
         self._thread = threading.local()
         self._handles = []
@@ -90,6 +103,7 @@ class _Qcow2:
             ["qemu-nbd", "-f", "qcow2", "--cache=unsafe", "--discard=unmap", "-t", "-e", str(connections + 1),
              "-k", self._socket, path],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+            start_new_session=True,  # a Ctrl-C on the terminal is for us: we end it
         )  # fmt: skip
 
     def write(self, offset, buffer):
@@ -99,27 +113,26 @@ class _Qcow2:
             self._thread.handle.pwrite(buffer, offset)
 
     def _connect(self):
-        import nbd
-
         deadline = time.monotonic() + QEMU_NBD_START
-        while not os.path.exists(self._socket):
-            if self._server.poll() is not None or time.monotonic() > deadline:
-                raise errors.OutputError(f"qemu-nbd does not serve {self._path}: {self._said()}")
+        while True:
+            handle = self._nbd.NBD()
+            try:
+                handle.connect_unix(self._socket)
+                break
+            except self._nbd.Error as error:  # its socket is not there yet, or is there and does not listen yet
+                if self._server.poll() is not None or time.monotonic() > deadline:
+                    why = self._said() or error.string
+                    raise errors.OutputError(f"qemu-nbd does not serve {self._path}: {why}") from error
             time.sleep(0.005)
-        handle = nbd.NBD()
-        with self._translated():
-            handle.connect_unix(self._socket)
         with self._lock:
             self._handles.append(handle)
         return handle
 
     @contextlib.contextmanager
     def _translated(self):
-        import nbd
-
         try:
             yield
-        except nbd.Error as error:
+        except self._nbd.Error as error:
             full = error.errno == "ENOSPC"
             kind = errors.OutputFull if full else errors.OutputError
             raise kind(f"cannot write to {self._path}: {error.string} {self._said()}".rstrip()) from error
@@ -150,6 +163,18 @@ class _Qcow2:
 
 
 _KINDS = {"raw": _Raw, "qcow2": _Qcow2}
+
+
+def _libnbd():
+    """The bindings, which a restore to raw does without."""
+    try:
+        import nbd
+    except ImportError as error:
+        raise errors.MissingSoftware(
+            "libnbd's Python bindings are not installed: install python3-libnbd (Debian, Ubuntu, Fedora, RHEL) and run "
+            "the distribution's own python3, or restore with --format raw"
+        ) from error
+    return nbd
 
 
 def _require(program):

@@ -51,7 +51,7 @@ def verify(
 ) -> Report:
     """Look at one point with all that it builds on, or at every point (of one domain); quick: without decompressing."""
     opened = store.open_store(root)
-    wanted = [series.only_series(opened, domain)] if domain or point else series.all_series(opened)
+    wanted = [series.only_series(opened, domain)] if (domain, point) != (None, None) else series.all_series(opened)
     found = _Verify(quick, threads, report, check)
     for each in wanted:
         found.series(each, point)
