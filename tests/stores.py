@@ -1,0 +1,301 @@
+"""Stores for tests, made without libvirt: a pretend VM whose disks are byte arrays and which knows what was written.
+
+Owns: `Vm`, whose points go through the package's own writer while it remembers the bytes each must restore to; ways to
+damage a file and mend it again; and a reading of zstd files by the published specification (RFC 8878), not by ours.
+"""
+
+import contextlib
+import os
+import random
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy
+import zstandard
+
+from nbdpull import extents, format, manifest, reader, series, store, writer
+from nbdpull.manifest import FileEntry
+
+KIB, MIB = 1 << 10, 1 << 20
+ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
+DOMAIN_XML = b"<domain type='kvm'><name>a pretend one</name></domain>\n"
+
+
+@dataclass
+class Disk:
+    """content: the bytes; kind: of each byte extents.DATA or ZERO; dirty: which bytes changed since the last pull."""
+
+    content: numpy.ndarray
+    kind: numpy.ndarray
+    dirty: numpy.ndarray
+
+    @staticmethod
+    def blank(size):
+        return Disk(numpy.zeros(size, "u1"), numpy.full(size, extents.ZERO, "u1"), numpy.zeros(size, bool))
+
+    @property
+    def size(self):
+        return len(self.content)
+
+    def extents(self, full):
+        """What a server would tell: everything of a full pull, else what is dirty."""
+        state = numpy.where(self.dirty | full, self.kind, 255).astype("u1")
+        first = numpy.flatnonzero(numpy.concatenate([[True], state[1:] != state[:-1]])) if len(state) else []
+        stops = [*first[1:], len(state)]
+        return extents.of([(a, b - a, state[a]) for a, b in zip(first, stops) if state[a] != 255])
+
+
+class Vm:
+    """`vm = Vm(folder); vm.add_disk("vda", MIB); vm.write("vda", 0, b"x"); point = vm.pull()`.
+
+    images[point.id][disk] is what must be restored. Points go one after another into one series.
+    """
+
+    def __init__(self, root, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
+        self.store = store.open_or_create(str(root))
+        self.root = Path(root)
+        self.name, self.uuid = name, uuid
+        self.series = series.Series(self.store, name)
+        self.folder = self.root / self.series.folder
+        self.disks = {}
+        self.points = []
+        self.images = {}
+
+    def add_disk(self, name, size):
+        self.disks[name] = Disk.blank(size)
+
+    def write(self, name, offset, data):
+        disk, stop = self.disks[name], offset + len(data)
+        disk.content[offset:stop] = numpy.frombuffer(data, "u1")
+        disk.kind[offset:stop] = extents.DATA
+        disk.dirty[offset:stop] = True
+
+    def zero(self, name, offset, length):
+        disk, stop = self.disks[name], offset + length
+        disk.content[offset:stop] = 0
+        disk.kind[offset:stop] = extents.ZERO
+        disk.dirty[offset:stop] = True
+
+    def grow(self, name, size):
+        """New room reads as zero and is not dirty, as with QEMU's bitmaps."""
+        old, new = self.disks[name], Disk.blank(size)
+        for field in ("content", "kind", "dirty"):
+            getattr(new, field)[: old.size] = getattr(old, field)
+        self.disks[name] = new
+
+    def pull(self, since="last", point_id=None, disks=None, handmade=None, **how):
+        """Commit a point of the named disks, by default of all.
+
+        since: "last" point, "nothing" (full), or a checkpoint "elsewhere" (incremental, without a parent); handmade:
+        {disk: function of the point's folder -> (index, chunks)} for files that DiskWriter never makes; how:
+        frame_size, chunk_size.
+        """
+        point_id = point_id or format.new_point_id()
+        last = self.points[-1] if self.points and since == "last" else None
+        chosen = disks or list(self.disks)
+        modes = {name: self._mode(name, last, since) for name in chosen}
+        parent = last if manifest.INCREMENTAL in modes.values() else None
+        with self.series.writing(), self.series.new_point(point_id) as new:
+            entries = []
+            for name in chosen:
+                made = (handmade or {}).get(name)
+                files = (
+                    made(f"{self.series.folder}/{new.id}") if made else self._write(name, new.id, modes[name], **how)
+                )
+                entries.append(self._entry(name, modes[name], *files))
+            new.add_file(format.DOMAIN_XML, DOMAIN_XML)
+            point = new.commit(self._fields(point_id, parent), entries)
+        self.points.append(point)
+        self.images[point.id] = {name: self.disks[name].content.tobytes() for name in chosen}
+        for name in chosen:
+            self.disks[name].dirty[:] = False
+        return point
+
+    def _mode(self, name, last, since):
+        based = since == "elsewhere" or (last is not None and last.manifest.disk(name) is not None)
+        return manifest.INCREMENTAL if based else manifest.FULL
+
+    def _write(self, name, point_id, mode, frame_size=64 * KIB, chunk_size=256 * MIB, batch_size=MIB):
+        disk, encoder = self.disks[name], writer.Encoder(1)
+        found = disk.extents(mode == manifest.FULL)
+        pieces = extents.cut(found, frame_size, only=found["kind"] == extents.DATA)
+        with writer.DiskWriter(self.store, self.series.folder, point_id, name, disk.size, chunk_size) as output:
+            for batch in extents.batches(pieces, batch_size, 1 << 10):
+                output.add(encoder.encode(batch, buffers(disk.content, batch)))
+            return output.close()
+
+    def _entry(self, name, mode, index, chunks):
+        stored = index.size + sum(chunk.size for chunk in chunks)
+        return manifest.DiskEntry(
+            name, self.disks[name].size, mode, "test", f"/images/{name}.qcow2", index, chunks, 0, 0, 0, stored
+        )
+
+    def _fields(self, point_id, last):
+        return {
+            "sequence": 1 + max((point.manifest.sequence for point in self.points), default=0),
+            "created": "2026-11-22T19:45:00+00:00",
+            "store": self.store.id,
+            "parent": last and manifest.ParentEntry(last.id, last.sha256),
+            "domain": self.name,
+            "uuid": self.uuid,
+            "since": "chk-of-the-parent",
+            "checkpoint": manifest.CheckpointEntry(f"nbdpull-{point_id}", 1795376700, True),
+            "consistency": "crash-consistent",
+            "versions": {"nbdpull": "0.1.0"},
+            "seconds": {"copy": 0.5},
+        }
+
+
+def buffers(content, batch):
+    """The bytes of each data extent of a batch."""
+    data = batch[batch["kind"] == extents.DATA]
+    return [content[int(e["offset"]) : int(e["offset"] + e["length"])].tobytes() for e in data]
+
+
+def scribble(vm, name, rng, count=6, longest=700 * KIB):
+    """Random writes and zeroes at any offset, of any length; `rng` is a random.Random."""
+    size = vm.disks[name].size
+    for _ in range(count):
+        offset = rng.randrange(size)
+        length = min(rng.choice([1, 511, 4096, 65536, rng.randrange(1, longest)]), size - offset)
+        what = rng.randrange(4)
+        if what == 0:
+            vm.zero(name, offset, length)
+        elif what == 1:
+            vm.write(name, offset, bytes(length))  # zeros that the server does not tell of
+        else:
+            vm.write(name, offset, rng.randbytes(min(length, 3000)).ljust(length, b"%c" % rng.randrange(256)))
+
+
+def chain(root, seed=1, points=3, size=2 * MIB + 1234, **how):
+    """A Vm with a full point and incremental ones of vda (which grows) and vdb."""
+    rng = random.Random(seed)
+    vm = Vm(root)
+    vm.add_disk("vda", size)
+    vm.add_disk("vdb", 300 * KIB)
+    for number in range(points):
+        if number:
+            vm.grow("vda", vm.disks["vda"].size + 77777)
+        scribble(vm, "vda", rng)
+        vm.write("vda", rng.randrange(size - 200 * KIB), rng.randbytes(200 * KIB))
+        scribble(vm, "vdb", rng, count=2, longest=100 * KIB)
+        vm.pull(**how)
+    return vm
+
+
+def handmade_index(vm, folder, disk, records):
+    """Write an index of any records; FileEntry of it."""
+    with vm.store.create(f"{folder}/{format.index_name(disk)}") as file:
+        file.write(zstandard.ZstdCompressor(level=3, write_checksum=True).compress(records.tobytes()))
+    return FileEntry(file.path.partition("/")[2], file.size, file.sha256())
+
+
+def records_of(vm, point, disk):
+    """All records of a disk of a point, as one array."""
+    entry = point.manifest.disk(disk)
+    batches = list(reader.records(vm.store, vm.series.folder, entry))
+    return numpy.concatenate(batches) if batches else numpy.empty(0, format.RECORD)
+
+
+def resealed(vm, point, **changes):
+    """Put another manifest in the place of a point's, sealed as it should be, and return the new Point."""
+    path = vm.folder / point.id / format.MANIFEST
+    path.write_bytes(manifest.encode(replace(point.manifest, **changes)))
+    return vm.series._point(point.id)
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def damaged(path, data):
+    """Let a file hold other bytes (None: let it be gone) for a while."""
+    path = Path(path)
+    before = path.read_bytes()
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def flipped(data, at, bit=0):
+    """The bytes with one bit turned over."""
+    return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
+
+
+def files(root):
+    """Every file below a folder, sorted."""
+    return sorted(path for path in Path(root).rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A file system of `size` bytes mounted at a new folder; needs root."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def unprivileged():
+    """Let this process be nobody, if it is root, in a folder that nobody can enter and nobody owns."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        root = os.geteuid() == 0
+        if root:
+            os.chown(folder, 65534, 65534)
+            os.setresuid(65534, 65534, 0)
+        try:
+            yield Path(folder)
+        finally:
+            if root:
+                os.setresuid(0, 0, 0)
+
+
+# -- zstd by its specification ----------------------------------------------------------------------------------------
+
+
+def zstd_frames(data):
+    """[(magic, start, stop), …] of every frame in a file, by RFC 8878; ValueError where it is none."""
+    frames, at = [], 0
+    while at < len(data):
+        magic = int.from_bytes(data[at : at + 4], "little")
+        if magic & 0xFFFFFFF0 == 0x184D2A50:
+            stop = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        elif magic == 0xFD2FB528:
+            stop = _frame_end(data, at + 4)
+        else:
+            raise ValueError(f"no frame at {at}: magic {magic:#x}")
+        if stop > len(data):
+            raise ValueError(f"the frame at {at} is cut short")
+        frames.append((magic, at, stop))
+        at = stop
+    return frames
+
+
+def _frame_end(data, at):
+    descriptor = data[at]
+    single, checksum = descriptor >> 5 & 1, descriptor >> 2 & 1
+    at += 1 + (not single) + [0, 1, 2, 4][descriptor & 3] + [single, 2, 4, 8][descriptor >> 6]
+    last = False
+    while not last:
+        block = int.from_bytes(data[at : at + 3], "little")
+        last, rle = block & 1, block >> 1 & 3 == 1
+        at += 3 + (1 if rle else block >> 3)
+    return at + 4 * checksum
+
+
+def package_environment():
+    """Environment in which `python -m nbdpull` is the package under test, wherever it is run."""
+    import nbdpull
+
+    return {**os.environ, "PYTHONPATH": str(Path(nbdpull.__file__).parent.parent), "NBDPULL_DEBUG": ""}

@@ -1,0 +1,488 @@
+"""What the documents say is so: commands run, options and codes are the program's, and the code reads the hexdump."""
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stores
+import zstandard
+from bed.machine import MIB, Machine
+
+import nbdpull
+from nbdpull import arguments, cli, errors, format, manifest, restore
+from nbdpull.manifest import FileEntry
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
+FORMAT = (PROJECT / "docs/format.md").read_text()
+DESIGN = (PROJECT / "docs/design.md").read_text()
+DOCUMENTS = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+# -- reading markdown -------------------------------------------------------------------------------------------------
+
+
+def section(text, heading):
+    """The text below a heading, up to the next one of its level or above."""
+    found = re.search(rf"^(#+) {re.escape(heading)}\n", text, re.MULTILINE)
+    assert found, f"no section {heading!r}"
+    rest = text[found.end() :]
+    stop = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
+    return rest[: stop.start()] if stop else rest
+
+
+def table(text):
+    """The rows of the first table in a text, as lists of cells without the heading."""
+    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def code(cell):
+    """The texts in backticks in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def blocks(text, kind):
+    """The contents of the fenced blocks of a kind."""
+    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text):
+    """Every line of its shell blocks, as words, without comments."""
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = path.read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    for link in links:
+        assert "://" not in link, "documents can be read offline"
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).replace(" ", "-").lower() for heading in headings}, link
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def parsed(words):
+    """What the real parser makes of a command line; it exits on a wrong one."""
+    return arguments.parser().parse_args(cli._with_verb(words[1:]))
+
+
+@pytest.mark.parametrize("text", [README, MANUAL, arguments.EXAMPLES], ids=["README", "manual", "help"])
+def test_commands_are_understood(text):
+    if text is arguments.EXAMPLES:
+        lines = [re.sub(r"  +\S.*$", "", line.strip()) for line in text.splitlines() if line.startswith("  nbdpull")]
+        found = [shlex.split(line) for line in lines]
+    else:
+        found = [words for words in commands(text) if words[0] == "nbdpull"]
+    assert len(found) >= 5
+    assert {parsed(words).verb for words in found} >= {"pull", "restore", "verify", "list"}
+
+
+def test_scripts_are_there_and_can_be_run():
+    named = {word for word in re.findall(r"(?:scripts|\.ci)/[\w-]+(?:\.py)?", README + FORMAT)}
+    assert named >= {"scripts/demo", "scripts/test", "scripts/install", "scripts/nbdpull-restore-min"}
+    for name in [*named, ".ci/run"]:
+        assert os.access(PROJECT / name, os.X_OK), name
+        if (PROJECT / name).read_bytes().startswith(b"#!/bin/bash"):
+            subprocess.run(["bash", "-n", str(PROJECT / name)], check=True)
+
+
+def test_the_two_commands_come_first():
+    assert [words[0] for words in commands(README)[:2]] == ["scripts/demo", "scripts/test"]
+
+
+def test_the_changelog_has_this_version():
+    assert nbdpull.__version__ in (PROJECT / "CHANGELOG.md").read_text()
+
+
+# -- options and codes ------------------------------------------------------------------------------------------------
+
+
+def option_strings(parser):
+    return {
+        (string, action.metavar or "{" + ",".join(action.choices) + "}" if action.nargs != 0 else "")
+        for action in parser._actions
+        for string in action.option_strings
+        if string not in ("-h", "--help")
+    }
+
+
+def verb_parser(verb):
+    [verbs] = [action for action in arguments.parser()._actions if action.dest == "verb"]
+    return verbs.choices[verb]
+
+
+@pytest.mark.parametrize("verb", arguments.VERBS)
+def test_options_are_those_of_the_manual(verb):
+    items = re.findall(r"^- (`.*?`)(?=:)", section(MANUAL, verb), re.MULTILINE)
+    documented = {tuple(text.partition(" ")[::2]) for item in items for text in code(item)}
+    assert documented == option_strings(verb_parser(verb))
+
+
+def test_defaults_are_those_of_the_manual():
+    args = parsed(["nbdpull", "vm1", "-o", "dir"])
+    text = section(MANUAL, "pull")
+    assert (args.frame_size, args.chunk_size, args.level) == (1 << 20, 256 << 20, 1)
+    for said in ("level of zstd, 1 to 19. Default: 1.", "512K or 1M. Default: 1M.", "At least 1M. Default: 256M."):
+        assert said in " ".join(text.split())
+
+
+def test_every_option_in_the_readme_exists():
+    known = {string for verb in arguments.VERBS for string, _ in option_strings(verb_parser(verb))}
+    others = {"--checkpoints-metadata"}  # of virsh
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) <= known | others
+
+
+def error_classes(kind=errors.NbdpullError):
+    return {kind, *(found for child in kind.__subclasses__() for found in error_classes(child))}
+
+
+def test_exit_codes_are_those_of_the_manual():
+    rows = {row[0]: row for row in table(section(MANUAL, "EXIT CODES"))}
+    documented = {(word, number) for number, row in rows.items() for word in code(row[1])}
+    real = {(kind.code, str(kind.exit_code)) for kind in error_classes() if kind is not errors.Interrupted}
+    assert documented == real | {("interrupted", "128+N")}
+    assert errors.Interrupted(15).exit_code == 143
+    assert list(rows) == re.findall(r"^  (\d\S*)", arguments.EXIT_CODES, re.MULTILINE)
+
+
+def decided_reasons():
+    """The second member of each pair that the functions of pull.py return which decide on a disk or on a base."""
+    module = ast.parse((PROJECT / "nbdpull/pull.py").read_text())
+    functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
+    deciding = [node for node in functions if node.name in ("decide", "_base", "_newest_base")]
+    assert len(deciding) == 3
+    pairs = [node.value for f in deciding for node in ast.walk(f) if isinstance(node, ast.Return)]
+    for pair in pairs:
+        if isinstance(pair, ast.Tuple):
+            yield from _texts(pair.elts[1])
+
+
+def _texts(node):
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(part.value if isinstance(part, ast.Constant) else "FORMAT" for part in node.values)
+    elif isinstance(node, ast.IfExp):
+        yield from [*_texts(node.body), *_texts(node.orelse)]
+    elif isinstance(node, ast.Constant) and node.value:
+        yield node.value
+
+
+def test_reason_codes_are_those_of_the_manual():
+    documented = [code(row[0])[0] for row in table(section(MANUAL, "REASON CODES"))]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == set(decided_reasons())
+
+
+# -- what programs print ----------------------------------------------------------------------------------------------
+
+TYPES = {
+    "string": str, "integer": int, "boolean": bool, "object": dict, "array of strings": list, "array of objects": list,
+    "object of strings": dict, "object of numbers": dict, "null": type(None),
+}  # fmt: skip
+OPAQUE = {"versions", "seconds", "files", "written_bytes", "point"}  # their members are not in the same table
+
+
+def members(document, containers=False, path=""):
+    """{path of each member: value}, as "disks[].name"; containers: those that hold other members, too."""
+    found = {}
+    for name, value in document.items():
+        here, inner = path + name, {}
+        if isinstance(value, dict) and (containers or name not in OPAQUE) and name not in ("versions", "seconds"):
+            inner = members(value, containers, here + ".")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for item in value:
+                inner.update(members(item, containers, here + "[]."))
+        if containers or not inner:
+            found[here] = value
+        found.update(inner)
+    return found
+
+
+def assert_documented(rows, document, **how):
+    """Each member of a document is in a table, each row of the table is a member, and of its type."""
+    rows = {code(row[0])[0]: row[1] for row in rows}
+    found = members(document, **how)
+    assert set(found) == set(rows)
+    for name, value in found.items():
+        assert any(type(value) is TYPES[word] for word in rows[name].split(" or ")), (name, value)
+
+
+def nbdpull_says(folder, *words, exit_code=0):
+    """Run nbdpull in a folder; its standard output."""
+    command = [sys.executable, "-m", "nbdpull", *map(str, words)]
+    done = subprocess.run(
+        command, cwd=folder, env=stores.package_environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == exit_code, done.stderr
+    return done.stdout
+
+
+def events(output):
+    """Its JSON lines by event; of several of one event the last."""
+    return {event["event"]: event for event in map(json.loads, output.splitlines())}
+
+
+def assert_event(events, event, verb):
+    assert_documented(table(section(MANUAL, f"event {event} of {verb}")), events[event])
+
+
+@pytest.fixture(scope="module")
+def vm(private_libvirt, tmp_path_factory):
+    """The VM of the documents: vm1, with a checkpoint chk3."""
+    with Machine(private_libvirt, tmp_path_factory.mktemp("images"), {"vda": 8 * MIB}, name="vm1") as vm:
+        vm.write("vda", 0, MIB, 0x55)
+        vm.create_checkpoint("chk3")
+        vm.write("vda", MIB, MIB, 0x66)
+        yield vm
+
+
+def test_the_commands_of_the_readme(vm, tmp_path):
+    run = [words[1:] for words in commands(README) if words[0] == "nbdpull"]
+    assert len(run) == 5
+    for words in run:
+        nbdpull_says(tmp_path, *words)
+    images = [str(tmp_path / "out/vda.qcow2"), str(vm.freeze_copy("vda", tmp_path / "seen.raw"))]
+    subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", *images], check=True)
+    assert (tmp_path / "out/domain.xml").read_text().startswith("<domain")
+    [since] = json.loads(nbdpull_says(tmp_path, "list", "since-chk3", "--json"))
+    assert since["since"] == "chk3" and since["disks"][0]["dirty_bytes"] == MIB
+    assert "chk3" in vm.checkpoints() and not vm.job_active()
+
+
+def test_the_json_of_pull(vm, tmp_path):
+    nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
+    vm.write("vda", 3 * MIB, 65536, 0x77)
+    told = events(nbdpull_says(tmp_path, "vm1", "-o", "store", "--json"))
+    for event in ("start", "progress", "result"):
+        assert_event(told, event, "pull")
+    assert set(told) == {"start", "progress", "result"}
+    point = told["result"]["point"]
+    assert_documented(table(section(MANUAL, "a point")), point)
+    assert set(point["seconds"]) == set(code(table(section(MANUAL, "a point"))[-2][2]))
+    assert set(point["versions"]) == set(code(table(section(MANUAL, "a point"))[-1][2]))
+    assert parsed(shlex.split(told["result"]["next_command"])).since == point["checkpoint"]
+    assert json.loads(nbdpull_says(tmp_path, "show", "store", "latest", "--json")) == point
+    assert json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[-1] == point
+
+
+def test_the_json_of_a_failure(tmp_path):
+    told = events(nbdpull_says(tmp_path, "restore", "nowhere", "-o", "out", "--json", exit_code=10))
+    assert_documented(table(section(MANUAL, "event result of a failure")), told["result"])
+
+
+def test_the_json_of_restore_and_verify(tmp_path):
+    vm = stores.chain(tmp_path / "store", points=2)
+    told = events(nbdpull_says(tmp_path, "restore", "store", "-o", "out", "--format", "raw", "--json"))
+    assert_event(told, "progress", "restore")
+    assert_event(told, "result", "restore")
+    path = vm.folder / vm.points[0].id / format.chunk_name("vda", 0)
+    with stores.damaged(path, stores.flipped(path.read_bytes(), 150)):
+        told = events(nbdpull_says(tmp_path, "verify", "store", "--json", exit_code=11))
+    for event in ("progress", "damage", "result"):
+        assert_event(told, event, "verify")
+
+
+def test_the_json_of_index(tmp_path):
+    stores.chain(tmp_path / "store", points=1)
+    records = [json.loads(line) for line in nbdpull_says(tmp_path, "index", "store", "latest", "vda").splitlines()]
+    rows = table(section(MANUAL, "a record"))
+    for record in records:
+        assert_documented(rows if record["kind"] == "data" else rows[:3], record)
+    assert {record["kind"] for record in records} == {"data", "zero"}
+
+
+# -- the format -------------------------------------------------------------------------------------------------------
+
+
+def test_the_members_of_a_manifest(tmp_path):
+    vm = stores.chain(tmp_path / "store", points=2)
+    document = json.loads((vm.folder / vm.points[1].id / format.MANIFEST).read_bytes())
+    sealed = {row[0].strip("`") for row in table(section(FORMAT, "4. Sealed JSON"))}
+    assert sealed == {"format", "requires", "digest"}
+    document = {name: value for name, value in document.items() if name not in sealed}
+    assert_documented(table(section(FORMAT, "6. manifest.json")), document, containers=True)
+    marker = json.loads((vm.root / format.MARKER).read_bytes())
+    assert {code(row[0])[0] for row in table(section(FORMAT, "5. nbdpull.json"))} == set(marker) - sealed
+    header = json.loads(format.chunk_header("p", "vda", 1, 0)[8:])
+    [about] = re.findall(r"The \*\*header\*\*.*?\(the number", section(FORMAT, "7. Chunk files"), re.DOTALL)
+    assert set(header) == set(code(about)) - {format.FORMAT}
+
+
+def test_the_layout_of_a_record():
+    sizes = {"u64": 8, "u32": 4, "32 bytes": 32}
+    rows = table(section(FORMAT, "8. Records"))
+    documented = [(code(name)[0], int(at), sizes[kind]) for at, kind, name, _ in rows]
+    fields = format.RECORD.fields
+    assert documented == [(name, fields[name][1], fields[name][0].itemsize) for name in format.RECORD.names]
+    assert f"A record is {format.RECORD.itemsize} bytes" in FORMAT
+
+
+def test_the_numbers_and_names_of_the_format():
+    magics = {"HEADER_MAGIC": format.HEADER_MAGIC, "RECORDS_MAGIC": format.RECORDS_MAGIC,
+              "SEEK_TABLE_MAGIC": format.SEEK_TABLE_MAGIC}  # fmt: skip
+    layout = {row[0]: row[1] for row in table(section(FORMAT, "7. Chunk files"))}
+    for part, name in {"header": "HEADER_MAGIC", "records": "RECORDS_MAGIC", "seek table": "SEEK_TABLE_MAGIC"}.items():
+        assert f"magic 0x{magics[name]:08X}" in layout[part]
+    text = section(FORMAT, "7. Chunk files")
+    assert f"magic 0x{format.DATA_MAGIC:08X}" in text and f"0x{format.SEEKABLE_MAGIC:08X}" in text
+    assert f"at most {format.MAX_FRAME} (2^20)" in " ".join(text.split())
+    files = "".join(blocks(section(FORMAT, "2. Files of a store"), "text"))
+    for name in (format.MARKER, format.MANIFEST, format.SUMS, format.DOMAIN_XML, format.CHECKPOINT_XML, format.NVRAM):
+        assert re.search(rf"/{re.escape(name)} ", files), name
+    assert f"`format` | string | `{format.FORMAT}`" in FORMAT
+    assert {code(row[0])[0] for row in table(FORMAT[FORMAT.index("| format | `requires`") :])} == {format.FORMAT}
+    assert not format.FEATURES  # else they are to be documented
+    assert "`full`" in FORMAT and {manifest.FULL, manifest.INCREMENTAL} == {"full", "incremental"}
+
+
+def test_names_are_encoded_as_specified():
+    text = section(FORMAT, "3. Names")
+    rows = {code(row[0])[0]: code(row[1])[0] for row in table(text)}
+    assert {name: format.folder_name(name) for name in rows} == rows
+    [pattern] = [found for found in code(text) if found.startswith("[0-9]{8}T")]
+    assert re.fullmatch(pattern, format.new_point_id())
+    for text in ("20261122T194500Z-7f3a9", "20261122T194500Z-7f3a9c04\n", "20261122T194500-7f3a9c"):
+        assert not re.fullmatch(pattern, text) and not format.POINT_ID.match(text)
+
+
+# -- the hexdump ------------------------------------------------------------------------------------------------------
+
+
+def hexdump(name):
+    """[(bytes, annotation), …] of a dump; an unannotated line belongs to the one before."""
+    [text] = blocks(FORMAT, f"hexdump {name}")
+    parts, reached = [], 0
+    for line in text.splitlines():
+        offset, data, note = re.fullmatch(r"([0-9a-f]{8})  ((?:[0-9a-f]{2} ?)+?)(?:  +(\S.*))?", line).groups()
+        assert int(offset, 16) == reached, line
+        data = bytes.fromhex(data)
+        reached += len(data)
+        if note:
+            parts.append((data, note))
+        else:
+            parts[-1] = (parts[-1][0] + data, parts[-1][1])
+    return parts
+
+
+def dumped(name):
+    return b"".join(data for data, _ in hexdump(name))
+
+
+def decompressed(frame):
+    return zstandard.ZstdDecompressor().decompressobj().decompress(frame)
+
+
+def example(root, **how):
+    """The pull that the worked example shows."""
+    vm = stores.Vm(root)
+    vm.add_disk("vda", 135168)
+    vm.write("vda", 0, b"\x55" * 65536)
+    vm.write("vda", 131072, b"\xaa" * 4096)
+    return vm, vm.pull(point_id="20261122T194500Z-7f3a9c04", **how)
+
+
+def test_the_notes_of_the_hexdump_are_right():
+    for name in ("vda.0000.zst", "records"):
+        for data, note in hexdump(name):
+            value = int.from_bytes(data, "little")
+            if found := re.match(r"magic 0x([0-9A-F]{8})", note):
+                assert value == int(found[1], 16)
+            elif found := re.match(r"(\d+) (?:bytes follow|entries)", note):
+                assert value == int(found[1])
+            elif name == "records" and not note.startswith("digest"):
+                field, stated = re.match(r"(\w+) (\d+)", note).groups()
+                assert (field in format.RECORD.names, value) == (True, int(stated))
+
+
+def test_the_dumped_index_holds_the_dumped_records():
+    assert decompressed(dumped("vda.index")) == dumped("records")
+    assert len(dumped("records")) == 3 * format.RECORD.itemsize
+
+
+def test_the_code_reads_the_hexdump(tmp_path):
+    def from_the_page(folder):
+        entries = []
+        for name in ("vda.index", "vda.0000.zst"):
+            with stores.store.open_store(tmp_path / "store").create(f"{folder}/{name}") as file:
+                file.write(dumped(name))
+            entries.append(FileEntry(file.path.partition("/")[2], file.size, file.sha256()))
+        return entries[0], entries[1:]
+
+    vm, point = example(tmp_path / "store", handmade={"vda": from_the_page})
+    assert stores.records_of(vm, point, "vda").tobytes() == dumped("records")
+    request = restore.Request(str(vm.root), str(tmp_path / "out"), kind="raw")
+    image = Path(restore.restore(request).files["vda"]).read_bytes()
+    assert image == vm.images[point.id]["vda"] == b"\x55" * 65536 + bytes(65536) + b"\xaa" * 4096
+
+
+def anatomy(chunk):
+    """A chunk file in parts that do not depend on the version of zstd; its own sizes and places are proved here."""
+    frames = stores.zstd_frames(chunk)
+    assert frames[0][0] == format.HEADER_MAGIC and [magic for magic, _, _ in frames[-2:]] == [0x184D2A51, 0x184D2A5E]
+    data = {start: (stop - start, decompressed(chunk[start:stop])) for magic, start, stop in frames[1:-2]}
+    sizes = [(stop - start, len(data[start][1]) if start in data else 0) for _, start, stop in frames[:-1]]
+    assert format.parse_seek_table(chunk) == sizes
+    records = format.numpy.frombuffer(decompressed(chunk[frames[-2][1] + 8 : frames[-2][2]]), format.RECORD).copy()
+    for record in records[records["kind"] == 0]:
+        stored, raw = data[int(record["position"])]
+        assert (int(record["stored"]), int(record["raw"])) == (stored, len(raw))
+    records["position"] = records["stored"] = 0
+    return chunk[: frames[0][2]], [raw for _, raw in data.values()], records.tobytes()
+
+
+def test_the_code_writes_what_the_hexdump_shows(tmp_path):
+    vm, point = example(tmp_path / "store")
+    written = (vm.folder / point.id / "vda.0000.zst").read_bytes()
+    assert anatomy(written) == anatomy(dumped("vda.0000.zst"))
+    assert len(anatomy(written)[1]) == 2
+
+
+# -- the design -------------------------------------------------------------------------------------------------------
+
+
+def imported_modules(path):
+    """Modules of the package that a file imports, anywhere in it."""
+    names = {found.stem for found in path.parent.glob("*.py")}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "nbdpull"):
+            module = (node.module or "").removeprefix("nbdpull").strip(".") if not node.level else node.module
+            yield from [module] if module else [alias.name for alias in node.names if alias.name in names]
+
+
+def test_modules_import_only_from_the_rows_below():
+    rows = {name: number for number, row in enumerate(table(section(DESIGN, "The layers"))) for name in code(row[1])}
+    files = {path.stem: path for path in (PROJECT / "nbdpull").glob("*.py") if path.stem != "__init__"}
+    assert set(rows) == set(files)
+    for name, path in files.items():
+        for other in imported_modules(path):
+            assert rows[other] > rows[name], f"{name} imports {other}"
+    assert "source" in set(imported_modules(files["disk_copy"]))
+
+
+# -- the demo ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout_seconds(300)
+def test_the_demo(guest_parts, tmp_path):
+    environment = {**stores.package_environment(), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "scripts/demo.py")], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Images are identical.") == 3
+    assert list(tmp_path.iterdir()) == []

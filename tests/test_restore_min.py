@@ -1,0 +1,300 @@
+"""scripts/nbdpull-restore-min, made of docs/format.md alone: what nbdpull restores it restores, what is to be refused
+it refuses. If the two do not agree, one of them or the specification is wrong.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import stores
+from stores import KIB, MIB
+
+from nbdpull import errors, extents, format, restore
+from nbdpull.manifest import ParentEntry
+
+PROGRAM = Path(__file__).parent.parent / "scripts/nbdpull-restore-min"
+
+
+def minimal(vm, point, disk, out):
+    """Run it; (exit code, what it says)."""
+    command = [sys.executable, str(PROGRAM), str(vm.root), vm.name, point, disk, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def assert_refused(vm, out, says="", point="latest", disk="vda"):
+    """Both refuse it, and neither leaves an image."""
+    code, said = minimal(vm, point, disk, out)
+    assert code == 1 and says in said, said
+    assert not out.exists()
+    with pytest.raises((errors.Damaged, errors.StoreError)):
+        restore.restore(restore.Request(str(vm.root), str(out), vm.name, point, [disk], "raw"))
+    assert not (out / f"{disk}.raw").exists()
+
+
+def assert_restored(vm, point, disk, folder):
+    code, said = minimal(vm, point.id, disk, folder / "min.raw")
+    assert (code, said) == (0, "")
+    restored = restore.restore(restore.Request(str(vm.root), str(folder / "full"), vm.name, point.id, [disk], "raw"))
+    image = (folder / "min.raw").read_bytes()
+    assert image == Path(restored.files[disk]).read_bytes()
+    assert image == vm.images[point.id][disk]
+
+
+@pytest.fixture
+def vm(tmp_path):
+    """A series of three points of vda, which grows, and vdb."""
+    return stores.chain(tmp_path / "store")
+
+
+def test_it_is_small_and_needs_nothing():
+    text = PROGRAM.read_text()
+    assert len(text.splitlines()) <= 200
+    imported = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
+    known = getattr(sys, "stdlib_module_names", None)  # Python 3.10
+    assert "nbdpull" not in imported
+    assert known is None or {name.partition(".")[0] for name in imported} <= known
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_point_of_a_chain(tmp_path, seed):
+    vm = stores.chain(tmp_path / "store", seed, chunk_size=MIB)
+    for number, point in enumerate(vm.points):
+        for disk in vm.disks:
+            folder = tmp_path / f"{number}-{disk}"
+            folder.mkdir()
+            assert_restored(vm, point, disk, folder)
+
+
+def test_the_latest_point_is_that_of_the_highest_sequence(tmp_path):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    for number, point_id in enumerate(["20300101T000000Z-aaaaaa", "20200101T000000Z-aaaaaa"]):
+        vm.write("vda", 0, bytes([number + 1]) * KIB)
+        vm.pull(point_id=point_id)
+    assert minimal(vm, "latest", "vda", tmp_path / "out") == (0, "")
+    assert (tmp_path / "out").read_bytes() == vm.images["20200101T000000Z-aaaaaa"]["vda"]
+
+
+def test_strange_names(tmp_path):
+    vm = stores.Vm(tmp_path / "store", name=".my vm/ü")
+    vm.add_disk("vd a", 3 * 512)
+    vm.write("vd a", 512, b"x" * 512)
+    assert_restored(vm, vm.pull(), "vd a", tmp_path)
+
+
+def test_a_disk_that_is_all_zero_and_one_of_no_size(tmp_path):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.add_disk("vdb", 0)
+    point = vm.pull()
+    for disk in vm.disks:
+        (tmp_path / disk).mkdir()
+        assert_restored(vm, point, disk, tmp_path / disk)
+    assert os.stat(tmp_path / "vda/min.raw").st_blocks == 0
+
+
+def test_records_that_share_a_frame_of_an_older_point(tmp_path):
+    """The format has it, though nbdpull does not write it yet: chunk files of other points, and `skip`."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, bytes(range(256)) * 256)
+    first = vm.pull()
+    [old] = [record for record in stores.records_of(vm, first, "vda") if record["kind"] == extents.DATA]
+    records = numpy.array([old] * 2, format.RECORD)
+    records["offset"], records["length"], records["skip"] = [5 * KIB, 200 * KIB], [100, KIB], [7, 3 * KIB]
+    for offset, length, skip in records[["offset", "length", "skip"]].tolist():
+        vm.write("vda", offset, (bytes(range(256)) * 256)[skip : skip + length])
+
+    def shared(folder):
+        return stores.handmade_index(vm, folder, "vda", records), first.manifest.disk("vda").chunks
+
+    assert_restored(vm, vm.pull(handmade={"vda": shared}), "vda", tmp_path)
+
+
+def test_nothing_is_overwritten(vm, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    code, said = minimal(vm, "latest", "vda", tmp_path / "out")
+    assert code == 1 and "exists" in said
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+# -- what must be refused ---------------------------------------------------------------------------------------------
+
+
+def needed(vm, disk):
+    """Every file that a disk of the last point is made of: the marker, manifests, indexes and chunk files."""
+    names = [name for name in stores.files(vm.root) if name.name in (format.MARKER, format.MANIFEST)]
+    return names + [path for path in stores.files(vm.root) if path.name.startswith(f"{disk}.")]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_any_damaged_file_of_the_chain(vm, tmp_path, how):
+    paths = needed(vm, "vdb")
+    assert len(paths) == 1 + 3 * 3
+    for path in paths:
+        data = path.read_bytes()
+        if how == "gone" and path.name == format.MANIFEST and path.parent.name == vm.points[-1].id:
+            continue  # then there is no such point
+        bad = {"flipped": stores.flipped(data, len(data) // 2), "cut": data[:-1], "gone": None}[how]
+        with stores.damaged(path, bad):
+            assert_refused(vm, tmp_path / "out", disk="vdb")
+
+
+def test_a_point_without_manifest_is_none(vm, tmp_path):
+    (vm.folder / vm.points[-1].id / format.MANIFEST).unlink()
+    assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
+    assert minimal(vm, "latest", "vda", tmp_path / "out") == (0, "")
+    assert (tmp_path / "out").read_bytes() == vm.images[vm.points[-2].id]["vda"]
+
+
+def test_a_point_without_a_full_one_below(tmp_path):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, b"x" * KIB)
+    vm.pull(since="elsewhere")
+    assert_refused(vm, tmp_path / "out", "no whole image")
+
+
+def test_another_parent_than_the_one_built_on(vm, tmp_path):
+    last = vm.points[-1].manifest
+    stores.resealed(vm, vm.points[-1], parent=ParentEntry(last.parent.point, "0" * 64))
+    assert_refused(vm, tmp_path / "out", "not the parent")
+
+
+def test_a_disk_that_shrinks_along_the_chain(vm, tmp_path):
+    last = vm.pull()  # nothing changed: no record that would end beyond the disk
+    smaller = [replace(disk, size=disk.size - 512) for disk in last.manifest.disks]
+    stores.resealed(vm, last, disks=smaller)
+    assert_refused(vm, tmp_path / "out", "larger than later")
+
+
+@pytest.mark.parametrize(
+    "member, value, says",
+    [
+        ("format", "nbdpull/2", "later"),
+        ("requires", ["holograms"], "later"),
+        ("sequence", "3", "type"),
+        ("sequence", -3, "type"),
+        ("uuid", None, "type"),
+        ("point", "20200101T000000Z-aaaaaa", "another point"),
+        ("files", [{"path": "../x", "size": 1, "sha256": "0" * 64}], "strange"),
+        ("files", [{"path": "x", "size": 1}], "type"),
+    ],
+)
+def test_a_manifest_that_is_sealed_but_cannot_be(vm, tmp_path, member, value, says):
+    path = vm.folder / vm.points[-1].id / format.MANIFEST
+    document = json.loads(path.read_bytes())
+    del document["digest"]
+    with stores.damaged(path, format.seal({**document, member: value})):
+        assert_refused(vm, tmp_path / "out", says, point=vm.points[-1].id)
+    del document[member]
+    if member != "requires":
+        with stores.damaged(path, format.seal(document)):
+            assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "differential"},
+        {"index": "../vda.index"},
+        {"chunks": "20200101T000000Z-aaaaaa/../../x.0000.zst"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_disk_entry_that_cannot_be(vm, tmp_path, changes):
+    [disk, *others] = vm.points[-1].manifest.disks
+    if "index" in changes:
+        changes = {"index": replace(disk.index, path=changes["index"])}
+    if "chunks" in changes:
+        changes = {"chunks": [replace(chunk, path=changes["chunks"]) for chunk in disk.chunks]}
+    with pytest.raises(errors.Damaged):
+        stores.resealed(vm, vm.points[-1], disks=[replace(disk, **changes), *others])
+    assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
+
+
+def changed(records, number, **fields):
+    result = records.copy()
+    for name, value in fields.items():
+        result[name][number] = value
+    return result
+
+
+DATA, ZERO = 0, 1  # numbers of records in the index below
+STRANGE = "a record that cannot be"
+FLAWS = {
+    "empty": (STRANGE, lambda records: changed(records, DATA, length=0)),
+    "past the end": (STRANGE, lambda records: changed(records, ZERO, length=MIB + 1)),
+    "out of order": (STRANGE, lambda records: records[::-1].copy()),
+    "overlap": (STRANGE, lambda records: changed(records, ZERO, offset=64 * KIB - 1)),
+    "unknown kind": (STRANGE, lambda records: changed(records, ZERO, kind=2)),
+    "flags": (STRANGE, lambda records: changed(records, DATA, flags=1)),
+    "zero with a position": (STRANGE, lambda records: changed(records, ZERO, position=9)),
+    "zero with a chunk": (STRANGE, lambda records: changed(records, ZERO, chunk=1)),
+    "no such chunk": (STRANGE, lambda records: changed(records, DATA, chunk=1)),
+    "nothing stored": (STRANGE, lambda records: changed(records, DATA, stored=0)),
+    "raw too large": (STRANGE, lambda records: changed(records, DATA, raw=2 * MIB)),
+    "skip past the frame": (STRANGE, lambda records: changed(records, DATA, skip=1)),
+    "raw another": ("no frame", lambda records: changed(records, DATA, raw=64 * KIB + 1)),
+    "not where a frame is": ("no zstd frame", lambda records: changed(records, DATA, position=9)),
+    "half a record": ("inside a record", lambda records: numpy.frombuffer(records.tobytes()[:-40], "u1")),
+    "a gap": ("the whole disk", lambda records: changed(records, ZERO, offset=65 * KIB, length=MIB - KIB)),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_an_index_that_cannot_be(tmp_path, flaw):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB + 64 * KIB)
+    vm.write("vda", 0, b"x" * 64 * KIB)
+    good = vm.pull()
+    records = stores.records_of(vm, good, "vda")
+    assert records["kind"].tolist() == [extents.DATA, extents.ZERO]
+    says, spoil = FLAWS[flaw]
+
+    def made(folder):
+        return stores.handmade_index(vm, folder, "vda", spoil(records)), good.manifest.disk("vda").chunks
+
+    vm.pull(since="nothing" if flaw == "a gap" else "last", handmade={"vda": made})
+    assert_refused(vm, tmp_path / "out", says)
+
+
+def test_a_record_that_crosses_a_border_of_blocks(tmp_path):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 2 * MIB)
+    vm.write("vda", 0, b"x" * 64 * KIB)
+    good = vm.pull()
+    [record] = [record for record in stores.records_of(vm, good, "vda") if record["kind"] == extents.DATA]
+    records = numpy.array([record], format.RECORD)
+    records["offset"] = MIB - 1
+
+    def made(folder):
+        return stores.handmade_index(vm, folder, "vda", records), good.manifest.disk("vda").chunks
+
+    vm.pull(handmade={"vda": made})
+    assert_refused(vm, tmp_path / "out")
+
+
+def test_frames_that_make_up_for_each_other(tmp_path):
+    """Two frames of 64 and 4 KiB said to be of 4 and 64: their sum is right, and each is wrong."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 68 * KIB)
+    vm.write("vda", 0, b"x" * 68 * KIB)
+    good = vm.pull()
+    records = stores.records_of(vm, good, "vda")
+    assert records["raw"].tolist() == [64 * KIB, 4 * KIB]
+    records["raw"] = records["length"] = [4 * KIB, 64 * KIB]
+    records["offset"] = [0, 4 * KIB]
+
+    def made(folder):
+        return stores.handmade_index(vm, folder, "vda", records), good.manifest.disk("vda").chunks
+
+    vm.pull(since="nothing", handmade={"vda": made})
+    assert_refused(vm, tmp_path / "out")
