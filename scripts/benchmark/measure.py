@@ -29,7 +29,7 @@ def run(command, qemu_pid=None, output=None, log=None, env=None):
     before, start = _cpu_of(qemu_pid), time.monotonic()
     with open(log, "wb") as sink:
         process = subprocess.Popen(list(map(str, command)), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
-        _, status, usage = os.wait4(process.pid, 0)
+        status, usage, peak_mib = _watch(process.pid)
     wall = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -40,9 +40,28 @@ def run(command, qemu_pid=None, output=None, log=None, env=None):
         wall=wall,
         cpu=usage.ru_utime + usage.ru_stime,
         qemu_cpu=_cpu_of(qemu_pid) - before,
-        peak_mib=usage.ru_maxrss / 1024,
+        peak_mib=peak_mib,
         size=size_of(output) if output else 0,
     )
+
+
+def _watch(pid):
+    """Wait for a process's end; its status, its rusage and its peak memory in MiB.
+
+    ru_maxrss is of no use: the memory of whoever forked the process counts into it. VmHWM begins anew at exec.
+    """
+    peak = 0
+    while True:
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            return status, usage, peak / 1024
+        peak = max(peak, _peak_kib(pid))
+        time.sleep(0.005)
+
+
+def _peak_kib(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _cpu_of(pid):

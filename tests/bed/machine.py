@@ -172,7 +172,7 @@ class Machine:
         Use -q in every line: what is printed is taken for an error. 0.1 ms a line, against 2 ms on the live disk.
         """
         image = self.disks[disk]
-        done = subprocess.run(["qemu-io", "-d", "unmap", "-f", image.format, str(image.path)],
+        done = subprocess.run(["qemu-io", "-d", "unmap", "-t", "unsafe", "-f", image.format, str(image.path)],
                               input="".join(f"{line}\n" for line in commands), capture_output=True, text=True)
         said = (done.stdout + done.stderr).replace("qemu-io> ", "").strip()
         if said or done.returncode:
