@@ -6,9 +6,8 @@ Must not know: what a verb does.
 from __future__ import annotations
 
 import argparse
-import re
 
-from . import __version__
+from . import __version__, sizes
 
 EXIT_CODES = """\
 exit codes:
@@ -38,14 +37,12 @@ examples:
 The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
 """
 
-SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
-
 
 def parse_size(text):
-    match = SIZE.match(text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or 64K, 1M, 2G")
-    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
+    try:
+        return sizes.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _frame_size(text):
@@ -115,6 +112,14 @@ def _add_pull(added):
     added.add_argument("--socket", metavar="PATH", help="where QEMU makes its NBD socket")
     added.add_argument("--level", metavar="N", type=_in_range(1, 19), default=1, help="of zstd, 1 to 19 (default: 1)")
     _add_threads(added)
+    added.add_argument("--max-rate", metavar="N", type=parse_size, help="bytes read a second, such as 50M")
+    added.add_argument("--max-rate-file", metavar="FILE", help="holds the rate; looked at while running, 0 is no bound")
+    added.add_argument(
+        "--max-in-flight", metavar="N", type=_in_range(1, 1024), help="reads that QEMU has to do at once"
+    )
+    added.add_argument("--nice", metavar="N", type=_in_range(0, 19), default=0, help="of nbdpull's own processes")
+    added.add_argument("--gentle", action="store_true", help="--max-in-flight 1 --nice 19: the guest comes first")
+    added.add_argument("--no-dedupe", action="store_true", help="store data again that the parent holds already")
     added.add_argument("--frame-size", metavar="N", type=_frame_size, default=1 << 20, help="64K to 1M (default: 1M)")
     added.add_argument("--chunk-size", metavar="N", type=_chunk_size, default=256 << 20, help="default: 256M")
     _add_output_arguments(added)

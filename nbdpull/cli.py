@@ -27,6 +27,8 @@ def _threads(args):
 def _pull(args, report, check):
     from . import listing, pull
 
+    in_flight = 1 if args.gentle else args.max_in_flight
+    os.nice(19 if args.gentle else args.nice)
     request = pull.Request(
         domain=args.domain,
         output=args.output,
@@ -40,7 +42,11 @@ def _pull(args, report, check):
         scratch_dir=args.scratch_dir,
         socket=args.socket,
         level=args.level,
-        threads=_threads(args),
+        threads=min(_threads(args), in_flight or 64),
+        max_in_flight=in_flight,
+        max_rate=args.max_rate,
+        max_rate_file=args.max_rate_file,
+        dedupe=not args.no_dedupe,
         frame_size=args.frame_size,
         chunk_size=args.chunk_size,
     )

@@ -18,18 +18,30 @@ BATCH_EXTENTS = 1 << 10
 class DiskCopy:
     """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`."""
 
-    def __init__(self, request, target, point_id, disk, socket, export):
+    def __init__(self, request, target, point_id, disk, socket, export, known, throttle):
+        """known: the KnownFrames that need not be stored again, or None."""
         self.disk = disk
+        self._point_id = point_id
+        self._throttle = throttle
         self._frame_size = request.frame_size
-        self._encoder = writer.Encoder(request.level)
+        self._encoder = writer.Encoder(request.level, known)
         self._stack = ExitStack()
-        self._dirty = self._read = self._zero = self._stored = self._reached = 0
+        self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         with ExitStack() as opened:
-            self._source = opened.enter_context(source.Source(socket, export.name, export.bitmap))
+            at_once = _reads_at_once(request)
+            self._source = opened.enter_context(source.Source(socket, export.name, export.bitmap, at_once))
             if self._source.size != disk.size:
                 raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
             self._writer = opened.enter_context(
-                writer.DiskWriter(target.store, target.folder, point_id, disk.target, disk.size, request.chunk_size)
+                writer.DiskWriter(
+                    target.store,
+                    target.folder,
+                    point_id,
+                    disk.target,
+                    disk.size,
+                    request.chunk_size,
+                    known.chunks if known else (),
+                )
             )
             self._stack = opened.pop_all()
 
@@ -43,6 +55,7 @@ class DiskCopy:
     def work(self, batch):
         """In a thread of the pipeline: read, digest and compress one batch."""
         data = batch[batch["kind"] == extents.DATA]
+        self._throttle.take(extents.total(data))
         with self._source.reading() as connection:
             buffers = connection.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
             return self, self._encoder.encode(batch, buffers)
@@ -54,6 +67,7 @@ class DiskCopy:
         self._read += encoded.read_bytes
         self._zero += extents.total(records, extents.ZERO)
         self._stored += encoded.size
+        self._deduped += int(records["length"][encoded.old].sum())
         self._reached = int(extents.ends(records[-1:])[0])
 
     def progress(self):
@@ -73,7 +87,8 @@ class DiskCopy:
             dirty_bytes=self._dirty,
             zero_bytes=self._zero,
             read_bytes=self._read,
-            stored_bytes=index.size + sum(chunk.size for chunk in chunks),
+            stored_bytes=index.size + sum(chunk.size for chunk in chunks if chunk.path.startswith(self._point_id)),
+            deduped_bytes=self._deduped,
         )
 
     def __enter__(self):
@@ -81,3 +96,10 @@ class DiskCopy:
 
     def __exit__(self, *exc):
         self._stack.close()
+
+
+def _reads_at_once(request):
+    """How many reads each connection may have under way, where all of them together are bounded."""
+    if request.max_in_flight is None:
+        return source.MAX_BATCH_READS
+    return min(max(request.max_in_flight // request.threads, 1), source.MAX_BATCH_READS)

@@ -38,6 +38,17 @@ class Image:
             for _, entry in self._links
         ]
 
+    @property
+    def chunks(self):
+        """FileEntry of every chunk file of the chain, each once."""
+        return list({chunk.path: chunk for _, entry in self._links for chunk in entry.chunks}.values())
+
+    @property
+    def chunk_numbers(self):
+        """For each layer, and each chunk number in its records, the place of that file in `chunks`."""
+        place = {chunk.path: number for number, chunk in enumerate(self.chunks)}
+        return [[place[chunk.path] for chunk in entry.chunks] for _, entry in self._links]
+
     def __enter__(self):
         return self
 

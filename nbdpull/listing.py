@@ -27,7 +27,17 @@ def describe(point):
 
 
 def _describe_disk(disk):
-    names = ("name", "mode", "reason", "size", "dirty_bytes", "zero_bytes", "read_bytes", "stored_bytes")
+    names = (
+        "name",
+        "mode",
+        "reason",
+        "size",
+        "dirty_bytes",
+        "zero_bytes",
+        "read_bytes",
+        "stored_bytes",
+        "deduped_bytes",
+    )
     return {name: getattr(disk, name) for name in names}
 
 

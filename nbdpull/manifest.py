@@ -5,7 +5,7 @@ Owns: the manifest's members and their rules. Must not know: files and folders (
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from typing import Any, Optional
 
 from . import errors, format
@@ -38,6 +38,7 @@ class DiskEntry:
     zero_bytes: int
     read_bytes: int
     stored_bytes: int
+    deduped_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ def decode(data, what):
 
 def _from_json(kind, document):
     """Build a dataclass from the members that it knows; others may be ignored, missing ones are KeyErrors."""
-    values = {name: document[name] for name in kind.__dataclass_fields__}
-    for name, member in kind.__dataclass_fields__.items():
-        _require_type(name, values[name], member.type)
+    members = kind.__dataclass_fields__
+    values = {name: document[name] for name in members if name in document or members[name].default is MISSING}
+    for name in values:
+        _require_type(name, values[name], members[name].type)
     for name, inner in _NESTED.get(kind, {}).items():
         if isinstance(values[name], list):
             values[name] = [_from_json(inner, item) for item in values[name]]

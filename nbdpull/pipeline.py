@@ -6,8 +6,12 @@ Must not know: what an item is.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from contextlib import suppress
+from queue import Empty, Queue
+from typing import Optional
 
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag while a result is awaited
 
@@ -40,6 +44,37 @@ def ordered(work, items, *, threads, budget, weight, check=lambda: None):
             yield _oldest(under_way, check)[0]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(items, count):
+    """Yield the same items, at most `count` of them drawn in advance in a thread of its own."""
+    queue: Queue = Queue(count)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_draw, args=(items, queue, stopped), daemon=True)
+    thread.start()
+    try:
+        while (drawn := queue.get()) is not None:
+            yield drawn.result()
+    finally:
+        stopped.set()
+        while thread.is_alive():  # it may wait for room in the queue
+            with suppress(Empty):
+                queue.get(timeout=LOOK_INTERVAL)
+
+
+def _draw(items, queue, stopped):
+    drawn: Optional[Future] = Future()
+    try:
+        for item in items:
+            drawn.set_result(item)
+            queue.put(drawn)
+            drawn = Future()
+            if stopped.is_set():
+                return
+    except BaseException as error:  # whatever it is, it is raised where the item is taken
+        drawn.set_exception(error)
+        queue.put(drawn)
+    queue.put(None)
 
 
 def _oldest(under_way, check):

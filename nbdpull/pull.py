@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Callable, Optional
 
-from . import __version__, domain, errors, extents, format, pipeline, series, source, store
+from . import __version__, domain, errors, extents, format, known_frames, pipeline, series, source, store
 from .disk_copy import DiskCopy
 from .manifest import FULL, INCREMENTAL, CheckpointEntry, ParentEntry
+from .throttle import Throttle
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
@@ -38,6 +39,10 @@ class Request:
     socket: Optional[str] = None
     level: int = 1
     threads: int = 2
+    max_in_flight: Optional[int] = None
+    max_rate: Optional[int] = None
+    max_rate_file: Optional[str] = None
+    dedupe: bool = True
     frame_size: int = format.MAX_FRAME
     chunk_size: int = 256 << 20
 
@@ -128,6 +133,7 @@ class _Run:
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._id = format.new_point_id()
+        self._throttle = Throttle(request.max_rate, request.max_rate_file, check)
 
     def run(self):
         self._require_same_domain()
@@ -149,7 +155,7 @@ class _Run:
         self._lap("prepare")
         with self._series.new_point(self._id) as new, self._vm.backup(plan) as job:
             self._lap("begin")
-            entries = self._copy(job, decisions)
+            entries = self._copy(job, base, decisions)
             job.finish()
             self._lap("end")
             self._add_files(new, job)
@@ -243,19 +249,30 @@ class _Run:
 
     # While the job runs
 
-    def _copy(self, job, decisions):
+    def _copy(self, job, base, decisions):
         """Read every disk; return their DiskEntries."""
         entries = []
         with ExitStack() as open_disks:
-            copies = [open_disks.enter_context(self._disk_copy(job, disk)) for disk in self._disks]
+            copies = [open_disks.enter_context(self._disk_copy(job, base, disk)) for disk in self._disks]
             self._copy_all(copies)
             entries = [copy.close(*decisions[copy.disk.target]) for copy in copies]
             self._lap("copy")
             job.require_alive()
         return entries
 
-    def _disk_copy(self, job, disk):
-        return DiskCopy(self._request, self._series, self._id, disk, job.socket, job.exports[disk.target])
+    def _disk_copy(self, job, base, disk):
+        export, known = job.exports[disk.target], self._known_frames(base, disk, job.exports[disk.target])
+        return DiskCopy(self._request, self._series, self._id, disk, job.socket, export, known, self._throttle)
+
+    def _known_frames(self, base, disk, export):
+        """What the parent holds of an incremental disk, where that is wanted, whole, and fits in memory."""
+        if not (self._request.dedupe and export.bitmap and base and base.point):
+            return None
+        try:
+            return known_frames.of_point(self._series, base.point, disk.target)
+        except errors.Damaged as error:
+            self._warnings.append(f"disk {disk.target} is stored without looking for known data: {error}")
+            return None
 
     def _copy_all(self, copies):
         encoded = pipeline.ordered(

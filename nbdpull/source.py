@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import numpy
 
-from . import errors, extents
+from . import errors, extents, pipeline
 
 try:
     import nbd
@@ -28,8 +28,12 @@ DIRTY_BITMAP = "qemu:dirty-bitmap:"
 STATE_ZERO = 1 << 1  # of base:allocation; its HOLE bit promises nothing about the content and is ignored
 STATE_DIRTY = 1 << 0  # of a dirty bitmap
 
-STATUS_WINDOW = 1 << 30  # bytes asked for in one block status request: QEMU answers it in the guest's I/O thread
-MAX_BATCH_READS = 16  # QEMU works on so many requests of a connection at once
+# QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took.
+MIN_STATUS, FIRST_STATUS, MAX_STATUS = 16 << 20, 256 << 20, 2 << 30  # bytes asked for in one request
+SLOW_STATUS, QUICK_STATUS = 0.02, 0.005  # seconds
+STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
+BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
+MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
 POLL_INTERVAL = 250  # milliseconds
 
 
@@ -43,8 +47,9 @@ class Source:
     Raises SourceError where the server cannot be reached, stalls for `stall_timeout` seconds, or says what cannot be.
     """
 
-    def __init__(self, socket, export, bitmap=None, stall_timeout=60.0):
+    def __init__(self, socket, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0):
         self._socket, self._export, self._stall_timeout = socket, export, stall_timeout
+        self._reads_at_once = reads_at_once
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
@@ -53,7 +58,7 @@ class Source:
         self.size = self._mapper.size
 
     def _connect(self, contexts=()):
-        connection = _Connection(self._socket, self._export, contexts, self._stall_timeout)
+        connection = _Connection(self._socket, self._export, contexts, self._reads_at_once, self._stall_timeout)
         with self._lock:
             self._all.append(connection)
         return connection
@@ -65,13 +70,14 @@ class Source:
 
         Proves on the way that what the server tells covers [0, size) exactly.
         """
-        return extents.merged_stream(self._status_windows())
+        return extents.merged_stream(pipeline.ahead(self._status_windows(), STATUS_AHEAD))
 
     def _status_windows(self):
-        offset = 0
+        offset, window = 0, FIRST_STATUS
         while offset < self.size:
-            stop = min(offset + STATUS_WINDOW, self.size)
+            stop, began = min(offset + window, self.size), time.monotonic()
             replies = self._mapper.block_status(offset, stop - offset, self._contexts)
+            window = _next_window(window, time.monotonic() - began)
             offsets, lengths, flags, reached = extents.combine_status(offset, stop, *replies)
             if reached <= offset:
                 raise errors.SourceError(f"{self._export}: the NBD server made no progress at byte {offset} of its map")
@@ -113,11 +119,17 @@ class Source:
         self.close()
 
 
+def _next_window(window, seconds):
+    if seconds > SLOW_STATUS:
+        return max(window // 2, MIN_STATUS)
+    return min(window * 2, MAX_STATUS) if seconds < QUICK_STATUS else window
+
+
 class _Connection:
     """One connection, used by one thread at a time. No call blocks for longer than the stall timeout."""
 
-    def __init__(self, socket, export, contexts, stall_timeout):
-        self._export, self._stall_timeout = export, stall_timeout
+    def __init__(self, socket, export, contexts, reads_at_once, stall_timeout):
+        self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
         self._buffer = bytearray()
         self._nbd = nbd.NBD()
         with self._translated("connecting"):
@@ -157,19 +169,20 @@ class _Connection:
         return entries[:, 0], entries[:, 1]
 
     def read_batch(self, ranges):
-        """Read [(offset, length), …] at once; return a memoryview each, valid until the next call."""
-        size = sum(length for _, length in ranges)
+        """Read ascending [(offset, length), …] at once; return a memoryview each, valid until the next call."""
+        reads = _bridged(ranges)
+        size = sum(length for _, length, _ in reads)
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         views, requests, at = [], [], 0
-        for offset, length in ranges:
+        for start, length, wanted in reads:
             view = memoryview(self._buffer)[at : at + length]
-            views.append(view)
-            requests.append(lambda done, v=view, o=offset: self._nbd.aio_pread(v, o, done))
+            views += [view[offset - start : offset - start + count] for offset, count in wanted]
+            requests.append(lambda done, v=view, o=start: self._nbd.aio_pread(v, o, done))
             at += length
         with self._translated("reading"):
-            for first in range(0, len(requests), MAX_BATCH_READS):
-                self._run(requests[first : first + MAX_BATCH_READS], f"reading at byte {ranges[first][0]}")
+            for first in range(0, len(requests), self._reads_at_once):
+                self._run(requests[first : first + self._reads_at_once], f"reading at byte {reads[first][0]}")
         return views
 
     def _run(self, requests, doing):
@@ -212,3 +225,15 @@ class _Connection:
         with suppress(nbd.Error):  # it was closed or lost already
             self._nbd.aio_disconnect()  # shutdown() would wait for the server, and for ever for one that is stopped
         del self._nbd  # libnbd before 1.16 has no close()
+
+
+def _bridged(ranges):
+    """Join ascending ranges that are at most BRIDGE bytes apart: [(offset, length, ranges within), …]."""
+    reads = []
+    for offset, length in ranges:
+        if reads and offset - (reads[-1][0] + reads[-1][1]) <= BRIDGE:
+            reads[-1][1] = offset + length - reads[-1][0]
+            reads[-1][2].append((offset, length))
+        else:
+            reads.append([offset, length, [(offset, length)]])
+    return reads

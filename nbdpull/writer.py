@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Union
 
 import numpy
 import zstandard
@@ -18,16 +19,23 @@ from . import extents, format
 from .manifest import FileEntry
 
 MAX_CHUNK_RECORDS = 1 << 17  # bounds the memory of the records that a chunk file ends in: 10 MiB
+MAX_UNSEALED = 2  # chunk files that wait for their fsync
 ZERO_BLOCK = 1 << 16  # zeros inside data are found by blocks of this many bytes, QEMU's usual cluster
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Some consecutive extents, ready to be written: records without their place, and the data records' frames."""
+    """Some consecutive extents, ready to be written.
+
+    records: without a place in a chunk file yet; frames: those of records[new], in order; records[old] are references,
+    their chunk is the number of an older chunk file in KnownFrames.
+    """
 
     records: numpy.ndarray
     frames: list[bytes]
     read_bytes: int
+    new: numpy.ndarray
+    old: numpy.ndarray
 
     @property
     def size(self):
@@ -35,10 +43,15 @@ class Encoded:
 
 
 class Encoder:
-    """Turns extents and their bytes into records and frames; may be used by several threads at once."""
+    """Turns extents and their bytes into records and frames; may be used by several threads at once.
 
-    def __init__(self, level):
+    known: object whose find(extents, digests) gives, for each data extent, whether an older point has that very frame
+    for that very range, and the records to refer to it with; None: every frame is stored.
+    """
+
+    def __init__(self, level, known=None):
         self._level = level
+        self._known = known
         self._thread = threading.local()
 
     def encode(self, batch, buffers):
@@ -47,12 +60,21 @@ class Encoder:
         batch, buffers = _zeros_found(batch, buffers)
         records = format.zero_records(batch)
         data = numpy.flatnonzero(batch["kind"] == extents.DATA)
-        frames = [self._compressor().compress(buffer) for buffer in buffers]
         records["kind"][data] = extents.DATA
         records["raw"][data] = batch["length"][data]
-        records["stored"][data] = [len(frame) for frame in frames]
         records["digest"][data] = numpy.array([blake3(buffer).digest() for buffer in buffers], "V32")
-        return Encoded(records, frames, read_bytes)
+        old = self._refer_to_known(records, data)
+        frames = [self._compressor().compress(buffer) for buffer, is_old in zip(buffers, old) if not is_old]
+        records["stored"][data[~old]] = [len(frame) for frame in frames]
+        return Encoded(records, frames, read_bytes, data[~old], data[old])
+
+    def _refer_to_known(self, records, data):
+        """Turn the records of frames that an older point has into references; return which of `data` they are."""
+        if self._known is None or not len(data):
+            return numpy.zeros(len(data), bool)
+        old, references = self._known.find(records[data])
+        records[data[old]] = references
+        return old
 
     def _compressor(self):
         if not hasattr(self._thread, "compressor"):
@@ -62,6 +84,8 @@ class Encoder:
 
 def _zeros_found(batch, buffers):
     """Split data extents where whole blocks of them are zero: such blocks become zero extents."""
+    if not any(_may_hold_zeros(buffer) for buffer in buffers):
+        return batch, buffers
     data = iter(buffers)
     parts, kept = [], []
     for i, kind in enumerate(batch["kind"]):
@@ -71,7 +95,12 @@ def _zeros_found(batch, buffers):
             kept += [buffer for _, buffer in pieces if buffer is not None]
         else:
             parts.append(batch[i : i + 1])
-    return (batch, buffers) if len(parts) == len(batch) == len(kept) else (numpy.concatenate(parts), kept)
+    return numpy.concatenate(parts), kept
+
+
+def _may_hold_zeros(buffer):
+    """A quick no for what is no longer than a block, as most fragments are: looks up to the first byte that is not 0."""
+    return len(buffer) > ZERO_BLOCK or not any(memoryview(buffer)[::4096])
 
 
 def _split(extent, buffer):
@@ -102,11 +131,15 @@ def _zero_blocks(buffer):
 class DiskWriter:
     """Writes one disk of one point. Give `add` everything in ascending order, then `close`."""
 
-    def __init__(self, store, series, point, disk, size, chunk_size):
+    def __init__(self, store, series, point, disk, size, chunk_size, old_chunks=()):
+        """old_chunks: FileEntry of the chunk files that references may name, by the number that they use."""
         self._store, self._series, self._point = store, series, point
         self._disk, self._size, self._chunk_size = disk, size, chunk_size
         self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written
         self._sealed: list[Future] = []
+        self._old_chunks = old_chunks
+        self._old_places: dict[int, int] = {}  # number in old_chunks -> number in this disk's own list of chunk files
+        self._chunks: list[Union[Future, FileEntry, None]] = []
         self._chunk = None
         self._index = self._create(format.index_name(disk))
         self._index_stream = _records_compressor().compressobj()
@@ -116,21 +149,35 @@ class DiskWriter:
 
     def add(self, encoded):
         """Append an Encoded."""
+        self._place_references(encoded)
         if self._chunk is None:
-            number = len(self._sealed)
-            file = self._create(format.chunk_name(self._disk, number))
-            self._chunk = _Chunk(file, number, format.chunk_header(self._point, self._disk, self._size, number))
+            self._chunk = self._new_chunk()
         self._chunk.add(encoded)
         self._index.write(self._index_stream.compress(encoded.records.tobytes()))
         if self._chunk.file.size >= self._chunk_size or self._chunk.record_count >= MAX_CHUNK_RECORDS:
             self._end_chunk()
 
+    def _place_references(self, encoded):
+        """Give references the number that their chunk file has in this point."""
+        for number in numpy.unique(encoded.records["chunk"][encoded.old]).tolist():
+            if number not in self._old_places:
+                self._old_places[number] = len(self._chunks)
+                self._chunks.append(self._old_chunks[number])
+        used = encoded.records["chunk"][encoded.old].tolist()
+        encoded.records["chunk"][encoded.old] = [self._old_places[number] for number in used]
+
+    def _new_chunk(self):
+        number = len(self._chunks)
+        self._chunks.append(None)
+        file = self._create(format.chunk_name(self._disk, len(self._sealed)))
+        return _Chunk(file, number, format.chunk_header(self._point, self._disk, self._size, number))
+
     def _end_chunk(self):
         chunk, self._chunk = self._chunk, None
         self._sealed.append(self._sealing.submit(chunk.seal))
-        for earlier in self._sealed[:-1]:
-            if earlier.done():
-                earlier.result()  # a failed fsync ends the run now, not at its end
+        self._chunks[chunk.number] = self._sealed[-1]
+        for earlier in self._sealed[:-MAX_UNSEALED]:
+            earlier.result()  # bounds the records in memory; and a failed fsync ends the run now, not at its end
 
     def close(self):
         """Seal everything; return (index, chunks) as FileEntry, with paths relative to the series."""
@@ -138,7 +185,7 @@ class DiskWriter:
             self._end_chunk()
         self._index.write(self._index_stream.flush())
         self._index.seal()
-        chunks = [self._entry(sealed.result()) for sealed in self._sealed]
+        chunks = [c if isinstance(c, FileEntry) else self._entry(c.result()) for c in self._chunks]
         return self._entry(self._index), chunks
 
     def _entry(self, file):
@@ -171,8 +218,7 @@ class _Chunk:
 
     def add(self, encoded):
         """Append the frames, and fill in the place of each in its record."""
-        records = encoded.records
-        data = numpy.flatnonzero(records["kind"] == extents.DATA)
+        records, data = encoded.records, encoded.new
         stored = records["stored"][data].astype("u8")
         records["position"][data] = self.file.size + numpy.cumsum(stored) - stored
         records["chunk"][data] = self.number

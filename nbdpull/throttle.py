@@ -1,0 +1,63 @@
+"""A bound on bytes a second, shared by all threads, that may be changed while they run.
+
+Owns: the rate, and the file that it can be read from. Must not know: what the bytes are.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from . import errors, sizes
+
+LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag and at the file while a thread waits
+BURST = 0.5  # seconds of the rate that may pass at once
+
+
+class Throttle:
+    """rate: bytes a second, None: no bound. path: a file whose text is the rate from the moment that it is written.
+
+    An empty or missing file leaves the rate as it is; "0" lifts the bound.
+    """
+
+    def __init__(self, rate=None, path=None, check=lambda: None):
+        self._rate, self._path, self._check = rate, path, check
+        self._lock = threading.Lock()
+        self._free_at = 0.0  # when the bytes taken so far are paid for
+        self._look_at = 0.0
+
+    def take(self, count):
+        """Wait until `count` bytes may pass. What check() raises ends the wait."""
+        due = self._book(count)
+        while (wait := due - time.monotonic()) > 0:
+            self._check()
+            time.sleep(min(wait, LOOK_INTERVAL))
+
+    def _book(self, count):
+        with self._lock:
+            now = time.monotonic()
+            self._look(now)
+            if not self._rate:
+                return now
+            self._free_at = max(self._free_at, now - BURST) + count / self._rate
+            return self._free_at
+
+    def _look(self, now):
+        if self._path is None or now < self._look_at:
+            return
+        self._look_at = now + LOOK_INTERVAL
+        try:
+            with open(self._path) as file:
+                text = file.read(64).strip()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise errors.UsageError(f"cannot read the rate from {self._path}: {error.strerror}") from error
+        if text:
+            self._rate = self._parsed(text)
+
+    def _parsed(self, text):
+        try:
+            return sizes.parse(text)
+        except ValueError as error:
+            raise errors.UsageError(f"{self._path}: {error}") from error
