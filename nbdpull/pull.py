@@ -255,7 +255,7 @@ class _Run:
         with ExitStack() as open_disks:
             copies = [open_disks.enter_context(self._disk_copy(job, base, disk)) for disk in self._disks]
             self._copy_all(copies)
-            entries = [copy.close(*decisions[copy.disk.target]) for copy in copies]
+            entries = self._close_all(copies, decisions)
             self._lap("copy")
             job.require_alive()
         return entries
@@ -286,6 +286,19 @@ class _Run:
         for copy, result in encoded:
             copy.add(result)
             self._report(event="progress", **copy.progress())
+
+    def _close_all(self, copies, decisions):
+        """At once: what takes time here is the disk's, which does better with all of it to do."""
+        return list(
+            pipeline.ordered(
+                lambda copy: copy.close(*decisions[copy.disk.target]),
+                copies,
+                threads=len(copies),
+                budget=len(copies),
+                weight=lambda _: 0,
+                check=self._check,
+            )
+        )
 
     # After the job
 

@@ -99,7 +99,7 @@ def _zeros_found(batch, buffers):
 
 
 def _may_hold_zeros(buffer):
-    """A quick no for what is no longer than a block, as most fragments are: looks up to the first byte that is not 0."""
+    """A quick no for what is no longer than a block, as most fragments are: its first bytes tell, as a rule."""
     return len(buffer) > ZERO_BLOCK or not any(memoryview(buffer)[::4096])
 
 

@@ -73,3 +73,21 @@ def random_writes(size, count, length, seed=1):
     chooser = random.Random(seed)
     for place in sorted(chooser.sample(range(size // length), count)):
         yield f"write -q -P {chooser.randrange(1, 256)} {place * length} {length}"
+
+
+def empty(path, size):
+    """A new qcow2 without any data."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)], check=True)
+    return path
+
+
+def of_bytes(path, size, seed=1):
+    """A new qcow2 full of random bytes, which nothing can compress."""
+    raw = path.with_suffix(".raw")
+    chooser = random.Random(seed)
+    with open(raw, "wb") as file:
+        for _ in range(size >> 20):
+            file.write(chooser.randbytes(1 << 20))
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)], check=True)
+    raw.unlink()
+    return path

@@ -10,6 +10,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
+import plot  # noqa: E402
 import report  # noqa: E402
 from bed.libvirtd import PrivateLibvirt  # noqa: E402
 from scenarios import SCENARIOS, Setting  # noqa: E402
@@ -28,6 +29,8 @@ def main():
             print(report.table(f"{name}: {SCENARIOS[name].__doc__}", results[name]) + "\n", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1) + "\n")
+    if args.plot:
+        Path(args.plot).write_text(plot.svg(results))
     slower = report.regressions(results, json.loads(Path(args.compare).read_text())) if args.compare else []
     for line in slower:
         print(f"REGRESSION {line}")
@@ -45,6 +48,7 @@ def _arguments():
     parser.add_argument("--threads", type=int, help="of nbdpull (default: its own)")
     parser.add_argument("--folder", help="where the runs write (default: the temporary folder)")
     parser.add_argument("--json", metavar="FILE", help="write the medians there")
+    parser.add_argument("--plot", metavar="FILE", help="draw wall times and sizes there, as SVG")
     parser.add_argument("--compare", metavar="FILE", help="an earlier --json; exit 1 where nbdpull got 15 %% slower")
     args = parser.parse_args()
     unknown = [name for name in args.scenario if name not in SCENARIOS]

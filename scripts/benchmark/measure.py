@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def run(command, qemu_pid=None, output=None, log=None, env=None):
         peak_mib=peak_mib,
         size=size_of(output) if output else 0,
     )
+
+
+@contextmanager
+def started(command, log, env=None):
+    """A command that runs while the block runs, and is waited for after it. Failed unless it exits with 0."""
+    with open(log, "wb") as sink:
+        process = subprocess.Popen(list(map(str, command)), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
+        yield process
+        if process.wait():
+            raise Failed(f"{' '.join(map(str, command))}: {Path(log).read_text(errors='replace')}")
 
 
 def _watch(pid):

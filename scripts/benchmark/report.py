@@ -2,21 +2,31 @@
 
 import statistics
 
-FIGURES = ("wall", "cpu", "qemu_cpu", "peak_mib", "size")
+
+def medians(measured):
+    """{tool: [dataclass of figures, …]} as {tool: {figure: median, "spread": [least, most wall]}}."""
+    return {tool: _median(each) for tool, each in measured.items()}
 
 
-def medians(costs):
-    """{tool: [Cost, …]} as {tool: {figure: median, "spread": [least, most wall]}}."""
-    return {
-        tool: {
-            **{name: statistics.median(getattr(cost, name) for cost in each) for name in FIGURES},
-            "spread": [min(cost.wall for cost in each), max(cost.wall for cost in each)],
-        }
-        for tool, each in costs.items()
-    }
+def _median(each):
+    result = {name: statistics.median(getattr(one, name) for one in each) for name in vars(each[0])}
+    walls = [one.wall for one in each if hasattr(one, "wall")]
+    return {**result, "spread": [min(walls), max(walls)]} if walls else result
 
 
-def table(scenario, rows, ours="nbdpull"):
+def table(scenario, rows):
+    return cost_table(scenario, rows) if "wall" in rows["nbdpull"] else view_table(scenario, rows)
+
+
+def view_table(scenario, rows):
+    """What a writer felt, in milliseconds of a write."""
+    lines = [scenario, f"  {'':26}{'p50 ms':>10}{'p99 ms':>10}{'p99.9 ms':>10}{'writes/s':>10}"]
+    for tool, row in rows.items():
+        lines.append(f"  {tool:26}{row['p50']:10.2f}{row['p99']:10.2f}{row['p999']:10.2f}{row['rate']:10.0f}")
+    return "\n".join(lines)
+
+
+def cost_table(scenario, rows, ours="nbdpull"):
     """One scenario as text: medians, and our wall time and size as a ratio of each other tool's."""
     lines = [f"{scenario}", f"  {'':26}{'wall s':>8}{'spread':>15}{'cpu s':>8}{'qemu s':>8}{'MiB peak':>10}{'MB':>8}"
              f"{'wall ratio':>12}{'size ratio':>12}"]  # fmt: skip
@@ -50,7 +60,7 @@ def regressions(now, before, allowed=0.15):
 
 def _wall_against(results, scenario, tool):
     rows = results.get(scenario, {})
-    if tool not in rows or "nbdpull" not in rows:
+    if tool not in rows or "wall" not in rows.get("nbdpull", {}):
         return None
     if tool == "nbdpull":
         return rows["nbdpull"]["wall"] if len(rows) == 1 else None

@@ -16,6 +16,7 @@ import measure
 import tools
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, Disk, Machine
+from guest_view import writers_view
 
 from nbdpull import domain
 
@@ -58,8 +59,16 @@ class Setting:
     def pull(self, vm, *options, output=None):
         """Cost of one nbdpull into a new store."""
         output = output or self.fresh("store")
-        command = tools.nbdpull(vm.name, "-c", self.bed.uri, "-o", output, "--quiet", *self.options, *options)
-        return self.run(command, vm, output)
+        return self.run(self.pull_command(vm, output, *options), vm, output)
+
+    def pull_command(self, vm, output, *options):
+        return tools.nbdpull(vm.name, "-c", self.bed.uri, "-o", output, "--quiet", *self.options, *options)
+
+    @contextmanager
+    def background(self, command):
+        """Run a command while the block runs; gives a function that tells whether it still does."""
+        with measure.started(command, self.log, tools.environment()) as process:
+            yield lambda: process.poll() is None
 
     @contextmanager
     def export(self, vm, base=None):
@@ -77,14 +86,20 @@ class Setting:
 def full(setting, rounds):
     """Everything of a disk with real files."""
     with setting.machine(setting.files_disk()) as vm:
-        for _ in range(rounds):
-            yield "nbdpull", setting.pull(vm, "--full", "--no-checkpoint")
-            if tools.has_peer():
-                output = setting.fresh("peer")
-                yield "virtnbdbackup -z", setting.run(tools.peer_backup(vm, "copy", output), vm, output)
-            read = setting.read_limit(vm)
-            yield "limit: nbdcopy to null", read
-            yield "limit: zstd and nbdcopy", _limit(setting, read)
+        for tool, cost in _full_rounds(setting, vm, rounds):
+            yield tool, cost
+            if tool == "nbdpull":
+                read = setting.read_limit(vm)
+                yield "limit: nbdcopy to null", read
+                yield "limit: zstd and nbdcopy", _limit(setting, read)
+
+
+def _full_rounds(setting, vm, rounds):
+    for _ in range(rounds):
+        yield "nbdpull", setting.pull(vm, "--full", "--no-checkpoint")
+        if tools.has_peer():
+            output = setting.fresh("peer")
+            yield "virtnbdbackup -z", setting.run(tools.peer_backup(vm, "copy", output), vm, output)
 
 
 def _limit(setting, read):
@@ -99,12 +114,12 @@ def _limit(setting, read):
 
 
 @contextmanager
-def _dirty(setting, lines=()):
-    """A machine on which the qemu-io lines were written since the checkpoint BASE.
+def _dirty(setting, lines=(), image=None):
+    """A machine (of real files, or of `image`) on which the qemu-io lines were written since the checkpoint BASE.
 
     Where the peer is measured its own full backup makes that checkpoint: it refuses to run beside any other.
     """
-    with setting.machine(setting.files_disk()) as vm:
+    with setting.machine(image or setting.files_disk()) as vm:
         if tools.has_peer():
             setting.run(tools.peer_backup(vm, "full", setting.fresh("peer-base")), vm)
         else:
@@ -115,18 +130,22 @@ def _dirty(setting, lines=()):
         yield vm
 
 
-def _incremental(setting, rounds, lines=()):
+def _incremental(setting, rounds, lines=(), image=None):
+    with _dirty(setting, lines, image) as vm:
+        yield from _incremental_rounds(setting, vm, rounds)
+
+
+def _incremental_rounds(setting, vm, rounds):
     """The same dirty blocks again and again: the checkpoint that a run makes is deleted after it."""
-    with _dirty(setting, lines) as vm:
-        for _ in range(rounds):
-            yield "nbdpull", setting.pull(vm, "--since", BASE, "--no-checkpoint")
-            if tools.has_peer():
-                output = setting.fresh("peer")
-                shutil.copytree(setting.folder / "peer-base", output)
-                before = measure.size_of(output)
-                cost = setting.run(tools.peer_backup(vm, "inc", output), vm, output)
-                yield "virtnbdbackup -z", replace(cost, size=cost.size - before)
-                vm.delete_checkpoint("virtnbdbackup.1")
+    for _ in range(rounds):
+        yield "nbdpull", setting.pull(vm, "--since", BASE, "--no-checkpoint")
+        if tools.has_peer():
+            output = setting.fresh("peer")
+            shutil.copytree(setting.folder / "peer-base", output)
+            before = measure.size_of(output)
+            cost = setting.run(tools.peer_backup(vm, "inc", output), vm, output)
+            yield "virtnbdbackup -z", replace(cost, size=cost.size - before)
+            vm.delete_checkpoint("virtnbdbackup.1")
 
 
 def _random_writes(setting):
@@ -135,18 +154,18 @@ def _random_writes(setting):
 
 def incremental_random(setting, rounds):
     """10,000 random writes of 64 KiB since the full pull."""
-    return _incremental(setting, rounds, _random_writes(setting))
+    yield from _incremental(setting, rounds, _random_writes(setting))
 
 
 def incremental_sequential(setting, rounds):
     """One run of 600 MiB since the full pull."""
     lines = (f"write -q -P {1 + i % 255} {(i + 64) * MIB} {MIB}" for i in range(int(600 * setting.scale)))
-    return _incremental(setting, rounds, lines)
+    yield from _incremental(setting, rounds, lines)
 
 
 def nothing(setting, rounds):
     """Nothing dirty since the full pull."""
-    return _incremental(setting, rounds)
+    yield from _incremental(setting, rounds)
 
 
 def restore(setting, rounds):
@@ -181,6 +200,90 @@ def verify(setting, rounds):
         yield "nbdpull", setting.run(tools.nbdpull("verify", setting.folder / "base", "--quiet"))
 
 
+def incompressible(setting, rounds):
+    """Everything of a disk of random bytes."""
+    image = disks.of_bytes(setting.fresh("vda.qcow2"), setting.size // 4)
+    with setting.machine(image) as vm:
+        yield from _full_rounds(setting, vm, rounds)
+
+
+def zeros(setting, rounds):
+    """100 GiB of dirty zeroes, as a guest's fstrim leaves them."""
+    size = int(100 * disks.GIB * setting.scale)
+    lines = (f"write -q -z -u {start} {min(disks.GIB, size - start)}" for start in range(0, size, disks.GIB))
+    yield from _incremental(setting, rounds, lines, disks.empty(setting.fresh("vda.qcow2"), size))
+
+
+def fragmented(setting, rounds):
+    """1.6 million extents: 64 KiB of zeroes dirty in every 192 KiB of 300 GB. The limit is QEMU's own map of it."""
+    count = int(1_600_000 * setting.scale)
+    lines = (f"write -q -z {192 * i}k 64k" for i in range(count))
+    image = disks.empty(setting.fresh("vda.qcow2"), count * 192 * 1024)
+    with _dirty(setting, lines, image) as vm:
+        yield from _incremental_rounds(setting, vm, rounds)
+        for _ in range(rounds):
+            with setting.export(vm, BASE) as job:
+                export = job.exports["vda"]
+                for context in ("base:allocation", f"qemu:dirty-bitmap:{export.bitmap}"):
+                    command = tools.nbdinfo_map(job.socket, export.name, context)
+                    yield f"limit: nbdinfo {context.partition(':')[0]}", setting.run(command, vm)
+
+
+def fragmented_data(setting, rounds):
+    """64 KiB of data dirty in every 192 KiB of 8 GiB."""
+    lines = (f"write -q -P {1 + i % 255} {192 * i}k 64k" for i in range(setting.size // (192 * 1024)))
+    yield from _incremental(setting, rounds, lines, disks.empty(setting.fresh("vda.qcow2"), setting.size))
+
+
+def huge_sparse(setting, rounds):
+    """A few scattered writes on a disk of 16 TiB."""
+    size = int(16 * setting.scale * (1 << 40)) & ~(MIB - 1)
+    lines = (f"write -q -P 7 {i * (size // 20)} 1M" for i in range(20))
+    yield from _incremental(setting, rounds, lines, disks.empty(setting.fresh("vda.qcow2"), size))
+
+
+def many_small_disks(setting, rounds):
+    """Twelve disks with 64 MiB of data each."""
+    size, names = int(64 * MIB * setting.scale), [f"vd{letter}" for letter in "abcdefghijkl"]
+    images = {name: Disk(path=disks.of_bytes(setting.fresh(f"{name}.qcow2"), size)) for name in names}
+    with Machine(setting.bed, setting.folder / "machine", images) as vm:
+        yield from _full_rounds(setting, vm, rounds)
+
+
+def chain(setting, rounds):
+    """Restore of a full point with thirty incremental ones, to raw, and of that full point alone."""
+    stores = {}
+    for length in (1, 31):
+        with setting.machine(setting.files_disk()) as vm:
+            stores[length] = setting.fresh(f"store-{length}")
+            for step in range(length):
+                vm.stop()
+                vm.write_offline("vda", disks.random_writes(setting.size, int(300 * setting.scale), 1 << 16, seed=step))
+                vm.start()
+                setting.pull(vm, output=stores[length])
+    for _ in range(rounds):
+        for length, tool in ((31, "nbdpull"), (1, "chain of 1")):
+            output = setting.fresh("restored")
+            command = tools.nbdpull(
+                "restore", stores[length], "-o", output, "--format", "raw", "--quiet", *setting.options
+            )
+            yield tool, setting.run(command, output=output)
+
+
+def guest(setting, rounds):
+    """What a writer in the VM feels while a full pull runs: 4 KiB writes one after the other, all over the disk."""
+    with setting.machine(setting.files_disk()) as vm:
+        for _ in range(rounds):
+            yield "no backup", writers_view(vm, 5.0)
+            for tool, options in (("nbdpull", []), ("nbdpull --gentle", ["--gentle"])):
+                command = setting.pull_command(vm, setting.fresh("store"), "--full", "--no-checkpoint", *options)
+                with setting.background(command) as running:
+                    yield tool, writers_view(vm, running=running)
+            if tools.has_peer():
+                with setting.background(tools.peer_backup(vm, "copy", setting.fresh("peer"))) as running:
+                    yield "virtnbdbackup -z", writers_view(vm, running=running)
+
+
 def start_up(setting, rounds):
     """`nbdpull --version`."""
     for _ in range(rounds):
@@ -192,7 +295,15 @@ SCENARIOS = {
     "incremental-random": incremental_random,
     "incremental-sequential": incremental_sequential,
     "nothing-dirty": nothing,
+    "zeros": zeros,
+    "fragmented": fragmented,
+    "fragmented-data": fragmented_data,
+    "huge-sparse": huge_sparse,
+    "incompressible": incompressible,
+    "many-small-disks": many_small_disks,
+    "chain": chain,
     "restore": restore,
     "verify": verify,
+    "guest": guest,
     "start-up": start_up,
 }

@@ -23,7 +23,7 @@ def has_peer():
 
 def peer_backup(vm, level, folder):
     """virtnbdbackup with its own compression."""
-    return ["virtnbdbackup", "-U", vm.bed.uri, "-d", vm.name, "-l", level, "-o", folder, "-z", "-n", "-i", "vda"]
+    return ["virtnbdbackup", "-U", vm.bed.uri, "-d", vm.name, "-l", level, "-o", folder, "-z", "-n"]
 
 
 def peer_restore(uri, folder, output):
@@ -32,3 +32,7 @@ def peer_restore(uri, folder, output):
 
 def nbdcopy_to_null(socket, export):
     return ["nbdcopy", f"nbd+unix:///{export}?socket={socket}", "null:"]
+
+
+def nbdinfo_map(socket, export, context):
+    return ["nbdinfo", f"--map={context}", f"nbd+unix:///{export}?socket={socket}"]
