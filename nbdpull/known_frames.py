@@ -10,7 +10,7 @@ import numpy
 from . import extents, format
 from .image import Image
 
-BUDGET = 64 << 20  # bytes of memory that the look-up may take
+BUDGET = 32 << 20  # bytes of memory that the look-up may take
 
 
 class KnownFrames:

@@ -1,0 +1,19 @@
+"""Sizes as people write them."""
+
+import pytest
+
+from nbdpull import sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", 0), ("65536", 65536), ("64K", 65536), ("1M", 1 << 20), ("2GiB", 2 << 30), ("3tb", 3 << 40)],
+)
+def test_sizes(text, expected):
+    assert sizes.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "K", "-1", "1.5G", "1 M", "1X", "1M\n", "٣"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="is no size"):
+        sizes.parse(text)
