@@ -146,20 +146,25 @@ class _Qcow2:
 
     def __exit__(self, kind, *_):
         try:
-            if kind is None and not self._handles:  # all zero; a qemu-nbd that is not yet up would die of the signal
-                self._connect()
-            for handle in self._handles:
-                with contextlib.suppress(Exception) if kind else self._translated():
-                    handle.shutdown()
-            self._server.terminate()
-            code = self._server.wait()
-            if kind is None and code != 0:
-                raise errors.OutputError(f"qemu-nbd failed to finish {self._path}: {self._said() or code}")
+            if kind is None:
+                self._finish()
         finally:
+            # After an error at once: a SIGTERM that comes while qemu-nbd starts up is lost, and it would run for ever.
             self._server.kill()
             self._server.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._log.close()
+
+    def _finish(self):
+        if not self._handles:  # all is zero; once it has answered it is up, and hears the signal
+            self._connect()
+        for handle in self._handles:
+            with self._translated():
+                handle.shutdown()
+        self._server.terminate()
+        code = self._server.wait()
+        if code != 0:
+            raise errors.OutputError(f"qemu-nbd failed to finish {self._path}: {self._said() or code}")
 
 
 _KINDS = {"raw": _Raw, "qcow2": _Qcow2}

@@ -1,0 +1,107 @@
+"""Make the golden store: a small store of format nbdpull/1 with every kind of record, and what its images must be.
+
+    rm -r tests/data/golden tests/data/golden.json && python3 tests/data/make_golden.py
+
+It was made once and is committed, and every later version has to read it: making it again with the code of the day
+proves nothing about stores of yesterday. Only before the first release of a format may it be made again. A new format
+gets a golden store of its own beside this one.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy
+
+DATA = Path(__file__).parent
+sys.path[:0] = [str(DATA.parent.parent), str(DATA.parent)]
+
+from stores import KIB, MIB, Vm, handmade_index, records_of  # noqa: E402
+
+from nbdpull import extents, format  # noqa: E402
+
+ROLLING = {"chunk_size": 6 * KIB, "batch_size": 64 * KIB}
+
+
+def text(rng, length):
+    """Data that compresses, as most does."""
+    words = [rng.randbytes(6).hex() for _ in range(40)]
+    return " ".join(rng.choice(words) for _ in range(length // 8)).encode().ljust(length, b".")[:length]
+
+
+def main_domain(root):
+    """vm1: two disks, a full point and three incremental ones."""
+    rng = random.Random(2026)
+    vm = Vm(root, "vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b")
+    vm.add_disk("vda", 3 * MIB)
+    vm.add_disk("vdb", 100 * KIB + 512)
+    for offset in (0, 200 * KIB, MIB - 40 * KIB, 2 * MIB + 4096):
+        vm.write("vda", offset, text(rng, 60 * KIB))
+    for offset in range(3 * MIB - 128 * KIB, 3 * MIB, 16 * KIB):
+        vm.write("vda", offset, text(rng, 600))
+    vm.write("vda", 400 * KIB, rng.randbytes(10 * KIB))  # incompressible
+    vm.write("vda", 512 * KIB, bytes(128 * KIB) + b"after zeros that the server did not tell of")
+    vm.write("vdb", 0, text(rng, 100 * KIB + 512))
+    vm.pull(point_id="20260101T000000Z-00000a", **ROLLING)
+
+    vm.zero("vda", 210 * KIB, 20 * KIB)
+    vm.write("vda", 100, b"a small change")
+    vm.grow("vda", 4 * MIB + 1536)
+    vm.write("vda", 4 * MIB + 1000, text(rng, 536))
+    vm.pull(point_id="20260102T000000Z-00000b", **ROLLING)  # vdb: nothing dirty, an empty index
+
+    vm.write("vdb", 70 * KIB, rng.randbytes(3 * KIB))
+    vm.pull(point_id="20250103T000000Z-00000c", handmade={"vda": lambda folder: _rewrites(vm, folder)})
+
+    vm.write("vda", 3 * MIB, b"the newest point, by its sequence and not by its name")
+    vm.pull(point_id="20250102T000000Z-00000d", frame_size=MIB)
+    return vm
+
+
+def _rewrites(vm, folder):
+    """Files of a point whose vda got old data again: records that refer to parts of frames of the first point."""
+    first = vm.points[0]
+    old = records_of(vm, first, "vda")
+    frame = old[(old["kind"] == extents.DATA) & (old["raw"] >= 50 * KIB)][0]
+    source = bytes(vm.images[first.id]["vda"][int(frame["offset"]) :][: int(frame["raw"])])
+    records = numpy.zeros(3, format.RECORD)
+    records[:2] = frame
+    parts = [(300 * KIB, 5000, 1024), (MIB + 7, 300, 49_000)]
+    records["offset"][:2], records["length"][:2], records["skip"][:2] = zip(*parts)
+    records[2:] = format.zero_records(extents.of([(3 * MIB + 512, 1000, extents.ZERO)]))
+    for offset, length, skip in parts:
+        vm.write("vda", offset, source[skip : skip + length])
+    vm.zero("vda", 3 * MIB + 512, 1000)
+    return handmade_index(vm, folder, "vda", records), first.manifest.disk("vda").chunks
+
+
+def other_domain(root):
+    """A domain whose name no folder can have."""
+    vm = Vm(root, "vm/2 ü", uuid="00000000-0000-4000-8000-000000000002")
+    vm.add_disk("sda", 65_536)
+    vm.write("sda", 0, b"boot")
+    vm.pull(point_id="20260101T000000Z-0000ff")
+    return vm
+
+
+def about(data):
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def make(root, sums):
+    """Make the store in a new folder, and the file of the images' sizes and digests."""
+    images = {vm.name: vm.images for vm in (main_domain(root), other_domain(root))}
+    told = {
+        domain: {point: {disk: about(data) for disk, data in disks.items()} for point, disks in points.items()}
+        for domain, points in images.items()
+    }
+    Path(sums).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1] if sys.argv[1:] else DATA / "golden")
+    if folder.exists():
+        sys.exit(f"{folder} exists. It is made once: see the head of this file")
+    make(str(folder), f"{folder}.json")

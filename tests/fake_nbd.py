@@ -1,0 +1,130 @@
+"""An NBD server whose answers are made up by a test: what no sane server would say must be found out as well.
+
+Speaks the fixed newstyle handshake with structured replies, as the NBD protocol document has it, on a unix socket.
+"""
+
+import contextlib
+import socket
+import struct
+import threading
+
+OPT_ABORT, OPT_GO, OPT_STRUCTURED_REPLY, OPT_SET_META_CONTEXT = 2, 7, 8, 10
+REP_ACK, REP_INFO, REP_META_CONTEXT, REP_ERR_UNSUP = 1, 3, 4, (1 << 31) + 1
+CMD_READ, CMD_DISC, CMD_BLOCK_STATUS = 0, 2, 7
+TYPE_NONE, TYPE_OFFSET_DATA, TYPE_BLOCK_STATUS = 0, 1, 5
+READ_ONLY = 1 << 1
+
+
+class FakeServer:
+    """status(context, offset, length) -> [(length, flags), …], None: no answer for it; read(offset, length) -> bytes.
+
+    A function that returns `HANG_UP` ends the connection, one that returns `SILENT` answers nothing.
+    """
+
+    HANG_UP, SILENT = object(), object()
+
+    def __init__(self, path, size, status, read=None, refused=(), read_only=True):
+        self._size, self._status, self._refused = size, status, refused
+        self._read = read or (lambda offset, length: bytes(length))
+        self._flags = 1 | (READ_ONLY if read_only else 0)
+        self._open = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(16)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for each in [self._listener, *self._open]:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with contextlib.suppress(OSError, EOFError), connection:
+            contexts = self._handshake(connection)
+            while contexts is not None and self._answer(connection, contexts):
+                pass
+
+    def _handshake(self, connection):
+        connection.sendall(b"NBDMAGIC" + b"IHAVEOPT" + struct.pack(">H", 3))
+        _receive(connection, 4)
+        contexts = []
+        while True:
+            _, option, size = struct.unpack(">QII", _receive(connection, 16))
+            data = _receive(connection, size)
+            replies = [(REP_ACK, b"")]
+            if option == OPT_SET_META_CONTEXT:
+                contexts = [name for name in _queries(data) if name not in self._refused]
+                granted = [struct.pack(">I", i) + name.encode() for i, name in enumerate(contexts)]
+                replies = [*((REP_META_CONTEXT, each) for each in granted), *replies]
+            elif option == OPT_GO:
+                replies = [(REP_INFO, struct.pack(">HQH", 0, self._size, self._flags)), *replies]
+            elif option not in (OPT_STRUCTURED_REPLY, OPT_ABORT):
+                replies = [(REP_ERR_UNSUP, b"")]
+            for kind, payload in replies:
+                head = struct.pack(">QIII", 0x3E889045565A9, option, kind, len(payload))
+                connection.sendall(head + payload)
+            if option == OPT_GO:
+                return contexts
+            if option == OPT_ABORT:
+                return None
+
+    def _answer(self, connection, contexts):
+        _, _, command, cookie, offset, length = struct.unpack(">IHHQQI", _receive(connection, 28))
+        if command == CMD_DISC:
+            return False
+        if command == CMD_READ:
+            told = [(TYPE_OFFSET_DATA, self._read(offset, length))]
+        elif command == CMD_BLOCK_STATUS:
+            told = [(TYPE_BLOCK_STATUS, (i, self._status(name, offset, length))) for i, name in enumerate(contexts)]
+        else:
+            raise EOFError
+        chunks = []
+        for kind, value in told:
+            told_value = value[1] if kind == TYPE_BLOCK_STATUS else value
+            if told_value is self.HANG_UP:
+                return False
+            if told_value is self.SILENT:
+                return True
+            if kind == TYPE_OFFSET_DATA:
+                chunks.append((kind, struct.pack(">Q", offset) + value))
+            elif told_value is not None:
+                entries = b"".join(struct.pack(">II", *entry) for entry in told_value)
+                chunks.append((kind, struct.pack(">I", value[0]) + entries))
+        for kind, payload in chunks:
+            connection.sendall(struct.pack(">IHHQI", 0x668E33EF, 0, kind, cookie, len(payload)) + payload)
+        connection.sendall(struct.pack(">IHHQI", 0x668E33EF, 1, TYPE_NONE, cookie, 0))
+        return True
+
+
+def _queries(data):
+    (at,) = struct.unpack_from(">I", data)
+    at += 4
+    (count,) = struct.unpack_from(">I", data, at)
+    at += 4
+    names = []
+    for _ in range(count):
+        (size,) = struct.unpack_from(">I", data, at)
+        names.append(data[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return names
+
+
+def _receive(connection, size):
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return data

@@ -1,0 +1,549 @@
+"""The command line without a hypervisor: words in; lines, JSON and exit codes out; and no traceback, ever."""
+
+import json
+import os
+import pty
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from stores import KIB, MIB, Vm, chain, flipped, package_environment
+
+from nbdpull import __version__, arguments, cli, errors, image
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("cli") / "store")
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """A store whose restore takes some 40 pieces."""
+    vm = Vm(tmp_path_factory.mktemp("cli") / "big")
+    vm.add_disk("vda", 40 * MIB)
+    vm.write("vda", 0, b"x" * 40 * MIB)
+    vm.pull(frame_size=MIB)
+    return vm
+
+
+def nbdpull(*words, **how):
+    """Run the real program."""
+    how = {"capture_output": True, "text": True, "timeout": 60, "env": package_environment(), **how}
+    return subprocess.run([sys.executable, "-m", "nbdpull", *map(str, words)], **how)
+
+
+def parsed(*words):
+    return arguments.parser().parse_args(cli._with_verb(list(words)))
+
+
+def usage_error(capsys, *words):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(words))
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, domain",
+    [
+        (["vm1", "--since", "chk3", "-o", "dir/"], "vm1"),
+        (["pull", "vm1", "--since", "chk3", "-o", "dir/"], "vm1"),
+        (["-o", "dir/", "--since", "chk3", "vm1"], "vm1"),
+        (["--since=chk3", "-odir/", "--", "-vm"], "-vm"),
+        (["pull", "list", "--since", "chk3", "-o", "dir/"], "list"),
+        (["pull", "pull", "--since", "chk3", "-o", "dir/"], "pull"),
+        (["Verify", "--since", "chk3", "-o", "dir/"], "Verify"),
+    ],
+)
+def test_a_first_word_that_is_no_verb_is_a_domain(words, domain):
+    args = parsed(*words)
+    assert (args.verb, args.domain, args.since, args.output) == ("pull", domain, "chk3", "dir/")
+
+
+@pytest.mark.parametrize("verb", arguments.VERBS)
+def test_a_verb_is_a_verb(verb):
+    needed = {"pull": "vm -o d", "restore": "d -o o", "show": "d latest", "index": "d latest vda"}
+    assert parsed(verb, *needed.get(verb, "d").split()).verb == verb
+
+
+def test_defaults():
+    args = parsed("vm1", "-o", "dir")
+    assert (args.full, args.since, args.checkpoint, args.no_checkpoint) == (False, None, None, False)
+    assert (args.disk, args.exclude, args.level, args.threads) == ([], [], 1, None)
+    assert (args.frame_size, args.chunk_size, args.json, args.quiet) == (MIB, 256 * MIB, False, False)
+    args = parsed("restore", "dir", "-o", "out")
+    assert (args.point, args.format, args.force) == ("latest", "qcow2", False)
+
+
+def test_options_that_are_repeated():
+    args = parsed("vm1", "-o", "dir", "--disk", "vda", "--disk", "vdb", "--exclude", "vdc")
+    assert (args.disk, args.exclude) == (["vda", "vdb"], ["vdc"])
+
+
+@pytest.mark.parametrize(
+    "text, size",
+    [("0", 0), ("65536", 65536), ("64K", 65536), ("64k", 65536), ("64KiB", 65536), ("64kB", 65536), ("1M", MIB),
+     ("3G", 3 << 30), ("2T", 2 << 40), ("5B", 5)],
+)  # fmt: skip
+def test_sizes(text, size):
+    assert arguments.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "K", "-1", "1.5M", "1 M", "64KK", "1P", "M1", "1x", "\u2460"])
+def test_what_is_no_size(text, capsys):
+    assert "size" in usage_error(capsys, "vm1", "-o", "d", f"--chunk-size={text}")
+
+
+@pytest.mark.parametrize(
+    "option, told",
+    [
+        ("--frame-size=32K", "must be 64K, 128K, 256K, 512K or 1M"),
+        ("--frame-size=2M", "must be 64K"),
+        ("--frame-size=96K", "must be 64K"),
+        ("--chunk-size=1023K", "must be at least 1M"),
+        ("--level=0", "must be a number from 1 to 19"),
+        ("--level=20", "must be a number from 1 to 19"),
+        ("--level=x", "must be a number"),
+        ("--threads=0", "must be a number from 1 to 64"),
+        ("--threads=65", "must be a number from 1 to 64"),
+        ("--threads=-1", "must be a number"),
+    ],
+)
+def test_values_out_of_bounds(capsys, option, told):
+    assert told in usage_error(capsys, "vm1", "-o", "d", option)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["vm1"],
+        ["pull"],
+        ["-o", "dir"],
+        ["vm1", "-o"],
+        ["vm1", "-o", "d", "--since", "a", "--full"],
+        ["vm1", "-o", "d", "--checkpoint", "a", "--no-checkpoint"],
+        ["vm1", "-o", "d", "--json", "--quiet"],
+        ["vm1", "vm2", "-o", "d"],
+        ["vm1", "-o", "d", "--sinc", "a"],
+        ["vm1", "-o", "d", "--no-such-option"],
+        ["restore", "d"],
+        ["restore", "d", "-o", "o", "--format", "vmdk"],
+        ["verify"],
+        ["list"],
+        ["list", "a", "b"],
+        ["show", "d"],
+        ["index", "d", "latest"],
+    ],
+)
+def test_wrong_usage(capsys, words):
+    assert "usage: nbdpull" in usage_error(capsys, *words)
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+def all_errors(kind=errors.NbdpullError):
+    return {kind}.union(*(all_errors(each) for each in kind.__subclasses__()))
+
+
+def test_the_table_of_exit_codes_is_that_of_the_errors():
+    lines = arguments.EXIT_CODES.splitlines()
+    table = {int(found[1]): found[2] for found in (re.match(r" +(\d+) +(\S.*)", line) for line in lines) if found}
+    used = {kind.exit_code for kind in all_errors()}
+    assert set(table) == {0} | used
+    assert any(line.strip().startswith("128+N") for line in lines)
+    assert errors.Interrupted(15).exit_code == 143
+
+
+def test_each_error_has_a_code_word():
+    for kind in all_errors():
+        assert re.fullmatch(r"[a-z-]+", kind.code)
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert arguments.EXIT_CODES in out and arguments.EXAMPLES in out
+    assert all(f"    {verb}  " in out for verb in arguments.VERBS)
+
+
+@pytest.mark.parametrize("verb", arguments.VERBS)
+def test_help_of_a_verb_has_an_example_that_works(capsys, verb):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    example = re.search(r"example:\n  nbdpull (.*)\n", out)[1].split()
+    assert parsed(*example).verb == verb
+
+
+def test_version():
+    done = nbdpull("--version")
+    assert (done.stdout, done.stderr, done.returncode) == (f"nbdpull {__version__}\n", "", 0)
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_a_start_loads_nothing_heavy(option):
+    program = (
+        "import sys\nfrom nbdpull.__main__ import main\nsys.argv = ['nbdpull', sys.argv[1]]\n"
+        "try: main()\nexcept SystemExit: pass\nprint('LOADED', *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, option], env=package_environment(), capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.rpartition("LOADED ")[2].split())
+    assert "nbdpull.arguments" in loaded
+    heavy = {"numpy", "libvirt", "nbd", "rich", "zstandard", "blake3", "concurrent.futures", "subprocess"}
+    assert not heavy & loaded
+
+
+# -- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_list(vm, capsys):
+    assert cli.main(["list", str(vm.root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [point["id"] for point in told] == [point.id for point in vm.points]
+    assert cli.main(["list", str(vm.root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED"]
+    assert [line.split()[:2] for line in lines[1:]] == [["vm1", point.id] for point in vm.points]
+
+
+def test_list_with_a_damaged_point(tmp_path, capsys):
+    vm = chain(tmp_path / "store", size=300_000)
+    path = vm.folder / vm.points[0].id / "manifest.json"
+    path.write_bytes(flipped(path.read_bytes(), 99))
+    assert cli.main(["list", str(vm.root), "--json"]) == 11
+    out, err = capsys.readouterr()
+    assert [point["id"] for point in json.loads(out)] == [point.id for point in vm.points[1:]]
+    assert str(path) in err
+
+
+def test_show(vm, capsys):
+    assert cli.main(["show", str(vm.root), vm.points[1].id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == vm.points[1].id
+    assert cli.main(["show", str(vm.root), "latest"]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in (vm.points[2].id, vm.points[1].id, "vda", "vdb", "incremental"))
+
+
+def test_index(vm, capsys):
+    assert cli.main(["index", str(vm.root), "latest", "vda"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {record["kind"] for record in records} == {"data", "zero"}
+    assert [r["offset"] for r in records] == sorted(r["offset"] for r in records)
+
+
+def json_lines(text):
+    """Each line's object; the last one, and only that, is the result."""
+    events = [json.loads(line) for line in text.splitlines()]
+    assert [event["event"] == "result" for event in events] == [False] * (len(events) - 1) + [True]
+    return events
+
+
+def test_json_lines_of_a_restore(vm, tmp_path, capsys):
+    assert cli.main(["restore", str(vm.root), "-o", str(tmp_path / "out"), "--format", "raw", "--json"]) == 0
+    *progress, result = json_lines(capsys.readouterr().out)
+    assert {event["disk"] for event in progress} == {"vda", "vdb"}
+    assert result["ok"] is True and result["exit_code"] == 0
+    assert result["point"] == vm.points[-1].id
+    assert result["files"] == {disk: str(tmp_path / "out" / f"{disk}.raw") for disk in ("vda", "vdb")}
+    assert all(os.path.exists(path) for path in result["files"].values())
+
+
+def test_json_lines_of_a_verify(vm, capsys):
+    assert cli.main(["verify", str(vm.root), "--json"]) == 0
+    result = json_lines(capsys.readouterr().out)[-1]
+    assert (result["ok"], result["points"], result["damages"]) == (True, 3, [])
+
+
+@pytest.mark.parametrize(
+    "words, code, word",
+    [
+        (["restore", "NONE", "-o", "OUT"], 10, "store"),
+        (["restore", "STORE", "-o", "OUT", "--point", "20300101T000000Z-aaaaaa"], 10, "no-such-point"),
+        (["restore", "STORE", "-o", "OUT", "--disk", "vdz"], 3, "no-such-disk"),
+        (["restore", "STORE", "-o", "OUT", "--domain", "vm9"], 10, "store"),
+        (["restore", "STORE", "-o", "FILE"], 9, "output-exists"),
+        (["verify", "NONE"], 10, "store"),
+        (["verify", "STORE", "--point", "x"], 10, "no-such-point"),
+        (["show", "STORE", "x"], 10, "no-such-point"),
+        (["index", "STORE", "latest", "vdz"], 3, "no-such-disk"),
+        (["list", "NONE"], 10, "store"),
+    ],
+)
+def test_expected_failures(vm, tmp_path, capsys, words, code, word):
+    (tmp_path / "file").write_text("")
+    places = {"STORE": vm.root, "NONE": tmp_path / "none", "OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+    words = [str(places.get(each, each)) for each in words]
+    assert cli.main(words) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("nbdpull: ") and len(err.splitlines()) == 1
+    if words[0] in ("restore", "verify"):
+        assert cli.main([*words, "--json"]) == code
+        out, err = capsys.readouterr()
+        (result,) = json_lines(out)
+        assert (result["ok"], result["exit_code"], result["code"]) == (False, code, word)
+        assert err == f"nbdpull: {result['message']}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_quiet(vm, tmp_path, capsys):
+    assert cli.main(["restore", str(vm.root), "-o", str(tmp_path / "out"), "--format", "raw", "--quiet"]) == 0
+    assert cli.main(["verify", str(vm.root), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_quiet_tells_damage(tmp_path, capsys):
+    vm = chain(tmp_path / "store", size=300_000)
+    (vm.folder / vm.points[0].id / "domain.xml").unlink()
+    assert cli.main(["verify", str(vm.root), "--quiet"]) == 11
+    assert "DAMAGE" in capsys.readouterr().out
+
+
+def test_nothing_of_a_bar_in_a_pipe(vm, tmp_path):
+    done = nbdpull("restore", vm.root, "-o", tmp_path / "out", "--format", "raw")
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        f"point {vm.points[-1].id} restored:", str(tmp_path / "out/vda.raw"), str(tmp_path / "out/vdb.raw")
+    ]  # fmt: skip
+
+
+def test_bars_on_a_terminal(big, tmp_path):
+    ours, theirs = pty.openpty()
+    words = ["restore", str(big.root), "-o", str(tmp_path / "out"), "--format", "raw"]
+    command = [sys.executable, "-m", "nbdpull", *words]
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, env=package_environment()) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 65536):
+                shown += part
+        except OSError:  # the other end is closed
+            pass
+        assert b"restored" in process.stdout.read()
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"vda" in shown and b"100%" in shown and b"40.0 MiB" in shown
+
+
+def test_the_code_of_a_fault_of_ours(vm, capsys, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setitem(cli._RUN, "list", broken)
+    monkeypatch.delenv("NBDPULL_DEBUG", raising=False)
+    assert cli.main(["list", str(vm.root)]) == 1
+    err = capsys.readouterr().err
+    assert "internal error: ZeroDivisionError: oh" in err and "NBDPULL_DEBUG=1" in err and len(err.splitlines()) == 1
+    monkeypatch.setenv("NBDPULL_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["list", str(vm.root)])
+
+
+# -- outputs that end early -------------------------------------------------------------------------------------------
+
+
+def shell(line, **how):
+    """Run a line of bash in which $NBDPULL is the program; (exit code of the program, standard error)."""
+    environment = {**package_environment(), "NBDPULL": f"{sys.executable} -m nbdpull", **how}
+    line = f'{line}; exit "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(
+        ["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60, errors="backslashreplace"
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["index STORE latest vda", "list STORE", "verify STORE --json", "--help"])
+def test_a_reader_that_goes_away(tmp_path, verb):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 8 * MIB)
+    for at in range(0, 8 * MIB, 8 * KIB):
+        vm.write("vda", at, b"x")
+    vm.pull()
+    code, err = shell(f"$NBDPULL {verb.replace('STORE', str(vm.root))} | true")
+    assert err == ""
+    assert code in (0, 141)
+    if verb.startswith("index"):
+        assert code == 141, "much was to be written"
+
+
+def test_a_reader_that_went_away_before_an_error(tmp_path):
+    code, err = shell(f"sleep 0.2; $NBDPULL restore {tmp_path}/none -o {tmp_path}/out --json | true")
+    assert code in (10, 141)
+    assert "Traceback" not in err and "Exception ignored" not in err
+
+
+@pytest.mark.parametrize("verb", ["list STORE", "show STORE latest --json", "index STORE latest vda", "verify STORE"])
+def test_standard_output_on_a_full_disk(vm, verb):
+    code, err = shell(f"$NBDPULL {verb.replace('STORE', str(vm.root))} >/dev/full")
+    assert code == 9
+    assert err == "nbdpull: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(vm, tmp_path, closed):
+    code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/out {closed}")
+    assert (code, err) == (0, "")
+    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.qcow2", "vdb.qcow2"]
+    code, err = shell(f"$NBDPULL restore {tmp_path}/none -o {tmp_path}/out {closed}")
+    assert code == 10 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_names_that_the_terminal_cannot_show(tmp_path, encoding):
+    vm = Vm(tmp_path / "store", "vm ü ☃")
+    vm.add_disk("vda", 1000)
+    vm.pull()
+    code, err = shell(f"$NBDPULL list {vm.root}; $NBDPULL --help; $NBDPULL show {vm.root} latest",
+                      PYTHONIOENCODING=encoding)  # fmt: skip
+    assert (code, err) == (0, "")
+    code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/$'\\xff\\xfe' --format raw")
+    assert (code, err) == (0, "")
+    assert os.path.exists(os.fsencode(tmp_path) + b"/\xff\xfe/vda.raw")
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_during_a_restore(big, tmp_path, capsys, monkeypatch, number, code, kind):
+    reads, real = [], image.Image.read_piece
+
+    def read_piece(self, piece):
+        reads.append(piece)
+        if len(reads) == 3:
+            os.kill(os.getpid(), number)
+        return real(self, piece)
+
+    monkeypatch.setattr(image.Image, "read_piece", read_piece)
+    before = [signal.getsignal(each) for each in cli._SIGNALS]
+    words = ["restore", str(big.root), "-o", str(tmp_path / "out"), "--format", kind, "--json", "--threads", "1"]
+    assert cli.main(words) == code
+    assert os.listdir(tmp_path / "out") == []
+    assert len(reads) < 40
+    result = json_lines(capsys.readouterr().out)[-1]
+    assert (result["code"], result["exit_code"]) == ("interrupted", code)
+    assert [signal.getsignal(each) for each in cli._SIGNALS] == before
+
+
+SLOW = """
+import sys, time
+from nbdpull import image
+real = image.Image.read_piece
+image.Image.read_piece = lambda self, piece: (time.sleep(0.1), real(self, piece))[1]
+from nbdpull.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_key_at_the_terminal_is_for_every_process_of_ours(big, tmp_path, kind):
+    """Ctrl-C goes to qemu-nbd as well: what that then says must not hide that the operator asked for the end."""
+    words = ["restore", str(big.root), "-o", str(tmp_path / "out"), "--format", kind, "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=package_environment(), start_new_session=True,
+    ) as process:  # fmt: skip
+        assert json.loads(process.stdout.readline())["event"] == "progress"
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json_lines(out)[-1]["code"] == "interrupted"
+    assert err.startswith("nbdpull: stopped by SIGINT") and len(err.splitlines()) == 1
+    assert os.listdir(tmp_path / "out") == []
+
+
+TELLING = """
+import signal
+real = signal.signal
+def first(*how):
+    signal.signal = real
+    real(*how)
+    print("ready", flush=True)
+signal.signal = first
+from nbdpull.__main__ import main
+main()
+"""
+
+
+def test_a_signal_at_any_time_makes_no_traceback(vm, tmp_path):
+    """From the first moment that is ours; what Python does before is its own."""
+    rng = random.Random(1)
+    for attempt in range(10):
+        out = tmp_path / f"out{attempt}"
+        process = subprocess.Popen(
+            [sys.executable, "-c", TELLING, "restore", str(vm.root), "-o", str(out)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=package_environment(),
+        )  # fmt: skip
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.choice([0, 0.02, 0.1, 0.3, 0.5]) * rng.random())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        if process.returncode == 130:
+            assert err.startswith("nbdpull: stopped") and len(err.splitlines()) == 1
+        else:  # before the work began, or after its end
+            assert process.returncode in (-signal.SIGINT, 0) and err == ""
+        left = sorted(os.listdir(out)) if out.exists() else []
+        assert left in ([], ["domain.xml", "vda.qcow2", "vdb.qcow2"])
+
+
+def test_an_ignored_signal_stays_ignored(big, tmp_path):
+    """That is how nohup works."""
+    code, err = shell(f"trap '' HUP; $NBDPULL restore {big.root} -o {tmp_path}/out & sleep 0.4; kill -HUP $!; wait $!")
+    assert (code, err) == (0, "")
+
+
+def test_a_signal_ends_an_index_too(vm, monkeypatch, capsys):
+    """It may be of millions of lines."""
+    from nbdpull import listing
+
+    def records(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from [{"offset": 0}] * 100_000
+
+    monkeypatch.setattr(listing, "records", records)
+    assert cli.main(["index", str(vm.root), "latest", "vda"]) == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+
+
+# -- no traceback, ever -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", ""], ["list", "/dev/null"], ["list", "/proc"], ["list", "x" * 5000],
+        ["restore", "STORE", "-o", ""], ["restore", "STORE", "-o", "x" * 5000], ["restore", "STORE", "-o", "/dev/null"],
+        ["restore", "STORE", "-o", "/proc/x"], ["show", "STORE", "../.."], ["show", "STORE", "x", "--domain", ".."],
+        ["show", "STORE", ""], ["verify", "STORE", "--domain", ""], ["verify", "STORE", "--point", ""],
+        ["restore", "STORE", "-o", "OUT", "--domain", ""], ["restore", "STORE", "-o", "OUT", "--disk", ""],
+    ],
+)  # fmt: skip
+def test_strange_words(vm, tmp_path, capsys, monkeypatch, words):
+    monkeypatch.setenv("NBDPULL_DEBUG", "1")  # a fault of ours would be raised
+    places = {"STORE": str(vm.root), "OUT": str(tmp_path / "out")}
+    code = cli.main([places.get(word, word) for word in words])
+    assert code in (3, 9, 10)
+    assert capsys.readouterr().err.startswith("nbdpull: ")
+    assert not os.path.exists(tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", ["--domain", "--point", "--disk"])
+def test_words_that_are_no_text(vm, tmp_path, option):
+    code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/out {option} $'\\xff'")
+    assert code in (3, 10)
+    assert err.startswith("nbdpull: ") and "\\udcff" in err and len(err.splitlines()) == 1

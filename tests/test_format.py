@@ -1,0 +1,276 @@
+"""Bytes of the format: what is written can be read, and what a reader must refuse is refused with its reason."""
+
+import json
+import re
+import struct
+from datetime import datetime, timezone
+
+import numpy
+import pytest
+from stores import flipped
+
+from nbdpull import errors, extents, format
+from nbdpull.format import MAX_FRAME, RECORD
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_point_ids_are_unique_and_tell_the_time():
+    now = datetime(2026, 11, 22, 19, 45, tzinfo=timezone.utc)
+    ids = {format.new_point_id(now) for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(point.startswith("20261122T194500Z-") and format.POINT_ID.match(point) for point in ids)
+    assert format.POINT_ID.match(format.new_point_id())
+
+
+@pytest.mark.parametrize("text", ["..", "", "20261122T194500Z-7f3a9c/..", "20261122T194500Z-7f3a9c\n", "latest"])
+def test_what_is_no_point_id(text):
+    assert not format.POINT_ID.match(text)
+
+
+NAMES = ["vm1", "a/b", "..", ".", ".hidden", "%", "%2E", "ü, blank & more", "new\nline", "a\\b", "nul\0", "x" * 80]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_domain_becomes_one_plain_path_component(name):
+    folder = format.folder_name(name)
+    assert re.fullmatch(r"[\w%~-][\w%.~-]*", folder, re.ASCII)
+    assert format.domain_name(folder) == name
+
+
+def test_folders_of_different_domains_differ():
+    assert len({format.folder_name(name) for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "path, good",
+    [
+        ("20261122T194500Z-7f3a9c/vda.0000.zst", True),
+        ("20261122T194500Z-7f3a9c04/vda.12345.zst", True),
+        ("20261122T194500Z-7f3a9c/../vda.0000.zst", False),
+        ("../20261122T194500Z-7f3a9c/vda.0000.zst", False),
+        ("/20261122T194500Z-7f3a9c/vda.0000.zst", False),
+        ("20261122T194500Z-7f3a9c/vda.000.zst", False),
+        ("20261122T194500Z-7f3a9c/vda.0000.zst\n", False),
+        ("20261122T194500Z-7f3a9c/manifest.json", False),
+    ],
+)
+def test_chunk_paths_lead_to_chunk_files_only(path, good):
+    assert bool(format.CHUNK_PATH.match(path)) == good
+
+
+def test_names_of_files():
+    assert (format.chunk_name("vda", 7), format.index_name("vda")) == ("vda.0007.zst", "vda.index")
+    assert format.CHUNK_PATH.match(f"20261122T194500Z-7f3a9c/{format.chunk_name('a/..', 10000)}")
+
+
+# -- sealed documents -------------------------------------------------------------------------------------------------
+
+DOCUMENT = {"format": format.FORMAT, "requires": [], "text": 'ü "digest": "0000"', "list": [1, 2, {"digest": "0" * 64}]}
+
+
+def test_a_sealed_document_is_readable_json():
+    sealed = format.seal(DOCUMENT)
+    assert format.unseal(sealed, "x") == json.loads(sealed)
+    assert {**DOCUMENT, "digest": json.loads(sealed)["digest"]} == json.loads(sealed)
+
+
+def test_the_digest_is_that_of_the_document_with_zeros_in_its_place():
+    import hashlib
+
+    sealed = format.seal(DOCUMENT)
+    digest = json.loads(sealed)["digest"]
+    before, after = sealed.rsplit(digest.encode(), 1)
+    assert hashlib.sha256(before + b"0" * 64 + after).hexdigest() == digest
+
+
+def test_no_flipped_bit_passes():
+    sealed = format.seal(DOCUMENT)
+    for at in range(len(sealed)):
+        for bit in range(8):
+            with pytest.raises(errors.Damaged, match=r"^file:"):
+                format.unseal(flipped(sealed, at, bit), "file")
+
+
+def test_no_cut_passes():
+    sealed = format.seal(DOCUMENT)
+    for size in range(len(sealed)):
+        with pytest.raises(errors.Damaged):
+            format.unseal(sealed[:size], "file")
+    with pytest.raises(errors.Damaged):
+        format.unseal(sealed + b"\n", "file")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"5", b'"x"', b"null", b"\xff\xfe", b"{}", b'{"format": "nbdpull/1", "requires": 5}',
+             b'{"format": "nbdpull/1", "requires": [[]]}', b'{"format": "nbdpull/1", "requires": null}', b"[" * 100_000]
+)  # fmt: skip
+def test_what_is_no_document(data):
+    with pytest.raises(errors.Damaged, match=r"^file: "):
+        format.unseal(data, "file")
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "sealed otherwise"])
+@pytest.mark.parametrize(
+    "members, needed",
+    [
+        ({"format": "nbdpull/2"}, "nbdpull/2"),
+        ({"format": "nbdpull/1", "requires": ["zz", "encryption"]}, "encryption, zz"),
+        ({"format": {"name": "other"}}, "other"),
+        ({"format": ""}, ""),
+        ({"requires": [""]}, ""),
+    ],
+)
+def test_a_later_format_is_refused_by_its_name(members, needed, sealed):
+    data = format.seal({**DOCUMENT, **members}) if sealed else json.dumps({**DOCUMENT, **members}).encode()
+    with pytest.raises(errors.FormatTooNew, match=f"^file: needs .*{needed}.*this nbdpull reads nbdpull/1"):
+        format.unseal(data, "file")
+
+
+def test_a_damaged_document_is_not_taken_for_a_later_format():
+    """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
+    data = format.seal(DOCUMENT).replace(b"nbdpull/1", b"nbdpull/3")
+    with pytest.raises(errors.Damaged, match="digest"):
+        format.unseal(data, "file")
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+
+FIELDS = [("offset", 8), ("length", 8), ("position", 8), ("stored", 4), ("raw", 4), ("skip", 4), ("chunk", 4),
+          ("kind", 4), ("flags", 4), ("digest", 32)]  # fmt: skip
+
+
+def test_a_record_is_80_little_endian_bytes():
+    values = (1, 2, 3, 4, 5, 6, 7, 1, 9, bytes(range(32)))
+    packed = struct.pack("<QQQIIIIII32s", *values)
+    assert [(name, RECORD[name].itemsize) for name in RECORD.names] == FIELDS
+    record = numpy.frombuffer(packed, RECORD)[0]
+    assert [record[name].tobytes() if name == "digest" else int(record[name]) for name in RECORD.names] == list(values)
+
+
+def good_records():
+    records = numpy.zeros(3, RECORD)
+    records["offset"] = [0, 65536, 1 << 20]
+    records["length"] = [65536, 100, 4096]
+    records["kind"] = [extents.DATA, extents.ZERO, extents.DATA]
+    records["stored"] = [500, 0, 90]
+    records["raw"] = [65536, 0, 8192]
+    records["skip"] = [0, 0, 4096]
+    records["chunk"] = [0, 0, 1]
+    return records
+
+
+SIZE = (1 << 20) + 4096
+
+
+def test_good_records_have_no_flaw():
+    assert format.records_flaw(good_records(), SIZE, 2) is None
+    assert format.records_flaw(good_records()[:0], SIZE, 0) is None
+
+
+@pytest.mark.parametrize(
+    "row, values, told",
+    [
+        (0, {"length": 0}, "an empty range"),
+        (2, {"length": 4097}, "past the end"),
+        (2, {"offset": (1 << 64) - 1}, "past the end"),
+        (1, {"offset": 65535}, "overlap"),
+        (1, {"flags": 1}, "unknown kind or flags"),
+        (1, {"kind": 2}, "unknown kind or flags"),
+        (1, {"position": 1}, "zero record with a frame"),
+        (1, {"stored": 1}, "zero record with a frame"),
+        (1, {"raw": 1}, "zero record with a frame"),
+        (1, {"skip": 1}, "zero record with a frame"),
+        (1, {"chunk": 1}, "zero record with a frame"),
+        (2, {"chunk": 2}, "chunk file that the manifest does not name"),
+        (0, {"raw": MAX_FRAME + 1}, "frame of impossible size"),
+        (0, {"stored": 0}, "frame of impossible size"),
+        (0, {"skip": 1}, "reaches past its frame"),
+        (2, {"skip": (1 << 32) - 1}, "reaches past its frame"),
+        (0, {"raw": 65535}, "reaches past its frame"),
+        (2, {"offset": (1 << 20) - 1, "length": 2}, "crosses a multiple of 1048576"),
+    ],
+)
+def test_records_that_a_reader_must_refuse(row, values, told):
+    records = good_records()
+    for field, value in values.items():
+        records[field][row] = value
+    assert told in format.records_flaw(records, SIZE, 2)
+
+
+def test_zero_records():
+    records = format.zero_records(extents.of([(5, 6, extents.ZERO), (11, 100, extents.ZERO)]))
+    assert format.records_flaw(records, 111, 0) is None
+    assert records[["offset", "length", "kind"]].tolist() == [(5, 6, 1), (11, 100, 1)]
+    assert not any(records["digest"].tobytes())
+
+
+# -- frames that zstd skips -------------------------------------------------------------------------------------------
+
+
+def test_skippable():
+    frame = format.skippable(format.HEADER_MAGIC, b"payload")
+    assert frame == b"\x50\x2a\x4d\x18" + b"\x07\0\0\0" + b"payload"
+    assert format.parse_skippable(frame + b"more", format.HEADER_MAGIC) == b"payload"
+
+
+def test_a_skippable_frame_is_whole_and_of_its_magic():
+    frame = format.skippable(format.RECORDS_MAGIC, b"payload")
+    for size in range(len(frame)):
+        with pytest.raises(ValueError):
+            format.parse_skippable(frame[:size], format.RECORDS_MAGIC)
+    with pytest.raises(ValueError, match="0x184d2a50"):
+        format.parse_skippable(frame, format.HEADER_MAGIC)
+
+
+def test_chunk_header():
+    header = format.chunk_header("20261122T194500Z-7f3a9c", "vda", 5 << 40, 3)
+    told = json.loads(format.parse_skippable(header, 0x184D2A50))
+    assert told == {
+        "format": "nbdpull/1", "point": "20261122T194500Z-7f3a9c", "disk": "vda", "size": 5 << 40, "chunk": 3
+    }  # fmt: skip
+
+
+SIZES = [(80, 0), (10, 65536), ((1 << 32) - 1, 1), (30, 0)]
+
+
+def test_seek_table_is_that_of_the_seekable_format():
+    table = format.seek_table(SIZES)
+    entries = b"".join(struct.pack("<II", *entry) for entry in SIZES)
+    assert table == struct.pack("<II", 0x184D2A5E, 8 * 4 + 9) + entries + struct.pack("<IBI", 4, 0, 0x8F92EAB1)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, []])
+def test_seek_table_is_read_from_the_end(sizes):
+    table = format.seek_table(sizes)
+    assert format.parse_seek_table(b"what is before it" + table) == sizes
+
+
+def test_a_seek_table_is_whole():
+    table = format.seek_table(SIZES)
+    for first in range(1, len(table) + 1):
+        with pytest.raises(ValueError):
+            format.parse_seek_table(table[first:])
+    for size in range(len(table)):
+        with pytest.raises(ValueError):
+            format.parse_seek_table(table[:size])
+    for at in [*range(8), *range(len(table) - 9, len(table))]:  # all but the entries
+        with pytest.raises(ValueError):
+            format.parse_seek_table(flipped(table, at))
+
+
+# -- SHA256SUMS -------------------------------------------------------------------------------------------------------
+
+
+def test_sums():
+    digests = {"vda.index": "a" * 64, "domain.xml": "0123456789abcdef" * 4}
+    data = format.sums(digests)
+    assert data.decode().splitlines() == [f"{digests['domain.xml']}  domain.xml", f"{'a' * 64}  vda.index"]
+    assert format.parse_sums(data) == digests
+    assert format.parse_sums(b"") == {}
+
+
+@pytest.mark.parametrize("line", ["x", "a" * 63 + "  f", "A" * 64 + "  f", "a" * 64 + " f", "a" * 64 + "  ", "\\" * 67])
+def test_lines_that_are_not_sums(line):
+    with pytest.raises(ValueError):
+        format.parse_sums(line.encode())

@@ -1,0 +1,211 @@
+"""An image: random chains of layers against plain bytes, also where the disk is many windows long."""
+
+import random
+import threading
+
+import numpy
+import pytest
+from stores import KIB, MIB, ROLLING, Vm, chain, handmade_index, records_of, scribble
+
+from nbdpull import errors, extents, format, image
+from nbdpull.image import Image
+
+
+def content(opened):
+    """All bytes of an Image by its pieces; a byte that two pieces tell of is an error."""
+    found, told = bytearray(opened.size), numpy.zeros(opened.size, bool)
+    for piece in opened.pieces():
+        for extent in piece.extents:
+            start, stop = int(extent["offset"]), int(extent["offset"] + extent["length"])
+            assert start < stop and not told[start:stop].any()
+            told[start:stop] = True
+        if piece.sources:
+            assert (piece.extents["kind"] == extents.DATA).all()
+            buffers = opened.read_piece(piece)
+            assert len(buffers) == len(piece.sources) == len(piece.extents)
+            for extent, buffer in zip(piece.extents, buffers):
+                assert len(buffer) == extent["length"]
+                found[int(extent["offset"]) : int(extent["offset"]) + len(buffer)] = buffer
+        else:
+            assert (piece.extents["kind"] == extents.ZERO).all()
+    return bytes(found)
+
+
+@pytest.mark.parametrize("window", [1 << 32, MIB, 2 * MIB], ids=["one window", "of 1 MiB", "of 2 MiB"])
+@pytest.mark.parametrize("seed", range(5))
+def test_random_chains(tmp_path, monkeypatch, seed, window):
+    monkeypatch.setattr(image, "WINDOW", window)
+    rng = random.Random(seed)
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", rng.choice([MIB, 3 * MIB + 512, 2 * MIB + 70_001]))
+    for number in range(6):
+        if number and rng.random() < 0.5:
+            vm.grow("vda", vm.disks["vda"].size + rng.choice([1, 512, 100_000, MIB, 2 * MIB + 5]))
+        scribble(vm, "vda", rng, count=rng.randint(0, 5))
+        since = "nothing" if rng.random() < 0.15 else "last"
+        vm.pull(since, frame_size=rng.choice([64 * KIB, 256 * KIB, MIB]), chunk_size=rng.choice([8 * KIB, MIB]))
+    for point in vm.points:
+        with Image(vm.series, point, "vda") as opened:
+            assert opened.size == len(vm.images[point.id]["vda"])
+            assert content(opened) == vm.images[point.id]["vda"]
+
+
+def test_a_long_chain(tmp_path):
+    vm = chain(tmp_path, points=30, size=500_000)
+    with Image(vm.series, vm.points[-1], "vda") as opened:
+        assert content(opened) == vm.images[vm.points[-1].id]["vda"]
+
+
+def test_windows_see_what_one_window_sees(tmp_path, monkeypatch):
+    vm = chain(tmp_path, points=4, size=5 * MIB)
+
+    def resolved():
+        with Image(vm.series, vm.points[-1], "vda") as opened:
+            return [
+                (int(s["offset"]), int(s["length"]), int(s["layer"])) for window, _ in opened.resolved() for s in window
+            ]
+
+    def bytes_by_layer(segments):
+        owner = numpy.full(vm.disks["vda"].size, -1)
+        for offset, length, layer in segments:
+            assert (owner[offset : offset + length] == -1).all()
+            owner[offset : offset + length] = layer
+        return owner.tolist()
+
+    whole = resolved()
+    monkeypatch.setattr(image, "WINDOW", MIB)
+    windows = resolved()
+    assert len(windows) > len(whole)
+    assert bytes_by_layer(windows) == bytes_by_layer(whole)
+    assert all(offset // MIB == (offset + length - 1) // MIB for offset, length, _ in windows)
+
+
+def test_each_index_is_read_only_as_far_as_needed(tmp_path, monkeypatch):
+    """Memory must not grow with the number of extents: what lies behind the window is not loaded yet."""
+    monkeypatch.setattr(image, "WINDOW", MIB)
+    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 4)
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 8 * MIB)
+    for at in range(0, 8 * MIB, 64 * KIB):
+        vm.write("vda", at, b"x" * 100)
+    vm.pull()
+    held = []
+    with Image(vm.series, vm.points[0], "vda") as opened:
+        held.extend(len(layers[0]) for _, layers in opened.resolved())
+    per_window = len(records_of(vm, vm.points[0], "vda")) // 8
+    assert max(held) <= per_window + 8
+
+
+def test_pieces_are_ascending_and_within_a_block(tmp_path):
+    vm = chain(tmp_path, size=4 * MIB)
+    with Image(vm.series, vm.points[-1], "vda") as opened:
+        data = [piece for piece in opened.pieces() if piece.sources]
+    starts = [int(piece.extents["offset"][0]) for piece in data]
+    assert starts == sorted(starts)
+    for piece in data:
+        blocks = {int(e["offset"]) // MIB for e in piece.extents} | {
+            int(e["offset"] + e["length"] - 1) // MIB for e in piece.extents
+        }
+        assert len(blocks) == 1
+
+
+def test_each_frame_is_decompressed_once(tmp_path, monkeypatch):
+    """A frame of which many small ranges are still visible must not be decompressed for each of them."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 2 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(2 * MIB))
+    vm.pull(frame_size=MIB)
+    for at in range(0, 2 * MIB, 8 * KIB):
+        vm.write("vda", at, b"y" * 1000)
+    vm.pull()
+    reads = []
+    real = image.reader.FrameReader.read
+    monkeypatch.setattr(
+        image.reader.FrameReader, "read", lambda self, record: (reads.append(record.tobytes()), real(self, record))[1]
+    )
+    with Image(vm.series, vm.points[-1], "vda") as opened:
+        assert content(opened) == vm.images[vm.points[-1].id]["vda"]
+    assert len(reads) == len(set(reads)) == 2 + 256
+
+
+def test_many_threads_read_pieces(tmp_path):
+    vm = chain(tmp_path, size=6 * MIB, points=4, **ROLLING)
+    expected, wrong = vm.images[vm.points[-1].id]["vda"], []
+    with Image(vm.series, vm.points[-1], "vda") as opened:
+        pieces = [piece for piece in opened.pieces() if piece.sources]
+
+        def work(seed):
+            for piece in random.Random(seed).choices(pieces, k=20):
+                for extent, buffer in zip(piece.extents, opened.read_piece(piece)):
+                    if bytes(buffer) != expected[int(extent["offset"]) :][: len(buffer)]:
+                        wrong.append(extent)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_growth_reads_as_zero(tmp_path):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 100_000)
+    vm.write("vda", 0, b"z" * 100_000)
+    vm.pull()
+    vm.grow("vda", 3 * MIB)
+    vm.write("vda", 2 * MIB, b"new")
+    point = vm.pull()
+    with Image(vm.series, point, "vda") as opened:
+        assert content(opened) == b"z" * 100_000 + bytes(2 * MIB - 100_000) + b"new" + bytes(MIB - 3)
+
+
+def test_a_range_that_nobody_tells_of_is_damage(tmp_path):
+    """In a full pull nothing may be left out: it would be restored as zero without a word."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 200_000)
+    records = format.zero_records(extents.of([(0, 65536, extents.ZERO), (70_000, 130_000, extents.ZERO)]))
+    point = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
+    with Image(vm.series, point, "vda") as opened, pytest.raises(errors.Damaged, match="vda: .*bytes 65536 to 70000"):
+        content(opened)
+
+
+def test_a_record_may_point_into_a_frame_of_an_older_point(tmp_path):
+    """Unchanged rewrites refer to old frames; skip and length choose a part of one."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", MIB)
+    noise = random.Random(7).randbytes(64 * KIB)
+    vm.write("vda", 128 * KIB, noise)
+    first = vm.pull()
+    old = records_of(vm, first, "vda")
+    old = old[old["offset"] == 128 * KIB][0]
+
+    record = numpy.zeros(2, format.RECORD)
+    for at, (offset, length, skip) in enumerate([(500_000, 100, 0), (600_000, 30_000, 20_000)]):
+        record[at] = old
+        record["offset"][at], record["length"][at], record["skip"][at] = offset, length, skip
+        vm.write("vda", offset, noise[skip : skip + length])
+    chunks = first.manifest.disk("vda").chunks
+    second = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", record), chunks)})
+    vm.write("vda", 610_000, b"over it")
+    third = vm.pull()
+    for point in (first, second, third):
+        with Image(vm.series, point, "vda") as opened:
+            assert content(opened) == vm.images[point.id]["vda"]
+
+
+def test_an_image_is_of_its_point(tmp_path):
+    vm = chain(tmp_path)
+    with pytest.raises(errors.NbdpullError):
+        Image(vm.series, vm.points[0], "vdz")
+
+
+def test_files_are_closed(tmp_path):
+    import os
+
+    vm = chain(tmp_path, **ROLLING)
+    before = os.listdir("/proc/self/fd")
+    with Image(vm.series, vm.points[-1], "vda") as opened:
+        content(opened)
+        assert len(os.listdir("/proc/self/fd")) > len(before)
+    assert os.listdir("/proc/self/fd") == before

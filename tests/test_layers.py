@@ -1,0 +1,166 @@
+"""The architecture: which module may import which. The table below is its document, and this test holds it.
+
+Each line imports only from the lines below it, never sideways. One outside library has one importing file, or the few
+that are named. Only the two top lines print or exit.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import nbdpull
+
+TABLE = """
+__main__                                starts, and exits
+cli                                     the only file that prints: messages, signals, which verb is run
+pull  restore  verify  listing  arguments  terminal      one verb each; words of the command line; how results look
+disk_copy  domain  known_frames  target                  one disk on its way; libvirt; frames stored before; image files
+image                                   a disk as of a point: which point answers for a range
+source  writer  reader  series          NBD on the way in; extents and bytes to chunk files, and back; points
+domain_xml  manifest  pipeline  store  throttle          libvirt's XML; a manifest's members; threads; create-only files
+format  sizes                           magic numbers, byte offsets, names of files; sizes as people write them
+extents                                 pure algebra of ranges
+errors                                  everything that can go wrong, with its exit code
+"""
+
+LIBRARIES = {
+    "libvirt": {"domain"},
+    "nbd": {"source", "target"},
+    "zstandard": {"writer", "reader"},
+    "blake3": {"writer", "reader"},
+    "rich": {"terminal"},
+    "numpy": {"extents", "format", "writer", "reader", "source", "image", "verify", "known_frames"},
+}
+NEEDS_NO_HYPERVISOR = {"restore", "verify", "listing"}
+FOLDER = Path(nbdpull.__file__).parent
+
+
+def lines_of_the_table():
+    return [re.split(r"\s{3,}", line)[0].split() for line in TABLE.strip().splitlines()]
+
+
+LEVEL = {name: -number for number, names in enumerate(lines_of_the_table()) for name in names}
+MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")}
+
+
+def imports(tree):
+    """Every imported name, wherever in the file: (of our package or not, dotted name)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0] == "nbdpull", alias.name.removeprefix("nbdpull.")
+        elif isinstance(node, ast.ImportFrom):
+            ours = node.level > 0 or (node.module or "").split(".")[0] == "nbdpull"
+            base = (node.module or "").removeprefix("nbdpull").strip(".")
+            if ours and not base:
+                yield from ((True, alias.name) for alias in node.names)
+            else:
+                yield ours, base
+
+
+def ours(name):
+    return {found.split(".")[0] for own, found in imports(MODULES[name]) if own} & set(MODULES)
+
+
+def outside(name):
+    return {found.split(".")[0] for own, found in imports(MODULES[name]) if not own}
+
+
+def reached(name):
+    """Every module of ours that an import of `name` may bring in."""
+    found, more = set(), {name}
+    while more:
+        found |= more
+        more = set().union(*(ours(each) for each in more)) - found
+    return found
+
+
+def test_the_table_names_every_module():
+    assert set(LEVEL) == set(MODULES) - {"__init__"}
+    assert sum(map(len, lines_of_the_table())) == len(LEVEL), "a module is named twice"
+
+
+def test_the_design_shows_the_same_table():
+    design = (FOLDER.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    shown = [set(re.findall(r"`(\w+)`", cells.split("|")[2])) for cells in re.findall(r"^\| \d+ \|.*", design, re.M)]
+    assert shown == [set(names) for names in lines_of_the_table()]
+
+
+def test_the_package_is_flat():
+    assert [path.name for path in FOLDER.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+
+
+@pytest.mark.parametrize("name", sorted(LEVEL))
+def test_imports_go_down(name):
+    wrong = {other for other in ours(name) if LEVEL[other] >= LEVEL[name]}
+    assert not wrong, f"{name} imports {', '.join(sorted(wrong))}, not below it in the table"
+
+
+def test_the_package_itself_imports_nothing():
+    assert list(imports(MODULES["__init__"])) == []
+
+
+@pytest.mark.parametrize("library", sorted(LIBRARIES))
+def test_a_library_has_its_files(library):
+    found = {name for name in MODULES if library in outside(name)}
+    assert found == LIBRARIES[library]
+
+
+def test_there_is_no_other_library():
+    import sys
+
+    known = set(sys.stdlib_module_names) | set(LIBRARIES) if hasattr(sys, "stdlib_module_names") else None
+    if known:  # from Python 3.10 on
+        assert {name: outside(name) - known for name in MODULES if outside(name) - known} == {}
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_NO_HYPERVISOR))
+def test_what_reads_a_store_needs_no_hypervisor(name):
+    assert not {"domain", "source"} & reached(name)
+
+
+def test_a_restore_to_raw_needs_no_libnbd():
+    """target may import it in a function only."""
+    at_import = [node for node in MODULES["target"].body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert "nbd" not in {found for _, found in imports(ast.Module(at_import, []))}
+
+
+def calls(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+SPEAKS = {"print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write", "input"}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"cli", "__main__"}))
+def test_only_the_top_prints_or_exits(name):
+    assert not SPEAKS & set(calls(MODULES[name]))
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_module_says_what_it_owns(name):
+    text = ast.get_docstring(MODULES[name])
+    assert text and len(text.splitlines()[0]) <= 120
+
+
+def test_only_format_knows_magic_numbers_and_layouts():
+    """A byte layout in a second file would have to be changed in two."""
+    knowing = {name for name in MODULES if "struct" in outside(name)}
+    assert knowing == {"format"}
+    big = {
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 1 << 24
+    }
+    assert big <= {"format"}
+
+
+def test_threads_are_the_pipelines():
+    """One place starts threads; the writer's is the one that waits for fsync while the next chunk file is written."""
+    starting = {name for name, tree in MODULES.items() if {"ThreadPoolExecutor", "threading.Thread"} & set(calls(tree))}
+    assert starting == {"pipeline", "writer"}

@@ -1,0 +1,128 @@
+"""What a store holds, as plain values: the shapes that programs read from --json."""
+
+import json
+
+import pytest
+from stores import ROLLING, Vm, chain, damaged, flipped, records_of
+
+from nbdpull import errors, extents, listing
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("listing") / "store", size=400_000, **ROLLING)
+
+
+def test_a_point(vm):
+    first, second = vm.points[:2]
+    told = listing.describe(second)
+    assert told == json.loads(json.dumps(told)), "it is plain"
+    disks = told.pop("disks")
+    assert told == {
+        "id": second.id,
+        "domain": "vm1",
+        "uuid": vm.uuid,
+        "created": "2026-11-22T19:45:00+00:00",
+        "since": "chk-of-the-parent",
+        "checkpoint": f"nbdpull-{second.id}",
+        "parent": first.id,
+        "consistency": "crash-consistent",
+        "seconds": {"copy": 0.5},
+        "versions": {"nbdpull": "0.1.0"},
+    }
+    entry = second.manifest.disk("vda")
+    assert disks[0] == {
+        "name": "vda", "mode": "incremental", "reason": "test", "size": entry.size,
+        "dirty_bytes": 0, "zero_bytes": 0, "read_bytes": 0, "stored_bytes": entry.stored_bytes,
+        "deduped_bytes": 0,
+    }  # fmt: skip
+    assert [disk["name"] for disk in disks] == ["vda", "vdb"]
+
+
+def test_what_a_first_point_lacks(vm):
+    told = listing.describe(vm.points[0])
+    assert told["parent"] is None
+    assert [disk["mode"] for disk in told["disks"]] == ["full", "full"]
+
+
+def test_points_of_every_domain(tmp_path):
+    made = []
+    for name in ("vm1", "vm/2"):
+        vm = Vm(tmp_path / "store", name)
+        vm.add_disk("vda", 1000)
+        made += [(name, vm.pull().id), (name, vm.pull().id)]
+    found, refused = listing.points(str(vm.root))
+    assert sorted((point["domain"], point["id"]) for point in found) == sorted(made)
+    assert refused == []
+
+
+def test_an_empty_store(tmp_path):
+    vm = Vm(tmp_path)
+    assert listing.points(str(vm.root)) == ([], [])
+    vm.store.make_folder("vm1")
+    assert listing.points(str(vm.root)) == ([], [])
+
+
+def test_one_damaged_manifest_hides_no_other_point(vm):
+    path = vm.folder / vm.points[1].id / "manifest.json"
+    with damaged(path, flipped(path.read_bytes(), 99)):
+        found, refused = listing.points(str(vm.root))
+    assert [point["id"] for point in found] == [vm.points[0].id, vm.points[2].id]
+    assert len(refused) == 1 and str(path) in str(refused[0])
+
+
+def test_find_point(vm):
+    series, point = listing.find_point(str(vm.root), "latest")
+    assert (series.domain, point) == ("vm1", vm.points[-1])
+    assert listing.find_point(str(vm.root), vm.points[0].id)[1] == vm.points[0]
+    with pytest.raises(errors.NoSuchPoint, match=vm.points[0].id):
+        listing.find_point(str(vm.root), "20300101T000000Z-aaaaaa")
+    with pytest.raises(errors.StoreError):
+        listing.find_point(str(vm.root), "latest", "vm9")
+
+
+def test_an_id_is_found_in_whichever_domain_has_it(tmp_path):
+    one, two = Vm(tmp_path, "vm1"), Vm(tmp_path, "vm2")
+    for vm in (one, two):
+        vm.add_disk("vda", 1000)
+        vm.pull()
+    for vm in (one, two):
+        series, point = listing.find_point(str(tmp_path), vm.points[0].id)
+        assert (series.domain, point) == (vm.name, vm.points[0])
+    with pytest.raises(errors.StoreError, match="vm1, vm2"):
+        listing.find_point(str(tmp_path), "latest")
+    with pytest.raises(errors.NoSuchPoint):
+        listing.find_point(str(tmp_path), one.points[0].id, "vm2")
+
+
+def test_records(vm):
+    series, point = listing.find_point(str(vm.root), "latest")
+    told = list(listing.records(series, point, "vda"))
+    records = records_of(vm, point, "vda")
+    assert [(r["offset"], r["length"]) for r in told] == records[["offset", "length"]].tolist()
+    chunks = [chunk.path for chunk in point.manifest.disk("vda").chunks]
+    for one, record in zip(told, records):
+        if record["kind"] == extents.ZERO:
+            assert set(one) == {"offset", "length", "kind"} and one["kind"] == "zero"
+        else:
+            assert one["kind"] == "data"
+            assert one["path"] == chunks[record["chunk"]]
+            assert one["digest"] == record["digest"].tobytes().hex()
+            assert [one[name] for name in ("position", "stored", "raw", "skip")] == [
+                record[name] for name in ("position", "stored", "raw", "skip")
+            ]
+    assert {"zero", "data"} == {one["kind"] for one in told}
+    json.dumps(told)
+
+
+def test_records_of_no_disk(vm):
+    series, point = listing.find_point(str(vm.root), "latest")
+    with pytest.raises(errors.NoSuchDisk, match="has no disk vdz; it has: vda, vdb"):
+        list(listing.records(series, point, "vdz"))
+
+
+def test_records_of_a_damaged_index(vm):
+    series, point = listing.find_point(str(vm.root), "latest")
+    path = vm.folder / point.manifest.disk("vda").index.path
+    with damaged(path, flipped(path.read_bytes(), 30)), pytest.raises(errors.Damaged, match="vda.index"):
+        list(listing.records(series, point, "vda"))

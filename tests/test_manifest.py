@@ -1,0 +1,179 @@
+"""The manifest: it comes back as it was written, and each thing that a reader must refuse is refused by name."""
+
+import dataclasses
+import json
+
+import pytest
+
+from nbdpull import errors, format, manifest
+from nbdpull.manifest import CheckpointEntry, DiskEntry, FileEntry, Manifest, ParentEntry
+
+POINT, OLDER = "20261122T194500Z-7f3a9c04", "20261121T194500Z-00112233"
+
+
+def file(path, size=10):
+    return FileEntry(path, size, "ab" * 32)
+
+
+def disk(name="vda", mode=manifest.INCREMENTAL):
+    chunks = [file(f"{POINT}/{name}.0000.zst"), file(f"{OLDER}/{name}.0003.zst")]
+    return DiskEntry(name, 1 << 40, mode, "checkpoint", "/i/ü.qcow2", file(f"{POINT}/{name}.index"), chunks, 4, 3, 2, 1)
+
+
+MANIFEST = Manifest(
+    point=POINT,
+    sequence=2,
+    created="2026-11-22T19:45:00+00:00",
+    store="6fe0b9bd-7ac1-4b76-a0dd-7d2f0c1f9d2b",
+    parent=ParentEntry(OLDER, "cd" * 32),
+    domain="vm ü",
+    uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b",
+    since="chk",
+    checkpoint=CheckpointEntry("chk2", 1795376700, True),
+    consistency="crash-consistent",
+    disks=[disk(), disk("vdb", manifest.FULL)],
+    files=[file(f"{POINT}/domain.xml"), file(f"{POINT}/SHA256SUMS")],
+    versions={"qemu": "7.2"},
+    seconds={"copy": 0.25},
+)
+
+
+def sealed(document):
+    document.pop("digest", None)
+    return format.seal(document)
+
+
+def changed(change):
+    """The manifest's bytes with `change` made to its JSON document."""
+    document = json.loads(manifest.encode(MANIFEST))
+    change(document)
+    return sealed(document)
+
+
+def refused(change):
+    with pytest.raises(errors.Damaged) as caught:
+        manifest.decode(changed(change), "m.json")
+    text = str(caught.value)
+    assert text.startswith("m.json: not a manifest of nbdpull/1 (")
+    return text
+
+
+def test_it_comes_back_as_it_was():
+    assert manifest.decode(manifest.encode(MANIFEST), "m") == MANIFEST
+
+
+def test_what_may_be_missing_comes_back_as_none():
+    bare = Manifest(**{**vars(MANIFEST), "parent": None, "checkpoint": None, "since": None, "disks": [], "files": []})
+    assert manifest.decode(manifest.encode(bare), "m") == bare
+
+
+def test_it_is_json_that_a_person_can_read():
+    text = manifest.encode(MANIFEST).decode()
+    assert json.loads(text)["disks"][0]["source"] == "/i/ü.qcow2"
+    assert "/i/ü.qcow2" in text
+    assert max(map(len, text.splitlines())) < 120
+
+
+def test_members_of_a_later_writer_are_ignored():
+    def add(document):
+        document["added"] = {"later": 1}
+        document["disks"][0]["added"] = 1
+        document["disks"][0]["index"]["added"] = 1
+
+    assert manifest.decode(changed(add), "m") == MANIFEST
+
+
+def test_a_feature_that_we_lack_is_refused():
+    with pytest.raises(errors.FormatTooNew, match="m.json: needs striping"):
+        manifest.decode(changed(lambda d: d["requires"].append("striping")), "m.json")
+
+
+def test_disk_by_name():
+    assert MANIFEST.disk("vdb").mode == manifest.FULL
+    assert MANIFEST.disk("vdc") is None
+
+
+def test_all_files():
+    paths = [entry.path for entry in MANIFEST.all_files()]
+    assert len(paths) == len(set(paths)) == 8
+    assert {f"{POINT}/domain.xml", f"{POINT}/vdb.index", f"{OLDER}/vda.0003.zst"} <= set(paths)
+
+
+def needed(kind):
+    """All members but those that later versions added: they have a default."""
+    return [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+
+
+PARTS = {
+    (): needed(Manifest),
+    ("parent",): ["point", "sha256"],
+    ("checkpoint",): ["name", "creation_time", "automatic"],
+    ("disks", 1): needed(DiskEntry),
+    ("disks", 1, "index"): ["path", "size", "sha256"],
+    ("disks", 1, "chunks", 0): ["path", "size", "sha256"],
+    ("files", 1): ["path", "size", "sha256"],
+}
+
+
+def at(document, where):
+    for step in where:
+        document = document[step]
+    return document
+
+
+@pytest.mark.parametrize("where, name", [(where, name) for where, names in PARTS.items() for name in names])
+def test_every_member_is_needed(where, name):
+    assert f"KeyError: '{name}'" in refused(lambda document: at(document, where).pop(name))
+
+
+@pytest.mark.parametrize(
+    "where, name, value, told",
+    [
+        ((), "point", "../20261122T194500Z-7f3a9c04", "point id '../2026"),
+        ((), "point", "", "point id ''"),
+        ((), "point", 5, "point is 5"),
+        ((), "sequence", "2", "sequence is '2'"),
+        ((), "sequence", True, "sequence is True"),
+        ((), "sequence", None, "sequence is None"),
+        ((), "sequence", -1, "sequence is -1"),
+        ((), "sequence", 1.0, "sequence is 1.0"),
+        ((), "uuid", None, "uuid is None"),
+        ((), "since", 5, "since is 5"),
+        ((), "versions", [], "versions is []"),
+        ((), "disks", None, "disks is None"),
+        ((), "disks", {"vda": 1}, "disks is {'vda': 1}"),
+        ((), "disks", ["vda"], "TypeError"),
+        ((), "files", "x", "files is 'x'"),
+        ((), "parent", [], "parent is []"),
+        ((), "parent", "x", "parent is 'x'"),
+        (("parent",), "point", "..", "point id '..'"),
+        (("checkpoint",), "automatic", 1, "automatic is 1"),
+        (("disks", 1), "name", "vda", "a disk twice"),
+        (("disks", 0), "mode", "differential", "mode 'differential'"),
+        (("disks", 0), "name", "vdz", "index path"),
+        (("disks", 0), "size", "1G", "size is '1G'"),
+        (("disks", 0), "size", -1, "size is -1"),
+        (("disks", 0), "size", 1.5, "size is 1.5"),
+        (("disks", 0), "index", None, "index is None"),
+        (("disks", 0, "index"), "path", f"{OLDER}/vda.index", "index path"),
+        (("disks", 0, "index"), "path", "../../etc/passwd", "index path '../../etc/passwd'"),
+        (("disks", 0, "index"), "size", -1, "size is -1"),
+        (("disks", 0, "index"), "size", "10", "size is '10'"),
+        (("disks", 0, "index"), "sha256", "ab", "without digest"),
+        (("disks", 0, "index"), "sha256", None, "sha256 is None"),
+        (("disks", 0, "chunks", 1), "path", f"{OLDER}/../../x/vda.0000.zst", "chunk path"),
+        (("disks", 0, "chunks", 1), "path", "/etc/vda.0000.zst", "chunk path '/etc/vda.0000.zst'"),
+        (("disks", 0, "chunks", 1), "path", f"{OLDER}/manifest.json", "chunk path"),
+        (("disks", 0, "chunks", 1), "size", -5, "size is -5"),
+        (("files", 0), "path", f"{OLDER}/domain.xml", "file path"),
+        (("files", 0), "path", f"{POINT}/../x", "file path"),
+        (("files", 0), "path", f"{POINT}/..", "file path"),
+        (("files", 0), "path", f"{POINT}/.", "file path"),
+        (("files", 0), "path", f"{POINT}/", "file path"),
+        (("files", 0), "path", "domain.xml", "file path"),
+        (("files", 0), "path", "/etc/passwd", "file path '/etc/passwd'"),
+        (("files", 0), "sha256", "", "without digest"),
+    ],
+)
+def test_what_a_reader_must_refuse(where, name, value, told):
+    assert told in refused(lambda document: at(document, where).update({name: value}))

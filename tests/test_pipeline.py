@@ -1,0 +1,219 @@
+"""The pipeline: results in order, bounded, the first error stops everything; and it agrees with a plain loop."""
+
+import random
+import threading
+import time
+
+import pytest
+
+from nbdpull import errors, pipeline
+from nbdpull import errors, pipeline
+from nbdpull.pipeline import ordered, synchronous
+
+
+class Gauge:
+    """Counts the bytes that are under way: drawn from the items, and not yet yielded."""
+
+    def __init__(self):
+        self.now = self.most = 0
+
+    def items(self, weights):
+        for weight in weights:
+            self.now += weight
+            self.most = max(self.most, self.now)
+            yield weight
+
+    def drain(self, results):
+        for weight in results:
+            self.now -= weight
+            yield weight
+
+
+def threads_alive():
+    return {thread.ident for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_agrees_with_a_plain_loop(seed):
+    rng = random.Random(seed)
+    items = [rng.randrange(1000) for _ in range(rng.choice([0, 1, 3, 200]))]
+    how = {"threads": rng.randint(1, 6), "budget": rng.choice([0, 1, 500, 10**9]), "weight": lambda item: item}
+
+    def work(item):
+        time.sleep(random.random() / 500)
+        return item, str(item)
+
+    assert list(ordered(work, items, **how)) == list(synchronous(work, items, **how))
+
+
+def test_results_are_in_order_though_the_first_takes_longest():
+    started = threading.Event()
+
+    def work(item):
+        if item == 0:
+            assert started.wait(10)
+        if item == 3:
+            started.set()
+        return item
+
+    assert list(ordered(work, range(8), threads=4, budget=100, weight=lambda _: 1)) == list(range(8))
+
+
+def test_many_items_are_worked_on_at_once():
+    together = threading.Barrier(3)
+    done = list(ordered(lambda _: together.wait(10), range(3), threads=3, budget=100, weight=lambda _: 1))
+    assert sorted(done) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_bounded_in_bytes(seed):
+    rng = random.Random(seed)
+    weights = [rng.randrange(1, 100) for _ in range(300)]
+    gauge, budget = Gauge(), rng.choice([1, 150, 400])
+    results = ordered(lambda item: item, gauge.items(weights), threads=3, budget=budget, weight=lambda item: item)
+    assert list(gauge.drain(results)) == weights
+    assert gauge.most <= budget + 2 * max(weights)
+
+
+def test_it_is_bounded_in_items_that_weigh_nothing():
+    gauge = Gauge()
+    results = ordered(lambda item: item, gauge.items([1] * 500), threads=2, budget=10**9, weight=lambda _: 0)
+    assert len(list(gauge.drain(results))) == 500
+    assert gauge.most <= 2 * 8 + 2
+
+
+def test_items_are_drawn_in_the_callers_thread():
+    seen = set()
+
+    def items():
+        for i in range(50):
+            seen.add(threading.get_ident())
+            yield i
+
+    list(ordered(lambda item: item, items(), threads=3, budget=5, weight=lambda _: 1))
+    assert seen == {threading.get_ident()}
+
+
+def test_the_first_error_in_order_wins():
+    """Which one the operator is told of must not depend on which thread was faster."""
+    second = threading.Event()
+
+    def work(item):
+        if item == 5:
+            assert second.wait(10)
+            raise KeyError("five")
+        if item == 6:
+            second.set()
+            raise ValueError("six")
+        return item
+
+    got = []
+    with pytest.raises(KeyError, match="five"):
+        for result in ordered(work, range(20), threads=4, budget=100, weight=lambda _: 1):
+            got.append(result)
+    assert got == [0, 1, 2, 3, 4]
+
+
+def test_an_error_stops_the_others():
+    before, worked = threads_alive(), []
+
+    def work(item):
+        if item == 0:
+            raise OSError("first")
+        time.sleep(0.01)
+        worked.append(item)
+
+    with pytest.raises(OSError, match="first"):
+        list(ordered(work, range(10_000), threads=2, budget=10**9, weight=lambda _: 1))
+    at_the_end = len(worked)
+    assert at_the_end < 40
+    time.sleep(0.05)
+    assert len(worked) == at_the_end, "work goes on after the error was raised"
+    assert threads_alive() == before
+
+
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt, StopIteration])
+def test_unusual_errors_of_the_work(error):
+    def work(item):
+        if item == 2:
+            raise error("mine")
+        return item
+
+    with pytest.raises((error, RuntimeError)):
+        list(ordered(work, range(5), threads=2, budget=100, weight=lambda _: 1))
+
+
+def test_an_error_of_the_items():
+    before = threads_alive()
+
+    def items():
+        yield from range(3)
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(ordered(lambda item: item, items(), threads=2, budget=100, weight=lambda _: 1))
+    assert threads_alive() == before
+
+
+def test_check_is_called_for_every_item():
+    calls = []
+    list(
+        ordered(lambda item: item, range(20), threads=2, budget=100, weight=lambda _: 1, check=lambda: calls.append(1))
+    )
+    assert len(calls) >= 20
+
+
+def test_check_ends_a_wait():
+    """A signal must be looked at although the item that is waited for never ends by itself."""
+    release, asked = threading.Event(), []
+
+    def check():
+        asked.append(1)
+        if len(asked) > 2:
+            release.set()
+            raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError):
+        list(ordered(lambda _: release.wait(30), [1], threads=1, budget=0, weight=lambda _: 1, check=check))
+
+
+def test_a_consumer_that_stops_early_leaves_no_thread():
+    before = threads_alive()
+    results = ordered(lambda item: item, range(1000), threads=3, budget=50, weight=lambda _: 1)
+    assert next(results) == 0
+    results.close()
+    assert threads_alive() == before
+
+
+# -- drawn ahead, in a thread ------------------------------------------------------------------------------------------
+
+
+def test_ahead_gives_the_same_items():
+    assert list(pipeline.ahead(iter(range(100)), 3)) == list(range(100))
+
+
+def test_ahead_draws_no_more_than_asked():
+    drawn = []
+
+    def items():
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    taken = pipeline.ahead(items(), 3)
+    assert next(taken) == 0
+    time.sleep(0.1)
+    assert len(drawn) <= 1 + 3 + 1 + 1  # taken, waiting, on its way into the queue, and being drawn
+    taken.close()
+    assert len(drawn) < 100
+
+
+def test_ahead_raises_where_the_item_would_be():
+    def items():
+        yield 1
+        raise errors.SourceError("lost")
+
+    taken = pipeline.ahead(items(), 3)
+    assert next(taken) == 1
+    with pytest.raises(errors.SourceError, match="lost"):
+        next(taken)

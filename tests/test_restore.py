@@ -1,0 +1,400 @@
+"""Restore: each point as it was, to raw and qcow2; nothing is overwritten unasked, and nothing half done is left."""
+
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from stores import DOMAIN_XML, KIB, MIB, Vm, chain, scribble, small_disk, unprivileged
+
+from nbdpull import errors, target
+from nbdpull.restore import Request, restore
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
+
+
+def raw_of(path):
+    """The bytes of an image file, by qemu-img where it is qcow2."""
+    if path.endswith(".raw"):
+        return Path(path).read_bytes()
+    path = os.path.abspath(path)
+    raw = f"{path}.as-raw"
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw], check=True)
+    return Path(raw).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("restore") / "store")
+
+
+def do(vm, folder, **how):
+    return restore(Request(str(vm.root), str(folder), **how))
+
+
+# -- what is restored -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+@pytest.mark.parametrize("seed", range(2))
+def test_every_point_of_a_random_chain(tmp_path, seed, kind):
+    rng = random.Random(seed)
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", rng.choice([3 * MIB, 2 * MIB + 512]))  # qcow2 counts in sectors of 512 bytes
+    for number in range(4):
+        if number:
+            vm.grow("vda", vm.disks["vda"].size + rng.choice([512, 100 * 512, MIB]))
+        if number == 2:
+            vm.add_disk("vdb", 700 * 512)
+        for disk in vm.disks:
+            scribble(vm, disk, rng, count=4, longest=300 * KIB)
+        vm.pull()
+    for point in vm.points:
+        result = do(vm, tmp_path / point.id, point=point.id, kind=kind)
+        assert result.point == point
+        assert set(result.files) == set(vm.images[point.id])
+        for disk, path in result.files.items():
+            assert path == str(tmp_path / point.id / f"{disk}.{kind}")
+            assert raw_of(path) == vm.images[point.id][disk]
+        assert (tmp_path / point.id / "domain.xml").read_bytes() == DOMAIN_XML
+
+
+def test_raw_and_qcow2_are_equal_for_qemu(tmp_path):
+    vm = chain(tmp_path / "store", size=2 * MIB)
+    for disk in vm.disks:
+        vm.grow(disk, 4 * MIB)
+    vm.pull()
+    raw, qcow2 = (do(vm, tmp_path / kind, kind=kind).files["vda"] for kind in ("raw", "qcow2"))
+    subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow2], check=True)
+    subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
+
+
+def test_the_newest_point_is_the_default(vm, tmp_path):
+    result = do(vm, tmp_path / "out", kind="raw")
+    assert result.point == vm.points[-1]
+    assert {disk: raw_of(path) for disk, path in result.files.items()} == vm.images[vm.points[-1].id]
+
+
+def test_only_some_disks(vm, tmp_path):
+    result = do(vm, tmp_path / "out", kind="raw", disks=["vdb", "vdb"])
+    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vdb.raw"]
+    assert raw_of(result.files["vdb"]) == vm.images[vm.points[-1].id]["vdb"]
+
+
+def test_a_disk_that_the_point_lacks(vm, tmp_path):
+    with pytest.raises(errors.NoSuchDisk, match=r"no disk vdz; it has: vda, vdb"):
+        do(vm, tmp_path / "out", disks=["vda", "vdz"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_thin_stays_thin(tmp_path, kind):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 32 * MIB)
+    vm.write("vda", 0, b"x" * 32 * MIB)
+    vm.pull()
+    vm.zero("vda", 0, 32 * MIB)
+    vm.write("vda", 20 * MIB, b"y" * 64 * KIB)
+    vm.pull()
+    path = do(vm, tmp_path / "out", kind=kind).files["vda"]
+    assert os.stat(path).st_blocks * 512 < MIB
+    assert raw_of(path) == vm.images[vm.points[-1].id]["vda"]
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_disk_of_zeros(tmp_path, kind):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 5 * MIB)
+    vm.pull()
+    assert raw_of(do(vm, tmp_path / "out", kind=kind).files["vda"]) == bytes(5 * MIB)
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_any_number_of_threads(tmp_path, kind, threads):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 12 * MIB)
+    for at in range(0, 12 * MIB, 96 * KIB):
+        vm.write("vda", at, random.Random(at).randbytes(1000) * 40)
+    vm.pull()
+    path = do(vm, tmp_path / "out", kind=kind, threads=threads).files["vda"]
+    assert raw_of(path) == vm.images[vm.points[-1].id]["vda"]
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+@pytest.mark.parametrize("name", ["2026-11-22T19:45", "a,b=c", "-d", "ü %20", "nbd:x"])
+def test_folders_with_names_that_programs_mistake(tmp_path, monkeypatch, kind, name):
+    """QEMU takes what is before a colon for a protocol, and what begins with a dash is an option."""
+    monkeypatch.chdir(tmp_path)
+    vm = Vm("store:1")
+    vm.add_disk("vda", 64 * KIB)
+    vm.write("vda", 100, b"abc")
+    vm.pull()
+    path = restore(Request("store:1", name, kind=kind)).files["vda"]
+    assert raw_of(path) == vm.images[vm.points[-1].id]["vda"]
+
+
+def test_a_disk_whose_name_is_a_path(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("../../vda", 1000)
+    vm.pull()
+    path = do(vm, tmp_path / "a" / "b", kind="raw").files["../../vda"]
+    assert Path(path).parent == tmp_path / "a" / "b"
+    assert sorted(os.listdir(tmp_path / "a" / "b")) == sorted([Path(path).name, "domain.xml"])
+
+
+def test_progress(vm, tmp_path):
+    events = []
+    result = restore(Request(str(vm.root), str(tmp_path / "out"), kind="raw"), lambda **event: events.append(event))
+    for disk, size in (("vda", len(vm.images[vm.points[-1].id]["vda"])), ("vdb", 300 * KIB)):
+        mine = [event for event in events if event["disk"] == disk]
+        positions = [event["position"] for event in mine]
+        assert positions == sorted(positions) and positions[-1] == size == mine[-1]["size"]
+        assert mine[-1]["written_bytes"] == result.written_bytes[disk] > 0
+
+
+# -- nothing is overwritten unasked -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vda.raw", "vdb.raw", "domain.xml", "vda.raw.partial"])
+def test_what_exists_is_left_alone(vm, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_bytes(b"mine")
+    with pytest.raises(errors.OutputExists, match=f"{name} exists.*--force") as caught:
+        do(vm, out, kind="raw")
+    assert caught.value.exit_code == 9
+    assert os.listdir(out) == [name]
+    assert (out / name).read_bytes() == b"mine"
+
+
+def test_a_dangling_link_exists(vm, tmp_path):
+    (tmp_path / "out").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "out" / "vda.raw")
+    with pytest.raises(errors.OutputExists):
+        do(vm, tmp_path / "out", kind="raw")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_force(vm, tmp_path, kind):
+    out = tmp_path / "out"
+    out.mkdir()
+    old = b"old" * 3 * MIB
+    for name in (f"vda.{kind}", f"vda.{kind}.partial", f"vdb.{kind}", "domain.xml"):
+        (out / name).write_bytes(old)
+    result = do(vm, out, kind=kind, force=True, point=vm.points[0].id)
+    assert sorted(os.listdir(out)) == ["domain.xml", f"vda.{kind}", f"vdb.{kind}"]
+    for disk, path in result.files.items():
+        expected = vm.images[vm.points[0].id][disk]
+        assert raw_of(path)[: len(expected)] == expected  # of a qcow2 that holds no odd number of bytes
+    assert (out / "domain.xml").read_bytes() == DOMAIN_XML
+
+
+def test_other_files_are_left_alone(vm, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    do(vm, tmp_path, kind="raw")
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+# -- nothing half done is left ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_an_error_on_the_way(vm, tmp_path, monkeypatch, kind):
+    calls = []
+
+    def write(self, offset, buffer):
+        calls.append(offset)
+        if len(calls) == 3:
+            raise errors.OutputError("cannot write: Input/output error")
+        real(self, offset, buffer)
+
+    output = {"raw": target._Raw, "qcow2": target._Qcow2}[kind]
+    real = output.write
+    monkeypatch.setattr(output, "write", write)
+    with pytest.raises(errors.OutputError, match="Input/output error"):
+        do(vm, tmp_path / "out", kind=kind)
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_stop_on_the_way(vm, tmp_path, kind):
+    seen = []
+
+    def check():
+        if seen:
+            raise errors.Interrupted(15)
+
+    with pytest.raises(errors.Interrupted):
+        restore(Request(str(vm.root), str(tmp_path / "out"), kind=kind), lambda **event: seen.append(event), check)
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_no_image_is_left_where_a_later_one_fails(vm, tmp_path, kind):
+    """Else the same command would be refused the next time, for what it left itself."""
+
+    def report(disk, **_):
+        if disk == "vdb":
+            raise errors.OutputFull("cannot write: No space left on device")
+
+    with pytest.raises(errors.OutputFull):
+        restore(Request(str(vm.root), str(tmp_path / "out"), kind=kind), report)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_stop_while_the_chain_is_proved(vm, tmp_path):
+    def check():
+        raise errors.Interrupted(15)
+
+    with pytest.raises(errors.Interrupted):
+        restore(Request(str(vm.root), str(tmp_path / "out")), check=check)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_end_before_qemu_nbd_is_up(tmp_path):
+    """A SIGTERM that it gets while it starts is lost: whoever then waits for its end waits for ever."""
+    for attempt in range(25):
+        with pytest.raises(KeyError), target.new_image(str(tmp_path / "vda.qcow2"), "qcow2", MIB, 1):
+            time.sleep(attempt / 1000)
+            raise KeyError
+        assert os.listdir(tmp_path) == []
+
+
+def test_qemu_nbd_dies(vm, tmp_path, monkeypatch):
+    """It says no; so do we, and no image is left."""
+    real = target._Qcow2.write
+
+    def write(self, offset, buffer):
+        real(self, offset, buffer)
+        self._server.kill()
+
+    monkeypatch.setattr(target._Qcow2, "write", write)
+    with pytest.raises(errors.OutputError):
+        do(vm, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_qemu_nbd_that_is_slow_to_listen(vm, tmp_path, monkeypatch):
+    """Its socket is there a moment before anybody listens."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    slow = folder / "qemu-nbd"
+    bind = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[sys.argv.index('-k')+1])"
+    real = subprocess.check_output(["sh", "-c", "command -v qemu-nbd"], text=True).strip()
+    slow.write_text(f'#!/bin/sh\npython3 -c "{bind}" "$@"\nsleep 0.3\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    path = do(vm, tmp_path / "out", disks=["vdb"]).files["vdb"]
+    assert raw_of(path) == vm.images[vm.points[-1].id]["vdb"]
+
+
+def test_qemu_nbd_that_does_not_start(vm, tmp_path, monkeypatch):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "qemu-nbd").write_text("#!/bin/sh\necho this is broken >&2\nexit 1\n")
+    (folder / "qemu-nbd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    with pytest.raises(errors.OutputError, match="this is broken"):
+        do(vm, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_no_qemu(vm, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(errors.MissingSoftware, match="qemu-img is not installed: install qemu-utils"):
+        do(vm, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == []
+    do(vm, tmp_path / "out", kind="raw")
+
+
+# -- outputs that cannot be written -----------------------------------------------------------------------------------
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_full_disk(tmp_path, kind):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 6 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(6 * MIB))
+    vm.pull()
+    with small_disk(tmp_path / "small", 3 * MIB) as folder:
+        with pytest.raises(errors.OutputFull, match="[Nn]o space left") as caught:
+            do(vm, folder / "out", kind=kind)
+        assert caught.value.exit_code == 9
+        assert os.listdir(folder / "out") == []
+
+
+@as_root
+def test_a_disk_that_is_full_at_the_end(tmp_path):
+    """Not even domain.xml is left half written."""
+    vm = chain(tmp_path / "store")
+    with small_disk(tmp_path / "small", MIB) as folder:
+        (folder / "ballast").write_bytes(b"x" * (MIB - 16 * KIB))
+        with pytest.raises(errors.OutputFull):
+            do(vm, folder / "out", kind="raw", disks=["vdb"])
+        assert os.listdir(folder / "out") == []
+
+
+def test_a_file_as_folder(vm, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(errors.OutputError):
+        do(vm, tmp_path / "out")
+
+
+def test_no_permission(tmp_path):
+    with unprivileged() as folder:
+        vm = chain(folder / "store", size=300_000)
+        (folder / "out").mkdir(mode=0o555)
+        for kind in ("raw", "qcow2"):
+            for out in (folder / "out", folder / "out" / "new"):
+                with pytest.raises(errors.OutputError, match="Permission denied"):
+                    do(vm, out, kind=kind)
+
+
+def test_two_restores_of_one_image_at_once(vm, tmp_path):
+    """The second one is refused, and does no harm to the first."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with target.new_image(str(out / "vda.raw"), "raw", 1000, 1) as image:
+        with pytest.raises(errors.OutputExists, match="another restore writes it"):
+            do(vm, out, kind="raw")
+        image.write(0, b"first")
+    assert os.listdir(out) == ["vda.raw"]
+    assert (out / "vda.raw").read_bytes() == b"first" + bytes(995)
+
+
+# -- stores that cannot be read ---------------------------------------------------------------------------------------
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(errors.StoreError) as caught:
+        restore(Request(str(tmp_path / "none"), str(tmp_path / "out")))
+    assert caught.value.exit_code == 10
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_one_domain(tmp_path):
+    for name, letter in (("vm1", b"a"), ("vm/2", b"b")):
+        vm = Vm(tmp_path / "store", name)
+        vm.add_disk("vda", 1000)
+        vm.write("vda", 0, letter)
+        vm.pull()
+    with pytest.raises(errors.StoreError, match="--domain"):
+        do(vm, tmp_path / "out")
+    for name, letter in (("vm1", b"a"), ("vm/2", b"b")):
+        path = do(vm, tmp_path / letter.decode(), domain=name, kind="raw").files["vda"]
+        assert raw_of(path) == letter + bytes(999)
+
+
+def test_a_point_without_a_whole_image(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 100_000)
+    vm.write("vda", 5, b"abc")
+    vm.pull(since="elsewhere")
+    with pytest.raises(errors.MissingParent, match="no whole image"):
+        do(vm, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

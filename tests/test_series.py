@@ -1,0 +1,314 @@
+"""A series: what counts as a point, which came later, and that a chain proves itself from manifest to manifest."""
+
+import hashlib
+import os
+import random
+import shutil
+from dataclasses import replace
+
+import pytest
+from stores import Vm, chain, damaged, flipped, resealed
+
+from nbdpull import errors, format, series
+from nbdpull.store import open_or_create
+
+
+@pytest.fixture
+def vm(tmp_path):
+    return chain(tmp_path / "store", points=3, size=300_000)
+
+
+def ids(points):
+    return [point.id for point in points]
+
+
+def manifest_of(vm, point):
+    return vm.folder / point.id / "manifest.json"
+
+
+def test_points_in_the_order_of_their_commits(vm):
+    assert ids(vm.series.points()) == ids(vm.points)
+    assert vm.series.point().id == vm.points[-1].id
+    assert vm.series.point(vm.points[0].id) == vm.points[0]
+
+
+def test_neither_names_nor_times_of_files_tell_the_order(tmp_path):
+    """Clocks go backwards, and a copied store has new times."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 1000)
+    years = list(range(2020, 2032))
+    random.Random(1).shuffle(years)
+    for number, year in enumerate(years):
+        point = vm.pull(point_id=f"{year}0101T000000Z-00000{number:x}")
+        os.utime(vm.folder / point.id, (1e9 - number, 1e9 - number))
+        os.utime(manifest_of(vm, point), (1e9 - number, 1e9 - number))
+    assert [point.id[:4] for point in vm.series.points()] == [str(year) for year in years]
+    assert vm.series.point().id == vm.points[-1].id
+
+
+def test_what_is_no_point(vm):
+    (vm.folder / "20300101T000000Z-aaaaaa").mkdir()
+    (vm.folder / "20300101T000000Z-aaaaaa" / "vda.index").write_bytes(b"x")
+    (vm.folder / "20300101T000000Z-bbbbbb").mkdir()
+    (vm.folder / "20300101T000000Z-bbbbbb" / "manifest.json").mkdir()
+    (vm.folder / "20300101T000000Z-cccccc").mkdir()
+    (vm.folder / "20300101T000000Z-cccccc" / "manifest.json.0a1b2c3d.draft").write_bytes(b"{")
+    (vm.folder / "notes.txt").write_text("mine")
+    assert ids(vm.series.points()) == ids(vm.points)
+    assert vm.series.uncommitted() == [f"20300101T000000Z-{c * 6}" for c in "abc"]
+    assert vm.series.point().id == vm.points[-1].id
+    with pytest.raises(errors.NoSuchPoint, match="was never completed"):
+        vm.series.point("20300101T000000Z-aaaaaa")
+
+
+def test_no_such_point(vm):
+    with pytest.raises(errors.NoSuchPoint) as caught:
+        vm.series.point("20300101T000000Z-aaaaaa")
+    assert all(point.id in str(caught.value) for point in vm.points)
+    assert caught.value.exit_code == 10
+    with pytest.raises(errors.NoSuchPoint):
+        vm.series.point("..")
+    with pytest.raises(errors.NoSuchPoint, match="no completed point of vm2"):
+        series.Series(vm.store, "vm2").point()
+
+
+def test_the_newest_is_never_guessed(vm):
+    """Where one manifest cannot be read, nobody knows whether it is the newest: "latest" must not be an older one."""
+    for victim in vm.points:
+        with damaged(manifest_of(vm, victim), b"{}"):
+            with pytest.raises(errors.Damaged, match=victim.id):
+                vm.series.point()
+            with pytest.raises(errors.Damaged):
+                vm.series.points()
+            good, refused = vm.series.load()
+            assert ids(good) == [point.id for point in vm.points if point is not victim]
+            assert len(refused) == 1 and victim.id in str(refused[0])
+
+
+def test_a_point_of_a_later_format_is_refused_alone(vm):
+    data = format.seal({"format": "nbdpull/2", "requires": []})
+    with damaged(manifest_of(vm, vm.points[1]), data):
+        good, refused = vm.series.load()
+        assert ids(good) == [vm.points[0].id, vm.points[2].id]
+        assert [type(error) for error in refused] == [errors.FormatTooNew]
+
+
+def test_a_renamed_folder(vm):
+    other = "20300101T000000Z-aaaaaa"
+    os.rename(vm.folder / vm.points[0].id, vm.folder / other)
+    with pytest.raises(errors.Damaged, match=f"renamed; its point is {vm.points[0].id}"):
+        vm.series.point(other)
+    with pytest.raises(errors.MissingParent, match=vm.points[0].id):
+        vm.series.chain(vm.points[1], "vda")
+
+
+# -- the chain --------------------------------------------------------------------------------------------------------
+
+
+def test_parents(vm):
+    assert vm.series.parent(vm.points[0]) is None
+    assert vm.series.parent(vm.points[1]) == vm.points[0]
+    assert vm.series.parent(vm.points[2]) == vm.points[1]
+    assert vm.points[1].manifest.parent.sha256 == hashlib.sha256(manifest_of(vm, vm.points[0]).read_bytes()).hexdigest()
+
+
+def test_chain(vm):
+    for number, point in enumerate(vm.points):
+        links = vm.series.chain(point, "vda")
+        assert [(link.id, entry) for link, entry in links] == [
+            (older.id, older.manifest.disk("vda")) for older in vm.points[: number + 1]
+        ]
+
+
+def test_a_chain_begins_with_the_last_full_pull_of_the_disk(vm):
+    vm.add_disk("vdc", 5000)
+    added = vm.pull()
+    last = vm.pull()
+    assert ids(link for link, _ in vm.series.chain(last, "vdc")) == [added.id, last.id]
+    assert len(vm.series.chain(last, "vda")) == 5
+    full = vm.pull(since="nothing")
+    assert ids(link for link, _ in vm.series.chain(full, "vda")) == [full.id]
+    assert vm.series.parent(full) is None
+
+
+def test_a_missing_parent(vm):
+    shutil.rmtree(vm.folder / vm.points[1].id)
+    for attempt in (lambda: vm.series.parent(vm.points[2]), lambda: vm.series.chain(vm.points[2], "vda")):
+        with pytest.raises(errors.MissingParent) as caught:
+            attempt()
+        assert vm.points[2].id in str(caught.value) and vm.points[1].id in str(caught.value)
+        assert caught.value.exit_code == 11
+    assert len(vm.series.chain(vm.points[0], "vda")) == 1
+
+
+def test_another_parent_of_the_same_name(vm):
+    """The digest in the child tells: a manifest that is sound in itself does not suffice."""
+    resealed(vm, vm.points[1], created="2030-01-01T00:00:00+00:00")
+    with pytest.raises(errors.MissingParent, match="its manifest has changed"):
+        vm.series.parent(vm.points[2])
+    with pytest.raises(errors.MissingParent):
+        vm.series.chain(vm.points[2], "vda")
+
+
+def test_a_damaged_parent(vm):
+    path = manifest_of(vm, vm.points[0])
+    path.write_bytes(flipped(path.read_bytes(), 200))
+    with pytest.raises(errors.MissingParent, match=f"{vm.points[0].id}.*cannot be read"):
+        vm.series.chain(vm.points[2], "vda")
+
+
+def test_a_parent_of_a_later_format(vm):
+    path = manifest_of(vm, vm.points[0])
+    path.write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+    with pytest.raises(errors.FormatTooNew):
+        vm.series.chain(vm.points[2], "vda")
+
+
+def test_a_point_that_was_made_without_a_parent(tmp_path):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 10_000)
+    vm.write("vda", 5, b"abc")
+    first = vm.pull(since="elsewhere")
+    vm.write("vda", 7, b"def")
+    second = vm.pull()
+    assert vm.series.parent(first) is None
+    for point in (first, second):
+        with pytest.raises(errors.MissingParent, match="chk-of-the-parent.*no whole image"):
+            vm.series.chain(point, "vda")
+
+
+def test_a_parent_without_the_disk(tmp_path):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 10_000)
+    vm.add_disk("vdb", 10_000)
+    vm.pull(disks=["vda"])
+    point = vm.pull()
+    entry = replace(point.manifest.disk("vdb"), mode="incremental")
+    with pytest.raises(errors.MissingParent, match="lacks disk vdb"):
+        vm.series.chain(resealed(vm, point, disks=[point.manifest.disk("vda"), entry]), "vdb")
+
+
+def test_a_smaller_disk_that_is_not_whole(vm):
+    """What lay behind the new end must not show again when the disk grows later."""
+    point = vm.points[1]
+    smaller = replace(point.manifest.disk("vda"), size=1000)
+    with pytest.raises(errors.Damaged, match="smaller"):
+        vm.series.chain(resealed(vm, point, disks=[smaller]), "vda")
+
+
+def test_a_circle_of_parents_ends(vm):
+    """No honest store has one, as a manifest holds its parent's digest; but nothing may turn round for ever."""
+    one, two = vm.points[1], vm.points[2]
+    for point, parent in ((one, two), (two, one)):
+        resealed(vm, point, parent=replace(point.manifest.parent, point=parent.id))
+    with pytest.raises(errors.Damaged):
+        vm.series.chain(vm.series.point(two.id), "vda")
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_file_flaws(vm):
+    entry = vm.points[0].manifest.disk("vda").index
+    path = vm.folder / entry.path
+    assert vm.series.file_flaw(entry) is None
+    for data, told in [
+        (None, "is missing"),
+        (path.read_bytes()[:-1], f"has {entry.size - 1} bytes, {entry.size} were stored"),
+        (flipped(path.read_bytes(), 10), "is damaged"),
+    ]:
+        with damaged(path, data):
+            assert str(path) in vm.series.file_flaw(entry) and told in vm.series.file_flaw(entry)
+
+
+# -- making a point ---------------------------------------------------------------------------------------------------
+
+
+def test_a_point_that_is_not_committed_leaves_nothing(vm):
+    with pytest.raises(KeyError), vm.series.writing(), vm.series.new_point("20300101T000000Z-aaaaaa") as new:
+        new.add_file("domain.xml", b"<domain/>")
+        raise KeyError
+    assert sorted(os.listdir(vm.folder)) == sorted(ids(vm.points))
+
+
+def test_a_failed_commit_leaves_nothing(vm, monkeypatch):
+    def publish(path, data):
+        raise errors.OutputFull("cannot create")
+
+    monkeypatch.setattr(vm.store, "publish", publish)
+    with pytest.raises(errors.OutputFull):
+        vm.pull()
+    assert sorted(os.listdir(vm.folder)) == sorted(ids(vm.points))
+
+
+def test_no_point_takes_anothers_folder(vm):
+    with pytest.raises(errors.OutputExists), vm.series.new_point(vm.points[0].id):
+        pass
+    assert vm.series.point(vm.points[0].id) == vm.points[0]
+
+
+def test_the_manifest_comes_last(vm, monkeypatch):
+    """Until it is there nothing counts, so everything else has to be there, and durable, before."""
+    before, synced = [], []
+    publish, sync_folder = vm.store.publish, vm.store.sync_folder
+    monkeypatch.setattr(vm.store, "sync_folder", lambda path: (synced.append(path), sync_folder(path)))
+
+    def watched(path, data):
+        before.extend(sorted(os.listdir(os.path.dirname(vm.store.path(path)))))
+        assert synced[-1] == os.path.dirname(path)
+        publish(path, data)
+
+    monkeypatch.setattr(vm.store, "publish", watched)
+    vm.write("vda", 0, b"x")
+    point = vm.pull()
+    assert sorted(os.listdir(vm.folder / point.id)) == sorted([*before, "manifest.json"])
+    assert {"SHA256SUMS", "domain.xml", "vda.0000.zst", "vda.index"} <= set(before)
+
+
+def test_one_writer_at_a_time(vm):
+    with vm.series.writing():
+        with pytest.raises(errors.Busy, match="pull vm1 when it has ended"), series.Series(vm.store, "vm1").writing():
+            raise AssertionError("two of them")
+        with series.Series(vm.store, "vm2").writing():
+            pass
+        assert ids(vm.series.points()) == ids(vm.points), "reading goes on"
+
+
+# -- which series -----------------------------------------------------------------------------------------------------
+
+
+def test_all_series(tmp_path):
+    names = ["vm1", "vm 2/ü", "..", "%41"]
+    for name in names:
+        vm = Vm(tmp_path / "store", name)
+        vm.add_disk("vda", 1000)
+        vm.pull()
+    (tmp_path / "store" / "lost+found").mkdir()
+    assert sorted(each.domain for each in series.all_series(vm.store)) == sorted(names)
+    for name in names:
+        assert series.only_series(vm.store, name).point().manifest.domain == name
+
+
+def test_the_only_series(tmp_path):
+    store = open_or_create(str(tmp_path))
+    with pytest.raises(errors.StoreError, match="no domain at all"):
+        series.only_series(store)
+    Vm(tmp_path, "vm1").store.make_folder("vm1")
+    assert series.only_series(store).domain == "vm1"
+    store.make_folder("vm2")
+    with pytest.raises(errors.StoreError, match="more than one domain.*vm1, vm2.*--domain"):
+        series.only_series(store)
+    assert series.only_series(store, "vm2").domain == "vm2"
+    with pytest.raises(errors.StoreError, match="no domain vm3 .*it has: vm1, vm2"):
+        series.only_series(store, "vm3")
+
+
+def test_reading_changes_nothing(vm):
+    def state():
+        return {p: (p.stat().st_mtime_ns, p.stat().st_ctime_ns) for p in [vm.root, *vm.root.rglob("*")]}
+
+    before = state()
+    vm.series.points()
+    vm.series.chain(vm.points[-1], "vda")
+    series.only_series(vm.store)
+    assert state() == before

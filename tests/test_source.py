@@ -1,0 +1,477 @@
+"""A source: real NBD servers on unix sockets, good ones, failing ones, and one that lies."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fake_nbd import FakeServer
+
+from nbdpull import errors, extents, source
+from nbdpull.extents import DATA, ZERO
+from nbdpull.source import Source
+
+KIB, MIB = 1 << 10, 1 << 20
+CLUSTER = 64 * KIB
+SIZE = 8 * MIB
+
+
+# -- real servers -----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """An NBD server program with its socket; ends with the test."""
+
+    def __init__(self, folder, *command):
+        self.socket = str(folder / f"nbd-{random.getrandbits(32):x}.sock")
+        self.process = subprocess.Popen([part if part != "SOCKET" else self.socket for part in command])
+        deadline = time.monotonic() + 20
+        while not self._listens():
+            assert self.process.poll() is None, f"{command[0]} ended at once"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def _listens(self):
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(self.socket) == 0
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    made = []
+
+    def start(*command):
+        made.append(Server(tmp_path, *command))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.end()
+
+
+@pytest.fixture
+def qemu_nbd(serve):
+    def start(image, *options, read_only=True):
+        only = ["-r"] if read_only else []
+        return serve("qemu-nbd", *only, "-t", "-e", "8", "-x", "vda", *options, "-k", "SOCKET", str(image)).socket
+
+    return start
+
+
+@pytest.fixture
+def nbdkit(serve):
+    def start(*arguments):
+        return serve("nbdkit", "-f", "-r", "--exit-with-parent", "-U", "SOCKET", *arguments)
+
+    return start
+
+
+def run(*command):
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+
+
+def qemu_io(image, *commands):
+    run("qemu-io", "-d", "unmap", "-f", "qcow2", *(part for command in commands for part in ("-c", command)), image)
+
+
+def content_of(image):
+    raw = Path(f"{image}.raw")
+    run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image, raw)
+    return raw.read_bytes()
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A qcow2 with data, zeroes and unallocated clusters, then a bitmap `b0` that records what follows."""
+    path = tmp_path / "disk.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, SIZE)
+    qemu_io(path, "write -P 1 0 2M", "write -P 2 3M 1M", "write -z 4M 1M")
+    run("qemu-img", "bitmap", "--add", path, "b0")
+    return path
+
+
+def told(opened):
+    return [tuple(map(int, extent)) for batch in opened.extents() for extent in batch]
+
+
+# -- extents ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_read(image, qemu_nbd):
+    with Source(qemu_nbd(image), "vda") as opened:
+        assert opened.size == SIZE
+        assert told(opened) == [
+            (0, 2 * MIB, DATA), (2 * MIB, MIB, ZERO), (3 * MIB, MIB, DATA), (4 * MIB, 4 * MIB, ZERO)
+        ]  # fmt: skip
+
+
+def test_dirty_data_and_dirty_zeroes(image, qemu_nbd):
+    """What became zero since the checkpoint must be told: left out, the restored disk would hold the old data."""
+    qemu_io(image, "write -P 3 64k 64k", "write -z 512k 128k", "discard 3M 64k", "write -P 9 8323072 64k")
+    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0") as opened:
+        assert told(opened) == [
+            (64 * KIB, 64 * KIB, DATA), (512 * KIB, 128 * KIB, ZERO), (3 * MIB, 64 * KIB, ZERO),
+            (SIZE - 64 * KIB, 64 * KIB, DATA),
+        ]  # fmt: skip
+
+
+def test_nothing_dirty(image, qemu_nbd):
+    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0") as opened:
+        assert told(opened) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_extents_and_bytes_lead_from_the_old_image_to_the_new(image, qemu_nbd, monkeypatch, seed):
+    rng = random.Random(seed)
+    set_window(monkeypatch, rng.choice([1 << 30, MIB, 3 * CLUSTER + 512]))
+    disk = bytearray(content_of(image))
+    commands = []
+    for _ in range(12):
+        unit = rng.choice([512, CLUSTER])
+        at = rng.randrange(SIZE // unit) * unit
+        length = min(rng.randrange(1, 12) * unit, SIZE - at)
+        command = rng.choice([f"write -P {rng.randrange(256)}", "write -z", "discard"])
+        commands.append(f"{command} {at} {length}")
+    qemu_io(image, *commands)
+    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0") as opened:
+        for offset, length, kind in told(opened):
+            disk[offset : offset + length] = opened.read(offset, length) if kind == DATA else bytes(length)
+    assert bytes(disk) == content_of(image)
+
+
+def test_windows_make_no_difference(image, qemu_nbd, monkeypatch):
+    address = qemu_nbd(image)
+    with Source(address, "vda") as opened:
+        whole = told(opened)
+    for window in (8 * 512, 1000 * 512, CLUSTER):
+        set_window(monkeypatch, window)
+        with Source(address, "vda") as opened:
+            assert told(opened) == whole
+
+
+def test_a_size_that_is_no_multiple_of_anything(tmp_path, qemu_nbd):
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(b"x" * (MIB + 512))
+    with Source(qemu_nbd(raw, "-f", "raw"), "vda") as opened:
+        assert opened.size == MIB + 512
+        assert told(opened) == [(0, MIB + 512, DATA)]
+        assert opened.read(MIB, 512) == b"x" * 512
+
+
+def test_a_hole_is_not_zero_by_itself(nbdkit):
+    """NBD's HOLE promises nothing about the content; only ZERO does."""
+    server = nbdkit(
+        "eval", "get_size=echo 1M", "pread=dd if=/dev/zero count=$3 iflag=count_bytes status=none",
+        "can_extents=exit 0",
+        "extents=echo 0 256K hole; echo 256K 256K hole,zero; echo 512K 256K zero; echo 768K 256K",
+    )  # fmt: skip
+    with Source(server.socket, "") as opened:
+        assert told(opened) == [(0, 256 * KIB, DATA), (256 * KIB, 512 * KIB, ZERO), (768 * KIB, 256 * KIB, DATA)]
+
+
+# -- bytes ------------------------------------------------------------------------------------------------------------
+
+
+def set_window(monkeypatch, size):
+    """Ask for the block status of so many bytes at once, however long it takes."""
+    for name in ("MIN_STATUS", "FIRST_STATUS", "MAX_STATUS"):
+        monkeypatch.setattr(source, name, size)
+
+
+@pytest.mark.parametrize("gap, reads", [(0, 1), (source.BRIDGE, 1), (source.BRIDGE + 512, 2)])
+def test_ranges_close_together_share_a_read(gap, reads):
+    joined = source._bridged([(4096, 512), (4608 + gap, 1024)])
+    assert len(joined) == reads
+    assert sum(length for _, length, _ in joined) == 1536 + (gap if reads == 1 else 0)
+
+
+def test_next_window_follows_the_time_that_one_took():
+    window = source.FIRST_STATUS
+    assert source._next_window(window, source.SLOW_STATUS * 2) == window // 2
+    assert source._next_window(window, source.QUICK_STATUS / 2) == window * 2
+    assert source._next_window(source.MIN_STATUS, 10) == source.MIN_STATUS
+    assert source._next_window(source.MAX_STATUS, 0) == source.MAX_STATUS
+
+
+def test_reading_by_many_threads(tmp_path, qemu_nbd):
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(random.Random(1).randbytes(4 * MIB))
+    expected, wrong = raw.read_bytes(), []
+    with Source(qemu_nbd(raw, "-f", "raw"), "vda") as opened:
+
+        def work(seed):
+            rng = random.Random(seed)
+            for _ in range(10):
+                starts = sorted(place * 9216 for place in rng.sample(range(455), rng.choice([1, 5, 40])))
+                with opened.reading() as connection:
+                    views = connection.read_batch([(start, min(9000, len(expected) - start)) for start in starts])
+                    wrong.extend(s for s, view in zip(starts, views) if bytes(view) != expected[s : s + len(view)])
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_no_more_connections_than_threads(image, qemu_nbd):
+    """qemu-nbd takes eight; one that is free is used again."""
+    with Source(qemu_nbd(image), "vda") as opened:
+        for at in range(30):
+            assert opened.read(at * 512, 512) == b"\x01" * 512
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def refused(told, *arguments, **options):
+    with pytest.raises(errors.SourceError, match=told) as caught, Source(*arguments, **options) as opened:
+        list(opened.extents())
+    assert caught.value.exit_code == 6
+    return caught.value
+
+
+def test_no_server(tmp_path):
+    refused("vda: connecting failed", str(tmp_path / "none"), "vda")
+
+
+def test_no_such_export(image, qemu_nbd):
+    refused("vdz: connecting failed", qemu_nbd(image), "vdz")
+
+
+def test_a_bitmap_that_is_not_served(image, qemu_nbd):
+    """Without the context every block would look clean: an empty point that says nothing changed."""
+    refused("vda: .*does not offer qemu:dirty-bitmap:b0", qemu_nbd(image), "vda", "b0")
+
+
+def test_another_bitmap(image, qemu_nbd):
+    run("qemu-img", "bitmap", "--add", image, "b1")
+    refused("does not offer qemu:dirty-bitmap:b0", qemu_nbd(image, "-B", "b1"), "vda", "b0")
+
+
+def test_a_server_without_contexts(nbdkit):
+    refused("does not offer base:allocation", nbdkit("--no-sr", "memory", "1M").socket, "")
+
+
+def test_a_writable_export(image, qemu_nbd):
+    refused("vda: the export is writable", qemu_nbd(image, read_only=False), "vda")
+
+
+# -- servers that fail ------------------------------------------------------------------------------------------------
+
+
+def test_a_read_error(nbdkit):
+    server = nbdkit("--filter=error", "memory", "1M", "error-pread=EIO", "error-pread-rate=100%")
+    with Source(server.socket, "") as opened, pytest.raises(errors.SourceError, match="reading at byte 4096 failed"):
+        opened.read(4096, 512)
+
+
+def test_one_read_error_among_many(nbdkit):
+    server = nbdkit(
+        "eval", "get_size=echo 1M",
+        "pread=if [ $4 -ge 524288 ]; then echo EIO >&2; exit 1; fi; head -c $3 /dev/zero",
+    )  # fmt: skip
+    with Source(server.socket, "") as opened:
+        with pytest.raises(errors.SourceError), opened.reading() as connection:
+            connection.read_batch([(at * 32 * KIB, 512) for at in range(32)])
+        assert opened.read(0, 512) == bytes(512), "a connection after an error is not used again"
+
+
+def test_a_block_status_error(nbdkit):
+    server = nbdkit("--filter=error", "memory", "1M", "error-extents=EIO", "error-extents-rate=100%")
+    refused("block status", server.socket, "")
+
+
+def gives_up(seconds, work):
+    """Run `work`; how long it took until its SourceError, and that error."""
+    start = time.monotonic()
+    with pytest.raises(errors.SourceError) as caught:
+        work()
+    spent = time.monotonic() - start
+    assert spent < seconds + 5, "given up too late"
+    return caught.value
+
+
+STALL = 0.5
+
+
+def test_a_server_that_delays_reads(nbdkit):
+    server = nbdkit("--filter=delay", "memory", "1M", "rdelay=60")
+    with Source(server.socket, "", stall_timeout=STALL) as opened:
+        assert "was silent for 0.5 s" in str(gives_up(STALL, lambda: opened.read(0, 512)))
+
+
+def test_a_server_that_delays_block_status(nbdkit):
+    server = nbdkit("--filter=delay", "memory", "1M", "delay-extents=60")
+    with Source(server.socket, "", stall_timeout=STALL) as opened:
+        assert "was silent" in str(gives_up(STALL, lambda: list(opened.extents())))
+
+
+def test_a_slow_server_is_no_stalled_one(nbdkit):
+    """The time counts from the last sign of life, not from the start of a long batch."""
+    server = nbdkit("--filter=delay", "--filter=noparallel", "memory", "1M", "rdelay=100ms", "serialize=requests")
+    with Source(server.socket, "", stall_timeout=STALL) as opened, opened.reading() as connection:
+        assert [bytes(v) for v in connection.read_batch([(0, 512)] * 12)] == [bytes(512)] * 12
+
+
+@pytest.mark.parametrize("doing", ["reading", "block status", "connecting again"])
+def test_a_stopped_server(image, serve, doing):
+    server = serve("qemu-nbd", "-r", "-t", "-e", "8", "-x", "vda", "-k", "SOCKET", str(image))
+    start = time.monotonic()
+    with Source(server.socket, "vda", stall_timeout=STALL) as opened:
+        if doing == "reading":
+            opened.read(0, 512)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        work = {
+            "reading": lambda: opened.read(0, 512),
+            "block status": lambda: list(opened.extents()),
+            "connecting again": lambda: Source(server.socket, "vda", stall_timeout=STALL),
+        }[doing]
+        assert "was silent" in str(gives_up(STALL, work))
+    assert time.monotonic() - start < STALL + 5, "closing waits for a server that is stopped"
+
+
+def test_a_listener_that_never_speaks(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        error = gives_up(STALL, lambda: Source(str(tmp_path / "s"), "vda", stall_timeout=STALL))
+    assert "silent" in str(error) and "connecting" in str(error)
+
+
+@pytest.mark.parametrize("doing", ["reading", "block status"])
+def test_a_server_that_dies(nbdkit, doing):
+    server = nbdkit("--filter=delay", "memory", "1M", "rdelay=60", "delay-extents=60")
+    with Source(server.socket, "", stall_timeout=30) as opened:
+        killer = threading.Timer(0.3, server.process.kill)
+        killer.start()
+        work = {"reading": lambda: opened.read(0, 512), "block status": lambda: list(opened.extents())}[doing]
+        gives_up(1, work)
+        killer.join()
+
+
+def test_a_server_that_died_before(nbdkit):
+    server = nbdkit("memory", "1M")
+    with Source(server.socket, "") as opened:
+        server.end()
+        gives_up(1, lambda: opened.read(0, 512))
+
+
+# -- a server that lies -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lying(tmp_path):
+    servers = []
+
+    def start(status, size=MIB, **how):
+        path = tmp_path / f"lie-{len(servers)}"
+        servers.append(FakeServer(path, size, status, **how).__enter__())
+        return str(path)
+
+    yield start
+    for server in servers:
+        server.__exit__()
+
+
+BITMAP = source.DIRTY_BITMAP + "b0"
+
+
+def truth(context, offset, length):
+    return [(length, 0 if context == source.ALLOCATION else 1)]
+
+
+def test_the_fake_server_can_tell_the_truth(lying):
+    with Source(lying(truth, read=lambda offset, length: b"%c" % (offset >> 16) * length), "x", "b0") as opened:
+        assert told(opened) == [(0, MIB, DATA)]
+        assert opened.read(5 << 16, 100) == b"\x05" * 100
+
+
+def test_replies_of_unequal_length(lying):
+    """Each context may answer for less than was asked, and more than the other."""
+
+    def status(context, offset, length):
+        unit = 96 * KIB if context == source.ALLOCATION else 160 * KIB
+        flags = source.STATE_ZERO if context == source.ALLOCATION and offset % (192 * KIB) == 0 else 1
+        return [(min(unit, length), flags)]
+
+    with Source(lying(status), "x", "b0") as opened:
+        found = told(opened)
+    assert sum(length for _, length, _ in found) == MIB
+    assert found[0] == (0, 96 * KIB, ZERO)
+
+
+def test_a_reply_beyond_what_was_asked_counts_no_further(lying, monkeypatch):
+    """The last run may be longer than the request; the next request may then be answered otherwise."""
+    set_window(monkeypatch, 256 * KIB)
+
+    def status(context, offset, length):
+        return [(length + 512 * KIB, source.STATE_ZERO if offset < 512 * KIB else 0)]
+
+    with Source(lying(status), "x") as opened:
+        assert told(opened) == [(0, 512 * KIB, ZERO), (512 * KIB, 512 * KIB, DATA)]
+
+
+@pytest.mark.parametrize("context", [source.ALLOCATION, BITMAP])
+@pytest.mark.parametrize(
+    "answer",
+    [None, [(0, 0)], [(0, 0), (0, 1)], FakeServer.HANG_UP],
+    ids=["none", "an empty run", "two empty runs", "hang up"],
+)
+@pytest.mark.parametrize("after", [0, 512 * KIB])
+def test_a_map_that_does_not_cover_the_disk(lying, context, answer, after):
+    def status(name, offset, length):
+        return answer if name == context and offset >= after else [(min(length, 256 * KIB), 1)]
+
+    gives_up(1, lambda: told(Source(lying(status), "x", "b0", stall_timeout=5)))
+
+
+@pytest.mark.parametrize("context", [source.ALLOCATION, BITMAP])
+def test_a_context_that_is_refused(lying, context):
+    refused(f"does not offer {context}", lying(truth, refused=[context]), "x", "b0")
+
+
+def test_a_server_that_never_answers(lying):
+    address = lying(lambda *_: FakeServer.SILENT)
+    error = gives_up(STALL, lambda: told(Source(address, "x", stall_timeout=STALL)))
+    assert "x: the NBD server was silent" in str(error)
+
+
+def test_a_writable_export_is_refused_before_its_map(lying):
+    refused("writable", lying(truth, read_only=False), "x")
+
+
+def test_handles_are_closed(lying):
+    address = lying(truth)
+    before = os.listdir("/proc/self/fd")
+    with Source(address, "x") as opened:
+        opened.read(0, 512)
+    deadline = time.monotonic() + 5
+    while len(os.listdir("/proc/self/fd")) > len(before) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the server's ends
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+def test_versions():
+    assert source.library_version().count(".") == 2
+
+
+def test_totals_of_a_big_map(lying):
+    """Offsets and sums that need more than 32 bits, in runs as long as a reply can tell of."""
+    size = 1 << 40
+
+    def status(context, offset, length):
+        return [(min(length, (1 << 32) - 512), source.STATE_ZERO)]
+
+    with Source(lying(status, size=size), "x") as opened:
+        assert sum(extents.total(batch) for batch in opened.extents()) == size

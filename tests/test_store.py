@@ -1,0 +1,395 @@
+"""The store: nothing is overwritten, what fails says who must act, what was published is whole."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from stores import MIB, flipped, package_environment, small_disk, unprivileged
+
+from nbdpull import errors, format
+from nbdpull.store import open_or_create, open_store, translated
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_or_create(str(tmp_path / "store"))
+
+
+def fails(number):
+    """A function that fails with this errno."""
+
+    def call(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_store_is_opened_again(tmp_path):
+    made = open_or_create(str(tmp_path / "a" / "b"))
+    assert open_store(str(tmp_path / "a" / "b")).id == made.id
+    assert open_or_create(str(tmp_path / "a" / "b")).id == made.id
+    assert os.listdir(tmp_path / "a" / "b") == ["nbdpull.json"]
+
+
+def test_two_stores_differ(tmp_path):
+    assert open_or_create(str(tmp_path / "a")).id != open_or_create(str(tmp_path / "b")).id
+
+
+def test_an_empty_folder_becomes_a_store(tmp_path):
+    (tmp_path / "lost+found").mkdir()  # of a file system of its own
+    open_or_create(str(tmp_path))
+
+
+def test_a_folder_with_other_things_does_not(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(errors.StoreError, match="not empty and no store"):
+        open_or_create(str(tmp_path))
+    assert os.listdir(tmp_path) == ["letter.txt"]
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.OutputError):
+        open_or_create(str(tmp_path / "file"))
+    with pytest.raises(errors.StoreError, match="no such folder"):
+        open_store(str(tmp_path / "file"))
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(errors.StoreError, match="no such folder"):
+        open_store(str(tmp_path / "none"))
+    with pytest.raises(errors.StoreError, match=r"is no store of nbdpull \(it has no nbdpull.json\)"):
+        open_store(str(tmp_path))
+
+
+def test_a_store_of_a_later_format(store):
+    marker = Path(store.root, "nbdpull.json")
+    marker.write_bytes(format.seal({"format": "nbdpull/2", "uuid": "x"}))
+    for opening in (open_store, open_or_create):
+        with pytest.raises(errors.FormatTooNew, match=r"nbdpull.json: needs nbdpull/2"):
+            opening(store.root)
+
+
+def test_a_damaged_marker(store):
+    marker = Path(store.root, "nbdpull.json")
+    marker.write_bytes(flipped(marker.read_bytes(), 30))
+    for opening in (open_store, open_or_create):
+        with pytest.raises(errors.Damaged, match="nbdpull.json"):
+            opening(store.root)
+
+
+def test_runs_that_make_one_store_at_once_agree(tmp_path):
+    """Two domains pulled into one new folder by two timers must not be in each other's way."""
+    for attempt in range(20):
+        root, ids, barrier = str(tmp_path / str(attempt)), [], threading.Barrier(4)
+
+        def make(root=root, ids=ids, barrier=barrier):
+            barrier.wait()
+            made = open_or_create(root)
+            ids.append(made.id)
+            made.make_folder("vm1")
+
+        threads = [threading.Thread(target=make) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(ids) == 4 and len(set(ids)) == 1
+        assert sorted(os.listdir(root)) == ["nbdpull.json", "vm1"]
+
+
+def test_no_permission(tmp_path):
+    with unprivileged() as folder:
+        (folder / "closed").mkdir(mode=0o555)
+        with pytest.raises(errors.OutputError, match="Permission denied"):
+            open_or_create(str(folder / "closed"))
+        with pytest.raises(errors.OutputError, match="Permission denied"):
+            open_or_create(str(folder / "closed" / "store"))
+        (folder / "blind").mkdir(mode=0o333)
+        with pytest.raises(errors.OutputError, match="Permission denied"):
+            open_or_create(str(folder / "blind"))
+
+
+def test_a_store_that_may_only_be_read_is_read(tmp_path):
+    with unprivileged() as folder:
+        made = open_or_create(str(folder / "store"))
+        os.chmod(folder / "store", 0o555)
+        assert open_store(str(folder / "store")).id == made.id
+        with pytest.raises(errors.OutputError, match="Permission denied"):
+            open_or_create(str(folder / "store"))
+        os.chmod(folder / "store", 0o755)
+
+
+# -- creating ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_created_is_read(store):
+    store.make_folder("vm")
+    with store.create("vm/file") as file:
+        file.write(b"one ")
+        file.write(memoryview(b"two"))
+    assert (file.path, file.size) == ("vm/file", 7)
+    assert file.sha256() == store.sha256("vm/file") == hashlib.sha256(b"one two").hexdigest()
+    assert store.read("vm/file") == b"one two"
+    assert store.read_range("vm/file", 4, 2) == b"tw"
+    assert store.size("vm/file") == 7
+
+
+def test_nothing_is_created_twice(store):
+    with store.create("file") as file:
+        file.write(b"first")
+    with pytest.raises(errors.OutputExists, match="nothing is ever overwritten"):
+        store.create("file")
+    assert store.read("file") == b"first"
+
+
+def test_a_link_is_not_followed(store, tmp_path):
+    os.symlink(tmp_path / "elsewhere", store.path("file"))
+    with pytest.raises(errors.OutputExists):
+        store.create("file")
+    with pytest.raises(errors.OutputExists):
+        store.publish("file", b"x")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_folders(store):
+    store.make_folder("vm")
+    store.make_folder("vm")
+    store.make_folder("vm/point", fresh=True)
+    with pytest.raises(errors.OutputExists):
+        store.make_folder("vm/point", fresh=True)
+    with store.create("vm/file"):
+        pass
+    with pytest.raises(errors.OutputExists):
+        store.make_folder("vm/file")
+    assert store.folders("vm") == ["point"]
+    assert store.folders("none") == []
+    assert store.folders() == ["vm"]
+    store.remove_folder("vm/point")
+    assert store.folders("vm") == []
+
+
+@pytest.mark.parametrize(
+    "number, kind",
+    [
+        (errno.ENOSPC, errors.OutputFull),
+        (errno.EDQUOT, errors.OutputFull),
+        (errno.EIO, errors.OutputError),
+        (errno.EROFS, errors.OutputError),
+        (errno.ESTALE, errors.OutputError),
+    ],
+)
+@pytest.mark.parametrize("call", ["write", "fsync", "open", "mkdir"])
+def test_errors_by_their_number(store, monkeypatch, call, number, kind):
+    def attempt():
+        if call == "mkdir":
+            return store.make_folder("vm")
+        with store.create("file") as file:
+            file.write(b"x")
+
+    monkeypatch.setattr(os, call, fails(number))
+    with pytest.raises(errors.OutputError) as caught:
+        attempt()
+    assert type(caught.value) is kind
+    assert os.strerror(number) in str(caught.value)
+    assert store.path("vm" if call == "mkdir" else "file") in str(caught.value)
+    assert caught.value.exit_code == 9
+
+
+def test_errors_of_a_folder_fsync(store, monkeypatch):
+    store.make_folder("vm")
+    monkeypatch.setattr(os, "fsync", fails(errno.EIO))
+    with pytest.raises(errors.OutputError, match="Input/output error"):
+        store.sync_folder("vm")
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    store.sync_folder("vm")  # there is none on some network file systems
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_after_an_error_a_file_is_never_sealed(store, monkeypatch, call):
+    """The second fsync after a failed one says "done", though data is lost."""
+    file = store.create("file")
+    file.write(b"one")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails(errno.EIO))
+        with pytest.raises(errors.OutputError):
+            file.write(b"two")
+            file.seal()
+    for again in (file.seal, lambda: file.write(b"three")):
+        with pytest.raises(errors.OutputError, match="earlier write failed"):
+            again()
+    file.close()
+
+
+def test_short_writes_are_gone_on_with(store, monkeypatch):
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:3]))
+        with store.create("file") as file:
+            file.write(b"0123456789")
+    assert store.read("file") == b"0123456789"
+    assert file.size == 10
+
+
+def test_a_file_left_by_an_exception_is_closed(store):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(KeyError), store.create("file") as file:
+        raise KeyError
+    assert os.listdir("/proc/self/fd") == before
+    file.close()
+
+
+# -- publishing -------------------------------------------------------------------------------------------------------
+
+
+def test_publish(store):
+    store.publish("file", b"whole")
+    assert store.read("file") == b"whole"
+    assert sorted(os.listdir(store.root)) == ["file", "nbdpull.json"]
+
+
+def test_nothing_is_published_twice(store):
+    store.publish("file", b"first")
+    with pytest.raises(errors.OutputExists):
+        store.publish("file", b"second")
+    assert store.read("file") == b"first"
+    assert sorted(os.listdir(store.root)) == ["file", "nbdpull.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_publish_where_there_are_no_hard_links(store, monkeypatch, number):
+    monkeypatch.setattr(os, "link", fails(number))
+    test_nothing_is_published_twice(store)
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "link"])
+def test_what_could_not_be_published_is_not_there(store, monkeypatch, call):
+    monkeypatch.setattr(os, call, fails(errno.EIO))
+    with pytest.raises(errors.OutputError, match="Input/output error"):
+        store.publish("file", b"data")
+    assert os.listdir(store.root) == ["nbdpull.json"]
+
+
+def test_what_is_published_is_durable_first(store, monkeypatch):
+    """Its bytes are synced before it has its name, and the folder after."""
+    calls, fsync, link = [], os.fsync, os.link
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.path.isdir(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "link", lambda *names: (calls.append("link"), link(*names)))
+    store.publish("file", b"data")
+    assert calls == [False, "link", True]
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_or_short_is_damaged(store):
+    store.publish("file", b"12345")
+    for attempt in (
+        lambda: store.read("none"),
+        lambda: store.read_range("none", 0, 1),
+        lambda: store.open_read("none"),
+        lambda: store.sha256("none"),
+    ):
+        with pytest.raises(errors.Damaged, match="none: the file is missing"):
+            attempt()
+    with pytest.raises(errors.Damaged, match="file: the file is cut short"):
+        store.read_range("file", 3, 3)
+    assert store.size("none") is None
+    assert store.size("file/none") is None
+    assert store.size("") is None  # a folder is no file
+
+
+def test_a_folder_is_no_file(store):
+    store.make_folder("vm")
+    for attempt in (store.read, store.sha256):
+        with pytest.raises(errors.Damaged, match="vm: cannot be read: Is a directory"):
+            attempt("vm")
+
+
+def test_what_cannot_be_looked_at_is_not_taken_for_missing(store, monkeypatch):
+    """A point whose folder gives EIO must not look like one that was never committed."""
+    monkeypatch.setattr(os, "stat", fails(errno.EIO))
+    with pytest.raises(errors.Damaged, match="file: cannot be read: Input/output error"):
+        store.size("file")
+
+
+def test_open_read(store):
+    store.publish("file", b"12345")
+    descriptor, size = store.open_read("file")
+    assert (os.read(descriptor, 10), size) == (b"12345", 5)
+    os.close(descriptor)
+
+
+# -- the lock ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_writer_at_a_time(store):
+    store.make_folder("vm")
+    with store.locked("vm", "pull vm"):
+        told = "another nbdpull writes to .*/vm; pull vm when it has ended"
+        with pytest.raises(errors.Busy, match=told), store.locked("vm", "pull vm"):
+            raise AssertionError("two of them")
+        store.make_folder("other")
+        with store.locked("other", "pull other"):
+            pass
+    with store.locked("vm", "pull vm"):
+        pass
+
+
+def test_the_lock_goes_with_its_process(store):
+    store.make_folder("vm")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, nbdpull.store as s\n"
+         "with s.open_store(sys.argv[1]).locked('vm', ''):\n print('held', flush=True); sys.stdin.read()", store.root],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=package_environment(),
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(errors.Busy), store.locked("vm", "pull vm"):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with store.locked("vm", "pull vm"):
+        pass
+
+
+def test_a_file_system_without_locks(store, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
+    with store.locked("", "pull"):
+        pass
+
+
+# -- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@as_root
+def test_a_full_disk(tmp_path):
+    with small_disk(tmp_path / "small", MIB) as folder:
+        store = open_or_create(str(folder / "store"))
+        told = "No space left on device; free space"
+        with pytest.raises(errors.OutputFull, match=told) as caught, store.create("big") as file:
+            for _ in range(20):
+                file.write(b"x" * 100_000)
+        assert caught.value.exit_code == 9
+        with pytest.raises(errors.OutputFull):
+            store.publish("manifest.json", b"y" * 100_000)
+        assert sorted(os.listdir(store.root)) == ["big", "nbdpull.json"]
+        os.unlink(store.path("big"))
+        store.publish("manifest.json", b"y" * 100_000)
+
+
+def test_translated_leaves_our_own_errors_alone():
+    with pytest.raises(errors.Busy), translated("write", "x"):
+        raise errors.Busy("x")

@@ -1,0 +1,418 @@
+"""Verify finds every damage, and says where; beside it, restore gives right bytes or none: every file, every region."""
+
+import json
+import os
+import random
+import shutil
+from dataclasses import replace
+
+import pytest
+from stores import (
+    KIB,
+    MIB,
+    Vm,
+    chain,
+    damaged,
+    files,
+    flipped,
+    handmade_index,
+    records_of,
+    resealed,
+    zstd_frames,
+)
+
+from nbdpull import cli, errors, extents, format
+from nbdpull.manifest import FileEntry
+from nbdpull.restore import Request, restore
+from nbdpull.verify import verify
+
+SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    """Three points, each with several chunk files of vda and one of vdb. Tests that damage it mend it."""
+    return chain(tmp_path_factory.mktemp("verify") / "store", **SMALL)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The same, to be changed for good."""
+    return chain(tmp_path / "store", **SMALL)
+
+
+def problems(vm, **how):
+    return verify(str(vm.root), **how).damages
+
+
+def restored(vm, point, folder):
+    """{disk: bytes} of a restore to raw; {} where it is refused as damaged. Nothing may be left then."""
+    try:
+        result = restore(Request(str(vm.root), str(folder), vm.name, point.id, kind="raw"))
+    except errors.Damaged as error:
+        assert error.exit_code == 11
+        assert not folder.exists() or list(folder.iterdir()) == []
+        return {}
+    images = {}
+    for disk, path in result.files.items():
+        with open(path, "rb") as file:
+            images[disk] = file.read()
+    shutil.rmtree(folder)
+    return images
+
+
+# -- a sound store ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_store(vm):
+    report = verify(str(vm.root))
+    assert report.damages == []
+    assert report.points == 3
+    assert report.files == sum(len(point.manifest.all_files()) for point in vm.points)
+    records = [records_of(vm, point, disk) for point in vm.points for disk in ("vda", "vdb")]
+    data = [r[r["kind"] == extents.DATA] for r in records]
+    assert report.frames == sum(map(len, data))
+    assert report.raw_bytes == sum(int(r["raw"].sum()) for r in data)
+
+
+def test_quick_does_not_decompress(vm):
+    report = verify(str(vm.root), quick=True)
+    assert (report.damages, report.frames, report.points) == ([], 0, 3)
+
+
+def test_one_point_with_what_it_builds_on(vm):
+    assert [verify(str(vm.root), point=point.id).points for point in vm.points] == [1, 2, 3]
+    assert verify(str(vm.root), point="latest").points == 3
+
+
+def test_progress_and_damages_are_told_as_they_are_found(vm):
+    events = []
+    index = vm.folder / vm.points[1].manifest.disk("vda").index.path
+    with damaged(index, index.read_bytes()[:-1]):
+        report = verify(str(vm.root), report=lambda **event: events.append(event))
+    told = [event for event in events if event["event"] == "damage"]
+    assert [{"event": "damage", **vars(damage)} for damage in report.damages] == told
+    assert {event["event"] for event in events} == {"damage", "progress"}
+
+
+def test_it_can_be_stopped(vm):
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:
+            raise errors.Interrupted(15)
+
+    with pytest.raises(errors.Interrupted):
+        verify(str(vm.root), check=check)
+
+
+def test_domains(tmp_path):
+    for name in ("vm1", "vm 2"):
+        vm = Vm(tmp_path / "store", name)
+        vm.add_disk("vda", 1000)
+        vm.pull()
+    assert verify(str(vm.root)).points == 2
+    assert verify(str(vm.root), domain="vm 2").points == 1
+    with pytest.raises(errors.StoreError, match="no domain vm3"):
+        verify(str(vm.root), domain="vm3")
+    with pytest.raises(errors.NoSuchPoint):
+        verify(str(vm.root), domain="vm1", point="20300101T000000Z-aaaaaa")
+
+
+# -- every file, every region -----------------------------------------------------------------------------------------
+
+
+def points_that_need(vm, path):
+    """The points that cannot be restored without this file."""
+    owner = path.parent.name
+    first = next((i for i, point in enumerate(vm.points) if point.id == owner), 0)
+    return vm.points[first:]
+
+
+def boundaries(path, data):
+    """Sizes to cut a file to: at the start of every frame of a zstd file, and beside it."""
+    cuts = {0, 1, len(data) // 2, len(data) - 1}
+    if path.suffix == ".zst":
+        for _, start, stop in zstd_frames(data):
+            cuts |= {start, (start + stop) // 2}
+    return sorted(cut for cut in cuts if 0 <= cut < len(data))
+
+
+def places(path, data, rng):
+    """Bytes to turn over: in every frame of a zstd file its first, its last and one between, else some."""
+    if path.suffix not in (".zst", ".index"):
+        return sorted(rng.sample(range(len(data)), 5) + [0, len(data) - 1])
+    return [at for _, start, stop in zstd_frames(data) for at in (start, rng.randrange(start, stop), stop - 1)]
+
+
+def assert_found(vm, path, tmp_path, what, thorough=True):
+    """The damage is found, and the newest point is not restored. thorough: --quick finds it as well, and every point
+    that does not need the file is still restored as it was."""
+    for quick in (False, True) if thorough else (False,):
+        try:
+            found = problems(vm, quick=quick)
+        except errors.Damaged as error:
+            assert path.name == "nbdpull.json" and str(path) in str(error), what
+        else:
+            assert_told(path, found, what)
+    needed = points_that_need(vm, path)
+    assert restored(vm, needed[-1], tmp_path / "out") == {}, what
+    for point in vm.points if thorough else ():
+        if point not in needed:
+            assert restored(vm, point, tmp_path / "out") == vm.images[point.id], what
+
+
+def assert_told(path, found, what):
+    mine = [damage for damage in found if str(path) in damage.problem]
+    assert mine, what
+    if path.name != "manifest.json":
+        assert path.parent.name in {damage.point for damage in mine}, what
+    if path.suffix in (".zst", ".index"):
+        assert path.name.partition(".")[0] in {damage.disk for damage in mine}, what
+
+
+def kind_of(path):
+    return path.name if path.suffix in (".json", ".xml", "") else path.suffix
+
+
+def paths_of_kind(vm, kind):
+    found = [path for path in files(vm.root) if kind_of(path) == kind]
+    assert found
+    return found
+
+
+KINDS = [".zst", ".index", "manifest.json", "nbdpull.json", "SHA256SUMS", "domain.xml"]
+
+
+def test_every_file_is_of_a_kind_that_is_tested(vm):
+    assert {kind_of(path) for path in files(vm.root)} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncation_at_every_boundary(vm, tmp_path, kind):
+    for path in paths_of_kind(vm, kind):
+        data = path.read_bytes()
+        for size in boundaries(path, data):
+            with damaged(path, data[:size]):
+                what = f"{path} cut to {size} of {len(data)} bytes"
+                assert_found(vm, path, tmp_path, what, thorough=size == 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_in_every_region(vm, tmp_path, kind):
+    rng = random.Random(kind)
+    for path in paths_of_kind(vm, kind):
+        data = path.read_bytes()
+        for at in places(path, data, rng):
+            bit = rng.randrange(8)
+            with damaged(path, flipped(data, at, bit)):
+                assert_found(vm, path, tmp_path, f"bit {bit} of byte {at} of {path}", thorough=at == 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_at_the_end_that_nobody_wrote(vm, tmp_path, kind):
+    for path in paths_of_kind(vm, kind):
+        with damaged(path, path.read_bytes() + b"\n"):
+            assert_found(vm, path, tmp_path, f"{path} with a byte more")
+
+
+@pytest.mark.parametrize("kind", [".zst", ".index", "SHA256SUMS", "domain.xml"])
+def test_a_file_that_is_gone(vm, tmp_path, kind):
+    for path in paths_of_kind(vm, kind):
+        with damaged(path, None):
+            assert_found(vm, path, tmp_path, f"{path} is gone")
+
+
+def test_zeros_where_data_was(vm, tmp_path):
+    """What a file system may leave after a power cut."""
+    for path in files(vm.root):
+        size = path.stat().st_size
+        with damaged(path, path.read_bytes()[: size // 2] + bytes(size - size // 2)):
+            assert_found(vm, path, tmp_path, f"the second half of {path} is zeros")
+
+
+def test_files_that_were_mixed_up(vm, tmp_path):
+    one, two = (vm.folder / chunk.path for chunk in vm.points[0].manifest.disk("vda").chunks[:2])
+    first, second = one.read_bytes(), two.read_bytes()
+    with damaged(one, second), damaged(two, first):
+        assert_found(vm, one, tmp_path, "two chunk files changed places")
+
+
+def test_the_store_is_as_it_was_before(vm, tmp_path):
+    """Of the tests above: each mended what it damaged."""
+    assert problems(vm) == []
+    for point in vm.points:
+        assert restored(vm, point, tmp_path / "out") == vm.images[point.id]
+
+
+# -- where the damage is ----------------------------------------------------------------------------------------------
+
+
+def ranges_told(found, disk="vda"):
+    return sorted((d.offset, d.length) for d in found if d.disk == disk and d.offset is not None)
+
+
+def test_the_range_of_a_damaged_frame_is_told(vm):
+    for point in vm.points:
+        records = records_of(vm, point, "vda")
+        for record in records[records["kind"] == extents.DATA]:
+            path = vm.folder / point.manifest.disk("vda").chunks[int(record["chunk"])].path
+            with damaged(path, flipped(path.read_bytes(), int(record["position"] + record["stored"] // 2))):
+                found = problems(vm)
+            assert ranges_told(found) == [(int(record["offset"]), int(record["length"]))]
+            assert {damage.point for damage in found} == {point.id}
+            text = [damage.problem for damage in found if damage.offset is not None][0]
+            assert f"bytes {record['offset']} to {record['offset'] + record['length']} of the disk" in text
+
+
+def test_every_range_behind_a_cut_is_told(vm):
+    point = vm.points[0]
+    records = records_of(vm, point, "vda")
+    path = vm.folder / point.manifest.disk("vda").chunks[0].path
+    mine = records[(records["kind"] == extents.DATA) & (records["chunk"] == 0)]
+    size = int(mine["position"][0]) + 5
+    with damaged(path, path.read_bytes()[:size]):
+        assert ranges_told(problems(vm)) == [(int(r["offset"]), int(r["length"])) for r in mine]
+
+
+def test_every_damage_is_told_not_only_the_first(vm):
+    one = vm.folder / vm.points[0].manifest.disk("vdb").index.path
+    two = vm.folder / vm.points[1].id / "domain.xml"
+    three = vm.folder / vm.points[2].id / "SHA256SUMS"
+    with damaged(one, b""), damaged(two, b"x"), damaged(three, None):
+        found = problems(vm)
+    for path in (one, two, three):
+        assert any(str(path) in damage.problem for damage in found)
+    assert {damage.point for damage in found} == {point.id for point in vm.points}
+
+
+# -- chains -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_parent(own):
+    shutil.rmtree(own.folder / own.points[1].id)
+    (damage,) = problems(own)
+    assert (damage.point, damage.disk) == (own.points[2].id, None)
+    assert own.points[1].id in damage.problem
+    assert problems(own, point=own.points[0].id) == []
+
+
+def test_another_parent_of_the_same_name(own, tmp_path):
+    resealed(own, own.points[0], created="2030-01-01T00:00:00+00:00")
+    assert own.points[1].id in {damage.point for damage in problems(own)}
+    assert restored(own, own.points[2], tmp_path / "out") == {}
+
+
+def test_a_renamed_folder(own, tmp_path):
+    os.rename(own.folder / own.points[2].id, own.folder / "20300101T000000Z-aaaaaa")
+    assert any("renamed" in damage.problem for damage in problems(own))
+    with pytest.raises(errors.Damaged, match="renamed"):
+        restore(Request(str(own.root), str(tmp_path / "out")))
+
+
+def test_a_point_of_a_later_format(own, tmp_path, capsys):
+    path = own.folder / own.points[2].id / "manifest.json"
+    path.write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+    assert any("needs nbdpull/2" in damage.problem for damage in problems(own))
+    assert cli.main(["restore", str(own.root), "-o", str(tmp_path / "out"), "--json"]) == 10
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["code"] == "format-too-new"
+    assert not (tmp_path / "out").exists()
+    assert restored(own, own.points[1], tmp_path / "out") == own.images[own.points[1].id]
+
+
+def test_a_point_without_a_parent_is_no_damage(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 100_000)
+    vm.write("vda", 5, b"abc")
+    point = vm.pull(since="elsewhere")
+    assert problems(vm) == []
+    assert restored(vm, point, tmp_path / "out") == {}
+
+
+def test_a_full_disk_that_leaves_out_a_range(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 200_000)
+    records = format.zero_records(extents.of([(10, 20, extents.ZERO), (100, 150_000, extents.ZERO)]))
+    point = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
+    assert ranges_told(problems(vm)) == [(0, 10), (30, 70), (150_100, 49_900)]
+    assert restored(vm, point, tmp_path / "out") == {}
+
+
+# -- a store that agrees with itself, and is wrong all the same -------------------------------------------------------
+
+
+@pytest.fixture
+def forged(tmp_path):
+    """A frame was replaced by another sound one, and all files' digests were made to fit; not the frame's own."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 3 * MIB)
+    noise = [random.Random(i).randbytes(64 * KIB) for i in range(48)]
+    for i, data in enumerate(noise):
+        vm.write("vda", i * 64 * KIB, data)
+    point = vm.pull()
+    records = records_of(vm, point, "vda")
+    disk = point.manifest.disk("vda")
+    path = vm.folder / disk.chunks[0].path
+    data = bytearray(path.read_bytes())
+    (a, b), size = records["position"][[40, 41]].tolist(), int(records["stored"][40])
+    assert size == records["stored"][41]
+    data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
+    path.write_bytes(data)
+    chunk = FileEntry(disk.chunks[0].path, len(data), vm.store.sha256(f"{vm.series.folder}/{disk.chunks[0].path}"))
+    return vm, resealed(vm, point, disks=[replace(disk, chunks=[chunk])])
+
+
+def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):
+    vm, point = forged
+    assert problems(vm, quick=True) == []
+    assert ranges_told(problems(vm)) == [(40 * 64 * KIB, 64 * KIB), (41 * 64 * KIB, 64 * KIB)]
+    assert restored(vm, point, tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_restore_that_finds_it_late_leaves_no_image(forged, tmp_path, kind):
+    vm, _ = forged
+    with pytest.raises(errors.Damaged, match="not what was stored"):
+        restore(Request(str(vm.root), str(tmp_path / "out"), kind=kind))
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_an_image_that_is_there_survives_a_failed_restore(forged, tmp_path):
+    vm, _ = forged
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "vda.raw").write_bytes(b"mine")
+    with pytest.raises(errors.Damaged):
+        restore(Request(str(vm.root), str(tmp_path / "out"), kind="raw", force=True))
+    assert os.listdir(tmp_path / "out") == ["vda.raw"]
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == b"mine"
+
+
+# -- exit codes -------------------------------------------------------------------------------------------------------
+
+
+def test_exit_codes(own, tmp_path, capsys):
+    assert cli.main(["verify", str(own.root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ok"] is True
+    path = own.folder / own.points[1].manifest.disk("vda").chunks[0].path
+    path.write_bytes(flipped(path.read_bytes(), path.stat().st_size // 2))
+    for options in ([], ["--quick"], ["--point", own.points[1].id], ["--domain", "vm1"]):
+        assert cli.main(["verify", str(own.root), "--json", *options]) == 11
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (result["ok"], result["exit_code"], result["points"]) == (False, 11, 2 if "--point" in options else 3)
+        assert result["damages"][0]["point"] == own.points[1].id
+        assert cli.main(["verify", str(own.root), *options]) == 11
+        assert f"DAMAGE {own.points[1].id} vda: {path}" in capsys.readouterr().out
+    for command in (["restore", str(own.root), "-o", str(tmp_path / "out")], ["index", str(own.root), "latest", "vda"]):
+        expected = 11 if command[0] == "restore" else 0
+        assert cli.main(command) == expected
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", [["verify"], ["restore", "-o", "OUT"], ["list"], ["show", "latest"]])
+def test_a_damaged_marker(own, tmp_path, capsys, verb):
+    marker = own.root / "nbdpull.json"
+    marker.write_bytes(flipped(marker.read_bytes(), 20))
+    command = [verb[0], str(own.root), *(str(tmp_path / "out") if word == "OUT" else word for word in verb[1:])]
+    assert cli.main(command) == 11
+    assert str(marker) in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""A store is read where no libvirt and no libnbd is installed: on the machine that is left after the disaster.
+
+The bindings are blocked in a process of its own, so it does not matter whether this machine has them.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from stores import chain, package_environment
+
+BLOCKED = """
+import sys
+blocked = sys.argv.pop(1).split(",")
+for name in blocked:
+    sys.modules[name] = None  # an import of it is an ImportError from now on
+from nbdpull.__main__ import main
+main()
+"""
+BOTH = "libvirt,libvirt_qemu,nbd,libnbdmod"
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("blocked") / "store")
+
+
+def run(blocked, *words):
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED, blocked, *map(str, words)],
+        env=package_environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def good(*words):
+    done = run(BOTH, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_list(vm):
+    assert [point["id"] for point in json.loads(good("list", vm.root, "--json"))] == [p.id for p in vm.points]
+    assert all(point.id in good("list", vm.root) for point in vm.points)
+
+
+def test_show(vm):
+    assert json.loads(good("show", vm.root, "latest", "--json"))["id"] == vm.points[-1].id
+
+
+def test_index(vm):
+    assert all(json.loads(line)["length"] for line in good("index", vm.root, "latest", "vda").splitlines())
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"], ["--point", "latest"]])
+def test_verify(vm, options):
+    assert json.loads(good("verify", vm.root, "--json", *options).splitlines()[-1])["ok"] is True
+
+
+def test_restore_of_every_point(vm, tmp_path):
+    for point in vm.points:
+        good("restore", vm.root, "-o", tmp_path / point.id, "--point", point.id, "--format", "raw")
+        for disk, content in vm.images[point.id].items():
+            assert (tmp_path / point.id / f"{disk}.raw").read_bytes() == content
+
+
+def test_restore_to_qcow2_needs_libnbd(vm, tmp_path):
+    done = run(BOTH, "restore", vm.root, "-o", tmp_path / "out")
+    assert done.returncode == 8
+    assert "install python3-libnbd" in done.stderr and "--format raw" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_restore_to_qcow2_needs_no_libvirt(vm, tmp_path):
+    assert run("libvirt,libvirt_qemu", "restore", vm.root, "-o", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "blocked, package", [("libvirt", "python3-libvirt"), ("nbd", "python3-libnbd"), (BOTH, "python3-lib")]
+)
+def test_pull_says_what_is_missing(tmp_path, blocked, package):
+    done = run(blocked, "vm1", "-o", tmp_path / "new", "--json")
+    assert done.returncode == 8
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["ok"], result["exit_code"], result["code"]) == (False, 8, "missing-software")
+    assert package in result["message"] and package in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_block_works(vm):
+    program = BLOCKED.replace("from nbdpull", "import nbd\nfrom nbdpull")
+    done = subprocess.run(
+        [sys.executable, "-c", program, BOTH, "list", str(vm.root)], env=package_environment(), capture_output=True
+    )
+    assert b"ModuleNotFoundError" in done.stderr

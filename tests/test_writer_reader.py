@@ -1,0 +1,416 @@
+"""What the writer writes, the reader reads; and so does every other program that knows zstd, by its specification."""
+
+import io
+import json
+import random
+import subprocess
+import threading
+
+import numpy
+import pytest
+import zstandard
+from blake3 import blake3
+from stores import KIB, MIB, ROLLING, Vm, chain, flipped, records_of, scribble, zstd_frames
+
+from nbdpull import errors, extents, format, reader, writer
+from nbdpull.extents import DATA, ZERO
+from nbdpull.writer import ZERO_BLOCK
+
+
+def read_back(vm, point, disk="vda"):
+    """(bytes, bool array of those that any record tells of) of one disk of one point alone."""
+    entry = point.manifest.disk(disk)
+    content, told = bytearray(entry.size), numpy.zeros(entry.size, bool)
+    with reader.FrameReader(vm.store, vm.series.folder, entry) as frames:
+        for record in records_of(vm, point, disk):
+            start, length, skip = (int(record[field]) for field in ("offset", "length", "skip"))
+            assert not told[start : start + length].any()
+            told[start : start + length] = True
+            if record["kind"] == DATA:
+                content[start : start + length] = frames.read(record)[skip : skip + length]
+    return bytes(content), told
+
+
+def one_disk(root, size, *writes, **how):
+    """A Vm with one full point of vda; writes: (offset, bytes)."""
+    vm = Vm(root)
+    vm.add_disk("vda", size)
+    for offset, data in writes:
+        vm.write("vda", offset, data)
+    vm.pull(**how)
+    return vm
+
+
+def records_as_kinds(vm, point, disk="vda"):
+    return [(int(r["offset"]), int(r["length"]), int(r["kind"])) for r in records_of(vm, point, disk)]
+
+
+def chunk_files(vm, point, disk="vda"):
+    return [vm.folder / chunk.path for chunk in point.manifest.disk(disk).chunks]
+
+
+# -- the mirror -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_written_is_read(tmp_path, seed):
+    rng = random.Random(seed)
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", rng.choice([1, 5 * MIB + 1, 3 * MIB, 2 * MIB + 512, 70_000]))
+    for number in range(2):
+        scribble(vm, "vda", rng, count=rng.randint(1, 12))
+        dirty = vm.disks["vda"].dirty | (number == 0)
+        point = vm.pull(
+            frame_size=rng.choice([64 * KIB, 256 * KIB, MIB]),
+            chunk_size=rng.choice([MIB, 4 * KIB, 256 * MIB]),
+            batch_size=rng.choice([64 * KIB, MIB, 8 * MIB]),
+        )
+        content, told = read_back(vm, point)
+        expected = numpy.frombuffer(vm.images[point.id]["vda"], "u1")
+        assert (told == dirty).all()
+        assert (numpy.frombuffer(content, "u1") == numpy.where(dirty, expected, 0)).all()
+        assert format.records_flaw(records_of(vm, point, "vda"), vm.disks["vda"].size, 1 << 16) is None
+
+
+def test_the_entry_tells_size_and_digest_of_every_file(tmp_path):
+    vm = chain(tmp_path, **ROLLING)
+    for point in vm.points:
+        assert [vm.series.file_flaw(entry) for entry in point.manifest.all_files()] == [None] * len(
+            point.manifest.all_files()
+        )
+        on_disk = {f"{point.id}/{path.name}" for path in (vm.folder / point.id).iterdir()}
+        assert on_disk - {f"{point.id}/manifest.json"} == {entry.path for entry in point.manifest.all_files()}
+
+
+def test_many_threads_read_at_once(tmp_path):
+    vm = one_disk(tmp_path, 2 * MIB, *[(i * 64 * KIB, bytes([i + 1]) * 64 * KIB) for i in range(32)], chunk_size=300)
+    records, wrong = records_of(vm, vm.points[0], "vda"), []
+    with reader.FrameReader(vm.store, vm.series.folder, vm.points[0].manifest.disk("vda")) as frames:
+
+        def work(seed):
+            for i in random.Random(seed).choices(range(32), k=100):
+                if frames.read(records[i]) != bytes([i + 1]) * 64 * KIB:
+                    wrong.append(i)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_an_encoder_serves_many_threads():
+    encoder, content = writer.Encoder(1), random.Random(1).randbytes(256 * KIB)
+    batch = extents.of([(0, 256 * KIB, DATA)])
+    frames = []
+
+    def work():
+        frames.extend(encoder.encode(batch, [content]).frames[0] for _ in range(20))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [zstandard.decompress(frame) for frame in frames] == [content] * 80
+
+
+def test_a_disk_with_nothing_dirty(tmp_path):
+    vm = one_disk(tmp_path, MIB, (0, b"x" * 100))
+    point = vm.pull()
+    assert len(records_of(vm, point, "vda")) == 0
+    assert point.manifest.disk("vda").chunks == []
+
+
+def test_an_empty_disk_of_one_zero_extent(tmp_path):
+    vm = one_disk(tmp_path, 5 * MIB)
+    assert records_as_kinds(vm, vm.points[0]) == [(0, 5 * MIB, ZERO)]
+    assert read_back(vm, vm.points[0])[1].all()
+
+
+# -- zeros ------------------------------------------------------------------------------------------------------------
+
+
+def test_zero_blocks_inside_data_become_zero_records(tmp_path):
+    data = b"a" * ZERO_BLOCK + bytes(2 * ZERO_BLOCK) + b"b" * ZERO_BLOCK + bytes(100)
+    vm = one_disk(tmp_path, len(data), (0, data), frame_size=MIB)
+    assert records_as_kinds(vm, vm.points[0]) == [
+        (0, ZERO_BLOCK, DATA),
+        (ZERO_BLOCK, 2 * ZERO_BLOCK, ZERO),
+        (3 * ZERO_BLOCK, ZERO_BLOCK, DATA),
+        (4 * ZERO_BLOCK, 100, ZERO),
+    ]
+    assert read_back(vm, vm.points[0])[0] == data
+
+
+@pytest.mark.parametrize("at", [0, 1, 511, 4095, 4096, 30_000, ZERO_BLOCK - 1])
+def test_one_byte_makes_a_block_data(tmp_path, at):
+    data = bytes(at) + b"\x01" + bytes(ZERO_BLOCK - at - 1)
+    vm = one_disk(tmp_path, 2 * ZERO_BLOCK, (0, data + bytes(ZERO_BLOCK)), frame_size=MIB)
+    assert records_as_kinds(vm, vm.points[0]) == [(0, ZERO_BLOCK, DATA), (ZERO_BLOCK, ZERO_BLOCK, ZERO)]
+    assert read_back(vm, vm.points[0])[0] == data + bytes(ZERO_BLOCK)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_zero_blocks_are_found_as_a_naive_look_finds_them(seed):
+    rng = random.Random(seed)
+    blocks = [rng.choice([bytes(ZERO_BLOCK), rng.randbytes(ZERO_BLOCK)]) for _ in range(rng.randint(0, 6))]
+    data = b"".join(blocks) + rng.choice([b"", bytes(1000), rng.randbytes(1000)])
+    if not data:
+        return
+    encoded = writer.Encoder(1).encode(extents.of([(5 * MIB, len(data), DATA)]), [data])
+    model = []
+    for start in range(0, len(data), ZERO_BLOCK):
+        block = data[start : start + ZERO_BLOCK]
+        kind = DATA if any(block) else ZERO
+        if model and model[-1][2] == kind:
+            model[-1] = (model[-1][0], model[-1][1] + len(block), kind)
+        else:
+            model.append((5 * MIB + start, len(block), kind))
+    assert [tuple(map(int, r)) for r in encoded.records[["offset", "length", "kind"]]] == model
+    assert encoded.read_bytes == len(data)
+
+
+# -- chunk files ------------------------------------------------------------------------------------------------------
+
+
+def test_chunk_files_roll_over(tmp_path):
+    content = random.Random(1).randbytes(1 * MIB)
+    vm = one_disk(tmp_path, MIB, (0, content), chunk_size=300 * KIB, batch_size=64 * KIB)
+    point = vm.points[0]
+    paths = chunk_files(vm, point)
+    assert [path.name for path in paths] == [f"vda.{i:04d}.zst" for i in range(4)]
+    limit = 300 * KIB + 64 * KIB + 4 * KIB  # the batch that fills it, and what it ends in
+    assert all(300 * KIB <= path.stat().st_size < limit for path in paths[:-1])
+    assert sorted(set(records_of(vm, point, "vda")["chunk"].tolist())) == [0, 1, 2, 3]
+    assert read_back(vm, point)[0] == content
+
+
+def test_a_chunk_file_holds_a_bounded_number_of_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "MAX_CHUNK_RECORDS", 10)
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", MIB)
+    for at in range(0, MIB, 16 * KIB):
+        vm.write("vda", at, b"x" * 512)
+    point = vm.pull(batch_size=1024)
+    assert len(chunk_files(vm, point)) >= 6
+    assert read_back(vm, point)[0] == vm.images[point.id]["vda"]
+
+
+def test_a_chunk_file_is_laid_out_as_specified(tmp_path):
+    vm = chain(tmp_path, **ROLLING)
+    for point in vm.points:
+        records = records_of(vm, point, "vda")
+        for number, path in enumerate(chunk_files(vm, point)):
+            data = path.read_bytes()
+            frames = zstd_frames(data)
+            magics = [magic for magic, _, _ in frames]
+            assert (magics[0], *magics[-2:]) == (0x184D2A50, 0x184D2A51, 0x184D2A5E)
+            assert set(magics[1:-2]) <= {0xFD2FB528}
+            header = json.loads(data[8 : frames[0][2]])
+            assert (header["point"], header["disk"], header["chunk"]) == (point.id, "vda", number)
+            assert header["size"] == point.manifest.disk("vda").size
+
+            mine = records[(records["chunk"] == number) & (records["kind"] == DATA)]
+            assert [(start, stop) for _, start, stop in frames[1:-2]] == [
+                (int(r["position"]), int(r["position"] + r["stored"])) for r in mine
+            ]
+            for record in mine:
+                start = int(record["position"])
+                frame = data[start : start + int(record["stored"])]
+                parameters = zstandard.get_frame_parameters(frame)
+                assert parameters.has_checksum and parameters.content_size == int(record["raw"])
+                assert blake3(zstandard.decompress(frame)).digest() == record["digest"].tobytes()
+
+
+def test_the_index_can_be_made_again_from_the_chunk_files(tmp_path):
+    vm = chain(tmp_path, **ROLLING)
+    for point in vm.points:
+        parts = []
+        for path in chunk_files(vm, point):
+            data = path.read_bytes()
+            _, start, _ = zstd_frames(data)[-2]
+            parts.append(reader.decompress_records(format.parse_skippable(data[start:], format.RECORDS_MAGIC)))
+        assert len(parts) > 1
+        assert numpy.concatenate(parts).tobytes() == records_of(vm, point, "vda").tobytes()
+
+
+# -- other programs ---------------------------------------------------------------------------------------------------
+
+
+def stored_data(vm, point):
+    """The bytes of the disk's data records, one after another."""
+    image = vm.images[point.id]["vda"]
+    return b"".join(image[o : o + n] for o, n, kind in records_as_kinds(vm, point) if kind == DATA)
+
+
+@pytest.mark.parametrize("how", [{}, ROLLING], ids=["one", "several"])
+def test_zstd_decompresses_chunk_files(tmp_path, how):
+    vm = chain(tmp_path, **how)
+    for point in vm.points:
+        done = subprocess.run(["zstd", "-dcq", *chunk_files(vm, point)], check=True, capture_output=True)
+        assert done.stdout == stored_data(vm, point)
+        assert len(done.stdout) > 100 * KIB
+
+
+def test_zstd_decompresses_an_index(tmp_path):
+    vm = chain(tmp_path)
+    path = vm.folder / vm.points[0].manifest.disk("vda").index.path
+    done = subprocess.run(["zstd", "-dcq"], input=path.read_bytes(), check=True, capture_output=True)
+    assert done.stdout == records_of(vm, vm.points[0], "vda").tobytes()
+
+
+def test_a_foreign_reader_seeks_in_a_chunk_file(tmp_path):
+    """pyzstd reads the seek table of the zstd seekable format, in code that has nothing of ours."""
+    import pyzstd
+
+    vm = one_disk(tmp_path, 3 * MIB, *[(i * 100_000, b"%c" % (65 + i) * 50_000) for i in range(25)])
+    (path,) = chunk_files(vm, vm.points[0])
+    expected = stored_data(vm, vm.points[0])
+    assert pyzstd.SeekableZstdFile.is_seekable_format_file(str(path))
+    rng = random.Random(3)
+    with pyzstd.SeekableZstdFile(path, "r") as file:
+        assert file.seek(0, io.SEEK_END) == len(expected)
+        for _ in range(50):
+            at = rng.randrange(len(expected))
+            file.seek(at)
+            assert file.read(300) == expected[at : at + 300]
+
+
+def test_the_seek_table_tells_every_frame(tmp_path):
+    vm = chain(tmp_path, **ROLLING)
+    for path in chunk_files(vm, vm.points[0]):
+        data = path.read_bytes()
+        *frames, (_, table, _) = zstd_frames(data)
+        raw = [
+            len(zstandard.decompress(data[start:stop])) if magic == 0xFD2FB528 else 0 for magic, start, stop in frames
+        ]
+        assert format.parse_seek_table(data) == [(stop - start, size) for (_, start, stop), size in zip(frames, raw)]
+        assert format.parse_seek_table(data[table:]) == format.parse_seek_table(data)
+
+
+def test_sha256sum_checks_a_point(tmp_path):
+    vm = chain(tmp_path, **ROLLING)
+    for point in vm.points:
+        folder = vm.folder / point.id
+        done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0
+        checked = {line.rpartition(": ")[0] for line in done.stdout.splitlines()}
+        assert checked == {path.name for path in folder.iterdir()} - {"manifest.json", "SHA256SUMS"}
+    victim = chunk_files(vm, vm.points[0])[0]
+    victim.write_bytes(flipped(victim.read_bytes(), 100))
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=victim.parent, capture_output=True, text=True)
+    assert done.returncode and f"{victim.name}: FAILED" in done.stdout
+
+
+# -- what the reader refuses ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    return one_disk(tmp_path, 200_000, (0, random.Random(5).randbytes(130_000)))
+
+
+def frame_reader(vm):
+    return reader.FrameReader(vm.store, vm.series.folder, vm.points[0].manifest.disk("vda"))
+
+
+@pytest.mark.parametrize("field, change", [("digest", None), ("raw", 1), ("raw", -1), ("stored", -1), ("position", 1)])
+def test_a_frame_that_is_not_the_recorded_one(small, field, change):
+    record = records_of(small, small.points[0], "vda")[:1].copy()[0]
+    record[field] = numpy.void(bytes(32)) if change is None else int(record[field]) + change
+    with frame_reader(small) as frames, pytest.raises(errors.Damaged, match=r"vda.0000.zst: .*\(bytes 0 to 65536"):
+        frames.read(record)
+
+
+@pytest.mark.parametrize("position", [1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_a_frame_behind_the_end(small, position):
+    record = records_of(small, small.points[0], "vda")[:1].copy()[0]
+    record["position"] = position
+    with frame_reader(small) as frames, pytest.raises(errors.Damaged, match="cut short"):
+        frames.read(record)
+
+
+def test_the_size_that_a_damaged_frame_claims_is_not_allocated(small):
+    """A flipped bit in a frame's header may claim terabytes."""
+    record = records_of(small, small.points[0], "vda")[:1].copy()[0]
+    (path,) = chunk_files(small, small.points[0])
+    data, start = path.read_bytes(), int(record["position"])
+    claims = b"\x28\xb5\x2f\xfd" + b"\xe0" + (1 << 44).to_bytes(8, "little")  # single segment, 8 bytes of size
+    path.write_bytes(data[:start] + claims + data[start + len(claims) :])
+    with frame_reader(small) as frames, pytest.raises(errors.Damaged, match="not what was stored"):
+        frames.read(record)
+
+
+def test_a_lost_chunk_file(small):
+    record = records_of(small, small.points[0], "vda")[0]
+    chunk_files(small, small.points[0])[0].unlink()
+    with frame_reader(small) as frames, pytest.raises(errors.Damaged, match="vda.0000.zst: the file is missing"):
+        frames.read(record)
+
+
+def index_path(vm):
+    return vm.folder / vm.points[0].manifest.disk("vda").index.path
+
+
+@pytest.mark.parametrize("told, change", [
+    ("ends inside a record", lambda data: data[:-1]),
+    ("ends inside a record", lambda data: data + b"x"),
+    ("overlap or are out of order", lambda data: data[80:] + data[:80]),
+    ("overlap or are out of order", lambda data: data + data[-80:]),
+    ("an empty range", lambda data: data + bytes(80)),
+])  # fmt: skip
+def test_an_index_that_is_refused(small, told, change):
+    path = index_path(small)
+    path.write_bytes(zstandard.compress(change(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read())))
+    with pytest.raises(errors.Damaged, match=f"vda.index: .*{told}"):
+        records_of(small, small.points[0], "vda")
+
+
+def test_order_is_held_across_batches(small, monkeypatch):
+    monkeypatch.setattr(reader, "BATCH_RECORDS", 1)
+    path = index_path(small)
+    data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+    assert len(records_of(small, small.points[0], "vda")) == len(data) // 80 > 2
+    path.write_bytes(zstandard.compress(data[80:160] + data[:80] + data[160:]))
+    with pytest.raises(errors.Damaged, match="overlap or are out of order"):
+        records_of(small, small.points[0], "vda")
+
+
+def test_an_index_is_no_other_file(small):
+    index_path(small).write_bytes(b"no zstd at all, whatever it is")
+    with pytest.raises(errors.Damaged, match="cannot be decompressed"):
+        records_of(small, small.points[0], "vda")
+
+
+def test_records_of_a_chunk_file_that_are_refused():
+    records = format.zero_records(extents.of([(0, 5, ZERO)])).tobytes()
+    assert reader.decompress_records(zstandard.compress(records)).tobytes() == records
+    bomb = b"\x28\xb5\x2f\xfd\xe0" + (1 << 44).to_bytes(8, "little")
+    for payload in (b"", b"x", zstandard.compress(records + b"x"), bomb, zstandard.compress(records)[:-3]):
+        with pytest.raises(ValueError):
+            reader.decompress_records(payload)
+
+
+# -- when writing fails -----------------------------------------------------------------------------------------------
+
+
+def test_a_failed_fsync_of_a_chunk_file_ends_the_run(tmp_path, monkeypatch):
+    from nbdpull.store import NewFile
+
+    real = NewFile.seal
+
+    def seal(file):
+        if file.path.endswith("vda.0001.zst"):
+            raise errors.OutputError("cannot write: Input/output error")
+        real(file)
+
+    monkeypatch.setattr(NewFile, "seal", seal)
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(MIB))
+    with pytest.raises(errors.OutputError, match="Input/output"):
+        vm.pull(chunk_size=128 * KIB, batch_size=64 * KIB)
+    assert vm.series.points() == []
+    assert list(vm.folder.iterdir()) == []
