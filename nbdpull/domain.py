@@ -23,6 +23,8 @@ from nbdpull.domain_xml import Backup, Checkpoint, Disk
 
 try:
     import libvirt
+
+    from nbdpull import domain_link
 except ImportError as error:
     raise errors.MissingSoftware(
         "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "
@@ -97,19 +99,24 @@ class Export(NamedTuple):
 
 
 @contextlib.contextmanager
-def open(name: str, uri: Optional[str] = None) -> Iterator["Domain"]:
-    """The domain `name`; uri None is libvirt's own default. NoSuchDomain, AccessDenied, HypervisorError."""
+def open(name: str, uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator["Domain"]:
+    """The domain `name`; uri None is libvirt's own default. NoSuchDomain, AccessDenied, HypervisorError.
+
+    The connection is made anew where the daemon restarts; no call waits longer than stall_timeout and what the daemon
+    waits by itself.
+    """
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
     # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
     where = uri or "its default URI"
     with _translated(f"cannot connect to libvirt at {where}", _UNREACHABLE):
-        connection = libvirt.open(uri)
+        link = domain_link.Link(uri, stall_timeout)
     try:
+        connection = link.connection()
         yield Domain(connection, _look_up(connection, name))
     finally:
-        with contextlib.suppress(libvirt.libvirtError):
-            connection.close()
+        with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
+            link.close()
 
 
 def _look_up(connection: Any, name: str) -> Any:
@@ -360,6 +367,8 @@ class Domain:
         """Off, or a transient one that ended."""
         try:
             return not self._dom.isActive()
+        except errors.HypervisorError:
+            return False
         except libvirt.libvirtError as error:
             return error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
 

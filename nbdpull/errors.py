@@ -97,6 +97,12 @@ class JobLost(HypervisorError):
     code = "job-lost"
 
 
+class ScratchFull(HypervisorError):
+    """The scratch space has, or is about to have, no room for what the guest overwrites."""
+
+    code = "scratch-full"
+
+
 class AccessDenied(NbdpullError):
     exit_code = 7
     code = "access-denied"
@@ -163,6 +169,13 @@ class MissingParent(Damaged):
 
 class NoFullPull(MissingParent):
     """The chain begins with a point that --since made without a parent here: nothing is damaged, but no image whole."""
+
+
+class LimitReached(NbdpullError):
+    """A limit that the operator gave (--max-duration, --scratch-limit) ended the run."""
+
+    exit_code = 12
+    code = "limit-reached"
 
 
 class Interrupted(NbdpullError):
