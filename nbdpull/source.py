@@ -6,6 +6,9 @@ translated here. Must not know: libvirt, files, compression.
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -35,21 +38,38 @@ STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
 BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
 MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
 POLL_INTERVAL = 250  # milliseconds
+GOODBYE = 1.0  # seconds for a server to take leave
+TRIES = 5  # of a read or map request whose connection broke, each on a new connection
+PAUSE = 0.2  # seconds before the second try, then doubled
+PIN = 1 << 16  # bytes of a read that looks for the place of an error, then PIN_FINE
+PIN_FINE = 1 << 12
+BROKEN = ("ENOTCONN", "ECONNRESET", "EPIPE", "ESHUTDOWN", "ECONNREFUSED", "ECONNABORTED", "ENOENT")
 
 
 def library_version():
     return nbd.NBD().get_version()
 
 
+class ConnectionLost(errors.SourceError):
+    """The connection broke; another one may serve."""
+
+
+class ReadFailed(errors.SourceError):
+    """The server answered a read with an error."""
+
+
 class Source:
     """One export. size: bytes; bitmap: the name of its dirty bitmap, or None for a full read.
 
+    check() is called while the server is waited for, what it raises ends that. require_alive() is called before a
+    connection that broke is made anew: it raises where the export cannot be the same frozen image any more.
     Raises SourceError where the server cannot be reached, stalls for `stall_timeout` seconds, or says what cannot be.
     """
 
-    def __init__(self, socket, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0):
-        self._socket, self._export, self._stall_timeout = socket, export, stall_timeout
-        self._reads_at_once = reads_at_once
+    def __init__(self, address, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0,
+                 check=lambda: None, require_alive=lambda: None):  # fmt: skip
+        self._address, self._export, self._stall_timeout = address, export, stall_timeout
+        self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
@@ -58,7 +78,9 @@ class Source:
         self.size = self._mapper.size
 
     def _connect(self, contexts=()):
-        connection = _Connection(self._socket, self._export, contexts, self._reads_at_once, self._stall_timeout)
+        connection = _Connection(
+            self._address, self._export, contexts, self._reads_at_once, self._stall_timeout, self._check
+        )
         with self._lock:
             self._all.append(connection)
         return connection
@@ -76,13 +98,20 @@ class Source:
         offset, window = 0, FIRST_STATUS
         while offset < self.size:
             stop, began = min(offset + window, self.size), time.monotonic()
-            replies = self._mapper.block_status(offset, stop - offset, self._contexts)
+            replies = self._map(offset, stop - offset)
             window = _next_window(window, time.monotonic() - began)
             offsets, lengths, flags, reached = extents.combine_status(offset, stop, *replies)
             if reached <= offset:
                 raise errors.SourceError(f"{self._export}: the NBD server made no progress at byte {offset} of its map")
             yield self._stored_extents(offsets, lengths, *flags)
             offset = reached
+
+    def _map(self, offset, length):
+        return self._tried(lambda: self._mapper.block_status(offset, length, self._contexts), self._renew_mapper)
+
+    def _renew_mapper(self):
+        self._drop(self._mapper)
+        self._mapper = self._connect(self._contexts)
 
     def _stored_extents(self, offsets, lengths, allocation, dirty=None):
         result = numpy.empty(len(offsets), extents.EXTENT)
@@ -94,18 +123,60 @@ class Source:
 
     @contextmanager
     def reading(self):
-        """Give a connection to one thread; a new one is made where none is idle."""
+        """Give a reader to one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
+        the next call."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
-        connection = connection or self._connect()
-        yield connection  # not put back after an error: its state is unknown
+        reader = _Reader(self, connection or self._connect())
+        try:
+            yield reader
+        except BaseException:
+            reader.drop()  # its state is unknown
+            raise
         with self._lock:
-            self._idle.append(connection)
+            self._idle.append(reader.connection)
 
     def read(self, offset, length):
         """Return bytes; length at most 32 MiB."""
-        with self.reading() as connection:
-            return bytes(connection.read_batch([(offset, length)])[0])
+        with self.reading() as reader:
+            return bytes(reader.read_batch([(offset, length)])[0])
+
+    def _tried(self, first, renew, again=None):
+        """What first() returns, or where its connection broke, again(), on up to TRIES connections.
+
+        A server breaks the connection, too, where a read fails in its middle: so the second try reads in small pieces,
+        whose errors come as replies and tell the place.
+        """
+        again, pause, call = again or first, PAUSE, first
+        for left in reversed(range(TRIES)):
+            try:
+                if call is None:
+                    renew()
+                    call = again
+                return call()
+            except ReadFailed:
+                if call is not first:
+                    raise
+                call = again
+            except ConnectionLost:
+                self._require_alive()
+                if not left:
+                    raise
+                self._sleep(pause)
+                pause, call = 2 * pause, None
+        raise AssertionError("every try returns or raises")
+
+    def _sleep(self, seconds):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._check()
+            time.sleep(0.05)
+
+    def _drop(self, connection):
+        with self._lock:
+            if connection in self._all:
+                self._all.remove(connection)
+        connection.close()
 
     def close(self):
         """Close every connection; none may be in use any more."""
@@ -125,21 +196,47 @@ def _next_window(window, seconds):
     return min(window * 2, MAX_STATUS) if seconds < QUICK_STATUS else window
 
 
+class _Reader:
+    """What one thread reads through: a connection, and the next one where that breaks."""
+
+    def __init__(self, owner, connection):
+        self._owner, self.connection = owner, connection
+
+    def read_batch(self, ranges):
+        return self._owner._tried(lambda: self.connection.read_batch(ranges), self._renew,
+                                  lambda: self.connection.read_pinned(ranges))  # fmt: skip
+
+    def _renew(self):
+        self.drop()
+        self.connection = self._owner._connect()
+
+    def drop(self):
+        self._owner._drop(self.connection)
+
+
 class _Connection:
     """One connection, used by one thread at a time. No call blocks for longer than the stall timeout."""
 
-    def __init__(self, socket, export, contexts, reads_at_once, stall_timeout):
+    def __init__(self, address, export, contexts, reads_at_once, stall_timeout, check):
         self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
+        self._check = check
         self._buffer = bytearray()
         self._nbd = nbd.NBD()
+        try:
+            self._connect(address, export, contexts)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, address, export, contexts):
         with self._translated("connecting"):
             self._nbd.set_export_name(export)
             for context in contexts:
                 self._nbd.add_meta_context(context)
-            self._nbd.aio_connect_unix(socket)
-            self._poll_while(self._nbd.aio_is_connecting, "connecting")
+            self._nbd.aio_connect_unix(address)
+            self._poll_while(lambda: self._nbd.aio_is_connecting(), "connecting")
             if not self._nbd.aio_is_ready():
-                raise errors.SourceError(f"{export}: the NBD server closed the connection")
+                raise ConnectionLost(f"{export}: the NBD server closed the connection")
             self._require(contexts)
             self.size = self._nbd.get_size()
 
@@ -171,22 +268,63 @@ class _Connection:
     def read_batch(self, ranges):
         """Read ascending [(offset, length), …] at once; return a memoryview each, valid until the next call."""
         reads = _bridged(ranges)
-        size = sum(length for _, length, _ in reads)
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        views, requests, at = [], [], 0
-        for start, length, wanted in reads:
-            view = memoryview(self._buffer)[at : at + length]
+        buffers = self._views([(start, length) for start, length, _ in reads])
+        views, requests = [], []
+        for (start, _, wanted), view in zip(reads, buffers):
             views += [view[offset - start : offset - start + count] for offset, count in wanted]
             requests.append(lambda done, v=view, o=start: self._nbd.aio_pread(v, o, done))
-            at += length
         with self._translated("reading"):
             for first in range(0, len(requests), self._reads_at_once):
-                self._run(requests[first : first + self._reads_at_once], f"reading at byte {reads[first][0]}")
+                doing = f"reading at byte {reads[first][0]}"
+                self._run(requests[first : first + self._reads_at_once], doing, ReadFailed)
         return views
 
-    def _run(self, requests, doing):
-        """Start all requests, and wait until each has ended well."""
+    def _views(self, ranges):
+        """A memoryview of the connection's own buffer for each range."""
+        size = sum(length for _, length in ranges)
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        views, at = [], 0
+        for _, length in ranges:
+            views.append(memoryview(self._buffer)[at : at + length])
+            at += length
+        return views
+
+    def read_pinned(self, ranges):
+        """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
+        views, bad = self._views(ranges), []
+        for (offset, length), view in zip(ranges, views):
+            bad += self._pinned(offset, length, view, PIN)
+        if bad:
+            places = ", ".join(f"{start} to {stop - 1}" for start, stop in _joined(bad)[:10])
+            raise errors.SourceError(f"disk {self._export}: read error, these bytes cannot be read: {places}")
+        return views
+
+    def _pinned(self, offset, length, view, step):
+        """Read a range in steps; return the [start, stop) of those that fail."""
+        bad = []
+        for at in range(0, length, step):
+            size = min(step, length - at)
+            try:
+                self._read_whole(view[at : at + size], offset + at)
+            except ReadFailed:
+                finer = step > PIN_FINE and size > PIN_FINE
+                bad += self._pinned(offset + at, size, view[at : at + size], PIN_FINE) if finer else [
+                    (offset + at, offset + at + size)]  # fmt: skip
+        return bad
+
+    def _read_whole(self, view, offset):
+        """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
+        with self._translated(f"reading at byte {offset}"):
+            if self._nbd.can_df():
+                self._run([lambda done: self._nbd.aio_pread_structured(view, offset, _accept, done, nbd.CMD_FLAG_DF)],
+                          f"reading at byte {offset}", ReadFailed)  # fmt: skip
+            else:
+                self._run([lambda done: self._nbd.aio_pread(view, offset, done)], f"reading at byte {offset}",
+                          ReadFailed)  # fmt: skip
+
+    def _run(self, requests, doing, kind=errors.SourceError):
+        """Start all requests, and wait until each has ended well; `kind`: what an error in an answer becomes."""
         ended = []
 
         def done(error):
@@ -198,11 +336,14 @@ class _Connection:
         self._poll_while(lambda: len(ended) < len(requests), doing)
         failed = [number for number in ended if number]
         if failed:
-            raise errors.SourceError(f"{self._export}: {doing} failed: error {failed[0]} of the NBD server")
+            lost = self._nbd.aio_is_dead() or self._nbd.aio_is_closed() or failed[0] == errno.ENOTCONN
+            text = f"{self._export}: {doing} failed: {os.strerror(failed[0])}"
+            raise (ConnectionLost if lost else kind)(text)
 
     def _poll_while(self, pending, doing):
         deadline = time.monotonic() + self._stall_timeout
         while pending():
+            self._check()
             if self._nbd.poll(POLL_INTERVAL):
                 deadline = time.monotonic() + self._stall_timeout
             elif time.monotonic() > deadline:
@@ -219,12 +360,47 @@ class _Connection:
                 raise errors.AccessDenied(
                     f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({error.string})"
                 ) from error
-            raise errors.SourceError(f"{self._export}: {doing} failed ({error.string})") from error
+            lost = error.errno in BROKEN or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
+            kind = ConnectionLost if lost else errors.SourceError
+            raise kind(f"{self._export}: {doing} failed ({error.string})") from error
 
     def close(self):
+        """Take leave, and let go; a server that does not answer is not waited for."""
+        if not hasattr(self, "_nbd"):
+            return
         with suppress(nbd.Error):  # it was closed or lost already
-            self._nbd.aio_disconnect()  # shutdown() would wait for the server, and for ever for one that is stopped
+            if self._nbd.aio_is_ready() and not self._nbd.aio_in_flight():
+                self._nbd.aio_disconnect()
+                self._poll_goodbye()
+        self._hang_up()
         del self._nbd  # libnbd before 1.16 has no close()
+
+    def _hang_up(self):
+        """End the connection whoever still refers to the handle, such as an exception's traceback: QEMU does not end a
+        job while a client of its server is in the midst of the handshake."""
+        with suppress(nbd.Error, OSError), socket.socket(fileno=os.dup(self._nbd.aio_get_fd())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def _poll_goodbye(self):
+        deadline = time.monotonic() + GOODBYE
+        while not (self._nbd.aio_is_closed() or self._nbd.aio_is_dead()) and time.monotonic() < deadline:
+            self._nbd.poll(POLL_INTERVAL)
+
+
+def _accept(_piece, _offset, _status, _error):
+    """A piece of a structured reply: its bytes are in the buffer already."""
+    return 0
+
+
+def _joined(ranges):
+    """Ascending [start, stop) ranges, neighbours made one."""
+    joined = []
+    for start, stop in ranges:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def _bridged(ranges):
