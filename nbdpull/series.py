@@ -10,7 +10,7 @@ import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from . import errors, format, manifest
+from . import errors, format, journal, manifest
 from .manifest import FileEntry, Manifest
 
 LATEST = "latest"
@@ -58,6 +58,24 @@ class Series:
         """Names of folders that hold no committed point: left by a run that died, or being written now."""
         folders = self.store.folders(self.folder)
         return [n for n in folders if self.store.size(f"{self.folder}/{n}/{format.MANIFEST}") is None]
+
+    def dead_runs(self):
+        """{point id: its journal.Run, None where it wrote no journal} of each uncommitted folder; to be asked for by
+        the holder of the series alone, else one of them may be a live run's."""
+        return {name: self._run(name) for name in self.uncommitted()}
+
+    def _run(self, name):
+        path = f"{self.folder}/{name}/{journal.JOURNAL}"
+        return journal.decode(self.store.read(path)) if self.store.size(path) is not None else None
+
+    def remove_uncommitted(self, point_id, keep_journal=False):
+        """Remove what a run left that never committed; its journal stays where something of it is still to be done."""
+        folder = f"{self.folder}/{point_id}"
+        if not keep_journal:
+            return self.store.remove_folder(folder)
+        for name in self.store.names(folder):
+            if name != journal.JOURNAL:
+                self.store.remove_file(f"{folder}/{name}")
 
     def _point(self, name):
         path = f"{self.folder}/{name}/{format.MANIFEST}"
@@ -140,20 +158,33 @@ class Series:
     def writing(self):
         """Hold the series for one writer, its folder made where it is new; Busy if another process holds it."""
         self.store.make_folder(self.folder)
-        with self.store.locked(self.folder, f"pull {self.domain}"):
+        with self.store.locked(self.folder, f"pull {self.domain}", self._holder):
             yield
 
+    def _holder(self):
+        alive = [run for run in self.dead_runs().values() if run and run.is_alive is not False]
+        return f"nbdpull {alive[-1].whose}" if alive else "another nbdpull"
+
     @contextmanager
-    def new_point(self, point_id):
-        """Give a NewPoint in a fresh folder; the folder is removed unless the point was committed."""
-        folder = f"{self.folder}/{point_id}"
-        self.store.make_folder(folder, fresh=True)
+    def new_point(self, point_id, run=None):
+        """Give a NewPoint in a fresh folder; the folder is removed unless the point was committed.
+
+        run: the journal.Run to write down there first. The journal outlives a failed run that could not remove all it
+        made, which its exception tells in `left_behind`.
+        """
+        self.store.make_folder(f"{self.folder}/{point_id}", fresh=True)
         new = NewPoint(self, point_id)
+        left_behind = False
         try:
+            new.begin_journal(run)
             yield new
+        except BaseException as error:
+            left_behind = bool(getattr(error, "left_behind", None))
+            raise
         finally:
+            new.end_journal()
             if not new.committed:
-                self.store.remove_folder(folder)
+                self.remove_uncommitted(point_id, keep_journal=left_behind)
 
 
 class NewPoint:
@@ -162,6 +193,7 @@ class NewPoint:
     def __init__(self, series, point_id):
         self.id = point_id
         self.committed = False
+        self.journal = None
         self._series = series
         self._folder = f"{series.folder}/{point_id}"
         self._files: list[FileEntry] = []
@@ -184,6 +216,17 @@ class NewPoint:
         store.publish(f"{self._folder}/{format.MANIFEST}", data)
         self.committed = True
         return Point(manifest.decode(data, self.id), hashlib.sha256(data).hexdigest())
+
+    def begin_journal(self, run):
+        if run is not None:
+            self.journal = journal.Journal(self._series.store, f"{self._folder}/{journal.JOURNAL}", run)
+
+    def end_journal(self):
+        """What was committed needs no journal any more."""
+        if self.journal:
+            self.journal.close()
+            if self.committed:
+                self._series.store.remove_file(f"{self._folder}/{journal.JOURNAL}")
 
 
 def all_series(store):

@@ -178,8 +178,19 @@ class Store:
         """Remove a folder that was never published, with all that is in it."""
         shutil.rmtree(self.path(path), ignore_errors=True)
 
+    def remove_file(self, path):
+        """Remove a file that no point counts on; one that is not there is no error."""
+        with suppress(OSError):
+            os.unlink(self.path(path))
+
+    def names(self, path):
+        """Names of all that is in a folder; none where it cannot be read."""
+        with suppress(OSError):
+            return sorted(os.listdir(self.path(path)))
+        return []
+
     @contextmanager
-    def locked(self, path, doing):
+    def locked(self, path, doing, holder=lambda: "another nbdpull"):
         """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process."""
         with translated("open", self.path(path)):
             descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -187,7 +198,7 @@ class Store:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise errors.Busy(f"another nbdpull writes to {self.path(path)}; {doing} when it has ended") from None
+            raise errors.Busy(f"{holder()} writes to {self.path(path)}; {doing} when it has ended") from None
         except OSError:
             pass  # a file system without locks
         try:
@@ -276,6 +287,11 @@ class NewFile:
         except errors.OutputError:
             self.close()  # a second fsync would tell of success, though the first one lost data
             raise
+
+    def sync(self):
+        """Make what was written so far durable; more may follow."""
+        with self._writing():
+            os.fsync(self._descriptor)
 
     def sha256(self):
         """SHA-256 in hex of what was written so far."""

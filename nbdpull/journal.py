@@ -1,0 +1,206 @@
+"""What a run writes down before it begins a job: enough to find and remove all that it leaves if it dies.
+
+Owns: job.json in a point's folder, the record of the domain's holder on this machine, and how a process is told to be
+alive. Must not know: libvirt, or how what is left is removed (reclaim.py does).
+
+job.json is one JSON object a line: first the run, then one line for each phase that it reached. A file that is only
+appended to needs no overwriting, and a torn last line says nothing false.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import Optional
+
+from . import errors
+
+JOURNAL = "job.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a pull, as names: everything it makes bears its id.
+
+    disks: target -> base checkpoint or None; guest_runs: whether the guest's CPUs ran before the job; store: absolute
+    path; folder: of the point, relative to the store; started: of the process, in clock ticks since `boot`.
+    """
+
+    id: str
+    domain: str
+    uuid: str
+    uri: str
+    checkpoint: Optional[str]
+    checkpoint_disks: list[str]
+    disks: dict[str, Optional[str]]
+    socket: str
+    scratch_dir: str
+    guest_runs: bool
+    store: str
+    folder: str
+    options: dict = field(default_factory=dict)
+    pid: int = 0
+    started: int = 0
+    boot: str = ""
+    machine: str = ""
+    host: str = ""
+    begun: str = ""
+    phases: tuple[str, ...] = ()
+
+    @property
+    def whose(self):
+        return f"run {self.id} (process {self.pid} on {self.host}, since {self.begun}, into {self.store})"
+
+    @property
+    def is_local(self):
+        return self.machine == _machine()
+
+    @property
+    def is_alive(self):
+        """Whether its process runs; None where that cannot be told from here."""
+        if not self.is_local:
+            return None
+        return self.boot == _boot() and self.started == _start_time(self.pid)
+
+
+def of_this_process(**values):
+    """A Run of this process, from the other members."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    mine = os.getpid()
+    return Run(**values, pid=mine, started=_start_time(mine), boot=_boot(), machine=_machine(),
+               host=platform.node(), begun=now)  # fmt: skip
+
+
+def _start_time(pid):
+    """Clock ticks since boot at which a process began, 0 where there is none: pids alone come again."""
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+    return 0
+
+
+def _boot():
+    return _line("/proc/sys/kernel/random/boot_id")
+
+
+def _machine():
+    return _line("/etc/machine-id") or platform.node()
+
+
+def _line(path):
+    with suppress(OSError), open(path) as file:
+        return file.read().strip()
+    return ""
+
+
+# job.json
+
+
+def encode(run):
+    return json.dumps({name: value for name, value in asdict(run).items() if name != "phases"}).encode() + b"\n"
+
+
+def decode(data):
+    """The Run in the bytes of a job.json, None if it says nothing: torn, or of a later form."""
+    lines = []
+    for line in data.splitlines():
+        with suppress(ValueError):
+            lines.append(json.loads(line))
+    try:
+        return Run(**lines[0], phases=tuple(line["phase"] for line in lines[1:]))
+    except (IndexError, TypeError, KeyError):
+        return None
+
+
+class Journal:
+    """The job.json being written."""
+
+    def __init__(self, store, path, run):
+        self.run = run
+        self._file = store.create(path)
+        self._append(encode(run))
+        store.sync_folder(os.path.dirname(path))
+
+    def phase(self, name):
+        """Write down, durably, that the run is about to enter this phase."""
+        self._append(json.dumps({"phase": name}).encode() + b"\n")
+
+    def _append(self, data):
+        self._file.write(data)
+        self._file.sync()
+
+    def close(self):
+        self._file.close()
+
+
+# Who holds a domain on this machine
+
+
+class Hold:
+    """The holder's record of a domain. previous: the Run that an earlier holder, now dead, left in it, or None."""
+
+    def __init__(self, file=None):
+        self._file = file
+        self.previous = decode(file.read()) if file else None
+
+    def note(self, run):
+        """Write down the run that holds the domain now."""
+        self._replace(encode(run))
+
+    def clear(self):
+        """Nothing of the run is left: no later one has to look for it."""
+        self._replace(b"")
+
+    def _replace(self, data):
+        if self._file:
+            with suppress(OSError):
+                self._file.seek(0)
+                self._file.truncate()
+                self._file.write(data)
+                self._file.flush()
+
+
+@contextmanager
+def holding(uuid, name):
+    """Give the Hold of a domain; Busy, saying who it is, if another process of this machine pulls it.
+
+    The lock ends with the process, however it dies. What is on other machines or of other users is told by the backup
+    job alone.
+    """
+    file = _open_record(uuid)
+    try:
+        if file:
+            _lock(file, name)
+        yield Hold(file)
+    finally:
+        if file:
+            file.close()
+
+
+def _open_record(uuid):
+    folder = _folder()
+    with suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if os.stat(folder).st_uid == os.geteuid():  # in /tmp anybody can make a folder of this name
+            return os.fdopen(os.open(os.path.join(folder, f"{uuid}.run"), os.O_RDWR | os.O_CREAT, 0o600), "rb+")
+    return None
+
+
+def _folder():
+    if os.geteuid() == 0:
+        return "/run/nbdpull"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return os.path.join(runtime, "nbdpull") if runtime else f"/tmp/nbdpull-{os.geteuid()}"
+
+
+def _lock(file, name):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        run = decode(file.read())
+        who = f"nbdpull {run.whose}" if run and run.is_alive else "another nbdpull"
+        raise errors.Busy(f"domain '{name}' is held by {who}: try again when it has ended") from None
