@@ -23,6 +23,7 @@ exit codes:
   9    output could not be written
   10   store: none there, no such point, of another domain, of a newer format
   11   damage found in the store
+  12   a limit that was given (--max-duration, --scratch-limit) ended the run
   128+N  ended by signal N, such as 130 for Ctrl-C
 """
 
@@ -43,6 +44,16 @@ def parse_size(text):
         return sizes.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)\Z")
+
+
+def parse_duration(text):
+    match = DURATION.match(text)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds, or 90s, 5m, 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def _frame_size(text):
@@ -122,6 +133,24 @@ def _add_pull(added):
     added.add_argument("--no-dedupe", action="store_true", help="store data again that the parent holds already")
     added.add_argument("--frame-size", metavar="N", type=_frame_size, default=1 << 20, help="64K to 1M (default: 1M)")
     added.add_argument("--chunk-size", metavar="N", type=_chunk_size, default=256 << 20, help="default: 256M")
+    _add_stall_timeout(added)
+    added.add_argument("--max-duration", metavar="T", type=parse_duration, help="end a pull that takes longer")
+    added.add_argument("--scratch-limit", metavar="N", type=parse_size, help="end a pull whose scratch grows beyond")
+    added.add_argument("--no-space-check", action="store_true", help="begin however little space seems to be free")
+    _add_output_arguments(added)
+
+
+def _add_stall_timeout(added):
+    added.add_argument("--stall-timeout", metavar="T", type=parse_duration, default=60.0,
+                       help="give up a server that is silent for so long (default: 60s)")  # fmt: skip
+
+
+def _add_cleanup(added):
+    added.add_argument("domain", metavar="DOMAIN")
+    added.add_argument("-o", "--output", metavar="DIR", help="a store: what died there is removed, too")
+    added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
+    added.add_argument("--dry-run", action="store_true", help="tell what is there, remove nothing")
+    _add_stall_timeout(added)
     _add_output_arguments(added)
 
 
@@ -180,6 +209,7 @@ def _add_output_arguments(added):
 
 _VERBS = {
     "pull": ("back up a running domain", "vm1 --since chk3 -o dir/", _add_pull),
+    "cleanup": ("remove what a pull that died left in a domain and a store", "cleanup vm1 -o dir/", _add_cleanup),
     "restore": ("write the disks of a point as images", "restore dir/ -o out/", _add_restore),
     "verify": ("look for damage in a store", "verify dir/", _add_verify),
     "list": ("list the points of a store", "list dir/ --json", _add_list),

@@ -49,6 +49,10 @@ def _pull(args, report, check):
         dedupe=not args.no_dedupe,
         frame_size=args.frame_size,
         chunk_size=args.chunk_size,
+        stall_timeout=args.stall_timeout,
+        max_duration=args.max_duration,
+        scratch_limit=args.scratch_limit,
+        space_check=not args.no_space_check,
     )
     result = pull.pull(request, report, check)
     described = listing.describe(result.point)
@@ -57,6 +61,8 @@ def _pull(args, report, check):
         "point": described,
         "next_command": next_command,
         "dropped_checkpoints": result.dropped_checkpoints,
+        "reclaimed": [vars(item) for item in result.reclaimed],
+        "scratch_bytes": result.scratch_bytes,
         "warnings": result.warnings,
     }
     return outcome, _pull_text(args, described, next_command), 0
@@ -93,6 +99,17 @@ def _pull_text(args, point, next_command):
     if point["checkpoint"]:
         lines.append(f"checkpoint: {point['checkpoint']}")
     return "\n".join([*lines, f"next: {next_command}"])
+
+
+def _cleanup(args, report, check):
+    from . import cleanup
+
+    request = cleanup.Request(args.domain, args.output, args.connect, args.dry_run, args.stall_timeout)
+    found = cleanup.cleanup(request)
+    lines = [f"{item.what}: {f'left: {item.left}' if item.left else 'removed'}" for item in found]
+    text = "\n".join(lines) or "nothing to clean up"
+    code = errors.Busy.exit_code if any(item.left for item in found) and not args.dry_run else 0
+    return {"found": [vars(item) for item in found], "warnings": []}, text, code
 
 
 def _restore(args, report, check):
@@ -162,6 +179,7 @@ def _index(args, report, check):
 
 _RUN = {
     "pull": _pull,
+    "cleanup": _cleanup,
     "restore": _restore,
     "verify": _verify,
     "list": _list,
@@ -178,7 +196,7 @@ def main(argv=None):
     as_json = False
     try:
         args = _parsed(sys.argv[1:] if argv is None else list(argv))
-        as_json = args.json and args.verb in ("pull", "restore", "verify")
+        as_json = args.json and args.verb in ("pull", "cleanup", "restore", "verify")
         with _stopping() as check:
             code = _run(args, as_json, check)
         with _output():
@@ -293,7 +311,7 @@ def _stopping():
 
     def check():
         if got:
-            raise errors.Interrupted(got[0], f"stopped by {signal.Signals(got[0]).name}; nothing is left behind")
+            raise errors.Interrupted(got[0], f"stopped by {signal.Signals(got[0]).name}")
 
     # One that is ignored stays so: that is how nohup works.
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

@@ -18,8 +18,8 @@ BATCH_EXTENTS = 1 << 10
 class DiskCopy:
     """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`."""
 
-    def __init__(self, request, target, point_id, disk, socket, export, known, throttle):
-        """known: the KnownFrames that need not be stored again, or None."""
+    def __init__(self, request, target, point_id, disk, job, known, throttle, check):
+        """known: the KnownFrames that need not be stored again, or None; check: see source.Source."""
         self.disk = disk
         self._point_id = point_id
         self._throttle = throttle
@@ -28,8 +28,7 @@ class DiskCopy:
         self._stack = ExitStack()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         with ExitStack() as opened:
-            at_once = _reads_at_once(request)
-            self._source = opened.enter_context(source.Source(socket, export.name, export.bitmap, at_once))
+            self._source = opened.enter_context(_source(request, job, job.exports[disk.target], check))
             if self._source.size != disk.size:
                 raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
             self._writer = opened.enter_context(
@@ -56,8 +55,8 @@ class DiskCopy:
         """In a thread of the pipeline: read, digest and compress one batch."""
         data = batch[batch["kind"] == extents.DATA]
         self._throttle.take(extents.total(data))
-        with self._source.reading() as connection:
-            buffers = connection.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
+        with self._source.reading() as reader:
+            buffers = reader.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
             return self, self._encoder.encode(batch, buffers)
 
     def add(self, encoded):
@@ -103,3 +102,8 @@ def _reads_at_once(request):
     if request.max_in_flight is None:
         return source.MAX_BATCH_READS
     return min(max(request.max_in_flight // request.threads, 1), source.MAX_BATCH_READS)
+
+
+def _source(request, job, export, check):
+    return source.Source(job.socket, export.name, export.bitmap, _reads_at_once(request), request.stall_timeout, check,
+                         job.require_alive)  # fmt: skip

@@ -46,6 +46,7 @@ _OPERATIONS = ("unknown job", "start", "save", "restore", "incoming migration", 
                "snapshot revert", "dump", "backup", "snapshot deletion")  # fmt: skip
 _COMPLETED, _KEEP_COMPLETED, _TYPE_COMPLETED = 1, 2, 3
 _REDEFINE_VALIDATE = 4
+_PRESERVE_SHUTDOWN, OLDEST_WITH_PRESERVE = 2, 11_010_000
 
 # A call on the same domain was in the way; or nothing to end any more.
 _TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVALID)
@@ -89,6 +90,13 @@ class Plan:
     description: str = ""
     socket: Optional[str] = None
     scratch_dir: str = SCRATCH_DIR
+
+
+class GuestState(NamedTuple):
+    """running: its CPUs do; io_error: QEMU stopped them, as a write of the guest found no room or failed."""
+
+    running: bool
+    io_error: bool
 
 
 class Export(NamedTuple):
@@ -192,6 +200,22 @@ class Domain:
             job = _OPERATIONS[operation] if operation < len(_OPERATIONS) else _OPERATIONS[0]
             raise errors.Busy(f"domain '{self.name}' is busy with a job ({job}): try again when it has ended")
 
+    def require_no_foreign_job(self) -> None:
+        """Raises Busy as require_idle does, yet not for a backup of nbdpull, which may be a dead run's."""
+        backup = self.backup_job()
+        if backup is None or not backup.run_id:
+            self.require_idle()
+
+    def guest_state(self) -> GuestState:
+        with self._seam("tell whether the guest runs"):
+            state, reason = self._dom.state()
+        io_error = (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
+        return GuestState(state == libvirt.VIR_DOMAIN_RUNNING, io_error)
+
+    def resume_guest(self) -> None:
+        with self._seam("resume the guest"):
+            self._dom.resume()
+
     def _require_no_block_job(self, targets: Iterable[str]) -> None:
         with self._seam("look for block jobs"):
             for target in targets:
@@ -207,7 +231,8 @@ class Domain:
     def _with_facts(self, disk: Disk) -> Disk:
         if disk.empty:
             return disk
-        return replace(disk, size=self._dom.blockInfo(disk.target)[0], bitmaps=self._holds_bitmaps(disk))
+        size, allocation, _ = self._dom.blockInfo(disk.target)
+        return replace(disk, size=size, allocation=allocation, bitmaps=self._holds_bitmaps(disk))
 
     def _holds_bitmaps(self, disk: Disk) -> Optional[bool]:
         """qcow2 can from its version 3 (compat 1.1) on. None where its header cannot be read from here."""
@@ -316,6 +341,7 @@ class Domain:
         OutputExists, AccessDenied, HypervisorError.
         """
         asked = self._asked(plan)
+        self._require_usable(plan, asked)
         self.require_running()
         self.require_idle()
         self._require_no_block_job(plan.disks)
@@ -331,7 +357,14 @@ class Domain:
             raise errors.HypervisorError("; ".join(left_behind))
 
     def _asked(self, plan: Plan) -> Backup:
-        socket = plan.socket or self.socket_path(plan.run_id)
+        disks = {
+            target: domain_xml.disk_backup(plan.run_id, target, base, plan.scratch_dir)
+            for target, base in plan.disks.items()
+        }
+        return Backup("pull", plan.socket or self.socket_path(plan.run_id), disks)
+
+    def _require_usable(self, plan: Plan, asked: Backup) -> None:
+        socket = asked.socket or ""
         if not os.path.isabs(socket) or len(os.fsencode(socket)) > SOCKET_PATH_MAX:
             raise errors.UsageError(f"socket {socket}: give an absolute path of at most {SOCKET_PATH_MAX} bytes")
         if not self.is_remote and os.path.lexists(socket):
@@ -340,11 +373,14 @@ class Domain:
         name = plan.checkpoint
         if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
             raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
-        disks = {
-            target: domain_xml.disk_backup(plan.run_id, target, base, plan.scratch_dir)
-            for target, base in plan.disks.items()
-        }
-        return Backup("pull", socket, disks)
+
+    def remains(self, plan: Plan) -> list[str]:
+        """What there is of the run of a plan: its job, checkpoint and files, one text each."""
+        return Job(self, plan, self._asked(plan))._remains()
+
+    def clear(self, plan: Plan) -> list[str]:
+        """Removes what remains of a dead run; tells what could not be removed, one text each."""
+        return Job(self, plan, self._asked(plan))._clear()
 
     def _operation(self) -> Optional[int]:
         """Number of the operation of the domain's current job, None without a job."""
@@ -392,10 +428,16 @@ class Job:
         self._asked = asked
         self._completed: dict[str, Any] = {}
         self._failed_with: Optional[int] = None  # libvirt's code for the begin
+        self._may_begin_yet = False
         self.socket: str = asked.socket or ""
         self.exports = {target: Export(disk.export, disk.bitmap) for target, disk in asked.disks.items()}
         self.checkpoint: Optional[Checkpoint] = None
         self.finished = False
+
+    @property
+    def scratch_files(self) -> list[str]:
+        """Paths on the hypervisor's machine."""
+        return [disk.scratch for disk in self._asked.disks.values() if disk.scratch]
 
     def require_alive(self) -> None:
         """Raises JobLost unless the job still runs and is ours.
@@ -430,14 +472,22 @@ class Job:
         advice = f"see that QEMU's user can make the socket {self.socket} and files in {self._plan.scratch_dir}"
         try:
             with self._vm._seam("begin a backup", (errors.HypervisorError, advice)):
-                self._vm._dom.backupBegin(domain_xml.backup_xml(self._asked), self._checkpoint_xml(), 0)
+                self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
-            self._failed_with = _code(error)
+            self._failed_with, self._may_begin_yet = _code(error), isinstance(error, domain_link.NoAnswer)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
             raise errors.HypervisorError(f"domain '{self._vm.name}': libvirt began another backup than asked for")
         if self._plan.checkpoint is not None:
             self.checkpoint = self._vm.checkpoint(self._plan.checkpoint)
+
+    def _call_begin(self, *xmls: Optional[str]) -> None:
+        """A guest that shuts down during the job is kept paused until its end, where libvirt can do that."""
+        begin = self._vm._dom.backupBegin
+        known = self._vm._connection.getLibVersion() >= OLDEST_WITH_PRESERVE
+        # A daemon that says no to the flag may have another reason: what it says without it counts.
+        if not known or _unless((libvirt.VIR_ERR_INVALID_ARG,), lambda: begin(*xmls, _PRESERVE_SHUTDOWN)) is None:
+            begin(*xmls, 0)
 
     def _checkpoint_xml(self) -> Optional[str]:
         plan = self._plan
@@ -496,12 +546,25 @@ class Job:
 
     def _undo(self) -> list[str]:
         """Removes what this run made; tells what it could not remove, one text each."""
-        left: list[str] = []
+        left: list[str] = ["the backup job may begin yet, libvirt did not answer"] if self._may_begin_yet else []
         ended = self.finished or _attempt(self._end, "the backup job", left)
         _attempt(self._delete_checkpoint, f"checkpoint '{self._plan.checkpoint}'", left)
         if ended:  # else QEMU still uses them
             left += [f"file {path} is left behind" for path in self._files() if not _removed(path)]
         return left
+
+    def _remains(self) -> list[str]:
+        found = ["backup job"] if self._is_ours() else []
+        name = self._plan.checkpoint
+        if name and self._vm._has_checkpoint(name) and self._vm.checkpoint(name).run_id == self._plan.run_id:
+            found.append(f"checkpoint {name}")
+        return found + [f"file {path}" for path in self._files() if os.path.lexists(path)]
+
+    def _clear(self) -> list[str]:
+        name = self._plan.checkpoint
+        if name and self._vm.active and not self._vm._has_checkpoint(name):
+            self._failed_with = libvirt.VIR_ERR_INTERNAL_ERROR  # bitmaps without a checkpoint may be there
+        return self._undo()
 
     def _delete_checkpoint(self) -> None:
         """Only if it is ours: a begin fails, too, because another one has the name."""

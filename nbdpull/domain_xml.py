@@ -25,7 +25,8 @@ class Disk:
 
     target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
     format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
-    in bytes, None where empty; bitmaps: whether the image format can hold bitmaps, None where that is not known.
+    in bytes, None where empty; allocation: bytes that the image takes, of a block device perhaps 0; bitmaps: whether
+    the image format can hold bitmaps, None where that is not known.
     """
 
     target: str
@@ -39,6 +40,7 @@ class Disk:
     empty: bool
     size: Optional[int] = None
     bitmaps: Optional[bool] = None
+    allocation: int = 0
 
 
 @dataclass(frozen=True)

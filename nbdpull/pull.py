@@ -7,17 +7,33 @@ libvirt's XML, NBD handles, byte layouts, what is printed.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Callable, Optional
 
-from . import __version__, domain, errors, extents, format, known_frames, pipeline, series, source, store
+from . import (
+    __version__,
+    domain,
+    errors,
+    extents,
+    format,
+    journal,
+    known_frames,
+    pipeline,
+    reclaim,
+    scratch_watch,
+    series,
+    source,
+    store,
+)
 from .disk_copy import DiskCopy
 from .manifest import FULL, INCREMENTAL, CheckpointEntry, ParentEntry
 from .throttle import Throttle
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
+STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
+BEST_RATIO = 10  # a full pull that would have to be compressed more than so does not begin
 
 Decision = tuple[str, str]  # mode, reason
 
@@ -45,6 +61,10 @@ class Request:
     dedupe: bool = True
     frame_size: int = format.MAX_FRAME
     chunk_size: int = 256 << 20
+    stall_timeout: float = 60.0  # seconds
+    max_duration: Optional[float] = None
+    scratch_limit: Optional[int] = None
+    space_check: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,20 +82,41 @@ class Result:
     point: series.Point
     warnings: list[str]
     dropped_checkpoints: list[str]
+    reclaimed: list[reclaim.Leftover]
+    scratch_bytes: int  # the most that was in use
 
 
 def pull(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Make one point. report(**event) is told of progress; check() is called often, what it raises ends the run.
 
-    Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was.
+    Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
+    not be removed is told by its attribute `left_behind`, and removed by the next pull.
     """
-    with domain.open(request.domain, request.uri) as vm:
+    check = _bounded(check, request.max_duration)
+    with domain.open(request.domain, request.uri, request.stall_timeout) as vm:
         vm.require_running()
         disks = _chosen(vm, request)
-        vm.require_idle()
-        target = series.Series(store.open_or_create(request.output), request.domain)
-        with target.writing():
-            return _Run(request, vm, disks, target, report, check).run()
+        with journal.holding(vm.uuid, vm.name) as hold:
+            vm.require_no_foreign_job()
+            target = series.Series(store.open_or_create(request.output), request.domain)
+            with target.writing():
+                reclaimed = reclaim.reclaim(vm, target, hold)
+                vm.require_idle()
+                return _Run(request, vm, disks, target, hold, reclaimed, report, check).run()
+
+
+def _bounded(check, seconds):
+    """The same check, which also ends the run when its time is up."""
+    if seconds is None:
+        return check
+    deadline = time.monotonic() + seconds
+
+    def bounded():
+        check()
+        if time.monotonic() > deadline:
+            raise errors.LimitReached(f"the pull took longer than --max-duration ({seconds:g} s): it was ended")
+
+    return bounded
 
 
 def _chosen(vm, request):
@@ -125,15 +166,21 @@ def decide(disk, base, why_none) -> Decision:
 class _Run:
     """One run of a pull, with the series held."""
 
-    def __init__(self, request, vm, disks, target, report, check):
+    def __init__(self, request, vm, disks, target, hold, reclaimed, report, check):
         self._request, self._vm, self._disks, self._series = request, vm, disks, target
-        self._report, self._check = report, check
+        self._hold, self._reclaimed = hold, reclaimed
+        self._report, self._check_caller = report, check
         self._points, refused = target.load()
         self._warnings = [f"a point of the series is left out of account: {error}" for error in refused]
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
+        self._warnings += [f"left by a dead run: {item.what}: {item.left}" for item in reclaimed if item.left]
         self._id = format.new_point_id()
         self._throttle = Throttle(request.max_rate, request.max_rate_file, check)
+
+    def _check(self):
+        self._check_caller()
+        self._watch.check()
 
     def run(self):
         self._require_same_domain()
@@ -153,14 +200,47 @@ class _Run:
             ],
         )  # fmt: skip
         self._lap("prepare")
-        with self._series.new_point(self._id) as new, self._vm.backup(plan) as job:
-            self._lap("begin")
-            entries = self._copy(job, base, decisions)
-            job.finish()
+        self._require_room(plan, decisions)
+        self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
+        with self._journaled_point(plan) as new:
+            with self._watch.guarding_guest(), self._vm.backup(plan) as job:
+                self._lap("begin")
+                entries = self._copy(job, base, decisions)
+                job.finish()
             self._lap("end")
             self._add_files(new, job)
             point = new.commit(self._fields(base, job), entries)
-        return Result(point, self._warnings, self._drop_superseded(point))
+        return Result(point, self._warnings, self._drop_superseded(point), self._reclaimed, self._watch.peak)
+
+    @contextmanager
+    def _journaled_point(self, plan):
+        """A NewPoint whose folder says what is about to be made, and for whose domain this machine knows it too."""
+        run = self._journal_entry(plan)
+        try:
+            with self._series.new_point(self._id, run) as new:
+                self._hold.note(run)
+                yield new
+        except BaseException as error:
+            if not getattr(error, "left_behind", None):
+                self._hold.clear()
+            raise
+        self._hold.clear()
+
+    def _journal_entry(self, plan):
+        return journal.of_this_process(
+            id=self._id,
+            domain=self._vm.name,
+            uuid=self._vm.uuid,
+            uri=self._vm.uri,
+            checkpoint=plan.checkpoint,
+            checkpoint_disks=list(plan.checkpoint_disks),
+            disks=dict(plan.disks),
+            socket=plan.socket,
+            scratch_dir=plan.scratch_dir,
+            guest_runs=self._vm.guest_state().running,
+            store=self._series.store.root,
+            folder=f"{self._series.folder}/{self._id}",
+        )
 
     def _lap(self, phase):
         now = time.monotonic()
@@ -240,19 +320,35 @@ class _Run:
             disks=bases,
             checkpoint=self._checkpoint_name() if wanted else None,
             checkpoint_disks=covered if wanted else (),
-            socket=self._request.socket,
+            socket=self._request.socket or self._vm.socket_path(self._id),
             scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
         )
 
     def _checkpoint_name(self):
         return f"nbdpull-{self._id}" if self._request.checkpoint is None else self._request.checkpoint
 
+    def _require_room(self, plan, decisions):
+        """Raises ScratchFull or OutputFull where the run could only fail."""
+        if not self._request.space_check:
+            return
+        if not self._vm.is_remote:
+            size = sum(disk.size for disk in self._disks)
+            scratch_watch.require_room(plan.scratch_dir, size, self._request.scratch_limit)
+        expected = sum(disk.allocation for disk in self._disks if decisions[disk.target][0] == FULL)
+        free, wanted = scratch_watch.free_bytes(self._series.store.root), min(STORE_RESERVE, expected)
+        wanted = max(wanted, expected // BEST_RATIO)
+        if free is not None and free < wanted:
+            raise errors.OutputFull(
+                f"cannot write to {self._series.store.root}: No space left on device ({free} bytes are free, {expected} "
+                "are to be read in full); free space, choose another folder, or say --no-space-check"
+            )
+
     # While the job runs
 
     def _copy(self, job, base, decisions):
         """Read every disk; return their DiskEntries."""
         entries = []
-        with ExitStack() as open_disks:
+        with self._watch.watching(job), ExitStack() as open_disks:
             copies = [open_disks.enter_context(self._disk_copy(job, base, disk)) for disk in self._disks]
             self._copy_all(copies)
             entries = self._close_all(copies, decisions)
@@ -261,8 +357,8 @@ class _Run:
         return entries
 
     def _disk_copy(self, job, base, disk):
-        export, known = job.exports[disk.target], self._known_frames(base, disk, job.exports[disk.target])
-        return DiskCopy(self._request, self._series, self._id, disk, job.socket, export, known, self._throttle)
+        known = self._known_frames(base, disk, job.exports[disk.target])
+        return DiskCopy(self._request, self._series, self._id, disk, job, known, self._throttle, self._check)
 
     def _known_frames(self, base, disk, export):
         """What the parent holds of an incremental disk, where that is wanted, whole, and fits in memory."""
@@ -285,6 +381,7 @@ class _Run:
         )
         for copy, result in encoded:
             copy.add(result)
+            self._check()
             self._report(event="progress", **copy.progress())
 
     def _close_all(self, copies, decisions):
