@@ -1,0 +1,121 @@
+"""A VM, a store, and faults in between: runs the real command line, holds it at a phase, and tells what is left of it.
+
+Must not know: the package's inside. (held.py, which runs in the other process, does.)
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+HELD = Path(__file__).with_name("held.py")
+
+
+class Rig:
+    """One VM pulled into one store. `pull` is a good pull, `start` one that a fault will meet."""
+
+    def __init__(self, vm, folder, scratch=None):
+        self.vm, self.folder = vm, Path(folder)
+        self.store, self.out = self.folder / "store", self.folder / "out"
+        self.scratch = Path(scratch or self.folder / "scratch")
+        self.scratch.mkdir(parents=True, exist_ok=True)
+
+    def words(self, *options):
+        return ["pull", "-o", str(self.store), "--json", "-c", self.vm.bed.uri, "--scratch-dir", str(self.scratch),
+                *map(str, options), "--", self.vm.name]
+
+    def run(self, *words, timeout=100):
+        return subprocess.run([sys.executable, "-m", "nbdpull", *map(str, words)], capture_output=True, text=True,
+                              timeout=timeout, env=environment())
+
+    def pull(self, *options):
+        """A pull that has to succeed; its result."""
+        done = self.run(*self.words(*options))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return result(done.stdout)
+
+    def start(self, *options, phase=None):
+        """A pull in the background, held where it reaches the phase until `release`."""
+        self.gate = self.folder / "gate"
+        self.gate.unlink(missing_ok=True)
+        program = [str(HELD), phase, str(self.gate)] if phase else ["-m", "nbdpull"]
+        self.process = subprocess.Popen([sys.executable, *program, *self.words(*options)], text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+        if phase:
+            self.wait_event("held")
+        return self.process
+
+    def wait_event(self, name):
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event["event"] == name:
+                return event
+        raise AssertionError(f"no event {name}: {self.process.stderr.read()}")
+
+    def release(self):
+        self.gate.touch()
+
+    def end(self, timeout=60):
+        """Release, and wait for the end of what was started: (exit code, its result object or None)."""
+        self.release()
+        out, err = self.process.communicate(timeout=timeout)
+        last = result(out) if out.strip() else None
+        return self.process.returncode, last if last and last["event"] == "result" else None, err
+
+    def cleanup(self, *options):
+        done = self.run("cleanup", self.vm.name, "-o", self.store, "-c", self.vm.bed.uri, "--json", *options)
+        return done.returncode, result(done.stdout)
+
+    # Witnesses
+
+    def points(self):
+        """[{"id", "checkpoint"}, …] of the committed points, oldest first, read from the files themselves."""
+        found = [json.loads(path.read_text()) for path in self.store.glob("*/*/manifest.json")]
+        return [{"id": each["point"], "checkpoint": (each["checkpoint"] or {}).get("name")}
+                for each in sorted(found, key=lambda each: each["sequence"])]
+
+    def assert_clean(self, checkpoints=None):
+        """No job, no file, no checkpoint but those of committed points, no folder but theirs; the guest as it was."""
+        points = self.points()
+        assert not self.vm.job_active()
+        assert os.listdir(self.scratch) == []
+        kept = [point["checkpoint"] for point in points][-1:] if checkpoints is None else checkpoints
+        assert self.vm.checkpoints() == kept
+        for disk in self.vm.disks:
+            assert set(self.vm.bitmaps(disk)) <= set(kept)
+        folders = {path.name for path in self.store.glob("*/*")}
+        assert folders == {point["id"] for point in points}
+        assert not list(self.store.glob("*/*/job.json"))
+
+    def assert_next_is_right(self, *options):
+        """The next pull succeeds, everything verifies, and it restores to exactly the live disks."""
+        held = {disk: self.vm.content(disk) for disk in self.vm.disks}
+        made = self.pull(*options)
+        done = self.run("verify", self.store)
+        assert done.returncode == 0, done.stdout + done.stderr
+        shutil.rmtree(self.out, ignore_errors=True)
+        done = self.run("restore", self.store, "-o", self.out, "--format", "raw")
+        assert done.returncode == 0, done.stderr
+        for disk, content in held.items():
+            assert (self.out / f"{disk}.raw").read_bytes() == content, f"{disk} differs"
+        self.assert_clean()
+        return made
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(PROJECT), "NBDPULL_DEBUG": "1"}
+
+
+def result(text):
+    return json.loads(text.splitlines()[-1])
+
+
+def wait_until(condition, what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.02)

@@ -1,0 +1,230 @@
+"""What pulls depend on fails: the libvirt daemon, QEMU, the guest, the disk below it, the NBD server."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from bed.machine import MIB, wait_for
+from rig import Rig
+
+from nbdpull import errors, source
+
+pytest.importorskip("libvirt")
+
+
+@pytest.fixture
+def rig(machine, tmp_path):
+    vm = machine({"vda": 16 * MIB, "vdb": 4 * MIB})
+    vm.write("vda", 0, 8 * MIB, 0x11)
+    rig = Rig(vm, tmp_path)
+    rig.pull()
+    vm.write("vda", MIB, 5 * MIB, 0x22)
+    return rig
+
+
+# The daemon
+
+
+@pytest.mark.timeout_seconds(200)
+@pytest.mark.parametrize("phase, hard", [("journaled", False), ("begun", True), ("copying", False), ("copied", True),
+                                         ("ending", False), ("ended", True), ("dropping", False)])
+def test_the_daemon_restarts(rig, phase, hard):
+    """The run goes on: what is read does not pass the daemon, and it is connected to again."""
+    rig.start(phase=phase)
+    rig.vm.bed.restart(hard)
+    rig.vm.write("vdb", 0, 65536, 0x33)
+    code, result, err = rig.end()
+    if phase == "ending" and code:  # a daemon that forgot that the end was asked for tells of a cancelled job
+        assert result["code"] == "job-lost" and result["left_behind"] == []
+    else:
+        assert code == 0, (result, err)
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
+def test_the_daemon_stays_away_for_a_while(rig):
+    rig.start(phase="copied")
+    rig.vm.bed.stop_daemon()
+    rig.release()
+    time.sleep(2)
+    assert rig.process.poll() is None
+    rig.vm.bed.start_daemon()
+    assert rig.end()[0] == 0
+    rig.assert_next_is_right()
+
+
+# QEMU and the guest
+
+
+@pytest.mark.parametrize("phase", ["begun", "copying", "ending", "committing"])
+def test_qemu_is_killed(rig, phase):
+    rig.start(phase=phase)
+    rig.vm.kill()
+    code, result, _ = rig.end()
+    if phase in ("begun", "copying"):
+        assert code in (3, 6) and result["code"] in ("job-lost", "domain-not-running", "source", "hypervisor")
+    rig.vm.start()
+    made = rig.assert_next_is_right()
+    assert {disk["reason"] for disk in made["point"]["disks"]} <= {"bitmap-lost", "checkpoint-lost", "first-point"}
+
+
+def test_the_guest_shuts_down(rig):
+    """The new checkpoint can be deleted only when the domain runs again: that is remembered."""
+    rig.start(phase="copying")
+    orphans = set(rig.vm.checkpoints())
+    rig.vm.stop()
+    code, result, _ = rig.end()
+    assert code in (3, 6) and any("checkpoint" in each for each in result["left_behind"])
+    assert len(list(rig.store.glob("*/*/job.json"))) == 1
+    assert rig.cleanup()[0] == 5
+    rig.vm.start()
+    assert set(rig.vm.checkpoints()) == orphans and len(orphans) == 2
+    made = rig.assert_next_is_right()
+    assert {disk["mode"] for disk in made["point"]["disks"]} == {"incremental"}
+    assert made["reclaimed"]
+
+
+def test_qemu_stands_still(rig, monkeypatch):
+    monkeypatch.setenv("HELD_DAEMON_WAIT", "1")
+    rig.start("--stall-timeout", "1", phase="copying")
+    os.kill(rig.vm.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        code, result, _ = rig.end()
+        assert time.monotonic() - started < 20
+    finally:
+        os.kill(rig.vm.pid, signal.SIGCONT)
+    assert code == 6 and ("silent" in result["message"] or "did not answer" in result["message"])
+    assert result["left_behind"]
+    wait_for(lambda: rig.cleanup()[0] == 0, "cleaned")
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
+def test_qemu_stands_still_for_a_moment(rig):
+    rig.start("--stall-timeout", "20", phase="copying")
+    os.kill(rig.vm.pid, signal.SIGSTOP)
+    rig.release()
+    time.sleep(1)
+    os.kill(rig.vm.pid, signal.SIGCONT)
+    assert rig.end()[0] == 0
+    rig.assert_next_is_right()
+
+
+# The server and the disk
+
+BAD = 3 * MIB + 8192  # 4 KiB that cannot be read
+
+SERVED = f"""if [ $4 -lt {BAD + 4096} ] && [ $(($4 + $3)) -gt {BAD} ]; then echo EIO bad block >&2; exit 1; fi
+head -c $3 /dev/zero | tr '\\0' '\\7'"""
+
+
+@pytest.fixture
+def nbdkit(tmp_path):
+    if not shutil.which("nbdkit"):
+        pytest.skip("nbdkit is not installed")
+    started = []
+
+    def start(*words):
+        address = tmp_path / f"nbdkit{len(started)}"
+        address.unlink(missing_ok=True)
+        started.append(subprocess.Popen(["nbdkit", "-f", "-U", address, *map(str, words)]))
+        wait_for(address.exists, "nbdkit's socket")
+        return str(address), started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def test_a_bad_block_is_named(rig, nbdkit):
+    """QEMU breaks the connection at a read error in the middle: it is found by small reads that are each answered."""
+    address, _ = nbdkit("eval", "get_size=echo 8M", f"pread={SERVED}", "pwrite=cat >/dev/null")
+    rig.vm.domain.attachDevice(
+        "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd'>"
+        f"<host transport='unix' socket='{address}'/></source><target dev='vdc' bus='virtio'/></disk>")
+    rig.start()
+    code, result, _ = rig.end()
+    assert code == 6 and result["code"] == "source"
+    assert f"disk vdc: read error, these bytes cannot be read: {BAD} to {BAD + 4095}" in result["message"]
+    rig.assert_clean()
+    rig.assert_next_is_right("--exclude", "vdc")
+
+
+def test_a_bad_block_behind_a_server_that_answers(nbdkit):
+    address, _ = nbdkit("-r", "eval", "get_size=echo 8M", f"pread={SERVED}")
+    with source.Source(address, "") as opened:
+        assert opened.read(0, 4 * 65536) == b"\7" * 4 * 65536
+        with pytest.raises(errors.SourceError, match=f"{BAD} to {BAD + 4095}$"):
+            opened.read(3 * MIB, MIB)
+
+
+def test_errors_that_pass_are_read_again(nbdkit, tmp_path):
+    trigger = tmp_path / "fail"
+    trigger.touch()
+    address, _ = nbdkit("-r", "--filter=error", "memory", "8M", "error-pread=EIO", "error-pread-rate=50%",
+                        f"error-pread-file={trigger}")
+    with source.Source(address, "") as opened, opened.reading() as reader:
+        trigger.unlink()
+        assert bytes(reader.read_batch([(0, 65536)])[0]) == bytes(65536)
+
+
+def test_a_lost_connection_is_made_again(nbdkit):
+    alive = []
+    address, server = nbdkit("-r", "pattern", "8M")
+    with source.Source(address, "", require_alive=lambda: alive.append(1)) as opened:
+        before = opened.read(MIB, 65536)
+        server.kill()
+        server.wait()
+        os.unlink(address)
+        nbdkit_again = subprocess.Popen(["nbdkit", "-f", "-r", "-U", address, "pattern", "8M"])
+        try:
+            assert opened.read(MIB, 65536) == before and alive
+            assert sum(int(extent["length"]) for found in opened.extents() for extent in found) == 8 * MIB
+        finally:
+            nbdkit_again.kill()
+            nbdkit_again.wait()
+
+
+def test_a_connection_stays_lost(nbdkit):
+    address, server = nbdkit("-r", "pattern", "8M")
+    with source.Source(address, "") as opened:
+        opened.read(MIB, 65536)
+        server.kill()
+        server.wait()
+        started = time.monotonic()
+        with pytest.raises(errors.SourceError):
+            opened.read(MIB, 65536)
+        assert time.monotonic() - started < 10
+
+
+def test_no_second_try_where_the_job_is_lost(nbdkit):
+    def lost():
+        raise errors.JobLost("gone")
+
+    address, server = nbdkit("-r", "pattern", "8M")
+    with source.Source(address, "", require_alive=lost) as opened:
+        opened.read(MIB, 65536)
+        server.kill()
+        server.wait()
+        with pytest.raises(errors.JobLost):
+            opened.read(MIB, 65536)
+
+
+def test_a_signal_ends_the_wait_for_a_slow_server(nbdkit):
+    asked = []
+
+    def check():
+        asked.append(1)
+        if len(asked) > 8:
+            raise errors.Interrupted(15)
+
+    address, _ = nbdkit("-r", "--filter=delay", "memory", "8M", "rdelay=30")
+    started = time.monotonic()
+    with source.Source(address, "", check=check) as opened, pytest.raises(errors.Interrupted):
+        opened.read(0, 65536)
+    assert time.monotonic() - started < 10

@@ -1,0 +1,146 @@
+"""Space runs out: of the scratch, with a real guest writing, of the guest's own image, and of the store."""
+
+import os
+import subprocess
+import time
+
+import pytest
+from bed.guest import Guest, ext4_image
+from bed.machine import MIB, Disk, wait_for
+from rig import Rig
+
+libvirt = pytest.importorskip("libvirt")
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Factory: a folder on a file system of so many MiB."""
+    mounted = []
+
+    def make(name, size):
+        folder = tmp_path / name
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "none", folder], check=True)
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def state(vm):
+    return tuple(vm.domain.state())
+
+
+PAUSED_BY_ERROR = (3, 5)
+RUNNING = 1
+
+
+@pytest.fixture
+def writing_guest(private_libvirt, guest_parts, tmp_path):
+    """A guest with a file of 60 MB to overwrite."""
+    with Guest(private_libvirt, tmp_path / "guest", guest_parts) as vm:
+        vm.wait_agent()
+        vm.run("dd if=/dev/urandom of=/mnt/big bs=1M count=60 conv=fsync")
+        yield vm
+
+
+OVERWRITE = "dd if=/dev/zero of=/mnt/big bs=1M count=60 conv=notrunc,fsync >/dev/null 2>&1 &"
+
+
+def test_the_guest_fills_the_scratch_and_goes_on(writing_guest, small, tmp_path):
+    vm = writing_guest
+    rig = Rig(vm, tmp_path, scratch=small("full", 24))
+    rig.start(phase="copying")
+    vm.run(OVERWRITE)
+    wait_for(lambda: state(vm) == PAUSED_BY_ERROR, "the guest paused for want of scratch")
+    code, result, _ = rig.end()
+    assert code == 6 and result["code"] == "scratch-full" and result["left_behind"] == []
+    assert state(vm)[0] == RUNNING
+    vm.run("wait; sync; cmp -n 1000000 /mnt/big /dev/zero")  # what it wrote meanwhile arrived
+    rig.assert_clean([])
+    assert rig.pull("--scratch-dir", tmp_path)["point"]["checkpoint"]
+
+
+def test_a_dead_run_starves_the_guest_and_the_next_one_frees_it(writing_guest, small, tmp_path):
+    vm = writing_guest
+    rig = Rig(vm, tmp_path, scratch=small("full", 24))
+    rig.start(phase="copying")
+    rig.process.kill()
+    rig.process.communicate()
+    vm.run(OVERWRITE)
+    wait_for(lambda: state(vm) == PAUSED_BY_ERROR, "the guest paused for want of scratch")
+    code, result = rig.cleanup()
+    assert code == 0 and "guest paused for want of scratch" in [item["what"] for item in result["found"]]
+    assert state(vm)[0] == RUNNING
+    rig.assert_clean([])
+
+
+def test_a_guest_that_its_own_disk_paused_is_left_paused(private_libvirt, guest_parts, small, tmp_path):
+    (tmp_path / "empty").mkdir()
+    image = ext4_image(small("image", 24) / "vdb.qcow2", 64 * MIB, tmp_path / "empty")
+    with Guest(private_libvirt, tmp_path / "guest", guest_parts, {"vdb": Disk(path=image)}) as vm:
+        vm.wait_agent()
+        rig = Rig(vm, tmp_path)
+        rig.start("--no-checkpoint", phase="copying")
+        vm.run("dd if=/dev/urandom of=/mnt2/big bs=1M count=40 >/dev/null 2>&1 &")
+        wait_for(lambda: state(vm) == PAUSED_BY_ERROR, "the guest paused for want of room for its image")
+        assert rig.end()[0] == 0
+        assert state(vm) == PAUSED_BY_ERROR
+
+
+@pytest.fixture
+def rig(machine, tmp_path, small):
+    """A machine without an operating system, with scratch on 24 MiB."""
+    vm = machine({"vda": 64 * MIB})
+    vm.write("vda", 0, 40 * MIB, 0x11)
+    return Rig(vm, tmp_path, scratch=small("scratch", 24))
+
+
+def test_scratch_full_is_seen_coming(rig):
+    rig.start(phase="copying")
+    rig.vm.write("vda", 0, 20 * MIB, 0x22)
+    time.sleep(0.5)
+    code, result, _ = rig.end()
+    assert code == 6 and result["code"] == "scratch-full" and str(rig.scratch) in result["message"]
+    rig.assert_clean([])
+    rig.assert_next_is_right()
+
+
+def test_scratch_limit(rig):
+    rig.start("--scratch-limit", "2M", phase="copying")
+    rig.vm.write("vda", 0, 4 * MIB, 0x22)
+    time.sleep(0.5)
+    code, result, _ = rig.end()
+    assert code == 12 and "--scratch-limit" in result["message"]
+    rig.assert_clean([])
+    rig.start("--scratch-limit", "16M", phase="copying")
+    rig.vm.write("vda", 0, 4 * MIB, 0x33)
+    time.sleep(0.5)
+    code, result, _ = rig.end()
+    assert code == 0 and 4 * MIB <= result["scratch_bytes"] < 6 * MIB
+    rig.assert_next_is_right()
+
+
+def test_too_little_scratch_to_begin_with(rig, small):
+    full = small("none", 8)
+    (full / "file").write_bytes(bytes(8 * MIB - 65536))
+    rig.start("--scratch-dir", full)
+    code, result, _ = rig.end()
+    assert code == 6 and result["code"] == "scratch-full" and "--scratch-dir" in result["message"]
+    rig.assert_clean([])
+
+
+@pytest.mark.parametrize("options, when", [((), "are to be read"), (("--no-space-check",), "No space left")])
+def test_the_store_is_full(rig, small, options, when):
+    rig.store = small("store", 8)
+    rig.vm.write_bytes("vda", 0, os.urandom(20 * MIB))
+    rig.start(*options)
+    code, result, _ = rig.end()
+    assert code == 9 and result["code"] == "output-full" and when in result["message"]
+    rig.assert_clean([])
+    subprocess.run(["mount", "-o", "remount,size=64m", rig.store], check=True)
+    rig.assert_next_is_right()
