@@ -6,6 +6,7 @@ Must not know: what a verb does.
 from __future__ import annotations
 
 import argparse
+import re
 
 from . import __version__, sizes
 

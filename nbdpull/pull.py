@@ -339,8 +339,8 @@ class _Run:
         wanted = max(wanted, expected // BEST_RATIO)
         if free is not None and free < wanted:
             raise errors.OutputFull(
-                f"cannot write to {self._series.store.root}: No space left on device ({free} bytes are free, {expected} "
-                "are to be read in full); free space, choose another folder, or say --no-space-check"
+                f"cannot write to {self._series.store.root}: No space left on device ({free} bytes are free, "
+                f"{expected} are to be read in full); free space, choose another folder, or say --no-space-check"
             )
 
     # While the job runs
