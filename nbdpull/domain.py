@@ -37,6 +37,7 @@ SCRATCH_DIR = "/var/tmp"
 SOCKET_PATH_MAX = 107  # bytes, sun_path less its NUL
 # An abort may wait 30 s in the daemon for another call on the same domain, and is then tried again.
 END_TIMEOUT = 120  # seconds
+ASK_AGAIN = 2  # seconds: a daemon that restarts just then forgets that the end was asked for; a second time is no harm
 OLDEST_WITH_CHECKPOINTS = 7_006_000
 
 # Numbers where bindings that we still run with may not have the name.
@@ -474,7 +475,7 @@ class Job:
             with self._vm._seam("begin a backup", (errors.HypervisorError, advice)):
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
-            self._failed_with, self._may_begin_yet = _code(error), isinstance(error, domain_link.NoAnswer)
+            self._failed_with, self._may_begin_yet = _code(error), isinstance(error, errors.NoAnswer)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
             raise errors.HypervisorError(f"domain '{self._vm.name}': libvirt began another backup than asked for")
@@ -516,12 +517,13 @@ class Job:
 
     def _end(self) -> None:
         """Ends our job, if it is there, and waits until it is gone: abortJob only asks for it."""
-        deadline, pause, asked = time.monotonic() + END_TIMEOUT, 0.005, False
+        deadline, pause, ask_at = time.monotonic() + END_TIMEOUT, 0.005, 0.0
         while self._is_ours():
             if time.monotonic() > deadline:
                 raise errors.HypervisorError(f"domain '{self._vm.name}': the backup job did not end in "
                                              f"{END_TIMEOUT} s: end it with virsh domjobabort")  # fmt: skip
-            asked = asked or self._abort()
+            if time.monotonic() >= ask_at and self._abort():
+                ask_at = time.monotonic() + ASK_AGAIN
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
 
