@@ -24,12 +24,6 @@ REOPEN_TIME = 60  # seconds in which a restarted daemon has to be back
 NOT_REPEATED = ("backupBegin",)  # lost in the midst it may have been done, and by then it is not the same call
 
 
-class NoAnswer(errors.HypervisorError):
-    """libvirt did not answer in time; what the call was to do may still happen."""
-
-    code = "no-answer"
-
-
 class Link:
     """One connection. stall_timeout: seconds that a call may take, beside what the daemon waits by itself."""
 
@@ -66,7 +60,7 @@ class Link:
             raise
         self._silent = not outcome
         if not outcome:
-            raise NoAnswer(f"libvirt did not answer within {timeout:g} s; QEMU or the daemon hangs")
+            raise errors.NoAnswer(f"libvirt did not answer within {timeout:g} s; QEMU or the daemon hangs")
         result, error = outcome[0]
         if error is not None:
             raise error

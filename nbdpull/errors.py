@@ -97,6 +97,12 @@ class JobLost(HypervisorError):
     code = "job-lost"
 
 
+class NoAnswer(HypervisorError):
+    """libvirt did not answer in time; what the call was to do may still happen."""
+
+    code = "no-answer"
+
+
 class ScratchFull(HypervisorError):
     """The scratch space has, or is about to have, no room for what the guest overwrites."""
 

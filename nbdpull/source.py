@@ -297,7 +297,9 @@ class _Connection:
             bad += self._pinned(offset, length, view, PIN)
         if bad:
             places = ", ".join(f"{start} to {stop - 1}" for start, stop in _joined(bad)[:10])
-            raise errors.SourceError(f"disk {self._export}: reading at byte {bad[0][0]} failed, these bytes cannot be read: {places}")
+            raise errors.SourceError(
+                f"disk {self._export}: reading at byte {bad[0][0]} failed, these bytes cannot be read: {places}"
+            )
         return views
 
     def _pinned(self, offset, length, view, step):

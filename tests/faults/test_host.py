@@ -150,7 +150,8 @@ def test_a_bad_block_is_named(rig, nbdkit):
     rig.start()
     code, result, _ = rig.end()
     assert code == 6 and result["code"] == "source"
-    assert f"disk vdc: reading at byte {BAD} failed, these bytes cannot be read: {BAD} to {BAD + 4095}" in result["message"]
+    assert result["message"].startswith("disk vdc: reading at byte")
+    assert result["message"].endswith(f"these bytes cannot be read: {BAD} to {BAD + 4095}")
     rig.assert_clean()
     rig.assert_next_is_right("--exclude", "vdc")
 
