@@ -207,9 +207,9 @@ class _Run:
                 self._lap("begin")
                 entries = self._copy(job, base, decisions)
                 job.finish()
-            self._lap("end")
-            self._add_files(new, job)
-            point = new.commit(self._fields(base, job), entries)
+                self._lap("end")
+                self._add_files(new, job)
+                point = new.commit(self._fields(base, job), entries)  # in here: a checkpoint without its point goes
         return Result(point, self._warnings, self._drop_superseded(point), self._reclaimed, self._watch.peak)
 
     @contextmanager

@@ -9,6 +9,8 @@ from bed.guest import Guest, ext4_image
 from bed.machine import MIB, Disk, wait_for
 from rig import Rig
 
+from nbdpull import errors, pull, series
+
 libvirt = pytest.importorskip("libvirt")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
@@ -144,3 +146,20 @@ def test_the_store_is_full(rig, small, options, when):
     rig.assert_clean([])
     subprocess.run(["mount", "-o", "remount,size=64m", rig.store], check=True)
     rig.assert_next_is_right()
+
+
+def test_commit_that_fails_takes_its_checkpoint_along(machine, tmp_path, monkeypatch):
+    """The job has ended well by then: all that is left to undo is the new checkpoint."""
+    vm = machine({"vda": 4 * MIB})
+    request = pull.Request(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)
+    pull.pull(request)
+    before = vm.checkpoints()
+
+    def full(*_):
+        raise errors.OutputFull("no space left")
+
+    monkeypatch.setattr(series.NewPoint, "commit", full)
+    with pytest.raises(errors.OutputFull):
+        pull.pull(request)
+    assert vm.checkpoints() == before
+    assert not vm.job_active()
