@@ -259,6 +259,7 @@ def test_output_on_a_full_disk(witness, tmp_path, room):
     witness.vm.write_bytes("vda", 0, os.urandom(MIB))
     with mounted(place, "-t", "tmpfs", "-o", f"size={room}k"):
         witness.store = place / "store"
+        assert_refused(witness, OUTPUT, "output-full", ["No space left on device", str(place)], "--no-space-check")
         assert_refused(witness, OUTPUT, "output-full", ["No space left on device", str(place)])
 
 

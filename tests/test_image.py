@@ -80,6 +80,19 @@ def test_windows_see_what_one_window_sees(tmp_path, monkeypatch):
     assert all(offset // MIB == (offset + length - 1) // MIB for offset, length, _ in windows)
 
 
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 2, MIB, MIB + 1])
+def test_a_record_that_reaches_over_the_end_of_a_window(tmp_path, monkeypatch, beyond):
+    monkeypatch.setattr(image, "WINDOW", MIB)
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 3 * MIB)
+    vm.write("vda", 0, b"x" * 3 * MIB)
+    vm.pull(frame_size=MIB)
+    vm.zero("vda", MIB - 10, 10 + beyond)
+    point = vm.pull()
+    with Image(vm.series, point, "vda") as opened:
+        assert content(opened) == vm.images[point.id]["vda"]
+
+
 def test_each_index_is_read_only_as_far_as_needed(tmp_path, monkeypatch):
     """Memory must not grow with the number of extents: what lies behind the window is not loaded yet."""
     monkeypatch.setattr(image, "WINDOW", MIB)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from bed.machine import MIB, Disk, wait_for
+from bed.machine import MIB, Disk
 
 from nbdpull import cli, errors, restore, verify
 
@@ -957,8 +957,7 @@ def test_restore_and_verify_without_libvirt(pulled):
     point = witness.pull()
     blocked = "import sys; sys.modules['libvirt'] = None; from nbdpull.cli import main; sys.exit(main(sys.argv[1:]))"
     out = witness.folder / "out"
-    for words in (["verify", witness.store], ["restore", witness.store, "-o", out, "--format", "raw"],
-                  ["list", witness.store], ["show", witness.store, "latest"]):  # fmt: skip
+    for words in (["verify", witness.store], ["restore", witness.store, "-o", out, "--format", "raw"]):
         done = subprocess.run([sys.executable, "-c", blocked, *map(str, words)], env=environment(), capture_output=True)
         assert done.returncode == 0, done.stderr
     assert_same({"vda": (out / "vda.raw").read_bytes()}, witness.frozen[point["id"]])
@@ -1092,8 +1091,7 @@ def test_job_ended_by_somebody_else_in_the_middle(pulled):
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
     before = Before(witness)
     with stopped_in_the_middle(witness) as process:
-        vm.domain.abortJob()
-        wait_for(lambda: not vm.job_active(), "end of the job")
+        vm.domain.abortJob()  # its end needs the client: QEMU waits for what is on its way to it
     assert process.returncode == 6, process.problem
     assert last_event(process.output)["code"] in ("job-lost", "source")
     before.assert_same()
