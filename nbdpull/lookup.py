@@ -1,0 +1,229 @@
+"""An image held open for random access: any byte of a disk as of a point, without a restore.
+
+Owns: the map of the whole image in memory, 48 to 64 bytes for each run of data, and a bounded cache of decompressed
+frames. The chain is laid over itself once, when it is opened: thirty points then cost what one costs. Must not know:
+who asks (NBD, a comparison), libvirt.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import numpy
+
+from . import errors, extents, format, image, reader
+
+CACHE_BYTES = 64 << 20
+
+# Of format.RECORD, what tells one run from another; lengths have 32 bits, as no frame has more.
+_COLUMNS = {"length": "u4", "position": "u8", "stored": "u4", "raw": "u4", "skip": "u4", "chunk": "u4", "digest": "V32"}
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+class RandomImage:
+    """size: bytes. All methods may be called by several threads at once. Use as a context manager.
+
+    Damaged where an index is not what was stored; frames are proved one by one, as they are read.
+    """
+
+    def __init__(self, series, point, disk, cache_bytes=CACHE_BYTES):
+        self.disk = disk
+        for _, entry in series.chain(point, disk):
+            flaw = series.file_flaw(entry.index)
+            if flaw:
+                raise errors.Damaged(flaw)
+        with ExitStack() as stack:
+            opened = stack.enter_context(image.Image(series, point, disk))
+            self.size = opened.size
+            self._window = image.WINDOW
+            self._windows = [_Window(records, n * self._window) for n, records in enumerate(opened.flat())]
+            files = SimpleNamespace(chunks=opened.chunks)
+            self._frames = stack.enter_context(reader.FrameReader(series.store, series.folder, files))
+            self._cache = _FrameCache(self._frames.read, cache_bytes)
+            self._stack = stack.pop_all()
+
+    @property
+    def frames(self):
+        """How many runs of data the map holds."""
+        return sum(len(window) for window in self._windows)
+
+    def read(self, offset, length):
+        """Return `length` bytes."""
+        buffer = bytearray(length)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def read_into(self, offset, buffer):
+        """Fill a writable buffer from `offset` on; Damaged if a frame is not what was stored."""
+        view = memoryview(buffer)
+        self._require_within(offset, len(view))
+        at, stop = offset, offset + len(view)
+        for place, begin, end in self._shown(offset, stop):
+            _clear(view[at - offset : begin - offset])
+            skip = place["skip"] + begin - place["offset"]
+            view[begin - offset : end - offset] = memoryview(self._cache.get(place))[skip : skip + end - begin]
+            at = end
+        _clear(view[at - offset :])
+
+    def _require_within(self, offset, length):
+        if offset < 0 or offset + length > self.size:
+            raise errors.UsageError(f"bytes {offset} to {offset + length} are not within the disk ({self.size} bytes)")
+
+    def _shown(self, offset, stop):
+        """Yield (place, begin, end) of each run of data within [offset, stop)."""
+        while offset < stop:
+            number = offset // self._window
+            end = min(stop, (number + 1) * self._window)
+            yield from self._windows[number].shown(offset, end)
+            offset = end
+
+    def extents(self, offset=0, length=None, limit=None):
+        """Return extents, merged, that cover [offset, offset + length) exactly; with `limit` perhaps fewer, from the
+        beginning of the range. length None: to the end of the disk."""
+        stop = self.size if length is None else offset + length
+        self._require_within(offset, stop - offset)
+        parts, at = [], offset
+        while at < stop:
+            number = at // self._window
+            end = min(stop, (number + 1) * self._window)
+            part = self._windows[number].extents(at, end, limit)
+            parts.append(part)
+            at = int(extents.ends(part[-1:])[0])
+            if limit is not None and sum(map(len, parts)) >= limit:
+                break
+        return extents.merged(numpy.concatenate(parts)) if parts else extents.of([])
+
+    def records(self, offset=0, length=None):
+        """Yield (offset, length, digest of the whole frame or None where it shows but a part of it) of each run of
+        data that begins in the range, ascending."""
+        stop = self.size if length is None else offset + length
+        for window in self._windows:
+            if window.start < stop and window.start + self._window > offset:
+                for number in window.starting(offset, stop):
+                    place = window.place(number)
+                    whole = not place["skip"] and place["raw"] == place["length"]
+                    yield place["offset"], place["length"], place["digest"].tobytes() if whole else None
+
+    def close(self):
+        self._stack.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+def _clear(view):
+    for at in range(0, len(view), len(_ZEROS)):
+        part = view[at : at + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]
+
+
+class _Window:
+    """The runs of data of one window of the disk, in columns. Searched by 32-bit offsets within the window."""
+
+    def __init__(self, records, start):
+        self.start = start
+        self._starts = (records["offset"] - numpy.uint64(start)).astype("u4")
+        self._columns = {name: _column(records[name], kind) for name, kind in _COLUMNS.items()}
+
+    def __len__(self):
+        return len(self._starts)
+
+    def place(self, number):
+        """One run, with the members of format.RECORD."""
+        values = {name: int(column[number]) if name != "digest" else column[number]
+                  for name, column in self._columns.items()}  # fmt: skip
+        return {"offset": self.start + int(self._starts[number]), **values}
+
+    def starting(self, offset, stop):
+        """Numbers of the runs that begin within [offset, stop)."""
+        return range(self._first_from(offset), self._first_from(stop))
+
+    def _first_from(self, offset):
+        return int(self._starts.searchsorted(numpy.uint64(max(offset - self.start, 0))))
+
+    def _touched(self, offset, stop):
+        """Range of the runs of which a byte is within [offset, stop)."""
+        first = int(self._starts.searchsorted(numpy.uint64(offset - self.start), side="right"))
+        if first and self._end(first - 1) > offset:
+            first -= 1
+        return range(first, self._first_from(stop))
+
+    def _end(self, number):
+        return self.start + int(self._starts[number]) + int(self._columns["length"][number])
+
+    def shown(self, offset, stop):
+        for number in self._touched(offset, stop):
+            place = self.place(number)
+            yield place, max(place["offset"], offset), min(place["offset"] + place["length"], stop)
+
+    def extents(self, offset, stop, limit):
+        """Extents of both kinds from `offset` on; to `stop`, or as far as `limit` runs of data reach."""
+        touched = self._touched(offset, stop)
+        if limit is not None and len(touched) > limit:
+            stop = self.start + int(self._starts[touched[limit]])
+            touched = touched[:limit]
+        data = extents.clip(self._ranges(slice(touched.start, touched.stop)), offset, stop)
+        zero = extents.of((at, length, extents.ZERO) for at, length in extents.gaps(data, offset, stop))
+        both = numpy.concatenate([data, zero])
+        return extents.merged(both[numpy.argsort(both["offset"], kind="stable")])
+
+    def _ranges(self, numbers):
+        starts = self._starts[numbers]
+        result = numpy.empty(len(starts), extents.EXTENT)
+        result["offset"], result["kind"] = starts + numpy.uint64(self.start), extents.DATA
+        result["length"] = self._columns["length"][numbers]
+        return result
+
+
+def _column(values, kind):
+    """A contiguous copy; of values that are all the same, one."""
+    if len(values) and kind != "V32" and (values == values[0]).all():
+        return numpy.broadcast_to(values[0].astype(kind), len(values))
+    return values.astype(kind)
+
+
+class _FrameCache:
+    """Frames used last, at most `budget` bytes of them (and always one). A frame that several threads want at once is
+    decompressed by one of them."""
+
+    def __init__(self, read, budget):
+        self._read, self._budget = read, budget
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple, bytes] = OrderedDict()
+        self._size = 0
+        self._under_way: dict[tuple, Future] = {}
+
+    def get(self, place):
+        key = (place["chunk"], place["position"])
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+            waiting = self._under_way.get(key)
+            if waiting is None:
+                mine = self._under_way[key] = Future()
+        return waiting.result() if waiting is not None else self._fill(key, place, mine)
+
+    def _fill(self, key, place, mine):
+        try:
+            frame = self._read(place)
+        except BaseException as error:
+            with self._lock:
+                del self._under_way[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._under_way[key]
+            self._held[key] = frame
+            self._size += len(frame)
+            while self._size > self._budget and len(self._held) > 1:
+                self._size -= len(self._held.popitem(last=False)[1])
+        mine.set_result(frame)
+        return frame

@@ -1,0 +1,155 @@
+"""Random access to an image: random chains and random ranges against plain bytes; memory, cache and damage."""
+
+import random
+import threading
+import tracemalloc
+
+import numpy
+import pytest
+from stores import KIB, MIB, ROLLING, Vm, chain, damaged, flipped, handmade_index, scribble
+
+from nbdpull import errors, extents, format, image, lookup
+from nbdpull.lookup import RandomImage
+
+
+def ranges(rng, size, count=60):
+    for _ in range(count):
+        offset = rng.randrange(size)
+        yield offset, rng.randint(0, min(size - offset, rng.choice([1, 5000, 70_000, 3 * MIB])))
+
+
+@pytest.mark.parametrize("window", [1 << 32, MIB], ids=["one window", "of 1 MiB"])
+@pytest.mark.parametrize("seed", range(4))
+def test_random_chains(tmp_path, monkeypatch, seed, window):
+    monkeypatch.setattr(image, "WINDOW", window)
+    rng = random.Random(seed)
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", rng.choice([MIB, 3 * MIB + 512, 2 * MIB + 70_001]))
+    for number in range(5):
+        if number and rng.random() < 0.5:
+            vm.grow("vda", vm.disks["vda"].size + rng.choice([1, 512, 100_000, 2 * MIB + 5]))
+        scribble(vm, "vda", rng, count=rng.randint(0, 5))
+        vm.pull(frame_size=rng.choice([64 * KIB, 256 * KIB, MIB]), chunk_size=rng.choice([8 * KIB, MIB]))
+    for point in vm.points:
+        expected = vm.images[point.id]["vda"]
+        with RandomImage(vm.series, point, "vda", cache_bytes=rng.choice([1, MIB])) as opened:
+            assert opened.size == len(expected)
+            assert opened.read(0, opened.size) == expected
+            for offset, length in ranges(rng, opened.size):
+                assert opened.read(offset, length) == expected[offset : offset + length]
+                if length:
+                    check_extents(opened.extents(offset, length), offset, length, expected)
+                    check_limited(opened, offset, length)
+
+
+def check_extents(found, offset, length, expected):
+    assert extents.gaps(found, offset, offset + length) == [] and extents.total(found) == length
+    for each in found[found["kind"] == extents.ZERO]:
+        assert not any(expected[int(each["offset"]) : int(each["offset"] + each["length"])])
+    assert len(extents.merged(found)) == len(found)
+
+
+def check_limited(opened, offset, length):
+    """A limited answer is the beginning of the whole one, and never empty."""
+    whole, some = opened.extents(offset, length), opened.extents(offset, length, limit=2)
+    stop = int(extents.ends(some[-1:])[0])
+    assert offset < stop <= offset + length
+    assert extents.merged(extents.clip(whole, offset, stop)).tolist() == some.tolist()
+
+
+def test_what_is_asked_for_must_be_within(tmp_path):
+    vm = chain(tmp_path, points=1)
+    with RandomImage(vm.series, vm.points[0], "vda") as opened:
+        assert opened.read(opened.size, 0) == b""
+        for offset, length in ((opened.size, 1), (opened.size - 5, 6), (-1, 2)):
+            with pytest.raises(errors.UsageError):
+                opened.read(offset, length)
+
+
+def test_many_threads(tmp_path):
+    vm = chain(tmp_path, size=6 * MIB, points=4, **ROLLING)
+    expected, wrong = vm.images[vm.points[-1].id]["vda"], []
+    with RandomImage(vm.series, vm.points[-1], "vda", cache_bytes=MIB) as opened:
+
+        def work(seed):
+            for offset, length in ranges(random.Random(seed), opened.size, 100):
+                if opened.read(offset, length) != expected[offset : offset + length]:
+                    wrong.append((offset, length))
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_the_cache_is_bounded_and_spares_work(tmp_path, monkeypatch):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 4 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(4 * MIB))
+    vm.pull(frame_size=MIB)
+    reads = []
+    real = lookup.reader.FrameReader.read
+    monkeypatch.setattr(
+        lookup.reader.FrameReader, "read", lambda self, place: (reads.append(int(place["offset"])), real(self, place))[1]
+    )
+    with RandomImage(vm.series, vm.points[0], "vda", cache_bytes=2 * MIB) as opened:
+        for at in (0, 4096, MIB, 0, MIB + 512):
+            opened.read(at, 4096)
+        assert reads == [0, MIB]
+        opened.read(2 * MIB, 1)  # the one used longest ago goes
+        opened.read(MIB, 1)
+        opened.read(0, 1)
+        assert reads == [0, MIB, 2 * MIB, 0]
+        assert sum(map(len, opened._cache._held.values())) <= 2 * MIB
+
+
+def test_damage_is_refused_and_other_frames_still_read(tmp_path):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 2 * MIB)
+    content = random.Random(2).randbytes(2 * MIB)
+    vm.write("vda", 0, content)
+    point = vm.pull(frame_size=MIB)
+    path = vm.folder / point.manifest.disk("vda").chunks[0].path
+    with damaged(path, flipped(path.read_bytes(), 5000)), RandomImage(vm.series, point, "vda") as opened:
+        for _ in range(2):
+            with pytest.raises(errors.Damaged, match="bytes 0 to 1048576"):
+                opened.read(0, 10)
+        assert opened.read(MIB, 10) == content[MIB : MIB + 10]
+    index = vm.folder / point.manifest.disk("vda").index.path
+    with damaged(index, flipped(index.read_bytes(), 20)), pytest.raises(errors.Damaged, match="vda.index"):
+        RandomImage(vm.series, point, "vda")
+
+
+def test_millions_of_runs_take_little_memory(tmp_path):
+    """1.6 million runs of data, each with a frame of its own: the map stays far below 256 MiB, and building it too."""
+    count = 1_600_000
+    records = numpy.zeros(2 * count, format.RECORD)
+    records["offset"] = numpy.arange(2 * count, dtype="u8") * 65536
+    records["length"] = 65536
+    records["kind"] = numpy.tile([extents.DATA, extents.ZERO], count)
+    for field in ("stored", "raw"):
+        records[field][::2] = 65536
+    records["position"][::2] = numpy.arange(count, dtype="u8") * 65536
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 1)
+    chunk = vm.pull().manifest.disk("vda").chunks
+    vm.disks["vda"] = SizedOnly(2 * count * 65536)
+    vm.pull("nothing", handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), chunk)})
+    del records
+    tracemalloc.start()
+    with RandomImage(vm.series, vm.points[-1], "vda") as opened:
+        assert opened.frames == count
+        assert len(opened.extents(0, 1 << 30)) == 16384
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 170 * MIB
+
+
+class SizedOnly:
+    """Stands in for a disk of any size of which only the size matters."""
+
+    def __init__(self, size):
+        self.size, self.dirty = size, numpy.zeros(1, bool)
+        self.content = numpy.zeros(1, "u1")
