@@ -34,6 +34,7 @@ examples:
   nbdpull vm1 --since chk3 -o dir/     what changed since checkpoint chk3
   nbdpull list dir/                    the points in dir/
   nbdpull restore dir/ -o out/         the newest point, as out/vda.qcow2 …
+  nbdpull serve dir/                   the same, at once and read-only, over NBD
   nbdpull verify dir/                  is everything what was stored?
 
 The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
@@ -176,6 +177,24 @@ def _add_verify(added):
     _add_output_arguments(added)
 
 
+def _add_serve(added):
+    _add_wanted_point(added)
+    added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
+    where = added.add_mutually_exclusive_group()
+    where.add_argument("--socket", metavar="PATH", help="unix socket to make (default: one in a new folder)")
+    where.add_argument("--port", metavar="N", type=_in_range(1, 65535), help="TCP port of 127.0.0.1 to listen on")
+    added.add_argument("--writable", action="store_true", help="let clients write, to a layer that is thrown away")
+    added.add_argument("--cache", metavar="N", type=parse_size, default=64 << 20,
+                       help="memory for decompressed frames of a disk (default: 64M)")  # fmt: skip
+    added.add_argument("--json", action="store_true", help="JSON lines on stdout")
+
+
+def _add_wanted_point(added):
+    added.add_argument("store", metavar="DIR")
+    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+    added.add_argument("--point", metavar="ID", default="latest", help="default: latest")
+
+
 def _add_point_arguments(added):
     added.add_argument("store", metavar="DIR")
     added.add_argument("point", metavar="POINT", help='an id of "list", or "latest"')
@@ -213,6 +232,7 @@ _VERBS = {
     "cleanup": ("remove what a pull that died left in a domain and a store", "cleanup vm1 -o dir/", _add_cleanup),
     "restore": ("write the disks of a point as images", "restore dir/ -o out/", _add_restore),
     "verify": ("look for damage in a store", "verify dir/", _add_verify),
+    "serve": ("give the disks of a point to NBD clients, without a restore", "serve dir/", _add_serve),
     "list": ("list the points of a store", "list dir/ --json", _add_list),
     "show": ("show one point", "show dir/ latest", _add_show),
     "index": ("list the records of a disk of a point, as JSON lines", "index dir/ latest vda", _add_index),

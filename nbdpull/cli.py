@@ -148,6 +148,35 @@ def _damage_text(damage):
     return f"DAMAGE {where}: {damage['problem']}" if where else f"DAMAGE {damage['problem']}"
 
 
+def _serve(args, report, check):
+    from . import serve
+
+    request = serve.Request(
+        store=args.store,
+        domain=args.domain,
+        point=args.point,
+        disks=args.disk,
+        socket=args.socket,
+        port=args.port,
+        writable=args.writable,
+        cache_bytes=args.cache,
+    )
+    try:
+        serve.serve(request, report if args.json else _tell_serving, check)
+    except errors.Interrupted:
+        pass  # that is how it ends
+    return {"warnings": []}, None, 0
+
+
+def _tell_serving(event, **values):
+    if event == "trouble":
+        _complain(values["message"])
+    else:
+        from . import terminal
+
+        print(terminal.serving(values), flush=True)
+
+
 def _list(args, report, check):
     from . import listing, terminal
 
@@ -182,6 +211,7 @@ _RUN = {
     "cleanup": _cleanup,
     "restore": _restore,
     "verify": _verify,
+    "serve": _serve,
     "list": _list,
     "show": _show,
     "index": _index,
@@ -196,7 +226,7 @@ def main(argv=None):
     as_json = False
     try:
         args = _parsed(sys.argv[1:] if argv is None else list(argv))
-        as_json = args.json and args.verb in ("pull", "cleanup", "restore", "verify")
+        as_json = args.json and args.verb not in ("list", "show", "index")  # those print one document
         with _stopping() as check:
             code = _run(args, as_json, check)
         with _output():

@@ -176,3 +176,20 @@ def _rejoined(segments):
     result = segments[first]
     result["length"] = numpy.add.reduceat(segments["length"], first)
     return result
+
+
+def in_blocks(extents, size):
+    """Of extents without gaps: let no border but the first and the last be inside a block of `size` bytes. A block of
+    which a part is data becomes data."""
+    if not len(extents):
+        return extents
+    start, stop = extents["offset"][0], ends(extents)[-1]
+    zero, block = extents[extents["kind"] == ZERO], numpy.uint64(size)
+    first, last = zero["offset"], ends(zero)
+    first = numpy.where(first == start, first, -(-first.astype("i8") // size) * size).astype("u8")
+    last = numpy.where(last == stop, last, last // block * block)
+    kept = first < last
+    zero = zero[kept]
+    zero["offset"], zero["length"] = first[kept], (last - first)[kept]
+    both = numpy.concatenate([zero, of((*gap, DATA) for gap in gaps(zero, start, stop))])
+    return merged(both[numpy.argsort(both["offset"], kind="stable")])

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy
 
-from . import errors, extents, format, image, reader
+from . import errors, extents, image, reader
 
 CACHE_BYTES = 64 << 20
 

@@ -84,3 +84,10 @@ def show(point):
     members = ("id", "domain", "uuid", "created", "since", "checkpoint", "parent", "consistency")
     lines = [f"{name + ':':13}{point[name] if point[name] is not None else '-'}" for name in members]
     return "\n".join([*lines, "", disks(point)])
+
+
+def serving(about):
+    """What serve has begun to serve, and how to use it."""
+    lines = [f"{about['domain']} at point {about['point']}:"]
+    lines += [f"{each['disk']}  {size(each['size'])}  {each['uri']}" for each in about["exports"]]
+    return "\n".join([*lines, "", *(each["overlay"] for each in about["exports"]), "", "Ctrl-C ends it."])

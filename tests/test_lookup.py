@@ -91,9 +91,12 @@ def test_the_cache_is_bounded_and_spares_work(tmp_path, monkeypatch):
     vm.pull(frame_size=MIB)
     reads = []
     real = lookup.reader.FrameReader.read
-    monkeypatch.setattr(
-        lookup.reader.FrameReader, "read", lambda self, place: (reads.append(int(place["offset"])), real(self, place))[1]
-    )
+
+    def counted(self, place):
+        reads.append(place["offset"])
+        return real(self, place)
+
+    monkeypatch.setattr(lookup.reader.FrameReader, "read", counted)
     with RandomImage(vm.series, vm.points[0], "vda", cache_bytes=2 * MIB) as opened:
         for at in (0, 4096, MIB, 0, MIB + 512):
             opened.read(at, 4096)
@@ -125,6 +128,22 @@ def test_damage_is_refused_and_other_frames_still_read(tmp_path):
 def test_millions_of_runs_take_little_memory(tmp_path):
     """1.6 million runs of data, each with a frame of its own: the map stays far below 256 MiB, and building it too."""
     count = 1_600_000
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 1)
+    chunk = vm.pull().manifest.disk("vda").chunks
+    vm.disks["vda"] = SizedOnly(2 * count * 65536)
+    vm.pull("nothing", handmade={"vda": lambda folder: (many_records(vm, folder, count), chunk)})
+    tracemalloc.start()
+    with RandomImage(vm.series, vm.points[-1], "vda") as opened:
+        assert opened.frames == count
+        assert len(opened.extents(0, 1 << 30)) == 16384
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 130 * MIB
+
+
+def many_records(vm, folder, count):
+    """Index of 64 KiB of data, 64 KiB of zeros, and so on."""
     records = numpy.zeros(2 * count, format.RECORD)
     records["offset"] = numpy.arange(2 * count, dtype="u8") * 65536
     records["length"] = 65536
@@ -132,19 +151,7 @@ def test_millions_of_runs_take_little_memory(tmp_path):
     for field in ("stored", "raw"):
         records[field][::2] = 65536
     records["position"][::2] = numpy.arange(count, dtype="u8") * 65536
-    vm = Vm(tmp_path)
-    vm.add_disk("vda", 1)
-    chunk = vm.pull().manifest.disk("vda").chunks
-    vm.disks["vda"] = SizedOnly(2 * count * 65536)
-    vm.pull("nothing", handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), chunk)})
-    del records
-    tracemalloc.start()
-    with RandomImage(vm.series, vm.points[-1], "vda") as opened:
-        assert opened.frames == count
-        assert len(opened.extents(0, 1 << 30)) == 16384
-        peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 170 * MIB
+    return handmade_index(vm, folder, "vda", records)
 
 
 class SizedOnly:
@@ -153,3 +160,18 @@ class SizedOnly:
     def __init__(self, size):
         self.size, self.dirty = size, numpy.zeros(1, bool)
         self.content = numpy.zeros(1, "u1")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_extents_in_blocks(seed):
+    rng, size = random.Random(seed), 4096
+    for _ in range(50):
+        edges = sorted(rng.sample(range(100_000), rng.randint(2, 12)))
+        kinds = [rng.choice([extents.DATA, extents.ZERO]) for _ in edges]
+        found = extents.merged(extents.of((a, b - a, kind) for a, b, kind in zip(edges, edges[1:], kinds)))
+        result = extents.in_blocks(found, size)
+        assert extents.gaps(result, edges[0], edges[-1]) == [] and extents.total(result) == edges[-1] - edges[0]
+        assert not (result["offset"][1:] % size).any()
+        for zero in result[result["kind"] == extents.ZERO]:
+            held = extents.clip(found, int(zero["offset"]), int(zero["offset"] + zero["length"]))
+            assert (held["kind"] == extents.ZERO).all()

@@ -1,0 +1,197 @@
+"""Serve: every NBD client reads a point as it was, from sockets and ports, and nothing is left behind."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from stores import KIB, MIB, Vm, chain, damaged, flipped, package_environment
+
+from nbdpull import errors, serve
+
+
+@contextmanager
+def served(vm, *options, wait=20):
+    """Run `nbdpull serve --json`; the event "serving"."""
+    command = [sys.executable, "-m", "nbdpull", "serve", str(vm.root), "--json", *map(str, options)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=package_environment())  # fmt: skip
+    try:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        about = json.loads(line)
+        about["process"] = process
+        about["uri"] = {each["disk"]: each["uri"] for each in about.get("exports", [])}
+        yield about
+    finally:
+        process.terminate()
+        process.communicate(timeout=wait)
+
+
+def run(*command):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def failure(vm, *options):
+    """Exit code and the line on stderr of a serve that fails."""
+    command = [sys.executable, "-m", "nbdpull", "serve", str(vm.root), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=package_environment(), timeout=30)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.returncode, done.stderr
+
+
+def copied(uri, path):
+    run("nbdcopy", uri, path)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("serve") / "store", points=5, size=4 * MIB + 512)
+
+
+def test_every_point_of_a_chain_by_every_client(vm, tmp_path):
+    for number, point in enumerate(vm.points):
+        expected = vm.images[point.id]
+        with served(vm, "--point", point.id) as about:
+            assert (about["event"], about["point"], about["domain"]) == ("serving", point.id, vm.name)
+            for disk, uri in about["uri"].items():
+                assert copied(uri, tmp_path / f"{number}{disk}") == expected[disk]
+            raw = tmp_path / f"{number}vda"
+            assert "identical" in run("qemu-img", "compare", "-f", "raw", "-F", "raw", about["uri"]["vda"], raw)
+
+
+def test_nbdinfo_sees_exports_and_holes(tmp_path):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 4 * MIB)
+    vm.add_disk("vdb", 64 * KIB)
+    vm.write("vda", MIB, random.Random(1).randbytes(128 * KIB))
+    vm.pull()
+    vm.zero("vda", MIB, 64 * KIB)
+    vm.pull()
+    with served(vm) as about:
+        listing = run("nbdinfo", "--list", "--json", about["uri"]["vda"])
+        exports = {each["export-name"]: each for each in json.loads(listing)["exports"]}
+        assert set(exports) == {"vda", "vdb"}
+        assert exports["vda"]["is_read_only"] and exports["vda"]["can_multi_conn"]
+        assert exports["vda"]["export-size"] == 4 * MIB
+        found = [(e["offset"], e["length"], e["type"]) for e in json.loads(run("nbdinfo", "--map", "--json",
+                                                                              about["uri"]["vda"]))]  # fmt: skip
+        assert found == [(0, MIB + 64 * KIB, 3), (MIB + 64 * KIB, 64 * KIB, 0),
+                         (MIB + 128 * KIB, 4 * MIB - MIB - 128 * KIB, 3)]  # fmt: skip
+        default = about["uri"]["vda"].replace("/vda?", "?")
+        assert run("nbdinfo", "--size", default).strip() == str(4 * MIB)
+
+
+def test_the_overlay_line_works_as_printed(vm, tmp_path):
+    with served(vm) as about:
+        line = about["exports"][0]["overlay"]
+        subprocess.run(line, shell=True, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        overlay = tmp_path / "vda-overlay.qcow2"
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 0x77 4096 4096", overlay)
+        run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", overlay, tmp_path / "raw")
+        expected = bytearray(vm.images[vm.points[-1].id]["vda"])
+        expected[4096:8192] = b"\x77" * 4096
+        assert (tmp_path / "raw").read_bytes()[: len(expected)] == bytes(expected)
+
+
+def test_writable_is_thrown_away(vm, tmp_path):
+    with served(vm, "--writable", "--disk", "vda") as about:
+        run("qemu-io", "-f", "raw", "-c", "write -P 0x66 0 1M", about["uri"]["vda"])
+        assert copied(about["uri"]["vda"], tmp_path / "1")[:MIB] == b"\x66" * MIB
+    with served(vm) as about:
+        assert copied(about["uri"]["vda"], tmp_path / "2") == vm.images[vm.points[-1].id]["vda"]
+        done = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 4k", about["uri"]["vda"]], capture_output=True)
+        assert done.returncode != 0
+
+
+def test_a_port(vm, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with served(vm, "--port", port, "--disk", "vdb") as about:
+        assert about["uri"] == {"vdb": f"nbd://127.0.0.1:{port}/vdb"}
+        assert copied(about["uri"]["vdb"], tmp_path / "1") == vm.images[vm.points[-1].id]["vdb"]
+        code, message = failure(vm, "--port", port)
+        assert code == 9 and "in use" in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_by_a_signal_and_leaves_nothing(vm, tmp_path, number):
+    with served(vm, "--socket", tmp_path / "s") as about:
+        assert "s" in os.listdir(tmp_path)
+        about["process"].send_signal(number)
+        out, err = about["process"].communicate(timeout=20)
+        assert about["process"].returncode == 0 and err == ""
+        assert json.loads(out)["ok"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_nbdkit_does_not_outlive_us(vm, tmp_path):
+    with served(vm, "--socket", tmp_path / "s") as about:
+        about["process"].kill()
+        about["process"].wait()
+        deadline = time.monotonic() + 10
+        while subprocess.run(["nbdinfo", "--size", about["uri"]["vda"]], capture_output=True).returncode == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_text_for_a_person(vm):
+    process = subprocess.Popen([sys.executable, "-m", "nbdpull", "serve", str(vm.root)], stdout=subprocess.PIPE,
+                               text=True, env=package_environment())  # fmt: skip
+    lines = [process.stdout.readline() for _ in range(6)]
+    process.terminate()
+    process.communicate(timeout=20)
+    assert vm.points[-1].id in lines[0]
+    assert re.search(r"^vda .* nbd\+unix:///vda\?socket=/", lines[1])
+    assert lines[4].startswith("qemu-img create -f qcow2 -F raw -b ")
+
+
+def test_bad_input(vm, tmp_path):
+    assert failure(vm, "--disk", "vdz") == (
+        3, f"nbdpull: point {vm.points[-1].id} has no disk vdz; it has: vda, vdb\n")  # fmt: skip
+    assert failure(vm, "--point", "20200101T000000Z-aaaaaa")[0] == 10
+    assert failure(vm, "--domain", "nobody")[0] == 10
+    assert failure(vm, "--writable")[0] == 2
+    (tmp_path / "there").touch()
+    assert failure(vm, "--socket", tmp_path / "there")[0] == 9
+    assert failure(vm, "--socket", tmp_path / "no folder" / "s")[0] == 9
+    assert failure(vm, "--socket", tmp_path / ("x" * 100))[0] == 2
+
+
+def test_damage(vm, tmp_path):
+    point = vm.points[0]
+    index = vm.folder / point.manifest.disk("vda").index.path
+    with damaged(index, flipped(index.read_bytes(), 30)):
+        code, message = failure(vm)
+        assert code == 11 and "vda.index" in message
+    chunk = vm.folder / point.manifest.disk("vda").chunks[0].path
+    with damaged(chunk, chunk.read_bytes()[:200]), served(vm, "--point", point.id) as about:
+        done = subprocess.run(["nbdcopy", about["uri"]["vda"], "null:"], capture_output=True, text=True)
+        assert done.returncode != 0
+        assert copied(about["uri"]["vdb"], tmp_path / "1") == vm.images[point.id]["vdb"]
+        events = [json.loads(about["process"].stdout.readline())]
+        assert events[0]["event"] == "trouble" and "cut short" in events[0]["message"]
+
+
+def test_missing_software(vm, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(errors.MissingSoftware, match="nbdkit-plugin-python"):
+        serve.Server(serve.Request(str(vm.root)))
+
+
+def test_a_chain_of_thirty(tmp_path):
+    vm = chain(tmp_path / "store", points=30, size=500_000)
+    with served(vm) as about:
+        assert copied(about["uri"]["vda"], tmp_path / "1") == vm.images[vm.points[-1].id]["vda"]
