@@ -124,9 +124,16 @@ class Store:
 
     def folders(self, path=""):
         """Names of the folders in a folder, sorted; none where the folder is not there."""
+        return self._names(path, os.DirEntry.is_dir)
+
+    def files(self, path=""):
+        """Names of the files in a folder, sorted; none where the folder is not there."""
+        return self._names(path, os.DirEntry.is_file)
+
+    def _names(self, path, wanted):
         try:
             with os.scandir(self.path(path)) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
+                return sorted(entry.name for entry in entries if wanted(entry))
         except FileNotFoundError:
             return []
         except OSError as error:
