@@ -165,6 +165,7 @@ DATA_MAGIC = 0xFD2FB528
 _SKIPPABLE = struct.Struct("<II")  # magic, size of what follows
 _SEEK_FOOTER = struct.Struct("<IBI")  # number of entries, descriptor, magic
 _SEEK_ENTRY = numpy.dtype([("stored", "<u4"), ("raw", "<u4")])
+SEEK_FOOTER_SIZE = _SEEK_FOOTER.size
 
 
 def skippable(magic, payload):
@@ -191,6 +192,16 @@ def parse_skippable(data, magic):
     if found != magic or len(data) < _SKIPPABLE.size + size:
         raise ValueError(f"no frame of magic {magic:#x} here")
     return data[_SKIPPABLE.size : _SKIPPABLE.size + size]
+
+
+def seek_table_size(footer):
+    """Return the size in bytes of the seek table that ends in this footer; ValueError if it is none."""
+    if len(footer) != _SEEK_FOOTER.size:
+        raise ValueError("cut short")
+    count, _, magic = _SEEK_FOOTER.unpack(footer)
+    if magic != SEEKABLE_MAGIC:
+        raise ValueError("no seek table at the end")
+    return _SKIPPABLE.size + count * _SEEK_ENTRY.itemsize + _SEEK_FOOTER.size
 
 
 def parse_seek_table(tail):

@@ -206,6 +206,12 @@ def _records_compressor():
     return zstandard.ZstdCompressor(level=3, write_checksum=True)
 
 
+def compressed_records(batches):
+    """Return the index that DiskWriter makes of these records, however they are cut into arrays."""
+    stream = _records_compressor().compressobj()
+    return b"".join([*(stream.compress(batch.tobytes()) for batch in batches), stream.flush()])
+
+
 class _Chunk:
     """The chunk file being written."""
 
