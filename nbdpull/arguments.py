@@ -25,6 +25,7 @@ exit codes:
   10   store: none there, no such point, of another domain, of a newer format
   11   damage found in the store
   12   a limit that was given (--max-duration, --scratch-limit) ended the run
+  13   an image is not equal to the point, or a point failed its drill
   128+N  ended by signal N, such as 130 for Ctrl-C
 """
 
@@ -168,11 +169,53 @@ def _add_restore(added):
     _add_output_arguments(added)
 
 
+def _share(text):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write 5% or 0.1%")
+    return float(match[1]) / 100
+
+
+def _shard(text):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard; write 2/7 for the second of seven")
+    return int(match[1]), int(match[2])
+
+
+def parse_duration(text):
+    """Seconds of a text such as 90, 90s, 15m, 2h, 1d."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write seconds, or 90s, 15m, 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
 def _add_verify(added):
     added.add_argument("store", metavar="DIR")
     added.add_argument("--domain", metavar="D", help="only this domain")
-    added.add_argument("--point", metavar="ID", help="only this point, with all that it builds on")
-    added.add_argument("--quick", action="store_true", help="sizes and file digests, without decompressing")
+    added.add_argument("--point", metavar="ID", help="only this point with all that it builds on, or latest")
+    level = added.add_mutually_exclusive_group()
+    level.add_argument("--level", choices=["files", "frames"], default="frames",
+                       help="files: sizes and digests of files; frames: of every frame as well (default)")  # fmt: skip
+    level.add_argument("--quick", dest="level", action="store_const", const="files", help="the same as --level files")
+    level.add_argument("--against", metavar="IMAGE", help="is this image file or NBD URI equal to the point?")
+    added.add_argument("--disk", metavar="D", help="with --against: the disk, where the point has more than one")
+    added.add_argument("--format", choices=["raw", "qcow2"], help="with --against: of the image (default: looked up)")
+    added.add_argument("--sample", metavar="P%", type=_share, help="look at this share, chosen anew in each run")
+    added.add_argument("--shard", metavar="I/N", type=_shard, help="look at the I-th of N parts, in each run the same")
+    added.add_argument("--max-duration", metavar="T", type=parse_duration, help="end after that: 90s, 15m, 2h")
+    added.add_argument("--no-record", action="store_true", help="do not keep the result in the store")
+    _add_threads(added)
+    _add_output_arguments(added)
+
+
+def _add_digest(added):
+    added.add_argument("store", metavar="DIR")
+    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+    added.add_argument("--point", metavar="ID", default="latest", help='an id, "latest" (default) or "all"')
+    added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
+    added.add_argument("--no-record", action="store_true", help="do not keep the digests in the store")
     _add_threads(added)
     _add_output_arguments(added)
 
@@ -215,6 +258,7 @@ def _add_index(added):
     _add_point_arguments(added)
     added.add_argument("disk", metavar="DISK")
     added.add_argument("--json", action="store_true", help="the default, and the only form")
+    added.add_argument("--rebuild", action="store_true", help="make a lost index again, from the chunk files")
 
 
 def _add_threads(added):
@@ -232,6 +276,7 @@ _VERBS = {
     "cleanup": ("remove what a pull that died left in a domain and a store", "cleanup vm1 -o dir/", _add_cleanup),
     "restore": ("write the disks of a point as images", "restore dir/ -o out/", _add_restore),
     "verify": ("look for damage in a store", "verify dir/", _add_verify),
+    "digest": ("tell one value for the content of each disk of a point", "digest dir/ --point all", _add_digest),
     "serve": ("give the disks of a point to NBD clients, without a restore", "serve dir/", _add_serve),
     "list": ("list the points of a store", "list dir/ --json", _add_list),
     "show": ("show one point", "show dir/ latest", _add_show),

@@ -132,15 +132,59 @@ def _restore(args, report, check):
 
 
 def _verify(args, report, check):
-    from . import terminal, verify
+    from . import part, terminal, verify
 
-    found = verify.verify(args.store, args.domain, args.point, args.quick, _threads(args), report, check)
+    looked_at = part.Part(args.sample, args.shard, args.max_duration)
+    if args.against is not None:
+        return _verify_against(args, report, check, looked_at)
+    if args.disk or args.format:
+        raise errors.UsageError("--disk and --format are for --against")
+    quick = args.level == "files"
+    found = verify.verify(args.store, args.domain, args.point, quick, _threads(args), report, check, looked_at)
     damages = [vars(damage) for damage in found.damages]
     counts = {"points": found.points, "files": found.files, "frames": found.frames, "raw_bytes": found.raw_bytes}
     lines = [_damage_text(damage) for damage in damages]
     looked = f"{found.points} points, {found.files} files, {found.frames} frames ({terminal.size(found.raw_bytes)})"
     lines.append(f"{looked}: {f'{len(damages)} damages' if damages else 'no damage'}")
-    return {**counts, "damages": damages, "warnings": []}, "\n".join(lines), errors.Damaged.exit_code if damages else 0
+    lines += [] if found.complete else ["The time was up before everything was looked at."]
+    outcome = {**counts, "complete": found.complete, "damages": damages}
+    outcome["warnings"] = _kept(found, args)
+    return outcome, "\n".join(lines), errors.Damaged.exit_code if damages else 0
+
+
+def _verify_against(args, report, check, looked_at):
+    from . import compare
+
+    found = compare.compare(args.store, args.against, args.domain, args.point, args.disk, args.format, _threads(args),
+                            report, check, looked_at)  # fmt: skip
+    ranges = [{"offset": offset, "length": length} for offset, length in found.differences]
+    lines = [f"DIFFERS bytes {offset} to {offset + length}" for offset, length in found.differences]
+    verdict = "differs from" if ranges else "equals"
+    lines.append(f"{args.against} {verdict} disk {found.disk} at point {found.point.id}")
+    lines += [] if found.complete else ["The time was up before everything was looked at."]
+    outcome = {"point": found.point.id, "disk": found.disk, "equal": not ranges, "complete": found.complete,
+               "compared_bytes": found.compared_bytes, "differences": ranges, "warnings": []}  # fmt: skip
+    return outcome, "\n".join(lines), errors.Differs.exit_code if ranges else 0
+
+
+def _kept(found, args):
+    """Keep what was found in the store; a store that cannot be written to is no failure."""
+    try:
+        if not args.no_record:
+            found.keep()
+    except (errors.OutputError, errors.StoreError) as error:
+        return [f"the result is not kept: {error}"]
+    return []
+
+
+def _digest(args, report, check):
+    from . import digest, terminal
+
+    found = digest.digest(args.store, args.domain, args.point, args.disk, _threads(args), report, check)
+    points = [{"id": point.id, "disks": disks} for point, disks in found.points]
+    rows = [(point["id"], disk, value) for point in points for disk, value in point["disks"].items()]
+    text = terminal.table(("POINT", "DISK", "DIGEST"), rows)
+    return {"points": points, "warnings": _kept(found, args)}, text, 0
 
 
 def _damage_text(damage):
@@ -161,10 +205,8 @@ def _serve(args, report, check):
         writable=args.writable,
         cache_bytes=args.cache,
     )
-    try:
+    with suppress(errors.Interrupted):  # that is how it ends
         serve.serve(request, report if args.json else _tell_serving, check)
-    except errors.Interrupted:
-        pass  # that is how it ends
     return {"warnings": []}, None, 0
 
 
@@ -174,7 +216,7 @@ def _tell_serving(event, **values):
     else:
         from . import terminal
 
-        print(terminal.serving(values), flush=True)
+        _say(terminal.serving(values))
 
 
 def _list(args, report, check):
@@ -188,10 +230,10 @@ def _list(args, report, check):
 
 
 def _show(args, report, check):
-    from . import listing, terminal
+    from . import findings, listing, terminal
 
-    _, point = listing.find_point(args.store, args.point, args.domain)
-    described = listing.describe(point)
+    target, point = listing.find_point(args.store, args.point, args.domain)
+    described = listing.describe(point, findings.latest(target, [point])[point.id])
     _say(json.dumps(described, indent=1) if args.json else terminal.show(described))
     return None, None, 0
 
@@ -200,6 +242,11 @@ def _index(args, report, check):
     from . import listing
 
     target, point = listing.find_point(args.store, args.point, args.domain)
+    if args.rebuild:
+        from . import rebuild
+
+        _say(rebuild.rebuild(target, point, args.disk))
+        return None, None, 0
     for record in listing.records(target, point, args.disk):
         check()
         _say(json.dumps(record))
@@ -211,6 +258,7 @@ _RUN = {
     "cleanup": _cleanup,
     "restore": _restore,
     "verify": _verify,
+    "digest": _digest,
     "serve": _serve,
     "list": _list,
     "show": _show,

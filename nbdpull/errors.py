@@ -184,6 +184,23 @@ class LimitReached(NbdpullError):
     code = "limit-reached"
 
 
+# A proof that failed: the store is as it should be, and yet.
+
+
+class Differs(NbdpullError):
+    """An image is not equal to the point that it was compared with."""
+
+    exit_code = 13
+    code = "differs"
+
+
+class DrillFailed(NbdpullError):
+    """The served point did not boot as was asked."""
+
+    exit_code = 13
+    code = "drill-failed"
+
+
 class Interrupted(NbdpullError):
     """A signal asked us to stop. The exit code is 128 plus the signal's number."""
 

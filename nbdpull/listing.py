@@ -5,12 +5,12 @@ Must not know: how they are shown.
 
 from __future__ import annotations
 
-from . import errors, extents, reader, series, store
+from . import errors, extents, findings, reader, series, store
 
 
-def describe(point):
-    """A Point as a dict of plain values; documented in the manual."""
-    m = point.manifest
+def describe(point, found=None):
+    """A Point as a dict of plain values; documented in the manual. found: its newest findings by kind."""
+    m, found = point.manifest, found or {}
     return {
         "id": m.point,
         "domain": m.domain,
@@ -23,7 +23,14 @@ def describe(point):
         "disks": [_describe_disk(disk) for disk in m.disks],
         "seconds": m.seconds,
         "versions": m.versions,
+        "verified": _finding(found.get(findings.VERIFY), "level", "sample", "shard", "damages"),
+        "drilled": _finding(found.get(findings.DRILL), "seconds", "waited_for"),
+        "digests": found.get(findings.DIGEST, {}).get("disks", {}),
     }
+
+
+def _finding(found, *members):
+    return found and {name: found.get(name) for name in ("when", "who", "verdict", *members)}
 
 
 def _describe_disk(disk):
@@ -47,7 +54,8 @@ def points(root):
     found, refused = [], []
     for each in series.all_series(opened):
         good, bad = each.load()
-        found += [describe(point) for point in good]
+        about = findings.latest(each, good)
+        found += [describe(point, about[point.id]) for point in good]
         refused += bad
     return found, refused
 

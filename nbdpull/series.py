@@ -142,17 +142,23 @@ class Series:
     def file_flaw(self, entry):
         """Say why the file of a FileEntry is not the one that was stored, or None."""
         path = f"{self.folder}/{entry.path}"
-        full = self.store.path(path)
         try:
-            size = self.store.size(path)
-            if size is None:
-                return f"{full}: the file is missing"
-            if size != entry.size:
-                return f"{full}: the file has {size} bytes, {entry.size} were stored"
-            intact = self.store.sha256(path) == entry.sha256
+            flaw = self.size_flaw(entry)
+            intact = flaw or self.store.sha256(path) == entry.sha256
         except errors.Damaged as error:
             return str(error)
-        return None if intact else f"{full}: the file is damaged (its SHA-256 is not the stored one)"
+        return flaw or (None if intact else _not_stored(self.store.path(path)))
+
+    def size_flaw(self, entry):
+        """Say why a FileEntry has no file of its size, or None."""
+        full = self.store.path(f"{self.folder}/{entry.path}")
+        try:
+            size = self.store.size(f"{self.folder}/{entry.path}")
+        except errors.Damaged as error:
+            return str(error)
+        if size is None:
+            return f"{full}: the file is missing"
+        return None if size == entry.size else f"{full}: the file has {size} bytes, {entry.size} were stored"
 
     @contextmanager
     def writing(self):
@@ -185,6 +191,10 @@ class Series:
             new.end_journal()
             if not new.committed:
                 self.remove_uncommitted(point_id, keep_journal=left_behind)
+
+
+def _not_stored(path):
+    return f"{path}: the file is damaged (its SHA-256 is not the stored one)"
 
 
 class NewPoint:

@@ -68,7 +68,7 @@ def disks(point):
 
 def points(described):
     """Points as a table, one line each."""
-    headings = ("DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED")
+    headings = ("DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED")
     return table(headings, [_point_row(point) for point in described])
 
 
@@ -76,13 +76,21 @@ def _point_row(point):
     shown = ",".join(f"{disk['name']}:{disk['mode']}" for disk in point["disks"])
     stored = size(sum(disk["stored_bytes"] for disk in point["disks"]))
     named = (point[name] or "-" for name in ("domain", "id", "created", "parent", "checkpoint"))
-    return (*named, shown, stored)
+    return (*named, shown, stored, _finding(point.get("verified")), _finding(point.get("drilled")))
+
+
+def _finding(found):
+    """When, and in capitals what was not well."""
+    if not found:
+        return "-"
+    return found["when"][:10] + ("" if found["verdict"] == "ok" else f" {found['verdict'].upper()}")
 
 
 def show(point):
     """One point, whole."""
     members = ("id", "domain", "uuid", "created", "since", "checkpoint", "parent", "consistency")
     lines = [f"{name + ':':13}{point[name] if point[name] is not None else '-'}" for name in members]
+    lines += [f"{name + ':':13}{_finding(point[name])}" for name in ("verified", "drilled")]
     return "\n".join([*lines, "", disks(point)])
 
 

@@ -1,18 +1,21 @@
 """Verify: is everything in the store what was stored, and does every chain hold?
 
-Owns: what is looked at and in which order; it goes on after a damage, so that all of them are told. Must not know:
-libvirt, what is printed.
+Owns: what is looked at and in which order; it goes on after a damage, so that all of them are told. With a sample, a
+shard or a time limit it looks at a part, and says so. Must not know: libvirt, what is printed.
 """
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 import numpy
 
-from . import errors, extents, manifest, pipeline, reader, series, store
+from . import errors, extents, findings, manifest, pipeline, reader, series, store
+from .part import Part
 
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
@@ -31,13 +34,24 @@ class Damage:
 
 @dataclass
 class Report:
-    """What was looked at, and every Damage found."""
+    """What was looked at, and every Damage found. complete: the time sufficed for all that was to be looked at."""
 
     points: int = 0
     files: int = 0
     frames: int = 0
     raw_bytes: int = 0
     damages: list[Damage] = field(default_factory=list)
+    complete: bool = True
+    findings: list = field(default_factory=list)  # (Series, members) of what `keep` records
+
+    def keep(self):
+        """Record beside the points what was found of each; OutputError where the store cannot be written to."""
+        for target, members in self.findings:
+            findings.record(target, findings.VERIFY, **members)
+
+
+class _TimeIsUp(Exception):
+    """Raised by the look at the stop flag."""
 
 
 def verify(
@@ -48,20 +62,28 @@ def verify(
     threads: int = 2,
     report: Callable = lambda **event: None,
     check: Callable = lambda: None,
+    part: Part = Part(),  # noqa: B008
 ) -> Report:
     """Look at one point with all that it builds on, or at every point (of one domain); quick: without decompressing."""
     opened = store.open_store(root)
     wanted = [series.only_series(opened, domain)] if (domain, point) != (None, None) else series.all_series(opened)
-    found = _Verify(quick, threads, report, check)
+    found = _Verify(quick, threads, report, check, part)
     for each in wanted:
-        found.series(each, point)
+        if found.report.complete:
+            found.series(each, point)
     return found.report
 
 
 class _Verify:
-    def __init__(self, quick, threads, tell, check):
+    def __init__(self, quick, threads, tell, check, part):
         self.report = Report()
-        self._quick, self._threads, self._tell, self._check = quick, threads, tell, check
+        self._quick, self._threads, self._tell, self._user_check, self._part = quick, threads, tell, check, part
+        self._deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
+
+    def _check(self):
+        self._user_check()
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise _TimeIsUp
 
     def _damage(self, point, disk, problem, offset=None, length=None):
         damage = Damage(point, disk, str(problem), offset, length)
@@ -75,13 +97,41 @@ class _Verify:
             points, refused = self._lineage(target, target.point(wanted)), []
         for error in refused:
             self._damage(None, None, error)
+        looked_at = []
         known_good: set[str] = set()
-        for point in points:
-            self.report.points += 1
-            self._files(target, point, known_good)
-            self._links(target, point)
-            for disk in point.manifest.disks:
-                self._disk(target, point, disk)
+        try:
+            for point in self._in_order(target, points):
+                self._point(target, point, known_good)
+                looked_at.append(point)
+        except _TimeIsUp:
+            self.report.complete = False
+        if looked_at:
+            self.report.findings.append((target, self._finding(looked_at)))
+
+    def _finding(self, points):
+        counts = Counter(damage.point for damage in self.report.damages)
+        part = {name: getattr(self._part, name) for name in ("sample", "shard") if getattr(self._part, name)}
+        return {
+            "level": "files" if self._quick else "frames",
+            **part,
+            "points": [{**findings.entry(point), "verdict": "damaged" if counts[point.id] else "ok",
+                        "damages": counts[point.id]} for point in points],
+        }  # fmt: skip
+
+    def _in_order(self, target, points):
+        """Where the time is limited, what was verified longest ago comes first: else a run never gets to the end."""
+        if self._deadline is None:
+            return points
+        last = findings.latest(target, points)
+        return sorted(points, key=lambda point: last[point.id].get(findings.VERIFY, {}).get("when", ""))
+
+    def _point(self, target, point, known_good):
+        self._check()
+        self.report.points += 1
+        self._files(target, point, known_good)
+        self._links(target, point)
+        for disk in point.manifest.disks:
+            self._disk(target, point, disk)
 
     def _lineage(self, target, point):
         points = [point]
@@ -95,12 +145,16 @@ class _Verify:
     def _files(self, target, point, known_good):
         """Size and digest of every file; one that several points refer to is read once."""
         disks = {e.path: d.name for d in point.manifest.disks for e in [d.index, *d.chunks]}
+        chunks = {chunk.path for disk in point.manifest.disks for chunk in disk.chunks}
         entries = [entry for entry in point.manifest.all_files() if (entry.path, entry.sha256) not in known_good]
-        flaws = pipeline.ordered(
-            target.file_flaw, entries, threads=self._threads, budget=1, weight=lambda _: 0, check=self._check
-        )
+        whole = {entry.path for entry in entries if entry.path not in chunks or self._part.file(entry.path)}
+
+        def work(entry):
+            return target.file_flaw(entry) if entry.path in whole else target.size_flaw(entry)
+
+        flaws = pipeline.ordered(work, entries, threads=self._threads, budget=1, weight=lambda _: 0, check=self._check)
         for entry, flaw in zip(entries, flaws):
-            self.report.files += 1
+            self.report.files += entry.path in whole
             if flaw:
                 self._damage(point.id, disks.get(entry.path), flaw)
             else:
@@ -149,7 +203,8 @@ class _Verify:
             def work(records):
                 return records, [_frame_flaw(frames, record) for record in records]
 
-            data = (part for batch in record_batches for part in _in_parts(batch[batch["kind"] == extents.DATA]))
+            chosen = (self._part.frames(batch[batch["kind"] == extents.DATA]) for batch in record_batches)
+            data = (part for batch in chosen for part in _in_parts(batch))
             for records, flaws in pipeline.ordered(
                 work,
                 data,

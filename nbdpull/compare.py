@@ -1,0 +1,172 @@
+"""Compare: is an image file, or what an NBD server shows, equal to a disk as of a point?
+
+Owns: qemu-nbd in front of the image, and which ranges differ. The image is read; of the store only what the digests in
+its index do not answer. Must not know: libvirt, what is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+import numpy
+from blake3 import blake3
+
+from . import errors, extents, format, lookup, pipeline, series, source, store
+from .part import Part
+
+BLOCK = format.MAX_FRAME
+QEMU_NBD_START = 10.0  # seconds
+_QCOW2_MAGIC = b"QFI\xfb"
+
+
+@dataclass
+class Result:
+    """differences: [(offset, length)] in bytes, ascending, neighbours joined; compared_bytes: what was looked at."""
+
+    point: series.Point
+    disk: str
+    compared_bytes: int = 0
+    differences: list = field(default_factory=list)
+    complete: bool = True
+
+
+def compare(
+    root: str,
+    image: str,
+    domain: Optional[str] = None,
+    point: Optional[str] = None,
+    disk: Optional[str] = None,
+    kind: Optional[str] = None,
+    threads: int = 2,
+    report: Callable = lambda **event: None,
+    check: Callable = lambda: None,
+    part: Part = Part(),  # noqa: B008
+) -> Result:
+    """Compare the image with a disk as of a point. kind: its format, told from its beginning where it is None."""
+    target = series.only_series(store.open_store(root), domain)
+    found = target.point(point or series.LATEST)
+    disk = _chosen(found, disk)
+    with lookup.RandomImage(target, found, disk) as opened, _served(image, kind) as live:
+        if live.size != opened.size:
+            raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
+        result = Result(found, disk)
+        _compare(result, opened, live, threads, report, check, part)
+    return result
+
+
+def _chosen(point, disk):
+    known = [each.name for each in point.manifest.disks]
+    if disk is None and len(known) > 1:
+        raise errors.UsageError(f"--against compares one disk; choose it with --disk (it has: {', '.join(known)})")
+    if disk is not None and disk not in known:
+        raise errors.NoSuchDisk(f"point {point.id} has no disk {disk}; it has: {', '.join(known)}")
+    return disk or known[0]
+
+
+def _compare(result, opened, live, threads, report, check, part):
+    deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
+    blocks = part.numbers(_blocks_with_data(opened, live))
+    different = []
+
+    def work(number):
+        return number, _block_differences(opened, live, number * BLOCK, min(BLOCK, opened.size - number * BLOCK))
+
+    for number, found in pipeline.ordered(
+        work, blocks.tolist(), threads=threads, budget=1 << 26, weight=lambda _: BLOCK, check=check
+    ):
+        result.compared_bytes = min((number + 1) * BLOCK, opened.size)
+        different += found
+        report(event="progress", disk=opened.disk, position=result.compared_bytes, size=opened.size,
+               written_bytes=result.compared_bytes)  # fmt: skip
+        if deadline is not None and time.monotonic() > deadline:
+            result.complete = False
+            break
+    else:
+        result.compared_bytes = opened.size
+    merged = extents.merged(extents.of((*each, extents.DATA) for each in different))
+    result.differences = [(int(each["offset"]), int(each["length"])) for each in merged]
+
+
+def _blocks_with_data(opened, live):
+    """Numbers of the blocks in which either side may hold something but zeros."""
+    held = numpy.zeros(-(-opened.size // BLOCK), bool)
+    for batch in live.extents():
+        data = extents.cut(batch[batch["kind"] == extents.DATA], BLOCK)
+        held[data["offset"] // BLOCK] = True
+    for offset, _, _ in opened.records():
+        held[offset // BLOCK] = True
+    return numpy.flatnonzero(held)
+
+
+def _block_differences(opened, live, start, length):
+    """[(offset, length)] of the runs of a block that are not equal."""
+    with live.reading() as connection:
+        data = connection.read_batch([(start, length)])[0]
+        found, at = [], start
+        for offset, size, digest in opened.records(start, length):
+            found += _unless_zero(data[at - start : offset - start], at)
+            view = data[offset - start : offset - start + size]
+            equal = blake3(view).digest() == digest if digest else bytes(view) == opened.read(offset, size)
+            found += [] if equal else [(offset, size)]
+            at = offset + size
+        return found + _unless_zero(data[at - start :], at)
+
+
+def _unless_zero(view, offset):
+    return [(offset, len(view))] if numpy.frombuffer(view, "u1").any() else []
+
+
+# The image as an export
+
+
+@contextmanager
+def _served(image, kind):
+    """A source.Source of an image file or an NBD URI; qemu-nbd reads all of them, and never writes."""
+    if shutil.which("qemu-nbd") is None:
+        raise errors.MissingSoftware(
+            "qemu-nbd is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)"
+        )
+    kind = kind or _kind(image)
+    with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder, tempfile.TemporaryFile() as log:
+        socket = os.path.join(folder, "nbd")
+        server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "64", "-f", kind, "-k", socket, image],
+                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+        try:
+            with _connected(server, socket, image, log) as live:
+                yield live
+        finally:
+            server.kill()  # it only reads; an orderly end waits for clients that may be gone
+            server.wait()
+
+
+def _kind(image):
+    if re.match(r"nbd[a-z+]*:", image):
+        return "raw"
+    try:
+        with open(image, "rb") as file:
+            return "qcow2" if file.read(4) == _QCOW2_MAGIC else "raw"
+    except OSError as error:
+        raise errors.UsageError(f"cannot read {image}: {error.strerror}") from error
+
+
+def _connected(server, socket, image, log):
+    """A Source; UsageError with what qemu-nbd said where it has ended: it listens first, then looks at the image."""
+    deadline = time.monotonic() + QEMU_NBD_START
+    while not os.path.exists(socket) and server.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    try:
+        return source.Source(socket, "")
+    except errors.SourceError as error:
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(1)
+        log.seek(0)
+        said = " ".join(log.read().decode(errors="replace").split())
+        raise errors.UsageError(f"qemu-nbd cannot read {image}: {said or error}") from error

@@ -1,0 +1,41 @@
+"""Which part of a store a verification looks at: a sample, a shard, as much as the time allows.
+
+Must not know: what is looked at, or for what.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which chunk files and frames to look at. sample: share of them, by chance anew in each run; shard: (i, n), the
+    i-th of n parts that together are everything, the same in each run; max_duration: seconds."""
+
+    sample: Optional[float] = None
+    shard: Optional[tuple[int, int]] = None
+    max_duration: Optional[float] = None
+
+    def file(self, path):
+        hit = self.shard is None or zlib.crc32(path.encode()) % self.shard[1] == self.shard[0] - 1
+        return hit and (self.sample is None or random.random() < self.sample)
+
+    def frames(self, records):
+        if self.shard is not None:
+            names = numpy.frombuffer(records["digest"].tobytes(), "<u4")[::8]  # as good as random, and the same always
+            records = records[names % self.shard[1] == self.shard[0] - 1]
+        if self.sample is not None:
+            records = records[numpy.random.random(len(records)) < self.sample]
+        return records
+
+    def numbers(self, numbers):
+        """Of an array of numbers, those that are of the part."""
+        if self.shard is not None:
+            numbers = numbers[numbers % self.shard[1] == self.shard[0] - 1]
+        return numbers if self.sample is None else numbers[numpy.random.random(len(numbers)) < self.sample]

@@ -1,0 +1,313 @@
+"""Proof for others: parts of a verification, images against points, digests of content, lost indexes made again."""
+
+import json
+import random
+import shutil
+import subprocess
+
+import pytest
+from stores import KIB, MIB, ROLLING, Vm, chain, damaged, files, flipped
+
+from nbdpull import cli, compare, digest, errors, findings, format, listing, rebuild
+from nbdpull.part import Part
+from nbdpull.verify import verify
+
+SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
+
+
+@pytest.fixture
+def vm(tmp_path):
+    return chain(tmp_path / "store", **SMALL)
+
+
+def nbdpull(capsys, *words):
+    """(exit code, stdout, stderr) of one command line."""
+    code = cli.main(list(map(str, words)))
+    return (code, *capsys.readouterr())
+
+
+def result(capsys, *words):
+    code, out, _ = nbdpull(capsys, *words, "--json")
+    last = json.loads(out.splitlines()[-1])
+    assert last["exit_code"] == code
+    return last
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_shards_are_everything_and_nothing_twice(vm):
+    whole = verify(str(vm.root))
+    parts = [verify(str(vm.root), part=Part(shard=(i, 3))) for i in (1, 2, 3)]
+    assert sum(part.frames for part in parts) == whole.frames
+    assert sum(part.raw_bytes for part in parts) == whole.raw_bytes
+    assert max(part.frames for part in parts) < whole.frames
+    again = verify(str(vm.root), part=Part(shard=(2, 3)))
+    assert (again.frames, again.files) == (parts[1].frames, parts[1].files)
+
+
+def test_a_damage_is_in_one_shard(vm):
+    chunk = max(files(vm.folder), key=lambda path: (path.suffix == ".zst", path.stat().st_size))
+    with damaged(chunk, flipped(chunk.read_bytes(), chunk.stat().st_size // 2)):
+        found = [len(verify(str(vm.root), part=Part(shard=(i, 4))).damages) for i in range(1, 5)]
+    assert sum(found) >= 1
+
+
+def test_a_sample_looks_at_about_its_share(tmp_path):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 40 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(40 * MIB))
+    vm.pull(frame_size=64 * KIB)
+    found = verify(str(vm.root), part=Part(sample=0.1))
+    assert 20 < found.frames < 140 and found.complete and not found.damages
+    lost = vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path
+    with damaged(lost, None):  # a file that is not there is found by every sample
+        assert verify(str(vm.root), part=Part(sample=0.0001), quick=True).damages
+
+
+def test_a_time_limit_ends_it_and_the_next_run_goes_on(vm, capsys):
+    code, out, _ = nbdpull(capsys, "verify", vm.root, "--max-duration", "0.000001s", "--json")
+    assert code == 0 and json.loads(out.splitlines()[-1])["complete"] is False
+    assert verify(str(vm.root), part=Part(max_duration=1000)).complete
+    oldest = vm.points[0]
+    others = [point for point in vm.points if point is not oldest]
+    entries = [{**findings.entry(point), "verdict": "ok", "damages": 0} for point in others]
+    findings.record(vm.series, findings.VERIFY, level="frames", points=entries)
+    events = []
+    verify(str(vm.root), part=Part(max_duration=1000), report=lambda **event: events.append(event))
+    assert events[0]["point"] == oldest.id
+
+
+def test_list_tells_when_a_point_was_verified(vm, capsys):
+    assert [point["verified"] for point in listing.points(str(vm.root))[0]] == [None] * 3
+    assert result(capsys, "verify", vm.root)["ok"]
+    chunk = vm.folder / vm.points[2].manifest.disk("vda").chunks[0].path
+    before = chunk.read_bytes()
+    points = json.loads(nbdpull(capsys, "list", vm.root, "--json")[1])
+    assert [point["verified"]["verdict"] for point in points] == ["ok"] * 3
+    assert points[0]["verified"]["level"] == "frames" and "@" in points[0]["verified"]["who"]
+    chunk.write_bytes(flipped(before, 900))
+    assert result(capsys, "verify", vm.root, "--quick", "--sample", "100%")["exit_code"] == 11
+    points = listing.points(str(vm.root))[0]
+    assert [point["verified"]["verdict"] for point in points] == ["ok", "ok", "damaged"]
+    assert "DAMAGED" in nbdpull(capsys, "list", vm.root)[1]
+    chunk.write_bytes(before)
+    for point in vm.points:  # and coreutils still find every point whole
+        subprocess.run(["sha256sum", "-c", "--quiet", format.SUMS], cwd=vm.folder / point.id, check=True)
+
+
+def test_no_record(vm, capsys):
+    before = files(vm.root)
+    nbdpull(capsys, "verify", vm.root, "--no-record", "--quiet")
+    nbdpull(capsys, "digest", vm.root, "--no-record", "--quiet")
+    assert files(vm.root) == before
+
+
+def test_a_finding_is_of_one_manifest_only(vm, capsys):
+    result(capsys, "verify", vm.root)
+    points = [vm.points[0].__class__(vm.points[0].manifest, "0" * 64)]
+    assert findings.latest(vm.series, points)[vm.points[0].id] == {}
+    for path in vm.folder.glob("*.verify.json"):
+        path.write_bytes(flipped(path.read_bytes(), 100))
+    assert findings.load(vm.series) == []
+
+
+# -- against ----------------------------------------------------------------------------------------------------------
+
+
+def image(path, content, kind="raw"):
+    raw = path.with_suffix(".part")
+    raw.write_bytes(content)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, str(raw), str(path)], check=True)
+    return path
+
+
+@pytest.fixture
+def even(tmp_path):
+    """A chain whose disk is a whole number of sectors: qemu's images are."""
+    rng = random.Random(5)
+    vm = Vm(tmp_path / "even")
+    vm.add_disk("vda", 4 * MIB + 64 * KIB)
+    for _ in range(3):
+        vm.write("vda", rng.randrange(64) * 64 * KIB, rng.randbytes(128 * KIB))
+        vm.write("vda", rng.randrange(3 * MIB), rng.randbytes(70_001))
+        vm.zero("vda", rng.randrange(64) * 64 * KIB, 64 * KIB)
+        vm.pull(frame_size=256 * KIB)
+    return vm
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_an_image_equals_its_point_and_no_other(even, tmp_path, kind, capsys):
+    for point in even.points:
+        path = image(tmp_path / f"{point.id}.{kind}", even.images[point.id]["vda"], kind)
+        for other in even.points:
+            found = compare.compare(str(even.root), str(path), point=other.id)
+            assert found.differences == different(even, point, other)
+    told = result(capsys, "verify", even.root, "--against", path, "--point", even.points[0].id)
+    assert not told["ok"] and told["exit_code"] == 13 and told["differences"]
+    told = result(capsys, "verify", even.root, "--against", path)
+    assert told["ok"] and told["equal"] and told["compared_bytes"] == even.disks["vda"].size
+
+
+def different(vm, one, other):
+    """Must be [] for the same point; else the compare's own answer holds the ranges that really differ."""
+    a, b = vm.images[one.id]["vda"], vm.images[other.id]["vda"]
+    found = compare.compare(str(vm.root), str(next(vm.root.parent.glob(f"{one.id}.*[w2]"))), point=other.id).differences
+    covered = bytearray(len(a))
+    for offset, length in found:
+        covered[offset : offset + length] = b"\1" * length
+        assert a[offset : offset + length] != b[offset : offset + length]
+    assert all(covered[i] or a[i] == b[i] for i in range(len(a)))
+    return found if one is not other else []
+
+
+def test_against_a_served_point(even, capsys):
+    from nbdpull import serve
+
+    with serve.Server(serve.Request(str(even.root), point=even.points[1].id)) as server:
+        uri = server.exports[0].uri
+        assert result(capsys, "verify", even.root, "--against", uri, "--point", even.points[1].id)["equal"]
+        assert not result(capsys, "verify", even.root, "--against", uri)["equal"]
+
+
+def test_against_bad_input(even, vm, tmp_path, capsys):
+    assert nbdpull(capsys, "verify", even.root, "--against", tmp_path / "none")[0] == 2
+    small = image(tmp_path / "small.raw", bytes(MIB))
+    code, _, err = nbdpull(capsys, "verify", even.root, "--against", small)
+    assert code == 13 and "1048576 bytes" in err
+    junk = tmp_path / "junk.qcow2"
+    junk.write_bytes(b"QFI\xfb" + bytes(100))
+    assert nbdpull(capsys, "verify", even.root, "--against", junk)[0] == 2
+    for words in (["--disk", "vda"], ["--format", "raw"]):
+        assert nbdpull(capsys, "verify", even.root, *words)[0] == 2
+
+
+# -- digest -----------------------------------------------------------------------------------------------------------
+
+
+def digests(vm, point="all"):
+    return [disks for _, disks in digest.digest(str(vm.root), point=point).points]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_chain_and_a_full_pull_have_the_same_digest(tmp_path, seed):
+    rng = random.Random(seed)
+    vm = chain(tmp_path / "chain", seed=seed, points=4, size=3 * MIB + 512, frame_size=rng.choice([64 * KIB, MIB]))
+    seen = set()
+    for number, (point, found) in enumerate(zip(vm.points, digests(vm))):
+        for frame_size in (64 * KIB, 256 * KIB, MIB):
+            full = Vm(tmp_path / f"full{number}{frame_size}")
+            for disk, content in vm.images[point.id].items():
+                full.add_disk(disk, len(content))
+                full.write(disk, 0, content)  # zeros are data here, found by the writer
+            full.pull("nothing", frame_size=frame_size, **{k: ROLLING[k] for k in ("chunk_size",)})
+            assert digests(full) == [found]
+        seen.add(found["vda"])
+    assert len(seen) == 4
+
+
+def test_the_digest_is_what_the_format_says(tmp_path):
+    from blake3 import blake3
+
+    vm = chain(tmp_path, points=2, size=3 * MIB + 5)
+    content = vm.images[vm.points[-1].id]["vda"]
+    expected = blake3(b"nbdpull/1 image\n" + len(content).to_bytes(8, "little"))
+    for number in range(-(-len(content) // MIB)):
+        block = content[number * MIB : (number + 1) * MIB]
+        if any(block):
+            expected.update(number.to_bytes(8, "little") + blake3(block).digest())
+    assert digests(vm, "latest")[0]["vda"] == expected.hexdigest()
+
+
+def test_explicit_zeros_and_growth_do_not_count(tmp_path):
+    one, other = Vm(tmp_path / "1"), Vm(tmp_path / "2")
+    for vm in (one, other):
+        vm.add_disk("vda", 5 * MIB)
+        vm.write("vda", MIB + 70_000, b"x" * 100)
+    other.write("vda", 3 * MIB, bytes(1000))
+    other.zero("vda", 0, 4096)
+    one.pull()
+    other.pull(frame_size=MIB)
+    assert digests(one) == digests(other)
+    assert digests(one)[0]["vda"] != digests(chain(tmp_path / "3", points=1))[0]["vda"]
+
+
+def test_whole_frames_need_no_reading(tmp_path, monkeypatch):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 4 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(4 * MIB))
+    vm.pull(frame_size=MIB)
+    expected = digests(vm)
+    shutil.move(str(vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path), tmp_path / "elsewhere")
+    assert digests(vm) == expected
+
+
+def test_digests_are_kept_and_listed(vm, capsys):
+    told = result(capsys, "digest", vm.root, "--point", "all")["points"]
+    assert [point["id"] for point in told] == [point.id for point in vm.points]
+    listed = listing.points(str(vm.root))[0]
+    assert [point["digests"] for point in listed] == [point["disks"] for point in told]
+    code, out, _ = nbdpull(capsys, "digest", vm.root, "--disk", "vdb")
+    assert code == 0 and told[-1]["disks"]["vdb"] in out
+    assert nbdpull(capsys, "digest", vm.root, "--disk", "vdz")[0] == 3
+
+
+# -- a lost index -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [ROLLING, {}, {"frame_size": MIB}])
+def test_a_lost_index_is_made_again_to_the_byte(tmp_path, capsys, how):
+    vm = chain(tmp_path, size=6 * MIB, **how)
+    for point in vm.points:
+        for disk in ("vda", "vdb"):
+            path = vm.folder / point.manifest.disk(disk).index.path
+            before = path.read_bytes()
+            path.unlink()
+            assert nbdpull(capsys, "index", vm.root, point.id, disk, "--rebuild")[0] == 0
+            assert path.read_bytes() == before
+    assert verify(str(vm.root)).damages == []
+
+
+def test_a_large_lost_index(tmp_path):
+    """Far more than one block of zstd."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 24 * MIB)
+    for at in range(0, 24 * MIB, 2048):
+        vm.write("vda", at, at.to_bytes(8, "little") * 4)
+        vm.zero("vda", at + 1024, 64)
+    point = vm.pull(chunk_size=MIB)
+    path = vm.folder / point.manifest.disk("vda").index.path
+    before = path.read_bytes()
+    assert len(before) > 300_000
+    path.unlink()
+    rebuild.rebuild(vm.series, point, "vda")
+    assert path.read_bytes() == before
+
+
+def test_a_disk_without_changes(tmp_path):
+    vm = chain(tmp_path, points=1)
+    point = vm.pull()
+    path = vm.folder / point.manifest.disk("vda").index.path
+    path.unlink()
+    rebuild.rebuild(vm.series, point, "vda")
+    assert verify(str(vm.root)).damages == []
+
+
+def test_what_cannot_be_rebuilt(vm, capsys):
+    point = vm.points[1]
+    entry = point.manifest.disk("vda")
+    index, chunk = vm.folder / entry.index.path, vm.folder / entry.chunks[0].path
+    words = ("index", vm.root, point.id, "vda", "--rebuild")
+    code, _, err = nbdpull(capsys, *words)
+    assert code == 9 and "is what was stored" in err
+    with damaged(index, index.read_bytes()[:-3]):
+        code, _, err = nbdpull(capsys, *words)
+        assert code == 9 and "move it away" in err
+    with damaged(index, None), damaged(chunk, flipped(chunk.read_bytes(), -60)):
+        before = files(vm.root)
+        assert nbdpull(capsys, *words)[0] == 11
+        assert files(vm.root) == before
+    with damaged(index, None), damaged(chunk, None):
+        assert nbdpull(capsys, *words)[0] == 11
+    with pytest.raises(errors.NoSuchDisk):
+        rebuild.rebuild(vm.series, point, "vdz")
