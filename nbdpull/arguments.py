@@ -36,6 +36,7 @@ examples:
   nbdpull list dir/                    the points in dir/
   nbdpull restore dir/ -o out/         the newest point, as out/vda.qcow2 …
   nbdpull serve dir/                   the same, at once and read-only, over NBD
+  nbdpull drill dir/                   does the newest point boot?
   nbdpull verify dir/                  is everything what was stored?
 
 The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
@@ -232,6 +233,18 @@ def _add_serve(added):
     added.add_argument("--json", action="store_true", help="JSON lines on stdout")
 
 
+def _add_drill(added):
+    _add_wanted_point(added)
+    added.add_argument("-c", "--connect", metavar="URI", help="libvirt of this machine to boot it with")
+    added.add_argument("--expect", metavar="REGEX",
+                       help="ready when the serial console shows this (default: when the agent answers)")  # fmt: skip
+    added.add_argument("--timeout", metavar="T", type=parse_duration, default=300.0,
+                       help="how long to wait for that (default: 5m)")  # fmt: skip
+    added.add_argument("--work-dir", metavar="DIR", help="for what the guest writes meanwhile (default: /var/tmp)")
+    added.add_argument("--no-record", action="store_true", help="do not keep the result in the store")
+    _add_output_arguments(added)
+
+
 def _add_wanted_point(added):
     added.add_argument("store", metavar="DIR")
     added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
@@ -278,6 +291,7 @@ _VERBS = {
     "verify": ("look for damage in a store", "verify dir/", _add_verify),
     "digest": ("tell one value for the content of each disk of a point", "digest dir/ --point all", _add_digest),
     "serve": ("give the disks of a point to NBD clients, without a restore", "serve dir/", _add_serve),
+    "drill": ("boot a point, see that it comes up, and throw it away", "drill dir/", _add_drill),
     "list": ("list the points of a store", "list dir/ --json", _add_list),
     "show": ("show one point", "show dir/ latest", _add_show),
     "index": ("list the records of a disk of a point, as JSON lines", "index dir/ latest vda", _add_index),

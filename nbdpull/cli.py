@@ -219,6 +219,37 @@ def _tell_serving(event, **values):
         _say(terminal.serving(values))
 
 
+def _drill(args, report, check):
+    from . import drill
+
+    request = drill.Request(
+        store=args.store,
+        domain=args.domain,
+        point=args.point,
+        uri=args.connect,
+        expect=args.expect,
+        timeout=args.timeout,
+        work_dir=args.work_dir,
+        keep=not args.no_record,
+    )
+    found = drill.drill(request, report, check)
+    outcome = {
+        "point": found.point.id,
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "seconds": found.seconds,
+        "waited_for": found.waited_for,
+        "console": found.console,
+        "screenshot": found.screenshot_path,
+        "warnings": found.warnings,
+    }
+    if found.verdict == drill.OK:
+        return outcome, f"point {found.point.id} was up after {found.seconds} s", 0
+    lines = [f"FAILED point {found.point.id}: {found.reason}"]
+    lines += ["its console ends so:", found.console.rstrip()] if found.console.strip() else []
+    return outcome, "\n".join(lines), errors.DrillFailed.exit_code
+
+
 def _list(args, report, check):
     from . import listing, terminal
 
@@ -260,6 +291,7 @@ _RUN = {
     "verify": _verify,
     "digest": _digest,
     "serve": _serve,
+    "drill": _drill,
     "list": _list,
     "show": _show,
     "index": _index,

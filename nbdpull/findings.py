@@ -34,9 +34,11 @@ def record(target, kind, **about):
 
 
 def attach(target, path, suffix, data):
-    """Keep a file that belongs to the finding at `path`, such as a picture."""
-    with target.store.create(f"{path[: -len('.json')]}.{suffix}") as file:
+    """Keep a file that belongs to the finding at `path`, such as a picture; return its path."""
+    beside = f"{path[: -len('.json')]}.{suffix}"
+    with target.store.create(beside) as file:
         file.write(data)
+    return beside
 
 
 def load(target):

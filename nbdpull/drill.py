@@ -1,0 +1,222 @@
+"""Drill: does a point boot? It is served, booted as a domain of another name without a network, and thrown away.
+
+Owns: the order of steps, what readiness is, the verdict, and that nothing is left. Must not know: libvirt's API and XML
+(domain_boot.py, drill_xml.py), frames, what is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+from . import domain_boot, drill_xml, errors, findings, format, series, serve, store
+
+LOOK_INTERVAL = 0.1  # seconds
+CONSOLE_TAIL = 2000  # characters of the console that a report tells
+CONSOLE_MAX = 4 << 20  # bytes of it that are searched
+BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")  # files of a point that a boot needs
+WORK_DIR = "/var/tmp"  # QEMU's user must be able to enter it, which a home seldom allows
+
+OK, FAILED = "ok", "failed"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to boot, and what readiness is: `expect`, a regular expression for the serial console, else the agent."""
+
+    store: str
+    domain: Optional[str] = None
+    point: str = series.LATEST
+    uri: Optional[str] = None
+    expect: Optional[str] = None
+    timeout: float = 300.0
+    work_dir: Optional[str] = None
+    keep: bool = True
+
+
+@dataclass
+class Report:
+    """verdict: OK or FAILED, with the reason; seconds: from start to readiness, or to giving up; waited_for: "agent" or
+    "console"; console: the end of what the guest printed; screenshot: (kind, picture) or None."""
+
+    point: series.Point
+    verdict: str
+    reason: str
+    seconds: float
+    waited_for: str
+    console: str
+    screenshot: Optional[tuple[str, bytes]] = None
+    screenshot_path: Optional[str] = None
+    warnings: list = field(default_factory=list)
+
+
+def drill(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Report:
+    """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
+    target = series.only_series(store.open_store(request.store), request.domain)
+    point = target.point(request.point)
+    xml = _file(target, point, format.DOMAIN_XML).decode()
+    expect = _pattern(request.expect)
+    if expect is None and not drill_xml.has_agent(xml):
+        raise errors.UsageError(
+            f"{target.domain} has no channel of the guest agent; tell by --expect what its serial console says when it "
+            "is up"
+        )
+    result = _Drill(request, target, point, xml, expect, report, check).run()
+    if request.keep:
+        _keep(target, result)
+    return result
+
+
+def _pattern(text):
+    try:
+        return re.compile(text, re.MULTILINE) if text is not None else None
+    except re.error as error:
+        raise errors.UsageError(f"--expect {text!r} is no regular expression: {error}") from error
+
+
+def _file(target, point, name):
+    """A file of the point, proved; None where it has none of that name."""
+    for entry in point.manifest.files:
+        if entry.path.partition("/")[2] == name:
+            flaw = target.file_flaw(entry)
+            if flaw:
+                raise errors.Damaged(flaw)
+            return target.store.read(f"{target.folder}/{entry.path}")
+    if name == format.DOMAIN_XML:
+        raise errors.Damaged(f"point {point.id} has no {name}")
+    return None
+
+
+class _Drill:
+    def __init__(self, request, target, point, xml, expect, report, check):
+        self._request, self._series, self._point, self._xml = request, target, point, xml
+        self._expect, self._report, self._check = expect, report, check
+        self._troubles: list[str] = []
+
+    def run(self):
+        with ExitStack() as stack:
+            folder = stack.enter_context(_work_folder(self._request.work_dir or WORK_DIR))
+            server = stack.enter_context(self._served(folder))
+            os.chmod(os.path.join(folder, "nbd.sock"), 0o666)  # for QEMU's user; who cannot guess the folder's name…
+            images = {export.disk: _overlay(folder, export) for export in server.exports}
+            console = os.path.join(folder, "console")
+            xml = self._definition(folder, images, console)
+            connection = stack.enter_context(domain_boot.connected(self._request.uri))
+            self._tell("boot")
+            started = time.monotonic()
+            boot = stack.enter_context(domain_boot.booted(connection, xml))
+            reason = self._wait(boot, console, started)
+            seconds = round(time.monotonic() - started, 3)
+            picture = boot.screenshot() if drill_xml.has_display(self._xml) and boot.active else None
+            return Report(self._point, FAILED if reason else OK, reason, seconds, self._waited_for,
+                          _read(console)[-CONSOLE_TAIL:], picture)  # fmt: skip
+
+    @property
+    def _waited_for(self):
+        return "console" if self._expect else "agent"
+
+    def _tell(self, step):
+        self._report(event="drill", step=step, point=self._point.id)
+
+    def _served(self, folder):
+        disks = [disk.name for disk in self._point.manifest.disks if disk.name in drill_xml.disks(self._xml)]
+        if not disks:
+            raise errors.NoSuchDisk(f"point {self._point.id} has no disk of the domain's definition")
+        self._tell("serve")
+        socket = os.path.join(folder, "nbd.sock")
+        request = serve.Request(self._request.store, self._series.domain, self._point.id, disks, socket)
+        return serve.Server(request, self._trouble, self._check)
+
+    def _trouble(self, event, message):
+        self._troubles.append(message)
+
+    def _definition(self, folder, images, console):
+        files = {}
+        for name in BOOT_FILES:
+            data = _file(self._series, self._point, name)
+            if data is not None:
+                files[name] = os.path.join(folder, name)
+                with open(files[name], "wb") as file:
+                    file.write(data)
+                os.chmod(files[name], 0o644)
+        return drill_xml.adapted(self._xml, f"nbdpull-drill-{secrets.token_hex(4)}", str(uuid.uuid4()), images, console,
+                                 files, emulator_exists=os.path.exists)  # fmt: skip
+
+    def _wait(self, boot, console, started):
+        """Wait for readiness; return why it did not come, "" if it did."""
+        while True:
+            self._check()
+            ready = self._expect.search(_read(console)) if self._expect else boot.agent_answers()
+            if ready:
+                return ""
+            if self._troubles:
+                return f"the point cannot be read: {self._troubles[0]}"
+            if not boot.active:
+                return "the guest ended before it was up"
+            if time.monotonic() - started > self._request.timeout:
+                missed = "the console did not show what was expected" if self._expect else "the agent did not answer"
+                return f"{missed} within {self._request.timeout:g} s"
+            time.sleep(LOOK_INTERVAL)
+
+
+@contextmanager
+def _work_folder(parent):
+    """A folder that any user can enter who knows its name, and nobody can list: QEMU may be another user."""
+    with store.translated("create a folder in", parent):
+        outer = tempfile.mkdtemp(prefix="nbdpull-drill-", dir=parent)
+    try:
+        os.chmod(outer, 0o711)
+        inner = os.path.join(outer, secrets.token_hex(8))
+        os.mkdir(inner)
+        os.chmod(inner, 0o711)
+        yield inner
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def _overlay(folder, export):
+    """A new qcow2 image over the export."""
+    if shutil.which("qemu-img") is None:
+        raise errors.MissingSoftware(
+            "qemu-img is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)"
+        )
+    path = os.path.join(folder, f"{format.folder_name(export.disk)}.qcow2")
+    size = -(-export.size // 512) * 512
+    made = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", export.uri, path, str(size)],
+                          capture_output=True, text=True)  # fmt: skip
+    if made.returncode:
+        raise errors.OutputError(f"qemu-img cannot make {path}: {' '.join(made.stderr.split())}")
+    return path
+
+
+def _read(console):
+    try:
+        with open(console, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - CONSOLE_MAX))
+            return file.read().decode(errors="replace").replace("\r", "")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise errors.AccessDenied(f"cannot read the guest's console: {error.strerror}; run as root") from error
+
+
+def _keep(target, result):
+    """Keep the result in the store; a store that cannot be written to is no failure of the drill."""
+    about = {**findings.entry(result.point), "verdict": result.verdict, "reason": result.reason,
+             "seconds": result.seconds, "waited_for": result.waited_for}  # fmt: skip
+    try:
+        path = findings.record(target, findings.DRILL, points=[about])
+        if result.screenshot is not None:
+            kind, picture = result.screenshot
+            result.screenshot_path = target.store.path(findings.attach(target, path, kind, picture))
+    except (errors.OutputError, errors.StoreError) as error:
+        result.warnings.append(f"the result is not kept: {error}")

@@ -1,0 +1,150 @@
+"""A domain's definition turned into that of a drill: the same machine, alone, over throw-away disks.
+
+Owns: what of a definition a drill keeps. Devices are kept by name, and all others left out: a drill must reach no
+network, no device and no folder of the host, nor anything that the real domain may be using. Must not know: libvirt's
+API, files.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Optional
+
+AGENT = "org.qemu.guest_agent.0"
+
+_KEPT_DEVICES = ("emulator", "controller", "input", "rng", "memballoon", "panic", "iommu", "memory", "video")
+# Of the domain itself: pinning, tuning, labels, host memory, metadata, and QEMU arguments of its own are left out.
+_KEPT = ("name", "uuid", "memory", "currentMemory", "maxMemory", "vcpu", "vcpus", "os", "features", "cpu", "clock",
+         "pm", "on_poweroff", "on_reboot", "on_crash", "devices", "launchSecurity", "iothreads", "sysinfo")  # fmt: skip
+_KEPT_OF_DISK = ("target", "boot", "serial", "wwn", "vendor", "product", "address", "geometry", "blockio")
+
+
+def has_agent(xml: str) -> bool:
+    """Whether the domain has the guest agent's channel."""
+    names = [target.get("name") for target in ET.fromstring(xml).iterfind("devices/channel/target")]
+    return AGENT in names
+
+
+def has_display(xml: str) -> bool:
+    models = [model.get("type") for model in ET.fromstring(xml).iterfind("devices/video/model")]
+    return any(model != "none" for model in models)
+
+
+def disks(xml: str) -> list[str]:
+    """Targets of the domain's disks."""
+    found = ET.fromstring(xml).iterfind("devices/disk")
+    return [_target(disk) for disk in found if disk.get("device", "disk") in ("disk", "lun")]
+
+
+def adapted(
+    xml: str,
+    name: str,
+    uuid: str,
+    images: dict[str, str],
+    console: str,
+    files: Optional[dict[str, str]] = None,
+    emulator_exists=lambda path: True,
+) -> str:
+    """The definition of the drill. images: qcow2 file of each disk's target; console: file that gets what the guest
+    prints; files: path of "nvram", "kernel", "initrd", "dtb" where the point has them."""
+    root = ET.fromstring(xml)
+    for element in list(root):
+        if element.tag not in _KEPT:
+            root.remove(element)
+    root.attrib.pop("id", None)
+    _set(root, "name", name)
+    _set(root, "uuid", uuid)
+    for event in ("on_poweroff", "on_crash"):
+        _set(root, event, "destroy")
+    _adapt_os(root, files or {})
+    old = root.find("devices")
+    devices = old if old is not None else ET.SubElement(root, "devices")
+    kept = [_device(device, images, emulator_exists) for device in list(devices)]
+    serial = _serial(devices, console)
+    for device in list(devices):
+        devices.remove(device)
+    devices.extend([device for device in kept if device is not None] + [serial])
+    if has_agent(xml):
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "target", type="virtio", name=AGENT)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _set(root, tag, text):
+    element = root.find(tag)
+    if element is None:
+        element = ET.SubElement(root, tag)
+    element.text = text
+
+
+def _adapt_os(root, files):
+    os = root.find("os")
+    if os is None:
+        return
+    for tag in ("kernel", "initrd", "dtb"):
+        element = os.find(tag)
+        if element is not None and tag in files:
+            element.text = files[tag]
+    nvram = os.find("nvram")
+    if nvram is not None:
+        template = nvram.get("template")
+        os.remove(nvram)
+        if "nvram" in files:
+            ET.SubElement(os, "nvram", {"template": template} if template else {}).text = files["nvram"]
+
+
+def _device(device, images, emulator_exists):
+    """What a drill has of a device, or None."""
+    if device.tag == "disk":
+        return _disk(device, images)
+    if device.tag not in _KEPT_DEVICES:
+        return None
+    if device.tag == "emulator" and not emulator_exists(device.text):
+        return None  # libvirt has its own of this architecture
+    if device.tag == "input" and device.get("type") not in ("mouse", "tablet", "keyboard"):
+        return None  # a host's device
+    if device.tag == "memory" and device.get("model") != "dimm":
+        return None
+    return _video(device) if device.tag == "video" else device
+
+
+def _disk(device, images):
+    target = _target(device)
+    if target not in images:
+        return None
+    disk = ET.Element("disk", type="file", device="disk")
+    # The disk is thrown away: nothing has to reach the medium.
+    ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe")
+    ET.SubElement(disk, "source", file=images[target])
+    disk.extend([child for child in device if child.tag in _KEPT_OF_DISK])
+    return disk
+
+
+def _video(device):
+    """QXL needs SPICE, which a drill has not; acceleration needs a display of the host."""
+    model = device.find("model")
+    if model is not None:
+        if model.get("type") == "qxl":
+            model.attrib.clear()
+            model.set("type", "vga")
+        for child in list(model):
+            model.remove(child)
+    return device
+
+
+def _serial(devices, console):
+    """The first serial port, else the first console, else a new port, as a file."""
+    found = devices.find("serial")
+    if found is None:
+        found = devices.find("console")
+    serial = ET.Element(found.tag if found is not None else "serial", type="file")
+    ET.SubElement(serial, "source", path=console)
+    for child in found if found is not None else []:
+        if child.tag in ("target", "address"):
+            serial.append(child)
+    return serial
+
+
+def _target(disk):
+    target = disk.find("target")
+    return target.get("dev", "") if target is not None else ""

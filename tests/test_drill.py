@@ -1,0 +1,188 @@
+"""Drill: points boot from the store, one that does not boot fails; nothing is left, and nothing is touched."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import stores
+from bed.machine import DOMAIN, MIB
+from stores import Vm, files, package_environment
+
+from nbdpull import cli, drill, drill_xml, errors, listing
+
+# Says its text on the first serial port, then stands still: xor ax,ax; mov ds,ax; cld; mov dx,0x3f8; mov si,text;
+# next: lodsb; test al,al; jz end; out dx,al; jmp next; end: hlt; jmp end
+BOOT_CODE = bytes.fromhex("31c0 8ed8 fc baf803 be167c ac 84c0 7403 ee ebf8 f4 ebfd")
+HELLO = b"hello from the boot block\r\n"
+BOOT_BLOCK = (BOOT_CODE + HELLO + b"\0").ljust(510, b"\0") + b"\x55\xaa"
+
+DEVICES = """<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' io='native'/>
+  <source file='/nowhere/vda.qcow2'/><backingStore/><target dev='vda' bus='virtio'/></disk>
+  <disk type='file' device='cdrom'><source file='/nowhere/cd.iso'/><target dev='hdc' bus='ide'/><readonly/></disk>
+  <interface type='network'><source network='default'/></interface>
+  <serial type='pty'><target port='0'/></serial><console type='pty'><target type='serial' port='0'/></console>
+  <graphics type='vnc' port='5900' listen='0.0.0.0'/><video><model type='vga'/></video>"""
+
+
+def domain_xml(devices=DEVICES):
+    return DOMAIN.format(kind="qemu", name="vm1", memory=16, cpus=1, boot="", devices=devices)
+
+
+@pytest.fixture
+def bootable(tmp_path, monkeypatch):
+    """A point that boots, then one whose boot block is destroyed."""
+    monkeypatch.setattr(stores, "DOMAIN_XML", domain_xml().encode())
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 4 * MIB)
+    vm.write("vda", 0, BOOT_BLOCK)
+    vm.pull()
+    vm.write("vda", 0, b"\xee" * 512)
+    vm.pull()
+    return vm
+
+
+def run(vm, bed, *options):
+    """The result of `nbdpull drill --json` as a dict."""
+    command = [sys.executable, "-m", "nbdpull", "drill", str(vm.root), "-c", bed.uri, "--json", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=package_environment(), timeout=100)
+    assert "Traceback" not in done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["exit_code"] == done.returncode
+    return result
+
+
+@pytest.fixture
+def work():
+    """A folder with a short name: a socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield folder
+
+
+def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_libvirt, work):
+    good, _ = bootable.points
+    before = files(bootable.folder)
+    options = ("--expect", "^hello from .* block$", "--timeout", "20s", "--work-dir", work)
+    told = run(bootable, private_libvirt, "--point", good.id, *options)
+    assert (told["ok"], told["verdict"], told["point"], told["waited_for"]) == (True, "ok", good.id, "console")
+    assert 0 < told["seconds"] < 20 and "hello from" in told["console"]
+    assert Path(told["screenshot"]).read_bytes()[:2] in (b"\x89P", b"P6")
+
+    told = run(bootable, private_libvirt, *options[:2], "--timeout", "4s", "--work-dir", work)
+    assert (told["ok"], told["verdict"], told["exit_code"]) == (False, "failed", 13)
+    assert "did not show what was expected within 4 s" in told["reason"]
+
+    points = listing.points(str(bootable.root))[0]
+    assert [point["drilled"]["verdict"] for point in points] == ["ok", "failed"]
+    assert points[0]["drilled"]["seconds"] > 0 and "@" in points[0]["drilled"]["who"]
+    assert private_libvirt.virsh("list", "--all", "--name").split() == []
+    assert os.listdir(work) == []
+    new = set(files(bootable.folder)) - set(before)
+    assert {path.parent for path in new} == {bootable.folder} and set(before) <= set(files(bootable.folder))
+    for point in bootable.points:
+        subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=bootable.folder / point.id, check=True)
+
+
+def test_a_point_that_cannot_be_read_fails_at_once(bootable, private_libvirt):
+    point = bootable.points[0]
+    chunk = bootable.folder / point.manifest.disk("vda").chunks[0].path
+    with stores.damaged(chunk, stores.flipped(chunk.read_bytes(), 130)):
+        told = run(bootable, private_libvirt, "--point", point.id, "--expect", "hello", "--timeout", "60")
+    assert told["verdict"] == "failed" and "cannot be read" in told["reason"] and told["seconds"] < 30
+
+
+@pytest.mark.timeout_seconds(200)
+def test_the_linux_guest_in_a_drill(guest, private_libvirt, tmp_path):
+    """Pulled while it runs, booted beside it: the agent answers."""
+    store = tmp_path / "store"
+    for _ in range(2):
+        assert cli.main(["pull", guest.name, "-o", str(store), "-c", private_libvirt.uri, "--quiet"]) == 0
+        guest.run("echo more > /mnt/more; sync")
+
+    class Root:
+        root = store
+
+    told = run(Root, private_libvirt, "--timeout", "90s")
+    assert told["ok"] and told["waited_for"] == "agent" and "bed: vda is mounted" in told["console"]
+    assert private_libvirt.virsh("list", "--name").split() == [guest.name]
+    assert guest.run("cat /mnt/more") == "more\n"
+
+
+def test_it_can_be_stopped(bootable, private_libvirt, work):
+    looks = []
+
+    def check():
+        looks.append(1)
+        if len(looks) == 20:
+            raise errors.Interrupted(15)
+
+    request = drill.Request(str(bootable.root), uri=private_libvirt.uri, expect="never", work_dir=work)
+    with pytest.raises(errors.Interrupted):
+        drill.drill(request, check=check)
+    assert private_libvirt.virsh("list", "--all", "--name").split() == []
+    assert os.listdir(work) == []
+    assert listing.points(str(bootable.root))[0][1]["drilled"] is None
+
+
+def test_bad_input(bootable, private_libvirt, capsys):
+    def code(*words):
+        found = cli.main(["drill", str(bootable.root), "-c", private_libvirt.uri, *words])
+        assert capsys.readouterr().err.count("\n") == 1
+        return found
+
+    assert code() == 2  # no agent, and no --expect
+    assert code("--expect", "(") == 2
+    assert code("--expect", "x", "--point", "20200101T000000Z-aaaaaa") == 10
+    assert code("--expect", "x", "--work-dir", "/nowhere") == 9
+    assert code("--expect", "x", "-c", "qemu+unix:///system?socket=/nowhere") == 6
+
+
+# -- the definition ---------------------------------------------------------------------------------------------------
+
+
+def adapted(devices, **how):
+    xml = domain_xml(devices)
+    return ET.fromstring(drill_xml.adapted(xml, "n", "u", {"vda": "/new/vda.qcow2"}, "/new/console", **how))
+
+
+def test_nothing_of_the_host_is_reached():
+    root = adapted(
+        DEVICES
+        + """<hostdev mode='subsystem' type='usb'><source><vendor id='1'/></source></hostdev>
+        <filesystem type='mount'><source dir='/'/><target dir='x'/></filesystem><tpm model='tpm-tis'/>
+        <channel type='unix'><source mode='bind' path='/old'/>
+          <target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+        <channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
+        <input type='evdev'><source dev='/dev/input/event1'/></input><input type='tablet' bus='usb'/>
+        <vsock model='virtio'/><redirdev bus='usb' type='spicevmc'/><sound model='ich9'/>"""
+    )
+    tags = [child.tag for child in root.find("devices")]
+    assert not set(tags) & {"hostdev", "filesystem", "tpm", "interface", "vsock", "redirdev", "sound", "graphics"}
+    assert tags.count("disk") == tags.count("channel") == tags.count("input") == tags.count("serial") == 1
+    assert root.find("devices/disk/source").get("file") == "/new/vda.qcow2"
+    assert root.find("devices/disk/driver").attrib == {"name": "qemu", "type": "qcow2", "cache": "unsafe"}
+    assert root.find("devices/channel/source") is None
+    assert (root.findtext("name"), root.findtext("uuid")) == ("n", "u")
+    assert b"/nowhere" not in ET.tostring(root) and b"/old" not in ET.tostring(root)
+
+
+def test_firmware_kernel_and_arguments_of_qemu():
+    xml = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>a</name>
+      <metadata><x/></metadata><cputune/><seclabel type='none'/>
+      <os><type>hvm</type><nvram template='/t'>/old/nvram</nvram><kernel>/old/k</kernel></os>
+      <devices><video><model type='qxl' ram='1'><acceleration accel3d='yes'/></model></video>
+      <emulator>/no/qemu</emulator><console type='pty'><target type='sclp'/></console></devices>
+      <qemu:commandline><qemu:arg value='-net'/></qemu:commandline></domain>"""
+    files = {"nvram": "/new/nvram", "kernel": "/new/k"}
+    root = ET.fromstring(drill_xml.adapted(xml, "n", "u", {}, "/c", files, emulator_exists=lambda path: False))
+    assert {child.tag for child in root} == {"name", "uuid", "os", "devices", "on_poweroff", "on_crash"}
+    assert (root.findtext("os/nvram"), root.findtext("os/kernel")) == ("/new/nvram", "/new/k")
+    assert root.find("devices/video/model").attrib == {"type": "vga"}
+    assert root.find("devices/console/target").get("type") == "sclp" and root.find("devices/serial") is None
+    assert root.find("devices/emulator") is None
+    root = ET.fromstring(drill_xml.adapted(xml, "n", "u", {}, "/c", {}))
+    assert root.find("os/nvram") is None  # libvirt makes one from the template, at a place of its own
