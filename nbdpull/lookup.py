@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -198,7 +197,7 @@ class _FrameCache:
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple, bytes] = OrderedDict()
         self._size = 0
-        self._under_way: dict[tuple, Future] = {}
+        self._under_way: dict[tuple, _Pending] = {}
 
     def get(self, place):
         key = (place["chunk"], place["position"])
@@ -208,22 +207,39 @@ class _FrameCache:
                 return self._held[key]
             waiting = self._under_way.get(key)
             if waiting is None:
-                mine = self._under_way[key] = Future()
-        return waiting.result() if waiting is not None else self._fill(key, place, mine)
+                mine = self._under_way[key] = _Pending()
+        return waiting.wait() if waiting is not None else self._fill(key, place, mine)
 
     def _fill(self, key, place, mine):
         try:
-            frame = self._read(place)
+            mine.frame = self._read(place)
         except BaseException as error:
+            mine.error = error
+            raise
+        finally:
             with self._lock:
                 del self._under_way[key]
-            mine.set_exception(error)
-            raise
-        with self._lock:
-            del self._under_way[key]
-            self._held[key] = frame
-            self._size += len(frame)
-            while self._size > self._budget and len(self._held) > 1:
-                self._size -= len(self._held.popitem(last=False)[1])
-        mine.set_result(frame)
-        return frame
+                if mine.frame is not None:
+                    self._hold(key, mine.frame)
+            mine.done.set()
+        return mine.frame
+
+    def _hold(self, key, frame):
+        self._held[key] = frame
+        self._size += len(frame)
+        while self._size > self._budget and len(self._held) > 1:
+            self._size -= len(self._held.popitem(last=False)[1])
+
+
+class _Pending:
+    """A frame that one thread is reading; a Future would do, but its module takes longer to load than all of ours."""
+
+    def __init__(self):
+        self.done = threading.Event()
+        self.frame = self.error = None
+
+    def wait(self):
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.frame
