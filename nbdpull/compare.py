@@ -12,14 +12,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 import numpy
-from blake3 import blake3
 
-from . import errors, extents, format, lookup, pipeline, series, source, store
+from . import errors, extents, format, lookup, pipeline, reader, series, source, store
 from .part import Part
 
 BLOCK = format.MAX_FRAME
@@ -114,7 +113,7 @@ def _block_differences(opened, live, start, length):
         for offset, size, digest in opened.records(start, length):
             found += _unless_zero(data[at - start : offset - start], at)
             view = data[offset - start : offset - start + size]
-            equal = blake3(view).digest() == digest if digest else bytes(view) == opened.read(offset, size)
+            equal = reader.digest(view) == digest if digest else bytes(view) == opened.read(offset, size)
             found += [] if equal else [(offset, size)]
             at = offset + size
         return found + _unless_zero(data[at - start :], at)
@@ -160,13 +159,13 @@ def _kind(image):
 def _connected(server, socket, image, log):
     """A Source; UsageError with what qemu-nbd said where it has ended: it listens first, then looks at the image."""
     deadline = time.monotonic() + QEMU_NBD_START
-    while not os.path.exists(socket) and server.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    try:
-        return source.Source(socket, "")
-    except errors.SourceError as error:
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(1)
-        log.seek(0)
-        said = " ".join(log.read().decode(errors="replace").split())
-        raise errors.UsageError(f"qemu-nbd cannot read {image}: {said or error}") from error
+    failed = None
+    while server.poll() is None and time.monotonic() < deadline:
+        try:  # a socket that is there may not be listening yet
+            return source.Source(socket, "")
+        except errors.SourceError as error:
+            failed = error
+            time.sleep(0.005)
+    log.seek(0)
+    said = " ".join(log.read().decode(errors="replace").split())
+    raise errors.UsageError(f"qemu-nbd cannot read {image}: {said or failed}")

@@ -7,18 +7,13 @@ the index, only the others are read. Must not know: libvirt, what is printed.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from blake3 import blake3
+from . import errors, findings, format, lookup, pipeline, reader, series, store
 
-from . import errors, findings, format, lookup, pipeline, series, store
-
-BLOCK = format.MAX_FRAME
+BLOCK = format.IMAGE_DIGEST_BLOCK
 BATCH_BLOCKS = 16
-_HEAD = b"nbdpull/1 image\n"
-_NUMBER = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def _of_point(target, point, disks, threads, report, check):
 
 def image_digest(opened, threads=2, tell=lambda position: None, check=lambda: None):
     """The digest of a RandomImage, in hex."""
-    whole = blake3(_HEAD + _NUMBER.pack(opened.size))
+    told = [format.image_digest_head(opened.size)]
 
     def work(blocks):
         return blocks, [_block_digest(opened, number, records) for number, records in blocks]
@@ -82,9 +77,9 @@ def image_digest(opened, threads=2, tell=lambda position: None, check=lambda: No
     ):
         for (number, _), leaf in zip(blocks, leaves):
             if leaf is not None:
-                whole.update(_NUMBER.pack(number) + leaf)
+                told.append(format.image_digest_block(number, leaf))
         tell(blocks[-1][0] * BLOCK)
-    return whole.hexdigest()
+    return reader.digest(b"".join(told)).hex()
 
 
 def _batches(opened):
@@ -110,7 +105,7 @@ def _block_digest(opened, number, records):
     if len(records) == 1 and records[0][:2] == (start, length) and records[0][2] is not None:
         return records[0][2] if records[0][2] != _zero_digest(length) else None
     data = opened.read(start, length)
-    return blake3(data).digest() if data.count(0) != length else None
+    return reader.digest(data) if data.count(0) != length else None
 
 
 _zero_digests: dict = {}
@@ -118,5 +113,5 @@ _zero_digests: dict = {}
 
 def _zero_digest(length):
     if length not in _zero_digests:
-        _zero_digests[length] = blake3(bytes(length)).digest()
+        _zero_digests[length] = reader.digest(bytes(length))
     return _zero_digests[length]

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from . import domain_boot, drill_xml, errors, findings, format, series, serve, store
+from . import domain_boot, drill_xml, errors, findings, format, nbd_server, series, store
 
 LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a report tells
@@ -100,7 +100,6 @@ class _Drill:
     def __init__(self, request, target, point, xml, expect, report, check):
         self._request, self._series, self._point, self._xml = request, target, point, xml
         self._expect, self._report, self._check = expect, report, check
-        self._troubles: list[str] = []
 
     def run(self):
         with ExitStack() as stack:
@@ -114,7 +113,7 @@ class _Drill:
             self._tell("boot")
             started = time.monotonic()
             boot = stack.enter_context(domain_boot.booted(connection, xml))
-            reason = self._wait(boot, console, started)
+            reason = self._wait(boot, server, console, started)
             seconds = round(time.monotonic() - started, 3)
             picture = boot.screenshot() if drill_xml.has_display(self._xml) and boot.active else None
             return Report(self._point, FAILED if reason else OK, reason, seconds, self._waited_for,
@@ -133,11 +132,8 @@ class _Drill:
             raise errors.NoSuchDisk(f"point {self._point.id} has no disk of the domain's definition")
         self._tell("serve")
         socket = os.path.join(folder, "nbd.sock")
-        request = serve.Request(self._request.store, self._series.domain, self._point.id, disks, socket)
-        return serve.Server(request, self._trouble, self._check)
-
-    def _trouble(self, event, message):
-        self._troubles.append(message)
+        request = nbd_server.Request(self._request.store, self._series.domain, self._point.id, disks, socket)
+        return nbd_server.Server(request, self._check)
 
     def _definition(self, folder, images, console):
         files = {}
@@ -151,15 +147,15 @@ class _Drill:
         return drill_xml.adapted(self._xml, f"nbdpull-drill-{secrets.token_hex(4)}", str(uuid.uuid4()), images, console,
                                  files, emulator_exists=os.path.exists)  # fmt: skip
 
-    def _wait(self, boot, console, started):
+    def _wait(self, boot, server, console, started):
         """Wait for readiness; return why it did not come, "" if it did."""
         while True:
             self._check()
             ready = self._expect.search(_read(console)) if self._expect else boot.agent_answers()
             if ready:
                 return ""
-            if self._troubles:
-                return f"the point cannot be read: {self._troubles[0]}"
+            for trouble in server.troubles():
+                return f"the point cannot be read: {trouble}"
             if not boot.active:
                 return "the guest ended before it was up"
             if time.monotonic() - started > self._request.timeout:

@@ -216,6 +216,22 @@ def parse_seek_table(tail):
     return numpy.frombuffer(payload[: -_SEEK_FOOTER.size], _SEEK_ENTRY).tolist()
 
 
+# The digest of an image
+
+IMAGE_DIGEST_BLOCK = MAX_FRAME
+_NUMBER = struct.Struct("<Q")
+
+
+def image_digest_head(size):
+    """What the digest of an image begins with; size is the disk's, in bytes."""
+    return b"nbdpull/1 image\n" + _NUMBER.pack(size)
+
+
+def image_digest_block(number, digest):
+    """What it has of the block of that number which is not all zero; digest is that of the block's bytes."""
+    return _NUMBER.pack(number) + digest
+
+
 # SHA256SUMS, as `sha256sum -c` reads it
 
 

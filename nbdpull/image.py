@@ -74,18 +74,12 @@ class Image:
             offset, length = missing[0]
             raise errors.Damaged(f"disk {self.disk}: nothing in the chain tells bytes {offset} to {offset + length}")
 
-    @property
-    def chunks(self):
-        """The chunk files that `flat` numbers, as FileEntry, in that order."""
-        return [chunk for _, entry in self._links for chunk in entry.chunks]
-
     def flat(self):
         """Yield, window by window, the data records that one index of the whole image would have. `chunk` is a number
         in `chunks`. What is in no record reads as zero. A record may show a part of its frame."""
-        counts = [len(entry.chunks) for _, entry in self._links]
-        first = numpy.cumsum([0, *counts[:-1]]).astype("u4")
+        numbers = [numpy.array(each, "u4") for each in self.chunk_numbers]
         for segments, layers in self.resolved():
-            parts = [_shown(segments[segments["layer"] == n], layer, first[n]) for n, layer in enumerate(layers)]
+            parts = [_shown(segments[segments["layer"] == n], layer, numbers[n]) for n, layer in enumerate(layers)]
             records = numpy.concatenate(parts)
             yield records[numpy.argsort(records["offset"], kind="stable")]
 
@@ -145,13 +139,13 @@ def _segments(records, layer):
     return result
 
 
-def _shown(segments, records, first_chunk):
+def _shown(segments, records, chunk_numbers):
     """The data records of one layer, cut to what the segments show of them."""
     segments = segments[records["kind"][segments["record"]] == extents.DATA]
     shown = records[segments["record"]]
     shown["skip"] += (segments["offset"] - shown["offset"]).astype("u4")
     shown["offset"], shown["length"] = segments["offset"], segments["length"]
-    shown["chunk"] += first_chunk
+    shown["chunk"] = chunk_numbers[shown["chunk"]]
     return shown
 
 

@@ -1,7 +1,7 @@
 """The plugin that nbdkit runs: exports of the disks of one point. Loaded by nbdkit's Python, never imported.
 
 Owns: what nbdkit asks (exports, sizes, extents, bytes), and the first line about itself to the process that started it.
-Must not know: how it is started (serve.py), what a client is.
+Must not know: how it is started (nbd_server.py), what a client is.
 """
 
 import errno
@@ -40,7 +40,7 @@ def get_ready():
         _open()
     except errors.NbdpullError as error:
         _tell(code=error.code, message=str(error))
-        os._exit(1)  # an exception would be printed as well, with its traceback
+        raise
 
 
 def _open():

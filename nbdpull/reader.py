@@ -72,6 +72,11 @@ def decompress_records(payload):
     return numpy.frombuffer(data, format.RECORD)
 
 
+def digest(data):
+    """The digest of bytes, as records have it."""
+    return blake3(data).digest()
+
+
 class FrameReader:
     """Reads frames from the chunk files of one disk; may be used by several threads at once."""
 
@@ -93,7 +98,7 @@ class FrameReader:
         except OSError as error:
             raise self._damaged(record, f"cannot be read: {error.strerror}") from error
         raw = self._decompressed(data, int(record["raw"]))
-        if raw is None or blake3(raw).digest() != record["digest"].tobytes():
+        if raw is None or digest(raw) != record["digest"].tobytes():
             raise self._damaged(record, "a frame is not what was stored")
         return raw
 

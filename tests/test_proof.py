@@ -162,9 +162,9 @@ def different(vm, one, other):
 
 
 def test_against_a_served_point(even, capsys):
-    from nbdpull import serve
+    from nbdpull import nbd_server
 
-    with serve.Server(serve.Request(str(even.root), point=even.points[1].id)) as server:
+    with nbd_server.Server(nbd_server.Request(str(even.root), point=even.points[1].id)) as server:
         uri = server.exports[0].uri
         assert result(capsys, "verify", even.root, "--against", uri, "--point", even.points[1].id)["equal"]
         assert not result(capsys, "verify", even.root, "--against", uri)["equal"]

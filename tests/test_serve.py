@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from stores import KIB, MIB, Vm, chain, damaged, flipped, package_environment
 
-from nbdpull import errors, serve
+from nbdpull import errors, nbd_server
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def test_damage(vm, tmp_path):
 def test_missing_software(vm, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.MissingSoftware, match="nbdkit-plugin-python"):
-        serve.Server(serve.Request(str(vm.root)))
+        nbd_server.Server(nbd_server.Request(str(vm.root)))
 
 
 def test_a_chain_of_thirty(tmp_path):
