@@ -184,14 +184,6 @@ def _shard(text):
     return int(match[1]), int(match[2])
 
 
-def parse_duration(text):
-    """Seconds of a text such as 90, 90s, 15m, 2h, 1d."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write seconds, or 90s, 15m, 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
 def _add_verify(added):
     added.add_argument("store", metavar="DIR")
     added.add_argument("--domain", metavar="D", help="only this domain")

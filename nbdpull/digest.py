@@ -54,7 +54,9 @@ def _of_point(target, point, disks, threads, report, check):
         with lookup.RandomImage(target, point, name) as opened:
 
             def tell(position, name=name, size=opened.size):
-                report(event="progress", point=point.id, disk=name, position=position, size=size)
+                report(
+                    event="progress", point=point.id, disk=name, position=position, size=size, written_bytes=position
+                )
 
             result[name] = image_digest(opened, threads, tell, check)
     return result

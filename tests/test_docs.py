@@ -192,7 +192,7 @@ def test_reason_codes_are_those_of_the_manual():
 
 TYPES = {
     "string": str, "integer": int, "boolean": bool, "object": dict, "array of strings": list, "array of objects": list,
-    "object of strings": dict, "object of numbers": dict, "null": type(None),
+    "number": float, "object of strings": dict, "object of numbers": dict, "null": type(None),
 }  # fmt: skip
 OPAQUE = {"versions", "seconds", "files", "written_bytes", "point"}  # their members are not in the same table
 
@@ -295,6 +295,37 @@ def test_the_json_of_restore_and_verify(tmp_path):
         told = events(nbdpull_says(tmp_path, "verify", "store", "--json", exit_code=11))
     for event in ("progress", "damage", "result"):
         assert_event(told, event, "verify")
+
+
+def test_the_json_of_digest_and_of_a_comparison(tmp_path):
+    stores.chain(tmp_path / "store", points=2, size=2 * MIB)
+    told = events(nbdpull_says(tmp_path, "digest", "store", "--json"))
+    assert_event(told, "progress", "digest")
+    rows = {code(row[0])[0] for row in table(section(MANUAL, "event result of digest"))}
+    assert {name.partition(".disks.")[0] for name in members(told["result"])} - {"points[]"} == rows - {
+        "points[].disks"
+    }
+    nbdpull_says(tmp_path, "restore", "store", "-o", "out", "--format", "raw")
+    point = json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[0]["id"]
+    words = ("verify", "store", "--against", "out/vda.raw", "--disk", "vda", "--json")
+    assert events(nbdpull_says(tmp_path, *words))["result"]["equal"]
+    told = events(nbdpull_says(tmp_path, *words, "--point", point, exit_code=13))
+    assert_documented(table(section(MANUAL, "event result of verify --against")), told["result"])
+
+
+def test_the_members_of_findings(tmp_path):
+    vm = stores.chain(tmp_path / "store", points=1)
+    nbdpull_says(tmp_path, "verify", "store", "--sample", "50%")
+    nbdpull_says(tmp_path, "digest", "store")
+    rows = {name for row in table(section(FORMAT, "18. Findings")) for name in code(row[0])}
+    for path in vm.folder.glob("*.json"):
+        found = members(format.unseal(path.read_bytes(), path.name))
+        assert {name.partition(".disks.")[0] for name in found} - {"points[]"} <= rows | {
+            "format",
+            "requires",
+            "digest",
+        }
+    assert len(list(vm.folder.glob("*.json"))) == 2
 
 
 def test_the_json_of_index(tmp_path):

@@ -30,6 +30,9 @@ def test_a_point(vm):
         "consistency": "crash-consistent",
         "seconds": {"copy": 0.5},
         "versions": {"nbdpull": "0.1.0"},
+        "verified": None,
+        "drilled": None,
+        "digests": {},
     }
     entry = second.manifest.disk("vda")
     assert disks[0] == {
