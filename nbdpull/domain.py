@@ -114,22 +114,28 @@ def open(name: str, uri: Optional[str] = None, stall_timeout: float = 60.0) -> I
     The connection is made anew where the daemon restarts; no call waits longer than stall_timeout and what the daemon
     waits by itself.
     """
+    with connected(uri, stall_timeout) as connection:
+        yield Domain(connection, _look_up(connection, name))
+
+
+@contextlib.contextmanager
+def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator[Any]:
+    """A connection to libvirt, as `open` makes one."""
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
     # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
     where = uri or "its default URI"
-    with _translated(f"cannot connect to libvirt at {where}", _UNREACHABLE):
+    with translated(f"cannot connect to libvirt at {where}", _UNREACHABLE):
         link = domain_link.Link(uri, stall_timeout)
     try:
-        connection = link.connection()
-        yield Domain(connection, _look_up(connection, name))
+        yield link.connection()
     finally:
         with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
             link.close()
 
 
 def _look_up(connection: Any, name: str) -> Any:
-    with _translated(f"cannot look up domain '{name}'"):
+    with translated(f"cannot look up domain '{name}'"):
         try:
             return connection.lookupByName(name)
         except libvirt.libvirtError as error:
@@ -393,7 +399,7 @@ class Domain:
     def _seam(self, doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
         """Turns libvirt's errors into ours; a domain that stopped meanwhile has many codes and one meaning."""
         try:
-            with _translated(f"domain '{self.name}': cannot {doing}", otherwise):
+            with translated(f"domain '{self.name}': cannot {doing}", otherwise):
                 yield
         except errors.HypervisorError as error:
             if self._is_gone():
@@ -595,7 +601,8 @@ class Job:
 
 
 @contextlib.contextmanager
-def _translated(doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+def translated(doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+    """libvirt's errors as ours, which say what was being done."""
     try:
         yield
     except libvirt.libvirtError as error:

@@ -40,6 +40,13 @@ class NoSuchDisk(NbdpullError):
     code = "no-such-disk"
 
 
+class DomainExists(NbdpullError):
+    """A domain of this name or uuid is there, and would be replaced."""
+
+    exit_code = 3
+    code = "domain-exists"
+
+
 class NothingToBackUp(NbdpullError):
     exit_code = 3
     code = "nothing-to-back-up"

@@ -27,6 +27,8 @@ SUMS = "SHA256SUMS"
 DOMAIN_XML = "domain.xml"
 CHECKPOINT_XML = "checkpoint.xml"
 NVRAM = "nvram"
+BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them directly
+TPM_PREFIX = "tpm."  # and the name of the state file of an emulated TPM
 
 MAX_FRAME = 1 << 20  # bytes of guest data; no frame crosses a multiple of it
 MIN_FRAME = 1 << 16
@@ -49,6 +51,11 @@ def folder_name(domain):
     """Percent-encode a domain's name so that it is one plain path component that no reader can mistake."""
     encoded = quote(domain, safe="")
     return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+
+
+def belongs_to_domain(name):
+    """Whether a file of a point is one that a restore brings back beside the disks."""
+    return name in (DOMAIN_XML, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
 
 
 def domain_name(folder):

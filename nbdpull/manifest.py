@@ -159,7 +159,7 @@ def _disk_flaw(manifest, disk):
 def _files_flaw(manifest):
     for entry in manifest.files:
         point, _, name = entry.path.partition("/")
-        if point != manifest.point or "/" in name or name in ("", ".", ".."):
+        if not format.POINT_ID.match(point) or "/" in name or name in ("", ".", ".."):
             return f"file path {entry.path!r}"
     if any(len(entry.sha256) != 64 for entry in manifest.all_files()):
         return "a file without digest"

@@ -15,6 +15,7 @@ from typing import Callable, Optional
 from . import (
     __version__,
     domain,
+    domain_files,
     errors,
     extents,
     format,
@@ -208,7 +209,7 @@ class _Run:
                 entries = self._copy(job, base, decisions)
                 job.finish()
                 self._lap("end")
-                self._add_files(new, job)
+                self._add_files(new, job, base and base.point)
                 point = new.commit(self._fields(base, job), entries)  # in here: a checkpoint without its point goes
         return Result(point, self._warnings, self._drop_superseded(point), self._reclaimed, self._watch.peak)
 
@@ -399,17 +400,26 @@ class _Run:
 
     # After the job
 
-    def _add_files(self, new, job):
-        new.add_file(format.DOMAIN_XML, self._vm.domain_xml().encode())
+    def _add_files(self, new, job, parent):
+        xml = self._vm.domain_xml()
+        new.add_file(format.DOMAIN_XML, xml.encode())
         if job.checkpoint:
             new.add_file(format.CHECKPOINT_XML, job.checkpoint.xml.encode())
-        if self._vm.nvram_path and not self._vm.is_remote:
+        if not self._vm.is_remote:
+            self._add_local_files(new, xml, parent)
+
+    def _add_local_files(self, new, xml, parent):
+        """What the domain needs besides its disks; most of it never changes, and is then stored once."""
+        files, warnings = domain_files.found(xml, self._vm.uuid, self._vm.uri)
+        self._warnings += warnings
+        if self._vm.nvram_path:
+            files.append((format.NVRAM, self._vm.nvram_path))
+        for name, path in files:
             try:
-                with open(self._vm.nvram_path, "rb") as file:
-                    new.add_file(format.NVRAM, file.read())
+                with open(path, "rb") as file:
+                    new.add_file(name, file.read(), parent)
             except OSError as error:
-                path = self._vm.nvram_path
-                self._warnings.append(f"the UEFI variables {path} are not in the point: {error.strerror}")
+                self._warnings.append(f"{path} ({name} of the domain) is not in the point: {error.strerror}")
 
     def _fields(self, base, job):
         made = job.checkpoint

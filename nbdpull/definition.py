@@ -1,0 +1,129 @@
+"""A domain's definition as a document: what files it needs besides its disks, and itself fit for restored ones.
+
+Owns: the rewriting of a <domain>: paths, name, uuid and what has to change with them. Must not know: libvirt's API, the
+store, which files exist.
+"""
+
+from __future__ import annotations
+
+import uuid
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Optional
+
+from .format import BOOT_FILES
+
+_TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
+_OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
+_NAMESPACES = {"qemu": "http://libvirt.org/schemas/domain/qemu/1.0", "lxc": "http://libvirt.org/schemas/domain/lxc/1.0",
+               "xen": "http://libvirt.org/schemas/domain/xen/1.0"}  # fmt: skip
+for _prefix, _uri in _NAMESPACES.items():
+    ET.register_namespace(_prefix, _uri)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a disk is now. type: "file" or "block"; format: "qcow2" or "raw"."""
+
+    type: str
+    path: str
+    format: str
+
+
+def identity(xml):
+    """(name, uuid or None) of a <domain>."""
+    root = ET.fromstring(xml)
+    return root.findtext("name", ""), root.findtext("uuid")
+
+
+def boot_files(xml):
+    """{name: path} of what a <domain> is booted from directly, by names of BOOT_FILES."""
+    root = ET.fromstring(xml)
+    return {name: root.findtext(f"os/{name}", "").strip() for name in BOOT_FILES if root.findtext(f"os/{name}")}
+
+
+def tpm_folder(xml):
+    """Name of the folder that holds the state of an emulated TPM, below that of the domain; None without one."""
+    backend = ET.fromstring(xml).find("devices/tpm/backend[@type='emulator']")
+    return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
+
+
+def adapted(xml, disks, files, name=None, new_uuid=False):
+    """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
+
+    A copy, that is one with another name or uuid, may run beside the original: it shares no disk that was not restored,
+    and no MAC address.
+    """
+    root = ET.fromstring(xml)
+    warnings: list[str] = []
+    copy = new_uuid or name not in (None, root.findtext("name"))
+    _name(root, name, new_uuid)
+    devices = root.find("devices")
+    for disk in list(root.iterfind("devices/disk")):
+        target = _target(disk)
+        if target in disks:
+            _place(disk, disks[target])
+        elif disk.get("device", "disk") in ("disk", "lun"):
+            what = f"disk {target} was not restored"
+            if copy:
+                devices.remove(disk)
+            warnings.append(f"{what}: it is left out" if copy else f"{what}: it stays what it was")
+    for element in root.iterfind("os/*"):
+        if element.tag in BOOT_FILES and element.tag in files:
+            element.text = files[element.tag]
+    _nvram(root, files.get("nvram"), copy)
+    if copy:
+        _forget_addresses(root)
+    return ET.tostring(root, encoding="unicode"), warnings
+
+
+def _name(root, name, new_uuid):
+    if name:
+        root.find("name").text = name
+    if new_uuid:
+        _child(root, "uuid").text = fresh = str(uuid.uuid4())
+        for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):  # libvirt wants both to be the same
+            entry.text = fresh
+        if root.find("genid") is not None:  # tells a guest that it is a copy
+            root.find("genid").text = str(uuid.uuid4())
+    root.attrib.pop("id", None)
+
+
+def _target(disk):
+    target = disk.find("target")
+    return None if target is None else target.get("dev")
+
+
+def _place(disk, place):
+    for tag in _OF_THE_OLD_SOURCE:
+        for old in disk.findall(tag):
+            disk.remove(old)
+    before = disk.find("source")
+    at = 0 if before is None else list(disk).index(before)
+    if before is not None:
+        disk.remove(before)
+    disk.set("type", place.type)
+    disk.insert(at, ET.Element("source", {"dev" if place.type == "block" else "file": place.path}))
+    _child(disk, "driver").set("type", place.format)
+
+
+def _nvram(root, path, copy):
+    element = root.find("os/nvram")
+    if element is None or not (path or copy):
+        return
+    for child in list(element):
+        element.remove(child)
+    element.attrib.pop("type", None)
+    element.attrib.pop("format", None)
+    element.text = path  # none: libvirt makes one from the template
+
+
+def _forget_addresses(root):
+    for interface in root.iterfind("devices/interface"):
+        for mac in interface.findall("mac"):
+            interface.remove(mac)
+
+
+def _child(element: ET.Element, tag: str) -> ET.Element:
+    found: Optional[ET.Element] = element.find(tag)
+    return ET.SubElement(element, tag) if found is None else found
