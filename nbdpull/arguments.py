@@ -74,6 +74,18 @@ def _chunk_size(text):
     return value
 
 
+def _pair(text):
+    disk, equals, target = text.partition("=")
+    if not (disk and equals and target):
+        raise argparse.ArgumentTypeError(f"{text!r} is not DISK=TARGET")
+    return disk, target
+
+
+def _maybe_pair(text):
+    """DISK=IMAGE, or an image alone: a path or URI with a slash before its first "=" names no disk."""
+    return _pair(text) if "=" in text and "/" not in text.partition("=")[0] else (None, text)
+
+
 def _in_range(low, high):
     def parse(text):
         if not text.isdecimal() or not low <= int(text) <= high:
@@ -160,12 +172,43 @@ def _add_cleanup(added):
 
 def _add_restore(added):
     added.add_argument("store", metavar="DIR")
-    added.add_argument("-o", "--output", metavar="OUT", required=True, help="folder for the images and domain.xml")
+    added.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="folder for the images and the domain's files; for one disk also a device, an NBD URI, or - (stdout)",
+    )
+    added.add_argument(
+        "--to",
+        metavar="DISK=TARGET",
+        type=_pair,
+        action="append",
+        default=[],
+        help="where this disk goes: path of an image, block device, nbd:// or nbd+unix:// URI, - (may be repeated)",
+    )
     added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
     added.add_argument("--point", metavar="ID", default="latest", help="default: latest")
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
-    added.add_argument("--format", choices=["qcow2", "raw"], default="qcow2", help="default: qcow2")
-    added.add_argument("--force", action="store_true", help="overwrite images that exist")
+    added.add_argument("--format", choices=["qcow2", "raw"], help="default: qcow2, of a device or NBD export raw")
+    added.add_argument("--image-options", metavar="O=V,…", default="", help="of a new qcow2, as qemu-img create -o")
+    added.add_argument("--force", action="store_true", help="overwrite what exists: images, devices, a definition")
+    added.add_argument("--no-verify", action="store_true", help="do not prove the whole chain before the first write")
+    added.add_argument("--salvage", action="store_true", help="restore what is not damaged, and list what is lost")
+    place = added.add_mutually_exclusive_group()
+    place.add_argument("--delta", action="store_true", help="the targets exist: write back only what differs")
+    place.add_argument(
+        "--onto",
+        metavar="[DISK=]IMAGE",
+        type=_maybe_pair,
+        action="append",
+        default=[],
+        help="apply a point without a parent to an image that holds its base (may be repeated)",
+    )
+    added.add_argument("--adapt", action="store_true", help="adapt the paths in domain.xml to the restored files")
+    added.add_argument("--define", action="store_true", help="define the domain in libvirt; includes --adapt")
+    added.add_argument("--name", metavar="N", help="name of the adapted domain")
+    added.add_argument("--new-uuid", action="store_true", help="give the adapted domain a new uuid and MAC addresses")
+    added.add_argument("-c", "--connect", metavar="URI", help="libvirt to define it in")
     _add_threads(added)
     _add_output_arguments(added)
 

@@ -115,20 +115,60 @@ def _cleanup(args, report, check):
 def _restore(args, report, check):
     from . import restore
 
+    if args.json and "-" in [args.output, *(place for _, place in args.to)]:
+        raise errors.UsageError("--json and a disk cannot both go to stdout")
     request = restore.Request(
         store=args.store,
         output=args.output,
         domain=args.domain,
         point=args.point,
         disks=args.disk,
+        to=_by_disk([*args.to, *args.onto]),
         kind=args.format,
+        options=args.image_options,
         force=args.force,
+        verify=not args.no_verify,
+        onto=bool(args.onto),
+        delta=args.delta,
+        salvage=args.salvage,
+        adapt=args.adapt,
+        define=args.define,
+        name=args.name,
+        new_uuid=args.new_uuid,
+        uri=args.connect,
         threads=_threads(args),
     )
     result = restore.restore(request, report, check)
-    outcome = {"point": result.point.id, "files": result.files, "written_bytes": result.written_bytes, "warnings": []}
-    text = "\n".join([f"point {result.point.id} restored:", *result.files.values()])
-    return outcome, text, 0
+    outcome = {**vars(result), "point": result.point.id, "lost": [vars(loss) for loss in result.lost]}
+    return outcome, _restore_text(result), errors.Damaged.exit_code if result.lost else 0
+
+
+def _by_disk(pairs):
+    if len({disk for disk, _ in pairs}) != len(pairs):
+        raise errors.UsageError("a disk has two targets")
+    return dict(pairs)
+
+
+def _restore_text(result):
+    """What was restored; nothing where the disk itself went to stdout."""
+    from . import terminal
+
+    lost = [_lost_text(loss) for loss in result.lost]
+    if "-" in result.files.values():
+        for line in lost:
+            _complain(line)
+        return None
+    lines = [f"point {result.point.id} restored in {result.seconds:.1f} s:", terminal.restored(vars(result))]
+    lines += [f"{name}: {path}" for name, path in result.beside.items()]
+    if result.defined:
+        lines.append("domain {name} (uuid {uuid}) is defined at {uri}".format(**result.defined))
+    return "\n".join([*lines, *lost])
+
+
+def _lost_text(loss):
+    if loss.disk is None:
+        return f"LOST {loss.problem}"
+    return f"LOST {loss.disk}: bytes {loss.offset} to {loss.offset + loss.length}: {loss.problem}"
 
 
 def _verify(args, report, check):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from . import errors, extents, format, reader
+from . import errors, extents, format, manifest, reader
 
 WINDOW = 1 << 32  # bytes of disk resolved at a time; a multiple of format.MAX_FRAME
 
@@ -25,10 +25,14 @@ class Piece:
 
 
 class Image:
-    """size: bytes. Use as a context manager; `read_piece` may be called by several threads at once."""
+    """size: bytes. Use as a context manager; `read_piece` may be called by several threads at once.
 
-    def __init__(self, series, point, disk):
-        self._links = series.chain(point, disk)
+    partial: the chain may begin with a point without a parent; then what is in no Piece is unchanged, not zero.
+    """
+
+    def __init__(self, series, point, disk, partial=False):
+        self._links = series.chain(point, disk, partial)
+        self.partial = self._links[0][1].mode != manifest.FULL
         self.size = self._links[-1][1].size
         self.disk = disk
         self._series = series
@@ -65,7 +69,8 @@ class Image:
             result = numpy.empty(0, extents.SEGMENT)
             for number, records in enumerate(taken):
                 result = extents.overlay(result, extents.clip(_segments(records, number), start, stop))
-            self._require_covered(result, start, min(stop, self._links[0][1].size))
+            if not self.partial:
+                self._require_covered(result, start, min(stop, self._links[0][1].size))
             yield result, taken
 
     def _require_covered(self, segments, start, stop):

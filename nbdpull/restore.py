@@ -1,122 +1,355 @@
-"""Restore: the disks of a point, as image files in a folder.
+"""Restore: the disks of a point, wherever each is to go, and what else of the domain is in the point.
 
-Owns: the order of steps, above all that the whole chain is proved before the first byte is written. Must not know:
-libvirt, byte layouts, what is printed.
+Owns: the order of steps, above all that everything is proved and everything fits before the first byte is written. Must
+not know: byte layouts, how a target is written, what is printed. libvirt is imported only to define a domain.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from . import errors, extents, format, pipeline, series, store
+from . import definition, errors, format, pipeline, series, store, target
+from .disk_restore import DiskRestore
 from .image import Image
-from .target import new_image
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of guest data under way for each thread
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to restore. point: an id or series.LATEST; disks empty: all; kind: "qcow2" or "raw"."""
+    """What to restore, and where to. point: an id or series.LATEST; disks empty: all, or those in `to` without output.
+
+    output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
+    kind: "qcow2", "raw" or None, what is usual there. onto: the targets hold the state that a point without a parent
+    was made from. delta: they hold something, and only what differs is written. uri: of libvirt, for `define`.
+    """
 
     store: str
-    output: str
+    output: Optional[str] = None
     domain: Optional[str] = None
     point: str = series.LATEST
     disks: list[str] = field(default_factory=list)
-    kind: str = "qcow2"
+    kind: Optional[str] = None
     force: bool = False
     threads: int = 2
+    to: dict[Optional[str], str] = field(default_factory=dict)
+    options: str = ""
+    verify: bool = True
+    onto: bool = False
+    delta: bool = False
+    salvage: bool = False
+    adapt: bool = False
+    define: bool = False
+    name: Optional[str] = None
+    new_uuid: bool = False
+    uri: Optional[str] = None
+
+    @property
+    def in_place(self):
+        return self.onto or self.delta
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What --salvage could not bring back: a range of a disk in bytes, or a file of the point (then disk is None)."""
+
+    disk: Optional[str]
+    offset: Optional[int]
+    length: Optional[int]
+    problem: str
+
+
+@dataclass
 class Result:
-    """point: the Point; files: path of each image by disk; written_bytes: guest data written, by disk."""
+    """point: the Point; files: where each disk went; written_bytes: by disk; sizes: of the disks; beside: other files;
+    defined: name and uuid of the domain, or None."""
 
     point: series.Point
     files: dict[str, str]
-    written_bytes: dict[str, int]
+    written_bytes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    lost: list[Loss] = field(default_factory=list)
+    beside: dict[str, str] = field(default_factory=dict)
+    defined: Optional[dict[str, str]] = None
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 def restore(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
-    """Write the images. Damaged, before anything is written, where a file of the chain is not what was stored."""
-    target = series.only_series(store.open_store(request.store), request.domain)
-    point = target.point(request.point)
-    disks = _chosen(point, request.disks)
-    paths = {disk: os.path.join(request.output, f"{format.folder_name(disk)}.{request.kind}") for disk in disks}
-    _require_free([*paths.values(), os.path.join(request.output, format.DOMAIN_XML)], request.force)
-    _prove(target, point, disks, request.threads, check)
-    with store.translated("create the folder", request.output):
-        os.makedirs(request.output, exist_ok=True)
-    written = {}
-    with ExitStack() as outputs:  # no image gets its name before all of them are whole
+    """Write the disks. Damaged, before anything is written, where a file of the chain is not what was stored."""
+    _require_sense(request)
+    opened = series.only_series(store.open_store(request.store), request.domain)
+    point = opened.point(request.point)
+    return _Run(request, opened, point, report, check).run()
+
+
+def _require_sense(request):
+    if request.onto and request.delta:
+        raise errors.UsageError("--onto applies what changed, --delta restores the whole state: give one of them")
+    if (request.name or request.new_uuid) and not (request.adapt or request.define):
+        raise errors.UsageError("--name and --new-uuid are for --adapt and --define")
+    if not (request.output or request.to):
+        raise errors.UsageError("say where to: -o OUT, --to DISK=TARGET or --onto IMAGE")
+    if (request.adapt or request.define) and not request.output:
+        raise errors.UsageError("--adapt and --define need a folder for the domain's other files: give -o")
+
+
+class _Run:
+    """One restore of one point."""
+
+    def __init__(self, request, opened, point, report, check):
+        self._request, self._series, self._point = request, opened, point
+        self._report, self._check = report, check
+        self._disks = self._chosen()
+        texts = {disk: self._target_text(disk) for disk in self._disks}
+        self._places = {disk: self._place(text) for disk, text in texts.items()}
+        self._result = Result(point, texts)
+
+    # What, and where to
+
+    def _chosen(self):
+        known = [disk.name for disk in self._point.manifest.disks]
+        if None in self._request.to and len(known) > 1:
+            raise errors.UsageError(f"point {self._point.id} has more than one disk: give --onto DISK=IMAGE")
+        if None in self._request.to:
+            self._request.to[known[0]] = self._request.to.pop(None)
+        wanted = self._request.disks or list(self._request.to if not self._request.output else known)
+        for name in [*wanted, *self._request.to]:
+            if name not in known:
+                raise errors.NoSuchDisk(f"point {self._point.id} has no disk {name}; it has: {', '.join(known)}")
+        if self._in_one_place() and len(wanted) > 1:
+            raise errors.UsageError(f"-o {self._request.output} takes one disk; choose with --disk: {', '.join(known)}")
+        return list(dict.fromkeys(wanted))
+
+    def _in_one_place(self):
+        output = self._request.output
+        return output is not None and (output == "-" or target.is_uri(output) or target.is_device(output))
+
+    def _target_text(self, disk):
+        output = self._request.output
+        if disk in self._request.to:
+            return self._request.to[disk]
+        if output is None:
+            raise errors.UsageError(f"no target for disk {disk}: give -o, or --to {disk}=TARGET")
+        name = f"{format.folder_name(disk)}.{self._request.kind or 'qcow2'}"
+        return output if self._in_one_place() else os.path.join(output, name)
+
+    def _place(self, text):
+        place = target.place(text, self._request.kind, self._request.options, self._request.in_place)
+        if place.kind == target.STDOUT and (self._request.in_place or len(self._disks) > 1):
+            raise errors.UsageError("-: stdout takes one whole disk, and nothing can be compared there")
+        return place
+
+    @property
+    def _folder(self):
+        """Where the domain's other files go, None if nowhere."""
+        return None if self._request.output is None or self._in_one_place() else self._request.output
+
+    # The steps
+
+    def run(self):
+        started = time.monotonic()
+        with ExitStack() as images:
+            self._images = {}
+            for disk in self._disks:
+                self._images[disk] = images.enter_context(
+                    Image(self._series, self._point, disk, partial=self._request.onto)
+                )
+            self._require_partial()
+            self._require_fit()
+            xml = self._planned_xml()
+            sound = self._prove()
+            if self._folder:
+                with store.translated("create the folder", self._folder):
+                    os.makedirs(self._folder, exist_ok=True)
+            with ExitStack() as outputs:  # no image gets its name before all of them are whole
+                self._copy(sound, outputs)
+                if xml is not None:
+                    self._restore_files(xml)
+        if self._request.define:
+            self._define(xml.decode())
+        self._result.seconds = round(time.monotonic() - started, 3)
+        return self._result
+
+    def _require_partial(self):
+        whole = [disk for disk, image in self._images.items() if not image.partial]
+        if self._request.onto and whole:
+            raise errors.UsageError(
+                f"--onto: the full pull of disk {', '.join(whole)} is in the store, no image is needed to begin with; "
+                "leave --onto out, or use --delta to write only what differs"
+            )
+
+    def _require_fit(self):
+        for disk, place in self._places.items():
+            target.require_fit(place, self._images[disk].size, self._request.force, self._request.in_place)
+        paths = [os.path.realpath(place.path) for place in self._places.values()]
+        if len(set(paths)) != len(paths):
+            raise errors.UsageError("two disks have the same target")
+        force = self._request.force or self._request.in_place
+        for path in self._beside().values():
+            if os.path.lexists(path) and not force:
+                raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another folder to -o")
+
+    def _prove(self):
+        """Every file that the disks are made from is what was stored: sizes and digests, from the manifest down.
+
+        Return the disks that can be restored; all of them unless salvaging, which needs of a disk its indexes.
+        """
+        salvage = self._request.salvage
+        sound = list(self._disks)
+        if not self._request.verify and not salvage:
+            return sound
+        for disk in self._disks:
+            links = self._series.chain(self._point, disk, self._request.onto)
+            entries = [entry for _, d in links for entry in ([d.index] if salvage else [d.index, *d.chunks])]
+            flaws = self._flaws([*entries, *(() if salvage else self._point.manifest.files)])
+            if flaws and not salvage:
+                raise errors.Damaged(f"{flaws[0]}; nothing was restored (nbdpull verify lists every damage)")
+            if flaws:
+                sound.remove(disk)
+                self._lose(disk, 0, self._images[disk].size, flaws[0])
+        if not sound:
+            raise errors.Damaged(f"{self._result.lost[0].problem}; nothing can be salvaged")
+        return sound
+
+    def _flaws(self, entries):
+        entries = {entry.path: entry for entry in entries}.values()
+        found = pipeline.ordered(
+            self._series.file_flaw, entries, threads=self._request.threads, budget=1, weight=lambda _: 0,
+            check=self._check,
+        )  # fmt: skip
+        return [flaw for flaw in found if flaw]
+
+    def _lose(self, disk, offset, length, problem):
+        self._result.lost.append(Loss(disk, offset, length, problem))
+        self._report(event="lost", **vars(self._result.lost[-1]))
+
+    # The disks
+
+    def _copy(self, disks, outputs):
+        copies = []
         for disk in disks:
-            with Image(target, point, disk) as image:
-                new = new_image(paths[disk], request.kind, image.size, request.threads, request.force)
-                written[disk] = _restore_disk(request, image, outputs.enter_context(new), report, check)
-        _restore_xml(request, target, point)
-    return Result(point, paths, written)
+            image, place = self._images[disk], self._places[disk]
+            output = target.open_target(place, image.size, self._request.threads, self._request.force)
+            copies.append(DiskRestore(image, outputs.enter_context(output), self._request.delta, self._request.salvage))
+        self._copy_all(copies)
+        for copy in copies:
+            copy.flush()
+            self._result.written_bytes[copy.disk] = copy.written
+            self._result.sizes[copy.disk] = self._images[copy.disk].size
+            self._report(event="progress", **copy.progress(finished=True))
+
+    def _copy_all(self, copies):
+        """All disks at once, by one pipeline: its threads are the whole budget."""
+        threads = self._request.threads
+        finished = pipeline.ordered(
+            lambda item: item[0].work(item[1]),
+            _in_turn([_items(copy) for copy in copies]),
+            threads=threads,
+            budget=AHEAD_PER_THREAD * threads,
+            weight=lambda item: item[1].data,
+            check=self._check,
+        )
+        for copy, done in finished:
+            copy.add(done)
+            for lost in done.lost:
+                self._lose(copy.disk, *lost)
+            self._report(event="progress", **copy.progress())
+            self._check()
+
+    # The domain
+
+    def _beside(self):
+        """{name: path} of the point's files that belong to the domain and come back."""
+        if self._folder is None:
+            return {}
+        names = [entry.path.partition("/")[2] for entry in self._point.manifest.files]
+        return {name: os.path.join(self._folder, name) for name in names if format.belongs_to_domain(name)}
+
+    def _planned_xml(self):
+        """The definition to write, None where there is no folder for it; what --define would refuse is refused here."""
+        request = self._request
+        if self._folder is None:
+            return None
+        entry = self._file_entry(format.DOMAIN_XML)
+        if entry is None or self._series.file_flaw(entry):
+            if request.adapt or request.define:
+                raise errors.Damaged(f"the definition in point {self._point.id} is not what was stored")
+            return b""  # _prove or _restore_domain tells it
+        xml = self._series.store.read(f"{self._series.folder}/{entry.path}")
+        if not (request.adapt or request.define):
+            return xml
+        new, warnings = definition.adapted(
+            xml.decode(), self._sources(), {name: os.path.abspath(p) for name, p in self._beside().items()},
+            request.name, request.new_uuid,
+        )  # fmt: skip
+        self._result.warnings += warnings
+        if request.define:
+            from . import domain_define
+
+            domain_define.require_definable(new, request.uri, request.force)
+        return new.encode()
+
+    def _file_entry(self, name):
+        return next((entry for entry in self._point.manifest.files if entry.path.partition("/")[2] == name), None)
+
+    def _sources(self):
+        """{disk: Source} of what can be told in a definition."""
+        types = {target.NEW: "file", target.EXISTING: "file", target.DEVICE: "block"}
+        told = {disk: place for disk, place in self._places.items() if place.kind in types}
+        return {
+            disk: definition.Source(types[place.kind], os.path.abspath(place.path), place.format)
+            for disk, place in told.items()
+        }
+
+    def _restore_files(self, xml):
+        for name, path in self._beside().items():
+            entry = self._file_entry(name)
+            flaw = self._series.file_flaw(entry)
+            if flaw and self._request.salvage:
+                self._result.lost.append(Loss(None, None, None, flaw))
+                continue
+            if flaw:
+                raise errors.Damaged(f"{flaw}; the disks were restored, this file was not")
+            plain = self._series.store.read(f"{self._series.folder}/{entry.path}")
+            _write_private(path, xml if name == format.DOMAIN_XML else plain)
+            self._result.beside[name] = path
+
+    def _define(self, xml):
+        from . import domain_define
+
+        self._result.defined, warnings = domain_define.define(xml, self._request.uri, self._result.beside)
+        self._result.warnings += warnings
 
 
-def _chosen(point, wanted):
-    known = [disk.name for disk in point.manifest.disks]
-    for name in wanted:
-        if name not in known:
-            raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
-    return list(dict.fromkeys(wanted)) or known
+def _items(copy):
+    return ((copy, batch) for batch in copy.batches())
 
 
-def _require_free(paths, force):
-    for path in paths:
-        if os.path.lexists(path) and not force:
-            raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another folder to -o")
+def _in_turn(iterators):
+    """One item of each in turn, until all are at their end."""
+    while iterators:
+        left = []
+        for iterator in iterators:
+            for item in iterator:
+                yield item
+                left.append(iterator)
+                break
+        iterators = left
 
 
-def _prove(target, point, disks, threads, check):
-    """Every file that the images are made from is what was stored: sizes and digests, from the manifest down."""
-    links = [link for disk in disks for link in target.chain(point, disk)]
-    files = {entry.path: entry for p, disk in links for entry in [disk.index, *disk.chunks, *p.manifest.files]}
-    for flaw in pipeline.ordered(
-        target.file_flaw, files.values(), threads=threads, budget=1, weight=lambda _: 0, check=check
-    ):
-        if flaw:
-            raise errors.Damaged(f"{flaw}; nothing was restored (nbdpull verify lists every damage)")
-
-
-def _restore_disk(request, image, output, report, check):
-    """Write the data of an image; return how many bytes. What is zero an output has by itself."""
-    written = 0
-
-    def work(piece):
-        for offset, buffer in zip(piece.extents["offset"].tolist(), image.read_piece(piece)):
-            output.write(offset, buffer)
-        return piece
-
-    for piece in pipeline.ordered(
-        work,
-        (piece for piece in image.pieces() if piece.sources),
-        threads=request.threads,
-        budget=AHEAD_PER_THREAD * request.threads,
-        weight=lambda piece: extents.total(piece.extents),
-        check=check,
-    ):
-        written += extents.total(piece.extents)
-        reached = int(extents.ends(piece.extents[-1:])[0])
-        report(event="progress", disk=image.disk, position=reached, size=image.size, written_bytes=written)
-    report(event="progress", disk=image.disk, position=image.size, size=image.size, written_bytes=written)
-    return written
-
-
-def _restore_xml(request, target, point):
-    data = target.store.read(f"{target.folder}/{point.id}/{format.DOMAIN_XML}")
-    path = os.path.join(request.output, format.DOMAIN_XML)
+def _write_private(path, data):
     with store.translated("write", path):
         try:
-            with open(path, "wb") as file:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(descriptor)
         except OSError:
             with suppress(OSError):
                 os.unlink(path)

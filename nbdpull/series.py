@@ -116,8 +116,11 @@ class Series:
             raise errors.MissingParent(f"{missing} is not the one in {self.store.root} (its manifest has changed)")
         return parent
 
-    def chain(self, point, disk):
-        """Return [(Point, DiskEntry), …] of a disk, from its full pull to `point`; MissingParent where a link lacks."""
+    def chain(self, point, disk, partial=False):
+        """Return [(Point, DiskEntry), …] of a disk, from its full pull to `point`; MissingParent where a link lacks.
+
+        partial: from the point without a parent, which holds only what changed since a checkpoint; else NoFullPull.
+        """
         links = []
         while True:
             entry = point.manifest.disk(disk)
@@ -129,10 +132,13 @@ class Series:
             if entry.mode == manifest.FULL:
                 return links
             parent = self.parent(point)
+            if parent is None and partial:
+                return links
             if parent is None:
                 raise errors.NoFullPull(
                     f"point {point.id} of {self.domain} holds only what changed on {disk} since checkpoint "
-                    f"{point.manifest.since}, and has no parent here: by itself it is no whole image"
+                    f"{point.manifest.since}, and has no parent here: by itself it is no whole image "
+                    "(restore --onto applies it to one)"
                 )
             before = parent.manifest.disk(disk)
             if before is not None and before.size > entry.size:  # what was cut off must not come back by a later growth

@@ -1,57 +1,200 @@
-"""Where a restored disk goes: a new raw file, or a new qcow2 file through qemu-nbd.
+"""Where a restored disk goes: a new image, an image or block device that is there, an NBD export, or a pipe.
 
-Owns: creating the image, writing ranges to it from several threads, making it durable, and that it carries its final
+Owns: what a place named by the user is, that it fits before anything is written, and that a new image carries its final
 name only when it is whole. Must not know: points, frames, which disk it is.
+
+A target is the other end of a copy than a source or an image, with the verbs `write`, `zero`, `flush` (and `read` and
+`allocated`, to compare before writing), and three facts: `size` in bytes, `blank` (it reads as zero everywhere) and
+`sequential` (it takes ascending writes only). In one call of `write` belongs all that is written of a block of 1 MiB.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import fcntl
+import json
 import os
-import shutil
+import stat
+import struct
 import subprocess
-import tempfile
-import threading
-import time
+import sys
+from dataclasses import dataclass
+from typing import Any
 
-from . import errors
-from .store import translated
+from . import errors, qcow2
+from .store import WRITEBACK_STEP, start_writeback, translated
 
-QEMU_NBD_START = 10.0  # seconds
+NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD export", "stdout"
+
+# QEMU marks with these byte locks that it uses an image: consistent read, write, write unchanged, resize.
+QEMU_LOCKS = (100, 4)
+_IN_USE = (errno.EAGAIN, errno.EACCES)
+_PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE = 2, 16, 1
+_MAX_IOV = 1024  # buffers in one pwritev
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one disk goes. kind: one of the above; path: a URI for NBD; options: of qemu-img create, for NEW qcow2."""
+
+    kind: str
+    path: str
+    format: str = "raw"
+    options: str = ""
+
+
+def is_uri(text):
+    return text.startswith(("nbd://", "nbd+unix://", "nbds://", "nbds+unix://"))
+
+
+def is_device(text):
+    with contextlib.suppress(OSError):
+        return stat.S_ISBLK(os.stat(text).st_mode)
+    return False
+
+
+def place(text, kind=None, options="", in_place=False):
+    """The Place that the user means. kind: "raw", "qcow2" or None, what is usual there; in_place: an image is there."""
+    if text == "-" or is_uri(text) or is_device(text):
+        if kind == "qcow2" or options:
+            raise errors.UsageError(f"{text}: only raw can be written there, give no other format and no image options")
+        return Place(STDOUT if text == "-" else NBD if is_uri(text) else DEVICE, text)
+    path = os.path.realpath(text) if os.path.exists(text) else os.path.abspath(text)  # not a link is replaced
+    if kind is None:
+        kind = "raw" if path.endswith((".raw", ".img")) else "qcow2"
+    if options and kind != "qcow2":
+        raise errors.UsageError("--image-options are those of qcow2, not of raw")
+    return Place(EXISTING if in_place else NEW, path, kind, options)
+
+
+def require_fit(place, size, force=False, in_place=False):
+    """Raise unless a disk of `size` bytes can go there; nothing is changed. force: what is there may be overwritten."""
+    if place.kind == STDOUT:
+        if sys.stdout.isatty():
+            raise errors.UsageError("-o -: stdout is a terminal; send it to a file or a program")
+        return
+    if place.kind == NEW:
+        if os.path.lexists(place.path) and not force:
+            raise errors.OutputExists(f"{place.path} exists; give --force to overwrite it, or another folder to -o")
+        if os.path.isdir(place.path):
+            raise errors.OutputExists(f"{place.path} is a folder")
+        return
+    room = _room(place)
+    if place.kind != EXISTING and room < size:  # a file can be made to grow
+        raise errors.OutputError(f"{place.path} has {room} bytes, the disk needs {size}; nothing was written")
+    if not (force or in_place):
+        raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
+
+
+def _room(place):
+    if place.kind == NBD:
+        with _opened_uri(place.path, 1) as export:
+            return export.size
+    if place.format == "qcow2":
+        return _qcow2_size(place.path)
+    with translated("open", place.path):
+        descriptor = os.open(place.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return os.lseek(descriptor, 0, os.SEEK_END)
+        finally:
+            os.close(descriptor)
+
+
+def _qcow2_size(path):
+    with translated("open", path), open(path, "rb") as file:
+        if file.read(4) != b"QFI\xfb":
+            raise errors.UsageError(f"{path} is no qcow2 image; give --format raw if it is a raw one")
+    return json.loads(_qemu_img(path, "info", "--output=json", "-f", "qcow2", path))["virtual-size"]
+
+
+def _qemu_img(path, *arguments):
+    from . import nbd_target
+
+    nbd_target.require("qemu-img")
+    done = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        if "lock" in said:
+            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first ({said})")
+        raise errors.OutputError(f"qemu-img failed: {said}")
+    return done.stdout
+
+
+def _opened_uri(uri, connections):
+    from . import nbd_target
+
+    return nbd_target.open_uri(uri, connections)
 
 
 @contextlib.contextmanager
-def new_image(path, kind, size, connections, force=False):
-    """Give an object with write(offset, buffer), for a fresh sparse image of `size` bytes that reads as zero.
+def open_target(place, size, connections, force=False):
+    """Give the target of a Place for a disk of `size` bytes; what was written is durable after its `flush`.
 
-    kind: "raw" or "qcow2". Left without an exception, the image is durable and at `path`; else there is none.
-    OutputExists if there is one already and not force.
+    Left without an exception, a NEW image is at its path, replacing what was there; left by one there is none.
     """
-    if os.path.lexists(path) and not force:
-        raise errors.OutputExists(f"{path} exists; give --force to overwrite it")
-    draft = f"{path}.partial"
-    _claim(draft, force)
-    try:
-        with _KINDS[kind](draft, size, connections) as image:
-            yield image
-        with translated("write", path):
-            _sync(draft)
-            os.replace(draft, path)
-            _sync(os.path.dirname(path))
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
+    if place.kind == NEW:
+        _claim(f"{place.path}.partial", force)
+    with _OPEN[place.kind](place, size, connections) as target:
+        yield target
 
 
 def _claim(draft, force):
     """Create the draft, so that two restores of one image cannot mix their bytes."""
     try:
         with translated("create", draft):
-            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if force else os.O_EXCL), 0o644))
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if force else os.O_EXCL), 0o600))
     except errors.OutputExists:
         raise errors.OutputExists(
             f"{draft} exists: another restore writes it, or one that was killed left it; give --force to overwrite it"
         ) from None
+
+
+@contextlib.contextmanager
+def _new_image(place, size, connections):
+    draft = f"{place.path}.partial"
+    try:
+        with _draft(place, draft, size, connections) as image:
+            yield image
+        with translated("write", place.path):
+            _sync(draft)
+            _like_the_replaced(draft, place.path)
+            os.replace(draft, place.path)
+            _sync(os.path.dirname(place.path))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+
+
+def _draft(place, draft, size, connections):
+    if place.options:
+        from . import nbd_target
+
+        _qemu_img(draft, "create", "-q", "-f", "qcow2", "-o", place.options, draft, str(size))
+        return _blank(nbd_target.qemu_nbd(draft, "qcow2", connections, draft=True))
+    with translated("create", draft):
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    if place.format == "qcow2":
+        return NewQcow2(descriptor, draft, size)
+    with translated("create", draft):
+        os.ftruncate(descriptor, size)
+    return File(descriptor, draft, size, blank=True)
+
+
+@contextlib.contextmanager
+def _blank(opening):
+    with opening as target:
+        target.blank = True
+        yield target
+
+
+def _like_the_replaced(draft, path):
+    """A replaced image's owner and mode stay, so that whom it was for can still open it."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        before = os.stat(path)
+        os.chmod(draft, stat.S_IMODE(before.st_mode))
+        os.chown(draft, before.st_uid, before.st_gid)
 
 
 def _sync(path):
@@ -62,19 +205,117 @@ def _sync(path):
         os.close(descriptor)
 
 
-class _Raw:
-    def __init__(self, path, size, _connections):
-        self._path = path
-        with translated("create", path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            os.ftruncate(self._descriptor, size)
+@contextlib.contextmanager
+def _existing(place, size, connections):
+    if place.format == "qcow2":
+        from . import nbd_target
 
-    def write(self, offset, buffer):
+        if _qcow2_size(place.path) < size:
+            _qemu_img(place.path, "resize", "-q", "-f", "qcow2", place.path, str(size))
+        with nbd_target.qemu_nbd(place.path, "qcow2", connections, draft=False) as target:
+            yield target
+        return
+    with translated("open", place.path):
+        descriptor = os.open(place.path, os.O_RDWR | os.O_CLOEXEC)
+        with File(descriptor, place.path, max(size, os.fstat(descriptor).st_size)) as target:
+            _lock(descriptor, place.path)
+            if os.fstat(descriptor).st_size < size:
+                os.ftruncate(descriptor, size)
+            yield target
+
+
+def _lock(descriptor, path):
+    """Keep QEMU from the image, and refuse one that it uses. The lock goes with the descriptor."""
+    start, length = QEMU_LOCKS
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    try:
+        fcntl.fcntl(descriptor, getattr(fcntl, "F_OFD_SETLK", 37), lock)
+    except OSError as error:
+        if error.errno in _IN_USE:
+            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first") from error
+        # else a file system without locks
+
+
+def _device(place, size, _connections):
+    try:
+        # EXCL: not one that is mounted, or part of a volume group or array
+        descriptor = os.open(place.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise errors.Busy(f"{place.path} is in use: mounted, or part of a volume group or array") from error
+        raise errors.OutputError(f"cannot open {place.path}: {error.strerror}") from error
+    return File(descriptor, place.path, os.lseek(descriptor, 0, os.SEEK_END))
+
+
+_OPEN = {
+    NEW: _new_image,
+    EXISTING: _existing,
+    DEVICE: _device,
+    NBD: lambda place, _size, connections: _opened_uri(place.path, connections),
+    STDOUT: lambda _place, size, _connections: Stream(1, size),
+}
+
+
+class File:
+    """A raw image or a block device; closes the descriptor. Used by several threads at once."""
+
+    sequential = False
+
+    def __init__(self, descriptor, path, size, blank=False):
+        self._descriptor, self._path = descriptor, path
+        self.size, self.blank = size, blank
+        self._since_writeback = 0
+
+    def write(self, parts):
+        """Write [(offset, buffer), …], ascending; return how many bytes."""
+        for offset, buffers in _runs(parts):
+            self._pwrite(offset, buffers)
+        return sum(len(buffer) for _, buffer in parts)
+
+    def _pwrite(self, offset, buffers):
         with translated("write to", self._path):
-            view = memoryview(buffer)
-            while view:
-                done = os.pwrite(self._descriptor, view, offset)
-                view, offset = view[done:], offset + done
+            while buffers:
+                done = os.pwritev(self._descriptor, buffers[:_MAX_IOV], offset)
+                offset, buffers = offset + done, _rest(buffers, done)
+                self._since_writeback += done
+        if self._since_writeback >= WRITEBACK_STEP:  # a race of threads costs a call too many, no more
+            self._since_writeback = 0
+            start_writeback(self._descriptor)
+
+    def zero(self, offset, length):
+        """Make a range read as zero, by deallocating it where that can be done."""
+        for mode in (_PUNCH_HOLE, _ZERO_RANGE):
+            if not _FALLOCATE(self._descriptor, mode | _KEEP_SIZE, offset, length):
+                return length
+        zeros = bytes(min(length, 1 << 20))
+        for at in range(offset, offset + length, len(zeros)):
+            self._pwrite(at, [memoryview(zeros)[: offset + length - at]])
+        return length
+
+    def read(self, offset, length):
+        parts = []
+        with translated("read", self._path):
+            while length and (part := os.pread(self._descriptor, length, offset)):
+                parts.append(part)
+                offset, length = offset + len(part), length - len(part)
+        return b"".join(parts) + bytes(length)
+
+    def allocated(self, offset, length):
+        """[(offset, length), …] of what may be other than zero in a range."""
+        found, stop = [], offset + length
+        try:
+            while offset < stop:
+                start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                offset = min(os.lseek(self._descriptor, start, os.SEEK_HOLE), stop)
+                found += [(start, offset - start)] if start < offset else []
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no more data; else a block device, which has no holes
+                return [*found, (offset, stop - offset)]
+        return found
+
+    def flush(self):
+        with translated("write to", self._path):
+            os.fsync(self._descriptor)
 
     def __enter__(self):
         return self
@@ -83,115 +324,120 @@ class _Raw:
         os.close(self._descriptor)
 
 
-class _Qcow2:
-    """qemu-nbd writes the image: several connections at once, each used by one thread."""
+class NewQcow2:
+    """A qcow2 image in a new file. Used by several threads at once; each block of 1 MiB is written once."""
 
-    def __init__(self, path, size, connections):
-        self._nbd = _libnbd()
-        self._path = path = os.path.abspath(path)  # QEMU takes what is before a colon for a protocol's name
-        self._connections = connections
-        self._thread = threading.local()
-        self._handles = []
-        self._lock = threading.Lock()
-        _run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=off", path, str(size))
-        _require("qemu-nbd")
-        self._folder = tempfile.mkdtemp(prefix="nbdpull-")
-        self._socket = os.path.join(self._folder, "nbd")
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._server = subprocess.Popen(
-            # the image is a draft until it is synced as a whole, so that no flush on the way is needed
-            ["qemu-nbd", "-f", "qcow2", "--cache=unsafe", "--discard=unmap", "-t", "-e", str(connections + 1),
-             "-k", self._socket, path],
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-            start_new_session=True,  # a Ctrl-C on the terminal is for us: we end it
-        )  # fmt: skip
+    sequential, blank = False, True
 
-    def write(self, offset, buffer):
-        if not hasattr(self._thread, "handle"):
-            self._thread.handle = self._connect()
-        with self._translated():
-            self._thread.handle.pwrite(buffer, offset)
+    def __init__(self, descriptor, path, size):
+        self._file = File(descriptor, path, size)
+        self._layout = qcow2.Layout(size)
+        self.size = size
 
-    def _connect(self):
-        deadline = time.monotonic() + QEMU_NBD_START
-        while True:
-            handle = self._nbd.NBD()
-            try:
-                handle.connect_unix(self._socket)
-                break
-            except self._nbd.Error as error:  # its socket is not there yet, or is there and does not listen yet
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    why = self._said() or error.string
-                    raise errors.OutputError(f"qemu-nbd does not serve {self._path}: {why}") from error
-            time.sleep(0.005)
-        with self._lock:
-            self._handles.append(handle)
-        return handle
+    def write(self, parts):
+        """Write [(offset, buffer), …], ascending; return how many bytes."""
+        for first, count, members in _cluster_runs(parts):
+            start, table, entries = self._layout.place(first, count)
+            shift = start - first * qcow2.CLUSTER
+            self._file.write([(offset + shift, buffer) for offset, buffer in members])
+            self._file.write([(table, entries)])
+        return sum(len(buffer) for _, buffer in parts)
 
-    @contextlib.contextmanager
-    def _translated(self):
-        try:
-            yield
-        except self._nbd.Error as error:
-            full = error.errno == "ENOSPC"
-            kind = errors.OutputFull if full else errors.OutputError
-            raise kind(f"cannot write to {self._path}: {error.string} {self._said()}".rstrip()) from error
-
-    def _said(self):
-        self._log.seek(0)
-        return " ".join(self._log.read().decode(errors="replace").split())
+    def flush(self):
+        for offset, data in self._layout.finish():
+            self._file.write([(offset, data)])
+        # the last cluster may not be full, or not be written at all up to its end; new_image syncs the file
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            # After an error at once: a SIGTERM that comes while qemu-nbd starts up is lost, and it would run for ever.
-            self._server.kill()
-            self._server.wait()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._log.close()
-
-    def _finish(self):
-        if not self._handles:  # all is zero; once it has answered it is up, and hears the signal
-            self._connect()
-        for handle in self._handles:
-            with self._translated():
-                handle.shutdown()
-        self._server.terminate()
-        code = self._server.wait()
-        if code != 0:
-            raise errors.OutputError(f"qemu-nbd failed to finish {self._path}: {self._said() or code}")
+    def __exit__(self, *exc):
+        self._file.__exit__(*exc)
 
 
-_KINDS = {"raw": _Raw, "qcow2": _Qcow2}
+class Stream:
+    """A pipe: takes bytes in order, what is not written becomes zeroes."""
+
+    sequential, blank = True, True
+
+    def __init__(self, descriptor, size):
+        self._descriptor, self.size = descriptor, size
+        self._reached = 0
+
+    def write(self, parts):
+        for offset, buffer in parts:
+            self._fill(offset)
+            self._out(buffer)
+        return sum(len(buffer) for _, buffer in parts)
+
+    def _fill(self, stop):
+        zeros = bytes(1 << 20)
+        while self._reached < stop:
+            self._out(memoryview(zeros)[: stop - self._reached])
+
+    def _out(self, buffer):
+        view = memoryview(buffer)
+        self._reached += len(view)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BrokenPipeError:
+                raise  # the command line knows what it means
+            except OSError as error:
+                raise errors.OutputError(f"cannot write to stdout: {error.strerror}") from error
+
+    def flush(self):
+        self._fill(self.size)
+        with contextlib.suppress(OSError):  # a pipe has none
+            os.fsync(self._descriptor)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
 
 
-def _libnbd():
-    """The bindings, which a restore to raw does without."""
-    try:
-        import nbd
-    except ImportError as error:
-        raise errors.MissingSoftware(
-            "libnbd's Python bindings are not installed: install python3-libnbd (Debian, Ubuntu, Fedora, RHEL) and run "
-            "the distribution's own python3, or restore with --format raw"
-        ) from error
-    return nbd
+def _runs(parts):
+    """Group [(offset, buffer), …] into (offset, [adjacent buffers])."""
+    start = reached = 0
+    run: list = []
+    for offset, buffer in parts:
+        if run and offset != reached:
+            yield start, run
+            run = []
+        start = start if run else offset
+        run.append(buffer)
+        reached = offset + len(buffer)
+    if run:
+        yield start, run
 
 
-def _require(program):
-    if shutil.which(program) is None:
-        raise errors.MissingSoftware(
-            f"{program} is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL), "
-            "or restore with --format raw"
-        )
+def _cluster_runs(parts):
+    """Group [(offset, buffer), …] by runs of clusters, none of which reaches into another L2 table."""
+    first = count = 0
+    members: list = []
+    for offset, buffer in parts:
+        at, more = qcow2.clusters(offset, len(buffer))
+        if members and (at > first + count or at // qcow2.TABLE != first // qcow2.TABLE):
+            yield first, count, members
+            members = []
+        first = first if members else at
+        count = at + more - first
+        members.append((offset, buffer))
+    if members:
+        yield first, count, members
 
 
-def _run(*command):
-    _require(command[0])
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise errors.OutputError(f"{command[0]} failed: {' '.join(done.stderr.split())}")
+def _rest(buffers, done):
+    """What is left of buffers after their first `done` bytes."""
+    while buffers and done >= len(buffers[0]):
+        done -= len(buffers[0])
+        buffers = buffers[1:]
+    return [memoryview(buffers[0])[done:], *buffers[1:]] if done else buffers
+
+
+_LIBC = ctypes.CDLL(None)
+_FALLOCATE: Any = getattr(_LIBC, "fallocate64", getattr(_LIBC, "fallocate", lambda *_: -1))
+if hasattr(_FALLOCATE, "argtypes"):
+    _FALLOCATE.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]

@@ -66,6 +66,15 @@ def disks(point):
     )
 
 
+def restored(result):
+    """The disks of a restore: what of each was written, how fast, and where it is."""
+    rows = []
+    for disk, written in result["written_bytes"].items():
+        rate = f"{size(result['sizes'][disk] / max(result['seconds'], 1e-3))}/s"
+        rows.append((disk, size(result["sizes"][disk]), size(written), rate, result["files"][disk]))
+    return table(("DISK", "SIZE", "WRITTEN", "RATE", "TARGET"), rows)
+
+
 def points(described):
     """Points as a table, one line each."""
     headings = ("DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED")

@@ -1,0 +1,412 @@
+"""Restore to every kind of target: each ends equal to the point, whatever it held; thin stays thin; what does not fit
+or is in use is refused before the first byte. Also --onto, --delta and --salvage.
+"""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stores
+from bed.machine import Disk
+from stores import KIB, MIB, Vm, scribble
+
+from nbdpull import errors, qcow2, target
+from nbdpull.restore import Request, restore
+
+SIZE = 6 * MIB
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs block devices: run as root")
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    """Four points of vda, which grows by 64 KiB each time, and vdb."""
+    rng, vm = random.Random(5), Vm(tmp_path_factory.mktemp("targets") / "store")
+    vm.add_disk("vda", SIZE)
+    vm.add_disk("vdb", 500 * KIB)
+    for number in range(4):
+        vm.grow("vda", SIZE + number * 64 * KIB)
+        scribble(vm, "vda", rng, count=8)
+        scribble(vm, "vdb", rng, count=2, longest=100 * KIB)
+        vm.pull(frame_size=256 * KIB)
+    return vm
+
+
+def command(*arguments, **how):
+    """Run nbdpull; the finished process."""
+    words = [sys.executable, "-m", "nbdpull", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, timeout=60, env=stores.package_environment(), **how)
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+@contextlib.contextmanager
+def exported(path, kind="raw", *options):
+    """The URI of an image served by qemu-nbd."""
+    socket = f"{path}.sock"
+    server = subprocess.Popen(["qemu-nbd", "-f", kind, "-t", "-e", "8", "-k", socket, *options, path])
+    try:
+        while subprocess.run(["nbdinfo", "--size", f"nbd+unix:///?socket={socket}"], capture_output=True).returncode:
+            assert server.poll() is None
+        yield f"nbd+unix:///?socket={socket}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextlib.contextmanager
+def loop_device(path):
+    done = subprocess.run(["losetup", "--find", "--show", path], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no loop devices: {done.stderr}")
+    try:
+        yield done.stdout.strip()
+    finally:
+        subprocess.run(["losetup", "-d", done.stdout.strip()], check=True)
+
+
+def old_data(path, size, kind="raw"):
+    """An image full of what must not be there in the end."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, str(size)], check=True)
+    subprocess.run(["qemu-io", "-f", kind, "-c", f"write -q -P 0xee 0 {size}", path], check=True)
+    return str(path)
+
+
+def raw_of(path, kind):
+    if kind == "raw":
+        return Path(path).read_bytes()
+    subprocess.run(["qemu-img", "check", "-q", "-f", kind, path], check=True)
+    subprocess.run(["qemu-img", "convert", "-f", kind, "-O", "raw", path, f"{path}.as-raw"], check=True)
+    return Path(f"{path}.as-raw").read_bytes()
+
+
+def to(vm, where, disk="vda", **how):
+    return restore(Request(str(vm.root), to={disk: str(where)}, **how))
+
+
+# -- every target -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_over_an_image_of_old_data(vm, tmp_path, kind, number):
+    point = vm.points[number]
+    path = old_data(tmp_path / f"old.{kind}", 9 * MIB, kind)
+    os.chmod(path, 0o640)
+    to(vm, path, point=point.id, force=True, kind=kind)
+    assert raw_of(path, kind) == vm.images[point.id]["vda"]
+    assert os.stat(path).st_mode & 0o777 == 0o640
+    assert sorted(os.listdir(tmp_path))[0] == f"old.{kind}"
+
+
+@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize("options", [("--discard=unmap",), ()])
+def test_over_an_nbd_export_of_old_data(vm, tmp_path, number, options):
+    point = vm.points[number]
+    image = old_data(tmp_path / "old.raw", 7 * MIB)
+    with exported(image, "raw", *options) as uri:
+        to(vm, uri, point=point.id, force=True)
+    assert raw_of(image, "raw") == vm.images[point.id]["vda"].ljust(7 * MIB, b"\0")
+
+
+@as_root
+@pytest.mark.parametrize("number", [0, 3])
+def test_over_a_block_device_of_old_data(vm, tmp_path, number):
+    point = vm.points[number]
+    image = old_data(tmp_path / "old.raw", 7 * MIB)
+    with loop_device(image) as device:
+        with pytest.raises(errors.OutputExists, match="--force"):
+            to(vm, device)
+        restore(Request(str(vm.root), device, point=point.id, disks=["vda"], force=True))
+    assert raw_of(image, "raw") == vm.images[point.id]["vda"].ljust(7 * MIB, b"\0")
+
+
+def test_to_stdout(vm):
+    for point in (vm.points[0], vm.points[3]):
+        done = command("restore", vm.root, "-o", "-", "--disk", "vda", "--point", point.id)
+        assert done.returncode == 0 and done.stdout == vm.images[point.id]["vda"]
+
+
+def test_stdout_takes_one_disk_and_no_json(vm):
+    for words in (["-o", "-"], ["-o", "-", "--disk", "vda", "--json"], ["--to", "vda=-", "--delta"]):
+        assert command("restore", vm.root, *words).returncode == 2
+
+
+def test_a_reader_of_stdout_that_goes_away(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 4 * MIB)
+    vm.pull()
+    words = f"{sys.executable} -m nbdpull restore {vm.root} -o - | head -c 10 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], env=stores.package_environment(), capture_output=True, timeout=60)
+    assert done.returncode == 141 and done.stderr == b""
+
+
+@pytest.mark.parametrize("options", ["cluster_size=4k", "preallocation=metadata,lazy_refcounts=on", "compat=0.10"])
+def test_options_of_qcow2(vm, tmp_path, options):
+    to(vm, tmp_path / "a.qcow2", options=options)
+    assert raw_of(tmp_path / "a.qcow2", "qcow2") == vm.images[vm.points[-1].id]["vda"]
+    if "4k" in options:
+        told = subprocess.check_output(["qemu-img", "info", "--output=json", str(tmp_path / "a.qcow2")])
+        assert json.loads(told)["cluster-size"] == 4096
+
+
+def test_each_disk_to_a_place_of_its_own(vm, tmp_path):
+    images = vm.images[vm.points[-1].id]
+    result = restore(Request(str(vm.root), str(tmp_path / "out"), to={"vdb": str(tmp_path / "b.raw")}))
+    assert raw_of(tmp_path / "b.raw", "raw") == images["vdb"]
+    assert raw_of(tmp_path / "out" / "vda.qcow2", "qcow2") == images["vda"]
+    assert result.files["vdb"] == str(tmp_path / "b.raw")
+    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.qcow2", "vda.qcow2.as-raw"]
+
+
+def test_thin_stays_thin_on_a_target_of_old_data(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 16 * MIB)
+    vm.write("vda", 5 * MIB, b"y" * 64 * KIB)
+    vm.pull()
+    image = old_data(tmp_path / "old.raw", 16 * MIB)
+    with exported(image, "raw", "--discard=unmap") as uri:
+        to(vm, uri, force=True)
+    assert os.stat(image).st_blocks * 512 < MIB
+
+
+# -- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def test_a_target_that_is_too_small(vm, tmp_path):
+    """Sizes are looked at before the first byte is written, of any disk."""
+    image = old_data(tmp_path / "old.raw", MIB)
+    before = Path(image).read_bytes()
+    with exported(image) as uri, pytest.raises(errors.OutputError, match="has 1048576 bytes, the disk needs"):
+        restore(Request(str(vm.root), to={"vdb": str(tmp_path / "b.raw"), "vda": uri}, force=True))
+    assert Path(image).read_bytes() == before
+    assert not (tmp_path / "b.raw").exists()
+
+
+def test_a_read_only_export(vm, tmp_path):
+    image = old_data(tmp_path / "old.raw", 7 * MIB)
+    with exported(image, "raw", "-r") as uri, pytest.raises(errors.OutputError, match="read-only"):
+        to(vm, uri, force=True)
+
+
+def test_nobody_serves_the_uri(vm, tmp_path):
+    with pytest.raises(errors.OutputError, match="cannot connect"):
+        to(vm, f"nbd+unix:///?socket={tmp_path}/none", force=True)
+
+
+@pytest.mark.parametrize("how", [
+    {"to": {"vda": "x"}, "onto": True, "delta": True}, {}, {"to": {"vda": "x"}, "define": True},
+    {"to": {"vda": "x.raw"}, "options": "cluster_size=4k"}, {"to": {"vda": "nbd://h/"}, "kind": "qcow2"},
+    {"to": {"vda": "x", "vdb": "x"}}, {"output": "-"}, {"to": {None: "x"}, "onto": True},
+])  # fmt: skip
+def test_contradictions(vm, tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UsageError) as caught:
+        restore(Request(str(vm.root), **how))
+    assert caught.value.exit_code == 2
+    assert os.listdir(tmp_path) == []
+
+
+# -- --onto -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_onto_an_image_of_the_base(tmp_path, kind):
+    """Two points on top of a checkpoint elsewhere, with growth and zeroes; what did not change is left alone."""
+    rng, vm = random.Random(7), Vm(tmp_path / "store")
+    vm.add_disk("vda", SIZE)
+    vm.write("vda", 0, rng.randbytes(SIZE))
+    base = tmp_path / f"base.{kind}"
+    (tmp_path / "base").write_bytes(vm.disks["vda"].content.tobytes())
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, tmp_path / "base", base], check=True)
+    vm.disks["vda"].dirty[:] = False
+    vm.zero("vda", MIB, 300 * KIB)
+    vm.pull(since="elsewhere")
+    vm.grow("vda", SIZE + MIB)
+    scribble(vm, "vda", rng)
+    point = vm.pull()
+    done = command("restore", vm.root, "--onto", base, "--format", kind)
+    assert done.returncode == 0, done.stderr
+    assert raw_of(base, kind) == vm.images[point.id]["vda"]
+
+
+def test_onto_is_for_points_without_a_full_pull(vm, tmp_path):
+    image = old_data(tmp_path / "a.qcow2", 7 * MIB, "qcow2")
+    before = Path(image).read_bytes()
+    with pytest.raises(errors.UsageError, match="leave --onto out"):
+        to(vm, image, onto=True)
+    assert Path(image).read_bytes() == before
+
+
+# -- --delta ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_delta_writes_only_what_differs(vm, tmp_path, kind):
+    path, point = tmp_path / f"vda.{kind}", vm.points[-1]
+    to(vm, path, kind=kind)
+    assert to(vm, path, delta=True, kind=kind).written_bytes == {"vda": 0}
+    subprocess.run(["qemu-io", "-f", kind, "-c", "write -q -P 0xee 1000000 5000", str(path)], check=True)
+    assert 0 < to(vm, path, delta=True, kind=kind).written_bytes["vda"] <= 12 * KIB
+    assert raw_of(path, kind) == vm.images[point.id]["vda"]
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_delta_from_any_point_to_any_other(vm, tmp_path, kind):
+    path, order = tmp_path / f"vda.{kind}", [3, 0, 2, 1, 3]
+    to(vm, path, point=vm.points[1].id, kind=kind)
+    for number in order:
+        point = vm.points[number]
+        result = to(vm, path, point=point.id, delta=True, kind=kind)
+        image = vm.images[point.id]["vda"]
+        found = raw_of(path, kind)
+        assert found[: len(image)] == image and not any(found[len(image) :])  # it was larger once
+        assert result.written_bytes["vda"] < len(image)
+
+
+def test_delta_over_nbd(vm, tmp_path):
+    image = old_data(tmp_path / "old.raw", 7 * MIB)
+    with exported(image) as uri:
+        assert to(vm, uri, delta=True).written_bytes["vda"] >= 6 * MIB
+        assert to(vm, uri, delta=True).written_bytes["vda"] == 0
+    assert raw_of(image, "raw") == vm.images[vm.points[-1].id]["vda"].ljust(7 * MIB, b"\0")
+
+
+def test_delta_of_an_image_that_is_none(vm, tmp_path):
+    (tmp_path / "a.img").write_bytes(bytes(8 * MIB))
+    with pytest.raises(errors.UsageError, match="no qcow2 image; give --format raw"):
+        to(vm, tmp_path / "a.img", delta=True, kind="qcow2")
+    with pytest.raises(errors.OutputError, match="No such file"):
+        to(vm, tmp_path / "none.qcow2", delta=True)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_the_image_of_a_running_vm_is_refused(vm, machine, kind):
+    running = machine({"vda": Disk(SIZE, kind)})
+    running.write("vda", 0, MIB)
+    path = running.disks["vda"].path
+    before = path.read_bytes()
+    with pytest.raises(errors.Busy, match="shut it down first"):
+        to(vm, path, delta=True, kind=kind)
+    assert path.read_bytes() == before
+
+
+def test_the_next_pull_has_what_a_rollback_wrote(private_libvirt, machine, tmp_path):
+    """A rolled back qcow2 keeps its bitmaps, and they record the rollback: so the series goes on."""
+    vm = machine({"vda": 8 * MIB})
+    root = tmp_path / "store"
+    pull = ["pull", vm.name, "-c", private_libvirt.uri, "-o", root, "--quiet"]
+    vm.write("vda", 0, MIB, 1)
+    assert command(*pull).returncode == 0
+    first = vm.content("vda")
+    vm.write("vda", 512 * KIB, 2 * MIB, 2)
+    assert command(*pull).returncode == 0
+    vm.stop()
+    points = json.loads(command("list", root, "--json").stdout)
+    done = command("restore", root, "--point", points[0]["id"], "--delta", "--to", f"vda={vm.disks['vda'].path}")
+    assert done.returncode == 0, done.stderr
+    vm.start()
+    assert vm.content("vda") == first
+    assert command(*pull).returncode == 0
+    last = json.loads(command("list", root, "--json").stdout)[-1]
+    assert last["disks"][0]["mode"] == "incremental"
+    assert command("restore", root, "-o", "-").stdout == first
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def damaged_chunk(vm, number=1):
+    """A chunk file of vda in a middle point with a bit turned over, in the midst of its data."""
+    path = next(p for p in stores.files(vm.folder / vm.points[number].id) if p.name == "vda.0000.zst")
+    data = path.read_bytes()
+    magic, start, stop = [frame for frame in stores.zstd_frames(data) if frame[0] == 0xFD2FB528][2]
+    return stores.damaged(path, stores.flipped(data, (start + stop) // 2))
+
+
+@pytest.mark.parametrize("how", [{}, {"verify": False}])
+def test_damage_is_refused(vm, tmp_path, how):
+    with damaged_chunk(vm), pytest.raises(errors.Damaged):
+        restore(Request(str(vm.root), str(tmp_path / "out"), **how))
+    assert not list(tmp_path.rglob("*.qcow2*"))
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "nbd", "delta"])
+def test_salvage(vm, tmp_path, kind):
+    """All but the lost ranges is the point's; they read as zero, also where old data was."""
+    path = tmp_path / "a.img"
+    with contextlib.ExitStack() as stack:
+        where, options = path, ["--format", "raw" if kind == "delta" else kind]
+        if kind in ("nbd", "delta"):
+            old_data(path, 7 * MIB)
+            options = ["--force"] if kind == "nbd" else ["--delta", "--format", "raw"]
+        if kind == "nbd":
+            where = stack.enter_context(exported(str(path)))
+        stack.enter_context(damaged_chunk(vm))
+        done = command("restore", vm.root, "--to", f"vda={where}", "--salvage", "--json", *options)
+    assert done.returncode == 11, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    expected = bytearray(vm.images[vm.points[-1].id]["vda"].ljust(7 * MIB if kind in ("nbd", "delta") else 0, b"\0"))
+    for lost in result["lost"]:
+        assert lost["disk"] == "vda" and "not what was stored" in lost["problem"]
+        expected[lost["offset"] : lost["offset"] + lost["length"]] = bytes(lost["length"])
+    assert 0 < sum(lost["length"] for lost in result["lost"]) <= 256 * KIB
+    assert raw_of(path, "qcow2" if kind == "qcow2" else "raw") == expected
+
+
+def test_salvage_with_an_index_lost(vm, tmp_path):
+    """The other disk comes back; of this one nothing is known, and no image of it is made."""
+    with stores.damaged(vm.folder / vm.points[1].id / "vda.index", None):
+        done = command("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--format", "raw")
+    assert done.returncode == 11 and b"LOST vda: bytes 0 to" in done.stdout
+    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vdb.raw"]
+    assert raw_of(tmp_path / "out" / "vdb.raw", "raw") == vm.images[vm.points[-1].id]["vdb"]
+
+
+def test_no_verify_reads_no_file_twice(vm, tmp_path, monkeypatch):
+    monkeypatch.setattr("nbdpull.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
+    to(vm, tmp_path / "a.raw", verify=False)
+    assert raw_of(tmp_path / "a.raw", "raw") == vm.images[vm.points[-1].id]["vda"]
+
+
+# -- qcow2 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_qcow2_of_any_size(tmp_path, seed):
+    """Sparse data all over images of up to 3 TiB, told by QEMU itself."""
+    rng = random.Random(seed)
+    size = rng.choice([64 * KIB, 513 * MIB, 3 << 40]) + 512 * rng.randrange(1000)
+    path = tmp_path / "a.qcow2"
+    parts = {}
+    for block in {0, (size - 1) // MIB, *(rng.randrange(size // MIB + 1) for _ in range(60))}:
+        start = block * MIB + rng.randrange(16) * 32 * KIB
+        stop = min(start + rng.randrange(1, 9) * 37 * 512, (block + 1) * MIB, size)
+        parts.update({start: rng.randbytes(stop - start)} if start < stop else {})
+    with target.open_target(target.place(str(path)), size, 1) as image:
+        for start in rng.sample(sorted(parts), len(parts)):
+            image.write([(start, parts[start])])
+        image.flush()
+    subprocess.run(["qemu-img", "check", "-q", str(path)], check=True)
+    extents = json.loads(subprocess.check_output(["qemu-img", "map", "--output=json", str(path)]))
+    mapped = {
+        extent["start"] // qcow2.CLUSTER + n
+        for extent in extents if extent["data"]
+        for n in range(-(-extent["length"] // qcow2.CLUSTER))
+    }  # fmt: skip
+    touched = [qcow2.clusters(start, len(data)) for start, data in parts.items()]
+    assert mapped == {first + n for first, count in touched for n in range(count)}
+    with open(path, "rb") as file:
+        for extent in extents:
+            if not extent["data"]:
+                continue
+            file.seek(extent["offset"])
+            content = bytearray(extent["length"])
+            for start, data in parts.items():
+                if extent["start"] <= start < extent["start"] + extent["length"]:
+                    content[start - extent["start"] : start - extent["start"] + len(data)] = data
+            assert file.read(extent["length"]).ljust(extent["length"], b"\0") == content
