@@ -9,10 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import numpy
-from blake3 import blake3
-
-from . import errors, extents
+from . import errors, extents, reader
 from .image import Piece
 
 BATCH_DATA = 4 << 20  # bytes of data decompressed and written as one item of work
@@ -170,12 +167,12 @@ class Difference:
         self._target, self.size = target, target.size
 
     def holds(self, offset, length, digest):
-        return blake3(self._target.read(offset, length)).digest() == digest
+        return reader.digest(self._target.read(offset, length)) == digest
 
     def write(self, parts):
         changed = []
         for offset, buffer in parts:
-            ranges = _differences(self._target.read(offset, len(buffer)), buffer)
+            ranges = extents.differences(self._target.read(offset, len(buffer)), buffer, COMPARED)
             changed += [(offset + start, memoryview(buffer)[start:stop]) for start, stop in ranges]
         return self._target.write(changed)
 
@@ -187,20 +184,9 @@ class Difference:
         for start, size in self._target.allocated(offset, length):
             for at in range(start, start + size, READ_STEP):
                 data = self._target.read(at, min(READ_STEP, start + size - at))
-                for begin, end in _differences(data, bytes(len(data))):
+                for begin, end in extents.differences(data, bytes(len(data)), COMPARED):
                     written += self._target.zero(at + begin, end - begin)
         return written
-
-
-def _differences(old, new):
-    """[(start, stop), …] of the blocks of COMPARED bytes in which two buffers of one length differ, joined."""
-    whole = len(new) // COMPARED * COMPARED
-    left, right = (numpy.frombuffer(each, "u1") for each in (old, new))
-    differ = (left[:whole] != right[:whole]).reshape(-1, COMPARED).any(axis=1)
-    if whole < len(new):
-        differ = numpy.append(differ, (left[whole:] != right[whole:]).any())
-    edges = numpy.flatnonzero(numpy.diff(numpy.concatenate([[False], differ, [False]]).astype("i1")))
-    return [(int(a) * COMPARED, min(int(b) * COMPARED, len(new))) for a, b in zip(edges[::2], edges[1::2])]
 
 
 def _steps_of(ranges):

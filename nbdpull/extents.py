@@ -193,3 +193,14 @@ def in_blocks(extents, size):
     zero["offset"], zero["length"] = first[kept], (last - first)[kept]
     both = numpy.concatenate([zero, of((*gap, DATA) for gap in gaps(zero, start, stop))])
     return merged(both[numpy.argsort(both["offset"], kind="stable")])
+
+
+def differences(old, new, block):
+    """[(start, stop), …] of the blocks of `block` bytes in which two buffers of one length differ, joined."""
+    whole = len(new) // block * block
+    left, right = (numpy.frombuffer(each, "u1") for each in (old, new))
+    differ = (left[:whole] != right[:whole]).reshape(-1, block).any(axis=1)
+    if whole < len(new):
+        differ = numpy.append(differ, (left[whole:] != right[whole:]).any())
+    edges = numpy.flatnonzero(numpy.diff(numpy.concatenate([[False], differ, [False]]).astype("i1")))
+    return [(int(a) * block, min(int(b) * block, len(new))) for a, b in zip(edges[::2], edges[1::2])]

@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise errors.MissingSoftware(
         "libnbd's Python bindings are not installed: install python3-libnbd (Debian, Ubuntu, Fedora, RHEL), and run "
-        "nbdpull with the distribution's own python3; or restore to new images or raw files, which need none"
+        "nbdpull with the distribution's own python3; or restore to new images without options, which need none"
     ) from error
 
 QEMU_NBD_START = 10.0  # seconds

@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import stat
-import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -225,11 +224,10 @@ def _existing(place, size, connections):
 
 
 def _lock(descriptor, path):
-    """Keep QEMU from the image, and refuse one that it uses. The lock goes with the descriptor."""
+    """Keep QEMU from the image, and refuse one that it uses. The lock goes with the first descriptor of it closed."""
     start, length = QEMU_LOCKS
-    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
     try:
-        fcntl.fcntl(descriptor, getattr(fcntl, "F_OFD_SETLK", 37), lock)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
     except OSError as error:
         if error.errno in _IN_USE:
             raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first") from error

@@ -194,7 +194,8 @@ TYPES = {
     "string": str, "integer": int, "boolean": bool, "object": dict, "array of strings": list, "array of objects": list,
     "number": float, "object of strings": dict, "object of numbers": dict, "null": type(None),
 }  # fmt: skip
-OPAQUE = {"versions", "seconds", "files", "written_bytes", "point"}  # their members are not in the same table
+# their members are not in the same table
+OPAQUE = {"versions", "seconds", "files", "written_bytes", "point", "sizes", "beside", "defined"}
 
 
 def members(document, containers=False, path=""):

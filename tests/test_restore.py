@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stores import DOMAIN_XML, KIB, MIB, Vm, chain, scribble, small_disk, unprivileged
 
-from nbdpull import errors, target
+from nbdpull import errors, nbd_target, target
 from nbdpull.restore import Request, restore
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
@@ -202,21 +202,22 @@ def test_other_files_are_left_alone(vm, tmp_path):
 # -- nothing half done is left ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "options"])
 def test_an_error_on_the_way(vm, tmp_path, monkeypatch, kind):
     calls = []
 
-    def write(self, offset, buffer):
-        calls.append(offset)
-        if len(calls) == 3:
+    def write(self, parts):
+        calls.append(parts)
+        if len(calls) == 2:
             raise errors.OutputError("cannot write: Input/output error")
-        real(self, offset, buffer)
+        return real(self, parts)
 
-    output = {"raw": target._Raw, "qcow2": target._Qcow2}[kind]
+    output = {"raw": target.File, "qcow2": target.NewQcow2, "options": nbd_target.NbdTarget}[kind]
     real = output.write
     monkeypatch.setattr(output, "write", write)
+    options = {"kind": "qcow2", "options": "compat=1.1"} if kind == "options" else {"kind": kind}
     with pytest.raises(errors.OutputError, match="Input/output error"):
-        do(vm, tmp_path / "out", kind=kind)
+        do(vm, tmp_path / "out", **options)
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -257,8 +258,9 @@ def test_a_stop_while_the_chain_is_proved(vm, tmp_path):
 
 def test_an_end_before_qemu_nbd_is_up(tmp_path):
     """A SIGTERM that it gets while it starts is lost: whoever then waits for its end waits for ever."""
-    for attempt in range(25):
-        with pytest.raises(KeyError), target.new_image(str(tmp_path / "vda.qcow2"), "qcow2", MIB, 1):
+    place = target.place(str(tmp_path / "vda.qcow2"), options="compat=1.1")
+    for attempt in range(10):
+        with pytest.raises(KeyError), target.open_target(place, MIB, 1):
             time.sleep(attempt / 1000)
             raise KeyError
         assert os.listdir(tmp_path) == []
@@ -266,15 +268,18 @@ def test_an_end_before_qemu_nbd_is_up(tmp_path):
 
 def test_qemu_nbd_dies(vm, tmp_path, monkeypatch):
     """It says no; so do we, and no image is left."""
-    real = target._Qcow2.write
+    real, servers = subprocess.Popen, []
 
-    def write(self, offset, buffer):
-        real(self, offset, buffer)
-        self._server.kill()
+    def popen(*args, **how):
+        servers.append(real(*args, **how))
+        return servers[-1]
 
-    monkeypatch.setattr(target._Qcow2, "write", write)
+    def report(**_):
+        servers[-1].kill()
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(errors.OutputError):
-        do(vm, tmp_path / "out")
+        restore(Request(str(vm.root), str(tmp_path / "out"), disks=["vda"], options="compat=1.1"), report)
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -288,7 +293,7 @@ def test_qemu_nbd_that_is_slow_to_listen(vm, tmp_path, monkeypatch):
     slow.write_text(f'#!/bin/sh\npython3 -c "{bind}" "$@"\nsleep 0.3\nexec {real} "$@"\n')
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    path = do(vm, tmp_path / "out", disks=["vdb"]).files["vdb"]
+    path = do(vm, tmp_path / "out", disks=["vdb"], options="compat=1.1").files["vdb"]
     assert raw_of(path) == vm.images[vm.points[-1].id]["vdb"]
 
 
@@ -299,16 +304,16 @@ def test_qemu_nbd_that_does_not_start(vm, tmp_path, monkeypatch):
     (folder / "qemu-nbd").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     with pytest.raises(errors.OutputError, match="this is broken"):
-        do(vm, tmp_path / "out")
+        do(vm, tmp_path / "out", options="compat=1.1")
     assert os.listdir(tmp_path / "out") == []
 
 
 def test_no_qemu(vm, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.MissingSoftware, match="qemu-img is not installed: install qemu-utils"):
-        do(vm, tmp_path / "out")
+        do(vm, tmp_path / "out", options="compat=1.1")
     assert os.listdir(tmp_path / "out") == []
-    do(vm, tmp_path / "out", kind="raw")
+    do(vm, tmp_path / "out")
 
 
 # -- outputs that cannot be written -----------------------------------------------------------------------------------
@@ -359,10 +364,10 @@ def test_two_restores_of_one_image_at_once(vm, tmp_path):
     """The second one is refused, and does no harm to the first."""
     out = tmp_path / "out"
     out.mkdir()
-    with target.new_image(str(out / "vda.raw"), "raw", 1000, 1) as image:
+    with target.open_target(target.place(str(out / "vda.raw")), 1000, 1) as image:
         with pytest.raises(errors.OutputExists, match="another restore writes it"):
             do(vm, out, kind="raw")
-        image.write(0, b"first")
+        image.write([(0, b"first")])
     assert os.listdir(out) == ["vda.raw"]
     assert (out / "vda.raw").read_bytes() == b"first" + bytes(995)
 

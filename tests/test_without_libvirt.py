@@ -64,10 +64,14 @@ def test_restore_of_every_point(vm, tmp_path):
             assert (tmp_path / point.id / f"{disk}.raw").read_bytes() == content
 
 
-def test_restore_to_qcow2_needs_libnbd(vm, tmp_path):
-    done = run(BOTH, "restore", vm.root, "-o", tmp_path / "out")
+def test_restore_to_qcow2(vm, tmp_path):
+    good("restore", vm.root, "-o", tmp_path / "out")
+
+
+def test_options_of_qcow2_need_libnbd(vm, tmp_path):
+    done = run(BOTH, "restore", vm.root, "-o", tmp_path / "out", "--image-options", "cluster_size=4k")
     assert done.returncode == 8
-    assert "install python3-libnbd" in done.stderr and "--format raw" in done.stderr
+    assert "install python3-libnbd" in done.stderr and "without options" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
