@@ -203,14 +203,13 @@ class _Run:
         self._lap("prepare")
         self._require_room(plan, decisions)
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
-        with self._journaled_point(plan) as new:
-            with self._watch.guarding_guest(), self._vm.backup(plan) as job:
-                self._lap("begin")
-                entries = self._copy(job, base, decisions)
-                job.finish()
-                self._lap("end")
-                self._add_files(new, job, base and base.point)
-                point = new.commit(self._fields(base, job), entries)  # in here: a checkpoint without its point goes
+        with self._journaled_point(plan) as new, self._watch.guarding_guest(), self._vm.backup(plan) as job:
+            self._lap("begin")
+            entries = self._copy(job, base, decisions)
+            job.finish()
+            self._lap("end")
+            self._add_files(new, job, base and base.point)
+            point = new.commit(self._fields(base, job), entries)  # in here: a checkpoint without its point goes
         return Result(point, self._warnings, self._drop_superseded(point), self._reclaimed, self._watch.peak)
 
     @contextmanager

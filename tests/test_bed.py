@@ -27,16 +27,16 @@ def test_content_is_what_was_written(two_disks):
     vm.write("vda", 100, 70000, 0x11)
     model[100:70100] = b"\x11" * 70000
     vm.write("vda", 2 * MIB, 3 * MIB, 0x22)
-    model[2 * MIB:5 * MIB] = b"\x22" * (3 * MIB)
+    model[2 * MIB : 5 * MIB] = b"\x22" * (3 * MIB)
     vm.write_zeroes("vda", 2 * MIB + 5, 100)
-    model[2 * MIB + 5:2 * MIB + 105] = bytes(100)
+    model[2 * MIB + 5 : 2 * MIB + 105] = bytes(100)
     vm.write_zeroes("vda", 3 * MIB, MIB, unmap=True)
-    model[3 * MIB:4 * MIB] = bytes(MIB)
+    model[3 * MIB : 4 * MIB] = bytes(MIB)
     vm.discard("vda", 4 * MIB, 128 * 1024)
-    model[4 * MIB:4 * MIB + 128 * 1024] = bytes(128 * 1024)
+    model[4 * MIB : 4 * MIB + 128 * 1024] = bytes(128 * 1024)
     noise = os.urandom(12345)
     vm.write_bytes("vda", 6 * MIB + 7, noise)
-    model[6 * MIB + 7:6 * MIB + 7 + len(noise)] = noise
+    model[6 * MIB + 7 : 6 * MIB + 7 + len(noise)] = noise
     assert vm.content("vda") == model
 
 
@@ -48,7 +48,7 @@ def test_content_of_raw_disk_with_odd_size(two_disks):
 def test_content_of_running_machine(two_disks):
     two_disks.resume()
     two_disks.write("vda", 7 * MIB, 65536, 0x44)
-    assert two_disks.content("vda")[7 * MIB:7 * MIB + 65536] == b"\x44" * 65536
+    assert two_disks.content("vda")[7 * MIB : 7 * MIB + 65536] == b"\x44" * 65536
     assert two_disks.running
     two_disks.suspend()
 
@@ -86,7 +86,7 @@ def test_bitmaps_after_stop_offline_write_and_kill(machine):
         vm.write_offline("vda", ["write -q -P 7 1G 64k"])
     vm.start()
     assert vm.bitmaps("vda")["one"]["count"] == 4 * 65536
-    assert vm.content("vda")[3 * MIB:3 * MIB + 65536] == b"\x07" * 65536
+    assert vm.content("vda")[3 * MIB : 3 * MIB + 65536] == b"\x07" * 65536
     vm.kill()
     vm.start()
     assert vm.bitmaps("vda")["one"]["inconsistent"]

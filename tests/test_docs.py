@@ -299,7 +299,11 @@ def test_the_json_of_restore_and_verify(tmp_path):
 
 
 def test_the_json_of_digest_and_of_a_comparison(tmp_path):
-    stores.chain(tmp_path / "store", points=2, size=2 * MIB)
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 2 * MIB)
+    for data in (b"before", b"after"):
+        vm.write("vda", 0, data)
+        vm.pull()
     told = events(nbdpull_says(tmp_path, "digest", "store", "--json"))
     assert_event(told, "progress", "digest")
     rows = {code(row[0])[0] for row in table(section(MANUAL, "event result of digest"))}

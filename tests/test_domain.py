@@ -41,6 +41,7 @@ def libvirt_error(code, number=-1):
 def raising(error):
     def call(*_args):
         raise error
+
     return call
 
 
@@ -48,6 +49,7 @@ def raising(error):
 def shared(private_libvirt, tmp_path_factory):
     """A machine for the tests that leave it as it was."""
     from bed.machine import Machine
+
     disks = {"vda": 8 * MIB, "vdb": Disk(MIB, "raw")}
     with Machine(private_libvirt, tmp_path_factory.mktemp("images"), disks) as machine:
         machine.create_checkpoint("foreign")
@@ -88,6 +90,7 @@ def backup(vm, plan):
 
 
 # Opening
+
 
 def test_no_such_domain_names_those_that_exist(shared):
     with pytest.raises(errors.NoSuchDomain, match=f"no domain 'vm-none' at .*{shared.name}"), domain.open("vm-none"):
@@ -160,6 +163,7 @@ def test_hypervisor_that_can_do_no_backups():
 
 
 # Facts
+
 
 def test_facts(vm, shared):
     assert (vm.name, vm.uuid, vm.uri) == (shared.name, shared.uuid, shared.bed.uri)
@@ -234,6 +238,7 @@ def test_socket_path_without_such_a_place(vm, monkeypatch, uri, name):
 
 
 # Checkpoints
+
 
 def test_checkpoint(vm):
     checkpoint = vm.checkpoint("foreign")
@@ -315,6 +320,7 @@ def test_checkpoints_oldest_first_whoever_is_whose_child(machine):
 
 # A backup
 
+
 def test_full_then_incremental(machine, scratch):
     made = machine({"vda": 8 * MIB, "vdb": Disk(MIB, "raw")})
     made.create_checkpoint("foreign1")
@@ -372,7 +378,8 @@ def test_the_first_error_is_not_hidden_and_leftovers_are_told(machine, scratch):
             made.stop()
             raise errors.SourceError("connection reset")
         assert caught.value.left_behind == [
-            f"checkpoint 'auto-{RUN}' is left behind: domain '{vm.name}' is not running: start it first"]
+            f"checkpoint 'auto-{RUN}' is left behind: domain '{vm.name}' is not running: start it first"
+        ]
         assert os.listdir(scratch) == []
 
 
@@ -407,6 +414,7 @@ def test_interrupted_by_a_signal(vm, scratch, delay):
 
 
 # What is refused before or by begin
+
 
 def test_not_running(machine, scratch):
     made = machine({"vda": MIB})
@@ -514,6 +522,7 @@ def test_block_job_is_named(vm, shared, scratch):
 
 # A begin that fails late
 
+
 def test_begin_that_fails_at_the_export(vm, scratch, monkeypatch):
     real = domain_xml.disk_backup
     monkeypatch.setattr(domain_xml, "disk_backup", lambda *args: domain.replace(real(*args), export="same"))
@@ -590,6 +599,7 @@ def test_job_that_no_abort_finds(vm, scratch):
 
 
 # The end
+
 
 def test_abort_that_has_to_wait_is_tried_again(vm, scratch):
     real, calls = vm._dom, []

@@ -79,7 +79,9 @@ def test_push_backup_of_somebody():
 
 def test_checkpoint_is_built():
     xml = domain_xml.checkpoint_xml("c-1", domain_xml.description("R-1", "for <me> & you"), ["vda", "vdb"])
-    same(xml, """
+    same(
+        xml,
+        """
 <domaincheckpoint>
   <name>c-1</name>
   <description>nbdpull run R-1 for &lt;me&gt; &amp; you</description>
@@ -87,18 +89,22 @@ def test_checkpoint_is_built():
     <disk name='vda' checkpoint='bitmap'/>
     <disk name='vdb' checkpoint='bitmap'/>
   </disks>
-</domaincheckpoint>""")
+</domaincheckpoint>""",
+    )
 
 
 def test_redefinition():
     checkpoint = Checkpoint("c", 12, "text", {"vda": None}, "")
-    same(domain_xml.redefinition_xml(checkpoint), """
+    same(
+        domain_xml.redefinition_xml(checkpoint),
+        """
 <domaincheckpoint>
   <name>c</name>
   <description>text</description>
   <disks><disk name='vda' checkpoint='bitmap'/></disks>
   <creationTime>12</creationTime>
-</domaincheckpoint>""")
+</domaincheckpoint>""",
+    )
 
 
 CHECKPOINT = """

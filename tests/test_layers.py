@@ -17,9 +17,9 @@ __main__  nbdkit_plugin                 starts, and exits: a command line; what 
 cli                                     the only file that prints: messages, signals, which verb is run
 pull  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal   verbs; words
 reclaim  disk_restore  domain_define    what dead runs left; one disk on its way out; a domain on its way back
-disk_copy  domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   a disk; libvirt; nbdkit; targets
+disk_copy  domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; targets
 image                                   a disk as of a point: which point answers for a range
-source  nbd_target  qcow2  writer  reader  series  findings  domain_link  domain_files   NBD; qcow2; chunk files; points
+source  nbd_target  qcow2  writer  reader  series  findings  domain_link  domain_files   NBD; chunk files; points
 domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle   XML; manifests; threads; files
 format  sizes                           magic numbers, byte offsets, names of files; sizes as people write them
 extents                                 pure algebra of ranges

@@ -23,8 +23,15 @@ from bed.machine import DOMAIN, MIB, Disk, Machine, libvirt_qemu, wait_for
 
 KERNEL = "linux-image-cloud-amd64"
 # Each needs the ones before it. What a kernel has built in is not among its files, and left out; ext4 is built in.
-MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
-           "virtio_console")
+MODULES = (
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+)
 PROGRAM_FOLDERS = ("bin", "sbin", "x86_64-linux-gnu")
 INIT = Path(__file__).with_name("guest_init")
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check 8250.nr_uarts=1"
@@ -83,11 +90,13 @@ class Guest(Machine):
             return status["exited"]
 
         wait_for(ended, f"end of: {command}", seconds)
-        output, errors = (base64.b64decode(status.get(key, "")).decode(errors="replace")
-                          for key in ("out-data", "err-data"))
+        output, errors = (
+            base64.b64decode(status.get(key, "")).decode(errors="replace") for key in ("out-data", "err-data")
+        )
         if check and status.get("exitcode") != 0:
-            raise BedError(f"in the guest: {command}: status {status.get('exitcode', status.get('signal'))}: "
-                           f"{errors or output}")
+            raise BedError(
+                f"in the guest: {command}: status {status.get('exitcode', status.get('signal'))}: {errors or output}"
+            )
         return output
 
     def agent(self, command, **arguments):
@@ -117,16 +126,26 @@ class Guest(Machine):
             return False
 
     def _xml(self):
-        boot = (f"<kernel>{escape(str(self.parts.kernel))}</kernel><initrd>{escape(str(self.parts.initrd))}</initrd>"
-                f"<cmdline>{COMMAND_LINE}{' bed.writer' if self.writer else ''}</cmdline>")
+        boot = (
+            f"<kernel>{escape(str(self.parts.kernel))}</kernel><initrd>{escape(str(self.parts.initrd))}</initrd>"
+            f"<cmdline>{COMMAND_LINE}{' bed.writer' if self.writer else ''}</cmdline>"
+        )
         devices = "".join(map(self._disk_xml, self.disks)) + (
             f"<serial type='file'><source path={quoteattr(str(self.console))}/></serial>"
-            "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>")
-        return DOMAIN.format(kind="kvm" if self.kvm else "qemu", name=escape(self.name), memory=self.memory, cpus=1,
-                             boot=boot, devices=devices)
+            "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+        )
+        return DOMAIN.format(
+            kind="kvm" if self.kvm else "qemu",
+            name=escape(self.name),
+            memory=self.memory,
+            cpus=1,
+            boot=boot,
+            devices=devices,
+        )
 
 
 # -- the parts --------------------------------------------------------------------------------------------------------
+
 
 def build(cache_dir):
     """Make the guest's parts in a folder of cache_dir, or find them made by an earlier call."""
@@ -152,8 +171,12 @@ def ext4_image(path, size, source, label="bed"):
     with open(raw, "wb") as file:
         file.truncate(size)
     try:
-        subprocess.run([_tool("mke2fs"), "-q", "-F", "-t", "ext4", "-L", label, "-d", str(source), str(raw)],
-                       check=True, capture_output=True, text=True)
+        subprocess.run(
+            [_tool("mke2fs"), "-q", "-F", "-t", "ext4", "-L", label, "-d", str(source), str(raw)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         if raw != path:
             subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)], check=True)
     except subprocess.CalledProcessError as error:
@@ -208,8 +231,13 @@ def _make_initrd(root, kernel_root, tree, initrd):
     shutil.copy(INIT, tree / "init")
     (tree / "init").chmod(0o755)
     names = "\0".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-    archive = subprocess.run([_tool("cpio"), "-o", "-0", "-H", "newc", "-R", "0:0", "--quiet"], cwd=tree,
-                             input=names.encode(), stdout=subprocess.PIPE, check=True).stdout
+    archive = subprocess.run(
+        [_tool("cpio"), "-o", "-0", "-H", "newc", "-R", "0:0", "--quiet"],
+        cwd=tree,
+        input=names.encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
     with open(initrd, "wb") as file:
         subprocess.run([_tool("gzip"), "-9nc"], input=archive, stdout=file, check=True)
 
@@ -218,18 +246,26 @@ def _libraries(root, program):
     """The shared libraries of an unpacked program, and the loader, as the unpacked loader itself resolves them."""
     loader = _find(root, "ld-linux-x86-64.so.2")
     folders = ":".join(str(root / folder) for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"))
-    listing = subprocess.run([str(loader), "--inhibit-cache", "--library-path", folders, "--list", str(program)],
-                             stdout=subprocess.PIPE, text=True, check=True).stdout
+    listing = subprocess.run(
+        [str(loader), "--inhibit-cache", "--library-path", folders, "--list", str(program)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
     return [loader, *map(Path, re.findall(rf"=> ({re.escape(str(root))}\S+)", listing))]
 
 
 def _find(root, name):
     # by its folder: busybox-static also brings a script of that name for initramfs-tools
-    return next(path for path in root.rglob(name)
-                if path.is_file() and not path.is_symlink() and path.parent.name in PROGRAM_FOLDERS)
+    return next(
+        path
+        for path in root.rglob(name)
+        if path.is_file() and not path.is_symlink() and path.parent.name in PROGRAM_FOLDERS
+    )
 
 
 # -- packages ---------------------------------------------------------------------------------------------------------
+
 
 def _kernel_package():
     """The package that the kernel's meta package stands for today."""

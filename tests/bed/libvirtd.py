@@ -55,6 +55,7 @@ def missing():
         absent.append("libvirt's Python bindings")
     return ", ".join(absent)
 
+
 _session_folder = None
 
 
@@ -131,8 +132,9 @@ class PrivateLibvirt:
 
     def virsh(self, *args, check=True):
         """Run virsh on this libvirt; its standard output."""
-        done = subprocess.run(["virsh", "-q", "-c", self.uri, *map(str, args)], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            ["virsh", "-q", "-c", self.uri, *map(str, args)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
         if check and done.returncode:
             raise BedError(f"virsh {' '.join(map(str, args))}: {done.stderr.strip()}")
         return done.stdout
@@ -202,10 +204,22 @@ class PrivateLibvirt:
         program = Path(__file__).with_name("supervisor.py")
         with open(self.folder / "libvirtd.log", "ab") as log:
             self._supervisor = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(program), str(self.folder),
-                 daemon, "--pid-file", str(self.run / "libvirtd.pid")],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0,
-                start_new_session=True)  # a Ctrl-C on the terminal is for the tests, not for the daemon
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    str(program),
+                    str(self.folder),
+                    daemon,
+                    "--pid-file",
+                    str(self.run / "libvirtd.pid"),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                start_new_session=True,
+            )  # a Ctrl-C on the terminal is for the tests, not for the daemon
 
     def _order(self, word):
         self._supervisor.stdin.write(word.encode() + b"\n")

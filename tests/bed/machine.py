@@ -95,9 +95,11 @@ class Machine:
             return  # a test undefined it
         if domain.isActive():
             domain.destroy()
-        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-                             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-                             | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+        domain.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -172,8 +174,12 @@ class Machine:
         Use -q in every line: what is printed is taken for an error. 0.1 ms a line, against 2 ms on the live disk.
         """
         image = self.disks[disk]
-        done = subprocess.run(["qemu-io", "-d", "unmap", "-t", "unsafe", "-f", image.format, str(image.path)],
-                              input="".join(f"{line}\n" for line in commands), capture_output=True, text=True)
+        done = subprocess.run(
+            ["qemu-io", "-d", "unmap", "-t", "unsafe", "-f", image.format, str(image.path)],
+            input="".join(f"{line}\n" for line in commands),
+            capture_output=True,
+            text=True,
+        )
         said = (done.stdout + done.stderr).replace("qemu-io> ", "").strip()
         if said or done.returncode:
             raise BedError(f"qemu-io on {image.path}: {said or done.returncode}")
@@ -202,8 +208,7 @@ class Machine:
 
     def hmp(self, command):
         """Run a command of QEMU's human monitor; what it answers."""
-        return libvirt_qemu.qemuMonitorCommand(self.domain, command,
-                                               libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+        return libvirt_qemu.qemuMonitorCommand(self.domain, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
 
     def qmp(self, command, **arguments):
         """Run a QMP command; what it returns."""
@@ -225,8 +230,9 @@ class Machine:
             # a standing VM has no request in flight; the flush brings qcow2's cached tables into the file
             self.flush(disk)
         try:
-            subprocess.run(["qemu-img", "convert", "-U", "-f", image.format, "-O", "raw", str(image.path), str(to)],
-                           check=True)
+            subprocess.run(
+                ["qemu-img", "convert", "-U", "-f", image.format, "-O", "raw", str(image.path), str(to)], check=True
+            )
         finally:
             if resume:
                 self.resume()
@@ -266,8 +272,9 @@ class Machine:
             self.domain.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
         else:
             shrink = ["--shrink"] if size < image.size else []
-            subprocess.run(["qemu-img", "resize", "-q", *shrink, "-f", image.format, str(image.path), str(size)],
-                           check=True)
+            subprocess.run(
+                ["qemu-img", "resize", "-q", *shrink, "-f", image.format, str(image.path), str(size)], check=True
+            )
         image.size = size
 
     # -- checkpoints and jobs -----------------------------------------------------------------------------------------
@@ -278,7 +285,8 @@ class Machine:
             disks = [target for target, disk in self.disks.items() if disk.format == "qcow2"]
         listed = "".join(f"<disk name='{target}' checkpoint='bitmap'/>" for target in disks)
         self.domain.checkpointCreateXML(
-            f"<domaincheckpoint><name>{escape(name)}</name><disks>{listed}</disks></domaincheckpoint>")
+            f"<domaincheckpoint><name>{escape(name)}</name><disks>{listed}</disks></domaincheckpoint>"
+        )
 
     def delete_checkpoint(self, name):
         self.domain.checkpointLookupByName(name).delete()
@@ -309,16 +317,19 @@ class Machine:
     def _disk_xml(self, target):
         image = self.disks[target]
         bus = {"vd": "virtio", "sd": "scsi", "hd": "ide"}[target[:2]]
-        return (f"<disk type='file' device='disk'><driver name='qemu' type='{image.format}' discard='unmap'/>"
-                f"<source file={quoteattr(str(image.path))}/><target dev='{target}' bus='{bus}'/></disk>")
+        return (
+            f"<disk type='file' device='disk'><driver name='qemu' type='{image.format}' discard='unmap'/>"
+            f"<source file={quoteattr(str(image.path))}/><target dev='{target}' bus='{bus}'/></disk>"
+        )
 
     def _make_image(self, target, disk):
         disk = Disk(disk) if isinstance(disk, int) else Disk(disk.size, disk.format, disk.options, disk.path)
         if disk.path is None:
             disk.path = self.folder / f"{self.name}-{target}.{disk.format}"
             options = ["-o", disk.options] if disk.options else []
-            subprocess.run(["qemu-img", "create", "-q", "-f", disk.format, *options, str(disk.path), str(disk.size)],
-                           check=True)
+            subprocess.run(
+                ["qemu-img", "create", "-q", "-f", disk.format, *options, str(disk.path), str(disk.size)], check=True
+            )
         self.disks[target] = disk
 
     def _live_and_config(self):
@@ -331,7 +342,8 @@ class Machine:
             for disk in ET.fromstring(self.domain.XMLDesc()).iterfind("devices/disk"):
                 backend = "/virtio-backend" if disk.find("target").get("bus") == "virtio" else ""
                 self._devices[disk.find("target").get("dev")] = (
-                    f"/machine/peripheral/{disk.find('alias').get('name')}{backend}")
+                    f"/machine/peripheral/{disk.find('alias').get('name')}{backend}"
+                )
         return self._devices[target]
 
     def _ranges(self, disk, command, offset, length):

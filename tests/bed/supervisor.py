@@ -53,8 +53,12 @@ class Supervisor:
     def order(self, word):
         if word == "start":
             # not with subprocess: reap() collects the daemon like any other child
-            self.daemon = os.posix_spawn(self.command[0], self.command, os.environ, file_actions=(
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)))
+            self.daemon = os.posix_spawn(
+                self.command[0],
+                self.command,
+                os.environ,
+                file_actions=((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)),
+            )
             answer("ok")
         elif word == "alive":
             answer("ok" if self.daemon else "dead")

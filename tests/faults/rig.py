@@ -25,12 +25,28 @@ class Rig:
         self.scratch.mkdir(parents=True, exist_ok=True)
 
     def words(self, *options):
-        return ["pull", "-o", str(self.store), "--json", "-c", self.vm.bed.uri, "--scratch-dir", str(self.scratch),
-                *map(str, options), "--", self.vm.name]
+        return [
+            "pull",
+            "-o",
+            str(self.store),
+            "--json",
+            "-c",
+            self.vm.bed.uri,
+            "--scratch-dir",
+            str(self.scratch),
+            *map(str, options),
+            "--",
+            self.vm.name,
+        ]
 
     def run(self, *words, timeout=100):
-        return subprocess.run([sys.executable, "-m", "nbdpull", *map(str, words)], capture_output=True, text=True,
-                              timeout=timeout, env=environment())
+        return subprocess.run(
+            [sys.executable, "-m", "nbdpull", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment(),
+        )
 
     def pull(self, *options):
         """A pull that has to succeed; its result."""
@@ -43,8 +59,13 @@ class Rig:
         self.gate = self.folder / "gate"
         self.gate.unlink(missing_ok=True)
         program = [str(HELD), phase, str(self.gate)] if phase else ["-m", "nbdpull"]
-        self.process = subprocess.Popen([sys.executable, *program, *self.words(*options)], text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+        self.process = subprocess.Popen(
+            [sys.executable, *program, *self.words(*options)],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
         if phase:
             self.wait_event("held")
         return self.process
@@ -75,8 +96,10 @@ class Rig:
     def points(self):
         """[{"id", "checkpoint"}, …] of the committed points, oldest first, read from the files themselves."""
         found = [json.loads(path.read_text()) for path in self.store.glob("*/*/manifest.json")]
-        return [{"id": each["point"], "checkpoint": (each["checkpoint"] or {}).get("name")}
-                for each in sorted(found, key=lambda each: each["sequence"])]
+        return [
+            {"id": each["point"], "checkpoint": (each["checkpoint"] or {}).get("name")}
+            for each in sorted(found, key=lambda each: each["sequence"])
+        ]
 
     def assert_clean(self, checkpoints=None):
         """No job, no file, no checkpoint but those of committed points, no folder but theirs; the guest as it was."""

@@ -29,8 +29,18 @@ def rig(machine, tmp_path):
 
 
 @pytest.mark.timeout_seconds(200)
-@pytest.mark.parametrize("phase, hard", [("journaled", False), ("begun", True), ("copying", False), ("copied", True),
-                                         ("ending", False), ("ended", True), ("dropping", False)])
+@pytest.mark.parametrize(
+    "phase, hard",
+    [
+        ("journaled", False),
+        ("begun", True),
+        ("copying", False),
+        ("copied", True),
+        ("ending", False),
+        ("ended", True),
+        ("dropping", False),
+    ],
+)
 def test_the_daemon_restarts(rig, phase, hard):
     """The run goes on: what is read does not pass the daemon, and it is connected to again."""
     rig.start(phase=phase)
@@ -146,7 +156,8 @@ def test_a_bad_block_is_named(rig, nbdkit):
     address, _ = nbdkit("eval", "get_size=echo 8M", f"pread={SERVED}", "pwrite=cat >/dev/null")
     rig.vm.domain.attachDevice(
         "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd'>"
-        f"<host transport='unix' socket='{address}'/></source><target dev='vdc' bus='virtio'/></disk>")
+        f"<host transport='unix' socket='{address}'/></source><target dev='vdc' bus='virtio'/></disk>"
+    )
     rig.start()
     code, result, _ = rig.end()
     assert code == 6 and result["code"] == "source"
@@ -167,8 +178,9 @@ def test_a_bad_block_behind_a_server_that_answers(nbdkit):
 def test_errors_that_pass_are_read_again(nbdkit, tmp_path):
     trigger = tmp_path / "fail"
     trigger.touch()
-    address, _ = nbdkit("-r", "--filter=error", "memory", "8M", "error-pread=EIO", "error-pread-rate=50%",
-                        f"error-pread-file={trigger}")
+    address, _ = nbdkit(
+        "-r", "--filter=error", "memory", "8M", "error-pread=EIO", "error-pread-rate=50%", f"error-pread-file={trigger}"
+    )
     with source.Source(address, "") as opened, opened.reading() as reader:
         trigger.unlink()
         assert bytes(reader.read_batch([(0, 65536)])[0]) == bytes(65536)

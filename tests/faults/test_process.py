@@ -114,7 +114,10 @@ def test_a_foreign_job_is_left_alone(rig, tmp_path):
     scratch = tmp_path / "foreign.scratch"
     rig.vm.domain.backupBegin(
         f"<domainbackup mode='pull'><server transport='unix' socket='{tmp_path}/s'/><disks><disk name='vda' "
-        f"backup='yes' type='file'><scratch file='{scratch}'/></disk></disks></domainbackup>", None, 0)
+        f"backup='yes' type='file'><scratch file='{scratch}'/></disk></disks></domainbackup>",
+        None,
+        0,
+    )
     try:
         done = rig.run(*rig.words())
         assert done.returncode == 5 and "not of nbdpull" in done.stderr
