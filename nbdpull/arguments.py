@@ -130,6 +130,12 @@ def _add_pull(added):
     made = added.add_mutually_exclusive_group()
     made.add_argument("--checkpoint", metavar="NAME", help="name of the checkpoint to make (default: a unique one)")
     made.add_argument("--no-checkpoint", action="store_true", help="make no checkpoint")
+    added.add_argument(
+        "--on-lost-base",
+        choices=["full", "fail"],
+        default="full",
+        help="where a disk's base is lost: pull it in full, or fail (default: full)",
+    )
     added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
     added.add_argument("--exclude", metavar="D", action="append", default=[], help="not this disk (may be repeated)")

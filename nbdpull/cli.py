@@ -34,6 +34,7 @@ def _pull(args, report, check):
         output=args.output,
         since=args.since,
         full=args.full,
+        on_lost_base=args.on_lost_base,
         checkpoint=args.checkpoint,
         make_checkpoint=not args.no_checkpoint,
         uri=args.connect,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from . import errors, extents, source, writer
+from .image import DataRanges, Image
 from .manifest import DiskEntry
 
 BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
@@ -16,10 +17,13 @@ BATCH_EXTENTS = 1 << 10
 
 
 class DiskCopy:
-    """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`."""
+    """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`.
 
-    def __init__(self, request, target, point_id, disk, job, known, throttle, check):
-        """known: the KnownFrames that need not be stored again, or None; check: see source.Source."""
+    known: the KnownFrames that need not be stored again, or None; check, dirty_from: see source.Source; parent: the Point
+    that an incremental builds on, None where no whole image is there.
+    """
+
+    def __init__(self, request, target, point_id, disk, job, known, throttle, check, dirty_from=None, parent=None):
         self.disk = disk
         self._point_id = point_id
         self._throttle = throttle
@@ -28,7 +32,11 @@ class DiskCopy:
         self._stack = ExitStack()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         with ExitStack() as opened:
-            self._source = opened.enter_context(_source(request, job, job.exports[disk.target], check))
+            held = None
+            if parent:
+                held = DataRanges(opened.enter_context(Image(target, parent, disk.target)))
+            known_dirty = {"dirty_from": dirty_from, "held": held}
+            self._source = opened.enter_context(_source(request, job, job.exports[disk.target], check, known_dirty))
             if self._source.size != disk.size:
                 raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
             self._writer = opened.enter_context(
@@ -104,6 +112,6 @@ def _reads_at_once(request):
     return min(max(request.max_in_flight // request.threads, 1), source.MAX_BATCH_READS)
 
 
-def _source(request, job, export, check):
+def _source(request, job, export, check, known_dirty):
     return source.Source(job.socket, export.name, export.bitmap, _reads_at_once(request), request.stall_timeout, check,
-                         job.require_alive)  # fmt: skip
+                         job.require_alive, **known_dirty)  # fmt: skip

@@ -294,6 +294,29 @@ class Domain:
         if rest is not None:
             rest.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
+    def redefine_checkpoint(self, xml: str) -> bool:
+        """Gives libvirt back a checkpoint whose metadata it lost, from its own XML of then; False = no disk can use it.
+
+        libvirt looks at each bitmap; one that is missing or broken is told by `checkpoint` afterwards.
+        """
+        saved = domain_xml.parse_checkpoint(xml, with_size=False)
+        with self._seam(f"define checkpoint '{saved.name}' again"):
+            present = {disk.target for disk in domain_xml.parse_disks(self._dom.XMLDesc(0))}
+            covered = [target for target in saved.disks if target in present]
+            if self._validated(saved, covered):
+                return True
+            if len(covered) < 2 or not any([self._validated(saved, [target]) for target in covered]):
+                return False
+            # All of them, so that a later deletion finds the broken bitmaps, too.
+            self._redefine(replace(saved, disks=dict.fromkeys(covered)))
+            return True
+
+    def _validated(self, checkpoint: Checkpoint, targets: Sequence[str]) -> bool:
+        """Whether it could be defined over these disks."""
+        wanted = replace(checkpoint, disks=dict.fromkeys(targets))
+        codes = (_CHECKPOINT_INCONSISTENT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
+        return bool(targets) and _unless(codes, lambda: self._redefine(wanted, _REDEFINE_VALIDATE)) is not None
+
     def _redefine(self, checkpoint: Checkpoint, flags: int = 0) -> Any:
         flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
         return self._dom.checkpointCreateXML(domain_xml.redefinition_xml(checkpoint), flags)

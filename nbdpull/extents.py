@@ -145,6 +145,19 @@ def gaps(ranges, start, stop):
     return [(int(edges[i]), int(nexts[i] - edges[i])) for i in holes]
 
 
+def intersect(ranges, others):
+    """The parts of `ranges` that lie in `others`, with their other fields. Both sorted and disjoint."""
+    if not len(ranges) or not len(others):
+        return ranges[:0].copy()
+    edges = numpy.unique(numpy.concatenate([ranges["offset"], ends(ranges), others["offset"], ends(others)]))
+    offsets, lengths = edges[:-1], numpy.diff(edges)
+    mine = _answering(ranges, offsets)
+    both = (mine >= 0) & (_answering(others, offsets) >= 0)
+    result = ranges[mine[both]]
+    result["offset"], result["length"] = offsets[both], lengths[both]
+    return result
+
+
 def overlay(lower, upper):
     """Lay segments over segments: where both speak, upper wins. Both sorted and disjoint, and so is the result."""
     if not len(lower) or not len(upper):

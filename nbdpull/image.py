@@ -88,14 +88,19 @@ class Image:
             records = numpy.concatenate(parts)
             yield records[numpy.argsort(records["offset"], kind="stable")]
 
+    def data(self):
+        """Yield (extents of data in a window, where the window ends), ascending."""
+        reached = 0
+        for segments, layers in self.resolved():
+            kinds = _kinds(segments, layers)
+            reached = min(reached + WINDOW, self.size)
+            yield extents.merged(_extents(segments[kinds == extents.DATA], extents.DATA)), reached
+
     def pieces(self):
         """Yield a Piece for each block of format.MAX_FRAME bytes with data, ascending, and after those of a window one
         Piece with its zero ranges. Every frame lies within one Piece. What is in no Piece reads as zero, too."""
         for segments, layers in self.resolved():
-            kinds = numpy.empty(len(segments), "u4")
-            for number, records in enumerate(layers):
-                mine = segments["layer"] == number
-                kinds[mine] = records["kind"][segments["record"][mine]]
+            kinds = _kinds(segments, layers)
             zero = segments[kinds == extents.ZERO]
             data = extents.cut(segments[kinds == extents.DATA], format.MAX_FRAME)
             for part in _blocks(data):
@@ -115,6 +120,30 @@ class Image:
             begin = int(record["skip"]) + int(extent["offset"]) - int(record["offset"])
             parts.append(memoryview(frames[key])[begin : begin + int(extent["length"])])
         return parts
+
+
+class DataRanges:
+    """Where an Image has data, asked for range by range, ascending: call it with (start, stop)."""
+
+    def __init__(self, image):
+        self._windows = image.data()
+        self._known, self._reached = numpy.empty(0, extents.EXTENT), 0
+
+    def __call__(self, start, stop):
+        parts = [self._known[extents.ends(self._known) > start]]
+        while self._reached < stop:
+            found, self._reached = next(self._windows, (parts[0][:0], stop))
+            parts.append(found)
+        self._known = numpy.concatenate(parts)
+        return self._known[self._known["offset"] < stop]
+
+
+def _kinds(segments, layers):
+    kinds = numpy.empty(len(segments), "u4")
+    for number, records in enumerate(layers):
+        mine = segments["layer"] == number
+        kinds[mine] = records["kind"][segments["record"][mine]]
+    return kinds
 
 
 class _Layer:

@@ -1,6 +1,6 @@
 """One pull: a running domain's blocks, all or those changed since a checkpoint, become a committed point.
 
-Owns: the order of steps, which base each disk starts from and why, and that a failed run leaves nothing. Must not know:
+Owns: the order of steps, and that a failed run leaves nothing. Must not know: why a disk starts from which base,
 libvirt's XML, NBD handles, byte layouts, what is printed.
 """
 
@@ -14,6 +14,7 @@ from typing import Callable, Optional
 
 from . import (
     __version__,
+    base,
     domain,
     domain_files,
     errors,
@@ -29,14 +30,12 @@ from . import (
     store,
 )
 from .disk_copy import DiskCopy
-from .manifest import FULL, INCREMENTAL, CheckpointEntry, ParentEntry
+from .manifest import FULL, CheckpointEntry, ParentEntry
 from .throttle import Throttle
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
 BEST_RATIO = 10  # a full pull that would have to be compressed more than so does not begin
-
-Decision = tuple[str, str]  # mode, reason
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Request:
     output: str
     since: Optional[str] = None
     full: bool = False
+    on_lost_base: str = base.FULL
     checkpoint: Optional[str] = None
     make_checkpoint: bool = True
     uri: Optional[str] = None
@@ -66,14 +66,6 @@ class Request:
     max_duration: Optional[float] = None
     scratch_limit: Optional[int] = None
     space_check: bool = True
-
-
-@dataclass(frozen=True)
-class Base:
-    """What incremental disks start from: a checkpoint, and the point made with it where the series has one."""
-
-    checkpoint: domain.Checkpoint
-    point: Optional[series.Point]
 
 
 @dataclass(frozen=True)
@@ -142,28 +134,6 @@ def _is_pulled(disk):
     return disk.device in ("disk", "lun") and not (disk.empty or disk.readonly or disk.transient)
 
 
-def decide(disk, base, why_none) -> Decision:
-    """(mode, reason) of one disk. base: a Base, or None, then `why_none` is the reason."""
-    if base is None:
-        return FULL, why_none
-    if disk.format != "qcow2":
-        return FULL, f"{disk.format}-has-no-bitmaps"
-    if disk.target not in base.checkpoint.disks:
-        return FULL, "not-in-checkpoint"
-    if not base.checkpoint.disks[disk.target]:
-        return FULL, "bitmap-lost"
-    if base.point is None:
-        return INCREMENTAL, "checkpoint"
-    before = base.point.manifest.disk(disk.target)
-    if before is None:
-        return FULL, "not-in-parent"
-    if before.source != disk.source:
-        return FULL, "source-changed"
-    if before.size > disk.size:
-        return FULL, "shrunk"
-    return INCREMENTAL, "checkpoint"
-
-
 class _Run:
     """One run of a pull, with the series held."""
 
@@ -185,31 +155,28 @@ class _Run:
 
     def run(self):
         self._require_same_domain()
-        base, why_none = self._base()
-        decisions = {disk.target: decide(disk, base, why_none) for disk in self._disks}
-        if all(mode == FULL for mode, _ in decisions.values()):
-            base = None
-        plan = self._plan(base, decisions)
+        choice = self._choose()
+        plan = self._plan(choice)
         self._report(
             event="start",
             point=self._id,
-            since=base and base.checkpoint.name,
-            parent=base and base.point and base.point.id,
+            since=choice.base and choice.base.checkpoint.name,
+            parent=choice.base and choice.base.point and choice.base.point.id,
             disks=[
-                {"name": disk.target, "size": disk.size, "mode": decisions[disk.target][0],
-                 "reason": decisions[disk.target][1]} for disk in self._disks
+                {"name": disk.target, "size": disk.size, "mode": choice.decisions[disk.target][0],
+                 "reason": choice.decisions[disk.target][1]} for disk in self._disks
             ],
         )  # fmt: skip
         self._lap("prepare")
-        self._require_room(plan, decisions)
+        self._require_room(plan, choice.decisions)
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
         with self._journaled_point(plan) as new, self._watch.guarding_guest(), self._vm.backup(plan) as job:
             self._lap("begin")
-            entries = self._copy(job, base, decisions)
+            entries = self._copy(job, choice)
             job.finish()
             self._lap("end")
-            self._add_files(new, job, base and base.point)
-            point = new.commit(self._fields(base, job), entries)  # in here: a checkpoint without its point goes
+            self._add_files(new, job, choice.base and choice.base.point)
+            point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
         return Result(point, self._warnings, self._drop_superseded(point), self._reclaimed, self._watch.peak)
 
     @contextmanager
@@ -257,59 +224,15 @@ class _Run:
                     f"(uuid {point.manifest.uuid}, this one is {self._vm.uuid}); choose another folder for -o"
                 )
 
-    def _base(self):
-        """Return (Base, "") or (None, why there is none)."""
-        if self._request.full:
-            return None, "requested"
-        if self._request.since is not None:
-            return self._named_base(self._request.since), ""
-        return self._newest_base()
+    def _choose(self):
+        request = self._request
+        choice = base.choose(self._vm, self._series, self._points, self._disks, request.since, request.full)
+        self._warnings += choice.warnings
+        if request.on_lost_base == base.FAIL:
+            choice.require_not_lost()
+        return choice
 
-    def _named_base(self, name):
-        if not self._vm.supports_checkpoints:
-            raise errors.Unsupported(
-                f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
-            )
-        checkpoint = self._vm.checkpoint(name)
-        made_with = [point for point in self._points if _is_of(point, checkpoint) and self._root(point)]
-        return Base(checkpoint, made_with[-1] if made_with else None)
-
-    def _newest_base(self):
-        """The newest point whose checkpoint is still there; one whose chain begins with a full pull comes first."""
-        if not self._points:
-            return None, "first-point"
-        if not self._vm.supports_checkpoints:
-            return None, "no-checkpoint-support"
-        existing = set(self._vm.checkpoints())
-        fallback = None
-        for point in reversed(self._points):
-            made = point.manifest.checkpoint
-            if made is None or made.name not in existing:
-                continue
-            checkpoint, root = self._vm.checkpoint(made.name), self._root(point)
-            if _is_of(point, checkpoint) and any(checkpoint.disks.get(disk.target) for disk in self._disks):
-                if root == FULL:
-                    return Base(checkpoint, point), ""
-                if root:
-                    fallback = fallback or Base(checkpoint, point)
-        had_one = any(point.manifest.checkpoint for point in self._points)
-        return fallback, "" if fallback else "checkpoint-lost" if had_one else "no-checkpoint"
-
-    def _root(self, point):
-        """FULL if every disk's chain begins with a full pull, INCREMENTAL if one has no parent here, None if broken."""
-        try:
-            while (parent := self._series.parent(point)) is not None:
-                point = parent
-        except errors.NbdpullError as error:
-            self._warnings.append(f"a chain is broken and is not continued: {error}")
-            return None
-        return FULL if all(disk.mode == FULL for disk in point.manifest.disks) else INCREMENTAL
-
-    def _plan(self, base, decisions):
-        bases = {
-            disk.target: base.checkpoint.name if decisions[disk.target][0] == INCREMENTAL else None
-            for disk in self._disks
-        }
+    def _plan(self, choice):
         covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
         wanted = self._request.make_checkpoint and bool(covered) and self._vm.supports_checkpoints
         if self._request.checkpoint is not None and not wanted:
@@ -317,7 +240,7 @@ class _Run:
             raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why}")
         return domain.Plan(
             run_id=self._id,
-            disks=bases,
+            disks={disk.target: choice.start(disk.target) for disk in self._disks},
             checkpoint=self._checkpoint_name() if wanted else None,
             checkpoint_disks=covered if wanted else (),
             socket=self._request.socket or self._vm.socket_path(self._id),
@@ -345,27 +268,29 @@ class _Run:
 
     # While the job runs
 
-    def _copy(self, job, base, decisions):
+    def _copy(self, job, choice):
         """Read every disk; return their DiskEntries."""
         entries = []
         with self._watch.watching(job), ExitStack() as open_disks:
-            copies = [open_disks.enter_context(self._disk_copy(job, base, disk)) for disk in self._disks]
+            copies = [open_disks.enter_context(self._disk_copy(job, disk, choice)) for disk in self._disks]
             self._copy_all(copies)
-            entries = self._close_all(copies, decisions)
+            entries = self._close_all(copies, choice.decisions)
             self._lap("copy")
             job.require_alive()
         return entries
 
-    def _disk_copy(self, job, base, disk):
-        known = self._known_frames(base, disk, job.exports[disk.target])
-        return DiskCopy(self._request, self._series, self._id, disk, job, known, self._throttle, self._check)
+    def _disk_copy(self, job, disk, choice):
+        known = self._known_frames(choice.base, disk, job.exports[disk.target])
+        about = self._throttle, self._check, choice.dirty_from(disk), choice.whole_parent(disk.target)
+        return DiskCopy(self._request, self._series, self._id, disk, job, known, *about)
 
-    def _known_frames(self, base, disk, export):
+
+    def _known_frames(self, start, disk, export):
         """What the parent holds of an incremental disk, where that is wanted, whole, and fits in memory."""
-        if not (self._request.dedupe and export.bitmap and base and base.point):
+        if not (self._request.dedupe and export.bitmap and start and start.point):
             return None
         try:
-            return known_frames.of_point(self._series, base.point, disk.target)
+            return known_frames.of_point(self._series, start.point, disk.target)
         except errors.Damaged as error:
             self._warnings.append(f"disk {disk.target} is stored without looking for known data: {error}")
             return None
@@ -420,9 +345,9 @@ class _Run:
             except OSError as error:
                 self._warnings.append(f"{path} ({name} of the domain) is not in the point: {error.strerror}")
 
-    def _fields(self, base, job):
+    def _fields(self, start, job):
         made = job.checkpoint
-        parent = base and base.point
+        parent = start and start.point
         self._lap("files")
         return {
             "sequence": 1 + max((point.manifest.sequence for point in self._points), default=0),
@@ -431,7 +356,7 @@ class _Run:
             "parent": ParentEntry(parent.id, parent.sha256) if parent else None,
             "domain": self._vm.name,
             "uuid": self._vm.uuid,
-            "since": base.checkpoint.name if base else None,
+            "since": start.checkpoint.name if start else None,
             "checkpoint": made and CheckpointEntry(made.name, made.creation_time, self._request.checkpoint is None),
             "consistency": "crash-consistent",
             "versions": {"nbdpull": __version__, "libnbd": source.library_version(), **self._vm.versions},
@@ -448,7 +373,8 @@ class _Run:
             name = older.manifest.checkpoint.name
             try:
                 checkpoint = self._vm.checkpoint(name)
-                if _is_of(older, checkpoint) and self._covers(point, checkpoint) and self._vm.delete_checkpoint(name):
+                superseded = base.is_of(older, checkpoint) and self._covers(point, checkpoint)
+                if superseded and self._vm.delete_checkpoint(name):
                     dropped.append(name)
             except errors.NoSuchCheckpoint:
                 continue
@@ -470,14 +396,3 @@ class _Run:
         present = {disk.target for disk in self._vm.disks()}
         covered = self._vm.checkpoint(point.manifest.checkpoint.name).disks
         return (set(checkpoint.disks) & present) <= set(covered)
-
-
-def _is_of(point, checkpoint):
-    """Whether this is the very checkpoint made with the point, not one of its name from another time.
-
-    The time alone does not tell: it is in whole seconds, and a name can be given anew within one.
-    """
-    made = point.manifest.checkpoint
-    return made is not None and (
-        (made.name, made.creation_time, point.id) == (checkpoint.name, checkpoint.creation_time, checkpoint.run_id)
-    )

@@ -61,13 +61,17 @@ class ReadFailed(errors.SourceError):
 class Source:
     """One export. size: bytes; bitmap: the name of its dirty bitmap, or None for a full read.
 
+    Where a bitmap is known to say too little: dirty_from is the offset from which all is dirty; held(start, stop) gives
+    the ranges where the image that the extents are laid over has data: what of them is clean and zero is told, too.
+
     check() is called while the server is waited for, what it raises ends that. require_alive() is called before a
     connection that broke is made anew: it raises where the export cannot be the same frozen image any more.
     Raises SourceError where the server cannot be reached, stalls for `stall_timeout` seconds, or says what cannot be.
     """
 
     def __init__(self, address, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0,
-                 check=lambda: None, require_alive=lambda: None):  # fmt: skip
+                 check=lambda: None, require_alive=lambda: None, dirty_from=None, held=None):  # fmt: skip
+        self._dirty_from, self._held = dirty_from, held
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
@@ -117,7 +121,18 @@ class Source:
         result = numpy.empty(len(offsets), extents.EXTENT)
         result["offset"], result["length"] = offsets, lengths
         result["kind"] = numpy.where(allocation & STATE_ZERO, extents.ZERO, extents.DATA)
-        return result if dirty is None else result[(dirty & STATE_DIRTY) != 0]
+        return result if dirty is None else self._changed(result, (dirty & STATE_DIRTY) != 0)
+
+    def _changed(self, found, dirty):
+        parts, clean = [found[dirty]], found[~dirty]
+        if self._dirty_from is not None:
+            parts.append(extents.clip(clean, self._dirty_from, self.size))
+        zero = clean[clean["kind"] == extents.ZERO]
+        if self._held is not None and len(zero):
+            # A disk that was shrunk and grown again is zero there, and its bitmap has lost the bits.
+            parts.append(extents.intersect(zero, self._held(int(zero["offset"][0]), int(extents.ends(zero[-1:])[0]))))
+        result = numpy.concatenate(parts)
+        return result[numpy.argsort(result["offset"], kind="stable")] if len(result) > len(parts[0]) else parts[0]
 
     # Bytes
 

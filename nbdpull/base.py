@@ -1,0 +1,225 @@
+"""Which state each disk of a pull starts from: the checkpoint of a committed point, or nothing.
+
+Owns: the rule that a base is never wrong. An incremental is allowed only where the checkpoint is the very one made with
+a point of our store (or one that the user named), its bitmap recorded all the time, and the disk is the one that the
+point holds. In doubt a disk is pulled in full, with a reason code. A checkpoint whose metadata libvirt lost (transient
+or migrated domain) is given back to it from the XML in the point, and libvirt then looks at each bitmap.
+
+Must not know: NBD, how a backup runs, what is printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Optional
+
+from . import domain, errors, format, series
+from .manifest import FULL, INCREMENTAL
+
+Decision = tuple[str, str]  # mode, reason
+
+FAIL = "fail"  # the other answer to a lost base than FULL
+
+# Why a disk is pulled in full though the series led to expect an incremental: what --on-lost-base is about.
+LOST = ("checkpoint-lost", "checkpoint-replaced", "chain-broken", "bitmap-lost", "source-changed", "shrunk")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What incremental disks start from: a checkpoint, and the point made with it where the series has one."""
+
+    checkpoint: domain.Checkpoint
+    point: Optional[series.Point]
+    whole: frozenset[str] = frozenset()  # disks that the point has as whole images, with every file that it takes
+    broken: frozenset[str] = frozenset()  # disks of it that lack a file, or have a damaged index
+
+    def size(self, target):
+        """Bytes of that disk in the point, None where no point tells."""
+        entry = self.point and self.point.manifest.disk(target)
+        return entry.size if entry else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """base: None if every disk is pulled in full; decisions: (mode, reason) by target."""
+
+    base: Optional[Base]
+    decisions: dict[str, Decision]
+    warnings: list[str] = field(default_factory=list)
+
+    def start(self, target) -> Optional[str]:
+        """Name of the checkpoint that a disk starts from, None = full."""
+        incremental = self.base and self.decisions[target][0] == INCREMENTAL
+        return self.base.checkpoint.name if self.base and incremental else None
+
+    def dirty_from(self, disk):
+        """Offset from which a bitmap says nothing: what a disk grew by has no bits set, and no base either."""
+        before = self.base and self.base.size(disk.target)
+        return min(before, disk.size) if before is not None else disk.size
+
+    def whole_parent(self, target) -> Optional[series.Point]:
+        """The Point whose image of that disk an incremental changes; None where there is none, or it is not whole."""
+        return self.base.point if self.base and target in self.base.whole and self.start(target) else None
+
+    def require_not_lost(self):
+        """CheckpointUnusable if a disk is in full because its base was lost."""
+        lost = [f"{target} ({reason})" for target, (mode, reason) in self.decisions.items() if reason in LOST]
+        if lost:
+            raise errors.CheckpointUnusable(
+                f"no sound base for an incremental of {', '.join(lost)}: --on-lost-base full pulls in full"
+            )
+
+
+def choose(vm, target, points, disks, since=None, full=False) -> Choice:
+    """Decide for each Disk of `disks`. points: those of the Series `target`, in the order of commits.
+
+    NoSuchCheckpoint, Unsupported: of a checkpoint named by `since` only.
+    """
+    finder = _Finder(vm, target, points, disks)
+    base, why_none = (None, "requested") if full else finder.named(since) if since is not None else finder.newest()
+    base = base and finder.looked_through(base)
+    decisions = {disk.target: decide(disk, base, why_none) for disk in disks}
+    if all(mode == FULL for mode, _ in decisions.values()):
+        base = None
+    return Choice(base, decisions, finder.warnings)
+
+
+def decide(disk, base, why_none) -> Decision:
+    """(mode, reason) of one disk. base: a Base, or None, then `why_none` is the reason."""
+    if disk.format != "qcow2":
+        return FULL, f"{disk.format}-has-no-bitmaps" if base or why_none in LOST else why_none
+    if disk.bitmaps is False:
+        return FULL, "qcow2-v2-has-no-bitmaps" if base or why_none in LOST else why_none
+    if base is None:
+        return FULL, why_none
+    if disk.target not in base.checkpoint.disks:
+        return FULL, "not-in-checkpoint"
+    if not base.checkpoint.disks[disk.target]:
+        return FULL, "bitmap-lost"
+    if base.point is None:
+        return INCREMENTAL, "checkpoint"
+    return _decide_by_parent(disk, base.point.manifest.disk(disk.target), base.broken)
+
+
+def _decide_by_parent(disk, before, broken):
+    if before is None:
+        return FULL, "not-in-parent"
+    if before.source != disk.source:
+        return FULL, "source-changed"
+    if before.size > disk.size:
+        return FULL, "shrunk"
+    if disk.target in broken:
+        return FULL, "chain-broken"
+    return INCREMENTAL, "grown" if before.size < disk.size else "checkpoint"
+
+
+_NO_FULL = "the chain begins with an incremental"
+
+
+class _Finder:
+    """Looks for a base. warnings: what the operator should know of it."""
+
+    def __init__(self, vm, target, points, disks):
+        self._vm, self._series, self._points, self._disks = vm, target, points, disks
+        self.warnings: list[str] = []
+
+    def named(self, name):
+        if not self._vm.supports_checkpoints:
+            raise errors.Unsupported(
+                f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
+            )
+        if name not in self._vm.checkpoints():
+            for point in reversed([p for p in self._points if p.manifest.checkpoint]):
+                if point.manifest.checkpoint.name == name and self._given_back(point):
+                    break
+        checkpoint = self._vm.checkpoint(name)
+        made_with = [point for point in self._points if is_of(point, checkpoint) and self._root(point)]
+        return Base(checkpoint, made_with[-1] if made_with else None), ""
+
+    def newest(self):
+        """The newest point whose checkpoint is still there; one whose chain begins with a full pull comes first."""
+        if not self._points:
+            return None, "first-point"
+        if not self._vm.supports_checkpoints:
+            return None, "no-checkpoint-support"
+        self._existing = set(self._vm.checkpoints())
+        fallback, why_none = None, "no-checkpoint"
+        for point in reversed([p for p in self._points if p.manifest.checkpoint]):
+            base, why = self._of_point(point)
+            if base and self._root(point) == FULL:
+                return base, ""
+            fallback = fallback or base
+            why_none = why if why_none == "no-checkpoint" else why_none
+        return fallback, "" if fallback else why_none
+
+    def looked_through(self, base):
+        """The Base with what is known of its files: what is laid over a lost file could not be restored."""
+        disks = [disk.name for disk in base.point.manifest.disks] if base.point else []
+        flaws = {disk: self._chain_flaw(base.point, disk) for disk in disks}
+        broken = {disk: flaw for disk, flaw in flaws.items() if flaw not in (None, _NO_FULL)}
+        self.warnings += [f"the chain of disk {disk} is broken and is not continued: {broken[disk]}" for disk in broken]
+        whole = frozenset(disk for disk, flaw in flaws.items() if flaw is None)
+        return replace(base, whole=whole, broken=frozenset(broken))
+
+    def _chain_flaw(self, point, disk):
+        """Why a disk cannot be restored as of a point, as text; None where it can. Of the chunk files, sizes only."""
+        try:
+            links = self._series.chain(point, disk)
+        except errors.NoFullPull:
+            return _NO_FULL
+        except errors.NbdpullError as error:
+            return str(error)
+        for _, entry in links:
+            wrong = [c for c in entry.chunks if self._series.store.size(f"{self._series.folder}/{c.path}") != c.size]
+            if wrong:
+                return f"{wrong[0].path} is missing or has another size"
+            flaw = self._series.file_flaw(entry.index)
+            if flaw:
+                return flaw
+        return None
+
+    def _of_point(self, point):
+        """Return (Base of a point with a checkpoint, "") or (None, why it can be none)."""
+        name = point.manifest.checkpoint.name
+        if name not in self._existing and not self._given_back(point):
+            return None, "checkpoint-lost"
+        checkpoint = self._vm.checkpoint(name)
+        if not is_of(point, checkpoint):
+            return None, "checkpoint-replaced"
+        if not any(checkpoint.disks.get(disk.target) for disk in self._disks):
+            return None, "bitmap-lost"
+        return (Base(checkpoint, point), "") if self._root(point) else (None, "chain-broken")
+
+    def _given_back(self, point):
+        """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
+        path = f"{point.id}/{format.CHECKPOINT_XML}"
+        entry = next((entry for entry in point.manifest.files if entry.path == path), None)
+        if entry is None or self._series.file_flaw(entry):
+            return False
+        xml = self._series.store.read(f"{self._series.folder}/{path}").decode()
+        if not self._vm.redefine_checkpoint(xml):
+            return False
+        name = point.manifest.checkpoint.name
+        self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")
+        return True
+
+    def _root(self, point):
+        """FULL if every disk's chain begins with a full pull, INCREMENTAL if one has no parent here, None if broken."""
+        try:
+            while (parent := self._series.parent(point)) is not None:
+                point = parent
+        except errors.NbdpullError as error:
+            self.warnings.append(f"a chain is broken and is not continued: {error}")
+            return None
+        return FULL if all(disk.mode == FULL for disk in point.manifest.disks) else INCREMENTAL
+
+
+def is_of(point, checkpoint):
+    """Whether this is the very checkpoint made with the point, not one of its name from another time.
+
+    The time alone does not tell: it is in whole seconds, and a name can be given anew within one.
+    """
+    made = point.manifest.checkpoint
+    return made is not None and (
+        (made.name, made.creation_time, point.id) == (checkpoint.name, checkpoint.creation_time, checkpoint.run_id)
+    )

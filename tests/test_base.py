@@ -1,0 +1,128 @@
+"""The base is never wrong: what happens to checkpoints, bitmaps and images between two pulls, each done for real.
+
+test_pull.py has the plainer cases (disks added, replaced, shrunk, crashed, rolled back).
+"""
+
+import pytest
+from bed.machine import MIB, Disk
+from test_pull import CLUSTER, SINCE, modes, nbdpull, pulled  # noqa: F401  (a fixture)
+
+libvirt = pytest.importorskip("libvirt")
+
+METADATA_ONLY = 2
+
+
+def forget(vm, name):
+    """As a migration does: the bitmaps stay in the images, libvirt knows nothing of the checkpoint."""
+    vm.domain.checkpointLookupByName(name).delete(METADATA_ONLY)
+
+
+def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):  # noqa: F811
+    witness = pulled({"vda": 2 * MIB, "vdb": MIB})
+    vm = witness.vm
+    vm.write("vda", 0, MIB)
+    first = witness.pull()
+    vm.write("vda", CLUSTER, 512, 0x21)
+    forget(vm, first["checkpoint"])
+    second = witness.pull()
+    assert modes(second) == {"vda": SINCE, "vdb": SINCE} and second["since"] == first["checkpoint"]
+    assert any("had lost checkpoint" in text for text in witness.result["warnings"])
+    assert set(vm.bitmaps("vda")) == {second["checkpoint"]}  # the superseded one is gone, not stranded
+    vm.write("vda", 3 * CLUSTER, 512, 0x22)
+    forget(vm, second["checkpoint"])
+    assert modes(witness.pull("--since", second["checkpoint"])) == {"vda": SINCE, "vdb": SINCE}
+    witness.assert_restores()
+
+
+def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB, "sdb": MIB})
+    vm = witness.vm
+    first = witness.pull()
+    forget(vm, first["checkpoint"])
+    node = next(block["inserted"]["node-name"] for block in vm.qmp("query-block")
+                if first["checkpoint"] in [b["name"] for b in block.get("inserted", {}).get("dirty-bitmaps", [])])
+    vm.qmp("block-dirty-bitmap-remove", node=node, name=first["checkpoint"])
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.write("sdb", 0, CLUSTER, 0x22)
+    second = witness.pull()
+    assert sorted(modes(second).values()) == [("full", "bitmap-lost"), SINCE]
+    witness.assert_restores()
+
+
+def test_transient_domain_after_its_restart(pulled):  # noqa: F811
+    """A transient domain's checkpoints end with it, its bitmaps do not."""
+    witness = pulled({"vda": 2 * MIB})
+    vm = witness.vm
+    vm.write("vda", 0, MIB)
+    xml = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+    witness.pull()
+    vm.write("vda", CLUSTER, CLUSTER, 0x21)
+    vm.stop()
+    vm.bed.connection().createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+    vm._devices.clear()
+    vm.write("vda", 3 * CLUSTER, CLUSTER, 0x22)
+    second = witness.pull()
+    assert modes(second) == {"vda": SINCE} and second["disks"][0]["dirty_bytes"] == 2 * CLUSTER
+    witness.assert_restores()
+    vm.domain.destroy()
+
+
+def test_qcow2_of_version_2(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB, "vdb": Disk(MIB, options="compat=0.10")})
+    vm = witness.vm
+    vm.write("vdb", 0, CLUSTER)
+    witness.pull()
+    vm.write("vdb", CLUSTER, CLUSTER, 0x21)
+    second = witness.pull("--on-lost-base", "fail")
+    assert modes(second) == {"vda": SINCE, "vdb": ("full", "qcow2-v2-has-no-bitmaps")}
+    witness.assert_restores()
+
+
+def test_growth_belongs_to_the_change(pulled):  # noqa: F811
+    """What the disk grew by has no bit in the bitmap; the point must tell of it all the same."""
+    witness = pulled({"vda": MIB + 512})
+    vm = witness.vm
+    vm.write("vda", 0, MIB + 512)
+    first = witness.pull()
+    vm.resize("vda", 3 * MIB)
+    vm.write("vda", 2 * MIB, 512, 0x21)
+    second = witness.pull()
+    assert modes(second) == {"vda": ("incremental", "grown")}
+    changed = witness.change(second["id"], "vda", witness.frozen[first["id"]]["vda"] + b"\xff" * (2 * MIB - 512))
+    assert changed == witness.frozen[second["id"]]["vda"]
+    witness.assert_restores()
+
+
+def test_shrunk_and_grown_between_two_pulls(pulled):  # noqa: F811
+    """No size tells of it and the bits are clean, yet what was cut off is zero now."""
+    witness = pulled({"vda": 4 * MIB})
+    vm = witness.vm
+    vm.write("vda", 0, 4 * MIB)
+    witness.pull()
+    vm.resize("vda", MIB)
+    vm.resize("vda", 4 * MIB)
+    vm.write("vda", 3 * MIB, CLUSTER, 0x21)
+    second = witness.pull()
+    assert modes(second)["vda"][0] == "incremental"
+    witness.assert_restores()
+
+
+@pytest.mark.parametrize("how", ["crash", "deleted"])
+def test_lost_base_can_be_an_error(pulled, how):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    first = witness.pull("--on-lost-base", "fail")  # the first point lost nothing
+    if how == "crash":
+        vm.kill()
+        vm.start()
+    else:
+        vm.delete_checkpoint(first["checkpoint"])
+    before = vm.checkpoints()
+    done = nbdpull(*witness.words("--on-lost-base", "fail"))
+    assert done.returncode == 4 and "--on-lost-base full" in done.stderr and "vda (" in done.stderr
+    assert vm.checkpoints() == before and not vm.job_active() and len(witness.points()) == 1
+    reason = "bitmap-lost" if how == "crash" else "checkpoint-lost"
+    assert modes(witness.pull()) == {"vda": ("full", reason)}
+    witness.assert_restores()
+    assert modes(witness.pull("--on-lost-base", "fail")) == {"vda": SINCE}
