@@ -136,6 +136,18 @@ def _add_pull(added):
         default="full",
         help="where a disk's base is lost: pull it in full, or fail (default: full)",
     )
+    added.add_argument(
+        "--quiesce",
+        nargs="?",
+        choices=["auto", "require", "never"],
+        const="require",
+        default="auto",
+        help="freeze the guest's file systems while the backup begins: where it can be (auto, the default), "
+        "without fail (require, and --quiesce alone), or not; write it with '='",
+    )
+    added.add_argument(
+        "--freeze-timeout", metavar="S", type=_in_range(5, 60), default=30, help="seconds it may last (default: 30)"
+    )
     added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
     added.add_argument("--exclude", metavar="D", action="append", default=[], help="not this disk (may be repeated)")

@@ -40,6 +40,8 @@ def _pull(args, report, check):
         uri=args.connect,
         disks=args.disk,
         exclude=args.exclude,
+        quiesce=args.quiesce,
+        freeze_timeout=args.freeze_timeout,
         scratch_dir=args.scratch_dir,
         socket=args.socket,
         level=args.level,

@@ -19,8 +19,8 @@ BATCH_EXTENTS = 1 << 10
 class DiskCopy:
     """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`.
 
-    known: the KnownFrames that need not be stored again, or None; check, dirty_from: see source.Source; parent: the Point
-    that an incremental builds on, None where no whole image is there.
+    known: the KnownFrames that need not be stored again, or None; check, dirty_from: see source.Source; parent: the
+    Point that an incremental builds on, None where no whole image is there.
     """
 
     def __init__(self, request, target, point_id, disk, job, known, throttle, check, dirty_from=None, parent=None):

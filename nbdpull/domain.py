@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional
 
-from nbdpull import domain_xml, errors
+from nbdpull import domain_freeze, domain_xml, errors
 from nbdpull.domain_xml import Backup, Checkpoint, Disk
 
 try:
@@ -34,6 +34,8 @@ except ImportError as error:
 # QEMU's user must be able to enter it, which a home directory or a private folder seldom allows; and it is on a disk,
 # while /tmp is a tmpfs in many places: scratch grows with what the guest overwrites and would eat the host's memory.
 SCRATCH_DIR = "/var/tmp"
+AUTO, REQUIRE, NEVER = domain_freeze.AUTO, domain_freeze.REQUIRE, domain_freeze.NEVER  # of Plan.quiesce
+FREEZE_TIMEOUT = domain_freeze.TIMEOUT
 SOCKET_PATH_MAX = 107  # bytes, sun_path less its NUL
 # An abort may wait 30 s in the daemon for another call on the same domain, and is then tried again.
 END_TIMEOUT = 120  # seconds
@@ -81,7 +83,8 @@ class Plan:
 
     run_id: unique text of this run, of letters, digits, dots and dashes, put into every name that we give; disks:
     target -> base checkpoint, None = full; checkpoint: name of the one to make, over checkpoint_disks; socket: None =
-    Domain.socket_path; scratch_dir: a directory of the hypervisor that QEMU's user can enter.
+    Domain.socket_path; scratch_dir: a directory of the hypervisor that QEMU's user can enter;
+    quiesce, freeze_timeout: see domain_freeze.
     """
 
     run_id: str
@@ -91,6 +94,8 @@ class Plan:
     description: str = ""
     socket: Optional[str] = None
     scratch_dir: str = SCRATCH_DIR
+    quiesce: str = domain_freeze.NEVER
+    freeze_timeout: float = domain_freeze.TIMEOUT
 
 
 class GuestState(NamedTuple):
@@ -449,7 +454,8 @@ class Domain:
 class Job:
     """One running pull backup; made by Domain.backup.
 
-    socket: path of QEMU's NBD socket; exports: target -> Export; checkpoint: the one made with it, or None.
+    socket: path of QEMU's NBD socket; exports: target -> Export; checkpoint: the one made with it, or
+    None; freeze: what became of the guest's freeze.
     """
 
     def __init__(self, vm: Domain, plan: Plan, asked: Backup):
@@ -463,6 +469,7 @@ class Job:
         self.exports = {target: Export(disk.export, disk.bitmap) for target, disk in asked.disks.items()}
         self.checkpoint: Optional[Checkpoint] = None
         self.finished = False
+        self.freeze = domain_freeze.Freeze(vm._dom, vm.uri, plan.quiesce, plan.freeze_timeout)
 
     @property
     def scratch_files(self) -> list[str]:
@@ -501,7 +508,7 @@ class Job:
     def _begin(self) -> None:
         advice = f"see that QEMU's user can make the socket {self.socket} and files in {self._plan.scratch_dir}"
         try:
-            with self._vm._seam("begin a backup", (errors.HypervisorError, advice)):
+            with self._vm._seam("begin a backup", (errors.HypervisorError, advice)), self.freeze:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
             self._failed_with, self._may_begin_yet = _code(error), isinstance(error, errors.NoAnswer)

@@ -223,6 +223,14 @@ def nvram_path(xml: str) -> Optional[str]:
     return (nvram.text or "").strip() or _attribute(nvram, "source", "file")
 
 
+def agent_state(xml: str) -> Optional[str]:
+    """Of a live <domain>: "connected" if an agent listens in the guest, "disconnected"; None without a channel."""
+    for target in ET.fromstring(xml).iterfind("devices/channel/target"):
+        if target.get("name") == "org.qemu.guest_agent.0":
+            return target.get("state", "disconnected")
+    return None
+
+
 def platform(xml: str) -> Platform:
     root = ET.fromstring(xml)
     arch, machine = _attribute(root, "os/type", "arch"), _attribute(root, "os/type", "machine")

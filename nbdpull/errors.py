@@ -116,6 +116,12 @@ class ScratchFull(HypervisorError):
     code = "scratch-full"
 
 
+class NotQuiesced(HypervisorError):
+    """The guest was to be frozen without fail, and did not freeze."""
+
+    code = "not-quiesced"
+
+
 class AccessDenied(NbdpullError):
     exit_code = 7
     code = "access-denied"

@@ -20,6 +20,7 @@ def describe(point, found=None):
         "checkpoint": m.checkpoint and m.checkpoint.name,
         "parent": m.parent and m.parent.point,
         "consistency": m.consistency,
+        "consistency_reason": m.consistency_reason,
         "disks": [_describe_disk(disk) for disk in m.disks],
         "seconds": m.seconds,
         "versions": m.versions,

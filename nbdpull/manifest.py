@@ -72,11 +72,12 @@ class Manifest:
     uuid: str
     since: Optional[str]
     checkpoint: Optional[CheckpointEntry]
-    consistency: str
+    consistency: str  # "frozen" or "crash-consistent"
     disks: list[DiskEntry]
     files: list[FileEntry]
     versions: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    consistency_reason: str = ""  # why it is not frozen; came after the first stores, so it may be missing
 
     def disk(self, name):
         """The entry of that disk, or None."""

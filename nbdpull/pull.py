@@ -33,6 +33,7 @@ from .disk_copy import DiskCopy
 from .manifest import FULL, CheckpointEntry, ParentEntry
 from .throttle import Throttle
 
+QUIESCE, FREEZE_TIMEOUT = domain.AUTO, domain.FREEZE_TIMEOUT
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
 BEST_RATIO = 10  # a full pull that would have to be compressed more than so does not begin
@@ -52,6 +53,8 @@ class Request:
     uri: Optional[str] = None
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
+    quiesce: str = QUIESCE
+    freeze_timeout: float = FREEZE_TIMEOUT
     scratch_dir: Optional[str] = None
     socket: Optional[str] = None
     level: int = 1
@@ -172,6 +175,7 @@ class _Run:
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
         with self._journaled_point(plan) as new, self._watch.guarding_guest(), self._vm.backup(plan) as job:
             self._lap("begin")
+            self._warnings += [job.freeze.warning] if job.freeze.warning else []
             entries = self._copy(job, choice)
             job.finish()
             self._lap("end")
@@ -245,6 +249,8 @@ class _Run:
             checkpoint_disks=covered if wanted else (),
             socket=self._request.socket or self._vm.socket_path(self._id),
             scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
+            quiesce=self._request.quiesce,
+            freeze_timeout=self._request.freeze_timeout,
         )
 
     def _checkpoint_name(self):
@@ -358,7 +364,8 @@ class _Run:
             "uuid": self._vm.uuid,
             "since": start.checkpoint.name if start else None,
             "checkpoint": made and CheckpointEntry(made.name, made.creation_time, self._request.checkpoint is None),
-            "consistency": "crash-consistent",
+            "consistency": job.freeze.consistency,
+            "consistency_reason": job.freeze.reason,
             "versions": {"nbdpull": __version__, "libnbd": source.library_version(), **self._vm.versions},
             "seconds": self._seconds,
         }

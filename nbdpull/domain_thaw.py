@@ -1,0 +1,88 @@
+"""The guard of a frozen guest: a process of its own that thaws it when nobody else does.
+
+    domain_thaw.py URI UUID SECONDS
+
+Run as a program by domain_freeze.py, imported by nobody; it imports nothing of the package, so that it starts fast and
+from any folder. It prints "ready" once it is connected, and then reads lines: "frozen" starts a clock, "done" says that
+the guest was thawed. It thaws when SECONDS have passed since "frozen", and when its input ends without "done": that is
+how it learns that its parent was killed. It is in a session of its own and deaf to signals that end the parent.
+"""
+
+import select
+import signal
+import sys
+import time
+
+import libvirt
+
+GIVE_UP = 600  # seconds: an agent that hangs may come back and freeze then what it was told to freeze
+PAUSE = 1.0
+BLOCK = -2  # libvirt's own response time of an agent: that of a guest whose time nobody set
+GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
+
+
+def main(uri, uuid, seconds):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    dom = look_up(uri, uuid)
+    print("ready", flush=True)
+    if not told_done(seconds):
+        thaw(dom, uri, uuid)
+
+
+def told_done(seconds):
+    """Wait for the parent; False where the guest is ours to thaw."""
+    deadline = None
+    while True:
+        left = None if deadline is None else max(0, deadline - time.monotonic())
+        if not select.select([sys.stdin], [], [], left)[0]:
+            return False
+        # one line at a time: the parent sends the next only after an answer of the guest
+        line = sys.stdin.buffer.raw.readline()
+        if line == b"frozen\n":
+            deadline = time.monotonic() + seconds
+        else:
+            return line == b"done\n"
+
+
+def thaw(dom, uri, uuid):
+    deadline = time.monotonic() + GIVE_UP
+    while time.monotonic() < deadline:
+        try:
+            dom = dom or look_up(uri, uuid)
+            dom.fsThaw()
+            dom.agentSetResponseTimeout(BLOCK)
+            return
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in GONE or is_off(dom):
+                return
+            dom = dom if is_connected(dom) else None
+        time.sleep(PAUSE)
+
+
+def look_up(uri, uuid):
+    try:
+        return libvirt.open(uri).lookupByUUIDString(uuid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in GONE:
+            raise
+        return None
+
+
+def is_off(dom):
+    try:
+        return dom is not None and not dom.isActive()
+    except libvirt.libvirtError as error:
+        return error.get_error_code() in GONE
+
+
+def is_connected(dom):
+    try:
+        return dom is not None and dom.connect().getLibVersion() > 0
+    except libvirt.libvirtError:
+        return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
