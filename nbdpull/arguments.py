@@ -188,6 +188,32 @@ def _add_cleanup(added):
     _add_output_arguments(added)
 
 
+def _add_plan(added):
+    added.add_argument("domain", metavar="DOMAIN")
+    added.add_argument("-o", "--output", metavar="DIR", help="the store that the pull would go to; only read")
+    base = added.add_mutually_exclusive_group()
+    base.add_argument("--since", metavar="CHECKPOINT", help="what changed since this checkpoint")
+    base.add_argument("--full", action="store_true", help="everything")
+    _add_domain_arguments(added)
+    _add_threads(added)
+    added.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_domain_arguments(added):
+    added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
+    added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
+    added.add_argument("--exclude", metavar="D", action="append", default=[], help="not this disk (may be repeated)")
+    added.add_argument("--scratch-dir", metavar="DIR", help="as of pull (default: /var/tmp)")
+    added.add_argument("--socket", metavar="PATH", help="where QEMU makes its NBD socket")
+
+
+def _add_doctor(added):
+    added.add_argument("domain", metavar="DOMAIN", nargs="?", help="look at this domain and its disks, too")
+    added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
+    added.add_argument("--scratch-dir", metavar="DIR", help="as of pull (default: /var/tmp)")
+    added.add_argument("--json", action="store_true", help="one JSON array")
+
+
 def _add_restore(added):
     added.add_argument("store", metavar="DIR")
     added.add_argument(
@@ -339,6 +365,8 @@ def _add_output_arguments(added):
 
 _VERBS = {
     "pull": ("back up a running domain", "vm1 --since chk3 -o dir/", _add_pull),
+    "plan": ("tell what a pull would read, and leave nothing behind", "plan vm1 -o dir/", _add_plan),
+    "doctor": ("look whether all is fit for pulls, and tell what to do", "doctor vm1", _add_doctor),
     "cleanup": ("remove what a pull that died left in a domain and a store", "cleanup vm1 -o dir/", _add_cleanup),
     "restore": ("write the disks of a point as images", "restore dir/ -o out/", _add_restore),
     "verify": ("look for damage in a store", "verify dir/", _add_verify),

@@ -46,6 +46,7 @@ class Choice:
     base: Optional[Base]
     decisions: dict[str, Decision]
     warnings: list[str] = field(default_factory=list)
+    given_back: list[str] = field(default_factory=list)  # checkpoints that libvirt had lost and knows again
 
     def start(self, target) -> Optional[str]:
         """Name of the checkpoint that a disk starts from, None = full."""
@@ -70,6 +71,29 @@ class Choice:
             )
 
 
+def chosen_disks(vm, wanted, exclude):
+    """The disks to pull: those asked for, else all that hold the guest's writable data."""
+    disks = {disk.target: disk for disk in vm.disks()}
+    for name in [*wanted, *exclude]:
+        if name not in disks:
+            raise errors.NoSuchDisk(f"domain {vm.name} has no disk {name}; it has: {', '.join(disks) or 'none'}")
+    for name in wanted:
+        if disks[name].empty:
+            raise errors.NoSuchDisk(f"disk {name} of domain {vm.name} has no medium; leave it out")
+    wanted = list(dict.fromkeys(wanted)) or [name for name, disk in disks.items() if is_pulled(disk)]
+    chosen = [disks[name] for name in wanted if name not in exclude]
+    if not chosen:
+        raise errors.NothingToBackUp(
+            f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
+        )
+    return chosen
+
+
+def is_pulled(disk):
+    """Whether a disk is pulled when none is named."""
+    return disk.device in ("disk", "lun") and not (disk.empty or disk.readonly or disk.transient)
+
+
 def choose(vm, target, points, disks, since=None, full=False) -> Choice:
     """Decide for each Disk of `disks`. points: those of the Series `target`, in the order of commits.
 
@@ -81,7 +105,7 @@ def choose(vm, target, points, disks, since=None, full=False) -> Choice:
     decisions = {disk.target: decide(disk, base, why_none) for disk in disks}
     if all(mode == FULL for mode, _ in decisions.values()):
         base = None
-    return Choice(base, decisions, finder.warnings)
+    return Choice(base, decisions, finder.warnings, finder.given_back)
 
 
 def decide(disk, base, why_none) -> Decision:
@@ -122,6 +146,7 @@ class _Finder:
     def __init__(self, vm, target, points, disks):
         self._vm, self._series, self._points, self._disks = vm, target, points, disks
         self.warnings: list[str] = []
+        self.given_back: list[str] = []
 
     def named(self, name):
         if not self._vm.supports_checkpoints:
@@ -187,7 +212,8 @@ class _Finder:
         if not is_of(point, checkpoint):
             return None, "checkpoint-replaced"
         if not any(checkpoint.disks.get(disk.target) for disk in self._disks):
-            return None, "bitmap-lost"
+            covered = any(disk.target in checkpoint.disks for disk in self._disks)
+            return None, "bitmap-lost" if covered else "not-in-checkpoint"
         return (Base(checkpoint, point), "") if self._root(point) else (None, "chain-broken")
 
     def _given_back(self, point):
@@ -200,6 +226,7 @@ class _Finder:
         if not self._vm.redefine_checkpoint(xml):
             return False
         name = point.manifest.checkpoint.name
+        self.given_back.append(name)
         self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")
         return True
 

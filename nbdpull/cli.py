@@ -293,6 +293,30 @@ def _drill(args, report, check):
     return outcome, "\n".join(lines), errors.DrillFailed.exit_code
 
 
+def _plan(args, report, check):
+    from . import plan, terminal
+
+    chosen = {"disks": args.disk, "exclude": args.exclude, "since": args.since, "full": args.full}
+    where = {"uri": args.connect, "scratch_dir": args.scratch_dir, "socket": args.socket}
+    told = plan.plan(plan.Request(args.domain, args.output, threads=_threads(args), **chosen, **where), check)
+    for warning in told["warnings"]:
+        _complain(f"warning: {warning}")
+    _say(json.dumps(told, indent=1) if args.json else terminal.plan(told))
+    return None, None, 0
+
+
+def _doctor(args, report, check):
+    from . import doctor
+
+    findings = doctor.examine(args.domain, args.connect, args.scratch_dir)
+    if args.json:
+        _say(json.dumps([vars(finding) for finding in findings], indent=1))
+    else:
+        for each in findings:
+            _say(f"{each.state:5} {each.subject}: {each.text}" + (f"\n      -> {each.advice}" if each.advice else ""))
+    return None, None, max((each.exit_code for each in findings), default=0)
+
+
 def _list(args, report, check):
     from . import listing, terminal
 
@@ -329,6 +353,8 @@ def _index(args, report, check):
 
 _RUN = {
     "pull": _pull,
+    "plan": _plan,
+    "doctor": _doctor,
     "cleanup": _cleanup,
     "restore": _restore,
     "verify": _verify,

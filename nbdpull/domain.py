@@ -112,6 +112,25 @@ class Export(NamedTuple):
     bitmap: Optional[str]
 
 
+class Host(NamedTuple):
+    """A libvirt that answers: what it is, and the names of its domains."""
+
+    uri: str
+    is_remote: bool
+    versions: dict[str, str]
+    names: list[str]
+
+
+@contextlib.contextmanager
+def host(uri: Optional[str] = None) -> Iterator[Host]:
+    """What a libvirt tells of itself. AccessDenied, HypervisorError."""
+    with connected(uri) as connection, _translated("cannot look at libvirt"):
+        here = connection.getURI()
+        versions = {"libvirt": _dotted(connection.getLibVersion()), "qemu": _dotted(connection.getVersion())}
+        names = sorted(each.name() for each in connection.listAllDomains())
+        yield Host(here, bool(urllib.parse.urlsplit(here).netloc), versions, names)
+
+
 @contextlib.contextmanager
 def open(name: str, uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator["Domain"]:
     """The domain `name`; uri None is libvirt's own default. NoSuchDomain, AccessDenied, HypervisorError.
@@ -181,6 +200,12 @@ class Domain:
         with self._seam("read the versions"):
             daemon, emulator = self._connection.getLibVersion(), self._connection.getVersion()
         return {"libvirt": _dotted(daemon), "qemu": _dotted(emulator)}
+
+    @property
+    def agent_state(self) -> Optional[str]:
+        """Of the guest agent: "connected", "disconnected", None without a channel for it."""
+        with self._seam("read the definition"):
+            return domain_xml.agent_state(self._dom.XMLDesc(0))
 
     @property
     def supports_checkpoints(self) -> bool:
@@ -315,6 +340,13 @@ class Domain:
             # All of them, so that a later deletion finds the broken bitmaps, too.
             self._redefine(replace(saved, disks=dict.fromkeys(covered)))
             return True
+
+    def forget_checkpoint(self, name: str) -> None:
+        """Takes back what `redefine_checkpoint` did: the bitmaps stay."""
+        with self._seam(f"forget checkpoint '{name}'"):
+            found = self._find_checkpoint(name)
+            if found is not None:
+                found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
     def _validated(self, checkpoint: Checkpoint, targets: Sequence[str]) -> bool:
         """Whether it could be defined over these disks."""

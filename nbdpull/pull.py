@@ -91,7 +91,7 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     check = _bounded(check, request.max_duration)
     with domain.open(request.domain, request.uri, request.stall_timeout) as vm:
         vm.require_running()
-        disks = _chosen(vm, request)
+        disks = base.chosen_disks(vm, request.disks, request.exclude)
         with journal.holding(vm.uuid, vm.name) as hold:
             vm.require_no_foreign_job()
             target = series.Series(store.open_or_create(request.output), request.domain)
@@ -113,28 +113,6 @@ def _bounded(check, seconds):
             raise errors.LimitReached(f"the pull took longer than --max-duration ({seconds:g} s): it was ended")
 
     return bounded
-
-
-def _chosen(vm, request):
-    """The disks to pull: those asked for, else all that hold the guest's writable data."""
-    disks = {disk.target: disk for disk in vm.disks()}
-    for name in [*request.disks, *request.exclude]:
-        if name not in disks:
-            raise errors.NoSuchDisk(f"domain {vm.name} has no disk {name}; it has: {', '.join(disks) or 'none'}")
-    for name in request.disks:
-        if disks[name].empty:
-            raise errors.NoSuchDisk(f"disk {name} of domain {vm.name} has no medium; leave it out")
-    wanted = list(dict.fromkeys(request.disks)) or [name for name, disk in disks.items() if _is_pulled(disk)]
-    chosen = [disks[name] for name in wanted if name not in request.exclude]
-    if not chosen:
-        raise errors.NothingToBackUp(
-            f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
-        )
-    return chosen
-
-
-def _is_pulled(disk):
-    return disk.device in ("disk", "lun") and not (disk.empty or disk.readonly or disk.transient)
 
 
 class _Run:

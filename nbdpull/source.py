@@ -50,6 +50,17 @@ def library_version():
     return nbd.NBD().get_version()
 
 
+def tls_is_verified(version):
+    """Whether this libnbd checks a TLS server's certificate without the gaps of CVE-2024-7383, found in mid-2024."""
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    if (major, minor) in _TLS_MENDED:
+        return patch >= _TLS_MENDED[major, minor]
+    return (major, minor) > max(_TLS_MENDED)
+
+
+_TLS_MENDED = {(1, 18): 5, (1, 20): 2}  # first patch of the stable branches with the repair; all later branches have it
+
+
 class ConnectionLost(errors.SourceError):
     """The connection broke; another one may serve."""
 

@@ -75,6 +75,18 @@ def restored(result):
     return table(("DISK", "SIZE", "WRITTEN", "RATE", "TARGET"), rows)
 
 
+def plan(told):
+    """What a pull would read."""
+    headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "ZERO", "DATA", "EXTENTS", "STORED ABOUT")
+    counts = ("size", "dirty_bytes", "zero_bytes", "data_bytes")
+    rows = [
+        (d["name"], d["mode"], d["reason"], *(size(d[count]) for count in counts), str(d["extents"]),
+         size(d["stored_bytes_estimate"])) for d in told["disks"]
+    ]  # fmt: skip
+    since = f"since {told['since']}" if told["since"] else "in full"
+    return f"{told['domain']}, {since}:\n\n{table(headings, rows)}\n\nabout {told['seconds']} s"
+
+
 def points(described):
     """Points as a table, one line each."""
     headings = ("DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED")

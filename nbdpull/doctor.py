@@ -1,0 +1,203 @@
+"""Is all fit for pulls? Each finding is good, or says what to do. Looks only, and changes nothing.
+
+Owns: what is looked at, and the advice. Must not know: how a pull works, what is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import Optional
+
+from . import base, errors
+
+GOOD, WARN, BAD = "good", "warn", "BAD"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """state: GOOD, WARN (a pull works, with less) or BAD; advice: what to do, empty where good."""
+
+    state: str
+    subject: str
+    text: str
+    advice: str = ""
+    exit_code: int = 0
+
+
+def examine(name: Optional[str] = None, uri: Optional[str] = None, scratch_dir: Optional[str] = None) -> list[Finding]:
+    """Look at this machine, at libvirt, and at a domain where one is named."""
+    found = [_good("python", f"{sys.version.split()[0]} at {sys.executable}"), _libnbd(), *_programs()]
+    try:
+        from . import domain
+    except errors.MissingSoftware as error:
+        return [*found, _bad("libvirt's bindings", error)]
+    scratch = scratch_dir or domain.SCRATCH_DIR
+    try:
+        with domain.host(uri) as host:
+            found += [_good("libvirt", f"{host.uri}, version {host.versions['libvirt']}"), _versions(host.versions)]
+            found += [_note_of_remote(host)] if host.is_remote else [_scratch(scratch), *_confinement()]
+            found += [_good("domains", ", ".join(host.names) or "none")]
+    except errors.NbdpullError as error:
+        return [*found, _bad("libvirt", error)]
+    return found + (_domain(name, uri) if name else [])
+
+
+def _good(subject, text):
+    return Finding(GOOD, subject, text)
+
+
+def _bad(subject, error):
+    what, _, advice = str(error).partition(": ")
+    return Finding(BAD, subject, what, advice or "see the text", error.exit_code)
+
+
+# This machine
+
+
+def _libnbd():
+    try:
+        from . import source
+    except errors.MissingSoftware as error:
+        return _bad("libnbd's bindings", error)
+    version = source.library_version()
+    if source.tls_is_verified(version):
+        return _good("libnbd", version)
+    return Finding(WARN, "libnbd", f"{version}: its check of a TLS server's certificate has known gaps (CVE-2024-7383)",
+                   "nothing for unix sockets; for --tls: libnbd 1.18.5, 1.20.2 or later")  # fmt: skip
+
+
+def _programs():
+    needs = {"qemu-img": "qcow2 images at restore", "qemu-nbd": "qcow2 images at restore"}
+    return [
+        _good(name, path)
+        if (path := shutil.which(name))
+        else Finding(WARN, name, f"not installed; needed for {use}", "install qemu-utils (Debian) or qemu-img (Fedora)")
+        for name, use in needs.items()
+    ]
+
+
+def _scratch(folder):
+    if not os.path.isdir(folder):
+        return Finding(BAD, "scratch", f"{folder} is no folder", "make it, or name another by --scratch-dir", 9)
+    free, kind = shutil.disk_usage(folder).free, _file_system(folder)
+    text = f"{folder}: {_gib(free)} free on {kind}; what the guest overwrites during a pull goes there"
+    if kind in ("tmpfs", "ramfs"):
+        return Finding(WARN, "scratch", text, "it is memory of the host: name a folder on a disk by --scratch-dir")
+    if not os.stat(folder).st_mode & 0o001:
+        return Finding(WARN, "scratch", text, f"QEMU's user may not be able to enter it: chmod o+x {folder}")
+    return _good("scratch", text)
+
+
+def _file_system(folder):
+    best = ("", "unknown")
+    with open("/proc/self/mounts") as mounts:
+        for line in mounts:
+            _, where, kind = line.split()[:3]
+            if os.path.commonpath([os.path.realpath(folder), where]) == where and len(where) >= len(best[0]):
+                best = (where, kind)
+    return best[1]
+
+
+def _gib(count):
+    return f"{count / (1 << 30):.1f} GiB"
+
+
+def _confinement():
+    if os.path.isdir("/sys/kernel/security/apparmor"):
+        yield _good("AppArmor", "on: QEMU makes sockets in /var/lib/libvirt/qemu/domain-ID-NAME/, where nbdpull puts "
+                    "them; elsewhere only by a rule in /etc/apparmor.d/local/abstractions/libvirt-qemu")  # fmt: skip
+    if os.path.exists("/sys/fs/selinux/enforce"):
+        yield _good("SELinux", "on: sockets can be in /tmp and /var/tmp; another folder needs a label that svirt_t may "
+                    "write")  # fmt: skip
+
+
+# libvirt
+
+
+def _versions(versions):
+    libvirt, qemu = (tuple(map(int, versions[name].split("."))) for name in ("libvirt", "qemu"))
+    text = f"libvirt {versions['libvirt']}, QEMU {versions['qemu']}"
+    if libvirt >= (7, 6) and qemu >= (6, 1):
+        return _good("incremental", text)
+    if libvirt >= (7, 2) and qemu >= (4, 2):
+        return Finding(WARN, "incremental", f"{text}: full pulls only", "libvirt 7.6 and QEMU 6.1 have checkpoints")
+    return Finding(BAD, "incremental", f"{text}: no backups", "upgrade to libvirt 7.6 and QEMU 6.1", 6)
+
+
+def _note_of_remote(host):
+    return Finding(WARN, "remote", f"{host.uri}: sockets and scratch are on that machine, and were not looked at",
+                   "run nbdpull doctor there; see --nbd for ways to its data")  # fmt: skip
+
+
+# A domain
+
+
+def _domain(name, uri):
+    from . import domain
+
+    try:
+        with domain.open(name, uri) as vm:
+            return [*_state(vm), *_disks(vm), *_checkpoints(vm)]
+    except errors.NbdpullError as error:
+        return [_bad(f"domain {name}", error)]
+
+
+def _state(vm):
+    if not vm.active:
+        yield Finding(WARN, vm.name, "is shut off", "start it; or pull it started but paused, see --offline")
+        return
+    yield _good(vm.name, "is active")
+    try:
+        vm.require_idle()
+        yield _good("jobs", "none")
+    except errors.Busy as error:
+        yield _bad("jobs", error)
+    yield _agent(vm.agent_state)
+    if not vm.supports_checkpoints:
+        yield Finding(WARN, "incremental", f"{vm.name}'s emulator cannot", "full pulls work; upgrade QEMU")
+    yield _socket(os.path.dirname(vm.socket_path("")), vm.is_remote)
+
+
+def _agent(state):
+    if state == "connected":
+        return _good("guest agent", "connected: its file systems can be frozen")
+    text = "not running in the guest" if state else "no channel for it"
+    return Finding(WARN, "guest agent", f"{text}: points will be crash-consistent",
+                   "install qemu-guest-agent in the guest" if state else
+                   "add a virtio channel org.qemu.guest_agent.0 to the domain")  # fmt: skip
+
+
+def _socket(folder, remote):
+    if remote or os.access(folder, os.W_OK | os.X_OK):
+        return _good("NBD socket", f"will be in {folder}")
+    return Finding(BAD, "NBD socket", f"will be in {folder}, which you may not enter", "run as root", 7)
+
+
+def _disks(vm):
+    for disk in vm.disks():
+        subject, text = f"disk {disk.target}", f"{disk.format} {disk.source}, {_gib(disk.size or 0)}"
+        if not base.is_pulled(disk):
+            yield _good(subject, f"{text}: not pulled by default (no disk, no medium, read-only or transient)")
+        elif disk.format != "qcow2":
+            yield Finding(WARN, subject, f"{text}: full pulls only", "convert it to qcow2 for incremental ones")
+        elif disk.bitmaps is False:
+            yield Finding(WARN, subject, f"{text}: qcow2 version 2, full pulls only",
+                          f"with the domain off: qemu-img amend -o compat=1.1 {disk.source}")  # fmt: skip
+        else:
+            yield _good(subject, f"{text}: full and incremental")
+
+
+def _checkpoints(vm):
+    for name in vm.checkpoints():
+        checkpoint = vm.checkpoint(name)
+        owner = f"of nbdpull run {checkpoint.run_id}" if checkpoint.run_id else "not of nbdpull"
+        lost = [target for target, fit in checkpoint.disks.items() if fit is False]
+        subject, text = f"checkpoint {name}", f"{owner}, on {', '.join(checkpoint.disks) or 'no disk'}"
+        if lost:
+            yield Finding(WARN, subject, f"{text}; bitmap missing or broken on {', '.join(lost)}",
+                          f"the next pull reads them in full; virsh checkpoint-delete {vm.name} {name}")  # fmt: skip
+        else:
+            yield _good(subject, text)

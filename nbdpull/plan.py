@@ -1,0 +1,133 @@
+"""What a pull would read, told without pulling: a backup job is begun, its map read, a sample of it, and the job ended.
+
+Owns: the estimate. Must not know: files of a store but for reading, what is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+from . import base, domain, errors, extents, format, series, source, store, writer
+from .image import DataRanges, Image
+
+SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
+
+
+@dataclass(frozen=True)
+class Request:
+    """As of pull. output None: as if for a new store."""
+
+    domain: str
+    output: Optional[str] = None
+    since: Optional[str] = None
+    full: bool = False
+    uri: Optional[str] = None
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    scratch_dir: Optional[str] = None
+    socket: Optional[str] = None
+    threads: int = 2
+
+
+def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
+    """Return plain values, documented in the manual. No checkpoint is made, the guest is not frozen."""
+    with domain.open(request.domain, request.uri) as vm:
+        vm.require_running()
+        disks = base.chosen_disks(vm, request.disks, request.exclude)
+        vm.require_idle()
+        target, points = _points(request, vm)
+        choice = base.choose(vm, target, points, disks, request.since, request.full)
+        try:
+            found = _looked_at(request, vm, target, disks, choice, check)
+        finally:
+            for name in choice.given_back:
+                vm.forget_checkpoint(name)
+    return {
+        "domain": vm.name,
+        "since": choice.base and choice.base.checkpoint.name,
+        "parent": choice.base and choice.base.point and choice.base.point.id,
+        "disks": found,
+        "seconds": round(sum(disk["seconds"] for disk in found), 1),
+        "warnings": choice.warnings,
+    }
+
+
+def _points(request, vm):
+    if request.output is None or not os.path.isdir(request.output) or not os.listdir(request.output):
+        return None, []
+    target = series.Series(store.open_store(request.output), request.domain)
+    points = target.load()[0]
+    if any(point.manifest.uuid != vm.uuid for point in points):
+        raise errors.OtherDomain(f"{request.output} holds points of another domain named {vm.name}")
+    return target, points
+
+
+def _looked_at(request, vm, target, disks, choice, check):
+    backup = domain.Plan(
+        run_id=format.new_point_id(),
+        disks={disk.target: choice.start(disk.target) for disk in disks},
+        socket=request.socket,
+        scratch_dir=request.scratch_dir or domain.SCRATCH_DIR,
+    )
+    with vm.backup(backup) as job:
+        found = [_disk(request, target, disk, choice, job, check) for disk in disks]
+        job.finish()
+    return found
+
+
+def _disk(request, target, disk, choice, job, check):
+    export, parent = job.exports[disk.target], choice.whole_parent(disk.target)
+    counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
+    started = time.monotonic()
+    with ExitStack() as opened:
+        held = DataRanges(opened.enter_context(Image(target, parent, disk.target))) if parent else None
+        live = opened.enter_context(
+            source.Source(job.socket, export.name, export.bitmap, dirty_from=choice.dirty_from(disk), held=held)
+        )
+        sample = _Sample(live)
+        for batch in live.extents():
+            check()
+            counts["dirty_bytes"] += extents.total(batch)
+            counts["zero_bytes"] += extents.total(batch, extents.ZERO)
+            counts["data_bytes"] += extents.total(batch, extents.DATA)
+            counts["extents"] += len(batch)
+            sample.add(batch)
+    mapping = time.monotonic() - started - sample.seconds
+    mode, reason = choice.decisions[disk.target]
+    threads = min(request.threads, len(os.sched_getaffinity(0)))
+    seconds = mapping + counts["data_bytes"] * sample.seconds_a_byte / threads
+    stored = round(counts["data_bytes"] * sample.ratio)
+    told = {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
+    return {**told, **counts, "stored_bytes_estimate": stored, "seconds": round(seconds, 2)}
+
+
+class _Sample:
+    """The first data of a disk, read and compressed in one thread as a pull does it."""
+
+    def __init__(self, live):
+        self._live, self._encoder = live, writer.Encoder(1)
+        self.seconds, self._raw, self._stored = 0.0, 0, 0
+
+    @property
+    def seconds_a_byte(self):
+        return self.seconds / self._raw if self._raw else 0.0
+
+    @property
+    def ratio(self):
+        return self._stored / self._raw if self._raw else 1.0
+
+    def add(self, batch):
+        data = extents.cut(batch[batch["kind"] == extents.DATA], format.MAX_FRAME)
+        for piece in extents.batches(data, 1 << 20, 256):
+            if self._raw >= SAMPLE_BYTES or self.seconds >= SAMPLE_SECONDS:
+                return
+            started = time.monotonic()
+            with self._live.reading() as connection:
+                buffers = connection.read_batch(list(zip(piece["offset"].tolist(), piece["length"].tolist())))
+                self._stored += self._encoder.encode(piece, buffers).size
+            self._raw += extents.total(piece)
+            self.seconds += time.monotonic() - started

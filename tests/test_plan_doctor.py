@@ -1,0 +1,72 @@
+"""plan and doctor: what they tell is what a pull then does, and they change nothing."""
+
+import json
+
+import pytest
+from bed.machine import MIB, Disk
+from test_base import forget
+from test_pull import CLUSTER, Before, modes, nbdpull, pulled  # noqa: F401  (a fixture)
+
+pytest.importorskip("libvirt")
+
+
+def plan(witness, *options):
+    words = ["plan", witness.vm.name, "-c", witness.vm.bed.uri, "--scratch-dir", witness.scratch, "--json"]
+    done = nbdpull(*words, *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def doctor(*words):
+    done = nbdpull("doctor", "--json", *words)
+    return done.returncode, {each["subject"]: each for each in json.loads(done.stdout)}
+
+
+def test_plan_tells_what_a_pull_then_reads(pulled):  # noqa: F811
+    witness = pulled({"vda": 4 * MIB, "vdb": Disk(MIB, "raw")})
+    vm = witness.vm
+    vm.write("vda", 0, 2 * MIB)
+    first = plan(witness)
+    assert modes(first) == {"vda": ("full", "first-point"), "vdb": ("full", "first-point")}
+    point = witness.pull()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.write_zeroes("vda", MIB, 2 * CLUSTER, unmap=True)
+    forget(vm, point["checkpoint"])
+    before = Before(witness)
+    told = plan(witness, "-o", witness.store)
+    before.assert_same()
+    vda = told["disks"][0]
+    assert (vda["dirty_bytes"], vda["zero_bytes"], vda["extents"]) == (3 * CLUSTER, 2 * CLUSTER, 2)
+    second = witness.pull()
+    assert modes(told) == modes(second) and told["since"] == second["since"] == point["checkpoint"]
+    assert [disk["dirty_bytes"] for disk in told["disks"]] == [disk["dirty_bytes"] for disk in second["disks"]]
+    table = nbdpull("plan", vm.name, "-o", witness.store, "-c", vm.bed.uri)
+    assert table.returncode == 0 and "incremental" in table.stdout
+    assert nbdpull("plan", vm.name, "--since", "none", "-c", vm.bed.uri).returncode == 4
+
+
+def test_doctor_of_a_domain(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB, "vdb": Disk(MIB, "raw"), "vdc": Disk(MIB, options="compat=0.10")})
+    vm = witness.vm
+    made = witness.pull()["checkpoint"]
+    vm.create_checkpoint("theirs", ["vda"])
+    before = Before(witness)
+    code, found = doctor(vm.name, "-c", vm.bed.uri, "--scratch-dir", witness.scratch)
+    before.assert_same()
+    assert code == 0 and found["libvirt"]["state"] == found["incremental"]["state"] == found["jobs"]["state"] == "good"
+    assert "of nbdpull run" in found[f"checkpoint {made}"]["text"]
+    assert "not of nbdpull" in found["checkpoint theirs"]["text"]
+    assert found["disk vda"]["state"] == "good" and "qcow2" in found["disk vdb"]["advice"]
+    assert "compat=1.1" in found["disk vdc"]["advice"] and "channel" in found["guest agent"]["text"]
+    vm.kill()
+    vm.start()
+    found = doctor(vm.name, "-c", vm.bed.uri)[1]
+    assert "broken on vda" in found["checkpoint theirs"]["text"]
+    assert all(bool(each["advice"]) == (each["state"] != "good") for each in found.values())
+
+
+def test_doctor_names_what_is_wrong(private_libvirt, tmp_path):
+    code, found = doctor("-c", "qemu+unix:///system?socket=/nowhere")
+    assert code == 6 and found["libvirt"]["state"] == "BAD" and found["libvirt"]["advice"]
+    code, found = doctor("nosuch", "-c", private_libvirt.uri, "--scratch-dir", tmp_path / "none")
+    assert code == 9 and found["domain nosuch"]["state"] == found["scratch"]["state"] == "BAD"
