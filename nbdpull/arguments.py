@@ -137,6 +137,12 @@ def _add_pull(added):
         help="where a disk's base is lost: pull it in full, or fail (default: full)",
     )
     added.add_argument(
+        "--offline",
+        choices=["start-paused", "refuse"],
+        default="start-paused",
+        help="a domain that is off: start it with its CPUs paused, pull, and end it again (the default), or refuse",
+    )
+    added.add_argument(
         "--quiesce",
         nargs="?",
         choices=["auto", "require", "never"],

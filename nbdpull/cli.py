@@ -40,6 +40,7 @@ def _pull(args, report, check):
         uri=args.connect,
         disks=args.disk,
         exclude=args.exclude,
+        start_paused=args.offline == "start-paused",
         quiesce=args.quiesce,
         freeze_timeout=args.freeze_timeout,
         scratch_dir=args.scratch_dir,

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import operator
 import os
+import socket
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,10 @@ _PRESERVE_SHUTDOWN, OLDEST_WITH_PRESERVE = 2, 11_010_000
 
 # A call on the same domain was in the way; or nothing to end any more.
 _TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVALID)
+
+# What tells a domain that a pull started from one that its owner paused. It goes when QEMU ends.
+_METADATA = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+_MARK_PREFIX, _MARK_URI = "nbdpull", "urn:nbdpull:started-paused"
 
 Verdict = tuple[type[errors.NbdpullError], str]  # which error, and what to do
 _DENIED = (errors.AccessDenied, "permission denied: run as root or in the group libvirt, or let polkit allow it")
@@ -223,6 +228,58 @@ class Domain:
         """Raises DomainNotRunning."""
         if not self.active:
             raise self._not_running()
+
+    @contextlib.contextmanager
+    def awake(self, start: bool) -> Iterator[bool]:
+        """Inside, QEMU runs the domain. One that is off is started with its CPUs paused, and ended gracefully after.
+
+        Gives True if it was started so, by us or by a run of ours that was killed. Raises DomainNotRunning where it is
+        off and `start` is False. A domain that somebody has resumed meanwhile is theirs, and left running.
+        """
+        owner = self._mark() if self.active else None
+        if self.active and not (owner and self._is_paused()):
+            yield False
+            return
+        if owner and _is_alive(owner):
+            raise errors.Busy(f"domain '{self.name}' stands paused for a pull of process {owner} (pid, start, host): "
+                              "try again when that has ended; if it never will, virsh destroy --graceful")  # fmt: skip
+        if not owner and not start:
+            raise self._not_running()
+        if not owner:
+            self._start_paused()
+        token = _own_token()
+        mark = (domain_xml.started_xml(token), _MARK_PREFIX, _MARK_URI)
+        with self._seam("mark it as started for a pull"):
+            self._dom.setMetadata(_METADATA, *mark, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        try:
+            yield True
+        finally:
+            self._end_paused(token)
+
+    def _start_paused(self) -> None:
+        with self._seam("look for a saved state"):
+            saved = self._dom.hasManagedSaveImage(0)
+        if saved:
+            raise errors.Unsupported(f"domain '{self.name}' has a saved state, which a start would use up: start it "
+                                     "yourself, or remove that with virsh managedsave-remove")  # fmt: skip
+        with self._seam("start it paused"):
+            self._dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+
+    def _is_paused(self) -> bool:
+        return self._dom.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+
+    def _mark(self) -> Optional[str]:
+        """The process that started it for a pull, None where none did."""
+        codes = (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_OPERATION_INVALID)
+        flags = libvirt.VIR_DOMAIN_AFFECT_LIVE
+        with self._seam("read its mark"):
+            return domain_xml.started_by(_unless(codes, lambda: self._dom.metadata(_METADATA, _MARK_URI, flags)))
+
+    def _end_paused(self, token: str) -> None:
+        """Ends it, if it still stands as we started it. Gracefully: QEMU then stores its bitmaps."""
+        with contextlib.suppress(errors.DomainNotRunning), self._seam("end it again"):
+            if self.active and self._is_paused() and self._mark() == token and self._operation() is None:
+                self._dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
 
     def require_idle(self) -> None:
         """Raises Busy if a job runs, naming it, at once; libvirt would wait for it 30 s and then tell nothing.
@@ -431,12 +488,12 @@ class Domain:
         return Backup("pull", plan.socket or self.socket_path(plan.run_id), disks)
 
     def _require_usable(self, plan: Plan, asked: Backup) -> None:
-        socket = asked.socket or ""
-        if not os.path.isabs(socket) or len(os.fsencode(socket)) > SOCKET_PATH_MAX:
-            raise errors.UsageError(f"socket {socket}: give an absolute path of at most {SOCKET_PATH_MAX} bytes")
-        if not self.is_remote and os.path.lexists(socket):
+        path = asked.socket or ""
+        if not os.path.isabs(path) or len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            raise errors.UsageError(f"socket {path}: give an absolute path of at most {SOCKET_PATH_MAX} bytes")
+        if not self.is_remote and os.path.lexists(path):
             # QEMU would remove whatever is there, be it another VM's socket.
-            raise errors.OutputExists(f"socket {socket} exists: remove it or name another")
+            raise errors.OutputExists(f"socket {path} exists: remove it or name another")
         name = plan.checkpoint
         if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
             raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
@@ -476,7 +533,8 @@ class Domain:
             return error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
 
     def _not_running(self) -> errors.NbdpullError:
-        return errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first")
+        return errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first, or let it be started "
+                                       "paused (--offline=start-paused)")
 
     def _no_checkpoint(self, name: str) -> errors.NbdpullError:
         has = _listing(self.checkpoints())
@@ -711,6 +769,26 @@ def _owner(backup: Backup) -> str:
 
 def _listing(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _own_token() -> str:
+    """What tells this process from all others: its id, when it began, and where."""
+    return f"{os.getpid()}-{_began(os.getpid())}-{socket.gethostname()}"
+
+
+def _is_alive(token: str) -> bool:
+    """Whether the process of a token runs; in doubt, as on another machine, it does."""
+    pid, began, host = token.split("-", 2)
+    return host != socket.gethostname() or _began(int(pid)) == began
+
+
+def _began(pid: int) -> Optional[str]:
+    """When a process began, in the kernel's ticks; None where there is none."""
+    try:
+        with builtins.open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
 
 
 def _dotted(version: int) -> str:

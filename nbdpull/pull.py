@@ -53,6 +53,7 @@ class Request:
     uri: Optional[str] = None
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
+    start_paused: bool = True
     quiesce: str = QUIESCE
     freeze_timeout: float = FREEZE_TIMEOUT
     scratch_dir: Optional[str] = None
@@ -90,9 +91,8 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     """
     check = _bounded(check, request.max_duration)
     with domain.open(request.domain, request.uri, request.stall_timeout) as vm:
-        vm.require_running()
-        disks = base.chosen_disks(vm, request.disks, request.exclude)
-        with journal.holding(vm.uuid, vm.name) as hold:
+        with journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused):
+            disks = base.chosen_disks(vm, request.disks, request.exclude)
             vm.require_no_foreign_job()
             target = series.Series(store.open_or_create(request.output), request.domain)
             with target.writing():

@@ -306,7 +306,7 @@ class Machine:
 
     def job_active(self):
         """Whether any job (backup, migration, ...) of the domain is active."""
-        return self.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        return self.active and self.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

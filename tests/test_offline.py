@@ -1,0 +1,93 @@
+"""A domain that is off: started with its CPUs paused, pulled, ended so that its bitmaps are kept, never resumed."""
+
+import os
+import signal
+
+import pytest
+from bed.machine import MIB, wait_for
+from test_pull import CLUSTER, SINCE, modes, nbdpull, next_event, pulled, start_nbdpull  # noqa: F401
+
+libvirt = pytest.importorskip("libvirt")
+
+
+def test_series_goes_on_while_the_domain_is_off(pulled):  # noqa: F811
+    witness = pulled({"vda": 2 * MIB})
+    vm = witness.vm
+    vm.write("vda", 0, MIB)
+    witness.pull()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.stop()
+    for pattern in (0x22, 0x23):
+        vm.write_offline("vda", [f"write -q -P {pattern} {pattern * CLUSTER % MIB} 64k"])
+        held = vm.content("vda")
+        point = witness.pull()
+        assert modes(point) == {"vda": SINCE} and not vm.active and vm.content("vda") == held
+        assert point["consistency_reason"] == "paused"
+    vm.start()
+    vm.write("vda", 5 * CLUSTER, CLUSTER, 0x24)
+    assert modes(witness.pull()) == {"vda": SINCE}
+    witness.assert_restores()
+
+
+def test_refused(pulled, tmp_path):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    vm.stop()
+    done = nbdpull(*witness.words("--offline=refuse"))
+    assert done.returncode == 3 and "--offline=start-paused" in done.stderr and not vm.active
+    assert not witness.store.exists()
+
+
+def test_pull_that_fails_ends_the_domain_too(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    point = witness.pull()
+    vm.stop()
+    assert nbdpull(*witness.words("--since", "none")).returncode == 4
+    assert nbdpull(*witness.words("--scratch-dir", "/nowhere")).returncode == 6
+    assert not vm.active and vm.checkpoints() == [point["checkpoint"]]
+    assert modes(witness.pull()) == {"vda": SINCE}
+
+
+def test_saved_state_is_not_used_up(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    vm.resume()
+    vm.domain.managedSave(0)
+    done = nbdpull(*witness.words())
+    assert done.returncode == 6 and "saved state" in done.stderr
+    assert vm.domain.hasManagedSaveImage(0) and not vm.active
+
+
+def test_domain_paused_by_its_owner_stays(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    witness.pull()
+    assert witness.vm.active
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_killed_meanwhile(pulled, resumed):  # noqa: F811
+    """The domain stands paused then. The next pull ends it; but not if its owner has taken it over."""
+    witness = pulled({"vda": 40 * MIB})
+    vm = witness.vm
+    vm.write_bytes("vda", 0, os.urandom(32 * MIB))
+    vm.stop()
+    held = witness.content()
+    process = start_nbdpull(*witness.words("--threads", "1", "--level", "15"))
+    next_event(process, "progress")
+    process.send_signal(signal.SIGSTOP)
+    busy = nbdpull(*witness.words("-o", witness.folder / "other"))
+    assert busy.returncode == 5 and str(process.pid) in busy.stderr and vm.active and vm.job_active()
+    process.kill()
+    process.communicate()
+    assert vm.active and not vm.running
+    vm.domain.abortJob()
+    wait_for(lambda: not vm.job_active(), "end of the job")
+    for name in vm.checkpoints():
+        vm.delete_checkpoint(name)
+    if resumed:
+        vm.resume()
+    done = nbdpull(*witness.words())
+    assert done.returncode == 0, done.stderr
+    assert vm.active == resumed
+    assert witness.restored()["vda"] == held["vda"]
