@@ -161,6 +161,7 @@ def _add_pull(added):
         "--scratch-dir", metavar="DIR", help="for what the guest overwrites meanwhile (default: /var/tmp)"
     )
     added.add_argument("--socket", metavar="PATH", help="where QEMU makes its NBD socket")
+    _add_route_arguments(added)
     added.add_argument("--level", metavar="N", type=_in_range(1, 19), default=1, help="of zstd, 1 to 19 (default: 1)")
     _add_threads(added)
     added.add_argument("--max-rate", metavar="N", type=parse_size, help="bytes read a second, such as 50M")
@@ -211,6 +212,12 @@ def _add_domain_arguments(added):
     added.add_argument("--exclude", metavar="D", action="append", default=[], help="not this disk (may be repeated)")
     added.add_argument("--scratch-dir", metavar="DIR", help="as of pull (default: /var/tmp)")
     added.add_argument("--socket", metavar="PATH", help="where QEMU makes its NBD socket")
+    _add_route_arguments(added)
+
+
+def _add_route_arguments(added):
+    added.add_argument("--nbd", metavar="tcp:HOST:PORT", help="let QEMU serve there instead (use --tls)")
+    added.add_argument("--tls", metavar="DIR", help="TLS without fail, by ca-cert.pem and client-*.pem in DIR")
 
 
 def _add_doctor(added):

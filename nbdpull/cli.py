@@ -45,6 +45,8 @@ def _pull(args, report, check):
         freeze_timeout=args.freeze_timeout,
         scratch_dir=args.scratch_dir,
         socket=args.socket,
+        nbd=args.nbd,
+        tls=args.tls,
         level=args.level,
         threads=min(_threads(args), in_flight or 64),
         max_in_flight=in_flight,
@@ -81,6 +83,7 @@ def _next_command(args, point):
         words += _option("--since", point["checkpoint"])
     words += _option("-o", args.output)
     words += ["-c", args.connect] if args.connect else []
+    words += [word for name, value in (("--nbd", args.nbd), ("--tls", args.tls)) if value for word in (name, value)]
     words += [word for name in args.disk for word in ("--disk", name)]
     words += [word for name in args.exclude for word in ("--exclude", name)]
     return shlex.join([*words, "--", args.domain] if dashed else words)
@@ -299,6 +302,7 @@ def _plan(args, report, check):
 
     chosen = {"disks": args.disk, "exclude": args.exclude, "since": args.since, "full": args.full}
     where = {"uri": args.connect, "scratch_dir": args.scratch_dir, "socket": args.socket}
+    where = {**where, "nbd": args.nbd, "tls": args.tls}
     told = plan.plan(plan.Request(args.domain, args.output, threads=_threads(args), **chosen, **where), check)
     for warning in told["warnings"]:
         _complain(f"warning: {warning}")

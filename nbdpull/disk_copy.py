@@ -19,11 +19,12 @@ BATCH_EXTENTS = 1 << 10
 class DiskCopy:
     """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`.
 
-    known: the KnownFrames that need not be stored again, or None; check, dirty_from: see source.Source; parent: the
-    Point that an incremental builds on, None where no whole image is there.
+    where: (what source.Source connects to, the Job); known: the KnownFrames that need not be stored again, or None;
+    check, dirty_from: see source.Source; parent: the Point that an incremental builds on, None where no whole image is
+    there.
     """
 
-    def __init__(self, request, target, point_id, disk, job, known, throttle, check, dirty_from=None, parent=None):
+    def __init__(self, request, target, point_id, disk, where, known, throttle, check, dirty_from=None, parent=None):
         self.disk = disk
         self._point_id = point_id
         self._throttle = throttle
@@ -36,7 +37,7 @@ class DiskCopy:
             if parent:
                 held = DataRanges(opened.enter_context(Image(target, parent, disk.target)))
             known_dirty = {"dirty_from": dirty_from, "held": held}
-            self._source = opened.enter_context(_source(request, job, job.exports[disk.target], check, known_dirty))
+            self._source = opened.enter_context(_source(request, where, disk.target, check, known_dirty))
             if self._source.size != disk.size:
                 raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
             self._writer = opened.enter_context(
@@ -112,6 +113,8 @@ def _reads_at_once(request):
     return min(max(request.max_in_flight // request.threads, 1), source.MAX_BATCH_READS)
 
 
-def _source(request, job, export, check, known_dirty):
-    return source.Source(job.socket, export.name, export.bitmap, _reads_at_once(request), request.stall_timeout, check,
+def _source(request, where, target, check, known_dirty):
+    server, job = where
+    export = job.exports[target]
+    return source.Source(server, export.name, export.bitmap, _reads_at_once(request), request.stall_timeout, check,
                          job.require_alive, **known_dirty)  # fmt: skip

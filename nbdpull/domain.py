@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional
 
 from nbdpull import domain_freeze, domain_xml, errors
-from nbdpull.domain_xml import Backup, Checkpoint, Disk
+from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
 
 try:
     import libvirt
@@ -99,6 +99,8 @@ class Plan:
     description: str = ""
     socket: Optional[str] = None
     scratch_dir: str = SCRATCH_DIR
+    tcp: Optional[Listen] = None
+    tls: bool = False
     quiesce: str = domain_freeze.NEVER
     freeze_timeout: float = domain_freeze.TIMEOUT
 
@@ -198,6 +200,11 @@ class Domain:
     def is_remote(self) -> bool:
         """Whether its paths may name another machine's files. Any host counts, localhost may be a tunnel's end."""
         return bool(urllib.parse.urlsplit(self.uri).netloc)
+
+    @property
+    def host(self) -> str:
+        """Name of the machine that the domain is on, as its URI has it."""
+        return urllib.parse.urlsplit(self.uri).hostname or "localhost"
 
     @property
     def versions(self) -> dict[str, str]:
@@ -485,18 +492,27 @@ class Domain:
             target: domain_xml.disk_backup(plan.run_id, target, base, plan.scratch_dir)
             for target, base in plan.disks.items()
         }
+        if plan.tcp:
+            return Backup("pull", None, disks, plan.tcp, plan.tls)
         return Backup("pull", plan.socket or self.socket_path(plan.run_id), disks)
 
     def _require_usable(self, plan: Plan, asked: Backup) -> None:
-        path = asked.socket or ""
+        if plan.tcp and plan.socket:
+            raise errors.UsageError("a socket and TCP: give one")
+        if plan.tls and not plan.tcp:
+            raise errors.UsageError("TLS is for TCP: name an address and a port by --nbd")
+        if asked.socket:
+            self._require_free_socket(asked.socket)
+        name = plan.checkpoint
+        if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
+            raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
+
+    def _require_free_socket(self, path: str) -> None:
         if not os.path.isabs(path) or len(os.fsencode(path)) > SOCKET_PATH_MAX:
             raise errors.UsageError(f"socket {path}: give an absolute path of at most {SOCKET_PATH_MAX} bytes")
         if not self.is_remote and os.path.lexists(path):
             # QEMU would remove whatever is there, be it another VM's socket.
             raise errors.OutputExists(f"socket {path} exists: remove it or name another")
-        name = plan.checkpoint
-        if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
-            raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
 
     def remains(self, plan: Plan) -> list[str]:
         """What there is of the run of a plan: its job, checkpoint and files, one text each."""
@@ -596,7 +612,9 @@ class Job:
         return {"scratch_bytes": stats.get("disk_temp_used", 0)}
 
     def _begin(self) -> None:
-        advice = f"see that QEMU's user can make the socket {self.socket} and files in {self._plan.scratch_dir}"
+        place = f"make the socket {self.socket}" if self.socket else "listen at {}:{}".format(*self._plan.tcp or ())
+        advice = f"see that QEMU's user can {place} and files in {self._plan.scratch_dir}"
+        advice += ", and that qemu.conf names certificates (backup_tls_x509_cert_dir)" if self._plan.tls else ""
         try:
             with self._vm._seam("begin a backup", (errors.HypervisorError, advice)), self.freeze:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
@@ -717,7 +735,7 @@ class Job:
         """Ours on this machine; libvirt and QEMU remove them, unless they were killed."""
         if self._vm.is_remote:
             return []
-        return [self.socket] + [disk.scratch for disk in self._asked.disks.values() if disk.scratch]
+        return [self.socket] * bool(self.socket) + [disk.scratch for disk in self._asked.disks.values() if disk.scratch]
 
 
 @contextlib.contextmanager
@@ -764,7 +782,8 @@ def _removed(path: str) -> bool:
 def _owner(backup: Backup) -> str:
     if backup.run_id:
         return f"of nbdpull run {backup.run_id}"
-    return f"not of nbdpull ({backup.mode}, NBD socket {backup.socket})" if backup.socket else "not of nbdpull"
+    where = backup.socket or (backup.tcp and "{}:{}".format(*backup.tcp))
+    return f"not of nbdpull ({backup.mode}, NBD server at {where})" if where else "not of nbdpull"
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -21,7 +21,8 @@ from . import errors
 DAEMON_WAIT = 30  # seconds that the daemon itself waits for another call on the same domain, before it refuses ours
 AFTER_SILENCE = 2  # seconds for each further call once one was not answered: the way out must not take minutes
 REOPEN_TIME = 60  # seconds in which a restarted daemon has to be back
-NOT_REPEATED = ("backupBegin", "fsFreeze", "createWithFlags")  # lost in the midst it may have been done, and by then it is not the same call
+# lost in the midst they may have been done, and by then it is not the same call
+NOT_REPEATED = ("backupBegin", "fsFreeze", "createWithFlags")
 
 
 class Link:

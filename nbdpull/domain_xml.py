@@ -43,6 +43,13 @@ class Disk:
     allocation: int = 0
 
 
+class Listen(NamedTuple):
+    """host: an address of the hypervisor."""
+
+    host: str
+    port: int
+
+
 @dataclass(frozen=True)
 class DiskBackup:
     """A disk's part in a backup. base: checkpoint name, None = full; bitmap: exported one, None = full."""
@@ -55,11 +62,16 @@ class DiskBackup:
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup job: mode (pull or push), NBD socket path (None: TCP, or push), and its disks by target."""
+    """A backup job: mode (pull or push), NBD socket path (None: TCP, or push), and its disks by target.
+
+    tcp: where its server listens instead; tls: whether that wants TLS.
+    """
 
     mode: str
     socket: Optional[str]
     disks: Mapping[str, DiskBackup]
+    tcp: Optional["Listen"] = None
+    tls: bool = False
 
     @property
     def run_id(self) -> Optional[str]:
@@ -107,9 +119,14 @@ def disk_backup(run_id: str, target: str, base: Optional[str], scratch_dir: str)
 
 
 def backup_xml(backup: Backup) -> str:
-    """<domainbackup> of a pull to a unix socket."""
+    """<domainbackup> of a pull."""
     root = ET.Element("domainbackup", mode=backup.mode)
-    ET.SubElement(root, "server", transport="unix", socket=backup.socket or "")
+    if backup.tcp:
+        server = ET.SubElement(root, "server", transport="tcp", name=backup.tcp.host, port=str(backup.tcp.port))
+    else:
+        server = ET.SubElement(root, "server", transport="unix", socket=backup.socket or "")
+    if backup.tls:
+        server.set("tls", "yes")
     disks = ET.SubElement(root, "disks")
     for target, disk in backup.disks.items():
         _add_disk(disks, target, disk)
@@ -131,7 +148,9 @@ def parse_backup(xml: str) -> Backup:
     """Backup from <domainbackup>, ours or anybody's."""
     root = ET.fromstring(xml)
     disks = {e.get("name", ""): _parse_disk_backup(e) for e in root.iterfind("disks/disk") if e.get("backup") != "no"}
-    return Backup(root.get("mode", "push"), _attribute(root, "server", "socket"), disks)
+    name, port = _attribute(root, "server", "name"), _attribute(root, "server", "port")
+    tcp, tls = Listen(name, int(port)) if name and port else None, _attribute(root, "server", "tls") == "yes"
+    return Backup(root.get("mode", "push"), _attribute(root, "server", "socket"), disks, tcp, tls)
 
 
 def _parse_disk_backup(element: ET.Element) -> DiskBackup:

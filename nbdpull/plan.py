@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from . import base, domain, errors, extents, format, series, source, store, writer
+from . import base, domain, errors, extents, format, route, series, source, store, writer
 from .image import DataRanges, Image
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
@@ -30,6 +30,8 @@ class Request:
     exclude: list[str] = field(default_factory=list)
     scratch_dir: Optional[str] = None
     socket: Optional[str] = None
+    nbd: Optional[str] = None
+    tls: Optional[str] = None
     threads: int = 2
 
 
@@ -67,26 +69,31 @@ def _points(request, vm):
 
 
 def _looked_at(request, vm, target, disks, choice, check):
+    way = route.parse(request.nbd, request.tls)
     backup = domain.Plan(
         run_id=format.new_point_id(),
         disks={disk.target: choice.start(disk.target) for disk in disks},
         socket=request.socket,
         scratch_dir=request.scratch_dir or domain.SCRATCH_DIR,
+        tcp=way.listen,
+        tls=way.certificates is not None,
     )
     with vm.backup(backup) as job:
-        found = [_disk(request, target, disk, choice, job, check) for disk in disks]
+        with route.opened(way, vm, job.socket) as server:
+            found = [_disk(request, target, disk, choice, (server, job), check) for disk in disks]
         job.finish()
     return found
 
 
-def _disk(request, target, disk, choice, job, check):
+def _disk(request, target, disk, choice, where, check):
+    server, job = where
     export, parent = job.exports[disk.target], choice.whole_parent(disk.target)
     counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
     started = time.monotonic()
     with ExitStack() as opened:
         held = DataRanges(opened.enter_context(Image(target, parent, disk.target))) if parent else None
         live = opened.enter_context(
-            source.Source(job.socket, export.name, export.bitmap, dirty_from=choice.dirty_from(disk), held=held)
+            source.Source(server, export.name, export.bitmap, dirty_from=choice.dirty_from(disk), held=held)
         )
         sample = _Sample(live)
         for batch in live.extents():

@@ -24,6 +24,7 @@ from . import (
     known_frames,
     pipeline,
     reclaim,
+    route,
     scratch_watch,
     series,
     source,
@@ -58,6 +59,8 @@ class Request:
     freeze_timeout: float = FREEZE_TIMEOUT
     scratch_dir: Optional[str] = None
     socket: Optional[str] = None
+    nbd: Optional[str] = None
+    tls: Optional[str] = None
     level: int = 1
     threads: int = 2
     max_in_flight: Optional[int] = None
@@ -89,16 +92,17 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
     not be removed is told by its attribute `left_behind`, and removed by the next pull.
     """
+    route.parse(request.nbd, request.tls)  # before anything is done
     check = _bounded(check, request.max_duration)
-    with domain.open(request.domain, request.uri, request.stall_timeout) as vm:
-        with journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused):
-            disks = base.chosen_disks(vm, request.disks, request.exclude)
-            vm.require_no_foreign_job()
-            target = series.Series(store.open_or_create(request.output), request.domain)
-            with target.writing():
-                reclaimed = reclaim.reclaim(vm, target, hold)
-                vm.require_idle()
-                return _Run(request, vm, disks, target, hold, reclaimed, report, check).run()
+    opened = domain.open(request.domain, request.uri, request.stall_timeout)
+    with opened as vm, journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused):
+        disks = base.chosen_disks(vm, request.disks, request.exclude)
+        vm.require_no_foreign_job()
+        target = series.Series(store.open_or_create(request.output), request.domain)
+        with target.writing():
+            reclaimed = reclaim.reclaim(vm, target, hold)
+            vm.require_idle()
+            return _Run(request, vm, disks, target, hold, reclaimed, report, check).run()
 
 
 def _bounded(check, seconds):
@@ -124,6 +128,8 @@ class _Run:
         self._report, self._check_caller = report, check
         self._points, refused = target.load()
         self._warnings = [f"a point of the series is left out of account: {error}" for error in refused]
+        self._route = route.parse(request.nbd, request.tls)
+        self._warnings += self._route.warnings()
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._warnings += [f"left by a dead run: {item.what}: {item.left}" for item in reclaimed if item.left]
@@ -225,8 +231,10 @@ class _Run:
             disks={disk.target: choice.start(disk.target) for disk in self._disks},
             checkpoint=self._checkpoint_name() if wanted else None,
             checkpoint_disks=covered if wanted else (),
-            socket=self._request.socket or self._vm.socket_path(self._id),
+            socket=self._request.socket or (None if self._route.listen else self._vm.socket_path(self._id)),
             scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
+            tcp=self._route.listen,
+            tls=self._route.certificates is not None,
             quiesce=self._request.quiesce,
             freeze_timeout=self._request.freeze_timeout,
         )
@@ -256,17 +264,18 @@ class _Run:
         """Read every disk; return their DiskEntries."""
         entries = []
         with self._watch.watching(job), ExitStack() as open_disks:
-            copies = [open_disks.enter_context(self._disk_copy(job, disk, choice)) for disk in self._disks]
+            server = open_disks.enter_context(route.opened(self._route, self._vm, job.socket))
+            copies = [open_disks.enter_context(self._disk_copy(job, disk, choice, server)) for disk in self._disks]
             self._copy_all(copies)
             entries = self._close_all(copies, choice.decisions)
             self._lap("copy")
             job.require_alive()
         return entries
 
-    def _disk_copy(self, job, disk, choice):
+    def _disk_copy(self, job, disk, choice, server):
         known = self._known_frames(choice.base, disk, job.exports[disk.target])
         about = self._throttle, self._check, choice.dirty_from(disk), choice.whole_parent(disk.target)
-        return DiskCopy(self._request, self._series, self._id, disk, job, known, *about)
+        return DiskCopy(self._request, self._series, self._id, disk, (server, job), known, *about)
 
 
     def _known_frames(self, start, disk, export):

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
+from typing import NamedTuple, Optional
 
 import numpy
 
@@ -61,6 +62,15 @@ def tls_is_verified(version):
 _TLS_MENDED = {(1, 18): 5, (1, 20): 2}  # first patch of the stable branches with the repair; all later branches have it
 
 
+class Tcp(NamedTuple):
+    """A server to be reached by TCP. certificates: folder with ca-cert.pem, and with client-cert.pem and client-key.pem
+    where the server wants to know us; then TLS is required, and the server's certificate must be good for `host`."""
+
+    host: str
+    port: int
+    certificates: Optional[str] = None
+
+
 class ConnectionLost(errors.SourceError):
     """The connection broke; another one may serve."""
 
@@ -70,7 +80,7 @@ class ReadFailed(errors.SourceError):
 
 
 class Source:
-    """One export. size: bytes; bitmap: the name of its dirty bitmap, or None for a full read.
+    """One export. socket: path of a unix socket, or Tcp; size: bytes; bitmap: name of its dirty bitmap, None = full.
 
     Where a bitmap is known to say too little: dirty_from is the offset from which all is dirty; held(start, stop) gives
     the ranges where the image that the extents are laid over has data: what of them is clean and zero is told, too.
@@ -259,12 +269,23 @@ class _Connection:
             self._nbd.set_export_name(export)
             for context in contexts:
                 self._nbd.add_meta_context(context)
-            self._nbd.aio_connect_unix(address)
+            self._start(address)
             self._poll_while(lambda: self._nbd.aio_is_connecting(), "connecting")
             if not self._nbd.aio_is_ready():
                 raise ConnectionLost(f"{export}: the NBD server closed the connection")
             self._require(contexts)
             self.size = self._nbd.get_size()
+
+    def _start(self, server):
+        if not isinstance(server, Tcp):
+            self._nbd.aio_connect_unix(server)
+            return
+        if server.certificates:
+            # Never ALLOW: that falls back to plain text. The peer is checked against the name that is connected to.
+            self._nbd.set_tls(nbd.TLS_REQUIRE)
+            self._nbd.set_tls_certificates(server.certificates)
+            self._nbd.set_tls_verify_peer(True)
+        self._nbd.aio_connect_tcp(server.host, str(server.port))
 
     def _require(self, contexts):
         for context in contexts:

@@ -1,0 +1,279 @@
+"""TCP with real certificates and a real sshd, on loopback: what is right works, and nothing else does."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from bed import Unavailable
+from bed.guest import _fetch, _unpack
+from bed.libvirtd import cache_folder
+from bed.machine import MIB, wait_for
+from test_pull import CLUSTER, SINCE, Before, modes, nbdpull, pulled  # noqa: F401
+
+from nbdpull import errors, route, source
+
+pytest.importorskip("libvirt")
+
+SAN = {"server": "subjectAltName=DNS:localhost", "client": "subjectAltName=DNS:backup"}
+
+
+def openssl(*words):
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+
+
+def make_ca(folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
+            "-days", "2", "-keyout", folder / "ca-key.pem", "-out", folder / "ca-cert.pem")  # fmt: skip
+    return folder
+
+
+def make_certificate(ca, folder, who):
+    """who-cert.pem and who-key.pem in folder, signed by ca."""
+    folder.mkdir(parents=True, exist_ok=True)
+    request, config = folder / "request", folder / "extensions"
+    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={who}",
+            "-keyout", folder / f"{who}-key.pem", "-out", request)  # fmt: skip
+    config.write_text(f"{SAN[who]}\nextendedKeyUsage={who}Auth\nkeyUsage=digitalSignature\n")
+    openssl("x509", "-req", "-in", request, "-CA", ca / "ca-cert.pem", "-CAkey", ca / "ca-key.pem", "-CAcreateserial",
+            "-days", "2", "-extfile", config, "-out", folder / f"{who}-cert.pem")  # fmt: skip
+    shutil.copy(ca / "ca-cert.pem", folder)
+    request.unlink()
+    return folder
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Folders: server, right, other_ca (a client of another CA), no_client (the right CA, no certificate)."""
+    base = tmp_path_factory.mktemp("tls")
+    ours, other = make_ca(base / "ca", "ours"), make_ca(base / "other", "other")
+    made = {"server": make_certificate(ours, base / "server", "server")}
+    made["right"] = make_certificate(ours, base / "right", "client")
+    made["other_ca"] = make_certificate(other, base / "wrong", "client")
+    made["unknown_client"] = make_certificate(other, base / "unknown", "client")
+    shutil.copy(ours / "ca-cert.pem", made["unknown_client"])
+    made["no_client"] = base / "none"
+    made["no_client"].mkdir()
+    shutil.copy(ours / "ca-cert.pem", made["no_client"])
+    return made
+
+
+@pytest.fixture
+def with_tls(private_libvirt, certificates):
+    """libvirt's daemon has the server's certificates, and asks clients for theirs."""
+    folder = Path("/etc/libvirt" if private_libvirt.root else os.environ["XDG_CONFIG_HOME"] + "/libvirt")
+    before = (folder / "qemu.conf").read_text()
+    (folder / "qemu.conf").write_text(f'{before}backup_tls_x509_cert_dir = "{certificates["server"]}"\n')
+    private_libvirt.restart()
+    yield
+    (folder / "qemu.conf").write_text(before)
+    private_libvirt.restart()
+
+
+def test_tls(with_tls, certificates, pulled):  # noqa: F811
+    witness = pulled({"vda": 2 * MIB})
+    vm, port = witness.vm, free_port()
+    vm.write("vda", 0, MIB)
+    by_tcp = ("--nbd", f"tcp:localhost:{port}")
+    witness.pull(*by_tcp, "--tls", certificates["right"])
+    vm.write("vda", CLUSTER, CLUSTER, 0x21)
+    assert modes(witness.pull(*by_tcp, "--tls", certificates["right"])) == {"vda": SINCE}
+    told = witness.result["warnings"]
+    assert bool(told) != source.tls_is_verified(source.library_version()) and all("known gaps" in t for t in told)
+    witness.assert_restores()
+    before = Before(witness)
+    for wrong in ("other_ca", "no_client", "unknown_client"):
+        done = nbdpull(*witness.words(*by_tcp, "--tls", certificates[wrong]))
+        assert done.returncode == 6, f"{wrong}: {done.stdout}"
+        before.assert_same()
+    # the certificate is good for localhost, and for no other name of the same address
+    done = nbdpull(*witness.words("--nbd", f"tcp:127.0.0.1:{port}", "--tls", certificates["right"]))
+    assert done.returncode == 6
+    before.assert_same()
+    key = (certificates["right"] / "client-key.pem").read_text().split("\n")[1]
+    for file in [path for path in witness.store.rglob("*") if path.is_file()]:
+        assert key.encode() not in file.read_bytes()
+    assert key not in vm.bed.daemon_log() + vm.bed.qemu_log(vm.name).read_text() + done.stdout + done.stderr
+
+
+def serve(*words):
+    port = free_port()
+    process = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "0", "-x", "vda", "-p", str(port), *map(str, words)])
+    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "qemu-nbd listens")
+    return process, port
+
+
+def test_no_way_back_to_plain_text(certificates, tmp_path):
+    image = tmp_path / "image"
+    image.write_bytes(b"\x55" * MIB)
+    plain, port = serve("-f", "raw", image)
+    try:
+        assert source.Source(source.Tcp("localhost", port), "vda").size == MIB
+        with pytest.raises(errors.SourceError):
+            source.Source(source.Tcp("localhost", port, str(certificates["right"])), "vda")
+    finally:
+        plain.kill()
+        plain.wait()
+    tls, port = serve("--object", f"tls-creds-x509,id=t,endpoint=server,dir={certificates['server']},verify-peer=yes",
+                      "--tls-creds", "t", "-f", "raw", image)  # fmt: skip
+    try:
+        with source.Source(source.Tcp("localhost", port, str(certificates["right"])), "vda") as live:
+            assert live.read(0, 512) == b"\x55" * 512
+        for refused in (source.Tcp("localhost", port), source.Tcp("localhost", port, str(certificates["no_client"]))):
+            with pytest.raises(errors.SourceError):
+                source.Source(refused, "vda").read(0, 512)
+    finally:
+        tls.kill()
+        tls.wait()
+
+
+def test_plain_tcp_says_what_it_is(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    witness.pull("--nbd", f"tcp:127.0.0.1:{free_port()}")
+    assert "has no TLS" in witness.result["warnings"][0]
+    witness.assert_restores()
+
+
+@pytest.mark.parametrize("words", [
+    ["--nbd", "localhost:1"], ["--nbd", "tcp:localhost:0"], ["--nbd", "tcp:localhost:99999"], ["--tls", "/nowhere"],
+    ["--nbd", "tcp:localhost:1", "--tls", "/nowhere"], ["--nbd", "tcp:localhost:1", "--socket", "/tmp/x.sock"],
+])  # fmt: skip
+def test_wrong_words(pulled, words):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    done = nbdpull(*witness.words(*words))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_port_taken_and_no_certificates(pulled, certificates):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    witness.pull()
+    before = Before(witness)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = nbdpull(*witness.words("--nbd", f"tcp:127.0.0.1:{taken.getsockname()[1]}"))
+        assert done.returncode == 6 and "listen at 127.0.0.1" in done.stderr
+    done = nbdpull(*witness.words("--nbd", f"tcp:localhost:{free_port()}", "--tls", certificates["right"]))
+    assert done.returncode == 6 and "backup_tls_x509_cert_dir" in done.stderr
+    before.assert_same()
+
+
+# -- ssh --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sshd(private_libvirt):
+    """A real sshd on loopback that lets root in by one key; (port, client's key, folder)."""
+    if os.geteuid():
+        pytest.skip("an sshd of our own that starts sessions needs root")
+    folder = Path(tempfile.mkdtemp(prefix="sshd", dir="/var/tmp"))
+    program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") or _unpacked_sshd(folder)
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    port = free_port()
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
+        "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+        f"PidFile none\nSetEnv LIBVIRT_AUTOSTART=0 PATH={os.environ['PATH']}\n"
+    )
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "sshd/usr/lib/x86_64-linux-gnu")}
+    with separation_user(folder), open(folder / "log", "wb") as log:
+        process = subprocess.Popen([program, "-D", "-e", "-f", folder / "config"], stderr=log, env=environment)
+        try:
+            wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "sshd listens")
+            yield port, folder / "user", folder
+        finally:
+            process.terminate()
+            process.wait()
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def separation_user(folder):
+    """sshd wants a user of its own name. Where there is none, our mount namespace gets an /etc/passwd that has one."""
+    users = Path("/etc/passwd").read_text()
+    with contextlib.ExitStack() as undo:
+        if not Path("/run/sshd").exists():
+            os.mkdir("/run/sshd", 0o755)
+            undo.callback(os.rmdir, "/run/sshd")
+        if "\nsshd:" not in users:
+            (folder / "passwd").write_text(f"{users}sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
+            subprocess.run(["mount", "--bind", folder / "passwd", "/etc/passwd"], check=True)
+            undo.callback(subprocess.run, ["umount", "/etc/passwd"], check=True)
+        yield
+
+
+def _unpacked_sshd(folder):
+    try:
+        for package in ("openssh-server", "libwrap0"):
+            _unpack(_fetch(package, cache_folder() / "packages"), folder / "sshd")
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    return folder / "sshd/usr/sbin/sshd"
+
+
+@pytest.fixture
+def ssh_wrapper(sshd, tmp_path):
+    """A command for the URI that knows the host's key, as an administrator's ~/.ssh/config would."""
+    port, _, folder = sshd
+    known = tmp_path / "known_hosts"
+    host_key = " ".join((folder / "host.pub").read_text().split()[:2])
+    known.write_text(f"[127.0.0.1]:{port} {host_key}\n")
+    command = tmp_path / "ssh"
+    command.write_text(f'#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile={known} "$@"\n')
+    command.chmod(0o755)
+    return command
+
+
+def uri(sshd, command, key=None):
+    return f"qemu+ssh://root@127.0.0.1:{sshd[0]}/system?command={command}&keyfile={key or sshd[1]}&no_tty=1"
+
+
+def test_ssh(sshd, ssh_wrapper, pulled, tmp_path):  # noqa: F811
+    witness = pulled({"vda": 2 * MIB})
+    vm = witness.vm
+    vm.write("vda", 0, MIB)
+    remote = uri(sshd, ssh_wrapper)
+    witness.pull("-c", remote)
+    vm.write("vda", CLUSTER, CLUSTER, 0x21)
+    assert modes(witness.pull("-c", remote)) == {"vda": SINCE}
+    witness.assert_restores()
+    assert not list(Path(tempfile.gettempdir()).glob("nbdpull-*"))
+    before = Before(witness)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "stranger"], check=True)
+    done = nbdpull(*witness.words("-c", uri(sshd, ssh_wrapper, tmp_path / "stranger")))
+    assert done.returncode in (6, 7) and "Traceback" not in done.stderr
+    # libvirt lets us in, but the server forwards no sockets
+    config = sshd[2] / "config"
+    config.write_text(config.read_text() + "AllowStreamLocalForwarding no\n")
+    subprocess.run([sys.executable, "-c", f"import os,signal; os.kill({_daemon(sshd)}, signal.SIGHUP)"], check=True)
+    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", sshd[0])) == 0, "sshd listens again")
+    done = nbdpull(*witness.words("-c", remote))
+    assert done.returncode == 6 and "Traceback" not in done.stderr
+    before.assert_same()
+
+
+def _daemon(sshd):
+    found = subprocess.run(["pgrep", "-f", str(sshd[2] / "config")], capture_output=True, text=True, check=True)
+    return int(found.stdout.split()[0])
+
+
+def test_what_ssh_is_told():
+    words = route.ssh_command("qemu+ssh://backup@hv1:2222/system?keyfile=/k")
+    assert words[0] == "ssh" and words[-2:] == ["--", "hv1"]
+    assert re.search("-i /k .*-l backup .*-p 2222", " ".join(words))
+    with pytest.raises(errors.UsageError, match="only ssh"):
+        route.ssh_command("qemu+tls://hv1/system")
