@@ -1,0 +1,321 @@
+"""Random deeds against one VM and one store, and a model that knows every byte of every point.
+
+    scripts/torture [--seed N] [--minutes M]
+
+Guest writes, zeroes and discards, pulls, kills of nbdpull at random instants, restarts of the daemon and of the VM,
+SIGKILL of QEMU, resizes, shrinking and growing, disks that come and go, foreign checkpoints, lost metadata. After every
+pull the new point is restored and compared; from time to time every point is, and the store is verified. What a disk
+holds is told by the model alone: it is compared with the live disk, too. A seed repeats the deeds, not their timing.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT)]
+
+from bed import BedError  # noqa: E402
+from bed.libvirtd import PrivateLibvirt, libvirt  # noqa: E402
+from bed.machine import MIB, Machine, wait_for  # noqa: E402
+
+from nbdpull import arguments, errors  # noqa: E402
+
+SECTOR, CLUSTER = 512, 64 << 10
+# What a run that was killed may leave to the next one; that one is to go on as if nothing had been.
+LIMIT = 90  # seconds a command may take
+
+
+class Wrong(Exception):
+    """nbdpull broke a promise."""
+
+
+class Torture:
+    """One VM, one store, one model: disks[target] is a bytearray, points[id] the disks as they were."""
+
+    def __init__(self, bed, folder, seed, log=print):
+        self.random = random.Random(seed)
+        self.bed, self.folder, self.log = bed, Path(folder), log
+        self.store, self.scratch = self.folder / "store", self.folder / "scratch"
+        self.scratch.mkdir(parents=True)
+        sizes = {"vda": self._size(), "vdb": self._size(), "sdc": self._size()}
+        self.vm = Machine(bed, self.folder / "images", sizes)
+        self.vm.start()
+        self.disks = {target: bytearray(size) for target, size in sizes.items()}
+        self.points, self.foreign, self.counts = {}, [], collections.Counter()
+
+    def run(self, seconds):
+        """Do deeds until the time is up, and prove all that was made."""
+        deeds = [(self.write, 30), (self.zero, 10), (self.discard, 8), (self.pull, 14), (self.kill_pull, 6),
+                 (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
+                 (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
+                 (self.replug, 1), (self.prove_all, 1)]  # fmt: skip
+        chosen, weights = zip(*deeds)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            deed = self.random.choices(chosen, weights)[0]
+            self.counts[deed.__name__] += 1
+            deed()
+        self.pull()
+        self.prove_all()
+        self.prove_live()
+
+    def close(self):
+        self.vm.close()
+
+    # -- the guest ------------------------------------------------------------------------------------------------
+
+    def write(self):
+        disk, offset, length = self._range()
+        pattern = self.random.randrange(1, 256)
+        self.vm.write(disk, offset, length, pattern)
+        self.disks[disk][offset : offset + length] = bytes([pattern]) * length
+
+    def zero(self):
+        disk, offset, length = self._range()
+        self.vm.write_zeroes(disk, offset, length, unmap=self.random.random() < 0.5)
+        self.disks[disk][offset : offset + length] = bytes(length)
+
+    def discard(self):
+        """Whole clusters: what a discard leaves of parts of them is the image's business."""
+        disk, offset, length = self._range(CLUSTER)
+        self.vm.discard(disk, offset, length)
+        held = self.vm.content(disk)
+        if held[:offset] + held[offset + length :] != self.disks[disk][:offset] + self.disks[disk][offset + length :]:
+            raise Wrong(f"the bed: a discard changed {disk} elsewhere")
+        self.disks[disk][offset : offset + length] = held[offset : offset + length]
+
+    def _size(self):
+        return self.random.randrange(2 * MIB, 6 * MIB, SECTOR)
+
+    def _range(self, unit=SECTOR):
+        disk = self.random.choice(sorted(self.disks))
+        units = len(self.disks[disk]) // unit
+        first = self.random.randrange(units)
+        most = self.random.choice([1, 8, 200, units])
+        return disk, first * unit, self.random.randint(1, max(1, min(most, units - first))) * unit
+
+    # -- nbdpull --------------------------------------------------------------------------------------------------
+
+    def words(self, *options):
+        return [sys.executable, "-m", "nbdpull", "pull", "-o", self.store, "--json", "-c", self.bed.uri,
+                "--scratch-dir", self.scratch, "--frame-size", "64K", *options, "--", self.vm.name]  # fmt: skip
+
+    def start(self, *words):
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(list(map(str, words)), env=environment, **pipes)
+
+    def pull(self, *options):
+        frozen = {target: bytes(content) for target, content in self.disks.items()}
+        options = options or self.random.choice([(), (), (), ("--full",), ("--no-checkpoint",)])
+        process = self.start(*self.words(*options))
+        output, said = process.communicate(timeout=LIMIT)
+        if process.returncode:
+            raise Wrong(f"a pull failed: {said}")
+        self._note(json.loads(output.splitlines()[-1])["point"], frozen)
+
+    def kill_pull(self):
+        """SIGKILL, TERM or INT at a random instant. It may have been done by then."""
+        frozen = {target: bytes(content) for target, content in self.disks.items()}
+        before = set(self._listed())
+        process = self.start(*self.words())
+        time.sleep(self.random.random() ** 2 * 1.5)
+        how = self.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        process.send_signal(how)
+        said = process.communicate(timeout=LIMIT)[1]
+        if "Traceback" in said and how == signal.SIGKILL:
+            raise Wrong(f"a traceback: {said}")
+        for point in self._listed().values():
+            if point["id"] not in before:  # committed before it died
+                self._note(point, frozen)
+        if how == signal.SIGKILL:
+            self._reclaim()
+        self._require_nothing_left()
+
+    def _reclaim(self):
+        """What a killed run leaves is removed by `cleanup` where nbdpull has it, else as its operator would do."""
+        if "cleanup" in arguments.VERBS:
+            done = self.start(sys.executable, "-m", "nbdpull", "cleanup", self.vm.name, "-o", self.store,
+                              "-c", self.bed.uri)  # fmt: skip
+            said = done.communicate(timeout=LIMIT)[1]
+            if done.returncode:
+                raise Wrong(f"cleanup failed: {said}")
+            return
+        if self.vm.job_active():
+            self.vm.domain.abortJob()
+            wait_for(lambda: not self.vm.job_active(), "end of the job")
+
+    def _require_nothing_left(self):
+        if self.vm.job_active():
+            raise Wrong("a job is left")
+
+    def _note(self, point, frozen):
+        self.points[point["id"]] = frozen
+        modes = {disk["name"]: f"{disk['mode']}/{disk['reason']}" for disk in point["disks"]}
+        self.counts.update(modes.values())
+        if set(modes) != set(frozen):
+            raise Wrong(f"point {point['id']} has disks {sorted(modes)}, the machine {sorted(frozen)}")
+        self.prove(point["id"])
+
+    def _listed(self):
+        if not (self.store / "nbdpull.json").exists():
+            return {}
+        process = self.start(sys.executable, "-m", "nbdpull", "list", self.store, "--json")
+        output, said = process.communicate(timeout=LIMIT)
+        if process.returncode:
+            raise Wrong(f"list failed: {said}")
+        return {point["id"]: point for point in json.loads(output)}
+
+    # -- proof ----------------------------------------------------------------------------------------------------
+
+    def prove(self, point):
+        out = self.folder / "restored"
+        process = self.start(sys.executable, "-m", "nbdpull", "restore", self.store, "-o", out, "--point", point,
+                             "--format", "raw", "--quiet")  # fmt: skip
+        said = process.communicate(timeout=LIMIT)[1]
+        if process.returncode:
+            raise Wrong(f"restore of {point} failed: {said}")
+        for disk, content in self.points[point].items():
+            self._require_same((out / f"{disk}.raw").read_bytes(), content, f"point {point}, disk {disk}")
+        shutil.rmtree(out)
+
+    def prove_all(self):
+        for point in self.points:
+            self.prove(point)
+        if self.points:
+            process = self.start(sys.executable, "-m", "nbdpull", "verify", self.store)
+            output, said = process.communicate(timeout=LIMIT)
+            if process.returncode:
+                raise Wrong(f"verify: {output} {said}")
+
+    def prove_live(self):
+        for disk, content in self.disks.items():
+            self._require_same(self.vm.content(disk), content, f"the bed: live disk {disk}")
+
+    def _require_same(self, got, expected, what):
+        if got != expected:
+            wrong = [i for i in range(0, len(expected), SECTOR) if got[i : i + SECTOR] != expected[i : i + SECTOR]]
+            raise Wrong(f"{what}: {len(got)} bytes for {len(expected)}, {len(wrong)} sectors differ, first {wrong[:4]}")
+
+    # -- the host -------------------------------------------------------------------------------------------------
+
+    def stop_and_start(self):
+        self.vm.stop()
+        self.vm.start()
+
+    def pull_offline(self):
+        self.vm.stop()
+        self.pull()
+        if self.vm.active:
+            raise Wrong("a domain that was off is on")
+        self.vm.start()
+
+    def crash(self):
+        """What the guest was told to be written is flushed before: the model knows no lost writes."""
+        self.vm.flush()
+        self.vm.kill()
+        self.vm.start()
+
+    def restart_daemon(self):
+        self.bed.restart(hard=self.random.random() < 0.5)
+
+    def resize(self):
+        disk = self.random.choice(sorted(self.disks))
+        self._resize(disk, self._size())
+
+    def shrink_and_grow(self):
+        disk = self.random.choice(sorted(self.disks))
+        size = len(self.disks[disk])
+        self._resize(disk, max(SECTOR, size // 2 // SECTOR * SECTOR))
+        self._resize(disk, size)
+
+    def _resize(self, disk, size):
+        try:
+            self.vm.resize(disk, size)
+        except (libvirt.libvirtError, BedError):  # QEMU resizes no image with a void bitmap
+            self.counts["resize refused"] += 1
+            return
+        content = self.disks[disk]
+        self.disks[disk] = content[:size] + bytes(max(0, size - len(content)))
+
+    def foreign_checkpoint(self):
+        if self.foreign and self.random.random() < 0.4:
+            name = self.foreign.pop()
+            if name in self.vm.checkpoints():
+                try:
+                    self.vm.delete_checkpoint(name)
+                except libvirt.libvirtError:  # of a disk that was replaced
+                    self.vm.domain.checkpointLookupByName(name).delete(2)
+            return
+        name = f"foreign{self.counts['foreign_checkpoint']}"
+        self.vm.create_checkpoint(name)
+        self.foreign.append(name)
+
+    def forget(self):
+        """libvirt loses a checkpoint of ours, as in a migration; or an administrator deletes it."""
+        ours = [name for name in self.vm.checkpoints() if name.startswith("nbdpull-")]
+        if ours:
+            try:
+                self.vm.domain.checkpointLookupByName(self.random.choice(ours)).delete(self.random.choice([0, 2]))
+            except libvirt.libvirtError:
+                self.counts["deletion refused"] += 1
+
+    def replug(self):
+        """Another disk in the place of one: new image, other path."""
+        self.vm.detach_disk("sdc")
+        size = self._size()
+        image = self.folder / "images" / f"plugged-{self.counts['replug']}.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, str(size)], check=True)
+        from bed.machine import Disk
+
+        self.vm.attach_disk("sdc", Disk(size, path=image))
+        self.disks["sdc"] = bytearray(size)
+
+
+def torture(bed, seed, minutes, log=print, keep=False):
+    """Run one seed; raises Wrong. Returns how often each deed was done, and each reason came up."""
+    folder = tempfile.mkdtemp(prefix="torture-", dir="/var/tmp")
+    done = False
+    run = Torture(bed, folder, seed, log)
+    try:
+        run.run(60 * minutes)
+        done = True
+    finally:
+        run.close()
+        if not done or keep:
+            log(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder)
+    return run.counts, len(run.points)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--keep", action="store_true", help="keep store and images")
+    args = parser.parse_args()
+    print(f"seed {args.seed}, {args.minutes:g} minutes", flush=True)
+    with PrivateLibvirt() as bed:
+        try:
+            counts, points = torture(bed, args.seed, args.minutes, keep=args.keep)
+        except (Wrong, BedError, errors.NbdpullError, subprocess.TimeoutExpired) as error:
+            print(f"seed {args.seed}: {type(error).__name__}: {error}")
+            return 1
+    print(f"seed {args.seed}: {points} points, each restored to what the disks held")
+    print("\n".join(f"{count:6} {name}" for name, count in sorted(counts.items())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
