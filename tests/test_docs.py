@@ -162,15 +162,14 @@ def test_exit_codes_are_those_of_the_manual():
 
 
 def decided_reasons():
-    """The second member of each pair that the functions of pull.py return which decide on a disk or on a base."""
-    module = ast.parse((PROJECT / "nbdpull/pull.py").read_text())
+    """The second member of each pair that the functions of base.py make which decide on a disk or on a base."""
+    module = ast.parse((PROJECT / "nbdpull/base.py").read_text())
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
-    deciding = [node for node in functions if node.name in ("decide", "_base", "_newest_base")]
-    assert len(deciding) == 3
-    pairs = [node.value for f in deciding for node in ast.walk(f) if isinstance(node, ast.Return)]
-    for pair in pairs:
-        if isinstance(pair, ast.Tuple):
-            yield from _texts(pair.elts[1])
+    names = ("choose", "decide", "_decide_by_parent", "newest", "_of_point")
+    deciding = [node for node in functions if node.name in names]
+    assert len(deciding) == len(names)
+    for pair in [node for function in deciding for node in ast.walk(function) if isinstance(node, ast.Tuple)]:
+        yield from _texts(pair.elts[1])
 
 
 def _texts(node):
