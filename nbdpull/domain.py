@@ -251,7 +251,8 @@ class Domain:
             raise errors.Busy(f"domain '{self.name}' stands paused for a pull of process {owner} (pid, start, host): "
                               "try again when that has ended; if it never will, virsh destroy --graceful")  # fmt: skip
         if not owner and not start:
-            raise self._not_running()
+            raise errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first, or let it be started "
+                                          "paused (--offline=start-paused)")  # fmt: skip
         if not owner:
             self._start_paused()
         token = _own_token()
@@ -549,8 +550,7 @@ class Domain:
             return error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
 
     def _not_running(self) -> errors.NbdpullError:
-        return errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first, or let it be started "
-                                       "paused (--offline=start-paused)")
+        return errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first")
 
     def _no_checkpoint(self, name: str) -> errors.NbdpullError:
         has = _listing(self.checkpoints())

@@ -242,7 +242,10 @@ def uri(sshd, command, key=None):
     return f"qemu+ssh://root@127.0.0.1:{sshd[0]}/system?command={command}&keyfile={key or sshd[1]}&no_tty=1"
 
 
-def test_ssh(sshd, ssh_wrapper, pulled, tmp_path):  # noqa: F811
+def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):  # noqa: F811
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     witness = pulled({"vda": 2 * MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -251,7 +254,7 @@ def test_ssh(sshd, ssh_wrapper, pulled, tmp_path):  # noqa: F811
     vm.write("vda", CLUSTER, CLUSTER, 0x21)
     assert modes(witness.pull("-c", remote)) == {"vda": SINCE}
     witness.assert_restores()
-    assert not list(Path(tempfile.gettempdir()).glob("nbdpull-*"))
+    assert not os.listdir(temporary)
     before = Before(witness)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "stranger"], check=True)
     done = nbdpull(*witness.words("-c", uri(sshd, ssh_wrapper, tmp_path / "stranger")))
