@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional
 
-from nbdpull import domain_freeze, domain_xml, errors
+from nbdpull import domain_xml, errors
 from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
 
 try:
     import libvirt
 
-    from nbdpull import domain_link
+    from nbdpull import domain_freeze, domain_link  # they need libvirt, too
 except ImportError as error:
     raise errors.MissingSoftware(
         "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "

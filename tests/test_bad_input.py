@@ -88,7 +88,7 @@ def test_domain_not_running(machine, tmp_path):
     point = witness.pull()
     vm.stop()
     for options in ([], ["--full"], ["--since", "foreign"], ["--since", point["checkpoint"]], ["--since", "none"]):
-        assert_refused(witness, DOMAIN, "domain-not-running", [vm.name, "is not running"], *options)
+        assert_refused(witness, DOMAIN, "domain-not-running", [vm.name, "is not running"], "--offline=refuse", *options)
     assert not vm.active
 
 

@@ -15,19 +15,19 @@ import nbdpull
 TABLE = """
 __main__  nbdkit_plugin                 starts, and exits: a command line; what nbdkit runs
 cli                                     the only file that prints: messages, signals, which verb is run
-pull  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal   verbs; words
-reclaim  disk_restore  domain_define    what dead runs left; one disk on its way out; a domain on its way back
-disk_copy  domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; targets
-image                                   a disk as of a point: which point answers for a range
-source  nbd_target  qcow2  writer  reader  series  findings  domain_link  domain_files   NBD; chunk files; points
-domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle   XML; manifests; threads; files
+pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal   verbs
+base  disk_copy  reclaim  route  disk_restore  domain_define   a disk on its way
+domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
+image   which point answers
+source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_files   NBD; chunk files
+domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle   XML; files
 format  sizes                           magic numbers, byte offsets, names of files; sizes as people write them
 extents                                 pure algebra of ranges
 errors                                  everything that can go wrong, with its exit code
 """
 
 LIBRARIES = {
-    "libvirt": {"domain", "domain_link", "domain_boot"},
+    "libvirt": {"domain", "domain_link", "domain_boot", "domain_freeze", "domain_thaw"},
     "libvirt_qemu": {"domain_boot"},
     "nbdkit": {"nbdkit_plugin"},  # a module that exists inside nbdkit only
     "nbd": {"source", "nbd_target"},

@@ -28,6 +28,7 @@ def test_a_point(vm):
         "checkpoint": f"nbdpull-{second.id}",
         "parent": first.id,
         "consistency": "crash-consistent",
+        "consistency_reason": "",
         "seconds": {"copy": 0.5},
         "versions": {"nbdpull": "0.1.0"},
         "verified": None,
