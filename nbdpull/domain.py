@@ -131,7 +131,7 @@ class Host(NamedTuple):
 @contextlib.contextmanager
 def host(uri: Optional[str] = None) -> Iterator[Host]:
     """What a libvirt tells of itself. AccessDenied, HypervisorError."""
-    with connected(uri) as connection, _translated("cannot look at libvirt"):
+    with connected(uri) as connection, translated("cannot look at libvirt"):
         here = connection.getURI()
         versions = {"libvirt": _dotted(connection.getLibVersion()), "qemu": _dotted(connection.getVersion())}
         names = sorted(each.name() for each in connection.listAllDomains())

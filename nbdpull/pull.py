@@ -277,7 +277,6 @@ class _Run:
         about = self._throttle, self._check, choice.dirty_from(disk), choice.whole_parent(disk.target)
         return DiskCopy(self._request, self._series, self._id, disk, (server, job), known, *about)
 
-
     def _known_frames(self, start, disk, export):
         """What the parent holds of an incremental disk, where that is wanted, whole, and fits in memory."""
         if not (self._request.dedupe and export.bitmap and start and start.point):

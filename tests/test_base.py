@@ -39,8 +39,11 @@ def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):  # noqa: F811
     vm = witness.vm
     first = witness.pull()
     forget(vm, first["checkpoint"])
-    node = next(block["inserted"]["node-name"] for block in vm.qmp("query-block")
-                if first["checkpoint"] in [b["name"] for b in block.get("inserted", {}).get("dirty-bitmaps", [])])
+    node = next(
+        block["inserted"]["node-name"]
+        for block in vm.qmp("query-block")
+        if first["checkpoint"] in [b["name"] for b in block.get("inserted", {}).get("dirty-bitmaps", [])]
+    )
     vm.qmp("block-dirty-bitmap-remove", node=node, name=first["checkpoint"])
     vm.write("vda", 0, CLUSTER, 0x21)
     vm.write("sdb", 0, CLUSTER, 0x22)

@@ -15,7 +15,7 @@ import nbdpull
 TABLE = """
 __main__  nbdkit_plugin                 starts, and exits: a command line; what nbdkit runs
 cli                                     the only file that prints: messages, signals, which verb is run
-pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal   verbs
+pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal
 base  disk_copy  reclaim  route  disk_restore  domain_define   a disk on its way
 domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
 image   which point answers
