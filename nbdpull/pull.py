@@ -7,7 +7,7 @@ libvirt's XML, NBD handles, byte layouts, what is printed.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Callable, Optional
@@ -296,10 +296,13 @@ class _Run:
             weight=lambda item: extents.total(item[1], extents.DATA),
             check=self._check,
         )
-        for copy, result in encoded:
-            copy.add(result)
-            self._check()
-            self._report(event="progress", **copy.progress())
+        # Closed at once where `add` fails: threads that go on reading make connections that nobody closes, and QEMU
+        # stands still, guest and all, if its server is stopped while a client is in the midst of something.
+        with closing(encoded):
+            for copy, result in encoded:
+                copy.add(result)
+                self._check()
+                self._report(event="progress", **copy.progress())
 
     def _close_all(self, copies, decisions):
         """At once: what takes time here is the disk's, which does better with all of it to do."""

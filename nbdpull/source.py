@@ -99,6 +99,7 @@ class Source:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._all: list[_Connection] = []
+        self._closed = False
         self._mapper = self._connect(self._contexts)
         self.size = self._mapper.size
 
@@ -108,6 +109,9 @@ class Source:
         )
         with self._lock:
             self._all.append(connection)
+        if self._closed:  # meanwhile, by the thread that gave the run up: the job ends only when all have hung up
+            self._drop(connection)
+            raise errors.SourceError(f"{self._export}: the source was closed")
         return connection
 
     # Extents
@@ -195,9 +199,9 @@ class Source:
                     raise
                 call = again
             except ConnectionLost:
-                self._require_alive()
-                if not left:
+                if self._closed or not left:
                     raise
+                self._require_alive()
                 self._sleep(pause)
                 pause, call = 2 * pause, None
         raise AssertionError("every try returns or raises")
@@ -215,7 +219,8 @@ class Source:
         connection.close()
 
     def close(self):
-        """Close every connection; none may be in use any more."""
+        """Close every connection; what is under way on one, such as the map, fails."""
+        self._closed = True
         while self._all:
             self._all.pop().close()
 
@@ -409,31 +414,33 @@ class _Connection:
                 raise errors.AccessDenied(
                     f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({error.string})"
                 ) from error
-            lost = error.errno in BROKEN or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
+            lost = error.errno in BROKEN or self._nbd is None or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
             kind = ConnectionLost if lost else errors.SourceError
             raise kind(f"{self._export}: {doing} failed ({error.string})") from error
 
     def close(self):
         """Take leave, and let go; a server that does not answer is not waited for."""
-        if not hasattr(self, "_nbd"):
+        handle, self._nbd = self._nbd, None
+        if handle is None:
             return
         with suppress(nbd.Error):  # it was closed or lost already
-            if self._nbd.aio_is_ready() and not self._nbd.aio_in_flight():
-                self._nbd.aio_disconnect()
-                self._poll_goodbye()
-        self._hang_up()
-        del self._nbd  # libnbd before 1.16 has no close()
+            if handle.aio_is_ready() and not handle.aio_in_flight():
+                handle.aio_disconnect()
+                _poll_goodbye(handle)
+        _hang_up(handle)  # libnbd before 1.16 has no close()
 
-    def _hang_up(self):
-        """End the connection whoever still refers to the handle, such as an exception's traceback: QEMU does not end a
-        job while a client of its server is in the midst of the handshake."""
-        with suppress(nbd.Error, OSError), socket.socket(fileno=os.dup(self._nbd.aio_get_fd())) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
 
-    def _poll_goodbye(self):
-        deadline = time.monotonic() + GOODBYE
-        while not (self._nbd.aio_is_closed() or self._nbd.aio_is_dead()) and time.monotonic() < deadline:
-            self._nbd.poll(POLL_INTERVAL)
+def _hang_up(handle):
+    """End the connection whoever still refers to the handle, such as an exception's traceback: QEMU does not end a
+    job while a client of its server is in the midst of the handshake."""
+    with suppress(nbd.Error, OSError), socket.socket(fileno=os.dup(handle.aio_get_fd())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _poll_goodbye(handle):
+    deadline = time.monotonic() + GOODBYE
+    while not (handle.aio_is_closed() or handle.aio_is_dead()) and time.monotonic() < deadline:
+        handle.poll(POLL_INTERVAL)
 
 
 def _accept(_piece, _offset, _status, _error):
