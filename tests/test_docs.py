@@ -310,10 +310,9 @@ def test_the_json_of_digest_and_of_a_comparison(tmp_path):
         "points[].disks"
     }
     nbdpull_says(tmp_path, "restore", "store", "-o", "out", "--format", "raw")
-    point = json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[0]["id"]
     words = ("verify", "store", "--against", "out/vda.raw", "--disk", "vda", "--json")
     assert events(nbdpull_says(tmp_path, *words))["result"]["equal"]
-    told = events(nbdpull_says(tmp_path, *words, "--point", point, exit_code=13))
+    told = events(nbdpull_says(tmp_path, *words, "--point", vm.points[0].id, exit_code=13))
     assert_documented(table(section(MANUAL, "event result of verify --against")), told["result"])
 
 

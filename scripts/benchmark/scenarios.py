@@ -7,12 +7,14 @@ A scenario yields (tool, Cost). "limit …" rows are no tools: they say what thi
 
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import disks
 import measure
+import serving
 import tools
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, Disk, Machine
@@ -270,6 +272,43 @@ def chain(setting, rounds):
             yield tool, setting.run(command, output=output)
 
 
+def serve_first_byte(setting, rounds):
+    """From the command line to the first sector that a client has, seconds; at the newest point of a chain of 30."""
+    return _served(setting, rounds, serving.first_byte, kinds=("nbdpull",))
+
+
+def serve_sequential(setting, rounds):
+    """The whole disk copied to nothing by nbdcopy."""
+    return _served(setting, rounds, lambda uri, started: serving.sequential(uri, setting.log))
+
+
+def serve_random(setting, rounds):
+    """1000 reads of 4 KiB at random offsets, one after the other."""
+    return _served(setting, rounds, lambda uri, started: serving.at_random(uri, setting.size))
+
+
+def _served(setting, rounds, use, kinds=serving.KINDS):
+    """The newest point of a chain of 30, a full pull of the same content, and images of it, each behind its server."""
+    chained, full = setting.fresh("store-30"), setting.fresh("store-1")
+    with setting.machine(setting.files_disk()) as vm:
+        for step in range(30):
+            vm.stop()
+            vm.write_offline("vda", disks.random_writes(setting.size, int(300 * setting.scale), 1 << 16, seed=step))
+            vm.start()
+            setting.pull(vm, output=chained)
+        setting.pull(vm, "--full", "--no-checkpoint", output=full)
+    for kind in ("raw", "qcow2"):
+        output = setting.fresh(kind)
+        setting.run(tools.nbdpull("restore", full, "-o", output, "--format", kind, "--quiet"))
+    for _ in range(rounds):
+        for tool, command in serving.commands(setting.folder, chained, full).items():
+            if tool in kinds:
+                os.sync()
+                started = time.monotonic()
+                with serving.server(command, tools.environment()) as uri:
+                    yield tool, use(uri, started)
+
+
 def guest(setting, rounds):
     """What a writer in the VM feels while a full pull runs: 4 KiB writes one after the other, all over the disk."""
     with setting.machine(setting.files_disk()) as vm:
@@ -304,6 +343,9 @@ SCENARIOS = {
     "chain": chain,
     "restore": restore,
     "verify": verify,
+    "serve-first-byte": serve_first_byte,
+    "serve-sequential": serve_sequential,
+    "serve-random": serve_random,
     "guest": guest,
     "start-up": start_up,
 }

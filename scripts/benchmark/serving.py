@@ -1,0 +1,88 @@
+"""Servers of one disk's content, and clients that read from them. Must not know: how the content came to be.
+
+A server's command ends with the socket that it makes, or tells its URI on a line of JSON.
+"""
+
+import json
+import random
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import measure
+import nbd
+import tools
+
+KINDS = ("nbdpull", "chain of 1", "nbdkit file", "qemu-nbd qcow2")
+READS, READ_SIZE = 1000, 4096
+
+
+def commands(folder, chained, full):
+    """{tool: (command, URI or None where it tells it itself)}"""
+    raw, qcow2 = Path(folder) / "raw" / "vda.raw", Path(folder) / "qcow2" / "vda.qcow2"
+    socket = Path(folder) / "nbd.sock"
+    uri = f"nbd+unix:///?socket={socket}"
+    return {
+        "nbdpull": (tools.nbdpull("serve", chained, "--json"), None),
+        "chain of 1": (tools.nbdpull("serve", full, "--json"), None),
+        "nbdkit file": (["nbdkit", "-f", "-r", "-U", socket, "file", raw], uri),
+        "qemu-nbd qcow2": (["qemu-nbd", "-r", "-t", "-e", "8", "-f", "qcow2", "-k", socket, qcow2], uri),
+    }
+
+
+@contextmanager
+def server(command, environment):
+    """Run a server while the block runs; give its URI when it can be connected to."""
+    words, uri = command
+    output = subprocess.DEVNULL if uri else subprocess.PIPE
+    process = subprocess.Popen(list(map(str, words)), stdout=output, env=environment)
+    try:
+        if uri is None:
+            uri = json.loads(process.stdout.readline())["exports"][0]["uri"]
+        yield uri
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        Path(uri.partition("socket=")[2]).unlink(missing_ok=True)
+
+
+def connected(uri):
+    """A libnbd handle, as soon as the server listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        handle = nbd.NBD()
+        try:
+            handle.connect_uri(uri)
+            return handle
+        except nbd.Error:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
+def first_byte(uri, started):
+    connected(uri).pread(512, 0)
+    return _cost(time.monotonic() - started)
+
+
+def sequential(uri, log):
+    connected(uri).shutdown()
+    return measure.run(["nbdcopy", uri, "null:"], log=log)
+
+
+def at_random(uri, size):
+    """The same offsets for each server, in the first half: there the files are."""
+    handle, offsets = connected(uri), random.Random(1)
+    started = time.monotonic()
+    for _ in range(READS):
+        handle.pread(READ_SIZE, offsets.randrange(size // 2 // READ_SIZE) * READ_SIZE)
+    return _cost(time.monotonic() - started)
+
+
+def _cost(wall):
+    return measure.Cost(wall=wall, cpu=0, qemu_cpu=0, peak_mib=0, size=0)
