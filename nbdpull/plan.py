@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from . import base, domain, errors, extents, format, route, series, source, store, writer
+from . import base, domain, errors, extents, format, journal, route, series, source, store, writer
 from .image import DataRanges, Image
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
@@ -37,14 +37,14 @@ class Request:
 
 def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
     """Return plain values, documented in the manual. No checkpoint is made, the guest is not frozen."""
-    with domain.open(request.domain, request.uri) as vm:
+    with domain.open(request.domain, request.uri) as vm, journal.holding(vm.uuid, vm.name) as hold:
         vm.require_running()
         disks = base.chosen_disks(vm, request.disks, request.exclude)
         vm.require_idle()
         target, points = _points(request, vm)
         choice = base.choose(vm, target, points, disks, request.since, request.full)
         try:
-            found = _looked_at(request, vm, target, disks, choice, check)
+            found = _looked_at(request, vm, hold, target, disks, choice, check)
         finally:
             for name in choice.given_back:
                 vm.forget_checkpoint(name)
@@ -68,21 +68,41 @@ def _points(request, vm):
     return target, points
 
 
-def _looked_at(request, vm, target, disks, choice, check):
-    way = route.parse(request.nbd, request.tls)
+def _looked_at(request, vm, hold, target, disks, choice, check):
+    way, run_id = route.parse(request.nbd, request.tls), format.new_point_id()
     backup = domain.Plan(
-        run_id=format.new_point_id(),
+        run_id=run_id,
         disks={disk.target: choice.start(disk.target) for disk in disks},
-        socket=request.socket,
+        socket=request.socket or (None if way.listen else vm.socket_path(run_id)),
         scratch_dir=request.scratch_dir or domain.SCRATCH_DIR,
         tcp=way.listen,
         tls=way.certificates is not None,
     )
+    hold.note(_journal_entry(vm, backup))
     with vm.backup(backup) as job:
         with route.opened(way, vm, job.socket) as server:
             found = [_disk(request, target, disk, choice, (server, job), check) for disk in disks]
         job.finish()
+    hold.clear()
     return found
+
+
+def _journal_entry(vm, backup):
+    """What the next run needs to remove our job, should we die: it is of no store."""
+    return journal.of_this_process(
+        id=backup.run_id,
+        domain=vm.name,
+        uuid=vm.uuid,
+        uri=vm.uri,
+        checkpoint=None,
+        checkpoint_disks=[],
+        disks=dict(backup.disks),
+        socket=backup.socket,
+        scratch_dir=backup.scratch_dir,
+        guest_runs=vm.guest_state().running,
+        store="/dev/null",
+        folder="",
+    )
 
 
 def _disk(request, target, disk, choice, where, check):

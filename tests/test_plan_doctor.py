@@ -1,11 +1,12 @@
 """plan and doctor: what they tell is what a pull then does, and they change nothing."""
 
 import json
+import os
 
 import pytest
-from bed.machine import MIB, Disk
+from bed.machine import MIB, Disk, wait_for
 from test_base import forget
-from test_pull import CLUSTER, Before, modes, nbdpull, pulled  # noqa: F401  (a fixture)
+from test_pull import CLUSTER, Before, modes, nbdpull, pulled, start_nbdpull  # noqa: F401  (a fixture)
 
 pytest.importorskip("libvirt")
 
@@ -43,6 +44,22 @@ def test_plan_tells_what_a_pull_then_reads(pulled):  # noqa: F811
     table = nbdpull("plan", vm.name, "-o", witness.store, "-c", vm.bed.uri)
     assert table.returncode == 0 and "incremental" in table.stdout
     assert nbdpull("plan", vm.name, "--since", "none", "-c", vm.bed.uri).returncode == 4
+
+
+def test_what_a_killed_plan_left_is_removed_by_the_next_pull(pulled):  # noqa: F811
+    witness = pulled({"vda": 40 * MIB})
+    vm = witness.vm
+    vm.write_bytes("vda", 0, os.urandom(32 * MIB))
+    before = Before(witness)
+    words = ["plan", vm.name, "-c", vm.bed.uri, "--scratch-dir", witness.scratch]
+    process = start_nbdpull(*words)
+    wait_for(vm.job_active, "the plan's job")
+    process.kill()
+    process.communicate()
+    assert vm.job_active()
+    assert nbdpull(*words).returncode == 5
+    assert nbdpull("cleanup", vm.name, "-c", vm.bed.uri).returncode == 0
+    before.assert_same()
 
 
 def test_doctor_of_a_domain(pulled):  # noqa: F811
