@@ -204,9 +204,7 @@ class _Run:
         if not self._request.verify and not salvage:
             return sound
         for disk in self._disks:
-            links = self._series.chain(self._point, disk, self._request.onto)
-            entries = [entry for _, d in links for entry in ([d.index] if salvage else [d.index, *d.chunks])]
-            flaws = self._flaws([*entries, *(() if salvage else self._point.manifest.files)])
+            flaws = self._flaws(self._entries_behind(disk))
             if flaws and not salvage:
                 raise errors.Damaged(f"{flaws[0]}; nothing was restored (nbdpull verify lists every damage)")
             if flaws:
@@ -215,6 +213,13 @@ class _Run:
         if not sound:
             raise errors.Damaged(f"{self._result.lost[0].problem}; nothing can be salvaged")
         return sound
+
+    def _entries_behind(self, disk):
+        """The files that must be sound: all those of every point of the chain, or salvaging just the disk's indexes."""
+        links = self._series.chain(self._point, disk, self._request.onto)
+        if self._request.salvage:
+            return [entry.index for _, entry in links]
+        return [each for point, entry in links for each in (entry.index, *entry.chunks, *point.manifest.files)]
 
     def _flaws(self, entries):
         entries = {entry.path: entry for entry in entries}.values()

@@ -110,7 +110,7 @@ class Rig:
         assert self.vm.checkpoints() == kept
         for disk in self.vm.disks:
             assert set(self.vm.bitmaps(disk)) <= set(kept)
-        folders = {path.name for path in self.store.glob("*/*")}
+        folders = {path.name for path in self.store.glob("*/*") if path.is_dir()}
         assert folders == {point["id"] for point in points}
         assert not list(self.store.glob("*/*/job.json"))
 
