@@ -26,6 +26,8 @@ except ImportError:
     libvirt_qemu = None
 
 MIB = 1 << 20
+# What else comes into QEMU's log: libvirt's word on the first monitor command of a run, and QEMU's on NBD clients killed.
+NOTES = (" is tainted: ", ": Disconnect client, due to: ", ": option negotiation failed: ")
 MAX_REQUEST = 1 << 30  # qemu-io takes no length of 2 GiB or more in one command
 
 DOMAIN = """<domain type='{kind}'>
@@ -195,8 +197,7 @@ class Machine:
         with open(log, "rb") as file:
             file.seek(before)
             printed = file.read().decode(errors="replace")
-        # libvirt notes the first monitor command of a run there too ("Domain id=1 is tainted: custom-monitor")
-        printed = "\n".join(line for line in printed.splitlines() if " is tainted: " not in line)
+        printed = "\n".join(line for line in printed.splitlines() if not any(note in line for note in NOTES))
         if answer or printed:
             raise BedError(f"{self.name}, {disk}: {command}: {answer or printed}")
 
