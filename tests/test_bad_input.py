@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -474,27 +475,27 @@ def as_nobody(*words):
 
 
 @pytest.fixture
-def for_nobody(tmp_path):
-    """Python and the project must be readable to nobody, and so must the folders of the test."""
+def witness_for_nobody(witness):
+    """A Witness whose folder, unlike pytest's own, everybody can enter; Python and the project must be like that."""
     tried = as_nobody("--version")
     if tried.returncode:
         pytest.skip(f"nobody can run nothing in {PROJECT}: {tried.stderr[-300:]}")
-    with contextlib.ExitStack() as opened:
-        for folder in [tmp_path, *tmp_path.parents]:
-            if not os.stat(folder).st_mode & 0o001:
-                opened.enter_context(mode(folder, 0o755))
-        yield
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Witness(witness.vm, Path(folder) / "w")
 
 
 @as_root
-def test_no_permission_for_libvirt(witness, for_nobody):
+def test_no_permission_for_libvirt(witness_for_nobody):
+    witness = witness_for_nobody
     result = assert_refused(witness, DENIED, "access-denied", ["permission denied", "group libvirt"], run=as_nobody)
     assert witness.vm.bed.uri in result["message"] and not witness.store.exists()
 
 
 @as_root
-def test_no_permission_for_the_nbd_socket(witness, for_nobody):
+def test_no_permission_for_the_nbd_socket(witness_for_nobody):
     """libvirt lets its group in; QEMU's socket is for QEMU's user and for root."""
+    witness = witness_for_nobody
     witness.folder.chmod(0o777)
     run = Path("/run/libvirt")
     with mode(run, 0o755), mode(run / "libvirt-sock", 0o777):
@@ -503,8 +504,9 @@ def test_no_permission_for_the_nbd_socket(witness, for_nobody):
 
 
 @as_root
-def test_no_permission_for_the_output(witness, for_nobody):
+def test_no_permission_for_the_output(witness_for_nobody):
     """Refused before the job is begun: libvirt would let nobody in."""
+    witness = witness_for_nobody
     witness.pull("--no-checkpoint")
     run = Path("/run/libvirt")
     with mode(run, 0o755), mode(run / "libvirt-sock", 0o777):
@@ -514,7 +516,8 @@ def test_no_permission_for_the_output(witness, for_nobody):
 
 
 @as_root
-def test_no_permission_for_the_store(witness, for_nobody):
+def test_no_permission_for_the_store(witness_for_nobody):
+    witness = witness_for_nobody
     witness.pull("--no-checkpoint")
     with mode(next(path for path in witness.store.iterdir() if path.is_dir()), 0o700):
         for words in (["verify", witness.store], ["list", witness.store],

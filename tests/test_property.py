@@ -226,13 +226,15 @@ class Play:
         self.run(options, lambda event, **_: stop(event), stop)
 
     def job_taken_away(self, options):
+        """By somebody else, with every connection made: QEMU 7.2 of Debian 12 hangs for ever in nbd-server-stop where a
+        client is in the midst of its handshake then. With one disk and one thread none is after the first read."""
         taken = []
 
         def report(event, **_):
             if event == "progress" and not taken:
                 taken.append(self.vm.domain.abortJob())
 
-        self.run(options, report)
+        self.run({**options, "threads": 1, "disks": [self.chance.choice(list(self.model))]}, report)
 
     def output_full(self, options):
         """At one of the files of the point, or when all of them are written and the job has ended."""

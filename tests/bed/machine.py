@@ -26,7 +26,7 @@ except ImportError:
     libvirt_qemu = None
 
 MIB = 1 << 20
-# What else comes into QEMU's log: libvirt's word on the first monitor command of a run, and QEMU's on NBD clients killed.
+# What else comes into QEMU's log: libvirt's word on a run's first monitor command, QEMU's on NBD clients killed.
 NOTES = (" is tainted: ", ": Disconnect client, due to: ", ": option negotiation failed: ")
 MAX_REQUEST = 1 << 30  # qemu-io takes no length of 2 GiB or more in one command
 
