@@ -371,6 +371,8 @@ _RUN = {
     "index": _index,
 }
 
+_ONE_DOCUMENT = ("list", "show", "index", "plan", "doctor")  # the others print events with --json
+
 
 # Running
 
@@ -380,7 +382,7 @@ def main(argv=None):
     as_json = False
     try:
         args = _parsed(sys.argv[1:] if argv is None else list(argv))
-        as_json = args.json and args.verb not in ("list", "show", "index")  # those print one document
+        as_json = args.json and args.verb not in _ONE_DOCUMENT
         with _stopping() as check:
             code = _run(args, as_json, check)
         with _output():
