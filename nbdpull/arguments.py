@@ -367,7 +367,7 @@ def _add_index(added):
 
 
 def _add_threads(added):
-    added.add_argument("--threads", metavar="N", type=_in_range(1, 64), help="default: one more than cores")
+    added.add_argument("--threads", metavar="N", type=_in_range(1, 64), help="default: two more than cores")
 
 
 def _add_output_arguments(added):

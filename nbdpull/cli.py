@@ -18,7 +18,7 @@ from . import arguments, errors
 
 
 def _threads(args):
-    return args.threads or min(len(os.sched_getaffinity(0)) + 1, 16)
+    return args.threads or min(len(os.sched_getaffinity(0)) + 2, 16)
 
 
 # Verbs: each returns (result object, text for a person, exit code)
