@@ -33,11 +33,6 @@ def total(ranges, kind=None):
     return int(lengths.sum())
 
 
-def runs_end(lengths):
-    """How many bytes a status reply covers."""
-    return int(numpy.sum(lengths, dtype=numpy.uint64))
-
-
 def combine_status(start, limit, *contexts):
     """Cut several status replies for the same request at every boundary of any of them.
 

@@ -31,8 +31,6 @@ BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them
 TPM_PREFIX = "tpm."  # and the name of the state file of an emulated TPM
 
 MAX_FRAME = 1 << 20  # bytes of guest data; no frame crosses a multiple of it
-MIN_FRAME = 1 << 16
-DIGEST_SIZE = 32
 
 # Names
 

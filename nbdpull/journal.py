@@ -14,7 +14,7 @@ import json
 import os
 import platform
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Optional
 
@@ -43,7 +43,6 @@ class Run:
     guest_runs: bool
     store: str
     folder: str
-    options: dict = field(default_factory=dict)
     pid: int = 0
     started: int = 0
     boot: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from . import domain, errors, format, scratch_watch
+from . import domain, format, scratch_watch
 from .journal import JOURNAL
 
 
@@ -115,10 +115,3 @@ def _end_of_journals(series):
     """A run that died between its commit and the removal of its journal has nothing to be reclaimed."""
     for point in series.load()[0] if series else []:
         series.store.remove_file(f"{series.folder}/{point.id}/{JOURNAL}")
-
-
-def require_none_left(found):
-    """Raises Busy if a job that may be a live run's is among what was found."""
-    for item in found:
-        if item.left and "job" in item.what:
-            raise errors.Busy(f"the domain has a {item.what}: {item.left}")

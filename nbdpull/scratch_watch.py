@@ -67,8 +67,7 @@ class ScratchWatch:
         self._local = not vm.is_remote
         self._stop = threading.Event()
         self._error = None
-        self._starved = self.resumed = False
-        self._free_before = None
+        self._starved = False
         self.peak = 0
 
     def check(self):
@@ -88,7 +87,6 @@ class ScratchWatch:
         with suppress(errors.NbdpullError):  # gone, or resumed by somebody
             if self._vm.guest_state().io_error:
                 self._vm.resume_guest()
-                self.resumed = True
 
     @contextmanager
     def watching(self, job):
