@@ -11,6 +11,7 @@ def main():
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None where it was closed)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must end nothing
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts a thread for each core, for sums never asked for
     from .cli import main as run
 
     sys.exit(run())

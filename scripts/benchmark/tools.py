@@ -13,8 +13,8 @@ def nbdpull(*arguments):
 
 
 def environment():
-    """What the commands need to find the project's own package."""
-    return {**os.environ, "PYTHONPATH": str(PROJECT)}
+    """What the commands need to find the project's own package, its modules compiled once as where it is installed."""
+    return {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def has_peer():
