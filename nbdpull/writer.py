@@ -84,37 +84,34 @@ class Encoder:
 
 def _zeros_found(batch, buffers):
     """Split data extents where whole blocks of them are zero: such blocks become zero extents."""
-    if not any(_may_hold_zeros(buffer) for buffer in buffers):
+    suspect = [_may_hold_zeros(memoryview(buffer)) for buffer in buffers]
+    if not any(suspect):
         return batch, buffers
-    data = iter(buffers)
-    parts, kept = [], []
-    for i, kind in enumerate(batch["kind"]):
-        if kind == extents.DATA:
-            pieces = _split(batch[i : i + 1], next(data))
-            parts += [piece for piece, _ in pieces]
-            kept += [buffer for _, buffer in pieces if buffer is not None]
-        else:
-            parts.append(batch[i : i + 1])
-    return numpy.concatenate(parts), kept
+    data = zip(buffers, suspect)
+    found, kept = [], []
+    for offset, length, kind in batch.tolist():
+        if kind != extents.DATA:
+            found.append((offset, length, kind))
+            continue
+        buffer, look = next(data)
+        for start, stop, is_zero in _runs(buffer) if look else [(0, length, False)]:
+            found.append((offset + start, stop - start, extents.ZERO if is_zero else extents.DATA))
+            if not is_zero:
+                kept.append(memoryview(buffer)[start:stop])
+    return extents.of(found), kept
 
 
-def _may_hold_zeros(buffer):
-    """A quick no for what is no longer than a block, as most fragments are: its first bytes tell, as a rule."""
-    return len(buffer) > ZERO_BLOCK or not any(memoryview(buffer)[::4096])
+def _may_hold_zeros(view):
+    """A quick no for what is no zero block: a byte in each 4 KiB tells, as a rule at the first look."""
+    return any(not any(view[start : start + ZERO_BLOCK : 4096]) for start in range(0, len(view), ZERO_BLOCK))
 
 
-def _split(extent, buffer):
-    """Return [(extent, buffer, None for zero), …] of one data extent."""
+def _runs(buffer):
+    """[(start, stop, whether it is zero), …] of a buffer, cut at multiples of ZERO_BLOCK."""
     zero = _zero_blocks(buffer)
-    if not zero.any():
-        return [(extent, buffer)]
-    starts = numpy.flatnonzero(numpy.concatenate([[True], zero[1:] != zero[:-1]]))
-    view, base, pieces = memoryview(buffer), int(extent["offset"][0]), []
-    for start, stop in zip(starts * ZERO_BLOCK, [*starts[1:] * ZERO_BLOCK, len(view)]):
-        is_zero = bool(zero[start // ZERO_BLOCK])
-        piece = extents.of([(base + start, stop - start, extents.ZERO if is_zero else extents.DATA)])
-        pieces.append((piece, None if is_zero else view[start:stop]))
-    return pieces
+    starts = [0, *(numpy.flatnonzero(zero[1:] != zero[:-1]) + 1).tolist()]
+    stops = [*(start * ZERO_BLOCK for start in starts[1:]), len(buffer)]
+    return [(start * ZERO_BLOCK, stop, bool(zero[start])) for start, stop in zip(starts, stops)]
 
 
 def _zero_blocks(buffer):
