@@ -264,6 +264,18 @@ def test_the_commands_of_the_readme(vm, tmp_path):
     assert "chk3" in vm.checkpoints() and not vm.job_active()
 
 
+def test_the_commands_of_the_readmes_table(vm, tmp_path):
+    """serve and drill, which go on for as long as they are wanted, have tests of their own."""
+    shown = [shlex.split(words) for words in re.findall(r"^\| `nbdpull ([^`]+)` \|", README, re.MULTILINE)]
+    assert [parsed(["nbdpull", *words]).verb for words in shown] == ["doctor", "plan", "serve", "drill", "cleanup"]
+    before = vm.checkpoints()
+    for words in shown:
+        if words[0] in ("doctor", "plan", "cleanup"):
+            assert "vda" in nbdpull_says(tmp_path, *words) or words[0] == "cleanup"
+    assert vm.checkpoints() == before and not vm.job_active()
+    assert not (tmp_path / "dir").exists()
+
+
 def test_the_json_of_pull(vm, tmp_path):
     nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
     vm.write("vda", 3 * MIB, 65536, 0x77)
