@@ -71,11 +71,26 @@ class Series:
     def remove_uncommitted(self, point_id, keep_journal=False):
         """Remove what a run left that never committed; its journal stays where something of it is still to be done."""
         folder = f"{self.folder}/{point_id}"
+        if not self._withdrawn(folder):
+            return
         if not keep_journal:
             return self.store.remove_folder(folder)
         for name in self.store.names(folder):
             if name != journal.JOURNAL:
                 self.store.remove_file(f"{folder}/{name}")
+
+    def _withdrawn(self, folder):
+        """Whether there is no manifest any more. A commit that failed at its very end may have left one: it has to go
+        before all else, and durably, as half a removal would be a point that lacks files. If it stays, so does all."""
+        manifest_path = f"{folder}/{format.MANIFEST}"
+        try:
+            if self.store.size(manifest_path) is None:
+                return True
+            self.store.remove_file(manifest_path)
+            self.store.sync_folder(folder)
+            return self.store.size(manifest_path) is None
+        except errors.NbdpullError:
+            return False
 
     def _point(self, name):
         path = f"{self.folder}/{name}/{format.MANIFEST}"

@@ -1,10 +1,12 @@
 """A series: what counts as a point, which came later, and that a chain proves itself from manifest to manifest."""
 
+import errno
 import hashlib
 import os
 import random
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from stores import Vm, chain, damaged, flipped, resealed
@@ -239,6 +241,36 @@ def test_a_failed_commit_leaves_nothing(vm, monkeypatch):
     with pytest.raises(errors.OutputFull):
         vm.pull()
     assert sorted(os.listdir(vm.folder)) == sorted(ids(vm.points))
+
+
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_commit_that_fails_behind_its_manifest(vm, monkeypatch, removable):
+    """The manifest has its name, and the last fsync fails: the removal must never be seen half done."""
+    rmtree, unlink, seen = shutil.rmtree, os.unlink, []
+
+    def failing(path, data):
+        type(vm.store).publish(vm.store, path, data)
+        raise errors.OutputError("Input/output error")
+
+    def removing(path, **how):
+        seen.append((Path(path) / "manifest.json").exists())
+        rmtree(path, **how)
+
+    def unlinking(path, **how):
+        if not removable and str(path).endswith("manifest.json"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, **how)
+
+    monkeypatch.setattr(vm.store, "publish", failing)
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    monkeypatch.setattr(os, "unlink", unlinking)
+    vm.write("vda", 0, b"x")
+    with pytest.raises(errors.OutputError):
+        vm.pull()
+    monkeypatch.undo()
+    points = vm.series.points()
+    assert len(points) == 3 + (not removable) and seen == [False] * removable
+    assert all(vm.series.file_flaw(entry) is None for entry in points[-1].manifest.all_files())
 
 
 def test_no_point_takes_anothers_folder(vm):
