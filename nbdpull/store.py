@@ -172,14 +172,7 @@ class Store:
 
     def sync_folder(self, path):
         with translated("write to", self.path(path)):
-            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
-                    raise
-            finally:
-                os.close(descriptor)
+            _sync_folder(self.path(path))
 
     def remove_folder(self, path):
         """Remove a folder that was never published, with all that is in it."""
@@ -224,12 +217,38 @@ def open_store(root):
 def open_or_create(root):
     """Return the Store in `root`, made there first if the folder is new or empty."""
     with translated("create the folder", root):
-        os.makedirs(root, exist_ok=True)
+        _make_folders(os.path.abspath(root))
     if not os.path.exists(os.path.join(root, format.MARKER)):
         _create_marker(root)
     if not os.access(root, os.W_OK | os.X_OK):
-        raise errors.OutputError(f"cannot write to {root}: Permission denied")
+        why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
+        raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
     return Store(root)
+
+
+def _make_folders(path):
+    """Create a folder and those above it that are missing, each durably."""
+    if os.path.isdir(path):
+        return
+    _make_folders(os.path.dirname(path))
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    with suppress(PermissionError):  # one may create where one may not read
+        _sync_folder(os.path.dirname(path))
+
+
+def _sync_folder(path):
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _create_marker(root):

@@ -290,6 +290,15 @@ def test_what_is_published_is_durable_first(store, monkeypatch):
     assert calls == [False, "link", True]
 
 
+def test_a_new_store_is_durable_with_all_folders_above_it(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    open_or_create(str(tmp_path / "a/b/c"))
+    assert [path for path in synced if os.path.isdir(path)] == [
+        str(tmp_path / name) for name in ("", "a", "a/b", "a/b/c")
+    ]
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
