@@ -191,12 +191,15 @@ def _verify(args, report, check):
     damages = [vars(damage) for damage in found.damages]
     counts = {"points": found.points, "files": found.files, "frames": found.frames, "raw_bytes": found.raw_bytes}
     lines = [_damage_text(damage) for damage in damages]
+    lines += [f"TOO NEW {each.point}: {each.problem}" for each in found.too_new]
     looked = f"{found.points} points, {found.files} files, {found.frames} frames ({terminal.size(found.raw_bytes)})"
     lines.append(f"{looked}: {f'{len(damages)} damages' if damages else 'no damage'}")
     lines += [] if found.complete else ["The time was up before everything was looked at."]
     outcome = {**counts, "complete": found.complete, "damages": damages}
-    outcome["warnings"] = _kept(found, args)
-    return outcome, "\n".join(lines), errors.Damaged.exit_code if damages else 0
+    outcome["too_new"] = [vars(each) for each in found.too_new]
+    outcome["warnings"] = [*found.notices, *_kept(found, args)]
+    refused = errors.FormatTooNew.exit_code if found.too_new else 0
+    return outcome, "\n".join(lines), errors.Damaged.exit_code if damages else refused
 
 
 def _verify_against(args, report, check, looked_at):
@@ -235,8 +238,8 @@ def _digest(args, report, check):
 
 
 def _damage_text(damage):
-    where = " ".join(str(damage[name]) for name in ("point", "disk") if damage[name])
-    return f"DAMAGE {where}: {damage['problem']}" if where else f"DAMAGE {damage['problem']}"
+    where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
+    return f"DAMAGE {where}: {damage['problem']}"
 
 
 def _serve(args, report, check):
@@ -329,7 +332,7 @@ def _list(args, report, check):
     for error in refused:
         _complain(f"warning: {error}")
     _say(json.dumps(points, indent=1) if args.json else terminal.points(points))
-    return None, None, refused[0].exit_code if refused else 0
+    return None, None, max((error.exit_code for error in refused), default=0)
 
 
 def _show(args, report, check):

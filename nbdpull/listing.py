@@ -57,7 +57,7 @@ def points(root):
         good, bad = each.load()
         about = findings.latest(each, good)
         found += [describe(point, about[point.id]) for point in good]
-        refused += bad
+        refused += bad.values()
     return found, refused
 
 

@@ -127,7 +127,7 @@ class _Run:
         self._hold, self._reclaimed = hold, reclaimed
         self._report, self._check_caller = report, check
         self._points, refused = target.load()
-        self._warnings = [f"a point of the series is left out of account: {error}" for error in refused]
+        self._warnings = [f"a point of the series is left out of account: {error}" for error in refused.values()]
         self._route = route.parse(request.nbd, request.tls)
         self._warnings += self._route.warnings()
         self._seconds: dict[str, float] = {}

@@ -37,21 +37,21 @@ class Series:
         self.folder = format.folder_name(domain)
 
     def load(self):
-        """Return ([Point, …] in the order of their commits, [error of each point that must be refused, …])."""
-        points, refused = [], []
+        """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
+        points, refused = [], {}
         for name in self.store.folders(self.folder):
             try:
                 if self.store.size(f"{self.folder}/{name}/{format.MANIFEST}") is not None:
                     points.append(self._point(name))
             except (errors.Damaged, errors.FormatTooNew) as error:
-                refused.append(error)
+                refused[name] = error
         return sorted(points, key=lambda point: point.manifest.sequence), refused
 
     def points(self):
         """Return every Point in the order of their commits; raises what makes one unreadable."""
         points, refused = self.load()
-        if refused:
-            raise refused[0]
+        for error in refused.values():
+            raise error
         return points
 
     def uncommitted(self):

@@ -14,7 +14,7 @@ from typing import Callable, Optional
 
 import numpy
 
-from . import errors, extents, findings, manifest, pipeline, reader, series, store
+from . import errors, extents, findings, format, manifest, pipeline, reader, series, store
 from .part import Part
 
 BATCH_FRAMES = 64
@@ -23,24 +23,35 @@ BUDGET = 1 << 26  # bytes of decompressed frames under way
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as stored. disk and range (bytes) where they are known."""
+    """One thing that is not as stored. point: its folder's name; disk and range (bytes) where they are known."""
 
-    point: Optional[str]
+    point: str
     disk: Optional[str]
     problem: str
     offset: Optional[int] = None
     length: Optional[int] = None
 
 
+@dataclass(frozen=True)
+class TooNew:
+    """A point that a later nbdpull made, or that builds on one: it can be neither proved nor called damaged here."""
+
+    point: str
+    problem: str
+
+
 @dataclass
 class Report:
-    """What was looked at, and every Damage found. complete: the time sufficed for all that was to be looked at."""
+    """What was looked at, and every Damage and TooNew found. complete: the time sufficed for all that was to be looked
+    at; notices: what is no damage, and should be known all the same."""
 
     points: int = 0
     files: int = 0
     frames: int = 0
     raw_bytes: int = 0
     damages: list[Damage] = field(default_factory=list)
+    too_new: list[TooNew] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     complete: bool = True
     findings: list = field(default_factory=list)  # (Series, members) of what `keep` records
 
@@ -85,6 +96,14 @@ class _Verify:
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise _TimeIsUp
 
+    def _refused(self, point, error):
+        """Tell of a point that a reader must refuse whole, or what it builds on."""
+        if isinstance(error, errors.FormatTooNew):
+            self.report.too_new.append(TooNew(point, str(error)))
+            self._tell(event="too-new", point=point, problem=str(error))
+        else:
+            self._damage(point, None, error)
+
     def _damage(self, point, disk, problem, offset=None, length=None):
         damage = Damage(point, disk, str(problem), offset, length)
         self.report.damages.append(damage)
@@ -94,9 +113,10 @@ class _Verify:
         """Look at a series: all its points, or `wanted` and what it builds on."""
         points, refused = target.load()
         if wanted is not None:
-            points, refused = self._lineage(target, target.point(wanted)), []
-        for error in refused:
-            self._damage(None, None, error)
+            points, refused = self._lineage(target, target.point(wanted)), {}
+        for point, error in refused.items():
+            self._refused(point, error)
+        self._strangers(target, points)
         looked_at = []
         known_good: set[str] = set()
         try:
@@ -105,8 +125,18 @@ class _Verify:
                 looked_at.append(point)
         except _TimeIsUp:
             self.report.complete = False
-        if looked_at:
-            self.report.findings.append((target, self._finding(looked_at)))
+        too_new = {each.point for each in self.report.too_new}
+        if proved := [point for point in looked_at if point.id not in too_new]:
+            self.report.findings.append((target, self._finding(proved)))
+
+    def _strangers(self, target, points):
+        """A folder that was renamed, or a domain: each point is whole, but a pull of the domain would not find it."""
+        for name in sorted({point.manifest.domain for point in points}):
+            if format.folder_name(name) != target.folder:
+                self.report.notices.append(
+                    f"{target.store.path(target.folder)} holds points of domain {name}, whose folder is "
+                    f"{format.folder_name(name)}: a pull of it does not find them"
+                )
 
     def _finding(self, points):
         counts = Counter(damage.point for damage in self.report.damages)
@@ -168,7 +198,7 @@ class _Verify:
                 with suppress(errors.NoFullPull):  # it is as it was stored
                     target.chain(point, disk.name)
         except (errors.Damaged, errors.FormatTooNew) as error:
-            self._damage(point.id, None, error)
+            self._refused(point.id, error)
 
     def _disk(self, target, point, disk):
         """Every record, and unless quick every frame, of one disk of one point."""

@@ -303,9 +303,10 @@ def test_the_json_of_restore_and_verify(tmp_path):
     assert_event(told, "progress", "restore")
     assert_event(told, "result", "restore")
     path = vm.folder / vm.points[0].id / format.chunk_name("vda", 0)
+    (vm.folder / vm.points[1].id / "manifest.json").write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
     with stores.damaged(path, stores.flipped(path.read_bytes(), 150)):
         told = events(nbdpull_says(tmp_path, "verify", "store", "--json", exit_code=11))
-    for event in ("progress", "damage", "result"):
+    for event in ("progress", "damage", "too-new", "result"):
         assert_event(told, event, "verify")
 
 

@@ -166,8 +166,7 @@ def assert_found(vm, path, tmp_path, what, thorough=True):
 def assert_told(path, found, what):
     mine = [damage for damage in found if str(path) in damage.problem]
     assert mine, what
-    if path.name != "manifest.json":
-        assert path.parent.name in {damage.point for damage in mine}, what
+    assert path.parent.name in {damage.point for damage in mine}, what
     if path.suffix in (".zst", ".index"):
         assert path.name.partition(".")[0] in {damage.disk for damage in mine}, what
 
@@ -311,14 +310,45 @@ def test_a_renamed_folder(own, tmp_path):
         restore(Request(str(own.root), str(tmp_path / "out")))
 
 
+def later_format(vm, point):
+    (vm.folder / point.id / "manifest.json").write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+
+
 def test_a_point_of_a_later_format(own, tmp_path, capsys):
-    path = own.folder / own.points[2].id / "manifest.json"
-    path.write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
-    assert any("needs nbdpull/2" in damage.problem for damage in problems(own))
-    assert cli.main(["restore", str(own.root), "-o", str(tmp_path / "out"), "--json"]) == 10
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["code"] == "format-too-new"
+    """It is no damage: verify and restore agree on the exit code, and what does not need it is as good as before."""
+    later_format(own, own.points[2])
+    found = verify(str(own.root))
+    assert found.damages == [] and [each.point for each in found.too_new] == [own.points[2].id]
+    assert "needs nbdpull/2" in found.too_new[0].problem
+    for words in (["verify"], ["verify", "--point", own.points[2].id], ["restore", "-o", str(tmp_path / "out")]):
+        assert cli.main([words[0], str(own.root), *words[1:], "--json"]) == 10, words
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"event": "too-new", "point": own.points[2].id, "problem": found.too_new[0].problem} in told
+    assert told[-1]["code"] == "format-too-new"
     assert not (tmp_path / "out").exists()
     assert restored(own, own.points[1], tmp_path / "out") == own.images[own.points[1].id]
+    with damaged(own.folder / own.points[0].manifest.disk("vda").index.path, b""):
+        assert cli.main(["verify", str(own.root)]) == 11
+    assert f"TOO NEW {own.points[2].id}: " in capsys.readouterr().out
+
+
+def test_a_point_that_builds_on_one_of_a_later_format(own):
+    later_format(own, own.points[1])
+    found = verify(str(own.root))
+    assert found.damages == [] and [each.point for each in found.too_new] == [own.points[1].id, own.points[2].id]
+    (_, finding), = found.findings  # fmt: skip
+    assert [each["point"] for each in finding["points"]] == [own.points[0].id], "of the others nothing is proved"
+
+
+def test_a_folder_of_another_name(own, capsys):
+    """Renamed, by hand or with the domain: no damage, but the next pull would not find it."""
+    own.folder.rename(own.root / "vm2")
+    found = verify(str(own.root))
+    assert found.damages == [] and len(found.notices) == 1
+    assert all(text in found.notices[0] for text in ("vm1", str(own.root / "vm2")))
+    assert cli.main(["verify", str(own.root), "--json"]) == 0
+    assert found.notices[0] in json.loads(capsys.readouterr().out.splitlines()[-1])["warnings"]
+    assert verify(str(own.root), domain="vm2").notices == found.notices
 
 
 def test_a_point_without_a_parent_is_no_damage(tmp_path):
