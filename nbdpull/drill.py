@@ -185,7 +185,7 @@ def _overlay(folder, export):
         raise errors.MissingSoftware(
             "qemu-img is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)"
         )
-    path = os.path.join(folder, f"{format.folder_name(export.disk)}.qcow2")
+    path = os.path.join(folder, f"{format.encoded(export.disk)}.qcow2")
     size = -(-export.size // 512) * 512
     made = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", export.uri, path, str(size)],
                           capture_output=True, text=True)  # fmt: skip

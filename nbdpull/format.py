@@ -45,10 +45,28 @@ POINT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\Z", re.ASCII)
 CHUNK_PATH = re.compile(r"(?P<point>\d{8}T\d{6}Z-[0-9a-f]{6,16})/[^/\0]+\.\d{4,}\.zst\Z", re.ASCII)
 
 
+MAX_NAME = 255  # bytes that a file system takes as one name
+_SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
+
+
+def encoded(name):
+    """Percent-encode a name so that it is one plain path component that no reader can mistake."""
+    text = quote(name, safe="", errors="replace")  # what is no UTF-8 is no name, and need only not be taken for one
+    return "%2E" + text[1:] if text.startswith(".") else text
+
+
 def folder_name(domain):
-    """Percent-encode a domain's name so that it is one plain path component that no reader can mistake."""
-    encoded = quote(domain, safe="")
-    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+    """Return the folder of a domain: its encoded name, or if that is too long, or looks like this, its beginning and a
+    digest. Cut between two characters, so that a reader that knows nothing of it takes it for a name, not for garbage.
+    """
+    whole = encoded(domain)
+    if len(whole) <= MAX_NAME and not _SHORTENED.search(whole):
+        return whole
+    digest = hashlib.sha256(domain.encode()).hexdigest()[:16]
+    kept = domain[:MAX_NAME]
+    while len(f"{encoded(kept)}~{digest}") > MAX_NAME:
+        kept = kept[:-1]
+    return f"{encoded(kept)}~{digest}"
 
 
 def belongs_to_domain(name):
@@ -57,15 +75,22 @@ def belongs_to_domain(name):
 
 
 def domain_name(folder):
-    return unquote(folder)
+    """Return the domain's name, None where the folder is that of no domain. What a shortened name was is not told: then
+    it is the folder's own, decoded."""
+    name = unquote(folder)
+    return name if encoded(name) == folder else None
+
+
+def is_shortened(folder):
+    return bool(_SHORTENED.search(folder))
 
 
 def chunk_name(disk, number):
-    return f"{folder_name(disk)}.{number:04d}.zst"
+    return f"{encoded(disk)}.{number:04d}.zst"
 
 
 def index_name(disk):
-    return f"{folder_name(disk)}.index"
+    return f"{encoded(disk)}.index"
 
 
 # Sealed documents: manifest.json and nbdpull.json

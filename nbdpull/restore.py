@@ -135,7 +135,7 @@ class _Run:
             return self._request.to[disk]
         if output is None:
             raise errors.UsageError(f"no target for disk {disk}: give -o, or --to {disk}=TARGET")
-        name = f"{format.folder_name(disk)}.{self._request.kind or 'qcow2'}"
+        name = f"{format.encoded(disk)}.{self._request.kind or 'qcow2'}"
         return output if self._in_one_place() else os.path.join(output, name)
 
     def _place(self, text):

@@ -31,10 +31,15 @@ class Point:
 class Series:
     """The points of one domain. Reading it never changes anything."""
 
-    def __init__(self, store, domain):
+    def __init__(self, store, domain, folder=None):
+        """folder: where the points are, unless that is the domain's own folder."""
         self.store = store
         self.domain = domain
-        self.folder = format.folder_name(domain)
+        self.folder = folder or format.folder_name(domain)
+
+    @property
+    def is_at_home(self):
+        return self.folder == format.folder_name(self.domain)
 
     def load(self):
         """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
@@ -266,13 +271,20 @@ class NewPoint:
 
 def all_series(store):
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
-    names = {folder: format.domain_name(folder) for folder in store.folders()}
-    return [Series(store, name) for folder, name in names.items() if format.folder_name(name) == folder]
+    found = [Series(store, format.domain_name(folder), folder) for folder in store.folders()]
+    return [_named(series) for series in found if series.domain is not None]
+
+
+def _named(series):
+    """The same with the domain's whole name, where that is too long for a folder: its points tell it."""
+    points = series.load()[0] if format.is_shortened(series.folder) else []
+    return Series(series.store, points[-1].manifest.domain, series.folder) if points else series
 
 
 def only_series(store, domain=None):
     """Return the Series of `domain`, or of the store's only one; StoreError names those there are."""
-    names = [series.domain for series in all_series(store)]
+    every = all_series(store)
+    names = [series.domain for series in every]
     if domain is None and len(names) == 1:
         domain = names[0]
     if domain not in names:
@@ -281,4 +293,4 @@ def only_series(store, domain=None):
         hint = f"; it has: {', '.join(names)}" if names else ""
         hint += "; choose with --domain" if names and not named else ""
         raise errors.StoreError(f"{wanted} in {store.root}{hint}")
-    return Series(store, domain)
+    return max((each for each in every if each.domain == domain), key=lambda each: each.is_at_home)

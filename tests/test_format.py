@@ -1,5 +1,6 @@
 """Bytes of the format: what is written can be read, and what a reader must refuse is refused with its reason."""
 
+import hashlib
 import json
 import re
 import struct
@@ -42,6 +43,31 @@ def test_folders_of_different_domains_differ():
     assert len({format.folder_name(name) for name in NAMES}) == len(NAMES)
 
 
+LONG = ["x" * 255, "x" * 256, "x" * 247 + "\u65e5", "\U0001f4be" * 85, "." * 256, "%" * 86, "\u65e5" * 60 + "a"]
+LONG += ["\u65e5" * 60 + "b", "a" + "\u65e5" * 85, "aa" + "\u65e5" * 85]
+LONG += ["vm~0123456789abcdef", format.folder_name("y" * 256), format.domain_name(format.folder_name("\u65e5" * 90))]
+
+
+def test_names_that_are_too_long_are_cut_between_two_characters_and_told_apart():
+    folders = {name: format.folder_name(name) for name in LONG}
+    assert len(set(folders.values())) == len(LONG)
+    for name, folder in folders.items():
+        assert len(folder) <= 255 and re.fullmatch(r"[\w%~-][\w%.~-]*", folder, re.ASCII)
+        assert format.is_shortened(folder) == (name != "x" * 255)
+        told = format.domain_name(folder)
+        if format.is_shortened(folder):
+            kept, _, digest = told.rpartition("~")
+            assert name.startswith(kept) and digest == hashlib.sha256(name.encode()).hexdigest()[:16]
+            assert len(folder) > 255 - 12 or kept == name, "as much of the name is kept as can be"
+        else:
+            assert told == name
+
+
+@pytest.mark.parametrize("folder", ["lost+found", "a b", ".x", "%zz", "%FF", "\udcff", "%2f", "%61"])
+def test_folders_of_no_domain(folder):
+    assert format.domain_name(folder) is None
+
+
 @pytest.mark.parametrize(
     "path, good",
     [
@@ -76,8 +102,6 @@ def test_a_sealed_document_is_readable_json():
 
 
 def test_the_digest_is_that_of_the_document_with_zeros_in_its_place():
-    import hashlib
-
     sealed = format.seal(DOCUMENT)
     digest = json.loads(sealed)["digest"]
     before, after = sealed.rsplit(digest.encode(), 1)

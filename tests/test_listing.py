@@ -61,6 +61,40 @@ def test_points_of_every_domain(tmp_path):
     assert refused == []
 
 
+LONG = ["\u65e5" * 85, "\u65e5" * 85 + "b", "\U0001f4be" * 85, "x" * 256, "vm~0123456789abcdef"]
+
+
+def test_domains_whose_names_are_no_folders(tmp_path):
+    """The points tell the name, where there is one that can be read."""
+    made = {}
+    for name in LONG:
+        vm = Vm(tmp_path / "store", name)
+        vm.add_disk("vda", 1000)
+        made[name] = vm.pull().id
+    found, refused = listing.points(str(vm.root))
+    assert ({point["domain"]: point["id"] for point in found}, refused) == (made, [])
+    for name, point in made.items():
+        series, last = listing.find_point(str(vm.root), "latest", name)
+        assert (series.domain, last.id) == (name, point)
+        assert listing.find_point(str(vm.root), point)[0].domain == name
+    with damaged(vm.folder / made[name] / "manifest.json", b""), pytest.raises(errors.Damaged):
+        listing.find_point(str(vm.root), made[name])
+
+
+def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_domains_own(tmp_path):
+    """Before names were shortened, one that looks like it was a folder of its own."""
+    vm = Vm(tmp_path / "store", LONG[-1])
+    vm.add_disk("vda", 1000)
+    old = vm.pull()
+    vm.folder.rename(vm.root / vm.name)
+    assert listing.find_point(str(vm.root), "latest", vm.name)[1] == old
+    again = Vm(vm.root, vm.name)
+    again.add_disk("vda", 1000)
+    new = again.pull()
+    assert listing.find_point(str(vm.root), "latest", vm.name)[1] == new
+    assert len(listing.points(str(vm.root))[0]) == 2
+
+
 def test_an_empty_store(tmp_path):
     vm = Vm(tmp_path)
     assert listing.points(str(vm.root)) == ([], [])

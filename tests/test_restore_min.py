@@ -82,8 +82,9 @@ def test_the_latest_point_is_that_of_the_highest_sequence(tmp_path):
     assert (tmp_path / "out").read_bytes() == vm.images["20200101T000000Z-aaaaaa"]["vda"]
 
 
-def test_strange_names(tmp_path):
-    vm = stores.Vm(tmp_path / "store", name=".my vm/ü")
+@pytest.mark.parametrize("name", [".my vm/ü", "." * 300, "a" + "日" * 85, "💾" * 85, "x" * 255, "vm~0123456789abcdef"])
+def test_strange_names(tmp_path, name):
+    vm = stores.Vm(tmp_path / "store", name=name)
     vm.add_disk("vd a", 3 * 512)
     vm.write("vd a", 512, b"x" * 512)
     assert_restored(vm, vm.pull(), "vd a", tmp_path)
