@@ -127,6 +127,8 @@ class _Run:
         self._hold, self._reclaimed = hold, reclaimed
         self._report, self._check_caller = report, check
         self._points, refused = target.load()
+        # One that cannot be read now may be read again, and must not come after the points made meanwhile.
+        self._sequence = 1 + len(refused) + max((point.manifest.sequence for point in self._points), default=0)
         self._warnings = [f"a point of the series is left out of account: {error}" for error in refused.values()]
         self._route = route.parse(request.nbd, request.tls)
         self._warnings += self._route.warnings()
@@ -345,7 +347,7 @@ class _Run:
         parent = start and start.point
         self._lap("files")
         return {
-            "sequence": 1 + max((point.manifest.sequence for point in self._points), default=0),
+            "sequence": self._sequence,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "store": self._series.store.id,
             "parent": ParentEntry(parent.id, parent.sha256) if parent else None,

@@ -322,6 +322,9 @@ def test_point_of_a_future_format(witness):
     witness.assert_restores(first["id"])
     third = witness.pull()
     assert modes(third)["vda"][0] == "full" and "encryption" in str(witness.result["warnings"])
+    manifests = witness.store.glob("*/*/manifest.json")
+    sequences = {path.parent.name: json.loads(path.read_text())["sequence"] for path in manifests}
+    assert sequences[third["id"]] > sequences[second["id"]], "a later nbdpull reads both"
     witness.assert_restores(third["id"])
 
 
