@@ -80,6 +80,8 @@ _BY_CODE: dict[int, Verdict] = {
 }  # fmt: skip
 _FAILED: Verdict = (errors.HypervisorError, "libvirt or QEMU failed")
 _UNREACHABLE: Verdict = (errors.HypervisorError, "see that libvirtd or virtqemud runs there, and that the URI is right")
+_CERTIFICATES = ("see that libvirt listens there with TLS, and that both sides accept each other's certificates: the "
+                 "CA's, the client's, and the server's with its host name")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,14 +157,22 @@ def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterato
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
     # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
-    where = uri or "its default URI"
-    with translated(f"cannot connect to libvirt at {where}", _UNREACHABLE):
+    otherwise, denied = _UNREACHABLE, _DENIED
+    if _is_tls(uri):
+        otherwise, denied = (errors.HypervisorError, _CERTIFICATES), (errors.AccessDenied, _CERTIFICATES)
+    with translated(f"cannot connect to libvirt at {uri or 'its default URI'}", otherwise, denied):
         link = domain_link.Link(uri, stall_timeout)
     try:
         yield link.connection()
     finally:
         with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
             link.close()
+
+
+def _is_tls(uri: Optional[str]) -> bool:
+    """Which is also what libvirt takes where a URI names a host and no transport."""
+    parts = urllib.parse.urlsplit(uri or "")
+    return bool(parts.hostname) and parts.scheme.partition("+")[2] in ("", "tls")
 
 
 def _look_up(connection: Any, name: str) -> Any:
@@ -739,14 +749,15 @@ class Job:
 
 
 @contextlib.contextmanager
-def translated(doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+def translated(doing: str, otherwise: Verdict = _FAILED, denied: Verdict = _DENIED) -> Iterator[None]:
     """libvirt's errors as ours, which say what was being done."""
     try:
         yield
     except libvirt.libvirtError as error:
         code = error.get_error_code()
-        denied = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM)
-        kind, advice = _DENIED if denied else _BY_CODE.get(code, otherwise)
+        forbidden = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM)
+        verdict = _DENIED if forbidden else _BY_CODE.get(code, otherwise)
+        kind, advice = denied if verdict is _DENIED else verdict
         raise kind(f"{doing}: {advice} ({' '.join(str(error).split())})") from error
 
 

@@ -70,6 +70,7 @@ def _points(request, vm):
 
 def _looked_at(request, vm, hold, target, disks, choice, check):
     way, run_id = route.parse(request.nbd, request.tls), format.new_point_id()
+    way.require_way(vm)
     backup = domain.Plan(
         run_id=run_id,
         disks={disk.target: choice.start(disk.target) for disk in disks},

@@ -92,10 +92,11 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
     not be removed is told by its attribute `left_behind`, and removed by the next pull.
     """
-    route.parse(request.nbd, request.tls)  # before anything is done
+    way = route.parse(request.nbd, request.tls)  # before anything is done
     check = _bounded(check, request.max_duration)
     opened = domain.open(request.domain, request.uri, request.stall_timeout)
     with opened as vm, journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused):
+        way.require_way(vm)
         disks = base.chosen_disks(vm, request.disks, request.exclude)
         vm.require_no_foreign_job()
         target = series.Series(store.open_or_create(request.output), request.domain)

@@ -34,6 +34,11 @@ class Route:
     listen: Optional[domain.Listen] = None
     certificates: Optional[str] = None
 
+    def require_way(self, vm: domain.Domain) -> None:
+        """UsageError where QEMU's unix socket is to be used and could not be brought here."""
+        if not self.listen and vm.is_remote:
+            ssh_command(vm.uri)
+
     def warnings(self) -> list[str]:
         if not self.listen:
             return []

@@ -171,6 +171,67 @@ def test_port_taken_and_no_certificates(pulled, certificates):  # noqa: F811
     before.assert_same()
 
 
+# -- libvirt's own TLS ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_port(private_libvirt, certificates):
+    """The daemon listens with TLS on this port of loopback, and wants a certificate of its CA from clients."""
+    if not private_libvirt.root:
+        pytest.skip("only a system daemon listens on TCP")
+    port, file, folder = free_port(), Path("/etc/libvirt/libvirtd.conf"), certificates["server"]
+    before = file.read_text()
+    said = {"listen_addr": "127.0.0.1", "tls_port": port, "auth_tls": "none", "key_file": folder / "server-key.pem",
+            "cert_file": folder / "server-cert.pem", "ca_file": folder / "ca-cert.pem"}  # fmt: skip
+    lines = [f'{name} = "{value}"\n' for name, value in said.items()]
+    file.write_text("".join([before.replace("listen_tls = 0", "listen_tls = 1"), *lines]))
+    private_libvirt.restart()
+    yield port
+    file.write_text(before)
+    private_libvirt.restart()
+
+
+def tls_uri(port, folder, host="localhost"):
+    """libvirt has its own names for the files."""
+    names = {"ca-cert.pem": "cacert.pem", "client-cert.pem": "clientcert.pem", "client-key.pem": "clientkey.pem"}
+    for ours, theirs in names.items():
+        if (folder / ours).exists() and not (folder / theirs).exists():
+            (folder / theirs).symlink_to(ours)
+    return f"qemu+tls://{host}:{port}/system?pkipath={folder}"
+
+
+def test_control_connection_with_tls(tls_port, with_tls, certificates, pulled):  # noqa: F811
+    """Both connections, of libvirt and of NBD; the data of a remote hypervisor have no other way."""
+    witness, nbd_port = pulled({"vda": 2 * MIB}), free_port()
+    vm, right = witness.vm, certificates["right"]
+    vm.write("vda", 0, MIB)
+    remote = ("-c", tls_uri(tls_port, right), "--nbd", f"tcp:localhost:{nbd_port}", "--tls", right)
+    witness.pull(*remote)
+    vm.write("vda", CLUSTER, CLUSTER, 0x21)
+    assert modes(witness.pull(*remote)) == {"vda": SINCE}
+    witness.assert_restores()
+    before = Before(witness)
+    done = nbdpull(*witness.words("-c", tls_uri(tls_port, right)))
+    assert done.returncode == 2 and "--nbd tcp:HOST:PORT" in done.stderr
+    before.assert_same()
+
+
+@pytest.mark.parametrize("who, host, code", [
+    ("other_ca", "localhost", 7), ("right", "127.0.0.1", 7), ("unknown_client", "localhost", 6),
+    ("no_client", "localhost", 6),
+])  # fmt: skip
+def test_control_connection_that_is_refused(tls_port, certificates, pulled, who, host, code):  # noqa: F811
+    """The wrong CA, another name than the server's, a client's certificate of another CA, and none at all."""
+    witness = pulled({"vda": MIB})
+    uri = tls_uri(tls_port, certificates[who], host)
+    done = nbdpull(*witness.words("-c", uri))
+    [told] = [
+        line for line in done.stderr.splitlines() if line.startswith("nbdpull: ")
+    ]  # libvirt has its own log there
+    assert done.returncode == code and uri in told and "accept each other's certificates" in told
+    assert "Traceback" not in done.stderr and not witness.store.exists() and not witness.vm.job_active()
+
+
 # -- ssh --------------------------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,9 @@ security_driver = "none"
 stdio_handler = "file"
 namespaces = []
 """
+# With --listen it is on unless this says otherwise, as a test may that changes the file and restarts the daemon.
 LIBVIRTD_CONF = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_rw_perms = "0700"\n'
+LIBVIRTD_LISTEN = "listen_tls = 0\n"
 
 
 def cache_folder():
@@ -190,7 +192,7 @@ class PrivateLibvirt:
             self.logs, self.capabilities = qemu / "log", qemu / "cache/capabilities"
             config.mkdir()
             (config / "qemu.conf").write_text('stdio_handler = "file"\nsecurity_driver = "none"\n')
-        (config / "libvirtd.conf").write_text(LIBVIRTD_CONF)
+        (config / "libvirtd.conf").write_text(LIBVIRTD_CONF + LIBVIRTD_LISTEN * self.root)
         self.run.mkdir(mode=0o755, exist_ok=True)
         # a program that forgets to name the URI gets the bed too, and not the machine's own libvirt
         self._setenv("LIBVIRT_DEFAULT_URI", self.uri)
@@ -213,6 +215,7 @@ class PrivateLibvirt:
                     daemon,
                     "--pid-file",
                     str(self.run / "libvirtd.pid"),
+                    *["--listen"] * self.root,
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
