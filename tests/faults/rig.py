@@ -104,18 +104,22 @@ class Rig:
     def assert_clean(self, checkpoints=None):
         """No job, no file, no checkpoint but those of committed points, no folder but theirs; the guest as it was."""
         points = self.points()
-        assert not self.vm.job_active()
-        assert os.listdir(self.scratch) == []
-        kept = [point["checkpoint"] for point in points][-1:] if checkpoints is None else checkpoints
-        assert self.vm.checkpoints() == kept
-        for disk in self.vm.disks:
-            assert set(self.vm.bitmaps(disk)) <= set(kept)
+        self.assert_domain_clean([p["checkpoint"] for p in points][-1:] if checkpoints is None else checkpoints)
         folders = {path.name for path in self.store.glob("*/*") if path.is_dir()}
         assert folders == {point["id"] for point in points}
         assert not list(self.store.glob("*/*/job.json"))
 
-    def assert_next_is_right(self, *options):
-        """The next pull succeeds, everything verifies, and it restores to exactly the live disks."""
+    def assert_domain_clean(self, checkpoints):
+        """The same of what is not in the store."""
+        assert not self.vm.job_active()
+        assert os.listdir(self.scratch) == []
+        assert self.vm.checkpoints() == checkpoints
+        for disk in self.vm.disks:
+            assert set(self.vm.bitmaps(disk)) <= set(checkpoints)
+
+    def assert_next_is_right(self, *options, others=()):
+        """The next pull succeeds, everything verifies, and it restores to exactly the live disks. others: checkpoints
+        that are there beside that of the newest point."""
         held = {disk: self.vm.content(disk) for disk in self.vm.disks}
         made = self.pull(*options)
         done = self.run("verify", self.store)
@@ -125,7 +129,7 @@ class Rig:
         assert done.returncode == 0, done.stderr
         for disk, content in held.items():
             assert (self.out / f"{disk}.raw").read_bytes() == content, f"{disk} differs"
-        self.assert_clean()
+        self.assert_clean([*others, made["point"]["checkpoint"]])
         return made
 
 

@@ -1,0 +1,66 @@
+"""A small file system that fails when it is told to: an ext4 on a loop device. Needs root.
+
+What it is told only says when; what the kernel then does is the real thing. It must not know what the files are.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
+
+
+class Device:
+    """Mounted at `folder` while it is open; its image is a sparse file in `below`."""
+
+    def __init__(self, folder, below, size):
+        self.folder = Path(folder)
+        self.folder.mkdir()
+        image = Path(below) / "image"
+        with open(image, "wb") as file:
+            file.truncate(size)
+        run("mkfs.ext4", "-q", "-F", image)
+        self._loop = run("losetup", "--find", "--show", image).strip()
+        self._mount()
+
+    def _mount(self):
+        run("mount", "-o", "errors=remount-ro", self._loop, self.folder)
+
+    def unplug(self):
+        """From now on everything fails with EIO; what was not synced is lost, as it is when power is."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        os.close(descriptor)
+
+    def fail(self):
+        """The file system finds an error in itself, and lets nobody write any more."""
+        Path("/sys/fs/ext4", Path(self._loop).name, "trigger_fs_error").write_text("on order")
+
+    def mend(self):
+        """Check and mount it anew, as an administrator would."""
+        run("umount", self.folder)
+        run("e2fsck", "-fy", self._loop, codes=(0, 1))
+        self._mount()
+
+    def close(self):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run("umount", self.folder)
+        run("losetup", "--detach", self._loop)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+def run(*words, codes=(0,)):
+    """Run a program that may be where only root looks; its standard output."""
+    environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+    done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True)
+    if done.returncode not in codes:
+        raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+    return done.stdout
