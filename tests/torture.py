@@ -2,8 +2,9 @@
 
     scripts/torture [--seed N] [--minutes M]
 
-Guest writes, zeroes and discards, pulls, kills of nbdpull at random instants, restarts of the daemon and of the VM,
-SIGKILL of QEMU, resizes, shrinking and growing, disks that come and go, foreign checkpoints, lost metadata. After every
+Guest writes, zeroes and discards, pulls, kills of nbdpull at random instants and in each of its phases, a store that is
+unplugged, goes read-only or loses power, restarts of the daemon and of the VM, SIGKILL of QEMU, resizes, shrinking and
+growing, disks that come and go, foreign checkpoints, lost metadata, a domain that is undefined and defined. After every
 pull the new point is restored and compared; from time to time every point is, and the store is verified. What a disk
 holds is told by the model alone: it is compared with the live disk, too. A seed repeats the deeds, not their timing.
 """
@@ -22,17 +23,21 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT)]
+HELD = PROJECT / "tests/faults/held.py"
+sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT), str(HELD.parent)]
 
 from bed import BedError  # noqa: E402
+from bed.device import Device  # noqa: E402
 from bed.libvirtd import PrivateLibvirt, libvirt  # noqa: E402
 from bed.machine import MIB, Machine  # noqa: E402
+from held import PHASES  # noqa: E402
 
 from nbdpull import errors  # noqa: E402
 
 SECTOR, CLUSTER = 512, 64 << 10
 # What a run that was killed may leave to the next one; that one is to go on as if nothing had been.
 LIMIT = 90  # seconds a command may take
+STORE_SIZE = 8 << 30  # bytes of a sparse image
 
 
 class Wrong(Exception):
@@ -47,6 +52,7 @@ class Torture:
         self.bed, self.folder, self.log = bed, Path(folder), log
         self.store, self.scratch = self.folder / "store", self.folder / "scratch"
         self.scratch.mkdir(parents=True)
+        self.device = Device(self.store, self.folder, STORE_SIZE) if os.geteuid() == 0 else None
         sizes = {"vda": self._size(), "vdb": self._size(), "sdc": self._size()}
         self.vm = Machine(bed, self.folder / "images", sizes)
         self.vm.start()
@@ -58,7 +64,8 @@ class Torture:
         deeds = [(self.write, 30), (self.zero, 10), (self.discard, 8), (self.pull, 14), (self.kill_pull, 6),
                  (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
                  (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
-                 (self.replug, 1), (self.prove_all, 1)]  # fmt: skip
+                 (self.kill_in_a_phase, 3), (self.redefine, 2), (self.replug, 1), (self.prove_all, 1)]  # fmt: skip
+        deeds += [(self.break_store, 4)] if self.device else []
         chosen, weights = zip(*deeds)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -71,6 +78,8 @@ class Torture:
 
     def close(self):
         self.vm.close()
+        if self.device:
+            self.device.close()
 
     # -- the guest ------------------------------------------------------------------------------------------------
 
@@ -135,13 +144,55 @@ class Torture:
         said = process.communicate(timeout=LIMIT)[1]
         if "Traceback" in said and how == signal.SIGKILL:
             raise Wrong(f"a traceback: {said}")
-        for point in self._listed().values():
-            if point["id"] not in before:  # committed before it died
-                self._note(point, frozen)
+        self._note_new(before, frozen)
         if how == signal.SIGKILL:
             self._reclaim()
         else:
             self._require_nothing_left()
+
+    def kill_in_a_phase(self):
+        """SIGKILL where a run is at a certain step, or in the midst of it."""
+        frozen = {target: bytes(content) for target, content in self.disks.items()}
+        before, gate = set(self._listed()), self.folder / "gate"
+        gate.unlink(missing_ok=True)
+        process = self.start(sys.executable, HELD, self.random.choice(list(PHASES)), gate, *self.words()[3:])
+        for line in process.stdout:
+            if json.loads(line)["event"] == "held":
+                break
+        if self.random.random() < 0.7:
+            gate.touch()
+            time.sleep(self.random.random() ** 2 * 0.3)
+        process.kill()
+        process.communicate(timeout=LIMIT)
+        self._note_new(before, frozen)
+        self._reclaim()
+
+    def break_store(self):
+        """The file system of the store fails under a pull, and is mended; or power is lost, nbdpull with it."""
+        frozen = {target: bytes(content) for target, content in self.disks.items()}
+        before, how = set(self._listed()), self.random.choice(["unplug", "unplug", "fail", "power"])
+        process = self.start(*self.words())
+        time.sleep(self.random.random() ** 2 * 1.5)
+        self.device.fail() if how == "fail" else self.device.unplug()
+        if how == "power":
+            process.kill()
+        output, said = process.communicate(timeout=LIMIT)
+        if "Traceback" in said or "internal error" in said:
+            raise Wrong(f"a traceback: {said}")
+        self.device.mend()
+        self.counts[f"{how}: {process.returncode}"] += 1
+        self._note_new(before, frozen)
+        if process.returncode == 0 and json.loads(output.splitlines()[-1])["point"]["id"] not in self.points:
+            raise Wrong("a point was told to be committed, and is not there")
+        if how == "power":
+            return self._reclaim()
+        self._require_nothing_left()
+
+    def _note_new(self, before, frozen):
+        """Points that were committed before their run died."""
+        for point in self._listed().values():
+            if point["id"] not in before:
+                self._note(point, frozen)
 
     def _reclaim(self):
         """What a killed run leaves is removed by `cleanup`, or by the next pull."""
@@ -273,6 +324,14 @@ class Torture:
                 self.vm.domain.checkpointLookupByName(self.random.choice(ours)).delete(self.random.choice([0, 2]))
             except libvirt.libvirtError:
                 self.counts["deletion refused"] += 1
+
+    def redefine(self):
+        """The domain is undefined, with its checkpoints, and defined again, as when it moves to another host."""
+        xml = self.vm.domain.XMLDesc(2 | 1)  # the one of the next start, with secrets
+        self.vm.stop()
+        self.vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+        self.bed.connection().defineXML(xml)
+        self.vm.start()
 
     def replug(self):
         """Another disk in the place of one: new image, other path."""

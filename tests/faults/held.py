@@ -14,6 +14,7 @@ from nbdpull import cli, disk_copy, domain, domain_link, journal, pull, series
 # phase: the function, whether it is held after it and not before, at which call
 PHASES = {
     "journaled": (journal.Journal, "__init__", True, 1),
+    "beginning": (domain.Job, "_call_begin", False, 1),
     "begun": (domain.Job, "_call_begin", True, 1),
     "copying": (disk_copy.DiskCopy, "add", True, 2),
     "copied": (domain.Job, "finish", False, 1),
