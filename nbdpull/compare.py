@@ -18,7 +18,7 @@ from typing import Callable, Optional
 
 import numpy
 
-from . import errors, extents, format, lookup, pipeline, reader, series, source, store
+from . import child, errors, extents, format, lookup, pipeline, reader, series, source, store
 from .part import Part
 
 BLOCK = format.MAX_FRAME
@@ -138,7 +138,8 @@ def _served(image, kind):
     with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder, tempfile.TemporaryFile() as log:
         socket = os.path.join(folder, "nbd")
         server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "64", "-f", kind, "-k", socket, image],
-                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                  preexec_fn=child.ended_with_us())  # fmt: skip
         try:
             with _connected(server, socket, image, log) as live:
                 yield live

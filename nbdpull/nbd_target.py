@@ -10,11 +10,12 @@ import contextlib
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 
-from . import errors
+from . import child, errors
 
 try:
     import nbd
@@ -221,8 +222,11 @@ def qemu_nbd(path, kind, connections, draft):
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as cleaned:
         cleaned.callback(shutil.rmtree, folder, ignore_errors=True)
         server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )  # fmt: skip  (a Ctrl-C is for us: we end it)
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,  # a Ctrl-C is for us: we end it
+            # An image that is there keeps its bitmaps only where it is closed in an orderly way.
+            preexec_fn=child.ended_with_us(signal.SIGKILL if draft else signal.SIGTERM),
+        )  # fmt: skip
         cleaned.callback(server.wait)
         cleaned.callback(server.kill)
         with _served(server, socket, path, connections, log) as opened:

@@ -20,7 +20,7 @@ base  disk_copy  reclaim  route  disk_restore  domain_define   a disk on its way
 domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
 image   which point answers
 source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_files   NBD; chunk files
-domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle   XML; files
+child  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle   XML; files
 format  sizes                           magic numbers, byte offsets, names of files; sizes as people write them
 extents                                 pure algebra of ranges
 errors                                  everything that can go wrong, with its exit code

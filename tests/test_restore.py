@@ -3,11 +3,12 @@
 import os
 import random
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from stores import DOMAIN_XML, KIB, MIB, Vm, chain, scribble, small_disk, unprivileged
+from stores import DOMAIN_XML, KIB, MIB, Vm, chain, package_environment, scribble, small_disk, unprivileged
 
 from nbdpull import errors, nbd_target, target
 from nbdpull.restore import Request, restore
@@ -264,6 +265,25 @@ def test_an_end_before_qemu_nbd_is_up(tmp_path):
             time.sleep(attempt / 1000)
             raise KeyError
         assert os.listdir(tmp_path) == []
+
+
+def test_sigkill_ends_qemu_nbd_too(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 64 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(64 * MIB))
+    vm.pull()
+    words = ["restore", vm.root, "-o", tmp_path / "out", "--image-options", "compat=1.1", "--json", "--threads", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "nbdpull", *map(str, words)], stdout=subprocess.PIPE,
+                               env=package_environment())  # fmt: skip
+    assert b'"progress"' in process.stdout.readline()
+    servers = ["pgrep", "-f", f"qemu-nbd.*{tmp_path}"]
+    assert subprocess.run(servers, capture_output=True).stdout
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while subprocess.run(servers, capture_output=True).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_qemu_nbd_dies(vm, tmp_path, monkeypatch):

@@ -1,0 +1,30 @@
+"""A program that we start, and that must not outlive us: not even where we end by SIGKILL.
+
+Owns: how the kernel is asked for that. Must not know: which program it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from typing import Any, Callable
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_PRCTL: Any = getattr(ctypes.CDLL(None), "prctl", lambda *_: -1)
+
+
+def ended_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
+    """For `preexec_fn` of Popen: the child gets this signal when the thread that starts it ends, which has to be one
+    that lives as long as the child is of use.
+
+    setpriv could do the same for any command, but not that of util-linux before 2.33.
+    """
+    us = os.getpid()
+
+    def prepare():  # in the child, after the fork: nothing here may wait for a lock
+        _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+        if os.getppid() != us:  # we ended before the kernel knew
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return prepare
