@@ -74,10 +74,6 @@ class Server:
             raise
         self.domain, self.point, self.sha256 = about["domain"], about["point"], about["sha256"]
         self.exports = [self._export(disk, size) for disk, size in about["disks"].items()]
-        if request.writable and len(self.exports) > 1:
-            self.close()
-            disks = ", ".join(export.disk for export in self.exports)
-            raise errors.UsageError(f"--writable serves one disk; choose it with --disk (the point has: {disks})")
 
     def _place(self):
         """Path of the socket, None for a port."""
@@ -113,10 +109,11 @@ class Server:
     def _command(self, telling):
         request = self._request
         where = ["-U", self._socket] if self._socket else ["-i", "127.0.0.1", "-p", str(request.port)]
-        how = ["--filter=cow"] if request.writable else ["-r"]
+        how = [] if request.writable else ["-r"]
         wanted = [("store", os.path.abspath(request.store)), ("point", request.point), ("status", telling),
                   ("cache", request.cache_bytes), *(("disk", disk) for disk in request.disks)]  # fmt: skip
         wanted += [("domain", request.domain)] if request.domain is not None else []
+        wanted += [("writable", 1)] if request.writable else []
         options = [f"{name}={value}" for name, value in wanted]
         return ["nbdkit", "-f", "--exit-with-parent", *where, *how, "python", str(PLUGIN), *options]
 

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import sys
+from contextlib import contextmanager
 
 import nbdkit
 
@@ -50,9 +51,16 @@ def _open():
     for name in _config.get("disk", known):
         if name not in known:
             raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
-        _images[name] = lookup.RandomImage(target, point, name, int(_config["cache"][0]))
+        opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))
+        _images[name] = _writable(opened) if "writable" in _config else opened
     _about.update(domain=target.domain, point=point.id, sha256=point.sha256,
                   disks={name: image.size for name, image in _images.items()})  # fmt: skip
+
+
+def _writable(image):
+    from nbdpull import overlay
+
+    return overlay.Overlay(image)
 
 
 def after_fork():
@@ -89,7 +97,7 @@ def get_size(image):
 
 
 def can_write(image):
-    return False
+    return "writable" in _config
 
 
 def can_multi_conn(image):
@@ -105,11 +113,35 @@ def can_extents(image):
 
 
 def pread(image, buffer, offset, flags):
-    try:
+    with _told():
         image.read_into(offset, buffer)
+
+
+def pwrite(image, buffer, offset, flags):
+    with _told():
+        image.write(offset, buffer)
+
+
+def zero(image, count, offset, flags):
+    with _told():
+        image.zero(offset, count)
+
+
+trim = zero
+
+
+def flush(image, flags):
+    """What is thrown away at the end need not reach the medium."""
+
+
+@contextmanager
+def _told():
+    """What fails is an I/O error for the client, and a line for the operator."""
+    try:
+        yield
     except errors.NbdpullError as error:
         _complain(str(error))
-        nbdkit.set_error(errno.EIO)
+        nbdkit.set_error(errno.ENOSPC if isinstance(error, errors.OutputFull) else errno.EIO)
         raise
 
 
