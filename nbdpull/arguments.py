@@ -250,6 +250,7 @@ def _add_restore(added):
     added.add_argument("--image-options", metavar="O=V,…", default="", help="of a new qcow2, as qemu-img create -o")
     added.add_argument("--force", action="store_true", help="overwrite what exists: images, devices, a definition")
     added.add_argument("--no-verify", action="store_true", help="do not prove the whole chain before the first write")
+    added.add_argument("--no-space-check", action="store_true", help="begin, however little space seems to be free")
     added.add_argument("--salvage", action="store_true", help="restore what is not damaged, and list what is lost")
     place = added.add_mutually_exclusive_group()
     place.add_argument("--delta", action="store_true", help="the targets exist: write back only what differs")

@@ -135,6 +135,7 @@ def _restore(args, report, check):
         options=args.image_options,
         force=args.force,
         verify=not args.no_verify,
+        space_check=not args.no_space_check,
         onto=bool(args.onto),
         delta=args.delta,
         salvage=args.salvage,

@@ -96,6 +96,14 @@ class Image:
             reached = min(reached + WINDOW, self.size)
             yield extents.merged(_extents(segments[kinds == extents.DATA], extents.DATA)), reached
 
+    def data_bytes(self, block):
+        """Bytes of all blocks of `block` bytes that hold data, whole."""
+        count = 0
+        for found, _ in self.data():
+            first, last = found["offset"] // block, (extents.ends(found) - 1) // block
+            count += int((last - first + 1).sum()) - int((first[1:] == last[:-1]).sum())
+        return count * block
+
     def pieces(self):
         """Yield a Piece for each block of format.MAX_FRAME bytes with data, ascending, and after those of a window one
         Piece with its zero ranges. Every frame lies within one Piece. What is in no Piece reads as zero, too."""

@@ -39,6 +39,7 @@ class Request:
     to: dict[Optional[str], str] = field(default_factory=dict)
     options: str = ""
     verify: bool = True
+    space_check: bool = True
     onto: bool = False
     delta: bool = False
     salvage: bool = False
@@ -189,10 +190,18 @@ class _Run:
         paths = [os.path.realpath(place.path) for place in self._places.values()]
         if len(set(paths)) != len(paths):
             raise errors.UsageError("two disks have the same target")
+        if self._request.space_check:
+            target.require_space([self._need(disk) for disk, place in self._places.items() if place.kind == target.NEW])
         force = self._request.force or self._request.in_place
         for path in self._beside().values():
             if os.path.lexists(path) and not force:
                 raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another folder to -o")
+
+    def _need(self, disk):
+        place, image = self._places[disk], self._images[disk]
+        if "preallocation=f" in place.options:  # falloc or full
+            return place, lambda: image.size, image.size
+        return place, lambda: _data_bytes(image, target.block_size(place)), image.size
 
     def _prove(self):
         """Every file that the disks are made from is what was stored: sizes and digests, from the manifest down.
@@ -329,6 +338,13 @@ class _Run:
 
         self._result.defined, warnings = domain_define.define(xml, self._request.uri, self._result.beside)
         self._result.warnings += warnings
+
+
+def _data_bytes(image, block):
+    try:
+        return image.data_bytes(block)
+    except errors.Damaged:  # which is for the proof to tell
+        return 0
 
 
 def _items(copy):

@@ -87,6 +87,39 @@ def require_fit(place, size, force=False, in_place=False):
         raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
 
 
+def require_space(needs):
+    """Raise OutputFull unless new images can be written. needs: of each (Place, function that tells how many bytes it
+    takes, and a bound of that which is known at once)."""
+    file_systems: dict[int, list] = {}
+    for place, exact, bound in needs:
+        folder = _existing_folder(place.path)
+        with translated("look into", folder):
+            file_systems.setdefault(os.stat(folder).st_dev, []).append((folder, exact, bound))
+    for images in file_systems.values():
+        status = os.statvfs(images[0][0])
+        free = status.f_bavail * status.f_frsize
+        if sum(bound for _, _, bound in images) <= free:
+            continue
+        wanted = sum(exact() for _, exact, _ in images)
+        if wanted > free:
+            raise errors.OutputFull(
+                f"cannot write to {images[0][0]}: the images take {wanted} bytes, {free} are free; free space, choose "
+                "another folder, or say --no-space-check; nothing was written"
+            )
+
+
+def _existing_folder(path):
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def block_size(place):
+    """What a new image is made of: bytes."""
+    return qcow2.CLUSTER if place.format == "qcow2" else 4096
+
+
 def _room(place):
     if place.kind == NBD:
         with _opened_uri(place.path, 1) as export:

@@ -347,10 +347,30 @@ def test_a_full_disk(tmp_path, kind):
     vm.write("vda", 0, random.Random(1).randbytes(6 * MIB))
     vm.pull()
     with small_disk(tmp_path / "small", 3 * MIB) as folder:
-        with pytest.raises(errors.OutputFull, match="[Nn]o space left") as caught:
+        with pytest.raises(errors.OutputFull, match=f"take {6 * MIB} bytes, .* are free.*nothing was written"):
             do(vm, folder / "out", kind=kind)
+        assert os.listdir(folder) == []
+        with pytest.raises(errors.OutputFull, match="[Nn]o space left") as caught:
+            do(vm, folder / "out", kind=kind, space_check=False)
         assert caught.value.exit_code == 9
         assert os.listdir(folder / "out") == []
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_thin_disk_needs_no_more_than_its_data(tmp_path, kind):
+    """The disk is larger than what is free; what it holds, in the chain's newest state, is not."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 20 * MIB)
+    for at in (0, 2 * MIB):
+        vm.write("vda", at + 100, random.Random(at).randbytes(2 * MIB))
+        vm.pull()
+    vm.zero("vda", MIB, MIB)
+    vm.pull()
+    with small_disk(tmp_path / "small", 4 * MIB) as folder:
+        do(vm, folder / "out", kind=kind)
+        with pytest.raises(errors.OutputFull, match="are free"):
+            do(vm, folder / "other", kind=kind)
 
 
 @as_root
@@ -360,7 +380,7 @@ def test_a_disk_that_is_full_at_the_end(tmp_path):
     with small_disk(tmp_path / "small", MIB) as folder:
         (folder / "ballast").write_bytes(b"x" * (MIB - 16 * KIB))
         with pytest.raises(errors.OutputFull):
-            do(vm, folder / "out", kind="raw", disks=["vdb"])
+            do(vm, folder / "out", kind="raw", disks=["vdb"], space_check=False)
         assert os.listdir(folder / "out") == []
 
 
