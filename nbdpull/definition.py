@@ -48,8 +48,9 @@ def tpm_folder(xml):
     return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
 
 
-def adapted(xml, disks, files, name=None, new_uuid=False):
+def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
+    elsewhere: {target: where} of restored disks that no Source can name.
 
     A copy, that is one with another name or uuid, may run beside the original: it shares no disk that was not restored,
     and no MAC address.
@@ -64,7 +65,8 @@ def adapted(xml, disks, files, name=None, new_uuid=False):
         if target in disks:
             _place(disk, disks[target])
         elif disk.get("device", "disk") in ("disk", "lun"):
-            what = f"disk {target} was not restored"
+            where = (elsewhere or {}).get(target)
+            what = f"disk {target} was {f'restored to {where}, not to a file' if where else 'not restored'}"
             if copy:
                 devices.remove(disk)
             warnings.append(f"{what}: it is left out" if copy else f"{what}: it stays what it was")

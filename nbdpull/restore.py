@@ -299,7 +299,7 @@ class _Run:
             return xml
         new, warnings = definition.adapted(
             xml.decode(), self._sources(), {name: os.path.abspath(p) for name, p in self._beside().items()},
-            request.name, request.new_uuid,
+            request.name, request.new_uuid, self._elsewhere(),
         )  # fmt: skip
         self._result.warnings += warnings
         if request.define:
@@ -319,6 +319,11 @@ class _Run:
             disk: definition.Source(types[place.kind], os.path.abspath(place.path), place.format)
             for disk, place in told.items()
         }
+
+    def _elsewhere(self):
+        """{disk: where} of what cannot."""
+        told = self._sources()
+        return {disk: place.path for disk, place in self._places.items() if disk not in told}
 
     def _restore_files(self, xml):
         for name, path in self._beside().items():

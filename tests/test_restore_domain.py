@@ -3,6 +3,7 @@
 It boots, and no other domain is replaced by it.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from xml.sax.saxutils import escape
 import pytest
 import stores
 from bed.guest import Guest
-from bed.machine import DOMAIN, MIB, Machine
+from bed.machine import DOMAIN, MIB, Machine, wait_for
 
 from nbdpull import definition, domain_files
 
@@ -39,7 +40,7 @@ DISKS = {
     "vda": definition.Source("file", "/new/vda.qcow2", "qcow2"),
     "vdb": definition.Source("block", "/dev/b", "raw"),
 }
-KEEP_NVRAM, CHECKPOINTS_METADATA = 8, 16  # of undefineFlags
+REMOVE_NVRAM, KEEP_NVRAM, CHECKPOINTS_METADATA, REMOVE_TPM = 4, 8, 16, 32  # of undefineFlags
 
 
 def nbdpull(*words):
@@ -83,6 +84,16 @@ def test_a_copy_shares_nothing_with_the_original():
     assert warnings == ["disk vdc was not restored: it is left out"]
     assert root.find("devices/interface/mac") is None
     assert not root.findtext("os/nvram") and root.find("os/nvram").get("template") == "/t.fd"
+
+
+def test_a_disk_restored_to_an_export_is_told():
+    elsewhere = {"vdc": "nbd://host/c"}
+    assert definition.adapted(XML, DISKS, {}, elsewhere=elsewhere)[1] == [
+        "disk vdc was restored to nbd://host/c, not to a file: it stays what it was"
+    ]
+    copy, warnings = definition.adapted(XML, DISKS, {}, name="vm2", elsewhere=elsewhere)
+    assert warnings == ["disk vdc was restored to nbd://host/c, not to a file: it is left out"]
+    assert '"/old/c"' not in copy
 
 
 def test_qemu_command_lines_survive():
@@ -244,3 +255,65 @@ def test_a_restored_domain_boots(private_libvirt, guest_parts, tmp_path):
         assert vm.run("cat /mnt/letter /mnt/second") == "changed\nmore\n"
     finally:
         vm.close()
+
+
+FIRMWARE = [("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+            ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd")]  # fmt: skip
+
+
+class WithTpm(Machine):
+    """UEFI firmware that runs, and an emulated TPM."""
+
+    def __init__(self, *where):
+        found = [pair for pair in FIRMWARE if all(map(os.path.exists, pair))]
+        if not found or not shutil.which("swtpm_setup"):
+            pytest.skip("not installed: OVMF or swtpm (scripts/install --test installs them)")
+        self.code, self.template = found[0]
+        super().__init__(*where, {"vda": 2 * MIB}, paused=False)
+
+    @property
+    def variables(self):
+        return self.folder / "vars.fd"
+
+    def _xml(self):
+        boot = (
+            f"<loader readonly='yes' type='pflash'>{self.code}</loader>"
+            f"<nvram template='{self.template}'>{escape(str(self.variables))}</nvram>"
+        )
+        tpm = "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>"
+        devices = "".join(map(self._disk_xml, self.disks)) + tpm
+        return DOMAIN.format(kind="qemu", name=self.name, memory=128, cpus=1, boot=boot, devices=devices)
+
+    def forget(self):
+        """End it, and let libvirt remove its NVRAM and its TPM's state."""
+        self.domain.destroy()
+        self.domain.undefineFlags(REMOVE_NVRAM | REMOVE_TPM | CHECKPOINTS_METADATA)
+
+    def close(self):
+        with contextlib.suppress(Exception):
+            self.forget()
+
+
+@pytest.mark.timeout_seconds(240)
+def test_real_firmware_and_a_real_tpm_come_back(private_libvirt, tmp_path):
+    """What the firmware wrote to its NVRAM, and what the TPM holds; both are taken up by the next start."""
+    if not private_libvirt.root:
+        pytest.skip("the emulated TPM's folders: run as root")
+    with WithTpm(private_libvirt, tmp_path / "images") as vm:
+        template = Path(vm.template).read_bytes()
+        wait_for(lambda: vm.variables.read_bytes() != template, "variables written by the firmware", 120)
+        vm.suspend()
+        state = Path("/var/lib/libvirt/swtpm") / vm.uuid / "tpm2/tpm2-00.permall"
+        before = vm.variables.read_bytes(), state.read_bytes()
+        done = nbdpull("pull", vm.name, "-c", private_libvirt.uri, "-o", tmp_path / "store")
+        assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+        vm.forget()
+        assert not vm.variables.exists() and not state.exists()
+        words = ["restore", tmp_path / "store", "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri]
+        result = result_of(nbdpull(*words, "--json"))
+        assert result["defined"]["uuid"] == vm.uuid and result["warnings"] == []
+        assert (Path(result["beside"]["nvram"]).read_bytes(), state.read_bytes()) == before
+        vm.start()  # swtpm refuses a state that is not whole
+        assert "tpm-tis" in vm.hmp("info tpm")
+        written = Path(result["beside"]["nvram"])
+        wait_for(lambda: written.read_bytes() != before[0], "the restored NVRAM in use by the firmware", 120)
