@@ -6,6 +6,8 @@ Owns: the order of steps, what readiness is, the verdict, and that nothing is le
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import re
 import secrets
@@ -14,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
@@ -24,6 +26,8 @@ LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a report tells
 CONSOLE_MAX = 4 << 20  # bytes of it that are searched
 BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")  # files of a point that a boot needs
+FOLDER_PREFIX = "nbdpull-drill-"
+SWEPT_AFTER = 60.0  # seconds: a drill may have made its folder, and not hold it yet
 WORK_DIR = "/var/tmp"  # QEMU's user must be able to enter it, which a home seldom allows
 
 OK, FAILED = "ok", "failed"
@@ -167,16 +171,38 @@ class _Drill:
 @contextmanager
 def _work_folder(parent):
     """A folder that any user can enter who knows its name, and nobody can list: QEMU may be another user."""
+    _sweep(parent)
     with store.translated("create a folder in", parent):
-        outer = tempfile.mkdtemp(prefix="nbdpull-drill-", dir=parent)
-    try:
+        outer = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, outer, ignore_errors=True)
+        with suppress(OSError):  # a file system without locks: then nothing is swept there either
+            stack.enter_context(_held(outer))
         os.chmod(outer, 0o711)
         inner = os.path.join(outer, secrets.token_hex(8))
         os.mkdir(inner)
         os.chmod(inner, 0o711)
         yield inner
+
+
+def _sweep(parent):
+    """Remove what drills that were killed have left: folders of ours that no process holds."""
+    for path in glob.glob(os.path.join(glob.escape(parent), f"{FOLDER_PREFIX}*")):
+        with suppress(OSError), _held(path) as status:
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > SWEPT_AFTER:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder):
+    """Hold a folder, so that it is seen to be in use as long as this process lives; BlockingIOError where another one
+    does. Gives its status."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield os.fstat(descriptor)
     finally:
-        shutil.rmtree(outer, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _overlay(folder, export):

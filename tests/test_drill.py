@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import stores
-from bed.machine import DOMAIN, MIB
+from bed.machine import DOMAIN, MIB, wait_for
 from stores import Vm, files, package_environment
 
 from nbdpull import cli, drill, drill_xml, errors, listing
@@ -131,6 +131,30 @@ def test_it_can_be_stopped(bootable, private_libvirt, work):
     assert drills_left(private_libvirt) == []
     assert os.listdir(work) == []
     assert listing.points(str(bootable.root))[0][1]["drilled"] is None
+
+
+def test_sigkill_leaves_nothing_that_runs(bootable, private_libvirt, work):
+    """And the next drill removes its files."""
+    words = ["drill", bootable.root, "-c", private_libvirt.uri, "--json", "--expect", "never", "--work-dir", work]
+    process = subprocess.Popen([sys.executable, "-m", "nbdpull", *map(str, words)], stdout=subprocess.DEVNULL,
+                               env=package_environment())  # fmt: skip
+    wait_for(lambda: drills_left(private_libvirt), "the domain of the drill")
+    assert processes_of(work)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not drills_left(private_libvirt), "end of the domain")
+    wait_for(lambda: not processes_of(work), "end of all processes")
+    [left] = os.listdir(work)
+    run(bootable, private_libvirt, "--expect", "never", "--timeout", "1s", "--work-dir", work)
+    assert os.listdir(work) == [left]  # it is too young: its drill could be about to hold it
+    os.utime(os.path.join(work, left), (1, 1))
+    run(bootable, private_libvirt, "--expect", "never", "--timeout", "1s", "--work-dir", work)
+    assert os.listdir(work) == []
+
+
+def processes_of(folder):
+    """Command lines that name a folder."""
+    return subprocess.run(["pgrep", "-a", "-f", f" -.*{folder}/"], capture_output=True, text=True).stdout.splitlines()
 
 
 def test_bad_input(bootable, private_libvirt, capsys):
