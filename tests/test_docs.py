@@ -329,6 +329,35 @@ def test_the_json_of_digest_and_of_a_comparison(tmp_path):
     assert_documented(table(section(MANUAL, "event result of verify --against")), told["result"])
 
 
+def test_the_json_of_serve(tmp_path):
+    vm = stores.chain(tmp_path / "store", points=1)
+    path = vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path
+    with stores.damaged(path, path.read_bytes()[:200]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nbdpull", "serve", str(vm.root), "--json"], stdout=subprocess.PIPE, text=True,
+            env=stores.package_environment(),
+        )  # fmt: skip
+        lines = [process.stdout.readline()]
+        uri = json.loads(lines[0])["exports"][0]["uri"]
+        assert subprocess.run(["nbdcopy", uri, "null:"], capture_output=True).returncode
+        lines.append(process.stdout.readline())
+        process.terminate()
+        lines.append(process.communicate(timeout=20)[0])
+    told = events("".join(lines))
+    assert set(told) == {"serving", "trouble", "result"}
+    for event in told:
+        assert_event(told, event, "serve")
+
+
+def test_the_json_of_drill(vm, private_libvirt, tmp_path):
+    nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
+    words = ("drill", "store", "-c", private_libvirt.uri, "--expect", "never", "--timeout", "1s", "--json")
+    told = events(nbdpull_says(tmp_path, *words, exit_code=13))
+    assert set(told) == {"drill", "result"}
+    for event in told:
+        assert_event(told, event, "drill")
+
+
 def test_the_members_of_findings(tmp_path):
     vm = stores.chain(tmp_path / "store", points=1)
     nbdpull_says(tmp_path, "verify", "store", "--sample", "50%")

@@ -4,17 +4,23 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 from contextlib import contextmanager
 
 import pytest
+from bed.guest import ext4_image
+from bed.machine import wait_for
 from stores import KIB, MIB, Vm, chain, damaged, flipped, package_environment
 
 from nbdpull import errors, nbd_server
+
+DEBUGFS = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 @contextmanager
@@ -197,6 +203,50 @@ def test_missing_software(vm, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.MissingSoftware, match="nbdkit-plugin-python"):
         nbd_server.Server(nbd_server.Request(str(vm.root)))
+
+
+def test_each_of_ten_points_is_the_live_disk_of_its_time(machine, private_libvirt, tmp_path):
+    rng, store, frozen = random.Random(10), tmp_path / "store", []
+    vm = machine({"vda": 24 * MIB})
+    for number in range(10):
+        vm.write_bytes("vda", rng.randrange(23) * MIB + 4096, rng.randbytes(700 * KIB))
+        vm.write_zeroes("vda", rng.randrange(360) * 64 * KIB, 192 * KIB, unmap=True)
+        words = ["pull", vm.name, "-c", private_libvirt.uri, "-o", store, "--json"]
+        environment = package_environment()
+        told = subprocess.run([sys.executable, "-m", "nbdpull", *map(str, words)], capture_output=True, text=True,
+                              env=environment, check=True).stdout  # fmt: skip
+        point = json.loads(told.splitlines()[-1])["point"]
+        assert point["disks"][0]["mode"] == ("incremental" if number else "full")
+        frozen.append((point["id"], vm.freeze_copy("vda", tmp_path / f"{number}.raw")))
+    assert len({path.read_bytes() for _, path in frozen}) == 10
+    for point, path in frozen:
+        with served(types.SimpleNamespace(root=store), "--point", point) as about:
+            compared = run("qemu-img", "compare", "-f", "raw", "-F", "raw", about["uri"]["vda"], path)
+            assert "Images are identical." in compared
+
+
+def test_single_files_by_nbdfuse(tmp_path):
+    """As the manual says; and from there by whatever reads a file system in a file."""
+    if not (shutil.which("nbdfuse") and os.access("/dev/fuse", os.R_OK | os.W_OK)):
+        pytest.skip("nbdfuse is not installed, or /dev/fuse is not for us")
+    tree, mount = tmp_path / "tree", tmp_path / "mount"
+    (tree / "folder").mkdir(parents=True)
+    mount.mkdir()
+    (tree / "folder/letter").write_text("precious\n")
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 8 * MIB)
+    vm.write("vda", 0, ext4_image(tmp_path / "fs.raw", 8 * MIB, tree).read_bytes())
+    vm.pull()
+    with served(vm, "--socket", tmp_path / "s"):
+        process = subprocess.Popen(["nbdfuse", str(mount / "vda"), "--unix", str(tmp_path / "s")])
+        try:
+            wait_for(lambda: (mount / "vda").exists(), "nbdfuse's mount")
+            assert (mount / "vda").stat().st_size == 8 * MIB
+            assert "precious" in run(DEBUGFS, "-R", "cat /folder/letter", mount / "vda")
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert os.listdir(mount) == []
 
 
 def test_a_chain_of_thirty(tmp_path):
