@@ -16,8 +16,10 @@ import disks
 import measure
 import serving
 import tools
+from bed.guest import Guest, build
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, Disk, Machine
+from boot import until_agent
 from guest_view import writers_view
 
 from nbdpull import domain
@@ -309,6 +311,24 @@ def _served(setting, rounds, use, kinds=serving.KINDS):
                     yield tool, use(uri, started)
 
 
+def boot(setting, rounds):
+    """From the command line to the first answer of the guest's agent, seconds: over a served point, over a local qcow2
+    of it, and over one that is restored first."""
+    parts, store, local = build(cache_folder()), setting.fresh("store"), setting.fresh("local")
+    with Guest(setting.bed, setting.fresh("guest"), parts) as vm:
+        vm.wait_agent()
+        setting.pull(vm, "--full", "--no-checkpoint", output=store)
+    setting.run(tools.nbdpull("restore", store, "-o", local, "--quiet"))
+    for _ in range(rounds):
+        started = time.monotonic()
+        with serving.server((tools.nbdpull("serve", store, "--json"), None), tools.environment()) as uri:
+            yield "nbdpull", until_agent(setting, parts, "raw", uri, started)
+        yield "local qcow2", until_agent(setting, parts, "qcow2", local / "vda.qcow2", time.monotonic())
+        restored, started = setting.fresh("restored"), time.monotonic()
+        setting.run(tools.nbdpull("restore", store, "-o", restored, "--quiet"))
+        yield "nbdpull restore, then boot", until_agent(setting, parts, "qcow2", restored / "vda.qcow2", started)
+
+
 def guest(setting, rounds):
     """What a writer in the VM feels while a full pull runs: 4 KiB writes one after the other, all over the disk."""
     with setting.machine(setting.files_disk()) as vm:
@@ -346,6 +366,7 @@ SCENARIOS = {
     "serve-first-byte": serve_first_byte,
     "serve-sequential": serve_sequential,
     "serve-random": serve_random,
+    "boot": boot,
     "guest": guest,
     "start-up": start_up,
 }
