@@ -21,6 +21,9 @@ class TimedOut(Exception):
 def pytest_configure(config):
     config.addinivalue_line("markers", "timeout_seconds(n): this test may take n seconds")
     config.stash[REAL_STDERR] = os.dup(2)  # output is not yet captured here
+    # Ignored where the suite was started in the background or by nohup; nbdpull would inherit that, and keep to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(hookwrapper=True)
