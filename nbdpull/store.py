@@ -230,7 +230,8 @@ def _make_folders(path):
     """Create a folder and those above it that are missing, each durably."""
     if os.path.isdir(path):
         return
-    _make_folders(os.path.dirname(path))
+    if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
+        _make_folders(os.path.dirname(path))
     try:
         os.mkdir(path)
     except FileExistsError:
