@@ -137,6 +137,15 @@ def _add_pull(added):
         help="where a disk's base is lost: pull it in full, or fail (default: full)",
     )
     added.add_argument(
+        "--resume",
+        nargs="?",
+        choices=["auto", "always", "never"],
+        const="always",
+        default="auto",
+        help="go on with the job of a run that died, if it is the very one that this pull would begin: of the last "
+        "hour (auto, the default), of any age (always, and --resume alone), or not; write it with '='",
+    )
+    added.add_argument(
         "--offline",
         choices=["start-paused", "refuse"],
         default="start-paused",

@@ -35,6 +35,7 @@ def _pull(args, report, check):
         since=args.since,
         full=args.full,
         on_lost_base=args.on_lost_base,
+        resume=args.resume,
         checkpoint=args.checkpoint,
         make_checkpoint=not args.no_checkpoint,
         uri=args.connect,
@@ -69,9 +70,10 @@ def _pull(args, report, check):
         "dropped_checkpoints": result.dropped_checkpoints,
         "reclaimed": [vars(item) for item in result.reclaimed],
         "scratch_bytes": result.scratch_bytes,
+        "resumed": result.resumed and result.resumed._asdict(),
         "warnings": result.warnings,
     }
-    return outcome, _pull_text(args, described, next_command), 0
+    return outcome, _pull_text(args, described, next_command, result.resumed), 0
 
 
 def _next_command(args, point):
@@ -96,10 +98,12 @@ def _option(name, value):
     return [f"{name}={value}" if name.startswith("--") else name + value]
 
 
-def _pull_text(args, point, next_command):
+def _pull_text(args, point, next_command, resumed):
     from . import terminal
 
     lines = [f"{point['domain']}: point {point['id']} is in {args.output}"]
+    if resumed:
+        lines.append(f"It goes on with a run that died, and holds the disks as of {resumed.begun}, when that began.")
     if point["since"] and not point["parent"]:
         lines.append(f"It has no parent here: it holds only what changed since {point['since']}, no whole image.")
     lines += ["", terminal.disks(point), ""]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import numpy
+
 from . import errors, extents, source, writer
 from .image import DataRanges, Image
 from .manifest import DiskEntry
@@ -21,10 +23,11 @@ class DiskCopy:
 
     where: (what source.Source connects to, the Job); known: the KnownFrames that need not be stored again, or None;
     check, dirty_from: see source.Source; parent: the Point that an incremental builds on, None where no whole image is
-    there.
+    there; kept: a resume.Kept, what a dead run made of the disk; sealed: see writer.DiskWriter.
     """
 
-    def __init__(self, request, target, point_id, disk, where, known, throttle, check, dirty_from=None, parent=None):
+    def __init__(self, request, target, point_id, disk, where, known, throttle, check, dirty_from=None, parent=None,
+                 kept=None, sealed=lambda *_: None):  # fmt: skip
         self.disk = disk
         self._point_id = point_id
         self._throttle = throttle
@@ -32,6 +35,8 @@ class DiskCopy:
         self._encoder = writer.Encoder(request.level, known)
         self._stack = ExitStack()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
+        if kept:
+            self._count_kept(kept)
         with ExitStack() as opened:
             held = None
             if parent:
@@ -49,13 +54,25 @@ class DiskCopy:
                     disk.size,
                     request.chunk_size,
                     known.chunks if known else (),
+                    kept,
+                    sealed,
                 )
             )
             self._stack = opened.pop_all()
 
+    def _count_kept(self, kept):
+        self._read, self._reached = kept.read_bytes, kept.reached
+        for records in kept.records():
+            self._dirty += extents.total(records)
+            self._zero += extents.total(records, extents.ZERO)
+            data = records[records["kind"] == extents.DATA]
+            mine = numpy.isin(data["chunk"], kept.own)
+            self._stored += int(data["stored"][mine].sum())
+            self._deduped += int(data["length"][~mine].sum())
+
     def batches(self):
         """Yield extents cut into frames, so many as make one item of work."""
-        for found in self._source.extents():
+        for found in self._source.extents(self._reached):
             self._dirty += extents.total(found)
             pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
             yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)

@@ -36,7 +36,7 @@ except ImportError as error:
 # while /tmp is a tmpfs in many places: scratch grows with what the guest overwrites and would eat the host's memory.
 SCRATCH_DIR = "/var/tmp"
 AUTO, REQUIRE, NEVER = domain_freeze.AUTO, domain_freeze.REQUIRE, domain_freeze.NEVER  # of Plan.quiesce
-FREEZE_TIMEOUT = domain_freeze.TIMEOUT
+FROZEN, FREEZE_TIMEOUT = domain_freeze.FROZEN, domain_freeze.TIMEOUT
 SOCKET_PATH_MAX = 107  # bytes, sun_path less its NUL
 # An abort may wait 30 s in the daemon for another call on the same domain, and is then tried again.
 END_TIMEOUT = 120  # seconds
@@ -488,15 +488,22 @@ class Domain:
         self.require_idle()
         self._require_no_block_job(plan.disks)
         job = Job(self, plan, asked)
-        try:
+        with job._ending():
             job._begin()
             yield job
-        except BaseException as error:
-            error.left_behind = job._undo()  # type: ignore[attr-defined]
-            raise
-        left_behind = [] if job.finished else job._undo()
-        if left_behind:
-            raise errors.HypervisorError("; ".join(left_behind))
+
+    def is_under_way(self, plan: Plan) -> bool:
+        """Whether the domain's backup job is the very one that this plan would begin, its checkpoint included."""
+        job = Job(self, plan, self._asked(plan))
+        return self._operation() == _BACKUP and self.backup_job() == job._asked and job._has_checkpoint()
+
+    @contextlib.contextmanager
+    def resumed_backup(self, plan: Plan, consistency: str, reason: str) -> Iterator["Job"]:
+        """The same with the job of a dead run, which is under way; what became of its freeze is told by that run."""
+        job = Job(self, plan, self._asked(plan))
+        with job._ending():
+            job._take_over(consistency, reason)
+            yield job
 
     def _asked(self, plan: Plan) -> Backup:
         disks = {
@@ -621,6 +628,32 @@ class Job:
                 stats = self._vm._dom.jobStats(0)
         return {"scratch_bytes": stats.get("disk_temp_used", 0)}
 
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Whatever happens inside, the job is ended after it."""
+        try:
+            yield
+        except BaseException as error:
+            error.left_behind = self._undo()  # type: ignore[attr-defined]
+            raise
+        left_behind = [] if self.finished else self._undo()
+        if left_behind:
+            raise errors.HypervisorError("; ".join(left_behind))
+
+    def _take_over(self, consistency: str, reason: str) -> None:
+        if not self._vm.is_under_way(self._plan):
+            raise self._lost("it is not the one that the dead run began")
+        self.freeze.consistency, self.freeze.reason = consistency, reason
+        if self._plan.checkpoint is not None:
+            self.checkpoint = self._vm.checkpoint(self._plan.checkpoint)
+
+    def _has_checkpoint(self) -> bool:
+        """Whether the checkpoint of the plan, if there is to be one, is there and ours."""
+        name = self._plan.checkpoint
+        return name is None or (
+            self._vm._has_checkpoint(name) and self._vm.checkpoint(name).run_id == self._plan.run_id
+        )
+
     def _begin(self) -> None:
         place = f"make the socket {self.socket}" if self.socket else "listen at {}:{}".format(*self._plan.tcp or ())
         advice = f"see that QEMU's user can {place} and files in {self._plan.scratch_dir}"
@@ -711,9 +744,8 @@ class Job:
 
     def _remains(self) -> list[str]:
         found = ["backup job"] if self._is_ours() else []
-        name = self._plan.checkpoint
-        if name and self._vm._has_checkpoint(name) and self._vm.checkpoint(name).run_id == self._plan.run_id:
-            found.append(f"checkpoint {name}")
+        if self._plan.checkpoint and self._has_checkpoint():
+            found.append(f"checkpoint {self._plan.checkpoint}")
         return found + [f"file {path}" for path in self._files() if os.path.lexists(path)]
 
     def _clear(self) -> list[str]:
@@ -729,7 +761,7 @@ class Job:
             return
         if self._failed_with == libvirt.VIR_ERR_INTERNAL_ERROR and self._plan.run_id in name:
             self._adopt_bitmaps(name)
-        if self._vm._has_checkpoint(name) and self._vm.checkpoint(name).run_id == self._plan.run_id:
+        if self._has_checkpoint():
             self._vm.delete_checkpoint(name)
 
     def _adopt_bitmaps(self, name: str) -> None:

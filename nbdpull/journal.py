@@ -3,8 +3,8 @@
 Owns: job.json in a point's folder, the record of the domain's holder on this machine, and how a process is told to be
 alive. Must not know: libvirt, or how what is left is removed (reclaim.py does).
 
-job.json is one JSON object a line: first the run, then one line for each phase that it reached. A file that is only
-appended to needs no overwriting, and a torn last line says nothing false.
+job.json is one JSON object a line: first the run, then what became of it. A file that is only appended to needs no
+overwriting, and a torn last line says nothing false.
 """
 
 from __future__ import annotations
@@ -13,14 +13,23 @@ import fcntl
 import json
 import os
 import platform
+import threading
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from . import errors
 
 JOURNAL = "job.json"
+
+
+class Sealed(NamedTuple):
+    """A chunk file of a disk that became durable. chunks: [[path, size, sha256], …] of those that the disk's list got
+    since the one before: itself, and those of older points that it refers to; read_bytes: read for it."""
+
+    chunks: list[list]
+    read_bytes: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Run:
 
     disks: target -> base checkpoint or None; guest_runs: whether the guest's CPUs ran before the job; store: absolute
     path; folder: of the point, relative to the store; started: of the process, in clock ticks since `boot`.
+    What became of it: freeze, (consistency, reason) of the point, from when the job was there and as long as it was to
+    stay; sealed: by disk, in order.
     """
 
     id: str
@@ -49,7 +60,8 @@ class Run:
     machine: str = ""
     host: str = ""
     begun: str = ""
-    phases: tuple[str, ...] = ()
+    freeze: Optional[tuple[str, str]] = None
+    sealed: dict[str, list[Sealed]] = field(default_factory=dict)
 
     @property
     def whose(self):
@@ -70,9 +82,12 @@ class Run:
 def of_this_process(**values):
     """A Run of this process, from the other members."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Run(**values, **_this_process(), begun=now)
+
+
+def _this_process():
     mine = os.getpid()
-    return Run(**values, pid=mine, started=_start_time(mine), boot=_boot(), machine=_machine(),
-               host=platform.node(), begun=now)  # fmt: skip
+    return {"pid": mine, "started": _start_time(mine), "boot": _boot(), "machine": _machine(), "host": platform.node()}
 
 
 def _start_time(pid):
@@ -98,9 +113,15 @@ def _line(path):
 
 # job.json
 
+_BECAME = ("freeze", "sealed")  # members of a Run that the first line does not have
+
 
 def encode(run):
-    return json.dumps({name: value for name, value in asdict(run).items() if name != "phases"}).encode() + b"\n"
+    return _line_of({name: value for name, value in asdict(run).items() if name not in _BECAME})
+
+
+def _line_of(values):
+    return json.dumps(values).encode() + b"\n"
 
 
 def decode(data):
@@ -110,27 +131,64 @@ def decode(data):
         with suppress(ValueError):
             lines.append(json.loads(line))
     try:
-        return Run(**lines[0], phases=tuple(line["phase"] for line in lines[1:]))
-    except (IndexError, TypeError, KeyError):
+        run = Run(**lines[0])
+        for line in lines[1:]:
+            run = _followed(run, line)
+    except (IndexError, TypeError, KeyError, AttributeError):
         return None
+    return run
+
+
+def _followed(run, line):
+    """What a Run became by one more line of its journal."""
+    event = line.pop("event")
+    if event == "begun":
+        return replace(run, freeze=(line["consistency"], line["reason"]))
+    if event == "sealed":
+        sealed = [*run.sealed.get(line["disk"], ()), Sealed(line["chunks"], line["read_bytes"])]
+        return replace(run, sealed={**run.sealed, line["disk"]: sealed})
+    if event == "ending":
+        return replace(run, freeze=None)
+    if event == "resumed":
+        return replace(run, **line)
+    return run
 
 
 class Journal:
-    """The job.json being written."""
+    """The job.json being written; to be used by several threads at once."""
 
     def __init__(self, store, path, run):
-        self.run = run
+        self._lock = threading.Lock()
         self._file = store.create(path)
         self._append(encode(run))
         store.sync_folder(os.path.dirname(path))
 
-    def phase(self, name):
-        """Write down, durably, that the run is about to enter this phase."""
-        self._append(json.dumps({"phase": name}).encode() + b"\n")
+    @classmethod
+    def resumed(cls, store, path):
+        """That of a dead run, which is this process's from now on."""
+        journal = cls.__new__(cls)
+        journal._lock = threading.Lock()
+        journal._file = store.reopen(path)
+        journal._append(b"\n" + _line_of({"event": "resumed", **_this_process()}))  # its last line may be torn
+        return journal
+
+    def begun(self, consistency, reason):
+        """The job is there, as it was asked for: from now on another process can go on with it."""
+        self._append(_line_of({"event": "begun", "consistency": consistency, "reason": reason}))
+
+    def sealed(self, disk, chunks, read_bytes):
+        """See Sealed."""
+        self._append(_line_of({"event": "sealed", "disk": disk, "chunks": chunks, "read_bytes": read_bytes}))
+
+    def ending(self):
+        """The job is about to be ended: nobody can go on with it."""
+        self._append(_line_of({"event": "ending"}))
 
     def _append(self, data):
-        self._file.write(data)
-        self._file.sync()
+        """Durably."""
+        with self._lock:
+            self._file.write(data)
+            self._file.sync()
 
     def close(self):
         self._file.close()

@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 from . import (
     __version__,
@@ -24,6 +24,7 @@ from . import (
     known_frames,
     pipeline,
     reclaim,
+    resume,
     route,
     scratch_watch,
     series,
@@ -49,6 +50,7 @@ class Request:
     since: Optional[str] = None
     full: bool = False
     on_lost_base: str = base.FULL
+    resume: str = resume.AUTO
     checkpoint: Optional[str] = None
     make_checkpoint: bool = True
     uri: Optional[str] = None
@@ -75,6 +77,13 @@ class Request:
     space_check: bool = True
 
 
+class Resumed(NamedTuple):
+    """What a run that died had done. begun: when, ISO 8601; kept_bytes: of its files, not read again."""
+
+    begun: str
+    kept_bytes: int
+
+
 @dataclass(frozen=True)
 class Result:
     """A committed point, and what else the operator should know."""
@@ -84,6 +93,7 @@ class Result:
     dropped_checkpoints: list[str]
     reclaimed: list[reclaim.Leftover]
     scratch_bytes: int  # the most that was in use
+    resumed: Optional[Resumed] = None
 
 
 def pull(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
@@ -101,9 +111,7 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
         vm.require_no_foreign_job()
         target = series.Series(store.open_or_create(request.output), request.domain)
         with target.writing():
-            reclaimed = reclaim.reclaim(vm, target, hold)
-            vm.require_idle()
-            return _Run(request, vm, disks, target, hold, reclaimed, report, check).run()
+            return _Run(request, vm, disks, target, hold, report, check).run()
 
 
 def _bounded(check, seconds):
@@ -123,9 +131,9 @@ def _bounded(check, seconds):
 class _Run:
     """One run of a pull, with the series held."""
 
-    def __init__(self, request, vm, disks, target, hold, reclaimed, report, check):
+    def __init__(self, request, vm, disks, target, hold, report, check):
         self._request, self._vm, self._disks, self._series = request, vm, disks, target
-        self._hold, self._reclaimed = hold, reclaimed
+        self._hold = hold
         self._report, self._check_caller = report, check
         self._points, refused = target.load()
         # One that cannot be read now may be read again, and must not come after the points made meanwhile.
@@ -135,8 +143,9 @@ class _Run:
         self._warnings += self._route.warnings()
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
-        self._warnings += [f"left by a dead run: {item.what}: {item.left}" for item in reclaimed if item.left]
         self._id = format.new_point_id()
+        self._dead: Optional[journal.Run] = None  # the run whose job this one goes on with, and whose id it then has
+        self._kept_bytes = 0
         self._throttle = Throttle(request.max_rate, request.max_rate_file, check)
 
     def _check(self):
@@ -145,11 +154,16 @@ class _Run:
 
     def run(self):
         self._require_same_domain()
-        choice = self._choose()
-        plan = self._plan(choice)
+        choice = self._choice_to_resume()
+        self._reclaim()
+        if choice is None:
+            self._vm.require_idle()
+            choice = self._choose()
+        plan = self._plan(choice, self._id)
         self._report(
             event="start",
             point=self._id,
+            resumed=bool(self._dead),
             since=choice.base and choice.base.checkpoint.name,
             parent=choice.base and choice.base.point and choice.base.point.id,
             disks=[
@@ -158,24 +172,37 @@ class _Run:
             ],
         )  # fmt: skip
         self._lap("prepare")
-        self._require_room(plan, choice.decisions)
+        if not self._dead:
+            self._require_room(plan, choice.decisions)
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
-        with self._journaled_point(plan) as new, self._watch.guarding_guest(), self._vm.backup(plan) as job:
+        with self._journaled_point(plan) as new, self._watch.guarding_guest(), self._job(plan) as job:
             self._lap("begin")
             self._warnings += [job.freeze.warning] if job.freeze.warning else []
-            entries = self._copy(job, choice)
+            with new.reading(job.freeze.consistency, job.freeze.reason):
+                entries = self._copy(new, job, choice)
             job.finish()
             self._lap("end")
             self._add_files(new, job, choice.base and choice.base.point)
             point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
-        return Result(point, self._warnings, self._drop_superseded(point), self._reclaimed, self._watch.peak)
+        resumed = Resumed(self._dead.begun, self._kept_bytes) if self._dead else None
+        dropped = self._drop_superseded(point)
+        return Result(point, self._warnings, dropped, self._reclaimed, self._watch.peak, resumed)
+
+    def _job(self, plan):
+        return self._vm.resumed_backup(plan, *self._dead.freeze) if self._dead else self._vm.backup(plan)
+
+    def _reclaim(self):
+        self._reclaimed = reclaim.reclaim(self._vm, self._series, self._hold, keep=self._dead and self._dead.id)
+        self._warnings += [f"left by a dead run: {item.what}: {item.left}" for item in self._reclaimed if item.left]
 
     @contextmanager
     def _journaled_point(self, plan):
         """A NewPoint whose folder says what is about to be made, and for whose domain this machine knows it too."""
         run = self._journal_entry(plan)
+        series = self._series
+        folder = series.resumed_point(self._id) if self._dead else series.new_point(self._id, run)
         try:
-            with self._series.new_point(self._id, run) as new:
+            with folder as new:
                 self._hold.note(run)
                 yield new
         except BaseException as error:
@@ -215,6 +242,23 @@ class _Run:
                     f"(uuid {point.manifest.uuid}, this one is {self._vm.uuid}); choose another folder for -o"
                 )
 
+    def _choice_to_resume(self):
+        """The Choice by which a dead run can be gone on with, as it would be made without it; None if none can be."""
+        how, told = self._request.resume, len(self._warnings)
+        dead = None if how == resume.NEVER else resume.find(self._vm, self._series)
+        if dead is None:
+            return None
+        try:
+            choice = self._choose()
+            obstacle = resume.obstacle(self._vm, dead, self._plan(choice, dead.id), how)
+        except errors.NbdpullError as error:  # which may be due to what the dead run left
+            obstacle = str(error)
+        if obstacle:
+            self._warnings[told:] = [f"the job of {dead.whose} is not gone on with: {obstacle}"]
+            return None
+        self._dead, self._id = dead, dead.id
+        return choice
+
     def _choose(self):
         request = self._request
         choice = base.choose(self._vm, self._series, self._points, self._disks, request.since, request.full)
@@ -223,18 +267,18 @@ class _Run:
             choice.require_not_lost()
         return choice
 
-    def _plan(self, choice):
+    def _plan(self, choice, run_id):
         covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
         wanted = self._request.make_checkpoint and bool(covered) and self._vm.supports_checkpoints
         if self._request.checkpoint is not None and not wanted:
             why = "this libvirt or QEMU is too old" if covered else "no disk here can have one (qcow2 of version 3 can)"
             raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why}")
         return domain.Plan(
-            run_id=self._id,
+            run_id=run_id,
             disks={disk.target: choice.start(disk.target) for disk in self._disks},
-            checkpoint=self._checkpoint_name() if wanted else None,
+            checkpoint=self._checkpoint_name(run_id) if wanted else None,
             checkpoint_disks=covered if wanted else (),
-            socket=self._request.socket or (None if self._route.listen else self._vm.socket_path(self._id)),
+            socket=self._request.socket or (None if self._route.listen else self._vm.socket_path(run_id)),
             scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
             tcp=self._route.listen,
             tls=self._route.certificates is not None,
@@ -242,8 +286,8 @@ class _Run:
             freeze_timeout=self._request.freeze_timeout,
         )
 
-    def _checkpoint_name(self):
-        return f"nbdpull-{self._id}" if self._request.checkpoint is None else self._request.checkpoint
+    def _checkpoint_name(self, run_id):
+        return f"nbdpull-{run_id}" if self._request.checkpoint is None else self._request.checkpoint
 
     def _require_room(self, plan, decisions):
         """Raises ScratchFull or OutputFull where the run could only fail."""
@@ -263,21 +307,36 @@ class _Run:
 
     # While the job runs
 
-    def _copy(self, job, choice):
+    def _copy(self, new, job, choice):
         """Read every disk; return their DiskEntries."""
         entries = []
         with self._watch.watching(job), ExitStack() as open_disks:
+            kept = self._kept(new)
             server = open_disks.enter_context(route.opened(self._route, self._vm, job.socket))
-            copies = [open_disks.enter_context(self._disk_copy(job, disk, choice, server)) for disk in self._disks]
+            where = server, job, new.sealed
+            copies = [open_disks.enter_context(self._disk_copy(where, disk, choice, kept)) for disk in self._disks]
             self._copy_all(copies)
             entries = self._close_all(copies, choice.decisions)
             self._lap("copy")
             job.require_alive()
         return entries
 
-    def _disk_copy(self, job, disk, choice, server):
+    def _kept(self, new):
+        """{target: what is kept of it} where a dead run is gone on with; all else that it wrote is removed."""
+        if not self._dead:
+            return {}
+        names = [disk.target for disk in self._disks]
+        kept = {name: resume.Kept(self._series, self._dead, name, self._check) for name in names}
+        files = [entry for each in kept.values() for entry in each.files]
+        new.remove_all_but(files)
+        self._kept_bytes = sum(entry.size for entry in files)
+        return kept
+
+    def _disk_copy(self, where, disk, choice, kept):
+        server, job, sealed = where
         known = self._known_frames(choice.base, disk, job.exports[disk.target])
         about = self._throttle, self._check, choice.dirty_from(disk), choice.whole_parent(disk.target)
+        about += kept.get(disk.target), sealed
         return DiskCopy(self._request, self._series, self._id, disk, (server, job), known, *about)
 
     def _known_frames(self, start, disk, export):

@@ -59,6 +59,19 @@ def _read_full(stream, size):
     return b"".join(parts)
 
 
+def chunk_records(store, path, size):
+    """The records that a chunk file of `size` bytes ends in, as a new array; Damaged if they are not intact."""
+    try:
+        footer = store.read_range(path, max(size - format.SEEK_FOOTER_SIZE, 0), None)
+        table_size = format.seek_table_size(footer)
+        table = format.parse_seek_table(store.read_range(path, max(size - table_size, 0), None))
+        stored = table[-1][0]
+        frame = store.read_range(path, size - table_size - stored, stored)
+        return numpy.array(decompress_records(format.parse_skippable(frame, format.RECORDS_MAGIC)))
+    except (ValueError, IndexError) as error:
+        raise errors.Damaged(f"{store.path(path)}: the records of the chunk file cannot be read: {error}") from error
+
+
 def decompress_records(payload):
     """Return the records that a chunk file ends in; ValueError if they are not intact."""
     try:

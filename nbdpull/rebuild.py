@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy
-
-from . import errors, format, reader, writer
+from . import errors, reader, writer
 
 
 def rebuild(target, point, name):
@@ -43,16 +41,4 @@ def _records(target, point, disk):
         flaw = target.file_flaw(chunk)
         if flaw:
             raise errors.Damaged(flaw)
-        yield _chunk_records(target.store, f"{target.folder}/{chunk.path}", chunk.size)
-
-
-def _chunk_records(store, path, size):
-    try:
-        footer = store.read_range(path, max(size - format.SEEK_FOOTER_SIZE, 0), None)
-        table_size = format.seek_table_size(footer)
-        table = format.parse_seek_table(store.read_range(path, max(size - table_size, 0), None))
-        stored = table[-1][0]
-        frame = store.read_range(path, size - table_size - stored, stored)
-        return numpy.array(reader.decompress_records(format.parse_skippable(frame, format.RECORDS_MAGIC)))
-    except (ValueError, IndexError) as error:
-        raise errors.Damaged(f"{store.path(path)}: the records of the chunk file cannot be read: {error}") from error
+        yield reader.chunk_records(target.store, f"{target.folder}/{chunk.path}", chunk.size)

@@ -22,19 +22,23 @@ class Leftover:
     left: str = ""
 
 
-def reclaim(vm, series, hold, dry_run=False):
-    """Remove what dead runs left; return Leftovers. The domain is held, and the series, which may be None, locked."""
+def reclaim(vm, series, hold, dry_run=False, keep=None):
+    """Remove what dead runs left; return Leftovers. The domain is held, and the series, which may be None, locked.
+
+    keep: id of a run that is gone on with.
+    """
     runs = series.dead_runs() if series else {}
     previous = hold.previous
     if previous and previous.id not in runs:
         runs[previous.id] = previous
+    runs.pop(keep, None)
     found = []
     for run_id, run in runs.items():
         found += _reclaim_run(vm, series, run_id, run, dry_run)
-    found += _unknown_job(vm, {item.run for item in found})
+    found += _unknown_job(vm, {keep, *(item.run for item in found)})
     if not dry_run:
         _end_of_journals(series)
-        if previous and not any(item.left for item in found if item.run == previous.id):
+        if previous and previous.id != keep and not any(item.left for item in found if item.run == previous.id):
             hold.clear()
     return found
 

@@ -7,7 +7,7 @@ Must not know: how chunk files are made or read, libvirt, NBD.
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from . import errors, format, journal, manifest
@@ -205,10 +205,20 @@ class Series:
         made, which its exception tells in `left_behind`.
         """
         self.store.make_folder(f"{self.folder}/{point_id}", fresh=True)
-        new = NewPoint(self, point_id)
+        with self._committed(NewPoint(self, point_id), lambda new: new.begin_journal(run)) as new:
+            yield new
+
+    @contextmanager
+    def resumed_point(self, point_id):
+        """The same in the folder of a dead run, whose journal is gone on with; what else is there: `remove_all_but`."""
+        with self._committed(NewPoint(self, point_id), NewPoint.resume_journal) as new:
+            yield new
+
+    @contextmanager
+    def _committed(self, new, begin):
         left_behind = False
         try:
-            new.begin_journal(run)
+            begin(new)
             yield new
         except BaseException as error:
             left_behind = bool(getattr(error, "left_behind", None))
@@ -216,7 +226,7 @@ class Series:
         finally:
             new.end_journal()
             if not new.committed:
-                self.remove_uncommitted(point_id, keep_journal=left_behind)
+                self.remove_uncommitted(new.id, keep_journal=left_behind)
 
 
 def _not_stored(path):
@@ -260,6 +270,29 @@ class NewPoint:
     def begin_journal(self, run):
         if run is not None:
             self.journal = journal.Journal(self._series.store, f"{self._folder}/{journal.JOURNAL}", run)
+
+    def resume_journal(self):
+        self.journal = journal.Journal.resumed(self._series.store, f"{self._folder}/{journal.JOURNAL}")
+
+    def remove_all_but(self, kept):
+        """Remove what a dead run left and is of no use. kept: FileEntry of what is."""
+        stay = {journal.JOURNAL, *(entry.path.partition("/")[2] for entry in kept)}
+        for name in set(self._series.store.names(self._folder)) - stay:
+            self._series.store.remove_file(f"{self._folder}/{name}")
+
+    @contextmanager
+    def reading(self, consistency, reason):
+        """While the job is read from: if this process dies meanwhile, another one can go on with it."""
+        self.journal.begun(consistency, reason)
+        try:
+            yield
+        finally:
+            with suppress(errors.OutputError):  # the store tells of it again when the point is committed
+                self.journal.ending()
+
+    def sealed(self, disk, entries, read_bytes):
+        """A chunk file of a disk is durable; entries: FileEntry of it, and of others: see journal.Sealed."""
+        self.journal.sealed(disk, [[entry.path, entry.size, entry.sha256] for entry in entries], read_bytes)
 
     def end_journal(self):
         """What was committed needs no journal any more."""

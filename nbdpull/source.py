@@ -116,15 +116,15 @@ class Source:
 
     # Extents
 
-    def extents(self):
+    def extents(self, start=0):
         """Yield arrays of merged extents in ascending order: DATA to read, ZERO to record; what is clean is left out.
 
-        Proves on the way that what the server tells covers [0, size) exactly.
+        Proves on the way that what the server tells covers [start, size) exactly.
         """
-        return extents.merged_stream(pipeline.ahead(self._status_windows(), STATUS_AHEAD))
+        return extents.merged_stream(pipeline.ahead(self._status_windows(start), STATUS_AHEAD))
 
-    def _status_windows(self):
-        offset, window = 0, FIRST_STATUS
+    def _status_windows(self, offset):
+        window = FIRST_STATUS
         while offset < self.size:
             stop, began = min(offset + window, self.size), time.monotonic()
             replies = self._map(offset, stop - offset)

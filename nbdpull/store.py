@@ -156,6 +156,10 @@ class Store:
         """Return a new NewFile; OutputExists if there is one already."""
         return NewFile(self, path)
 
+    def reopen(self, path):
+        """Return the NewFile of a file that a dead run was appending to, which goes on at its end."""
+        return NewFile(self, path, os.O_APPEND)
+
     def publish(self, path, data):
         """Create a small file that appears whole, durable and at once, or not at all."""
         draft = f"{path}.{secrets.token_hex(4)}.draft"  # two runs may publish the same file: neither harms the other's
@@ -283,15 +287,18 @@ def _link_or_rename(source, target):
 
 
 class NewFile:
-    """A file being created. After an error it refuses everything but close; only `seal` makes it durable."""
+    """A file being created. After an error it refuses everything but close; only `seal` makes it durable.
 
-    def __init__(self, store, path):
+    size and sha256 are of what was written by this object.
+    """
+
+    def __init__(self, store, path, mode=os.O_CREAT | os.O_EXCL):
         self.path = path
         self.size = 0
         self._full_path = store.path(path)
         self._sha256 = hashlib.sha256()
         with translated("create", self._full_path):
-            self._descriptor = os.open(self._full_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(self._full_path, os.O_WRONLY | os.O_CLOEXEC | mode, 0o644)
 
     def write(self, data):
         """Append bytes."""

@@ -128,18 +128,26 @@ def _zero_blocks(buffer):
 class DiskWriter:
     """Writes one disk of one point. Give `add` everything in ascending order, then `close`."""
 
-    def __init__(self, store, series, point, disk, size, chunk_size, old_chunks=()):
-        """old_chunks: FileEntry of the chunk files that references may name, by the number that they use."""
+    def __init__(self, store, series, point, disk, size, chunk_size, old_chunks=(), kept=None, sealed=lambda *_: None):
+        """old_chunks: FileEntry of the chunk files that references may name, by the number that they use; kept: a
+        resume.Kept, what is there already; sealed(disk, entries, read_bytes): told of each chunk file that is durable,
+        in a thread, see NewPoint.sealed."""
         self._store, self._series, self._point = store, series, point
         self._disk, self._size, self._chunk_size = disk, size, chunk_size
         self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written
         self._sealed: list[Future] = []
+        self._tell_sealed = sealed
         self._old_chunks = old_chunks
-        self._old_places: dict[int, int] = {}  # number in old_chunks -> number in this disk's own list of chunk files
-        self._chunks: list[Union[Future, FileEntry, None]] = []
+        self._chunks: list[Union[Future, FileEntry, None]] = list(kept.chunks) if kept else []
+        self._told = len(self._chunks)  # how many of them `sealed` was told of
+        self._own = len(kept.own) if kept else 0  # chunk files made, or being made
+        # number in old_chunks -> number in this disk's own list of chunk files
+        self._old_places = {n: self._chunks.index(old) for n, old in enumerate(old_chunks) if old in self._chunks}
         self._chunk = None
         self._index = self._create(format.index_name(disk))
         self._index_stream = _records_compressor().compressobj()
+        for records in kept.records() if kept else ():
+            self._index.write(self._index_stream.compress(records.tobytes()))
 
     def _create(self, name):
         return self._store.create(f"{self._series}/{self._point}/{name}")
@@ -166,15 +174,26 @@ class DiskWriter:
     def _new_chunk(self):
         number = len(self._chunks)
         self._chunks.append(None)
-        file = self._create(format.chunk_name(self._disk, len(self._sealed)))
+        file = self._create(format.chunk_name(self._disk, self._own))
+        self._own += 1
         return _Chunk(file, number, format.chunk_header(self._point, self._disk, self._size, number))
 
     def _end_chunk(self):
         chunk, self._chunk = self._chunk, None
-        self._sealed.append(self._sealing.submit(chunk.seal))
+        self._sealed.append(self._sealing.submit(self._seal, chunk, len(self._chunks)))
         self._chunks[chunk.number] = self._sealed[-1]
         for earlier in self._sealed[:-MAX_UNSEALED]:
             earlier.result()  # bounds the records in memory; and a failed fsync ends the run now, not at its end
+
+    def _seal(self, chunk, known):
+        """known: how many chunk files the list had when this one was full. In the one thread for it, so that each one
+        before it was told of."""
+        file = chunk.seal()
+        since = self._chunks[self._told : known]
+        entries = [entry if isinstance(entry, FileEntry) else self._entry(file) for entry in since]
+        self._tell_sealed(self._disk, entries, chunk.read_bytes)
+        self._told = known
+        return file
 
     def close(self):
         """Seal everything; return (index, chunks) as FileEntry, with paths relative to the series."""
@@ -214,7 +233,7 @@ class _Chunk:
 
     def __init__(self, file, number, header):
         self.file, self.number = file, number
-        self.record_count = 0
+        self.record_count = self.read_bytes = 0
         self._records = []
         self._sizes = [(len(header), 0)]
         file.write(header)
@@ -227,6 +246,7 @@ class _Chunk:
         records["chunk"][data] = self.number
         self._records.append(records)
         self.record_count += len(records)
+        self.read_bytes += encoded.read_bytes
         self._sizes += records[["stored", "raw"]][data].tolist()
         self.file.write(b"".join(encoded.frames))
 

@@ -1,4 +1,5 @@
 """nbdpull, held where it reaches a phase: `held.py PHASE GATE ARGUMENTS…`. Says so on stdout, goes on when GATE exists.
+PHASE:N is its Nth time.
 
 Everything else is the real program: the faults are done to it from outside while it stands there.
 """
@@ -33,7 +34,9 @@ def hold(gate):
 
 
 def hold_at(phase, gate):
+    phase, _, nth = phase.partition(":")
     owner, name, after, count = PHASES[phase]
+    count = int(nth or count)
     original, calls = getattr(owner, name), []
 
     @functools.wraps(original)

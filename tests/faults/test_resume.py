@@ -1,0 +1,251 @@
+"""A run is killed while its job goes on, and the next one goes on with it. The VM has no operating system."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+
+import pytest
+from bed.machine import MIB, Machine
+from rig import Rig, wait_until
+
+pytest.importorskip("libvirt")
+
+NOISE = random.Random(1).randbytes(8 * MIB)
+SMALL_CHUNKS = ("--chunk-size", "1M")
+
+
+@pytest.fixture(scope="module")
+def rig(private_libvirt, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    with Machine(private_libvirt, folder / "images", {"vda": 16 * MIB, "vdb": 4 * MIB}) as vm:
+        vm.write_bytes("vda", 0, NOISE)
+        rig = Rig(vm, folder)
+        rig.pull(*SMALL_CHUNKS)
+        yield rig
+
+
+SEEDS = itertools.count(2)
+
+
+def change(rig):
+    """Data that does not compress, data that the parent holds already, zeroes; so much as takes many chunk files."""
+    seed = next(SEEDS)
+    noise = random.Random(seed).randbytes(5 * MIB)
+    rig.vm.write_bytes("vda", 0, NOISE[:MIB])
+    rig.vm.write_bytes("vda", MIB, noise)
+    rig.vm.write_zeroes("vda", 7 * MIB, MIB)
+    rig.vm.write_bytes("vda", 12 * MIB, noise[:MIB])
+    rig.vm.write("vdb", 65536 * (seed % 16), 65536, 1 + seed % 255)
+
+
+def journal(rig):
+    """(the first line, the lines after it) of the journal of the only run that is not committed."""
+    (path,) = rig.store.glob("*/*/job.json")
+    first, *lines = path.read_text().splitlines()
+    return path, json.loads(first), [json.loads(line) for line in lines if line.strip()]
+
+
+def killed(rig, *options, sealed=2, how=signal.SIGKILL):
+    """Kill a pull of which so many chunk files are durable; give {name: (inode, time)} of them."""
+    rig.start(*SMALL_CHUNKS, *options, phase="copying:5")
+    try:
+        wait_until(lambda: sum(each["event"] == "sealed" for each in journal(rig)[2]) >= sealed, "sealed chunk files")
+    finally:
+        rig.process.send_signal(how)
+        rig.process.communicate()
+    path, _, lines = journal(rig)
+    paths = [chunk[0] for each in lines if each["event"] == "sealed" for chunk in each["chunks"]]
+    names = [name for point, _, name in (each.partition("/") for each in paths) if point == path.parent.name]
+    return {name: identity(path.parent / name) for name in names}
+
+
+def identity(path):
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns
+
+
+def contents(rig):
+    return {disk: rig.vm.content(disk) for disk in rig.vm.disks}
+
+
+def assert_restores(rig, point, held):
+    shutil.rmtree(rig.out, ignore_errors=True)
+    done = rig.run("restore", rig.store, "-o", rig.out, "--format", "raw", "--point", point)
+    assert done.returncode == 0, done.stderr
+    assert {disk: (rig.out / f"{disk}.raw").read_bytes() for disk in held} == held
+    assert rig.run("verify", rig.store).returncode == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--full",)], ids=["incremental", "full"])
+@pytest.mark.parametrize("resume", [(), ("--resume",)], ids=["of itself", "asked for"])
+def test_it_equals_an_uninterrupted_run(rig, options, resume):
+    change(rig)
+    frozen = contents(rig)
+    uninterrupted = rig.pull(*SMALL_CHUNKS, *options) if options else None
+    kept = killed(rig, *options)
+    path, run, _ = journal(rig)
+    rig.vm.write("vda", 0, 16 * MIB, 0x99)  # what the guest does later is not in the point
+    made = rig.pull(*SMALL_CHUNKS, *options, *resume)
+    assert made["point"]["id"] == run["id"] and made["reclaimed"] == [] and made["warnings"] == []
+    assert made["resumed"] == {"begun": run["begun"], "kept_bytes": sum((path.parent / n).stat().st_size for n in kept)}
+    assert {name: identity(path.parent / name) for name in kept} == kept
+    assert_restores(rig, run["id"], frozen)
+    rig.assert_clean()
+
+    if options:
+        assert described(rig, made["point"]) == described(rig, uninterrupted["point"])
+    rig.assert_next_is_right()
+
+
+def described(rig, point):
+    """Counts and records of the disks, but for where the frames are."""
+    counts = ("name", "size", "dirty_bytes", "zero_bytes", "read_bytes", "deduped_bytes")
+    told = [{name: disk[name] for name in counts} for disk in point["disks"]]
+    for disk in told:
+        done = rig.run("index", rig.store, point["id"], disk["name"])
+        assert done.returncode == 0, done.stderr
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        disk["records"] = [(each["offset"], each["length"], each["kind"], each.get("digest")) for each in records]
+    return told
+
+
+def test_what_the_parent_holds_is_referred_to_across_the_kill(rig):
+    rig.vm.write_bytes("vda", 0, NOISE)
+    rig.pull(*SMALL_CHUNKS, "--full")
+    rig.vm.write_bytes("vda", 0, NOISE[: 2 * MIB])
+    rig.vm.write_bytes("vda", 2 * MIB, random.Random(77).randbytes(MIB))
+    rig.vm.write_bytes("vda", 3 * MIB, NOISE[3 * MIB :])
+    frozen = contents(rig)
+    rig.start(*SMALL_CHUNKS, phase="copied")
+    wait_until(lambda: any(each["event"] == "sealed" for each in journal(rig)[2]), "a sealed chunk file")
+    rig.process.kill()
+    rig.process.communicate()
+    _reopen(rig)
+    made = rig.pull(*SMALL_CHUNKS)
+    assert made["resumed"]["kept_bytes"] and made["point"]["disks"][0]["deduped_bytes"] == 7 * MIB
+    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_next_is_right()
+
+
+def _reopen(rig):
+    """As if the kill had come just before the end of reading was written down."""
+    path, _, _ = journal(rig)
+    lines = path.read_text().splitlines(keepends=True)
+    assert json.loads(lines[-1]) == {"event": "ending"}
+    path.write_text("".join(lines[:-1]) + lines[-1][:5])  # a torn line
+
+
+def test_killed_again_and_again(rig):
+    change(rig)
+    frozen = contents(rig)
+    kept = killed(rig)
+    more = killed(rig, sealed=4)
+    assert len(more) >= 4 and {name: more[name] for name in kept} == kept
+    made = rig.pull(*SMALL_CHUNKS)
+    assert made["resumed"]["kept_bytes"]
+    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "removed"])
+def test_a_chunk_file_that_is_not_what_it_was_is_made_again(rig, how):
+    change(rig)
+    frozen = contents(rig)
+    killed(rig)
+    path, _, _ = journal(rig)
+    first, second = sorted(path.parent.glob("vda.*.zst"))[:2]
+    data = bytearray(second.read_bytes())
+    data[len(data) // 2] ^= 1
+    second.unlink()
+    if how != "removed":
+        second.write_bytes(data if how == "flipped" else data[: len(data) // 2])
+    made = rig.pull(*SMALL_CHUNKS)
+    assert made["resumed"]["kept_bytes"] == first.stat().st_size
+    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_next_is_right()
+
+
+def _older(rig):
+    path, run, _ = journal(rig)
+    rest = path.read_text().partition("\n")[2]
+    path.write_text(json.dumps({**run, "begun": "2020-01-01T00:00:00+00:00"}) + "\n" + rest)
+
+
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        (("--full",), "another base"),
+        (("--disk", "vda"), "another checkpoint"),
+        (("--no-checkpoint",), "another checkpoint"),
+        (("--checkpoint", "mine"), "another checkpoint"),
+        (("--quiesce=require",), "its guest was not frozen"),
+        (("--resume=never",), None),
+    ],
+)
+def test_what_does_not_match_begins_anew(rig, options, why):
+    change(rig)
+    killed(rig)
+    _, run, _ = journal(rig)
+    rig.vm.write("vda", 9 * MIB, MIB, 0x31)
+    if why == "its guest was not frozen":
+        done = rig.run(*rig.words(*options))
+        assert done.returncode == 6 and not rig.vm.job_active()
+    else:
+        made = rig.pull(*options)
+        assert made["resumed"] is None and made["point"]["id"] != run["id"]
+        assert [item["what"] for item in made["reclaimed"] if item["run"] == run["id"]][0] == "backup job"
+        assert [why in warning for warning in made["warnings"]] == [True] * bool(why)
+    if "mine" in rig.vm.checkpoints():
+        rig.vm.delete_checkpoint("mine")
+    rig.assert_next_is_right()
+
+
+def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
+    change(rig)
+    frozen = contents(rig)
+    killed(rig)
+    _older(rig)
+    rig.vm.write("vda", 9 * MIB, MIB, 0x41)
+    made = rig.pull("--resume")
+    assert made["resumed"]["begun"] == "2020-01-01T00:00:00+00:00"
+    assert_restores(rig, made["point"]["id"], frozen)
+    change(rig)
+    killed(rig)
+    _older(rig)
+    made = rig.pull()
+    assert made["resumed"] is None and "more than an hour ago" in made["warnings"][0]
+    rig.assert_next_is_right()
+
+
+def test_a_job_that_somebody_ended_is_not_gone_on_with(rig):
+    change(rig)
+    killed(rig)
+    rig.vm.domain.abortJob()
+    wait_until(lambda: not rig.vm.job_active(), "the job's end")
+    rig.vm.write("vda", 9 * MIB, MIB, 0x51)
+    made = rig.pull("--resume")
+    assert made["resumed"] is None
+    rig.assert_next_is_right()
+
+
+def test_a_run_that_lives_is_left_alone(rig):
+    change(rig)
+    rig.start(*SMALL_CHUNKS, phase="copying")
+    done = rig.run(*rig.words("--resume"))
+    assert done.returncode == 5 and f"process {rig.process.pid}" in done.stderr
+    assert rig.end()[0] == 0
+    rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize("phase", ["copying", "copied"])
+def test_a_resumed_run_that_is_stopped_leaves_nothing(rig, phase):
+    change(rig)
+    killed(rig)
+    rig.start(*SMALL_CHUNKS, phase=phase)
+    rig.process.send_signal(signal.SIGTERM)
+    assert rig.end()[0] in (128 + signal.SIGTERM, 0 if phase == "copied" else None)  # all was read by then
+    rig.assert_clean()
+    rig.assert_next_is_right()
