@@ -58,6 +58,7 @@ class Torture:
         self.vm.start()
         self.disks = {target: bytearray(size) for target, size in sizes.items()}
         self.points, self.foreign, self.counts = {}, [], collections.Counter()
+        self.killed_with = None  # the disks as they were when a run was killed last
 
     def run(self, seconds):
         """Do deeds until the time is up, and prove all that was made."""
@@ -85,9 +86,14 @@ class Torture:
 
     def write(self):
         disk, offset, length = self._range()
-        pattern = self.random.randrange(1, 256)
-        self.vm.write(disk, offset, length, pattern)
-        self.disks[disk][offset : offset + length] = bytes([pattern]) * length
+        if self.random.random() < 0.4:  # what does not compress makes chunk files full
+            data = self.random.randbytes(length)
+            self.vm.write_bytes(disk, offset, data)
+        else:
+            pattern = self.random.randrange(1, 256)
+            self.vm.write(disk, offset, length, pattern)
+            data = bytes([pattern]) * length
+        self.disks[disk][offset : offset + length] = data
 
     def zero(self):
         disk, offset, length = self._range()
@@ -116,8 +122,9 @@ class Torture:
     # -- nbdpull --------------------------------------------------------------------------------------------------
 
     def words(self, *options):
+        small = ["--frame-size", "64K", "--chunk-size", "1M"]
         return [sys.executable, "-m", "nbdpull", "pull", "-o", self.store, "--json", "-c", self.bed.uri,
-                "--scratch-dir", self.scratch, "--frame-size", "64K", *options, "--", self.vm.name]  # fmt: skip
+                "--scratch-dir", self.scratch, *small, *options, "--", self.vm.name]  # fmt: skip
 
     def start(self, *words):
         environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -131,7 +138,10 @@ class Torture:
         output, said = process.communicate(timeout=LIMIT)
         if process.returncode:
             raise Wrong(f"a pull failed: {said}")
-        self._note(json.loads(output.splitlines()[-1])["point"], frozen)
+        made = json.loads(output.splitlines()[-1])
+        if made["resumed"]:
+            self.counts["resumed, kept files" if made["resumed"]["kept_bytes"] else "resumed"] += 1
+        self._note(made["point"], self.killed_with if made["resumed"] else frozen)
 
     def kill_pull(self):
         """SIGKILL, TERM or INT at a random instant. It may have been done by then."""
@@ -195,9 +205,13 @@ class Torture:
                 self._note(point, frozen)
 
     def _reclaim(self):
-        """What a killed run leaves is removed by `cleanup`, or by the next pull."""
-        if self.random.random() < 0.5:
-            return self.pull()
+        """What a killed run leaves is removed by `cleanup`, or by the next pull, which may go on with it as well: then
+        the point holds what the disks held before."""
+        if self.random.random() < 0.6:
+            self.killed_with = {target: bytes(content) for target, content in self.disks.items()}
+            for _ in range(self.random.randrange(3)):
+                self.random.choice([self.write, self.zero])()
+            return self.pull(*self.random.choice([(), (), ("--resume",), ("--resume=never",)]))
         where = ["-o", self.store] if (self.store / "nbdpull.json").exists() else []
         done = self.start(sys.executable, "-m", "nbdpull", "cleanup", self.vm.name, "-c", self.bed.uri, *where)
         said = done.communicate(timeout=LIMIT)[1]
