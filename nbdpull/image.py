@@ -43,6 +43,11 @@ class Image:
         ]
 
     @property
+    def indexes(self):
+        """FileEntry of the index of each point of the chain."""
+        return [entry.index for _, entry in self._links]
+
+    @property
     def chunks(self):
         """FileEntry of every chunk file of the chain, each once."""
         return list({chunk.path: chunk for _, entry in self._links for chunk in entry.chunks}.values())
@@ -67,8 +72,8 @@ class Image:
             stop = min(start + WINDOW, self.size)
             taken = [layer.take(stop) for layer in layers]
             result = numpy.empty(0, extents.SEGMENT)
-            for number, records in enumerate(taken):
-                result = extents.overlay(result, extents.clip(_segments(records, number), start, stop))
+            for number, records in reversed(list(enumerate(taken))):  # so that the large first layer is laid once
+                result = extents.overlay(extents.clip(_segments(records, number), start, stop), result)
             if not self.partial:
                 self._require_covered(result, start, min(stop, self._links[0][1].size))
             yield result, taken

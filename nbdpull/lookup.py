@@ -31,12 +31,11 @@ class RandomImage:
 
     def __init__(self, series, point, disk, cache_bytes=CACHE_BYTES):
         self.disk = disk
-        for _, entry in series.chain(point, disk):
-            flaw = series.file_flaw(entry.index)
-            if flaw:
-                raise errors.Damaged(flaw)
         with ExitStack() as stack:
             opened = stack.enter_context(image.Image(series, point, disk))
+            flaw = next(filter(None, map(series.file_flaw, opened.indexes)), None)
+            if flaw:
+                raise errors.Damaged(flaw)
             self.size = opened.size
             self._window = image.WINDOW
             self._windows = [_Window(records, n * self._window) for n, records in enumerate(opened.flat())]
