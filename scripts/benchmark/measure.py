@@ -16,13 +16,17 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of wall clock and of CPU (the command's and QEMU's), MiB of peak memory, bytes of what it left."""
+    """Seconds of wall clock and of CPU (the command's and QEMU's), MiB of peak memory, bytes of what it left.
+
+    data: bytes of guest data that it went through, 0 where that is not what is measured.
+    """
 
     wall: float
     cpu: float
     qemu_cpu: float
     peak_mib: float
     size: int
+    data: int = 0
 
 
 def run(command, qemu_pid=None, output=None, log=None, env=None):

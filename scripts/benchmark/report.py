@@ -28,16 +28,20 @@ def view_table(scenario, rows):
 
 def cost_table(scenario, rows, ours="nbdpull"):
     """One scenario as text: medians, and our wall time and size as a ratio of each other tool's."""
-    lines = [f"{scenario}", f"  {'':26}{'wall s':>8}{'spread':>15}{'cpu s':>8}{'qemu s':>8}{'MiB peak':>10}{'MB':>8}"
-             f"{'wall ratio':>12}{'size ratio':>12}"]  # fmt: skip
+    lines = [f"{scenario}", f"  {'':26}{'wall s':>8}{'spread':>15}{'cpu s':>8}{'qemu s':>8}"
+             f"{'MiB peak':>10}{'MB':>8}{'GB/s':>7}{'wall ratio':>12}{'size ratio':>12}"]  # fmt: skip
     for tool, row in rows.items():
         spread = f"{row['spread'][0]:.2f}–{row['spread'][1]:.2f}"
         ratios = _ratio(rows[ours], row, "wall") + _ratio(rows[ours], row, "size") if tool != ours else ""
         lines.append(
             f"  {tool:26}{row['wall']:8.2f}{spread:>15}{row['cpu']:8.2f}{row['qemu_cpu']:8.2f}{row['peak_mib']:10.0f}"
-            f"{row['size'] / 1e6:8.1f}{ratios}"
+            f"{row['size'] / 1e6:8.1f}{_rate(row)}{ratios}"
         )
     return "\n".join(lines)
+
+
+def _rate(row):
+    return f"{row['data'] / row['wall'] / 1e9:7.2f}" if row["data"] else f"{'':7}"
 
 
 def _ratio(ours, theirs, figure):

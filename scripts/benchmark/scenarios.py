@@ -5,6 +5,7 @@ Owns: the scenarios by name, and what each compares. Must not know: how a table 
 A scenario yields (tool, Cost). "limit …" rows are no tools: they say what this machine could do at best.
 """
 
+import json
 import os
 import shutil
 import time
@@ -186,22 +187,40 @@ def restore(setting, rounds):
         setting.pull(vm, output=store)
     for _ in range(rounds):
         output = setting.fresh("restored")
-        yield (
-            "nbdpull",
-            setting.run(tools.nbdpull("restore", store, "-o", output, "--quiet", *setting.options), output=output),
-        )
+        command = tools.nbdpull("restore", store, "-o", output, "--quiet", *setting.options)
+        cost = setting.run(command, output=output)
+        yield "nbdpull", replace(cost, data=cost.size)
+        yield "limit: zstd -d and write", _write_limit(setting, store, output / "vda.qcow2")
         if tools.has_peer():
             output = setting.fresh("restored")
             command = tools.peer_restore(setting.bed.uri, setting.folder / "peer-base", output)
             yield "virtnbdrestore", setting.run(command, output=output)
 
 
+def _write_limit(setting, store, image):
+    """The restored bytes written to a new file and synced; or, if that takes longer, the CPU time of this and of
+    `zstd -d` over all frames of the chain, shared by all cores."""
+    written = setting.run(tools.synced_copy(image, setting.fresh("copy")), output=setting.folder / "copy")
+    cpu = _unpacked(setting, store).cpu + written.cpu
+    return replace(written, wall=max(written.wall, cpu / os.cpu_count()), cpu=cpu, data=written.size)
+
+
+def _unpacked(setting, store):
+    """Cost of `zstd -d` over all frames of a store, with one thread."""
+    return setting.run(["sh", "-c", f"exec zstd -q -dc {' '.join(map(str, Path(store).rglob('*.zst')))} > /dev/null"])
+
+
 def verify(setting, rounds):
-    """Every frame of a full pull."""
+    """Every frame of a full pull. The limit is what zstd -d alone would take on all cores."""
     with setting.machine(setting.files_disk()) as vm:
-        setting.pull(vm, "--full", "--no-checkpoint", output=setting.fresh("base"))
+        store = setting.fresh("base")
+        setting.pull(vm, "--full", "--no-checkpoint", output=store)
     for _ in range(rounds):
-        yield "nbdpull", setting.run(tools.nbdpull("verify", setting.folder / "base", "--quiet"))
+        cost = setting.run(tools.nbdpull("verify", store, "--json", "--no-record"))
+        data = json.loads(setting.log.read_text().splitlines()[-1])["raw_bytes"]
+        yield "nbdpull", replace(cost, data=data)
+        unpacked = _unpacked(setting, store)
+        yield "limit: zstd -d", replace(unpacked, wall=unpacked.cpu / os.cpu_count(), data=data)
 
 
 def incompressible(setting, rounds):
@@ -281,7 +300,7 @@ def serve_first_byte(setting, rounds):
 
 def serve_sequential(setting, rounds):
     """The whole disk copied to nothing by nbdcopy."""
-    return _served(setting, rounds, lambda uri, started: serving.sequential(uri, setting.log))
+    return _served(setting, rounds, lambda uri, started: serving.sequential(uri, setting.log, _size_served(setting)))
 
 
 def serve_random(setting, rounds):
@@ -290,25 +309,37 @@ def serve_random(setting, rounds):
 
 
 def _served(setting, rounds, use, kinds=serving.KINDS):
-    """The newest point of a chain of 30, a full pull of the same content, and images of it, each behind its server."""
-    chained, full = setting.fresh("store-30"), setting.fresh("store-1")
-    with setting.machine(setting.files_disk()) as vm:
-        for step in range(30):
-            vm.stop()
-            vm.write_offline("vda", disks.random_writes(setting.size, int(300 * setting.scale), 1 << 16, seed=step))
-            vm.start()
-            setting.pull(vm, output=chained)
-        setting.pull(vm, "--full", "--no-checkpoint", output=full)
-    for kind in ("raw", "qcow2"):
-        output = setting.fresh(kind)
-        setting.run(tools.nbdpull("restore", full, "-o", output, "--format", kind, "--quiet"))
+    """What is in the folder of _to_serve, each behind its server."""
+    folder = _to_serve(setting)
     for _ in range(rounds):
-        for tool, command in serving.commands(setting.folder, chained, full).items():
+        for tool, command in serving.commands(folder).items():
             if tool in kinds:
                 os.sync()
                 started = time.monotonic()
                 with serving.server(command, tools.environment()) as uri:
                     yield tool, use(uri, started)
+
+
+def _to_serve(setting):
+    """A folder with a chain of 30, a full pull of the same content, and images of it; made once for all scenarios."""
+    folder = setting.folder / "served"
+    if folder.exists():
+        return folder
+    folder.mkdir()
+    with setting.machine(setting.files_disk()) as vm:
+        for step in range(30):
+            vm.stop()
+            vm.write_offline("vda", disks.random_writes(setting.size, int(300 * setting.scale), 1 << 16, seed=step))
+            vm.start()
+            setting.pull(vm, output=folder / "chained")
+        setting.pull(vm, "--full", "--no-checkpoint", output=folder / "full")
+    for kind in ("raw", "qcow2"):
+        setting.run(tools.nbdpull("restore", folder / "full", "-o", folder / kind, "--format", kind, "--quiet"))
+    return folder
+
+
+def _size_served(setting):
+    return measure.size_of(_to_serve(setting) / "raw")
 
 
 def boot(setting, rounds):

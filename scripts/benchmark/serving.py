@@ -8,6 +8,7 @@ import random
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import measure
@@ -18,10 +19,10 @@ KINDS = ("nbdpull", "chain of 1", "nbdkit file", "qemu-nbd qcow2")
 READS, READ_SIZE = 1000, 4096
 
 
-def commands(folder, chained, full):
-    """{tool: (command, URI or None where it tells it itself)}"""
-    raw, qcow2 = Path(folder) / "raw" / "vda.raw", Path(folder) / "qcow2" / "vda.qcow2"
-    socket = Path(folder) / "nbd.sock"
+def commands(folder):
+    """{tool: (command, URI or None where it tells it itself)} of what is in the folder: stores and images."""
+    chained, full, socket = folder / "chained", folder / "full", folder / "nbd.sock"
+    raw, qcow2 = folder / "raw" / "vda.raw", folder / "qcow2" / "vda.qcow2"
     uri = f"nbd+unix:///?socket={socket}"
     return {
         "nbdpull": (tools.nbdpull("serve", chained, "--json"), None),
@@ -70,9 +71,10 @@ def first_byte(uri, started):
     return _cost(time.monotonic() - started)
 
 
-def sequential(uri, log):
+def sequential(uri, log, data):
+    """data: bytes of the disk that are no holes, which nbdcopy does not ask for."""
     connected(uri).shutdown()
-    return measure.run(["nbdcopy", uri, "null:"], log=log)
+    return replace(measure.run(["nbdcopy", uri, "null:"], log=log), data=data)
 
 
 def at_random(uri, size):

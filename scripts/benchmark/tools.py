@@ -30,6 +30,10 @@ def peer_restore(uri, folder, output):
     return ["virtnbdrestore", "-U", uri, "-i", folder, "-o", output, "-n", "-L", f"{output}.log"]
 
 
+def synced_copy(file, to):
+    return ["dd", "if=" + str(file), "of=" + str(to), "bs=1M", "conv=fsync", "status=none"]
+
+
 def nbdcopy_to_null(socket, export):
     return ["nbdcopy", f"nbd+unix:///{export}?socket={socket}", "null:"]
 
