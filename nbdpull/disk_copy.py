@@ -130,8 +130,13 @@ def _reads_at_once(request):
     return min(max(request.max_in_flight // request.threads, 1), source.MAX_BATCH_READS)
 
 
+def _connections(request, job):
+    """One for each thread and one for the map, where the server has so many for all disks."""
+    return max(1, min(request.threads + 1, source.MAX_CONNECTIONS // len(job.exports)))
+
+
 def _source(request, where, target, check, known_dirty):
     server, job = where
     export = job.exports[target]
     return source.Source(server, export.name, export.bitmap, _reads_at_once(request), request.stall_timeout, check,
-                         job.require_alive, **known_dirty)  # fmt: skip
+                         job.require_alive, connections=_connections(request, job), **known_dirty)  # fmt: skip

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import threading
 import time
 from contextlib import contextmanager, suppress
+from queue import Empty, LifoQueue
 from typing import NamedTuple, Optional
 
 import numpy
@@ -40,7 +40,12 @@ BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and 
 MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
 POLL_INTERVAL = 250  # milliseconds
 GOODBYE = 1.0  # seconds for a server to take leave
+HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
+# QEMU 9.1 and later (and older ones that were mended as it was) serve 100 connections, and let the next one wait for
+# ever. Some may be somebody else's.
+MAX_CONNECTIONS = 90
 TRIES = 5  # of a read or map request whose connection broke, each on a new connection
+SHORT_PAUSE = 0.02  # seconds until a server's queue is looked at again
 PAUSE = 0.2  # seconds before the second try, then doubled
 PIN = 1 << 16  # bytes of a read that looks for the place of an error, then PIN_FINE
 PIN_FINE = 1 << 12
@@ -75,6 +80,10 @@ class ConnectionLost(errors.SourceError):
     """The connection broke; another one may serve."""
 
 
+class _QueueFull(ConnectionLost):
+    """Too many are being connected at once for the server's queue; in a moment there is room."""
+
+
 class ReadFailed(errors.SourceError):
     """The server answered a read with an error."""
 
@@ -85,34 +94,62 @@ class Source:
     Where a bitmap is known to say too little: dirty_from is the offset from which all is dirty; held(start, stop) gives
     the ranges where the image that the extents are laid over has data: what of them is clean and zero is told, too.
 
+    connections: how many there are, for readers and the map together; who finds none free waits for one. All are made
+    before anything is asked: a QEMU whose server is stopped in the midst of a handshake may never come to itself again,
+    and whoever ends the job does not ask us when. So there are handshakes at the begin and after a loss, and none is
+    left half way.
+
     check() is called while the server is waited for, what it raises ends that. require_alive() is called before a
     connection that broke is made anew: it raises where the export cannot be the same frozen image any more.
     Raises SourceError where the server cannot be reached, stalls for `stall_timeout` seconds, or says what cannot be.
     """
 
     def __init__(self, address, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0,
-                 check=lambda: None, require_alive=lambda: None, dirty_from=None, held=None):  # fmt: skip
+                 check=lambda: None, require_alive=lambda: None, dirty_from=None, held=None,
+                 connections=2):  # fmt: skip
         self._dirty_from, self._held = dirty_from, held
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
-        self._lock = threading.Lock()
-        self._idle: list[_Connection] = []
-        self._all: list[_Connection] = []
+        self._free: LifoQueue = LifoQueue()  # of connections, None = one that broke and is made anew when it is wanted
+        self._count = 0  # of those that are in self._free, or lent from it
+        self._opened: list[_Connection] = []
         self._closed = False
-        self._mapper = self._connect(self._contexts)
-        self.size = self._mapper.size
+        try:
+            self._open(connections)
+        except BaseException:
+            self.close()
+            raise
+        self.size = self._opened[0].size
 
-    def _connect(self, contexts=()):
-        connection = _Connection(
-            self._address, self._export, contexts, self._reads_at_once, self._stall_timeout, self._check
-        )
-        with self._lock:
-            self._all.append(connection)
-        if self._closed:  # meanwhile, by the thread that gave the run up: the job ends only when all have hung up
-            self._drop(connection)
+    def _open(self, count):
+        """All at once: each takes a dozen round trips."""
+        made = pipeline.ordered(lambda _: self._connect(), range(count), threads=count, budget=count,
+                                weight=lambda _: 0, check=self._check)  # fmt: skip
+        for connection in list(made):
+            self._free.put(connection)
+        self._count = count
+
+    def _connect(self):
+        deadline = time.monotonic() + self._stall_timeout
+        while True:
+            self._require_open()
+            try:
+                connection = _Connection(self._address, self._export, self._contexts, self._reads_at_once,
+                                         self._stall_timeout, self._require_open)  # fmt: skip
+            except _QueueFull:
+                if time.monotonic() > deadline:
+                    raise
+                self._sleep(SHORT_PAUSE)
+                continue
+            self._opened.append(connection)
+            return connection
+
+    def _require_open(self):
+        """What is under way in other threads ends, too, when the run is given up."""
+        if self._closed:
             raise errors.SourceError(f"{self._export}: the source was closed")
-        return connection
+        self._check()
 
     # Extents
 
@@ -126,9 +163,9 @@ class Source:
     def _status_windows(self, offset):
         window = FIRST_STATUS
         while offset < self.size:
-            stop, began = min(offset + window, self.size), time.monotonic()
-            replies = self._map(offset, stop - offset)
-            window = _next_window(window, time.monotonic() - began)
+            stop = min(offset + window, self.size)
+            replies, seconds = self._map(offset, stop - offset)
+            window = _next_window(window, seconds)
             offsets, lengths, flags, reached = extents.combine_status(offset, stop, *replies)
             if reached <= offset:
                 raise errors.SourceError(f"{self._export}: the NBD server made no progress at byte {offset} of its map")
@@ -136,11 +173,9 @@ class Source:
             offset = reached
 
     def _map(self, offset, length):
-        return self._tried(lambda: self._mapper.block_status(offset, length, self._contexts), self._renew_mapper)
-
-    def _renew_mapper(self):
-        self._drop(self._mapper)
-        self._mapper = self._connect(self._contexts)
+        with self.reading() as reader:
+            began = time.monotonic()
+            return reader.block_status(offset, length), time.monotonic() - began
 
     def _stored_extents(self, offsets, lengths, allocation, dirty=None):
         result = numpy.empty(len(offsets), extents.EXTENT)
@@ -165,16 +200,21 @@ class Source:
     def reading(self):
         """Give a reader to one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
         the next call."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        reader = _Reader(self, connection or self._connect())
+        reader = _Reader(self, self._take())
         try:
+            reader.connect()
             yield reader
         except BaseException:
             reader.drop()  # its state is unknown
             raise
-        with self._lock:
-            self._idle.append(reader.connection)
+        finally:
+            self._free.put(reader.connection)
+
+    def _take(self):
+        while True:
+            self._require_open()
+            with suppress(Empty):
+                return self._free.get(timeout=POLL_INTERVAL / 1000)
 
     def read(self, offset, length):
         """Return bytes; length at most 32 MiB."""
@@ -201,28 +241,32 @@ class Source:
             except ConnectionLost:
                 if self._closed or not left:
                     raise
-                self._require_alive()
                 self._sleep(pause)
+                self._require_alive()  # last, so that the job is still there when the handshake begins
                 pause, call = 2 * pause, None
         raise AssertionError("every try returns or raises")
 
     def _sleep(self, seconds):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self._check()
-            time.sleep(0.05)
+            self._require_open()
+            time.sleep(min(seconds, 0.05))
 
     def _drop(self, connection):
-        with self._lock:
-            if connection in self._all:
-                self._all.remove(connection)
+        with suppress(ValueError):
+            self._opened.remove(connection)
         connection.close()
 
     def close(self):
-        """Close every connection; what is under way on one, such as the map, fails."""
+        """Close every connection; what is under way on one, such as the map, fails, but for a handshake, which ends."""
         self._closed = True
-        while self._all:
-            self._all.pop().close()
+        deadline = time.monotonic() + HANDSHAKE + GOODBYE
+        with suppress(Empty):
+            for _ in range(self._count):
+                self._free.get(timeout=max(0, deadline - time.monotonic()))
+        deadline = time.monotonic() + GOODBYE
+        while self._opened:
+            self._opened.pop().close(deadline)
 
     def __enter__(self):
         return self
@@ -238,7 +282,7 @@ def _next_window(window, seconds):
 
 
 class _Reader:
-    """What one thread reads through: a connection, and the next one where that breaks."""
+    """What one thread reads through: a connection, and the next one where that breaks; connection: None = none yet."""
 
     def __init__(self, owner, connection):
         self._owner, self.connection = owner, connection
@@ -247,12 +291,20 @@ class _Reader:
         return self._owner._tried(lambda: self.connection.read_batch(ranges), self._renew,
                                   lambda: self.connection.read_pinned(ranges))  # fmt: skip
 
+    def block_status(self, offset, length):
+        return self._owner._tried(lambda: self.connection.block_status(offset, length), self._renew)
+
     def _renew(self):
         self.drop()
-        self.connection = self._owner._connect()
+        self.connect()
+
+    def connect(self):
+        self.connection = self.connection or self._owner._connect()
 
     def drop(self):
-        self._owner._drop(self.connection)
+        connection, self.connection = self.connection, None
+        if connection:
+            self._owner._drop(connection)
 
 
 class _Connection:
@@ -260,26 +312,34 @@ class _Connection:
 
     def __init__(self, address, export, contexts, reads_at_once, stall_timeout, check):
         self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
-        self._check = check
+        self._contexts, self._check = contexts, check
         self._buffer = bytearray()
         self._nbd = nbd.NBD()
         try:
-            self._connect(address, export, contexts)
+            self._connect(address)
         except BaseException:
             self.close()
             raise
 
-    def _connect(self, address, export, contexts):
+    def _connect(self, address):
         with self._translated("connecting"):
-            self._nbd.set_export_name(export)
-            for context in contexts:
+            self._nbd.set_export_name(self._export)
+            for context in self._contexts:
                 self._nbd.add_meta_context(context)
             self._start(address)
-            self._poll_while(lambda: self._nbd.aio_is_connecting(), "connecting")
+            self._shake_hands()
             if not self._nbd.aio_is_ready():
-                raise ConnectionLost(f"{export}: the NBD server closed the connection")
-            self._require(contexts)
+                raise ConnectionLost(f"{self._export}: the NBD server closed the connection")
+            self._require_contexts()
             self.size = self._nbd.get_size()
+
+    def _shake_hands(self):
+        try:
+            self._poll_while(self._nbd.aio_is_connecting, "connecting")
+        except BaseException:
+            with suppress(nbd.Error):
+                _poll_until(lambda: not self._nbd.aio_is_connecting(), self._nbd, time.monotonic() + HANDSHAKE)
+            raise
 
     def _start(self, server):
         if not isinstance(server, Tcp):
@@ -292,14 +352,14 @@ class _Connection:
             self._nbd.set_tls_verify_peer(True)
         self._nbd.aio_connect_tcp(server.host, str(server.port))
 
-    def _require(self, contexts):
-        for context in contexts:
+    def _require_contexts(self):
+        for context in self._contexts:
             if not self._nbd.can_meta_context(context):
                 raise errors.SourceError(f"{self._export}: the NBD server does not offer {context}")
         if not self._nbd.is_read_only():
             raise errors.SourceError(f"{self._export}: the export is writable, so it is no frozen image of the disk")
 
-    def block_status(self, offset, length, contexts):
+    def block_status(self, offset, length):
         """Return (lengths, flags) arrays for each context; each may cover less than asked, and a different length."""
         replies = {}
 
@@ -309,7 +369,7 @@ class _Connection:
 
         with self._translated(f"block status at {offset}"):
             self._run([lambda done: self._nbd.aio_block_status(length, offset, collect, done)], "block status")
-        return [self._runs(replies.get(context, []), context, offset) for context in contexts]
+        return [self._runs(replies.get(context, []), context, offset) for context in self._contexts]
 
     def _runs(self, answers, context, offset):
         if len(answers) != 1 or answers[0][0] != offset:
@@ -414,11 +474,13 @@ class _Connection:
                 raise errors.AccessDenied(
                     f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({error.string})"
                 ) from error
+            if error.errno == "EAGAIN":  # of a unix socket's connect alone
+                raise _QueueFull(f"{self._export}: {doing} failed ({error.string})") from error
             lost = error.errno in BROKEN or self._nbd is None or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
             kind = ConnectionLost if lost else errors.SourceError
             raise kind(f"{self._export}: {doing} failed ({error.string})") from error
 
-    def close(self):
+    def close(self, deadline=None):
         """Take leave, and let go; a server that does not answer is not waited for."""
         handle, self._nbd = self._nbd, None
         if handle is None:
@@ -426,7 +488,8 @@ class _Connection:
         with suppress(nbd.Error):  # it was closed or lost already
             if handle.aio_is_ready() and not handle.aio_in_flight():
                 handle.aio_disconnect()
-                _poll_goodbye(handle)
+                _poll_until(lambda: handle.aio_is_closed() or handle.aio_is_dead(), handle,
+                            deadline or time.monotonic() + GOODBYE)  # fmt: skip
         _hang_up(handle)  # libnbd before 1.16 has no close()
 
 
@@ -437,9 +500,8 @@ def _hang_up(handle):
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _poll_goodbye(handle):
-    deadline = time.monotonic() + GOODBYE
-    while not (handle.aio_is_closed() or handle.aio_is_dead()) and time.monotonic() < deadline:
+def _poll_until(done, handle, deadline):
+    while not done() and time.monotonic() < deadline:
         handle.poll(POLL_INTERVAL)
 
 

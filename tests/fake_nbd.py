@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 OPT_ABORT, OPT_GO, OPT_STRUCTURED_REPLY, OPT_SET_META_CONTEXT = 2, 7, 8, 10
 REP_ACK, REP_INFO, REP_META_CONTEXT, REP_ERR_UNSUP = 1, 3, 4, (1 << 31) + 1
@@ -23,14 +24,17 @@ class FakeServer:
 
     HANG_UP, SILENT = object(), object()
 
-    def __init__(self, path, size, status, read=None, refused=(), read_only=True):
+    def __init__(self, path, size, status, read=None, refused=(), read_only=True, slow=0.0, queue=16):
+        """slow: seconds before each reply in a handshake, and before a client is taken out of the queue."""
         self._size, self._status, self._refused = size, status, refused
+        self._slow, self.handshakes = slow, []  # how each handshake ended: "whole", "left" half way
+        self.asked = 0  # requests after a handshake
         self._read = read or (lambda offset, length: bytes(length))
         self._flags = 1 | (READ_ONLY if read_only else 0)
         self._open = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
-        self._listener.listen(16)
+        self._listener.listen(queue)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self):
@@ -45,15 +49,25 @@ class FakeServer:
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
+                time.sleep(self._slow)
                 connection, _ = self._listener.accept()
                 self._open.append(connection)
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
         with contextlib.suppress(OSError, EOFError), connection:
-            contexts = self._handshake(connection)
+            contexts = self._watched_handshake(connection)
             while contexts is not None and self._answer(connection, contexts):
                 pass
+
+    def _watched_handshake(self, connection):
+        ended = "left"
+        try:
+            contexts = self._handshake(connection)
+            ended = "left" if contexts is None else "whole"
+            return contexts
+        finally:
+            self.handshakes.append(ended)
 
     def _handshake(self, connection):
         connection.sendall(b"NBDMAGIC" + b"IHAVEOPT" + struct.pack(">H", 3))
@@ -62,6 +76,7 @@ class FakeServer:
         while True:
             _, option, size = struct.unpack(">QII", _receive(connection, 16))
             data = _receive(connection, size)
+            time.sleep(self._slow)
             replies = [(REP_ACK, b"")]
             if option == OPT_SET_META_CONTEXT:
                 contexts = [name for name in _queries(data) if name not in self._refused]
@@ -83,6 +98,7 @@ class FakeServer:
         _, _, command, cookie, offset, length = struct.unpack(">IHHQQI", _receive(connection, 28))
         if command == CMD_DISC:
             return False
+        self.asked += 1
         if command == CMD_READ:
             told = [(TYPE_OFFSET_DATA, self._read(offset, length))]
         elif command == CMD_BLOCK_STATUS:

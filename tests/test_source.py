@@ -231,6 +231,109 @@ def test_no_more_connections_than_threads(image, qemu_nbd):
             assert opened.read(at * 512, 512) == b"\x01" * 512
 
 
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Factory of FakeServers that tell the truth, by their path."""
+    servers = {}
+
+    def start(**how):
+        path = str(tmp_path / f"fake-{len(servers)}")
+        servers[path] = FakeServer(path, MIB, truth, **how).__enter__()
+        return path, servers[path]
+
+    yield start
+    for server in servers.values():
+        server.__exit__()
+
+
+def test_all_connections_are_made_before_anything_is_asked(fake):
+    """A QEMU whose server is stopped while one of us shakes hands may hang for ever: so nobody does, later on."""
+    address, server = fake(slow=0.01)
+    with Source(address, "x", connections=5) as opened:
+        assert server.handshakes == ["whole"] * 5 and not server.asked
+
+        def work():
+            for at in range(20):
+                assert opened.read(at * 512, 512) == bytes(512)
+
+        threads = [threading.Thread(target=work) for _ in range(12)]  # more than there are connections
+        for thread in threads:
+            thread.start()
+        assert told(opened) == [(0, MIB, DATA)]
+        for thread in threads:
+            thread.join()
+        assert server.asked > 200 and len(server.handshakes) == 5
+
+
+class Stop(Exception):
+    """What a check raises."""
+
+
+def test_a_handshake_is_not_left_half_way(fake):
+    """A signal, or the failure of another disk, waits for its end."""
+    address, server = fake(slow=0.2)
+    stopped = threading.Event()
+
+    def check():
+        if stopped.is_set():
+            raise Stop
+
+    timer = threading.Timer(0.5, stopped.set)
+    timer.start()
+    with pytest.raises(Stop):
+        Source(address, "x", connections=3, check=check)
+    timer.join()
+    assert server.handshakes and set(server.handshakes) == {"whole"}
+
+
+def test_a_handshake_that_does_not_end_is_waited_for_a_moment(tmp_path):
+    def check():
+        if time.monotonic() > began + 0.3:
+            raise Stop
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(8)
+        began = time.monotonic()
+        with pytest.raises(Stop):
+            Source(str(tmp_path / "s"), "x", connections=3, check=check)
+        assert source.HANDSHAKE < time.monotonic() - began < source.HANDSHAKE + 4
+
+
+def test_closing_waits_for_the_handshake_of_another_thread(fake):
+    """Who closes it goes on to end the job."""
+    address, server = fake(slow=0.1)
+    opened = Source(address, "x", connections=1)
+    with pytest.raises(Stop), opened.reading():
+        raise Stop  # the next one makes a connection anew
+    failed = []
+
+    def read():
+        try:
+            opened.read(0, 512)
+        except errors.SourceError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    while len(server._open) < 2:
+        time.sleep(0.005)
+    opened.close()
+    assert server.handshakes == ["whole"] * 2
+    thread.join()
+    assert failed == ["x: the source was closed"]
+
+
+def test_a_server_with_a_short_queue(fake):
+    """The default of older ones. Linux refuses the next one at once then."""
+    address, server = fake(slow=0.05, queue=0)
+    with Source(address, "x", connections=6) as opened:
+        assert opened.read(0, 512) == bytes(512) and server.handshakes == ["whole"] * 6
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
