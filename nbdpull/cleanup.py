@@ -5,7 +5,7 @@ Owns: which domain and series are looked at. Must not know: what a run leaves, a
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Optional
 
@@ -28,7 +28,17 @@ def cleanup(request):
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
-        return reclaim.reclaim(vm, _series(request, stack), hold, request.dry_run)
+        left_paused = vm.left_paused
+        with vm.awake(start=False) if left_paused and not request.dry_run else nullcontext():
+            found = reclaim.reclaim(vm, _series(request, stack), hold, request.dry_run)
+        return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])
+
+
+def _paused(vm, hold, dry_run):
+    """Of a domain that was off and stood paused for a dead run; it ended with the last that was left in it."""
+    left = "dry run" if dry_run else "a job runs on it, or somebody resumed it meanwhile" if vm.active else ""
+    run = hold.previous.id if hold.previous else None
+    return reclaim.Leftover(run, "domain started paused, which was off before", left)
 
 
 def _series(request, stack):

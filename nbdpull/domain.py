@@ -274,6 +274,12 @@ class Domain:
         finally:
             self._end_paused(token)
 
+    @property
+    def left_paused(self) -> bool:
+        """Whether it stands paused as a run started it that is dead by now: `awake` ends such a one."""
+        owner = self._mark() if self.active and self._is_paused() else None
+        return owner is not None and not _is_alive(owner)
+
     def _start_paused(self) -> None:
         with self._seam("look for a saved state"):
             saved = self._dom.hasManagedSaveImage(0)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_pull import CLUSTER, SINCE, modes, nbdpull, next_event, pulled, start_nbdpull  # noqa: F401
+from test_pull import CLUSTER, SINCE, last_event, modes, nbdpull, next_event, pulled, start_nbdpull  # noqa: F401
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -63,6 +63,52 @@ def test_domain_paused_by_its_owner_stays(pulled):  # noqa: F811
     witness = pulled({"vda": MIB})
     witness.pull()
     assert witness.vm.active
+
+
+def killed(witness):
+    """A pull of a domain that is off, killed in the midst of it."""
+    witness.vm.stop()
+    process = start_nbdpull(*witness.words("--threads", "1", "--level", "15"))
+    next_event(process, "progress")
+    process.kill()
+    process.communicate()
+    assert witness.vm.active and not witness.vm.running and witness.vm.job_active()
+
+
+def cleanup(witness, *options):
+    words = ["cleanup", witness.vm.name, "-o", witness.store, "-c", witness.vm.bed.uri, "--json", *options]
+    done = nbdpull(*words)
+    return done.returncode, {item["what"]: item["left"] for item in last_event(done.stdout)["found"]}
+
+
+PAUSED = "domain started paused, which was off before"
+
+
+def test_cleanup_ends_what_a_killed_pull_started(pulled):  # noqa: F811
+    witness = pulled({"vda": 40 * MIB})
+    vm = witness.vm
+    point = witness.pull()
+    vm.write_bytes("vda", 0, os.urandom(32 * MIB))
+    killed(witness)
+    code, found = cleanup(witness, "--dry-run")
+    assert code == 0 and found[PAUSED] == "dry run" and vm.active and vm.job_active()
+    code, found = cleanup(witness)
+    assert code == 0 and found[PAUSED] == found["backup job"] == "" and not vm.active
+    assert vm.checkpoints() == [point["checkpoint"]] and os.listdir(witness.scratch) == []
+    assert cleanup(witness) == (0, {})
+    assert modes(witness.pull()) == {"vda": SINCE}  # the bitmaps were kept
+    witness.assert_restores()
+
+
+def test_cleanup_leaves_a_domain_running_that_was_resumed(pulled):  # noqa: F811
+    witness = pulled({"vda": 40 * MIB})
+    vm = witness.vm
+    vm.write_bytes("vda", 0, os.urandom(32 * MIB))
+    killed(witness)
+    vm.resume()
+    code, found = cleanup(witness)
+    assert code == 0 and PAUSED not in found and found["backup job"] == ""
+    assert vm.running and not vm.job_active()
 
 
 @pytest.mark.parametrize("resumed", [False, True])
