@@ -1,0 +1,39 @@
+"""The connections to QEMU's NBD server: how many, and when they are made."""
+
+import pytest
+from bed.machine import MIB
+from rig import Rig, wait_until
+
+pytest.importorskip("libvirt")
+
+CROWD = [f"sd{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.fixture
+def rig(machine, tmp_path):
+    vm = machine({disk: 8 * MIB for disk in CROWD})
+    for disk in CROWD:
+        vm.write(disk, 0, 8 * MIB, 0x11)
+    return Rig(vm, tmp_path)
+
+
+def test_many_disks_and_many_threads(rig):
+    """26 disks and 8 threads would be 234 connections, and QEMU lets the 101st wait without a word."""
+    rig.start("--threads", "8", "--stall-timeout", "10")
+    code, result, said = rig.end()
+    assert code == 0, said
+    rig.vm.write("sdz", 0, 65536, 0x22)
+    rig.assert_next_is_right("--threads", "8", "--stall-timeout", "10")
+
+
+def test_the_job_is_ended_by_somebody_else(rig):
+    """Again and again, as soon as something is read: QEMU goes on, and nothing is left."""
+    for _ in range(3):
+        rig.start(phase="copying")
+        rig.vm.domain.abortJob()
+        rig.vm.hmp("info status")  # it does not hang
+        wait_until(lambda: not rig.vm.job_active(), "end of the job")
+        code, result, _ = rig.end()
+        assert code == 6 and result["code"] == "job-lost" and result["left_behind"] == []
+        rig.assert_clean([])
+    rig.assert_next_is_right()
