@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import base, errors
+from . import base, errors, scratch_watch
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 
@@ -84,6 +84,11 @@ def _scratch(folder):
         return Finding(BAD, "scratch", f"{folder} is no folder", "make it, or name another by --scratch-dir", 9)
     free, kind = shutil.disk_usage(folder).free, _file_system(folder)
     text = f"{folder}: {_gib(free)} free on {kind}; what the guest overwrites during a pull goes there"
+    try:
+        scratch_watch.require_room(folder, scratch_watch.RESERVE)
+    except errors.ScratchFull as error:
+        advice = "free some space, or name another folder by --scratch-dir"
+        return Finding(BAD, "scratch", f"{text}; a pull does not begin", advice, error.exit_code)
     if kind in ("tmpfs", "ramfs"):
         return Finding(WARN, "scratch", text, "it is memory of the host: name a folder on a disk by --scratch-dir")
     if not os.stat(folder).st_mode & 0o001:
@@ -149,7 +154,11 @@ def _state(vm):
     if not vm.active:
         yield Finding(WARN, vm.name, "is shut off", "start it; or pull it started but paused, see --offline")
         return
-    yield _good(vm.name, "is active")
+    if vm.left_paused:
+        yield Finding(WARN, vm.name, "was off, and stands paused since a pull of it was killed",
+                      f"nbdpull cleanup {vm.name}, or the next pull, ends it")  # fmt: skip
+    else:
+        yield _good(vm.name, "is active")
     try:
         vm.require_idle()
         yield _good("jobs", "none")

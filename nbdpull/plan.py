@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from . import base, domain, errors, extents, format, journal, route, series, source, store, writer
+from . import base, domain, errors, extents, format, journal, route, scratch_watch, series, source, store, writer
 from .image import DataRanges, Image
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
@@ -79,10 +79,18 @@ def _looked_at(request, vm, hold, target, disks, choice, check):
         tcp=way.listen,
         tls=way.certificates is not None,
     )
+    if not vm.is_remote:
+        scratch_watch.require_room(backup.scratch_dir, sum(disk.size for disk in disks))
+    watch = scratch_watch.ScratchWatch(vm, backup.scratch_dir)
+
+    def check_all():
+        check()
+        watch.check()
+
     hold.note(_journal_entry(vm, backup))
-    with vm.backup(backup) as job:
-        with route.opened(way, vm, job.socket) as server:
-            found = [_disk(request, target, disk, choice, (server, job), check) for disk in disks]
+    with watch.guarding_guest(), vm.backup(backup) as job:
+        with watch.watching(job), route.opened(way, vm, job.socket) as server:
+            found = [_disk(request, target, disk, choice, (server, job), check_all) for disk in disks]
         job.finish()
     hold.clear()
     return found
@@ -114,7 +122,15 @@ def _disk(request, target, disk, choice, where, check):
     with ExitStack() as opened:
         held = DataRanges(opened.enter_context(Image(target, parent, disk.target))) if parent else None
         live = opened.enter_context(
-            source.Source(server, export.name, export.bitmap, dirty_from=choice.dirty_from(disk), held=held)
+            source.Source(
+                server,
+                export.name,
+                export.bitmap,
+                check=check,
+                require_alive=job.require_alive,
+                dirty_from=choice.dirty_from(disk),
+                held=held,
+            )  # fmt: skip
         )
         sample = _Sample(live)
         for batch in live.extents():

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from nbdpull import cli, disk_copy, domain, domain_link, journal, pull, series
+from nbdpull import cli, disk_copy, domain, domain_link, journal, plan, pull, series
 
 # phase: the function, whether it is held after it and not before, at which call
 PHASES = {
@@ -25,6 +25,7 @@ PHASES = {
     "committed": (series.NewPoint, "commit", True, 1),
     "dropping": (pull._Run, "_drop_superseded", False, 1),
 }
+OF_PLAN = {"sampling": (plan._Sample, "add", True, 1)}
 
 
 def hold(gate):
@@ -35,7 +36,7 @@ def hold(gate):
 
 def hold_at(phase, gate):
     phase, _, nth = phase.partition(":")
-    owner, name, after, count = PHASES[phase]
+    owner, name, after, count = {**PHASES, **OF_PLAN}[phase]
     count = int(nth or count)
     original, calls = getattr(owner, name), []
 

@@ -54,13 +54,13 @@ class Rig:
         assert done.returncode == 0, done.stdout + done.stderr
         return result(done.stdout)
 
-    def start(self, *options, phase=None):
-        """A pull in the background, held where it reaches the phase until `release`."""
+    def start(self, *options, phase=None, words=None):
+        """A pull, or another command line, in the background, held where it reaches the phase until `release`."""
         self.gate = self.folder / "gate"
         self.gate.unlink(missing_ok=True)
         program = [str(HELD), phase, str(self.gate)] if phase else ["-m", "nbdpull"]
         self.process = subprocess.Popen(
-            [sys.executable, *program, *self.words(*options)],
+            [sys.executable, *program, *map(str, words or self.words(*options))],
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """Space runs out: of the scratch, with a real guest writing, of the guest's own image, and of the store."""
 
+import json
 import os
 import subprocess
 import time
@@ -134,6 +135,28 @@ def test_too_little_scratch_to_begin_with(rig, small):
     code, result, _ = rig.end()
     assert code == 6 and result["code"] == "scratch-full" and "--scratch-dir" in result["message"]
     rig.assert_clean([])
+
+
+def test_plan_and_doctor_tell_of_too_little_scratch(rig, small):
+    full = small("none", 8)
+    (full / "file").write_bytes(bytes(8 * MIB - 65536))
+    where = [rig.vm.name, "-c", rig.vm.bed.uri, "--scratch-dir", full]
+    done = rig.run("plan", *where)
+    assert done.returncode == 6 and "--scratch-dir" in done.stderr
+    rig.assert_domain_clean([])
+    done = rig.run("doctor", *where, "--json")
+    [found] = [each for each in json.loads(done.stdout) if each["subject"] == "scratch"]
+    assert done.returncode == 6 and found["state"] == "BAD" and "--scratch-dir" in found["advice"]
+
+
+def test_a_plan_ends_its_job_before_scratch_is_full(rig):
+    words = ["plan", rig.vm.name, "-c", rig.vm.bed.uri, "--scratch-dir", rig.scratch, "--json"]
+    rig.start(words=words, phase="sampling")
+    rig.vm.write("vda", 0, 20 * MIB, 0x22)
+    time.sleep(0.5)
+    code, _, said = rig.end()
+    assert code == 6 and "is running out" in said
+    rig.assert_domain_clean([])
 
 
 @pytest.mark.parametrize("options, when", [((), "are to be read"), (("--no-space-check",), "No space left")])
