@@ -83,7 +83,7 @@ class DiskCopy:
         self._throttle.take(extents.total(data))
         with self._source.reading() as reader:
             buffers = reader.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
-            return self, self._encoder.encode(batch, buffers)
+        return self, self._encoder.encode(batch, buffers)
 
     def add(self, encoded):
         """In order, in one thread: write an encoded batch."""
@@ -131,8 +131,9 @@ def _reads_at_once(request):
 
 
 def _connections(request, job):
-    """One for each thread and one for the map, where the server has so many for all disks."""
-    return max(1, min(request.threads + 1, source.MAX_CONNECTIONS // len(job.exports)))
+    """For readers and for the map; where the server has not so many for all disks, they share."""
+    wanted = min(request.threads, source.READERS) + 1
+    return max(1, min(wanted, source.MAX_CONNECTIONS // len(job.exports)))
 
 
 def _source(request, where, target, check, known_dirty):

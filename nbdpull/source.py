@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 import time
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
@@ -44,6 +45,9 @@ HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
 # QEMU 9.1 and later (and older ones that were mended as it was) serve 100 connections, and let the next one wait for
 # ever. Some may be somebody else's.
 MAX_CONNECTIONS = 90
+READERS = (
+    4  # connections of a disk beside that of the map: QEMU reads a disk in one thread, and more did nothing for it
+)
 TRIES = 5  # of a read or map request whose connection broke, each on a new connection
 SHORT_PAUSE = 0.02  # seconds until a server's queue is looked at again
 PAUSE = 0.2  # seconds before the second try, then doubled
@@ -199,7 +203,7 @@ class Source:
     @contextmanager
     def reading(self):
         """Give a reader to one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
-        the next call."""
+        the thread's next call, also when the reader is given back."""
         reader = _Reader(self, self._take())
         try:
             reader.connect()
@@ -308,12 +312,11 @@ class _Reader:
 
 
 class _Connection:
-    """One connection, used by one thread at a time. No call blocks for longer than the stall timeout."""
+    """A connection, used by one thread at a time. No call blocks for longer than the stall timeout."""
 
     def __init__(self, address, export, contexts, reads_at_once, stall_timeout, check):
         self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
         self._contexts, self._check = contexts, check
-        self._buffer = bytearray()
         self._nbd = nbd.NBD()
         try:
             self._connect(address)
@@ -378,9 +381,9 @@ class _Connection:
         return entries[:, 0], entries[:, 1]
 
     def read_batch(self, ranges):
-        """Read ascending [(offset, length), …] at once; return a memoryview each, valid until the next call."""
+        """Read ascending [(offset, length), …] at once: a memoryview each, valid until the thread reads again."""
         reads = _bridged(ranges)
-        buffers = self._views([(start, length) for start, length, _ in reads])
+        buffers = _views([(start, length) for start, length, _ in reads])
         views, requests = [], []
         for (start, _, wanted), view in zip(reads, buffers):
             views += [view[offset - start : offset - start + count] for offset, count in wanted]
@@ -391,20 +394,9 @@ class _Connection:
                 self._run(requests[first : first + self._reads_at_once], doing, ReadFailed)
         return views
 
-    def _views(self, ranges):
-        """A memoryview of the connection's own buffer for each range."""
-        size = sum(length for _, length in ranges)
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        views, at = [], 0
-        for _, length in ranges:
-            views.append(memoryview(self._buffer)[at : at + length])
-            at += length
-        return views
-
     def read_pinned(self, ranges):
         """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
-        views, bad = self._views(ranges), []
+        views, bad = _views(ranges), []
         for (offset, length), view in zip(ranges, views):
             bad += self._pinned(offset, length, view, PIN)
         if bad:
@@ -491,6 +483,21 @@ class _Connection:
                 _poll_until(lambda: handle.aio_is_closed() or handle.aio_is_dead(), handle,
                             deadline or time.monotonic() + GOODBYE)  # fmt: skip
         _hang_up(handle)  # libnbd before 1.16 has no close()
+
+
+_own = threading.local()  # the buffer of each thread: what it read is of use to it after it gave the connection back
+
+
+def _views(ranges):
+    """A memoryview of the thread's buffer for each range."""
+    size = sum(length for _, length in ranges)
+    if len(getattr(_own, "buffer", b"")) < size:
+        _own.buffer = bytearray(size)
+    views, at = [], 0
+    for _, length in ranges:
+        views.append(memoryview(_own.buffer)[at : at + length])
+        at += length
+    return views
 
 
 def _hang_up(handle):
