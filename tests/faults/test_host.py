@@ -67,6 +67,20 @@ def test_the_daemon_stays_away_for_a_while(rig):
     rig.assert_next_is_right()
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_daemon_restarts_under_a_pull_of_a_domain_that_is_off(rig, hard):
+    """It is ended all the same."""
+    rig.vm.stop()
+    rig.start(phase="copying")
+    rig.vm.bed.restart(hard)
+    code, result, err = rig.end()
+    assert code == 0, (result, err)
+    assert not rig.vm.active
+    rig.vm.start()
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
 # QEMU and the guest
 
 

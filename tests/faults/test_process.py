@@ -67,6 +67,23 @@ def test_told_to_stop(rig, phase, number):
     rig.assert_next_is_right()
 
 
+@pytest.mark.parametrize("phase", ["journaled", "begun", "copying"])
+def test_told_to_stop_while_the_domain_is_off(rig, phase):
+    """What was started paused for the pull is ended with it."""
+    change(rig, 0x51 + list(PHASES).index(phase))
+    rig.vm.stop()
+    rig.start(phase=phase)
+    assert rig.vm.active and not rig.vm.running
+    rig.process.terminate()
+    started = time.monotonic()
+    code, result, _ = rig.end()
+    assert time.monotonic() - started < 10
+    assert code == 128 + signal.SIGTERM and result["left_behind"] == [] and not rig.vm.active
+    rig.vm.start()
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
 @pytest.mark.parametrize("phase", ["journaled", "begun", "ending", "ended"])
 def test_cleanup_after_a_kill(rig, phase):
     change(rig, 0x61)
