@@ -66,6 +66,7 @@ class Torture:
                  (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
                  (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
                  (self.kill_in_a_phase, 3), (self.redefine, 2), (self.replug, 1), (self.prove_all, 1)]  # fmt: skip
+        deeds += [(self.kill_offline, 1)]
         deeds += [(self.break_store, 4)] if self.device else []
         chosen, weights = zip(*deeds)
         deadline = time.monotonic() + seconds
@@ -160,6 +161,30 @@ class Torture:
         else:
             self._require_nothing_left()
 
+    def kill_offline(self):
+        """SIGKILL in the midst of a pull of a domain that is off: it may stand paused then."""
+        self.vm.stop()
+        frozen = {target: bytes(content) for target, content in self.disks.items()}
+        before = set(self._listed())
+        process = self.start(*self.words())
+        time.sleep(0.3 + self.random.random())
+        process.kill()
+        process.communicate(timeout=LIMIT)
+        self._note_new(before, frozen)
+        self._cleanup()
+        if self.vm.active and not self._is_unmarked():
+            raise Wrong("a domain that was off is on")
+        if self.vm.active:
+            self.vm.stop()
+        self.vm.start()
+
+    def _is_unmarked(self):
+        """Killed between its start and the mark by which it is known: the one instant that nobody can tell."""
+        if "urn:nbdpull:started-paused" in self.vm.domain.XMLDesc():
+            return False
+        self.counts["killed before the mark"] += 1
+        return True
+
     def kill_in_a_phase(self):
         """SIGKILL where a run is at a certain step, or in the midst of it."""
         frozen = {target: bytes(content) for target, content in self.disks.items()}
@@ -212,6 +237,9 @@ class Torture:
             for _ in range(self.random.randrange(3)):
                 self.random.choice([self.write, self.zero])()
             return self.pull(*self.random.choice([(), (), ("--resume",), ("--resume=never",)]))
+        self._cleanup()
+
+    def _cleanup(self):
         where = ["-o", self.store] if (self.store / "nbdpull.json").exists() else []
         done = self.start(sys.executable, "-m", "nbdpull", "cleanup", self.vm.name, "-c", self.bed.uri, *where)
         said = done.communicate(timeout=LIMIT)[1]
