@@ -1,0 +1,40 @@
+"""What is secret in a domain's definition is in no file of a store, no message, and no command line."""
+
+from pathlib import Path
+
+import pytest
+from bed.machine import MIB
+from rig import Rig
+
+libvirt = pytest.importorskip("libvirt")
+
+SECRET = "Geheim77"
+GRAPHICS = f"<graphics type='vnc' passwd='{SECRET}'><listen type='none'/></graphics>"
+
+
+def command_lines():
+    """Of every process that there is."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes()
+        except OSError:  # it has ended
+            continue
+
+
+def test_a_password_of_the_definition(machine, tmp_path):
+    vm = machine({"vda": MIB})
+    xml = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    vm.bed.connection().defineXML(xml.replace("</devices>", f"{GRAPHICS}</devices>"))
+    assert SECRET in vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+    rig = Rig(vm, tmp_path)
+    rig.start(phase="begun")
+    running = list(command_lines())
+    code, result, said = rig.end()
+    assert code == 0, said
+    kept = [path for path in rig.store.rglob("*") if path.is_file()]
+    assert any(b"<graphics" in path.read_bytes() for path in kept)
+    assert not any(SECRET.encode() in data for data in [*running, *(path.read_bytes() for path in kept)])
+    assert SECRET not in said + str(result)
+    for words in (["plan", vm.name, "-o", rig.store], ["doctor", vm.name], ["cleanup", vm.name]):
+        done = rig.run(*words, "-c", vm.bed.uri, "--json")
+        assert SECRET not in done.stdout + done.stderr
