@@ -12,7 +12,6 @@ import contextlib
 import errno
 import operator
 import os
-import socket
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
 try:
     import libvirt
 
-    from nbdpull import domain_freeze, domain_link  # they need libvirt, too
+    from nbdpull import domain_freeze, domain_link, domain_mark  # they need libvirt, too
 except ImportError as error:
     raise errors.MissingSoftware(
         "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "
@@ -54,10 +53,6 @@ _PRESERVE_SHUTDOWN, OLDEST_WITH_PRESERVE = 2, 11_010_000
 
 # A call on the same domain was in the way; or nothing to end any more.
 _TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVALID)
-
-# What tells a domain that a pull started from one that its owner paused. It goes when QEMU ends.
-_METADATA = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-_MARK_PREFIX, _MARK_URI = "nbdpull", "urn:nbdpull:started-paused"
 
 Verdict = tuple[type[errors.NbdpullError], str]  # which error, and what to do
 _DENIED = (errors.AccessDenied, "permission denied: run as root or in the group libvirt, or let polkit allow it")
@@ -253,11 +248,11 @@ class Domain:
         Gives True if it was started so, by us or by a run of ours that was killed. Raises DomainNotRunning where it is
         off and `start` is False. A domain that somebody has resumed meanwhile is theirs, and left running.
         """
-        owner = self._mark() if self.active else None
+        owner = self._started_by() if self.active else None
         if self.active and not (owner and self._is_paused()):
             yield False
             return
-        if owner and _is_alive(owner):
+        if owner and domain_mark.is_alive(owner):
             raise errors.Busy(f"domain '{self.name}' stands paused for a pull of process {owner} (pid, start, host): "
                               "try again when that has ended; if it never will, virsh destroy --graceful")  # fmt: skip
         if not owner and not start:
@@ -265,10 +260,8 @@ class Domain:
                                           "paused (--offline=start-paused)")  # fmt: skip
         if not owner:
             self._start_paused()
-        token = _own_token()
-        mark = (domain_xml.started_xml(token), _MARK_PREFIX, _MARK_URI)
         with self._seam("mark it as started for a pull"):
-            self._dom.setMetadata(_METADATA, *mark, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            token = domain_mark.put(self._dom, domain_mark.STARTED_PAUSED)
         try:
             yield True
         finally:
@@ -277,8 +270,20 @@ class Domain:
     @property
     def left_paused(self) -> bool:
         """Whether it stands paused as a run started it that is dead by now: `awake` ends such a one."""
-        owner = self._mark() if self.active and self._is_paused() else None
-        return owner is not None and not _is_alive(owner)
+        owner = self._started_by() if self.active and self._is_paused() else None
+        return owner is not None and not domain_mark.is_alive(owner)
+
+    @property
+    def left_frozen(self) -> bool:
+        """Whether a dead run began to freeze the guest, and the guard that was to thaw it is dead, too."""
+        with self._seam("read its mark"):
+            owner = domain_mark.owner(self._dom, domain_mark.FREEZING) if self.active else None
+        return owner is not None and not domain_mark.is_alive(owner)
+
+    def thaw_guest(self) -> None:
+        """Of a guest that is left_frozen."""
+        with self._seam("thaw the guest"):
+            domain_freeze.thaw(self._dom)
 
     def _start_paused(self) -> None:
         with self._seam("look for a saved state"):
@@ -292,17 +297,15 @@ class Domain:
     def _is_paused(self) -> bool:
         return self._dom.state()[0] == libvirt.VIR_DOMAIN_PAUSED
 
-    def _mark(self) -> Optional[str]:
-        """The process that started it for a pull, None where none did."""
-        codes = (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_OPERATION_INVALID)
-        flags = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    def _started_by(self) -> Optional[str]:
+        """The process that started it for a pull, None where none did: its owner may have paused it."""
         with self._seam("read its mark"):
-            return domain_xml.started_by(_unless(codes, lambda: self._dom.metadata(_METADATA, _MARK_URI, flags)))
+            return domain_mark.owner(self._dom, domain_mark.STARTED_PAUSED)
 
     def _end_paused(self, token: str) -> None:
         """Ends it, if it still stands as we started it. Gracefully: QEMU then stores its bitmaps."""
         with contextlib.suppress(errors.DomainNotRunning), self._seam("end it again"):
-            if self.active and self._is_paused() and self._mark() == token and self._operation() is None:
+            if self.active and self._is_paused() and self._started_by() == token and self._operation() is None:
                 self._dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
 
     def require_idle(self) -> None:
@@ -837,26 +840,6 @@ def _owner(backup: Backup) -> str:
 
 def _listing(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _own_token() -> str:
-    """What tells this process from all others: its id, when it began, and where."""
-    return f"{os.getpid()}-{_began(os.getpid())}-{socket.gethostname()}"
-
-
-def _is_alive(token: str) -> bool:
-    """Whether the process of a token runs; in doubt, as on another machine, it does."""
-    pid, began, host = token.split("-", 2)
-    return host != socket.gethostname() or _began(int(pid)) == began
-
-
-def _began(pid: int) -> Optional[str]:
-    """When a process began, in the kernel's ticks; None where there is none."""
-    try:
-        with builtins.open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
 
 
 def _dotted(version: int) -> str:

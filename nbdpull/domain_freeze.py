@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import libvirt
 
-from nbdpull import domain_xml, errors
+from nbdpull import domain_mark, domain_xml, errors
 
 AUTO, REQUIRE, NEVER = "auto", "require", "never"
 FROZEN, CRASH_CONSISTENT = "frozen", "crash-consistent"
@@ -25,6 +25,16 @@ _GUARD_START = 20  # seconds; it opens a connection, maybe through ssh
 # Then the guest may freeze later. Any other error is the agent's answer, and it undoes itself what it had frozen.
 _NO_ANSWER = (86, 97, 112)
 _BLOCK = -2  # libvirt's own response time, which no call tells: that of a guest whose time nobody set
+
+
+def thaw(dom: Any) -> None:
+    """Of a guest that a dead run may have left frozen."""
+    dom.agentSetResponseTimeout(TIMEOUT, 0)
+    try:
+        dom.fsThaw()
+    finally:
+        dom.agentSetResponseTimeout(_BLOCK, 0)
+    domain_mark.remove(dom, domain_mark.FREEZING)
 
 
 class Freeze:
@@ -73,9 +83,11 @@ class Freeze:
         """Freezes; returns "" or a code word that says why not."""
         if not self._start_guard():
             return "no-freeze-guard"
+        assert self._guard
         try:
             # It stays with the domain, for every client, and cannot be asked for: it is put back to the default.
             self._dom.agentSetResponseTimeout(int(self._seconds), 0)
+            domain_mark.put(self._dom, domain_mark.FREEZING, self._guard.pid)  # should both of us be killed
             self._tell(b"frozen\n")  # before it is: a freeze that comes too late must not last
             self._dom.fsFreeze()
         except (libvirt.libvirtError, errors.NoAnswer) as error:
@@ -99,7 +111,8 @@ class Freeze:
     # The guard
 
     def _start_guard(self) -> bool:
-        command = [sys.executable, str(_GUARD), self._uri, self._dom.UUIDString(), str(self._seconds)]
+        command = [sys.executable, str(_GUARD), self._uri, self._dom.UUIDString(), str(self._seconds),
+                   domain_mark.uri(domain_mark.FREEZING)]  # fmt: skip
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self._guard = subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes)  # type: ignore[call-overload]
         assert self._guard and self._guard.stdout
@@ -121,6 +134,7 @@ class Freeze:
         if done:
             with contextlib.suppress(libvirt.libvirtError, errors.NoAnswer):
                 self._dom.agentSetResponseTimeout(_BLOCK, 0)
+                domain_mark.remove(self._dom, domain_mark.FREEZING)
             self._tell(b"done\n")
         self._guard.stdin.close()
         self._guard.stdout.close()

@@ -1,11 +1,12 @@
 """The guard of a frozen guest: a process of its own that thaws it when nobody else does.
 
-    domain_thaw.py URI UUID SECONDS
+    domain_thaw.py URI UUID SECONDS MARK
 
 Run as a program by domain_freeze.py, imported by nobody; it imports nothing of the package, so that it starts fast and
 from any folder. It says "ready" once it is connected, and then reads lines: "frozen" starts a clock, "done" says that
 the guest was thawed. It thaws when SECONDS have passed since "frozen", and when its input ends without "done": that is
-how it learns that its parent was killed. It is in a session of its own and deaf to signals that end the parent.
+how it learns that its parent was killed. It takes off the MARK then, the URI of a metadata element. It is in a session
+of its own and deaf to signals that end the parent.
 """
 
 import os
@@ -22,14 +23,14 @@ BLOCK = -2  # libvirt's own response time of an agent: that of a guest whose tim
 GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 
 
-def main(uri, uuid, seconds):
+def main(uri, uuid, seconds, mark):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     dom = look_up(uri, uuid)
     os.write(1, b"ready\n")  # to the parent, through its pipe
     if not told_done(seconds):
-        thaw(dom, uri, uuid)
+        thaw(dom, uri, uuid, mark)
 
 
 def told_done(seconds):
@@ -47,13 +48,14 @@ def told_done(seconds):
             return line == b"done\n"
 
 
-def thaw(dom, uri, uuid):
+def thaw(dom, uri, uuid, mark):
     deadline = time.monotonic() + GIVE_UP
     while time.monotonic() < deadline:
         try:
             dom = dom or look_up(uri, uuid)
             dom.fsThaw()
             dom.agentSetResponseTimeout(BLOCK)
+            dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, mark, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             return
         except libvirt.libvirtError as error:
             if error.get_error_code() in GONE or is_off(dom):
@@ -86,4 +88,4 @@ def is_connected(dom):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])

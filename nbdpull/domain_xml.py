@@ -242,16 +242,6 @@ def nvram_path(xml: str) -> Optional[str]:
     return (nvram.text or "").strip() or _attribute(nvram, "source", "file")
 
 
-def started_xml(token: str) -> str:
-    """Metadata of a domain that the process of `token` started for a pull."""
-    return ET.tostring(ET.Element("started", by=token), encoding="unicode")
-
-
-def started_by(xml: Optional[str]) -> Optional[str]:
-    """The token in such metadata."""
-    return ET.fromstring(xml).get("by") if xml else None
-
-
 def agent_state(xml: str) -> Optional[str]:
     """Of a live <domain>: "connected" if an agent listens in the guest, "disconnected"; None without a channel."""
     for target in ET.fromstring(xml).iterfind("devices/channel/target"):

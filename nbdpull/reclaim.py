@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from . import domain, format, scratch_watch
+from . import domain, errors, format, scratch_watch
 from .journal import JOURNAL
 
 
@@ -32,7 +32,7 @@ def reclaim(vm, series, hold, dry_run=False, keep=None):
     if previous and previous.id not in runs:
         runs[previous.id] = previous
     runs.pop(keep, None)
-    found = []
+    found = _frozen_guest(vm, previous, dry_run)
     for run_id, run in runs.items():
         found += _reclaim_run(vm, series, run_id, run, dry_run)
     found += _unknown_job(vm, {keep, *(item.run for item in found)})
@@ -47,6 +47,19 @@ def plan_of(run):
     """The domain.Plan that a journal tells of."""
     names = ("disks", "checkpoint", "checkpoint_disks", "socket", "scratch_dir")
     return domain.Plan(run_id=run.id, **{name: getattr(run, name) for name in names})
+
+
+def _frozen_guest(vm, previous, dry_run):
+    """One whose nbdpull was killed together with the guard that thaws then."""
+    if not vm.left_frozen:
+        return []
+    left = "dry run" if dry_run else ""
+    if not dry_run:
+        try:
+            vm.thaw_guest()
+        except errors.NbdpullError as error:
+            left = str(error)
+    return [Leftover(previous.id if previous else None, "frozen guest", left)]
 
 
 def _reclaim_run(vm, series, run_id, run, dry_run):

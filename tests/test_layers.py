@@ -20,14 +20,14 @@ base  disk_copy  reclaim  resume  route  disk_restore  domain_define  overlay   
 domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
 image   which point answers
 source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_files   NBD; chunk files
-child  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle   XML; files
+child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle
 format  sizes                           magic numbers, byte offsets, names of files; sizes as people write them
 extents                                 pure algebra of ranges
 errors                                  everything that can go wrong, with its exit code
 """
 
 LIBRARIES = {
-    "libvirt": {"domain", "domain_link", "domain_boot", "domain_freeze", "domain_thaw"},
+    "libvirt": {"domain", "domain_link", "domain_boot", "domain_freeze", "domain_mark", "domain_thaw"},
     "libvirt_qemu": {"domain_boot"},
     "nbdkit": {"nbdkit_plugin"},  # a module that exists inside nbdkit only
     "nbd": {"source", "nbd_target"},

@@ -137,6 +137,42 @@ def test_killed_between_freeze_and_thaw(guest, witness):
     assert state(pull(witness)["point"]) == ("frozen", "")
 
 
+def guard_of(guest):
+    """Others may pull other guests at the same time."""
+    found = subprocess.run(["pgrep", "-f", f"domain_thaw.py .*{guest.uuid}"], capture_output=True, text=True).stdout
+    [pid] = map(int, found.split())
+    return pid
+
+
+def test_killed_together_with_the_guard(guest, witness):
+    """As a service manager kills a group, or the kernel does where memory is short: the next run thaws."""
+    process = slowly(witness, 60)
+    os.kill(guard_of(guest), signal.SIGKILL)
+    process.kill()
+    process.wait()
+    assert is_frozen(guest)
+    words = ["cleanup", guest.name, "-c", guest.bed.uri, "-o", witness.store, "--json"]
+    done = nbdpull(*words, "--dry-run")
+    assert '"frozen guest"' in done.stdout and is_frozen(guest)
+    done = nbdpull(*words)
+    assert done.returncode == 0 and '"frozen guest"' in done.stdout and not is_frozen(guest)
+    assert json.loads(nbdpull(*words).stdout.splitlines()[-1])["found"] == []
+    assert state(pull(witness)["point"]) == ("frozen", "")
+    assert "urn:nbdpull" not in guest.domain.XMLDesc()
+
+
+def test_the_daemon_dies_between_freeze_and_thaw(guest, witness):
+    before = Before(witness)
+    process = slowly(witness, 2)
+    assert is_frozen(guest)
+    guest.bed.restart(hard=True)
+    process.communicate(timeout=60)
+    assert process.returncode == 6  # its begin was lost
+    wait_for(lambda: not is_frozen(guest) and not guards(), "thaw of the guest, end of the guard", 15)
+    before.assert_same()
+    assert state(pull(witness)["point"]) == ("frozen", "")
+
+
 def test_begin_that_takes_too_long_is_no_longer_frozen(guest, witness):
     process = slowly(witness, 8, "--freeze-timeout", "5")
     time.sleep(6)
