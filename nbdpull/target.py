@@ -30,6 +30,8 @@ NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD 
 # QEMU marks with these byte locks that it uses an image: consistent read, write, write unchanged, resize.
 QEMU_LOCKS = (100, 4)
 _IN_USE = (errno.EAGAIN, errno.EACCES)
+# Options of a new image that name another file or its size: the one would show through or be overwritten.
+_REFUSED_OPTIONS = ("backing_file", "backing_fmt", "data_file", "size")
 _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE = 2, 16, 1
 _MAX_IOV = 1024  # buffers in one pwritev
 
@@ -61,11 +63,20 @@ def place(text, kind=None, options="", in_place=False):
             raise errors.UsageError(f"{text}: only raw can be written there, give no other format and no image options")
         return Place(STDOUT if text == "-" else NBD if is_uri(text) else DEVICE, text)
     path = os.path.realpath(text) if os.path.exists(text) else os.path.abspath(text)  # not a link is replaced
+    if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
+        raise errors.UsageError(f"{text}: there is no block device of that name")
     if kind is None:
         kind = "raw" if path.endswith((".raw", ".img")) else "qcow2"
+    _require_sensible(options, kind)
+    return Place(EXISTING if in_place else NEW, path, kind, options)
+
+
+def _require_sensible(options, kind):
     if options and kind != "qcow2":
         raise errors.UsageError("--image-options are those of qcow2, not of raw")
-    return Place(EXISTING if in_place else NEW, path, kind, options)
+    for name in [option.partition("=")[0].strip() for option in options.split(",")]:
+        if name in _REFUSED_OPTIONS:
+            raise errors.UsageError(f"--image-options: not {name}: the image is one file, of the disk's size")
 
 
 def require_fit(place, size, force=False, in_place=False):
@@ -77,14 +88,28 @@ def require_fit(place, size, force=False, in_place=False):
     if place.kind == NEW:
         if os.path.lexists(place.path) and not force:
             raise errors.OutputExists(f"{place.path} exists; give --force to overwrite it, or another folder to -o")
-        if os.path.isdir(place.path):
-            raise errors.OutputExists(f"{place.path} is a folder")
+        _require_replaceable(place.path)
         return
     room = _room(place)
     if place.kind != EXISTING and room < size:  # a file can be made to grow
         raise errors.OutputError(f"{place.path} has {room} bytes, the disk needs {size}; nothing was written")
     if not (force or in_place):
         raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
+
+
+def _require_replaceable(path):
+    """Raise where something is that is no image, or an image in use: its VM would go on with a nameless file."""
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "no regular file"
+        raise errors.OutputExists(f"{path} is {what}")
+    with translated("open", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _lock(descriptor, path)
+        finally:
+            os.close(descriptor)
 
 
 def require_space(needs):
@@ -267,6 +292,7 @@ def _lock(descriptor, path):
         # else a file system without locks
 
 
+@contextlib.contextmanager
 def _device(place, size, _connections):
     try:
         # EXCL: not one that is mounted, or part of a volume group or array
@@ -275,7 +301,9 @@ def _device(place, size, _connections):
         if error.errno == errno.EBUSY:
             raise errors.Busy(f"{place.path} is in use: mounted, or part of a volume group or array") from error
         raise errors.OutputError(f"cannot open {place.path}: {error.strerror}") from error
-    return File(descriptor, place.path, os.lseek(descriptor, 0, os.SEEK_END))
+    with File(descriptor, place.path, os.lseek(descriptor, 0, os.SEEK_END)) as target:
+        _lock(descriptor, place.path)
+        yield target
 
 
 _OPEN = {

@@ -193,6 +193,32 @@ def test_a_read_only_export(vm, tmp_path):
         to(vm, uri, force=True)
 
 
+@pytest.mark.parametrize("option", ["backing_file=data,backing_fmt=raw", "data_file=data", "size=1M"])
+def test_options_that_name_another_file_or_size(vm, tmp_path, monkeypatch, option):
+    """Old data would show through, or be overwritten unasked."""
+    monkeypatch.chdir(tmp_path)
+    old_data("data", 7 * MIB)
+    with pytest.raises(errors.UsageError, match=f"--image-options: not {option.partition('=')[0]}"):
+        to(vm, "a.qcow2", options=f"cluster_size=64k,{option}")
+    assert os.listdir() == ["data"] and set(Path("data").read_bytes()) == {0xEE}
+
+
+@pytest.mark.parametrize("how", ["to", "output"])
+def test_a_block_device_that_is_not_there(vm, how):
+    """A file in /dev would be an image in memory, and taken for the device."""
+    path = f"/dev/nbdpull-{os.getpid()}"
+    with pytest.raises(errors.UsageError, match="no block device"):
+        restore(Request(str(vm.root), **({"output": path} if how == "output" else {"to": {"vda": path}})))
+    assert not os.path.lexists(path)
+
+
+def test_what_is_no_image_is_never_replaced(vm, tmp_path):
+    os.mkfifo(tmp_path / "a.raw")
+    with pytest.raises(errors.OutputExists, match="no regular file"):
+        to(vm, tmp_path / "a.raw", force=True)
+    assert (tmp_path / "a.raw").is_fifo() and os.listdir(tmp_path) == ["a.raw"]
+
+
 def test_nobody_serves_the_uri(vm, tmp_path):
     with pytest.raises(errors.OutputError, match="cannot connect"):
         to(vm, f"nbd+unix:///?socket={tmp_path}/none", force=True)
@@ -284,15 +310,34 @@ def test_delta_of_an_image_that_is_none(vm, tmp_path):
         to(vm, tmp_path / "none.qcow2", delta=True)
 
 
+@pytest.mark.parametrize("how", [{"delta": True}, {"force": True}])
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
-def test_the_image_of_a_running_vm_is_refused(vm, machine, kind):
+def test_the_image_of_a_running_vm_is_refused(vm, machine, kind, how):
+    """Neither changed under its feet nor replaced, with what it still writes going to a file without a name."""
     running = machine({"vda": Disk(SIZE, kind)})
     running.write("vda", 0, MIB)
     path = running.disks["vda"].path
-    before = path.read_bytes()
+    before = path.read_bytes(), path.stat().st_ino
     with pytest.raises(errors.Busy, match="shut it down first"):
-        to(vm, path, delta=True, kind=kind)
-    assert path.read_bytes() == before
+        to(vm, path, kind=kind, **how)
+    assert (path.read_bytes(), path.stat().st_ino) == before
+
+
+@as_root
+@pytest.mark.parametrize("how", [{"delta": True}, {"force": True}])
+def test_a_device_that_qemu_uses_is_refused(vm, tmp_path, how):
+    with loop_device(old_data(tmp_path / "device.raw", 8 * MIB)) as device:
+        user = subprocess.Popen(["qemu-io", "-f", "raw", device], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            user.stdin.write(b"write -P 0xee 0 4k\n")
+            user.stdin.flush()
+            while b"wrote" not in user.stdout.readline():
+                assert user.poll() is None
+            with pytest.raises(errors.Busy, match="shut it down first"):
+                to(vm, device, **how)
+        finally:
+            user.communicate()
+    assert set((tmp_path / "device.raw").read_bytes()) == {0xEE}
 
 
 def test_the_next_pull_has_what_a_rollback_wrote(private_libvirt, machine, tmp_path):
