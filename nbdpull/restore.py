@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Callable, Optional
 
 from . import definition, errors, format, pipeline, series, store, target
@@ -17,6 +18,10 @@ from .disk_restore import DiskRestore
 from .image import Image
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of guest data under way for each thread
+
+# What to do about a damaged file.
+_OF_THE_CHAIN = "nothing was restored (nbdpull verify lists every damage, --salvage restores all else)"
+_OF_AN_INDEX = "nbdpull index --rebuild may make it again"
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,8 @@ class Loss:
 
 @dataclass
 class Result:
-    """point: the Point; files: where each disk went; written_bytes: by disk; sizes: of the disks; beside: other files;
-    defined: name and uuid of the domain, or None."""
+    """point: the Point; files: where each disk went that was restored; written_bytes: by disk; sizes: of the disks;
+    beside: other files; defined: name and uuid of the domain, or None."""
 
     point: series.Point
     files: dict[str, str]
@@ -106,9 +111,10 @@ class _Run:
         self._request, self._series, self._point = request, opened, point
         self._report, self._check = report, check
         self._disks = self._chosen()
-        texts = {disk: self._target_text(disk) for disk in self._disks}
-        self._places = {disk: self._place(text) for disk, text in texts.items()}
-        self._result = Result(point, texts)
+        self._texts = {disk: self._target_text(disk) for disk in self._disks}
+        self._places = {disk: self._place(text) for disk, text in self._texts.items()}
+        self._images: dict[str, Image] = {}
+        self._result = Result(point, {})
 
     # What, and where to
 
@@ -155,26 +161,42 @@ class _Run:
     def run(self):
         started = time.monotonic()
         with ExitStack() as images:
-            self._images = {}
-            for disk in self._disks:
-                self._images[disk] = images.enter_context(
-                    Image(self._series, self._point, disk, partial=self._request.onto)
-                )
+            self._open_images(images)
             self._require_partial()
             self._require_fit()
             xml = self._planned_xml()
-            sound = self._prove()
+            self._prove()
             if self._folder:
                 with store.translated("create the folder", self._folder):
-                    os.makedirs(self._folder, exist_ok=True)
+                    store.make_folders(os.path.abspath(self._folder))
             with ExitStack() as outputs:  # no image gets its name before all of them are whole
-                self._copy(sound, outputs)
+                self._copy(outputs)
                 if xml is not None:
                     self._restore_files(xml)
         if self._request.define:
             self._define(xml.decode())
         self._result.seconds = round(time.monotonic() - started, 3)
         return self._result
+
+    def _open_images(self, stack):
+        """Salvaging, a disk of whose chain a manifest or an index is damaged is lost as a whole; the others go on."""
+        for disk in list(self._disks):
+            try:
+                image = stack.enter_context(Image(self._series, self._point, disk, partial=self._request.onto))
+                if self._request.salvage:
+                    self._require_sound([entry.index for _, entry in self._links(disk)], _OF_AN_INDEX)
+                self._images[disk] = image
+            except errors.Damaged as error:
+                if not self._request.salvage or isinstance(error, errors.NoFullPull):
+                    raise
+                self._lose(disk, 0, self._point.manifest.disk(disk).size, str(error))
+                self._disks.remove(disk)
+                del self._places[disk]
+        if not self._disks:
+            raise errors.Damaged(f"{self._result.lost[0].problem}; nothing can be salvaged")
+
+    def _links(self, disk):
+        return self._series.chain(self._point, disk, self._request.onto)
 
     def _require_partial(self):
         whole = [disk for disk, image in self._images.items() if not image.partial]
@@ -204,39 +226,26 @@ class _Run:
         return place, lambda: _data_bytes(image, target.block_size(place)), image.size
 
     def _prove(self):
-        """Every file that the disks are made from is what was stored: sizes and digests, from the manifest down.
-
-        Return the disks that can be restored; all of them unless salvaging, which needs of a disk its indexes.
-        """
-        salvage = self._request.salvage
-        sound = list(self._disks)
-        if not self._request.verify and not salvage:
-            return sound
-        for disk in self._disks:
-            flaws = self._flaws(self._entries_behind(disk))
-            if flaws and not salvage:
-                raise errors.Damaged(f"{flaws[0]}; nothing was restored (nbdpull verify lists every damage)")
-            if flaws:
-                sound.remove(disk)
-                self._lose(disk, 0, self._images[disk].size, flaws[0])
-        if not sound:
-            raise errors.Damaged(f"{self._result.lost[0].problem}; nothing can be salvaged")
-        return sound
-
-    def _entries_behind(self, disk):
-        """The files that must be sound: all those of every point of the chain, or salvaging just the disk's indexes."""
-        links = self._series.chain(self._point, disk, self._request.onto)
+        """Every file that the disks are made from is what was stored: sizes and digests, from the manifest down. The
+        domain's files in any case: what they hold has no other digest."""
         if self._request.salvage:
-            return [entry.index for _, entry in links]
-        return [each for point, entry in links for each in (entry.index, *entry.chunks, *point.manifest.files)]
+            return
+        entries = [self._file_entry(name) for name in self._beside()]
+        links = [link for disk in self._disks for link in self._links(disk)] if self._request.verify else []
+        for point, entry in links:
+            entries += [entry.index, *entry.chunks, *point.manifest.files]
+        self._require_sound(entries, _OF_THE_CHAIN)
 
-    def _flaws(self, entries):
+    def _require_sound(self, entries, advice):
+        """Raise Damaged where a file is not what was stored."""
         entries = {entry.path: entry for entry in entries}.values()
         found = pipeline.ordered(
             self._series.file_flaw, entries, threads=self._request.threads, budget=1, weight=lambda _: 0,
             check=self._check,
         )  # fmt: skip
-        return [flaw for flaw in found if flaw]
+        flaws = [flaw for flaw in found if flaw]
+        if flaws:
+            raise errors.Damaged(f"{flaws[0]}; {advice}")
 
     def _lose(self, disk, offset, length, problem):
         self._result.lost.append(Loss(disk, offset, length, problem))
@@ -244,15 +253,16 @@ class _Run:
 
     # The disks
 
-    def _copy(self, disks, outputs):
+    def _copy(self, outputs):
         copies = []
-        for disk in disks:
+        for disk in self._disks:
             image, place = self._images[disk], self._places[disk]
             output = target.open_target(place, image.size, self._request.threads, self._request.force)
             copies.append(DiskRestore(image, outputs.enter_context(output), self._request.delta, self._request.salvage))
         self._copy_all(copies)
         for copy in copies:
             copy.flush()
+            self._result.files[copy.disk] = self._texts[copy.disk]
             self._result.written_bytes[copy.disk] = copy.written
             self._result.sizes[copy.disk] = self._images[copy.disk].size
             self._report(event="progress", **copy.progress(finished=True))
@@ -330,12 +340,12 @@ class _Run:
             entry = self._file_entry(name)
             flaw = self._series.file_flaw(entry)
             if flaw and self._request.salvage:
-                self._result.lost.append(Loss(None, None, None, flaw))
+                self._lose(None, None, None, flaw)
                 continue
             if flaw:
-                raise errors.Damaged(f"{flaw}; the disks were restored, this file was not")
+                raise errors.Damaged(flaw)
             plain = self._series.store.read(f"{self._series.folder}/{entry.path}")
-            _write_private(path, xml if name == format.DOMAIN_XML else plain)
+            _write(path, xml if name == format.DOMAIN_XML else plain, self._request.force or self._request.in_place)
             self._result.beside[name] = path
 
     def _define(self, xml):
@@ -368,15 +378,6 @@ def _in_turn(iterators):
         iterators = left
 
 
-def _write_private(path, data):
-    with store.translated("write", path):
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(path)
-            raise
+def _write(path, data, force):
+    with target.whole(os.path.realpath(path), force) as draft, store.translated("write", path):
+        Path(draft).write_bytes(data)

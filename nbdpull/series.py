@@ -117,7 +117,9 @@ class Series:
         return self._point(wanted)
 
     def _last(self):
-        points = self.points()
+        points, refused = self.load()
+        for error in refused.values():
+            raise type(error)(f"{error}; it may be the latest point: name another by its id") from error
         if not points:
             raise errors.NoSuchPoint(f"{self.store.root} holds no completed point of {self.domain}")
         return points[-1]

@@ -221,7 +221,7 @@ def open_store(root):
 def open_or_create(root):
     """Return the Store in `root`, made there first if the folder is new or empty."""
     with translated("create the folder", root):
-        _make_folders(os.path.abspath(root))
+        make_folders(os.path.abspath(root))
     if not os.path.exists(os.path.join(root, format.MARKER)):
         _create_marker(root)
     if not os.access(root, os.W_OK | os.X_OK):
@@ -230,12 +230,12 @@ def open_or_create(root):
     return Store(root)
 
 
-def _make_folders(path):
+def make_folders(path):
     """Create a folder and those above it that are missing, each durably."""
     if os.path.isdir(path):
         return
     if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
-        _make_folders(os.path.dirname(path))
+        make_folders(os.path.dirname(path))
     try:
         os.mkdir(path)
     except FileExistsError:

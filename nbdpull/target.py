@@ -192,9 +192,29 @@ def open_target(place, size, connections, force=False):
     Left without an exception, a NEW image is at its path, replacing what was there; left by one there is none.
     """
     if place.kind == NEW:
-        _claim(f"{place.path}.partial", force)
-    with _OPEN[place.kind](place, size, connections) as target:
-        yield target
+        with whole(place.path, force) as draft, _draft(place, draft, size, connections) as image:
+            yield image
+    else:
+        with _OPEN[place.kind](place, size, connections) as target:
+            yield target
+
+
+@contextlib.contextmanager
+def whole(path, force=False):
+    """Give the name of a new, empty draft. Left without an exception, it is at `path`, durable, in the place of what
+    was there; left by one it is gone."""
+    draft = f"{path}.partial"
+    _claim(draft, force)
+    try:
+        yield draft
+        with translated("write", path):
+            _sync(draft)
+            _like_the_replaced(draft, path)
+            os.replace(draft, path)
+            _sync(os.path.dirname(path))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
 
 
 def _claim(draft, force):
@@ -206,22 +226,6 @@ def _claim(draft, force):
         raise errors.OutputExists(
             f"{draft} exists: another restore writes it, or one that was killed left it; give --force to overwrite it"
         ) from None
-
-
-@contextlib.contextmanager
-def _new_image(place, size, connections):
-    draft = f"{place.path}.partial"
-    try:
-        with _draft(place, draft, size, connections) as image:
-            yield image
-        with translated("write", place.path):
-            _sync(draft)
-            _like_the_replaced(draft, place.path)
-            os.replace(draft, place.path)
-            _sync(os.path.dirname(place.path))
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
 
 
 def _draft(place, draft, size, connections):
@@ -307,7 +311,6 @@ def _device(place, size, _connections):
 
 
 _OPEN = {
-    NEW: _new_image,
     EXISTING: _existing,
     DEVICE: _device,
     NBD: lambda place, _size, connections: _opened_uri(place.path, connections),

@@ -194,6 +194,29 @@ def test_force(vm, tmp_path, kind):
     assert (out / "domain.xml").read_bytes() == DOMAIN_XML
 
 
+def test_a_file_of_the_domain_is_replaced_as_a_whole(vm, tmp_path, monkeypatch):
+    """Whatever happens on the way, the old one is there or the new one is."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "domain.xml").write_bytes(b"old")
+    (out / "domain.xml").chmod(0o640)
+    seen, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (seen.append((out / "domain.xml").read_bytes()), replace(*names)))
+    do(vm, out, kind="raw", force=True)
+    assert set(seen) == {b"old", DOMAIN_XML}  # that of the disks comes after
+    assert (out / "domain.xml").stat().st_mode & 0o777 == 0o640
+    assert sorted(os.listdir(out)) == ["domain.xml", "vda.raw", "vdb.raw"]
+
+
+def test_everything_is_durable_in_the_end(vm, tmp_path, monkeypatch):
+    """With the folders that were made for it."""
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    do(vm, tmp_path / "a" / "out", kind="raw")
+    drafts = {f"{tmp_path}/a/out/{name}.partial" for name in ("vda.raw", "vdb.raw", "domain.xml")}
+    assert drafts | {f"{tmp_path}/a/out", f"{tmp_path}/a", f"{tmp_path}"} <= set(synced)
+
+
 def test_other_files_are_left_alone(vm, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     do(vm, tmp_path, kind="raw")

@@ -412,6 +412,46 @@ def test_salvage_with_an_index_lost(vm, tmp_path):
     assert raw_of(tmp_path / "out" / "vdb.raw", "raw") == vm.images[vm.points[-1].id]["vdb"]
 
 
+def test_salvage_of_a_disk_whose_chain_lacks_a_manifest(tmp_path):
+    """The other disk, in full in the newest point, comes back, and the result names no image that is not there."""
+    vm = stores.chain(tmp_path / "store")
+    middle = vm.points[1].id
+    vm.disks["vdc"] = vm.disks["vdb"]
+    point = vm.pull()
+    with stores.damaged(vm.folder / middle / "manifest.json", None):
+        words = ["restore", vm.root, "--point", point.id, "--format", "raw", "--json", "--adapt"]
+        assert command(*words, "-o", tmp_path / "refused").returncode == 11
+        done = command(*words, "-o", tmp_path / "out", "--salvage")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    result, lost = events[-1], [event for event in events if event["event"] == "lost"]
+    assert (done.returncode, result["exit_code"], list(result["files"])) == (11, 11, ["vdc"])
+    assert [(each["disk"], each["offset"], each["length"]) for each in lost] == [
+        (disk, 0, len(vm.images[point.id][disk])) for disk in ("vda", "vdb")
+    ]
+    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vdc.raw"] and not (tmp_path / "refused").exists()
+    assert raw_of(tmp_path / "out" / "vdc.raw", "raw") == vm.images[point.id]["vdc"]
+
+
+def test_salvage_without_a_file_of_the_domain(vm, tmp_path):
+    """It is told like a lost range, when it is found and in the end."""
+    with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
+        done = command("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    lost = [{name: event[name] for name in event if name != "event"} for event in events if event["event"] == "lost"]
+    assert done.returncode == 11 and events[-1]["lost"] == lost
+    assert [(each["disk"], each["offset"], each["length"]) for each in lost] == [(None, None, None)]
+    assert sorted(os.listdir(tmp_path / "out")) == ["vda.qcow2", "vdb.qcow2"]
+
+
+@pytest.mark.parametrize("options", [[], ["--no-verify"]])
+def test_a_damaged_file_of_the_domain_is_refused_first(vm, tmp_path, options):
+    """Without a proof of the chain as well: these files have no digests of frames that would tell it later."""
+    with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
+        done = command("restore", vm.root, "-o", tmp_path / "out", *options)
+    assert done.returncode == 11 and b"nothing was restored" in done.stderr and done.stderr.count(b"\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_verify_reads_no_file_twice(vm, tmp_path, monkeypatch):
     monkeypatch.setattr("nbdpull.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
     to(vm, tmp_path / "a.raw", verify=False)
