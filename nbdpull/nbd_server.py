@@ -62,7 +62,7 @@ class Server:
         if request.socket is not None and request.port is not None:
             raise errors.UsageError("give --socket or --port, not both")
         self._request, self._check = request, check
-        self._folder = self._process = None
+        self._folder = self._process = self._alive = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._log_read = 0
         try:
@@ -93,10 +93,11 @@ class Server:
         if shutil.which("nbdkit") is None:
             raise _missing("nbdkit is not installed")
         status, telling = os.pipe()
+        parent, self._alive = os.pipe()  # which ends when we do, however that is
         try:
             process = subprocess.Popen(
-                self._command(telling), env=_environment(), pass_fds=[telling], stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=self._log,
+                self._command(telling, parent), env=_environment(), pass_fds=[telling, parent],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log,
                 start_new_session=True,  # a Ctrl-C is for us: we end it
             )  # fmt: skip
         except BaseException:
@@ -104,9 +105,10 @@ class Server:
             raise
         finally:
             os.close(telling)
+            os.close(parent)
         return process, status
 
-    def _command(self, telling):
+    def _command(self, telling, parent):
         request = self._request
         where = ["-U", self._socket] if self._socket else ["-i", "127.0.0.1", "-p", str(request.port)]
         how = [] if request.writable else ["-r"]
@@ -114,8 +116,12 @@ class Server:
                   ("cache", request.cache_bytes), *(("disk", disk) for disk in request.disks)]  # fmt: skip
         wanted += [("domain", request.domain)] if request.domain is not None else []
         wanted += [("writable", 1)] if request.writable else []
+        ours = {"parent": parent, "socket": self._socket, "folder": self._folder}  # for its end, should we be killed
+        wanted += [(name, value) for name, value in ours.items() if value is not None]
         options = [f"{name}={value}" for name, value in wanted]
-        return ["nbdkit", "-f", "--exit-with-parent", *where, *how, "python", str(PLUGIN), *options]
+        # One thread for each connection: with more, nbdkit 1.32 aborts where a client is killed that has asked for more
+        # than one thing (an assertion in raw_send_socket), and all other clients lose their disks.
+        return ["nbdkit", "-t", "1", "-f", "--exit-with-parent", *where, *how, "python", str(PLUGIN), *options]
 
     def _await(self, status):
         """What the plugin tells of itself; raises what it could not do."""
@@ -178,6 +184,8 @@ class Server:
 
     def close(self):
         """End nbdkit, and remove its socket."""
+        if self._alive is not None:
+            os.close(self._alive)
         if self._process is not None:
             self._process.terminate()
             try:

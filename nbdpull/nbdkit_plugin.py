@@ -8,7 +8,8 @@ import errno
 import json
 import os
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 
 import nbdkit
 
@@ -65,12 +66,31 @@ def _writable(image):
 
 def after_fork():
     """nbdkit listens from now on."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _tell(**_about)
+
+
+def _end_with_parent():
+    """End as soon as who started nbdkit closes its end of a pipe, be it by a kill: by itself nbdkit would wait for the
+    last client to go."""
+    os.read(int(_config["parent"][0]), 1)
+    cleanup()
+    os._exit(0)
 
 
 def _tell(**values):
     with os.fdopen(int(_config["status"][0]), "w") as pipe:
         pipe.write(json.dumps(values) + "\n")
+
+
+def cleanup():
+    """Remove what nbdkit leaves: its socket, and a folder of ours."""
+    for path in _config.get("socket", []):
+        with suppress(OSError):
+            os.unlink(path)
+    for path in _config.get("folder", []):
+        with suppress(OSError):
+            os.rmdir(path)
 
 
 def list_exports(readonly, is_tls):

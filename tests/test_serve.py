@@ -141,6 +141,26 @@ def test_a_port(vm, tmp_path):
         assert code == 9 and "in use" in message
 
 
+def test_many_clients_some_of_which_are_killed(tmp_path):
+    """They have many requests under way, whose replies nobody takes any more."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 32 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(32 * MIB))
+    vm.pull(frame_size=MIB)
+    expected = vm.images[vm.points[-1].id]["vda"]
+    with served(vm, "--cache", "1M") as about:
+        uri = about["uri"]["vda"]
+        copies = [subprocess.Popen(["nbdcopy", uri, str(tmp_path / str(n))]) for n in range(5)]
+        for attempt in range(20):
+            client = subprocess.Popen(["nbdcopy", "--requests=64", uri, "null:"])
+            time.sleep(0.02 + attempt / 400)
+            client.kill()
+            client.wait()
+        assert [copy.wait(60) for copy in copies] == [0] * 5
+        assert all((tmp_path / str(n)).read_bytes() == expected for n in range(5))
+        assert about["process"].poll() is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_by_a_signal_and_leaves_nothing(vm, tmp_path, number):
     with served(vm, "--socket", tmp_path / "s") as about:
@@ -152,14 +172,19 @@ def test_it_ends_by_a_signal_and_leaves_nothing(vm, tmp_path, number):
     assert os.listdir(tmp_path) == []
 
 
-def test_nbdkit_does_not_outlive_us(vm, tmp_path):
-    with served(vm, "--socket", tmp_path / "s") as about:
+@pytest.mark.parametrize("options", [["--socket", "here"], []])
+def test_nbdkit_does_not_outlive_us(vm, tmp_path, monkeypatch, options):
+    """And its socket goes with it, with the folder that was made for one: the same command can be given again."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with served(vm, *options) as about:
+        client = subprocess.Popen(["nbdcopy", about["uri"]["vda"], "-"], stdout=subprocess.PIPE)  # that never reads on
+        assert client.stdout.read(1) is not None and len(os.listdir()) == 1
         about["process"].kill()
         about["process"].wait()
-        deadline = time.monotonic() + 10
-        while subprocess.run(["nbdinfo", "--size", about["uri"]["vda"]], capture_output=True).returncode == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: os.listdir() == [], "end of nbdkit and its socket")
+        client.kill()
+        client.communicate()
 
 
 def test_text_for_a_person(vm):
