@@ -290,6 +290,8 @@ def _drill(args, report, check):
     found = drill.drill(request, report, check)
     outcome = {
         "point": found.point.id,
+        "when": found.when,
+        "who": found.who,
         "verdict": found.verdict,
         "reason": found.reason,
         "seconds": found.seconds,

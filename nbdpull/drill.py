@@ -49,10 +49,13 @@ class Request:
 
 @dataclass
 class Report:
-    """verdict: OK or FAILED, with the reason; seconds: from start to readiness, or to giving up; waited_for: "agent" or
-    "console"; console: the end of what the guest printed; screenshot: (kind, picture) or None."""
+    """when, who: as in a finding; verdict: OK or FAILED, with the reason; seconds: from start to readiness, or until it
+    was given up; waited_for: "agent" or "console"; console: the end of what the guest printed; screenshot: (kind,
+    picture) or None."""
 
     point: series.Point
+    when: str
+    who: str
     verdict: str
     reason: str
     seconds: float
@@ -120,8 +123,9 @@ class _Drill:
             reason = self._wait(boot, server, console, started)
             seconds = round(time.monotonic() - started, 3)
             picture = boot.screenshot() if drill_xml.has_display(self._xml) and boot.active else None
-            return Report(self._point, FAILED if reason else OK, reason, seconds, self._waited_for,
-                          _read(console)[-CONSOLE_TAIL:], picture)  # fmt: skip
+            return Report(self._point, **findings.now(), verdict=FAILED if reason else OK, reason=reason,
+                          seconds=seconds, waited_for=self._waited_for, console=_read(console)[-CONSOLE_TAIL:],
+                          screenshot=picture)  # fmt: skip
 
     @property
     def _waited_for(self):
@@ -148,6 +152,7 @@ class _Drill:
                 with open(files[name], "wb") as file:
                     file.write(data)
                 os.chmod(files[name], 0o644)
+        files.setdefault("nvram", os.path.join(folder, "nvram"))  # which libvirt makes; at a place of its own it stays
         return drill_xml.adapted(self._xml, f"nbdpull-drill-{secrets.token_hex(4)}", str(uuid.uuid4()), images, console,
                                  files, emulator_exists=os.path.exists)  # fmt: skip
 
@@ -236,7 +241,7 @@ def _keep(target, result):
     about = {**findings.entry(result.point), "verdict": result.verdict, "reason": result.reason,
              "seconds": result.seconds, "waited_for": result.waited_for}  # fmt: skip
     try:
-        path = findings.record(target, findings.DRILL, points=[about])
+        path = findings.record(target, findings.DRILL, when=result.when, who=result.who, points=[about])
         if result.screenshot is not None:
             kind, picture = result.screenshot
             result.screenshot_path = target.store.path(findings.attach(target, path, kind, picture))

@@ -24,10 +24,14 @@ def entry(point):
     return {"point": point.id, "manifest_sha256": point.sha256}
 
 
+def now():
+    """When and who, as every finding tells it."""
+    return {"when": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "who": _who()}
+
+
 def record(target, kind, **about):
     """Keep a finding in the Series; return its path relative to the store. OutputError where that cannot be written."""
-    when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    document = {"format": format.FORMAT, "requires": [], "kind": kind, "when": when, "who": _who(), **about}
+    document = {"format": format.FORMAT, "requires": [], "kind": kind, **now(), **about}
     path = f"{target.folder}/{format.new_point_id()}.{kind}.json"
     target.store.publish(path, format.seal(document))
     return path

@@ -29,6 +29,10 @@ DEVICES = """<disk type='file' device='disk'><driver name='qemu' type='qcow2' ca
   <graphics type='vnc' port='5900' listen='0.0.0.0'/><video><model type='vga'/></video>"""
 
 
+FIRMWARE = [("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+            ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd")]  # fmt: skip
+
+
 def domain_xml(devices=DEVICES):
     return DOMAIN.format(kind="qemu", name="vm1", memory=16, cpus=1, boot="", devices=devices)
 
@@ -84,12 +88,47 @@ def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_lib
     points = listing.points(str(bootable.root))[0]
     assert [point["drilled"]["verdict"] for point in points] == ["ok", "failed"]
     assert points[0]["drilled"]["seconds"] > 0 and "@" in points[0]["drilled"]["who"]
+    assert {name: told[name] for name in points[1]["drilled"]} == points[1]["drilled"]
     assert drills_left(private_libvirt) == []
     assert os.listdir(work) == []
     new = set(files(bootable.folder)) - set(before)
     assert {path.parent for path in new} == {bootable.folder} and set(before) <= set(files(bootable.folder))
     for point in bootable.points:
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=bootable.folder / point.id, check=True)
+
+
+def test_an_agent_that_never_answers(private_libvirt, tmp_path, monkeypatch, work):
+    channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+    monkeypatch.setattr(stores, "DOMAIN_XML", domain_xml(DEVICES + channel).encode())
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, BOOT_BLOCK)
+    vm.pull()
+    told = run(vm, private_libvirt, "--timeout", "3s", "--work-dir", work)
+    assert (told["verdict"], told["waited_for"], told["exit_code"]) == ("failed", "agent", 13)
+    assert told["reason"] == "the agent did not answer within 3 s" and 3 <= told["seconds"] < 20
+    assert "hello from" in told["console"]  # what it did is shown all the same
+    assert (drills_left(private_libvirt), os.listdir(work)) == ([], [])
+
+
+def test_no_nvram_is_left(private_libvirt, tmp_path, monkeypatch, work):
+    """Of a domain with UEFI firmware whose NVRAM could not be pulled, libvirt makes one, and keeps it for ever."""
+    firmware = [pair for pair in FIRMWARE if all(map(os.path.exists, pair))]
+    if not firmware:
+        pytest.skip("not installed: OVMF (scripts/install --test installs it)")
+    code, template = firmware[0]
+    boot = (
+        f"<loader readonly='yes' type='pflash'>{code}</loader><nvram template='{template}'>/nowhere/vm1_VARS.fd</nvram>"
+    )
+    xml = DOMAIN.format(kind="qemu", name="vm1", memory=64, cpus=1, boot=boot, devices=DEVICES)
+    monkeypatch.setattr(stores, "DOMAIN_XML", xml.encode())
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.pull()
+    kept = Path("/var/lib/libvirt/qemu/nvram")
+    before = files(kept)
+    told = run(vm, private_libvirt, "--expect", "never", "--timeout", "1s", "--work-dir", work)
+    assert (told["verdict"], os.listdir(work), files(kept)) == ("failed", [], before)
 
 
 def test_a_point_that_cannot_be_read_fails_at_once(bootable, private_libvirt):
