@@ -98,6 +98,8 @@ def _require_sense(request):
         raise errors.UsageError("--onto applies what changed, --delta restores the whole state: give one of them")
     if (request.name or request.new_uuid) and not (request.adapt or request.define):
         raise errors.UsageError("--name and --new-uuid are for --adapt and --define")
+    if request.name is not None and (not request.name.strip() or set("/\n") & set(request.name)):
+        raise errors.UsageError(f"--name {request.name!r}: libvirt takes no such name of a domain")
     if not (request.output or request.to):
         raise errors.UsageError("say where to: -o OUT, --to DISK=TARGET or --onto IMAGE")
     if (request.adapt or request.define) and not request.output:
@@ -351,7 +353,11 @@ class _Run:
     def _define(self, xml):
         from . import domain_define
 
-        self._result.defined, warnings = domain_define.define(xml, self._request.uri, self._result.beside)
+        try:
+            self._result.defined, warnings = domain_define.define(xml, self._request.uri, self._result.beside)
+        except errors.NbdpullError as error:
+            where = f"all is restored in {self._folder}: mend its domain.xml, then virsh define"
+            raise type(error)(f"{error}; {where}") from error
         self._result.warnings += warnings
 
 

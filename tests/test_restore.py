@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import stores
+from bed.device import Device
 from stores import DOMAIN_XML, KIB, MIB, Vm, chain, package_environment, scribble, small_disk, unprivileged
 
 from nbdpull import errors, nbd_target, target
@@ -256,6 +258,61 @@ def test_a_stop_on_the_way(vm, tmp_path, kind):
     with pytest.raises(errors.Interrupted):
         restore(Request(str(vm.root), str(tmp_path / "out"), kind=kind), lambda **event: seen.append(event), check)
     assert os.listdir(tmp_path / "out") == []
+
+
+@as_root
+@pytest.mark.parametrize("how", [{"kind": "raw"}, {"kind": "qcow2"}, {"options": "compat=1.1"}])
+def test_a_disk_that_is_unplugged_on_the_way(tmp_path, how):
+    """And when it is plugged in again, nothing on it looks like an image."""
+    vm, unplugged = noise(tmp_path), []
+
+    def report(**_):
+        if not unplugged:
+            unplugged.append(device.unplug())
+
+    with Device(tmp_path / "mount", tmp_path, 128 * MIB) as device:
+        with pytest.raises(errors.OutputError, match="Input/output error") as caught:
+            restore(Request(str(vm.root), str(device.folder / "out"), threads=1, **how), report)
+        assert caught.value.exit_code == 9
+        device.mend()
+        assert not [path for path in stores.files(device.folder / "out") if path.suffix != ".partial"]
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_disk_that_is_full_on_the_way(tmp_path, kind):
+    vm = noise(tmp_path)
+    with small_disk(tmp_path / "full", 8 * MIB) as folder:
+        with pytest.raises(errors.OutputFull):
+            do(vm, folder / "out", kind=kind, space_check=False)
+        assert os.listdir(folder / "out") == []
+
+
+@pytest.mark.parametrize("how", [["--format", "raw"], ["--format", "qcow2"], ["--image-options", "compat=1.1"]])
+def test_sigkill_leaves_nothing_that_looks_whole(tmp_path, how):
+    """The same command with --force makes it good."""
+    vm = noise(tmp_path)
+    words = [sys.executable, "-m", "nbdpull", "restore", str(vm.root), "-o", str(tmp_path / "out"), "--json", *how]
+    process = subprocess.Popen([*words, "--threads", "1"], stdout=subprocess.PIPE, env=package_environment())
+    assert b'"progress"' in process.stdout.readline()
+    process.kill()
+    process.communicate()
+    (left,) = os.listdir(tmp_path / "out")
+    assert left.endswith(".partial")
+    again = subprocess.run(words, capture_output=True, env=package_environment())
+    assert again.returncode == 9 and b"one that was killed left it; give --force" in again.stderr
+    subprocess.run([*words, "--force"], check=True, capture_output=True, env=package_environment())
+    (image,) = (tmp_path / "out").glob("vda.*")
+    assert raw_of(str(image)) == vm.images[vm.points[-1].id]["vda"]
+
+
+def noise(tmp_path):
+    """Of a size that takes a moment to write."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 48 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(48 * MIB))
+    vm.pull(frame_size=MIB)
+    return vm
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])

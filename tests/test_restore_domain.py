@@ -201,6 +201,33 @@ def test_define_a_copy(private_libvirt, pulled, tmp_path):
         copy.undefineFlags(KEEP_NVRAM)
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", " "])
+def test_a_name_that_libvirt_would_refuse(private_libvirt, pulled, tmp_path, name):
+    """Before anything is written, not when all is restored."""
+    words = ["--define", "--new-uuid", "--name", name, "-c", private_libvirt.uri]
+    done = nbdpull("restore", pulled[1], "-o", tmp_path / "out", *words)
+    assert done.returncode == 2 and "--name" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, tmp_path, monkeypatch):
+    """All is restored, and the message says where."""
+    monkeypatch.setattr(
+        stores,
+        "DOMAIN_XML",
+        DOMAIN.format(kind="qemu", name="of-old", memory=16, cpus=1, boot="", devices="")
+        .replace("'pc'", "'none-such'")
+        .encode(),
+    )
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.pull()
+    done = nbdpull("restore", vm.root, "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri)
+    assert done.returncode == 6 and done.stderr.count("\n") == 1
+    assert "cannot define domain 'of-old'" in done.stderr and f"all is restored in {tmp_path}/out" in done.stderr
+    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.qcow2"]
+
+
 @pytest.mark.parametrize("words, says", [
     ([], "runs at"), (["--name", "other"], "give --new-uuid"), (["--new-uuid"], "another domain"),
 ])  # fmt: skip
