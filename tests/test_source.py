@@ -224,6 +224,18 @@ def test_reading_by_many_threads(tmp_path, qemu_nbd):
     assert wrong == []
 
 
+def test_a_thread_has_one_buffer_however_many_disks(image, qemu_nbd):
+    address = qemu_nbd(image)
+    with Source(address, "vda") as one, Source(address, "vda") as other:
+        with one.reading() as reader:
+            first = reader.read_batch([(0, MIB)])[0]
+            assert bytes(first) == b"\1" * MIB
+        with other.reading() as reader:
+            second = reader.read_batch([(3 * MIB, MIB)])[0]
+            assert bytes(second) == b"\2" * MIB
+        assert first.obj is second.obj
+
+
 def test_no_more_connections_than_threads(image, qemu_nbd):
     """qemu-nbd takes eight; one that is free is used again."""
     with Source(qemu_nbd(image), "vda") as opened:
