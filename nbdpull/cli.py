@@ -71,6 +71,7 @@ def _pull(args, report, check):
         "reclaimed": [vars(item) for item in result.reclaimed],
         "scratch_bytes": result.scratch_bytes,
         "resumed": result.resumed and result.resumed._asdict(),
+        "scratch_growth": result.scratch_growth,
         "warnings": result.warnings,
     }
     return outcome, _pull_text(args, described, next_command, result.resumed), 0

@@ -93,6 +93,7 @@ class Result:
     dropped_checkpoints: list[str]
     reclaimed: list[reclaim.Leftover]
     scratch_bytes: int  # the most that was in use
+    scratch_growth: list  # [[seconds, bytes], …]
     resumed: Optional[Resumed] = None
 
 
@@ -186,7 +187,8 @@ class _Run:
             point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
         resumed = Resumed(self._dead.begun, self._kept_bytes) if self._dead else None
         dropped = self._drop_superseded(point)
-        return Result(point, self._warnings, dropped, self._reclaimed, self._watch.peak, resumed)
+        scratch = self._watch.peak, self._watch.growth.samples
+        return Result(point, self._warnings, dropped, self._reclaimed, *scratch, resumed)
 
     def _job(self, plan):
         return self._vm.resumed_backup(plan, *self._dead.freeze) if self._dead else self._vm.backup(plan)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import contextmanager, suppress
 
 from . import errors
@@ -19,6 +20,7 @@ LOOK_INTERVAL = 0.2  # seconds
 REMOTE_INTERVAL = 5.0
 RESERVE = 64 << 20  # bytes; of a small file system a sixteenth
 STARVED = 1 << 20  # bytes: where so little is free, QEMU finds no room for a cluster and its tables
+GROWTH_SAMPLES = 64
 LOOKS_AHEAD = 2  # the job ends if at the present rate the space is gone in so many looks
 
 
@@ -58,8 +60,26 @@ def starves(vm, folder):
     return free is not None and free < STARVED and vm.guest_state().io_error
 
 
+class Growth:
+    """Samples [seconds since the first, bytes] of something that may go on for days: at most GROWTH_SAMPLES, spread
+    evenly, because each time that they are so many every second one goes, and every second look from then on."""
+
+    def __init__(self):
+        self.samples, self._every, self._looks, self._began = [], 1, 0, None
+
+    def note(self, seconds, used):
+        self._began = seconds if self._began is None else self._began
+        if self._looks % self._every == 0:
+            self.samples.append([round(seconds - self._began, 1), used])
+        self._looks += 1
+        if len(self.samples) == GROWTH_SAMPLES:
+            del self.samples[1::2]
+            self._every *= 2
+
+
 class ScratchWatch:
-    """Looks after the scratch of one job. `check` raises what it saw; `peak` is the most that was in use, in bytes."""
+    """Looks after the scratch of one job. `check` raises what it saw; `peak` is the most that was in use, in bytes;
+    `growth` has samples of it."""
 
     def __init__(self, vm, folder, limit=None):
         self._vm, self._folder, self._limit = vm, folder, limit
@@ -69,6 +89,7 @@ class ScratchWatch:
         self._error = None
         self._starved = False
         self.peak = 0
+        self.growth = Growth()
 
     def check(self):
         if self._error:
@@ -117,6 +138,7 @@ class ScratchWatch:
         used = self._used(job)
         self._grown, self.peak = max(0, used - self.peak), max(used, self.peak)
         self._free = free_bytes(self._folder) if self._local else None
+        self.growth.note(time.monotonic(), used)
 
     def _used(self, job):
         if self._local:

@@ -191,6 +191,7 @@ def test_reason_codes_are_those_of_the_manual():
 
 TYPES = {
     "string": str, "integer": int, "boolean": bool, "object": dict, "array of strings": list, "array of objects": list,
+    "array of arrays": list,
     "number": float, "object of strings": dict, "object of numbers": dict, "null": type(None),
 }  # fmt: skip
 # their members are not in the same table
