@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bed import BedError
+from bed.guest import Guest
 from bed.machine import MIB, Disk, Machine, wait_for
 
 TESTS = Path(__file__).parent
@@ -186,3 +187,13 @@ def test_frozen_ext4_needs_no_recovery(guest, tmp_path):
 def features(image):
     listing = subprocess.run(["/usr/sbin/dumpe2fs", "-h", str(image)], capture_output=True, text=True, check=True)
     return next(line for line in listing.stdout.splitlines() if line.startswith("Filesystem features"))
+
+
+def test_ioping_in_the_guest_writes_and_tells_each_time(private_libvirt, guest_parts, tmp_path):
+    with Guest(private_libvirt, tmp_path, guest_parts, {"vdb": 16 * MIB}) as vm:
+        vm.wait_agent()
+        vm.start_ioping("vdb")
+        time.sleep(1)
+        times = vm.stop_ioping()
+        assert len(times) > 100 and 0.5 < sum(times) < 5
+        assert any(vm.content("vdb"))

@@ -1,36 +1,79 @@
-"""What a writer inside the VM would feel: the time of each write, through the disk's own backend in QEMU.
+"""What a writer inside a Linux guest feels while something else works on its disk. Must not know: which tool that is.
 
-The writer is QEMU's own qemu-io on the live disk, in the thread that serves the guest's requests: no system is in
-between, whose noise under emulation is larger than what is measured. Must not know: the tools.
+The writer is ioping in the guest: 4 KiB past the page cache, one after the other, at random places of a disk that is
+not mounted. The guest's own clock takes the time of each write, so that all is in it: the guest's kernel, its processor
+that waits for a core of the host, QEMU, and what a backup job copies to scratch before it lets the write pass.
 """
 
-import random
+import os
+import stat
+import threading
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
-BLOCK = 4096
+LOOK_INTERVAL = 0.1  # seconds between looks at scratch
 
 
 @dataclass(frozen=True)
 class View:
-    """Milliseconds of one write at the median and in the tail, and writes a second."""
+    """Milliseconds of one write at the median and in the tail, writes a second; how long the work took, in seconds.
+
+    growth: [(seconds since the work began, bytes that scratch takes), …]
+    """
 
     p50: float
     p99: float
     p999: float
     rate: float
+    count: int
+    seconds: float
+    growth: list = field(default_factory=list)
 
 
-def writers_view(vm, seconds=None, running=None, seed=1):
-    """Write until the time is up or `running()` is false, and tell how long the writes took."""
-    chooser, taken = random.Random(seed), []
-    domain, write = vm.domain, vm.quick_writer("vda")
-    size, began = domain.blockInfo("vda")[0], time.monotonic()
-    while running() if running else time.monotonic() - began < seconds:
-        offset = chooser.randrange(size // BLOCK) * BLOCK
-        start = time.perf_counter()
-        write(f"write -q -P 7 {offset} {BLOCK}")
-        taken.append(time.perf_counter() - start)
-    taken.sort()
-    at = [1000 * taken[min(int(len(taken) * part), len(taken) - 1)] for part in (0.5, 0.99, 0.999)]
-    return View(*at, rate=len(taken) / (time.monotonic() - began))
+def during(vm, disk, work):
+    """Let the guest write while work() runs, and tell what it felt."""
+    vm.start_ioping(disk)
+    began = time.monotonic()
+    with _scratch_growth(vm.pid) as growth:
+        work()
+    seconds = time.monotonic() - began
+    return of_times(vm.stop_ioping(), seconds, growth)
+
+
+def of_times(times, seconds, growth=()):
+    """The View of the seconds that each write took."""
+    ordered = sorted(times)
+    at = [1000 * ordered[min(int(len(ordered) * part), len(ordered) - 1)] for part in (0.5, 0.99, 0.999)]
+    return View(*at, rate=len(times) / sum(times), count=len(times), seconds=seconds, growth=list(growth))
+
+
+@contextmanager
+def _scratch_growth(pid):
+    """A list that grows while the block runs: what the files take that QEMU has opened since."""
+    before, growth, stopped = set(_files_of(pid)), [], threading.Event()
+
+    def look():
+        began = time.monotonic()
+        while not stopped.wait(LOOK_INTERVAL):
+            used = sum(size for file, size in _files_of(pid).items() if file not in before)
+            growth.append((round(time.monotonic() - began, 1), used))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield growth
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _files_of(pid):
+    """{identity of a regular file that a process has open: bytes that it takes}"""
+    found = {}
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(OSError):  # closed meanwhile
+            status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+            if stat.S_ISREG(status.st_mode):
+                found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return found

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Cost:
 
 def run(command, qemu_pid=None, output=None, log=None, env=None):
     """Run a command to its end; output: a folder or file whose size is its result. Failed unless it exits with 0."""
-    before, start = _cpu_of(qemu_pid), time.monotonic()
+    before, start = cpu_of(qemu_pid), time.monotonic()
     with open(log, "wb") as sink:
         process = subprocess.Popen(list(map(str, command)), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
         status, usage, peak_mib = _watch(process.pid)
@@ -44,24 +44,14 @@ def run(command, qemu_pid=None, output=None, log=None, env=None):
     return Cost(
         wall=wall,
         cpu=usage.ru_utime + usage.ru_stime,
-        qemu_cpu=_cpu_of(qemu_pid) - before,
+        qemu_cpu=cpu_of(qemu_pid) - before,
         peak_mib=peak_mib,
         size=size_of(output) if output else 0,
     )
 
 
-@contextmanager
-def started(command, log, env=None):
-    """A command that runs while the block runs, and is waited for after it. Failed unless it exits with 0."""
-    with open(log, "wb") as sink:
-        process = subprocess.Popen(list(map(str, command)), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env)
-        yield process
-        if process.wait():
-            raise Failed(f"{' '.join(map(str, command))}: {Path(log).read_text(errors='replace')}")
-
-
 def _watch(pid):
-    """Wait for a process's end; its status, its rusage and its peak memory in MiB.
+    """Wait for a process's end; its status, its rusage, and the peak memory in MiB of it and what it started.
 
     ru_maxrss is of no use: the memory of whoever forked the process counts into it. VmHWM begins anew at exec.
     """
@@ -70,16 +60,28 @@ def _watch(pid):
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
             return status, usage, peak / 1024
-        peak = max(peak, _peak_kib(pid))
+        peak = max(peak, sum(map(_peak_kib, _tree(pid))))
         time.sleep(0.005)
 
 
+def _tree(pid):
+    """A process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        with suppress(OSError):  # it ended meanwhile
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                found += map(int, Path(f"/proc/{parent}/task/{thread}/children").read_text().split())
+    return found
+
+
 def _peak_kib(pid):
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    return 0
 
 
-def _cpu_of(pid):
+def cpu_of(pid):
     """Seconds of CPU that a process has used, all of its threads."""
     if pid is None:
         return 0.0

@@ -4,14 +4,19 @@ import statistics
 
 
 def medians(measured):
-    """{tool: [dataclass of figures, …]} as {tool: {figure: median, "spread": [least, most wall]}}."""
+    """{tool: [dataclass of figures, …]} as {tool: {figure: median, "spread": [least, most]}}.
+
+    The spread is that of the wall time, or of what a writer felt at p99. What is no number is the last round's.
+    """
     return {tool: _median(each) for tool, each in measured.items()}
 
 
 def _median(each):
-    result = {name: statistics.median(getattr(one, name) for one in each) for name in vars(each[0])}
-    walls = [one.wall for one in each if hasattr(one, "wall")]
-    return {**result, "spread": [min(walls), max(walls)]} if walls else result
+    columns = {name: [getattr(one, name) for one in each] for name in vars(each[0])}
+    result = {name: values[-1] if isinstance(values[0], list) else statistics.median(values)
+              for name, values in columns.items()}  # fmt: skip
+    chief = columns["wall" if "wall" in columns else "p99"]
+    return {**result, "spread": [min(chief), max(chief)]}
 
 
 def table(scenario, rows):
@@ -19,11 +24,25 @@ def table(scenario, rows):
 
 
 def view_table(scenario, rows):
-    """What a writer felt, in milliseconds of a write."""
-    lines = [scenario, f"  {'':26}{'p50 ms':>10}{'p99 ms':>10}{'p99.9 ms':>10}{'writes/s':>10}"]
+    """What a writer felt, in milliseconds of a write, and what scratch took after each quarter of the time."""
+    lines = [scenario, f"  {'':26}{'p50 ms':>8}{'p99 ms':>8}{'spread':>15}{'p99.9 ms':>10}{'writes/s':>10}{'writes':>8}"
+             f"{'took s':>8}  scratch, MiB after each quarter"]  # fmt: skip
     for tool, row in rows.items():
-        lines.append(f"  {tool:26}{row['p50']:10.2f}{row['p99']:10.2f}{row['p999']:10.2f}{row['rate']:10.0f}")
+        spread = f"{row['spread'][0]:.2f}–{row['spread'][1]:.2f}"
+        lines.append(
+            f"  {tool:26}{row['p50']:8.2f}{row['p99']:8.2f}{spread:>15}{row['p999']:10.2f}{row['rate']:10.0f}"
+            f"{row['count']:8.0f}{row['seconds']:8.1f}  {_quarters(row['growth'])}"
+        )
     return "\n".join(lines)
+
+
+def _quarters(growth):
+    """The most of [(seconds, bytes), …] up to a quarter, a half, three quarters and the end, in MiB."""
+    sizes = [size >> 20 for _, size in growth]
+    if not any(sizes):
+        return ""
+    begun = sizes[next(at for at, size in enumerate(sizes) if size) :]
+    return " ".join(str(max(begun[: max(1, len(begun) * part // 4)])) for part in (1, 2, 3, 4))
 
 
 def cost_table(scenario, rows, ours="nbdpull"):

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import disks
+import guest_view
+import limits
 import measure
 import serving
 import tools
@@ -21,10 +23,10 @@ from bed.guest import Guest, build
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, Disk, Machine
 from boot import until_agent
-from guest_view import writers_view
 
 from nbdpull import domain
 
+IDLE = 10.0  # seconds that the guest is looked at without a backup
 BASE = "virtnbdbackup.0"  # checkpoint that the incremental runs start from, named as the peer names it
 
 
@@ -70,12 +72,6 @@ class Setting:
         return tools.nbdpull(vm.name, "-c", self.bed.uri, "-o", output, "--quiet", *self.options, *options)
 
     @contextmanager
-    def background(self, command):
-        """Run a command while the block runs; gives a function that tells whether it still does."""
-        with measure.started(command, self.log, tools.environment()) as process:
-            yield lambda: process.poll() is None
-
-    @contextmanager
     def export(self, vm, base=None):
         """A backup job of our own making, for tools that read an export."""
         plan = domain.Plan(run_id=f"bench-{os.getpid()}", disks={"vda": base})
@@ -83,9 +79,10 @@ class Setting:
             yield job
             job.finish()
 
-    def read_limit(self, vm):
+    def read_export(self, vm, command, *output):
+        """Cost of a tool that reads the export of vda; command(URI, the output if there is one)."""
         with self.export(vm) as job:
-            return self.run(tools.nbdcopy_to_null(job.socket, job.exports["vda"].name), vm)
+            return self.run(command(tools.export_uri(job.socket, job.exports["vda"].name), *output), vm, *output)
 
 
 def full(setting, rounds):
@@ -94,9 +91,16 @@ def full(setting, rounds):
         for tool, cost in _full_rounds(setting, vm, rounds):
             yield tool, cost
             if tool == "nbdpull":
-                read = setting.read_limit(vm)
-                yield "limit: nbdcopy to null", read
-                yield "limit: zstd and nbdcopy", _limit(setting, read)
+                yield from _other_readers(setting, vm)
+
+
+def _other_readers(setting, vm):
+    """Programs that read an export, and the limits; the newest store must be that of a full pull."""
+    read = setting.read_export(vm, tools.nbdcopy_to_null)
+    yield "limit: nbdcopy to null", read
+    yield "limit: zstd and reading", limits.packing(setting, read)
+    for tool, command in (("nbdcopy | zstd -1", tools.nbdcopy_zstd), ("qemu-img convert -c", tools.qemu_img_zstd)):
+        yield tool, setting.read_export(vm, command, setting.fresh("peer"))
 
 
 def _full_rounds(setting, vm, rounds):
@@ -105,17 +109,6 @@ def _full_rounds(setting, vm, rounds):
         if tools.has_peer():
             output = setting.fresh("peer")
             yield "virtnbdbackup -z", setting.run(tools.peer_backup(vm, "copy", output), vm, output)
-
-
-def _limit(setting, read):
-    """CPU of zstd -1 over the bytes that the pull stored, and of reading them, shared by all cores."""
-    raw = setting.fresh("raw")
-    chunks = " ".join(str(path) for path in sorted((setting.folder / "store").rglob("*.zst")))
-    setting.run(["sh", "-c", f"zstd -q -dc {chunks} > {raw}"])
-    packed = setting.run(["sh", "-c", f"exec zstd -q -1 -T1 -c {raw} > /dev/null"])
-    raw.unlink()
-    cpu = packed.cpu + read.cpu + read.qemu_cpu
-    return measure.Cost(wall=cpu / os.cpu_count(), cpu=cpu, qemu_cpu=read.qemu_cpu, peak_mib=0, size=0)
 
 
 @contextmanager
@@ -135,9 +128,13 @@ def _dirty(setting, lines=(), image=None):
         yield vm
 
 
-def _incremental(setting, rounds, lines=(), image=None):
+def _incremental(setting, rounds, lines=(), image=None, limit=False):
+    """limit: whether the same reads to nothing are measured, too."""
     with _dirty(setting, lines, image) as vm:
-        yield from _incremental_rounds(setting, vm, rounds)
+        for tool, cost in _incremental_rounds(setting, vm, rounds):
+            yield tool, cost
+            if limit and tool == "nbdpull":
+                yield "limit: its reads + 0.4 s", limits.same_reads(setting, vm, BASE)
 
 
 def _incremental_rounds(setting, vm, rounds):
@@ -159,13 +156,13 @@ def _random_writes(setting):
 
 def incremental_random(setting, rounds):
     """10,000 random writes of 64 KiB since the full pull."""
-    yield from _incremental(setting, rounds, _random_writes(setting))
+    yield from _incremental(setting, rounds, _random_writes(setting), limit=True)
 
 
 def incremental_sequential(setting, rounds):
     """One run of 600 MiB since the full pull."""
     lines = (f"write -q -P {1 + i % 255} {(i + 64) * MIB} {MIB}" for i in range(int(600 * setting.scale)))
-    yield from _incremental(setting, rounds, lines)
+    yield from _incremental(setting, rounds, lines, limit=True)
 
 
 def nothing(setting, rounds):
@@ -248,14 +245,14 @@ def fragmented(setting, rounds):
             with setting.export(vm, BASE) as job:
                 export = job.exports["vda"]
                 for context in ("base:allocation", f"qemu:dirty-bitmap:{export.bitmap}"):
-                    command = tools.nbdinfo_map(job.socket, export.name, context)
+                    command = tools.nbdinfo_map(tools.export_uri(job.socket, export.name), context)
                     yield f"limit: nbdinfo {context.partition(':')[0]}", setting.run(command, vm)
 
 
 def fragmented_data(setting, rounds):
     """64 KiB of data dirty in every 192 KiB of 8 GiB."""
     lines = (f"write -q -P {1 + i % 255} {192 * i}k 64k" for i in range(setting.size // (192 * 1024)))
-    yield from _incremental(setting, rounds, lines, disks.empty(setting.fresh("vda.qcow2"), setting.size))
+    yield from _incremental(setting, rounds, lines, disks.empty(setting.fresh("vda.qcow2"), setting.size), limit=True)
 
 
 def huge_sparse(setting, rounds):
@@ -361,17 +358,23 @@ def boot(setting, rounds):
 
 
 def guest(setting, rounds):
-    """What a writer in the VM feels while a full pull runs: 4 KiB writes one after the other, all over the disk."""
-    with setting.machine(setting.files_disk()) as vm:
+    """What a writer in a Linux guest feels during a full pull: 4 KiB writes one after the other, all over the disk."""
+    parts = build(cache_folder())
+    with Guest(setting.bed, setting.fresh("guest"), parts, {"vdb": Disk(path=setting.files_disk())}) as vm:
+        vm.wait_agent()
+        vm.run("umount /mnt2")
         for _ in range(rounds):
-            yield "no backup", writers_view(vm, 5.0)
-            for tool, options in (("nbdpull", []), ("nbdpull --gentle", ["--gentle"])):
-                command = setting.pull_command(vm, setting.fresh("store"), "--full", "--no-checkpoint", *options)
-                with setting.background(command) as running:
-                    yield tool, writers_view(vm, running=running)
-            if tools.has_peer():
-                with setting.background(tools.peer_backup(vm, "copy", setting.fresh("peer"))) as running:
-                    yield "virtnbdbackup -z", writers_view(vm, running=running)
+            yield "no backup", guest_view.during(vm, "vdb", lambda: time.sleep(IDLE))
+            for tool, command in _backups(setting, vm):
+                yield tool, guest_view.during(vm, "vdb", lambda command=command: setting.run(command))
+
+
+def _backups(setting, vm):
+    """(tool, its command line for a full backup) of each, to a folder that is made anew."""
+    for tool, options in (("nbdpull", []), ("nbdpull --gentle", ["--gentle"])):
+        yield tool, setting.pull_command(vm, setting.fresh("store"), "--full", "--no-checkpoint", *options)
+    if tools.has_peer():
+        yield "virtnbdbackup -z", tools.peer_backup(vm, "copy", setting.fresh("peer"))
 
 
 def start_up(setting, rounds):

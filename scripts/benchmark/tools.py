@@ -34,9 +34,21 @@ def synced_copy(file, to):
     return ["dd", "if=" + str(file), "of=" + str(to), "bs=1M", "conv=fsync", "status=none"]
 
 
-def nbdcopy_to_null(socket, export):
-    return ["nbdcopy", f"nbd+unix:///{export}?socket={socket}", "null:"]
+def export_uri(socket, export):
+    return f"nbd+unix:///{export}?socket={socket}"
 
 
-def nbdinfo_map(socket, export, context):
-    return ["nbdinfo", f"--map={context}", f"nbd+unix:///{export}?socket={socket}"]
+def nbdcopy_to_null(uri):
+    return ["nbdcopy", uri, "null:"]
+
+
+def nbdcopy_zstd(uri, output):
+    return ["sh", "-c", f"nbdcopy '{uri}' - | zstd -q -1 -T0 -o {output}"]
+
+
+def qemu_img_zstd(uri, output):
+    return ["qemu-img", "convert", "-c", "-W", "-m", "16", "-O", "qcow2", "-o", "compression_type=zstd", uri, output]
+
+
+def nbdinfo_map(uri, context):
+    return ["nbdinfo", f"--map={context}", uri]

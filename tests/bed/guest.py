@@ -32,6 +32,7 @@ MODULES = (
     "virtio_blk",
     "virtio_console",
 )
+UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}  # of time, as ioping prints them
 PROGRAM_FOLDERS = ("bin", "sbin", "x86_64-linux-gnu")
 INIT = Path(__file__).with_name("guest_init")
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check 8250.nr_uarts=1"
@@ -111,6 +112,20 @@ class Guest(Machine):
     def stop_writer(self):
         """End the writing and bring what was written to the disk."""
         self.run("rm -f /run/write; sleep 0.3; sync")
+
+    def start_ioping(self, disk, block=4096):
+        """Let blocks of a disk that is not mounted be written one after the other, at random places, past the guest's
+        page cache. What was there is lost."""
+        self.run(f"ioping -D -WWW -i 0 -s {block} /dev/{disk} >/run/ioping 2>&1 & echo $! >/run/ioping.pid")
+
+    def stop_ioping(self):
+        """End that; the seconds that each write took."""
+        self.run("pid=$(cat /run/ioping.pid); kill -INT $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done")
+        said = self.run("cat /run/ioping")
+        times = [float(number) * UNITS[unit] for number, unit in re.findall(r"time=([\d.]+) (\w+)", said)]
+        if not times:
+            raise BedError(f"ioping in the guest: {said[-500:]}")
+        return times
 
     def shutdown(self, seconds=30):
         """An orderly shutdown of the guest: its file systems are clean, QEMU stores its bitmaps."""
@@ -203,7 +218,7 @@ def _build_in(work, packages):
     root, kernel_root, made = work / "root", work / "kernel", work / "made"
     made.mkdir()
     _unpack(_fetch(_kernel_package(), packages), kernel_root)
-    for name in ["busybox-static", *_with_libraries("qemu-guest-agent")]:
+    for name in ["busybox-static", "ioping", *_with_libraries("qemu-guest-agent")]:
         _unpack(_fetch(name, packages), root)
     shutil.copy(next((kernel_root / "boot").glob("vmlinuz-*")), made / "vmlinuz")
     _make_initrd(root, kernel_root, work / "initramfs", made / "initrd")
@@ -215,10 +230,10 @@ def _build_in(work, packages):
 def _make_initrd(root, kernel_root, tree, initrd):
     for folder in ("bin", "lib64", "lib/x86_64-linux-gnu", "modules"):
         (tree / folder).mkdir(parents=True)
-    busybox, agent = _find(root, "busybox"), _find(root, "qemu-ga")
-    shutil.copy(busybox, tree / "bin/busybox")
-    shutil.copy(agent, tree / "bin/qemu-ga")
-    for library in _libraries(root, agent):
+    busybox, agent, ioping = (_find(root, name) for name in ("busybox", "qemu-ga", "ioping"))
+    for program in (busybox, agent, ioping):
+        shutil.copy(program, tree / "bin" / program.name)
+    for library in _libraries(root, agent):  # ioping needs but libc, as the agent does
         folder = "lib64" if library.name.startswith("ld-linux") else "lib/x86_64-linux-gnu"
         shutil.copy(library, tree / folder / library.name)
     order = []

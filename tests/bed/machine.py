@@ -201,12 +201,6 @@ class Machine:
         if answer or printed:
             raise BedError(f"{self.name}, {disk}: {command}: {answer or printed}")
 
-    def quick_writer(self, disk):
-        """A function that runs a qemu-io command on the live disk, unchecked, for who counts milliseconds."""
-        domain, device = self.domain, self._device(disk)
-        mode = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-        return lambda command: libvirt_qemu.qemuMonitorCommand(domain, f'qemu-io -d {device} "{command}"', mode)
-
     def hmp(self, command):
         """Run a command of QEMU's human monitor; what it answers."""
         return libvirt_qemu.qemuMonitorCommand(self.domain, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)

@@ -1,0 +1,125 @@
+"""The benchmark's own arithmetic, against a plain reckoning, and its reader; what it measures it tells by itself."""
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "benchmark"
+sys.path.insert(0, str(SCRIPTS))
+
+nbd = pytest.importorskip("nbd")
+
+import guest_view  # noqa: E402
+import limits  # noqa: E402
+import measure  # noqa: E402
+import plot  # noqa: E402
+import report  # noqa: E402
+
+
+def cost(wall, size=0):
+    return measure.Cost(wall=wall, cpu=1.0, qemu_cpu=0.5, peak_mib=64, size=size)
+
+
+def test_medians_and_spread():
+    rows = report.medians({"nbdpull": [cost(3.0, 10), cost(1.0, 30), cost(2.0, 20)], "other": [cost(8.0)]})
+    assert (rows["nbdpull"]["wall"], rows["nbdpull"]["size"], rows["nbdpull"]["spread"]) == (2.0, 20, [1.0, 3.0])
+    line = report.table("full", rows).splitlines()[3]
+    assert line.split()[:3] == ["other", "8.00", "8.00–8.00"] and line.split()[-1] == "0.25"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_view_is_what_counting_gives(seed):
+    rng = random.Random(seed)
+    times = [rng.expovariate(1000) for _ in range(rng.randint(1, 3000))]
+    view = guest_view.of_times(times, 2.0)
+    for part, told in ((0.5, view.p50), (0.99, view.p99), (0.999, view.p999)):
+        quicker = sum(1000 * each < told for each in times)
+        slower = sum(1000 * each > told for each in times)
+        assert quicker <= part * len(times) and slower <= (1 - part) * len(times)
+    assert view.count == len(times) and view.rate == pytest.approx(1 / statistics.mean(times))
+
+
+def test_views_of_several_rounds():
+    growth = [(0.1 * i, (i - 3 << 20) if i > 3 else 0) for i in range(12)]
+    rows = report.medians({
+        "no backup": [guest_view.of_times([0.001] * 5, 1.0)],
+        "nbdpull": [guest_view.of_times([ms / 1000] * 5, 1.0, growth) for ms in (2, 6, 3)],
+    })  # fmt: skip
+    assert rows["nbdpull"]["p99"] == 3.0 and rows["nbdpull"]["spread"] == [2.0, 6.0]
+    line = report.table("guest", rows).splitlines()[-1]
+    assert line.split()[3] == "2.00–6.00" and line.split()[-4:] == ["2", "4", "6", "8"]
+    json.dumps(rows)
+
+
+def results(ours, theirs):
+    return {"full": {"nbdpull": {"wall": ours, "size": 5}, "other": {"wall": theirs, "size": 9}}}
+
+
+def test_more_than_15_percent_slower_is_a_regression():
+    before = results(4.0, 10.0)
+    assert report.regressions(results(4.5, 10.0), before) == []
+    assert report.regressions(results(9.0, 20.0), before) == []  # all of the machine was slower
+    assert report.regressions(results(4.7, 10.0), before) == ["full: 0.47 against other, was 0.40"]
+    assert report.regressions({"new": results(1, 1)["full"]}, before) == []
+
+
+def test_alone_the_wall_time_counts():
+    def alone(wall):
+        return {"verify": {"nbdpull": {"wall": wall, "size": 0}}}
+
+    assert report.regressions(alone(1.1), alone(1.0)) == []
+    assert report.regressions(alone(1.2), alone(1.0)) == ["verify: 1.20 against nbdpull, was 1.00"]
+
+
+def test_the_plot_has_a_bar_of_time_and_of_size_for_each_tool():
+    drawn = ET.fromstring(plot.svg({**results(4.0, 8.0), "guest": {"nbdpull": {"p99": 1.0}}}))
+    bars = [float(each.get("width")) for each in list(drawn.iter("{http://www.w3.org/2000/svg}rect"))[1:]]
+    assert len(bars) == 4 and bars[0] == bars[2] / 2 and bars[1] < bars[3]
+
+
+def test_memory_of_all_processes_of_a_pipe(tmp_path):
+    hold = "import time; b = bytearray(64 << 20); time.sleep(0.5)"
+    command = ["sh", "-c", f"{sys.executable} -c '{hold}' | {sys.executable} -c '{hold}'"]
+    took = measure.run(command, log=tmp_path / "log")
+    assert 128 < took.peak_mib < 300 and took.wall > 0.5
+
+
+def test_a_command_that_fails_says_why(tmp_path):
+    with pytest.raises(measure.Failed, match="no such thing"):
+        measure.run(["sh", "-c", "echo no such thing; exit 3"], log=tmp_path / "log")
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Factory: the URI of a MiB of zeroes, behind nbdkit with these filters."""
+    image, socket, servers = tmp_path / "image", tmp_path / "socket", []
+    image.write_bytes(bytes(1 << 20))
+
+    def start(*words):
+        filters = [f"--filter={words[0]}"] if words else []
+        servers.append(subprocess.Popen(["nbdkit", "-f", "-r", *filters, "-U", socket, "file", image, *words[1:]]))
+        while not socket.exists():
+            time.sleep(0.01)
+        return f"nbd+unix:///?socket={socket}"
+
+    yield start
+    for server in servers:
+        server.kill()
+        server.wait()
+
+
+def test_the_reader_reads_all_ranges(served):
+    ranges = [(offset, 4096) for offset in range(0, 1 << 20, 8192)]
+    assert limits.read(served(), ranges) == (1 << 20) // 2
+
+
+def test_the_reader_is_not_quick_where_it_reads_nothing(served):
+    with pytest.raises(nbd.Error, match="Input/output error"):
+        limits.read(served("error", "error-pread=EIO", "error-pread-rate=100%"), [(0, 4096)])
