@@ -121,7 +121,7 @@ def test_killed_meanwhile(pulled, resumed):  # noqa: F811
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
     vm.stop()
     held = witness.content()
-    process = start_nbdpull(*witness.words("--threads", "1", "--level", "15"))
+    process = start_nbdpull(*witness.words("--threads", "1", "--max-rate", "32M"))
     next_event(process, "progress")
     process.send_signal(signal.SIGSTOP)
     busy = nbdpull(*witness.words("-o", witness.folder / "other"))

@@ -61,9 +61,10 @@ def start_nbdpull(*words, **options):
 def stopped_in_the_middle(witness, *options, before_start=None):
     """Give a pull that stands still (SIGSTOP) with its job active: its first reads are done, its last ones are not.
 
-    So it needs something to read: 32 MiB that do not compress. It goes on when the block is left, and has ended then.
+    So it needs something to read, 32 MiB of data; the rate lets 16 MiB pass at once. It goes on when the block is left,
+    and has ended then.
     """
-    words = witness.words("--threads", "1", "--level", "15", *options)
+    words = witness.words("--threads", "1", "--max-rate", "32M", *options)
     process = start_nbdpull(*words, preexec_fn=before_start)
     try:
         next_event(process, "progress")
