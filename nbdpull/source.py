@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import Empty, LifoQueue
 from typing import NamedTuple, Optional
 
@@ -39,6 +40,8 @@ SLOW_STATUS, QUICK_STATUS = 0.02, 0.005  # seconds
 STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
 BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
 MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
+# A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once.
+MAX_BATCH_BYTES = 256 << 10
 POLL_INTERVAL = 250  # milliseconds
 GOODBYE = 1.0  # seconds for a server to take leave
 HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
@@ -384,15 +387,39 @@ class _Connection:
         """Read ascending [(offset, length), …] at once: a memoryview each, valid until the thread reads again."""
         reads = _bridged(ranges)
         buffers = _views([(start, length) for start, length, _ in reads])
-        views, requests = [], []
+        views, pieces = [], []
         for (start, _, wanted), view in zip(reads, buffers):
             views += [view[offset - start : offset - start + count] for offset, count in wanted]
-            requests.append(lambda done, v=view, o=start: self._nbd.aio_pread(v, o, done))
+            pieces += [(start + at, view[at : at + MAX_BATCH_BYTES]) for at in range(0, len(view), MAX_BATCH_BYTES)]
         with self._translated("reading"):
-            for first in range(0, len(requests), self._reads_at_once):
-                doing = f"reading at byte {reads[first][0]}"
-                self._run(requests[first : first + self._reads_at_once], doing, ReadFailed)
+            self._read_pieces(pieces)
         return views
+
+    def _read_pieces(self, pieces):
+        """Read [(offset, where to), …], as many at once as may be; after an error only what is under way is awaited."""
+        under_way, failed = {}, []
+
+        def start(offset, view):
+            def done(error):
+                del under_way[offset]
+                failed.extend([error.value] if error.value else [])
+                return 1  # retire it, also after an error
+
+            under_way[offset] = len(view)
+            self._nbd.aio_pread(view, offset, done)
+
+        def has_no_room(size):
+            full = len(under_way) >= self._reads_at_once or sum(under_way.values()) + size > MAX_BATCH_BYTES
+            return under_way and full
+
+        doing = f"reading from byte {pieces[0][0]} on" if pieces else "reading"
+        for offset, view in pieces:
+            self._poll_while(partial(has_no_room, len(view)), doing)
+            if failed:
+                break
+            start(offset, view)
+        self._poll_while(lambda: under_way, doing)
+        self._require_success(failed, doing, ReadFailed)
 
     def read_pinned(self, ranges):
         """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
@@ -440,7 +467,10 @@ class _Connection:
         for request in requests:
             request(done)
         self._poll_while(lambda: len(ended) < len(requests), doing)
-        failed = [number for number in ended if number]
+        self._require_success([number for number in ended if number], doing, kind)
+
+    def _require_success(self, failed, doing, kind):
+        """failed: the errors of requests, as numbers."""
         if failed:
             lost = self._nbd.aio_is_dead() or self._nbd.aio_is_closed() or failed[0] == errno.ENOTCONN
             text = f"{self._export}: {doing} failed: {os.strerror(failed[0])}"

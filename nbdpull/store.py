@@ -50,7 +50,7 @@ _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)
 if hasattr(_SYNC_FILE_RANGE, "argtypes"):
     _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _SYNC_FILE_RANGE_WRITE = 2
-WRITEBACK_STEP = 16 << 20  # bytes written between two calls
+WRITEBACK_STEP = 4 << 20  # bytes written between two calls; a guest on the same disk waits for no more than that
 
 
 class Store:

@@ -224,6 +224,44 @@ def test_reading_by_many_threads(tmp_path, qemu_nbd):
     assert wrong == []
 
 
+class Counted:
+    """A libnbd handle that notes how many reads, and bytes of them, are under way at once at most."""
+
+    def __init__(self, handle):
+        self._handle, self._under_way = handle, {}
+        self.reads = self.bytes = 0
+
+    def __getattr__(self, name):
+        return getattr(self._handle, name)
+
+    def aio_pread(self, view, offset, done):
+        def ended(error):
+            del self._under_way[offset]
+            return done(error)
+
+        self._under_way[offset] = len(view)
+        self.reads = max(self.reads, len(self._under_way))
+        self.bytes = max(self.bytes, sum(self._under_way.values()))
+        return self._handle.aio_pread(view, offset, ended)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_reads_at_once_are_bounded_and_change_nothing(tmp_path, qemu_nbd, monkeypatch, seed):
+    rng = random.Random(seed)
+    content, raw = rng.randbytes(2 * MIB), tmp_path / "disk.raw"
+    raw.write_bytes(content)
+    most_bytes, most_reads = rng.choice([512, 100 * 512, 256 * KIB]), rng.choice([1, 3, 16])
+    monkeypatch.setattr(source, "MAX_BATCH_BYTES", most_bytes)
+    edges = sorted(512 * place for place in rng.sample(range(4096), 2 * rng.randint(1, 12)))
+    ranges = [(start, stop - start) for start, stop in zip(edges[::2], edges[1::2])]
+    with Source(qemu_nbd(raw, "-f", "raw"), "vda", reads_at_once=most_reads) as opened, opened.reading() as reader:
+        counted = reader.connection._nbd = Counted(reader.connection._nbd)
+        views = reader.read_batch(ranges)
+        assert [bytes(view) for view in views] == [content[start : start + length] for start, length in ranges]
+        assert reader.read_batch([]) == []
+    assert 0 < counted.bytes <= most_bytes and 0 < counted.reads <= most_reads
+
+
 def test_a_thread_has_one_buffer_however_many_disks(image, qemu_nbd):
     address = qemu_nbd(image)
     with Source(address, "vda") as one, Source(address, "vda") as other:
