@@ -29,6 +29,7 @@ def _pull(args, report, check):
 
     in_flight = 1 if args.gentle else args.max_in_flight
     os.nice(19 if args.gentle else args.nice)
+    _keep_freed_memory()
     request = pull.Request(
         domain=args.domain,
         output=args.output,
@@ -75,6 +76,20 @@ def _pull(args, report, check):
         "warnings": result.warnings,
     }
     return outcome, _pull_text(args, described, next_command, result.resumed), 0
+
+
+def _keep_freed_memory():
+    """Frames come and go by the thousand. glibc would give the memory of each back to the kernel, which has to clear
+    it again: 30,000 page faults and 4 % of the CPU time of a pull of 2 GB. Another C library has no such call."""
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        for option, size in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 128 << 20)):
+            library.mallopt(option, size)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def _next_command(args, point):

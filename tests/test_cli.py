@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import pty
 import random
 import re
@@ -560,3 +561,42 @@ def test_words_that_are_no_text(vm, tmp_path, option):
     code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/out {option} $'\\xff'")
     assert code in (3, 10)
     assert err.startswith("nbdpull: ") and "\\udcff" in err and len(err.splitlines()) == 1
+
+
+FAULTS = """
+import os, resource, sys, threading
+import zstandard
+from nbdpull import cli
+
+if sys.argv[1] == "kept":
+    cli._keep_freed_memory()
+data = os.urandom(1 << 20)
+
+def work():
+    compressor, held = zstandard.ZstdCompressor(level=1), []
+    for _ in range(60):
+        held.append(compressor.compress(data))
+        if len(held) == 8:
+            held.clear()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+def test_freed_memory_is_kept():
+    def faults(how):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert 4 * faults("kept") < faults("given back")
