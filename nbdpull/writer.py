@@ -177,6 +177,8 @@ class DiskWriter:
 
     def _place_references(self, encoded):
         """Give references the number that their chunk file has in this point."""
+        if not len(encoded.old):
+            return
         for number in numpy.unique(encoded.records["chunk"][encoded.old]).tolist():
             if number not in self._old_places:
                 self._old_places[number] = len(self._chunks)
