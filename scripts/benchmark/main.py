@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -22,11 +23,12 @@ def main():
     with PrivateLibvirt() as bed, tempfile.TemporaryDirectory(prefix="nbdpull-bench-", dir=args.folder) as folder:
         setting = Setting(bed, folder, args.scale, args.threads)
         for name in args.scenario or SCENARIOS:
-            costs = defaultdict(list)
+            costs, began = defaultdict(list), time.monotonic()
             for tool, cost in SCENARIOS[name](setting, args.rounds):
                 costs[tool].append(cost)
             results[name] = report.medians(costs)
-            print(report.table(f"{name}: {SCENARIOS[name].__doc__}", results[name]) + "\n", flush=True)
+            print(report.table(f"{name}: {SCENARIOS[name].__doc__}", results[name]))
+            print(f"  ({time.monotonic() - began:.0f} s with all that was made for it)\n", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1) + "\n")
     if args.plot:

@@ -72,9 +72,9 @@ class Setting:
         return tools.nbdpull(vm.name, "-c", self.bed.uri, "-o", output, "--quiet", *self.options, *options)
 
     @contextmanager
-    def export(self, vm, base=None):
+    def export(self, vm, base=None, disk="vda"):
         """A backup job of our own making, for tools that read an export."""
-        plan = domain.Plan(run_id=f"bench-{os.getpid()}", disks={"vda": base})
+        plan = domain.Plan(run_id=f"bench-{os.getpid()}", disks={disk: base})
         with domain.open(vm.name, self.bed.uri) as opened, opened.backup(plan) as job:
             yield job
             job.finish()
@@ -365,8 +365,15 @@ def guest(setting, rounds):
         vm.run("umount /mnt2")
         for _ in range(rounds):
             yield "no backup", guest_view.during(vm, "vdb", lambda: time.sleep(IDLE))
+            yield "limit: a job, no reader", guest_view.during(vm, "vdb", lambda: _job_without_reader(setting, vm))
             for tool, command in _backups(setting, vm):
                 yield tool, guest_view.during(vm, "vdb", lambda command=command: setting.run(command))
+
+
+def _job_without_reader(setting, vm):
+    """What QEMU's copying before each first write costs by itself: no tool that pulls can do without it."""
+    with setting.export(vm, disk="vdb"):
+        time.sleep(IDLE)
 
 
 def _backups(setting, vm):
