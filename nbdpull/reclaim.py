@@ -120,7 +120,7 @@ def _remove_files(series, run_id, still, dry_run):
 
 def _unknown_job(vm, known):
     backup = vm.backup_job()
-    if backup is None or backup.run_id in known:
+    if backup is None or (backup.run_id and backup.run_id in known):
         return []
     why = "it is not nbdpull's"
     if backup.run_id:

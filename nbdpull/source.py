@@ -48,9 +48,7 @@ HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
 # QEMU 9.1 and later (and older ones that were mended as it was) serve 100 connections, and let the next one wait for
 # ever. Some may be somebody else's.
 MAX_CONNECTIONS = 90
-READERS = (
-    4  # connections of a disk beside that of the map: QEMU reads a disk in one thread, and more did nothing for it
-)
+READERS = 4  # connections of a disk beside the map's: QEMU reads a disk in one thread, and more did nothing for it
 TRIES = 5  # of a read or map request whose connection broke, each on a new connection
 SHORT_PAUSE = 0.02  # seconds until a server's queue is looked at again
 PAUSE = 0.2  # seconds before the second try, then doubled
