@@ -236,7 +236,7 @@ class Torture:
             self.killed_with = {target: bytes(content) for target, content in self.disks.items()}
             for _ in range(self.random.randrange(3)):
                 self.random.choice([self.write, self.zero])()
-            return self.pull(*self.random.choice([(), (), ("--resume",), ("--resume=never",)]))
+            return self.pull(*self.random.choice([(), ("--resume",), ("--resume",), ("--resume=never",)]))
         self._cleanup()
 
     def _cleanup(self):
