@@ -169,8 +169,7 @@ class _Run:
             xml = self._planned_xml()
             self._prove()
             if self._folder:
-                with store.translated("create the folder", self._folder):
-                    store.make_folders(os.path.abspath(self._folder))
+                store.make_folders(self._folder)
             with ExitStack() as outputs:  # no image gets its name before all of them are whole
                 self._copy(outputs)
                 if xml is not None:

@@ -220,8 +220,7 @@ def open_store(root):
 
 def open_or_create(root):
     """Return the Store in `root`, made there first if the folder is new or empty."""
-    with translated("create the folder", root):
-        make_folders(os.path.abspath(root))
+    make_folders(root)
     if not os.path.exists(os.path.join(root, format.MARKER)):
         _create_marker(root)
     if not os.access(root, os.W_OK | os.X_OK):
@@ -231,11 +230,16 @@ def open_or_create(root):
 
 
 def make_folders(path):
-    """Create a folder and those above it that are missing, each durably."""
+    """Create a folder and those above it that are missing, each durably; OutputError where that cannot be done."""
+    with translated("create the folder", path):
+        _make_folders(os.path.abspath(path))
+
+
+def _make_folders(path):
     if os.path.isdir(path):
         return
     if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
-        make_folders(os.path.dirname(path))
+        _make_folders(os.path.dirname(path))
     try:
         os.mkdir(path)
     except FileExistsError:
