@@ -260,6 +260,29 @@ def test_onto_an_image_of_the_base(tmp_path, kind):
     assert raw_of(base, kind) == vm.images[point.id]["vda"]
 
 
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_since_into_an_empty_store_and_onto_a_copy_of_the_base(private_libvirt, machine, tmp_path, kind):
+    """The main job's other end: what changed since somebody's checkpoint, on top of the disk as it was then."""
+    vm = machine({"vda": 8 * MIB})
+    vm.write("vda", 0, 6 * MIB, 0x11)
+    vm.create_checkpoint("theirs")
+    vm.freeze_copy("vda", tmp_path / "base.raw")
+    vm.write("vda", MIB, 100 * KIB, 0x22)
+    vm.write_zeroes("vda", 2 * MIB, MIB, unmap=True)
+    vm.discard("vda", 4 * MIB, MIB)
+    vm.resize("vda", 9 * MIB)
+    vm.write("vda", 8 * MIB, 64 * KIB, 0x33)
+    done = command("pull", vm.name, "-c", private_libvirt.uri, "-o", tmp_path / "store", "--since", "theirs")
+    assert done.returncode == 0, done.stderr
+    base = tmp_path / f"copy.{kind}"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, tmp_path / "base.raw", base], check=True)
+    assert command("restore", tmp_path / "store", "-o", tmp_path / "out").returncode == 11  # alone it is no image
+    done = command("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", kind, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["written_bytes"]["vda"] <= 4 * MIB
+    assert raw_of(base, kind) == vm.content("vda")
+
+
 def test_onto_is_for_points_without_a_full_pull(vm, tmp_path):
     image = old_data(tmp_path / "a.qcow2", 7 * MIB, "qcow2")
     before = Path(image).read_bytes()
