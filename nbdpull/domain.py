@@ -207,6 +207,13 @@ class Domain:
         return bool(urllib.parse.urlsplit(self.uri).netloc)
 
     @property
+    def shown_uri(self) -> str:
+        """The URI without a password that somebody wrote into it: for what is kept."""
+        parts = urllib.parse.urlsplit(self.uri)
+        user, at, host = parts.netloc.rpartition("@")
+        return parts._replace(netloc=user.partition(":")[0] + at + host).geturl() if at else self.uri
+
+    @property
     def host(self) -> str:
         """Name of the machine that the domain is on, as its URI has it."""
         return urllib.parse.urlsplit(self.uri).hostname or "localhost"

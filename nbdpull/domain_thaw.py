@@ -1,12 +1,12 @@
 """The guard of a frozen guest: a process of its own that thaws it when nobody else does.
 
-    domain_thaw.py URI UUID SECONDS MARK
+    domain_thaw.py UUID SECONDS MARK
 
 Run as a program by domain_freeze.py, imported by nobody; it imports nothing of the package, so that it starts fast and
-from any folder. It says "ready" once it is connected, and then reads lines: "frozen" starts a clock, "done" says that
-the guest was thawed. It thaws when SECONDS have passed since "frozen", and when its input ends without "done": that is
-how it learns that its parent was killed. It takes off the MARK then, the URI of a metadata element. It is in a session
-of its own and deaf to signals that end the parent.
+from any folder. It reads lines: libvirt's URI, upon which it connects and says "ready"; "frozen" starts a clock, "done"
+says that the guest was thawed. It thaws when SECONDS have passed since "frozen", and when its input ends after that
+without "done": so it learns that its parent was killed. It takes off the MARK then, the URI of a metadata element. It
+is in a session of its own and deaf to signals that end the parent.
 """
 
 import os
@@ -23,10 +23,11 @@ BLOCK = -2  # libvirt's own response time of an agent: that of a guest whose tim
 GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 
 
-def main(uri, uuid, seconds, mark):
+def main(uuid, seconds, mark):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    uri = line().decode().strip()
     dom = look_up(uri, uuid)
     os.write(1, b"ready\n")  # to the parent, through its pipe
     if not told_done(seconds):
@@ -40,12 +41,16 @@ def told_done(seconds):
         left = None if deadline is None else max(0, deadline - time.monotonic())
         if not select.select([sys.stdin], [], [], left)[0]:
             return False
-        # one line at a time: the parent sends the next only after an answer of the guest
-        line = sys.stdin.buffer.raw.readline()
-        if line == b"frozen\n":
+        told = line()
+        if told == b"frozen\n":
             deadline = time.monotonic() + seconds
         else:
-            return line == b"done\n"
+            return told == b"done\n" or deadline is None  # the freeze of a guest that we did not freeze is another's
+
+
+def line():
+    """One at a time: the parent sends the next only after an answer, ours or the guest's."""
+    return sys.stdin.buffer.raw.readline()
 
 
 def thaw(dom, uri, uuid, mark):
@@ -88,4 +93,4 @@ def is_connected(dom):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], float(sys.argv[2]), sys.argv[3])

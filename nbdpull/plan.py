@@ -102,7 +102,7 @@ def _journal_entry(vm, backup):
         id=backup.run_id,
         domain=vm.name,
         uuid=vm.uuid,
-        uri=vm.uri,
+        uri=vm.shown_uri,
         checkpoint=None,
         checkpoint_disks=[],
         disks=dict(backup.disks),

@@ -218,7 +218,7 @@ class _Run:
             id=self._id,
             domain=self._vm.name,
             uuid=self._vm.uuid,
-            uri=self._vm.uri,
+            uri=self._vm.shown_uri,
             checkpoint=plan.checkpoint,
             checkpoint_disks=list(plan.checkpoint_disks),
             disks=dict(plan.disks),

@@ -223,6 +223,15 @@ def test_remote(vm, monkeypatch, uri, remote):
     assert vm.is_remote is remote
 
 
+@pytest.mark.parametrize("uri, shown", [
+    ("qemu+ssh://backup:geheim@hv1:2222/system?keyfile=/k", "qemu+ssh://backup@hv1:2222/system?keyfile=/k"),
+    ("qemu+ssh://backup@hv1/system", "qemu+ssh://backup@hv1/system"), ("qemu:///system", "qemu:///system"),
+])  # fmt: skip
+def test_no_password_of_a_uri_is_kept(vm, monkeypatch, uri, shown):
+    monkeypatch.setattr(vm, "uri", uri)
+    assert vm.shown_uri == shown
+
+
 def test_socket_path_is_libvirts_own_for_the_domain(vm):
     if vm.uri == "qemu:///system":
         assert Path(vm.socket_path(RUN)).parent.is_dir()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from bed.machine import wait_for
@@ -119,6 +120,15 @@ def test_guest_that_somebody_else_froze_stays_so(guest, witness):
     guest.domain.fsThaw()
 
 
+def test_a_guard_that_was_told_of_no_freeze_thaws_nothing(guest):
+    """nbdpull was killed before it froze; that the guest is frozen is another's work."""
+    guest.domain.fsFreeze()
+    words = [sys.executable, PROJECT / "nbdpull/domain_thaw.py", guest.uuid, "30", "urn:x"]
+    subprocess.run(list(map(str, words)), input=f"{guest.bed.uri}\n", text=True, timeout=30, check=True)
+    assert is_frozen(guest)
+    guest.domain.fsThaw()
+
+
 def test_paused_guest(guest, witness):
     guest.suspend()
     assert state(pull(witness)["point"]) == ("crash-consistent", "paused")
@@ -147,7 +157,9 @@ def guard_of(guest):
 def test_killed_together_with_the_guard(guest, witness):
     """As a service manager kills a group, or the kernel does where memory is short: the next run thaws."""
     process = slowly(witness, 60)
-    os.kill(guard_of(guest), signal.SIGKILL)
+    guard = guard_of(guest)
+    assert guest.bed.uri.encode() not in Path(f"/proc/{guard}/cmdline").read_bytes()  # there may be a password in it
+    os.kill(guard, signal.SIGKILL)
     process.kill()
     process.wait()
     assert is_frozen(guest)
