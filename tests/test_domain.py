@@ -438,6 +438,38 @@ def test_not_running(machine, scratch):
         assert vm.checkpoints() == ["c"] and vm.backup_job() is None and vm.id == -1
 
 
+@pytest.mark.parametrize("version, flags", [(11_010_000, [2, 0]), (11_009_000, [0])])
+def test_a_guests_shutdown_is_to_wait(vm, scratch, version, flags):
+    """Asked for where libvirt may know it (11.10); the real one here does not, says so, and is asked without."""
+    begin, asked = vm._dom.backupBegin, []
+
+    def spy(*arguments):
+        asked.append(arguments[-1])
+        return begin(*arguments)
+
+    vm._dom = Meddled(vm._dom, backupBegin=spy)
+    vm._connection = Meddled(vm._connection, getLibVersion=lambda: version)
+    with vm.backup(plan(scratch)) as job:
+        job.finish()
+    vm.delete_checkpoint(job.checkpoint.name)
+    assert asked == flags
+
+
+def test_a_guests_shutdown_waits_where_libvirt_takes_the_flag(vm, scratch):
+    begin, asked = vm._dom.backupBegin, []
+
+    def newer(backup, checkpoint, flags):
+        asked.append(flags)
+        return begin(backup, checkpoint, flags & ~2)
+
+    vm._dom = Meddled(vm._dom, backupBegin=newer)
+    vm._connection = Meddled(vm._connection, getLibVersion=lambda: 11_010_000)
+    with vm.backup(plan(scratch)) as job:
+        job.finish()
+    vm.delete_checkpoint(job.checkpoint.name)
+    assert asked == [2]
+
+
 def test_base_that_does_not_exist(vm, scratch):
     with pytest.raises(errors.NoSuchCheckpoint, match="'chk9'; it has foreign"), vm.backup(plan(scratch, since="chk9")):
         pass
