@@ -12,6 +12,7 @@ import sys
 import time
 import types
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from bed.guest import ext4_image
@@ -278,3 +279,23 @@ def test_a_chain_of_thirty(tmp_path):
     vm = chain(tmp_path / "store", points=30, size=500_000)
     with served(vm) as about:
         assert copied(about["uri"]["vda"], tmp_path / "1") == vm.images[vm.points[-1].id]["vda"]
+
+
+def test_memory_is_what_the_cache_may_have(tmp_path):
+    """Frames come and go in many threads; nbdkit does not keep a share of what they freed for each of them."""
+    size, cache = 160 * MIB, 24 * MIB
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", size)
+    vm.write("vda", 0, random.Random(5).randbytes(size))
+    vm.pull(frame_size=MIB)
+    with served(vm, "--cache", cache) as about:
+        children = f"/proc/{about['process'].pid}/task/{about['process'].pid}/children"
+        nbdkit = Path(children).read_text().split()[0]
+        before = peak(nbdkit)
+        run("nbdcopy", "-C", "4", "-T", "4", about["uri"]["vda"], "null:")
+        assert peak(nbdkit) - before < cache + 24 * MIB
+
+
+def peak(pid):
+    """The most memory that a process had, in bytes."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) * KIB
