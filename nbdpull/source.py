@@ -42,6 +42,7 @@ BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and 
 MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
 # A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once.
 MAX_BATCH_BYTES = 256 << 10
+FAR_BATCH_BYTES = 1 << 20  # by TCP: an answer may be long on its way, and the more have to be
 POLL_INTERVAL = 250  # milliseconds
 GOODBYE = 1.0  # seconds for a server to take leave
 HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
@@ -318,6 +319,7 @@ class _Connection:
     def __init__(self, address, export, contexts, reads_at_once, stall_timeout, check):
         self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
         self._contexts, self._check = contexts, check
+        self._bytes_at_once = FAR_BATCH_BYTES if isinstance(address, Tcp) else MAX_BATCH_BYTES
         self._nbd = nbd.NBD()
         try:
             self._connect(address)
@@ -407,7 +409,7 @@ class _Connection:
             self._nbd.aio_pread(view, offset, done)
 
         def has_no_room(size):
-            full = len(under_way) >= self._reads_at_once or sum(under_way.values()) + size > MAX_BATCH_BYTES
+            full = len(under_way) >= self._reads_at_once or sum(under_way.values()) + size > self._bytes_at_once
             return under_way and full
 
         doing = f"reading from byte {pieces[0][0]} on" if pieces else "reading"

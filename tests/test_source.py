@@ -254,12 +254,42 @@ def test_reads_at_once_are_bounded_and_change_nothing(tmp_path, qemu_nbd, monkey
     monkeypatch.setattr(source, "MAX_BATCH_BYTES", most_bytes)
     edges = sorted(512 * place for place in rng.sample(range(4096), 2 * rng.randint(1, 12)))
     ranges = [(start, stop - start) for start, stop in zip(edges[::2], edges[1::2])]
-    with Source(qemu_nbd(raw, "-f", "raw"), "vda", reads_at_once=most_reads) as opened, opened.reading() as reader:
+    address = qemu_nbd(raw, "-f", "raw")
+    with Source(address, "vda", reads_at_once=most_reads) as opened, opened.reading() as reader:
         counted = reader.connection._nbd = Counted(reader.connection._nbd)
         views = reader.read_batch(ranges)
         assert [bytes(view) for view in views] == [content[start : start + length] for start, length in ranges]
         assert reader.read_batch([]) == []
     assert 0 < counted.bytes <= most_bytes and 0 < counted.reads <= most_reads
+
+
+def test_by_tcp_more_is_under_way(tmp_path):
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(random.Random(1).randbytes(2 * MIB))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "8", "-f", "raw", "-b", "127.0.0.1", "-p", str(port), raw])
+    try:
+        opened = connected_by_tcp(source.Tcp("127.0.0.1", port))
+        with opened, opened.reading() as reader:
+            counted = reader.connection._nbd = Counted(reader.connection._nbd)
+            assert bytes(reader.read_batch([(0, 2 * MIB)])[0]) == raw.read_bytes()
+        assert counted.bytes == source.FAR_BATCH_BYTES > source.MAX_BATCH_BYTES
+    finally:
+        server.kill()
+        server.wait()
+
+
+def connected_by_tcp(address, seconds=10):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return Source(address, "")
+        except errors.SourceError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def test_a_thread_has_one_buffer_however_many_disks(image, qemu_nbd):
