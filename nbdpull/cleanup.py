@@ -28,8 +28,8 @@ def cleanup(request):
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
-        left_paused = vm.left_paused
-        with vm.awake(start=False) if left_paused and not request.dry_run else nullcontext():
+        left_paused = vm.left_paused(hold)
+        with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():
             found = reclaim.reclaim(vm, _series(request, stack), hold, request.dry_run)
         return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])
 

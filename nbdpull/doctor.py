@@ -154,7 +154,7 @@ def _state(vm):
     if not vm.active:
         yield Finding(WARN, vm.name, "is shut off", "start it; or pull it started but paused, see --offline")
         return
-    if vm.left_paused:
+    if vm.left_paused():
         yield Finding(WARN, vm.name, "was off, and stands paused since a pull of it was killed",
                       f"nbdpull cleanup {vm.name}, or the next pull, ends it")  # fmt: skip
     else:

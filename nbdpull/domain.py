@@ -40,6 +40,7 @@ SOCKET_PATH_MAX = 107  # bytes, sun_path less its NUL
 # An abort may wait 30 s in the daemon for another call on the same domain, and is then tried again.
 END_TIMEOUT = 120  # seconds
 ASK_AGAIN = 2  # seconds: a daemon that restarts just then forgets that the end was asked for; a second time is no harm
+NEVER_RAN = 0.05  # seconds of its CPUs, which are threads that have to start; less than any firmware takes
 OLDEST_WITH_CHECKPOINTS = 7_006_000
 
 # Numbers where bindings that we still run with may not have the name.
@@ -249,34 +250,34 @@ class Domain:
             raise self._not_running()
 
     @contextlib.contextmanager
-    def awake(self, start: bool) -> Iterator[bool]:
+    def awake(self, start: bool, hold: Any = None) -> Iterator[bool]:
         """Inside, QEMU runs the domain. One that is off is started with its CPUs paused, and ended gracefully after.
 
-        Gives True if it was started so, by us or by a run of ours that was killed. Raises DomainNotRunning where it is
-        off and `start` is False. A domain that somebody has resumed meanwhile is theirs, and left running.
+        hold: the journal.Hold of the domain, where the start is written down as long as there is no mark of it. Gives
+        True if it was started so, by us or by a run of ours that was killed. Raises DomainNotRunning where it is off
+        and `start` is False. A domain that somebody has resumed meanwhile is theirs, and left running.
         """
         owner = self._started_by() if self.active else None
-        if self.active and not (owner and self._is_paused()):
+        unmarked = self._is_unmarked(hold)
+        if self.active and not (owner and self._is_paused()) and not unmarked:
             yield False
             return
         if owner and domain_mark.is_alive(owner):
             raise errors.Busy(f"domain '{self.name}' stands paused for a pull of process {owner} (pid, start, host): "
                               "try again when that has ended; if it never will, virsh destroy --graceful")  # fmt: skip
-        if not owner and not start:
+        if not (owner or unmarked or start):
             raise errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first, or let it be started "
                                           "paused (--offline=start-paused)")  # fmt: skip
-        if not owner:
-            self._start_paused()
-        with self._seam("mark it as started for a pull"):
-            token = domain_mark.put(self._dom, domain_mark.STARTED_PAUSED)
+        token = self._started_paused(hold, is_up=owner or unmarked)
         try:
             yield True
         finally:
             self._end_paused(token)
 
-    @property
-    def left_paused(self) -> bool:
-        """Whether it stands paused as a run started it that is dead by now: `awake` ends such a one."""
+    def left_paused(self, hold: Any = None) -> bool:
+        """Whether it stands paused as a run started it that is dead by now: `awake` with that hold ends it."""
+        if self._is_unmarked(hold):
+            return True
         owner = self._started_by() if self.active and self._is_paused() else None
         return owner is not None and not domain_mark.is_alive(owner)
 
@@ -291,6 +292,26 @@ class Domain:
         """Of a guest that is left_frozen."""
         with self._seam("thaw the guest"):
             domain_freeze.thaw(self._dom)
+
+    def _is_unmarked(self, hold: Any) -> bool:
+        """Whether it was started for a run that was killed before it could mark it: nobody has let it run yet."""
+        if hold is None or not hold.starting or not self.active or self._started_by() or not self._is_paused():
+            return False
+        with self._seam("tell whether it ever ran"):
+            return sum(cpu[2] for cpu in self._dom.vcpus()[0]) < NEVER_RAN * 1e9
+
+    def _started_paused(self, hold: Any, is_up: Any) -> str:
+        """Start it, unless it is up, and mark it; the mark's token."""
+        if hold and not is_up:
+            hold.note_start()
+        try:
+            if not is_up:
+                self._start_paused()
+            with self._seam("mark it as started for a pull"):
+                return domain_mark.put(self._dom, domain_mark.STARTED_PAUSED)
+        finally:
+            if hold:
+                hold.clear_start()
 
     def _start_paused(self) -> None:
         with self._seam("look for a saved state"):

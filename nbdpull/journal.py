@@ -197,12 +197,27 @@ class Journal:
 # Who holds a domain on this machine
 
 
+_STARTING = _line_of({"event": "starting"})
+
+
 class Hold:
-    """The holder's record of a domain. previous: the Run that an earlier holder, now dead, left in it, or None."""
+    """The holder's record of a domain. What an earlier holder, now dead, left in it: previous, a Run or None; starting,
+    whether it was about to start the domain, which then has no mark yet."""
 
     def __init__(self, file=None):
         self._file = file
-        self.previous = decode(file.read()) if file else None
+        record = file.read() if file else b""
+        self.starting = record.endswith(_STARTING)
+        self._record = record[: -len(_STARTING)] if self.starting else record
+        self.previous = decode(self._record)
+
+    def note_start(self):
+        """Write down that the domain is about to be started, beside what is there."""
+        self._replace(self._record + _STARTING)
+
+    def clear_start(self):
+        """It has its mark, or was not started."""
+        self._replace(self._record)
 
     def note(self, run):
         """Write down the run that holds the domain now."""

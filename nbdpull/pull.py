@@ -106,7 +106,7 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     way = route.parse(request.nbd, request.tls)  # before anything is done
     check = _bounded(check, request.max_duration)
     opened = domain.open(request.domain, request.uri, request.stall_timeout)
-    with opened as vm, journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused):
+    with opened as vm, journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused, hold):
         way.require_way(vm)
         disks = base.chosen_disks(vm, request.disks, request.exclude)
         vm.require_no_foreign_job()

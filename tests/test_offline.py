@@ -2,12 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from bed.machine import MIB, wait_for
 from test_pull import CLUSTER, SINCE, last_event, modes, nbdpull, next_event, pulled, start_nbdpull  # noqa: F401
 
 libvirt = pytest.importorskip("libvirt")
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 def test_series_goes_on_while_the_domain_is_off(pulled):  # noqa: F811
@@ -68,7 +73,7 @@ def test_domain_paused_by_its_owner_stays(pulled):  # noqa: F811
 def killed(witness):
     """A pull of a domain that is off, killed in the midst of it."""
     witness.vm.stop()
-    process = start_nbdpull(*witness.words("--threads", "1", "--level", "15"))
+    process = start_nbdpull(*witness.words("--threads", "1", "--max-rate", "16M"))
     next_event(process, "progress")
     process.kill()
     process.communicate()
@@ -111,6 +116,42 @@ def test_cleanup_leaves_a_domain_running_that_was_resumed(pulled):  # noqa: F811
     code, found = cleanup(witness)
     assert code == 0 and PAUSED not in found and found["backup job"] == ""
     assert vm.running and not vm.job_active()
+
+
+def killed_before_the_mark(witness):
+    """Of a domain that is off."""
+    held = str(Path(__file__).with_name("faults") / "held.py")
+    words = [sys.executable, held, "started", str(witness.folder / "gate"), *map(str, witness.words())]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    next_event(process, "held")
+    process.kill()
+    process.communicate()
+    assert witness.vm.active and not witness.vm.running
+
+
+def test_killed_before_it_could_mark_the_domain(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    witness.pull()
+    vm.stop()
+    killed_before_the_mark(witness)
+    assert cleanup(witness) == (0, {PAUSED: ""}) and not vm.active
+    killed_before_the_mark(witness)
+    assert modes(witness.pull()) == {"vda": SINCE} and not vm.active
+    vm.start()
+    assert cleanup(witness) == (0, {}) and vm.active  # it is its owner's, paused as it is
+
+
+def test_what_ran_since_is_its_owners(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    witness.pull()
+    vm.stop()
+    killed_before_the_mark(witness)
+    vm.resume()
+    wait_for(lambda: sum(cpu[2] for cpu in vm.domain.vcpus()[0]) > 100_000_000, "the firmware's work")
+    vm.suspend()
+    assert cleanup(witness) == (0, {}) and vm.active
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -26,6 +26,7 @@ PHASES = {
     "dropping": (pull._Run, "_drop_superseded", False, 1),
 }
 OF_PLAN = {"sampling": (plan._Sample, "add", True, 1)}
+OF_OFFLINE = {"started": (domain.Domain, "_start_paused", True, 1)}
 
 
 def hold(gate):
@@ -36,7 +37,7 @@ def hold(gate):
 
 def hold_at(phase, gate):
     phase, _, nth = phase.partition(":")
-    owner, name, after, count = {**PHASES, **OF_PLAN}[phase]
+    owner, name, after, count = {**PHASES, **OF_PLAN, **OF_OFFLINE}[phase]
     count = int(nth or count)
     original, calls = getattr(owner, name), []
 
