@@ -534,6 +534,10 @@ class Domain:
         job = Job(self, plan, self._asked(plan))
         return self._operation() == _BACKUP and self.backup_job() == job._asked and job._has_checkpoint()
 
+    def scratch_files(self, plan: Plan) -> list[str]:
+        """Of the backup job that this plan would begin: paths on the hypervisor's machine."""
+        return Job(self, plan, self._asked(plan)).scratch_files
+
     @contextlib.contextmanager
     def resumed_backup(self, plan: Plan, consistency: str, reason: str) -> Iterator["Job"]:
         """The same with the job of a dead run, which is under way; what became of its freeze is told by that run."""

@@ -36,8 +36,9 @@ class Sealed(NamedTuple):
 class Run:
     """One run of a pull, as names: everything it makes bears its id.
 
-    disks: target -> base checkpoint or None; guest_runs: whether the guest's CPUs ran before the job; store: absolute
-    path; folder: of the point, relative to the store; started: of the process, in clock ticks since `boot`.
+    disks: target -> base checkpoint or None; parent: [id, SHA-256 of the manifest] of the point that it builds on;
+    guest_runs: whether the guest's CPUs ran before the job; store: absolute path; folder: of the point, relative to the
+    store; started: of the process, in clock ticks since `boot`.
     What became of it: freeze, (consistency, reason) of the point, from when the job was there and as long as it was to
     stay; sealed: by disk, in order.
     """
@@ -60,6 +61,7 @@ class Run:
     machine: str = ""
     host: str = ""
     begun: str = ""
+    parent: Optional[list] = None
     freeze: Optional[tuple[str, str]] = None
     sealed: dict[str, list[Sealed]] = field(default_factory=dict)
 
@@ -126,32 +128,43 @@ def _line_of(values):
 
 def decode(data):
     """The Run in the bytes of a job.json, None if it says nothing: torn, or of a later form."""
-    lines = []
-    for line in data.splitlines():
-        with suppress(ValueError):
-            lines.append(json.loads(line))
+    lines, became, sealed = list(_objects(data)), {}, {}
     try:
         run = Run(**lines[0])
         for line in lines[1:]:
-            run = _followed(run, line)
-    except (IndexError, TypeError, KeyError, AttributeError):
+            _follow(became, sealed, line, f"{run.id}/")
+        return replace(run, sealed={disk: list(files.values()) for disk, files in sealed.items()}, **became)
+    except (IndexError, TypeError):
         return None
-    return run
 
 
-def _followed(run, line):
-    """What a Run became by one more line of its journal."""
-    event = line.pop("event")
+def _objects(data):
+    """The lines that are whole."""
+    for line in data.splitlines():
+        with suppress(ValueError):
+            value = json.loads(line)
+            yield value if isinstance(value, dict) else {}
+
+
+def _follow(became, sealed, line, own):
+    """Note what one more line tells of the run; of an event that is not known, nothing.
+
+    sealed: by disk, {path of the run's own file: Sealed}; own: how such a path begins.
+    """
+    event = line.pop("event", None)
     if event == "begun":
-        return replace(run, freeze=(line["consistency"], line["reason"]))
-    if event == "sealed":
-        sealed = [*run.sealed.get(line["disk"], ()), Sealed(line["chunks"], line["read_bytes"])]
-        return replace(run, sealed={**run.sealed, line["disk"]: sealed})
-    if event == "ending":
-        return replace(run, freeze=None)
-    if event == "resumed":
-        return replace(run, **line)
-    return run
+        became["freeze"] = (line["consistency"], line["reason"])
+    elif event == "sealed":
+        files = sealed.setdefault(line["disk"], {})
+        path = next((chunk[0] for chunk in line["chunks"] if chunk[0].startswith(own)), None)
+        if path in files:  # made again, as it was not what it had been; so was all that came after
+            while files.popitem()[0] != path:
+                pass
+        files[path] = Sealed(line["chunks"], line["read_bytes"])
+    elif event == "ending":
+        became["freeze"] = None
+    elif event == "resumed":
+        became.update(line)
 
 
 class Journal:
@@ -161,6 +174,7 @@ class Journal:
         self._lock = threading.Lock()
         self._file = store.create(path)
         self._append(encode(run))
+        self._file.sync()
         store.sync_folder(os.path.dirname(path))
 
     @classmethod
@@ -185,10 +199,9 @@ class Journal:
         self._append(_line_of({"event": "ending"}))
 
     def _append(self, data):
-        """Durably."""
+        """Not durably: these lines are for a job that still is there, so for a host that has not gone down since."""
         with self._lock:
             self._file.write(data)
-            self._file.sync()
 
     def close(self):
         self._file.close()

@@ -146,6 +146,7 @@ class _Run:
         self._started = time.monotonic()
         self._id = format.new_point_id()
         self._dead: Optional[journal.Run] = None  # the run whose job this one goes on with, and whose id it then has
+        self._journal: Optional[journal.Journal] = None  # of that run
         self._kept_bytes = 0
         self._throttle = Throttle(request.max_rate, request.max_rate_file, check)
 
@@ -176,14 +177,15 @@ class _Run:
         if not self._dead:
             self._require_room(plan, choice.decisions)
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
-        with self._journaled_point(plan) as new, self._watch.guarding_guest(), self._job(plan) as job:
+        parent = choice.base and choice.base.point
+        with self._journaled_point(plan, parent) as new, self._watch.guarding_guest(), self._job(plan) as job:
             self._lap("begin")
             self._warnings += [job.freeze.warning] if job.freeze.warning else []
             with new.reading(job.freeze.consistency, job.freeze.reason):
                 entries = self._copy(new, job, choice)
             job.finish()
             self._lap("end")
-            self._add_files(new, job, choice.base and choice.base.point)
+            self._add_files(new, job, parent)
             point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
         resumed = Resumed(self._dead.begun, self._kept_bytes) if self._dead else None
         dropped = self._drop_superseded(point)
@@ -198,11 +200,11 @@ class _Run:
         self._warnings += [f"left by a dead run: {item.what}: {item.left}" for item in self._reclaimed if item.left]
 
     @contextmanager
-    def _journaled_point(self, plan):
+    def _journaled_point(self, plan, parent):
         """A NewPoint whose folder says what is about to be made, and for whose domain this machine knows it too."""
-        run = self._journal_entry(plan)
-        series = self._series
-        folder = series.resumed_point(self._id) if self._dead else series.new_point(self._id, run)
+        run = self._journal_entry(plan, parent)
+        folder = (self._series.resumed_point(self._id, self._journal) if self._dead else
+                  self._series.new_point(self._id, run))  # fmt: skip
         try:
             with folder as new:
                 self._hold.note(run)
@@ -213,7 +215,7 @@ class _Run:
             raise
         self._hold.clear()
 
-    def _journal_entry(self, plan):
+    def _journal_entry(self, plan, parent):
         return journal.of_this_process(
             id=self._id,
             domain=self._vm.name,
@@ -221,6 +223,7 @@ class _Run:
             uri=self._vm.shown_uri,
             checkpoint=plan.checkpoint,
             checkpoint_disks=list(plan.checkpoint_disks),
+            parent=resume.parent_of(parent),
             disks=dict(plan.disks),
             socket=plan.socket,
             scratch_dir=plan.scratch_dir,
@@ -252,7 +255,9 @@ class _Run:
             return None
         try:
             choice = self._choose()
-            obstacle = resume.obstacle(self._vm, dead, self._plan(choice, dead.id), how)
+            parent, limit = choice.base and choice.base.point, self._request.scratch_limit
+            obstacle = resume.obstacle(self._vm, dead, self._plan(choice, dead.id), parent, how, limit)
+            self._journal = None if obstacle else self._series.resumed_journal(dead.id)
         except errors.NbdpullError as error:  # which may be due to what the dead run left
             obstacle = str(error)
         if obstacle:

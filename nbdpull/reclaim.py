@@ -70,6 +70,8 @@ def _reclaim_run(vm, series, run_id, run, dry_run):
         return [Leftover(run_id, f"what {run.whose} left", why)]
     found = vm.remains(plan_of(run))
     committed = False if "backup job" in found else _committed(run)
+    if committed is None and series is not None and run_id in series.uncommitted():
+        committed = False  # the store was moved, and here it is without a manifest
     if committed:
         return []
     if committed is None:

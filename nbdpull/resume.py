@@ -7,6 +7,7 @@ journal is made.
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timezone
 from typing import Optional
 
@@ -21,25 +22,62 @@ def find(vm, series) -> Optional[journal.Run]:
     """The dead run of this series whose backup job the domain still has; None where there is none."""
     job = vm.backup_job()
     run = series.dead_runs().get(job.run_id) if job else None
-    return run if run and run.uuid == vm.uuid and run.is_alive is False else None
+    if not run or run.uuid != vm.uuid or run.is_alive is not False:
+        return None
+    made_in, here = os.path.join(run.store, run.folder), series.store.path(series.folder, run.id)
+    # A store that was moved is the run's all the same. Of a copy it is not: the original would take the point's
+    # checkpoint for one that a dead run left.
+    return run if not os.path.exists(made_in) or os.path.samefile(made_in, here) else None
 
 
-def obstacle(vm, run, plan, how=AUTO) -> str:
-    """Why a pull by this plan cannot go on with that run, as text; "" if it can. plan: with the run's id."""
+def obstacle(vm, run, plan, parent=None, how=AUTO, scratch_limit=None) -> str:
+    """Why a pull by this plan cannot go on with that run, as text; "" if it can.
+
+    plan: with the run's id; parent: the Point that it builds on, or None.
+    """
     if run.freeze is None:
         return "its job was not whole yet, or about to be ended"
     if plan.quiesce == domain.REQUIRE and run.freeze[0] != domain.FROZEN:
         return "its guest was not frozen"
     if (run.checkpoint, set(run.checkpoint_disks)) != (plan.checkpoint, set(plan.checkpoint_disks)):
         return "another checkpoint is to be made"
+    if run.parent != parent_of(parent):
+        return "it builds on another point"
     if not vm.is_under_way(plan):
         return "other disks, another base, scratch folder or way to QEMU are wanted"
-    if scratch_watch.starves(vm, run.scratch_dir):
-        return "its scratch is full"
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(run.begun)
-    if how == AUTO and age.total_seconds() > SOON:
-        return f"it began at {run.begun}, more than an hour ago (--resume goes on with such a one, too)"
-    return ""
+    return _unfit(vm, plan, scratch_limit) or ("" if how == ALWAYS else _too_old(run))
+
+
+def parent_of(point):
+    """What a run writes down of the Point that it builds on."""
+    return [point.id, point.sha256] if point else None
+
+
+def _unfit(vm, plan, scratch_limit):
+    """Why the job cannot be read from for much longer: nobody has looked after it since its run died."""
+    if vm.is_remote:
+        return ""
+    if plan.socket and not os.path.exists(plan.socket):
+        return f"its socket {plan.socket} is gone"
+    try:
+        used = scratch_watch.used_bytes(vm.scratch_files(plan))
+    except OSError:
+        return "its scratch is gone"
+    if scratch_limit and used > scratch_limit:
+        return f"its scratch takes {used} bytes, more than --scratch-limit ({scratch_limit})"
+    free = scratch_watch.free_bytes(plan.scratch_dir)
+    return (
+        "its scratch has little room left"
+        if free is not None and free < scratch_watch.reserve(plan.scratch_dir)
+        else ""
+    )
+
+
+def _too_old(run):
+    age = (datetime.now(timezone.utc) - datetime.fromisoformat(run.begun)).total_seconds()
+    if 0 <= age <= SOON:
+        return ""
+    return f"it began at {run.begun}, more than an hour ago (--resume goes on with such a one, too)"
 
 
 class Kept:
@@ -56,19 +94,24 @@ class Kept:
         for sealed in run.sealed.get(disk, []):
             check()
             chunks = [FileEntry(*chunk) for chunk in sealed.chunks]
-            if not self._taken([chunk for chunk in chunks if self._is_own(chunk)]):
+            if not self._taken(chunks):
                 break
             self.chunks += chunks
             self.read_bytes += sealed.read_bytes
 
-    def _taken(self, files):
-        """Whether these are what they were; the disk is then done up to where their records end."""
+    def _taken(self, chunks):
+        """Whether these files are what they were; the disk is then done up to where the records of our own end."""
+        own = [chunk for chunk in chunks if self._is_own(chunk)]
+        others = [chunk for chunk in chunks if not self._is_own(chunk)]
         try:
-            if any(self._series.file_flaw(file) for file in files):
+            if any(map(self._series.file_flaw, own)) or any(map(self._series.size_flaw, others)):
                 return False
-            self.reached = int(extents.ends(self._records(files[-1])[-1:])[0])
+            records = self._records(own[-1])
         except errors.Damaged:
             return False
+        if int(records["offset"][0]) < self.reached:
+            return False
+        self.reached = int(extents.ends(records[-1:])[0])
         return True
 
     def _is_own(self, chunk):

@@ -40,6 +40,11 @@ def reserve(folder):
     return 0
 
 
+def used_bytes(files):
+    """What files of this machine take of their file system; OSError where one is not there."""
+    return sum(os.stat(path).st_blocks * 512 for path in files)
+
+
 def require_room(folder, disk_bytes, limit=None):
     """Raises ScratchFull where a job would have to end as soon as it began, or before it could use its limit."""
     free = free_bytes(folder)
@@ -143,7 +148,7 @@ class ScratchWatch:
     def _used(self, job):
         if self._local:
             with suppress(OSError):
-                return sum(os.stat(path).st_blocks * 512 for path in job.scratch_files)
+                return used_bytes(job.scratch_files)
         return job.stats()["scratch_bytes"]
 
     def _verdict(self):

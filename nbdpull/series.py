@@ -207,20 +207,26 @@ class Series:
         made, which its exception tells in `left_behind`.
         """
         self.store.make_folder(f"{self.folder}/{point_id}", fresh=True)
-        with self._committed(NewPoint(self, point_id), lambda new: new.begin_journal(run)) as new:
+        with self._committed(NewPoint(self, point_id), run) as new:
+            yield new
+
+    def resumed_journal(self, point_id):
+        """The Journal of a dead run, which is this process's from now on; OutputError where it cannot be written."""
+        return journal.Journal.resumed(self.store, f"{self.folder}/{point_id}/{journal.JOURNAL}")
+
+    @contextmanager
+    def resumed_point(self, point_id, resumed):
+        """The same in the folder of a dead run; resumed: its Journal. Of all else see NewPoint.remove_all_but."""
+        new = NewPoint(self, point_id)
+        new.journal = resumed
+        with self._committed(new) as new:
             yield new
 
     @contextmanager
-    def resumed_point(self, point_id):
-        """The same in the folder of a dead run, whose journal is gone on with; what else is there: `remove_all_but`."""
-        with self._committed(NewPoint(self, point_id), NewPoint.resume_journal) as new:
-            yield new
-
-    @contextmanager
-    def _committed(self, new, begin):
+    def _committed(self, new, run=None):
         left_behind = False
         try:
-            begin(new)
+            new.begin_journal(run)
             yield new
         except BaseException as error:
             left_behind = bool(getattr(error, "left_behind", None))
@@ -272,9 +278,6 @@ class NewPoint:
     def begin_journal(self, run):
         if run is not None:
             self.journal = journal.Journal(self._series.store, f"{self._folder}/{journal.JOURNAL}", run)
-
-    def resume_journal(self):
-        self.journal = journal.Journal.resumed(self._series.store, f"{self._folder}/{journal.JOURNAL}")
 
     def remove_all_but(self, kept):
         """Remove what a dead run left and is of no use. kept: FileEntry of what is."""

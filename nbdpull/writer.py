@@ -15,7 +15,7 @@ import numpy
 import zstandard
 from blake3 import blake3
 
-from . import extents, format
+from . import errors, extents, format
 from .manifest import FileEntry
 
 MAX_CHUNK_RECORDS = 1 << 17  # bounds the memory of the records that a chunk file ends in: 10 MiB
@@ -155,12 +155,14 @@ class DiskWriter:
         self._told = len(self._chunks)  # how many of them `sealed` was told of
         self._own = len(kept.own) if kept else 0  # chunk files made, or being made
         # number in old_chunks -> number in this disk's own list of chunk files
-        self._old_places = {n: self._chunks.index(old) for n, old in enumerate(old_chunks) if old in self._chunks}
+        places = {chunk: number for number, chunk in enumerate(self._chunks)}
+        self._old_places = {n: places[old] for n, old in enumerate(old_chunks) if old in places}
         self._chunk = None
+        self._reached = 0
         self._index = self._create(format.index_name(disk))
         self._index_stream = _records_compressor().compressobj()
         for records in kept.records() if kept else ():
-            self._index.write(self._index_stream.compress(records.tobytes()))
+            self._add_to_index(records)
 
     def _create(self, name):
         return self._store.create(f"{self._series}/{self._point}/{name}")
@@ -171,9 +173,16 @@ class DiskWriter:
         if self._chunk is None:
             self._chunk = self._new_chunk()
         self._chunk.add(encoded)
-        self._index.write(self._index_stream.compress(encoded.records.tobytes()))
+        self._add_to_index(encoded.records)
         if self._chunk.file.size >= self._chunk_size or self._chunk.record_count >= MAX_CHUNK_RECORDS:
             self._end_chunk()
+
+    def _add_to_index(self, records):
+        """An index that a reader has to refuse must never be committed."""
+        if int(records["offset"][0]) < self._reached:
+            raise errors.NbdpullError(f"disk {self._disk}: records from byte {records['offset'][0]} on come too late")
+        self._reached = int(extents.ends(records[-1:])[0])
+        self._index.write(self._index_stream.compress(records.tobytes()))
 
     def _place_references(self, encoded):
         """Give references the number that their chunk file has in this point."""

@@ -13,7 +13,11 @@ RUN = {
     "checkpoint_disks": ["vda"], "disks": {"vda": None}, "socket": "/s", "scratch_dir": "/var/tmp", "guest_runs": True,
     "store": "/store", "folder": "vm1/20261122T194500Z-7f3a9c04",
 }  # fmt: skip
-CHUNKS = [["p/vda.0000.zst", 5, "00"], ["q/vda.0000.zst", 7, "11"]]
+
+
+def chunks(name, older=0):
+    """What a line tells of a chunk file, and of some of older points."""
+    return [[f"{RUN['id']}/{name}", 5, "00"], *([f"older/{name}.{n}", 7, "11"] for n in range(older))]
 
 
 @pytest.fixture
@@ -30,12 +34,15 @@ def test_it_tells_what_became_of_the_run(place):
     written = journal.Journal(place, "job.json", run)
     assert read(place) == run and run.freeze is None and run.sealed == {} and run.is_alive
     written.begun("frozen", "")
-    written.sealed("vda", CHUNKS, 10)
-    written.sealed("vdb", CHUNKS[:1], 1)
-    written.sealed("vda", CHUNKS[1:], 20)
+    written.sealed("vda", chunks("vda.0000.zst", 2), 10)
+    written.sealed("vdb", chunks("vdb.0000.zst"), 1)
+    written.sealed("vda", chunks("vda.0001.zst"), 20)
     became = read(place)
     assert became.freeze == ("frozen", "")
-    assert became.sealed == {"vda": [(CHUNKS, 10), (CHUNKS[1:], 20)], "vdb": [(CHUNKS[:1], 1)]}
+    assert became.sealed == {
+        "vda": [(chunks("vda.0000.zst", 2), 10), (chunks("vda.0001.zst"), 20)],
+        "vdb": [(chunks("vdb.0000.zst"), 1)],
+    }
     written.ending()
     assert read(place).freeze is None
     written.close()
@@ -53,7 +60,7 @@ def test_another_process_goes_on_with_it_after_a_torn_line(place):
         file.write(json.dumps(dead).encode() + b"\n" + lines[1] + b'{"event": "seal')
     assert read(place).is_alive is False
     again = journal.Journal.resumed(place, "job.json")
-    again.sealed("vda", CHUNKS, 3)
+    again.sealed("vda", chunks("vda.0000.zst"), 3)
     again.close()
     became = read(place)
     assert became.is_alive and became.pid == os.getpid() and became.begun == run.begun
@@ -64,7 +71,7 @@ def test_any_beginning_of_it_is_read(place):
     written = journal.Journal(place, "job.json", journal.of_this_process(**RUN))
     written.begun("frozen", "")
     for number in range(20):
-        written.sealed(random.Random(number).choice(["vda", "vdb"]), CHUNKS, number)
+        written.sealed(random.Random(number).choice(["vda", "vdb"]), chunks(f"{number}", number % 3), number)
     written.ending()
     written.close()
     data = place.read("job.json")
@@ -72,6 +79,21 @@ def test_any_beginning_of_it_is_read(place):
         whole_lines = end if data[end : end + 1] == b"\n" else data[:end].rfind(b"\n") + 1
         assert journal.decode(data[:end]) == journal.decode(data[:whole_lines])
     assert sum(map(len, journal.decode(data).sealed.values())) == 20
+
+
+def test_a_file_that_was_made_again_counts_once(place):
+    """With it goes all that came after: the run that made it again began there."""
+    written = journal.Journal(place, "job.json", journal.of_this_process(**RUN))
+    for number in range(4):
+        written.sealed("vda", chunks(f"vda.000{number}.zst", 1), number)
+    written.sealed("vda", chunks("vda.0001.zst"), 10)
+    written.close()
+    assert [each.read_bytes for each in read(place).sealed["vda"]] == [0, 10]
+
+
+def test_what_a_later_nbdpull_adds_is_passed_over(place):
+    data = journal.encode(journal.of_this_process(**RUN)) + b'{"event": "new", "x": 1}\n{"phase": "begun"}\n3\n'
+    assert journal.decode(data) == journal.of_this_process(**RUN)
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"{}\n", b"[1]\n", b"null\n", b'{"id": 1}\n'])

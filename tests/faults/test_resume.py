@@ -4,12 +4,15 @@ import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 from bed.machine import MIB, Machine
-from rig import Rig, wait_until
+from rig import Rig, environment, wait_until
 
 pytest.importorskip("libvirt")
 
@@ -168,16 +171,92 @@ def test_a_chunk_file_that_is_not_what_it_was_is_made_again(rig, how):
     rig.assert_next_is_right()
 
 
-def _older(rig):
+def test_a_file_made_again_by_a_run_that_is_killed_too_counts_once(rig):
+    change(rig)
+    frozen = contents(rig)
+    kept = killed(rig, sealed=3)
+    path, _, _ = journal(rig)
+    second = sorted(path.parent.glob("vda.*.zst"))[1]
+    data = bytearray(second.read_bytes())
+    data[len(data) // 2] ^= 1
+    second.write_bytes(data)
+    killed(rig, sealed=len(kept) + 3)
+    made = rig.pull(*SMALL_CHUNKS)
+    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_next_is_right()
+
+
+def test_a_journal_that_cannot_be_written_to(rig):
+    """As in a store that is full: the job is ended all the same, and nothing of it stays."""
+    change(rig)
+    killed(rig)
+    path, run, _ = journal(rig)
+    size = path.stat().st_size
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    words = [sys.executable, "-m", "nbdpull", *map(str, rig.words(*SMALL_CHUNKS))]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), preexec_fn=limited)
+    assert done.returncode == 9, done.stderr
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
+def test_another_parent(rig):
+    """The point of the base goes between the runs: nothing may refer to what it held."""
+    rig.pull(*SMALL_CHUNKS, "--full", "--checkpoint", "kept")
+    parent = rig.points()[-1]["id"]
+    rig.vm.write_bytes("vda", MIB, random.Random(99).randbytes(6 * MIB))
+    killed(rig, "--since", "kept")
+    path, run, _ = journal(rig)
+    shutil.rmtree(path.parent.parent / parent)
+    made = rig.pull(*SMALL_CHUNKS, "--since", "kept")
+    assert made["resumed"] is None and "another point" in made["warnings"][0] and made["point"]["parent"] is None
+    assert rig.run("verify", rig.store).returncode == 0
+    rig.vm.delete_checkpoint("kept")
+    rig.assert_next_is_right("--full")
+
+
+def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_path):
+    change(rig)
+    killed(rig)
+    shutil.copytree(rig.store, tmp_path / "copy", copy_function=shutil.copy2)
+    mine, rig.store = rig.store, tmp_path / "copy"
+    made = rig.pull(*SMALL_CHUNKS)
+    assert made["resumed"] is None
+    rig.vm.delete_checkpoint(made["point"]["checkpoint"])
+    shutil.rmtree(rig.store)
+    rig.store = mine
+    change(rig)
+    frozen = contents(rig)
+    killed(rig)
+    os.rename(rig.store, tmp_path / "moved")
+    rig.store = tmp_path / "moved"
+    made = rig.pull(*SMALL_CHUNKS)
+    assert made["resumed"]["kept_bytes"]
+    assert_restores(rig, made["point"]["id"], frozen)
+    change(rig)
+    killed(rig)
+    rig.vm.domain.abortJob()
+    wait_until(lambda: not rig.vm.job_active(), "the job's end")
+    os.rename(rig.store, mine)
+    rig.store = mine
+    made = rig.pull()
+    assert made["warnings"] == [] and any("checkpoint" in item["what"] for item in made["reclaimed"])
+    rig.assert_next_is_right()
+
+
+def _older(rig, begun="2020-01-01T00:00:00+00:00"):
     path, run, _ = journal(rig)
     rest = path.read_text().partition("\n")[2]
-    path.write_text(json.dumps({**run, "begun": "2020-01-01T00:00:00+00:00"}) + "\n" + rest)
+    path.write_text(json.dumps({**run, "begun": begun}) + "\n" + rest)
 
 
 @pytest.mark.parametrize(
     "options, why",
     [
-        (("--full",), "another base"),
+        (("--full",), "another point"),
         (("--disk", "vda"), "another checkpoint"),
         (("--no-checkpoint",), "another checkpoint"),
         (("--checkpoint", "mine"), "another checkpoint"),
@@ -217,6 +296,27 @@ def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
     _older(rig)
     made = rig.pull()
     assert made["resumed"] is None and "more than an hour ago" in made["warnings"][0]
+    change(rig)
+    killed(rig)
+    _older(rig, "2031-01-01T00:00:00+00:00")  # a clock was set back
+    assert rig.pull()["resumed"] is None
+    rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize(
+    "options, spoil, why",
+    [
+        (("--scratch-limit", "4M"), lambda rig, run: rig.vm.write("vda", 0, 16 * MIB, 0x77), "--scratch-limit"),
+        ((), lambda rig, run: os.unlink(run["socket"]), "its socket"),
+        ((), lambda rig, run: [os.unlink(path) for path in rig.scratch.iterdir()], "its scratch is gone"),
+    ],
+)
+def test_a_job_that_could_not_be_read_to_its_end_is_not_gone_on_with(rig, options, spoil, why):
+    change(rig)
+    killed(rig)
+    spoil(rig, journal(rig)[1])
+    made = rig.pull(*options)
+    assert made["resumed"] is None and why in made["warnings"][0]
     rig.assert_next_is_right()
 
 
