@@ -387,7 +387,7 @@ def _add_output_arguments(added):
 
 
 _VERBS = {
-    "pull": ("back up a running domain", "vm1 --since chk3 -o dir/", _add_pull),
+    "pull": ("back up a domain", "vm1 --since chk3 -o dir/", _add_pull),
     "plan": ("tell what a pull would read, and leave nothing behind", "plan vm1 -o dir/", _add_plan),
     "doctor": ("look whether all is fit for pulls, and tell what to do", "doctor vm1", _add_doctor),
     "cleanup": ("remove what a pull that died left in a domain and a store", "cleanup vm1 -o dir/", _add_cleanup),
