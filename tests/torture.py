@@ -65,7 +65,7 @@ class Torture:
         deeds = [(self.write, 30), (self.zero, 10), (self.discard, 8), (self.pull, 14), (self.kill_pull, 6),
                  (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
                  (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
-                 (self.kill_in_a_phase, 3), (self.redefine, 2), (self.replug, 1), (self.prove_all, 1)]  # fmt: skip
+                 (self.kill_in_a_phase, 5), (self.redefine, 2), (self.replug, 1), (self.prove_all, 1)]  # fmt: skip
         deeds += [(self.kill_offline, 1)]
         deeds += [(self.break_store, 4)] if self.device else []
         chosen, weights = zip(*deeds)
@@ -181,11 +181,12 @@ class Torture:
         frozen = {target: bytes(content) for target, content in self.disks.items()}
         before, gate = set(self._listed()), self.folder / "gate"
         gate.unlink(missing_ok=True)
-        process = self.start(sys.executable, HELD, self.random.choice(list(PHASES)), gate, *self.words()[3:])
+        phase = self.random.choice([*PHASES, *["copying:1"] * 6])  # of these alone is gone on with
+        process = self.start(sys.executable, HELD, phase, gate, *self.words()[3:])
         for line in process.stdout:
             if json.loads(line)["event"] == "held":
                 break
-        if self.random.random() < 0.7:
+        if self.random.random() < 0.4:
             gate.touch()
             time.sleep(self.random.random() ** 2 * 0.3)
         process.kill()
@@ -223,11 +224,11 @@ class Torture:
     def _reclaim(self):
         """What a killed run leaves is removed by `cleanup`, or by the next pull, which may go on with it as well: then
         the point holds what the disks held before."""
-        if self.random.random() < 0.6:
+        if self.random.random() < 0.7:
             self.killed_with = {target: bytes(content) for target, content in self.disks.items()}
             for _ in range(self.random.randrange(3)):
                 self.random.choice([self.write, self.zero])()
-            return self.pull(*self.random.choice([(), ("--resume",), ("--resume",), ("--resume=never",)]))
+            return self.pull(*self.random.choice([(), *[("--resume",)] * 3, ("--resume=never",)]))
         self._cleanup()
 
     def _cleanup(self):
