@@ -132,7 +132,8 @@ def decode(data):
     try:
         run = Run(**lines[0])
         for line in lines[1:]:
-            _follow(became, sealed, line, f"{run.id}/")
+            with suppress(KeyError):  # it says less than it should
+                _follow(became, sealed, line, f"{run.id}/")
         return replace(run, sealed={disk: list(files.values()) for disk, files in sealed.items()}, **became)
     except (IndexError, TypeError):
         return None

@@ -11,7 +11,7 @@ import os
 from datetime import datetime, timezone
 from typing import Optional
 
-from . import domain, errors, extents, journal, reader, scratch_watch
+from . import domain, errors, extents, format, journal, reader, scratch_watch
 from .manifest import FileEntry
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -88,7 +88,7 @@ class Kept:
     """
 
     def __init__(self, series, run, disk, check=lambda: None):
-        self._series, self._point = series, run.id
+        self._series, self._point, self._disk = series, run.id, disk
         self.chunks: list[FileEntry] = []
         self.reached = self.read_bytes = 0
         for sealed in run.sealed.get(disk, []):
@@ -103,6 +103,9 @@ class Kept:
         """Whether these files are what they were; the disk is then done up to where the records of our own end."""
         own = [chunk for chunk in chunks if self._is_own(chunk)]
         others = [chunk for chunk in chunks if not self._is_own(chunk)]
+        following = f"{self._point}/{format.chunk_name(self._disk, len(self.own))}"
+        if [chunk.path for chunk in own] != [following]:  # else the journal lacks a line, and what it told of
+            return False
         try:
             if any(map(self._series.file_flaw, own)) or any(map(self._series.size_flaw, others)):
                 return False

@@ -92,7 +92,10 @@ def test_a_file_that_was_made_again_counts_once(place):
 
 
 def test_what_a_later_nbdpull_adds_is_passed_over(place):
-    data = journal.encode(journal.of_this_process(**RUN)) + b'{"event": "new", "x": 1}\n{"phase": "begun"}\n3\n'
+    data = (
+        journal.encode(journal.of_this_process(**RUN))
+        + b'{"event": "new", "x": 1}\n{"phase": "begun"}\n3\n{"event": "begun"}\n'
+    )
     assert journal.decode(data) == journal.of_this_process(**RUN)
 
 

@@ -171,6 +171,22 @@ def test_a_chunk_file_that_is_not_what_it_was_is_made_again(rig, how):
     rig.assert_next_is_right()
 
 
+def test_a_line_that_the_journal_has_lost_ends_what_is_kept(rig):
+    change(rig)
+    frozen = contents(rig)
+    killed(rig, sealed=3)
+    path, _, _ = journal(rig)
+    first, *_ = sorted(path.parent.glob("vda.*.zst"))
+    lines = path.read_text().splitlines(keepends=True)
+    sealed = [number for number, line in enumerate(lines) if '"sealed"' in line and '"vda"' in line]
+    lines[sealed[1]] = "{}\n"
+    path.write_text("".join(lines))
+    made = rig.pull(*SMALL_CHUNKS)
+    assert made["resumed"]["kept_bytes"] == first.stat().st_size
+    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_next_is_right()
+
+
 def test_a_file_made_again_by_a_run_that_is_killed_too_counts_once(rig):
     change(rig)
     frozen = contents(rig)
