@@ -11,8 +11,8 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
-from functools import partial
 from queue import Empty, LifoQueue
 from typing import NamedTuple, Optional
 
@@ -320,7 +320,9 @@ class _Connection:
         self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
         self._contexts, self._check = contexts, check
         self._bytes_at_once = FAR_BATCH_BYTES if isinstance(address, Tcp) else MAX_BATCH_BYTES
+        self._check_at = 0.0
         self._nbd = nbd.NBD()
+        self._nbd.set_pread_initialize(False)  # 1 % of a pull: what was not filled whole is not used
         try:
             self._connect(address)
         except BaseException:
@@ -373,8 +375,10 @@ class _Connection:
             replies.setdefault(context, []).append((at, entries))
             return 0
 
-        with self._translated(f"block status at {offset}"):
-            self._run([lambda done: self._nbd.aio_block_status(length, offset, collect, done)], "block status")
+        doing, failed = f"block status at {offset}", []
+        with self._translated(doing):
+            self._wait(self._nbd.aio_block_status(length, offset, collect), doing, failed)
+            self._require_success(failed, doing, errors.SourceError)
         return [self._runs(replies.get(context, []), context, offset) for context in self._contexts]
 
     def _runs(self, answers, context, offset):
@@ -397,29 +401,21 @@ class _Connection:
 
     def _read_pieces(self, pieces):
         """Read [(offset, where to), …], as many at once as may be; after an error only what is under way is awaited."""
-        under_way, failed = {}, []
-
-        def start(offset, view):
-            def done(error):
-                del under_way[offset]
-                failed.extend([error.value] if error.value else [])
-                return 1  # retire it, also after an error
-
-            under_way[offset] = len(view)
-            self._nbd.aio_pread(view, offset, done)
-
-        def has_no_room(size):
-            full = len(under_way) >= self._reads_at_once or sum(under_way.values()) + size > self._bytes_at_once
-            return under_way and full
-
-        doing = f"reading from byte {pieces[0][0]} on" if pieces else "reading"
+        under_way, size, failed = deque(), 0, []
         for offset, view in pieces:
-            self._poll_while(partial(has_no_room, len(view)), doing)
+            while under_way and (len(under_way) >= self._reads_at_once or size + len(view) > self._bytes_at_once):
+                size -= self._finish(*under_way.popleft(), failed)
             if failed:
                 break
-            start(offset, view)
-        self._poll_while(lambda: under_way, doing)
-        self._require_success(failed, doing, ReadFailed)
+            under_way.append((self._nbd.aio_pread(view, offset), offset, len(view)))
+            size += len(view)
+        while under_way:
+            self._finish(*under_way.popleft(), failed)
+        self._require_success(failed, f"reading from byte {pieces[0][0]} on" if pieces else "reading", ReadFailed)
+
+    def _finish(self, cookie, offset, size, failed):
+        self._wait(cookie, f"reading at byte {offset}", failed)
+        return size
 
     def read_pinned(self, ranges):
         """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
@@ -448,26 +444,21 @@ class _Connection:
 
     def _read_whole(self, view, offset):
         """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
-        with self._translated(f"reading at byte {offset}"):
-            if self._nbd.can_df():
-                self._run([lambda done: self._nbd.aio_pread_structured(view, offset, _accept, done, nbd.CMD_FLAG_DF)],
-                          f"reading at byte {offset}", ReadFailed)  # fmt: skip
-            else:
-                self._run([lambda done: self._nbd.aio_pread(view, offset, done)], f"reading at byte {offset}",
-                          ReadFailed)  # fmt: skip
+        doing, failed = f"reading at byte {offset}", []
+        with self._translated(doing):
+            whole = nbd.CMD_FLAG_DF if self._nbd.can_df() else 0
+            self._wait(self._nbd.aio_pread_structured(view, offset, _accept, None, whole), doing, failed)
+            self._require_success(failed, doing, ReadFailed)
 
-    def _run(self, requests, doing, kind=errors.SourceError):
-        """Start all requests, and wait until each has ended well; `kind`: what an error in an answer becomes."""
-        ended = []
+    def _wait(self, cookie, doing, failed):
+        """Wait for a request's end, and note the number of its error in `failed`.
 
-        def done(error):
-            ended.append(error.value)
-            return 1  # retire it, also after an error
-
-        for request in requests:
-            request(done)
-        self._poll_while(lambda: len(ended) < len(requests), doing)
-        self._require_success([number for number in ended if number], doing, kind)
+        Only who asks for the end is told that an answer to a read was too short; a completion callback is not.
+        """
+        try:
+            self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), doing)
+        except nbd.Error as error:
+            failed.append(error.errnum or errno.EIO)
 
     def _require_success(self, failed, doing, kind):
         """failed: the errors of requests, as numbers."""
@@ -477,12 +468,15 @@ class _Connection:
             raise (ConnectionLost if lost else kind)(text)
 
     def _poll_while(self, pending, doing):
-        deadline = time.monotonic() + self._stall_timeout
+        heard = time.monotonic()
         while pending():
-            self._check()
-            if self._nbd.poll(POLL_INTERVAL):
-                deadline = time.monotonic() + self._stall_timeout
-            elif time.monotonic() > deadline:
+            progress, now = self._nbd.poll(POLL_INTERVAL), time.monotonic()
+            if now >= self._check_at:  # not each time: it takes longer than a poll
+                self._check()
+                self._check_at = now + POLL_INTERVAL / 1000
+            if progress:
+                heard = now
+            elif now > heard + self._stall_timeout:
                 raise errors.SourceError(
                     f"{self._export}: the NBD server was silent for {self._stall_timeout:g} s while {doing}"
                 )

@@ -234,15 +234,18 @@ class Counted:
     def __getattr__(self, name):
         return getattr(self._handle, name)
 
-    def aio_pread(self, view, offset, done):
-        def ended(error):
-            del self._under_way[offset]
-            return done(error)
-
-        self._under_way[offset] = len(view)
+    def aio_pread(self, view, offset):
+        cookie = self._handle.aio_pread(view, offset)
+        self._under_way[cookie] = len(view)
         self.reads = max(self.reads, len(self._under_way))
         self.bytes = max(self.bytes, sum(self._under_way.values()))
-        return self._handle.aio_pread(view, offset, ended)
+        return cookie
+
+    def aio_command_completed(self, cookie):
+        ended = self._handle.aio_command_completed(cookie)
+        if ended:
+            del self._under_way[cookie]
+        return ended
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -618,6 +621,16 @@ def test_a_map_that_does_not_cover_the_disk(lying, context, answer, after):
         return answer if name == context and offset >= after else [(min(length, 256 * KIB), 1)]
 
     gives_up(1, lambda: told(Source(lying(status), "x", "b0", stall_timeout=5)))
+
+
+@pytest.mark.parametrize("sent", [0, 511, 32 * KIB])
+def test_an_answer_that_is_too_short(lying, sent):
+    """libnbd tells a completion callback that all is well, and leaves in the buffer what was there."""
+    address = lying(truth, read=lambda offset, length: bytes(length if offset == 0 else sent))
+    with Source(address, "x") as opened, opened.reading() as reader:
+        reader.read_batch([(0, 64 * KIB)])
+        with pytest.raises(errors.SourceError, match="reading at byte 131072 failed"):
+            reader.read_batch([(0, 64 * KIB), (128 * KIB, 64 * KIB)])
 
 
 @pytest.mark.parametrize("context", [source.ALLOCATION, BITMAP])
