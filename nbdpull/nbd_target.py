@@ -132,7 +132,9 @@ class _Connection:
 
     def read(self, offset, length):
         buffer = bytearray(length)
-        self._run("read", [lambda done: self._nbd.aio_pread(buffer, offset, done)])
+        with self._translated("read"):
+            cookie = self._nbd.aio_pread(buffer, offset)  # a completion callback is not told of a short answer
+            self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), "read")
         return buffer
 
     def allocated(self, offset, length):

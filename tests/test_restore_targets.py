@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import stores
 from bed.machine import Disk
+from fake_nbd import FakeServer
 from stores import KIB, MIB, Vm, scribble
 
-from nbdpull import errors, qcow2, target
+from nbdpull import errors, nbd_target, qcow2, target
 from nbdpull.restore import Request, restore
 
 SIZE = 6 * MIB
@@ -315,6 +316,19 @@ def test_delta_from_any_point_to_any_other(vm, tmp_path, kind):
         found = raw_of(path, kind)
         assert found[: len(image)] == image and not any(found[len(image) :])  # it was larger once
         assert result.written_bytes["vda"] < len(image)
+
+
+def test_an_answer_of_the_target_that_is_too_short(tmp_path):
+    """What is taken to be there already is not written: so nothing may be taken for it that was not told."""
+
+    def truth(_context, _offset, length):
+        return [(length, 0)]
+
+    path = str(tmp_path / "fake")
+    server = FakeServer(path, MIB, truth, read=lambda offset, length: bytes(length // 2), read_only=False)
+    opened = nbd_target.NbdTarget(lambda handle: handle.aio_connect_unix(path), "fake", 1)
+    with server, opened, pytest.raises(errors.OutputError, match="cannot read fake"):
+        opened.read(0, 65536)
 
 
 def test_delta_over_nbd(vm, tmp_path):
