@@ -19,7 +19,7 @@ BATCH_EXTENTS = 1 << 10
 
 
 class DiskCopy:
-    """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order; then `close`.
+    """Give `read` and `encode` what `batches` yields, in any thread; `add` what comes of it, in order; then `close`.
 
     where: (what source.Source connects to, the Job); known: the KnownFrames that need not be stored again, or None;
     check, dirty_from: see source.Source; parent: the Point that an incremental builds on, None where no whole image is
@@ -77,13 +77,16 @@ class DiskCopy:
             pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
             yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
 
-    def work(self, batch):
-        """In a thread of the pipeline: read, digest and compress one batch."""
+    def read(self, batch):
+        """In a thread of the pipeline: the bytes of each data extent, valid until the thread's next call."""
         data = batch[batch["kind"] == extents.DATA]
         self._throttle.take(extents.total(data))
         with self._source.reading() as reader:
-            buffers = reader.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
-        return self, self._encoder.encode(batch, buffers)
+            return reader.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
+
+    def encode(self, batch, buffers):
+        """In the same thread: digest and compress what was read."""
+        return self._encoder.encode(batch, buffers)
 
     def add(self, encoded):
         """In order, in one thread: write an encoded batch."""

@@ -297,8 +297,7 @@ class Domain:
         """Whether it was started for a run that was killed before it could mark it: nobody has let it run yet."""
         if hold is None or not hold.starting or not self.active or self._started_by() or not self._is_paused():
             return False
-        with self._seam("tell whether it ever ran"):
-            return sum(cpu[2] for cpu in self._dom.vcpus()[0]) < NEVER_RAN * 1e9
+        return self.vcpu_seconds() < NEVER_RAN
 
     def _started_paused(self, hold: Any, is_up: Any) -> str:
         """Start it, unless it is up, and mark it; the mark's token."""
@@ -360,6 +359,11 @@ class Domain:
             state, reason = self._dom.state()
         io_error = (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
         return GuestState(state == libvirt.VIR_DOMAIN_RUNNING, io_error)
+
+    def vcpu_seconds(self) -> float:
+        """CPU seconds that its virtual processors have used."""
+        with self._seam("tell what the guest's processors did"):
+            return sum(cpu[2] for cpu in self._dom.vcpus()[0]) / 1e9
 
     def resume_guest(self) -> None:
         with self._seam("resume the guest"):

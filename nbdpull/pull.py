@@ -32,6 +32,7 @@ from . import (
     store,
 )
 from .disk_copy import DiskCopy
+from .guest_load import Cores
 from .manifest import FULL, CheckpointEntry, ParentEntry
 from .throttle import Throttle
 
@@ -149,6 +150,7 @@ class _Run:
         self._journal: Optional[journal.Journal] = None  # of that run
         self._kept_bytes = 0
         self._throttle = Throttle(request.max_rate, request.max_rate_file, check)
+        self._cores = Cores(vm)
 
     def _check(self):
         self._check_caller()
@@ -317,7 +319,7 @@ class _Run:
     def _copy(self, new, job, choice):
         """Read every disk; return their DiskEntries."""
         entries = []
-        with self._watch.watching(job), ExitStack() as open_disks:
+        with self._watch.watching(job), self._cores.watching(), ExitStack() as open_disks:
             kept = self._kept(new)
             server = open_disks.enter_context(route.opened(self._route, self._vm, job.socket))
             where = server, job, new.sealed
@@ -358,7 +360,7 @@ class _Run:
 
     def _copy_all(self, copies):
         encoded = pipeline.ordered(
-            lambda item: item[0].work(item[1]),
+            self._work,
             ((copy, batch) for copy in copies for batch in copy.batches()),
             threads=self._request.threads,
             budget=AHEAD_PER_THREAD * self._request.threads,
@@ -372,6 +374,12 @@ class _Run:
                 copy.add(result)
                 self._check()
                 self._report(event="progress", **copy.progress())
+
+    def _work(self, item):
+        copy, batch = item
+        buffers = copy.read(batch)
+        with self._cores.computing():
+            return copy, copy.encode(batch, buffers)
 
     def _close_all(self, copies, decisions):
         """At once: what takes time here is the disk's, which does better with all of it to do."""

@@ -17,7 +17,7 @@ __main__  nbdkit_plugin                 starts, and exits: a command line; what 
 cli                                     the only file that prints: messages, signals, which verb is run
 pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal
 base  disk_copy  reclaim  resume  route  disk_restore  domain_define  overlay   a disk on its way
-domain  domain_boot  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
+domain  domain_boot  guest_load  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
 image   which point answers
 source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_files   NBD; chunk files
 child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle
@@ -187,7 +187,7 @@ def test_only_format_knows_magic_numbers_and_layouts():
 
 def test_threads_are_the_pipelines():
     """One place starts threads for the data; the writer's is the one that waits for fsync while the next chunk file is
-    written. A call of libvirt that may never return needs one to be left in, and scratch one that looks after it; the
-    plugin of nbdkit has one that sees its parent end."""
+    written. A call of libvirt that may never return needs one to be left in, and scratch and the guest's processors
+    one each that looks at them; the plugin of nbdkit has one that sees its parent end."""
     starting = {name for name, tree in MODULES.items() if {"ThreadPoolExecutor", "threading.Thread"} & set(calls(tree))}
-    assert starting == {"pipeline", "writer", "domain_link", "scratch_watch", "nbdkit_plugin"}
+    assert starting == {"pipeline", "writer", "domain_link", "scratch_watch", "guest_load", "nbdkit_plugin"}
