@@ -11,6 +11,7 @@ import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import disks
@@ -366,8 +367,8 @@ def guest(setting, rounds):
         for _ in range(rounds):
             yield "no backup", guest_view.during(vm, "vdb", lambda: time.sleep(IDLE))
             yield "limit: a job, no reader", guest_view.during(vm, "vdb", lambda: _job_without_reader(setting, vm))
-            for tool, command in _backups(setting, vm):
-                yield tool, guest_view.during(vm, "vdb", lambda command=command: setting.run(command))
+            for tool, work in _backups(setting, vm):
+                yield tool, guest_view.during(vm, "vdb", work)
 
 
 def _job_without_reader(setting, vm):
@@ -377,11 +378,19 @@ def _job_without_reader(setting, vm):
 
 
 def _backups(setting, vm):
-    """(tool, its command line for a full backup) of each, to a folder that is made anew."""
+    """(tool, its full backup as a function) of each, to a folder that is made anew. The peer leaves what it wrote to be
+    written later, which the guest feels then: so once more with a sync, as nbdpull has its own."""
     for tool, options in (("nbdpull", []), ("nbdpull --gentle", ["--gentle"])):
-        yield tool, setting.pull_command(vm, setting.fresh("store"), "--full", "--no-checkpoint", *options)
+        command = setting.pull_command(vm, setting.fresh("store"), "--full", "--no-checkpoint", *options)
+        yield tool, partial(setting.run, command)
     if tools.has_peer():
-        yield "virtnbdbackup -z", tools.peer_backup(vm, "copy", setting.fresh("peer"))
+        yield "virtnbdbackup -z", lambda: setting.run(tools.peer_backup(vm, "copy", setting.fresh("peer")))
+        yield "virtnbdbackup -z; sync", lambda: _synced(setting, tools.peer_backup(vm, "copy", setting.fresh("peer")))
+
+
+def _synced(setting, command):
+    setting.run(command)
+    os.sync()
 
 
 def start_up(setting, rounds):
