@@ -4,7 +4,8 @@ Owns: deadlines, the second try on a new connection, and which calls must have n
 so that the same holds for theirs. Must not know: what a call is for, or what its error means (domain.py does).
 
 A thread a call is what it takes: libvirt has no time limits of its own, and a call to a daemon that is stopped, or that
-waits for a QEMU that is, never returns. There are some dozens of calls in a run, at 0.1 ms each.
+waits for a QEMU that is, never returns. There are some dozens of calls in a run, and two a second while it reads, each
+at 0.1 ms.
 """
 
 from __future__ import annotations

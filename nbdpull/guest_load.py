@@ -2,8 +2,8 @@
 
 Owns: the thread that looks at what the guest's processors do, and the rule. Must not know: libvirt, what is computed.
 
-On a host of two cores, beside a guest that kept one busy, a pull that compressed in every thread was no faster for it,
-and the guest's writes waited longer (docs/performance.md).
+On a host of two cores, beside a guest with one processor that wrote, its writes waited less for it, and the pull took
+about as long (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from contextlib import contextmanager, suppress
 from . import errors
 
 LOOK_INTERVAL = 0.5  # seconds
+CHECK_INTERVAL = 0.2  # seconds between looks at the stop flag while a core is waited for
 IDLE = 0.25  # cores: a guest that uses no more of its last one than this needs none of its own
 
 
-def host_cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 class Cores:
-    """Hands out the right to compute; a guest of another host leaves all of them. allowed: how many may at once."""
+    """Hands out the right to compute. allowed: how many threads may at once.
 
-    def __init__(self, vm, cores=None):
+    own: cores that this process may use; host: all there are. A guest of another host leaves all of them. check() is
+    called while a core is waited for, what it raises ends that.
+    """
+
+    def __init__(self, vm, own=None, host=None, check=lambda: None):
         """To be made some time before `watching` is entered, so that there is something to tell at its begin."""
-        self._vm, self._cores = vm, cores or host_cores()
+        self._vm, self._check = vm, check
+        self._own = own or len(os.sched_getaffinity(0))
+        self._host = host or own or os.cpu_count()
         self._changed = threading.Condition()
         self._computing = 0
         self._stop = threading.Event()
         self._before = self._sample()
-        self.allowed = self._cores
+        self.allowed = self._own
 
     @contextmanager
     def computing(self):
         """What runs inside waits for a core first."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._computing < self.allowed)
-            self._computing += 1
+        self._take()
         try:
             yield
         finally:
@@ -50,30 +50,41 @@ class Cores:
                 self._computing -= 1
                 self._changed.notify()
 
+    def _take(self):
+        self._check()
+        with self._changed:
+            while not self._changed.wait_for(lambda: self._computing < self.allowed, CHECK_INTERVAL):
+                self._check()
+            self._computing += 1
+
     @contextmanager
     def watching(self):
         """While this is entered a thread looks."""
-        threading.Thread(target=self._run, daemon=True).start()
+        if not self._vm.is_remote:
+            threading.Thread(target=self._run, daemon=True).start()
         try:
             yield
         finally:
             self._stop.set()  # not waited for: it may hang in a call to libvirt, and has nothing to tell any more
 
     def _run(self):
-        while self._before and (now := self._sample()):
-            self._leave((now[0] - self._before[0]) / (now[1] - self._before[1]))
-            self._before = now
+        """Also after an error: libvirt may be back, and whether the domain is still there is for others to find out."""
+        while True:
+            before, self._before = self._before, self._sample()
+            if before and self._before:
+                self._leave((self._before[0] - before[0]) / (self._before[1] - before[1]))
             if self._stop.wait(LOOK_INTERVAL):
-                break
+                return
 
     def _sample(self):
         """(CPU seconds of the guest's processors, when), None where they cannot be told, or are of another host."""
-        with suppress(errors.NbdpullError):  # whether the domain is still there is for others to find out
+        with suppress(errors.NbdpullError):
             return None if self._vm.is_remote else (self._vm.vcpu_seconds(), time.monotonic())
         return None
 
     def _leave(self, load):
-        """load: cores that the guest's processors kept busy."""
+        """load: cores that the guest's processors kept busy; less than none where some of them were taken away."""
+        left = self._host - max(0, math.ceil(load - IDLE))
         with self._changed:
-            self.allowed = max(1, self._cores - math.ceil(load - IDLE))
+            self.allowed = max(1, min(self._own, left))
             self._changed.notify_all()

@@ -150,7 +150,7 @@ class _Run:
         self._journal: Optional[journal.Journal] = None  # of that run
         self._kept_bytes = 0
         self._throttle = Throttle(request.max_rate, request.max_rate_file, check)
-        self._cores = Cores(vm)
+        self._cores = Cores(vm, check=self._check)
 
     def _check(self):
         self._check_caller()

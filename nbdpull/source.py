@@ -322,7 +322,7 @@ class _Connection:
         self._bytes_at_once = FAR_BATCH_BYTES if isinstance(address, Tcp) else MAX_BATCH_BYTES
         self._check_at = 0.0
         self._nbd = nbd.NBD()
-        self._nbd.set_pread_initialize(False)  # 1 % of a pull: what was not filled whole is not used
+        self._nbd.set_pread_initialize(False)  # 1 % of a pull; an answer that is too short is an error
         try:
             self._connect(address)
         except BaseException:
@@ -404,18 +404,16 @@ class _Connection:
         under_way, size, failed = deque(), 0, []
         for offset, view in pieces:
             while under_way and (len(under_way) >= self._reads_at_once or size + len(view) > self._bytes_at_once):
-                size -= self._finish(*under_way.popleft(), failed)
+                cookie, at, length = under_way.popleft()
+                self._wait(cookie, f"reading at byte {at}", failed)
+                size -= length
             if failed:
                 break
             under_way.append((self._nbd.aio_pread(view, offset), offset, len(view)))
             size += len(view)
-        while under_way:
-            self._finish(*under_way.popleft(), failed)
+        for cookie, at, _ in under_way:
+            self._wait(cookie, f"reading at byte {at}", failed)
         self._require_success(failed, f"reading from byte {pieces[0][0]} on" if pieces else "reading", ReadFailed)
-
-    def _finish(self, cookie, offset, size, failed):
-        self._wait(cookie, f"reading at byte {offset}", failed)
-        return size
 
     def read_pinned(self, ranges):
         """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
@@ -451,21 +449,22 @@ class _Connection:
             self._require_success(failed, doing, ReadFailed)
 
     def _wait(self, cookie, doing, failed):
-        """Wait for a request's end, and note the number of its error in `failed`.
+        """Wait for a request's end, and note the nbd.Error that it ends in, in `failed`.
 
         Only who asks for the end is told that an answer to a read was too short; a completion callback is not.
         """
         try:
             self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), doing)
         except nbd.Error as error:
-            failed.append(error.errnum or errno.EIO)
+            failed.append(error)
 
     def _require_success(self, failed, doing, kind):
-        """failed: the errors of requests, as numbers."""
+        """failed: the nbd.Errors of requests; those of what the protocol forbids have no number."""
         if failed:
-            lost = self._nbd.aio_is_dead() or self._nbd.aio_is_closed() or failed[0] == errno.ENOTCONN
-            text = f"{self._export}: {doing} failed: {os.strerror(failed[0])}"
-            raise (ConnectionLost if lost else kind)(text)
+            number = failed[0].errnum
+            lost = self._nbd.aio_is_dead() or self._nbd.aio_is_closed() or number == errno.ENOTCONN
+            why = os.strerror(number) if number else failed[0].string
+            raise (ConnectionLost if lost else kind)(f"{self._export}: {doing} failed: {why}") from failed[0]
 
     def _poll_while(self, pending, doing):
         heard = time.monotonic()

@@ -1,12 +1,14 @@
 """The cores that a guest leaves: the rule against figures, the bound with threads, and a real guest that works."""
 
+import os
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
-from bed.machine import wait_for
+from bed.machine import MIB, wait_for
 
-from nbdpull import domain, errors, guest_load
+from nbdpull import domain, errors, guest_load, pull
 from nbdpull.guest_load import Cores
 
 pytest.importorskip("libvirt")
@@ -18,34 +20,42 @@ class Busy:
     is_remote = False
 
     def __init__(self, load=0.0):
-        self.load, self._began, self.gone = load, time.monotonic(), False
+        self.load, self._began, self.gone, self.asked_in_vain = load, time.monotonic(), False, 0
 
     def vcpu_seconds(self):
         if self.gone:
+            self.asked_in_vain += 1
             raise errors.SourceError("the domain is gone")
         return self.load * (time.monotonic() - self._began)
 
 
 @pytest.mark.parametrize(
-    "load, allowed", [(0, 4), (0.2, 4), (0.3, 3), (1, 3), (1.2, 3), (1.3, 2), (3, 1), (4, 1), (9, 1)]
+    "load, allowed", [(-1, 4), (0, 4), (0.2, 4), (0.3, 3), (1, 3), (1.2, 3), (1.3, 2), (3, 1), (4, 1), (9, 1)]
 )
 def test_what_a_guest_leaves(load, allowed):
-    cores = Cores(Busy(load), 4)
+    cores = Cores(Busy(), 4)
+    cores.allowed = 0
+    cores._leave(load)
+    assert cores.allowed == allowed
+
+
+@pytest.mark.parametrize("load, allowed", [(0, 4), (8, 4), (60, 4), (61, 3), (64, 1)])
+def test_a_process_that_may_use_only_some_cores(load, allowed):
+    """Where the guest runs is not known: it may use the others."""
+    cores = Cores(Busy(), 4, 64)
+    cores._leave(load)
+    assert cores.allowed == allowed
+
+
+def test_the_first_look_is_at_the_begin():
+    cores = Cores(Busy(2), 4)
     assert cores.allowed == 4
     with cores.watching():
-        wait_for(lambda: cores.allowed == allowed, "the first look")
-
-
-def test_one_core_is_always_ours():
-    cores = Cores(Busy(1), 1)
-    with cores.watching():
-        time.sleep(0.1)
-        with cores.computing():
-            assert cores.allowed == 1
+        wait_for(lambda: cores.allowed == 2, "the first look")
 
 
 def test_it_follows_the_guest(monkeypatch):
-    monkeypatch.setattr(guest_load, "LOOK_INTERVAL", 0.02)
+    monkeypatch.setattr(guest_load, "LOOK_INTERVAL", 0.1)
     vm = Busy()
     cores = Cores(vm, 8)
     with cores.watching():
@@ -53,8 +63,12 @@ def test_it_follows_the_guest(monkeypatch):
         wait_for(lambda: cores.allowed < 8, "a look at a guest that works")
         wait_for(lambda: cores.allowed == 6, "a look at two busy processors")
         vm.gone = True
-        time.sleep(0.1)
-    assert cores.allowed == 6
+        wait_for(lambda: vm.asked_in_vain > 1, "looks at a domain that is gone")
+        left = cores.allowed
+        wait_for(lambda: vm.asked_in_vain > 3, "more of them")
+        assert cores.allowed == left
+        vm.gone, vm.load = False, 0.0
+        wait_for(lambda: cores.allowed == 8, "looks at one that is back")
 
 
 @pytest.mark.parametrize("how", ["remote", "gone"])
@@ -84,6 +98,34 @@ def test_no_more_compute_than_are_allowed():
     for thread in threads:
         thread.join()
     assert max(count for count, _ in most) == 3 and len(most) == 160
+
+
+class Stop(Exception):
+    """What a check raises."""
+
+
+def test_who_waits_hears_of_the_end():
+    stopped = threading.Event()
+
+    def check():
+        if stopped.is_set():
+            raise Stop
+
+    cores, ended = Cores(Busy(), 1, check=check), []
+
+    def work():
+        try:
+            with cores.computing():
+                ended.append("computed")
+        except Stop:
+            ended.append("stopped")
+
+    thread = threading.Thread(target=work)
+    with cores.computing():
+        thread.start()
+        stopped.set()
+        thread.join(10)
+    assert ended == ["stopped"] and cores._computing == 0
 
 
 def test_an_error_gives_the_core_back():
@@ -119,3 +161,39 @@ def test_a_real_guest_that_works(guest):
             wait_for(lambda: cores.allowed == 3, "a look at a guest that works")
             guest.run("kill $(cat /run/busy.pid)")
             wait_for(lambda: cores.allowed == 4, "a look at a guest that rests")
+
+
+class Counted(Cores):
+    """One core, and how many compute at once."""
+
+    made: list = []
+
+    def __init__(self, *about, **how):
+        super().__init__(*about, **how)
+        self.allowed, self.entered, self.most, self.watched = 1, 0, 0, False
+        self._leave = lambda load: None
+        self.made.append(self)
+
+    @contextmanager
+    def computing(self):
+        with super().computing():
+            self.entered, self.most = self.entered + 1, max(self.most, self._computing)
+            yield
+
+    @contextmanager
+    def watching(self):
+        with super().watching():
+            self.watched = True
+            yield
+
+
+def test_a_pull_compresses_on_what_is_left(machine, tmp_path, monkeypatch):
+    vm = machine({"vda": 8 * MIB})
+    vm.write_bytes("vda", 0, os.urandom(8 * MIB))
+    monkeypatch.setattr(pull, "Cores", Counted)
+    request = pull.Request(
+        vm.name, str(tmp_path / "store"), uri=vm.bed.uri, full=True, make_checkpoint=False, threads=4
+    )
+    pull.pull(request)
+    (cores,) = Counted.made
+    assert cores.watched and (cores.entered, cores.most) == (8, 1)

@@ -626,10 +626,10 @@ def test_a_map_that_does_not_cover_the_disk(lying, context, answer, after):
 @pytest.mark.parametrize("sent", [0, 511, 32 * KIB])
 def test_an_answer_that_is_too_short(lying, sent):
     """libnbd tells a completion callback that all is well, and leaves in the buffer what was there."""
-    address = lying(truth, read=lambda offset, length: bytes(length if offset == 0 else sent))
+    address = lying(truth, read=lambda offset, length: bytes(length if offset == 0 else min(sent, length // 2)))
     with Source(address, "x") as opened, opened.reading() as reader:
         reader.read_batch([(0, 64 * KIB)])
-        with pytest.raises(errors.SourceError, match="reading at byte 131072 failed"):
+        with pytest.raises(errors.SourceError, match="reading at byte 131072 failed, these bytes cannot"):
             reader.read_batch([(0, 64 * KIB), (128 * KIB, 64 * KIB)])
 
 

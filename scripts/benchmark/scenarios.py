@@ -384,8 +384,9 @@ def _backups(setting, vm):
         command = setting.pull_command(vm, setting.fresh("store"), "--full", "--no-checkpoint", *options)
         yield tool, partial(setting.run, command)
     if tools.has_peer():
-        yield "virtnbdbackup -z", lambda: setting.run(tools.peer_backup(vm, "copy", setting.fresh("peer")))
-        yield "virtnbdbackup -z; sync", lambda: _synced(setting, tools.peer_backup(vm, "copy", setting.fresh("peer")))
+        for tool, run in (("virtnbdbackup -z", setting.run), ("virtnbdbackup -z; sync", partial(_synced, setting))):
+            command = tools.peer_backup(vm, "copy", setting.fresh("peer"))
+            yield tool, partial(run, command)
 
 
 def _synced(setting, command):
