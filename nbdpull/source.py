@@ -28,6 +28,8 @@ except ImportError as error:  # the package called "nbd" on PyPI is something el
         "nbdpull with the distribution's own python3"
     ) from error
 
+OLDEST = (1, 14)  # older bindings read into buffers of their own only
+
 ALLOCATION = "base:allocation"
 DIRTY_BITMAP = "qemu:dirty-bitmap:"
 
@@ -60,6 +62,15 @@ BROKEN = ("ENOTCONN", "ECONNRESET", "EPIPE", "ESHUTDOWN", "ECONNREFUSED", "ECONN
 
 def library_version():
     return nbd.NBD().get_version()
+
+
+def require_new_enough(version):
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise errors.MissingSoftware(f"libnbd {version} is too old for nbdpull: install {oldest} or newer")
+
+
+require_new_enough(library_version())
 
 
 def tls_is_verified(version):

@@ -663,6 +663,17 @@ def test_versions():
     assert source.library_version().count(".") == 2
 
 
+@pytest.mark.parametrize("version", ["1.14.0", "1.14.2", "1.20.1", "2.0.0"])
+def test_a_library_that_is_new_enough(version):
+    source.require_new_enough(version)
+
+
+@pytest.mark.parametrize("version", ["1.13.9", "1.10.5", "0.99.1"])
+def test_a_library_that_is_too_old(version):
+    with pytest.raises(errors.MissingSoftware, match=f"libnbd {version} is too old for nbdpull: install 1.14 or newer"):
+        source.require_new_enough(version)
+
+
 def test_totals_of_a_big_map(lying):
     """Offsets and sums that need more than 32 bits, in runs as long as a reply can tell of."""
     size = 1 << 40
