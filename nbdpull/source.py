@@ -64,8 +64,12 @@ def library_version():
     return nbd.NBD().get_version()
 
 
+def _numbers(version):
+    return tuple(int(part) for part in version.split(".")[:3])
+
+
 def require_new_enough(version):
-    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+    if _numbers(version) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise errors.MissingSoftware(f"libnbd {version} is too old for nbdpull: install {oldest} or newer")
 
@@ -75,7 +79,7 @@ require_new_enough(library_version())
 
 def tls_is_verified(version):
     """Whether this libnbd checks a TLS server's certificate without the gaps of CVE-2024-7383, found in mid-2024."""
-    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    major, minor, patch = _numbers(version)
     if (major, minor) in _TLS_MENDED:
         return patch >= _TLS_MENDED[major, minor]
     return (major, minor) > max(_TLS_MENDED)
@@ -386,10 +390,7 @@ class _Connection:
             replies.setdefault(context, []).append((at, entries))
             return 0
 
-        doing, failed = f"block status at {offset}", []
-        with self._translated(doing):
-            self._wait(self._nbd.aio_block_status(length, offset, collect), doing, failed)
-            self._require_success(failed, doing, errors.SourceError)
+        self._done(lambda: self._nbd.aio_block_status(length, offset, collect), f"block status at {offset}")
         return [self._runs(replies.get(context, []), context, offset) for context in self._contexts]
 
     def _runs(self, answers, context, offset):
@@ -453,11 +454,19 @@ class _Connection:
 
     def _read_whole(self, view, offset):
         """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
-        doing, failed = f"reading at byte {offset}", []
-        with self._translated(doing):
+
+        def request():
             whole = nbd.CMD_FLAG_DF if self._nbd.can_df() else 0
-            self._wait(self._nbd.aio_pread_structured(view, offset, _accept, None, whole), doing, failed)
-            self._require_success(failed, doing, ReadFailed)
+            return self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
+
+        self._done(request, f"reading at byte {offset}", ReadFailed)
+
+    def _done(self, request, doing, kind=errors.SourceError):
+        """Have one request done; `kind`: what an error in its answer becomes."""
+        failed = []
+        with self._translated(doing):
+            self._wait(request(), doing, failed)
+            self._require_success(failed, doing, kind)
 
     def _wait(self, cookie, doing, failed):
         """Wait for a request's end, and note the nbd.Error that it ends in, in `failed`.
