@@ -48,6 +48,11 @@ class Choice:
     warnings: list[str] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)  # checkpoints that libvirt had lost and knows again
 
+    @property
+    def parent(self) -> Optional[series.Point]:
+        """The Point of the base; None where there is none."""
+        return self.base.point if self.base else None
+
     def start(self, target) -> Optional[str]:
         """Name of the checkpoint that a disk starts from, None = full."""
         incremental = self.base and self.decisions[target][0] == INCREMENTAL
@@ -60,7 +65,7 @@ class Choice:
 
     def whole_parent(self, target) -> Optional[series.Point]:
         """The Point whose image of that disk an incremental changes; None where there is none, or it is not whole."""
-        return self.base.point if self.base and target in self.base.whole and self.start(target) else None
+        return self.parent if self.base and target in self.base.whole and self.start(target) else None
 
     def require_not_lost(self):
         """CheckpointUnusable if a disk is in full because its base was lost."""

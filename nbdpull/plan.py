@@ -51,7 +51,7 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
     return {
         "domain": vm.name,
         "since": choice.base and choice.base.checkpoint.name,
-        "parent": choice.base and choice.base.point and choice.base.point.id,
+        "parent": choice.parent and choice.parent.id,
         "disks": found,
         "seconds": round(sum(disk["seconds"] for disk in found), 1),
         "warnings": choice.warnings,

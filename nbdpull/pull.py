@@ -169,7 +169,7 @@ class _Run:
             point=self._id,
             resumed=bool(self._dead),
             since=choice.base and choice.base.checkpoint.name,
-            parent=choice.base and choice.base.point and choice.base.point.id,
+            parent=choice.parent and choice.parent.id,
             disks=[
                 {"name": disk.target, "size": disk.size, "mode": choice.decisions[disk.target][0],
                  "reason": choice.decisions[disk.target][1]} for disk in self._disks
@@ -179,15 +179,14 @@ class _Run:
         if not self._dead:
             self._require_room(plan, choice.decisions)
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
-        parent = choice.base and choice.base.point
-        with self._journaled_point(plan, parent) as new, self._watch.guarding_guest(), self._job(plan) as job:
+        with self._journaled_point(plan, choice.parent) as new, self._watch.guarding_guest(), self._job(plan) as job:
             self._lap("begin")
             self._warnings += [job.freeze.warning] if job.freeze.warning else []
             with new.reading(job.freeze.consistency, job.freeze.reason):
                 entries = self._copy(new, job, choice)
             job.finish()
             self._lap("end")
-            self._add_files(new, job, parent)
+            self._add_files(new, job, choice.parent)
             point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
         resumed = Resumed(self._dead.begun, self._kept_bytes) if self._dead else None
         dropped = self._drop_superseded(point)
@@ -257,8 +256,8 @@ class _Run:
             return None
         try:
             choice = self._choose()
-            parent, limit = choice.base and choice.base.point, self._request.scratch_limit
-            obstacle = resume.obstacle(self._vm, dead, self._plan(choice, dead.id), parent, how, limit)
+            plan, limit = self._plan(choice, dead.id), self._request.scratch_limit
+            obstacle = resume.obstacle(self._vm, dead, plan, choice.parent, how, limit)
             self._journal = None if obstacle else self._series.resumed_journal(dead.id)
         except errors.NbdpullError as error:  # which may be due to what the dead run left
             obstacle = str(error)
