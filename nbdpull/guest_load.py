@@ -30,13 +30,13 @@ class Cores:
 
     def __init__(self, vm, own=None, host=None, check=lambda: None):
         """To be made some time before `watching` is entered, so that there is something to tell at its begin."""
-        self._vm, self._check = vm, check
+        self._vm, self._check, self._local = vm, check, not vm.is_remote
         self._own = own or len(os.sched_getaffinity(0))
         self._host = host or own or os.cpu_count()
         self._changed = threading.Condition()
         self._computing = 0
         self._stop = threading.Event()
-        self._before = self._sample()
+        self._before = self._sample() if self._local else None
         self.allowed = self._own
 
     @contextmanager
@@ -60,7 +60,7 @@ class Cores:
     @contextmanager
     def watching(self):
         """While this is entered a thread looks."""
-        if not self._vm.is_remote:
+        if self._local:
             threading.Thread(target=self._run, daemon=True).start()
         try:
             yield
@@ -77,9 +77,9 @@ class Cores:
                 return
 
     def _sample(self):
-        """(CPU seconds of the guest's processors, when), None where they cannot be told, or are of another host."""
+        """(CPU seconds of the guest's processors, when), None where they cannot be told."""
         with suppress(errors.NbdpullError):
-            return None if self._vm.is_remote else (self._vm.vcpu_seconds(), time.monotonic())
+            return self._vm.vcpu_seconds(), time.monotonic()
         return None
 
     def _leave(self, load):

@@ -66,11 +66,9 @@ def _unfit(vm, plan, scratch_limit):
     if scratch_limit and used > scratch_limit:
         return f"its scratch takes {used} bytes, more than --scratch-limit ({scratch_limit})"
     free = scratch_watch.free_bytes(plan.scratch_dir)
-    return (
-        "its scratch has little room left"
-        if free is not None and free < scratch_watch.reserve(plan.scratch_dir)
-        else ""
-    )
+    if free is not None and free < scratch_watch.reserve(plan.scratch_dir):
+        return "its scratch has little room left"
+    return ""
 
 
 def _too_old(run):

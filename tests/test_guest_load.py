@@ -166,13 +166,10 @@ def test_a_real_guest_that_works(guest):
 class Counted(Cores):
     """One core, and how many compute at once."""
 
-    made: list = []
-
     def __init__(self, *about, **how):
         super().__init__(*about, **how)
         self.allowed, self.entered, self.most, self.watched = 1, 0, 0, False
         self._leave = lambda load: None
-        self.made.append(self)
 
     @contextmanager
     def computing(self):
@@ -190,10 +187,11 @@ class Counted(Cores):
 def test_a_pull_compresses_on_what_is_left(machine, tmp_path, monkeypatch):
     vm = machine({"vda": 8 * MIB})
     vm.write_bytes("vda", 0, os.urandom(8 * MIB))
-    monkeypatch.setattr(pull, "Cores", Counted)
+    made = []
+    monkeypatch.setattr(pull, "Cores", lambda *about, **how: made.append(Counted(*about, **how)) or made[-1])
     request = pull.Request(
         vm.name, str(tmp_path / "store"), uri=vm.bed.uri, full=True, make_checkpoint=False, threads=4
     )
     pull.pull(request)
-    (cores,) = Counted.made
+    (cores,) = made
     assert cores.watched and (cores.entered, cores.most) == (8, 1)
