@@ -21,7 +21,7 @@ def _threads(args):
     return args.threads or min(len(os.sched_getaffinity(0)) + 2, 16)
 
 
-# Verbs: each returns (result object, text for a person, exit code)
+# Verbs: each returns (result object, lines for a person, exit code)
 
 
 def _pull(args, report, check):
@@ -122,10 +122,10 @@ def _pull_text(args, point, next_command, resumed):
         lines.append(f"It goes on with a run that died, and holds the disks as of {resumed.begun}, when that began.")
     if point["since"] and not point["parent"]:
         lines.append(f"It has no parent here: it holds only what changed since {point['since']}, no whole image.")
-    lines += ["", terminal.disks(point), ""]
+    lines += ["", *terminal.disks(point), ""]
     if point["checkpoint"]:
         lines.append(f"checkpoint: {point['checkpoint']}")
-    return "\n".join([*lines, f"next: {next_command}"])
+    return [*lines, f"next: {next_command}"]
 
 
 def _cleanup(args, report, check):
@@ -134,9 +134,9 @@ def _cleanup(args, report, check):
     request = cleanup.Request(args.domain, args.output, args.connect, args.dry_run, args.stall_timeout)
     found = cleanup.cleanup(request)
     lines = [f"{item.what}: {f'left: {item.left}' if item.left else 'removed'}" for item in found]
-    text = "\n".join(lines) or "nothing to clean up"
+    lines = lines or ["nothing to clean up"]
     code = errors.Busy.exit_code if any(item.left for item in found) and not args.dry_run else 0
-    return {"found": [vars(item) for item in found], "warnings": []}, text, code
+    return {"found": [vars(item) for item in found], "warnings": []}, lines, code
 
 
 def _restore(args, report, check):
@@ -183,14 +183,13 @@ def _restore_text(result):
 
     lost = [_lost_text(loss) for loss in result.lost]
     if "-" in result.files.values():
-        for line in lost:
-            _complain(line)
-        return None
-    lines = [f"point {result.point.id} restored in {result.seconds:.1f} s:", terminal.restored(vars(result))]
+        _complain(*lost)
+        return []
+    lines = [f"point {result.point.id} restored in {result.seconds:.1f} s:", *terminal.restored(vars(result))]
     lines += [f"{name}: {path}" for name, path in result.beside.items()]
     if result.defined:
         lines.append("domain {name} (uuid {uuid}) is defined at {uri}".format(**result.defined))
-    return "\n".join([*lines, *lost])
+    return [*lines, *lost]
 
 
 def _lost_text(loss):
@@ -220,7 +219,7 @@ def _verify(args, report, check):
     outcome["too_new"] = [vars(each) for each in found.too_new]
     outcome["warnings"] = [*found.notices, *_kept(found, args)]
     refused = errors.FormatTooNew.exit_code if found.too_new else 0
-    return outcome, "\n".join(lines), errors.Damaged.exit_code if damages else refused
+    return outcome, lines, errors.Damaged.exit_code if damages else refused
 
 
 def _verify_against(args, report, check, looked_at):
@@ -235,7 +234,7 @@ def _verify_against(args, report, check, looked_at):
     lines += [] if found.complete else ["The time was up before everything was looked at."]
     outcome = {"point": found.point.id, "disk": found.disk, "equal": not ranges, "complete": found.complete,
                "compared_bytes": found.compared_bytes, "differences": ranges, "warnings": []}  # fmt: skip
-    return outcome, "\n".join(lines), errors.Differs.exit_code if ranges else 0
+    return outcome, lines, errors.Differs.exit_code if ranges else 0
 
 
 def _kept(found, args):
@@ -254,8 +253,8 @@ def _digest(args, report, check):
     found = digest.digest(args.store, args.domain, args.point, args.disk, _threads(args), report, check)
     points = [{"id": point.id, "disks": disks} for point, disks in found.points]
     rows = [(point["id"], disk, value) for point in points for disk, value in point["disks"].items()]
-    text = terminal.table(("POINT", "DISK", "DIGEST"), rows)
-    return {"points": points, "warnings": _kept(found, args)}, text, 0
+    lines = terminal.table(("POINT", "DISK", "DIGEST"), rows)
+    return {"points": points, "warnings": _kept(found, args)}, lines, 0
 
 
 def _damage_text(damage):
@@ -278,7 +277,7 @@ def _serve(args, report, check):
     )
     with suppress(errors.Interrupted):  # that is how it ends
         serve.serve(request, report if args.json else _tell_serving, check)
-    return {"warnings": []}, None, 0
+    return {"warnings": []}, [], 0
 
 
 def _tell_serving(event, **values):
@@ -287,7 +286,7 @@ def _tell_serving(event, **values):
     else:
         from . import terminal
 
-        _say(terminal.serving(values))
+        _say(*terminal.serving(values))
 
 
 def _drill(args, report, check):
@@ -317,10 +316,10 @@ def _drill(args, report, check):
         "warnings": found.warnings,
     }
     if found.verdict == drill.OK:
-        return outcome, f"point {found.point.id} was up after {found.seconds} s", 0
+        return outcome, [f"point {found.point.id} was up after {found.seconds} s"], 0
     lines = [f"FAILED point {found.point.id}: {found.reason}"]
-    lines += ["its console ends so:", found.console.rstrip()] if found.console.strip() else []
-    return outcome, "\n".join(lines), errors.DrillFailed.exit_code
+    lines += ["its console ends so:", *found.console.rstrip().split("\n")] if found.console.strip() else []
+    return outcome, lines, errors.DrillFailed.exit_code
 
 
 def _plan(args, report, check):
@@ -330,32 +329,26 @@ def _plan(args, report, check):
     where = {"uri": args.connect, "scratch_dir": args.scratch_dir, "socket": args.socket}
     where = {**where, "nbd": args.nbd, "tls": args.tls}
     told = plan.plan(plan.Request(args.domain, args.output, threads=_threads(args), **chosen, **where), check)
-    for warning in told["warnings"]:
-        _complain(f"warning: {warning}")
-    _say(json.dumps(told, indent=1) if args.json else terminal.plan(told))
-    return None, None, 0
+    _complain(*(f"warning: {warning}" for warning in told["warnings"]))
+    _show_or_print(args, told, terminal.plan)
+    return None, [], 0
 
 
 def _doctor(args, report, check):
-    from . import doctor
+    from . import doctor, terminal
 
     findings = doctor.examine(args.domain, args.connect, args.scratch_dir)
-    if args.json:
-        _say(json.dumps([vars(finding) for finding in findings], indent=1))
-    else:
-        for each in findings:
-            _say(f"{each.state:5} {each.subject}: {each.text}" + (f"\n      -> {each.advice}" if each.advice else ""))
-    return None, None, max((each.exit_code for each in findings), default=0)
+    _show_or_print(args, [vars(finding) for finding in findings], terminal.doctor)
+    return None, [], max((each.exit_code for each in findings), default=0)
 
 
 def _list(args, report, check):
     from . import listing, terminal
 
     points, refused = listing.points(args.store)
-    for error in refused:
-        _complain(f"warning: {error}")
-    _say(json.dumps(points, indent=1) if args.json else terminal.points(points))
-    return None, None, max((error.exit_code for error in refused), default=0)
+    _complain(*(f"warning: {error}" for error in refused))
+    _show_or_print(args, points, terminal.points)
+    return None, [], max((error.exit_code for error in refused), default=0)
 
 
 def _show(args, report, check):
@@ -363,8 +356,8 @@ def _show(args, report, check):
 
     target, point = listing.find_point(args.store, args.point, args.domain)
     described = listing.describe(point, findings.latest(target, [point])[point.id])
-    _say(json.dumps(described, indent=1) if args.json else terminal.show(described))
-    return None, None, 0
+    _show_or_print(args, described, terminal.show)
+    return None, [], 0
 
 
 def _index(args, report, check):
@@ -375,11 +368,11 @@ def _index(args, report, check):
         from . import rebuild
 
         _say(rebuild.rebuild(target, point, args.disk))
-        return None, None, 0
+        return None, [], 0
     for record in listing.records(target, point, args.disk):
         check()
-        _say(json.dumps(record))
-    return None, None, 0
+        _print_json(record)
+    return None, [], 0
 
 
 _RUN = {
@@ -445,22 +438,53 @@ def _run(args, as_json, check):
 
     if as_json:
         outcome, _, code = _RUN[args.verb](args, _Events(), check)
-        _print_json(event="result", ok=code == 0, exit_code=code, **outcome)
+        _print_event(event="result", ok=code == 0, exit_code=code, **outcome)
         return code
     if getattr(args, "quiet", True):
-        outcome, text, code = _RUN[args.verb](args, lambda **event: None, check)
-        text = text if code else None
+        outcome, lines, code = _RUN[args.verb](args, lambda **event: None, check)
+        lines = lines if code else []
     else:
         with terminal.Bars("read_bytes" if args.verb == "pull" else "written_bytes") as bars:
-            outcome, text, code = _RUN[args.verb](args, bars, check)
-    for warning in (outcome or {}).get("warnings", []):
-        _complain(f"warning: {warning}")
-    if text:
-        _say(text)
+            outcome, lines, code = _RUN[args.verb](args, bars, check)
+    _complain(*(f"warning: {warning}" for warning in (outcome or {}).get("warnings", [])))
+    _say(*lines)
     return code
 
 
-def _say(text, flush=False):
+def _say(*lines):
+    """Print lines for a person, on standard output."""
+    from . import terminal
+
+    for line in lines:
+        _print(terminal.plain(line))
+
+
+def _complain(*lines):
+    """The same on standard error."""
+    from . import terminal
+
+    with suppress(OSError):
+        for line in lines:
+            print(f"nbdpull: {terminal.plain(line)}", file=sys.stderr)
+
+
+def _show_or_print(args, value, shown):
+    """The result of a verb that prints one document; shown: of terminal, makes lines of it for a person."""
+    if args.json:
+        _print_json(value, indent=1)
+    else:
+        _say(*shown(value))
+
+
+def _print_json(value, indent=None):
+    _print(json.dumps(value, indent=indent))
+
+
+def _print_event(**event):
+    _print(json.dumps(event), flush=True)
+
+
+def _print(text, flush=False):
     with _output():
         print(text, flush=flush)
 
@@ -477,10 +501,6 @@ def _output():
         raise errors.OutputError(f"cannot write to standard output: {error.strerror}") from error
 
 
-def _print_json(**event):
-    _say(json.dumps(event), flush=True)
-
-
 class _Events:
     """Prints events as JSON lines: of progress so many as a program can use, of all others every one."""
 
@@ -494,26 +514,19 @@ class _Events:
             if values.get("position") != values.get("size") and time.monotonic() < self._next:
                 return
             self._next = time.monotonic() + self.INTERVAL
-        _print_json(event=event, **values)
+        _print_event(event=event, **values)
 
 
 def _failed(error, as_json):
     left = getattr(error, "left_behind", [])
     if as_json:
         with suppress(OSError, errors.OutputError):  # whoever should read it may be gone
-            _print_json(
+            _print_event(
                 event="result", ok=False, exit_code=error.exit_code, code=error.code, message=str(error),
                 left_behind=left,
             )  # fmt: skip
-    _complain(str(error))
-    for each in left:
-        _complain(each)
+    _complain(str(error), *left)
     return error.exit_code
-
-
-def _complain(text):
-    with suppress(OSError):
-        print(f"nbdpull: {text}", file=sys.stderr)
 
 
 @contextmanager

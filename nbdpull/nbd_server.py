@@ -156,7 +156,8 @@ class Server:
         whole, _, _ = self._log.read().rpartition(b"\n")
         self._log_read += len(whole)
         lines = whole.decode(errors="replace").splitlines()
-        return [line[len(TROUBLE) :] for line in lines if line.startswith(TROUBLE)]
+        found = [_trouble(line) for line in lines if line.startswith(TROUBLE)]
+        return [text for text in found if text is not None]
 
     def _export(self, disk, size):
         if self._socket:
@@ -216,6 +217,13 @@ def _environment():
     own = os.environ.get("PYTHONPATH")
     paths = [str(PLUGIN.parents[1]), *found, *([own] if own else [])]
     return {"MALLOC_ARENA_MAX": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _trouble(line):
+    """The text of a line that begins with TROUBLE; None where it only looks like one of the plugin's."""
+    with contextlib.suppress(ValueError):
+        return str(json.loads(line[len(TROUBLE) :]))
+    return None
 
 
 def _missing(what):

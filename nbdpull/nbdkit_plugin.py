@@ -20,7 +20,7 @@ API_VERSION = 2
 MAX_EXTENTS = 4096  # in one answer; a client asks on
 # qemu-img convert counts in sectors, and takes one that is zero only at its beginning for zero.
 BLOCK = 4096
-TROUBLE = "trouble: "  # begins a line on standard error that is for the operator
+TROUBLE = "trouble: "  # begins a line on standard error that is for the operator; then comes JSON
 
 _config: dict = {}
 _images: dict = {}
@@ -169,7 +169,7 @@ def _complain(text):
     """A line that serve passes on, once; the exception itself is a page on nbdkit's log, at each try of the client."""
     if text not in _complaints:
         _complaints.add(text)
-        sys.stderr.write(f"{TROUBLE}{text}\n")
+        sys.stderr.write(f"{TROUBLE}{json.dumps(text)}\n")
         sys.stderr.flush()
 
 

@@ -1,8 +1,22 @@
-"""How results look to a person: bars, tables and lines. Must not know: how anything is done, or the JSON output."""
+"""How results look to a person: bars, tables and lines. Must not know: how anything is done, or the JSON output.
+
+Names, reasons and paths come from domains and stores, and whoever wrote them may have had the terminal in mind. So a
+result is a list of lines, and each goes through `plain` when it is printed (cli.py).
+"""
 
 from __future__ import annotations
 
 import sys
+
+
+def plain(line):
+    """The line without what a terminal would obey, or show otherwise than where it stands: control characters, those
+    that turn the direction of writing, line ends. They are written as Python writes them: \\x1b, \\u202e, \\n."""
+    return line if line.isprintable() else "".join(map(_plain_character, line))
+
+
+def _plain_character(character):
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 def size(count):
@@ -26,7 +40,7 @@ class Bars:
         if event == "progress" and disk is not None and sys.stderr.isatty():
             progress = self._started()
             if disk not in self._tasks:
-                self._tasks[disk] = progress.add_task(disk, total=values["size"], moved="")
+                self._tasks[disk] = progress.add_task(plain(disk), total=values["size"], moved="")
             moved = size(values[self._counter])
             progress.update(self._tasks[disk], completed=values["position"], moved=moved)
 
@@ -35,9 +49,10 @@ class Bars:
             from rich import console, progress
 
             self._progress = progress.Progress(
-                progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn(),
-                progress.TextColumn("{task.fields[moved]}"), progress.TransferSpeedColumn(),
-                progress.TimeRemainingColumn(), console=console.Console(stderr=True),
+                progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
+                progress.TaskProgressColumn(), progress.TextColumn("{task.fields[moved]}"),
+                progress.TransferSpeedColumn(), progress.TimeRemainingColumn(),
+                console=console.Console(stderr=True),
             )  # fmt: skip
             self._progress.start()
         return self._progress
@@ -51,10 +66,10 @@ class Bars:
 
 
 def table(headings, rows):
-    """Rows of texts as aligned lines; plain, so that a pipe and a terminal show the same."""
-    lines = [headings, *rows]
+    """Rows of texts as aligned lines; without colours, so that a pipe and a terminal show the same."""
+    lines = [[plain(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
 
 
 def disks(point):
@@ -84,7 +99,16 @@ def plan(told):
          size(d["stored_bytes_estimate"])) for d in told["disks"]
     ]  # fmt: skip
     since = f"since {told['since']}" if told["since"] else "in full"
-    return f"{told['domain']}, {since}:\n\n{table(headings, rows)}\n\nabout {told['seconds']} s"
+    return [f"{told['domain']}, {since}:", "", *table(headings, rows), "", f"about {told['seconds']} s"]
+
+
+def doctor(findings):
+    """What was looked at, and what to do about it."""
+    lines = []
+    for each in findings:
+        lines.append(f"{each['state']:5} {each['subject']}: {each['text']}")
+        lines += [f"      -> {each['advice']}"] if each["advice"] else []
+    return lines
 
 
 def points(described):
@@ -112,11 +136,11 @@ def show(point):
     members = ("id", "domain", "uuid", "created", "since", "checkpoint", "parent", "consistency")
     lines = [f"{name + ':':13}{point[name] if point[name] is not None else '-'}" for name in members]
     lines += [f"{name + ':':13}{_finding(point[name])}" for name in ("verified", "drilled")]
-    return "\n".join([*lines, "", disks(point)])
+    return [*lines, "", *disks(point)]
 
 
 def serving(about):
     """What serve has begun to serve, and how to use it."""
     lines = [f"{about['domain']} at point {about['point']}:"]
     lines += [f"{each['disk']}  {size(each['size'])}  {each['uri']}" for each in about["exports"]]
-    return "\n".join([*lines, "", *(each["overlay"] for each in about["exports"]), "", "Ctrl-C ends it."])
+    return [*lines, "", *(each["overlay"] for each in about["exports"]), "", "Ctrl-C ends it."]
