@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -22,14 +21,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from . import errors, qcow2
+from . import errors, image_lock, qcow2
 from .store import WRITEBACK_STEP, start_writeback, translated
 
 NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD export", "stdout"
 
-# QEMU marks with these byte locks that it uses an image: consistent read, write, write unchanged, resize.
-QEMU_LOCKS = (100, 4)
-_IN_USE = (errno.EAGAIN, errno.EACCES)
 # Options of a new image that name another file or its size: the one would show through or be overwritten.
 _REFUSED_OPTIONS = ("backing_file", "backing_fmt", "data_file", "size")
 _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE = 2, 16, 1
@@ -107,7 +103,7 @@ def _require_replaceable(path):
     with translated("open", path):
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            _lock(descriptor, path)
+            image_lock.keep_all_out(descriptor, path)
         finally:
             os.close(descriptor)
 
@@ -279,21 +275,10 @@ def _existing(place, size, connections):
     with translated("open", place.path):
         descriptor = os.open(place.path, os.O_RDWR | os.O_CLOEXEC)
         with File(descriptor, place.path, max(size, os.fstat(descriptor).st_size)) as target:
-            _lock(descriptor, place.path)
+            image_lock.keep_all_out(descriptor, place.path)
             if os.fstat(descriptor).st_size < size:
                 os.ftruncate(descriptor, size)
             yield target
-
-
-def _lock(descriptor, path):
-    """Keep QEMU from the image, and refuse one that it uses. The lock goes with the first descriptor of it closed."""
-    start, length = QEMU_LOCKS
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-    except OSError as error:
-        if error.errno in _IN_USE:
-            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first") from error
-        # else a file system without locks
 
 
 @contextlib.contextmanager
@@ -306,7 +291,7 @@ def _device(place, size, _connections):
             raise errors.Busy(f"{place.path} is in use: mounted, or part of a volume group or array") from error
         raise errors.OutputError(f"cannot open {place.path}: {error.strerror}") from error
     with File(descriptor, place.path, os.lseek(descriptor, 0, os.SEEK_END)) as target:
-        _lock(descriptor, place.path)
+        image_lock.keep_all_out(descriptor, place.path)
         yield target
 
 

@@ -21,7 +21,7 @@ domain  domain_boot  guest_load  known_frames  lookup  nbd_server  scratch_watch
 image   which point answers
 source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_files   NBD; chunk files
 child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle
-format  sizes                           magic numbers, byte offsets, names of files; sizes as people write them
+format  image_lock  sizes               magic numbers, byte offsets, names of files; sizes as people write them
 extents                                 pure algebra of ranges
 errors                                  everything that can go wrong, with its exit code
 """
