@@ -76,29 +76,6 @@ class Choice:
             )
 
 
-def chosen_disks(vm, wanted, exclude):
-    """The disks to pull: those asked for, else all that hold the guest's writable data."""
-    disks = {disk.target: disk for disk in vm.disks()}
-    for name in [*wanted, *exclude]:
-        if name not in disks:
-            raise errors.NoSuchDisk(f"domain {vm.name} has no disk {name}; it has: {', '.join(disks) or 'none'}")
-    for name in wanted:
-        if disks[name].empty:
-            raise errors.NoSuchDisk(f"disk {name} of domain {vm.name} has no medium; leave it out")
-    wanted = list(dict.fromkeys(wanted)) or [name for name, disk in disks.items() if is_pulled(disk)]
-    chosen = [disks[name] for name in wanted if name not in exclude]
-    if not chosen:
-        raise errors.NothingToBackUp(
-            f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
-        )
-    return chosen
-
-
-def is_pulled(disk):
-    """Whether a disk is pulled when none is named."""
-    return disk.device in ("disk", "lun") and not (disk.empty or disk.readonly or disk.transient)
-
-
 def choose(vm, target, points, disks, since=None, full=False) -> Choice:
     """Decide for each Disk of `disks`. points: those of the Series `target`, in the order of commits.
 

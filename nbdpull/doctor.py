@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import base, errors, scratch_watch
+from . import disk_choice, errors, scratch_watch
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 
@@ -188,8 +188,11 @@ def _socket(folder, remote):
 def _disks(vm):
     for disk in vm.disks():
         subject, text = f"disk {disk.target}", f"{disk.format} {disk.source}, {_gib(disk.size or 0)}"
-        if not base.is_pulled(disk):
-            yield _good(subject, f"{text}: not pulled by default (no disk, no medium, read-only or transient)")
+        left_out = disk_choice.why_left_out(disk)
+        if disk_choice.is_missed(disk):
+            yield Finding(WARN, subject, f"{text}: not pulled, it {left_out}", "back up what is on it by another way")
+        elif left_out:
+            yield _good(subject, f"{text}: not pulled, it {left_out}")
         elif disk.format != "qcow2":
             yield Finding(WARN, subject, f"{text}: full pulls only", "convert it to qcow2 for incremental ones")
         elif disk.bitmaps is False:

@@ -37,6 +37,7 @@ class Disk:
     bus: str
     readonly: bool
     transient: bool
+    shareable: bool
     empty: bool
     size: Optional[int] = None
     bitmaps: Optional[bool] = None
@@ -213,6 +214,7 @@ def _parse_disk(element: ET.Element) -> Disk:
         bus=_attribute(element, "target", "bus") or "",
         readonly=element.find("readonly") is not None,
         transient=element.find("transient") is not None,
+        shareable=element.find("shareable") is not None,
         empty=not source,
     )
 

@@ -40,6 +40,13 @@ class NoSuchDisk(NbdpullError):
     code = "no-such-disk"
 
 
+class UnfitDisk(NbdpullError):
+    """A disk that was named, and that no backup job can or may have."""
+
+    exit_code = 3
+    code = "unfit-disk"
+
+
 class DomainExists(NbdpullError):
     """A domain of this name or uuid is there, and would be replaced."""
 

@@ -11,7 +11,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from . import base, domain, errors, extents, format, journal, route, scratch_watch, series, source, store, writer
+from . import (
+    base,
+    disk_choice,
+    domain,
+    errors,
+    extents,
+    format,
+    journal,
+    route,
+    scratch_watch,
+    series,
+    source,
+    store,
+    writer,
+)
 from .image import DataRanges, Image
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
@@ -39,7 +53,7 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
     """Return plain values, documented in the manual. No checkpoint is made, the guest is not frozen."""
     with domain.open(request.domain, request.uri) as vm, journal.holding(vm.uuid, vm.name) as hold:
         vm.require_running()
-        disks = base.chosen_disks(vm, request.disks, request.exclude)
+        disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
         vm.require_idle()
         target, points = _points(request, vm)
         choice = base.choose(vm, target, points, disks, request.since, request.full)
@@ -54,7 +68,7 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
         "parent": choice.parent and choice.parent.id,
         "disks": found,
         "seconds": round(sum(disk["seconds"] for disk in found), 1),
-        "warnings": choice.warnings,
+        "warnings": left_out + choice.warnings,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Callable, NamedTuple, Optional
 from . import (
     __version__,
     base,
+    disk_choice,
     domain,
     domain_files,
     errors,
@@ -109,11 +110,11 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     opened = domain.open(request.domain, request.uri, request.stall_timeout)
     with opened as vm, journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused, hold):
         way.require_way(vm)
-        disks = base.chosen_disks(vm, request.disks, request.exclude)
+        disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
         vm.require_no_foreign_job()
         target = series.Series(store.open_or_create(request.output), request.domain)
         with target.writing():
-            return _Run(request, vm, disks, target, hold, report, check).run()
+            return _Run(request, vm, disks, target, hold, report, check, left_out).run()
 
 
 def _bounded(check, seconds):
@@ -133,14 +134,16 @@ def _bounded(check, seconds):
 class _Run:
     """One run of a pull, with the series held."""
 
-    def __init__(self, request, vm, disks, target, hold, report, check):
+    def __init__(self, request, vm, disks, target, hold, report, check, warnings):
         self._request, self._vm, self._disks, self._series = request, vm, disks, target
         self._hold = hold
         self._report, self._check_caller = report, check
         self._points, refused = target.load()
         # One that cannot be read now may be read again, and must not come after the points made meanwhile.
         self._sequence = 1 + len(refused) + max((point.manifest.sequence for point in self._points), default=0)
-        self._warnings = [f"a point of the series is left out of account: {error}" for error in refused.values()]
+        self._warnings = warnings + [
+            f"a point of the series is left out of account: {error}" for error in refused.values()
+        ]
         self._route = route.parse(request.nbd, request.tls)
         self._warnings += self._route.warnings()
         self._seconds: dict[str, float] = {}

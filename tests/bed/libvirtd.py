@@ -107,7 +107,7 @@ class PrivateLibvirt:
                 self._connection.getVersion()  # probes QEMU where the cache knows nothing
                 break
             except libvirt.libvirtError:
-                if self._order("alive") != "ok" or time.monotonic() > deadline:
+                if not self.alive or time.monotonic() > deadline:
                     raise BedError(f"libvirtd does not answer:\n{self.daemon_log()}") from None
                 time.sleep(0.01)
         _copy_new(self.capabilities, self.cache)
@@ -115,6 +115,11 @@ class PrivateLibvirt:
     def stop_daemon(self, hard=False):
         """End the daemon (SIGKILL if hard); the VMs go on without it."""
         self._order("kill" if hard else "term")
+
+    @property
+    def alive(self):
+        """Whether the daemon runs."""
+        return self._order("alive") == "ok"
 
     def restart(self, hard=False):
         """A daemon restart as in a package upgrade (or a crash, if hard): every connection breaks, the VMs go on."""

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 from xml.sax.saxutils import escape, quoteattr
@@ -51,12 +51,16 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Disk:
-    """A disk to make: its size in bytes, qcow2 or raw, options for qemu-img create -o; or the path of an image."""
+    """A disk to make: its size in bytes, qcow2 or raw, options for qemu-img create -o; or the path of an image.
+
+    extra: XML to put into its <disk>, such as <shareable/>.
+    """
 
     size: int = 0
     format: str = "qcow2"
     options: str = ""
     path: Optional[Path] = None
+    extra: str = ""
 
 
 class Machine:
@@ -314,11 +318,11 @@ class Machine:
         bus = {"vd": "virtio", "sd": "scsi", "hd": "ide"}[target[:2]]
         return (
             f"<disk type='file' device='disk'><driver name='qemu' type='{image.format}' discard='unmap'/>"
-            f"<source file={quoteattr(str(image.path))}/><target dev='{target}' bus='{bus}'/></disk>"
+            f"<source file={quoteattr(str(image.path))}/><target dev='{target}' bus='{bus}'/>{image.extra}</disk>"
         )
 
     def _make_image(self, target, disk):
-        disk = Disk(disk) if isinstance(disk, int) else Disk(disk.size, disk.format, disk.options, disk.path)
+        disk = Disk(disk) if isinstance(disk, int) else replace(disk)
         if disk.path is None:
             disk.path = self.folder / f"{self.name}-{target}.{disk.format}"
             options = ["-o", disk.options] if disk.options else []
