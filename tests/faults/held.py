@@ -1,5 +1,5 @@
 """nbdpull, held where it reaches a phase: `held.py PHASE GATE ARGUMENTS…`. Says so on stdout, goes on when GATE exists.
-PHASE:N is its Nth time.
+PHASE:N is its Nth time. No other thread passes the same place meanwhile, so that N times is what was done, and no more.
 
 Everything else is the real program: the faults are done to it from outside while it stands there.
 """
@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import sys
+import threading
 import time
 
 from nbdpull import cli, disk_copy, domain, domain_link, journal, plan, pull, series
@@ -25,6 +26,7 @@ PHASES = {
     "committed": (series.NewPoint, "commit", True, 1),
     "dropping": (pull._Run, "_drop_superseded", False, 1),
 }
+OF_CHUNKS = {"sealed": (journal.Journal, "sealed", True, 1)}
 OF_PLAN = {"sampling": (plan._Sample, "add", True, 1)}
 OF_OFFLINE = {"started": (domain.Domain, "_start_paused", True, 1)}
 
@@ -37,19 +39,20 @@ def hold(gate):
 
 def hold_at(phase, gate):
     phase, _, nth = phase.partition(":")
-    owner, name, after, count = {**PHASES, **OF_PLAN, **OF_OFFLINE}[phase]
+    owner, name, after, count = {**PHASES, **OF_CHUNKS, **OF_PLAN, **OF_OFFLINE}[phase]
     count = int(nth or count)
-    original, calls = getattr(owner, name), []
+    original, calls, passing = getattr(owner, name), [], threading.Lock()
 
     @functools.wraps(original)
     def held(*args, **options):
-        calls.append(1)
-        if not after and len(calls) == count:
-            hold(gate)
-        result = original(*args, **options)
-        if after and len(calls) == count:
-            hold(gate)
-        return result
+        with passing:
+            calls.append(1)
+            if not after and len(calls) == count:
+                hold(gate)
+            result = original(*args, **options)
+            if after and len(calls) == count:
+                hold(gate)
+            return result
 
     setattr(owner, name, held)
 
