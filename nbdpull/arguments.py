@@ -187,6 +187,7 @@ def _add_pull(added):
     added.add_argument("--max-duration", metavar="T", type=parse_duration, help="end a pull that takes longer")
     added.add_argument("--scratch-limit", metavar="N", type=parse_size, help="end a pull whose scratch grows beyond")
     added.add_argument("--no-space-check", action="store_true", help="begin however little space seems to be free")
+    added.add_argument("--group", metavar="G", help="let this group read the store (default: its owner only)")
     _add_output_arguments(added)
 
 

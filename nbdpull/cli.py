@@ -61,6 +61,7 @@ def _pull(args, report, check):
         max_duration=args.max_duration,
         scratch_limit=args.scratch_limit,
         space_check=not args.no_space_check,
+        group=args.group,
     )
     result = pull.pull(request, report, check)
     described = listing.describe(result.point)

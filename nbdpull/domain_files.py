@@ -40,11 +40,18 @@ def place_tpm(xml, uuid, uri, restored):
     try:
         os.makedirs(home, mode=0o711, exist_ok=True)
         for name, path in states.items():
-            shutil.copyfile(path, os.path.join(home, name[len(format.TPM_PREFIX) :]))
-            os.chmod(os.path.join(home, name[len(format.TPM_PREFIX) :]), 0o600)
+            _copy(path, os.path.join(home, name[len(format.TPM_PREFIX) :]))
     except OSError as error:
         return [f"the TPM's state could not be put into {home}: {error.strerror}; it is {', '.join(states.values())}"]
     return []  # libvirt gives the files to swtpm's user when it starts the domain
+
+
+def _copy(source, target):
+    """For the owner alone from its first byte on."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(source, "rb") as original, open(descriptor, "wb") as copy:
+        os.fchmod(descriptor, 0o600)
+        shutil.copyfileobj(original, copy)
 
 
 def _tpm_root(uri):

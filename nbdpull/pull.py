@@ -77,6 +77,7 @@ class Request:
     max_duration: Optional[float] = None
     scratch_limit: Optional[int] = None
     space_check: bool = True
+    group: Optional[str] = None
 
 
 class Resumed(NamedTuple):
@@ -112,7 +113,7 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
         way.require_way(vm)
         disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
         vm.require_no_foreign_job()
-        target = series.Series(store.open_or_create(request.output), request.domain)
+        target = series.Series(store.open_or_create(request.output, request.group), request.domain)
         with target.writing():
             return _Run(request, vm, disks, target, hold, report, check, left_out).run()
 
@@ -193,6 +194,7 @@ class _Run:
             point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
         resumed = Resumed(self._dead.begun, self._kept_bytes) if self._dead else None
         dropped = self._drop_superseded(point)
+        self._warnings += self._series.store.warnings()
         scratch = self._watch.peak, self._watch.growth.samples
         return Result(point, self._warnings, dropped, self._reclaimed, *scratch, resumed)
 

@@ -169,7 +169,7 @@ class _Run:
             xml = self._planned_xml()
             self._prove()
             if self._folder:
-                store.make_folders(self._folder)
+                store.make_folders(self._folder, store.PASSABLE)
             with ExitStack() as outputs:  # no image gets its name before all of them are whole
                 self._copy(outputs)
                 if xml is not None:

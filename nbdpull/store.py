@@ -1,7 +1,7 @@
 """A store: create-only files in folders, read by ranges. A directory now; the same few calls fit an object store.
 
-Owns: the store's marker, and every way a file of a store is created, made durable, read and removed. OSError is
-translated here. Paths are relative to the store, with "/" between components.
+Owns: the store's marker, who may read what is made, and every way a file of a store is created, made durable, read and
+removed. OSError is translated here. Paths are relative to the store, with "/" between components.
 
 Must not know: points, manifests, frames.
 """
@@ -9,14 +9,17 @@ Must not know: points, manifests, frames.
 import ctypes
 import errno
 import fcntl
+import grp
 import hashlib
 import os
 import secrets
+import shlex
 import shutil
 import stat
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 from . import errors, format
 
@@ -53,12 +56,58 @@ _SYNC_FILE_RANGE_WRITE = 2
 WRITEBACK_STEP = 4 << 20  # bytes written between two calls; a guest on the same disk waits for no more than that
 
 
+class Access(NamedTuple):
+    """Modes of what is made, whatever the umask; group: the number of the one whose bits these have, -1 for none."""
+
+    folder: int = 0o700
+    file: int = 0o600
+    group: int = -1
+
+
+OWNER = Access()
+PASSABLE = Access(folder=0o711)  # QEMU is another user, and opens by name what is given to it there
+
+
+def _access(root):
+    """Of what is made in a store: its root folder's, without its other bits. A group that is one only because the umask
+    let everybody in was not chosen."""
+    try:
+        status = os.stat(root)
+    except OSError:
+        return OWNER
+    if status.st_mode & 0o007:
+        return OWNER
+    group = status.st_mode & 0o070
+    return Access(status.st_mode & stat.S_ISGID | 0o700 | group, 0o600 | group & 0o060, status.st_gid)
+
+
+def _give(descriptor, mode, group):
+    """Give what was just made its mode and group. A group that it cannot have gets no bits either."""
+    try:
+        if mode & 0o070 and group not in (-1, os.fstat(descriptor).st_gid):
+            os.fchown(descriptor, -1, group)
+    except OSError:
+        mode &= ~0o070
+    with suppress(OSError):  # a file system without modes
+        os.fchmod(descriptor, mode)
+
+
+def _make_folder(path, access):
+    os.mkdir(path, 0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _give(descriptor, access.folder, access.group)
+    finally:
+        os.close(descriptor)
+
+
 class Store:
     """An existing store. `root` is its folder, `id` its uuid. Use `open` or `open_or_create`."""
 
     def __init__(self, root):
         self.root = os.path.abspath(root)
         self.id = format.unseal(self._marker(), os.path.join(root, format.MARKER))["uuid"]
+        self.access = _access(self.root)
 
     def _marker(self):
         try:
@@ -73,6 +122,26 @@ class Store:
 
     def path(self, *names):
         return os.path.join(self.root, *names)
+
+    def warnings(self):
+        """What its owner should know of it, one text each."""
+        if not self._is_open_to_all():
+            return []
+        mend = f"chmod -R go-rwx {shlex.quote(self.root)}"
+        return [f"everybody on this machine can read {self.root}: close it with {mend}"]
+
+    def _is_open_to_all(self):
+        """Whether any user can come by a file of a series. What cannot be looked at is not told."""
+        with suppress(OSError):
+            above = self.root
+            while _lets_in(os.stat(above)) and above != os.path.dirname(above):
+                above = os.path.dirname(above)
+            return _lets_in(os.stat(above)) and any(map(self._has_open_file, self.folders()))
+        return False
+
+    def _has_open_file(self, folder):
+        with os.scandir(self.path(folder)) as entries:
+            return _lets_in(os.stat(self.path(folder))) and any(_lets_in(entry.stat()) for entry in entries)
 
     # Reading
 
@@ -146,7 +215,7 @@ class Store:
         full = self.path(path)
         with translated("create the folder", full):
             try:
-                os.mkdir(full)
+                _make_folder(full, self.access)
             except FileExistsError:
                 if fresh or not os.path.isdir(full):
                     raise
@@ -218,30 +287,48 @@ def open_store(root):
     return Store(root)
 
 
-def open_or_create(root):
-    """Return the Store in `root`, made there first if the folder is new or empty."""
-    make_folders(root)
-    if not os.path.exists(os.path.join(root, format.MARKER)):
-        _create_marker(root)
+def open_or_create(root, group=None):
+    """Return the Store in `root`, made there first if the folder is new or empty.
+
+    group: name of the group that may read it; UsageError where the store is there and not so.
+    """
+    access = OWNER if group is None else Access(0o750, 0o640, _group_number(group))
+    make_folders(root, access)
     if not os.access(root, os.W_OK | os.X_OK):
         why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
         raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
-    return Store(root)
+    if not os.path.exists(os.path.join(root, format.MARKER)):
+        _create_marker(root, access)
+    store = Store(root)
+    if group is not None and (store.access.group != access.group or store.access.file & 0o040 == 0):
+        where = shlex.quote(store.root)
+        raise errors.UsageError(
+            f"--group {group}: the store {root} is there already and not of that group; to let it in: "
+            f"chgrp -R {shlex.quote(group)} {where} && chmod -R g+rX,o-rwx {where}"
+        )
+    return store
 
 
-def make_folders(path):
+def _group_number(name):
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
+
+
+def make_folders(path, access):
     """Create a folder and those above it that are missing, each durably; OutputError where that cannot be done."""
     with translated("create the folder", path):
-        _make_folders(os.path.abspath(path))
+        _make_folders(os.path.abspath(path), access)
 
 
-def _make_folders(path):
+def _make_folders(path, access):
     if os.path.isdir(path):
         return
     if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
-        _make_folders(os.path.dirname(path))
+        _make_folders(os.path.dirname(path), access)
     try:
-        os.mkdir(path)
+        _make_folder(path, access)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
@@ -260,17 +347,26 @@ def _sync_folder(path):
         os.close(descriptor)
 
 
-def _create_marker(root):
+def _create_marker(root, access):
     with translated("look into", root):
         strange = [name for name in os.listdir(root) if name != "lost+found" and not name.startswith(format.MARKER)]
     if strange and not os.path.exists(os.path.join(root, format.MARKER)):  # it may be there by now
         raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
+    if access.group != -1:  # the folder may be one that the operator made
+        with translated("give to that group", root):
+            os.chown(root, -1, access.group)
+            os.chmod(root, access.folder)
     store = Store.__new__(Store)
-    store.root = os.path.abspath(root)
+    store.root, store.access = os.path.abspath(root), _access(root)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document = {"format": format.FORMAT, "requires": [], "uuid": str(uuid.uuid4()), "created": created}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
         store.publish(format.MARKER, format.seal(document))
+
+
+def _lets_in(status):
+    """Whether anybody can enter the folder, or read the file."""
+    return bool(status.st_mode & (0o001 if stat.S_ISDIR(status.st_mode) else 0o004))
 
 
 def _unreadable(path, error):
@@ -302,7 +398,9 @@ class NewFile:
         self._full_path = store.path(path)
         self._sha256 = hashlib.sha256()
         with translated("create", self._full_path):
-            self._descriptor = os.open(self._full_path, os.O_WRONLY | os.O_CLOEXEC | mode, 0o644)
+            self._descriptor = os.open(self._full_path, os.O_WRONLY | os.O_CLOEXEC | mode, 0o600)
+            if mode & os.O_CREAT:
+                _give(self._descriptor, store.access.file, store.access.group)
 
     def write(self, data):
         """Append bytes."""

@@ -79,6 +79,7 @@ def verify(
     opened = store.open_store(root)
     wanted = [series.only_series(opened, domain)] if (domain, point) != (None, None) else series.all_series(opened)
     found = _Verify(quick, threads, report, check, part)
+    found.report.notices += opened.warnings()
     for each in wanted:
         if found.report.complete:
             found.series(each, point)

@@ -527,6 +527,8 @@ def test_no_permission_for_the_output(witness_for_nobody):
 def test_no_permission_for_the_store(witness_for_nobody):
     witness = witness_for_nobody
     witness.pull("--no-checkpoint")
+    assert as_nobody("list", witness.store).returncode == STORE
+    subprocess.run(["chmod", "-R", "a+rX", witness.store], check=True)
     with mode(next(path for path in witness.store.iterdir() if path.is_dir()), 0o700):
         for words in (["verify", witness.store], ["list", witness.store],
                       ["restore", witness.store, "-o", witness.folder / "out"]):  # fmt: skip

@@ -6,6 +6,7 @@ disk held is told by the bed alone.
 """
 
 import contextlib
+import grp
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -364,6 +366,48 @@ def test_defaults_leave_nothing_behind(pulled):
     assert point["id"] in done.stdout and f"--since {point['checkpoint']}" in done.stdout
     assert done.stderr == ""  # no bars in a pipe
     assert list(Path("/var/tmp").glob(f"*{point['id']}*")) == [] and sockets(witness.vm) == []
+
+
+@pytest.mark.parametrize("group", [None, "of this test"])
+def test_a_store_that_everybody_could_read(pulled, tmp_path, group):
+    """Whatever the umask: the points, and what verify, digest and a rebuilt index add."""
+    witness = pulled({"vda": MIB})
+    known = [each.gr_name for each in grp.getgrall() if os.geteuid() == 0 or each.gr_gid in os.getgroups()]
+    options = ["--group", known[-1]] if group else []
+    before = os.umask(0)
+    try:
+        witness.pull(*options)
+        point = witness.pull()
+        said("verify", witness.store)
+        said("digest", witness.store)
+        next(witness.store.glob(f"*/{point['id']}/vda.index")).unlink()
+        said("index", "--rebuild", witness.store, "latest", "vda")
+    finally:
+        os.umask(before)
+    expected = {(0o750, 0o640)} if group else {(0o700, 0o600)}
+    made = [witness.store, *witness.store.rglob("*")]
+    found = {path.is_dir(): path.stat().st_mode & 0o777 for path in made}
+    assert {(found[True], found[False])} == expected
+    assert all(path.stat().st_mode & 0o777 == found[path.is_dir()] for path in made)
+    assert len({path.stat().st_gid for path in made}) == 1 and (not group or made[0].group() == known[-1])
+    assert witness.result["warnings"] == []
+
+
+def test_a_store_that_is_open_to_everybody_is_told(pulled):
+    """By pull and by verify, and to those who see nothing but errors; it is left as it is."""
+    witness = pulled({"vda": MIB})
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        witness.store = Path(folder) / "store"
+        witness.pull()
+        subprocess.run(["chmod", "-R", "a+rX", witness.store], check=True)
+        mend = f"chmod -R go-rwx {witness.store}"
+        witness.pull()
+        assert mend in witness.result["warnings"][0]
+        for words in (["verify", witness.store, "--quiet"], witness.words("--quiet")):
+            done = nbdpull(*[word for word in words if word != "--json"])
+            assert done.returncode == 0 and mend in done.stderr, words
+        assert witness.store.stat().st_mode & 0o777 == 0o755
 
 
 def test_small_frames_and_many_chunk_files(pulled):

@@ -210,6 +210,20 @@ def test_a_file_of_the_domain_is_replaced_as_a_whole(vm, tmp_path, monkeypatch):
     assert sorted(os.listdir(out)) == ["domain.xml", "vda.raw", "vdb.raw"]
 
 
+@pytest.mark.parametrize("mask", [0, 0o077])
+def test_a_restored_domain_that_everybody_could_read(vm, tmp_path, mask):
+    """QEMU is another user: it can enter the folder and open what libvirt gives it, and nobody else can read a file."""
+    before = os.umask(mask)
+    try:
+        do(vm, tmp_path / "new" / "out", kind="qcow2")
+    finally:
+        os.umask(before)
+    folders = [tmp_path / "new", tmp_path / "new" / "out"]
+    assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o711] * 2
+    found = {path.name: path.stat().st_mode & 0o777 for path in folders[1].iterdir()}
+    assert found == dict.fromkeys(["domain.xml", "vda.qcow2", "vdb.qcow2"], 0o600)
+
+
 def test_everything_is_durable_in_the_end(vm, tmp_path, monkeypatch):
     """With the folders that were made for it."""
     synced, fsync = [], os.fsync

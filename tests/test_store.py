@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import grp
 import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -129,6 +131,136 @@ def test_a_store_that_may_only_be_read_is_read(tmp_path):
         with pytest.raises(errors.OutputError, match="Permission denied"):
             open_or_create(str(folder / "store"))
         os.chmod(folder / "store", 0o755)
+
+
+# -- who may read it --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def umask():
+    """A function that sets it, until the test ends."""
+    before = os.umask(0)
+    yield os.umask
+    os.umask(before)
+
+
+def modes(root):
+    """{relative path: mode} of a folder and of all that is in it."""
+    return {str(path.relative_to(root)): path.stat().st_mode & 0o7777 for path in [root, *sorted(root.rglob("*"))]}
+
+
+def fill(root, **how):
+    made = open_or_create(str(root), **how)
+    made.make_folder("vm1")
+    with made.create("vm1/file") as file:
+        file.write(b"secret")
+    made.publish("vm1/published", b"secret")
+    return made
+
+
+CLOSED = {".": 0o700, "nbdpull.json": 0o600, "vm1": 0o700, "vm1/file": 0o600, "vm1/published": 0o600}
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o027, 0o077])
+def test_a_store_that_everybody_could_read(tmp_path, umask, mask):
+    umask(mask)
+    made = fill(tmp_path / "new" / "store")
+    assert modes(tmp_path / "new" / "store") == CLOSED and (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert made.warnings() == []
+
+
+def test_an_empty_folder_of_the_operator_keeps_its_mode(tmp_path, umask):
+    """A file system of its own, for one. What is made in it is closed all the same."""
+    tmp_path.chmod(0o755)
+    made = fill(tmp_path)
+    assert modes(tmp_path) == {**CLOSED, ".": 0o755} and made.warnings() == []
+
+
+def a_group():
+    """One that this process may give its files to, other than its own where there is one."""
+    number = 65534 if os.geteuid() == 0 else os.getgroups()[-1]
+    return grp.getgrgid(number).gr_name, number
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_group_that_may_read(tmp_path, umask, there):
+    root, (name, number) = tmp_path / "store", a_group()
+    if there:
+        root.mkdir(mode=0o755)
+    fill(root, group=name)
+    fill_again = open_or_create(str(root))  # a later run need not name it
+    fill_again.make_folder("vm2")
+    opened = {name: mode | (0o050 if mode & 0o100 else 0o040) for name, mode in CLOSED.items()}
+    assert modes(root) == {**opened, "vm2": 0o750}
+    assert {path.stat().st_gid for path in [root, *root.rglob("*")]} == {number}
+    assert open_or_create(str(root), group=name).warnings() == []
+
+
+def test_a_group_that_may_write_and_inherits(tmp_path, umask):
+    root = tmp_path / "store"
+    root.mkdir()
+    root.chmod(0o2770)
+    fill(root)
+    assert modes(root) == {".": 0o2770, "nbdpull.json": 0o660, "vm1": 0o2770, "vm1/file": 0o660,
+                           "vm1/published": 0o660}  # fmt: skip
+
+
+@as_root
+def test_a_group_that_the_writer_cannot_give_gets_nothing(tmp_path, umask):
+    """Else the files would be open to whatever group the writer has."""
+    with unprivileged() as folder:
+        (folder / "store").mkdir()
+        os.setresuid(0, 0, 0)
+        os.chown(folder / "store", 65534, 1)
+        os.chmod(folder / "store", 0o770)
+        os.setresuid(65534, 65534, 0)
+        groups = os.getgroups()
+        assert 1 not in groups
+        fill(folder / "store")
+        assert modes(folder / "store") == {**CLOSED, ".": 0o770}
+
+
+def test_a_group_for_a_store_that_is_not_so(tmp_path):
+    root, (name, _) = tmp_path / "store", a_group()
+    fill(root)
+    before = modes(root)
+    with pytest.raises(errors.UsageError, match=f"chgrp -R {name} .*store && chmod -R g") as failed:
+        open_or_create(str(root), group=name)
+    assert modes(root) == before
+    subprocess.run(str(failed.value).partition("to let it in: ")[2], shell=True, check=True)
+    open_or_create(str(root), group=name)
+    with pytest.raises(errors.UsageError, match="no group of that name"):
+        open_or_create(str(tmp_path / "other"), group="no such")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture
+def open_folder():
+    """One that everybody can come to, as pytest's are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_a_store_that_is_open_is_told_and_not_changed(open_folder, umask):
+    """Of an earlier version, or copied under another umask; the words of the warning mend it."""
+    root = open_folder / "store"
+    fill(root)
+    subprocess.run(["chmod", "-R", "a+rX", str(root)], check=True)
+    before = modes(root)
+    (warning,) = open_store(str(root)).warnings()
+    assert "everybody" in warning and modes(root) == before
+    with open_or_create(str(root)).create("vm1/later") as file:
+        file.write(b"secret")
+    assert modes(root)["vm1/later"] == 0o600
+    subprocess.run(warning.partition("close it with ")[2], shell=True, check=True)
+    assert open_store(str(root)).warnings() == [] and modes(root) == {**CLOSED, "vm1/later": 0o600}
+
+
+def test_a_store_in_a_folder_that_nobody_enters_is_not_open(open_folder):
+    fill(open_folder / "closed" / "store")
+    subprocess.run(["chmod", "-R", "a+rX", str(open_folder / "closed" / "store")], check=True)
+    assert open_store(str(open_folder / "closed" / "store")).warnings() == []
 
 
 # -- creating ---------------------------------------------------------------------------------------------------------
