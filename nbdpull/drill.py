@@ -92,15 +92,10 @@ def _pattern(text):
 
 def _file(target, point, name):
     """A file of the point, proved; None where it has none of that name."""
-    for entry in point.manifest.files:
-        if entry.path.partition("/")[2] == name:
-            flaw = target.file_flaw(entry)
-            if flaw:
-                raise errors.Damaged(flaw)
-            return target.store.read(f"{target.folder}/{entry.path}")
-    if name == format.DOMAIN_XML:
+    data = target.read_file(point, name)
+    if data is None and name == format.DOMAIN_XML:
         raise errors.Damaged(f"point {point.id} has no {name}")
-    return None
+    return data
 
 
 class _Drill:

@@ -27,6 +27,10 @@ class Point:
     def id(self):
         return self.manifest.point
 
+    def file(self, name):
+        """FileEntry of that file of the domain, None where the point has none of that name."""
+        return next((entry for entry in self.manifest.files if entry.path.partition("/")[2] == name), None)
+
 
 class Series:
     """The points of one domain. Reading it never changes anything."""
@@ -167,6 +171,19 @@ class Series:
                 raise errors.Damaged(f"point {point.id} of {self.domain} has disk {disk} smaller, yet not in full")
             point = parent
 
+    def read_file(self, point, name):
+        """The bytes of that file of a Point, proved; None where it has none of that name. Damaged."""
+        entry = point.file(name)
+        if entry is None:
+            return None
+        flaw = self.size_flaw(entry)
+        if flaw:
+            raise errors.Damaged(flaw)
+        data = self.store.read(f"{self.folder}/{entry.path}")
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise errors.Damaged(_not_stored(self.store.path(f"{self.folder}/{entry.path}")))
+        return data
+
     def file_flaw(self, entry):
         """Say why the file of a FileEntry is not the one that was stored, or None."""
         path = f"{self.folder}/{entry.path}"
@@ -254,9 +271,9 @@ class NewPoint:
 
     def add_file(self, name, data, parent=None):
         """Add a small file, such as the domain's XML. parent: a Point; the same file there is referred to instead."""
-        known = [entry for entry in (parent.manifest.files if parent else []) if entry.path.partition("/")[2] == name]
-        if known and (known[0].size, known[0].sha256) == (len(data), hashlib.sha256(data).hexdigest()):
-            self._files.append(known[0])
+        known = parent.file(name) if parent else None
+        if known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest()):
+            self._files.append(known)
             return
         with self._series.store.create(f"{self._folder}/{name}") as file:
             file.write(data)
