@@ -16,6 +16,8 @@ from typing import NamedTuple, Optional
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _SCRATCH = re.compile(r"/nbdpull-([^/]+)-[^/-]+\.scratch$")
 
+MALFORMED = ET.ParseError  # what any function here raises for a text that is no XML
+
 _DESCRIPTION = re.compile(r"nbdpull run (\S+)")
 
 
@@ -26,7 +28,7 @@ class Disk:
     target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
     format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
     in bytes, None where empty; allocation: bytes that the image takes, of a block device perhaps 0; bitmaps: whether
-    the image format can hold bitmaps, None where that is not known.
+    the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret for it.
     """
 
     target: str
@@ -42,6 +44,7 @@ class Disk:
     size: Optional[int] = None
     bitmaps: Optional[bool] = None
     allocation: int = 0
+    encrypted: bool = False
 
 
 class Listen(NamedTuple):
@@ -216,6 +219,7 @@ def _parse_disk(element: ET.Element) -> Disk:
         transient=element.find("transient") is not None,
         shareable=element.find("shareable") is not None,
         empty=not source,
+        encrypted=any(element.find(path) is not None for path in ("encryption", "source/encryption")),
     )
 
 

@@ -157,6 +157,12 @@ class OutputExists(OutputError):
     code = "output-exists"
 
 
+class EncryptedTarget(OutputError):
+    """What is there is encrypted, and would be lost."""
+
+    code = "output-encrypted"
+
+
 class StoreError(NbdpullError):
     """The store cannot be used as asked: no store, no such point, another VM's series."""
 

@@ -109,6 +109,19 @@ class Image:
             count += int((last - first + 1).sum()) - int((first[1:] == last[:-1]).sum())
         return count * block
 
+    def head(self, length):
+        """The first bytes of the disk; None where a partial image does not tell all of them."""
+        segments, layers = next(self.resolved(), (numpy.empty(0, extents.SEGMENT), []))
+        segments, length = extents.clip(segments, 0, length), min(length, self.size)
+        if self.partial and extents.gaps(segments, 0, length):
+            return None
+        data = segments[_kinds(segments, layers) == extents.DATA]
+        piece = Piece(_extents(data, extents.DATA), [(int(s["layer"]), layers[s["layer"]][s["record"]]) for s in data])
+        found = bytearray(length)
+        for offset, part in zip(piece.extents["offset"].tolist(), self.read_piece(piece)):
+            found[offset : offset + len(part)] = part
+        return bytes(found)
+
     def pieces(self):
         """Yield a Piece for each block of format.MAX_FRAME bytes with data, ascending, and after those of a window one
         Piece with its zero ranges. Every frame lies within one Piece. What is in no Piece reads as zero, too."""

@@ -10,10 +10,11 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
-from . import definition, errors, format, pipeline, series, store, target
+from . import definition, domain_xml, errors, format, image_header, overwrite, pipeline, series, store, target
 from .disk_restore import DiskRestore
 from .image import Image
 
@@ -113,6 +114,7 @@ class _Run:
         self._request, self._series, self._point = request, opened, point
         self._report, self._check = report, check
         self._disks = self._chosen()
+        self._domain_disks = self._disks_of_the_domain()
         self._texts = {disk: self._target_text(disk) for disk in self._disks}
         self._places = {disk: self._place(text) for disk, text in self._texts.items()}
         self._images: dict[str, Image] = {}
@@ -133,6 +135,14 @@ class _Run:
         if self._in_one_place() and len(wanted) > 1:
             raise errors.UsageError(f"-o {self._request.output} takes one disk; choose with --disk: {', '.join(known)}")
         return list(dict.fromkeys(wanted))
+
+    def _disks_of_the_domain(self):
+        """{target: Disk} of the point's definition, none where it cannot be read: the proof tells that."""
+        try:
+            xml = self._series.read_file(self._point, format.DOMAIN_XML)
+            return {disk.target: disk for disk in domain_xml.parse_disks(xml)} if xml else {}
+        except (errors.Damaged, domain_xml.MALFORMED):
+            return {}
 
     def _in_one_place(self):
         output = self._request.output
@@ -210,6 +220,8 @@ class _Run:
     def _require_fit(self):
         for disk, place in self._places.items():
             target.require_fit(place, self._images[disk].size, self._request.force, self._request.in_place)
+            known, head = self._domain_disks.get(disk), partial(self._head, disk)
+            overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head)
         paths = [os.path.realpath(place.path) for place in self._places.values()]
         if len(set(paths)) != len(paths):
             raise errors.UsageError("two disks have the same target")
@@ -219,6 +231,12 @@ class _Run:
         for path in self._beside().values():
             if os.path.lexists(path) and not force:
                 raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another folder to -o")
+
+    def _head(self, disk):
+        try:
+            return self._images[disk].head(image_header.SIZE)
+        except errors.Damaged:  # which is for the proof to tell
+            return b""
 
     def _need(self, disk):
         place, image = self._places[disk], self._images[disk]
@@ -231,7 +249,7 @@ class _Run:
         domain's files in any case: what they hold has no other digest."""
         if self._request.salvage:
             return
-        entries = [self._file_entry(name) for name in self._beside()]
+        entries = [self._point.file(name) for name in self._beside()]
         links = [link for disk in self._disks for link in self._links(disk)] if self._request.verify else []
         for point, entry in links:
             entries += [entry.index, *entry.chunks, *point.manifest.files]
@@ -300,7 +318,7 @@ class _Run:
         request = self._request
         if self._folder is None:
             return None
-        entry = self._file_entry(format.DOMAIN_XML)
+        entry = self._point.file(format.DOMAIN_XML)
         if entry is None or self._series.file_flaw(entry):
             if request.adapt or request.define:
                 raise errors.Damaged(f"the definition in point {self._point.id} is not what was stored")
@@ -319,9 +337,6 @@ class _Run:
             domain_define.require_definable(new, request.uri, request.force)
         return new.encode()
 
-    def _file_entry(self, name):
-        return next((entry for entry in self._point.manifest.files if entry.path.partition("/")[2] == name), None)
-
     def _sources(self):
         """{disk: Source} of what can be told in a definition."""
         types = {target.NEW: "file", target.EXISTING: "file", target.DEVICE: "block"}
@@ -338,7 +353,7 @@ class _Run:
 
     def _restore_files(self, xml):
         for name, path in self._beside().items():
-            entry = self._file_entry(name)
+            entry = self._point.file(name)
             flaw = self._series.file_flaw(entry)
             if flaw and self._request.salvage:
                 self._lose(None, None, None, flaw)

@@ -21,7 +21,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from . import errors, image_lock, qcow2
+from . import errors, image_header, image_lock, qcow2
 from .store import WRITEBACK_STEP, start_writeback, translated
 
 NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD export", "stdout"
@@ -93,6 +93,17 @@ def require_fit(place, size, force=False, in_place=False):
         raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
 
 
+def first_bytes(place, count):
+    """Up to so many of the first bytes of what is at a Place, none where nothing is."""
+    if place.kind == NBD:
+        with _opened_uri(place.path, 1) as export:
+            return bytes(export.read(0, min(count, export.size)))
+    if place.kind == STDOUT or not os.path.exists(place.path):
+        return b""
+    with translated("read", place.path), open(place.path, "rb") as file:
+        return file.read(count)
+
+
 def _require_replaceable(path):
     """Raise where something is that is no image, or an image in use: its VM would go on with a nameless file."""
     if not os.path.exists(path):
@@ -157,7 +168,7 @@ def _room(place):
 
 def _qcow2_size(path):
     with translated("open", path), open(path, "rb") as file:
-        if file.read(4) != b"QFI\xfb":
+        if image_header.parse(file.read(image_header.SIZE)).format != image_header.QCOW2:
             raise errors.UsageError(f"{path} is no qcow2 image; give --format raw if it is a raw one")
     return json.loads(_qemu_img(path, "info", "--output=json", "-f", "qcow2", path))["virtual-size"]
 

@@ -47,6 +47,18 @@ class Disk:
         return extents.of([(a, b - a, state[a]) for a, b in zip(first, stops) if state[a] != 255])
 
 
+def domain_xml(disks, name="vm1", **inner):
+    """A definition with disks {target: format}; inner: what else a disk's element holds."""
+    elements = "".join(
+        f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/><source file='/images/{target}.{kind}'/>"
+        f"<target dev='{target}' bus='virtio'/>{inner.get(target, '')}</disk>"
+        for target, kind in disks.items()
+    )
+    return (f"<domain type='qemu'><name>{name}</name><uuid>3e3fce45-4f53-4fa7-bb32-11f34168b82b</uuid>"
+            f"<memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type></os>"
+            f"<devices>{elements}</devices></domain>\n").encode()  # fmt: skip
+
+
 class Vm:
     """`vm = Vm(folder); vm.add_disk("vda", MIB); vm.write("vda", 0, b"x"); point = vm.pull()`.
 
@@ -59,6 +71,7 @@ class Vm:
         self.name, self.uuid = name, uuid
         self.series = series.Series(self.store, name)
         self.folder = self.root / self.series.folder
+        self.xml = None  # the definition that goes into the next point; None: DOMAIN_XML
         self.disks = {}
         self.points = []
         self.images = {}
@@ -105,7 +118,7 @@ class Vm:
                     made(f"{self.series.folder}/{new.id}") if made else self._write(name, new.id, modes[name], **how)
                 )
                 entries.append(self._entry(name, modes[name], *files))
-            new.add_file(format.DOMAIN_XML, DOMAIN_XML)
+            new.add_file(format.DOMAIN_XML, self.xml or DOMAIN_XML)
             point = new.commit(self._fields(point_id, parent), entries)
         self.points.append(point)
         self.images[point.id] = {name: self.disks[name].content.tobytes() for name in chosen}

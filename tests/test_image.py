@@ -222,3 +222,32 @@ def test_files_are_closed(tmp_path):
         content(opened)
         assert len(os.listdir("/proc/self/fd")) > len(before)
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_head_of_a_disk(tmp_path, seed):
+    """By the model, whatever lies over what, also in tiny frames and tiny disks."""
+    rng = random.Random(seed)
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", rng.choice([100, 512, 4 * KIB, MIB]))
+    for number in range(4):
+        vm.pull(since="last" if number else "nothing")
+        size = vm.disks["vda"].size
+        for _ in range(3):
+            at = rng.randrange(min(size, 700))
+            length = min(rng.randrange(1, 300), size - at)
+            vm.zero("vda", at, length) if rng.randrange(3) == 0 else vm.write("vda", at, rng.randbytes(length))
+    for point in vm.points:
+        with Image(vm.series, point, "vda") as opened:
+            assert opened.head(512) == vm.images[point.id]["vda"][:512]
+
+
+def test_the_head_of_what_only_changed(tmp_path):
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 2 * KIB)
+    for at, length, told in ((0, 512, True), (0, 511, False), (600, 100, False)):
+        vm.points.clear()
+        vm.write("vda", at, b"x" * length)
+        point = vm.pull(since="elsewhere")
+        with Image(vm.series, point, "vda", partial=True) as opened:
+            assert opened.head(512) == (vm.images[point.id]["vda"][:512] if told else None)

@@ -1,0 +1,35 @@
+"""What the first bytes of an image or a device say that it is: its format, and whether it is encrypted.
+
+Owns: the magic numbers of the formats that a restore may meet, and the few fields of their headers that matter to it.
+Must not know: files, what is to be written.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SIZE = 512  # bytes that tell
+RAW, LUKS, QCOW2 = "raw", "luks", "qcow2"
+_LUKS = b"LUKS\xba\xbe"
+_LUKS_UUID = slice(168, 208)  # the same in both versions of it
+_QCOW2 = b"QFI\xfb"
+_OTHERS = ((0, b"QED\0", "qed"), (0, b"KDMV", "vmdk"), (0, b"vhdxfile", "vhdx"), (0, b"conectix", "vpc"),
+           (64, b"\x7f\x10\xda\xbe", "vdi"))  # fmt: skip
+
+
+class Header(NamedTuple):
+    """format: LUKS, QCOW2, another's name, or RAW where nothing tells; encrypted: what is in it can be read with a
+    secret only; uuid: of LUKS, which each header has of its own."""
+
+    format: str
+    encrypted: bool = False
+    uuid: str = ""
+
+
+def parse(head: bytes) -> Header:
+    """The Header that the first SIZE bytes are, or fewer where there are no more."""
+    if head.startswith(_LUKS):
+        return Header(LUKS, True, head[_LUKS_UUID].rstrip(b"\0").decode("ascii", "replace"))
+    if head.startswith(_QCOW2):
+        return Header(QCOW2, bool(int.from_bytes(head[32:36], "big")))
+    return Header(next((name for at, magic, name in _OTHERS if head.startswith(magic, at)), RAW))

@@ -1,0 +1,53 @@
+"""Images that QEMU encrypts (LUKS), made once and kept: each takes QEMU some seconds, whatever its size."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from bed import BedError
+from bed.libvirtd import cache_folder
+
+MIB = 1 << 20
+PASSPHRASE = "correct horse"
+PATTERN = 0x07  # what the disk in it is full of
+SIZE = 4 * MIB  # of that disk
+
+
+def encrypted_image(path, kind="luks"):
+    """Make `path` an image of SIZE bytes; kind: "luks", which is raw within, or "qcow2". Its path as text."""
+    kept = cache_folder() / f"encrypted-{SIZE}.{kind}"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            made = Path(folder) / "image"
+            _make(made, kind)
+            os.replace(made, kept)
+    subprocess.run(["cp", "--sparse=always", kept, path], check=True)
+    return str(path)
+
+
+def image_options(path, kind):
+    """Of a program of QEMU's that is to open such an image: what names it, and whose secret is "s"."""
+    inner = "encrypt.key-secret" if kind == "qcow2" else "key-secret"
+    return ["--image-opts", f"driver={kind},{inner}=s,file.filename={path}"]
+
+
+def secret_options(key):
+    return ["--object", f"secret,id=s,file={key}"]
+
+
+def _make(path, kind):
+    key = path.with_name("key")
+    key.write_text(PASSPHRASE)
+    within = "encrypt." if kind == "qcow2" else ""
+    options = ["encrypt.format=luks"] if kind == "qcow2" else []
+    options += [f"{within}key-secret=s", f"{within}iter-time=10"]
+    words = ["qemu-img", "create", "-q", "-f", kind, *secret_options(key), "-o", ",".join(options), path, str(SIZE)]
+    # It measures how fast it is by the CPU time of some ten milliseconds. A kernel that counts that by ticks tells of
+    # none, now and then, and QEMU gives up: that has nothing to do with the image.
+    while (done := subprocess.run(words, capture_output=True, text=True)).returncode:
+        if "CPU usage" not in done.stderr:
+            raise BedError(f"{words}: {done.stderr}")
+    fill = ["-c", f"write -q -P {PATTERN} 0 {SIZE}"]
+    subprocess.run(["qemu-io", *secret_options(key), *image_options(path, kind), *fill], check=True)
