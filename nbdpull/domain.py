@@ -75,7 +75,7 @@ _BY_CODE: dict[int, Verdict] = {
     _NO_CHECKPOINT: (errors.NoSuchCheckpoint, "the checkpoint is gone: pull in full"),
 }  # fmt: skip
 _FAILED: Verdict = (errors.HypervisorError, "libvirt or QEMU failed")
-_UNREACHABLE: Verdict = (errors.HypervisorError, "see that libvirtd or virtqemud runs there, and that the URI is right")
+UNREACHABLE: Verdict = (errors.HypervisorError, "see that libvirtd or virtqemud runs there, and that the URI is right")
 _CERTIFICATES = ("see that libvirt listens there with TLS, and that both sides accept each other's certificates: the "
                  "CA's, the client's, and the server's with its host name")  # fmt: skip
 
@@ -153,7 +153,7 @@ def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterato
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
     # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
-    otherwise, denied = _UNREACHABLE, _DENIED
+    otherwise, denied = UNREACHABLE, _DENIED
     if _is_tls(uri):
         otherwise, denied = (errors.HypervisorError, _CERTIFICATES), (errors.AccessDenied, _CERTIFICATES)
     with translated(f"cannot connect to libvirt at {uri or 'its default URI'}", otherwise, denied):
@@ -426,7 +426,7 @@ class Domain:
             found = self._find_checkpoint(name)
             if found is None:
                 return False
-            if _unless((libvirt.VIR_ERR_INTERNAL_ERROR,), found.delete) is None:
+            if unless((libvirt.VIR_ERR_INTERNAL_ERROR,), found.delete) is None:
                 self._delete_disk_by_disk(domain_xml.parse_checkpoint(found.getXMLDesc(), with_size=False))
             return True
 
@@ -435,7 +435,7 @@ class Domain:
         which cost the guest time at every write. So it is made a checkpoint of each disk in turn."""
         for target in checkpoint.disks:
             one = self._redefine(replace(checkpoint, disks={target: None}))
-            _unless((libvirt.VIR_ERR_INTERNAL_ERROR,), one.delete)
+            unless((libvirt.VIR_ERR_INTERNAL_ERROR,), one.delete)
         rest = self._find_checkpoint(checkpoint.name)
         if rest is not None:
             rest.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
@@ -468,7 +468,7 @@ class Domain:
         """Whether it could be defined over these disks."""
         wanted = replace(checkpoint, disks=dict.fromkeys(targets))
         codes = (_CHECKPOINT_INCONSISTENT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
-        return bool(targets) and _unless(codes, lambda: self._redefine(wanted, _REDEFINE_VALIDATE)) is not None
+        return bool(targets) and unless(codes, lambda: self._redefine(wanted, _REDEFINE_VALIDATE)) is not None
 
     def _redefine(self, checkpoint: Checkpoint, flags: int = 0) -> Any:
         flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
@@ -479,7 +479,7 @@ class Domain:
             return self._find_checkpoint(name) is not None
 
     def _find_checkpoint(self, name: str) -> Any:
-        return _unless((_NO_CHECKPOINT,), lambda: self._dom.checkpointLookupByName(name, 0))
+        return unless((_NO_CHECKPOINT,), lambda: self._dom.checkpointLookupByName(name, 0))
 
     def domain_xml(self) -> str:
         """The persistent definition, of a transient domain the one that would be; it lists what the next start uses.
@@ -511,7 +511,7 @@ class Domain:
     def backup_job(self) -> Optional[Backup]:
         """The backup that runs, whoever began it (Backup.run_id tells), or None."""
         with self._seam("look for a backup job"):
-            xml = _unless((_NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0))
+            xml = unless((_NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0))
         return domain_xml.parse_backup(xml) if xml else None
 
     @contextlib.contextmanager
@@ -719,7 +719,7 @@ class Job:
         begin = self._vm._dom.backupBegin
         known = self._vm._connection.getLibVersion() >= OLDEST_WITH_PRESERVE
         # A daemon that says no to the flag may have another reason: what it says without it counts.
-        if not known or _unless((libvirt.VIR_ERR_INVALID_ARG,), lambda: begin(*xmls, _PRESERVE_SHUTDOWN)) is None:
+        if not known or unless((libvirt.VIR_ERR_INVALID_ARG,), lambda: begin(*xmls, _PRESERVE_SHUTDOWN)) is None:
             begin(*xmls, 0)
 
     def _checkpoint_xml(self) -> Optional[str]:
@@ -765,7 +765,7 @@ class Job:
             operation = self._vm._operation()
             with self._vm._seam("end the backup job"):
                 if operation == _BACKUP:
-                    return _unless(_TRY_AGAIN, self._vm._dom.abortJob) is not None
+                    return unless(_TRY_AGAIN, self._vm._dom.abortJob) is not None
                 # A begin that failed late leaves a backup that is no job any more, only its block jobs can be ended.
                 return operation is None and self._abort_block_jobs()
         except errors.DomainNotRunning:
@@ -775,7 +775,7 @@ class Job:
         dom = self._vm._dom
         for target in self.exports:
             if dom.blockJobInfo(target).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP:
-                _unless(_TRY_AGAIN, lambda: dom.blockJobAbort(target))  # noqa: B023
+                unless(_TRY_AGAIN, lambda: dom.blockJobAbort(target))  # noqa: B023
         return True
 
     def _undo(self) -> list[str]:
@@ -816,7 +816,7 @@ class Job:
         lost = Checkpoint(name, 0, domain_xml.description(self._plan.run_id, ""), targets, "")
         with self._vm._seam("remove the bitmaps that libvirt lost sight of"):
             # Validation fails where there are none.
-            _unless((_CHECKPOINT_INCONSISTENT,), lambda: self._vm._redefine(lost, _REDEFINE_VALIDATE))
+            unless((_CHECKPOINT_INCONSISTENT,), lambda: self._vm._redefine(lost, _REDEFINE_VALIDATE))
 
     def _files(self) -> list[str]:
         """Ours on this machine; libvirt and QEMU remove them, unless they were killed."""
@@ -838,7 +838,7 @@ def translated(doing: str, otherwise: Verdict = _FAILED, denied: Verdict = _DENI
         raise kind(f"{doing}: {advice} ({' '.join(str(error).split())})") from error
 
 
-def _unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
+def unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
     """What the call returns, None if it fails with one of these codes."""
     try:
         return call()

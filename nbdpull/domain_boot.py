@@ -10,27 +10,24 @@ import operator
 from contextlib import contextmanager, suppress
 from typing import Any, Optional
 
-from nbdpull import errors
-
-try:
-    import libvirt
-    import libvirt_qemu
-except ImportError as error:
-    raise errors.MissingSoftware(
-        "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "
-        "distribution's python3, or libvirt-python (PyPI)"
-    ) from error
+# isort: off
+from nbdpull import domain  # first: it says so where there are no bindings
+import libvirt
+import libvirt_qemu
+# isort: on
 
 PING = '{"execute":"guest-ping"}'
 PING_TIMEOUT = 2  # seconds
-_DENIED = (libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_OPERATION_DENIED)
+# Not up yet, or no more; 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT, and what the agent itself answers.
+_NO_ANSWER = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 97, 112, libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_NO_DOMAIN,
+              libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_TIMEOUT)  # fmt: skip
 
 
 @contextmanager
 def connected(uri: Optional[str]):
     """A libvirt connection; uri None is libvirt's own default."""
     libvirt.registerErrorHandler(operator.is_, None)  # libvirt would print every error as well
-    with _translated(f"cannot connect to libvirt at {uri or 'its default URI'}"):
+    with domain.translated(f"cannot connect to libvirt at {uri or 'its default URI'}", domain.UNREACHABLE):
         connection = libvirt.open(uri)
     try:
         yield connection
@@ -42,53 +39,42 @@ def connected(uri: Optional[str]):
 @contextmanager
 def booted(connection, xml: str):
     """A Boot of the domain that the XML defines; it is destroyed at the end."""
-    with _translated("libvirt does not start the drill's domain"):
-        domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    with domain.translated("libvirt does not start the drill's domain"):
+        dom = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
     try:
-        yield Boot(connection, domain)
+        yield Boot(connection, dom)
     finally:
-        with suppress(libvirt.libvirtError):
-            domain.destroy()
+        with suppress(libvirt.libvirtError):  # it ends with the connection in any case
+            dom.destroy()
 
 
 class Boot:
     """A running transient domain."""
 
-    def __init__(self, connection: Any, domain: Any):
-        self._connection, self._domain = connection, domain
+    def __init__(self, connection: Any, dom: Any):
+        self._connection, self._dom = connection, dom
 
     @property
     def active(self) -> bool:
-        try:
-            return bool(self._domain.isActive())
-        except libvirt.libvirtError:
-            return False  # a transient one is gone when it ends
+        """Whether it is there: a transient one is gone when it ends."""
+        with domain.translated("cannot tell whether the drill's domain runs"):
+            return bool(domain.unless((libvirt.VIR_ERR_NO_DOMAIN,), self._dom.isActive))
 
     def agent_answers(self) -> bool:
-        try:
-            return libvirt_qemu.qemuAgentCommand(self._domain, PING, PING_TIMEOUT, 0) is not None
-        except libvirt.libvirtError:
-            return False
+        with domain.translated("cannot ask the guest agent"):
+            return domain.unless(_NO_ANSWER, self._ping) is not None
+
+    def _ping(self) -> Any:
+        return libvirt_qemu.qemuAgentCommand(self._dom, PING, PING_TIMEOUT, 0)
 
     def screenshot(self) -> Optional[tuple[str, bytes]]:
         """(kind, picture), kind being png or ppm; None where there is no display to look at."""
         parts: list[bytes] = []
         try:
             stream = self._connection.newStream()
-            kind = self._domain.screenshot(stream, 0)
+            kind = self._dom.screenshot(stream, 0)
             stream.recvAll(lambda _stream, data, _opaque: parts.append(data), None)
             stream.finish()
         except libvirt.libvirtError:
             return None
         return ("png" if kind == "image/png" else "ppm"), b"".join(parts)
-
-
-@contextmanager
-def _translated(doing: str):
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        text = " ".join(str(error).split())
-        if error.get_error_code() in _DENIED:
-            raise errors.AccessDenied(f"{doing}: permission denied: run as root or in the group libvirt") from error
-        raise errors.HypervisorError(f"{doing} ({text})") from error

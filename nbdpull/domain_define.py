@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from . import definition, domain, domain_files, errors
 
 
@@ -35,6 +33,5 @@ def define(xml, uri, restored):
 
 
 def _found(look_up, key):
-    with suppress(domain.libvirt.libvirtError):
-        return look_up(key)
-    return None
+    """The domain, None where libvirt says that there is none: any other error says nothing of that."""
+    return domain.unless((domain.libvirt.VIR_ERR_NO_DOMAIN,), lambda: look_up(key))

@@ -16,8 +16,8 @@ TABLE = """
 __main__  nbdkit_plugin                 starts, and exits: a command line; what nbdkit runs
 cli                                     the only file that prints: messages, signals, which verb is run
 pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal
-base  disk_choice  disk_copy  reclaim  resume  route  disk_restore  domain_define  overlay  overwrite   a disk moves
-domain  domain_boot  guest_load  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
+base  disk_choice  disk_copy  reclaim  resume  route  disk_restore  domain_define  domain_boot  overlay  overwrite
+domain  guest_load  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
 image   which point answers
 source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_files   NBD; chunk files
 child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle

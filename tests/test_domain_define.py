@@ -1,0 +1,78 @@
+"""What is looked at before a restored domain is defined, against the real libvirt; a call is meddled with only where
+libvirt does not fail on demand."""
+
+import contextlib
+
+import pytest
+from bed.machine import DOMAIN
+from test_domain import Meddled, libvirt_error, raising
+
+from nbdpull import domain, domain_boot, domain_define, errors
+
+libvirt = pytest.importorskip("libvirt")
+
+UUID = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
+
+
+def definition_of(name, uuid=UUID):
+    xml = DOMAIN.format(kind="qemu", name=name, memory=16, cpus=1, boot="", devices="")
+    return xml.replace("</name>", f"</name><uuid>{uuid}</uuid>")
+
+
+@pytest.fixture
+def meddled(private_libvirt, monkeypatch):
+    """meddled(lookupByName=…): every connection from here on has these methods."""
+
+    def meddle(**methods):
+        connected = domain.connected
+
+        @contextlib.contextmanager
+        def instead(uri=None, *timeout):
+            with connected(uri, *timeout) as connection:
+                yield Meddled(connection, **methods)
+
+        monkeypatch.setattr(domain, "connected", instead)
+
+    return meddle
+
+
+@pytest.mark.parametrize("look_up", ["lookupByName", "lookupByUUIDString"])
+@pytest.mark.parametrize("code, kind", [
+    (libvirt.VIR_ERR_SYSTEM_ERROR, errors.HypervisorError), (libvirt.VIR_ERR_RPC, errors.HypervisorError),
+    (libvirt.VIR_ERR_ACCESS_DENIED, errors.AccessDenied), (libvirt.VIR_ERR_OPERATION_TIMEOUT, errors.Busy),
+])  # fmt: skip
+def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, meddled, look_up, code, kind):
+    """Else an existing definition is replaced unasked."""
+    meddled(**{look_up: raising(libvirt_error(code))})
+    with pytest.raises(kind, match="cannot look for domain 'new'"):
+        domain_define.require_definable(definition_of("new"), private_libvirt.uri, force=False)
+
+
+def test_a_domain_that_is_not_there_can_be_defined(private_libvirt):
+    domain_define.require_definable(definition_of("new"), private_libvirt.uri, force=False)
+
+
+# -- a drill's domain -------------------------------------------------------------------------------------------------
+
+
+def test_an_error_is_not_taken_for_a_guest_that_ended():
+    """Else a connection that breaks is a verdict on the point."""
+    gone = domain_boot.Boot(None, Meddled(None, isActive=raising(libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))))
+    assert not gone.active
+    lost = domain_boot.Boot(None, Meddled(None, isActive=raising(libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR))))
+    with pytest.raises(errors.HypervisorError, match="cannot tell whether the drill's domain runs"):
+        assert lost.active
+
+
+@pytest.mark.parametrize("code", [libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_OPERATION_INVALID])
+def test_an_agent_that_is_not_up_yet(monkeypatch, code):
+    monkeypatch.setattr(domain_boot.libvirt_qemu, "qemuAgentCommand", raising(libvirt_error(code)))
+    assert not domain_boot.Boot(None, None).agent_answers()
+
+
+def test_an_agent_that_may_not_be_asked(monkeypatch):
+    """Else it is waited for in vain, and the point is told to be bad."""
+    denied = libvirt_error(libvirt.VIR_ERR_ACCESS_DENIED)
+    monkeypatch.setattr(domain_boot.libvirt_qemu, "qemuAgentCommand", raising(denied))
+    with pytest.raises(errors.AccessDenied, match="cannot ask the guest agent"):
+        domain_boot.Boot(None, None).agent_answers()
