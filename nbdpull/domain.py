@@ -24,7 +24,7 @@ from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
 try:
     import libvirt
 
-    from nbdpull import domain_freeze, domain_link, domain_mark  # they need libvirt, too
+    from nbdpull import domain_freeze, domain_link, domain_mark, domain_state  # they need libvirt, too
 except ImportError as error:
     raise errors.MissingSoftware(
         "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "
@@ -101,13 +101,6 @@ class Plan:
     tls: bool = False
     quiesce: str = domain_freeze.NEVER
     freeze_timeout: float = domain_freeze.TIMEOUT
-
-
-class GuestState(NamedTuple):
-    """running: its CPUs do; io_error: QEMU stopped them, as a write of the guest found no room or failed."""
-
-    running: bool
-    io_error: bool
 
 
 class Export(NamedTuple):
@@ -191,11 +184,14 @@ class Domain:
         self.name: str = dom.name()
         self.uuid: str = dom.UUIDString()
         self.uri: str = connection.getURI()
+        self._was_active = False
 
     @property
     def active(self) -> bool:
         with self._seam("tell whether it runs"):
-            return bool(self._dom.isActive())
+            active = bool(self._dom.isActive())
+        self._was_active = self._was_active or active
+        return active
 
     @property
     def id(self) -> int:
@@ -290,7 +286,7 @@ class Domain:
 
     def thaw_guest(self) -> None:
         """Of a guest that is left_frozen."""
-        with self._seam("thaw the guest"):
+        with self._live("thaw the guest"):
             domain_freeze.thaw(self._dom)
 
     def _is_unmarked(self, hold: Any) -> bool:
@@ -306,7 +302,7 @@ class Domain:
         try:
             if not is_up:
                 self._start_paused()
-            with self._seam("mark it as started for a pull"):
+            with self._live("mark it as started for a pull"):
                 return domain_mark.put(self._dom, domain_mark.STARTED_PAUSED)
         finally:
             if hold:
@@ -331,9 +327,10 @@ class Domain:
 
     def _end_paused(self, token: str) -> None:
         """Ends it, if it still stands as we started it. Gracefully: QEMU then stores its bitmaps."""
-        with contextlib.suppress(errors.DomainNotRunning), self._seam("end it again"):
+        with contextlib.suppress(errors.DomainNotRunning, errors.DomainStopped), self._live("end it again"):
             if self.active and self._is_paused() and self._started_by() == token and self._operation() is None:
                 self._dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
+                self._was_active = False
 
     def require_idle(self) -> None:
         """Raises Busy if a job runs, naming it, at once; libvirt would wait for it 30 s and then tell nothing.
@@ -354,23 +351,21 @@ class Domain:
         if backup is None or not backup.run_id:
             self.require_idle()
 
-    def guest_state(self) -> GuestState:
+    def guest_state(self) -> domain_state.State:
         with self._seam("tell whether the guest runs"):
-            state, reason = self._dom.state()
-        io_error = (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
-        return GuestState(state == libvirt.VIR_DOMAIN_RUNNING, io_error)
+            return domain_state.State(*self._dom.state())
 
     def vcpu_seconds(self) -> float:
         """CPU seconds that its virtual processors have used."""
-        with self._seam("tell what the guest's processors did"):
+        with self._live("tell what the guest's processors did"):
             return sum(cpu[2] for cpu in self._dom.vcpus()[0]) / 1e9
 
     def resume_guest(self) -> None:
-        with self._seam("resume the guest"):
+        with self._live("resume the guest"):
             self._dom.resume()
 
     def _require_no_block_job(self, targets: Iterable[str]) -> None:
-        with self._seam("look for block jobs"):
+        with self._live("look for block jobs"):
             for target in targets:
                 if self._dom.blockJobInfo(target):
                     raise errors.Busy(f"disk {target} of domain '{self.name}' has a block job: see virsh blockjob, "
@@ -422,7 +417,7 @@ class Domain:
 
     def delete_checkpoint(self, name: str) -> bool:
         """Deletes it with its bitmaps; False if there is none of that name. DomainNotRunning: it needs QEMU."""
-        with self._seam(f"delete checkpoint '{name}'"):
+        with self._live(f"delete checkpoint '{name}'"):
             found = self._find_checkpoint(name)
             if found is None:
                 return False
@@ -446,7 +441,7 @@ class Domain:
         libvirt looks at each bitmap; one that is missing or broken is told by `checkpoint` afterwards.
         """
         saved = domain_xml.parse_checkpoint(xml, with_size=False)
-        with self._seam(f"define checkpoint '{saved.name}' again"):
+        with self._live(f"define checkpoint '{saved.name}' again"):
             present = {disk.target for disk in domain_xml.parse_disks(self._dom.XMLDesc(0))}
             covered = [target for target in saved.disks if target in present]
             if self._validated(saved, covered):
@@ -587,29 +582,49 @@ class Domain:
 
     def _operation(self) -> Optional[int]:
         """Number of the operation of the domain's current job, None without a job."""
-        with self._seam("look for a job"):
+        with self._live("look for a job"):
             stats = self._dom.jobStats(0)
         return stats.get("operation", 0) if stats.get("type") else None
 
     @contextlib.contextmanager
     def _seam(self, doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
-        """Turns libvirt's errors into ours; a domain that stopped meanwhile has many codes and one meaning."""
+        """Turns libvirt's errors into ours; of a domain that ended meanwhile they have many codes and one meaning."""
         try:
             with translated(f"domain '{self.name}': cannot {doing}", otherwise):
                 yield
         except errors.HypervisorError as error:
-            if self._is_gone():
+            ended = self._ended()
+            if ended:
+                raise ended from error
+            raise
+
+    @contextlib.contextmanager
+    def _live(self, doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+        """The same for what QEMU has to do: DomainNotRunning, whatever libvirt says, of a domain that is off."""
+        try:
+            with self._seam(doing, otherwise):
+                yield
+        except errors.DomainStopped:
+            raise
+        except errors.HypervisorError as error:
+            if self._end_state():
                 raise self._not_running() from error
             raise
 
-    def _is_gone(self) -> bool:
-        """Off, or a transient one that ended."""
+    def _ended(self) -> Optional[errors.NbdpullError]:
+        """The error that its end is; None as long as it runs, and of one that was not seen to run."""
+        state = self._end_state() if self._was_active else None
+        return domain_state.ended(self.name, state) if state else None
+
+    def _end_state(self) -> Optional[domain_state.State]:
+        """The state of a domain that is off, or a transient one that ended."""
         try:
-            return not self._dom.isActive()
+            state = domain_state.State(*self._dom.state())
         except errors.HypervisorError:
-            return False
+            return None
         except libvirt.libvirtError as error:
-            return error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
+            return domain_state.GONE if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else None
+        return state if state.off else None
 
     def _not_running(self) -> errors.NbdpullError:
         return errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first")
@@ -651,25 +666,24 @@ class Job:
         returns what the guest has just written, with no error.
         """
         if not self._is_ours() or self._vm._operation() != _BACKUP:
-            why = "the domain stopped" if self._vm._is_gone() else "it ended before all was read"
-            raise self._lost(why)
+            raise self._vm._ended() or self._lost("it ended before all was read")
 
     def finish(self) -> None:
         """Ends the job and waits until it is gone. JobLost: it was not whole until now, what was read is void."""
         self.require_alive()
         self._end()
-        with self._vm._seam("read the result of the backup job"):
+        with self._vm._live("read the result of the backup job"):
             self._completed = self._vm._dom.jobStats(_COMPLETED | _KEEP_COMPLETED)
         result = (self._completed.get("operation"), self._completed.get("type"), self._completed.get("success"))
         if result != (_BACKUP, _TYPE_COMPLETED, True):
-            raise self._lost(self._completed.get("errmsg") or "libvirt tells no success")
+            raise self._vm._ended() or self._lost(self._completed.get("errmsg") or "libvirt tells no success")
         self.finished = True
 
     def stats(self) -> dict[str, int]:
         """{"scratch_bytes": what the guest's writes have made QEMU copy to scratch, all disks}."""
         stats = self._completed
         if not self.finished:
-            with self._vm._seam("read the job's statistics"):
+            with self._vm._live("read the job's statistics"):
                 stats = self._vm._dom.jobStats(0)
         return {"scratch_bytes": stats.get("disk_temp_used", 0)}
 
@@ -679,7 +693,12 @@ class Job:
         try:
             yield
         except BaseException as error:
-            error.left_behind = self._undo()  # type: ignore[attr-defined]
+            left_behind = self._undo()
+            # A connection that breaks may be the first that is heard of the domain's end.
+            ended = self._vm._ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
+            (ended or error).left_behind = left_behind  # type: ignore[union-attr,attr-defined]
+            if ended:
+                raise ended from error
             raise
         left_behind = [] if self.finished else self._undo()
         if left_behind:
@@ -704,13 +723,15 @@ class Job:
         advice = f"see that QEMU's user can {place} and files in {self._plan.scratch_dir}"
         advice += ", and that qemu.conf names certificates (backup_tls_x509_cert_dir)" if self._plan.tls else ""
         try:
-            with self._vm._seam("begin a backup", (errors.HypervisorError, advice)), self.freeze:
+            with self._vm._live("begin a backup", (errors.HypervisorError, advice)), self.freeze:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
             self._failed_with, self._may_begin_yet = _code(error), isinstance(error, errors.NoAnswer)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
-            raise errors.HypervisorError(f"domain '{self._vm.name}': libvirt began another backup than asked for")
+            raise self._vm._ended() or errors.HypervisorError(
+                f"domain '{self._vm.name}': libvirt began another backup than asked for"
+            )
         if self._plan.checkpoint is not None:
             self.checkpoint = self._vm.checkpoint(self._plan.checkpoint)
 
@@ -763,12 +784,12 @@ class Job:
         """Asks for the end of our job, and of no other; False = nothing done, look again."""
         try:
             operation = self._vm._operation()
-            with self._vm._seam("end the backup job"):
+            with self._vm._live("end the backup job"):
                 if operation == _BACKUP:
                     return unless(_TRY_AGAIN, self._vm._dom.abortJob) is not None
                 # A begin that failed late leaves a backup that is no job any more, only its block jobs can be ended.
                 return operation is None and self._abort_block_jobs()
-        except errors.DomainNotRunning:
+        except (errors.DomainNotRunning, errors.DomainStopped):
             return False
 
     def _abort_block_jobs(self) -> bool:
@@ -814,7 +835,7 @@ class Job:
         have its name. Only for a name that nobody else can have given."""
         targets = dict.fromkeys(self._plan.checkpoint_disks)
         lost = Checkpoint(name, 0, domain_xml.description(self._plan.run_id, ""), targets, "")
-        with self._vm._seam("remove the bitmaps that libvirt lost sight of"):
+        with self._vm._live("remove the bitmaps that libvirt lost sight of"):
             # Validation fails where there are none.
             unless((_CHECKPOINT_INCONSISTENT,), lambda: self._vm._redefine(lost, _REDEFINE_VALIDATE))
 
@@ -855,6 +876,9 @@ def _code(error: BaseException) -> Optional[int]:
 def _attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
     try:
         step()
+    except (errors.DomainNotRunning, errors.DomainStopped):
+        left.append(f"{what} is left behind, as the domain is off: the next pull removes it when that runs again")
+        return False
     except errors.NbdpullError as error:
         left.append(f"{what} is left behind: {error}")
         return False

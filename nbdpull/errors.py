@@ -105,6 +105,18 @@ class SourceError(HypervisorError):
     code = "source"
 
 
+class DomainStopped(HypervisorError):
+    """The domain ended while it was needed: its guest shut it down, or somebody ended it."""
+
+    code = "domain-stopped"
+
+
+class DomainCrashed(DomainStopped):
+    """The same, as its QEMU crashed or was killed."""
+
+    code = "domain-crashed"
+
+
 class JobLost(HypervisorError):
     """The backup job ended, or stopped being ours, before we ended it: what was read is void."""
 

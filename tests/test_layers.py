@@ -19,7 +19,7 @@ pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  com
 base  disk_choice  disk_copy  reclaim  resume  route  disk_restore  domain_define  domain_boot  overlay  overwrite
 domain  guest_load  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
 image   which point answers
-source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_files   NBD; chunk files
+source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_state  domain_files
 child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle
 format  image_header  image_lock  sizes   magic numbers, byte offsets, names of files; sizes as people write them
 extents                                 pure algebra of ranges
@@ -27,7 +27,7 @@ errors                                  everything that can go wrong, with its e
 """
 
 LIBRARIES = {
-    "libvirt": {"domain", "domain_link", "domain_boot", "domain_freeze", "domain_mark", "domain_thaw"},
+    "libvirt": {"domain", "domain_link", "domain_boot", "domain_freeze", "domain_mark", "domain_state", "domain_thaw"},
     "libvirt_qemu": {"domain_boot"},
     "nbdkit": {"nbdkit_plugin"},  # a module that exists inside nbdkit only
     "nbd": {"source", "nbd_target"},

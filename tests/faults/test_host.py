@@ -13,7 +13,7 @@ from rig import Rig
 
 from nbdpull import errors, source
 
-pytest.importorskip("libvirt")
+libvirt = pytest.importorskip("libvirt")
 
 
 @pytest.fixture
@@ -84,13 +84,14 @@ def test_the_daemon_restarts_under_a_pull_of_a_domain_that_is_off(rig, hard):
 # QEMU and the guest
 
 
-@pytest.mark.parametrize("phase", ["begun", "copying", "ending", "committing"])
+@pytest.mark.parametrize("phase", ["beginning", "begun", "copying", "copied", "ending", "committing"])
 def test_qemu_is_killed(rig, phase):
     rig.start(phase=phase)
     rig.vm.kill()
     code, result, _ = rig.end()
-    if phase in ("begun", "copying"):
-        assert code in (3, 6) and result["code"] in ("job-lost", "domain-not-running", "source", "hypervisor")
+    if code or phase not in ("ending", "committing"):
+        assert (code, result["code"]) == (6, "domain-crashed")
+        assert "crashed or was killed" in result["message"] and "start it first" not in str(result)
     rig.vm.start()
     made = rig.assert_next_is_right()
     assert {disk["reason"] for disk in made["point"]["disks"]} <= {"bitmap-lost", "checkpoint-lost", "first-point"}
@@ -102,7 +103,8 @@ def test_the_guest_shuts_down(rig):
     orphans = set(rig.vm.checkpoints())
     rig.vm.stop()
     code, result, _ = rig.end()
-    assert code in (3, 6) and any("checkpoint" in each for each in result["left_behind"])
+    assert (code, result["code"]) == (6, "domain-stopped") and "was ended by somebody" in result["message"]
+    assert any("checkpoint" in each for each in result["left_behind"])
     assert len(list(rig.store.glob("*/*/job.json"))) == 1
     assert rig.cleanup()[0] == 5
     rig.vm.start()
@@ -110,6 +112,45 @@ def test_the_guest_shuts_down(rig):
     made = rig.assert_next_is_right()
     assert {disk["mode"] for disk in made["point"]["disks"]} == {"incremental"}
     assert made["reclaimed"]
+
+
+def test_the_guest_itself_shuts_down(guest, tmp_path):
+    rig = Rig(guest, tmp_path)
+    guest.run("dd if=/dev/urandom of=/mnt/big bs=1M count=20 conv=fsync")
+    rig.start("--quiesce=never", phase="copying")
+    guest.shutdown()
+    code, result, _ = rig.end()
+    assert (code, result["code"]) == (6, "domain-stopped")
+    assert f"domain '{guest.name}' was shut down by its guest during the run" in result["message"]
+
+
+def test_a_transient_domain_ends(rig):
+    """It is gone then, and libvirt does not tell why."""
+    xml = rig.vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    rig.vm.stop()
+    rig.vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+    rig.vm.bed.connection().createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+    rig.start(phase="copying")
+    rig.vm.domain.destroy()
+    code, result, _ = rig.end()
+    assert (code, result["code"]) == (6, "domain-stopped") and "ended during the run" in result["message"]
+
+
+def test_qemu_is_killed_under_a_plan(rig):
+    rig.start(phase="sampling", words=["plan", rig.vm.name, "-c", rig.vm.bed.uri, "--scratch-dir", rig.scratch])
+    rig.vm.kill()
+    code, _, err = rig.end()
+    assert code == 6 and "crashed or was killed" in err
+
+
+def test_qemu_is_killed_under_a_pull_of_a_domain_that_is_off(rig):
+    rig.vm.stop()
+    rig.start(phase="copying")
+    rig.vm.kill()
+    code, result, _ = rig.end()
+    assert (code, result["code"]) == (6, "domain-crashed")
+    rig.vm.start()
+    rig.assert_next_is_right()
 
 
 def test_qemu_stands_still(rig, monkeypatch):
