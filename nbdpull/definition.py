@@ -11,14 +11,11 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Optional
 
+from . import xml_tree
 from .format import BOOT_FILES
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
 _OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
-_NAMESPACES = {"qemu": "http://libvirt.org/schemas/domain/qemu/1.0", "lxc": "http://libvirt.org/schemas/domain/lxc/1.0",
-               "xen": "http://libvirt.org/schemas/domain/xen/1.0"}  # fmt: skip
-for _prefix, _uri in _NAMESPACES.items():
-    ET.register_namespace(_prefix, _uri)
 
 
 @dataclass(frozen=True)
@@ -32,19 +29,19 @@ class Source:
 
 def identity(xml):
     """(name, uuid or None) of a <domain>."""
-    root = ET.fromstring(xml)
+    root = xml_tree.parse(xml)
     return root.findtext("name", ""), root.findtext("uuid")
 
 
 def boot_files(xml):
     """{name: path} of what a <domain> is booted from directly, by names of BOOT_FILES."""
-    root = ET.fromstring(xml)
+    root = xml_tree.parse(xml)
     return {name: root.findtext(f"os/{name}", "").strip() for name in BOOT_FILES if root.findtext(f"os/{name}")}
 
 
 def tpm_folder(xml):
     """Name of the folder that holds the state of an emulated TPM, below that of the domain; None without one."""
-    backend = ET.fromstring(xml).find("devices/tpm/backend[@type='emulator']")
+    backend = xml_tree.parse(xml).find("devices/tpm/backend[@type='emulator']")
     return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
 
 
@@ -55,7 +52,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     A copy, that is one with another name or uuid, may run beside the original: it shares no disk that was not restored,
     and no MAC address.
     """
-    root = ET.fromstring(xml)
+    root = xml_tree.parse(xml)
     warnings: list[str] = []
     copy = new_uuid or name not in (None, root.findtext("name"))
     _name(root, name, new_uuid)
@@ -76,7 +73,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     _nvram(root, files.get("nvram"), copy)
     if copy:
         _forget_addresses(root)
-    return ET.tostring(root, encoding="unicode"), warnings
+    return xml_tree.text_of(root), warnings
 
 
 def _name(root, name, new_uuid):

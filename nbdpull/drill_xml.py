@@ -10,6 +10,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Optional
 
+from . import xml_tree
+
 AGENT = "org.qemu.guest_agent.0"
 
 _KEPT_DEVICES = ("emulator", "controller", "input", "rng", "memballoon", "panic", "iommu", "memory", "video")
@@ -21,18 +23,18 @@ _KEPT_OF_DISK = ("target", "boot", "serial", "wwn", "vendor", "product", "addres
 
 def has_agent(xml: str) -> bool:
     """Whether the domain has the guest agent's channel."""
-    names = [target.get("name") for target in ET.fromstring(xml).iterfind("devices/channel/target")]
+    names = [target.get("name") for target in xml_tree.parse(xml).iterfind("devices/channel/target")]
     return AGENT in names
 
 
 def has_display(xml: str) -> bool:
-    models = [model.get("type") for model in ET.fromstring(xml).iterfind("devices/video/model")]
+    models = [model.get("type") for model in xml_tree.parse(xml).iterfind("devices/video/model")]
     return any(model != "none" for model in models)
 
 
 def disks(xml: str) -> list[str]:
     """Targets of the domain's disks."""
-    found = ET.fromstring(xml).iterfind("devices/disk")
+    found = xml_tree.parse(xml).iterfind("devices/disk")
     return [_target(disk) for disk in found if disk.get("device", "disk") in ("disk", "lun")]
 
 
@@ -47,7 +49,7 @@ def adapted(
 ) -> str:
     """The definition of the drill. images: qcow2 file of each disk's target; console: file that gets what the guest
     prints; files: path of "nvram", "kernel", "initrd", "dtb" where the point has them."""
-    root = ET.fromstring(xml)
+    root = xml_tree.parse(xml)
     for element in list(root):
         if element.tag not in _KEPT:
             root.remove(element)
@@ -67,7 +69,7 @@ def adapted(
     if has_agent(xml):
         channel = ET.SubElement(devices, "channel", type="unix")
         ET.SubElement(channel, "target", type="virtio", name=AGENT)
-    return ET.tostring(root, encoding="unicode")
+    return xml_tree.text_of(root)
 
 
 def _set(root, tag, text):

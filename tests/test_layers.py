@@ -21,7 +21,7 @@ domain  guest_load  known_frames  lookup  nbd_server  scratch_watch  target   li
 image   which point answers
 source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_state  domain_files
 child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle
-format  image_header  image_lock  sizes   magic numbers, byte offsets, names of files; sizes as people write them
+format  image_header  image_lock  sizes  xml_tree
 extents                                 pure algebra of ranges
 errors                                  everything that can go wrong, with its exit code
 """
