@@ -17,7 +17,7 @@ __main__  nbdkit_plugin                 starts, and exits: a command line; what 
 cli                                     the only file that prints: messages, signals, which verb is run
 pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal
 base  disk_choice  disk_copy  reclaim  resume  route  disk_restore  domain_define  domain_boot  overlay  overwrite
-domain  guest_load  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
+domain  guest_load  image_layers  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
 image  storage_daemon   which point answers; QEMU's block layer
 source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_state  domain_files
 child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle
