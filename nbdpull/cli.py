@@ -207,20 +207,24 @@ def _verify(args, report, check):
         return _verify_against(args, report, check, looked_at)
     if args.disk or args.format:
         raise errors.UsageError("--disk and --format are for --against")
-    quick = args.level == "files"
-    found = verify.verify(args.store, args.domain, args.point, quick, _threads(args), report, check, looked_at)
-    damages = [vars(damage) for damage in found.damages]
-    counts = {"points": found.points, "files": found.files, "frames": found.frames, "raw_bytes": found.raw_bytes}
-    lines = [_damage_text(damage) for damage in damages]
-    lines += [f"TOO NEW {each.point}: {each.problem}" for each in found.too_new]
-    looked = f"{found.points} points, {found.files} files, {found.frames} frames ({terminal.size(found.raw_bytes)})"
-    lines.append(f"{looked}: {f'{len(damages)} damages' if damages else 'no damage'}")
-    lines += [] if found.complete else ["The time was up before everything was looked at."]
-    outcome = {**counts, "complete": found.complete, "damages": damages}
-    outcome["too_new"] = [vars(each) for each in found.too_new]
-    outcome["warnings"] = [*found.notices, *_kept(found, args)]
+    quick, keep = args.level == "files", not args.no_record
+    found = verify.verify(args.store, args.domain, args.point, quick, _threads(args), report, check, looked_at, keep)
+    outcome = {
+        "points": found.points,
+        "files": found.files,
+        "frames": found.frames,
+        "raw_bytes": found.raw_bytes,
+        "level": args.level,
+        "sample": args.sample,
+        "shard": args.shard,
+        "complete": found.complete,
+        "damages": [vars(damage) for damage in found.damages],
+        "verdicts": [each._asdict() for each in found.verdicts],
+        "too_new": [vars(each) for each in found.too_new],
+        "warnings": found.notices,
+    }
     refused = errors.FormatTooNew.exit_code if found.too_new else 0
-    return outcome, lines, errors.Damaged.exit_code if damages else refused
+    return outcome, terminal.verified(outcome), errors.Damaged.exit_code if found.is_bad else refused
 
 
 def _verify_against(args, report, check, looked_at):
@@ -256,11 +260,6 @@ def _digest(args, report, check):
     rows = [(point["id"], disk, value) for point in points for disk, value in point["disks"].items()]
     lines = terminal.table(("POINT", "DISK", "DIGEST"), rows)
     return {"points": points, "warnings": _kept(found, args)}, lines, 0
-
-
-def _damage_text(damage):
-    where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
-    return f"DAMAGE {where}: {damage['problem']}"
 
 
 def _serve(args, report, check):
@@ -353,11 +352,9 @@ def _list(args, report, check):
 
 
 def _show(args, report, check):
-    from . import findings, listing, terminal
+    from . import listing, terminal
 
-    target, point = listing.find_point(args.store, args.point, args.domain)
-    described = listing.describe(point, findings.latest(target, [point])[point.id])
-    _show_or_print(args, described, terminal.show)
+    _show_or_print(args, listing.point(args.store, args.point, args.domain), terminal.show)
     return None, [], 0
 
 

@@ -5,12 +5,14 @@ Must not know: how they are shown.
 
 from __future__ import annotations
 
-from . import errors, extents, findings, reader, series, store
+from . import errors, extents, findings, reader, series, store, verdict
+
+_NOT_LOOKED_AT: dict = {"verified": None, "drilled": None, "digests": {}}
 
 
 def describe(point, found=None):
-    """A Point as a dict of plain values; documented in the manual. found: its newest findings by kind."""
-    m, found = point.manifest, found or {}
+    """A Point as a dict of plain values; documented in the manual. found: what `_found` tells of it."""
+    m = point.manifest
     return {
         "id": m.point,
         "domain": m.domain,
@@ -24,14 +26,26 @@ def describe(point, found=None):
         "disks": [_describe_disk(disk) for disk in m.disks],
         "seconds": m.seconds,
         "versions": m.versions,
-        "verified": _finding(found.get(findings.VERIFY), "level", "sample", "shard", "damages"),
-        "drilled": _finding(found.get(findings.DRILL), "seconds", "waited_for"),
-        "digests": found.get(findings.DIGEST, {}).get("disks", {}),
+        **(found or _NOT_LOOKED_AT),
     }
 
 
-def _finding(found, *members):
-    return found and {name: found.get(name) for name in ("when", "who", "verdict", *members)}
+def _found(target, points, refused):
+    """{point id: what was found about it later}; points: all of the Series that can be read."""
+    every = findings.load(target)
+    unproved = {name for name, error in refused.items() if isinstance(error, errors.FormatTooNew)}
+    known = verdict.Known(points, every, unproved)
+    drills = findings.newest(every, points, findings.DRILL)
+    digests = findings.newest(every, points, findings.DIGEST)
+    return {
+        point.id: {"verified": known.verdict(point), "drilled": _drill(drills[point.id]),
+                   "digests": digests[point.id].get("disks", {})} for point in points
+    }  # fmt: skip
+
+
+def _drill(found):
+    members = ("when", "who", "verdict", "seconds", "waited_for")
+    return {name: found.get(name) for name in members} if found else None
 
 
 def _describe_disk(disk):
@@ -55,10 +69,16 @@ def points(root):
     found, refused = [], []
     for each in series.all_series(opened):
         good, bad = each.load()
-        about = findings.latest(each, good)
+        about = _found(each, good, bad)
         found += [describe(point, about[point.id]) for point in good]
         refused += bad.values()
     return found, refused
+
+
+def point(root, wanted, domain=None):
+    """Return the dict of one point, as `points` does; wanted, domain: as of find_point."""
+    target, found = find_point(root, wanted, domain)
+    return describe(found, _found(target, *target.load())[found.id])
 
 
 def find_point(root, wanted, domain=None):

@@ -22,17 +22,27 @@ class Part:
     shard: Optional[tuple[int, int]] = None
     max_duration: Optional[float] = None
 
+    @property
+    def is_everything(self):
+        return self.sample in (None, 1) and (self.shard is None or self.shard[1] == 1)
+
+    @property
+    def members(self):
+        """What is told of it where it is not everything: its sample or shard."""
+        told = {"sample": self.sample, "shard": self.shard}
+        return {} if self.is_everything else {name: value for name, value in told.items() if value is not None}
+
     def file(self, path):
         hit = self.shard is None or zlib.crc32(path.encode()) % self.shard[1] == self.shard[0] - 1
         return hit and (self.sample is None or random.random() < self.sample)
 
     def frames(self, records):
+        """Which of some records are of the part: an array of booleans."""
+        mask = numpy.ones(len(records), bool)
         if self.shard is not None:
             names = numpy.frombuffer(records["digest"].tobytes(), "<u4")[::8]  # as good as random, and the same always
-            records = records[names % self.shard[1] == self.shard[0] - 1]
-        if self.sample is not None:
-            records = records[numpy.random.random(len(records)) < self.sample]
-        return records
+            mask = names % self.shard[1] == self.shard[0] - 1
+        return mask if self.sample is None else mask & (numpy.random.random(len(records)) < self.sample)
 
     def numbers(self, numbers):
         """Of an array of numbers, those that are of the part."""

@@ -124,18 +124,69 @@ def _point_row(point):
     return (*named, shown, stored, _finding(point.get("verified")), _finding(point.get("drilled")))
 
 
+_VERDICTS = {"ok": "", "partial": "part", "damaged": "DAMAGED", "base-damaged": "BASE DAMAGED", "failed": "FAILED"}
+
+
 def _finding(found):
-    """When, and in capitals what was not well."""
+    """When, and in capitals what was not well. A verdict of a part, or of the files alone, says so."""
     if not found:
         return "-"
-    return found["when"][:10] + ("" if found["verdict"] == "ok" else f" {found['verdict'].upper()}")
+    word = _VERDICTS.get(found["verdict"], found["verdict"])
+    if not word and found.get("level") == "files":
+        word = "files"
+    return " ".join(filter(None, [(found["when"] or "")[:10], word]))
+
+
+def _verification(found):
+    """All that is known by verifications."""
+    yield _finding(found)
+    if not found:
+        return
+    if found["damaged"]:
+        yield f"damage on record: {', '.join(found['damaged'])}"
+    if last := found["last"]:
+        yield f"last look: {last['when']}, {last['level']}{_part(last)}, by {last['who']}"
+    covered = found["covered"]
+    yield "everything seen since: " + ", ".join(f"{level} {covered[level] or 'never'}" for level in covered)
+
+
+def _part(looked):
+    sample, shard = looked["sample"], looked["shard"]
+    shown = [f"{100 * sample:g} %"] if sample else []
+    return "".join(f" {each}" for each in [*shown, *(["{}/{}".format(*shard)] if shard else [])])
+
+
+def verified(outcome):
+    """What a verification found, and what of it follows for each point."""
+    lines = [_damage(damage) for damage in outcome["damages"]]
+    told = {damage["point"] for damage in outcome["damages"]}
+    for each in outcome["verdicts"]:
+        others = [name for name in each["damaged"] if name != each["point"]]
+        if each["verdict"] == "base-damaged":
+            lines.append(f"BASE DAMAGED {each['point']}: cannot be restored, as it builds on {', '.join(others)}")
+        elif each["verdict"] == "damaged" and each["point"] not in told:
+            lines.append(f"ON RECORD {each['point']}: damaged, found at {each['when']} and not looked at again")
+    lines += [f"TOO NEW {each['point']}: {each['problem']}" for each in outcome["too_new"]]
+    looked = "{points} points, {files} files, {frames} frames".format(**outcome) + f" ({size(outcome['raw_bytes'])})"
+    count = len(outcome["damages"])
+    part = " in the part looked at" if _part(outcome) or not outcome["complete"] else ""
+    lines.append(f"{looked}: {f'{count} damages' if count else 'no damage'}{part}")
+    return lines + ([] if outcome["complete"] else ["The time was up before everything was looked at."])
+
+
+def _damage(damage):
+    where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
+    return f"DAMAGE {where}: {damage['problem']}"
 
 
 def show(point):
     """One point, whole."""
     members = ("id", "domain", "uuid", "created", "since", "checkpoint", "parent", "consistency")
     lines = [f"{name + ':':13}{point[name] if point[name] is not None else '-'}" for name in members]
-    lines += [f"{name + ':':13}{_finding(point[name])}" for name in ("verified", "drilled")]
+    labels = ["verified:"]
+    for text in _verification(point["verified"]):
+        lines.append(f"{labels.pop() if labels else '':13}{text}")
+    lines.append(f"{'drilled:':13}{_finding(point['drilled'])}")
     return [*lines, "", *disks(point)]
 
 

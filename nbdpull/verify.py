@@ -1,35 +1,25 @@
 """Verify: is everything in the store what was stored, and does every chain hold?
 
 Owns: what is looked at and in which order; it goes on after a damage, so that all of them are told. With a sample, a
-shard or a time limit it looks at a part, and says so. Must not know: libvirt, what is printed.
+shard or a time limit it looks at a part, and says so. Must not know: what follows of it for a point (evidence.py and
+verdict.py do), libvirt, what is printed.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy
 
-from . import errors, extents, findings, format, manifest, pipeline, reader, series, store
+from . import errors, extents, findings, format, manifest, pipeline, reader, series, store, verdict
+from .evidence import Damage, Evidence
 from .part import Part
 
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
-
-
-@dataclass(frozen=True)
-class Damage:
-    """One thing that is not as stored. point: its folder's name; disk and range (bytes) where they are known."""
-
-    point: str
-    disk: Optional[str]
-    problem: str
-    offset: Optional[int] = None
-    length: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -40,10 +30,26 @@ class TooNew:
     problem: str
 
 
+class Verdict(NamedTuple):
+    """What is known of a point after the run, by this and by all that was found before. verdict: see verdict.py, None
+    where nothing is known; damaged: ids of the points for whose damage it cannot be restored, maybe its own; when: the
+    time that the verdict is of."""
+
+    domain: str
+    point: str
+    verdict: Optional[str]
+    damaged: list[str]
+    when: Optional[str]
+
+    @property
+    def is_bad(self):
+        return self.verdict in (verdict.DAMAGED, verdict.BASE_DAMAGED)
+
+
 @dataclass
 class Report:
     """What was looked at, and every Damage and TooNew found. complete: the time sufficed for all that was to be looked
-    at; notices: what is no damage, and should be known all the same."""
+    at; verdicts: of every point that was to be; notices: what is no damage, and should be known all the same."""
 
     points: int = 0
     files: int = 0
@@ -51,14 +57,14 @@ class Report:
     raw_bytes: int = 0
     damages: list[Damage] = field(default_factory=list)
     too_new: list[TooNew] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     complete: bool = True
-    findings: list = field(default_factory=list)  # (Series, members) of what `keep` records
 
-    def keep(self):
-        """Record beside the points what was found of each; OutputError where the store cannot be written to."""
-        for target, members in self.findings:
-            findings.record(target, findings.VERIFY, **members)
+    @property
+    def is_bad(self):
+        """Whether a point that was to be looked at cannot be restored, by all that is known."""
+        return bool(self.damages) or any(each.is_bad for each in self.verdicts)
 
 
 class _TimeIsUp(Exception):
@@ -74,22 +80,26 @@ def verify(
     report: Callable = lambda **event: None,
     check: Callable = lambda: None,
     part: Part = Part(),  # noqa: B008
+    keep: bool = False,
 ) -> Report:
-    """Look at one point with all that it builds on, or at every point (of one domain); quick: without decompressing."""
+    """Look at one point with all that it builds on, or at every point (of one domain); quick: without decompressing.
+
+    keep: record beside the points what was found of each, also where `check` ends the run.
+    """
     opened = store.open_store(root)
     wanted = [series.only_series(opened, domain)] if (domain, point) != (None, None) else series.all_series(opened)
-    found = _Verify(quick, threads, report, check, part)
+    found = _Verify(quick, threads, report, check, part, keep)
     found.report.notices += opened.warnings()
     for each in wanted:
-        if found.report.complete:
-            found.series(each, point)
+        found.series(each, point)
     return found.report
 
 
 class _Verify:
-    def __init__(self, quick, threads, tell, check, part):
+    def __init__(self, quick, threads, tell, check, part, keep):
         self.report = Report()
-        self._quick, self._threads, self._tell, self._user_check, self._part = quick, threads, tell, check, part
+        self._quick, self._threads, self._tell, self._user_check = quick, threads, tell, check
+        self._part, self._keep = part, keep
         self._deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
 
     def _check(self):
@@ -103,32 +113,57 @@ class _Verify:
             self.report.too_new.append(TooNew(point, str(error)))
             self._tell(event="too-new", point=point, problem=str(error))
         else:
-            self._damage(point, None, error)
+            self._damage(Damage(point, None, str(error)))
 
-    def _damage(self, point, disk, problem, offset=None, length=None):
-        damage = Damage(point, disk, str(problem), offset, length)
+    def _damage(self, damage):
         self.report.damages.append(damage)
         self._tell(event="damage", **vars(damage))
 
     def series(self, target, wanted):
         """Look at a series: all its points, or `wanted` and what it builds on."""
-        points, refused = target.load()
+        evidence = Evidence(target, verdict.FILES if self._quick else verdict.FRAMES, self._part)
+        points, refused = evidence.points, evidence.refused
         if wanted is not None:
             points, refused = self._lineage(target, target.point(wanted)), {}
         for point, error in refused.items():
             self._refused(point, error)
         self._strangers(target, points)
-        looked_at = []
-        known_good: set[str] = set()
         try:
-            for point in self._in_order(target, points):
-                self._point(target, point, known_good)
-                looked_at.append(point)
+            self._points(target, points, evidence)
         except _TimeIsUp:
             self.report.complete = False
+        finally:  # also where the user ends it: a damage that was seen is on record
+            self._conclude(target, points, refused, evidence)
+
+    def _points(self, target, points, evidence):
+        known_good: set[tuple[str, str]] = set()
+        if self._deadline is not None:  # what was looked at longest ago comes first: else no run gets to the end
+            points = sorted(points, key=evidence.known.last_look)
+        for point in points:
+            self._check()
+            self.report.points += 1
+            look = evidence.look(point)
+            self._files(target, look, known_good)
+            self._links(target, point)
+            for disk in point.manifest.disks:
+                self._disk(target, look, disk)
+            look.complete = True
+
+    def _conclude(self, target, points, refused, evidence):
         too_new = {each.point for each in self.report.too_new}
-        if proved := [point for point in looked_at if point.id not in too_new]:
-            self.report.findings.append((target, self._finding(proved)))
+        finding = evidence.conclude(too_new)
+        for name in refused:
+            about = (None, [], None) if name in too_new else (verdict.DAMAGED, [name], None)
+            self.report.verdicts.append(Verdict(target.domain, name, *about))
+        for point in points:
+            known = None if point.id in too_new else evidence.known.verdict(point)
+            about = (known["verdict"], known["damaged"], known["when"]) if known else (None, [], None)
+            self.report.verdicts.append(Verdict(target.domain, point.id, *about))
+        if finding and self._keep:
+            try:
+                findings.record(target, findings.VERIFY, **finding)
+            except (errors.OutputError, errors.StoreError) as error:  # no failure of the verification
+                self.report.notices.append(f"the result is not kept: {error}")
 
     def _strangers(self, target, points):
         """A folder that was renamed, or a domain: each point is whole, but a pull of the domain would not find it."""
@@ -139,31 +174,6 @@ class _Verify:
                     f"{format.folder_name(name)}: a pull of it does not find them"
                 )
 
-    def _finding(self, points):
-        counts = Counter(damage.point for damage in self.report.damages)
-        part = {name: getattr(self._part, name) for name in ("sample", "shard") if getattr(self._part, name)}
-        return {
-            "level": "files" if self._quick else "frames",
-            **part,
-            "points": [{**findings.entry(point), "verdict": "damaged" if counts[point.id] else "ok",
-                        "damages": counts[point.id]} for point in points],
-        }  # fmt: skip
-
-    def _in_order(self, target, points):
-        """Where the time is limited, what was verified longest ago comes first: else a run never gets to the end."""
-        if self._deadline is None:
-            return points
-        last = findings.latest(target, points)
-        return sorted(points, key=lambda point: last[point.id].get(findings.VERIFY, {}).get("when", ""))
-
-    def _point(self, target, point, known_good):
-        self._check()
-        self.report.points += 1
-        self._files(target, point, known_good)
-        self._links(target, point)
-        for disk in point.manifest.disks:
-            self._disk(target, point, disk)
-
     def _lineage(self, target, point):
         points = [point]
         try:
@@ -173,12 +183,14 @@ class _Verify:
             pass  # _links tells it
         return points
 
-    def _files(self, target, point, known_good):
+    def _files(self, target, look, known_good):
         """Size and digest of every file; one that several points refer to is read once."""
+        point = look.point
         disks = {e.path: d.name for d in point.manifest.disks for e in [d.index, *d.chunks]}
         chunks = {chunk.path for disk in point.manifest.disks for chunk in disk.chunks}
         entries = [entry for entry in point.manifest.all_files() if (entry.path, entry.sha256) not in known_good]
-        whole = {entry.path for entry in entries if entry.path not in chunks or self._part.file(entry.path)}
+        paths = {entry.path for entry in entries}
+        whole = {path for path in paths if path not in chunks or self._part.file(path) or look.is_wanted(path)}
 
         def work(entry):
             return target.file_flaw(entry) if entry.path in whole else target.size_flaw(entry)
@@ -187,8 +199,8 @@ class _Verify:
         for entry, flaw in zip(entries, flaws):
             self.report.files += entry.path in whole
             if flaw:
-                self._damage(point.id, disks.get(entry.path), flaw)
-            else:
+                self._damage(look.found(disks.get(entry.path), flaw, path=entry.path))
+            elif entry.path in whole:
                 known_good.add((entry.path, entry.sha256))
             self._tell(event="progress", point=point.id, files=self.report.files, frames=self.report.frames)
 
@@ -201,40 +213,36 @@ class _Verify:
         except (errors.Damaged, errors.FormatTooNew) as error:
             self._refused(point.id, error)
 
-    def _disk(self, target, point, disk):
-        """Every record, and unless quick every frame, of one disk of one point."""
+    def _disk(self, target, look, disk):
+        """Every record, and the frames that are to be looked at, of one disk of one point."""
         try:
-            records = self._told_records(target, point, disk)
-            if self._quick:
-                for _ in records:
-                    self._check()
-            else:
-                self._frames(target, point, disk, records)
+            self._frames(target, look, disk, self._told_records(target, look, disk))
         except errors.Damaged as error:
-            self._damage(point.id, disk.name, error)
+            self._damage(look.found(disk.name, error, path=disk.index.path))
 
-    def _told_records(self, target, point, disk):
+    def _told_records(self, target, look, disk):
         """Yield the disk's records; a full disk whose records leave out a range is damaged."""
         reached = 0
         for batch in reader.records(target.store, target.folder, disk):
             if disk.mode == manifest.FULL:
-                self._uncovered(point, disk, extents.gaps(batch, reached, int(extents.ends(batch[-1:])[0])))
+                self._uncovered(look, disk, extents.gaps(batch, reached, int(extents.ends(batch[-1:])[0])))
             reached = int(extents.ends(batch[-1:])[0])
             yield batch
         if disk.mode == manifest.FULL and reached < disk.size:
-            self._uncovered(point, disk, [(reached, disk.size - reached)])
+            self._uncovered(look, disk, [(reached, disk.size - reached)])
 
-    def _uncovered(self, point, disk, gaps):
+    def _uncovered(self, look, disk, gaps):
         for offset, length in gaps:
-            self._damage(point.id, disk.name, "the index leaves out a range of a full disk", offset, length)
+            problem = "the index leaves out a range of a full disk"
+            self._damage(look.found(disk.name, problem, offset, length, disk.index.path))
 
-    def _frames(self, target, point, disk, record_batches):
+    def _frames(self, target, look, disk, record_batches):
         with reader.FrameReader(target.store, target.folder, disk) as frames:
 
             def work(records):
                 return records, [_frame_flaw(frames, record) for record in records]
 
-            chosen = (self._part.frames(batch[batch["kind"] == extents.DATA]) for batch in record_batches)
+            chosen = (self._chosen(look, disk, batch[batch["kind"] == extents.DATA]) for batch in record_batches)
             data = (part for batch in chosen for part in _in_parts(batch))
             for records, flaws in pipeline.ordered(
                 work,
@@ -248,8 +256,15 @@ class _Verify:
                 self.report.raw_bytes += int(records["raw"].sum())
                 for record, flaw in zip(records, flaws):
                     if flaw:
-                        self._damage(point.id, disk.name, flaw, int(record["offset"]), int(record["length"]))
-                self._tell(event="progress", point=point.id, files=self.report.files, frames=self.report.frames)
+                        where = int(record["offset"]), int(record["length"]), disk.chunks[int(record["chunk"])].path
+                        self._damage(look.found(disk.name, flaw, *where))
+                self._tell(event="progress", point=look.point.id, files=self.report.files, frames=self.report.frames)
+
+    def _chosen(self, look, disk, records):
+        """Of data records, those whose frames are looked at."""
+        self._check()
+        wanted = look.wanted(disk, records)
+        return records[wanted if self._quick else wanted | self._part.frames(records)]
 
 
 def _in_parts(records):

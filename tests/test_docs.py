@@ -191,11 +191,11 @@ def test_reason_codes_are_those_of_the_manual():
 
 TYPES = {
     "string": str, "integer": int, "boolean": bool, "object": dict, "array of strings": list, "array of objects": list,
-    "array of arrays": list,
+    "array of arrays": list, "array of integers": list,
     "number": float, "object of strings": dict, "object of numbers": dict, "null": type(None),
 }  # fmt: skip
 # their members are not in the same table
-OPAQUE = {"versions", "seconds", "files", "written_bytes", "point", "sizes", "beside", "defined"}
+OPAQUE = {"versions", "seconds", "files", "written_bytes", "point", "sizes", "beside", "defined", "covered", "last"}
 
 
 def members(document, containers=False, path=""):
@@ -309,6 +309,8 @@ def test_the_json_of_restore_and_verify(tmp_path):
         told = events(nbdpull_says(tmp_path, "verify", "store", "--json", exit_code=11))
     for event in ("progress", "damage", "too-new", "result"):
         assert_event(told, event, "verify")
+    [point] = json.loads(nbdpull_says(tmp_path, "list", "store", "--json", exit_code=10))
+    assert_documented(table(section(MANUAL, "verified of a point")), point["verified"])
 
 
 def test_the_json_of_digest_and_of_a_comparison(tmp_path):
@@ -361,7 +363,9 @@ def test_the_json_of_drill(vm, private_libvirt, tmp_path):
 
 def test_the_members_of_findings(tmp_path):
     vm = stores.chain(tmp_path / "store", points=1)
-    nbdpull_says(tmp_path, "verify", "store", "--sample", "50%")
+    for _ in range(2):
+        with stores.damaged(vm.folder / vm.points[0].id / "domain.xml", b""):
+            nbdpull_says(tmp_path, "verify", "store", "--sample", "50%", exit_code=11)
     nbdpull_says(tmp_path, "digest", "store")
     rows = {name for row in table(section(FORMAT, "18. Findings")) for name in code(row[0])}
     for path in vm.folder.glob("*.json"):
@@ -371,7 +375,7 @@ def test_the_members_of_findings(tmp_path):
             "requires",
             "digest",
         }
-    assert len(list(vm.folder.glob("*.json"))) == 2
+    assert len(list(vm.folder.glob("*.json"))) == 3
 
 
 def test_the_json_of_index(tmp_path):

@@ -18,9 +18,9 @@ cli                                     the only file that prints: messages, sig
 pull  plan  doctor  cleanup  restore  verify  listing  serve  drill  digest  compare  rebuild  arguments  terminal
 base  disk_choice  disk_copy  reclaim  resume  route  disk_restore  domain_define  domain_boot  overlay  overwrite
 domain  guest_load  image_layers  known_frames  lookup  nbd_server  scratch_watch  target   libvirt; nbdkit; images
-image  storage_daemon   which point answers; QEMU's block layer
-source  nbd_target  qcow2  writer  reader  series  findings  domain_freeze  domain_link  domain_state  domain_files
-child  domain_mark  domain_thaw  domain_xml  definition  drill_xml  journal  manifest  part  pipeline  store  throttle
+evidence  image  storage_daemon   what a verification saw; which point answers; QEMU's block layer
+source  nbd_target  qcow2  writer  reader  series  verdict  domain_freeze  domain_link  domain_state  domain_files
+child domain_mark domain_thaw domain_xml definition drill_xml findings journal manifest part pipeline store throttle
 format  image_header  image_lock  sizes  xml_tree
 extents                                 pure algebra of ranges
 errors                                  everything that can go wrong, with its exit code
@@ -47,6 +47,7 @@ LIBRARIES = {
         "lookup",
         "compare",
         "part",
+        "evidence",
         "qcow2",
         "overlay",
     },

@@ -72,7 +72,7 @@ def test_a_time_limit_ends_it_and_the_next_run_goes_on(vm, capsys):
     oldest = vm.points[0]
     others = [point for point in vm.points if point is not oldest]
     entries = [{**findings.entry(point), "verdict": "ok", "damages": 0} for point in others]
-    findings.record(vm.series, findings.VERIFY, level="frames", points=entries)
+    findings.record(vm.series, findings.VERIFY, **findings.now(), level="frames", points=entries)
     events = []
     verify(str(vm.root), part=Part(max_duration=1000), report=lambda **event: events.append(event))
     assert events[0]["point"] == oldest.id
@@ -85,7 +85,7 @@ def test_list_tells_when_a_point_was_verified(vm, capsys):
     before = chunk.read_bytes()
     points = json.loads(nbdpull(capsys, "list", vm.root, "--json")[1])
     assert [point["verified"]["verdict"] for point in points] == ["ok"] * 3
-    assert points[0]["verified"]["level"] == "frames" and "@" in points[0]["verified"]["who"]
+    assert points[0]["verified"]["level"] == "frames" and "@" in points[0]["verified"]["last"]["who"]
     chunk.write_bytes(flipped(before, 900))
     assert result(capsys, "verify", vm.root, "--quick", "--sample", "100%")["exit_code"] == 11
     points = listing.points(str(vm.root))[0]
@@ -106,7 +106,7 @@ def test_no_record(vm, capsys):
 def test_a_finding_is_of_one_manifest_only(vm, capsys):
     result(capsys, "verify", vm.root)
     points = [vm.points[0].__class__(vm.points[0].manifest, "0" * 64)]
-    assert findings.latest(vm.series, points)[vm.points[0].id] == {}
+    assert findings.by_point(findings.load(vm.series), points, findings.VERIFY) == {vm.points[0].id: []}
     for path in vm.folder.glob("*.verify.json"):
         path.write_bytes(flipped(path.read_bytes(), 100))
     assert findings.load(vm.series) == []

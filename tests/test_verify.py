@@ -336,8 +336,8 @@ def test_a_point_that_builds_on_one_of_a_later_format(own):
     later_format(own, own.points[1])
     found = verify(str(own.root))
     assert found.damages == [] and [each.point for each in found.too_new] == [own.points[1].id, own.points[2].id]
-    (_, finding), = found.findings  # fmt: skip
-    assert [each["point"] for each in finding["points"]] == [own.points[0].id], "of the others nothing is proved"
+    told = {each.point: each.verdict for each in found.verdicts}
+    assert told == {own.points[0].id: "ok", own.points[1].id: None, own.points[2].id: None}, "nothing is proved of them"
 
 
 def test_a_folder_of_another_name(own, capsys):
@@ -374,8 +374,12 @@ def test_a_full_disk_that_leaves_out_a_range(tmp_path):
 
 @pytest.fixture
 def forged(tmp_path):
+    return forge(tmp_path / "store")
+
+
+def forge(root):
     """A frame was replaced by another sound one, and all files' digests were made to fit; not the frame's own."""
-    vm = Vm(tmp_path / "store")
+    vm = Vm(root)
     vm.add_disk("vda", 3 * MIB)
     noise = [random.Random(i).randbytes(64 * KIB) for i in range(48)]
     for i, data in enumerate(noise):

@@ -1,0 +1,388 @@
+"""Verdicts: a damage is on record until somebody has looked at its place, and a point is no better than its chain.
+
+The damages are real, the verifications run by the command line, and what is told is what programs read.
+"""
+
+import json
+import os
+import random
+import time
+
+import pytest
+from stores import KIB, Vm, chain, damaged, files, flipped, records_of, resealed
+from test_verify import forge
+
+from nbdpull import cli, errors, evidence, findings, format, listing, verdict
+from nbdpull.part import Part
+from nbdpull.verify import verify
+
+SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
+BAD = ("damaged", "base-damaged")
+
+
+@pytest.fixture
+def vm(tmp_path):
+    return chain(tmp_path / "store", **SMALL)
+
+
+def run(capsys, *words):
+    """(exit code, result object) of a verify."""
+    code = cli.main(["verify", *map(str, words), "--json"])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def verified(vm):
+    """What list tells of each point, in their order; None for one that nobody looked at."""
+    return [point["verified"] for point in listing.points(str(vm.root))[0]]
+
+
+def words(vm):
+    return [each and each["verdict"] for each in verified(vm)]
+
+
+def largest_chunk(vm, point, disk="vda"):
+    return max((vm.folder / chunk.path for chunk in point.manifest.disk(disk).chunks), key=lambda p: p.stat().st_size)
+
+
+def flip(path):
+    """Turn over a bit in the midst of a file; its bytes of before."""
+    before = path.read_bytes()
+    path.write_bytes(flipped(before, len(before) // 2))
+    return before
+
+
+# -- a damage stays on record -----------------------------------------------------------------------------------------
+
+PARTS = [["--sample", "1%"], ["--quick", "--sample", "0.001%"], *(["--shard", f"{i}/3"] for i in (1, 2, 3))]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=" ".join)
+def test_a_partial_verify_wipes_a_known_damage(vm, capsys, part):
+    flip(largest_chunk(vm, vm.points[0]))
+    assert run(capsys, vm.root)[0] == 11
+    assert words(vm) == ["damaged", "base-damaged", "base-damaged"]
+    for _ in range(2):
+        code, result = run(capsys, vm.root, *part)
+        assert code == 11 and result["damages"], "it looks again where a damage is known"
+        assert words(vm) == ["damaged", "base-damaged", "base-damaged"]
+
+
+@pytest.mark.parametrize("how", [[], ["--quick"], *PARTS], ids=" ".join)
+def test_a_file_that_was_mended_is_told_by_every_pass_that_looks_at_it(vm, capsys, how):
+    path = largest_chunk(vm, vm.points[0])
+    before = flip(path)
+    assert run(capsys, vm.root)[0] == 11
+    path.write_bytes(before)
+    assert run(capsys, vm.root, "--point", vm.points[0].id, *how)[0] == 0
+    assert words(vm) == ["ok"] * 3, "all the rest was looked at by the first pass"
+
+
+def test_a_damage_of_a_point_that_was_not_looked_at_stays(vm, capsys):
+    path = largest_chunk(vm, vm.points[2])
+    before = flip(path)
+    assert run(capsys, vm.root)[0] == 11
+    path.write_bytes(before)
+    assert run(capsys, vm.root, "--point", vm.points[1].id)[0] == 0
+    code, result = run(capsys, vm.root, "--max-duration", "0.000001s")
+    assert code == 11 and result["damages"] == [] and result["complete"] is False
+    assert {each["point"]: each["verdict"] for each in result["verdicts"]}[vm.points[2].id] == "damaged"
+    assert cli.main(["verify", str(vm.root), "--max-duration", "0.000001s"]) == 11
+    assert f"ON RECORD {vm.points[2].id}: damaged" in capsys.readouterr().out
+    assert words(vm) == ["ok", "ok", "damaged"]
+
+
+def test_a_frame_that_only_its_digest_tells(tmp_path, capsys):
+    """The files are what the manifest says, and a frame is not what the index says: a quick pass would see nothing."""
+    vm, point = forge(tmp_path / "store")
+    assert run(capsys, vm.root, "--quick")[0] == 0 and words(vm) == ["ok"]
+    code, result = run(capsys, vm.root)
+    assert (
+        code == 11
+        and [damage["path"] for damage in result["damages"]] == [point.manifest.disk("vda").chunks[0].path] * 2
+    )
+    for how in (["--quick"], ["--sample", "0.001%"], ["--shard", "1/50"]):
+        code, result = run(capsys, vm.root, *how)
+        assert code == 11 and {d["offset"] for d in result["damages"]} == {40 * 64 * KIB, 41 * 64 * KIB}, how
+        assert words(vm) == ["damaged"]
+
+
+def test_frames_that_cannot_be_looked_at_stay_on_record(tmp_path, capsys):
+    """As their index broke, too: who mends that has not mended them."""
+    vm, point = forge(tmp_path / "store")
+    assert run(capsys, vm.root)[0] == 11
+    index = vm.folder / point.manifest.disk("vda").index.path
+    with damaged(index, b""):
+        assert run(capsys, vm.root)[0] == 11
+    code, result = run(capsys, vm.root, "--sample", "0.001%")
+    assert code == 11 and len(result["damages"]) == 2 and words(vm) == ["damaged"]
+
+
+def test_a_lost_index_that_was_made_again(vm, capsys):
+    index = vm.folder / vm.points[1].manifest.disk("vda").index.path
+    index.unlink()
+    assert run(capsys, vm.root)[0] == 11 and words(vm) == ["ok", "damaged", "base-damaged"]
+    assert cli.main(["index", "--rebuild", str(vm.root), vm.points[1].id, "vda"]) == 0
+    capsys.readouterr()
+    assert words(vm) == ["ok", "damaged", "base-damaged"], "nobody has looked yet"
+    assert run(capsys, vm.root, "--sample", "1%")[0] == 0 and words(vm) == ["ok"] * 3
+
+
+def test_more_damages_than_a_finding_tells(tmp_path, capsys, monkeypatch):
+    """Then a part cannot look at all of them again, and does not wipe what it did not see."""
+    vm, point = forge(tmp_path / "store")
+    monkeypatch.setattr(evidence, "MAX_PLACES", 1)
+    assert run(capsys, vm.root)[0] == 11
+    chunk = vm.folder / point.manifest.disk("vda").chunks[0].path
+    data = bytearray(chunk.read_bytes())
+    (a, b), size = (
+        records_of(vm, point, "vda")["position"][[40, 41]].tolist(),
+        int(records_of(vm, point, "vda")["stored"][40]),
+    )
+    data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
+    with damaged(chunk, bytes(data)):
+        for how in (["--sample", "50%"], ["--shard", "1/2"], ["--quick"]):
+            run(capsys, vm.root, *how)
+            assert words(vm) == ["damaged"], how
+    assert verified(vm)[0]["damages"] >= 2
+
+
+def test_a_finding_of_an_earlier_version(vm, capsys):
+    """It tells how many damages there were, and not where: a pass over everything, as deep as that, settles it."""
+    about = [{**findings.entry(point), "verdict": "damaged", "damages": 2} for point in vm.points[:1]]
+    findings.record(vm.series, findings.VERIFY, **findings.now(), level="frames", points=about)
+    assert words(vm) == ["damaged", "base-damaged", "base-damaged"]
+    for how in (["--quick"], ["--sample", "99%"], ["--shard", "1/2"]):
+        assert run(capsys, vm.root, *how)[0] == 11, "by what is on record"
+    assert words(vm) == ["damaged", "base-damaged", "base-damaged"]
+    assert run(capsys, vm.root)[0] == 0 and words(vm) == ["ok"] * 3
+
+
+def test_two_verifications_at_once(vm, capsys):
+    """One that began before a damage was found has not looked at it since, whichever ends first."""
+    early = evidence.Evidence(vm.series, "frames", Part())
+    looks = [early.look(point) for point in vm.points]
+    flip(largest_chunk(vm, vm.points[0]))
+    assert run(capsys, vm.root)[0] == 11
+    for look in looks:
+        look.complete = True
+    findings.record(vm.series, findings.VERIFY, **early.conclude(set()))
+    assert words(vm) == ["damaged", "base-damaged", "base-damaged"]
+
+
+@pytest.mark.parametrize("end", ["signal", "time"])
+def test_a_damage_that_was_seen_before_the_end(vm, monkeypatch, end):
+    """What ends it in the midst of a point does not end what is known of that."""
+    flip(largest_chunk(vm, vm.points[0]))
+    seen = []
+
+    def report(event, **_):
+        seen.append(event)
+
+    def check():
+        if "damage" in seen and end == "signal":
+            raise errors.Interrupted(15)
+
+    if end == "signal":
+        with pytest.raises(errors.Interrupted):
+            verify(str(vm.root), report=report, check=check, keep=True)
+    else:
+        clock = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 1000 * ("damage" in seen))
+        assert not verify(str(vm.root), report=report, part=Part(max_duration=500), keep=True).complete
+    monkeypatch.undo()
+    assert words(vm) == ["damaged", "base-damaged", "base-damaged"]
+    assert verified(vm)[0]["covered"] == {"files": None, "frames": None}, "it did not come to its end"
+
+
+# -- what was looked at -----------------------------------------------------------------------------------------------
+
+
+def test_a_part_is_never_a_clean_verdict_of_the_whole(vm, capsys):
+    for how in (["--sample", "60%"], ["--shard", "1/2"]):
+        assert run(capsys, vm.root, *how)[0] == 0
+        assert words(vm) == ["partial"] * 3
+    assert verified(vm)[0]["last"]["shard"] == [1, 2]
+    for verb in (["list", str(vm.root)], ["show", str(vm.root), "latest"]):
+        assert cli.main(verb) == 0 and " part\n" in f"{capsys.readouterr().out}\n".replace(" part  ", " part\n")
+    told = [about["verdict"] for document in findings.load(vm.series) for about in document["points"]]
+    assert set(told) == {"partial"}
+
+
+def test_all_shards_together_are_everything(vm, capsys):
+    """As of the oldest of them."""
+    for number in (2, 1, 3):
+        assert words(vm) == ([None] * 3 if number == 2 else ["partial"] * 3)
+        assert run(capsys, vm.root, "--shard", f"{number}/3")[0] == 0
+    oldest = findings.load(vm.series)[0]
+    assert oldest["shard"] == [2, 3]
+    assert [each["when"] for each in verified(vm)] == [oldest["when"]] * 3 and words(vm) == ["ok"] * 3
+    assert verified(vm)[0]["covered"] == {"files": oldest["when"], "frames": oldest["when"]}
+    run(capsys, vm.root, "--shard", "2/3")
+    assert verified(vm)[0]["when"] == findings.load(vm.series)[1]["when"], "now another one is the oldest"
+
+
+def test_a_later_part_leaves_the_date_of_the_whole(vm, capsys):
+    run(capsys, vm.root)
+    run(capsys, vm.root, "--quick")
+    run(capsys, vm.root, "--sample", "5%")
+    whole, quick, part = findings.load(vm.series)
+    for each in verified(vm):
+        assert (each["verdict"], each["when"], each["level"]) == ("ok", quick["when"], "files")
+        assert each["covered"] == {"files": quick["when"], "frames": whole["when"]}
+        assert (each["last"]["when"], each["last"]["sample"]) == (part["when"], 0.05)
+
+
+def test_a_point_is_as_old_as_the_oldest_look_at_its_chain(vm, capsys):
+    run(capsys, vm.root, "--point", vm.points[0].id)
+    assert words(vm) == ["ok", None, None]
+    run(capsys, vm.root, "--point", vm.points[2].id)
+    first, second = findings.load(vm.series)
+    assert [each["when"] for each in verified(vm)] == [second["when"]] * 3
+    about = [{**findings.entry(vm.points[2]), "verdict": "ok", "damages": 0}]
+    findings.record(vm.series, findings.VERIFY, **findings.now(), level="frames", points=about)
+    assert verified(vm)[2]["when"] == second["when"], "its chain was not looked at again"
+
+
+# -- what a point builds on -------------------------------------------------------------------------------------------
+
+
+def test_children_of_a_damaged_point_are_not_well(vm, capsys):
+    flip(largest_chunk(vm, vm.points[1]))
+    ids = [point.id for point in vm.points]
+    code, result = run(capsys, vm.root)
+    assert code == 11 and not result["ok"]
+    told = [(each["point"], each["verdict"], each["damaged"]) for each in result["verdicts"]]
+    assert told == [(ids[0], "ok", []), (ids[1], "damaged", [ids[1]]), (ids[2], "base-damaged", [ids[1]])]
+    (document,) = findings.load(vm.series)
+    assert [about["verdict"] for about in document["points"]] == ["ok", "damaged", "base-damaged"]
+    assert [(each["verdict"], each["damaged"]) for each in verified(vm)] == [each[1:] for each in told]
+    assert cli.main(["verify", str(vm.root), "--no-record"]) == 11
+    assert f"BASE DAMAGED {ids[2]}: cannot be restored, as it builds on {ids[1]}" in capsys.readouterr().out
+    cli.main(["list", str(vm.root)])
+    assert [line.count("DAMAGED") - line.count("BASE") for line in capsys.readouterr().out.splitlines()[1:]] == [
+        0,
+        1,
+        0,
+    ]
+    cli.main(["show", str(vm.root), "latest"])
+    shown = capsys.readouterr().out
+    assert "BASE DAMAGED" in shown and f"damage on record: {ids[1]}" in shown
+
+
+def test_a_disk_in_full_does_not_need_what_was_before(tmp_path, capsys):
+    vm = Vm(tmp_path / "store")
+    for disk in ("vda", "vdb"):
+        vm.add_disk(disk, 300 * KIB)
+        vm.write(disk, 0, os.urandom(200 * KIB))
+    first = vm.pull()
+    last = vm.pull("nothing")
+    second = vm.pull()  # of the point in full
+    flip(largest_chunk(vm, first, "vdb"))
+    assert run(capsys, vm.root)[0] == 11
+    assert words(vm) == ["damaged", "ok", "ok"] and verified(vm)[2]["damaged"] == []
+    known = verdict.Known(vm.points, findings.load(vm.series))
+    assert known.damaged(first, "vda") == frozenset() and known.damaged(first, "vdb") == {first.id}
+    assert not any(known.damaged(point, disk) for point in (last, second) for disk in ("vda", "vdb"))
+
+
+def test_a_file_of_the_domain_is_needed_by_all_that_builds_on_it(vm, capsys):
+    """A restore proves it, too."""
+    flip(vm.folder / vm.points[0].id / "domain.xml")
+    assert run(capsys, vm.root)[0] == 11 and words(vm) == ["damaged", "base-damaged", "base-damaged"]
+    assert cli.main(["restore", str(vm.root), "-o", str(vm.root / "out")]) == 11
+
+
+@pytest.mark.parametrize("what", ["gone", "other", "unreadable"])
+def test_a_base_that_is_not_there_needs_no_verification(vm, what):
+    """The manifests alone tell."""
+    verify(str(vm.root), keep=True)
+    manifest = vm.folder / vm.points[0].id / "manifest.json"
+    if what == "other":
+        resealed(vm, vm.points[0], created="2030-01-01T00:00:00+00:00")
+    elif what == "gone":
+        manifest.unlink()
+    else:
+        manifest.write_bytes(b"")
+    assert words(vm)[-2:] == ["base-damaged"] * 2
+    assert verified(vm)[-1]["damaged"] == [vm.points[0].id]
+
+
+def test_a_point_that_builds_on_one_of_a_later_version(vm, capsys):
+    """Of that nothing can be told: neither that it is well, nor that it is not."""
+    run(capsys, vm.root)
+    (vm.folder / vm.points[0].id / "manifest.json").write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+    assert words(vm) == ["partial", "partial"]
+    code, result = run(capsys, vm.root)
+    assert code == 10 and {each["verdict"] for each in result["verdicts"]} == {None}
+
+
+# -- whatever is done -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_verdict_flatters(tmp_path, capsys, seed):
+    """Files are damaged and mended and parts looked at by chance. What was told to be damaged and was not mended is in
+    every list, for the point and all that builds on it; what was mended is well again once a pass saw all of it."""
+    rng = random.Random(seed)
+    vm = chain(tmp_path / "store", seed=seed, **SMALL)
+    paths = [path for path in files(vm.folder) if path.suffix in (".zst", ".index") or path.name == "domain.xml"]
+    sound, told, looked = {}, set(), set()
+    for _ in range(25):
+        path = rng.choice(paths)
+        if path in sound and rng.random() < 0.6:
+            path.write_bytes(sound.pop(path))
+        elif path not in sound and rng.random() < 0.3:
+            sound[path] = path.read_bytes()
+            path.write_bytes(flipped(sound[path], rng.randrange(len(sound[path]))))
+        how = rng.choice(
+            [[], ["--quick"], ["--sample", f"{rng.randrange(1, 99)}%"], ["--shard", f"{rng.randrange(1, 4)}/3"]]
+        )
+        last = rng.randrange(3)
+        how += ["--point", vm.points[last].id]
+        code, result = run(capsys, vm.root, *how)
+        told = {path for path in told if path in sound or owner(vm, path) > last}
+        told |= {path for path in sound for damage in result["damages"] if str(path) in damage["problem"]}
+        looked |= set(range(last + 1)) if how[0] in ("--point", "--quick") else set()
+        assert code == (11 if any(owner(vm, path) <= last for path in told) else 0)
+        for number, word in enumerate(words(vm)):
+            bad = [owner(vm, path) for path in told if owner(vm, path) <= number]
+            if bad:
+                assert word == ("damaged" if number in bad else "base-damaged")
+            elif word == "ok":
+                assert set(range(number + 1)) <= looked or shards_seen(vm, number)
+            else:
+                assert word in (None, "partial") and not set(range(number + 1)) <= looked
+    for path, before in sound.items():
+        path.write_bytes(before)
+    assert run(capsys, vm.root)[0] == 0 and words(vm) == ["ok"] * 3
+
+
+def owner(vm, path):
+    return [point.id for point in vm.points].index(path.parent.name)
+
+
+def shards_seen(vm, last):
+    """Whether the three shards, or whole passes, together saw each point up to that one."""
+    seen = {}
+    for document in findings.load(vm.series):
+        for about in document["points"]:
+            shard = document.get("shard")
+            if "sample" not in document:
+                seen.setdefault(about["point"], set()).update([shard[0]] if shard else [1, 2, 3])
+    return all(seen.get(point.id) == {1, 2, 3} for point in vm.points[: last + 1])
+
+
+def test_findings_of_any_form_are_read(vm):
+    """Who can write to a store can write these: one that is not of the form is as if it were not there."""
+    sound = {**findings.entry(vm.points[0]), "verdict": "damaged", "damages": 1}
+    documents = [{"when": 5}, {"points": "abc"}, {"points": [5]}, {"points": [{}]}, {"level": None}, {"shard": [1]},
+                 {"shard": "1/2"}, {"shard": ["1", 2]}, {"kind": ["verify"]}]  # fmt: skip
+    places = [5, ["x"], [{"path": 5}], [{"disk": []}], [{"offset": "x"}], [{"offset": -1}], [{"offset": 1 << 70}]]
+    entries = [{"damages": "5"}, {"damages": None}, {"point": None}, {"manifest_sha256": 5}, {"settles": [[]]},
+               {"settles": "x"}, *({"places": each} for each in places)]  # fmt: skip
+    documents += [{"points": [{**sound, **each}]} for each in entries]
+    for changed in [*documents, {}]:
+        document = {"kind": "verify", **findings.now(), "level": "frames", "points": [sound], **changed}
+        sealed = format.seal({"format": format.FORMAT, "requires": [], **document})
+        vm.store.publish(f"{vm.series.folder}/{format.new_point_id()}.verify.json", sealed)
+        assert words(vm) == (["damaged", "base-damaged", "base-damaged"] if changed == {} else [None] * 3), changed
