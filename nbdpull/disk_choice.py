@@ -17,6 +17,7 @@ _SHAREABLE = (
 
 def chosen(vm, wanted=(), exclude=()):
     """([Disk, …], warnings): the disks asked for, else all that hold the guest's writable data and can be pulled.
+    Only these are looked at.
 
     NoSuchDisk, UnfitDisk, NothingToBackUp: before anything is begun.
     """
@@ -33,7 +34,7 @@ def chosen(vm, wanted=(), exclude=()):
             f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
         )
     missed = [] if wanted else [disk for name, disk in disks.items() if name not in exclude and is_missed(disk)]
-    return found, [
+    return vm.looked_at(found), [
         f"disk {disk.target} is left out, it {_obstacle(disk)}; --exclude {disk.target} says that you know"
         for disk in missed
     ]

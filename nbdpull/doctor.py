@@ -187,19 +187,29 @@ def _socket(folder, remote):
 
 def _disks(vm):
     for disk in vm.disks():
-        subject, text = f"disk {disk.target}", f"{disk.format} {disk.source}, {_gib(disk.size or 0)}"
+        subject, text = f"disk {disk.target}", f"{disk.format} {disk.source}"
         left_out = disk_choice.why_left_out(disk)
         if disk_choice.is_missed(disk):
             yield Finding(WARN, subject, f"{text}: not pulled, it {left_out}", "back up what is on it by another way")
         elif left_out:
             yield _good(subject, f"{text}: not pulled, it {left_out}")
-        elif disk.format != "qcow2":
-            yield Finding(WARN, subject, f"{text}: full pulls only", "convert it to qcow2 for incremental ones")
-        elif disk.bitmaps is False:
-            yield Finding(WARN, subject, f"{text}: qcow2 version 2, full pulls only",
-                          f"with the domain off: qemu-img amend -o compat=1.1 {disk.source}")  # fmt: skip
         else:
-            yield _good(subject, f"{text}: full and incremental")
+            yield _pulled(vm, disk)
+
+
+def _pulled(vm, disk):
+    subject = f"disk {disk.target}"
+    try:
+        (disk,) = vm.looked_at([disk])
+    except errors.NbdpullError as error:
+        return _bad(subject, error)
+    text = f"{disk.format} {disk.source}, {_gib(disk.size)}"
+    if disk.format != "qcow2":
+        return Finding(WARN, subject, f"{text}: full pulls only", "convert it to qcow2 for incremental ones")
+    if disk.bitmaps is False:
+        return Finding(WARN, subject, f"{text}: qcow2 version 2, full pulls only",
+                       f"with the domain off: qemu-img amend -o compat=1.1 {disk.source}")  # fmt: skip
+    return _good(subject, f"{text}: full and incremental")
 
 
 def _checkpoints(vm):

@@ -372,14 +372,17 @@ class Domain:
                                       "try again when it has ended")  # fmt: skip
 
     def disks(self) -> list[Disk]:
-        """All disks, cdroms and floppies; of a running domain as they are now."""
-        with self._seam("read the disks"):
-            return [self._with_facts(disk) for disk in domain_xml.parse_disks(self._dom.XMLDesc(0))]
+        """All disks, cdroms and floppies, as the definition tells them; of a running domain as they are now."""
+        with self._seam("read the definition"):
+            return domain_xml.parse_disks(self._dom.XMLDesc(0))
+
+    def looked_at(self, disks: Iterable[Disk]) -> list[Disk]:
+        """The same with what their images tell. For those that are wanted: another's storage may hang or be gone."""
+        return [self._with_facts(disk) for disk in disks]
 
     def _with_facts(self, disk: Disk) -> Disk:
-        if disk.empty:
-            return disk
-        size, allocation, _ = self._dom.blockInfo(disk.target)
+        with self._seam(f"look at disk {disk.target}"):
+            size, allocation, _ = self._dom.blockInfo(disk.target)
         return replace(disk, size=size, allocation=allocation, bitmaps=self._holds_bitmaps(disk))
 
     def _holds_bitmaps(self, disk: Disk) -> Optional[bool]:

@@ -26,9 +26,9 @@ class Disk:
     """One disk of a domain, as facts; which of them rule it out is the caller's decision.
 
     target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
-    format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
-    in bytes, None where empty; allocation: bytes that the image takes, of a block device perhaps 0; bitmaps: whether
-    the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret for it.
+    format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; encrypted: QEMU is
+    given a secret for it. Where the image was looked at: size: virtual size in bytes; allocation: bytes that the image
+    takes, of a block device perhaps 0; bitmaps: whether the image format can hold bitmaps, None where not known.
     """
 
     target: str

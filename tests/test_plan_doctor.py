@@ -94,3 +94,13 @@ def test_doctor_names_what_is_wrong(private_libvirt, tmp_path):
     assert code == 6 and found["libvirt"]["state"] == "BAD" and found["libvirt"]["advice"]
     code, found = doctor("nosuch", "-c", private_libvirt.uri, "--scratch-dir", tmp_path / "none")
     assert code == 9 and found["domain nosuch"]["state"] == found["scratch"]["state"] == "BAD"
+
+
+def test_disk_whose_image_is_gone_hides_no_other(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB, "vdb": MIB, "vdc": MIB})
+    vm = witness.vm
+    vm.stop()
+    vm.disks["vdb"].path.unlink()
+    code, found = doctor(vm.name, "-c", vm.bed.uri)
+    assert code == 6 and found["disk vdb"]["state"] == "BAD" and "No such file" in found["disk vdb"]["advice"]
+    assert {found[f"disk {name}"]["state"] for name in ("vda", "vdc")} == {"good"}
