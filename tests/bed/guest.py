@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from bed import BedError, Unavailable
 from bed.libvirtd import libvirt
-from bed.machine import DOMAIN, MIB, Disk, Machine, libvirt_qemu, wait_for
+from bed.machine import MIB, Disk, Machine, libvirt_qemu, wait_for
 
 KERNEL = "linux-image-cloud-amd64"
 # Each needs the ones before it. What a kernel has built in is not among its files, and left out; ext4 is built in.
@@ -54,7 +54,7 @@ class Guest(Machine):
     With writer=True it writes from boot on; kvm=True is for machines where KVM is known to boot Linux.
     """
 
-    def __init__(self, bed, folder, parts, disks=None, name=None, writer=False, kvm=False, memory=128):
+    def __init__(self, bed, folder, parts, disks=None, name=None, writer=False, kvm=False, memory=128, iothreads=0):
         self.parts = parts
         self.writer = writer
         self.kvm = kvm
@@ -66,7 +66,7 @@ class Guest(Machine):
             copy = folder / "vda.qcow2"
             shutil.copyfile(parts.disk, copy)
             disks = {"vda": Disk(path=copy), **disks}
-        super().__init__(bed, folder, disks, name=name, paused=False)
+        super().__init__(bed, folder, disks, name=name, paused=False, iothreads=iothreads)
 
     @property
     def console(self):
@@ -149,14 +149,7 @@ class Guest(Machine):
             f"<serial type='file'><source path={quoteattr(str(self.console))}/></serial>"
             "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
         )
-        return DOMAIN.format(
-            kind="kvm" if self.kvm else "qemu",
-            name=escape(self.name),
-            memory=self.memory,
-            cpus=1,
-            boot=boot,
-            devices=devices,
-        )
+        return self._domain_xml(devices, kind="kvm" if self.kvm else "qemu", memory=self.memory, boot=boot)
 
 
 # -- the parts --------------------------------------------------------------------------------------------------------
