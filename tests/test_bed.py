@@ -192,8 +192,9 @@ def features(image):
 def test_ioping_in_the_guest_writes_and_tells_each_time(private_libvirt, guest_parts, tmp_path):
     with Guest(private_libvirt, tmp_path, guest_parts, {"vdb": 16 * MIB}) as vm:
         vm.wait_agent()
+        started = time.monotonic()
         vm.start_ioping("vdb")
-        time.sleep(1)
+        vm.run("sleep 1")
         times = vm.stop_ioping()
-        assert len(times) > 100 and 0.5 < sum(times) < 5
+        assert times and 0 < sum(times) < time.monotonic() - started
         assert any(vm.content("vdb"))
