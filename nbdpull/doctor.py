@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import disk_choice, errors, scratch_watch
+from . import disk_choice, errors, scratch_watch, socket_keeper
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 
@@ -145,7 +145,7 @@ def _domain(name, uri):
 
     try:
         with domain.open(name, uri) as vm:
-            return [*_state(vm), *_disks(vm), *_checkpoints(vm)]
+            return [*_state(vm), *_disks(vm), *_iothreads(vm), *_checkpoints(vm)]
     except errors.NbdpullError as error:
         return [_bad(f"domain {name}", error)]
 
@@ -210,6 +210,18 @@ def _pulled(vm, disk):
         return Finding(WARN, subject, f"{text}: qcow2 version 2, full pulls only",
                        f"with the domain off: qemu-img amend -o compat=1.1 {disk.source}")  # fmt: skip
     return _good(subject, f"{text}: full and incremental")
+
+
+def _iothreads(vm):
+    threaded = [disk.target for disk in vm.disks() if disk.iothread]
+    if not threaded:
+        return
+    version = vm.running_version or tuple(map(int, vm.versions["qemu"].split(".")))
+    if version < socket_keeper.MENDED:
+        shown = ".".join(map(str, version))
+        yield Finding(WARN, "iothreads", f"disk {', '.join(threaded)}: QEMU {shown} crashes, with its guest, when an "
+                      "NBD client of such a disk hangs up; nbdpull lets QEMU hang up first, also where it is killed",
+                      "use no other NBD client on a backup of this domain; QEMU 9.0 is mended")  # fmt: skip
 
 
 def _checkpoints(vm):

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional
 
-from nbdpull import domain_xml, errors
+from nbdpull import domain_xml, errors, qemu_process
 from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
 
 try:
@@ -221,6 +221,13 @@ class Domain:
         with self._seam("read the versions"):
             daemon, emulator = self._connection.getLibVersion(), self._connection.getVersion()
         return {"libvirt": _dotted(daemon), "qemu": _dotted(emulator)}
+
+    @property
+    def running_version(self) -> Optional[tuple[int, ...]]:
+        """(7, 2, 22) of the QEMU that runs it, None where that is not known; on another host, of the one installed."""
+        if self.is_remote:
+            return tuple(map(int, self.versions["qemu"].split(".")))
+        return qemu_process.version(self.name, urllib.parse.urlsplit(self.uri).path == "/session")
 
     @property
     def agent_state(self) -> Optional[str]:

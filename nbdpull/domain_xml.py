@@ -8,7 +8,7 @@ Must not know: libvirt's API, files, or what a value means for a run.
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -26,9 +26,10 @@ class Disk:
     """One disk of a domain, as facts; which of them rule it out is the caller's decision.
 
     target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
-    format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; encrypted: QEMU is
-    given a secret for it. Where the image was looked at: size: virtual size in bytes; allocation: bytes that the image
-    takes, of a block device perhaps 0; bitmaps: whether the image format can hold bitmaps, None where not known.
+    format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
+    in bytes, None where empty; allocation: bytes that the image takes, of a block device perhaps 0; bitmaps: whether
+    the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret for it; iothread:
+    whether its device has a thread of its own, or that of its controller.
     """
 
     target: str
@@ -45,6 +46,7 @@ class Disk:
     bitmaps: Optional[bool] = None
     allocation: int = 0
     encrypted: bool = False
+    iothread: bool = False
 
 
 class Listen(NamedTuple):
@@ -203,10 +205,18 @@ def parse_checkpoint(xml: str, with_size: bool) -> Checkpoint:
 
 def parse_disks(xml: str) -> list[Disk]:
     """Disks of a <domain>, in its order."""
-    return [_parse_disk(element) for element in ET.fromstring(xml).iterfind("devices/disk")]
+    root = ET.fromstring(xml)
+    controllers = {e.get("index") for e in root.iterfind("devices/controller[@type='scsi']") if _has_iothread(e)}
+    return [_parse_disk(element, controllers) for element in root.iterfind("devices/disk")]
 
 
-def _parse_disk(element: ET.Element) -> Disk:
+def _has_iothread(device: ET.Element) -> bool:
+    """One, or since libvirt 10.0 a list of them."""
+    driver = device.find("driver")
+    return driver is not None and ("iothread" in driver.attrib or driver.find("iothreads") is not None)
+
+
+def _parse_disk(element: ET.Element, threaded_controllers: Set[Optional[str]] = frozenset()) -> Disk:
     kind, source = element.get("type", ""), _source(element)
     return Disk(
         target=_attribute(element, "target", "dev") or "",
@@ -220,7 +230,15 @@ def _parse_disk(element: ET.Element) -> Disk:
         shareable=element.find("shareable") is not None,
         empty=not source,
         encrypted=any(element.find(path) is not None for path in ("encryption", "source/encryption")),
+        iothread=_has_iothread(element) or _scsi_controller(element) in threaded_controllers,
     )
+
+
+def _scsi_controller(disk: ET.Element) -> Optional[str]:
+    """Index of the controller of a SCSI disk, None of others."""
+    if _attribute(disk, "target", "bus") != "scsi":
+        return None
+    return _attribute(disk, "address", "controller") or "0"
 
 
 def _source(element: ET.Element) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -22,6 +22,7 @@ from . import (
     route,
     scratch_watch,
     series,
+    socket_keeper,
     source,
     store,
     writer,
@@ -96,15 +97,19 @@ def _looked_at(request, vm, hold, target, disks, choice, check):
     if not vm.is_remote:
         scratch_watch.require_room(backup.scratch_dir, sum(disk.size for disk in disks))
     watch = scratch_watch.ScratchWatch(vm, backup.scratch_dir)
+    keeper = socket_keeper.SocketKeeper(vm.uri, vm.uuid, run_id) if socket_keeper.required(vm, disks, way) else None
 
     def check_all():
         check()
         watch.check()
+        if keeper:
+            keeper.check()
 
     hold.note(_journal_entry(vm, backup))
-    with watch.guarding_guest(), vm.backup(backup) as job:
+    with watch.guarding_guest(), keeper or nullcontext(), vm.backup(backup) as job:
         with watch.watching(job), route.opened(way, vm, job.socket) as server:
-            found = [_disk(request, target, disk, choice, (server, job), check_all) for disk in disks]
+            where = source.Kept(server, keeper) if keeper else server, job
+            found = [_disk(request, target, disk, choice, where, check_all) for disk in disks]
         job.finish()
     hold.clear()
     return found

@@ -29,6 +29,7 @@ from . import (
     route,
     scratch_watch,
     series,
+    socket_keeper,
     source,
     store,
 )
@@ -41,6 +42,7 @@ QUIESCE, FREEZE_TIMEOUT = domain.AUTO, domain.FREEZE_TIMEOUT
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
 BEST_RATIO = 10  # a full pull that would have to be compressed more than so does not begin
+_ENDS_WITH_ITS_RUN = "a disk is in an I/O thread, and a job of such a disk ends when its run dies"
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class _Run:
         ]
         self._route = route.parse(request.nbd, request.tls)
         self._warnings += self._route.warnings()
+        self._keeps_sockets = socket_keeper.required(vm, disks, self._route)
+        self._keeper: Optional[socket_keeper.SocketKeeper] = None
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._id = format.new_point_id()
@@ -159,6 +163,8 @@ class _Run:
     def _check(self):
         self._check_caller()
         self._watch.check()
+        if self._keeper:
+            self._keeper.check()
 
     def run(self):
         self._require_same_domain()
@@ -183,7 +189,12 @@ class _Run:
         if not self._dead:
             self._require_room(plan, choice.decisions)
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
-        with self._journaled_point(plan, choice.parent) as new, self._watch.guarding_guest(), self._job(plan) as job:
+        with ExitStack() as begun:
+            new = begun.enter_context(self._journaled_point(plan, choice.parent))
+            begun.enter_context(self._watch.guarding_guest())
+            if self._keeps_sockets:
+                self._keeper = begun.enter_context(socket_keeper.SocketKeeper(self._vm.uri, self._vm.uuid, self._id))
+            job = begun.enter_context(self._job(plan))
             self._lap("begin")
             self._warnings += [job.freeze.warning] if job.freeze.warning else []
             with new.reading(job.freeze.consistency, job.freeze.reason):
@@ -263,6 +274,7 @@ class _Run:
             choice = self._choose()
             plan, limit = self._plan(choice, dead.id), self._request.scratch_limit
             obstacle = resume.obstacle(self._vm, dead, plan, choice.parent, how, limit)
+            obstacle = _ENDS_WITH_ITS_RUN if self._keeps_sockets else obstacle
             self._journal = None if obstacle else self._series.resumed_journal(dead.id)
         except errors.NbdpullError as error:  # which may be due to what the dead run left
             obstacle = str(error)
@@ -326,6 +338,7 @@ class _Run:
         with self._watch.watching(job), self._cores.watching(), ExitStack() as open_disks:
             kept = self._kept(new)
             server = open_disks.enter_context(route.opened(self._route, self._vm, job.socket))
+            server = source.Kept(server, self._keeper) if self._keeper else server
             where = server, job, new.sealed
             copies = [open_disks.enter_context(self._disk_copy(where, disk, choice, kept)) for disk in self._disks]
             self._copy_all(copies)

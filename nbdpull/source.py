@@ -14,7 +14,7 @@ import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy
 
@@ -48,6 +48,7 @@ FAR_BATCH_BYTES = 1 << 20  # by TCP: an answer may be long on its way, and the m
 POLL_INTERVAL = 250  # milliseconds
 GOODBYE = 1.0  # seconds for a server to take leave
 HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
+KEPT_HANDSHAKE = 12.0  # the same where we may not break it off: a QEMU that limits it gives up after 10
 # QEMU 9.1 and later (and older ones that were mended as it was) serve 100 connections, and let the next one wait for
 # ever. Some may be somebody else's.
 MAX_CONNECTIONS = 90
@@ -57,7 +58,8 @@ SHORT_PAUSE = 0.02  # seconds until a server's queue is looked at again
 PAUSE = 0.2  # seconds before the second try, then doubled
 PIN = 1 << 16  # bytes of a read that looks for the place of an error, then PIN_FINE
 PIN_FINE = 1 << 12
-BROKEN = ("ENOTCONN", "ECONNRESET", "EPIPE", "ESHUTDOWN", "ECONNREFUSED", "ECONNABORTED", "ENOENT")
+BROKEN = (errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, errno.ECONNREFUSED, errno.ECONNABORTED,
+          errno.ENOENT)  # fmt: skip
 
 
 def library_version():
@@ -97,6 +99,14 @@ class Tcp(NamedTuple):
     certificates: Optional[str] = None
 
 
+class Kept(NamedTuple):
+    """A server that has to hang up first. address: path of a unix socket, or a Tcp without certificates; keeper: its
+    `keep` is given each socket that is connected, and holds it open."""
+
+    address: Union[str, Tcp]
+    keeper: Any
+
+
 class ConnectionLost(errors.SourceError):
     """The connection broke; another one may serve."""
 
@@ -110,7 +120,8 @@ class ReadFailed(errors.SourceError):
 
 
 class Source:
-    """One export. socket: path of a unix socket, or Tcp; size: bytes; bitmap: name of its dirty bitmap, None = full.
+    """One export. address: path of a unix socket, Tcp, or Kept; size: bytes; bitmap: name of its dirty bitmap, None =
+    full.
 
     Where a bitmap is known to say too little: dirty_from is the offset from which all is dirty; held(start, stop) gives
     the ranges where the image that the extents are laid over has data: what of them is clean and zero is told, too.
@@ -136,6 +147,7 @@ class Source:
         self._count = 0  # of those that are in self._free, or lent from it
         self._opened: list[_Connection] = []
         self._closed = False
+        self._handshake = KEPT_HANDSHAKE if isinstance(address, Kept) else HANDSHAKE
         try:
             self._open(connections)
         except BaseException:
@@ -281,7 +293,7 @@ class Source:
     def close(self):
         """Close every connection; what is under way on one, such as the map, fails, but for a handshake, which ends."""
         self._closed = True
-        deadline = time.monotonic() + HANDSHAKE + GOODBYE
+        deadline = time.monotonic() + self._handshake + GOODBYE
         with suppress(Empty):
             for _ in range(self._count):
                 self._free.get(timeout=max(0, deadline - time.monotonic()))
@@ -329,11 +341,17 @@ class _Reader:
 
 
 class _Connection:
-    """A connection, used by one thread at a time. No call blocks for longer than the stall timeout."""
+    """A connection, used by one thread at a time. No call blocks for longer than the stall timeout.
+
+    To a server that has to hang up first it says no goodbye, and asks for nothing that such a one answers by hanging
+    up: an error in the midst of a read whose answer comes in pieces.
+    """
 
     def __init__(self, address, export, contexts, reads_at_once, stall_timeout, check):
         self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
         self._contexts, self._check = contexts, check
+        self._keeper = address.keeper if isinstance(address, Kept) else None
+        address = address.address if self._keeper else address
         self._bytes_at_once = FAR_BATCH_BYTES if isinstance(address, Tcp) else MAX_BATCH_BYTES
         self._check_at = 0.0
         self._nbd = nbd.NBD()
@@ -360,11 +378,15 @@ class _Connection:
         try:
             self._poll_while(self._nbd.aio_is_connecting, "connecting")
         except BaseException:
+            patience = KEPT_HANDSHAKE if self._keeper else HANDSHAKE
             with suppress(nbd.Error):
-                _poll_until(lambda: not self._nbd.aio_is_connecting(), self._nbd, time.monotonic() + HANDSHAKE)
+                _poll_until(lambda: not self._nbd.aio_is_connecting(), self._nbd, time.monotonic() + patience)
             raise
 
     def _start(self, server):
+        if self._keeper:
+            self._nbd.aio_connect_socket(self._kept_socket(server))
+            return
         if not isinstance(server, Tcp):
             self._nbd.aio_connect_unix(server)
             return
@@ -374,6 +396,15 @@ class _Connection:
             self._nbd.set_tls_certificates(server.certificates)
             self._nbd.set_tls_verify_peer(True)
         self._nbd.aio_connect_tcp(server.host, str(server.port))
+
+    def _kept_socket(self, server):
+        """The descriptor of a connected socket for libnbd, which may close it: the keeper has others of it."""
+        try:
+            with _connected(server, self._stall_timeout) as ours:
+                self._keeper.keep(ours)
+                return ours.detach()
+        except OSError as error:
+            raise self._failure("connecting", error.errno, error.strerror) from error
 
     def _require_contexts(self):
         for context in self._contexts:
@@ -421,11 +452,19 @@ class _Connection:
                 size -= length
             if failed:
                 break
-            under_way.append((self._nbd.aio_pread(view, offset), offset, len(view)))
+            under_way.append((self._start_read(view, offset), offset, len(view)))
             size += len(view)
         for cookie, at, _ in under_way:
             self._wait(cookie, f"reading at byte {at}", failed)
         self._require_success(failed, f"reading from byte {pieces[0][0]} on" if pieces else "reading", ReadFailed)
+
+    def _start_read(self, view, offset):
+        return self._start_whole_read(view, offset) if self._keeper else self._nbd.aio_pread(view, offset)
+
+    def _start_whole_read(self, view, offset):
+        """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
+        whole = nbd.CMD_FLAG_DF if self._nbd.can_df() else 0
+        return self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
 
     def read_pinned(self, ranges):
         """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
@@ -453,13 +492,7 @@ class _Connection:
         return bad
 
     def _read_whole(self, view, offset):
-        """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
-
-        def request():
-            whole = nbd.CMD_FLAG_DF if self._nbd.can_df() else 0
-            return self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
-
-        self._done(request, f"reading at byte {offset}", ReadFailed)
+        self._done(lambda: self._start_whole_read(view, offset), f"reading at byte {offset}", ReadFailed)
 
     def _done(self, request, doing, kind=errors.SourceError):
         """Have one request done; `kind`: what an error in its answer becomes."""
@@ -505,20 +538,23 @@ class _Connection:
         try:
             yield
         except nbd.Error as error:
-            if error.errno == "EACCES":  # libvirt lets in more users than the directory of QEMU's socket does
-                raise errors.AccessDenied(
-                    f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({error.string})"
-                ) from error
-            if error.errno == "EAGAIN":  # of a unix socket's connect alone
-                raise _QueueFull(f"{self._export}: {doing} failed ({error.string})") from error
-            lost = error.errno in BROKEN or self._nbd is None or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
-            kind = ConnectionLost if lost else errors.SourceError
-            raise kind(f"{self._export}: {doing} failed ({error.string})") from error
+            raise self._failure(doing, error.errnum, error.string) from error
+
+    def _failure(self, doing, number, text):
+        """number: an errno, or 0."""
+        if number == errno.EACCES:  # libvirt lets in more users than the directory of QEMU's socket does
+            return errors.AccessDenied(
+                f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({text})"
+            )
+        if number == errno.EAGAIN:  # of a unix socket's connect alone
+            return _QueueFull(f"{self._export}: {doing} failed ({text})")
+        lost = number in BROKEN or self._nbd is None or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
+        return (ConnectionLost if lost else errors.SourceError)(f"{self._export}: {doing} failed ({text})")
 
     def close(self, deadline=None):
         """Take leave, and let go; a server that does not answer is not waited for."""
         handle, self._nbd = self._nbd, None
-        if handle is None:
+        if handle is None or self._keeper:
             return
         with suppress(nbd.Error):  # it was closed or lost already
             if handle.aio_is_ready() and not handle.aio_in_flight():
@@ -541,6 +577,20 @@ def _views(ranges):
         views.append(memoryview(_own.buffer)[at : at + length])
         at += length
     return views
+
+
+def _connected(server, timeout):
+    """A socket of ours that is connected to a path or a Tcp."""
+    if isinstance(server, Tcp):
+        return socket.create_connection((server.host, server.port), timeout)
+    ours = socket.socket(socket.AF_UNIX)
+    try:
+        ours.setblocking(False)  # a queue that is full is an error at once
+        ours.connect(server)
+        return ours
+    except BaseException:
+        ours.close()
+        raise
 
 
 def _hang_up(handle):

@@ -212,3 +212,21 @@ def test_nvram(nvram, path):
 def test_capabilities(feature, supported):
     xml = f"<domainCapabilities><features>{feature}</features></domainCapabilities>"
     assert domain_xml.supports_backup(xml) is supported
+
+
+THREADED = """
+<domain><devices>
+  <controller type='scsi' index='0' model='virtio-scsi'/>
+  <controller type='scsi' index='1' model='virtio-scsi'><driver iothread='2'/></controller>
+  <controller type='virtio-serial' index='0'><driver iothread='1'/></controller>
+  <disk><driver name='qemu' iothread='1'/><target dev='vda' bus='virtio'/></disk>
+  <disk><driver name='qemu'><iothreads><iothread id='2'/></iothreads></driver><target dev='vdb' bus='virtio'/></disk>
+  <disk><driver name='qemu'/><target dev='vdc' bus='virtio'/><address type='pci' bus='0x01'/></disk>
+  <disk><target dev='sda' bus='scsi'/></disk>
+  <disk><target dev='sdb' bus='scsi'/><address type='drive' controller='1' bus='0' target='0' unit='0'/></disk>
+  <disk><target dev='sdc' bus='sata'/><address type='drive' controller='1' bus='0' target='0' unit='1'/></disk>
+</devices></domain>"""
+
+
+def test_disks_in_iothreads():
+    assert [disk.target for disk in domain_xml.parse_disks(THREADED) if disk.iothread] == ["vda", "vdb", "sdb"]

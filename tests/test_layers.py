@@ -21,6 +21,7 @@ LIBRARIES = {
         "domain_mark",
         "domain_state",
         "domain_thaw",
+        "socket_guard",
     },
     "libvirt_qemu": {"domain_boot"},
     "nbdkit": {"nbdkit_plugin"},  # a module that exists inside nbdkit only

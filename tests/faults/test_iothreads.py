@@ -1,0 +1,294 @@
+"""Disks in I/O threads: a QEMU before 9.0 aborts, and the guest is gone, when an NBD client of such a disk hangs up. So
+none may, however a run ends. The same QEMU has to run before and after everything here.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from bed.guest import Guest
+from bed.machine import MIB, Machine, wait_for
+from rig import Rig, environment, wait_until
+from test_remote import free_port
+
+libvirt = pytest.importorskip("libvirt")
+
+PHASES = ["beginning", "begun", "copying", "copied", "ending"]
+
+
+@pytest.fixture(scope="module")
+def rig(private_libvirt, tmp_path_factory):
+    """Of SCSI disks: QEMU has them in the thread also while the CPUs stand."""
+    folder = tmp_path_factory.mktemp("iothreads")
+    disks = {"sda": 16 * MIB, "sdb": 4 * MIB}
+    with Machine(private_libvirt, folder / "images", disks, iothreads=1) as vm:
+        vm.write("sda", 0, 8 * MIB, 0x11)
+        rig = Rig(vm, folder)
+        rig.pull()
+        yield rig
+
+
+@pytest.fixture(autouse=True)
+def same_qemu(request):
+    if "rig" not in request.fixturenames:
+        yield
+        return
+    vm = request.getfixturevalue("rig").vm
+    pid = vm.pid
+    yield
+    assert vm.pid == pid, f"QEMU ended:\n{vm.bed.qemu_log(vm.name).read_text(errors='replace')[-500:]}"
+    assert not guards(vm), "a guard is left"
+
+
+def guards(vm):
+    """Process ids of the guards of this domain."""
+    return [int(pid) for pid in subprocess.run(["pgrep", "-f", f"socket_guard.py {vm.uuid}"], capture_output=True,
+                                               text=True).stdout.split()]  # fmt: skip
+
+
+def change(rig, value):
+    """No `write -z`: QEMU 7.2's own qemu-io command asserts at it in an I/O thread."""
+    rig.vm.write("sda", MIB, 5 * MIB, value)
+    rig.vm.discard("sda", 2 * MIB, MIB)
+    rig.vm.write("sdb", 65536 * (value % 16), 65536, value)
+
+
+def held(pid):
+    """How many sockets a guard has."""
+    folder = f"/proc/{pid}/fd"
+    return sum(os.readlink(f"{folder}/{each}").startswith("socket:") for each in os.listdir(folder))
+
+
+def no_guard(rig):
+    wait_until(lambda: not guards(rig.vm), "end of the guard")
+
+
+def test_plan_and_pull(rig):
+    change(rig, 0x21)
+    done = rig.run("plan", rig.vm.name, "-o", rig.store, "-c", rig.vm.bed.uri, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [disk["mode"] for disk in json.loads(done.stdout)["disks"]] == ["incremental", "incremental"]
+    made = rig.assert_next_is_right()
+    assert [disk["mode"] for disk in made["point"]["disks"]] == ["incremental", "incremental"]
+    rig.assert_next_is_right("--full")
+
+
+def test_a_domain_that_is_off(private_libvirt, tmp_path):
+    with Machine(private_libvirt, tmp_path / "images", {"sda": 4 * MIB}, iothreads=1) as vm:
+        vm.write("sda", 0, 2 * MIB, 0x12)
+        vm.stop()
+        rig = Rig(vm, tmp_path)
+        rig.pull("--offline=start-paused")
+        vm.start()
+        rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize("phase", PHASES[:3])
+def test_told_to_stop(rig, phase):
+    change(rig, 0x31 + PHASES.index(phase))
+    before = len(rig.points())
+    rig.start(phase=phase)
+    rig.process.terminate()
+    code, result, _ = rig.end()
+    assert (code, result["left_behind"]) == (128 + signal.SIGTERM, []) and len(rig.points()) == before
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed(rig, phase):
+    """The guard ends the job; before there are connections there is nothing to guard, and the next run ends it."""
+    change(rig, 0x41 + PHASES.index(phase))
+    rig.start(phase=phase)
+    rig.process.kill()
+    rig.process.communicate()
+    no_guard(rig)
+    assert rig.vm.job_active() == (phase == "begun")
+    made = rig.assert_next_is_right()
+    assert made["resumed"] is None
+
+
+def test_killed_while_plan_samples(rig):
+    rig.start(phase="sampling", words=["plan", rig.vm.name, "--full", "-c", rig.vm.bed.uri])
+    rig.process.kill()
+    rig.process.communicate()
+    no_guard(rig)
+    assert not rig.vm.job_active()
+    rig.assert_next_is_right()
+
+
+def test_first_the_guard_is_killed_and_then_we(rig):
+    change(rig, 0x51)
+    rig.start(phase="copying", words=rig.words("--max-rate", "1M"))
+    (first,) = guards(rig.vm)
+    before = held(first)
+    os.kill(first, signal.SIGKILL)
+    rig.release()
+    wait_until(lambda: [held(each) for each in guards(rig.vm) if each != first] == [before], "another guard")
+    rig.process.kill()
+    rig.process.communicate()
+    no_guard(rig)
+    assert not rig.vm.job_active()
+    rig.assert_next_is_right()
+
+
+def test_the_guard_is_killed_and_we_come_to_the_end(rig):
+    change(rig, 0x52)
+    rig.start(phase="copying")
+    (guard,) = guards(rig.vm)
+    os.kill(guard, signal.SIGKILL)
+    code, result, err = rig.end()
+    assert code == 0 and result["ok"], err
+    rig.assert_next_is_right()
+
+
+def test_killed_while_the_daemon_is_down(rig):
+    """The guard holds on until there is one that it can ask."""
+    change(rig, 0x53)
+    rig.start(phase="copying")
+    rig.vm.bed.stop_daemon(hard=True)
+    try:
+        rig.process.kill()
+        rig.process.communicate()
+        assert guards(rig.vm)
+    finally:
+        rig.vm.bed.start_daemon()
+    no_guard(rig)
+    assert not rig.vm.job_active()
+    rig.assert_next_is_right()
+
+
+def test_the_store_is_full(rig):
+    """An error of ours, amid many reads that are under way."""
+    change(rig, 0x54)
+    words = [sys.executable, "-c", FULL_STORE, *rig.words("--full")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment())
+    assert done.returncode == 9 and json.loads(done.stdout.splitlines()[-1])["left_behind"] == []
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
+FULL_STORE = """
+import errno, sys
+from nbdpull import cli, disk_copy, errors
+def full(*args):
+    raise errors.OutputFull("full")
+disk_copy.DiskCopy.add = full
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_somebody_else_ends_the_job(rig):
+    change(rig, 0x55)
+    rig.start(phase="copying")
+    rig.vm.domain.abortJob()
+    wait_until(lambda: not rig.vm.job_active(), "end of the job")
+    code, result, _ = rig.end()
+    assert (code, result["code"]) == (6, "job-lost")
+    rig.assert_next_is_right()
+
+
+def test_by_tcp(rig):
+    change(rig, 0x56)
+    rig.assert_next_is_right("--nbd", f"tcp:127.0.0.1:{free_port()}")
+    change(rig, 0x57)
+    rig.start("--nbd", f"tcp:127.0.0.1:{free_port()}", phase="copying")
+    rig.process.kill()
+    rig.process.communicate()
+    no_guard(rig)
+    assert not rig.vm.job_active()
+    rig.assert_next_is_right()
+
+
+def test_with_tls_it_is_refused(rig, tmp_path):
+    (tmp_path / "ca-cert.pem").touch()
+    done = rig.run(*rig.words("--nbd", "tcp:127.0.0.1:10809", "--tls", tmp_path))
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, told["code"]) == (6, "unsupported")
+    assert "disk sda, sdb of domain" in told["message"] and "(iothread)" in told["message"]
+    rig.assert_clean()
+
+
+def test_a_read_error(rig, tmp_path):
+    """At an error in the middle of an answer in pieces QEMU would hang up by itself, in the I/O thread."""
+    broken, socket = tmp_path / "broken", tmp_path / "nbd"
+    nbdkit = subprocess.Popen(["nbdkit", "-f", "-U", socket, "--filter=error", "--filter=cow", "pattern", "2M",
+                               "error-pread=EIO", "error-pread-rate=100%", f"error-file={broken}"])  # fmt: skip
+    try:
+        wait_until(socket.exists, "nbdkit's socket")
+        xml = (f"<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name=''>"
+               f"<host transport='unix' socket='{socket}'/></source><target dev='sdc' bus='scsi'/></disk>")  # fmt: skip
+        rig.vm.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        rig.start(phase="begun")
+        broken.touch()
+        code, result, _ = rig.end()
+        assert (code, result["code"]) == (6, "source") and "cannot be read" in result["message"]
+        rig.assert_clean()
+        rig.vm.domain.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        wait_until(lambda: "dev='sdc'" not in rig.vm.domain.XMLDesc(), "detached disk")
+    finally:
+        nbdkit.kill()
+        nbdkit.wait()
+
+
+def test_doctor_tells(rig):
+    done = rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri, "--json")
+    told = {each["subject"]: each for each in json.loads(done.stdout)}
+    version = tuple(map(int, re.search(r"version (\d+)\.(\d+)", subprocess.run(
+        ["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout).groups()))  # fmt: skip
+    assert ("iothreads" in told) == (version < (9, 0))
+    if version < (9, 0):
+        assert told["iothreads"]["state"] == "warn" and "sda, sdb" in told["iothreads"]["text"]
+
+
+def test_twelve_disks_in_two_threads(private_libvirt, tmp_path):
+    """Virtio disks: QEMU has them in the threads once the firmware has used them."""
+    disks = {f"vd{letter}": 2 * MIB for letter in "abcdefghijkl"}
+    with Machine(private_libvirt, tmp_path / "images", disks, iothreads=2, paused=False) as vm:
+        for number, name in enumerate(disks):
+            vm.write(name, 65536 * number, MIB, 0x61 + number)
+        pid, rig = vm.pid, Rig(vm, tmp_path)
+        rig.assert_next_is_right()
+        vm.write("vdl", 0, 65536, 0x7F)
+        rig.assert_next_is_right()
+        assert vm.pid == pid
+
+
+@pytest.fixture
+def busy(private_libvirt, guest_parts, tmp_path):
+    """A Linux guest that writes all the time, its disk in an I/O thread."""
+    with Guest(private_libvirt, tmp_path / "guest", guest_parts, writer=True, iothreads=1) as vm:
+        vm.wait_agent()
+        yield Rig(vm, tmp_path)
+
+
+def test_a_busy_guest(busy):
+    """Pulled twice, killed, reset in mid-pull: it runs on, and what is pulled last is right."""
+    pid = busy.vm.pid
+    assert busy.pull()["point"]["consistency"] == "frozen"
+    assert busy.pull()["point"]["disks"][0]["mode"] == "incremental"
+    busy.start(phase="copying:1")
+    busy.process.kill()
+    busy.process.communicate()
+    no_guard(busy)
+    busy.start(phase="copying:1")
+    busy.vm.domain.reset(0)
+    code, result, err = busy.end()
+    assert code == 0, err
+    busy.vm.suspend()  # so that its disk is what it is
+    busy.assert_next_is_right()
+    assert busy.vm.pid == pid
+
+
+def test_power_off_in_mid_pull(busy):
+    """The guest's QEMU ends in an orderly way, as the log of it says."""
+    busy.start(phase="copying:1")
+    busy.vm.stop()
+    code, _, _ = busy.end()
+    assert code != 0 and not busy.vm.active
+    assert "Assertion" not in busy.vm.bed.qemu_log(busy.vm.name).read_text(errors="replace")
+    wait_for(lambda: not guards(busy.vm), "end of the guard")
