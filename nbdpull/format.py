@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 import numpy
 
-from . import errors, extents
+from . import errors, extents, members
 
 FORMAT = "nbdpull/1"
 FEATURES: frozenset = frozenset()  # what a manifest may list in "requires" and this reader understands
@@ -31,6 +31,11 @@ BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them
 TPM_PREFIX = "tpm."  # and the name of the state file of an emulated TPM
 
 MAX_FRAME = 1 << 20  # bytes of guest data; no frame crosses a multiple of it
+MAX_STORED = MAX_FRAME + (1 << 16)  # bytes of a frame that does not compress
+MAX_DISK = 1 << 50  # bytes
+MAX_DOCUMENT = 1 << 26  # bytes of a sealed document, and of a journal
+MAX_FILE = 1 << 30  # bytes of a file that is neither chunk file nor index: it is read whole
+MAX_CHUNK_FILES = 1 << 18  # of a point: that many entries fit a manifest
 
 # Names
 
@@ -42,10 +47,24 @@ def new_point_id(now=None):
 
 
 POINT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\Z", re.ASCII)
-CHUNK_PATH = re.compile(r"(?P<point>\d{8}T\d{6}Z-[0-9a-f]{6,16})/[^/\0]+\.\d{4,}\.zst\Z", re.ASCII)
+_IN_POINT = POINT_ID.pattern.replace(r"\Z", "/")
+CHUNK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.\d{4,}\.zst\Z", re.ASCII)
+_FILE_NAME = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f\ud800-\udfff]{1,255}\Z"
+FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:\d\d\Z", re.ASCII)
+
+
+def is_time(text):
+    """Whether it is a time in the one form that documents have: 2026-11-22T19:45:00+00:00, perhaps with a fraction."""
+    try:
+        return bool(_TIME.match(text) and datetime.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 MAX_NAME = 255  # bytes that a file system takes as one name
+MAX_DISK_NAME = 200  # bytes of it, encoded: the names of its files are longer
 _SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
 
 
@@ -67,6 +86,11 @@ def folder_name(domain):
     while len(f"{encoded(kept)}~{digest}") > MAX_NAME:
         kept = kept[:-1]
     return f"{encoded(kept)}~{digest}"
+
+
+def fits_point(name, size):
+    """Whether a small file can be in a point, by its name and its size in bytes."""
+    return bool(re.match(_FILE_NAME, name)) and size <= MAX_FILE
 
 
 def belongs_to_domain(name):
@@ -110,12 +134,12 @@ def unseal(data, what):
     match = _SEAL.search(data)
     intact = match and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
     try:
-        document = json.loads(data)
+        document = parse_object(data)
         unknown = _unknown(document["format"], document.get("requires", []))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, KeyError):
         raise errors.Damaged(f"{what}: not a document of a store of nbdpull; restore this file from a copy") from None
     if unknown and (intact or not match):  # a later format may seal otherwise, but what has a broken seal tells nothing
-        needed = ", ".join(map(str, unknown))
+        needed = ", ".join(unknown[:9])
         raise errors.FormatTooNew(f"{what}: needs {needed}, this nbdpull reads {FORMAT}; use a newer nbdpull")
     if not intact:
         raise errors.Damaged(f"{what}: the file is damaged (its digest does not match)")
@@ -127,8 +151,57 @@ def _blanked(data, match):
 
 
 def _unknown(stated, requires):
-    """What of a document's needs this reader lacks."""
-    return [stated] if stated != FORMAT else sorted(set(requires) - FEATURES)
+    """What of a document's needs this reader lacks, as texts; ValueError where they are no features."""
+    requires = members.typed(list[str], requires, "requires")
+    if stated == FORMAT:
+        return sorted({*requires} - FEATURES)
+    return [stated if isinstance(stated, str) and len(stated) < members.MAX_TEXT else members.short(stated)]
+
+
+def parse_object(data):
+    """Return the object that JSON bytes hold. ValueError where it is none, or what two readers might read as two things
+    (a member twice, half a surrogate pair) or cannot hold (numbers without end, nesting without end)."""
+    if len(data) > MAX_DOCUMENT:
+        raise ValueError("too large")
+    text = data.decode()
+    try:
+        found = _STRICT.decode(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # UnicodeEncodeError of a half pair
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
+
+
+def _object(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member twice")
+    return found
+
+
+def _number(kind):
+    """A parser of numbers that nobody writes by mistake."""
+
+    def parse(text):
+        value = kind(text) if len(text) <= _MAX_DIGITS else None
+        if value is None or not abs(value) <= members.MAX_INTEGER:
+            raise ValueError("a number that is too large")
+        return value
+
+    return parse
+
+
+def _no_number(text):
+    raise ValueError(f"{text} is no number of JSON")
+
+
+_MAX_DIGITS = 100
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_number(int), parse_float=_number(float), parse_constant=_no_number
+)
 
 
 # Records: what range is in which frame
@@ -175,7 +248,7 @@ def records_flaw(records, disk_size, chunk_count):
 def _data_flaw(data, chunk_count):
     if (data["chunk"] >= chunk_count).any():
         return "a record in a chunk file that the manifest does not name"
-    if (data["raw"] > MAX_FRAME).any() or not data["stored"].all():
+    if (data["raw"] > MAX_FRAME).any() or (data["stored"] > MAX_STORED).any() or not data["stored"].all():
         return "a frame of impossible size"
     if (data["skip"] + data["length"] > data["raw"]).any():
         return "a record that reaches past its frame"

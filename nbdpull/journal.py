@@ -17,9 +17,9 @@ import threading
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
-from . import errors
+from . import errors, format, members
 
 JOURNAL = "job.json"
 
@@ -50,7 +50,7 @@ class Run:
     checkpoint: Optional[str]
     checkpoint_disks: list[str]
     disks: dict[str, Optional[str]]
-    socket: str
+    socket: Optional[str]
     scratch_dir: str
     guest_runs: bool
     store: str
@@ -61,7 +61,7 @@ class Run:
     machine: str = ""
     host: str = ""
     begun: str = ""
-    parent: Optional[list] = None
+    parent: Optional[list[str]] = None
     freeze: Optional[tuple[str, str]] = None
     sealed: dict[str, list[Sealed]] = field(default_factory=dict)
 
@@ -116,6 +116,7 @@ def _line(path):
 # job.json
 
 _BECAME = ("freeze", "sealed")  # members of a Run that the first line does not have
+_OWNERS = ("pid", "started", "boot", "machine", "host")  # those that another process takes over
 
 
 def encode(run):
@@ -127,24 +128,39 @@ def _line_of(values):
 
 
 def decode(data):
-    """The Run in the bytes of a job.json, None if it says nothing: torn, or of a later form."""
+    """The Run in the bytes of a job.json, None if it says nothing: torn, of a later form, or made up.
+
+    Anybody who can write to the store can have written it, and by it things are removed: see reclaim.py.
+    """
     lines, became, sealed = list(_objects(data)), {}, {}
     try:
-        run = Run(**lines[0])
+        run = _run(lines[0])
         for line in lines[1:]:
-            with suppress(KeyError):  # it says less than it should
+            with suppress(KeyError, ValueError):  # it says less than it should, or what cannot be
                 _follow(became, sealed, line, f"{run.id}/")
         return replace(run, sealed={disk: list(files.values()) for disk, files in sealed.items()}, **became)
-    except (IndexError, TypeError):
+    except (IndexError, ValueError):
         return None
+
+
+def _run(line):
+    """The Run of a first line; ValueError where it is none."""
+    if not set(line) <= {*Run.__dataclass_fields__} - {*_BECAME}:
+        raise ValueError("of a later form")
+    run = members.build(Run, line)
+    names = [*run.disks, *run.checkpoint_disks]
+    if not (format.POINT_ID.match(run.id) and format.is_time(run.begun) and len(run.parent or "12") == 2):
+        raise ValueError("no run")
+    if any("/" in name for name in names) or not all(map(os.path.isabs, [run.store, run.scratch_dir])):
+        raise ValueError("its files are none of a run")
+    return run
 
 
 def _objects(data):
     """The lines that are whole."""
     for line in data.splitlines():
         with suppress(ValueError):
-            value = json.loads(line)
-            yield value if isinstance(value, dict) else {}
+            yield format.parse_object(line)
 
 
 def _follow(became, sealed, line, own):
@@ -152,20 +168,38 @@ def _follow(became, sealed, line, own):
 
     sealed: by disk, {path of the run's own file: Sealed}; own: how such a path begins.
     """
-    event = line.pop("event", None)
+    event = line["event"]
     if event == "begun":
-        became["freeze"] = (line["consistency"], line["reason"])
+        became["freeze"] = (_member(str, line, "consistency"), _member(str, line, "reason"))
     elif event == "sealed":
-        files = sealed.setdefault(line["disk"], {})
-        path = next((chunk[0] for chunk in line["chunks"] if chunk[0].startswith(own)), None)
+        chunks, read_bytes = _chunks(line), _member(int, line, "read_bytes")
+        files = sealed.setdefault(_member(str, line, "disk"), {})
+        path = next((chunk[0] for chunk in chunks if chunk[0].startswith(own)), None)
         if path in files:  # made again, as it was not what it had been; so was all that came after
             while files.popitem()[0] != path:
                 pass
-        files[path] = Sealed(line["chunks"], line["read_bytes"])
+        files[path] = Sealed(chunks, read_bytes)
     elif event == "ending":
         became["freeze"] = None
     elif event == "resumed":
-        became.update(line)
+        became.update({name: _member(type(getattr(Run, name)), line, name) for name in _OWNERS})
+
+
+def _member(hint, line, name):
+    return members.typed(hint, line[name], name)
+
+
+def _chunks(line):
+    """[[path, size, sha256], …] of an event; ValueError where one of them is no chunk file."""
+    for path, size, digest in _member(list[list[Any]], line, "chunks"):
+        members.typed(int, size, "size")
+        if not (format.CHUNK_PATH.match(_text(path)) and format.SHA256.match(_text(digest))):
+            raise ValueError("no chunk file")
+    return line["chunks"]
+
+
+def _text(value):
+    return members.typed(str, value, "chunks")
 
 
 class Journal:

@@ -5,10 +5,10 @@ Owns: the manifest's members and their rules. Must not know: files and folders (
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, field
-from typing import Any, Optional
+from dataclasses import asdict, dataclass
+from typing import Optional
 
-from . import errors, format
+from . import errors, format, members
 
 FULL = "full"
 INCREMENTAL = "incremental"
@@ -75,8 +75,8 @@ class Manifest:
     consistency: str  # "frozen" or "crash-consistent"
     disks: list[DiskEntry]
     files: list[FileEntry]
-    versions: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str]
+    seconds: dict[str, float]
     consistency_reason: str = ""  # why it is not frozen; came after the first stores, so it may be missing
 
     def disk(self, name):
@@ -96,72 +96,53 @@ def decode(data, what):
     """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it."""
     document = format.unseal(data, what)
     try:
-        manifest = _from_json(Manifest, document)
+        manifest = members.build(Manifest, document)
         flaw = _flaw(manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        flaw = f"{type(error).__name__}: {error}"
+    except ValueError as error:
+        flaw = str(error)
     if flaw:
         raise errors.Damaged(f"{what}: not a manifest of {format.FORMAT} ({flaw})")
     return manifest
-
-
-def _from_json(kind, document):
-    """Build a dataclass from the members that it knows; others may be ignored, missing ones are KeyErrors."""
-    members = kind.__dataclass_fields__
-    values = {name: document[name] for name in members if name in document or members[name].default is MISSING}
-    for name in values:
-        _require_type(name, values[name], members[name].type)
-    for name, inner in _NESTED.get(kind, {}).items():
-        if isinstance(values[name], list):
-            values[name] = [_from_json(inner, item) for item in values[name]]
-        elif values[name] is not None:
-            values[name] = _from_json(inner, values[name])
-    return kind(**values)
-
-
-def _require_type(name, value, annotation):
-    """TypeError unless a JSON value is of the type that its member is annotated with."""
-    optional = annotation.startswith("Optional[")
-    plain = annotation[len("Optional[") : -1] if optional else annotation
-    expected = _JSON_TYPES.get(plain.partition("[")[0], dict)
-    if (optional and value is None) or (type(value) is expected and not (expected is int and value < 0)):
-        return
-    raise TypeError(f"{name} is {value!r}")
-
-
-_JSON_TYPES = {"str": str, "int": int, "bool": bool, "list": list}  # all else, the nested dataclasses too, is an object
-
-_NESTED = {
-    Manifest: {"parent": ParentEntry, "checkpoint": CheckpointEntry, "disks": DiskEntry, "files": FileEntry},
-    DiskEntry: {"index": FileEntry, "chunks": FileEntry},
-}
 
 
 def _flaw(manifest):
     """Say why a reader must refuse the manifest, or None."""
     for point in [manifest.point, *([manifest.parent.point] if manifest.parent else [])]:
         if not format.POINT_ID.match(point):
-            return f"point id {point!r}"
-    if len({disk.name for disk in manifest.disks}) != len(manifest.disks):
+            return f"point id {members.short(point)}"
+    if not format.is_time(manifest.created):
+        return f"created is {members.short(manifest.created)}"
+    if len({format.encoded(disk.name).lower() for disk in manifest.disks}) != len(manifest.disks):
         return "a disk twice"
+    digests = [entry.sha256 for entry in manifest.all_files()]
+    if not all(map(format.SHA256.match, [*digests, *([manifest.parent.sha256] if manifest.parent else [])])):
+        return "a file without digest"
     flaws = [_disk_flaw(manifest, disk) for disk in manifest.disks] + [_files_flaw(manifest)]
     return next(filter(None, flaws), None)
 
 
 def _disk_flaw(manifest, disk):
     if disk.mode not in (FULL, INCREMENTAL):
-        return f"mode {disk.mode!r}"
+        return f"mode {members.short(disk.mode)}"
+    if not 0 < len(format.encoded(disk.name)) <= format.MAX_DISK_NAME:
+        return f"disk name {members.short(disk.name)}"
+    if disk.size > format.MAX_DISK:
+        return f"size of a disk is {disk.size}"
     if disk.index.path != f"{manifest.point}/{format.index_name(disk.name)}":
-        return f"index path {disk.index.path!r}"
-    strange = [chunk.path for chunk in disk.chunks if not format.CHUNK_PATH.match(chunk.path)]
-    return f"chunk path {strange[0]!r}" if strange else None
+        return f"index path {members.short(disk.index.path)}"
+    return next((f"chunk path {members.short(c.path)}" for c in disk.chunks if not _is_chunk(c.path, disk.name)), None)
+
+
+def _is_chunk(path, disk):
+    match = format.CHUNK_PATH.match(path)
+    return match and match["disk"] == format.encoded(disk)
 
 
 def _files_flaw(manifest):
-    for entry in manifest.files:
-        point, _, name = entry.path.partition("/")
-        if not format.POINT_ID.match(point) or "/" in name or name in ("", ".", ".."):
-            return f"file path {entry.path!r}"
-    if any(len(entry.sha256) != 64 for entry in manifest.all_files()):
-        return "a file without digest"
-    return None
+    names = [match and match["name"] for match in (format.FILE_PATH.match(entry.path) for entry in manifest.files)]
+    strange = [entry.path for entry, name in zip(manifest.files, names) if name is None]
+    if strange:
+        return f"file path {members.short(strange[0])}"
+    if any(entry.size > format.MAX_FILE for entry in manifest.files):
+        return "a file that is too large"
+    return "a file twice" if len(set(names)) != len(names) else None

@@ -6,9 +6,10 @@ libvirt's XML, NBD handles, byte layouts, what is printed.
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Callable, NamedTuple, Optional
 
@@ -23,6 +24,7 @@ from . import (
     format,
     journal,
     known_frames,
+    members,
     pipeline,
     reclaim,
     resume,
@@ -151,6 +153,7 @@ class _Run:
         self._warnings += self._route.warnings()
         self._keeps_sockets = socket_keeper.required(vm, disks, self._route)
         self._keeper: Optional[socket_keeper.SocketKeeper] = None
+        self._request = replace(request, chunk_size=self._chunk_size(request.chunk_size))
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._id = format.new_point_id()
@@ -168,6 +171,7 @@ class _Run:
 
     def run(self):
         self._require_same_domain()
+        self._require_possible()
         choice = self._choice_to_resume()
         self._reclaim()
         if choice is None:
@@ -263,6 +267,25 @@ class _Run:
                     f"{self._request.output} holds points of another domain named {self._vm.name} "
                     f"(uuid {point.manifest.uuid}, this one is {self._vm.uuid}); choose another folder for -o"
                 )
+
+    def _require_possible(self):
+        """Raises where a reader would have to refuse the point."""
+        for disk in self._disks:
+            if disk.size > format.MAX_DISK:
+                told = f"disk {disk.target} is larger than {format.MAX_DISK} bytes"
+                raise errors.Unsupported(f"{told}: leave it out with --exclude")
+        if self._sequence > members.MAX_INTEGER:
+            raise errors.StoreError(
+                f"a point in {self._series.store.path(self._series.folder)} is said to be the last that there can be "
+                "(its sequence is 2^64 - 1): choose another folder for -o"
+            )
+
+    def _chunk_size(self, asked):
+        """So large that not more chunk files are made than a manifest holds."""
+        least = -(-sum(disk.size for disk in self._disks) // format.MAX_CHUNK_FILES)
+        if asked < least:
+            self._warnings.append(f"a point has at most {format.MAX_CHUNK_FILES} chunk files: each takes {least} bytes")
+        return max(asked, least)
 
     def _choice_to_resume(self):
         """The Choice by which a dead run can be gone on with, as it would be made without it; None if none can be."""
@@ -430,7 +453,10 @@ class _Run:
         for name, path in files:
             try:
                 with open(path, "rb") as file:
-                    new.add_file(name, file.read(), parent)
+                    data = file.read(format.MAX_FILE + 1)
+                if not format.fits_point(name, len(data)):
+                    raise OSError(errno.EFBIG, "it is too large, or its name is none of a file of a point")
+                new.add_file(name, data, parent)
             except OSError as error:
                 self._warnings.append(f"{path} ({name} of the domain) is not in the point: {error.strerror}")
 

@@ -75,7 +75,8 @@ class Series:
 
     def _run(self, name):
         path = f"{self.folder}/{name}/{journal.JOURNAL}"
-        return journal.decode(self.store.read(path)) if self.store.size(path) is not None else None
+        run = journal.decode(self.store.read(path)) if self.store.size(path) is not None else None
+        return run if run and run.id == name else None
 
     def remove_uncommitted(self, point_id, keep_journal=False):
         """Remove what a run left that never committed; its journal stays where something of it is still to be done."""
@@ -288,9 +289,10 @@ class NewPoint:
         self.add_file(format.SUMS, format.sums(digests))
         store.sync_folder(self._folder)
         data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields))
+        decoded = manifest.decode(data, self.id)  # what a reader would have to refuse is never published
         store.publish(f"{self._folder}/{format.MANIFEST}", data)
         self.committed = True
-        return Point(manifest.decode(data, self.id), hashlib.sha256(data).hexdigest())
+        return Point(decoded, hashlib.sha256(data).hexdigest())
 
     def begin_journal(self, run):
         if run is not None:

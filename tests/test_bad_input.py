@@ -413,6 +413,13 @@ def test_restore_to_a_full_disk(witness, tmp_path, kind, options, told):
         assert [path.name for path in place.rglob("*") if path.is_file()] == []
 
 
+def test_a_point_after_which_none_can_come(witness):
+    """Its sequence is the highest that a manifest may have: that is told before the job, not after it."""
+    made = witness.pull()
+    rewrite(next(witness.store.glob(f"*/{made['id']}/manifest.json")), {"sequence": (1 << 64) - 1})
+    assert_refused(witness, STORE, "store", ["sequence is 2^64 - 1", "another folder"])
+
+
 # -- software and permissions -----------------------------------------------------------------------------------------
 
 BLOCKED = "import sys; sys.modules[{!r}] = None; from nbdpull.cli import main; sys.exit(main(sys.argv[1:]))"

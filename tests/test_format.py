@@ -134,6 +134,106 @@ def test_what_is_no_document(data):
         format.unseal(data, "file")
 
 
+def resealed(text):
+    """A document whose seal is right, of any text that is to pass for JSON."""
+    blank = text.encode("utf-8", "surrogatepass") + b',\n "digest": "%s"\n}\n'
+    digest = hashlib.sha256(blank % (b"0" * 64)).hexdigest().encode()
+    return blank % digest
+
+
+HEAD = '{"format": "nbdpull/1", "requires": []'
+
+
+def test_resealed_is_as_good_as_sealed():
+    assert format.unseal(resealed(HEAD + ', "a": 1'), "x")["a"] == 1
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        '"a": 1, "a": 2',
+        '"a": {"b": 1, "b": 1}',
+        '"format": "nbdpull/1"',
+        '"a": NaN',
+        '"a": Infinity',
+        '"a": [-Infinity]',
+        '"a": 1e400',
+        '"a": 18446744073709551616',
+        f'"a": {"9" * 1_000_000}',
+        f'"a": 0.{"9" * 1_000_000}',
+        r'"a": "\ud800"',
+        r'"\udc80": 1',
+        r'"a": "\udc80\ud800"',
+        '"a": "\ud800"',  # as bytes that are no UTF-8
+        '"a": "\x1b"',  # a control character that is not escaped
+        f'"a": {"[" * 100_000}{"]" * 100_000}',
+        '"a": ' + '{"a":' * 100_000 + "1" + "}" * 100_000,
+        '"a": 1}, {"b": 2',
+    ],
+    ids=lambda member: member[:30].encode("ascii", "backslashreplace").decode(),
+)
+def test_json_that_two_readers_might_read_as_two_things(member):
+    with pytest.raises(errors.Damaged, match=r"^file: not a document"):
+        format.unseal(resealed(f"{HEAD}, {member}"), "file")
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-32", "utf-8-sig", "latin-1"])
+def test_a_document_is_utf_8(coding):
+    with pytest.raises(errors.Damaged):
+        format.unseal(resealed(HEAD + ', "a": "ü"').decode().encode(coding), "file")
+
+
+def test_a_pair_of_surrogates_is_a_character():
+    assert format.unseal(resealed(HEAD + r', "a": "\ud83d\udcbe \\ud800"'), "x")["a"] == "💾 \\ud800"
+
+
+def test_a_document_is_no_larger_than_it_may_be(monkeypatch):
+    data = format.seal(DOCUMENT)
+    monkeypatch.setattr(format, "MAX_DOCUMENT", len(data))
+    format.unseal(data, "file")
+    monkeypatch.setattr(format, "MAX_DOCUMENT", len(data) - 1)
+    with pytest.raises(errors.Damaged):
+        format.unseal(data, "file")
+
+
+@pytest.mark.parametrize("member", ['"requires": "encryption"', '"requires": [1]', '"requires": {"a": 1}'])
+def test_features_that_are_none_are_damage(member):
+    """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
+    with pytest.raises(errors.Damaged, match="not a document"):
+        format.unseal(resealed('{"format": "nbdpull/1", ' + member), "file")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"requires": [f"{n}{'x' * 4000}" for n in range(1000)]}, {"format": "x" * 10**6}, {"format": ["x" * 10**6]}],
+    ids=["many features", "a long format", "a strange format"],
+)
+def test_what_a_later_format_needs_is_told_in_one_line(members):
+    with pytest.raises(errors.FormatTooNew) as caught:
+        format.unseal(format.seal({**DOCUMENT, **members}), "file")
+    assert len(str(caught.value)) < 40_000
+
+
+@pytest.mark.parametrize(
+    "text, good",
+    [
+        ("2026-11-22T19:45:00+00:00", True),
+        ("2026-11-22T19:45:00.123-01:30", True),
+        ("2026-11-22T19:45:00.123456+00:00", True),
+        ("2026-11-22T19:45:00", False),
+        ("2026-11-22T19:45:00Z", False),
+        ("2026-11-22 19:45:00+00:00", False),
+        ("2026-13-22T19:45:00+00:00", False),
+        ("2026-11-22T25:45:00+00:00", False),
+        ("2026-11-22T19:45:00+00:00\n", False),
+        ("٢٠٢٦-11-22T19:45:00+00:00", False),
+        ("", False),
+    ],
+)
+def test_times(text, good):
+    assert format.is_time(text) is good
+
+
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "sealed otherwise"])
 @pytest.mark.parametrize(
     "members, needed",

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,8 @@ RUN = {
 
 def chunks(name, older=0):
     """What a line tells of a chunk file, and of some of older points."""
-    return [[f"{RUN['id']}/{name}", 5, "00"], *([f"older/{name}.{n}", 7, "11"] for n in range(older))]
+    digest, elder = "0" * 64, "20261121T194500Z-00112233"
+    return [[f"{RUN['id']}/{name}", 5, digest], *([f"{elder}/vda.{n:04d}.zst", 7, digest] for n in range(older))]
 
 
 @pytest.fixture
@@ -71,7 +73,8 @@ def test_any_beginning_of_it_is_read(place):
     written = journal.Journal(place, "job.json", journal.of_this_process(**RUN))
     written.begun("frozen", "")
     for number in range(20):
-        written.sealed(random.Random(number).choice(["vda", "vdb"]), chunks(f"{number}", number % 3), number)
+        disk = random.Random(number).choice(["vda", "vdb"])
+        written.sealed(disk, chunks(f"{disk}.{number:04d}.zst", number % 3), number)
     written.ending()
     written.close()
     data = place.read("job.json")
@@ -99,6 +102,75 @@ def test_what_a_later_nbdpull_adds_is_passed_over(place):
     assert journal.decode(data) == journal.of_this_process(**RUN)
 
 
-@pytest.mark.parametrize("data", [b"", b"\n", b"{}\n", b"[1]\n", b"null\n", b'{"id": 1}\n'])
+@pytest.mark.parametrize("data", [b"", b"\n", b"{}\n", b"[1]\n", b"null\n", b'{"id": 1}\n', b"[" * 100_000])
 def test_what_says_nothing(data):
     assert journal.decode(data) is None
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("id", 5),
+        ("id", "../20261122T194500Z-7f3a9c04"),
+        ("uuid", None),
+        ("checkpoint", 5),
+        ("checkpoint_disks", "vda"),
+        ("checkpoint_disks", ["../vda"]),
+        ("disks", ["vda"]),
+        ("disks", {"vda": 1}),
+        ("disks", {"x/../../../etc/passwd": None}),
+        ("socket", ["/s"]),
+        ("scratch_dir", "relative"),
+        ("scratch_dir", "/var/tmp\0"),
+        ("store", ""),
+        ("guest_runs", "yes"),
+        ("pid", -1),
+        ("pid", 1.5),
+        ("begun", "yesterday"),
+        ("begun", "2026-11-22T19:45:00"),
+        ("parent", ["only an id"]),
+        ("parent", [1, 2]),
+        ("freeze", ["frozen", ""]),
+        ("sealed", {}),
+        ("later", 1),
+    ],
+)
+def test_a_run_that_cannot_be_says_nothing(name, value):
+    """Whoever can write to the store can have written it, and things are removed by what it says."""
+    run = json.loads(journal.encode(journal.of_this_process(**RUN)))
+    assert journal.decode(json.dumps({**run, name: value}).encode() + b"\n") is None
+
+
+GOOD = [f"{RUN['id']}/vda.0000.zst", 5, "0" * 64]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "begun", "consistency": 1, "reason": ""},
+        {"event": "begun", "consistency": "frozen"},
+        {"event": "sealed", "disk": "vda", "chunks": [GOOD]},
+        {"event": "sealed", "disk": ["vda"], "chunks": [GOOD], "read_bytes": 1},
+        {"event": "sealed", "disk": "vda", "chunks": [GOOD], "read_bytes": "1"},
+        {"event": "sealed", "disk": "vda", "chunks": "x", "read_bytes": 1},
+        {"event": "sealed", "disk": "vda", "chunks": [5], "read_bytes": 1},
+        {"event": "sealed", "disk": "vda", "chunks": [GOOD, GOOD[:2]], "read_bytes": 1},
+        {"event": "sealed", "disk": "vda", "chunks": [["../../../etc/shadow", *GOOD[1:]]], "read_bytes": 1},
+        {"event": "sealed", "disk": "vda", "chunks": [[GOOD[0], -5, GOOD[2]]], "read_bytes": 1},
+        {"event": "sealed", "disk": "vda", "chunks": [[*GOOD[:2], "00"]], "read_bytes": 1},
+        {"event": "resumed", "pid": "1", "started": 1, "boot": "", "machine": "", "host": ""},
+        {"event": "resumed", "pid": 1},
+        {"event": ["begun"]},
+        {"event": None},
+    ],
+)
+def test_an_event_that_cannot_be_is_passed_over(line):
+    run = journal.of_this_process(**RUN)
+    assert journal.decode(journal.encode(run) + json.dumps(line).encode() + b"\n") == run
+
+
+def test_an_owner_that_takes_over_changes_nothing_else():
+    run = journal.of_this_process(**RUN)
+    owner = {"pid": 1, "started": 2, "boot": "b", "machine": "m", "host": "h"}
+    line = {"event": "resumed", **owner, "store": "/etc", "id": "x", "freeze": "y"}
+    assert journal.decode(journal.encode(run) + json.dumps(line).encode() + b"\n") == replace(run, **owner)

@@ -54,7 +54,8 @@ def refused(change):
     with pytest.raises(errors.Damaged) as caught:
         manifest.decode(changed(change), "m.json")
     text = str(caught.value)
-    assert text.startswith("m.json: not a manifest of nbdpull/1 (")
+    assert text.startswith(("m.json: not a manifest of nbdpull/1 (", "m.json: not a document of a store of nbdpull;"))
+    assert len(text) < 300
     return text
 
 
@@ -123,7 +124,7 @@ def at(document, where):
 
 @pytest.mark.parametrize("where, name", [(where, name) for where, names in PARTS.items() for name in names])
 def test_every_member_is_needed(where, name):
-    assert f"KeyError: '{name}'" in refused(lambda document: at(document, where).pop(name))
+    assert f"({name} is missing)" in refused(lambda document: at(document, where).pop(name))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_every_member_is_needed(where, name):
         ((), "versions", [], "versions is []"),
         ((), "disks", None, "disks is None"),
         ((), "disks", {"vda": 1}, "disks is {'vda': 1}"),
-        ((), "disks", ["vda"], "TypeError"),
+        ((), "disks", ["vda"], "disks is 'vda'"),
         ((), "files", "x", "files is 'x'"),
         ((), "parent", [], "parent is []"),
         ((), "parent", "x", "parent is 'x'"),
@@ -172,6 +173,29 @@ def test_every_member_is_needed(where, name):
         (("files", 0), "path", "domain.xml", "file path"),
         (("files", 0), "path", "/etc/passwd", "file path '/etc/passwd'"),
         (("files", 0), "sha256", "", "without digest"),
+        (("files", 0), "sha256", "AB" * 32, "without digest"),
+        (("files", 0), "sha256", "ab" * 31 + "\u0662" * 2, "without digest"),
+        (("parent",), "sha256", "ab", "without digest"),
+        ((), "sequence", 1 << 64, "not a document"),
+        ((), "created", "yesterday", "created is 'yesterday'"),
+        ((), "created", "2026-11-22T19:45:00", "created is"),
+        ((), "versions", {"qemu": 7.2}, "versions is 7.2"),
+        ((), "seconds", {"copy": "0.5"}, "seconds is '0.5'"),
+        ((), "seconds", {"copy": True}, "seconds is True"),
+        ((), "domain", "x" * 5000, "domain is 'xxx"),
+        ((), "domain", "vm\0", r"domain is 'vm\x00'"),
+        ((), "since", [[["deep"] * 99] * 99] * 99, "since is [[["),
+        (("disks", 0), "size", (1 << 50) + 1, "size of a disk"),
+        (("disks", 1), "name", "VDA", "a disk twice"),
+        (("disks", 0), "name", "", "disk name ''"),
+        (("disks", 0), "name", "ü" * 34, "disk name 'üüü"),
+        (("disks", 0, "chunks", 1), "path", f"{OLDER}/vdb.0000.zst", "chunk path"),
+        (("disks", 0, "chunks", 1), "path", f"{OLDER}/vda.000\u0660.zst", "chunk path"),
+        (("disks", 0, "chunks", 1), "path", f"{OLDER}/vd\na.0000.zst", "chunk path"),
+        (("files", 0), "path", f"{POINT}/SHA256SUMS", "a file twice"),
+        (("files", 0), "path", f"{OLDER}/SHA256SUMS", "a file twice"),
+        (("files", 0), "path", f"{POINT}/tpm.\n", "file path"),
+        (("files", 0), "path", f"{POINT}/{'x' * 256}", "file path"),
     ],
 )
 def test_what_a_reader_must_refuse(where, name, value, told):

@@ -1170,3 +1170,17 @@ def test_two_pulls_at_once(pulled):
     witness.made(last_event(process.output), held)
     witness.assert_restores()
     assert not (witness.folder / "another").exists()
+
+
+def test_no_more_chunk_files_than_a_manifest_holds(machine, tmp_path, monkeypatch):
+    """A reader refuses a manifest that is too large: its writer must not be able to make one."""
+    vm = machine({"vda": 6 * MIB})
+    vm.write_bytes("vda", 0, os.urandom(6 * MIB))
+    witness = Witness(vm, tmp_path / "w", quick=True)
+    monkeypatch.setattr("nbdpull.format.MAX_CHUNK_FILES", 3)
+    witness.pull("--full", "--chunk-size", "2M")
+    assert witness.result["warnings"] == []
+    made = witness.pull("--full", "--chunk-size", "1M")
+    assert witness.result["warnings"] == ["a point has at most 3 chunk files: each takes 2097152 bytes"]
+    assert len(list(witness.store.glob(f"*/{made['id']}/*.zst"))) == 3
+    witness.assert_restores()

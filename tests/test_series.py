@@ -273,6 +273,13 @@ def test_a_commit_that_fails_behind_its_manifest(vm, monkeypatch, removable):
     assert all(vm.series.file_flaw(entry) is None for entry in points[-1].manifest.all_files())
 
 
+def test_what_a_reader_would_refuse_is_not_published(vm):
+    vm.name = "x" * 5000  # the domain that the manifest tells
+    with pytest.raises(errors.Damaged, match="domain is 'xxx"):
+        vm.pull()
+    assert sorted(os.listdir(vm.folder)) == sorted(ids(vm.points))
+
+
 def test_no_point_takes_anothers_folder(vm):
     with pytest.raises(errors.OutputExists), vm.series.new_point(vm.points[0].id):
         pass
