@@ -204,7 +204,7 @@ class _Finder:
         entry = next((entry for entry in point.manifest.files if entry.path == path), None)
         if entry is None or self._series.file_flaw(entry):
             return False
-        xml = self._series.store.read(f"{self._series.folder}/{path}").decode()
+        xml = self._series.read_file(point, format.CHECKPOINT_XML).decode()
         if not self._vm.redefine_checkpoint(xml):
             return False
         name = point.manifest.checkpoint.name

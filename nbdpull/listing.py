@@ -86,7 +86,7 @@ def find_point(root, wanted, domain=None):
     opened = store.open_store(root)
     if domain is None and wanted != series.LATEST:
         for each in series.all_series(opened):
-            if wanted in opened.folders(each.folder):
+            if each.has_folder(wanted):
                 return each, each.point(wanted)
     target = series.only_series(opened, domain)
     return target, target.point(wanted)

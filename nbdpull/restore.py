@@ -323,7 +323,7 @@ class _Run:
             if request.adapt or request.define:
                 raise errors.Damaged(f"the definition in point {self._point.id} is not what was stored")
             return b""  # _prove or _restore_domain tells it
-        xml = self._series.store.read(f"{self._series.folder}/{entry.path}")
+        xml = self._series.read_file(self._point, format.DOMAIN_XML)
         if not (request.adapt or request.define):
             return xml
         new, warnings = definition.adapted(
@@ -360,7 +360,7 @@ class _Run:
                 continue
             if flaw:
                 raise errors.Damaged(flaw)
-            plain = self._series.store.read(f"{self._series.folder}/{entry.path}")
+            plain = self._series.read_file(self._point, name)
             _write(path, xml if name == format.DOMAIN_XML else plain, self._request.force or self._request.in_place)
             self._result.beside[name] = path
 

@@ -48,7 +48,11 @@ class Series:
     def load(self):
         """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
         points, refused = [], {}
-        for name in self.store.folders(self.folder):
+        try:
+            names = self.store.folders(self.folder)
+        except errors.Damaged as error:
+            return [], {self.folder: error}
+        for name in names:
             try:
                 if self.store.size(f"{self.folder}/{name}/{format.MANIFEST}") is not None:
                     points.append(self._point(name))
@@ -65,8 +69,14 @@ class Series:
 
     def uncommitted(self):
         """Names of folders that hold no committed point: left by a run that died, or being written now."""
-        folders = self.store.folders(self.folder)
-        return [n for n in folders if self.store.size(f"{self.folder}/{n}/{format.MANIFEST}") is None]
+        return [name for name in self.store.folders(self.folder) if self._is_uncommitted(name)]
+
+    def _is_uncommitted(self, name):
+        """What is no point's folder is not ours to remove; nor is one whose manifest is something strange."""
+        with suppress(errors.Damaged):
+            known = format.POINT_ID.match(name)
+            return bool(known) and self.store.size(f"{self.folder}/{name}/{format.MANIFEST}") is None
+        return False
 
     def dead_runs(self):
         """{point id: its journal.Run, None where it wrote no journal} of each uncommitted folder; to be asked for by
@@ -109,6 +119,12 @@ class Series:
         if decoded.point != name:
             raise errors.Damaged(f"{self.store.path(path)}: the folder was renamed; its point is {decoded.point}")
         return Point(decoded, hashlib.sha256(data).hexdigest())
+
+    def has_folder(self, name):
+        """Whether there is a folder that may be that of a point; where it cannot be told, there is none to be found."""
+        with suppress(errors.Damaged):
+            return name in self.store.folders(self.folder)
+        return False
 
     def point(self, wanted=LATEST):
         """Return the Point with that id, or the one committed last; NoSuchPoint names those that exist."""
@@ -180,17 +196,17 @@ class Series:
         flaw = self.size_flaw(entry)
         if flaw:
             raise errors.Damaged(flaw)
-        data = self.store.read(f"{self.folder}/{entry.path}")
+        data = self.store.read(f"{self.folder}/{entry.path}", entry.size)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise errors.Damaged(_not_stored(self.store.path(f"{self.folder}/{entry.path}")))
         return data
 
-    def file_flaw(self, entry):
-        """Say why the file of a FileEntry is not the one that was stored, or None."""
+    def file_flaw(self, entry, check=lambda: None):
+        """Say why the file of a FileEntry is not the one that was stored, or None. check() is called often."""
         path = f"{self.folder}/{entry.path}"
         try:
             flaw = self.size_flaw(entry)
-            intact = flaw or self.store.sha256(path) == entry.sha256
+            intact = flaw or self.store.sha256(path, check) == entry.sha256
         except errors.Damaged as error:
             return str(error)
         return flaw or (None if intact else _not_stored(self.store.path(path)))

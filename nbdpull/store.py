@@ -1,7 +1,8 @@
 """A store: create-only files in folders, read by ranges. A directory now; the same few calls fit an object store.
 
 Owns: the store's marker, who may read what is made, and every way a file of a store is created, made durable, read and
-removed. OSError is translated here. Paths are relative to the store, with "/" between components.
+removed. OSError is translated here. Paths are relative to the store, with "/" between components; none of these is ever
+a link (beneath.py).
 
 Must not know: points, manifests, frames.
 """
@@ -14,14 +15,14 @@ import hashlib
 import os
 import secrets
 import shlex
-import shutil
 import stat
 import uuid
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from . import errors, format
+from . import beneath, errors, format, members
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
@@ -38,7 +39,8 @@ def translated(doing, path):
         kind, hint = errors.OutputError, ""
         if error.errno in _FULL:
             kind, hint = errors.OutputFull, "; free space or choose another folder"
-        raise kind(f"cannot {doing} {path}: {os.strerror(error.errno or errno.EIO)}{hint}") from error
+        why = error.strerror or os.strerror(errno.EIO)
+        raise kind(f"cannot {doing} {path}: {why}{hint}") from error
 
 
 def start_writeback(descriptor):
@@ -92,13 +94,19 @@ def _give(descriptor, mode, group):
         os.fchmod(descriptor, mode)
 
 
-def _make_folder(path, access):
-    os.mkdir(path, 0o700)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _make_folder(path, access, within=None):
+    """within: descriptor of the folder that it goes into, where `path` is a mere name."""
+    os.mkdir(path, 0o700, dir_fd=within)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
     try:
         _give(descriptor, access.folder, access.group)
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _Marker:
+    uuid: str
 
 
 class Store:
@@ -106,19 +114,21 @@ class Store:
 
     def __init__(self, root):
         self.root = os.path.abspath(root)
-        self.id = format.unseal(self._marker(), os.path.join(root, format.MARKER))["uuid"]
+        self.id = self._read_id()
         self.access = _access(self.root)
 
-    def _marker(self):
+    def _read_id(self):
+        path = self.path(format.MARKER)
         try:
-            with open(self.path(format.MARKER), "rb") as file:
-                return file.read()
+            return members.build(_Marker, format.unseal(self._read(format.MARKER), path)).uuid
         except FileNotFoundError:
             raise errors.StoreError(
                 f"{self.root} is no store of nbdpull (it has no {format.MARKER}); name the folder given to -o of a pull"
             ) from None
         except OSError as error:
-            raise errors.StoreError(f"cannot read {self.path(format.MARKER)}: {error.strerror}") from error
+            raise errors.StoreError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
     def path(self, *names):
         return os.path.join(self.root, *names)
@@ -140,85 +150,114 @@ class Store:
         return False
 
     def _has_open_file(self, folder):
-        with os.scandir(self.path(folder)) as entries:
-            return _lets_in(os.stat(self.path(folder))) and any(_lets_in(entry.stat()) for entry in entries)
+        with self._listed(folder) as (descriptor, entries):
+            return _lets_in(os.fstat(descriptor)) and any(_lets_in(e.stat(follow_symlinks=False)) for e in entries)
 
     # Reading
 
-    def read(self, path):
-        """Return a whole file; Damaged if it is not there."""
-        return self.read_range(path, 0, None)
-
-    def read_range(self, path, offset, length):
-        """Return `length` bytes (None: all the rest) from `offset`; Damaged if the file does not have them."""
+    def read(self, path, limit=format.MAX_DOCUMENT):
+        """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
         try:
-            with open(self.path(path), "rb") as file:
-                file.seek(offset)
-                data = file.read(-1 if length is None else length)
+            return self._read(path, limit)
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
-        if length is not None and len(data) != length:
+
+    def _read(self, path, limit=format.MAX_DOCUMENT):
+        with self._reading(path) as file:
+            data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
+        if len(data) > limit:
+            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+        return data
+
+    def _reading(self, path):
+        return open(beneath.open_file(self.root, path, os.O_RDONLY), "rb")
+
+    def read_range(self, path, offset, length):
+        """Return `length` bytes from `offset`; Damaged if the file does not have them."""
+        try:
+            with self._reading(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                data = os.pread(file.fileno(), length, offset) if offset + length <= size else b""
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+        if len(data) != length:
             raise errors.Damaged(f"{self.path(path)}: the file is cut short")
         return data
 
     def open_read(self, path):
         """Return (file descriptor, size); the caller closes it. Damaged if the file is not there."""
         try:
-            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = beneath.open_file(self.root, path, os.O_RDONLY)
             return descriptor, os.fstat(descriptor).st_size
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
 
     def size(self, path):
-        """Size in bytes of a regular file, None where there is none; Damaged if that cannot be told."""
+        """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what
+        is there is no file."""
         try:
-            status = os.stat(self.path(path))
+            with beneath.parent(self.root, path) as (folder, name):
+                found = beneath.status(folder, name)
+            beneath.require_file(found)
+            return found.st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
-    def sha256(self, path):
-        """SHA-256 of a file in hex; Damaged if it cannot be read."""
+    def sha256(self, path, check=lambda: None):
+        """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
         digest = hashlib.sha256()
         try:
-            with open(self.path(path), "rb", buffering=0) as file:
+            with self._reading(path) as file:
                 buffer = memoryview(bytearray(1 << 20))
                 while size := file.readinto(buffer):
                     digest.update(buffer[:size])
+                    check()
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
         return digest.hexdigest()
 
     def folders(self, path=""):
-        """Names of the folders in a folder, sorted; none where the folder is not there."""
-        return self._names(path, os.DirEntry.is_dir)
+        """Names of the folders in a folder, sorted; none where the folder is not there. Symbolic links are named with
+        them: who looks into one is told that it is none, and does not believe that nothing was there."""
+        return self._names(path, lambda entry: entry.is_dir(follow_symlinks=False) or entry.is_symlink())
 
     def files(self, path=""):
-        """Names of the files in a folder, sorted; none where the folder is not there."""
-        return self._names(path, os.DirEntry.is_file)
+        """Names of the files in a folder, sorted; none where there is no such folder."""
+        with suppress(errors.Damaged):
+            return self._names(path, lambda entry: entry.is_file(follow_symlinks=False))
+        return []
 
     def _names(self, path, wanted):
         try:
-            with os.scandir(self.path(path)) as entries:
+            with self._listed(path) as (_, entries):
                 return sorted(entry.name for entry in entries if wanted(entry))
         except FileNotFoundError:
             return []
+        except beneath.Strange as error:
+            raise _unreadable(self.path(path), error) from error
         except OSError as error:
             raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
+
+    @contextmanager
+    def _listed(self, path):
+        """Give (descriptor, entries) of a folder."""
+        with _closing(beneath.open_folder(self.root, path)) as descriptor, os.scandir(descriptor) as entries:
+            yield descriptor, entries
 
     # Creating
 
     def make_folder(self, path, fresh=False):
         """Create a folder durably. With `fresh` it must not exist, else it may."""
-        full = self.path(path)
-        with translated("create the folder", full):
-            try:
-                _make_folder(full, self.access)
-            except FileExistsError:
-                if fresh or not os.path.isdir(full):
-                    raise
+        with translated("create the folder", self.path(path)):
+            with beneath.parent(self.root, path) as (folder, name):
+                try:
+                    _make_folder(name, self.access, folder)
+                except FileExistsError:
+                    if fresh:
+                        raise
+                    beneath.require_folder(beneath.status(folder, name))
             self.sync_folder(os.path.dirname(path))
 
     def create(self, path):
@@ -237,47 +276,52 @@ class Store:
             with file:
                 file.write(data)
             with translated("create", self.path(path)):
-                _link_or_rename(self.path(draft), self.path(path))
+                with beneath.parent(self.root, path) as (folder, name):
+                    _link_or_rename(folder, os.path.basename(draft), name)
                 self.sync_folder(os.path.dirname(path))
         finally:
-            with suppress(OSError):
-                os.unlink(self.path(draft))
+            self.remove_file(draft)
 
     def sync_folder(self, path):
-        with translated("write to", self.path(path)):
-            _sync_folder(self.path(path))
+        with translated("write to", self.path(path)), _closing(beneath.open_folder(self.root, path)) as descriptor:
+            _sync_folder(descriptor)
 
     def remove_folder(self, path):
         """Remove a folder that was never published, with all that is in it."""
-        shutil.rmtree(self.path(path), ignore_errors=True)
+        beneath.remove(self.root, path)
 
     def remove_file(self, path):
         """Remove a file that no point counts on; one that is not there is no error."""
-        with suppress(OSError):
-            os.unlink(self.path(path))
+        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
+            os.unlink(name, dir_fd=folder)
 
     def names(self, path):
         """Names of all that is in a folder; none where it cannot be read."""
-        with suppress(OSError):
-            return sorted(os.listdir(self.path(path)))
+        with suppress(OSError), _closing(beneath.open_folder(self.root, path)) as descriptor:
+            return sorted(os.listdir(descriptor))
         return []
 
     @contextmanager
     def locked(self, path, doing, holder=lambda: "another nbdpull"):
         """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process."""
         with translated("open", self.path(path)):
-            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise errors.Busy(f"{holder()} writes to {self.path(path)}; {doing} when it has ended") from None
-        except OSError:
-            pass  # a file system without locks
-        try:
+            descriptor = beneath.open_folder(self.root, path)
+        with _closing(descriptor):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise errors.Busy(f"{holder()} writes to {self.path(path)}; {doing} when it has ended") from None
+            except OSError:
+                pass  # a file system without locks
             yield
-        finally:
-            os.close(descriptor)
+
+
+@contextmanager
+def _closing(descriptor):
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def open_store(root):
@@ -332,19 +376,17 @@ def _make_folders(path, access):
     except FileExistsError:
         if not os.path.isdir(path):
             raise
-    with suppress(PermissionError):  # one may create where one may not read
-        _sync_folder(os.path.dirname(path))
+    above = os.path.dirname(path)
+    with suppress(PermissionError), _closing(beneath.open_folder(above, "")) as descriptor:  # one may create where one
+        _sync_folder(descriptor)  # may not read
 
 
-def _sync_folder(path):
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync_folder(descriptor):
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
             raise
-    finally:
-        os.close(descriptor)
 
 
 def _create_marker(root, access):
@@ -375,15 +417,17 @@ def _unreadable(path, error):
     return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
 
 
-def _link_or_rename(source, target):
+def _link_or_rename(folder, draft, name):
+    """Give the draft its name; both are in the folder of this descriptor."""
     try:
-        os.link(source, target)
+        os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        if os.path.exists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
-        os.rename(source, target)
+        with suppress(FileNotFoundError):
+            beneath.status(folder, name)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 class NewFile:
@@ -398,7 +442,7 @@ class NewFile:
         self._full_path = store.path(path)
         self._sha256 = hashlib.sha256()
         with translated("create", self._full_path):
-            self._descriptor = os.open(self._full_path, os.O_WRONLY | os.O_CLOEXEC | mode, 0o600)
+            self._descriptor = beneath.open_file(store.root, path, os.O_WRONLY | mode, 0o600)
             if mode & os.O_CREAT:
                 _give(self._descriptor, store.access.file, store.access.group)
 

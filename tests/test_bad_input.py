@@ -420,6 +420,26 @@ def test_a_point_after_which_none_can_come(witness):
     assert_refused(witness, STORE, "store", ["sequence is 2^64 - 1", "another folder"])
 
 
+def test_links_in_a_store_are_not_written_through(witness, tmp_path):
+    """Neither in the place of a series, nor of a point: what they lead to is left alone."""
+    first = witness.pull()
+    folder, outside = next(path for path in witness.store.iterdir() if path.is_dir()), tmp_path / "outside"
+    (folder / "20300101T000000Z-aaaaaa").symlink_to(tmp_path)
+    point = witness.pull()
+    assert "20300101T000000Z-aaaaaa" in str(witness.result["warnings"])
+    assert (folder / "20300101T000000Z-aaaaaa").is_symlink() and point["parent"] == first["id"]
+    os.mkfifo(folder / "20300101T000000Z-aaaaaa.fifo")  # is nobody's
+    (folder / "20300101T000000Z-bbbbbb").mkdir()
+    os.mkfifo(folder / "20300101T000000Z-bbbbbb" / "job.json")
+    assert_refused(witness, DAMAGE, "damaged", "job.json: cannot be read: it is a FIFO, no file")
+    folder.rename(outside)
+    folder.symlink_to(outside)
+    held = sorted(path for path in outside.rglob("*"))
+    for options in ([], ["--full"]):
+        assert_refused(witness, OUTPUT, "output", [str(folder), "symbolic link"], *options)
+    assert sorted(path for path in outside.rglob("*")) == held
+
+
 # -- software and permissions -----------------------------------------------------------------------------------------
 
 BLOCKED = "import sys; sys.modules[{!r}] = None; from nbdpull.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -417,7 +417,7 @@ def test_what_is_published_is_durable_first(store, monkeypatch):
     """Its bytes are synced before it has its name, and the folder after."""
     calls, fsync, link = [], os.fsync, os.link
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.path.isdir(f"/proc/self/fd/{fd}")), fsync(fd)))
-    monkeypatch.setattr(os, "link", lambda *names: (calls.append("link"), link(*names)))
+    monkeypatch.setattr(os, "link", lambda *names, **how: (calls.append("link"), link(*names, **how)))
     store.publish("file", b"data")
     assert calls == [False, "link", True]
 

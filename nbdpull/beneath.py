@@ -1,0 +1,134 @@
+"""Files and folders beneath a root, reached by no link and through nothing but folders.
+
+Whoever can write to a store can put a symbolic link, a FIFO or a device where a file or a folder of it is expected. So
+each component of a path is opened for itself, within the one before it; only the root, which the user named, may be
+reached by links. Owns: that way, and the kinds of files that are refused. Raises OSError alone. Must not know: what a
+file is for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager, suppress
+from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOTEMPTY
+
+_WALK = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DEEPEST = 8  # folders in folders that are removed; what nbdpull makes has none
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+class Strange(OSError):
+    """There is something, and it is neither a file nor a folder of ours."""
+
+
+@contextmanager
+def walked(root, path):
+    """Give a descriptor of a folder that only serves to reach what is in it."""
+    descriptor = os.open(root, _WALK)
+    try:
+        for name in filter(None, path.split("/")):
+            inner = _entered(descriptor, name, _WALK)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def parent(root, path):
+    """Give (descriptor, name): of the folder that a path is in, as of `walked`, and of the path in it."""
+    folder, _, name = path.rpartition("/")
+    with walked(root, folder) as descriptor:
+        yield descriptor, name
+
+
+def open_folder(root, path):
+    """Return a descriptor by which a folder can be listed, synced and locked; the caller closes it."""
+    if not path:
+        return os.open(root, _LIST)
+    with parent(root, path) as (folder, name):
+        return _entered(folder, name, _LIST)
+
+
+def _entered(folder, name, flags):
+    if name in (".", ".."):
+        raise Strange(EINVAL, f"{name} is no name")
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    except NotADirectoryError:
+        if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise _link() from None
+        raise
+
+
+def _link():
+    return Strange(ELOOP, "it is a symbolic link, and none is followed in a store")
+
+
+def open_file(root, path, flags, mode=0):
+    """Return a descriptor of a regular file; the caller closes it.
+
+    It is looked at before: the mere opening of a device may do something.
+    """
+    with parent(root, path) as (folder, name):
+        if not flags & os.O_CREAT:
+            require_file(status(folder, name))
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, flags | os.O_NONBLOCK, mode, dir_fd=folder)  # a FIFO, just put there, hangs none
+        except BlockingIOError:  # another program has a lease on the file
+            descriptor = os.open(name, flags, mode, dir_fd=folder)
+    try:
+        require_file(os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def status(folder, name):
+    """The status of what has that name in a folder, be it a link."""
+    return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def require_file(found):
+    """Raise unless a status is that of a regular file."""
+    if stat.S_ISREG(found.st_mode):
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise _link()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+    raise Strange(EINVAL, f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, no file")
+
+
+def require_folder(found):
+    """Raise unless a status is that of a folder."""
+    if stat.S_ISLNK(found.st_mode):
+        raise _link()
+    if not stat.S_ISDIR(found.st_mode):
+        raise FileExistsError(EEXIST, os.strerror(EEXIST))
+
+
+def remove(root, path):
+    """Remove a file, or a folder with all that is in it, as far as that can be done."""
+    with suppress(OSError), parent(root, path) as (folder, name):
+        _remove(folder, name, _DEEPEST)
+
+
+def _remove(folder, name, depth):
+    with suppress(IsADirectoryError):
+        return os.unlink(name, dir_fd=folder)
+    if not depth:
+        raise OSError(ENOTEMPTY, os.strerror(ENOTEMPTY))
+    inner = os.open(name, _LIST | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        for each in os.listdir(inner):
+            with suppress(OSError):
+                _remove(inner, each, depth - 1)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)

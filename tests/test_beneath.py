@@ -1,0 +1,180 @@
+"""Beneath a root: what is no plain file or folder is refused, and nothing is reached, made or removed by a link."""
+
+import os
+import socket
+import stat
+
+import pytest
+
+from nbdpull import beneath, errors
+from nbdpull.store import open_or_create
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        before = os.getcwd()
+        os.chdir(path.parent)  # a path of a socket must be short
+        try:
+            one.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+STRANGE = {
+    "link": lambda path: path.symlink_to(path.parent / "elsewhere"),
+    "dangling link": lambda path: path.symlink_to("/nonexistent/x"),
+    "link to itself": lambda path: path.symlink_to(path),
+    "FIFO": os.mkfifo,
+    "socket": make_socket,
+    "folder": os.mkdir,
+}
+if os.geteuid() == 0:
+    STRANGE["device"] = lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with a folder `vm`, beside a folder `elsewhere` that holds a file."""
+    store = open_or_create(str(tmp_path / "store"))
+    store.make_folder("vm")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("secret")
+    (tmp_path / "elsewhere" / "inner").mkdir()
+    (tmp_path / "elsewhere" / "inner" / "file").write_text("secret")
+    return store
+
+
+def outside(tmp_path):
+    return sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "elsewhere").rglob("*"))
+
+
+@pytest.mark.timeout_seconds(20)
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_is_no_file_is_not_opened(store, tmp_path, kind):
+    path = tmp_path / "store" / "vm" / "file"
+    STRANGE[kind](path)
+    for attempt in (store.read, store.size, store.sha256, store.open_read, lambda path: store.read_range(path, 0, 1)):
+        with pytest.raises(errors.Damaged, match=r"vm/file: cannot be read: ([iI]s|it is) a") as caught:
+            attempt("vm/file")
+        assert "\n" not in str(caught.value)
+    assert store.files("vm") == []
+    for attempt in (store.create, store.reopen, lambda path: store.publish(path, b"x")):
+        with pytest.raises(errors.OutputError):
+            attempt("vm/file")
+    assert sorted(os.listdir(tmp_path / "store" / "vm")) == ["file"]
+
+
+def test_a_device_is_not_even_opened(store, tmp_path, monkeypatch):
+    """A tape rewinds, a watchdog begins to count."""
+    os.mkfifo(tmp_path / "store" / "vm" / "file")
+    opened, real = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest, **how: (opened.append(path), real(path, *rest, **how))[1])
+    with pytest.raises(errors.Damaged):
+        store.read("vm/file")
+    assert opened == [store.root, "vm"]
+
+
+@pytest.mark.parametrize("swapped", [os.mkfifo, lambda path: path.symlink_to("/etc/passwd")], ids=["FIFO", "link"])
+@pytest.mark.timeout_seconds(20)
+def test_a_file_that_is_swapped_after_the_look(store, tmp_path, monkeypatch, swapped):
+    store.publish("vm/file", b"x")
+    path, look = tmp_path / "store" / "vm" / "file", beneath.status
+
+    def swap(*where):
+        found = look(*where)
+        path.unlink()
+        swapped(path)
+        return found
+
+    monkeypatch.setattr(beneath, "status", swap)
+    with pytest.raises(errors.Damaged, match="cannot be read"):
+        store.read("vm/file")
+
+
+def test_no_folder_is_reached_by_a_link(store, tmp_path):
+    """Neither the folder itself, nor one above it; the root may be a link, as the user named it."""
+    (tmp_path / "store" / "vm" / "link").symlink_to(tmp_path / "elsewhere")
+    before = outside(tmp_path)
+    for folder in ("vm/link", "vm/link/inner"):
+        for attempt in (store.read, store.size, store.sha256, store.open_read):
+            with pytest.raises(errors.Damaged, match="it is a symbolic link, and none is followed in a store"):
+                attempt(f"{folder}/file")
+        with pytest.raises(errors.Damaged, match="symbolic link"):
+            store.folders(folder)
+        for attempt in (store.create, store.reopen, store.make_folder, lambda path: store.publish(path, b"x")):
+            with pytest.raises(errors.OutputError, match="symbolic link"):
+                attempt(f"{folder}/new")
+        for attempt in (store.sync_folder, store.make_folder, lambda path: store.locked(path, "").__enter__()):
+            with pytest.raises(errors.OutputError, match="symbolic link"):
+                attempt(folder)
+        assert store.names(folder) == store.files(folder) == []
+        store.remove_file(f"{folder}/file")
+        store.remove_folder(f"{folder}/inner")
+    assert outside(tmp_path) == before
+    (tmp_path / "short").symlink_to(store.root)
+    assert open_or_create(str(tmp_path / "short")).id == store.id
+
+
+def test_no_path_leads_up(store, tmp_path):
+    for path in ("../elsewhere/file", "vm/../../elsewhere/file", "./vm/../../elsewhere/file"):
+        with pytest.raises(errors.Damaged, match="is no name"):
+            store.read(path)
+        with pytest.raises(errors.OutputError, match="is no name"):
+            store.create(f"{path}.new")
+        store.remove_file(path)
+        store.remove_folder(path.rpartition("/")[0])
+    assert (tmp_path / "elsewhere" / "file").read_text() == "secret"
+
+
+def test_links_are_named_as_folders(store, tmp_path):
+    """So that who looks into one is told; what is not named seems not to be there."""
+    (tmp_path / "store" / "vm" / "link").symlink_to("/nonexistent")
+    store.make_folder("vm/folder")
+    assert store.folders("vm") == ["folder", "link"]
+
+
+def test_a_removed_folder_takes_nothing_else_with_it(store, tmp_path):
+    folder = tmp_path / "store" / "vm" / "old"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "file").write_text("x")
+    (folder / "inner" / "file").write_text("x")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(folder / "fifo")
+    before = outside(tmp_path)
+    store.remove_folder("vm/old")
+    assert store.folders("vm") == [] and outside(tmp_path) == before
+
+
+def test_a_deep_folder_is_no_endless_descent(store, tmp_path):
+    """What is deeper than a run can have made stays: it is nothing of ours."""
+    deep = os.open(tmp_path / "store" / "vm", os.O_RDONLY)
+    for _ in range(100):
+        os.mkdir("d", dir_fd=deep)
+        inner = os.open("d", os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = inner
+    os.close(deep)
+    store.remove_folder("vm/d")
+    assert store.folders("vm") == ["d"]
+
+
+def test_a_file_is_no_larger_than_its_reader_takes(store):
+    store.publish("vm/file", b"12345")
+    assert store.read("vm/file", 5) == b"12345"
+    with pytest.raises(errors.Damaged, match="vm/file: the file has more than 4 bytes"):
+        store.read("vm/file", 4)
+    os.truncate(store.path("vm/file"), 1 << 40)
+    with pytest.raises(errors.Damaged, match="vm/file: the file has more than 67108864 bytes"):
+        store.read("vm/file")
+
+
+def test_a_digest_can_be_stopped(store):
+    """A sparse file of any size costs an enemy nothing."""
+
+    def check():
+        raise errors.Interrupted(2)
+
+    store.publish("vm/file", b"")
+    os.truncate(store.path("vm/file"), 1 << 43)
+    with pytest.raises(errors.Interrupted):
+        store.sha256("vm/file", check)

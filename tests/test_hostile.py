@@ -1,0 +1,119 @@
+"""A store that an enemy can write to: whatever is in it, each verb ends soon, with a line and a known exit code."""
+
+import os
+import shutil
+
+import pytest
+import stores
+from stores import KIB
+from test_beneath import STRANGE
+
+from nbdpull import cli, errors
+
+STORE, DAMAGE = errors.StoreError.exit_code, errors.Damaged.exit_code
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A store with two points of vm1, and one of vm2."""
+    root = tmp_path_factory.mktemp("hostile") / "store"
+    vm = stores.Vm(root)
+    vm.add_disk("vda", 100 * KIB)
+    for at in (0, 50 * KIB):
+        vm.write("vda", at, os.urandom(4 * KIB))
+        vm.pull()
+    other = stores.Vm(root, "vm2", uuid="4e3fce45-4f53-4fa7-bb32-11f34168b82b")
+    other.add_disk("vda", 10 * KIB)
+    other.pull()
+    assert cli.main(["verify", str(root), "--quiet"]) == 0  # which leaves a finding
+    return vm
+
+
+@pytest.fixture
+def place(original, tmp_path):
+    """A copy of it to be spoiled."""
+    shutil.copytree(original.root, tmp_path / "store", symlinks=True)
+    return tmp_path / "store"
+
+
+def run(capsys, words):
+    """(exit code, standard output, lines on standard error) of one command line."""
+    code = cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert "internal error" not in err and "Traceback" not in err
+    return code, out, err.splitlines()
+
+
+def replaced(path, kind):
+    """Put something strange in the place of a file or a folder; a link leads to what was there, outside the store."""
+    outside = path.parents[len(path.parts) - path.parts.index("store") - 1] / "outside"
+    path.rename(outside)
+    if kind == "link":
+        path.symlink_to(outside)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        STRANGE[kind](path)
+
+
+def path_of(place, original, what):
+    first, second = (place / "vm1" / point.id for point in original.points)
+    return {
+        "marker": place / "nbdpull.json",
+        "series": place / "vm1",
+        "first point": first,
+        "second point": second,
+        "first manifest": first / "manifest.json",
+        "second manifest": second / "manifest.json",
+        "index": second / "vda.index",
+        "chunk file": first / "vda.0000.zst",
+        "definition": second / "domain.xml",
+    }[what]
+
+
+FILES = ["marker", "first manifest", "second manifest", "index", "chunk file", "definition"]
+FOLDERS = ["series", "first point", "second point"]
+CASES = [(what, kind) for what in FILES for kind in STRANGE if kind != "link to itself"]
+CASES += [(what, kind) for what in FOLDERS for kind in ("link", "dangling link")]
+
+
+@pytest.mark.timeout_seconds(30)
+@pytest.mark.parametrize("what, kind", CASES)
+def test_what_is_no_file_or_folder(original, place, tmp_path, capsys, what, kind):
+    """It is a damage of that point, or of that series, and hides no other."""
+    replaced(path_of(place, original, what), kind)
+    expected = STORE if what == "marker" else DAMAGE
+    code, out, err = run(capsys, ["list", place])
+    if what in ("index", "chunk file", "definition"):
+        assert (code, err) == (0, [])
+    else:
+        assert code == expected and len(err) == 1
+    assert ("vm2" in out) is (what != "marker")
+    code, out, err = run(capsys, ["verify", place, "--no-record"])
+    assert code == expected and (what == "marker" or out.startswith("DAMAGE"))
+    for number, options in enumerate([(), ("--no-verify",), ("--salvage",)]):
+        out = tmp_path / f"out{number}"
+        code, _, err = run(capsys, ["restore", place, "--domain", "vm1", "-o", out, "--format", "raw", *options])
+        assert code == expected and len(err) <= 1
+        made = {path.name for path in out.glob("*")}
+        assert made <= {"vda.raw", "domain.xml"} if "--salvage" in options else not made
+    if what != "marker":
+        assert run(capsys, ["restore", place, "--domain", "vm2", "-o", tmp_path / "other"])[0] == 0
+
+
+@pytest.mark.timeout_seconds(30)
+@pytest.mark.parametrize("what", ["marker", "series", "second point", "second manifest", "index"])
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+def test_every_reader_refuses_it(original, place, capsys, what, kind):
+    path = path_of(place, original, what)
+    if path.is_dir() and kind == "FIFO":
+        return
+    replaced(path, kind)
+    point = ["latest", "--domain", "vm1"]
+    for words in (["index", place, *point[:1], "vda", *point[1:]], ["digest", place, *point[1:], "--no-record"],
+                  ["serve", place, *point[1:]], ["drill", place, *point[1:]], ["show", place, *point]):  # fmt: skip
+        code, out, err = run(capsys, words)
+        if what == "index" and words[0] == "show":
+            assert code == 0
+        elif words[0] != "drill":
+            assert (code, out, len(err)) == (STORE if what == "marker" else DAMAGE, "", 1), words
