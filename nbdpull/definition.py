@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Optional
 
-from . import xml_tree
+from . import errors, xml_tree
 from .format import BOOT_FILES
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
@@ -27,22 +27,40 @@ class Source:
     format: str
 
 
+def parse(xml):
+    """The tree of a <domain>; Damaged where it is none. libvirt takes two <devices> for one, and never writes two."""
+    root = xml_tree.parse(xml)
+    for tag in ("name", "uuid", "os", "devices"):
+        if len(root.findall(tag)) > 1:
+            raise errors.Damaged(f"no definition of a domain: it has <{tag}> twice")
+    return root
+
+
 def identity(xml):
     """(name, uuid or None) of a <domain>."""
-    root = xml_tree.parse(xml)
+    root = parse(xml)
     return root.findtext("name", ""), root.findtext("uuid")
 
 
 def boot_files(xml):
     """{name: path} of what a <domain> is booted from directly, by names of BOOT_FILES."""
-    root = xml_tree.parse(xml)
+    root = parse(xml)
     return {name: root.findtext(f"os/{name}", "").strip() for name in BOOT_FILES if root.findtext(f"os/{name}")}
 
 
 def tpm_folder(xml):
     """Name of the folder that holds the state of an emulated TPM, below that of the domain; None without one."""
-    backend = xml_tree.parse(xml).find("devices/tpm/backend[@type='emulator']")
+    backend = parse(xml).find("devices/tpm/backend[@type='emulator']")
     return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
+
+
+def has_variables(root):
+    """Whether the firmware of a <domain> keeps variables in a file, as UEFI's does, be that named or not."""
+    loader = root.find("os/loader")
+    if loader is not None and loader.get("stateless") == "yes":
+        return False
+    pflash = loader is not None and loader.get("type") == "pflash"
+    return pflash or root.find("os/nvram") is not None or root.find("os[@firmware='efi']") is not None
 
 
 def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
@@ -52,7 +70,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     A copy, that is one with another name or uuid, may run beside the original: it shares no disk that was not restored,
     and no MAC address.
     """
-    root = xml_tree.parse(xml)
+    root = parse(xml)
     warnings: list[str] = []
     copy = new_uuid or name not in (None, root.findtext("name"))
     _name(root, name, new_uuid)

@@ -12,6 +12,8 @@ from typing import Any, Optional
 
 # isort: off
 from nbdpull import domain  # first: it says so where there are no bindings
+from nbdpull import domain_offer
+from nbdpull.host_reach import Offer
 import libvirt
 import libvirt_qemu
 # isort: on
@@ -34,6 +36,12 @@ def connected(uri: Optional[str]):
     finally:
         with suppress(libvirt.libvirtError):
             connection.close()
+
+
+def offer(connection: Any, xml: str) -> Offer:
+    """What the host has for a domain of this architecture and machine."""
+    with domain.translated("cannot ask libvirt for an emulator of the domain's architecture"):
+        return domain_offer.offer(connection, xml)
 
 
 @contextmanager

@@ -285,6 +285,17 @@ def supports_backup(capabilities: str) -> bool:
     return _attribute(ET.fromstring(capabilities), "features/backup", "supported") == "yes"
 
 
+def emulators(capabilities: str) -> list[str]:
+    """Paths of all emulators that a host's <capabilities> name."""
+    return [each.text or "" for each in ET.fromstring(capabilities).iterfind("guest/arch//emulator")]
+
+
+def offered(capabilities: str) -> tuple[str, list[str]]:
+    """Of <domainCapabilities>: the emulator's path, and those of all firmware."""
+    root = ET.fromstring(capabilities)
+    return root.findtext("path", ""), [each.text or "" for each in root.iterfind("os/loader/value")]
+
+
 def _attribute(element: ET.Element, path: str, name: str) -> Optional[str]:
     child = element.find(path)
     return child.get(name) if child is not None else None

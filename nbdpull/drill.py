@@ -106,12 +106,13 @@ class _Drill:
     def run(self):
         with ExitStack() as stack:
             folder = stack.enter_context(_work_folder(self._request.work_dir or WORK_DIR))
+            connection = stack.enter_context(domain_boot.connected(self._request.uri))
+            offer = domain_boot.offer(connection, self._xml)
             server = stack.enter_context(self._served(folder))
             os.chmod(os.path.join(folder, "nbd.sock"), 0o666)  # for QEMU's user; who cannot guess the folder's name…
             images = {export.disk: _overlay(folder, export) for export in server.exports}
             console = os.path.join(folder, "console")
-            xml = self._definition(folder, images, console)
-            connection = stack.enter_context(domain_boot.connected(self._request.uri))
+            xml = self._definition(folder, images, console, offer)
             self._tell("boot")
             started = time.monotonic()
             boot = stack.enter_context(domain_boot.booted(connection, xml))
@@ -138,7 +139,7 @@ class _Drill:
         request = nbd_server.Request(self._request.store, self._series.domain, self._point.id, disks, socket)
         return nbd_server.Server(request, self._check)
 
-    def _definition(self, folder, images, console):
+    def _definition(self, folder, images, console, offer):
         files = {}
         for name in BOOT_FILES:
             data = _file(self._series, self._point, name)
@@ -149,7 +150,7 @@ class _Drill:
                 os.chmod(files[name], 0o644)
         files.setdefault("nvram", os.path.join(folder, "nvram"))  # which libvirt makes; at a place of its own it stays
         return drill_xml.adapted(self._xml, f"nbdpull-drill-{secrets.token_hex(4)}", str(uuid.uuid4()), images, console,
-                                 files, emulator_exists=os.path.exists)  # fmt: skip
+                                 files, offer)  # fmt: skip
 
     def _wait(self, boot, server, console, started):
         """Wait for readiness; return why it did not come, "" if it did."""

@@ -1,16 +1,18 @@
 """A domain's definition turned into that of a drill: the same machine, alone, over throw-away disks.
 
-Owns: what of a definition a drill keeps. Devices are kept by name, and all others left out: a drill must reach no
-network, no device and no folder of the host, nor anything that the real domain may be using. Must not know: libvirt's
-API, files.
+Owns: what of a definition a drill keeps. Devices are kept by name, each as a copy may have it (copy_policy.py), and all
+others left out: a drill must reach no network, no device and no folder of the host, nor anything that the real domain
+may be using. And it runs nothing and opens nothing of the host that the definition alone names. Must not know:
+libvirt's API, files.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import Optional
 
-from . import xml_tree
+from . import copy_policy, definition, errors, host_reach, xml_tree
+from .format import BOOT_FILES
+from .host_reach import Offer
 
 AGENT = "org.qemu.guest_agent.0"
 
@@ -23,33 +25,28 @@ _KEPT_OF_DISK = ("target", "boot", "serial", "wwn", "vendor", "product", "addres
 
 def has_agent(xml: str) -> bool:
     """Whether the domain has the guest agent's channel."""
-    names = [target.get("name") for target in xml_tree.parse(xml).iterfind("devices/channel/target")]
+    names = [target.get("name") for target in definition.parse(xml).iterfind("devices/channel/target")]
     return AGENT in names
 
 
 def has_display(xml: str) -> bool:
-    models = [model.get("type") for model in xml_tree.parse(xml).iterfind("devices/video/model")]
+    models = [model.get("type") for model in definition.parse(xml).iterfind("devices/video/model")]
     return any(model != "none" for model in models)
 
 
 def disks(xml: str) -> list[str]:
     """Targets of the domain's disks."""
-    found = xml_tree.parse(xml).iterfind("devices/disk")
+    found = definition.parse(xml).iterfind("devices/disk")
     return [_target(disk) for disk in found if disk.get("device", "disk") in ("disk", "lun")]
 
 
 def adapted(
-    xml: str,
-    name: str,
-    uuid: str,
-    images: dict[str, str],
-    console: str,
-    files: Optional[dict[str, str]] = None,
-    emulator_exists=lambda path: True,
+    xml: str, name: str, uuid: str, images: dict[str, str], console: str, files: dict[str, str], offer: Offer
 ) -> str:
     """The definition of the drill. images: qcow2 file of each disk's target; console: file that gets what the guest
-    prints; files: path of "nvram", "kernel", "initrd", "dtb" where the point has them."""
-    root = xml_tree.parse(xml)
+    prints; files: path of "nvram", "kernel", "initrd", "dtb" where the point has them; offer: what the host has.
+    StoreError, Unsupported where the machine needs what neither the point nor the host has."""
+    root = definition.parse(xml)
     for element in list(root):
         if element.tag not in _KEPT:
             root.remove(element)
@@ -58,10 +55,10 @@ def adapted(
     _set(root, "uuid", uuid)
     for event in ("on_poweroff", "on_crash"):
         _set(root, event, "destroy")
-    _adapt_os(root, files or {})
+    _adapt_os(root, files, offer)
     old = root.find("devices")
     devices = old if old is not None else ET.SubElement(root, "devices")
-    kept = [_device(device, images, emulator_exists) for device in list(devices)]
+    kept = [_device(device, images, offer) for device in list(devices)]
     serial = _serial(devices, console)
     for device in list(devices):
         devices.remove(device)
@@ -69,7 +66,16 @@ def adapted(
     if has_agent(xml):
         channel = ET.SubElement(devices, "channel", type="unix")
         ET.SubElement(channel, "target", type="virtio", name=AGENT)
+    _require_nothing_of_the_host(root, {*images.values(), console, *files.values()}, offer)
     return xml_tree.text_of(root)
+
+
+def _require_nothing_of_the_host(root, own, offer):
+    """Whoever can write to the store may have written the definition, and a drill runs as root."""
+    found = [each for each in host_reach.reaches(root) if each.value not in own and not offer.covers(each)]
+    if found:
+        raise errors.Unsupported(f"no drill: the domain's definition names {found[0]}, which is neither in the point "
+                                 "nor what this host offers to every domain")  # fmt: skip
 
 
 def _set(root, tag, text):
@@ -79,34 +85,39 @@ def _set(root, tag, text):
     element.text = text
 
 
-def _adapt_os(root, files):
+def _adapt_os(root, files, offer):
     os = root.find("os")
     if os is None:
         return
-    for tag in ("kernel", "initrd", "dtb"):
+    for tag in BOOT_FILES:
         element = os.find(tag)
-        if element is not None and tag in files:
+        if element is not None and tag not in files:
+            raise errors.StoreError(f"no drill: the domain is booted from a {tag}, which the point has not")
+        if element is not None:
             element.text = files[tag]
-    nvram = os.find("nvram")
-    if nvram is not None:
-        template = nvram.get("template")
-        os.remove(nvram)
-        if "nvram" in files:
-            ET.SubElement(os, "nvram", {"template": template} if template else {}).text = files["nvram"]
+    if definition.has_variables(root):
+        _adapt_nvram(os, files["nvram"], offer)
 
 
-def _device(device, images, emulator_exists):
+def _adapt_nvram(os, path, offer):
+    """path: where they are, or where libvirt is to make them from the template: at its own place they would stay."""
+    old = os.find("nvram")
+    kept = {} if old is None else {name: old.get(name) for name in ("template", "format") if old.get(name)}
+    if not offer.has_firmware(kept.get("template", "")):
+        kept.pop("template", None)  # libvirt knows one for each firmware of the host
+    if old is not None:
+        os.remove(old)
+    ET.SubElement(os, "nvram", kept).text = path
+
+
+def _device(device, images, offer):
     """What a drill has of a device, or None."""
     if device.tag == "disk":
         return _disk(device, images)
-    if device.tag not in _KEPT_DEVICES:
+    if device.tag not in _KEPT_DEVICES or not copy_policy.own(device).kept:
         return None
-    if device.tag == "emulator" and not emulator_exists(device.text):
+    if device.tag == "emulator" and device.text not in offer.emulators:
         return None  # libvirt has its own of this architecture
-    if device.tag == "input" and device.get("type") not in ("mouse", "tablet", "keyboard"):
-        return None  # a host's device
-    if device.tag == "memory" and device.get("model") != "dimm":
-        return None
     return _video(device) if device.tag == "video" else device
 
 
@@ -123,7 +134,9 @@ def _disk(device, images):
 
 
 def _video(device):
-    """QXL needs SPICE, which a drill has not; acceleration needs a display of the host."""
+    """QXL needs SPICE, which a drill has not; acceleration and a driver of its own need something of the host."""
+    for driver in device.findall("driver"):
+        device.remove(driver)
     model = device.find("model")
     if model is not None:
         if model.get("type") == "qxl":

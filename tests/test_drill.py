@@ -14,6 +14,7 @@ from bed.machine import DOMAIN, MIB, wait_for
 from stores import Vm, files, package_environment
 
 from nbdpull import cli, drill, drill_xml, errors, listing
+from nbdpull.host_reach import Offer
 
 # Says its text on the first serial port, then stands still: xor ax,ax; mov ds,ax; cld; mov dx,0x3f8; mov si,text;
 # next: lodsb; test al,al; jz end; out dx,al; jmp next; end: hlt; jmp end
@@ -212,9 +213,14 @@ def test_bad_input(bootable, private_libvirt, capsys):
 # -- the definition ---------------------------------------------------------------------------------------------------
 
 
-def adapted(devices, **how):
-    xml = domain_xml(devices)
-    return ET.fromstring(drill_xml.adapted(xml, "n", "u", {"vda": "/new/vda.qcow2"}, "/new/console", **how))
+OFFER = Offer(frozenset({"/usr/bin/qemu-system-x86_64"}), frozenset({"/usr/share/OVMF"}))
+
+
+def adapted(devices, xml=None, files=None, offer=OFFER):
+    xml = xml or domain_xml(devices)
+    return ET.fromstring(
+        drill_xml.adapted(xml, "n", "u", {"vda": "/new/vda.qcow2"}, "/new/console", files or {}, offer)
+    )
 
 
 def test_nothing_of_the_host_is_reached():
@@ -226,14 +232,20 @@ def test_nothing_of_the_host_is_reached():
           <target type='virtio' name='org.qemu.guest_agent.0'/></channel>
         <channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
         <input type='evdev'><source dev='/dev/input/event1'/></input><input type='tablet' bus='usb'/>
+        <memory model='nvdimm'><source><path>/old</path></source></memory>
+        <rng model='virtio'><backend model='random'>/old</backend></rng>
+        <rng model='virtio'><backend model='egd' type='unix'><source path='/old'/></backend></rng>
+        <video><model type='virtio'><acceleration rendernode='/old'/></model><driver name='vhost-user'/></video>
         <vsock model='virtio'/><redirdev bus='usb' type='spicevmc'/><sound model='ich9'/>"""
     )
     tags = [child.tag for child in root.find("devices")]
-    assert not set(tags) & {"hostdev", "filesystem", "tpm", "interface", "vsock", "redirdev", "sound", "graphics"}
+    gone = {"hostdev", "filesystem", "tpm", "interface", "vsock", "redirdev", "sound", "graphics", "memory"}
+    assert not set(tags) & gone
     assert tags.count("disk") == tags.count("channel") == tags.count("input") == tags.count("serial") == 1
     assert root.find("devices/disk/source").get("file") == "/new/vda.qcow2"
     assert root.find("devices/disk/driver").attrib == {"name": "qemu", "type": "qcow2", "cache": "unsafe"}
     assert root.find("devices/channel/source") is None
+    assert [backend.text for backend in root.iterfind("devices/rng/backend")] == ["/dev/urandom"] * 2
     assert (root.findtext("name"), root.findtext("uuid")) == ("n", "u")
     assert b"/nowhere" not in ET.tostring(root) and b"/old" not in ET.tostring(root)
 
@@ -241,16 +253,79 @@ def test_nothing_of_the_host_is_reached():
 def test_firmware_kernel_and_arguments_of_qemu():
     xml = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>a</name>
       <metadata><x/></metadata><cputune/><seclabel type='none'/>
-      <os><type>hvm</type><nvram template='/t'>/old/nvram</nvram><kernel>/old/k</kernel></os>
+      <os><type>hvm</type><nvram template='/t' format='qcow2'>/old/nvram</nvram><kernel>/old/k</kernel></os>
       <devices><video><model type='qxl' ram='1'><acceleration accel3d='yes'/></model></video>
       <emulator>/no/qemu</emulator><console type='pty'><target type='sclp'/></console></devices>
       <qemu:commandline><qemu:arg value='-net'/></qemu:commandline></domain>"""
     files = {"nvram": "/new/nvram", "kernel": "/new/k"}
-    root = ET.fromstring(drill_xml.adapted(xml, "n", "u", {}, "/c", files, emulator_exists=lambda path: False))
+    root = adapted("", xml, files)
     assert {child.tag for child in root} == {"name", "uuid", "os", "devices", "on_poweroff", "on_crash"}
     assert (root.findtext("os/nvram"), root.findtext("os/kernel")) == ("/new/nvram", "/new/k")
+    assert root.find("os/nvram").attrib == {"format": "qcow2"}  # the file's bytes are as they were
     assert root.find("devices/video/model").attrib == {"type": "vga"}
     assert root.find("devices/console/target").get("type") == "sclp" and root.find("devices/serial") is None
-    assert root.find("devices/emulator") is None
-    root = ET.fromstring(drill_xml.adapted(xml, "n", "u", {}, "/c", {}))
-    assert root.find("os/nvram") is None  # libvirt makes one from the template, at a place of its own
+    assert root.find("devices/emulator") is None  # libvirt has one
+
+
+def test_variables_of_firmware_that_no_definition_names():
+    """Of <os firmware='efi'> the definition of old libvirts names none, and yet there are some."""
+    xml = domain_xml("").replace("<os>", "<os firmware='efi'>")
+    assert adapted("", xml, {"nvram": "/new/nvram"}).findtext("os/nvram") == "/new/nvram"
+    assert adapted("", domain_xml(""), {"nvram": "/new/nvram"}).find("os/nvram") is None
+    loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader>"
+    assert adapted("", with_os(loader), {"nvram": "/new/nvram"}).findtext("os/nvram") == "/new/nvram"
+    stateless = loader.replace("readonly", "stateless='yes' readonly")
+    assert adapted("", with_os(stateless), {"nvram": "/new/nvram"}).find("os/nvram") is None
+
+
+def with_os(boot):
+    return DOMAIN.format(kind="qemu", name="vm1", memory=16, cpus=1, boot=boot, devices="")
+
+
+def test_a_host_s_own_emulator_and_firmware_stay():
+    nvram = "<nvram template='/usr/share/OVMF/OVMF_VARS.fd'>/old</nvram>"
+    root = adapted("", with_os("<loader>/usr/share/OVMF/OVMF_CODE.fd</loader>" + nvram), {"nvram": "/new/nvram"})
+    assert root.findtext("devices/emulator") == "/usr/bin/qemu-system-x86_64"
+    assert root.findtext("os/loader") == "/usr/share/OVMF/OVMF_CODE.fd"
+    assert root.find("os/nvram").attrib == {"template": "/usr/share/OVMF/OVMF_VARS.fd"}
+
+
+@pytest.mark.parametrize("boot, error, says", [
+    ("<loader>/store/evil.fd</loader>", errors.Unsupported, "loader /store/evil.fd"),
+    ("<loader>/usr/share/OVMF/../../../store/evil.fd</loader>", errors.Unsupported, "evil.fd"),
+    ("<kernel>/etc/shadow</kernel>", errors.StoreError, "booted from a kernel, which the point has not"),
+    ("<initrd>/etc/shadow</initrd>", errors.StoreError, "booted from a initrd"),
+    ("<dtb>/etc/shadow</dtb>", errors.StoreError, "booted from a dtb"),
+    ("<acpi><table type='slic'>/etc/shadow</table></acpi>", errors.Unsupported, "acpi /etc/shadow"),
+    ("<acpi><table type='slic'>etc/shadow</table></acpi>", errors.Unsupported, "acpi etc/shadow"),
+    ("</os><sysinfo type='fwcfg'><entry name='opt/a/b' file='/etc/shadow'/></sysinfo><pm>", errors.Unsupported,
+     "sysinfo /etc/shadow"),
+    ("<x><y z='/etc/shadow'/></x>", errors.Unsupported, "x /etc/shadow"),
+])  # fmt: skip
+def test_a_file_that_the_store_alone_names(boot, error, says):
+    with pytest.raises(error, match=f"^no drill: .*{says}"):
+        adapted("", with_os(boot).replace("<pm></os>", "<pm/>"))
+
+
+@pytest.mark.parametrize("tag", ["devices", "os", "name"])
+def test_a_second_element_of_one_that_is_one(tag):
+    """libvirt takes both, and what is done to one of them would leave the other as it came."""
+    xml = domain_xml().replace("</domain>", f"<{tag}><interface type='network'/></{tag}></domain>")
+    with pytest.raises(errors.Damaged, match=f"<{tag}> twice"):
+        adapted("", xml)
+
+
+def test_a_program_in_the_store_is_not_run(private_libvirt, tmp_path, monkeypatch, work):
+    """Whoever can write to a store can name one in domain.xml; libvirt runs an emulator to see what it can, too."""
+    program, ran = tmp_path / "emulator", tmp_path / "ran"
+    program.write_text(f'#!/bin/sh\ntouch {ran}\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
+    program.chmod(0o755)
+    xml = domain_xml().replace("/usr/bin/qemu-system-x86_64", str(program))
+    monkeypatch.setattr(stores, "DOMAIN_XML", xml.encode())
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, BOOT_BLOCK)
+    vm.pull()
+    told = run(vm, private_libvirt, "--expect", "hello", "--timeout", "20s", "--work-dir", work)
+    assert not ran.exists()
+    assert told["verdict"] == "ok"  # by the host's own emulator

@@ -19,6 +19,7 @@ LIBRARIES = {
         "domain_freeze",
         "domain_link",
         "domain_mark",
+        "domain_offer",
         "domain_state",
         "domain_thaw",
         "socket_guard",

@@ -1,0 +1,198 @@
+"""What a copy of a domain may have of the original, which may be running beside it: nothing that is one for the host.
+
+Owns: the one rule for each device, for restored copies and for drills. What a host has one of (a port, a path, an
+address, a device) becomes automatic; what cannot be made the copy's own is left out, and told. A device that is not
+known here is left out, too. Must not know: disks and firmware (definition.py, drill_xml.py), libvirt's API, files.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import NamedTuple
+
+ENTROPY = "/dev/urandom"
+RANDOM_DEVICES = (ENTROPY, "/dev/random", "/dev/hwrng")  # which any number of guests may read
+TO_QEMU = ("commandline", "override")  # local names of what goes past libvirt to QEMU
+
+_OWN_PORTS = ("pty", "null", "vc", "stdio", "spicevmc", "spiceport", "qemu-vdagent", "dbus")
+_OWN_NETWORKS = ("network", "bridge", "direct", "user", "ethernet", "mcast", "client", "null")
+_OWN_AUDIO = ("none", "spice")
+_PORT_IDENTITY = ("interfaceid", "instanceid")  # of <virtualport>: a switch knows a port by it
+
+
+class Rule(NamedTuple):
+    """kept: whether a copy has the device, which was made its own; told: what a person should know, "" if nothing."""
+
+    kept: bool = True
+    told: str = ""
+
+
+_KEPT = Rule()
+
+
+def own(device: ET.Element) -> Rule:
+    """Make a device the copy's own, in place."""
+    return _RULES.get(device.tag, _left_out)(device)
+
+
+def own_domain(root: ET.Element) -> list[str]:
+    """The same with what of the domain itself is no device; what a person should know."""
+    told = []
+    for element in list(root):
+        label = element.tag == "seclabel" and element.get("type") == "static"
+        if label or local_name(element) in TO_QEMU:
+            root.remove(element)
+            told.append(f"{element.tag} is left out: it may name what is the original's")
+    return told
+
+
+def local_name(element: ET.Element) -> str:
+    return element.tag.rpartition(":")[2] if isinstance(element.tag, str) else ""  # a comment has none
+
+
+def _kept(_device):
+    return _KEPT
+
+
+def _left_out(device, why="it is the original's, or the host's"):
+    words = [device.tag, device.get("type") or device.get("model") or device.get("mode") or ""]
+    source = device.find("source")
+    words += list(source.attrib.values())[:1] if source is not None else []
+    return Rule(False, f"{' '.join(filter(None, words))} is left out: {why}")
+
+
+def _kept_if(kept):
+    return lambda device: _KEPT if kept(device) else _left_out(device)
+
+
+def _remove(element, *tags):
+    for tag in tags:
+        for child in element.findall(tag):
+            element.remove(child)
+
+
+def _port(device):
+    """A serial or parallel port, or a console."""
+    kind = device.get("type", "pty")
+    _remove(device, "log", *(["source"] if kind == "pty" or kind not in _OWN_PORTS else []))
+    device.attrib.pop("tty", None)
+    if kind in _OWN_PORTS:
+        return _KEPT
+    device.set("type", "pty")
+    _remove(device, "protocol")
+    target = device.find("target")
+    mirrors = device.tag == "console" and target is not None and target.get("type") == "serial"  # which is told already
+    return Rule(True, "" if mirrors else f"{device.tag}, a {kind} of the host, is a pty")
+
+
+def _channel(device):
+    target, kind = device.find("target"), device.get("type")
+    if target is not None and target.get("type") == "guestfwd":
+        return _left_out(device)
+    _remove(device, "log")
+    if kind in _OWN_PORTS:
+        return _KEPT
+    source = device.find("source")
+    changed = kind != "unix" or (source is not None and source.get("mode") == "connect")
+    _remove(device, "source", "protocol")
+    device.set("type", "unix")  # whose path libvirt makes
+    name = (target.get("name") if target is not None else None) or "without a name"
+    return Rule(True, f"channel {name}, a {kind} of the host, is a socket of its own" if changed else "")
+
+
+def _graphics(device):
+    kind = device.get("type")
+    if kind in ("sdl", "desktop"):
+        return _left_out(device)
+    for name in ("socket", "address", "tlsPort"):
+        device.attrib.pop(name, None)
+    for listen in device.iterfind("listen"):
+        listen.attrib.pop("socket", None)
+    if kind in ("vnc", "spice", "rdp"):
+        device.set("port", "-1")
+        device.set("autoport", "yes")
+    if device.get("websocket"):
+        device.set("websocket", "-1")
+    return _KEPT
+
+
+def _interface(device):
+    kind, source, target = device.get("type"), device.find("source"), device.find("target")
+    alone = source is not None and source.get("mode") == "passthrough"  # has the host's device for itself
+    unmanaged = target is not None and target.get("managed") == "no"  # was made by somebody for this very domain
+    if kind not in _OWN_NETWORKS or alone or unmanaged:
+        return _left_out(device)
+    _remove(device, "mac", "target", "portForward")
+    for parameters in device.iterfind("virtualport/parameters"):
+        for name in _PORT_IDENTITY:
+            parameters.attrib.pop(name, None)
+    for backend in device.iterfind("backend"):
+        backend.attrib.pop("logFile", None)
+    return _KEPT
+
+
+def _rng(device):
+    for backend in device.iterfind("backend"):
+        if backend.get("model") == "builtin" or (backend.text or "").strip() in RANDOM_DEVICES:
+            continue
+        backend.clear()
+        backend.set("model", "random")
+        backend.text = ENTROPY
+    return _KEPT
+
+
+def _vsock(device):
+    for cid in device.iterfind("cid"):
+        cid.attrib.clear()
+        cid.set("auto", "yes")
+    return _KEPT
+
+
+def _audio(device):
+    kind = device.get("type")
+    if kind in _OWN_AUDIO:
+        return _KEPT
+    _remove(device, "input", "output")
+    number = device.get("id", "1")
+    device.attrib.clear()
+    device.attrib.update(id=number, type="none")
+    return Rule(True, f"audio {kind} of the host is none")
+
+
+def _tpm(device):
+    for backend in device.iterfind("backend"):
+        if backend.get("type") != "emulator":
+            return _left_out(device)
+        _remove(backend, "source")
+    return _KEPT
+
+
+def _pstore(device):
+    _remove(device, "path")
+    return _KEPT
+
+
+def _is_spice(device):
+    return device.get("type") == "spicevmc" and device.get("mode", "passthrough") == "passthrough"
+
+
+_RULES = {
+    **dict.fromkeys(
+        ("emulator", "controller", "hub", "iommu", "memballoon", "nvram", "panic", "redirfilter", "sound", "video",
+         "watchdog"), _kept,
+    ),
+    **dict.fromkeys(("serial", "parallel", "console"), _port),
+    "audio": _audio,
+    "channel": _channel,
+    "crypto": _kept_if(lambda device: device.find("backend[@model='builtin']") is not None),
+    "graphics": _graphics,
+    "input": _kept_if(lambda device: device.get("type") in ("mouse", "tablet", "keyboard")),
+    "interface": _interface,
+    "memory": _kept_if(lambda device: device.get("model") in ("dimm", "virtio-mem", "sgx-epc")),
+    "pstore": _pstore,
+    "redirdev": _kept_if(_is_spice),
+    "rng": _rng,
+    "smartcard": _kept_if(_is_spice),
+    "tpm": _tpm,
+    "vsock": _vsock,
+}  # fmt: skip

@@ -1,0 +1,124 @@
+"""What of its host a definition names: programs, files, devices. Whoever wrote the definition chose them.
+
+Owns: where such names are, and which of them a host offers to every domain. A value with a slash is one wherever it
+stands, so that what a later libvirt brings is one, too; what reaches the host without a path is known by its kind. Must
+not know: libvirt's API, which files exist.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .copy_policy import RANDOM_DEVICES, TO_QEMU, local_name
+
+# What may have slashes and is nothing of the host: words, times, secrets of processors, tuning, networks' filters.
+_HARMLESS = ("name", "title", "description", "metadata", "clock", "launchSecurity", "blkiotune", "resource", "cmdline",
+             "serial", "vendor", "product", "wwn", "alias", "filterref")  # fmt: skip
+_OF_THE_GUEST = ("alias", "address", "target", "boot", "driver", "backingStore", "readonly", "shareable")
+_PORTS = ("serial", "parallel", "console", "channel", "redirdev")
+
+
+class Reach(NamedTuple):
+    """what: "emulator", "disk vdb", …; value: a path, or what else is named."""
+
+    what: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.value}"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a host has for every domain. emulators: paths; firmware: folders that hold it."""
+
+    emulators: frozenset[str] = frozenset()
+    firmware: frozenset[str] = frozenset()
+
+    def has_firmware(self, path: str) -> bool:
+        return os.path.dirname(path) in self.firmware
+
+    def covers(self, reach: Reach) -> bool:
+        if reach.what == "emulator":
+            return reach.value in self.emulators
+        if reach.what in ("loader", "nvram template"):
+            return self.has_firmware(reach.value)
+        return reach.what == "rng" and reach.value in RANDOM_DEVICES
+
+
+def reaches(root: ET.Element) -> list[Reach]:
+    """Everything of the host that a <domain> names, each once."""
+    found = (reach for element in root if local_name(element) not in _HARMLESS for reach in _of(element))
+    return list(dict.fromkeys(found))
+
+
+def _of(element):
+    """Of a child of <domain>."""
+    if element.tag in ("devices", "os"):
+        for child in element:
+            if element.tag == "devices" or child.tag not in _HARMLESS:
+                yield from _of_part(child)
+    elif local_name(element) in TO_QEMU:
+        yield Reach(element.tag, " ".join(_values(element.iter())))
+    elif element.tag == "sysinfo":  # whose texts are the guest's
+        yield from (Reach("sysinfo", each.get("file")) for each in element.iter() if each.get("file"))
+    else:
+        yield from _of_part(element)
+
+
+def _of_part(part):
+    what = _name(part)
+    if _has_no_path(part):
+        about = [each for child in part if child.tag not in _OF_THE_GUEST for each in child.iter()]
+        yield Reach(what, " ".join([*part.attrib.values(), *_values(about)]))
+        return
+    for each in _walk(part):
+        if each.tag == "seclabel" and _is_static(each):
+            yield Reach("seclabel" if part is each else f"{what} seclabel", " ".join(_values(each.iter())))
+        texts = [("", each.text or ""), *each.attrib.items()]
+        yield from (
+            Reach(f"{what} template" if name == "template" else what, value.strip())
+            for name, value in texts
+            if "/" in value
+        )
+
+
+def _has_no_path(part):
+    """Whether it reaches the host, and perhaps by no path: all of it is told then."""
+    kinds = [part.get("type"), *(backend.get("type") for backend in part.iterfind("backend"))]
+    return (
+        part.tag in ("hostdev", "filesystem", "shmem", "lease")
+        or (part.tag == "disk" and part.get("type") not in ("file", "block"))
+        or (part.tag == "interface" and part.get("type") == "hostdev")
+        or (part.tag == "smartcard" and part.get("mode") != "passthrough")
+        or (part.tag == "tpm" and "emulator" not in kinds)
+        or (part.tag in (*_PORTS, "smartcard", "rng") and bool({"tcp", "udp"} & set(kinds)))
+    )
+
+
+def _is_static(label):
+    """Of a domain its type tells, of a device whether it is applied."""
+    return label.get("type") in ("static", "none") if label.get("type") else label.get("relabel") != "no"
+
+
+def _name(part: ET.Element) -> str:
+    target = part.find("target")
+    if part.tag != "disk" or target is None:
+        return part.tag
+    kind = part.get("device", "disk")
+    return f"{kind if kind in ('cdrom', 'floppy') else 'disk'} {target.get('dev', '')}"
+
+
+def _walk(element: ET.Element) -> Iterator[ET.Element]:
+    yield element
+    for child in element:
+        if child.tag not in _HARMLESS:
+            yield from _walk(child)
+
+
+def _values(elements: Iterable[ET.Element]) -> list[str]:
+    return [value for each in elements for value in [(each.text or "").strip(), *each.attrib.values()] if value]
