@@ -507,7 +507,7 @@ class Domain:
         libvirt's, which cuts it at 20 characters. Where it is not there (session, embedded daemon) nothing confines
         QEMU so, and the socket itself is closed to others.
         """
-        name = f"nbdpull-{run_id}.sock"
+        name = socket_name(run_id)
         own = os.path.join("/var/lib/libvirt/qemu", f"domain-{self.id}-{self.name[:20]}")
         usable = urllib.parse.urlsplit(self.uri).path == "/system" and (self.is_remote or os.path.isdir(own))
         path = os.path.join(own, name)
@@ -893,6 +893,11 @@ def _attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
         left.append(f"{what} is left behind: {error}")
         return False
     return True
+
+
+def socket_name(run_id: str) -> str:
+    """What a run's socket is called where nobody named another one."""
+    return f"nbdpull-{run_id}.sock"
 
 
 def _removed(path: str) -> bool:

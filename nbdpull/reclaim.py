@@ -7,7 +7,7 @@ to be ours, is named and left alone. Must not know: how a run makes what it make
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import domain, errors, format, scratch_watch
 from .journal import JOURNAL
@@ -27,9 +27,9 @@ def reclaim(vm, series, hold, dry_run=False, keep=None):
 
     keep: id of a run that is gone on with.
     """
-    runs = series.dead_runs() if series else {}
+    runs = {name: _proved(run) for name, run in series.dead_runs().items()} if series else {}
     previous = hold.previous
-    if previous and previous.id not in runs:
+    if previous:
         runs[previous.id] = previous
     runs.pop(keep, None)
     found = _frozen_guest(vm, previous, dry_run)
@@ -41,6 +41,14 @@ def reclaim(vm, series, hold, dry_run=False, keep=None):
         if previous and previous.id != keep and not any(item.left for item in found if item.run == previous.id):
             hold.clear()
     return found
+
+
+def _proved(run):
+    """A run as its store tells of it, without a socket that might be any file: that of a run has its id in its name, or
+    this machine's own record of the run names it."""
+    if run and run.socket and os.path.basename(run.socket) != domain.socket_name(run.id):
+        return replace(run, socket=None)
+    return run
 
 
 def plan_of(run):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from test_pull import (
     nbdpull,
 )
 
-from nbdpull import format
+from nbdpull import format, journal
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -438,6 +439,27 @@ def test_links_in_a_store_are_not_written_through(witness, tmp_path):
     for options in ([], ["--full"]):
         assert_refused(witness, OUTPUT, "output", [str(folder), "symbolic link"], *options)
     assert sorted(path for path in outside.rglob("*")) == held
+
+
+def test_a_journal_that_somebody_made_up(witness, tmp_path):
+    """It names files, a checkpoint and bitmaps as those of a dead run: nothing is removed that is not proved to be."""
+    made = witness.pull()
+    folder, run_id = next(path for path in witness.store.iterdir() if path.is_dir()), "20300101T000000Z-aaaaaa"
+    precious, place = tmp_path / "precious", tmp_path / "x" / ".." / "y"
+    for path in (precious, tmp_path / f"nbdpull-{run_id}-vda.scratch.not", tmp_path / "y" / "file"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    run = journal.of_this_process(
+        id=run_id, domain=witness.vm.name, uuid=witness.vm.uuid, uri="x", checkpoint="foreign", parent=None,
+        checkpoint_disks=["vda"], disks={"vda": "foreign"}, socket=str(precious), scratch_dir=str(place),
+        guest_runs=True, store=str(witness.store), folder=f"{folder.name}/{run_id}",
+    )  # fmt: skip
+    (folder / run_id).mkdir()
+    (folder / run_id / "job.json").write_bytes(journal.encode(replace(run, pid=1, started=1)))
+    point = witness.pull()
+    assert precious.read_text() == "mine" and (tmp_path / "y" / "file").exists()
+    assert "foreign" in witness.vm.checkpoints() and point["parent"] == made["id"]
+    assert not (folder / run_id).exists()
 
 
 # -- software and permissions -----------------------------------------------------------------------------------------
