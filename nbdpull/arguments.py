@@ -384,7 +384,7 @@ def _add_threads(added):
 def _add_output_arguments(added):
     shown = added.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="JSON lines on stdout: events, and last one result")
-    shown.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    shown.add_argument("--quiet", action="store_true", help="print nothing but errors and warnings")
 
 
 _VERBS = {

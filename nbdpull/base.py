@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from . import domain, errors, format, series
+from . import domain, errors, findings, format, series, verdict
 from .manifest import FULL, INCREMENTAL
 
 Decision = tuple[str, str]  # mode, reason
@@ -21,7 +21,15 @@ Decision = tuple[str, str]  # mode, reason
 FAIL = "fail"  # the other answer to a lost base than FULL
 
 # Why a disk is pulled in full though the series led to expect an incremental: what --on-lost-base is about.
-LOST = ("checkpoint-lost", "checkpoint-replaced", "chain-broken", "bitmap-lost", "source-changed", "shrunk")
+LOST = {
+    "checkpoint-lost": "the checkpoint of the newest point is gone",
+    "checkpoint-replaced": "the checkpoint of the newest point was made again since",
+    "chain-broken": "a file that the newest point needs is missing or damaged",
+    "parent-damaged": "what it would build on is known to be damaged",
+    "bitmap-lost": "its bitmap is missing or void, as after a crash of QEMU or of the host",
+    "source-changed": "another image is behind its name",
+    "shrunk": "it is smaller than it was",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Base:
     point: Optional[series.Point]
     whole: frozenset[str] = frozenset()  # disks that the point has as whole images, with every file that it takes
     broken: frozenset[str] = frozenset()  # disks of it that lack a file, or have a damaged index
+    damaged: frozenset[str] = frozenset()  # disks that cannot be restored as of it, as a verification found
 
     def size(self, target):
         """Bytes of that disk in the point, None where no point tells."""
@@ -67,9 +76,14 @@ class Choice:
         """The Point whose image of that disk an incremental changes; None where there is none, or it is not whole."""
         return self.parent if self.base and target in self.base.whole and self.start(target) else None
 
+    @property
+    def lost(self) -> dict[str, str]:
+        """{target: reason} of the disks that are in full because their base was lost."""
+        return {target: reason for target, (_, reason) in self.decisions.items() if reason in LOST}
+
     def require_not_lost(self):
-        """CheckpointUnusable if a disk is in full because its base was lost."""
-        lost = [f"{target} ({reason})" for target, (mode, reason) in self.decisions.items() if reason in LOST]
+        """CheckpointUnusable if there is one."""
+        lost = [f"{target} ({reason})" for target, reason in self.lost.items()]
         if lost:
             raise errors.CheckpointUnusable(
                 f"no sound base for an incremental of {', '.join(lost)}: --on-lost-base full pulls in full"
@@ -87,7 +101,12 @@ def choose(vm, target, points, disks, since=None, full=False) -> Choice:
     decisions = {disk.target: decide(disk, base, why_none) for disk in disks}
     if all(mode == FULL for mode, _ in decisions.values()):
         base = None
-    return Choice(base, decisions, finder.warnings, finder.given_back)
+    choice = Choice(base, decisions, finder.warnings, finder.given_back)
+    choice.warnings.extend(
+        f"disk {target} is read in full, where an incremental was to be expected: {LOST[reason]} ({reason})"
+        for target, reason in choice.lost.items()
+    )
+    return choice
 
 
 def decide(disk, base, why_none) -> Decision:
@@ -104,18 +123,21 @@ def decide(disk, base, why_none) -> Decision:
         return FULL, "bitmap-lost"
     if base.point is None:
         return INCREMENTAL, "checkpoint"
-    return _decide_by_parent(disk, base.point.manifest.disk(disk.target), base.broken)
+    return _decide_by_parent(disk, base)
 
 
-def _decide_by_parent(disk, before, broken):
+def _decide_by_parent(disk, base):
+    before = base.point.manifest.disk(disk.target)
     if before is None:
         return FULL, "not-in-parent"
     if before.source != disk.source:
         return FULL, "source-changed"
     if before.size > disk.size:
         return FULL, "shrunk"
-    if disk.target in broken:
+    if disk.target in base.broken:
         return FULL, "chain-broken"
+    if disk.target in base.damaged:
+        return FULL, "parent-damaged"
     return INCREMENTAL, "grown" if before.size < disk.size else "checkpoint"
 
 
@@ -166,7 +188,19 @@ class _Finder:
         broken = {disk: flaw for disk, flaw in flaws.items() if flaw not in (None, _NO_FULL)}
         self.warnings += [f"the chain of disk {disk} is broken and is not continued: {broken[disk]}" for disk in broken]
         whole = frozenset(disk for disk, flaw in flaws.items() if flaw is None)
-        return replace(base, whole=whole, broken=frozenset(broken))
+        return replace(base, whole=whole, broken=frozenset(broken), damaged=self._damaged(base.point))
+
+    def _damaged(self, point):
+        """The disks that cannot be restored as of a point, by what is on record of it and of all that it builds on."""
+        if point is None:
+            return frozenset()
+        known = verdict.Known(self._points, findings.load(self._series))
+        named = {disk.name: known.damaged(point, disk.name) for disk in point.manifest.disks}
+        self.warnings += [
+            f"damage of point {each} is on record: nothing is laid over it (nbdpull verify looks whether it is mended)"
+            for each in sorted(frozenset().union(*named.values()))
+        ]
+        return frozenset(disk for disk, points in named.items() if points)
 
     def _chain_flaw(self, point, disk):
         """Why a disk cannot be restored as of a point, as text; None where it can. Of the chunk files, sizes only."""

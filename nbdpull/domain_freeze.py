@@ -17,6 +17,14 @@ from nbdpull import domain_mark, domain_xml, errors
 
 AUTO, REQUIRE, NEVER = "auto", "require", "never"
 FROZEN, CRASH_CONSISTENT = "frozen", "crash-consistent"
+# Why a guest was not frozen that could have been expected to be; without a channel, or when it does not run, it is not.
+MISSED = {
+    "agent-not-connected": "no agent runs in it",
+    "agent-unresponsive": "its agent did not answer in time",
+    "freeze-failed": "its agent refused",
+    "thawed-early": "it was thawed before the backup had begun",
+    "no-freeze-guard": "the process that would thaw it could not be started",
+}
 TIMEOUT = 30  # seconds: of the freeze, and of the time that the guest stands still
 
 _GUARD = Path(__file__).with_name("domain_thaw.py")
@@ -48,7 +56,15 @@ class Freeze:
         self._dom, self._uri, self._how, self._seconds = dom, uri, how, seconds
         self._guard: Optional[subprocess.Popen[bytes]] = None
         self.consistency, self.reason = CRASH_CONSISTENT, "not-requested"
-        self.warning = ""
+        self._trouble: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator should know of it, one text each."""
+        if self.reason not in MISSED:
+            return self._trouble
+        why = f"{MISSED[self.reason]} ({self.reason})"
+        return [f"the guest was not frozen: {why}; the point is crash-consistent", *self._trouble]
 
     def __enter__(self) -> "Freeze":
         if self._how != NEVER:
@@ -102,7 +118,9 @@ class Freeze:
             thawed = self._dom.fsThaw()
         except (libvirt.libvirtError, errors.NoAnswer) as error:
             self._let_go(done=False)
-            self.warning = f"the guest could not be thawed ({error}): it is tried again for some minutes, see domfsthaw"
+            self._trouble = [
+                f"the guest could not be thawed ({error}): it is tried again for some minutes, see domfsthaw"
+            ]
             return
         self._let_go(done=True)
         if thawed <= 0:  # somebody else did, or the guard, or the guest's own limit

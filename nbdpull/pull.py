@@ -200,7 +200,7 @@ class _Run:
                 self._keeper = begun.enter_context(socket_keeper.SocketKeeper(self._vm.uri, self._vm.uuid, self._id))
             job = begun.enter_context(self._job(plan))
             self._lap("begin")
-            self._warnings += [job.freeze.warning] if job.freeze.warning else []
+            self._warnings += job.freeze.warnings
             with new.reading(job.freeze.consistency, job.freeze.reason):
                 entries = self._copy(new, job, choice)
             job.finish()

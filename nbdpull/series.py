@@ -287,9 +287,11 @@ class NewPoint:
         self._files: list[FileEntry] = []
 
     def add_file(self, name, data, parent=None):
-        """Add a small file, such as the domain's XML. parent: a Point; the same file there is referred to instead."""
+        """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
+        referred to instead."""
         known = parent.file(name) if parent else None
-        if known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest()):
+        same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        if same and not self._series.file_flaw(known):
             self._files.append(known)
             return
         with self._series.store.create(f"{self._folder}/{name}") as file:

@@ -126,6 +126,49 @@ def test_lost_base_can_be_an_error(pulled, how):  # noqa: F811
     assert done.returncode == 4 and "--on-lost-base full" in done.stderr and "vda (" in done.stderr
     assert vm.checkpoints() == before and not vm.job_active() and len(witness.points()) == 1
     reason = "bitmap-lost" if how == "crash" else "checkpoint-lost"
+    quiet = nbdpull(*[word for word in witness.words("--quiet", "--no-checkpoint") if word != "--json"])
+    assert (quiet.returncode, quiet.stdout) == (0, "") and "disk vda is read in full" in quiet.stderr
     assert modes(witness.pull()) == {"vda": ("full", reason)}
+    (warning,) = witness.result["warnings"]
+    assert "disk vda is read in full" in warning and f"({reason})" in warning
     witness.assert_restores()
-    assert modes(witness.pull("--on-lost-base", "fail")) == {"vda": SINCE}
+    assert modes(witness.pull("--on-lost-base", "fail")) == {"vda": SINCE} and witness.result["warnings"] == []
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):  # noqa: F811
+    """It says so, also to those who want to hear of errors alone, and stores what can be restored."""
+    witness = pulled({"vda": MIB, "vdb": MIB})
+    vm = witness.vm
+    vm.write("vda", 0, MIB, 0x11)
+    first = witness.pull()
+    second = witness.pull()
+    chunk = next(witness.store.glob(f"*/{first['id']}/vda.0000.zst"))
+    before = chunk.read_bytes()
+    flip(chunk)
+    assert nbdpull("verify", witness.store, "--quick").returncode == 11
+    failed = nbdpull(*witness.words("--on-lost-base", "fail"))
+    assert failed.returncode == 4 and "vda (parent-damaged)" in failed.stderr
+    vm.write("vda", CLUSTER, CLUSTER, 0x21)
+    vm.write("vdb", CLUSTER, CLUSTER, 0x22)
+    done = nbdpull(*[word for word in witness.words("--quiet", "--no-checkpoint") if word != "--json"])
+    assert done.returncode == 0 and done.stdout == ""
+    assert first["id"] in done.stderr and "disk vda is read in full" in done.stderr and "vdb" not in done.stderr
+    third = witness.pull()
+    assert modes(third) == {"vda": ("full", "parent-damaged"), "vdb": SINCE} and third["parent"] == second["id"]
+    assert any(first["id"] in text for text in witness.result["warnings"])
+    witness.assert_restores(third["id"])
+    assert nbdpull("verify", witness.store).returncode == 11
+    told = {point["id"]: point["verified"]["verdict"] for point in witness.points()}
+    assert (told[first["id"]], told[second["id"]], told[third["id"]]) == ("damaged", "base-damaged", "ok")
+    vm.write("vda", 2 * CLUSTER, CLUSTER, 0x23)
+    fourth = witness.pull()
+    assert modes(fourth) == {"vda": SINCE, "vdb": SINCE} and witness.result["warnings"] == []
+    chunk.write_bytes(before)
+    assert nbdpull("verify", witness.store, "--quick").returncode == 0
+    witness.assert_restores()

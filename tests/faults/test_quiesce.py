@@ -89,7 +89,13 @@ def test_frozen_guest_leaves_a_clean_file_system(guest, witness, tmp_path):
 def test_agent_stopped(guest, witness):
     guest.run("(sleep 0.3; killall qemu-ga) >/dev/null 2>&1 &")
     wait_for(lambda: "state='disconnected'" in guest.domain.XMLDesc(), "end of the agent")
-    assert state(pull(witness)["point"]) == ("crash-consistent", "agent-not-connected")
+    result = pull(witness)
+    assert state(result["point"]) == ("crash-consistent", "agent-not-connected")
+    (warning,) = result["warnings"]
+    assert "not frozen" in warning and "agent-not-connected" in warning
+    quiet = nbdpull(*[word for word in witness.words("--quiet") if word != "--json"])
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", f"nbdpull: warning: {warning}\n")
+    assert pull(witness, "--quiesce=never")["warnings"] == []
     before = Before(witness)
     done = nbdpull(*witness.words("--quiesce"))
     assert done.returncode == 6 and "agent-not-connected" in done.stderr
@@ -190,7 +196,8 @@ def test_begin_that_takes_too_long_is_no_longer_frozen(guest, witness):
     time.sleep(6)
     assert not is_frozen(guest)
     output = process.communicate(timeout=60)[0]
-    assert state(json.loads(output.splitlines()[-1])["point"]) == ("crash-consistent", "thawed-early")
+    result = json.loads(output.splitlines()[-1])
+    assert state(result["point"]) == ("crash-consistent", "thawed-early") and "thawed-early" in result["warnings"][0]
     before = Before(witness)
     process = slowly(witness, 8, "--freeze-timeout", "5", "--quiesce")
     process.communicate(timeout=60)
