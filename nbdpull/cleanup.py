@@ -23,10 +23,10 @@ class Request:
     stall_timeout: float = 60.0
 
 
-def cleanup(request):
+def cleanup(request, check=lambda: None):
     """Return the Leftovers found; with dry_run nothing is removed. Busy if a live run holds the domain or series."""
     with ExitStack() as stack:
-        vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout))
+        vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
         left_paused = vm.left_paused(hold)
         with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():

@@ -133,7 +133,7 @@ def _cleanup(args, report, check):
     from . import cleanup
 
     request = cleanup.Request(args.domain, args.output, args.connect, args.dry_run, args.stall_timeout)
-    found = cleanup.cleanup(request)
+    found = cleanup.cleanup(request, check)
     lines = [f"{item.what}: {f'left: {item.left}' if item.left else 'removed'}" for item in found]
     lines = lines or ["nothing to clean up"]
     code = errors.Busy.exit_code if any(item.left for item in found) and not args.dry_run else 0

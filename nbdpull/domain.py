@@ -130,29 +130,42 @@ def host(uri: Optional[str] = None) -> Iterator[Host]:
 
 
 @contextlib.contextmanager
-def open(name: str, uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator["Domain"]:
+def open(
+    name: str, uri: Optional[str] = None, stall_timeout: float = 60.0, check: Callable = lambda: None
+) -> Iterator["Domain"]:
     """The domain `name`; uri None is libvirt's own default. NoSuchDomain, AccessDenied, HypervisorError.
 
     The connection is made anew where the daemon restarts; no call waits longer than stall_timeout and what the daemon
-    waits by itself.
+    waits by itself, and what check() raises ends that, too.
     """
-    with connected(uri, stall_timeout) as connection:
-        yield Domain(connection, _look_up(connection, name))
+    with _linked(uri, stall_timeout, check) as link:
+        connection = link.connection()
+        yield Domain(connection, _look_up(connection, name), link)
 
 
 @contextlib.contextmanager
 def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator[Any]:
     """A connection to libvirt, as `open` makes one."""
+    with _linked(uri, stall_timeout) as link:
+        yield link.connection()
+
+
+@contextlib.contextmanager
+def _linked(uri: Optional[str], stall_timeout: float, check: Callable = lambda: None) -> Iterator[Any]:
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
     # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
     otherwise, denied = UNREACHABLE, _DENIED
     if _is_tls(uri):
         otherwise, denied = (errors.HypervisorError, _CERTIFICATES), (errors.AccessDenied, _CERTIFICATES)
-    with translated(f"cannot connect to libvirt at {uri or 'its default URI'}", otherwise, denied):
-        link = domain_link.Link(uri, stall_timeout)
+    doing = f"cannot connect to libvirt at {uri or 'its default URI'}"
     try:
-        yield link.connection()
+        with translated(doing, otherwise, denied):
+            link = domain_link.Link(uri, stall_timeout, check)
+    except errors.NoAnswer as error:
+        raise errors.NoAnswer(f"{doing}: {error}") from None
+    try:
+        yield link
     finally:
         with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
             link.close()
@@ -178,13 +191,15 @@ def _look_up(connection: Any, name: str) -> Any:
 class Domain:
     """One domain through one connection; made by `open`."""
 
-    def __init__(self, connection: Any, dom: Any):
+    def __init__(self, connection: Any, dom: Any, link: Any):
         self._connection = connection
+        self._link = link
         self._dom = dom
         self.name: str = dom.name()
         self.uuid: str = dom.UUIDString()
         self.uri: str = connection.getURI()
         self._was_active = False
+        self._seen = ""  # its state, and when that was
 
     @property
     def active(self) -> bool:
@@ -274,8 +289,12 @@ class Domain:
         token = self._started_paused(hold, is_up=owner or unmarked)
         try:
             yield True
-        finally:
-            self._end_paused(token)
+        except BaseException as error:
+            left: list[str] = getattr(error, "left_behind", [])
+            _attempt(lambda: self._end_paused(token), "the domain, which was started paused,", left)
+            error.left_behind = left  # type: ignore[attr-defined]
+            raise
+        self._end_paused(token)
 
     def left_paused(self, hold: Any = None) -> bool:
         """Whether it stands paused as a run started it that is dead by now: `awake` with that hold ends it."""
@@ -325,7 +344,7 @@ class Domain:
             self._dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
     def _is_paused(self) -> bool:
-        return self._dom.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+        return self.guest_state().paused
 
     def _started_by(self) -> Optional[str]:
         """The process that started it for a pull, None where none did: its owner may have paused it."""
@@ -334,9 +353,10 @@ class Domain:
 
     def _end_paused(self, token: str) -> None:
         """Ends it, if it still stands as we started it. Gracefully: QEMU then stores its bitmaps."""
-        with contextlib.suppress(errors.DomainNotRunning, errors.DomainStopped), self._live("end it again"):
+        with self.ignoring_check(), contextlib.suppress(errors.DomainNotRunning, errors.DomainStopped):
             if self.active and self._is_paused() and self._started_by() == token and self._operation() is None:
-                self._dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
+                with self._live("end it again"):
+                    self._dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
                 self._was_active = False
 
     def require_idle(self) -> None:
@@ -360,7 +380,30 @@ class Domain:
 
     def guest_state(self) -> domain_state.State:
         with self._seam("tell whether the guest runs"):
-            return domain_state.State(*self._dom.state())
+            state = domain_state.State(*self._dom.state())
+        self._seen = f"{state} at {time.strftime('%H:%M:%S')}"
+        return state
+
+    def require_there(self) -> None:
+        """Raises DomainStopped where it ended, NoAnswer where libvirt's daemon is gone or hangs; nothing else."""
+        try:
+            state = self.guest_state()
+        except errors.DomainStopped:
+            raise
+        except errors.NbdpullError:
+            if self._link.gone:
+                raise
+        else:
+            if state.off:
+                raise domain_state.ended(self.name, state)
+
+    def heed(self, check: Callable = lambda: None) -> None:
+        """From now on, what this check() raises ends a wait for libvirt."""
+        self._link.heed(check)
+
+    def ignoring_check(self) -> contextlib.AbstractContextManager[None]:
+        """Around what clears up after check() raised."""
+        return self._link.ignoring_check()
 
     def vcpu_seconds(self) -> float:
         """CPU seconds that its virtual processors have used."""
@@ -368,7 +411,7 @@ class Domain:
             return sum(cpu[2] for cpu in self._dom.vcpus()[0]) / 1e9
 
     def resume_guest(self) -> None:
-        with self._live("resume the guest"):
+        with self.ignoring_check(), self._live("resume the guest"):
             self._dom.resume()
 
     def _require_no_block_job(self, targets: Iterable[str]) -> None:
@@ -464,7 +507,7 @@ class Domain:
 
     def forget_checkpoint(self, name: str) -> None:
         """Takes back what `redefine_checkpoint` did: the bitmaps stay."""
-        with self._seam(f"forget checkpoint '{name}'"):
+        with self.ignoring_check(), self._seam(f"forget checkpoint '{name}'"):
             found = self._find_checkpoint(name)
             if found is not None:
                 found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
@@ -602,6 +645,9 @@ class Domain:
         try:
             with translated(f"domain '{self.name}': cannot {doing}", otherwise):
                 yield
+        except errors.NoAnswer as error:
+            seen = f"; it was last seen {self._seen}" if self._seen else ""
+            raise errors.NoAnswer(f"domain '{self.name}': cannot {doing}: {error}{seen}") from error
         except errors.HypervisorError as error:
             ended = self._ended()
             if ended:
@@ -614,7 +660,7 @@ class Domain:
         try:
             with self._seam(doing, otherwise):
                 yield
-        except errors.DomainStopped:
+        except (errors.DomainStopped, errors.NoAnswer):
             raise
         except errors.HypervisorError as error:
             if self._end_state():
@@ -703,7 +749,8 @@ class Job:
         try:
             yield
         except BaseException as error:
-            left_behind = self._undo()
+            with self._vm.ignoring_check():
+                left_behind = self._undo()
             # A connection that breaks may be the first that is heard of the domain's end.
             ended = self._vm._ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
             (ended or error).left_behind = left_behind  # type: ignore[union-attr,attr-defined]
@@ -736,7 +783,8 @@ class Job:
             with self._vm._live("begin a backup", (errors.HypervisorError, advice)), self.freeze:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
-            self._failed_with, self._may_begin_yet = _code(error), isinstance(error, errors.NoAnswer)
+            self._failed_with = _code(error)
+            self._may_begin_yet = isinstance(error, errors.NoAnswer) or isinstance(error.__cause__, errors.NoAnswer)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
             raise self._vm._ended() or errors.HypervisorError(
@@ -812,7 +860,8 @@ class Job:
     def _undo(self) -> list[str]:
         """Removes what this run made; tells what it could not remove, one text each."""
         left: list[str] = ["the backup job may begin yet, libvirt did not answer"] if self._may_begin_yet else []
-        ended = self.finished or _attempt(self._end, "the backup job", left)
+        job = f"the backup job, with its scratch in {self._plan.scratch_dir},"
+        ended = self.finished or _attempt(self._end, job, left)
         _attempt(self._delete_checkpoint, f"checkpoint '{self._plan.checkpoint}'", left)
         if ended:  # else QEMU still uses them
             left += [f"file {path} is left behind" for path in self._files() if not _removed(path)]
@@ -888,6 +937,10 @@ def _attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
         step()
     except (errors.DomainNotRunning, errors.DomainStopped):
         left.append(f"{what} is left behind, as the domain is off: the next pull removes it when that runs again")
+        return False
+    except errors.NoAnswer:
+        left.append(f"{what} is left behind, as libvirt does not answer: when it does, the next pull removes it, or "
+                    "goes on with it, and nbdpull cleanup removes it")  # fmt: skip
         return False
     except errors.NbdpullError as error:
         left.append(f"{what} is left behind: {error}")

@@ -27,6 +27,7 @@ from . import (
     store,
     writer,
 )
+from .domain_watch import DomainWatch
 from .image import DataRanges, Image
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
@@ -52,7 +53,7 @@ class Request:
 
 def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
     """Return plain values, documented in the manual. No checkpoint is made, the guest is not frozen."""
-    with domain.open(request.domain, request.uri) as vm, journal.holding(vm.uuid, vm.name) as hold:
+    with domain.open(request.domain, request.uri, check=check) as vm, journal.holding(vm.uuid, vm.name) as hold:
         vm.require_running()
         disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
         vm.require_idle()
@@ -96,18 +97,20 @@ def _looked_at(request, vm, hold, target, disks, choice, check):
     )
     if not vm.is_remote:
         scratch_watch.require_room(backup.scratch_dir, sum(disk.size for disk in disks))
-    watch = scratch_watch.ScratchWatch(vm, backup.scratch_dir)
+    watch, domain_watch = scratch_watch.ScratchWatch(vm, backup.scratch_dir), DomainWatch(vm.require_there)
     keeper = socket_keeper.SocketKeeper(vm.uri, vm.uuid, run_id) if socket_keeper.required(vm, disks, way) else None
 
     def check_all():
         check()
         watch.check()
+        domain_watch.check()
         if keeper:
             keeper.check()
 
+    vm.heed(check_all)
     hold.note(_journal_entry(vm, backup))
     with watch.guarding_guest(), keeper or nullcontext(), vm.backup(backup) as job:
-        with watch.watching(job), route.opened(way, vm, job.socket) as server:
+        with watch.watching(job), domain_watch.watching(), route.opened(way, vm, job.socket) as server:
             where = source.Kept(server, keeper) if keeper else server, job
             found = [_disk(request, target, disk, choice, where, check_all) for disk in disks]
         job.finish()

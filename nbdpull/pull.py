@@ -36,6 +36,7 @@ from . import (
     store,
 )
 from .disk_copy import DiskCopy
+from .domain_watch import DomainWatch
 from .guest_load import Cores
 from .manifest import FULL, CheckpointEntry, ParentEntry
 from .throttle import Throttle
@@ -112,7 +113,7 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     """
     way = route.parse(request.nbd, request.tls)  # before anything is done
     check = _bounded(check, request.max_duration)
-    opened = domain.open(request.domain, request.uri, request.stall_timeout)
+    opened = domain.open(request.domain, request.uri, request.stall_timeout, check)
     with opened as vm, journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused, hold):
         way.require_way(vm)
         disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
@@ -160,12 +161,13 @@ class _Run:
         self._dead: Optional[journal.Run] = None  # the run whose job this one goes on with, and whose id it then has
         self._journal: Optional[journal.Journal] = None  # of that run
         self._kept_bytes = 0
-        self._throttle = Throttle(request.max_rate, request.max_rate_file, check)
+        self._throttle = Throttle(request.max_rate, request.max_rate_file, self._check)
         self._cores = Cores(vm, check=self._check)
 
     def _check(self):
         self._check_caller()
         self._watch.check()
+        self._domain_watch.check()
         if self._keeper:
             self._keeper.check()
 
@@ -193,6 +195,8 @@ class _Run:
         if not self._dead:
             self._require_room(plan, choice.decisions)
         self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
+        self._domain_watch = DomainWatch(self._vm.require_there)
+        self._vm.heed(self._check)
         with ExitStack() as begun:
             new = begun.enter_context(self._journaled_point(plan, choice.parent))
             begun.enter_context(self._watch.guarding_guest())
@@ -204,6 +208,7 @@ class _Run:
             with new.reading(job.freeze.consistency, job.freeze.reason):
                 entries = self._copy(new, job, choice)
             job.finish()
+            self._vm.heed()  # all was read: a stop that comes now is too late
             self._lap("end")
             self._add_files(new, job, choice.parent)
             point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
@@ -358,7 +363,12 @@ class _Run:
     def _copy(self, new, job, choice):
         """Read every disk; return their DiskEntries."""
         entries = []
-        with self._watch.watching(job), self._cores.watching(), ExitStack() as open_disks:
+        with (
+            self._watch.watching(job),
+            self._domain_watch.watching(),
+            self._cores.watching(),
+            ExitStack() as open_disks,
+        ):
             kept = self._kept(new)
             server = open_disks.enter_context(route.opened(self._route, self._vm, job.socket))
             server = source.Kept(server, self._keeper) if self._keeper else server

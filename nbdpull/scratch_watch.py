@@ -110,7 +110,7 @@ class ScratchWatch:
                 self._resume()
 
     def _resume(self):
-        with suppress(errors.NbdpullError):  # gone, or resumed by somebody
+        with suppress(errors.NbdpullError), self._vm.ignoring_check():  # gone, or resumed by somebody
             if self._vm.guest_state().io_error:
                 self._vm.resume_guest()
 

@@ -18,6 +18,7 @@ PHASES = {
     "journaled": (journal.Journal, "__init__", True, 1),
     "beginning": (domain.Job, "_call_begin", False, 1),
     "begun": (domain.Job, "_call_begin", True, 1),
+    "reading": (disk_copy.DiskCopy, "read", False, 1),
     "copying": (disk_copy.DiskCopy, "add", True, 2),
     "copied": (domain.Job, "finish", False, 1),
     "ending": (domain.Job, "_abort", True, 1),

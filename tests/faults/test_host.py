@@ -67,6 +67,93 @@ def test_the_daemon_stays_away_for_a_while(rig):
     rig.assert_next_is_right()
 
 
+def daemon_pid(bed):
+    return int((bed.run / "libvirtd.pid").read_text())
+
+
+@pytest.fixture
+def daemon_gone(rig):
+    """Factory: take the daemon away, for good or by letting it hang, until the test ends; tells it back at once."""
+    undo = []
+
+    def take(how):
+        bed = rig.vm.bed
+        if how == "dead":
+            bed.stop_daemon(hard=True)
+            undo.append(bed.start_daemon)
+        else:
+            pid = daemon_pid(bed)
+            os.kill(pid, signal.SIGSTOP)
+            undo.append(lambda: os.kill(pid, signal.SIGCONT))
+
+    def back():
+        while undo:
+            undo.pop()()
+
+    take.back = back
+    yield take
+    back()
+
+
+STALL = 5  # seconds
+
+
+@pytest.mark.parametrize(
+    "how, says", [("dead", "did not come back within 5 s"), ("hangs", "did not answer within 5 s")]
+)
+@pytest.mark.parametrize("phase", ["begun", "copying", "copied", "ending"])
+def test_the_daemon_is_gone_for_good(rig, daemon_gone, how, says, phase):
+    """That is found out once, within --stall-timeout: no further call waits."""
+    rig.start("--stall-timeout", STALL, phase=phase)
+    daemon_gone(how)
+    started = time.monotonic()
+    code, result, err = rig.end()
+    took = time.monotonic() - started
+    assert (code, result["code"]) == (6, "no-answer") and STALL - 1 < took < STALL + 8, (took, result)
+    assert says in result["message"] and "it was last seen paused (by its owner) at " in result["message"]
+    assert any("the backup job, with its scratch in" in each for each in result["left_behind"])
+    assert all("next pull" in each for each in result["left_behind"])
+    daemon_gone.back()
+    assert rig.vm.active
+    made = rig.assert_next_is_right()
+    assert made["resumed"] or made["reclaimed"]
+
+
+def test_the_daemon_is_gone_while_much_is_still_to_be_read(rig, daemon_gone):
+    """The run does not go on for hours with what it could not end."""
+    rig.start("--stall-timeout", 2, "--max-rate", "64K", "--full", phase="reading")
+    daemon_gone("dead")
+    started = time.monotonic()
+    code, result, _ = rig.end()
+    assert (code, result["code"]) == (6, "no-answer") and time.monotonic() - started < 12
+    daemon_gone.back()
+    rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize("how", ["dead", "hangs"])
+def test_a_signal_ends_the_wait_for_the_daemon(rig, daemon_gone, how):
+    rig.start(phase="copied")
+    daemon_gone(how)
+    rig.release()
+    rig.process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    code, result, _ = rig.end(timeout=100)
+    assert code == 128 + signal.SIGTERM and result["left_behind"] and time.monotonic() - started < 20
+    daemon_gone.back()
+    rig.assert_next_is_right()
+
+
+def test_the_daemon_is_gone_under_a_plan(rig, daemon_gone):
+    words = ["plan", rig.vm.name, "-c", rig.vm.bed.uri, "--scratch-dir", rig.scratch]
+    rig.start(phase="sampling", words=words)
+    daemon_gone("dead")
+    rig.process.send_signal(signal.SIGINT)
+    code, _, err = rig.end(timeout=100)
+    assert code == 130 and "the backup job" in err
+    daemon_gone.back()
+    rig.assert_next_is_right()
+
+
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_daemon_restarts_under_a_pull_of_a_domain_that_is_off(rig, hard):
     """It is ended all the same."""

@@ -129,6 +129,17 @@ def test_scratch_limit(rig):
     rig.assert_next_is_right()
 
 
+def test_a_slow_pull_looks_at_the_scratch_while_it_waits_for_its_rate(rig):
+    """Sixteen threads that slept off their debt saw the limit after four minutes."""
+    rig.start("--max-rate", "64K", "--threads", 16, "--scratch-limit", "2M", phase="reading")
+    rig.release()
+    rig.vm.write("vda", 0, 4 * MIB, 0x22)
+    started = time.monotonic()
+    code, result, _ = rig.end()
+    assert code == 12 and "--scratch-limit" in result["message"] and time.monotonic() - started < 5
+    rig.assert_clean([])
+
+
 def test_too_little_scratch_to_begin_with(rig, small):
     full = small("none", 8)
     (full / "file").write_bytes(bytes(8 * MIB - 65536))
