@@ -16,7 +16,8 @@ from blake3 import blake3
 from . import errors, extents, format
 
 BATCH_RECORDS = 1 << 16  # 5 MiB of records at a time
-MAX_CHUNK_RECORDS_SIZE = 1 << 28  # bytes; more in one chunk file is no work of ours
+MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
+MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records, in one chunk file
 
 
 def records(store, series, disk):
@@ -62,14 +63,19 @@ def _read_full(stream, size):
 def chunk_records(store, path, size):
     """The records that a chunk file of `size` bytes ends in, as a new array; Damaged if they are not intact."""
     try:
-        footer = store.read_range(path, max(size - format.SEEK_FOOTER_SIZE, 0), None)
-        table_size = format.seek_table_size(footer)
-        table = format.parse_seek_table(store.read_range(path, max(size - table_size, 0), None))
-        stored = table[-1][0]
-        frame = store.read_range(path, size - table_size - stored, stored)
+        table_size = format.seek_table_size(_tail(store, path, size, format.SEEK_FOOTER_SIZE))
+        table = format.parse_seek_table(_tail(store, path, size, table_size))
+        frame = _tail(store, path, size - table_size, table[-1][0])
         return numpy.array(decompress_records(format.parse_skippable(frame, format.RECORDS_MAGIC)))
     except (ValueError, IndexError) as error:
         raise errors.Damaged(f"{store.path(path)}: the records of the chunk file cannot be read: {error}") from error
+
+
+def _tail(store, path, stop, length):
+    """The last `length` bytes before `stop`; ValueError where there cannot be so many, or none has so many."""
+    if not 0 <= length <= min(stop, MAX_TAIL_SIZE):
+        raise ValueError("it has no sensible size")
+    return store.read_range(path, stop - length, length)
 
 
 def decompress_records(payload):
