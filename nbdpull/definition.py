@@ -63,6 +63,19 @@ def has_variables(root):
     return pflash or root.find("os/nvram") is not None or root.find("os[@firmware='efi']") is not None
 
 
+def variables(xml):
+    """(path of the file or device that holds them, what to tell where it is neither) of a <domain>'s firmware."""
+    element = parse(xml).find("os/nvram")
+    if element is None:
+        return None, None
+    source = element.find("source")
+    about = source.attrib if source is not None else {}
+    path = (element.text or "").strip() or about.get("file") or about.get("dev")
+    if path or source is None:
+        return path or None, None
+    return None, f"the firmware's variables ({element.get('type')} {' '.join(about.values())}) are not in the point"
+
+
 def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
     elsewhere: {target: where} of restored disks that no Source can name.
@@ -125,14 +138,14 @@ def _place(disk, place):
 
 
 def _nvram(root, path, copy):
-    element = root.find("os/nvram")
-    if element is None or not (path or copy):
+    """The variables are those of the point; of a copy without any libvirt makes them, at a place of its own."""
+    if not has_variables(root) or not (path or copy):
         return
+    element = _child(root.find("os"), "nvram")
     for child in list(element):
         element.remove(child)
-    element.attrib.pop("type", None)
-    element.attrib.pop("format", None)
-    element.text = path  # none: libvirt makes one from the template
+    element.attrib.pop("type", None)  # the format stays: a point has the bytes as they were
+    element.text = path
 
 
 def _forget_addresses(root):

@@ -537,11 +537,10 @@ class Domain:
         with self._seam("read the definition"):
             return self._dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
 
-    @property
-    def nvram_path(self) -> Optional[str]:
-        """Path of the UEFI variable store, None without one."""
-        with self._seam("read the definition"):
-            return domain_xml.nvram_path(self._dom.XMLDesc(0))
+    def live_xml(self) -> Optional[str]:
+        """The definition of the domain as it runs, without its passwords; None where it is off."""
+        with self._seam("read the live definition"):
+            return self._dom.XMLDesc(0) if self.active else None
 
     def socket_path(self, run_id: str) -> str:
         """Where our socket goes by default.

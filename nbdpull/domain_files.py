@@ -1,4 +1,5 @@
-"""What belongs to a domain on this machine besides its disks: direct-boot files, and the state of an emulated TPM.
+"""What belongs to a domain on this machine besides its disks: direct-boot files, the variables of its firmware, and the
+state of an emulated TPM.
 
 Owns: where libvirt keeps them, and under which name each is in a point. Must not know: libvirt's API, the store.
 """
@@ -14,18 +15,36 @@ from . import definition, format
 _SKIPPED = (".lock",)
 
 
-def found(xml, uuid, uri):
-    """Return ([(name in a point, path), …], warnings) for a domain that runs here."""
+def found(xml, live, uuid, uri):
+    """Return ([(name in a point, path), …], warnings) for a domain of this machine. live: its definition as it runs,
+    which may tell more; None where it does not."""
     files = [(name, path) for name, path in definition.boot_files(xml).items()]
+    path, told = definition.variables(live or xml)
+    path = path or (None if told else _variables_by_default(xml, uri))
+    files += [(format.NVRAM, path)] if path else []
+    states, trouble = _tpm_states(xml, uuid, uri)
+    return files + states, [text for text in (told, trouble) if text]
+
+
+def _variables_by_default(xml, uri):
+    """Where libvirt keeps them, of a domain whose definition names no place until it runs (<os firmware='efi'> before
+    libvirt 9.2). None where there are none."""
+    root = definition.parse(xml)
+    path = os.path.join(_state_root(uri), "nvram", f"{root.findtext('name')}_VARS.fd")
+    return path if definition.has_variables(root) and os.path.lexists(path) else None
+
+
+def _tpm_states(xml, uuid, uri):
+    """([(name in a point, path), …], what to tell or None)."""
     folder = definition.tpm_folder(xml)
     if folder is None:
-        return files, []
+        return [], None
     path = os.path.join(_tpm_root(uri), uuid, folder)
     try:
         names = sorted(name for name in os.listdir(path) if name not in _SKIPPED)
     except OSError as error:
-        return files, [f"the TPM's state in {path} is not in the point: {error.strerror}"]
-    return files + [(format.TPM_PREFIX + name, os.path.join(path, name)) for name in names], []
+        return [], f"the TPM's state in {path} is not in the point: {error.strerror}"
+    return [(format.TPM_PREFIX + name, os.path.join(path, name)) for name in names], None
 
 
 def place_tpm(xml, uuid, uri, restored):
@@ -55,7 +74,17 @@ def _copy(source, target):
 
 
 def _tpm_root(uri):
-    if urlsplit(uri).path == "/session":
-        config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-        return os.path.join(config, "libvirt/qemu/swtpm")
-    return "/var/lib/libvirt/swtpm"
+    return os.path.join(_config_root() if _is_session(uri) else "/var/lib/libvirt", "swtpm")
+
+
+def _state_root(uri):
+    return _config_root() if _is_session(uri) else "/var/lib/libvirt/qemu"
+
+
+def _is_session(uri):
+    return urlsplit(uri).path == "/session"
+
+
+def _config_root():
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(config, "libvirt/qemu")

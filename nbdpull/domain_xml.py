@@ -258,14 +258,6 @@ def _address(source: ET.Element) -> dict[str, str]:
     return dict(address.attrib) if address is not None else {}
 
 
-def nvram_path(xml: str) -> Optional[str]:
-    """Path of the UEFI variable store of a <domain>, None where it has none of its own."""
-    nvram = ET.fromstring(xml).find("os/nvram")
-    if nvram is None:
-        return None
-    return (nvram.text or "").strip() or _attribute(nvram, "source", "file")
-
-
 def agent_state(xml: str) -> Optional[str]:
     """Of a live <domain>: "connected" if an agent listens in the guest, "disconnected"; None without a channel."""
     for target in ET.fromstring(xml).iterfind("devices/channel/target"):

@@ -447,19 +447,17 @@ class _Run:
     # After the job
 
     def _add_files(self, new, job, parent):
-        xml = self._vm.domain_xml()
+        xml, live = self._vm.domain_xml(), self._vm.live_xml()
         new.add_file(format.DOMAIN_XML, xml.encode())
         if job.checkpoint:
             new.add_file(format.CHECKPOINT_XML, job.checkpoint.xml.encode())
         if not self._vm.is_remote:
-            self._add_local_files(new, xml, parent)
+            self._add_local_files(new, xml, live, parent)
 
-    def _add_local_files(self, new, xml, parent):
+    def _add_local_files(self, new, xml, live, parent):
         """What the domain needs besides its disks; most of it never changes, and is then stored once."""
-        files, warnings = domain_files.found(xml, self._vm.uuid, self._vm.uri)
+        files, warnings = domain_files.found(xml, live, self._vm.uuid, self._vm.uri)
         self._warnings += warnings
-        if self._vm.nvram_path:
-            files.append((format.NVRAM, self._vm.nvram_path))
         for name, path in files:
             try:
                 with open(path, "rb") as file:

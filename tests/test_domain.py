@@ -172,7 +172,7 @@ def test_facts(vm, shared):
     assert tuple(map(int, vm.versions["libvirt"].split("."))) >= (7, 6, 0)
     assert vm.supports_checkpoints
     assert f"<name>{vm.name}</name>" in vm.domain_xml() and "<alias" not in vm.domain_xml()
-    assert vm.nvram_path is None
+    assert f"<name>{vm.name}</name>" in vm.live_xml() and "<alias" in vm.live_xml()
     vm.require_running()
 
 

@@ -195,15 +195,6 @@ def test_platform():
     assert domain_xml.platform(DISKS) == ("/usr/bin/qemu-system-x86_64", "x86_64", "pc-q35-7.2", "kvm")
 
 
-@pytest.mark.parametrize("nvram, path", [
-    ("<nvram template='/t.fd'>/n.fd</nvram>", "/n.fd"),
-    ("<nvram type='file'><source file='/n.fd'/></nvram>", "/n.fd"),
-    ("", None),
-])  # fmt: skip
-def test_nvram(nvram, path):
-    assert domain_xml.nvram_path(f"<domain><os>{nvram}</os></domain>") == path
-
-
 @pytest.mark.parametrize("feature, supported", [
     ("<backup supported='yes'/>", True),
     ("<backup supported='no'/>", False),

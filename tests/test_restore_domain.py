@@ -118,9 +118,9 @@ def test_tpm_state_goes_into_the_point_and_back(tpm_root, tmp_path):
     state.parent.mkdir(parents=True)
     state.write_bytes(b"sealed")
     (state.parent / ".lock").touch()
-    files, warnings = domain_files.found(XML, "the-uuid", "qemu:///system")
-    assert files[2:] == [("tpm.tpm2-00.permall", str(state))] and not warnings
-    assert dict(files[:2]) == {"kernel": "/old/vmlinuz", "initrd": "/old/initrd"}
+    files, warnings = domain_files.found(XML, None, "the-uuid", "qemu:///system")
+    assert files[3:] == [("tpm.tpm2-00.permall", str(state))] and not warnings
+    assert dict(files[:3]) == {"kernel": "/old/vmlinuz", "initrd": "/old/initrd", "nvram": "/old/vars"}
     kept = tmp_path / "tpm.tpm2-00.permall"
     shutil.copy(state, kept)
     assert domain_files.place_tpm(XML, "new-uuid", "qemu:///system", {kept.name: str(kept)}) == []
@@ -136,8 +136,8 @@ def test_a_tpm_that_has_state_already_is_left_alone(tpm_root, tmp_path):
 
 
 def test_a_tpm_without_state_is_told(tpm_root):
-    files, warnings = domain_files.found(XML, "the-uuid", "qemu:///system")
-    assert len(files) == 2 and "TPM's state" in warnings[0]
+    files, warnings = domain_files.found(XML, None, "the-uuid", "qemu:///system")
+    assert len(files) == 3 and "TPM's state" in warnings[0]
 
 
 # -- in libvirt -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""A definition as a document: what it tells, and how it is made fit for what was restored."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from nbdpull import definition
+
+
+def of(os="", devices="", more=""):
+    return f"<domain type='kvm'><name>vm1</name>{os}<devices>{devices}</devices>{more}</domain>"
+
+
+def adapted(xml, disks=None, files=None, **how):
+    text, warnings = definition.adapted(xml, disks or {}, files or {}, **how)
+    return ET.fromstring(text), warnings
+
+
+# -- firmware's variables ---------------------------------------------------------------------------------------------
+
+LOADER = "<loader readonly='yes' type='pflash'>/fw/code.fd</loader>"
+
+
+@pytest.mark.parametrize("os", [
+    "<os firmware='efi'><type>hvm</type></os>",  # all that libvirt 9.0 tells of it, unless the domain runs
+    f"<os>{LOADER}</os>",
+    f"<os>{LOADER}<nvram/></os>",
+    f"<os>{LOADER}<nvram>/old</nvram></os>",
+    f"<os>{LOADER}<nvram type='file'><source file='/old'/></nvram></os>",
+    f"<os>{LOADER}<nvram type='block'><source dev='/dev/old'/></nvram></os>",
+    f"<os>{LOADER}<nvram type='network'><source protocol='iscsi' name='old'><host name='h'/></source></nvram></os>",
+])  # fmt: skip
+def test_the_variables_of_the_point_are_those_of_the_machine(os):
+    root, _ = adapted(of(os), files={"nvram": "/new"})
+    assert root.findtext("os/nvram") == "/new"
+    assert root.find("os/nvram").get("type") is None and len(root.find("os/nvram")) == 0
+
+
+@pytest.mark.parametrize("os", ["", "<os><type>hvm</type></os>", "<os firmware='bios'/>",
+                                "<os><loader stateless='yes' type='pflash'>/fw</loader></os>",
+                                "<os firmware='efi'><loader stateless='yes'/></os>"])  # fmt: skip
+def test_firmware_without_variables_gets_none(os):
+    assert adapted(of(os), files={"nvram": "/new"})[0].find("os/nvram") is None
+
+
+def test_variables_keep_their_format():
+    """The file is what it was, be that qcow2; without the word libvirt takes it for raw."""
+    os = f"<os>{LOADER}<nvram template='/t' templateFormat='qcow2' format='qcow2'>/old</nvram></os>"
+    nvram = adapted(of(os), files={"nvram": "/new"})[0].find("os/nvram")
+    assert nvram.attrib == {"template": "/t", "templateFormat": "qcow2", "format": "qcow2"} and nvram.text == "/new"
+
+
+def test_a_copy_without_variables_does_not_take_the_original_s():
+    os = f"<os>{LOADER}<nvram type='block'><source dev='/dev/old'/></nvram></os>"
+    nvram = adapted(of(os), name="vm2")[0].find("os/nvram")
+    assert nvram.text is None and len(nvram) == 0 and nvram.get("type") is None
+    assert adapted(of(os))[0].find("os/nvram/source").get("dev") == "/dev/old"

@@ -1,0 +1,173 @@
+"""The machine that comes back is the one that was: restored domains are started, and looked at."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import stores
+from bed.machine import DOMAIN, MIB, Machine, wait_for
+
+from nbdpull import domain_files
+
+REMOVE_NVRAM, KEEP_NVRAM, CHECKPOINTS_METADATA = 4, 8, 16  # of undefineFlags
+EFI = "/usr/share/qemu/firmware"  # descriptors, by which libvirt chooses
+
+
+def nbdpull(*words):
+    command = [sys.executable, "-m", "nbdpull", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=stores.package_environment())
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def result_of(*words, uri):
+    done = nbdpull(*words, "-c", uri, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# -- firmware ---------------------------------------------------------------------------------------------------------
+
+
+class Uefi(Machine):
+    """With firmware that libvirt chooses: libvirt 9.0 tells of its variables only while it runs."""
+
+    def __init__(self, *where):
+        if not os.path.isdir(EFI):
+            pytest.skip("not installed: OVMF (scripts/install --test installs it)")
+        super().__init__(*where, {"vda": 2 * MIB}, paused=False)
+
+    def _xml(self):
+        devices = "".join(map(self._disk_xml, self.disks))
+        xml = DOMAIN.format(kind="qemu", name=self.name, memory=128, cpus=1, boot="", devices=devices)
+        return xml.replace("<os>", "<os firmware='efi'>")
+
+    def forget(self):
+        """End it, and let libvirt remove its variables."""
+        if self.active:
+            self.destroy()
+        self.domain.undefineFlags(REMOVE_NVRAM | CHECKPOINTS_METADATA)
+
+    def close(self):
+        if any(each.UUIDString() == self.uuid for each in self.bed.connection().listAllDomains()):
+            self.forget()
+
+
+BOOT_ENTRY = "nbdpull's own".encode("utf-16-le") + bytes(2)
+
+
+def add_boot_entry(path):
+    """Put the variable Boot0042 behind the last one of a store of UEFI variables (edk2's layout, authenticated)."""
+    data = bytearray(path.read_bytes())
+    [header] = struct.unpack_from("<H", data, 0x30)
+    at = header + 28
+    while data[at : at + 2] == b"\xaa\x55":
+        name, content = struct.unpack_from("<II", data, at + 36)
+        at += (60 + name + content + 3) // 4 * 4
+    name = "Boot0042".encode("utf-16-le") + bytes(2)
+    end_of_path = bytes.fromhex("7fff0400")
+    content = struct.pack("<IH", 1, len(end_of_path)) + BOOT_ENTRY + end_of_path
+    vendor = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c").bytes_le
+    about = struct.pack("<HBBIQ16sIII", 0x55AA, 0x3F, 0, 7, 0, b"", 0, len(name), len(content)) + vendor
+    data[at : at + 60 + len(name) + len(content)] = about + name + content
+    path.write_bytes(data)
+
+
+@pytest.mark.timeout_seconds(240)
+def test_boot_entries_come_back_where_no_definition_names_them(private_libvirt, tmp_path):
+    if not private_libvirt.root:
+        pytest.skip("libvirt's folder of variables: run as root")
+    with Uefi(private_libvirt, tmp_path / "images") as vm:
+        variables = Path(f"/var/lib/libvirt/qemu/nvram/{vm.name}_VARS.fd")
+        blank = variables.read_bytes()
+        wait_for(lambda: variables.read_bytes() != blank, "variables written by the firmware", 120)
+        vm.destroy()
+        add_boot_entry(variables)
+        vm.start()
+        vm.suspend()
+        result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
+        vm.forget()
+        assert not variables.exists()
+        result = result_of("restore", tmp_path / "store", "-o", tmp_path / "out", "--define", uri=private_libvirt.uri)
+        restored = Path(result["beside"]["nvram"])
+        before = restored.read_bytes()
+        vm.start()
+        assert str(restored) in vm.domain.XMLDesc() and not variables.exists()
+        wait_for(lambda: restored.read_bytes() != before, "the restored variables in use by the firmware", 120)
+        assert BOOT_ENTRY in restored.read_bytes()
+
+
+class OnDevice(Machine):
+    """Its variables are on a block device. Any device passes for them as long as nothing runs."""
+
+    def __init__(self, bed, folder, device):
+        self._device_of_variables = device
+        super().__init__(bed, folder, {"vda": 2 * MIB})
+
+    def _xml(self):
+        (self.folder / "code.fd").write_bytes(b"c" * 128 * 1024)
+        boot = f"<loader readonly='yes' type='pflash'>{self.folder}/code.fd</loader>"
+        boot += f"<nvram type='block'><source dev='{self._device_of_variables}'/></nvram>"
+        devices = "".join(map(self._disk_xml, self.disks))
+        return DOMAIN.format(kind="qemu", name=self.name, memory=16, cpus=1, boot=boot, devices=devices)
+
+    def close(self):
+        if self.active:
+            self.destroy()
+        self.domain.undefineFlags(KEEP_NVRAM | CHECKPOINTS_METADATA)
+
+
+def test_variables_on_a_block_device_come_back(private_libvirt, tmp_path):
+    image = tmp_path / "variables"
+    image.write_bytes(b"v" * 64 * 1024)
+    try:
+        device = device_of(image)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no loop device can be made here")
+    try:
+        with OnDevice(private_libvirt, tmp_path / "images", device) as vm:
+            result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
+            words = ["restore", tmp_path / "store", "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
+            result = result_of(*words, uri=private_libvirt.uri)
+            assert Path(result["beside"]["nvram"]).read_bytes() == b"v" * 64 * 1024
+            copy = private_libvirt.connection().lookupByName("copy")
+            try:
+                copy.createWithFlags(1)  # paused
+                assert result["beside"]["nvram"] in copy.XMLDesc() and device not in copy.XMLDesc()
+                copy.destroy()
+            finally:
+                copy.undefineFlags(KEEP_NVRAM)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def device_of(image):
+    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=True)
+    return made.stdout.strip()
+
+
+def test_variables_that_cannot_be_had_are_told():
+    network = "<nvram type='network'><source protocol='iscsi' name='iqn/0'><host name='h'/></source></nvram>"
+    xml = f"<domain><name>a</name><os>{network}</os></domain>"
+    assert domain_files.found(xml, None, "u", "qemu:///system") == (
+        [], ["the firmware's variables (network iscsi iqn/0) are not in the point"],
+    )  # fmt: skip
+
+
+def test_variables_of_a_domain_that_never_named_them(tmp_path, monkeypatch):
+    """Off, the definition of <os firmware='efi'> says nothing of them before libvirt 9.2."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    xml, uri = "<domain><name>a</name><os firmware='efi'/></domain>", "qemu:///session"
+    assert domain_files.found(xml, None, "u", uri) == ([], [])
+    place = tmp_path / "libvirt/qemu/nvram/a_VARS.fd"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert domain_files.found(xml, None, "u", uri) == ([("nvram", str(place))], [])
+    assert domain_files.found(xml.replace("efi", "bios"), None, "u", uri) == ([], [])
+    live = "<domain><name>a</name><os firmware='efi'><nvram>/there</nvram></os></domain>"
+    assert domain_files.found(xml, live, "u", uri) == ([("nvram", "/there")], [])
