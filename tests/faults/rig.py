@@ -120,17 +120,25 @@ class Rig:
     def assert_next_is_right(self, *options, others=()):
         """The next pull succeeds, everything verifies, and it restores to exactly the live disks. others: checkpoints
         that are there beside that of the newest point."""
-        held = {disk: self.vm.content(disk) for disk in self.vm.disks}
+        held = self.contents()
         made = self.pull(*options)
+        self.assert_restores(held)
+        self.assert_clean([*others, made["point"]["checkpoint"]])
+        return made
+
+    def contents(self):
+        """{disk: its bytes as it is now}."""
+        return {disk: self.vm.content(disk) for disk in self.vm.disks}
+
+    def assert_restores(self, held, point="latest"):
+        """Everything verifies, and the point restores to exactly what its disks held."""
         done = self.run("verify", self.store)
         assert done.returncode == 0, done.stdout + done.stderr
         shutil.rmtree(self.out, ignore_errors=True)
-        done = self.run("restore", self.store, "-o", self.out, "--format", "raw")
+        done = self.run("restore", self.store, "-o", self.out, "--format", "raw", "--point", point)
         assert done.returncode == 0, done.stderr
         for disk, content in held.items():
             assert (self.out / f"{disk}.raw").read_bytes() == content, f"{disk} differs"
-        self.assert_clean([*others, made["point"]["checkpoint"]])
-        return made
 
 
 def environment():

@@ -69,23 +69,11 @@ def identity(path):
     return status.st_ino, status.st_mtime_ns
 
 
-def contents(rig):
-    return {disk: rig.vm.content(disk) for disk in rig.vm.disks}
-
-
-def assert_restores(rig, point, held):
-    shutil.rmtree(rig.out, ignore_errors=True)
-    done = rig.run("restore", rig.store, "-o", rig.out, "--format", "raw", "--point", point)
-    assert done.returncode == 0, done.stderr
-    assert {disk: (rig.out / f"{disk}.raw").read_bytes() for disk in held} == held
-    assert rig.run("verify", rig.store).returncode == 0
-
-
 @pytest.mark.parametrize("options", [(), ("--full",)], ids=["incremental", "full"])
 @pytest.mark.parametrize("resume", [(), ("--resume",)], ids=["of itself", "asked for"])
 def test_it_equals_an_uninterrupted_run(rig, options, resume):
     change(rig)
-    frozen = contents(rig)
+    frozen = rig.contents()
     uninterrupted = rig.pull(*SMALL_CHUNKS, *options) if options else None
     kept = killed(rig, *options)
     path, run, _ = journal(rig)
@@ -94,7 +82,7 @@ def test_it_equals_an_uninterrupted_run(rig, options, resume):
     assert made["point"]["id"] == run["id"] and made["reclaimed"] == [] and made["warnings"] == []
     assert made["resumed"] == {"begun": run["begun"], "kept_bytes": sum((path.parent / n).stat().st_size for n in kept)}
     assert {name: identity(path.parent / name) for name in kept} == kept
-    assert_restores(rig, run["id"], frozen)
+    rig.assert_restores(frozen, run["id"])
     rig.assert_clean()
 
     if options:
@@ -120,14 +108,14 @@ def test_what_the_parent_holds_is_referred_to_across_the_kill(rig):
     rig.vm.write_bytes("vda", 0, NOISE[: 2 * MIB])
     rig.vm.write_bytes("vda", 2 * MIB, random.Random(77).randbytes(MIB))
     rig.vm.write_bytes("vda", 3 * MIB, NOISE[3 * MIB :])
-    frozen = contents(rig)
+    frozen = rig.contents()
     rig.start(*SMALL_CHUNKS, phase="copied")
     rig.process.kill()
     rig.process.communicate()
     _reopen(rig)
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"] and made["point"]["disks"][0]["deduped_bytes"] == 7 * MIB
-    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_restores(frozen, made["point"]["id"])
     rig.assert_next_is_right()
 
 
@@ -141,20 +129,20 @@ def _reopen(rig):
 
 def test_killed_again_and_again(rig):
     change(rig)
-    frozen = contents(rig)
+    frozen = rig.contents()
     kept = killed(rig)
     more = killed(rig)
     assert (len(kept), len(more)) == (2, 4) and {name: more[name] for name in kept} == kept
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"]
-    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_restores(frozen, made["point"]["id"])
     rig.assert_next_is_right()
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "removed"])
 def test_a_chunk_file_that_is_not_what_it_was_is_made_again(rig, how):
     change(rig)
-    frozen = contents(rig)
+    frozen = rig.contents()
     killed(rig)
     path, _, _ = journal(rig)
     first, second = sorted(path.parent.glob("vda.*.zst"))[:2]
@@ -176,13 +164,13 @@ def assert_goes_on_behind(rig, first, frozen):
     """Of what the dead run made, this chunk file alone is kept, and the point is right."""
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"] == first.stat().st_size
-    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_restores(frozen, made["point"]["id"])
     rig.assert_next_is_right()
 
 
 def test_a_line_that_the_journal_has_lost_ends_what_is_kept(rig):
     change(rig)
-    frozen = contents(rig)
+    frozen = rig.contents()
     killed(rig, sealed=3)
     path, _, _ = journal(rig)
     first, *_ = sorted(path.parent.glob("vda.*.zst"))
@@ -195,14 +183,14 @@ def test_a_line_that_the_journal_has_lost_ends_what_is_kept(rig):
 
 def test_a_file_made_again_by_a_run_that_is_killed_too_counts_once(rig):
     change(rig)
-    frozen = contents(rig)
+    frozen = rig.contents()
     killed(rig, sealed=3)
     path, _, _ = journal(rig)
     second = sorted(path.parent.glob("vda.*.zst"))[1]
     second.write_bytes(flipped(second))
     assert len(killed(rig, sealed=3)) == 4
     made = rig.pull(*SMALL_CHUNKS)
-    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_restores(frozen, made["point"]["id"])
     rig.assert_next_is_right()
 
 
@@ -249,13 +237,13 @@ def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_pat
     shutil.rmtree(rig.store)
     rig.store = mine
     change(rig)
-    frozen = contents(rig)
+    frozen = rig.contents()
     killed(rig)
     os.rename(rig.store, tmp_path / "moved")
     rig.store = tmp_path / "moved"
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"]
-    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_restores(frozen, made["point"]["id"])
     change(rig)
     killed(rig)
     rig.vm.domain.abortJob()
@@ -304,13 +292,13 @@ def test_what_does_not_match_begins_anew(rig, options, why):
 
 def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
     change(rig)
-    frozen = contents(rig)
+    frozen = rig.contents()
     killed(rig)
     _older(rig)
     rig.vm.write("vda", 9 * MIB, MIB, 0x41)
     made = rig.pull("--resume")
     assert made["resumed"]["begun"] == "2020-01-01T00:00:00+00:00"
-    assert_restores(rig, made["point"]["id"], frozen)
+    rig.assert_restores(frozen, made["point"]["id"])
     change(rig)
     killed(rig)
     _older(rig)
