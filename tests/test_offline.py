@@ -1,18 +1,12 @@
 """A domain that is off: started with its CPUs paused, pulled, ended so that its bitmaps are kept, never resumed."""
 
 import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_pull import CLUSTER, SINCE, last_event, modes, nbdpull, next_event, pulled, start_nbdpull  # noqa: F401
+from test_pull import CLUSTER, SINCE, last_event, modes, nbdpull, pulled, start_held  # noqa: F401
 
 libvirt = pytest.importorskip("libvirt")
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 def test_series_goes_on_while_the_domain_is_off(pulled):  # noqa: F811
@@ -70,11 +64,14 @@ def test_domain_paused_by_its_owner_stays(pulled):  # noqa: F811
     assert witness.vm.active
 
 
+def held(witness, phase):
+    return start_held(phase, witness.folder / "gate", *witness.words())
+
+
 def killed(witness):
     """A pull of a domain that is off, killed in the midst of it."""
     witness.vm.stop()
-    process = start_nbdpull(*witness.words("--threads", "1", "--max-rate", "16M"))
-    next_event(process, "progress")
+    process = held(witness, "copying")
     process.kill()
     process.communicate()
     assert witness.vm.active and not witness.vm.running and witness.vm.job_active()
@@ -120,10 +117,7 @@ def test_cleanup_leaves_a_domain_running_that_was_resumed(pulled):  # noqa: F811
 
 def killed_before_the_mark(witness):
     """Of a domain that is off."""
-    held = str(Path(__file__).with_name("faults") / "held.py")
-    words = [sys.executable, held, "started", str(witness.folder / "gate"), *map(str, witness.words())]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(PROJECT)})
-    next_event(process, "held")
+    process = held(witness, "started")
     process.kill()
     process.communicate()
     assert witness.vm.active and not witness.vm.running
@@ -161,10 +155,8 @@ def test_killed_meanwhile(pulled, resumed):  # noqa: F811
     vm = witness.vm
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
     vm.stop()
-    held = witness.content()
-    process = start_nbdpull(*witness.words("--threads", "1", "--max-rate", "32M"))
-    next_event(process, "progress")
-    process.send_signal(signal.SIGSTOP)
+    content = witness.content()
+    process = held(witness, "copying")
     busy = nbdpull(*witness.words("-o", witness.folder / "other"))
     assert busy.returncode == 5 and str(process.pid) in busy.stderr and vm.active and vm.job_active()
     process.kill()
@@ -179,4 +171,4 @@ def test_killed_meanwhile(pulled, resumed):  # noqa: F811
     done = nbdpull(*witness.words())
     assert done.returncode == 0, done.stderr
     assert vm.active == resumed
-    assert witness.restored()["vda"] == held["vda"]
+    assert witness.restored()["vda"] == content["vda"]

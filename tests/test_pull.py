@@ -28,6 +28,7 @@ from nbdpull import cli, errors, restore, verify
 libvirt = pytest.importorskip("libvirt")
 
 PROJECT = Path(__file__).resolve().parent.parent
+HELD = Path(__file__).with_name("faults") / "held.py"
 KIB = 1 << 10
 CLUSTER = 64 * KIB
 
@@ -52,25 +53,33 @@ def said(*words):
     return output.getvalue()
 
 
-def start_nbdpull(*words, **options):
+def start_nbdpull(*words, program=("-m", "nbdpull"), **options):
     """Start a command line; the Popen, its output in pipes. Its JSON events are read with `next_event`."""
-    command = [sys.executable, "-m", "nbdpull", *map(str, words)]
+    command = [sys.executable, *map(str, [*program, *words])]
     options = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     return subprocess.Popen(command, **options)
+
+
+def start_held(phase, gate, *words, **options):
+    """The same of a command line that stands where it has reached a phase of faults/held.py, until `gate` exists."""
+    gate.unlink(missing_ok=True)
+    process = start_nbdpull(*words, program=(HELD, phase, gate), **options)
+    next_event(process, "held")
+    return process
 
 
 @contextlib.contextmanager
 def stopped_in_the_middle(witness, *options, before_start=None):
     """Give a pull that stands still (SIGSTOP) with its job active: its first reads are done, its last ones are not.
 
-    So it needs something to read, 32 MiB of data; the rate lets 16 MiB pass at once. It goes on when the block is left,
+    So it needs something to read: it reads some 10 MiB ahead of what it has written. It goes on when the block is left,
     and has ended then.
     """
-    words = witness.words("--threads", "1", "--max-rate", "32M", *options)
-    process = start_nbdpull(*words, preexec_fn=before_start)
+    gate = witness.folder / "gate"
+    process = start_held("copying", gate, *witness.words("--threads", "1", *options), preexec_fn=before_start)
     try:
-        next_event(process, "progress")
         process.send_signal(signal.SIGSTOP)
+        gate.touch()
         assert witness.vm.job_active()
         yield process
         process.send_signal(signal.SIGCONT)

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 
+import libvirt
+
 from nbdpull import cli, disk_copy, domain, domain_link, journal, plan, pull, series
 
 # phase: the function, whether it is held after it and not before, at which call
@@ -27,6 +29,7 @@ PHASES = {
     "committed": (series.NewPoint, "commit", True, 1),
     "dropping": (pull._Run, "_drop_superseded", False, 1),
 }
+OF_FREEZE = {"frozen": (libvirt.virDomain, "backupBegin", False, 1)}
 OF_CHUNKS = {"sealed": (journal.Journal, "sealed", True, 1)}
 OF_PLAN = {"sampling": (plan._Sample, "add", True, 1)}
 OF_OFFLINE = {"started": (domain.Domain, "_start_paused", True, 1)}
@@ -40,7 +43,7 @@ def hold(gate):
 
 def hold_at(phase, gate):
     phase, _, nth = phase.partition(":")
-    owner, name, after, count = {**PHASES, **OF_CHUNKS, **OF_PLAN, **OF_OFFLINE}[phase]
+    owner, name, after, count = {**PHASES, **OF_FREEZE, **OF_CHUNKS, **OF_PLAN, **OF_OFFLINE}[phase]
     count = int(nth or count)
     original, calls, passing = getattr(owner, name), [], threading.Lock()
 

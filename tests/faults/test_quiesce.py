@@ -1,5 +1,6 @@
 """A real guest with its real agent: frozen for the begin and never longer, also where the agent or nbdpull fails."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,24 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from bed.machine import wait_for
-from test_pull import PROJECT, Before, Witness, environment, nbdpull
+from bed.machine import MIB, wait_for
+from test_pull import PROJECT, Before, Witness, nbdpull, start_held
 
 libvirt = pytest.importorskip("libvirt")
-libvirt_qemu = pytest.importorskip("libvirt_qemu")
-
-# The command line with a begin that takes longer, which libvirt does not do on demand.
-SLOW_BEGIN = """
-import sys, time, libvirt
-from nbdpull import cli
-real = libvirt.virDomain.backupBegin
-def slow(*args):
-    print("frozen", flush=True)
-    time.sleep({seconds})
-    return real(*args)
-libvirt.virDomain.backupBegin = slow
-sys.exit(cli.main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture
@@ -48,16 +35,10 @@ def is_frozen(guest):
     return guest.agent("guest-fsfreeze-status") != "thawed"
 
 
-def guards():
-    found = subprocess.run(["pgrep", "-f", "domain_thaw.py"], capture_output=True, text=True).stdout.split()
-    return [pid for pid in found if int(pid) != os.getpid()]
-
-
-def answers(guest):
-    try:
-        return bool(libvirt_qemu.qemuAgentCommand(guest.domain, '{"execute": "guest-get-time"}', 1, 0))
-    except libvirt.libvirtError:
-        return False
+def guards(guest):
+    """The processes that guard this guest: others may pull other guests at the same time."""
+    found = subprocess.run(["pgrep", "-f", f"domain_thaw.py .*{guest.uuid}"], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
 
 
 def needs_recovery(image):
@@ -65,18 +46,25 @@ def needs_recovery(image):
     return "needs_recovery" in told
 
 
-def slowly(witness, seconds, *options):
-    command = [sys.executable, "-c", SLOW_BEGIN.format(seconds=seconds), *map(str, witness.words(*options))]
-    process = subprocess.Popen(command, env=environment(), cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    while process.stdout.readline() != "frozen\n":
-        assert process.poll() is None
-    return process
+def held(witness, *options):
+    """A pull that stands between the freeze and the begin, until `release`."""
+    return start_held("frozen", witness.folder / "gate", *witness.words(*options))
+
+
+def release(witness):
+    (witness.folder / "gate").touch()
+
+
+def order(guest, command):
+    """Have the guest do something to its own agent, which may not live to answer."""
+    with contextlib.suppress(libvirt.libvirtError):
+        guest.agent("guest-exec", path="/bin/sh", arg=["-c", command])
 
 
 def test_frozen_guest_leaves_a_clean_file_system(guest, witness, tmp_path):
     guest.start_writer()
     point = pull(witness, "--quiesce=require")["point"]
-    assert state(point) == ("frozen", "") and not is_frozen(guest) and not guards()
+    assert state(point) == ("frozen", "") and not is_frozen(guest) and not guards(guest)
     assert state(pull(witness, "--quiesce=never")["point"]) == ("crash-consistent", "not-requested")
     guest.stop_writer()
     for wanted, dirty in ((point["id"], False), ("latest", True)):
@@ -87,7 +75,7 @@ def test_frozen_guest_leaves_a_clean_file_system(guest, witness, tmp_path):
 
 
 def test_agent_stopped(guest, witness):
-    guest.run("(sleep 0.3; killall qemu-ga) >/dev/null 2>&1 &")
+    order(guest, "killall qemu-ga")
     wait_for(lambda: "state='disconnected'" in guest.domain.XMLDesc(), "end of the agent")
     result = pull(witness)
     assert state(result["point"]) == ("crash-consistent", "agent-not-connected")
@@ -104,17 +92,20 @@ def test_agent_stopped(guest, witness):
 
 def test_agent_hangs(guest, witness):
     pid = guest.run("pidof qemu-ga").split()[-1]
-    guest.run(f"(sleep 0.5; kill -STOP {pid}; sleep 40; kill -CONT {pid}) >/dev/null 2>&1 &")
-    wait_for(lambda: not answers(guest), "silence of the agent")
+    told = "the agent stands still"
+    order(guest, f"kill -STOP {pid}; echo {told} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
+                 f"kill -CONT {pid}")  # fmt: skip
+    wait_for(lambda: told in guest.console.read_text(errors="replace"), "the stop of the agent")
     before = Before(witness)
-    done = nbdpull(*witness.words("--quiesce=require"))
+    done = nbdpull(*witness.words("--quiesce=require", "--freeze-timeout", "5"))
     assert done.returncode == 6 and "agent-unresponsive" in done.stderr
     before.assert_same()
     started = time.monotonic()
     assert state(pull(witness)["point"]) == ("crash-consistent", "agent-unresponsive")
     assert time.monotonic() - started < 20
+    guest.attach_disk("vdb", MIB)
     guest.wait_agent()
-    wait_for(lambda: not guards(), "end of the guards, as the guest is known to be thawed", 30)
+    wait_for(lambda: not guards(guest), "end of the guards, as the guest is known to be thawed", 30)
     assert not is_frozen(guest)
     assert state(pull(witness)["point"]) == ("frozen", "")
 
@@ -122,7 +113,7 @@ def test_agent_hangs(guest, witness):
 def test_guest_that_somebody_else_froze_stays_so(guest, witness):
     guest.domain.fsFreeze()
     assert state(pull(witness)["point"])[0] == "crash-consistent"
-    assert is_frozen(guest) and not guards()
+    assert is_frozen(guest) and not guards(guest)
     guest.domain.fsThaw()
 
 
@@ -143,27 +134,20 @@ def test_paused_guest(guest, witness):
 
 
 def test_killed_between_freeze_and_thaw(guest, witness):
-    process = slowly(witness, 60)
+    process = held(witness)
     assert is_frozen(guest)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_for(lambda: not is_frozen(guest), "thaw of the guest by the guard", 10)
-    wait_for(lambda: not guards(), "end of the guard", 10)
+    wait_for(lambda: not guards(guest), "end of the guard", 10)
     guest.run("echo alive > /mnt/alive; sync")
     assert state(pull(witness)["point"]) == ("frozen", "")
 
 
-def guard_of(guest):
-    """Others may pull other guests at the same time."""
-    found = subprocess.run(["pgrep", "-f", f"domain_thaw.py .*{guest.uuid}"], capture_output=True, text=True).stdout
-    [pid] = map(int, found.split())
-    return pid
-
-
 def test_killed_together_with_the_guard(guest, witness):
     """As a service manager kills a group, or the kernel does where memory is short: the next run thaws."""
-    process = slowly(witness, 60)
-    guard = guard_of(guest)
+    process = held(witness)
+    [guard] = guards(guest)
     assert guest.bed.uri.encode() not in Path(f"/proc/{guard}/cmdline").read_bytes()  # there may be a password in it
     os.kill(guard, signal.SIGKILL)
     process.kill()
@@ -181,25 +165,28 @@ def test_killed_together_with_the_guard(guest, witness):
 
 def test_the_daemon_dies_between_freeze_and_thaw(guest, witness):
     before = Before(witness)
-    process = slowly(witness, 2)
+    process = held(witness)
     assert is_frozen(guest)
     guest.bed.restart(hard=True)
+    release(witness)
     process.communicate(timeout=60)
     assert process.returncode == 6  # its begin was lost
-    wait_for(lambda: not is_frozen(guest) and not guards(), "thaw of the guest, end of the guard", 15)
+    wait_for(lambda: not is_frozen(guest) and not guards(guest), "thaw of the guest, end of the guard", 15)
     before.assert_same()
     assert state(pull(witness)["point"]) == ("frozen", "")
 
 
 def test_begin_that_takes_too_long_is_no_longer_frozen(guest, witness):
-    process = slowly(witness, 8, "--freeze-timeout", "5")
-    time.sleep(6)
-    assert not is_frozen(guest)
+    process = held(witness, "--freeze-timeout", "5")
+    wait_for(lambda: not is_frozen(guest), "thaw of the guest by the guard")
+    release(witness)
     output = process.communicate(timeout=60)[0]
     result = json.loads(output.splitlines()[-1])
     assert state(result["point"]) == ("crash-consistent", "thawed-early") and "thawed-early" in result["warnings"][0]
     before = Before(witness)
-    process = slowly(witness, 8, "--freeze-timeout", "5", "--quiesce")
+    process = held(witness, "--freeze-timeout", "5", "--quiesce")
+    wait_for(lambda: not is_frozen(guest), "thaw of the guest by the guard")
+    release(witness)
     process.communicate(timeout=60)
     assert process.returncode == 6
     before.assert_same()
