@@ -136,14 +136,18 @@ def test_killed_before_it_could_mark_the_domain(pulled):  # noqa: F811
     assert cleanup(witness) == (0, {}) and vm.active  # it is its owner's, paused as it is
 
 
+ENDLESS = b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa"  # a boot block that jumps to where it is
+
+
 def test_what_ran_since_is_its_owners(pulled):  # noqa: F811
     witness = pulled({"vda": MIB})
     vm = witness.vm
+    vm.write_bytes("vda", 0, ENDLESS)
     witness.pull()
     vm.stop()
     killed_before_the_mark(witness)
     vm.resume()
-    wait_for(lambda: sum(cpu[2] for cpu in vm.domain.vcpus()[0]) > 100_000_000, "the firmware's work")
+    wait_for(lambda: sum(cpu[2] for cpu in vm.domain.vcpus()[0]) > 100_000_000, "work of its processor")
     vm.suspend()
     assert cleanup(witness) == (0, {}) and vm.active
 
