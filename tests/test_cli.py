@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from stores import KIB, MIB, Vm, chain, flipped, package_environment
@@ -443,26 +444,20 @@ def test_a_signal_during_a_restore(big, tmp_path, capsys, monkeypatch, number, c
     assert [signal.getsignal(each) for each in cli._SIGNALS] == before
 
 
-SLOW = """
-import sys, time
-from nbdpull import image
-real = image.Image.read_piece
-image.Image.read_piece = lambda self, piece: (time.sleep(0.1), real(self, piece))[1]
-from nbdpull.__main__ import main
-main()
-"""
-
-
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_a_key_at_the_terminal_is_for_every_process_of_ours(big, tmp_path, kind):
     """Ctrl-C goes to qemu-nbd as well: what that then says must not hide that the operator asked for the end."""
-    words = ["restore", str(big.root), "-o", str(tmp_path / "out"), "--format", kind, "--json"]
+    gate = tmp_path / "gate"
+    words = [Path(__file__).with_name("faults") / "held.py", "decompressing", gate]
+    words += ["restore", big.root, "-o", tmp_path / "out", "--format", kind, "--json"]
     with subprocess.Popen(
-        [sys.executable, "-c", SLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=package_environment(), start_new_session=True,
     ) as process:  # fmt: skip
-        assert json.loads(process.stdout.readline())["event"] == "progress"
+        while json.loads(process.stdout.readline())["event"] != "held":
+            pass
         os.killpg(process.pid, signal.SIGINT)
+        gate.touch()
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert json_lines(out)[-1]["code"] == "interrupted"

@@ -306,11 +306,11 @@ def test_a_disk_that_is_full_on_the_way(tmp_path, kind):
 def test_sigkill_leaves_nothing_that_looks_whole(tmp_path, how):
     """The same command with --force makes it good."""
     vm = noise(tmp_path)
-    words = [sys.executable, "-m", "nbdpull", "restore", str(vm.root), "-o", str(tmp_path / "out"), "--json", *how]
-    process = subprocess.Popen([*words, "--threads", "1"], stdout=subprocess.PIPE, env=package_environment())
-    assert b'"progress"' in process.stdout.readline()
+    words = ["restore", str(vm.root), "-o", str(tmp_path / "out"), *how]
+    process = held(*words, gate=tmp_path / "gate")
     process.kill()
     process.communicate()
+    words = [sys.executable, "-m", "nbdpull", *words]
     (left,) = os.listdir(tmp_path / "out")
     assert left.endswith(".partial")
     again = subprocess.run(words, capture_output=True, env=package_environment())
@@ -320,8 +320,17 @@ def test_sigkill_leaves_nothing_that_looks_whole(tmp_path, how):
     assert raw_of(str(image)) == vm.images[vm.points[-1].id]["vda"]
 
 
+def held(*words, gate):
+    """A restore that stands behind its first batch of several."""
+    program = [Path(__file__).with_name("faults") / "held.py", "restoring", gate]
+    process = subprocess.Popen([sys.executable, *map(str, [*program, *words])], stdout=subprocess.PIPE,
+                               env=package_environment())  # fmt: skip
+    assert process.stdout.readline() == b'{"event": "held"}\n'
+    return process
+
+
 def noise(tmp_path):
-    """Of a size that takes a moment to write."""
+    """Of several batches."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 48 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(48 * MIB))
@@ -366,10 +375,7 @@ def test_sigkill_ends_qemu_nbd_too(tmp_path):
     vm.add_disk("vda", 64 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(64 * MIB))
     vm.pull()
-    words = ["restore", vm.root, "-o", tmp_path / "out", "--image-options", "compat=1.1", "--json", "--threads", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "nbdpull", *map(str, words)], stdout=subprocess.PIPE,
-                               env=package_environment())  # fmt: skip
-    assert b'"progress"' in process.stdout.readline()
+    process = held("restore", vm.root, "-o", tmp_path / "out", "--image-options", "compat=1.1", gate=tmp_path / "gate")
     servers = ["pgrep", "-f", f"qemu-nbd.*{tmp_path}"]
     assert subprocess.run(servers, capture_output=True).stdout
     process.kill()

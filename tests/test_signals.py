@@ -20,6 +20,7 @@ from test_pull import (
     last_event,
     modes,
     next_event,
+    start_held,
     start_nbdpull,
     stopped_in_the_middle,
 )
@@ -27,12 +28,12 @@ from test_pull import (
 pytest.importorskip("libvirt")
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-SLOW = ("--threads", "1", "--max-rate", "5M")
+SLOW = ("--threads", "1", "--max-rate", "1M")  # it does not end by itself in the time that its end may take
 
 
 @pytest.fixture(scope="module")
 def running(private_libvirt, tmp_path_factory):
-    """A machine whose CPU runs, with a disk that takes many seconds to pull slowly."""
+    """A machine whose CPU runs, with a disk that takes 47 seconds to pull slowly."""
     with Machine(private_libvirt, tmp_path_factory.mktemp("images"), {"vda": 48 * MIB}, name="signals") as vm:
         vm.create_checkpoint("foreign")
         vm.write_bytes("vda", 0, os.urandom(48 * MIB))
@@ -163,9 +164,10 @@ def test_signal_in_the_middle_of_a_restore(witness, kind):
     witness.pull()
     out = witness.folder / "out"
     words = ["restore", witness.store, "-o", out, "--format", kind, "--json", "--threads", "1"]
-    process = start_nbdpull(*words, start_new_session=True)
-    next_event(process, "progress")
+    gate = witness.folder / "gate"
+    process = start_held("restoring", gate, *words, start_new_session=True)
     process.send_signal(signal.SIGSTOP)
+    gate.touch()
     os.killpg(process.pid, signal.SIGINT)  # as a Ctrl-C on a terminal does
     process.send_signal(signal.SIGCONT)
     output, problem = ended(process)

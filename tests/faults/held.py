@@ -5,45 +5,49 @@ Everything else is the real program: the faults are done to it from outside whil
 """
 
 import functools
-import json
+import importlib
 import os
 import sys
 import threading
 import time
 
-import libvirt
-
-from nbdpull import cli, disk_copy, domain, domain_link, journal, plan, pull, series
+from nbdpull import cli
 
 # phase: the function, whether it is held after it and not before, at which call
 PHASES = {
-    "journaled": (journal.Journal, "__init__", True, 1),
-    "beginning": (domain.Job, "_call_begin", False, 1),
-    "begun": (domain.Job, "_call_begin", True, 1),
-    "reading": (disk_copy.DiskCopy, "read", False, 1),
-    "copying": (disk_copy.DiskCopy, "add", True, 2),
-    "copied": (domain.Job, "finish", False, 1),
-    "ending": (domain.Job, "_abort", True, 1),
-    "ended": (domain.Job, "finish", True, 1),
-    "committing": (series.NewPoint, "commit", False, 1),
-    "committed": (series.NewPoint, "commit", True, 1),
-    "dropping": (pull._Run, "_drop_superseded", False, 1),
+    "journaled": ("journal.Journal.__init__", True, 1),
+    "beginning": ("domain.Job._call_begin", False, 1),
+    "begun": ("domain.Job._call_begin", True, 1),
+    "reading": ("disk_copy.DiskCopy.read", False, 1),
+    "copying": ("disk_copy.DiskCopy.add", True, 2),
+    "copied": ("domain.Job.finish", False, 1),
+    "ending": ("domain.Job._abort", True, 1),
+    "ended": ("domain.Job.finish", True, 1),
+    "committing": ("series.NewPoint.commit", False, 1),
+    "committed": ("series.NewPoint.commit", True, 1),
+    "dropping": ("pull._Run._drop_superseded", False, 1),
 }
-OF_FREEZE = {"frozen": (libvirt.virDomain, "backupBegin", False, 1)}
-OF_CHUNKS = {"sealed": (journal.Journal, "sealed", True, 1)}
-OF_PLAN = {"sampling": (plan._Sample, "add", True, 1)}
-OF_OFFLINE = {"started": (domain.Domain, "_start_paused", True, 1)}
+OTHERS = {
+    "frozen": ("domain.libvirt.virDomain.backupBegin", False, 1),
+    "sealed": ("journal.Journal.sealed", True, 1),
+    "sampling": ("plan._Sample.add", True, 1),
+    "started": ("domain.Domain._start_paused", True, 1),
+    "decompressing": ("image.Image.read_piece", False, 9),
+    "restoring": ("disk_restore.DiskRestore.add", True, 1),
+}
 
 
 def hold(gate):
-    print(json.dumps({"event": "held"}), flush=True)
+    os.write(1, b'{"event": "held"}\n')  # at once: another thread may be printing, which a second write would split
     while not os.path.exists(gate):
         time.sleep(0.01)
 
 
 def hold_at(phase, gate):
     phase, _, nth = phase.partition(":")
-    owner, name, after, count = {**PHASES, **OF_FREEZE, **OF_CHUNKS, **OF_PLAN, **OF_OFFLINE}[phase]
+    path, after, count = {**PHASES, **OTHERS}[phase]
+    module, *owners, name = path.split(".")  # that verb's alone is imported: a restore does without libvirt
+    owner = functools.reduce(getattr, owners, importlib.import_module(f"nbdpull.{module}"))
     count = int(nth or count)
     original, calls, passing = getattr(owner, name), [], threading.Lock()
 
@@ -62,6 +66,7 @@ def hold_at(phase, gate):
 
 
 if __name__ == "__main__":
-    domain_link.DAEMON_WAIT = float(os.environ.get("HELD_DAEMON_WAIT", domain_link.DAEMON_WAIT))
+    if "HELD_DAEMON_WAIT" in os.environ:
+        importlib.import_module("nbdpull.domain_link").DAEMON_WAIT = float(os.environ["HELD_DAEMON_WAIT"])
     hold_at(*sys.argv[1:3])
     sys.exit(cli.main(sys.argv[3:]))
