@@ -5,6 +5,7 @@ installed. It must not know what is tested with it.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import lzma
@@ -99,6 +100,12 @@ class Guest(Machine):
                 f"in the guest: {command}: status {status.get('exitcode', status.get('signal'))}: {errors or output}"
             )
         return output
+
+    def begin(self, command):
+        """Have a shell command begun, and wait for nothing: the guest may stand still, or its agent, before an answer
+        has come."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self.agent("guest-exec", path="/bin/sh", arg=["-c", command])
 
     def agent(self, command, **arguments):
         """Send one command to the agent; what it returns."""

@@ -1,5 +1,6 @@
 """nbdpull, held where it reaches a phase: `held.py PHASE GATE ARGUMENTS…`. Says so on stdout, goes on when GATE exists.
 PHASE:N is its Nth time. No other thread passes the same place meanwhile, so that N times is what was done, and no more.
+PHASE+EVENT says so, too, each time that something else happens.
 
 Everything else is the real program: the faults are done to it from outside while it stands there.
 """
@@ -35,10 +36,17 @@ OTHERS = {
     "decompressing": ("image.Image.read_piece", False, 9),
     "restoring": ("disk_restore.DiskRestore.add", True, 1),
 }
+# event: the function that tells of it by returning something
+EVENTS = {"alarmed": "scratch_watch.ScratchWatch._verdict"}
+
+
+def say(event):
+    """At once: another thread may be printing, which a second write would split."""
+    os.write(1, f'{{"event": "{event}"}}\n'.encode())
 
 
 def hold(gate):
-    os.write(1, b'{"event": "held"}\n')  # at once: another thread may be printing, which a second write would split
+    say("held")
     while not os.path.exists(gate):
         time.sleep(0.01)
 
@@ -46,13 +54,10 @@ def hold(gate):
 def hold_at(phase, gate):
     phase, _, nth = phase.partition(":")
     path, after, count = {**PHASES, **OTHERS}[phase]
-    module, *owners, name = path.split(".")  # that verb's alone is imported: a restore does without libvirt
-    owner = functools.reduce(getattr, owners, importlib.import_module(f"nbdpull.{module}"))
     count = int(nth or count)
-    original, calls, passing = getattr(owner, name), [], threading.Lock()
+    calls, passing = [], threading.Lock()
 
-    @functools.wraps(original)
-    def held(*args, **options):
+    def held(original, *args, **options):
         with passing:
             calls.append(1)
             if not after and len(calls) == count:
@@ -62,11 +67,37 @@ def hold_at(phase, gate):
                 hold(gate)
             return result
 
-    setattr(owner, name, held)
+    replace(path, held)
+
+
+def tell_of(event):
+    def told(original, *args, **options):
+        result = original(*args, **options)
+        if result is not None:
+            say(event)
+        return result
+
+    replace(EVENTS[event], told)
+
+
+def replace(path, function):
+    """Have a function of the package, "module.Class.name", called through another one."""
+    module, *owners, name = path.split(".")  # that verb's alone is imported: a restore does without libvirt
+    owner = functools.reduce(getattr, owners, importlib.import_module(f"nbdpull.{module}"))
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def called(*args, **options):
+        return function(original, *args, **options)
+
+    setattr(owner, name, called)
 
 
 if __name__ == "__main__":
     if "HELD_DAEMON_WAIT" in os.environ:
         importlib.import_module("nbdpull.domain_link").DAEMON_WAIT = float(os.environ["HELD_DAEMON_WAIT"])
-    hold_at(*sys.argv[1:3])
+    held_at, *told = sys.argv[1].split("+")
+    hold_at(held_at, gate=sys.argv[2])
+    for each in told:
+        tell_of(each)
     sys.exit(cli.main(sys.argv[3:]))

@@ -1,6 +1,5 @@
 """A real guest with its real agent: frozen for the begin and never longer, also where the agent or nbdpull fails."""
 
-import contextlib
 import json
 import os
 import signal
@@ -55,12 +54,6 @@ def release(witness):
     (witness.folder / "gate").touch()
 
 
-def order(guest, command):
-    """Have the guest do something to its own agent, which may not live to answer."""
-    with contextlib.suppress(libvirt.libvirtError):
-        guest.agent("guest-exec", path="/bin/sh", arg=["-c", command])
-
-
 def test_frozen_guest_leaves_a_clean_file_system(guest, witness, tmp_path):
     guest.start_writer()
     point = pull(witness, "--quiesce=require")["point"]
@@ -75,7 +68,7 @@ def test_frozen_guest_leaves_a_clean_file_system(guest, witness, tmp_path):
 
 
 def test_agent_stopped(guest, witness):
-    order(guest, "killall qemu-ga")
+    guest.begin("killall qemu-ga")
     wait_for(lambda: "state='disconnected'" in guest.domain.XMLDesc(), "end of the agent")
     result = pull(witness)
     assert state(result["point"]) == ("crash-consistent", "agent-not-connected")
@@ -93,8 +86,8 @@ def test_agent_stopped(guest, witness):
 def test_agent_hangs(guest, witness):
     pid = guest.run("pidof qemu-ga").split()[-1]
     told = "the agent stands still"
-    order(guest, f"kill -STOP {pid}; echo {told} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
-                 f"kill -CONT {pid}")  # fmt: skip
+    guest.begin(f"kill -STOP {pid}; echo {told} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
+                f"kill -CONT {pid}")  # fmt: skip
     wait_for(lambda: told in guest.console.read_text(errors="replace"), "the stop of the agent")
     before = Before(witness)
     done = nbdpull(*witness.words("--quiesce=require", "--freeze-timeout", "5"))
