@@ -34,7 +34,7 @@ examples:
   nbdpull vm1 -o dir/                  continue the series in dir/: incremental where it can be, else full
   nbdpull vm1 --since chk3 -o dir/     what changed since checkpoint chk3
   nbdpull list dir/                    the points in dir/
-  nbdpull restore dir/ -o out/         the newest point, as out/vda.qcow2 …
+  nbdpull restore dir/ -o out/         the newest point, as images and a domain.xml that names them
   nbdpull serve dir/                   the same, at once and read-only, over NBD
   nbdpull drill dir/                   does the newest point boot?
   nbdpull verify dir/                  is everything what was stored?
@@ -256,7 +256,7 @@ def _add_restore(added):
     added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
     added.add_argument("--point", metavar="ID", default="latest", help="default: latest")
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
-    added.add_argument("--format", choices=["qcow2", "raw"], help="default: qcow2, of a device or NBD export raw")
+    added.add_argument("--format", choices=["qcow2", "raw"], help="default: that of the domain's disk")
     added.add_argument("--image-options", metavar="O=V,…", default="", help="of a new qcow2, as qemu-img create -o")
     added.add_argument("--force", action="store_true", help="overwrite what exists: images, devices, a definition")
     added.add_argument("--no-verify", action="store_true", help="do not prove the whole chain before the first write")
@@ -272,10 +272,9 @@ def _add_restore(added):
         default=[],
         help="apply a point without a parent to an image that holds its base (may be repeated)",
     )
-    added.add_argument("--adapt", action="store_true", help="adapt the paths in domain.xml to the restored files")
-    added.add_argument("--define", action="store_true", help="define the domain in libvirt; includes --adapt")
-    added.add_argument("--name", metavar="N", help="name of the adapted domain")
-    added.add_argument("--new-uuid", action="store_true", help="give the adapted domain a new uuid and MAC addresses")
+    added.add_argument("--define", action="store_true", help="define the domain in libvirt, by the restored domain.xml")
+    added.add_argument("--name", metavar="N", help="name of the restored domain")
+    added.add_argument("--new-uuid", action="store_true", help="give the restored domain a new uuid and MAC addresses")
     added.add_argument("-c", "--connect", metavar="URI", help="libvirt to define it in")
     _add_threads(added)
     _add_output_arguments(added)
@@ -367,7 +366,9 @@ def _add_list(added):
 
 def _add_show(added):
     _add_point_arguments(added)
-    added.add_argument("--json", action="store_true", help="one JSON object")
+    shown = added.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="one JSON object")
+    shown.add_argument("--xml", action="store_true", help="the domain's definition, as it was stored")
 
 
 def _add_index(added):

@@ -160,7 +160,6 @@ def _restore(args, report, check):
         onto=bool(args.onto),
         delta=args.delta,
         salvage=args.salvage,
-        adapt=args.adapt,
         define=args.define,
         name=args.name,
         new_uuid=args.new_uuid,
@@ -168,8 +167,10 @@ def _restore(args, report, check):
         threads=_threads(args),
     )
     result = restore.restore(request, report, check)
+    next_command = _restore_next(args, result)
     outcome = {**vars(result), "point": result.point.id, "lost": [vars(loss) for loss in result.lost]}
-    return outcome, _restore_text(result), errors.Damaged.exit_code if result.lost else 0
+    outcome["next_command"] = next_command
+    return outcome, _restore_text(result, next_command), errors.Damaged.exit_code if result.lost else 0
 
 
 def _by_disk(pairs):
@@ -178,7 +179,22 @@ def _by_disk(pairs):
     return dict(pairs)
 
 
-def _restore_text(result):
+def _restore_next(args, result):
+    """The shell command that brings the restored domain up, or first to its definition, where that has other disks;
+    None where the disk went to stdout."""
+    from . import format
+
+    if "-" in result.files.values():
+        return None
+    uri = result.defined["uri"] if result.defined else args.connect
+    virsh, path = ["virsh", *(["-c", uri] if uri else [])], result.beside.get(format.DOMAIN_XML)
+    named = f"--domain={result.domain}" if result.domain.startswith("-") else result.domain
+    steps = [] if result.defined or not path else [[*virsh, "define", f"./{path}" if path.startswith("-") else path]]
+    steps.append([*virsh, "edit" if result.misplaced else "start", named])
+    return " && ".join(map(shlex.join, steps))
+
+
+def _restore_text(result, next_command):
     """What was restored; nothing where the disk itself went to stdout."""
     from . import terminal
 
@@ -190,7 +206,9 @@ def _restore_text(result):
     lines += [f"{name}: {path}" for name, path in result.beside.items()]
     if result.defined:
         lines.append("domain {name} (uuid {uuid}) is defined at {uri}".format(**result.defined))
-    return [*lines, *lost]
+    for disk in result.misplaced:
+        lines.append(f"disk {disk} is {result.formats[disk]} at {result.files[disk]}: let its definition say so")
+    return [*lines, *lost, f"next: {next_command}"]
 
 
 def _lost_text(loss):
@@ -354,6 +372,10 @@ def _list(args, report, check):
 def _show(args, report, check):
     from . import listing, terminal
 
+    if args.xml:
+        target, point = listing.find_point(args.store, args.point, args.domain)
+        _show_text(target.definition(point))
+        return None, [], 0
     _show_or_print(args, listing.point(args.store, args.point, args.domain), terminal.show)
     return None, [], 0
 
@@ -474,6 +496,14 @@ def _show_or_print(args, value, shown):
         _say(*shown(value))
 
 
+def _show_text(text):
+    """A document, to the byte where no terminal reads it."""
+    if sys.stdout.isatty():
+        _say(*text.splitlines())
+    else:
+        _print(text, end="")
+
+
 def _print_json(value, indent=None):
     _print(json.dumps(value, indent=indent))
 
@@ -482,9 +512,9 @@ def _print_event(**event):
     _print(json.dumps(event), flush=True)
 
 
-def _print(text, flush=False):
+def _print(text, end="\n", flush=False):
     with _output():
-        print(text, flush=flush)
+        print(text, end=end, flush=flush)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ store, which files exist.
 
 from __future__ import annotations
 
+import re
 import uuid
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .format import BOOT_FILES
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
 _OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
+_NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ def parse(xml):
         if len(root.findall(tag)) > 1:
             raise errors.Damaged(f"no definition of a domain: it has <{tag}> twice")
     return root
+
+
+def can_name(path):
+    """Whether a definition can have that path: it is XML, in UTF-8."""
+    return not _NOT_IN_XML.search(path)
 
 
 def identity(xml):
@@ -94,7 +101,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
             _place(disk, disks[target])
         elif disk.get("device", "disk") in ("disk", "lun"):
             where = (elsewhere or {}).get(target)
-            what = f"disk {target} was {f'restored to {where}, not to a file' if where else 'not restored'}"
+            what = f"disk {target} was {f'restored to {where}, which is not named here' if where else 'not restored'}"
             if copy:
                 devices.remove(disk)
             warnings.append(f"{what}: it is left out" if copy else f"{what}: it stays what it was")

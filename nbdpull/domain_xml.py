@@ -16,8 +16,6 @@ from typing import NamedTuple, Optional
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _SCRATCH = re.compile(r"/nbdpull-([^/]+)-[^/-]+\.scratch$")
 
-MALFORMED = ET.ParseError  # what any function here raises for a text that is no XML
-
 _DESCRIPTION = re.compile(r"nbdpull run (\S+)")
 
 

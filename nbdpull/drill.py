@@ -70,7 +70,7 @@ def drill(request: Request, report: Callable = lambda **event: None, check: Call
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
     target = series.only_series(store.open_store(request.store), request.domain)
     point = target.point(request.point)
-    xml = _file(target, point, format.DOMAIN_XML).decode()
+    xml = target.definition(point)
     expect = _pattern(request.expect)
     if expect is None and not drill_xml.has_agent(xml):
         raise errors.UsageError(
@@ -88,14 +88,6 @@ def _pattern(text):
         return re.compile(text, re.MULTILINE) if text is not None else None
     except re.error as error:
         raise errors.UsageError(f"--expect {text!r} is no regular expression: {error}") from error
-
-
-def _file(target, point, name):
-    """A file of the point, proved; None where it has none of that name."""
-    data = target.read_file(point, name)
-    if data is None and name == format.DOMAIN_XML:
-        raise errors.Damaged(f"point {point.id} has no {name}")
-    return data
 
 
 class _Drill:
@@ -142,7 +134,7 @@ class _Drill:
     def _definition(self, folder, images, console, offer):
         files = {}
         for name in BOOT_FILES:
-            data = _file(self._series, self._point, name)
+            data = self._series.read_file(self._point, name)
             if data is not None:
                 files[name] = os.path.join(folder, name)
                 with open(files[name], "wb") as file:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from . import definition, domain_xml, errors, format, image_header, overwrite, pipeline, series, store, target
+from .destination import Destinations, is_at
 from .disk_restore import DiskRestore
 from .image import Image
 
@@ -30,8 +31,8 @@ class Request:
     """What to restore, and where to. point: an id or series.LATEST; disks empty: all, or those in `to` without output.
 
     output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
-    kind: "qcow2", "raw" or None, what is usual there. onto: the targets hold the state that a point without a parent
-    was made from. delta: they hold something, and only what differs is written. uri: of libvirt, for `define`.
+    kind: "qcow2", "raw" or None, what the domain's disk is. onto: the targets hold the state that a point without a
+    parent was made from. delta: they hold something, and only what differs is written. uri: of libvirt, for `define`.
     """
 
     store: str
@@ -49,7 +50,6 @@ class Request:
     onto: bool = False
     delta: bool = False
     salvage: bool = False
-    adapt: bool = False
     define: bool = False
     name: Optional[str] = None
     new_uuid: bool = False
@@ -72,11 +72,16 @@ class Loss:
 
 @dataclass
 class Result:
-    """point: the Point; files: where each disk went that was restored; written_bytes: by disk; sizes: of the disks;
-    beside: other files; defined: name and uuid of the domain, or None."""
+    """point: the Point; domain: name of the restored one; files: where each disk went that was restored; formats: what
+    each is there; misplaced: disks that its definition (the one that came with them, else that of the point) has
+    elsewhere, or takes for another format; written_bytes: by disk; sizes: of the disks; beside: other files; defined:
+    name and uuid of the domain, or None."""
 
     point: series.Point
-    files: dict[str, str]
+    domain: str
+    files: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
+    misplaced: list[str] = field(default_factory=list)
     written_bytes: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     lost: list[Loss] = field(default_factory=list)
@@ -97,14 +102,10 @@ def restore(request: Request, report: Callable = lambda **event: None, check: Ca
 def _require_sense(request):
     if request.onto and request.delta:
         raise errors.UsageError("--onto applies what changed, --delta restores the whole state: give one of them")
-    if (request.name or request.new_uuid) and not (request.adapt or request.define):
-        raise errors.UsageError("--name and --new-uuid are for --adapt and --define")
     if request.name is not None and (not request.name.strip() or set("/\n") & set(request.name)):
         raise errors.UsageError(f"--name {request.name!r}: libvirt takes no such name of a domain")
     if not (request.output or request.to):
         raise errors.UsageError("say where to: -o OUT, --to DISK=TARGET or --onto IMAGE")
-    if (request.adapt or request.define) and not request.output:
-        raise errors.UsageError("--adapt and --define need a folder for the domain's other files: give -o")
 
 
 class _Run:
@@ -113,60 +114,57 @@ class _Run:
     def __init__(self, request, opened, point, report, check):
         self._request, self._series, self._point = request, opened, point
         self._report, self._check = report, check
+        self._definition = self._stored_definition()
+        self._where = self._destinations()
         self._disks = self._chosen()
-        self._domain_disks = self._disks_of_the_domain()
-        self._texts = {disk: self._target_text(disk) for disk in self._disks}
-        self._places = {disk: self._place(text) for disk, text in self._texts.items()}
+        self._places = {disk: self._place(disk) for disk in self._disks}
         self._images: dict[str, Image] = {}
-        self._result = Result(point, {})
+        named = self._definition and definition.identity(self._definition)[0]
+        self._result = Result(point, request.name or named or opened.domain)
 
     # What, and where to
 
-    def _chosen(self):
-        known = [disk.name for disk in self._point.manifest.disks]
-        if None in self._request.to and len(known) > 1:
+    def _stored_definition(self):
+        """The domain's definition as text; None where it cannot be read (the proof tells that), or is none."""
+        try:
+            text = self._series.definition(self._point)
+            definition.parse(text)
+            return text
+        except errors.Damaged:
+            return None
+
+    def _destinations(self):
+        request = self._request
+        to, known = dict(request.to), [disk.name for disk in self._point.manifest.disks]
+        if None in to and len(known) > 1:
             raise errors.UsageError(f"point {self._point.id} has more than one disk: give --onto DISK=IMAGE")
-        if None in self._request.to:
-            self._request.to[known[0]] = self._request.to.pop(None)
-        wanted = self._request.disks or list(self._request.to if not self._request.output else known)
-        for name in [*wanted, *self._request.to]:
+        if None in to:
+            to[known[0]] = to.pop(None)
+        disks = domain_xml.parse_disks(self._definition) if self._definition else []
+        by_target = {disk.target: disk for disk in disks}
+        return Destinations(request.output, to, request.kind, request.options, request.in_place, by_target)
+
+    def _chosen(self):
+        known, where = [disk.name for disk in self._point.manifest.disks], self._where
+        wanted = self._request.disks or list(where.to if not where.output else known)
+        for name in [*wanted, *where.to]:
             if name not in known:
                 raise errors.NoSuchDisk(f"point {self._point.id} has no disk {name}; it has: {', '.join(known)}")
-        if self._in_one_place() and len(wanted) > 1:
-            raise errors.UsageError(f"-o {self._request.output} takes one disk; choose with --disk: {', '.join(known)}")
+        if where.is_one_place and len(wanted) > 1:
+            raise errors.UsageError(f"-o {where.output} takes one disk; choose with --disk: {', '.join(known)}")
+        if where.folder is None and self._wants_domain:
+            raise errors.UsageError("--define, --name and --new-uuid are about the whole domain: give a folder by -o")
         return list(dict.fromkeys(wanted))
 
-    def _disks_of_the_domain(self):
-        """{target: Disk} of the point's definition, none where it cannot be read: the proof tells that."""
-        try:
-            xml = self._series.read_file(self._point, format.DOMAIN_XML)
-            return {disk.target: disk for disk in domain_xml.parse_disks(xml)} if xml else {}
-        except (errors.Damaged, domain_xml.MALFORMED):
-            return {}
+    @property
+    def _wants_domain(self):
+        return bool(self._request.define or self._request.name or self._request.new_uuid)
 
-    def _in_one_place(self):
-        output = self._request.output
-        return output is not None and (output == "-" or target.is_uri(output) or target.is_device(output))
-
-    def _target_text(self, disk):
-        output = self._request.output
-        if disk in self._request.to:
-            return self._request.to[disk]
-        if output is None:
-            raise errors.UsageError(f"no target for disk {disk}: give -o, or --to {disk}=TARGET")
-        name = f"{format.encoded(disk)}.{self._request.kind or 'qcow2'}"
-        return output if self._in_one_place() else os.path.join(output, name)
-
-    def _place(self, text):
-        place = target.place(text, self._request.kind, self._request.options, self._request.in_place)
+    def _place(self, disk):
+        place = self._where.place(disk)
         if place.kind == target.STDOUT and (self._request.in_place or len(self._disks) > 1):
             raise errors.UsageError("-: stdout takes one whole disk, and nothing can be compared there")
         return place
-
-    @property
-    def _folder(self):
-        """Where the domain's other files go, None if nowhere."""
-        return None if self._request.output is None or self._in_one_place() else self._request.output
 
     # The steps
 
@@ -178,14 +176,14 @@ class _Run:
             self._require_fit()
             xml = self._planned_xml()
             self._prove()
-            if self._folder:
-                store.make_folders(self._folder, store.PASSABLE)
+            if self._where.folder:
+                store.make_folders(self._where.folder, store.PASSABLE)
             with ExitStack() as outputs:  # no image gets its name before all of them are whole
                 self._copy(outputs)
-                if xml is not None:
-                    self._restore_files(xml)
+                self._restore_files(xml)
+        self._result.misplaced = self._misplaced(xml or self._definition)
         if self._request.define:
-            self._define(xml.decode())
+            self._define(xml)
         self._result.seconds = round(time.monotonic() - started, 3)
         return self._result
 
@@ -219,8 +217,9 @@ class _Run:
 
     def _require_fit(self):
         for disk, place in self._places.items():
+            self._result.warnings += self._where.warnings(disk, place)
             target.require_fit(place, self._images[disk].size, self._request.force, self._request.in_place)
-            known, head = self._domain_disks.get(disk), partial(self._head, disk)
+            known, head = self._where.disks.get(disk), partial(self._head, disk)
             overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head)
         paths = [os.path.realpath(place.path) for place in self._places.values()]
         if len(set(paths)) != len(paths):
@@ -281,7 +280,8 @@ class _Run:
         self._copy_all(copies)
         for copy in copies:
             copy.flush()
-            self._result.files[copy.disk] = self._texts[copy.disk]
+            self._result.files[copy.disk] = self._where.text(copy.disk)
+            self._result.formats[copy.disk] = self._places[copy.disk].format
             self._result.written_bytes[copy.disk] = copy.written
             self._result.sizes[copy.disk] = self._images[copy.disk].size
             self._report(event="progress", **copy.progress(finished=True))
@@ -308,39 +308,49 @@ class _Run:
 
     def _beside(self):
         """{name: path} of the point's files that belong to the domain and come back."""
-        if self._folder is None:
+        if self._where.folder is None:
             return {}
         names = [entry.path.partition("/")[2] for entry in self._point.manifest.files]
-        return {name: os.path.join(self._folder, name) for name in names if format.belongs_to_domain(name)}
+        return {name: os.path.join(self._where.folder, name) for name in names if format.belongs_to_domain(name)}
 
     def _planned_xml(self):
-        """The definition to write, None where there is no folder for it; what --define would refuse is refused here."""
-        request = self._request
-        if self._folder is None:
+        """The definition to write, as text; None where it stays what it was, or there is none. What --define would
+        refuse is refused here."""
+        if self._where.folder is None:
             return None
-        entry = self._point.file(format.DOMAIN_XML)
-        if entry is None or self._series.file_flaw(entry):
-            if request.adapt or request.define:
-                raise errors.Damaged(f"the definition in point {self._point.id} is not what was stored")
-            return b""  # _prove or _restore_domain tells it
-        xml = self._series.read_file(self._point, format.DOMAIN_XML)
-        if not (request.adapt or request.define):
-            return xml
+        if self._definition is None:
+            return self._unadapted()
+        request, beside = self._request, {name: os.path.abspath(path) for name, path in self._beside().items()}
+        files = {name: path for name, path in beside.items() if definition.can_name(path)}
+        if self._wants_domain and files != beside:
+            raise errors.UsageError(f"-o {self._where.folder}: that name cannot be written into a definition")
         new, warnings = definition.adapted(
-            xml.decode(), self._sources(), {name: os.path.abspath(p) for name, p in self._beside().items()},
-            request.name, request.new_uuid, self._elsewhere(),
-        )  # fmt: skip
+            self._definition, self._sources(), files, request.name, request.new_uuid, self._elsewhere()
+        )
         self._result.warnings += warnings
+        if not request.define and any(name.startswith(format.TPM_PREFIX) for name in beside):
+            self._result.warnings.append(
+                "the TPM's state is in the folder, where libvirt does not look: --define moves it"
+            )
         if request.define:
             from . import domain_define
 
             domain_define.require_definable(new, request.uri, request.force)
-        return new.encode()
+        return new
+
+    def _unadapted(self):
+        entry = self._point.file(format.DOMAIN_XML)
+        flaw = self._series.file_flaw(entry) if entry else f"point {self._point.id} has no {format.DOMAIN_XML}"
+        if self._wants_domain:
+            raise errors.Damaged(flaw or f"{format.DOMAIN_XML} of point {self._point.id} is no definition of a domain")
+        if not flaw:  # which the proof or _restore_files tells
+            self._result.warnings.append("domain.xml is no definition of a domain: it is as it was stored")
 
     def _sources(self):
         """{disk: Source} of what can be told in a definition."""
         types = {target.NEW: "file", target.EXISTING: "file", target.DEVICE: "block"}
-        told = {disk: place for disk, place in self._places.items() if place.kind in types}
+        told = {disk: place for disk, place in self._places.items()
+                if place.kind in types and definition.can_name(place.path)}  # fmt: skip
         return {
             disk: definition.Source(types[place.kind], os.path.abspath(place.path), place.format)
             for disk, place in told.items()
@@ -350,6 +360,15 @@ class _Run:
         """{disk: where} of what cannot."""
         told = self._sources()
         return {disk: place.path for disk, place in self._places.items() if disk not in told}
+
+    def _misplaced(self, xml):
+        """The disks that a definition does not have where and as they are now."""
+        disks = {disk.target: disk for disk in domain_xml.parse_disks(xml)} if xml else {}
+        places = {disk: self._places[disk] for disk in self._disks}
+        return [
+            disk for disk, place in places.items()
+            if not (is_at(disks.get(disk), place.path) and disks[disk].format == place.format)
+        ]  # fmt: skip
 
     def _restore_files(self, xml):
         for name, path in self._beside().items():
@@ -361,7 +380,8 @@ class _Run:
             if flaw:
                 raise errors.Damaged(flaw)
             plain = self._series.read_file(self._point, name)
-            _write(path, xml if name == format.DOMAIN_XML else plain, self._request.force or self._request.in_place)
+            data = xml.encode() if xml and name == format.DOMAIN_XML else plain
+            _write(path, data, self._request.force or self._request.in_place)
             self._result.beside[name] = path
 
     def _define(self, xml):
@@ -370,7 +390,7 @@ class _Run:
         try:
             self._result.defined, warnings = domain_define.define(xml, self._request.uri, self._result.beside)
         except errors.NbdpullError as error:
-            where = f"all is restored in {self._folder}: mend its domain.xml, then virsh define"
+            where = f"all is restored in {self._where.folder}: mend its domain.xml, then virsh define"
             raise type(error)(f"{error}; {where}") from error
         self._result.warnings += warnings
 

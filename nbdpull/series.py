@@ -201,6 +201,16 @@ class Series:
             raise errors.Damaged(_not_stored(self.store.path(f"{self.folder}/{entry.path}")))
         return data
 
+    def definition(self, point):
+        """The domain's definition as it was stored, as text; Damaged where there is none."""
+        data = self.read_file(point, format.DOMAIN_XML)
+        if data is None:
+            raise errors.Damaged(f"point {point.id} of {self.domain} has no {format.DOMAIN_XML}")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise errors.Damaged(f"{format.DOMAIN_XML} of point {point.id} of {self.domain} is no text") from None
+
     def file_flaw(self, entry, check=lambda: None):
         """Say why the file of a FileEntry is not the one that was stored, or None. check() is called often."""
         path = f"{self.folder}/{entry.path}"

@@ -52,17 +52,21 @@ def is_device(text):
     return False
 
 
+def is_raw(text):
+    """Whether it is no image file, and so takes raw bytes only."""
+    return text == "-" or is_uri(text) or is_device(text)
+
+
 def place(text, kind=None, options="", in_place=False):
-    """The Place that the user means. kind: "raw", "qcow2" or None, what is usual there; in_place: an image is there."""
-    if text == "-" or is_uri(text) or is_device(text):
+    """The Place that the user means. kind: "raw", "qcow2" or None, what is best there; in_place: an image is there."""
+    if is_raw(text):
         if kind == "qcow2" or options:
             raise errors.UsageError(f"{text}: only raw can be written there, give no other format and no image options")
         return Place(STDOUT if text == "-" else NBD if is_uri(text) else DEVICE, text)
     path = os.path.realpath(text) if os.path.exists(text) else os.path.abspath(text)  # not a link is replaced
     if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
         raise errors.UsageError(f"{text}: there is no block device of that name")
-    if kind is None:
-        kind = "raw" if path.endswith((".raw", ".img")) else "qcow2"
+    kind = kind or image_header.QCOW2
     _require_sensible(options, kind)
     return Place(EXISTING if in_place else NEW, path, kind, options)
 

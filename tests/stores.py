@@ -9,8 +9,10 @@ import os
 import random
 import subprocess
 import tempfile
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
 from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy
 import zstandard
@@ -20,7 +22,6 @@ from nbdpull.manifest import FileEntry
 
 KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
-DOMAIN_XML = b"<domain type='kvm'><name>a pretend one</name></domain>\n"
 
 
 @dataclass
@@ -47,16 +48,24 @@ class Disk:
         return extents.of([(a, b - a, state[a]) for a, b in zip(first, stops) if state[a] != 255])
 
 
-def domain_xml(disks, name="vm1", **inner):
-    """A definition with disks {target: format}; inner: what else a disk's element holds."""
+def domain_xml(disks, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", **inner):
+    """A definition with disks {target: format}; inner: what else the element of a disk holds, by target."""
     elements = "".join(
-        f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/><source file='/images/{target}.{kind}'/>"
-        f"<target dev='{target}' bus='virtio'/>{inner.get(target, '')}</disk>"
+        f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/>"
+        f"<source file={quoteattr(f'/images/{target}.{kind}')}/><target dev={quoteattr(target)} bus='virtio'/>"
+        f"{inner.get(target, '')}</disk>"
         for target, kind in disks.items()
     )
-    return (f"<domain type='qemu'><name>{name}</name><uuid>3e3fce45-4f53-4fa7-bb32-11f34168b82b</uuid>"
-            f"<memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type></os>"
-            f"<devices>{elements}</devices></domain>\n").encode()  # fmt: skip
+    machine = "<memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type></os>"
+    identity = f"<name>{escape(name)}</name><uuid>{uuid}</uuid>"
+    return f"<domain type='qemu'>{identity}{machine}<devices>{elements}</devices></domain>\n"
+
+
+def disks_of(xml):
+    """{target: (format, path)} of the disks in a definition."""
+    found = ET.fromstring(xml).iterfind("devices/disk")
+    told = {disk.find("target").get("dev"): (disk.find("driver"), disk.find("source")) for disk in found}
+    return {target: (driver.get("type"), at.get("file") or at.get("dev")) for target, (driver, at) in told.items()}
 
 
 class Vm:
@@ -71,7 +80,8 @@ class Vm:
         self.name, self.uuid = name, uuid
         self.series = series.Series(self.store, name)
         self.folder = self.root / self.series.folder
-        self.xml = None  # the definition that goes into the next point; None: DOMAIN_XML
+        self.xml = None  # the definition that goes into the next point; None: one with its disks, all qcow2
+        self.files = {}  # other files of the domain that go into it: {name: bytes}
         self.disks = {}
         self.points = []
         self.images = {}
@@ -118,7 +128,9 @@ class Vm:
                     made(f"{self.series.folder}/{new.id}") if made else self._write(name, new.id, modes[name], **how)
                 )
                 entries.append(self._entry(name, modes[name], *files))
-            new.add_file(format.DOMAIN_XML, self.xml or DOMAIN_XML)
+            xml = self.xml or domain_xml(dict.fromkeys(self.disks, "qcow2"), self.name, self.uuid)
+            for name, data in {format.DOMAIN_XML: xml.encode(), **self.files}.items():
+                new.add_file(name, data)
             point = new.commit(self._fields(point_id, parent), entries)
         self.points.append(point)
         self.images[point.id] = {name: self.disks[name].content.tobytes() for name in chosen}

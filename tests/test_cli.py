@@ -319,10 +319,11 @@ def test_quiet_tells_damage(tmp_path, capsys):
 def test_nothing_of_a_bar_in_a_pipe(vm, tmp_path):
     done = nbdpull("restore", vm.root, "-o", tmp_path / "out", "--format", "raw")
     assert done.stderr == ""
-    first, headings, *disks, xml = done.stdout.splitlines()
+    first, headings, *disks, xml, last = done.stdout.splitlines()
     assert first.startswith(f"point {vm.points[-1].id} restored in ") and headings.split()[0] == "DISK"
     assert [line.split()[-1] for line in disks] == [str(tmp_path / "out/vda.raw"), str(tmp_path / "out/vdb.raw")]
     assert xml == f"domain.xml: {tmp_path / 'out/domain.xml'}"
+    assert last == f"next: virsh define {tmp_path / 'out/domain.xml'} && virsh start vm1"
 
 
 def test_bars_on_a_terminal(big, tmp_path):
@@ -415,7 +416,7 @@ def test_names_that_the_terminal_cannot_show(tmp_path, encoding):
                       PYTHONIOENCODING=encoding)  # fmt: skip
     assert (code, err) == (0, "")
     code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/$'\\xff\\xfe' --format raw")
-    assert (code, err) == (0, "")
+    assert code == 0 and err.count("which is not named here") == err.count("\n") == 1  # in domain.xml, by that name
     assert os.path.exists(os.fsencode(tmp_path) + b"/\xff\xfe/vda.raw")
 
 

@@ -195,7 +195,8 @@ TYPES = {
     "number": float, "object of strings": dict, "object of numbers": dict, "null": type(None),
 }  # fmt: skip
 # their members are not in the same table
-OPAQUE = {"versions", "seconds", "files", "written_bytes", "point", "sizes", "beside", "defined", "covered", "last"}
+OPAQUE = {"versions", "seconds", "files", "written_bytes", "point", "sizes", "beside", "defined", "covered", "last",
+          "formats"}  # fmt: skip
 
 
 def members(document, containers=False, path=""):

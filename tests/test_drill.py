@@ -39,10 +39,10 @@ def domain_xml(devices=DEVICES):
 
 
 @pytest.fixture
-def bootable(tmp_path, monkeypatch):
+def bootable(tmp_path):
     """A point that boots, then one whose boot block is destroyed."""
-    monkeypatch.setattr(stores, "DOMAIN_XML", domain_xml().encode())
     vm = Vm(tmp_path / "store")
+    vm.xml = domain_xml()
     vm.add_disk("vda", 4 * MIB)
     vm.write("vda", 0, BOOT_BLOCK)
     vm.pull()
@@ -98,10 +98,10 @@ def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_lib
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=bootable.folder / point.id, check=True)
 
 
-def test_an_agent_that_never_answers(private_libvirt, tmp_path, monkeypatch, work):
+def test_an_agent_that_never_answers(private_libvirt, tmp_path, work):
     channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-    monkeypatch.setattr(stores, "DOMAIN_XML", domain_xml(DEVICES + channel).encode())
     vm = Vm(tmp_path / "store")
+    vm.xml = domain_xml(DEVICES + channel)
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, BOOT_BLOCK)
     vm.pull()
@@ -112,7 +112,7 @@ def test_an_agent_that_never_answers(private_libvirt, tmp_path, monkeypatch, wor
     assert (drills_left(private_libvirt), os.listdir(work)) == ([], [])
 
 
-def test_no_nvram_is_left(private_libvirt, tmp_path, monkeypatch, work):
+def test_no_nvram_is_left(private_libvirt, tmp_path, work):
     """Of a domain with UEFI firmware whose NVRAM could not be pulled, libvirt makes one, and keeps it for ever."""
     firmware = [pair for pair in FIRMWARE if all(map(os.path.exists, pair))]
     if not firmware:
@@ -121,9 +121,8 @@ def test_no_nvram_is_left(private_libvirt, tmp_path, monkeypatch, work):
     boot = (
         f"<loader readonly='yes' type='pflash'>{code}</loader><nvram template='{template}'>/nowhere/vm1_VARS.fd</nvram>"
     )
-    xml = DOMAIN.format(kind="qemu", name="vm1", memory=64, cpus=1, boot=boot, devices=DEVICES)
-    monkeypatch.setattr(stores, "DOMAIN_XML", xml.encode())
     vm = Vm(tmp_path / "store")
+    vm.xml = DOMAIN.format(kind="qemu", name="vm1", memory=64, cpus=1, boot=boot, devices=DEVICES)
     vm.add_disk("vda", MIB)
     vm.pull()
     kept = Path("/var/lib/libvirt/qemu/nvram")
@@ -315,14 +314,13 @@ def test_a_second_element_of_one_that_is_one(tag):
         adapted("", xml)
 
 
-def test_a_program_in_the_store_is_not_run(private_libvirt, tmp_path, monkeypatch, work):
+def test_a_program_in_the_store_is_not_run(private_libvirt, tmp_path, work):
     """Whoever can write to a store can name one in domain.xml; libvirt runs an emulator to see what it can, too."""
     program, ran = tmp_path / "emulator", tmp_path / "ran"
     program.write_text(f'#!/bin/sh\ntouch {ran}\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
     program.chmod(0o755)
-    xml = domain_xml().replace("/usr/bin/qemu-system-x86_64", str(program))
-    monkeypatch.setattr(stores, "DOMAIN_XML", xml.encode())
     vm = Vm(tmp_path / "store")
+    vm.xml = domain_xml().replace("/usr/bin/qemu-system-x86_64", str(program))
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, BOOT_BLOCK)
     vm.pull()

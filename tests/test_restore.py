@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import stores
 from bed.device import Device
-from stores import DOMAIN_XML, KIB, MIB, Vm, chain, package_environment, scribble, small_disk, unprivileged
+from stores import KIB, MIB, Vm, chain, package_environment, scribble, small_disk, unprivileged
 
 from nbdpull import errors, nbd_target, target
 from nbdpull.restore import Request, restore
@@ -61,7 +61,9 @@ def test_every_point_of_a_random_chain(tmp_path, seed, kind):
         for disk, path in result.files.items():
             assert path == str(tmp_path / point.id / f"{disk}.{kind}")
             assert raw_of(path) == vm.images[point.id][disk]
-        assert (tmp_path / point.id / "domain.xml").read_bytes() == DOMAIN_XML
+        images = {disk: (kind, path) for disk, path in result.files.items()}
+        named = stores.disks_of((tmp_path / point.id / "domain.xml").read_text())
+        assert {disk: named[disk] for disk in images} == images and result.formats == dict.fromkeys(images, kind)
 
 
 def test_raw_and_qcow2_are_equal_for_qemu(tmp_path):
@@ -193,7 +195,7 @@ def test_force(vm, tmp_path, kind):
     for disk, path in result.files.items():
         expected = vm.images[vm.points[0].id][disk]
         assert raw_of(path)[: len(expected)] == expected  # of a qcow2 that holds no odd number of bytes
-    assert (out / "domain.xml").read_bytes() == DOMAIN_XML
+    assert stores.disks_of((out / "domain.xml").read_text())["vda"] == (kind, str(out / f"vda.{kind}"))
 
 
 def test_a_file_of_the_domain_is_replaced_as_a_whole(vm, tmp_path, monkeypatch):
@@ -205,7 +207,7 @@ def test_a_file_of_the_domain_is_replaced_as_a_whole(vm, tmp_path, monkeypatch):
     seen, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda *names: (seen.append((out / "domain.xml").read_bytes()), replace(*names)))
     do(vm, out, kind="raw", force=True)
-    assert set(seen) == {b"old", DOMAIN_XML}  # that of the disks comes after
+    assert set(seen) == {b"old", (out / "domain.xml").read_bytes()}  # that of the disks comes after
     assert (out / "domain.xml").stat().st_mode & 0o777 == 0o640
     assert sorted(os.listdir(out)) == ["domain.xml", "vda.raw", "vdb.raw"]
 
@@ -504,7 +506,7 @@ def test_two_restores_of_one_image_at_once(vm, tmp_path):
     """The second one is refused, and does no harm to the first."""
     out = tmp_path / "out"
     out.mkdir()
-    with target.open_target(target.place(str(out / "vda.raw")), 1000, 1) as image:
+    with target.open_target(target.place(str(out / "vda.raw"), "raw"), 1000, 1) as image:
         with pytest.raises(errors.OutputExists, match="another restore writes it"):
             do(vm, out, kind="raw")
         image.write([(0, b"first")])

@@ -89,10 +89,10 @@ def test_a_copy_shares_nothing_with_the_original():
 def test_a_disk_restored_to_an_export_is_told():
     elsewhere = {"vdc": "nbd://host/c"}
     assert definition.adapted(XML, DISKS, {}, elsewhere=elsewhere)[1] == [
-        "disk vdc was restored to nbd://host/c, not to a file: it stays what it was"
+        "disk vdc was restored to nbd://host/c, which is not named here: it stays what it was"
     ]
     copy, warnings = definition.adapted(XML, DISKS, {}, name="vm2", elsewhere=elsewhere)
-    assert warnings == ["disk vdc was restored to nbd://host/c, not to a file: it is left out"]
+    assert warnings == ["disk vdc was restored to nbd://host/c, which is not named here: it is left out"]
     assert '"/old/c"' not in copy
 
 
@@ -210,16 +210,11 @@ def test_a_name_that_libvirt_would_refuse(private_libvirt, pulled, tmp_path, nam
     assert not (tmp_path / "out").exists()
 
 
-def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, tmp_path, monkeypatch):
+def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, tmp_path):
     """All is restored, and the message says where."""
-    monkeypatch.setattr(
-        stores,
-        "DOMAIN_XML",
-        DOMAIN.format(kind="qemu", name="of-old", memory=16, cpus=1, boot="", devices="")
-        .replace("'pc'", "'none-such'")
-        .encode(),
-    )
     vm = stores.Vm(tmp_path / "store")
+    xml = DOMAIN.format(kind="qemu", name="of-old", memory=16, cpus=1, boot="", devices="")
+    vm.xml = xml.replace("'pc'", "'none-such'")
     vm.add_disk("vda", MIB)
     vm.pull()
     done = nbdpull("restore", vm.root, "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri)
@@ -247,10 +242,10 @@ def test_replace_the_definition_of_the_same_domain(private_libvirt, pulled, tmp_
     assert f"{tmp_path}/out/vdb.qcow2" in vm.domain.XMLDesc()
 
 
-def test_adapt_writes_no_more_than_a_file(pulled, tmp_path):
+def test_another_name_is_in_a_file_and_nowhere_else(private_libvirt, pulled, tmp_path):
     _, store = pulled
-    result = result_of(nbdpull("restore", store, "-o", tmp_path / "out", "--adapt", "--name", "other", "--json"))
-    assert result["defined"] is None
+    result = result_of(nbdpull("restore", store, "-o", tmp_path / "out", "--name", "other", "--json"))
+    assert result["defined"] is None and "other" not in private_libvirt.virsh("list", "--all", "--name").split()
     root = ET.parse(tmp_path / "out" / "domain.xml").getroot()
     assert root.findtext("name") == "other"
     assert root.find("devices/disk/source").get("file") == f"{tmp_path}/out/vda.qcow2"

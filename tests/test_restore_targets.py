@@ -456,7 +456,7 @@ def test_salvage_of_a_disk_whose_chain_lacks_a_manifest(tmp_path):
     vm.disks["vdc"] = vm.disks["vdb"]
     point = vm.pull()
     with stores.damaged(vm.folder / middle / "manifest.json", None):
-        words = ["restore", vm.root, "--point", point.id, "--format", "raw", "--json", "--adapt"]
+        words = ["restore", vm.root, "--point", point.id, "--format", "raw", "--json"]
         assert command(*words, "-o", tmp_path / "refused").returncode == 11
         done = command(*words, "-o", tmp_path / "out", "--salvage")
     events = [json.loads(line) for line in done.stdout.splitlines()]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stores import DOMAIN_XML, Vm, chain, damaged, flipped, resealed
+from stores import Vm, chain, damaged, flipped, resealed
 
 from nbdpull import beneath, errors, format, series
 from nbdpull.store import open_or_create
@@ -236,9 +236,10 @@ def test_a_file_is_referred_to_where_the_parent_has_it_sound(vm):
     """Else a point would be damaged from its first day on."""
     parent = vm.points[-1]
     path = vm.folder / parent.id / "domain.xml"
-    for data, owner in ((DOMAIN_XML, parent.id), (b"damaged", "20300101T000000Z-aaaaaa")):
+    xml = vm.series.read_file(parent, "domain.xml")
+    for data, owner in ((xml, parent.id), (b"damaged", "20300101T000000Z-aaaaaa")):
         with damaged(path, data), vm.series.new_point("20300101T000000Z-aaaaaa") as new:
-            new.add_file("domain.xml", DOMAIN_XML, parent)
+            new.add_file("domain.xml", xml, parent)
             assert new._files[0].path == f"{owner}/domain.xml"
 
 

@@ -39,6 +39,7 @@ def test_cells_are_aligned_as_they_are_shown():
 def vm(tmp_path_factory):
     """Two points of a domain that means the terminal, and a folder that is none."""
     vm = stores.Vm(tmp_path_factory.mktemp("evil") / "store", EVIL)
+    vm.xml = "<domain/>"  # XML can hold nothing of the kind
     vm.add_disk(f"vda{EVIL}", 10 * KIB)
     vm.write(f"vda{EVIL}", 0, b"x" * KIB)
     vm.pull()

@@ -1,0 +1,154 @@
+"""From a restore to the domain that runs: by the very line that it ends with, and each disk is what the point holds.
+
+The disks are looked at where the guest finds them: at the path, and of the format, that libvirt tells of the running
+domain.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stores
+from bed.machine import MIB, Disk, Machine
+from test_docs import README, blocks
+from test_restore_targets import as_root, loop_device, old_data
+
+DISKS = {"vda": Disk(8 * MIB, "raw"), "vdb": Disk(4 * MIB), "sda": Disk(MIB, "raw")}
+
+
+class Host:
+    """What a user types there, in a folder of their own."""
+
+    def __init__(self, bed, folder):
+        self.bed, self.folder = bed, folder
+
+    def run(self, line):
+        done = subprocess.run(["bash", "-ec", line], cwd=self.folder, env=stores.package_environment(),
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def seen_by(self, name):
+        """{target: the bytes of the disk} of a running domain."""
+        disks = stores.disks_of(self.bed.virsh("dumpxml", name))
+        return {target: self._seen(*disk) for target, disk in disks.items()}
+
+    def _seen(self, kind, path):
+        raw = self.folder / "seen.raw"
+        subprocess.run(["qemu-img", "convert", "-U", "-f", kind, "-O", "raw", path, raw], check=True)
+        return raw.read_bytes()
+
+
+@pytest.fixture
+def host(private_libvirt, tmp_path):
+    """With a program called nbdpull in its PATH; a domain vm1 that is defined there is gone in the end."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "home").mkdir()
+    before = os.environ["PATH"]
+    (tmp_path / "bin/nbdpull").write_text(f'#!/bin/sh\nexec {sys.executable} -m nbdpull "$@"\n')
+    (tmp_path / "bin/nbdpull").chmod(0o755)
+    os.environ["PATH"] = f"{tmp_path}/bin:{before}"
+    try:
+        yield Host(private_libvirt, tmp_path / "home")
+    finally:
+        os.environ["PATH"] = before
+        for words in (("destroy",), ("undefine", "--checkpoints-metadata")):
+            private_libvirt.virsh(words[0], "vm1", *words[1:], check=False)
+
+
+@pytest.fixture
+def pulled(host, tmp_path):
+    """(vm1, off since its pull; {disk: its bytes then}). What is on its images now is another matter."""
+    vm = Machine(host.bed, tmp_path / "images", DISKS, name="vm1")
+    vm.start()
+    for number, disk in enumerate(DISKS, 1):
+        vm.write(disk, 0, 600 << 10, number)
+        vm.write(disk, MIB - 512, 512, 0x40 + number)
+    host.run("nbdpull vm1 -o dir/")
+    then = {disk: vm.content(disk) for disk in DISKS}
+    for disk in DISKS:
+        vm.write(disk, 0, MIB, 0xEE)
+    vm.stop()
+    return vm, then
+
+
+def forget(vm):
+    """The machine is lost, its images with it."""
+    vm.close()
+    for disk in vm.disks.values():
+        disk.path.unlink()
+
+
+def test_the_readmes_restore_on_a_host_that_never_saw_the_vm(host, pulled):
+    vm, then = pulled
+    forget(vm)
+    [lines] = [block for block in blocks(README, "sh") if "nbdpull restore dir/ -o out/" in block]
+    for line in lines.splitlines():
+        said = host.run(line)
+    assert "virsh start vm1" in line and said
+    assert host.seen_by("vm1") == then
+
+
+def test_the_old_host_does_not_run_the_old_images(host, pulled):
+    """There the domain is defined still, and its images hold something else meanwhile."""
+    _, then = pulled
+    said = host.run("nbdpull restore dir/ -o out/").splitlines()[-1]
+    assert said == "next: virsh define out/domain.xml && virsh start vm1"
+    host.run(said.partition("next: ")[2])
+    assert host.seen_by("vm1") == then
+
+
+def test_define_and_start(host, pulled):
+    vm, then = pulled
+    forget(vm)
+    result = json.loads(host.run("nbdpull restore dir/ -o out/ --define --json").splitlines()[-1])
+    assert result["next_command"] == f"virsh -c {host.bed.uri} start vm1" and result["warnings"] == []
+    host.run(result["next_command"])
+    assert host.seen_by("vm1") == then
+
+
+@pytest.mark.parametrize("how", ["--force", "--delta"])
+def test_each_disk_to_its_own_place(host, pulled, how):
+    """Of whatever format each is, and without a word of it."""
+    vm, then = pulled
+    places = " ".join(f"--to {target}={disk.path}" for target, disk in vm.disks.items())
+    said = host.run(f"nbdpull restore dir/ {places} {how}").splitlines()[-1]
+    assert said == "next: virsh start vm1"
+    host.run(said.partition("next: ")[2])
+    assert host.seen_by("vm1") == then
+
+
+@as_root
+def test_a_device_that_the_domain_has(host, tmp_path):
+    with loop_device(old_data(tmp_path / "device.raw", 8 * MIB)) as device:
+        vm = Machine(host.bed, tmp_path / "images", {"vda": Disk(0, "raw", path=Path(device))}, name="vm1")
+        xml = vm.domain.XMLDesc().replace("type='file'", "type='block'").replace("<source file", "<source dev")
+        host.bed.connection().defineXML(xml)
+        vm.start()
+        vm.write("vda", 0, MIB, 0x11)
+        host.run("nbdpull vm1 -o dir/")
+        then = vm.content("vda")
+        vm.write("vda", 0, 8 * MIB, 0xEE)
+        vm.stop()
+        said = host.run(f"nbdpull restore dir/ -o {device} --force").splitlines()[-1]
+        assert said == "next: virsh start vm1"
+        host.run(said.partition("next: ")[2])
+        assert host.seen_by("vm1") == {"vda": then}
+        vm.close()
+
+
+def test_a_copy_beside_the_original(host, pulled):
+    """Both run, each with images of its own."""
+    vm, then = pulled
+    said = host.run("nbdpull restore dir/ -o out/ --name vm1-copy --new-uuid").splitlines()[-1]
+    try:
+        host.run(said.partition("next: ")[2])
+        vm.start()
+        assert host.seen_by("vm1-copy") == then
+        assert all(disk.startswith(b"\xee" * MIB) for disk in host.seen_by("vm1").values())
+    finally:
+        host.bed.virsh("destroy", "vm1-copy", check=False)
+        host.bed.virsh("undefine", "vm1-copy", check=False)
