@@ -20,6 +20,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from nbdpull import domain_xml, errors, qemu_process
 from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
+from nbdpull.process import Process
 
 try:
     import libvirt
@@ -281,20 +282,20 @@ class Domain:
             yield False
             return
         if owner and domain_mark.is_alive(owner):
-            raise errors.Busy(f"domain '{self.name}' stands paused for a pull of process {owner} (pid, start, host): "
+            raise errors.Busy(f"domain '{self.name}' stands paused for a pull of process {owner.pid} on {owner.host}: "
                               "try again when that has ended; if it never will, virsh destroy --graceful")  # fmt: skip
         if not (owner or unmarked or start):
             raise errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first, or let it be started "
                                           "paused (--offline=start-paused)")  # fmt: skip
-        token = self._started_paused(hold, is_up=owner or unmarked)
+        ours = self._started_paused(hold, is_up=owner or unmarked)
         try:
             yield True
         except BaseException as error:
             left: list[str] = getattr(error, "left_behind", [])
-            _attempt(lambda: self._end_paused(token), "the domain, which was started paused,", left)
+            _attempt(lambda: self._end_paused(ours), "the domain, which was started paused,", left)
             error.left_behind = left  # type: ignore[attr-defined]
             raise
-        self._end_paused(token)
+        self._end_paused(ours)
 
     def left_paused(self, hold: Any = None) -> bool:
         """Whether it stands paused as a run started it that is dead by now: `awake` with that hold ends it."""
@@ -321,8 +322,8 @@ class Domain:
             return False
         return self.vcpu_seconds() < NEVER_RAN
 
-    def _started_paused(self, hold: Any, is_up: Any) -> str:
-        """Start it, unless it is up, and mark it; the mark's token."""
+    def _started_paused(self, hold: Any, is_up: Any) -> Process:
+        """Start it, unless it is up, and mark it; the mark's owner."""
         if hold and not is_up:
             hold.note_start()
         try:
@@ -346,15 +347,15 @@ class Domain:
     def _is_paused(self) -> bool:
         return self.guest_state().paused
 
-    def _started_by(self) -> Optional[str]:
+    def _started_by(self) -> Optional[Process]:
         """The process that started it for a pull, None where none did: its owner may have paused it."""
         with self._seam("read its mark"):
             return domain_mark.owner(self._dom, domain_mark.STARTED_PAUSED)
 
-    def _end_paused(self, token: str) -> None:
+    def _end_paused(self, owner: Process) -> None:
         """Ends it, if it still stands as we started it. Gracefully: QEMU then stores its bitmaps."""
         with self.ignoring_check(), contextlib.suppress(errors.DomainNotRunning, errors.DomainStopped):
-            if self.active and self._is_paused() and self._started_by() == token and self._operation() is None:
+            if self.active and self._is_paused() and self._started_by() == owner and self._operation() is None:
                 with self._live("end it again"):
                     self._dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
                 self._was_active = False

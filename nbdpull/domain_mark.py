@@ -1,15 +1,16 @@
 """A mark on a running domain: what a process of ours began with it and has to end. It goes when QEMU ends.
 
-Owns: the marks in libvirt's live metadata, and whether the process of a mark is alive. Must not know: what is begun,
-and how it is ended.
+Owns: the marks in libvirt's live metadata. Must not know: what is begun, and how it is ended.
 """
 
-import os
-import socket
+import contextlib
 import xml.etree.ElementTree as ET
 from typing import Any, Optional
 
 import libvirt
+
+from nbdpull import process
+from nbdpull.process import Process
 
 STARTED_PAUSED, FREEZING = "started-paused", "freezing"
 
@@ -22,40 +23,37 @@ def uri(what: str) -> str:
     return f"urn:nbdpull:{what}"
 
 
-def put(dom: Any, what: str, pid: Optional[int] = None) -> str:
+def put(dom: Any, what: str, pid: Optional[int] = None) -> Process:
     """Mark it as of a process, None = this one; return what `owner` then tells."""
-    pid = pid or os.getpid()
-    token = f"{pid}-{_began(pid)}-{socket.gethostname()}"
-    mark = ET.tostring(ET.Element("started", by=token), encoding="unicode")
+    owner = process.of(pid)
+    attributes = {name: str(value) for name, value in owner._asdict().items()}
+    mark = ET.tostring(ET.Element("started", attributes), encoding="unicode")
     dom.setMetadata(_ELEMENT, mark, "nbdpull", uri(what), _LIVE)
-    return token
+    return owner
 
 
 def remove(dom: Any, what: str) -> None:
     dom.setMetadata(_ELEMENT, None, None, uri(what), _LIVE)
 
 
-def owner(dom: Any, what: str) -> Optional[str]:
-    """The process that put the mark, None where there is none."""
+def owner(dom: Any, what: str) -> Optional[Process]:
+    """The process that put the mark, None where there is none. In doubt it lives, see is_alive."""
     try:
-        return ET.fromstring(dom.metadata(_ELEMENT, uri(what), _LIVE)).get("by")
+        return _process(ET.fromstring(dom.metadata(_ELEMENT, uri(what), _LIVE)))
     except libvirt.libvirtError as error:
         if error.get_error_code() in _NONE:
             return None
         raise
 
 
-def is_alive(token: str) -> bool:
+def is_alive(owner: Process) -> bool:
     """Whether that process runs; in doubt, as on another machine, it does."""
-    pid, began, host = token.split("-", 2)
-    return host != socket.gethostname() or _began(int(pid)) == began
+    return owner.is_alive is not False
 
 
-def _began(pid: int) -> Optional[str]:
-    """When a process began, in the kernel's ticks; None where there is none, or a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            found = stat.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if found[0] == "Z" else found[19]
+def _process(mark: ET.Element) -> Process:
+    """Of a mark; one of a machine that nobody knows where it is of another form."""
+    told = [mark.get(name, "") for name in Process._fields]
+    with contextlib.suppress(ValueError):
+        return Process(int(told[0]), int(told[1]), *told[2:])
+    return Process(host=mark.get("by", ""))

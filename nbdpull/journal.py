@@ -1,7 +1,7 @@
 """What a run writes down before it begins a job: enough to find and remove all that it leaves if it dies.
 
-Owns: job.json in a point's folder, the record of the domain's holder on this machine, and how a process is told to be
-alive. Must not know: libvirt, or how what is left is removed (reclaim.py does).
+Owns: job.json in a point's folder, and the record of the domain's holder on this machine. Must not know: libvirt, or
+how what is left is removed (reclaim.py does).
 
 job.json is one JSON object a line: first the run, then what became of it. A file that is only appended to needs no
 overwriting, and a torn last line says nothing false.
@@ -12,14 +12,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, Optional
 
-from . import errors, format, members
+from . import errors, format, members, process
 
 JOURNAL = "job.json"
 
@@ -38,7 +37,7 @@ class Run:
 
     disks: target -> base checkpoint or None; parent: [id, SHA-256 of the manifest] of the point that it builds on;
     guest_runs: whether the guest's CPUs ran before the job; store: absolute path; folder: of the point, relative to the
-    store; started: of the process, in clock ticks since `boot`.
+    store; pid to host: the process.Process that it is of.
     What became of it: freeze, (consistency, reason) of the point, from when the job was there and as long as it was to
     stay; sealed: by disk, in order.
     """
@@ -70,53 +69,21 @@ class Run:
         return f"run {self.id} (process {self.pid} on {self.host}, since {self.begun}, into {self.store})"
 
     @property
-    def is_local(self):
-        return self.machine == _machine()
-
-    @property
     def is_alive(self):
         """Whether its process runs; None where that cannot be told from here."""
-        if not self.is_local:
-            return None
-        return self.boot == _boot() and self.started == _start_time(self.pid)
+        return process.Process(*(getattr(self, name) for name in process.Process._fields)).is_alive
 
 
 def of_this_process(**values):
     """A Run of this process, from the other members."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Run(**values, **_this_process(), begun=now)
-
-
-def _this_process():
-    mine = os.getpid()
-    return {"pid": mine, "started": _start_time(mine), "boot": _boot(), "machine": _machine(), "host": platform.node()}
-
-
-def _start_time(pid):
-    """Clock ticks since boot at which a process began, 0 where there is none: pids alone come again."""
-    with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[19])
-    return 0
-
-
-def _boot():
-    return _line("/proc/sys/kernel/random/boot_id")
-
-
-def _machine():
-    return _line("/etc/machine-id") or platform.node()
-
-
-def _line(path):
-    with suppress(OSError), open(path) as file:
-        return file.read().strip()
-    return ""
+    return Run(**values, **process.of()._asdict(), begun=now)
 
 
 # job.json
 
 _BECAME = ("freeze", "sealed")  # members of a Run that the first line does not have
-_OWNERS = ("pid", "started", "boot", "machine", "host")  # those that another process takes over
+_OWNERS = process.Process._fields  # those that another process takes over
 
 
 def encode(run):
@@ -218,7 +185,7 @@ class Journal:
         journal = cls.__new__(cls)
         journal._lock = threading.Lock()
         journal._file = store.reopen(path)
-        journal._append(b"\n" + _line_of({"event": "resumed", **_this_process()}))  # its last line may be torn
+        journal._append(b"\n" + _line_of({"event": "resumed", **process.of()._asdict()}))  # its last line may be torn
         return journal
 
     def begun(self, consistency, reason):

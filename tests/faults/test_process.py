@@ -1,5 +1,6 @@
 """nbdpull itself is killed or told to stop, at every phase of a run. The VM has no operating system."""
 
+import os
 import signal
 import time
 
@@ -105,6 +106,38 @@ def test_cleanup_after_a_kill(rig, phase):
     assert any("partial files" in item["what"] for item in done["found"])
     rig.assert_clean()
     assert rig.cleanup()[1]["found"] == []
+    rig.assert_next_is_right()
+
+
+def kill_unwaited(rig):
+    """As where the parent of the run has not asked for its exit code: it is a zombie."""
+    rig.process.kill()
+    os.waitid(os.P_PID, rig.process.pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("next_one", ["resume", "never", "cleanup"])
+def test_a_zombie_counts_as_alive(rig, next_one):
+    change(rig, 0x68)
+    rig.start(phase="copying")
+    kill_unwaited(rig)
+    if next_one == "cleanup":
+        code, done = rig.cleanup()
+        assert code == 0 and "backup job" in [item["what"] for item in done["found"]]
+        rig.assert_clean()
+    made = rig.assert_next_is_right(*(["--resume=never"] if next_one == "never" else []))
+    assert bool(made["resumed"]) == (next_one == "resume")
+    rig.process.communicate()
+
+
+def test_a_zombie_that_had_started_the_domain(rig):
+    change(rig, 0x69)
+    rig.vm.stop()
+    rig.start(phase="copying")
+    kill_unwaited(rig)
+    assert rig.vm.active
+    assert rig.cleanup()[0] == 0 and not rig.vm.active
+    rig.process.communicate()
+    rig.vm.start()
     rig.assert_next_is_right()
 
 

@@ -1,0 +1,59 @@
+"""A process as it is told to others, who come later or are elsewhere: which one, and whether it lives.
+
+Owns: how a process is told from all others, how a machine is, and the one rule for both. Must not know: what it did.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from typing import NamedTuple, Optional
+
+_ENDED = "ZXx"  # a zombie is one: nobody has asked how it ended, yet it does and holds nothing any more
+
+
+class Process(NamedTuple):
+    """started: clock ticks since boot, as pids come again; boot: the kernel's id; machine: from /etc/machine-id; host:
+    its name, for people."""
+
+    pid: int = 0
+    started: int = 0
+    boot: str = ""
+    machine: str = ""
+    host: str = ""
+
+    @property
+    def is_alive(self) -> Optional[bool]:
+        """Whether it runs; None where that cannot be told from here."""
+        if self.machine != _machine():
+            return None
+        return self.boot == _boot() and self.started == _start_time(self.pid)
+
+
+def of(pid: Optional[int] = None) -> Process:
+    """A process of this machine, None = this one."""
+    pid = os.getpid() if pid is None else pid
+    return Process(pid, _start_time(pid) or 0, _boot(), _machine(), platform.node())
+
+
+def _start_time(pid: int) -> Optional[int]:
+    """None where there is none, or one that has ended."""
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat") as file:
+        state, *told = file.read().rpartition(")")[2].split()
+        return None if state in _ENDED else int(told[18])
+    return None
+
+
+def _boot() -> str:
+    return _line("/proc/sys/kernel/random/boot_id")
+
+
+def _machine() -> str:
+    return _line("/etc/machine-id") or platform.node()
+
+
+def _line(path: str) -> str:
+    with suppress(OSError), open(path) as file:
+        return file.read().strip()
+    return ""

@@ -1,0 +1,71 @@
+"""Who is alive: pids come again, machines boot, and a parent need not ask how its child ended."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nbdpull import process
+
+
+@pytest.fixture
+def child():
+    """A process, and the Process that tells of it."""
+    started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield started, process.of(started.pid)
+    started.kill()
+    started.communicate()
+
+
+def test_a_process_lives_until_its_end(child):
+    started, told = child
+    assert told.is_alive and process.of().is_alive and process.of().pid == os.getpid()
+    started.send_signal(signal.SIGSTOP)
+    assert told.is_alive
+    started.kill()
+    started.wait()
+    assert told.is_alive is False
+
+
+def test_zombies_count_as_alive(child):
+    """The parent of a killed pull need not have asked for its exit code."""
+    started, told = child
+    started.kill()
+    os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
+    with open(f"/proc/{started.pid}/stat") as stat:
+        assert " Z " in stat.read()
+    assert told.is_alive is False and process.of(started.pid).is_alive is False
+
+
+def test_another_process_of_the_same_pid_is_another_one(child):
+    _, told = child
+    assert told._replace(started=told.started - 1).is_alive is False
+    assert told._replace(boot="before").is_alive is False
+    assert process.Process().is_alive is None and told._replace(pid=0, started=0).is_alive is False
+
+
+def test_what_is_on_another_machine_is_not_known(child):
+    _, told = child
+    assert told._replace(machine="another").is_alive is None
+    assert told._replace(host="renamed").is_alive
+
+
+@pytest.mark.parametrize("name", [") Z 1 1", "((", "a b"])
+def test_a_process_of_an_odd_name(tmp_path, name):
+    """What /proc tells has the name between brackets, as it is."""
+    program = shutil.copy(shutil.which("sleep"), tmp_path / name)
+    with subprocess.Popen([program, "60"]) as started:
+        try:
+            with open(f"/proc/{started.pid}/stat") as stat:
+                assert f"({name})" in stat.read()
+            assert process.of(started.pid).is_alive
+        finally:
+            started.kill()
+
+
+def test_a_machine_without_an_id_is_known_by_its_name(monkeypatch):
+    monkeypatch.setattr(process, "_line", lambda path: "" if "machine-id" in path else "boot")
+    assert process.of().machine == process.of().host != ""
