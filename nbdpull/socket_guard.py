@@ -4,21 +4,27 @@
 
 Run as a program by socket_keeper.py, imported by nobody; it imports nothing of the package, so that it starts fast and
 from any folder. Its standard input is a unix socket. A line comes first, libvirt's URI, upon which it connects and
-answers with a byte: "y", or "n" where it could not. Then comes a duplicate of each connection to QEMU's NBD server, a
-byte with a descriptor, which it answers likewise. When its input ends, the job may still be there: its parent was
-killed, or could not end it. Then it asks for the end of the backup job of RUN until QEMU has hung up, and lets go of
-its duplicates only after that. It is in a session of its own and deaf to signals that end the parent.
+answers with a byte: "y", or "n" where it could not. Then comes a duplicate of each connection to QEMU's NBD server,
+with "k" where its parent reads from it, with "a" where nobody does any more; it answers with the same byte. When its
+input ends, the job may still be there: its parent was killed, or could not end it. Then it asks for the end of the
+backup job of RUN until QEMU has hung up on every connection, and ends itself after that.
+
+What arrives where nobody reads it takes, and drops: QEMU stands still, and its guest, where it has to wait for room in
+a socket for an answer of its NBD server. It is in a session of its own and deaf to signals that end the parent.
 """
 
+import os
 import select
 import signal
 import socket
 import sys
+import threading
 import time
 
 import libvirt
 
 PAUSE = 0.2  # seconds between two requests to end the job
+CHUNK = 1 << 16  # bytes taken at once
 GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 BACKUP = 9  # job operation
 
@@ -31,34 +37,72 @@ def main(uuid, run):
     uri = parent.makefile(buffering=1).readline().strip()  # nothing follows it before our answer
     dom = look_up(uri, uuid)
     parent.sendall(b"y" if dom else b"n")
-    kept = kept_until_the_end_of(parent)
-    while still_open(kept):
-        dom = asked_to_end(dom or look_up(uri, uuid), run)
-        time.sleep(PAUSE)
+    connections = Connections()
+    connections.hold_for(parent)
+    # in a thread: a call of libvirt may wait for QEMU, and QEMU for us to take what it sends
+    threading.Thread(target=end_job, args=(dom, uri, uuid, run), daemon=True).start()
+    connections.drop_until_hung_up()
 
 
-def kept_until_the_end_of(parent):
-    """The descriptors that came until the parent's end of the socket was closed."""
-    kept = []
-    while True:
+class Connections:
+    """Descriptors of what we are connected to QEMU by."""
+
+    def __init__(self):
+        self._poll = select.poll()  # for those that nobody reads from
+        self._kept = []
+
+    def hold_for(self, parent):
+        """Until the parent's end of its socket is closed."""
+        self._poll.register(parent, select.POLLIN)
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor != parent.fileno():
+                    self._drop(descriptor)
+                elif not self._told(parent):
+                    self._poll.unregister(parent)
+                    return
+
+    def _told(self, parent):
+        """Take a message; False if there will be no more."""
         try:
             said, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
-        except OSError:  # reset by a parent that was killed with an answer of ours unread
-            return kept
-        if not said:
-            return kept
-        kept += descriptors
-        parent.sendall(said)
+            for descriptor in descriptors:
+                if said == b"a":
+                    self._poll.register(descriptor, select.POLLIN)
+                else:
+                    self._kept.append(descriptor)
+            parent.sendall(said)
+            return bool(said)
+        except OSError:  # killed, with an answer of ours unread or not yet sent
+            return False
+
+    def drop_until_hung_up(self):
+        """Drop all that comes, until QEMU has ended every connection."""
+        for descriptor in self._kept:
+            self._poll.register(descriptor, select.POLLIN)
+        open_ones = set(self._kept)
+        while open_ones:
+            for descriptor, _ in self._poll.poll():
+                if not self._drop(descriptor):
+                    open_ones.discard(descriptor)
+
+    def _drop(self, descriptor):
+        """Take what has arrived; False if the connection has ended."""
+        try:
+            if os.read(descriptor, CHUNK):
+                return True
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        self._poll.unregister(descriptor)
+        return False
 
 
-def still_open(kept):
-    """Those that QEMU has not hung up on."""
-    poll = select.poll()
-    for descriptor in kept:
-        poll.register(descriptor, select.POLLRDHUP)
-    over = {descriptor for descriptor, _ in poll.poll(0)}
-    kept[:] = [descriptor for descriptor in kept if descriptor not in over]
-    return kept
+def end_job(dom, uri, uuid, run):
+    while True:
+        dom = asked_to_end(dom or look_up(uri, uuid), run)
+        time.sleep(PAUSE)
 
 
 def asked_to_end(dom, run):

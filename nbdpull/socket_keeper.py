@@ -27,6 +27,7 @@ MENDED = (9, 0)  # first QEMU whose server touches its list of clients from the 
 HANG_UP = 5.0  # seconds for the server to close its connections once the job is gone
 _GUARD = Path(__file__).with_name("socket_guard.py")
 _GUARD_ANSWER = 20  # seconds; first of all it opens a connection to libvirt
+_HELD, _ABANDONED = b"k", b"a"  # what the guard is told
 _FAILED = "the process that keeps the connections to QEMU open, without which it could crash, does not work"
 
 
@@ -53,27 +54,41 @@ def required(vm, disks, way) -> bool:
 class SocketKeeper:
     """`with SocketKeeper(uri, uuid, run_id) as keeper:` around the life of a backup job.
 
-    keep() is told of every connection before it is used; from then on nobody but the server can end it. After the
-    block the server has hung up, or the guard goes on to see to that. HypervisorError where there can be no guard.
+    keep() is told of every connection before it is used; from then on nobody but the server can end it. abandon() is
+    told where nothing more will be read from one: the guard takes what arrives there. After the block the server has
+    hung up, or the guard goes on to see to that. HypervisorError where there can be no guard.
     """
 
     def __init__(self, uri: str, uuid: str, run_id: str):
         self._uri, self._command = uri, [sys.executable, _GUARD.name, uuid, run_id]
         self._lock = threading.Lock()
-        self._kept: list[socket.socket] = []
-        self._told = 0  # of these, how many the guard has
+        self._kept: dict[socket.socket, bytes] = {}  # "k", or "a" where it was abandoned
+        self._news: list[tuple[bytes, socket.socket]] = []  # what the guard has not been told
         self._guard: Optional[subprocess.Popen[bytes]] = None
         self._channel = socket.socket()  # to the guard, once there is one
+        self._over = False
 
-    def keep(self, connected: socket.socket) -> None:
-        """Hold this connection. May be called by several threads."""
+    def keep(self, connected: socket.socket) -> socket.socket:
+        """Hold this connection; its name for `abandon`. Both may be called by several threads."""
+        kept = connected.dup()
+        self._tell(_HELD, kept)
+        return kept
+
+    def abandon(self, kept: socket.socket) -> None:
+        """Nobody reads from this one any more."""
+        self._tell(_ABANDONED, kept)
+
+    def _tell(self, state: bytes, kept: socket.socket) -> None:
         with self._lock:
-            self._kept.append(connected.dup())
+            if self._over:
+                return
+            self._kept[kept] = state
+            self._news.append((state, kept))
             self._require_guard()
 
     def check(self) -> None:
         """To be called often: a guard that was killed is replaced."""
-        if self._guard is not None and self._guard.poll() is not None:
+        if self._guard is not None and self._guard.poll() is not None and not self._over:
             with self._lock:
                 self._require_guard()
 
@@ -90,7 +105,7 @@ class SocketKeeper:
             self._channel.close()
             if over and self._guard:
                 self._guard.wait()
-            self._guard = None
+            self._over = True
             for each in self._kept:
                 each.close()
 
@@ -115,11 +130,12 @@ class SocketKeeper:
 
     def _handed_over(self) -> bool:
         try:
-            for each in self._kept[self._told :]:
-                socket.send_fds(self._channel, [b"k"], [each.fileno()])  # type: ignore[list-item]
-                if not self._channel.recv(1):
+            while self._news:
+                state, kept = self._news[0]
+                socket.send_fds(self._channel, [state], [kept.fileno()])  # type: ignore[list-item]
+                if self._channel.recv(1) != state:
                     return False
-                self._told += 1
+                del self._news[0]
         except OSError:  # it was killed, or stands still
             return False
         return True
@@ -140,7 +156,7 @@ class SocketKeeper:
 
     def _dismiss(self) -> None:
         self._channel.close()
-        self._told = 0
+        self._news = [(state, kept) for kept, state in self._kept.items()]
         if self._guard is not None:
             self._guard.kill()
             self._guard.wait()

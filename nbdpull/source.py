@@ -42,8 +42,10 @@ SLOW_STATUS, QUICK_STATUS = 0.02, 0.005  # seconds
 STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
 BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
 MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
-# A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once.
-MAX_BATCH_BYTES = 256 << 10
+# A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once. And if
+# nobody takes the answers (we are stopped, or killed), this much fits into the server's socket, 208 KiB by default:
+# with more QEMU stands still as soon as it is to be paused, or the job to be ended, and so does the guest.
+MAX_BATCH_BYTES = 192 << 10
 FAR_BATCH_BYTES = 1 << 20  # by TCP: an answer may be long on its way, and the more have to be
 POLL_INTERVAL = 250  # milliseconds
 GOODBYE = 1.0  # seconds for a server to take leave
@@ -100,8 +102,8 @@ class Tcp(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A server that has to hang up first. address: path of a unix socket, or a Tcp without certificates; keeper: its
-    `keep` is given each socket that is connected, and holds it open."""
+    """A server that has to hang up first. address: path of a unix socket, or a Tcp without certificates; keeper: a
+    socket_keeper.SocketKeeper, or what has its `keep` and `abandon`."""
 
     address: Union[str, Tcp]
     keeper: Any
@@ -350,7 +352,7 @@ class _Connection:
     def __init__(self, address, export, contexts, reads_at_once, stall_timeout, check):
         self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
         self._contexts, self._check = contexts, check
-        self._keeper = address.keeper if isinstance(address, Kept) else None
+        self._keeper, self._kept = address.keeper if isinstance(address, Kept) else None, None
         address = address.address if self._keeper else address
         self._bytes_at_once = FAR_BATCH_BYTES if isinstance(address, Tcp) else MAX_BATCH_BYTES
         self._check_at = 0.0
@@ -401,7 +403,7 @@ class _Connection:
         """The descriptor of a connected socket for libnbd, which may close it: the keeper has others of it."""
         try:
             with _connected(server, self._stall_timeout) as ours:
-                self._keeper.keep(ours)
+                self._kept = self._keeper.keep(ours)
                 return ours.detach()
         except OSError as error:
             raise self._failure("connecting", error.errno, error.strerror) from error
@@ -554,7 +556,12 @@ class _Connection:
     def close(self, deadline=None):
         """Take leave, and let go; a server that does not answer is not waited for."""
         handle, self._nbd = self._nbd, None
-        if handle is None or self._keeper:
+        if handle is None:
+            return
+        if self._keeper:
+            with suppress(errors.HypervisorError):  # which the keeper's check tells
+                if self._kept:
+                    self._keeper.abandon(self._kept)
             return
         with suppress(nbd.Error):  # it was closed or lost already
             if handle.aio_is_ready() and not handle.aio_in_flight():

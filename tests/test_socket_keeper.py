@@ -1,14 +1,17 @@
 """When connections have to be kept, and that they are. What a real QEMU makes of it is in faults/test_iothreads.py."""
 
-import json
 import select
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from bed.machine import wait_for
 from fake_nbd import FakeServer
+from stores import package_environment
 
 from nbdpull import errors, route, socket_keeper
 
@@ -43,10 +46,14 @@ class Keeper:
     """Holds what it is given, and counts."""
 
     def __init__(self):
-        self.kept = []
+        self.kept, self.abandoned = [], []
 
     def keep(self, connected):
         self.kept.append(connected.dup())
+        return self.kept[-1]
+
+    def abandon(self, kept):
+        self.abandoned.append(kept)
 
     def hung_up(self):
         """Of the connections whose other end is closed."""
@@ -69,6 +76,7 @@ def test_a_source_leaves_the_hanging_up_to_the_server(tmp_path):
         asked = server.asked
         time.sleep(0.05)  # no goodbye comes later, either
         assert server.asked == asked and keeper.hung_up() == 0
+        assert sorted(keeper.abandoned, key=id) == sorted(keeper.kept, key=id)
     assert keeper.hung_up() == 3
 
 
@@ -78,7 +86,7 @@ def test_a_source_that_fails_does_not_hang_up(tmp_path):
     with FakeServer(tmp_path / "s", MIB, all_data, lambda offset, length: b"x" * (length - 1)):
         with pytest.raises(errors.SourceError), source.Source(source.Kept(str(tmp_path / "s"), keeper), "x") as opened:
             opened.read(0, 4096)
-        assert keeper.kept and keeper.hung_up() == 0
+        assert keeper.kept and keeper.hung_up() == 0 and set(keeper.kept) == set(keeper.abandoned)
 
 
 def test_a_server_that_is_not_there(tmp_path):
@@ -93,61 +101,96 @@ def test_a_guard_that_cannot_be(monkeypatch):
         pytest.fail("there is no guard")
 
 
-# The same protocol as the real guard's, without libvirt: it tells how many descriptors it got, in a file.
-GUARD = """
-import json, socket, sys
-parent = socket.socket(fileno=0)
-while parent.recv(1) != b"\\n":
-    pass
-parent.sendall(b"y")
-got = 0
-while True:
-    said, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
-    if not said:
-        break
-    got += len(descriptors)
-    json.dump(got, open(sys.argv[1], "w"))
-    parent.sendall(said)
-"""
+# The guard itself, with libvirt's test driver: its domain has no job that could be ended.
 
 
 @pytest.fixture
-def keeper(tmp_path):
-    keeper = socket_keeper.SocketKeeper("any:///", "uuid", "run")
-    keeper._command = [sys.executable, "-c", GUARD, str(tmp_path / "got")]
-    return keeper
+def keeper():
+    connection = pytest.importorskip("libvirt").open("test:///default")
+    return socket_keeper.SocketKeeper("test:///default", connection.lookupByName("test").UUIDString(), "run")
 
 
-def test_a_guard_that_was_killed_is_replaced(keeper, tmp_path):
+@pytest.fixture
+def server():
+    """Both ends of a connection, as of a client and a server."""
+    ours, its = socket.socketpair()
+    ours.setblocking(False)
+    its.settimeout(10)
+    with ours, its:
+        yield ours, its
+
+
+MORE = bytes(4 * MIB)  # than fits into a socket
+
+
+def test_a_guard_that_was_killed_is_replaced(keeper):
     pairs = [socket.socketpair() for _ in range(3)]
     with keeper:
-        for ours, _ in pairs[:2]:
-            keeper.keep(ours)
-        assert json.loads((tmp_path / "got").read_text()) == 2
+        names = [keeper.keep(ours) for ours, _ in pairs[:2]]
+        keeper.abandon(names[0])
         keeper.check()
         first = keeper._guard
         first.kill()
         first.wait()
         keeper.check()
-        assert keeper._guard.pid != first.pid and json.loads((tmp_path / "got").read_text()) == 2
-        keeper._guard.kill()
-        keeper.keep(pairs[2][0])  # at this moment, too
-        assert json.loads((tmp_path / "got").read_text()) == 3
         second = keeper._guard
+        assert second.pid != first.pid
+        pairs[0][1].settimeout(10)
+        pairs[0][1].sendall(MORE)  # the second knows what was abandoned before its time
+        second.kill()
+        keeper.keep(pairs[2][0])  # killed at this very moment
+        third = keeper._guard
         for ours, its in pairs:
             ours.close()
             its.close()
-    assert second.returncode == 0, "it was waited for, as the server had hung up"
+    assert third.returncode == 0, "it was waited for, as the server had hung up"
     keeper.check()  # after the end nothing is to be guarded
+    assert keeper._guard is third
 
 
-def test_where_the_server_does_not_hang_up_the_guard_stays(keeper, monkeypatch):
+def test_what_nobody_reads_is_taken(keeper, server):
+    """A QEMU that has to wait for room in a socket stands still, and its guest does."""
+    ours, its = server
+    with keeper:
+        name = keeper.keep(ours)
+        its.send(b"an answer")
+        assert ours.recv(9) == b"an answer", "the guard has left it alone"
+        keeper.abandon(name)
+        its.sendall(MORE)
+        its.shutdown(socket.SHUT_RDWR)
+
+
+def test_where_the_server_does_not_hang_up_the_guard_stays(keeper, server, monkeypatch):
     monkeypatch.setattr(socket_keeper, "HANG_UP", 0.05)
-    ours, its = socket.socketpair()
+    ours, its = server
     with keeper:
         keeper.keep(ours)
         guard = keeper._guard
         ours.close()
-    its.setblocking(False)
-    guard.wait(10)  # this one goes when its input ends, and only then
-    assert its.recv(1) == b""
+    its.sendall(MORE)  # and takes what comes
+    assert guard.poll() is None
+    its.close()
+    assert guard.wait(10) == 0
+
+
+def test_a_guard_holds_on_when_we_are_killed(tmp_path, server):
+    ours, its = server
+    code = """
+import socket, sys, time, libvirt
+from nbdpull import socket_keeper
+uuid = libvirt.open("test:///default").lookupByName("test").UUIDString()
+with socket_keeper.SocketKeeper("test:///default", uuid, "run") as keeper:
+    keeper.keep(socket.socket(fileno=int(sys.argv[1])))
+    print(keeper._guard.pid, flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(ours.fileno())], pass_fds=[ours.fileno()],
+                               stdout=subprocess.PIPE, env=package_environment())  # fmt: skip
+    guard = int(process.stdout.readline())
+    ours.close()
+    process.kill()
+    process.communicate()
+    its.sendall(MORE)
+    assert Path(f"/proc/{guard}").exists()
+    its.close()
+    wait_for(lambda: not Path(f"/proc/{guard}").exists(), "end of the guard")

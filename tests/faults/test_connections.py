@@ -1,8 +1,11 @@
 """The connections to QEMU's NBD server: how many, and when they are made."""
 
+import subprocess
+import sys
+
 import pytest
-from bed.machine import MIB
-from rig import Rig, wait_until
+from bed.machine import MIB, Machine
+from rig import Rig, environment, wait_until
 
 pytest.importorskip("libvirt")
 
@@ -37,3 +40,35 @@ def test_the_job_is_ended_by_somebody_else(rig):
         assert code == 6 and result["code"] == "job-lost" and result["left_behind"] == []
         rig.assert_clean([])
     rig.assert_next_is_right()
+
+
+STANDING = """
+import sys, threading, time
+from nbdpull import cli, source
+standing = threading.Barrier(4)
+def stand(connection, cookie, doing, failed, wait=source._Connection._wait):
+    if doing.startswith("reading"):
+        if standing.wait() == 0:
+            print('{"event": "held"}', flush=True)
+        time.sleep(600)
+    wait(connection, cookie, doing, failed)
+source._Connection._wait = stand
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_nobody_takes_the_answers(private_libvirt, tmp_path):
+    """As when we are stopped amid our reads: QEMU pauses the guest, and lets it go on, at once."""
+    with Machine(private_libvirt, tmp_path / "images", {"vda": 16 * MIB}, paused=False) as vm:
+        vm.write("vda", 0, 16 * MIB, 0x11)
+        rig = Rig(vm, tmp_path)
+        rig.process = subprocess.Popen([sys.executable, "-c", STANDING, *rig.words("--threads", "4")], text=True,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())  # fmt: skip
+        try:
+            rig.wait_event("held")
+            vm.suspend()
+            vm.resume()
+        finally:
+            rig.process.kill()
+            rig.process.communicate()
+        rig.assert_next_is_right("--resume=never")

@@ -162,6 +162,36 @@ def test_killed_while_the_daemon_is_down(rig):
     rig.assert_next_is_right()
 
 
+STANDING = """
+import sys, threading, time
+from nbdpull import cli, source
+source.MAX_BATCH_BYTES = 1 << 20  # more than fits into a socket
+first = threading.Lock()
+def stand(connection, cookie, doing, failed, wait=source._Connection._wait):
+    if doing.startswith("reading"):
+        if first.acquire(blocking=False):
+            print('{"event": "held"}', flush=True)
+        time.sleep(600)
+    wait(connection, cookie, doing, failed)
+source._Connection._wait = stand
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_killed_with_answers_that_nobody_took(rig):
+    """QEMU waits for room in the sockets, and would stand still at the job's end, if the guard did not take them."""
+    change(rig, 0x58)
+    rig.gate = rig.folder / "gate"
+    rig.process = subprocess.Popen([sys.executable, "-c", STANDING, *rig.words("--full")], stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True, env=environment())  # fmt: skip
+    rig.wait_event("held")
+    rig.process.kill()
+    rig.process.communicate()
+    no_guard(rig)
+    assert not rig.vm.job_active()
+    rig.assert_next_is_right()
+
+
 def test_the_store_is_full(rig):
     """An error of ours, amid many reads that are under way."""
     change(rig, 0x54)
