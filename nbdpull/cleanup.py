@@ -29,6 +29,8 @@ def cleanup(request, check=lambda: None):
         vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
         left_paused = vm.left_paused(hold)
+        if hold.starting and not left_paused and not request.dry_run:  # it came to nothing, or was taken over
+            hold.clear_start()
         with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():
             found = reclaim.reclaim(vm, _series(request, stack), hold, request.dry_run)
         return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import disk_choice, errors, scratch_watch, socket_keeper
+from . import disk_choice, errors, journal, scratch_watch, socket_keeper
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 
@@ -152,9 +152,9 @@ def _domain(name, uri):
 
 def _state(vm):
     if not vm.active:
-        yield Finding(WARN, vm.name, "is shut off", "start it; or pull it started but paused, see --offline")
+        yield _off(vm)
         return
-    if vm.left_paused():
+    if vm.left_paused(journal.look(vm.uuid)):
         yield Finding(WARN, vm.name, "was off, and stands paused since a pull of it was killed",
                       f"nbdpull cleanup {vm.name}, or the next pull, ends it")  # fmt: skip
     else:
@@ -168,6 +168,16 @@ def _state(vm):
     if not vm.supports_checkpoints:
         yield Finding(WARN, "incremental", f"{vm.name}'s emulator cannot", "full pulls work; upgrade QEMU")
     yield _socket(os.path.dirname(vm.socket_path("")), vm.is_remote)
+
+
+def _off(vm):
+    if vm.other_session:
+        code = errors.DomainNotRunning.exit_code
+        return Finding(BAD, vm.name, "is shut off, as this libvirt tells", vm.other_session, code)
+    if vm.has_saved_state:
+        advice = f"virsh start {vm.name} goes on from it, virsh managedsave-remove {vm.name} drops it"
+        return Finding(WARN, vm.name, "is shut off with a saved state (managedsave): it is not pulled so", advice)
+    return Finding(WARN, vm.name, "is shut off: a pull starts it paused, and ends it again", "see --offline")
 
 
 def _agent(state):

@@ -25,7 +25,7 @@ from nbdpull.process import Process
 try:
     import libvirt
 
-    from nbdpull import domain_freeze, domain_link, domain_mark, domain_state  # they need libvirt, too
+    from nbdpull import domain_freeze, domain_link, domain_mark, domain_start, domain_state  # they need libvirt, too
 except ImportError as error:
     raise errors.MissingSoftware(
         "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "
@@ -186,7 +186,9 @@ def _look_up(connection: Any, name: str) -> Any:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
         names = sorted(each.name() for each in connection.listAllDomains())
-        raise errors.NoSuchDomain(f"no domain '{name}' at {connection.getURI()}; it has {_listing(names)}")
+        uri = connection.getURI()
+        hint = "; VMs of the system are at -c qemu:///system" if uri == "qemu:///session" else ""
+        raise errors.NoSuchDomain(f"no domain '{name}' at {uri}; it has {_listing(names)}{hint}")
 
 
 class Domain:
@@ -324,25 +326,56 @@ class Domain:
 
     def _started_paused(self, hold: Any, is_up: Any) -> Process:
         """Start it, unless it is up, and mark it; the mark's owner."""
-        if hold and not is_up:
+        if not is_up:
+            self._require_startable()
+            self._start_paused(hold)
+        with self._live("mark it as started for a pull"):
+            owner = domain_mark.put(self._dom, domain_mark.STARTED_PAUSED)
+        if hold:
+            hold.clear_start()
+        return owner
+
+    def _start_paused(self, hold: Any) -> None:
+        """The record of the start stays where it may happen yet, or has, and the domain has no mark."""
+        if hold:
             hold.note_start()
         try:
-            if not is_up:
-                self._start_paused()
-            with self._live("mark it as started for a pull"):
-                return domain_mark.put(self._dom, domain_mark.STARTED_PAUSED)
-        finally:
-            if hold:
+            with self._seam("start it paused"):
+                self._call_start()
+        except errors.NbdpullError as error:
+            if _is_unanswered(error):
+                error.left_behind = [  # type: ignore[attr-defined]
+                    f"domain '{self.name}' may be started paused yet: the next pull of it, or nbdpull cleanup, ends it"
+                ]
+            elif hold:
                 hold.clear_start()
+            raise
 
-    def _start_paused(self) -> None:
-        with self._seam("look for a saved state"):
-            saved = self._dom.hasManagedSaveImage(0)
-        if saved:
+    def _call_start(self) -> None:
+        try:
+            self._dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        except libvirt.libvirtError as error:
+            disks = [] if self.is_remote else self.disks()
+            images = [disk.source for disk in disks if disk.type in ("file", "block") and not disk.empty]
+            raise domain_start.failed(self.name, error, images, self._link.timeout) from error
+
+    def _require_startable(self) -> None:
+        if self.other_session:
+            raise errors.DomainNotRunning(f"domain '{self.name}' seems to be off: {self.other_session}")
+        if self.has_saved_state:
             raise errors.Unsupported(f"domain '{self.name}' has a saved state, which a start would use up: start it "
                                      "yourself, or remove that with virsh managedsave-remove")  # fmt: skip
-        with self._seam("start it paused"):
-            self._dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+
+    @property
+    def other_session(self) -> str:
+        """Why what this libvirt tells may not be so, as a sentence; "" if nothing speaks for that."""
+        return domain_start.other_session(self.uri)
+
+    @property
+    def has_saved_state(self) -> bool:
+        """Whether it is off as virsh managedsave left it: its next start goes on from there."""
+        with self._seam("look for a saved state"):
+            return bool(self._dom.hasManagedSaveImage(0))
 
     def _is_paused(self) -> bool:
         return self.guest_state().paused
@@ -683,7 +716,10 @@ class Domain:
         return state if state.off else None
 
     def _not_running(self) -> errors.NbdpullError:
-        return errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first")
+        advice = self.other_session or "start it first"
+        if not self.other_session and self.has_saved_state:
+            advice = "it has a saved state (managedsave), from which virsh start goes on"
+        return errors.DomainNotRunning(f"domain '{self.name}' is not running: {advice}")
 
     def _no_checkpoint(self, name: str) -> errors.NbdpullError:
         has = _listing(self.checkpoints())
@@ -784,7 +820,7 @@ class Job:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
             self._failed_with = _code(error)
-            self._may_begin_yet = isinstance(error, errors.NoAnswer) or isinstance(error.__cause__, errors.NoAnswer)
+            self._may_begin_yet = _is_unanswered(error)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
             raise self._vm._ended() or errors.HypervisorError(
@@ -926,6 +962,11 @@ def unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
         if error.get_error_code() in codes:
             return None
         raise
+
+
+def _is_unanswered(error: BaseException) -> bool:
+    """Whether what was asked of libvirt may be done yet."""
+    return isinstance(error, errors.NoAnswer) or isinstance(error.__cause__, errors.NoAnswer)
 
 
 def _code(error: BaseException) -> Optional[int]:

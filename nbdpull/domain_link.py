@@ -41,7 +41,7 @@ class Link:
 
     def __init__(self, uri: Optional[str], stall_timeout: float, check: Callable = lambda: None):
         self._uri = uri
-        self._timeout = stall_timeout
+        self.timeout = stall_timeout
         self._check = check
         self._silent = False
         self._renewing = threading.Lock()
@@ -76,12 +76,12 @@ class Link:
         if self._silent:
             call.wait(AFTER_SILENCE, self._check)
             return AFTER_SILENCE
-        if not call.wait(self._timeout, self._check):
+        if not call.wait(self.timeout, self._check):
             # A daemon that is alive may itself be waiting.
             if not _Call(self.raw.getLibVersion, ()).wait(AFTER_SILENCE) and not call.ended:
-                self._give_up(f"libvirt's daemon hangs, it did not answer within {self._timeout:g} s")
+                self._give_up(f"libvirt's daemon hangs, it did not answer within {self.timeout:g} s")
             call.wait(DAEMON_WAIT, self._check)
-        return self._timeout + DAEMON_WAIT
+        return self.timeout + DAEMON_WAIT
 
     def _open(self, seconds: float) -> Any:
         """A new connection; what libvirt raises, or NoAnswer."""
@@ -93,18 +93,18 @@ class Link:
     @contextlib.contextmanager
     def ignoring_check(self) -> Iterator[None]:
         """For who clears up after check() raised. After a signal that must not take long, either."""
-        before = self._check, self._timeout
+        before = self._check, self.timeout
         try:
             self._check()
         except errors.Interrupted:
-            self._timeout = min(self._timeout, AFTER_SIGNAL)
+            self.timeout = min(self.timeout, AFTER_SIGNAL)
         except errors.NbdpullError:
             pass
         self._check = lambda: None
         try:
             yield
         finally:
-            self._check, self._timeout = before
+            self._check, self.timeout = before
 
     def heed(self, check: Callable) -> None:
         self._check = check
@@ -129,7 +129,7 @@ class Link:
         while not self._renewing.acquire(timeout=LOOK_INTERVAL):
             self._check()
         try:
-            deadline = time.monotonic() + self._timeout
+            deadline = time.monotonic() + self.timeout
             while generation == self.generation:
                 self._require_daemon()
                 self._try_again(deadline)
@@ -143,7 +143,7 @@ class Link:
         except libvirt.libvirtError as error:
             if time.monotonic() > deadline:
                 why = " ".join(str(error).split())
-                self._give_up(f"libvirt's daemon is gone, it did not come back within {self._timeout:g} s ({why})")
+                self._give_up(f"libvirt's daemon is gone, it did not come back within {self.timeout:g} s ({why})")
             time.sleep(LOOK_INTERVAL)
             self._check()
 

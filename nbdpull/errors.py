@@ -117,6 +117,12 @@ class DomainCrashed(DomainStopped):
     code = "domain-crashed"
 
 
+class StartFailed(HypervisorError):
+    """A domain that is off could not be started for the pull."""
+
+    code = "start-failed"
+
+
 class JobLost(HypervisorError):
     """The backup job ended, or stopped being ours, before we ended it: what was read is void."""
 

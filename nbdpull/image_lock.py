@@ -46,7 +46,7 @@ def keep_writers_out(descriptor, path):
     try:
         for change in (_WRITES, _RESIZES):
             _set(descriptor, fcntl.F_RDLCK, _FORBIDS + change, 1)
-        used = any(_is_locked(descriptor, _DOES + change) for change in (_WRITES, _RESIZES))
+        used = has_writer(descriptor)
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return False
@@ -56,6 +56,16 @@ def keep_writers_out(descriptor, path):
     if used:
         raise errors.Busy(f"{path} is in use: it seems that its VM runs elsewhere, or another program writes to it")
     return True
+
+
+def has_writer(descriptor):
+    """Whether a QEMU may write to the image; False, too, where the file system has no locks. OSError."""
+    try:
+        return any(_is_locked(descriptor, _DOES + change) for change in (_WRITES, _RESIZES))
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
 
 
 def _set(descriptor, kind, start, length):

@@ -251,6 +251,14 @@ class Hold:
                 self._file.flush()
 
 
+def look(uuid):
+    """The Hold that a dead holder left; None where there is none, or one that lives. It must not be written to."""
+    with suppress(OSError), open(os.path.join(_folder(), f"{uuid}.run"), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return Hold(file)
+    return None
+
+
 @contextmanager
 def holding(uuid, name):
     """Give the Hold of a domain; Busy, saying who it is, if another process of this machine pulls it.

@@ -20,6 +20,7 @@ LIBRARIES = {
         "domain_link",
         "domain_mark",
         "domain_offer",
+        "domain_start",
         "domain_state",
         "domain_thaw",
         "socket_guard",

@@ -54,8 +54,9 @@ class Rig:
         assert done.returncode == 0, done.stdout + done.stderr
         return result(done.stdout)
 
-    def start(self, *options, phase=None, words=None):
-        """A pull, or another command line, in the background, held where it reaches the phase until `release`."""
+    def start(self, *options, phase=None, words=None, reached=True):
+        """A pull, or another command line, in the background, held where it reaches the phase until `release`; not
+        reached: it will not get there."""
         self.gate = self.folder / "gate"
         self.gate.unlink(missing_ok=True)
         program = [str(HELD), phase, str(self.gate)] if phase else ["-m", "nbdpull"]
@@ -66,7 +67,7 @@ class Rig:
             stderr=subprocess.PIPE,
             env=environment(),
         )
-        if phase:
+        if phase and reached:
             self.wait_event("held")
         return self.process
 

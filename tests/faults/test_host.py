@@ -384,3 +384,45 @@ def test_a_signal_ends_the_wait_for_a_slow_server(nbdkit):
         threading.Timer(0.5, lambda: stopped.append(1)).start()
         opened.read(0, 65536)
     assert time.monotonic() - started < 10
+
+
+# A domain that is off
+
+
+@pytest.fixture
+def hanging_server(tmp_path):
+    """(address, process) of an NBD server that stands still."""
+    image, address = tmp_path / "served.raw", tmp_path / "served"
+    image.write_bytes(bytes(MIB))
+    server = subprocess.Popen(["qemu-nbd", "-t", "-e", "9", "-f", "raw", "-k", address, image])
+    wait_for(address.exists, "qemu-nbd's socket")
+    os.kill(server.pid, signal.SIGSTOP)
+    yield str(address), server
+    server.kill()
+    server.wait()
+
+
+def test_a_start_that_was_not_answered_is_not_forgotten(rig, hanging_server, monkeypatch):
+    """It happens after all, once the storage answers again: nobody else would end it."""
+    monkeypatch.setenv("HELD_DAEMON_WAIT", "1")
+    address, server = hanging_server
+    vm = rig.vm
+    vm.stop()
+    vm.domain.attachDeviceFlags(
+        "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd'>"
+        f"<host transport='unix' socket='{address}'/></source><target dev='vdc' bus='virtio'/></disk>",
+        libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+    )
+    rig.start("--exclude", "vdc", "--stall-timeout", 1, phase="committed", reached=False)
+    code, result, _ = rig.end()
+    assert (code, result["code"]) == (6, "no-answer")
+    assert any("may be started paused yet" in each for each in result["left_behind"])
+    os.kill(server.pid, signal.SIGCONT)
+    wait_for(lambda: vm.active and vm.domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, "the start")
+    told = rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout
+    assert "was off, and stands paused since a pull of it was killed" in told
+    code, found = rig.cleanup()
+    assert code == 0 and [item["what"] for item in found["found"]] == ["domain started paused, which was off before"]
+    assert not vm.active
+    rig.pull("--exclude", "vdc")
+    assert not vm.active

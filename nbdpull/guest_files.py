@@ -1,0 +1,56 @@
+"""Files of a guest, looked at by a process of their own, within a deadline.
+
+They may be on a file system that hangs: who waits for such a one cannot be killed, not even by SIGKILL, so it must not
+be us. Owns: that process. Must not know: what the files are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Optional
+
+_READER = Path(__file__).with_name("guest_files_reader.py")
+LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
+
+
+def read(path: str, seconds: float, most: Optional[int] = None, check: Callable = lambda: None) -> bytes:
+    """What a file holds, at most its first bytes; OSError, of which TimeoutError is one."""
+    return _asked("read", path, seconds, check, -1 if most is None else most)
+
+
+def names(path: str, seconds: float, check: Callable = lambda: None) -> list[str]:
+    """The names in a folder, sorted; OSError."""
+    return [os.fsdecode(name) for name in _asked("names", path, seconds, check).split(b"\0") if name]
+
+
+def has_writer(path: str, seconds: float, check: Callable = lambda: None) -> bool:
+    """Whether some QEMU has an image open for writing, also on another host where the file system tells; OSError."""
+    return _asked("has_writer", path, seconds, check) == b"yes"
+
+
+def _asked(what: str, path: str, seconds: float, check: Callable, most: int = -1) -> bytes:
+    command = [sys.executable, "-I", "-S", str(_READER), what, path, str(most)]
+    deadline = time.monotonic() + seconds
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, _ = process.communicate(timeout=LOOK_INTERVAL)
+                break
+            check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"its file system did not answer within {seconds:g} s", path)
+    except BaseException:
+        process.kill()  # and not waited for: it may never end
+        raise
+    number, _, seen = output.partition(b"\n")
+    if number != b"0":
+        failed = int(number or errno.EIO)  # nothing at all: it was killed
+        raise OSError(failed, os.strerror(failed), path)
+    return seen
