@@ -101,6 +101,8 @@ def choose(vm, target, points, disks, since=None, full=False) -> Choice:
     decisions = {disk.target: decide(disk, base, why_none) for disk in disks}
     if all(mode == FULL for mode, _ in decisions.values()):
         base = None
+    if base:
+        finder.tell_of_partial(base, decisions)
     choice = Choice(base, decisions, finder.warnings, finder.given_back)
     choice.warnings.extend(
         f"disk {target} is read in full, where an incremental was to be expected: {LOST[reason]} ({reason})"
@@ -149,6 +151,7 @@ class _Finder:
 
     def __init__(self, vm, target, points, disks):
         self._vm, self._series, self._points, self._disks = vm, target, points, disks
+        self._partial = series.partial_disks(points)
         self.warnings: list[str] = []
         self.given_back: list[str] = []
 
@@ -162,24 +165,39 @@ class _Finder:
                 if point.manifest.checkpoint.name == name and self._given_back(point):
                     break
         checkpoint = self._vm.checkpoint(name)
-        made_with = [point for point in self._points if is_of(point, checkpoint) and self._root(point)]
+        made_with = [point for point in self._points if is_of(point, checkpoint) and self._is_linked(point)]
         return Base(checkpoint, made_with[-1] if made_with else None), ""
 
     def newest(self):
-        """The newest point whose checkpoint is still there; one whose chain begins with a full pull comes first."""
+        """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
+        are none: a series must not go on with what cannot be restored by itself."""
         if not self._points:
             return None, "first-point"
         if not self._vm.supports_checkpoints:
             return None, "no-checkpoint-support"
         self._existing = set(self._vm.checkpoints())
-        fallback, why_none = None, "no-checkpoint"
-        for point in reversed([p for p in self._points if p.manifest.checkpoint]):
+        none = None, "no-checkpoint"
+        newest_first = reversed([p for p in self._whole() or self._points if p.manifest.checkpoint])
+        for number, point in enumerate(newest_first):
             base, why = self._of_point(point)
-            if base and self._root(point) == FULL:
+            if base:
                 return base, ""
-            fallback = fallback or base
-            why_none = why if why_none == "no-checkpoint" else why_none
-        return fallback, "" if fallback else why_none
+            none = none if number else (None, why)  # why the newest one is none
+        return none
+
+    def _whole(self):
+        """The points with whole images of all their disks."""
+        return [point for point in self._points if not self._partial[point.id]]
+
+    def tell_of_partial(self, base, decisions):
+        """The next point will be one of which no whole image can be made, in a series that has such."""
+        partial = self._partial[base.point.id] if base.point else set(decisions)
+        chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]
+        if chosen and (whole := self._whole()):
+            self.warnings.append(
+                f"the new point tells what changed on {', '.join(chosen)} since {base.checkpoint.name}, of which the "
+                f"store has no whole image: it is partial, and latest stays {whole[-1].id}"
+            )
 
     def looked_through(self, base):
         """The Base with what is known of its files: what is laid over a lost file could not be restored."""
@@ -230,7 +248,7 @@ class _Finder:
         if not any(checkpoint.disks.get(disk.target) for disk in self._disks):
             covered = any(disk.target in checkpoint.disks for disk in self._disks)
             return None, "bitmap-lost" if covered else "not-in-checkpoint"
-        return (Base(checkpoint, point), "") if self._root(point) else (None, "chain-broken")
+        return (Base(checkpoint, point), "") if self._is_linked(point) else (None, "chain-broken")
 
     def _given_back(self, point):
         """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
@@ -246,15 +264,15 @@ class _Finder:
         self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")
         return True
 
-    def _root(self, point):
-        """FULL if every disk's chain begins with a full pull, INCREMENTAL if one has no parent here, None if broken."""
+    def _is_linked(self, point):
+        """Whether all that it builds on is there."""
         try:
-            while (parent := self._series.parent(point)) is not None:
-                point = parent
+            while (point := self._series.parent(point)) is not None:
+                pass
         except errors.NbdpullError as error:
             self.warnings.append(f"a chain is broken and is not continued: {error}")
-            return None
-        return FULL if all(disk.mode == FULL for disk in point.manifest.disks) else INCREMENTAL
+            return False
+        return True
 
 
 def is_of(point, checkpoint):

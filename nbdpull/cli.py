@@ -64,7 +64,7 @@ def _pull(args, report, check):
         group=args.group,
     )
     result = pull.pull(request, report, check)
-    described = listing.describe(result.point)
+    described = listing.describe(result.point, result.partial)
     next_command = _next_command(args, described)
     outcome = {
         "point": described,
@@ -121,8 +121,10 @@ def _pull_text(args, point, next_command, resumed):
     lines = [f"{point['domain']}: point {point['id']} is in {args.output}"]
     if resumed:
         lines.append(f"It goes on with a run that died, and holds the disks as of {resumed.begun}, when that began.")
-    if point["since"] and not point["parent"]:
-        lines.append(f"It has no parent here: it holds only what changed since {point['since']}, no whole image.")
+    if point["partial"]:
+        lines.append(
+            f"It is partial: it holds what changed since {point['since']}, and makes no whole image by itself."
+        )
     lines += ["", *terminal.disks(point), ""]
     if point["checkpoint"]:
         lines.append(f"checkpoint: {point['checkpoint']}")

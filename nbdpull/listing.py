@@ -10,8 +10,9 @@ from . import errors, extents, findings, reader, series, store, verdict
 _NOT_LOOKED_AT: dict = {"verified": None, "drilled": None, "digests": {}}
 
 
-def describe(point, found=None):
-    """A Point as a dict of plain values; documented in the manual. found: what `_found` tells of it."""
+def describe(point, partial, found=None):
+    """A Point as a dict of plain values; documented in the manual. partial: its disks of which no whole image can be
+    made; found: what `_found` tells of it."""
     m = point.manifest
     return {
         "id": m.point,
@@ -21,6 +22,7 @@ def describe(point, found=None):
         "since": m.since,
         "checkpoint": m.checkpoint and m.checkpoint.name,
         "parent": m.parent and m.parent.point,
+        "partial": bool(partial),
         "consistency": m.consistency,
         "consistency_reason": m.consistency_reason,
         "disks": [_describe_disk(disk) for disk in m.disks],
@@ -70,7 +72,8 @@ def points(root):
     for each in series.all_series(opened):
         good, bad = each.load()
         about = _found(each, good, bad)
-        found += [describe(point, about[point.id]) for point in good]
+        partial = series.partial_disks(good)
+        found += [describe(point, partial[point.id], about[point.id]) for point in good]
         refused += bad.values()
     return found, refused
 
@@ -78,7 +81,8 @@ def points(root):
 def point(root, wanted, domain=None):
     """Return the dict of one point, as `points` does; wanted, domain: as of find_point."""
     target, found = find_point(root, wanted, domain)
-    return describe(found, _found(target, *target.load())[found.id])
+    every, refused = target.load()
+    return describe(found, series.partial_disks(every)[found.id], _found(target, every, refused)[found.id])
 
 
 def find_point(root, wanted, domain=None):

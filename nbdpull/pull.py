@@ -94,9 +94,11 @@ class Resumed(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """A committed point, and what else the operator should know."""
+    """A committed point, and what else the operator should know. partial: its disks of which no whole image can be made
+    by the store."""
 
     point: series.Point
+    partial: frozenset[str]
     warnings: list[str]
     dropped_checkpoints: list[str]
     reclaimed: list[reclaim.Leftover]
@@ -216,7 +218,8 @@ class _Run:
         dropped = self._drop_superseded(point)
         self._warnings += self._series.store.warnings()
         scratch = self._watch.peak, self._watch.growth.samples
-        return Result(point, self._warnings, dropped, self._reclaimed, *scratch, resumed)
+        partial = series.partial_disks([*self._points, point])[point.id]
+        return Result(point, partial, self._warnings, dropped, self._reclaimed, *scratch, resumed)
 
     def _job(self, plan):
         return self._vm.resumed_backup(plan, *self._dead.freeze) if self._dead else self._vm.backup(plan)

@@ -127,7 +127,8 @@ class Series:
         return False
 
     def point(self, wanted=LATEST):
-        """Return the Point with that id, or the one committed last; NoSuchPoint names those that exist."""
+        """Return the Point with that id, or the latest: the last one that is whole, where there is any, see
+        partial_disks. NoSuchPoint names those that exist."""
         if wanted == LATEST:
             return self._last()
         if wanted not in self.store.folders(self.folder):
@@ -143,7 +144,8 @@ class Series:
             raise type(error)(f"{error}; it may be the latest point: name another by its id") from error
         if not points:
             raise errors.NoSuchPoint(f"{self.store.root} holds no completed point of {self.domain}")
-        return points[-1]
+        partial = partial_disks(points)
+        return next((point for point in reversed(points) if not partial[point.id]), points[-1])
 
     def parent(self, point):
         """Return the Point that this one was built on, None if it has no parent; MissingParent unless it is that."""
@@ -279,6 +281,17 @@ class Series:
             new.end_journal()
             if not new.committed:
                 self.remove_uncommitted(new.id, keep_journal=left_behind)
+
+
+def partial_disks(points):
+    """{id of each Point of a series: names of its disks whose chain begins with an incremental, so that no whole image
+    can be made of them}"""
+    found: dict[str, frozenset[str]] = {}
+    for point in sorted(points, key=lambda point: point.manifest.sequence):  # parents first
+        changed = frozenset(disk.name for disk in point.manifest.disks if disk.mode != manifest.FULL)
+        parent = point.manifest.parent
+        found[point.id] = changed & found.get(parent.point, frozenset()) if parent else changed
+    return found
 
 
 def _not_stored(path):

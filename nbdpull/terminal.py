@@ -120,8 +120,13 @@ def points(described):
 def _point_row(point):
     shown = ",".join(f"{disk['name']}:{disk['mode']}" for disk in point["disks"])
     stored = size(sum(disk["stored_bytes"] for disk in point["disks"]))
+    point = {**point, "parent": _parent(point)}
     named = (point[name] or "-" for name in ("domain", "id", "created", "parent", "checkpoint"))
     return (*named, shown, stored, _finding(point.get("verified")), _finding(point.get("drilled")))
+
+
+def _parent(point):
+    return (point["parent"] or "-") + (" (partial)" if point["partial"] else "")
 
 
 _VERDICTS = {"ok": "", "partial": "part", "damaged": "DAMAGED", "base-damaged": "BASE DAMAGED", "failed": "FAILED"}
@@ -182,6 +187,7 @@ def _damage(damage):
 def show(point):
     """One point, whole."""
     members = ("id", "domain", "uuid", "created", "since", "checkpoint", "parent", "consistency")
+    point = {**point, "parent": _parent(point)}
     lines = [f"{name + ':':13}{point[name] if point[name] is not None else '-'}" for name in members]
     labels = ["verified:"]
     for text in _verification(point["verified"]):

@@ -16,7 +16,7 @@ def vm(tmp_path_factory):
 
 def test_a_point(vm):
     first, second = vm.points[:2]
-    told = listing.describe(second)
+    told = listing.describe(second, frozenset())
     assert told == json.loads(json.dumps(told)), "it is plain"
     disks = told.pop("disks")
     assert told == {
@@ -27,6 +27,7 @@ def test_a_point(vm):
         "since": "chk-of-the-parent",
         "checkpoint": f"nbdpull-{second.id}",
         "parent": first.id,
+        "partial": False,
         "consistency": "crash-consistent",
         "consistency_reason": "",
         "seconds": {"copy": 0.5},
@@ -45,7 +46,7 @@ def test_a_point(vm):
 
 
 def test_what_a_first_point_lacks(vm):
-    told = listing.describe(vm.points[0])
+    told = listing.describe(vm.points[0], frozenset())
     assert told["parent"] is None
     assert [disk["mode"] for disk in told["disks"]] == ["full", "full"]
 

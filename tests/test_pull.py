@@ -714,7 +714,7 @@ def test_since_a_checkpoint_of_virsh_into_an_empty_folder(pulled):
     held = witness.content()
     done = nbdpull(vm.name, "--since", "chk3", "-o", witness.store)
     assert done.returncode == 0, done.stderr
-    assert "no parent here" in done.stdout and "chk3" in done.stdout
+    assert "no whole image" in done.stdout and "chk3" in done.stdout and done.stderr == ""
 
     point = witness.points()[0]
     assert modes(point) == {"vda": SINCE, "vdb": ("full", "raw-has-no-bitmaps")}
@@ -757,6 +757,13 @@ def test_since_a_checkpoint_of_virsh_into_a_series(pulled):
     vm.write("vda", CLUSTER, CLUSTER, 0x22)
     apart = witness.pull("--since", "chk3")
     assert (apart["since"], apart["parent"], dirty(apart)["vda"]) == ("chk3", None, CLUSTER)
+    (warning,) = witness.result["warnings"]
+    assert "it is partial" in warning and f"latest stays {first['id']}" in warning
+    assert [(point["id"], point["partial"]) for point in witness.points()] == [
+        (first["id"], False),
+        (apart["id"], True),
+    ]
+    assert_same(witness.restored("latest"), witness.frozen[first["id"]])
     assert_same({"vda": witness.change(apart["id"], "vda", then)}, witness.frozen[apart["id"]])
     assert first["checkpoint"] in vm.checkpoints()  # still the base of what can be restored
     vm.write_zeroes("vda", 2 * CLUSTER, CLUSTER)
@@ -764,6 +771,11 @@ def test_since_a_checkpoint_of_virsh_into_a_series(pulled):
     assert (third["since"], third["parent"]) == (first["checkpoint"], first["id"])
     witness.assert_restores(first["id"], third["id"])
     witness.assert_verified()
+    vm.delete_checkpoint(third["checkpoint"])
+    vm.write("vda", 4 * CLUSTER, CLUSTER, 0x23)
+    fourth = witness.pull()  # the checkpoint of the partial one is there, and no whole image could go on from it
+    assert modes(fourth) == {"vda": ("full", "checkpoint-lost")}
+    assert_same(witness.restored("latest"), witness.frozen[fourth["id"]])
 
 
 def test_since_a_point_that_is_not_the_newest(pulled):
@@ -912,7 +924,8 @@ def test_checkpoint_of_our_name_from_another_time(pulled, how):
         witness.assert_restores()
     else:  # what the user named is what the user gets: a change by itself
         assert (second["parent"], dirty(second)) == (None, {"vda": CLUSTER})
-        assert nbdpull("restore", witness.store, "-o", witness.folder / "out").returncode != 0
+        words = ("restore", witness.store, "-o", witness.folder / "out", "--point", second["id"])
+        assert nbdpull(*words).returncode == 11
     assert name in vm.checkpoints() and held
 
 

@@ -86,6 +86,31 @@ def test_the_newest_is_never_guessed(vm):
             assert list(refused) == [victim.id] and victim.id in str(refused[victim.id])
 
 
+def test_partial_points_are_never_the_latest(tmp_path):
+    """Whole images can be made of all disks of the latest, where there is such a point. Of the others each disk is told
+    that is not whole: its chain begins with a change."""
+    vm = Vm(tmp_path / "store")
+    for disk in ("vda", "vdb"):
+        vm.add_disk(disk, 4096)
+    changes = vm.pull("elsewhere")
+    assert vm.series.point() == changes
+    on_it = vm.pull()
+    assert vm.series.point() == on_it
+    mixed = vm.pull("elsewhere", disks=["vda"])
+    whole = vm.pull("nothing")
+    one_disk = vm.pull(disks=["vda"])
+    again = vm.pull("elsewhere", disks=["vdb"])
+    vm.add_disk("vdc", 4096)
+    last = vm.pull()  # on a point that has vdb alone, and that not whole: vda and vdc are in full
+    both = frozenset({"vda", "vdb"})
+    expected = [both, both, frozenset({"vda"}), frozenset(), frozenset(), frozenset({"vdb"}), frozenset({"vdb"})]
+    made = [changes, on_it, mixed, whole, one_disk, again, last]
+    assert series.partial_disks(vm.points) == {point.id: disks for point, disks in zip(made, expected)}
+    assert vm.series.point() == one_disk
+    os.remove(manifest_of(vm, changes))  # what builds on what is not there is damaged, not partial
+    assert series.partial_disks(vm.series.points())[on_it.id] == frozenset()
+
+
 def test_a_point_of_a_later_format_is_refused_alone(vm):
     data = format.seal({"format": "nbdpull/2", "requires": []})
     with damaged(manifest_of(vm, vm.points[1]), data):
