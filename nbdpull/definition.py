@@ -96,7 +96,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     _name(root, name, new_uuid)
     devices = root.find("devices")
     for disk in list(root.iterfind("devices/disk")):
-        target = _target(disk)
+        target = target_of(disk)
         if target in disks:
             _place(disk, disks[target])
         elif disk.get("device", "disk") in ("disk", "lun"):
@@ -126,7 +126,8 @@ def _name(root, name, new_uuid):
     root.attrib.pop("id", None)
 
 
-def _target(disk):
+def target_of(disk):
+    """Its name: vda."""
     target = disk.find("target")
     return None if target is None else target.get("dev")
 

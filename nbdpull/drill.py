@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from . import domain_boot, drill_xml, errors, findings, format, nbd_server, series, store
+from . import domain_boot, drill_xml, errors, findings, format, hot_plug, nbd_server, series, store
 
 LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a report tells
@@ -70,7 +70,7 @@ def drill(request: Request, report: Callable = lambda **event: None, check: Call
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
     target = series.only_series(store.open_store(request.store), request.domain)
     point = target.point(request.point)
-    xml = target.definition(point)
+    xml, lost = _definition(target, point)
     expect = _pattern(request.expect)
     if expect is None and not drill_xml.has_agent(xml):
         raise errors.UsageError(
@@ -78,9 +78,17 @@ def drill(request: Request, report: Callable = lambda **event: None, check: Call
             "is up"
         )
     result = _Drill(request, target, point, xml, expect, report, check).run()
+    result.warnings += [f"disk {disk} is in no definition of the point: the drill was without it" for disk in lost]
     if request.keep:
         _keep(target, result)
     return result
+
+
+def _definition(target, point):
+    """(definition of the domain with the disks of the point, those that are in none)."""
+    xml, live = target.definition(point), target.read_file(point, format.LIVE_XML)
+    joined, _, lost = hot_plug.joined(xml, live, [disk.name for disk in point.manifest.disks])
+    return joined, lost
 
 
 def _pattern(text):

@@ -25,6 +25,7 @@ MARKER = "nbdpull.json"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 DOMAIN_XML = "domain.xml"
+LIVE_XML = "domain-live.xml"  # as it ran, where that has what the other has not
 CHECKPOINT_XML = "checkpoint.xml"
 NVRAM = "nvram"
 BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them directly
@@ -95,7 +96,7 @@ def fits_point(name, size):
 
 def belongs_to_domain(name):
     """Whether a file of a point is one that a restore brings back beside the disks."""
-    return name in (DOMAIN_XML, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
+    return name in (DOMAIN_XML, LIVE_XML, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
 
 
 def domain_name(folder):

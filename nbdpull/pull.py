@@ -22,6 +22,7 @@ from . import (
     errors,
     extents,
     format,
+    hot_plug,
     journal,
     known_frames,
     members,
@@ -452,6 +453,8 @@ class _Run:
     def _add_files(self, new, job, parent):
         xml, live = self._vm.domain_xml(), self._vm.live_xml()
         new.add_file(format.DOMAIN_XML, xml.encode())
+        if live and hot_plug.found(xml, live):
+            new.add_file(format.LIVE_XML, live.encode())
         if job.checkpoint:
             new.add_file(format.CHECKPOINT_XML, job.checkpoint.xml.encode())
         if not self._vm.is_remote:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
-from . import definition, domain_xml, errors, format, image_header, overwrite, pipeline, series, store, target
+from . import definition, domain_xml, errors, format, hot_plug, image_header, overwrite, pipeline, series, store, target
 from .destination import Destinations, is_at
 from .disk_restore import DiskRestore
 from .image import Image
@@ -114,7 +114,7 @@ class _Run:
     def __init__(self, request, opened, point, report, check):
         self._request, self._series, self._point = request, opened, point
         self._report, self._check = report, check
-        self._definition = self._stored_definition()
+        self._definition, self._extra, self._lost = self._stored_definition()
         self._where = self._destinations()
         self._disks = self._chosen()
         self._places = {disk: self._place(disk) for disk in self._disks}
@@ -125,17 +125,24 @@ class _Run:
     # What, and where to
 
     def _stored_definition(self):
-        """The domain's definition as text; None where it cannot be read (the proof tells that), or is none."""
+        """What hot_plug.joined returns: the domain's definition as text, with every disk of the point, and more; None
+        for a text where it cannot be read (the proof tells that), or is none."""
         try:
-            text = self._series.definition(self._point)
-            definition.parse(text)
-            return text
+            xml = self._series.definition(self._point)
+            with suppress(errors.Damaged):
+                live = self._series.read_file(self._point, format.LIVE_XML)
+                return hot_plug.joined(xml, live, self._names)
+            return hot_plug.joined(xml, None, self._names)
         except errors.Damaged:
-            return None
+            return None, [], []
+
+    @property
+    def _names(self):
+        return [disk.name for disk in self._point.manifest.disks]
 
     def _destinations(self):
         request = self._request
-        to, known = dict(request.to), [disk.name for disk in self._point.manifest.disks]
+        to, known = dict(request.to), self._names
         if None in to and len(known) > 1:
             raise errors.UsageError(f"point {self._point.id} has more than one disk: give --onto DISK=IMAGE")
         if None in to:
@@ -145,7 +152,7 @@ class _Run:
         return Destinations(request.output, to, request.kind, request.options, request.in_place, by_target)
 
     def _chosen(self):
-        known, where = [disk.name for disk in self._point.manifest.disks], self._where
+        known, where = self._names, self._where
         wanted = self._request.disks or list(where.to if not where.output else known)
         for name in [*wanted, *where.to]:
             if name not in known:
@@ -327,7 +334,7 @@ class _Run:
         new, warnings = definition.adapted(
             self._definition, self._sources(), files, request.name, request.new_uuid, self._elsewhere()
         )
-        self._result.warnings += warnings
+        self._result.warnings += [*self._of_the_running_domain(), *warnings]
         if not request.define and any(name.startswith(format.TPM_PREFIX) for name in beside):
             self._result.warnings.append(
                 "the TPM's state is in the folder, where libvirt does not look: --define moves it"
@@ -337,6 +344,12 @@ class _Run:
 
             domain_define.require_definable(new, request.uri, request.force)
         return new
+
+    def _of_the_running_domain(self):
+        """What to tell of devices that were plugged in without --config."""
+        yield from (f"disk {disk} is in no definition of the point: the domain is without it" for disk in self._lost)
+        for each in self._extra:
+            yield f"{each} was plugged into the running domain alone: only {format.LIVE_XML} has it"
 
     def _unadapted(self):
         entry = self._point.file(format.DOMAIN_XML)

@@ -98,6 +98,20 @@ def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_lib
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=bootable.folder / point.id, check=True)
 
 
+def test_a_disk_of_the_running_domain_alone(private_libvirt, tmp_path, work):
+    """It is in the live definition only, and it is the one that boots."""
+    vm = Vm(tmp_path / "store")
+    vm.xml = domain_xml(DEVICES.replace("vda", "vdb"))
+    vm.files = {"domain-live.xml": domain_xml(DEVICES).encode()}
+    for disk in ("vda", "vdz"):
+        vm.add_disk(disk, MIB)
+    vm.write("vda", 0, BOOT_BLOCK)
+    vm.pull()
+    told = run(vm, private_libvirt, "--expect", "hello", "--timeout", "20s", "--work-dir", work)
+    assert told["verdict"] == "ok"
+    assert told["warnings"] == ["disk vdz is in no definition of the point: the drill was without it"]
+
+
 def test_an_agent_that_never_answers(private_libvirt, tmp_path, work):
     channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
     vm = Vm(tmp_path / "store")

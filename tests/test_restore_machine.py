@@ -6,10 +6,12 @@ import struct
 import subprocess
 import sys
 import uuid
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 import stores
+from bed.libvirtd import libvirt
 from bed.machine import DOMAIN, MIB, Machine, wait_for
 
 from nbdpull import domain_files
@@ -31,6 +33,49 @@ def result_of(*words, uri):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+# -- devices of the running domain alone ------------------------------------------------------------------------------
+
+
+def test_a_disk_that_was_plugged_in_live_comes_back(private_libvirt, machine, tmp_path):
+    """It was pulled and restored, and in no definition: the domain was without it."""
+    vm = machine({"vda": 2 * MIB})
+    vm._make_image("vdd", 4 * MIB)
+    vm._make_image("sdh", MIB)
+    for plugged in (
+        vm._disk_xml("vdd"),
+        "<controller type='scsi' index='1' model='virtio-scsi'/>",
+        vm._disk_xml("sdh").replace("</disk>", "<address type='drive' controller='1' unit='5'/></disk>"),
+        "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
+    ):
+        vm.domain.attachDeviceFlags(plugged, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    for number, target in enumerate(vm.disks, 1):
+        vm.write(target, 0, MIB, number)
+    contents = {target: vm.content(target) for target in vm.disks}
+    store = tmp_path / "store"
+    result_of("pull", vm.name, "-o", store, uri=private_libvirt.uri)
+    assert len(list(store.rglob("domain-live.xml"))) == 1
+    words = ["restore", store, "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
+    result = result_of(*words, uri=private_libvirt.uri)
+    assert result["warnings"] == ["rng virtio was plugged into the running domain alone: only domain-live.xml has it"]
+    with restored(private_libvirt, result) as copy:
+        assert {target: copy.content(target) for target in copy.disks} == contents
+        root = ET.fromstring(copy.domain.XMLDesc())
+        [address] = root.findall("devices/disk/target[@dev='sdh']/../address")
+        assert (address.get("controller"), address.get("unit")) == ("1", "5")
+        assert root.find("devices/controller[@type='scsi'][@index='1']").get("model") == "virtio-scsi"
+
+
+def test_a_domain_without_such_devices_has_one_definition(private_libvirt, machine, tmp_path):
+    vm = machine({"vda": MIB, "sdb": MIB})
+    result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
+    assert not list((tmp_path / "store").rglob("domain-live.xml"))
+
+
+def restored(bed, result):
+    """The domain that a restore defined, which starts where this is entered, and is gone afterwards."""
+    return Machine.of(bed, result["defined"]["uuid"], result["files"])
+
+
 # -- firmware ---------------------------------------------------------------------------------------------------------
 
 
@@ -40,7 +85,7 @@ class Uefi(Machine):
     def __init__(self, *where):
         if not os.path.isdir(EFI):
             pytest.skip("not installed: OVMF (scripts/install --test installs it)")
-        super().__init__(*where, {"vda": 2 * MIB}, paused=False)
+        super().__init__(*where, {"vda": 2 * MIB})
 
     def _xml(self):
         devices = "".join(map(self._disk_xml, self.disks))
@@ -84,18 +129,16 @@ def test_boot_entries_come_back_where_no_definition_names_them(private_libvirt, 
         pytest.skip("libvirt's folder of variables: run as root")
     with Uefi(private_libvirt, tmp_path / "images") as vm:
         variables = Path(f"/var/lib/libvirt/qemu/nvram/{vm.name}_VARS.fd")
-        blank = variables.read_bytes()
-        wait_for(lambda: variables.read_bytes() != blank, "variables written by the firmware", 120)
-        vm.destroy()
+        vm.destroy()  # before its firmware has written anything
         add_boot_entry(variables)
         vm.start()
-        vm.suspend()
         result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
         vm.forget()
         assert not variables.exists()
         result = result_of("restore", tmp_path / "store", "-o", tmp_path / "out", "--define", uri=private_libvirt.uri)
         restored = Path(result["beside"]["nvram"])
         before = restored.read_bytes()
+        vm.paused = False
         vm.start()
         assert str(restored) in vm.domain.XMLDesc() and not variables.exists()
         wait_for(lambda: restored.read_bytes() != before, "the restored variables in use by the firmware", 120)

@@ -85,6 +85,15 @@ class Machine:
             self._make_image(target, disk)
         self.uuid = bed.connection().defineXML(self._xml()).UUIDString()
 
+    @classmethod
+    def of(cls, bed, uuid, images):
+        """A domain that somebody else has defined; images: {target: path} of its disks."""
+        vm = object.__new__(cls)
+        vm.bed, vm.uuid, vm.paused, vm._devices = bed, uuid, True, {}
+        vm.name, vm.folder = vm.domain.name(), None
+        vm.disks = {target: Disk(path=Path(path)) for target, path in images.items()}
+        return vm
+
     def __enter__(self):
         try:
             self.start()
