@@ -1,8 +1,10 @@
 """The entry of `nbdpull` and of `python3 -m nbdpull`."""
 
 import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 
 
 def main():
@@ -14,6 +16,9 @@ def main():
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts a thread for each core, for sums never asked for
     from .cli import main as run
 
+    with suppress(ValueError, OSError):  # each point of a chain keeps its index open, each disk some chunk files
+        few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, min(most, 1 << 16)), most))
     sys.exit(run())
 
 

@@ -433,6 +433,8 @@ def main(argv=None):
         return _failed(error, as_json)
     except BrokenPipeError:  # whoever read our output went away
         return 128 + signal.SIGPIPE
+    except MemoryError:
+        return _failed(errors.NbdpullError("there is not enough memory for this"), as_json)
     except Exception as error:
         if os.environ.get("NBDPULL_DEBUG"):
             raise

@@ -54,7 +54,7 @@ def compare(
     target = series.only_series(store.open_store(root), domain)
     found = target.point(point or series.LATEST)
     disk = _chosen(found, disk)
-    with lookup.RandomImage(target, found, disk) as opened, _served(image, kind) as live:
+    with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
         result = Result(found, disk)

@@ -51,7 +51,7 @@ def _of_point(target, point, disks, threads, report, check):
             raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
     result = {}
     for name in disks or known:
-        with lookup.RandomImage(target, point, name) as opened:
+        with lookup.RandomImage(target, point, name, check=check) as opened:
 
             def tell(position, name=name, size=opened.size):
                 report(

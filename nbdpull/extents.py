@@ -100,6 +100,14 @@ def cut(ranges, size, only=True):
     return result
 
 
+def split(ranges, size):
+    """Split ranges into arrays, never empty ones, of those that begin in the same multiple of `size` bytes."""
+    if not len(ranges):
+        return []
+    block = ranges["offset"] // size
+    return numpy.split(ranges, numpy.flatnonzero(block[1:] != block[:-1]) + 1)
+
+
 def batches(extents, data_bytes, count):
     """Split into consecutive arrays of at most `count` extents and about `data_bytes` of data."""
     if not len(extents):

@@ -32,6 +32,7 @@ BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them
 TPM_PREFIX = "tpm."  # and the name of the state file of an emulated TPM
 
 MAX_FRAME = 1 << 20  # bytes of guest data; no frame crosses a multiple of it
+MAX_BLOCK_RECORDS = 1 << 14  # records that begin in one multiple of MAX_FRAME: one for each 64 bytes
 MAX_STORED = MAX_FRAME + (1 << 16)  # bytes of a frame that does not compress
 MAX_DISK = 1 << 50  # bytes
 MAX_DOCUMENT = 1 << 26  # bytes of a sealed document, and of a journal
@@ -264,7 +265,7 @@ HEADER_MAGIC = 0x184D2A50
 RECORDS_MAGIC = 0x184D2A51
 SEEK_TABLE_MAGIC = 0x184D2A5E
 SEEKABLE_MAGIC = 0x8F92EAB1
-DATA_MAGIC = 0xFD2FB528
+FRAME_MAGIC = struct.pack("<I", 0xFD2FB528)
 
 _SKIPPABLE = struct.Struct("<II")  # magic, size of what follows
 _SEEK_FOOTER = struct.Struct("<IBI")  # number of entries, descriptor, magic

@@ -1,19 +1,19 @@
 """A disk as of a point: the chain of its index files laid over each other, newest on top.
 
-Owns: which frame of which point answers for a range. Streams by windows of the disk, so that memory does not grow with
-the number of extents. Must not know: where the bytes go, libvirt, NBD.
+Owns: which frame of which point answers for a range. Streams by windows of the disk, so that memory grows neither with
+the number of extents nor with the size of the disk. Must not know: where the bytes go, libvirt, NBD.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy
 
 from . import errors, extents, format, manifest, reader
 
-WINDOW = 1 << 32  # bytes of disk resolved at a time; a multiple of format.MAX_FRAME
+HELD_BYTES = 32 << 20  # of decompressed frames that a Piece may need again
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,34 @@ class Piece:
     sources: list
 
 
+class Window(NamedTuple):
+    """A part of the disk, from start to stop, which are multiples of format.MAX_FRAME but for the disk's end. segments
+    are extents.SEGMENT, sorted, and cover it but for growth that nothing was written to; layers[segment.layer]
+    [segment.record] is the record of one."""
+
+    start: int
+    stop: int
+    segments: numpy.ndarray
+    layers: list
+
+
 class Image:
     """size: bytes. Use as a context manager; `read_piece` may be called by several threads at once.
 
     partial: the chain may begin with a point without a parent; then what is in no Piece is unchanged, not zero.
+    check() is called often.
     """
 
-    def __init__(self, series, point, disk, partial=False):
+    def __init__(self, series, point, disk, partial=False, check=lambda: None):
         self._links = series.chain(point, disk, partial)
         self.partial = self._links[0][1].mode != manifest.FULL
         self.size = self._links[-1][1].size
         self.disk = disk
         self._series = series
-        self._stack = ExitStack()
-        self._frames = [
-            self._stack.enter_context(reader.FrameReader(series.store, series.folder, entry))
-            for _, entry in self._links
-        ]
+        self._check = check
+        self._files = reader.OpenFiles(series.store)
+        frames = [reader.FrameReader(series.store, series.folder, entry, self._files) for _, entry in self._links]
+        self._frames = frames
 
     @property
     def indexes(self):
@@ -62,21 +73,25 @@ class Image:
         return self
 
     def __exit__(self, *exc):
-        self._stack.close()
+        self._files.close()
 
     def resolved(self):
-        """Yield (segments, layers) window by window: segments are extents.SEGMENT, sorted, and cover the window but
-        for growth that nothing was written to; layers[segment.layer][segment.record] is its record."""
+        """Yield Window after Window of the whole disk, each as large as can be with some records of each index."""
         layers = [_Layer(reader.records(self._series.store, self._series.folder, entry)) for _, entry in self._links]
-        for start in range(0, self.size, WINDOW):
-            stop = min(start + WINDOW, self.size)
+        start = 0
+        while start < self.size:
+            self._check()
+            stop = self.size
+            for layer in layers:
+                stop = layer.reach(start, stop)
             taken = [layer.take(stop) for layer in layers]
             result = numpy.empty(0, extents.SEGMENT)
             for number, records in reversed(list(enumerate(taken))):  # so that the large first layer is laid once
                 result = extents.overlay(extents.clip(_segments(records, number), start, stop), result)
             if not self.partial:
                 self._require_covered(result, start, min(stop, self._links[0][1].size))
-            yield result, taken
+            yield Window(start, stop, result, taken)
+            start = stop
 
     def _require_covered(self, segments, start, stop):
         missing = extents.gaps(extents.clip(segments, start, stop), start, stop) if stop > start else []
@@ -85,21 +100,19 @@ class Image:
             raise errors.Damaged(f"disk {self.disk}: nothing in the chain tells bytes {offset} to {offset + length}")
 
     def flat(self):
-        """Yield, window by window, the data records that one index of the whole image would have. `chunk` is a number
+        """Yield, Window by Window, the data records that one index of the whole image would have. `chunk` is a number
         in `chunks`. What is in no record reads as zero. A record may show a part of its frame."""
         numbers = [numpy.array(each, "u4") for each in self.chunk_numbers]
-        for segments, layers in self.resolved():
+        for _, _, segments, layers in self.resolved():
             parts = [_shown(segments[segments["layer"] == n], layer, numbers[n]) for n, layer in enumerate(layers)]
             records = numpy.concatenate(parts)
             yield records[numpy.argsort(records["offset"], kind="stable")]
 
     def data(self):
-        """Yield (extents of data in a window, where the window ends), ascending."""
-        reached = 0
-        for segments, layers in self.resolved():
+        """Yield (extents of data in a Window, where that ends), ascending."""
+        for _, stop, segments, layers in self.resolved():
             kinds = _kinds(segments, layers)
-            reached = min(reached + WINDOW, self.size)
-            yield extents.merged(_extents(segments[kinds == extents.DATA], extents.DATA)), reached
+            yield extents.merged(_extents(segments[kinds == extents.DATA], extents.DATA)), stop
 
     def data_bytes(self, block):
         """Bytes of all blocks of `block` bytes that hold data, whole."""
@@ -111,7 +124,7 @@ class Image:
 
     def head(self, length):
         """The first bytes of the disk; None where a partial image does not tell all of them."""
-        segments, layers = next(self.resolved(), (numpy.empty(0, extents.SEGMENT), []))
+        _, _, segments, layers = next(self.resolved(), Window(0, 0, numpy.empty(0, extents.SEGMENT), []))
         segments, length = extents.clip(segments, 0, length), min(length, self.size)
         if self.partial and extents.gaps(segments, 0, length):
             return None
@@ -123,28 +136,32 @@ class Image:
         return bytes(found)
 
     def pieces(self):
-        """Yield a Piece for each block of format.MAX_FRAME bytes with data, ascending, and after those of a window one
+        """Yield a Piece for each block of format.MAX_FRAME bytes with data, ascending, and after those of a Window one
         Piece with its zero ranges. Every frame lies within one Piece. What is in no Piece reads as zero, too."""
-        for segments, layers in self.resolved():
+        for _, _, segments, layers in self.resolved():
             kinds = _kinds(segments, layers)
             zero = segments[kinds == extents.ZERO]
             data = extents.cut(segments[kinds == extents.DATA], format.MAX_FRAME)
-            for part in _blocks(data):
+            for part in extents.split(data, format.MAX_FRAME):
                 sources = [(int(s["layer"]), layers[s["layer"]][s["record"]]) for s in part]
                 yield Piece(_extents(part, extents.DATA), sources)
             if len(zero):
                 yield Piece(extents.merged(_extents(zero, extents.ZERO)), [])
 
     def read_piece(self, piece):
-        """Return the bytes of each data extent of a Piece; each frame is decompressed and checked once."""
+        """Return the bytes of each data extent of a Piece; each frame is decompressed and checked once, unless there is
+        an absurd number of them."""
         frames: dict[tuple, bytes] = {}
         parts = []
         for extent, (layer, record) in zip(piece.extents, piece.sources):
-            key = (layer, int(record["chunk"]), int(record["position"]))
+            key = (layer, int(record["chunk"]), int(record["position"]), record["digest"].tobytes())
             if key not in frames:
+                if sum(map(len, frames.values())) > HELD_BYTES:
+                    frames.clear()
                 frames[key] = self._frames[layer].read(record)
-            begin = int(record["skip"]) + int(extent["offset"]) - int(record["offset"])
-            parts.append(memoryview(frames[key])[begin : begin + int(extent["length"])])
+            begin, length = int(record["skip"]) + int(extent["offset"]) - int(record["offset"]), int(extent["length"])
+            part = memoryview(frames[key])[begin : begin + length]
+            parts.append(part if length == len(frames[key]) else bytes(part))  # a frame is not kept for a part of it
         return parts
 
 
@@ -177,18 +194,30 @@ class _Layer:
 
     def __init__(self, batches):
         self._batches = batches
-        self._held = numpy.empty(0, format.RECORD)
+        self._held = [numpy.empty(0, format.RECORD)]
         self._more = True
+        self._last = -1  # where the last record begins that was drawn
+
+    def reach(self, start, stop):
+        """Draw records until all are held that begin before `stop`, or as many as are held at once. Return up to where
+        they are, from `start` on: a multiple of format.MAX_FRAME, or `stop`."""
+        least = min(start - start % format.MAX_FRAME + format.MAX_FRAME, stop)
+        while self._more and (self._last < least or (self._last < stop and self._count() < 2 * reader.BATCH_RECORDS)):
+            batch = next(self._batches, None)
+            if batch is None:
+                self._more = False
+            else:
+                self._held.append(batch)
+                self._last = int(batch["offset"][-1])
+        return min(stop, self._last - self._last % format.MAX_FRAME) if self._more else stop
+
+    def _count(self):
+        return sum(map(len, self._held))
 
     def take(self, stop):
-        """Return the records that begin before `stop` and were not wholly before the last window."""
-        parts = [self._held]
-        while self._more and (not len(parts[-1]) or parts[-1]["offset"][-1] < stop):
-            batch = next(self._batches, None)
-            self._more = batch is not None
-            parts += [batch] if self._more else []
-        known = numpy.concatenate(parts)
-        self._held = known[extents.ends(known) > stop]
+        """Return the records held that begin before `stop` and were not wholly before the last window."""
+        known = numpy.concatenate(self._held)
+        self._held = [known[extents.ends(known) > stop]]
         return known[known["offset"] < stop]
 
 
@@ -213,11 +242,3 @@ def _extents(segments, kind):
     result = numpy.empty(len(segments), extents.EXTENT)
     result["offset"], result["length"], result["kind"] = segments["offset"], segments["length"], kind
     return result
-
-
-def _blocks(segments):
-    """Split segments into runs that lie in the same block of format.MAX_FRAME bytes."""
-    if not len(segments):
-        return []
-    block = segments["offset"] // format.MAX_FRAME
-    return numpy.split(segments, numpy.flatnonzero(block[1:] != block[:-1]) + 1)

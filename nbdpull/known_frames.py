@@ -35,11 +35,11 @@ class KnownFrames:
         return known, found[known]
 
 
-def of_point(series, point, disk):
-    """Return the KnownFrames of a disk as of a point, or None where they do not fit BUDGET."""
+def of_point(series, point, disk, check=lambda: None):
+    """Return the KnownFrames of a disk as of a point, or None where they do not fit BUDGET. check() is called often."""
     parts, size = [], 0
-    with Image(series, point, disk) as image:
-        for segments, layers in image.resolved():
+    with Image(series, point, disk, check=check) as image:
+        for _, _, segments, layers in image.resolved():
             part = _whole_frames(segments, layers, image.chunk_numbers)
             size += part.nbytes + part["offset"].nbytes
             if size > BUDGET:

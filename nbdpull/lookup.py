@@ -8,6 +8,7 @@ who asks (NBD, a comparison), libvirt.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ import numpy
 from . import errors, extents, image, reader
 
 CACHE_BYTES = 64 << 20
+SPAN = 1 << 32  # bytes of the disk that a part of the map is for
+MAX_RUNS = 1 << 26  # of data in one image: a map of at most 4 GiB
 
 # Of format.RECORD, what tells one run from another; lengths have 32 bits, as no frame has more.
 _COLUMNS = {"length": "u4", "position": "u8", "stored": "u4", "raw": "u4", "skip": "u4", "chunk": "u4", "digest": "V32"}
@@ -29,16 +32,17 @@ class RandomImage:
     Damaged where an index is not what was stored; frames are proved one by one, as they are read.
     """
 
-    def __init__(self, series, point, disk, cache_bytes=CACHE_BYTES):
+    def __init__(self, series, point, disk, cache_bytes=CACHE_BYTES, check=lambda: None):
+        """check() is called often while the map is made."""
         self.disk = disk
         with ExitStack() as stack:
-            opened = stack.enter_context(image.Image(series, point, disk))
-            flaw = next(filter(None, map(series.file_flaw, opened.indexes)), None)
+            opened = stack.enter_context(image.Image(series, point, disk, check=check))
+            flaw = next(filter(None, (series.file_flaw(index, check) for index in opened.indexes)), None)
             if flaw:
                 raise errors.Damaged(flaw)
             self.size = opened.size
-            self._window = image.WINDOW
-            self._windows = [_Window(records, n * self._window) for n, records in enumerate(opened.flat())]
+            self._windows = _windows(opened)
+            self._starts = [window.start for window in self._windows]
             files = SimpleNamespace(chunks=opened.chunks)
             self._frames = stack.enter_context(reader.FrameReader(series.store, series.folder, files))
             self._cache = _FrameCache(self._frames.read, cache_bytes)
@@ -73,38 +77,42 @@ class RandomImage:
 
     def _shown(self, offset, stop):
         """Yield (place, begin, end) of each run of data within [offset, stop)."""
-        while offset < stop:
-            number = offset // self._window
-            end = min(stop, (number + 1) * self._window)
-            yield from self._windows[number].shown(offset, end)
-            offset = end
+        for window in self._within(offset, stop):
+            yield from window.shown(max(offset, window.start), min(stop, window.stop))
+
+    def _within(self, offset, stop):
+        """Yield the windows of which a part is within [offset, stop); what is in none reads as zero."""
+        for number in range(max(bisect_right(self._starts, offset) - 1, 0), len(self._windows)):
+            if self._starts[number] >= stop:
+                return
+            if self._windows[number].stop > offset:
+                yield self._windows[number]
 
     def extents(self, offset=0, length=None, limit=None):
         """Return extents, merged, that cover [offset, offset + length) exactly; with `limit` perhaps fewer, from the
         beginning of the range. length None: to the end of the disk."""
         stop = self.size if length is None else offset + length
         self._require_within(offset, stop - offset)
-        parts, at = [], offset
-        while at < stop:
-            number = at // self._window
-            end = min(stop, (number + 1) * self._window)
-            part = self._windows[number].extents(at, end, limit)
-            parts.append(part)
-            at = int(extents.ends(part[-1:])[0])
-            if limit is not None and sum(map(len, parts)) >= limit:
-                break
-        return extents.merged(numpy.concatenate(parts)) if parts else extents.of([])
+        parts, at = [extents.of([])], offset
+        for window in self._within(offset, stop):
+            parts.append(_zeroes(at, window.start))
+            at = max(at, window.start)
+            while at < min(stop, window.stop):
+                parts.append(window.extents(at, min(stop, window.stop), limit))
+                at = int(extents.ends(parts[-1][-1:])[0])
+                if limit is not None and sum(map(len, parts)) >= limit:
+                    return extents.merged(numpy.concatenate(parts))
+        return extents.merged(numpy.concatenate([*parts, _zeroes(at, stop)]))
 
     def records(self, offset=0, length=None):
         """Yield (offset, length, digest of the whole frame or None where it shows but a part of it) of each run of
         data that begins in the range, ascending."""
         stop = self.size if length is None else offset + length
-        for window in self._windows:
-            if window.start < stop and window.start + self._window > offset:
-                for number in window.starting(offset, stop):
-                    place = window.place(number)
-                    whole = not place["skip"] and place["raw"] == place["length"]
-                    yield place["offset"], place["length"], place["digest"].tobytes() if whole else None
+        for window in self._within(offset, stop):
+            for number in window.starting(offset, stop):
+                place = window.place(number)
+                whole = not place["skip"] and place["raw"] == place["length"]
+                yield place["offset"], place["length"], place["digest"].tobytes() if whole else None
 
     def close(self):
         self._stack.close()
@@ -122,12 +130,29 @@ def _clear(view):
         part[:] = _ZEROS[: len(part)]
 
 
-class _Window:
-    """The runs of data of one window of the disk, in columns. Searched by 32-bit offsets within the window."""
+def _zeroes(start, stop):
+    return extents.of([(start, stop - start, extents.ZERO)] if start < stop else [])
 
-    def __init__(self, records, start):
-        self.start = start
-        self._starts = (records["offset"] - numpy.uint64(start)).astype("u4")
+
+def _windows(opened):
+    """The windows of an Image in which there is data."""
+    found: list[_Window] = []
+    count = 0
+    for records in opened.flat():
+        found += map(_Window, extents.split(records, SPAN))
+        count += len(records)
+        if count > MAX_RUNS:
+            raise errors.StoreError(f"disk {opened.disk} has more than {MAX_RUNS} runs of data at this point, too many "
+                                    "to be held for random access: restore it instead")  # fmt: skip
+    return found
+
+
+class _Window:
+    """The runs of data of a part of the disk, in columns. Searched by 32-bit offsets within that."""
+
+    def __init__(self, records):
+        self.start, self.stop = int(records["offset"][0]), int(extents.ends(records[-1:])[0])
+        self._starts = (records["offset"] - records["offset"][0]).astype("u4")
         self._columns = {name: _column(records[name], kind) for name, kind in _COLUMNS.items()}
 
     def __len__(self):
@@ -199,7 +224,7 @@ class _FrameCache:
         self._under_way: dict[tuple, _Pending] = {}
 
     def get(self, place):
-        key = (place["chunk"], place["position"])
+        key = (place["chunk"], place["position"], place["digest"].tobytes())
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)

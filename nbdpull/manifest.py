@@ -130,12 +130,13 @@ def _disk_flaw(manifest, disk):
         return f"size of a disk is {disk.size}"
     if disk.index.path != f"{manifest.point}/{format.index_name(disk.name)}":
         return f"index path {members.short(disk.index.path)}"
-    return next((f"chunk path {members.short(c.path)}" for c in disk.chunks if not _is_chunk(c.path, disk.name)), None)
+    return next((f"chunk path {members.short(c.path)}" for c in disk.chunks if not is_chunk(c.path, disk.name)), None)
 
 
-def _is_chunk(path, disk):
+def is_chunk(path, disk):
+    """Whether a path is that of a chunk file of this disk, of whatever point."""
     match = format.CHUNK_PATH.match(path)
-    return match and match["disk"] == format.encoded(disk)
+    return bool(match) and match["disk"] == format.encoded(disk)
 
 
 def _files_flaw(manifest):

@@ -388,8 +388,7 @@ class _Run:
         """{target: what is kept of it} where a dead run is gone on with; all else that it wrote is removed."""
         if not self._dead:
             return {}
-        names = [disk.target for disk in self._disks]
-        kept = {name: resume.Kept(self._series, self._dead, name, self._check) for name in names}
+        kept = {disk.target: resume.Kept(self._series, self._dead, disk, self._check) for disk in self._disks}
         files = [entry for each in kept.values() for entry in each.files]
         new.remove_all_but(files)
         self._kept_bytes = sum(entry.size for entry in files)
@@ -407,7 +406,7 @@ class _Run:
         if not (self._request.dedupe and export.bitmap and start and start.point):
             return None
         try:
-            return known_frames.of_point(self._series, start.point, disk.target)
+            return known_frames.of_point(self._series, start.point, disk.target, self._check)
         except errors.Damaged as error:
             self._warnings.append(f"disk {disk.target} is stored without looking for known data: {error}")
             return None

@@ -198,7 +198,7 @@ class _Run:
         """Salvaging, a disk of whose chain a manifest or an index is damaged is lost as a whole; the others go on."""
         for disk in list(self._disks):
             try:
-                image = stack.enter_context(Image(self._series, self._point, disk, partial=self._request.onto))
+                image = stack.enter_context(self._image(disk))
                 if self._request.salvage:
                     self._require_sound([entry.index for _, entry in self._links(disk)], _OF_AN_INDEX)
                 self._images[disk] = image
@@ -210,6 +210,9 @@ class _Run:
                 del self._places[disk]
         if not self._disks:
             raise errors.Damaged(f"{self._result.lost[0].problem}; nothing can be salvaged")
+
+    def _image(self, disk):
+        return Image(self._series, self._point, disk, self._request.onto, self._check)
 
     def _links(self, disk):
         return self._series.chain(self._point, disk, self._request.onto)
@@ -264,10 +267,12 @@ class _Run:
     def _require_sound(self, entries, advice):
         """Raise Damaged where a file is not what was stored."""
         entries = {entry.path: entry for entry in entries}.values()
-        found = pipeline.ordered(
-            self._series.file_flaw, entries, threads=self._request.threads, budget=1, weight=lambda _: 0,
-            check=self._check,
-        )  # fmt: skip
+
+        def work(entry):
+            return self._series.file_flaw(entry, self._check)
+
+        threads = self._request.threads
+        found = pipeline.ordered(work, entries, threads=threads, budget=1, weight=lambda _: 0, check=self._check)
         flaws = [flaw for flaw in found if flaw]
         if flaws:
             raise errors.Damaged(f"{flaws[0]}; {advice}")

@@ -11,7 +11,7 @@ import os
 from datetime import datetime, timezone
 from typing import Optional
 
-from . import domain, errors, extents, format, journal, reader, scratch_watch
+from . import domain, errors, extents, format, journal, manifest, reader, scratch_watch
 from .manifest import FileEntry
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -86,10 +86,11 @@ class Kept:
     """
 
     def __init__(self, series, run, disk, check=lambda: None):
-        self._series, self._point, self._disk = series, run.id, disk
+        """disk: as the domain has it, with its target and size."""
+        self._series, self._point, self._disk, self._size = series, run.id, disk.target, disk.size
         self.chunks: list[FileEntry] = []
         self.reached = self.read_bytes = 0
-        for sealed in run.sealed.get(disk, []):
+        for sealed in run.sealed.get(disk.target, []):
             check()
             chunks = [FileEntry(*chunk) for chunk in sealed.chunks]
             if not self._taken(chunks):
@@ -109,6 +110,11 @@ class Kept:
                 return False
             records = self._records(own[-1])
         except errors.Damaged:
+            return False
+        # What a reader would have to refuse must not come into the point, whoever wrote it.
+        if not len(records) or format.records_flaw(records, self._size, len(self.chunks) + len(chunks)):
+            return False
+        if not all(manifest.is_chunk(chunk.path, self._disk) for chunk in chunks):
             return False
         if int(records["offset"][0]) < self.reached:
             return False

@@ -414,6 +414,8 @@ def _lets_in(status):
 def _unreadable(path, error):
     if isinstance(error, FileNotFoundError):
         return errors.Damaged(f"{path}: the file is missing")
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # of which the file is not to blame
+        return errors.StoreError(f"{path}: cannot be opened: {error.strerror}; allow more (ulimit -n)")
     return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
 
 

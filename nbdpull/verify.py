@@ -20,6 +20,7 @@ from .part import Part
 
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
+MAX_DAMAGES = 10_000  # of a disk of a point that are told
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Report:
 
 class _TimeIsUp(Exception):
     """Raised by the look at the stop flag."""
+
+
+class _Enough(Exception):
+    """Raised where one disk of a point has so many damages that nobody reads on."""
 
 
 def verify(
@@ -145,9 +150,7 @@ class _Verify:
             look = evidence.look(point)
             self._files(target, look, known_good)
             self._links(target, point)
-            for disk in point.manifest.disks:
-                self._disk(target, look, disk)
-            look.complete = True
+            look.complete = all([self._disk(target, look, disk) for disk in point.manifest.disks])
 
     def _conclude(self, target, points, refused, evidence):
         too_new = {each.point for each in self.report.too_new}
@@ -193,7 +196,7 @@ class _Verify:
         whole = {path for path in paths if path not in chunks or self._part.file(path) or look.is_wanted(path)}
 
         def work(entry):
-            return target.file_flaw(entry) if entry.path in whole else target.size_flaw(entry)
+            return target.file_flaw(entry, self._check) if entry.path in whole else target.size_flaw(entry)
 
         flaws = pipeline.ordered(work, entries, threads=self._threads, budget=1, weight=lambda _: 0, check=self._check)
         for entry, flaw in zip(entries, flaws):
@@ -214,29 +217,40 @@ class _Verify:
             self._refused(point.id, error)
 
     def _disk(self, target, look, disk):
-        """Every record, and the frames that are to be looked at, of one disk of one point."""
+        """Every record, and the frames to be looked at, of one disk of one point; return whether it came to an end."""
+        before = len(look.damages)
         try:
-            self._frames(target, look, disk, self._told_records(target, look, disk))
+            self._frames(target, look, disk, self._told_records(target, look, disk, before), before)
         except errors.Damaged as error:
             self._damage(look.found(disk.name, error, path=disk.index.path))
+        except _Enough:
+            self._damage(look.found(disk.name, f"more than {MAX_DAMAGES} damages: no more of this disk is looked at"))
+            return False
+        return True
 
-    def _told_records(self, target, look, disk):
+    def _range_damage(self, look, before, *what):
+        """Tell of a damage of a part of a disk; before: how many the point had before the disk."""
+        self._damage(look.found(*what))
+        if len(look.damages) - before >= MAX_DAMAGES:
+            raise _Enough
+
+    def _told_records(self, target, look, disk, before):
         """Yield the disk's records; a full disk whose records leave out a range is damaged."""
         reached = 0
         for batch in reader.records(target.store, target.folder, disk):
             if disk.mode == manifest.FULL:
-                self._uncovered(look, disk, extents.gaps(batch, reached, int(extents.ends(batch[-1:])[0])))
+                self._uncovered(look, disk, before, extents.gaps(batch, reached, int(extents.ends(batch[-1:])[0])))
             reached = int(extents.ends(batch[-1:])[0])
             yield batch
         if disk.mode == manifest.FULL and reached < disk.size:
-            self._uncovered(look, disk, [(reached, disk.size - reached)])
+            self._uncovered(look, disk, before, [(reached, disk.size - reached)])
 
-    def _uncovered(self, look, disk, gaps):
+    def _uncovered(self, look, disk, before, gaps):
         for offset, length in gaps:
             problem = "the index leaves out a range of a full disk"
-            self._damage(look.found(disk.name, problem, offset, length, disk.index.path))
+            self._range_damage(look, before, disk.name, problem, offset, length, disk.index.path)
 
-    def _frames(self, target, look, disk, record_batches):
+    def _frames(self, target, look, disk, record_batches, before):
         with reader.FrameReader(target.store, target.folder, disk) as frames:
 
             def work(records):
@@ -257,7 +271,7 @@ class _Verify:
                 for record, flaw in zip(records, flaws):
                     if flaw:
                         where = int(record["offset"]), int(record["length"]), disk.chunks[int(record["chunk"])].path
-                        self._damage(look.found(disk.name, flaw, *where))
+                        self._range_damage(look, before, disk.name, flaw, *where)
                 self._tell(event="progress", point=look.point.id, files=self.report.files, frames=self.report.frames)
 
     def _chosen(self, look, disk, records):

@@ -421,7 +421,10 @@ def test_the_numbers_and_names_of_the_format():
     for part, name in {"header": "HEADER_MAGIC", "records": "RECORDS_MAGIC", "seek table": "SEEK_TABLE_MAGIC"}.items():
         assert f"magic 0x{magics[name]:08X}" in layout[part]
     text = section(FORMAT, "7. Chunk files")
-    assert f"magic 0x{format.DATA_MAGIC:08X}" in text and f"0x{format.SEEKABLE_MAGIC:08X}" in text
+    assert (
+        f"magic 0x{int.from_bytes(format.FRAME_MAGIC, 'little'):08X}" in text
+        and f"0x{format.SEEKABLE_MAGIC:08X}" in text
+    )
     assert f"at most {format.MAX_FRAME} (2^20)" in " ".join(text.split())
     files = "".join(blocks(section(FORMAT, "2. Files of a store"), "text"))
     for name in (format.MARKER, format.MANIFEST, format.SUMS, format.DOMAIN_XML, format.LIVE_XML, format.CHECKPOINT_XML,

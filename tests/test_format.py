@@ -309,6 +309,7 @@ def test_good_records_have_no_flaw():
         (2, {"chunk": 2}, "chunk file that the manifest does not name"),
         (0, {"raw": MAX_FRAME + 1}, "frame of impossible size"),
         (0, {"stored": 0}, "frame of impossible size"),
+        (0, {"stored": MAX_FRAME + (1 << 16) + 1}, "frame of impossible size"),
         (0, {"skip": 1}, "reaches past its frame"),
         (2, {"skip": (1 << 32) - 1}, "reaches past its frame"),
         (0, {"raw": 65535}, "reaches past its frame"),

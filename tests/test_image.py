@@ -1,14 +1,17 @@
 """An image: random chains of layers against plain bytes, also where the disk is many windows long."""
 
+import os
 import random
 import threading
 
 import numpy
 import pytest
+import stores
 from stores import KIB, MIB, ROLLING, Vm, chain, handmade_index, records_of, scribble
 
 from nbdpull import errors, extents, format, image
 from nbdpull.image import Image
+from nbdpull.lookup import RandomImage
 
 
 def content(opened):
@@ -31,10 +34,10 @@ def content(opened):
     return bytes(found)
 
 
-@pytest.mark.parametrize("window", [1 << 32, MIB, 2 * MIB], ids=["one window", "of 1 MiB", "of 2 MiB"])
+@pytest.mark.parametrize("batch", [1 << 14, 10, 1], ids=["one window", "some", "many"])
 @pytest.mark.parametrize("seed", range(5))
-def test_random_chains(tmp_path, monkeypatch, seed, window):
-    monkeypatch.setattr(image, "WINDOW", window)
+def test_random_chains(tmp_path, monkeypatch, seed, batch):
+    monkeypatch.setattr(image.reader, "BATCH_RECORDS", batch)
     rng = random.Random(seed)
     vm = Vm(tmp_path)
     vm.add_disk("vda", rng.choice([MIB, 3 * MIB + 512, 2 * MIB + 70_001]))
@@ -62,7 +65,9 @@ def test_windows_see_what_one_window_sees(tmp_path, monkeypatch):
     def resolved():
         with Image(vm.series, vm.points[-1], "vda") as opened:
             return [
-                (int(s["offset"]), int(s["length"]), int(s["layer"])) for window, _ in opened.resolved() for s in window
+                (int(s["offset"]), int(s["length"]), int(s["layer"]))
+                for window in opened.resolved()
+                for s in window.segments
             ]
 
     def bytes_by_layer(segments):
@@ -73,16 +78,15 @@ def test_windows_see_what_one_window_sees(tmp_path, monkeypatch):
         return owner.tolist()
 
     whole = resolved()
-    monkeypatch.setattr(image, "WINDOW", MIB)
+    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 1)
     windows = resolved()
     assert len(windows) > len(whole)
     assert bytes_by_layer(windows) == bytes_by_layer(whole)
-    assert all(offset // MIB == (offset + length - 1) // MIB for offset, length, _ in windows)
 
 
 @pytest.mark.parametrize("beyond", [-1, 0, 1, 2, MIB, MIB + 1])
 def test_a_record_that_reaches_over_the_end_of_a_window(tmp_path, monkeypatch, beyond):
-    monkeypatch.setattr(image, "WINDOW", MIB)
+    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 1)
     vm = Vm(tmp_path)
     vm.add_disk("vda", 3 * MIB)
     vm.write("vda", 0, b"x" * 3 * MIB)
@@ -90,12 +94,12 @@ def test_a_record_that_reaches_over_the_end_of_a_window(tmp_path, monkeypatch, b
     vm.zero("vda", MIB - 10, 10 + beyond)
     point = vm.pull()
     with Image(vm.series, point, "vda") as opened:
+        assert [window.stop for window in opened.resolved()] == [MIB, 2 * MIB, 3 * MIB]
         assert content(opened) == vm.images[point.id]["vda"]
 
 
 def test_each_index_is_read_only_as_far_as_needed(tmp_path, monkeypatch):
     """Memory must not grow with the number of extents: what lies behind the window is not loaded yet."""
-    monkeypatch.setattr(image, "WINDOW", MIB)
     monkeypatch.setattr(image.reader, "BATCH_RECORDS", 4)
     vm = Vm(tmp_path)
     vm.add_disk("vda", 8 * MIB)
@@ -104,9 +108,113 @@ def test_each_index_is_read_only_as_far_as_needed(tmp_path, monkeypatch):
     vm.pull()
     held = []
     with Image(vm.series, vm.points[0], "vda") as opened:
-        held.extend(len(layers[0]) for _, layers in opened.resolved())
+        held.extend(len(layers[0]) for *_, layers in opened.resolved())
     per_window = len(records_of(vm, vm.points[0], "vda")) // 8
     assert max(held) <= per_window + 8
+
+
+def test_a_window_is_shorter_where_records_are_dense(tmp_path, monkeypatch):
+    """What is held does not grow with the number of records, however many an enemy puts into a window."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 8 * MIB)
+    vm.pull()
+    for _ in range(3):
+        for at in range(0, 8 * MIB, 8 * KIB):
+            vm.write("vda", at, b"x")
+        vm.pull()
+    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 200)
+    held, edges = [], [0]
+    with Image(vm.series, vm.points[-1], "vda") as opened:
+        for start, stop, _, layers in opened.resolved():
+            assert start == edges[-1] < stop and stop % MIB == 0
+            edges.append(stop)
+            held += map(len, layers)
+        assert content(opened) == vm.images[vm.points[-1].id]["vda"]
+    assert len(edges) > 2 and edges[-1] == 8 * MIB and max(held) <= 3 * 200
+
+
+def test_it_can_be_stopped(tmp_path):
+    """An image of a thousand empty terabytes takes long to walk through."""
+    vm = chain(tmp_path, points=1)
+
+    def check():
+        raise errors.Interrupted(2)
+
+    with Image(vm.series, vm.points[-1], "vda", check=check) as opened, pytest.raises(errors.Interrupted):
+        opened.data_bytes(512)
+
+
+def shared_frames(vm, records):
+    """A point whose disk has handmade records into the chunk files of the first one."""
+    chunks = vm.points[0].manifest.disk("vda").chunks
+    return vm.pull("nothing", handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), chunks)})
+
+
+def test_parts_of_many_frames_in_one_block(tmp_path, monkeypatch):
+    """Whoever puts parts of a thousand frames of 1 MiB into one block does not have them all held at once."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 8 * MIB)
+    data = random.Random(3).randbytes(8 * MIB)
+    vm.write("vda", 0, data)
+    vm.pull(frame_size=MIB)
+    frames = records_of(vm, vm.points[0], "vda")
+    records = numpy.concatenate([frames] * 16)
+    records["offset"] = numpy.arange(len(records)) * 8192
+    records["skip"], records["length"] = 4096, 8192
+    monkeypatch.setattr(image, "HELD_BYTES", 2 * MIB)
+    vm.disks["vda"] = stores.Disk.blank(MIB)
+    point = shared_frames(vm, records)
+    with Image(vm.series, point, "vda") as opened:
+        expected = b"".join(data[n % 8 * MIB + 4096 :][:8192] for n in range(128))
+        assert content(opened) == expected
+
+
+@pytest.mark.parametrize("how", ["image", "random access"])
+def test_a_frame_is_told_from_another_at_its_place(tmp_path, how):
+    """Two records of one place and two digests: the second one is not answered by the first one's frame."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 64 * KIB)
+    vm.write("vda", 0, random.Random(3).randbytes(64 * KIB))
+    vm.pull()
+    records = numpy.concatenate([records_of(vm, vm.points[0], "vda")] * 2)
+    records["length"] = records["length"] // 2
+    records["offset"][1] = records["length"][0]
+    records["digest"][1] = numpy.void(bytes(32))
+    point = shared_frames(vm, records)
+    with pytest.raises(errors.Damaged, match="not what was stored"):
+        if how == "image":
+            with Image(vm.series, point, "vda") as opened:
+                content(opened)
+        else:
+            with RandomImage(vm.series, point, "vda") as opened:
+                opened.read(0, opened.size)
+
+
+@pytest.mark.parametrize("count", [100, 5])
+def test_many_chunk_files_are_not_all_open_at_once(tmp_path, monkeypatch, count):
+    """1000 of them, 256 GB of data, were more than a process may open: a sound store was told to be damaged."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", count * 64 * KIB)
+    vm.write("vda", 0, random.Random(3).randbytes(count * 64 * KIB))
+    point = vm.pull(chunk_size=64 * KIB, batch_size=64 * KIB)
+    assert len(point.manifest.disk("vda").chunks) == count
+    monkeypatch.setattr(image.reader, "MAX_OPEN", 10)
+    most, before = [0], len(os.listdir("/proc/self/fd"))
+    with Image(vm.series, point, "vda") as opened:
+        threads = [threading.Thread(target=lambda: read_all(opened, most)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert content(opened) == vm.images[point.id]["vda"]
+    assert max(most) - before <= 10 + 4 + 4 + 2  # those in use, the indexes, and the look at it
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def read_all(opened, most):
+    for piece in opened.pieces():
+        opened.read_piece(piece)
+        most.append(len(os.listdir("/proc/self/fd")))
 
 
 def test_pieces_are_ascending_and_within_a_block(tmp_path):

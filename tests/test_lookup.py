@@ -18,10 +18,12 @@ def ranges(rng, size, count=60):
         yield offset, rng.randint(0, min(size - offset, rng.choice([1, 5000, 70_000, 3 * MIB])))
 
 
-@pytest.mark.parametrize("window", [1 << 32, MIB], ids=["one window", "of 1 MiB"])
+@pytest.mark.parametrize("batch, span", [(1 << 14, 1 << 32), (1 << 14, 100 * KIB), (1, 1 << 32)],
+                         ids=["one window", "of 100 KiB", "many"])  # fmt: skip
 @pytest.mark.parametrize("seed", range(4))
-def test_random_chains(tmp_path, monkeypatch, seed, window):
-    monkeypatch.setattr(image, "WINDOW", window)
+def test_random_chains(tmp_path, monkeypatch, seed, batch, span):
+    monkeypatch.setattr(image.reader, "BATCH_RECORDS", batch)
+    monkeypatch.setattr(lookup, "SPAN", span)
     rng = random.Random(seed)
     vm = Vm(tmp_path)
     vm.add_disk("vda", rng.choice([MIB, 3 * MIB + 512, 2 * MIB + 70_001]))
@@ -140,6 +142,31 @@ def test_millions_of_runs_take_little_memory(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 130 * MIB
+
+
+def test_more_runs_than_can_be_held(tmp_path, monkeypatch):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", MIB)
+    for at in (0, 100 * KIB, 200 * KIB):
+        vm.write("vda", at, b"x")
+    point = vm.pull()
+    monkeypatch.setattr(lookup, "MAX_RUNS", 3)
+    RandomImage(vm.series, point, "vda").close()
+    monkeypatch.setattr(lookup, "MAX_RUNS", 2)
+    with pytest.raises(errors.StoreError, match="disk vda has more than 2 runs of data .* restore it instead"):
+        RandomImage(vm.series, point, "vda")
+
+
+def test_an_empty_disk_of_a_thousand_terabytes(tmp_path):
+    """It is as quickly opened as one of a gigabyte."""
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 1)
+    records = format.zero_records(extents.of([(0, 1 << 50, extents.ZERO)]))
+    vm.disks["vda"] = SizedOnly(1 << 50)
+    point = vm.pull("nothing", handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
+    with RandomImage(vm.series, point, "vda") as opened:
+        assert opened.extents().tolist() == [(0, 1 << 50, extents.ZERO)] and not opened._windows
+        assert opened.read((1 << 50) - 5, 5) == bytes(5)
 
 
 def many_records(vm, folder, count):

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,12 +18,13 @@ from stores import (
     files,
     flipped,
     handmade_index,
+    package_environment,
     records_of,
     resealed,
     zstd_frames,
 )
 
-from nbdpull import cli, errors, extents, format
+from nbdpull import cli, errors, extents, format, listing
 from nbdpull.manifest import FileEntry
 from nbdpull.restore import Request, restore
 from nbdpull.verify import verify
@@ -402,6 +405,33 @@ def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):
     assert problems(vm, quick=True) == []
     assert ranges_told(problems(vm)) == [(40 * 64 * KIB, 64 * KIB), (41 * 64 * KIB, 64 * KIB)]
     assert restored(vm, point, tmp_path / "out") == {}
+
+
+def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
+    """Of a disk that is lost as a whole nobody reads a million lines; and an enemy can make any number of them."""
+    monkeypatch.setattr("nbdpull.verify.MAX_DAMAGES", 3)
+    for path in files(own.folder / own.points[0].id):
+        if path.suffix == ".zst":
+            path.write_bytes(bytes(path.stat().st_size))
+    found = [damage for damage in problems(own, keep=True) if damage.offset is not None]
+    assert len([damage for damage in found if (damage.point, damage.disk) == (own.points[0].id, "vda")]) == 3
+    assert "more than 3 damages: no more of this disk is looked at" in [damage.problem for damage in problems(own)]
+    assert listing.points(str(own.root))[0][0]["verified"]["verdict"] == "damaged"
+
+
+@pytest.mark.parametrize("limit, code", [(150, 0), (30, 10)], ids=["few", "too few"])
+def test_open_files_are_few_and_their_want_is_no_damage(tmp_path, limit, code):
+    """A disk of 256 GB has a thousand chunk files, as many as a process may have open as a rule."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 200 * KIB * 64)
+    vm.write("vda", 0, os.urandom(200 * KIB * 64))
+    vm.pull(chunk_size=64 * KIB, batch_size=64 * KIB)
+    for words in (f"verify {vm.root}", f"restore {vm.root} -o {tmp_path}/out", f"digest {vm.root}"):
+        command = ["bash", "-c", f"ulimit -n {limit}; exec {sys.executable} -m nbdpull {words}"]
+        done = subprocess.run(command, env=package_environment(), capture_output=True, text=True)
+        assert done.returncode == code and "DAMAGE" not in done.stdout, done.stdout + done.stderr
+        assert code == 0 or "Too many open files; allow more (ulimit -n)" in done.stderr
+    assert [path.name for path in tmp_path.glob("out/*.partial")] == []
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])

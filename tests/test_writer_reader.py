@@ -6,6 +6,7 @@ import random
 import subprocess
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy
@@ -356,6 +357,10 @@ def index_path(vm):
     return vm.folder / vm.points[0].manifest.disk("vda").index.path
 
 
+def compressed(data):
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(data)
+
+
 @pytest.mark.parametrize("told, change", [
     ("ends inside a record", lambda data: data[:-1]),
     ("ends inside a record", lambda data: data + b"x"),
@@ -365,7 +370,7 @@ def index_path(vm):
 ])  # fmt: skip
 def test_an_index_that_is_refused(small, told, change):
     path = index_path(small)
-    path.write_bytes(zstandard.compress(change(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read())))
+    path.write_bytes(compressed(change(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read())))
     with pytest.raises(errors.Damaged, match=f"vda.index: .*{told}"):
         records_of(small, small.points[0], "vda")
 
@@ -375,7 +380,7 @@ def test_order_is_held_across_batches(small, monkeypatch):
     path = index_path(small)
     data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
     assert len(records_of(small, small.points[0], "vda")) == len(data) // 80 > 2
-    path.write_bytes(zstandard.compress(data[80:160] + data[:80] + data[160:]))
+    path.write_bytes(compressed(data[80:160] + data[:80] + data[160:]))
     with pytest.raises(errors.Damaged, match="overlap or are out of order"):
         records_of(small, small.points[0], "vda")
 
@@ -386,13 +391,117 @@ def test_an_index_is_no_other_file(small):
         records_of(small, small.points[0], "vda")
 
 
+DICTIONARY = zstandard.train_dictionary(2000, [random.Random(n).randbytes(500) + b"abc" * 50 for n in range(200)])
+SKIPPABLE = format.skippable(format.HEADER_MAGIC, b"anything")
+
+
+def with_window(data, log):
+    """A frame without a content size, as a stream has it, whose decompression takes so much memory."""
+    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=log, write_checksum=True)
+    stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    return stream.compress(data) + stream.flush()
+
+
+# What else than one whole frame, with a checksum and without a dictionary, a file or a frame in it can be.
+NO_FRAMES = {
+    "nothing": lambda data: b"",
+    "cut": lambda data: compressed(data)[:-1],
+    "cut in its checksum": lambda data: compressed(data)[:-4],
+    "cut in a block": lambda data: compressed(data)[:-10],
+    "more after it": lambda data: compressed(data) + b"x",
+    "two frames": lambda data: compressed(data[:80]) + compressed(data[80:]),
+    "a skippable frame": lambda data: SKIPPABLE,
+    "a skippable frame before": lambda data: SKIPPABLE + compressed(data),
+    "a skippable frame after": lambda data: compressed(data) + SKIPPABLE,
+    "without a checksum": zstandard.compress,
+    "another checksum": lambda data: flipped(compressed(data), len(compressed(data)) - 1),
+    "with a dictionary": lambda data: zstandard.ZstdCompressor(dict_data=DICTIONARY, write_checksum=True).compress(
+        data
+    ),
+    "a size of 2^60": lambda data: b"\x28\xb5\x2f\xfd\xe4" + (1 << 60).to_bytes(8, "little") + compressed(data)[6:],
+    "a window of 2^27": lambda data: with_window(data, 27),
+    "a window of 2^31": lambda data: with_window(data, 31),
+    "of an old format": lambda data: b"\x27\xb5\x2f\xfd" + compressed(data)[4:],
+}
+
+
+@pytest.mark.parametrize("how", NO_FRAMES)
+def test_an_index_is_one_whole_frame(small, how):
+    path = index_path(small)
+    data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+    path.write_bytes(compressed(data))
+    assert len(records_of(small, small.points[0], "vda")) > 2
+    path.write_bytes(NO_FRAMES[how](data))
+    with pytest.raises(errors.Damaged, match="vda.index: the index (is not one whole frame|cannot be decompressed)"):
+        records_of(small, small.points[0], "vda")
+
+
+@pytest.mark.parametrize("how", NO_FRAMES)
+def test_a_frame_is_one_whole_frame(small, how):
+    """Also where its digest is that of what it decompresses to."""
+    path, data = chunk_files(small, small.points[0])[0], random.Random(1).randbytes(1000) * 3
+    with frame_reader(small) as frames:
+        for frame, good in ((compressed(data), True), (NO_FRAMES[how](data), False)):
+            record = records_of(small, small.points[0], "vda")[:1].copy()[0]
+            path.write_bytes(frame + b"what follows")
+            record["position"], record["stored"], record["raw"] = 0, len(frame), len(data)
+            record["digest"] = numpy.void(blake3(data).digest())
+            frames._files.close()
+            if good:
+                assert frames.read(record) == data
+                continue
+            with pytest.raises(errors.Damaged, match="not what was stored"):
+                frames.read(record)
+
+
+def test_the_index_of_a_bomb_takes_little_memory(small):
+    """64 KiB that decompress to 2 GiB of the same record: the first one that is out of order ends it."""
+    stream = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+    record = format.zero_records(extents.of([(0, 1, ZERO)])).tobytes() * (1 << 14)
+    index_path(small).write_bytes(b"".join([*(stream.compress(record) for _ in range(1600)), stream.flush()]))
+    tracemalloc.start()
+    with pytest.raises(errors.Damaged, match="overlap or are out of order"):
+        records_of(small, small.points[0], "vda")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * MIB
+
+
+def test_records_are_not_denser_than_they_may_be(small, monkeypatch):
+    monkeypatch.setattr(format, "MAX_BLOCK_RECORDS", 100)
+    monkeypatch.setattr(reader, "BATCH_RECORDS", 70)
+    for count in (100, 101):
+        zeros = extents.of([(n * 2, 1, ZERO) for n in range(count)])
+        index_path(small).write_bytes(compressed(format.zero_records(zeros).tobytes()))
+        if count == 100:
+            assert len(records_of(small, small.points[0], "vda")) == 100
+    with pytest.raises(errors.Damaged, match="more than 100 records in 1048576 bytes"):
+        records_of(small, small.points[0], "vda")
+
+
 def test_records_of_a_chunk_file_that_are_refused():
-    records = format.zero_records(extents.of([(0, 5, ZERO)])).tobytes()
-    assert reader.decompress_records(zstandard.compress(records)).tobytes() == records
-    bomb = b"\x28\xb5\x2f\xfd\xe0" + (1 << 44).to_bytes(8, "little")
-    for payload in (b"", b"x", zstandard.compress(records + b"x"), bomb, zstandard.compress(records)[:-3]):
+    records = format.zero_records(extents.of([(0, 5, ZERO)] * 2)).tobytes()
+    assert reader.decompress_records(compressed(records)).tobytes() == records
+    for payload in (b"x", compressed(records + b"x"), *(make(records) for make in NO_FRAMES.values())):
         with pytest.raises(ValueError):
             reader.decompress_records(payload)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, (1 << 32) - 1])
+def test_what_the_footer_of_a_chunk_file_claims_is_not_read_unseen(small, count):
+    """A sparse file is as large as an enemy likes."""
+    path = chunk_files(small, small.points[0])[0]
+    footer = format._SEEK_FOOTER.pack(count, 0, format.SEEKABLE_MAGIC)
+    with open(path, "r+b") as file:
+        file.truncate((1 << 40) - len(footer))
+        file.seek(0, 2)
+        file.write(footer)
+    tracemalloc.start()
+    with pytest.raises(errors.Damaged, match="the records of the chunk file cannot be read"):
+        reader.chunk_records(small.store, f"vm1/{small.points[0].id}/vda.0000.zst", 1 << 40)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * MIB
 
 
 # -- when writing fails -----------------------------------------------------------------------------------------------
