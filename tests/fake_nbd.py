@@ -27,7 +27,7 @@ class FakeServer:
     def __init__(self, path, size, status, read=None, refused=(), read_only=True, slow=0.0, queue=16):
         """slow: seconds before each reply in a handshake, and before a client is taken out of the queue."""
         self._size, self._status, self._refused = size, status, refused
-        self._slow, self.handshakes = slow, []  # how each handshake ended: "whole", "left" half way
+        self._slow, self._handshakes, self._changed = slow, [], threading.Condition()
         self.asked = 0  # requests after a handshake
         self._read = read or (lambda offset, length: bytes(length))
         self._flags = 1 | (READ_ONLY if read_only else 0)
@@ -36,6 +36,17 @@ class FakeServer:
         self._listener.bind(str(path))
         self._listener.listen(queue)
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def clients(self):
+        """How many there were so far."""
+        return len(self._open)
+
+    def handshakes(self):
+        """How each ended, "whole" or "left" half way, when none is under way any more."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._handshakes) == self.clients, 30)
+            return list(self._handshakes)
 
     def __enter__(self):
         return self
@@ -67,7 +78,9 @@ class FakeServer:
             ended = "left" if contexts is None else "whole"
             return contexts
         finally:
-            self.handshakes.append(ended)
+            with self._changed:
+                self._handshakes.append(ended)
+                self._changed.notify_all()
 
     def _handshake(self, connection):
         connection.sendall(b"NBDMAGIC" + b"IHAVEOPT" + struct.pack(">H", 3))

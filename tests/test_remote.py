@@ -4,14 +4,16 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from bed import Unavailable
+from bed.address import free_port, is_listening
 from bed.guest import _fetch, _unpack
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, wait_for
@@ -47,12 +49,6 @@ def make_certificate(ca, folder, who):
     shutil.copy(ca / "ca-cert.pem", folder)
     request.unlink()
     return folder
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +108,7 @@ def test_tls(with_tls, certificates, pulled):  # noqa: F811
 def serve(*words):
     port = free_port()
     process = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "0", "-x", "vda", "-p", str(port), *map(str, words)])
-    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "qemu-nbd listens")
+    wait_for(lambda: is_listening(port), "qemu-nbd listens")
     return process, port
 
 
@@ -235,9 +231,23 @@ def test_control_connection_that_is_refused(tls_port, certificates, pulled, who,
 # -- ssh --------------------------------------------------------------------------------------------------------------
 
 
+class Sshd(NamedTuple):
+    """key: the client's."""
+
+    port: int
+    key: Path
+    folder: Path
+    process: subprocess.Popen
+
+    def reload(self):
+        """Have it read its configuration again; until then it may still take connections by the old one."""
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: (self.folder / "log").read_text().count("Server listening on") == 2, "sshd listens again")
+
+
 @pytest.fixture
 def sshd(private_libvirt):
-    """A real sshd on loopback that lets root in by one key; (port, client's key, folder)."""
+    """A real sshd on loopback that lets root in by one key."""
     if os.geteuid():
         pytest.skip("an sshd of our own that starts sessions needs root")
     folder = Path(tempfile.mkdtemp(prefix="sshd", dir="/var/tmp"))
@@ -254,8 +264,8 @@ def sshd(private_libvirt):
     with separation_user(folder), open(folder / "log", "wb") as log:
         process = subprocess.Popen([program, "-D", "-e", "-f", folder / "config"], stderr=log, env=environment)
         try:
-            wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "sshd listens")
-            yield port, folder / "user", folder
+            wait_for(lambda: is_listening(port), "sshd listens")
+            yield Sshd(port, folder / "user", folder, process)
         finally:
             process.terminate()
             process.wait()
@@ -289,10 +299,9 @@ def _unpacked_sshd(folder):
 @pytest.fixture
 def ssh_wrapper(sshd, tmp_path):
     """A command for the URI that knows the host's key, as an administrator's ~/.ssh/config would."""
-    port, _, folder = sshd
     known = tmp_path / "known_hosts"
-    host_key = " ".join((folder / "host.pub").read_text().split()[:2])
-    known.write_text(f"[127.0.0.1]:{port} {host_key}\n")
+    host_key = " ".join((sshd.folder / "host.pub").read_text().split()[:2])
+    known.write_text(f"[127.0.0.1]:{sshd.port} {host_key}\n")
     command = tmp_path / "ssh"
     command.write_text(f'#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile={known} "$@"\n')
     command.chmod(0o755)
@@ -300,7 +309,7 @@ def ssh_wrapper(sshd, tmp_path):
 
 
 def uri(sshd, command, key=None):
-    return f"qemu+ssh://root@127.0.0.1:{sshd[0]}/system?command={command}&keyfile={key or sshd[1]}&no_tty=1"
+    return f"qemu+ssh://root@127.0.0.1:{sshd.port}/system?command={command}&keyfile={key or sshd.key}&no_tty=1"
 
 
 def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):  # noqa: F811
@@ -321,18 +330,12 @@ def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):  # noqa: F811
     done = nbdpull(*witness.words("-c", uri(sshd, ssh_wrapper, tmp_path / "stranger")))
     assert done.returncode in (6, 7) and "Traceback" not in done.stderr
     # libvirt lets us in, but the server forwards no sockets
-    config = sshd[2] / "config"
+    config = sshd.folder / "config"
     config.write_text(config.read_text() + "AllowStreamLocalForwarding no\n")
-    subprocess.run([sys.executable, "-c", f"import os,signal; os.kill({_daemon(sshd)}, signal.SIGHUP)"], check=True)
-    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", sshd[0])) == 0, "sshd listens again")
+    sshd.reload()
     done = nbdpull(*witness.words("-c", remote))
     assert done.returncode == 6 and "Traceback" not in done.stderr
     before.assert_same()
-
-
-def _daemon(sshd):
-    found = subprocess.run(["pgrep", "-f", str(sshd[2] / "config")], capture_output=True, text=True, check=True)
-    return int(found.stdout.split()[0])
 
 
 def test_what_ssh_is_told():

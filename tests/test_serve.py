@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from bed.address import free_port
 from bed.guest import ext4_image
 from bed.machine import wait_for
 from stores import KIB, MIB, Vm, chain, damaged, flipped, package_environment
@@ -132,9 +132,7 @@ def test_writable_is_thrown_away(vm, tmp_path):
 
 
 def test_a_port(vm, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with served(vm, "--port", port, "--disk", "vdb") as about:
         assert about["uri"] == {"vdb": f"nbd://127.0.0.1:{port}/vdb"}
         assert copied(about["uri"]["vdb"], tmp_path / "1") == vm.images[vm.points[-1].id]["vdb"]

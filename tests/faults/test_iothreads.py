@@ -10,10 +10,10 @@ import subprocess
 import sys
 
 import pytest
+from bed.address import free_port
 from bed.guest import Guest
 from bed.machine import MIB, Machine, wait_for
 from rig import Rig, environment, wait_until
-from test_remote import free_port
 
 libvirt = pytest.importorskip("libvirt")
 
