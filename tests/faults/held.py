@@ -36,8 +36,12 @@ OTHERS = {
     "decompressing": ("image.Image.read_piece", False, 9),
     "restoring": ("disk_restore.DiskRestore.add", True, 1),
 }
-# event: the function that tells of it by returning something
-EVENTS = {"alarmed": "scratch_watch.ScratchWatch._verdict"}
+# event: the function that tells of it, and whether by what it returned
+EVENTS = {
+    "alarmed": ("scratch_watch.ScratchWatch._verdict", bool),
+    "missed": ("domain_link.Link.lost", bool),  # libvirt's daemon
+    "waited": ("source.nbd.NBD.poll", lambda progress: not progress),  # for QEMU
+}
 
 
 def say(event):
@@ -71,13 +75,15 @@ def hold_at(phase, gate):
 
 
 def tell_of(event):
+    path, tells = EVENTS[event]
+
     def told(original, *args, **options):
         result = original(*args, **options)
-        if result is not None:
+        if tells(result):
             say(event)
         return result
 
-    replace(EVENTS[event], told)
+    replace(path, told)
 
 
 def replace(path, function):
