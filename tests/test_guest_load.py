@@ -2,8 +2,8 @@
 
 import os
 import threading
-import time
-from contextlib import contextmanager
+import types
+from contextlib import contextmanager, suppress
 
 import pytest
 from bed.machine import MIB, wait_for
@@ -15,18 +15,33 @@ pytest.importorskip("libvirt")
 
 
 class Busy:
-    """A domain whose processors use `load` cores from when it was made, until it is gone."""
+    """A domain whose processors use `load` cores until it is gone, by a clock of its own: looks are a second apart."""
 
     is_remote = False
 
     def __init__(self, load=0.0):
-        self.load, self._began, self.gone, self.asked_in_vain = load, time.monotonic(), False, 0
+        self.load, self.used, self.seconds, self.gone, self.asked_in_vain = load, 0.0, 0, False, 0
 
     def vcpu_seconds(self):
+        self.seconds += 1
+        self.used += self.load
         if self.gone:
             self.asked_in_vain += 1
             raise errors.SourceError("the domain is gone")
-        return self.load * (time.monotonic() - self._began)
+        return self.used
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """Factory of a domain by whose clock guest_load goes, and looks often."""
+
+    def make(load=0.0):
+        vm = Busy(load)
+        monkeypatch.setattr(guest_load, "time", types.SimpleNamespace(monotonic=lambda: vm.seconds))
+        monkeypatch.setattr(guest_load, "LOOK_INTERVAL", 0.01)
+        return vm
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -47,57 +62,63 @@ def test_a_process_that_may_use_only_some_cores(load, allowed):
     assert cores.allowed == allowed
 
 
-def test_the_first_look_is_at_the_begin():
-    cores = Cores(Busy(2), 4)
+def test_the_first_look_is_at_the_begin(busy, monkeypatch):
+    cores = Cores(busy(2), 4)
+    monkeypatch.setattr(guest_load, "LOOK_INTERVAL", 3600)
     assert cores.allowed == 4
     with cores.watching():
         wait_for(lambda: cores.allowed == 2, "the first look")
 
 
-def test_it_follows_the_guest(monkeypatch):
-    monkeypatch.setattr(guest_load, "LOOK_INTERVAL", 0.1)
-    vm = Busy()
+def test_it_follows_the_guest(busy):
+    vm = busy()
     cores = Cores(vm, 8)
     with cores.watching():
-        vm.load = 2.0  # all that was used since the begin seems to be used now
-        wait_for(lambda: cores.allowed < 8, "a look at a guest that works")
+        vm.load = 2.0
         wait_for(lambda: cores.allowed == 6, "a look at two busy processors")
         vm.gone = True
-        wait_for(lambda: vm.asked_in_vain > 1, "looks at a domain that is gone")
-        left = cores.allowed
-        wait_for(lambda: vm.asked_in_vain > 3, "more of them")
-        assert cores.allowed == left
+        wait_for(lambda: vm.asked_in_vain > 3, "looks at a domain that is gone")
+        assert cores.allowed == 6
         vm.gone, vm.load = False, 0.0
         wait_for(lambda: cores.allowed == 8, "looks at one that is back")
 
 
-@pytest.mark.parametrize("how", ["remote", "gone"])
-def test_a_guest_that_cannot_be_looked_at_leaves_all(how):
-    vm = Busy(4.0)
-    vm.is_remote, vm.gone = how == "remote", how == "gone"
+def test_a_guest_that_cannot_be_looked_at_leaves_all(busy):
+    vm = busy(4.0)
+    vm.gone = True
     cores = Cores(vm, 4)
     with cores.watching():
-        time.sleep(0.1)
+        wait_for(lambda: vm.asked_in_vain > 3, "looks at a domain that is gone")
     assert cores.allowed == 4
 
 
-def test_no_more_compute_than_are_allowed():
+def test_a_guest_of_another_host_leaves_all_and_is_not_looked_at(busy):
+    vm = busy(4.0)
+    vm.is_remote = True
+    cores = Cores(vm, 4)
+    with cores.watching():
+        pass
+    assert cores.allowed == 4 and vm.seconds == 0
+
+
+def test_as_many_compute_as_are_allowed_and_no_more():
     cores, running, most = Cores(Busy(), 3), [], []
+    all_three = threading.Barrier(3)
 
     def work():
-        for _ in range(20):
-            with cores.computing():
-                running.append(1)
-                most.append((len(running), cores.allowed))
-                time.sleep(0.001)
-                running.pop()
+        with cores.computing():
+            running.append(1)
+            all_three.wait(30)
+            most.append(len(running))
+            all_three.wait(30)
+            running.pop()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work) for _ in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert max(count for count, _ in most) == 3 and len(most) == 160
+    assert most == [3] * 9
 
 
 class Stop(Exception):
@@ -153,7 +174,16 @@ def test_who_waits_goes_on_when_the_guest_rests():
     thread.join()
 
 
+def before_others(pid):
+    """Let each of its threads have the time of a processor that it asks for, however busy the machine: what looks at it
+    takes no note of how much more it would have used. That is for root alone."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with suppress(PermissionError, ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread), -15)
+
+
 def test_a_real_guest_that_works(guest):
+    before_others(guest.pid)
     guest.run("while :; do :; done >/dev/null 2>&1 & echo $! >/run/busy.pid")
     with domain.open(guest.name, guest.bed.uri) as vm:
         cores = Cores(vm, 4)
