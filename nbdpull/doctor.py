@@ -145,9 +145,18 @@ def _domain(name, uri):
 
     try:
         with domain.open(name, uri) as vm:
-            return [*_state(vm), *_disks(vm), *_iothreads(vm), *_checkpoints(vm)]
+            looks = (_state, _disks, _iothreads, _checkpoints)
+            return [finding for look in looks for finding in _told(look, vm)]
     except errors.NbdpullError as error:
         return [_bad(f"domain {name}", error)]
+
+
+def _told(look, vm, *about):
+    """What one look tells; where it fails, the others go on."""
+    try:
+        yield from look(vm, *about)
+    except errors.NbdpullError as error:
+        yield _bad(" ".join([look.__name__.strip("_"), *about]), error)
 
 
 def _state(vm):
@@ -236,12 +245,16 @@ def _iothreads(vm):
 
 def _checkpoints(vm):
     for name in vm.checkpoints():
-        checkpoint = vm.checkpoint(name)
-        owner = f"of nbdpull run {checkpoint.run_id}" if checkpoint.run_id else "not of nbdpull"
-        lost = [target for target, fit in checkpoint.disks.items() if fit is False]
-        subject, text = f"checkpoint {name}", f"{owner}, on {', '.join(checkpoint.disks) or 'no disk'}"
-        if lost:
-            yield Finding(WARN, subject, f"{text}; bitmap missing or broken on {', '.join(lost)}",
-                          f"the next pull reads them in full; virsh checkpoint-delete {vm.name} {name}")  # fmt: skip
-        else:
-            yield _good(subject, text)
+        yield from _told(_checkpoint, vm, name)
+
+
+def _checkpoint(vm, name):
+    checkpoint = vm.checkpoint(name)
+    owner = f"of nbdpull run {checkpoint.run_id}" if checkpoint.run_id else "not of nbdpull"
+    lost = [target for target, fit in checkpoint.disks.items() if fit is False]
+    subject, text = f"checkpoint {name}", f"{owner}, on {', '.join(checkpoint.disks) or 'no disk'}"
+    if lost:
+        yield Finding(WARN, subject, f"{text}; bitmap missing or broken on {', '.join(lost)}",
+                      f"the next pull reads them in full; virsh checkpoint-delete {vm.name} {name}")  # fmt: skip
+    else:
+        yield _good(subject, text)

@@ -498,9 +498,25 @@ class Domain:
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE if active else 0
         with self._seam(f"read checkpoint '{name}'"):
             found = self._find_checkpoint(name)
-            if found is not None:
-                return domain_xml.parse_checkpoint(found.getXMLDesc(flags), with_size=active)
-        raise self._no_checkpoint(name)
+            if found is None:
+                raise self._no_checkpoint(name)
+            xml = unless((libvirt.VIR_ERR_INTERNAL_ERROR,), lambda: found.getXMLDesc(flags))
+            if xml is not None:
+                return domain_xml.parse_checkpoint(xml, with_size=active)
+            whole = domain_xml.parse_checkpoint(found.getXMLDesc(), with_size=False)
+            return replace(whole, disks=self._unlike(whole.disks))
+
+    def _unlike(self, targets: Iterable[str]) -> dict[str, Optional[bool]]:
+        """Of a checkpoint whose bitmaps QEMU cannot put together, which libvirt tells of all disks at once: whether
+        each can be a base. Where a disk was resized after a snapshot, the bitmap of the lower layer kept its size."""
+        backing = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING
+        ((_, stats),) = self._connection.domainListGetStats([self._dom], libvirt.VIR_DOMAIN_STATS_BLOCK, backing)
+        sizes: dict[str, set[int]] = {}
+        for number in range(stats.get("block.count", 0)):
+            layers = sizes.setdefault(stats[f"block.{number}.name"], set())
+            layers.add(stats.get(f"block.{number}.capacity", -1))
+        unequal = [target for target in targets if len(sizes.get(target, ())) != 1]
+        return {target: bool(unequal) and target not in unequal for target in targets}  # in doubt none
 
     def delete_checkpoint(self, name: str) -> bool:
         """Deletes it with its bitmaps; False if there is none of that name. DomainNotRunning: it needs QEMU."""

@@ -205,7 +205,7 @@ class _Wrapped:
     def _raw_call(self, name: str, *args: Any) -> Any:
         self._refresh()
         try:
-            return self._link.bounded(getattr(self._real, name), *args)
+            return self._link.bounded(getattr(self._real, name), *map(_unwrapped, args))
         except libvirt.libvirtError:
             if self._generation == self._link.generation and not self._link.lost():
                 raise
@@ -213,7 +213,7 @@ class _Wrapped:
             if name in NOT_REPEATED:
                 raise
         self._refresh()
-        return self._link.bounded(getattr(self._real, name), *args)
+        return self._link.bounded(getattr(self._real, name), *map(_unwrapped, args))
 
     def _refresh(self) -> None:
         generation = self._link.generation
@@ -226,6 +226,16 @@ class _Wrapped:
         if isinstance(result, list) and result and isinstance(result[0], _OBJECTS):
             return [_Wrapped(self._link, each, functools.partial(_gone, each)) for each in result]
         return result
+
+
+def _unwrapped(argument: Any) -> Any:
+    """What libvirt can be given: an object of its own, or a list of such."""
+    if isinstance(argument, list):
+        return [_unwrapped(each) for each in argument]
+    if isinstance(argument, _Wrapped):
+        argument._refresh()
+        return argument._real
+    return argument
 
 
 def _gone(stale: Any) -> Any:

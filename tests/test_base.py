@@ -3,6 +3,8 @@
 test_pull.py has the plainer cases (disks added, replaced, shrunk, crashed, rolled back).
 """
 
+import json
+
 import pytest
 from bed.machine import MIB, Disk
 from test_pull import CLUSTER, SINCE, modes, nbdpull, pulled  # noqa: F401  (a fixture)
@@ -172,3 +174,42 @@ def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):  # noqa: F8
     chunk.write_bytes(before)
     assert nbdpull("verify", witness.store, "--quick").returncode == 0
     witness.assert_restores()
+
+
+@pytest.fixture
+def unequal_layers(pulled):  # noqa: F811
+    """The Witness of a machine with a point, whose vda got a snapshot and was resized after it: the bitmap of the lower
+    layer keeps its size, and QEMU does not merge the two."""
+    witness = pulled({"vda": 2 * MIB, "sdb": 2 * MIB})
+    vm = witness.vm
+    vm.write("vda", 0, MIB)
+    witness.pull()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.write("sdb", 0, CLUSTER, 0x22)
+    vm.bed.virsh("snapshot-create-as", vm.name, "s", "--disk-only", "--no-metadata", "--diskspec", "sdb,snapshot=no")
+    vm.domain.blockResize("vda", 3 * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    vm.write("vda", 2 * MIB, CLUSTER, 0x23)
+    vm.disks["vda"].path, vm.disks["vda"].format = vm.disks["vda"].path.with_suffix(".s"), "qcow2"
+    return witness
+
+
+def test_bitmaps_of_different_sizes(unequal_layers):
+    witness = unequal_layers
+    second = witness.pull()
+    assert modes(second) == {"vda": ("full", "bitmap-lost"), "sdb": SINCE}
+    assert witness.vm.bed.alive
+    assert modes(witness.pull()) == {"vda": SINCE, "sdb": SINCE}
+    witness.assert_restores()
+
+
+def test_bitmaps_of_different_sizes_hide_no_other_disk(unequal_layers):
+    witness = unequal_layers
+    vm = witness.vm
+    where = ["-c", vm.bed.uri, "--scratch-dir", witness.scratch, "--json"]
+    told = json.loads(nbdpull("plan", vm.name, "-o", witness.store, *where).stdout)
+    assert modes(told) == {"vda": ("full", "bitmap-lost"), "sdb": SINCE}
+    found = {each["subject"]: each for each in json.loads(nbdpull("doctor", vm.name, *where).stdout)}
+    (checkpoint,) = [found[subject] for subject in found if subject.startswith("checkpoint ")]
+    assert checkpoint["state"] == "warn" and "broken on vda" in checkpoint["text"]
+    assert {"disk vda", "disk sdb"} <= set(found)
+    assert modes(witness.pull("--exclude", "vda")) == {"sdb": SINCE}
