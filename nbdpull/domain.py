@@ -7,7 +7,6 @@ another client made (job, checkpoint) is looked at and never touched.
 Must not know: NBD, extents, the store, or why a disk is pulled in full. XML is domain_xml's.
 """
 
-import builtins
 import contextlib
 import errno
 import operator
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional
 
-from nbdpull import domain_xml, errors, qemu_process
+from nbdpull import domain_xml, errors, guest_files, qemu_process
 from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
 from nbdpull.process import Process
 
@@ -433,7 +432,7 @@ class Domain:
 
     def heed(self, check: Callable = lambda: None) -> None:
         """From now on, what this check() raises ends a wait for libvirt."""
-        self._link.heed(check)
+        self._link.check = check
 
     def ignoring_check(self) -> contextlib.AbstractContextManager[None]:
         """Around what clears up after check() raised."""
@@ -476,10 +475,15 @@ class Domain:
         if self.is_remote or disk.type not in ("file", "block"):
             return None
         try:
-            with builtins.open(disk.source, "rb") as image:
-                return int.from_bytes(image.read(8)[4:], "big") >= 3
+            head = guest_files.read(disk.source, self._link.timeout, 8, self._link.check)
+        except TimeoutError as error:
+            raise errors.NoAnswer(
+                f"domain '{self.name}': disk {disk.target} cannot be looked at ({disk.source}: {error.strerror}): "
+                f"leave it out with --exclude {disk.target}, or mend its storage"
+            ) from error
         except OSError:
             return None
+        return int.from_bytes(head[4:], "big") >= 3
 
     def checkpoints(self) -> list[str]:
         """Names of all checkpoints, oldest first; of one second parents first.

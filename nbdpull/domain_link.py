@@ -42,7 +42,7 @@ class Link:
     def __init__(self, uri: Optional[str], stall_timeout: float, check: Callable = lambda: None):
         self._uri = uri
         self.timeout = stall_timeout
-        self._check = check
+        self.check = check
         self._silent = False
         self._renewing = threading.Lock()
         self.gone = ""
@@ -74,40 +74,37 @@ class Link:
     def _wait_for(self, call: _Call) -> float:
         """Wait until a call has ended, or for so many seconds."""
         if self._silent:
-            call.wait(AFTER_SILENCE, self._check)
+            call.wait(AFTER_SILENCE, self.check)
             return AFTER_SILENCE
-        if not call.wait(self.timeout, self._check):
+        if not call.wait(self.timeout, self.check):
             # A daemon that is alive may itself be waiting.
             if not _Call(self.raw.getLibVersion, ()).wait(AFTER_SILENCE) and not call.ended:
                 self._give_up(f"libvirt's daemon hangs, it did not answer within {self.timeout:g} s")
-            call.wait(DAEMON_WAIT, self._check)
+            call.wait(DAEMON_WAIT, self.check)
         return self.timeout + DAEMON_WAIT
 
     def _open(self, seconds: float) -> Any:
         """A new connection; what libvirt raises, or NoAnswer."""
         opened = _Call(libvirt.open, (self._uri,))
-        if not opened.wait(max(seconds, AFTER_SILENCE), self._check):
+        if not opened.wait(max(seconds, AFTER_SILENCE), self.check):
             self._give_up(f"libvirt's daemon hangs, it did not answer within {seconds:.0f} s")
         return opened.result()
 
     @contextlib.contextmanager
     def ignoring_check(self) -> Iterator[None]:
         """For who clears up after check() raised. After a signal that must not take long, either."""
-        before = self._check, self.timeout
+        before = self.check, self.timeout
         try:
-            self._check()
+            self.check()
         except errors.Interrupted:
             self.timeout = min(self.timeout, AFTER_SIGNAL)
         except errors.NbdpullError:
             pass
-        self._check = lambda: None
+        self.check = lambda: None
         try:
             yield
         finally:
-            self._check, self.timeout = before
-
-    def heed(self, check: Callable) -> None:
-        self._check = check
+            self.check, self.timeout = before
 
     def _give_up(self, why: str) -> NoReturn:
         self.gone = why
@@ -127,7 +124,7 @@ class Link:
     def renew(self, generation: int) -> None:
         """Connect again, unless another thread did since `generation`; NoAnswer if the daemon stays away."""
         while not self._renewing.acquire(timeout=LOOK_INTERVAL):
-            self._check()
+            self.check()
         try:
             deadline = time.monotonic() + self.timeout
             while generation == self.generation:
@@ -145,7 +142,7 @@ class Link:
                 why = " ".join(str(error).split())
                 self._give_up(f"libvirt's daemon is gone, it did not come back within {self.timeout:g} s ({why})")
             time.sleep(LOOK_INTERVAL)
-            self._check()
+            self.check()
 
     def close(self) -> None:
         """Let go of the connection; never waits for it."""

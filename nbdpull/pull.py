@@ -22,6 +22,7 @@ from . import (
     errors,
     extents,
     format,
+    guest_files,
     hot_plug,
     journal,
     known_frames,
@@ -465,8 +466,7 @@ class _Run:
         self._warnings += warnings
         for name, path in files:
             try:
-                with open(path, "rb") as file:
-                    data = file.read(format.MAX_FILE + 1)
+                data = guest_files.read(path, self._request.stall_timeout, format.MAX_FILE + 1)
                 if not format.fits_point(name, len(data)):
                     raise OSError(errno.EFBIG, "it is too large, or its name is none of a file of a point")
                 new.add_file(name, data, parent)

@@ -214,6 +214,18 @@ def test_size_of_a_grown_disk(machine):
         assert vm.looked_at(vm.disks())[0].size == 2 * MIB
 
 
+def test_an_image_that_hangs_is_given_up(machine, tmp_path):
+    """A pipe without a writer stands for a file system that does not answer: who opens it waits for ever."""
+    made, pipe = machine({"vda": MIB}), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with domain.open(made.name, stall_timeout=1) as vm:
+        (disk,) = vm.disks()
+        with pytest.raises(
+            errors.NoAnswer, match=f"disk vda cannot be looked at .{pipe}: .* within 1 s.*--exclude vda"
+        ):
+            vm.looked_at([domain.replace(disk, source=str(pipe))])
+
+
 @pytest.mark.parametrize("uri, remote", [
     ("qemu:///system", False),
     ("qemu+unix:///system?socket=/run/x", False),

@@ -1,5 +1,6 @@
 """What pulls depend on fails: the libvirt daemon, QEMU, the guest, the disk below it, the NBD server."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -381,6 +382,58 @@ def test_a_signal_ends_the_wait_for_a_slow_server(nbdkit, tmp_path):
     with source.Source(address, "", check=check) as opened, pytest.raises(errors.Interrupted):
         opened.read(0, 65536)
     heard.touch()
+
+
+# Storage that hangs
+
+
+@pytest.fixture
+def hang(tmp_path):
+    """Factory: from now on who opens a file in this folder waits for ever; what is open stays as it is."""
+    libc, mounted = ctypes.CDLL(None, use_errno=True), []
+
+    def mount(folder):
+        server = os.open("/dev/fuse", os.O_RDWR)  # and nobody answers what the kernel asks there
+        options = f"fd={server},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+        assert libc.mount(b"hang", os.fsencode(folder), b"fuse", 0, options) == 0, os.strerror(ctypes.get_errno())
+        mounted.append((server, folder))
+
+    yield mount
+    for server, folder in mounted:
+        os.close(server)
+        assert libc.umount2(os.fsencode(folder), 2) == 0
+
+
+def on_storage_of_its_own(vm, folder):
+    """Give a running machine one more disk, the image of which is in this folder."""
+    folder.mkdir()
+    image = folder / "vdc.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    vm.domain.attachDevice(
+        f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{image}'/>"
+        "<target dev='vdc' bus='virtio'/></disk>"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount")
+def test_a_hanging_disk_that_is_excluded_is_left_alone(rig, hang, tmp_path):
+    on_storage_of_its_own(rig.vm, tmp_path / "slow")
+    hang(tmp_path / "slow")
+    started = time.monotonic()
+    rig.assert_next_is_right("--exclude", "vdc")
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount")
+def test_a_disk_that_hangs_ends_the_run(rig, hang, tmp_path, monkeypatch):
+    monkeypatch.setenv("HELD_DAEMON_WAIT", "1")
+    on_storage_of_its_own(rig.vm, tmp_path / "slow")
+    hang(tmp_path / "slow")
+    started = time.monotonic()
+    rig.start("--stall-timeout", 2, phase="committed", reached=False)
+    code, result, _ = rig.end()
+    assert (code, result["code"]) == (6, "no-answer") and "disk vdc" in result["message"]
+    assert time.monotonic() - started < 20
 
 
 # A domain that is off
