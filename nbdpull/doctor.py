@@ -14,6 +14,8 @@ from typing import Optional
 from . import disk_choice, errors, journal, scratch_watch, socket_keeper
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
+# From one QEMU on, and before another: a command that looks at disks aborts it while a client is in its TLS handshake.
+TLS_CRASHES = ((8, 0, 0), (8, 2, 4)), ((9, 0, 0), (9, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def examine(name: Optional[str] = None, uri: Optional[str] = None, scratch_dir: 
     try:
         with domain.host(uri) as host:
             found += [_good("libvirt", f"{host.uri}, version {host.versions['libvirt']}"), _versions(host.versions)]
+            found += _tls(host.versions)
             found += [_note_of_remote(host)] if host.is_remote else [_scratch(scratch), *_confinement()]
             found += [_good("domains", ", ".join(host.names) or "none")]
     except errors.NbdpullError as error:
@@ -130,6 +133,14 @@ def _versions(versions):
     if libvirt >= (7, 2) and qemu >= (4, 2):
         return Finding(WARN, "incremental", f"{text}: full pulls only", "libvirt 7.6 and QEMU 6.1 have checkpoints")
     return Finding(BAD, "incremental", f"{text}: no backups", "upgrade to libvirt 7.6 and QEMU 6.1", 6)
+
+
+def _tls(versions):
+    version = tuple(map(int, versions["qemu"].split(".")))
+    if any(first <= version < mended for first, mended in TLS_CRASHES):
+        yield Finding(WARN, "TLS", f"QEMU {versions['qemu']} may crash, with its guest, while an NBD client connects "
+                      "by TLS", "do without --tls: reach its socket through ssh, see --nbd; 8.2.4, 9.0.1 and 9.1 are "
+                      "mended")  # fmt: skip
 
 
 def _note_of_remote(host):
@@ -232,15 +243,28 @@ def _pulled(vm, disk):
 
 
 def _iothreads(vm):
-    threaded = [disk.target for disk in vm.disks() if disk.iothread]
+    threaded = [disk for disk in vm.disks() if disk.iothread]
     if not threaded:
         return
     version = vm.running_version or tuple(map(int, vm.versions["qemu"].split(".")))
     if version < socket_keeper.MENDED:
         shown = ".".join(map(str, version))
-        yield Finding(WARN, "iothreads", f"disk {', '.join(threaded)}: QEMU {shown} crashes, with its guest, when an "
+        yield Finding(WARN, "iothreads", f"disk {_targets(threaded)}: QEMU {shown} crashes, with its guest, when an "
                       "NBD client of such a disk hangs up; nbdpull lets QEMU hang up first, also where it is killed",
                       "use no other NBD client on a backup of this domain; QEMU 9.0 is mended")  # fmt: skip
+        yield from _moving([disk for disk in threaded if disk.bus == "virtio"], shown)
+
+
+def _moving(disks, version):
+    """Of disks that change their thread with the guest's state: those on a SCSI controller do not."""
+    if disks:
+        yield Finding(WARN, "pause or reset", f"disk {_targets(disks)}: QEMU {version} may crash, with its guest, if "
+                      "that is paused or rebooted while an NBD client reads such a disk",
+                      "do neither during a pull; QEMU 9.0 and 8.2.3 are mended")  # fmt: skip
+
+
+def _targets(disks):
+    return ", ".join(disk.target for disk in disks)
 
 
 def _checkpoints(vm):

@@ -1,5 +1,6 @@
 """plan and doctor: what they tell is what a pull then does, and they change nothing."""
 
+import contextlib
 import json
 import os
 
@@ -8,7 +9,10 @@ from bed.machine import MIB, Disk, wait_for
 from test_base import forget
 from test_pull import CLUSTER, Before, modes, nbdpull, pulled, start_nbdpull  # noqa: F401  (a fixture)
 
+from nbdpull.doctor import examine
+
 libvirt = pytest.importorskip("libvirt")
+domain = pytest.importorskip("nbdpull.domain")
 
 
 def plan(witness, *options):
@@ -104,3 +108,16 @@ def test_disk_whose_image_is_gone_hides_no_other(pulled):  # noqa: F811
     code, found = doctor(vm.name, "-c", vm.bed.uri)
     assert code == 6 and found["disk vdb"]["state"] == "BAD" and "No such file" in found["disk vdb"]["advice"]
     assert {found[f"disk {name}"]["state"] for name in ("vda", "vdc")} == {"good"}
+
+
+CRASHING, MENDED = ("8.0.0", "8.2.3", "9.0.0"), ("7.2.22", "8.2.4", "9.0.1", "10.0.13")
+
+
+@pytest.mark.parametrize("version", CRASHING + MENDED)
+def test_doctor_tells_of_a_qemu_that_a_tls_handshake_can_crash(monkeypatch, version):
+    @contextlib.contextmanager
+    def host(_uri):
+        yield domain.Host("qemu:///system", True, {"libvirt": "10.0.0", "qemu": version}, [])
+
+    monkeypatch.setattr(domain, "host", host)
+    assert [found.state for found in examine() if found.subject == "TLS"] == ["warn"] * (version in CRASHING)
