@@ -76,7 +76,7 @@ def _pull(args, report, check):
         "scratch_growth": result.scratch_growth,
         "warnings": result.warnings,
     }
-    return outcome, _pull_text(args, described, next_command, result.resumed), 0
+    return outcome, _pull_text(args, described, next_command), 0
 
 
 def _keep_freed_memory():
@@ -115,12 +115,10 @@ def _option(name, value):
     return [f"{name}={value}" if name.startswith("--") else name + value]
 
 
-def _pull_text(args, point, next_command, resumed):
+def _pull_text(args, point, next_command):
     from . import terminal
 
     lines = [f"{point['domain']}: point {point['id']} is in {args.output}"]
-    if resumed:
-        lines.append(f"It goes on with a run that died, and holds the disks as of {resumed.begun}, when that began.")
     if point["partial"]:
         lines.append(
             f"It is partial: it holds what changed since {point['since']}, and makes no whole image by itself."

@@ -19,6 +19,7 @@ def describe(point, partial, found=None):
         "domain": m.domain,
         "uuid": m.uuid,
         "created": m.created,
+        "as_of": m.as_of,
         "since": m.since,
         "checkpoint": m.checkpoint and m.checkpoint.name,
         "parent": m.parent and m.parent.point,

@@ -58,7 +58,8 @@ class CheckpointEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One point. since: the checkpoint that the incremental disks start from, or None. created: ISO 8601, UTC.
+    """One point. since: the checkpoint that the incremental disks start from, or None. created, as_of: ISO 8601, UTC,
+    when it was finished, and the instant whose state it holds.
 
     sequence: higher than that of every point committed before it in the series; it alone tells which came later.
     """
@@ -78,6 +79,7 @@ class Manifest:
     versions: dict[str, str]
     seconds: dict[str, float]
     consistency_reason: str = ""  # why it is not frozen; came after the first stores, so it may be missing
+    as_of: Optional[str] = None  # likewise
 
     def disk(self, name):
         """The entry of that disk, or None."""
@@ -112,6 +114,8 @@ def _flaw(manifest):
             return f"point id {members.short(point)}"
     if not format.is_time(manifest.created):
         return f"created is {members.short(manifest.created)}"
+    if manifest.as_of is not None and not format.is_time(manifest.as_of):
+        return f"as_of is {members.short(manifest.as_of)}"
     if len({format.encoded(disk.name).lower() for disk in manifest.disks}) != len(manifest.disks):
         return "a disk twice"
     digests = [entry.sha256 for entry in manifest.all_files()]

@@ -165,6 +165,7 @@ class _Run:
         self._dead: Optional[journal.Run] = None  # the run whose job this one goes on with, and whose id it then has
         self._journal: Optional[journal.Journal] = None  # of that run
         self._kept_bytes = 0
+        self._as_of = ""  # when the job began, or just before it: what was written before is in the point
         self._throttle = Throttle(request.max_rate, request.max_rate_file, self._check)
         self._cores = Cores(vm, check=self._check)
 
@@ -216,12 +217,20 @@ class _Run:
             self._lap("end")
             self._add_files(new, job, choice.parent)
             point = new.commit(self._fields(choice.base, job), entries)  # in here: a checkpoint without its point goes
-        resumed = Resumed(self._dead.begun, self._kept_bytes) if self._dead else None
+        resumed = Resumed(self._as_of, self._kept_bytes) if self._dead else None
+        self._warnings += self._age()
         dropped = self._drop_superseded(point)
         self._warnings += self._series.store.warnings()
         scratch = self._watch.peak, self._watch.growth.samples
         partial = series.partial_disks([*self._points, point])[point.id]
         return Result(point, partial, self._warnings, dropped, self._reclaimed, *scratch, resumed)
+
+    def _age(self):
+        """How much older the point is than who began this pull would think."""
+        if not self._dead:
+            return []
+        told = f"the point holds the disks as of {self._as_of}: this pull went on with the job of a run that had died"
+        return [f"{told} (--resume=never begins anew)"]
 
     def _job(self, plan):
         return self._vm.resumed_backup(plan, *self._dead.freeze) if self._dead else self._vm.backup(plan)
@@ -234,6 +243,7 @@ class _Run:
     def _journaled_point(self, plan, parent):
         """A NewPoint whose folder says what is about to be made, and for whose domain this machine knows it too."""
         run = self._journal_entry(plan, parent)
+        self._as_of = (self._dead or run).begun
         folder = (self._series.resumed_point(self._id, self._journal) if self._dead else
                   self._series.new_point(self._id, run))  # fmt: skip
         try:
@@ -480,6 +490,7 @@ class _Run:
         return {
             "sequence": self._sequence,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "as_of": self._as_of,
             "store": self._series.store.id,
             "parent": ParentEntry(parent.id, parent.sha256) if parent else None,
             "domain": self._vm.name,

@@ -113,15 +113,15 @@ def doctor(findings):
 
 def points(described):
     """Points as a table, one line each."""
-    headings = ("DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED")
+    headings = ("DOMAIN", "POINT", "AS OF", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED")
     return table(headings, [_point_row(point) for point in described])
 
 
 def _point_row(point):
     shown = ",".join(f"{disk['name']}:{disk['mode']}" for disk in point["disks"])
     stored = size(sum(disk["stored_bytes"] for disk in point["disks"]))
-    point = {**point, "parent": _parent(point)}
-    named = (point[name] or "-" for name in ("domain", "id", "created", "parent", "checkpoint"))
+    point = {**point, "parent": _parent(point), "as_of": point["as_of"] or f"before {point['created']}"}
+    named = (point[name] or "-" for name in ("domain", "id", "as_of", "parent", "checkpoint"))
     return (*named, shown, stored, _finding(point.get("verified")), _finding(point.get("drilled")))
 
 
@@ -186,7 +186,7 @@ def _damage(damage):
 
 def show(point):
     """One point, whole."""
-    members = ("id", "domain", "uuid", "created", "since", "checkpoint", "parent", "consistency")
+    members = ("id", "domain", "uuid", "as_of", "created", "since", "checkpoint", "parent", "consistency")
     point = {**point, "parent": _parent(point)}
     lines = [f"{name + ':':13}{point[name] if point[name] is not None else '-'}" for name in members]
     labels = ["verified:"]

@@ -161,6 +161,7 @@ class Vm:
         return {
             "sequence": 1 + max((point.manifest.sequence for point in self.points), default=0),
             "created": "2026-11-22T19:45:00+00:00",
+            "as_of": "2026-11-22T19:44:00+00:00",
             "store": self.store.id,
             "parent": last and manifest.ParentEntry(last.id, last.sha256),
             "domain": self.name,

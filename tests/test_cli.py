@@ -219,7 +219,7 @@ def test_list(vm, capsys):
     assert cli.main(["list", str(vm.root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
-        "DOMAIN", "POINT", "CREATED", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED"
+        "DOMAIN", "POINT", "AS", "OF", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED"
     ]  # fmt: skip
     assert [line.split()[:2] for line in lines[1:]] == [["vm1", point.id] for point in vm.points]
 

@@ -24,6 +24,7 @@ def test_a_point(vm):
         "domain": "vm1",
         "uuid": vm.uuid,
         "created": "2026-11-22T19:45:00+00:00",
+        "as_of": "2026-11-22T19:44:00+00:00",
         "since": "chk-of-the-parent",
         "checkpoint": f"nbdpull-{second.id}",
         "parent": first.id,

@@ -179,6 +179,7 @@ def test_every_member_is_needed(where, name):
         ((), "sequence", 1 << 64, "not a document"),
         ((), "created", "yesterday", "created is 'yesterday'"),
         ((), "created", "2026-11-22T19:45:00", "created is"),
+        ((), "as_of", "yesterday", "as_of is 'yesterday'"),
         ((), "versions", {"qemu": 7.2}, "versions is 7.2"),
         ((), "seconds", {"copy": "0.5"}, "seconds is '0.5'"),
         ((), "seconds", {"copy": True}, "seconds is True"),

@@ -79,7 +79,8 @@ def test_it_equals_an_uninterrupted_run(rig, options, resume):
     path, run, _ = journal(rig)
     rig.vm.write("vda", 0, 16 * MIB, 0x99)  # what the guest does later is not in the point
     made = rig.pull(*SMALL_CHUNKS, *options, *resume)
-    assert made["point"]["id"] == run["id"] and made["reclaimed"] == [] and made["warnings"] == []
+    assert made["point"]["id"] == run["id"] and made["reclaimed"] == []
+    assert len(made["warnings"]) == 1 and f"as of {run['begun']}" in made["warnings"][0]
     assert made["resumed"] == {"begun": run["begun"], "kept_bytes": sum((path.parent / n).stat().st_size for n in kept)}
     assert {name: identity(path.parent / name) for name in kept} == kept
     rig.assert_restores(frozen, run["id"])
@@ -290,6 +291,20 @@ def test_what_does_not_match_begins_anew(rig, options, why):
     rig.assert_next_is_right()
 
 
+def test_that_a_point_was_resumed_is_told(rig):
+    """To those who hear of errors and warnings alone, and by list and show, for ever."""
+    change(rig)
+    killed(rig)
+    _older(rig, f"{datetime.now(timezone.utc) - timedelta(minutes=50):%FT%T+00:00}")
+    begun = journal(rig)[1]["begun"]
+    done = rig.run(*(word for word in rig.words("--quiet") if word != "--json"))
+    assert (done.returncode, done.stdout) == (0, "") and f"as of {begun}" in done.stderr
+    listed = rig.run("list", rig.store).stdout.splitlines()
+    assert listed[0].split()[2:4] == ["AS", "OF"] and listed[-1].split()[2] == begun
+    shown = rig.run("show", rig.store, "latest")
+    assert f"as_of:       {begun}" in shown.stdout
+
+
 def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
     change(rig)
     frozen = rig.contents()
@@ -297,7 +312,8 @@ def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
     _older(rig)
     rig.vm.write("vda", 9 * MIB, MIB, 0x41)
     made = rig.pull("--resume")
-    assert made["resumed"]["begun"] == "2020-01-01T00:00:00+00:00"
+    assert made["resumed"]["begun"] == made["point"]["as_of"] == "2020-01-01T00:00:00+00:00"
+    assert made["point"]["created"] > made["point"]["as_of"], "it was finished now"
     rig.assert_restores(frozen, made["point"]["id"])
     change(rig)
     killed(rig)
