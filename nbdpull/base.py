@@ -90,12 +90,13 @@ class Choice:
             )
 
 
-def choose(vm, target, points, disks, since=None, full=False) -> Choice:
+def choose(vm, target, points, disks, since=None, full=False, check=lambda: None) -> Choice:
     """Decide for each Disk of `disks`. points: those of the Series `target`, in the order of commits.
+    check() is called while files are proved.
 
     NoSuchCheckpoint, Unsupported: of a checkpoint named by `since` only.
     """
-    finder = _Finder(vm, target, points, disks)
+    finder = _Finder(vm, target, points, disks, check)
     base, why_none = (None, "requested") if full else finder.named(since) if since is not None else finder.newest()
     base = base and finder.looked_through(base)
     decisions = {disk.target: decide(disk, base, why_none) for disk in disks}
@@ -149,8 +150,9 @@ _NO_FULL = "the chain begins with an incremental"
 class _Finder:
     """Looks for a base. warnings: what the operator should know of it."""
 
-    def __init__(self, vm, target, points, disks):
+    def __init__(self, vm, target, points, disks, check):
         self._vm, self._series, self._points, self._disks = vm, target, points, disks
+        self._check = check
         self._partial = series.partial_disks(points)
         self.warnings: list[str] = []
         self.given_back: list[str] = []
@@ -232,7 +234,7 @@ class _Finder:
             wrong = [c for c in entry.chunks if self._series.store.size(f"{self._series.folder}/{c.path}") != c.size]
             if wrong:
                 return f"{wrong[0].path} is missing or has another size"
-            flaw = self._series.file_flaw(entry.index)
+            flaw = self._series.file_flaw(entry.index, self._check)
             if flaw:
                 return flaw
         return None

@@ -40,7 +40,7 @@ class DiskCopy:
         with ExitStack() as opened:
             held = None
             if parent:
-                held = DataRanges(opened.enter_context(Image(target, parent, disk.target)))
+                held = DataRanges(opened.enter_context(Image(target, parent, disk.target, check=check)))
             known_dirty = {"dirty_from": dirty_from, "held": held}
             self._source = opened.enter_context(_source(request, where, disk.target, check, known_dirty))
             if self._source.size != disk.size:

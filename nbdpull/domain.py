@@ -759,7 +759,7 @@ class Job:
         self._asked = asked
         self._completed: dict[str, Any] = {}
         self._failed_with: Optional[int] = None  # libvirt's code for the begin
-        self._may_begin_yet = False
+        self._asked_to_begin = self._may_begin_yet = False
         self.socket: str = asked.socket or ""
         self.exports = {target: Export(disk.export, disk.bitmap) for target, disk in asked.disks.items()}
         self.checkpoint: Optional[Checkpoint] = None
@@ -840,7 +840,7 @@ class Job:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
             self._failed_with = _code(error)
-            self._may_begin_yet = _is_unanswered(error)
+            self._may_begin_yet = self._asked_to_begin and _is_unanswered(error)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
             raise self._vm._ended() or errors.HypervisorError(
@@ -853,6 +853,7 @@ class Job:
         """A guest that shuts down during the job is kept paused until its end, where libvirt can do that."""
         begin = self._vm._dom.backupBegin
         known = self._vm._connection.getLibVersion() >= OLDEST_WITH_PRESERVE
+        self._asked_to_begin = True
         # A daemon that says no to the flag may have another reason: what it says without it counts.
         if not known or unless((libvirt.VIR_ERR_INVALID_ARG,), lambda: begin(*xmls, _PRESERVE_SHUTDOWN)) is None:
             begin(*xmls, 0)

@@ -110,6 +110,9 @@ class Freeze:
             late = isinstance(error, errors.NoAnswer) or error.get_error_code() in _NO_ANSWER
             self._let_go(done=not late)
             return "agent-unresponsive" if late else "freeze-failed"
+        except BaseException:  # we were told to end
+            self._let_go(done=False)
+            raise
         self.consistency = FROZEN
         return ""
 
@@ -122,6 +125,9 @@ class Freeze:
                 f"the guest could not be thawed ({error}): it is tried again for some minutes, see domfsthaw"
             ]
             return
+        except BaseException:
+            self._let_go(done=False)
+            raise
         self._let_go(done=True)
         if thawed <= 0:  # somebody else did, or the guard, or the guest's own limit
             self.consistency, self.reason = CRASH_CONSISTENT, "thawed-early"

@@ -58,7 +58,7 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
         disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
         vm.require_idle()
         target, points = _points(request, vm)
-        choice = base.choose(vm, target, points, disks, request.since, request.full)
+        choice = base.choose(vm, target, points, disks, request.since, request.full, check)
         try:
             found = _looked_at(request, vm, hold, target, disks, choice, check)
         finally:
@@ -110,7 +110,7 @@ def _looked_at(request, vm, hold, target, disks, choice, check):
     vm.heed(check_all)
     hold.note(_journal_entry(vm, backup))
     with watch.guarding_guest(), keeper or nullcontext(), vm.backup(backup) as job:
-        with watch.watching(job), domain_watch.watching(), route.opened(way, vm, job.socket) as server:
+        with watch.watching(job), domain_watch.watching(), route.opened(way, vm, job.socket, check_all) as server:
             where = source.Kept(server, keeper) if keeper else server, job
             found = [_disk(request, target, disk, choice, where, check_all) for disk in disks]
         job.finish()
@@ -142,7 +142,7 @@ def _disk(request, target, disk, choice, where, check):
     counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
     started = time.monotonic()
     with ExitStack() as opened:
-        held = DataRanges(opened.enter_context(Image(target, parent, disk.target))) if parent else None
+        held = DataRanges(opened.enter_context(Image(target, parent, disk.target, check=check))) if parent else None
         live = opened.enter_context(
             source.Source(
                 server,

@@ -319,6 +319,8 @@ class _Run:
             obstacle = resume.obstacle(self._vm, dead, plan, choice.parent, how, limit)
             obstacle = _ENDS_WITH_ITS_RUN if self._keeps_sockets else obstacle
             self._journal = None if obstacle else self._series.resumed_journal(dead.id)
+        except (errors.Interrupted, errors.LimitReached, errors.NoAnswer):
+            raise
         except errors.NbdpullError as error:  # which may be due to what the dead run left
             obstacle = str(error)
         if obstacle:
@@ -329,7 +331,8 @@ class _Run:
 
     def _choose(self):
         request = self._request
-        choice = base.choose(self._vm, self._series, self._points, self._disks, request.since, request.full)
+        how = request.since, request.full, self._check_caller
+        choice = base.choose(self._vm, self._series, self._points, self._disks, *how)
         self._warnings += choice.warnings
         if request.on_lost_base == base.FAIL:
             choice.require_not_lost()
@@ -385,7 +388,7 @@ class _Run:
             ExitStack() as open_disks,
         ):
             kept = self._kept(new)
-            server = open_disks.enter_context(route.opened(self._route, self._vm, job.socket))
+            server = open_disks.enter_context(route.opened(self._route, self._vm, job.socket, self._check))
             server = source.Kept(server, self._keeper) if self._keeper else server
             where = server, job, new.sealed
             copies = [open_disks.enter_context(self._disk_copy(where, disk, choice, kept)) for disk in self._disks]

@@ -82,7 +82,7 @@ class Kept:
     """What a dead run made of a disk and is still as it was: its chunk files up to the first that is not.
 
     chunks: FileEntry of the disk's list so far, older points' included; reached: offset up to which the disk is done;
-    read_bytes: read for it. check() is called before each file is looked at.
+    read_bytes: read for it. check() is called often while the files are proved.
     """
 
     def __init__(self, series, run, disk, check=lambda: None):
@@ -93,12 +93,12 @@ class Kept:
         for sealed in run.sealed.get(disk.target, []):
             check()
             chunks = [FileEntry(*chunk) for chunk in sealed.chunks]
-            if not self._taken(chunks):
+            if not self._taken(chunks, check):
                 break
             self.chunks += chunks
             self.read_bytes += sealed.read_bytes
 
-    def _taken(self, chunks):
+    def _taken(self, chunks, check):
         """Whether these files are what they were; the disk is then done up to where the records of our own end."""
         own = [chunk for chunk in chunks if self._is_own(chunk)]
         others = [chunk for chunk in chunks if not self._is_own(chunk)]
@@ -106,7 +106,7 @@ class Kept:
         if [chunk.path for chunk in own] != [following]:  # else the journal lacks a line, and what it told of
             return False
         try:
-            if any(map(self._series.file_flaw, own)) or any(map(self._series.size_flaw, others)):
+            if any(self._series.file_flaw(chunk, check) for chunk in own) or any(map(self._series.size_flaw, others)):
                 return False
             records = self._records(own[-1])
         except errors.Damaged:

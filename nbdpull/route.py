@@ -16,7 +16,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from . import domain, errors, source
 
@@ -75,20 +75,23 @@ def _require_files(folder):
 
 
 @contextlib.contextmanager
-def opened(route: Route, vm: domain.Domain, socket: str) -> Iterator[Union[str, source.Tcp]]:
-    """Give what source.Source is to connect to. socket: path of QEMU's, on its machine."""
+def opened(
+    route: Route, vm: domain.Domain, socket: str, check: Callable = lambda: None
+) -> Iterator[Union[str, source.Tcp]]:
+    """Give what source.Source is to connect to. socket: path of QEMU's, on its machine. check() is called while ssh
+    is waited for."""
     if route.listen:
         host = vm.host if route.listen.host in _EVERYWHERE else route.listen.host
         yield source.Tcp(host, route.listen.port, route.certificates)
     elif vm.is_remote:
-        with _forwarded(vm.uri, socket) as local:
+        with _forwarded(vm.uri, socket, check) as local:
             yield local
     else:
         yield socket
 
 
 @contextlib.contextmanager
-def _forwarded(uri, socket):
+def _forwarded(uri, socket, check):
     """A unix socket here that ssh joins to QEMU's there."""
     command = ssh_command(uri)
     folder = tempfile.mkdtemp(prefix="nbdpull-")  # nobody else may enter it
@@ -100,7 +103,7 @@ def _forwarded(uri, socket):
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:
-                _wait_for(local, process, said)
+                _wait_for(local, process, said, check)
                 yield local
             finally:
                 process.terminate()
@@ -127,11 +130,12 @@ def ssh_command(uri: str) -> list[str]:
     return [*words, "--", parts.hostname or ""]
 
 
-def _wait_for(local, process, said):
+def _wait_for(local, process, said, check=lambda: None):
     deadline = time.monotonic() + _SSH_START
     while not os.path.exists(local):
         if process.poll() is not None or time.monotonic() > deadline:
             said.seek(0)
             words = " ".join(said.read().decode(errors="replace").split())
             raise errors.SourceError(f"ssh could not bring QEMU's socket here: {words or 'no answer'}")
+        check()
         time.sleep(0.02)

@@ -338,6 +338,19 @@ def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):  # noqa: F811
     before.assert_same()
 
 
+def test_a_stop_is_heard_while_ssh_is_waited_for(tmp_path):
+    def stop():
+        raise errors.Interrupted(15)
+
+    ssh = subprocess.Popen(["sleep", "60"])
+    try:
+        with pytest.raises(errors.Interrupted):
+            route._wait_for(str(tmp_path / "none"), ssh, None, stop)
+    finally:
+        ssh.kill()
+        ssh.wait()
+
+
 def test_what_ssh_is_told():
     words = route.ssh_command("qemu+ssh://backup@hv1:2222/system?keyfile=/k")
     assert words[0] == "ssh" and words[-2:] == ["--", "hv1"]

@@ -8,7 +8,7 @@ import stores
 from stores import KIB, MIB
 from test_writer_reader import compressed
 
-from nbdpull import extents, format, journal
+from nbdpull import errors, extents, format, journal
 
 resume = pytest.importorskip("nbdpull.resume", exc_type=Exception)
 
@@ -23,19 +23,37 @@ def vm(tmp_path):
     return vm
 
 
-def kept(vm, *lines, size=3 * MIB):
+def kept(vm, *lines, size=3 * MIB, check=lambda: None):
     """lines: of each event of the journal, the chunk files; without any, those of the point."""
     entries = vm.points[0].manifest.disk("vda").chunks
     lines = lines or [[[entry.path, entry.size, entry.sha256]] for entry in entries]
     sealed = [journal.Sealed(chunks, MIB) for chunks in lines]
     run = SimpleNamespace(id=vm.points[0].id, sealed={"vda": sealed})
-    return resume.Kept(vm.series, run, SimpleNamespace(target="vda", size=size))
+    return resume.Kept(vm.series, run, SimpleNamespace(target="vda", size=size), check)
 
 
 def test_all_of_it(vm):
     found = kept(vm)
     assert (found.chunks, found.reached) == (vm.points[0].manifest.disk("vda").chunks, 3 * MIB)
     assert sum(map(len, found.records())) == 48
+
+
+def test_a_stop_is_heard_while_a_file_is_proved(vm, monkeypatch):
+    """One chunk file may be as large as --chunk-size lets it be."""
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:
+            raise errors.Interrupted(15)
+
+    def slow(_path, check):
+        while True:
+            check()
+
+    monkeypatch.setattr(vm.series.store, "sha256", slow)
+    with pytest.raises(errors.Interrupted):
+        kept(vm, check=check)
 
 
 def test_not_beyond_the_disk(vm):

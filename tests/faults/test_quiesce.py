@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_pull import PROJECT, Before, Witness, nbdpull, start_held
+from test_pull import PROJECT, Before, Witness, nbdpull, start_held, start_nbdpull
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -32,6 +32,10 @@ def state(point):
 
 def is_frozen(guest):
     return guest.agent("guest-fsfreeze-status") != "thawed"
+
+
+def is_marked(guest):
+    return "urn:nbdpull:freezing" in guest.domain.XMLDesc()
 
 
 def guards(guest):
@@ -101,6 +105,28 @@ def test_agent_hangs(guest, witness):
     wait_for(lambda: not guards(guest), "end of the guards, as the guest is known to be thawed", 30)
     assert not is_frozen(guest)
     assert state(pull(witness)["point"]) == ("frozen", "")
+
+
+def test_a_signal_ends_the_wait_for_an_agent_that_hangs(guest, witness):
+    """The freeze may yet come: then the guard thaws."""
+    pid = guest.run("pidof qemu-ga").split()[-1]
+    told = "the agent stands still"
+    guest.begin(f"kill -STOP {pid}; echo {told} >/dev/ttyS0; until [ -e /sys/block/vdb ]; do sleep 0.1; done; "
+                f"kill -CONT {pid}")  # fmt: skip
+    wait_for(lambda: told in guest.console.read_text(errors="replace"), "the stop of the agent")
+    before = Before(witness)
+    process = start_nbdpull(*witness.words("--quiesce", "--freeze-timeout", "60"))
+    wait_for(lambda: is_marked(guest), "the freeze")
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=50)
+    assert process.returncode == 128 + signal.SIGTERM and time.monotonic() - started < 20
+    guest.attach_disk("vdb", MIB)
+    guest.wait_agent()
+    wait_for(lambda: not guards(guest), "end of the guards, as the guest is known to be thawed", 30)
+    assert not is_frozen(guest)
+    guest.detach_disk("vdb")
+    before.assert_same()
 
 
 def test_guest_that_somebody_else_froze_stays_so(guest, witness):
