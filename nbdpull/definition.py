@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Optional
 
-from . import errors, xml_tree
+from . import copy_policy, errors, xml_tree
 from .format import BOOT_FILES
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
@@ -87,8 +87,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
     elsewhere: {target: where} of restored disks that no Source can name.
 
-    A copy, that is one with another name or uuid, may run beside the original: it shares no disk that was not restored,
-    and no MAC address.
+    A copy, that is one with another name or uuid, may run beside the original: it shares nothing with it.
     """
     root = parse(xml)
     warnings: list[str] = []
@@ -110,7 +109,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
             element.text = files[element.tag]
     _nvram(root, files.get("nvram"), copy)
     if copy:
-        _forget_addresses(root)
+        warnings += _own(root)
     return xml_tree.text_of(root), warnings
 
 
@@ -156,10 +155,27 @@ def _nvram(root, path, copy):
     element.text = path
 
 
-def _forget_addresses(root):
-    for interface in root.iterfind("devices/interface"):
-        for mac in interface.findall("mac"):
-            interface.remove(mac)
+def _own(root):
+    """Make a copy's devices its own; what to tell."""
+    devices, told = root.find("devices"), copy_policy.own_domain(root)
+    for device in list(devices) if devices is not None else []:
+        rule = copy_policy.Rule(told=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
+        told.append(rule.told)
+        if not rule.kept:
+            devices.remove(device)
+    return [f"in the copy {text}" for text in told if text]
+
+
+def _own_disk(disk):
+    """Restored disks are its own; a medium that can only be read may be in the drives of both. What to tell."""
+    for mark in disk.findall("shareable"):
+        disk.remove(mark)
+    kind, source = disk.get("device"), disk.find("source")
+    written_to = kind == "floppy" and disk.find("readonly") is None
+    if source is None or not (written_to or (kind == "cdrom" and disk.get("type") == "block")):
+        return ""
+    disk.remove(source)
+    return f"{kind} {target_of(disk)} has no medium: it is the original's"
 
 
 def _child(element: ET.Element, tag: str) -> ET.Element:

@@ -55,3 +55,44 @@ def test_a_copy_without_variables_does_not_take_the_original_s():
     nvram = adapted(of(os), name="vm2")[0].find("os/nvram")
     assert nvram.text is None and len(nvram) == 0 and nvram.get("type") is None
     assert adapted(of(os))[0].find("os/nvram/source").get("dev") == "/dev/old"
+
+
+# -- a copy -----------------------------------------------------------------------------------------------------------
+
+SHARED = """<disk type='file'><driver type='raw'/><source file='/old'/><target dev='vda'/><shareable/></disk>
+  <disk type='block' device='cdrom'><source dev='/dev/sr0'/><target dev='sda'/><readonly/></disk>
+  <disk type='file' device='cdrom'><source file='/a.iso'/><target dev='sdb'/><readonly/></disk>
+  <disk type='file' device='floppy'><source file='/f'/><target dev='fda'/></disk>
+  <disk type='file' device='floppy'><source file='/g'/><target dev='fdb'/><readonly/></disk>
+  <channel type='unix'><source mode='bind' path='/run/a'/><target type='virtio' name='a'/></channel>
+  <hostdev mode='subsystem' type='pci'/><serial type='file'><source path='/log'/></serial>"""
+MORE = "<seclabel type='static' model='dac'/><metadata><a/></metadata>"
+
+
+def test_a_copy_has_everything_for_itself():
+    root, told = adapted(of(devices=SHARED, more=MORE), {"vda": definition.Source("file", "/new", "raw")}, name="vm2")
+    media = {target.get("dev"): source for target, source in [(disk.find("target"), disk.find("source"))
+             for disk in root.iterfind("devices/disk")]}  # fmt: skip
+    assert {name: None if source is None else list(source.attrib.values()) for name, source in media.items()} == {
+        "vda": ["/new"], "sda": None, "sdb": ["/a.iso"], "fda": None, "fdb": ["/g"],
+    }  # fmt: skip
+    assert root.find("devices/disk/shareable") is None
+    assert root.find("devices/channel/source") is None and root.find("devices/hostdev") is None
+    assert root.find("metadata/a") is not None and root.find("seclabel") is None
+    assert told == [
+        "in the copy seclabel is left out: it may name what is the original's",
+        "in the copy cdrom sda has no medium: it is the original's",
+        "in the copy floppy fda has no medium: it is the original's",
+        "in the copy hostdev pci is left out: it is the original's, or the host's",
+        "in the copy serial, a file of the host, is a pty",
+    ]
+
+
+def test_the_original_keeps_what_is_its_own():
+    xml = of(devices=SHARED, more=MORE)
+    root, told = adapted(xml, {"vda": definition.Source("file", "/new", "raw")}, name="vm1")
+    assert told == []
+    before, after = (
+        [ET.tostring(each).strip() for each in tree.find("devices")[1:]] for tree in (ET.fromstring(xml), root)
+    )
+    assert before == after and root.find("devices/disk/shareable") is not None and root.find("seclabel") is not None

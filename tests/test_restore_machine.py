@@ -1,7 +1,9 @@
 """The machine that comes back is the one that was: restored domains are started, and looked at."""
 
+import contextlib
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -74,6 +76,82 @@ def test_a_domain_without_such_devices_has_one_definition(private_libvirt, machi
 def restored(bed, result):
     """The domain that a restore defined, which starts where this is entered, and is gone afterwards."""
     return Machine.of(bed, result["defined"]["uuid"], result["files"])
+
+
+# -- a copy beside the original ---------------------------------------------------------------------------------------
+
+
+class Fixed(Machine):
+    """With everything that a host has one of."""
+
+    def __init__(self, bed, folder):
+        folder.mkdir()
+        self.agent, self.log, self.nvdimm, self.floppy = (
+            folder / name for name in ("agent", "log", "nvdimm", "floppy")
+        )
+        self.vnc, self.tcp = free_ports()
+        self.nvdimm.write_bytes(bytes(64 * MIB))
+        self.floppy.write_bytes(bytes(1440 * 1024))
+        super().__init__(bed, folder, {"vda": 2 * MIB})
+
+    def _xml(self):
+        fixed = f"""
+          <channel type='unix'><source mode='bind' path='{self.agent}'/>
+            <target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+          <serial type='file'><source path='{self.log}'/><target port='0'/></serial>
+          <serial type='tcp'><source mode='bind' host='127.0.0.1' service='{self.tcp}'/><protocol type='raw'/>
+            <target port='1'/></serial>
+          <graphics type='vnc' port='{self.vnc}' autoport='no' listen='127.0.0.1'/>
+          <memory model='nvdimm' access='shared'><source><path>{self.nvdimm}</path></source>
+            <target><size unit='MiB'>64</size><node>0</node></target></memory>
+          <filesystem type='mount'><source dir='{self.folder}'/><target dir='x'/></filesystem>
+          <disk type='file' device='floppy'><source file='{self.floppy}'/><target dev='fda' bus='fdc'/></disk>
+          <rng model='virtio'><backend model='egd' type='unix'><source mode='bind' path='{self.folder}/egd'/>
+            </backend></rng>"""
+        devices = "".join(map(self._disk_xml, self.disks)) + fixed
+        xml = DOMAIN.format(kind="qemu", name=self.name, memory=80, cpus=1, boot="", devices=devices)
+        slots, cell = (
+            "<maxMemory slots='2' unit='MiB'>512</maxMemory>",
+            "<cell id='0' cpus='0' memory='16' unit='MiB'/>",
+        )
+        return xml.replace("<vcpu>", f"{slots}<cpu><numa>{cell}</numa></cpu><vcpu>")
+
+
+def free_ports():
+    """Two that no kernel gives away by itself, as it does those from 32768 on."""
+    for port in range(20000 + os.getpid() % 10000, 32767):
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
+            return port, port + 1
+
+
+def test_a_copy_runs_beside_the_original_and_shares_nothing(private_libvirt, tmp_path):
+    """The channel's socket was taken over from the running original, its log cut off, its memory file shared; the ports
+    kept the copy from starting."""
+    with Fixed(private_libvirt, tmp_path / "images") as vm:
+        vm.log.write_text("what the guest said\n")
+        vm.write("vda", 0, MIB, 7)
+        result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
+        before = {path: identity_of(path) for path in (vm.agent, vm.log, vm.nvdimm, vm.floppy)}
+        words = ["restore", tmp_path / "store", "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
+        result = result_of(*words, uri=private_libvirt.uri)
+        told = " ".join(result["warnings"])
+        for named in ("serial, a file", "serial, a tcp", "memory nvdimm", "filesystem mount", "floppy fda"):
+            assert named in told
+        with restored(private_libvirt, result) as copy:
+            assert copy.content("vda") == vm.content("vda")
+            xml = copy.domain.XMLDesc()
+            assert str(vm.folder) not in xml and f"'{vm.vnc}'" not in xml and f"'{vm.tcp}'" not in xml
+            assert {path: identity_of(path) for path in before} == before
+            for address in (str(vm.agent), ("127.0.0.1", vm.tcp), ("127.0.0.1", vm.vnc)):
+                with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as client:
+                    client.connect(address)
+
+
+def identity_of(path):
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 # -- firmware ---------------------------------------------------------------------------------------------------------
