@@ -16,6 +16,7 @@ from . import copy_policy, errors, xml_tree
 from .format import BOOT_FILES
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
+LOOPBACK = "127.0.0.1"
 _OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
 _NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -83,9 +84,9 @@ def variables(xml):
     return None, f"the firmware's variables ({element.get('type')} {' '.join(about.values())}) are not in the point"
 
 
-def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
+def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None, passwords=()):
     """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
-    elsewhere: {target: where} of restored disks that no Source can name.
+    elsewhere: {target: where} of restored disks that no Source can name; passwords: types of graphics that had one.
 
     A copy, that is one with another name or uuid, may run beside the original: it shares nothing with it.
     """
@@ -110,6 +111,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None):
     _nvram(root, files.get("nvram"), copy)
     if copy:
         warnings += _own(root)
+    warnings += [told for graphics in root.iterfind("devices/graphics") for told in _closed(graphics, passwords)]
     return xml_tree.text_of(root), warnings
 
 
@@ -176,6 +178,22 @@ def _own_disk(disk):
         return ""
     disk.remove(source)
     return f"{kind} {target_of(disk)} has no medium: it is the original's"
+
+
+def _closed(graphics, passwords):
+    """Let a display that had a password, which is in no point, listen where only this host is; what to tell."""
+    kind = graphics.get("type")
+    if kind not in passwords:
+        return []
+    graphics.attrib.pop("listen", None)
+    listens = graphics.findall("listen")
+    for listen in listens:
+        if listen.get("type") in ("address", "network"):
+            listen.attrib.clear()
+            listen.attrib.update(type="address", address=LOOPBACK)
+    if not listens and not graphics.get("socket"):
+        graphics.set("listen", LOOPBACK)
+    return [f"graphics {kind} had a password, which is not in the point: it listens on {LOOPBACK}; see virsh edit"]
 
 
 def _child(element: ET.Element, tag: str) -> ET.Element:

@@ -596,6 +596,14 @@ class Domain:
         with self._seam("read the live definition"):
             return self._dom.XMLDesc(0) if self.active else None
 
+    def passwords(self) -> list[str]:
+        """Types of the graphics devices that have a password now, or at the next start. AccessDenied: who may read the
+        rest may not read secrets."""
+        with self._seam("tell whether its displays have passwords"):
+            secure = libvirt.VIR_DOMAIN_XML_SECURE
+            xmls = [self._dom.XMLDesc(secure), self._dom.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)]
+        return sorted(set().union(*map(domain_xml.passwords, xmls)))
+
     def socket_path(self, run_id: str) -> str:
         """Where our socket goes by default.
 

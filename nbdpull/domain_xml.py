@@ -256,6 +256,12 @@ def _address(source: ET.Element) -> dict[str, str]:
     return dict(address.attrib) if address is not None else {}
 
 
+def passwords(xml: str) -> set[str]:
+    """Types of the graphics devices of a <domain>, told with its secrets, that have a password."""
+    found = ET.fromstring(xml).iterfind("devices/graphics")
+    return {each.get("type", "") for each in found if each.get("passwd") is not None}
+
+
 def agent_state(xml: str) -> Optional[str]:
     """Of a live <domain>: "connected" if an agent listens in the guest, "disconnected"; None without a channel."""
     for target in ET.fromstring(xml).iterfind("devices/channel/target"):

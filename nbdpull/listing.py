@@ -26,6 +26,7 @@ def describe(point, partial, found=None):
         "partial": bool(partial),
         "consistency": m.consistency,
         "consistency_reason": m.consistency_reason,
+        "passwords": m.passwords,
         "disks": [_describe_disk(disk) for disk in m.disks],
         "seconds": m.seconds,
         "versions": m.versions,

@@ -5,7 +5,7 @@ Owns: the manifest's members and their rules. Must not know: files and folders (
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Optional
 
 from . import errors, format, members
@@ -80,6 +80,7 @@ class Manifest:
     seconds: dict[str, float]
     consistency_reason: str = ""  # why it is not frozen; came after the first stores, so it may be missing
     as_of: Optional[str] = None  # likewise
+    passwords: list[str] = field(default_factory=list)  # likewise; types of graphics that had one, which no file has
 
     def disk(self, name):
         """The entry of that disk, or None."""

@@ -37,6 +37,7 @@ from . import (
     source,
     store,
 )
+from .definition import LOOPBACK
 from .disk_copy import DiskCopy
 from .domain_watch import DomainWatch
 from .guest_load import Cores
@@ -472,6 +473,7 @@ class _Run:
             new.add_file(format.CHECKPOINT_XML, job.checkpoint.xml.encode())
         if not self._vm.is_remote:
             self._add_local_files(new, xml, live, parent)
+        self._passwords = self._found_passwords()
 
     def _add_local_files(self, new, xml, live, parent):
         """What the domain needs besides its disks; most of it never changes, and is then stored once."""
@@ -485,6 +487,19 @@ class _Run:
                 new.add_file(name, data, parent)
             except OSError as error:
                 self._warnings.append(f"{path} ({name} of the domain) is not in the point: {error.strerror}")
+
+    def _found_passwords(self):
+        """Types of the displays whose passwords are not in the point; told when that is new."""
+        try:
+            found = self._vm.passwords()
+        except errors.AccessDenied as error:
+            self._warnings.append(f"a restored display will have no password, had it one or not: {error}")
+            return []
+        known = self._points[-1].manifest.passwords if self._points else []
+        for kind in set(found) - set(known):
+            self._warnings.append(f"the password of graphics {kind} is not in the point: a restored domain shows it on "
+                                  f"{LOOPBACK} alone until it gets a new one")  # fmt: skip
+        return found
 
     def _fields(self, start, job):
         made = job.checkpoint
@@ -502,6 +517,7 @@ class _Run:
             "checkpoint": made and CheckpointEntry(made.name, made.creation_time, self._request.checkpoint is None),
             "consistency": job.freeze.consistency,
             "consistency_reason": job.freeze.reason,
+            "passwords": self._passwords,
             "versions": {"nbdpull": __version__, "libnbd": source.library_version(), **self._vm.versions},
             "seconds": self._seconds,
         }

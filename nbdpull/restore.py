@@ -337,8 +337,9 @@ class _Run:
         if self._wants_domain and files != beside:
             raise errors.UsageError(f"-o {self._where.folder}: that name cannot be written into a definition")
         new, warnings = definition.adapted(
-            self._definition, self._sources(), files, request.name, request.new_uuid, self._elsewhere()
-        )
+            self._definition, self._sources(), files, request.name, request.new_uuid, self._elsewhere(),
+            self._point.manifest.passwords,
+        )  # fmt: skip
         self._result.warnings += [*self._of_the_running_domain(), *warnings]
         if not request.define and any(name.startswith(format.TPM_PREFIX) for name in beside):
             self._result.warnings.append(

@@ -96,3 +96,29 @@ def test_the_original_keeps_what_is_its_own():
         [ET.tostring(each).strip() for each in tree.find("devices")[1:]] for tree in (ET.fromstring(xml), root)
     )
     assert before == after and root.find("devices/disk/shareable") is not None and root.find("seclabel") is not None
+
+
+# -- displays that had a password -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before, after", [
+    ("<graphics type='vnc' listen='0.0.0.0'><listen type='address' address='0.0.0.0'/></graphics>",
+     "<graphics type='vnc'><listen type='address' address='127.0.0.1'/></graphics>"),
+    ("<graphics type='vnc'><listen type='network' network='default' address='192.168.0.1'/></graphics>",
+     "<graphics type='vnc'><listen type='address' address='127.0.0.1'/></graphics>"),
+    ("<graphics type='vnc' autoport='yes'/>", "<graphics type='vnc' autoport='yes' listen='127.0.0.1'/>"),
+    ("<graphics type='vnc' socket='/run/a'><listen type='socket' socket='/run/a'/></graphics>",
+     "<graphics type='vnc' socket='/run/a'><listen type='socket' socket='/run/a'/></graphics>"),
+    ("<graphics type='vnc'><listen type='none'/></graphics>", "<graphics type='vnc'><listen type='none'/></graphics>"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", [None, "vm2"])
+def test_a_display_that_had_a_password_is_not_open_to_all(before, after, name):
+    """Its password is in no point; without one everybody on its network would see and type."""
+    spice = "<graphics type='spice' listen='0.0.0.0'/>"
+    root, told = adapted(of(devices=before + spice), passwords=["vnc"], name=name)
+    vnc, other = root.iterfind("devices/graphics")
+    wanted = ET.fromstring(after)
+    assert vnc.get("listen") == wanted.get("listen") and other.get("listen") == "0.0.0.0"
+    if name is None:
+        assert ET.tostring(vnc) == ET.tostring(wanted)
+    assert told == ["graphics vnc had a password, which is not in the point: it listens on 127.0.0.1; see virsh edit"]

@@ -31,6 +31,7 @@ def test_a_point(vm):
         "partial": False,
         "consistency": "crash-consistent",
         "consistency_reason": "",
+        "passwords": [],
         "seconds": {"copy": 0.5},
         "versions": {"nbdpull": "0.1.0"},
         "verified": None,

@@ -154,6 +154,34 @@ def identity_of(path):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+# -- passwords --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, machine, tmp_path, live):
+    """The password is in no point: whoever restored it, and was not told, had an open console of the domain."""
+    vm = machine({"vda": MIB})
+    vm.destroy()
+    display = "<graphics type='vnc' autoport='yes'{}><listen type='address' address='0.0.0.0'/></graphics>"
+    without = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    for password in (" passwd='Secret7'", "") if live else (" passwd='Secret7'",):
+        xml = without.replace("</devices>", f"{display.format(password)}</devices>")
+        private_libvirt.connection().defineXML(xml)
+        if not vm.active:
+            vm.start()
+    store, uri = tmp_path / "store", private_libvirt.uri
+    told = [result_of("pull", vm.name, "-o", store, uri=uri) for _ in range(2)]
+    assert [["password of graphics vnc" in text for text in each["warnings"]] for each in told] == [[True], []]
+    assert told[1]["point"]["passwords"] == ["vnc"]
+    words = ["restore", store, "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
+    result = result_of(*words, uri=uri)
+    assert any("had a password" in text for text in result["warnings"])
+    with restored(private_libvirt, result) as copy:
+        [listen] = ET.fromstring(copy.domain.XMLDesc()).findall("devices/graphics/listen")
+        assert listen.get("address") == "127.0.0.1"
+        assert copy.qmp("query-vnc")["host"] == "127.0.0.1"
+
+
 # -- firmware ---------------------------------------------------------------------------------------------------------
 
 
