@@ -183,9 +183,9 @@ class _Run:
             self._require_fit()
             xml = self._planned_xml()
             self._prove()
-            if self._where.folder:
-                store.make_folders(self._where.folder, store.PASSABLE)
             with ExitStack() as outputs:  # no image gets its name before all of them are whole
+                if self._where.folder:
+                    outputs.enter_context(store.made_folders(self._where.folder, store.PASSABLE))
                 self._copy(outputs)
                 self._restore_files(xml)
         self._result.misplaced = self._misplaced(xml or self._definition)
@@ -229,6 +229,8 @@ class _Run:
         for disk, place in self._places.items():
             self._result.warnings += self._where.warnings(disk, place)
             target.require_fit(place, self._images[disk].size, self._request.force, self._request.in_place)
+            target.require_folder(place, self._where.folder)
+            target.require_file_size(place, self._images[disk].size)
             known, head = self._where.disks.get(disk), partial(self._head, disk)
             overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head)
         paths = [os.path.realpath(place.path) for place in self._places.values()]

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write them: 65536, 64K, 1M, 2GiB."""
+"""Numbers of bytes as people write them (65536, 64K, 1M, 2GiB), and as they like to read them (12.5 MiB)."""
 
 import re
 
@@ -11,3 +11,11 @@ def parse(text):
     if not match:
         raise ValueError(f"{text!r} is no size; write bytes, or 64K, 1M, 2G")
     return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
+
+
+def shown(count):
+    """Bytes as a short text, such as 12.5 MiB."""
+    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

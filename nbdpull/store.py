@@ -361,24 +361,41 @@ def _group_number(name):
 
 
 def make_folders(path, access):
-    """Create a folder and those above it that are missing, each durably; OutputError where that cannot be done."""
+    """Create a folder and those above it that are missing, each durably, and return those that were; OutputError where
+    that cannot be done."""
     with translated("create the folder", path):
-        _make_folders(os.path.abspath(path), access)
+        return _make_folders(os.path.abspath(path), access)
+
+
+@contextmanager
+def made_folders(path, access):
+    """The same for a while: left by an exception, what was made and holds nothing is removed again."""
+    made = make_folders(path, access)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in reversed(made):
+                os.rmdir(folder)
+        raise
 
 
 def _make_folders(path, access):
+    made = []
     if os.path.isdir(path):
-        return
+        return made
     if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
-        _make_folders(os.path.dirname(path), access)
+        made = _make_folders(os.path.dirname(path), access)
     try:
         _make_folder(path, access)
+        made.append(path)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
     above = os.path.dirname(path)
     with suppress(PermissionError), _closing(beneath.open_folder(above, "")) as descriptor:  # one may create where one
         _sync_folder(descriptor)  # may not read
+    return made
 
 
 def _sync_folder(descriptor):

@@ -18,10 +18,11 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-from . import errors, image_header, image_lock, qcow2
+from . import errors, image_header, image_lock, qcow2, sizes
 from .store import WRITEBACK_STEP, start_writeback, translated
 
 NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD export", "stdout"
@@ -30,6 +31,7 @@ NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD 
 _REFUSED_OPTIONS = ("backing_file", "backing_fmt", "data_file", "size")
 _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE = 2, 16, 1
 _MAX_IOV = 1024  # buffers in one pwritev
+_ANYWHERE = 1 << 31  # bytes that a file can have on any file system
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,61 @@ def require_fit(place, size, force=False, in_place=False):
         raise errors.OutputError(f"{place.path} has {room} bytes, the disk needs {size}; nothing was written")
     if not (force or in_place):
         raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
+
+
+def require_folder(place, to_be_made=None):
+    """Raise unless a new image can be made where it is to go. to_be_made: a folder that will be there by then."""
+    if place.kind != NEW:
+        return
+    folder, there = os.path.dirname(place.path), _existing_folder(place.path)
+    below = os.path.join(there, os.path.relpath(folder, there).split(os.sep)[0])
+    if os.path.lexists(below) and not os.path.isdir(below):
+        raise errors.OutputExists(f"cannot create {place.path}: {below} exists and is no folder")
+    why = None
+    if folder != there and (to_be_made is None or folder != os.path.abspath(to_be_made)):
+        why = f"there is no folder {folder}, make it first"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        why = os.strerror(errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES)
+    if why:
+        raise errors.OutputError(f"cannot create {place.path}: {why}")
+
+
+def require_file_size(place, size):
+    """Raise where a raw image would be larger than a file can be on its file system."""
+    if place.kind not in (NEW, EXISTING) or place.format != image_header.RAW:
+        return
+    folder = _existing_folder(place.path)
+    limit = _largest_file(folder, size)
+    if limit < size:
+        raise errors.OutputError(
+            f"cannot create {place.path}: it would be a file of {sizes.shown(size)}, and none can be larger than "
+            f"{sizes.shown(limit)} on the file system of {folder}; restore it as qcow2 (--format qcow2), or elsewhere"
+        )
+
+
+def _largest_file(folder, wanted):
+    """The size in bytes that a file there can have, as far as it is below `wanted`; `wanted` where no file can be made,
+    which others tell."""
+    if wanted < _ANYWHERE:
+        return wanted
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
+        if not _takes(probe, wanted):
+            fits, too_large = 0, wanted
+            while too_large - fits > 1:
+                middle = (fits + too_large) // 2
+                fits, too_large = (middle, too_large) if _takes(probe, middle) else (fits, middle)
+            return fits
+    return wanted
+
+
+def _takes(probe, size):
+    try:
+        os.ftruncate(probe.fileno(), size)
+        return True
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return False
 
 
 def first_bytes(place, count):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from .sizes import shown as size
+
 
 def plain(line):
     """The line without what a terminal would obey, or show otherwise than where it stands: control characters, those
@@ -17,14 +19,6 @@ def plain(line):
 
 def _plain_character(character):
     return character if character.isprintable() else ascii(character)[1:-1]
-
-
-def size(count):
-    """Bytes as a short text, such as 12.5 MiB."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 class Bars:

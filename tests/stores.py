@@ -48,6 +48,18 @@ class Disk:
         return extents.of([(a, b - a, state[a]) for a, b in zip(first, stops) if state[a] != 255])
 
 
+class Blank(Disk):
+    """A disk of which nothing but the size is known."""
+
+    def __init__(self, size):
+        super().__init__(numpy.zeros(0, "u1"), numpy.zeros(0, "u1"), numpy.zeros(0, bool))
+        self._size = size
+
+    @property
+    def size(self):
+        return self._size
+
+
 def domain_xml(disks, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", **inner):
     """A definition with disks {target: format}; inner: what else the element of a disk holds, by target."""
     elements = "".join(
@@ -137,6 +149,15 @@ class Vm:
         for name in chosen:
             self.disks[name].dirty[:] = False
         return point
+
+    def pull_zeros(self, name, size):
+        """Commit a full point of one disk that is all zeros, however large, and that `disks` does not have."""
+        self.disks[name] = Blank(size)
+        record = numpy.zeros(1, format.RECORD)
+        record["length"], record["kind"] = size, extents.ZERO
+        return self.pull(
+            "nothing", disks=[name], handmade={name: lambda folder: (handmade_index(self, folder, name, record), [])}
+        )
 
     def _mode(self, name, last, since):
         based = since == "elsewhere" or (last is not None and last.manifest.disk(name) is not None)

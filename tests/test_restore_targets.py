@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import stores
+from bed.device import Device
 from bed.machine import Disk
 from fake_nbd import FakeServer
 from stores import KIB, MIB, Vm, scribble
@@ -186,6 +188,80 @@ def test_a_target_that_is_too_small(vm, tmp_path):
         restore(Request(str(vm.root), to={"vdb": str(tmp_path / "b.raw"), "vda": uri}, force=True))
     assert Path(image).read_bytes() == before
     assert not (tmp_path / "b.raw").exists()
+
+
+@as_root
+@pytest.mark.parametrize("how", [{"output": "out"}, {"to": {"vda": "a.raw"}}, {"to": {"vda": "a.raw"}, "delta": True}])
+def test_a_raw_image_larger_than_a_file_can_be(tmp_path, monkeypatch, how):
+    """Said before the first byte, with the limit and the way out; nothing is left, no empty folder either."""
+    vm = Vm(tmp_path / "store")
+    vm.xml = stores.domain_xml({"vda": "raw"})
+    vm.pull_zeros("vda", 60 << 40)
+    with Device(tmp_path / "mount", tmp_path, 64 * MIB) as device:
+        monkeypatch.chdir(device.folder)
+        if how.get("delta"):
+            Path("a.raw").touch()
+        before = sorted(device.folder.rglob("*"))
+        with pytest.raises(errors.OutputError) as caught:
+            restore(Request(str(vm.root), **how))
+        told = str(caught.value)
+        [limit] = re.findall(r"it would be a file of 60.0 TiB, and none can be larger than (\S+ TiB)", told)
+        assert "--format qcow2" in told and sorted(device.folder.rglob("*")) == before
+        with open("largest", "wb") as file:  # what was told is so, to the tenth that is shown
+            file.truncate(int((float(limit.split()[0]) - 0.1) * (1 << 40)))
+            with pytest.raises(OSError, match="File too large"):
+                file.truncate(int((float(limit.split()[0]) + 0.1) * (1 << 40)))
+        os.unlink("largest")
+        if not how.get("delta"):
+            result = restore(Request(str(vm.root), **how, kind="qcow2"))
+            told = subprocess.check_output(["qemu-img", "info", "--output=json", result.files["vda"]])
+            assert json.loads(told)["virtual-size"] == 60 << 40
+        os.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{"output": "file/out"}, {"output": "file"}, {"to": {"vda": "none/a.raw"}},
+                                 {"output": "out", "to": {"vda": "none/a.raw"}}])  # fmt: skip
+def test_no_image_can_be_made_there(vm, tmp_path, monkeypatch, how):
+    """Before the chain is proved, which may take hours."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"mine")
+    monkeypatch.setattr("nbdpull.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
+    with pytest.raises(errors.OutputError):
+        restore(Request(str(vm.root), **how))
+    assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("how", [{"output": "closed/out"}, {"to": {"vda": "closed/a.raw"}}])
+def test_no_image_may_be_made_there(monkeypatch, how):
+    with stores.unprivileged() as folder:
+        vm = stores.chain(folder / "store")
+        (folder / "closed").mkdir(0o500)
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            with pytest.raises(errors.OutputError, match="Permission denied"):
+                restore(Request(str(vm.root), **how))
+        assert os.listdir(folder / "closed") == []
+
+
+def test_no_empty_folder_is_left(vm, tmp_path, monkeypatch):
+    """Of those that were made; what was there before stays, and so does one that holds something by now."""
+
+    def fail(**_):
+        raise errors.OutputError("cannot write")
+
+    for name in ("a/b/c", "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(errors.OutputError, match="cannot write"):
+            restore(Request(str(vm.root), str(tmp_path / name)), fail)
+    assert os.listdir(tmp_path) == ["there"]
+
+    def fill(**_):
+        (tmp_path / "a/b/c/mine").write_bytes(b"")
+        fail()
+
+    with pytest.raises(errors.OutputError, match="cannot write"):
+        restore(Request(str(vm.root), str(tmp_path / "a/b/c")), fill)
+    assert os.listdir(tmp_path / "a/b/c") == ["mine"]
 
 
 def test_a_read_only_export(vm, tmp_path):

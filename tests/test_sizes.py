@@ -17,3 +17,11 @@ def test_sizes(text, expected):
 def test_what_is_no_size(text):
     with pytest.raises(ValueError, match="is no size"):
         sizes.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (1 << 50, "1024.0 TiB")],
+)
+def test_sizes_to_read(count, text):
+    assert sizes.shown(count) == text

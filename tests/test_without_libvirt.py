@@ -72,7 +72,7 @@ def test_options_of_qcow2_need_libnbd(vm, tmp_path):
     done = run(BOTH, "restore", vm.root, "-o", tmp_path / "out", "--image-options", "cluster_size=4k")
     assert done.returncode == 8
     assert "install python3-libnbd" in done.stderr and "without options" in done.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_restore_to_qcow2_needs_no_libvirt(vm, tmp_path):
