@@ -516,7 +516,7 @@ def _print_event(**event):
 
 def _print(text, end="\n", flush=False):
     with _output():
-        print(text, end=end, flush=flush)
+        print(text + end, end="", flush=flush)  # in one piece, where nothing is buffered: others may write there, too
 
 
 @contextmanager

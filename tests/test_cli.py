@@ -1,5 +1,6 @@
 """The command line without a hypervisor: words in; lines, JSON and exit codes out; and no traceback, ever."""
 
+import io
 import json
 import os
 import platform
@@ -464,6 +465,20 @@ def test_a_key_at_the_terminal_is_for_every_process_of_ours(big, tmp_path, kind)
     assert json_lines(out)[-1]["code"] == "interrupted"
     assert err.startswith("nbdpull: stopped by SIGINT") and len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_line_is_one_write(vm, monkeypatch):
+    """Also with PYTHONUNBUFFERED, as containers have it: else what others write there comes between it and its end."""
+    written = []
+
+    class Output(io.StringIO):
+        def write(self, text):
+            written.extend([text] if text else [])
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Output())
+    assert cli.main(["verify", str(vm.root), "--json"]) == 0
+    assert len(written) > 1 and all(text.endswith("\n") and json.loads(text) for text in written)
 
 
 TELLING = """
