@@ -37,7 +37,7 @@ class Run:
 
     disks: target -> base checkpoint or None; parent: [id, SHA-256 of the manifest] of the point that it builds on;
     guest_runs: whether the guest's CPUs ran before the job; store: absolute path; folder: of the point, relative to the
-    store; pid to host: the process.Process that it is of.
+    store; inode: of the job.json that was made there; pid to host: the process.Process that it is of.
     What became of it: freeze, (consistency, reason) of the point, from when the job was there and as long as it was to
     stay; sealed: by disk, in order.
     """
@@ -61,6 +61,7 @@ class Run:
     host: str = ""
     begun: str = ""
     parent: Optional[list[str]] = None
+    inode: Optional[int] = None
     freeze: Optional[tuple[str, str]] = None
     sealed: dict[str, list[Sealed]] = field(default_factory=dict)
 
@@ -175,7 +176,7 @@ class Journal:
     def __init__(self, store, path, run):
         self._lock = threading.Lock()
         self._file = store.create(path)
-        self._append(encode(run))
+        self._append(encode(replace(run, inode=store.inode(path))))
         self._file.sync()
         store.sync_folder(os.path.dirname(path))
 

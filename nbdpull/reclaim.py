@@ -73,18 +73,22 @@ def _frozen_guest(vm, previous, dry_run):
 def _reclaim_run(vm, series, run_id, run, dry_run):
     if run is None:
         return _remove_files(series, run_id, [], dry_run)
+    is_here = series is not None and run_id in series.uncommitted()
+    is_copy = is_here and series.is_copy(run)
+    if is_copy and run.is_alive is None and _has_no_part(vm, run):
+        return _remove_files(series, run_id, [], dry_run)
     why = _why_not_ours(vm, run)
     if why:
         return [Leftover(run_id, f"what {run.whose} left", why)]
     found = vm.remains(plan_of(run))
     committed = False if "backup job" in found else _committed(run)
-    if committed is None and series is not None and run_id in series.uncommitted():
+    if committed is None and is_here and not is_copy:
         committed = False  # the store was moved, and here it is without a manifest
     if committed:
-        return []
+        return _remove_files(series, run_id, [], dry_run)  # of a copy that was made before the commit
     if committed is None:
         why = f"{run.store} is not there to tell whether the run ended well"
-        return [Leftover(run_id, what, why) for what in found]
+        return [Leftover(run_id, what, why) for what in found] + _remove_files(series, run_id, found, dry_run, is_copy)
     if dry_run:
         return [Leftover(run_id, what, "dry run") for what in found] + _remove_files(series, run_id, [], True)
     return _remove(vm, run, found) + _remove_files(series, run_id, vm.remains(plan_of(run)), False)
@@ -98,6 +102,11 @@ def _why_not_ours(vm, run):
     if run.is_alive is None:
         return f"it ran on {run.host}: run nbdpull cleanup there"
     return ""
+
+
+def _has_no_part(vm, run):
+    """Whether the domain is the run's, and shows nothing of it: a run that lives has its job there."""
+    return run.uuid == vm.uuid and not vm.remains(plan_of(run))
 
 
 def _committed(run):
@@ -119,9 +128,9 @@ def _remove(vm, run, found):
     return items
 
 
-def _remove_files(series, run_id, still, dry_run):
+def _remove_files(series, run_id, still, dry_run, wanted=True):
     """The run's folder; its journal stays as long as something in the domain does."""
-    if series is None or run_id not in series.uncommitted():
+    if not wanted or series is None or run_id not in series.uncommitted():
         return []
     if not dry_run:
         series.remove_uncommitted(run_id, keep_journal=bool(still))

@@ -24,10 +24,9 @@ def find(vm, series) -> Optional[journal.Run]:
     run = series.dead_runs().get(job.run_id) if job else None
     if not run or run.uuid != vm.uuid or run.is_alive is not False:
         return None
-    made_in, here = os.path.join(run.store, run.folder), series.store.path(series.folder, run.id)
     # A store that was moved is the run's all the same. Of a copy it is not: the original would take the point's
     # checkpoint for one that a dead run left.
-    return run if not os.path.exists(made_in) or os.path.samefile(made_in, here) else None
+    return None if series.is_copy(run) else run
 
 
 def obstacle(vm, run, plan, parent=None, how=AUTO, scratch_limit=None) -> str:

@@ -7,6 +7,7 @@ Must not know: how chunk files are made or read, libvirt, NBD.
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -87,6 +88,14 @@ class Series:
         path = f"{self.folder}/{name}/{journal.JOURNAL}"
         run = journal.decode(self.store.read(path)) if self.store.size(path) is not None else None
         return run if run and run.id == name else None
+
+    def is_copy(self, run):
+        """Whether the uncommitted folder here that a Run tells of is not the one that it made, but a copy: of it nobody
+        lives. The run's own place is looked at where it is of this machine; its file's number tells of any."""
+        made_in, here = os.path.join(run.store, run.folder), self.store.path(self.folder, run.id)
+        if run.is_alive is not None and os.path.exists(made_in):
+            return not os.path.samefile(made_in, here)
+        return run.inode not in (None, self.store.inode(f"{self.folder}/{run.id}/{journal.JOURNAL}"))
 
     def remove_uncommitted(self, point_id, keep_journal=False):
         """Remove what a run left that never committed; its journal stays where something of it is still to be done."""

@@ -150,8 +150,9 @@ class Store:
         return False
 
     def _has_open_file(self, folder):
-        with self._listed(folder) as (descriptor, entries):
+        with suppress(OSError), self._listed(folder) as (descriptor, entries):
             return _lets_in(os.fstat(descriptor)) and any(_lets_in(e.stat(follow_symlinks=False)) for e in entries)
+        return False
 
     # Reading
 
@@ -204,6 +205,12 @@ class Store:
             return None
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
+
+    def inode(self, path):
+        """The number of a file, which a copy of it has not; None where there is none."""
+        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
+            return beneath.status(folder, name).st_ino
+        return None
 
     def sha256(self, path, check=lambda: None):
         """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""

@@ -15,6 +15,8 @@ import pytest
 from bed.machine import MIB, Machine
 from rig import Rig, environment, wait_until
 
+from nbdpull.journal import _folder as record_folder
+
 pytest.importorskip("libvirt")
 
 NOISE = random.Random(1).randbytes(8 * MIB)
@@ -253,6 +255,70 @@ def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_pat
     rig.store = mine
     made = rig.pull()
     assert made["warnings"] == [] and any("checkpoint" in item["what"] for item in made["reclaimed"])
+    rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize("original", ["finished", "half", "away"])
+def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, original):
+    """It names another place, where it was finished, is half as well, or cannot be seen. What the point that was
+    finished needs of the domain stays."""
+    change(rig)
+    killed(rig)
+    run = journal(rig)[1]
+    mine, copy = rig.store, tmp_path / "copy"
+    shutil.copytree(mine, copy, copy_function=shutil.copy2)
+    if original != "half":
+        finished = rig.pull(*SMALL_CHUNKS)["point"]
+        assert finished["id"] == run["id"]
+    if original == "away":
+        os.rename(mine, tmp_path / "away")
+    rig.store = copy
+    frozen = rig.contents()
+    made = rig.pull(*SMALL_CHUNKS)
+    assert made["resumed"] is None and any("partial files" in item["what"] for item in made["reclaimed"])
+    rig.assert_restores(frozen, made["point"]["id"])
+    assert [p.name for p in (copy / rig.vm.name / run["id"]).glob("*")] == (["job.json"] if original == "away" else [])
+    assert (run["checkpoint"] in rig.vm.checkpoints()) == (original != "half")
+    if original == "away":
+        assert any(run["checkpoint"] in text for text in made["warnings"]), "nobody knows whether a point needs it"
+        os.rename(tmp_path / "away", mine)
+        made = rig.pull()
+        assert not (copy / rig.vm.name / run["id"]).exists() and run["checkpoint"] in rig.vm.checkpoints()
+    rig.vm.delete_checkpoint(made["point"]["checkpoint"])
+    rig.store = mine
+    rig.assert_next_is_right()
+
+
+@pytest.mark.parametrize("place", ["a copy", "shared"])
+def test_the_half_point_of_another_machine(rig, tmp_path, place):
+    """In a copy nobody lives. Where both machines see the same place, the run may live."""
+    change(rig)
+    rig.start(*SMALL_CHUNKS, phase="sealed:2")
+    rig.process.kill()
+    rig.process.communicate()
+    path, run, _ = journal(rig)
+    rest = path.read_text().partition("\n")[2]
+    path.write_text(json.dumps({**run, "machine": "another", "host": "another"}) + "\n" + rest)  # the file stays itself
+    rig.vm.domain.abortJob()
+    wait_until(lambda: not rig.vm.job_active(), "the job's end")
+    rig.vm.delete_checkpoint(run["checkpoint"])
+    os.unlink(os.path.join(record_folder(), f"{rig.vm.uuid}.run"))  # which that machine would have
+    mine = rig.store
+    if place == "a copy":
+        rig.store = tmp_path / "copy"
+        shutil.copytree(mine, rig.store, copy_function=shutil.copy2)
+    code, told = rig.cleanup("--dry-run")
+    left = [item for item in told["found"] if item["run"] == run["id"]]
+    assert path.exists() and len(list(rig.store.glob(f"*/{run['id']}/*.zst"))) >= 2
+    code, done = rig.cleanup()
+    if place == "a copy":
+        assert code == 0 and ["partial files" in item["what"] for item in left] == [True]
+        assert not list(rig.store.glob(f"*/{run['id']}"))
+        rig.store = mine
+    assert path.exists()
+    if place == "shared":
+        assert code == 5 and "it ran on another" in done["found"][0]["left"]
+    shutil.rmtree(path.parent)
     rig.assert_next_is_right()
 
 
