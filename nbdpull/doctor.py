@@ -182,7 +182,7 @@ def _state(vm):
     try:
         vm.require_idle()
         yield _good("jobs", "none")
-    except errors.Busy as error:
+    except (errors.Busy, errors.JobStuck) as error:
         yield _bad("jobs", error)
     yield _agent(vm.agent_state)
     if not vm.supports_checkpoints:
@@ -247,7 +247,7 @@ def _iothreads(vm):
     if not threaded:
         return
     version = vm.running_version or tuple(map(int, vm.versions["qemu"].split(".")))
-    if version < socket_keeper.MENDED:
+    if socket_keeper.is_deadly(version):
         shown = ".".join(map(str, version))
         yield Finding(WARN, "iothreads", f"disk {_targets(threaded)}: QEMU {shown} crashes, with its guest, when an "
                       "NBD client of such a disk hangs up; nbdpull lets QEMU hang up first, also where it is killed",

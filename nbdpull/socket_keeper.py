@@ -2,8 +2,9 @@
 
 Where the device of a disk runs in an I/O thread, its export does too, and a QEMU before 9.0 closes a client that hung
 up from that thread. Since the repair of CVE-2024-7409 it aborts there (`nbd_blockdev_client_closed: Assertion
-qemu_in_main_thread()`), and the guest is gone; before that it changed a list without a lock. Stopping the server closes
-the clients from the main thread, which is safe. So of such a disk no connection may end before the job does.
+qemu_in_main_thread()`), and the guest is gone; before that it changed a list without a lock, and could hang. Stopping
+the server closes the clients from the main thread, which is safe. So of such a disk no connection may end before the
+job does.
 
 Owns: when that is needed, and the duplicates of our sockets, here and in the process of socket_guard.py, which ends the
 job where we are killed. Must not know: NBD, what a job is for.
@@ -23,12 +24,20 @@ from typing import Optional
 
 from . import errors
 
-MENDED = (9, 0)  # first QEMU whose server touches its list of clients from the main thread alone
+# QEMUs whose server closes a client in the main thread alone: from 9.0 on, and of the branch 8.2 from its third patch
+# on. Distributions have mended older ones as well; those are taken for what their number says.
+_MENDED, _MENDED_BRANCH = (9, 0), ((8, 2, 3), (8, 3))
 HANG_UP = 5.0  # seconds for the server to close its connections once the job is gone
 _GUARD = Path(__file__).with_name("socket_guard.py")
 _GUARD_ANSWER = 20  # seconds; first of all it opens a connection to libvirt
 _HELD, _ABANDONED = b"k", b"a"  # what the guard is told
 _FAILED = "the process that keeps the connections to QEMU open, without which it could crash, does not work"
+
+
+def is_deadly(version: Optional[tuple[int, ...]]) -> bool:
+    """Whether a QEMU of this version may not outlive a client that hangs up; one that is not known may not."""
+    low, high = _MENDED_BRANCH
+    return version is None or not (version >= _MENDED or low <= version < high)
 
 
 def required(vm, disks, way) -> bool:
@@ -39,7 +48,7 @@ def required(vm, disks, way) -> bool:
     """
     threaded = [disk.target for disk in disks if disk.iothread]
     version = vm.running_version if threaded else None
-    if not threaded or (version is not None and version >= MENDED):
+    if not threaded or not is_deadly(version):
         return False
     if vm.is_remote or way.certificates:
         shown = ".".join(map(str, version)) if version else "of a version that is not known"

@@ -15,6 +15,8 @@ from bed.guest import Guest
 from bed.machine import MIB, Machine, wait_for
 from rig import Rig, environment, wait_until
 
+from nbdpull import socket_keeper
+
 libvirt = pytest.importorskip("libvirt")
 
 PHASES = ["beginning", "begun", "copying", "copied", "ending"]
@@ -268,10 +270,10 @@ def test_a_read_error(rig, tmp_path):
 def test_doctor_tells(rig):
     done = rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri, "--json")
     told = {each["subject"]: each for each in json.loads(done.stdout)}
-    version = tuple(map(int, re.search(r"version (\d+)\.(\d+)", subprocess.run(
-        ["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout).groups()))  # fmt: skip
-    assert ("iothreads" in told) == (version < (9, 0))
-    if version < (9, 0):
+    said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout
+    version = tuple(map(int, re.search(r"version (\d+)\.(\d+)\.(\d+)", said).groups()))
+    assert ("iothreads" in told) == socket_keeper.is_deadly(version)
+    if "iothreads" in told:
         assert told["iothreads"]["state"] == "warn" and "sda, sdb" in told["iothreads"]["text"]
     assert "pause or reset" not in told
 
