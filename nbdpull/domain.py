@@ -695,10 +695,23 @@ class Domain:
         return Job(self, plan, self._asked(plan))._clear()
 
     def _operation(self) -> Optional[int]:
-        """Number of the operation of the domain's current job, None without a job."""
+        """Number of the operation of the domain's current job, None without a job. JobStuck."""
         with self._live("look for a job"):
-            stats = self._dom.jobStats(0)
+            try:
+                stats = self._dom.jobStats(0)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR and self._has_lost_job():
+                    raise errors.JobStuck(
+                        f"domain '{self.name}': libvirt has lost a backup job, as its daemon was killed while that "
+                        "began, and takes no other: shut the domain down, restart the daemon, then start the domain"
+                    ) from error
+                raise
         return stats.get("operation", 0) if stats.get("type") else None
+
+    def _has_lost_job(self) -> bool:
+        """Of a running domain of whose job there are no data: it cannot be ended, a restart of the daemon alone does
+        not forget it, and without one the domain cannot be started any more (libvirt 9.0)."""
+        return bool(self._dom.isActive()) and unless((_NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0)) is None
 
     @contextlib.contextmanager
     def _seam(self, doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:

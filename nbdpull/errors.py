@@ -129,6 +129,12 @@ class JobLost(HypervisorError):
     code = "job-lost"
 
 
+class JobStuck(HypervisorError):
+    """libvirt has lost a backup job and holds the domain for it all the same: its daemon was killed while it began."""
+
+    code = "job-stuck"
+
+
 class NoAnswer(HypervisorError):
     """libvirt did not answer in time; what the call was to do may still happen."""
 

@@ -256,13 +256,13 @@ class Machine:
 
     # -- disks --------------------------------------------------------------------------------------------------------
 
-    def attach_disk(self, target, disk):
+    def attach_disk(self, target, disk, persistent=True):
         """Add a disk, persistently and, on an active machine, at once; the path of its image."""
         self._make_image(target, disk)
-        self.domain.attachDeviceFlags(self._disk_xml(target), self._live_and_config())
+        self.domain.attachDeviceFlags(self._disk_xml(target), self._live_and_config(persistent))
         return self.disks[target].path
 
-    def detach_disk(self, target):
+    def detach_disk(self, target, persistent=True):
         """Take a disk away, persistently and, on an active machine, at once."""
         xml = self._disk_xml(target)
         if self.active and target.startswith("vd"):
@@ -273,7 +273,7 @@ class Machine:
             wait_for(lambda: f"<target dev='{target}'" not in self.domain.XMLDesc(), f"{target} unplugged")
             self.domain.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         else:
-            self.domain.detachDeviceFlags(xml, self._live_and_config())
+            self.domain.detachDeviceFlags(xml, self._live_and_config(persistent))
         self._devices.pop(target, None)
         del self.disks[target]
 
@@ -352,9 +352,9 @@ class Machine:
             )
         self.disks[target] = disk
 
-    def _live_and_config(self):
+    def _live_and_config(self, persistent=True):
         live = libvirt.VIR_DOMAIN_AFFECT_LIVE if self.active else 0
-        return live | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        return live | (libvirt.VIR_DOMAIN_AFFECT_CONFIG if persistent else 0)
 
     def _device(self, target):
         """QOM path of a live disk's backend; the node name would bypass the filter that a backup job puts on top."""

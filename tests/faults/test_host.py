@@ -1,6 +1,7 @@
 """What pulls depend on fails: the libvirt daemon, QEMU, the guest, the disk below it, the NBD server."""
 
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -54,6 +55,30 @@ def test_the_daemon_restarts(rig, phase, hard):
     else:
         assert code == 0, (result, err)
     rig.assert_clean()
+    rig.assert_next_is_right()
+
+
+def test_the_daemon_is_killed_while_it_begins_the_job(rig):
+    """libvirt then holds the domain for a job that it knows nothing of. QEMU is stopped so that it is in the midst."""
+    rig.start(phase="beginning")
+    status = rig.vm.bed.run / f"qemu/{rig.vm.name}.xml"
+    os.kill(rig.vm.pid, signal.SIGSTOP)
+    rig.release()
+    wait_for(lambda: "async='backup'" in status.read_text(), "a job that is being begun")
+    rig.vm.bed.stop_daemon(hard=True)
+    os.kill(rig.vm.pid, signal.SIGCONT)
+    rig.vm.bed.start_daemon()
+    code, result, _ = rig.end()
+    assert code == 6
+    done = rig.run(*rig.words())
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, told["code"]) == (6, "job-stuck") and "restart the daemon" in told["message"]
+    done = rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri, "--json")
+    told = {each["subject"]: each for each in json.loads(done.stdout)}
+    assert (done.returncode, told["jobs"]["state"]) == (6, "BAD") and "disk vda" in told
+    rig.vm.stop()
+    rig.vm.bed.restart()
+    rig.vm.start()
     rig.assert_next_is_right()
 
 
