@@ -37,17 +37,18 @@ class NbdTarget:
     """A writable export. connect: starts to connect the handle it is given; name: of the image, for messages.
 
     shared: several connections may write though the server does not say so. May be used by several threads at once.
+    check() is called while the server is waited for, what it raises ends that.
     """
 
     blank = sequential = False
 
-    def __init__(self, connect, name, connections, shared=False):
+    def __init__(self, connect, name, connections, shared=False, check=lambda: None):
         self._name = name
         self._idle: queue.LifoQueue = queue.LifoQueue()
-        self._all = [_Connection(connect, name)]
+        self._all = [_Connection(connect, name, check)]
         try:
             if shared or self._all[0].several:
-                self._all += [_Connection(connect, name) for _ in range(connections - 1)]
+                self._all += [_Connection(connect, name, check) for _ in range(connections - 1)]
         except BaseException:
             self.close()
             raise
@@ -101,8 +102,8 @@ class NbdTarget:
 class _Connection:
     """One connection, used by one thread at a time. No call blocks for longer than the stall timeout."""
 
-    def __init__(self, connect, name):
-        self._name = name
+    def __init__(self, connect, name, check):
+        self._name, self._check = name, check
         self._nbd = nbd.NBD()
         with self._translated("connect to"):
             self._nbd.add_meta_context(ALLOCATION)
@@ -186,7 +187,9 @@ class _Connection:
     def _poll_while(self, pending, doing, stall=STALL_TIMEOUT):
         deadline = time.monotonic() + stall
         while pending():
-            if self._nbd.poll(POLL_INTERVAL):
+            heard = self._nbd.poll(POLL_INTERVAL)
+            self._check()
+            if heard:
                 deadline = time.monotonic() + stall
             elif time.monotonic() > deadline:
                 raise errors.OutputError(f"cannot {doing} {self._name}: the NBD server was silent for {stall:g} s")
@@ -208,13 +211,13 @@ class _Connection:
         del self._nbd  # libnbd before 1.16 has no close()
 
 
-def open_uri(uri, connections):
+def open_uri(uri, connections, check=lambda: None):
     """Return the NbdTarget of an nbd:// or nbd+unix:// URI."""
-    return NbdTarget(lambda handle: handle.aio_connect_uri(uri), uri, connections)
+    return NbdTarget(lambda handle: handle.aio_connect_uri(uri), uri, connections, check=check)
 
 
 @contextlib.contextmanager
-def qemu_nbd(path, kind, connections, draft):
+def qemu_nbd(path, kind, connections, draft, check=lambda: None):
     """Give the NbdTarget of an image file. draft: it is synced as a whole afterwards, so that no flush is needed."""
     require("qemu-nbd")
     folder = tempfile.mkdtemp(prefix="nbdpull-")
@@ -231,7 +234,7 @@ def qemu_nbd(path, kind, connections, draft):
         )  # fmt: skip
         cleaned.callback(server.wait)
         cleaned.callback(server.kill)
-        with _served(server, socket, path, connections, log) as opened:
+        with _served(server, socket, path, connections, log, check) as opened:
             yield opened
         server.terminate()
         code = server.wait()
@@ -239,12 +242,12 @@ def qemu_nbd(path, kind, connections, draft):
             raise errors.OutputError(f"qemu-nbd failed to finish {path}: {_said(log) or code}")
 
 
-def _served(server, socket, path, connections, log):
+def _served(server, socket, path, connections, log, check):
     """The NbdTarget, as soon as qemu-nbd listens; its socket is there a moment earlier, and refuses."""
     deadline = time.monotonic() + QEMU_NBD_START
     while True:
         try:
-            return NbdTarget(lambda handle: handle.aio_connect_unix(socket), path, connections, shared=True)
+            return NbdTarget(lambda handle: handle.aio_connect_unix(socket), path, connections, True, check)
         except errors.OutputError:
             if server.poll() is not None or time.monotonic() > deadline:
                 said = _said(log)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from . import errors, image_header, target
 
 
-def require_overwritable(place, in_place, encrypted, head):
+def require_overwritable(place, in_place, encrypted, head, check=lambda: None):
     """Raise where what is at a Place must not be written over. in_place: it is the state to begin with; encrypted: the
-    domain's disk is; head: returns the first image_header.SIZE bytes of what comes, None where that is not told."""
-    found = image_header.parse(target.first_bytes(place, image_header.SIZE))
+    domain's disk is; head: returns the first image_header.SIZE bytes of what comes, None where that is not told;
+    check() is called while a server is waited for."""
+    found = image_header.parse(target.first_bytes(place, image_header.SIZE, check))
     if found.format == image_header.RAW:
         return
     comes = head()

@@ -228,11 +228,13 @@ class _Run:
     def _require_fit(self):
         for disk, place in self._places.items():
             self._result.warnings += self._where.warnings(disk, place)
-            target.require_fit(place, self._images[disk].size, self._request.force, self._request.in_place)
+            how = self._request.force, self._request.in_place, self._check
+            target.require_fit(place, self._images[disk].size, *how)
             target.require_folder(place, self._where.folder)
             target.require_file_size(place, self._images[disk].size)
             known, head = self._where.disks.get(disk), partial(self._head, disk)
-            overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head)
+            overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head,
+                                           self._check)  # fmt: skip
         paths = [os.path.realpath(place.path) for place in self._places.values()]
         if len(set(paths)) != len(paths):
             raise errors.UsageError("two disks have the same target")
@@ -289,7 +291,8 @@ class _Run:
         copies = []
         for disk in self._disks:
             image, place = self._images[disk], self._places[disk]
-            output = target.open_target(place, image.size, self._request.threads, self._request.force)
+            how = self._request.threads, self._request.force, self._check
+            output = target.open_target(place, image.size, *how)
             copies.append(DiskRestore(image, outputs.enter_context(output), self._request.delta, self._request.salvage))
         self._copy_all(copies)
         for copy in copies:

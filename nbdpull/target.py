@@ -15,6 +15,7 @@ import ctypes
 import errno
 import json
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -32,6 +33,7 @@ _REFUSED_OPTIONS = ("backing_file", "backing_fmt", "data_file", "size")
 _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE = 2, 16, 1
 _MAX_IOV = 1024  # buffers in one pwritev
 _ANYWHERE = 1 << 31  # bytes that a file can have on any file system
+LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _require_sensible(options, kind):
             raise errors.UsageError(f"--image-options: not {name}: the image is one file, of the disk's size")
 
 
-def require_fit(place, size, force=False, in_place=False):
+def require_fit(place, size, force=False, in_place=False, check=lambda: None):
     """Raise unless a disk of `size` bytes can go there; nothing is changed. force: what is there may be overwritten."""
     if place.kind == STDOUT:
         if sys.stdout.isatty():
@@ -92,7 +94,7 @@ def require_fit(place, size, force=False, in_place=False):
             raise errors.OutputExists(f"{place.path} exists; give --force to overwrite it, or another folder to -o")
         _require_replaceable(place.path)
         return
-    room = _room(place)
+    room = _room(place, check)
     if place.kind != EXISTING and room < size:  # a file can be made to grow
         raise errors.OutputError(f"{place.path} has {room} bytes, the disk needs {size}; nothing was written")
     if not (force or in_place):
@@ -154,10 +156,10 @@ def _takes(probe, size):
         return False
 
 
-def first_bytes(place, count):
+def first_bytes(place, count, check=lambda: None):
     """Up to so many of the first bytes of what is at a Place, none where nothing is."""
     if place.kind == NBD:
-        with _opened_uri(place.path, 1) as export:
+        with _opened_uri(place.path, 1, check) as export:
             return bytes(export.read(0, min(count, export.size)))
     if place.kind == STDOUT or not os.path.exists(place.path):
         return b""
@@ -213,9 +215,9 @@ def block_size(place):
     return qcow2.CLUSTER if place.format == "qcow2" else 4096
 
 
-def _room(place):
+def _room(place, check):
     if place.kind == NBD:
-        with _opened_uri(place.path, 1) as export:
+        with _opened_uri(place.path, 1, check) as export:
             return export.size
     if place.format == "qcow2":
         return _qcow2_size(place.path)
@@ -247,23 +249,24 @@ def _qemu_img(path, *arguments):
     return done.stdout
 
 
-def _opened_uri(uri, connections):
+def _opened_uri(uri, connections, check=lambda: None):
     from . import nbd_target
 
-    return nbd_target.open_uri(uri, connections)
+    return nbd_target.open_uri(uri, connections, check)
 
 
 @contextlib.contextmanager
-def open_target(place, size, connections, force=False):
+def open_target(place, size, connections, force=False, check=lambda: None):
     """Give the target of a Place for a disk of `size` bytes; what was written is durable after its `flush`.
+    check() is called while a server is waited for.
 
     Left without an exception, a NEW image is at its path, replacing what was there; left by one there is none.
     """
     if place.kind == NEW:
-        with whole(place.path, force) as draft, _draft(place, draft, size, connections) as image:
+        with whole(place.path, force) as draft, _draft(place, draft, size, connections, check) as image:
             yield image
     else:
-        with _OPEN[place.kind](place, size, connections) as target:
+        with _OPEN[place.kind](place, size, connections, check) as target:
             yield target
 
 
@@ -296,12 +299,12 @@ def _claim(draft, force):
         ) from None
 
 
-def _draft(place, draft, size, connections):
+def _draft(place, draft, size, connections, check):
     if place.options:
         from . import nbd_target
 
         _qemu_img(draft, "create", "-q", "-f", "qcow2", "-o", place.options, draft, str(size))
-        return _blank(nbd_target.qemu_nbd(draft, "qcow2", connections, draft=True))
+        return _blank(nbd_target.qemu_nbd(draft, "qcow2", connections, True, check))
     with translated("create", draft):
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     if place.format == "qcow2":
@@ -335,13 +338,13 @@ def _sync(path):
 
 
 @contextlib.contextmanager
-def _existing(place, size, connections):
+def _existing(place, size, connections, check):
     if place.format == "qcow2":
         from . import nbd_target
 
         if _qcow2_size(place.path) < size:
             _qemu_img(place.path, "resize", "-q", "-f", "qcow2", place.path, str(size))
-        with nbd_target.qemu_nbd(place.path, "qcow2", connections, draft=False) as target:
+        with nbd_target.qemu_nbd(place.path, "qcow2", connections, False, check) as target:
             yield target
         return
     with translated("open", place.path):
@@ -354,7 +357,7 @@ def _existing(place, size, connections):
 
 
 @contextlib.contextmanager
-def _device(place, size, _connections):
+def _device(place, size, _connections, _check):
     try:
         # EXCL: not one that is mounted, or part of a volume group or array
         descriptor = os.open(place.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
@@ -370,8 +373,8 @@ def _device(place, size, _connections):
 _OPEN = {
     EXISTING: _existing,
     DEVICE: _device,
-    NBD: lambda place, _size, connections: _opened_uri(place.path, connections),
-    STDOUT: lambda _place, size, _connections: Stream(1, size),
+    NBD: lambda place, _size, connections, check: _opened_uri(place.path, connections, check),
+    STDOUT: lambda _place, size, _connections, check: Stream(1, size, check),
 }
 
 
@@ -475,13 +478,16 @@ class NewQcow2:
 
 
 class Stream:
-    """A pipe: takes bytes in order, what is not written becomes zeroes."""
+    """A pipe: takes bytes in order, what is not written becomes zeroes. check() is called while its reader is waited
+    for."""
 
     sequential, blank = True, True
 
-    def __init__(self, descriptor, size):
-        self._descriptor, self.size = descriptor, size
+    def __init__(self, descriptor, size, check=lambda: None):
+        self._descriptor, self.size, self._check = descriptor, size, check
         self._reached = 0
+        self._blocks = os.get_blocking(descriptor)
+        os.set_blocking(descriptor, False)  # a write to a full pipe would hear no signal
 
     def write(self, parts):
         for offset, buffer in parts:
@@ -502,6 +508,9 @@ class Stream:
                 view = view[os.write(self._descriptor, view) :]
             except BrokenPipeError:
                 raise  # the command line knows what it means
+            except BlockingIOError:
+                self._check()
+                select.select([], [self._descriptor], [], LOOK_INTERVAL)
             except OSError as error:
                 raise errors.OutputError(f"cannot write to stdout: {error.strerror}") from error
 
@@ -514,7 +523,7 @@ class Stream:
         return self
 
     def __exit__(self, *exc):
-        pass
+        os.set_blocking(self._descriptor, self._blocks)
 
 
 def _runs(parts):

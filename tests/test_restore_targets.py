@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import stores
 from bed.device import Device
-from bed.machine import Disk
+from bed.machine import Disk, wait_for
 from fake_nbd import FakeServer
 from stores import KIB, MIB, Vm, scribble
 
@@ -146,6 +147,50 @@ def test_a_reader_of_stdout_that_goes_away(tmp_path):
     words = f"{sys.executable} -m nbdpull restore {vm.root} -o - | head -c 10 >/dev/null; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", words], env=stores.package_environment(), capture_output=True, timeout=60)
     assert done.returncode == 141 and done.stderr == b""
+
+
+@contextlib.contextmanager
+def started(*arguments, **how):
+    """nbdpull under way; told to end, it has to end soon."""
+    words = [sys.executable, "-m", "nbdpull", *map(str, arguments)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, env=stores.package_environment(), **how)
+    try:
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_signal_ends_the_wait_for_a_reader_of_stdout(vm):
+    """The pipe is full, and nobody reads."""
+    with started("restore", vm.root, "-o", "-", "--disk", "vda", stdout=subprocess.PIPE) as process:
+        first = process.stdout.read(1)  # it has begun to write: much more than a pipe holds
+        assert first == vm.images[vm.points[-1].id]["vda"][:1]
+
+
+def test_a_signal_ends_the_wait_for_an_nbd_server(vm, tmp_path):
+    """One that stands still, also where it is asked to flush, which may take as long as it likes."""
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(7 * MIB)
+    with exported(image) as uri:
+        server = next(int(pid) for pid in subprocess.check_output(["pgrep", "-f", f"qemu-nbd.*{image}.sock"]).split())
+        os.kill(server, signal.SIGSTOP)
+        try:
+            with started("restore", vm.root, "--to", f"vda={uri}", "--disk", "vda", "--force") as process:
+                wait_for(lambda: has_socket(process.pid), "the connection to the server")
+        finally:
+            os.kill(server, signal.SIGCONT)
+
+
+def has_socket(pid):
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(each))
+    return any("socket:" in each for each in found)
 
 
 @pytest.mark.parametrize("options", ["cluster_size=4k", "preallocation=metadata,lazy_refcounts=on", "compat=0.10"])
