@@ -7,12 +7,15 @@ know: what the domain is for, where its disks come from, XML.
 from __future__ import annotations
 
 import operator
+import os
 from contextlib import contextmanager, suppress
 from typing import Any, Optional
+from urllib.parse import urlsplit
 
 # isort: off
 from nbdpull import domain  # first: it says so where there are no bindings
 from nbdpull import domain_offer
+from nbdpull import domain_xml
 from nbdpull.host_reach import Offer
 import libvirt
 import libvirt_qemu
@@ -42,6 +45,14 @@ def offer(connection: Any, xml: str) -> Offer:
     """What the host has for a domain of this architecture and machine."""
     with domain.translated("cannot ask libvirt for an emulator of the domain's architecture"):
         return domain_offer.offer(connection, xml)
+
+
+def qemu_user(connection: Any) -> Optional[int]:
+    """Number of the user as whom QEMU runs there; None where that cannot be told."""
+    with domain.translated("cannot ask libvirt for QEMU's user"):
+        told = domain_xml.qemu_user(connection.getCapabilities())
+        is_ours = urlsplit(connection.getURI()).path == "/session"  # a libvirt of one user, who is all that it has
+    return os.geteuid() if is_ours else told
 
 
 @contextmanager

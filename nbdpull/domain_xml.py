@@ -281,6 +281,15 @@ def supports_backup(capabilities: str) -> bool:
     return _attribute(ET.fromstring(capabilities), "features/backup", "supported") == "yes"
 
 
+def qemu_user(capabilities: str) -> Optional[int]:
+    """Number of the user as whom a host runs QEMU, by its <capabilities>; None where they do not tell."""
+    for model in ET.fromstring(capabilities).iterfind("host/secmodel"):
+        label = re.match(r"\+(\d+):", model.findtext("baselabel", ""))
+        if model.findtext("model") == "dac" and label:
+            return int(label[1])
+    return None
+
+
 def emulators(capabilities: str) -> list[str]:
     """Paths of all emulators that a host's <capabilities> name."""
     return [each.text or "" for each in ET.fromstring(capabilities).iterfind("guest/arch//emulator")]

@@ -109,10 +109,10 @@ class _Drill:
             connection = stack.enter_context(domain_boot.connected(self._request.uri))
             offer = domain_boot.offer(connection, self._xml)
             server = stack.enter_context(self._served(folder))
-            os.chmod(os.path.join(folder, "nbd.sock"), 0o666)  # for QEMU's user; who cannot guess the folder's name…
             images = {export.disk: _overlay(folder, export) for export in server.exports}
             console = os.path.join(folder, "console")
             xml = self._definition(folder, images, console, offer)
+            _give(folder, domain_boot.qemu_user(connection))
             self._tell("boot")
             started = time.monotonic()
             boot = stack.enter_context(domain_boot.booted(connection, xml))
@@ -147,7 +147,6 @@ class _Drill:
                 files[name] = os.path.join(folder, name)
                 with open(files[name], "wb") as file:
                     file.write(data)
-                os.chmod(files[name], 0o644)
         files.setdefault("nvram", os.path.join(folder, "nvram"))  # which libvirt makes; at a place of its own it stays
         return drill_xml.adapted(self._xml, f"nbdpull-drill-{secrets.token_hex(4)}", str(uuid.uuid4()), images, console,
                                  files, offer)  # fmt: skip
@@ -171,7 +170,7 @@ class _Drill:
 
 @contextmanager
 def _work_folder(parent):
-    """A folder that any user can enter who knows its name, and nobody can list: QEMU may be another user."""
+    """A folder of our own in one that nobody can list."""
     _sweep(parent)
     with store.translated("create a folder in", parent):
         outer = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)
@@ -181,9 +180,25 @@ def _work_folder(parent):
             stack.enter_context(_held(outer))
         os.chmod(outer, 0o711)
         inner = os.path.join(outer, secrets.token_hex(8))
-        os.mkdir(inner)
-        os.chmod(inner, 0o711)
+        os.mkdir(inner, 0o700)
         yield inner
+
+
+def _give(folder, user):
+    """Let QEMU use what was made in the folder, by the number of its user: it has the disks in it, as the guest does.
+
+    Where it cannot be given to that user alone, anybody can use it who knows the folder's name, which every list of
+    processes shows.
+    """
+    paths = [os.path.join(folder, name) for name in os.listdir(folder)]
+    modes = 0o711, 0o666
+    with suppress(PermissionError):
+        if user is not None:
+            for path in (folder, *paths):
+                os.chown(path, user, -1)
+            modes = 0o700, 0o600
+    for path, mode in ((folder, modes[0]), *((path, modes[1]) for path in paths)):
+        os.chmod(path, mode)
 
 
 def _sweep(parent):

@@ -221,3 +221,21 @@ THREADED = """
 
 def test_disks_in_iothreads():
     assert [disk.target for disk in domain_xml.parse_disks(THREADED) if disk.iothread] == ["vda", "vdb", "sdb"]
+
+
+@pytest.mark.parametrize(
+    "models, user",
+    [
+        ("", None),
+        ("<secmodel><model>none</model><doi>0</doi></secmodel>", None),
+        ("<secmodel><model>dac</model><doi>0</doi></secmodel>", None),
+        (
+            "<secmodel><model>apparmor</model><doi>0</doi></secmodel><secmodel><model>dac</model><doi>0</doi>"
+            "<baselabel type='kvm'>+64055:+108</baselabel><baselabel type='qemu'>+64055:+108</baselabel></secmodel>",
+            64055,
+        ),
+        ("<secmodel><model>dac</model><baselabel type='kvm'>+0:+0</baselabel></secmodel>", 0),
+    ],
+)
+def test_the_user_of_qemu(models, user):
+    assert domain_xml.qemu_user(f"<capabilities><host>{models}</host></capabilities>") == user

@@ -186,6 +186,41 @@ def test_it_can_be_stopped(bootable, private_libvirt, work):
     assert listing.points(str(bootable.root))[0][1]["drilled"] is None
 
 
+def closed_to_nobody(folder):
+    """Whether somebody who knows the names comes by what is in a folder no more than by listing it."""
+    names = [str(path) for path in folder.rglob("*") if not path.is_dir()]
+    assert any(name.endswith("nbd.sock") for name in names)
+    tried = "import os, sys\nos.setgid(65534)\nos.setuid(65534)\nsys.exit(any(map(os.path.exists, sys.argv[1:])))"
+    return subprocess.run([sys.executable, "-c", tried, *names]).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody else")
+def test_a_drill_whose_disks_everybody_could_read(bootable, private_libvirt, work):
+    """The path of its socket is in QEMU's command line, which every list of processes shows."""
+    os.chmod(work, 0o755)
+    seen = []
+
+    def report(event, step, **_):
+        if step == "boot":
+            seen.append(closed_to_nobody(Path(work)))
+
+    drill.drill(drill.Request(str(bootable.root), point=bootable.points[0].id, uri=private_libvirt.uri, expect="hello",
+                              work_dir=work, keep=False), report)  # fmt: skip
+    assert seen == [True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give files away")
+def test_what_is_given_to_qemu(tmp_path):
+    for name in ("nbd.sock", "nvram"):
+        (tmp_path / name).write_bytes(b"secret")
+    drill._give(str(tmp_path), 65534)
+    assert {path.stat().st_uid for path in (tmp_path, *tmp_path.iterdir())} == {65534}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    drill._give(str(tmp_path), None)  # as of an old libvirt: it has to work
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666}
+
+
 def test_sigkill_leaves_nothing_that_runs(bootable, private_libvirt, work):
     """And the next drill removes its files."""
     words = ["drill", bootable.root, "-c", private_libvirt.uri, "--json", "--expect", "never", "--work-dir", work]
