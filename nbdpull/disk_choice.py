@@ -9,6 +9,9 @@ from __future__ import annotations
 from . import errors
 
 _DRIVES = {"cdrom": "a CD-ROM drive", "floppy": "a floppy drive"}
+# QEMU sends what the guest reads and writes there by an ioctl, and the filter that a backup puts on top of a disk has
+# none: it would fail each of them (block/copy-before-write.c and hw/scsi/scsi-disk.c of QEMU 10.2; not tried).
+_PASSED_THROUGH = "is passed through to the guest (device='lun'): during a backup its reads and writes would fail"
 _SHAREABLE = (
     "is shareable: what other domains write to it is of no one instant, and where one has it open, no job with it can "
     "begin (libvirt before 10.8 crashes at the attempt)"
@@ -68,4 +71,6 @@ def _obstacle(disk):
         return "is transient, of which libvirt makes no backup"
     if disk.type == "vhostuser" or disk.bus == "sd":
         return f"is one of {disk.type if disk.type == 'vhostuser' else 'bus sd'}, of which libvirt makes no backup"
+    if disk.device == "lun":
+        return _PASSED_THROUGH
     return _SHAREABLE if disk.shareable else ""

@@ -41,13 +41,18 @@ def chosen(vm, **options):
 
 
 def test_what_holds_the_guests_data_is_pulled():
-    vm = Vm(vda={}, hda={"head": "device='cdrom'"}, vdb={"inside": "<readonly/>"}, sda={"head": "device='lun'"})
+    vm = Vm(vda={}, hda={"head": "device='cdrom'"}, vdb={"inside": "<readonly/>"}, sda={})
     assert chosen(vm) == (["vda", "sda"], [])
     assert chosen(vm, wanted=["vdb", "hda", "vdb"]) == (["vdb", "hda"], [])  # who names it gets it
 
 
 @pytest.mark.parametrize(
-    "facts, why", [({"inside": "<shareable/>"}, "shareable"), ({"inside": "<transient/>"}, "transient")]
+    "facts, why",
+    [
+        ({"inside": "<shareable/>"}, "shareable"),
+        ({"inside": "<transient/>"}, "transient"),
+        ({"head": "device='lun'"}, "passed through"),
+    ],
 )
 def test_what_cannot_be_pulled_is_told(facts, why):
     vm = Vm(vda={}, vdb=facts)
