@@ -308,7 +308,8 @@ def busy(private_libvirt, guest_parts, tmp_path):
 
 
 def test_a_busy_guest(busy):
-    """Pulled twice, killed, reset in mid-pull: it runs on, and what is pulled last is right."""
+    """Pulled twice and killed: it runs on, and what is pulled last is right. No pause and no reset while it is read: at
+    that a QEMU before 8.2.3 may abort with virtio disks, whoever reads."""
     pid = busy.vm.pid
     assert busy.pull()["point"]["consistency"] == "frozen"
     assert busy.pull()["point"]["disks"][0]["mode"] == "incremental"
@@ -316,20 +317,33 @@ def test_a_busy_guest(busy):
     busy.process.kill()
     busy.process.communicate()
     no_guard(busy)
-    busy.start(phase="copying:1")
-    busy.vm.domain.reset(0)
-    code, result, err = busy.end()
-    assert code == 0, err
+    wait_until(lambda: not busy.vm.job_active(), "end of the job")
     busy.vm.suspend()  # so that its disk is what it is
     busy.assert_next_is_right()
     assert busy.vm.pid == pid
 
 
-def test_power_off_in_mid_pull(busy):
-    """The guest's QEMU ends in an orderly way, as the log of it says."""
-    busy.start(phase="copying:1")
-    busy.vm.stop()
-    code, _, _ = busy.end()
-    assert code != 0 and not busy.vm.active
-    assert "Assertion" not in busy.vm.bed.qemu_log(busy.vm.name).read_text(errors="replace")
-    wait_for(lambda: not guards(busy.vm), "end of the guard")
+def test_reset_in_mid_pull(rig):
+    change(rig, 0x59)
+    held = {disk: rig.vm.content(disk) for disk in rig.vm.disks}
+    rig.start(phase="copying")
+    rig.vm.domain.reset(0)
+    code, _, err = rig.end()
+    assert code == 0, err
+    assert held == {disk: rig.vm.content(disk) for disk in rig.vm.disks}
+    rig.assert_next_is_right()
+
+
+def test_power_off_in_mid_pull(private_libvirt, tmp_path):
+    """QEMU ends in an orderly way, as its log says."""
+    with Machine(private_libvirt, tmp_path / "images", {"sda": 16 * MIB}, iothreads=1, paused=False) as vm:
+        vm.write("sda", 0, 8 * MIB, 0x11)
+        rig = Rig(vm, tmp_path)
+        rig.start(phase="copying")
+        vm.stop()
+        code, result, _ = rig.end()
+        assert (code, result["code"]) == (6, "domain-stopped") and not vm.active
+        assert "Assertion" not in vm.bed.qemu_log(vm.name).read_text(errors="replace")
+        wait_for(lambda: not guards(vm), "end of the guard")
+        vm.start()
+        rig.assert_next_is_right()
