@@ -193,6 +193,9 @@ def _look_up(connection: Any, name: str) -> Any:
 class Domain:
     """One domain through one connection; made by `open`."""
 
+    reads_images = False  # whether its disks are read without QEMU: see offline_read
+    image_warnings: Sequence[str] = ()  # what could not be proved of them then
+
     def __init__(self, connection: Any, dom: Any, link: Any):
         self._connection = connection
         self._link = link
@@ -269,6 +272,12 @@ class Domain:
         if not self.active:
             raise self._not_running()
 
+    @property
+    def has_host_devices(self) -> bool:
+        """Whether a start takes devices from the host."""
+        with self._seam("read the definition"):
+            return domain_xml.has_host_devices(self._dom.XMLDesc(0))
+
     @contextlib.contextmanager
     def awake(self, start: bool, hold: Any = None) -> Iterator[bool]:
         """Inside, QEMU runs the domain. One that is off is started with its CPUs paused, and ended gracefully after.
@@ -286,8 +295,8 @@ class Domain:
             raise errors.Busy(f"domain '{self.name}' stands paused for a pull of process {owner.pid} on {owner.host}: "
                               "try again when that has ended; if it never will, virsh destroy --graceful")  # fmt: skip
         if not (owner or unmarked or start):
-            raise errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first, or let it be started "
-                                          "paused (--offline=start-paused)")  # fmt: skip
+            raise errors.DomainNotRunning(f"domain '{self.name}' is not running: start it first, or do not refuse "
+                                          "one that is off (--offline=auto)")  # fmt: skip
         ours = self._started_paused(hold, is_up=owner or unmarked)
         try:
             yield True

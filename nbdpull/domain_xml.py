@@ -103,6 +103,16 @@ class Checkpoint:
         return match.group(1) if match else None
 
 
+class Images(NamedTuple):
+    """What a definition tells of a disk's images. chain: (path, format) of its own and of those that it names below,
+    top first, path "" of what is neither a file nor a block device, format "" where it is not told; is_all: nothing is
+    below the last one, else that tells itself; altered: why a guest sees something else than their bytes, or ""."""
+
+    chain: list[tuple[str, str]]
+    is_all: bool
+    altered: str
+
+
 class Platform(NamedTuple):
     """What virConnectGetDomainCapabilities wants to know, in its order."""
 
@@ -249,6 +259,40 @@ def _source(element: ET.Element) -> str:
     # No path: what tells this source from another of the same type, hosts and snapshots left out.
     parts = [source.get(key) for key in ("protocol", "pool", "name", "volume", "dir", "path", "namespace")]
     return ":".join([part for part in parts if part] + list(_address(source).values()))
+
+
+def images(xml: str) -> dict[str, Images]:
+    """Of each disk of a <domain>, by target."""
+    found = ET.fromstring(xml).iterfind("devices/disk")
+    return {_attribute(element, "target", "dev") or "": _images(element) for element in found}
+
+
+def _images(disk: ET.Element) -> Images:
+    chain, layer = [(_path(disk, disk.get("type")), _attribute(disk, "driver", "type") or "raw")], disk
+    while (below := layer.find("backingStore")) is not None and below.get("type"):
+        chain.append((_path(below, below.get("type")), _attribute(below, "format", "type") or ""))
+        layer = below
+    altered = [text for tag, text in _ALTERING.items() if disk.find(f".//{tag}") is not None]
+    return Images(chain, below is not None, altered[0] if altered else "")
+
+
+# Elements below <disk>, and what they make of the images.
+_ALTERING = {
+    "encryption": "is encrypted",
+    "slice": "is a part of a file",
+    "dataStore": "keeps its data in another file",
+}
+
+
+def _path(element: ET.Element, kind: Optional[str]) -> str:
+    source = element.find("source")
+    return source.get({"file": "file", "block": "dev"}.get(kind or "", ""), "") if source is not None else ""
+
+
+def has_host_devices(xml: str) -> bool:
+    """Whether a start takes devices away from the host."""
+    root = ET.fromstring(xml)
+    return any(root.find(f"devices/{path}") is not None for path in ("hostdev", "interface[@type='hostdev']"))
 
 
 def _address(source: ET.Element) -> dict[str, str]:

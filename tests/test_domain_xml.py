@@ -239,3 +239,59 @@ def test_disks_in_iothreads():
 )
 def test_the_user_of_qemu(models, user):
     assert domain_xml.qemu_user(f"<capabilities><host>{models}</host></capabilities>") == user
+
+
+def images_of(disk):
+    return domain_xml.images(f"<domain><devices>{disk}<target dev='vda'/></disk></devices></domain>")["vda"]
+
+
+BELOW = "<backingStore type='file'><format type='qcow2'/><source file='/b'/>{}</backingStore>"
+
+
+@pytest.mark.parametrize(
+    "below, chain, is_all",
+    [
+        ("", [], False),
+        ("<backingStore/>", [], True),
+        (BELOW.format(""), [("/b", "qcow2")], False),
+        (BELOW.format("<backingStore/>"), [("/b", "qcow2")], True),
+        (BELOW.format("<backingStore type='block'><format type='raw'/><source dev='/dev/c'/></backingStore>"),
+         [("/b", "qcow2"), ("/dev/c", "raw")], False),
+        ("<backingStore type='file'><source file='/b'/></backingStore>", [("/b", "")], False),
+        ("<backingStore type='network'><format type='raw'/><source protocol='nbd'/></backingStore>",
+         [("", "raw")], False),
+    ],
+)  # fmt: skip
+def test_images_below_a_disk(below, chain, is_all):
+    found = images_of(f"<disk type='file'><driver type='qcow2'/><source file='/a'/>{below}")
+    assert (found.chain, found.is_all, found.altered) == ([("/a", "qcow2"), *chain], is_all, "")
+
+
+@pytest.mark.parametrize("source, path", [
+    ("type='file'><source file='/a'/>", "/a"),
+    ("type='block'><source dev='/dev/a'/>", "/dev/a"),
+    ("type='volume'><source pool='p' volume='v'/>", ""),
+    ("type='network'><source protocol='rbd' name='p/i'/>", ""),
+    ("type='file' device='cdrom'>", ""),
+])  # fmt: skip
+def test_image_of_a_disk(source, path):
+    assert images_of(f"<disk {source}").chain == [(path, "raw")]
+
+
+@pytest.mark.parametrize("inside, altered", [
+    ("<encryption format='luks'/>", "is encrypted"),
+    ("<backingStore type='file'><source file='/b'><encryption format='luks'/></source></backingStore>", "is encrypted"),
+    ("<source file='/a'><slices><slice type='storage' offset='0' size='1'/></slices></source>", "is a part of a file"),
+    ("<source file='/a'><dataStore type='file'/></source>", "keeps its data in another file"),
+])  # fmt: skip
+def test_images_that_are_not_what_the_guest_sees(inside, altered):
+    assert images_of(f"<disk type='file'>{inside}").altered == altered
+
+
+@pytest.mark.parametrize("device, takes", [
+    ("<hostdev mode='subsystem' type='usb'/>", True),
+    ("<interface type='hostdev'/>", True),
+    ("<interface type='bridge'/>", False),
+])  # fmt: skip
+def test_devices_of_the_host(device, takes):
+    assert domain_xml.has_host_devices(f"<domain><devices>{device}</devices></domain>") == takes
