@@ -147,9 +147,10 @@ def _add_pull(added):
     )
     added.add_argument(
         "--offline",
-        choices=["start-paused", "refuse"],
-        default="start-paused",
-        help="a domain that is off: start it with its CPUs paused, pull, and end it again (the default), or refuse",
+        choices=["auto", "start-paused", "read", "refuse"],
+        default="auto",
+        help="a domain that is off: start it with its CPUs paused, pull, and end it again; read its images without a "
+        "start, which makes no checkpoint; the first where that can be, else the second (auto, the default); or refuse",
     )
     added.add_argument(
         "--quiesce",

@@ -42,7 +42,7 @@ def _pull(args, report, check):
         uri=args.connect,
         disks=args.disk,
         exclude=args.exclude,
-        start_paused=args.offline == "start-paused",
+        offline=args.offline,
         quiesce=args.quiesce,
         freeze_timeout=args.freeze_timeout,
         scratch_dir=args.scratch_dir,
@@ -72,11 +72,12 @@ def _pull(args, report, check):
         "dropped_checkpoints": result.dropped_checkpoints,
         "reclaimed": [vars(item) for item in result.reclaimed],
         "scratch_bytes": result.scratch_bytes,
+        "offline": result.offline,
         "resumed": result.resumed and result.resumed._asdict(),
         "scratch_growth": result.scratch_growth,
         "warnings": result.warnings,
     }
-    return outcome, _pull_text(args, described, next_command), 0
+    return outcome, _pull_text(args, described, next_command, result.offline), 0
 
 
 def _keep_freed_memory():
@@ -115,10 +116,11 @@ def _option(name, value):
     return [f"{name}={value}" if name.startswith("--") else name + value]
 
 
-def _pull_text(args, point, next_command):
+def _pull_text(args, point, next_command, offline):
     from . import terminal
 
     lines = [f"{point['domain']}: point {point['id']} is in {args.output}"]
+    lines += [_OFFLINE[offline]] if offline else []
     if point["partial"]:
         lines.append(
             f"It is partial: it holds what changed since {point['since']}, and makes no whole image by itself."
@@ -127,6 +129,12 @@ def _pull_text(args, point, next_command):
     if point["checkpoint"]:
         lines.append(f"checkpoint: {point['checkpoint']}")
     return [*lines, f"next: {next_command}"]
+
+
+_OFFLINE = {
+    "start-paused": "The domain was off: it was started with its CPUs paused, and ended again.",
+    "read": "The domain is off: its images were read, and no checkpoint was made.",
+}
 
 
 def _cleanup(args, report, check):

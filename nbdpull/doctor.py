@@ -5,13 +5,14 @@ Owns: what is looked at, and the advice. Must not know: how a pull works, what i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import disk_choice, errors, journal, scratch_watch, socket_keeper
+from . import disk_choice, errors, journal, scratch_watch, socket_keeper, storage_daemon
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 # From one QEMU on, and before another: a command that looks at disks aborts it while a client is in its TLS handshake.
@@ -73,12 +74,16 @@ def _libnbd():
 
 
 def _programs():
-    needs = {"qemu-img": "qcow2 images at restore", "qemu-nbd": "qcow2 images at restore"}
+    needs = [
+        ("qemu-img", "qcow2 images at restore", "qemu-utils (Debian) or qemu-img (Fedora)"),
+        ("qemu-nbd", "qcow2 images at restore", "qemu-utils (Debian) or qemu-img (Fedora)"),
+        (storage_daemon.PROGRAM, "domains that are off and cannot be started", storage_daemon.PACKAGE),
+    ]
     return [
         _good(name, path)
         if (path := shutil.which(name))
-        else Finding(WARN, name, f"not installed; needed for {use}", "install qemu-utils (Debian) or qemu-img (Fedora)")
-        for name, use in needs.items()
+        else Finding(WARN, name, f"not installed; needed for {use}", f"install {package}")
+        for name, use, package in needs
     ]
 
 
@@ -155,9 +160,11 @@ def _domain(name, uri):
     from . import domain
 
     try:
-        with domain.open(name, uri) as vm:
-            looks = (_state, _disks, _iothreads, _checkpoints)
-            return [finding for look in looks for finding in _told(look, vm)]
+        with contextlib.ExitStack() as entered:
+            vm = entered.enter_context(domain.open(name, uri))
+            asked = _who_tells_of_images(vm, entered)
+            looks = ((_state, vm), (_disks, asked), (_iothreads, vm), (_checkpoints, asked))
+            return [finding for look, whom in looks for finding in _told(look, whom)]
     except errors.NbdpullError as error:
         return [_bad(f"domain {name}", error)]
 
@@ -168,6 +175,16 @@ def _told(look, vm, *about):
         yield from look(vm, *about)
     except errors.NbdpullError as error:
         yield _bad(" ".join([look.__name__.strip("_"), *about]), error)
+
+
+def _who_tells_of_images(vm, entered):
+    """Of a domain that is off the images themselves, as libvirt does not look into them."""
+    from . import offline_read
+
+    if not (vm.active or vm.is_remote):
+        with contextlib.suppress(errors.MissingSoftware):  # which is told already
+            return entered.enter_context(offline_read.opened(vm, lambda: None))
+    return vm
 
 
 def _state(vm):
@@ -191,13 +208,21 @@ def _state(vm):
 
 
 def _off(vm):
+    """What a pull does with a domain that is off."""
     if vm.other_session:
         code = errors.DomainNotRunning.exit_code
         return Finding(BAD, vm.name, "is shut off, as this libvirt tells", vm.other_session, code)
+    read = "a pull reads its images, and makes no checkpoint" if not vm.is_remote else "only a pull there can read it"
     if vm.has_saved_state:
+        text = (
+            f"is shut off with a saved state (managedsave): {read}; its disks go with that memory, which is in no point"
+        )
         advice = f"virsh start {vm.name} goes on from it, virsh managedsave-remove {vm.name} drops it"
-        return Finding(WARN, vm.name, "is shut off with a saved state (managedsave): it is not pulled so", advice)
-    return Finding(WARN, vm.name, "is shut off: a pull starts it paused, and ends it again", "see --offline")
+        return Finding(WARN, vm.name, text, advice)
+    if vm.has_host_devices:
+        text = f"is shut off, and a start takes devices from the host: {read}"
+        return Finding(WARN, vm.name, text, "pull it while it runs, now and then; or see --offline=start-paused")
+    return _good(vm.name, f"is shut off: a pull starts it with its CPUs paused; where that cannot be, {read}")
 
 
 def _agent(state):
@@ -231,6 +256,8 @@ def _pulled(vm, disk):
     subject = f"disk {disk.target}"
     try:
         (disk,) = vm.looked_at([disk])
+    except errors.Unsupported as error:  # of an image, without QEMU
+        return Finding(WARN, subject, str(error), "none, as long as the domain can be started for a pull")
     except errors.NbdpullError as error:
         return _bad(subject, error)
     text = f"{disk.format} {disk.source}, {_gib(disk.size)}"

@@ -1,4 +1,5 @@
 """What a pull would read, told without pulling: a backup job is begun, its map read, a sample of it, and the job ended.
+Of a domain that is off the images are looked at instead: nothing is started.
 
 Owns: the estimate. Must not know: files of a store but for reading, what is printed.
 """
@@ -19,6 +20,8 @@ from . import (
     extents,
     format,
     journal,
+    offline,
+    offline_read,
     route,
     scratch_watch,
     series,
@@ -53,8 +56,10 @@ class Request:
 
 def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
     """Return plain values, documented in the manual. No checkpoint is made, the guest is not frozen."""
-    with domain.open(request.domain, request.uri, check=check) as vm, journal.holding(vm.uuid, vm.name) as hold:
-        vm.require_running()
+    with ExitStack() as entered:
+        vm = entered.enter_context(domain.open(request.domain, request.uri, check=check))
+        hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
+        vm = vm if vm.active else entered.enter_context(offline_read.opened(vm, check))
         disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
         vm.require_idle()
         target, points = _points(request, vm)
@@ -70,7 +75,8 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
         "parent": choice.parent and choice.parent.id,
         "disks": found,
         "seconds": round(sum(disk["seconds"] for disk in found), 1),
-        "warnings": left_out + choice.warnings,
+        "offline": offline.READ if vm.reads_images else None,
+        "warnings": [*left_out, *vm.image_warnings, *choice.warnings],
     }
 
 
@@ -85,17 +91,16 @@ def _points(request, vm):
 
 
 def _looked_at(request, vm, hold, target, disks, choice, check):
-    way, run_id = route.parse(request.nbd, request.tls), format.new_point_id()
-    way.require_way(vm)
+    way, run_id = route.to(vm, request.nbd, request.tls), format.new_point_id()
     backup = domain.Plan(
         run_id=run_id,
         disks={disk.target: choice.start(disk.target) for disk in disks},
-        socket=request.socket or (None if way.listen else vm.socket_path(run_id)),
+        socket=way.socket(vm, run_id, request.socket),
         scratch_dir=request.scratch_dir or domain.SCRATCH_DIR,
         tcp=way.listen,
         tls=way.certificates is not None,
     )
-    if not vm.is_remote:
+    if not (vm.is_remote or vm.reads_images):
         scratch_watch.require_room(backup.scratch_dir, sum(disk.size for disk in disks))
     watch, domain_watch = scratch_watch.ScratchWatch(vm, backup.scratch_dir), DomainWatch(vm.require_there)
     keeper = socket_keeper.SocketKeeper(vm.uri, vm.uuid, run_id) if socket_keeper.required(vm, disks, way) else None

@@ -27,6 +27,7 @@ from . import (
     journal,
     known_frames,
     members,
+    offline,
     pipeline,
     reclaim,
     resume,
@@ -66,7 +67,7 @@ class Request:
     uri: Optional[str] = None
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
-    start_paused: bool = True
+    offline: str = offline.AUTO
     quiesce: str = QUIESCE
     freeze_timeout: float = FREEZE_TIMEOUT
     scratch_dir: Optional[str] = None
@@ -107,6 +108,7 @@ class Result:
     reclaimed: list[reclaim.Leftover]
     scratch_bytes: int  # the most that was in use
     scratch_growth: list  # [[seconds, bytes], …]
+    offline: Optional[str] = None  # how a domain that was off was pulled: offline.START_PAUSED or READ
     resumed: Optional[Resumed] = None
 
 
@@ -116,16 +118,20 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
     Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
     not be removed is told by its attribute `left_behind`, and removed by the next pull.
     """
-    way = route.parse(request.nbd, request.tls)  # before anything is done
+    route.parse(request.nbd, request.tls)  # before anything is done
     check = _bounded(check, request.max_duration)
     opened = domain.open(request.domain, request.uri, request.stall_timeout, check)
-    with opened as vm, journal.holding(vm.uuid, vm.name) as hold, vm.awake(request.start_paused, hold):
-        way.require_way(vm)
+    with ExitStack() as entered:
+        vm = entered.enter_context(opened)
+        hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
+        reached = entered.enter_context(offline.reached(vm, request.offline, hold, check, request.stall_timeout))
+        vm = reached.vm
+        way = route.to(vm, request.nbd, request.tls)
         disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
         vm.require_no_foreign_job()
         target = series.Series(store.open_or_create(request.output, request.group), request.domain)
-        with target.writing():
-            return _Run(request, vm, disks, target, hold, report, check, left_out).run()
+        entered.enter_context(target.writing())
+        return _Run(request, reached, way, disks, target, hold, report, check, left_out).run()
 
 
 def _bounded(check, seconds):
@@ -145,19 +151,16 @@ def _bounded(check, seconds):
 class _Run:
     """One run of a pull, with the series held."""
 
-    def __init__(self, request, vm, disks, target, hold, report, check, warnings):
-        self._request, self._vm, self._disks, self._series = request, vm, disks, target
-        self._hold = hold
+    def __init__(self, request, reached, way, disks, target, hold, report, check, warnings):
+        self._request, self._vm, self._disks, self._series = request, reached.vm, disks, target
+        self._offline, self._route, self._hold = reached.way, way, hold
         self._report, self._check_caller = report, check
         self._points, refused = target.load()
         # One that cannot be read now may be read again, and must not come after the points made meanwhile.
         self._sequence = 1 + len(refused) + max((point.manifest.sequence for point in self._points), default=0)
-        self._warnings = warnings + [
-            f"a point of the series is left out of account: {error}" for error in refused.values()
-        ]
-        self._route = route.parse(request.nbd, request.tls)
-        self._warnings += self._route.warnings()
-        self._keeps_sockets = socket_keeper.required(vm, disks, self._route)
+        self._warnings = [*reached.warnings, *warnings, *reached.vm.image_warnings, *way.warnings()]
+        self._warnings += [f"a point of the series is left out of account: {error}" for error in refused.values()]
+        self._keeps_sockets = socket_keeper.required(self._vm, disks, way)
         self._keeper: Optional[socket_keeper.SocketKeeper] = None
         self._request = replace(request, chunk_size=self._chunk_size(request.chunk_size))
         self._seconds: dict[str, float] = {}
@@ -168,7 +171,7 @@ class _Run:
         self._kept_bytes = 0
         self._as_of = ""  # when the job began, or just before it: what was written before is in the point
         self._throttle = Throttle(request.max_rate, request.max_rate_file, self._check)
-        self._cores = Cores(vm, check=self._check)
+        self._cores = Cores(self._vm, check=self._check)
 
     def _check(self):
         self._check_caller()
@@ -190,6 +193,7 @@ class _Run:
             event="start",
             point=self._id,
             resumed=bool(self._dead),
+            offline=self._offline,
             since=choice.base and choice.base.checkpoint.name,
             parent=choice.parent and choice.parent.id,
             disks=[
@@ -224,7 +228,7 @@ class _Run:
         self._warnings += self._series.store.warnings()
         scratch = self._watch.peak, self._watch.growth.samples
         partial = series.partial_disks([*self._points, point])[point.id]
-        return Result(point, partial, self._warnings, dropped, self._reclaimed, *scratch, resumed)
+        return Result(point, partial, self._warnings, dropped, self._reclaimed, *scratch, self._offline, resumed)
 
     def _age(self):
         """How much older the point is than who began this pull would think."""
@@ -341,22 +345,29 @@ class _Run:
 
     def _plan(self, choice, run_id):
         covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
-        wanted = self._request.make_checkpoint and bool(covered) and self._vm.supports_checkpoints
+        wanted = self._request.make_checkpoint and not (why_none := self._why_no_checkpoint(covered))
         if self._request.checkpoint is not None and not wanted:
-            why = "this libvirt or QEMU is too old" if covered else "no disk here can have one (qcow2 of version 3 can)"
-            raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why}")
+            raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why_none}")
         return domain.Plan(
             run_id=run_id,
             disks={disk.target: choice.start(disk.target) for disk in self._disks},
             checkpoint=self._checkpoint_name(run_id) if wanted else None,
             checkpoint_disks=covered if wanted else (),
-            socket=self._request.socket or (None if self._route.listen else self._vm.socket_path(run_id)),
+            socket=self._route.socket(self._vm, run_id, self._request.socket),
             scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
             tcp=self._route.listen,
             tls=self._route.certificates is not None,
             quiesce=self._request.quiesce,
             freeze_timeout=self._request.freeze_timeout,
         )
+
+    def _why_no_checkpoint(self, covered):
+        """As text; "" if one can be made over these disks."""
+        if self._vm.reads_images:
+            return "the domain is off, and its images are only read"
+        if not covered:
+            return "no disk here can have one (qcow2 of version 3 can)"
+        return "" if self._vm.supports_checkpoints else "this libvirt or QEMU is too old"
 
     def _checkpoint_name(self, run_id):
         return f"nbdpull-{run_id}" if self._request.checkpoint is None else self._request.checkpoint
@@ -365,7 +376,7 @@ class _Run:
         """Raises ScratchFull or OutputFull where the run could only fail."""
         if not self._request.space_check:
             return
-        if not self._vm.is_remote:
+        if not (self._vm.is_remote or self._vm.reads_images):
             size = sum(disk.size for disk in self._disks)
             scratch_watch.require_room(plan.scratch_dir, size, self._request.scratch_limit)
         expected = sum(disk.allocation for disk in self._disks if decisions[disk.target][0] == FULL)

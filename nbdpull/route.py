@@ -39,6 +39,12 @@ class Route:
         if not self.listen and vm.is_remote:
             ssh_command(vm.uri)
 
+    def socket(self, vm: domain.Domain, run_id: str, wanted: Optional[str]) -> Optional[str]:
+        """Where QEMU is to make its unix socket, at `wanted` if that is told; None where it makes none."""
+        if vm.reads_images:
+            return None
+        return wanted or (None if self.listen else vm.socket_path(run_id))
+
     def warnings(self) -> list[str]:
         if not self.listen:
             return []
@@ -64,6 +70,13 @@ def parse(nbd: Optional[str], certificates: Optional[str]) -> Route:
     if not match or not 0 < int(match[3]) < 65536:
         raise errors.UsageError(f"--nbd {nbd}: write tcp:HOST:PORT, with an IPv6 address in brackets")
     return Route(domain.Listen(match[1] or match[2], int(match[3])), certificates)
+
+
+def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Route:
+    """The same for a domain; where its images are read no QEMU is to be reached. UsageError."""
+    way = parse(nbd, certificates)
+    way.require_way(vm)
+    return Route() if vm.reads_images else way
 
 
 def _require_files(folder):

@@ -117,6 +117,9 @@ class ScratchWatch:
     @contextmanager
     def watching(self, job):
         """While this is entered a thread looks; it is left before the job ends, as that frees the space."""
+        if not job.scratch_files:
+            yield
+            return
         thread = threading.Thread(target=self._run, args=[job], daemon=True)
         thread.start()
         try:

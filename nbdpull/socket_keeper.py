@@ -46,7 +46,7 @@ def required(vm, disks, way) -> bool:
     way: the Route to QEMU's server. A connection through a network breaks without asking us, and the peer of one with
     TLS cannot be checked on a socket that was made by us.
     """
-    threaded = [disk.target for disk in disks if disk.iothread]
+    threaded = [disk.target for disk in disks if disk.iothread and not vm.reads_images]
     version = vm.running_version if threaded else None
     if not threaded or not is_deadly(version):
         return False

@@ -31,9 +31,18 @@ def off(machine, tmp_path):
 
 
 def assert_not_started(witness, failure, *says):
-    result = assert_refused(witness, *failure, [witness.vm.name, *says])
+    result = assert_refused(witness, *failure, [witness.vm.name, *says], "--offline=start-paused")
     assert "start it first" not in result["message"] and not witness.vm.active
     assert nbdpull("cleanup", witness.vm.name, "-c", witness.vm.bed.uri).stdout == "nothing to clean up\n"
+
+
+def assert_read_instead(witness, *says):
+    """Who does not ask for a start gets his point all the same, and is told why it has no checkpoint."""
+    point = witness.pull()
+    (warning,) = witness.result["warnings"]
+    assert (witness.result["offline"], point["checkpoint"]) == ("read", None) and not witness.vm.active
+    assert "could not be started" in warning and all(text in warning for text in says)
+    witness.assert_restores()
 
 
 @pytest.fixture
@@ -48,24 +57,30 @@ def inactive_network(private_libvirt):
 def test_its_network_is_not_active(off, inactive_network):
     witness = off(f"<interface type='network'><source network='{inactive_network}'/></interface>")
     assert_not_started(witness, START_FAILED, "network 'n1' is not active", "net-list")
+    assert_read_instead(witness, "network 'n1' is not active")
 
 
 def test_its_bridge_is_missing(off):
     witness = off("<interface type='bridge'><source bridge='nobr0'/></interface>")
     assert_not_started(witness, START_FAILED, "nobr0", "file or a device that its definition names")
+    assert_read_instead(witness, "nobr0")
 
 
 def test_its_iso_was_deleted(off):
     drive = (
         "<disk type='file' device='cdrom'><source file='/gone/x.iso'/><target dev='hda' bus='ide'/><readonly/></disk>"
     )
-    assert_not_started(off(drive), START_FAILED, "'/gone/x.iso': No such file")
+    witness = off(drive)
+    assert_not_started(witness, START_FAILED, "'/gone/x.iso': No such file")
+    assert_read_instead(witness, "'/gone/x.iso': No such file")
 
 
 def test_its_image_was_deleted(off):
     witness = off()
     os.unlink(witness.vm.disks["vda"].path)
-    assert_refused(witness, 6, "start-failed", ["No such file", str(witness.vm.disks["vda"].path)])
+    image = str(witness.vm.disks["vda"].path)
+    assert_refused(witness, 6, "start-failed", ["No such file", image], "--offline=start-paused")
+    assert_refused(witness, 6, "hypervisor", ["could not be started", "cannot be read either: disk vda", image])
 
 
 def test_a_hook_refuses_it(off, private_libvirt):
@@ -78,6 +93,7 @@ def test_a_hook_refuses_it(off, private_libvirt):
     private_libvirt.restart()  # it looks for hooks when it starts
     try:
         assert_not_started(witness, START_FAILED, "a hook of libvirt refused", "not tonight")
+        assert_read_instead(witness, "not tonight")
     finally:
         hook.unlink()
         private_libvirt.restart()
@@ -92,6 +108,7 @@ def test_it_runs_on_another_host(off):
     try:
         wait_for(image.with_suffix(".pid").exists, "the other QEMU")
         assert_not_started(witness, BUSY, "seems to run elsewhere", "do not start it here", str(image))
+        assert_refused(witness, *BUSY, ["seems to run elsewhere", "do not start it here", str(image)])
     finally:
         other.kill()
         other.wait()
@@ -104,9 +121,7 @@ def test_a_saved_state_is_told_with_the_right_way_out(off):
     vm.resume()
     vm.domain.managedSave(0)
     told = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
-    assert "with a saved state (managedsave): it is not pulled so" in told and f"virsh start {vm.name}" in told
-    done = nbdpull("plan", vm.name, "-c", vm.bed.uri)
-    assert done.returncode == 3 and "it has a saved state (managedsave), from which virsh start goes on" in done.stderr
+    assert "with a saved state (managedsave): a pull reads its images" in told and f"virsh start {vm.name}" in told
 
 
 @pytest.mark.parametrize(

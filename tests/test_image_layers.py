@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy
 import pytest
 from bed.device import run
+from test_image_lock import used_by_qemu
 
 from nbdpull import errors, extents, source, storage_daemon
 from nbdpull.image_layers import Layers, Place
@@ -396,12 +397,9 @@ def test_nobody_can_write_to_a_layer(daemon, tmp_path, form):
 def test_image_in_use(tmp_path, form, layer):
     chain = Chain(tmp_path, MIB, form)
     chain.snapshot()
-    path, kind = chain.layers[layer]
-    with subprocess.Popen(["qemu-io", "-f", kind, path], stdin=-1, stdout=-1, bufsize=0) as user:
-        user.stdin.write(b"length\n")
-        assert b"1 MiB" in user.stdout.readline()
+    path, _form = chain.layers[layer]
+    with used_by_qemu(path):
         said = refusal(chain, errors.Busy)
-        user.stdin.close()
     assert "runs elsewhere" in said and str(path) in said
 
 

@@ -33,7 +33,7 @@ def test_refused(pulled, tmp_path):  # noqa: F811
     vm = witness.vm
     vm.stop()
     done = nbdpull(*witness.words("--offline=refuse"))
-    assert done.returncode == 3 and "--offline=start-paused" in done.stderr and not vm.active
+    assert done.returncode == 3 and "--offline=auto" in done.stderr and not vm.active
     assert not witness.store.exists()
 
 
@@ -53,7 +53,7 @@ def test_saved_state_is_not_used_up(pulled):  # noqa: F811
     vm = witness.vm
     vm.resume()
     vm.domain.managedSave(0)
-    done = nbdpull(*witness.words())
+    done = nbdpull(*witness.words("--offline=start-paused"))
     assert done.returncode == 6 and "saved state" in done.stderr
     assert vm.domain.hasManagedSaveImage(0) and not vm.active
 

@@ -1,0 +1,618 @@
+"""A domain that is off, read without a start: real chains, real locks, every restored byte compared.
+
+What the images are and what of them is dirty is test_image_layers.py's; here the whole program meets libvirt.
+"""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from bed.device import run
+from bed.machine import MIB, Disk, wait_for
+from test_base import forget
+from test_image_lock import used_by_qemu
+from test_plan_doctor import doctor, plan
+from test_pull import CLUSTER, GROWN, SINCE, assert_same, last_event, modes, nbdpull, next_event, pulled, start_nbdpull
+
+libvirt = pytest.importorskip("libvirt")
+
+READ = "--offline=read"
+LOST = ("full", "bitmap-lost")
+_ = pulled  # a fixture
+
+
+def images(vm):
+    """What a read must not change: of every file beside a disk the digest, size and time of content."""
+    return {path: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, path.stat().st_mtime_ns)
+            for image in vm.disks.values() for path in Path(image.path).parent.iterdir()}  # fmt: skip
+
+
+def read(witness, *options):
+    """A pull of a domain that is off, which leaves no trace in its images."""
+    before = images(witness.vm)
+    point = witness.pull(READ, *options)
+    assert images(witness.vm) == before and not witness.vm.active
+    assert (witness.result["offline"], point["checkpoint"]) == ("read", None)
+    return point
+
+
+def refused(witness, *options):
+    """(exit code, message) of a pull that leaves no trace at all."""
+    before = images(witness.vm), set(witness.store.glob("*/*"))
+    done = nbdpull(*witness.words(*options))
+    assert (images(witness.vm), set(witness.store.glob("*/*"))) == before and not witness.vm.active
+    assert last_event(done.stdout)["exit_code"] == done.returncode
+    return done.returncode, done.stderr
+
+
+def snapshot(vm, disk, name):
+    """An external one, live: a layer above, and the bitmaps in it."""
+    others = "".join(f"<disk name='{other}' snapshot='no'/>" for other in vm.disks if other != disk)
+    path = vm.disks[disk].path.with_suffix(f".{name}")
+    vm.domain.snapshotCreateXML(
+        f"<domainsnapshot><disks><disk name='{disk}' snapshot='external'><source file='{path}'/></disk>{others}"
+        "</disks></domainsnapshot>",
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA,
+    )
+    vm.disks[disk].path, vm.disks[disk].format = path, "qcow2"
+
+
+def use_image(vm, disk, path):
+    """Change the definition of a domain that is off."""
+    root = ET.fromstring(vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    element = next(e for e in root.iterfind("devices/disk") if e.find("target").get("dev") == disk)
+    element.find("driver").set("type", "qcow2")
+    element.find("source").set("file", str(path))
+    for below in element.findall("backingStore"):
+        element.remove(below)
+    vm.bed.connection().defineXML(ET.tostring(root, encoding="unicode"))
+    vm.disks[disk].path, vm.disks[disk].format = Path(path), "qcow2"
+
+
+# -- a series ---------------------------------------------------------------------------------------------------------
+
+
+def test_series_goes_on(pulled):  # noqa: F811
+    """The base records on, so every point read is since the same checkpoint, and the next one of QEMU, too."""
+    witness = pulled({"vda": 2 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, MIB)
+    first = witness.pull()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.stop()
+    for pattern in (0x22, 0x23):
+        vm.write_offline("vda", [f"write -q -P {pattern} {pattern * CLUSTER % MIB} 64k"])
+        point = read(witness)
+        assert modes(point) == {"vda": SINCE, "vdb": ("full", "raw-has-no-bitmaps")}
+        assert (point["consistency"], point["consistency_reason"]) == ("crash-consistent", "off")
+        assert (point["parent"], point["since"]) == (first["id"], first["checkpoint"])
+    started = witness.pull("--offline=start-paused")
+    assert modes(started)["vda"] == SINCE and started["checkpoint"] and started["parent"] == first["id"]
+    assert witness.result["offline"] == "start-paused"
+    vm.start()
+    vm.write("vda", 5 * CLUSTER, CLUSTER, 0x24)
+    last = witness.pull()
+    assert modes(last)["vda"] == SINCE and last["parent"] == started["id"] and witness.result["offline"] is None
+    assert vm.checkpoints() == [last["checkpoint"]]
+    witness.assert_restores()
+    witness.assert_verified()
+
+
+def test_first_point(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.stop()
+    assert modes(read(witness))["vda"] == ("full", "first-point")
+    assert modes(read(witness))["vda"] == ("full", "no-checkpoint")
+    witness.assert_restores()
+
+
+def assert_tells_since(witness, checkpoint, then, how):
+    """A pull since a checkpoint tells what became of what the disk held when that was made; or, in full, all of it."""
+    held = witness.content()
+    point = point_of_its_own(witness, "--since", checkpoint)
+    assert modes(point) == {"vda": how}
+    if how == LOST:
+        assert_same(witness.restored(), held)
+    else:
+        assert_same({"vda": witness.change(point["id"], "vda", then["vda"])}, held)
+    return point["disks"][0]["dirty_bytes"]
+
+
+def test_layers(pulled):  # noqa: F811
+    """Snapshots that libvirt makes live carry the bitmaps on; each layer tells its own part. One by hand does not."""
+    witness = pulled({"vda": 2 * MIB}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, 2 * MIB, 0x11)
+    vm.create_checkpoint("mine")
+    then = witness.content()
+    for number in range(3):
+        vm.write("vda", 3 * number * CLUSTER, CLUSTER, 0x20 + number)
+        vm.write_zeroes("vda", (3 * number + 1) * CLUSTER, CLUSTER, unmap=True)
+        snapshot(vm, "vda", f"s{number}")
+    vm.write("vda", 20 * CLUSTER, 512, 0x31)
+    vm.stop()
+    assert assert_tells_since(witness, "mine", then, SINCE) == 7 * CLUSTER
+
+    vm.resize("vda", 3 * MIB)  # bitmaps of different sizes cannot be united
+    assert_tells_since(witness, "mine", then, LOST)
+
+    vm.resize("vda", 2 * MIB)
+    by_hand = vm.disks["vda"].path.with_suffix(".hand")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", vm.disks["vda"].path, "-F", "qcow2", by_hand)
+    use_image(vm, "vda", by_hand)
+    vm.write_offline("vda", [f"write -q -P 67 {9 * CLUSTER} 64k"])
+    assert_tells_since(witness, "mine", then, LOST)
+
+
+def test_commit(pulled):  # noqa: F811
+    """libvirt unites the bitmaps when it commits a layer, and QEMU records what qemu-img commits."""
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    base = vm.disks["vda"].path
+    vm.write("vda", 0, MIB, 0x11)
+    first = witness.pull()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    snapshot(vm, "vda", "s0")
+    vm.write("vda", 2 * CLUSTER, CLUSTER, 0x22)
+    vm.stop()
+    assert modes(read(witness))["vda"] == ("full", "source-changed")
+    run("qemu-img", "commit", "-q", vm.disks["vda"].path)
+    use_image(vm, "vda", base)
+    point = read(witness)
+    assert modes(point)["vda"] == SINCE and point["parent"] == first["id"]
+    assert point["disks"][0]["dirty_bytes"] == 2 * CLUSTER
+    witness.assert_restores()
+
+
+@pytest.mark.parametrize("sizes, mode", [((3,), GROWN), ((1,), ("full", "shrunk")), ((1, 2), SINCE)])
+def test_resized_while_it_was_off(pulled, sizes, mode):  # noqa: F811
+    """What was cut off and grew again is zero, and its bits are clean."""
+    witness = pulled({"vda": 2 * MIB}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, 2 * MIB, 0x11)
+    witness.pull()
+    vm.stop()
+    for size in sizes:
+        vm.resize("vda", size * MIB)
+    assert modes(read(witness))["vda"] == mode
+    witness.assert_restores()
+
+
+def test_after_a_crash(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
+    vm = witness.vm
+    witness.pull()
+    vm.write("vda", 0, CLUSTER)
+    vm.kill()
+    assert modes(read(witness)) == {"vda": LOST, "vdb": LOST}
+    assert refused(witness, READ, "--on-lost-base=fail")[0] == 4
+    witness.assert_restores()
+
+
+def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):  # noqa: F811
+    """By metadata alone: its bitmaps are there."""
+    witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
+    vm = witness.vm
+    first = witness.pull()
+    vm.write("vda", 0, CLUSTER)
+    vm.stop()
+    forget(vm, first["checkpoint"])
+    told = plan(witness, "-o", witness.store)
+    assert modes(told)["vda"] == SINCE and vm.checkpoints() == []
+    assert modes(read(witness)) == {"vda": SINCE, "vdb": SINCE} and vm.checkpoints() == [first["checkpoint"]]
+    forget(vm, first["checkpoint"])
+    run("qemu-img", "bitmap", "--remove", vm.disks["vdb"].path, first["checkpoint"])
+    assert modes(read(witness)) == {"vda": SINCE, "vdb": LOST}
+    witness.assert_restores()
+
+
+def test_since_and_full(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, MIB)
+    vm.create_checkpoint("mine")
+    vm.write("vda", CLUSTER, CLUSTER, 0x21)
+    held = witness.content()
+    vm.stop()
+    point = read(witness, "--since", "mine")
+    assert modes(point)["vda"] == SINCE and point["disks"][0]["dirty_bytes"] == CLUSTER
+    assert witness.change(point["id"], "vda", held["vda"]) == held["vda"]
+    assert modes(read(witness, "--full"))["vda"] == ("full", "requested")
+    assert refused(witness, READ, "--since", "none")[0] == 4
+    assert vm.checkpoints() == ["mine"]
+
+
+def point_of_its_own(witness, *options):
+    """A point in a store of its own, which is the witness's from now on."""
+    witness.store = witness.folder / f"store{len(witness.frozen)}"
+    return read(witness, *options)
+
+
+# -- which way --------------------------------------------------------------------------------------------------------
+
+
+def iso(vm, folder):
+    """A CD-ROM whose image is deleted."""
+    path = folder / "x.iso"
+    path.write_bytes(bytes(MIB))
+    xml = f"<disk type='file' device='cdrom'><source file='{path}'/><target dev='hda' bus='ide'/></disk>"
+    vm.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    path.unlink()
+
+
+def test_read_where_it_cannot_be_started(pulled, tmp_path):  # noqa: F811
+    """Why it can't is test_domain_start.py's."""
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    first = witness.pull()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.stop()
+    iso(vm, tmp_path)
+    with pytest.raises(libvirt.libvirtError) as reason:
+        vm.start()
+    quiet = nbdpull("pull", vm.name, "-o", witness.store, "-c", vm.bed.uri, "--quiet")
+    assert quiet.returncode == 0 and not vm.active
+    assert "could not be started" in quiet.stderr and str(reason.value) in quiet.stderr
+    point = witness.pull()
+    assert modes(point)["vda"] == SINCE and point["parent"] == first["id"]
+    assert refused(witness, "--offline=refuse")[0] == 3
+    witness.assert_restores()
+
+
+def test_started_where_it_can_be(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    witness.vm.stop()
+    point = witness.pull()
+    assert point["checkpoint"] and witness.result["offline"] == "start-paused" and witness.result["warnings"] == []
+    text = nbdpull("pull", witness.vm.name, "-o", witness.store, "-c", witness.vm.bed.uri).stdout
+    assert "was off: it was started" in text
+    text = nbdpull("pull", witness.vm.name, "-o", witness.store, "-c", witness.vm.bed.uri, READ).stdout
+    assert "is off: its images were read" in text and "checkpoint:" not in text
+
+
+HOSTDEV = """<hostdev mode='subsystem' type='pci' managed='yes'>
+<source><address domain='0x0000' bus='0xff' slot='0x1f' function='0x7'/></source></hostdev>"""
+
+
+def test_devices_of_the_host_are_not_touched(pulled):  # noqa: F811
+    """Where they are not there, a start would fail; where they are, it would take them away."""
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.stop()
+    vm.domain.attachDeviceFlags(HOSTDEV, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    witness.pull()
+    assert witness.result["offline"] == "read"
+    (warning,) = witness.result["warnings"]
+    assert "devices of the host" in warning and "could not be started" not in warning
+    assert doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]["state"] == "warn"
+
+
+def test_saved_state_stays_and_is_told(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    witness.pull()
+    vm.resume()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.domain.managedSave(0)
+    for option in ("--offline=auto", READ):
+        point = witness.pull(option)
+        assert modes(point)["vda"] == SINCE and witness.result["offline"] == "read"
+        assert (point["consistency"], point["consistency_reason"]) == ("crash-consistent", "saved-state")
+        assert any("saved state: its disks go with the memory" in text for text in witness.result["warnings"])
+    assert vm.domain.hasManagedSaveImage(0)
+    found = doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]
+    assert "saved state" in found["text"] and "virsh start" in found["advice"]
+    with reading(witness), pytest.raises(libvirt.libvirtError):
+        vm.domain.create()
+    assert vm.domain.hasManagedSaveImage(0)
+    vm.domain.create()
+    assert vm.running and not vm.domain.hasManagedSaveImage(0)
+    witness.assert_restores()
+
+
+# -- nobody writes meanwhile ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reading(witness, *options, code=0):
+    """Inside, a pull stands still in the midst of its reads; after it, it has ended with this code."""
+    words = witness.words(READ, "--threads", "1", "--max-rate", "8M", *options)
+    process = start_nbdpull(*words)
+    try:
+        event = next_event(process, "progress")
+        assert event["position"] < event["size"]
+        process.send_signal(signal.SIGSTOP)
+        yield process
+        process.send_signal(signal.SIGCONT)
+        process.output, process.problem = process.communicate(timeout=60)
+        assert process.returncode == code, process.problem
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def large(pulled, form="qcow2"):  # noqa: F811
+    """A Witness with so much to read that it can be stopped in the midst."""
+    witness = pulled({"vda": Disk(24 * MIB, form)}, quick=True)
+    witness.vm.write_bytes("vda", 0, os.urandom(24 * MIB))
+    witness.vm.stop()
+    return witness
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_it_cannot_be_started_meanwhile(pulled, form):  # noqa: F811
+    witness = large(pulled, form)
+    vm, held = witness.vm, witness.content()
+    with reading(witness) as process:
+        with pytest.raises(libvirt.libvirtError, match="lock"):
+            vm.start()
+        assert not vm.active
+        busy = nbdpull(*witness.words(READ))
+        assert busy.returncode == 5 and str(process.pid) in busy.stderr
+    witness.made(last_event(process.output), held)
+    witness.assert_restores()
+    vm.start()
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_image_that_runs_elsewhere(pulled, form):  # noqa: F811
+    """On another host, or under a libvirt that lost sight of its QEMU."""
+    witness = pulled({"vda": Disk(MIB, form)}, quick=True)
+    vm = witness.vm
+    vm.stop()
+    with used_by_qemu(vm.disks["vda"].path):
+        done = nbdpull(*witness.words(READ))
+        assert done.returncode == 5 and "runs elsewhere" in done.stderr and str(vm.disks["vda"].path) in done.stderr
+        assert not list(witness.store.glob("*/*/*"))
+        assert doctor(vm.name, "-c", vm.bed.uri)[1]["disk vda"]["state"] == "BAD"
+    read(witness)
+
+
+def test_base_that_another_vm_uses_is_read(pulled, machine):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, MIB, 0x11)
+    vm.stop()
+    base, top, other = (vm.folder / name for name in ("base", "top", "other"))
+    vm.disks["vda"].path.rename(base)
+    for path in (top, other):
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path)
+    vm.disks["vda"].path.symlink_to(base)
+    use_image(vm, "vda", top)
+    running = machine({"vda": Disk(path=other)})
+    running.write("vda", 0, CLUSTER, 0x22)
+    with read_of(witness):
+        running.write("vda", CLUSTER, CLUSTER, 0x22)
+    witness.assert_restores()
+
+
+@contextlib.contextmanager
+def read_of(witness):
+    held = witness.content()
+    yield
+    done = nbdpull(*witness.words(READ))
+    assert done.returncode == 0, done.stderr
+    witness.made(last_event(done.stdout), held)
+
+
+def overwrite(vm):
+    with open(vm.disks["vda"].path, "r+b") as image:
+        image.seek(20 * MIB)
+        image.write(b"x")
+
+
+def replace(vm):
+    path = vm.disks["vda"].path
+    path.with_suffix(".new").write_bytes(path.read_bytes())
+    path.with_suffix(".new").rename(path)
+
+
+def start_with_another_image(vm):
+    run("qemu-img", "create", "-q", "-f", "qcow2", vm.folder / "another", "1M")
+    use_image(vm, "vda", vm.folder / "another")
+    vm.start()
+
+
+@pytest.mark.parametrize("form, deed, why", [
+    ("raw", overwrite, "was changed"),
+    ("qcow2", replace, "was changed"),
+    ("raw", start_with_another_image, "was started"),
+])  # fmt: skip
+def test_what_was_read_of_an_image_that_changed_is_void(pulled, deed, why, form):  # noqa: F811
+    witness = large(pulled, form)
+    with reading(witness, code=6) as process:
+        deed(witness.vm)
+    assert last_event(process.output)["code"] == "job-lost" and why in process.problem
+    assert not list(witness.store.glob("*/*/*"))
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def server(process):
+    """Process id of the server of a pull."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "qemu-storage-da"], capture_output=True, text=True).stdout
+    return int(found)
+
+
+def gone(pid):
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_pull_that_is_ended_leaves_nothing(pulled, number):  # noqa: F811
+    witness = large(pulled)
+    vm, before = witness.vm, set(os.listdir("/tmp")) | set(os.listdir("/var/tmp"))
+    words = witness.words(READ, "--threads", "1", "--max-rate", "8M")
+    process = start_nbdpull(*words)
+    next_event(process, "progress")
+    pid = server(process)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    wait_for(lambda: gone(pid), "the end of the server")
+    vm.start()  # nothing holds the images
+    vm.stop()
+    if number == signal.SIGKILL:
+        done = nbdpull("cleanup", vm.name, "-o", witness.store, "-c", vm.bed.uri, "--json")
+        found = last_event(done.stdout)["found"]
+        assert done.returncode == 0 and [item["what"].split()[0] for item in found] == ["partial"]
+    assert not list(witness.store.glob("*/*/*"))
+    assert {
+        name for name in (set(os.listdir("/tmp")) | set(os.listdir("/var/tmp"))) - before if "nbdpull-" in name
+    } == set()
+    read(witness)
+    witness.assert_restores()
+
+
+def test_server_that_is_killed(pulled):  # noqa: F811
+    witness = large(pulled)
+    with reading(witness, code=6) as process:
+        os.kill(server(process), signal.SIGKILL)
+    assert last_event(process.output)["code"] == "job-lost" and "by signal 9" in process.problem
+    assert not list(witness.store.glob("*/*/*"))
+    witness.vm.start()
+
+
+def test_server_that_stands_still(pulled):  # noqa: F811
+    witness = large(pulled)
+    with reading(witness, "--stall-timeout", "1", code=6) as process:
+        os.kill(server(process), signal.SIGSTOP)
+    assert "silent for 1 s" in process.problem
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_store_that_is_full(pulled, tmp_path):  # noqa: F811
+    witness = large(pulled)
+    witness.store.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", witness.store], check=True)
+    try:
+        done = nbdpull(*witness.words(READ, "--no-space-check"))
+        assert done.returncode == 9 and last_event(done.stdout)["code"] == "output-full"
+        assert not list(witness.store.glob("*/*/*"))
+    finally:
+        subprocess.run(["umount", witness.store], check=True)
+    read(witness)
+
+
+def test_image_that_is_gone_or_broken(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
+    vm = witness.vm
+    vm.stop()
+    path = vm.disks["vdb"].path
+    for content, why in ((None, "No such file"), (b"nonsense", "not in qcow2 format")):
+        held = path.read_bytes()
+        path.unlink()
+        if content:
+            path.write_bytes(content)
+        for option in (READ, "--offline=auto"):
+            done = nbdpull(*witness.words(option))
+            assert done.returncode == 6 and why in done.stderr and "vdb" in done.stderr
+        code, found = doctor(vm.name, "-c", vm.bed.uri)
+        assert (code, found["disk vda"]["state"], found["disk vdb"]["state"]) == (6, "good", "BAD")
+        done = nbdpull(*witness.words(READ, "--exclude", "vdb", "-o", witness.folder / f"without {why}"))
+        assert modes(last_event(done.stdout)["point"]) == {"vda": ("full", "first-point")}
+        path.write_bytes(held)
+
+
+# -- what cannot be read so -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source, why",
+    [
+        ("<disk type='network'><source protocol='nbd' name='x'><host name='localhost' port='9'/></source>", "no file"),
+        ("<disk type='file'><source file='/x'><slices><slice type='storage' offset='0' size='512'/></slices></source>",
+         "a part of a file"),
+        ("<disk type='file'><source file='/x'><encryption format='luks'>"
+         "<secret type='passphrase' uuid='6a3e2e0c-5c5a-4b43-9c0a-0f0b1a0b3f0e'/></encryption></source>", "encrypted"),
+    ],
+)  # fmt: skip
+def test_disk_that_can_be_read_while_it_runs_only(pulled, source, why):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.stop()
+    xml = source.replace("<source", "<driver name='qemu' type='raw'/><source", 1) + "<target dev='vdb'/></disk>"
+    vm.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    code, said = refused(witness, READ)
+    assert code == 6 and f"disk vdb of domain '{vm.name}' can only be read while that runs" in said and why in said
+    assert doctor(vm.name, "-c", vm.bed.uri)[1]["disk vdb"]["state"] == "warn"
+    assert modes(read(witness, "--exclude", "vdb")) == {"vda": ("full", "first-point")}
+
+
+def test_what_only_a_domain_that_runs_can_give(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    witness.vm.stop()
+    code, said = refused(witness, READ, "--checkpoint", "mine")
+    assert code == 6 and "its images are only read" in said
+    code, said = refused(witness, READ, "--quiesce=require")
+    assert code == 6 and last_event(nbdpull(*witness.words(READ, "--quiesce=require")).stdout)["code"] == "not-quiesced"
+
+
+def test_without_the_server(pulled, monkeypatch, tmp_path):  # noqa: F811
+    """It is needed where a domain cannot be started, and nowhere else."""
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.stop()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for folder in os.environ["PATH"].split(":"):
+        for name in ("qemu-img", "ssh"):
+            if (Path(folder) / name).exists() and not (programs / name).exists():
+                (programs / name).symlink_to(Path(folder) / name)
+    monkeypatch.setenv("PATH", str(programs))
+    code, said = refused(witness, READ)
+    assert code == 8 and "qemu-storage-daemon is not installed" in said
+    assert witness.pull()["checkpoint"]
+    iso(vm, tmp_path)
+    code, said = refused(witness)
+    assert code == 8 and "x.iso" in said and "qemu-storage-daemon is not installed" in said
+    found = doctor(vm.name, "-c", vm.bed.uri)[1]
+    assert found["qemu-storage-daemon"]["state"] == "warn" and found["disk vda"]["state"] == "good"
+
+
+# -- plan, doctor -----------------------------------------------------------------------------------------------------
+
+
+def test_plan_tells_what_a_pull_then_reads(pulled):  # noqa: F811
+    witness = pulled({"vda": 4 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
+    vm = witness.vm
+    witness.pull()
+    vm.write("vda", 0, CLUSTER, 0x21)
+    vm.write_zeroes("vda", MIB, 2 * CLUSTER, unmap=True)
+    vm.stop()
+    before = images(vm)
+    told = plan(witness, "-o", witness.store)
+    assert images(vm) == before and not vm.active and told["offline"] == "read"
+    point = read(witness)
+    assert modes(told) == modes(point) and told["since"] == point["since"]
+    assert [disk["dirty_bytes"] for disk in told["disks"]] == [disk["dirty_bytes"] for disk in point["disks"]]
+    assert told["disks"][0]["zero_bytes"] == point["disks"][0]["zero_bytes"] == 2 * CLUSTER
+    table = nbdpull("plan", vm.name, "-o", witness.store, "-c", vm.bed.uri)
+    assert table.returncode == 0 and "incremental" in table.stdout
+    vm.start()
+    assert plan(witness)["offline"] is None
+
+
+def test_doctor_looks_at_the_bitmaps(pulled):  # noqa: F811
+    witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
+    vm = witness.vm
+    name = f"checkpoint {witness.pull()['checkpoint']}"
+    vm.stop()
+    before = images(vm)
+    found = doctor(vm.name, "-c", vm.bed.uri)[1]
+    assert images(vm) == before
+    assert {found[key]["state"] for key in (vm.name, "disk vda", "disk vdb", name)} == {"good"}
+    assert "shut off" in found[vm.name]["text"]
+    run("qemu-img", "bitmap", "--remove", vm.disks["vdb"].path, name.split()[1])
+    found = doctor(vm.name, "-c", vm.bed.uri)[1]
+    assert found[name]["state"] == "warn" and "broken on vdb" in found[name]["text"]
