@@ -117,10 +117,12 @@ class Known:
 
     def _word(self, own, damaged, covered):
         """(verdict, when that was found, at which level)"""
-        if damaged:
-            recorded = own.recorded or [each for name in damaged & set(self._own) for each in self._own[name].recorded]
-            newest = max(recorded, key=lambda each: each.when, default=None)  # a base that is not there has no finding
-            return DAMAGED if own.recorded else BASE_DAMAGED, newest and newest.when, newest and newest.level
+        if own.recorded:
+            return DAMAGED, own.recorded[-1].when, own.recorded[-1].level
+        if damaged:  # of a base that is not there nobody needs to have found anything
+            recorded = [each for name in damaged & set(self._own) for each in self._own[name].recorded]
+            newest = max(recorded, key=lambda each: each.when, default=None)
+            return BASE_DAMAGED, newest and newest.when, newest and newest.level
         if covered[FILES] is not None:
             return OK, covered[FILES], FRAMES if covered[FRAMES] == covered[FILES] else FILES
         return PARTIAL, own.last["when"], own.last["level"]
@@ -143,7 +145,8 @@ def _by_itself(found):
                 point.covered[each] = when
             else:
                 number, count = finding["shard"]
-                shards.setdefault((each, count), {})[number] = when
+                if 1 <= number <= count:  # who can write to the store can write anything
+                    shards.setdefault((each, count), {})[number] = when
     if found:
         point.last = {name: found[-1][0].get(name) for name in ("when", "who", "level", "sample", "shard")}
     for (level, count), seen in shards.items():

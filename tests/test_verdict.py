@@ -221,6 +221,13 @@ def test_all_shards_together_are_everything(vm, capsys):
     assert verified(vm)[0]["when"] == findings.load(vm.series)[1]["when"], "now another one is the oldest"
 
 
+def test_shards_that_there_are_none_of(vm):
+    about = [{**findings.entry(point), "verdict": "ok", "damages": 0} for point in vm.points]
+    for shard in ([0, 2], [1, 2], [3, 2]):
+        findings.record(vm.series, findings.VERIFY, **findings.now(), level="frames", shard=shard, points=about)
+    assert words(vm) == ["partial"] * 3
+
+
 def test_a_later_part_leaves_the_date_of_the_whole(vm, capsys):
     run(capsys, vm.root)
     run(capsys, vm.root, "--quick")
