@@ -6,10 +6,13 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from bed.address import is_listening
+from bed.machine import wait_for
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "benchmark"
 sys.path.insert(0, str(SCRIPTS))
@@ -84,9 +87,30 @@ def test_the_plot_has_a_bar_of_time_and_of_size_for_each_tool():
     assert len(bars) == 4 and bars[0] == bars[2] / 2 and bars[1] < bars[3]
 
 
-def test_memory_of_all_processes_of_a_pipe(tmp_path):
-    hold = "import time; b = bytearray(64 << 20); time.sleep(0.5)"
-    command = ["sh", "-c", f"{sys.executable} -c '{hold}' | {sys.executable} -c '{hold}'"]
+HOLD = """
+import os, sys, time
+held = bytearray(64 << 20)
+open(sys.argv[1], "w").close()
+while not os.path.exists("seen"):
+    time.sleep(0.01)
+time.sleep(0.5)
+"""
+
+
+def test_memory_of_all_processes_of_a_pipe(tmp_path, monkeypatch):
+    """They hold their memory until it has been looked at when both had it."""
+    monkeypatch.chdir(tmp_path)
+    Path("hold").write_text(HOLD)
+    looks = []
+
+    def pause(seconds):
+        looks.append(Path("left").exists() and Path("right").exists())
+        if sum(looks) == 2:
+            Path("seen").touch()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(measure, "time", types.SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    command = ["sh", "-c", f"{sys.executable} hold left | {sys.executable} hold right"]
     took = measure.run(command, log=tmp_path / "log")
     assert 128 < took.peak_mib < 300 and took.wall > 0.5
 
@@ -105,8 +129,7 @@ def served(tmp_path):
     def start(*words):
         filters = [f"--filter={words[0]}"] if words else []
         servers.append(subprocess.Popen(["nbdkit", "-f", "-r", *filters, "-U", socket, "file", image, *words[1:]]))
-        while not socket.exists():
-            time.sleep(0.01)
+        wait_for(lambda: is_listening(socket), "nbdkit listens")
         return f"nbd+unix:///?socket={socket}"
 
     yield start

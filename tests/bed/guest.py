@@ -118,7 +118,7 @@ class Guest(Machine):
 
     def stop_writer(self):
         """End the writing and bring what was written to the disk."""
-        self.run("rm -f /run/write; sleep 0.3; sync")
+        self.run("rm -f /run/write; flock /run/writer true; sync")
 
     def start_ioping(self, disk, block=4096):
         """Let blocks of a disk that is not mounted be written one after the other, at random places, past the guest's

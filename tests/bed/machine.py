@@ -371,7 +371,7 @@ class Machine:
             self.qemu_io(disk, f"{command} {start} {min(MAX_REQUEST, offset + length - start)}")
 
 
-def wait_for(condition, what, seconds=20):
+def wait_for(condition, what, seconds=60):
     """Look until condition() is true; BedError with `what` when the time is up."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from bed.machine import MIB, Machine
-from rig import Rig, environment, wait_until
+from bed.machine import MIB, Machine, wait_for
+from rig import Rig, environment
 
 pytest.importorskip("libvirt")
 
@@ -35,7 +35,7 @@ def test_the_job_is_ended_by_somebody_else(rig):
         rig.start(phase="copying")
         rig.vm.domain.abortJob()
         rig.vm.hmp("info status")  # it does not hang
-        wait_until(lambda: not rig.vm.job_active(), "end of the job")
+        wait_for(lambda: not rig.vm.job_active(), "end of the job")
         code, result, _ = rig.end()
         assert code == 6 and result["code"] == "job-lost" and result["left_behind"] == []
         rig.assert_clean([])

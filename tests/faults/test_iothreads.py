@@ -10,10 +10,10 @@ import subprocess
 import sys
 
 import pytest
-from bed.address import free_port
+from bed.address import free_port, is_listening
 from bed.guest import Guest
 from bed.machine import MIB, Machine, wait_for
-from rig import Rig, environment, wait_until
+from rig import Rig, environment
 
 from nbdpull import socket_keeper
 
@@ -66,7 +66,7 @@ def held(pid):
 
 
 def no_guard(rig):
-    wait_until(lambda: not guards(rig.vm), "end of the guard")
+    wait_for(lambda: not guards(rig.vm), "end of the guard")
 
 
 def test_plan_and_pull(rig):
@@ -130,7 +130,7 @@ def test_first_the_guard_is_killed_and_then_we(rig):
     before = held(first)
     os.kill(first, signal.SIGKILL)
     rig.release()
-    wait_until(lambda: [held(each) for each in guards(rig.vm) if each != first] == [before], "another guard")
+    wait_for(lambda: [held(each) for each in guards(rig.vm) if each != first] == [before], "another guard")
     rig.process.kill()
     rig.process.communicate()
     no_guard(rig)
@@ -218,7 +218,7 @@ def test_somebody_else_ends_the_job(rig):
     change(rig, 0x55)
     rig.start(phase="copying")
     rig.vm.domain.abortJob()
-    wait_until(lambda: not rig.vm.job_active(), "end of the job")
+    wait_for(lambda: not rig.vm.job_active(), "end of the job")
     code, result, _ = rig.end()
     assert (code, result["code"]) == (6, "job-lost")
     rig.assert_next_is_right()
@@ -251,7 +251,7 @@ def test_a_read_error(rig, tmp_path):
     nbdkit = subprocess.Popen(["nbdkit", "-f", "-U", socket, "--filter=error", "--filter=cow", "pattern", "2M",
                                "error-pread=EIO", "error-pread-rate=100%", f"error-file={broken}"])  # fmt: skip
     try:
-        wait_until(socket.exists, "nbdkit's socket")
+        wait_for(lambda: is_listening(socket), "nbdkit listens")
         xml = (f"<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name=''>"
                f"<host transport='unix' socket='{socket}'/></source><target dev='sdc' bus='scsi'/></disk>")  # fmt: skip
         rig.vm.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
@@ -261,7 +261,7 @@ def test_a_read_error(rig, tmp_path):
         assert (code, result["code"]) == (6, "source") and "cannot be read" in result["message"]
         rig.assert_clean()
         rig.vm.domain.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        wait_until(lambda: "dev='sdc'" not in rig.vm.domain.XMLDesc(), "detached disk")
+        wait_for(lambda: "dev='sdc'" not in rig.vm.domain.XMLDesc(), "detached disk")
     finally:
         nbdkit.kill()
         nbdkit.wait()
@@ -317,7 +317,7 @@ def test_a_busy_guest(busy):
     busy.process.kill()
     busy.process.communicate()
     no_guard(busy)
-    wait_until(lambda: not busy.vm.job_active(), "end of the job")
+    wait_for(lambda: not busy.vm.job_active(), "end of the job")
     busy.vm.suspend()  # so that its disk is what it is
     busy.assert_next_is_right()
     assert busy.vm.pid == pid

@@ -12,8 +12,8 @@ import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from bed.machine import MIB, Machine
-from rig import Rig, environment, wait_until
+from bed.machine import MIB, Machine, wait_for
+from rig import Rig, environment
 
 from nbdpull.journal import _folder as record_folder
 
@@ -250,7 +250,7 @@ def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_pat
     change(rig)
     killed(rig)
     rig.vm.domain.abortJob()
-    wait_until(lambda: not rig.vm.job_active(), "the job's end")
+    wait_for(lambda: not rig.vm.job_active(), "the job's end")
     os.rename(rig.store, mine)
     rig.store = mine
     made = rig.pull()
@@ -300,7 +300,7 @@ def test_the_half_point_of_another_machine(rig, tmp_path, place):
     rest = path.read_text().partition("\n")[2]
     path.write_text(json.dumps({**run, "machine": "another", "host": "another"}) + "\n" + rest)  # the file stays itself
     rig.vm.domain.abortJob()
-    wait_until(lambda: not rig.vm.job_active(), "the job's end")
+    wait_for(lambda: not rig.vm.job_active(), "the job's end")
     rig.vm.delete_checkpoint(run["checkpoint"])
     os.unlink(os.path.join(record_folder(), f"{rig.vm.uuid}.run"))  # which that machine would have
     mine = rig.store
@@ -414,7 +414,7 @@ def test_a_job_that_somebody_ended_is_not_gone_on_with(rig):
     change(rig)
     killed(rig)
     rig.vm.domain.abortJob()
-    wait_until(lambda: not rig.vm.job_active(), "the job's end")
+    wait_for(lambda: not rig.vm.job_active(), "the job's end")
     rig.vm.write("vda", 9 * MIB, MIB, 0x51)
     made = rig.pull("--resume")
     assert made["resumed"] is None
