@@ -12,11 +12,9 @@ import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import disk_choice, errors, journal, scratch_watch, socket_keeper, storage_daemon
+from . import disk_choice, errors, journal, qemu_faults, scratch_watch, storage_daemon
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
-# From one QEMU on, and before another: a command that looks at disks aborts it while a client is in its TLS handshake.
-TLS_CRASHES = ((8, 0, 0), (8, 2, 4)), ((9, 0, 0), (9, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _versions(versions):
 
 def _tls(versions):
     version = tuple(map(int, versions["qemu"].split(".")))
-    if any(first <= version < mended for first, mended in TLS_CRASHES):
+    if qemu_faults.tls_handshake(version):
         yield Finding(WARN, "TLS", f"QEMU {versions['qemu']} may crash, with its guest, while an NBD client connects "
                       "by TLS", "do without --tls: reach its socket through ssh, see --nbd; 8.2.4, 9.0.1 and 9.1 are "
                       "mended")  # fmt: skip
@@ -273,25 +271,21 @@ def _iothreads(vm):
     threaded = [disk for disk in vm.disks() if disk.iothread]
     if not threaded:
         return
-    version = vm.running_version or tuple(map(int, vm.versions["qemu"].split(".")))
-    if socket_keeper.is_deadly(version):
-        shown = ".".join(map(str, version))
-        yield Finding(WARN, "iothreads", f"disk {_targets(threaded)}: QEMU {shown} crashes, with its guest, when an "
+    version = vm.likely_version
+    targets, shown = ", ".join(disk.target for disk in threaded), ".".join(map(str, version))
+    if qemu_faults.hang_up(version):
+        yield Finding(WARN, "iothreads", f"disk {targets}: QEMU {shown} crashes, with its guest, when an "
                       "NBD client of such a disk hangs up; nbdpull lets QEMU hang up first, also where it is killed",
                       "use no other NBD client on a backup of this domain; QEMU 9.0 is mended")  # fmt: skip
-        yield from _moving([disk for disk in threaded if disk.bus == "virtio"], shown)
-
-
-def _moving(disks, version):
-    """Of disks that change their thread with the guest's state: those on a SCSI controller do not."""
-    if disks:
-        yield Finding(WARN, "pause or reset", f"disk {_targets(disks)}: QEMU {version} may crash, with its guest, if "
+    elif qemu_faults.tls_in_thread(version):
+        yield Finding(WARN, "iothreads", f"disk {targets}: QEMU {shown} crashes, with its guest, when such a disk is "
+                      "read over TLS, which nbdpull refuses",
+                      "do without --tls; QEMU 9.0.1 and 8.2.5 are mended")  # fmt: skip
+    moving = qemu_faults.moving(threaded)
+    if moving and qemu_faults.pause(version):
+        yield Finding(WARN, "pause or reset", f"disk {', '.join(moving)}: QEMU {shown} may crash, with its guest, if "
                       "that is paused or rebooted while an NBD client reads such a disk",
                       "do neither during a pull; QEMU 9.0 and 8.2.3 are mended")  # fmt: skip
-
-
-def _targets(disks):
-    return ", ".join(disk.target for disk in disks)
 
 
 def _checkpoints(vm):

@@ -250,6 +250,11 @@ class Domain:
         return qemu_process.version(self.name, urllib.parse.urlsplit(self.uri).path == "/session")
 
     @property
+    def likely_version(self) -> tuple[int, ...]:
+        """The same; where that is not known, of the one installed."""
+        return self.running_version or tuple(map(int, self.versions["qemu"].split(".")))
+
+    @property
     def agent_state(self) -> Optional[str]:
         """Of the guest agent: "connected", "disconnected", None without a channel for it."""
         with self._seam("read the definition"):

@@ -22,6 +22,7 @@ from . import (
     journal,
     offline,
     offline_read,
+    qemu_faults,
     route,
     scratch_watch,
     series,
@@ -60,12 +61,15 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
         vm = entered.enter_context(domain.open(request.domain, request.uri, check=check))
         hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
         vm = vm if vm.active else entered.enter_context(offline_read.opened(vm, check))
-        disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
+        way = route.to(vm, request.nbd, request.tls)
+        disks, warnings = disk_choice.chosen(vm, request.disks, request.exclude)
+        warnings += [*vm.image_warnings, *way.warnings()]
+        warnings += qemu_faults.warnings(vm, disks, way.certificates is not None)
         vm.require_idle()
         target, points = _points(request, vm)
         choice = base.choose(vm, target, points, disks, request.since, request.full, check)
         try:
-            found = _looked_at(request, vm, hold, target, disks, choice, check)
+            found = _looked_at(request, vm, way, hold, target, disks, choice, check)
         finally:
             for name in choice.given_back:
                 vm.forget_checkpoint(name)
@@ -76,7 +80,7 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
         "disks": found,
         "seconds": round(sum(disk["seconds"] for disk in found), 1),
         "offline": offline.READ if vm.reads_images else None,
-        "warnings": [*left_out, *vm.image_warnings, *choice.warnings],
+        "warnings": warnings + choice.warnings,
     }
 
 
@@ -90,8 +94,8 @@ def _points(request, vm):
     return target, points
 
 
-def _looked_at(request, vm, hold, target, disks, choice, check):
-    way, run_id = route.to(vm, request.nbd, request.tls), format.new_point_id()
+def _looked_at(request, vm, way, hold, target, disks, choice, check):
+    run_id = format.new_point_id()
     backup = domain.Plan(
         run_id=run_id,
         disks={disk.target: choice.start(disk.target) for disk in disks},

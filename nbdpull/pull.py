@@ -29,6 +29,7 @@ from . import (
     members,
     offline,
     pipeline,
+    qemu_faults,
     reclaim,
     resume,
     route,
@@ -128,10 +129,13 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
         vm = reached.vm
         way = route.to(vm, request.nbd, request.tls)
         disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
+        warnings = [*reached.warnings, *left_out, *vm.image_warnings, *way.warnings()]
+        if not reached.way:  # else nobody pauses or reboots it
+            warnings += qemu_faults.warnings(vm, disks, way.certificates is not None)
         vm.require_no_foreign_job()
         target = series.Series(store.open_or_create(request.output, request.group), request.domain)
         entered.enter_context(target.writing())
-        return _Run(request, reached, way, disks, target, hold, report, check, left_out).run()
+        return _Run(request, reached, way, disks, target, hold, report, check, warnings).run()
 
 
 def _bounded(check, seconds):
@@ -158,7 +162,7 @@ class _Run:
         self._points, refused = target.load()
         # One that cannot be read now may be read again, and must not come after the points made meanwhile.
         self._sequence = 1 + len(refused) + max((point.manifest.sequence for point in self._points), default=0)
-        self._warnings = [*reached.warnings, *warnings, *reached.vm.image_warnings, *way.warnings()]
+        self._warnings = warnings
         self._warnings += [f"a point of the series is left out of account: {error}" for error in refused.values()]
         self._keeps_sockets = socket_keeper.required(self._vm, disks, way)
         self._keeper: Optional[socket_keeper.SocketKeeper] = None

@@ -22,11 +22,8 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from . import errors
+from . import errors, qemu_faults
 
-# QEMUs whose server closes a client in the main thread alone: from 9.0 on, and of the branch 8.2 from its third patch
-# on. Distributions have mended older ones as well; those are taken for what their number says.
-_MENDED, _MENDED_BRANCH = (9, 0), ((8, 2, 3), (8, 3))
 HANG_UP = 5.0  # seconds for the server to close its connections once the job is gone
 _GUARD = Path(__file__).with_name("socket_guard.py")
 _GUARD_ANSWER = 20  # seconds; first of all it opens a connection to libvirt
@@ -34,30 +31,33 @@ _HELD, _ABANDONED = b"k", b"a"  # what the guard is told
 _FAILED = "the process that keeps the connections to QEMU open, without which it could crash, does not work"
 
 
-def is_deadly(version: Optional[tuple[int, ...]]) -> bool:
-    """Whether a QEMU of this version may not outlive a client that hangs up; one that is not known may not."""
-    low, high = _MENDED_BRANCH
-    return version is None or not (version >= _MENDED or low <= version < high)
-
-
 def required(vm, disks, way) -> bool:
-    """Whether the connections to a backup of these Disks have to be kept; Unsupported where they cannot be.
+    """Whether the connections to a backup of these Disks have to be kept; Unsupported where they cannot be, and where
+    such a disk cannot be read with TLS.
 
     way: the Route to QEMU's server. A connection through a network breaks without asking us, and the peer of one with
     TLS cannot be checked on a socket that was made by us.
     """
     threaded = [disk.target for disk in disks if disk.iothread and not vm.reads_images]
-    version = vm.running_version if threaded else None
-    if not threaded or not is_deadly(version):
+    if not threaded:
         return False
-    if vm.is_remote or way.certificates:
-        shown = ".".join(map(str, version)) if version else "of a version that is not known"
+    version = vm.running_version
+    named = f"disk {', '.join(threaded)} of domain '{vm.name}' is in an I/O thread (iothread), and QEMU "
+    named += ".".join(map(str, version)) if version else "of a version that is not known"
+    if qemu_faults.hang_up(version):
+        if vm.is_remote or way.certificates:
+            raise errors.Unsupported(
+                f"{named} crashes, with its guest, when an NBD client of such a disk hangs up; that can be prevented "
+                "only on the domain's own host and without TLS: run nbdpull there, or upgrade to QEMU 9.0.1, or leave "
+                "the disk out"
+            )
+        return True
+    if way.certificates and qemu_faults.tls_in_thread(version):
         raise errors.Unsupported(
-            f"disk {', '.join(threaded)} of domain '{vm.name}' is in an I/O thread (iothread), and QEMU {shown} "
-            "crashes, with its guest, when an NBD client of such a disk hangs up; that can be prevented only on the "
-            "domain's own host and without TLS: run nbdpull there, or upgrade to QEMU 9.0, or leave the disk out"
+            f"{named} crashes, with its guest, when such a disk is read over TLS: do without --tls, reach its socket "
+            "through ssh, or upgrade to QEMU 9.0.1 or 8.2.5, or leave the disk out"
         )
-    return True
+    return False
 
 
 class SocketKeeper:

@@ -25,18 +25,19 @@ def disk(target, iothread):
     return SimpleNamespace(target=target, iothread=iothread)
 
 
-DEADLY, MENDED = [(6, 1, 0), (7, 2, 22), (8, 1, 9), (8, 2, 2), None], [(8, 2, 3), (8, 2, 9), (9, 0, 0), (10, 0, 13)]
+DEADLY, MENDED = [(6, 1, 0), (7, 2, 22), (8, 1, 9), (8, 2, 2), None], [(8, 2, 5), (8, 2, 9), (9, 0, 1), (10, 0, 13)]
+DEADLY_WITH_TLS = [(8, 2, 3), (8, 2, 4), (9, 0, 0)]
 
 
 @pytest.mark.parametrize("threads", ["", "a", "b", "ab"])
-@pytest.mark.parametrize("version", [*DEADLY, *MENDED])
+@pytest.mark.parametrize("version", [*DEADLY, *DEADLY_WITH_TLS, *MENDED])
 @pytest.mark.parametrize("way", [PLAIN, TLS], ids=["plain", "tls"])
 @pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
 def test_where_it_is_required(threads, version, way, remote):
-    vm = SimpleNamespace(name="vm1", running_version=version, is_remote=remote)
+    vm = SimpleNamespace(name="vm1", running_version=version, is_remote=remote, reads_images=False)
     disks = [disk(f"vd{letter}", letter in threads) for letter in "ab"]
     deadly = bool(threads) and version in DEADLY
-    if deadly and (remote or way is TLS):
+    if deadly and (remote or way is TLS) or threads and version in DEADLY_WITH_TLS and way is TLS:
         with pytest.raises(
             errors.Unsupported, match=rf"disk {', '.join(f'vd{each}' for each in threads)} of .*iothread"
         ):

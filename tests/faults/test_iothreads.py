@@ -15,7 +15,7 @@ from bed.guest import Guest
 from bed.machine import MIB, Machine, wait_for
 from rig import Rig, environment
 
-from nbdpull import socket_keeper
+from nbdpull import qemu_faults
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -267,12 +267,16 @@ def test_a_read_error(rig, tmp_path):
         nbdkit.wait()
 
 
+def installed():
+    """Version of the QEMU here."""
+    said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout
+    return tuple(map(int, re.search(r"version (\d+)\.(\d+)\.(\d+)", said).groups()))
+
+
 def test_doctor_tells(rig):
     done = rig.run("doctor", rig.vm.name, "-c", rig.vm.bed.uri, "--json")
     told = {each["subject"]: each for each in json.loads(done.stdout)}
-    said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout
-    version = tuple(map(int, re.search(r"version (\d+)\.(\d+)\.(\d+)", said).groups()))
-    assert ("iothreads" in told) == socket_keeper.is_deadly(version)
+    assert ("iothreads" in told) == qemu_faults.hang_up(installed())
     if "iothreads" in told:
         assert told["iothreads"]["state"] == "warn" and "sda, sdb" in told["iothreads"]["text"]
     assert "pause or reset" not in told
@@ -284,6 +288,22 @@ def test_doctor_tells_of_a_disk_that_changes_its_thread(private_libvirt, tmp_pat
     told = {each["subject"]: (each["state"], each["text"].partition(":")[0]) for each in found}
     if "iothreads" in told:  # the QEMU here is not mended
         assert (told["iothreads"], told["pause or reset"]) == (("warn", "disk vda, sda"), ("warn", "disk vda"))
+
+
+def test_pull_and_plan_warn_of_a_pause_that_they_cannot_prevent(private_libvirt, tmp_path):
+    """Also with --quiet. A domain that is off stands still for its pull."""
+    expected = ["vda: QEMU"] * qemu_faults.pause(installed())
+    with Machine(private_libvirt, tmp_path / "images", {"vda": MIB, "sda": MIB}, iothreads=1) as vm:
+        rig = Rig(vm, tmp_path)
+        quiet = [word for word in rig.words("--quiet") if word != "--json"]
+        told = rig.pull()["warnings"]
+        for done in (rig.run(*quiet), rig.run("plan", vm.name, "-c", vm.bed.uri)):
+            assert done.returncode == 0
+            told += done.stderr.splitlines()
+        found = re.findall(r"disk (.*QEMU) .* may crash, with its guest, if that is paused", "\n".join(told))
+        assert found == 3 * expected
+        vm.stop()
+        assert not any("may crash" in each for each in rig.pull("--offline=start-paused")["warnings"])
 
 
 def test_twelve_disks_in_two_threads(private_libvirt, tmp_path):

@@ -1,0 +1,63 @@
+"""Which QEMUs a client of their NBD server can crash, with the guest, and how.
+
+Owns: the versions; docs/faults.md has their story. Distributions have mended older ones as well; those are taken for
+what their number says. Must not know: libvirt, or how a crash is prevented (socket_keeper.py does where it can be).
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+Version = Optional[tuple[int, ...]]  # None: not known
+
+# From one version on, and before another.
+_HANG_UP = (((0,), (8, 2, 3)),)
+_TLS_HANDSHAKE = ((8, 0, 0), (8, 2, 4)), ((9, 0, 0), (9, 0, 1))
+_TLS_IN_THREAD = ((8, 2, 0), (8, 2, 5)), ((9, 0, 0), (9, 0, 1))
+
+
+def hang_up(version: Version) -> bool:
+    """A client of a disk in an I/O thread hangs up. A version that is not known may be one of these."""
+    return version is None or _is_in(version, _HANG_UP)
+
+
+def pause(version: Version) -> bool:
+    """The guest is paused or reset while a virtio-blk disk in an I/O thread is read, which leaves the thread then; one
+    on a SCSI controller stays. Mended in the same versions."""
+    return _is_in(version, _HANG_UP)
+
+
+def tls_handshake(version: Version) -> bool:
+    """Somebody looks at the disks (virsh domstats, the end of a job) while a client is in its TLS handshake."""
+    return _is_in(version, _TLS_HANDSHAKE)
+
+
+def tls_in_thread(version: Version) -> bool:
+    """A disk in an I/O thread is read over TLS."""
+    return _is_in(version, _TLS_IN_THREAD)
+
+
+def _is_in(version, ranges):
+    return version is not None and any(first <= version < mended for first, mended in ranges)
+
+
+def moving(disks) -> list[str]:
+    """Targets of the Disks that `pause` is about."""
+    return [disk.target for disk in disks if disk.iothread and disk.bus == "virtio"]
+
+
+def warnings(vm, disks, with_tls: bool) -> list[str]:
+    """What a pull of these Disks can do to its guest, and nbdpull cannot prevent: one line each."""
+    threaded = [] if vm.reads_images else moving(disks)
+    if not (threaded or with_tls):
+        return []
+    version = vm.likely_version
+    named = f"QEMU {'.'.join(map(str, version))} may crash, with its guest,"
+    told = []
+    if threaded and pause(version):
+        told.append(f"disk {', '.join(threaded)}: {named} if that is paused or rebooted during the pull (a disk in an "
+                    "I/O thread)")  # fmt: skip
+    if with_tls and tls_handshake(version):
+        told.append(f"--tls: {named} if anything looks at its disks (virsh domstats) while a connection is being made; "
+                    "reach its socket through ssh instead")  # fmt: skip
+    return told
