@@ -59,11 +59,13 @@ WRITEBACK_STEP = 4 << 20  # bytes written between two calls; a guest on the same
 
 
 class Access(NamedTuple):
-    """Modes of what is made, whatever the umask; group: the number of the one whose bits these have, -1 for none."""
+    """Modes of what is made, whatever the umask; group: the number of the one whose bits these have; owner: whose it is
+    to be. -1 for none that is told, so the process's own."""
 
     folder: int = 0o700
     file: int = 0o600
     group: int = -1
+    owner: int = -1
 
 
 OWNER = Access()
@@ -72,22 +74,27 @@ PASSABLE = Access(folder=0o711)  # QEMU is another user, and opens by name what 
 
 def _access(root):
     """Of what is made in a store: its root folder's, without its other bits. A group that is one only because the umask
-    let everybody in was not chosen."""
+    let everybody in was not chosen. What root adds to another's store is that one's, who could not read it else."""
     try:
         status = os.stat(root)
     except OSError:
         return OWNER
+    owner = status.st_uid if os.geteuid() == 0 else -1
     if status.st_mode & 0o007:
-        return OWNER
+        return OWNER._replace(owner=owner)
     group = status.st_mode & 0o070
-    return Access(status.st_mode & stat.S_ISGID | 0o700 | group, 0o600 | group & 0o060, status.st_gid)
+    return Access(status.st_mode & stat.S_ISGID | 0o700 | group, 0o600 | group & 0o060, status.st_gid, owner)
 
 
-def _give(descriptor, mode, group):
-    """Give what was just made its mode and group. A group that it cannot have gets no bits either."""
+def _give(descriptor, mode, access):
+    """Give what was just made its mode, owner and group. A group that it cannot have gets no bits either."""
+    status = os.fstat(descriptor)
+    with suppress(OSError):  # as on a share that trusts no root
+        if access.owner not in (-1, status.st_uid):
+            os.fchown(descriptor, access.owner, -1)
     try:
-        if mode & 0o070 and group not in (-1, os.fstat(descriptor).st_gid):
-            os.fchown(descriptor, -1, group)
+        if mode & 0o070 and access.group not in (-1, status.st_gid):
+            os.fchown(descriptor, -1, access.group)
     except OSError:
         mode &= ~0o070
     with suppress(OSError):  # a file system without modes
@@ -99,7 +106,7 @@ def _make_folder(path, access, within=None):
     os.mkdir(path, 0o700, dir_fd=within)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
     try:
-        _give(descriptor, access.folder, access.group)
+        _give(descriptor, access.folder, access)
     finally:
         os.close(descriptor)
 
@@ -470,7 +477,7 @@ class NewFile:
         with translated("create", self._full_path):
             self._descriptor = beneath.open_file(store.root, path, os.O_WRONLY | mode, 0o600)
             if mode & os.O_CREAT:
-                _give(self._descriptor, store.access.file, store.access.group)
+                _give(self._descriptor, store.access.file, store.access)
 
     def write(self, data):
         """Append bytes."""

@@ -220,6 +220,19 @@ def test_a_group_that_the_writer_cannot_give_gets_nothing(tmp_path, umask):
         assert modes(folder / "store") == {**CLOSED, ".": 0o770}
 
 
+@as_root
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_what_root_adds_to_the_store_of_another(tmp_path, mode):
+    """A finding that its owner could not read would be as if nobody had looked."""
+    root = tmp_path / "store"
+    root.mkdir()
+    os.chown(root, 65534, -1)
+    root.chmod(mode)
+    fill(root)
+    assert {path.stat().st_uid for path in [root, *root.rglob("*")]} == {65534}
+    assert modes(root) == {**CLOSED, ".": mode}
+
+
 def test_a_group_for_a_store_that_is_not_so(tmp_path):
     root, (name, _) = tmp_path / "store", a_group()
     fill(root)
