@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from . import domain, errors, findings, format, series, verdict
+from . import domain, domain_xml, errors, findings, format, series, verdict, xml_tree
 from .manifest import FULL, INCREMENTAL
 
 Decision = tuple[str, str]  # mode, reason
@@ -231,12 +231,9 @@ class _Finder:
         except errors.NbdpullError as error:
             return str(error)
         for _, entry in links:
-            wrong = [c for c in entry.chunks if self._series.store.size(f"{self._series.folder}/{c.path}") != c.size]
-            if wrong:
-                return f"{wrong[0].path} is missing or has another size"
-            flaw = self._series.file_flaw(entry.index, self._check)
-            if flaw:
-                return flaw
+            flaws = [*map(self._series.size_flaw, entry.chunks), self._series.file_flaw(entry.index, self._check)]
+            if any(flaws):
+                return next(filter(None, flaws))
         return None
 
     def _of_point(self, point):
@@ -254,12 +251,8 @@ class _Finder:
 
     def _given_back(self, point):
         """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
-        path = f"{point.id}/{format.CHECKPOINT_XML}"
-        entry = next((entry for entry in point.manifest.files if entry.path == path), None)
-        if entry is None or self._series.file_flaw(entry):
-            return False
-        xml = self._series.read_file(point, format.CHECKPOINT_XML).decode()
-        if not self._vm.redefine_checkpoint(xml):
+        xml = stored_checkpoint(self._series, point)
+        if xml is None or not self._vm.redefine_checkpoint(xml):
             return False
         name = point.manifest.checkpoint.name
         self.given_back.append(name)
@@ -275,6 +268,17 @@ class _Finder:
             self.warnings.append(f"a chain is broken and is not continued: {error}")
             return False
         return True
+
+
+def stored_checkpoint(target, point):
+    """The definition of its checkpoint that a Point of the Series keeps, None where it has none, or another one's:
+    whoever can write to the store may have written it."""
+    try:
+        data = target.read_file(point, format.CHECKPOINT_XML)
+        xml = xml_tree.text_of(xml_tree.parse(data or b"", "domaincheckpoint"))
+        return xml if is_of(point, domain_xml.parse_checkpoint(xml, with_size=False)) else None
+    except (errors.Damaged, ValueError):
+        return None
 
 
 def is_of(point, checkpoint):

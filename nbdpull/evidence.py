@@ -14,6 +14,8 @@ import numpy
 from . import errors, findings, verdict
 
 MAX_PLACES = 1000  # that a finding tells of a point
+MAX_ALL_PLACES = 50_000  # that it tells; with MAX_PROBLEM characters of each it is no larger than a reader takes
+MAX_PROBLEM = 500
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Damage:
     @property
     def place(self):
         """The same for a finding."""
-        return {name: value for name, value in vars(self).items() if name != "point"}
+        told = {name: value for name, value in vars(self).items() if name != "point"}
+        return {**told, "problem": self.problem[:MAX_PROBLEM]}
 
 
 class Look:
@@ -118,12 +121,22 @@ class Evidence:
         looks = [look for look in self._looks if look.point.id not in left_out and (look.complete or look.damages)]
         if not looks:
             return None
-        entries = [look.entry(self._level, self._part) for look in looks]
+        entries = self._bounded([look.entry(self._level, self._part) for look in looks])
         finding = {**findings.now(), "level": self._level, **self._part.members, "points": entries}
         self.known = self._known([{**finding, "kind": findings.VERIFY, "id": ""}])
         for look, about in zip(looks, entries):
             about["verdict"] = self._word(look)
         return finding
+
+    @staticmethod
+    def _bounded(entries):
+        """Without places where there would be too many, as of a store that lost everything."""
+        left = MAX_ALL_PLACES
+        for about in entries:
+            left -= len(about.get("places", []))
+            if left < 0 and about.pop("places", None):
+                about["more"] = True
+        return entries
 
     def _word(self, look):
         """What the finding says of a point: nothing good of what it did not look at, or what others know to be bad."""

@@ -10,9 +10,11 @@ import getpass
 import os
 import re
 import socket
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Optional
 
-from . import errors, format
+from . import errors, format, members
 
 VERIFY, DRILL, DIGEST = "verify", "drill", "digest"
 
@@ -55,40 +57,56 @@ def load(target):
                 document = format.unseal(target.store.read(f"{target.folder}/{name}"), name)
             except errors.NbdpullError:
                 continue
-            document["id"] = match["id"]
-            if _is_sound(document):
-                found.append(document)
+            if _is_sound(document, match["kind"]):
+                found.append({**document, "id": match["id"]})
     return sorted(found, key=lambda document: (document["when"], document["id"]))
 
 
-def _is_sound(document):
-    """Whether the members that are counted on are what they should be."""
+@dataclass(frozen=True)
+class _Place:
+    disk: Optional[str] = None
+    path: Optional[str] = None
+    offset: Optional[int] = None
+    length: Optional[int] = None
+    problem: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class _About:
+    point: str
+    manifest_sha256: str
+    verdict: Optional[str] = None
+    damages: Optional[int] = None
+    places: list[_Place] = field(default_factory=list)
+    more: bool = False
+    settles: list[str] = field(default_factory=list)
+    complete: bool = True
+    seconds: Optional[float] = None
+    waited_for: Optional[str] = None
+    reason: Optional[str] = None
+    disks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    kind: str
+    when: str
+    who: str
+    points: list[_About]
+    level: Optional[str] = None
+    sample: Optional[float] = None
+    shard: Optional[list[int]] = None
+
+
+def _is_sound(document, kind):
+    """Whether the members have their types (docs/format.md, section 18), and those are there that are counted on."""
     try:
-        entries = document["points"]
-        good = _are(str, document["kind"], document["when"]) and _are(list, entries)
-        if document["kind"] == VERIFY:
-            shard = document.get("shard") or [1, 1]
-            good = good and _are(str, document["level"]) and _are(int, *shard) and len(shard) == 2
-            good = good and all(_are(int, about["damages"]) for about in entries)
-        return good and all(map(_is_sound_entry, entries))
-    except (KeyError, TypeError, AttributeError):
+        finding = members.build(_Finding, document)
+    except ValueError:
         return False
-
-
-def _is_sound_entry(about):
-    if type(about["point"]) is not str or type(about["manifest_sha256"]) is not str:
-        return False
-    places, settles = about.get("places", []), about.get("settles", [])
-    return _are(list, places, settles) and _are(str, *settles) and all(map(_is_sound_place, places))
-
-
-def _is_sound_place(place):
-    named = all(name is None or type(name) is str for name in (place.get("disk"), place.get("path")))
-    return named and 0 <= (place.get("offset") or 0) < 1 << 64
-
-
-def _are(kind, *values):
-    return all(type(value) is kind for value in values)
+    counted = finding.level and None not in [about.damages for about in finding.points]
+    shard_of = len(finding.shard or [1, 1]) == 2
+    return finding.kind == kind and format.is_time(finding.when) and shard_of and bool(counted or kind != VERIFY)
 
 
 def by_point(found, points, kind):

@@ -6,10 +6,14 @@ test_pull.py has the plainer cases (disks added, replaced, shrunk, crashed, roll
 import json
 
 import pytest
+import stores
 from bed.machine import MIB, Disk
 from test_pull import CLUSTER, SINCE, modes, nbdpull, pulled  # noqa: F401  (a fixture)
 
+from nbdpull import format
+
 libvirt = pytest.importorskip("libvirt")
+base = pytest.importorskip("nbdpull.base")
 
 METADATA_ONLY = 2
 
@@ -213,3 +217,35 @@ def test_bitmaps_of_different_sizes_hide_no_other_disk(unequal_layers):
     assert checkpoint["state"] == "warn" and "broken on vda" in checkpoint["text"]
     assert {"disk vda", "disk sdb"} <= set(found)
     assert modes(witness.pull("--exclude", "vda")) == {"sdb": SINCE}
+
+
+CHECKPOINT = """<domaincheckpoint><name>nbdpull-{0}</name><description>nbdpull run {0}</description>
+<creationTime>1795376700</creationTime><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>"""
+
+
+@pytest.mark.parametrize(
+    "change, good",
+    [
+        (lambda xml: xml, True),
+        (lambda xml: None, False),
+        (lambda xml: xml.replace("nbdpull run", "somebody's"), False),
+        (lambda xml: xml.replace("<name>", "<name>other"), False),
+        (lambda xml: xml.replace("1795376700", "1795376701"), False),
+        (lambda xml: xml.replace("1795376700", "yesterday"), False),
+        (lambda xml: xml.replace("domaincheckpoint>", "domain>"), False),
+        (lambda xml: xml[:-1], False),
+        (lambda xml: "<!DOCTYPE a [<!ENTITY b 'c'>]>" + xml, False),
+        (lambda xml: "\xff", False),
+        (lambda xml: "", False),
+        (lambda xml: "<a>" * 100_000, False),
+    ],
+)
+def test_only_its_own_checkpoint_is_taken_from_a_point(tmp_path, change, good):
+    """Whoever can write to the store can put any definition there, and libvirt is given it."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 4096)
+    point_id = format.new_point_id()
+    xml = change(CHECKPOINT.format(point_id))
+    vm.files = {} if xml is None else {"checkpoint.xml": xml.encode("latin-1")}
+    found = base.stored_checkpoint(vm.series, vm.pull(point_id=point_id))
+    assert (found is not None) is good

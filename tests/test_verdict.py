@@ -379,14 +379,31 @@ def shards_seen(vm, last):
     return all(seen.get(point.id) == {1, 2, 3} for point in vm.points[: last + 1])
 
 
+def test_a_finding_is_no_larger_than_its_reader_takes(vm, monkeypatch):
+    """A store that lost everything: what its finding cannot tell place by place, it tells as a whole."""
+    monkeypatch.setattr(evidence, "MAX_ALL_PLACES", 3)
+    monkeypatch.setattr(evidence, "MAX_PROBLEM", 20)
+    for path in files(vm.folder):
+        if path.suffix == ".zst":
+            path.unlink()
+    verify(str(vm.root), keep=True)
+    [finding] = findings.load(vm.series)
+    told = [about.get("places", []) for about in finding["points"]]
+    assert 0 < sum(map(len, told)) <= 3 and all(len(place["problem"]) == 20 for places in told for place in places)
+    assert all(about.get("more") for about, places in zip(finding["points"], told) if not places)
+    assert words(vm) == ["damaged"] * 3
+
+
 def test_findings_of_any_form_are_read(vm):
     """Who can write to a store can write these: one that is not of the form is as if it were not there."""
     sound = {**findings.entry(vm.points[0]), "verdict": "damaged", "damages": 1}
     documents = [{"when": 5}, {"points": "abc"}, {"points": [5]}, {"points": [{}]}, {"level": None}, {"shard": [1]},
-                 {"shard": "1/2"}, {"shard": ["1", 2]}, {"kind": ["verify"]}]  # fmt: skip
+                 {"shard": "1/2"}, {"shard": ["1", 2]}, {"kind": ["verify"]}, {"kind": "drill"}, {"when": "yesterday"},
+                 {"who": None}, {"sample": "5%"}]  # fmt: skip
     places = [5, ["x"], [{"path": 5}], [{"disk": []}], [{"offset": "x"}], [{"offset": -1}], [{"offset": 1 << 70}]]
     entries = [{"damages": "5"}, {"damages": None}, {"point": None}, {"manifest_sha256": 5}, {"settles": [[]]},
-               {"settles": "x"}, *({"places": each} for each in places)]  # fmt: skip
+               {"settles": "x"}, {"verdict": 5}, {"more": 1}, {"disks": {"vda": 5}},
+               *({"places": each} for each in places)]  # fmt: skip
     documents += [{"points": [{**sound, **each}]} for each in entries]
     for changed in [*documents, {}]:
         document = {"kind": "verify", **findings.now(), "level": "frames", "points": [sound], **changed}
