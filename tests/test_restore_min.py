@@ -14,9 +14,11 @@ import numpy
 import pytest
 import stores
 from stores import KIB, MIB
+from test_beneath import STRANGE as KINDS
+from test_writer_reader import NO_FRAMES
 
 from nbdpull import errors, extents, format, restore
-from nbdpull.manifest import ParentEntry
+from nbdpull.manifest import FileEntry, ParentEntry
 
 PROGRAM = Path(__file__).parent.parent / "scripts/nbdpull-restore-min"
 
@@ -56,7 +58,7 @@ def vm(tmp_path):
 
 def test_it_is_small_and_needs_nothing():
     text = PROGRAM.read_text()
-    assert len(text.splitlines()) <= 220
+    assert len(text.splitlines()) <= 256
     imported = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
     known = getattr(sys, "stdlib_module_names", None)  # Python 3.10
     assert "nbdpull" not in imported
@@ -206,6 +208,12 @@ def test_a_disk_that_shrinks_along_the_chain(vm, tmp_path):
         ("point", "20200101T000000Z-aaaaaa", "another point"),
         ("files", [{"path": "../x", "size": 1, "sha256": "0" * 64}], "strange"),
         ("files", [{"path": "x", "size": 1}], "type"),
+        ("created", "yesterday", "type"),
+        ("domain", "x" * 5000, "type"),
+        ("sequence", 1 << 64, "type"),
+        ("files", [{"path": "20200101T000000Z-aaaaaa/x", "size": 1 << 31, "sha256": "0" * 64}], "strange"),
+        ("files", [{"path": "20200101T000000Z-aaaaaa/x", "size": 1, "sha256": "0" * 64}] * 2, "strange"),
+        ("files", [{"path": "20200101T000000Z-aaaaaa/a\nb", "size": 1, "sha256": "0" * 64}], "strange"),
     ],
 )
 def test_a_manifest_that_is_sealed_but_cannot_be(vm, tmp_path, member, value, says):
@@ -226,6 +234,10 @@ def test_a_manifest_that_is_sealed_but_cannot_be(vm, tmp_path, member, value, sa
         {"mode": "differential"},
         {"index": "../vda.index"},
         {"chunks": "20200101T000000Z-aaaaaa/../../x.0000.zst"},
+        {"chunks": "20200101T000000Z-aaaaaa/vdb.0000.zst"},
+        {"size": (1 << 50) + 1},
+        {"name": ""},
+        {"name": "VDB"},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -247,6 +259,13 @@ def changed(records, number, **fields):
     return result
 
 
+def dense(record):
+    """One zero record more in a block than there may be."""
+    records = numpy.array([record] * ((1 << 14) + 1), format.RECORD)
+    records["offset"], records["length"] = numpy.arange(len(records)) * 2, 1
+    return records
+
+
 DATA, ZERO = 0, 1  # numbers of records in the index below
 STRANGE = "a record that cannot be"
 FLAWS = {
@@ -260,6 +279,8 @@ FLAWS = {
     "zero with a chunk": (STRANGE, lambda records: changed(records, ZERO, chunk=1)),
     "no such chunk": (STRANGE, lambda records: changed(records, DATA, chunk=1)),
     "nothing stored": (STRANGE, lambda records: changed(records, DATA, stored=0)),
+    "too much stored": (STRANGE, lambda records: changed(records, DATA, stored=2 * MIB)),
+    "too dense": (STRANGE, lambda records: dense(records[ZERO])),
     "raw too large": (STRANGE, lambda records: changed(records, DATA, raw=2 * MIB)),
     "skip past the frame": (STRANGE, lambda records: changed(records, DATA, skip=1)),
     "raw another": ("no frame", lambda records: changed(records, DATA, raw=64 * KIB + 1)),
@@ -284,6 +305,50 @@ def test_an_index_that_cannot_be(tmp_path, flaw):
 
     vm.pull(since="nothing" if flaw == "a gap" else "last", handmade={"vda": made})
     assert_refused(vm, tmp_path / "out", says)
+
+
+@pytest.mark.parametrize("how", NO_FRAMES)
+def test_an_index_that_is_no_whole_frame(tmp_path, how):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, b"x" * 64 * KIB)
+    good = vm.pull()
+    data = NO_FRAMES[how](stores.records_of(vm, good, "vda").tobytes())
+
+    def made(folder):
+        with vm.store.create(f"{folder}/vda.index") as file:
+            file.write(data)
+        return FileEntry(file.path.partition("/")[2], file.size, file.sha256()), good.manifest.disk("vda").chunks
+
+    vm.pull(since="nothing", handmade={"vda": made})
+    assert_refused(vm, tmp_path / "out")
+
+
+@pytest.mark.timeout_seconds(30)
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+@pytest.mark.parametrize("name", ["nbdpull.json", "manifest.json", "vda.index", "vda.0000.zst", ""])
+def test_what_is_no_file_or_folder(vm, tmp_path, kind, name):
+    folder = vm.folder / vm.points[-1].id
+    path = vm.root / name if name == "nbdpull.json" else folder / name if name else folder
+    path.rename(tmp_path / "elsewhere")
+    KINDS[kind](path)
+    assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
+
+
+@pytest.mark.timeout_seconds(30)
+def test_a_circle_of_parents(tmp_path):
+    """Of two points that name each other as parents: none of them is right, and the look for the latest ends."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    points = [vm.pull(since="elsewhere"), vm.pull(since="elsewhere")]
+    for point, other in zip(points, reversed(points)):
+        stores.resealed(vm, point, parent=ParentEntry(other.id, other.sha256))
+    assert_refused(vm, tmp_path / "out")
+
+
+def test_what_it_says_is_harmless(vm, tmp_path):
+    code, said = minimal(vm, "\x1b[31m\n", "vda", tmp_path / "out")
+    assert code == 1 and "\x1b" not in said and said.count("\n") == 1
 
 
 def test_a_record_that_crosses_a_border_of_blocks(tmp_path):
