@@ -1,0 +1,30 @@
+"""The fuzz of hostile stores: some of them in each run of the tests, and it finds what is wrong where something is."""
+
+import fuzz
+import pytest
+
+from nbdpull import beneath, format, members, terminal
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_hostile_stores(seed):
+    """Always the same ones; scripts/fuzz makes others for as long as you like."""
+    assert fuzz.campaign(seed, count=8) == {}
+
+
+# Promises of the readers, each broken: (module, name, what is there instead).
+BROKEN = {
+    "types are not looked at": (members, "_plain", lambda hint, value, name: value),
+    "records are not looked at": (format, "records_flaw", lambda *_: None),
+    "names are shown as they are": (terminal, "plain", lambda line: line),
+    "files are not looked at": (beneath, "require_file", lambda _: None),
+}
+
+
+@pytest.mark.timeout_seconds(300)
+@pytest.mark.parametrize("what", BROKEN)
+def test_it_finds_a_broken_promise(monkeypatch, what):
+    monkeypatch.setattr(*BROKEN[what])
+    monkeypatch.setattr(fuzz, "SECONDS", 10)
+    monkeypatch.setattr(fuzz, "WALL", 20)
+    assert fuzz.campaign(3, count=100, enough=1), "nothing was found in 100 stores"
