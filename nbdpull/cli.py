@@ -145,7 +145,7 @@ def _cleanup(args, report, check):
     lines = [f"{item.what}: {f'left: {item.left}' if item.left else 'removed'}" for item in found]
     lines = lines or ["nothing to clean up"]
     code = errors.Busy.exit_code if any(item.left for item in found) and not args.dry_run else 0
-    return {"found": [vars(item) for item in found], "warnings": []}, lines, code
+    return {"domain": args.domain, "found": [vars(item) for item in found], "warnings": []}, lines, code
 
 
 def _restore(args, report, check):
@@ -263,8 +263,9 @@ def _verify_against(args, report, check, looked_at):
     verdict = "differs from" if ranges else "equals"
     lines.append(f"{args.against} {verdict} disk {found.disk} at point {found.point.id}")
     lines += [] if found.complete else ["The time was up before everything was looked at."]
-    outcome = {"point": found.point.id, "disk": found.disk, "equal": not ranges, "complete": found.complete,
-               "compared_bytes": found.compared_bytes, "differences": ranges, "warnings": []}  # fmt: skip
+    outcome = {"domain": found.point.manifest.domain, "point": found.point.id, "disk": found.disk, "equal": not ranges,
+               "complete": found.complete, "compared_bytes": found.compared_bytes, "differences": ranges,
+               "warnings": []}  # fmt: skip
     return outcome, lines, errors.Differs.exit_code if ranges else 0
 
 
@@ -285,7 +286,7 @@ def _digest(args, report, check):
     points = [{"id": point.id, "disks": disks} for point, disks in found.points]
     rows = [(point["id"], disk, value) for point in points for disk, value in point["disks"].items()]
     lines = terminal.table(("POINT", "DISK", "DIGEST"), rows)
-    return {"points": points, "warnings": _kept(found, args)}, lines, 0
+    return {"domain": found.series.domain, "points": points, "warnings": _kept(found, args)}, lines, 0
 
 
 def _serve(args, report, check):
@@ -330,6 +331,7 @@ def _drill(args, report, check):
     )
     found = drill.drill(request, report, check)
     outcome = {
+        "domain": found.point.manifest.domain,
         "point": found.point.id,
         "when": found.when,
         "who": found.who,
@@ -426,7 +428,7 @@ _ONE_DOCUMENT = ("list", "show", "index", "plan", "doctor")  # the others print 
 
 def main(argv=None):
     """Run one command line; return the exit code."""
-    as_json = False
+    args, as_json = None, False
     try:
         args = _parsed(sys.argv[1:] if argv is None else list(argv))
         as_json = args.json and args.verb not in _ONE_DOCUMENT
@@ -436,16 +438,16 @@ def main(argv=None):
             sys.stdout.flush()
         return code
     except errors.NbdpullError as error:
-        return _failed(error, as_json)
+        return _failed(error, as_json, args)
     except BrokenPipeError:  # whoever read our output went away
         return 128 + signal.SIGPIPE
     except MemoryError:
-        return _failed(errors.NbdpullError("there is not enough memory for this"), as_json)
+        return _failed(errors.NbdpullError("there is not enough memory for this"), as_json, args)
     except Exception as error:
         if os.environ.get("NBDPULL_DEBUG"):
             raise
         what = f"internal error: {type(error).__name__}: {error}; set NBDPULL_DEBUG=1 for the traceback, and report it"
-        return _failed(errors.NbdpullError(what), as_json)
+        return _failed(errors.NbdpullError(what), as_json, args)
 
 
 def _parsed(argv):
@@ -555,16 +557,27 @@ class _Events:
         _print_event(event=event, **values)
 
 
-def _failed(error, as_json):
+def _failed(error, as_json, args):
     left = getattr(error, "left_behind", [])
     if as_json:
         with suppress(OSError, errors.OutputError):  # whoever should read it may be gone
             _print_event(
-                event="result", ok=False, exit_code=error.exit_code, code=error.code, message=str(error),
-                left_behind=left,
+                event="result", ok=False, exit_code=error.exit_code, code=error.code, domain=_domain(args),
+                message=str(error), left_behind=left,
             )  # fmt: skip
     _complain(str(error), *left)
     return error.exit_code
+
+
+def _domain(args):
+    """The domain that a command is about: that which it names, or the only one of its store; None if there is none."""
+    if args.domain is not None or "store" not in args:
+        return args.domain
+    from . import listing
+
+    with suppress(errors.NbdpullError):
+        return listing.only_domain(args.store)
+    return None
 
 
 @contextmanager

@@ -87,6 +87,11 @@ def point(root, wanted, domain=None):
     return describe(found, series.partial_disks(every)[found.id], _found(target, every, refused)[found.id])
 
 
+def only_domain(root):
+    """Name of the domain of a store that holds one; StoreError for another store."""
+    return series.only_series(store.open_store(root)).domain
+
+
 def find_point(root, wanted, domain=None):
     """Return (Series, Point) of an id or series.LATEST; NoSuchPoint, StoreError."""
     opened = store.open_store(root)

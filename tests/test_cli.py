@@ -304,6 +304,53 @@ def test_expected_failures(vm, tmp_path, capsys, words, code, word):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture(scope="module")
+def two_domains(tmp_path_factory):
+    """A store of vm1 and vm2."""
+    root = tmp_path_factory.mktemp("two") / "store"
+    for name in ("vm1", "vm2"):
+        made = Vm(root, name)
+        made.add_disk("vda", 300_000)
+        made.pull()
+    return root
+
+
+OF_LIBVIRT = [
+    (["pull", "-o", "NONE", "-c", "test:///default", "nosuch"], "nosuch"),
+    (["nosuch", "-o", "NONE", "-c", "test:///nowhere"], "nosuch"),
+    (["vm1", "-o", "NONE", "--nbd", "nonsense"], "vm1"),  # wrong usage, but the word is there
+    (["vm1", "-o", "NONE", "--tls", "/nowhere"], "vm1"),
+    (["cleanup", "nosuch", "-c", "test:///default"], "nosuch"),
+]
+OF_STORES = [
+    (["restore", "STORE", "-o", "OUT", "--point", "x"]),
+    (["restore", "STORE", "--to", "vda=OUT", "--onto", "vda=OUT"]),  # wrong usage
+    (["verify", "STORE", "--point", "x"]),
+    (["verify", "STORE", "--disk", "vda"]),  # wrong usage
+    (["verify", "STORE", "--against", "NONE"]),
+    (["digest", "STORE", "--point", "x"]),
+    (["serve", "STORE", "--point", "x"]),
+    (["drill", "STORE", "--point", "x"]),
+    (["drill", "STORE", "--expect", "("]),  # wrong usage
+]
+
+
+@pytest.mark.parametrize("words, domain", [
+    *OF_LIBVIRT,
+    *((words, "vm1") for words in OF_STORES),
+    *(([*words, "--domain", "vm9"], "vm9") for words in OF_STORES),
+    *(([word.replace("STORE", "TWO") for word in words], None) for words in OF_STORES),
+    *(([word.replace("STORE", "TWO") for word in [*words, "--domain", "vm2"]], "vm2") for words in OF_STORES),
+    (["verify", "NONE"], None),
+])  # fmt: skip
+def test_the_json_of_a_failure_tells_the_domain(vm, two_domains, tmp_path, capsys, words, domain):
+    places = {"STORE": vm.root, "TWO": two_domains, "NONE": tmp_path / "none", "OUT": tmp_path / "out"}
+    assert cli.main([*(str(places.get(each, each)) for each in words), "--json"]) != 0
+    (result,) = json_lines(capsys.readouterr().out)
+    assert (result["ok"], result["domain"]) == (False, domain)
+    assert not list(tmp_path.iterdir())
+
+
 def test_quiet(vm, tmp_path, capsys):
     assert cli.main(["restore", str(vm.root), "-o", str(tmp_path / "out"), "--format", "raw", "--quiet"]) == 0
     assert cli.main(["verify", str(vm.root), "--quiet"]) == 0
