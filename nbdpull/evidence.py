@@ -103,6 +103,7 @@ class Evidence:
         self.points, self.refused = target.load()
         self._level, self._part = level, part
         self._findings = findings.load(target)
+        self.unreadable = findings.left_out(target, self._findings)  # paths
         self._looks: list[Look] = []
         self.known = self._known([])
 

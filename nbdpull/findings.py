@@ -109,6 +109,13 @@ def _is_sound(document, kind):
     return finding.kind == kind and format.is_time(finding.when) and shard_of and bool(counted or kind != VERIFY)
 
 
+def left_out(target, found):
+    """Paths of the findings of a Series that `load`, which gave `found`, left out: what they told is not known."""
+    known = {document["id"] for document in found}
+    names = [name for name in target.store.files(target.folder) if _NAME.match(name)]
+    return [target.store.path(target.folder, name) for name in names if name.partition(".")[0] not in known]
+
+
 def by_point(found, points, kind):
     """{point id: [(finding, its entry about that point), …], oldest first}; found: what `load` gives."""
     known = {point.id: point.sha256 for point in points}

@@ -128,6 +128,9 @@ class _Verify:
         """Look at a series: all its points, or `wanted` and what it builds on."""
         evidence = Evidence(target, verdict.FILES if self._quick else verdict.FRAMES, self._part)
         points, refused = evidence.points, evidence.refused
+        self.report.notices += [
+            f"{path} cannot be read: what it told of points is lost" for path in evidence.unreadable
+        ]
         if wanted is not None:
             points, refused = self._lineage(target, target.point(wanted)), {}
         for point, error in refused.items():

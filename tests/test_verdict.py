@@ -194,6 +194,17 @@ def test_a_damage_that_was_seen_before_the_end(vm, monkeypatch, end):
     assert verified(vm)[0]["covered"] == {"files": None, "frames": None}, "it did not come to its end"
 
 
+def test_a_finding_that_cannot_be_read(vm, capsys):
+    """It may have told of a damage."""
+    run(capsys, vm.root)
+    (path,) = vm.folder.glob("*.verify.json")
+    path.write_bytes(flipped(path.read_bytes(), 300))
+    code, result = run(capsys, vm.root, "--no-record")
+    assert code == 0 and [text for text in result["warnings"] if str(path) in text] == result["warnings"] != []
+    path.unlink()
+    assert run(capsys, vm.root)[1]["warnings"] == []
+
+
 # -- what was looked at -----------------------------------------------------------------------------------------------
 
 
