@@ -206,6 +206,14 @@ def _add_cleanup(added):
     _add_output_arguments(added)
 
 
+def _add_release(added):
+    added.add_argument("domain", metavar="DOMAIN")
+    added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
+    added.add_argument("--dry-run", action="store_true", help="show what is there, remove nothing")
+    _add_stall_timeout(added)
+    _add_output_arguments(added)
+
+
 def _add_plan(added):
     added.add_argument("domain", metavar="DOMAIN")
     added.add_argument("-o", "--output", metavar="DIR", help="the store that the pull would go to; only read")
@@ -394,6 +402,7 @@ _VERBS = {
     "plan": ("tell what a pull would read, and leave nothing behind", "plan vm1 -o dir/", _add_plan),
     "doctor": ("look whether all is fit for pulls, and tell what to do", "doctor vm1", _add_doctor),
     "cleanup": ("remove what a pull that died left in a domain and a store", "cleanup vm1 -o dir/", _add_cleanup),
+    "release": ("remove nbdpull's checkpoints and bitmaps from a domain", "release vm1", _add_release),
     "restore": ("write the disks of a point as images", "restore dir/ -o out/", _add_restore),
     "verify": ("look for damage in a store", "verify dir/", _add_verify),
     "digest": ("tell one value for the content of each disk of a point", "digest dir/ --point all", _add_digest),

@@ -148,6 +148,18 @@ def _cleanup(args, report, check):
     return {"domain": args.domain, "found": [vars(item) for item in found], "warnings": []}, lines, code
 
 
+def _release(args, report, check):
+    from . import release
+
+    found = release.release(release.Request(args.domain, args.connect, args.dry_run, args.stall_timeout), check)
+    lines = [f"{item.what}: {f'left: {item.left}' if item.left else 'removed'}" for item in found]
+    if any(not item.left for item in found):
+        lines.append("The next pull into each store reads every disk in full.")
+    code = errors.HypervisorError.exit_code if any(item.left for item in found) and not args.dry_run else 0
+    outcome = {"found": [vars(item) for item in found], "warnings": []}
+    return outcome, lines or ["nothing to release"], code
+
+
 def _restore(args, report, check):
     from . import restore
 
@@ -410,6 +422,7 @@ _RUN = {
     "plan": _plan,
     "doctor": _doctor,
     "cleanup": _cleanup,
+    "release": _release,
     "restore": _restore,
     "verify": _verify,
     "digest": _digest,

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import disk_choice, errors, journal, qemu_faults, scratch_watch, storage_daemon
+from . import disk_choice, errors, journal, qemu_faults, scratch_watch, storage_daemon, strays
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 
@@ -289,8 +289,29 @@ def _iothreads(vm):
 
 
 def _checkpoints(vm):
-    for name in vm.checkpoints():
+    names = vm.checkpoints()
+    for name in names:
         yield from _told(_checkpoint, vm, name)
+    yield from _told(_strays, vm)
+    if names and vm.has_internal_snapshots:
+        yield Finding(WARN, "snapshots", "virsh snapshot-revert to an internal one fails as long as there are "
+                      "checkpoints, and leaves a running domain shut off",
+                      f"before a revert: nbdpull release {vm.name}")  # fmt: skip
+
+
+def _strays(vm):
+    """What records for a store that may be gone, and costs the guest a little at each write."""
+    ours = [checkpoint.name for checkpoint in strays.checkpoints(vm)]
+    if len(ours) > 1:
+        yield Finding(WARN, "checkpoints", f"{len(ours)} of nbdpull: a store needs only its newest one",
+                      f"if they are not of as many stores: nbdpull release {vm.name}, or virsh checkpoint-delete "
+                      f"{vm.name} for one")  # fmt: skip
+    found, flaws = strays.orphans(vm)
+    for each in found:
+        yield Finding(WARN, f"bitmap {each.name}", f"of disk {', '.join(each.disks)}: no checkpoint owns it",
+                      f"nbdpull release {vm.name}")  # fmt: skip
+    for flaw in flaws:
+        yield Finding(WARN, "bitmaps", flaw, "see the text")
 
 
 def _checkpoint(vm, name):

@@ -499,16 +499,26 @@ class Domain:
             return None
         return int.from_bytes(head[4:], "big") >= 3
 
-    def checkpoints(self) -> list[str]:
-        """Names of all checkpoints, oldest first; of one second parents first.
+    @property
+    def has_internal_snapshots(self) -> bool:
+        with self._seam("look for snapshots"):
+            return bool(self._dom.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL))
 
-        Parentage alone does not tell: one that was redefined, or made after a failed begin, is nobody's child.
+    def checkpoints(self) -> list[str]:
+        """Names of all checkpoints, oldest first; of one second parents first."""
+        return [each.name for each in self.known_checkpoints()]
+
+    def known_checkpoints(self) -> list[Checkpoint]:
+        """The same as Checkpoints, whose bitmaps are not looked at.
+
+        Parentage alone does not tell their order: one that was redefined, or made after a failed begin, is nobody's
+        child.
         """
         with self._seam("list the checkpoints"):
             found = self._dom.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
             xmls = [each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN) for each in found]
         parsed = [domain_xml.parse_checkpoint(xml, with_size=False) for xml in xmls]
-        return [each.name for each in sorted(parsed, key=lambda each: each.creation_time)]
+        return sorted(parsed, key=lambda each: each.creation_time)
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Raises NoSuchCheckpoint, naming those that exist. On a running domain each bitmap is looked at."""
@@ -555,6 +565,12 @@ class Domain:
         rest = self._find_checkpoint(checkpoint.name)
         if rest is not None:
             rest.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+    def delete_bitmaps(self, name: str, run_id: str, targets: Sequence[str]) -> None:
+        """Removes bitmaps of a run that no checkpoint owns, whole or broken: they are made one first."""
+        with self._live(f"remove bitmap '{name}'"):
+            self._redefine(Checkpoint(name, 0, domain_xml.description(run_id, ""), dict.fromkeys(targets), ""))
+        self.delete_checkpoint(name)
 
     def redefine_checkpoint(self, xml: str) -> bool:
         """Gives libvirt back a checkpoint whose metadata it lost, from its own XML of then; False = no disk can use it.

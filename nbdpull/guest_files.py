@@ -1,19 +1,20 @@
 """Files of a guest, looked at by a process of their own, within a deadline.
 
 They may be on a file system that hangs: who waits for such a one cannot be killed, not even by SIGKILL, so it must not
-be us. Owns: that process. Must not know: what the files are for.
+be us. Owns: that process, which is ours or qemu-img. Must not know: what the files are for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 _READER = Path(__file__).with_name("guest_files_reader.py")
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
@@ -34,23 +35,35 @@ def has_writer(path: str, seconds: float, check: Callable = lambda: None) -> boo
     return _asked("has_writer", path, seconds, check) == b"yes"
 
 
+def layers(path: str, kind: str, seconds: float, check: Callable = lambda: None) -> list[dict[str, Any]]:
+    """What `qemu-img info` tells of an image and those below it, top first, also where a QEMU uses it; OSError."""
+    command = ["qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", kind, path]
+    told = _output(command, path, seconds, check)
+    if not told:
+        raise OSError(errno.EIO, "qemu-img cannot read it", path)
+    return json.loads(told)
+
+
 def _asked(what: str, path: str, seconds: float, check: Callable, most: int = -1) -> bytes:
     command = [sys.executable, "-I", "-S", str(_READER), what, path, str(most)]
+    number, _, seen = _output(command, path, seconds, check).partition(b"\n")
+    if number != b"0":
+        failed = int(number or errno.EIO)  # nothing at all: it was killed
+        raise OSError(failed, os.strerror(failed), path)
+    return seen
+
+
+def _output(command: list[str], path: str, seconds: float, check: Callable) -> bytes:
+    """What a program prints that looks at this path; TimeoutError."""
     deadline = time.monotonic() + seconds
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                output, _ = process.communicate(timeout=LOOK_INTERVAL)
-                break
+                return process.communicate(timeout=LOOK_INTERVAL)[0]
             check()
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"its file system did not answer within {seconds:g} s", path)
     except BaseException:
         process.kill()  # and not waited for: it may never end
         raise
-    number, _, seen = output.partition(b"\n")
-    if number != b"0":
-        failed = int(number or errno.EIO)  # nothing at all: it was killed
-        raise OSError(failed, os.strerror(failed), path)
-    return seen

@@ -1,0 +1,137 @@
+"""release: a domain without anything of nbdpull's; and doctor, which tells what there is of it."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from bed.machine import MIB, wait_for
+from test_pull import modes, nbdpull, pulled  # noqa: F401  (a fixture)
+
+libvirt = pytest.importorskip("libvirt")
+
+METADATA_ONLY = 2
+
+
+@pytest.fixture
+def witness(pulled):  # noqa: F811
+    made = pulled({"vda": 4 * MIB, "vdb": MIB})
+    made.vm.write("vda", 0, MIB)
+    return made
+
+
+def release(witness, *options):
+    """(exit code, {what was found: why it is still there})."""
+    done = nbdpull("release", witness.vm.name, "-c", witness.vm.bed.uri, "--json", *options)
+    told = json.loads(done.stdout.splitlines()[-1])
+    return done.returncode, {each["what"]: each["left"] for each in told.get("found", [])}
+
+
+def doctor(witness):
+    done = nbdpull("doctor", witness.vm.name, "-c", witness.vm.bed.uri, "--json")
+    return {each["subject"]: each for each in json.loads(done.stdout)}
+
+
+def stored_bitmaps(vm, disk):
+    """Names in the image of a machine that is off."""
+    told = subprocess.run(["qemu-img", "info", "--output=json", "-f", "qcow2", vm.disks[disk].path],
+                          capture_output=True, check=True).stdout  # fmt: skip
+    return [each["name"] for each in json.loads(told)["format-specific"]["data"].get("bitmaps", [])]
+
+
+def orphan(witness):
+    """Pull, and let libvirt forget the checkpoint, as an undefine does; its name."""
+    name = witness.pull()["checkpoint"]
+    witness.vm.domain.checkpointLookupByName(name).delete(METADATA_ONLY)
+    return name
+
+
+def test_checkpoints_of_a_store_that_was_thrown_away(witness):
+    first, named = witness.pull("--checkpoint", "chk1")["checkpoint"], witness.pull()["checkpoint"]
+    witness.vm.create_checkpoint("foreign")
+    shutil.rmtree(witness.store)
+    assert "nbdpull release" in doctor(witness)["checkpoints"]["advice"]
+    assert release(witness, "--dry-run") == (0, {f"checkpoint {name}": "dry run" for name in (first, named)})
+    assert witness.vm.checkpoints() == [first, named, "foreign"]
+    assert release(witness) == (0, {f"checkpoint {name}": "" for name in (first, named)})
+    assert witness.vm.checkpoints() == ["foreign"] and list(witness.vm.bitmaps("vda")) == ["foreign"]
+    assert release(witness) == (0, {})
+    assert not {"checkpoints", "snapshots"} & set(doctor(witness))
+
+
+def test_the_next_pull_is_full(witness):
+    witness.pull()
+    release(witness)
+    assert modes(witness.pull()) == {name: ("full", "checkpoint-lost") for name in ("vda", "vdb")}
+    witness.assert_restores()
+
+
+def test_a_revert_to_an_internal_snapshot(witness):
+    """With checkpoints it fails, and a running domain is off then."""
+    vm = witness.vm
+    vm.bed.virsh("snapshot-create-as", vm.name, "s1")
+    vm.write("vda", 0, MIB, 0x33)
+    witness.pull()
+    told = doctor(witness)["snapshots"]
+    assert told["state"] == "warn" and told["advice"] == f"before a revert: nbdpull release {vm.name}"
+    assert release(witness)[0] == 0
+    vm.bed.virsh("snapshot-revert", vm.name, "s1")
+    assert vm.active and vm.content("vda")[:MIB] == b"\x55" * MIB
+    assert "snapshots" not in doctor(witness)
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_bitmaps_that_no_checkpoint_owns(witness, crashed):
+    vm, name = witness.vm, orphan(witness)
+    vm.stop()
+    assert stored_bitmaps(vm, "vda") == [name]
+    subprocess.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", vm.disks["vda"].path, "of-somebody"], check=True)
+    vm.start()
+    if crashed:
+        vm.kill()
+        vm.start()
+    told = doctor(witness)[f"bitmap {name}"]
+    assert told["state"] == "warn" and "of disk vda, vdb: no checkpoint owns it" in told["text"]
+    assert release(witness) == (0, {f"bitmap {name} of disk vda, vdb": ""})
+    assert list(vm.bitmaps("vda")) == ["of-somebody"] and list(vm.bitmaps("vdb")) == []
+    assert f"bitmap {name}" not in doctor(witness)
+
+
+def test_of_a_copied_image(witness, tmp_path):
+    """The original's bitmap would record in the copy for ever."""
+    vm, name = witness.vm, witness.pull()["checkpoint"]
+    vm.stop()
+    copy = tmp_path / "copy.qcow2"
+    shutil.copy(vm.disks["vda"].path, copy)
+    vm.domain.checkpointLookupByName(name).delete(METADATA_ONLY)
+    shutil.copy(copy, vm.disks["vda"].path)
+    vm.start()
+    assert release(witness) == (0, {f"bitmap {name} of disk vda, vdb": ""})
+
+
+def test_a_domain_that_is_off(witness):
+    vm, lost = witness.vm, orphan(witness)
+    shutil.rmtree(witness.store)  # from which the checkpoint would be given back
+    kept = witness.pull()["checkpoint"]
+    vm.stop()
+    assert release(witness) == (0, {f"checkpoint {kept}": "", f"bitmap {lost} of disk vda, vdb": ""})
+    assert not vm.active and stored_bitmaps(vm, "vda") == [] and vm.checkpoints() == []
+
+
+def test_beside_a_job(witness):
+    witness.pull()
+    vm = witness.vm
+    vm.domain.backupBegin(
+        f"<domainbackup mode='pull'><server transport='unix' socket='{vm.folder}/s'/></domainbackup>", None
+    )
+    try:
+        assert release(witness) == (5, {})
+        assert len(vm.checkpoints()) == 1
+    finally:
+        vm.domain.abortJob()
+    wait_for(lambda: not vm.job_active(), "end of the job")
+
+
+def test_no_such_domain(witness):
+    done = nbdpull("release", "nowhere", "-c", witness.vm.bed.uri)
+    assert done.returncode == 3 and "no domain 'nowhere'" in done.stderr
