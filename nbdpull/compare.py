@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -18,13 +17,12 @@ from typing import Callable, Optional
 
 import numpy
 
-from . import child, errors, extents, format, lookup, pipeline, reader, series, source, store
+from . import child, errors, extents, format, image_header, lookup, pipeline, qemu_img, reader, series, source, store
 from .part import Part
 
 BLOCK = format.MAX_FRAME
 SECTOR = 512
 QEMU_NBD_START = 10.0  # seconds
-_QCOW2_MAGIC = b"QFI\xfb"
 
 
 @dataclass
@@ -130,10 +128,7 @@ def _unless_zero(view, offset):
 @contextmanager
 def _served(image, kind):
     """A source.Source of an image file or an NBD URI; qemu-nbd reads all of them, and never writes."""
-    if shutil.which("qemu-nbd") is None:
-        raise errors.MissingSoftware(
-            "qemu-nbd is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)"
-        )
+    qemu_img.require("qemu-nbd")
     kind = kind or _kind(image)
     with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder, tempfile.TemporaryFile() as log:
         socket = os.path.join(folder, "nbd")
@@ -153,9 +148,10 @@ def _kind(image):
         return "raw"
     try:
         with open(image, "rb") as file:
-            return "qcow2" if file.read(4) == _QCOW2_MAGIC else "raw"
+            found = image_header.parse(file.read(image_header.SIZE)).format
     except OSError as error:
         raise errors.UsageError(f"cannot read {image}: {error.strerror}") from error
+    return "qcow2" if found == image_header.QCOW2 else "raw"
 
 
 def _connected(server, socket, image, log):

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import tempfile
 import time
 import uuid
@@ -20,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from . import domain_boot, drill_xml, errors, findings, format, hot_plug, nbd_server, series, store
+from . import domain_boot, drill_xml, errors, findings, format, hot_plug, nbd_server, qemu_img, series, store
 
 LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a report tells
@@ -223,16 +222,9 @@ def _held(folder):
 
 def _overlay(folder, export):
     """A new qcow2 image over the export."""
-    if shutil.which("qemu-img") is None:
-        raise errors.MissingSoftware(
-            "qemu-img is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)"
-        )
     path = os.path.join(folder, f"{format.encoded(export.disk)}.qcow2")
     size = -(-export.size // 512) * 512
-    made = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", export.uri, path, str(size)],
-                          capture_output=True, text=True)  # fmt: skip
-    if made.returncode:
-        raise errors.OutputError(f"qemu-img cannot make {path}: {' '.join(made.stderr.split())}")
+    qemu_img.create(path, size, "-F", "raw", "-b", export.uri)
     return path
 
 

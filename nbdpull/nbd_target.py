@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 
-from . import child, errors
+from . import child, errors, qemu_img
 
 try:
     import nbd
@@ -219,7 +219,7 @@ def open_uri(uri, connections, check=lambda: None):
 @contextlib.contextmanager
 def qemu_nbd(path, kind, connections, draft, check=lambda: None):
     """Give the NbdTarget of an image file. draft: it is synced as a whole afterwards, so that no flush is needed."""
-    require("qemu-nbd")
+    qemu_img.require("qemu-nbd")
     folder = tempfile.mkdtemp(prefix="nbdpull-")
     socket = os.path.join(folder, "nbd")
     command = ["qemu-nbd", "-f", kind, f"--cache={'unsafe' if draft else 'writeback'}", "--discard=unmap",
@@ -259,11 +259,3 @@ def _served(server, socket, path, connections, log, check):
 def _said(log):
     log.seek(0)
     return " ".join(log.read().decode(errors="replace").split())
-
-
-def require(program):
-    if shutil.which(program) is None:
-        raise errors.MissingSoftware(
-            f"{program} is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL), "
-            "or restore to new images without options, or to raw ones"
-        )

@@ -13,17 +13,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import os
 import select
 import stat
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-from . import errors, image_header, image_lock, qcow2, sizes
+from . import errors, image_header, image_lock, qcow2, qemu_img, sizes
 from .store import WRITEBACK_STEP, start_writeback, translated
 
 NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD export", "stdout"
@@ -233,20 +231,7 @@ def _qcow2_size(path):
     with translated("open", path), open(path, "rb") as file:
         if image_header.parse(file.read(image_header.SIZE)).format != image_header.QCOW2:
             raise errors.UsageError(f"{path} is no qcow2 image; give --format raw if it is a raw one")
-    return json.loads(_qemu_img(path, "info", "--output=json", "-f", "qcow2", path))["virtual-size"]
-
-
-def _qemu_img(path, *arguments):
-    from . import nbd_target
-
-    nbd_target.require("qemu-img")
-    done = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        said = " ".join(done.stderr.split())
-        if "lock" in said:
-            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first ({said})")
-        raise errors.OutputError(f"qemu-img failed: {said}")
-    return done.stdout
+    return qemu_img.virtual_size(path, "qcow2")
 
 
 def _opened_uri(uri, connections, check=lambda: None):
@@ -303,7 +288,7 @@ def _draft(place, draft, size, connections, check):
     if place.options:
         from . import nbd_target
 
-        _qemu_img(draft, "create", "-q", "-f", "qcow2", "-o", place.options, draft, str(size))
+        qemu_img.create(draft, size, "-o", place.options)
         return _blank(nbd_target.qemu_nbd(draft, "qcow2", connections, True, check))
     with translated("create", draft):
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -343,7 +328,7 @@ def _existing(place, size, connections, check):
         from . import nbd_target
 
         if _qcow2_size(place.path) < size:
-            _qemu_img(place.path, "resize", "-q", "-f", "qcow2", place.path, str(size))
+            qemu_img.grow(place.path, "qcow2", size)
         with nbd_target.qemu_nbd(place.path, "qcow2", connections, False, check) as target:
             yield target
         return
