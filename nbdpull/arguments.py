@@ -75,10 +75,11 @@ def _chunk_size(text):
 
 
 def _pair(text):
-    disk, equals, target = text.partition("=")
-    if not (disk and equals and target):
-        raise argparse.ArgumentTypeError(f"{text!r} is not DISK=TARGET")
-    return disk, target
+    """DISK=…, where something is."""
+    disk, equals, rest = text.partition("=")
+    if not (disk and equals and rest):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with a disk and '=': write vda=…")
+    return disk, rest
 
 
 def _maybe_pair(text):
@@ -267,6 +268,14 @@ def _add_restore(added):
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
     added.add_argument("--format", choices=["qcow2", "raw"], help="default: that of the domain's disk")
     added.add_argument("--image-options", metavar="O=V,…", default="", help="of a new qcow2, as qemu-img create -o")
+    added.add_argument(
+        "--encrypt-disk",
+        metavar="DISK=FILE",
+        type=_pair,
+        action="append",
+        default=[],
+        help="encrypt this disk by LUKS, with the secret in FILE (may be repeated)",
+    )
     added.add_argument("--force", action="store_true", help="overwrite what exists: images, devices, a definition")
     added.add_argument("--no-verify", action="store_true", help="do not prove the whole chain before the first write")
     added.add_argument("--no-space-check", action="store_true", help="begin, however little space seems to be free")

@@ -174,6 +174,7 @@ def _restore(args, report, check):
         to=_by_disk([*args.to, *args.onto]),
         kind=args.format,
         options=args.image_options,
+        secrets=_by_disk(args.encrypt_disk),
         force=args.force,
         verify=not args.no_verify,
         space_check=not args.no_space_check,
@@ -195,7 +196,7 @@ def _restore(args, report, check):
 
 def _by_disk(pairs):
     if len({disk for disk, _ in pairs}) != len(pairs):
-        raise errors.UsageError("a disk has two targets")
+        raise errors.UsageError("a disk has two targets, or two secrets")
     return dict(pairs)
 
 

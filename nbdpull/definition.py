@@ -23,11 +23,13 @@ _NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a disk is now. type: "file" or "block"; format: "qcow2" or "raw"."""
+    """Where a disk is now. type: "file" or "block"; format: "qcow2" or "raw"; encrypted: by the secret that the
+    definition names for it."""
 
     type: str
     path: str
     format: str
+    encrypted: bool = False
 
 
 def parse(xml):
@@ -134,6 +136,7 @@ def target_of(disk):
 
 
 def _place(disk, place):
+    secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
     for tag in _OF_THE_OLD_SOURCE:
         for old in disk.findall(tag):
             disk.remove(old)
@@ -142,7 +145,10 @@ def _place(disk, place):
     if before is not None:
         disk.remove(before)
     disk.set("type", place.type)
-    disk.insert(at, ET.Element("source", {"dev" if place.type == "block" else "file": place.path}))
+    source = ET.Element("source", {"dev" if place.type == "block" else "file": place.path})
+    disk.insert(at, source)
+    if place.encrypted:
+        ET.SubElement(source, "encryption", format="luks").extend(secrets[:1])
     _child(disk, "driver").set("type", place.format)
 
 

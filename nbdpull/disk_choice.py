@@ -17,6 +17,10 @@ _SHAREABLE = (
     "begin (libvirt before 10.8 crashes at the attempt)"
 )
 
+ENCRYPTED = (
+    "is encrypted on its host; what is stored of it is not, nor is what a pull keeps aside in the scratch folder"
+)
+
 
 def chosen(vm, wanted=(), exclude=()):
     """([Disk, …], warnings): the disks asked for, else all that hold the guest's writable data and can be pulled.
@@ -37,10 +41,9 @@ def chosen(vm, wanted=(), exclude=()):
             f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
         )
     missed = [] if wanted else [disk for name, disk in disks.items() if name not in exclude and is_missed(disk)]
-    return vm.looked_at(found), [
-        f"disk {disk.target} is left out, it {_obstacle(disk)}; --exclude {disk.target} says that you know"
-        for disk in missed
-    ]
+    told = [f"disk {disk.target} is left out, it {_obstacle(disk)}; --exclude {disk.target} says that you know"
+            for disk in missed]  # fmt: skip
+    return vm.looked_at(found), told + [f"disk {disk.target} {ENCRYPTED}" for disk in found if disk.encrypted]
 
 
 def why_left_out(disk):

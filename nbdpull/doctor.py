@@ -248,6 +248,13 @@ def _disks(vm):
             yield _good(subject, f"{text}: not pulled, it {left_out}")
         else:
             yield _pulled(vm, disk)
+            yield from _encryption(disk)
+
+
+def _encryption(disk):
+    if disk.encrypted:
+        yield Finding(WARN, f"encryption of {disk.target}", f"the disk {disk_choice.ENCRYPTED}",
+                      "let the store and --scratch-dir be where only you can read")  # fmt: skip
 
 
 def _pulled(vm, disk):

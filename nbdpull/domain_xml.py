@@ -26,8 +26,9 @@ class Disk:
     target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
     format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
     in bytes, None where empty; allocation: bytes that the image takes, of a block device perhaps 0; bitmaps: whether
-    the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret for it; iothread:
-    whether its device has a thread of its own, or that of its controller.
+    the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret for it; secret: a
+    uuid or usage by which libvirt finds that; iothread: whether its device has a thread of its own, or that of its
+    controller.
     """
 
     target: str
@@ -44,6 +45,7 @@ class Disk:
     bitmaps: Optional[bool] = None
     allocation: int = 0
     encrypted: bool = False
+    secret: str = ""
     iothread: bool = False
 
 
@@ -226,6 +228,7 @@ def _has_iothread(device: ET.Element) -> bool:
 
 def _parse_disk(element: ET.Element, threaded_controllers: Set[Optional[str]] = frozenset()) -> Disk:
     kind, source = element.get("type", ""), _source(element)
+    encryption = _encryption(element)
     return Disk(
         target=_attribute(element, "target", "dev") or "",
         type=kind,
@@ -237,9 +240,20 @@ def _parse_disk(element: ET.Element, threaded_controllers: Set[Optional[str]] = 
         transient=element.find("transient") is not None,
         shareable=element.find("shareable") is not None,
         empty=not source,
-        encrypted=any(element.find(path) is not None for path in ("encryption", "source/encryption")),
+        encrypted=encryption is not None,
+        secret=_secret(encryption),
         iothread=_has_iothread(element) or _scsi_controller(element) in threaded_controllers,
     )
+
+
+def _encryption(disk: ET.Element) -> Optional[ET.Element]:
+    inner = disk.find("source/encryption")
+    return inner if inner is not None else disk.find("encryption")
+
+
+def _secret(encryption: Optional[ET.Element]) -> str:
+    secret = encryption.find("secret") if encryption is not None else None
+    return "" if secret is None else secret.get("uuid") or secret.get("usage") or ""
 
 
 def _scsi_controller(disk: ET.Element) -> Optional[str]:

@@ -217,13 +217,14 @@ def open_uri(uri, connections, check=lambda: None):
 
 
 @contextlib.contextmanager
-def qemu_nbd(path, kind, connections, draft, check=lambda: None):
-    """Give the NbdTarget of an image file. draft: it is synced as a whole afterwards, so that no flush is needed."""
+def qemu_nbd(path, image, connections, draft, check=lambda: None):
+    """Give the NbdTarget of an image. image: the words that name it, of qemu_img; draft: it is synced as a whole
+    afterwards, so that no flush is needed."""
     qemu_img.require("qemu-nbd")
     folder = tempfile.mkdtemp(prefix="nbdpull-")
     socket = os.path.join(folder, "nbd")
-    command = ["qemu-nbd", "-f", kind, f"--cache={'unsafe' if draft else 'writeback'}", "--discard=unmap",
-               "-t", "-e", str(connections + 1), "-k", socket, path]  # fmt: skip
+    command = ["qemu-nbd", f"--cache={'unsafe' if draft else 'writeback'}", "--discard=unmap",
+               "-t", "-e", str(connections + 1), "-k", socket, *image]  # fmt: skip
     with tempfile.TemporaryFile() as log, contextlib.ExitStack() as cleaned:
         cleaned.callback(shutil.rmtree, folder, ignore_errors=True)
         server = subprocess.Popen(

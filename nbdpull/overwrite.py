@@ -13,7 +13,10 @@ def require_overwritable(place, in_place, encrypted, head, check=lambda: None):
     """Raise where what is at a Place must not be written over. in_place: it is the state to begin with; encrypted: the
     domain's disk is; head: returns the first image_header.SIZE bytes of what comes, None where that is not told;
     check() is called while a server is waited for."""
-    found = image_header.parse(target.first_bytes(place, image_header.SIZE, check))
+    there = target.first_bytes(place, image_header.SIZE, check)
+    found = image_header.parse(there)
+    if place.secret:
+        return _require_encrypted(place, in_place, bool(there) and not found.encrypted)
     if found.format == image_header.RAW:
         return
     comes = head()
@@ -23,12 +26,19 @@ def require_overwritable(place, in_place, encrypted, head, check=lambda: None):
     if found.encrypted and not of_the_guest:
         raise errors.EncryptedTarget(
             f"{place.path} is encrypted (LUKS), what would be written there is not, and would destroy it; nothing "
-            "was written: restore to another place, or remove what is there first if it is of no more use"
+            "was written: restore through the encryption (--encrypt-disk) or to another place, or remove what is there "
+            "first if it is of no more use"
         )
     if in_place and place.format == image_header.RAW and not (found.encrypted or same):
         raise errors.UsageError(
             f"{place.path} is a {found.format} image, and would be written to as a raw one; {_advice(place, found)}"
         )
+
+
+def _require_encrypted(place, in_place, is_plain):
+    """What is there and stays has to be what the secret opens."""
+    if is_plain and (in_place or place.kind == target.DEVICE):
+        raise errors.UsageError(f"{place.path} is not encrypted: make it so first, or leave --encrypt-disk out")
 
 
 def _advice(place, found):

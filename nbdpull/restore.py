@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from . import definition, domain_xml, errors, format, hot_plug, image_header, overwrite, pipeline, series, store, target
-from .destination import Destinations, is_at
+from .destination import Destinations, is_as
 from .disk_restore import DiskRestore
 from .image import Image
 
@@ -32,7 +32,8 @@ class Request:
 
     output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
     kind: "qcow2", "raw" or None, what the domain's disk is. onto: the targets hold the state that a point without a
-    parent was made from. delta: they hold something, and only what differs is written. uri: of libvirt, for `define`.
+    parent was made from. delta: they hold something, and only what differs is written. secrets: {disk: path of a file
+    with the secret by which it is encrypted there}. uri: of libvirt, for `define`.
     """
 
     store: str
@@ -44,6 +45,7 @@ class Request:
     force: bool = False
     threads: int = 2
     to: dict[Optional[str], str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
     options: str = ""
     verify: bool = True
     space_check: bool = True
@@ -73,14 +75,15 @@ class Loss:
 @dataclass
 class Result:
     """point: the Point; domain: name of the restored one; files: where each disk went that was restored; formats: what
-    each is there; misplaced: disks that its definition (the one that came with them, else that of the point) has
-    elsewhere, or takes for another format; written_bytes: by disk; sizes: of the disks; beside: other files; defined:
-    name and uuid of the domain, or None."""
+    each is there; encrypted: disks that are so there; misplaced: disks that its definition (the one that came with
+    them, else that of the point) has elsewhere, or takes for another format; written_bytes: by disk; sizes: of the
+    disks; beside: other files; defined: name and uuid of the domain, or None."""
 
     point: series.Point
     domain: str
     files: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    encrypted: list[str] = field(default_factory=list)
     misplaced: list[str] = field(default_factory=list)
     written_bytes: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -149,12 +152,13 @@ class _Run:
             to[known[0]] = to.pop(None)
         disks = domain_xml.parse_disks(self._definition) if self._definition else []
         by_target = {disk.target: disk for disk in disks}
-        return Destinations(request.output, to, request.kind, request.options, request.in_place, by_target)
+        how = request.kind, request.options, request.in_place
+        return Destinations(request.output, to, *how, by_target, request.secrets)
 
     def _chosen(self):
         known, where = self._names, self._where
         wanted = self._request.disks or list(where.to if not where.output else known)
-        for name in [*wanted, *where.to]:
+        for name in [*wanted, *where.to, *where.secrets]:
             if name not in known:
                 raise errors.NoSuchDisk(f"point {self._point.id} has no disk {name}; it has: {', '.join(known)}")
         if where.is_one_place and len(wanted) > 1:
@@ -228,13 +232,13 @@ class _Run:
     def _require_fit(self):
         for disk, place in self._places.items():
             self._result.warnings += self._where.warnings(disk, place)
+            known, head = self._where.disks.get(disk), partial(self._head, disk)
+            overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head,
+                                           self._check)  # fmt: skip
             how = self._request.force, self._request.in_place, self._check
             target.require_fit(place, self._images[disk].size, *how)
             target.require_folder(place, self._where.folder)
             target.require_file_size(place, self._images[disk].size)
-            known, head = self._where.disks.get(disk), partial(self._head, disk)
-            overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head,
-                                           self._check)  # fmt: skip
         paths = [os.path.realpath(place.path) for place in self._places.values()]
         if len(set(paths)) != len(paths):
             raise errors.UsageError("two disks have the same target")
@@ -253,7 +257,7 @@ class _Run:
 
     def _need(self, disk):
         place, image = self._places[disk], self._images[disk]
-        if "preallocation=f" in place.options:  # falloc or full
+        if "preallocation=f" in place.options or (place.secret and place.format == image_header.RAW):  # falloc or full
             return place, lambda: image.size, image.size
         return place, lambda: _data_bytes(image, target.block_size(place)), image.size
 
@@ -299,6 +303,7 @@ class _Run:
             copy.flush()
             self._result.files[copy.disk] = self._where.text(copy.disk)
             self._result.formats[copy.disk] = self._places[copy.disk].format
+            self._result.encrypted += [copy.disk] if self._places[copy.disk].secret else []
             self._result.written_bytes[copy.disk] = copy.written
             self._result.sizes[copy.disk] = self._images[copy.disk].size
             self._report(event="progress", **copy.progress(finished=True))
@@ -376,7 +381,7 @@ class _Run:
         told = {disk: place for disk, place in self._places.items()
                 if place.kind in types and definition.can_name(place.path)}  # fmt: skip
         return {
-            disk: definition.Source(types[place.kind], os.path.abspath(place.path), place.format)
+            disk: definition.Source(types[place.kind], os.path.abspath(place.path), place.format, bool(place.secret))
             for disk, place in told.items()
         }
 
@@ -389,10 +394,7 @@ class _Run:
         """The disks that a definition does not have where and as they are now."""
         disks = {disk.target: disk for disk in domain_xml.parse_disks(xml)} if xml else {}
         places = {disk: self._places[disk] for disk in self._disks}
-        return [
-            disk for disk, place in places.items()
-            if not (is_at(disks.get(disk), place.path) and disks[disk].format == place.format)
-        ]  # fmt: skip
+        return [disk for disk, place in places.items() if not is_as(disks.get(disk), place)]
 
     def _restore_files(self, xml):
         for name, path in self._beside().items():

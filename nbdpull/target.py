@@ -18,8 +18,8 @@ import select
 import stat
 import sys
 import tempfile
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Optional
 
 from . import errors, image_header, image_lock, qcow2, qemu_img, sizes
 from .store import WRITEBACK_STEP, start_writeback, translated
@@ -36,12 +36,19 @@ LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 
 @dataclass(frozen=True)
 class Place:
-    """Where one disk goes. kind: one of the above; path: a URI for NBD; options: of qemu-img create, for NEW qcow2."""
+    """Where one disk goes. kind: one of the above; path: a URI for NBD; options: of qemu-img create, for NEW qcow2;
+    secret: path of a file with that by which it is encrypted there, None: it is not."""
 
     kind: str
     path: str
     format: str = "raw"
     options: str = ""
+    secret: Optional[str] = None
+
+    @property
+    def image(self):
+        """How QEMU's programs are told of it."""
+        return qemu_img.named(self.path, self.format, self.secret, self.kind == DEVICE)
 
 
 def is_uri(text):
@@ -59,22 +66,24 @@ def is_raw(text):
     return text == "-" or is_uri(text) or is_device(text)
 
 
-def place(text, kind=None, options="", in_place=False):
+def place(text, kind=None, options="", in_place=False, secret=None):
     """The Place that the user means. kind: "raw", "qcow2" or None, what is best there; in_place: an image is there."""
     if is_raw(text):
         if kind == "qcow2" or options:
             raise errors.UsageError(f"{text}: only raw can be written there, give no other format and no image options")
-        return Place(STDOUT if text == "-" else NBD if is_uri(text) else DEVICE, text)
+        if secret and not is_device(text):
+            raise errors.UsageError(f"{text}: what goes there cannot be encrypted on the way")
+        return Place(STDOUT if text == "-" else NBD if is_uri(text) else DEVICE, text, secret=secret)
     path = os.path.realpath(text) if os.path.exists(text) else os.path.abspath(text)  # not a link is replaced
     if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
         raise errors.UsageError(f"{text}: there is no block device of that name")
     kind = kind or image_header.QCOW2
-    _require_sensible(options, kind)
-    return Place(EXISTING if in_place else NEW, path, kind, options)
+    _require_sensible(options, kind == image_header.QCOW2 or secret)
+    return Place(EXISTING if in_place else NEW, path, kind, options, secret)
 
 
-def _require_sensible(options, kind):
-    if options and kind != "qcow2":
+def _require_sensible(options, made_by_qemu_img):
+    if options and not made_by_qemu_img:
         raise errors.UsageError("--image-options are those of qcow2, not of raw")
     for name in [option.partition("=")[0].strip() for option in options.split(",")]:
         if name in _REFUSED_OPTIONS:
@@ -159,7 +168,7 @@ def first_bytes(place, count, check=lambda: None):
     if place.kind == NBD:
         with _opened_uri(place.path, 1, check) as export:
             return bytes(export.read(0, min(count, export.size)))
-    if place.kind == STDOUT or not os.path.exists(place.path):
+    if place.kind == STDOUT or not (os.path.isfile(place.path) or is_device(place.path)):  # a FIFO would never answer
         return b""
     with translated("read", place.path), open(place.path, "rb") as file:
         return file.read(count)
@@ -217,6 +226,8 @@ def _room(place, check):
     if place.kind == NBD:
         with _opened_uri(place.path, 1, check) as export:
             return export.size
+    if place.secret:
+        return qemu_img.virtual_size(place.path, place.format, place.secret, place.kind == DEVICE)
     if place.format == "qcow2":
         return _qcow2_size(place.path)
     with translated("open", place.path):
@@ -285,11 +296,16 @@ def _claim(draft, force):
 
 
 def _draft(place, draft, size, connections, check):
-    if place.options:
+    if place.options or place.secret:
         from . import nbd_target
 
-        qemu_img.create(draft, size, "-o", place.options)
-        return _blank(nbd_target.qemu_nbd(draft, "qcow2", connections, True, check))
+        if place.secret:
+            qemu_img.create_encrypted(draft, size, place.format, place.secret, place.options)
+        else:
+            qemu_img.create(draft, size, "-o", place.options)
+        opened = nbd_target.qemu_nbd(draft, replace(place, path=draft).image, connections, True, check)
+        # What was never written to raw LUKS is no zero: it is decrypted, too.
+        return _blank(opened) if place.format == image_header.QCOW2 else opened
     with translated("create", draft):
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     if place.format == "qcow2":
@@ -324,12 +340,12 @@ def _sync(path):
 
 @contextlib.contextmanager
 def _existing(place, size, connections, check):
-    if place.format == "qcow2":
+    if place.format == "qcow2" or place.secret:
         from . import nbd_target
 
-        if _qcow2_size(place.path) < size:
-            qemu_img.grow(place.path, "qcow2", size)
-        with nbd_target.qemu_nbd(place.path, "qcow2", connections, False, check) as target:
+        if _room(place, check) < size:
+            qemu_img.grow(place.path, place.format, -(-size // qemu_img.SECTOR) * qemu_img.SECTOR, place.secret)
+        with nbd_target.qemu_nbd(place.path, place.image, connections, False, check) as target:
             yield target
         return
     with translated("open", place.path):
@@ -342,7 +358,7 @@ def _existing(place, size, connections, check):
 
 
 @contextlib.contextmanager
-def _device(place, size, _connections, _check):
+def _device(place, size, connections, check):
     try:
         # EXCL: not one that is mounted, or part of a volume group or array
         descriptor = os.open(place.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
@@ -350,6 +366,13 @@ def _device(place, size, _connections, _check):
         if error.errno == errno.EBUSY:
             raise errors.Busy(f"{place.path} is in use: mounted, or part of a volume group or array") from error
         raise errors.OutputError(f"cannot open {place.path}: {error.strerror}") from error
+    if place.secret:
+        from . import nbd_target
+
+        opened = nbd_target.qemu_nbd(place.path, place.image, connections, False, check)
+        with os.fdopen(descriptor, "rb"), opened as target:  # kept open: nobody else gets it meanwhile
+            yield target
+        return
     with File(descriptor, place.path, os.lseek(descriptor, 0, os.SEEK_END)) as target:
         image_lock.keep_all_out(descriptor, place.path)
         yield target

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 
 from bed import BedError
@@ -34,7 +35,24 @@ def image_options(path, kind):
 
 
 def secret_options(key):
-    return ["--object", f"secret,id=s,file={key}"]
+    return ["--object", f"secret,id=s,file={str(key).replace(',', ',,')}"]
+
+
+def define_secret(bed, passphrase=PASSPHRASE):
+    """Give libvirt a secret; the <encryption> of a disk that wants it."""
+    name = str(uuid.uuid4())
+    usage = f"<usage type='volume'><volume>/{name}</volume></usage>"
+    about = f"<secret ephemeral='yes' private='no'><uuid>{name}</uuid>{usage}</secret>"
+    bed.connection().secretDefineXML(about).setValue(passphrase.encode())
+    return f"<encryption format='luks'><secret type='passphrase' uuid='{name}'/></encryption>"
+
+
+def content(path, kind, key):
+    """All bytes of the disk in an image, read with the secret in the file `key`."""
+    raw = f"{path}.as-raw"
+    words = ["qemu-img", "convert", "-U", *secret_options(key), *image_options(path, kind), "-O", "raw", raw]
+    subprocess.run(list(map(str, words)), check=True)
+    return Path(raw).read_bytes()
 
 
 def _make(path, kind):
