@@ -94,7 +94,8 @@ class Layers:
 
     def _looked_at(self, place: Place) -> _Layer:
         if place.format not in FORMATS:
-            raise self._error(errors.Unsupported, f"cannot be read: {place.path} is of format {place.format}")
+            form = f"format {place.format}" if place.format else "a format that is not told"
+            raise self._error(errors.Unsupported, f"cannot be read: {place.path} is of {form}")
         depth = len(self._layers)
         self._open_file(depth, place.path)  # first, as it has a deadline
         holder = self._opened.enter_context(_Holder(self._disk, place.path))
@@ -235,10 +236,15 @@ class _Holder:
         return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def has_changed(self) -> bool:
+        """Asked by its path, as there may be another file by now; and opened, as NFS looks at its server only then."""
         try:
-            return self._state(os.stat(self._path)) != self._was  # by its path: there may be another file by now
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return True
+        try:
+            return self._state(os.fstat(descriptor)) != self._was
+        finally:
+            os.close(descriptor)
 
     def __enter__(self) -> _Holder:
         return self
