@@ -130,6 +130,15 @@ class OffDomain(domain.Domain):
         }
         yield Reading(self, exports, self._daemon.socket)
 
+    def disks_of_the_saved_state(self) -> list[str]:
+        """A warning where it has disks that the definition does not have: they were plugged in live before that."""
+        with self._seam("read the definition of the saved state"):
+            saved = domain_xml.parse_disks(self._dom.managedSaveGetXMLDesc(0))
+        defined = {(disk.target, disk.source) for disk in self.disks()}
+        others = [disk for disk in saved if disk.device == "disk" and (disk.target, disk.source) not in defined]
+        named = ", ".join(f"{disk.target} ({disk.source})" for disk in others)
+        return [f"the saved state has disks that the definition and the point do not have: {named}"] if named else []
+
     def _require_off(self) -> None:
         if self.active:
             raise self._started()
@@ -168,8 +177,8 @@ class Reading:
         self.exports, self.socket = exports, socket
         self.scratch_files: list[str] = []
         saved = vm.has_saved_state
-        reason, warnings = (SAVED_STATE, [_SAVED]) if saved else (OFF, [])
-        self.freeze = _Freeze(domain_freeze.CRASH_CONSISTENT, reason, warnings)
+        warnings = [_SAVED, *vm.disks_of_the_saved_state()] if saved else []
+        self.freeze = _Freeze(domain_freeze.CRASH_CONSISTENT, SAVED_STATE if saved else OFF, warnings)
 
     def require_alive(self) -> None:
         self._vm.require_unchanged()

@@ -294,6 +294,19 @@ def test_devices_of_the_host_are_not_touched(pulled):  # noqa: F811
     assert doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]["state"] == "warn"
 
 
+def test_disk_that_only_the_saved_state_has(pulled, tmp_path):  # noqa: F811
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    run("qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "live", MIB)
+    source = f"<driver name='qemu' type='qcow2'/><source file='{tmp_path}/live'/>"
+    xml = f"<disk type='file'>{source}<target dev='sda' bus='scsi'/></disk>"
+    vm.domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    vm.resume()
+    vm.domain.managedSave(0)
+    read(witness)
+    assert f"sda ({tmp_path}/live)" in witness.result["warnings"][-1]
+
+
 def test_saved_state_stays_and_is_told(pulled):  # noqa: F811
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
