@@ -38,6 +38,7 @@ from nbdpull import errors  # noqa: E402
 SECTOR, CLUSTER = 512, 64 << 10
 # What a run that was killed may leave to the next one; that one is to go on as if nothing had been.
 LIMIT = 90  # seconds a command may take
+OFFLINE = ("--offline=start-paused", "--offline=read")
 STORE_SIZE = 8 << 30  # bytes of a sparse image
 LIVE = "sdd"  # the disk that no definition has
 
@@ -175,11 +176,11 @@ class Torture:
             self._require_nothing_left()
 
     def kill_offline(self):
-        """SIGKILL in the midst of a pull of a domain that is off: it may stand paused then."""
+        """SIGKILL in the midst of a pull of a domain that is off: it may stand paused then, or its images be read."""
         self._stop()
         frozen = {target: bytes(content) for target, content in self.disks.items()}
         before = set(self._listed())
-        process = self.start(*self.words())
+        process = self.start(*self.words(self.random.choice(OFFLINE)))
         time.sleep(0.3 + self.random.random())
         process.kill()
         process.communicate(timeout=LIMIT)
@@ -325,7 +326,7 @@ class Torture:
 
     def pull_offline(self):
         self._stop()
-        self.pull()
+        self.pull(self.random.choice(OFFLINE), *self.random.choice([(), (), ("--full",)]))
         if self.vm.active:
             raise Wrong("a domain that was off is on")
         self._start()
