@@ -6,6 +6,7 @@ What the images are and what of them is dirty is test_image_layers.py's; here th
 import contextlib
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import xml.etree.ElementTree as ET
@@ -211,6 +212,73 @@ def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):  # noqa: F811
     run("qemu-img", "bitmap", "--remove", vm.disks["vdb"].path, first["checkpoint"])
     assert modes(read(witness)) == {"vda": SINCE, "vdb": LOST}
     witness.assert_restores()
+
+
+class Life:
+    """Random deeds to a VM of two disks; each point is compared with what the disks held."""
+
+    def __init__(self, witness, seed):
+        self.witness, self.vm, self.chance = witness, witness.vm, random.Random(seed)
+        self.depth = 0
+
+    def io(self):
+        disk = self.chance.choice(list(self.vm.disks))
+        for _ in range(self.chance.randrange(1, 5)):
+            size = self.vm.disks[disk].size
+            offset = self.chance.randrange(size // 512) * 512
+            length = min(self.chance.choice([512, CLUSTER, 3 * CLUSTER]), size - offset)
+            if not self.vm.active:
+                verb = self.chance.choice(["write -q -P 7", "write -q -z", "write -q -z -u", "discard -q"])
+                self.vm.write_offline(disk, [f"{verb} {offset} {length}"])
+            elif self.chance.random() < 0.5:
+                self.vm.write(disk, offset, length, self.chance.randrange(1, 256))
+            else:
+                self.vm.write_zeroes(disk, offset, length, unmap=self.chance.random() < 0.5)
+
+    def switch(self):
+        self.vm.stop() if self.vm.active else self.vm.start()
+
+    def snapshot(self):
+        if self.vm.active and self.depth < 3:
+            self.depth += 1
+            snapshot(self.vm, "vda", f"s{self.chance.randrange(1 << 30)}")
+
+    def commit(self):
+        """All layers into the lowest one."""
+        if not self.depth or not self.vm.active:
+            return
+        base = self.vm.folder / f"{self.vm.name}-vda.qcow2"
+        self.vm.bed.virsh("blockcommit", self.vm.name, "vda", "--active", "--pivot", "--wait")
+        self.vm.disks["vda"].path, self.depth = base, 0
+
+    def resize(self):
+        size = self.chance.choice([1, 2, 3]) * MIB
+        if self.vm.active and size > self.vm.disks["vda"].size or not self.vm.active:
+            self.vm.resize("vda", size)
+
+    def pull(self):
+        if self.vm.active:
+            self.witness.pull()
+        else:
+            read(self.witness)
+
+    def kill(self):
+        if self.vm.active:
+            self.vm.flush()
+            self.vm.kill()
+
+    def live(self, steps):
+        deeds = [self.io] * 6 + [self.pull] * 5 + [self.switch] * 3 + [self.snapshot, self.commit, self.resize]
+        for _ in range(steps):
+            self.chance.choice([*deeds, self.kill] if self.chance.random() < 0.2 else deeds)()
+        self.witness.assert_restores()
+        self.witness.assert_verified()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_lives(pulled, seed):  # noqa: F811
+    witness = pulled({"vda": 2 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
+    Life(witness, seed).live(20)
 
 
 def test_since_and_full(pulled):  # noqa: F811
