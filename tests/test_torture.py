@@ -14,5 +14,6 @@ def test_torture(private_libvirt):
 
     seed = int(os.environ.get("TORTURE_SEED") or time.time() // 86400)
     print(f"seed {seed}")
-    counts, points = torture.torture(private_libvirt, seed, 1.0 if os.environ.get("CI") else 0.3)
+    minutes = 1.0 if os.environ.get("CI") else 0.3
+    counts, points = torture.torture(private_libvirt, seed, minutes, points=3)
     assert points >= 3, counts

@@ -64,8 +64,8 @@ class Torture:
         self.points, self.foreign, self.counts = {}, [], collections.Counter()
         self.killed_with = None  # the disks as they were when a run was killed last
 
-    def run(self, seconds):
-        """Do deeds until the time is up, and prove all that was made."""
+    def run(self, seconds, points=0):
+        """Do deeds until the time is up and so many points are there, and prove all that was made."""
         deeds = [(self.write, 30), (self.zero, 10), (self.discard, 8), (self.pull, 14), (self.kill_pull, 6),
                  (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
                  (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
@@ -74,7 +74,7 @@ class Torture:
         deeds += [(self.break_store, 4)] if self.device else []
         chosen, weights = zip(*deeds)
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or len(self.points) < points:
             deed = self.random.choices(chosen, weights)[0]
             self.counts[deed.__name__] += 1
             deed()
@@ -435,13 +435,14 @@ class Torture:
         return Disk(size, path=image)
 
 
-def torture(bed, seed, minutes, log=print, keep=False):
-    """Run one seed; raises Wrong. Returns how often each deed was done, and each reason came up."""
+def torture(bed, seed, minutes, log=print, keep=False, points=0):
+    """Run one seed; raises Wrong. Returns how often each deed was done, and each reason came up, and how many points
+    were made: so many at least."""
     folder = tempfile.mkdtemp(prefix="torture-", dir="/var/tmp")
     done = False
     run = Torture(bed, folder, seed, log)
     try:
-        run.run(60 * minutes)
+        run.run(60 * minutes, points)
         done = True
     finally:
         run.close()
