@@ -51,7 +51,7 @@ def cache_folder():
 def missing():
     """What of the bed's software is not installed, as text; empty where all is there."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    wanted = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "qemu-nbd")
+    wanted = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon")
     absent = [name for name in wanted if not shutil.which(name, path=path)]
     if libvirt is None:
         absent.append("libvirt's Python bindings")
