@@ -152,7 +152,7 @@ class OffDomain(domain.Domain):
         self._require_off()
         changed = next(filter(None, (layers.changed() for layers in self._layers.values())), "")
         if changed:
-            raise errors.JobLost(f"{changed} was changed while it was read, and not by QEMU: {_VOID}")
+            raise errors.JobLost(f"{changed} was changed while it was read: {_VOID}")
 
     def let_go(self) -> None:
         """Close the images: from now on the domain can be started."""
