@@ -292,7 +292,9 @@ def _add_restore(added):
     )
     added.add_argument("--define", action="store_true", help="define the domain in libvirt, by the restored domain.xml")
     added.add_argument("--name", metavar="N", help="name of the restored domain")
-    added.add_argument("--new-uuid", action="store_true", help="give the restored domain a new uuid and MAC addresses")
+    added.add_argument("--new-uuid", action="store_true", help="give the restored domain a new uuid: it is a copy")
+    added.add_argument("--trust-definition", action="store_true",
+                       help="with --define: keep what the definition names of the host, whatever it is")  # fmt: skip
     added.add_argument("-c", "--connect", metavar="URI", help="libvirt to define it in")
     _add_threads(added)
     _add_output_arguments(added)

@@ -184,6 +184,7 @@ def _restore(args, report, check):
         define=args.define,
         name=args.name,
         new_uuid=args.new_uuid,
+        trust_definition=args.trust_definition,
         uri=args.connect,
         threads=_threads(args),
     )

@@ -43,7 +43,7 @@ def connected(uri: Optional[str]):
 
 def offer(connection: Any, xml: str) -> Offer:
     """What the host has for a domain of this architecture and machine."""
-    with domain.translated("cannot ask libvirt for an emulator of the domain's architecture"):
+    with domain.translated(domain_offer.DOING):
         return domain_offer.offer(connection, xml)
 
 

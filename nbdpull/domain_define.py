@@ -1,26 +1,61 @@
-"""Defines a restored domain in libvirt. Owns: that no other domain is replaced by mistake. Must not know: the store."""
+"""Defines a restored domain in libvirt.
+
+Owns: that no other domain is replaced by mistake, and that what would be refused in the end is refused before anything
+is restored. Must not know: the store.
+"""
 
 from __future__ import annotations
 
-from . import definition, domain, domain_files, errors
+import functools
+from urllib.parse import urlsplit
+
+from . import definition, domain, domain_files, domain_offer, errors, host_fit, host_reach
 
 
-def require_definable(xml, uri, force):
-    """Raise unless the definition can be given to libvirt; force: it may replace the one of its own name and uuid."""
+def prepared(xml, uri, force, original=None, own=(), trusted=False):
+    """Return (XML, warnings): the definition as it can be given to this libvirt, or raise. force: it may replace the
+    one of its own name and uuid; original: name and uuid of the domain that was pulled: what that names here, if it is
+    here, is no news; own: paths that the restore makes; trusted: it may name what no host offers."""
+    name, _ = definition.identity(xml)
+    with domain.connected(uri) as connection:
+        with domain.translated(f"cannot look for domain '{name}'"):
+            _require_free(connection, xml, force)
+            known = _named_by(connection, *(original or definition.identity(xml)))
+            uri = connection.getURI()
+        with domain.translated(domain_offer.DOING):
+            offer = domain_offer.offer(connection, xml)
+        is_local = not urlsplit(uri).netloc
+        look = functools.lru_cache(None)(domain_files.look) if is_local else lambda _path: host_fit.UNKNOWN
+        fitted, told = host_fit.fitted(xml, offer, look, trusted)
+        if not trusted:
+            homes = domain_files.variables_homes(name, uri)
+            host_fit.require_known(fitted, offer, look, [*own, *homes], known)
+        return fitted, told
+
+
+def _require_free(connection, xml, force):
+    """DomainExists where another domain would be replaced."""
     name, uuid = definition.identity(xml)
-    with domain.connected(uri) as connection, domain.translated(f"cannot look for domain '{name}'"):
-        by_name, by_uuid = _found(connection.lookupByName, name), uuid and _found(connection.lookupByUUIDString, uuid)
-        where = connection.getURI()
-        if by_name and by_name.UUIDString() != uuid:
-            raise errors.DomainExists(f"another domain '{name}' exists at {where}: give --name N --new-uuid")
-        if by_uuid and by_uuid.name() != name:
-            raise errors.DomainExists(f"domain '{by_uuid.name()}' at {where} has this uuid {uuid}: give --new-uuid")
-        if by_name and by_name.isActive():
-            raise errors.DomainExists(f"domain '{name}' runs at {where}: shut it down, or give --name N --new-uuid")
-        if by_name and not force:
-            raise errors.DomainExists(
-                f"domain '{name}' exists at {where}: give --force to replace its definition, or --name N --new-uuid"
-            )
+    by_name, by_uuid = _found(connection.lookupByName, name), uuid and _found(connection.lookupByUUIDString, uuid)
+    where = connection.getURI()
+    if by_name and by_name.UUIDString() != uuid:
+        raise errors.DomainExists(f"another domain '{name}' exists at {where}: give --name N --new-uuid")
+    if by_uuid and by_uuid.name() != name:
+        raise errors.DomainExists(f"domain '{by_uuid.name()}' at {where} has this uuid {uuid}: give --new-uuid")
+    if by_name and by_name.isActive():
+        raise errors.DomainExists(f"domain '{name}' runs at {where}: shut it down, or give --name N --new-uuid")
+    if by_name and not force:
+        raise errors.DomainExists(
+            f"domain '{name}' exists at {where}: give --force to replace its definition, or --name N --new-uuid"
+        )
+
+
+def _named_by(connection, name, uuid):
+    """What the domain of this name and uuid names of the host, nothing where there is none."""
+    found = uuid and _found(connection.lookupByUUIDString, uuid)
+    if not found or found.name() != name:
+        return ()
+    return host_reach.reaches(definition.parse(found.XMLDesc(domain.libvirt.VIR_DOMAIN_XML_INACTIVE)))
 
 
 def define(xml, uri, restored):

@@ -10,9 +10,10 @@ import os
 import shutil
 from urllib.parse import urlsplit
 
-from . import definition, format
+from . import definition, format, guest_files, host_fit, image_header
 
 _SKIPPED = (".lock",)
+LOOK_TIME = 10.0  # seconds
 
 
 def found(xml, live, uuid, uri):
@@ -30,8 +31,13 @@ def _variables_by_default(xml, uri):
     """Where libvirt keeps them, of a domain whose definition names no place until it runs (<os firmware='efi'> before
     libvirt 9.2). None where there are none."""
     root = definition.parse(xml)
-    path = os.path.join(_state_root(uri), "nvram", f"{root.findtext('name')}_VARS.fd")
+    path = variables_homes(root.findtext("name"), uri)[0]
     return path if definition.has_variables(root) and os.path.lexists(path) else None
+
+
+def variables_homes(name, uri):
+    """Where libvirt itself makes the variables of a domain of that name, in either format."""
+    return [os.path.join(_state_root(uri), "nvram", f"{name}_VARS{ending}") for ending in (".fd", ".qcow2")]
 
 
 def _tpm_states(xml, uuid, uri):
@@ -63,6 +69,17 @@ def place_tpm(xml, uuid, uri, restored):
     except OSError as error:
         return [f"the TPM's state could not be put into {home}: {error.strerror}; it is {', '.join(states.values())}"]
     return []  # libvirt gives the files to swtpm's user when it starts the domain
+
+
+def look(path):
+    """What there is at a path that a definition names: a word of host_fit. What cannot be told in time is a file."""
+    try:
+        head = guest_files.read_file(path, LOOK_TIME, image_header.DISC_SIZE)
+    except (FileNotFoundError, NotADirectoryError):
+        return host_fit.NOTHING
+    except OSError:
+        return host_fit.FILE
+    return host_fit.DISC if image_header.is_disc(head) else host_fit.FILE
 
 
 def _copy(source, target):

@@ -14,6 +14,8 @@ import libvirt
 from . import domain_xml
 from .host_reach import Offer
 
+DOING = "cannot ask libvirt for an emulator of the domain's architecture"  # for messages
+
 
 def offer(connection: Any, xml: str) -> Offer:
     """For the architecture and machine that a definition names; libvirt's error where there is no emulator for it."""

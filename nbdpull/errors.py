@@ -54,6 +54,13 @@ class DomainExists(NbdpullError):
     code = "domain-exists"
 
 
+class ForeignDefinition(NbdpullError):
+    """The definition of a restored domain names what is neither its own nor offered by the host to every domain."""
+
+    exit_code = 3
+    code = "foreign-definition"
+
+
 class NothingToBackUp(NbdpullError):
     exit_code = 3
     code = "nothing-to-back-up"

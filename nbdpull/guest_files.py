@@ -25,6 +25,11 @@ def read(path: str, seconds: float, most: Optional[int] = None, check: Callable 
     return _asked("read", path, seconds, check, -1 if most is None else most)
 
 
+def read_file(path: str, seconds: float, most: int, check: Callable = lambda: None) -> bytes:
+    """The first bytes of a regular file, none of anything else that is there; OSError."""
+    return _asked("read_file", path, seconds, check, most)
+
+
 def names(path: str, seconds: float, check: Callable = lambda: None) -> list[str]:
     """The names in a folder, sorted; OSError."""
     return [os.fsdecode(name) for name in _asked("names", path, seconds, check).split(b"\0") if name]

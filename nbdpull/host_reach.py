@@ -8,6 +8,7 @@ not know: libvirt's API, which files exist.
 from __future__ import annotations
 
 import os
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,18 +24,23 @@ _PORTS = ("serial", "parallel", "console", "channel", "redirdev")
 
 
 class Reach(NamedTuple):
-    """what: "emulator", "disk vdb", …; value: a path, or what else is named."""
+    """what: "emulator", "disk vdb", …; value: a path, or all that names it where no path alone does."""
 
     what: str
     value: str
+    is_path: bool = True
 
     def __str__(self) -> str:
         return f"{self.what} {self.value}"
 
 
+_DRIVE = re.compile(r"/dev/(sr\d+|cdrom\w*|dvd\w*)\Z", re.ASCII)
+
+
 @dataclass(frozen=True)
 class Offer:
-    """What a host has for every domain. emulators: paths; firmware: folders that hold it."""
+    """What a host has for every domain. emulators: paths; firmware: folders that hold it. So is its source of entropy,
+    and its drive for discs."""
 
     emulators: frozenset[str] = frozenset()
     firmware: frozenset[str] = frozenset()
@@ -47,7 +53,20 @@ class Offer:
             return reach.value in self.emulators
         if reach.what in ("loader", "nvram template"):
             return self.has_firmware(reach.value)
-        return reach.what == "rng" and reach.value in RANDOM_DEVICES
+        if reach.what == "rng":
+            return reach.value in RANDOM_DEVICES
+        return reach.what.startswith("cdrom ") and bool(_DRIVE.match(reach.value))
+
+
+class Packaged(Offer):
+    """What hosts usually have, where no libvirt was asked: what packages put into folders of the system."""
+
+    def has_firmware(self, path: str) -> bool:
+        return path.startswith("/usr/share/") and ".." not in path
+
+    def covers(self, reach: Reach) -> bool:
+        usual = reach.what == "emulator" and os.path.dirname(reach.value) in ("/usr/bin", "/usr/libexec")
+        return usual or super().covers(reach)
 
 
 def reaches(root: ET.Element) -> list[Reach]:
@@ -63,7 +82,7 @@ def _of(element):
             if element.tag == "devices" or child.tag not in _HARMLESS:
                 yield from _of_part(child)
     elif local_name(element) in TO_QEMU:
-        yield Reach(element.tag, " ".join(_values(element.iter())))
+        yield Reach(element.tag, " ".join(_values(element.iter())), False)
     elif element.tag == "sysinfo":  # whose texts are the guest's
         yield from (Reach("sysinfo", each.get("file")) for each in element.iter() if each.get("file"))
     else:
@@ -74,11 +93,11 @@ def _of_part(part):
     what = _name(part)
     if _has_no_path(part):
         about = [each for child in part if child.tag not in _OF_THE_GUEST for each in child.iter()]
-        yield Reach(what, " ".join([*part.attrib.values(), *_values(about)]))
+        yield Reach(what, " ".join([*part.attrib.values(), *_values(about)]), False)
         return
     for each in _walk(part):
         if each.tag == "seclabel" and _is_static(each):
-            yield Reach("seclabel" if part is each else f"{what} seclabel", " ".join(_values(each.iter())))
+            yield Reach("seclabel" if part is each else f"{what} seclabel", " ".join(_values(each.iter())), False)
         texts = [("", each.text or ""), *each.attrib.items()]
         yield from (
             Reach(f"{what} template" if name == "template" else what, value.strip())
@@ -121,4 +140,7 @@ def _walk(element: ET.Element) -> Iterator[ET.Element]:
 
 
 def _values(elements: Iterable[ET.Element]) -> list[str]:
-    return [value for each in elements for value in [(each.text or "").strip(), *each.attrib.values()] if value]
+    found = []
+    for each in elements:
+        found += [(each.text or "").strip(), *(v for name, v in each.attrib.items() if not name.startswith("xmlns"))]
+    return list(filter(None, found))

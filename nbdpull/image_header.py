@@ -17,6 +17,15 @@ _OTHERS = ((0, b"QED\0", "qed"), (0, b"KDMV", "vmdk"), (0, b"vhdxfile", "vhdx"),
            (64, b"\x7f\x10\xda\xbe", "vdi"))  # fmt: skip
 
 
+DISC_SIZE = 32768 + 6  # bytes that tell whether a file is the image of an optical disc
+_DISC = (b"CD001", b"BEA01")  # ISO 9660, UDF
+
+
+def is_disc(head: bytes) -> bool:
+    """Whether the first DISC_SIZE bytes are of a disc's file system."""
+    return head[DISC_SIZE - 5 : DISC_SIZE] in _DISC
+
+
 class Header(NamedTuple):
     """format: LUKS, QCOW2, another's name, or RAW where nothing tells; encrypted: what is in it can be read with a
     secret only; uuid: of LUKS, which each header has of its own."""

@@ -14,7 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
-from . import definition, domain_xml, errors, format, hot_plug, image_header, overwrite, pipeline, series, store, target
+from . import (
+    definition,
+    domain_files,
+    domain_xml,
+    errors,
+    format,
+    host_fit,
+    host_reach,
+    hot_plug,
+    image_header,
+    overwrite,
+    pipeline,
+    series,
+    store,
+    target,
+)
 from .destination import Destinations, is_as
 from .disk_restore import DiskRestore
 from .image import Image
@@ -33,7 +48,8 @@ class Request:
     output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
     kind: "qcow2", "raw" or None, what the domain's disk is. onto: the targets hold the state that a point without a
     parent was made from. delta: they hold something, and only what differs is written. secrets: {disk: path of a file
-    with the secret by which it is encrypted there}. uri: of libvirt, for `define`.
+    with the secret by which it is encrypted there}. uri: of libvirt, for `define`; trust_definition: what is defined
+    may name anything of the host.
     """
 
     store: str
@@ -55,6 +71,7 @@ class Request:
     define: bool = False
     name: Optional[str] = None
     new_uuid: bool = False
+    trust_definition: bool = False
     uri: Optional[str] = None
 
     @property
@@ -105,6 +122,8 @@ def restore(request: Request, report: Callable = lambda **event: None, check: Ca
 def _require_sense(request):
     if request.onto and request.delta:
         raise errors.UsageError("--onto applies what changed, --delta restores the whole state: give one of them")
+    if request.trust_definition and not request.define:
+        raise errors.UsageError("--trust-definition is for --define")
     if request.name is not None and (not request.name.strip() or set("/\n") & set(request.name)):
         raise errors.UsageError(f"--name {request.name!r}: libvirt takes no such name of a domain")
     if not (request.output or request.to):
@@ -351,6 +370,7 @@ class _Run:
             self._point.manifest.passwords,
         )  # fmt: skip
         self._result.warnings += [*self._of_the_running_domain(), *warnings]
+        own = [source.path for source in self._sources().values()] + list(files.values())
         if not request.define and any(name.startswith(format.TPM_PREFIX) for name in beside):
             self._result.warnings.append(
                 "the TPM's state is in the folder, where libvirt does not look: --define moves it"
@@ -358,8 +378,21 @@ class _Run:
         if request.define:
             from . import domain_define
 
-            domain_define.require_definable(new, request.uri, request.force)
+            original = definition.identity(self._definition)
+            trusted = request.trust_definition
+            new, warnings = domain_define.prepared(new, request.uri, request.force, original, own, trusted)
+            self._result.warnings += warnings
+        else:
+            self._result.warnings += self._foreign(new, own)
         return new
+
+    def _foreign(self, xml, own):
+        """What to tell of what a definition names of the host; of disks that were not restored it is told already."""
+        found = host_fit.foreign(xml, host_reach.Packaged(), domain_files.look, own)
+        found = [each for each in found if not each.what.startswith("disk ")]
+        if found:
+            yield (f"domain.xml names what is not in the point: {host_fit.listing(found)}; see that it is as it should "
+                   "be before you define it")  # fmt: skip
 
     def _of_the_running_domain(self):
         """What to tell of devices that were plugged in without --config."""

@@ -45,11 +45,11 @@ def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, m
     """Else an existing definition is replaced unasked."""
     meddled(**{look_up: raising(libvirt_error(code))})
     with pytest.raises(kind, match="cannot look for domain 'new'"):
-        domain_define.require_definable(definition_of("new"), private_libvirt.uri, force=False)
+        domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
 
 def test_a_domain_that_is_not_there_can_be_defined(private_libvirt):
-    domain_define.require_definable(definition_of("new"), private_libvirt.uri, force=False)
+    domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
 
 # -- a drill's domain -------------------------------------------------------------------------------------------------

@@ -267,7 +267,17 @@ def test_a_restored_domain_boots(private_libvirt, guest_parts, tmp_path):
         assert len(list((tmp_path / "store").rglob("initrd"))) == 1
     shutil.rmtree(parts)
     result = result_of(
-        nbdpull("restore", tmp_path / "store", "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri, "--json")
+        nbdpull(
+            "restore",
+            tmp_path / "store",
+            "-o",
+            tmp_path / "out",
+            "--define",
+            "-c",
+            private_libvirt.uri,
+            "--json",
+            "--trust-definition",
+        )  # the file that has its console
     )
     vm.uuid = result["defined"]["uuid"]  # from here on `vm` is the restored domain
     (tmp_path / "guest" / f"{vm.name}.console").unlink()

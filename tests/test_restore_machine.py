@@ -154,6 +154,137 @@ def identity_of(path):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+# -- what a definition names of the host ------------------------------------------------------------------------------
+
+
+def point_of(tmp_path, devices="", **replaced):
+    """A store with one point of a domain of another host; its disk holds b"guest"."""
+    vm = stores.Vm(tmp_path / "store", name="of-old", uuid="5d1c7fd2-6a5c-4c0e-a6d4-0cc2a7a8ad0b")
+    disk = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/nowhere/vda.qcow2'/>"
+    disk += "<target dev='vda' bus='virtio'/></disk>"
+    xml = DOMAIN.format(kind="qemu", name=vm.name, memory=16, cpus=1, boot="", devices=disk + devices)
+    for before, after in replaced.values():
+        assert before in xml
+        xml = xml.replace(before, after)
+    vm.xml = xml.replace("</name>", f"</name><uuid>{vm.uuid}</uuid>")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, b"guest")
+    vm.pull()
+    return vm
+
+
+def define(bed, vm, tmp_path, *words):
+    return nbdpull("restore", vm.root, "-o", tmp_path / "out", "--define", "-c", bed.uri, "--json", *words)
+
+
+def starts(bed, done):
+    """The definition of the restored domain while it runs; its disk holds what it held."""
+    assert done.returncode == 0, done.stderr
+    with restored(bed, json.loads(done.stdout.splitlines()[-1])) as vm:
+        assert vm.content("vda") == b"guest".ljust(MIB, b"\0")
+        return vm.domain.XMLDesc()
+
+
+@pytest.mark.parametrize("emulator", ["/usr/libexec/qemu-kvm", "a program of the store"])
+def test_an_emulator_that_is_not_of_this_host_gives_way(private_libvirt, tmp_path, emulator):
+    """Be it of another distribution, or somebody's who wrote to the store: libvirt would run it, as root."""
+    program, ran = tmp_path / "emulator", tmp_path / "ran"
+    program.write_text(f'#!/bin/sh\ntouch {ran}\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
+    program.chmod(0o755)
+    path = str(program) if emulator.startswith("a program") else emulator
+    vm = point_of(tmp_path, emulator=("/usr/bin/qemu-system-x86_64", path))
+    done = define(private_libvirt, vm, tmp_path)
+    assert f"the emulator {path} is none that libvirt has here" in done.stderr + done.stdout
+    assert "<emulator>/usr/bin/qemu-system-x86_64<" in starts(private_libvirt, done)
+    assert not ran.exists()
+
+
+def test_an_emulator_of_ones_own(private_libvirt, tmp_path):
+    program = tmp_path / "emulator"
+    program.write_text('#!/bin/sh\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
+    program.chmod(0o755)
+    vm = point_of(tmp_path, emulator=("/usr/bin/qemu-system-x86_64", str(program)))
+    assert str(program) in starts(private_libvirt, define(private_libvirt, vm, tmp_path, "--trust-definition"))
+
+
+USUAL = """
+  <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/nowhere/excluded'/>
+    <target dev='vdb' bus='virtio'/></disk>
+  <disk type='file' device='cdrom'><source file='/nowhere/a.iso' startupPolicy='optional'/>
+    <target dev='sda' bus='sata'/><readonly/></disk>
+  <controller type='sata' index='0'/><controller type='virtio-serial' index='0'/>
+  <interface type='network'><source network='default'/><model type='virtio'/></interface>
+  <interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>
+  <serial type='pty'/><console type='pty'/>
+  <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+  <graphics type='vnc' autoport='yes'/><video><model type='vga'/></video>
+  <watchdog model='i6300esb' action='reset'/>
+  <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+"""
+
+
+def test_the_usual_machine_is_defined_where_it_never_was(private_libvirt, tmp_path):
+    """Without an option, though a disk was never pulled, its CD is gone, and its variables are not in the point."""
+    variables = domain_files.variables_homes("of-old", private_libvirt.uri)[0]
+    os = ("<os>", f"<os firmware='efi'><nvram>{variables}</nvram>")
+    vm = point_of(tmp_path, USUAL, machine=("'pc'", "'q35'"), os=os)
+    result = result_of("restore", vm.root, "-o", tmp_path / "out", "--define", uri=private_libvirt.uri)
+    assert result["warnings"] == ["disk vdb was not restored: it stays what it was"]
+    assert private_libvirt.virsh("list", "--all", "--name").split() == ["of-old"]
+    private_libvirt.connection().lookupByName("of-old").undefineFlags(KEEP_NVRAM)
+
+
+PCI = "<address domain='0' bus='9' slot='0' function='0'/>"
+QEMU = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+
+
+@pytest.mark.parametrize("where, text, named", [
+    ("devices", "<serial type='file'><source path='/etc/cron.d/evil'/></serial>", "serial /etc/cron.d/evil"),
+    ("devices", "<disk type='block'><source dev='/dev/vda'/><target dev='vdb'/></disk>", "disk vdb /dev/vda"),
+    ("devices", f"<hostdev mode='subsystem' type='pci'><source>{PCI}</source></hostdev>",
+     "hostdev subsystem pci 0 9 0 0"),
+    ("domain", f"<qemu:commandline {QEMU}><qemu:arg value='-version'/></qemu:commandline>",
+     "qemu:commandline -version"),
+])  # fmt: skip
+def test_what_a_definition_names_is_shown_and_refused(private_libvirt, tmp_path, where, text, named):
+    vm = point_of(tmp_path, more=(f"</{where}>", f"{text}</{where}>"))
+    done = define(private_libvirt, vm, tmp_path)
+    assert done.returncode == 3 and f": {named};" in done.stderr and "--trust-definition" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert "of-old" not in private_libvirt.virsh("list", "--all", "--name")
+    done = nbdpull("restore", vm.root, "-o", tmp_path / "out")
+    told = "disk vdb was not restored" if "vdb" in named else f"domain.xml names what is not in the point: {named};"
+    assert done.returncode == 0 and told in done.stderr
+
+
+def test_what_the_domain_of_this_host_names_is_no_news(private_libvirt, machine, tmp_path):
+    """Restored over itself it may name again what it names."""
+    vm = machine({"vda": MIB})
+    vm.destroy()
+    log = f"<serial type='file'><source path='{tmp_path}/log'/></serial></devices>"
+    private_libvirt.connection().defineXML(vm.domain.XMLDesc().replace("</devices>", log))
+    result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
+    words = ["restore", tmp_path / "store", "-o", tmp_path / "out", "--define", "--force"]
+    assert result_of(*words, uri=private_libvirt.uri)["warnings"] == []
+    vm.start()
+    assert f"{tmp_path}/log" in vm.domain.XMLDesc() and f"{tmp_path}/out/vda.qcow2" in vm.domain.XMLDesc()
+
+
+@pytest.mark.parametrize("medium", ["gone", "a file", "a disc"])
+def test_a_medium_that_is_gone_is_ejected(private_libvirt, tmp_path, medium):
+    """The domain would not start; and a file that is no disc would be read by the guest."""
+    iso = tmp_path / "a.iso"
+    if medium != "gone":
+        iso.write_bytes(bytes(32769) + (b"CD001" if medium == "a disc" else b"other") + bytes(MIB))
+    drive = f"<disk type='file' device='cdrom'><source file='{iso}'/><target dev='hda' bus='ide'/><readonly/></disk>"
+    vm = point_of(tmp_path, drive)
+    done = define(private_libvirt, vm, tmp_path)
+    why = {"gone": "is not here", "a file": "is no image of a disc"}.get(medium)
+    told = json.loads(done.stdout.splitlines()[-1])["warnings"]
+    assert told == ([f"cdrom hda is without its medium: {iso} {why}"] if why else [])
+    assert (str(iso) in starts(private_libvirt, done)) is (medium == "a disc")
+
+
 # -- passwords --------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,137 @@
+"""What a host has not gives way, and what only the definition names is refused, with its name."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from nbdpull import domain_files, errors, host_fit
+from nbdpull.host_reach import Offer, Packaged, Reach
+
+OFFER = Offer(frozenset({"/usr/bin/qemu"}), frozenset({"/usr/share/OVMF"}))
+DRIVE = "<disk type='{}' device='{}'><source {}/><target dev='sda'/></disk>"
+
+
+def of(os="", devices=""):
+    return f"<domain><name>a</name>{os}<devices>{devices}</devices></domain>"
+
+
+def look(path):
+    return {"/disc": host_fit.DISC, "/gone": host_fit.NOTHING, "/unknown": host_fit.UNKNOWN}.get(path, host_fit.FILE)
+
+
+def fitted(xml, trusted=False):
+    text, told = host_fit.fitted(xml, OFFER, look, trusted)
+    return ET.fromstring(text), told
+
+
+@pytest.mark.parametrize("path, trusted, kept", [
+    ("/usr/bin/qemu", False, True), ("/usr/bin/qemu", True, True), ("/other", False, False), ("/other", True, True),
+    ("/gone", False, False), ("/gone", True, False),
+])  # fmt: skip
+def test_emulators(path, trusted, kept):
+    root, told = fitted(of(devices=f"<emulator>{path}</emulator>"), trusted)
+    assert (root.findtext("devices/emulator") == path) is kept
+    assert told == ([] if kept else [f"the emulator {path} is none that libvirt has here: libvirt takes its own"])
+
+
+@pytest.mark.parametrize("path, trusted, kept", [
+    ("/usr/share/OVMF/a.fd", False, True), ("/other.fd", False, False), ("/other.fd", True, True),
+    ("/gone", True, False),
+])  # fmt: skip
+def test_firmware_that_libvirt_chose(path, trusted, kept):
+    os = "<os firmware='efi'><loader secure='yes'>{}</loader><nvram template='/t'>/n</nvram></os>"
+    root, told = fitted(of(os.format(path)), trusted)
+    assert (root.findtext("os/loader") == path) is (root.find("os/nvram").get("template") == "/t") is kept
+    assert root.find("os/loader").get("secure") == "yes" and root.findtext("os/nvram") == "/n"
+    assert bool(told) is not kept
+
+
+def test_firmware_that_the_user_chose_stays():
+    """No other can be put in its place: it is refused, see below."""
+    root, told = fitted(of("<os><loader>/other.fd</loader></os>"))
+    assert root.findtext("os/loader") == "/other.fd" and told == []
+
+
+@pytest.mark.parametrize("drive, source, told", [
+    (("file", "cdrom"), "file='/disc'", None),
+    (("file", "cdrom"), "file='/gone'", "cdrom sda is without its medium: /gone is not here"),
+    (("file", "cdrom"), "file='/etc/shadow'", "cdrom sda is without its medium: /etc/shadow is no image of a disc"),
+    (("file", "cdrom"), "file='/gone' startupPolicy='optional'", None),
+    (("file", "cdrom"), "file='/unknown'", None),
+    (("file", "floppy"), "file='/image'", None),
+    (("file", "floppy"), "file='/gone'", "floppy sda is without its medium: /gone is not here"),
+    (("block", "cdrom"), "dev='/gone'", "cdrom sda is without its medium: /gone is not here"),
+    (("block", "cdrom"), "dev='/dev/sr0'", None),
+    (("network", "cdrom"), "protocol='http' name='a.iso'", None),
+    (("file", "disk"), "file='/gone'", None),
+])  # fmt: skip
+def test_media(drive, source, told):
+    root, found = fitted(of(devices=DRIVE.format(*drive, source)))
+    assert found == ([told] if told else []) and (root.find("devices/disk/source") is None) is bool(told)
+
+
+def test_a_medium_that_is_no_disc_stays_where_it_is_trusted():
+    assert fitted(of(devices=DRIVE.format("file", "cdrom", "file='/etc/shadow'")), trusted=True)[1] == []
+    assert fitted(of(devices=DRIVE.format("file", "cdrom", "file='/gone'")), trusted=True)[1] != []
+
+
+def foreign(devices, own=(), known=(), os="", offer=OFFER):
+    return list(map(str, host_fit.foreign(of(os, devices), offer, look, own, known)))
+
+
+def test_what_is_foreign():
+    devices = "<emulator>/usr/bin/qemu</emulator><serial type='file'><source path='/log'/></serial>" + "".join(
+        DRIVE.format(*each) for each in (("file", "cdrom", "file='/disc'"), ("block", "cdrom", "dev='/dev/sr0'"),
+                                         ("block", "cdrom", "dev='/dev/sdb'"), ("file", "disk", "file='/own'"))
+    )  # fmt: skip
+    assert foreign(devices, own=["/own"]) == ["serial /log", "cdrom sda /dev/sdb"]
+    assert foreign(devices, own=["/own"], known=[Reach("serial", "/log")]) == ["cdrom sda /dev/sdb"]
+    assert foreign(devices, own=["/own"], known=[Reach("console", "/log")]) == ["serial /log", "cdrom sda /dev/sdb"]
+
+
+def test_a_disc_of_the_name_of_another_device_is_none():
+    assert foreign(DRIVE.format("file", "disk", "file='/disc'")) == ["disk sda /disc"]
+
+
+@pytest.mark.parametrize("device, refused", [
+    (DRIVE.format("file", "disk", "file='/gone'"), []),
+    (DRIVE.format("block", "disk", "dev='/gone'"), []),
+    (DRIVE.format("file", "cdrom", "file='/gone' startupPolicy='optional'"), []),
+    (DRIVE.format("file", "floppy", "file='/gone' startupPolicy='requisite'"), []),
+    (DRIVE.format("file", "disk", "file='/unknown'"), ["disk sda /unknown"]),
+    (DRIVE.format("network", "disk", "protocol='nbd' name='/gone'"), ["disk sda network disk nbd /gone"]),
+    ("<disk more='/gone' type='dir'><source dir='/etc'/><target dev='sda'/></disk>", ["disk sda /gone dir /etc"]),
+    ("<serial type='file'><source path='/gone'/></serial>", ["serial /gone"]),
+])  # fmt: skip
+def test_an_image_that_is_not_here_is_nothing_of_the_host(device, refused):
+    """A file of a port is made where it is not; and what is named by no path alone is never taken for a path."""
+    assert foreign(device) == refused
+
+
+def test_what_hosts_usually_have():
+    """Where no libvirt was asked, a line is printed: it must not be there for each machine."""
+    os = "<os><loader>/usr/share/OVMF/CODE.fd</loader><nvram template='/usr/share/OVMF/VARS.fd'>/own</nvram></os>"
+    emulators = "<emulator>/usr/libexec/qemu-kvm</emulator><emulator>/usr/bin/kvm</emulator>"
+    assert foreign(emulators, ["/own"], os=os, offer=Packaged()) == []
+    strange = "<emulator>/usr/bin/../../store/evil</emulator><emulator>/opt/qemu</emulator>"
+    os = "<os><loader>/usr/share/../../evil.fd</loader></os>"
+    assert len(foreign(strange, os=os, offer=Packaged())) == 3
+
+
+def test_a_refusal_names_what_it_is_about():
+    devices = "".join(f"<serial type='file'><source path='/log{n}'/></serial>" for n in range(8))
+    with pytest.raises(errors.ForeignDefinition, match="serial /log0, serial /log1.*/log5, and 2 more; .*--trust-def"):
+        host_fit.require_known(of(devices=devices), OFFER, look, (), ())
+    with pytest.raises(errors.ForeignDefinition, match=r"loader /x \(firmware of this host is in /usr/share/OVMF\)"):
+        host_fit.require_known(of("<os><loader>/x</loader></os>"), OFFER, look, (), ())
+    host_fit.require_known(of(devices=devices), OFFER, look, [f"/log{n}" for n in range(8)], ())
+
+
+def test_looking_at_paths(tmp_path):
+    disc = tmp_path / "disc"
+    disc.write_bytes(bytes(32769) + b"CD001" + bytes(100))
+    (tmp_path / "short").write_bytes(b"CD001")
+    assert domain_files.look(str(disc)) == host_fit.DISC
+    assert domain_files.look(str(tmp_path / "short")) == domain_files.look(str(tmp_path)) == host_fit.FILE
+    assert domain_files.look("/dev/zero") == host_fit.FILE  # and it was not read
+    assert domain_files.look(str(tmp_path / "none")) == domain_files.look(str(disc / "x")) == host_fit.NOTHING
