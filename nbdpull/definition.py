@@ -17,6 +17,7 @@ from .format import BOOT_FILES
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
 LOOPBACK = "127.0.0.1"
+_ATTRIBUTES = {"file": "file", "block": "dev"}  # of <source>, by the disk's type
 _OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
 _NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -86,6 +87,15 @@ def variables(xml):
     return None, f"the firmware's variables ({element.get('type')} {' '.join(about.values())}) are not in the point"
 
 
+def for_trial(xml, name):
+    """The same <domain> by another name and uuid, and without devices that libvirt cannot judge by words alone."""
+    root = parse(xml)
+    _name(root, name, new_uuid=True)
+    for device in root.findall("devices/hostdev[@type='pci']") + root.findall("devices/interface[@type='hostdev']"):
+        root.find("devices").remove(device)
+    return xml_tree.text_of(root)
+
+
 def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None, passwords=()):
     """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
     elsewhere: {target: where} of restored disks that no Source can name; passwords: types of graphics that had one.
@@ -100,7 +110,7 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None, passwo
     for disk in list(root.iterfind("devices/disk")):
         target = target_of(disk)
         if target in disks:
-            _place(disk, disks[target])
+            warnings += _place(disk, disks[target])
         elif disk.get("device", "disk") in ("disk", "lun"):
             where = (elsewhere or {}).get(target)
             what = f"disk {target} was {f'restored to {where}, which is not named here' if where else 'not restored'}"
@@ -136,20 +146,27 @@ def target_of(disk):
 
 
 def _place(disk, place):
+    """Let a disk be there; what to tell."""
     secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
-    for tag in _OF_THE_OLD_SOURCE:
+    for tag in (*_OF_THE_OLD_SOURCE, "source"):
         for old in disk.findall(tag):
             disk.remove(old)
-    before = disk.find("source")
-    at = 0 if before is None else list(disk).index(before)
-    if before is not None:
-        disk.remove(before)
     disk.set("type", place.type)
-    source = ET.Element("source", {"dev" if place.type == "block" else "file": place.path})
-    disk.insert(at, source)
+    driver, source = _child(disk, "driver"), ET.Element("source", {_ATTRIBUTES[place.type]: place.path})
+    disk.insert(list(disk).index(driver) + 1, source)
     if place.encrypted:
         ET.SubElement(source, "encryption", format="luks").extend(secrets[:1])
-    _child(disk, "driver").set("type", place.format)
+    driver.set("type", place.format)
+    for cache in driver.findall("metadata_cache") if place.format != "qcow2" else []:
+        driver.remove(cache)  # of qcow2's tables
+    return _no_lun(disk) if place.type == "file" and disk.get("device") == "lun" else []
+
+
+def _no_lun(disk):
+    disk.set("device", "disk")
+    for name in ("rawio", "sgio"):
+        disk.attrib.pop(name, None)
+    return [f"disk {target_of(disk)} was a LUN, which takes SCSI commands of the guest: in a file it is a plain disk"]
 
 
 def _nvram(root, path, copy):

@@ -7,9 +7,12 @@ is restored. Must not know: the store.
 from __future__ import annotations
 
 import functools
+import secrets
 from urllib.parse import urlsplit
 
 from . import definition, domain, domain_files, domain_offer, errors, host_fit, host_reach
+
+_OTHERWISE = "restore without --define, mend domain.xml, and virsh define it"
 
 
 def prepared(xml, uri, force, original=None, own=(), trusted=False):
@@ -30,7 +33,26 @@ def prepared(xml, uri, force, original=None, own=(), trusted=False):
         if not trusted:
             homes = domain_files.variables_homes(name, uri)
             host_fit.require_known(fitted, offer, look, [*own, *homes], known)
-        return fitted, told
+        return fitted, [*told, *_judged(connection, fitted)]
+
+
+def _judged(connection, xml):
+    """Have libvirt judge a definition. Raises where it would not define it; returns what it says of its start.
+
+    It makes QEMU's command line of it, which has no effect, and takes more than a definition has to fulfil: where it
+    refuses that, it is asked to define the domain, by another name and for this instant.
+    """
+    name, _ = definition.identity(xml)
+    trial = definition.for_trial(xml, f"nbdpull-trial-{secrets.token_hex(4)}")
+    with domain.translated(f"cannot define domain '{name}'", (errors.HypervisorError, _OTHERWISE)):
+        try:
+            connection.domainXMLToNative("qemu-argv", trial, 0)
+        except domain.libvirt.libvirtError as error:
+            if error.get_error_code() == domain.libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt of QEMU's
+                return []
+            connection.defineXML(trial).undefineFlags(domain.libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+            return [f"libvirt defines domain '{name}', and would not start it: {' '.join(str(error).split())}"]
+    return []
 
 
 def _require_free(connection, xml, force):

@@ -18,7 +18,7 @@ from .copy_policy import RANDOM_DEVICES, TO_QEMU, local_name
 
 # What may have slashes and is nothing of the host: words, times, secrets of processors, tuning, networks' filters.
 _HARMLESS = ("name", "title", "description", "metadata", "clock", "launchSecurity", "blkiotune", "resource", "cmdline",
-             "serial", "vendor", "product", "wwn", "alias", "filterref")  # fmt: skip
+             "serial", "vendor", "product", "wwn", "alias", "filterref", "secret")  # fmt: skip
 _OF_THE_GUEST = ("alias", "address", "target", "boot", "driver", "backingStore", "readonly", "shareable")
 _PORTS = ("serial", "parallel", "console", "channel", "redirdev")
 

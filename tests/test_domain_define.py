@@ -2,12 +2,14 @@
 libvirt does not fail on demand."""
 
 import contextlib
+import os
 
 import pytest
+import stores
 from bed.machine import DOMAIN
 from test_domain import Meddled, libvirt_error, raising
 
-from nbdpull import domain, domain_boot, domain_define, errors
+from nbdpull import domain, domain_boot, domain_define, errors, restore
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -50,6 +52,20 @@ def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, m
 
 def test_a_domain_that_is_not_there_can_be_defined(private_libvirt):
     domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
+
+
+def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, meddled, tmp_path):
+    """All is restored, and the message says where."""
+    vm = stores.Vm(tmp_path / "store", name="new")
+    vm.xml = definition_of("new")
+    vm.add_disk("vda", 1 << 20)
+    vm.pull()
+    meddled(defineXML=raising(libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR)))
+    out = tmp_path / "out"
+    request = restore.Request(str(vm.root), output=str(out), define=True, uri=private_libvirt.uri)
+    with pytest.raises(errors.HypervisorError, match=f"cannot define domain 'new': .*all is restored in {out}"):
+        restore.restore(request)
+    assert sorted(os.listdir(out)) == ["domain.xml", "vda.qcow2"]
 
 
 # -- a drill's domain -------------------------------------------------------------------------------------------------

@@ -210,19 +210,6 @@ def test_a_name_that_libvirt_would_refuse(private_libvirt, pulled, tmp_path, nam
     assert not (tmp_path / "out").exists()
 
 
-def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, tmp_path):
-    """All is restored, and the message says where."""
-    vm = stores.Vm(tmp_path / "store")
-    xml = DOMAIN.format(kind="qemu", name="of-old", memory=16, cpus=1, boot="", devices="")
-    vm.xml = xml.replace("'pc'", "'none-such'")
-    vm.add_disk("vda", MIB)
-    vm.pull()
-    done = nbdpull("restore", vm.root, "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri)
-    assert done.returncode == 6 and done.stderr.count("\n") == 1
-    assert "cannot define domain 'of-old'" in done.stderr and f"all is restored in {tmp_path}/out" in done.stderr
-    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.qcow2"]
-
-
 @pytest.mark.parametrize("words, says", [
     ([], "runs at"), (["--name", "other"], "give --new-uuid"), (["--new-uuid"], "another domain"),
 ])  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import stores
 from bed.libvirtd import libvirt
-from bed.machine import DOMAIN, MIB, Machine, wait_for
+from bed.machine import DOMAIN, MIB, Disk, Machine, wait_for
 
 from nbdpull import domain_files
 
@@ -75,7 +75,8 @@ def test_a_domain_without_such_devices_has_one_definition(private_libvirt, machi
 
 def restored(bed, result):
     """The domain that a restore defined, which starts where this is entered, and is gone afterwards."""
-    return Machine.of(bed, result["defined"]["uuid"], result["files"])
+    disks = {name: Disk(path=path, format=result["formats"][name]) for name, path in result["files"].items()}
+    return Machine.of(bed, result["defined"]["uuid"], disks)
 
 
 # -- a copy beside the original ---------------------------------------------------------------------------------------
@@ -283,6 +284,62 @@ def test_a_medium_that_is_gone_is_ejected(private_libvirt, tmp_path, medium):
     told = json.loads(done.stdout.splitlines()[-1])["warnings"]
     assert told == ([f"cdrom hda is without its medium: {iso} {why}"] if why else [])
     assert (str(iso) in starts(private_libvirt, done)) is (medium == "a disc")
+
+
+# -- what libvirt would refuse ----------------------------------------------------------------------------------------
+
+LUN = ("device='disk'>", "device='lun' rawio='no'>")
+SIZE = "<metadata_cache><max_size unit='bytes'>1048576</max_size></metadata_cache>"
+CACHE = ("type='qcow2'/>", f"type='qcow2'>{SIZE}</driver>")
+NUMA = ("<features>", "<numatune><memory mode='strict' nodeset='77'/></numatune><features>")
+
+
+@pytest.mark.parametrize("replaced, words, says", [
+    (("machine='pc'", "machine='pc-q35-rhel9.2.0'"), [], "does not support machine type"),
+    (("<target dev='vda'", "<shareable/><target dev='vda'"), [], "shared access for disk 'vda'"),
+    (("</devices>", "<disk device='lun' type='file'><source file='/a'/><target dev='sda'/></disk></devices>"),
+     ["--trust-definition"], "'lun' is only valid for block"),
+])  # fmt: skip
+def test_what_libvirt_would_refuse_is_refused_before_the_first_byte(private_libvirt, tmp_path, replaced, words, says):
+    """It was refused when all images were written, which may take hours."""
+    vm = point_of(tmp_path, replaced=replaced)
+    done = define(private_libvirt, vm, tmp_path, *words)
+    assert done.returncode == 6 and says in done.stderr and "mend domain.xml" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert private_libvirt.virsh("list", "--all", "--name").split() == []
+
+
+@pytest.mark.parametrize("replaced, words, says", [
+    (LUN, ["--format", "raw"], "disk vda was a LUN"),
+    (CACHE, ["--format", "raw"], None),
+    (CACHE, [], None),
+])  # fmt: skip
+def test_what_fits_another_kind_of_image_alone_is_adapted(private_libvirt, tmp_path, replaced, words, says):
+    vm = point_of(tmp_path, replaced=replaced)
+    done = define(private_libvirt, vm, tmp_path, *words)
+    told = json.loads(done.stdout.splitlines()[-1])["warnings"]
+    assert [text for text in told if says and text.startswith(says)] == told
+    assert ("metadata_cache" in starts(private_libvirt, done)) is (replaced == CACHE and not words)
+
+
+def test_what_libvirt_defines_and_would_not_start_is_told(private_libvirt, tmp_path):
+    """The host may be mended while the images are written."""
+    done = define(private_libvirt, point_of(tmp_path, replaced=NUMA), tmp_path)
+    result = json.loads(done.stdout.splitlines()[-1])
+    [told] = result["warnings"]
+    assert "would not start it" in told and "NUMA node 77" in told
+    assert private_libvirt.virsh("list", "--all", "--name").split() == ["of-old"]
+    private_libvirt.connection().lookupByName("of-old").undefine()
+
+
+def test_a_device_that_libvirt_cannot_judge_by_words_is_no_obstacle(private_libvirt, tmp_path):
+    """Of a PCI device of the host QEMU's command line cannot be made without it; it can be defined."""
+    device = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{PCI}</source></hostdev></devices>"
+    done = define(private_libvirt, point_of(tmp_path, replaced=("</devices>", device)), tmp_path, "--trust-definition")
+    assert json.loads(done.stdout.splitlines()[-1])["warnings"] == []
+    dom = private_libvirt.connection().lookupByName("of-old")
+    assert "<hostdev" in dom.XMLDesc()
+    dom.undefine()
 
 
 # -- passwords --------------------------------------------------------------------------------------------------------

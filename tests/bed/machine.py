@@ -86,12 +86,12 @@ class Machine:
         self.uuid = bed.connection().defineXML(self._xml()).UUIDString()
 
     @classmethod
-    def of(cls, bed, uuid, images):
-        """A domain that somebody else has defined; images: {target: path} of its disks."""
+    def of(cls, bed, uuid, disks):
+        """A domain that somebody else has defined; disks: {target: Disk}."""
         vm = object.__new__(cls)
         vm.bed, vm.uuid, vm.paused, vm._devices = bed, uuid, True, {}
         vm.name, vm.folder = vm.domain.name(), None
-        vm.disks = {target: Disk(path=Path(path)) for target, path in images.items()}
+        vm.disks = disks
         return vm
 
     def __enter__(self):
