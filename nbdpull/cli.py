@@ -268,19 +268,24 @@ def _verify(args, report, check):
 
 
 def _verify_against(args, report, check, looked_at):
-    from . import compare
+    from . import compare, terminal
 
     found = compare.compare(args.store, args.against, args.domain, args.point, args.disk, args.format, _threads(args),
                             report, check, looked_at)  # fmt: skip
-    ranges = [{"offset": offset, "length": length} for offset, length in found.differences]
-    lines = [f"DIFFERS bytes {offset} to {offset + length}" for offset, length in found.differences]
-    verdict = "differs from" if ranges else "equals"
-    lines.append(f"{args.against} {verdict} disk {found.disk} at point {found.point.id}")
-    lines += [] if found.complete else ["The time was up before everything was looked at."]
-    outcome = {"domain": found.point.manifest.domain, "point": found.point.id, "disk": found.disk, "equal": not ranges,
-               "complete": found.complete, "compared_bytes": found.compared_bytes, "differences": ranges,
-               "warnings": []}  # fmt: skip
-    return outcome, lines, errors.Differs.exit_code if ranges else 0
+    outcome = {
+        "domain": found.point.manifest.domain,
+        "point": found.point.id,
+        "disk": found.disk,
+        "equal": found.equal,
+        "sample": args.sample,
+        "shard": args.shard,
+        "complete": found.complete,
+        "size": found.size,
+        "compared_bytes": found.compared_bytes,
+        "differences": [{"offset": offset, "length": length} for offset, length in found.differences],
+        "warnings": [],
+    }
+    return outcome, terminal.compared(args.against, outcome), errors.Differs.exit_code if found.differences else 0
 
 
 def _kept(found, args):

@@ -27,13 +27,20 @@ QEMU_NBD_START = 10.0  # seconds
 
 @dataclass
 class Result:
-    """differences: [(offset, length)] in bytes, ascending, neighbours joined; compared_bytes: what was looked at."""
+    """differences: [(offset, length)] in bytes, ascending, neighbours joined; compared_bytes: how much of the disk was
+    looked at, complete: whether all of it."""
 
     point: series.Point
     disk: str
+    size: int
     compared_bytes: int = 0
     differences: list = field(default_factory=list)
-    complete: bool = True
+    complete: bool = False
+
+    @property
+    def equal(self) -> Optional[bool]:
+        """None: no difference in what was looked at, which was not all."""
+        return False if self.differences else True if self.complete else None
 
 
 def compare(
@@ -55,7 +62,7 @@ def compare(
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
-        result = Result(found, disk)
+        result = Result(found, disk, opened.size)
         _compare(result, opened, live, threads, report, check, part)
     return result
 
@@ -71,24 +78,24 @@ def _chosen(point, disk):
 
 def _compare(result, opened, live, threads, report, check, part):
     deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
-    blocks = part.numbers(_blocks_with_data(opened, live))
-    different = []
+    held = _blocks_with_data(opened, live)
+    blocks, different = part.numbers(held), []
+    result.compared_bytes = opened.size - sum(_length(number, opened.size) for number in held.tolist())  # zero in both
 
     def work(number):
-        return number, _block_differences(opened, live, number * BLOCK, min(BLOCK, opened.size - number * BLOCK))
+        return number, _block_differences(opened, live, number * BLOCK, _length(number, opened.size))
 
     for number, found in pipeline.ordered(
         work, blocks.tolist(), threads=threads, budget=1 << 26, weight=lambda _: BLOCK, check=check
     ):
-        result.compared_bytes = min((number + 1) * BLOCK, opened.size)
+        length = _length(number, opened.size)
+        position = number * BLOCK + length
+        result.compared_bytes += length
         different += found
-        report(event="progress", disk=opened.disk, position=result.compared_bytes, size=opened.size,
-               written_bytes=result.compared_bytes)  # fmt: skip
+        report(event="progress", disk=opened.disk, position=position, size=opened.size, written_bytes=position)
         if deadline is not None and time.monotonic() > deadline:
-            result.complete = False
             break
-    else:
-        result.compared_bytes = opened.size
+    result.complete = result.compared_bytes == opened.size
     merged = extents.merged(extents.of((*each, extents.DATA) for each in different))
     result.differences = [(int(each["offset"]), int(each["length"])) for each in merged]
 
@@ -102,6 +109,11 @@ def _blocks_with_data(opened, live):
     for offset, _, _ in opened.records():
         held[offset // BLOCK] = True
     return numpy.flatnonzero(held)
+
+
+def _length(number, size):
+    """Of a block of a disk of that size: the last one may be shorter."""
+    return min(BLOCK, size - number * BLOCK)
 
 
 def _block_differences(opened, live, start, length):

@@ -173,6 +173,18 @@ def verified(outcome):
     return lines + ([] if outcome["complete"] else ["The time was up before everything was looked at."])
 
 
+def compared(image, outcome):
+    """What a comparison of an image with a disk of a point found."""
+    lines = ["DIFFERS bytes {} to {}".format(each["offset"], each["offset"] + each["length"])
+             for each in outcome["differences"]]  # fmt: skip
+    disk = "disk {disk} at point {point}".format(**outcome)
+    looked = f"{size(outcome['compared_bytes'])} of {size(outcome['size'])}"
+    if outcome["equal"] is None:
+        return [f"{image}: no difference from {disk} in the part looked at ({looked})"]
+    part = "" if outcome["complete"] else f"; only a part was looked at ({looked})"
+    return lines + [f"{image} {'equals' if outcome['equal'] else 'differs from'} {disk}{part}"]
+
+
 def _damage(damage):
     where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
     return f"DAMAGE {where}: {damage['problem']}"

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 
+import numpy
 import pytest
 from stores import KIB, MIB, ROLLING, Vm, chain, damaged, files, flipped
 
@@ -147,6 +148,34 @@ def test_an_image_equals_its_point_and_no_other(even, tmp_path, kind, capsys):
     assert not told["ok"] and told["exit_code"] == 13 and told["differences"]
     told = result(capsys, "verify", even.root, "--against", path)
     assert told["ok"] and told["equal"] and told["compared_bytes"] == even.disks["vda"].size
+
+
+PARTS = [["--shard", "2/2"], ["--sample", "0.01%"], ["--max-duration", "0.000001"]]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_not_taken_for_the_whole_image(even, tmp_path, part, capsys):
+    numpy.random.seed(1)  # what the sample is taken by
+    content = even.images[even.points[-1].id]["vda"]
+    size, wrong = len(content), bytearray(content)
+    wrong[-1] ^= 1  # in the last block, which has another length, and which none of these looks at
+    for path in (image(tmp_path / "same.raw", content), image(tmp_path / "wrong.raw", wrong)):
+        told = result(capsys, "verify", even.root, "--against", path, *part)
+        assert told["ok"] and told["exit_code"] == 0 and told["equal"] is None and not told["complete"]
+        assert told["size"] == size and 0 <= told["compared_bytes"] < size
+        code, said, _ = nbdpull(capsys, "verify", even.root, "--against", path, *part)
+        assert code == 0 and "in the part looked at" in said and "equals" not in said
+
+
+def test_all_parts_of_an_image_together_are_the_whole(even, tmp_path, capsys):
+    wrong = bytearray(even.images[even.points[-1].id]["vda"])
+    wrong[-1] ^= 1
+    path = image(tmp_path / "wrong.raw", wrong)
+    parts = [result(capsys, "verify", even.root, "--against", path, "--shard", f"{i}/3") for i in (1, 2, 3)]
+    assert [told["equal"] for told in parts].count(False) == 1
+    (found,) = [told for told in parts if told["differences"]]
+    assert found["exit_code"] == 13 and not found["complete"]
+    assert sum(told["compared_bytes"] for told in parts) >= len(wrong)
 
 
 def different(vm, one, other):
