@@ -9,6 +9,7 @@ Must not know: NBD, extents, the store, or why a disk is pulled in full. XML is 
 
 import contextlib
 import errno
+import json
 import operator
 import os
 import time
@@ -244,10 +245,19 @@ class Domain:
 
     @property
     def running_version(self) -> Optional[tuple[int, ...]]:
-        """(7, 2, 22) of the QEMU that runs it, None where that is not known; on another host, of the one installed."""
+        """(7, 2, 22) of the QEMU that runs it, None where that is not known."""
         if self.is_remote:
-            return tuple(map(int, self.versions["qemu"].split(".")))
+            return self._told_version()
         return qemu_process.version(self.name, urllib.parse.urlsplit(self.uri).path == "/session")
+
+    def _told_version(self) -> Optional[tuple[int, ...]]:
+        """What QEMU itself says: libvirt knows but the one that is installed by now."""
+        try:
+            with self._seam("ask QEMU for its version"):
+                answer = json.loads(domain_link.ask_monitor(self._dom, '{"execute": "query-version"}'))
+            return tuple(answer["return"]["qemu"][part] for part in ("major", "minor", "micro"))
+        except (errors.HypervisorError, errors.DomainNotRunning, ValueError, KeyError):
+            return None
 
     @property
     def likely_version(self) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any, Callable, NoReturn, Optional
 
 import libvirt
+import libvirt_qemu
 
 from . import errors
 
@@ -223,6 +224,11 @@ class _Wrapped:
         if isinstance(result, list) and result and isinstance(result[0], _OBJECTS):
             return [_Wrapped(self._link, each, functools.partial(_gone, each)) for each in result]
         return result
+
+
+def ask_monitor(dom: _Wrapped, command: str) -> str:
+    """What QEMU's monitor answers, both JSON. libvirt notes of the domain, until that ends, that somebody did so."""
+    return dom._link.bounded(libvirt_qemu.qemuMonitorCommand, _unwrapped(dom), command, 0)
 
 
 def _unwrapped(argument: Any) -> Any:

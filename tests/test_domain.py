@@ -238,6 +238,20 @@ def test_remote(vm, monkeypatch, uri, remote):
     assert vm.is_remote is remote
 
 
+def test_an_upgrade_does_not_hide_which_qemu_runs(machine, monkeypatch):
+    """On this host its executable tells, on another one QEMU itself; libvirt tells of what is installed."""
+    vm = machine({"vda": MIB})
+    installed = vm.bed.connection().getVersion()
+    running = (installed // 1_000_000, installed // 1000 % 1000, installed % 1000)
+    with domain.open(vm.name) as opened:
+        monkeypatch.setattr(domain.Domain, "versions", {"libvirt": "99.0.0", "qemu": "99.0.0"})
+        assert opened.running_version == opened.likely_version == running
+        monkeypatch.setattr(opened, "uri", "qemu+ssh://root@host/system")
+        assert opened.is_remote and opened.running_version == opened.likely_version == running
+        vm.stop()
+        assert opened.running_version is None and opened.likely_version == (99, 0, 0)
+
+
 @pytest.mark.parametrize("uri, shown", [
     ("qemu+ssh://backup:geheim@hv1:2222/system?keyfile=/k", "qemu+ssh://backup@hv1:2222/system?keyfile=/k"),
     ("qemu+ssh://backup@hv1/system", "qemu+ssh://backup@hv1/system"), ("qemu:///system", "qemu:///system"),

@@ -25,7 +25,7 @@ LIBRARIES = {
         "domain_thaw",
         "socket_guard",
     },
-    "libvirt_qemu": {"domain_boot"},
+    "libvirt_qemu": {"domain_boot", "domain_link"},
     "nbdkit": {"nbdkit_plugin"},  # a module that exists inside nbdkit only
     "nbd": {"source", "nbd_target"},
     "zstandard": {"writer", "reader"},
