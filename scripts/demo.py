@@ -1,7 +1,8 @@
 """The demo: a small Linux guest on a libvirt of its own is backed up three times, restored, and compared.
 
-Run by scripts/demo. It is a plain program that uses nbdpull as you would: by its command line. The test bed
-(tests/bed) gives the VM; `freeze_copy` is the witness of what the disk held, made by qemu-img and not by nbdpull.
+Run by scripts/demo. With --iothread the guest's disk is in an I/O thread of QEMU. It is a plain program that uses
+nbdpull as you would: by its command line. The test bed (tests/bed) gives the VM; `freeze_copy` is the witness of what
+the disk held, made by qemu-img and not by nbdpull.
 """
 
 import json
@@ -31,7 +32,8 @@ def main():
     try:
         with tempfile.TemporaryDirectory(prefix="nbdpull-demo-") as folder, PrivateLibvirt() as libvirt:
             say("Getting a kernel and an agent for the guest (kept for the next time), and booting it.")
-            with Guest(libvirt, Path(folder) / "vm", build(cache_folder()), name="vm1") as vm:
+            threads = int(sys.argv[1:] == ["--iothread"])
+            with Guest(libvirt, Path(folder) / "vm", build(cache_folder()), name="vm1", iothreads=threads) as vm:
                 vm.wait_agent()
                 tell_the_story(vm, Path(folder))
     except (Failed, BedError, Unavailable) as error:

@@ -243,10 +243,11 @@ def assert_event(events, event, verb):
     assert_documented(table(section(MANUAL, f"event {event} of {verb}")), events[event])
 
 
-@pytest.fixture(scope="module")
-def vm(private_libvirt, tmp_path_factory):
-    """The VM of the documents: vm1, with a checkpoint chk3."""
-    with Machine(private_libvirt, tmp_path_factory.mktemp("images"), {"vda": 8 * MIB}, name="vm1") as vm:
+@pytest.fixture(scope="module", params=[0, 1], ids=["", "iothread"])
+def vm(request, private_libvirt, tmp_path_factory):
+    """The VM of the documents: vm1, with a checkpoint chk3; once more with its disk in an I/O thread."""
+    folder = tmp_path_factory.mktemp("images")
+    with Machine(private_libvirt, folder, {"vda": 8 * MIB}, name="vm1", iothreads=request.param) as vm:
         vm.write("vda", 0, MIB, 0x55)
         vm.create_checkpoint("chk3")
         vm.write("vda", MIB, MIB, 0x66)
@@ -567,11 +568,11 @@ def test_modules_import_only_from_the_rows_below():
 
 
 @pytest.mark.timeout_seconds(300)
-def test_the_demo(guest_parts, tmp_path):
+@pytest.mark.parametrize("options", [[], ["--iothread"]], ids=["", "iothread"])
+def test_the_demo(guest_parts, tmp_path, options):
     environment = {**stores.package_environment(), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "scripts/demo.py")], env=environment, capture_output=True, text=True, timeout=240
-    )
+    program = [sys.executable, str(PROJECT / "scripts/demo.py"), *options]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Images are identical.") == 3
     assert list(tmp_path.iterdir()) == []

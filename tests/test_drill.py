@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import stores
+from bed.guest import Guest
 from bed.machine import DOMAIN, MIB, wait_for
 from stores import Vm, files, package_environment
 
@@ -164,9 +165,18 @@ def test_a_point_that_cannot_be_read_fails_at_once(bootable, private_libvirt):
     assert told["verdict"] == "failed" and "cannot be read" in told["reason"] and told["seconds"] < 30
 
 
+@pytest.fixture
+def threaded_guest(private_libvirt, guest_parts, tmp_path):
+    """A Linux guest whose disk is in an I/O thread."""
+    with Guest(private_libvirt, tmp_path / "guest", guest_parts, iothreads=1) as vm:
+        vm.wait_agent()
+        yield vm
+
+
 @pytest.mark.timeout_seconds(200)
-def test_the_linux_guest_in_a_drill(guest, private_libvirt, tmp_path):
+def test_the_linux_guest_in_a_drill(threaded_guest, private_libvirt, tmp_path):
     """Pulled while it runs, booted beside it: the agent answers."""
+    guest, pid = threaded_guest, threaded_guest.pid
     store = tmp_path / "store"
     for _ in range(2):
         assert cli.main(["pull", guest.name, "-o", str(store), "-c", private_libvirt.uri, "--quiet"]) == 0
@@ -178,7 +188,7 @@ def test_the_linux_guest_in_a_drill(guest, private_libvirt, tmp_path):
     told = run(Root, private_libvirt, "--timeout", "90s")
     assert told["ok"] and told["waited_for"] == "agent" and "bed: vda is mounted" in told["console"]
     assert private_libvirt.virsh("list", "--name").split() == [guest.name]
-    assert guest.run("cat /mnt/more") == "more\n"
+    assert guest.run("cat /mnt/more") == "more\n" and guest.pid == pid
 
 
 def test_it_can_be_stopped(bootable, private_libvirt, work):
