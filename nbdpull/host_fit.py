@@ -62,22 +62,27 @@ def _without_medium(drive, look, trusted):
 
 
 def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach] = ()) -> list[Reach]:
-    """What a definition names of the host that is none of its own paths, nor offered to every domain, nor known.
-    An image that is not here is nothing of the host: without it no guest starts. (A port's file QEMU would make.)"""
+    """What a definition names of the host that is none of its own paths, nor offered to every domain, nor known."""
     own, known = set(own), set(known)
 
     def is_foreign(reach):
         if reach.value in own or reach in known or offer.covers(reach):
             return False
-        kind, found = reach.what.partition(" ")[0], look(reach.value) if reach.is_path else UNKNOWN
-        return kind not in _IMAGES or not (found == NOTHING or (found == DISC and kind == "cdrom"))
+        return not (reach.what.startswith("cdrom ") and reach.is_path and look(reach.value) == DISC)
 
     return list(filter(is_foreign, reaches(definition.parse(xml))))
 
 
 def require_known(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach]) -> None:
-    """ForeignDefinition where there is anything foreign."""
-    found = foreign(xml, offer, look, own, known)
+    """ForeignDefinition where there is anything foreign.
+
+    An image that is not here is nothing of the host: without it no guest starts. (The file of a port QEMU would make.)
+    """
+
+    def is_gone(reach):
+        return reach.what.partition(" ")[0] in _IMAGES and reach.is_path and look(reach.value) == NOTHING
+
+    found = [reach for reach in foreign(xml, offer, look, own, known) if not is_gone(reach)]
     firmware = sorted(offer.firmware) if any(each.what == "loader" for each in found) else []
     hint = f" (firmware of this host is in {', '.join(firmware)})" if firmware else ""
     if found:

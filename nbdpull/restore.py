@@ -16,7 +16,6 @@ from typing import Callable, Optional
 
 from . import (
     definition,
-    domain_files,
     domain_xml,
     errors,
     format,
@@ -387,8 +386,9 @@ class _Run:
         return new
 
     def _foreign(self, xml, own):
-        """What to tell of what a definition names of the host; of disks that were not restored it is told already."""
-        found = host_fit.foreign(xml, host_reach.Packaged(), domain_files.look, own)
+        """What to tell of what a definition names of the host; of disks that were not restored it is told already.
+        Nothing there is looked at: no file is opened because a store names it."""
+        found = host_fit.foreign(xml, host_reach.Packaged(), lambda _path: host_fit.UNKNOWN, own)
         found = [each for each in found if not each.what.startswith("disk ")]
         if found:
             yield (f"domain.xml names what is not in the point: {host_fit.listing(found)}; see that it is as it should "

@@ -93,19 +93,27 @@ def test_a_disc_of_the_name_of_another_device_is_none():
     assert foreign(DRIVE.format("file", "disk", "file='/disc'")) == ["disk sda /disc"]
 
 
-@pytest.mark.parametrize("device, refused", [
-    (DRIVE.format("file", "disk", "file='/gone'"), []),
-    (DRIVE.format("block", "disk", "dev='/gone'"), []),
-    (DRIVE.format("file", "cdrom", "file='/gone' startupPolicy='optional'"), []),
-    (DRIVE.format("file", "floppy", "file='/gone' startupPolicy='requisite'"), []),
-    (DRIVE.format("file", "disk", "file='/unknown'"), ["disk sda /unknown"]),
-    (DRIVE.format("network", "disk", "protocol='nbd' name='/gone'"), ["disk sda network disk nbd /gone"]),
-    ("<disk more='/gone' type='dir'><source dir='/etc'/><target dev='sda'/></disk>", ["disk sda /gone dir /etc"]),
-    ("<serial type='file'><source path='/gone'/></serial>", ["serial /gone"]),
+@pytest.mark.parametrize("drive, source", [
+    (("file", "disk"), "file='/gone'"), (("block", "disk"), "dev='/gone'"),
+    (("file", "cdrom"), "file='/gone' startupPolicy='optional'"),
+    (("file", "floppy"), "file='/gone' startupPolicy='requisite'"),
 ])  # fmt: skip
-def test_an_image_that_is_not_here_is_nothing_of_the_host(device, refused):
-    """A file of a port is made where it is not; and what is named by no path alone is never taken for a path."""
-    assert foreign(device) == refused
+def test_an_image_that_is_not_here_is_told_and_not_refused(drive, source):
+    device = DRIVE.format(*drive, source)
+    host_fit.require_known(of(devices=device), OFFER, look, (), ())
+    assert foreign(device) == [f"{drive[1]} sda /gone"]
+
+
+@pytest.mark.parametrize("device, named", [
+    (DRIVE.format("file", "disk", "file='/unknown'"), "disk sda /unknown"),
+    (DRIVE.format("network", "disk", "protocol='nbd' name='/gone'"), "disk sda network disk nbd /gone"),
+    ("<disk more='/gone' type='dir'><source dir='/etc'/><target dev='sda'/></disk>", "disk sda /gone dir /etc"),
+    ("<serial type='file'><source path='/gone'/></serial>", "serial /gone"),
+])  # fmt: skip
+def test_what_is_no_image_or_not_known_to_be_gone_is_refused(device, named):
+    """A file of a port is made where it is not; and what no path alone names is never taken for a path."""
+    with pytest.raises(errors.ForeignDefinition, match=f": {named};"):
+        host_fit.require_known(of(devices=device), OFFER, look, (), ())
 
 
 def test_what_hosts_usually_have():

@@ -286,6 +286,13 @@ def test_a_medium_that_is_gone_is_ejected(private_libvirt, tmp_path, medium):
     assert (str(iso) in starts(private_libvirt, done)) is (medium == "a disc")
 
 
+def test_a_plain_restore_tells_the_medium(tmp_path):
+    """By its domain.xml the domain would not start where that is gone."""
+    drive = "<disk type='file' device='cdrom'><source file='/nowhere/a.iso'/><target dev='hda' bus='ide'/></disk>"
+    done = nbdpull("restore", point_of(tmp_path, drive).root, "-o", tmp_path / "out")
+    assert "domain.xml names what is not in the point: cdrom hda /nowhere/a.iso;" in done.stderr
+
+
 # -- what libvirt would refuse ----------------------------------------------------------------------------------------
 
 LUN = ("device='disk'>", "device='lun' rawio='no'>")
