@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from . import domain, domain_xml, errors, findings, format, series, verdict, xml_tree
+from . import domain, domain_xml, errors, findings, format, series, verdict
 from .manifest import FULL, INCREMENTAL
 
 Decision = tuple[str, str]  # mode, reason
@@ -274,8 +274,7 @@ def stored_checkpoint(target, point):
     """The definition of its checkpoint that a Point of the Series keeps, None where it has none, or another one's:
     whoever can write to the store may have written it."""
     try:
-        data = target.read_file(point, format.CHECKPOINT_XML)
-        xml = xml_tree.text_of(xml_tree.parse(data or b"", "domaincheckpoint"))
+        xml = (target.read_file(point, format.CHECKPOINT_XML) or b"").decode()
         return xml if is_of(point, domain_xml.parse_checkpoint(xml, with_size=False)) else None
     except (errors.Damaged, ValueError):
         return None

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
+from . import xml_tree
+
 # The daemon checks names against this pattern and answers with a page of schema errors.
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _SCRATCH = re.compile(r"/nbdpull-([^/]+)-[^/-]+\.scratch$")
@@ -206,7 +208,7 @@ def parse_checkpoint(xml: str, with_size: bool) -> Checkpoint:
     libvirt tells a size only of the disks whose bitmap is present, recording and consistent in every layer, so a
     missing size is how a broken base is seen before a backup begins.
     """
-    root = ET.fromstring(xml)
+    root = xml_tree.parse(xml, "domaincheckpoint")  # which may be a point's, and then of anybody's making
     covered = [e for e in root.iterfind("disks/disk") if e.get("checkpoint") == "bitmap"]
     disks = {e.get("name", ""): "size" in e.attrib if with_size else None for e in covered}
     time, description = int(root.findtext("creationTime", "0")), root.findtext("description", "")
@@ -214,8 +216,8 @@ def parse_checkpoint(xml: str, with_size: bool) -> Checkpoint:
 
 
 def parse_disks(xml: str) -> list[Disk]:
-    """Disks of a <domain>, in its order."""
-    root = ET.fromstring(xml)
+    """Disks of a <domain>, be it one of a point, in its order."""
+    root = xml_tree.parse(xml)
     controllers = {e.get("index") for e in root.iterfind("devices/controller[@type='scsi']") if _has_iothread(e)}
     return [_parse_disk(element, controllers) for element in root.iterfind("devices/disk")]
 
@@ -329,7 +331,8 @@ def agent_state(xml: str) -> Optional[str]:
 
 
 def platform(xml: str) -> Platform:
-    root = ET.fromstring(xml)
+    """Of a <domain>, be it one of a point."""
+    root = xml_tree.parse(xml)
     arch, machine = _attribute(root, "os/type", "arch"), _attribute(root, "os/type", "machine")
     return Platform(root.findtext("devices/emulator"), arch, machine, root.get("type"))
 

@@ -13,12 +13,15 @@ from xml.parsers import expat
 
 from . import errors
 
+MAX_SIZE = 1 << 22  # bytes, or characters: the longest string of libvirt's protocol
 MAX_DEPTH = 200  # libvirt's reader takes 256, Python's writer a thousand
 METADATA = "metadata"  # whose comments belong to programs; elsewhere libvirt drops them, too
 
 
 def parse(text: Union[str, bytes], root: str = "domain") -> ET.Element:
     """The tree of a document with that root, in UTF-8 if bytes; Damaged where it is none."""
+    if len(text) > MAX_SIZE:
+        raise errors.Damaged(f"no definition of a {root}: it has more than {MAX_SIZE} bytes")
     try:
         found = _Reader().read(text)
     except (expat.ExpatError, UnicodeError, ValueError) as error:

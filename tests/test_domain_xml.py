@@ -2,7 +2,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbdpull import domain_xml
+from nbdpull import domain_xml, errors
 from nbdpull.domain_xml import Backup, Checkpoint, DiskBackup
 
 
@@ -193,6 +193,21 @@ def test_disks_are_parsed():
 
 def test_platform():
     assert domain_xml.platform(DISKS) == ("/usr/bin/qemu-system-x86_64", "x86_64", "pc-q35-7.2", "kvm")
+
+
+@pytest.mark.parametrize(
+    "read, root",
+    [
+        (domain_xml.parse_disks, "domain"),
+        (domain_xml.platform, "domain"),
+        (lambda xml: domain_xml.parse_checkpoint(xml, False), "domaincheckpoint"),
+    ],
+)
+def test_a_definition_of_a_point_may_be_of_anybodys_making(read, root):
+    read(f"<{root}><not:bound/></{root}>")  # a prefix that libvirt will not have, and our writer gives out
+    for strange in (f"<!DOCTYPE {root} [<!ENTITY a 'b'>]><{root}>&a;</{root}>", f"<{root}>" * 5000, "<x/>", "\0"):
+        with pytest.raises(errors.Damaged):
+            read(strange)
 
 
 @pytest.mark.parametrize("feature, supported", [

@@ -101,6 +101,18 @@ def test_what_is_no_file_or_folder(original, place, tmp_path, capsys, what, kind
         assert run(capsys, ["restore", place, "--domain", "vm2", "-o", tmp_path / "other"])[0] == 0
 
 
+def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys):
+    """A prefix that is bound nowhere; more than libvirt takes."""
+    for xml in ("<domain><name>vm1</name><not:bound/></domain>", f"<domain>{'<a/>' * (1 << 20)}</domain>"):
+        vm = stores.Vm(tmp_path / f"store{len(xml)}")
+        vm.add_disk("vda", 10 * KIB)
+        vm.xml = xml
+        vm.pull()
+        code, _, _ = run(capsys, ["restore", vm.root, "-o", tmp_path / f"out{len(xml)}", "--format", "raw"])
+        assert code == 0
+        assert sorted(os.listdir(tmp_path / f"out{len(xml)}")) == ["domain.xml", "vda.raw"]
+
+
 @pytest.mark.timeout_seconds(30)
 @pytest.mark.parametrize("what", ["marker", "series", "second point", "second manifest", "index"])
 @pytest.mark.parametrize("kind", ["link", "FIFO"])
