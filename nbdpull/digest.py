@@ -64,7 +64,12 @@ def _of_point(target, point, disks, threads, report, check):
 
 def image_digest(opened, threads=2, tell=lambda position: None, check=lambda: None):
     """The digest of a RandomImage, in hex."""
-    told = [format.image_digest_head(opened.size)]
+    return reader.digest_of(_parts(opened, threads, tell, check)).hex()
+
+
+def _parts(opened, threads, tell, check):
+    """Yield what the digest of an image is the digest of."""
+    yield format.image_digest_head(opened.size)
 
     def work(blocks):
         return blocks, [_block_digest(opened, number, records) for number, records in blocks]
@@ -79,9 +84,8 @@ def image_digest(opened, threads=2, tell=lambda position: None, check=lambda: No
     ):
         for (number, _), leaf in zip(blocks, leaves):
             if leaf is not None:
-                told.append(format.image_digest_block(number, leaf))
+                yield format.image_digest_block(number, leaf)
         tell(blocks[-1][0] * BLOCK)
-    return reader.digest(b"".join(told)).hex()
 
 
 def _batches(opened):

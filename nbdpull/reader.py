@@ -121,6 +121,14 @@ def digest(data):
     return blake3(data).digest()
 
 
+def digest_of(parts):
+    """The same of bytes that come part by part."""
+    hasher = blake3()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
 class OpenFiles:
     """Files of a store that are read from, at most MAX_OPEN of them open at once, or as many as are in use."""
 

@@ -4,12 +4,14 @@ import json
 import random
 import shutil
 import subprocess
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy
 import pytest
 from stores import KIB, MIB, ROLLING, Vm, chain, damaged, files, flipped
 
-from nbdpull import cli, compare, digest, errors, findings, format, listing, rebuild
+from nbdpull import cli, compare, digest, errors, findings, format, listing, reader, rebuild
 from nbdpull.part import Part
 from nbdpull.verify import verify
 
@@ -269,6 +271,22 @@ def test_whole_frames_need_no_reading(tmp_path, monkeypatch):
     expected = digests(vm)
     shutil.move(str(vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path), tmp_path / "elsewhere")
     assert digests(vm) == expected
+
+
+def test_a_digest_of_many_blocks_takes_no_memory():
+    """An index may tell of 67 million; for each of them 80 bytes were kept to the end."""
+    many = range(50_000)
+    frames = ((number * MIB, MIB, number.to_bytes(32, "little")) for number in many)
+    opened = SimpleNamespace(size=len(many) * MIB, records=lambda: frames)
+    tracemalloc.start()
+    try:
+        found = digest.image_digest(opened)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    told = [format.image_digest_block(number, number.to_bytes(32, "little")) for number in many]
+    assert found == reader.digest(b"".join([format.image_digest_head(opened.size), *told])).hex()
+    assert peak < 1 << 20
 
 
 def test_digests_are_kept_and_listed(vm, capsys):
