@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 
 from . import errors, extents, reader
 from .image import Piece
@@ -67,8 +68,9 @@ class DiskRestore:
         """Yield a Batch after the other, ascending."""
         batch = Batch()
         for piece, zeroes in self._steps():
-            for first in range(0, len(zeroes), BATCH_ZEROES):
-                batch.add(None, zeroes[first : first + BATCH_ZEROES])
+            zeroes = iter(zeroes)
+            while some := list(islice(zeroes, BATCH_ZEROES)):
+                batch.add(None, some)
                 if batch.full:
                     yield batch
                     batch = Batch()
@@ -190,9 +192,7 @@ class Difference:
 
 
 def _steps_of(ranges):
-    """Cut ranges so that none is longer than ZERO_STEP."""
-    return [
-        (at, min(ZERO_STEP, offset + length - at))
-        for offset, length in ranges
-        for at in range(offset, offset + length, ZERO_STEP)
-    ]
+    """Yield ranges cut so that none is longer than ZERO_STEP."""
+    for offset, length in ranges:
+        for at in range(offset, offset + length, ZERO_STEP):
+            yield at, min(ZERO_STEP, offset + length - at)
