@@ -462,7 +462,7 @@ def main(argv=None):
     except BrokenPipeError:  # whoever read our output went away
         return 128 + signal.SIGPIPE
     except MemoryError:
-        return _failed(errors.NbdpullError("there is not enough memory for this"), as_json, args)
+        return _failed(errors.NbdpullError(errors.NO_MEMORY), as_json, args)
     except Exception as error:
         if os.environ.get("NBDPULL_DEBUG"):
             raise

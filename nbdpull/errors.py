@@ -7,6 +7,8 @@ one of these at the seam where they occur.
 Must not know: how a message is shown. Only the command line prints and exits.
 """
 
+NO_MEMORY = "there is not enough memory for this"  # the message of a MemoryError
+
 
 class NbdpullError(Exception):
     """Base of all expected failures: `str(error)` is one line that says what is wrong, with what, and what to do."""

@@ -43,6 +43,9 @@ def get_ready():
     except errors.NbdpullError as error:
         _tell(code=error.code, message=str(error))
         raise
+    except MemoryError:
+        _tell(code=errors.NbdpullError.code, message=errors.NO_MEMORY)
+        raise
 
 
 def _open():
@@ -162,6 +165,9 @@ def _told():
     except errors.NbdpullError as error:
         _complain(str(error))
         nbdkit.set_error(errno.ENOSPC if isinstance(error, errors.OutputFull) else errno.EIO)
+        raise
+    except MemoryError:
+        _complain(errors.NO_MEMORY)
         raise
 
 

@@ -223,6 +223,21 @@ def test_damage(vm, tmp_path):
         assert events[0]["event"] == "trouble" and "cut short" in events[0]["message"]
 
 
+def test_a_disk_that_memory_does_not_suffice_for(vm, tmp_path, monkeypatch):
+    """As of an index of an enemy's making: a line, and not the log of another program."""
+    lines = ["from nbdpull import lookup", "def fail(*_, **__):", " raise MemoryError", "lookup.RandomImage.{} = fail"]
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    hook = tmp_path / "sitecustomize.py"
+    hook.write_text("\n".join(lines).format("__init__"))
+    with pytest.raises(errors.NbdpullError, match=f"^{errors.NO_MEMORY}$"):
+        nbd_server.Server(nbd_server.Request(str(vm.root)))
+    hook.write_text("\n".join(lines).format("read_into"))
+    with nbd_server.Server(nbd_server.Request(str(vm.root))) as server:
+        uri = next(each.uri for each in server.exports if each.disk == "vda")
+        assert subprocess.run(["nbdcopy", uri, "null:"], capture_output=True).returncode != 0
+        assert server.troubles() == [errors.NO_MEMORY]
+
+
 def test_missing_software(vm, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.MissingSoftware, match="nbdkit-plugin-python"):
