@@ -117,6 +117,8 @@ def _flaw(manifest):
         return f"created is {members.short(manifest.created)}"
     if manifest.as_of is not None and not format.is_time(manifest.as_of):
         return f"as_of is {members.short(manifest.as_of)}"
+    if not manifest.disks:
+        return "no disk"
     if len({format.encoded(disk.name).lower() for disk in manifest.disks}) != len(manifest.disks):
         return "a disk twice"
     digests = [entry.sha256 for entry in manifest.all_files()]

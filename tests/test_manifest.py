@@ -64,7 +64,7 @@ def test_it_comes_back_as_it_was():
 
 
 def test_what_may_be_missing_comes_back_as_none():
-    bare = Manifest(**{**vars(MANIFEST), "parent": None, "checkpoint": None, "since": None, "disks": [], "files": []})
+    bare = Manifest(**{**vars(MANIFEST), "parent": None, "checkpoint": None, "since": None, "files": []})
     assert manifest.decode(manifest.encode(bare), "m") == bare
 
 
@@ -189,6 +189,9 @@ def test_every_member_is_needed(where, name):
         ((), "domain", "x" * 5000, "domain is 'xxx"),
         ((), "domain", "vm\0", r"domain is 'vm\x00'"),
         ((), "since", [[["deep"] * 99] * 99] * 99, "since is [[["),
+        ((), "disks", [], "no disk"),
+        ((), "created", "2026-13-22T19:45:00+00:00", "created is"),
+        ((), "versions", {"x" * 5000: "1"}, "versions is"),
         (("disks", 0), "size", (1 << 50) + 1, "size of a disk"),
         (("disks", 1), "name", "VDA", "a disk twice"),
         (("disks", 0), "name", "", "disk name ''"),
