@@ -148,30 +148,29 @@ def test_resealed_is_as_good_as_sealed():
     assert format.unseal(resealed(HEAD + ', "a": 1'), "x")["a"] == 1
 
 
-@pytest.mark.parametrize(
-    "member",
-    [
-        '"a": 1, "a": 2',
-        '"a": {"b": 1, "b": 1}',
-        '"format": "nbdpull/1"',
-        '"a": NaN',
-        '"a": Infinity',
-        '"a": [-Infinity]',
-        '"a": 1e400',
-        '"a": 18446744073709551616',
-        f'"a": {"9" * 1_000_000}',
-        f'"a": 0.{"9" * 1_000_000}',
-        r'"a": "\ud800"',
-        r'"\udc80": 1',
-        r'"a": "\udc80\ud800"',
-        '"a": "\ud800"',  # as bytes that are no UTF-8
-        '"a": "\x1b"',  # a control character that is not escaped
-        f'"a": {"[" * 100_000}{"]" * 100_000}',
-        '"a": ' + '{"a":' * 100_000 + "1" + "}" * 100_000,
-        '"a": 1}, {"b": 2',
-    ],
-    ids=lambda member: member[:30].encode("ascii", "backslashreplace").decode(),
-)
+STRANGE_JSON = [  # more members, of which a reader must refuse each
+    '"a": 1, "a": 2',
+    '"a": {"b": 1, "b": 1}',
+    '"format": "nbdpull/1"',
+    '"a": NaN',
+    '"a": Infinity',
+    '"a": [-Infinity]',
+    '"a": 1e400',
+    '"a": 18446744073709551616',
+    f'"a": {"9" * 1_000_000}',
+    f'"a": 0.{"9" * 1_000_000}',
+    r'"a": "\ud800"',
+    r'"\udc80": 1',
+    r'"a": "\udc80\ud800"',
+    '"a": "\ud800"',  # as bytes that are no UTF-8
+    '"a": "\x1b"',  # a control character that is not escaped
+    f'"a": {"[" * 100_000}{"]" * 100_000}',
+    '"a": ' + '{"a":' * 100_000 + "1" + "}" * 100_000,
+    '"a": 1}, {"b": 2',
+]
+
+
+@pytest.mark.parametrize("member", STRANGE_JSON, ids=lambda member: ascii(member[:30]))
 def test_json_that_two_readers_might_read_as_two_things(member):
     with pytest.raises(errors.Damaged, match=r"^file: not a document"):
         format.unseal(resealed(f"{HEAD}, {member}"), "file")
