@@ -50,7 +50,8 @@ class Forgery:
     def make_right(self, rng):
         """Nearly always and nearly everywhere: a reader has to get as far as to what was changed."""
         digests = {}
-        for path in sorted(self.named("manifest.json"), key=self._sequence):
+        manifests = [path for path in self.named("/manifest.json") if path.count("/") == 2]
+        for path in sorted(manifests, key=self._sequence):
             document = self.document(path)
             if rng.random() < 0.95:
                 self._fit(document, path.split("/")[0], rng)
@@ -185,8 +186,9 @@ def _json(store, rng):
 
 def _journal(store, rng):
     """A journal in the folder of a point, whose manifest may be gone."""
-    path = rng.choice(store.named("manifest.json") or ["vm1/x/manifest.json"])
-    domain, point = path.split("/")[:2]
+    there = [path for path in store.named("/manifest.json") if path.count("/") == 2]
+    path = rng.choice(there or ["vm1/x/manifest.json"])
+    domain, point, _ = path.split("/")
     if rng.random() < 0.7:
         store.files.pop(path, None)
     run = journal.of_this_process(
