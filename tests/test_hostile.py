@@ -8,7 +8,7 @@ import stores
 from stores import KIB
 from test_beneath import STRANGE
 
-from nbdpull import cli, errors
+from nbdpull import cli, errors, format
 
 STORE, DAMAGE = errors.StoreError.exit_code, errors.Damaged.exit_code
 
@@ -99,6 +99,24 @@ def test_what_is_no_file_or_folder(original, place, tmp_path, capsys, what, kind
         assert made <= {"vda.raw", "domain.xml"} if "--salvage" in options else not made
     if what != "marker":
         assert run(capsys, ["restore", place, "--domain", "vm2", "-o", tmp_path / "other"])[0] == 0
+
+
+@pytest.mark.parametrize(
+    "disk", ["../../evil", "..", ".", "/etc/evil", "a/b", "\n", "-x", "~", "con.qcow2", "vda.index"]
+)
+def test_a_restore_stays_in_its_folder_whatever_a_disk_is_called(tmp_path, capsys, disk):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk(disk, 10 * KIB)
+    vm.write(disk, 0, b"x" * KIB)
+    vm.files = {"tpm...": b"x", "tpm.%2F": b"x", "nvram": b"x", "notes": b"x"}
+    vm.pull()
+    out = tmp_path / "a" / "out"
+    for kind in ("raw", "qcow2"):
+        assert run(capsys, ["restore", vm.root, "-o", out, "--format", kind, "--force"])[0] == 0
+    made = {path.name for path in out.iterdir()}
+    images = {f"{format.encoded(disk)}.raw", f"{format.encoded(disk)}.qcow2"}
+    assert made == {"domain.xml", "nvram", "tpm...", "tpm.%2F", *images}
+    assert sorted(os.listdir(tmp_path)) == ["a", "store"] and os.listdir(tmp_path / "a") == ["out"]
 
 
 def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys):
