@@ -62,6 +62,11 @@ class Choice:
         """The Point of the base; None where there is none."""
         return self.base.point if self.base else None
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether incrementals start from a checkpoint that no point of the store was made with."""
+        return self.base is not None and self.base.point is None
+
     def start(self, target) -> Optional[str]:
         """Name of the checkpoint that a disk starts from, None = full."""
         incremental = self.base and self.decisions[target][0] == INCREMENTAL

@@ -99,8 +99,9 @@ def _next_command(args, point):
     dashed = args.domain.startswith("-")
     words = ["nbdpull", *(["pull"] if dashed or args.domain in arguments.VERBS else [])]
     words += [] if dashed else [args.domain]
-    if point["checkpoint"]:
-        words += _option("--since", point["checkpoint"])
+    since = point["checkpoint"] or (args.since if point["partial"] else None)
+    words += _option("--since", since) if since else []
+    words += ["--no-checkpoint"] if args.no_checkpoint else []
     words += _option("-o", args.output)
     words += ["-c", args.connect] if args.connect else []
     words += [word for name, value in (("--nbd", args.nbd), ("--tls", args.tls)) if value for word in (name, value)]
@@ -125,6 +126,8 @@ def _pull_text(args, point, next_command, offline):
         lines.append(
             f"It is partial: it holds what changed since {point['since']}, and makes no whole image by itself."
         )
+        if not point["checkpoint"] and offline != "read":
+            lines.append("No checkpoint was made: --checkpoint NAME makes one to go on from.")
     lines += ["", *terminal.disks(point), ""]
     if point["checkpoint"]:
         lines.append(f"checkpoint: {point['checkpoint']}")

@@ -350,7 +350,10 @@ class _Run:
     def _plan(self, choice, run_id):
         covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
         wanted = self._request.make_checkpoint and not (why_none := self._why_no_checkpoint(covered))
-        if self._request.checkpoint is not None and not wanted:
+        named = self._request.checkpoint is not None
+        if choice.is_foreign and not named:  # the next pull has the same --since: nobody would ever delete this one's
+            wanted = False
+        if named and not wanted:
             raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why_none}")
         return domain.Plan(
             run_id=run_id,

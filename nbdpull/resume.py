@@ -38,10 +38,10 @@ def obstacle(vm, run, plan, parent=None, how=AUTO, scratch_limit=None) -> str:
         return "its job was not whole yet, or about to be ended"
     if plan.quiesce == domain.REQUIRE and run.freeze[0] != domain.FROZEN:
         return "its guest was not frozen"
-    if (run.checkpoint, set(run.checkpoint_disks)) != (plan.checkpoint, set(plan.checkpoint_disks)):
-        return "another checkpoint is to be made"
     if run.parent != parent_of(parent):
         return "it builds on another point"
+    if (run.checkpoint, set(run.checkpoint_disks)) != (plan.checkpoint, set(plan.checkpoint_disks)):
+        return "another checkpoint is to be made"
     if not vm.is_under_way(plan):
         return "other disks, another base, scratch folder or way to QEMU are wanted"
     return _unfit(vm, plan, scratch_limit) or ("" if how == ALWAYS else _too_old(run))

@@ -734,7 +734,7 @@ def test_series_that_begins_without_a_parent_is_sound(pulled):
     vm = witness.vm
     vm.create_checkpoint("chk3")
     vm.write("vda", 0, CLUSTER, 0x11)
-    first = witness.pull("--since", "chk3")
+    first = witness.pull("--since", "chk3", "--checkpoint", "chk4")
     vm.write("vda", CLUSTER, CLUSTER, 0x21)
     second = witness.pull()
     assert second["parent"] == first["id"] and dirty(second) == {"vda": CLUSTER}
@@ -743,7 +743,38 @@ def test_series_that_begins_without_a_parent_is_sound(pulled):
     vm.write("vda", 0, 512, 0x41)
     assert witness.pull()["parent"] == full["id"]
     witness.assert_restores(full["id"], witness.result["point"]["id"])
-    assert sorted(vm.checkpoints()) == sorted(["chk3", witness.result["point"]["checkpoint"]])
+    assert sorted(vm.checkpoints()) == sorted(["chk3", "chk4", witness.result["point"]["checkpoint"]])
+
+
+def test_since_a_foreign_checkpoint_leaves_none_behind(pulled):
+    """Nobody would ever delete it. The same again is the way on, from the text and from JSON."""
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    vm.create_checkpoint("chk3")
+    vm.write("vda", 0, CLUSTER, 0x11)
+    told = nbdpull(*(word for word in witness.words("--since", "chk3") if word != "--json")).stdout
+    assert "No checkpoint was made" in told and "checkpoint:" not in told
+    vm.write("vda", CLUSTER, CLUSTER, 0x12)
+    words = shlex.split(told.rpartition("next: ")[2])
+    assert nbdpull(*words[1:], "--json").returncode == 0
+    first, second = witness.points()
+    assert [(point["since"], point["checkpoint"], point["partial"]) for point in (first, second)] == 2 * [
+        ("chk3", None, True)
+    ]
+    assert (dirty(first), dirty(second)) == ({"vda": CLUSTER}, {"vda": 2 * CLUSTER})
+    assert vm.checkpoints() == ["chk3"] and set(vm.bitmaps("vda")) == {"chk3"}
+    third = witness.pull("--since", "chk3", "--checkpoint", "mine")
+    assert (third["checkpoint"], vm.checkpoints()) == ("mine", ["chk3", "mine"])
+    assert "--since mine" in witness.result["next_command"]
+    fourth = witness.pull("--since", "mine")  # of a point of the store: the series goes on
+    assert (fourth["parent"], fourth["checkpoint"]) == (third["id"], f"nbdpull-{fourth['id']}")
+
+
+def test_since_a_checkpoint_of_no_disk_makes_a_whole_point_with_a_checkpoint(pulled):
+    witness = pulled({"vda": MIB, "vdb": MIB})
+    witness.vm.create_checkpoint("chk3", ["vdb"])
+    point = witness.pull("--since", "chk3", "--disk", "vda")
+    assert modes(point) == {"vda": ("full", "not-in-checkpoint")} and point["checkpoint"] in witness.vm.checkpoints()
 
 
 def test_since_a_checkpoint_of_virsh_into_a_series(pulled):
