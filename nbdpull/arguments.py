@@ -263,7 +263,7 @@ def _add_restore(added):
         default=[],
         help="where this disk goes: path of an image, block device, nbd:// or nbd+unix:// URI, - (may be repeated)",
     )
-    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+    added.add_argument("--domain", metavar="D", help="its name or uuid, where DIR holds more than one")
     added.add_argument("--point", metavar="ID", default="latest", help="default: latest")
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
     added.add_argument("--format", choices=["qcow2", "raw"], help="default: that of the domain's disk")
@@ -335,7 +335,7 @@ def _add_verify(added):
 
 def _add_digest(added):
     added.add_argument("store", metavar="DIR")
-    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+    added.add_argument("--domain", metavar="D", help="its name or uuid, where DIR holds more than one")
     added.add_argument("--point", metavar="ID", default="latest", help='an id, "latest" (default) or "all"')
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
     added.add_argument("--no-record", action="store_true", help="do not keep the digests in the store")
@@ -369,14 +369,14 @@ def _add_drill(added):
 
 def _add_wanted_point(added):
     added.add_argument("store", metavar="DIR")
-    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+    added.add_argument("--domain", metavar="D", help="its name or uuid, where DIR holds more than one")
     added.add_argument("--point", metavar="ID", default="latest", help="default: latest")
 
 
 def _add_point_arguments(added):
     added.add_argument("store", metavar="DIR")
     added.add_argument("point", metavar="POINT", help='an id of "list", or "latest"')
-    added.add_argument("--domain", metavar="D", help="where DIR holds more than one")
+    added.add_argument("--domain", metavar="D", help="its name or uuid, where DIR holds more than one")
 
 
 def _add_list(added):

@@ -32,7 +32,7 @@ def cleanup(request, check=lambda: None):
         if hold.starting and not left_paused and not request.dry_run:  # it came to nothing, or was taken over
             hold.clear_start()
         with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():
-            found = reclaim.reclaim(vm, _series(request, stack), hold, request.dry_run)
+            found = reclaim.reclaim(vm, _series(request, vm, stack), hold, request.dry_run)
         return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])
 
 
@@ -43,10 +43,10 @@ def _paused(vm, hold, dry_run):
     return reclaim.Leftover(run, "domain started paused, which was off before", left)
 
 
-def _series(request, stack):
+def _series(request, vm, stack):
     if request.output is None:
         return None
-    target = series.Series(store.open_store(request.output), request.domain)
+    target = series.of_domain(store.open_store(request.output), vm.name, vm.uuid)
     if target.folder not in target.store.folders():
         return None
     stack.enter_context(target.writing())

@@ -135,7 +135,7 @@ class _Drill:
             raise errors.NoSuchDisk(f"point {self._point.id} has no disk of the domain's definition")
         self._tell("serve")
         socket = os.path.join(folder, "nbd.sock")
-        request = nbd_server.Request(self._request.store, self._series.domain, self._point.id, disks, socket)
+        request = nbd_server.Request(self._request.store, self._point.manifest.uuid, self._point.id, disks, socket)
         return nbd_server.Server(request, self._check)
 
     def _definition(self, folder, images, console, offer):

@@ -107,10 +107,6 @@ def domain_name(folder):
     return name if encoded(name) == folder else None
 
 
-def is_shortened(folder):
-    return bool(_SHORTENED.search(folder))
-
-
 def chunk_name(disk, number):
     return f"{encoded(disk)}.{number:04d}.zst"
 

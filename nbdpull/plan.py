@@ -16,7 +16,6 @@ from . import (
     base,
     disk_choice,
     domain,
-    errors,
     extents,
     format,
     journal,
@@ -87,10 +86,9 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
 def _points(request, vm):
     if request.output is None or not os.path.isdir(request.output) or not os.listdir(request.output):
         return None, []
-    target = series.Series(store.open_store(request.output), request.domain)
+    target = series.of_domain(store.open_store(request.output), vm.name, vm.uuid)
     points = target.load()[0]
-    if any(point.manifest.uuid != vm.uuid for point in points):
-        raise errors.OtherDomain(f"{request.output} holds points of another domain named {vm.name}")
+    target.require_of(points, vm.uuid)
     return target, points
 
 

@@ -133,7 +133,7 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
         if not reached.way:  # else nobody pauses or reboots it
             warnings += qemu_faults.warnings(vm, disks, way.certificates is not None)
         vm.require_no_foreign_job()
-        target = series.Series(store.open_or_create(request.output, request.group), request.domain)
+        target = series.of_domain(store.open_or_create(request.output, request.group), vm.name, vm.uuid)
         entered.enter_context(target.writing())
         return _Run(request, reached, way, disks, target, hold, report, check, warnings).run()
 
@@ -164,6 +164,7 @@ class _Run:
         self._sequence = 1 + len(refused) + max((point.manifest.sequence for point in self._points), default=0)
         self._warnings = warnings
         self._warnings += [f"a point of the series is left out of account: {error}" for error in refused.values()]
+        self._warnings += self._renamed()
         self._keeps_sockets = socket_keeper.required(self._vm, disks, way)
         self._keeper: Optional[socket_keeper.SocketKeeper] = None
         self._request = replace(request, chunk_size=self._chunk_size(request.chunk_size))
@@ -185,7 +186,7 @@ class _Run:
             self._keeper.check()
 
     def run(self):
-        self._require_same_domain()
+        self._series.require_of(self._points, self._vm.uuid)
         self._require_possible()
         choice = self._choice_to_resume()
         self._reclaim()
@@ -289,13 +290,13 @@ class _Run:
 
     # Before begin
 
-    def _require_same_domain(self):
-        for point in self._points:
-            if point.manifest.uuid != self._vm.uuid:
-                raise errors.OtherDomain(
-                    f"{self._request.output} holds points of another domain named {self._vm.name} "
-                    f"(uuid {point.manifest.uuid}, this one is {self._vm.uuid}); choose another folder for -o"
-                )
+    def _renamed(self):
+        """That it is, once: the new point tells the new name."""
+        before = self._points[-1].manifest.domain if self._points else self._vm.name
+        if before == self._vm.name:
+            return []
+        where = self._series.store.path(self._series.folder)
+        return [f"domain {before} is named {self._vm.name} now: its series goes on in {where}"]
 
     def _require_possible(self):
         """Raises where a reader would have to refuse the point."""

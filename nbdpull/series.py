@@ -46,6 +46,26 @@ class Series:
     def is_at_home(self):
         return self.folder == format.folder_name(self.domain)
 
+    def is_where_it_began(self):
+        """Whether the folder has the name that one of its points tells; another one was renamed, or is a copy."""
+        return any(format.folder_name(point.manifest.domain) == self.folder for point in self.load()[0])
+
+    def uuid(self):
+        """That of the domain, by the first of its points that can be read; None where there is none."""
+        with suppress(errors.Damaged, errors.StoreError):
+            for name in self.store.folders(self.folder):
+                with suppress(errors.Damaged, errors.StoreError):
+                    return self._point(name).manifest.uuid
+        return None
+
+    def require_of(self, points, uuid):
+        """OtherDomain unless these points of the series are all of the domain with this uuid."""
+        for other in (point.manifest for point in points if point.manifest.uuid != uuid):
+            raise errors.OtherDomain(
+                f"{self.store.path(self.folder)} holds points of another domain, {other.domain} (uuid {other.uuid}, "
+                f"this one is {uuid}); choose another folder for -o"
+            )
+
     def load(self):
         """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
         points, refused = [], {}
@@ -378,26 +398,57 @@ class NewPoint:
 
 def all_series(store):
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
+    return [_named(each) for each in _folders(store)]
+
+
+def _folders(store):
+    """The same by the names of their folders."""
     found = [Series(store, format.domain_name(folder), folder) for folder in store.folders()]
-    return [_named(series) for series in found if series.domain is not None]
+    return [series for series in found if series.domain is not None]
 
 
 def _named(series):
-    """The same with the domain's whole name, where that is too long for a folder: its points tell it."""
-    points = series.load()[0] if format.is_shortened(series.folder) else []
-    return Series(series.store, points[-1].manifest.domain, series.folder) if points else series
+    """The same by the name that its newest point tells: the domain was renamed since, or its name is no folder's."""
+    with suppress(errors.StoreError):  # one that may not be read hides no other
+        if points := series.load()[0]:
+            return Series(series.store, points[-1].manifest.domain, series.folder)
+    return series
+
+
+def of_domain(store, name, uuid):
+    """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
+    one, perhaps new, of its name."""
+    home = Series(store, name)
+    if home.uuid() == uuid:
+        return home
+    others = [Series(store, name, each.folder) for each in _folders(store) if each.uuid() == uuid]
+    return max(others, key=Series.is_where_it_began, default=home)
 
 
 def only_series(store, domain=None):
-    """Return the Series of `domain`, or of the store's only one; StoreError names those there are."""
+    """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
     every = all_series(store)
+    found = every if domain is None else _of(every, domain)
+    domains = every if domain is None else {each.uuid() for each in found} - {None}
+    named = "" if domain is None else f" {domain}"
+    known = f"; it has: {_names(every)}" if every else ""
+    if len(domains) > 1:
+        raise errors.StoreError(f"more than one domain{named} in {store.root}{known}; choose with --domain")
+    if not found:
+        raise errors.StoreError(f"no domain{named or ' at all'} in {store.root}{known}")
+    return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home))
+
+
+def _of(every, domain):
+    """Those of a domain by its name, else by its uuid or a name that it had when the series began."""
+    by_name = [series for series in every if series.domain == domain]
+    return by_name or [
+        series for series in every if series.uuid() == domain.lower() or series.folder == format.folder_name(domain)
+    ]
+
+
+def _names(every):
+    """As text; where two have one name, with the uuids."""
     names = [series.domain for series in every]
-    if domain is None and len(names) == 1:
-        domain = names[0]
-    if domain not in names:
-        named = domain is not None
-        wanted = f"no domain {domain}" if named else "no domain at all" if not names else "more than one domain"
-        hint = f"; it has: {', '.join(names)}" if names else ""
-        hint += "; choose with --domain" if names and not named else ""
-        raise errors.StoreError(f"{wanted} in {store.root}{hint}")
-    return max((each for each in every if each.domain == domain), key=lambda each: each.is_at_home)
+    told = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]
+    return ", ".join(dict.fromkeys(told))

@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy
 
-from . import errors, extents, findings, format, manifest, pipeline, reader, series, store, verdict
+from . import errors, extents, findings, manifest, pipeline, reader, series, store, verdict
 from .evidence import Damage, Evidence
 from .part import Part
 
@@ -172,12 +172,13 @@ class _Verify:
                 self.report.notices.append(f"the result is not kept: {error}")
 
     def _strangers(self, target, points):
-        """A folder that was renamed, or a domain: each point is whole, but a pull of the domain would not find it."""
-        for name in sorted({point.manifest.domain for point in points}):
-            if format.folder_name(name) != target.folder:
+        """A copy of a series, or points that came from that of another domain: no pull of the domain finds them."""
+        for name, uuid in sorted({(point.manifest.domain, point.manifest.uuid) for point in points}):
+            found = series.of_domain(target.store, name, uuid)
+            if found.folder != target.folder:
                 self.report.notices.append(
-                    f"{target.store.path(target.folder)} holds points of domain {name}, whose folder is "
-                    f"{format.folder_name(name)}: a pull of it does not find them"
+                    f"{target.store.path(target.folder)} holds points of domain {name}, whose series is in "
+                    f"{found.folder}: a pull of it does not find them"
                 )
 
     def _lineage(self, target, point):

@@ -377,6 +377,91 @@ def test_the_only_series(tmp_path):
         series.only_series(store, "vm3")
 
 
+def renamed_series(root):
+    """Three points, the last of them of a domain with another name; a Vm."""
+    vm = Vm(root, "vm1")
+    vm.add_disk("vda", 1000)
+    for name in ("vm1", "vm1", "new"):
+        vm.name = name
+        vm.pull()
+    return vm
+
+
+def test_a_series_has_the_name_of_its_newest_point(tmp_path):
+    vm = renamed_series(tmp_path)
+    assert [(each.domain, each.folder) for each in series.all_series(vm.store)] == [("new", "vm1")]
+    for domain in ("new", "vm1", vm.uuid, vm.uuid.upper(), None):
+        found = series.only_series(vm.store, domain)
+        assert (found.domain, found.folder, found.point().id) == ("new", "vm1", vm.points[-1].id), domain
+    with pytest.raises(errors.StoreError, match="no domain vm2 .*it has: new$"):
+        series.only_series(vm.store, "vm2")
+
+
+def test_a_pull_finds_the_series_by_the_uuid(tmp_path):
+    vm = renamed_series(tmp_path)
+    other = Vm(vm.root, "vm2", uuid="d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11")
+    other.add_disk("vda", 1000)
+    other.pull()
+    vm.store.make_folder("lost+found")
+    vm.store.make_folder("empty")
+    for name, uuid, folder in [
+        ("vm1", vm.uuid, "vm1"), ("new", vm.uuid, "vm1"), ("empty", vm.uuid, "vm1"), ("vm2", vm.uuid, "vm1"),
+        ("vm2", other.uuid, "vm2"), ("vm1", other.uuid, "vm2"), ("vm3", "another", "vm3"), ("vm1", "another", "vm1"),
+    ]:  # fmt: skip
+        found = series.of_domain(vm.store, name, uuid)
+        assert (found.domain, found.folder) == (name, folder), (name, uuid)
+    with pytest.raises(errors.OtherDomain, match=f"another domain, vm1 .uuid {vm.uuid}, this one is another"):
+        found = series.of_domain(vm.store, "vm1", "another")
+        found.require_of(found.points(), "another")
+
+
+def test_a_pull_prefers_the_original_to_a_copy(tmp_path):
+    vm = renamed_series(tmp_path)
+    shutil.copytree(vm.folder, vm.root / "a copy")
+    shutil.copytree(vm.folder, vm.root / "vm1-copy")
+    assert series.of_domain(vm.store, "newest", vm.uuid).folder == "vm1"
+
+
+def test_one_damaged_manifest_hides_no_series_from_a_pull(tmp_path):
+    vm = renamed_series(tmp_path)
+    for name in sorted(point.id for point in vm.points)[:2]:
+        (vm.folder / name / "manifest.json").write_bytes(b"")
+    assert series.of_domain(vm.store, "new", vm.uuid).folder == "vm1"
+
+
+def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
+    vm = renamed_series(tmp_path)
+    vm.store.make_folder("others")
+    listed = vm.store._listed
+
+    def refused(path):
+        if path == "others":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return listed(path)
+
+    monkeypatch.setattr(vm.store, "_listed", refused)
+    with pytest.raises(errors.StoreError, match="others: Permission denied"):
+        series.Series(vm.store, "others").load()
+    assert series.only_series(vm.store, "new").folder == "vm1"
+    for name in ("new", "others"):
+        assert series.of_domain(vm.store, name, vm.uuid).folder == "vm1"
+
+
+def test_two_domains_of_one_name(tmp_path):
+    """One was renamed to what another one was called before."""
+    vm = renamed_series(tmp_path)
+    other = Vm(vm.root, "new", uuid="d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11")
+    other.add_disk("vda", 1000)
+    other.pull()
+    told = f"it has: new .uuid {other.uuid}., new .uuid {vm.uuid}.; choose with --domain"
+    for domain in (None, "new"):
+        with pytest.raises(errors.StoreError, match=f"more than one domain.*{told}"):
+            series.only_series(vm.store, domain)
+    for each in (vm, other):
+        assert series.only_series(vm.store, each.uuid).point().manifest.uuid == each.uuid
+    assert series.only_series(vm.store, "vm1").folder == "vm1"
+
+
 def test_reading_changes_nothing(vm):
     def state():
         return {p: (p.stat().st_mtime_ns, p.stat().st_ctime_ns) for p in [vm.root, *vm.root.rglob("*")]}

@@ -344,8 +344,10 @@ def test_a_point_that_builds_on_one_of_a_later_format(own):
 
 
 def test_a_folder_of_another_name(own, capsys):
-    """Renamed, by hand or with the domain: no damage, but the next pull would not find it."""
-    own.folder.rename(own.root / "vm2")
+    """Renamed: a pull finds it by the uuid. A copy beside it: no damage, but no pull goes on there."""
+    aside = own.folder.rename(own.root / "vm2")
+    assert verify(str(own.root)).notices == []
+    shutil.copytree(aside, own.folder)
     found = verify(str(own.root))
     assert found.damages == [] and len(found.notices) == 1
     assert all(text in found.notices[0] for text in ("vm1", str(own.root / "vm2")))
