@@ -842,6 +842,25 @@ def test_only_superseded_automatic_checkpoints_are_dropped(pulled):
     assert set(vm.bitmaps("vda")) == {"mine", fourth["checkpoint"]}
 
 
+def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled, monkeypatch):
+    """As during a managedsave. It was told once, and stayed for ever."""
+    witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
+    first = witness.pull()
+
+    def refused(self, name):
+        raise errors.HypervisorError("cannot acquire state change lock")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nbdpull.domain.Domain.delete_checkpoint", refused)
+        second = witness.pull()
+    (warning,) = witness.result["warnings"]
+    assert f"the superseded checkpoint {first['checkpoint']} could not be deleted" in warning
+    assert witness.result["dropped_checkpoints"] == []
+    third = witness.pull()
+    assert set(witness.result["dropped_checkpoints"]) == {first["checkpoint"], second["checkpoint"]}
+    assert witness.vm.checkpoints() == [third["checkpoint"]] == list(witness.vm.bitmaps("vda"))
+
+
 def test_no_checkpoint(pulled):
     """It makes none and drops none, and the next pull starts where the last checkpoint is."""
     witness = pulled({"vda": MIB}, quick=True)
