@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
@@ -32,6 +33,7 @@ from test_pull import (
     pulled,
     start_held,
 )
+from test_restore_targets import loop_device
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -524,6 +526,81 @@ def test_what_was_read_of_an_image_that_changed_is_void(pulled, deed, why, form)
         deed(witness.vm)
     assert last_event(process.output)["code"] == "job-lost" and why in process.problem
     assert not list(witness.store.glob("*/*/*"))
+
+
+# -- block devices ----------------------------------------------------------------------------------------------------
+
+
+def use_device(vm, device):
+    """Let vda of a domain that is off be this block device."""
+    root = ET.fromstring(vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    disk = root.find("devices/disk")
+    disk.set("type", "block")
+    disk.find("source").attrib.pop("file", None)
+    disk.find("source").set("dev", str(device))
+    vm.bed.connection().defineXML(ET.tostring(root, encoding="unicode"))
+    vm.disks["vda"].path = Path(device)
+
+
+@pytest.fixture
+def on_a_device(request, pulled, tmp_path):  # noqa: F811
+    """The Witness of a machine that is off, with one point, whose vda is on a block device; the change since was made
+    there."""
+    form, file = request.param, tmp_path / "device"
+    file.write_bytes(bytes(24 * MIB))
+    with loop_device(file) as device:
+        if form == "qcow2":
+            run("qemu-img", "create", "-q", "-f", form, device, 20 * MIB)
+        witness = pulled({"vda": Disk(MIB, form)}, quick=True)
+        witness.vm.stop()
+        use_device(witness.vm, device)
+        witness.vm.start()
+        witness.vm.write("vda", 0, 8 * MIB, 0x11)
+        witness.pull()
+        witness.vm.write_bytes("vda", 4 * MIB, os.urandom(12 * MIB))
+        witness.vm.stop()
+        try:
+            yield witness
+        finally:
+            if witness.vm.active:
+                witness.vm.stop()
+
+
+def expected(witness):
+    return {"vda": SINCE if witness.vm.disks["vda"].format == "qcow2" else ("full", "no-checkpoint")}
+
+
+@pytest.mark.parametrize("on_a_device", ["qcow2", "raw"], indirect=True)
+def test_block_device(on_a_device):
+    witness = on_a_device
+    held = witness.content()
+    with reading(witness) as process, pytest.raises(libvirt.libvirtError, match="lock"):
+        witness.vm.start()
+    point = witness.made(last_event(process.output), held)
+    assert modes(point) == expected(witness) and point["checkpoint"] is None
+    witness.assert_restores()
+
+
+@pytest.mark.parametrize("on_a_device, on", [("raw", True), ("qcow2", False)], indirect=["on_a_device"])
+def test_block_device_that_a_vm_reaches_by_a_dev_of_its_own(on_a_device, tmp_path, on):
+    """As libvirt gives each one by default, with nodes and so with locks of its own: it can be started."""
+    witness = on_a_device
+    vm, device, node = witness.vm, witness.vm.disks["vda"].path, tmp_path / "vda"
+    os.mknod(node, stat.S_IFBLK | 0o600, os.stat(device).st_rdev)
+    with reading(witness, code=6) as process:
+        use_device(vm, node)
+        vm.start()
+        vm.write("vda", 18 * MIB, CLUSTER, 0x77)
+        if not on:
+            vm.stop()
+    assert last_event(process.output)["code"] == "job-lost"
+    assert ("was started" if on else f"{device} was changed") in process.problem
+    if on:
+        vm.stop()
+    use_device(vm, device)
+    point = witness.pull(READ)
+    assert modes(point) == expected(witness) and len(witness.points()) == 2
+    witness.assert_restores()
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
