@@ -443,6 +443,7 @@ _RUN = {
     "index": _index,
 }
 
+_SCHEMA = 1  # of the events: another number where a member goes, or means another thing
 _ONE_DOCUMENT = ("list", "show", "index", "plan", "doctor")  # the others print events with --json
 
 
@@ -493,7 +494,7 @@ def _run(args, as_json, check):
 
     if as_json:
         outcome, _, code = _RUN[args.verb](args, _Events(), check)
-        _print_event(event="result", ok=code == 0, exit_code=code, **outcome)
+        _print_result(ok=code == 0, exit_code=code, **outcome)
         return code
     if getattr(args, "quiet", True):
         outcome, lines, code = _RUN[args.verb](args, lambda **event: None, check)
@@ -543,8 +544,13 @@ def _print_json(value, indent=None):
     _print(json.dumps(value, indent=indent))
 
 
-def _print_event(**event):
-    _print(json.dumps(event), flush=True)
+def _print_event(event, **values):
+    when = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    _print(json.dumps({"event": event, "time": when, **values}), flush=True)
+
+
+def _print_result(**values):
+    _print_event("result", schema=_SCHEMA, **values)
 
 
 def _print(text, end="\n", flush=False):
@@ -577,17 +583,15 @@ class _Events:
             if values.get("position") != values.get("size") and time.monotonic() < self._next:
                 return
             self._next = time.monotonic() + self.INTERVAL
-        _print_event(event=event, **values)
+        _print_event(event, **values)
 
 
 def _failed(error, as_json, args):
     left = getattr(error, "left_behind", [])
     if as_json:
         with suppress(OSError, errors.OutputError):  # whoever should read it may be gone
-            _print_event(
-                event="result", ok=False, exit_code=error.exit_code, code=error.code, domain=_domain(args),
-                message=str(error), left_behind=left,
-            )  # fmt: skip
+            _print_result(ok=False, exit_code=error.exit_code, code=error.code, domain=_domain(args),
+                          message=str(error), left_behind=left)  # fmt: skip
     _complain(str(error), *left)
     return error.exit_code
 

@@ -235,8 +235,12 @@ def nbdpull_says(folder, *words, exit_code=0):
 
 
 def events(output):
-    """Its JSON lines by event; of several of one event the last."""
-    return {event["event"]: event for event in map(json.loads, output.splitlines())}
+    """Its JSON lines by event, without what all have; of several of one event the last."""
+    told = [json.loads(line) for line in output.splitlines()]
+    for event in told:
+        assert format.is_time(event.pop("time"))
+        assert event.pop("schema", None) == (1 if event["event"] == "result" else None)
+    return {event["event"]: event for event in told}
 
 
 def assert_event(events, event, verb):
