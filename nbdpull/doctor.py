@@ -15,6 +15,7 @@ from typing import Optional
 from . import disk_choice, errors, journal, qemu_faults, scratch_watch, storage_daemon, strays
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
+_PEER = "virtnbdbackup"  # its name on the command line, and how its checkpoints' names begin
 
 
 @dataclass(frozen=True)
@@ -300,10 +301,23 @@ def _checkpoints(vm):
     for name in names:
         yield from _told(_checkpoint, vm, name)
     yield from _told(_strays, vm)
+    yield from _peer(vm, names)
     if names and vm.has_internal_snapshots:
         yield Finding(WARN, "snapshots", "virsh snapshot-revert to an internal one fails as long as there are "
                       "checkpoints, and leaves a running domain shut off",
                       f"before a revert: nbdpull release {vm.name}")  # fmt: skip
+
+
+def _peer(vm, names):
+    """virtnbdbackup stops at each checkpoint that is not its own, and so at every one of nbdpull's."""
+    beside = [name for name in names if name.startswith(_PEER)]
+    if not beside and not shutil.which(_PEER):
+        return
+    ours = [checkpoint.name for checkpoint in strays.checkpoints(vm)]
+    text = f"{_PEER} has checkpoints of {vm.name}" if beside else f"{_PEER} is installed"
+    text += f", and refuses a domain that has one of nbdpull{', as this one' * bool(ours)}"
+    advice = f"nbdpull release {vm.name}, and pull it with --no-checkpoint" if ours else "pull it with --no-checkpoint"
+    yield Finding(WARN, _PEER, text, f"to go on with {_PEER}: {advice}")
 
 
 def _strays(vm):
@@ -323,9 +337,10 @@ def _strays(vm):
 
 def _checkpoint(vm, name):
     checkpoint = vm.checkpoint(name)
-    owner = f"of nbdpull run {checkpoint.run_id}" if checkpoint.run_id else "not of nbdpull"
+    ours = f"of nbdpull run {checkpoint.run_id}; once its store is gone, nbdpull release {vm.name} removes it"
+    owner = ours if checkpoint.run_id else "not of nbdpull"
     lost = [target for target, fit in checkpoint.disks.items() if fit is False]
-    subject, text = f"checkpoint {name}", f"{owner}, on {', '.join(checkpoint.disks) or 'no disk'}"
+    subject, text = f"checkpoint {name}", f"on {', '.join(checkpoint.disks) or 'no disk'}, {owner}"
     if lost:
         yield Finding(WARN, subject, f"{text}; bitmap missing or broken on {', '.join(lost)}",
                       f"the next pull reads them in full; virsh checkpoint-delete {vm.name} {name}")  # fmt: skip

@@ -1,6 +1,7 @@
 """release: a domain without anything of nbdpull's; and doctor, which tells what there is of it."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -78,6 +79,26 @@ def test_a_revert_to_an_internal_snapshot(witness):
     vm.bed.virsh("snapshot-revert", vm.name, "s1")
     assert vm.active and vm.content("vda")[:MIB] == b"\x55" * MIB
     assert "snapshots" not in doctor(witness)
+
+
+def test_virtnbdbackup_beside_it(witness, monkeypatch, tmp_path):
+    """It refuses a domain that has a checkpoint of another program."""
+    vm = witness.vm
+    assert "virtnbdbackup" not in doctor(witness)
+    vm.create_checkpoint("virtnbdbackup.0")
+    told = doctor(witness)["virtnbdbackup"]
+    assert told["state"] == "warn" and told["advice"].endswith("virtnbdbackup: pull it with --no-checkpoint")
+    witness.pull("--no-checkpoint")
+    assert vm.checkpoints() == ["virtnbdbackup.0"]
+    witness.pull()
+    told = doctor(witness)["virtnbdbackup"]
+    assert "as this one" in told["text"] and f"nbdpull release {vm.name}, and pull" in told["advice"]
+    assert release(witness)[0] == 0 and vm.checkpoints() == ["virtnbdbackup.0"]
+    vm.delete_checkpoint("virtnbdbackup.0")
+    assert "virtnbdbackup" not in doctor(witness)
+    (tmp_path / "virtnbdbackup").touch(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "is installed, and refuses" in doctor(witness)["virtnbdbackup"]["text"]
 
 
 @pytest.mark.parametrize("crashed", [False, True])
