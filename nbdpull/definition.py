@@ -88,11 +88,15 @@ def variables(xml):
 
 
 def for_trial(xml, name):
-    """The same <domain> by another name and uuid, and without devices that libvirt cannot judge by words alone."""
+    """The same <domain> by another name and uuid, and without devices that libvirt cannot judge by words alone, nor the
+    scripts that it would run."""
     root = parse(xml)
     _name(root, name, new_uuid=True)
     for device in root.findall("devices/hostdev[@type='pci']") + root.findall("devices/interface[@type='hostdev']"):
         root.find("devices").remove(device)
+    for interface in root.iterfind("devices/interface"):
+        for script in interface.findall("script") + interface.findall("downscript"):
+            interface.remove(script)
     return xml_tree.text_of(root)
 
 

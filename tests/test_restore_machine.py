@@ -258,6 +258,19 @@ def test_what_a_definition_names_is_shown_and_refused(private_libvirt, tmp_path,
     assert done.returncode == 0 and told in done.stderr
 
 
+def test_a_script_is_not_run_when_a_domain_is_defined(private_libvirt, tmp_path):
+    """libvirt runs that of an interface already where it only makes QEMU's command line."""
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    script.chmod(0o755)
+    device = f"<interface type='ethernet'><script path='{script}'/></interface></devices>"
+    vm = point_of(tmp_path, more=("</devices>", device))
+    done = define(private_libvirt, vm, tmp_path, "--trust-definition")
+    defined = private_libvirt.virsh("dumpxml", "of-old")
+    private_libvirt.virsh("undefine", "of-old")
+    assert done.returncode == 0 and not (tmp_path / "ran").exists() and str(script) in defined
+
+
 def test_what_the_domain_of_this_host_names_is_no_news(private_libvirt, machine, tmp_path):
     """Restored over itself it may name again what it names."""
     vm = machine({"vda": MIB})
