@@ -72,7 +72,10 @@ def place_tpm(xml, uuid, uri, restored):
 
 
 def look(path):
-    """What there is at a path that a definition names: a word of host_fit. What cannot be told in time is a file."""
+    """What there is at a path that a definition names: a word of host_fit. What cannot be told, or not in time, is a
+    file; so is what is relative to a folder that only libvirt knows."""
+    if not os.path.isabs(path):
+        return host_fit.FILE
     try:
         head = guest_files.read_file(path, LOOK_TIME, image_header.DISC_SIZE)
     except (FileNotFoundError, NotADirectoryError):

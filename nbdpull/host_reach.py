@@ -1,8 +1,9 @@
 """What of its host a definition names: programs, files, devices. Whoever wrote the definition chose them.
 
 Owns: where such names are, and which of them a host offers to every domain. A value with a slash is one wherever it
-stands, so that what a later libvirt brings is one, too; what reaches the host without a path is known by its kind. Must
-not know: libvirt's API, which files exist.
+stands, so that what a later libvirt brings is one, too. Without a slash it is one where a file or a program stands:
+libvirt looks for a program in its PATH, QEMU for a file in its working directory, which is the root. What reaches the
+host without a path is known by its kind. Must not know: libvirt's API, which files exist.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from typing import NamedTuple
 from .copy_policy import RANDOM_DEVICES, TO_QEMU, local_name
 
 # What may have slashes and is nothing of the host: words, times, secrets of processors, tuning, networks' filters.
-_HARMLESS = ("name", "title", "description", "metadata", "clock", "launchSecurity", "blkiotune", "resource", "cmdline",
-             "serial", "vendor", "product", "wwn", "alias", "filterref", "secret")  # fmt: skip
+_HARMLESS = ("name", "title", "description", "metadata", "clock", "blkiotune", "resource", "cmdline", "serial",
+             "vendor", "product", "wwn", "alias", "filterref", "secret", "session", "dhCert", "idBlock", "idAuth",
+             "hostData", "mrConfigId", "mrOwner", "mrOwnerConfig")  # fmt: skip
+_PATHS = ("file", "path", "socket", "evdev", "logFile", "rendernode", "template", "tap", "vhost")  # attributes
+_DEVICES = ("source", "input", "output")  # elements whose dev is a path, but for an interface's
+_TEXTS = ("emulator", "bootloader", "loader", "nvram", "kernel", "initrd", "dtb", "shim", "table", "path", "backend")
 _OF_THE_GUEST = ("alias", "address", "target", "boot", "driver", "backingStore", "readonly", "shareable")
 _PORTS = ("serial", "parallel", "console", "channel", "redirdev")
 
@@ -35,6 +40,7 @@ class Reach(NamedTuple):
 
 
 _DRIVE = re.compile(r"/dev/(sr\d+|cdrom\w*|dvd\w*)\Z", re.ASCII)
+_EMULATOR = re.compile(r"/usr/(bin|libexec)/(qemu-(system-\w+|kvm)|kvm)\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class Packaged(Offer):
         return path.startswith("/usr/share/") and ".." not in path
 
     def covers(self, reach: Reach) -> bool:
-        usual = reach.what == "emulator" and os.path.dirname(reach.value) in ("/usr/bin", "/usr/libexec")
-        return usual or super().covers(reach)
+        usual = reach.what == "emulator" and _EMULATOR.match(reach.value)
+        return bool(usual) or super().covers(reach)
 
 
 def reaches(root: ET.Element) -> list[Reach]:
@@ -94,16 +100,23 @@ def _of_part(part):
     if _has_no_path(part):
         about = [each for child in part if child.tag not in _OF_THE_GUEST for each in child.iter()]
         yield Reach(what, " ".join([*part.attrib.values(), *_values(about)]), False)
-        return
-    for each in _walk(part):
+    # The chain below a pathless disk is not told with it, as a running domain tells it, too; its files are.
+    for each in part.iterfind("backingStore//") if _has_no_path(part) else _walk(part):
         if each.tag == "seclabel" and _is_static(each):
             yield Reach("seclabel" if part is each else f"{what} seclabel", " ".join(_values(each.iter())), False)
         texts = [("", each.text or ""), *each.attrib.items()]
         yield from (
             Reach(f"{what} template" if name == "template" else what, value.strip())
             for name, value in texts
-            if "/" in value
+            if "/" in value or (value.strip() and _is_for_a_path(part, each, name))
         )
+
+
+def _is_for_a_path(part, element, name):
+    """Whether a value is one without a slash, too. name: of an attribute, "" for the text."""
+    if name == "dev":
+        return element.tag in _DEVICES and part.tag != "interface"
+    return name in _PATHS or (not name and element.tag in _TEXTS)
 
 
 def _has_no_path(part):
@@ -120,7 +133,9 @@ def _has_no_path(part):
 
 
 def _is_static(label):
-    """Of a domain its type tells, of a device whether it is applied."""
+    """Of a domain its type tells, or what it is to begin with; of a device whether it is applied."""
+    if label.find("baselabel") is not None:
+        return True
     return label.get("type") in ("static", "none") if label.get("type") else label.get("relabel") != "no"
 
 

@@ -122,8 +122,9 @@ def test_what_hosts_usually_have():
     emulators = "<emulator>/usr/libexec/qemu-kvm</emulator><emulator>/usr/bin/kvm</emulator>"
     assert foreign(emulators, ["/own"], os=os, offer=Packaged()) == []
     strange = "<emulator>/usr/bin/../../store/evil</emulator><emulator>/opt/qemu</emulator>"
+    strange += "<emulator>/usr/bin/python3</emulator><emulator>/usr/bin/qemu-img</emulator><emulator>kvm</emulator>"
     os = "<os><loader>/usr/share/../../evil.fd</loader></os>"
-    assert len(foreign(strange, os=os, offer=Packaged())) == 3
+    assert len(foreign(strange, os=os, offer=Packaged())) == 6
 
 
 def test_a_refusal_names_what_it_is_about():
@@ -142,4 +143,5 @@ def test_looking_at_paths(tmp_path):
     assert domain_files.look(str(disc)) == host_fit.DISC
     assert domain_files.look(str(tmp_path / "short")) == domain_files.look(str(tmp_path)) == host_fit.FILE
     assert domain_files.look("/dev/zero") == host_fit.FILE  # and it was not read
+    assert domain_files.look("none") == host_fit.FILE  # of libvirt's working directory
     assert domain_files.look(str(tmp_path / "none")) == domain_files.look(str(disc / "x")) == host_fit.NOTHING

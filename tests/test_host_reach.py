@@ -51,6 +51,18 @@ def test_an_ordinary_machine_reaches_nothing():
     ("<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/></source></hostdev>",
      ["hostdev subsystem usb 0x1"]),
     ("<interface type='ethernet'><script path='/evil'/></interface>", ["interface /evil"]),
+    ("<interface type='ethernet'><script path='evil'/><downscript path='worse'/></interface>",
+     ["interface evil", "interface worse"]),
+    ("<interface type='direct'><source dev='eth0' mode='bridge'/><target dev='tap0'/></interface>", []),
+    ("<emulator>evil</emulator>", ["emulator evil"]),
+    ("<disk type='file'><source file='swap.img'/><target dev='vda'/></disk>", ["disk vda swap.img"]),
+    ("<disk type='block'><source dev='sda'/><target dev='vda'/></disk>", ["disk vda sda"]),
+    ("<disk type='network'><source name='x'/><backingStore type='file'><source file='/etc/shadow'/></backingStore>"
+     "<target dev='vda'/></disk>", ["disk vda network x", "disk vda /etc/shadow"]),
+    ("<input type='evdev'><source dev='event0'/></input>", ["input event0"]),
+    ("<graphics type='vnc'><listen type='socket' socket='s'/></graphics>", ["graphics s"]),
+    ("<memory model='nvdimm'><source><path>shadow</path></source></memory>", ["memory shadow"]),
+    ("<rng><backend model='random'>shadow</backend></rng>", ["rng shadow"]),
     ("<interface type='hostdev'><source><address bus='0x3'/></source></interface>", ["interface hostdev 0x3"]),
     ("<serial type='file'><source path='/etc/cron.d/x'/></serial>", ["serial /etc/cron.d/x"]),
     ("<serial type='tcp'><source mode='connect' host='127.0.0.1' service='6379'/></serial>",
@@ -62,7 +74,7 @@ def test_an_ordinary_machine_reaches_nothing():
     ("<smartcard mode='host'/>", ["smartcard host"]),
     ("<tpm><backend type='passthrough'/></tpm>", ["tpm passthrough"]),
     ("<disk type='file'><source file='a'><seclabel model='dac' relabel='yes'><label>0:0</label></seclabel></source>"
-     "<target dev='vda'/></disk>", ["disk vda seclabel dac yes 0:0"]),
+     "<target dev='vda'/></disk>", ["disk vda a", "disk vda seclabel dac yes 0:0"]),
 ])  # fmt: skip
 def test_devices(devices, expected):
     assert found(devices=devices) == expected
@@ -76,6 +88,11 @@ def test_devices(devices, expected):
     ("<sysinfo type='fwcfg'><entry name='opt/a/b' file='shadow'/></sysinfo>", ["sysinfo shadow"]),
     ("<seclabel type='static' model='dac' relabel='no'><label>0:0</label></seclabel>", ["seclabel static dac no 0:0"]),
     ("<seclabel type='none' model='apparmor'/>", ["seclabel none apparmor"]),
+    ("<os><loader>l</loader><nvram template='t'>n</nvram><kernel>k</kernel><acpi><table>s</table></acpi></os>",
+     ["loader l", "nvram n", "nvram template t", "kernel k", "acpi s"]),
+    ("<launchSecurity type='tdx'><quoteGenerationService path='/run/s'/></launchSecurity>", ["launchSecurity /run/s"]),
+    ("<seclabel type='dynamic' model='selinux'><baselabel>unconfined</baselabel></seclabel>",
+     ["seclabel dynamic selinux unconfined"]),
     ("<q:commandline xmlns:q='u'/>", []),  # which says nothing
     ("<bootloader>/evil</bootloader>", ["bootloader /evil"]),
 ])  # fmt: skip

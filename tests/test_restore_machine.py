@@ -241,6 +241,8 @@ QEMU = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
 
 @pytest.mark.parametrize("where, text, named", [
     ("devices", "<serial type='file'><source path='/etc/cron.d/evil'/></serial>", "serial /etc/cron.d/evil"),
+    ("devices", "<interface type='ethernet'><script path='true'/></interface>", "interface true"),
+    ("devices", "<disk type='file'><source file='swap.img'/><target dev='vdb'/></disk>", "disk vdb swap.img"),
     ("devices", "<disk type='block'><source dev='/dev/vda'/><target dev='vdb'/></disk>", "disk vdb /dev/vda"),
     ("devices", f"<hostdev mode='subsystem' type='pci'><source>{PCI}</source></hostdev>",
      "hostdev subsystem pci 0 9 0 0"),
