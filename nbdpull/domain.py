@@ -195,7 +195,7 @@ class Domain:
     """One domain through one connection; made by `open`."""
 
     reads_images = False  # whether its disks are read without QEMU: see offline_read
-    image_warnings: Sequence[str] = ()  # what could not be proved of them then
+    image_warnings: Sequence[str] = ()  # what is to be told of them then
 
     def __init__(self, connection: Any, dom: Any, link: Any):
         self._connection = connection

@@ -84,7 +84,8 @@ class OffDomain(domain.Domain):
 
     @property
     def image_warnings(self) -> list[str]:  # type: ignore[override]
-        return [warning for layers in self._layers.values() for warning in layers.warnings]
+        saved = [_SAVED, *self._disks_of_the_saved_state()] if self.has_saved_state else []
+        return [warning for layers in self._layers.values() for warning in layers.warnings] + saved
 
     def require_there(self) -> None:
         """JobLost where it was started, NoAnswer where libvirt's daemon is gone or hangs; nothing else."""
@@ -130,7 +131,7 @@ class OffDomain(domain.Domain):
         }
         yield Reading(self, exports, self._daemon.socket)
 
-    def disks_of_the_saved_state(self) -> list[str]:
+    def _disks_of_the_saved_state(self) -> list[str]:
         """A warning where it has disks that the definition does not have: they were plugged in live before that."""
         with self._seam("read the definition of the saved state"):
             saved = domain_xml.parse_disks(self._dom.managedSaveGetXMLDesc(0))
@@ -176,9 +177,7 @@ class Reading:
         self._vm = vm
         self.exports, self.socket = exports, socket
         self.scratch_files: list[str] = []
-        saved = vm.has_saved_state
-        warnings = [_SAVED, *vm.disks_of_the_saved_state()] if saved else []
-        self.freeze = _Freeze(domain_freeze.CRASH_CONSISTENT, SAVED_STATE if saved else OFF, warnings)
+        self.freeze = _Freeze(domain_freeze.CRASH_CONSISTENT, SAVED_STATE if vm.has_saved_state else OFF, [])
 
     def require_alive(self) -> None:
         self._vm.require_unchanged()

@@ -405,6 +405,8 @@ def test_saved_state_stays_and_is_told(pulled):  # noqa: F811
     assert vm.domain.hasManagedSaveImage(0)
     found = doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]
     assert "saved state" in found["text"] and "virsh start" in found["advice"]
+    told = plan(witness, "-o", witness.store)
+    assert told["offline"] == "read" and any("saved state" in text for text in told["warnings"])
     with reading(witness), pytest.raises(libvirt.libvirtError):
         vm.domain.create()
     assert vm.domain.hasManagedSaveImage(0)
