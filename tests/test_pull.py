@@ -786,7 +786,7 @@ def test_since_a_checkpoint_of_virsh_into_a_series(pulled):
     vm.create_checkpoint("chk3")
     then = vm.content("vda")
     vm.write("vda", CLUSTER, CLUSTER, 0x22)
-    apart = witness.pull("--since", "chk3")
+    apart = witness.pull("--since", "chk3", "--checkpoint", "chk4")
     assert (apart["since"], apart["parent"], dirty(apart)["vda"]) == ("chk3", None, CLUSTER)
     (warning,) = witness.result["warnings"]
     assert "it is partial" in warning and f"latest stays {first['id']}" in warning
@@ -804,6 +804,7 @@ def test_since_a_checkpoint_of_virsh_into_a_series(pulled):
     witness.assert_verified()
     vm.delete_checkpoint(third["checkpoint"])
     vm.write("vda", 4 * CLUSTER, CLUSTER, 0x23)
+    assert "chk4" in vm.checkpoints()
     fourth = witness.pull()  # the checkpoint of the partial one is there, and no whole image could go on from it
     assert modes(fourth) == {"vda": ("full", "checkpoint-lost")}
     assert_same(witness.restored("latest"), witness.frozen[fourth["id"]])
