@@ -18,13 +18,12 @@ from test_pull import (  # noqa: F401  (a fixture)
     start_held,
 )
 
-pytest.importorskip("libvirt")
+libvirt = pytest.importorskip("libvirt")
 
 
 def rename(vm, name):
     vm.stop()
-    vm.domain.rename(name, 0)
-    vm.name = name
+    vm.rename(name)
     vm.start()
 
 
@@ -61,6 +60,25 @@ def test_series_goes_on_under_the_new_name(pulled):  # noqa: F811
     assert [point["id"] for point in witness.points()] == [point["id"] for point in made]
     witness.assert_restores()
     assert last_event(said("verify", witness.store, "--json"))["warnings"] == []
+
+
+def test_defined_anew_under_another_name(pulled):  # noqa: F811
+    """As on another host: libvirt has lost the checkpoint, and gets it from the point."""
+    witness = pulled({"vda": 4 * MIB})
+    vm, old = witness.vm, witness.vm.name
+    vm.write("vda", 0, MIB, 0x11)
+    first = witness.pull()
+    xml = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    vm.stop()
+    vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+    vm.name = f"{old}-new"
+    vm.bed.connection().defineXML(xml.replace(f"<name>{old}</name>", f"<name>{vm.name}</name>"))
+    vm.start()
+    vm.write("vda", CLUSTER, CLUSTER, 0x12)
+    second = witness.pull()
+    assert (second["parent"], modes(second), dirty(second)) == (first["id"], {"vda": SINCE}, {"vda": CLUSTER})
+    assert vm.checkpoints() == [second["checkpoint"]] and folders(witness) == [old]
+    witness.assert_restores()
 
 
 def test_onto_the_name_of_another_series(pulled, machine):  # noqa: F811

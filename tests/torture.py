@@ -5,9 +5,10 @@
 Guest writes, zeroes and discards, pulls, kills of nbdpull at random instants and in each of its phases, a store that is
 unplugged, goes read-only or loses power, restarts of the daemon, also amid a pull, and of the VM, SIGKILL of QEMU,
 resizes, shrinking and growing, disks that come and go, also one that no definition has, foreign checkpoints, lost
-metadata, a domain that is undefined and defined; with every other seed the disks are in I/O threads. After every pull
-the new point is restored and compared; from time to time every point is, and the store is verified. What a disk holds
-is told by the model alone: it is compared with the live disk, too. A seed repeats the deeds, not their timing.
+metadata, a domain that is renamed, or undefined and defined; with every other seed the disks are in I/O threads. After
+every pull the new point is restored and compared; from time to time every point is, and the store is verified. What a
+disk holds is told by the model alone: it is compared with the live disk, too. A seed repeats the deeds, not their
+timing.
 """
 
 import argparse
@@ -58,6 +59,7 @@ class Torture:
         self.device = Device(self.store, self.folder, STORE_SIZE) if os.geteuid() == 0 else None
         sizes = {"vda": self._size(), "vdb": self._size(), "sdc": self._size()}
         self.vm = Machine(bed, self.folder / "images", sizes, iothreads=self.random.choice([0, 1]))
+        self.own_name = self.vm.name
         self.vm.start()
         self.qemu = self.vm.pid  # which nothing that nbdpull does may end
         self.disks = {target: bytearray(size) for target, size in sizes.items()}
@@ -69,7 +71,7 @@ class Torture:
         deeds = [(self.write, 30), (self.zero, 10), (self.discard, 8), (self.pull, 14), (self.kill_pull, 6),
                  (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
                  (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
-                 (self.kill_in_a_phase, 5), (self.redefine, 2), (self.replug, 1), (self.prove_all, 1),
+                 (self.kill_in_a_phase, 5), (self.redefine, 2), (self.rename, 2), (self.replug, 1), (self.prove_all, 1),
                  (self.kill_offline, 1), (self.plug_live, 2), (self.restart_daemon_amid, 3)]  # fmt: skip
         deeds += [(self.break_store, 4)] if self.device else []
         chosen, weights = zip(*deeds)
@@ -409,6 +411,12 @@ class Torture:
         self._stop()
         self.vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
         self.bed.connection().defineXML(xml)
+        self._start()
+
+    def rename(self):
+        names = {self.own_name, f"{self.own_name}-b", f"{self.own_name}-c"}
+        self._stop()
+        self.vm.rename(self.random.choice(sorted(names - {self.vm.name})))
         self._start()
 
     def replug(self):

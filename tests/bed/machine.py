@@ -155,6 +155,11 @@ class Machine:
         os.kill(self.pid, signal.SIGKILL)
         wait_for(lambda: not self.active, f"{self.name} shut off after SIGKILL")
 
+    def rename(self, name):
+        """Of one that is off. Its images keep their paths."""
+        self.domain.rename(name, 0)
+        self.name = name
+
     def suspend(self):
         self.domain.suspend()
 
