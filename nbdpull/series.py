@@ -419,7 +419,8 @@ def of_domain(store, name, uuid):
     """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
     one, perhaps new, of its name."""
     home = Series(store, name)
-    if home.uuid() == uuid:
+    known = home.uuid()
+    if known == uuid or (known is None and home.load()[1]):  # what cannot be read there may be its points
         return home
     others = [Series(store, name, each.folder) for each in _folders(store) if each.uuid() == uuid]
     return max(others, key=Series.is_where_it_began, default=home)

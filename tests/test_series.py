@@ -429,6 +429,18 @@ def test_one_damaged_manifest_hides_no_series_from_a_pull(tmp_path):
     assert series.of_domain(vm.store, "new", vm.uuid).folder == "vm1"
 
 
+def test_a_pull_leaves_no_series_that_cannot_be_read_for_a_copy(tmp_path):
+    """That it is damaged is told there, and would be told by nobody else."""
+    vm = renamed_series(tmp_path)
+    shutil.copytree(vm.folder, vm.root / "vm1-copy")
+    for point in vm.points:
+        (vm.folder / point.id / "manifest.json").write_bytes(b"")
+    assert series.of_domain(vm.store, "vm1", vm.uuid).folder == "vm1"
+    shutil.rmtree(vm.folder)
+    vm.folder.symlink_to(tmp_path / "vm1-copy")
+    assert series.of_domain(vm.store, "vm1", vm.uuid).folder == "vm1"
+
+
 def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
     vm = renamed_series(tmp_path)
     vm.store.make_folder("others")
@@ -443,8 +455,9 @@ def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
     with pytest.raises(errors.StoreError, match="others: Permission denied"):
         series.Series(vm.store, "others").load()
     assert series.only_series(vm.store, "new").folder == "vm1"
-    for name in ("new", "others"):
-        assert series.of_domain(vm.store, name, vm.uuid).folder == "vm1"
+    assert series.of_domain(vm.store, "new", vm.uuid).folder == "vm1"
+    with pytest.raises(errors.StoreError, match="others: Permission denied"):
+        series.of_domain(vm.store, "others", vm.uuid)
 
 
 def test_two_domains_of_one_name(tmp_path):
