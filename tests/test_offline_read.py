@@ -66,18 +66,6 @@ def refused(witness, *options):
     return done.returncode, done.stderr
 
 
-def snapshot(vm, disk, name):
-    """An external one, live: a layer above, and the bitmaps in it."""
-    others = "".join(f"<disk name='{other}' snapshot='no'/>" for other in vm.disks if other != disk)
-    path = vm.disks[disk].path.with_suffix(f".{name}")
-    vm.domain.snapshotCreateXML(
-        f"<domainsnapshot><disks><disk name='{disk}' snapshot='external'><source file='{path}'/></disk>{others}"
-        "</disks></domainsnapshot>",
-        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA,
-    )
-    vm.disks[disk].path, vm.disks[disk].format = path, "qcow2"
-
-
 def use_image(vm, disk, path):
     """Change the definition of a domain that is off."""
     root = ET.fromstring(vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -151,7 +139,7 @@ def test_layers(pulled):  # noqa: F811
     for number in range(3):
         vm.write("vda", 3 * number * CLUSTER, CLUSTER, 0x20 + number)
         vm.write_zeroes("vda", (3 * number + 1) * CLUSTER, CLUSTER, unmap=True)
-        snapshot(vm, "vda", f"s{number}")
+        vm.snapshot("vda", f"s{number}")
     vm.write("vda", 20 * CLUSTER, 512, 0x31)
     vm.stop()
     assert assert_tells_since(witness, "mine", then, SINCE) == 7 * CLUSTER
@@ -175,7 +163,7 @@ def test_commit(pulled):  # noqa: F811
     vm.write("vda", 0, MIB, 0x11)
     first = witness.pull()
     vm.write("vda", 0, CLUSTER, 0x21)
-    snapshot(vm, "vda", "s0")
+    vm.snapshot("vda", "s0")
     vm.write("vda", 2 * CLUSTER, CLUSTER, 0x22)
     vm.stop()
     assert modes(read(witness))["vda"] == ("full", "source-changed")
@@ -234,7 +222,6 @@ class Life:
 
     def __init__(self, witness, seed):
         self.witness, self.vm, self.chance = witness, witness.vm, random.Random(seed)
-        self.depth = 0
 
     def io(self):
         disk = self.chance.choice(list(self.vm.disks))
@@ -254,17 +241,12 @@ class Life:
         self.vm.stop() if self.vm.active else self.vm.start()
 
     def snapshot(self):
-        if self.vm.active and self.depth < 3:
-            self.depth += 1
-            snapshot(self.vm, "vda", f"s{self.chance.randrange(1 << 30)}")
+        if self.vm.active and len(self.vm.disks["vda"].below) < 3:
+            self.vm.snapshot("vda", f"s{self.chance.randrange(1 << 30)}")
 
     def commit(self):
-        """All layers into the lowest one."""
-        if not self.depth or not self.vm.active:
-            return
-        base = self.vm.folder / f"{self.vm.name}-vda.qcow2"
-        self.vm.bed.virsh("blockcommit", self.vm.name, "vda", "--active", "--pivot", "--wait")
-        self.vm.disks["vda"].path, self.depth = base, 0
+        if self.vm.active and self.vm.disks["vda"].below:
+            self.vm.commit("vda")
 
     def resize(self):
         size = self.chance.choice([1, 2, 3]) * MIB

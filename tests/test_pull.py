@@ -641,35 +641,22 @@ def test_image_rolled_back_to_an_older_copy(pulled):
 def test_external_snapshot_and_its_commit(pulled):
     witness = pulled({"vda": 2 * MIB}, quick=True)
     vm = witness.vm
-    base, overlay = vm.disks["vda"].path, vm.folder / "overlay.qcow2"
-
-    def snapshot():
-        overlay.unlink(missing_ok=True)
-        disk = f"<disk name='vda' snapshot='external'><source file='{overlay}'/></disk>"
-        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
-        vm.domain.snapshotCreateXML(f"<domainsnapshot><disks>{disk}</disks></domainsnapshot>", flags)
-        vm.disks["vda"].path = overlay
-
-    def commit():
-        vm.bed.virsh("blockcommit", vm.name, "vda", "--active", "--pivot", "--wait")
-        vm.disks["vda"].path = base
-
     vm.write("vda", 0, MIB, 0x11)
     witness.pull()
-    snapshot()  # there and back between two points
+    vm.snapshot("vda", "s1")  # there and back between two points
     vm.write("vda", CLUSTER, CLUSTER, 0x21)
     vm.discard("vda", 3 * CLUSTER, CLUSTER)
-    commit()
+    vm.commit("vda")
     vm.write("vda", MIB, 512, 0x22)
     assert modes(witness.pull()) == {"vda": SINCE}
 
-    snapshot()  # and points on the overlay
+    vm.snapshot("vda", "s2")  # and points on the overlay
     vm.write("vda", 5 * CLUSTER, CLUSTER, 0x31)
     assert modes(witness.pull()) == {"vda": ("full", "source-changed")}
     vm.write("vda", 6 * CLUSTER, CLUSTER, 0x32)
     assert modes(witness.pull()) == {"vda": SINCE}
     vm.write("vda", 7 * CLUSTER, CLUSTER, 0x33)
-    commit()
+    vm.commit("vda")
     witness.pull()
     vm.write("vda", 8 * CLUSTER, CLUSTER, 0x34)
     assert modes(witness.pull()) == {"vda": SINCE}

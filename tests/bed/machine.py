@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 from xml.sax.saxutils import escape, quoteattr
@@ -53,7 +53,8 @@ _numbers = itertools.count(1)
 class Disk:
     """A disk to make: its size in bytes, qcow2 or raw, options for qemu-img create -o; or the path of an image.
 
-    extra: XML to put into its <disk>, such as <shareable/>.
+    extra: XML to put into its <disk>, such as <shareable/>; below: (path, format) of the layers that snapshots of ours
+    have put it on, the lowest first.
     """
 
     size: int = 0
@@ -61,6 +62,7 @@ class Disk:
     options: str = ""
     path: Optional[Path] = None
     extra: str = ""
+    below: list = field(default_factory=list)
 
 
 class Machine:
@@ -292,6 +294,41 @@ class Machine:
                 ["qemu-img", "resize", "-q", *shrink, "-f", image.format, str(image.path), str(size)], check=True
             )
         image.size = size
+
+    # -- layers of a live disk ----------------------------------------------------------------------------------------
+
+    def snapshot(self, target, name):
+        """An external one: a new layer above, and the bitmaps in it."""
+        image = self.disks[target]
+        path = image.path.with_suffix(f".{name}")
+        layer = f"<disk name='{target}' snapshot='external'><source file={quoteattr(str(path))}/></disk>"
+        others = "".join(f"<disk name='{other}' snapshot='no'/>" for other in self.disks if other != target)
+        self.domain.snapshotCreateXML(
+            f"<domainsnapshot><disks>{layer}{others}</disks></domainsnapshot>",
+            libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA,
+        )
+        image.below.append((image.path, image.format))
+        image.path, image.format = path, "qcow2"
+
+    def commit(self, target):
+        """All layers into the lowest one, which the disk is from then on."""
+        self.bed.virsh("blockcommit", self.name, target, "--active", "--pivot", "--wait")
+        image = self.disks[target]
+        image.path, image.format = image.below[0]
+        image.below.clear()
+
+    def flatten(self, target):
+        """All layers into the highest one (virsh blockpull)."""
+        self.bed.virsh("blockpull", self.name, target, "--wait")
+        self.disks[target].below.clear()
+
+    def move(self, target, path):
+        """All layers into an image elsewhere, which the disk is from then on (virsh blockcopy)."""
+        self.bed.virsh("blockcopy", self.name, target, path, "--format", "qcow2", "--pivot", "--wait",
+                       "--transient-job")  # fmt: skip
+        image = self.disks[target]
+        image.path, image.format = Path(path), "qcow2"
+        image.below.clear()
 
     # -- checkpoints and jobs -----------------------------------------------------------------------------------------
 
