@@ -4,7 +4,8 @@
 
 Guest writes, zeroes and discards, pulls, kills of nbdpull at random instants and in each of its phases, a store that is
 unplugged, goes read-only or loses power, restarts of the daemon, also amid a pull, and of the VM, SIGKILL of QEMU,
-resizes, shrinking and growing, disks that come and go, also one that no definition has, foreign checkpoints, lost
+resizes, shrinking and growing, disks that come and go, also one that no definition has, snapshots, commits of all
+layers, blockpull, blockcopy, roll-backs to an earlier image, foreign checkpoints, pulls since any checkpoint, lost
 metadata, a domain that is renamed, or undefined and defined; with every other seed the disks are in I/O threads. After
 every pull the new point is restored and compared; from time to time every point is, and the store is verified. What a
 disk holds is told by the model alone: it is compared with the live disk, too. A seed repeats the deeds, not their
@@ -40,6 +41,7 @@ SECTOR, CLUSTER = 512, 64 << 10
 # What a run that was killed may leave to the next one; that one is to go on as if nothing had been.
 LIMIT = 90  # seconds a command may take
 OFFLINE = ("--offline=start-paused", "--offline=read")
+REFUSED_SINCE = ("checkpoint-unusable",)
 STORE_SIZE = 8 << 30  # bytes of a sparse image
 LIVE = "sdd"  # the disk that no definition has
 
@@ -63,7 +65,8 @@ class Torture:
         self.vm.start()
         self.qemu = self.vm.pid  # which nothing that nbdpull does may end
         self.disks = {target: bytearray(size) for target, size in sizes.items()}
-        self.points, self.foreign, self.counts = {}, [], collections.Counter()
+        self.points, self.foreign, self.counts = {}, {}, collections.Counter()  # foreign: {name: disks as of then}
+        self.kept = {}  # target: (image of its own without layers, a copy of it, what it held)
         self.killed_with = None  # the disks as they were when a run was killed last
 
     def run(self, seconds, points=0):
@@ -72,7 +75,9 @@ class Torture:
                  (self.stop_and_start, 3), (self.pull_offline, 2), (self.crash, 2), (self.restart_daemon, 2),
                  (self.resize, 3), (self.shrink_and_grow, 2), (self.foreign_checkpoint, 3), (self.forget, 2),
                  (self.kill_in_a_phase, 5), (self.redefine, 2), (self.rename, 2), (self.replug, 1), (self.prove_all, 1),
-                 (self.kill_offline, 1), (self.plug_live, 2), (self.restart_daemon_amid, 3)]  # fmt: skip
+                 (self.kill_offline, 1), (self.plug_live, 2), (self.restart_daemon_amid, 3), (self.pull_since, 2),
+                 (self.snapshot, 4), (self.commit, 2), (self.flatten, 1), (self.move, 1), (self.keep, 2),
+                 (self.roll_back, 2)]  # fmt: skip
         deeds += [(self.break_store, 4)] if self.device else []
         chosen, weights = zip(*deeds)
         deadline = time.monotonic() + seconds
@@ -231,6 +236,22 @@ class Torture:
             return self._reclaim()
         self._require_nothing_left()
 
+    def pull_since(self):
+        """Since any checkpoint that is there: one that no longer serves is refused, and nothing else is."""
+        names = self.vm.checkpoints()
+        if not names:
+            return
+        frozen = {target: bytes(content) for target, content in self.disks.items()}
+        process = self.start(*self.words("--since", self.random.choice(names)))
+        output, said = process.communicate(timeout=LIMIT)
+        made = json.loads(output.splitlines()[-1])
+        self.counts[f"since: {made.get('code', 'done')}"] += 1
+        if process.returncode == 0:
+            self._prove_onto(made["point"], frozen) if made["point"]["partial"] else self._note(made["point"], frozen)
+        elif made["code"] not in REFUSED_SINCE:
+            raise Wrong(f"a pull since a checkpoint failed: {said}")
+        self._require_nothing_left()
+
     def _note_new(self, before, frozen):
         """Points that were committed before their run died."""
         for point in self._listed().values():
@@ -274,7 +295,7 @@ class Torture:
         output, said = process.communicate(timeout=LIMIT)
         if process.returncode:
             raise Wrong(f"list failed: {said}")
-        return {point["id"]: point for point in json.loads(output)}
+        return {point["id"]: point for point in json.loads(output) if not point["partial"]}
 
     # -- proof ----------------------------------------------------------------------------------------------------
 
@@ -287,6 +308,23 @@ class Torture:
             raise Wrong(f"restore of {point} failed: {said}")
         for disk, content in self.points[point].items():
             self._require_same((out / f"{disk}.raw").read_bytes(), content, f"point {point}, disk {disk}")
+        shutil.rmtree(out)
+
+    def _prove_onto(self, point, frozen):
+        """A point that holds only what changed, laid over images of the disks as they were."""
+        out, words = self.folder / "onto", []
+        out.mkdir()
+        for disk in point["disks"]:
+            image = out / disk["name"]
+            image.write_bytes(self.foreign[point["since"]].get(disk["name"], b""))
+            words += ["--onto", f"{disk['name']}={image}"]
+        process = self.start(sys.executable, "-m", "nbdpull", "restore", self.store, "--point", point["id"], "--format",
+                             "raw", "--quiet", *words)  # fmt: skip
+        said = process.communicate(timeout=LIMIT)[1]
+        if process.returncode:
+            raise Wrong(f"restore --onto of {point['id']} failed: {said}")
+        for disk, content in frozen.items():
+            self._require_same((out / disk).read_bytes(), content, f"partial point {point['id']}, disk {disk}")
         shutil.rmtree(out)
 
     def prove_all(self):
@@ -383,9 +421,56 @@ class Torture:
             content = content + tail + bytes(size - len(content) - len(tail))
         self.disks[disk] = content[:size]
 
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    def _layered(self, some=True):
+        """Targets of disks that have layers of ours, or may get one more; not the live one: it goes with its QEMU."""
+        return [target for target, disk in sorted(self.vm.disks.items())
+                if target != LIVE and (disk.below if some else len(disk.below) < 3)]  # fmt: skip
+
+    def snapshot(self):
+        target = self.random.choice(self._layered(some=False) or [None])
+        if target:
+            self.vm.snapshot(target, f"layer{self.counts['snapshot']}")
+
+    def commit(self):
+        """Into an image that is not resized with its layers, and must be as large."""
+        for target in self._layered():
+            self.vm.commit(target)
+
+    def flatten(self):
+        for target in self._layered()[:1]:
+            self.vm.flatten(target)
+
+    def move(self):
+        target = self.random.choice([target for target in sorted(self.vm.disks) if target != LIVE])
+        self.vm.move(target, self.folder / "images" / f"moved-{self.counts['move']}.qcow2")
+
+    def keep(self):
+        """An administrator copies the image of a domain that is off."""
+        self._stop()
+        target = self.random.choice(sorted(self.vm.disks))
+        disk = self.vm.disks[target]
+        if not disk.below:
+            copy = self.folder / f"kept-{target}"
+            shutil.copy(disk.path, copy)
+            self.kept[target] = disk.path, copy, bytes(self.disks[target])
+        self._start()
+
+    def roll_back(self):
+        """... and puts it back, with the bitmaps that it had."""
+        for target, (path, copy, content) in self.kept.items():
+            disk = self.vm.disks.get(target)
+            if disk and disk.path == path and not disk.below:
+                self._stop()
+                shutil.copy(copy, path)
+                self.disks[target], disk.size = bytearray(content), len(content)
+                self.counts["rolled back"] += 1
+                return self._start()
+
     def foreign_checkpoint(self):
         if self.foreign and self.random.random() < 0.4:
-            name = self.foreign.pop()
+            name, _ = self.foreign.popitem()
             if name in self.vm.checkpoints():
                 try:
                     self.vm.delete_checkpoint(name)
@@ -394,7 +479,7 @@ class Torture:
             return
         name = f"foreign{self.counts['foreign_checkpoint']}"
         self.vm.create_checkpoint(name)
-        self.foreign.append(name)
+        self.foreign[name] = {target: bytes(content) for target, content in self.disks.items()}
 
     def forget(self):
         """libvirt loses a checkpoint of ours, as in a migration; or an administrator deletes it."""
