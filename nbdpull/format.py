@@ -104,7 +104,7 @@ def domain_name(folder):
     """Return the domain's name, None where the folder is that of no domain. What a shortened name was is not told: then
     it is the folder's own, decoded."""
     name = unquote(folder)
-    return name if encoded(name) == folder else None
+    return name if encoded(name) == folder and "\0" not in name else None
 
 
 def chunk_name(disk, number):
