@@ -155,6 +155,8 @@ def _place(disk, place):
     for tag in (*_OF_THE_OLD_SOURCE, "source"):
         for old in disk.findall(tag):
             disk.remove(old)
+    for other in disk.findall("driver")[1:]:  # which of them counts is libvirt's affair
+        disk.remove(other)
     disk.set("type", place.type)
     driver, source = _child(disk, "driver"), ET.Element("source", {_ATTRIBUTES[place.type]: place.path})
     disk.insert(list(disk).index(driver) + 1, source)

@@ -57,6 +57,16 @@ def test_a_copy_without_variables_does_not_take_the_original_s():
     assert adapted(of(os))[0].find("os/nvram/source").get("dev") == "/dev/old"
 
 
+# -- a disk -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_driver_of_a_restored_disk_goes():
+    """Should it count, a raw image would be taken for what its guest wrote into it."""
+    disk = "<disk type='file'><driver type='raw'/><driver type='qcow2'/><target dev='vda'/></disk>"
+    root, _ = adapted(of(devices=disk), {"vda": definition.Source("file", "/new", "raw")})
+    assert [each.get("type") for each in root.iterfind("devices/disk/driver")] == ["raw"]
+
+
 # -- a copy -----------------------------------------------------------------------------------------------------------
 
 SHARED = """<disk type='file'><driver type='raw'/><source file='/old'/><target dev='vda'/><shareable/></disk>
