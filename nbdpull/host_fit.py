@@ -68,7 +68,8 @@ def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Itera
     def is_foreign(reach):
         if reach.value in own or reach in known or offer.covers(reach):
             return False
-        return not (reach.what.startswith("cdrom ") and reach.is_path and look(reach.value) == DISC)
+        may_be_disc = reach.what.startswith("cdrom ") and reach.is_path and not reach.formats
+        return not (may_be_disc and look(reach.value) == DISC)
 
     return list(filter(is_foreign, reaches(definition.parse(xml))))
 

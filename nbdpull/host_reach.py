@@ -29,11 +29,13 @@ _PORTS = ("serial", "parallel", "console", "channel", "redirdev")
 
 
 class Reach(NamedTuple):
-    """what: "emulator", "disk vdb", …; value: a path, or all that names it where no path alone does."""
+    """what: "emulator", "disk vdb", …; value: a path, or all that names it where no path alone does. formats: as what
+    the images of a disk are taken: a raw one that a guest filled may pass for one that names files of the host."""
 
     what: str
     value: str
     is_path: bool = True
+    formats: str = ""
 
     def __str__(self) -> str:
         return f"{self.what} {self.value}"
@@ -96,20 +98,26 @@ def _of(element):
 
 
 def _of_part(part):
-    what = _name(part)
+    what, formats = _name(part), _formats(part)
     if _has_no_path(part):
         about = [each for child in part if child.tag not in _OF_THE_GUEST for each in child.iter()]
-        yield Reach(what, " ".join([*part.attrib.values(), *_values(about)]), False)
+        yield Reach(what, " ".join([*part.attrib.values(), *_values(about)]), False, formats)
     # The chain below a pathless disk is not told with it, as a running domain tells it, too; its files are.
     for each in part.iterfind("backingStore//") if _has_no_path(part) else _walk(part):
         if each.tag == "seclabel" and _is_static(each):
             yield Reach("seclabel" if part is each else f"{what} seclabel", " ".join(_values(each.iter())), False)
         texts = [("", each.text or ""), *each.attrib.items()]
         yield from (
-            Reach(f"{what} template" if name == "template" else what, value.strip())
+            Reach(f"{what} template" if name == "template" else what, value.strip(), True, formats)
             for name, value in texts
             if "/" in value or (value.strip() and _is_for_a_path(part, each, name))
         )
+
+
+def _formats(part):
+    """Those of a disk and of all that it names below itself, "" where each is raw."""
+    found = [each.get("type") or "" for each in part.iter() if part.tag == "disk" and each.tag in ("driver", "format")]
+    return " ".join(found) if {*found} - {"raw"} else ""
 
 
 def _is_for_a_path(part, element, name):

@@ -89,6 +89,20 @@ def test_what_is_foreign():
     assert foreign(devices, own=["/own"], known=[Reach("console", "/log")]) == ["serial /log", "cdrom sda /dev/sdb"]
 
 
+@pytest.mark.parametrize("kind, path, below, told", [
+    ("disk", "/known", "<driver type='raw'/>", []),
+    ("disk", "/known", "<driver type='qcow2'/>", ["disk sda /known"]),
+    ("disk", "/known", "<driver type='raw'/><driver type='qcow2'/>", ["disk sda /known"]),
+    ("disk", "/known", "<backingStore><format type='vmdk'/></backingStore>", ["disk sda /known"]),
+    ("cdrom", "/disc", "<driver name='qemu' type='raw'/>", []),
+    ("cdrom", "/disc", "<driver name='qemu' type='qcow2'/>", ["cdrom sda /disc"]),
+])  # fmt: skip
+def test_an_image_that_is_taken_for_another_format(kind, path, below, told):
+    """What a guest wrote to a raw disk may be the header of a qcow2 image, with a file of the host as its backing."""
+    device = f"<disk type='file' device='{kind}'>{below}<source file='{path}'/><target dev='sda'/></disk>"
+    assert foreign(device, known=[Reach("disk sda", "/known")]) == told
+
+
 def test_a_disc_of_the_name_of_another_device_is_none():
     assert foreign(DRIVE.format("file", "disk", "file='/disc'")) == ["disk sda /disc"]
 
