@@ -315,11 +315,18 @@ class Series:
 def partial_disks(points):
     """{id of each Point of a series: names of its disks whose chain begins with an incremental, so that no whole image
     can be made of them}"""
+    known = {point.id: point for point in points}
     found: dict[str, frozenset[str]] = {}
-    for point in sorted(points, key=lambda point: point.manifest.sequence):  # parents first
-        changed = frozenset(disk.name for disk in point.manifest.disks if disk.mode != manifest.FULL)
-        parent = point.manifest.parent
-        found[point.id] = changed & found.get(parent.point, frozenset()) if parent else changed
+    for point in points:
+        chain = []
+        while point is not None and point.id not in found:
+            found[point.id] = frozenset()  # for now: parents may be in a circle
+            chain.append(point)
+            point = known.get(point.manifest.parent.point) if point.manifest.parent else None
+        for link in reversed(chain):
+            changed = frozenset(disk.name for disk in link.manifest.disks if disk.mode != manifest.FULL)
+            parent = link.manifest.parent
+            found[link.id] = changed & found.get(parent.point, frozenset()) if parent else changed
     return found
 
 

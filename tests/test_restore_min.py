@@ -104,6 +104,18 @@ def test_a_partial_point_is_not_the_latest(tmp_path):
     assert code == 1 and "no full pull to begin with" in problem and not (tmp_path / "none").exists()
 
 
+def test_a_partial_point_that_says_it_is_older_than_its_parent(tmp_path):
+    """Both readers tell it by its chain: which point is the latest is not a matter of taste."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    whole, parent, child = vm.pull(), vm.pull("elsewhere"), vm.pull("last")
+    parent = stores.resealed(vm, parent, sequence=9)
+    stores.resealed(vm, child, sequence=8, parent=ParentEntry(parent.id, parent.sha256))
+    stores.resealed(vm, whole, sequence=1)
+    assert minimal(vm, "latest", "vda", tmp_path / "out") == (0, "")
+    assert vm.series.point().id == whole.id
+
+
 @pytest.mark.parametrize("name", [".my vm/ü", "." * 300, "a" + "日" * 85, "💾" * 85, "x" * 255, "vm~0123456789abcdef"])
 def test_strange_names(tmp_path, name):
     vm = stores.Vm(tmp_path / "store", name=name)
