@@ -362,6 +362,7 @@ def test_a_host_s_own_emulator_and_firmware_stay():
 @pytest.mark.parametrize("boot, error, says", [
     ("<loader>/store/evil.fd</loader>", errors.Unsupported, "loader /store/evil.fd"),
     ("<loader>/usr/share/OVMF/../../../store/evil.fd</loader>", errors.Unsupported, "evil.fd"),
+    ("<loader>evil.fd</loader>", errors.Unsupported, "loader evil.fd"),
     ("<kernel>/etc/shadow</kernel>", errors.StoreError, "booted from a kernel, which the point has not"),
     ("<initrd>/etc/shadow</initrd>", errors.StoreError, "booted from a initrd"),
     ("<dtb>/etc/shadow</dtb>", errors.StoreError, "booted from a dtb"),
