@@ -1,7 +1,9 @@
 """A store that an enemy can write to: whatever is in it, each verb ends soon, with a line and a known exit code."""
 
+import fcntl
 import os
 import shutil
+import signal
 
 import pytest
 import stores
@@ -117,6 +119,36 @@ def test_a_restore_stays_in_its_folder_whatever_a_disk_is_called(tmp_path, capsy
     images = {f"{format.encoded(disk)}.raw", f"{format.encoded(disk)}.qcow2"}
     assert made == {"domain.xml", "nvram", "tpm...", "tpm.%2F", *images}
     assert sorted(os.listdir(tmp_path)) == ["a", "store"] and os.listdir(tmp_path / "a") == ["out"]
+
+
+def test_nothing_that_a_definition_names_is_opened(tmp_path, capsys):
+    """A lease on the file would be broken by that."""
+    named = tmp_path / "a.iso"
+    named.write_bytes(bytes(40_000))
+    kinds = ("cdrom", "floppy", "disk")
+    disks = "".join(
+        f"<disk type='file' device='{kind}'><source file='{named}'/><target dev='sd{number}'/></disk>"
+        for number, kind in enumerate(kinds)
+    )
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 10 * KIB)
+    vm.xml = f"<domain><name>vm1</name><os><loader>{named}</loader><kernel>{named}</kernel></os><devices>{disks}"
+    vm.xml += f"<emulator>{named}</emulator><rng><backend model='random'>{named}</backend></rng></devices></domain>"
+    vm.pull()
+    held = os.open(named, os.O_RDWR)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        for options in ([], ["--name", "copy", "--new-uuid"], ["--disk", "vda"]):
+            words = ["restore", vm.root, "-o", tmp_path / f"out{len(options)}", "--format", "raw", *options]
+            code, _, err = run(capsys, words)
+            assert code == 0 and str(named) in "".join(err)
+        for words in (["verify", vm.root], ["show", vm.root, "latest"], ["list", vm.root], ["digest", vm.root]):
+            assert run(capsys, words)[0] == 0
+        assert fcntl.fcntl(held, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+    finally:
+        os.close(held)
+        signal.signal(signal.SIGIO, before)
 
 
 def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys):
