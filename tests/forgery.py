@@ -22,6 +22,8 @@ from nbdpull import extents, format, journal
 NUMBERS = [0, 1, 2, 511, 512, 4096, 65535, 65536]
 NUMBERS += [(1 << bits) + more for bits in (20, 31, 32, 50, 63) for more in (-1, 0, 1)] + [(1 << 64) - 1]
 POINT = "20300101T000000Z-aaaaaa"  # that there is not
+_FOR_PEOPLE = ("domain", "since", "reason", "source", "consistency_reason")  # members of a manifest
+_OBEYED = ("\x1b[31m\a", "\x9b2J", "\u202e", "\r\n", "\x7f")
 TEXTS = ["", ".", "..", "/", "../../outside/file", "/etc/passwd", "vda", "VDA", "vdb", "x" * 300, "x" * 5000, "\0"]
 TEXTS += ["a\nb", "\x1b[31m\a", "\u202e", "\ud800", "💾", "full", "incremental", "frozen", "latest", "nbdpull/2"]
 TEXTS += ["2026-11-22T19:45:00+00:00", POINT, f"{POINT}/vda.index", f"{POINT}/vda.0000.zst", "0" * 64, "vda.0000.zst"]
@@ -40,12 +42,13 @@ class Forgery:
     def named(self, *endings):
         return sorted(path for path in self.files if path.endswith(endings))
 
-    def change(self, rng):
-        """One change of any kind."""
+    def change(self, rng, only=None):
+        """One change of any kind, or of that of this name."""
         weights = {_json: 12, _index: 10, _frame: 8, _tail: 2, _bytes: 3, _kind: 3, _name: 2, _folder: 1, _size: 2,
-                   _journal: 3, _definition: 4}  # fmt: skip
+                   _journal: 3, _definition: 4, _words: 3}  # fmt: skip
+        names = {how.__name__.lstrip("_"): how for how in weights}
         [how] = rng.choices(list(weights), list(weights.values()))
-        how(self, rng)
+        names.get(only, how)(self, rng)
 
     def make_right(self, rng):
         """Nearly always and nearly everywhere: a reader has to get as far as to what was changed."""
@@ -182,6 +185,18 @@ def _json(store, rng):
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         change_json(rng, document)
     store.files[path] = sealed(rng, _text(rng, document))
+
+
+def _words(store, rng):
+    """What is for people, with characters that a terminal obeys; every reader takes it."""
+    there = [path for path in store.named("/manifest.json") if path.count("/") == 2]
+    path = rng.choice(there or ["vm1/x/manifest.json"])
+    document = store.document(path)
+    texts = [(container, key) for container, key in _places(document) if key in _FOR_PEOPLE]
+    if texts:
+        container, key = rng.choice(texts)
+        container[key] = f"{container[key]}{rng.choice(_OBEYED)}"
+        store.files[path] = sealed(rng, _text(rng, document))
 
 
 def _journal(store, rng):

@@ -211,12 +211,12 @@ def _known(target, point):
 # What is looked at
 
 
-def case(place, sound, seed, number):
-    """Make one store and read it; raises where a promise is broken."""
+def case(place, sound, seed, number, only=None):
+    """Make one store and read it; raises where a promise is broken. only: the kind of change that is made."""
     rng = random.Random(f"{seed}/{number}")
     forged = Forgery(sound.files)
     for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
-        forged.change(rng)
+        forged.change(rng, only)
     if rng.random() < 0.95:
         forged.make_right(rng)
     for name in ("store", "outside", "out"):
@@ -287,7 +287,7 @@ def _watch(place):
 # How it is run
 
 
-def _in_a_child(sound, seed, number):
+def _in_a_child(sound, seed, number, only):
     """Run one case in a process of its own; return what is wrong with it as text, "" where nothing is."""
     place = Path(tempfile.mkdtemp(prefix="nbdpull-fuzz-"))
     told, telling = os.pipe()
@@ -297,7 +297,7 @@ def _in_a_child(sound, seed, number):
         try:
             _bound()
             _watch(place)
-            case(place, sound, seed, number)
+            case(place, sound, seed, number, only)
             if (peak := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) > MEMORY:
                 text = f"it took {peak >> 20} MiB"
         except BaseException:
@@ -344,12 +344,12 @@ def _awaited(child, told):
     return f"it hangs: no end within {WALL} s"
 
 
-def campaign(seed, seconds=None, count=None, enough=None, log=print):
+def campaign(seed, seconds=None, count=None, enough=None, log=print, only=None):
     """Run cases until the time is up, or so many of them, or so many are wrong; return {number: what is wrong}."""
     sound, wrong, number = _sound(seed), {}, 0
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
     while time.monotonic() < deadline and number != count and (enough is None or len(wrong) < enough):
-        if text := _in_a_child(sound, seed, number):
+        if text := _in_a_child(sound, seed, number, only):
             wrong[number] = text
             log(f"seed {seed} case {number}:\n{text}")
         number += 1
