@@ -64,7 +64,7 @@ def _pull(args, report, check):
         group=args.group,
     )
     result = pull.pull(request, report, check)
-    described = listing.describe(result.point, result.partial)
+    described = listing.describe(result.point, result.partial, result.omitted)
     next_command = _next_command(args, described)
     outcome = {
         "point": described,
@@ -128,7 +128,7 @@ def _pull_text(args, point, next_command, offline):
         )
         if not point["checkpoint"] and offline != "read":
             lines.append("No checkpoint was made: --checkpoint NAME makes one to go on from.")
-    lines += ["", *terminal.disks(point), ""]
+    lines += ["", *terminal.disks(point), "", *terminal.omitted(point)]
     if point["checkpoint"]:
         lines.append(f"checkpoint: {point['checkpoint']}")
     return [*lines, f"next: {next_command}"]

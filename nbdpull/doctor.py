@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Optional
 
-from . import disk_choice, errors, journal, qemu_faults, scratch_watch, storage_daemon, strays
+from . import disk_choice, errors, journal, omissions, qemu_faults, scratch_watch, storage_daemon, strays
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 _PEER = "virtnbdbackup"  # its name on the command line, and how its checkpoints' names begin
@@ -162,7 +162,7 @@ def _domain(name, uri):
         with contextlib.ExitStack() as entered:
             vm = entered.enter_context(domain.open(name, uri))
             asked = _who_tells_of_images(vm, entered)
-            looks = ((_state, vm), (_disks, asked), (_iothreads, vm), (_checkpoints, asked))
+            looks = ((_state, vm), (_disks, asked), (_other_data, vm), (_iothreads, vm), (_checkpoints, asked))
             return [finding for look, whom in looks for finding in _told(look, whom)]
     except errors.NbdpullError as error:
         return [_bad(f"domain {name}", error)]
@@ -250,6 +250,15 @@ def _disks(vm):
         else:
             yield _pulled(vm, disk)
             yield from _encryption(disk)
+
+
+def _other_data(vm):
+    """What holds data of the guest and is no disk."""
+    names = [disk.target for disk in vm.disks()]
+    for each in omissions.found(vm.domain_xml(), vm.live_xml(), names):
+        text = f"{f'{each.path}: ' if each.path else ''}not pulled, it {each.why}"
+        yield Finding(WARN if each.missed else GOOD, each.what, text,
+                      "back up what is there by another way" if each.missed else "")  # fmt: skip
 
 
 def _encryption(disk):

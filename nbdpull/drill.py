@@ -85,7 +85,7 @@ def drill(request: Request, report: Callable = lambda **event: None, check: Call
 
 def _definition(target, point):
     """(definition of the domain with the disks of the point, those that are in none)."""
-    xml, live = target.definition(point), target.read_file(point, format.LIVE_XML)
+    xml, live = target.definition(point), target.live_definition(point)
     joined, _, lost = hot_plug.joined(xml, live, [disk.name for disk in point.manifest.disks])
     return joined, lost
 

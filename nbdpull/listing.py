@@ -5,14 +5,14 @@ Must not know: how they are shown.
 
 from __future__ import annotations
 
-from . import errors, extents, findings, reader, series, store, verdict
+from . import errors, extents, findings, omissions, reader, series, store, verdict
 
 _NOT_LOOKED_AT: dict = {"verified": None, "drilled": None, "digests": {}}
 
 
-def describe(point, partial, found=None):
+def describe(point, partial, omitted, found=None):
     """A Point as a dict of plain values; documented in the manual. partial: its disks of which no whole image can be
-    made; found: what `_found` tells of it."""
+    made; omitted: what of its domain it does not have; found: what `_found` tells of it."""
     m = point.manifest
     return {
         "id": m.point,
@@ -28,6 +28,7 @@ def describe(point, partial, found=None):
         "consistency_reason": m.consistency_reason,
         "passwords": m.passwords,
         "disks": [_describe_disk(disk) for disk in m.disks],
+        "not_in_point": None if omitted is None else [_describe_omission(each) for each in omitted],
         "seconds": m.seconds,
         "versions": m.versions,
         **(found or _NOT_LOOKED_AT),
@@ -67,6 +68,10 @@ def _describe_disk(disk):
     return {name: getattr(disk, name) for name in names}
 
 
+def _describe_omission(omission):
+    return {name: getattr(omission, name) for name in ("what", "why", "path", "missed")}
+
+
 def points(root):
     """Return ([dict of each point of each domain, in the order of commits], [error of each unreadable point])."""
     opened = store.open_store(root)
@@ -75,7 +80,9 @@ def points(root):
         good, bad = each.load()
         about = _found(each, good, bad)
         partial = series.partial_disks(good)
-        found += [describe(point, partial[point.id], about[point.id]) for point in good]
+        found += [
+            describe(point, partial[point.id], omissions.of_point(each, point), about[point.id]) for point in good
+        ]
         refused += bad.values()
     return found, refused
 
@@ -84,7 +91,8 @@ def point(root, wanted, domain=None):
     """Return the dict of one point, as `points` does; wanted, domain: as of find_point."""
     target, found = find_point(root, wanted, domain)
     every, refused = target.load()
-    return describe(found, series.partial_disks(every)[found.id], _found(target, every, refused)[found.id])
+    partial, omitted = series.partial_disks(every)[found.id], omissions.of_point(target, found)
+    return describe(found, partial, omitted, _found(target, every, refused)[found.id])
 
 
 def only_domain(root):

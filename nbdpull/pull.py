@@ -28,6 +28,7 @@ from . import (
     known_frames,
     members,
     offline,
+    omissions,
     pipeline,
     qemu_faults,
     reclaim,
@@ -100,10 +101,11 @@ class Resumed(NamedTuple):
 @dataclass(frozen=True)
 class Result:
     """A committed point, and what else the operator should know. partial: its disks of which no whole image can be made
-    by the store."""
+    by the store; omitted: what of the domain it does not have."""
 
     point: series.Point
     partial: frozenset[str]
+    omitted: Optional[list[omissions.Omission]]
     warnings: list[str]
     dropped_checkpoints: list[str]
     reclaimed: list[reclaim.Leftover]
@@ -233,7 +235,10 @@ class _Run:
         self._warnings += self._series.store.warnings()
         scratch = self._watch.peak, self._watch.growth.samples
         partial = series.partial_disks([*self._points, point])[point.id]
-        return Result(point, partial, self._warnings, dropped, self._reclaimed, *scratch, self._offline, resumed)
+        omitted = omissions.of_point(self._series, point)
+        return Result(
+            point, partial, omitted, self._warnings, dropped, self._reclaimed, *scratch, self._offline, resumed
+        )
 
     def _age(self):
         """How much older the point is than who began this pull would think."""
@@ -492,7 +497,19 @@ class _Run:
             new.add_file(format.CHECKPOINT_XML, job.checkpoint.xml.encode())
         if not self._vm.is_remote:
             self._add_local_files(new, xml, live, parent)
+        self._warnings += self._missed(xml, live)
         self._passwords = self._found_passwords()
+
+    def _missed(self, xml, live):
+        """What to tell of what holds data and is not in the point, and is not told of yet."""
+        names = [disk.target for disk in self._disks]
+        asked = (
+            {disk.target for disk in self._vm.disks()} - set(names) if self._request.disks else self._request.exclude
+        )
+        for each in omissions.found(xml, live, names, [] if self._vm.is_remote else None, asked):
+            if each.missed and (each.kind != omissions.DISK or each.why == omissions.NEXT_START):
+                where = f" ({each.path})" if each.path else ""
+                yield f"{each.what}{where} is not in the point: it {each.why}"
 
     def _add_local_files(self, new, xml, live, parent):
         """What the domain needs besides its disks; most of it never changes, and is then stored once."""

@@ -151,7 +151,7 @@ class _Run:
         try:
             xml = self._series.definition(self._point)
             with suppress(errors.Damaged):
-                live = self._series.read_file(self._point, format.LIVE_XML)
+                live = self._series.live_definition(self._point)
                 return hot_plug.joined(xml, live, self._names)
             return hot_plug.joined(xml, None, self._names)
         except errors.Damaged:

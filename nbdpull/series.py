@@ -234,13 +234,21 @@ class Series:
 
     def definition(self, point):
         """The domain's definition as it was stored, as text; Damaged where there is none."""
-        data = self.read_file(point, format.DOMAIN_XML)
-        if data is None:
+        text = self._text(point, format.DOMAIN_XML)
+        if text is None:
             raise errors.Damaged(f"point {point.id} of {self.domain} has no {format.DOMAIN_XML}")
+        return text
+
+    def live_definition(self, point):
+        """The domain's definition as it ran, as text; None where the point has none. Damaged."""
+        return self._text(point, format.LIVE_XML)
+
+    def _text(self, point, name):
+        data = self.read_file(point, name)
         try:
-            return data.decode()
+            return None if data is None else data.decode()
         except UnicodeDecodeError:
-            raise errors.Damaged(f"{format.DOMAIN_XML} of point {point.id} of {self.domain} is no text") from None
+            raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is no text") from None
 
     def file_flaw(self, entry, check=lambda: None):
         """Say why the file of a FileEntry is not the one that was stored, or None. check() is called often."""

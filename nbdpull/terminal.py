@@ -199,7 +199,17 @@ def show(point):
     for text in _verification(point["verified"]):
         lines.append(f"{labels.pop() if labels else '':13}{text}")
     lines.append(f"{'drilled:':13}{_finding(point['drilled'])}")
-    return [*lines, "", *disks(point)]
+    return [*lines, "", *disks(point), *(["", *omitted(point)] if point["not_in_point"] else [])]
+
+
+def omitted(point):
+    """What of the domain is not in a described point."""
+    found = point["not_in_point"] or []
+    return [f"not in it: {each['what']}{_in_brackets(each['path'])}, it {each['why']}" for each in found]
+
+
+def _in_brackets(text):
+    return f" ({text})" if text else ""
 
 
 def serving(about):

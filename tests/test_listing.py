@@ -16,7 +16,7 @@ def vm(tmp_path_factory):
 
 def test_a_point(vm):
     first, second = vm.points[:2]
-    told = listing.describe(second, frozenset())
+    told = listing.describe(second, frozenset(), [])
     assert told == json.loads(json.dumps(told)), "it is plain"
     disks = told.pop("disks")
     assert told == {
@@ -32,6 +32,7 @@ def test_a_point(vm):
         "consistency": "crash-consistent",
         "consistency_reason": "",
         "passwords": [],
+        "not_in_point": [],
         "seconds": {"copy": 0.5},
         "versions": {"nbdpull": "0.1.0"},
         "verified": None,
@@ -48,7 +49,7 @@ def test_a_point(vm):
 
 
 def test_what_a_first_point_lacks(vm):
-    told = listing.describe(vm.points[0], frozenset())
+    told = listing.describe(vm.points[0], frozenset(), [])
     assert told["parent"] is None
     assert [disk["mode"] for disk in told["disks"]] == ["full", "full"]
 
