@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 
 from . import __version__, sizes
 
@@ -96,10 +97,28 @@ def _in_range(low, high):
     return parse
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells where to put a name that looks like an option."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._given = args or ()
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message):
+        if any(map(_DASHED.match, self._given)):
+            message += "; a name that begins with a dash goes after --, a value so: --name=-vm"
+        super().error(message)
+
+
+_DASHED = re.compile("-[^-].")  # or an option with its value, -oDIR, which is rare
+
+
 def parser():
     """Return the parser of the whole command line; `verb` of what it parses is one of VERBS."""
     shape = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="nbdpull",
         description="Pull-mode incremental backups of libvirt/QEMU virtual machines.",
         epilog=EXAMPLES + "\n" + EXIT_CODES,

@@ -150,6 +150,18 @@ def test_wrong_usage(capsys, words):
     assert "usage: nbdpull" in usage_error(capsys, *words)
 
 
+@pytest.mark.parametrize("words", [
+    ["-vm", "-o", "d"], ["pull", "-vm", "-o", "d"], ["doctor", "-vm"], ["restore", "-dir", "-o", "o"],
+    ["restore", "dir", "-o", "o", "--name", "-vm"],
+])  # fmt: skip
+def test_a_name_that_begins_with_a_dash(capsys, words):
+    """It is taken for an option: the message names the way to give it."""
+    last = usage_error(capsys, *words).splitlines()[-1]
+    assert last.endswith("; a name that begins with a dash goes after --, a value so: --name=-vm")
+    assert "a dash" not in usage_error(capsys, "vm1", "-o", "d", "--no-such-option")
+    assert parsed("doctor", "--", "-vm").domain == "-vm" and parsed("restore", "d", "--name=-vm").name == "-vm"
+
+
 # -- help -------------------------------------------------------------------------------------------------------------
 
 
