@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional
 
-from nbdpull import domain_xml, errors, guest_files, qemu_process
+from nbdpull import definition, domain_xml, errors, guest_files, qemu_process
 from nbdpull.domain_xml import Backup, Checkpoint, Disk, Listen
 from nbdpull.process import Process
 
@@ -649,13 +649,15 @@ class Domain:
 
         AppArmor lets a system QEMU make a socket in its domain's own directory and hardly anywhere else. That name is
         libvirt's, which cuts it at 20 characters. Where it is not there (session, embedded daemon) nothing confines
-        QEMU so, and the socket itself is closed to others.
+        QEMU so, and the socket itself is closed to others. Where the domain's name has a tab, libvirt would tell of
+        another path than it was given: it writes that into XML as it is, where it reads as a space.
         """
         name = socket_name(run_id)
         own = os.path.join("/var/lib/libvirt/qemu", f"domain-{self.id}-{self.name[:20]}")
         usable = urllib.parse.urlsplit(self.uri).path == "/system" and (self.is_remote or os.path.isdir(own))
         path = os.path.join(own, name)
-        return path if usable and len(os.fsencode(path)) <= SOCKET_PATH_MAX else os.path.join("/var/tmp", name)
+        usable = usable and definition.can_name(path) and len(os.fsencode(path)) <= SOCKET_PATH_MAX
+        return path if usable else os.path.join("/var/tmp", name)
 
     def backup_job(self) -> Optional[Backup]:
         """The backup that runs, whoever began it (Backup.run_id tells), or None."""
@@ -713,6 +715,9 @@ class Domain:
             raise errors.UsageError("a socket and TCP: give one")
         if plan.tls and not plan.tcp:
             raise errors.UsageError("TLS is for TCP: name an address and a port by --nbd")
+        for path in filter(None, (asked.socket, plan.scratch_dir)):
+            if not definition.can_name(path):
+                raise errors.UsageError(f"{path!r} cannot be written into libvirt's XML: name another path")
         if asked.socket:
             self._require_free_socket(asked.socket)
         name = plan.checkpoint

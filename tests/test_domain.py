@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -268,7 +269,9 @@ def test_socket_path_is_libvirts_own_for_the_domain(vm):
     assert RUN in vm.socket_path(RUN)
 
 
-@pytest.mark.parametrize("uri, name", [("qemu:///session", "vm1"), ("qemu+ssh://host/system", "\N{FULL BLOCK}" * 20)])
+@pytest.mark.parametrize("uri, name", [
+    ("qemu:///session", "vm1"), ("qemu+ssh://host/system", "\N{FULL BLOCK}" * 20), ("qemu+ssh://host/system", "a\tb"),
+])  # fmt: skip
 def test_socket_path_without_such_a_place(vm, monkeypatch, uri, name):
     monkeypatch.setattr(vm, "uri", uri)
     monkeypatch.setattr(vm, "name", name)
@@ -527,6 +530,14 @@ def test_impossible_checkpoint_name(vm, scratch, name):
 @pytest.mark.parametrize("socket", ["relative.sock", "/" + "x" * domain.SOCKET_PATH_MAX])
 def test_impossible_socket(vm, scratch, socket):
     with pytest.raises(errors.UsageError, match="absolute .* 107"), vm.backup(plan(scratch, socket=socket)):
+        pass
+
+
+@pytest.mark.parametrize("where", ["socket", "scratch_dir"])
+def test_a_path_that_no_xml_tells(vm, scratch, where):
+    """libvirt would write the tab as it is, where it reads as a space: the job was another than was asked for."""
+    asked = replace(plan(scratch), **{where: f"{scratch}/a\tb"})
+    with pytest.raises(errors.UsageError, match=r"a\\tb' cannot be written into libvirt's XML"), vm.backup(asked):
         pass
 
 

@@ -1138,7 +1138,7 @@ def test_disk_that_was_shrunk_and_grown_again_between_two_points(pulled):
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
-NAMES = ["list", "-dash", 'it\'s "quoted" $HOME %41 \\ *', ".hidden b\u00fcro \u65e5"]
+NAMES = ["list", "-dash", "a\ttab", 'it\'s "quoted" $HOME %41 \\ *', ".hidden b\u00fcro \u65e5"]
 
 
 @pytest.mark.parametrize("name", NAMES)
