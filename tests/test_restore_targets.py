@@ -405,6 +405,17 @@ def test_since_into_an_empty_store_and_onto_a_copy_of_the_base(private_libvirt, 
     assert raw_of(base, kind) == vm.content("vda")
 
 
+def test_a_request_is_left_as_it_was(tmp_path):
+    """The one disk that no name was given for got its name in the request."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.pull()
+    request = Request(str(vm.root), to={None: str(tmp_path / "a.raw")}, kind="raw", force=True)
+    for _ in range(2):
+        assert restore(request).files == {"vda": str(tmp_path / "a.raw")}
+        assert request.to == {None: str(tmp_path / "a.raw")} and request.disks == []
+
+
 def test_onto_is_for_points_without_a_full_pull(vm, tmp_path):
     image = old_data(tmp_path / "a.qcow2", 7 * MIB, "qcow2")
     before = Path(image).read_bytes()
