@@ -322,6 +322,11 @@ def passwords(xml: str) -> set[str]:
     return {each.get("type", "") for each in found if each.get("passwd") is not None}
 
 
+def displays(xml: str) -> set[str]:
+    """Types of the graphics devices of a <domain> that can have a password."""
+    return {each.get("type", "") for each in ET.fromstring(xml).iterfind("devices/graphics")} & {"vnc", "spice"}
+
+
 def agent_state(xml: str) -> Optional[str]:
     """Of a live <domain>: "connected" if an agent listens in the guest, "disconnected"; None without a channel."""
     for target in ET.fromstring(xml).iterfind("devices/channel/target"):

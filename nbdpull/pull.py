@@ -19,6 +19,7 @@ from . import (
     disk_choice,
     domain,
     domain_files,
+    domain_xml,
     errors,
     extents,
     format,
@@ -498,7 +499,7 @@ class _Run:
         if not self._vm.is_remote:
             self._add_local_files(new, xml, live, parent)
         self._warnings += self._missed(xml, live)
-        self._passwords = self._found_passwords()
+        self._passwords = self._found_passwords(xml, live)
 
     def _missed(self, xml, live):
         """What to tell of what holds data and is not in the point, and is not told of yet."""
@@ -524,17 +525,16 @@ class _Run:
             except OSError as error:
                 self._warnings.append(f"{path} ({name} of the domain) is not in the point: {error.strerror}")
 
-    def _found_passwords(self):
-        """Types of the displays whose passwords are not in the point; told when that is new."""
+    def _found_passwords(self, xml, live):
+        """Types of the displays that have a password, which is not in the point, or may have; told when that is new."""
         try:
-            found = self._vm.passwords()
+            found, why = self._vm.passwords(), ""
         except errors.AccessDenied as error:
-            self._warnings.append(f"a restored display will have no password, had it one or not: {error}")
-            return []
+            found, why = sorted(domain_xml.displays(xml) | domain_xml.displays(live or xml)), f", if any ({error}),"
         known = self._points[-1].manifest.passwords if self._points else []
         for kind in set(found) - set(known):
-            self._warnings.append(f"the password of graphics {kind} is not in the point: a restored domain shows it on "
-                                  f"{LOOPBACK} alone until it gets a new one")  # fmt: skip
+            self._warnings.append(f"the password of graphics {kind}{why} is not in the point: a restored domain shows "
+                                  f"it on {LOOPBACK} alone until it gets a new one")  # fmt: skip
         return found
 
     def _fields(self, start, job):

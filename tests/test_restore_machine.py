@@ -16,8 +16,9 @@ import stores
 from bed.libvirtd import libvirt
 from bed.machine import DOMAIN, MIB, Disk, Machine, wait_for
 
-from nbdpull import domain_files
+from nbdpull import domain_files, errors
 
+INACTIVE = 2  # of XMLDesc
 REMOVE_NVRAM, KEEP_NVRAM, CHECKPOINTS_METADATA = 4, 8, 16  # of undefineFlags
 EFI = "/usr/share/qemu/firmware"  # descriptors, by which libvirt chooses
 
@@ -373,7 +374,7 @@ def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, mach
     vm = machine({"vda": MIB})
     vm.destroy()
     display = "<graphics type='vnc' autoport='yes'{}><listen type='address' address='0.0.0.0'/></graphics>"
-    without = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    without = vm.domain.XMLDesc(INACTIVE)
     for password in (" passwd='Secret7'", "") if live else (" passwd='Secret7'",):
         xml = without.replace("</devices>", f"{display.format(password)}</devices>")
         private_libvirt.connection().defineXML(xml)
@@ -390,6 +391,28 @@ def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, mach
         [listen] = ET.fromstring(copy.domain.XMLDesc()).findall("devices/graphics/listen")
         assert listen.get("address") == "127.0.0.1"
         assert copy.qmp("query-vnc")["host"] == "127.0.0.1"
+
+
+def test_a_display_of_which_nobody_may_know_does_not_come_back_open(machine, tmp_path, monkeypatch):
+    """libvirt lets a user read a definition and not its secrets: there may be a password."""
+    from nbdpull import domain, pull
+
+    vm = machine({"vda": MIB})
+    vm.destroy()
+    display = "<graphics type='vnc' autoport='yes' listen='0.0.0.0' passwd='Secret7'/></devices>"
+    vm.bed.connection().defineXML(vm.domain.XMLDesc(INACTIVE).replace("</devices>", display))
+
+    def refused(_):
+        raise errors.AccessDenied("no permission")
+
+    monkeypatch.setattr(domain.Domain, "passwords", refused)
+    told = [pull.pull(pull.Request(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)).warnings for _ in range(2)]
+    assert [["of graphics vnc, if any (no permission)" in text for text in each] for each in told] == [[True], []]
+    result = json.loads(
+        nbdpull("restore", tmp_path / "store", "-o", tmp_path / "out", "--json").stdout.splitlines()[-1]
+    )
+    assert any("listens on 127.0.0.1" in text for text in result["warnings"])
+    assert "0.0.0.0" not in (tmp_path / "out/domain.xml").read_text()
 
 
 # -- firmware ---------------------------------------------------------------------------------------------------------
