@@ -502,13 +502,16 @@ class _Run:
         self._passwords = self._found_passwords(xml, live)
 
     def _missed(self, xml, live):
-        """What to tell of what holds data and is not in the point, and is not told of yet."""
-        names = [disk.target for disk in self._disks]
+        """What to tell of what holds data and is not in the point, and is not told of yet. A device is told when it is
+        new: no option says that one knows."""
+        names, last = [disk.target for disk in self._disks], self._points[-1:]
         asked = (
             {disk.target for disk in self._vm.disks()} - set(names) if self._request.disks else self._request.exclude
         )
+        known = {each.what for point in last for each in omissions.of_point(self._series, point) or []}
         for each in omissions.found(xml, live, names, [] if self._vm.is_remote else None, asked):
-            if each.missed and (each.kind != omissions.DISK or each.why == omissions.NEXT_START):
+            told = {omissions.DISK: each.why != omissions.NEXT_START, omissions.DEVICE: each.what in known}
+            if each.missed and not told.get(each.kind):
                 where = f" ({each.path})" if each.path else ""
                 yield f"{each.what}{where} is not in the point: it {each.why}"
 
