@@ -79,8 +79,10 @@ class Packaged(Offer):
 
 def reaches(root: ET.Element) -> list[Reach]:
     """Everything of the host that a <domain> names, each once."""
-    found = (reach for element in root if local_name(element) not in _HARMLESS for reach in _of(element))
-    return list(dict.fromkeys(found))
+    parts = (element for element in root if local_name(element) not in _HARMLESS)
+    found = dict.fromkeys(reach for element in parts for reach in _of(element))
+    # libvirt writes the first serial port a second time, as a console.
+    return [reach for reach in found if reach.what != "console" or reach._replace(what="serial") not in found]
 
 
 def _of(element):

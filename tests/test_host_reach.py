@@ -68,6 +68,8 @@ def test_an_ordinary_machine_reaches_nothing():
     ("<serial type='tcp'><source mode='connect' host='127.0.0.1' service='6379'/></serial>",
      ["serial tcp connect 127.0.0.1 6379"]),
     ("<console type='pty'><log file='/etc/cron.d/x'/></console>", ["console /etc/cron.d/x"]),
+    ("<serial type='file'><source path='/x'/></serial><console type='file'><source path='/x'/></console>",
+     ["serial /x"]),
     ("<rng><backend model='egd' type='udp'><source host='h' service='1'/></backend></rng>", ["rng egd udp h 1"]),
     ("<rng><backend model='random'>etc/shadow</backend></rng>", ["rng etc/shadow"]),
     ("<shmem name='s'/>", ["shmem s"]),
