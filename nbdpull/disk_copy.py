@@ -41,7 +41,7 @@ class DiskCopy:
             held = None
             if parent:
                 held = DataRanges(opened.enter_context(Image(target, parent, disk.target, check=check)))
-            known_dirty = {"dirty_from": dirty_from, "held": held}
+            known_dirty = {"dirty_from": dirty_from, "held": held, "layered": disk.layered}
             self._source = opened.enter_context(_source(request, where, disk.target, check, known_dirty))
             if self._source.size != disk.size:
                 raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
@@ -112,7 +112,7 @@ class DiskCopy:
             source=self.disk.source,
             index=index,
             chunks=chunks,
-            dirty_bytes=self._dirty,
+            dirty_bytes=self._dirty - self._source.presumed,
             zero_bytes=self._zero,
             read_bytes=self._read,
             stored_bytes=index.size + sum(chunk.size for chunk in chunks if chunk.path.startswith(self._point_id)),

@@ -30,7 +30,7 @@ class Disk:
     in bytes, None where empty; allocation: bytes that the image takes, of a block device perhaps 0; bitmaps: whether
     the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret for it; secret: a
     uuid or usage by which libvirt finds that; iothread: whether its device has a thread of its own, or that of its
-    controller.
+    controller; layered: whether its image is on top of another one, or may be (a running domain tells).
     """
 
     target: str
@@ -49,6 +49,7 @@ class Disk:
     encrypted: bool = False
     secret: str = ""
     iothread: bool = False
+    layered: bool = False
 
 
 class Listen(NamedTuple):
@@ -230,7 +231,7 @@ def _has_iothread(device: ET.Element) -> bool:
 
 def _parse_disk(element: ET.Element, threaded_controllers: Set[Optional[str]] = frozenset()) -> Disk:
     kind, source = element.get("type", ""), _source(element)
-    encryption = _encryption(element)
+    encryption, below = _encryption(element), element.find("backingStore")
     return Disk(
         target=_attribute(element, "target", "dev") or "",
         type=kind,
@@ -245,6 +246,7 @@ def _parse_disk(element: ET.Element, threaded_controllers: Set[Optional[str]] = 
         encrypted=encryption is not None,
         secret=_secret(encryption),
         iothread=_has_iothread(element) or _scsi_controller(element) in threaded_controllers,
+        layered=below is None or below.get("type") is not None,
     )
 
 

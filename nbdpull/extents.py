@@ -13,6 +13,7 @@ import numpy
 
 DATA = 0
 ZERO = 1
+CLEAN = 2  # data that did not change; in no index
 
 EXTENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("kind", "<u4")])
 SEGMENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("layer", "<u4"), ("record", "<u4")])
@@ -79,6 +80,26 @@ def merged_stream(batches):
             yield batch[:-1]
     if held is not None:
         yield held
+
+
+def with_edge(batches, length, note=lambda edge: None):
+    """Drop CLEAN ranges from a stream of merged extent arrays, but for the last one: of its end so many bytes are DATA,
+    of which note() is told. Yields arrays in ascending order."""
+    edge, waiting = None, []  # the last CLEAN range, and what comes after it
+    for batch in batches:
+        clean = numpy.flatnonzero(batch["kind"] == CLEAN)
+        if len(clean):
+            yield from waiting
+            before, edge, batch = batch[: clean[-1]], batch[clean[-1]], batch[clean[-1] + 1 :]
+            yield before[before["kind"] != CLEAN]
+            waiting = []
+        waiting.append(batch)
+    if edge is not None:
+        size = min(int(edge["length"]), length)
+        data = of([(int(edge["offset"]) + int(edge["length"]) - size, size, DATA)])
+        note(data)
+        yield data
+    yield from waiting
 
 
 def cut(ranges, size, only=True):

@@ -159,6 +159,7 @@ def _disk(request, target, disk, choice, where, check):
                 require_alive=job.require_alive,
                 dirty_from=choice.dirty_from(disk),
                 held=held,
+                layered=disk.layered,
             )  # fmt: skip
         )
         sample = _Sample(live)
@@ -169,6 +170,7 @@ def _disk(request, target, disk, choice, where, check):
             counts["data_bytes"] += extents.total(batch, extents.DATA)
             counts["extents"] += len(batch)
             sample.add(batch)
+    counts["dirty_bytes"] -= live.presumed
     mapping = time.monotonic() - started - sample.seconds
     mode, reason = choice.decisions[disk.target]
     threads = min(request.threads, len(os.sched_getaffinity(0)))

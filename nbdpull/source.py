@@ -39,6 +39,7 @@ STATE_DIRTY = 1 << 0  # of a dirty bitmap
 # QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took.
 MIN_STATUS, FIRST_STATUS, MAX_STATUS = 16 << 20, 256 << 20, 2 << 30  # bytes asked for in one request
 SLOW_STATUS, QUICK_STATUS = 0.02, 0.005  # seconds
+MAX_CLUSTER = 2 << 20  # bytes, of qcow2
 STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
 BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
 MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
@@ -126,7 +127,12 @@ class Source:
     full.
 
     Where a bitmap is known to say too little: dirty_from is the offset from which all is dirty; held(start, stop) gives
-    the ranges where the image that the extents are laid over has data: what of them is clean and zero is told, too.
+    the ranges where the image that the extents are laid over has data, None: nobody knows that image. What of them is
+    clean and zero is told, too. layered: the disk's image is on top of another one. Where such a disk is shrunk and
+    grown again, QEMU fills the rest of the cluster in which it ended with zeroes, tells it as data, and sets no bit.
+    Behind that cluster all is zero or dirty: it is the end of the last clean data, which is told then.
+
+    presumed: bytes that were told without a bit and without knowing that they changed.
 
     connections: how many there are, for readers and the map together; who finds none free waits for one. All are made
     before anything is asked: a QEMU whose server is stopped in the midst of a handshake may never come to itself again,
@@ -140,8 +146,8 @@ class Source:
 
     def __init__(self, address, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0,
                  check=lambda: None, require_alive=lambda: None, dirty_from=None, held=None,
-                 connections=2):  # fmt: skip
-        self._dirty_from, self._held = dirty_from, held
+                 layered=False, connections=2):  # fmt: skip
+        self._dirty_from, self._held, self._layered, self.presumed = dirty_from, held, layered, 0
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
@@ -193,7 +199,8 @@ class Source:
 
         Proves on the way that what the server tells covers [start, size) exactly.
         """
-        return extents.merged_stream(pipeline.ahead(self._status_windows(start), STATUS_AHEAD))
+        found = extents.merged_stream(pipeline.ahead(self._status_windows(start), STATUS_AHEAD))
+        return extents.merged_stream(extents.with_edge(found, MAX_CLUSTER, self._presume)) if self._layered else found
 
     def _status_windows(self, offset):
         window = FIRST_STATUS
@@ -222,12 +229,23 @@ class Source:
         parts, clean = [found[dirty]], found[~dirty]
         if self._dirty_from is not None:
             parts.append(extents.clip(clean, self._dirty_from, self.size))
+            clean = extents.clip(clean, 0, self._dirty_from)
+        # A disk that was shrunk and grown again is zero there, and its bitmap has lost the bits.
         zero = clean[clean["kind"] == extents.ZERO]
-        if self._held is not None and len(zero):
-            # A disk that was shrunk and grown again is zero there, and its bitmap has lost the bits.
+        if self._held is None:
+            self._presume(zero)
+            parts.append(zero)
+        elif len(zero):
             parts.append(extents.intersect(zero, self._held(int(zero["offset"][0]), int(extents.ends(zero[-1:])[0]))))
+        if self._layered:
+            data = clean[clean["kind"] == extents.DATA]
+            data["kind"] = extents.CLEAN
+            parts.append(data)
         result = numpy.concatenate(parts)
         return result[numpy.argsort(result["offset"], kind="stable")] if len(result) > len(parts[0]) else parts[0]
+
+    def _presume(self, ranges):
+        self.presumed += extents.total(ranges)
 
     # Bytes
 

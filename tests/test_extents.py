@@ -125,6 +125,22 @@ def test_merged_stream_is_lazy():
     assert pairs(next(extents.merged_stream(batches()))) == [(0, 1)]
 
 
+def test_with_edge():
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        found = random_extents(rng, gap=rng.random() < 0.5)
+        found["kind"] = [rng.choice([DATA, ZERO, extents.CLEAN, extents.CLEAN]) for _ in found]
+        found, length, noted = extents.merged(found), rng.choice([1, 5, 1000]), []
+        stream = numpy.split(found, sorted(rng.choices(range(len(found) + 1), k=rng.randint(0, 6))))
+        told = numpy.concatenate([extents.of([]), *extents.with_edge(iter(stream), length, noted.append)])
+        clean = pairs(found[found["kind"] == extents.CLEAN])
+        edge = range(max(clean[-1][0], sum(clean[-1]) - length), sum(clean[-1])) if clean else ()
+        expected = [DATA if at in edge else CLEAN if kind == extents.CLEAN else kind
+                    for at, kind in enumerate(kinds(found))]  # fmt: skip
+        assert kinds(told) == expected and is_sorted(told)
+        assert [each.tolist() for each in noted] == ([[(edge[0], len(edge), DATA)]] if clean else [])
+
+
 # -- cut, batches, clip -----------------------------------------------------------------------------------------------
 
 

@@ -113,10 +113,15 @@ def test_a_full_read(image, qemu_nbd):
         ]  # fmt: skip
 
 
+def nothing(_start, _stop):
+    """Where an image has data that has none."""
+    return extents.of([])
+
+
 def test_dirty_data_and_dirty_zeroes(image, qemu_nbd):
     """What became zero since the checkpoint must be told: left out, the restored disk would hold the old data."""
     qemu_io(image, "write -P 3 64k 64k", "write -z 512k 128k", "discard 3M 64k", "write -P 9 8323072 64k")
-    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0") as opened:
+    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing) as opened:
         assert told(opened) == [
             (64 * KIB, 64 * KIB, DATA), (512 * KIB, 128 * KIB, ZERO), (3 * MIB, 64 * KIB, ZERO),
             (SIZE - 64 * KIB, 64 * KIB, DATA),
@@ -124,8 +129,29 @@ def test_dirty_data_and_dirty_zeroes(image, qemu_nbd):
 
 
 def test_nothing_dirty(image, qemu_nbd):
-    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0") as opened:
-        assert told(opened) == []
+    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing) as opened:
+        assert told(opened) == [] and opened.presumed == 0
+
+
+def test_the_end_of_the_clean_data_is_told_where_an_image_lies_below(image, qemu_nbd):
+    """Here its last cluster, all of it: see Source on what QEMU does there."""
+    qemu_io(image, f"write -P 3 {3 * CLUSTER} 64k")
+    with Source(qemu_nbd(image), "vda") as whole:
+        data = [(offset, length) for offset, length, kind in told(whole) if kind == DATA]
+    address = qemu_nbd(image, "-B", "b0")
+    with Source(address, "vda", "b0", held=nothing, layered=True) as opened:
+        found = told(opened)
+        last = [(offset, length) for offset, length in data if offset != 3 * CLUSTER][-1]
+        edge = min(last[1], source.MAX_CLUSTER)
+        assert set(found) == {(3 * CLUSTER, CLUSTER, DATA), (sum(last) - edge, edge, DATA)}
+        assert opened.presumed == edge
+
+
+def test_all_that_is_zero_is_told_where_nobody_knows_the_base(image, qemu_nbd):
+    address = qemu_nbd(image, "-B", "b0")
+    with Source(address, "vda") as whole, Source(address, "vda", "b0") as opened:
+        zeroes = [found for found in told(whole) if found[2] == ZERO]
+        assert told(opened) == zeroes != [] and opened.presumed == sum(length for _, length, _ in zeroes)
 
 
 @pytest.mark.parametrize("seed", range(6))
