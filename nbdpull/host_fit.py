@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Callable
 
 from . import definition, errors, xml_tree
-from .host_reach import Offer, Reach, reaches
+from .host_reach import Offer, Reach, is_usual_emulator, reaches, usual_emulators
 
 DISC, FILE, NOTHING, UNKNOWN = "disc", "file", "nothing", "unknown"  # what there is at a path
 _SHOWN = 6  # of what is refused, in one line
@@ -43,6 +43,22 @@ def fitted(xml: str, offer: Offer, look: Look, trusted: bool = False) -> tuple[s
             told.append(f"the firmware {path} is none of this host: libvirt chooses another")
     for disk in root.iterfind("devices/disk"):
         told += _without_medium(disk, look, trusted)
+    return xml_tree.text_of(root), told
+
+
+def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
+    """Return (XML, told) of a definition for a libvirt that is not asked: what it may lack is to keep no guest from its
+    start. is_here(path): whether there is such a file; asked of the usual emulators alone."""
+    root, told = definition.parse(xml), []
+    for emulator in root.findall("devices/emulator"):
+        path = (emulator.text or "").strip()
+        if is_usual_emulator(path) and not is_here(path) and any(map(is_here, usual_emulators(root))):
+            root.find("devices").remove(emulator)
+            told.append(f"the emulator {path} is not on this host: libvirt takes its own")
+    for drive in root.iterfind("devices/disk[@type='file']"):
+        source = drive.find("source")
+        if drive.get("device") in ("cdrom", "floppy") and source is not None:
+            source.attrib.setdefault("startupPolicy", "optional")
     return xml_tree.text_of(root), told
 
 

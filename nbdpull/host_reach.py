@@ -73,8 +73,19 @@ class Packaged(Offer):
         return path.startswith("/usr/share/") and ".." not in path
 
     def covers(self, reach: Reach) -> bool:
-        usual = reach.what == "emulator" and _EMULATOR.match(reach.value)
-        return bool(usual) or super().covers(reach)
+        return (reach.what == "emulator" and is_usual_emulator(reach.value)) or super().covers(reach)
+
+
+def is_usual_emulator(path: str) -> bool:
+    """Whether packages of distributions put QEMU there."""
+    return bool(_EMULATOR.match(path))
+
+
+def usual_emulators(root: ET.Element) -> list[str]:
+    """Where a QEMU that runs a <domain> usually is."""
+    kind = root.find("os/type")
+    system = f"/usr/bin/qemu-system-{'x86_64' if kind is None else kind.get('arch', 'x86_64')}"
+    return list(filter(is_usual_emulator, [system, "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm", "/usr/bin/kvm"]))
 
 
 def reaches(root: ET.Element) -> list[Reach]:

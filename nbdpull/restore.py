@@ -382,7 +382,8 @@ class _Run:
             new, warnings = domain_define.prepared(new, request.uri, request.force, original, own, trusted)
             self._result.warnings += warnings
         else:
-            self._result.warnings += self._foreign(new, own)
+            new, warnings = host_fit.loosened(new, os.path.exists)
+            self._result.warnings += [*warnings, *self._foreign(new, own)]
         return new
 
     def _foreign(self, xml, own):

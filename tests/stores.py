@@ -74,8 +74,8 @@ def domain_xml(disks, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", *
 
 
 def disks_of(xml):
-    """{target: (format, path)} of the disks in a definition."""
-    found = ET.fromstring(xml).iterfind("devices/disk")
+    """{target: (format, path)} of the disks in a definition that have an image."""
+    found = [disk for disk in ET.fromstring(xml).iterfind("devices/disk") if disk.find("source") is not None]
     told = {disk.find("target").get("dev"): (disk.find("driver"), disk.find("source")) for disk in found}
     return {target: (driver.get("type"), at.get("file") or at.get("dev")) for target, (driver, at) in told.items()}
 

@@ -46,6 +46,36 @@ def test_firmware_that_libvirt_chose(path, trusted, kept):
     assert bool(told) is not kept
 
 
+@pytest.mark.parametrize("path, here, stays", [
+    ("/usr/libexec/qemu-kvm", ["/usr/bin/qemu-system-x86_64"], False),
+    ("/usr/bin/qemu-system-x86_64", ["/usr/libexec/qemu-kvm"], False),
+    ("/usr/bin/qemu-system-x86_64", ["/usr/bin/qemu-system-x86_64"], True),
+    ("/usr/bin/qemu-system-x86_64", [], True), ("/strange", ["/usr/bin/qemu-system-x86_64"], True),
+])  # fmt: skip
+def test_an_emulator_of_another_distribution(path, here, stays):
+    """Nothing but the usual places is looked at."""
+    asked = []
+
+    def is_here(path):
+        asked.append(path)
+        return path in here
+
+    text, told = host_fit.loosened(of(devices=f"<emulator>{path}</emulator>"), is_here)
+    assert (ET.fromstring(text).findtext("devices/emulator") == path) is stays
+    assert told == ([] if stays else [f"the emulator {path} is not on this host: libvirt takes its own"])
+    assert "/strange" not in asked
+
+
+def test_no_medium_keeps_a_guest_from_its_start():
+    drives = "".join(DRIVE.format(*each) for each in (("file", "cdrom", "file='/a'"), ("file", "floppy", "file='/b'"),
+                     ("file", "cdrom", "file='/c' startupPolicy='mandatory'"), ("file", "disk", "file='/d'"),
+                     ("block", "cdrom", "dev='/dev/sr0'")))  # fmt: skip
+    text, told = host_fit.loosened(of(devices=drives + "<disk type='file' device='cdrom'><target dev='a'/></disk>"),
+                                   lambda path: True)  # fmt: skip
+    policies = [source.get("startupPolicy") for source in ET.fromstring(text).iterfind("devices/disk/source")]
+    assert policies == ["optional", "optional", "mandatory", None, None] and told == []
+
+
 def test_firmware_that_the_user_chose_stays():
     """No other can be put in its place: it is refused, see below."""
     root, told = fitted(of("<os><loader>/other.fd</loader></os>"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import stores
-from bed.machine import MIB, Disk, Machine
+from bed.machine import DOMAIN, MIB, Disk, Machine
 from test_docs import README, blocks
 from test_restore_targets import as_root, loop_device, old_data
 
@@ -90,6 +90,31 @@ def test_the_readmes_restore_on_a_host_that_never_saw_the_vm(host, pulled):
         said = host.run(line)
     assert "virsh start vm1" in line and said
     assert host.seen_by("vm1") == then
+
+
+def test_a_machine_of_another_distribution(host):
+    """Its emulator is elsewhere here, and the disc in its drive is gone."""
+    vm = stores.Vm(host.folder / "dir")
+    vm.xml = DOMAIN.replace("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm").format(
+        kind="qemu",
+        name="vm1",
+        memory=16,
+        cpus=1,
+        boot="",
+        devices="""
+      <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/old/vda.qcow2'/>
+        <target dev='vda' bus='virtio'/></disk>
+      <disk type='file' device='cdrom'><source file='/old/installer.iso'/><target dev='sda' bus='sata'/></disk>""",
+    )
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 512, b"content")
+    vm.pull()
+    assert not os.path.exists("/usr/libexec/qemu-kvm")
+    said = host.run("nbdpull restore dir/ -o out/ 2>&1")
+    assert "the emulator /usr/libexec/qemu-kvm is not on this host: libvirt takes its own" in said
+    assert "cdrom sda /old/installer.iso" in said
+    host.run(said.splitlines()[-1].partition("next: ")[2])
+    assert host.seen_by("vm1") == vm.images[vm.points[0].id]
 
 
 def test_the_old_host_does_not_run_the_old_images(host, pulled):
