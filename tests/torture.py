@@ -84,6 +84,8 @@ class Torture:
         while time.monotonic() < deadline or len(self.points) < points:
             deed = self.random.choices(chosen, weights)[0]
             self.counts[deed.__name__] += 1
+            with open(self.folder / "deeds", "a") as trail:
+                trail.write(f"{time.strftime('%T')} {deed.__name__}\n")
             deed()
             if self.vm.pid != self.qemu:
                 raise Wrong(f"{deed.__name__}: QEMU ended")
@@ -92,6 +94,8 @@ class Torture:
         self.prove_live()
 
     def close(self):
+        for log in (self.bed.qemu_log(self.vm.name), self.bed.folder / "libvirtd.log"):  # gone with the bed
+            shutil.copy(log, self.folder)
         self.vm.close()
         if self.device:
             self.device.close()
@@ -324,7 +328,9 @@ class Torture:
         if process.returncode:
             raise Wrong(f"restore --onto of {point['id']} failed: {said}")
         for disk, content in frozen.items():
-            self._require_same((out / disk).read_bytes(), content, f"partial point {point['id']}, disk {disk}")
+            got = (out / disk).read_bytes()  # a larger image stays so, with zeroes behind
+            expected = content + bytes(max(0, len(got) - len(content)))
+            self._require_same(got, expected, f"partial point {point['id']}, disk {disk}")
         shutil.rmtree(out)
 
     def prove_all(self):
@@ -434,9 +440,13 @@ class Torture:
             self.vm.snapshot(target, f"layer{self.counts['snapshot']}")
 
     def commit(self):
-        """Into an image that is not resized with its layers, and must be as large."""
+        """The lowest layer may be larger than those above: then the disk is so again."""
         for target in self._layered():
             self.vm.commit(target)
+            held, content = self.vm.content(target), self.disks[target]
+            if held[: len(content)] != content:
+                raise Wrong(f"the bed: a commit changed {target}")
+            self.disks[target], self.vm.disks[target].size = bytearray(held), len(held)
 
     def flatten(self):
         for target in self._layered()[:1]:
