@@ -92,8 +92,10 @@ class DiskRestore:
                 reached = end
             elif self._image.partial:  # else they are among the gaps, with what no record tells of
                 yield None, _steps_of(zip(piece.extents["offset"].tolist(), piece.extents["length"].tolist()))
-        if reached < self._target.size:
-            yield None, self._gaps([(reached, self._target.size - reached)])
+        # A partial image says nothing of a gap, but what is behind the end of its disk is none of it.
+        rest = self._image.size if self._image.partial else reached
+        if rest < self._target.size and not self._target.blank:
+            yield None, _steps_of([(rest, self._target.size - rest)])
 
     def _gaps(self, gaps):
         return [] if self._target.blank or self._image.partial else _steps_of(gaps)

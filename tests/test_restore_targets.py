@@ -432,6 +432,20 @@ def test_a_disk_that_was_shrunk_and_grown_since_a_foreign_checkpoint(machine, tm
     assert base.read_bytes() == vm.content("vda")
 
 
+def test_a_disk_that_was_shrunk_since_a_foreign_checkpoint(machine, tmp_path):
+    """The image stays as large as it is, and nothing that was cut off stays in it."""
+    vm = machine({"vda": 4 * MIB})
+    vm.write("vda", 0, 4 * MIB, 0x11)
+    vm.create_checkpoint("theirs")
+    base = vm.freeze_copy("vda", tmp_path / "base.raw")
+    vm.resize("vda", 2 * MIB + 512)
+    done = command("pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store", "--since", "theirs")
+    assert done.returncode == 0, done.stderr
+    done = command("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", "raw")
+    assert done.returncode == 0, done.stderr
+    assert base.read_bytes() == vm.content("vda").ljust(4 * MIB, b"\0")
+
+
 def test_a_request_is_left_as_it_was(tmp_path):
     """The one disk that no name was given for got its name in the request."""
     vm = Vm(tmp_path / "store")
