@@ -33,7 +33,8 @@ exit codes:
 EXAMPLES = """\
 examples:
   nbdpull vm1 -o dir/                  continue the series in dir/: incremental where it can be, else full
-  nbdpull vm1 --since chk3 -o dir/     what changed since checkpoint chk3
+  nbdpull vm1 --since chk3 -o since-chk3/
+                                       what changed since checkpoint chk3
   nbdpull list dir/                    the points in dir/
   nbdpull restore dir/ -o out/         the newest point, as images and a domain.xml that names them
   nbdpull serve dir/                   the same, at once and read-only, over NBD
@@ -428,7 +429,7 @@ def _add_output_arguments(added):
 
 
 _VERBS = {
-    "pull": ("back up a domain", "vm1 --since chk3 -o dir/", _add_pull),
+    "pull": ("back up a domain", "vm1 --since chk3 -o since-chk3/", _add_pull),
     "plan": ("tell what a pull would read, and leave nothing behind", "plan vm1 -o dir/", _add_plan),
     "doctor": ("look whether all is fit for pulls, and tell what to do", "doctor vm1", _add_doctor),
     "cleanup": ("remove what a pull that died left in a domain and a store", "cleanup vm1 -o dir/", _add_cleanup),

@@ -311,10 +311,10 @@ def _checkpoints(vm):
         yield from _told(_checkpoint, vm, name)
     yield from _told(_strays, vm)
     yield from _peer(vm, names)
-    if names and vm.has_internal_snapshots:
-        yield Finding(WARN, "snapshots", "virsh snapshot-revert to an internal one fails as long as there are "
-                      "checkpoints, and leaves a running domain shut off",
-                      f"before a revert: nbdpull release {vm.name}")  # fmt: skip
+    if vm.has_internal_snapshots:
+        when = "as long as there are checkpoints" if names else "once a pull has made a checkpoint"
+        yield Finding(WARN, "snapshots", f"virsh snapshot-revert to an internal one fails {when}, and leaves a running "
+                      "domain shut off", f"before a revert: nbdpull release {vm.name}")  # fmt: skip
 
 
 def _peer(vm, names):

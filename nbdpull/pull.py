@@ -362,6 +362,8 @@ class _Run:
             wanted = False
         if named and not wanted:
             raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why_none}")
+        if wanted:
+            self._warnings += self._of_snapshots()
         return domain.Plan(
             run_id=run_id,
             disks={disk.target: choice.start(disk.target) for disk in self._disks},
@@ -382,6 +384,13 @@ class _Run:
         if not covered:
             return "no disk here can have one (qcow2 of version 3 can)"
         return "" if self._vm.supports_checkpoints else "this libvirt or QEMU is too old"
+
+    def _of_snapshots(self):
+        """What the first checkpoint of a domain does to them, once."""
+        if not any(point.manifest.checkpoint for point in self._points) and self._vm.has_internal_snapshots:
+            yield (f"domain '{self._vm.name}' has internal snapshots: with the checkpoint that this pull makes, virsh "
+                   "snapshot-revert to one fails, and leaves a running domain shut off; before a revert: nbdpull "
+                   f"release {self._vm.name}")  # fmt: skip
 
     def _checkpoint_name(self, run_id):
         return f"nbdpull-{run_id}" if self._request.checkpoint is None else self._request.checkpoint

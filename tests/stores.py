@@ -80,6 +80,17 @@ def disks_of(xml):
     return {target: (driver.get("type"), at.get("file") or at.get("dev")) for target, (driver, at) in told.items()}
 
 
+def seen_by(xml):
+    """{target: the bytes of the disk} of a domain, as its definition has them."""
+    return {target: _seen(*disk) for target, disk in disks_of(xml).items()}
+
+
+def _seen(kind, path):
+    with tempfile.NamedTemporaryFile() as raw:
+        subprocess.run(["qemu-img", "convert", "-U", "-f", kind, "-O", "raw", path, raw.name], check=True)
+        return raw.read()
+
+
 class Vm:
     """`vm = Vm(folder); vm.add_disk("vda", MIB); vm.write("vda", 0, b"x"); point = vm.pull()`.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from bed.machine import MIB, Disk, wait_for
 
-from nbdpull import domain, domain_xml, errors
+from nbdpull import doctor, domain, domain_xml, errors
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -96,6 +96,28 @@ def backup(vm, plan):
 def test_no_such_domain_names_those_that_exist(shared):
     with pytest.raises(errors.NoSuchDomain, match=f"no domain 'vm-none' at .*{shared.name}"), domain.open("vm-none"):
         pass
+
+
+def test_a_domain_of_the_system_that_is_looked_for_in_the_session():
+    missing = raising(libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))
+    session = Meddled(None, lookupByName=missing, listAllDomains=lambda: [], getURI=lambda: "qemu:///session")
+    with pytest.raises(errors.NoSuchDomain, match="it has none; VMs of the system are at -c qemu:///system"):
+        domain._look_up(session, "vm1")
+
+
+def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
+    """Neither started nor called off, by a pull, a plan or doctor, where another session's libvirt may run it."""
+    vm = machine({"vda": MIB})
+    vm.stop()
+    monkeypatch.setattr(domain.Domain, "other_session", "XDG_RUNTIME_DIR is not set")
+    with domain.open(vm.name) as opened:
+        with pytest.raises(errors.DomainNotRunning, match="seems to be off: XDG_RUNTIME_DIR is not set"):
+            opened._require_startable()
+        with pytest.raises(errors.DomainNotRunning, match="XDG_RUNTIME_DIR is not set"):
+            opened.require_running()
+        told = doctor._off(opened)
+        assert (told.state, told.advice) == (doctor.BAD, "XDG_RUNTIME_DIR is not set") and told.exit_code == 3
+    assert not vm.active
 
 
 @pytest.mark.parametrize("uri", ["qemu:///nowhere", "qemu+unix:///system?socket=/no/such/sock", "nonsense://"])

@@ -72,12 +72,16 @@ def test_a_revert_to_an_internal_snapshot(witness):
     vm = witness.vm
     vm.bed.virsh("snapshot-create-as", vm.name, "s1")
     vm.write("vda", 0, MIB, 0x33)
-    witness.pull()
+    assert "once a pull has made a checkpoint" in doctor(witness)["snapshots"]["text"]
+    for options, warned in ((["--no-checkpoint"], False), ([], True), ([], False)):
+        witness.pull(*options)
+        assert any("snapshot-revert" in each for each in witness.result["warnings"]) is warned
     told = doctor(witness)["snapshots"]
     assert told["state"] == "warn" and told["advice"] == f"before a revert: nbdpull release {vm.name}"
     assert release(witness)[0] == 0
     vm.bed.virsh("snapshot-revert", vm.name, "s1")
     assert vm.active and vm.content("vda")[:MIB] == b"\x55" * MIB
+    vm.bed.virsh("snapshot-delete", vm.name, "s1")
     assert "snapshots" not in doctor(witness)
 
 

@@ -184,6 +184,10 @@ def test_nvram_is_stored_once_and_comes_back(pulled, tmp_path):
     assert os.stat(result["beside"]["nvram"]).st_mode & 0o777 == 0o600
 
 
+def contents(vm):
+    return {disk: vm.content(disk) for disk in vm.disks}
+
+
 def test_define_a_copy(private_libvirt, pulled, tmp_path):
     vm, store = pulled
     words = ["restore", store, "-o", tmp_path / "out", "--define", "--name", f"{vm.name}-copy", "--new-uuid"]
@@ -193,6 +197,7 @@ def test_define_a_copy(private_libvirt, pulled, tmp_path):
         assert copy.name() == f"{vm.name}-copy" and copy.UUIDString() != vm.uuid
         copy.createWithFlags(1)  # paused
         xml = copy.XMLDesc()
+        assert stores.seen_by(xml) == contents(vm)
         assert f"<source file='{tmp_path}/out/vda.qcow2'" in xml and f"{tmp_path}/out/nvram" in xml
         assert str(vm.folder) not in ET.tostring(ET.fromstring(xml).find("devices"), encoding="unicode")
     finally:
@@ -227,6 +232,10 @@ def test_replace_the_definition_of_the_same_domain(private_libvirt, pulled, tmp_
     assert "give --force" in nbdpull(*words).stderr
     assert result_of(nbdpull(*words, "--force", "--json"))["defined"]["uuid"] == vm.uuid
     assert f"{tmp_path}/out/vdb.qcow2" in vm.domain.XMLDesc()
+    then = contents(vm)
+    vm.write_offline("vda", ["write -q -P 9 0 64k"])  # the old images are not what it runs from
+    vm.start()
+    assert stores.seen_by(vm.domain.XMLDesc()) == then
 
 
 def test_another_name_is_in_a_file_and_nowhere_else(private_libvirt, pulled, tmp_path):
@@ -319,11 +328,12 @@ def test_real_firmware_and_a_real_tpm_come_back(private_libvirt, tmp_path):
     if not private_libvirt.root:
         pytest.skip("the emulated TPM's folders: run as root")
     with WithTpm(private_libvirt, tmp_path / "images") as vm:
+        vm.write("vda", MIB, 4096, 0x31)
         template = Path(vm.template).read_bytes()
         wait_for(lambda: vm.variables.read_bytes() != template, "variables written by the firmware", 120)
         vm.suspend()
         state = Path("/var/lib/libvirt/swtpm") / vm.uuid / "tpm2/tpm2-00.permall"
-        before = vm.variables.read_bytes(), state.read_bytes()
+        before, then = (vm.variables.read_bytes(), state.read_bytes()), contents(vm)
         done = nbdpull("pull", vm.name, "-c", private_libvirt.uri, "-o", tmp_path / "store")
         assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
         vm.forget()
@@ -332,7 +342,9 @@ def test_real_firmware_and_a_real_tpm_come_back(private_libvirt, tmp_path):
         result = result_of(nbdpull(*words, "--json"))
         assert result["defined"]["uuid"] == vm.uuid and result["warnings"] == []
         assert (Path(result["beside"]["nvram"]).read_bytes(), state.read_bytes()) == before
+        vm.write_offline("vda", ["write -q -P 9 0 64k"])
         vm.start()  # swtpm refuses a state that is not whole
+        assert stores.seen_by(vm.domain.XMLDesc()) == then
         assert "tpm-tis" in vm.hmp("info tpm")
         written = Path(result["beside"]["nvram"])
         wait_for(lambda: written.read_bytes() != before[0], "the restored NVRAM in use by the firmware", 120)

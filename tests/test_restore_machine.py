@@ -471,6 +471,8 @@ def test_boot_entries_come_back_where_no_definition_names_them(private_libvirt, 
         vm.destroy()  # before its firmware has written anything
         add_boot_entry(variables)
         vm.start()
+        vm.write("vda", MIB, 4096, 0x31)
+        then = {disk: vm.content(disk) for disk in vm.disks}
         result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
         vm.forget()
         assert not variables.exists()
@@ -480,6 +482,7 @@ def test_boot_entries_come_back_where_no_definition_names_them(private_libvirt, 
         vm.paused = False
         vm.start()
         assert str(restored) in vm.domain.XMLDesc() and not variables.exists()
+        assert stores.seen_by(vm.domain.XMLDesc()) == then
         wait_for(lambda: restored.read_bytes() != before, "the restored variables in use by the firmware", 120)
         assert BOOT_ENTRY in restored.read_bytes()
 
@@ -513,6 +516,7 @@ def test_variables_on_a_block_device_come_back(private_libvirt, tmp_path):
         pytest.skip("no loop device can be made here")
     try:
         with OnDevice(private_libvirt, tmp_path / "images", device) as vm:
+            vm.write("vda", MIB, 4096, 0x31)
             result_of("pull", vm.name, "-o", tmp_path / "store", uri=private_libvirt.uri)
             words = ["restore", tmp_path / "store", "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
             result = result_of(*words, uri=private_libvirt.uri)
@@ -521,6 +525,7 @@ def test_variables_on_a_block_device_come_back(private_libvirt, tmp_path):
             try:
                 copy.createWithFlags(1)  # paused
                 assert result["beside"]["nvram"] in copy.XMLDesc() and device not in copy.XMLDesc()
+                assert stores.seen_by(copy.XMLDesc()) == {disk: vm.content(disk) for disk in vm.disks}
                 copy.destroy()
             finally:
                 copy.undefineFlags(KEEP_NVRAM)
