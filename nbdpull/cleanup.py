@@ -24,7 +24,8 @@ class Request:
 
 
 def cleanup(request, check=lambda: None):
-    """Return the Leftovers found; with dry_run nothing is removed. Busy if a live run holds the domain or series."""
+    """Return the Leftovers found; with dry_run nothing is removed. Busy if a live run holds the domain or series;
+    JobStuck where all is removed, and the domain is held for a job that libvirt has lost."""
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
@@ -33,6 +34,7 @@ def cleanup(request, check=lambda: None):
             hold.clear_start()
         with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():
             found = reclaim.reclaim(vm, _series(request, vm, stack), hold, request.dry_run)
+        vm.require_no_lost_job()
         return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])
 
 

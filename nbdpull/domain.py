@@ -429,6 +429,11 @@ class Domain:
             job = _OPERATIONS[operation] if operation < len(_OPERATIONS) else _OPERATIONS[0]
             raise errors.Busy(f"domain '{self.name}' is busy with a job ({job}): try again when it has ended")
 
+    def require_no_lost_job(self) -> None:
+        """Raises JobStuck where libvirt holds the domain for a job that it knows nothing of."""
+        if self.active:
+            self._operation()
+
     def require_no_foreign_job(self) -> None:
         """Raises Busy as require_idle does, yet not for a backup of nbdpull, which may be a dead run's."""
         backup = self.backup_job()

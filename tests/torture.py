@@ -157,11 +157,8 @@ class Torture:
         process = self.start(*self.words(*options))
         output, said = process.communicate(timeout=LIMIT)
         made = json.loads(output.splitlines()[-1])
-        if made.get("code") == "job-stuck":  # a fault of libvirt's, after restart_daemon_amid
-            self.counts["job stuck"] += 1
-            self._stop()
-            self.bed.restart()
-            self._start()
+        if made.get("code") == "job-stuck":
+            self._free_of_the_job()
             return self.pull(*options)
         if process.returncode:
             raise Wrong(f"a pull failed: {said}")
@@ -274,11 +271,22 @@ class Torture:
 
     def _cleanup(self):
         where = ["-o", self.store] if (self.store / "nbdpull.json").exists() else []
-        done = self.start(sys.executable, "-m", "nbdpull", "cleanup", self.vm.name, "-c", self.bed.uri, *where)
-        said = done.communicate(timeout=LIMIT)[1]
+        done = self.start(
+            sys.executable, "-m", "nbdpull", "cleanup", self.vm.name, "-c", self.bed.uri, "--json", *where
+        )
+        output, said = done.communicate(timeout=LIMIT)
+        if done.returncode and json.loads(output.splitlines()[-1])["code"] == "job-stuck":
+            return self._free_of_the_job()
         if done.returncode:
             raise Wrong(f"cleanup failed: {said}")
         self._require_nothing_left()
+
+    def _free_of_the_job(self):
+        """libvirt has lost it, as its daemon was killed while that began."""
+        self.counts["job stuck"] += 1
+        self._stop()
+        self.bed.restart()
+        self._start()
 
     def _require_nothing_left(self):
         if self.vm.job_active():
