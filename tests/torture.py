@@ -323,20 +323,24 @@ class Torture:
         shutil.rmtree(out)
 
     def _prove_onto(self, point, frozen):
-        """A point that holds only what changed, laid over images of the disks as they were."""
-        out, words = self.folder / "onto", []
+        """A point that holds only what changed, laid over images of the disks as they were; but for those in full."""
+        out, onto, whole = self.folder / "onto", [], []
         out.mkdir()
         for disk in point["disks"]:
-            image = out / disk["name"]
+            image = out / f"{disk['name']}.raw"
+            if disk["mode"] == "full":
+                whole += ["--to", f"{disk['name']}={image}"]
+                continue
             image.write_bytes(self.foreign[point["since"]].get(disk["name"], b""))
-            words += ["--onto", f"{disk['name']}={image}"]
-        process = self.start(sys.executable, "-m", "nbdpull", "restore", self.store, "--point", point["id"], "--format",
-                             "raw", "--quiet", *words)  # fmt: skip
-        said = process.communicate(timeout=LIMIT)[1]
-        if process.returncode:
-            raise Wrong(f"restore --onto of {point['id']} failed: {said}")
+            onto += ["--onto", f"{disk['name']}={image}"]
+        for words in filter(None, (onto, whole)):
+            process = self.start(sys.executable, "-m", "nbdpull", "restore", self.store, "--point", point["id"],
+                                 "--format", "raw", "--quiet", *words)  # fmt: skip
+            said = process.communicate(timeout=LIMIT)[1]
+            if process.returncode:
+                raise Wrong(f"restore of the partial {point['id']} failed: {said}")
         for disk, content in frozen.items():
-            got = (out / disk).read_bytes()  # a larger image stays so, with zeroes behind
+            got = (out / f"{disk}.raw").read_bytes()  # a larger image stays so, with zeroes behind
             expected = content + bytes(max(0, len(got) - len(content)))
             self._require_same(got, expected, f"partial point {point['id']}, disk {disk}")
         shutil.rmtree(out)
