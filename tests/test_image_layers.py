@@ -106,7 +106,7 @@ class Chain:
 def change(daemon, layers, bitmap, disk="vda"):
     """[(offset, length, bytes)] that a pull since a bitmap would store; all of the disk without one."""
     name = layers.export(bitmap, "nbdpull-test")
-    with source.Source(daemon.socket, disk, name) as reader:
+    with source.Source(daemon.socket, disk, name, held=lambda _start, _stop: extents.of([])) as reader:
         assert reader.size == layers.size
         found = numpy.concatenate([numpy.empty(0, extents.EXTENT), *reader.extents()])
         return [(offset, length, reader.read(offset, length) if kind == extents.DATA else bytes(length))
