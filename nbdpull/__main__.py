@@ -14,7 +14,7 @@ def main():
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must end nothing
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts a thread for each core, for sums never asked for
-    from .cli import main as run
+    from .cli.main import main as run
 
     with suppress(ValueError, OSError):  # each point of a chain keeps its index open, each disk some chunk files
         few, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -17,7 +17,9 @@ import stores
 import zstandard
 from blake3 import blake3
 
-from nbdpull import extents, format, journal
+from nbdpull.core import extents
+from nbdpull.format import layout
+from nbdpull.repository import journal
 
 NUMBERS = [0, 1, 2, 511, 512, 4096, 65535, 65536]
 NUMBERS += [(1 << bits) + more for bits in (20, 31, 32, 50, 63) for more in (-1, 0, 1)] + [(1 << 64) - 1]
@@ -71,7 +73,7 @@ class Forgery:
             document = json.loads(self.files[path])
             document.pop("digest", None)
             return document
-        return {"format": format.FORMAT, "requires": []}
+        return {"format": layout.FORMAT, "requires": []}
 
     def _sequence(self, path):
         number = self.document(path).get("sequence")
@@ -164,7 +166,7 @@ def _text(rng, document):
 def _is_plain(data):
     """Whether it is JSON of which nothing is lost when it is read and written anew."""
     with suppress(ValueError):
-        return bool(format.parse_object(data))
+        return bool(layout.parse_object(data))
     return False
 
 
@@ -232,8 +234,8 @@ def _compressed(rng, data):
     settings = zstandard.ZstdCompressionParameters.from_level(3, **settings)
     stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
     frame = stream.compress(data) + stream.flush()
-    skippable = format.skippable(rng.choice([format.HEADER_MAGIC, format.SEEK_TABLE_MAGIC]), b"x" * rng.choice([0, 9]))
-    claims = format.FRAME_MAGIC + bytes([rng.choice([0xE0, 0xE4, 0xA4, 0x07])])
+    skippable = layout.skippable(rng.choice([layout.HEADER_MAGIC, layout.SEEK_TABLE_MAGIC]), b"x" * rng.choice([0, 9]))
+    claims = layout.FRAME_MAGIC + bytes([rng.choice([0xE0, 0xE4, 0xA4, 0x07])])
     claims += rng.choice(NUMBERS).to_bytes(8, "little")
     return rng.choice([frame, frame + b"x", frame * 2, frame[: rng.randrange(len(frame) + 1)], skippable + frame,
                        frame + skippable, skippable, claims + frame[6:], b"", zstandard.compress(data)])  # fmt: skip
@@ -241,7 +243,7 @@ def _compressed(rng, data):
 
 def _records(data):
     """Those of an index; ValueError or ZstdError where it has been spoiled already."""
-    return numpy.frombuffer(zstandard.ZstdDecompressor().decompressobj().decompress(data), format.RECORD).copy()
+    return numpy.frombuffer(zstandard.ZstdDecompressor().decompressobj().decompress(data), layout.RECORD).copy()
 
 
 def _index(store, rng):
@@ -256,11 +258,11 @@ def _index(store, rng):
 
 def _change_records(rng, records):
     if not len(records) or rng.random() < 0.1:
-        return numpy.concatenate([records, numpy.frombuffer(rng.randbytes(80), format.RECORD)])
+        return numpy.concatenate([records, numpy.frombuffer(rng.randbytes(80), layout.RECORD)])
     at, other = rng.randrange(len(records)), rng.randrange(len(records))
     how = rng.randrange(9)
     if how < 4:
-        name = rng.choice(format.RECORD.names[:-1])
+        name = rng.choice(layout.RECORD.names[:-1])
         value = rng.choice(NUMBERS) if rng.random() < 0.5 else int(records[name][at]) + rng.choice([-1, 1, 512, 65536])
         records[name][at] = value % (1 << 8 * records[name].dtype.itemsize)
     elif how == 4:
@@ -268,7 +270,7 @@ def _change_records(rng, records):
     elif how == 5:
         return numpy.insert(records, at, records[other])
     elif how == 6:  # the frame of another place
-        for name in format.RECORD.names[2:]:
+        for name in layout.RECORD.names[2:]:
             records[name][at] = records[name][other]
     elif how == 7:
         records[[at, other]] = records[[other, at]]
@@ -413,7 +415,7 @@ CHECKPOINT = b"""<domaincheckpoint><name>c</name><description>nbdpull run x</des
 <creationTime>5</creationTime><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>
 """
 FILES = {"nvram": b"variables", "kernel": b"k" * 100, "tpm.tpm2-00.permall": b"state",
-         format.LIVE_XML: DEFINITION.encode(), format.CHECKPOINT_XML: CHECKPOINT}  # fmt: skip
+         layout.LIVE_XML: DEFINITION.encode(), layout.CHECKPOINT_XML: CHECKPOINT}  # fmt: skip
 KIB = 1 << 10
 
 

@@ -30,21 +30,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from forgery import Forgery, sound_store  # noqa: E402
 
-from nbdpull import (  # noqa: E402  # noqa: E402
-    base,
-    cli,
-    drill,
-    drill_xml,
-    errors,
-    format,
-    host_reach,
-    image,
-    known_frames,
-    lookup,
-    resume,
-    series,
-    store,
-)
+from nbdpull.backup import base, resume  # noqa: E402
+from nbdpull.cli import main as cli  # noqa: E402
+from nbdpull.core import errors  # noqa: E402
+from nbdpull.definitions import drill_xml, host_reach  # noqa: E402
+from nbdpull.format import layout  # noqa: E402
+from nbdpull.operations import drill  # noqa: E402
+from nbdpull.repository import image, known_frames, lookup, series  # noqa: E402
+from nbdpull.storage import store  # noqa: E402
 
 MIB = 1 << 20
 MEMORY = 1 << 30  # bytes that a case may take
@@ -129,7 +122,7 @@ class Readers:
         if code == 0 and kind == "raw":
             self.last = target
             for disk in disks:
-                self.compare(domain, point, disk, Path(target) / f"{format.encoded(disk)}.raw")
+                self.compare(domain, point, disk, Path(target) / f"{layout.encoded(disk)}.raw")
         for disk in disks[:2]:
             self.verb("index", point, disk, "--domain", domain, *self.rng.choice([[], ["--rebuild"]]))
         return None
@@ -194,7 +187,7 @@ class _Disk:
 
 def _drilled(target, point):
     xml, _ = drill._definition(target, point)
-    images = {disk.name: f"/d/{format.encoded(disk.name)}" for disk in point.manifest.disks}
+    images = {disk.name: f"/d/{layout.encoded(disk.name)}" for disk in point.manifest.disks}
     drill_xml.has_display(xml)
     drill_xml.adapted(xml, "n", "u", images, "/d/console", {"nvram": "/d/nvram"}, OFFER)
 
@@ -364,7 +357,7 @@ def _sound(seed):
         assert cli.main(["verify", folder]) == cli.main(["digest", folder, "--domain", "vm1", "--point", "all"]) == 0
         about = {"point": vm.points[-1].id, "manifest_sha256": vm.points[-1].sha256, "verdict": "ok", "seconds": 1.5}
         drilled = {"kind": "drill", "when": "2026-11-22T19:45:00.000+00:00", "who": "me", "points": [about]}
-        sealed = format.seal({"format": format.FORMAT, "requires": [], **drilled})
+        sealed = layout.seal({"format": layout.FORMAT, "requires": [], **drilled})
         vm.store.publish("vm1/20261122T194500Z-7f3a9c04.drill.json", sealed)
         sound = Forgery.of(folder)
     return Forgery({_steady(path): data for path, data in sound.files.items()})

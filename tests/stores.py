@@ -17,8 +17,11 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy
 import zstandard
 
-from nbdpull import extents, format, manifest, reader, series, store, writer
-from nbdpull.manifest import FileEntry
+from nbdpull.core import extents
+from nbdpull.format import layout, manifest, reader, writer
+from nbdpull.format.manifest import FileEntry
+from nbdpull.repository import series
+from nbdpull.storage import store
 
 KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
@@ -138,7 +141,7 @@ class Vm:
         {disk: function of the point's folder -> (index, chunks)} for files that DiskWriter never makes; how:
         frame_size, chunk_size.
         """
-        point_id = point_id or format.new_point_id()
+        point_id = point_id or layout.new_point_id()
         last = self.points[-1] if self.points and since == "last" else None
         chosen = disks or list(self.disks)
         modes = {name: self._mode(name, last, since) for name in chosen}
@@ -152,7 +155,7 @@ class Vm:
                 )
                 entries.append(self._entry(name, modes[name], *files))
             xml = self.xml or domain_xml(dict.fromkeys(self.disks, "qcow2"), self.name, self.uuid)
-            for name, data in {format.DOMAIN_XML: xml.encode(), **self.files}.items():
+            for name, data in {layout.DOMAIN_XML: xml.encode(), **self.files}.items():
                 new.add_file(name, data)
             point = new.commit(self._fields(point_id, parent), entries)
         self.points.append(point)
@@ -164,7 +167,7 @@ class Vm:
     def pull_zeros(self, name, size):
         """Commit a full point of one disk that is all zeros, however large, and that `disks` does not have."""
         self.disks[name] = Blank(size)
-        record = numpy.zeros(1, format.RECORD)
+        record = numpy.zeros(1, layout.RECORD)
         record["length"], record["kind"] = size, extents.ZERO
         return self.pull(
             "nothing", disks=[name], handmade={name: lambda folder: (handmade_index(self, folder, name, record), [])}
@@ -245,7 +248,7 @@ def chain(root, seed=1, points=3, size=2 * MIB + 1234, **how):
 
 def handmade_index(vm, folder, disk, records):
     """Write an index of any records; FileEntry of it."""
-    with vm.store.create(f"{folder}/{format.index_name(disk)}") as file:
+    with vm.store.create(f"{folder}/{layout.index_name(disk)}") as file:
         file.write(zstandard.ZstdCompressor(level=3, write_checksum=True).compress(records.tobytes()))
     return FileEntry(file.path.partition("/")[2], file.size, file.sha256())
 
@@ -254,12 +257,12 @@ def records_of(vm, point, disk):
     """All records of a disk of a point, as one array."""
     entry = point.manifest.disk(disk)
     batches = list(reader.records(vm.store, vm.series.folder, entry))
-    return numpy.concatenate(batches) if batches else numpy.empty(0, format.RECORD)
+    return numpy.concatenate(batches) if batches else numpy.empty(0, layout.RECORD)
 
 
 def resealed(vm, point, **changes):
     """Put another manifest in the place of a point's, sealed as it should be, and return the new Point."""
-    path = vm.folder / point.id / format.MANIFEST
+    path = vm.folder / point.id / layout.MANIFEST
     path.write_bytes(manifest.encode(replace(point.manifest, **changes)))
     return vm.series._point(point.id)
 

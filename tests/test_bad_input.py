@@ -30,7 +30,8 @@ from test_pull import (
     nbdpull,
 )
 
-from nbdpull import format, journal
+from nbdpull.format import layout
+from nbdpull.repository import journal
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -306,7 +307,7 @@ def rewrite(path, change):
     """Change members of a sealed document, as a later version that seals alike would have written them."""
     document = json.loads(path.read_bytes())
     document.pop("digest")
-    path.write_bytes(format.seal({**document, **change}))
+    path.write_bytes(layout.seal({**document, **change}))
 
 
 def test_point_of_a_future_format(witness):

@@ -10,10 +10,10 @@ import stores
 from bed.machine import MIB, Disk
 from test_pull import CLUSTER, SINCE, modes, nbdpull, pulled  # noqa: F401  (a fixture)
 
-from nbdpull import format
+from nbdpull.format import layout
 
 libvirt = pytest.importorskip("libvirt")
-base = pytest.importorskip("nbdpull.base")
+base = pytest.importorskip("nbdpull.backup.base")
 
 METADATA_ONLY = 2
 
@@ -244,7 +244,7 @@ def test_only_its_own_checkpoint_is_taken_from_a_point(tmp_path, change, good):
     """Whoever can write to the store can put any definition there, and libvirt is given it."""
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", 4096)
-    point_id = format.new_point_id()
+    point_id = layout.new_point_id()
     xml = change(CHECKPOINT.format(point_id))
     vm.files = {} if xml is None else {"checkpoint.xml": xml.encode("latin-1")}
     found = base.stored_checkpoint(vm.series, vm.pull(point_id=point_id))

@@ -6,8 +6,9 @@ import stat
 
 import pytest
 
-from nbdpull import beneath, errors
-from nbdpull.store import open_or_create
+from nbdpull.core import errors
+from nbdpull.storage import beneath
+from nbdpull.storage.store import open_or_create
 
 
 def make_socket(path):

@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 from stores import KIB, MIB, Vm, chain, flipped, package_environment
 
-from nbdpull import __version__, arguments, cli, errors, image
+from nbdpull import __version__
+from nbdpull.cli import arguments
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.repository import image
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +221,7 @@ def test_a_start_loads_nothing_heavy(option):
         [sys.executable, "-c", program, option], env=package_environment(), capture_output=True, text=True, check=True
     )
     loaded = set(done.stdout.rpartition("LOADED ")[2].split())
-    assert "nbdpull.arguments" in loaded
+    assert "nbdpull.cli.arguments" in loaded
     heavy = {"numpy", "libvirt", "nbd", "rich", "zstandard", "blake3", "concurrent.futures", "subprocess"}
     assert not heavy & loaded
 
@@ -593,7 +597,7 @@ def test_an_ignored_signal_stays_ignored(big, tmp_path, monkeypatch):
 
 def test_a_signal_ends_an_index_too(vm, monkeypatch, capsys):
     """It may be of millions of lines."""
-    from nbdpull import listing
+    from nbdpull.operations import listing
 
     def records(*_):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -636,7 +640,7 @@ def test_words_that_are_no_text(vm, tmp_path, option):
 FAULTS = """
 import os, resource, sys, threading
 import zstandard
-from nbdpull import cli
+from nbdpull.cli import main as cli
 
 if sys.argv[1] == "kept":
     cli._keep_freed_memory()

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbdpull import copy_policy
+from nbdpull.definitions import copy_policy
 
 
 def own(text):

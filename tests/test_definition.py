@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbdpull import definition
+from nbdpull.definitions import definition
 
 
 def of(os="", devices="", more=""):

@@ -10,8 +10,8 @@ import stores
 from stores import KIB, MIB, Vm
 from test_restore_targets import as_root, command, loop_device, raw_of
 
-from nbdpull import errors
-from nbdpull.restore import Request, restore
+from nbdpull.core import errors
+from nbdpull.operations.restore import Request, restore
 
 
 def store_of(root, disks, **inner):

@@ -8,7 +8,8 @@ from bed.machine import MIB, Disk
 from test_bad_input import assert_refused
 from test_pull import FULL_FIRST, Before, Witness, modes, nbdpull, pulled  # noqa: F401  (a fixture)
 
-from nbdpull import disk_choice, domain_xml, errors
+from nbdpull.core import errors
+from nbdpull.definitions import disk_choice, domain_xml
 
 libvirt = pytest.importorskip("libvirt")
 

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbdpull import disk_restore, extents
-from nbdpull.image import Piece
+from nbdpull.core import extents
+from nbdpull.repository.image import Piece
+from nbdpull.targets import disk_restore
 
 SIZE = 1 << 50
 

@@ -15,8 +15,12 @@ import zstandard
 from bed.machine import MIB, Machine
 
 import nbdpull
-from nbdpull import arguments, cli, errors, format, manifest, restore
-from nbdpull.manifest import FileEntry
+from nbdpull.cli import arguments
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.format import layout, manifest
+from nbdpull.format.manifest import FileEntry
+from nbdpull.operations import restore
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -163,7 +167,7 @@ def test_exit_codes_are_those_of_the_manual():
 
 def decided_reasons():
     """The second member of each pair that the functions of base.py make which decide on a disk or on a base."""
-    module = ast.parse((PROJECT / "nbdpull/base.py").read_text())
+    module = ast.parse((PROJECT / "nbdpull/backup/base.py").read_text())
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
     names = ("choose", "decide", "_decide_by_parent", "newest", "_of_point")
     deciding = [node for node in functions if node.name in names]
@@ -238,7 +242,7 @@ def events(output):
     """Its JSON lines by event, without what all have; of several of one event the last."""
     told = [json.loads(line) for line in output.splitlines()]
     for event in told:
-        assert format.is_time(event.pop("time"))
+        assert layout.is_time(event.pop("time"))
         assert event.pop("schema", None) == (1 if event["event"] == "result" else None)
     return {event["event"]: event for event in told}
 
@@ -312,8 +316,8 @@ def test_the_json_of_restore_and_verify(tmp_path):
     told = events(nbdpull_says(tmp_path, "restore", "store", "-o", "out", "--format", "raw", "--json"))
     assert_event(told, "progress", "restore")
     assert_event(told, "result", "restore")
-    path = vm.folder / vm.points[0].id / format.chunk_name("vda", 0)
-    (vm.folder / vm.points[1].id / "manifest.json").write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+    path = vm.folder / vm.points[0].id / layout.chunk_name("vda", 0)
+    (vm.folder / vm.points[1].id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/2", "requires": []}))
     with stores.damaged(path, stores.flipped(path.read_bytes(), 150)):
         told = events(nbdpull_says(tmp_path, "verify", "store", "--json", exit_code=11))
     for event in ("progress", "damage", "too-new", "result"):
@@ -378,7 +382,7 @@ def test_the_members_of_findings(tmp_path):
     nbdpull_says(tmp_path, "digest", "store")
     rows = {name for row in table(section(FORMAT, "18. Findings")) for name in code(row[0])}
     for path in vm.folder.glob("*.json"):
-        found = members(format.unseal(path.read_bytes(), path.name))
+        found = members(layout.unseal(path.read_bytes(), path.name))
         assert {name.partition(".disks.")[0] for name in found} - {"points[]"} <= rows | {
             "format",
             "requires",
@@ -401,57 +405,57 @@ def test_the_json_of_index(tmp_path):
 
 def test_the_members_of_a_manifest(tmp_path):
     vm = stores.chain(tmp_path / "store", points=2)
-    document = json.loads((vm.folder / vm.points[1].id / format.MANIFEST).read_bytes())
+    document = json.loads((vm.folder / vm.points[1].id / layout.MANIFEST).read_bytes())
     sealed = {row[0].strip("`") for row in table(section(FORMAT, "4. Sealed JSON"))}
     assert sealed == {"format", "requires", "digest"}
     document = {name: value for name, value in document.items() if name not in sealed}
     assert_documented(table(section(FORMAT, "6. manifest.json")), document, containers=True)
-    marker = json.loads((vm.root / format.MARKER).read_bytes())
+    marker = json.loads((vm.root / layout.MARKER).read_bytes())
     assert {code(row[0])[0] for row in table(section(FORMAT, "5. nbdpull.json"))} == set(marker) - sealed
-    header = json.loads(format.chunk_header("p", "vda", 1, 0)[8:])
+    header = json.loads(layout.chunk_header("p", "vda", 1, 0)[8:])
     [about] = re.findall(r"The \*\*header\*\*.*?\(the number", section(FORMAT, "7. Chunk files"), re.DOTALL)
-    assert set(header) == set(code(about)) - {format.FORMAT}
+    assert set(header) == set(code(about)) - {layout.FORMAT}
 
 
 def test_the_layout_of_a_record():
     sizes = {"u64": 8, "u32": 4, "32 bytes": 32}
     rows = table(section(FORMAT, "8. Records"))
     documented = [(code(name)[0], int(at), sizes[kind]) for at, kind, name, _ in rows]
-    fields = format.RECORD.fields
-    assert documented == [(name, fields[name][1], fields[name][0].itemsize) for name in format.RECORD.names]
-    assert f"A record is {format.RECORD.itemsize} bytes" in FORMAT
+    fields = layout.RECORD.fields
+    assert documented == [(name, fields[name][1], fields[name][0].itemsize) for name in layout.RECORD.names]
+    assert f"A record is {layout.RECORD.itemsize} bytes" in FORMAT
 
 
 def test_the_numbers_and_names_of_the_format():
-    magics = {"HEADER_MAGIC": format.HEADER_MAGIC, "RECORDS_MAGIC": format.RECORDS_MAGIC,
-              "SEEK_TABLE_MAGIC": format.SEEK_TABLE_MAGIC}  # fmt: skip
-    layout = {row[0]: row[1] for row in table(section(FORMAT, "7. Chunk files"))}
+    magics = {"HEADER_MAGIC": layout.HEADER_MAGIC, "RECORDS_MAGIC": layout.RECORDS_MAGIC,
+              "SEEK_TABLE_MAGIC": layout.SEEK_TABLE_MAGIC}  # fmt: skip
+    parts = {row[0]: row[1] for row in table(section(FORMAT, "7. Chunk files"))}
     for part, name in {"header": "HEADER_MAGIC", "records": "RECORDS_MAGIC", "seek table": "SEEK_TABLE_MAGIC"}.items():
-        assert f"magic 0x{magics[name]:08X}" in layout[part]
+        assert f"magic 0x{magics[name]:08X}" in parts[part]
     text = section(FORMAT, "7. Chunk files")
     assert (
-        f"magic 0x{int.from_bytes(format.FRAME_MAGIC, 'little'):08X}" in text
-        and f"0x{format.SEEKABLE_MAGIC:08X}" in text
+        f"magic 0x{int.from_bytes(layout.FRAME_MAGIC, 'little'):08X}" in text
+        and f"0x{layout.SEEKABLE_MAGIC:08X}" in text
     )
-    assert f"at most {format.MAX_FRAME} (2^20)" in " ".join(text.split())
+    assert f"at most {layout.MAX_FRAME} (2^20)" in " ".join(text.split())
     files = "".join(blocks(section(FORMAT, "2. Files of a store"), "text"))
-    for name in (format.MARKER, format.MANIFEST, format.SUMS, format.DOMAIN_XML, format.LIVE_XML, format.CHECKPOINT_XML,
-                 format.NVRAM):  # fmt: skip
+    for name in (layout.MARKER, layout.MANIFEST, layout.SUMS, layout.DOMAIN_XML, layout.LIVE_XML, layout.CHECKPOINT_XML,
+                 layout.NVRAM):  # fmt: skip
         assert re.search(rf"/{re.escape(name)} ", files), name
-    assert f"`format` | string | `{format.FORMAT}`" in FORMAT
-    assert {code(row[0])[0] for row in table(FORMAT[FORMAT.index("| format | `requires`") :])} == {format.FORMAT}
-    assert not format.FEATURES  # else they are to be documented
+    assert f"`format` | string | `{layout.FORMAT}`" in FORMAT
+    assert {code(row[0])[0] for row in table(FORMAT[FORMAT.index("| format | `requires`") :])} == {layout.FORMAT}
+    assert not layout.FEATURES  # else they are to be documented
     assert "`full`" in FORMAT and {manifest.FULL, manifest.INCREMENTAL} == {"full", "incremental"}
 
 
 def test_names_are_encoded_as_specified():
     text = section(FORMAT, "3. Names")
     rows = {code(row[0])[0]: code(row[1])[0] for row in table(text)}
-    assert {name: format.folder_name(name) for name in rows} == rows
+    assert {name: layout.folder_name(name) for name in rows} == rows
     [pattern] = [found for found in code(text) if found.startswith("[0-9]{8}T")]
-    assert re.fullmatch(pattern, format.new_point_id())
+    assert re.fullmatch(pattern, layout.new_point_id())
     for text in ("20261122T194500Z-7f3a9", "20261122T194500Z-7f3a9c04\n", "20261122T194500-7f3a9c"):
-        assert not re.fullmatch(pattern, text) and not format.POINT_ID.match(text)
+        assert not re.fullmatch(pattern, text) and not layout.POINT_ID.match(text)
 
 
 # -- the hexdump ------------------------------------------------------------------------------------------------------
@@ -500,12 +504,12 @@ def test_the_notes_of_the_hexdump_are_right():
                 assert value == int(found[1])
             elif name == "records" and not note.startswith("digest"):
                 field, stated = re.match(r"(\w+) (\d+)", note).groups()
-                assert (field in format.RECORD.names, value) == (True, int(stated))
+                assert (field in layout.RECORD.names, value) == (True, int(stated))
 
 
 def test_the_dumped_index_holds_the_dumped_records():
     assert decompressed(dumped("vda.index")) == dumped("records")
-    assert len(dumped("records")) == 3 * format.RECORD.itemsize
+    assert len(dumped("records")) == 3 * layout.RECORD.itemsize
 
 
 def test_the_code_reads_the_hexdump(tmp_path):
@@ -527,11 +531,11 @@ def test_the_code_reads_the_hexdump(tmp_path):
 def anatomy(chunk):
     """A chunk file in parts that do not depend on the version of zstd; its own sizes and places are proved here."""
     frames = stores.zstd_frames(chunk)
-    assert frames[0][0] == format.HEADER_MAGIC and [magic for magic, _, _ in frames[-2:]] == [0x184D2A51, 0x184D2A5E]
+    assert frames[0][0] == layout.HEADER_MAGIC and [magic for magic, _, _ in frames[-2:]] == [0x184D2A51, 0x184D2A5E]
     data = {start: (stop - start, decompressed(chunk[start:stop])) for magic, start, stop in frames[1:-2]}
     sizes = [(stop - start, len(data[start][1]) if start in data else 0) for _, start, stop in frames[:-1]]
-    assert format.parse_seek_table(chunk) == sizes
-    records = format.numpy.frombuffer(decompressed(chunk[frames[-2][1] + 8 : frames[-2][2]]), format.RECORD).copy()
+    assert layout.parse_seek_table(chunk) == sizes
+    records = layout.numpy.frombuffer(decompressed(chunk[frames[-2][1] + 8 : frames[-2][2]]), layout.RECORD).copy()
     for record in records[records["kind"] == 0]:
         stored, raw = data[int(record["position"])]
         assert (int(record["stored"]), int(record["raw"])) == (stored, len(raw))

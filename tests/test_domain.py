@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from bed.machine import MIB, Disk, wait_for
 
-from nbdpull import doctor, domain, domain_xml, errors
+from nbdpull.core import errors
+from nbdpull.definitions import domain_xml
+from nbdpull.hypervisor import domain
+from nbdpull.operations import doctor
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -151,9 +154,9 @@ def test_no_permission_to_write(shared, scratch, monkeypatch):
 
 def test_missing_bindings(monkeypatch):
     monkeypatch.setitem(sys.modules, "libvirt", None)
-    monkeypatch.delitem(sys.modules, "nbdpull.domain")
+    monkeypatch.delitem(sys.modules, "nbdpull.hypervisor.domain")
     with pytest.raises(errors.MissingSoftware, match="python3-libvirt .* libvirt-python"):
-        importlib.import_module("nbdpull.domain")
+        importlib.import_module("nbdpull.hypervisor.domain")
 
 
 @pytest.mark.parametrize("code, number, kind", [

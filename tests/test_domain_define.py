@@ -9,7 +9,9 @@ import stores
 from bed.machine import DOMAIN
 from test_domain import Meddled, libvirt_error, raising
 
-from nbdpull import domain, domain_boot, domain_define, errors, restore
+from nbdpull.core import errors
+from nbdpull.hypervisor import domain, domain_boot, domain_define
+from nbdpull.operations import restore
 
 libvirt = pytest.importorskip("libvirt")
 

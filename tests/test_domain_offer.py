@@ -5,7 +5,8 @@ import os
 import pytest
 from bed.machine import DOMAIN
 
-from nbdpull import domain, domain_boot, errors
+from nbdpull.core import errors
+from nbdpull.hypervisor import domain, domain_boot
 
 
 def offer(bed, **replaced):

@@ -11,7 +11,7 @@ from test_pull import Witness, nbdpull
 
 libvirt = pytest.importorskip("libvirt")
 
-from nbdpull import domain_start  # noqa: E402  (it needs libvirt)
+from nbdpull.hypervisor import domain_start  # noqa: E402  (it needs libvirt)
 
 START_FAILED, BUSY = (6, "start-failed"), (5, "busy")
 

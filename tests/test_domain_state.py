@@ -2,12 +2,12 @@
 
 import pytest
 
-from nbdpull import errors
+from nbdpull.core import errors
 
 libvirt = pytest.importorskip("libvirt")
 
-from nbdpull import domain_state  # noqa: E402  (it needs libvirt)
-from nbdpull.domain_state import State  # noqa: E402
+from nbdpull.hypervisor import domain_state  # noqa: E402  (it needs libvirt)
+from nbdpull.hypervisor.domain_state import State  # noqa: E402
 
 
 @pytest.mark.parametrize(

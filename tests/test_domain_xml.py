@@ -2,8 +2,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbdpull import domain_xml, errors
-from nbdpull.domain_xml import Backup, Checkpoint, DiskBackup
+from nbdpull.core import errors
+from nbdpull.definitions import domain_xml
+from nbdpull.definitions.domain_xml import Backup, Checkpoint, DiskBackup
 
 
 def normal(xml):

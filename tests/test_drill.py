@@ -16,8 +16,11 @@ from bed.guest import Guest
 from bed.machine import DOMAIN, MIB, wait_for
 from stores import Vm, files, package_environment
 
-from nbdpull import cli, drill, drill_xml, errors, listing
-from nbdpull.host_reach import Offer
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.definitions import drill_xml
+from nbdpull.definitions.host_reach import Offer
+from nbdpull.operations import drill, listing
 
 # Says its text on the first serial port, then stands still: xor ax,ax; mov ds,ax; cld; mov dx,0x3f8; mov si,text;
 # next: lodsb; test al,al; jz end; out dx,al; jmp next; end: hlt; jmp end

@@ -14,8 +14,8 @@ from stores import Vm
 from test_restore_start import Host
 from test_restore_targets import as_root, command, loop_device
 
-from nbdpull import errors
-from nbdpull.restore import Request, restore
+from nbdpull.core import errors
+from nbdpull.operations.restore import Request, restore
 
 
 class Encrypted(Machine):

@@ -5,8 +5,8 @@ import random
 import numpy
 import pytest
 
-from nbdpull import extents
-from nbdpull.extents import DATA, ZERO
+from nbdpull.core import extents
+from nbdpull.core.extents import DATA, ZERO
 
 SIZE = 120
 SEEDS = range(150)

@@ -10,23 +10,24 @@ import numpy
 import pytest
 from stores import flipped
 
-from nbdpull import errors, extents, format
-from nbdpull.format import MAX_FRAME, RECORD
+from nbdpull.core import errors, extents
+from nbdpull.format import layout
+from nbdpull.format.layout import MAX_FRAME, RECORD
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
 def test_point_ids_are_unique_and_tell_the_time():
     now = datetime(2026, 11, 22, 19, 45, tzinfo=timezone.utc)
-    ids = {format.new_point_id(now) for _ in range(1000)}
+    ids = {layout.new_point_id(now) for _ in range(1000)}
     assert len(ids) == 1000
-    assert all(point.startswith("20261122T194500Z-") and format.POINT_ID.match(point) for point in ids)
-    assert format.POINT_ID.match(format.new_point_id())
+    assert all(point.startswith("20261122T194500Z-") and layout.POINT_ID.match(point) for point in ids)
+    assert layout.POINT_ID.match(layout.new_point_id())
 
 
 @pytest.mark.parametrize("text", ["..", "", "20261122T194500Z-7f3a9c/..", "20261122T194500Z-7f3a9c\n", "latest"])
 def test_what_is_no_point_id(text):
-    assert not format.POINT_ID.match(text)
+    assert not layout.POINT_ID.match(text)
 
 
 NAMES = ["vm1", "a/b", "..", ".", ".hidden", "%", "%2E", "ü, blank & more", "new\nline", "a\\b", "x" * 80]
@@ -34,28 +35,28 @@ NAMES = ["vm1", "a/b", "..", ".", ".hidden", "%", "%2E", "ü, blank & more", "ne
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_domain_becomes_one_plain_path_component(name):
-    folder = format.folder_name(name)
+    folder = layout.folder_name(name)
     assert re.fullmatch(r"[\w%~-][\w%.~-]*", folder, re.ASCII)
-    assert format.domain_name(folder) == name
+    assert layout.domain_name(folder) == name
 
 
 def test_folders_of_different_domains_differ():
-    assert len({format.folder_name(name) for name in NAMES}) == len(NAMES)
+    assert len({layout.folder_name(name) for name in NAMES}) == len(NAMES)
 
 
 LONG = ["x" * 255, "x" * 256, "x" * 247 + "\u65e5", "\U0001f4be" * 85, "." * 256, "%" * 86, "\u65e5" * 60 + "a"]
 LONG += ["\u65e5" * 60 + "b", "a" + "\u65e5" * 85, "aa" + "\u65e5" * 85]
-LONG += ["vm~0123456789abcdef", format.folder_name("y" * 256), format.domain_name(format.folder_name("\u65e5" * 90))]
+LONG += ["vm~0123456789abcdef", layout.folder_name("y" * 256), layout.domain_name(layout.folder_name("\u65e5" * 90))]
 
 
 def test_names_that_are_too_long_are_cut_between_two_characters_and_told_apart():
-    folders = {name: format.folder_name(name) for name in LONG}
+    folders = {name: layout.folder_name(name) for name in LONG}
     assert len(set(folders.values())) == len(LONG)
     for name, folder in folders.items():
         assert len(folder) <= 255 and re.fullmatch(r"[\w%~-][\w%.~-]*", folder, re.ASCII)
         shortened = name != "x" * 255
         assert bool(re.search("~[0-9a-f]{16}$", folder)) == shortened
-        told = format.domain_name(folder)
+        told = layout.domain_name(folder)
         if shortened:
             kept, _, digest = told.rpartition("~")
             assert name.startswith(kept) and digest == hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -66,7 +67,7 @@ def test_names_that_are_too_long_are_cut_between_two_characters_and_told_apart()
 
 @pytest.mark.parametrize("folder", ["lost+found", "a b", ".x", "%zz", "%FF", "\udcff", "%2f", "%61", "%00", "a%00"])
 def test_folders_of_no_domain(folder):
-    assert format.domain_name(folder) is None
+    assert layout.domain_name(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -83,47 +84,47 @@ def test_folders_of_no_domain(folder):
     ],
 )
 def test_chunk_paths_lead_to_chunk_files_only(path, good):
-    assert bool(format.CHUNK_PATH.match(path)) == good
+    assert bool(layout.CHUNK_PATH.match(path)) == good
 
 
 def test_names_of_files():
-    assert (format.chunk_name("vda", 7), format.index_name("vda")) == ("vda.0007.zst", "vda.index")
-    assert format.CHUNK_PATH.match(f"20261122T194500Z-7f3a9c/{format.chunk_name('a/..', 10000)}")
+    assert (layout.chunk_name("vda", 7), layout.index_name("vda")) == ("vda.0007.zst", "vda.index")
+    assert layout.CHUNK_PATH.match(f"20261122T194500Z-7f3a9c/{layout.chunk_name('a/..', 10000)}")
 
 
 # -- sealed documents -------------------------------------------------------------------------------------------------
 
-DOCUMENT = {"format": format.FORMAT, "requires": [], "text": 'ü "digest": "0000"', "list": [1, 2, {"digest": "0" * 64}]}
+DOCUMENT = {"format": layout.FORMAT, "requires": [], "text": 'ü "digest": "0000"', "list": [1, 2, {"digest": "0" * 64}]}
 
 
 def test_a_sealed_document_is_readable_json():
-    sealed = format.seal(DOCUMENT)
-    assert format.unseal(sealed, "x") == json.loads(sealed)
+    sealed = layout.seal(DOCUMENT)
+    assert layout.unseal(sealed, "x") == json.loads(sealed)
     assert {**DOCUMENT, "digest": json.loads(sealed)["digest"]} == json.loads(sealed)
 
 
 def test_the_digest_is_that_of_the_document_with_zeros_in_its_place():
-    sealed = format.seal(DOCUMENT)
+    sealed = layout.seal(DOCUMENT)
     digest = json.loads(sealed)["digest"]
     before, after = sealed.rsplit(digest.encode(), 1)
     assert hashlib.sha256(before + b"0" * 64 + after).hexdigest() == digest
 
 
 def test_no_flipped_bit_passes():
-    sealed = format.seal(DOCUMENT)
+    sealed = layout.seal(DOCUMENT)
     for at in range(len(sealed)):
         for bit in range(8):
             with pytest.raises(errors.Damaged, match=r"^file:"):
-                format.unseal(flipped(sealed, at, bit), "file")
+                layout.unseal(flipped(sealed, at, bit), "file")
 
 
 def test_no_cut_passes():
-    sealed = format.seal(DOCUMENT)
+    sealed = layout.seal(DOCUMENT)
     for size in range(len(sealed)):
         with pytest.raises(errors.Damaged):
-            format.unseal(sealed[:size], "file")
+            layout.unseal(sealed[:size], "file")
     with pytest.raises(errors.Damaged):
-        format.unseal(sealed + b"\n", "file")
+        layout.unseal(sealed + b"\n", "file")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_no_cut_passes():
 )  # fmt: skip
 def test_what_is_no_document(data):
     with pytest.raises(errors.Damaged, match=r"^file: "):
-        format.unseal(data, "file")
+        layout.unseal(data, "file")
 
 
 def resealed(text):
@@ -146,7 +147,7 @@ HEAD = '{"format": "nbdpull/1", "requires": []'
 
 
 def test_resealed_is_as_good_as_sealed():
-    assert format.unseal(resealed(HEAD + ', "a": 1'), "x")["a"] == 1
+    assert layout.unseal(resealed(HEAD + ', "a": 1'), "x")["a"] == 1
 
 
 STRANGE_JSON = [  # more members, of which a reader must refuse each
@@ -174,33 +175,33 @@ STRANGE_JSON = [  # more members, of which a reader must refuse each
 @pytest.mark.parametrize("member", STRANGE_JSON, ids=lambda member: ascii(member[:30]))
 def test_json_that_two_readers_might_read_as_two_things(member):
     with pytest.raises(errors.Damaged, match=r"^file: not a document"):
-        format.unseal(resealed(f"{HEAD}, {member}"), "file")
+        layout.unseal(resealed(f"{HEAD}, {member}"), "file")
 
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-32", "utf-8-sig", "latin-1"])
 def test_a_document_is_utf_8(coding):
     with pytest.raises(errors.Damaged):
-        format.unseal(resealed(HEAD + ', "a": "ü"').decode().encode(coding), "file")
+        layout.unseal(resealed(HEAD + ', "a": "ü"').decode().encode(coding), "file")
 
 
 def test_a_pair_of_surrogates_is_a_character():
-    assert format.unseal(resealed(HEAD + r', "a": "\ud83d\udcbe \\ud800"'), "x")["a"] == "💾 \\ud800"
+    assert layout.unseal(resealed(HEAD + r', "a": "\ud83d\udcbe \\ud800"'), "x")["a"] == "💾 \\ud800"
 
 
 def test_a_document_is_no_larger_than_it_may_be(monkeypatch):
-    data = format.seal(DOCUMENT)
-    monkeypatch.setattr(format, "MAX_DOCUMENT", len(data))
-    format.unseal(data, "file")
-    monkeypatch.setattr(format, "MAX_DOCUMENT", len(data) - 1)
+    data = layout.seal(DOCUMENT)
+    monkeypatch.setattr(layout, "MAX_DOCUMENT", len(data))
+    layout.unseal(data, "file")
+    monkeypatch.setattr(layout, "MAX_DOCUMENT", len(data) - 1)
     with pytest.raises(errors.Damaged):
-        format.unseal(data, "file")
+        layout.unseal(data, "file")
 
 
 @pytest.mark.parametrize("member", ['"requires": "encryption"', '"requires": [1]', '"requires": {"a": 1}'])
 def test_features_that_are_none_are_damage(member):
     """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
     with pytest.raises(errors.Damaged, match="not a document"):
-        format.unseal(resealed('{"format": "nbdpull/1", ' + member), "file")
+        layout.unseal(resealed('{"format": "nbdpull/1", ' + member), "file")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_features_that_are_none_are_damage(member):
 )
 def test_what_a_later_format_needs_is_told_in_one_line(members):
     with pytest.raises(errors.FormatTooNew) as caught:
-        format.unseal(format.seal({**DOCUMENT, **members}), "file")
+        layout.unseal(layout.seal({**DOCUMENT, **members}), "file")
     assert len(str(caught.value)) < 40_000
 
 
@@ -231,7 +232,7 @@ def test_what_a_later_format_needs_is_told_in_one_line(members):
     ],
 )
 def test_times(text, good):
-    assert format.is_time(text) is good
+    assert layout.is_time(text) is good
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "sealed otherwise"])
@@ -246,16 +247,16 @@ def test_times(text, good):
     ],
 )
 def test_a_later_format_is_refused_by_its_name(members, needed, sealed):
-    data = format.seal({**DOCUMENT, **members}) if sealed else json.dumps({**DOCUMENT, **members}).encode()
+    data = layout.seal({**DOCUMENT, **members}) if sealed else json.dumps({**DOCUMENT, **members}).encode()
     with pytest.raises(errors.FormatTooNew, match=f"^file: needs .*{needed}.*this nbdpull reads nbdpull/1"):
-        format.unseal(data, "file")
+        layout.unseal(data, "file")
 
 
 def test_a_damaged_document_is_not_taken_for_a_later_format():
     """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
-    data = format.seal(DOCUMENT).replace(b"nbdpull/1", b"nbdpull/3")
+    data = layout.seal(DOCUMENT).replace(b"nbdpull/1", b"nbdpull/3")
     with pytest.raises(errors.Damaged, match="digest"):
-        format.unseal(data, "file")
+        layout.unseal(data, "file")
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
@@ -288,8 +289,8 @@ SIZE = (1 << 20) + 4096
 
 
 def test_good_records_have_no_flaw():
-    assert format.records_flaw(good_records(), SIZE, 2) is None
-    assert format.records_flaw(good_records()[:0], SIZE, 0) is None
+    assert layout.records_flaw(good_records(), SIZE, 2) is None
+    assert layout.records_flaw(good_records()[:0], SIZE, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -320,12 +321,12 @@ def test_records_that_a_reader_must_refuse(row, values, told):
     records = good_records()
     for field, value in values.items():
         records[field][row] = value
-    assert told in format.records_flaw(records, SIZE, 2)
+    assert told in layout.records_flaw(records, SIZE, 2)
 
 
 def test_zero_records():
-    records = format.zero_records(extents.of([(5, 6, extents.ZERO), (11, 100, extents.ZERO)]))
-    assert format.records_flaw(records, 111, 0) is None
+    records = layout.zero_records(extents.of([(5, 6, extents.ZERO), (11, 100, extents.ZERO)]))
+    assert layout.records_flaw(records, 111, 0) is None
     assert records[["offset", "length", "kind"]].tolist() == [(5, 6, 1), (11, 100, 1)]
     assert not any(records["digest"].tobytes())
 
@@ -334,23 +335,23 @@ def test_zero_records():
 
 
 def test_skippable():
-    frame = format.skippable(format.HEADER_MAGIC, b"payload")
+    frame = layout.skippable(layout.HEADER_MAGIC, b"payload")
     assert frame == b"\x50\x2a\x4d\x18" + b"\x07\0\0\0" + b"payload"
-    assert format.parse_skippable(frame + b"more", format.HEADER_MAGIC) == b"payload"
+    assert layout.parse_skippable(frame + b"more", layout.HEADER_MAGIC) == b"payload"
 
 
 def test_a_skippable_frame_is_whole_and_of_its_magic():
-    frame = format.skippable(format.RECORDS_MAGIC, b"payload")
+    frame = layout.skippable(layout.RECORDS_MAGIC, b"payload")
     for size in range(len(frame)):
         with pytest.raises(ValueError):
-            format.parse_skippable(frame[:size], format.RECORDS_MAGIC)
+            layout.parse_skippable(frame[:size], layout.RECORDS_MAGIC)
     with pytest.raises(ValueError, match="0x184d2a50"):
-        format.parse_skippable(frame, format.HEADER_MAGIC)
+        layout.parse_skippable(frame, layout.HEADER_MAGIC)
 
 
 def test_chunk_header():
-    header = format.chunk_header("20261122T194500Z-7f3a9c", "vda", 5 << 40, 3)
-    told = json.loads(format.parse_skippable(header, 0x184D2A50))
+    header = layout.chunk_header("20261122T194500Z-7f3a9c", "vda", 5 << 40, 3)
+    told = json.loads(layout.parse_skippable(header, 0x184D2A50))
     assert told == {
         "format": "nbdpull/1", "point": "20261122T194500Z-7f3a9c", "disk": "vda", "size": 5 << 40, "chunk": 3
     }  # fmt: skip
@@ -360,28 +361,28 @@ SIZES = [(80, 0), (10, 65536), ((1 << 32) - 1, 1), (30, 0)]
 
 
 def test_seek_table_is_that_of_the_seekable_format():
-    table = format.seek_table(SIZES)
+    table = layout.seek_table(SIZES)
     entries = b"".join(struct.pack("<II", *entry) for entry in SIZES)
     assert table == struct.pack("<II", 0x184D2A5E, 8 * 4 + 9) + entries + struct.pack("<IBI", 4, 0, 0x8F92EAB1)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, []])
 def test_seek_table_is_read_from_the_end(sizes):
-    table = format.seek_table(sizes)
-    assert format.parse_seek_table(b"what is before it" + table) == sizes
+    table = layout.seek_table(sizes)
+    assert layout.parse_seek_table(b"what is before it" + table) == sizes
 
 
 def test_a_seek_table_is_whole():
-    table = format.seek_table(SIZES)
+    table = layout.seek_table(SIZES)
     for first in range(1, len(table) + 1):
         with pytest.raises(ValueError):
-            format.parse_seek_table(table[first:])
+            layout.parse_seek_table(table[first:])
     for size in range(len(table)):
         with pytest.raises(ValueError):
-            format.parse_seek_table(table[:size])
+            layout.parse_seek_table(table[:size])
     for at in [*range(8), *range(len(table) - 9, len(table))]:  # all but the entries
         with pytest.raises(ValueError):
-            format.parse_seek_table(flipped(table, at))
+            layout.parse_seek_table(flipped(table, at))
 
 
 # -- SHA256SUMS -------------------------------------------------------------------------------------------------------
@@ -389,13 +390,13 @@ def test_a_seek_table_is_whole():
 
 def test_sums():
     digests = {"vda.index": "a" * 64, "domain.xml": "0123456789abcdef" * 4}
-    data = format.sums(digests)
+    data = layout.sums(digests)
     assert data.decode().splitlines() == [f"{digests['domain.xml']}  domain.xml", f"{'a' * 64}  vda.index"]
-    assert format.parse_sums(data) == digests
-    assert format.parse_sums(b"") == {}
+    assert layout.parse_sums(data) == digests
+    assert layout.parse_sums(b"") == {}
 
 
 @pytest.mark.parametrize("line", ["x", "a" * 63 + "  f", "A" * 64 + "  f", "a" * 64 + " f", "a" * 64 + "  ", "\\" * 67])
 def test_lines_that_are_not_sums(line):
     with pytest.raises(ValueError):
-        format.parse_sums(line.encode())
+        layout.parse_sums(line.encode())

@@ -5,7 +5,10 @@ import os
 import fuzz
 import pytest
 
-from nbdpull import beneath, format, members, terminal
+from nbdpull.cli import terminal
+from nbdpull.core import members
+from nbdpull.format import layout
+from nbdpull.storage import beneath
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -18,7 +21,7 @@ def test_hostile_stores(seed):
 # among all kinds it would be luck whether one of a hundred stores does.
 BROKEN = {
     "types are not looked at": (members, "_plain", lambda hint, value, name: value, "json"),
-    "records are not looked at": (format, "records_flaw", lambda *_: None, "index"),
+    "records are not looked at": (layout, "records_flaw", lambda *_: None, "index"),
     "names are shown as they are": (terminal, "plain", lambda line: line, "words"),
     "files are not looked at": (beneath, "open_file", lambda root, path, *how: os.open(f"{root}/{path}", *how), "kind"),
 }

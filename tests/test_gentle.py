@@ -12,7 +12,7 @@ import pytest
 from bed.machine import MIB, wait_for
 from test_pull import last_event, next_event, start_nbdpull
 
-from nbdpull import source
+from nbdpull.nbd import source
 
 pytest.importorskip("libvirt")
 

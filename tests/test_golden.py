@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from stores import files, package_environment, zstd_frames
 
-from nbdpull import extents, listing, reader, series, store
-from nbdpull.restore import Request, restore
-from nbdpull.verify import verify
+from nbdpull.core import extents
+from nbdpull.format import reader
+from nbdpull.operations import listing
+from nbdpull.operations.restore import Request, restore
+from nbdpull.operations.verify import verify
+from nbdpull.repository import series
+from nbdpull.storage import store
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"

@@ -8,7 +8,8 @@ import time
 import pytest
 from bed.machine import wait_for
 
-from nbdpull import errors, guest_files
+from nbdpull.core import errors
+from nbdpull.images import guest_files
 
 
 def test_read(tmp_path):

@@ -8,8 +8,10 @@ from contextlib import contextmanager, suppress
 import pytest
 from bed.machine import MIB, wait_for
 
-from nbdpull import domain, errors, guest_load, pull
-from nbdpull.guest_load import Cores
+from nbdpull.core import errors
+from nbdpull.hypervisor import domain, guest_load
+from nbdpull.hypervisor.guest_load import Cores
+from nbdpull.operations import pull
 
 pytest.importorskip("libvirt")
 

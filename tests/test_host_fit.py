@@ -4,8 +4,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbdpull import domain_files, errors, host_fit
-from nbdpull.host_reach import Offer, Packaged, Reach
+from nbdpull.core import errors
+from nbdpull.definitions import host_fit
+from nbdpull.definitions.host_reach import Offer, Packaged, Reach
+from nbdpull.hypervisor import domain_files
 
 OFFER = Offer(frozenset({"/usr/bin/qemu"}), frozenset({"/usr/share/OVMF"}))
 DRIVE = "<disk type='{}' device='{}'><source {}/><target dev='sda'/></disk>"

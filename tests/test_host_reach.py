@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbdpull import host_reach
-from nbdpull.host_reach import Offer, Reach
+from nbdpull.definitions import host_reach
+from nbdpull.definitions.host_reach import Offer, Reach
 
 ORDINARY = """<domain type='kvm'><name>a</name><title>a/b</title><description>/etc/passwd</description>
   <metadata><x y='/etc/passwd'>/etc/passwd</x></metadata><clock offset='timezone' timezone='Europe/Berlin'/>

@@ -10,7 +10,9 @@ import stores
 from stores import KIB
 from test_beneath import STRANGE
 
-from nbdpull import cli, errors, format
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.format import layout
 
 STORE, DAMAGE = errors.StoreError.exit_code, errors.Damaged.exit_code
 
@@ -116,7 +118,7 @@ def test_a_restore_stays_in_its_folder_whatever_a_disk_is_called(tmp_path, capsy
     for kind in ("raw", "qcow2"):
         assert run(capsys, ["restore", vm.root, "-o", out, "--format", kind, "--force"])[0] == 0
     made = {path.name for path in out.iterdir()}
-    images = {f"{format.encoded(disk)}.raw", f"{format.encoded(disk)}.qcow2"}
+    images = {f"{layout.encoded(disk)}.raw", f"{layout.encoded(disk)}.qcow2"}
     assert made == {"domain.xml", "nvram", "tpm...", "tpm.%2F", *images}
     assert sorted(os.listdir(tmp_path)) == ["a", "store"] and os.listdir(tmp_path / "a") == ["out"]
 

@@ -3,7 +3,7 @@
 import random
 import xml.etree.ElementTree as ET
 
-from nbdpull import definition, hot_plug
+from nbdpull.definitions import definition, hot_plug
 
 DISK = (
     "<disk type='file' device='disk'><driver type='qcow2'/><source file='/{0}'/><target dev='{0}' bus='{1}'/>{2}</disk>"

@@ -9,9 +9,11 @@ import pytest
 import stores
 from stores import KIB, MIB, ROLLING, Vm, chain, handmade_index, records_of, scribble
 
-from nbdpull import errors, extents, format, image
-from nbdpull.image import Image
-from nbdpull.lookup import RandomImage
+from nbdpull.core import errors, extents
+from nbdpull.format import layout
+from nbdpull.repository import image
+from nbdpull.repository.image import Image
+from nbdpull.repository.lookup import RandomImage
 
 
 def content(opened):
@@ -285,7 +287,7 @@ def test_a_range_that_nobody_tells_of_is_damage(tmp_path):
     """In a full pull nothing may be left out: it would be restored as zero without a word."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 200_000)
-    records = format.zero_records(extents.of([(0, 65536, extents.ZERO), (70_000, 130_000, extents.ZERO)]))
+    records = layout.zero_records(extents.of([(0, 65536, extents.ZERO), (70_000, 130_000, extents.ZERO)]))
     point = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
     with Image(vm.series, point, "vda") as opened, pytest.raises(errors.Damaged, match="vda: .*bytes 65536 to 70000"):
         content(opened)
@@ -301,7 +303,7 @@ def test_a_record_may_point_into_a_frame_of_an_older_point(tmp_path):
     old = records_of(vm, first, "vda")
     old = old[old["offset"] == 128 * KIB][0]
 
-    record = numpy.zeros(2, format.RECORD)
+    record = numpy.zeros(2, layout.RECORD)
     for at, (offset, length, skip) in enumerate([(500_000, 100, 0), (600_000, 30_000, 20_000)]):
         record[at] = old
         record["offset"][at], record["length"][at], record["skip"][at] = offset, length, skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bed.luks import encrypted_image
 
-from nbdpull import image_header
+from nbdpull.images import image_header
 
 
 def test_what_is_encrypted_is_told(tmp_path):

@@ -15,8 +15,9 @@ import pytest
 from bed.device import run
 from test_image_lock import used_by_qemu
 
-from nbdpull import errors, extents, source, storage_daemon
-from nbdpull.image_layers import Layers, Place
+from nbdpull.core import errors, extents
+from nbdpull.nbd import source, storage_daemon
+from nbdpull.nbd.image_layers import Layers, Place
 
 MIB, CLUSTER = 1 << 20, 1 << 16
 PIPES = {"capture_output": True, "text": True}

@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from nbdpull import errors, image_lock
+from nbdpull.core import errors
+from nbdpull.images import image_lock
 
 
 @pytest.fixture(params=["raw", "qcow2"])

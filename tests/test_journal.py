@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from nbdpull import journal, store
+from nbdpull.repository import journal
+from nbdpull.storage import store
 
 RUN = {
     "id": "20261122T194500Z-7f3a9c04", "domain": "vm1", "uuid": "u", "uri": "qemu:///system", "checkpoint": "c",

@@ -6,8 +6,10 @@ import random
 import pytest
 from stores import MIB, Vm
 
-from nbdpull import extents, format, known_frames, reader, writer
-from nbdpull.image import Image
+from nbdpull.core import extents
+from nbdpull.format import layout, reader, writer
+from nbdpull.repository import known_frames
+from nbdpull.repository.image import Image
 
 CHUNK = 1 << 16  # what stores.Vm makes one frame of
 
@@ -72,7 +74,7 @@ def test_references_and_new_frames_mixed_are_read_back(vm, tmp_path):
     point = vm.pull()
     new = {offset: rng.randbytes(CHUNK) if rng.random() < 0.5 else data for offset, data in content.items()}
     known = known_frames.of_point(vm.series, point, "vda")
-    encoder, folder = writer.Encoder(1, known), format.new_point_id()
+    encoder, folder = writer.Encoder(1, known), layout.new_point_id()
     vm.store.make_folder(f"{vm.series.folder}/{folder}")
     with writer.DiskWriter(vm.store, vm.series.folder, folder, "vda", 8 * MIB, MIB, known.chunks) as output:
         for offset, data in new.items():

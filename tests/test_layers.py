@@ -1,7 +1,7 @@
-"""The architecture: which module may import which. The table of docs/design.md says it, and this test holds it.
+"""The architecture: which folder may import which. The table of docs/design.md says it, and this test holds it.
 
-Each row imports only from the rows below it, never sideways. One outside library has one importing file, or the few
-that are named. Only the two top rows print or exit.
+No module takes part in a circle of imports. One outside library has one importing file, or the few that are named. Only
+the command line prints or exits.
 """
 
 import ast
@@ -14,39 +14,39 @@ import nbdpull
 
 LIBRARIES = {
     "libvirt": {
-        "domain",
-        "domain_boot",
-        "domain_freeze",
-        "domain_link",
-        "domain_mark",
-        "domain_offer",
-        "domain_start",
-        "domain_state",
-        "domain_thaw",
-        "socket_guard",
+        "hypervisor.domain",
+        "hypervisor.domain_boot",
+        "hypervisor.domain_freeze",
+        "hypervisor.domain_link",
+        "hypervisor.domain_mark",
+        "hypervisor.domain_offer",
+        "hypervisor.domain_start",
+        "hypervisor.domain_state",
+        "hypervisor.domain_thaw",
+        "hypervisor.socket_guard",
     },
-    "libvirt_qemu": {"domain_boot", "domain_link"},
-    "nbdkit": {"nbdkit_plugin"},  # a module that exists inside nbdkit only
-    "nbd": {"source", "nbd_target"},
-    "zstandard": {"writer", "reader"},
-    "blake3": {"writer", "reader"},
-    "rich": {"terminal"},
+    "libvirt_qemu": {"hypervisor.domain_boot", "hypervisor.domain_link"},
+    "nbdkit": {"serving.nbdkit_plugin"},  # a module that exists inside nbdkit only
+    "nbd": {"nbd.source", "nbd.nbd_target"},
+    "zstandard": {"format.writer", "format.reader"},
+    "blake3": {"format.writer", "format.reader"},
+    "rich": {"cli.terminal"},
     "numpy": {
-        "extents",
-        "format",
-        "writer",
-        "reader",
-        "disk_copy",
-        "source",
-        "image",
-        "verify",
-        "known_frames",
-        "lookup",
-        "compare",
-        "part",
-        "evidence",
-        "qcow2",
-        "overlay",
+        "core.extents",
+        "format.layout",
+        "format.writer",
+        "format.reader",
+        "backup.disk_copy",
+        "nbd.source",
+        "repository.image",
+        "operations.verify",
+        "repository.known_frames",
+        "repository.lookup",
+        "operations.compare",
+        "repository.part",
+        "repository.evidence",
+        "images.qcow2",
+        "serving.overlay",
     },
 }
 NEEDS_NO_HYPERVISOR = {"restore", "verify", "listing", "serve", "digest", "rebuild"}
@@ -54,37 +54,46 @@ FOLDER = Path(nbdpull.__file__).parent
 
 
 def rows():
-    """[(number of its row, 1 is the top; module), …] of the table."""
+    """{folder: the folders that it may import} of the table."""
     design = (FOLDER.parent / "docs" / "design.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| (\d+) \|([^|]*)\|", design, re.MULTILINE)
-    return [(int(number), name) for number, names in told for name in re.findall(r"`(\w+)`", names)]
+    told = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|", design, re.MULTILINE)
+    assert len(dict(told)) == len(told), "a folder twice"
+    return {folder: set(re.findall(r"`(\w+)`", others)) for folder, others in told}
 
 
-LEVEL = {name: -number for number, name in rows()}
-MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")}
+def named(path):
+    """folder.module, of one at the top its mere name; of a folder's own file folder.__init__."""
+    return ".".join(path.relative_to(FOLDER).with_suffix("").parts)
 
 
-def imports(tree):
-    """Every imported name, wherever in the file: (of our package or not, dotted name)."""
-    for node in ast.walk(tree):
+MAY = rows()
+MODULES = {named(path): ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.rglob("*.py")}
+PLACED = sorted(name for name in MODULES if name.count(".") and not name.endswith("__init__"))
+
+
+def imports(name, nodes=None):
+    """Every name that a module imports, wherever in the file: (of our package or not, dotted name within it)."""
+    folder = name.rpartition(".")[0]
+    for node in nodes or ast.walk(MODULES[name]):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0] == "nbdpull", alias.name.removeprefix("nbdpull.")
         elif isinstance(node, ast.ImportFrom):
-            ours = node.level > 0 or (node.module or "").split(".")[0] == "nbdpull"
-            base = (node.module or "").removeprefix("nbdpull").strip(".")
-            if ours and not base:
-                yield from ((True, alias.name) for alias in node.names)
-            else:
-                yield ours, base
+            above = "" if node.level == 0 or node.level > folder.count(".") + bool(folder) else folder
+            base = ".".join(filter(None, [above, node.module]))
+            ours = node.level > 0 or base.split(".")[0] == "nbdpull"
+            base = base.removeprefix("nbdpull").strip(".")
+            yield from ((ours, f"{base}.{alias.name}".strip(".") if ours else base) for alias in node.names)
 
 
-def ours(name):
-    return {found.split(".")[0] for own, found in imports(MODULES[name]) if own} & set(MODULES)
+def ours(name, nodes=None):
+    """The modules of ours that it imports."""
+    found = {".".join(each.split(".")[:2]) for own, each in imports(name, nodes) if own}
+    return found & set(MODULES)
 
 
 def outside(name):
-    return {found.split(".")[0] for own, found in imports(MODULES[name]) if not own}
+    return {found.split(".")[0] for own, found in imports(name) if not own}
 
 
 def reached(name, without=frozenset()):
@@ -96,23 +105,46 @@ def reached(name, without=frozenset()):
     return found
 
 
-def test_the_table_names_every_module():
-    assert set(LEVEL) == set(MODULES) - {"__init__"}
-    assert len(rows()) == len(LEVEL), "a module is named twice"
+def folder_of(name):
+    return name.partition(".")[0]
 
 
-def test_the_package_is_flat():
-    assert [path.name for path in FOLDER.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+def test_the_table_names_every_folder():
+    assert set(MAY) == {path.parent.name for path in FOLDER.glob("*/__init__.py")}
+    assert {name for name in MODULES if "." not in name} == {"__init__", "__main__"}
+    assert not any(name.count(".") > 1 for name in MODULES)
 
 
-@pytest.mark.parametrize("name", sorted(LEVEL))
-def test_imports_go_down(name):
-    wrong = {other for other in ours(name) if LEVEL[other] >= LEVEL[name]}
-    assert not wrong, f"{name} imports {', '.join(sorted(wrong))}, not below it in the table"
+def test_no_two_folders_import_each_other():
+    """Nor in a longer circle: in some order each may import only what comes before it."""
+    left, known = dict(MAY), set()
+    while left:
+        free = {folder for folder, others in left.items() if others <= known}
+        assert free, f"a circle in {sorted(left)}"
+        known |= free
+        left = {folder: others for folder, others in left.items() if folder not in free}
 
 
-def test_the_package_itself_imports_nothing():
-    assert list(imports(MODULES["__init__"])) == []
+@pytest.mark.parametrize("name", PLACED)
+def test_a_module_imports_what_its_folder_may(name):
+    wrong = {other for other in ours(name) if folder_of(other) not in {folder_of(name), *MAY[folder_of(name)]}}
+    assert not wrong, f"{name} imports {', '.join(sorted(wrong))}, which docs/design.md does not let it"
+
+
+@pytest.mark.parametrize("folder", sorted(MAY))
+def test_what_a_folder_may_import_it_does(folder):
+    """Else the table says more than is so."""
+    used = {folder_of(other) for name in PLACED if folder_of(name) == folder for other in ours(name)} - {folder}
+    assert used == MAY[folder]
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_no_module_imports_itself_by_others(name):
+    assert name not in set().union(*(reached(other) for other in ours(name) - {name}), set())
+
+
+def test_the_package_and_its_folders_import_nothing():
+    assert [list(imports(name)) for name in MODULES if name.endswith("__init__") and list(imports(name))] == []
 
 
 @pytest.mark.parametrize("library", sorted(LIBRARIES))
@@ -129,22 +161,23 @@ def test_there_is_no_other_library():
         assert {name: outside(name) - known for name in MODULES if outside(name) - known} == {}
 
 
-@pytest.mark.parametrize("name", sorted(NEEDS_NO_HYPERVISOR))
-def test_what_reads_a_store_needs_no_hypervisor(name):
+@pytest.mark.parametrize("verb", sorted(NEEDS_NO_HYPERVISOR))
+def test_what_reads_a_store_needs_no_hypervisor(verb):
     """restore may import what defines a domain in a function only."""
-    assert not {"domain", "source"} & reached(name, without={"domain_define"})
-    assert "domain_define" not in at_import(name)
+    name = f"operations.{verb}"
+    assert not {"hypervisor.domain", "nbd.source"} & reached(name, without={"hypervisor.domain_define"})
+    assert "hypervisor.domain_define" not in at_import(name)
 
 
 def at_import(name):
-    """What an import of a module imports, whether it is used or not."""
+    """What an import of a module imports of ours, whether it is used or not."""
     nodes = [node for node in MODULES[name].body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    return {found for _, found in imports(ast.Module(nodes, []))}
+    return ours(name, nodes)
 
 
 def test_a_restore_to_raw_needs_no_libnbd():
     """target may import what speaks NBD in a function only."""
-    assert not {"nbd", "nbd_target"} & at_import("target")
+    assert "nbd.nbd_target" not in at_import("targets.target") and "nbd" not in outside("targets.target")
 
 
 def calls(tree):
@@ -156,7 +189,7 @@ def calls(tree):
 SPEAKS = {"print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write", "input"}
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {"cli", "__main__", "nbdkit_plugin"}))
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"cli.main", "__main__", "serving.nbdkit_plugin"}))
 def test_only_the_top_prints_or_exits(name):
     assert not SPEAKS & set(calls(MODULES[name]))
 
@@ -170,14 +203,14 @@ def test_every_module_says_what_it_owns(name):
 def test_only_format_knows_magic_numbers_and_layouts():
     """A byte layout in a second file would have to be changed in two."""
     knowing = {name for name in MODULES if "struct" in outside(name)}
-    assert knowing == {"format", "qcow2"}  # one layout is ours, the other is QEMU's
+    assert knowing == {"format.layout", "images.qcow2"}  # one layout is ours, the other is QEMU's
     big = {
         name
         for name, tree in MODULES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 1 << 24
     }
-    assert big <= {"format"}
+    assert big <= {"format.layout"}
 
 
 def test_threads_are_the_pipelines():
@@ -186,5 +219,6 @@ def test_threads_are_the_pipelines():
     the domain, scratch and the guest's processors one each that looks at them; the plugin of nbdkit has one that sees
     its parent end."""
     starting = {name for name, tree in MODULES.items() if {"ThreadPoolExecutor", "threading.Thread"} & set(calls(tree))}
-    watching = {"domain_watch", "scratch_watch", "guest_load", "nbdkit_plugin"}
-    assert starting == {"pipeline", "writer", "domain_link", "socket_guard"} | watching
+    watching = {"hypervisor.domain_watch", "backup.scratch_watch", "hypervisor.guest_load", "serving.nbdkit_plugin"}
+    named = {"core.pipeline", "format.writer", "hypervisor.domain_link", "hypervisor.socket_guard"}
+    assert starting == named | watching

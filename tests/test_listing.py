@@ -6,7 +6,8 @@ import pytest
 import zstandard
 from stores import ROLLING, Vm, chain, damaged, flipped, records_of
 
-from nbdpull import errors, extents, listing
+from nbdpull.core import errors, extents
+from nbdpull.operations import listing
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import numpy
 import pytest
 from stores import KIB, MIB, ROLLING, Vm, chain, damaged, flipped, handmade_index, scribble
 
-from nbdpull import errors, extents, format, image, lookup
-from nbdpull.lookup import RandomImage
+from nbdpull.core import errors, extents
+from nbdpull.format import layout
+from nbdpull.repository import image, lookup
+from nbdpull.repository.lookup import RandomImage
 
 
 def ranges(rng, size, count=60):
@@ -161,7 +163,7 @@ def test_an_empty_disk_of_a_thousand_terabytes(tmp_path):
     """It is as quickly opened as one of a gigabyte."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 1)
-    records = format.zero_records(extents.of([(0, 1 << 50, extents.ZERO)]))
+    records = layout.zero_records(extents.of([(0, 1 << 50, extents.ZERO)]))
     vm.disks["vda"] = SizedOnly(1 << 50)
     point = vm.pull("nothing", handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
     with RandomImage(vm.series, point, "vda") as opened:
@@ -171,7 +173,7 @@ def test_an_empty_disk_of_a_thousand_terabytes(tmp_path):
 
 def many_records(vm, folder, count):
     """Index of 64 KiB of data, 64 KiB of zeros, and so on."""
-    records = numpy.zeros(2 * count, format.RECORD)
+    records = numpy.zeros(2 * count, layout.RECORD)
     records["offset"] = numpy.arange(2 * count, dtype="u8") * 65536
     records["length"] = 65536
     records["kind"] = numpy.tile([extents.DATA, extents.ZERO], count)

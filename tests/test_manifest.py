@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from nbdpull import errors, format, manifest
-from nbdpull.manifest import CheckpointEntry, DiskEntry, FileEntry, Manifest, ParentEntry
+from nbdpull.core import errors
+from nbdpull.format import layout, manifest
+from nbdpull.format.manifest import CheckpointEntry, DiskEntry, FileEntry, Manifest, ParentEntry
 
 POINT, OLDER = "20261122T194500Z-7f3a9c04", "20261121T194500Z-00112233"
 
@@ -40,7 +41,7 @@ MANIFEST = Manifest(
 
 def sealed(document):
     document.pop("digest", None)
-    return format.seal(document)
+    return layout.seal(document)
 
 
 def changed(change):

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import pytest
 
-from nbdpull import members
+from nbdpull.core import members
 
 
 @dataclass(frozen=True)

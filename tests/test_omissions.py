@@ -7,7 +7,8 @@ from bed.machine import DOMAIN, MIB, Disk, Machine
 from stores import Vm, damaged
 from test_restore_targets import command
 
-from nbdpull import listing, omissions
+from nbdpull.definitions import omissions
+from nbdpull.operations import listing
 
 DISK = "<disk type='file' device='{device}'><source file='/i/{name}'/><target dev='{name}'/>{inside}</disk>"
 DEVICES = {

@@ -5,7 +5,8 @@ import random
 import pytest
 from stores import KIB, chain
 
-from nbdpull import lookup, overlay
+from nbdpull.repository import lookup
+from nbdpull.serving import overlay
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -12,8 +12,8 @@ from bed.luks import SIZE, encrypted_image
 from stores import KIB, MIB, Vm
 from test_restore_targets import as_root, exported, loop_device, raw_of
 
-from nbdpull import errors
-from nbdpull.restore import Request, restore
+from nbdpull.core import errors
+from nbdpull.operations.restore import Request, restore
 
 
 @pytest.fixture

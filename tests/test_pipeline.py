@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nbdpull import errors, pipeline
-from nbdpull.pipeline import ordered, synchronous
+from nbdpull.core import errors, pipeline
+from nbdpull.core.pipeline import ordered, synchronous
 
 
 class Gauge:

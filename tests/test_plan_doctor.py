@@ -9,10 +9,10 @@ from bed.machine import MIB, Disk, wait_for
 from test_base import forget
 from test_pull import CLUSTER, Before, modes, nbdpull, pulled, start_nbdpull  # noqa: F401  (a fixture)
 
-from nbdpull.doctor import examine
+from nbdpull.operations.doctor import examine
 
 libvirt = pytest.importorskip("libvirt")
-domain = pytest.importorskip("nbdpull.domain")
+domain = pytest.importorskip("nbdpull.hypervisor.domain")
 
 
 def plan(witness, *options):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nbdpull import process
+from nbdpull.core import process
 
 
 @pytest.fixture

@@ -11,9 +11,12 @@ import numpy
 import pytest
 from stores import KIB, MIB, ROLLING, Vm, chain, damaged, files, flipped
 
-from nbdpull import cli, compare, digest, errors, findings, format, listing, reader, rebuild
-from nbdpull.part import Part
-from nbdpull.verify import verify
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.format import findings, layout, reader
+from nbdpull.operations import compare, digest, listing, rebuild
+from nbdpull.operations.verify import verify
+from nbdpull.repository.part import Part
 
 SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
@@ -96,7 +99,7 @@ def test_list_tells_when_a_point_was_verified(vm, capsys):
     assert "DAMAGED" in nbdpull(capsys, "list", vm.root)[1]
     chunk.write_bytes(before)
     for point in vm.points:  # and coreutils still find every point whole
-        subprocess.run(["sha256sum", "-c", "--quiet", format.SUMS], cwd=vm.folder / point.id, check=True)
+        subprocess.run(["sha256sum", "-c", "--quiet", layout.SUMS], cwd=vm.folder / point.id, check=True)
 
 
 def test_no_record(vm, capsys):
@@ -193,7 +196,7 @@ def different(vm, one, other):
 
 
 def test_against_a_served_point(even, capsys):
-    from nbdpull import nbd_server
+    from nbdpull.serving import nbd_server
 
     with nbd_server.Server(nbd_server.Request(str(even.root), point=even.points[1].id)) as server:
         uri = server.exports[0].uri
@@ -284,8 +287,8 @@ def test_a_digest_of_many_blocks_takes_no_memory():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    told = [format.image_digest_block(number, number.to_bytes(32, "little")) for number in many]
-    assert found == reader.digest(b"".join([format.image_digest_head(opened.size), *told])).hex()
+    told = [layout.image_digest_block(number, number.to_bytes(32, "little")) for number in many]
+    assert found == reader.digest(b"".join([layout.image_digest_head(opened.size), *told])).hex()
     assert peak < 1 << 20
 
 

@@ -15,7 +15,10 @@ import pytest
 from bed.machine import MIB, Disk
 from test_pull import CLUSTER, KIB, Before, Witness, assert_same
 
-from nbdpull import errors, pull, series, store
+from nbdpull.core import errors
+from nbdpull.operations import pull
+from nbdpull.repository import series
+from nbdpull.storage import store
 
 libvirt = pytest.importorskip("libvirt")
 

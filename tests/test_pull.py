@@ -23,7 +23,9 @@ import pytest
 import zstandard
 from bed.machine import MIB, Disk
 
-from nbdpull import cli, errors, restore, verify
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.operations import restore, verify
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -854,7 +856,7 @@ def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled
         raise errors.HypervisorError("cannot acquire state change lock")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nbdpull.domain.Domain.delete_checkpoint", refused)
+        patched.setattr("nbdpull.hypervisor.domain.Domain.delete_checkpoint", refused)
         second = witness.pull()
     (warning,) = witness.result["warnings"]
     assert f"the superseded checkpoint {first['checkpoint']} could not be deleted" in warning
@@ -1252,7 +1254,7 @@ def test_no_more_chunk_files_than_a_manifest_holds(machine, tmp_path, monkeypatc
     vm = machine({"vda": 6 * MIB})
     vm.write_bytes("vda", 0, os.urandom(6 * MIB))
     witness = Witness(vm, tmp_path / "w", quick=True)
-    monkeypatch.setattr("nbdpull.format.MAX_CHUNK_FILES", 3)
+    monkeypatch.setattr("nbdpull.format.layout.MAX_CHUNK_FILES", 3)
     witness.pull("--full", "--chunk-size", "2M")
     assert witness.result["warnings"] == []
     made = witness.pull("--full", "--chunk-size", "1M")

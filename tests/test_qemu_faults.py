@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbdpull import qemu_faults
+from nbdpull.hypervisor import qemu_faults
 
 # version: (hang-up, pause, TLS handshake, TLS of a disk in an I/O thread), by the commits that docs/faults.md names
 KNOWN = {

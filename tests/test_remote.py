@@ -19,7 +19,9 @@ from bed.libvirtd import cache_folder
 from bed.machine import MIB, wait_for
 from test_pull import CLUSTER, SINCE, Before, modes, nbdpull, pulled  # noqa: F401
 
-from nbdpull import errors, route, source
+from nbdpull.backup import route
+from nbdpull.core import errors
+from nbdpull.nbd import source
 
 pytest.importorskip("libvirt")
 

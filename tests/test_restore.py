@@ -12,8 +12,10 @@ import stores
 from bed.device import Device
 from stores import KIB, MIB, Vm, chain, package_environment, scribble, small_disk, unprivileged
 
-from nbdpull import errors, nbd_target, target
-from nbdpull.restore import Request, restore
+from nbdpull.core import errors
+from nbdpull.nbd import nbd_target
+from nbdpull.operations.restore import Request, restore
+from nbdpull.targets import target
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
 

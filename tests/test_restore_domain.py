@@ -18,7 +18,8 @@ import stores
 from bed.guest import Guest
 from bed.machine import DOMAIN, MIB, Machine, wait_for
 
-from nbdpull import definition, domain_files
+from nbdpull.definitions import definition
+from nbdpull.hypervisor import domain_files
 
 XML = """<domain type='kvm'>
   <name>vm1</name><uuid>3e3fce45-4f53-4fa7-bb32-11f34168b82b</uuid>

@@ -16,7 +16,8 @@ import stores
 from bed.libvirtd import libvirt
 from bed.machine import DOMAIN, MIB, Disk, Machine, wait_for
 
-from nbdpull import domain_files, errors
+from nbdpull.core import errors
+from nbdpull.hypervisor import domain_files
 
 INACTIVE = 2  # of XMLDesc
 REMOVE_NVRAM, KEEP_NVRAM, CHECKPOINTS_METADATA = 4, 8, 16  # of undefineFlags
@@ -395,7 +396,8 @@ def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, mach
 
 def test_a_display_of_which_nobody_may_know_does_not_come_back_open(machine, tmp_path, monkeypatch):
     """libvirt lets a user read a definition and not its secrets: there may be a password."""
-    from nbdpull import domain, pull
+    from nbdpull.hypervisor import domain
+    from nbdpull.operations import pull
 
     vm = machine({"vda": MIB})
     vm.destroy()

@@ -18,8 +18,10 @@ from test_beneath import STRANGE as KINDS
 from test_format import STRANGE_JSON, resealed
 from test_writer_reader import NO_FRAMES
 
-from nbdpull import errors, extents, format, restore
-from nbdpull.manifest import FileEntry, ParentEntry
+from nbdpull.core import errors, extents
+from nbdpull.format import layout
+from nbdpull.format.manifest import FileEntry, ParentEntry
+from nbdpull.operations import restore
 
 PROGRAM = Path(__file__).parent.parent / "scripts/nbdpull-restore-min"
 
@@ -142,7 +144,7 @@ def test_records_that_share_a_frame_of_an_older_point(tmp_path):
     vm.write("vda", 0, bytes(range(256)) * 256)
     first = vm.pull()
     [old] = [record for record in stores.records_of(vm, first, "vda") if record["kind"] == extents.DATA]
-    records = numpy.array([old] * 2, format.RECORD)
+    records = numpy.array([old] * 2, layout.RECORD)
     records["offset"], records["length"], records["skip"] = [5 * KIB, 200 * KIB], [100, KIB], [7, 3 * KIB]
     for offset, length, skip in records[["offset", "length", "skip"]].tolist():
         vm.write("vda", offset, (bytes(range(256)) * 256)[skip : skip + length])
@@ -165,7 +167,7 @@ def test_nothing_is_overwritten(vm, tmp_path):
 
 def needed(vm, disk):
     """Every file that a disk of the last point is made of: the marker, manifests, indexes and chunk files."""
-    names = [name for name in stores.files(vm.root) if name.name in (format.MARKER, format.MANIFEST)]
+    names = [name for name in stores.files(vm.root) if name.name in (layout.MARKER, layout.MANIFEST)]
     return names + [path for path in stores.files(vm.root) if path.name.startswith(f"{disk}.")]
 
 
@@ -175,7 +177,7 @@ def test_any_damaged_file_of_the_chain(vm, tmp_path, how):
     assert len(paths) == 1 + 3 * 3
     for path in paths:
         data = path.read_bytes()
-        if how == "gone" and path.name == format.MANIFEST and path.parent.name == vm.points[-1].id:
+        if how == "gone" and path.name == layout.MANIFEST and path.parent.name == vm.points[-1].id:
             continue  # then there is no such point
         bad = {"flipped": stores.flipped(data, len(data) // 2), "cut": data[:-1], "gone": None}[how]
         with stores.damaged(path, bad):
@@ -183,7 +185,7 @@ def test_any_damaged_file_of_the_chain(vm, tmp_path, how):
 
 
 def test_a_point_without_manifest_is_none(vm, tmp_path):
-    (vm.folder / vm.points[-1].id / format.MANIFEST).unlink()
+    (vm.folder / vm.points[-1].id / layout.MANIFEST).unlink()
     assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
     assert minimal(vm, "latest", "vda", tmp_path / "out") == (0, "")
     assert (tmp_path / "out").read_bytes() == vm.images[vm.points[-2].id]["vda"]
@@ -241,14 +243,14 @@ def test_a_disk_that_shrinks_along_the_chain(vm, tmp_path):
     ],
 )
 def test_a_manifest_that_is_sealed_but_cannot_be(vm, tmp_path, member, value, says):
-    path = vm.folder / vm.points[-1].id / format.MANIFEST
+    path = vm.folder / vm.points[-1].id / layout.MANIFEST
     document = json.loads(path.read_bytes())
     del document["digest"]
-    with stores.damaged(path, format.seal({**document, member: value})):
+    with stores.damaged(path, layout.seal({**document, member: value})):
         assert_refused(vm, tmp_path / "out", says, point=vm.points[-1].id)
     del document[member]
     if member not in ("requires", "as_of", "consistency_reason", "passwords"):
-        with stores.damaged(path, format.seal(document)):
+        with stores.damaged(path, layout.seal(document)):
             assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 
@@ -280,20 +282,20 @@ def test_a_disk_entry_that_cannot_be(vm, tmp_path, changes):
 
 @pytest.mark.parametrize("member", STRANGE_JSON, ids=lambda member: ascii(member[:30]))
 def test_json_that_two_readers_might_read_as_two_things(vm, tmp_path, member):
-    for path in (vm.root / format.MARKER, vm.folder / vm.points[-1].id / format.MANIFEST):
+    for path in (vm.root / layout.MARKER, vm.folder / vm.points[-1].id / layout.MANIFEST):
         text = path.read_text(encoding="utf-8").rpartition(',\n "digest"')[0]
         with stores.damaged(path, resealed(f"{text},\n {member}")):
             assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 
 def test_what_may_be_missing(vm, tmp_path):
-    path = vm.folder / vm.points[-1].id / format.MANIFEST
+    path = vm.folder / vm.points[-1].id / layout.MANIFEST
     document = json.loads(path.read_bytes())
     for member in ("digest", "as_of", "consistency_reason", "passwords"):
         del document[member]
     for disk in document["disks"]:
         del disk["deduped_bytes"]
-    path.write_bytes(format.seal(document))
+    path.write_bytes(layout.seal(document))
     assert_restored(vm, vm.points[-1], "vda", tmp_path)
 
 
@@ -306,7 +308,7 @@ def changed(records, number, **fields):
 
 def dense(record):
     """One zero record more in a block than there may be."""
-    records = numpy.array([record] * ((1 << 14) + 1), format.RECORD)
+    records = numpy.array([record] * ((1 << 14) + 1), layout.RECORD)
     records["offset"], records["length"] = numpy.arange(len(records)) * 2, 1
     return records
 
@@ -402,7 +404,7 @@ def test_a_record_that_crosses_a_border_of_blocks(tmp_path):
     vm.write("vda", 0, b"x" * 64 * KIB)
     good = vm.pull()
     [record] = [record for record in stores.records_of(vm, good, "vda") if record["kind"] == extents.DATA]
-    records = numpy.array([record], format.RECORD)
+    records = numpy.array([record], layout.RECORD)
     records["offset"] = MIB - 1
 
     def made(folder):

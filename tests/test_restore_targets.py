@@ -19,8 +19,11 @@ from bed.machine import Disk, wait_for
 from fake_nbd import FakeServer
 from stores import KIB, MIB, Vm, scribble
 
-from nbdpull import errors, nbd_target, qcow2, target
-from nbdpull.restore import Request, restore
+from nbdpull.core import errors
+from nbdpull.images import qcow2
+from nbdpull.nbd import nbd_target
+from nbdpull.operations.restore import Request, restore
+from nbdpull.targets import target
 
 SIZE = 6 * MIB
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs block devices: run as root")
@@ -270,7 +273,7 @@ def test_no_image_can_be_made_there(vm, tmp_path, monkeypatch, how):
     """Before the chain is proved, which may take hours."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(b"mine")
-    monkeypatch.setattr("nbdpull.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
+    monkeypatch.setattr("nbdpull.repository.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
     with pytest.raises(errors.OutputError):
         restore(Request(str(vm.root), **how))
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"mine"
@@ -664,7 +667,7 @@ def test_a_damaged_file_of_the_domain_is_refused_first(vm, tmp_path, options):
 
 
 def test_no_verify_reads_no_file_twice(vm, tmp_path, monkeypatch):
-    monkeypatch.setattr("nbdpull.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
+    monkeypatch.setattr("nbdpull.repository.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
     to(vm, tmp_path / "a.raw", verify=False)
     assert raw_of(tmp_path / "a.raw", "raw") == vm.images[vm.points[-1].id]["vda"]
 

@@ -8,11 +8,13 @@ import stores
 from stores import KIB, MIB
 from test_writer_reader import compressed
 
-from nbdpull import errors, extents, format, journal
+from nbdpull.core import errors, extents
+from nbdpull.format import layout
+from nbdpull.repository import journal
 
 pytest.importorskip("libvirt")
 
-from nbdpull import resume  # noqa: E402
+from nbdpull.backup import resume  # noqa: E402
 
 
 @pytest.fixture
@@ -64,16 +66,16 @@ def test_not_beyond_the_disk(vm):
 
 def ending(vm, number, records):
     """The chunk file of that number with other records at its end; what a journal tells of it."""
-    name = format.chunk_name("vda", number)
-    records = format.skippable(format.RECORDS_MAGIC, compressed(records.tobytes()))
-    data = records + format.seek_table([(len(records), 0)])
+    name = layout.chunk_name("vda", number)
+    records = layout.skippable(layout.RECORDS_MAGIC, compressed(records.tobytes()))
+    data = records + layout.seek_table([(len(records), 0)])
     path = vm.folder / vm.points[0].id / name
     path.write_bytes(data)
     where = f"{vm.points[0].id}/{name}"
     return [where, len(data), vm.store.sha256(f"vm1/{where}")]
 
 
-GOOD = format.zero_records(extents.of([(0, 4 * KIB, extents.ZERO), (8 * KIB, 4 * KIB, extents.ZERO)]))
+GOOD = layout.zero_records(extents.of([(0, 4 * KIB, extents.ZERO), (8 * KIB, 4 * KIB, extents.ZERO)]))
 
 
 def changed(**fields):

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from stores import Vm, chain, damaged, flipped, resealed
 
-from nbdpull import beneath, errors, format, series
-from nbdpull.store import open_or_create
+from nbdpull.core import errors
+from nbdpull.format import layout
+from nbdpull.repository import series
+from nbdpull.storage import beneath
+from nbdpull.storage.store import open_or_create
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ def test_partial_points_are_never_the_latest(tmp_path):
 
 
 def test_a_point_of_a_later_format_is_refused_alone(vm):
-    data = format.seal({"format": "nbdpull/2", "requires": []})
+    data = layout.seal({"format": "nbdpull/2", "requires": []})
     with damaged(manifest_of(vm, vm.points[1]), data):
         good, refused = vm.series.load()
         assert ids(good) == [vm.points[0].id, vm.points[2].id]
@@ -185,7 +188,7 @@ def test_a_damaged_parent(vm):
 
 def test_a_parent_of_a_later_format(vm):
     path = manifest_of(vm, vm.points[0])
-    path.write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+    path.write_bytes(layout.seal({"format": "nbdpull/2", "requires": []}))
     with pytest.raises(errors.FormatTooNew):
         vm.series.chain(vm.points[2], "vda")
 

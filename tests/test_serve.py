@@ -19,7 +19,8 @@ from bed.guest import ext4_image
 from bed.machine import wait_for
 from stores import KIB, MIB, Vm, chain, damaged, flipped, package_environment
 
-from nbdpull import errors, nbd_server
+from nbdpull.core import errors
+from nbdpull.serving import nbd_server
 
 DEBUGFS = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
@@ -225,7 +226,8 @@ def test_damage(vm, tmp_path):
 
 def test_a_disk_that_memory_does_not_suffice_for(vm, tmp_path, monkeypatch):
     """As of an index of an enemy's making: a line, and not the log of another program."""
-    lines = ["from nbdpull import lookup", "def fail(*_, **__):", " raise MemoryError", "lookup.RandomImage.{} = fail"]
+    lines = ["from nbdpull.repository import lookup", "def fail(*_, **__):", " raise MemoryError",
+             "lookup.RandomImage.{} = fail"]  # fmt: skip
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     hook = tmp_path / "sitecustomize.py"
     hook.write_text("\n".join(lines).format("__init__"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nbdpull import sizes
+from nbdpull.core import sizes
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from bed.machine import wait_for
 from fake_nbd import FakeServer
 from stores import package_environment
 
-from nbdpull import errors, route, socket_keeper
+from nbdpull.backup import route
+from nbdpull.core import errors
+from nbdpull.hypervisor import socket_keeper
 
-source = pytest.importorskip("nbdpull.source")
+source = pytest.importorskip("nbdpull.nbd.source")
 
 MIB = 1 << 20
 PLAIN, TLS = route.Route(), route.Route(certificates="/tls")
@@ -181,7 +183,7 @@ def test_a_guard_holds_on_when_we_are_killed(tmp_path, server):
     ours, its = server
     code = """
 import socket, sys, time, libvirt
-from nbdpull import socket_keeper
+from nbdpull.hypervisor import socket_keeper
 uuid = libvirt.open("test:///default").lookupByName("test").UUIDString()
 with socket_keeper.SocketKeeper("test:///default", uuid, "run") as keeper:
     keeper.keep(socket.socket(fileno=int(sys.argv[1])))

@@ -15,9 +15,10 @@ from bed.address import free_port, is_listening
 from bed.machine import wait_for
 from fake_nbd import FakeServer
 
-from nbdpull import errors, extents, source
-from nbdpull.extents import DATA, ZERO
-from nbdpull.source import Source
+from nbdpull.core import errors, extents
+from nbdpull.core.extents import DATA, ZERO
+from nbdpull.nbd import source
+from nbdpull.nbd.source import Source
 
 KIB, MIB = 1 << 10, 1 << 20
 CLUSTER = 64 * KIB

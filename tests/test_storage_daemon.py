@@ -9,8 +9,9 @@ import time
 import pytest
 from bed.machine import wait_for
 
-from nbdpull import errors, storage_daemon
-from nbdpull.storage_daemon import StorageDaemon
+from nbdpull.core import errors
+from nbdpull.nbd import storage_daemon
+from nbdpull.nbd.storage_daemon import StorageDaemon
 
 
 def daemons_of(pid):
@@ -92,7 +93,8 @@ def test_stop_is_heard():
 
 
 def test_it_ends_with_us_also_by_kill():
-    program = "from nbdpull import storage_daemon; d = storage_daemon.StorageDaemon(); print(1, flush=True); input()"
+    begin = "from nbdpull.nbd.storage_daemon import StorageDaemon; daemon = StorageDaemon()"
+    program = f"{begin}; print(1, flush=True); input()"
     us = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     us.stdout.readline()
     (pid,) = daemons_of(us.pid)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from stores import MIB, flipped, package_environment, small_disk, unprivileged
 
-from nbdpull import errors, format
-from nbdpull.store import open_or_create, open_store, translated
+from nbdpull.core import errors
+from nbdpull.format import layout
+from nbdpull.storage.store import open_or_create, open_store, translated
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
 
@@ -77,7 +78,7 @@ def test_no_store(tmp_path):
 
 def test_a_store_of_a_later_format(store):
     marker = Path(store.root, "nbdpull.json")
-    marker.write_bytes(format.seal({"format": "nbdpull/2", "uuid": "x"}))
+    marker.write_bytes(layout.seal({"format": "nbdpull/2", "uuid": "x"}))
     for opening in (open_store, open_or_create):
         with pytest.raises(errors.FormatTooNew, match=r"nbdpull.json: needs nbdpull/2"):
             opening(store.root)
@@ -504,7 +505,7 @@ def test_one_writer_at_a_time(store):
 def test_the_lock_goes_with_its_process(store):
     store.make_folder("vm")
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, nbdpull.store as s\n"
+        [sys.executable, "-c", "import sys, nbdpull.storage.store as s\n"
          "with s.open_store(sys.argv[1]).locked('vm', ''):\n print('held', flush=True); sys.stdin.read()", store.root],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=package_environment(),
     )  # fmt: skip

@@ -10,7 +10,9 @@ import pytest
 import stores
 from stores import KIB, package_environment
 
-from nbdpull import arguments, cli, drill, terminal
+from nbdpull.cli import arguments, terminal
+from nbdpull.cli import main as cli
+from nbdpull.operations import drill
 
 # A colour, a bell, a title of the window, C1's CSI, an override of the direction, a line that looks like ours.
 EVIL = "x\x1b[31m\a\x1b]0;owned\x07\x9b2J\u202egnp\x7f\r\nnbdpull: all is well"

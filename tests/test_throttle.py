@@ -2,8 +2,8 @@
 
 import pytest
 
-from nbdpull import errors, throttle
-from nbdpull.throttle import BURST, Throttle
+from nbdpull.core import errors, throttle
+from nbdpull.core.throttle import BURST, Throttle
 
 MIB = 1 << 20
 

@@ -12,9 +12,13 @@ import pytest
 from stores import KIB, Vm, chain, damaged, files, flipped, records_of, resealed
 from test_verify import forge
 
-from nbdpull import cli, errors, evidence, findings, format, listing, verdict
-from nbdpull.part import Part
-from nbdpull.verify import verify
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.format import findings, layout
+from nbdpull.operations import listing
+from nbdpull.operations.verify import verify
+from nbdpull.repository import evidence, verdict
+from nbdpull.repository.part import Part
 
 SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 BAD = ("damaged", "base-damaged")
@@ -328,7 +332,7 @@ def test_a_base_that_is_not_there_needs_no_verification(vm, what):
 def test_a_point_that_builds_on_one_of_a_later_version(vm, capsys):
     """Of that nothing can be told: neither that it is well, nor that it is not."""
     run(capsys, vm.root)
-    (vm.folder / vm.points[0].id / "manifest.json").write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+    (vm.folder / vm.points[0].id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/2", "requires": []}))
     assert words(vm) == ["partial", "partial"]
     code, result = run(capsys, vm.root)
     assert code == 10 and {each["verdict"] for each in result["verdicts"]} == {None}
@@ -418,6 +422,6 @@ def test_findings_of_any_form_are_read(vm):
     documents += [{"points": [{**sound, **each}]} for each in entries]
     for changed in [*documents, {}]:
         document = {"kind": "verify", **findings.now(), "level": "frames", "points": [sound], **changed}
-        sealed = format.seal({"format": format.FORMAT, "requires": [], **document})
-        vm.store.publish(f"{vm.series.folder}/{format.new_point_id()}.verify.json", sealed)
+        sealed = layout.seal({"format": layout.FORMAT, "requires": [], **document})
+        vm.store.publish(f"{vm.series.folder}/{layout.new_point_id()}.verify.json", sealed)
         assert words(vm) == (["damaged", "base-damaged", "base-damaged"] if changed == {} else [None] * 3), changed

@@ -24,10 +24,13 @@ from stores import (
     zstd_frames,
 )
 
-from nbdpull import cli, errors, extents, format, listing
-from nbdpull.manifest import FileEntry
-from nbdpull.restore import Request, restore
-from nbdpull.verify import verify
+from nbdpull.cli import main as cli
+from nbdpull.core import errors, extents
+from nbdpull.format import layout
+from nbdpull.format.manifest import FileEntry
+from nbdpull.operations import listing
+from nbdpull.operations.restore import Request, restore
+from nbdpull.operations.verify import verify
 
 SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
@@ -314,7 +317,7 @@ def test_a_renamed_folder(own, tmp_path):
 
 
 def later_format(vm, point):
-    (vm.folder / point.id / "manifest.json").write_bytes(format.seal({"format": "nbdpull/2", "requires": []}))
+    (vm.folder / point.id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/2", "requires": []}))
 
 
 def test_a_point_of_a_later_format(own, tmp_path, capsys):
@@ -370,7 +373,7 @@ def test_a_point_without_a_parent_is_no_damage(tmp_path):
 def test_a_full_disk_that_leaves_out_a_range(tmp_path):
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 200_000)
-    records = format.zero_records(extents.of([(10, 20, extents.ZERO), (100, 150_000, extents.ZERO)]))
+    records = layout.zero_records(extents.of([(10, 20, extents.ZERO), (100, 150_000, extents.ZERO)]))
     point = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
     assert ranges_told(problems(vm)) == [(0, 10), (30, 70), (150_100, 49_900)]
     assert restored(vm, point, tmp_path / "out") == {}
@@ -413,7 +416,7 @@ def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):
 
 def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
     """Of a disk that is lost as a whole nobody reads a million lines; and an enemy can make any number of them."""
-    monkeypatch.setattr("nbdpull.verify.MAX_DAMAGES", 3)
+    monkeypatch.setattr("nbdpull.operations.verify.MAX_DAMAGES", 3)
     for path in files(own.folder / own.points[0].id):
         if path.suffix == ".zst":
             path.write_bytes(bytes(path.stat().st_size))

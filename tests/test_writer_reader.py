@@ -15,9 +15,10 @@ import zstandard
 from blake3 import blake3
 from stores import KIB, MIB, ROLLING, Vm, chain, flipped, records_of, scribble, zstd_frames
 
-from nbdpull import errors, extents, format, reader, writer
-from nbdpull.extents import DATA, ZERO
-from nbdpull.writer import ZERO_BLOCK
+from nbdpull.core import errors, extents
+from nbdpull.core.extents import DATA, ZERO
+from nbdpull.format import layout, reader, writer
+from nbdpull.format.writer import ZERO_BLOCK
 
 
 def read_back(vm, point, disk="vda"):
@@ -72,7 +73,7 @@ def test_what_is_written_is_read(tmp_path, seed):
         expected = numpy.frombuffer(vm.images[point.id]["vda"], "u1")
         assert (told == dirty).all()
         assert (numpy.frombuffer(content, "u1") == numpy.where(dirty, expected, 0)).all()
-        assert format.records_flaw(records_of(vm, point, "vda"), vm.disks["vda"].size, 1 << 16) is None
+        assert layout.records_flaw(records_of(vm, point, "vda"), vm.disks["vda"].size, 1 << 16) is None
 
 
 def test_the_entry_tells_size_and_digest_of_every_file(tmp_path):
@@ -234,7 +235,7 @@ def test_the_index_can_be_made_again_from_the_chunk_files(tmp_path):
         for path in chunk_files(vm, point):
             data = path.read_bytes()
             _, start, _ = zstd_frames(data)[-2]
-            parts.append(reader.decompress_records(format.parse_skippable(data[start:], format.RECORDS_MAGIC)))
+            parts.append(reader.decompress_records(layout.parse_skippable(data[start:], layout.RECORDS_MAGIC)))
         assert len(parts) > 1
         assert numpy.concatenate(parts).tobytes() == records_of(vm, point, "vda").tobytes()
 
@@ -289,8 +290,8 @@ def test_the_seek_table_tells_every_frame(tmp_path):
         raw = [
             len(zstandard.decompress(data[start:stop])) if magic == 0xFD2FB528 else 0 for magic, start, stop in frames
         ]
-        assert format.parse_seek_table(data) == [(stop - start, size) for (_, start, stop), size in zip(frames, raw)]
-        assert format.parse_seek_table(data[table:]) == format.parse_seek_table(data)
+        assert layout.parse_seek_table(data) == [(stop - start, size) for (_, start, stop), size in zip(frames, raw)]
+        assert layout.parse_seek_table(data[table:]) == layout.parse_seek_table(data)
 
 
 def test_sha256sum_checks_a_point(tmp_path):
@@ -392,7 +393,7 @@ def test_an_index_is_no_other_file(small):
 
 
 DICTIONARY = zstandard.train_dictionary(2000, [random.Random(n).randbytes(500) + b"abc" * 50 for n in range(200)])
-SKIPPABLE = format.skippable(format.HEADER_MAGIC, b"anything")
+SKIPPABLE = layout.skippable(layout.HEADER_MAGIC, b"anything")
 
 
 def with_window(data, log):
@@ -457,7 +458,7 @@ def test_a_frame_is_one_whole_frame(small, how):
 def test_the_index_of_a_bomb_takes_little_memory(small):
     """64 KiB that decompress to 2 GiB of the same record: the first one that is out of order ends it."""
     stream = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
-    record = format.zero_records(extents.of([(0, 1, ZERO)])).tobytes() * (1 << 14)
+    record = layout.zero_records(extents.of([(0, 1, ZERO)])).tobytes() * (1 << 14)
     index_path(small).write_bytes(b"".join([*(stream.compress(record) for _ in range(1600)), stream.flush()]))
     tracemalloc.start()
     with pytest.raises(errors.Damaged, match="overlap or are out of order"):
@@ -468,11 +469,11 @@ def test_the_index_of_a_bomb_takes_little_memory(small):
 
 
 def test_records_are_not_denser_than_they_may_be(small, monkeypatch):
-    monkeypatch.setattr(format, "MAX_BLOCK_RECORDS", 100)
+    monkeypatch.setattr(layout, "MAX_BLOCK_RECORDS", 100)
     monkeypatch.setattr(reader, "BATCH_RECORDS", 70)
     for count in (100, 101):
         zeros = extents.of([(n * 2, 1, ZERO) for n in range(count)])
-        index_path(small).write_bytes(compressed(format.zero_records(zeros).tobytes()))
+        index_path(small).write_bytes(compressed(layout.zero_records(zeros).tobytes()))
         if count == 100:
             assert len(records_of(small, small.points[0], "vda")) == 100
     with pytest.raises(errors.Damaged, match="more than 100 records in 1048576 bytes"):
@@ -480,7 +481,7 @@ def test_records_are_not_denser_than_they_may_be(small, monkeypatch):
 
 
 def test_records_of_a_chunk_file_that_are_refused():
-    records = format.zero_records(extents.of([(0, 5, ZERO)] * 2)).tobytes()
+    records = layout.zero_records(extents.of([(0, 5, ZERO)] * 2)).tobytes()
     assert reader.decompress_records(compressed(records)).tobytes() == records
     for payload in (b"x", compressed(records + b"x"), *(make(records) for make in NO_FRAMES.values())):
         with pytest.raises(ValueError):
@@ -491,7 +492,7 @@ def test_records_of_a_chunk_file_that_are_refused():
 def test_what_the_footer_of_a_chunk_file_claims_is_not_read_unseen(small, count):
     """A sparse file is as large as an enemy likes."""
     path = chunk_files(small, small.points[0])[0]
-    footer = format._SEEK_FOOTER.pack(count, 0, format.SEEKABLE_MAGIC)
+    footer = layout._SEEK_FOOTER.pack(count, 0, layout.SEEKABLE_MAGIC)
     with open(path, "r+b") as file:
         file.truncate((1 << 40) - len(footer))
         file.seek(0, 2)
@@ -508,7 +509,7 @@ def test_what_the_footer_of_a_chunk_file_claims_is_not_read_unseen(small, count)
 
 
 def test_a_failed_fsync_of_a_chunk_file_ends_the_run(tmp_path, monkeypatch):
-    from nbdpull.store import NewFile
+    from nbdpull.storage.store import NewFile
 
     real = NewFile.seal
 

@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbdpull import definition, errors, xml_tree
+from nbdpull.core import errors
+from nbdpull.definitions import definition, xml_tree
 
 METADATA = """<metadata>
     <libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0">

@@ -35,7 +35,7 @@ from bed.libvirtd import PrivateLibvirt, libvirt  # noqa: E402
 from bed.machine import MIB, Disk, Machine  # noqa: E402
 from held import PHASES  # noqa: E402
 
-from nbdpull import errors  # noqa: E402
+from nbdpull.core import errors  # noqa: E402
 
 SECTOR, CLUSTER = 512, 64 << 10
 # What a run that was killed may leave to the next one; that one is to go on as if nothing had been.

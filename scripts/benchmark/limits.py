@@ -8,7 +8,8 @@ import measure
 import nbd
 import tools
 
-from nbdpull import extents, source
+from nbdpull.core import extents
+from nbdpull.nbd import source
 
 IN_FLIGHT = 8
 READ_SIZE = 1 << 20

@@ -25,7 +25,7 @@ from bed.libvirtd import cache_folder
 from bed.machine import MIB, Disk, Machine
 from boot import until_agent
 
-from nbdpull import domain
+from nbdpull.hypervisor import domain
 
 IDLE = 10.0  # seconds that the guest is looked at without a backup
 BASE = "virtnbdbackup.0"  # checkpoint that the incremental runs start from, named as the peer names it

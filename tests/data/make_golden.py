@@ -20,7 +20,8 @@ sys.path[:0] = [str(DATA.parent.parent), str(DATA.parent)]
 
 from stores import KIB, MIB, Vm, handmade_index, records_of  # noqa: E402
 
-from nbdpull import extents, format  # noqa: E402
+from nbdpull.core import extents  # noqa: E402
+from nbdpull.format import layout  # noqa: E402
 
 ROLLING = {"chunk_size": 6 * KIB, "batch_size": 64 * KIB}
 
@@ -66,11 +67,11 @@ def _rewrites(vm, folder):
     old = records_of(vm, first, "vda")
     frame = old[(old["kind"] == extents.DATA) & (old["raw"] >= 50 * KIB)][0]
     source = bytes(vm.images[first.id]["vda"][int(frame["offset"]) :][: int(frame["raw"])])
-    records = numpy.zeros(3, format.RECORD)
+    records = numpy.zeros(3, layout.RECORD)
     records[:2] = frame
     parts = [(300 * KIB, 5000, 1024), (MIB + 7, 300, 49_000)]
     records["offset"][:2], records["length"][:2], records["skip"][:2] = zip(*parts)
-    records[2:] = format.zero_records(extents.of([(3 * MIB + 512, 1000, extents.ZERO)]))
+    records[2:] = layout.zero_records(extents.of([(3 * MIB + 512, 1000, extents.ZERO)]))
     for offset, length, skip in parts:
         vm.write("vda", offset, source[skip : skip + length])
     vm.zero("vda", 3 * MIB + 512, 1000)

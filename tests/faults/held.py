@@ -12,35 +12,35 @@ import sys
 import threading
 import time
 
-from nbdpull import cli
+from nbdpull.cli import main as cli
 
 # phase: the function, whether it is held after it and not before, at which call
 PHASES = {
-    "journaled": ("journal.Journal.__init__", True, 1),
-    "beginning": ("domain.Job._call_begin", False, 1),
-    "begun": ("domain.Job._call_begin", True, 1),
-    "reading": ("disk_copy.DiskCopy.read", False, 1),
-    "copying": ("disk_copy.DiskCopy.add", True, 2),
-    "copied": ("domain.Job.finish", False, 1),
-    "ending": ("domain.Job._abort", True, 1),
-    "ended": ("domain.Job.finish", True, 1),
-    "committing": ("series.NewPoint.commit", False, 1),
-    "committed": ("series.NewPoint.commit", True, 1),
-    "dropping": ("pull._Run._drop_superseded", False, 1),
+    "journaled": ("repository.journal.Journal.__init__", True, 1),
+    "beginning": ("hypervisor.domain.Job._call_begin", False, 1),
+    "begun": ("hypervisor.domain.Job._call_begin", True, 1),
+    "reading": ("backup.disk_copy.DiskCopy.read", False, 1),
+    "copying": ("backup.disk_copy.DiskCopy.add", True, 2),
+    "copied": ("hypervisor.domain.Job.finish", False, 1),
+    "ending": ("hypervisor.domain.Job._abort", True, 1),
+    "ended": ("hypervisor.domain.Job.finish", True, 1),
+    "committing": ("repository.series.NewPoint.commit", False, 1),
+    "committed": ("repository.series.NewPoint.commit", True, 1),
+    "dropping": ("operations.pull._Run._drop_superseded", False, 1),
 }
 OTHERS = {
-    "frozen": ("domain.libvirt.virDomain.backupBegin", False, 1),
-    "sealed": ("journal.Journal.sealed", True, 1),
-    "sampling": ("plan._Sample.add", True, 1),
-    "started": ("domain.Domain._start_paused", True, 1),
-    "decompressing": ("image.Image.read_piece", False, 9),
-    "restoring": ("disk_restore.DiskRestore.add", True, 1),
+    "frozen": ("hypervisor.domain.libvirt.virDomain.backupBegin", False, 1),
+    "sealed": ("repository.journal.Journal.sealed", True, 1),
+    "sampling": ("operations.plan._Sample.add", True, 1),
+    "started": ("hypervisor.domain.Domain._start_paused", True, 1),
+    "decompressing": ("repository.image.Image.read_piece", False, 9),
+    "restoring": ("targets.disk_restore.DiskRestore.add", True, 1),
 }
 # event: the function that tells of it, and whether by what it returned
 EVENTS = {
-    "alarmed": ("scratch_watch.ScratchWatch._verdict", bool),
-    "missed": ("domain_link.Link.lost", bool),  # libvirt's daemon
-    "waited": ("source.nbd.NBD.poll", lambda progress: not progress),  # for QEMU
+    "alarmed": ("backup.scratch_watch.ScratchWatch._verdict", bool),
+    "missed": ("hypervisor.domain_link.Link.lost", bool),  # libvirt's daemon
+    "waited": ("nbd.source.nbd.NBD.poll", lambda progress: not progress),  # for QEMU
 }
 
 
@@ -87,9 +87,9 @@ def tell_of(event):
 
 
 def replace(path, function):
-    """Have a function of the package, "module.Class.name", called through another one."""
-    module, *owners, name = path.split(".")  # that verb's alone is imported: a restore does without libvirt
-    owner = functools.reduce(getattr, owners, importlib.import_module(f"nbdpull.{module}"))
+    """Have a function of the package, "folder.module.Class.name", called through another one."""
+    folder, module, *owners, name = path.split(".")  # that verb's alone is imported: a restore does without libvirt
+    owner = functools.reduce(getattr, owners, importlib.import_module(f"nbdpull.{folder}.{module}"))
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -101,7 +101,7 @@ def replace(path, function):
 
 if __name__ == "__main__":
     if "HELD_DAEMON_WAIT" in os.environ:
-        importlib.import_module("nbdpull.domain_link").DAEMON_WAIT = float(os.environ["HELD_DAEMON_WAIT"])
+        importlib.import_module("nbdpull.hypervisor.domain_link").DAEMON_WAIT = float(os.environ["HELD_DAEMON_WAIT"])
     held_at, *told = sys.argv[1].split("+")
     hold_at(held_at, gate=sys.argv[2])
     for each in told:

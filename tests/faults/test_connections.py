@@ -44,7 +44,8 @@ def test_the_job_is_ended_by_somebody_else(rig):
 
 STANDING = """
 import sys, threading, time
-from nbdpull import cli, source
+from nbdpull.cli import main as cli
+from nbdpull.nbd import source
 standing = threading.Barrier(4)
 def stand(connection, cookie, doing, failed, wait=source._Connection._wait):
     if doing.startswith("reading"):

@@ -13,7 +13,8 @@ from bed.address import is_listening
 from bed.machine import MIB, wait_for
 from rig import Rig
 
-from nbdpull import errors, source
+from nbdpull.core import errors
+from nbdpull.nbd import source
 
 libvirt = pytest.importorskip("libvirt")
 

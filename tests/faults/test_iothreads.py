@@ -15,7 +15,7 @@ from bed.guest import Guest
 from bed.machine import MIB, Machine, wait_for
 from rig import Rig, environment
 
-from nbdpull import qemu_faults
+from nbdpull.hypervisor import qemu_faults
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -166,7 +166,8 @@ def test_killed_while_the_daemon_is_down(rig):
 
 STANDING = """
 import sys, threading, time
-from nbdpull import cli, source
+from nbdpull.cli import main as cli
+from nbdpull.nbd import source
 source.MAX_BATCH_BYTES = 1 << 20  # more than fits into a socket
 first = threading.Lock()
 def stand(connection, cookie, doing, failed, wait=source._Connection._wait):
@@ -206,7 +207,9 @@ def test_the_store_is_full(rig):
 
 FULL_STORE = """
 import errno, sys
-from nbdpull import cli, disk_copy, errors
+from nbdpull.backup import disk_copy
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
 def full(*args):
     raise errors.OutputFull("full")
 disk_copy.DiskCopy.add = full

@@ -15,7 +15,7 @@ import pytest
 from bed.machine import MIB, Machine, wait_for
 from rig import Rig, environment
 
-from nbdpull.journal import _folder as record_folder
+from nbdpull.repository.journal import _folder as record_folder
 
 pytest.importorskip("libvirt")
 

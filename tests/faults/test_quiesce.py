@@ -139,7 +139,7 @@ def test_guest_that_somebody_else_froze_stays_so(guest, witness):
 def test_a_guard_that_was_told_of_no_freeze_thaws_nothing(guest):
     """nbdpull was killed before it froze; that the guest is frozen is another's work."""
     guest.domain.fsFreeze()
-    words = [sys.executable, PROJECT / "nbdpull/domain_thaw.py", guest.uuid, "30", "urn:x"]
+    words = [sys.executable, PROJECT / "nbdpull/hypervisor/domain_thaw.py", guest.uuid, "30", "urn:x"]
     subprocess.run(list(map(str, words)), input=f"{guest.bed.uri}\n", text=True, timeout=30, check=True)
     assert is_frozen(guest)
     guest.domain.fsThaw()

@@ -10,7 +10,9 @@ from bed.guest import Guest, ext4_image
 from bed.machine import MIB, Disk, wait_for
 from rig import Rig
 
-from nbdpull import errors, pull, series
+from nbdpull.core import errors
+from nbdpull.operations import pull
+from nbdpull.repository import series
 
 libvirt = pytest.importorskip("libvirt")
 

@@ -1,0 +1,300 @@
+"""Which state each disk of a pull starts from: the checkpoint of a committed point, or nothing.
+
+Owns: the rule that a base is never wrong. An incremental is allowed only where the checkpoint is the very one made with
+a point of our store (or one that the user named), its bitmap recorded all the time, and the disk is the one that the
+point holds. In doubt a disk is pulled in full, with a reason code. A checkpoint whose metadata libvirt lost (transient
+or migrated domain) is given back to it from the XML in the point, and libvirt then looks at each bitmap.
+
+Must not know: NBD, how a backup runs, what is printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Optional
+
+from ..core import errors
+from ..definitions import domain_xml
+from ..format import findings, layout
+from ..format.manifest import FULL, INCREMENTAL
+from ..hypervisor import domain
+from ..repository import series, verdict
+
+Decision = tuple[str, str]  # mode, reason
+
+FAIL = "fail"  # the other answer to a lost base than FULL
+
+# Why a disk is pulled in full though the series led to expect an incremental: what --on-lost-base is about.
+LOST = {
+    "checkpoint-lost": "the checkpoint of the newest point is gone",
+    "checkpoint-replaced": "the checkpoint of the newest point was made again since",
+    "chain-broken": "a file that the newest point needs is missing or damaged",
+    "parent-damaged": "what it would build on is known to be damaged",
+    "bitmap-lost": "its bitmap is missing or void, as after a crash of QEMU or of the host",
+    "source-changed": "another image is behind its name",
+    "shrunk": "it is smaller than it was",
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What incremental disks start from: a checkpoint, and the point made with it where the series has one."""
+
+    checkpoint: domain.Checkpoint
+    point: Optional[series.Point]
+    whole: frozenset[str] = frozenset()  # disks that the point has as whole images, with every file that it takes
+    broken: frozenset[str] = frozenset()  # disks of it that lack a file, or have a damaged index
+    damaged: frozenset[str] = frozenset()  # disks that cannot be restored as of it, as a verification found
+
+    def size(self, target):
+        """Bytes of that disk in the point, None where no point tells."""
+        entry = self.point and self.point.manifest.disk(target)
+        return entry.size if entry else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """base: None if every disk is pulled in full; decisions: (mode, reason) by target."""
+
+    base: Optional[Base]
+    decisions: dict[str, Decision]
+    warnings: list[str] = field(default_factory=list)
+    given_back: list[str] = field(default_factory=list)  # checkpoints that libvirt had lost and knows again
+
+    @property
+    def parent(self) -> Optional[series.Point]:
+        """The Point of the base; None where there is none."""
+        return self.base.point if self.base else None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether incrementals start from a checkpoint that no point of the store was made with."""
+        return self.base is not None and self.base.point is None
+
+    def start(self, target) -> Optional[str]:
+        """Name of the checkpoint that a disk starts from, None = full."""
+        incremental = self.base and self.decisions[target][0] == INCREMENTAL
+        return self.base.checkpoint.name if self.base and incremental else None
+
+    def dirty_from(self, disk):
+        """Offset from which a bitmap says nothing: what a disk grew by has no bits set, and no base either."""
+        before = self.base and self.base.size(disk.target)
+        return min(before, disk.size) if before is not None else disk.size
+
+    def whole_parent(self, target) -> Optional[series.Point]:
+        """The Point whose image of that disk an incremental changes; None where there is none, or it is not whole."""
+        return self.parent if self.base and target in self.base.whole and self.start(target) else None
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """{target: reason} of the disks that are in full because their base was lost."""
+        return {target: reason for target, (_, reason) in self.decisions.items() if reason in LOST}
+
+    def require_not_lost(self):
+        """CheckpointUnusable if there is one."""
+        lost = [f"{target} ({reason})" for target, reason in self.lost.items()]
+        if lost:
+            raise errors.CheckpointUnusable(
+                f"no sound base for an incremental of {', '.join(lost)}: --on-lost-base full pulls in full"
+            )
+
+
+def choose(vm, target, points, disks, since=None, full=False, check=lambda: None) -> Choice:
+    """Decide for each Disk of `disks`. points: those of the Series `target`, in the order of commits.
+    check() is called while files are proved.
+
+    NoSuchCheckpoint, Unsupported: of a checkpoint named by `since` only.
+    """
+    finder = _Finder(vm, target, points, disks, check)
+    base, why_none = (None, "requested") if full else finder.named(since) if since is not None else finder.newest()
+    base = base and finder.looked_through(base)
+    decisions = {disk.target: decide(disk, base, why_none) for disk in disks}
+    if all(mode == FULL for mode, _ in decisions.values()):
+        base = None
+    if base:
+        finder.tell_of_partial(base, decisions)
+    choice = Choice(base, decisions, finder.warnings, finder.given_back)
+    choice.warnings.extend(
+        f"disk {target} is read in full, where an incremental was to be expected: {LOST[reason]} ({reason})"
+        for target, reason in choice.lost.items()
+    )
+    return choice
+
+
+def decide(disk, base, why_none) -> Decision:
+    """(mode, reason) of one disk. base: a Base, or None, then `why_none` is the reason."""
+    if disk.format != "qcow2":
+        return FULL, f"{disk.format}-has-no-bitmaps" if base or why_none in LOST else why_none
+    if disk.bitmaps is False:
+        return FULL, "qcow2-v2-has-no-bitmaps" if base or why_none in LOST else why_none
+    if base is None:
+        return FULL, why_none
+    if disk.target not in base.checkpoint.disks:
+        return FULL, "not-in-checkpoint"
+    if not base.checkpoint.disks[disk.target]:
+        return FULL, "bitmap-lost"
+    if base.point is None:
+        return INCREMENTAL, "checkpoint"
+    return _decide_by_parent(disk, base)
+
+
+def _decide_by_parent(disk, base):
+    before = base.point.manifest.disk(disk.target)
+    if before is None:
+        return FULL, "not-in-parent"
+    if before.source != disk.source:
+        return FULL, "source-changed"
+    if before.size > disk.size:
+        return FULL, "shrunk"
+    if disk.target in base.broken:
+        return FULL, "chain-broken"
+    if disk.target in base.damaged:
+        return FULL, "parent-damaged"
+    return INCREMENTAL, "grown" if before.size < disk.size else "checkpoint"
+
+
+_NO_FULL = "the chain begins with an incremental"
+
+
+class _Finder:
+    """Looks for a base. warnings: what the operator should know of it."""
+
+    def __init__(self, vm, target, points, disks, check):
+        self._vm, self._series, self._points, self._disks = vm, target, points, disks
+        self._check = check
+        self._partial = series.partial_disks(points)
+        self.warnings: list[str] = []
+        self.given_back: list[str] = []
+
+    def named(self, name):
+        if not self._vm.supports_checkpoints:
+            raise errors.Unsupported(
+                f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
+            )
+        if name not in self._vm.checkpoints():
+            for point in reversed([p for p in self._points if p.manifest.checkpoint]):
+                if point.manifest.checkpoint.name == name and self._given_back(point):
+                    break
+        checkpoint = self._vm.checkpoint(name)
+        made_with = [point for point in self._points if is_of(point, checkpoint) and self._is_linked(point)]
+        return Base(checkpoint, made_with[-1] if made_with else None), ""
+
+    def newest(self):
+        """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
+        are none: a series must not go on with what cannot be restored by itself."""
+        if not self._points:
+            return None, "first-point"
+        if not self._vm.supports_checkpoints:
+            return None, "no-checkpoint-support"
+        self._existing = set(self._vm.checkpoints())
+        none = None, "no-checkpoint"
+        newest_first = reversed([p for p in self._whole() or self._points if p.manifest.checkpoint])
+        for number, point in enumerate(newest_first):
+            base, why = self._of_point(point)
+            if base:
+                return base, ""
+            none = none if number else (None, why)  # why the newest one is none
+        return none
+
+    def _whole(self):
+        """The points with whole images of all their disks."""
+        return [point for point in self._points if not self._partial[point.id]]
+
+    def tell_of_partial(self, base, decisions):
+        """The next point will be one of which no whole image can be made, in a series that has such."""
+        partial = self._partial[base.point.id] if base.point else set(decisions)
+        chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]
+        if chosen and (whole := self._whole()):
+            self.warnings.append(
+                f"the new point tells what changed on {', '.join(chosen)} since {base.checkpoint.name}, of which the "
+                f"store has no whole image: it is partial, and latest stays {whole[-1].id}"
+            )
+
+    def looked_through(self, base):
+        """The Base with what is known of its files: what is laid over a lost file could not be restored."""
+        disks = [disk.name for disk in base.point.manifest.disks] if base.point else []
+        flaws = {disk: self._chain_flaw(base.point, disk) for disk in disks}
+        broken = {disk: flaw for disk, flaw in flaws.items() if flaw not in (None, _NO_FULL)}
+        self.warnings += [f"the chain of disk {disk} is broken and is not continued: {broken[disk]}" for disk in broken]
+        whole = frozenset(disk for disk, flaw in flaws.items() if flaw is None)
+        return replace(base, whole=whole, broken=frozenset(broken), damaged=self._damaged(base.point))
+
+    def _damaged(self, point):
+        """The disks that cannot be restored as of a point, by what is on record of it and of all that it builds on."""
+        if point is None:
+            return frozenset()
+        known = verdict.Known(self._points, findings.load(self._series))
+        named = {disk.name: known.damaged(point, disk.name) for disk in point.manifest.disks}
+        self.warnings += [
+            f"damage of point {each} is on record: nothing is laid over it (nbdpull verify looks whether it is mended)"
+            for each in sorted(frozenset().union(*named.values()))
+        ]
+        return frozenset(disk for disk, points in named.items() if points)
+
+    def _chain_flaw(self, point, disk):
+        """Why a disk cannot be restored as of a point, as text; None where it can. Of the chunk files, sizes only."""
+        try:
+            links = self._series.chain(point, disk)
+        except errors.NoFullPull:
+            return _NO_FULL
+        except errors.NbdpullError as error:
+            return str(error)
+        for _, entry in links:
+            flaws = [*map(self._series.size_flaw, entry.chunks), self._series.file_flaw(entry.index, self._check)]
+            if any(flaws):
+                return next(filter(None, flaws))
+        return None
+
+    def _of_point(self, point):
+        """Return (Base of a point with a checkpoint, "") or (None, why it can be none)."""
+        name = point.manifest.checkpoint.name
+        if name not in self._existing and not self._given_back(point):
+            return None, "checkpoint-lost"
+        checkpoint = self._vm.checkpoint(name)
+        if not is_of(point, checkpoint):
+            return None, "checkpoint-replaced"
+        if not any(checkpoint.disks.get(disk.target) for disk in self._disks):
+            covered = any(disk.target in checkpoint.disks for disk in self._disks)
+            return None, "bitmap-lost" if covered else "not-in-checkpoint"
+        return (Base(checkpoint, point), "") if self._is_linked(point) else (None, "chain-broken")
+
+    def _given_back(self, point):
+        """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
+        xml = stored_checkpoint(self._series, point)
+        if xml is None or not self._vm.redefine_checkpoint(xml):
+            return False
+        name = point.manifest.checkpoint.name
+        self.given_back.append(name)
+        self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")
+        return True
+
+    def _is_linked(self, point):
+        """Whether all that it builds on is there."""
+        try:
+            while (point := self._series.parent(point)) is not None:
+                pass
+        except errors.NbdpullError as error:
+            self.warnings.append(f"a chain is broken and is not continued: {error}")
+            return False
+        return True
+
+
+def stored_checkpoint(target, point):
+    """The definition of its checkpoint that a Point of the Series keeps, None where it has none, or another one's:
+    whoever can write to the store may have written it."""
+    try:
+        xml = (target.read_file(point, layout.CHECKPOINT_XML) or b"").decode()
+        return xml if is_of(point, domain_xml.parse_checkpoint(xml, with_size=False)) else None
+    except (errors.Damaged, ValueError):
+        return None
+
+
+def is_of(point, checkpoint):
+    """Whether this is the very checkpoint made with the point, not one of its name from another time.
+
+    The time alone does not tell: it is in whole seconds, and a name can be given anew within one.
+    """
+    made = point.manifest.checkpoint
+    return made is not None and (
+        (made.name, made.creation_time, point.id) == (checkpoint.name, checkpoint.creation_time, checkpoint.run_id)
+    )

@@ -1,0 +1,189 @@
+"""A domain that is off, read without a start: its images are opened beside it, and asked what QEMU would be asked.
+
+Owns: what of a Domain and of its job there is without QEMU, which disks can be read so, and that until all is read the
+domain stays off and its images what they are. No checkpoint is made, and nothing is written. Must not know: when a
+domain is read so, stores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Callable, NamedTuple, Optional
+
+from ..core import errors
+from ..definitions import domain_xml
+from ..definitions.domain_xml import Checkpoint, Disk
+from ..hypervisor import domain, domain_freeze
+from ..nbd.image_layers import Layers, Place
+from ..nbd.storage_daemon import StorageDaemon
+
+OFF, SAVED_STATE = "off", "saved-state"  # why a point is no more than crash-consistent
+_SAVED = ("the domain has a saved state: its disks go with the memory in that, which is not in the point; to a guest "
+          "that boots from them it is as if power had been cut at that moment")  # fmt: skip
+_VOID = "nothing that was read can be used, pull again"
+
+
+@contextlib.contextmanager
+def opened(
+    vm: domain.Domain, check: Callable[[], None], stall_timeout: float = 60.0, instead: str = ""
+) -> Iterator[OffDomain]:
+    """Give the OffDomain of a Domain that is off. instead: why it is not started, for errors by which it cannot be read
+    either: Unsupported, as its images are elsewhere; MissingSoftware."""
+    with contextlib.ExitStack() as opened:
+        with _explained(instead):
+            if vm.is_remote:
+                raise errors.Unsupported(f"its images are on {vm.host}, and only nbdpull there can read them")
+            daemon = opened.enter_context(StorageDaemon(check, stall_timeout))
+        yield OffDomain(vm, daemon, opened, instead)
+
+
+@contextlib.contextmanager
+def _explained(instead: str) -> Iterator[None]:
+    try:
+        yield
+    except (errors.HypervisorError, errors.Busy, errors.AccessDenied, errors.MissingSoftware) as error:
+        if not instead:
+            raise
+        raise type(error)(f"{instead}, and its images cannot be read either: {error}") from error
+
+
+class OffDomain(domain.Domain):
+    """What a Domain tells who pulls it, of one that is off. Only disks that were looked_at can be pulled."""
+
+    reads_images = True
+    supports_checkpoints = True  # those that are there can be read
+
+    def __init__(self, vm: domain.Domain, daemon: StorageDaemon, opened: contextlib.ExitStack, instead: str):
+        """opened: what is to be closed when all is read; the daemon is in it."""
+        super().__init__(vm._connection, vm._dom, vm._link)
+        self._daemon, self._opened, self._instead = daemon, opened, instead
+        self._layers: dict[str, Layers] = {}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {**super().versions, "qemu": self._daemon.version}
+
+    def looked_at(self, disks: Iterable[Disk]) -> list[Disk]:
+        """Open their images, and keep everybody from writing to them. Busy where somebody does; Unsupported."""
+        with self._seam("read the definition"):
+            described = domain_xml.images(self._dom.XMLDesc(0))
+        with _explained(self._instead):
+            found = [self._with_layers(disk, described[disk.target]) for disk in disks]
+        self._require_off()  # it cannot be started any more
+        return found
+
+    def _with_layers(self, disk: Disk, images: domain_xml.Images) -> Disk:
+        obstacle = images.altered or ("" if all(path for path, _ in images.chain) else "is no file and no block device")
+        if obstacle:
+            raise errors.Unsupported(f"disk {disk.target} of domain '{self.name}' can only be read while that runs: it "
+                                     f"{obstacle}; leave it out by --exclude {disk.target}")  # fmt: skip
+        places = [Place(*place) for place in images.chain]
+        layers = self._layers[disk.target] = Layers(self._daemon, disk.target, places, images.is_all)
+        self._opened.callback(layers.close)
+        return replace(disk, size=layers.size, allocation=layers.allocation, bitmaps=layers.can_hold_bitmaps)
+
+    @property
+    def image_warnings(self) -> list[str]:  # type: ignore[override]
+        saved = [_SAVED, *self._disks_of_the_saved_state()] if self.has_saved_state else []
+        return [warning for layers in self._layers.values() for warning in layers.warnings] + saved
+
+    def require_there(self) -> None:
+        """JobLost where it was started, NoAnswer where libvirt's daemon is gone or hangs; nothing else."""
+        try:
+            state = self.guest_state()
+        except errors.NbdpullError:
+            if self._link.gone:
+                raise
+            return
+        if not state.off:
+            raise self._started()
+
+    def require_idle(self) -> None:
+        """What QEMU does cannot be in the way: it does not run."""
+
+    def require_no_foreign_job(self) -> None:
+        """The same."""
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Each bitmap of a disk that was looked at is judged as libvirt does it for a domain that runs."""
+        found = super().checkpoint(name)
+        return replace(found, disks={target: self._tells_since(target, name) for target in found.disks})
+
+    def _tells_since(self, target: str, checkpoint: str) -> Optional[bool]:
+        return self._layers[target].tells_since(checkpoint) if target in self._layers else None
+
+    def _validated(self, checkpoint: Checkpoint, targets: Sequence[str]) -> bool:
+        if not targets or not all(self._tells_since(target, checkpoint.name) for target in targets):
+            return False
+        self._redefine(replace(checkpoint, disks=dict.fromkeys(targets)))
+        return True
+
+    @contextlib.contextmanager
+    def backup(self, plan: domain.Plan) -> Iterator[Reading]:  # type: ignore[override]
+        """Serve the disks of the plan, as a backup job does; end by Reading.finish(). NotQuiesced."""
+        if plan.quiesce == domain.REQUIRE:
+            raise errors.NotQuiesced(f"domain '{self.name}' is off, and no guest is there to be frozen: let "
+                                     "--quiesce=auto pull all the same")  # fmt: skip
+        bitmap = f"nbdpull-{plan.run_id}"
+        exports = {
+            target: domain.Export(target, self._layers[target].export(base, bitmap))
+            for target, base in plan.disks.items()
+        }
+        yield Reading(self, exports, self._daemon.socket)
+
+    def _disks_of_the_saved_state(self) -> list[str]:
+        """A warning where it has disks that the definition does not have: they were plugged in live before that."""
+        with self._seam("read the definition of the saved state"):
+            saved = domain_xml.parse_disks(self._dom.managedSaveGetXMLDesc(0))
+        defined = {(disk.target, disk.source) for disk in self.disks()}
+        others = [disk for disk in saved if disk.device == "disk" and (disk.target, disk.source) not in defined]
+        named = ", ".join(f"{disk.target} ({disk.source})" for disk in others)
+        return [f"the saved state has disks that the definition and the point do not have: {named}"] if named else []
+
+    def _require_off(self) -> None:
+        if self.active:
+            raise self._started()
+
+    def _started(self) -> errors.NbdpullError:
+        return errors.JobLost(f"domain '{self.name}' was started while its images were read: {_VOID}")
+
+    def require_unchanged(self) -> None:
+        """JobLost unless what was read until now is the disks as they were when they were looked at."""
+        self._daemon.require_alive()
+        self._require_off()
+        changed = next(filter(None, (layers.changed() for layers in self._layers.values())), "")
+        if changed:
+            raise errors.JobLost(f"{changed} was changed while it was read: {_VOID}")
+
+    def let_go(self) -> None:
+        """Close the images: from now on the domain can be started."""
+        self._opened.close()
+
+
+class _Freeze(NamedTuple):
+    """As domain_freeze.Freeze tells it."""
+
+    consistency: str
+    reason: str
+    warnings: list[str]
+
+
+class Reading:
+    """The images being read; a domain.Job for who reads."""
+
+    checkpoint = None
+
+    def __init__(self, vm: OffDomain, exports: dict[str, domain.Export], socket: str):
+        self._vm = vm
+        self.exports, self.socket = exports, socket
+        self.scratch_files: list[str] = []
+        self.freeze = _Freeze(domain_freeze.CRASH_CONSISTENT, SAVED_STATE if vm.has_saved_state else OFF, [])
+
+    def require_alive(self) -> None:
+        self._vm.require_unchanged()
+
+    def finish(self) -> None:
+        self.require_alive()
+        self._vm.let_go()

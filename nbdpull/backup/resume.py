@@ -1,0 +1,145 @@
+"""A dead run whose job still stands: whether a pull can go on with it, and what of its work is kept.
+
+As long as the job is there, so is the frozen view of the disks: what was read of it and is durable need not be read
+again. Owns: what has to match, and the proof of the files that are kept. Must not know: how a job, a chunk file or a
+journal is made.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from typing import Optional
+
+from ..core import errors, extents
+from ..format import layout, manifest, reader
+from ..format.manifest import FileEntry
+from ..hypervisor import domain
+from ..repository import journal
+from . import scratch_watch
+
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
+SOON = 3600  # seconds: who asks for nothing gets no older state of the disks than that
+
+
+def find(vm, series) -> Optional[journal.Run]:
+    """The dead run of this series whose backup job the domain still has; None where there is none."""
+    job = vm.backup_job()
+    run = series.dead_runs().get(job.run_id) if job else None
+    if not run or run.uuid != vm.uuid or run.is_alive is not False:
+        return None
+    # A store that was moved is the run's all the same. Of a copy it is not: the original would take the point's
+    # checkpoint for one that a dead run left.
+    return None if series.is_copy(run) else run
+
+
+def obstacle(vm, run, plan, parent=None, how=AUTO, scratch_limit=None) -> str:
+    """Why a pull by this plan cannot go on with that run, as text; "" if it can.
+
+    plan: with the run's id; parent: the Point that it builds on, or None.
+    """
+    if run.freeze is None:
+        return "its job was not whole yet, or about to be ended"
+    if plan.quiesce == domain.REQUIRE and run.freeze[0] != domain.FROZEN:
+        return "its guest was not frozen"
+    if run.parent != parent_of(parent):
+        return "it builds on another point"
+    if (run.checkpoint, set(run.checkpoint_disks)) != (plan.checkpoint, set(plan.checkpoint_disks)):
+        return "another checkpoint is to be made"
+    if not vm.is_under_way(plan):
+        return "other disks, another base, scratch folder or way to QEMU are wanted"
+    return _unfit(vm, plan, scratch_limit) or ("" if how == ALWAYS else _too_old(run))
+
+
+def parent_of(point):
+    """What a run writes down of the Point that it builds on."""
+    return [point.id, point.sha256] if point else None
+
+
+def _unfit(vm, plan, scratch_limit):
+    """Why the job cannot be read from for much longer: nobody has looked after it since its run died."""
+    if vm.is_remote:
+        return ""
+    if plan.socket and not os.path.exists(plan.socket):
+        return f"its socket {plan.socket} is gone"
+    try:
+        used = scratch_watch.used_bytes(vm.scratch_files(plan))
+    except OSError:
+        return "its scratch is gone"
+    if scratch_limit and used > scratch_limit:
+        return f"its scratch takes {used} bytes, more than --scratch-limit ({scratch_limit})"
+    free = scratch_watch.free_bytes(plan.scratch_dir)
+    if free is not None and free < scratch_watch.reserve(plan.scratch_dir):
+        return "its scratch has little room left"
+    return ""
+
+
+def _too_old(run):
+    age = (datetime.now(timezone.utc) - datetime.fromisoformat(run.begun)).total_seconds()
+    if 0 <= age <= SOON:
+        return ""
+    return f"it began at {run.begun}, more than an hour ago (--resume goes on with such a one, too)"
+
+
+class Kept:
+    """What a dead run made of a disk and is still as it was: its chunk files up to the first that is not.
+
+    chunks: FileEntry of the disk's list so far, older points' included; reached: offset up to which the disk is done;
+    read_bytes: read for it. check() is called often while the files are proved.
+    """
+
+    def __init__(self, series, run, disk, check=lambda: None):
+        """disk: as the domain has it, with its target and size."""
+        self._series, self._point, self._disk, self._size = series, run.id, disk.target, disk.size
+        self.chunks: list[FileEntry] = []
+        self.reached = self.read_bytes = 0
+        for sealed in run.sealed.get(disk.target, []):
+            check()
+            chunks = [FileEntry(*chunk) for chunk in sealed.chunks]
+            if not self._taken(chunks, check):
+                break
+            self.chunks += chunks
+            self.read_bytes += sealed.read_bytes
+
+    def _taken(self, chunks, check):
+        """Whether these files are what they were; the disk is then done up to where the records of our own end."""
+        own = [chunk for chunk in chunks if self._is_own(chunk)]
+        others = [chunk for chunk in chunks if not self._is_own(chunk)]
+        following = f"{self._point}/{layout.chunk_name(self._disk, len(self.own))}"
+        if [chunk.path for chunk in own] != [following]:  # else the journal lacks a line, and what it told of
+            return False
+        try:
+            if any(self._series.file_flaw(chunk, check) for chunk in own) or any(map(self._series.size_flaw, others)):
+                return False
+            records = self._records(own[-1])
+        except errors.Damaged:
+            return False
+        # What a reader would have to refuse must not come into the point, whoever wrote it.
+        if not len(records) or layout.records_flaw(records, self._size, len(self.chunks) + len(chunks)):
+            return False
+        if not all(manifest.is_chunk(chunk.path, self._disk) for chunk in chunks):
+            return False
+        if int(records["offset"][0]) < self.reached:
+            return False
+        self.reached = int(extents.ends(records[-1:])[0])
+        return True
+
+    def _is_own(self, chunk):
+        return chunk.path.startswith(f"{self._point}/")
+
+    @property
+    def own(self):
+        """Numbers in `chunks` of the files that the run made itself."""
+        return [number for number, chunk in enumerate(self.chunks) if self._is_own(chunk)]
+
+    @property
+    def files(self):
+        """Those files, as FileEntry."""
+        return [self.chunks[number] for number in self.own]
+
+    def records(self):
+        """Yield the records of each of those files, as arrays: the index of the disk so far."""
+        return map(self._records, self.files)
+
+    def _records(self, chunk):
+        return reader.chunk_records(self._series.store, f"{self._series.folder}/{chunk.path}", chunk.size)

@@ -1,0 +1,156 @@
+"""The way from here to QEMU's NBD server: its unix socket, that socket through ssh, or TCP with or without TLS.
+
+Owns: addresses as the user writes them, what of a libvirt URI ssh needs, and the ssh process. Must not know: NBD's
+protocol, backups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Callable, Optional, Union
+
+from ..core import errors
+from ..hypervisor import domain
+from ..nbd import source
+
+_TCP = re.compile(r"tcp:(?:\[([^]]+)\]|([^:]+)):(\d+)\Z")
+_EVERYWHERE = ("0.0.0.0", "::", "*")
+_TLS_FILES = ("ca-cert.pem",)
+_CLIENT_FILES = ("client-cert.pem", "client-key.pem")
+_SSH_START = 30  # seconds
+
+
+@dataclass(frozen=True)
+class Route:
+    """listen: what QEMU is told, None = its unix socket; certificates: folder of the TLS files, None = no TLS."""
+
+    listen: Optional[domain.Listen] = None
+    certificates: Optional[str] = None
+
+    def require_way(self, vm: domain.Domain) -> None:
+        """UsageError where QEMU's unix socket is to be used and could not be brought here."""
+        if not self.listen and vm.is_remote:
+            ssh_command(vm.uri)
+
+    def socket(self, vm: domain.Domain, run_id: str, wanted: Optional[str]) -> Optional[str]:
+        """Where QEMU is to make its unix socket, at `wanted` if that is told; None where it makes none."""
+        if vm.reads_images:
+            return None
+        return wanted or (None if self.listen else vm.socket_path(run_id))
+
+    def warnings(self) -> list[str]:
+        if not self.listen:
+            return []
+        if not self.certificates:
+            return [f"{self.listen.host}:{self.listen.port} has no TLS: who reaches that port can read the disks, "
+                    "who is on the way can change what arrives"]  # fmt: skip
+        version = source.library_version()
+        if source.tls_is_verified(version):
+            return []
+        return [f"libnbd {version} has known gaps in its check of the server's certificate (CVE-2024-7383): against an "
+                "attacker on the way use libnbd 1.18.5, 1.20.2 or later, or ssh"]  # fmt: skip
+
+
+def parse(nbd: Optional[str], certificates: Optional[str]) -> Route:
+    """nbd: None, or tcp:HOST:PORT. UsageError."""
+    if certificates is not None:
+        _require_files(certificates)
+    if nbd is None:
+        if certificates is not None:
+            raise errors.UsageError("--tls is for TCP: name an address and a port by --nbd tcp:HOST:PORT")
+        return Route()
+    match = _TCP.match(nbd)
+    if not match or not 0 < int(match[3]) < 65536:
+        raise errors.UsageError(f"--nbd {nbd}: write tcp:HOST:PORT, with an IPv6 address in brackets")
+    return Route(domain.Listen(match[1] or match[2], int(match[3])), certificates)
+
+
+def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Route:
+    """The same for a domain; where its images are read no QEMU is to be reached. UsageError."""
+    way = parse(nbd, certificates)
+    way.require_way(vm)
+    return Route() if vm.reads_images else way
+
+
+def _require_files(folder):
+    present = {name: os.access(os.path.join(folder, name), os.R_OK) for name in (*_TLS_FILES, *_CLIENT_FILES)}
+    if not present["ca-cert.pem"]:
+        raise errors.UsageError(f"--tls {folder}: no readable ca-cert.pem in it, by which the server would be checked")
+    if present["client-cert.pem"] != present["client-key.pem"]:
+        raise errors.UsageError(f"--tls {folder}: of client-cert.pem and client-key.pem one is not readable")
+
+
+@contextlib.contextmanager
+def opened(
+    route: Route, vm: domain.Domain, socket: str, check: Callable = lambda: None
+) -> Iterator[Union[str, source.Tcp]]:
+    """Give what source.Source is to connect to. socket: path of QEMU's, on its machine. check() is called while ssh
+    is waited for."""
+    if route.listen:
+        host = vm.host if route.listen.host in _EVERYWHERE else route.listen.host
+        yield source.Tcp(host, route.listen.port, route.certificates)
+    elif vm.is_remote:
+        with _forwarded(vm.uri, socket, check) as local:
+            yield local
+    else:
+        yield socket
+
+
+@contextlib.contextmanager
+def _forwarded(uri, socket, check):
+    """A unix socket here that ssh joins to QEMU's there."""
+    command = ssh_command(uri)
+    folder = tempfile.mkdtemp(prefix="nbdpull-")  # nobody else may enter it
+    try:
+        local = os.path.join(folder, "nbd")
+        with open(os.path.join(folder, "ssh"), "wb+") as said:
+            process = subprocess.Popen(
+                [*command[:-2], "-N", "-L", f"{local}:{socket}", *command[-2:]],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+            )  # fmt: skip
+            try:
+                _wait_for(local, process, said, check)
+                yield local
+            finally:
+                process.terminate()
+                process.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ssh_command(uri: str) -> list[str]:
+    """ssh as libvirt would call it for a URI, the host last; UsageError where the URI goes another way."""
+    parts = urllib.parse.urlsplit(uri)
+    transport = parts.scheme.partition("+")[2]
+    if transport not in ("ssh", "libssh", "libssh2"):
+        raise errors.UsageError(f"{uri}: QEMU's unix socket is on {parts.hostname}, and only ssh can bring it here: "
+                                "use qemu+ssh://, or --nbd tcp:HOST:PORT with --tls")  # fmt: skip
+    options = dict(urllib.parse.parse_qsl(parts.query))
+    words = [options.get("command", "ssh"), "-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]
+    words += ["-o", "ServerAliveInterval=15"]
+    words += ["-i", options["keyfile"]] if "keyfile" in options else []
+    if options.get("no_verify", "0") != "0":
+        words += ["-o", "StrictHostKeyChecking=no"]
+    words += ["-l", parts.username] if parts.username else []
+    words += ["-p", str(parts.port)] if parts.port else []
+    return [*words, "--", parts.hostname or ""]
+
+
+def _wait_for(local, process, said, check=lambda: None):
+    deadline = time.monotonic() + _SSH_START
+    while not os.path.exists(local):
+        if process.poll() is not None or time.monotonic() > deadline:
+            said.seek(0)
+            words = " ".join(said.read().decode(errors="replace").split())
+            raise errors.SourceError(f"ssh could not bring QEMU's socket here: {words or 'no answer'}")
+        check()
+        time.sleep(0.02)

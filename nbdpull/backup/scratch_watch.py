@@ -1,0 +1,168 @@
+"""Scratch space while a job runs: how much the guest's writes have made QEMU put there, and that it never runs out.
+
+Owns: the thread that looks, when a job has to end for the guest's sake, and which paused guest is ours to resume. Where
+scratch is full QEMU lets the guest's write fail, and the guest is paused. Must not know: libvirt, NBD, the store.
+
+The files themselves are looked at where they are on this machine: it takes no call of libvirt, whose older daemons were
+seen to crash when asked for statistics during a backup. Elsewhere the job's statistics are asked for, less often.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+from ..core import errors
+
+LOOK_INTERVAL = 0.2  # seconds
+REMOTE_INTERVAL = 5.0
+RESERVE = 64 << 20  # bytes; of a small file system a sixteenth
+STARVED = 1 << 20  # bytes: where so little is free, QEMU finds no room for a cluster and its tables
+GROWTH_SAMPLES = 64
+LOOKS_AHEAD = 2  # the job ends if at the present rate the space is gone in so many looks
+
+
+def free_bytes(folder):
+    """Bytes free in the file system of a folder for others than root, as QEMU mostly is. None: not known."""
+    with suppress(OSError):
+        status = os.statvfs(folder)
+        return status.f_bavail * status.f_frsize
+    return None
+
+
+def reserve(folder):
+    """Bytes that must stay free."""
+    with suppress(OSError):
+        status = os.statvfs(folder)
+        return min(RESERVE, status.f_blocks * status.f_frsize // 16)
+    return 0
+
+
+def used_bytes(files):
+    """What files of this machine take of their file system; OSError where one is not there."""
+    return sum(os.stat(path).st_blocks * 512 for path in files)
+
+
+def require_room(folder, disk_bytes, limit=None):
+    """Raises ScratchFull where a job would have to end as soon as it began, or before it could use its limit."""
+    free = free_bytes(folder)
+    wanted = min(disk_bytes, limit or 0) + min(reserve(folder), disk_bytes)
+    if free is not None and free < wanted:
+        raise errors.ScratchFull(
+            f"the scratch folder {folder} has {free} bytes free, {wanted} are wanted for what the guest overwrites "
+            "during the pull: free some, or name another with --scratch-dir"
+        )
+
+
+def starves(vm, folder):
+    """Whether the guest is paused now because a job found no room in this folder for what the guest overwrites.
+
+    A guest that its own image's file system paused is told from it by the room that scratch has.
+    """
+    free = None if vm.is_remote else free_bytes(folder)
+    return free is not None and free < STARVED and vm.guest_state().io_error
+
+
+class Growth:
+    """Samples [seconds since the first, bytes] of something that may go on for days: at most GROWTH_SAMPLES, spread
+    evenly, because each time that they are so many every second one goes, and every second look from then on."""
+
+    def __init__(self):
+        self.samples, self._every, self._looks, self._began = [], 1, 0, None
+
+    def note(self, seconds, used):
+        self._began = seconds if self._began is None else self._began
+        if self._looks % self._every == 0:
+            self.samples.append([round(seconds - self._began, 1), used])
+        self._looks += 1
+        if len(self.samples) == GROWTH_SAMPLES:
+            del self.samples[1::2]
+            self._every *= 2
+
+
+class ScratchWatch:
+    """Looks after the scratch of one job. `check` raises what it saw; `peak` is the most that was in use, in bytes;
+    `growth` has samples of it."""
+
+    def __init__(self, vm, folder, limit=None):
+        self._vm, self._folder, self._limit = vm, folder, limit
+        self._ran = vm.guest_state().running
+        self._local = not vm.is_remote
+        self._stop = threading.Event()
+        self._error = None
+        self._starved = False
+        self.peak = 0
+        self.growth = Growth()
+
+    def check(self):
+        if self._error:
+            raise self._error
+
+    @contextmanager
+    def guarding_guest(self):
+        """Around the job's life: the guest runs afterwards if it ran before and this job's scratch alone stopped it."""
+        try:
+            yield
+        finally:
+            if self._ran and self._starved:
+                self._resume()
+
+    def _resume(self):
+        with suppress(errors.NbdpullError), self._vm.ignoring_check():  # gone, or resumed by somebody
+            if self._vm.guest_state().io_error:
+                self._vm.resume_guest()
+
+    @contextmanager
+    def watching(self, job):
+        """While this is entered a thread looks; it is left before the job ends, as that frees the space."""
+        if not job.scratch_files:
+            yield
+            return
+        thread = threading.Thread(target=self._run, args=[job], daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join(2 * LOOK_INTERVAL)  # it may hang in a call to libvirt, and is no reason to wait
+            if self._error or not thread.is_alive():
+                self._look(job)
+
+    def _run(self, job):
+        while not self._stop.wait(LOOK_INTERVAL if self._local else REMOTE_INTERVAL):
+            self._look(job)
+
+    def _look(self, job):
+        try:
+            self._measure(job)
+            self._starved = self._starved or starves(self._vm, self._folder)
+            self._error = self._error or self._verdict()
+        except errors.NbdpullError:
+            pass  # whether the job is whole is for its reader to find out
+
+    def _measure(self, job):
+        used = self._used(job)
+        self._grown, self.peak = max(0, used - self.peak), max(used, self.peak)
+        self._free = free_bytes(self._folder) if self._local else None
+        self.growth.note(time.monotonic(), used)
+
+    def _used(self, job):
+        if self._local:
+            with suppress(OSError):
+                return used_bytes(job.scratch_files)
+        return job.stats()["scratch_bytes"]
+
+    def _verdict(self):
+        if self._limit and self.peak > self._limit:
+            return errors.LimitReached(
+                f"the guest has overwritten so much that scratch takes {self.peak} bytes, more than --scratch-limit "
+                f"({self._limit}): the job was ended; pull when the guest writes less"
+            )
+        if self._free is not None and self._free - LOOKS_AHEAD * self._grown < reserve(self._folder) / 2:
+            return errors.ScratchFull(
+                f"scratch in {self._folder} is running out ({self._free} bytes free, {self.peak} in use): the job was "
+                "ended for the guest's sake; name a folder with more room by --scratch-dir"
+            )
+        return None

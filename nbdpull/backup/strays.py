@@ -1,0 +1,65 @@
+"""What pulls leave in a domain on purpose: checkpoints, and the bitmaps in its images that record for them.
+
+Owns: which of them are nbdpull's, and which bitmaps of ours no checkpoint owns any more: a copied image brings some
+along, a domain that is undefined loses its checkpoints and keeps theirs. Must not know: stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+from ..format import layout
+from ..hypervisor import domain
+from ..images import guest_files
+
+_ANSWER = 30.0  # seconds
+_PREFIX = "nbdpull-"  # of a checkpoint that we named, and so of its bitmaps; the run's id follows
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A bitmap of ours that no checkpoint owns. name: it tells the run; disks: targets that have it."""
+
+    name: str
+    disks: list[str]
+
+    @property
+    def run(self) -> str:
+        return run_of(self.name)
+
+
+def run_of(name: str) -> str:
+    """The run that gave a checkpoint or bitmap this name, "" where none did."""
+    run = name[len(_PREFIX) :]
+    return run if name.startswith(_PREFIX) and layout.POINT_ID.match(run) else ""
+
+
+def checkpoints(vm: domain.Domain) -> list[domain.Checkpoint]:
+    """Those that nbdpull made, also where somebody else named them; oldest first."""
+    return [checkpoint for checkpoint in vm.known_checkpoints() if checkpoint.run_id]
+
+
+def orphans(vm: domain.Domain, check: Callable = lambda: None) -> tuple[list[Orphan], list[str]]:
+    """(what is in the images of the domain, [why an image could not be looked at, …]).
+
+    Of a running domain an image tells what it held when that started: what was orphaned since is seen after its end.
+    """
+    owned, flaws = set(vm.checkpoints()), []
+    disks: dict[str, list[str]] = {}
+    for disk in vm.disks():
+        if vm.is_remote or disk.format != "qcow2" or disk.type not in ("file", "block") or disk.empty:
+            continue
+        try:
+            for layer in guest_files.layers(disk.source, disk.format, _ANSWER, check):
+                for name in _bitmaps(layer):
+                    if run_of(name) and name not in owned and disk.target not in disks.setdefault(name, []):
+                        disks[name].append(disk.target)
+        except OSError as error:
+            flaws.append(f"the bitmaps of disk {disk.target} cannot be told: {error.filename}: {error.strerror}")
+    return [Orphan(name, targets) for name, targets in sorted(disks.items())], flaws
+
+
+def _bitmaps(layer):
+    details = layer.get("format-specific", {}).get("data", {})
+    return [bitmap["name"] for bitmap in details.get("bitmaps", [])]

@@ -1,0 +1,231 @@
+"""A domain's definition as a document: what files it needs besides its disks, and itself fit for restored ones.
+
+Owns: the rewriting of a <domain>: paths, name, uuid and what has to change with them. Must not know: libvirt's API, the
+store, which files exist.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Optional
+
+from ..core import errors
+from ..format.layout import BOOT_FILES
+from . import copy_policy, xml_tree
+
+_TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
+LOOPBACK = "127.0.0.1"
+_ATTRIBUTES = {"file": "file", "block": "dev"}  # of <source>, by the disk's type
+_OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
+_NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a disk is now. type: "file" or "block"; format: "qcow2" or "raw"; encrypted: by the secret that the
+    definition names for it."""
+
+    type: str
+    path: str
+    format: str
+    encrypted: bool = False
+
+
+def parse(xml):
+    """The tree of a <domain>; Damaged where it is none. libvirt takes two <devices> for one, and never writes two."""
+    root = xml_tree.parse(xml)
+    for tag in ("name", "uuid", "os", "devices"):
+        if len(root.findall(tag)) > 1:
+            raise errors.Damaged(f"no definition of a domain: it has <{tag}> twice")
+    return root
+
+
+def can_name(path):
+    """Whether a definition can have that path: it is XML, in UTF-8."""
+    return not _NOT_IN_XML.search(path)
+
+
+def identity(xml):
+    """(name, uuid or None) of a <domain>."""
+    root = parse(xml)
+    return root.findtext("name", ""), root.findtext("uuid")
+
+
+def boot_files(xml):
+    """{name: path} of what a <domain> is booted from directly, by names of BOOT_FILES."""
+    root = parse(xml)
+    return {name: root.findtext(f"os/{name}", "").strip() for name in BOOT_FILES if root.findtext(f"os/{name}")}
+
+
+def tpm_folder(xml):
+    """Name of the folder that holds the state of an emulated TPM, below that of the domain; None without one."""
+    backend = parse(xml).find("devices/tpm/backend[@type='emulator']")
+    return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
+
+
+def has_variables(root):
+    """Whether the firmware of a <domain> keeps variables in a file, as UEFI's does, be that named or not."""
+    loader = root.find("os/loader")
+    if loader is not None and loader.get("stateless") == "yes":
+        return False
+    pflash = loader is not None and loader.get("type") == "pflash"
+    return pflash or root.find("os/nvram") is not None or root.find("os[@firmware='efi']") is not None
+
+
+def variables(xml):
+    """(path of the file or device that holds them, what to tell where it is neither) of a <domain>'s firmware."""
+    element = parse(xml).find("os/nvram")
+    if element is None:
+        return None, None
+    source = element.find("source")
+    about = source.attrib if source is not None else {}
+    path = (element.text or "").strip() or about.get("file") or about.get("dev")
+    if path or source is None:
+        return path or None, None
+    return None, f"the firmware's variables ({element.get('type')} {' '.join(about.values())}) are not in the point"
+
+
+def for_trial(xml, name):
+    """The same <domain> by another name and uuid, and without devices that libvirt cannot judge by words alone, nor the
+    scripts that it would run."""
+    root = parse(xml)
+    _name(root, name, new_uuid=True)
+    for device in root.findall("devices/hostdev[@type='pci']") + root.findall("devices/interface[@type='hostdev']"):
+        root.find("devices").remove(device)
+    for interface in root.iterfind("devices/interface"):
+        for script in interface.findall("script") + interface.findall("downscript"):
+            interface.remove(script)
+    return xml_tree.text_of(root)
+
+
+def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None, passwords=()):
+    """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
+    elsewhere: {target: where} of restored disks that no Source can name; passwords: types of graphics that had one.
+
+    A copy, that is one with another name or uuid, may run beside the original: it shares nothing with it.
+    """
+    root = parse(xml)
+    warnings: list[str] = []
+    copy = new_uuid or name not in (None, root.findtext("name"))
+    _name(root, name, new_uuid)
+    devices = root.find("devices")
+    for disk in list(root.iterfind("devices/disk")):
+        target = target_of(disk)
+        if target in disks:
+            warnings += _place(disk, disks[target])
+        elif disk.get("device", "disk") in ("disk", "lun"):
+            where = (elsewhere or {}).get(target)
+            what = f"disk {target} was {f'restored to {where}, which is not named here' if where else 'not restored'}"
+            if copy:
+                devices.remove(disk)
+            warnings.append(f"{what}: it is left out" if copy else f"{what}: it stays what it was")
+    for element in root.iterfind("os/*"):
+        if element.tag in BOOT_FILES and element.tag in files:
+            element.text = files[element.tag]
+    _nvram(root, files.get("nvram"), copy)
+    if copy:
+        warnings += _own(root)
+    warnings += [told for graphics in root.iterfind("devices/graphics") for told in _closed(graphics, passwords)]
+    return xml_tree.text_of(root), warnings
+
+
+def _name(root, name, new_uuid):
+    if name:
+        root.find("name").text = name
+    if new_uuid:
+        _child(root, "uuid").text = fresh = str(uuid.uuid4())
+        for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):  # libvirt wants both to be the same
+            entry.text = fresh
+        if root.find("genid") is not None:  # tells a guest that it is a copy
+            root.find("genid").text = str(uuid.uuid4())
+    root.attrib.pop("id", None)
+
+
+def target_of(disk):
+    """Its name: vda."""
+    target = disk.find("target")
+    return None if target is None else target.get("dev")
+
+
+def _place(disk, place):
+    """Let a disk be there; what to tell."""
+    secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
+    for tag in (*_OF_THE_OLD_SOURCE, "source"):
+        for old in disk.findall(tag):
+            disk.remove(old)
+    for other in disk.findall("driver")[1:]:  # which of them counts is libvirt's affair
+        disk.remove(other)
+    disk.set("type", place.type)
+    driver, source = _child(disk, "driver"), ET.Element("source", {_ATTRIBUTES[place.type]: place.path})
+    disk.insert(list(disk).index(driver) + 1, source)
+    if place.encrypted:
+        ET.SubElement(source, "encryption", format="luks").extend(secrets[:1])
+    driver.set("type", place.format)
+    for cache in driver.findall("metadata_cache") if place.format != "qcow2" else []:
+        driver.remove(cache)  # of qcow2's tables
+    return _no_lun(disk) if place.type == "file" and disk.get("device") == "lun" else []
+
+
+def _no_lun(disk):
+    disk.set("device", "disk")
+    for name in ("rawio", "sgio"):
+        disk.attrib.pop(name, None)
+    return [f"disk {target_of(disk)} was a LUN, which takes SCSI commands of the guest: in a file it is a plain disk"]
+
+
+def _nvram(root, path, copy):
+    """The variables are those of the point; of a copy without any libvirt makes them, at a place of its own."""
+    if not has_variables(root) or not (path or copy):
+        return
+    element = _child(root.find("os"), "nvram")
+    for child in list(element):
+        element.remove(child)
+    element.attrib.pop("type", None)  # the format stays: a point has the bytes as they were
+    element.text = path
+
+
+def _own(root):
+    """Make a copy's devices its own; what to tell."""
+    devices, told = root.find("devices"), copy_policy.own_domain(root)
+    for device in list(devices) if devices is not None else []:
+        rule = copy_policy.Rule(told=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
+        told.append(rule.told)
+        if not rule.kept:
+            devices.remove(device)
+    return [f"in the copy {text}" for text in told if text]
+
+
+def _own_disk(disk):
+    """Restored disks are its own; a medium that can only be read may be in the drives of both. What to tell."""
+    for mark in disk.findall("shareable"):
+        disk.remove(mark)
+    kind, source = disk.get("device"), disk.find("source")
+    written_to = kind == "floppy" and disk.find("readonly") is None
+    if source is None or not (written_to or (kind == "cdrom" and disk.get("type") == "block")):
+        return ""
+    disk.remove(source)
+    return f"{kind} {target_of(disk)} has no medium: it is the original's"
+
+
+def _closed(graphics, passwords):
+    """Let a display that had a password, which is in no point, listen where only this host is; what to tell."""
+    kind = graphics.get("type")
+    if kind not in passwords:
+        return []
+    graphics.attrib.pop("listen", None)
+    listens = graphics.findall("listen")
+    for listen in listens:
+        if listen.get("type") in ("address", "network"):
+            listen.attrib.clear()
+            listen.attrib.update(type="address", address=LOOPBACK)
+    if not listens and not graphics.get("socket"):
+        graphics.set("listen", LOOPBACK)
+    return [f"graphics {kind} had a password, which is not in the point: it listens on {LOOPBACK}; see virsh edit"]
+
+
+def _child(element: ET.Element, tag: str) -> ET.Element:
+    found: Optional[ET.Element] = element.find(tag)
+    return ET.SubElement(element, tag) if found is None else found

@@ -1,0 +1,79 @@
+"""Which disks of a domain a pull takes, and why it leaves the others.
+
+Owns: what of a disk's definition rules it out, and what the operator is told of that. Must not know: libvirt, how a
+disk is read, what it starts from.
+"""
+
+from __future__ import annotations
+
+from ..core import errors
+
+_DRIVES = {"cdrom": "a CD-ROM drive", "floppy": "a floppy drive"}
+# QEMU sends what the guest reads and writes there by an ioctl, and the filter that a backup puts on top of a disk has
+# none: it would fail each of them (block/copy-before-write.c and hw/scsi/scsi-disk.c of QEMU 10.2; not tried).
+_PASSED_THROUGH = "is passed through to the guest (device='lun'): during a backup its reads and writes would fail"
+_SHAREABLE = (
+    "is shareable: what other domains write to it is of no one instant, and where one has it open, no job with it can "
+    "begin (libvirt before 10.8 crashes at the attempt)"
+)
+
+ENCRYPTED = (
+    "is encrypted on its host; what is stored of it is not, nor is what a pull keeps aside in the scratch folder"
+)
+
+
+def chosen(vm, wanted=(), exclude=()):
+    """([Disk, …], warnings): the disks asked for, else all that hold the guest's writable data and can be pulled.
+    Only these are looked at.
+
+    NoSuchDisk, UnfitDisk, NothingToBackUp: before anything is begun.
+    """
+    disks = {disk.target: disk for disk in vm.disks()}
+    for name in [*wanted, *exclude]:
+        if name not in disks:
+            raise errors.NoSuchDisk(f"domain {vm.name} has no disk {name}; it has: {', '.join(disks) or 'none'}")
+    for name in wanted:
+        _require_fit(vm, disks[name])
+    names = list(dict.fromkeys(wanted)) or [name for name, disk in disks.items() if not why_left_out(disk)]
+    found = [disks[name] for name in names if name not in exclude]
+    if not found:
+        raise errors.NothingToBackUp(
+            f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
+        )
+    missed = [] if wanted else [disk for name, disk in disks.items() if name not in exclude and is_missed(disk)]
+    told = [f"disk {disk.target} is left out, it {_obstacle(disk)}; --exclude {disk.target} says that you know"
+            for disk in missed]  # fmt: skip
+    return vm.looked_at(found), told + [f"disk {disk.target} {ENCRYPTED}" for disk in found if disk.encrypted]
+
+
+def why_left_out(disk):
+    """Why a disk is not pulled where none is named, as the end of a sentence; "" if it is."""
+    if disk.device in _DRIVES:
+        return f"is {_DRIVES[disk.device]}"
+    return _obstacle(disk) or ("is read-only" if disk.readonly else "")
+
+
+def is_missed(disk):
+    """Whether the guest can write to a disk that is left out: no point has what it wrote."""
+    return not (disk.empty or disk.readonly or disk.device in _DRIVES) and bool(why_left_out(disk))
+
+
+def _require_fit(vm, disk):
+    if disk.empty:
+        raise errors.NoSuchDisk(f"disk {disk.target} of domain {vm.name} has no medium; leave it out")
+    obstacle = _obstacle(disk)
+    if obstacle:
+        raise errors.UnfitDisk(f"disk {disk.target} of domain {vm.name} cannot be pulled, it {obstacle}; leave it out")
+
+
+def _obstacle(disk):
+    """Why a disk cannot be pulled at all, likewise."""
+    if disk.empty:
+        return "has no medium"
+    if disk.transient:
+        return "is transient, of which libvirt makes no backup"
+    if disk.type == "vhostuser" or disk.bus == "sd":
+        return f"is one of {disk.type if disk.type == 'vhostuser' else 'bus sd'}, of which libvirt makes no backup"
+    if disk.device == "lun":
+        return _PASSED_THROUGH
+    return _SHAREABLE if disk.shareable else ""

@@ -1,0 +1,116 @@
+"""A restored definition made fit for this host: what is not here gives way, what only the definition names is shown.
+
+Owns: what gives way by itself, and what a person has to see before libvirt gets it. Whoever could write to the store
+could write the definition: an emulator runs as root, a path is a file that the guest reads or writes. Must not know:
+libvirt's API; files, which are asked for by a callable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Callable
+
+from ..core import errors
+from . import definition, xml_tree
+from .host_reach import Offer, Reach, is_usual_emulator, reaches, usual_emulators
+
+DISC, FILE, NOTHING, UNKNOWN = "disc", "file", "nothing", "unknown"  # what there is at a path
+_SHOWN = 6  # of what is refused, in one line
+_IMAGES = ("disk", "cdrom", "floppy")
+_MAY_BE_MISSING = ("optional", "requisite")  # startupPolicy: libvirt ejects it by itself
+
+Look = Callable[[str], str]
+
+
+def fitted(xml: str, offer: Offer, look: Look, trusted: bool = False) -> tuple[str, list[str]]:
+    """Return (XML, told). look(path): one of the words above; trusted: the definition is the user's own, and only what
+    is not there gives way."""
+
+    def stays(path: str) -> bool:
+        return trusted and look(path) != NOTHING
+
+    root, told = definition.parse(xml), []
+    for emulator in root.findall("devices/emulator"):
+        path = (emulator.text or "").strip()
+        if path not in offer.emulators and not stays(path):
+            root.find("devices").remove(emulator)
+            told.append(f"the emulator {path} is none that libvirt has here: libvirt takes its own")
+    for loader in root.iterfind("os[@firmware='efi']/loader"):
+        path = (loader.text or "").strip()
+        if path and not offer.has_firmware(path) and not stays(path):
+            loader.text = None
+            for nvram in root.iterfind("os/nvram"):
+                nvram.attrib.pop("template", None)
+            told.append(f"the firmware {path} is none of this host: libvirt chooses another")
+    for disk in root.iterfind("devices/disk"):
+        told += _without_medium(disk, look, trusted)
+    return xml_tree.text_of(root), told
+
+
+def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
+    """Return (XML, told) of a definition for a libvirt that is not asked: what it may lack is to keep no guest from its
+    start. is_here(path): whether there is such a file; asked of the usual emulators alone."""
+    root, told = definition.parse(xml), []
+    for emulator in root.findall("devices/emulator"):
+        path = (emulator.text or "").strip()
+        if is_usual_emulator(path) and not is_here(path) and any(map(is_here, usual_emulators(root))):
+            root.find("devices").remove(emulator)
+            told.append(f"the emulator {path} is not on this host: libvirt takes its own")
+    for drive in root.iterfind("devices/disk[@type='file']"):
+        source = drive.find("source")
+        if drive.get("device") in ("cdrom", "floppy") and source is not None:
+            source.attrib.setdefault("startupPolicy", "optional")
+    return xml_tree.text_of(root), told
+
+
+def _without_medium(drive, look, trusted):
+    """Eject a medium that is gone, or is none; what to tell."""
+    source, kind = drive.find("source"), drive.get("device")
+    if source is None or kind not in ("cdrom", "floppy") or source.get("startupPolicy") in _MAY_BE_MISSING:
+        return []
+    path = source.get("file") or source.get("dev")
+    found = look(path) if path else UNKNOWN
+    no_disc = found == FILE and kind == "cdrom" and drive.get("type") == "file" and not trusted
+    if found != NOTHING and not no_disc:
+        return []
+    drive.remove(source)
+    why = "is no image of a disc" if no_disc else "is not here"
+    return [f"{kind} {definition.target_of(drive)} is without its medium: {path} {why}"]
+
+
+def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach] = ()) -> list[Reach]:
+    """What a definition names of the host that is none of its own paths, nor offered to every domain, nor known."""
+    own, known = set(own), set(known)
+
+    def is_foreign(reach):
+        if reach.value in own or reach in known or offer.covers(reach):
+            return False
+        may_be_disc = reach.what.startswith("cdrom ") and reach.is_path and not reach.formats
+        return not (may_be_disc and look(reach.value) == DISC)
+
+    return list(filter(is_foreign, reaches(definition.parse(xml))))
+
+
+def require_known(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach]) -> None:
+    """ForeignDefinition where there is anything foreign.
+
+    An image that is not here is nothing of the host: without it no guest starts. (The file of a port QEMU would make.)
+    """
+
+    def is_gone(reach):
+        return reach.what.partition(" ")[0] in _IMAGES and reach.is_path and look(reach.value) == NOTHING
+
+    found = [reach for reach in foreign(xml, offer, look, own, known) if not is_gone(reach)]
+    firmware = sorted(offer.firmware) if any(each.what == "loader" for each in found) else []
+    hint = f" (firmware of this host is in {', '.join(firmware)})" if firmware else ""
+    if found:
+        raise errors.ForeignDefinition(
+            f"the definition names what is neither in the point nor what this host offers to every domain: "
+            f"{listing(found)}{hint}; where that is as it should be give --trust-definition, else restore without "
+            "--define, mend domain.xml, and virsh define it"
+        )
+
+
+def listing(found: list[Reach]) -> str:
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(map(str, found[:_SHOWN])) + more

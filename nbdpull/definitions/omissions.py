@@ -1,0 +1,103 @@
+"""What of a domain a point does not have: disks that were not pulled, and what holds data and is no disk.
+
+Owns: which parts of a definition hold data, and whether anybody would miss them. It is told from the definitions in a
+point, and so of points of any age. Must not know: the store, libvirt's API, what is printed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from typing import NamedTuple, Optional
+
+from ..core import errors
+from ..format import layout
+from . import definition, disk_choice, domain_xml, hot_plug
+
+DISK, DEVICE, FILE = "disk", "device", "file"
+_MEMORY = ("nvdimm", "virtio-pmem")  # which outlives its domain
+_WITH_DATA = ("scsi", "scsi_host", "storage")  # of devices of the host
+NEXT_START = "is not in the domain as it runs"
+
+
+class Omission(NamedTuple):
+    """what: "disk vdb", "filesystem home", …; why: the end of a sentence that begins so; path: where it is on the
+    domain's host, None where that is not known; missed: whether it holds data that nobody said to leave out."""
+
+    kind: str
+    what: str
+    why: str
+    path: Optional[str]
+    missed: bool
+
+
+def of_point(target, point) -> Optional[list[Omission]]:
+    """Of a Point of the Series `target`; None where its definition cannot be read."""
+    try:
+        xml, live = target.definition(point), target.live_definition(point)
+        files = tuple(entry.path.partition("/")[2] for entry in point.manifest.files)
+        return _known(xml, live, tuple(disk.name for disk in point.manifest.disks), files)
+    except errors.Damaged:
+        return None
+
+
+def found(xml, live, disks: Collection[str], files=None, asked: Collection[str] = ()) -> list[Omission]:
+    """What of a <domain> is not among `disks`, and not in the `files` of a point where these are known. live: it as it
+    ran, where that has more; asked: disks that the user said to leave out. Damaged."""
+    root = definition.parse(xml)
+    extra = hot_plug.found(xml, live) if live else []
+    devices = [*root.iterfind("devices/*"), *extra]
+    told = [*_disks(xml, live, disks, asked), *filter(None, map(_device, devices))]
+    return told + (list(_files(xml, live, root, files)) if files is not None else [])
+
+
+_known = functools.lru_cache(maxsize=8)(found)  # most points of a domain have the same
+
+
+def _disks(xml, live, disks, asked):
+    running = {disk.target: disk for disk in domain_xml.parse_disks(live)} if live else {}
+    for name, disk in {**{each.target: each for each in domain_xml.parse_disks(xml)}, **running}.items():
+        if name in disks or disk.empty:
+            continue
+        why, missed = disk_choice.why_left_out(disk), disk_choice.is_missed(disk)
+        if live and name not in running:
+            why, missed = NEXT_START, True
+        kind = disk.device if disk.device in ("cdrom", "floppy") else "disk"
+        yield Omission(DISK, f"{kind} {name}", why or "was left out", disk.source, missed and name not in asked)
+
+
+def _device(device):
+    source = device.find("source")
+    if device.tag == "filesystem" and device.get("type") != "ram":
+        target = device.find("target")
+        return Omission(DEVICE, _named("filesystem", target, "dir"), "is a folder of the host", _path(source), True)
+    if device.tag == "memory" and device.get("model") in _MEMORY:
+        return Omission(DEVICE, f"memory {device.get('model')}", "is kept by the host", _path(source), True)
+    if device.tag == "hostdev":
+        kind = device.get("type") or ""
+        return Omission(DEVICE, f"hostdev {kind}", "is a device of the host", _path(source), kind in _WITH_DATA)
+    if device.tag == "tpm" and device.find("backend[@type='emulator']") is None:
+        return Omission(DEVICE, "tpm", "keeps its state outside of libvirt", None, True)
+    return None
+
+
+def _named(what, element, attribute):
+    return f"{what} {element.get(attribute)}" if element is not None and element.get(attribute) else what
+
+
+def _path(source):
+    """A path, or what else a <source> names."""
+    if source is None:
+        return None
+    told = [value for each in source.iter() for value in [*each.attrib.values(), (each.text or "").strip()] if value]
+    return " ".join(told) or None
+
+
+def _files(xml, live, root, files):
+    if definition.has_variables(root) and layout.NVRAM not in files:
+        yield Omission(FILE, "nvram", "could not be read here", definition.variables(live or xml)[0], True)
+    if definition.tpm_folder(xml) and not any(name.startswith(layout.TPM_PREFIX) for name in files):
+        yield Omission(FILE, "tpm", "has a state that could not be read here", None, True)
+    for name, path in definition.boot_files(xml).items():
+        if name not in files:
+            yield Omission(FILE, name, "could not be read here", path, True)

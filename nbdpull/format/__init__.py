@@ -1,0 +1,1 @@
+"""The bytes of a store, and back. docs/format.md is their specification."""

@@ -1,0 +1,349 @@
+"""Format nbdpull/1: every magic number, byte offset and file name of a store. docs/format.md is its specification.
+
+Owns: the layout of chunk files, indexes and sealed JSON documents, and the names of files and points. Bytes in, values
+out, and back; what a reader must refuse is refused here or in manifest.py.
+
+Must not know: files, compression, threads, libvirt, NBD.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+import struct
+from datetime import datetime, timezone
+from urllib.parse import quote, unquote
+
+import numpy
+
+from ..core import errors, extents, members
+
+FORMAT = "nbdpull/1"
+FEATURES: frozenset = frozenset()  # what a manifest may list in "requires" and this reader understands
+
+MARKER = "nbdpull.json"
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+DOMAIN_XML = "domain.xml"
+LIVE_XML = "domain-live.xml"  # as it ran, where that has what the other has not
+CHECKPOINT_XML = "checkpoint.xml"
+NVRAM = "nvram"
+BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them directly
+TPM_PREFIX = "tpm."  # and the name of the state file of an emulated TPM
+
+MAX_FRAME = 1 << 20  # bytes of guest data; no frame crosses a multiple of it
+MAX_BLOCK_RECORDS = 1 << 14  # records that begin in one multiple of MAX_FRAME: one for each 64 bytes
+MAX_STORED = MAX_FRAME + (1 << 16)  # bytes of a frame that does not compress
+MAX_DISK = 1 << 50  # bytes
+MAX_DOCUMENT = 1 << 26  # bytes of a sealed document, and of a journal
+MAX_FILE = 1 << 30  # bytes of a file that is neither chunk file nor index: it is read whole
+MAX_CHUNK_FILES = 1 << 18  # of a point: that many entries fit a manifest
+
+# Names
+
+
+def new_point_id(now=None):
+    """Return an id such as 20261122T194500Z-7f3a9c04: UTC seconds for people, random for uniqueness, no order."""
+    now = now or datetime.now(timezone.utc)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+POINT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\Z", re.ASCII)
+_IN_POINT = POINT_ID.pattern.replace(r"\Z", "/")
+CHUNK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.\d{4,}\.zst\Z", re.ASCII)
+_FILE_NAME = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f\ud800-\udfff]{1,255}\Z"
+FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:\d\d\Z", re.ASCII)
+
+
+def is_time(text):
+    """Whether it is a time in the one form that documents have: 2026-11-22T19:45:00+00:00, perhaps with a fraction."""
+    try:
+        return bool(_TIME.match(text) and datetime.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+MAX_NAME = 255  # bytes that a file system takes as one name
+MAX_DISK_NAME = 200  # bytes of it, encoded: the names of its files are longer
+_SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
+
+
+def encoded(name):
+    """Percent-encode a name so that it is one plain path component that no reader can mistake."""
+    text = quote(name, safe="", errors="replace")  # what is no UTF-8 is no name, and need only not be taken for one
+    return "%2E" + text[1:] if text.startswith(".") else text
+
+
+def folder_name(domain):
+    """Return the folder of a domain: its encoded name, or if that is too long, or looks like this, its beginning and a
+    digest. Cut between two characters, so that a reader that knows nothing of it takes it for a name, not for garbage.
+    """
+    whole = encoded(domain)
+    if len(whole) <= MAX_NAME and not _SHORTENED.search(whole):
+        return whole
+    digest = hashlib.sha256(domain.encode()).hexdigest()[:16]
+    kept = domain[:MAX_NAME]
+    while len(f"{encoded(kept)}~{digest}") > MAX_NAME:
+        kept = kept[:-1]
+    return f"{encoded(kept)}~{digest}"
+
+
+def fits_point(name, size):
+    """Whether a small file can be in a point, by its name and its size in bytes."""
+    return bool(re.match(_FILE_NAME, name)) and size <= MAX_FILE
+
+
+def belongs_to_domain(name):
+    """Whether a file of a point is one that a restore brings back beside the disks."""
+    return name in (DOMAIN_XML, LIVE_XML, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
+
+
+def domain_name(folder):
+    """Return the domain's name, None where the folder is that of no domain. What a shortened name was is not told: then
+    it is the folder's own, decoded."""
+    name = unquote(folder)
+    return name if encoded(name) == folder and "\0" not in name else None
+
+
+def chunk_name(disk, number):
+    return f"{encoded(disk)}.{number:04d}.zst"
+
+
+def index_name(disk):
+    return f"{encoded(disk)}.index"
+
+
+# Sealed documents: manifest.json and nbdpull.json
+
+_SEAL = re.compile(rb'\n "digest": "([0-9a-f]{64})"\n}\n\Z')
+
+
+def seal(document):
+    """Return the document as JSON bytes whose last member is the SHA-256 of themselves (with 64 zeros in its place)."""
+    blank = json.dumps({**document, "digest": "0" * 64}, indent=1, ensure_ascii=False).encode() + b"\n"
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    return _SEAL.sub(b'\n "digest": "' + digest + b'"\n}\n', blank)
+
+
+def unseal(data, what):
+    """Return the document in `data`; Damaged if it is not what was sealed, FormatTooNew if it is for a later reader."""
+    match = _SEAL.search(data)
+    intact = match and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
+    try:
+        document = parse_object(data)
+        unknown = _unknown(document["format"], document.get("requires", []))
+    except (ValueError, KeyError):
+        raise errors.Damaged(f"{what}: not a document of a store of nbdpull; restore this file from a copy") from None
+    if unknown and (intact or not match):  # a later format may seal otherwise, but what has a broken seal tells nothing
+        needed = ", ".join(unknown[:9])
+        raise errors.FormatTooNew(f"{what}: needs {needed}, this nbdpull reads {FORMAT}; use a newer nbdpull")
+    if not intact:
+        raise errors.Damaged(f"{what}: the file is damaged (its digest does not match)")
+    return document
+
+
+def _blanked(data, match):
+    return data[: match.start(1)] + b"0" * 64 + data[match.end(1) :]
+
+
+def _unknown(stated, requires):
+    """What of a document's needs this reader lacks, as texts; ValueError where they are no features."""
+    requires = members.typed(list[str], requires, "requires")
+    if stated == FORMAT:
+        return sorted({*requires} - FEATURES)
+    return [stated if isinstance(stated, str) and len(stated) < members.MAX_TEXT else members.short(stated)]
+
+
+def parse_object(data):
+    """Return the object that JSON bytes hold. ValueError where it is none, or what two readers might read as two things
+    (a member twice, half a surrogate pair) or cannot hold (numbers without end, nesting without end)."""
+    if len(data) > MAX_DOCUMENT:
+        raise ValueError("too large")
+    text = data.decode()
+    try:
+        found = _STRICT.decode(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # UnicodeEncodeError of a half pair
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
+
+
+def _object(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member twice")
+    return found
+
+
+def _number(kind):
+    """A parser of numbers that nobody writes by mistake."""
+
+    def parse(text):
+        value = kind(text) if len(text) <= _MAX_DIGITS else None
+        if value is None or not abs(value) <= members.MAX_INTEGER:
+            raise ValueError("a number that is too large")
+        return value
+
+    return parse
+
+
+def _no_number(text):
+    raise ValueError(f"{text} is no number of JSON")
+
+
+_MAX_DIGITS = 100
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_number(int), parse_float=_number(float), parse_constant=_no_number
+)
+
+
+# Records: what range is in which frame
+
+RECORD = numpy.dtype(
+    [
+        ("offset", "<u8"),  # bytes, on the disk
+        ("length", "<u8"),  # bytes
+        ("position", "<u8"),  # of the frame in its chunk file
+        ("stored", "<u4"),  # the frame's size in the chunk file
+        ("raw", "<u4"),  # its size decompressed
+        ("skip", "<u4"),  # where in the decompressed frame the range begins
+        ("chunk", "<u4"),  # which of the manifest's chunks of this disk
+        ("kind", "<u4"),  # extents.DATA or extents.ZERO
+        ("flags", "<u4"),  # none are defined: must be 0
+        ("digest", "V32"),  # BLAKE3 of the decompressed frame
+    ]
+)
+assert RECORD.itemsize == 80
+
+_ZERO_RECORD_FIELDS = ("position", "stored", "raw", "skip", "chunk")
+
+
+def zero_records(ranges):
+    """Return the records of ranges that read as zero."""
+    records = numpy.zeros(len(ranges), RECORD)
+    records["offset"], records["length"], records["kind"] = ranges["offset"], ranges["length"], extents.ZERO
+    return records
+
+
+def records_flaw(records, disk_size, chunk_count):
+    """Say why a reader must refuse these consecutive records of one index, or None."""
+    flaw = extents.flaw(records, disk_size)
+    if flaw:
+        return flaw
+    if records["flags"].any() or (records["kind"] > extents.ZERO).any():
+        return "a record of unknown kind or flags"
+    zero = records["kind"] == extents.ZERO
+    if any(records[field][zero].any() for field in _ZERO_RECORD_FIELDS):
+        return "a zero record with a frame"
+    return _data_flaw(records[~zero], chunk_count)
+
+
+def _data_flaw(data, chunk_count):
+    if (data["chunk"] >= chunk_count).any():
+        return "a record in a chunk file that the manifest does not name"
+    if (data["raw"] > MAX_FRAME).any() or (data["stored"] > MAX_STORED).any() or not data["stored"].all():
+        return "a frame of impossible size"
+    if (data["skip"] + data["length"] > data["raw"]).any():
+        return "a record that reaches past its frame"
+    if (data["offset"] // MAX_FRAME != (extents.ends(data) - 1) // MAX_FRAME).any():
+        return f"a record that crosses a multiple of {MAX_FRAME} bytes"
+    return None
+
+
+# Chunk files: skippable header, data frames, skippable records, skippable seek table
+
+HEADER_MAGIC = 0x184D2A50
+RECORDS_MAGIC = 0x184D2A51
+SEEK_TABLE_MAGIC = 0x184D2A5E
+SEEKABLE_MAGIC = 0x8F92EAB1
+FRAME_MAGIC = struct.pack("<I", 0xFD2FB528)
+
+_SKIPPABLE = struct.Struct("<II")  # magic, size of what follows
+_SEEK_FOOTER = struct.Struct("<IBI")  # number of entries, descriptor, magic
+_SEEK_ENTRY = numpy.dtype([("stored", "<u4"), ("raw", "<u4")])
+SEEK_FOOTER_SIZE = _SEEK_FOOTER.size
+
+
+def skippable(magic, payload):
+    return _SKIPPABLE.pack(magic, len(payload)) + payload
+
+
+def chunk_header(point, disk, size, number):
+    """Return the first bytes of a chunk file; size is the disk's, in bytes."""
+    about = {"format": FORMAT, "point": point, "disk": disk, "size": size, "chunk": number}
+    return skippable(HEADER_MAGIC, json.dumps(about, separators=(",", ":")).encode())
+
+
+def seek_table(sizes):
+    """Return the zstd seekable format's table for [(stored, raw), …] of every frame before it, skippable ones too."""
+    entries = numpy.array(sizes, dtype="<u4").tobytes()
+    return skippable(SEEK_TABLE_MAGIC, entries + _SEEK_FOOTER.pack(len(sizes), 0, SEEKABLE_MAGIC))
+
+
+def parse_skippable(data, magic):
+    """Return the payload of the skippable frame that `data` begins with; ValueError if it is none, or cut short."""
+    if len(data) < _SKIPPABLE.size:
+        raise ValueError("cut short")
+    found, size = _SKIPPABLE.unpack_from(data)
+    if found != magic or len(data) < _SKIPPABLE.size + size:
+        raise ValueError(f"no frame of magic {magic:#x} here")
+    return data[_SKIPPABLE.size : _SKIPPABLE.size + size]
+
+
+def seek_table_size(footer):
+    """Return the size in bytes of the seek table that ends in this footer; ValueError if it is none."""
+    if len(footer) != _SEEK_FOOTER.size:
+        raise ValueError("cut short")
+    count, _, magic = _SEEK_FOOTER.unpack(footer)
+    if magic != SEEKABLE_MAGIC:
+        raise ValueError("no seek table at the end")
+    return _SKIPPABLE.size + count * _SEEK_ENTRY.itemsize + _SEEK_FOOTER.size
+
+
+def parse_seek_table(tail):
+    """Return [(stored, raw), …] from the end of a chunk file; ValueError if `tail` does not end in a seek table."""
+    if len(tail) < _SEEK_FOOTER.size:
+        raise ValueError("cut short")
+    count, descriptor, magic = _SEEK_FOOTER.unpack(tail[-_SEEK_FOOTER.size :])
+    size = _SKIPPABLE.size + count * _SEEK_ENTRY.itemsize + _SEEK_FOOTER.size
+    if magic != SEEKABLE_MAGIC or descriptor or size > len(tail):
+        raise ValueError("no seek table at the end")
+    payload = parse_skippable(tail[-size:], SEEK_TABLE_MAGIC)
+    return numpy.frombuffer(payload[: -_SEEK_FOOTER.size], _SEEK_ENTRY).tolist()
+
+
+# The digest of an image
+
+IMAGE_DIGEST_BLOCK = MAX_FRAME
+_NUMBER = struct.Struct("<Q")
+
+
+def image_digest_head(size):
+    """What the digest of an image begins with; size is the disk's, in bytes."""
+    return b"nbdpull/1 image\n" + _NUMBER.pack(size)
+
+
+def image_digest_block(number, digest):
+    """What it has of the block of that number which is not all zero; digest is that of the block's bytes."""
+    return _NUMBER.pack(number) + digest
+
+
+# SHA256SUMS, as `sha256sum -c` reads it
+
+
+def sums(digests):
+    """Return the text for {file name: hex digest}."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
+
+
+def parse_sums(data):
+    """Return {file name: hex digest}; ValueError on a line that is not ours."""
+    pairs = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in data.decode().splitlines()]
+    if not all(pairs):
+        raise ValueError("not in the form of sha256sum")
+    return {pair[2]: pair[1] for pair in pairs}

@@ -1,0 +1,157 @@
+"""What a committed point says of itself: manifest.json as typed values, and what of it a reader must refuse.
+
+Owns: the manifest's members and their rules. Must not know: files and folders (series.py does), frames, libvirt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Optional
+
+from ..core import errors, members
+from . import layout
+
+FULL = "full"
+INCREMENTAL = "incremental"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the store: path relative to the series' folder, size in bytes, SHA-256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DiskEntry:
+    """One disk of a point. All sizes in bytes; mode is FULL or INCREMENTAL, reason a code word that says why."""
+
+    name: str
+    size: int
+    mode: str
+    reason: str
+    source: str
+    index: FileEntry
+    chunks: list[FileEntry]
+    dirty_bytes: int
+    zero_bytes: int
+    read_bytes: int
+    stored_bytes: int
+    deduped_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ParentEntry:
+    point: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CheckpointEntry:
+    """The checkpoint made with a point. automatic: named by nbdpull, so nbdpull may delete it when superseded."""
+
+    name: str
+    creation_time: int
+    automatic: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One point. since: the checkpoint that the incremental disks start from, or None. created, as_of: ISO 8601, UTC,
+    when it was finished, and the instant whose state it holds.
+
+    sequence: higher than that of every point committed before it in the series; it alone tells which came later.
+    """
+
+    point: str
+    sequence: int
+    created: str
+    store: str
+    parent: Optional[ParentEntry]
+    domain: str
+    uuid: str
+    since: Optional[str]
+    checkpoint: Optional[CheckpointEntry]
+    consistency: str  # "frozen" or "crash-consistent"
+    disks: list[DiskEntry]
+    files: list[FileEntry]
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    consistency_reason: str = ""  # why it is not frozen; came after the first stores, so it may be missing
+    as_of: Optional[str] = None  # likewise
+    passwords: list[str] = field(default_factory=list)  # likewise; types of graphics that had one, which no file has
+
+    def disk(self, name):
+        """The entry of that disk, or None."""
+        return next((disk for disk in self.disks if disk.name == name), None)
+
+    def all_files(self):
+        """Every file of the point but the manifest, as FileEntry; chunk files of older points that it refers to too."""
+        return [*self.files, *(entry for disk in self.disks for entry in [disk.index, *disk.chunks])]
+
+
+def encode(manifest):
+    return layout.seal({"format": layout.FORMAT, "requires": [], **asdict(manifest)})
+
+
+def decode(data, what):
+    """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it."""
+    document = layout.unseal(data, what)
+    try:
+        manifest = members.build(Manifest, document)
+        flaw = _flaw(manifest)
+    except ValueError as error:
+        flaw = str(error)
+    if flaw:
+        raise errors.Damaged(f"{what}: not a manifest of {layout.FORMAT} ({flaw})")
+    return manifest
+
+
+def _flaw(manifest):
+    """Say why a reader must refuse the manifest, or None."""
+    for point in [manifest.point, *([manifest.parent.point] if manifest.parent else [])]:
+        if not layout.POINT_ID.match(point):
+            return f"point id {members.short(point)}"
+    if not layout.is_time(manifest.created):
+        return f"created is {members.short(manifest.created)}"
+    if manifest.as_of is not None and not layout.is_time(manifest.as_of):
+        return f"as_of is {members.short(manifest.as_of)}"
+    if not manifest.disks:
+        return "no disk"
+    if len({layout.encoded(disk.name).lower() for disk in manifest.disks}) != len(manifest.disks):
+        return "a disk twice"
+    digests = [entry.sha256 for entry in manifest.all_files()]
+    if not all(map(layout.SHA256.match, [*digests, *([manifest.parent.sha256] if manifest.parent else [])])):
+        return "a file without digest"
+    flaws = [_disk_flaw(manifest, disk) for disk in manifest.disks] + [_files_flaw(manifest)]
+    return next(filter(None, flaws), None)
+
+
+def _disk_flaw(manifest, disk):
+    if disk.mode not in (FULL, INCREMENTAL):
+        return f"mode {members.short(disk.mode)}"
+    if not 0 < len(layout.encoded(disk.name)) <= layout.MAX_DISK_NAME:
+        return f"disk name {members.short(disk.name)}"
+    if disk.size > layout.MAX_DISK:
+        return f"size of a disk is {disk.size}"
+    if disk.index.path != f"{manifest.point}/{layout.index_name(disk.name)}":
+        return f"index path {members.short(disk.index.path)}"
+    return next((f"chunk path {members.short(c.path)}" for c in disk.chunks if not is_chunk(c.path, disk.name)), None)
+
+
+def is_chunk(path, disk):
+    """Whether a path is that of a chunk file of this disk, of whatever point."""
+    match = layout.CHUNK_PATH.match(path)
+    return bool(match) and match["disk"] == layout.encoded(disk)
+
+
+def _files_flaw(manifest):
+    names = [match and match["name"] for match in (layout.FILE_PATH.match(entry.path) for entry in manifest.files)]
+    strange = [entry.path for entry, name in zip(manifest.files, names) if name is None]
+    if strange:
+        return f"file path {members.short(strange[0])}"
+    if any(entry.size > layout.MAX_FILE for entry in manifest.files):
+        return "a file that is too large"
+    return "a file twice" if len(set(names)) != len(names) else None

@@ -1,0 +1,229 @@
+"""Chunk files and indexes of one disk, back to records and bytes. writer.py is its mirror.
+
+Owns: decompression and digests on the way out. What is not exactly what was written is Damaged, never data.
+Must not know: chains of points (image.py), where the bytes go.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy
+import zstandard
+from blake3 import blake3
+
+from ..core import errors, extents
+from . import layout
+
+BATCH_RECORDS = 1 << 14  # 1.25 MiB of records at a time
+MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
+MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records, in one chunk file
+MAX_OPEN = 64  # chunk files of an image; a process may have a thousand
+_MAX_WINDOW = 1 << 23  # bytes that a decompressor keeps of what it has made; zstd would take 16 times as much
+_STEP = 4096  # bytes of an index decompressed at once, which make 128 MiB at the very most
+
+
+def records(store, series, disk):
+    """Yield the records of a DiskEntry in ascending order, as arrays; Damaged as soon as a reader must refuse them."""
+    path = f"{series}/{disk.index.path}"
+    reached, blocks = 0, numpy.empty(0, "u8")
+    for batch in _index_batches(store, path):
+        flaw = layout.records_flaw(batch, disk.size, len(disk.chunks))
+        if not flaw and int(batch["offset"][0]) < reached:
+            flaw = "records that overlap or are out of order"
+        blocks = numpy.concatenate([blocks[-layout.MAX_BLOCK_RECORDS :], batch["offset"] // layout.MAX_FRAME])
+        if not flaw and (blocks[layout.MAX_BLOCK_RECORDS :] == blocks[: -layout.MAX_BLOCK_RECORDS]).any():
+            flaw = f"more than {layout.MAX_BLOCK_RECORDS} records in {layout.MAX_FRAME} bytes"
+        if flaw:
+            raise errors.Damaged(f"{store.path(path)}: the index holds {flaw}")
+        reached = int(extents.ends(batch[-1:])[0])
+        yield batch
+
+
+def _index_batches(store, path):
+    size, held = BATCH_RECORDS * layout.RECORD.itemsize, bytearray()
+    for part in _decompressed(store, path):
+        held += part
+        while len(held) >= size:
+            yield numpy.frombuffer(bytes(held[:size]), layout.RECORD)
+            del held[:size]
+    if len(held) % layout.RECORD.itemsize:
+        raise errors.Damaged(f"{store.path(path)}: the index ends inside a record")
+    if held:
+        yield numpy.frombuffer(bytes(held), layout.RECORD)
+
+
+def _decompressed(store, path):
+    """Yield the bytes of a file that is one zstd frame, part by part."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
+    descriptor, _ = store.open_read(path)
+    try:
+        with open(descriptor, "rb") as file:
+            data = file.read(_STEP)
+            whole = _is_a_frame(data)
+            while whole and data and not decompressor.eof:
+                yield decompressor.decompress(data)
+                data = file.read(_STEP)
+    except zstandard.ZstdError as error:
+        raise errors.Damaged(f"{store.path(path)}: the index cannot be decompressed") from error
+    except OSError as error:
+        raise errors.Damaged(f"{store.path(path)}: cannot be read: {error.strerror}") from error
+    if not decompressor.eof or decompressor.unused_data or data:
+        raise errors.Damaged(f"{store.path(path)}: the index is not one whole frame")
+
+
+def _is_a_frame(data):
+    """Whether bytes begin as a zstd frame of ours does; ZstdError where they begin as none."""
+    about = zstandard.get_frame_parameters(data)
+    return data[:4] == layout.FRAME_MAGIC and about.has_checksum and not about.dict_id
+
+
+def chunk_records(store, path, size):
+    """The records that a chunk file of `size` bytes ends in, as a new array; Damaged if they are not intact."""
+    try:
+        table_size = layout.seek_table_size(_tail(store, path, size, layout.SEEK_FOOTER_SIZE))
+        table = layout.parse_seek_table(_tail(store, path, size, table_size))
+        frame = _tail(store, path, size - table_size, table[-1][0])
+        return numpy.array(decompress_records(layout.parse_skippable(frame, layout.RECORDS_MAGIC)))
+    except (ValueError, IndexError) as error:
+        raise errors.Damaged(f"{store.path(path)}: the records of the chunk file cannot be read: {error}") from error
+
+
+def _tail(store, path, stop, length):
+    """The last `length` bytes before `stop`; ValueError where there cannot be so many, or none has so many."""
+    if not 0 <= length <= min(stop, MAX_TAIL_SIZE):
+        raise ValueError("it has no sensible size")
+    return store.read_range(path, stop - length, length)
+
+
+def decompress_records(payload):
+    """Return the records that a chunk file ends in; ValueError if they are not intact."""
+    try:
+        if not 0 <= zstandard.frame_content_size(payload) <= MAX_CHUNK_RECORDS_SIZE:
+            raise ValueError("its records have no sensible size")
+        data = _decompressor().decompress(payload, allow_extra_data=False) if _is_a_frame(payload) else b"no records"
+    except zstandard.ZstdError as error:
+        raise ValueError("its records cannot be decompressed") from error
+    if len(data) % layout.RECORD.itemsize:
+        raise ValueError("it ends inside a record")
+    return numpy.frombuffer(data, layout.RECORD)
+
+
+def _decompressor():
+    return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+
+
+def digest(data):
+    """The digest of bytes, as records have it."""
+    return blake3(data).digest()
+
+
+def digest_of(parts):
+    """The same of bytes that come part by part."""
+    hasher = blake3()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
+class OpenFiles:
+    """Files of a store that are read from, at most MAX_OPEN of them open at once, or as many as are in use."""
+
+    def __init__(self, store):
+        self._store = store
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+
+    @contextmanager
+    def opened(self, path):
+        """Give (descriptor, size) of a file; Damaged if it is not there."""
+        with self._lock:
+            file = self._open.pop(path, None) or _OpenFile(*self._store.open_read(path))
+            self._open[path] = file
+            file.users += 1
+        try:
+            yield file.descriptor, file.size
+        finally:
+            with self._lock:
+                file.users -= 1
+                self._close_some()
+
+    def _close_some(self):
+        """Those used longest ago, but for those in use."""
+        if len(self._open) > MAX_OPEN:
+            unused = [path for path, file in self._open.items() if not file.users]
+            for path in unused[: len(self._open) - MAX_OPEN]:
+                os.close(self._open.pop(path).descriptor)
+
+    def close(self):
+        while self._open:
+            os.close(self._open.popitem()[1].descriptor)
+
+
+@dataclass
+class _OpenFile:
+    descriptor: int
+    size: int
+    users: int = 0
+
+
+class FrameReader:
+    """Reads frames from the chunk files of one disk; may be used by several threads at once.
+
+    files: the OpenFiles that it shares with others, who close them.
+    """
+
+    def __init__(self, store, series, disk, files=None):
+        self._paths = [f"{series}/{chunk.path}" for chunk in disk.chunks]
+        self._store = store
+        self._files = files or OpenFiles(store)
+        self._shared = files is not None
+        self._thread = threading.local()
+
+    def read(self, record):
+        """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
+        stored, position = int(record["stored"]), int(record["position"])
+        with self._files.opened(self._paths[int(record["chunk"])]) as (descriptor, size):
+            if position + stored > size:
+                raise self._damaged(record, "the file is cut short")
+            try:
+                data = os.pread(descriptor, stored, position)
+            except OSError as error:
+                raise self._damaged(record, f"cannot be read: {error.strerror}") from error
+        raw = self._decompressed(data, int(record["raw"]))
+        if raw is None or digest(raw) != record["digest"].tobytes():
+            raise self._damaged(record, "a frame is not what was stored")
+        return raw
+
+    def _decompressed(self, data, size):
+        """Return exactly `size` bytes, or None. The size that a damaged frame claims must never be allocated."""
+        try:
+            if zstandard.frame_content_size(data) != size or not _is_a_frame(data):
+                return None
+            return self._own_decompressor().decompress(data, allow_extra_data=False)
+        except zstandard.ZstdError:
+            return None
+
+    def _damaged(self, record, what):
+        path = self._store.path(self._paths[int(record["chunk"])])
+        offset, length = int(record["offset"]), int(record["length"])
+        return errors.Damaged(f"{path}: {what} (bytes {offset} to {offset + length} of the disk)")
+
+    def _own_decompressor(self):
+        if not hasattr(self._thread, "decompressor"):
+            self._thread.decompressor = _decompressor()
+        return self._thread.decompressor
+
+    def close(self):
+        if not self._shared:
+            self._files.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()

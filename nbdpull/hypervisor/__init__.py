@@ -1,0 +1,1 @@
+"""libvirt, and the QEMU that runs a domain."""

@@ -1,0 +1,99 @@
+"""A transient domain that lives as long as a `with` block: boot it, ask its agent, look at its screen.
+
+Owns: the libvirt calls of a drill. The domain ends with our connection, whatever becomes of this process. Must not
+know: what the domain is for, where its disks come from, XML.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from contextlib import contextmanager, suppress
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+# isort: off
+from . import domain  # first: it says so where there are no bindings
+from . import domain_offer
+from ..definitions import domain_xml
+from ..definitions.host_reach import Offer
+import libvirt
+import libvirt_qemu
+# isort: on
+
+PING = '{"execute":"guest-ping"}'
+PING_TIMEOUT = 2  # seconds
+# Not up yet, or no more; 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT, and what the agent itself answers.
+_NO_ANSWER = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 97, 112, libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_NO_DOMAIN,
+              libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_TIMEOUT)  # fmt: skip
+
+
+@contextmanager
+def connected(uri: Optional[str]):
+    """A libvirt connection; uri None is libvirt's own default."""
+    libvirt.registerErrorHandler(operator.is_, None)  # libvirt would print every error as well
+    with domain.translated(f"cannot connect to libvirt at {uri or 'its default URI'}", domain.UNREACHABLE):
+        connection = libvirt.open(uri)
+    try:
+        yield connection
+    finally:
+        with suppress(libvirt.libvirtError):
+            connection.close()
+
+
+def offer(connection: Any, xml: str) -> Offer:
+    """What the host has for a domain of this architecture and machine."""
+    with domain.translated(domain_offer.DOING):
+        return domain_offer.offer(connection, xml)
+
+
+def qemu_user(connection: Any) -> Optional[int]:
+    """Number of the user as whom QEMU runs there; None where that cannot be told."""
+    with domain.translated("cannot ask libvirt for QEMU's user"):
+        told = domain_xml.qemu_user(connection.getCapabilities())
+        is_ours = urlsplit(connection.getURI()).path == "/session"  # a libvirt of one user, who is all that it has
+    return os.geteuid() if is_ours else told
+
+
+@contextmanager
+def booted(connection, xml: str):
+    """A Boot of the domain that the XML defines; it is destroyed at the end."""
+    with domain.translated("libvirt does not start the drill's domain"):
+        dom = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    try:
+        yield Boot(connection, dom)
+    finally:
+        with suppress(libvirt.libvirtError):  # it ends with the connection in any case
+            dom.destroy()
+
+
+class Boot:
+    """A running transient domain."""
+
+    def __init__(self, connection: Any, dom: Any):
+        self._connection, self._dom = connection, dom
+
+    @property
+    def active(self) -> bool:
+        """Whether it is there: a transient one is gone when it ends."""
+        with domain.translated("cannot tell whether the drill's domain runs"):
+            return bool(domain.unless((libvirt.VIR_ERR_NO_DOMAIN,), self._dom.isActive))
+
+    def agent_answers(self) -> bool:
+        with domain.translated("cannot ask the guest agent"):
+            return domain.unless(_NO_ANSWER, self._ping) is not None
+
+    def _ping(self) -> Any:
+        return libvirt_qemu.qemuAgentCommand(self._dom, PING, PING_TIMEOUT, 0)
+
+    def screenshot(self) -> Optional[tuple[str, bytes]]:
+        """(kind, picture), kind being png or ppm; None where there is no display to look at."""
+        parts: list[bytes] = []
+        try:
+            stream = self._connection.newStream()
+            kind = self._dom.screenshot(stream, 0)
+            stream.recvAll(lambda _stream, data, _opaque: parts.append(data), None)
+            stream.finish()
+        except libvirt.libvirtError:
+            return None
+        return ("png" if kind == "image/png" else "ppm"), b"".join(parts)

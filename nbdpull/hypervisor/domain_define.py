@@ -1,0 +1,96 @@
+"""Defines a restored domain in libvirt.
+
+Owns: that no other domain is replaced by mistake, and that what would be refused in the end is refused before anything
+is restored. Must not know: the store.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from urllib.parse import urlsplit
+
+from ..core import errors
+from ..definitions import definition, host_fit, host_reach
+from . import domain, domain_files, domain_offer
+
+_OTHERWISE = "restore without --define, mend domain.xml, and virsh define it"
+
+
+def prepared(xml, uri, force, original=None, own=(), trusted=False):
+    """Return (XML, warnings): the definition as it can be given to this libvirt, or raise. force: it may replace the
+    one of its own name and uuid; original: name and uuid of the domain that was pulled: what that names here, if it is
+    here, is no news; own: paths that the restore makes; trusted: it may name what no host offers."""
+    name, _ = definition.identity(xml)
+    with domain.connected(uri) as connection:
+        with domain.translated(f"cannot look for domain '{name}'"):
+            _require_free(connection, xml, force)
+            known = _named_by(connection, *(original or definition.identity(xml)))
+            uri = connection.getURI()
+        with domain.translated(domain_offer.DOING):
+            offer = domain_offer.offer(connection, xml)
+        is_local = not urlsplit(uri).netloc
+        look = functools.lru_cache(None)(domain_files.look) if is_local else lambda _path: host_fit.UNKNOWN
+        fitted, told = host_fit.fitted(xml, offer, look, trusted)
+        if not trusted:
+            homes = domain_files.variables_homes(name, uri)
+            host_fit.require_known(fitted, offer, look, [*own, *homes], known)
+        return fitted, [*told, *_judged(connection, fitted)]
+
+
+def _judged(connection, xml):
+    """Have libvirt judge a definition. Raises where it would not define it; returns what it says of its start.
+
+    It makes QEMU's command line of it, which has no effect, and takes more than a definition has to fulfil: where it
+    refuses that, it is asked to define the domain, by another name and for this instant.
+    """
+    name, _ = definition.identity(xml)
+    trial = definition.for_trial(xml, f"nbdpull-trial-{secrets.token_hex(4)}")
+    with domain.translated(f"cannot define domain '{name}'", (errors.HypervisorError, _OTHERWISE)):
+        try:
+            connection.domainXMLToNative("qemu-argv", trial, 0)
+        except domain.libvirt.libvirtError as error:
+            if error.get_error_code() == domain.libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt of QEMU's
+                return []
+            connection.defineXML(trial).undefineFlags(domain.libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+            return [f"libvirt defines domain '{name}', and would not start it: {' '.join(str(error).split())}"]
+    return []
+
+
+def _require_free(connection, xml, force):
+    """DomainExists where another domain would be replaced."""
+    name, uuid = definition.identity(xml)
+    by_name, by_uuid = _found(connection.lookupByName, name), uuid and _found(connection.lookupByUUIDString, uuid)
+    where = connection.getURI()
+    if by_name and by_name.UUIDString() != uuid:
+        raise errors.DomainExists(f"another domain '{name}' exists at {where}: give --name N --new-uuid")
+    if by_uuid and by_uuid.name() != name:
+        raise errors.DomainExists(f"domain '{by_uuid.name()}' at {where} has this uuid {uuid}: give --new-uuid")
+    if by_name and by_name.isActive():
+        raise errors.DomainExists(f"domain '{name}' runs at {where}: shut it down, or give --name N --new-uuid")
+    if by_name and not force:
+        raise errors.DomainExists(
+            f"domain '{name}' exists at {where}: give --force to replace its definition, or --name N --new-uuid"
+        )
+
+
+def _named_by(connection, name, uuid):
+    """What the domain of this name and uuid names of the host, nothing where there is none."""
+    found = uuid and _found(connection.lookupByUUIDString, uuid)
+    if not found or found.name() != name:
+        return ()
+    return host_reach.reaches(definition.parse(found.XMLDesc(domain.libvirt.VIR_DOMAIN_XML_INACTIVE)))
+
+
+def define(xml, uri, restored):
+    """Define the domain, and put the restored files of its TPM in place; return ({"name", "uuid", "uri"}, warnings)."""
+    name, _ = definition.identity(xml)
+    with domain.connected(uri) as connection, domain.translated(f"cannot define domain '{name}'"):
+        defined = connection.defineXML(xml)
+        told = {"name": defined.name(), "uuid": defined.UUIDString(), "uri": connection.getURI()}
+    return told, domain_files.place_tpm(xml, told["uuid"], told["uri"], restored)
+
+
+def _found(look_up, key):
+    """The domain, None where libvirt says that there is none: any other error says nothing of that."""
+    return domain.unless((domain.libvirt.VIR_ERR_NO_DOMAIN,), lambda: look_up(key))

@@ -1,0 +1,112 @@
+"""What belongs to a domain on this machine besides its disks: direct-boot files, the variables of its firmware, and the
+state of an emulated TPM.
+
+Owns: where libvirt keeps them, and under which name each is in a point. Must not know: libvirt's API, the store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from urllib.parse import urlsplit
+
+from ..definitions import definition, host_fit
+from ..format import layout
+from ..images import guest_files, image_header
+
+_SKIPPED = (".lock",)
+LOOK_TIME = 10.0  # seconds
+
+
+def found(xml, live, uuid, uri):
+    """Return ([(name in a point, path), …], warnings) for a domain of this machine. live: its definition as it runs,
+    which may tell more; None where it does not."""
+    files = [(name, path) for name, path in definition.boot_files(xml).items()]
+    path, told = definition.variables(live or xml)
+    path = path or (None if told else _variables_by_default(xml, uri))
+    files += [(layout.NVRAM, path)] if path else []
+    states, trouble = _tpm_states(xml, uuid, uri)
+    return files + states, [text for text in (told, trouble) if text]
+
+
+def _variables_by_default(xml, uri):
+    """Where libvirt keeps them, of a domain whose definition names no place until it runs (<os firmware='efi'> before
+    libvirt 9.2). None where there are none."""
+    root = definition.parse(xml)
+    path = variables_homes(root.findtext("name"), uri)[0]
+    return path if definition.has_variables(root) and os.path.lexists(path) else None
+
+
+def variables_homes(name, uri):
+    """Where libvirt itself makes the variables of a domain of that name, in either format."""
+    return [os.path.join(_state_root(uri), "nvram", f"{name}_VARS{ending}") for ending in (".fd", ".qcow2")]
+
+
+def _tpm_states(xml, uuid, uri):
+    """([(name in a point, path), …], what to tell or None)."""
+    folder = definition.tpm_folder(xml)
+    if folder is None:
+        return [], None
+    path = os.path.join(_tpm_root(uri), uuid, folder)
+    try:
+        names = sorted(name for name in os.listdir(path) if name not in _SKIPPED)
+    except OSError as error:
+        return [], f"the TPM's state in {path} is not in the point: {error.strerror}"
+    return [(layout.TPM_PREFIX + name, os.path.join(path, name)) for name in names], None
+
+
+def place_tpm(xml, uuid, uri, restored):
+    """Put {name in a point: path} of a TPM's state where libvirt looks for it; return warnings."""
+    states = {name: path for name, path in restored.items() if name.startswith(layout.TPM_PREFIX)}
+    folder = definition.tpm_folder(xml)
+    if folder is None or not states:
+        return []
+    home = os.path.join(_tpm_root(uri), uuid, folder)
+    if os.path.isdir(home) and os.listdir(home):
+        return [f"{home} holds a TPM's state already and is left alone; the point's is {', '.join(states.values())}"]
+    try:
+        os.makedirs(home, mode=0o711, exist_ok=True)
+        for name, path in states.items():
+            _copy(path, os.path.join(home, name[len(layout.TPM_PREFIX) :]))
+    except OSError as error:
+        return [f"the TPM's state could not be put into {home}: {error.strerror}; it is {', '.join(states.values())}"]
+    return []  # libvirt gives the files to swtpm's user when it starts the domain
+
+
+def look(path):
+    """What there is at a path that a definition names: a word of host_fit. What cannot be told, or not in time, is a
+    file; so is what is relative to a folder that only libvirt knows."""
+    if not os.path.isabs(path):
+        return host_fit.FILE
+    try:
+        head = guest_files.read_file(path, LOOK_TIME, image_header.DISC_SIZE)
+    except (FileNotFoundError, NotADirectoryError):
+        return host_fit.NOTHING
+    except OSError:
+        return host_fit.FILE
+    return host_fit.DISC if image_header.is_disc(head) else host_fit.FILE
+
+
+def _copy(source, target):
+    """For the owner alone from its first byte on."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(source, "rb") as original, open(descriptor, "wb") as copy:
+        os.fchmod(descriptor, 0o600)
+        shutil.copyfileobj(original, copy)
+
+
+def _tpm_root(uri):
+    return os.path.join(_config_root() if _is_session(uri) else "/var/lib/libvirt", "swtpm")
+
+
+def _state_root(uri):
+    return _config_root() if _is_session(uri) else "/var/lib/libvirt/qemu"
+
+
+def _is_session(uri):
+    return urlsplit(uri).path == "/session"
+
+
+def _config_root():
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(config, "libvirt/qemu")

@@ -1,0 +1,169 @@
+"""A guest whose file systems stand still while a backup begins: frozen last, thawed at once, whatever happens.
+
+Owns: every call of the guest agent. The freeze has a guard, the process of domain_thaw.py, that thaws where this
+process is killed or the begin takes too long. Must not know: backups, points.
+"""
+
+import contextlib
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import libvirt
+
+from ..core import errors
+from ..definitions import domain_xml
+from . import domain_mark
+
+AUTO, REQUIRE, NEVER = "auto", "require", "never"
+FROZEN, CRASH_CONSISTENT = "frozen", "crash-consistent"
+# Why a guest was not frozen that could have been expected to be; without a channel, or when it does not run, it is not.
+MISSED = {
+    "agent-not-connected": "no agent runs in it",
+    "agent-unresponsive": "its agent did not answer in time",
+    "freeze-failed": "its agent refused",
+    "thawed-early": "it was thawed before the backup had begun",
+    "no-freeze-guard": "the process that would thaw it could not be started",
+}
+TIMEOUT = 30  # seconds: of the freeze, and of the time that the guest stands still
+
+_GUARD = Path(__file__).with_name("domain_thaw.py")
+_GUARD_START = 20  # seconds; it opens a connection, maybe through ssh
+# No answer in time: 86 AGENT_UNRESPONSIVE, 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT (its name is libvirt 11.2's).
+# Then the guest may freeze later. Any other error is the agent's answer, and it undoes itself what it had frozen.
+_NO_ANSWER = (86, 97, 112)
+_BLOCK = -2  # libvirt's own response time, which no call tells: that of a guest whose time nobody set
+
+
+def thaw(dom: Any) -> None:
+    """Of a guest that a dead run may have left frozen."""
+    dom.agentSetResponseTimeout(TIMEOUT, 0)
+    try:
+        dom.fsThaw()
+    finally:
+        dom.agentSetResponseTimeout(_BLOCK, 0)
+    domain_mark.remove(dom, domain_mark.FREEZING)
+
+
+class Freeze:
+    """`with Freeze(dom, uri, how, seconds) as freeze:` begin; after that `consistency` and `reason` tell what it was.
+
+    NotQuiesced, before the block is entered, where `how` is REQUIRE and the guest does not freeze; after the block
+    where it did not stay frozen.
+    """
+
+    def __init__(self, dom: Any, uri: str, how: str = NEVER, seconds: float = TIMEOUT):
+        self._dom, self._uri, self._how, self._seconds = dom, uri, how, seconds
+        self._guard: Optional[subprocess.Popen[bytes]] = None
+        self.consistency, self.reason = CRASH_CONSISTENT, "not-requested"
+        self._trouble: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator should know of it, one text each."""
+        if self.reason not in MISSED:
+            return self._trouble
+        why = f"{MISSED[self.reason]} ({self.reason})"
+        return [f"the guest was not frozen: {why}; the point is crash-consistent", *self._trouble]
+
+    def __enter__(self) -> "Freeze":
+        if self._how != NEVER:
+            self.reason = self._obstacle() or self._freeze()
+        if self._how == REQUIRE:
+            self._require_frozen()
+        return self
+
+    def __exit__(self, kind: Any, *exc: Any) -> None:
+        if self.consistency == FROZEN:
+            self._thaw()
+            if self._how == REQUIRE and kind is None:
+                self._require_frozen()
+
+    def _require_frozen(self) -> None:
+        if self.consistency != FROZEN:
+            raise errors.NotQuiesced(
+                f"domain '{self._dom.name()}' could not be frozen ({self.reason}): see that the guest agent runs in "
+                "it, or let --quiesce=auto pull all the same"
+            )
+
+    def _obstacle(self) -> str:
+        """Why there is no use in trying, as a code word, or ""."""
+        if self._dom.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+            return "paused"
+        state = domain_xml.agent_state(self._dom.XMLDesc(0))
+        if state is None:
+            return "no-agent-channel"
+        return "" if state == "connected" else "agent-not-connected"
+
+    def _freeze(self) -> str:
+        """Freezes; returns "" or a code word that says why not."""
+        if not self._start_guard():
+            return "no-freeze-guard"
+        assert self._guard
+        try:
+            # It stays with the domain, for every client, and cannot be asked for: it is put back to the default.
+            self._dom.agentSetResponseTimeout(int(self._seconds), 0)
+            domain_mark.put(self._dom, domain_mark.FREEZING, self._guard.pid)  # should both of us be killed
+            self._tell(b"frozen\n")  # before it is: a freeze that comes too late must not last
+            self._dom.fsFreeze()
+        except (libvirt.libvirtError, errors.NoAnswer) as error:
+            late = isinstance(error, errors.NoAnswer) or error.get_error_code() in _NO_ANSWER
+            self._let_go(done=not late)
+            return "agent-unresponsive" if late else "freeze-failed"
+        except BaseException:  # we were told to end
+            self._let_go(done=False)
+            raise
+        self.consistency = FROZEN
+        return ""
+
+    def _thaw(self) -> None:
+        try:
+            thawed = self._dom.fsThaw()
+        except (libvirt.libvirtError, errors.NoAnswer) as error:
+            self._let_go(done=False)
+            self._trouble = [
+                f"the guest could not be thawed ({error}): it is tried again for some minutes, see domfsthaw"
+            ]
+            return
+        except BaseException:
+            self._let_go(done=False)
+            raise
+        self._let_go(done=True)
+        if thawed <= 0:  # somebody else did, or the guard, or the guest's own limit
+            self.consistency, self.reason = CRASH_CONSISTENT, "thawed-early"
+
+    # The guard
+
+    def _start_guard(self) -> bool:
+        command = [sys.executable, str(_GUARD), self._dom.UUIDString(), str(self._seconds),
+                   domain_mark.uri(domain_mark.FREEZING)]  # fmt: skip
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._guard = subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes)  # type: ignore[call-overload]
+        assert self._guard and self._guard.stdout
+        self._tell(self._uri.encode() + b"\n")  # a password in it is for no list of processes
+        ready = select.select([self._guard.stdout], [], [], _GUARD_START)[0]
+        if ready and self._guard.stdout.readline() == b"ready\n":
+            return True
+        self._guard.kill()
+        self._let_go(done=True)
+        return False
+
+    def _tell(self, line: bytes) -> None:
+        assert self._guard and self._guard.stdin
+        with contextlib.suppress(OSError):
+            self._guard.stdin.write(line)
+
+    def _let_go(self, done: bool) -> None:
+        """done: the guest is not frozen. Else the guard goes on by itself, and is not waited for."""
+        assert self._guard and self._guard.stdin and self._guard.stdout
+        if done:
+            with contextlib.suppress(libvirt.libvirtError, errors.NoAnswer):
+                self._dom.agentSetResponseTimeout(_BLOCK, 0)
+                domain_mark.remove(self._dom, domain_mark.FREEZING)
+            self._tell(b"done\n")
+        self._guard.stdin.close()
+        self._guard.stdout.close()
+        if done:
+            self._guard.wait()

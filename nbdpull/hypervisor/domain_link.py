@@ -1,0 +1,249 @@
+"""The connection to libvirt: every call has a deadline, and one that breaks with its daemon is made anew.
+
+Owns: deadlines, the second try on a new connection, and which calls must have none. Objects of libvirt come out wrapped
+so that the same holds for theirs. Must not know: what a call is for, or what its error means (domain.py does).
+
+A daemon that is gone for good, or hangs itself, is found out once: no call after that waits for it again. One that
+answers while a call about the domain does not is waited for a while longer, as it may itself be waiting.
+
+A thread a call is what it takes: libvirt has no time limits of its own, and a call to a daemon that is stopped, or that
+waits for a QEMU that is, never returns. There are some dozens of calls in a run, and two a second while it reads, each
+at 0.1 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Callable, NoReturn, Optional
+
+import libvirt
+import libvirt_qemu
+
+from ..core import errors
+
+DAEMON_WAIT = 30  # seconds that the daemon itself waits for another call on the same domain, before it refuses ours
+AFTER_SILENCE = 2  # seconds for each further call once one was not answered: the way out must not take minutes
+AFTER_SIGNAL = 10  # seconds for a daemon to come back, or to answer, where we were told to end
+LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
+# lost in the midst they may have been done, and by then it is not the same call
+NOT_REPEATED = ("backupBegin", "fsFreeze", "createWithFlags")
+
+
+class Link:
+    """One connection. stall_timeout: seconds that a call may take, beside what the daemon waits by itself, and that a
+    daemon may be away; gone: why no call is made any more, "" as long as there is a daemon.
+
+    check() is called while libvirt is waited for, what it raises ends that; who clears up is `ignoring_check`.
+    """
+
+    def __init__(self, uri: Optional[str], stall_timeout: float, check: Callable = lambda: None):
+        self._uri = uri
+        self.timeout = stall_timeout
+        self.check = check
+        self._silent = False
+        self._renewing = threading.Lock()
+        self.gone = ""
+        self.generation = 0
+        self.raw = self._open(DAEMON_WAIT + stall_timeout)
+
+    def connection(self) -> Any:
+        """The virConnect, wrapped."""
+        return _Wrapped(self, self.raw, lambda: self.raw)
+
+    def bounded(self, call: Callable, *args: Any) -> Any:
+        """What the call returns or raises; NoAnswer if it does neither in time. The call itself goes on then."""
+        self._require_daemon()
+        began = _Call(call, args)
+        try:
+            seconds = self._wait_for(began)
+        except errors.NoAnswer:
+            raise
+        except BaseException as error:
+            # Who goes on to clear up should find the call's work done.
+            if not began.wait(AFTER_SILENCE):
+                raise error from errors.NoAnswer("libvirt did not answer yet")
+            raise
+        self._silent = not began.ended
+        if not began.ended:
+            raise errors.NoAnswer(f"libvirt did not answer within {seconds:g} s, QEMU or libvirt hangs")
+        return began.result()
+
+    def _wait_for(self, call: _Call) -> float:
+        """Wait until a call has ended, or for so many seconds."""
+        if self._silent:
+            call.wait(AFTER_SILENCE, self.check)
+            return AFTER_SILENCE
+        if not call.wait(self.timeout, self.check):
+            # A daemon that is alive may itself be waiting.
+            if not _Call(self.raw.getLibVersion, ()).wait(AFTER_SILENCE) and not call.ended:
+                self._give_up(f"libvirt's daemon hangs, it did not answer within {self.timeout:g} s")
+            call.wait(DAEMON_WAIT, self.check)
+        return self.timeout + DAEMON_WAIT
+
+    def _open(self, seconds: float) -> Any:
+        """A new connection; what libvirt raises, or NoAnswer."""
+        opened = _Call(libvirt.open, (self._uri,))
+        if not opened.wait(max(seconds, AFTER_SILENCE), self.check):
+            self._give_up(f"libvirt's daemon hangs, it did not answer within {seconds:.0f} s")
+        return opened.result()
+
+    @contextlib.contextmanager
+    def ignoring_check(self) -> Iterator[None]:
+        """For who clears up after check() raised. After a signal that must not take long, either."""
+        before = self.check, self.timeout
+        try:
+            self.check()
+        except errors.Interrupted:
+            self.timeout = min(self.timeout, AFTER_SIGNAL)
+        except errors.NbdpullError:
+            pass
+        self.check = lambda: None
+        try:
+            yield
+        finally:
+            self.check, self.timeout = before
+
+    def _give_up(self, why: str) -> NoReturn:
+        self.gone = why
+        self._require_daemon()
+        raise AssertionError("it is gone")
+
+    def _require_daemon(self) -> None:
+        if self.gone:
+            raise errors.NoAnswer(self.gone)
+
+    def lost(self) -> bool:
+        try:
+            return not self.raw.isAlive()
+        except libvirt.libvirtError:
+            return True
+
+    def renew(self, generation: int) -> None:
+        """Connect again, unless another thread did since `generation`; NoAnswer if the daemon stays away."""
+        while not self._renewing.acquire(timeout=LOOK_INTERVAL):
+            self.check()
+        try:
+            deadline = time.monotonic() + self.timeout
+            while generation == self.generation:
+                self._require_daemon()
+                self._try_again(deadline)
+        finally:
+            self._renewing.release()
+
+    def _try_again(self, deadline: float) -> None:
+        try:
+            self.raw = self._open(deadline - time.monotonic())
+            self.generation += 1
+        except libvirt.libvirtError as error:
+            if time.monotonic() > deadline:
+                why = " ".join(str(error).split())
+                self._give_up(f"libvirt's daemon is gone, it did not come back within {self.timeout:g} s ({why})")
+            time.sleep(LOOK_INTERVAL)
+            self.check()
+
+    def close(self) -> None:
+        """Let go of the connection; never waits for it."""
+        if not self._silent and not self.gone:
+            self.bounded(self.raw.close)
+
+
+class _Call:
+    """A call under way in a thread of its own."""
+
+    def __init__(self, call: Callable, args: tuple):
+        self._call, self._args = call, args
+        self._outcome: Any = None
+        self._error: Optional[BaseException] = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome = self._call(*self._args)
+        except BaseException as error:
+            self._error = error
+        self._done.set()
+
+    @property
+    def ended(self) -> bool:
+        return self._done.is_set()
+
+    def wait(self, seconds: float, check: Callable = lambda: None) -> bool:
+        """Whether it ended in time. What check() raises ends the wait."""
+        deadline = time.monotonic() + seconds
+        while not self._done.wait(max(0, min(LOOK_INTERVAL, deadline - time.monotonic()))):
+            if time.monotonic() > deadline:
+                return self.ended
+            check()
+        return True
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._outcome
+
+
+class _Wrapped:
+    """An object of libvirt: its methods through the link. `again` gives the same object of the link's connection."""
+
+    def __init__(self, link: Link, real: Any, again: Callable[[], Any]):
+        self._link, self._real, self._again = link, real, again
+        self._generation = link.generation
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(self._call, name)
+
+    def _call(self, name: str, *args: Any) -> Any:
+        return self._wrap(self._raw_call(name, *args), name, args)
+
+    def _raw_call(self, name: str, *args: Any) -> Any:
+        self._refresh()
+        try:
+            return self._link.bounded(getattr(self._real, name), *map(_unwrapped, args))
+        except libvirt.libvirtError:
+            if self._generation == self._link.generation and not self._link.lost():
+                raise
+            self._link.renew(self._generation)
+            if name in NOT_REPEATED:
+                raise
+        self._refresh()
+        return self._link.bounded(getattr(self._real, name), *map(_unwrapped, args))
+
+    def _refresh(self) -> None:
+        generation = self._link.generation
+        if self._generation != generation:
+            self._real, self._generation = self._again(), generation
+
+    def _wrap(self, result: Any, name: str, args: tuple) -> Any:
+        if isinstance(result, _OBJECTS):
+            return _Wrapped(self._link, result, lambda: self._raw_call(name, *args))
+        if isinstance(result, list) and result and isinstance(result[0], _OBJECTS):
+            return [_Wrapped(self._link, each, functools.partial(_gone, each)) for each in result]
+        return result
+
+
+def ask_monitor(dom: _Wrapped, command: str) -> str:
+    """What QEMU's monitor answers, both JSON. libvirt notes of the domain, until that ends, that somebody did so."""
+    return dom._link.bounded(libvirt_qemu.qemuMonitorCommand, _unwrapped(dom), command, 0)
+
+
+def _unwrapped(argument: Any) -> Any:
+    """What libvirt can be given: an object of its own, or a list of such."""
+    if isinstance(argument, list):
+        return [_unwrapped(each) for each in argument]
+    if isinstance(argument, _Wrapped):
+        argument._refresh()
+        return argument._real
+    return argument
+
+
+def _gone(stale: Any) -> Any:
+    """Of a list there is no single call to make one again: the stale one fails by itself."""
+    return stale
+
+
+_OBJECTS = (libvirt.virDomain, getattr(libvirt, "virDomainCheckpoint", libvirt.virDomain))

@@ -1,0 +1,59 @@
+"""A mark on a running domain: what a process of ours began with it and has to end. It goes when QEMU ends.
+
+Owns: the marks in libvirt's live metadata. Must not know: what is begun, and how it is ended.
+"""
+
+import contextlib
+import xml.etree.ElementTree as ET
+from typing import Any, Optional
+
+import libvirt
+
+from ..core import process
+from ..core.process import Process
+
+STARTED_PAUSED, FREEZING = "started-paused", "freezing"
+
+_ELEMENT, _LIVE = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
+_NONE = (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_OPERATION_INVALID)
+
+
+def uri(what: str) -> str:
+    """The XML namespace of a mark."""
+    return f"urn:nbdpull:{what}"
+
+
+def put(dom: Any, what: str, pid: Optional[int] = None) -> Process:
+    """Mark it as of a process, None = this one; return what `owner` then tells."""
+    owner = process.of(pid)
+    attributes = {name: str(value) for name, value in owner._asdict().items()}
+    mark = ET.tostring(ET.Element("started", attributes), encoding="unicode")
+    dom.setMetadata(_ELEMENT, mark, "nbdpull", uri(what), _LIVE)
+    return owner
+
+
+def remove(dom: Any, what: str) -> None:
+    dom.setMetadata(_ELEMENT, None, None, uri(what), _LIVE)
+
+
+def owner(dom: Any, what: str) -> Optional[Process]:
+    """The process that put the mark, None where there is none. In doubt it lives, see is_alive."""
+    try:
+        return _process(ET.fromstring(dom.metadata(_ELEMENT, uri(what), _LIVE)))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _NONE:
+            return None
+        raise
+
+
+def is_alive(owner: Process) -> bool:
+    """Whether that process runs; in doubt, as on another machine, it does."""
+    return owner.is_alive is not False
+
+
+def _process(mark: ET.Element) -> Process:
+    """Of a mark; one of a machine that nobody knows where it is of another form."""
+    told = [mark.get(name, "") for name in Process._fields]
+    with contextlib.suppress(ValueError):
+        return Process(int(told[0]), int(told[1]), *told[2:])
+    return Process(host=mark.get("by", ""))

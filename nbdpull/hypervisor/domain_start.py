@@ -1,0 +1,65 @@
+"""Why a domain that is off could not be started for a pull, and what to do about it.
+
+Owns: what libvirt's error codes stand for at a start, and how it is seen that the domain runs elsewhere. Must not know:
+how a domain is started.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from collections.abc import Iterable
+from typing import Any
+
+import libvirt
+
+from ..core import errors
+from ..images import guest_files
+
+_DENIED = (libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_AUTH_FAILED)
+_ADVICE = {
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: "another call holds it: try again later",
+    libvirt.VIR_ERR_HOOK_SCRIPT_FAILED: "a hook of libvirt refused: see /etc/libvirt/hooks",
+    libvirt.VIR_ERR_NO_NETWORK: "its network is not defined: see virsh net-list --all",
+    libvirt.VIR_ERR_OPERATION_INVALID: "what it needs (a network, a storage pool) is not active: see virsh net-list "
+                                       "--all and virsh pool-list --all",
+    libvirt.VIR_ERR_NO_STORAGE_POOL: "its storage pool is not defined: see virsh pool-list --all",
+    libvirt.VIR_ERR_NO_STORAGE_VOL: "a volume of it is gone: see virsh vol-list",
+    libvirt.VIR_ERR_SYSTEM_ERROR: "a file or a device that its definition names cannot be used",
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED: "its definition asks for what this host does not have",
+}  # fmt: skip
+_OTHERWISE = "see its log in /var/log/libvirt/qemu"
+_ELSEWHERE = "it seems to run elsewhere, on another host or without libvirt: pull it there, and do not start it here"
+
+
+def failed(name: str, error: libvirt.libvirtError, images: Iterable[str], seconds: float) -> errors.NbdpullError:
+    """The error that a failed start is. images: of its disks, as far as they are files here."""
+    code, says = error.get_error_code(), f"({' '.join(str(error).split())})"
+    used = [image for image in images if _is_used(image, seconds)]
+    if used or code == libvirt.VIR_ERR_RESOURCE_BUSY:
+        lock = f"its image {used[0]} is in use" if used else "a lock on it is held"
+        return errors.Busy(f"domain '{name}' is off here, but {lock}: {_ELSEWHERE} {says}")
+    if code in _DENIED:
+        return errors.AccessDenied(f"domain '{name}' is off, and you may not start it: run as root, or start it {says}")
+    advice = _ADVICE.get(code, _OTHERWISE)
+    return errors.StartFailed(f"domain '{name}' is off, and cannot be started paused for the pull: {advice} {says}")
+
+
+def _is_used(image: str, seconds: float) -> bool:
+    try:
+        return guest_files.has_writer(image, seconds)
+    except OSError:
+        return False
+
+
+def other_session(uri: str, environment: Any = os.environ) -> str:
+    """Why libvirt may have asked another daemon than that of our session, as a sentence; "" if it has not.
+
+    Without that variable, as under cron, it looks for the daemon in another folder and starts one there, which has the
+    same definitions and shows all domains as off.
+    """
+    parts, folder = urllib.parse.urlsplit(uri), f"/run/user/{os.geteuid()}"
+    if parts.path != "/session" or parts.netloc or environment.get("XDG_RUNTIME_DIR") or not os.path.isdir(folder):
+        return ""
+    return (f"XDG_RUNTIME_DIR is not set, and so libvirt asked another daemon than that of your session, which shows "
+            f"domains as off that run: set it to {folder}")  # fmt: skip

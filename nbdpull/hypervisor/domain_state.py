@@ -1,0 +1,76 @@
+"""What state a domain is in and why, in words, and which error its end is to a run that needs it.
+
+Owns: libvirt's numbers of states and of their reasons. Must not know: libvirt's calls, what the run was about to do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+import libvirt
+
+from ..core import errors
+
+_WORDS = ("in no known state", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
+_WHY_PAUSED = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: "by its owner",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "for a migration",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "to be saved",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "by an I/O error",
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "by its watchdog",
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "as the guest crashed",
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "while it starts",
+}
+_HOW_ENDED = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "was shut down by its guest",
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "was ended by somebody (as virsh destroy does)",
+    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: "was migrated to another host",
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "was saved by somebody (as virsh save does)",
+    libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: "was put back to a snapshot by somebody",
+}
+_CRASHES = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
+
+
+class State(NamedTuple):
+    """number, reason: libvirt's; None, None is that of a transient domain that is gone."""
+
+    number: Optional[int]
+    reason: Optional[int] = None
+
+    @property
+    def running(self) -> bool:
+        return self.number == libvirt.VIR_DOMAIN_RUNNING
+
+    @property
+    def paused(self) -> bool:
+        return self.number == libvirt.VIR_DOMAIN_PAUSED
+
+    @property
+    def io_error(self) -> bool:
+        """QEMU stopped its CPUs, as a write of the guest found no room or failed."""
+        return self.paused and self.reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
+
+    @property
+    def off(self) -> bool:
+        return self.number is None or self.number == libvirt.VIR_DOMAIN_SHUTOFF
+
+    def __str__(self) -> str:
+        if self.number is None:
+            return "gone"
+        word = _WORDS[self.number] if self.number < len(_WORDS) else _WORDS[0]
+        why = _WHY_PAUSED.get(self.reason) if self.paused else None
+        return f"{word} ({why})" if why else word
+
+
+GONE = State(None)
+
+
+def ended(name: str, state: State) -> errors.NbdpullError:
+    """The error that the end of a domain is, by the state that it is in now."""
+    if state.number == libvirt.VIR_DOMAIN_SHUTOFF and state.reason in _CRASHES:
+        return errors.DomainCrashed(
+            f"QEMU of domain '{name}' crashed or was killed: see its log in /var/log/libvirt/qemu, start it, and pull "
+            "again, which will be in full, as its bitmaps are lost"
+        )
+    how = _HOW_ENDED.get(state.reason) if state.number is not None else None
+    return errors.DomainStopped(f"domain '{name}' {how or 'ended'} during the run: pull again")

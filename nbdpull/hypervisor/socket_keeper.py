@@ -1,0 +1,172 @@
+"""Connections that QEMU hangs up on first: kept open until its NBD server has closed them, whatever becomes of us.
+
+Where the device of a disk runs in an I/O thread, its export does too, and a QEMU before 9.0 closes a client that hung
+up from that thread. Since the repair of CVE-2024-7409 it aborts there (`nbd_blockdev_client_closed: Assertion
+qemu_in_main_thread()`), and the guest is gone; before that it changed a list without a lock, and could hang. Stopping
+the server closes the clients from the main thread, which is safe. So of such a disk no connection may end before the
+job does.
+
+Owns: when that is needed, and the duplicates of our sockets, here and in the process of socket_guard.py, which ends the
+job where we are killed. Must not know: NBD, what a job is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Optional
+
+from ..core import errors
+from . import qemu_faults
+
+HANG_UP = 5.0  # seconds for the server to close its connections once the job is gone
+_GUARD = Path(__file__).with_name("socket_guard.py")
+_GUARD_ANSWER = 20  # seconds; first of all it opens a connection to libvirt
+_HELD, _ABANDONED = b"k", b"a"  # what the guard is told
+_FAILED = "the process that keeps the connections to QEMU open, without which it could crash, does not work"
+
+
+def required(vm, disks, way) -> bool:
+    """Whether the connections to a backup of these Disks have to be kept; Unsupported where they cannot be, and where
+    such a disk cannot be read with TLS.
+
+    way: the Route to QEMU's server. A connection through a network breaks without asking us, and the peer of one with
+    TLS cannot be checked on a socket that was made by us.
+    """
+    threaded = [disk.target for disk in disks if disk.iothread and not vm.reads_images]
+    if not threaded:
+        return False
+    version = vm.running_version
+    named = f"disk {', '.join(threaded)} of domain '{vm.name}' is in an I/O thread (iothread), and QEMU "
+    named += ".".join(map(str, version)) if version else "of a version that is not known"
+    if qemu_faults.hang_up(version):
+        if vm.is_remote or way.certificates:
+            raise errors.Unsupported(
+                f"{named} crashes, with its guest, when an NBD client of such a disk hangs up; that can be prevented "
+                "only on the domain's own host and without TLS: run nbdpull there, or upgrade to QEMU 9.0.1, or leave "
+                "the disk out"
+            )
+        return True
+    if way.certificates and qemu_faults.tls_in_thread(version):
+        raise errors.Unsupported(
+            f"{named} crashes, with its guest, when such a disk is read over TLS: do without --tls, reach its socket "
+            "through ssh, or upgrade to QEMU 9.0.1 or 8.2.5, or leave the disk out"
+        )
+    return False
+
+
+class SocketKeeper:
+    """`with SocketKeeper(uri, uuid, run_id) as keeper:` around the life of a backup job.
+
+    keep() is told of every connection before it is used; from then on nobody but the server can end it. abandon() is
+    told where nothing more will be read from one: the guard takes what arrives there. After the block the server has
+    hung up, or the guard goes on to see to that. HypervisorError where there can be no guard.
+    """
+
+    def __init__(self, uri: str, uuid: str, run_id: str):
+        self._uri, self._command = uri, [sys.executable, _GUARD.name, uuid, run_id]
+        self._lock = threading.Lock()
+        self._kept: dict[socket.socket, bytes] = {}  # "k", or "a" where it was abandoned
+        self._news: list[tuple[bytes, socket.socket]] = []  # what the guard has not been told
+        self._guard: Optional[subprocess.Popen[bytes]] = None
+        self._channel = socket.socket()  # to the guard, once there is one
+        self._over = False
+
+    def keep(self, connected: socket.socket) -> socket.socket:
+        """Hold this connection; its name for `abandon`. Both may be called by several threads."""
+        kept = connected.dup()
+        self._tell(_HELD, kept)
+        return kept
+
+    def abandon(self, kept: socket.socket) -> None:
+        """Nobody reads from this one any more."""
+        self._tell(_ABANDONED, kept)
+
+    def _tell(self, state: bytes, kept: socket.socket) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._kept[kept] = state
+            self._news.append((state, kept))
+            self._require_guard()
+
+    def check(self) -> None:
+        """To be called often: a guard that was killed is replaced."""
+        if self._guard is not None and self._guard.poll() is not None and not self._over:
+            with self._lock:
+                self._require_guard()
+
+    def __enter__(self) -> SocketKeeper:
+        if not self._start_guard():
+            raise errors.HypervisorError(f"{_FAILED}: it cannot connect to libvirt")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            over = self._hung_up()
+            if not over:  # the job could not be ended: the guard goes on to try, and is not waited for
+                self._require_guard()
+            self._channel.close()
+            if over and self._guard:
+                self._guard.wait()
+            self._over = True
+            for each in self._kept:
+                each.close()
+
+    def _hung_up(self) -> bool:
+        """Whether the server has ended every connection; it does in the moment in which the job ends."""
+        deadline = time.monotonic() + HANG_UP
+        for each in self._kept:
+            poll = select.poll()
+            poll.register(each, select.POLLRDHUP)
+            if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+                return False
+        return True
+
+    # The guard
+
+    def _require_guard(self) -> None:
+        """There is one, and it holds all that is kept; where the daemon is down it waits for it."""
+        if self._guard is None or self._guard.poll() is not None or not self._handed_over():
+            self._start_guard()
+            if not self._handed_over():
+                raise errors.HypervisorError(_FAILED)
+
+    def _handed_over(self) -> bool:
+        try:
+            while self._news:
+                state, kept = self._news[0]
+                socket.send_fds(self._channel, [state], [kept.fileno()])  # type: ignore[list-item]
+                if self._channel.recv(1) != state:
+                    return False
+                del self._news[0]
+        except OSError:  # it was killed, or stands still
+            return False
+        return True
+
+    def _start_guard(self) -> bool:
+        """Start one in the place of what there was; whether it is connected to libvirt."""
+        self._dismiss()
+        ours, its = socket.socketpair()
+        ours.settimeout(_GUARD_ANSWER)
+        with its:  # from its folder: `pkill -f nbdpull` is to end us, and not the guard as well
+            self._guard = subprocess.Popen(self._command, cwd=_GUARD.parent, stdin=its.fileno(), start_new_session=True,
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        self._channel = ours
+        with contextlib.suppress(OSError):
+            ours.sendall(self._uri.encode() + b"\n")  # a password in it is for no list of processes
+            return ours.recv(1) == b"y"
+        return False
+
+    def _dismiss(self) -> None:
+        self._channel.close()
+        self._news = [(state, kept) for kept, state in self._kept.items()]
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()

@@ -1,0 +1,78 @@
+"""QEMU's locks on an image: whether somebody uses it, and that nobody begins to meanwhile.
+
+Owns: the bytes of a file that QEMU locks, and what each means. A lock belongs to the open file, not to the process: it
+goes with the descriptor, and reading the file elsewhere in this process does not let go of it. Must not know: what an
+image holds, or why it is wanted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+
+from ..core import errors
+
+# QEMU holds a shared lock on the first kind of byte for each thing that it does with an image, and on the second for
+# each that it lets nobody else do; and before it begins it looks for the others' locks of the other kind.
+_DOES, _FORBIDS = 100, 200
+_WRITES, _RESIZES = 1, 3
+_ALL = 4  # the others: consistent read, write of what is there already
+
+_IN_USE = (errno.EAGAIN, errno.EACCES)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class _Flock(ctypes.Structure):
+    _fields_ = [("type", ctypes.c_short), ("whence", ctypes.c_short), ("start", ctypes.c_int64),
+                ("length", ctypes.c_int64), ("pid", ctypes.c_int)]  # fmt: skip
+
+
+def keep_all_out(descriptor, path):
+    """Busy if QEMU uses the image; from now on none can. The descriptor is open for writing."""
+    try:
+        _set(descriptor, fcntl.F_WRLCK, _DOES, _ALL)
+    except OSError as error:
+        if error.errno in _IN_USE:
+            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first") from error
+        # else a file system without locks
+
+
+def keep_writers_out(descriptor, path):
+    """Busy if a QEMU may write to the image; from now on none can begin to, many can read it.
+
+    False where the file system has no locks: nothing is known then.
+    """
+    try:
+        for change in (_WRITES, _RESIZES):
+            _set(descriptor, fcntl.F_RDLCK, _FORBIDS + change, 1)
+        used = has_writer(descriptor)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        if error.errno not in _IN_USE:  # locked whole, by a restore
+            raise
+        used = True
+    if used:
+        raise errors.Busy(f"{path} is in use: it seems that its VM runs elsewhere, or another program writes to it")
+    return True
+
+
+def has_writer(descriptor):
+    """Whether a QEMU may write to the image; False, too, where the file system has no locks. OSError."""
+    try:
+        return any(_is_locked(descriptor, _DOES + change) for change in (_WRITES, _RESIZES))
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+
+
+def _set(descriptor, kind, start, length):
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, bytes(_Flock(kind, 0, start, length, 0)))
+
+
+def _is_locked(descriptor, byte):
+    """Whether anybody has a lock on it, also a shared one."""
+    asked = bytes(_Flock(fcntl.F_WRLCK, 0, byte, 1, 0))
+    return _Flock.from_buffer_copy(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)).type != fcntl.F_UNLCK

@@ -1,0 +1,94 @@
+"""QEMU's programs for images: is one installed, how an image is named to them, and what qemu-img is asked to do.
+
+Owns: qemu-img's errors, which become ours here, and how a program gets at an image that is encrypted: it is told of the
+file that holds the secret, and reads that itself. Must not know: what an image is for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+from ..core import errors
+
+SECTOR = 512  # bytes: an encrypted image is of whole ones
+# qemu-img measures how fast a passphrase can be tried by the CPU time of some ten milliseconds. A kernel that counts
+# that by ticks tells of none in one case out of ten, and qemu-img gives up; that says nothing of the next time.
+CREATE_TRIES, _NO_CLOCK = 12, "CPU usage"
+_ID = "secret0"
+_KEY = f"key-secret={_ID}"
+
+
+def require(program):
+    """MissingSoftware where it is not installed."""
+    if shutil.which(program) is None:
+        raise errors.MissingSoftware(
+            f"{program} is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL); new images "
+            "without options, and raw ones, can be restored without it"
+        )
+
+
+def run(path, *words):
+    """What qemu-img prints; path: of the image, for messages. Busy, OutputError."""
+    require("qemu-img")
+    done = subprocess.run(["qemu-img", *words], capture_output=True, text=True)
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        if "lock" in said:
+            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first ({said})")
+        raise errors.OutputError(f"qemu-img failed: {said}")
+    return done.stdout
+
+
+def create(path, size, *options):
+    """Make a qcow2 image of `size` bytes; options: words of qemu-img."""
+    run(path, "create", "-q", "-f", "qcow2", *options, path, str(size))
+
+
+def create_encrypted(path, size, kind, secret, options=""):
+    """Make an image that is encrypted by LUKS. kind: "qcow2", or "raw" within; options: others, as of -o."""
+    within = "encrypt." if kind == "qcow2" else ""
+    wanted = [options] if options else []
+    wanted += ["encrypt.format=luks"] if within else []
+    words = ["create", "-q", *_secret(secret), "-f", _driver(kind), "-o", ",".join([*wanted, f"{within}{_KEY}"])]
+    for _ in range(CREATE_TRIES):
+        try:
+            return run(path, *words, path, str(-(-size // SECTOR) * SECTOR))
+        except errors.OutputError as error:
+            if _NO_CLOCK not in str(error):
+                raise
+            failed = error
+    raise failed
+
+
+def named(path, kind, secret=None, device=False):
+    """The words by which a program opens an image; secret: path of a file that holds that of an encrypted one."""
+    if secret is None:
+        return ["-f", kind, path]
+    driver, protocol = _driver(kind), "host_device" if device else "file"
+    key = f"encrypt.{_KEY}" if driver == "qcow2" else _KEY
+    options = f"driver={driver},{key},file.driver={protocol},file.filename={_escaped(path)}"
+    return [*_secret(secret), "--image-opts", options]
+
+
+def virtual_size(path, kind, secret=None, device=False):
+    """Bytes of the disk in an image."""
+    return json.loads(run(path, "info", "--output=json", *named(path, kind, secret, device)))["virtual-size"]
+
+
+def grow(path, kind, size, secret=None):
+    run(path, "resize", "-q", *named(path, kind, secret), str(size))
+
+
+def _driver(kind):
+    return "luks" if kind == "raw" else kind
+
+
+def _secret(path):
+    return ["--object", f"secret,id={_ID},file={_escaped(path)}"]
+
+
+def _escaped(text):
+    """As the value of an option in a list of them."""
+    return text.replace(",", ",,")

@@ -1,0 +1,1 @@
+"""Exports to read and to write: libnbd, and QEMU's block layer without a guest."""

@@ -1,0 +1,152 @@
+"""A qemu-storage-daemon of our own: QEMU's block layer in a process that no guest is in, and that nobody else reaches.
+
+Owns: its start, its certain end, its monitor (QMP over its standard input and output), and the socket of its NBD
+server, which has no name: no other process finds it, and nothing is left of it however we end. Must not know: which
+images are opened in it, or why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from typing import Any, Callable
+
+from ..core import child, errors
+
+PROGRAM = "qemu-storage-daemon"
+PACKAGE = "qemu-utils (Debian 13), qemu-system-common (Debian 12, Ubuntu) or qemu-img (Fedora, RHEL)"
+LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
+END_TIMEOUT = 5.0  # seconds; a process whose storage hangs cannot be ended, and is not waited for
+
+
+class Refused(errors.HypervisorError):
+    """QEMU's block layer said no; the text is its own."""
+
+
+class StorageDaemon:
+    """A running daemon, to be closed. socket: a path for NBD clients in this process; version: QEMU's.
+
+    check() is called while it is waited for, what it raises ends that. SourceError where it is silent for
+    `stall_timeout` seconds, JobLost where it has ended.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None, stall_timeout: float = 60.0):
+        if shutil.which(PROGRAM) is None:
+            raise errors.MissingSoftware(f"{PROGRAM} is not installed: install {PACKAGE}")
+        self._check, self._stall_timeout = check, stall_timeout
+        self._unread = b""
+        with contextlib.ExitStack() as opened:
+            self._log = opened.enter_context(tempfile.TemporaryFile())
+            listening, way = _nameless_socket()
+            opened.callback(os.close, way)
+            self.socket = f"/proc/self/fd/{way}"
+            with listening:
+                self._process = self._started(listening.fileno())
+            opened.callback(self._end)
+            self.version = _dotted(self._answer("its start", "QMP")["version"]["qemu"])
+            self.ask("qmp_capabilities")
+            self._opened = opened.pop_all()
+
+    def _started(self, listening: int) -> subprocess.Popen:
+        return subprocess.Popen(
+            [PROGRAM, "--chardev", "stdio,id=monitor", "--monitor", "chardev=monitor",
+             "--nbd-server", f"addr.type=fd,addr.str={listening},max-connections=0"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, pass_fds=[listening],
+            start_new_session=True,  # a Ctrl-C is for us: we end it
+            preexec_fn=child.ended_with_us(),
+        )  # fmt: skip
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """What a command of its monitor returns; dashes of names are written as underscores. Refused."""
+        asked = {"execute": command, "arguments": {name.replace("_", "-"): arguments[name] for name in arguments}}
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # the answer tells
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        return self._answer(command, "return")
+
+    def _answer(self, doing: str, wanted: str) -> Any:
+        deadline = time.monotonic() + self._stall_timeout
+        while True:
+            answer = json.loads(self._line(doing, deadline))
+            if "error" in answer:
+                raise Refused(" ".join(answer["error"]["desc"].split()))
+            if wanted in answer:  # else it is an event
+                return answer[wanted]
+
+    def _line(self, doing: str, deadline: float) -> bytes:
+        assert self._process.stdout
+        while b"\n" not in self._unread:
+            self._check()
+            if select.select([self._process.stdout], [], [], LOOK_INTERVAL)[0]:
+                read = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not read:
+                    raise self._ended()
+                self._unread += read
+            elif time.monotonic() > deadline:
+                raise errors.SourceError(f"{PROGRAM} was silent for {self._stall_timeout:g} s over {doing}: does its "
+                                         "storage hang?")  # fmt: skip
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def require_alive(self) -> None:
+        """JobLost if it has ended."""
+        if self._process.poll() is not None:
+            raise self._ended()
+
+    def _ended(self) -> errors.NbdpullError:
+        code = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(END_TIMEOUT)
+        self._log.seek(0)
+        said = " ".join(self._log.read().decode(errors="replace").split())[-500:]
+        how = f"by signal {-code}" if code and code < 0 else f"with code {code}"
+        return errors.JobLost(f"{PROGRAM}, which read the images, has ended {how}{said and f' ({said})'}: what was "
+                              "read by it is not used, pull again")  # fmt: skip
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def _end(self) -> None:
+        """Not gently: it has nothing to write."""
+        process = self._process
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_TIMEOUT)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def __enter__(self) -> StorageDaemon:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+def _nameless_socket() -> tuple[socket.socket, int]:
+    """A socket to listen at, and a descriptor by whose path in /proc this process can connect to it."""
+    folder = tempfile.mkdtemp(prefix="nbdpull-")
+    inside = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path = f"/proc/self/fd/{inside}/nbd"  # a socket's path may have 107 bytes, and the folder's may have more
+        listening.bind(path)
+        return listening, os.open(path, os.O_PATH)
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.close(inside)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _dotted(version: dict[str, int]) -> str:
+    return "{major}.{minor}.{micro}".format(**version)

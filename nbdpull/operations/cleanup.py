@@ -1,0 +1,58 @@
+"""What dead runs left in a domain and a store: told, and removed, without making a point.
+
+Owns: which domain and series are looked at. Must not know: what a run leaves, and how it is found (reclaim.py does).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Optional
+
+from ..backup import reclaim
+from ..hypervisor import domain
+from ..repository import journal, series
+from ..storage import store
+
+
+@dataclass(frozen=True)
+class Request:
+    """output: a store, None: only what this machine has noted of the domain's last run."""
+
+    domain: str
+    output: Optional[str] = None
+    uri: Optional[str] = None
+    dry_run: bool = False
+    stall_timeout: float = 60.0
+
+
+def cleanup(request, check=lambda: None):
+    """Return the Leftovers found; with dry_run nothing is removed. Busy if a live run holds the domain or series;
+    JobStuck where all is removed, and the domain is held for a job that libvirt has lost."""
+    with ExitStack() as stack:
+        vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout, check))
+        hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
+        left_paused = vm.left_paused(hold)
+        if hold.starting and not left_paused and not request.dry_run:  # it came to nothing, or was taken over
+            hold.clear_start()
+        with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():
+            found = reclaim.reclaim(vm, _series(request, vm, stack), hold, request.dry_run)
+        vm.require_no_lost_job()
+        return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])
+
+
+def _paused(vm, hold, dry_run):
+    """Of a domain that was off and stood paused for a dead run; it ended with the last that was left in it."""
+    left = "dry run" if dry_run else "a job runs on it, or somebody resumed it meanwhile" if vm.active else ""
+    run = hold.previous.id if hold.previous else None
+    return reclaim.Leftover(run, "domain started paused, which was off before", left)
+
+
+def _series(request, vm, stack):
+    if request.output is None:
+        return None
+    target = series.of_domain(store.open_store(request.output), vm.name, vm.uuid)
+    if target.folder not in target.store.folders():
+        return None
+    stack.enter_context(target.writing())
+    return target

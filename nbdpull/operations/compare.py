@@ -1,0 +1,186 @@
+"""Compare: is an image file, or what an NBD server shows, equal to a disk as of a point?
+
+Owns: qemu-nbd in front of the image, and which ranges differ. The image is read; of the store only what the digests in
+its index do not answer. Must not know: libvirt, what is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+import numpy
+
+from ..core import child, errors, extents, pipeline
+from ..format import layout, reader
+from ..images import image_header, qemu_img
+from ..nbd import source
+from ..repository import lookup, series
+from ..repository.part import Part
+from ..storage import store
+
+BLOCK = layout.MAX_FRAME
+SECTOR = 512
+QEMU_NBD_START = 10.0  # seconds
+
+
+@dataclass
+class Result:
+    """differences: [(offset, length)] in bytes, ascending, neighbours joined; compared_bytes: how much of the disk was
+    looked at, complete: whether all of it."""
+
+    point: series.Point
+    disk: str
+    size: int
+    compared_bytes: int = 0
+    differences: list = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def equal(self) -> Optional[bool]:
+        """None: no difference in what was looked at, which was not all."""
+        return False if self.differences else True if self.complete else None
+
+
+def compare(
+    root: str,
+    image: str,
+    domain: Optional[str] = None,
+    point: Optional[str] = None,
+    disk: Optional[str] = None,
+    kind: Optional[str] = None,
+    threads: int = 2,
+    report: Callable = lambda **event: None,
+    check: Callable = lambda: None,
+    part: Part = Part(),  # noqa: B008
+) -> Result:
+    """Compare the image with a disk as of a point. kind: its format, told from its beginning where it is None."""
+    target = series.only_series(store.open_store(root), domain)
+    found = target.point(point or series.LATEST)
+    disk = _chosen(found, disk)
+    with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, kind) as live:
+        if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
+            raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
+        result = Result(found, disk, opened.size)
+        _compare(result, opened, live, threads, report, check, part)
+    return result
+
+
+def _chosen(point, disk):
+    known = [each.name for each in point.manifest.disks]
+    if disk is None and len(known) > 1:
+        raise errors.UsageError(f"--against compares one disk; choose it with --disk (it has: {', '.join(known)})")
+    if disk is not None and disk not in known:
+        raise errors.NoSuchDisk(f"point {point.id} has no disk {disk}; it has: {', '.join(known)}")
+    return disk or known[0]
+
+
+def _compare(result, opened, live, threads, report, check, part):
+    deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
+    held = _blocks_with_data(opened, live)
+    blocks, different = part.numbers(held), []
+    result.compared_bytes = opened.size - sum(_length(number, opened.size) for number in held.tolist())  # zero in both
+
+    def work(number):
+        return number, _block_differences(opened, live, number * BLOCK, _length(number, opened.size))
+
+    for number, found in pipeline.ordered(
+        work, blocks.tolist(), threads=threads, budget=1 << 26, weight=lambda _: BLOCK, check=check
+    ):
+        length = _length(number, opened.size)
+        position = number * BLOCK + length
+        result.compared_bytes += length
+        different += found
+        report(event="progress", disk=opened.disk, position=position, size=opened.size, written_bytes=position)
+        if deadline is not None and time.monotonic() > deadline:
+            break
+    result.complete = result.compared_bytes == opened.size
+    merged = extents.merged(extents.of((*each, extents.DATA) for each in different))
+    result.differences = [(int(each["offset"]), int(each["length"])) for each in merged]
+
+
+def _blocks_with_data(opened, live):
+    """Numbers of the blocks in which either side may hold something but zeros."""
+    held = numpy.zeros(-(-opened.size // BLOCK), bool)
+    for batch in live.extents():
+        data = extents.cut(batch[batch["kind"] == extents.DATA], BLOCK)
+        held[data["offset"] // BLOCK] = True
+    for offset, _, _ in opened.records():
+        held[offset // BLOCK] = True
+    return numpy.flatnonzero(held)
+
+
+def _length(number, size):
+    """Of a block of a disk of that size: the last one may be shorter."""
+    return min(BLOCK, size - number * BLOCK)
+
+
+def _block_differences(opened, live, start, length):
+    """[(offset, length)] of the runs of a block that are not equal."""
+    with live.reading() as connection:
+        data = connection.read_batch([(start, length)])[0]
+        found, at = [], start
+        for offset, size, digest in opened.records(start, length):
+            found += _unless_zero(data[at - start : offset - start], at)
+            view = data[offset - start : offset - start + size]
+            equal = reader.digest(view) == digest if digest else bytes(view) == opened.read(offset, size)
+            found += [] if equal else [(offset, size)]
+            at = offset + size
+        return found + _unless_zero(data[at - start :], at)
+
+
+def _unless_zero(view, offset):
+    return [(offset, len(view))] if numpy.frombuffer(view, "u1").any() else []
+
+
+# The image as an export
+
+
+@contextmanager
+def _served(image, kind):
+    """A source.Source of an image file or an NBD URI; qemu-nbd reads all of them, and never writes."""
+    qemu_img.require("qemu-nbd")
+    kind = kind or _kind(image)
+    with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder, tempfile.TemporaryFile() as log:
+        socket = os.path.join(folder, "nbd")
+        server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "64", "-f", kind, "-k", socket, image],
+                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                  preexec_fn=child.ended_with_us())  # fmt: skip
+        try:
+            with _connected(server, socket, image, log) as live:
+                yield live
+        finally:
+            server.kill()  # it only reads; an orderly end waits for clients that may be gone
+            server.wait()
+
+
+def _kind(image):
+    if re.match(r"nbd[a-z+]*:", image):
+        return "raw"
+    try:
+        with open(image, "rb") as file:
+            found = image_header.parse(file.read(image_header.SIZE)).format
+    except OSError as error:
+        raise errors.UsageError(f"cannot read {image}: {error.strerror}") from error
+    return "qcow2" if found == image_header.QCOW2 else "raw"
+
+
+def _connected(server, socket, image, log):
+    """A Source; UsageError with what qemu-nbd said where it has ended: it listens first, then looks at the image."""
+    deadline = time.monotonic() + QEMU_NBD_START
+    failed = None
+    while server.poll() is None and time.monotonic() < deadline:
+        try:  # a socket that is there may not be listening yet
+            return source.Source(socket, "")
+        except errors.SourceError as error:
+            failed = error
+            time.sleep(0.005)
+    log.seek(0)
+    said = " ".join(log.read().decode(errors="replace").split())
+    raise errors.UsageError(f"qemu-nbd cannot read {image}: {said or failed}")

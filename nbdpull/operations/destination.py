@@ -1,0 +1,130 @@
+"""Where each disk of a restore goes, and in which format: what the user says, what the name says, what the domain has.
+
+Owns: the names of new images, and the rule that a restored disk is of the format that its domain takes it for. Must not
+know: points, how a target is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from ..core import errors
+from ..definitions.domain_xml import Disk
+from ..format import layout
+from ..images.image_header import LUKS, QCOW2, RAW
+from ..targets import target
+
+_BY_NAME = {".raw": RAW, ".qcow2": QCOW2}
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """output: a folder, or what a disk of `to` may name; kind: QCOW2, RAW, or None: see `_format`; options: of new
+    qcow2 images; in_place: images are there; disks: those of the domain's definition, by target; secrets: {disk: path
+    of a file with the secret by which it is to be encrypted}."""
+
+    output: Optional[str]
+    to: Mapping[str, str]
+    kind: Optional[str] = None
+    options: str = ""
+    in_place: bool = False
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Optional[str]:
+        """Where the domain's other files go, None if nowhere."""
+        return None if self.output is None or self.is_one_place else self.output
+
+    @property
+    def is_one_place(self) -> bool:
+        """Whether `output` takes one disk only."""
+        return self.output is not None and target.is_raw(self.output)
+
+    def text(self, disk):
+        """Where a disk goes, as the user would name it."""
+        if disk in self.to:
+            return self.to[disk]
+        if self.output is None:
+            raise errors.UsageError(f"no target for disk {disk}: give -o, or --to {disk}=TARGET")
+        if self.is_one_place:
+            return self.output
+        kind = self.kind or self._usual(disk) or QCOW2
+        ending = LUKS if kind == RAW and disk in self.secrets else kind
+        return os.path.join(self.output, f"{layout.encoded(disk)}.{ending}")
+
+    def place(self, disk):
+        """The target.Place of a disk; UsageError where its domain would take what is put there for something else."""
+        text = self.text(disk)
+        known, secret = self.disks.get(disk), self.secrets.get(disk)
+        if secret:
+            _require_usable(disk, known, secret)
+        place = target.place(text, self._format(disk, text), self.options, self.in_place, secret)
+        if is_at(known, place.path) and place.format != known.format and self.folder is None:
+            raise errors.UsageError(
+                f"disk {disk} of the domain is {known.format} at {place.path}, a {place.format} one would be taken for "
+                "that: name another place, or also a folder by -o, for a definition that fits"
+            )
+        return place
+
+    def _format(self, disk, text):
+        """What a file is to be: what the user said, else what the domain's definition says of this very file, else what
+        the name says, else what the domain's disk is. None where all of them are silent."""
+        if self.kind or target.is_raw(text):
+            return self.kind
+        own = self._usual(disk) if is_at(self.disks.get(disk), text) else None
+        return own or _BY_NAME.get(os.path.splitext(text)[1]) or self._usual(disk)
+
+    def _usual(self, disk):
+        known = self.disks.get(disk)
+        if self.options and disk not in self.secrets:
+            return QCOW2
+        return known.format if known and known.format in (RAW, QCOW2) else None
+
+    def warnings(self, disk, place):
+        """What the user should know of how a disk comes back."""
+        return [*self._of_format(disk, place), *self._of_encryption(disk, place)]
+
+    def _of_encryption(self, disk, place):
+        known = self.disks.get(disk)
+        if place.secret:
+            yield f"disk {disk} is encrypted: the domain starts where libvirt has the secret {known.secret} for it"
+            if Path(place.secret).read_bytes().endswith(b"\n"):
+                yield f"{place.secret} ends in a newline, which is taken for a part of the secret"
+        elif known and known.encrypted:
+            yield f"disk {disk} was encrypted on its host, comes back in plain; --encrypt-disk {disk}=FILE encrypts it"
+
+    def _of_format(self, disk, place):
+        """Of one that nobody chose."""
+        chosen = self.kind or (disk in self.to and os.path.splitext(place.path)[1] in _BY_NAME) or self._usual(disk)
+        if chosen or place.kind != target.NEW:
+            return []
+        known = self.disks.get(disk)
+        why = f"is {known.format} in the domain's definition" if known else "is not in the domain's definition"
+        return [f"disk {disk} {why}: it is restored as {place.format} (see --format)"]
+
+
+def _require_usable(disk, known, secret):
+    if not (known and known.encrypted):
+        raise errors.UsageError(
+            f"--encrypt-disk {disk}: the domain's definition has no encryption for it, and no secret"
+        )
+    try:
+        if not os.path.getsize(secret) or not os.path.isfile(secret):
+            raise errors.UsageError(f"--encrypt-disk {disk}: {secret} holds no secret")
+    except OSError as error:
+        raise errors.UsageError(f"--encrypt-disk {disk}: cannot read {secret}: {error.strerror}") from error
+
+
+def is_as(known, place):
+    """Whether the Disk of a definition is at that Place, as it is there."""
+    return is_at(known, place.path) and (known.format, known.encrypted) == (place.format, bool(place.secret))
+
+
+def is_at(known, path):
+    """Whether the Disk of a definition, None where it has none, is at that path."""
+    return bool(known and known.source) and os.path.realpath(known.source) == os.path.realpath(path)

@@ -1,0 +1,126 @@
+"""Digest: one value for the content of a disk as of a point, whatever way the point came to be.
+
+Owns: its definition (docs/format.md, "Digest of an image"). A full pull and a chain that lead to the same content have
+the same digest, so two points, or two stores, are compared without their data. Blocks that are one frame are taken from
+the index, only the others are read. Must not know: libvirt, what is printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+from ..core import errors, pipeline
+from ..format import findings, layout, reader
+from ..repository import lookup, series
+from ..storage import store
+
+BLOCK = layout.IMAGE_DIGEST_BLOCK
+BATCH_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class Digests:
+    """points: [(Point, {disk: digest in hex}), …]"""
+
+    series: series.Series
+    points: list
+
+    def keep(self):
+        """Record them beside the points; OutputError where the store cannot be written to."""
+        points = [{**findings.entry(point), "disks": disks} for point, disks in self.points]
+        findings.record(self.series, findings.DIGEST, points=points)
+
+
+def digest(
+    root: str,
+    domain: Optional[str] = None,
+    point: str = series.LATEST,
+    disks: Optional[list] = None,
+    threads: int = 2,
+    report: Callable = lambda **event: None,
+    check: Callable = lambda: None,
+) -> Digests:
+    """Tell the digests of a point, or of all points of a domain ("all")."""
+    target = series.only_series(store.open_store(root), domain)
+    points = target.points() if point == "all" else [target.point(point)]
+    return Digests(target, [(each, _of_point(target, each, disks, threads, report, check)) for each in points])
+
+
+def _of_point(target, point, disks, threads, report, check):
+    known = [disk.name for disk in point.manifest.disks]
+    for name in disks or []:
+        if name not in known:
+            raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
+    result = {}
+    for name in disks or known:
+        with lookup.RandomImage(target, point, name, check=check) as opened:
+
+            def tell(position, name=name, size=opened.size):
+                report(
+                    event="progress", point=point.id, disk=name, position=position, size=size, written_bytes=position
+                )
+
+            result[name] = image_digest(opened, threads, tell, check)
+    return result
+
+
+def image_digest(opened, threads=2, tell=lambda position: None, check=lambda: None):
+    """The digest of a RandomImage, in hex."""
+    return reader.digest_of(_parts(opened, threads, tell, check)).hex()
+
+
+def _parts(opened, threads, tell, check):
+    """Yield what the digest of an image is the digest of."""
+    yield layout.image_digest_head(opened.size)
+
+    def work(blocks):
+        return blocks, [_block_digest(opened, number, records) for number, records in blocks]
+
+    for blocks, leaves in pipeline.ordered(
+        work,
+        _batches(opened),
+        threads=threads,
+        budget=threads * BATCH_BLOCKS * BLOCK,
+        weight=lambda blocks: BLOCK * len(blocks),
+        check=check,
+    ):
+        for (number, _), leaf in zip(blocks, leaves):
+            if leaf is not None:
+                yield layout.image_digest_block(number, leaf)
+        tell(blocks[-1][0] * BLOCK)
+
+
+def _batches(opened):
+    """Yield lists of (number, its records) of the blocks that hold data, ascending."""
+    batch: list = []
+    for record in opened.records():
+        number = record[0] // BLOCK
+        if batch and batch[-1][0] == number:
+            batch[-1][1].append(record)
+            continue
+        if len(batch) == BATCH_BLOCKS:
+            yield batch
+            batch = []
+        batch.append((number, [record]))
+    if batch:
+        yield batch
+
+
+def _block_digest(opened, number, records):
+    """BLAKE3 of a block's bytes; None where they are all zero."""
+    start = number * BLOCK
+    length = min(BLOCK, opened.size - start)
+    if len(records) == 1 and records[0][:2] == (start, length) and records[0][2] is not None:
+        return records[0][2] if records[0][2] != _zero_digest(length) else None
+    data = opened.read(start, length)
+    return reader.digest(data) if data.count(0) != length else None
+
+
+_zero_digests: dict = {}
+
+
+def _zero_digest(length):
+    if length not in _zero_digests:
+        _zero_digests[length] = reader.digest(bytes(length))
+    return _zero_digests[length]

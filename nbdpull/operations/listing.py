@@ -1,0 +1,138 @@
+"""What a store holds, as plain values: points, and the records of a disk. The shapes are those of the JSON output.
+
+Must not know: how they are shown.
+"""
+
+from __future__ import annotations
+
+from ..core import errors, extents
+from ..definitions import omissions
+from ..format import findings, reader
+from ..repository import series, verdict
+from ..storage import store
+
+_NOT_LOOKED_AT: dict = {"verified": None, "drilled": None, "digests": {}}
+
+
+def describe(point, partial, omitted, found=None):
+    """A Point as a dict of plain values; documented in the manual. partial: its disks of which no whole image can be
+    made; omitted: what of its domain it does not have; found: what `_found` tells of it."""
+    m = point.manifest
+    return {
+        "id": m.point,
+        "domain": m.domain,
+        "uuid": m.uuid,
+        "created": m.created,
+        "as_of": m.as_of,
+        "since": m.since,
+        "checkpoint": m.checkpoint and m.checkpoint.name,
+        "parent": m.parent and m.parent.point,
+        "partial": bool(partial),
+        "consistency": m.consistency,
+        "consistency_reason": m.consistency_reason,
+        "passwords": m.passwords,
+        "disks": [_describe_disk(disk) for disk in m.disks],
+        "not_in_point": None if omitted is None else [_describe_omission(each) for each in omitted],
+        "seconds": m.seconds,
+        "versions": m.versions,
+        **(found or _NOT_LOOKED_AT),
+    }
+
+
+def _found(target, points, refused):
+    """{point id: what was found about it later}; points: all of the Series that can be read."""
+    every = findings.load(target)
+    unproved = {name for name, error in refused.items() if isinstance(error, errors.FormatTooNew)}
+    known = verdict.Known(points, every, unproved)
+    drills = findings.newest(every, points, findings.DRILL)
+    digests = findings.newest(every, points, findings.DIGEST)
+    return {
+        point.id: {"verified": known.verdict(point), "drilled": _drill(drills[point.id]),
+                   "digests": digests[point.id].get("disks", {})} for point in points
+    }  # fmt: skip
+
+
+def _drill(found):
+    members = ("when", "who", "verdict", "seconds", "waited_for")
+    return {name: found.get(name) for name in members} if found else None
+
+
+def _describe_disk(disk):
+    names = (
+        "name",
+        "mode",
+        "reason",
+        "size",
+        "dirty_bytes",
+        "zero_bytes",
+        "read_bytes",
+        "stored_bytes",
+        "deduped_bytes",
+    )
+    return {name: getattr(disk, name) for name in names}
+
+
+def _describe_omission(omission):
+    return {name: getattr(omission, name) for name in ("what", "why", "path", "missed")}
+
+
+def points(root):
+    """Return ([dict of each point of each domain, in the order of commits], [error of each unreadable point])."""
+    opened = store.open_store(root)
+    found, refused = [], []
+    for each in series.all_series(opened):
+        good, bad = each.load()
+        about = _found(each, good, bad)
+        partial = series.partial_disks(good)
+        found += [
+            describe(point, partial[point.id], omissions.of_point(each, point), about[point.id]) for point in good
+        ]
+        refused += bad.values()
+    return found, refused
+
+
+def point(root, wanted, domain=None):
+    """Return the dict of one point, as `points` does; wanted, domain: as of find_point."""
+    target, found = find_point(root, wanted, domain)
+    every, refused = target.load()
+    partial, omitted = series.partial_disks(every)[found.id], omissions.of_point(target, found)
+    return describe(found, partial, omitted, _found(target, every, refused)[found.id])
+
+
+def only_domain(root):
+    """Name of the domain of a store that holds one; StoreError for another store."""
+    return series.only_series(store.open_store(root)).domain
+
+
+def find_point(root, wanted, domain=None):
+    """Return (Series, Point) of an id or series.LATEST; NoSuchPoint, StoreError."""
+    opened = store.open_store(root)
+    if domain is None and wanted != series.LATEST:
+        for each in series.all_series(opened):
+            if each.has_folder(wanted):
+                return each, each.point(wanted)
+    target = series.only_series(opened, domain)
+    return target, target.point(wanted)
+
+
+def records(target, point, name):
+    """Yield the records of a disk of a point as dicts, ascending; Damaged if the index is not what was stored."""
+    disk = point.manifest.disk(name)
+    if disk is None:
+        known = ", ".join(each.name for each in point.manifest.disks)
+        raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {known}")
+    flaw = target.file_flaw(disk.index)
+    if flaw:
+        raise errors.Damaged(flaw)
+    for batch in reader.records(target.store, target.folder, disk):
+        for record in batch:
+            yield _describe_record(record, disk)
+
+
+def _describe_record(record, disk):
+    about = {"offset": int(record["offset"]), "length": int(record["length"])}
+    if record["kind"] == extents.ZERO:
+        return {**about, "kind": "zero"}
+    fields = {name: int(record[name]) for name in ("position", "stored", "raw", "skip")}
+    path = disk.chunks[int(record["chunk"])].path
+    return {**about, "kind": "data", "path": path, **fields, "digest": record["digest"].tobytes().hex()}

@@ -1,0 +1,18 @@
+"""Serve: the disks of a point to any NBD client, until told to end.
+
+Must not know: how the server works (nbd_server.py), what is printed.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from ..serving.nbd_server import Request, Server
+
+
+def serve(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> None:
+    """Serve until `check` raises. report is told of the event "serving" once, and of "trouble" of the server."""
+    with Server(request, check) as server:
+        exports = [vars(export) for export in server.exports]
+        report(event="serving", domain=server.domain, point=server.point, writable=request.writable, exports=exports)
+        server.wait(lambda text: report(event="trouble", message=text))

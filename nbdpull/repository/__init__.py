@@ -1,0 +1,1 @@
+"""Points: which there are, what each is made of, what is known of them. Needs no hypervisor."""

@@ -1,0 +1,271 @@
+"""An image held open for random access: any byte of a disk as of a point, without a restore.
+
+Owns: the map of the whole image in memory, 48 to 64 bytes for each run of data, and a bounded cache of decompressed
+frames. The chain is laid over itself once, when it is opened: thirty points then cost what one costs. Must not know:
+who asks (NBD, a comparison), libvirt.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import numpy
+
+from ..core import errors, extents
+from ..format import reader
+from . import image
+
+CACHE_BYTES = 64 << 20
+SPAN = 1 << 32  # bytes of the disk that a part of the map is for
+MAX_RUNS = 1 << 26  # of data in one image: a map of at most 4 GiB
+
+# Of layout.RECORD, what tells one run from another; lengths have 32 bits, as no frame has more.
+_COLUMNS = {"length": "u4", "position": "u8", "stored": "u4", "raw": "u4", "skip": "u4", "chunk": "u4", "digest": "V32"}
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+class RandomImage:
+    """size: bytes. All methods may be called by several threads at once. Use as a context manager.
+
+    Damaged where an index is not what was stored; frames are proved one by one, as they are read.
+    """
+
+    def __init__(self, series, point, disk, cache_bytes=CACHE_BYTES, check=lambda: None):
+        """check() is called often while the map is made."""
+        self.disk = disk
+        with ExitStack() as stack:
+            opened = stack.enter_context(image.Image(series, point, disk, check=check))
+            flaw = next(filter(None, (series.file_flaw(index, check) for index in opened.indexes)), None)
+            if flaw:
+                raise errors.Damaged(flaw)
+            self.size = opened.size
+            self._windows = _windows(opened)
+            self._starts = [window.start for window in self._windows]
+            files = SimpleNamespace(chunks=opened.chunks)
+            self._frames = stack.enter_context(reader.FrameReader(series.store, series.folder, files))
+            self._cache = _FrameCache(self._frames.read, cache_bytes)
+            self._stack = stack.pop_all()
+
+    @property
+    def frames(self):
+        """How many runs of data the map holds."""
+        return sum(len(window) for window in self._windows)
+
+    def read(self, offset, length):
+        """Return `length` bytes."""
+        buffer = bytearray(length)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def read_into(self, offset, buffer):
+        """Fill a writable buffer from `offset` on; Damaged if a frame is not what was stored."""
+        view = memoryview(buffer)
+        self._require_within(offset, len(view))
+        at, stop = offset, offset + len(view)
+        for place, begin, end in self._shown(offset, stop):
+            _clear(view[at - offset : begin - offset])
+            skip = place["skip"] + begin - place["offset"]
+            view[begin - offset : end - offset] = memoryview(self._cache.get(place))[skip : skip + end - begin]
+            at = end
+        _clear(view[at - offset :])
+
+    def _require_within(self, offset, length):
+        if offset < 0 or offset + length > self.size:
+            raise errors.UsageError(f"bytes {offset} to {offset + length} are not within the disk ({self.size} bytes)")
+
+    def _shown(self, offset, stop):
+        """Yield (place, begin, end) of each run of data within [offset, stop)."""
+        for window in self._within(offset, stop):
+            yield from window.shown(max(offset, window.start), min(stop, window.stop))
+
+    def _within(self, offset, stop):
+        """Yield the windows of which a part is within [offset, stop); what is in none reads as zero."""
+        for number in range(max(bisect_right(self._starts, offset) - 1, 0), len(self._windows)):
+            if self._starts[number] >= stop:
+                return
+            if self._windows[number].stop > offset:
+                yield self._windows[number]
+
+    def extents(self, offset=0, length=None, limit=None):
+        """Return extents, merged, that cover [offset, offset + length) exactly; with `limit` perhaps fewer, from the
+        beginning of the range. length None: to the end of the disk."""
+        stop = self.size if length is None else offset + length
+        self._require_within(offset, stop - offset)
+        parts, at = [extents.of([])], offset
+        for window in self._within(offset, stop):
+            parts.append(_zeroes(at, window.start))
+            at = max(at, window.start)
+            while at < min(stop, window.stop):
+                parts.append(window.extents(at, min(stop, window.stop), limit))
+                at = int(extents.ends(parts[-1][-1:])[0])
+                if limit is not None and sum(map(len, parts)) >= limit:
+                    return extents.merged(numpy.concatenate(parts))
+        return extents.merged(numpy.concatenate([*parts, _zeroes(at, stop)]))
+
+    def records(self, offset=0, length=None):
+        """Yield (offset, length, digest of the whole frame or None where it shows but a part of it) of each run of
+        data that begins in the range, ascending."""
+        stop = self.size if length is None else offset + length
+        for window in self._within(offset, stop):
+            for number in window.starting(offset, stop):
+                place = window.place(number)
+                whole = not place["skip"] and place["raw"] == place["length"]
+                yield place["offset"], place["length"], place["digest"].tobytes() if whole else None
+
+    def close(self):
+        self._stack.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+def _clear(view):
+    for at in range(0, len(view), len(_ZEROS)):
+        part = view[at : at + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]
+
+
+def _zeroes(start, stop):
+    return extents.of([(start, stop - start, extents.ZERO)] if start < stop else [])
+
+
+def _windows(opened):
+    """The windows of an Image in which there is data."""
+    found: list[_Window] = []
+    count = 0
+    for records in opened.flat():
+        found += map(_Window, extents.split(records, SPAN))
+        count += len(records)
+        if count > MAX_RUNS:
+            raise errors.StoreError(f"disk {opened.disk} has more than {MAX_RUNS} runs of data at this point, too many "
+                                    "to be held for random access: restore it instead")  # fmt: skip
+    return found
+
+
+class _Window:
+    """The runs of data of a part of the disk, in columns. Searched by 32-bit offsets within that."""
+
+    def __init__(self, records):
+        self.start, self.stop = int(records["offset"][0]), int(extents.ends(records[-1:])[0])
+        self._starts = (records["offset"] - records["offset"][0]).astype("u4")
+        self._columns = {name: _column(records[name], kind) for name, kind in _COLUMNS.items()}
+
+    def __len__(self):
+        return len(self._starts)
+
+    def place(self, number):
+        """One run, with the members of layout.RECORD."""
+        values = {name: int(column[number]) if name != "digest" else column[number]
+                  for name, column in self._columns.items()}  # fmt: skip
+        return {"offset": self.start + int(self._starts[number]), **values}
+
+    def starting(self, offset, stop):
+        """Numbers of the runs that begin within [offset, stop)."""
+        return range(self._first_from(offset), self._first_from(stop))
+
+    def _first_from(self, offset):
+        return int(self._starts.searchsorted(numpy.uint64(max(offset - self.start, 0))))
+
+    def _touched(self, offset, stop):
+        """Range of the runs of which a byte is within [offset, stop)."""
+        first = int(self._starts.searchsorted(numpy.uint64(offset - self.start), side="right"))
+        if first and self._end(first - 1) > offset:
+            first -= 1
+        return range(first, self._first_from(stop))
+
+    def _end(self, number):
+        return self.start + int(self._starts[number]) + int(self._columns["length"][number])
+
+    def shown(self, offset, stop):
+        for number in self._touched(offset, stop):
+            place = self.place(number)
+            yield place, max(place["offset"], offset), min(place["offset"] + place["length"], stop)
+
+    def extents(self, offset, stop, limit):
+        """Extents of both kinds from `offset` on; to `stop`, or as far as `limit` runs of data reach."""
+        touched = self._touched(offset, stop)
+        if limit is not None and len(touched) > limit:
+            stop = self.start + int(self._starts[touched[limit]])
+            touched = touched[:limit]
+        data = extents.clip(self._ranges(slice(touched.start, touched.stop)), offset, stop)
+        zero = extents.of((at, length, extents.ZERO) for at, length in extents.gaps(data, offset, stop))
+        both = numpy.concatenate([data, zero])
+        return extents.merged(both[numpy.argsort(both["offset"], kind="stable")])
+
+    def _ranges(self, numbers):
+        starts = self._starts[numbers]
+        result = numpy.empty(len(starts), extents.EXTENT)
+        result["offset"], result["kind"] = starts + numpy.uint64(self.start), extents.DATA
+        result["length"] = self._columns["length"][numbers]
+        return result
+
+
+def _column(values, kind):
+    """A contiguous copy; of values that are all the same, one."""
+    if len(values) and kind != "V32" and (values == values[0]).all():
+        return numpy.broadcast_to(values[0].astype(kind), len(values))
+    return values.astype(kind)
+
+
+class _FrameCache:
+    """Frames used last, at most `budget` bytes of them (and always one). A frame that several threads want at once is
+    decompressed by one of them."""
+
+    def __init__(self, read, budget):
+        self._read, self._budget = read, budget
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple, bytes] = OrderedDict()
+        self._size = 0
+        self._under_way: dict[tuple, _Pending] = {}
+
+    def get(self, place):
+        key = (place["chunk"], place["position"], place["digest"].tobytes())
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+            waiting = self._under_way.get(key)
+            if waiting is None:
+                mine = self._under_way[key] = _Pending()
+        return waiting.wait() if waiting is not None else self._fill(key, place, mine)
+
+    def _fill(self, key, place, mine):
+        try:
+            mine.frame = self._read(place)
+        except BaseException as error:
+            mine.error = error
+            raise
+        finally:
+            with self._lock:
+                del self._under_way[key]
+                if mine.frame is not None:
+                    self._hold(key, mine.frame)
+            mine.done.set()
+        return mine.frame
+
+    def _hold(self, key, frame):
+        self._held[key] = frame
+        self._size += len(frame)
+        while self._size > self._budget and len(self._held) > 1:
+            self._size -= len(self._held.popitem(last=False)[1])
+
+
+class _Pending:
+    """A frame that one thread is reading; a Future would do, but its module takes longer to load than all of ours."""
+
+    def __init__(self):
+        self.done = threading.Event()
+        self.frame = self.error = None
+
+    def wait(self):
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.frame

@@ -1,0 +1,472 @@
+"""All points of one domain in one store: which are committed, what each builds on, and how a new one is published.
+
+Owns: the folder of a domain, the order of points, the proof of a chain from manifest to manifest, and the commit.
+Must not know: how chunk files are made or read, libvirt, NBD.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from ..core import errors
+from ..format import layout, manifest
+from ..format.manifest import FileEntry, Manifest
+from . import journal
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A committed point: its manifest, and the SHA-256 of the manifest's file, by which a child names it."""
+
+    manifest: Manifest
+    sha256: str
+
+    @property
+    def id(self):
+        return self.manifest.point
+
+    def file(self, name):
+        """FileEntry of that file of the domain, None where the point has none of that name."""
+        return next((entry for entry in self.manifest.files if entry.path.partition("/")[2] == name), None)
+
+
+class Series:
+    """The points of one domain. Reading it never changes anything."""
+
+    def __init__(self, store, domain, folder=None):
+        """folder: where the points are, unless that is the domain's own folder."""
+        self.store = store
+        self.domain = domain
+        self.folder = folder or layout.folder_name(domain)
+
+    @property
+    def is_at_home(self):
+        return self.folder == layout.folder_name(self.domain)
+
+    def is_where_it_began(self):
+        """Whether the folder has the name that one of its points tells; another one was renamed, or is a copy."""
+        return any(layout.folder_name(point.manifest.domain) == self.folder for point in self.load()[0])
+
+    def uuid(self):
+        """That of the domain, by the first of its points that can be read; None where there is none."""
+        with suppress(errors.Damaged, errors.StoreError):
+            for name in self.store.folders(self.folder):
+                with suppress(errors.Damaged, errors.StoreError):
+                    return self._point(name).manifest.uuid
+        return None
+
+    def require_of(self, points, uuid):
+        """OtherDomain unless these points of the series are all of the domain with this uuid."""
+        for other in (point.manifest for point in points if point.manifest.uuid != uuid):
+            raise errors.OtherDomain(
+                f"{self.store.path(self.folder)} holds points of another domain, {other.domain} (uuid {other.uuid}, "
+                f"this one is {uuid}); choose another folder for -o"
+            )
+
+    def load(self):
+        """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
+        points, refused = [], {}
+        try:
+            names = self.store.folders(self.folder)
+        except errors.Damaged as error:
+            return [], {self.folder: error}
+        for name in names:
+            try:
+                if self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is not None:
+                    points.append(self._point(name))
+            except (errors.Damaged, errors.FormatTooNew) as error:
+                refused[name] = error
+        return sorted(points, key=lambda point: point.manifest.sequence), refused
+
+    def points(self):
+        """Return every Point in the order of their commits; raises what makes one unreadable."""
+        points, refused = self.load()
+        for error in refused.values():
+            raise error
+        return points
+
+    def uncommitted(self):
+        """Names of folders that hold no committed point: left by a run that died, or being written now."""
+        return [name for name in self.store.folders(self.folder) if self._is_uncommitted(name)]
+
+    def _is_uncommitted(self, name):
+        """What is no point's folder is not ours to remove; nor is one whose manifest is something strange."""
+        with suppress(errors.Damaged):
+            known = layout.POINT_ID.match(name)
+            return bool(known) and self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is None
+        return False
+
+    def dead_runs(self):
+        """{point id: its journal.Run, None where it wrote no journal} of each uncommitted folder; to be asked for by
+        the holder of the series alone, else one of them may be a live run's."""
+        return {name: self._run(name) for name in self.uncommitted()}
+
+    def _run(self, name):
+        path = f"{self.folder}/{name}/{journal.JOURNAL}"
+        run = journal.decode(self.store.read(path)) if self.store.size(path) is not None else None
+        return run if run and run.id == name else None
+
+    def is_copy(self, run):
+        """Whether the uncommitted folder here that a Run tells of is not the one that it made, but a copy: of it nobody
+        lives. The run's own place is looked at where it is of this machine; its file's number tells of any."""
+        made_in, here = os.path.join(run.store, run.folder), self.store.path(self.folder, run.id)
+        if run.is_alive is not None and os.path.exists(made_in):
+            return not os.path.samefile(made_in, here)
+        return run.inode not in (None, self.store.inode(f"{self.folder}/{run.id}/{journal.JOURNAL}"))
+
+    def remove_uncommitted(self, point_id, keep_journal=False):
+        """Remove what a run left that never committed; its journal stays where something of it is still to be done."""
+        folder = f"{self.folder}/{point_id}"
+        if not self._withdrawn(folder):
+            return
+        if not keep_journal:
+            return self.store.remove_folder(folder)
+        for name in self.store.names(folder):
+            if name != journal.JOURNAL:
+                self.store.remove_file(f"{folder}/{name}")
+
+    def _withdrawn(self, folder):
+        """Whether there is no manifest any more. A commit that failed at its very end may have left one: it has to go
+        before all else, and durably, as half a removal would be a point that lacks files. If it stays, so does all."""
+        manifest_path = f"{folder}/{layout.MANIFEST}"
+        try:
+            if self.store.size(manifest_path) is None:
+                return True
+            self.store.remove_file(manifest_path)
+            self.store.sync_folder(folder)
+            return self.store.size(manifest_path) is None
+        except errors.NbdpullError:
+            return False
+
+    def _point(self, name):
+        path = f"{self.folder}/{name}/{layout.MANIFEST}"
+        data = self.store.read(path)
+        decoded = manifest.decode(data, self.store.path(path))
+        if decoded.point != name:
+            raise errors.Damaged(f"{self.store.path(path)}: the folder was renamed; its point is {decoded.point}")
+        return Point(decoded, hashlib.sha256(data).hexdigest())
+
+    def has_folder(self, name):
+        """Whether there is a folder that may be that of a point; where it cannot be told, there is none to be found."""
+        with suppress(errors.Damaged):
+            return name in self.store.folders(self.folder)
+        return False
+
+    def point(self, wanted=LATEST):
+        """Return the Point with that id, or the latest: the last one that is whole, where there is any, see
+        partial_disks. NoSuchPoint names those that exist."""
+        if wanted == LATEST:
+            return self._last()
+        if wanted not in self.store.folders(self.folder):
+            known = ", ".join(point.id for point in self.load()[0]) or "none"
+            raise errors.NoSuchPoint(f"no point {wanted} of {self.domain} in {self.store.root}; it has: {known}")
+        if self.store.size(f"{self.folder}/{wanted}/{layout.MANIFEST}") is None:
+            raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
+        return self._point(wanted)
+
+    def _last(self):
+        points, refused = self.load()
+        for error in refused.values():
+            raise type(error)(f"{error}; it may be the latest point: name another by its id") from error
+        if not points:
+            raise errors.NoSuchPoint(f"{self.store.root} holds no completed point of {self.domain}")
+        partial = partial_disks(points)
+        return next((point for point in reversed(points) if not partial[point.id]), points[-1])
+
+    def parent(self, point):
+        """Return the Point that this one was built on, None if it has no parent; MissingParent unless it is that."""
+        entry = point.manifest.parent
+        if entry is None:
+            return None
+        missing = f"point {point.id} of {self.domain} builds on {entry.point}, which"
+        try:
+            parent = self._point(entry.point)
+        except errors.Damaged as error:
+            raise errors.MissingParent(f"{missing} cannot be read ({error})") from error
+        if parent.sha256 != entry.sha256:
+            raise errors.MissingParent(f"{missing} is not the one in {self.store.root} (its manifest has changed)")
+        return parent
+
+    def chain(self, point, disk, partial=False):
+        """Return [(Point, DiskEntry), …] of a disk, from its full pull to `point`; MissingParent where a link lacks.
+
+        partial: from the point without a parent, which holds only what changed since a checkpoint; else NoFullPull.
+        """
+        links = []
+        while True:
+            entry = point.manifest.disk(disk)
+            if entry is None:
+                raise errors.MissingParent(
+                    f"point {point.id} of {self.domain} lacks disk {disk}, which a later one needs"
+                )
+            links.insert(0, (point, entry))
+            if entry.mode == manifest.FULL:
+                return links
+            parent = self.parent(point)
+            if parent is None and partial:
+                return links
+            if parent is None:
+                raise errors.NoFullPull(
+                    f"point {point.id} of {self.domain} holds only what changed on {disk} since checkpoint "
+                    f"{point.manifest.since}, and has no parent here: by itself it is no whole image "
+                    "(restore --onto applies it to one)"
+                )
+            before = parent.manifest.disk(disk)
+            if before is not None and before.size > entry.size:  # what was cut off must not come back by a later growth
+                raise errors.Damaged(f"point {point.id} of {self.domain} has disk {disk} smaller, yet not in full")
+            point = parent
+
+    def read_file(self, point, name):
+        """The bytes of that file of a Point, proved; None where it has none of that name. Damaged."""
+        entry = point.file(name)
+        if entry is None:
+            return None
+        flaw = self.size_flaw(entry)
+        if flaw:
+            raise errors.Damaged(flaw)
+        data = self.store.read(f"{self.folder}/{entry.path}", entry.size)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise errors.Damaged(_not_stored(self.store.path(f"{self.folder}/{entry.path}")))
+        return data
+
+    def definition(self, point):
+        """The domain's definition as it was stored, as text; Damaged where there is none."""
+        text = self._text(point, layout.DOMAIN_XML)
+        if text is None:
+            raise errors.Damaged(f"point {point.id} of {self.domain} has no {layout.DOMAIN_XML}")
+        return text
+
+    def live_definition(self, point):
+        """The domain's definition as it ran, as text; None where the point has none. Damaged."""
+        return self._text(point, layout.LIVE_XML)
+
+    def _text(self, point, name):
+        data = self.read_file(point, name)
+        try:
+            return None if data is None else data.decode()
+        except UnicodeDecodeError:
+            raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is no text") from None
+
+    def file_flaw(self, entry, check=lambda: None):
+        """Say why the file of a FileEntry is not the one that was stored, or None. check() is called often."""
+        path = f"{self.folder}/{entry.path}"
+        try:
+            flaw = self.size_flaw(entry)
+            intact = flaw or self.store.sha256(path, check) == entry.sha256
+        except errors.Damaged as error:
+            return str(error)
+        return flaw or (None if intact else _not_stored(self.store.path(path)))
+
+    def size_flaw(self, entry):
+        """Say why a FileEntry has no file of its size, or None."""
+        full = self.store.path(f"{self.folder}/{entry.path}")
+        try:
+            size = self.store.size(f"{self.folder}/{entry.path}")
+        except errors.Damaged as error:
+            return str(error)
+        if size is None:
+            return f"{full}: the file is missing"
+        return None if size == entry.size else f"{full}: the file has {size} bytes, {entry.size} were stored"
+
+    @contextmanager
+    def writing(self):
+        """Hold the series for one writer, its folder made where it is new; Busy if another process holds it."""
+        self.store.make_folder(self.folder)
+        with self.store.locked(self.folder, f"pull {self.domain}", self._holder):
+            yield
+
+    def _holder(self):
+        alive = [run for run in self.dead_runs().values() if run and run.is_alive is not False]
+        return f"nbdpull {alive[-1].whose}" if alive else "another nbdpull"
+
+    @contextmanager
+    def new_point(self, point_id, run=None):
+        """Give a NewPoint in a fresh folder; the folder is removed unless the point was committed.
+
+        run: the journal.Run to write down there first. The journal outlives a failed run that could not remove all it
+        made, which its exception tells in `left_behind`.
+        """
+        self.store.make_folder(f"{self.folder}/{point_id}", fresh=True)
+        with self._committed(NewPoint(self, point_id), run) as new:
+            yield new
+
+    def resumed_journal(self, point_id):
+        """The Journal of a dead run, which is this process's from now on; OutputError where it cannot be written."""
+        return journal.Journal.resumed(self.store, f"{self.folder}/{point_id}/{journal.JOURNAL}")
+
+    @contextmanager
+    def resumed_point(self, point_id, resumed):
+        """The same in the folder of a dead run; resumed: its Journal. Of all else see NewPoint.remove_all_but."""
+        new = NewPoint(self, point_id)
+        new.journal = resumed
+        with self._committed(new) as new:
+            yield new
+
+    @contextmanager
+    def _committed(self, new, run=None):
+        left_behind = False
+        try:
+            new.begin_journal(run)
+            yield new
+        except BaseException as error:
+            left_behind = bool(getattr(error, "left_behind", None))
+            raise
+        finally:
+            new.end_journal()
+            if not new.committed:
+                self.remove_uncommitted(new.id, keep_journal=left_behind)
+
+
+def partial_disks(points):
+    """{id of each Point of a series: names of its disks whose chain begins with an incremental, so that no whole image
+    can be made of them}"""
+    known = {point.id: point for point in points}
+    found: dict[str, frozenset[str]] = {}
+    for point in points:
+        chain = []
+        while point is not None and point.id not in found:
+            found[point.id] = frozenset()  # for now: parents may be in a circle
+            chain.append(point)
+            point = known.get(point.manifest.parent.point) if point.manifest.parent else None
+        for link in reversed(chain):
+            changed = frozenset(disk.name for disk in link.manifest.disks if disk.mode != manifest.FULL)
+            parent = link.manifest.parent
+            found[link.id] = changed & found.get(parent.point, frozenset()) if parent else changed
+    return found
+
+
+def _not_stored(path):
+    return f"{path}: the file is damaged (its SHA-256 is not the stored one)"
+
+
+class NewPoint:
+    """A point being made: add its files, then commit. Nothing of it counts before `commit` returns."""
+
+    def __init__(self, series, point_id):
+        self.id = point_id
+        self.committed = False
+        self.journal = None
+        self._series = series
+        self._folder = f"{series.folder}/{point_id}"
+        self._files: list[FileEntry] = []
+
+    def add_file(self, name, data, parent=None):
+        """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
+        referred to instead."""
+        known = parent.file(name) if parent else None
+        same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        if same and not self._series.file_flaw(known):
+            self._files.append(known)
+            return
+        with self._series.store.create(f"{self._folder}/{name}") as file:
+            file.write(data)
+        self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
+
+    def commit(self, fields, disks):
+        """Publish the point; fields: the other members of its Manifest. Return the Point."""
+        store = self._series.store
+        entries = [entry for disk in disks for entry in [disk.index, *disk.chunks]] + self._files
+        own = [entry.path.partition("/") for entry in entries]
+        digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
+        self.add_file(layout.SUMS, layout.sums(digests))
+        store.sync_folder(self._folder)
+        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields))
+        decoded = manifest.decode(data, self.id)  # what a reader would have to refuse is never published
+        store.publish(f"{self._folder}/{layout.MANIFEST}", data)
+        self.committed = True
+        return Point(decoded, hashlib.sha256(data).hexdigest())
+
+    def begin_journal(self, run):
+        if run is not None:
+            self.journal = journal.Journal(self._series.store, f"{self._folder}/{journal.JOURNAL}", run)
+
+    def remove_all_but(self, kept):
+        """Remove what a dead run left and is of no use. kept: FileEntry of what is."""
+        stay = {journal.JOURNAL, *(entry.path.partition("/")[2] for entry in kept)}
+        for name in set(self._series.store.names(self._folder)) - stay:
+            self._series.store.remove_file(f"{self._folder}/{name}")
+
+    @contextmanager
+    def reading(self, consistency, reason):
+        """While the job is read from: if this process dies meanwhile, another one can go on with it."""
+        self.journal.begun(consistency, reason)
+        try:
+            yield
+        finally:
+            with suppress(errors.OutputError):  # the store tells of it again when the point is committed
+                self.journal.ending()
+
+    def sealed(self, disk, entries, read_bytes):
+        """A chunk file of a disk is durable; entries: FileEntry of it, and of others: see journal.Sealed."""
+        self.journal.sealed(disk, [[entry.path, entry.size, entry.sha256] for entry in entries], read_bytes)
+
+    def end_journal(self):
+        """What was committed needs no journal any more."""
+        if self.journal:
+            self.journal.close()
+            if self.committed:
+                self._series.store.remove_file(f"{self._folder}/{journal.JOURNAL}")
+
+
+def all_series(store):
+    """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
+    return [_named(each) for each in _folders(store)]
+
+
+def _folders(store):
+    """The same by the names of their folders."""
+    found = [Series(store, layout.domain_name(folder), folder) for folder in store.folders()]
+    return [series for series in found if series.domain is not None]
+
+
+def _named(series):
+    """The same by the name that its newest point tells: the domain was renamed since, or its name is no folder's."""
+    with suppress(errors.StoreError):  # one that may not be read hides no other
+        if points := series.load()[0]:
+            return Series(series.store, points[-1].manifest.domain, series.folder)
+    return series
+
+
+def of_domain(store, name, uuid):
+    """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
+    one, perhaps new, of its name."""
+    home = Series(store, name)
+    known = home.uuid()
+    if known == uuid or (known is None and home.load()[1]):  # what cannot be read there may be its points
+        return home
+    others = [Series(store, name, each.folder) for each in _folders(store) if each.uuid() == uuid]
+    return max(others, key=Series.is_where_it_began, default=home)
+
+
+def only_series(store, domain=None):
+    """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
+    every = all_series(store)
+    found = every if domain is None else _of(every, domain)
+    domains = every if domain is None else {each.uuid() for each in found} - {None}
+    named = "" if domain is None else f" {domain}"
+    known = f"; it has: {_names(every)}" if every else ""
+    if len(domains) > 1:
+        raise errors.StoreError(f"more than one domain{named} in {store.root}{known}; choose with --domain")
+    if not found:
+        raise errors.StoreError(f"no domain{named or ' at all'} in {store.root}{known}")
+    return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home))
+
+
+def _of(every, domain):
+    """Those of a domain by its name, else by its uuid or a name that it had when the series began."""
+    by_name = [series for series in every if series.domain == domain]
+    return by_name or [
+        series for series in every if series.uuid() == domain.lower() or series.folder == layout.folder_name(domain)
+    ]
+
+
+def _names(every):
+    """As text; where two have one name, with the uuids."""
+    names = [series.domain for series in every]
+    told = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]
+    return ", ".join(dict.fromkeys(told))

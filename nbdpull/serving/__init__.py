@@ -1,0 +1,1 @@
+"""Points for clients of NBD, by nbdkit and a plugin of ours."""

@@ -1,0 +1,245 @@
+"""The disks of a point as NBD exports, over its compressed frames, by an nbdkit with our plugin.
+
+Owns: nbdkit's command line, its start and certain end, and the URIs by which clients find the exports. The work is
+done in nbdkit (nbdkit_plugin.py): nothing is loaded here that would delay the first byte. Must not know: frames,
+libvirt, who the clients are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+from urllib.parse import quote
+
+from ..core import errors
+
+PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
+SOCKET_PATH_MAX = 107  # bytes
+LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
+END_TIMEOUT = 5.0  # seconds for nbdkit to end by itself
+CACHE_BYTES = 64 << 20
+TROUBLE = "trouble: "  # as the plugin writes it
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to serve. point: an id or "latest"; disks empty: all; without socket and port, a socket in a new folder."""
+
+    store: str
+    domain: Optional[str] = None
+    point: str = "latest"
+    disks: list[str] = field(default_factory=list)
+    socket: Optional[str] = None
+    port: Optional[int] = None
+    writable: bool = False
+    cache_bytes: int = CACHE_BYTES
+
+
+@dataclass(frozen=True)
+class Export:
+    """disk: its name; size: bytes; uri: where it is; overlay: a command that makes a writable image over it."""
+
+    disk: str
+    size: int
+    uri: str
+    overlay: str
+
+
+class Server:
+    """A running nbdkit. exports: [Export]; domain, point: what is served; sha256: of the point's manifest."""
+
+    def __init__(self, request, check=lambda: None):
+        if request.socket is not None and request.port is not None:
+            raise errors.UsageError("give --socket or --port, not both")
+        self._request, self._check = request, check
+        self._folder = self._process = self._alive = None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._log_read = 0
+        try:
+            self._socket = self._place()
+            self._process, status = self._start()
+            about = self._await(status)
+        except BaseException:
+            self.close()
+            raise
+        self.domain, self.point, self.sha256 = about["domain"], about["point"], about["sha256"]
+        self.exports = [self._export(disk, size) for disk, size in about["disks"].items()]
+
+    def _place(self):
+        """Path of the socket, None for a port."""
+        if self._request.port is not None:
+            return None
+        if self._request.socket is None:
+            self._folder = tempfile.mkdtemp(prefix="nbdpull-")
+            return os.path.join(self._folder, "nbd.sock")
+        path = os.path.abspath(self._request.socket)
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            raise errors.UsageError(f"socket {path}: give a path of at most {SOCKET_PATH_MAX} bytes")
+        if os.path.lexists(path):
+            raise errors.OutputExists(f"socket {path} exists: remove it or name another")
+        return path
+
+    def _start(self):
+        if shutil.which("nbdkit") is None:
+            raise _missing("nbdkit is not installed")
+        status, telling = os.pipe()
+        parent, self._alive = os.pipe()  # which ends when we do, however that is
+        try:
+            process = subprocess.Popen(
+                self._command(telling, parent), env=_environment(), pass_fds=[telling, parent],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log,
+                start_new_session=True,  # a Ctrl-C is for us: we end it
+            )  # fmt: skip
+        except BaseException:
+            os.close(status)
+            raise
+        finally:
+            os.close(telling)
+            os.close(parent)
+        return process, status
+
+    def _command(self, telling, parent):
+        request = self._request
+        where = ["-U", self._socket] if self._socket else ["-i", "127.0.0.1", "-p", str(request.port)]
+        how = [] if request.writable else ["-r"]
+        wanted = [("store", os.path.abspath(request.store)), ("point", request.point), ("status", telling),
+                  ("cache", request.cache_bytes), *(("disk", disk) for disk in request.disks)]  # fmt: skip
+        wanted += [("domain", request.domain)] if request.domain is not None else []
+        wanted += [("writable", 1)] if request.writable else []
+        ours = {"parent": parent, "socket": self._socket, "folder": self._folder}  # for its end, should we be killed
+        wanted += [(name, value) for name, value in ours.items() if value is not None]
+        options = [f"{name}={value}" for name, value in wanted]
+        # One thread for each connection: with more, nbdkit 1.32 aborts where a client is killed that has asked for more
+        # than one thing (an assertion in raw_send_socket), and all other clients lose their disks.
+        return ["nbdkit", "-t", "1", "-f", "--exit-with-parent", *where, *how, "python", str(PLUGIN), *options]
+
+    def _await(self, status):
+        """What the plugin tells of itself; raises what it could not do."""
+        with os.fdopen(status, "rb") as pipe:
+            while not select.select([pipe], [], [], LOOK_INTERVAL)[0]:
+                self._check()
+            line = pipe.readline()
+        if not line:
+            raise self._failed()
+        about = json.loads(line)
+        if "code" in about:
+            raise _error(about["code"], about["message"])
+        return about
+
+    def _failed(self):
+        self._process.wait()
+        self._log.seek(0)
+        said = " ".join(self._log.read().decode(errors="replace").split())[-1000:]
+        if "nbdkit-python-plugin" in said:
+            return _missing("nbdkit has no Python plugin")
+        if "ModuleNotFoundError" in said or "ImportError" in said:
+            return errors.MissingSoftware(
+                "nbdkit's Python cannot load the packages of this one: run nbdpull with the distribution's own "
+                f"python3, as scripts/install sets it up ({said})"
+            )
+        where = self._socket or f"port {self._request.port}"
+        return errors.OutputError(f"nbdkit cannot serve at {where}: {said or self._process.returncode}")
+
+    def troubles(self):
+        """What could not be read for a client since the last call, one text each."""
+        self._log.seek(self._log_read)
+        whole, _, _ = self._log.read().rpartition(b"\n")
+        self._log_read += len(whole)
+        lines = whole.decode(errors="replace").splitlines()
+        found = [_trouble(line) for line in lines if line.startswith(TROUBLE)]
+        return [text for text in found if text is not None]
+
+    def _export(self, disk, size):
+        if self._socket:
+            uri = f"nbd+unix:///{quote(disk, safe='')}?socket={quote(self._socket)}"
+        else:
+            uri = f"nbd://127.0.0.1:{self._request.port}/{quote(disk, safe='')}"
+        overlay = ["qemu-img", "create", "-f", "qcow2", "-F", "raw", "-b", uri, f"{quote(disk, safe='')}-overlay.qcow2"]
+        return Export(disk, size, uri, shlex.join(overlay))
+
+    def wait(self, tell):
+        """Return never but by an exception: that of `check`, or OutputError when nbdkit ends by itself. tell is given
+        each of `troubles`."""
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LOOK_INTERVAL)
+            for trouble in self.troubles():
+                tell(trouble)
+            self._check()
+            if not self.alive:
+                raise self._failed()
+
+    @property
+    def alive(self):
+        return self._process.poll() is None
+
+    def close(self):
+        """End nbdkit, and remove its socket."""
+        if self._alive is not None:
+            os.close(self._alive)
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(END_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            if self._socket and os.path.lexists(self._socket):
+                os.unlink(self._socket)
+        self._log.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+def _environment():
+    """nbdkit's Python is the distribution's, outside of any venv: it finds this package, and the packages it needs.
+
+    Its threads share one arena of memory. With one each, what the cache drops is free in another thread's than the one
+    that needs room for the next frame, and the process grew to three times the cache.
+    """
+    found = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    own = os.environ.get("PYTHONPATH")
+    paths = [str(PLUGIN.parents[2]), *found, *([own] if own else [])]
+    return {"MALLOC_ARENA_MAX": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _trouble(line):
+    """The text of a line that begins with TROUBLE; None where it only looks like one of the plugin's."""
+    with contextlib.suppress(ValueError):
+        return str(json.loads(line[len(TROUBLE) :]))
+    return None
+
+
+def _missing(what):
+    return errors.MissingSoftware(
+        f"{what}: install nbdkit and nbdkit-plugin-python (Debian, Ubuntu) or nbdkit-python-plugin (Fedora, RHEL)"
+    )
+
+
+def _error(code, message):
+    """The error of that code, as the other process raised it."""
+    return _by_code(errors.NbdpullError).get(code, errors.NbdpullError)(message)
+
+
+def _by_code(kind):
+    found = {kind.code: kind}
+    for below in kind.__subclasses__():
+        for code, each in _by_code(below).items():
+            found.setdefault(code, each)
+    return found

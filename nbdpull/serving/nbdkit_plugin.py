@@ -1,0 +1,187 @@
+"""The plugin that nbdkit runs: exports of the disks of one point. Loaded by nbdkit's Python, never imported.
+
+Owns: what nbdkit asks (exports, sizes, extents, bytes), and the first line about itself to the process that started it.
+Must not know: how it is started (nbd_server.py), what a client is.
+"""
+
+import errno
+import json
+import os
+import sys
+import threading
+from contextlib import contextmanager, suppress
+
+import nbdkit
+
+from nbdpull.core import errors
+from nbdpull.core.extents import ZERO, in_blocks
+from nbdpull.repository import lookup, series
+from nbdpull.storage import store
+
+API_VERSION = 2
+MAX_EXTENTS = 4096  # in one answer; a client asks on
+# qemu-img convert counts in sectors, and takes one that is zero only at its beginning for zero.
+BLOCK = 4096
+TROUBLE = "trouble: "  # begins a line on standard error that is for the operator; then comes JSON
+
+_config: dict = {}
+_images: dict = {}
+_about: dict = {}
+_complaints: set = set()
+
+
+def config(key, value):
+    _config.setdefault(key, []).append(value)
+
+
+def thread_model():
+    return nbdkit.THREAD_MODEL_PARALLEL
+
+
+def get_ready():
+    """Open everything before nbdkit listens: who can connect can read."""
+    try:
+        _open()
+    except errors.NbdpullError as error:
+        _tell(code=error.code, message=str(error))
+        raise
+    except MemoryError:
+        _tell(code=errors.NbdpullError.code, message=errors.NO_MEMORY)
+        raise
+
+
+def _open():
+    target = series.only_series(store.open_store(_config["store"][0]), _config.get("domain", [None])[0])
+    point = target.point(_config.get("point", [series.LATEST])[0])
+    known = [disk.name for disk in point.manifest.disks]
+    for name in _config.get("disk", known):
+        if name not in known:
+            raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
+        opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))
+        _images[name] = _writable(opened) if "writable" in _config else opened
+    _about.update(domain=target.domain, point=point.id, sha256=point.sha256,
+                  disks={name: image.size for name, image in _images.items()})  # fmt: skip
+
+
+def _writable(image):
+    from nbdpull.serving import overlay
+
+    return overlay.Overlay(image)
+
+
+def after_fork():
+    """nbdkit listens from now on."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _tell(**_about)
+
+
+def _end_with_parent():
+    """End as soon as who started nbdkit closes its end of a pipe, be it by a kill: by itself nbdkit would wait for the
+    last client to go."""
+    os.read(int(_config["parent"][0]), 1)
+    cleanup()
+    os._exit(0)
+
+
+def _tell(**values):
+    with os.fdopen(int(_config["status"][0]), "w") as pipe:
+        pipe.write(json.dumps(values) + "\n")
+
+
+def cleanup():
+    """Remove what nbdkit leaves: its socket, and a folder of ours."""
+    for path in _config.get("socket", []):
+        with suppress(OSError):
+            os.unlink(path)
+    for path in _config.get("folder", []):
+        with suppress(OSError):
+            os.rmdir(path)
+
+
+def list_exports(readonly, is_tls):
+    return list(_images)
+
+
+def default_export(readonly, is_tls):
+    return next(iter(_images))
+
+
+def open(readonly):
+    name = nbdkit.export_name()
+    if name and name not in _images:
+        raise RuntimeError(f"no export {name}; there are: {', '.join(_images)}")
+    return _images[name or default_export(readonly, False)]
+
+
+def export_description(image):
+    return f"disk {image.disk} of {_about['domain']} at point {_about['point']}"
+
+
+def get_size(image):
+    return image.size
+
+
+def can_write(image):
+    return "writable" in _config
+
+
+def can_multi_conn(image):
+    return True
+
+
+def can_cache(image):
+    return nbdkit.CACHE_NONE
+
+
+def can_extents(image):
+    return True
+
+
+def pread(image, buffer, offset, flags):
+    with _told():
+        image.read_into(offset, buffer)
+
+
+def pwrite(image, buffer, offset, flags):
+    with _told():
+        image.write(offset, buffer)
+
+
+def zero(image, count, offset, flags):
+    with _told():
+        image.zero(offset, count)
+
+
+trim = zero
+
+
+def flush(image, flags):
+    """What is thrown away at the end need not reach the medium."""
+
+
+@contextmanager
+def _told():
+    """What fails is an I/O error for the client, and a line for the operator."""
+    try:
+        yield
+    except errors.NbdpullError as error:
+        _complain(str(error))
+        nbdkit.set_error(errno.ENOSPC if isinstance(error, errors.OutputFull) else errno.EIO)
+        raise
+    except MemoryError:
+        _complain(errors.NO_MEMORY)
+        raise
+
+
+def _complain(text):
+    """A line that serve passes on, once; the exception itself is a page on nbdkit's log, at each try of the client."""
+    if text not in _complaints:
+        _complaints.add(text)
+        sys.stderr.write(f"{TROUBLE}{json.dumps(text)}\n")
+        sys.stderr.flush()
+
+
+def extents(image, count, offset, flags):
+    found = image.extents(offset, count, 1 if flags & nbdkit.FLAG_REQ_ONE else MAX_EXTENTS)
+    zero = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
+    return [(at, length, zero if kind == ZERO else 0) for at, length, kind in in_blocks(found, BLOCK).tolist()]

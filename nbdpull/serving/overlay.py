@@ -1,0 +1,89 @@
+"""What clients write to an image that is read-only: kept apart from it, and thrown away at the end.
+
+Owns: which blocks were written, and the nameless file that holds them, which no end of this process leaves behind. Must
+not know: who writes, what the image is made of.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+
+import numpy
+
+from ..core import extents
+from ..storage.store import translated
+from ..targets.target import File
+
+BLOCK = 1 << 16  # bytes that are taken from the image when the first of them is written
+
+
+class Overlay:
+    """`size`, `disk`, `read_into` and `extents` as of the image below it; and `write`, `zero`. May be used by several
+    threads at once."""
+
+    def __init__(self, below):
+        self._below = below
+        self.disk, self.size = below.disk, below.size
+        where = tempfile.gettempdir()
+        with translated("create a file in", where), tempfile.TemporaryFile(prefix="nbdpull-") as file:
+            self._file = File(os.dup(file.fileno()), where, self.size)
+        self._written = numpy.zeros(-(-self.size // BLOCK), bool)
+        self._lock = threading.Lock()  # of writers; a block is marked only when it is whole in the file
+
+    def read_into(self, offset, buffer):
+        """Fill a writable buffer from `offset` on."""
+        view = memoryview(buffer)
+        for start, stop, written in self._runs(offset, offset + len(view)):
+            part = view[start - offset : stop - offset]
+            if written:
+                part[:] = self._file.read(start, stop - start)
+            else:
+                self._below.read_into(start, part)
+
+    def _runs(self, offset, stop):
+        """Yield (begin, end, whether it was written) of the parts of a range that are of one kind, ascending."""
+        blocks = self._written[offset // BLOCK : -(-stop // BLOCK)]
+        changes = numpy.flatnonzero(blocks[1:] != blocks[:-1]) + 1
+        edges = [offset, *((offset // BLOCK + changes) * BLOCK).tolist(), stop]
+        kinds = blocks[[0, *changes]].tolist() if len(blocks) else []
+        yield from zip(edges, edges[1:], kinds)
+
+    def write(self, offset, data):
+        """Take bytes from `offset` on."""
+        with self._lock:
+            self._complete(offset, offset + len(data))
+            self._file.write([(offset, data)])
+            self._mark(offset, offset + len(data))
+
+    def zero(self, offset, length):
+        """Let a range read as zero."""
+        with self._lock:
+            self._complete(offset, offset + length)
+            self._file.zero(offset, length)
+            self._mark(offset, offset + length)
+
+    def _complete(self, offset, stop):
+        """Take from the image what the blocks of a range hold beside it, unless they were written before."""
+        for number in {offset // BLOCK, (stop - 1) // BLOCK}:
+            start, end = number * BLOCK, min((number + 1) * BLOCK, self.size)
+            if not self._written[number] and (offset > start or stop < end):
+                buffer = bytearray(end - start)
+                self._below.read_into(start, buffer)
+                self._file.write([(start, buffer)])
+
+    def _mark(self, offset, stop):
+        self._written[offset // BLOCK : -(-stop // BLOCK)] = True
+
+    def extents(self, offset, length, limit=None):
+        """Extents that cover [offset, offset + length), with `limit` perhaps only its beginning."""
+        found = []
+        for start, stop, written in self._runs(offset, offset + length):
+            if written:
+                found.append(extents.of([(start, stop - start, extents.DATA)]))
+                continue
+            found.append(self._below.extents(start, stop - start, limit))
+            if int(extents.ends(found[-1][-1:])[0]) < stop:  # it told but the beginning
+                break
+        return extents.merged(numpy.concatenate(found)) if found else extents.of([])

@@ -1,0 +1,534 @@
+"""A store: create-only files in folders, read by ranges. A directory now; the same few calls fit an object store.
+
+Owns: the store's marker, who may read what is made, and every way a file of a store is created, made durable, read and
+removed. OSError is translated here. Paths are relative to the store, with "/" between components; none of these is ever
+a link (beneath.py).
+
+Must not know: points, manifests, frames.
+"""
+
+import ctypes
+import errno
+import fcntl
+import grp
+import hashlib
+import os
+import secrets
+import shlex
+import stat
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from ..core import errors, members
+from ..format import layout
+from . import beneath
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
+
+
+@contextmanager
+def translated(doing, path):
+    """Turn an OSError while `doing` something to `path` into the error whose class says who must act."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise errors.OutputExists(f"cannot {doing} {path}: it exists already; nothing is ever overwritten") from error
+    except OSError as error:
+        kind, hint = errors.OutputError, ""
+        if error.errno in _FULL:
+            kind, hint = errors.OutputFull, "; free space or choose another folder"
+        why = error.strerror or os.strerror(errno.EIO)
+        raise kind(f"cannot {doing} {path}: {why}{hint}") from error
+
+
+def start_writeback(descriptor):
+    """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
+
+    Python has no sync_file_range of its own. A kernel or file system that cannot do it is no error.
+    """
+    _SYNC_FILE_RANGE(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)
+if hasattr(_SYNC_FILE_RANGE, "argtypes"):
+    _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_SYNC_FILE_RANGE_WRITE = 2
+WRITEBACK_STEP = 4 << 20  # bytes written between two calls; a guest on the same disk waits for no more than that
+
+
+class Access(NamedTuple):
+    """Modes of what is made, whatever the umask; group: the number of the one whose bits these have; owner: whose it is
+    to be. -1 for none that is told, so the process's own."""
+
+    folder: int = 0o700
+    file: int = 0o600
+    group: int = -1
+    owner: int = -1
+
+
+OWNER = Access()
+PASSABLE = Access(folder=0o711)  # QEMU is another user, and opens by name what is given to it there
+
+
+def _access(root):
+    """Of what is made in a store: its root folder's, without its other bits. A group that is one only because the umask
+    let everybody in was not chosen. What root adds to another's store is that one's, who could not read it else."""
+    try:
+        status = os.stat(root)
+    except OSError:
+        return OWNER
+    owner = status.st_uid if os.geteuid() == 0 else -1
+    if status.st_mode & 0o007:
+        return OWNER._replace(owner=owner)
+    group = status.st_mode & 0o070
+    return Access(status.st_mode & stat.S_ISGID | 0o700 | group, 0o600 | group & 0o060, status.st_gid, owner)
+
+
+def _give(descriptor, mode, access):
+    """Give what was just made its mode, owner and group. A group that it cannot have gets no bits either."""
+    status = os.fstat(descriptor)
+    with suppress(OSError):  # as on a share that trusts no root
+        if access.owner not in (-1, status.st_uid):
+            os.fchown(descriptor, access.owner, -1)
+    try:
+        if mode & 0o070 and access.group not in (-1, status.st_gid):
+            os.fchown(descriptor, -1, access.group)
+    except OSError:
+        mode &= ~0o070
+    with suppress(OSError):  # a file system without modes
+        os.fchmod(descriptor, mode)
+
+
+def _make_folder(path, access, within=None):
+    """within: descriptor of the folder that it goes into, where `path` is a mere name."""
+    os.mkdir(path, 0o700, dir_fd=within)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    try:
+        _give(descriptor, access.folder, access)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _Marker:
+    uuid: str
+
+
+class Store:
+    """An existing store. `root` is its folder, `id` its uuid. Use `open` or `open_or_create`."""
+
+    def __init__(self, root):
+        self.root = os.path.abspath(root)
+        self.id = self._read_id()
+        self.access = _access(self.root)
+
+    def _read_id(self):
+        path = self.path(layout.MARKER)
+        try:
+            return members.build(_Marker, layout.unseal(self._read(layout.MARKER), path)).uuid
+        except FileNotFoundError:
+            raise errors.StoreError(
+                f"{self.root} is no store of nbdpull (it has no {layout.MARKER}); name the folder given to -o of a pull"
+            ) from None
+        except OSError as error:
+            raise errors.StoreError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
+
+    def path(self, *names):
+        return os.path.join(self.root, *names)
+
+    def warnings(self):
+        """What its owner should know of it, one text each."""
+        if not self._is_open_to_all():
+            return []
+        mend = f"chmod -R go-rwx {shlex.quote(self.root)}"
+        return [f"everybody on this machine can read {self.root}: close it with {mend}"]
+
+    def _is_open_to_all(self):
+        """Whether any user can come by a file of a series. What cannot be looked at is not told."""
+        with suppress(OSError):
+            above = self.root
+            while _lets_in(os.stat(above)) and above != os.path.dirname(above):
+                above = os.path.dirname(above)
+            return _lets_in(os.stat(above)) and any(map(self._has_open_file, self.folders()))
+        return False
+
+    def _has_open_file(self, folder):
+        with suppress(OSError), self._listed(folder) as (descriptor, entries):
+            return _lets_in(os.fstat(descriptor)) and any(_lets_in(e.stat(follow_symlinks=False)) for e in entries)
+        return False
+
+    # Reading
+
+    def read(self, path, limit=layout.MAX_DOCUMENT):
+        """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
+        try:
+            return self._read(path, limit)
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+
+    def _read(self, path, limit=layout.MAX_DOCUMENT):
+        with self._reading(path) as file:
+            data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
+        if len(data) > limit:
+            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+        return data
+
+    def _reading(self, path):
+        return open(beneath.open_file(self.root, path, os.O_RDONLY), "rb")
+
+    def read_range(self, path, offset, length):
+        """Return `length` bytes from `offset`; Damaged if the file does not have them."""
+        try:
+            with self._reading(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                data = os.pread(file.fileno(), length, offset) if offset + length <= size else b""
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+        if len(data) != length:
+            raise errors.Damaged(f"{self.path(path)}: the file is cut short")
+        return data
+
+    def open_read(self, path):
+        """Return (file descriptor, size); the caller closes it. Damaged if the file is not there."""
+        try:
+            descriptor = beneath.open_file(self.root, path, os.O_RDONLY)
+            return descriptor, os.fstat(descriptor).st_size
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+
+    def size(self, path):
+        """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what
+        is there is no file."""
+        try:
+            with beneath.parent(self.root, path) as (folder, name):
+                found = beneath.status(folder, name)
+            beneath.require_file(found)
+            return found.st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+
+    def inode(self, path):
+        """The number of a file, which a copy of it has not; None where there is none."""
+        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
+            return beneath.status(folder, name).st_ino
+        return None
+
+    def sha256(self, path, check=lambda: None):
+        """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
+        digest = hashlib.sha256()
+        try:
+            with self._reading(path) as file:
+                buffer = memoryview(bytearray(1 << 20))
+                while size := file.readinto(buffer):
+                    digest.update(buffer[:size])
+                    check()
+        except OSError as error:
+            raise _unreadable(self.path(path), error) from error
+        return digest.hexdigest()
+
+    def folders(self, path=""):
+        """Names of the folders in a folder, sorted; none where the folder is not there. Symbolic links are named with
+        them: who looks into one is told that it is none, and does not believe that nothing was there."""
+        return self._names(path, lambda entry: entry.is_dir(follow_symlinks=False) or entry.is_symlink())
+
+    def files(self, path=""):
+        """Names of the files in a folder, sorted; none where there is no such folder."""
+        with suppress(errors.Damaged):
+            return self._names(path, lambda entry: entry.is_file(follow_symlinks=False))
+        return []
+
+    def _names(self, path, wanted):
+        try:
+            with self._listed(path) as (_, entries):
+                return sorted(entry.name for entry in entries if wanted(entry))
+        except FileNotFoundError:
+            return []
+        except beneath.Strange as error:
+            raise _unreadable(self.path(path), error) from error
+        except OSError as error:
+            raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
+
+    @contextmanager
+    def _listed(self, path):
+        """Give (descriptor, entries) of a folder."""
+        with _closing(beneath.open_folder(self.root, path)) as descriptor, os.scandir(descriptor) as entries:
+            yield descriptor, entries
+
+    # Creating
+
+    def make_folder(self, path, fresh=False):
+        """Create a folder durably. With `fresh` it must not exist, else it may."""
+        with translated("create the folder", self.path(path)):
+            with beneath.parent(self.root, path) as (folder, name):
+                try:
+                    _make_folder(name, self.access, folder)
+                except FileExistsError:
+                    if fresh:
+                        raise
+                    beneath.require_folder(beneath.status(folder, name))
+            self.sync_folder(os.path.dirname(path))
+
+    def create(self, path):
+        """Return a new NewFile; OutputExists if there is one already."""
+        return NewFile(self, path)
+
+    def reopen(self, path):
+        """Return the NewFile of a file that a dead run was appending to, which goes on at its end."""
+        return NewFile(self, path, os.O_APPEND)
+
+    def publish(self, path, data):
+        """Create a small file that appears whole, durable and at once, or not at all."""
+        draft = f"{path}.{secrets.token_hex(4)}.draft"  # two runs may publish the same file: neither harms the other's
+        file = self.create(draft)
+        try:
+            with file:
+                file.write(data)
+            with translated("create", self.path(path)):
+                with beneath.parent(self.root, path) as (folder, name):
+                    _link_or_rename(folder, os.path.basename(draft), name)
+                self.sync_folder(os.path.dirname(path))
+        finally:
+            self.remove_file(draft)
+
+    def sync_folder(self, path):
+        with translated("write to", self.path(path)), _closing(beneath.open_folder(self.root, path)) as descriptor:
+            _sync_folder(descriptor)
+
+    def remove_folder(self, path):
+        """Remove a folder that was never published, with all that is in it."""
+        beneath.remove(self.root, path)
+
+    def remove_file(self, path):
+        """Remove a file that no point counts on; one that is not there is no error."""
+        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
+            os.unlink(name, dir_fd=folder)
+
+    def names(self, path):
+        """Names of all that is in a folder; none where it cannot be read."""
+        with suppress(OSError), _closing(beneath.open_folder(self.root, path)) as descriptor:
+            return sorted(os.listdir(descriptor))
+        return []
+
+    @contextmanager
+    def locked(self, path, doing, holder=lambda: "another nbdpull"):
+        """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process."""
+        with translated("open", self.path(path)):
+            descriptor = beneath.open_folder(self.root, path)
+        with _closing(descriptor):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise errors.Busy(f"{holder()} writes to {self.path(path)}; {doing} when it has ended") from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+
+
+@contextmanager
+def _closing(descriptor):
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_store(root):
+    """Return the Store in an existing folder; StoreError if the folder holds none."""
+    if not os.path.isdir(root):
+        raise errors.StoreError(f"{root}: no such folder; name the folder given to -o of a pull")
+    return Store(root)
+
+
+def open_or_create(root, group=None):
+    """Return the Store in `root`, made there first if the folder is new or empty.
+
+    group: name of the group that may read it; UsageError where the store is there and not so.
+    """
+    access = OWNER if group is None else Access(0o750, 0o640, _group_number(group))
+    make_folders(root, access)
+    if not os.access(root, os.W_OK | os.X_OK):
+        why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
+        raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
+    if not os.path.exists(os.path.join(root, layout.MARKER)):
+        _create_marker(root, access)
+    store = Store(root)
+    if group is not None and (store.access.group != access.group or store.access.file & 0o040 == 0):
+        where = shlex.quote(store.root)
+        raise errors.UsageError(
+            f"--group {group}: the store {root} is there already and not of that group; to let it in: "
+            f"chgrp -R {shlex.quote(group)} {where} && chmod -R g+rX,o-rwx {where}"
+        )
+    return store
+
+
+def _group_number(name):
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
+
+
+def make_folders(path, access):
+    """Create a folder and those above it that are missing, each durably, and return those that were; OutputError where
+    that cannot be done."""
+    with translated("create the folder", path):
+        return _make_folders(os.path.abspath(path), access)
+
+
+@contextmanager
+def made_folders(path, access):
+    """The same for a while: left by an exception, what was made and holds nothing is removed again."""
+    made = make_folders(path, access)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in reversed(made):
+                os.rmdir(folder)
+        raise
+
+
+def _make_folders(path, access):
+    made = []
+    if os.path.isdir(path):
+        return made
+    if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
+        made = _make_folders(os.path.dirname(path), access)
+    try:
+        _make_folder(path, access)
+        made.append(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    above = os.path.dirname(path)
+    with suppress(PermissionError), _closing(beneath.open_folder(above, "")) as descriptor:  # one may create where one
+        _sync_folder(descriptor)  # may not read
+    return made
+
+
+def _sync_folder(descriptor):
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
+            raise
+
+
+def _create_marker(root, access):
+    with translated("look into", root):
+        strange = [name for name in os.listdir(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
+    if strange and not os.path.exists(os.path.join(root, layout.MARKER)):  # it may be there by now
+        raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
+    if access.group != -1:  # the folder may be one that the operator made
+        with translated("give to that group", root):
+            os.chown(root, -1, access.group)
+            os.chmod(root, access.folder)
+    store = Store.__new__(Store)
+    store.root, store.access = os.path.abspath(root), _access(root)
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid.uuid4()), "created": created}
+    with suppress(errors.OutputExists):  # another run was faster, and its store is as good
+        store.publish(layout.MARKER, layout.seal(document))
+
+
+def _lets_in(status):
+    """Whether anybody can enter the folder, or read the file."""
+    return bool(status.st_mode & (0o001 if stat.S_ISDIR(status.st_mode) else 0o004))
+
+
+def _unreadable(path, error):
+    if isinstance(error, FileNotFoundError):
+        return errors.Damaged(f"{path}: the file is missing")
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # of which the file is not to blame
+        return errors.StoreError(f"{path}: cannot be opened: {error.strerror}; allow more (ulimit -n)")
+    return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
+
+
+def _link_or_rename(folder, draft, name):
+    """Give the draft its name; both are in the folder of this descriptor."""
+    try:
+        os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        with suppress(FileNotFoundError):
+            beneath.status(folder, name)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+class NewFile:
+    """A file being created. After an error it refuses everything but close; only `seal` makes it durable.
+
+    size and sha256 are of what was written by this object.
+    """
+
+    def __init__(self, store, path, mode=os.O_CREAT | os.O_EXCL):
+        self.path = path
+        self.size = 0
+        self._full_path = store.path(path)
+        self._sha256 = hashlib.sha256()
+        with translated("create", self._full_path):
+            self._descriptor = beneath.open_file(store.root, path, os.O_WRONLY | mode, 0o600)
+            if mode & os.O_CREAT:
+                _give(self._descriptor, store.access.file, store.access)
+
+    def write(self, data):
+        """Append bytes."""
+        with self._writing():
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        self._sha256.update(data)
+        if self.size // WRITEBACK_STEP != (self.size + len(data)) // WRITEBACK_STEP:
+            start_writeback(self._descriptor)
+        self.size += len(data)
+
+    @contextmanager
+    def _writing(self):
+        if self._descriptor is None:
+            raise errors.OutputError(f"cannot write to {self._full_path}: it is closed, or an earlier write failed")
+        try:
+            with translated("write to", self._full_path):
+                yield
+        except errors.OutputError:
+            self.close()  # a second fsync would tell of success, though the first one lost data
+            raise
+
+    def sync(self):
+        """Make what was written so far durable; more may follow."""
+        with self._writing():
+            os.fsync(self._descriptor)
+
+    def sha256(self):
+        """SHA-256 in hex of what was written so far."""
+        return self._sha256.hexdigest()
+
+    def seal(self):
+        """Make the file durable and close it."""
+        with self._writing():
+            os.fsync(self._descriptor)
+        self.close()
+
+    def close(self):
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if kind is None:
+                self.seal()
+        finally:
+            self.close()

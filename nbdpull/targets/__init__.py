@@ -1,0 +1,1 @@
+"""Where a restored disk goes, and how it gets there."""

@@ -1,0 +1,49 @@
+"""What a restore may write over: what is at a target now, and whether that may go.
+
+Owns: the rule that no encryption is destroyed, and that an image's own structure is not taken for a disk's content.
+Must not know: points, frames, how a target is written.
+"""
+
+from __future__ import annotations
+
+from ..core import errors
+from ..images import image_header
+from . import target
+
+
+def require_overwritable(place, in_place, encrypted, head, check=lambda: None):
+    """Raise where what is at a Place must not be written over. in_place: it is the state to begin with; encrypted: the
+    domain's disk is; head: returns the first image_header.SIZE bytes of what comes, None where that is not told;
+    check() is called while a server is waited for."""
+    there = target.first_bytes(place, image_header.SIZE, check)
+    found = image_header.parse(there)
+    if place.secret:
+        return _require_encrypted(place, in_place, bool(there) and not found.encrypted)
+    if found.format == image_header.RAW:
+        return
+    comes = head()
+    same = comes is not None and image_header.parse(comes) == found
+    # A guest that encrypts a whole disk by itself has such a header, too: it is content, and comes back with the rest.
+    of_the_guest = found.format == image_header.LUKS and not encrypted and (same or comes is None)
+    if found.encrypted and not of_the_guest:
+        raise errors.EncryptedTarget(
+            f"{place.path} is encrypted (LUKS), what would be written there is not, and would destroy it; nothing "
+            "was written: restore through the encryption (--encrypt-disk) or to another place, or remove what is there "
+            "first if it is of no more use"
+        )
+    if in_place and place.format == image_header.RAW and not (found.encrypted or same):
+        raise errors.UsageError(
+            f"{place.path} is a {found.format} image, and would be written to as a raw one; {_advice(place, found)}"
+        )
+
+
+def _require_encrypted(place, in_place, is_plain):
+    """What is there and stays has to be what the secret opens."""
+    if is_plain and (in_place or place.kind == target.DEVICE):
+        raise errors.UsageError(f"{place.path} is not encrypted: make it so first, or leave --encrypt-disk out")
+
+
+def _advice(place, found):
+    if found.format == image_header.QCOW2 and place.kind == target.EXISTING:
+        return "give --format qcow2"
+    return "restore to another place, or with --force instead, which overwrites all that is there"
