@@ -20,8 +20,7 @@ import zstandard
 from nbdpull.core import extents
 from nbdpull.format import layout, manifest, reader, writer
 from nbdpull.format.manifest import FileEntry
-from nbdpull.repository import series
-from nbdpull.storage import store
+from nbdpull.repository import marker, series
 
 KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
@@ -101,7 +100,7 @@ class Vm:
     """
 
     def __init__(self, root, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
-        self.store = store.open_or_create(str(root))
+        self.store = marker.open_or_create(str(root))
         self.root = Path(root)
         self.name, self.uuid = name, uuid
         self.series = series.Series(self.store, name)
@@ -197,7 +196,7 @@ class Vm:
             "sequence": 1 + max((point.manifest.sequence for point in self.points), default=0),
             "created": "2026-11-22T19:45:00+00:00",
             "as_of": "2026-11-22T19:44:00+00:00",
-            "store": self.store.id,
+            "store": marker.uuid_of(self.store),
             "parent": last and manifest.ParentEntry(last.id, last.sha256),
             "domain": self.name,
             "uuid": self.uuid,

@@ -7,8 +7,8 @@ import stat
 import pytest
 
 from nbdpull.core import errors
+from nbdpull.repository.marker import open_or_create, uuid_of
 from nbdpull.storage import beneath
-from nbdpull.storage.store import open_or_create
 
 
 def make_socket(path):
@@ -113,7 +113,7 @@ def test_no_folder_is_reached_by_a_link(store, tmp_path):
         store.remove_folder(f"{folder}/inner")
     assert outside(tmp_path) == before
     (tmp_path / "short").symlink_to(store.root)
-    assert open_or_create(str(tmp_path / "short")).id == store.id
+    assert uuid_of(open_or_create(str(tmp_path / "short"))) == uuid_of(store)
 
 
 def test_no_path_leads_up(store, tmp_path):

@@ -516,7 +516,7 @@ def test_the_code_reads_the_hexdump(tmp_path):
     def from_the_page(folder):
         entries = []
         for name in ("vda.index", "vda.0000.zst"):
-            with stores.store.open_store(tmp_path / "store").create(f"{folder}/{name}") as file:
+            with stores.marker.open_store(tmp_path / "store").create(f"{folder}/{name}") as file:
                 file.write(dumped(name))
             entries.append(FileEntry(file.path.partition("/")[2], file.size, file.sha256()))
         return entries[0], entries[1:]

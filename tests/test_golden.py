@@ -15,8 +15,7 @@ from nbdpull.format import reader
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Request, restore
 from nbdpull.operations.verify import verify
-from nbdpull.repository import series
-from nbdpull.storage import store
+from nbdpull.repository import marker, series
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
@@ -76,7 +75,7 @@ def test_other_programs_read_it():
 
 def test_it_has_every_kind_of_record():
     """What is not in it is not held by it."""
-    opened = store.open_store(str(GOLDEN))
+    opened = marker.open_store(str(GOLDEN))
     points = series.Series(opened, "vm1").points()
     entries = [(point, disk) for point in points for disk in point.manifest.disks]
     records = [

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nbdpull.repository import journal
-from nbdpull.storage import store
+from nbdpull.repository import journal, marker
 
 RUN = {
     "id": "20261122T194500Z-7f3a9c04", "domain": "vm1", "uuid": "u", "uri": "qemu:///system", "checkpoint": "c",
@@ -25,7 +24,7 @@ def chunks(name, older=0):
 
 @pytest.fixture
 def place(tmp_path):
-    return store.open_or_create(tmp_path / "store")
+    return marker.open_or_create(tmp_path / "store")
 
 
 def read(place):

@@ -14,8 +14,8 @@ from stores import Vm, chain, damaged, flipped, resealed
 from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.repository import series
+from nbdpull.repository.marker import open_or_create
 from nbdpull.storage import beneath
-from nbdpull.storage.store import open_or_create
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from stores import MIB, flipped, package_environment, small_disk, unprivileged
 
 from nbdpull.core import errors
 from nbdpull.format import layout
-from nbdpull.storage.store import open_or_create, open_store, translated
+from nbdpull.repository.marker import open_or_create, open_store, uuid_of
+from nbdpull.storage.store import translated
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
 
@@ -40,13 +41,14 @@ def fails(number):
 
 def test_a_new_store_is_opened_again(tmp_path):
     made = open_or_create(str(tmp_path / "a" / "b"))
-    assert open_store(str(tmp_path / "a" / "b")).id == made.id
-    assert open_or_create(str(tmp_path / "a" / "b")).id == made.id
+    assert uuid_of(open_store(str(tmp_path / "a" / "b"))) == uuid_of(made)
+    assert uuid_of(open_or_create(str(tmp_path / "a" / "b"))) == uuid_of(made)
     assert os.listdir(tmp_path / "a" / "b") == ["nbdpull.json"]
 
 
 def test_two_stores_differ(tmp_path):
-    assert open_or_create(str(tmp_path / "a")).id != open_or_create(str(tmp_path / "b")).id
+    one, other = open_or_create(str(tmp_path / "a")), open_or_create(str(tmp_path / "b"))
+    assert uuid_of(one) != uuid_of(other)
 
 
 def test_an_empty_folder_becomes_a_store(tmp_path):
@@ -100,7 +102,7 @@ def test_runs_that_make_one_store_at_once_agree(tmp_path):
         def make(root=root, ids=ids, barrier=barrier):
             barrier.wait()
             made = open_or_create(root)
-            ids.append(made.id)
+            ids.append(uuid_of(made))
             made.make_folder("vm1")
 
         threads = [threading.Thread(target=make) for _ in range(4)]
@@ -128,7 +130,7 @@ def test_a_store_that_may_only_be_read_is_read(tmp_path):
     with unprivileged() as folder:
         made = open_or_create(str(folder / "store"))
         os.chmod(folder / "store", 0o555)
-        assert open_store(str(folder / "store")).id == made.id
+        assert uuid_of(open_store(str(folder / "store"))) == uuid_of(made)
         with pytest.raises(errors.OutputError, match="Permission denied"):
             open_or_create(str(folder / "store"))
         os.chmod(folder / "store", 0o755)
@@ -505,8 +507,8 @@ def test_one_writer_at_a_time(store):
 def test_the_lock_goes_with_its_process(store):
     store.make_folder("vm")
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, nbdpull.storage.store as s\n"
-         "with s.open_store(sys.argv[1]).locked('vm', ''):\n print('held', flush=True); sys.stdin.read()", store.root],
+        [sys.executable, "-c", "import sys; from nbdpull.repository.marker import open_store\n"
+         "with open_store(sys.argv[1]).locked('vm', ''):\n print('held', flush=True); sys.stdin.read()", store.root],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=package_environment(),
     )  # fmt: skip
     try:

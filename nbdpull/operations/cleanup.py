@@ -11,8 +11,7 @@ from typing import Optional
 
 from ..backup import reclaim
 from ..hypervisor import domain
-from ..repository import journal, series
-from ..storage import store
+from ..repository import journal, marker, series
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def _paused(vm, hold, dry_run):
 def _series(request, vm, stack):
     if request.output is None:
         return None
-    target = series.of_domain(store.open_store(request.output), vm.name, vm.uuid)
+    target = series.of_domain(marker.open_store(request.output), vm.name, vm.uuid)
     if target.folder not in target.store.folders():
         return None
     stack.enter_context(target.writing())

@@ -21,9 +21,8 @@ from ..core import child, errors, extents, pipeline
 from ..format import layout, reader
 from ..images import image_header, qemu_img
 from ..nbd import source
-from ..repository import lookup, series
+from ..repository import lookup, marker, series
 from ..repository.part import Part
-from ..storage import store
 
 BLOCK = layout.MAX_FRAME
 SECTOR = 512
@@ -61,7 +60,7 @@ def compare(
     part: Part = Part(),  # noqa: B008
 ) -> Result:
     """Compare the image with a disk as of a point. kind: its format, told from its beginning where it is None."""
-    target = series.only_series(store.open_store(root), domain)
+    target = series.only_series(marker.open_store(root), domain)
     found = target.point(point or series.LATEST)
     disk = _chosen(found, disk)
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, kind) as live:

@@ -12,8 +12,7 @@ from typing import Callable, Optional
 
 from ..core import errors, pipeline
 from ..format import findings, layout, reader
-from ..repository import lookup, series
-from ..storage import store
+from ..repository import lookup, marker, series
 
 BLOCK = layout.IMAGE_DIGEST_BLOCK
 BATCH_BLOCKS = 16
@@ -42,7 +41,7 @@ def digest(
     check: Callable = lambda: None,
 ) -> Digests:
     """Tell the digests of a point, or of all points of a domain ("all")."""
-    target = series.only_series(store.open_store(root), domain)
+    target = series.only_series(marker.open_store(root), domain)
     points = target.points() if point == "all" else [target.point(point)]
     return Digests(target, [(each, _of_point(target, each, disks, threads, report, check)) for each in points])
 

@@ -24,7 +24,7 @@ from ..definitions import drill_xml, hot_plug
 from ..format import findings, layout
 from ..hypervisor import domain_boot
 from ..images import qemu_img
-from ..repository import series
+from ..repository import marker, series
 from ..serving import nbd_server
 from ..storage import store
 
@@ -74,7 +74,7 @@ class Report:
 
 def drill(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Report:
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
-    target = series.only_series(store.open_store(request.store), request.domain)
+    target = series.only_series(marker.open_store(request.store), request.domain)
     point = target.point(request.point)
     xml, lost = _definition(target, point)
     expect = _pattern(request.expect)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from ..core import errors, extents
 from ..definitions import omissions
 from ..format import findings, reader
-from ..repository import series, verdict
-from ..storage import store
+from ..repository import marker, series, verdict
 
 _NOT_LOOKED_AT: dict = {"verified": None, "drilled": None, "digests": {}}
 
@@ -78,7 +77,7 @@ def _describe_omission(omission):
 
 def points(root):
     """Return ([dict of each point of each domain, in the order of commits], [error of each unreadable point])."""
-    opened = store.open_store(root)
+    opened = marker.open_store(root)
     found, refused = [], []
     for each in series.all_series(opened):
         good, bad = each.load()
@@ -101,12 +100,12 @@ def point(root, wanted, domain=None):
 
 def only_domain(root):
     """Name of the domain of a store that holds one; StoreError for another store."""
-    return series.only_series(store.open_store(root)).domain
+    return series.only_series(marker.open_store(root)).domain
 
 
 def find_point(root, wanted, domain=None):
     """Return (Series, Point) of an id or series.LATEST; NoSuchPoint, StoreError."""
-    opened = store.open_store(root)
+    opened = marker.open_store(root)
     if domain is None and wanted != series.LATEST:
         for each in series.all_series(opened):
             if each.has_folder(wanted):

@@ -19,9 +19,8 @@ from ..format import layout, writer
 from ..hypervisor import domain, qemu_faults, socket_keeper
 from ..hypervisor.domain_watch import DomainWatch
 from ..nbd import source
-from ..repository import journal, series
+from ..repository import journal, marker, series
 from ..repository.image import DataRanges, Image
-from ..storage import store
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
 
@@ -76,7 +75,7 @@ def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
 def _points(request, vm):
     if request.output is None or not os.path.isdir(request.output) or not os.listdir(request.output):
         return None, []
-    target = series.of_domain(store.open_store(request.output), vm.name, vm.uuid)
+    target = series.of_domain(marker.open_store(request.output), vm.name, vm.uuid)
     points = target.load()[0]
     target.require_of(points, vm.uuid)
     return target, points

@@ -27,8 +27,7 @@ from ..hypervisor.domain_watch import DomainWatch
 from ..hypervisor.guest_load import Cores
 from ..images import guest_files
 from ..nbd import source
-from ..repository import journal, known_frames, series
-from ..storage import store
+from ..repository import journal, known_frames, marker, series
 
 QUIESCE, FREEZE_TIMEOUT = domain.AUTO, domain.FREEZE_TIMEOUT
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
@@ -118,7 +117,7 @@ def pull(request: Request, report: Callable = lambda **event: None, check: Calla
         if not reached.way:  # else nobody pauses or reboots it
             warnings += qemu_faults.warnings(vm, disks, way.certificates is not None)
         vm.require_no_foreign_job()
-        target = series.of_domain(store.open_or_create(request.output, request.group), vm.name, vm.uuid)
+        target = series.of_domain(marker.open_or_create(request.output, request.group), vm.name, vm.uuid)
         entered.enter_context(target.writing())
         return _Run(request, reached, way, disks, target, hold, report, check, warnings).run()
 
@@ -539,7 +538,7 @@ class _Run:
             "sequence": self._sequence,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "as_of": self._as_of,
-            "store": self._series.store.id,
+            "store": marker.uuid_of(self._series.store),
             "parent": ParentEntry(parent.id, parent.sha256) if parent else None,
             "domain": self._vm.name,
             "uuid": self._vm.uuid,

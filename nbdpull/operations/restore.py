@@ -18,7 +18,7 @@ from ..core import errors, pipeline
 from ..definitions import definition, domain_xml, host_fit, host_reach, hot_plug
 from ..format import layout
 from ..images import image_header
-from ..repository import series
+from ..repository import marker, series
 from ..repository.image import Image
 from ..storage import store
 from ..targets import overwrite, target
@@ -105,7 +105,7 @@ class Result:
 def restore(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Write the disks. Damaged, before anything is written, where a file of the chain is not what was stored."""
     _require_sense(request)
-    opened = series.only_series(store.open_store(request.store), request.domain)
+    opened = series.only_series(marker.open_store(request.store), request.domain)
     point = opened.point(request.point)
     return _Run(request, opened, point, report, check).run()
 

@@ -16,10 +16,9 @@ import numpy
 
 from ..core import errors, extents, pipeline
 from ..format import findings, manifest, reader
-from ..repository import series, verdict
+from ..repository import marker, series, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.part import Part
-from ..storage import store
 
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
@@ -94,7 +93,7 @@ def verify(
 
     keep: record beside the points what was found of each, also where `check` ends the run.
     """
-    opened = store.open_store(root)
+    opened = marker.open_store(root)
     wanted = [series.only_series(opened, domain)] if (domain, point) != (None, None) else series.all_series(opened)
     found = _Verify(quick, threads, report, check, part, keep)
     found.report.notices += opened.warnings()

@@ -15,8 +15,7 @@ import nbdkit
 
 from nbdpull.core import errors
 from nbdpull.core.extents import ZERO, in_blocks
-from nbdpull.repository import lookup, series
-from nbdpull.storage import store
+from nbdpull.repository import lookup, marker, series
 
 API_VERSION = 2
 MAX_EXTENTS = 4096  # in one answer; a client asks on
@@ -51,7 +50,7 @@ def get_ready():
 
 
 def _open():
-    target = series.only_series(store.open_store(_config["store"][0]), _config.get("domain", [None])[0])
+    target = series.only_series(marker.open_store(_config["store"][0]), _config.get("domain", [None])[0])
     point = target.point(_config.get("point", [series.LATEST])[0])
     known = [disk.name for disk in point.manifest.disks]
     for name in _config.get("disk", known):

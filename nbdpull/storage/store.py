@@ -1,31 +1,27 @@
-"""A store: create-only files in folders, read by ranges. A directory now; the same few calls fit an object store.
+"""Files of a store: create-only, in folders, read by ranges. A directory now; the same few calls fit an object store.
 
-Owns: the store's marker, who may read what is made, and every way a file of a store is created, made durable, read and
-removed. OSError is translated here. Paths are relative to the store, with "/" between components; none of these is ever
-a link (beneath.py).
+Owns: who may read what is made, and every way a file of a store is created, made durable, read and removed. OSError is
+translated here. Paths are relative to the store, with "/" between components; none of these is ever a link: see
+beneath.py.
 
-Must not know: points, manifests, frames.
+Must not know: what makes a folder a store (repository/marker.py), what any file holds.
 """
 
 import ctypes
 import errno
 import fcntl
-import grp
 import hashlib
 import os
 import secrets
 import shlex
 import stat
-import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import NamedTuple
 
-from ..core import errors, members
-from ..format import layout
+from ..core import errors
 from . import beneath
 
+MAX_READ = 1 << 26  # bytes of a file that is read whole
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
 
@@ -113,31 +109,12 @@ def _make_folder(path, access, within=None):
         os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class _Marker:
-    uuid: str
-
-
 class Store:
-    """An existing store. `root` is its folder, `id` its uuid. Use `open` or `open_or_create`."""
+    """The files below a folder, `root`, that is there. access: the Access of what is made in it."""
 
     def __init__(self, root):
         self.root = os.path.abspath(root)
-        self.id = self._read_id()
         self.access = _access(self.root)
-
-    def _read_id(self):
-        path = self.path(layout.MARKER)
-        try:
-            return members.build(_Marker, layout.unseal(self._read(layout.MARKER), path)).uuid
-        except FileNotFoundError:
-            raise errors.StoreError(
-                f"{self.root} is no store of nbdpull (it has no {layout.MARKER}); name the folder given to -o of a pull"
-            ) from None
-        except OSError as error:
-            raise errors.StoreError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
     def path(self, *names):
         return os.path.join(self.root, *names)
@@ -165,14 +142,15 @@ class Store:
 
     # Reading
 
-    def read(self, path, limit=layout.MAX_DOCUMENT):
+    def read(self, path, limit=MAX_READ):
         """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
         try:
-            return self._read(path, limit)
+            return self.read_raw(path, limit)
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
 
-    def _read(self, path, limit=layout.MAX_DOCUMENT):
+    def read_raw(self, path, limit=MAX_READ):
+        """The same; what the operating system says comes as it is, an OSError."""
         with self._reading(path) as file:
             data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
         if len(data) > limit:
@@ -340,42 +318,6 @@ def _closing(descriptor):
         os.close(descriptor)
 
 
-def open_store(root):
-    """Return the Store in an existing folder; StoreError if the folder holds none."""
-    if not os.path.isdir(root):
-        raise errors.StoreError(f"{root}: no such folder; name the folder given to -o of a pull")
-    return Store(root)
-
-
-def open_or_create(root, group=None):
-    """Return the Store in `root`, made there first if the folder is new or empty.
-
-    group: name of the group that may read it; UsageError where the store is there and not so.
-    """
-    access = OWNER if group is None else Access(0o750, 0o640, _group_number(group))
-    make_folders(root, access)
-    if not os.access(root, os.W_OK | os.X_OK):
-        why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
-        raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
-    if not os.path.exists(os.path.join(root, layout.MARKER)):
-        _create_marker(root, access)
-    store = Store(root)
-    if group is not None and (store.access.group != access.group or store.access.file & 0o040 == 0):
-        where = shlex.quote(store.root)
-        raise errors.UsageError(
-            f"--group {group}: the store {root} is there already and not of that group; to let it in: "
-            f"chgrp -R {shlex.quote(group)} {where} && chmod -R g+rX,o-rwx {where}"
-        )
-    return store
-
-
-def _group_number(name):
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
-
-
 def make_folders(path, access):
     """Create a folder and those above it that are missing, each durably, and return those that were; OutputError where
     that cannot be done."""
@@ -420,23 +362,6 @@ def _sync_folder(descriptor):
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
             raise
-
-
-def _create_marker(root, access):
-    with translated("look into", root):
-        strange = [name for name in os.listdir(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
-    if strange and not os.path.exists(os.path.join(root, layout.MARKER)):  # it may be there by now
-        raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
-    if access.group != -1:  # the folder may be one that the operator made
-        with translated("give to that group", root):
-            os.chown(root, -1, access.group)
-            os.chmod(root, access.folder)
-    store = Store.__new__(Store)
-    store.root, store.access = os.path.abspath(root), _access(root)
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid.uuid4()), "created": created}
-    with suppress(errors.OutputExists):  # another run was faster, and its store is as good
-        store.publish(layout.MARKER, layout.seal(document))
 
 
 def _lets_in(status):

@@ -1,0 +1,90 @@
+"""The marker of a store: that a folder is one, which one, and how an empty folder becomes one.
+
+Owns: the document in nbdpull.json, and whom a new store lets in. Must not know: points, how a file becomes durable.
+"""
+
+import errno
+import grp
+import os
+import shlex
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from uuid import uuid4
+
+from ..core import errors, members
+from ..format import layout
+from ..storage import store
+
+
+@dataclass(frozen=True)
+class _Marker:
+    uuid: str
+
+
+def open_store(root):
+    """Return the Store in an existing folder; StoreError if the folder holds none."""
+    if not os.path.isdir(root):
+        raise errors.StoreError(f"{root}: no such folder; name the folder given to -o of a pull")
+    found = store.Store(root)
+    uuid_of(found)
+    return found
+
+
+def open_or_create(root, group=None):
+    """Return the Store in `root`, made there first if the folder is new or empty.
+
+    group: name of the group that may read it; UsageError where the store is there and not so.
+    """
+    access = store.OWNER if group is None else store.Access(0o750, 0o640, _group_number(group))
+    store.make_folders(root, access)
+    if not os.access(root, os.W_OK | os.X_OK):
+        why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
+        raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
+    if not os.path.exists(os.path.join(root, layout.MARKER)):
+        _create_marker(root, access)
+    found = open_store(root)
+    if group is not None and (found.access.group != access.group or found.access.file & 0o040 == 0):
+        where = shlex.quote(found.root)
+        raise errors.UsageError(
+            f"--group {group}: the store {root} is there already and not of that group; to let it in: "
+            f"chgrp -R {shlex.quote(group)} {where} && chmod -R g+rX,o-rwx {where}"
+        )
+    return found
+
+
+def _group_number(name):
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
+
+
+def uuid_of(found):
+    """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
+    path = found.path(layout.MARKER)
+    try:
+        return members.build(_Marker, layout.unseal(found.read_raw(layout.MARKER), path)).uuid
+    except FileNotFoundError:
+        raise errors.StoreError(
+            f"{found.root} is no store of nbdpull (it has no {layout.MARKER}); name the folder given to -o of a pull"
+        ) from None
+    except OSError as error:
+        raise errors.StoreError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
+
+
+def _create_marker(root, access):
+    with store.translated("look into", root):
+        strange = [name for name in os.listdir(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
+    if strange and not os.path.exists(os.path.join(root, layout.MARKER)):  # it may be there by now
+        raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
+    if access.group != -1:  # the folder may be one that the operator made
+        with store.translated("give to that group", root):
+            os.chown(root, -1, access.group)
+            os.chmod(root, access.folder)
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
+    with suppress(errors.OutputExists):  # another run was faster, and its store is as good
+        store.Store(root).publish(layout.MARKER, layout.seal(document))
