@@ -847,7 +847,8 @@ def test_only_superseded_automatic_checkpoints_are_dropped(pulled):
     assert set(vm.bitmaps("vda")) == {"mine", fourth["checkpoint"]}
 
 
-def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled, monkeypatch):
+@pytest.mark.parametrize("options", [[], ["--full"]], ids=["incremental", "full"])
+def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled, monkeypatch, options):
     """As during a managedsave. It was told once, and stayed for ever."""
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     first = witness.pull()
@@ -857,7 +858,7 @@ def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled
 
     with monkeypatch.context() as patched:
         patched.setattr("nbdpull.hypervisor.domain.Domain.delete_checkpoint", refused)
-        second = witness.pull()
+        second = witness.pull(*options)
     (warning,) = witness.result["warnings"]
     assert f"the superseded checkpoint {first['checkpoint']} could not be deleted" in warning
     assert witness.result["dropped_checkpoints"] == []

@@ -571,12 +571,13 @@ class _Run:
         return dropped
 
     def _superseded(self, point):
-        """Points with automatic checkpoints: all older ones where every disk is full now, else the ancestors."""
-        older = self._points
-        if any(disk.mode != FULL for disk in point.manifest.disks):
-            older = []
-            while (point := self._series.parent(point)) is not None:
-                older.append(point)
+        """Points with automatic checkpoints: the ancestors, back to where every disk was full, and all before that."""
+        older = []
+        while point is not None and any(disk.mode != FULL for disk in point.manifest.disks):
+            point = self._series.parent(point)
+            older += [point] if point is not None else []
+        if point is not None:
+            older += [p for p in self._points if p.manifest.sequence < point.manifest.sequence]
         return [p for p in older if p.manifest.checkpoint and p.manifest.checkpoint.automatic]
 
     def _covers(self, point, checkpoint):
