@@ -550,28 +550,6 @@ def test_the_code_writes_what_the_hexdump_shows(tmp_path):
     assert len(anatomy(written)[1]) == 2
 
 
-# -- the design -------------------------------------------------------------------------------------------------------
-
-
-def imported_modules(path):
-    """Modules of the package that a file imports, anywhere in it."""
-    names = {found.stem for found in path.parent.glob("*.py")}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "nbdpull"):
-            module = (node.module or "").removeprefix("nbdpull").strip(".") if not node.level else node.module
-            yield from [module] if module else [alias.name for alias in node.names if alias.name in names]
-
-
-def test_modules_import_only_from_the_rows_below():
-    rows = {name: number for number, row in enumerate(table(section(DESIGN, "The layers"))) for name in code(row[1])}
-    files = {path.stem: path for path in (PROJECT / "nbdpull").glob("*.py") if path.stem != "__init__"}
-    assert set(rows) == set(files)
-    for name, path in files.items():
-        for other in imported_modules(path):
-            assert rows[other] > rows[name], f"{name} imports {other}"
-    assert "source" in set(imported_modules(files["disk_copy"]))
-
-
 # -- the demo ---------------------------------------------------------------------------------------------------------
 
 
