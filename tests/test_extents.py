@@ -125,20 +125,40 @@ def test_merged_stream_is_lazy():
     assert pairs(next(extents.merged_stream(batches()))) == [(0, 1)]
 
 
-def test_with_edge():
+@pytest.mark.parametrize("waiting", [3, 1 << 16])
+def test_with_edge(monkeypatch, waiting):
+    """Where more waits than may, other clean data may be told as well, and all that has to be is."""
+    monkeypatch.setattr(extents, "MAX_WAITING", waiting)
     for seed in SEEDS:
         rng = random.Random(seed)
         found = random_extents(rng, gap=rng.random() < 0.5)
         found["kind"] = [rng.choice([DATA, ZERO, extents.CLEAN, extents.CLEAN]) for _ in found]
-        found, length, noted = extents.merged(found), rng.choice([1, 5, 1000]), []
+        found, length = extents.merged(found), rng.choice([1, 5, 40, 1000])
         stream = numpy.split(found, sorted(rng.choices(range(len(found) + 1), k=rng.randint(0, 6))))
+        noted = []
         told = numpy.concatenate([extents.of([]), *extents.with_edge(iter(stream), length, noted.append)])
-        clean = pairs(found[found["kind"] == extents.CLEAN])
-        edge = range(max(clean[-1][0], sum(clean[-1]) - length), sum(clean[-1])) if clean else ()
-        expected = [DATA if at in edge else CLEAN if kind == extents.CLEAN else kind
+        clean = [sum(pair) for pair in pairs(found[found["kind"] == extents.CLEAN])]
+        first = max(clean[-1] - length, 0) if clean else 0
+        expected = [(DATA if at >= first else CLEAN) if kind == extents.CLEAN else kind
                     for at, kind in enumerate(kinds(found))]  # fmt: skip
-        assert kinds(told) == expected and is_sorted(told)
-        assert [each.tolist() for each in noted] == ([[(edge[0], len(edge), DATA)]] if clean else [])
+        assert is_sorted(told)
+        presumed = sum(a == DATA and b == extents.CLEAN for a, b in zip(kinds(told), kinds(found)))
+        assert sum(map(extents.total, noted)) == presumed
+        if waiting > SIZE:
+            assert kinds(told) == expected
+        else:
+            more = [a for a, b, kind in zip(kinds(told), expected, kinds(found)) if a != b and kind != extents.CLEAN]
+            assert more == [] and all(a == b for a, b in zip(kinds(told), expected) if b != CLEAN)
+
+
+def test_with_edge_is_lazy():
+    """Nothing waits that no clean data comes before."""
+
+    def batches():
+        yield extents.of([(0, 1, DATA), (5, 1, ZERO)])
+        raise AssertionError("drawn too early")
+
+    assert pairs(next(extents.with_edge(batches(), 5))) == [(0, 1), (5, 1)]
 
 
 # -- cut, batches, clip -----------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_no_medium_keeps_a_guest_from_its_start():
     text, told = host_fit.loosened(of(devices=drives + "<disk type='file' device='cdrom'><target dev='a'/></disk>"),
                                    lambda path: True)  # fmt: skip
     policies = [source.get("startupPolicy") for source in ET.fromstring(text).iterfind("devices/disk/source")]
-    assert policies == ["optional", "optional", "mandatory", None, None] and told == []
+    assert policies == ["optional", "optional", "mandatory", None, "optional"] and told == []
 
 
 def test_firmware_that_the_user_chose_stays():

@@ -665,17 +665,18 @@ def test_external_snapshot_and_its_commit(pulled):
     witness.assert_restores()
 
 
-def test_a_disk_on_a_snapshot_that_was_shrunk_and_grown(pulled):
-    """QEMU writes zeroes there up to the end of the cluster, and sets no bit."""
-    witness = pulled({"vda": 2 * MIB}, quick=True)
-    vm = witness.vm
-    vm.write("vda", 0, 2 * MIB, 0x11)
+@pytest.mark.parametrize("cluster", ["64k", "2M"])
+def test_a_disk_on_a_snapshot_that_was_shrunk_and_grown(pulled, cluster):
+    """QEMU writes zeroes there up to the end of the cluster, and sets no bit; one is of 64 KiB."""
+    witness = pulled({"vda": Disk(8 * MIB, options=f"cluster_size={cluster}")}, quick=True)
+    vm, end = witness.vm, 4 * MIB + 3 * 512
+    vm.write("vda", 0, 8 * MIB, 0x11)
     vm.snapshot("vda", "s1")
     witness.pull()
-    vm.resize("vda", MIB + 3 * 512)
-    vm.resize("vda", 2 * MIB)
-    assert vm.content("vda")[MIB + 3 * 512 :] == bytes(MIB - 3 * 512)
-    vm.write("vda", MIB + 5 * CLUSTER, 512, 0x22)
+    vm.resize("vda", end)
+    vm.resize("vda", 8 * MIB)
+    assert vm.content("vda")[end:] == bytes(8 * MIB - end)
+    vm.write("vda", 4 * MIB + 5 * CLUSTER, 512, 0x22)
     assert modes(witness.pull()) == {"vda": SINCE}
     witness.assert_restores()
 

@@ -131,28 +131,33 @@ def test_dirty_data_and_dirty_zeroes(image, qemu_nbd):
 
 def test_nothing_dirty(image, qemu_nbd):
     with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing) as opened:
-        assert told(opened) == [] and opened.presumed == 0
+        assert told(opened) == []
 
 
 def test_the_end_of_the_clean_data_is_told_where_an_image_lies_below(image, qemu_nbd):
-    """Here its last cluster, all of it: see Source on what QEMU does there."""
-    qemu_io(image, f"write -P 3 {3 * CLUSTER} 64k")
-    with Source(qemu_nbd(image), "vda") as whole:
-        data = [(offset, length) for offset, length, kind in told(whole) if kind == DATA]
-    address = qemu_nbd(image, "-B", "b0")
-    with Source(address, "vda", "b0", held=nothing, layered=True) as opened:
-        found = told(opened)
-        last = [(offset, length) for offset, length in data if offset != 3 * CLUSTER][-1]
-        edge = min(last[1], source.MAX_CLUSTER)
-        assert set(found) == {(3 * CLUSTER, CLUSTER, DATA), (sum(last) - edge, edge, DATA)}
-        assert opened.presumed == edge
+    """See Source on what QEMU does there; a bit of 64 KiB in the midst of a larger cluster changes nothing of that."""
+    last = 4 * MIB
+    qemu_io(image, f"write -P 3 {last - 4 * CLUSTER} 64k")
+    data = extents.of(each for each in whole(image, qemu_nbd) if each[2] == DATA)
+    first = int(extents.ends(data)[-1]) - source.MAX_CLUSTER
+    expected = extents.clip(data, first, last).tolist()
+    with Source(qemu_nbd(image, "-B", "b0"), "vda", "b0", held=nothing, layered=True) as opened:
+        assert [each for each in told(opened) if each[2] == DATA] == expected != []
+        assert opened.presumed == sum(length for _, length, _ in expected) - CLUSTER
+
+
+def whole(image, qemu_nbd):
+    with Source(qemu_nbd(image), "vda") as opened:
+        return told(opened)
 
 
 def test_all_that_is_zero_is_told_where_nobody_knows_the_base(image, qemu_nbd):
     address = qemu_nbd(image, "-B", "b0")
     with Source(address, "vda") as whole, Source(address, "vda", "b0") as opened:
         zeroes = [found for found in told(whole) if found[2] == ZERO]
-        assert told(opened) == zeroes != [] and opened.presumed == sum(length for _, length, _ in zeroes)
+        found = told(opened)
+        assert [each for each in found if each[2] == ZERO] == zeroes != []
+        assert opened.presumed == sum(length for _, length, _ in found)
 
 
 @pytest.mark.parametrize("seed", range(6))

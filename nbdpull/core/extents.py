@@ -14,6 +14,8 @@ import numpy
 DATA = 0
 ZERO = 1
 CLEAN = 2  # data that did not change; in no index
+MAX_WAITING = 1 << 16  # extents
+_END = 1 << 63
 
 EXTENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("kind", "<u4")])
 SEGMENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("layer", "<u4"), ("record", "<u4")])
@@ -83,23 +85,35 @@ def merged_stream(batches):
 
 
 def with_edge(batches, length, note=lambda edge: None):
-    """Drop CLEAN ranges from a stream of merged extent arrays, but for the last one: of its end so many bytes are DATA,
-    of which note() is told. Yields arrays in ascending order."""
-    edge, waiting = None, []  # the last CLEAN range, and what comes after it
+    """Drop CLEAN ranges from a stream of merged extent arrays, but for what of them is within so many bytes before the
+    end of the last one: that is DATA, of which note() is told. Yields arrays in ascending order.
+
+    What comes after a CLEAN range waits for the next one, or the end; yet where much of it waits, this one is taken for
+    the last.
+    """
+    held, first = of([]), 0  # from the first byte on that may be within
     for batch in batches:
-        clean = numpy.flatnonzero(batch["kind"] == CLEAN)
+        held = numpy.concatenate([held, batch])
+        clean = ends(held[held["kind"] == CLEAN])
         if len(clean):
-            yield from waiting
-            before, edge, batch = batch[: clean[-1]], batch[clean[-1]], batch[clean[-1] + 1 :]
+            first = max(int(clean[-1]) - length, 0)
+            passed = int((ends(held) <= first).sum())
+            before, held = held[:passed], held[passed:]
             yield before[before["kind"] != CLEAN]
-            waiting = []
-        waiting.append(batch)
-    if edge is not None:
-        size = min(int(edge["length"]), length)
-        data = of([(int(edge["offset"]) + int(edge["length"]) - size, size, DATA)])
-        note(data)
-        yield data
-    yield from waiting
+        if not len(clean) or len(held) > MAX_WAITING:
+            yield _edge(held, first, note)
+            held = of([])
+    yield _edge(held, first, note)
+
+
+def _edge(extents, first, note):
+    """CLEAN ranges as DATA from a byte on, and all others."""
+    clean = extents["kind"] == CLEAN
+    told = clip(extents[clean], first, _END)
+    told["kind"] = DATA
+    note(told)
+    result = numpy.concatenate([extents[~clean], told])
+    return result[numpy.argsort(result["offset"], kind="stable")]
 
 
 def cut(ranges, size, only=True):

@@ -56,9 +56,9 @@ def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
         if is_usual_emulator(path) and not is_here(path) and any(map(is_here, usual_emulators(root))):
             root.find("devices").remove(emulator)
             told.append(f"the emulator {path} is not on this host: libvirt takes its own")
-    for drive in root.iterfind("devices/disk[@type='file']"):
-        source = drive.find("source")
-        if drive.get("device") in ("cdrom", "floppy") and source is not None:
+    for drive in root.iterfind("devices/disk"):
+        source, is_path = drive.find("source"), drive.get("type") in ("file", "block")
+        if is_path and drive.get("device") in ("cdrom", "floppy") and source is not None:
             source.attrib.setdefault("startupPolicy", "optional")
     return xml_tree.text_of(root), told
 

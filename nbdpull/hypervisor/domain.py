@@ -263,6 +263,11 @@ class Domain:
             return None
 
     @property
+    def seen_version(self) -> tuple[int, ...]:
+        """The likely one, without a question to QEMU that libvirt would note: on another host the one installed."""
+        return tuple(map(int, self.versions["qemu"].split("."))) if self.is_remote else self.likely_version
+
+    @property
     def likely_version(self) -> tuple[int, ...]:
         """The same; where that is not known, of the one installed."""
         return self.running_version or tuple(map(int, self.versions["qemu"].split(".")))

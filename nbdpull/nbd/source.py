@@ -130,9 +130,10 @@ class Source:
     the ranges where the image that the extents are laid over has data, None: nobody knows that image. What of them is
     clean and zero is told, too. layered: the disk's image is on top of another one. Where such a disk is shrunk and
     grown again, QEMU fills the rest of the cluster in which it ended with zeroes, tells it as data, and sets no bit.
-    Behind that cluster all is zero or dirty: it is the end of the last clean data, which is told then.
+    Behind that cluster all is zero or dirty: it ends with the last clean data, or before. So of that the last
+    MAX_CLUSTER bytes are told; also where nobody knows the image, as what such a cluster held may have come to light.
 
-    presumed: bytes that were told without a bit and without knowing that they changed.
+    presumed: bytes of what was told without a bit, most of which will not have changed.
 
     connections: how many there are, for readers and the map together; who finds none free waits for one. All are made
     before anything is asked: a QEMU whose server is stopped in the midst of a handshake may never come to itself again,
@@ -147,7 +148,8 @@ class Source:
     def __init__(self, address, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0,
                  check=lambda: None, require_alive=lambda: None, dirty_from=None, held=None,
                  layered=False, connections=2):  # fmt: skip
-        self._dirty_from, self._held, self._layered, self.presumed = dirty_from, held, layered, 0
+        self._dirty_from, self._held, self.presumed = dirty_from, held, 0
+        self._tells_edge = bitmap is not None and (layered or held is None)
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
@@ -200,7 +202,9 @@ class Source:
         Proves on the way that what the server tells covers [start, size) exactly.
         """
         found = extents.merged_stream(pipeline.ahead(self._status_windows(start), STATUS_AHEAD))
-        return extents.merged_stream(extents.with_edge(found, MAX_CLUSTER, self._presume)) if self._layered else found
+        if not self._tells_edge:
+            return found
+        return extents.merged_stream(extents.with_edge(found, MAX_CLUSTER, self._presume))
 
     def _status_windows(self, offset):
         window = FIRST_STATUS
@@ -237,7 +241,7 @@ class Source:
             parts.append(zero)
         elif len(zero):
             parts.append(extents.intersect(zero, self._held(int(zero["offset"][0]), int(extents.ends(zero[-1:])[0]))))
-        if self._layered:
+        if self._tells_edge:
             data = clean[clean["kind"] == extents.DATA]
             data["kind"] = extents.CLEAN
             parts.append(data)

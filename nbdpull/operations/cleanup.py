@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..backup import reclaim
+from ..core import errors
 from ..hypervisor import domain
 from ..repository import journal, marker, series
 
@@ -26,8 +27,7 @@ class Request:
 
 
 def cleanup(request, check=lambda: None):
-    """Return the Leftovers found; with dry_run nothing is removed. Busy if a live run holds the domain or series;
-    JobStuck where all is removed, and the domain is held for a job that libvirt has lost."""
+    """Return the Leftovers found; with dry_run nothing is removed. Busy if a live run holds the domain or series."""
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
@@ -36,8 +36,19 @@ def cleanup(request, check=lambda: None):
             hold.clear_start()
         with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():
             found = reclaim.reclaim(vm, _series(request, vm, stack), hold, request.dry_run)
-        vm.require_no_lost_job()
+        found += _lost_job(vm)
         return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])
+
+
+def _lost_job(vm):
+    """Of a job that libvirt knows nothing of, and for which it takes no other: nobody but the user can end it."""
+    try:
+        vm.require_no_lost_job()
+    except errors.JobStuck as error:
+        return [reclaim.Leftover(None, "job that libvirt has lost", str(error))]
+    except (errors.DomainNotRunning, errors.DomainStopped):
+        pass
+    return []
 
 
 def _paused(vm, hold, dry_run):

@@ -293,7 +293,7 @@ def _iothreads(vm):
     threaded = [disk for disk in vm.disks() if disk.iothread]
     if not threaded:
         return
-    version = vm.likely_version
+    version = vm.seen_version
     targets, shown = ", ".join(disk.target for disk in threaded), ".".join(map(str, version))
     if qemu_faults.hang_up(version):
         yield Finding(WARN, "iothreads", f"disk {targets}: QEMU {shown} crashes, with its guest, when an "

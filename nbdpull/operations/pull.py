@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Callable, NamedTuple, Optional
@@ -178,6 +178,8 @@ class _Run:
             self._vm.require_idle()
             choice = self._choose()
         plan = self._plan(choice, self._id)
+        if plan.checkpoint:
+            self._warnings += self._of_snapshots()
         self._report(
             event="start",
             point=self._id,
@@ -343,8 +345,6 @@ class _Run:
             wanted = False
         if named and not wanted:
             raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why_none}")
-        if wanted:
-            self._warnings += self._of_snapshots()
         return domain.Plan(
             run_id=run_id,
             disks={disk.target: choice.start(disk.target) for disk in self._disks},
@@ -368,7 +368,10 @@ class _Run:
 
     def _of_snapshots(self):
         """What the first checkpoint of a domain does to them, once."""
-        if not any(point.manifest.checkpoint for point in self._points) and self._vm.has_internal_snapshots:
+        some, first = False, not any(point.manifest.checkpoint for point in self._points)
+        with suppress(errors.HypervisorError):  # who may not list them may pull all the same
+            some = first and self._vm.has_internal_snapshots
+        if some:
             yield (f"domain '{self._vm.name}' has internal snapshots: with the checkpoint that this pull makes, virsh "
                    "snapshot-revert to one fails, and leaves a running domain shut off; before a revert: nbdpull "
                    f"release {self._vm.name}")  # fmt: skip

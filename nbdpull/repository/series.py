@@ -454,7 +454,7 @@ def only_series(store, domain=None):
         raise errors.StoreError(f"more than one domain{named} in {store.root}{known}; choose with --domain")
     if not found:
         raise errors.StoreError(f"no domain{named or ' at all'} in {store.root}{known}")
-    return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home))
+    return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home, series.is_where_it_began()))
 
 
 def _of(every, domain):
