@@ -22,7 +22,7 @@ def ended_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
     """
     us = os.getpid()
 
-    def prepare():  # in the child, after the fork: nothing here may wait for a lock
+    def prepare() -> None:  # in the child, after the fork: nothing here may wait for a lock
         _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != us:  # we ended before the kernel knew
             os.kill(os.getpid(), signal.SIGKILL)

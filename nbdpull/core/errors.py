@@ -7,7 +7,12 @@ one of these at the seam where they occur.
 Must not know: how a message is shown. Only the command line prints and exits.
 """
 
+from __future__ import annotations
+
+from typing import Callable
+
 NO_MEMORY = "there is not enough memory for this"  # the message of a MemoryError
+Check = Callable[[], None]  # called often by what takes long; what it raises ends that
 
 
 class NbdpullError(Exception):
@@ -265,6 +270,6 @@ class Interrupted(NbdpullError):
 
     code = "interrupted"
 
-    def __init__(self, signal_number, message="interrupted"):
+    def __init__(self, signal_number: int, message: str = "interrupted") -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number

@@ -9,7 +9,23 @@ Owns: the extent (offset, length, kind) and every comparison of two lists of ran
 Must not know: files, NBD, libvirt, bytes of our format. No I/O.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Optional, Union
+
 import numpy
+
+if TYPE_CHECKING:  # for annotations only: numpy before 1.21 has no NDArray
+    from numpy.typing import NDArray
+
+    Ranges = NDArray[numpy.void]  # of any dtype with offset and length
+    Extents = NDArray[numpy.void]  # of EXTENT
+    Segments = NDArray[numpy.void]  # of SEGMENT
+    Numbers = NDArray[numpy.uint64]  # such as offsets and lengths
+    Mask = NDArray[numpy.bool_]
+    Indexes = NDArray[numpy.int64]
+    Buffer = Union[bytes, bytearray, memoryview]
 
 DATA = 0
 ZERO = 1
@@ -21,22 +37,25 @@ EXTENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("kind", "<u4")])
 SEGMENT = numpy.dtype([("offset", "<u8"), ("length", "<u8"), ("layer", "<u4"), ("record", "<u4")])
 
 
-def of(triples):
+def of(triples: Iterable[tuple[int, int, int]]) -> Extents:
     """Return an extent array of [(offset, length, kind), …]."""
     return numpy.array(list(triples), dtype=EXTENT)
 
 
-def ends(ranges):
-    return ranges["offset"] + ranges["length"]
+def ends(ranges: Ranges) -> Numbers:
+    result: Numbers = ranges["offset"] + ranges["length"]
+    return result
 
 
-def total(ranges, kind=None):
+def total(ranges: Ranges, kind: Optional[int] = None) -> int:
     """Sum of the lengths in bytes, of one kind or of all."""
     lengths = ranges["length"] if kind is None else ranges["length"][ranges["kind"] == kind]
     return int(lengths.sum())
 
 
-def combine_status(start, limit, *contexts):
+def combine_status(
+    start: int, limit: int, *contexts: tuple[Numbers, Numbers]
+) -> tuple[Numbers, Numbers, list[Numbers], int]:
     """Cut several status replies for the same request at every boundary of any of them.
 
     start, limit: bytes; contexts: one (lengths, flags) pair of arrays each, all beginning at start. Each may cover a
@@ -59,7 +78,7 @@ def combine_status(start, limit, *contexts):
     return offsets, cuts - offsets, flags, end
 
 
-def merged(extents):
+def merged(extents: Extents) -> Extents:
     """Join neighbours that touch and are of one kind."""
     if len(extents) < 2:
         return extents
@@ -70,7 +89,7 @@ def merged(extents):
     return result
 
 
-def merged_stream(batches):
+def merged_stream(batches: Iterable[Extents]) -> Iterator[Extents]:
     """Join neighbours also across the borders of a stream of extent arrays; yields arrays, never empty ones."""
     held = None
     for batch in batches:
@@ -84,7 +103,9 @@ def merged_stream(batches):
         yield held
 
 
-def with_edge(batches, length, note=lambda edge: None):
+def with_edge(
+    batches: Iterable[Extents], length: int, note: Callable[[Extents], None] = lambda edge: None
+) -> Iterator[Extents]:
     """Drop CLEAN ranges from a stream of merged extent arrays, but for what of them is within so many bytes before the
     end of the last one: that is DATA, of which note() is told. Yields arrays in ascending order.
 
@@ -106,7 +127,7 @@ def with_edge(batches, length, note=lambda edge: None):
     yield _edge(held, first, note)
 
 
-def _edge(extents, first, note):
+def _edge(extents: Extents, first: int, note: Callable[[Extents], None]) -> Extents:
     """CLEAN ranges as DATA from a byte on, and all others."""
     clean = extents["kind"] == CLEAN
     told = clip(extents[clean], first, _END)
@@ -116,7 +137,7 @@ def _edge(extents, first, note):
     return result[numpy.argsort(result["offset"], kind="stable")]
 
 
-def cut(ranges, size, only=True):
+def cut(ranges: Ranges, size: int, only: Union[Mask, bool] = True) -> Ranges:
     """Cut so that no range crosses a multiple of `size` bytes. All other fields are kept.
 
     only: which ranges to cut, as a boolean array; the others are left whole.
@@ -135,7 +156,7 @@ def cut(ranges, size, only=True):
     return result
 
 
-def split(ranges, size):
+def split(ranges: Ranges, size: int) -> list[Ranges]:
     """Split ranges into arrays, never empty ones, of those that begin in the same multiple of `size` bytes."""
     if not len(ranges):
         return []
@@ -143,7 +164,7 @@ def split(ranges, size):
     return numpy.split(ranges, numpy.flatnonzero(block[1:] != block[:-1]) + 1)
 
 
-def batches(extents, data_bytes, count):
+def batches(extents: Extents, data_bytes: int, count: int) -> list[Extents]:
     """Split into consecutive arrays of at most `count` extents and about `data_bytes` of data."""
     if not len(extents):
         return []
@@ -152,10 +173,12 @@ def batches(extents, data_bytes, count):
     return numpy.split(extents, numpy.flatnonzero((group[1:] != group[:-1]) | (nth[1:] != nth[:-1])) + 1)
 
 
-def clip(ranges, start, stop):
+def clip(ranges: Ranges, start: int, stop: int) -> Ranges:
     """The parts within [start, stop). All other fields are kept."""
+    result: Ranges
     if start >= stop:
-        return ranges[:0].copy()
+        result = ranges[:0].copy()
+        return result
     result = ranges[(ends(ranges) > start) & (ranges["offset"] < stop)].copy()
     stops = numpy.minimum(ends(result), numpy.uint64(stop))
     result["offset"] = numpy.maximum(result["offset"], numpy.uint64(start))
@@ -163,7 +186,7 @@ def clip(ranges, start, stop):
     return result
 
 
-def flaw(ranges, size):
+def flaw(ranges: Ranges, size: int) -> Optional[str]:
     """Say in words why this is no sorted, disjoint list within [0, size), or None."""
     stops = ends(ranges)
     if (ranges["length"] == 0).any():
@@ -175,7 +198,7 @@ def flaw(ranges, size):
     return None
 
 
-def gaps(ranges, start, stop):
+def gaps(ranges: Ranges, start: int, stop: int) -> list[tuple[int, int]]:
     """What of [start, stop) the sorted, disjoint ranges leave out: list of (offset, length)."""
     edges = numpy.concatenate([[start], ends(ranges)]).astype("u8")
     nexts = numpy.concatenate([ranges["offset"], [stop]]).astype("u8")
@@ -183,10 +206,12 @@ def gaps(ranges, start, stop):
     return [(int(edges[i]), int(nexts[i] - edges[i])) for i in holes]
 
 
-def intersect(ranges, others):
+def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     """The parts of `ranges` that lie in `others`, with their other fields. Both sorted and disjoint."""
+    result: Ranges
     if not len(ranges) or not len(others):
-        return ranges[:0].copy()
+        result = ranges[:0].copy()
+        return result
     edges = _distinct([ranges["offset"], ends(ranges), others["offset"], ends(others)])
     offsets, lengths = edges[:-1], numpy.diff(edges)
     mine = _answering(ranges, offsets)
@@ -196,7 +221,7 @@ def intersect(ranges, others):
     return result
 
 
-def overlay(lower, upper):
+def overlay(lower: Segments, upper: Segments) -> Segments:
     """Lay segments over segments: where both speak, upper wins. Both sorted and disjoint, and so is the result."""
     if not len(lower) or not len(upper):
         return upper if len(upper) else lower
@@ -209,20 +234,21 @@ def overlay(lower, upper):
     return _rejoined(result)
 
 
-def _distinct(arrays):
+def _distinct(arrays: Sequence[Numbers]) -> Numbers:
     """All values, ascending, each once. numpy.unique does the same, and loads numpy.ma for it: 20 ms."""
     values = numpy.sort(numpy.concatenate(arrays))
-    return values[numpy.concatenate([[True], values[1:] != values[:-1]])]
+    first: Mask = numpy.concatenate([[True], values[1:] != values[:-1]])
+    return values[first]
 
 
-def _answering(ranges, offsets):
+def _answering(ranges: Ranges, offsets: Numbers) -> Indexes:
     """Index of the range that holds each offset, -1 where none does."""
     nearest = numpy.searchsorted(ranges["offset"], offsets, side="right").astype(numpy.int64) - 1
     held = (nearest >= 0) & (offsets < ends(ranges)[nearest])
     return numpy.where(held, nearest, -1)
 
 
-def _rejoined(segments):
+def _rejoined(segments: Segments) -> Segments:
     """Undo cuts that overlay made inside one record."""
     same = (
         (ends(segments)[:-1] == segments["offset"][1:])
@@ -235,7 +261,7 @@ def _rejoined(segments):
     return result
 
 
-def in_blocks(extents, size):
+def in_blocks(extents: Extents, size: int) -> Extents:
     """Of extents without gaps: let no border but the first and the last be inside a block of `size` bytes. A block of
     which a part is data becomes data."""
     if not len(extents):
@@ -252,7 +278,7 @@ def in_blocks(extents, size):
     return merged(both[numpy.argsort(both["offset"], kind="stable")])
 
 
-def differences(old, new, block):
+def differences(old: Buffer, new: Buffer, block: int) -> list[tuple[int, int]]:
     """[(start, stop), …] of the blocks of `block` bytes in which two buffers of one length differ, joined."""
     whole = len(new) // block * block
     left, right = (numpy.frombuffer(each, "u1") for each in (old, new))

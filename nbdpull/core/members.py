@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import reprlib
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 MAX_INTEGER = (1 << 64) - 1
 MAX_TEXT = 4096  # characters
@@ -18,13 +18,20 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = SHORT = 80  # characters
 
 
-def short(value):
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+_D = TypeVar("_D", bound=_Dataclass)
+
+
+def short(value: object) -> str:
     """A value for a message: as Python writes it, and never longer than a line."""
     text = _SHORT.repr(value)
     return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
 
 
-def build(kind, document):
+def build(kind: type[_D], document: object) -> _D:
     """Return the dataclass `kind` made of a JSON object. Members that it has not are left out; ValueError names one
     that is missing or not of its type."""
     if type(document) is not dict:
@@ -41,10 +48,10 @@ def build(kind, document):
 _hints = functools.lru_cache(None)(get_type_hints)
 
 
-def typed(hint, value, name):
+def typed(hint: Any, value: Any, name: str) -> Any:
     """Return a JSON value as the type that it is to have, ValueError where it has another."""
     if is_dataclass(hint):
-        return build(hint, value) if type(value) is dict else _refuse(name, value)
+        return build(hint, value) if type(value) is dict else _refuse(name, value)  # type: ignore[arg-type]  # a class
     if hint is Any:
         return value
     origin, inner = get_origin(hint), get_args(hint)
@@ -57,11 +64,11 @@ def typed(hint, value, name):
     return _plain(hint, value, name)
 
 
-def _of(kind, value, name):
+def _of(kind: type, value: Any, name: str) -> Any:
     return value if type(value) is kind else _refuse(name, value)
 
 
-def _plain(hint, value, name):
+def _plain(hint: Any, value: Any, name: str) -> Any:
     if hint is float:
         return value if type(value) in (int, float) else _refuse(name, value)
     fits = type(value) is hint  # a bool is an int for Python, and none in JSON
@@ -72,5 +79,5 @@ def _plain(hint, value, name):
     return value if fits else _refuse(name, value)
 
 
-def _refuse(name, value):
+def _refuse(name: str, value: object) -> NoReturn:
     raise ValueError(f"{name} is {short(value)}")

@@ -8,28 +8,44 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import suppress
 from queue import Empty, Queue
-from typing import Optional
+from typing import Callable, Optional, TypeVar
+
+from .errors import Check
 
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag while a result is awaited
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
-def synchronous(work, items, **_):
+
+def synchronous(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], **_: object
+) -> Generator[_Result, None, None]:
     """The same in a plain loop: what `ordered` must agree with, and simplest to debug."""
     for item in items:
         yield work(item)
 
 
-def ordered(work, items, *, threads, budget, weight, check=lambda: None):
+def ordered(
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    *,
+    threads: int,
+    budget: int,
+    weight: Callable[[_Item], int],
+    check: Check = lambda: None,
+) -> Generator[_Result, None, None]:
     """Yield work(item) for each item, in order.
 
     threads: how many items are worked on at once. budget: items are taken ahead until their weight(item), in bytes,
     adds up to this. check: called often; what it raises ends the run. Items are drawn in the caller's thread.
     """
     pool = ThreadPoolExecutor(threads)
-    under_way = deque()
+    under_way: deque[tuple[Future[_Result], int]] = deque()
     try:
         taken = 0
         for item in items:
@@ -46,9 +62,9 @@ def ordered(work, items, *, threads, budget, weight, check=lambda: None):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ahead(items, count):
+def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:
     """Yield the same items, at most `count` of them drawn in advance in a thread of its own."""
-    queue: Queue = Queue(count)
+    queue: Queue[Optional[Future[_Item]]] = Queue(count)
     stopped = threading.Event()
     thread = threading.Thread(target=_draw, args=(items, queue, stopped), daemon=True)
     thread.start()
@@ -62,8 +78,8 @@ def ahead(items, count):
                 queue.get(timeout=LOOK_INTERVAL)
 
 
-def _draw(items, queue, stopped):
-    drawn: Optional[Future] = Future()
+def _draw(items: Iterable[_Item], queue: Queue[Optional[Future[_Item]]], stopped: threading.Event) -> None:
+    drawn: Future[_Item] = Future()
     try:
         for item in items:
             drawn.set_result(item)
@@ -77,7 +93,7 @@ def _draw(items, queue, stopped):
     queue.put(None)
 
 
-def _oldest(under_way, check):
+def _oldest(under_way: deque[tuple[Future[_Result], int]], check: Check) -> tuple[_Result, int]:
     future, size = under_way.popleft()
     while True:
         try:

@@ -1,11 +1,13 @@
 """Numbers of bytes as people write them (65536, 64K, 1M, 2GiB), and as they like to read them (12.5 MiB)."""
 
+from __future__ import annotations
+
 import re
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
 
-def parse(text):
+def parse(text: str) -> int:
     """Return bytes; ValueError says what is wrong."""
     match = _SIZE.fullmatch(text)
     if not match:
@@ -13,7 +15,7 @@ def parse(text):
     return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
 
 
-def shown(count):
+def shown(count: float) -> str:
     """Bytes as a short text, such as 12.5 MiB."""
     value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1024 and len(units) > 1:

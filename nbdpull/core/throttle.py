@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Optional
 
 from . import errors, sizes
 
@@ -20,20 +21,22 @@ class Throttle:
     An empty or missing file leaves the rate as it is; "0" lifts the bound.
     """
 
-    def __init__(self, rate=None, path=None, check=lambda: None):
+    def __init__(
+        self, rate: Optional[int] = None, path: Optional[str] = None, check: errors.Check = lambda: None
+    ) -> None:
         self._rate, self._path, self._check = rate, path, check
         self._lock = threading.Lock()
         self._free_at = 0.0  # when the bytes taken so far are paid for
         self._look_at = 0.0
 
-    def take(self, count):
+    def take(self, count: int) -> None:
         """Wait until `count` bytes may pass. What check() raises ends the wait."""
         due = self._book(count)
         while (wait := due - time.monotonic()) > 0:
             self._check()
             time.sleep(min(wait, LOOK_INTERVAL))
 
-    def _book(self, count):
+    def _book(self, count: int) -> float:
         with self._lock:
             now = time.monotonic()
             self._look(now)
@@ -42,7 +45,7 @@ class Throttle:
             self._free_at = max(self._free_at, now - BURST) + count / self._rate
             return self._free_at
 
-    def _look(self, now):
+    def _look(self, now: float) -> None:
         if self._path is None or now < self._look_at:
             return
         self._look_at = now + LOOK_INTERVAL
@@ -56,7 +59,7 @@ class Throttle:
         if text:
             self._rate = self._parsed(text)
 
-    def _parsed(self, text):
+    def _parsed(self, text: str) -> int:
         try:
             return sizes.parse(text)
         except ValueError as error:
