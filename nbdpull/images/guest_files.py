@@ -14,42 +14,45 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
+
+from ..core.errors import Check
 
 _READER = Path(__file__).with_name("guest_files_reader.py")
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 
 
-def read(path: str, seconds: float, most: Optional[int] = None, check: Callable = lambda: None) -> bytes:
+def read(path: str, seconds: float, most: Optional[int] = None, check: Check = lambda: None) -> bytes:
     """What a file holds, at most its first bytes; OSError, of which TimeoutError is one."""
     return _asked("read", path, seconds, check, -1 if most is None else most)
 
 
-def read_file(path: str, seconds: float, most: int, check: Callable = lambda: None) -> bytes:
+def read_file(path: str, seconds: float, most: int, check: Check = lambda: None) -> bytes:
     """The first bytes of a regular file, none of anything else that is there; OSError."""
     return _asked("read_file", path, seconds, check, most)
 
 
-def names(path: str, seconds: float, check: Callable = lambda: None) -> list[str]:
+def names(path: str, seconds: float, check: Check = lambda: None) -> list[str]:
     """The names in a folder, sorted; OSError."""
     return [os.fsdecode(name) for name in _asked("names", path, seconds, check).split(b"\0") if name]
 
 
-def has_writer(path: str, seconds: float, check: Callable = lambda: None) -> bool:
+def has_writer(path: str, seconds: float, check: Check = lambda: None) -> bool:
     """Whether some QEMU has an image open for writing, also on another host where the file system tells; OSError."""
     return _asked("has_writer", path, seconds, check) == b"yes"
 
 
-def layers(path: str, kind: str, seconds: float, check: Callable = lambda: None) -> list[dict[str, Any]]:
+def layers(path: str, kind: str, seconds: float, check: Check = lambda: None) -> list[dict[str, Any]]:
     """What `qemu-img info` tells of an image and those below it, top first, also where a QEMU uses it; OSError."""
     command = ["qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", kind, path]
     told = _output(command, path, seconds, check)
     if not told:
         raise OSError(errno.EIO, "qemu-img cannot read it", path)
-    return json.loads(told)
+    found: list[dict[str, Any]] = json.loads(told)
+    return found
 
 
-def _asked(what: str, path: str, seconds: float, check: Callable, most: int = -1) -> bytes:
+def _asked(what: str, path: str, seconds: float, check: Check, most: int = -1) -> bytes:
     command = [sys.executable, "-I", "-S", str(_READER), what, path, str(most)]
     number, _, seen = _output(command, path, seconds, check).partition(b"\n")
     if number != b"0":
@@ -58,7 +61,7 @@ def _asked(what: str, path: str, seconds: float, check: Callable, most: int = -1
     return seen
 
 
-def _output(command: list[str], path: str, seconds: float, check: Callable) -> bytes:
+def _output(command: list[str], path: str, seconds: float, check: Check) -> bytes:
     """What a program prints that looks at this path; TimeoutError."""
     deadline = time.monotonic() + seconds
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -6,33 +6,35 @@ Run as a program by guest_files.py, imported by nobody: it may hang in a file sy
 imports of the package only what knows QEMU's locks, where that is asked for.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 import sys
 from errno import EIO
 
 
-def main(what, path, most):
+def main(what: str, path: str, most: str) -> bytes:
     return {"read": read, "read_file": read_file, "names": names, "has_writer": has_writer}[what](path, int(most))
 
 
-def read(path, most):
+def read(path: str, most: int) -> bytes:
     with open(path, "rb") as file:
         return file.read(most)
 
 
-def read_file(path, most):
+def read_file(path: str, most: int) -> bytes:
     """A device is not opened: that alone may do something."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return b""
     return read(path, most)
 
 
-def names(path, _most):
+def names(path: str, _most: int) -> bytes:
     return b"\0".join(sorted(map(os.fsencode, os.listdir(path))))
 
 
-def has_writer(path, _most):
+def has_writer(path: str, _most: int) -> bytes:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from nbdpull.images import image_lock
 

@@ -28,7 +28,7 @@ class _Flock(ctypes.Structure):
                 ("length", ctypes.c_int64), ("pid", ctypes.c_int)]  # fmt: skip
 
 
-def keep_all_out(descriptor, path):
+def keep_all_out(descriptor: int, path: str) -> None:
     """Busy if QEMU uses the image; from now on none can. The descriptor is open for writing."""
     try:
         _set(descriptor, fcntl.F_WRLCK, _DOES, _ALL)
@@ -38,7 +38,7 @@ def keep_all_out(descriptor, path):
         # else a file system without locks
 
 
-def keep_writers_out(descriptor, path):
+def keep_writers_out(descriptor: int, path: str) -> bool:
     """Busy if a QEMU may write to the image; from now on none can begin to, many can read it.
 
     False where the file system has no locks: nothing is known then.
@@ -58,7 +58,7 @@ def keep_writers_out(descriptor, path):
     return True
 
 
-def has_writer(descriptor):
+def has_writer(descriptor: int) -> bool:
     """Whether a QEMU may write to the image; False, too, where the file system has no locks. OSError."""
     try:
         return any(_is_locked(descriptor, _DOES + change) for change in (_WRITES, _RESIZES))
@@ -68,11 +68,12 @@ def has_writer(descriptor):
         raise
 
 
-def _set(descriptor, kind, start, length):
+def _set(descriptor: int, kind: int, start: int, length: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, bytes(_Flock(kind, 0, start, length, 0)))
 
 
-def _is_locked(descriptor, byte):
+def _is_locked(descriptor: int, byte: int) -> bool:
     """Whether anybody has a lock on it, also a shared one."""
     asked = bytes(_Flock(fcntl.F_WRLCK, 0, byte, 1, 0))
-    return _Flock.from_buffer_copy(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)).type != fcntl.F_UNLCK
+    found: int = _Flock.from_buffer_copy(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)).type
+    return found != fcntl.F_UNLCK

@@ -28,13 +28,13 @@ class Layout:
     what `finish` returns. What is never written reads as zero.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         self._size = -(-size // 512) * 512  # QEMU counts in sectors
         self._lock = threading.Lock()
         self._l1 = numpy.zeros(-(-size // (CLUSTER * TABLE)), "u8")
         self._next = CLUSTER + _padded(self._l1.nbytes)  # bytes, end of the file so far
 
-    def place(self, first, count):
+    def place(self, first: int, count: int) -> tuple[int, int, bytes]:
         """Give `count` consecutive guest clusters from number `first` on, all in one L2 table and never placed before,
         their place: (offset in the file, offset of their L2 entries, those entries)."""
         table, entry = divmod(first, TABLE)
@@ -45,12 +45,12 @@ class Layout:
         entries = numpy.uint64(start | COPIED) + numpy.arange(count, dtype="u8") * numpy.uint64(CLUSTER)
         return start, l2 + 8 * entry, entries.astype(">u8").tobytes()
 
-    def _take(self, count):
+    def _take(self, count: int) -> int:
         start = self._next
         self._next += count * CLUSTER
         return start
 
-    def finish(self):
+    def finish(self) -> list[tuple[int, bytes]]:
         """Return [(offset in the file, bytes), …] that make a valid image of what was placed."""
         blocks, table_clusters = self._refcount_sizes(self._next // CLUSTER)
         table = self._next
@@ -68,7 +68,7 @@ class Layout:
         ]
 
     @staticmethod
-    def _refcount_sizes(used):
+    def _refcount_sizes(used: int) -> tuple[int, int]:
         """Clusters of refcount blocks and of their table; both have refcounts themselves."""
         blocks = table = 0
         while True:
@@ -77,7 +77,7 @@ class Layout:
                 return blocks, table
             blocks, table = needed, -(-needed // TABLE)
 
-    def _header(self, refcount_table, refcount_table_clusters):
+    def _header(self, refcount_table: int, refcount_table_clusters: int) -> bytes:
         fixed = _HEADER.pack(
             b"QFI\xfb", 3, 0, 0, CLUSTER_BITS, self._size, 0, len(self._l1), CLUSTER, refcount_table,
             refcount_table_clusters, 0, 0, 0, 0, 0, 4, _HEADER.size,
@@ -85,11 +85,11 @@ class Layout:
         return fixed + bytes(8)  # no header extension
 
 
-def clusters(offset, length):
+def clusters(offset: int, length: int) -> tuple[int, int]:
     """(number of the first, count) of the clusters that a range touches."""
     first = offset // CLUSTER
     return first, (offset + length - 1) // CLUSTER + 1 - first
 
 
-def _padded(size):
+def _padded(size: int) -> int:
     return -(-size // CLUSTER) * CLUSTER

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from typing import Optional
 
 from ..core import errors
 
@@ -20,7 +21,7 @@ _ID = "secret0"
 _KEY = f"key-secret={_ID}"
 
 
-def require(program):
+def require(program: str) -> None:
     """MissingSoftware where it is not installed."""
     if shutil.which(program) is None:
         raise errors.MissingSoftware(
@@ -29,7 +30,7 @@ def require(program):
         )
 
 
-def run(path, *words):
+def run(path: str, *words: str) -> str:
     """What qemu-img prints; path: of the image, for messages. Busy, OutputError."""
     require("qemu-img")
     done = subprocess.run(["qemu-img", *words], capture_output=True, text=True)
@@ -41,12 +42,12 @@ def run(path, *words):
     return done.stdout
 
 
-def create(path, size, *options):
+def create(path: str, size: int, *options: str) -> None:
     """Make a qcow2 image of `size` bytes; options: words of qemu-img."""
     run(path, "create", "-q", "-f", "qcow2", *options, path, str(size))
 
 
-def create_encrypted(path, size, kind, secret, options=""):
+def create_encrypted(path: str, size: int, kind: str, secret: str, options: str = "") -> str:
     """Make an image that is encrypted by LUKS. kind: "qcow2", or "raw" within; options: others, as of -o."""
     within = "encrypt." if kind == "qcow2" else ""
     wanted = [options] if options else []
@@ -62,7 +63,7 @@ def create_encrypted(path, size, kind, secret, options=""):
     raise failed
 
 
-def named(path, kind, secret=None, device=False):
+def named(path: str, kind: str, secret: Optional[str] = None, device: bool = False) -> list[str]:
     """The words by which a program opens an image; secret: path of a file that holds that of an encrypted one."""
     if secret is None:
         return ["-f", kind, path]
@@ -72,23 +73,24 @@ def named(path, kind, secret=None, device=False):
     return [*_secret(secret), "--image-opts", options]
 
 
-def virtual_size(path, kind, secret=None, device=False):
+def virtual_size(path: str, kind: str, secret: Optional[str] = None, device: bool = False) -> int:
     """Bytes of the disk in an image."""
-    return json.loads(run(path, "info", "--output=json", *named(path, kind, secret, device)))["virtual-size"]
+    size: int = json.loads(run(path, "info", "--output=json", *named(path, kind, secret, device)))["virtual-size"]
+    return size
 
 
-def grow(path, kind, size, secret=None):
+def grow(path: str, kind: str, size: int, secret: Optional[str] = None) -> None:
     run(path, "resize", "-q", *named(path, kind, secret), str(size))
 
 
-def _driver(kind):
+def _driver(kind: str) -> str:
     return "luks" if kind == "raw" else kind
 
 
-def _secret(path):
+def _secret(path: str) -> list[str]:
     return ["--object", f"secret,id={_ID},file={_escaped(path)}"]
 
 
-def _escaped(text):
+def _escaped(text: str) -> str:
     """As the value of an option in a list of them."""
     return text.replace(",", ",,")
