@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOTEMPTY
 
@@ -24,7 +25,7 @@ class Strange(OSError):
 
 
 @contextmanager
-def walked(root, path):
+def walked(root: str, path: str) -> Iterator[int]:
     """Give a descriptor of a folder that only serves to reach what is in it."""
     descriptor = os.open(root, _WALK)
     try:
@@ -38,14 +39,14 @@ def walked(root, path):
 
 
 @contextmanager
-def parent(root, path):
+def parent(root: str, path: str) -> Iterator[tuple[int, str]]:
     """Give (descriptor, name): of the folder that a path is in, as of `walked`, and of the path in it."""
     folder, _, name = path.rpartition("/")
     with walked(root, folder) as descriptor:
         yield descriptor, name
 
 
-def open_folder(root, path):
+def open_folder(root: str, path: str) -> int:
     """Return a descriptor by which a folder can be listed, synced and locked; the caller closes it."""
     if not path:
         return os.open(root, _LIST)
@@ -53,7 +54,7 @@ def open_folder(root, path):
         return _entered(folder, name, _LIST)
 
 
-def _entered(folder, name, flags):
+def _entered(folder: int, name: str, flags: int) -> int:
     if name in (".", ".."):
         raise Strange(EINVAL, f"{name} is no name")
     try:
@@ -64,11 +65,11 @@ def _entered(folder, name, flags):
         raise
 
 
-def _link():
+def _link() -> Strange:
     return Strange(ELOOP, "it is a symbolic link, and none is followed in a store")
 
 
-def open_file(root, path, flags, mode=0):
+def open_file(root: str, path: str, flags: int, mode: int = 0) -> int:
     """Return a descriptor of a regular file; the caller closes it.
 
     It is looked at before: the mere opening of a device may do something.
@@ -89,12 +90,12 @@ def open_file(root, path, flags, mode=0):
     return descriptor
 
 
-def status(folder, name):
+def status(folder: int, name: str) -> os.stat_result:
     """The status of what has that name in a folder, be it a link."""
     return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
-def require_file(found):
+def require_file(found: os.stat_result) -> None:
     """Raise unless a status is that of a regular file."""
     if stat.S_ISREG(found.st_mode):
         return
@@ -105,7 +106,7 @@ def require_file(found):
     raise Strange(EINVAL, f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, no file")
 
 
-def require_folder(found):
+def require_folder(found: os.stat_result) -> None:
     """Raise unless a status is that of a folder."""
     if stat.S_ISLNK(found.st_mode):
         raise _link()
@@ -113,13 +114,13 @@ def require_folder(found):
         raise FileExistsError(EEXIST, os.strerror(EEXIST))
 
 
-def remove(root, path):
+def remove(root: str, path: str) -> None:
     """Remove a file, or a folder with all that is in it, as far as that can be done."""
     with suppress(OSError), parent(root, path) as (folder, name):
         _remove(folder, name, _DEEPEST)
 
 
-def _remove(folder, name, depth):
+def _remove(folder: int, name: str, depth: int) -> None:
     with suppress(IsADirectoryError):
         return os.unlink(name, dir_fd=folder)
     if not depth:

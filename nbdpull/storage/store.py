@@ -7,18 +7,24 @@ beneath.py.
 Must not know: what makes a folder a store (repository/marker.py), what any file holds.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import secrets
 import shlex
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from ..core import errors
+from ..core.errors import Check
 from . import beneath
 
 MAX_READ = 1 << 26  # bytes of a file that is read whole
@@ -27,21 +33,22 @@ _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file syst
 
 
 @contextmanager
-def translated(doing, path):
+def translated(doing: str, path: str) -> Iterator[None]:
     """Turn an OSError while `doing` something to `path` into the error whose class says who must act."""
     try:
         yield
     except FileExistsError as error:
         raise errors.OutputExists(f"cannot {doing} {path}: it exists already; nothing is ever overwritten") from error
     except OSError as error:
-        kind, hint = errors.OutputError, ""
+        kind: type[errors.OutputError] = errors.OutputError
+        hint = ""
         if error.errno in _FULL:
             kind, hint = errors.OutputFull, "; free space or choose another folder"
         why = error.strerror or os.strerror(errno.EIO)
         raise kind(f"cannot {doing} {path}: {why}{hint}") from error
 
 
-def start_writeback(descriptor):
+def start_writeback(descriptor: int) -> None:
     """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
 
     Python has no sync_file_range of its own. A kernel or file system that cannot do it is no error.
@@ -49,7 +56,7 @@ def start_writeback(descriptor):
     _SYNC_FILE_RANGE(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
-_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)
+_SYNC_FILE_RANGE: Any = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)
 if hasattr(_SYNC_FILE_RANGE, "argtypes"):
     _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _SYNC_FILE_RANGE_WRITE = 2
@@ -70,7 +77,7 @@ OWNER = Access()
 PASSABLE = Access(folder=0o711)  # QEMU is another user, and opens by name what is given to it there
 
 
-def _access(root):
+def _access(root: str) -> Access:
     """Of what is made in a store: its root folder's, without its other bits. A group that is one only because the umask
     let everybody in was not chosen. What root adds to another's store is that one's, who could not read it else."""
     try:
@@ -84,7 +91,7 @@ def _access(root):
     return Access(status.st_mode & stat.S_ISGID | 0o700 | group, 0o600 | group & 0o060, status.st_gid, owner)
 
 
-def _give(descriptor, mode, access):
+def _give(descriptor: int, mode: int, access: Access) -> None:
     """Give what was just made its mode, owner and group. A group that it cannot have gets no bits either."""
     status = os.fstat(descriptor)
     with suppress(OSError):  # as on a share that trusts no root
@@ -99,7 +106,7 @@ def _give(descriptor, mode, access):
         os.fchmod(descriptor, mode)
 
 
-def _make_folder(path, access, within=None):
+def _make_folder(path: str, access: Access, within: Optional[int] = None) -> None:
     """within: descriptor of the folder that it goes into, where `path` is a mere name."""
     os.mkdir(path, 0o700, dir_fd=within)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
@@ -112,21 +119,21 @@ def _make_folder(path, access, within=None):
 class Store:
     """The files below a folder, `root`, that is there. access: the Access of what is made in it."""
 
-    def __init__(self, root):
+    def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         self.access = _access(self.root)
 
-    def path(self, *names):
+    def path(self, *names: str) -> str:
         return os.path.join(self.root, *names)
 
-    def warnings(self):
+    def warnings(self) -> list[str]:
         """What its owner should know of it, one text each."""
         if not self._is_open_to_all():
             return []
         mend = f"chmod -R go-rwx {shlex.quote(self.root)}"
         return [f"everybody on this machine can read {self.root}: close it with {mend}"]
 
-    def _is_open_to_all(self):
+    def _is_open_to_all(self) -> bool:
         """Whether any user can come by a file of a series. What cannot be looked at is not told."""
         with suppress(OSError):
             above = self.root
@@ -135,21 +142,21 @@ class Store:
             return _lets_in(os.stat(above)) and any(map(self._has_open_file, self.folders()))
         return False
 
-    def _has_open_file(self, folder):
+    def _has_open_file(self, folder: str) -> bool:
         with suppress(OSError), self._listed(folder) as (descriptor, entries):
             return _lets_in(os.fstat(descriptor)) and any(_lets_in(e.stat(follow_symlinks=False)) for e in entries)
         return False
 
     # Reading
 
-    def read(self, path, limit=MAX_READ):
+    def read(self, path: str, limit: int = MAX_READ) -> bytes:
         """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
         try:
             return self.read_raw(path, limit)
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
 
-    def read_raw(self, path, limit=MAX_READ):
+    def read_raw(self, path: str, limit: int = MAX_READ) -> bytes:
         """The same; what the operating system says comes as it is, an OSError."""
         with self._reading(path) as file:
             data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
@@ -157,10 +164,10 @@ class Store:
             raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
         return data
 
-    def _reading(self, path):
+    def _reading(self, path: str) -> io.BufferedReader:
         return open(beneath.open_file(self.root, path, os.O_RDONLY), "rb")
 
-    def read_range(self, path, offset, length):
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; Damaged if the file does not have them."""
         try:
             with self._reading(path) as file:
@@ -172,7 +179,7 @@ class Store:
             raise errors.Damaged(f"{self.path(path)}: the file is cut short")
         return data
 
-    def open_read(self, path):
+    def open_read(self, path: str) -> tuple[int, int]:
         """Return (file descriptor, size); the caller closes it. Damaged if the file is not there."""
         try:
             descriptor = beneath.open_file(self.root, path, os.O_RDONLY)
@@ -180,7 +187,7 @@ class Store:
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
 
-    def size(self, path):
+    def size(self, path: str) -> Optional[int]:
         """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what
         is there is no file."""
         try:
@@ -193,13 +200,13 @@ class Store:
         except OSError as error:
             raise _unreadable(self.path(path), error) from error
 
-    def inode(self, path):
+    def inode(self, path: str) -> Optional[int]:
         """The number of a file, which a copy of it has not; None where there is none."""
         with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
             return beneath.status(folder, name).st_ino
         return None
 
-    def sha256(self, path, check=lambda: None):
+    def sha256(self, path: str, check: Check = lambda: None) -> str:
         """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
         digest = hashlib.sha256()
         try:
@@ -212,18 +219,18 @@ class Store:
             raise _unreadable(self.path(path), error) from error
         return digest.hexdigest()
 
-    def folders(self, path=""):
+    def folders(self, path: str = "") -> list[str]:
         """Names of the folders in a folder, sorted; none where the folder is not there. Symbolic links are named with
         them: who looks into one is told that it is none, and does not believe that nothing was there."""
         return self._names(path, lambda entry: entry.is_dir(follow_symlinks=False) or entry.is_symlink())
 
-    def files(self, path=""):
+    def files(self, path: str = "") -> list[str]:
         """Names of the files in a folder, sorted; none where there is no such folder."""
         with suppress(errors.Damaged):
             return self._names(path, lambda entry: entry.is_file(follow_symlinks=False))
         return []
 
-    def _names(self, path, wanted):
+    def _names(self, path: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:
             with self._listed(path) as (_, entries):
                 return sorted(entry.name for entry in entries if wanted(entry))
@@ -235,14 +242,14 @@ class Store:
             raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
 
     @contextmanager
-    def _listed(self, path):
+    def _listed(self, path: str) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
         """Give (descriptor, entries) of a folder."""
         with _closing(beneath.open_folder(self.root, path)) as descriptor, os.scandir(descriptor) as entries:
             yield descriptor, entries
 
     # Creating
 
-    def make_folder(self, path, fresh=False):
+    def make_folder(self, path: str, fresh: bool = False) -> None:
         """Create a folder durably. With `fresh` it must not exist, else it may."""
         with translated("create the folder", self.path(path)):
             with beneath.parent(self.root, path) as (folder, name):
@@ -254,15 +261,15 @@ class Store:
                     beneath.require_folder(beneath.status(folder, name))
             self.sync_folder(os.path.dirname(path))
 
-    def create(self, path):
+    def create(self, path: str) -> NewFile:
         """Return a new NewFile; OutputExists if there is one already."""
         return NewFile(self, path)
 
-    def reopen(self, path):
+    def reopen(self, path: str) -> NewFile:
         """Return the NewFile of a file that a dead run was appending to, which goes on at its end."""
         return NewFile(self, path, os.O_APPEND)
 
-    def publish(self, path, data):
+    def publish(self, path: str, data: bytes) -> None:
         """Create a small file that appears whole, durable and at once, or not at all."""
         draft = f"{path}.{secrets.token_hex(4)}.draft"  # two runs may publish the same file: neither harms the other's
         file = self.create(draft)
@@ -276,27 +283,27 @@ class Store:
         finally:
             self.remove_file(draft)
 
-    def sync_folder(self, path):
+    def sync_folder(self, path: str) -> None:
         with translated("write to", self.path(path)), _closing(beneath.open_folder(self.root, path)) as descriptor:
             _sync_folder(descriptor)
 
-    def remove_folder(self, path):
+    def remove_folder(self, path: str) -> None:
         """Remove a folder that was never published, with all that is in it."""
         beneath.remove(self.root, path)
 
-    def remove_file(self, path):
+    def remove_file(self, path: str) -> None:
         """Remove a file that no point counts on; one that is not there is no error."""
         with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
-    def names(self, path):
+    def names(self, path: str) -> list[str]:
         """Names of all that is in a folder; none where it cannot be read."""
         with suppress(OSError), _closing(beneath.open_folder(self.root, path)) as descriptor:
             return sorted(os.listdir(descriptor))
         return []
 
     @contextmanager
-    def locked(self, path, doing, holder=lambda: "another nbdpull"):
+    def locked(self, path: str, doing: str, holder: Callable[[], str] = lambda: "another nbdpull") -> Iterator[None]:
         """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process."""
         with translated("open", self.path(path)):
             descriptor = beneath.open_folder(self.root, path)
@@ -311,14 +318,14 @@ class Store:
 
 
 @contextmanager
-def _closing(descriptor):
+def _closing(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def make_folders(path, access):
+def make_folders(path: str, access: Access) -> list[str]:
     """Create a folder and those above it that are missing, each durably, and return those that were; OutputError where
     that cannot be done."""
     with translated("create the folder", path):
@@ -326,7 +333,7 @@ def make_folders(path, access):
 
 
 @contextmanager
-def made_folders(path, access):
+def made_folders(path: str, access: Access) -> Iterator[None]:
     """The same for a while: left by an exception, what was made and holds nothing is removed again."""
     made = make_folders(path, access)
     try:
@@ -338,8 +345,8 @@ def made_folders(path, access):
         raise
 
 
-def _make_folders(path, access):
-    made = []
+def _make_folders(path: str, access: Access) -> list[str]:
+    made: list[str] = []
     if os.path.isdir(path):
         return made
     if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
@@ -356,7 +363,7 @@ def _make_folders(path, access):
     return made
 
 
-def _sync_folder(descriptor):
+def _sync_folder(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -364,12 +371,12 @@ def _sync_folder(descriptor):
             raise
 
 
-def _lets_in(status):
+def _lets_in(status: os.stat_result) -> bool:
     """Whether anybody can enter the folder, or read the file."""
     return bool(status.st_mode & (0o001 if stat.S_ISDIR(status.st_mode) else 0o004))
 
 
-def _unreadable(path, error):
+def _unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreError]:
     if isinstance(error, FileNotFoundError):
         return errors.Damaged(f"{path}: the file is missing")
     if error.errno in (errno.EMFILE, errno.ENFILE):  # of which the file is not to blame
@@ -377,7 +384,7 @@ def _unreadable(path, error):
     return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
 
 
-def _link_or_rename(folder, draft, name):
+def _link_or_rename(folder: int, draft: str, name: str) -> None:
     """Give the draft its name; both are in the folder of this descriptor."""
     try:
         os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
@@ -396,62 +403,65 @@ class NewFile:
     size and sha256 are of what was written by this object.
     """
 
-    def __init__(self, store, path, mode=os.O_CREAT | os.O_EXCL):
+    def __init__(self, store: Store, path: str, mode: int = os.O_CREAT | os.O_EXCL) -> None:
         self.path = path
         self.size = 0
         self._full_path = store.path(path)
         self._sha256 = hashlib.sha256()
         with translated("create", self._full_path):
-            self._descriptor = beneath.open_file(store.root, path, os.O_WRONLY | mode, 0o600)
+            self._descriptor: Optional[int] = beneath.open_file(store.root, path, os.O_WRONLY | mode, 0o600)
             if mode & os.O_CREAT:
                 _give(self._descriptor, store.access.file, store.access)
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         """Append bytes."""
-        with self._writing():
+        with self._writing() as descriptor:
             view = memoryview(data)
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                view = view[os.write(descriptor, view) :]
         self._sha256.update(data)
         if self.size // WRITEBACK_STEP != (self.size + len(data)) // WRITEBACK_STEP:
-            start_writeback(self._descriptor)
+            start_writeback(descriptor)
         self.size += len(data)
 
     @contextmanager
-    def _writing(self):
+    def _writing(self) -> Iterator[int]:
+        """Give the descriptor."""
         if self._descriptor is None:
             raise errors.OutputError(f"cannot write to {self._full_path}: it is closed, or an earlier write failed")
         try:
             with translated("write to", self._full_path):
-                yield
+                yield self._descriptor
         except errors.OutputError:
             self.close()  # a second fsync would tell of success, though the first one lost data
             raise
 
-    def sync(self):
+    def sync(self) -> None:
         """Make what was written so far durable; more may follow."""
-        with self._writing():
-            os.fsync(self._descriptor)
+        with self._writing() as descriptor:
+            os.fsync(descriptor)
 
-    def sha256(self):
+    def sha256(self) -> str:
         """SHA-256 in hex of what was written so far."""
         return self._sha256.hexdigest()
 
-    def seal(self):
+    def seal(self) -> None:
         """Make the file durable and close it."""
-        with self._writing():
-            os.fsync(self._descriptor)
+        with self._writing() as descriptor:
+            os.fsync(descriptor)
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def __enter__(self):
+    def __enter__(self) -> NewFile:
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
         try:
             if kind is None:
                 self.seal()
