@@ -10,29 +10,70 @@ import getpass
 import os
 import re
 import socket
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Optional
+from typing import Any, Optional, Protocol
 
 from ..core import errors, members
 from . import layout
+from .layout import Document
 
 VERIFY, DRILL, DIGEST = "verify", "drill", "digest"
 
 _NAME = re.compile(r"(?P<id>\d{8}T\d{6}Z-[0-9a-f]{6,16})\.(?P<kind>verify|drill|digest)\.json\Z", re.ASCII)
 
 
-def entry(point):
+class _Point(Protocol):
+    """A repository.series.Point."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+class _File(Protocol):
+    def write(self, data: bytes) -> None: ...
+
+
+class _Store(Protocol):
+    """A storage.store.Store."""
+
+    def path(self, *names: str) -> str: ...
+
+    def files(self, path: str) -> list[str]: ...
+
+    def read(self, path: str) -> bytes: ...
+
+    def create(self, path: str) -> AbstractContextManager[_File]: ...
+
+    def publish(self, path: str, data: bytes) -> None: ...
+
+
+class _Series(Protocol):
+    """A repository.series.Series."""
+
+    @property
+    def store(self) -> _Store: ...
+
+    @property
+    def folder(self) -> str: ...
+
+
+def entry(point: _Point) -> dict[str, str]:
     """How a finding names the Point that it is about: a point that was replaced since is another one."""
     return {"point": point.id, "manifest_sha256": point.sha256}
 
 
-def now():
+def now() -> dict[str, str]:
     """When and who, as every finding tells it."""
     return {"when": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "who": _who()}
 
 
-def record(target, kind, **about):
+def record(target: _Series, kind: str, **about: Any) -> str:
     """Keep a finding in the Series; return its path relative to the store. OutputError where that cannot be written."""
     document = {"format": layout.FORMAT, "requires": [], "kind": kind, **now(), **about}
     path = f"{target.folder}/{layout.new_point_id()}.{kind}.json"
@@ -40,7 +81,7 @@ def record(target, kind, **about):
     return path
 
 
-def attach(target, path, suffix, data):
+def attach(target: _Series, path: str, suffix: str, data: bytes) -> str:
     """Keep a file that belongs to the finding at `path`, such as a picture; return its path."""
     beside = f"{path[: -len('.json')]}.{suffix}"
     with target.store.create(beside) as file:
@@ -48,7 +89,7 @@ def attach(target, path, suffix, data):
     return beside
 
 
-def load(target):
+def load(target: _Series) -> list[Document]:
     """Every finding of a Series, oldest first, as dicts, each with its `id`. One that cannot be read, or is not of this
     form, is as if it were not there."""
     found = []
@@ -99,7 +140,7 @@ class _Finding:
     shard: Optional[list[int]] = None
 
 
-def _is_sound(document, kind):
+def _is_sound(document: Document, kind: str) -> bool:
     """Whether the members have their types (docs/format.md, section 18), and those are there that are counted on."""
     try:
         finding = members.build(_Finding, document)
@@ -110,17 +151,19 @@ def _is_sound(document, kind):
     return finding.kind == kind and layout.is_time(finding.when) and shard_of and bool(counted or kind != VERIFY)
 
 
-def left_out(target, found):
+def left_out(target: _Series, found: Iterable[Document]) -> list[str]:
     """Paths of the findings of a Series that `load`, which gave `found`, left out: what they told is not known."""
     known = {document["id"] for document in found}
     names = [name for name in target.store.files(target.folder) if _NAME.match(name)]
     return [target.store.path(target.folder, name) for name in names if name.partition(".")[0] not in known]
 
 
-def by_point(found, points, kind):
+def by_point(
+    found: Iterable[Document], points: Iterable[_Point], kind: str
+) -> dict[str, list[tuple[Document, Document]]]:
     """{point id: [(finding, its entry about that point), …], oldest first}; found: what `load` gives."""
     known = {point.id: point.sha256 for point in points}
-    result: dict[str, list] = {name: [] for name in known}
+    result: dict[str, list[tuple[Document, Document]]] = {name: [] for name in known}
     for document in found:
         for about in document["points"] if document["kind"] == kind else []:
             if known.get(about["point"]) == about["manifest_sha256"]:
@@ -128,13 +171,13 @@ def by_point(found, points, kind):
     return result
 
 
-def newest(found, points, kind):
+def newest(found: Iterable[Document], points: Iterable[_Point], kind: str) -> dict[str, Document]:
     """{point id: the members of the newest finding of that kind, with those that are about the point; {} for none}."""
     each = by_point(found, points, kind)
     return {name: {**about[-1][0], **about[-1][1]} if about else {} for name, about in each.items()}
 
 
-def _who():
+def _who() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

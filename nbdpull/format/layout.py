@@ -6,12 +6,16 @@ out, and back; what a reader must refuse is refused here or in manifest.py.
 Must not know: files, compression, threads, libvirt, NBD.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
 import secrets
 import struct
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from urllib.parse import quote, unquote
 
 import numpy
@@ -19,7 +23,9 @@ import numpy
 from ..core import errors, extents, members
 
 FORMAT = "nbdpull/1"
-FEATURES: frozenset = frozenset()  # what a manifest may list in "requires" and this reader understands
+FEATURES: frozenset[str] = frozenset()  # what a manifest may list in "requires" and this reader understands
+
+Document = dict[str, Any]  # a JSON object
 
 MARKER = "nbdpull.json"
 MANIFEST = "manifest.json"
@@ -42,7 +48,7 @@ MAX_CHUNK_FILES = 1 << 18  # of a point: that many entries fit a manifest
 # Names
 
 
-def new_point_id(now=None):
+def new_point_id(now: Optional[datetime] = None) -> str:
     """Return an id such as 20261122T194500Z-7f3a9c04: UTC seconds for people, random for uniqueness, no order."""
     now = now or datetime.now(timezone.utc)
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
@@ -57,7 +63,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:\d\d\Z", re.ASCII)
 
 
-def is_time(text):
+def is_time(text: str) -> bool:
     """Whether it is a time in the one form that documents have: 2026-11-22T19:45:00+00:00, perhaps with a fraction."""
     try:
         return bool(_TIME.match(text) and datetime.fromisoformat(text))
@@ -70,13 +76,13 @@ MAX_DISK_NAME = 200  # bytes of it, encoded: the names of its files are longer
 _SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
 
 
-def encoded(name):
+def encoded(name: str) -> str:
     """Percent-encode a name so that it is one plain path component that no reader can mistake."""
     text = quote(name, safe="", errors="replace")  # what is no UTF-8 is no name, and need only not be taken for one
     return "%2E" + text[1:] if text.startswith(".") else text
 
 
-def folder_name(domain):
+def folder_name(domain: str) -> str:
     """Return the folder of a domain: its encoded name, or if that is too long, or looks like this, its beginning and a
     digest. Cut between two characters, so that a reader that knows nothing of it takes it for a name, not for garbage.
     """
@@ -90,28 +96,28 @@ def folder_name(domain):
     return f"{encoded(kept)}~{digest}"
 
 
-def fits_point(name, size):
+def fits_point(name: str, size: int) -> bool:
     """Whether a small file can be in a point, by its name and its size in bytes."""
     return bool(re.match(_FILE_NAME, name)) and size <= MAX_FILE
 
 
-def belongs_to_domain(name):
+def belongs_to_domain(name: str) -> bool:
     """Whether a file of a point is one that a restore brings back beside the disks."""
     return name in (DOMAIN_XML, LIVE_XML, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
 
 
-def domain_name(folder):
+def domain_name(folder: str) -> Optional[str]:
     """Return the domain's name, None where the folder is that of no domain. What a shortened name was is not told: then
     it is the folder's own, decoded."""
     name = unquote(folder)
     return name if encoded(name) == folder and "\0" not in name else None
 
 
-def chunk_name(disk, number):
+def chunk_name(disk: str, number: int) -> str:
     return f"{encoded(disk)}.{number:04d}.zst"
 
 
-def index_name(disk):
+def index_name(disk: str) -> str:
     return f"{encoded(disk)}.index"
 
 
@@ -120,14 +126,14 @@ def index_name(disk):
 _SEAL = re.compile(rb'\n "digest": "([0-9a-f]{64})"\n}\n\Z')
 
 
-def seal(document):
+def seal(document: Document) -> bytes:
     """Return the document as JSON bytes whose last member is the SHA-256 of themselves (with 64 zeros in its place)."""
     blank = json.dumps({**document, "digest": "0" * 64}, indent=1, ensure_ascii=False).encode() + b"\n"
     digest = hashlib.sha256(blank).hexdigest().encode()
     return _SEAL.sub(b'\n "digest": "' + digest + b'"\n}\n', blank)
 
 
-def unseal(data, what):
+def unseal(data: bytes, what: str) -> Document:
     """Return the document in `data`; Damaged if it is not what was sealed, FormatTooNew if it is for a later reader."""
     match = _SEAL.search(data)
     intact = match and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
@@ -144,19 +150,19 @@ def unseal(data, what):
     return document
 
 
-def _blanked(data, match):
+def _blanked(data: bytes, match: re.Match[bytes]) -> bytes:
     return data[: match.start(1)] + b"0" * 64 + data[match.end(1) :]
 
 
-def _unknown(stated, requires):
+def _unknown(stated: object, requires: object) -> list[str]:
     """What of a document's needs this reader lacks, as texts; ValueError where they are no features."""
-    requires = members.typed(list[str], requires, "requires")
+    needed: list[str] = members.typed(list[str], requires, "requires")
     if stated == FORMAT:
-        return sorted({*requires} - FEATURES)
+        return sorted({*needed} - FEATURES)
     return [stated if isinstance(stated, str) and len(stated) < members.MAX_TEXT else members.short(stated)]
 
 
-def parse_object(data):
+def parse_object(data: bytes) -> Document:
     """Return the object that JSON bytes hold. ValueError where it is none, or what two readers might read as two things
     (a member twice, half a surrogate pair) or cannot hold (numbers without end, nesting without end)."""
     if len(data) > MAX_DOCUMENT:
@@ -173,17 +179,20 @@ def parse_object(data):
     return found
 
 
-def _object(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> Document:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a member twice")
     return found
 
 
-def _number(kind):
+_N = TypeVar("_N", int, float)
+
+
+def _number(kind: Callable[[str], _N]) -> Callable[[str], _N]:
     """A parser of numbers that nobody writes by mistake."""
 
-    def parse(text):
+    def parse(text: str) -> _N:
         value = kind(text) if len(text) <= _MAX_DIGITS else None
         if value is None or not abs(value) <= members.MAX_INTEGER:
             raise ValueError("a number that is too large")
@@ -192,7 +201,7 @@ def _number(kind):
     return parse
 
 
-def _no_number(text):
+def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
 
@@ -220,17 +229,21 @@ RECORD = numpy.dtype(
 )
 assert RECORD.itemsize == 80
 
+Record = Union[numpy.void, Mapping[str, Any]]  # one of them, or what has the same members
+if TYPE_CHECKING:
+    Records = extents.Ranges  # of RECORD
+
 _ZERO_RECORD_FIELDS = ("position", "stored", "raw", "skip", "chunk")
 
 
-def zero_records(ranges):
+def zero_records(ranges: extents.Ranges) -> Records:
     """Return the records of ranges that read as zero."""
     records = numpy.zeros(len(ranges), RECORD)
     records["offset"], records["length"], records["kind"] = ranges["offset"], ranges["length"], extents.ZERO
     return records
 
 
-def records_flaw(records, disk_size, chunk_count):
+def records_flaw(records: Records, disk_size: int, chunk_count: int) -> Optional[str]:
     """Say why a reader must refuse these consecutive records of one index, or None."""
     flaw = extents.flaw(records, disk_size)
     if flaw:
@@ -243,7 +256,7 @@ def records_flaw(records, disk_size, chunk_count):
     return _data_flaw(records[~zero], chunk_count)
 
 
-def _data_flaw(data, chunk_count):
+def _data_flaw(data: Records, chunk_count: int) -> Optional[str]:
     if (data["chunk"] >= chunk_count).any():
         return "a record in a chunk file that the manifest does not name"
     if (data["raw"] > MAX_FRAME).any() or (data["stored"] > MAX_STORED).any() or not data["stored"].all():
@@ -269,23 +282,23 @@ _SEEK_ENTRY = numpy.dtype([("stored", "<u4"), ("raw", "<u4")])
 SEEK_FOOTER_SIZE = _SEEK_FOOTER.size
 
 
-def skippable(magic, payload):
+def skippable(magic: int, payload: bytes) -> bytes:
     return _SKIPPABLE.pack(magic, len(payload)) + payload
 
 
-def chunk_header(point, disk, size, number):
+def chunk_header(point: str, disk: str, size: int, number: int) -> bytes:
     """Return the first bytes of a chunk file; size is the disk's, in bytes."""
     about = {"format": FORMAT, "point": point, "disk": disk, "size": size, "chunk": number}
     return skippable(HEADER_MAGIC, json.dumps(about, separators=(",", ":")).encode())
 
 
-def seek_table(sizes):
+def seek_table(sizes: Sequence[tuple[int, int]]) -> bytes:
     """Return the zstd seekable format's table for [(stored, raw), …] of every frame before it, skippable ones too."""
     entries = numpy.array(sizes, dtype="<u4").tobytes()
     return skippable(SEEK_TABLE_MAGIC, entries + _SEEK_FOOTER.pack(len(sizes), 0, SEEKABLE_MAGIC))
 
 
-def parse_skippable(data, magic):
+def parse_skippable(data: bytes, magic: int) -> bytes:
     """Return the payload of the skippable frame that `data` begins with; ValueError if it is none, or cut short."""
     if len(data) < _SKIPPABLE.size:
         raise ValueError("cut short")
@@ -295,17 +308,18 @@ def parse_skippable(data, magic):
     return data[_SKIPPABLE.size : _SKIPPABLE.size + size]
 
 
-def seek_table_size(footer):
+def seek_table_size(footer: bytes) -> int:
     """Return the size in bytes of the seek table that ends in this footer; ValueError if it is none."""
     if len(footer) != _SEEK_FOOTER.size:
         raise ValueError("cut short")
     count, _, magic = _SEEK_FOOTER.unpack(footer)
     if magic != SEEKABLE_MAGIC:
         raise ValueError("no seek table at the end")
-    return _SKIPPABLE.size + count * _SEEK_ENTRY.itemsize + _SEEK_FOOTER.size
+    size: int = _SKIPPABLE.size + count * _SEEK_ENTRY.itemsize + _SEEK_FOOTER.size
+    return size
 
 
-def parse_seek_table(tail):
+def parse_seek_table(tail: bytes) -> list[tuple[int, int]]:
     """Return [(stored, raw), …] from the end of a chunk file; ValueError if `tail` does not end in a seek table."""
     if len(tail) < _SEEK_FOOTER.size:
         raise ValueError("cut short")
@@ -314,7 +328,8 @@ def parse_seek_table(tail):
     if magic != SEEKABLE_MAGIC or descriptor or size > len(tail):
         raise ValueError("no seek table at the end")
     payload = parse_skippable(tail[-size:], SEEK_TABLE_MAGIC)
-    return numpy.frombuffer(payload[: -_SEEK_FOOTER.size], _SEEK_ENTRY).tolist()
+    sizes: list[tuple[int, int]] = numpy.frombuffer(payload[: -_SEEK_FOOTER.size], _SEEK_ENTRY).tolist()
+    return sizes
 
 
 # The digest of an image
@@ -323,12 +338,12 @@ IMAGE_DIGEST_BLOCK = MAX_FRAME
 _NUMBER = struct.Struct("<Q")
 
 
-def image_digest_head(size):
+def image_digest_head(size: int) -> bytes:
     """What the digest of an image begins with; size is the disk's, in bytes."""
     return b"nbdpull/1 image\n" + _NUMBER.pack(size)
 
 
-def image_digest_block(number, digest):
+def image_digest_block(number: int, digest: bytes) -> bytes:
     """What it has of the block of that number which is not all zero; digest is that of the block's bytes."""
     return _NUMBER.pack(number) + digest
 
@@ -336,14 +351,15 @@ def image_digest_block(number, digest):
 # SHA256SUMS, as `sha256sum -c` reads it
 
 
-def sums(digests):
+def sums(digests: Mapping[str, str]) -> bytes:
     """Return the text for {file name: hex digest}."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
 
 
-def parse_sums(data):
+def parse_sums(data: bytes) -> dict[str, str]:
     """Return {file name: hex digest}; ValueError on a line that is not ours."""
-    pairs = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in data.decode().splitlines()]
-    if not all(pairs):
+    lines = data.decode().splitlines()
+    pairs = [pair for line in lines if (pair := re.fullmatch(r"([0-9a-f]{64})  (.+)", line))]
+    if len(pairs) != len(lines):
         raise ValueError("not in the form of sha256sum")
     return {pair[2]: pair[1] for pair in pairs}

@@ -83,20 +83,20 @@ class Manifest:
     as_of: Optional[str] = None  # likewise
     passwords: list[str] = field(default_factory=list)  # likewise; types of graphics that had one, which no file has
 
-    def disk(self, name):
+    def disk(self, name: str) -> Optional[DiskEntry]:
         """The entry of that disk, or None."""
         return next((disk for disk in self.disks if disk.name == name), None)
 
-    def all_files(self):
+    def all_files(self) -> list[FileEntry]:
         """Every file of the point but the manifest, as FileEntry; chunk files of older points that it refers to too."""
         return [*self.files, *(entry for disk in self.disks for entry in [disk.index, *disk.chunks])]
 
 
-def encode(manifest):
+def encode(manifest: Manifest) -> bytes:
     return layout.seal({"format": layout.FORMAT, "requires": [], **asdict(manifest)})
 
 
-def decode(data, what):
+def decode(data: bytes, what: str) -> Manifest:
     """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it."""
     document = layout.unseal(data, what)
     try:
@@ -109,7 +109,7 @@ def decode(data, what):
     return manifest
 
 
-def _flaw(manifest):
+def _flaw(manifest: Manifest) -> Optional[str]:
     """Say why a reader must refuse the manifest, or None."""
     for point in [manifest.point, *([manifest.parent.point] if manifest.parent else [])]:
         if not layout.POINT_ID.match(point):
@@ -129,7 +129,7 @@ def _flaw(manifest):
     return next(filter(None, flaws), None)
 
 
-def _disk_flaw(manifest, disk):
+def _disk_flaw(manifest: Manifest, disk: DiskEntry) -> Optional[str]:
     if disk.mode not in (FULL, INCREMENTAL):
         return f"mode {members.short(disk.mode)}"
     if not 0 < len(layout.encoded(disk.name)) <= layout.MAX_DISK_NAME:
@@ -141,13 +141,13 @@ def _disk_flaw(manifest, disk):
     return next((f"chunk path {members.short(c.path)}" for c in disk.chunks if not is_chunk(c.path, disk.name)), None)
 
 
-def is_chunk(path, disk):
+def is_chunk(path: str, disk: str) -> bool:
     """Whether a path is that of a chunk file of this disk, of whatever point."""
     match = layout.CHUNK_PATH.match(path)
-    return bool(match) and match["disk"] == layout.encoded(disk)
+    return match is not None and match["disk"] == layout.encoded(disk)
 
 
-def _files_flaw(manifest):
+def _files_flaw(manifest: Manifest) -> Optional[str]:
     names = [match and match["name"] for match in (layout.FILE_PATH.match(entry.path) for entry in manifest.files)]
     strange = [entry.path for entry, name in zip(manifest.files, names) if name is None]
     if strange:

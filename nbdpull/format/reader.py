@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Optional, Protocol
 
 import numpy
 import zstandard
@@ -18,6 +20,7 @@ from blake3 import blake3
 
 from ..core import errors, extents
 from . import layout
+from .manifest import DiskEntry, FileEntry
 
 BATCH_RECORDS = 1 << 14  # 1.25 MiB of records at a time
 MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
@@ -27,7 +30,17 @@ _MAX_WINDOW = 1 << 23  # bytes that a decompressor keeps of what it has made; zs
 _STEP = 4096  # bytes of an index decompressed at once, which make 128 MiB at the very most
 
 
-def records(store, series, disk):
+class Store(Protocol):
+    """A storage.store.Store."""
+
+    def path(self, *names: str) -> str: ...
+
+    def open_read(self, path: str) -> tuple[int, int]: ...
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes: ...
+
+
+def records(store: Store, series: str, disk: DiskEntry) -> Iterator[layout.Records]:
     """Yield the records of a DiskEntry in ascending order, as arrays; Damaged as soon as a reader must refuse them."""
     path = f"{series}/{disk.index.path}"
     reached, blocks = 0, numpy.empty(0, "u8")
@@ -44,7 +57,7 @@ def records(store, series, disk):
         yield batch
 
 
-def _index_batches(store, path):
+def _index_batches(store: Store, path: str) -> Iterator[layout.Records]:
     size, held = BATCH_RECORDS * layout.RECORD.itemsize, bytearray()
     for part in _decompressed(store, path):
         held += part
@@ -57,7 +70,7 @@ def _index_batches(store, path):
         yield numpy.frombuffer(bytes(held), layout.RECORD)
 
 
-def _decompressed(store, path):
+def _decompressed(store: Store, path: str) -> Iterator[bytes]:
     """Yield the bytes of a file that is one zstd frame, part by part."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
     descriptor, _ = store.open_read(path)
@@ -76,13 +89,13 @@ def _decompressed(store, path):
         raise errors.Damaged(f"{store.path(path)}: the index is not one whole frame")
 
 
-def _is_a_frame(data):
+def _is_a_frame(data: bytes) -> bool:
     """Whether bytes begin as a zstd frame of ours does; ZstdError where they begin as none."""
     about = zstandard.get_frame_parameters(data)
     return data[:4] == layout.FRAME_MAGIC and about.has_checksum and not about.dict_id
 
 
-def chunk_records(store, path, size):
+def chunk_records(store: Store, path: str, size: int) -> layout.Records:
     """The records that a chunk file of `size` bytes ends in, as a new array; Damaged if they are not intact."""
     try:
         table_size = layout.seek_table_size(_tail(store, path, size, layout.SEEK_FOOTER_SIZE))
@@ -93,14 +106,14 @@ def chunk_records(store, path, size):
         raise errors.Damaged(f"{store.path(path)}: the records of the chunk file cannot be read: {error}") from error
 
 
-def _tail(store, path, stop, length):
+def _tail(store: Store, path: str, stop: int, length: int) -> bytes:
     """The last `length` bytes before `stop`; ValueError where there cannot be so many, or none has so many."""
     if not 0 <= length <= min(stop, MAX_TAIL_SIZE):
         raise ValueError("it has no sensible size")
     return store.read_range(path, stop - length, length)
 
 
-def decompress_records(payload):
+def decompress_records(payload: bytes) -> layout.Records:
     """Return the records that a chunk file ends in; ValueError if they are not intact."""
     try:
         if not 0 <= zstandard.frame_content_size(payload) <= MAX_CHUNK_RECORDS_SIZE:
@@ -113,16 +126,16 @@ def decompress_records(payload):
     return numpy.frombuffer(data, layout.RECORD)
 
 
-def _decompressor():
+def _decompressor() -> zstandard.ZstdDecompressor:
     return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
 
 
-def digest(data):
+def digest(data: extents.Buffer) -> bytes:
     """The digest of bytes, as records have it."""
     return blake3(data).digest()
 
 
-def digest_of(parts):
+def digest_of(parts: Iterable[extents.Buffer]) -> bytes:
     """The same of bytes that come part by part."""
     hasher = blake3()
     for part in parts:
@@ -133,13 +146,13 @@ def digest_of(parts):
 class OpenFiles:
     """Files of a store that are read from, at most MAX_OPEN of them open at once, or as many as are in use."""
 
-    def __init__(self, store):
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
 
     @contextmanager
-    def opened(self, path):
+    def opened(self, path: str) -> Iterator[tuple[int, int]]:
         """Give (descriptor, size) of a file; Damaged if it is not there."""
         with self._lock:
             file = self._open.pop(path, None) or _OpenFile(*self._store.open_read(path))
@@ -152,14 +165,14 @@ class OpenFiles:
                 file.users -= 1
                 self._close_some()
 
-    def _close_some(self):
+    def _close_some(self) -> None:
         """Those used longest ago, but for those in use."""
         if len(self._open) > MAX_OPEN:
             unused = [path for path, file in self._open.items() if not file.users]
             for path in unused[: len(self._open) - MAX_OPEN]:
                 os.close(self._open.pop(path).descriptor)
 
-    def close(self):
+    def close(self) -> None:
         while self._open:
             os.close(self._open.popitem()[1].descriptor)
 
@@ -171,20 +184,27 @@ class _OpenFile:
     users: int = 0
 
 
+class Chunks(Protocol):
+    """A DiskEntry, or what has as much of one."""
+
+    @property
+    def chunks(self) -> Sequence[FileEntry]: ...
+
+
 class FrameReader:
     """Reads frames from the chunk files of one disk; may be used by several threads at once.
 
     files: the OpenFiles that it shares with others, who close them.
     """
 
-    def __init__(self, store, series, disk, files=None):
+    def __init__(self, store: Store, series: str, disk: Chunks, files: Optional[OpenFiles] = None) -> None:
         self._paths = [f"{series}/{chunk.path}" for chunk in disk.chunks]
         self._store = store
         self._files = files or OpenFiles(store)
         self._shared = files is not None
         self._thread = threading.local()
 
-    def read(self, record):
+    def read(self, record: layout.Record) -> bytes:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
         stored, position = int(record["stored"]), int(record["position"])
         with self._files.opened(self._paths[int(record["chunk"])]) as (descriptor, size):
@@ -199,7 +219,7 @@ class FrameReader:
             raise self._damaged(record, "a frame is not what was stored")
         return raw
 
-    def _decompressed(self, data, size):
+    def _decompressed(self, data: bytes, size: int) -> Optional[bytes]:
         """Return exactly `size` bytes, or None. The size that a damaged frame claims must never be allocated."""
         try:
             if zstandard.frame_content_size(data) != size or not _is_a_frame(data):
@@ -208,22 +228,23 @@ class FrameReader:
         except zstandard.ZstdError:
             return None
 
-    def _damaged(self, record, what):
+    def _damaged(self, record: layout.Record, what: str) -> errors.Damaged:
         path = self._store.path(self._paths[int(record["chunk"])])
         offset, length = int(record["offset"]), int(record["length"])
         return errors.Damaged(f"{path}: {what} (bytes {offset} to {offset + length} of the disk)")
 
-    def _own_decompressor(self):
+    def _own_decompressor(self) -> zstandard.ZstdDecompressor:
         if not hasattr(self._thread, "decompressor"):
             self._thread.decompressor = _decompressor()
-        return self._thread.decompressor
+        own: zstandard.ZstdDecompressor = self._thread.decompressor
+        return own
 
-    def close(self):
+    def close(self) -> None:
         if not self._shared:
             self._files.close()
 
-    def __enter__(self):
+    def __enter__(self) -> FrameReader:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
