@@ -8,7 +8,7 @@ known here is left out, too. Must not know: disks and firmware (definition.py, d
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 ENTROPY = "/dev/urandom"
 RANDOM_DEVICES = (ENTROPY, "/dev/random", "/dev/hwrng")  # which any number of guests may read
@@ -50,28 +50,28 @@ def local_name(element: ET.Element) -> str:
     return element.tag.rpartition(":")[2] if isinstance(element.tag, str) else ""  # a comment has none
 
 
-def _kept(_device):
+def _kept(_device: ET.Element) -> Rule:
     return _KEPT
 
 
-def _left_out(device, why="it is the original's, or the host's"):
+def _left_out(device: ET.Element, why: str = "it is the original's, or the host's") -> Rule:
     words = [device.tag, device.get("type") or device.get("model") or device.get("mode") or ""]
     source = device.find("source")
     words += list(source.attrib.values())[:1] if source is not None else []
     return Rule(False, f"{' '.join(filter(None, words))} is left out: {why}")
 
 
-def _kept_if(kept):
+def _kept_if(kept: Callable[[ET.Element], bool]) -> Callable[[ET.Element], Rule]:
     return lambda device: _KEPT if kept(device) else _left_out(device)
 
 
-def _remove(element, *tags):
+def _remove(element: ET.Element, *tags: str) -> None:
     for tag in tags:
         for child in element.findall(tag):
             element.remove(child)
 
 
-def _port(device):
+def _port(device: ET.Element) -> Rule:
     """A serial or parallel port, or a console."""
     kind = device.get("type", "pty")
     _remove(device, "log", *(["source"] if kind == "pty" or kind not in _OWN_PORTS else []))
@@ -85,7 +85,7 @@ def _port(device):
     return Rule(True, "" if mirrors else f"{device.tag}, a {kind} of the host, is a pty")
 
 
-def _channel(device):
+def _channel(device: ET.Element) -> Rule:
     target, kind = device.find("target"), device.get("type")
     if target is not None and target.get("type") == "guestfwd":
         return _left_out(device)
@@ -100,7 +100,7 @@ def _channel(device):
     return Rule(True, f"channel {name}, a {kind} of the host, is a socket of its own" if changed else "")
 
 
-def _graphics(device):
+def _graphics(device: ET.Element) -> Rule:
     kind = device.get("type")
     if kind in ("sdl", "desktop"):
         return _left_out(device)
@@ -116,7 +116,7 @@ def _graphics(device):
     return _KEPT
 
 
-def _interface(device):
+def _interface(device: ET.Element) -> Rule:
     kind, source, target = device.get("type"), device.find("source"), device.find("target")
     alone = source is not None and source.get("mode") == "passthrough"  # has the host's device for itself
     unmanaged = target is not None and target.get("managed") == "no"  # was made by somebody for this very domain
@@ -131,7 +131,7 @@ def _interface(device):
     return _KEPT
 
 
-def _rng(device):
+def _rng(device: ET.Element) -> Rule:
     for backend in device.iterfind("backend"):
         if backend.get("model") == "builtin" or (backend.text or "").strip() in RANDOM_DEVICES:
             continue
@@ -141,14 +141,14 @@ def _rng(device):
     return _KEPT
 
 
-def _vsock(device):
+def _vsock(device: ET.Element) -> Rule:
     for cid in device.iterfind("cid"):
         cid.attrib.clear()
         cid.set("auto", "yes")
     return _KEPT
 
 
-def _audio(device):
+def _audio(device: ET.Element) -> Rule:
     kind = device.get("type")
     if kind in _OWN_AUDIO:
         return _KEPT
@@ -159,7 +159,7 @@ def _audio(device):
     return Rule(True, f"audio {kind} of the host is none")
 
 
-def _tpm(device):
+def _tpm(device: ET.Element) -> Rule:
     for backend in device.iterfind("backend"):
         if backend.get("type") != "emulator":
             return _left_out(device)
@@ -167,16 +167,16 @@ def _tpm(device):
     return _KEPT
 
 
-def _pstore(device):
+def _pstore(device: ET.Element) -> Rule:
     _remove(device, "path")
     return _KEPT
 
 
-def _is_spice(device):
+def _is_spice(device: ET.Element) -> bool:
     return device.get("type") == "spicevmc" and device.get("mode", "passthrough") == "passthrough"
 
 
-_RULES = {
+_RULES: dict[str, Callable[[ET.Element], Rule]] = {
     **dict.fromkeys(
         ("emulator", "controller", "hub", "iommu", "memballoon", "nvram", "panic", "redirfilter", "sound", "video",
          "watchdog"), _kept,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import uuid
 import xml.etree.ElementTree as ET
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 from ..core import errors
 from ..format.layout import BOOT_FILES
@@ -34,7 +35,7 @@ class Source:
     encrypted: bool = False
 
 
-def parse(xml):
+def parse(xml: Union[str, bytes]) -> ET.Element:
     """The tree of a <domain>; Damaged where it is none. libvirt takes two <devices> for one, and never writes two."""
     root = xml_tree.parse(xml)
     for tag in ("name", "uuid", "os", "devices"):
@@ -43,30 +44,30 @@ def parse(xml):
     return root
 
 
-def can_name(path):
+def can_name(path: str) -> bool:
     """Whether a definition can have that path: it is XML, in UTF-8."""
     return not _NOT_IN_XML.search(path)
 
 
-def identity(xml):
+def identity(xml: str) -> tuple[str, Optional[str]]:
     """(name, uuid or None) of a <domain>."""
     root = parse(xml)
     return root.findtext("name", ""), root.findtext("uuid")
 
 
-def boot_files(xml):
+def boot_files(xml: str) -> dict[str, str]:
     """{name: path} of what a <domain> is booted from directly, by names of BOOT_FILES."""
     root = parse(xml)
     return {name: root.findtext(f"os/{name}", "").strip() for name in BOOT_FILES if root.findtext(f"os/{name}")}
 
 
-def tpm_folder(xml):
+def tpm_folder(xml: str) -> Optional[str]:
     """Name of the folder that holds the state of an emulated TPM, below that of the domain; None without one."""
     backend = parse(xml).find("devices/tpm/backend[@type='emulator']")
     return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
 
 
-def has_variables(root):
+def has_variables(root: ET.Element) -> bool:
     """Whether the firmware of a <domain> keeps variables in a file, as UEFI's does, be that named or not."""
     loader = root.find("os/loader")
     if loader is not None and loader.get("stateless") == "yes":
@@ -75,7 +76,7 @@ def has_variables(root):
     return pflash or root.find("os/nvram") is not None or root.find("os[@firmware='efi']") is not None
 
 
-def variables(xml):
+def variables(xml: str) -> tuple[Optional[str], Optional[str]]:
     """(path of the file or device that holds them, what to tell where it is neither) of a <domain>'s firmware."""
     element = parse(xml).find("os/nvram")
     if element is None:
@@ -88,20 +89,28 @@ def variables(xml):
     return None, f"the firmware's variables ({element.get('type')} {' '.join(about.values())}) are not in the point"
 
 
-def for_trial(xml, name):
+def for_trial(xml: str, name: str) -> str:
     """The same <domain> by another name and uuid, and without devices that libvirt cannot judge by words alone, nor the
     scripts that it would run."""
     root = parse(xml)
     _name(root, name, new_uuid=True)
     for device in root.findall("devices/hostdev[@type='pci']") + root.findall("devices/interface[@type='hostdev']"):
-        root.find("devices").remove(device)
+        xml_tree.child(root, "devices").remove(device)
     for interface in root.iterfind("devices/interface"):
         for script in interface.findall("script") + interface.findall("downscript"):
             interface.remove(script)
     return xml_tree.text_of(root)
 
 
-def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None, passwords=()):
+def adapted(
+    xml: str,
+    disks: dict[str, Source],
+    files: Mapping[str, str],
+    name: Optional[str] = None,
+    new_uuid: bool = False,
+    elsewhere: Optional[dict[str, str]] = None,
+    passwords: Collection[str] = (),
+) -> tuple[str, list[str]]:
     """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
     elsewhere: {target: where} of restored disks that no Source can name; passwords: types of graphics that had one.
 
@@ -111,16 +120,15 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None, passwo
     warnings: list[str] = []
     copy = new_uuid or name not in (None, root.findtext("name"))
     _name(root, name, new_uuid)
-    devices = root.find("devices")
     for disk in list(root.iterfind("devices/disk")):
         target = target_of(disk)
         if target in disks:
             warnings += _place(disk, disks[target])
         elif disk.get("device", "disk") in ("disk", "lun"):
-            where = (elsewhere or {}).get(target)
+            where = elsewhere[target] if elsewhere and target in elsewhere else None
             what = f"disk {target} was {f'restored to {where}, which is not named here' if where else 'not restored'}"
             if copy:
-                devices.remove(disk)
+                xml_tree.child(root, "devices").remove(disk)
             warnings.append(f"{what}: it is left out" if copy else f"{what}: it stays what it was")
     for element in root.iterfind("os/*"):
         if element.tag in BOOT_FILES and element.tag in files:
@@ -132,25 +140,25 @@ def adapted(xml, disks, files, name=None, new_uuid=False, elsewhere=None, passwo
     return xml_tree.text_of(root), warnings
 
 
-def _name(root, name, new_uuid):
+def _name(root: ET.Element, name: Optional[str], new_uuid: bool) -> None:
     if name:
-        root.find("name").text = name
+        xml_tree.child(root, "name").text = name
     if new_uuid:
         _child(root, "uuid").text = fresh = str(uuid.uuid4())
         for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):  # libvirt wants both to be the same
             entry.text = fresh
-        if root.find("genid") is not None:  # tells a guest that it is a copy
-            root.find("genid").text = str(uuid.uuid4())
+        if (genid := root.find("genid")) is not None:  # tells a guest that it is a copy
+            genid.text = str(uuid.uuid4())
     root.attrib.pop("id", None)
 
 
-def target_of(disk):
+def target_of(disk: ET.Element) -> Optional[str]:
     """Its name: vda."""
     target = disk.find("target")
     return None if target is None else target.get("dev")
 
 
-def _place(disk, place):
+def _place(disk: ET.Element, place: Source) -> list[str]:
     """Let a disk be there; what to tell."""
     secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
     for tag in (*_OF_THE_OLD_SOURCE, "source"):
@@ -169,36 +177,36 @@ def _place(disk, place):
     return _no_lun(disk) if place.type == "file" and disk.get("device") == "lun" else []
 
 
-def _no_lun(disk):
+def _no_lun(disk: ET.Element) -> list[str]:
     disk.set("device", "disk")
     for name in ("rawio", "sgio"):
         disk.attrib.pop(name, None)
     return [f"disk {target_of(disk)} was a LUN, which takes SCSI commands of the guest: in a file it is a plain disk"]
 
 
-def _nvram(root, path, copy):
+def _nvram(root: ET.Element, path: Optional[str], copy: bool) -> None:
     """The variables are those of the point; of a copy without any libvirt makes them, at a place of its own."""
     if not has_variables(root) or not (path or copy):
         return
-    element = _child(root.find("os"), "nvram")
+    element = _child(xml_tree.child(root, "os"), "nvram")
     for child in list(element):
         element.remove(child)
     element.attrib.pop("type", None)  # the format stays: a point has the bytes as they were
     element.text = path
 
 
-def _own(root):
+def _own(root: ET.Element) -> list[str]:
     """Make a copy's devices its own; what to tell."""
     devices, told = root.find("devices"), copy_policy.own_domain(root)
     for device in list(devices) if devices is not None else []:
         rule = copy_policy.Rule(told=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
         told.append(rule.told)
         if not rule.kept:
-            devices.remove(device)
+            xml_tree.child(root, "devices").remove(device)
     return [f"in the copy {text}" for text in told if text]
 
 
-def _own_disk(disk):
+def _own_disk(disk: ET.Element) -> str:
     """Restored disks are its own; a medium that can only be read may be in the drives of both. What to tell."""
     for mark in disk.findall("shareable"):
         disk.remove(mark)
@@ -210,7 +218,7 @@ def _own_disk(disk):
     return f"{kind} {target_of(disk)} has no medium: it is the original's"
 
 
-def _closed(graphics, passwords):
+def _closed(graphics: ET.Element, passwords: Collection[str]) -> list[str]:
     """Let a display that had a password, which is in no point, listen where only this host is; what to tell."""
     kind = graphics.get("type")
     if kind not in passwords:

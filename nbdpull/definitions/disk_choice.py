@@ -6,7 +6,11 @@ disk is read, what it starts from.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
+
 from ..core import errors
+from .domain_xml import Disk
 
 _DRIVES = {"cdrom": "a CD-ROM drive", "floppy": "a floppy drive"}
 # QEMU sends what the guest reads and writes there by an ioctl, and the filter that a backup puts on top of a disk has
@@ -22,7 +26,18 @@ ENCRYPTED = (
 )
 
 
-def chosen(vm, wanted=(), exclude=()):
+class Vm(Protocol):
+    """What is asked of a domain."""
+
+    @property
+    def name(self) -> str: ...
+
+    def disks(self) -> list[Disk]: ...
+
+    def looked_at(self, disks: Iterable[Disk]) -> list[Disk]: ...
+
+
+def chosen(vm: Vm, wanted: Sequence[str] = (), exclude: Collection[str] = ()) -> tuple[list[Disk], list[str]]:
     """([Disk, …], warnings): the disks asked for, else all that hold the guest's writable data and can be pulled.
     Only these are looked at.
 
@@ -46,19 +61,19 @@ def chosen(vm, wanted=(), exclude=()):
     return vm.looked_at(found), told + [f"disk {disk.target} {ENCRYPTED}" for disk in found if disk.encrypted]
 
 
-def why_left_out(disk):
+def why_left_out(disk: Disk) -> str:
     """Why a disk is not pulled where none is named, as the end of a sentence; "" if it is."""
     if disk.device in _DRIVES:
         return f"is {_DRIVES[disk.device]}"
     return _obstacle(disk) or ("is read-only" if disk.readonly else "")
 
 
-def is_missed(disk):
+def is_missed(disk: Disk) -> bool:
     """Whether the guest can write to a disk that is left out: no point has what it wrote."""
     return not (disk.empty or disk.readonly or disk.device in _DRIVES) and bool(why_left_out(disk))
 
 
-def _require_fit(vm, disk):
+def _require_fit(vm: Vm, disk: Disk) -> None:
     if disk.empty:
         raise errors.NoSuchDisk(f"disk {disk.target} of domain {vm.name} has no medium; leave it out")
     obstacle = _obstacle(disk)
@@ -66,7 +81,7 @@ def _require_fit(vm, disk):
         raise errors.UnfitDisk(f"disk {disk.target} of domain {vm.name} cannot be pulled, it {obstacle}; leave it out")
 
 
-def _obstacle(disk):
+def _obstacle(disk: Disk) -> str:
     """Why a disk cannot be pulled at all, likewise."""
     if disk.empty:
         return "has no medium"

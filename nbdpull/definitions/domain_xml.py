@@ -6,6 +6,8 @@ tells, so that "did libvirt begin what we asked for" is a comparison of two valu
 Must not know: libvirt's API, files, or what a value means for a run.
 """
 
+from __future__ import annotations
+
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Set
@@ -79,7 +81,7 @@ class Backup:
     mode: str
     socket: Optional[str]
     disks: Mapping[str, DiskBackup]
-    tcp: Optional["Listen"] = None
+    tcp: Optional[Listen] = None
     tls: bool = False
 
     @property

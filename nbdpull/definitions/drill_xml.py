@@ -9,6 +9,8 @@ libvirt's API, files.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Collection
+from typing import Optional
 
 from ..core import errors
 from ..format.layout import BOOT_FILES
@@ -71,7 +73,7 @@ def adapted(
     return xml_tree.text_of(root)
 
 
-def _require_nothing_of_the_host(root, own, offer):
+def _require_nothing_of_the_host(root: ET.Element, own: Collection[str], offer: Offer) -> None:
     """Whoever can write to the store may have written the definition, and a drill runs as root."""
     found = [each for each in host_reach.reaches(root) if each.value not in own and not offer.covers(each)]
     if found:
@@ -79,14 +81,14 @@ def _require_nothing_of_the_host(root, own, offer):
                                  "nor what this host offers to every domain")  # fmt: skip
 
 
-def _set(root, tag, text):
+def _set(root: ET.Element, tag: str, text: str) -> None:
     element = root.find(tag)
     if element is None:
         element = ET.SubElement(root, tag)
     element.text = text
 
 
-def _adapt_os(root, files, offer):
+def _adapt_os(root: ET.Element, files: dict[str, str], offer: Offer) -> None:
     os = root.find("os")
     if os is None:
         return
@@ -100,10 +102,10 @@ def _adapt_os(root, files, offer):
         _adapt_nvram(os, files["nvram"], offer)
 
 
-def _adapt_nvram(os, path, offer):
+def _adapt_nvram(os: ET.Element, path: str, offer: Offer) -> None:
     """path: where they are, or where libvirt is to make them from the template: at its own place they would stay."""
     old = os.find("nvram")
-    kept = {} if old is None else {name: old.get(name) for name in ("template", "format") if old.get(name)}
+    kept = {} if old is None else {name: old.get(name, "") for name in ("template", "format") if old.get(name)}
     if not offer.has_firmware(kept.get("template", "")):
         kept.pop("template", None)  # libvirt knows one for each firmware of the host
     if old is not None:
@@ -111,7 +113,7 @@ def _adapt_nvram(os, path, offer):
     ET.SubElement(os, "nvram", kept).text = path
 
 
-def _device(device, images, offer):
+def _device(device: ET.Element, images: dict[str, str], offer: Offer) -> Optional[ET.Element]:
     """What a drill has of a device, or None."""
     if device.tag == "disk":
         return _disk(device, images)
@@ -122,7 +124,7 @@ def _device(device, images, offer):
     return _video(device) if device.tag == "video" else device
 
 
-def _disk(device, images):
+def _disk(device: ET.Element, images: dict[str, str]) -> Optional[ET.Element]:
     target = _target(device)
     if target not in images:
         return None
@@ -134,7 +136,7 @@ def _disk(device, images):
     return disk
 
 
-def _video(device):
+def _video(device: ET.Element) -> ET.Element:
     """QXL needs SPICE, which a drill has not; acceleration and a driver of its own need something of the host."""
     for driver in device.findall("driver"):
         device.remove(driver)
@@ -148,7 +150,7 @@ def _video(device):
     return device
 
 
-def _serial(devices, console):
+def _serial(devices: ET.Element, console: str) -> ET.Element:
     """The first serial port, else the first console, else a new port, as a file."""
     found = devices.find("serial")
     if found is None:
@@ -161,6 +163,6 @@ def _serial(devices, console):
     return serial
 
 
-def _target(disk):
+def _target(disk: ET.Element) -> str:
     target = disk.find("target")
     return target.get("dev", "") if target is not None else ""

@@ -7,6 +7,7 @@ libvirt's API; files, which are asked for by a callable.
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from typing import Callable
 
@@ -33,7 +34,7 @@ def fitted(xml: str, offer: Offer, look: Look, trusted: bool = False) -> tuple[s
     for emulator in root.findall("devices/emulator"):
         path = (emulator.text or "").strip()
         if path not in offer.emulators and not stays(path):
-            root.find("devices").remove(emulator)
+            xml_tree.child(root, "devices").remove(emulator)
             told.append(f"the emulator {path} is none that libvirt has here: libvirt takes its own")
     for loader in root.iterfind("os[@firmware='efi']/loader"):
         path = (loader.text or "").strip()
@@ -54,7 +55,7 @@ def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
     for emulator in root.findall("devices/emulator"):
         path = (emulator.text or "").strip()
         if is_usual_emulator(path) and not is_here(path) and any(map(is_here, usual_emulators(root))):
-            root.find("devices").remove(emulator)
+            xml_tree.child(root, "devices").remove(emulator)
             told.append(f"the emulator {path} is not on this host: libvirt takes its own")
     for drive in root.iterfind("devices/disk"):
         source, is_path = drive.find("source"), drive.get("type") in ("file", "block")
@@ -63,7 +64,7 @@ def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
     return xml_tree.text_of(root), told
 
 
-def _without_medium(drive, look, trusted):
+def _without_medium(drive: ET.Element, look: Look, trusted: bool) -> list[str]:
     """Eject a medium that is gone, or is none; what to tell."""
     source, kind = drive.find("source"), drive.get("device")
     if source is None or kind not in ("cdrom", "floppy") or source.get("startupPolicy") in _MAY_BE_MISSING:
@@ -82,7 +83,7 @@ def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Itera
     """What a definition names of the host that is none of its own paths, nor offered to every domain, nor known."""
     own, known = set(own), set(known)
 
-    def is_foreign(reach):
+    def is_foreign(reach: Reach) -> bool:
         if reach.value in own or reach in known or offer.covers(reach):
             return False
         may_be_disc = reach.what.startswith("cdrom ") and reach.is_path and not reach.formats
@@ -97,7 +98,7 @@ def require_known(xml: str, offer: Offer, look: Look, own: Iterable[str], known:
     An image that is not here is nothing of the host: without it no guest starts. (The file of a port QEMU would make.)
     """
 
-    def is_gone(reach):
+    def is_gone(reach: Reach) -> bool:
         return reach.what.partition(" ")[0] in _IMAGES and reach.is_path and look(reach.value) == NOTHING
 
     found = [reach for reach in foreign(xml, offer, look, own, known) if not is_gone(reach)]

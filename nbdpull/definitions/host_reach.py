@@ -97,7 +97,7 @@ def reaches(root: ET.Element) -> list[Reach]:
     return [reach for reach in found if reach.what != "console" or reach._replace(what="serial") not in found]
 
 
-def _of(element):
+def _of(element: ET.Element) -> Iterator[Reach]:
     """Of a child of <domain>."""
     if element.tag in ("devices", "os"):
         for child in element:
@@ -106,12 +106,12 @@ def _of(element):
     elif local_name(element) in TO_QEMU:
         yield Reach(element.tag, " ".join(_values(element.iter())), False)
     elif element.tag == "sysinfo":  # whose texts are the guest's
-        yield from (Reach("sysinfo", each.get("file")) for each in element.iter() if each.get("file"))
+        yield from (Reach("sysinfo", each.get("file", "")) for each in element.iter() if each.get("file"))
     else:
         yield from _of_part(element)
 
 
-def _of_part(part):
+def _of_part(part: ET.Element) -> Iterator[Reach]:
     what, formats = _name(part), _formats(part)
     if _has_no_path(part):
         about = [each for child in part if child.tag not in _OF_THE_GUEST for each in child.iter()]
@@ -128,20 +128,20 @@ def _of_part(part):
         )
 
 
-def _formats(part):
+def _formats(part: ET.Element) -> str:
     """Those of a disk and of all that it names below itself, "" where each is raw."""
     found = [each.get("type") or "" for each in part.iter() if part.tag == "disk" and each.tag in ("driver", "format")]
     return " ".join(found) if {*found} - {"raw"} else ""
 
 
-def _is_for_a_path(part, element, name):
+def _is_for_a_path(part: ET.Element, element: ET.Element, name: str) -> bool:
     """Whether a value is one without a slash, too. name: of an attribute, "" for the text."""
     if name == "dev":
         return element.tag in _DEVICES and part.tag != "interface"
     return name in _PATHS or (not name and element.tag in _TEXTS)
 
 
-def _has_no_path(part):
+def _has_no_path(part: ET.Element) -> bool:
     """Whether it reaches the host, and perhaps by no path: all of it is told then."""
     kinds = [part.get("type"), *(backend.get("type") for backend in part.iterfind("backend"))]
     return (
@@ -154,7 +154,7 @@ def _has_no_path(part):
     )
 
 
-def _is_static(label):
+def _is_static(label: ET.Element) -> bool:
     """Of a domain its type tells, or what it is to begin with; of a device whether it is applied."""
     if label.find("baselabel") is not None:
         return True

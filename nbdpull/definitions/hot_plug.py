@@ -6,10 +6,14 @@ Must not know: libvirt's API, the store, where a disk is restored to.
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Optional, cast
+
 from . import definition, xml_tree
 
 
-def found(xml, live):
+def found(xml: str, live: str) -> list[ET.Element]:
     """Devices that a <domain> has as it runs, and not by the definition of its next start."""
     known = [_key(device) for device in definition.parse(xml).iterfind("devices/*")]
     extra = []
@@ -21,7 +25,7 @@ def found(xml, live):
     return extra
 
 
-def _key(device):
+def _key(device: ET.Element) -> tuple[Optional[str], ...]:
     """What tells a device from others of its kind; where nothing does, how many there are tells something."""
     told = {"disk": ("target", "dev"), "interface": ("mac", "address")}.get(device.tag)
     if told is None:
@@ -30,27 +34,27 @@ def _key(device):
     return device.tag, None if inner is None else inner.get(told[1])
 
 
-def joined(xml, live, disks):
+def joined(xml: str, live: Optional[str], disks: Sequence[str]) -> tuple[str, list[str], list[str]]:
     """Return (XML, extra, lost): the <domain> that the next start would have had, with every one of the disks. live:
     its definition as it ran, None where there is none; extra: texts that name what it had besides; lost: which of the
     disks are in neither."""
     root, extra = definition.parse(xml), []
     for device in found(xml, live) if live else []:
         if device.tag == "disk" and definition.target_of(device) in disks:
-            _plug(root, device, definition.parse(live))
+            _plug(root, device, definition.parse(cast(str, live)))  # without it nothing is found
         elif device.tag != "controller":
             extra.append(_described(device))
     known = [definition.target_of(disk) for disk in root.iterfind("devices/disk")]
     return xml_tree.text_of(root), extra, [disk for disk in disks if disk not in known]
 
 
-def _described(device):
+def _described(device: ET.Element) -> str:
     return " ".join(filter(None, [device.tag, *(each for each in _key(device)[1:] if each)]))
 
 
-def _plug(root, disk, live_root):
+def _plug(root: ET.Element, disk: ET.Element, live_root: ET.Element) -> None:
     """Add a disk to a <domain>, with the controller that it hangs on."""
-    address, target = disk.find("address"), disk.find("target")
+    address, target = disk.find("address"), xml_tree.child(disk, "target")
     if address is not None and address.get("type") == "drive":
         wanted = {"type": target.get("bus"), "index": address.get("controller", "0")}
         if not _having(root, wanted):
@@ -59,12 +63,12 @@ def _plug(root, disk, live_root):
     _add(root, disk)
 
 
-def _having(root, attributes):
+def _having(root: ET.Element, attributes: dict[str, Optional[str]]) -> list[ET.Element]:
     return [each for each in root.iterfind("devices/controller") if attributes.items() <= each.attrib.items()]
 
 
-def _add(root, device):
-    devices = root.find("devices")
+def _add(root: ET.Element, device: ET.Element) -> None:
+    devices = xml_tree.child(root, "devices")
     taken = [each.attrib for each in devices.iter("address")]
     for child in list(device):
         if child.tag in ("alias", "backingStore", "mirror") or (child.tag == "address" and child.attrib in taken):

@@ -7,11 +7,13 @@ point, and so of points of any age. Must not know: the store, libvirt's API, wha
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
-from typing import NamedTuple, Optional
+import xml.etree.ElementTree as ET
+from collections.abc import Collection, Iterator
+from typing import NamedTuple, Optional, Protocol, TypeVar
 
 from ..core import errors
 from ..format import layout
+from ..format.manifest import Manifest
 from . import definition, disk_choice, domain_xml, hot_plug
 
 DISK, DEVICE, FILE = "disk", "device", "file"
@@ -31,7 +33,23 @@ class Omission(NamedTuple):
     missed: bool
 
 
-def of_point(target, point) -> Optional[list[Omission]]:
+class Point(Protocol):
+    @property
+    def manifest(self) -> Manifest: ...
+
+
+_P = TypeVar("_P", bound=Point, contravariant=True)
+
+
+class Definitions(Protocol[_P]):
+    """What is asked of a series of points."""
+
+    def definition(self, point: _P) -> str: ...
+
+    def live_definition(self, point: _P) -> Optional[str]: ...
+
+
+def of_point(target: Definitions[_P], point: _P) -> Optional[list[Omission]]:
     """Of a Point of the Series `target`; None where its definition cannot be read."""
     try:
         xml, live = target.definition(point), target.live_definition(point)
@@ -41,7 +59,13 @@ def of_point(target, point) -> Optional[list[Omission]]:
         return None
 
 
-def found(xml, live, disks: Collection[str], files=None, asked: Collection[str] = ()) -> list[Omission]:
+def found(
+    xml: str,
+    live: Optional[str],
+    disks: Collection[str],
+    files: Optional[Collection[str]] = None,
+    asked: Collection[str] = (),
+) -> list[Omission]:
     """What of a <domain> is not among `disks`, and not in the `files` of a point where these are known. live: it as it
     ran, where that has more; asked: disks that the user said to leave out. Damaged."""
     root = definition.parse(xml)
@@ -54,7 +78,7 @@ def found(xml, live, disks: Collection[str], files=None, asked: Collection[str] 
 _known = functools.lru_cache(maxsize=8)(found)  # most points of a domain have the same
 
 
-def _disks(xml, live, disks, asked):
+def _disks(xml: str, live: Optional[str], disks: Collection[str], asked: Collection[str]) -> Iterator[Omission]:
     running = {disk.target: disk for disk in domain_xml.parse_disks(live)} if live else {}
     for name, disk in {**{each.target: each for each in domain_xml.parse_disks(xml)}, **running}.items():
         if name in disks or disk.empty:
@@ -66,7 +90,7 @@ def _disks(xml, live, disks, asked):
         yield Omission(DISK, f"{kind} {name}", why or "was left out", disk.source, missed and name not in asked)
 
 
-def _device(device):
+def _device(device: ET.Element) -> Optional[Omission]:
     source = device.find("source")
     if device.tag == "filesystem" and device.get("type") != "ram":
         target = device.find("target")
@@ -81,11 +105,11 @@ def _device(device):
     return None
 
 
-def _named(what, element, attribute):
+def _named(what: str, element: Optional[ET.Element], attribute: str) -> str:
     return f"{what} {element.get(attribute)}" if element is not None and element.get(attribute) else what
 
 
-def _path(source):
+def _path(source: Optional[ET.Element]) -> Optional[str]:
     """A path, or what else a <source> names."""
     if source is None:
         return None
@@ -93,7 +117,7 @@ def _path(source):
     return " ".join(told) or None
 
 
-def _files(xml, live, root, files):
+def _files(xml: str, live: Optional[str], root: ET.Element, files: Collection[str]) -> Iterator[Omission]:
     if definition.has_variables(root) and layout.NVRAM not in files:
         yield Omission(FILE, "nvram", "could not be read here", definition.variables(live or xml)[0], True)
     if definition.tpm_folder(xml) and not any(name.startswith(layout.TPM_PREFIX) for name in files):

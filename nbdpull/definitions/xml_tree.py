@@ -8,7 +8,7 @@ Must not know: what an element means.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import Union
+from typing import Union, cast
 from xml.parsers import expat
 
 from ..core import errors
@@ -33,6 +33,11 @@ def parse(text: Union[str, bytes], root: str = "domain") -> ET.Element:
 
 def text_of(root: ET.Element) -> str:
     return ET.tostring(root, encoding="unicode")
+
+
+def child(element: ET.Element, tag: str) -> ET.Element:
+    """The first child of that name, which is known to be there."""
+    return cast(ET.Element, element.find(tag))
 
 
 class _Reader:
