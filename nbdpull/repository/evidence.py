@@ -6,14 +6,23 @@ of these damages it has settled. Must not know: how anything is looked at (verif
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional, Union, cast
 
 import numpy
 
 from ..core import errors
 from ..format import findings
+from ..format.layout import Document
+from ..format.manifest import DiskEntry
 from . import verdict
+from .part import Part
+from .series import Point, Series
+
+if TYPE_CHECKING:
+    from ..core.extents import Mask
+    from ..format.layout import Records
 
 MAX_PLACES = 1000  # that a finding tells of a point
 MAX_ALL_PLACES = 50_000  # that it tells; with MAX_PROBLEM characters of each it is no larger than a reader takes
@@ -33,7 +42,7 @@ class Damage:
     path: Optional[str] = None
 
     @property
-    def place(self):
+    def place(self) -> dict[str, Any]:
         """The same for a finding."""
         told = {name: value for name, value in vars(self).items() if name != "point"}
         return {**told, "problem": self.problem[:MAX_PROBLEM]}
@@ -42,35 +51,42 @@ class Damage:
 class Look:
     """One look at one point. damages: what is wrong with its own files; complete: whether it came to its end."""
 
-    def __init__(self, point, recorded):
+    def __init__(self, point: Point, recorded: list[verdict.Recorded]) -> None:
         self.point = point
         self.damages: list[Damage] = []
         self.complete = False
         self._recorded = recorded
         places = [place for each in recorded for place in each.places or []]
         self._paths = {place.get("path") for place in places if place.get("offset") is None}
-        self._offsets: dict[Optional[str], list] = {}
+        self._offsets: dict[Optional[str], list[int]] = {}
         for place in places:
             if place.get("offset") is not None:
                 self._offsets.setdefault(place.get("disk"), []).append(place["offset"])
 
-    def found(self, disk, problem, offset=None, length=None, path=None):
+    def found(
+        self,
+        disk: Optional[str],
+        problem: Union[str, errors.NbdpullError],
+        offset: Optional[int] = None,
+        length: Optional[int] = None,
+        path: Optional[str] = None,
+    ) -> Damage:
         """Note a damage of the point's own files; return it."""
         self.damages.append(Damage(self.point.id, disk, str(problem), offset, length, path))
         return self.damages[-1]
 
-    def is_wanted(self, path):
+    def is_wanted(self, path: str) -> bool:
         """Whether the digest of that file must be looked at in any case."""
         return path in self._paths
 
-    def wanted(self, disk, records):
+    def wanted(self, disk: DiskEntry, records: Records) -> Mask:
         """Which of the records of a DiskEntry have frames that must be looked at in any case: an array of booleans. Of
         a file that was damaged all, unless it still is: then its digest told it."""
         numbers = [n for n, chunk in enumerate(disk.chunks) if chunk.path in self._paths - self._damaged_files()]
         mask = numpy.isin(records["offset"], numpy.array(self._offsets.get(disk.name, []), "u8"))
         return mask | numpy.isin(records["chunk"], numbers)
 
-    def entry(self, level, part):
+    def entry(self, level: str, part: Part) -> Document:
         """What a finding tells of the point; all but the verdict."""
         places = self._places()
         told = {**findings.entry(self.point), "verdict": "", "damages": len(self.damages)}
@@ -81,26 +97,26 @@ class Look:
         settled = [each.finding for each in self._recorded if self._has_settled(each, level, part)]
         return {**told, **({"settles": settled} if settled else {})}
 
-    def _places(self):
+    def _places(self) -> list[dict[str, Any]]:
         """Of each damage; those within a file that is damaged as a whole are told by that."""
         whole = {damage.path: damage.place for damage in reversed(self.damages) if damage.offset is None}
         within = [damage.place for damage in self.damages if damage.offset is not None and damage.path not in whole]
         return [*reversed(whole.values()), *within]
 
-    def _has_settled(self, recorded, level, part):
+    def _has_settled(self, recorded: verdict.Recorded, level: str, part: Part) -> bool:
         if recorded.places is None:
             return part.is_everything and (level == verdict.FRAMES or recorded.level == verdict.FILES)
         unread = {disk.name for disk in self.point.manifest.disks if disk.index.path in self._damaged_files()}
         return not any(place.get("offset") is not None and place.get("disk") in unread for place in recorded.places)
 
-    def _damaged_files(self):
+    def _damaged_files(self) -> set[Optional[str]]:
         return {damage.path for damage in self.damages if damage.offset is None}
 
 
 class Evidence:
     """All that is known of the points of a Series: what is on record, and what one run sees. level, part: the run's."""
 
-    def __init__(self, target, level, part):
+    def __init__(self, target: Series, level: str, part: Part) -> None:
         self.target = target
         self.points, self.refused = target.load()
         self._level, self._part = level, part
@@ -109,16 +125,16 @@ class Evidence:
         self._looks: list[Look] = []
         self.known = self._known([])
 
-    def _known(self, more):
+    def _known(self, more: list[Document]) -> verdict.Known:
         unproved = {name for name, error in self.refused.items() if isinstance(error, errors.FormatTooNew)}
         return verdict.Known(self.points, [*self._findings, *more], unproved)
 
-    def look(self, point):
+    def look(self, point: Point) -> Look:
         """Begin a Look at a point."""
         self._looks.append(Look(point, self.known.recorded(point)))
         return self._looks[-1]
 
-    def conclude(self, left_out):
+    def conclude(self, left_out: Collection[str]) -> Optional[Document]:
         """Let `known` be what is known now; return the members of the finding to be kept, None where there is none.
         left_out: ids of points of which nothing is proved."""
         looks = [look for look in self._looks if look.point.id not in left_out and (look.complete or look.damages)]
@@ -132,7 +148,7 @@ class Evidence:
         return finding
 
     @staticmethod
-    def _bounded(entries):
+    def _bounded(entries: list[Document]) -> list[Document]:
         """Without places where there would be too many, as of a store that lost everything."""
         left = MAX_ALL_PLACES
         for about in entries:
@@ -141,9 +157,10 @@ class Evidence:
                 about["more"] = True
         return entries
 
-    def _word(self, look):
+    def _word(self, look: Look) -> str:
         """What the finding says of a point: nothing good of what it did not look at, or what others know to be bad."""
-        word = self.known.verdict(look.point)["verdict"]
+        known = cast(dict[str, Any], self.known.verdict(look.point))  # at least by this look
+        word: str = known["verdict"]
         if word in (verdict.DAMAGED, verdict.BASE_DAMAGED):
             return word
         return verdict.OK if look.complete and self._part.is_everything else verdict.PARTIAL

@@ -5,11 +5,19 @@ Owns: the look-up, and its bound in memory. Must not know: how frames are writte
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Optional
+
 import numpy
 
 from ..core import extents
+from ..core.errors import Check
 from ..format import layout
+from ..format.manifest import FileEntry
 from .image import Image
+from .series import Point, Series
+
+if TYPE_CHECKING:
+    from ..core.extents import Mask, Segments
 
 BUDGET = 32 << 20  # bytes of memory that the look-up may take
 
@@ -20,12 +28,12 @@ class KnownFrames:
     Only a frame that answers for exactly its range counts: what was cut out of one by a later pull is not compared.
     """
 
-    def __init__(self, records, chunks):
+    def __init__(self, records: layout.Records, chunks: list[FileEntry]) -> None:
         self._records = records
         self._offsets = numpy.ascontiguousarray(records["offset"])
         self.chunks = chunks
 
-    def find(self, records):
+    def find(self, records: layout.Records) -> tuple[Mask, layout.Records]:
         """records: of new data extents, with length and digest. Return (which are known, references for those)."""
         if not len(self._offsets):
             return numpy.zeros(len(records), bool), records[:0]
@@ -36,7 +44,7 @@ class KnownFrames:
         return known, found[known]
 
 
-def of_point(series, point, disk, check=lambda: None):
+def of_point(series: Series, point: Point, disk: str, check: Check = lambda: None) -> Optional[KnownFrames]:
     """Return the KnownFrames of a disk as of a point, or None where they do not fit BUDGET. check() is called often."""
     parts, size = [], 0
     with Image(series, point, disk, check=check) as image:
@@ -50,7 +58,7 @@ def of_point(series, point, disk, check=lambda: None):
     return KnownFrames(numpy.concatenate(parts) if parts else numpy.empty(0, layout.RECORD), chunks)
 
 
-def _whole_frames(segments, layers, chunk_numbers):
+def _whole_frames(segments: Segments, layers: list[layout.Records], chunk_numbers: list[list[int]]) -> layout.Records:
     """The records of one window that are data and visible as a whole, with chunk numbers of the whole chain."""
     parts = [numpy.empty(0, layout.RECORD)]
     for number, records in enumerate(layers):

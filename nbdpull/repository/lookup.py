@@ -10,14 +10,25 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union, cast
 
 import numpy
 
 from ..core import errors, extents
-from ..format import reader
+from ..core.errors import Check
+from ..format import layout, reader
 from . import image
+from .series import Point, Series
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..core.extents import Extents
+
+    Column = NDArray[Any]  # of one member of layout.RECORD
 
 CACHE_BYTES = 64 << 20
 SPAN = 1 << 32  # bytes of the disk that a part of the map is for
@@ -27,6 +38,9 @@ MAX_RUNS = 1 << 26  # of data in one image: a map of at most 4 GiB
 _COLUMNS = {"length": "u4", "position": "u8", "stored": "u4", "raw": "u4", "skip": "u4", "chunk": "u4", "digest": "V32"}
 _ZEROS = memoryview(bytes(1 << 20))
 
+Place = dict[str, Any]  # a run of data, with the members of layout.RECORD
+Key = tuple[int, int, bytes]  # of a frame
+
 
 class RandomImage:
     """size: bytes. All methods may be called by several threads at once. Use as a context manager.
@@ -34,7 +48,9 @@ class RandomImage:
     Damaged where an index is not what was stored; frames are proved one by one, as they are read.
     """
 
-    def __init__(self, series, point, disk, cache_bytes=CACHE_BYTES, check=lambda: None):
+    def __init__(
+        self, series: Series, point: Point, disk: str, cache_bytes: int = CACHE_BYTES, check: Check = lambda: None
+    ) -> None:
         """check() is called often while the map is made."""
         self.disk = disk
         with ExitStack() as stack:
@@ -51,17 +67,17 @@ class RandomImage:
             self._stack = stack.pop_all()
 
     @property
-    def frames(self):
+    def frames(self) -> int:
         """How many runs of data the map holds."""
         return sum(len(window) for window in self._windows)
 
-    def read(self, offset, length):
+    def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes."""
         buffer = bytearray(length)
         self.read_into(offset, buffer)
         return bytes(buffer)
 
-    def read_into(self, offset, buffer):
+    def read_into(self, offset: int, buffer: Union[bytearray, memoryview]) -> None:
         """Fill a writable buffer from `offset` on; Damaged if a frame is not what was stored."""
         view = memoryview(buffer)
         self._require_within(offset, len(view))
@@ -73,16 +89,16 @@ class RandomImage:
             at = end
         _clear(view[at - offset :])
 
-    def _require_within(self, offset, length):
+    def _require_within(self, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self.size:
             raise errors.UsageError(f"bytes {offset} to {offset + length} are not within the disk ({self.size} bytes)")
 
-    def _shown(self, offset, stop):
+    def _shown(self, offset: int, stop: int) -> Iterator[tuple[Place, int, int]]:
         """Yield (place, begin, end) of each run of data within [offset, stop)."""
         for window in self._within(offset, stop):
             yield from window.shown(max(offset, window.start), min(stop, window.stop))
 
-    def _within(self, offset, stop):
+    def _within(self, offset: int, stop: int) -> Iterator[_Window]:
         """Yield the windows of which a part is within [offset, stop); what is in none reads as zero."""
         for number in range(max(bisect_right(self._starts, offset) - 1, 0), len(self._windows)):
             if self._starts[number] >= stop:
@@ -90,7 +106,7 @@ class RandomImage:
             if self._windows[number].stop > offset:
                 yield self._windows[number]
 
-    def extents(self, offset=0, length=None, limit=None):
+    def extents(self, offset: int = 0, length: Optional[int] = None, limit: Optional[int] = None) -> Extents:
         """Return extents, merged, that cover [offset, offset + length) exactly; with `limit` perhaps fewer, from the
         beginning of the range. length None: to the end of the disk."""
         stop = self.size if length is None else offset + length
@@ -106,7 +122,7 @@ class RandomImage:
                     return extents.merged(numpy.concatenate(parts))
         return extents.merged(numpy.concatenate([*parts, _zeroes(at, stop)]))
 
-    def records(self, offset=0, length=None):
+    def records(self, offset: int = 0, length: Optional[int] = None) -> Iterator[tuple[int, int, Optional[bytes]]]:
         """Yield (offset, length, digest of the whole frame or None where it shows but a part of it) of each run of
         data that begins in the range, ascending."""
         stop = self.size if length is None else offset + length
@@ -116,27 +132,27 @@ class RandomImage:
                 whole = not place["skip"] and place["raw"] == place["length"]
                 yield place["offset"], place["length"], place["digest"].tobytes() if whole else None
 
-    def close(self):
+    def close(self) -> None:
         self._stack.close()
 
-    def __enter__(self):
+    def __enter__(self) -> RandomImage:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-def _clear(view):
+def _clear(view: memoryview) -> None:
     for at in range(0, len(view), len(_ZEROS)):
         part = view[at : at + len(_ZEROS)]
         part[:] = _ZEROS[: len(part)]
 
 
-def _zeroes(start, stop):
+def _zeroes(start: int, stop: int) -> Extents:
     return extents.of([(start, stop - start, extents.ZERO)] if start < stop else [])
 
 
-def _windows(opened):
+def _windows(opened: image.Image) -> list[_Window]:
     """The windows of an Image in which there is data."""
     found: list[_Window] = []
     count = 0
@@ -152,43 +168,43 @@ def _windows(opened):
 class _Window:
     """The runs of data of a part of the disk, in columns. Searched by 32-bit offsets within that."""
 
-    def __init__(self, records):
+    def __init__(self, records: layout.Records) -> None:
         self.start, self.stop = int(records["offset"][0]), int(extents.ends(records[-1:])[0])
         self._starts = (records["offset"] - records["offset"][0]).astype("u4")
         self._columns = {name: _column(records[name], kind) for name, kind in _COLUMNS.items()}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._starts)
 
-    def place(self, number):
+    def place(self, number: int) -> Place:
         """One run, with the members of layout.RECORD."""
         values = {name: int(column[number]) if name != "digest" else column[number]
                   for name, column in self._columns.items()}  # fmt: skip
         return {"offset": self.start + int(self._starts[number]), **values}
 
-    def starting(self, offset, stop):
+    def starting(self, offset: int, stop: int) -> range:
         """Numbers of the runs that begin within [offset, stop)."""
         return range(self._first_from(offset), self._first_from(stop))
 
-    def _first_from(self, offset):
+    def _first_from(self, offset: int) -> int:
         return int(self._starts.searchsorted(numpy.uint64(max(offset - self.start, 0))))
 
-    def _touched(self, offset, stop):
+    def _touched(self, offset: int, stop: int) -> range:
         """Range of the runs of which a byte is within [offset, stop)."""
         first = int(self._starts.searchsorted(numpy.uint64(offset - self.start), side="right"))
         if first and self._end(first - 1) > offset:
             first -= 1
         return range(first, self._first_from(stop))
 
-    def _end(self, number):
+    def _end(self, number: int) -> int:
         return self.start + int(self._starts[number]) + int(self._columns["length"][number])
 
-    def shown(self, offset, stop):
+    def shown(self, offset: int, stop: int) -> Iterator[tuple[Place, int, int]]:
         for number in self._touched(offset, stop):
             place = self.place(number)
             yield place, max(place["offset"], offset), min(place["offset"] + place["length"], stop)
 
-    def extents(self, offset, stop, limit):
+    def extents(self, offset: int, stop: int, limit: Optional[int]) -> Extents:
         """Extents of both kinds from `offset` on; to `stop`, or as far as `limit` runs of data reach."""
         touched = self._touched(offset, stop)
         if limit is not None and len(touched) > limit:
@@ -199,7 +215,7 @@ class _Window:
         both = numpy.concatenate([data, zero])
         return extents.merged(both[numpy.argsort(both["offset"], kind="stable")])
 
-    def _ranges(self, numbers):
+    def _ranges(self, numbers: slice) -> Extents:
         starts = self._starts[numbers]
         result = numpy.empty(len(starts), extents.EXTENT)
         result["offset"], result["kind"] = starts + numpy.uint64(self.start), extents.DATA
@@ -207,7 +223,7 @@ class _Window:
         return result
 
 
-def _column(values, kind):
+def _column(values: Column, kind: str) -> Column:
     """A contiguous copy; of values that are all the same, one."""
     if len(values) and kind != "V32" and (values == values[0]).all():
         return numpy.broadcast_to(values[0].astype(kind), len(values))
@@ -218,14 +234,14 @@ class _FrameCache:
     """Frames used last, at most `budget` bytes of them (and always one). A frame that several threads want at once is
     decompressed by one of them."""
 
-    def __init__(self, read, budget):
+    def __init__(self, read: Callable[[Place], bytes], budget: int) -> None:
         self._read, self._budget = read, budget
         self._lock = threading.Lock()
-        self._held: OrderedDict[tuple, bytes] = OrderedDict()
+        self._held: OrderedDict[Key, bytes] = OrderedDict()
         self._size = 0
-        self._under_way: dict[tuple, _Pending] = {}
+        self._under_way: dict[Key, _Pending] = {}
 
-    def get(self, place):
+    def get(self, place: Place) -> bytes:
         key = (place["chunk"], place["position"], place["digest"].tobytes())
         with self._lock:
             if key in self._held:
@@ -236,7 +252,7 @@ class _FrameCache:
                 mine = self._under_way[key] = _Pending()
         return waiting.wait() if waiting is not None else self._fill(key, place, mine)
 
-    def _fill(self, key, place, mine):
+    def _fill(self, key: Key, place: Place, mine: _Pending) -> bytes:
         try:
             mine.frame = self._read(place)
         except BaseException as error:
@@ -250,7 +266,7 @@ class _FrameCache:
             mine.done.set()
         return mine.frame
 
-    def _hold(self, key, frame):
+    def _hold(self, key: Key, frame: bytes) -> None:
         self._held[key] = frame
         self._size += len(frame)
         while self._size > self._budget and len(self._held) > 1:
@@ -260,12 +276,13 @@ class _FrameCache:
 class _Pending:
     """A frame that one thread is reading; a Future would do, but its module takes longer to load than all of ours."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.done = threading.Event()
-        self.frame = self.error = None
+        self.frame: Optional[bytes] = None
+        self.error: Optional[BaseException] = None
 
-    def wait(self):
+    def wait(self) -> bytes:
         self.done.wait()
         if self.error is not None:
             raise self.error
-        return self.frame
+        return cast(bytes, self.frame)  # there is one or the other

@@ -3,6 +3,8 @@
 Owns: the document in nbdpull.json, and whom a new store lets in. Must not know: points, how a file becomes durable.
 """
 
+from __future__ import annotations
+
 import errno
 import grp
 import os
@@ -10,6 +12,7 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import Optional
 from uuid import uuid4
 
 from ..core import errors, members
@@ -22,7 +25,7 @@ class _Marker:
     uuid: str
 
 
-def open_store(root):
+def open_store(root: str) -> store.Store:
     """Return the Store in an existing folder; StoreError if the folder holds none."""
     if not os.path.isdir(root):
         raise errors.StoreError(f"{root}: no such folder; name the folder given to -o of a pull")
@@ -31,7 +34,7 @@ def open_store(root):
     return found
 
 
-def open_or_create(root, group=None):
+def open_or_create(root: str, group: Optional[str] = None) -> store.Store:
     """Return the Store in `root`, made there first if the folder is new or empty.
 
     group: name of the group that may read it; UsageError where the store is there and not so.
@@ -53,14 +56,14 @@ def open_or_create(root, group=None):
     return found
 
 
-def _group_number(name):
+def _group_number(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
 
 
-def uuid_of(found):
+def uuid_of(found: store.Store) -> str:
     """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
     path = found.path(layout.MARKER)
     try:
@@ -75,7 +78,7 @@ def uuid_of(found):
         raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
 
-def _create_marker(root, access):
+def _create_marker(root: str, access: store.Access) -> None:
     with store.translated("look into", root):
         strange = [name for name in os.listdir(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
     if strange and not os.path.exists(os.path.join(root, layout.MARKER)):  # it may be there by now

@@ -8,9 +8,13 @@ from __future__ import annotations
 import random
 import zlib
 from dataclasses import dataclass
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy
+
+if TYPE_CHECKING:
+    from ..core.extents import Indexes, Mask
+    from ..format.layout import Records
 
 
 @dataclass(frozen=True)
@@ -23,20 +27,20 @@ class Part:
     max_duration: Optional[float] = None
 
     @property
-    def is_everything(self):
+    def is_everything(self) -> bool:
         return self.sample in (None, 1) and (self.shard is None or self.shard[1] == 1)
 
     @property
-    def members(self):
+    def members(self) -> dict[str, Any]:
         """What is told of it where it is not everything: its sample or shard."""
         told = {"sample": self.sample, "shard": self.shard}
         return {} if self.is_everything else {name: value for name, value in told.items() if value is not None}
 
-    def file(self, path):
+    def file(self, path: str) -> bool:
         hit = self.shard is None or zlib.crc32(path.encode()) % self.shard[1] == self.shard[0] - 1
         return hit and (self.sample is None or random.random() < self.sample)
 
-    def frames(self, records):
+    def frames(self, records: Records) -> Mask:
         """Which of some records are of the part: an array of booleans."""
         mask = numpy.ones(len(records), bool)
         if self.shard is not None:
@@ -44,7 +48,7 @@ class Part:
             mask = names % self.shard[1] == self.shard[0] - 1
         return mask if self.sample is None else mask & (numpy.random.random(len(records)) < self.sample)
 
-    def numbers(self, numbers):
+    def numbers(self, numbers: Indexes) -> Indexes:
         """Of an array of numbers, those that are of the part."""
         if self.shard is not None:
             numbers = numbers[numbers % self.shard[1] == self.shard[0] - 1]

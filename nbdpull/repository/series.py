@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, Optional, cast
 
 from ..core import errors
+from ..core.errors import Check
 from ..format import layout, manifest
-from ..format.manifest import FileEntry, Manifest
+from ..format.manifest import DiskEntry, FileEntry, Manifest
+from ..storage.store import Store
 from . import journal
 
 LATEST = "latest"
@@ -27,10 +31,10 @@ class Point:
     sha256: str
 
     @property
-    def id(self):
+    def id(self) -> str:
         return self.manifest.point
 
-    def file(self, name):
+    def file(self, name: str) -> Optional[FileEntry]:
         """FileEntry of that file of the domain, None where the point has none of that name."""
         return next((entry for entry in self.manifest.files if entry.path.partition("/")[2] == name), None)
 
@@ -38,21 +42,21 @@ class Point:
 class Series:
     """The points of one domain. Reading it never changes anything."""
 
-    def __init__(self, store, domain, folder=None):
+    def __init__(self, store: Store, domain: str, folder: Optional[str] = None) -> None:
         """folder: where the points are, unless that is the domain's own folder."""
         self.store = store
         self.domain = domain
         self.folder = folder or layout.folder_name(domain)
 
     @property
-    def is_at_home(self):
+    def is_at_home(self) -> bool:
         return self.folder == layout.folder_name(self.domain)
 
-    def is_where_it_began(self):
+    def is_where_it_began(self) -> bool:
         """Whether the folder has the name that one of its points tells; another one was renamed, or is a copy."""
         return any(layout.folder_name(point.manifest.domain) == self.folder for point in self.load()[0])
 
-    def uuid(self):
+    def uuid(self) -> Optional[str]:
         """That of the domain, by the first of its points that can be read; None where there is none."""
         with suppress(errors.Damaged, errors.StoreError):
             for name in self.store.folders(self.folder):
@@ -60,7 +64,7 @@ class Series:
                     return self._point(name).manifest.uuid
         return None
 
-    def require_of(self, points, uuid):
+    def require_of(self, points: Iterable[Point], uuid: str) -> None:
         """OtherDomain unless these points of the series are all of the domain with this uuid."""
         for other in (point.manifest for point in points if point.manifest.uuid != uuid):
             raise errors.OtherDomain(
@@ -68,9 +72,10 @@ class Series:
                 f"this one is {uuid}); choose another folder for -o"
             )
 
-    def load(self):
+    def load(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:
         """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
-        points, refused = [], {}
+        points: list[Point] = []
+        refused: dict[str, errors.NbdpullError] = {}
         try:
             names = self.store.folders(self.folder)
         except errors.Damaged as error:
@@ -83,35 +88,35 @@ class Series:
                 refused[name] = error
         return sorted(points, key=lambda point: point.manifest.sequence), refused
 
-    def points(self):
+    def points(self) -> list[Point]:
         """Return every Point in the order of their commits; raises what makes one unreadable."""
         points, refused = self.load()
         for error in refused.values():
             raise error
         return points
 
-    def uncommitted(self):
+    def uncommitted(self) -> list[str]:
         """Names of folders that hold no committed point: left by a run that died, or being written now."""
         return [name for name in self.store.folders(self.folder) if self._is_uncommitted(name)]
 
-    def _is_uncommitted(self, name):
+    def _is_uncommitted(self, name: str) -> bool:
         """What is no point's folder is not ours to remove; nor is one whose manifest is something strange."""
         with suppress(errors.Damaged):
             known = layout.POINT_ID.match(name)
             return bool(known) and self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is None
         return False
 
-    def dead_runs(self):
+    def dead_runs(self) -> dict[str, Optional[journal.Run]]:
         """{point id: its journal.Run, None where it wrote no journal} of each uncommitted folder; to be asked for by
         the holder of the series alone, else one of them may be a live run's."""
         return {name: self._run(name) for name in self.uncommitted()}
 
-    def _run(self, name):
+    def _run(self, name: str) -> Optional[journal.Run]:
         path = f"{self.folder}/{name}/{journal.JOURNAL}"
         run = journal.decode(self.store.read(path)) if self.store.size(path) is not None else None
         return run if run and run.id == name else None
 
-    def is_copy(self, run):
+    def is_copy(self, run: journal.Run) -> bool:
         """Whether the uncommitted folder here that a Run tells of is not the one that it made, but a copy: of it nobody
         lives. The run's own place is looked at where it is of this machine; its file's number tells of any."""
         made_in, here = os.path.join(run.store, run.folder), self.store.path(self.folder, run.id)
@@ -119,7 +124,7 @@ class Series:
             return not os.path.samefile(made_in, here)
         return run.inode not in (None, self.store.inode(f"{self.folder}/{run.id}/{journal.JOURNAL}"))
 
-    def remove_uncommitted(self, point_id, keep_journal=False):
+    def remove_uncommitted(self, point_id: str, keep_journal: bool = False) -> None:
         """Remove what a run left that never committed; its journal stays where something of it is still to be done."""
         folder = f"{self.folder}/{point_id}"
         if not self._withdrawn(folder):
@@ -130,7 +135,7 @@ class Series:
             if name != journal.JOURNAL:
                 self.store.remove_file(f"{folder}/{name}")
 
-    def _withdrawn(self, folder):
+    def _withdrawn(self, folder: str) -> bool:
         """Whether there is no manifest any more. A commit that failed at its very end may have left one: it has to go
         before all else, and durably, as half a removal would be a point that lacks files. If it stays, so does all."""
         manifest_path = f"{folder}/{layout.MANIFEST}"
@@ -143,7 +148,7 @@ class Series:
         except errors.NbdpullError:
             return False
 
-    def _point(self, name):
+    def _point(self, name: str) -> Point:
         path = f"{self.folder}/{name}/{layout.MANIFEST}"
         data = self.store.read(path)
         decoded = manifest.decode(data, self.store.path(path))
@@ -151,13 +156,13 @@ class Series:
             raise errors.Damaged(f"{self.store.path(path)}: the folder was renamed; its point is {decoded.point}")
         return Point(decoded, hashlib.sha256(data).hexdigest())
 
-    def has_folder(self, name):
+    def has_folder(self, name: str) -> bool:
         """Whether there is a folder that may be that of a point; where it cannot be told, there is none to be found."""
         with suppress(errors.Damaged):
             return name in self.store.folders(self.folder)
         return False
 
-    def point(self, wanted=LATEST):
+    def point(self, wanted: str = LATEST) -> Point:
         """Return the Point with that id, or the latest: the last one that is whole, where there is any, see
         partial_disks. NoSuchPoint names those that exist."""
         if wanted == LATEST:
@@ -169,7 +174,7 @@ class Series:
             raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
         return self._point(wanted)
 
-    def _last(self):
+    def _last(self) -> Point:
         points, refused = self.load()
         for error in refused.values():
             raise type(error)(f"{error}; it may be the latest point: name another by its id") from error
@@ -178,7 +183,7 @@ class Series:
         partial = partial_disks(points)
         return next((point for point in reversed(points) if not partial[point.id]), points[-1])
 
-    def parent(self, point):
+    def parent(self, point: Point) -> Optional[Point]:
         """Return the Point that this one was built on, None if it has no parent; MissingParent unless it is that."""
         entry = point.manifest.parent
         if entry is None:
@@ -192,12 +197,12 @@ class Series:
             raise errors.MissingParent(f"{missing} is not the one in {self.store.root} (its manifest has changed)")
         return parent
 
-    def chain(self, point, disk, partial=False):
+    def chain(self, point: Point, disk: str, partial: bool = False) -> list[tuple[Point, DiskEntry]]:
         """Return [(Point, DiskEntry), …] of a disk, from its full pull to `point`; MissingParent where a link lacks.
 
         partial: from the point without a parent, which holds only what changed since a checkpoint; else NoFullPull.
         """
-        links = []
+        links: list[tuple[Point, DiskEntry]] = []
         while True:
             entry = point.manifest.disk(disk)
             if entry is None:
@@ -221,7 +226,7 @@ class Series:
                 raise errors.Damaged(f"point {point.id} of {self.domain} has disk {disk} smaller, yet not in full")
             point = parent
 
-    def read_file(self, point, name):
+    def read_file(self, point: Point, name: str) -> Optional[bytes]:
         """The bytes of that file of a Point, proved; None where it has none of that name. Damaged."""
         entry = point.file(name)
         if entry is None:
@@ -234,25 +239,25 @@ class Series:
             raise errors.Damaged(_not_stored(self.store.path(f"{self.folder}/{entry.path}")))
         return data
 
-    def definition(self, point):
+    def definition(self, point: Point) -> str:
         """The domain's definition as it was stored, as text; Damaged where there is none."""
         text = self._text(point, layout.DOMAIN_XML)
         if text is None:
             raise errors.Damaged(f"point {point.id} of {self.domain} has no {layout.DOMAIN_XML}")
         return text
 
-    def live_definition(self, point):
+    def live_definition(self, point: Point) -> Optional[str]:
         """The domain's definition as it ran, as text; None where the point has none. Damaged."""
         return self._text(point, layout.LIVE_XML)
 
-    def _text(self, point, name):
+    def _text(self, point: Point, name: str) -> Optional[str]:
         data = self.read_file(point, name)
         try:
             return None if data is None else data.decode()
         except UnicodeDecodeError:
             raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is no text") from None
 
-    def file_flaw(self, entry, check=lambda: None):
+    def file_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
         """Say why the file of a FileEntry is not the one that was stored, or None. check() is called often."""
         path = f"{self.folder}/{entry.path}"
         try:
@@ -262,7 +267,7 @@ class Series:
             return str(error)
         return flaw or (None if intact else _not_stored(self.store.path(path)))
 
-    def size_flaw(self, entry):
+    def size_flaw(self, entry: FileEntry) -> Optional[str]:
         """Say why a FileEntry has no file of its size, or None."""
         full = self.store.path(f"{self.folder}/{entry.path}")
         try:
@@ -274,18 +279,18 @@ class Series:
         return None if size == entry.size else f"{full}: the file has {size} bytes, {entry.size} were stored"
 
     @contextmanager
-    def writing(self):
+    def writing(self) -> Iterator[None]:
         """Hold the series for one writer, its folder made where it is new; Busy if another process holds it."""
         self.store.make_folder(self.folder)
         with self.store.locked(self.folder, f"pull {self.domain}", self._holder):
             yield
 
-    def _holder(self):
+    def _holder(self) -> str:
         alive = [run for run in self.dead_runs().values() if run and run.is_alive is not False]
         return f"nbdpull {alive[-1].whose}" if alive else "another nbdpull"
 
     @contextmanager
-    def new_point(self, point_id, run=None):
+    def new_point(self, point_id: str, run: Optional[journal.Run] = None) -> Iterator[NewPoint]:
         """Give a NewPoint in a fresh folder; the folder is removed unless the point was committed.
 
         run: the journal.Run to write down there first. The journal outlives a failed run that could not remove all it
@@ -295,12 +300,12 @@ class Series:
         with self._committed(NewPoint(self, point_id), run) as new:
             yield new
 
-    def resumed_journal(self, point_id):
+    def resumed_journal(self, point_id: str) -> journal.Journal:
         """The Journal of a dead run, which is this process's from now on; OutputError where it cannot be written."""
         return journal.Journal.resumed(self.store, f"{self.folder}/{point_id}/{journal.JOURNAL}")
 
     @contextmanager
-    def resumed_point(self, point_id, resumed):
+    def resumed_point(self, point_id: str, resumed: journal.Journal) -> Iterator[NewPoint]:
         """The same in the folder of a dead run; resumed: its Journal. Of all else see NewPoint.remove_all_but."""
         new = NewPoint(self, point_id)
         new.journal = resumed
@@ -308,7 +313,7 @@ class Series:
             yield new
 
     @contextmanager
-    def _committed(self, new, run=None):
+    def _committed(self, new: NewPoint, run: Optional[journal.Run] = None) -> Iterator[NewPoint]:
         left_behind = False
         try:
             new.begin_journal(run)
@@ -322,17 +327,18 @@ class Series:
                 self.remove_uncommitted(new.id, keep_journal=left_behind)
 
 
-def partial_disks(points):
+def partial_disks(points: Collection[Point]) -> dict[str, frozenset[str]]:
     """{id of each Point of a series: names of its disks whose chain begins with an incremental, so that no whole image
     can be made of them}"""
     known = {point.id: point for point in points}
     found: dict[str, frozenset[str]] = {}
     for point in points:
         chain = []
-        while point is not None and point.id not in found:
-            found[point.id] = frozenset()  # for now: parents may be in a circle
-            chain.append(point)
-            point = known.get(point.manifest.parent.point) if point.manifest.parent else None
+        below: Optional[Point] = point
+        while below is not None and below.id not in found:
+            found[below.id] = frozenset()  # for now: parents may be in a circle
+            chain.append(below)
+            below = known.get(below.manifest.parent.point) if below.manifest.parent else None
         for link in reversed(chain):
             changed = frozenset(disk.name for disk in link.manifest.disks if disk.mode != manifest.FULL)
             parent = link.manifest.parent
@@ -340,34 +346,34 @@ def partial_disks(points):
     return found
 
 
-def _not_stored(path):
+def _not_stored(path: str) -> str:
     return f"{path}: the file is damaged (its SHA-256 is not the stored one)"
 
 
 class NewPoint:
     """A point being made: add its files, then commit. Nothing of it counts before `commit` returns."""
 
-    def __init__(self, series, point_id):
+    def __init__(self, series: Series, point_id: str) -> None:
         self.id = point_id
         self.committed = False
-        self.journal = None
+        self.journal: Optional[journal.Journal] = None
         self._series = series
         self._folder = f"{series.folder}/{point_id}"
         self._files: list[FileEntry] = []
 
-    def add_file(self, name, data, parent=None):
+    def add_file(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
         """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
         referred to instead."""
         known = parent.file(name) if parent else None
         same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        if same and not self._series.file_flaw(known):
+        if known and same and not self._series.file_flaw(known):
             self._files.append(known)
             return
         with self._series.store.create(f"{self._folder}/{name}") as file:
             file.write(data)
         self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
 
-    def commit(self, fields, disks):
+    def commit(self, fields: Mapping[str, Any], disks: list[DiskEntry]) -> Point:
         """Publish the point; fields: the other members of its Manifest. Return the Point."""
         store = self._series.store
         entries = [entry for disk in disks for entry in [disk.index, *disk.chunks]] + self._files
@@ -381,31 +387,33 @@ class NewPoint:
         self.committed = True
         return Point(decoded, hashlib.sha256(data).hexdigest())
 
-    def begin_journal(self, run):
+    def begin_journal(self, run: Optional[journal.Run]) -> None:
         if run is not None:
             self.journal = journal.Journal(self._series.store, f"{self._folder}/{journal.JOURNAL}", run)
 
-    def remove_all_but(self, kept):
+    def remove_all_but(self, kept: Iterable[FileEntry]) -> None:
         """Remove what a dead run left and is of no use. kept: FileEntry of what is."""
         stay = {journal.JOURNAL, *(entry.path.partition("/")[2] for entry in kept)}
         for name in set(self._series.store.names(self._folder)) - stay:
             self._series.store.remove_file(f"{self._folder}/{name}")
 
     @contextmanager
-    def reading(self, consistency, reason):
+    def reading(self, consistency: str, reason: str) -> Iterator[None]:
         """While the job is read from: if this process dies meanwhile, another one can go on with it."""
-        self.journal.begun(consistency, reason)
+        written = cast(journal.Journal, self.journal)  # who reads from a job is a run, which has one
+        written.begun(consistency, reason)
         try:
             yield
         finally:
             with suppress(errors.OutputError):  # the store tells of it again when the point is committed
-                self.journal.ending()
+                written.ending()
 
-    def sealed(self, disk, entries, read_bytes):
+    def sealed(self, disk: str, entries: Iterable[FileEntry], read_bytes: int) -> None:
         """A chunk file of a disk is durable; entries: FileEntry of it, and of others: see journal.Sealed."""
-        self.journal.sealed(disk, [[entry.path, entry.size, entry.sha256] for entry in entries], read_bytes)
+        written = cast(journal.Journal, self.journal)  # likewise
+        written.sealed(disk, [[entry.path, entry.size, entry.sha256] for entry in entries], read_bytes)
 
-    def end_journal(self):
+    def end_journal(self) -> None:
         """What was committed needs no journal any more."""
         if self.journal:
             self.journal.close()
@@ -413,18 +421,18 @@ class NewPoint:
                 self._series.store.remove_file(f"{self._folder}/{journal.JOURNAL}")
 
 
-def all_series(store):
+def all_series(store: Store) -> list[Series]:
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
     return [_named(each) for each in _folders(store)]
 
 
-def _folders(store):
+def _folders(store: Store) -> list[Series]:
     """The same by the names of their folders."""
-    found = [Series(store, layout.domain_name(folder), folder) for folder in store.folders()]
-    return [series for series in found if series.domain is not None]
+    names = ((layout.domain_name(folder), folder) for folder in store.folders())
+    return [Series(store, name, folder) for name, folder in names if name is not None]
 
 
-def _named(series):
+def _named(series: Series) -> Series:
     """The same by the name that its newest point tells: the domain was renamed since, or its name is no folder's."""
     with suppress(errors.StoreError):  # one that may not be read hides no other
         if points := series.load()[0]:
@@ -432,7 +440,7 @@ def _named(series):
     return series
 
 
-def of_domain(store, name, uuid):
+def of_domain(store: Store, name: str, uuid: str) -> Series:
     """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
     one, perhaps new, of its name."""
     home = Series(store, name)
@@ -443,7 +451,7 @@ def of_domain(store, name, uuid):
     return max(others, key=Series.is_where_it_began, default=home)
 
 
-def only_series(store, domain=None):
+def only_series(store: Store, domain: Optional[str] = None) -> Series:
     """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
     every = all_series(store)
     found = every if domain is None else _of(every, domain)
@@ -457,7 +465,7 @@ def only_series(store, domain=None):
     return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home, series.is_where_it_began()))
 
 
-def _of(every, domain):
+def _of(every: list[Series], domain: str) -> list[Series]:
     """Those of a domain by its name, else by its uuid or a name that it had when the series began."""
     by_name = [series for series in every if series.domain == domain]
     return by_name or [
@@ -465,7 +473,7 @@ def _of(every, domain):
     ]
 
 
-def _names(every):
+def _names(every: list[Series]) -> str:
     """As text; where two have one name, with the uuids."""
     names = [series.domain for series in every]
     told = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]

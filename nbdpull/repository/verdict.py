@@ -7,11 +7,14 @@ Must not know: how anything is verified, or what is printed.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional, cast
 
 from ..format import findings
-from ..format.manifest import INCREMENTAL
+from ..format.layout import Document
+from ..format.manifest import INCREMENTAL, DiskEntry, ParentEntry
+from .series import Point
 
 OK, PARTIAL, DAMAGED, BASE_DAMAGED = "ok", "partial", "damaged", "base-damaged"
 FILES, FRAMES = "files", "frames"  # levels of a verification; the second one looks at all that the first one does
@@ -28,9 +31,9 @@ class Recorded:
     when: str
     level: str
     count: int
-    places: Optional[list[dict]]
+    places: Optional[list[dict[str, Any]]]
 
-    def concerns(self, disk):
+    def concerns(self, disk: str) -> bool:
         """Whether that disk cannot be restored for it. The domain's files concern all: a restore proves them, too."""
         return self.places is None or any(place.get("disk") in (None, disk) for place in self.places)
 
@@ -41,7 +44,7 @@ class _Point:
 
     recorded: list[Recorded] = field(default_factory=list)
     covered: Covered = field(default_factory=lambda: {FILES: None, FRAMES: None})
-    last: Optional[dict] = None  # the newest look at it
+    last: Optional[Document] = None  # the newest look at it
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class _Disk:
 class Known:
     """Of the points of one series, by its findings."""
 
-    def __init__(self, points, found, unproved=()):
+    def __init__(self, points: Collection[Point], found: Iterable[Document], unproved: Iterable[str] = ()) -> None:
         """points: every Point of the series that can be read; found: what findings.load gives; unproved: ids of those
         that a later nbdpull made, of which nothing can be told."""
         self._points = {point.id: point for point in points}
@@ -67,7 +70,7 @@ class Known:
             for entry in point.manifest.disks:
                 self._disks[point.id, entry.name] = self._with_chain(point, entry)
 
-    def _with_chain(self, point, entry):
+    def _with_chain(self, point: Point, entry: DiskEntry) -> _Disk:
         own = self._own[point.id]
         damaged = frozenset({point.id} if any(each.concerns(entry.name) for each in own.recorded) else ())
         if entry.mode != INCREMENTAL or point.manifest.parent is None:
@@ -75,29 +78,30 @@ class Known:
         base = self._base(point, entry)
         return _Disk(damaged | base.damaged, _oldest(own.covered, base.covered))
 
-    def _base(self, point, entry):
+    def _base(self, point: Point, entry: DiskEntry) -> _Disk:
         """What is known of what an incremental disk is laid over. One that is not there is as good as damaged."""
-        wanted = point.manifest.parent
+        wanted = cast(ParentEntry, point.manifest.parent)  # else it has no base
         parent = self._points.get(wanted.point)
-        before = parent and parent.sha256 == wanted.sha256 and parent.manifest.disk(entry.name)
+        before = parent.manifest.disk(entry.name) if parent and parent.sha256 == wanted.sha256 else None
         known = self._disks.get((wanted.point, entry.name))
         if before and known and before.size <= entry.size:
             return known
         return _Disk(frozenset({wanted.point} - self._unproved), {FILES: None, FRAMES: None})
 
-    def recorded(self, point):
+    def recorded(self, point: Point) -> list[Recorded]:
         """Damages of the point itself that are on record: [Recorded, …]."""
         return self._own[point.id].recorded
 
-    def last_look(self, point):
+    def last_look(self, point: Point) -> str:
         """When it was last looked at, by itself and in whatever part; "" for never."""
-        return (self._own[point.id].last or {"when": ""})["when"]
+        when: str = (self._own[point.id].last or {"when": ""})["when"]
+        return when
 
-    def damaged(self, point, disk):
+    def damaged(self, point: Point, disk: str) -> frozenset[str]:
         """Ids of the points for whose damage that disk of the point cannot be restored."""
         return self._disks[point.id, disk].damaged
 
-    def verdict(self, point):
+    def verdict(self, point: Point) -> Optional[dict[str, Any]]:
         """A dict of plain values, which the manual documents; None where nothing is known."""
         own, disks = self._own[point.id], [self._disks[point.id, disk.name] for disk in point.manifest.disks]
         damaged = frozenset({point.id} if own.recorded else ()).union(*(disk.damaged for disk in disks))
@@ -115,20 +119,21 @@ class Known:
             "last": own.last,
         }
 
-    def _word(self, own, damaged, covered):
+    def _word(self, own: _Point, damaged: frozenset[str], covered: Covered) -> tuple[str, Optional[str], Optional[str]]:
         """(verdict, when that was found, at which level)"""
         if own.recorded:
             return DAMAGED, own.recorded[-1].when, own.recorded[-1].level
         if damaged:  # of a base that is not there nobody needs to have found anything
             recorded = [each for name in damaged & set(self._own) for each in self._own[name].recorded]
             newest = max(recorded, key=lambda each: each.when, default=None)
-            return BASE_DAMAGED, newest and newest.when, newest and newest.level
+            return BASE_DAMAGED, newest.when if newest else None, newest.level if newest else None
         if covered[FILES] is not None:
             return OK, covered[FILES], FRAMES if covered[FRAMES] == covered[FILES] else FILES
-        return PARTIAL, own.last["when"], own.last["level"]
+        last = cast(Document, own.last)  # else nothing would be known, and nobody asks
+        return PARTIAL, last["when"], last["level"]
 
 
-def _by_itself(found):
+def _by_itself(found: list[tuple[Document, Document]]) -> _Point:
     """A _Point of [(finding, its entry about the point), …], oldest first."""
     settled = {name for _, about in found for name in about.get("settles", [])}
     point = _Point()
@@ -155,8 +160,10 @@ def _by_itself(found):
     return point
 
 
-def _oldest(*covered):
+def _oldest(*covered: Covered) -> Covered:
     """What holds for all of them."""
+    every = {level: [each[level] for each in covered] for level in (FILES, FRAMES)}
     return {
-        level: None if None in (times := [each[level] for each in covered]) else min(times) for level in (FILES, FRAMES)
+        level: None if None in times else min(time for time in times if time is not None)
+        for level, times in every.items()
     }
