@@ -7,12 +7,17 @@ counts of a disk. Must not know: other disks, files, the order of a run's steps.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING, Optional, Union, cast
 
 from ..core import errors, extents
 from ..format import reader
-from ..repository.image import Piece
+from ..repository.image import Image, Piece, Row
+
+if TYPE_CHECKING:
+    from .target import Part, Range, Rewritable, Target
 
 BATCH_DATA = 4 << 20  # bytes of data decompressed and written as one item of work
 BATCH_ZEROES = 64  # zero ranges in one item
@@ -25,12 +30,12 @@ READ_STEP = 1 << 20  # bytes read at once to compare with zeroes
 class Batch:
     """One item of work: pieces with data, and ranges (offset, length) that must read as zero."""
 
-    pieces: list = field(default_factory=list)
-    zeroes: list = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    zeroes: list[Range] = field(default_factory=list)
     data: int = 0
     end: int = 0
 
-    def add(self, piece, zeroes):
+    def add(self, piece: Optional[Piece], zeroes: list[Range]) -> None:
         self.zeroes += zeroes
         if piece is not None:
             self.pieces.append(piece)
@@ -39,7 +44,7 @@ class Batch:
         self.end = sum(zeroes[-1])
 
     @property
-    def full(self):
+    def full(self) -> bool:
         return self.data >= BATCH_DATA or len(self.zeroes) >= BATCH_ZEROES
 
 
@@ -49,23 +54,23 @@ class Done:
 
     batch: Batch
     written: int = 0
-    parts: list = field(default_factory=list)
-    lost: list = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    lost: list[tuple[int, int, str]] = field(default_factory=list)
 
 
 class DiskRestore:
     """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order."""
 
-    def __init__(self, image, target, delta=False, salvage=False):
+    def __init__(self, image: Image, target: Target, delta: bool = False, salvage: bool = False) -> None:
         self.disk = image.disk
         self.written = 0
-        self.lost: list = []
+        self.lost: list[tuple[int, int, str]] = []
         self._image, self._salvage = image, salvage
         self._compare = delta
-        self._target = Difference(target) if delta else target
+        self._target: Target = Difference(cast("Rewritable", target)) if delta else target
         self._reached, self._started = 0, time.monotonic()
 
-    def batches(self):
+    def batches(self) -> Iterator[Batch]:
         """Yield a Batch after the other, ascending."""
         batch = Batch()
         for piece, zeroes in self._steps():
@@ -83,7 +88,7 @@ class DiskRestore:
         if batch.end:
             yield batch
 
-    def _steps(self):
+    def _steps(self) -> Iterator[tuple[Optional[Piece], Iterable[Range]]]:
         """Yield (piece or None, zero ranges before it or within its block)."""
         reached = 0
         for piece in self._image.pieces():
@@ -98,14 +103,14 @@ class DiskRestore:
         if rest < self._target.size and not self._target.blank:
             yield None, _steps_of([(rest, self._target.size - rest)])
 
-    def _gaps(self, gaps):
+    def _gaps(self, gaps: list[Range]) -> Iterable[Range]:
         return [] if self._target.blank or self._image.partial else _steps_of(gaps)
 
-    def work(self, batch):
+    def work(self, batch: Batch) -> tuple[DiskRestore, Done]:
         """In a thread of the pipeline: decompress, check, and write."""
         done = Done(batch)
         for offset, length in batch.zeroes:
-            done.written += self._target.zero(offset, length)
+            done.written += cast("Rewritable", self._target).zero(offset, length)  # a blank one gets none
         for piece in batch.pieces:
             done.parts += self._parts(piece, done)
         if not self._target.sequential:
@@ -113,7 +118,7 @@ class DiskRestore:
             done.parts = []
         return self, done
 
-    def _parts(self, piece, done):
+    def _parts(self, piece: Piece, done: Done) -> list[Part]:
         piece = self._differing(piece)
         try:
             return list(zip(piece.extents["offset"].tolist(), self._image.read_piece(piece)))
@@ -122,7 +127,7 @@ class DiskRestore:
                 raise
             return self._salvaged(piece, error, done)
 
-    def _salvaged(self, piece, error, done):
+    def _salvaged(self, piece: Piece, error: errors.Damaged, done: Done) -> list[Part]:
         """Extent by extent; what is lost reads as zero, as old data would pass for the point's."""
         if len(piece.sources) > 1:
             single = [Piece(piece.extents[i : i + 1], piece.sources[i : i + 1]) for i in range(len(piece.sources))]
@@ -130,22 +135,24 @@ class DiskRestore:
         offset, length = int(piece.extents["offset"][0]), int(piece.extents["length"][0])
         done.lost.append((offset, length, str(error)))
         if not self._target.blank:
-            done.written += self._target.zero(offset, length)
+            done.written += cast("Rewritable", self._target).zero(offset, length)
         return []
 
-    def _differing(self, piece):
+    def _differing(self, piece: Piece) -> Piece:
         """The piece without the whole frames that the target already holds, as their digests tell."""
         if not self._compare:
             return piece
         keep = [not self._held(extent, record) for extent, (_, record) in zip(piece.extents, piece.sources)]
         return Piece(piece.extents[keep], [source for source, kept in zip(piece.sources, keep) if kept])
 
-    def _held(self, extent, record):
+    def _held(self, extent: Row, record: Row) -> bool:
         if int(extent["length"]) != int(record["raw"]):
             return False
-        return self._target.holds(int(extent["offset"]), int(record["raw"]), record["digest"].tobytes())
+        return cast(Difference, self._target).holds(
+            int(extent["offset"]), int(record["raw"]), record["digest"].tobytes()
+        )
 
-    def add(self, done):
+    def add(self, done: Done) -> None:
         """In order, in one thread."""
         if done.parts:
             done.written += self._target.write(done.parts)
@@ -153,10 +160,10 @@ class DiskRestore:
         self.lost += done.lost
         self._reached = max(self._reached, done.batch.end)
 
-    def flush(self):
+    def flush(self) -> None:
         self._target.flush()
 
-    def progress(self, finished=False):
+    def progress(self, finished: bool = False) -> dict[str, Union[str, int]]:
         position = self._image.size if finished else min(self._reached, self._image.size)
         seconds = max(time.monotonic() - self._started, 1e-3)
         return {"disk": self.disk, "position": position, "size": self._image.size, "written_bytes": self.written,
@@ -168,23 +175,23 @@ class Difference:
 
     sequential = blank = False
 
-    def __init__(self, target):
+    def __init__(self, target: Rewritable) -> None:
         self._target, self.size = target, target.size
 
-    def holds(self, offset, length, digest):
+    def holds(self, offset: int, length: int, digest: bytes) -> bool:
         return reader.digest(self._target.read(offset, length)) == digest
 
-    def write(self, parts):
+    def write(self, parts: Sequence[Part]) -> int:
         changed = []
         for offset, buffer in parts:
             ranges = extents.differences(self._target.read(offset, len(buffer)), buffer, COMPARED)
             changed += [(offset + start, memoryview(buffer)[start:stop]) for start, stop in ranges]
         return self._target.write(changed)
 
-    def flush(self):
+    def flush(self) -> None:
         self._target.flush()
 
-    def zero(self, offset, length):
+    def zero(self, offset: int, length: int) -> int:
         written = 0
         for start, size in self._target.allocated(offset, length):
             for at in range(start, start + size, READ_STEP):
@@ -194,7 +201,7 @@ class Difference:
         return written
 
 
-def _steps_of(ranges):
+def _steps_of(ranges: Iterable[Range]) -> Iterator[Range]:
     """Yield ranges cut so that none is longer than ZERO_STEP."""
     for offset, length in ranges:
         for at in range(offset, offset + length, ZERO_STEP):

@@ -6,12 +6,21 @@ Must not know: points, frames, how a target is written.
 
 from __future__ import annotations
 
+from typing import Callable, Optional
+
 from ..core import errors
+from ..core.errors import Check
 from ..images import image_header
 from . import target
 
 
-def require_overwritable(place, in_place, encrypted, head, check=lambda: None):
+def require_overwritable(
+    place: target.Place,
+    in_place: bool,
+    encrypted: Optional[bool],
+    head: Callable[[], Optional[bytes]],
+    check: Check = lambda: None,
+) -> None:
     """Raise where what is at a Place must not be written over. in_place: it is the state to begin with; encrypted: the
     domain's disk is; head: returns the first image_header.SIZE bytes of what comes, None where that is not told;
     check() is called while a server is waited for."""
@@ -37,13 +46,13 @@ def require_overwritable(place, in_place, encrypted, head, check=lambda: None):
         )
 
 
-def _require_encrypted(place, in_place, is_plain):
+def _require_encrypted(place: target.Place, in_place: bool, is_plain: bool) -> None:
     """What is there and stays has to be what the secret opens."""
     if is_plain and (in_place or place.kind == target.DEVICE):
         raise errors.UsageError(f"{place.path} is not encrypted: make it so first, or leave --encrypt-disk out")
 
 
-def _advice(place, found):
+def _advice(place: target.Place, found: image_header.Header) -> str:
     if found.format == image_header.QCOW2 and place.kind == target.EXISTING:
         return "give --format qcow2"
     return "restore to another place, or with --force instead, which overwrites all that is there"

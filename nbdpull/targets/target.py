@@ -18,12 +18,22 @@ import select
 import stat
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import IO, TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 from ..core import errors, sizes
+from ..core.errors import Check
 from ..images import image_header, image_lock, qcow2, qemu_img
 from ..storage.store import WRITEBACK_STEP, start_writeback, translated
+
+if TYPE_CHECKING:
+    from ..core.extents import Buffer
+    from ..nbd.nbd_target import NbdTarget
+
+    Range = tuple[int, int]  # (offset, length)
+    Part = tuple[int, Buffer]  # (offset, bytes)
 
 NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD export", "stdout"
 
@@ -33,6 +43,26 @@ _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE = 2, 16, 1
 _MAX_IOV = 1024  # buffers in one pwritev
 _ANYWHERE = 1 << 31  # bytes that a file can have on any file system
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
+
+
+class Target(Protocol):
+    size: int
+    blank: bool
+    sequential: bool
+
+    def write(self, parts: Sequence[Part]) -> int: ...
+
+    def flush(self) -> None: ...
+
+
+class Rewritable(Target, Protocol):
+    """One that may hold something."""
+
+    def zero(self, offset: int, length: int) -> int: ...
+
+    def read(self, offset: int, length: int) -> Buffer: ...
+
+    def allocated(self, offset: int, length: int) -> list[Range]: ...
 
 
 @dataclass(frozen=True)
@@ -47,27 +77,29 @@ class Place:
     secret: Optional[str] = None
 
     @property
-    def image(self):
+    def image(self) -> list[str]:
         """How QEMU's programs are told of it."""
         return qemu_img.named(self.path, self.format, self.secret, self.kind == DEVICE)
 
 
-def is_uri(text):
+def is_uri(text: str) -> bool:
     return text.startswith(("nbd://", "nbd+unix://", "nbds://", "nbds+unix://"))
 
 
-def is_device(text):
+def is_device(text: str) -> bool:
     with contextlib.suppress(OSError):
         return stat.S_ISBLK(os.stat(text).st_mode)
     return False
 
 
-def is_raw(text):
+def is_raw(text: str) -> bool:
     """Whether it is no image file, and so takes raw bytes only."""
     return text == "-" or is_uri(text) or is_device(text)
 
 
-def place(text, kind=None, options="", in_place=False, secret=None):
+def place(
+    text: str, kind: Optional[str] = None, options: str = "", in_place: bool = False, secret: Optional[str] = None
+) -> Place:
     """The Place that the user means. kind: "raw", "qcow2" or None, what is best there; in_place: an image is there."""
     if is_raw(text):
         if kind == "qcow2" or options:
@@ -79,11 +111,11 @@ def place(text, kind=None, options="", in_place=False, secret=None):
     if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
         raise errors.UsageError(f"{text}: there is no block device of that name")
     kind = kind or image_header.QCOW2
-    _require_sensible(options, kind == image_header.QCOW2 or secret)
+    _require_sensible(options, kind == image_header.QCOW2 or bool(secret))
     return Place(EXISTING if in_place else NEW, path, kind, options, secret)
 
 
-def _require_sensible(options, made_by_qemu_img):
+def _require_sensible(options: str, made_by_qemu_img: bool) -> None:
     if options and not made_by_qemu_img:
         raise errors.UsageError("--image-options are those of qcow2, not of raw")
     for name in [option.partition("=")[0].strip() for option in options.split(",")]:
@@ -91,7 +123,9 @@ def _require_sensible(options, made_by_qemu_img):
             raise errors.UsageError(f"--image-options: not {name}: the image is one file, of the disk's size")
 
 
-def require_fit(place, size, force=False, in_place=False, check=lambda: None):
+def require_fit(
+    place: Place, size: int, force: bool = False, in_place: bool = False, check: Check = lambda: None
+) -> None:
     """Raise unless a disk of `size` bytes can go there; nothing is changed. force: what is there may be overwritten."""
     if place.kind == STDOUT:
         if sys.stdout.isatty():
@@ -109,7 +143,7 @@ def require_fit(place, size, force=False, in_place=False, check=lambda: None):
         raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
 
 
-def require_folder(place, to_be_made=None):
+def require_folder(place: Place, to_be_made: Optional[str] = None) -> None:
     """Raise unless a new image can be made where it is to go. to_be_made: a folder that will be there by then."""
     if place.kind != NEW:
         return
@@ -126,7 +160,7 @@ def require_folder(place, to_be_made=None):
         raise errors.OutputError(f"cannot create {place.path}: {why}")
 
 
-def require_file_size(place, size):
+def require_file_size(place: Place, size: int) -> None:
     """Raise where a raw image would be larger than a file can be on its file system."""
     if place.kind not in (NEW, EXISTING) or place.format != image_header.RAW:
         return
@@ -139,7 +173,7 @@ def require_file_size(place, size):
         )
 
 
-def _largest_file(folder, wanted):
+def _largest_file(folder: str, wanted: int) -> int:
     """The size in bytes that a file there can have, as far as it is below `wanted`; `wanted` where no file can be made,
     which others tell."""
     if wanted < _ANYWHERE:
@@ -154,7 +188,7 @@ def _largest_file(folder, wanted):
     return wanted
 
 
-def _takes(probe, size):
+def _takes(probe: IO[bytes], size: int) -> bool:
     try:
         os.ftruncate(probe.fileno(), size)
         return True
@@ -164,7 +198,7 @@ def _takes(probe, size):
         return False
 
 
-def first_bytes(place, count, check=lambda: None):
+def first_bytes(place: Place, count: int, check: Check = lambda: None) -> bytes:
     """Up to so many of the first bytes of what is at a Place, none where nothing is."""
     if place.kind == NBD:
         with _opened_uri(place.path, 1, check) as export:
@@ -175,7 +209,7 @@ def first_bytes(place, count, check=lambda: None):
         return file.read(count)
 
 
-def _require_replaceable(path):
+def _require_replaceable(path: str) -> None:
     """Raise where something is that is no image, or an image in use: its VM would go on with a nameless file."""
     if not os.path.exists(path):
         return
@@ -190,10 +224,10 @@ def _require_replaceable(path):
             os.close(descriptor)
 
 
-def require_space(needs):
+def require_space(needs: Iterable[tuple[Place, Callable[[], int], int]]) -> None:
     """Raise OutputFull unless new images can be written. needs: of each (Place, function that tells how many bytes it
     takes, and a bound of that which is known at once)."""
-    file_systems: dict[int, list] = {}
+    file_systems: dict[int, list[tuple[str, Callable[[], int], int]]] = {}
     for place, exact, bound in needs:
         folder = _existing_folder(place.path)
         with translated("look into", folder):
@@ -211,22 +245,23 @@ def require_space(needs):
             )
 
 
-def _existing_folder(path):
+def _existing_folder(path: str) -> str:
     folder = os.path.dirname(path)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     return folder
 
 
-def block_size(place):
+def block_size(place: Place) -> int:
     """What a new image is made of: bytes."""
     return qcow2.CLUSTER if place.format == "qcow2" else 4096
 
 
-def _room(place, check):
+def _room(place: Place, check: Check) -> int:
     if place.kind == NBD:
         with _opened_uri(place.path, 1, check) as export:
-            return export.size
+            size: int = export.size
+            return size
     if place.secret:
         return qemu_img.virtual_size(place.path, place.format, place.secret, place.kind == DEVICE)
     if place.format == "qcow2":
@@ -239,21 +274,24 @@ def _room(place, check):
             os.close(descriptor)
 
 
-def _qcow2_size(path):
+def _qcow2_size(path: str) -> int:
     with translated("open", path), open(path, "rb") as file:
         if image_header.parse(file.read(image_header.SIZE)).format != image_header.QCOW2:
             raise errors.UsageError(f"{path} is no qcow2 image; give --format raw if it is a raw one")
     return qemu_img.virtual_size(path, "qcow2")
 
 
-def _opened_uri(uri, connections, check=lambda: None):
+def _opened_uri(uri: str, connections: int, check: Check = lambda: None) -> NbdTarget:
     from ..nbd import nbd_target
 
-    return nbd_target.open_uri(uri, connections, check)
+    opened: NbdTarget = nbd_target.open_uri(uri, connections, check)
+    return opened
 
 
 @contextlib.contextmanager
-def open_target(place, size, connections, force=False, check=lambda: None):
+def open_target(
+    place: Place, size: int, connections: int, force: bool = False, check: Check = lambda: None
+) -> Iterator[Target]:
     """Give the target of a Place for a disk of `size` bytes; what was written is durable after its `flush`.
     check() is called while a server is waited for.
 
@@ -268,7 +306,7 @@ def open_target(place, size, connections, force=False, check=lambda: None):
 
 
 @contextlib.contextmanager
-def whole(path, force=False):
+def whole(path: str, force: bool = False) -> Iterator[str]:
     """Give the name of a new, empty draft. Left without an exception, it is at `path`, durable, in the place of what
     was there; left by one it is gone."""
     draft = f"{path}.partial"
@@ -285,7 +323,7 @@ def whole(path, force=False):
             os.unlink(draft)
 
 
-def _claim(draft, force):
+def _claim(draft: str, force: bool) -> None:
     """Create the draft, so that two restores of one image cannot mix their bytes."""
     try:
         with translated("create", draft):
@@ -296,7 +334,7 @@ def _claim(draft, force):
         ) from None
 
 
-def _draft(place, draft, size, connections, check):
+def _draft(place: Place, draft: str, size: int, connections: int, check: Check) -> AbstractContextManager[Target]:
     if place.options or place.secret:
         from ..nbd import nbd_target
 
@@ -317,13 +355,13 @@ def _draft(place, draft, size, connections, check):
 
 
 @contextlib.contextmanager
-def _blank(opening):
+def _blank(opening: AbstractContextManager[NbdTarget]) -> Iterator[Target]:
     with opening as target:
         target.blank = True
         yield target
 
 
-def _like_the_replaced(draft, path):
+def _like_the_replaced(draft: str, path: str) -> None:
     """A replaced image's owner and mode stay, so that whom it was for can still open it."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         before = os.stat(path)
@@ -331,7 +369,7 @@ def _like_the_replaced(draft, path):
         os.chown(draft, before.st_uid, before.st_gid)
 
 
-def _sync(path):
+def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -340,7 +378,7 @@ def _sync(path):
 
 
 @contextlib.contextmanager
-def _existing(place, size, connections, check):
+def _existing(place: Place, size: int, connections: int, check: Check) -> Iterator[Target]:
     if place.format == "qcow2" or place.secret:
         from ..nbd import nbd_target
 
@@ -359,7 +397,7 @@ def _existing(place, size, connections, check):
 
 
 @contextlib.contextmanager
-def _device(place, size, connections, check):
+def _device(place: Place, size: int, connections: int, check: Check) -> Iterator[Target]:
     try:
         # EXCL: not one that is mounted, or part of a volume group or array
         descriptor = os.open(place.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
@@ -379,7 +417,7 @@ def _device(place, size, connections, check):
         yield target
 
 
-_OPEN = {
+_OPEN: dict[str, Callable[[Place, int, int, Check], AbstractContextManager[Target]]] = {
     EXISTING: _existing,
     DEVICE: _device,
     NBD: lambda place, _size, connections, check: _opened_uri(place.path, connections, check),
@@ -392,18 +430,18 @@ class File:
 
     sequential = False
 
-    def __init__(self, descriptor, path, size, blank=False):
+    def __init__(self, descriptor: int, path: str, size: int, blank: bool = False) -> None:
         self._descriptor, self._path = descriptor, path
         self.size, self.blank = size, blank
         self._since_writeback = 0
 
-    def write(self, parts):
+    def write(self, parts: Sequence[Part]) -> int:
         """Write [(offset, buffer), …], ascending; return how many bytes."""
         for offset, buffers in _runs(parts):
             self._pwrite(offset, buffers)
         return sum(len(buffer) for _, buffer in parts)
 
-    def _pwrite(self, offset, buffers):
+    def _pwrite(self, offset: int, buffers: list[Buffer]) -> None:
         with translated("write to", self._path):
             while buffers:
                 done = os.pwritev(self._descriptor, buffers[:_MAX_IOV], offset)
@@ -413,7 +451,7 @@ class File:
             self._since_writeback = 0
             start_writeback(self._descriptor)
 
-    def zero(self, offset, length):
+    def zero(self, offset: int, length: int) -> int:
         """Make a range read as zero, by deallocating it where that can be done."""
         for mode in (_PUNCH_HOLE, _ZERO_RANGE):
             if not _FALLOCATE(self._descriptor, mode | _KEEP_SIZE, offset, length):
@@ -423,7 +461,7 @@ class File:
             self._pwrite(at, [memoryview(zeros)[: offset + length - at]])
         return length
 
-    def read(self, offset, length):
+    def read(self, offset: int, length: int) -> bytes:
         parts = []
         with translated("read", self._path):
             while length and (part := os.pread(self._descriptor, length, offset)):
@@ -431,7 +469,7 @@ class File:
                 offset, length = offset + len(part), length - len(part)
         return b"".join(parts) + bytes(length)
 
-    def allocated(self, offset, length):
+    def allocated(self, offset: int, length: int) -> list[Range]:
         """[(offset, length), …] of what may be other than zero in a range."""
         found, stop = [], offset + length
         try:
@@ -444,14 +482,14 @@ class File:
                 return [*found, (offset, stop - offset)]
         return found
 
-    def flush(self):
+    def flush(self) -> None:
         with translated("write to", self._path):
             os.fsync(self._descriptor)
 
-    def __enter__(self):
+    def __enter__(self) -> File:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         os.close(self._descriptor)
 
 
@@ -460,12 +498,12 @@ class NewQcow2:
 
     sequential, blank = False, True
 
-    def __init__(self, descriptor, path, size):
+    def __init__(self, descriptor: int, path: str, size: int) -> None:
         self._file = File(descriptor, path, size)
         self._layout = qcow2.Layout(size)
         self.size = size
 
-    def write(self, parts):
+    def write(self, parts: Sequence[Part]) -> int:
         """Write [(offset, buffer), …], ascending; return how many bytes."""
         for first, count, members in _cluster_runs(parts):
             start, table, entries = self._layout.place(first, count)
@@ -474,15 +512,15 @@ class NewQcow2:
             self._file.write([(table, entries)])
         return sum(len(buffer) for _, buffer in parts)
 
-    def flush(self):
+    def flush(self) -> None:
         for offset, data in self._layout.finish():
             self._file.write([(offset, data)])
         # the last cluster may not be full, or not be written at all up to its end; new_image syncs the file
 
-    def __enter__(self):
+    def __enter__(self) -> NewQcow2:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self._file.__exit__(*exc)
 
 
@@ -492,24 +530,24 @@ class Stream:
 
     sequential, blank = True, True
 
-    def __init__(self, descriptor, size, check=lambda: None):
+    def __init__(self, descriptor: int, size: int, check: Check = lambda: None) -> None:
         self._descriptor, self.size, self._check = descriptor, size, check
         self._reached = 0
         self._blocks = os.get_blocking(descriptor)
         os.set_blocking(descriptor, False)  # a write to a full pipe would hear no signal
 
-    def write(self, parts):
+    def write(self, parts: Sequence[Part]) -> int:
         for offset, buffer in parts:
             self._fill(offset)
             self._out(buffer)
         return sum(len(buffer) for _, buffer in parts)
 
-    def _fill(self, stop):
+    def _fill(self, stop: int) -> None:
         zeros = bytes(1 << 20)
         while self._reached < stop:
             self._out(memoryview(zeros)[: stop - self._reached])
 
-    def _out(self, buffer):
+    def _out(self, buffer: Buffer) -> None:
         view = memoryview(buffer)
         self._reached += len(view)
         while view:
@@ -523,22 +561,22 @@ class Stream:
             except OSError as error:
                 raise errors.OutputError(f"cannot write to stdout: {error.strerror}") from error
 
-    def flush(self):
+    def flush(self) -> None:
         self._fill(self.size)
         with contextlib.suppress(OSError):  # a pipe has none
             os.fsync(self._descriptor)
 
-    def __enter__(self):
+    def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         os.set_blocking(self._descriptor, self._blocks)
 
 
-def _runs(parts):
+def _runs(parts: Iterable[Part]) -> Iterator[tuple[int, list[Buffer]]]:
     """Group [(offset, buffer), …] into (offset, [adjacent buffers])."""
     start = reached = 0
-    run: list = []
+    run: list[Buffer] = []
     for offset, buffer in parts:
         if run and offset != reached:
             yield start, run
@@ -550,10 +588,10 @@ def _runs(parts):
         yield start, run
 
 
-def _cluster_runs(parts):
+def _cluster_runs(parts: Iterable[Part]) -> Iterator[tuple[int, int, list[Part]]]:
     """Group [(offset, buffer), …] by runs of clusters, none of which reaches into another L2 table."""
     first = count = 0
-    members: list = []
+    members: list[Part] = []
     for offset, buffer in parts:
         at, more = qcow2.clusters(offset, len(buffer))
         if members and (at > first + count or at // qcow2.TABLE != first // qcow2.TABLE):
@@ -566,7 +604,7 @@ def _cluster_runs(parts):
         yield first, count, members
 
 
-def _rest(buffers, done):
+def _rest(buffers: list[Buffer], done: int) -> list[Buffer]:
     """What is left of buffers after their first `done` bytes."""
     while buffers and done >= len(buffers[0]):
         done -= len(buffers[0])
