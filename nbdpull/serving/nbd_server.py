@@ -18,10 +18,11 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Callable, NoReturn, Optional, cast
 from urllib.parse import quote
 
 from ..core import errors
+from ..core.errors import Check
 
 PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
 SOCKET_PATH_MAX = 107  # bytes
@@ -58,11 +59,13 @@ class Export:
 class Server:
     """A running nbdkit. exports: [Export]; domain, point: what is served; sha256: of the point's manifest."""
 
-    def __init__(self, request, check=lambda: None):
+    def __init__(self, request: Request, check: Check = lambda: None) -> None:
         if request.socket is not None and request.port is not None:
             raise errors.UsageError("give --socket or --port, not both")
         self._request, self._check = request, check
-        self._folder = self._process = self._alive = None
+        self._folder: Optional[str] = None
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._alive: Optional[int] = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._log_read = 0
         try:
@@ -75,7 +78,7 @@ class Server:
         self.domain, self.point, self.sha256 = about["domain"], about["point"], about["sha256"]
         self.exports = [self._export(disk, size) for disk, size in about["disks"].items()]
 
-    def _place(self):
+    def _place(self) -> Optional[str]:
         """Path of the socket, None for a port."""
         if self._request.port is not None:
             return None
@@ -89,7 +92,7 @@ class Server:
             raise errors.OutputExists(f"socket {path} exists: remove it or name another")
         return path
 
-    def _start(self):
+    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
         if shutil.which("nbdkit") is None:
             raise _missing("nbdkit is not installed")
         status, telling = os.pipe()
@@ -108,7 +111,7 @@ class Server:
             os.close(parent)
         return process, status
 
-    def _command(self, telling, parent):
+    def _command(self, telling: int, parent: int) -> list[str]:
         request = self._request
         where = ["-U", self._socket] if self._socket else ["-i", "127.0.0.1", "-p", str(request.port)]
         how = [] if request.writable else ["-r"]
@@ -123,7 +126,7 @@ class Server:
         # than one thing (an assertion in raw_send_socket), and all other clients lose their disks.
         return ["nbdkit", "-t", "1", "-f", "--exit-with-parent", *where, *how, "python", str(PLUGIN), *options]
 
-    def _await(self, status):
+    def _await(self, status: int) -> dict[str, Any]:
         """What the plugin tells of itself; raises what it could not do."""
         with os.fdopen(status, "rb") as pipe:
             while not select.select([pipe], [], [], LOOK_INTERVAL)[0]:
@@ -131,13 +134,13 @@ class Server:
             line = pipe.readline()
         if not line:
             raise self._failed()
-        about = json.loads(line)
+        about: dict[str, Any] = json.loads(line)
         if "code" in about:
             raise _error(about["code"], about["message"])
         return about
 
-    def _failed(self):
-        self._process.wait()
+    def _failed(self) -> errors.NbdpullError:
+        self._started.wait()
         self._log.seek(0)
         said = " ".join(self._log.read().decode(errors="replace").split())[-1000:]
         if "nbdkit-python-plugin" in said:
@@ -148,9 +151,9 @@ class Server:
                 f"python3, as scripts/install sets it up ({said})"
             )
         where = self._socket or f"port {self._request.port}"
-        return errors.OutputError(f"nbdkit cannot serve at {where}: {said or self._process.returncode}")
+        return errors.OutputError(f"nbdkit cannot serve at {where}: {said or self._started.returncode}")
 
-    def troubles(self):
+    def troubles(self) -> list[str]:
         """What could not be read for a client since the last call, one text each."""
         self._log.seek(self._log_read)
         whole, _, _ = self._log.read().rpartition(b"\n")
@@ -159,7 +162,7 @@ class Server:
         found = [_trouble(line) for line in lines if line.startswith(TROUBLE)]
         return [text for text in found if text is not None]
 
-    def _export(self, disk, size):
+    def _export(self, disk: str, size: int) -> Export:
         if self._socket:
             uri = f"nbd+unix:///{quote(disk, safe='')}?socket={quote(self._socket)}"
         else:
@@ -167,12 +170,12 @@ class Server:
         overlay = ["qemu-img", "create", "-f", "qcow2", "-F", "raw", "-b", uri, f"{quote(disk, safe='')}-overlay.qcow2"]
         return Export(disk, size, uri, shlex.join(overlay))
 
-    def wait(self, tell):
+    def wait(self, tell: Callable[[str], None]) -> NoReturn:
         """Return never but by an exception: that of `check`, or OutputError when nbdkit ends by itself. tell is given
         each of `troubles`."""
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(LOOK_INTERVAL)
+                self._started.wait(LOOK_INTERVAL)
             for trouble in self.troubles():
                 tell(trouble)
             self._check()
@@ -180,10 +183,15 @@ class Server:
                 raise self._failed()
 
     @property
-    def alive(self):
-        return self._process.poll() is None
+    def alive(self) -> bool:
+        return self._started.poll() is None
 
-    def close(self):
+    @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        """All but `close` comes after the start."""
+        return cast("subprocess.Popen[bytes]", self._process)
+
+    def close(self) -> None:
         """End nbdkit, and remove its socket."""
         if self._alive is not None:
             os.close(self._alive)
@@ -200,14 +208,14 @@ class Server:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Server:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-def _environment():
+def _environment() -> dict[str, str]:
     """nbdkit's Python is the distribution's, outside of any venv: it finds this package, and the packages it needs.
 
     Its threads share one arena of memory. With one each, what the cache drops is free in another thread's than the one
@@ -219,25 +227,25 @@ def _environment():
     return {"MALLOC_ARENA_MAX": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _trouble(line):
+def _trouble(line: str) -> Optional[str]:
     """The text of a line that begins with TROUBLE; None where it only looks like one of the plugin's."""
     with contextlib.suppress(ValueError):
         return str(json.loads(line[len(TROUBLE) :]))
     return None
 
 
-def _missing(what):
+def _missing(what: str) -> errors.MissingSoftware:
     return errors.MissingSoftware(
         f"{what}: install nbdkit and nbdkit-plugin-python (Debian, Ubuntu) or nbdkit-python-plugin (Fedora, RHEL)"
     )
 
 
-def _error(code, message):
+def _error(code: str, message: str) -> errors.NbdpullError:
     """The error of that code, as the other process raised it."""
     return _by_code(errors.NbdpullError).get(code, errors.NbdpullError)(message)
 
 
-def _by_code(kind):
+def _by_code(kind: type[errors.NbdpullError]) -> dict[str, type[errors.NbdpullError]]:
     found = {kind.code: kind}
     for below in kind.__subclasses__():
         for code, each in _by_code(below).items():

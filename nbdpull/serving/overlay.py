@@ -9,12 +9,18 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Optional, Union
 
 import numpy
 
 from ..core import extents
+from ..repository.lookup import RandomImage
 from ..storage.store import translated
 from ..targets.target import File
+
+if TYPE_CHECKING:
+    from ..core.extents import Buffer, Extents
 
 BLOCK = 1 << 16  # bytes that are taken from the image when the first of them is written
 
@@ -23,7 +29,7 @@ class Overlay:
     """`size`, `disk`, `read_into` and `extents` as of the image below it; and `write`, `zero`. May be used by several
     threads at once."""
 
-    def __init__(self, below):
+    def __init__(self, below: RandomImage) -> None:
         self._below = below
         self.disk, self.size = below.disk, below.size
         where = tempfile.gettempdir()
@@ -32,7 +38,7 @@ class Overlay:
         self._written = numpy.zeros(-(-self.size // BLOCK), bool)
         self._lock = threading.Lock()  # of writers; a block is marked only when it is whole in the file
 
-    def read_into(self, offset, buffer):
+    def read_into(self, offset: int, buffer: Union[bytearray, memoryview]) -> None:
         """Fill a writable buffer from `offset` on."""
         view = memoryview(buffer)
         for start, stop, written in self._runs(offset, offset + len(view)):
@@ -42,7 +48,7 @@ class Overlay:
             else:
                 self._below.read_into(start, part)
 
-    def _runs(self, offset, stop):
+    def _runs(self, offset: int, stop: int) -> Iterator[tuple[int, int, bool]]:
         """Yield (begin, end, whether it was written) of the parts of a range that are of one kind, ascending."""
         blocks = self._written[offset // BLOCK : -(-stop // BLOCK)]
         changes = numpy.flatnonzero(blocks[1:] != blocks[:-1]) + 1
@@ -50,21 +56,21 @@ class Overlay:
         kinds = blocks[[0, *changes]].tolist() if len(blocks) else []
         yield from zip(edges, edges[1:], kinds)
 
-    def write(self, offset, data):
+    def write(self, offset: int, data: Buffer) -> None:
         """Take bytes from `offset` on."""
         with self._lock:
             self._complete(offset, offset + len(data))
             self._file.write([(offset, data)])
             self._mark(offset, offset + len(data))
 
-    def zero(self, offset, length):
+    def zero(self, offset: int, length: int) -> None:
         """Let a range read as zero."""
         with self._lock:
             self._complete(offset, offset + length)
             self._file.zero(offset, length)
             self._mark(offset, offset + length)
 
-    def _complete(self, offset, stop):
+    def _complete(self, offset: int, stop: int) -> None:
         """Take from the image what the blocks of a range hold beside it, unless they were written before."""
         for number in {offset // BLOCK, (stop - 1) // BLOCK}:
             start, end = number * BLOCK, min((number + 1) * BLOCK, self.size)
@@ -73,10 +79,10 @@ class Overlay:
                 self._below.read_into(start, buffer)
                 self._file.write([(start, buffer)])
 
-    def _mark(self, offset, stop):
+    def _mark(self, offset: int, stop: int) -> None:
         self._written[offset // BLOCK : -(-stop // BLOCK)] = True
 
-    def extents(self, offset, length, limit=None):
+    def extents(self, offset: int, length: int, limit: Optional[int] = None) -> Extents:
         """Extents that cover [offset, offset + length), with `limit` perhaps only its beginning."""
         found = []
         for start, stop, written in self._runs(offset, offset + length):
