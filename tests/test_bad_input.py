@@ -465,7 +465,7 @@ def test_a_journal_that_somebody_made_up(witness, tmp_path):
 
 # -- software and permissions -----------------------------------------------------------------------------------------
 
-BLOCKED = "import sys; sys.modules[{!r}] = None; from nbdpull.cli import main; sys.exit(main(sys.argv[1:]))"
+BLOCKED = "import sys; sys.modules[{!r}] = None; from nbdpull.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.parametrize("module, package", [("libvirt", "python3-libvirt"), ("nbd", "python3-libnbd")])
@@ -496,7 +496,7 @@ def test_programs_are_not_installed(witness):
 
 
 OLD = """import sys, libvirt; libvirt.virConnect.getLibVersion = lambda _: 7_005_000
-from nbdpull.cli import main; sys.exit(main(sys.argv[1:]))"""
+from nbdpull.cli.main import main; sys.exit(main(sys.argv[1:]))"""
 
 
 def test_libvirt_is_too_old_for_incrementals(witness):

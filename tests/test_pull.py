@@ -1080,10 +1080,12 @@ def test_restore_and_verify_without_libvirt(pulled):
     witness.pull()
     witness.vm.write("vda", 0, 512, 0x21)
     point = witness.pull()
-    blocked = "import sys; sys.modules['libvirt'] = None; from nbdpull.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['libvirt'] = None; from nbdpull.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     out = witness.folder / "out"
     for words in (["verify", witness.store], ["restore", witness.store, "-o", out, "--format", "raw"]):
-        done = subprocess.run([sys.executable, "-c", blocked, *map(str, words)], env=environment(), capture_output=True)
+        done = subprocess.run([sys.executable, "-c", program, *map(str, words)], env=environment(), capture_output=True)
         assert done.returncode == 0, done.stderr
     assert_same({"vda": (out / "vda.raw").read_bytes()}, witness.frozen[point["id"]])
 
