@@ -668,6 +668,13 @@ print(faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+@pytest.mark.parametrize("verb", [["pull", "vm1", "-o", "dir"], ["plan", "vm1"], ["doctor"]])
+def test_a_relative_scratch_folder_is_one_here(verb):
+    """libvirt takes absolute paths alone, and told of a broken rule of its schema."""
+    told = arguments.parser().parse_args([*verb, "--scratch-dir", "here"]).scratch_dir
+    assert told == os.path.abspath("here")
+
+
 def test_freed_memory_is_kept():
     def faults(how):
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)

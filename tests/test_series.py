@@ -487,3 +487,12 @@ def test_reading_changes_nothing(vm):
     vm.series.chain(vm.points[-1], "vda")
     series.only_series(vm.store)
     assert state() == before
+
+
+def test_a_folder_without_a_point_is_no_domain_to_choose_from(tmp_path):
+    """As a first pull that fails leaves it; nothing else of the store could be restored without --domain."""
+    vm = chain(tmp_path / "store")
+    (tmp_path / "store" / "vm2").mkdir()
+    assert series.only_series(vm.store).domain == vm.name
+    with pytest.raises(errors.StoreError, match="no domain vm3"):
+        series.only_series(vm.store, "vm3")

@@ -6,6 +6,7 @@ Must not know: what a verb does.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 
@@ -190,7 +191,10 @@ def _add_pull(added):
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
     added.add_argument("--exclude", metavar="D", action="append", default=[], help="not this disk (may be repeated)")
     added.add_argument(
-        "--scratch-dir", metavar="DIR", help="for what the guest overwrites meanwhile (default: /var/tmp)"
+        "--scratch-dir",
+        metavar="DIR",
+        type=os.path.abspath,
+        help="for what the guest overwrites meanwhile (default: /var/tmp)",
     )
     added.add_argument("--socket", metavar="PATH", help="where QEMU makes its NBD socket")
     _add_route_arguments(added)
@@ -251,7 +255,7 @@ def _add_domain_arguments(added):
     added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
     added.add_argument("--disk", metavar="D", action="append", default=[], help="only this disk (may be repeated)")
     added.add_argument("--exclude", metavar="D", action="append", default=[], help="not this disk (may be repeated)")
-    added.add_argument("--scratch-dir", metavar="DIR", help="as of pull (default: /var/tmp)")
+    added.add_argument("--scratch-dir", metavar="DIR", type=os.path.abspath, help="as of pull (default: /var/tmp)")
     added.add_argument("--socket", metavar="PATH", help="where QEMU makes its NBD socket")
     _add_route_arguments(added)
 
@@ -264,7 +268,7 @@ def _add_route_arguments(added):
 def _add_doctor(added):
     added.add_argument("domain", metavar="DOMAIN", nargs="?", help="look at this domain and its disks, too")
     added.add_argument("-c", "--connect", metavar="URI", help="libvirt to connect to")
-    added.add_argument("--scratch-dir", metavar="DIR", help="as of pull (default: /var/tmp)")
+    added.add_argument("--scratch-dir", metavar="DIR", type=os.path.abspath, help="as of pull (default: /var/tmp)")
     added.add_argument("--json", action="store_true", help="one JSON array")
 
 

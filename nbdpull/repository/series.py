@@ -454,8 +454,9 @@ def of_domain(store: Store, name: str, uuid: str) -> Series:
 def only_series(store: Store, domain: Optional[str] = None) -> Series:
     """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
     every = all_series(store)
-    found = every if domain is None else _of(every, domain)
-    domains = every if domain is None else {each.uuid() for each in found} - {None}
+    # A folder that a failed first pull left, or that is none of ours, is no domain to choose from.
+    found = [each for each in every if any(each.load())] or every if domain is None else _of(every, domain)
+    domains = found if domain is None else {each.uuid() for each in found} - {None}
     named = "" if domain is None else f" {domain}"
     known = f"; it has: {_names(every)}" if every else ""
     if len(domains) > 1:
