@@ -454,8 +454,7 @@ def of_domain(store: Store, name: str, uuid: str) -> Series:
 def only_series(store: Store, domain: Optional[str] = None) -> Series:
     """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
     every = all_series(store)
-    # A folder that a failed first pull left, or that is none of ours, is no domain to choose from.
-    found = [each for each in every if any(each.load())] or every if domain is None else _of(every, domain)
+    found = _of(every, domain) if domain is not None else _with_points(every)
     domains = found if domain is None else {each.uuid() for each in found} - {None}
     named = "" if domain is None else f" {domain}"
     known = f"; it has: {_names(every)}" if every else ""
@@ -463,7 +462,14 @@ def only_series(store: Store, domain: Optional[str] = None) -> Series:
         raise errors.StoreError(f"more than one domain{named} in {store.root}{known}; choose with --domain")
     if not found:
         raise errors.StoreError(f"no domain{named or ' at all'} in {store.root}{known}")
+    if len(found) == 1:
+        return found[0]
     return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home, series.is_where_it_began()))
+
+
+def _with_points(every: list[Series]) -> list[Series]:
+    """Without folders that a failed first pull left, or that are none of ours; all where no other is there."""
+    return every if len(every) == 1 else [each for each in every if any(each.load())] or every
 
 
 def _of(every: list[Series], domain: str) -> list[Series]:
