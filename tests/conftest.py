@@ -12,6 +12,7 @@ from bed.machine import Machine
 
 TIMEOUT = 120  # seconds a test may take with its fixtures; @pytest.mark.timeout_seconds(300) for the few long ones
 REAL_STDERR = pytest.StashKey()
+LIBVIRT = pytest.StashKey()  # the one that runs
 
 
 class TimedOut(Exception):
@@ -48,6 +49,16 @@ def pytest_runtest_protocol(item):
 
 
 @pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """A module leaves no domain behind: the next one on this libvirt would count it."""
+    yield
+    bed = item.config.stash.get(LIBVIRT, None)
+    if bed and (nextitem is None or nextitem.path != item.path):
+        left = bed.virsh("list", "--all", "--name").split()
+        assert not left, f"domains left behind by {item.path.name}: {', '.join(left)}"
+
+
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport():
     """With CI in the environment a skipped test is a failed one: there everything has to be installed."""
     outcome = yield
@@ -67,13 +78,15 @@ def pytest_make_collect_report():
 
 
 @pytest.fixture(scope="session")
-def private_libvirt():
+def private_libvirt(pytestconfig):
     """The libvirt of this test run; `private_libvirt.uri` is what to connect to."""
     try:
         bed = PrivateLibvirt().__enter__()
     except Unavailable as reason:
         pytest.skip(str(reason))
+    pytestconfig.stash[LIBVIRT] = bed
     yield bed
+    del pytestconfig.stash[LIBVIRT]
     bed.close()
 
 

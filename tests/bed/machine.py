@@ -111,7 +111,9 @@ class Machine:
         """End it and forget it, with its checkpoints' metadata; the images stay."""
         try:
             domain = self.domain
-        except libvirt.libvirtError:
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
             return  # a test undefined it
         if domain.isActive():
             domain.destroy()
