@@ -153,9 +153,9 @@ def test_no_permission_to_write(shared, scratch, monkeypatch):
 
 def test_missing_bindings(monkeypatch):
     monkeypatch.setitem(sys.modules, "libvirt", None)
-    monkeypatch.delitem(sys.modules, "nbdpull.hypervisor.domain")
+    monkeypatch.delitem(sys.modules, "nbdpull.hypervisor.bindings")
     with pytest.raises(errors.MissingSoftware, match="python3-libvirt .* libvirt-python"):
-        importlib.import_module("nbdpull.hypervisor.domain")
+        importlib.import_module("nbdpull.hypervisor.bindings")
 
 
 @pytest.mark.parametrize("code, number, kind", [

@@ -1,14 +1,12 @@
 """A libvirt domain: its disks and checkpoints, and the life of one pull backup job.
 
-Owns: every call of libvirt, and its errors, which become ours here, by code (the texts are localised and change). Who
-leaves `Domain.backup` early, by whatever exception, leaves no job, no checkpoint and no file of this run behind. What
-another client made (job, checkpoint) is looked at and never touched.
+Owns: the calls of libvirt for them. Who leaves `Domain.backup` early, by whatever exception, leaves no job, no
+checkpoint and no file of this run behind. What another client made (job, checkpoint) is looked at and never touched.
 
 Must not know: NBD, extents, the store, or why a disk is pulled in full. XML is domain_xml's.
 """
 
 import contextlib
-import errno
 import json
 import operator
 import os
@@ -23,17 +21,21 @@ from ..core.process import Process
 from ..definitions import definition, domain_xml
 from ..definitions.domain_xml import Backup, Checkpoint, Disk, Listen
 from ..images import guest_files
-from . import qemu_process
-
-try:
-    import libvirt
-
-    from . import domain_freeze, domain_link, domain_mark, domain_start, domain_state  # they need libvirt, too
-except ImportError as error:
-    raise errors.MissingSoftware(
-        "the Python bindings of libvirt are not installed: install python3-libvirt (Debian, Fedora) and run the "
-        "distribution's python3, or libvirt-python (PyPI)"
-    ) from error
+from . import domain_freeze, domain_link, domain_mark, domain_start, domain_state, qemu_process
+from .bindings import libvirt
+from .libvirt_error import (
+    CHECKPOINT_INCONSISTENT,
+    DENIED,
+    FAILED,
+    NO_BACKUP,
+    NO_CHECKPOINT,
+    UNREACHABLE,
+    Verdict,
+    code_of,
+    is_unanswered,
+    translated,
+    unless,
+)
 
 # QEMU's user must be able to enter it, which a home directory or a private folder seldom allows; and it is on a disk,
 # while /tmp is a tmpfs in many places: scratch grows with what the guest overwrites and would eat the host's memory.
@@ -47,8 +49,6 @@ ASK_AGAIN = 2  # seconds: a daemon that restarts just then forgets that the end 
 NEVER_RAN = 0.05  # seconds of its CPUs, which are threads that have to start; less than any firmware takes
 OLDEST_WITH_CHECKPOINTS = 7_006_000
 
-# Numbers where bindings that we still run with may not have the name.
-_NO_CHECKPOINT, _NO_BACKUP, _CHECKPOINT_INCONSISTENT = 103, 104, 109
 _BACKUP = 9  # job operation
 _OPERATIONS = ("unknown job", "start", "save", "restore", "incoming migration", "outgoing migration", "snapshot",
                "snapshot revert", "dump", "backup", "snapshot deletion")  # fmt: skip
@@ -59,27 +59,6 @@ _PRESERVE_SHUTDOWN, OLDEST_WITH_PRESERVE = 2, 11_010_000
 # A call on the same domain was in the way; or nothing to end any more.
 _TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVALID)
 
-Verdict = tuple[type[errors.NbdpullError], str]  # which error, and what to do
-_DENIED = (errors.AccessDenied, "permission denied: run as root or in the group libvirt, or let polkit allow it")
-_BUSY = (errors.Busy, "another job holds the domain: see virsh domjobinfo, try again when it has ended")
-_TOO_OLD = (errors.Unsupported, "this libvirt or QEMU cannot do it: incremental pulls need libvirt 7.6 and QEMU 6.1, "
-            "and a VM that was started with them")  # fmt: skip
-_BY_CODE: dict[int, Verdict] = {
-    libvirt.VIR_ERR_ACCESS_DENIED: _DENIED,
-    libvirt.VIR_ERR_AUTH_FAILED: _DENIED,
-    libvirt.VIR_ERR_AUTH_CANCELLED: _DENIED,
-    libvirt.VIR_ERR_AUTH_UNAVAILABLE: _DENIED,
-    libvirt.VIR_ERR_OPERATION_DENIED: _DENIED,
-    libvirt.VIR_ERR_OPERATION_TIMEOUT: _BUSY,
-    libvirt.VIR_ERR_NO_SUPPORT: _TOO_OLD,
-    libvirt.VIR_ERR_OPERATION_UNSUPPORTED: _TOO_OLD,
-    libvirt.VIR_ERR_XML_INVALID_SCHEMA: _TOO_OLD,
-    _CHECKPOINT_INCONSISTENT: (errors.CheckpointUnusable, "a bitmap of the checkpoint is missing or broken: "
-                               "pull that disk in full"),  # fmt: skip
-    _NO_CHECKPOINT: (errors.NoSuchCheckpoint, "the checkpoint is gone: pull in full"),
-}  # fmt: skip
-_FAILED: Verdict = (errors.HypervisorError, "libvirt or QEMU failed")
-UNREACHABLE: Verdict = (errors.HypervisorError, "see that libvirtd or virtqemud runs there, and that the URI is right")
 _CERTIFICATES = ("see that libvirt listens there with TLS, and that both sides accept each other's certificates: the "
                  "CA's, the client's, and the server's with its host name")  # fmt: skip
 
@@ -159,7 +138,7 @@ def _linked(uri: Optional[str], stall_timeout: float, check: Callable = lambda: 
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
     # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
-    otherwise, denied = UNREACHABLE, _DENIED
+    otherwise, denied = UNREACHABLE, DENIED
     if _is_tls(uri):
         otherwise, denied = (errors.HypervisorError, _CERTIFICATES), (errors.AccessDenied, _CERTIFICATES)
     doing = f"cannot connect to libvirt at {uri or 'its default URI'}"
@@ -374,7 +353,7 @@ class Domain:
             with self._seam("start it paused"):
                 self._call_start()
         except errors.NbdpullError as error:
-            if _is_unanswered(error):
+            if is_unanswered(error):
                 error.left_behind = [  # type: ignore[attr-defined]
                     f"domain '{self.name}' may be started paused yet: the next pull of it, or nbdpull cleanup, ends it"
                 ]
@@ -622,7 +601,7 @@ class Domain:
     def _validated(self, checkpoint: Checkpoint, targets: Sequence[str]) -> bool:
         """Whether it could be defined over these disks."""
         wanted = replace(checkpoint, disks=dict.fromkeys(targets))
-        codes = (_CHECKPOINT_INCONSISTENT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
+        codes = (CHECKPOINT_INCONSISTENT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
         return bool(targets) and unless(codes, lambda: self._redefine(wanted, _REDEFINE_VALIDATE)) is not None
 
     def _redefine(self, checkpoint: Checkpoint, flags: int = 0) -> Any:
@@ -634,7 +613,7 @@ class Domain:
             return self._find_checkpoint(name) is not None
 
     def _find_checkpoint(self, name: str) -> Any:
-        return unless((_NO_CHECKPOINT,), lambda: self._dom.checkpointLookupByName(name, 0))
+        return unless((NO_CHECKPOINT,), lambda: self._dom.checkpointLookupByName(name, 0))
 
     def domain_xml(self) -> str:
         """The persistent definition, of a transient domain the one that would be; it lists what the next start uses.
@@ -675,7 +654,7 @@ class Domain:
     def backup_job(self) -> Optional[Backup]:
         """The backup that runs, whoever began it (Backup.run_id tells), or None."""
         with self._seam("look for a backup job"):
-            xml = unless((_NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0))
+            xml = unless((NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0))
         return domain_xml.parse_backup(xml) if xml else None
 
     @contextlib.contextmanager
@@ -769,10 +748,10 @@ class Domain:
     def _has_lost_job(self) -> bool:
         """Of a running domain of whose job there are no data: it cannot be ended, a restart of the daemon alone does
         not forget it, and without one the domain cannot be started any more (libvirt 9.0)."""
-        return bool(self._dom.isActive()) and unless((_NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0)) is None
+        return bool(self._dom.isActive()) and unless((NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0)) is None
 
     @contextlib.contextmanager
-    def _seam(self, doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+    def _seam(self, doing: str, otherwise: Verdict = FAILED) -> Iterator[None]:
         """Turns libvirt's errors into ours; of a domain that ended meanwhile they have many codes and one meaning."""
         try:
             with translated(f"domain '{self.name}': cannot {doing}", otherwise):
@@ -787,7 +766,7 @@ class Domain:
             raise
 
     @contextlib.contextmanager
-    def _live(self, doing: str, otherwise: Verdict = _FAILED) -> Iterator[None]:
+    def _live(self, doing: str, otherwise: Verdict = FAILED) -> Iterator[None]:
         """The same for what QEMU has to do: DomainNotRunning, whatever libvirt says, of a domain that is off."""
         try:
             with self._seam(doing, otherwise):
@@ -918,8 +897,8 @@ class Job:
             with self._vm._live("begin a backup", (errors.HypervisorError, advice)), self.freeze:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
-            self._failed_with = _code(error)
-            self._may_begin_yet = self._asked_to_begin and _is_unanswered(error)
+            self._failed_with = code_of(error)
+            self._may_begin_yet = self._asked_to_begin and is_unanswered(error)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
             raise self._vm._ended() or errors.HypervisorError(
@@ -947,7 +926,7 @@ class Job:
     def _explained(self, error: errors.NbdpullError) -> errors.NbdpullError:
         """The begin's error, with what libvirt leaves open: which name is missing, which one exists."""
         code, name = self._failed_with, self._plan.checkpoint
-        if code == _NO_CHECKPOINT:
+        if code == NO_CHECKPOINT:
             missing = [base for base in self._plan.disks.values() if base and not self._vm._has_checkpoint(base)]
             return self._vm._no_checkpoint(missing[0]) if missing else error
         if code == libvirt.VIR_ERR_OPERATION_FAILED and name and self._vm._has_checkpoint(name):
@@ -1032,45 +1011,13 @@ class Job:
         lost = Checkpoint(name, 0, domain_xml.description(self._plan.run_id, ""), targets, "")
         with self._vm._live("remove the bitmaps that libvirt lost sight of"):
             # Validation fails where there are none.
-            unless((_CHECKPOINT_INCONSISTENT,), lambda: self._vm._redefine(lost, _REDEFINE_VALIDATE))
+            unless((CHECKPOINT_INCONSISTENT,), lambda: self._vm._redefine(lost, _REDEFINE_VALIDATE))
 
     def _files(self) -> list[str]:
         """Ours on this machine; libvirt and QEMU remove them, unless they were killed."""
         if self._vm.is_remote:
             return []
         return [self.socket] * bool(self.socket) + [disk.scratch for disk in self._asked.disks.values() if disk.scratch]
-
-
-@contextlib.contextmanager
-def translated(doing: str, otherwise: Verdict = _FAILED, denied: Verdict = _DENIED) -> Iterator[None]:
-    """libvirt's errors as ours, which say what was being done."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        code = error.get_error_code()
-        forbidden = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM)
-        verdict = _DENIED if forbidden else _BY_CODE.get(code, otherwise)
-        kind, advice = denied if verdict is _DENIED else verdict
-        raise kind(f"{doing}: {advice} ({' '.join(str(error).split())})") from error
-
-
-def unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
-    """What the call returns, None if it fails with one of these codes."""
-    try:
-        return call()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in codes:
-            return None
-        raise
-
-
-def _is_unanswered(error: BaseException) -> bool:
-    """Whether what was asked of libvirt may be done yet."""
-    return isinstance(error, errors.NoAnswer) or isinstance(error.__cause__, errors.NoAnswer)
-
-
-def _code(error: BaseException) -> Optional[int]:
-    return error.__cause__.get_error_code() if isinstance(error.__cause__, libvirt.libvirtError) else None
 
 
 def _attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:

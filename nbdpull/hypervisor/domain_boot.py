@@ -12,14 +12,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
-# isort: off
-from . import domain  # first: it says so where there are no bindings
-from . import domain_offer
 from ..definitions import domain_xml
 from ..definitions.host_reach import Offer
-import libvirt
-import libvirt_qemu
-# isort: on
+from . import domain_offer
+from .bindings import libvirt, libvirt_qemu
+from .libvirt_error import UNREACHABLE, translated, unless
 
 PING = '{"execute":"guest-ping"}'
 PING_TIMEOUT = 2  # seconds
@@ -32,7 +29,7 @@ _NO_ANSWER = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 97, 112, libvirt.VIR_ERR_INTER
 def connected(uri: Optional[str]):
     """A libvirt connection; uri None is libvirt's own default."""
     libvirt.registerErrorHandler(operator.is_, None)  # libvirt would print every error as well
-    with domain.translated(f"cannot connect to libvirt at {uri or 'its default URI'}", domain.UNREACHABLE):
+    with translated(f"cannot connect to libvirt at {uri or 'its default URI'}", UNREACHABLE):
         connection = libvirt.open(uri)
     try:
         yield connection
@@ -43,13 +40,13 @@ def connected(uri: Optional[str]):
 
 def offer(connection: Any, xml: str) -> Offer:
     """What the host has for a domain of this architecture and machine."""
-    with domain.translated(domain_offer.DOING):
+    with translated(domain_offer.DOING):
         return domain_offer.offer(connection, xml)
 
 
 def qemu_user(connection: Any) -> Optional[int]:
     """Number of the user as whom QEMU runs there; None where that cannot be told."""
-    with domain.translated("cannot ask libvirt for QEMU's user"):
+    with translated("cannot ask libvirt for QEMU's user"):
         told = domain_xml.qemu_user(connection.getCapabilities())
         is_ours = urlsplit(connection.getURI()).path == "/session"  # a libvirt of one user, who is all that it has
     return os.geteuid() if is_ours else told
@@ -58,7 +55,7 @@ def qemu_user(connection: Any) -> Optional[int]:
 @contextmanager
 def booted(connection, xml: str):
     """A Boot of the domain that the XML defines; it is destroyed at the end."""
-    with domain.translated("libvirt does not start the drill's domain"):
+    with translated("libvirt does not start the drill's domain"):
         dom = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
     try:
         yield Boot(connection, dom)
@@ -76,12 +73,12 @@ class Boot:
     @property
     def active(self) -> bool:
         """Whether it is there: a transient one is gone when it ends."""
-        with domain.translated("cannot tell whether the drill's domain runs"):
-            return bool(domain.unless((libvirt.VIR_ERR_NO_DOMAIN,), self._dom.isActive))
+        with translated("cannot tell whether the drill's domain runs"):
+            return bool(unless((libvirt.VIR_ERR_NO_DOMAIN,), self._dom.isActive))
 
     def agent_answers(self) -> bool:
-        with domain.translated("cannot ask the guest agent"):
-            return domain.unless(_NO_ANSWER, self._ping) is not None
+        with translated("cannot ask the guest agent"):
+            return unless(_NO_ANSWER, self._ping) is not None
 
     def _ping(self) -> Any:
         return libvirt_qemu.qemuAgentCommand(self._dom, PING, PING_TIMEOUT, 0)

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from ..core import errors
 from ..definitions import definition, host_fit, host_reach
 from . import domain, domain_files, domain_offer
+from .bindings import libvirt
+from .libvirt_error import translated, unless
 
 _OTHERWISE = "restore without --define, mend domain.xml, and virsh define it"
 
@@ -23,11 +25,11 @@ def prepared(xml, uri, force, original=None, own=(), trusted=False):
     here, is no news; own: paths that the restore makes; trusted: it may name what no host offers."""
     name, _ = definition.identity(xml)
     with domain.connected(uri) as connection:
-        with domain.translated(f"cannot look for domain '{name}'"):
+        with translated(f"cannot look for domain '{name}'"):
             _require_free(connection, xml, force)
             known = _named_by(connection, *(original or definition.identity(xml)))
             uri = connection.getURI()
-        with domain.translated(domain_offer.DOING):
+        with translated(domain_offer.DOING):
             offer = domain_offer.offer(connection, xml)
         is_local = not urlsplit(uri).netloc
         look = functools.lru_cache(None)(domain_files.look) if is_local else lambda _path: host_fit.UNKNOWN
@@ -46,13 +48,13 @@ def _judged(connection, xml):
     """
     name, _ = definition.identity(xml)
     trial = definition.for_trial(xml, f"nbdpull-trial-{secrets.token_hex(4)}")
-    with domain.translated(f"cannot define domain '{name}'", (errors.HypervisorError, _OTHERWISE)):
+    with translated(f"cannot define domain '{name}'", (errors.HypervisorError, _OTHERWISE)):
         try:
             connection.domainXMLToNative("qemu-argv", trial, 0)
-        except domain.libvirt.libvirtError as error:
-            if error.get_error_code() == domain.libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt of QEMU's
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt of QEMU's
                 return []
-            connection.defineXML(trial).undefineFlags(domain.libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+            connection.defineXML(trial).undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
             return [f"libvirt defines domain '{name}', and would not start it: {' '.join(str(error).split())}"]
     return []
 
@@ -79,13 +81,13 @@ def _named_by(connection, name, uuid):
     found = uuid and _found(connection.lookupByUUIDString, uuid)
     if not found or found.name() != name:
         return ()
-    return host_reach.reaches(definition.parse(found.XMLDesc(domain.libvirt.VIR_DOMAIN_XML_INACTIVE)))
+    return host_reach.reaches(definition.parse(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
 
 
 def define(xml, uri, restored):
     """Define the domain, and put the restored files of its TPM in place; return ({"name", "uuid", "uri"}, warnings)."""
     name, _ = definition.identity(xml)
-    with domain.connected(uri) as connection, domain.translated(f"cannot define domain '{name}'"):
+    with domain.connected(uri) as connection, translated(f"cannot define domain '{name}'"):
         defined = connection.defineXML(xml)
         told = {"name": defined.name(), "uuid": defined.UUIDString(), "uri": connection.getURI()}
     return told, domain_files.place_tpm(xml, told["uuid"], told["uri"], restored)
@@ -93,4 +95,4 @@ def define(xml, uri, restored):
 
 def _found(look_up, key):
     """The domain, None where libvirt says that there is none: any other error says nothing of that."""
-    return domain.unless((domain.libvirt.VIR_ERR_NO_DOMAIN,), lambda: look_up(key))
+    return unless((libvirt.VIR_ERR_NO_DOMAIN,), lambda: look_up(key))

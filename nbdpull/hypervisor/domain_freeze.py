@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-import libvirt
-
 from ..core import errors
 from ..definitions import domain_xml
 from . import domain_mark
+from .bindings import libvirt
 
 AUTO, REQUIRE, NEVER = "auto", "require", "never"
 FROZEN, CRASH_CONSISTENT = "frozen", "crash-consistent"

@@ -20,10 +20,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Callable, NoReturn, Optional
 
-import libvirt
-import libvirt_qemu
-
 from ..core import errors
+from .bindings import libvirt, libvirt_qemu
 
 DAEMON_WAIT = 30  # seconds that the daemon itself waits for another call on the same domain, before it refuses ours
 AFTER_SILENCE = 2  # seconds for each further call once one was not answered: the way out must not take minutes

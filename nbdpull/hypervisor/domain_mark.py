@@ -7,10 +7,9 @@ import contextlib
 import xml.etree.ElementTree as ET
 from typing import Any, Optional
 
-import libvirt
-
 from ..core import process
 from ..core.process import Process
+from .bindings import libvirt
 
 STARTED_PAUSED, FREEZING = "started-paused", "freezing"
 

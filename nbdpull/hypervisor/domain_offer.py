@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import libvirt
-
 from ..definitions import domain_xml
 from ..definitions.host_reach import Offer
+from .bindings import libvirt
 
 DOING = "cannot ask libvirt for an emulator of the domain's architecture"  # for messages
 

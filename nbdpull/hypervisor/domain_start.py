@@ -11,10 +11,9 @@ import urllib.parse
 from collections.abc import Iterable
 from typing import Any
 
-import libvirt
-
 from ..core import errors
 from ..images import guest_files
+from .bindings import libvirt
 
 _DENIED = (libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_AUTH_FAILED)
 _ADVICE = {

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
-import libvirt
-
 from ..core import errors
+from .bindings import libvirt
 
 _WORDS = ("in no known state", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
 _WHY_PAUSED = {

@@ -1,0 +1,71 @@
+"""libvirt's errors as ours.
+
+Owns: which of our errors each of libvirt's codes is, and the advice that goes with it. It goes by the code and never by
+the text, which is localised and changes. Must not know: what was being done.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+from ..core import errors
+from .bindings import libvirt
+
+# Numbers where bindings that we still run with may not have the name.
+NO_CHECKPOINT, NO_BACKUP, CHECKPOINT_INCONSISTENT = 103, 104, 109
+
+Verdict = tuple[type[errors.NbdpullError], str]  # which error, and what to do
+DENIED = (errors.AccessDenied, "permission denied: run as root or in the group libvirt, or let polkit allow it")
+_BUSY = (errors.Busy, "another job holds the domain: see virsh domjobinfo, try again when it has ended")
+_TOO_OLD = (errors.Unsupported, "this libvirt or QEMU cannot do it: incremental pulls need libvirt 7.6 and QEMU 6.1, "
+            "and a VM that was started with them")  # fmt: skip
+_BY_CODE: dict[int, Verdict] = {
+    libvirt.VIR_ERR_ACCESS_DENIED: DENIED,
+    libvirt.VIR_ERR_AUTH_FAILED: DENIED,
+    libvirt.VIR_ERR_AUTH_CANCELLED: DENIED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE: DENIED,
+    libvirt.VIR_ERR_OPERATION_DENIED: DENIED,
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: _BUSY,
+    libvirt.VIR_ERR_NO_SUPPORT: _TOO_OLD,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED: _TOO_OLD,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA: _TOO_OLD,
+    CHECKPOINT_INCONSISTENT: (errors.CheckpointUnusable, "a bitmap of the checkpoint is missing or broken: "
+                              "pull that disk in full"),
+    NO_CHECKPOINT: (errors.NoSuchCheckpoint, "the checkpoint is gone: pull in full"),
+}  # fmt: skip
+FAILED: Verdict = (errors.HypervisorError, "libvirt or QEMU failed")
+UNREACHABLE: Verdict = (errors.HypervisorError, "see that libvirtd or virtqemud runs there, and that the URI is right")
+
+
+@contextlib.contextmanager
+def translated(doing: str, otherwise: Verdict = FAILED, denied: Verdict = DENIED) -> Iterator[None]:
+    """libvirt's errors as ours, which say what was being done."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        forbidden = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM)
+        verdict = DENIED if forbidden else _BY_CODE.get(code, otherwise)
+        kind, advice = denied if verdict is DENIED else verdict
+        raise kind(f"{doing}: {advice} ({' '.join(str(error).split())})") from error
+
+
+def unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
+    """What the call returns, None if it fails with one of these codes."""
+    try:
+        return call()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in codes:
+            return None
+        raise
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Whether what was asked of libvirt may be done yet."""
+    return isinstance(error, errors.NoAnswer) or isinstance(error.__cause__, errors.NoAnswer)
+
+
+def code_of(error: BaseException) -> Optional[int]:
+    """libvirt's code for an error of ours, None where it is not libvirt's."""
+    return error.__cause__.get_error_code() if isinstance(error.__cause__, libvirt.libvirtError) else None
