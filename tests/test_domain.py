@@ -14,7 +14,7 @@ from bed.machine import MIB, Disk, wait_for
 
 from nbdpull.core import errors
 from nbdpull.definitions import domain_xml
-from nbdpull.hypervisor import domain
+from nbdpull.hypervisor import connection, domain
 from nbdpull.operations import doctor
 
 libvirt = pytest.importorskip("libvirt")
@@ -104,7 +104,7 @@ def test_a_domain_of_the_system_that_is_looked_for_in_the_session():
     missing = raising(libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))
     session = Meddled(None, lookupByName=missing, listAllDomains=lambda: [], getURI=lambda: "qemu:///session")
     with pytest.raises(errors.NoSuchDomain, match="it has none; VMs of the system are at -c qemu:///system"):
-        domain._look_up(session, "vm1")
+        connection.look_up(session, "vm1")
 
 
 def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
@@ -173,7 +173,7 @@ def test_missing_bindings(monkeypatch):
     (1, -1, errors.HypervisorError),
 ])  # fmt: skip
 def test_begin_error_by_code(vm, scratch, code, number, kind):
-    vm._dom = Meddled(vm._dom, backupBegin=raising(libvirt_error(code, number)))
+    vm.dom = Meddled(vm.dom, backupBegin=raising(libvirt_error(code, number)))
     with pytest.raises(kind) as caught, vm.backup(plan(scratch)):
         pass
     assert caught.type is kind
@@ -202,7 +202,7 @@ def test_facts(vm, shared):
 
 
 def test_daemon_too_old_for_checkpoints(vm):
-    vm._connection = Meddled(vm._connection, getLibVersion=lambda: 7_005_000)
+    vm.connection = Meddled(vm.connection, getLibVersion=lambda: 7_005_000)
     assert not vm.supports_checkpoints
 
 
@@ -462,8 +462,8 @@ def test_interrupted_before_begin_returned(vm, scratch):
         real.backupBegin(*args)
         raise KeyboardInterrupt
 
-    real, vm._dom = vm._dom, None
-    vm._dom = Meddled(real, backupBegin=begin)
+    real, vm.dom = vm.dom, None
+    vm.dom = Meddled(real, backupBegin=begin)
     with pytest.raises(KeyboardInterrupt), vm.backup(plan(scratch)):
         pass
     assert os.listdir(scratch) == []
@@ -488,16 +488,16 @@ class Interrupting:
 
 def test_interrupted_after_any_call_of_begin(vm, scratch):
     """By number and not by a timer: between two steps of Python an interrupt can hit what nothing protects."""
-    real = vm._dom
+    real = vm.dom
     for number in itertools.count(1):
-        vm._dom = Interrupting(real, number)
+        vm.dom = Interrupting(real, number)
         try:
             with vm.backup(plan(scratch)) as job:
-                vm._dom = real
+                vm.dom = real
                 job.finish()
             break
         except KeyboardInterrupt:
-            vm._dom = real
+            vm.dom = real
             assert_idle(vm, ["foreign"])
             assert os.listdir(scratch) == []
     assert number > 5
@@ -523,14 +523,14 @@ def test_not_running(machine, scratch):
 @pytest.mark.parametrize("version, flags", [(11_010_000, [2, 0]), (11_009_000, [0])])
 def test_a_guests_shutdown_is_to_wait(vm, scratch, version, flags):
     """Asked for where libvirt may know it (11.10); the real one here does not, says so, and is asked without."""
-    begin, asked = vm._dom.backupBegin, []
+    begin, asked = vm.dom.backupBegin, []
 
     def spy(*arguments):
         asked.append(arguments[-1])
         return begin(*arguments)
 
-    vm._dom = Meddled(vm._dom, backupBegin=spy)
-    vm._connection = Meddled(vm._connection, getLibVersion=lambda: version)
+    vm.dom = Meddled(vm.dom, backupBegin=spy)
+    vm.connection = Meddled(vm.connection, getLibVersion=lambda: version)
     with vm.backup(plan(scratch)) as job:
         job.finish()
     vm.delete_checkpoint(job.checkpoint.name)
@@ -538,14 +538,14 @@ def test_a_guests_shutdown_is_to_wait(vm, scratch, version, flags):
 
 
 def test_a_guests_shutdown_waits_where_libvirt_takes_the_flag(vm, scratch):
-    begin, asked = vm._dom.backupBegin, []
+    begin, asked = vm.dom.backupBegin, []
 
     def newer(backup, checkpoint, flags):
         asked.append(flags)
         return begin(backup, checkpoint, flags & ~2)
 
-    vm._dom = Meddled(vm._dom, backupBegin=newer)
-    vm._connection = Meddled(vm._connection, getLibVersion=lambda: 11_010_000)
+    vm.dom = Meddled(vm.dom, backupBegin=newer)
+    vm.connection = Meddled(vm.connection, getLibVersion=lambda: 11_010_000)
     with vm.backup(plan(scratch)) as job:
         job.finish()
     vm.delete_checkpoint(job.checkpoint.name)
@@ -636,10 +636,10 @@ def test_backup_of_ours_is_named(vm, scratch):
 
 
 def test_other_job_is_named(vm):
-    real, vm._dom = vm._dom, Meddled(vm._dom, jobStats=lambda _flags: {"type": 2, "operation": 5})
+    real, vm.dom = vm.dom, Meddled(vm.dom, jobStats=lambda _flags: {"type": 2, "operation": 5})
     with pytest.raises(errors.Busy, match="outgoing migration"):
         vm.require_idle()
-    vm._dom = real
+    vm.dom = real
 
 
 def test_block_job_is_named(vm, shared, scratch):
@@ -685,7 +685,7 @@ def test_begin_that_cannot_store_the_checkpoint(machine, scratch, private_libvir
         aside.rename(folder)
 
     with domain.open(made.name) as vm:
-        real, vm._dom = vm._dom, Meddled(vm._dom, backupBegin=begin)
+        real, vm.dom = vm.dom, Meddled(vm.dom, backupBegin=begin)
         with pytest.raises(errors.HypervisorError, match="save metadata") as caught, vm.backup(plan(scratch, ["vda"])):
             pass
         if cured:
@@ -713,8 +713,8 @@ def test_begin_of_something_else_than_asked(vm, scratch):
     def told(flags):
         return real.backupGetXMLDesc(flags).replace("exportname='vda'", "exportname='vdz'")
 
-    real = vm._dom
-    vm._dom = Meddled(real, backupGetXMLDesc=told)
+    real = vm.dom
+    vm.dom = Meddled(real, backupGetXMLDesc=told)
     with pytest.raises(errors.HypervisorError, match="another backup than asked"), vm.backup(plan(scratch)):
         pass
     assert os.listdir(scratch) == []
@@ -722,9 +722,9 @@ def test_begin_of_something_else_than_asked(vm, scratch):
 
 def test_job_that_no_abort_finds(vm, scratch):
     """A daemon can be left with a backup that is no job: only its block jobs can be ended then."""
-    real = vm._dom
+    real = vm.dom
     with pytest.raises(errors.SourceError), vm.backup(plan(scratch)):
-        vm._dom = Meddled(real, jobStats=lambda _flags: {"type": 0}, abortJob=raising(libvirt_error(55)))
+        vm.dom = Meddled(real, jobStats=lambda _flags: {"type": 0}, abortJob=raising(libvirt_error(55)))
         raise errors.SourceError("x")
     assert os.listdir(scratch) == []
 
@@ -733,7 +733,7 @@ def test_job_that_no_abort_finds(vm, scratch):
 
 
 def test_abort_that_has_to_wait_is_tried_again(vm, scratch):
-    real, calls = vm._dom, []
+    real, calls = vm.dom, []
 
     def abort():
         calls.append(1)
@@ -742,7 +742,7 @@ def test_abort_that_has_to_wait_is_tried_again(vm, scratch):
         return real.abortJob()
 
     with vm.backup(plan(scratch)) as job:
-        vm._dom = Meddled(real, abortJob=abort)
+        vm.dom = Meddled(real, abortJob=abort)
         job.finish()
     assert len(calls) == 3
     vm.delete_checkpoint(f"auto-{RUN}")
@@ -750,13 +750,13 @@ def test_abort_that_has_to_wait_is_tried_again(vm, scratch):
 
 def test_job_that_does_not_end(vm, scratch, monkeypatch):
     monkeypatch.setattr(domain, "END_TIMEOUT", 0.1)
-    real = vm._dom
+    real = vm.dom
     with pytest.raises(errors.SourceError) as caught, vm.backup(plan(scratch)):
-        vm._dom = Meddled(real, abortJob=lambda: 0)
+        vm.dom = Meddled(real, abortJob=lambda: 0)
         raise errors.SourceError("x")
     assert "did not end" in caught.value.left_behind[0]
     assert len(os.listdir(scratch)) == 2  # QEMU still uses them
-    vm._dom = real
+    vm.dom = real
     end_job(real)
 
 
@@ -791,7 +791,7 @@ def test_job_without_success(vm, scratch):
     def stats(flags):
         return {**real.jobStats(flags), **({"success": False, "errmsg": "disk is gone"} if flags else {})}
 
-    real = vm._dom
-    vm._dom = Meddled(real, jobStats=stats)
+    real = vm.dom
+    vm.dom = Meddled(real, jobStats=stats)
     with pytest.raises(errors.JobLost, match="disk is gone"), vm.backup(plan(scratch)) as job:
         job.finish()

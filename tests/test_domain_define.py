@@ -10,7 +10,7 @@ from bed.machine import DOMAIN
 from test_domain import Meddled, libvirt_error, raising
 
 from nbdpull.core import errors
-from nbdpull.hypervisor import domain, domain_boot, domain_define
+from nbdpull.hypervisor import domain_boot, domain_define
 from nbdpull.operations import restore
 
 libvirt = pytest.importorskip("libvirt")
@@ -28,14 +28,14 @@ def meddled(private_libvirt, monkeypatch):
     """meddled(lookupByName=…): every connection from here on has these methods."""
 
     def meddle(**methods):
-        connected = domain.connected
+        connected = domain_define.connected
 
         @contextlib.contextmanager
         def instead(uri=None, *timeout):
             with connected(uri, *timeout) as connection:
                 yield Meddled(connection, **methods)
 
-        monkeypatch.setattr(domain, "connected", instead)
+        monkeypatch.setattr(domain_define, "connected", instead)
 
     return meddle
 

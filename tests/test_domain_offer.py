@@ -6,15 +6,15 @@ import pytest
 from bed.machine import DOMAIN
 
 from nbdpull.core import errors
-from nbdpull.hypervisor import domain, domain_boot
+from nbdpull.hypervisor import connection, domain_boot
 
 
 def offer(bed, **replaced):
     xml = DOMAIN.format(kind="qemu", name="a", memory=16, cpus=1, boot="", devices="")
     for before, after in replaced.values():
         xml = xml.replace(before, after)
-    with domain.connected(bed.uri) as connection:
-        return domain_boot.offer(connection, xml)
+    with connection.connected(bed.uri) as connected:
+        return domain_boot.offer(connected, xml)
 
 
 def test_its_emulators_and_its_firmware(private_libvirt):

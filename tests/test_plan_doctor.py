@@ -12,7 +12,7 @@ from test_pull import CLUSTER, Before, modes, nbdpull, pulled, start_nbdpull  # 
 from nbdpull.operations.doctor import examine
 
 libvirt = pytest.importorskip("libvirt")
-domain = pytest.importorskip("nbdpull.hypervisor.domain")
+connection = pytest.importorskip("nbdpull.hypervisor.connection")
 
 
 def plan(witness, *options):
@@ -115,7 +115,7 @@ def test_disk_whose_image_is_gone_hides_no_other(pulled):  # noqa: F811
 def test_doctor_tells_of_a_qemu_that_a_tls_handshake_can_crash(monkeypatch, version):
     @contextlib.contextmanager
     def host(_uri):
-        yield domain.Host("qemu:///system", True, {"libvirt": "10.0.0", "qemu": version}, [])
+        yield connection.Host("qemu:///system", True, {"libvirt": "10.0.0", "qemu": version}, [])
 
-    monkeypatch.setattr(domain, "host", host)
+    monkeypatch.setattr(connection, "host", host)
     assert [found.state for found in examine() if found.subject == "TLS"] == ["warn"] * (version in ("8.2.3", "9.0.0"))

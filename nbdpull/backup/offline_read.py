@@ -57,7 +57,7 @@ class OffDomain(domain.Domain):
 
     def __init__(self, vm: domain.Domain, daemon: StorageDaemon, opened: contextlib.ExitStack, instead: str):
         """opened: what is to be closed when all is read; the daemon is in it."""
-        super().__init__(vm._connection, vm._dom, vm._link)
+        super().__init__(vm.connection, vm.dom, vm.link)
         self._daemon, self._opened, self._instead = daemon, opened, instead
         self._layers: dict[str, Layers] = {}
 
@@ -67,8 +67,8 @@ class OffDomain(domain.Domain):
 
     def looked_at(self, disks: Iterable[Disk]) -> list[Disk]:
         """Open their images, and keep everybody from writing to them. Busy where somebody does; Unsupported."""
-        with self._seam("read the definition"):
-            described = domain_xml.images(self._dom.XMLDesc(0))
+        with self.seam("read the definition"):
+            described = domain_xml.images(self.dom.XMLDesc(0))
         with _explained(self._instead):
             found = [self._with_layers(disk, described[disk.target]) for disk in disks]
         self._require_off()  # it cannot be started any more
@@ -94,7 +94,7 @@ class OffDomain(domain.Domain):
         try:
             state = self.guest_state()
         except errors.NbdpullError:
-            if self._link.gone:
+            if self.link.gone:
                 raise
             return
         if not state.off:
@@ -135,8 +135,8 @@ class OffDomain(domain.Domain):
 
     def _disks_of_the_saved_state(self) -> list[str]:
         """A warning where it has disks that the definition does not have: they were plugged in live before that."""
-        with self._seam("read the definition of the saved state"):
-            saved = domain_xml.parse_disks(self._dom.managedSaveGetXMLDesc(0))
+        with self.seam("read the definition of the saved state"):
+            saved = domain_xml.parse_disks(self.dom.managedSaveGetXMLDesc(0))
         defined = {(disk.target, disk.source) for disk in self.disks()}
         others = [disk for disk in saved if disk.device == "disk" and (disk.target, disk.source) not in defined]
         named = ", ".join(f"{disk.target} ({disk.source})" for disk in others)

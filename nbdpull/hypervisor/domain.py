@@ -8,7 +8,6 @@ Must not know: NBD, extents, the store, or why a disk is pulled in full. XML is 
 
 import contextlib
 import json
-import operator
 import os
 import time
 import urllib.parse
@@ -23,17 +22,14 @@ from ..definitions.domain_xml import Backup, Checkpoint, Disk, Listen
 from ..images import guest_files
 from . import domain_freeze, domain_link, domain_mark, domain_start, domain_state, qemu_process
 from .bindings import libvirt
+from .connection import dotted, linked, look_up
+from .handle import Handle
 from .libvirt_error import (
     CHECKPOINT_INCONSISTENT,
-    DENIED,
-    FAILED,
     NO_BACKUP,
     NO_CHECKPOINT,
-    UNREACHABLE,
-    Verdict,
     code_of,
     is_unanswered,
-    translated,
     unless,
 )
 
@@ -58,9 +54,6 @@ _PRESERVE_SHUTDOWN, OLDEST_WITH_PRESERVE = 2, 11_010_000
 
 # A call on the same domain was in the way; or nothing to end any more.
 _TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVALID)
-
-_CERTIFICATES = ("see that libvirt listens there with TLS, and that both sides accept each other's certificates: the "
-                 "CA's, the client's, and the server's with its host name")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,25 +86,6 @@ class Export(NamedTuple):
     bitmap: Optional[str]
 
 
-class Host(NamedTuple):
-    """A libvirt that answers: what it is, and the names of its domains."""
-
-    uri: str
-    is_remote: bool
-    versions: dict[str, str]
-    names: list[str]
-
-
-@contextlib.contextmanager
-def host(uri: Optional[str] = None) -> Iterator[Host]:
-    """What a libvirt tells of itself. AccessDenied, HypervisorError."""
-    with connected(uri) as connection, translated("cannot look at libvirt"):
-        here = connection.getURI()
-        versions = {"libvirt": _dotted(connection.getLibVersion()), "qemu": _dotted(connection.getVersion())}
-        names = sorted(each.name() for each in connection.listAllDomains())
-        yield Host(here, bool(urllib.parse.urlsplit(here).netloc), versions, names)
-
-
 @contextlib.contextmanager
 def open(
     name: str, uri: Optional[str] = None, stall_timeout: float = 60.0, check: Callable = lambda: None
@@ -121,90 +95,21 @@ def open(
     The connection is made anew where the daemon restarts; no call waits longer than stall_timeout and what the daemon
     waits by itself, and what check() raises ends that, too.
     """
-    with _linked(uri, stall_timeout, check) as link:
+    with linked(uri, stall_timeout, check) as link:
         connection = link.connection()
-        yield Domain(connection, _look_up(connection, name), link)
+        yield Domain(connection, look_up(connection, name), link)
 
 
-@contextlib.contextmanager
-def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator[Any]:
-    """A connection to libvirt, as `open` makes one."""
-    with _linked(uri, stall_timeout) as link:
-        yield link.connection()
-
-
-@contextlib.contextmanager
-def _linked(uri: Optional[str], stall_timeout: float, check: Callable = lambda: None) -> Iterator[Any]:
-    # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
-    # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
-    libvirt.registerErrorHandler(operator.is_, None)
-    otherwise, denied = UNREACHABLE, DENIED
-    if _is_tls(uri):
-        otherwise, denied = (errors.HypervisorError, _CERTIFICATES), (errors.AccessDenied, _CERTIFICATES)
-    doing = f"cannot connect to libvirt at {uri or 'its default URI'}"
-    try:
-        with translated(doing, otherwise, denied):
-            link = domain_link.Link(uri, stall_timeout, check)
-    except errors.NoAnswer as error:
-        raise errors.NoAnswer(f"{doing}: {error}") from None
-    try:
-        yield link
-    finally:
-        with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
-            link.close()
-
-
-def _is_tls(uri: Optional[str]) -> bool:
-    """Which is also what libvirt takes where a URI names a host and no transport."""
-    parts = urllib.parse.urlsplit(uri or "")
-    return bool(parts.hostname) and parts.scheme.partition("+")[2] in ("", "tls")
-
-
-def _look_up(connection: Any, name: str) -> Any:
-    with translated(f"cannot look up domain '{name}'"):
-        try:
-            return connection.lookupByName(name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-        names = sorted(each.name() for each in connection.listAllDomains())
-        uri = connection.getURI()
-        hint = "; VMs of the system are at -c qemu:///system" if uri == "qemu:///session" else ""
-        raise errors.NoSuchDomain(f"no domain '{name}' at {uri}; it has {_listing(names)}{hint}")
-
-
-class Domain:
+class Domain(Handle):
     """One domain through one connection; made by `open`."""
 
     reads_images = False  # whether its disks are read without QEMU: see offline_read
     image_warnings: Sequence[str] = ()  # what is to be told of them then
 
-    def __init__(self, connection: Any, dom: Any, link: Any):
-        self._connection = connection
-        self._link = link
-        self._dom = dom
-        self.name: str = dom.name()
-        self.uuid: str = dom.UUIDString()
-        self.uri: str = connection.getURI()
-        self._was_active = False
-        self._seen = ""  # its state, and when that was
-
-    @property
-    def active(self) -> bool:
-        with self._seam("tell whether it runs"):
-            active = bool(self._dom.isActive())
-        self._was_active = self._was_active or active
-        return active
-
     @property
     def id(self) -> int:
         """Number of the running domain, -1 when off."""
-        return self._dom.ID()
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether its paths may name another machine's files. Any host counts, localhost may be a tunnel's end."""
-        return bool(urllib.parse.urlsplit(self.uri).netloc)
+        return self.dom.ID()
 
     @property
     def shown_uri(self) -> str:
@@ -221,9 +126,9 @@ class Domain:
     @property
     def versions(self) -> dict[str, str]:
         """{"libvirt": the daemon's, "qemu": the emulator's}, each "9.0.0"."""
-        with self._seam("read the versions"):
-            daemon, emulator = self._connection.getLibVersion(), self._connection.getVersion()
-        return {"libvirt": _dotted(daemon), "qemu": _dotted(emulator)}
+        with self.seam("read the versions"):
+            daemon, emulator = self.connection.getLibVersion(), self.connection.getVersion()
+        return {"libvirt": dotted(daemon), "qemu": dotted(emulator)}
 
     @property
     def running_version(self) -> Optional[tuple[int, ...]]:
@@ -235,8 +140,8 @@ class Domain:
     def _told_version(self) -> Optional[tuple[int, ...]]:
         """What QEMU itself says: libvirt knows but the one that is installed by now."""
         try:
-            with self._seam("ask QEMU for its version"):
-                answer = json.loads(domain_link.ask_monitor(self._dom, '{"execute": "query-version"}'))
+            with self.seam("ask QEMU for its version"):
+                answer = json.loads(domain_link.ask_monitor(self.dom, '{"execute": "query-version"}'))
             return tuple(answer["return"]["qemu"][part] for part in ("major", "minor", "micro"))
         except (errors.HypervisorError, errors.DomainNotRunning, ValueError, KeyError):
             return None
@@ -254,8 +159,8 @@ class Domain:
     @property
     def agent_state(self) -> Optional[str]:
         """Of the guest agent: "connected", "disconnected", None without a channel for it."""
-        with self._seam("read the definition"):
-            return domain_xml.agent_state(self._dom.XMLDesc(0))
+        with self.seam("read the definition"):
+            return domain_xml.agent_state(self.dom.XMLDesc(0))
 
     @property
     def supports_checkpoints(self) -> bool:
@@ -263,22 +168,17 @@ class Domain:
 
         A domain that was started before an upgrade may still lack it: then the backup raises Unsupported.
         """
-        with self._seam("read the capabilities"):
-            if self._connection.getLibVersion() < OLDEST_WITH_CHECKPOINTS:
+        with self.seam("read the capabilities"):
+            if self.connection.getLibVersion() < OLDEST_WITH_CHECKPOINTS:
                 return False
-            platform = domain_xml.platform(self._dom.XMLDesc(0))
-            return domain_xml.supports_backup(self._connection.getDomainCapabilities(*platform))
-
-    def require_running(self) -> None:
-        """Raises DomainNotRunning."""
-        if not self.active:
-            raise self._not_running()
+            platform = domain_xml.platform(self.dom.XMLDesc(0))
+            return domain_xml.supports_backup(self.connection.getDomainCapabilities(*platform))
 
     @property
     def has_host_devices(self) -> bool:
         """Whether a start takes devices from the host."""
-        with self._seam("read the definition"):
-            return domain_xml.has_host_devices(self._dom.XMLDesc(0))
+        with self.seam("read the definition"):
+            return domain_xml.has_host_devices(self.dom.XMLDesc(0))
 
     @contextlib.contextmanager
     def awake(self, start: bool, hold: Any = None) -> Iterator[bool]:
@@ -319,14 +219,14 @@ class Domain:
     @property
     def left_frozen(self) -> bool:
         """Whether a dead run began to freeze the guest, and the guard that was to thaw it is dead, too."""
-        with self._seam("read its mark"):
-            owner = domain_mark.owner(self._dom, domain_mark.FREEZING) if self.active else None
+        with self.seam("read its mark"):
+            owner = domain_mark.owner(self.dom, domain_mark.FREEZING) if self.active else None
         return owner is not None and not domain_mark.is_alive(owner)
 
     def thaw_guest(self) -> None:
         """Of a guest that is left_frozen."""
-        with self._live("thaw the guest"):
-            domain_freeze.thaw(self._dom)
+        with self.live("thaw the guest"):
+            domain_freeze.thaw(self.dom)
 
     def _is_unmarked(self, hold: Any) -> bool:
         """Whether it was started for a run that was killed before it could mark it: nobody has let it run yet."""
@@ -339,8 +239,8 @@ class Domain:
         if not is_up:
             self._require_startable()
             self._start_paused(hold)
-        with self._live("mark it as started for a pull"):
-            owner = domain_mark.put(self._dom, domain_mark.STARTED_PAUSED)
+        with self.live("mark it as started for a pull"):
+            owner = domain_mark.put(self.dom, domain_mark.STARTED_PAUSED)
         if hold:
             hold.clear_start()
         return owner
@@ -350,7 +250,7 @@ class Domain:
         if hold:
             hold.note_start()
         try:
-            with self._seam("start it paused"):
+            with self.seam("start it paused"):
                 self._call_start()
         except errors.NbdpullError as error:
             if is_unanswered(error):
@@ -363,11 +263,11 @@ class Domain:
 
     def _call_start(self) -> None:
         try:
-            self._dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+            self.dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         except libvirt.libvirtError as error:
             disks = [] if self.is_remote else self.disks()
             images = [disk.source for disk in disks if disk.type in ("file", "block") and not disk.empty]
-            raise domain_start.failed(self.name, error, images, self._link.timeout) from error
+            raise domain_start.failed(self.name, error, images, self.link.timeout) from error
 
     def _require_startable(self) -> None:
         if self.other_session:
@@ -376,32 +276,21 @@ class Domain:
             raise errors.Unsupported(f"domain '{self.name}' has a saved state, which a start would use up: start it "
                                      "yourself, or remove that with virsh managedsave-remove")  # fmt: skip
 
-    @property
-    def other_session(self) -> str:
-        """Why what this libvirt tells may not be so, as a sentence; "" if nothing speaks for that."""
-        return domain_start.other_session(self.uri)
-
-    @property
-    def has_saved_state(self) -> bool:
-        """Whether it is off as virsh managedsave left it: its next start goes on from there."""
-        with self._seam("look for a saved state"):
-            return bool(self._dom.hasManagedSaveImage(0))
-
     def _is_paused(self) -> bool:
         return self.guest_state().paused
 
     def _started_by(self) -> Optional[Process]:
         """The process that started it for a pull, None where none did: its owner may have paused it."""
-        with self._seam("read its mark"):
-            return domain_mark.owner(self._dom, domain_mark.STARTED_PAUSED)
+        with self.seam("read its mark"):
+            return domain_mark.owner(self.dom, domain_mark.STARTED_PAUSED)
 
     def _end_paused(self, owner: Process) -> None:
         """Ends it, if it still stands as we started it. Gracefully: QEMU then stores its bitmaps."""
         with self.ignoring_check(), contextlib.suppress(errors.DomainNotRunning, errors.DomainStopped):
             if self.active and self._is_paused() and self._started_by() == owner and self._operation() is None:
-                with self._live("end it again"):
-                    self._dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
-                self._was_active = False
+                with self.live("end it again"):
+                    self.dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
+                self.was_active = False
 
     def require_idle(self) -> None:
         """Raises Busy if a job runs, naming it, at once; libvirt would wait for it 30 s and then tell nothing.
@@ -427,12 +316,6 @@ class Domain:
         if backup is None or not backup.run_id:
             self.require_idle()
 
-    def guest_state(self) -> domain_state.State:
-        with self._seam("tell whether the guest runs"):
-            state = domain_state.State(*self._dom.state())
-        self._seen = f"{state} at {time.strftime('%H:%M:%S')}"
-        return state
-
     def require_there(self) -> None:
         """Raises DomainStopped where it ended, NoAnswer where libvirt's daemon is gone or hangs; nothing else."""
         try:
@@ -440,7 +323,7 @@ class Domain:
         except errors.DomainStopped:
             raise
         except errors.NbdpullError:
-            if self._link.gone:
+            if self.link.gone:
                 raise
         else:
             if state.off:
@@ -448,40 +331,31 @@ class Domain:
 
     def heed(self, check: Callable = lambda: None) -> None:
         """From now on, what this check() raises ends a wait for libvirt."""
-        self._link.check = check
-
-    def ignoring_check(self) -> contextlib.AbstractContextManager[None]:
-        """Around what clears up after check() raised."""
-        return self._link.ignoring_check()
-
-    def vcpu_seconds(self) -> float:
-        """CPU seconds that its virtual processors have used."""
-        with self._live("tell what the guest's processors did"):
-            return sum(cpu[2] for cpu in self._dom.vcpus()[0]) / 1e9
+        self.link.check = check
 
     def resume_guest(self) -> None:
-        with self.ignoring_check(), self._live("resume the guest"):
-            self._dom.resume()
+        with self.ignoring_check(), self.live("resume the guest"):
+            self.dom.resume()
 
     def _require_no_block_job(self, targets: Iterable[str]) -> None:
-        with self._live("look for block jobs"):
+        with self.live("look for block jobs"):
             for target in targets:
-                if self._dom.blockJobInfo(target):
+                if self.dom.blockJobInfo(target):
                     raise errors.Busy(f"disk {target} of domain '{self.name}' has a block job: see virsh blockjob, "
                                       "try again when it has ended")  # fmt: skip
 
     def disks(self) -> list[Disk]:
         """All disks, cdroms and floppies, as the definition tells them; of a running domain as they are now."""
-        with self._seam("read the definition"):
-            return domain_xml.parse_disks(self._dom.XMLDesc(0))
+        with self.seam("read the definition"):
+            return domain_xml.parse_disks(self.dom.XMLDesc(0))
 
     def looked_at(self, disks: Iterable[Disk]) -> list[Disk]:
         """The same with what their images tell. For those that are wanted: another's storage may hang or be gone."""
         return [self._with_facts(disk) for disk in disks]
 
     def _with_facts(self, disk: Disk) -> Disk:
-        with self._seam(f"look at disk {disk.target}"):
-            size, allocation, _ = self._dom.blockInfo(disk.target)
+        with self.seam(f"look at disk {disk.target}"):
+            size, allocation, _ = self.dom.blockInfo(disk.target)
         return replace(disk, size=size, allocation=allocation, bitmaps=self._holds_bitmaps(disk))
 
     def _holds_bitmaps(self, disk: Disk) -> Optional[bool]:
@@ -491,7 +365,7 @@ class Domain:
         if self.is_remote or disk.type not in ("file", "block"):
             return None
         try:
-            head = guest_files.read(disk.source, self._link.timeout, 8, self._link.check)
+            head = guest_files.read(disk.source, self.link.timeout, 8, self.link.check)
         except TimeoutError as error:
             raise errors.NoAnswer(
                 f"domain '{self.name}': disk {disk.target} cannot be looked at ({disk.source}: {error.strerror}): "
@@ -503,8 +377,8 @@ class Domain:
 
     @property
     def has_internal_snapshots(self) -> bool:
-        with self._seam("look for snapshots"):
-            return bool(self._dom.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL))
+        with self.seam("look for snapshots"):
+            return bool(self.dom.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL))
 
     def checkpoints(self) -> list[str]:
         """Names of all checkpoints, oldest first; of one second parents first."""
@@ -516,8 +390,8 @@ class Domain:
         Parentage alone does not tell their order: one that was redefined, or made after a failed begin, is nobody's
         child.
         """
-        with self._seam("list the checkpoints"):
-            found = self._dom.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+        with self.seam("list the checkpoints"):
+            found = self.dom.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
             xmls = [each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN) for each in found]
         parsed = [domain_xml.parse_checkpoint(xml, with_size=False) for xml in xmls]
         return sorted(parsed, key=lambda each: each.creation_time)
@@ -526,7 +400,7 @@ class Domain:
         """Raises NoSuchCheckpoint, naming those that exist. On a running domain each bitmap is looked at."""
         active = self.active
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE if active else 0
-        with self._seam(f"read checkpoint '{name}'"):
+        with self.seam(f"read checkpoint '{name}'"):
             found = self._find_checkpoint(name)
             if found is None:
                 raise self._no_checkpoint(name)
@@ -540,7 +414,7 @@ class Domain:
         """Of a checkpoint whose bitmaps QEMU cannot put together, which libvirt tells of all disks at once: whether
         each can be a base. Where a disk was resized after a snapshot, the bitmap of the lower layer kept its size."""
         backing = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING
-        ((_, stats),) = self._connection.domainListGetStats([self._dom], libvirt.VIR_DOMAIN_STATS_BLOCK, backing)
+        ((_, stats),) = self.connection.domainListGetStats([self.dom], libvirt.VIR_DOMAIN_STATS_BLOCK, backing)
         sizes: dict[str, set[int]] = {}
         for number in range(stats.get("block.count", 0)):
             layers = sizes.setdefault(stats[f"block.{number}.name"], set())
@@ -550,7 +424,7 @@ class Domain:
 
     def delete_checkpoint(self, name: str) -> bool:
         """Deletes it with its bitmaps; False if there is none of that name. DomainNotRunning: it needs QEMU."""
-        with self._live(f"delete checkpoint '{name}'"):
+        with self.live(f"delete checkpoint '{name}'"):
             found = self._find_checkpoint(name)
             if found is None:
                 return False
@@ -570,7 +444,7 @@ class Domain:
 
     def delete_bitmaps(self, name: str, run_id: str, targets: Sequence[str]) -> None:
         """Removes bitmaps of a run that no checkpoint owns, whole or broken: they are made one first."""
-        with self._live(f"remove bitmap '{name}'"):
+        with self.live(f"remove bitmap '{name}'"):
             self._redefine(Checkpoint(name, 0, domain_xml.description(run_id, ""), dict.fromkeys(targets), ""))
         self.delete_checkpoint(name)
 
@@ -580,8 +454,8 @@ class Domain:
         libvirt looks at each bitmap; one that is missing or broken is told by `checkpoint` afterwards.
         """
         saved = domain_xml.parse_checkpoint(xml, with_size=False)
-        with self._live(f"define checkpoint '{saved.name}' again"):
-            present = {disk.target for disk in domain_xml.parse_disks(self._dom.XMLDesc(0))}
+        with self.live(f"define checkpoint '{saved.name}' again"):
+            present = {disk.target for disk in domain_xml.parse_disks(self.dom.XMLDesc(0))}
             covered = [target for target in saved.disks if target in present]
             if self._validated(saved, covered):
                 return True
@@ -593,7 +467,7 @@ class Domain:
 
     def forget_checkpoint(self, name: str) -> None:
         """Takes back what `redefine_checkpoint` did: the bitmaps stay."""
-        with self.ignoring_check(), self._seam(f"forget checkpoint '{name}'"):
+        with self.ignoring_check(), self.seam(f"forget checkpoint '{name}'"):
             found = self._find_checkpoint(name)
             if found is not None:
                 found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
@@ -606,34 +480,34 @@ class Domain:
 
     def _redefine(self, checkpoint: Checkpoint, flags: int = 0) -> Any:
         flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
-        return self._dom.checkpointCreateXML(domain_xml.redefinition_xml(checkpoint), flags)
+        return self.dom.checkpointCreateXML(domain_xml.redefinition_xml(checkpoint), flags)
 
     def _has_checkpoint(self, name: str) -> bool:
-        with self._seam(f"look up checkpoint '{name}'"):
+        with self.seam(f"look up checkpoint '{name}'"):
             return self._find_checkpoint(name) is not None
 
     def _find_checkpoint(self, name: str) -> Any:
-        return unless((NO_CHECKPOINT,), lambda: self._dom.checkpointLookupByName(name, 0))
+        return unless((NO_CHECKPOINT,), lambda: self.dom.checkpointLookupByName(name, 0))
 
     def domain_xml(self) -> str:
         """The persistent definition, of a transient domain the one that would be; it lists what the next start uses.
 
         Without its passwords (graphics, for one): what a store keeps must be no secret.
         """
-        with self._seam("read the definition"):
-            return self._dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        with self.seam("read the definition"):
+            return self.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
 
     def live_xml(self) -> Optional[str]:
         """The definition of the domain as it runs, without its passwords; None where it is off."""
-        with self._seam("read the live definition"):
-            return self._dom.XMLDesc(0) if self.active else None
+        with self.seam("read the live definition"):
+            return self.dom.XMLDesc(0) if self.active else None
 
     def passwords(self) -> list[str]:
         """Types of the graphics devices that have a password now, or at the next start. AccessDenied: who may read the
         rest may not read secrets."""
-        with self._seam("tell whether its displays have passwords"):
+        with self.seam("tell whether its displays have passwords"):
             secure = libvirt.VIR_DOMAIN_XML_SECURE
-            xmls = [self._dom.XMLDesc(secure), self._dom.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)]
+            xmls = [self.dom.XMLDesc(secure), self.dom.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)]
         return sorted(set().union(*map(domain_xml.passwords, xmls)))
 
     def socket_path(self, run_id: str) -> str:
@@ -653,8 +527,8 @@ class Domain:
 
     def backup_job(self) -> Optional[Backup]:
         """The backup that runs, whoever began it (Backup.run_id tells), or None."""
-        with self._seam("look for a backup job"):
-            xml = unless((NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0))
+        with self.seam("look for a backup job"):
+            xml = unless((NO_BACKUP,), lambda: self.dom.backupGetXMLDesc(0))
         return domain_xml.parse_backup(xml) if xml else None
 
     @contextlib.contextmanager
@@ -733,9 +607,9 @@ class Domain:
 
     def _operation(self) -> Optional[int]:
         """Number of the operation of the domain's current job, None without a job. JobStuck."""
-        with self._live("look for a job"):
+        with self.live("look for a job"):
             try:
-                stats = self._dom.jobStats(0)
+                stats = self.dom.jobStats(0)
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR and self._has_lost_job():
                     raise errors.JobStuck(
@@ -748,56 +622,7 @@ class Domain:
     def _has_lost_job(self) -> bool:
         """Of a running domain of whose job there are no data: it cannot be ended, a restart of the daemon alone does
         not forget it, and without one the domain cannot be started any more (libvirt 9.0)."""
-        return bool(self._dom.isActive()) and unless((NO_BACKUP,), lambda: self._dom.backupGetXMLDesc(0)) is None
-
-    @contextlib.contextmanager
-    def _seam(self, doing: str, otherwise: Verdict = FAILED) -> Iterator[None]:
-        """Turns libvirt's errors into ours; of a domain that ended meanwhile they have many codes and one meaning."""
-        try:
-            with translated(f"domain '{self.name}': cannot {doing}", otherwise):
-                yield
-        except errors.NoAnswer as error:
-            seen = f"; it was last seen {self._seen}" if self._seen else ""
-            raise errors.NoAnswer(f"domain '{self.name}': cannot {doing}: {error}{seen}") from error
-        except errors.HypervisorError as error:
-            ended = self._ended()
-            if ended:
-                raise ended from error
-            raise
-
-    @contextlib.contextmanager
-    def _live(self, doing: str, otherwise: Verdict = FAILED) -> Iterator[None]:
-        """The same for what QEMU has to do: DomainNotRunning, whatever libvirt says, of a domain that is off."""
-        try:
-            with self._seam(doing, otherwise):
-                yield
-        except (errors.DomainStopped, errors.NoAnswer):
-            raise
-        except errors.HypervisorError as error:
-            if self._end_state():
-                raise self._not_running() from error
-            raise
-
-    def _ended(self) -> Optional[errors.NbdpullError]:
-        """The error that its end is; None as long as it runs, and of one that was not seen to run."""
-        state = self._end_state() if self._was_active else None
-        return domain_state.ended(self.name, state) if state else None
-
-    def _end_state(self) -> Optional[domain_state.State]:
-        """The state of a domain that is off, or a transient one that ended."""
-        try:
-            state = domain_state.State(*self._dom.state())
-        except errors.HypervisorError:
-            return None
-        except libvirt.libvirtError as error:
-            return domain_state.GONE if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else None
-        return state if state.off else None
-
-    def _not_running(self) -> errors.NbdpullError:
-        advice = self.other_session or "start it first"
-        if not self.other_session and self.has_saved_state:
-            advice = "it has a saved state (managedsave), from which virsh start goes on"
-        return errors.DomainNotRunning(f"domain '{self.name}' is not running: {advice}")
+        return bool(self.dom.isActive()) and unless((NO_BACKUP,), lambda: self.dom.backupGetXMLDesc(0)) is None
 
     def _no_checkpoint(self, name: str) -> errors.NbdpullError:
         has = _listing(self.checkpoints())
@@ -822,7 +647,7 @@ class Job:
         self.exports = {target: Export(disk.export, disk.bitmap) for target, disk in asked.disks.items()}
         self.checkpoint: Optional[Checkpoint] = None
         self.finished = False
-        self.freeze = domain_freeze.Freeze(vm._dom, vm.uri, plan.quiesce, plan.freeze_timeout)
+        self.freeze = domain_freeze.Freeze(vm.dom, vm.uri, plan.quiesce, plan.freeze_timeout)
 
     @property
     def scratch_files(self) -> list[str]:
@@ -836,25 +661,25 @@ class Job:
         returns what the guest has just written, with no error.
         """
         if not self._is_ours() or self._vm._operation() != _BACKUP:
-            raise self._vm._ended() or self._lost("it ended before all was read")
+            raise self._vm.ended() or self._lost("it ended before all was read")
 
     def finish(self) -> None:
         """Ends the job and waits until it is gone. JobLost: it was not whole until now, what was read is void."""
         self.require_alive()
         self._end()
-        with self._vm._live("read the result of the backup job"):
-            self._completed = self._vm._dom.jobStats(_COMPLETED | _KEEP_COMPLETED)
+        with self._vm.live("read the result of the backup job"):
+            self._completed = self._vm.dom.jobStats(_COMPLETED | _KEEP_COMPLETED)
         result = (self._completed.get("operation"), self._completed.get("type"), self._completed.get("success"))
         if result != (_BACKUP, _TYPE_COMPLETED, True):
-            raise self._vm._ended() or self._lost(self._completed.get("errmsg") or "libvirt tells no success")
+            raise self._vm.ended() or self._lost(self._completed.get("errmsg") or "libvirt tells no success")
         self.finished = True
 
     def stats(self) -> dict[str, int]:
         """{"scratch_bytes": what the guest's writes have made QEMU copy to scratch, all disks}."""
         stats = self._completed
         if not self.finished:
-            with self._vm._live("read the job's statistics"):
-                stats = self._vm._dom.jobStats(0)
+            with self._vm.live("read the job's statistics"):
+                stats = self._vm.dom.jobStats(0)
         return {"scratch_bytes": stats.get("disk_temp_used", 0)}
 
     @contextlib.contextmanager
@@ -866,7 +691,7 @@ class Job:
             with self._vm.ignoring_check():
                 left_behind = self._undo()
             # A connection that breaks may be the first that is heard of the domain's end.
-            ended = self._vm._ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
+            ended = self._vm.ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
             (ended or error).left_behind = left_behind  # type: ignore[union-attr,attr-defined]
             if ended:
                 raise ended from error
@@ -894,14 +719,14 @@ class Job:
         advice = f"see that QEMU's user can {place} and files in {self._plan.scratch_dir}"
         advice += ", and that qemu.conf names certificates (backup_tls_x509_cert_dir)" if self._plan.tls else ""
         try:
-            with self._vm._live("begin a backup", (errors.HypervisorError, advice)), self.freeze:
+            with self._vm.live("begin a backup", (errors.HypervisorError, advice)), self.freeze:
                 self._call_begin(domain_xml.backup_xml(self._asked), self._checkpoint_xml())
         except errors.NbdpullError as error:
             self._failed_with = code_of(error)
             self._may_begin_yet = self._asked_to_begin and is_unanswered(error)
             raise self._explained(error) from error.__cause__
         if self._vm.backup_job() != self._asked:
-            raise self._vm._ended() or errors.HypervisorError(
+            raise self._vm.ended() or errors.HypervisorError(
                 f"domain '{self._vm.name}': libvirt began another backup than asked for"
             )
         if self._plan.checkpoint is not None:
@@ -909,8 +734,8 @@ class Job:
 
     def _call_begin(self, *xmls: Optional[str]) -> None:
         """A guest that shuts down during the job is kept paused until its end, where libvirt can do that."""
-        begin = self._vm._dom.backupBegin
-        known = self._vm._connection.getLibVersion() >= OLDEST_WITH_PRESERVE
+        begin = self._vm.dom.backupBegin
+        known = self._vm.connection.getLibVersion() >= OLDEST_WITH_PRESERVE
         self._asked_to_begin = True
         # A daemon that says no to the flag may have another reason: what it says without it counts.
         if not known or unless((libvirt.VIR_ERR_INVALID_ARG,), lambda: begin(*xmls, _PRESERVE_SHUTDOWN)) is None:
@@ -957,16 +782,16 @@ class Job:
         """Asks for the end of our job, and of no other; False = nothing done, look again."""
         try:
             operation = self._vm._operation()
-            with self._vm._live("end the backup job"):
+            with self._vm.live("end the backup job"):
                 if operation == _BACKUP:
-                    return unless(_TRY_AGAIN, self._vm._dom.abortJob) is not None
+                    return unless(_TRY_AGAIN, self._vm.dom.abortJob) is not None
                 # A begin that failed late leaves a backup that is no job any more, only its block jobs can be ended.
                 return operation is None and self._abort_block_jobs()
         except (errors.DomainNotRunning, errors.DomainStopped):
             return False
 
     def _abort_block_jobs(self) -> bool:
-        dom = self._vm._dom
+        dom = self._vm.dom
         for target in self.exports:
             if dom.blockJobInfo(target).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP:
                 unless(_TRY_AGAIN, lambda: dom.blockJobAbort(target))  # noqa: B023
@@ -1009,7 +834,7 @@ class Job:
         have its name. Only for a name that nobody else can have given."""
         targets = dict.fromkeys(self._plan.checkpoint_disks)
         lost = Checkpoint(name, 0, domain_xml.description(self._plan.run_id, ""), targets, "")
-        with self._vm._live("remove the bitmaps that libvirt lost sight of"):
+        with self._vm.live("remove the bitmaps that libvirt lost sight of"):
             # Validation fails where there are none.
             unless((CHECKPOINT_INCONSISTENT,), lambda: self._vm._redefine(lost, _REDEFINE_VALIDATE))
 
@@ -1056,7 +881,3 @@ def _owner(backup: Backup) -> str:
 
 def _listing(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _dotted(version: int) -> str:
-    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from ..core import errors
 from ..definitions import definition, host_fit, host_reach
-from . import domain, domain_files, domain_offer
+from . import domain_files, domain_offer
 from .bindings import libvirt
+from .connection import connected
 from .libvirt_error import translated, unless
 
 _OTHERWISE = "restore without --define, mend domain.xml, and virsh define it"
@@ -24,7 +25,7 @@ def prepared(xml, uri, force, original=None, own=(), trusted=False):
     one of its own name and uuid; original: name and uuid of the domain that was pulled: what that names here, if it is
     here, is no news; own: paths that the restore makes; trusted: it may name what no host offers."""
     name, _ = definition.identity(xml)
-    with domain.connected(uri) as connection:
+    with connected(uri) as connection:
         with translated(f"cannot look for domain '{name}'"):
             _require_free(connection, xml, force)
             known = _named_by(connection, *(original or definition.identity(xml)))
@@ -87,7 +88,7 @@ def _named_by(connection, name, uuid):
 def define(xml, uri, restored):
     """Define the domain, and put the restored files of its TPM in place; return ({"name", "uuid", "uri"}, warnings)."""
     name, _ = definition.identity(xml)
-    with domain.connected(uri) as connection, translated(f"cannot define domain '{name}'"):
+    with connected(uri) as connection, translated(f"cannot define domain '{name}'"):
         defined = connection.defineXML(xml)
         told = {"name": defined.name(), "uuid": defined.UUIDString(), "uri": connection.getURI()}
     return told, domain_files.place_tpm(xml, told["uuid"], told["uri"], restored)

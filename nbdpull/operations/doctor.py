@@ -38,12 +38,12 @@ def examine(name: Optional[str] = None, uri: Optional[str] = None, scratch_dir: 
     """Look at this machine, at libvirt, and at a domain where one is named."""
     found = [_good("python", f"{sys.version.split()[0]} at {sys.executable}"), _libnbd(), *_programs()]
     try:
-        from ..hypervisor import domain
+        from ..hypervisor import connection, domain
     except errors.MissingSoftware as error:
         return [*found, _bad("libvirt's bindings", error)]
     scratch = scratch_dir or domain.SCRATCH_DIR
     try:
-        with domain.host(uri) as host:
+        with connection.host(uri) as host:
             found += [_good("libvirt", f"{host.uri}, version {host.versions['libvirt']}"), _versions(host.versions)]
             found += _tls(host.versions)
             found += [_note_of_remote(host)] if host.is_remote else [_scratch(scratch), *_confinement()]

@@ -1,0 +1,94 @@
+"""How libvirt is reached: a connection made, and a domain of it found by name.
+
+Owns: what is told where either fails. Must not know: what a connection is for. Its deadlines are domain_link's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Optional
+
+from ..core import errors
+from ..core.errors import Check
+from . import domain_link
+from .bindings import libvirt
+from .libvirt_error import DENIED, UNREACHABLE, translated
+
+_CERTIFICATES = ("see that libvirt listens there with TLS, and that both sides accept each other's certificates: the "
+                 "CA's, the client's, and the server's with its host name")  # fmt: skip
+
+
+class Host(NamedTuple):
+    """A libvirt that answers: what it is, and the names of its domains."""
+
+    uri: str
+    is_remote: bool
+    versions: dict[str, str]
+    names: list[str]
+
+
+@contextlib.contextmanager
+def host(uri: Optional[str] = None) -> Iterator[Host]:
+    """What a libvirt tells of itself. AccessDenied, HypervisorError."""
+    with connected(uri) as connection, translated("cannot look at libvirt"):
+        here = connection.getURI()
+        versions = {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
+        names = sorted(each.name() for each in connection.listAllDomains())
+        yield Host(here, bool(urllib.parse.urlsplit(here).netloc), versions, names)
+
+
+@contextlib.contextmanager
+def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator[Any]:
+    """A connection to libvirt, as `open` makes one."""
+    with linked(uri, stall_timeout) as link:
+        yield link.connection()
+
+
+@contextlib.contextmanager
+def linked(uri: Optional[str], stall_timeout: float, check: Check = lambda: None) -> Iterator[domain_link.Link]:
+    """A Link to libvirt; it is closed after the block. AccessDenied, HypervisorError, NoAnswer."""
+    # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
+    # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
+    libvirt.registerErrorHandler(operator.is_, None)
+    otherwise, denied = UNREACHABLE, DENIED
+    if _is_tls(uri):
+        otherwise, denied = (errors.HypervisorError, _CERTIFICATES), (errors.AccessDenied, _CERTIFICATES)
+    doing = f"cannot connect to libvirt at {uri or 'its default URI'}"
+    try:
+        with translated(doing, otherwise, denied):
+            link = domain_link.Link(uri, stall_timeout, check)
+    except errors.NoAnswer as error:
+        raise errors.NoAnswer(f"{doing}: {error}") from None
+    try:
+        yield link
+    finally:
+        with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
+            link.close()
+
+
+def _is_tls(uri: Optional[str]) -> bool:
+    """Which is also what libvirt takes where a URI names a host and no transport."""
+    parts = urllib.parse.urlsplit(uri or "")
+    return bool(parts.hostname) and parts.scheme.partition("+")[2] in ("", "tls")
+
+
+def look_up(connection: Any, name: str) -> Any:
+    """The virDomain of that name. NoSuchDomain, which names those that there are."""
+    with translated(f"cannot look up domain '{name}'"):
+        try:
+            return connection.lookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+        names = sorted(each.name() for each in connection.listAllDomains())
+        uri = connection.getURI()
+        hint = "; VMs of the system are at -c qemu:///system" if uri == "qemu:///session" else ""
+        raise errors.NoSuchDomain(f"no domain '{name}' at {uri}; it has {', '.join(names) or 'none'}{hint}")
+
+
+def dotted(version: int) -> str:
+    """libvirt's number of a version, as "9.0.0"."""
+    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"
