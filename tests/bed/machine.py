@@ -53,6 +53,7 @@ _numbers = itertools.count(1)
 class Disk:
     """A disk to make: its size in bytes, qcow2 or raw, options for qemu-img create -o; or the path of an image.
 
+    data_file: of a qcow2 image, the raw file that its data are in, which the definition names (libvirt 10.10 or later).
     extra: XML to put into its <disk>, such as <shareable/>; below: (path, format) of the layers that snapshots of ours
     have put it on, the lowest first.
     """
@@ -61,6 +62,7 @@ class Disk:
     format: str = "qcow2"
     options: str = ""
     path: Optional[Path] = None
+    data_file: Optional[Path] = None
     extra: str = ""
     below: list = field(default_factory=list)
 
@@ -383,8 +385,15 @@ class Machine:
         iothread = f" iothread='{number}'" if self.iothreads and bus == "virtio" else ""
         return (
             f"<disk type='file' device='disk'><driver name='qemu' type='{image.format}' discard='unmap'{iothread}/>"
-            f"<source file={quoteattr(str(image.path))}/><target dev='{target}' bus='{bus}'/>{image.extra}</disk>"
+            f"<source file={quoteattr(str(image.path))}>{self._data_store(image)}</source>"
+            f"<target dev='{target}' bus='{bus}'/>{image.extra}</disk>"
         )
+
+    def _data_store(self, image):
+        if image.data_file is None:
+            return ""
+        source = f"<source file={quoteattr(str(image.data_file))}/>"
+        return f"<dataStore type='file'><format type='raw'/>{source}</dataStore>"
 
     def _make_image(self, target, disk):
         disk = Disk(disk) if isinstance(disk, int) else replace(disk)
