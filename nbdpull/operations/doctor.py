@@ -20,6 +20,13 @@ from ..nbd import storage_daemon
 from ..repository import journal
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
+# What an upgrade brings to pulls; docs/faults.md has the stories.
+_LATER = (
+    ("QEMU", (8, 2, 3), "resumes a killed pull of disks in I/O threads, and does not crash at a lost client of them"),
+    ("libvirt", (10, 8), "does not crash where QEMU refuses one of several disks"),
+    ("libvirt", (10, 10), "can keep bitmaps of a raw disk, by a data file"),
+    ("libvirt", (11, 10), "lets a guest that shuts down wait for the end of a pull"),
+)
 _PEER = "virtnbdbackup"  # its name on the command line, and how its checkpoints' names begin
 
 
@@ -45,7 +52,7 @@ def examine(name: Optional[str] = None, uri: Optional[str] = None, scratch_dir: 
     try:
         with connection.host(uri) as host:
             found += [_good("libvirt", f"{host.uri}, version {host.versions['libvirt']}"), _versions(host.versions)]
-            found += _tls(host.versions)
+            found += [*_tls(host.versions), *_upgrade(host.versions)]
             found += [_note_of_remote(host)] if host.is_remote else [_scratch(scratch), *_confinement()]
             found += [_good("domains", ", ".join(host.names) or "none")]
     except errors.NbdpullError as error:
@@ -135,7 +142,7 @@ def _confinement():
 
 
 def _versions(versions):
-    libvirt, qemu = (tuple(map(int, versions[name].split("."))) for name in ("libvirt", "qemu"))
+    libvirt, qemu = (_numbers(versions[name]) for name in ("libvirt", "qemu"))
     text = f"libvirt {versions['libvirt']}, QEMU {versions['qemu']}"
     if libvirt >= (7, 6) and qemu >= (6, 1):
         return _good("incremental", text)
@@ -145,11 +152,22 @@ def _versions(versions):
 
 
 def _tls(versions):
-    version = tuple(map(int, versions["qemu"].split(".")))
-    if qemu_faults.tls_handshake(version):
+    if qemu_faults.tls_handshake(_numbers(versions["qemu"])):
         yield Finding(WARN, "TLS", f"QEMU {versions['qemu']} may crash, with its guest, while an NBD client connects "
                       "by TLS", "do without --tls: reach its socket through ssh, see --nbd; 8.2.4, 9.0.1 and 9.1 are "
                       "mended")  # fmt: skip
+
+
+def _upgrade(versions):
+    """In one line, what the versions here lack."""
+    here = {"libvirt": _numbers(versions["libvirt"]), "QEMU": _numbers(versions["qemu"])}
+    lacks = [f"{name} {'.'.join(map(str, since))} {what}" for name, since, what in _LATER if here[name] < since]
+    if lacks:
+        yield _good("upgrade", "; ".join(lacks))
+
+
+def _numbers(version):
+    return tuple(map(int, version.split(".")))
 
 
 def _note_of_remote(host):
