@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from bed.machine import MIB, Disk
+from bed.machine import MIB, Disk, Machine
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
@@ -505,6 +505,38 @@ def test_shapes_of_images(pulled, tmp_path):
     third = witness.pull()
     assert dirty(third)["vda"] == 4096  # the finest granularity: a small record over a big frame
     witness.assert_restores()
+
+
+@pytest.mark.libvirt_since("10.10")
+def test_raw_disk_with_its_bitmaps_in_a_qcow2_image(pulled, tmp_path):
+    """Made of a raw image that was there, by the commands of the manual; the definition names both files."""
+    raw = tmp_path / "vm1.raw"
+    raw.write_bytes(os.urandom(MIB) + bytes(7 * MIB))
+    was = raw.read_bytes()
+    subprocess.run(["bash", "-ec", commands_of_the_manual("data_file=")], check=True, cwd=tmp_path)
+    assert raw.read_bytes() == was
+    witness = pulled({"vda": Disk(8 * MIB, path=tmp_path / "vm1.qcow2", data_file=raw)})
+    vm = witness.vm
+    vm.write("vda", 2 * MIB, MIB, 0x11)
+    assert modes(witness.pull()) == {"vda": FULL_FIRST}
+    vm.write("vda", 3 * MIB, 512, 0x12)
+    vm.discard("vda", 0, CLUSTER)
+    second = witness.pull()
+    assert (modes(second), dirty(second)) == ({"vda": SINCE}, {"vda": 2 * CLUSTER})
+    vm.stop()
+    third = witness.pull()
+    assert (modes(third), dirty(third)) == ({"vda": SINCE}, {"vda": 0})
+    assert raw.read_bytes() == witness.frozen[third["id"]]["vda"]  # whose bytes are the guest's, one by one
+    witness.assert_restores()
+    said("restore", witness.store, "-o", tmp_path / "new", "--define", "--name", "copy", "--new-uuid", "-c", vm.bed.uri)
+    with Machine.of(vm.bed, vm.bed.virsh("domuuid", "copy").strip(), {}) as copy:
+        assert "<dataStore" not in copy.domain.XMLDesc()  # two domains would write to that file
+
+
+def commands_of_the_manual(word):
+    """The manual's block of commands that has this word."""
+    blocks = (PROJECT / "docs/nbdpull.1.md").read_text().split("```sh\n")[1:]
+    return next(code for code in (block.split("```")[0] for block in blocks) if word in code)
 
 
 def test_disk_that_grows_and_shrinks(pulled):
