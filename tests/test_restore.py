@@ -15,7 +15,7 @@ from stores import KIB, MIB, Vm, chain, package_environment, scribble, small_dis
 from nbdpull.core import errors
 from nbdpull.nbd import nbd_target
 from nbdpull.operations.restore import Request, restore
-from nbdpull.targets import target
+from nbdpull.targets import file, new_qcow2, opening, places
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
 
@@ -256,7 +256,7 @@ def test_an_error_on_the_way(vm, tmp_path, monkeypatch, kind):
             raise errors.OutputError("cannot write: Input/output error")
         return real(self, parts)
 
-    output = {"raw": target.File, "qcow2": target.NewQcow2, "options": nbd_target.NbdTarget}[kind]
+    output = {"raw": file.File, "qcow2": new_qcow2.NewQcow2, "options": nbd_target.NbdTarget}[kind]
     real = output.write
     monkeypatch.setattr(output, "write", write)
     options = {"kind": "qcow2", "options": "compat=1.1"} if kind == "options" else {"kind": kind}
@@ -366,9 +366,9 @@ def test_a_stop_while_the_chain_is_proved(vm, tmp_path):
 
 def test_an_end_before_qemu_nbd_is_up(tmp_path):
     """A SIGTERM that it gets while it starts is lost: whoever then waits for its end waits for ever."""
-    place = target.place(str(tmp_path / "vda.qcow2"), options="compat=1.1")
+    place = places.place(str(tmp_path / "vda.qcow2"), options="compat=1.1")
     for attempt in range(10):
-        with pytest.raises(KeyError), target.open_target(place, MIB, 1):
+        with pytest.raises(KeyError), opening.open_target(place, MIB, 1):
             time.sleep(attempt / 1000)
             raise KeyError
         assert os.listdir(tmp_path) == []
@@ -508,7 +508,7 @@ def test_two_restores_of_one_image_at_once(vm, tmp_path):
     """The second one is refused, and does no harm to the first."""
     out = tmp_path / "out"
     out.mkdir()
-    with target.open_target(target.place(str(out / "vda.raw"), "raw"), 1000, 1) as image:
+    with opening.open_target(places.place(str(out / "vda.raw"), "raw"), 1000, 1) as image:
         with pytest.raises(errors.OutputExists, match="another restore writes it"):
             do(vm, out, kind="raw")
         image.write([(0, b"first")])

@@ -23,7 +23,7 @@ from nbdpull.core import errors
 from nbdpull.images import qcow2
 from nbdpull.nbd import nbd_target
 from nbdpull.operations.restore import Request, restore
-from nbdpull.targets import target
+from nbdpull.targets import opening, places
 
 SIZE = 6 * MIB
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs block devices: run as root")
@@ -701,7 +701,7 @@ def test_a_qcow2_of_any_size(tmp_path, seed):
         start = block * MIB + rng.randrange(16) * 32 * KIB
         stop = min(start + rng.randrange(1, 9) * 37 * 512, (block + 1) * MIB, size)
         parts.update({start: rng.randbytes(stop - start)} if start < stop else {})
-    with target.open_target(target.place(str(path)), size, 1) as image:
+    with opening.open_target(places.place(str(path)), size, 1) as image:
         for start in rng.sample(sorted(parts), len(parts)):
             image.write([(start, parts[start])])
         image.flush()

@@ -16,7 +16,7 @@ from ..core import errors
 from ..definitions.domain_xml import Disk
 from ..format import layout
 from ..images.image_header import LUKS, QCOW2, RAW
-from ..targets import target
+from ..targets import places
 
 _BY_NAME = {".raw": RAW, ".qcow2": QCOW2}
 
@@ -43,7 +43,7 @@ class Destinations:
     @property
     def is_one_place(self) -> bool:
         """Whether `output` takes one disk only."""
-        return self.output is not None and target.is_raw(self.output)
+        return self.output is not None and places.is_raw(self.output)
 
     def text(self, disk):
         """Where a disk goes, as the user would name it."""
@@ -58,12 +58,12 @@ class Destinations:
         return os.path.join(self.output, f"{layout.encoded(disk)}.{ending}")
 
     def place(self, disk):
-        """The target.Place of a disk; UsageError where its domain would take what is put there for something else."""
+        """The places.Place of a disk; UsageError where its domain would take what is put there for something else."""
         text = self.text(disk)
         known, secret = self.disks.get(disk), self.secrets.get(disk)
         if secret:
             _require_usable(disk, known, secret)
-        place = target.place(text, self._format(disk, text), self.options, self.in_place, secret)
+        place = places.place(text, self._format(disk, text), self.options, self.in_place, secret)
         if is_at(known, place.path) and place.format != known.format and self.folder is None:
             raise errors.UsageError(
                 f"disk {disk} of the domain is {known.format} at {place.path}, a {place.format} one would be taken for "
@@ -74,7 +74,7 @@ class Destinations:
     def _format(self, disk, text):
         """What a file is to be: what the user said, else what the domain's definition says of this very file, else what
         the name says, else what the domain's disk is. None where all of them are silent."""
-        if self.kind or target.is_raw(text):
+        if self.kind or places.is_raw(text):
             return self.kind
         own = self._usual(disk) if is_at(self.disks.get(disk), text) else None
         return own or _BY_NAME.get(os.path.splitext(text)[1]) or self._usual(disk)
@@ -101,7 +101,7 @@ class Destinations:
     def _of_format(self, disk, place):
         """Of one that nobody chose."""
         chosen = self.kind or (disk in self.to and os.path.splitext(place.path)[1] in _BY_NAME) or self._usual(disk)
-        if chosen or place.kind != target.NEW:
+        if chosen or place.kind != places.NEW:
             return []
         known = self.disks.get(disk)
         why = f"is {known.format} in the domain's definition" if known else "is not in the domain's definition"

@@ -21,7 +21,7 @@ from ..images import image_header
 from ..repository import marker, series
 from ..repository.image import Image
 from ..storage import store
-from ..targets import overwrite, target
+from ..targets import fit, opening, overwrite, places, replace
 from ..targets.disk_restore import DiskRestore
 from .destination import Destinations, is_as
 
@@ -183,7 +183,7 @@ class _Run:
 
     def _place(self, disk):
         place = self._where.place(disk)
-        if place.kind == target.STDOUT and (self._request.in_place or len(self._disks) > 1):
+        if place.kind == places.STDOUT and (self._request.in_place or len(self._disks) > 1):
             raise errors.UsageError("-: stdout takes one whole disk, and nothing can be compared there")
         return place
 
@@ -246,14 +246,14 @@ class _Run:
             overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head,
                                            self._check)  # fmt: skip
             how = self._request.force, self._request.in_place, self._check
-            target.require_fit(place, self._images[disk].size, *how)
-            target.require_folder(place, self._where.folder)
-            target.require_file_size(place, self._images[disk].size)
+            fit.require_fit(place, self._images[disk].size, *how)
+            fit.require_folder(place, self._where.folder)
+            fit.require_file_size(place, self._images[disk].size)
         paths = [os.path.realpath(place.path) for place in self._places.values()]
         if len(set(paths)) != len(paths):
             raise errors.UsageError("two disks have the same target")
         if self._request.space_check:
-            target.require_space([self._need(disk) for disk, place in self._places.items() if place.kind == target.NEW])
+            fit.require_space([self._need(disk) for disk, place in self._places.items() if place.kind == places.NEW])
         force = self._request.force or self._request.in_place
         for path in self._beside().values():
             if os.path.lexists(path) and not force:
@@ -269,7 +269,7 @@ class _Run:
         place, image = self._places[disk], self._images[disk]
         if "preallocation=f" in place.options or (place.secret and place.format == image_header.RAW):  # falloc or full
             return place, lambda: image.size, image.size
-        return place, lambda: _data_bytes(image, target.block_size(place)), image.size
+        return place, lambda: _data_bytes(image, places.block_size(place)), image.size
 
     def _prove(self):
         """Every file that the disks are made from is what was stored: sizes and digests, from the manifest down. The
@@ -306,7 +306,7 @@ class _Run:
         for disk in self._disks:
             image, place = self._images[disk], self._places[disk]
             how = self._request.threads, self._request.force, self._check
-            output = target.open_target(place, image.size, *how)
+            output = opening.open_target(place, image.size, *how)
             copies.append(DiskRestore(image, outputs.enter_context(output), self._request.delta, self._request.salvage))
         self._copy_all(copies)
         for copy in copies:
@@ -403,7 +403,7 @@ class _Run:
 
     def _sources(self):
         """{disk: Source} of what can be told in a definition."""
-        types = {target.NEW: "file", target.EXISTING: "file", target.DEVICE: "block"}
+        types = {places.NEW: "file", places.EXISTING: "file", places.DEVICE: "block"}
         told = {disk: place for disk, place in self._places.items()
                 if place.kind in types and definition.can_name(place.path)}  # fmt: skip
         return {
@@ -471,5 +471,5 @@ def _in_turn(iterators):
 
 
 def _write(path, data, force):
-    with target.whole(os.path.realpath(path), force) as draft, store.translated("write", path):
+    with replace.whole(os.path.realpath(path), force) as draft, store.translated("write", path):
         Path(draft).write_bytes(data)

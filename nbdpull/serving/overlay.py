@@ -17,7 +17,7 @@ import numpy
 from ..core import extents
 from ..repository.lookup import RandomImage
 from ..storage.store import translated
-from ..targets.target import File
+from ..targets.file import File
 
 if TYPE_CHECKING:
     from ..core.extents import Buffer, Extents

@@ -11,11 +11,12 @@ from typing import Callable, Optional
 from ..core import errors
 from ..core.errors import Check
 from ..images import image_header
-from . import target
+from . import existing
+from .places import DEVICE, EXISTING, Place
 
 
 def require_overwritable(
-    place: target.Place,
+    place: Place,
     in_place: bool,
     encrypted: Optional[bool],
     head: Callable[[], Optional[bytes]],
@@ -24,7 +25,7 @@ def require_overwritable(
     """Raise where what is at a Place must not be written over. in_place: it is the state to begin with; encrypted: the
     domain's disk is; head: returns the first image_header.SIZE bytes of what comes, None where that is not told;
     check() is called while a server is waited for."""
-    there = target.first_bytes(place, image_header.SIZE, check)
+    there = existing.first_bytes(place, image_header.SIZE, check)
     found = image_header.parse(there)
     if place.secret:
         return _require_encrypted(place, in_place, bool(there) and not found.encrypted)
@@ -46,13 +47,13 @@ def require_overwritable(
         )
 
 
-def _require_encrypted(place: target.Place, in_place: bool, is_plain: bool) -> None:
+def _require_encrypted(place: Place, in_place: bool, is_plain: bool) -> None:
     """What is there and stays has to be what the secret opens."""
-    if is_plain and (in_place or place.kind == target.DEVICE):
+    if is_plain and (in_place or place.kind == DEVICE):
         raise errors.UsageError(f"{place.path} is not encrypted: make it so first, or leave --encrypt-disk out")
 
 
-def _advice(place: target.Place, found: image_header.Header) -> str:
-    if found.format == image_header.QCOW2 and place.kind == target.EXISTING:
+def _advice(place: Place, found: image_header.Header) -> str:
+    if found.format == image_header.QCOW2 and place.kind == EXISTING:
         return "give --format qcow2"
     return "restore to another place, or with --force instead, which overwrites all that is there"

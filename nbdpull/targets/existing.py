@@ -1,0 +1,61 @@
+"""What is at a place already: how many bytes it takes, and how it begins.
+
+Owns: the ways to look at a file, a device or an export that is there, without a change. Must not know: whether that may
+be written over.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..core import errors
+from ..core.errors import Check
+from ..images import image_header, qemu_img
+from ..storage.store import translated
+from .places import DEVICE, NBD, STDOUT, Place, is_device
+
+if TYPE_CHECKING:
+    from ..nbd.nbd_target import NbdTarget
+
+
+def room(place: Place, check: Check) -> int:
+    if place.kind == NBD:
+        with open_uri(place.path, 1, check) as export:
+            size: int = export.size
+            return size
+    if place.secret:
+        return qemu_img.virtual_size(place.path, place.format, place.secret, place.kind == DEVICE)
+    if place.format == "qcow2":
+        return _qcow2_size(place.path)
+    with translated("open", place.path):
+        descriptor = os.open(place.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return os.lseek(descriptor, 0, os.SEEK_END)
+        finally:
+            os.close(descriptor)
+
+
+def _qcow2_size(path: str) -> int:
+    with translated("open", path), open(path, "rb") as file:
+        if image_header.parse(file.read(image_header.SIZE)).format != image_header.QCOW2:
+            raise errors.UsageError(f"{path} is no qcow2 image; give --format raw if it is a raw one")
+    return qemu_img.virtual_size(path, "qcow2")
+
+
+def first_bytes(place: Place, count: int, check: Check = lambda: None) -> bytes:
+    """Up to so many of the first bytes of what is at a Place, none where nothing is."""
+    if place.kind == NBD:
+        with open_uri(place.path, 1, check) as export:
+            return bytes(export.read(0, min(count, export.size)))
+    if place.kind == STDOUT or not (os.path.isfile(place.path) or is_device(place.path)):  # a FIFO would never answer
+        return b""
+    with translated("read", place.path), open(place.path, "rb") as file:
+        return file.read(count)
+
+
+def open_uri(uri: str, connections: int, check: Check = lambda: None) -> NbdTarget:
+    from ..nbd import nbd_target
+
+    opened: NbdTarget = nbd_target.open_uri(uri, connections, check)
+    return opened

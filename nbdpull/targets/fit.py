@@ -1,0 +1,142 @@
+"""Whether a disk fits into its place: what is looked at before anything is written, and changes nothing.
+
+Owns: the room at a place, in a file system, and what one file can hold; that nothing is overwritten unasked, and no
+image in use replaced. Must not know: what the disk holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from typing import IO, Callable, Optional
+
+from ..core import errors, sizes
+from ..core.errors import Check
+from ..images import image_header, image_lock
+from ..storage.store import translated
+from . import existing, places
+from .places import Place
+
+_ANYWHERE = 1 << 31  # bytes that a file can have on any file system
+
+
+def require_fit(
+    place: Place, size: int, force: bool = False, in_place: bool = False, check: Check = lambda: None
+) -> None:
+    """Raise unless a disk of `size` bytes can go there; nothing is changed. force: what is there may be overwritten."""
+    if place.kind == places.STDOUT:
+        if sys.stdout.isatty():
+            raise errors.UsageError("-o -: stdout is a terminal; send it to a file or a program")
+        return
+    if place.kind == places.NEW:
+        if os.path.lexists(place.path) and not force:
+            raise errors.OutputExists(f"{place.path} exists; give --force to overwrite it, or another folder to -o")
+        _require_replaceable(place.path)
+        return
+    room = existing.room(place, check)
+    if place.kind != places.EXISTING and room < size:  # a file can be made to grow
+        raise errors.OutputError(f"{place.path} has {room} bytes, the disk needs {size}; nothing was written")
+    if not (force or in_place):
+        raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
+
+
+def _require_replaceable(path: str) -> None:
+    """Raise where something is that is no image, or an image in use: its VM would go on with a nameless file."""
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "no regular file"
+        raise errors.OutputExists(f"{path} is {what}")
+    with translated("open", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            image_lock.keep_all_out(descriptor, path)
+        finally:
+            os.close(descriptor)
+
+
+def require_folder(place: Place, to_be_made: Optional[str] = None) -> None:
+    """Raise unless a new image can be made where it is to go. to_be_made: a folder that will be there by then."""
+    if place.kind != places.NEW:
+        return
+    folder, there = os.path.dirname(place.path), _existing_folder(place.path)
+    below = os.path.join(there, os.path.relpath(folder, there).split(os.sep)[0])
+    if os.path.lexists(below) and not os.path.isdir(below):
+        raise errors.OutputExists(f"cannot create {place.path}: {below} exists and is no folder")
+    why = None
+    if folder != there and (to_be_made is None or folder != os.path.abspath(to_be_made)):
+        why = f"there is no folder {folder}, make it first"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        why = os.strerror(errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES)
+    if why:
+        raise errors.OutputError(f"cannot create {place.path}: {why}")
+
+
+def require_file_size(place: Place, size: int) -> None:
+    """Raise where a raw image would be larger than a file can be on its file system."""
+    if place.kind not in (places.NEW, places.EXISTING) or place.format != image_header.RAW:
+        return
+    folder = _existing_folder(place.path)
+    limit = _largest_file(folder, size)
+    if limit < size:
+        raise errors.OutputError(
+            f"cannot create {place.path}: it would be a file of {sizes.shown(size)}, and none can be larger than "
+            f"{sizes.shown(limit)} on the file system of {folder}; restore it as qcow2 (--format qcow2), or elsewhere"
+        )
+
+
+def _largest_file(folder: str, wanted: int) -> int:
+    """The size in bytes that a file there can have, as far as it is below `wanted`; `wanted` where no file can be made,
+    which others tell."""
+    if wanted < _ANYWHERE:
+        return wanted
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
+        if not _takes(probe, wanted):
+            fits, too_large = 0, wanted
+            while too_large - fits > 1:
+                middle = (fits + too_large) // 2
+                fits, too_large = (middle, too_large) if _takes(probe, middle) else (fits, middle)
+            return fits
+    return wanted
+
+
+def _takes(probe: IO[bytes], size: int) -> bool:
+    try:
+        os.ftruncate(probe.fileno(), size)
+        return True
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return False
+
+
+def require_space(needs: Iterable[tuple[Place, Callable[[], int], int]]) -> None:
+    """Raise OutputFull unless new images can be written. needs: of each (Place, function that tells how many bytes it
+    takes, and a bound of that which is known at once)."""
+    file_systems: dict[int, list[tuple[str, Callable[[], int], int]]] = {}
+    for place, exact, bound in needs:
+        folder = _existing_folder(place.path)
+        with translated("look into", folder):
+            file_systems.setdefault(os.stat(folder).st_dev, []).append((folder, exact, bound))
+    for images in file_systems.values():
+        status = os.statvfs(images[0][0])
+        free = status.f_bavail * status.f_frsize
+        if sum(bound for _, _, bound in images) <= free:
+            continue
+        wanted = sum(exact() for _, exact, _ in images)
+        if wanted > free:
+            raise errors.OutputFull(
+                f"cannot write to {images[0][0]}: the images take {wanted} bytes, {free} are free; free space, choose "
+                "another folder, or say --no-space-check; nothing was written"
+            )
+
+
+def _existing_folder(path: str) -> str:
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
