@@ -20,6 +20,7 @@ import zstandard
 from nbdpull.core import extents
 from nbdpull.format import layout, manifest, reader, writer
 from nbdpull.format.manifest import FileEntry
+from nbdpull.operations.verify import Options, verify
 from nbdpull.repository import marker, series
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -359,3 +360,8 @@ def package_environment():
     import nbdpull
 
     return {**os.environ, "PYTHONPATH": str(Path(nbdpull.__file__).parent.parent), "NBDPULL_DEBUG": ""}
+
+
+def verify_store(root, report=lambda **event: None, check=lambda: None, keep=False, **options):
+    """What verify finds in a store, which is left as it is."""
+    return verify(Options(str(root), keep=keep, **options), report, check)

@@ -11,7 +11,7 @@ from stores import KIB, MIB, Vm
 from test_restore_targets import as_root, command, loop_device, raw_of
 
 from nbdpull.core import errors
-from nbdpull.operations.restore import Request, restore
+from nbdpull.operations.restore import Options, restore
 
 
 def store_of(root, disks, **inner):
@@ -38,7 +38,7 @@ def content(vm, disk="vda"):
 def test_a_restored_disk_is_of_the_format_of_its_domain(tmp_path):
     """A qcow2 file under a definition that says raw shows the guest what no disk of it ever held."""
     vm = store_of(tmp_path / "store", {"vda": "raw", "vdb": "qcow2"})
-    result = restore(Request(str(vm.root), str(tmp_path / "out")))
+    result = restore(Options(str(vm.root), str(tmp_path / "out")))
     assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.raw", "vdb.qcow2"]
     assert result.formats == {"vda": "raw", "vdb": "qcow2"} and not result.warnings and not result.misplaced
     assert [raw_of(result.files[disk], result.formats[disk]) for disk in ("vda", "vdb")] == [
@@ -55,12 +55,12 @@ def test_a_restored_disk_is_of_the_format_of_its_domain(tmp_path):
     ("raw", "a.img", {}, "raw"), ("qcow2", "a.img", {}, "qcow2"),  # many a qcow2 image has that name
     ("raw", "a.qcow2", {}, "qcow2"), ("qcow2", "a.raw", {}, "raw"),
     ("raw", "a.img", {"kind": "qcow2"}, "qcow2"), ("qcow2", "a.qcow2", {"kind": "raw"}, "raw"),
-    ("raw", "disk", {"options": "cluster_size=4k"}, "qcow2"),
+    ("raw", "disk", {"image_options": "cluster_size=4k"}, "qcow2"),
     ("vmdk", "disk", {}, "qcow2"), ("vmdk", "a.raw", {}, "raw"),
 ])  # fmt: skip
 def test_the_format_at_a_path(tmp_path, domain, name, how, expected):
     vm = store_of(tmp_path / "store", {"vda": domain})
-    result = restore(Request(str(vm.root), to={"vda": str(tmp_path / name)}, **how))
+    result = restore(Options(str(vm.root), to={"vda": str(tmp_path / name)}, **how))
     assert result.formats == {"vda": expected}
     assert raw_of(tmp_path / name, expected) == content(vm)
     told = ["disk vda is vmdk in the domain's definition: it is restored as qcow2 (see --format)"]
@@ -113,9 +113,9 @@ def test_another_format_where_the_domain_has_its_own(tmp_path, domain, other):
     path.write_bytes(b"old")
     how = {"to": {"vda": str(path)}, "kind": other, "force": True}
     with pytest.raises(errors.UsageError, match=f"is {domain} at {path}, a {other} one would be taken for that"):
-        restore(Request(str(vm.root), **how))
+        restore(Options(str(vm.root), **how))
     assert path.read_bytes() == b"old"
-    result = restore(Request(str(vm.root), str(tmp_path / "out"), **how))
+    result = restore(Options(str(vm.root), str(tmp_path / "out"), **how))
     assert stores.disks_of((tmp_path / "out/domain.xml").read_text()) == {"vda": (other, str(path))}
     assert not result.misplaced and raw_of(path, other) == content(vm)
 
@@ -128,9 +128,9 @@ def test_a_device_that_the_domain_takes_for_a_qcow2_image(tmp_path):
     with loop_device(str(tmp_path / "image")) as device:
         placed(vm, "vda", device)
         with pytest.raises(errors.UsageError, match="give -o|a folder by -o"):
-            restore(Request(str(vm.root), to={"vda": device}, force=True))
+            restore(Options(str(vm.root), to={"vda": device}, force=True))
         assert (tmp_path / "image").read_bytes() == bytes(8 * MIB)
-        restore(Request(str(vm.root), str(tmp_path / "out"), to={"vda": device}, force=True))
+        restore(Options(str(vm.root), str(tmp_path / "out"), to={"vda": device}, force=True))
     assert stores.disks_of((tmp_path / "out/domain.xml").read_text()) == {"vda": ("raw", device)}
     assert (tmp_path / "image").read_bytes() == content(vm).ljust(8 * MIB, b"\0")
 
@@ -141,12 +141,12 @@ def test_an_image_that_is_there_is_taken_for_what_it_is(tmp_path, domain):
     path, other = tmp_path / "disk", {"raw": "qcow2", "qcow2": "raw"}[domain]
     vm = store_of(tmp_path / "store", {"vda": domain})
     subprocess.run(["qemu-img", "create", "-q", "-f", domain, path, str(MIB)], check=True)
-    restore(Request(str(vm.root), to={"vda": str(path)}, delta=True))
+    restore(Options(str(vm.root), to={"vda": str(path)}, delta=True))
     assert raw_of(path, domain) == content(vm)
     subprocess.run(["qemu-img", "create", "-q", "-f", other, path, str(MIB)], check=True)
     before = Path(path).read_bytes()
     with pytest.raises(errors.UsageError, match="--format"):
-        restore(Request(str(vm.root), to={"vda": str(path)}, delta=True))
+        restore(Options(str(vm.root), to={"vda": str(path)}, delta=True))
     assert Path(path).read_bytes() == before
 
 
@@ -190,7 +190,7 @@ def test_a_folder_that_no_definition_can_name(tmp_path):
         done = command("restore", vm.root, "-o", out, *words)
         assert done.returncode == 2 and b"cannot be written into a definition" in done.stderr
     assert not os.path.exists(out)
-    result = restore(Request(str(vm.root), out))
+    result = restore(Options(str(vm.root), out))
     assert raw_of(result.files["vda"], "raw") == content(vm)
     assert result.misplaced == ["vda"] and "which is not named here" in result.warnings[0]
 
@@ -201,7 +201,7 @@ def test_a_tpm_state_that_no_start_would_find(tmp_path):
     vm.add_disk("vda", MIB)
     vm.files = {"tpm.tpm2-00.permall": b"sealed"}
     vm.pull()
-    result = restore(Request(str(vm.root), str(tmp_path / "out")))
+    result = restore(Options(str(vm.root), str(tmp_path / "out")))
     assert [each for each in result.warnings if "TPM" in each and "--define" in each] == result.warnings != []
 
 

@@ -523,7 +523,7 @@ def test_the_code_reads_the_hexdump(tmp_path):
 
     vm, point = example(tmp_path / "store", handmade={"vda": from_the_page})
     assert stores.records_of(vm, point, "vda").tobytes() == dumped("records")
-    request = restore.Request(str(vm.root), str(tmp_path / "out"), kind="raw")
+    request = restore.Options(str(vm.root), str(tmp_path / "out"), kind="raw")
     image = Path(restore.restore(request).files["vda"]).read_bytes()
     assert image == vm.images[point.id]["vda"] == b"\x55" * 65536 + bytes(65536) + b"\xaa" * 4096
 

@@ -134,7 +134,7 @@ def test_an_agent_that_never_answers(private_libvirt, tmp_path, monkeypatch, wor
     clock = types.SimpleNamespace(**vars(time))
     clock.monotonic = lambda: time.monotonic() + (300 if booted else 0)  # so long as a drill waits
     monkeypatch.setattr(drill, "time", clock)
-    told = drill.drill(drill.Request(str(vm.root), uri=private_libvirt.uri, work_dir=work), check=check)
+    told = drill.drill(drill.Options(str(vm.root), uri=private_libvirt.uri, work_dir=work), check=check)
     assert (told.verdict, told.waited_for) == ("failed", "agent")
     assert told.reason == "the agent did not answer within 300 s" and told.seconds > 300
     assert "hello from" in told.console  # what it did is shown all the same
@@ -202,7 +202,7 @@ def test_it_can_be_stopped(bootable, private_libvirt, work):
         if len(looks) == 20:
             raise errors.Interrupted(15)
 
-    request = drill.Request(str(bootable.root), uri=private_libvirt.uri, expect="never", work_dir=work)
+    request = drill.Options(str(bootable.root), uri=private_libvirt.uri, expect="never", work_dir=work)
     with pytest.raises(errors.Interrupted):
         drill.drill(request, check=check)
     assert drills_left(private_libvirt) == []
@@ -228,7 +228,7 @@ def test_a_drill_whose_disks_everybody_could_read(bootable, private_libvirt, wor
         if step == "boot":
             seen.append(closed_to_nobody(Path(work)))
 
-    drill.drill(drill.Request(str(bootable.root), point=bootable.points[0].id, uri=private_libvirt.uri, expect="hello",
+    drill.drill(drill.Options(str(bootable.root), point=bootable.points[0].id, uri=private_libvirt.uri, expect="hello",
                               work_dir=work, keep=False), report)  # fmt: skip
     assert seen == [True]
 

@@ -15,7 +15,7 @@ from test_restore_start import Host
 from test_restore_targets import as_root, command, loop_device
 
 from nbdpull.core import errors
-from nbdpull.operations.restore import Request, restore
+from nbdpull.operations.restore import Options, restore
 
 
 class Encrypted(Machine):
@@ -244,7 +244,7 @@ def test_what_cannot_be_encrypted(tmp_path, key):
          errors.UsageError),
     ):  # fmt: skip
         with pytest.raises(kind):
-            restore(Request(str(root), **how))
+            restore(Options(str(root), **how))
     assert set(os.listdir(tmp_path)) == {"store", "plain", "empty", "plain.raw", key.name}
     done = command("restore", vm.root, "-o", tmp_path / "out", "--encrypt-disk", "vda")
     assert done.returncode == 2
@@ -262,8 +262,8 @@ def test_qemu_img_that_gives_up_for_want_of_a_clock(tmp_path, key, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     vm = encrypted_store(tmp_path / "store", [("vda", "qcow2")])
-    how = {"secrets": {"vda": str(key)}, "options": "encrypt.iter-time=10"}
-    restore(Request(str(vm.root), to={"vda": str(tmp_path / "a")}, **how))
+    how = {"secrets": {"vda": str(key)}, "image_options": "encrypt.iter-time=10"}
+    restore(Options(str(vm.root), to={"vda": str(tmp_path / "a")}, **how))
     monkeypatch.undo()
     assert luks.content(tmp_path / "a", "qcow2", key) == vm.images[vm.points[-1].id]["vda"]
 

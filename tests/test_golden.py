@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from stores import files, package_environment, zstd_frames
+from stores import files, package_environment, verify_store, zstd_frames
 
 from nbdpull.core import extents
 from nbdpull.format import reader
 from nbdpull.operations import listing
-from nbdpull.operations.restore import Request, restore
-from nbdpull.operations.verify import verify
+from nbdpull.operations.restore import Options, restore
 from nbdpull.repository import marker, series
 
 DATA = Path(__file__).parent / "data"
@@ -26,7 +25,7 @@ POINTS = [(domain, point) for domain, points in IMAGES.items() for point in poin
 def restored(root, folder, domain, point, kind="raw"):
     """{disk: {"size": …, "sha256": …}} of a restore."""
     images = {}
-    for disk, path in restore(Request(str(root), str(folder), domain, point, kind=kind)).files.items():
+    for disk, path in restore(Options(str(root), str(folder), domain, point, kind=kind)).files.items():
         if kind == "qcow2":
             subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, f"{path}.raw"], check=True)
             path = f"{path}.raw"
@@ -46,7 +45,7 @@ def test_to_qcow2_as_well(tmp_path):
 
 
 def test_it_verifies():
-    report = verify(str(GOLDEN))
+    report = verify_store(GOLDEN)
     assert report.damages == []
     assert report.points == len(POINTS)
     assert report.frames > 20
@@ -105,7 +104,7 @@ def test_reading_leaves_it_as_it_is(tmp_path):
         return {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in [GOLDEN, *GOLDEN.rglob("*")]}
 
     before = state()
-    verify(str(GOLDEN))
+    verify_store(GOLDEN)
     restored(GOLDEN, tmp_path / "out", *POINTS[0])
     listing.points(str(GOLDEN))
     assert state() == before
@@ -116,6 +115,6 @@ def test_the_code_of_today_makes_a_store_of_the_same_images(tmp_path):
     command = [sys.executable, str(DATA / "make_golden.py"), str(made)]
     subprocess.run(command, check=True, env=package_environment())
     assert json.loads(Path(f"{made}.json").read_text(encoding="utf-8")) == IMAGES
-    assert verify(str(made)).damages == []
+    assert verify_store(made).damages == []
     assert subprocess.run(command, capture_output=True, env=package_environment()).returncode, "it overwrites nothing"
     assert os.path.exists(made / "nbdpull.json")

@@ -221,7 +221,7 @@ def test_a_pull_compresses_on_what_is_left(machine, tmp_path, monkeypatch):
     vm.write_bytes("vda", 0, os.urandom(8 * MIB))
     made = []
     monkeypatch.setattr(pull, "Cores", lambda *about, **how: made.append(Counted(*about, **how)) or made[-1])
-    request = pull.Request(
+    request = pull.Options(
         vm.name, str(tmp_path / "store"), uri=vm.bed.uri, full=True, make_checkpoint=False, threads=4
     )
     pull.pull(request)

@@ -13,7 +13,7 @@ from stores import KIB, MIB, Vm
 from test_restore_targets import as_root, exported, loop_device, raw_of
 
 from nbdpull.core import errors
-from nbdpull.operations.restore import Request, restore
+from nbdpull.operations.restore import Options, restore
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_luks_header_is_never_written_over(vm, changes, tmp_path, place, how):
     before = Path(path).read_bytes()
     source = changes if "onto" in how else vm
     with place_of(path, place) as where, pytest.raises(errors.EncryptedTarget, match="LUKS.*nothing was written"):
-        restore(Request(str(source.root), to={"vda": where}, **how))
+        restore(Options(str(source.root), to={"vda": where}, **how))
     assert Path(path).read_bytes() == before
 
 
@@ -80,7 +80,7 @@ def test_an_encrypted_qcow2_is_never_written_over(vm, changes, tmp_path, how):
     path = encrypted_image(tmp_path / "old.qcow2", "qcow2")
     before = Path(path).read_bytes()
     with pytest.raises(errors.EncryptedTarget):
-        restore(Request(str(changes.root if "onto" in how else vm.root), to={"vda": path}, **how))
+        restore(Options(str(changes.root if "onto" in how else vm.root), to={"vda": path}, **how))
     assert Path(path).read_bytes() == before
 
 
@@ -103,7 +103,7 @@ def test_a_disk_that_the_guest_encrypted_by_itself(tmp_path, place, how, encrypt
         where = stack.enter_context(place_of(path, place))
         if encrypted:
             stack.enter_context(pytest.raises(errors.EncryptedTarget))
-        restore(Request(str(vm.root), to={"vda": where}, **how))
+        restore(Options(str(vm.root), to={"vda": where}, **how))
     expected = content if encrypted else vm.images[vm.points[-1].id]["vda"]
     found = raw_of(path, how.get("kind", "raw") if not encrypted else "raw")
     assert found == expected
@@ -116,7 +116,7 @@ def test_another_luks_header_than_the_guests_own(vm, tmp_path):
     vm.write("vda", 0, header[:168] + b"3e3fce45-4f53-4fa7-bb32-11f34168b82b" + header[204:])
     vm.pull()
     with pytest.raises(errors.EncryptedTarget):
-        restore(Request(str(vm.root), to={"vda": path}, delta=True, kind="raw"))
+        restore(Options(str(vm.root), to={"vda": path}, delta=True, kind="raw"))
 
 
 @pytest.mark.parametrize("how", ["delta", "onto"])
@@ -133,7 +133,7 @@ def test_an_image_is_not_written_to_as_if_it_were_raw(vm, changes, tmp_path, kin
     before = Path(path).read_bytes()
     source = changes if how == "onto" else vm
     with place_of(path, place) as where, pytest.raises(errors.UsageError, match=f"is a {kind} image") as caught:
-        restore(Request(str(source.root), to={"vda": where}, kind="raw", **{how: True}))
+        restore(Options(str(source.root), to={"vda": where}, kind="raw", **{how: True}))
     assert ("give --format qcow2" in str(caught.value)) == (kind == "qcow2" and place == "file")
     assert Path(path).read_bytes() == before
 
@@ -149,5 +149,5 @@ def test_a_guest_whose_raw_disk_begins_like_an_image(tmp_path):
     vm.pull()
     vm.write("vda", 100 * KIB, b"more")
     point = vm.pull()
-    restore(Request(str(vm.root), to={"vda": str(path)}, delta=True))
+    restore(Options(str(vm.root), to={"vda": str(path)}, delta=True))
     assert path.read_bytes() == vm.images[point.id]["vda"]

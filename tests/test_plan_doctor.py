@@ -10,7 +10,7 @@ from bed.machine import MIB, Disk, wait_for
 from test_base import forget
 from test_pull import CLUSTER, Before, modes, nbdpull, pulled, start_nbdpull  # noqa: F401  (a fixture)
 
-from nbdpull.operations.doctor import examine
+from nbdpull.operations import doctor as examination
 
 libvirt = pytest.importorskip("libvirt")
 connection = pytest.importorskip("nbdpull.hypervisor.connection")
@@ -120,7 +120,7 @@ def found_at(monkeypatch, libvirt, qemu):
         yield connection.Host("qemu:///system", True, {"libvirt": libvirt, "qemu": qemu}, [])
 
     monkeypatch.setattr(connection, "host", host)
-    return examine()
+    return examination.doctor(examination.Options()).findings
 
 
 @pytest.mark.parametrize("version", ["7.2.22", "8.2.3", "8.2.4", "9.0.0", "10.0.13"])

@@ -9,14 +9,12 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
-from stores import KIB, MIB, ROLLING, Vm, chain, damaged, files, flipped
+from stores import KIB, MIB, ROLLING, Vm, chain, damaged, files, flipped, verify_store
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
 from nbdpull.format import findings, layout, reader
 from nbdpull.operations import compare, digest, listing, rebuild
-from nbdpull.operations.verify import verify
-from nbdpull.repository.part import Part
 
 SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
@@ -43,19 +41,19 @@ def result(capsys, *words):
 
 
 def test_shards_are_everything_and_nothing_twice(vm):
-    whole = verify(str(vm.root))
-    parts = [verify(str(vm.root), part=Part(shard=(i, 3))) for i in (1, 2, 3)]
+    whole = verify_store(vm.root)
+    parts = [verify_store(vm.root, shard=(i, 3)) for i in (1, 2, 3)]
     assert sum(part.frames for part in parts) == whole.frames
     assert sum(part.raw_bytes for part in parts) == whole.raw_bytes
     assert max(part.frames for part in parts) < whole.frames
-    again = verify(str(vm.root), part=Part(shard=(2, 3)))
+    again = verify_store(vm.root, shard=(2, 3))
     assert (again.frames, again.files) == (parts[1].frames, parts[1].files)
 
 
 def test_a_damage_is_in_one_shard(vm):
     chunk = max(files(vm.folder), key=lambda path: (path.suffix == ".zst", path.stat().st_size))
     with damaged(chunk, flipped(chunk.read_bytes(), chunk.stat().st_size // 2)):
-        found = [len(verify(str(vm.root), part=Part(shard=(i, 4))).damages) for i in range(1, 5)]
+        found = [len(verify_store(vm.root, shard=(i, 4)).damages) for i in range(1, 5)]
     assert sum(found) >= 1
 
 
@@ -64,23 +62,23 @@ def test_a_sample_looks_at_about_its_share(tmp_path):
     vm.add_disk("vda", 40 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(40 * MIB))
     vm.pull(frame_size=64 * KIB)
-    found = verify(str(vm.root), part=Part(sample=0.1))
+    found = verify_store(vm.root, sample=0.1)
     assert 20 < found.frames < 140 and found.complete and not found.damages
     lost = vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path
     with damaged(lost, None):  # a file that is not there is found by every sample
-        assert verify(str(vm.root), part=Part(sample=0.0001), quick=True).damages
+        assert verify_store(vm.root, sample=0.0001, level="files").damages
 
 
 def test_a_time_limit_ends_it_and_the_next_run_goes_on(vm, capsys):
     code, out, _ = nbdpull(capsys, "verify", vm.root, "--max-duration", "0.000001s", "--json")
     assert code == 0 and json.loads(out.splitlines()[-1])["complete"] is False
-    assert verify(str(vm.root), part=Part(max_duration=1000)).complete
+    assert verify_store(vm.root, max_duration=1000).complete
     oldest = vm.points[0]
     others = [point for point in vm.points if point is not oldest]
     entries = [{**findings.entry(point), "verdict": "ok", "damages": 0} for point in others]
     findings.record(vm.series, findings.VERIFY, **findings.now(), level="frames", points=entries)
     events = []
-    verify(str(vm.root), part=Part(max_duration=1000), report=lambda **event: events.append(event))
+    verify_store(vm.root, max_duration=1000, report=lambda **event: events.append(event))
     assert events[0]["point"] == oldest.id
 
 
@@ -147,7 +145,7 @@ def test_an_image_equals_its_point_and_no_other(even, tmp_path, kind, capsys):
     for point in even.points:
         path = image(tmp_path / f"{point.id}.{kind}", even.images[point.id]["vda"], kind)
         for other in even.points:
-            found = compare.compare(str(even.root), str(path), point=other.id)
+            found = compare.compare(compare.Options(str(even.root), str(path), point=other.id))
             assert found.differences == different(even, point, other)
     told = result(capsys, "verify", even.root, "--against", path, "--point", even.points[0].id)
     assert not told["ok"] and told["exit_code"] == 13 and told["differences"]
@@ -186,7 +184,8 @@ def test_all_parts_of_an_image_together_are_the_whole(even, tmp_path, capsys):
 def different(vm, one, other):
     """Must be [] for the same point; else the compare's own answer holds the ranges that really differ."""
     a, b = vm.images[one.id]["vda"], vm.images[other.id]["vda"]
-    found = compare.compare(str(vm.root), str(next(vm.root.parent.glob(f"{one.id}.*[w2]"))), point=other.id).differences
+    image = str(next(vm.root.parent.glob(f"{one.id}.*[w2]")))
+    found = compare.compare(compare.Options(str(vm.root), image, point=other.id)).differences
     covered = bytearray(len(a))
     for offset, length in found:
         covered[offset : offset + length] = b"\1" * length
@@ -220,7 +219,7 @@ def test_against_bad_input(even, vm, tmp_path, capsys):
 
 
 def digests(vm, point="all"):
-    return [disks for _, disks in digest.digest(str(vm.root), point=point).points]
+    return [disks for _, disks in digest.digest(digest.Options(str(vm.root), point=point, keep=False)).points]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -315,7 +314,7 @@ def test_a_lost_index_is_made_again_to_the_byte(tmp_path, capsys, how):
             path.unlink()
             assert nbdpull(capsys, "index", vm.root, point.id, disk, "--rebuild")[0] == 0
             assert path.read_bytes() == before
-    assert verify(str(vm.root)).damages == []
+    assert verify_store(vm.root).damages == []
 
 
 def test_a_large_lost_index(tmp_path):
@@ -340,7 +339,7 @@ def test_a_disk_without_changes(tmp_path):
     path = vm.folder / point.manifest.disk("vda").index.path
     path.unlink()
     rebuild.rebuild(vm.series, point, "vda")
-    assert verify(str(vm.root)).damages == []
+    assert verify_store(vm.root).damages == []
 
 
 def test_what_cannot_be_rebuilt(vm, capsys):

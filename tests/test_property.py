@@ -166,7 +166,7 @@ class Play:
 
     def run(self, options, report=lambda **event: None, check=lambda: None):
         options = {"scratch_dir": str(self.witness.scratch), "uri": self.vm.bed.uri, **options}
-        return pull.pull(pull.Request(self.vm.name, str(self.witness.store), **options), report, check)
+        return pull.pull(pull.Options(self.vm.name, str(self.witness.store), **options), report, check)
 
     def pull(self):
         options, held = self.request(), self.held()

@@ -22,10 +22,11 @@ from pathlib import Path
 import pytest
 import zstandard
 from bed.machine import MIB, Disk, Machine
+from stores import verify_store
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
-from nbdpull.operations import restore, verify
+from nbdpull.operations import restore
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -1160,7 +1161,7 @@ def flipped(data, at):
 def damages(witness):
     """What verify finds; in this process, as each command line would take a third of a second."""
     try:
-        return verify.verify(str(witness.store)).damages
+        return verify_store(witness.store).damages
     except errors.NbdpullError as error:
         return [error]
 
@@ -1169,7 +1170,7 @@ def restored_or_refused(witness, point):
     """The bytes of the point's disks, or None where restore refused and wrote nothing."""
     out = witness.folder / "perhaps"
     try:
-        restore.restore(restore.Request(str(witness.store), str(out), point=point, kind="raw"))
+        restore.restore(restore.Options(str(witness.store), str(out), point=point, kind="raw"))
         return {image.stem: image.read_bytes() for image in out.glob("*.raw")}
     except errors.NbdpullError:
         assert not list(out.glob("*"))

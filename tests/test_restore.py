@@ -14,7 +14,7 @@ from stores import KIB, MIB, Vm, chain, package_environment, scribble, small_dis
 
 from nbdpull.core import errors
 from nbdpull.nbd import nbd_target
-from nbdpull.operations.restore import Request, restore
+from nbdpull.operations.restore import Options, restore
 from nbdpull.targets import file, new_qcow2, opening, places
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
@@ -36,7 +36,7 @@ def vm(tmp_path_factory):
 
 
 def do(vm, folder, **how):
-    return restore(Request(str(vm.root), str(folder), **how))
+    return restore(Options(str(vm.root), str(folder), **how))
 
 
 # -- what is restored -------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_folders_with_names_that_programs_mistake(tmp_path, monkeypatch, kind, n
     vm.add_disk("vda", 64 * KIB)
     vm.write("vda", 100, b"abc")
     vm.pull()
-    path = restore(Request("store:1", name, kind=kind)).files["vda"]
+    path = restore(Options("store:1", name, kind=kind)).files["vda"]
     assert raw_of(path) == vm.images[vm.points[-1].id]["vda"]
 
 
@@ -154,7 +154,7 @@ def test_a_disk_whose_name_is_a_path(tmp_path):
 
 def test_progress(vm, tmp_path):
     events = []
-    result = restore(Request(str(vm.root), str(tmp_path / "out"), kind="raw"), lambda **event: events.append(event))
+    result = restore(Options(str(vm.root), str(tmp_path / "out"), kind="raw"), lambda **event: events.append(event))
     for disk, size in (("vda", len(vm.images[vm.points[-1].id]["vda"])), ("vdb", 300 * KIB)):
         mine = [event for event in events if event["disk"] == disk]
         positions = [event["position"] for event in mine]
@@ -259,7 +259,7 @@ def test_an_error_on_the_way(vm, tmp_path, monkeypatch, kind):
     output = {"raw": file.File, "qcow2": new_qcow2.NewQcow2, "options": nbd_target.NbdTarget}[kind]
     real = output.write
     monkeypatch.setattr(output, "write", write)
-    options = {"kind": "qcow2", "options": "compat=1.1"} if kind == "options" else {"kind": kind}
+    options = {"kind": "qcow2", "image_options": "compat=1.1"} if kind == "options" else {"kind": kind}
     with pytest.raises(errors.OutputError, match="Input/output error"):
         do(vm, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
@@ -274,12 +274,12 @@ def test_a_stop_on_the_way(vm, tmp_path, kind):
             raise errors.Interrupted(15)
 
     with pytest.raises(errors.Interrupted):
-        restore(Request(str(vm.root), str(tmp_path / "out"), kind=kind), lambda **event: seen.append(event), check)
+        restore(Options(str(vm.root), str(tmp_path / "out"), kind=kind), lambda **event: seen.append(event), check)
     assert not (tmp_path / "out").exists()
 
 
 @as_root
-@pytest.mark.parametrize("how", [{"kind": "raw"}, {"kind": "qcow2"}, {"options": "compat=1.1"}])
+@pytest.mark.parametrize("how", [{"kind": "raw"}, {"kind": "qcow2"}, {"image_options": "compat=1.1"}])
 def test_a_disk_that_is_unplugged_on_the_way(tmp_path, how):
     """And when it is plugged in again, nothing on it looks like an image."""
     vm, unplugged = noise(tmp_path), []
@@ -290,7 +290,7 @@ def test_a_disk_that_is_unplugged_on_the_way(tmp_path, how):
 
     with Device(tmp_path / "mount", tmp_path, 128 * MIB) as device:
         with pytest.raises(errors.OutputError, match="Input/output error") as caught:
-            restore(Request(str(vm.root), str(device.folder / "out"), threads=1, **how), report)
+            restore(Options(str(vm.root), str(device.folder / "out"), threads=1, **how), report)
         assert caught.value.exit_code == 9
         device.mend()
         assert not [path for path in stores.files(device.folder / "out") if path.suffix != ".partial"]
@@ -351,7 +351,7 @@ def test_no_image_is_left_where_a_later_one_fails(vm, tmp_path, kind):
             raise errors.OutputFull("cannot write: No space left on device")
 
     with pytest.raises(errors.OutputFull):
-        restore(Request(str(vm.root), str(tmp_path / "out"), kind=kind), report)
+        restore(Options(str(vm.root), str(tmp_path / "out"), kind=kind), report)
     assert not (tmp_path / "out").exists()
 
 
@@ -360,7 +360,7 @@ def test_a_stop_while_the_chain_is_proved(vm, tmp_path):
         raise errors.Interrupted(15)
 
     with pytest.raises(errors.Interrupted):
-        restore(Request(str(vm.root), str(tmp_path / "out")), check=check)
+        restore(Options(str(vm.root), str(tmp_path / "out")), check=check)
     assert not (tmp_path / "out").exists()
 
 
@@ -403,7 +403,7 @@ def test_qemu_nbd_dies(vm, tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(errors.OutputError):
-        restore(Request(str(vm.root), str(tmp_path / "out"), disks=["vda"], options="compat=1.1"), report)
+        restore(Options(str(vm.root), str(tmp_path / "out"), disks=["vda"], image_options="compat=1.1"), report)
     assert not (tmp_path / "out").exists()
 
 
@@ -417,7 +417,7 @@ def test_qemu_nbd_that_is_slow_to_listen(vm, tmp_path, monkeypatch):
     slow.write_text(f'#!/bin/sh\npython3 -c "{bind}" "$@"\nsleep 0.3\nexec {real} "$@"\n')
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    path = do(vm, tmp_path / "out", disks=["vdb"], options="compat=1.1").files["vdb"]
+    path = do(vm, tmp_path / "out", disks=["vdb"], image_options="compat=1.1").files["vdb"]
     assert raw_of(path) == vm.images[vm.points[-1].id]["vdb"]
 
 
@@ -428,14 +428,14 @@ def test_qemu_nbd_that_does_not_start(vm, tmp_path, monkeypatch):
     (folder / "qemu-nbd").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     with pytest.raises(errors.OutputError, match="this is broken"):
-        do(vm, tmp_path / "out", options="compat=1.1")
+        do(vm, tmp_path / "out", image_options="compat=1.1")
     assert not (tmp_path / "out").exists()
 
 
 def test_no_qemu(vm, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.MissingSoftware, match="qemu-img is not installed: install qemu-utils"):
-        do(vm, tmp_path / "out", options="compat=1.1")
+        do(vm, tmp_path / "out", image_options="compat=1.1")
     assert not (tmp_path / "out").exists()
     do(vm, tmp_path / "out")
 
@@ -521,7 +521,7 @@ def test_two_restores_of_one_image_at_once(vm, tmp_path):
 
 def test_no_store(tmp_path):
     with pytest.raises(errors.StoreError) as caught:
-        restore(Request(str(tmp_path / "none"), str(tmp_path / "out")))
+        restore(Options(str(tmp_path / "none"), str(tmp_path / "out")))
     assert caught.value.exit_code == 10
     assert not (tmp_path / "out").exists()
 

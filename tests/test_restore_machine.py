@@ -408,7 +408,7 @@ def test_a_display_of_which_nobody_may_know_does_not_come_back_open(machine, tmp
         raise errors.AccessDenied("no permission")
 
     monkeypatch.setattr(domain.Domain, "passwords", refused)
-    told = [pull.pull(pull.Request(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)).warnings for _ in range(2)]
+    told = [pull.pull(pull.Options(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)).warnings for _ in range(2)]
     assert [["of graphics vnc, if any (no permission)" in text for text in each] for each in told] == [[True], []]
     result = json.loads(
         nbdpull("restore", tmp_path / "store", "-o", tmp_path / "out", "--json").stdout.splitlines()[-1]

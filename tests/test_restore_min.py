@@ -40,14 +40,14 @@ def assert_refused(vm, out, says="", point="latest", disk="vda"):
     assert code == 1 and says in said and said.count("\n") == 1, said
     assert not out.exists()
     with pytest.raises((errors.Damaged, errors.StoreError)):
-        restore.restore(restore.Request(str(vm.root), str(out), vm.name, point, [disk], "raw"))
+        restore.restore(restore.Options(str(vm.root), str(out), vm.name, point, [disk], "raw"))
     assert not (out / f"{disk}.raw").exists()
 
 
 def assert_restored(vm, point, disk, folder):
     code, said = minimal(vm, point.id, disk, folder / "min.raw")
     assert (code, said) == (0, "")
-    restored = restore.restore(restore.Request(str(vm.root), str(folder / "full"), vm.name, point.id, [disk], "raw"))
+    restored = restore.restore(restore.Options(str(vm.root), str(folder / "full"), vm.name, point.id, [disk], "raw"))
     image = (folder / "min.raw").read_bytes()
     assert image == Path(restored.files[disk]).read_bytes()
     assert image == vm.images[point.id][disk]

@@ -22,7 +22,7 @@ from stores import KIB, MIB, Vm, scribble
 from nbdpull.core import errors
 from nbdpull.images import qcow2
 from nbdpull.nbd import nbd_target
-from nbdpull.operations.restore import Request, restore
+from nbdpull.operations.restore import Options, restore
 from nbdpull.targets import opening, places
 
 SIZE = 6 * MIB
@@ -92,7 +92,7 @@ def raw_of(path, kind):
 
 
 def to(vm, where, disk="vda", **how):
-    return restore(Request(str(vm.root), to={disk: str(where)}, **how))
+    return restore(Options(str(vm.root), to={disk: str(where)}, **how))
 
 
 # -- every target -----------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_over_a_block_device_of_old_data(vm, tmp_path, number):
     with loop_device(image) as device:
         with pytest.raises(errors.OutputExists, match="--force"):
             to(vm, device)
-        restore(Request(str(vm.root), device, point=point.id, disks=["vda"], force=True))
+        restore(Options(str(vm.root), device, point=point.id, disks=["vda"], force=True))
     assert raw_of(image, "raw") == vm.images[point.id]["vda"].ljust(7 * MIB, b"\0")
 
 
@@ -198,7 +198,7 @@ def has_socket(pid):
 
 @pytest.mark.parametrize("options", ["cluster_size=4k", "preallocation=metadata,lazy_refcounts=on", "compat=0.10"])
 def test_options_of_qcow2(vm, tmp_path, options):
-    to(vm, tmp_path / "a.qcow2", options=options)
+    to(vm, tmp_path / "a.qcow2", image_options=options)
     assert raw_of(tmp_path / "a.qcow2", "qcow2") == vm.images[vm.points[-1].id]["vda"]
     if "4k" in options:
         told = subprocess.check_output(["qemu-img", "info", "--output=json", str(tmp_path / "a.qcow2")])
@@ -207,7 +207,7 @@ def test_options_of_qcow2(vm, tmp_path, options):
 
 def test_each_disk_to_a_place_of_its_own(vm, tmp_path):
     images = vm.images[vm.points[-1].id]
-    result = restore(Request(str(vm.root), str(tmp_path / "out"), to={"vdb": str(tmp_path / "b.raw")}))
+    result = restore(Options(str(vm.root), str(tmp_path / "out"), to={"vdb": str(tmp_path / "b.raw")}))
     assert raw_of(tmp_path / "b.raw", "raw") == images["vdb"]
     assert raw_of(tmp_path / "out" / "vda.qcow2", "qcow2") == images["vda"]
     assert result.files["vdb"] == str(tmp_path / "b.raw")
@@ -233,7 +233,7 @@ def test_a_target_that_is_too_small(vm, tmp_path):
     image = old_data(tmp_path / "old.raw", MIB)
     before = Path(image).read_bytes()
     with exported(image) as uri, pytest.raises(errors.OutputError, match="has 1048576 bytes, the disk needs"):
-        restore(Request(str(vm.root), to={"vdb": str(tmp_path / "b.raw"), "vda": uri}, force=True))
+        restore(Options(str(vm.root), to={"vdb": str(tmp_path / "b.raw"), "vda": uri}, force=True))
     assert Path(image).read_bytes() == before
     assert not (tmp_path / "b.raw").exists()
 
@@ -251,7 +251,7 @@ def test_a_raw_image_larger_than_a_file_can_be(tmp_path, monkeypatch, how):
             Path("a.raw").touch()
         before = sorted(device.folder.rglob("*"))
         with pytest.raises(errors.OutputError) as caught:
-            restore(Request(str(vm.root), **how))
+            restore(Options(str(vm.root), **how))
         told = str(caught.value)
         [limit] = re.findall(r"it would be a file of 60.0 TiB, and none can be larger than (\S+ TiB)", told)
         assert "--format qcow2" in told and sorted(device.folder.rglob("*")) == before
@@ -261,7 +261,7 @@ def test_a_raw_image_larger_than_a_file_can_be(tmp_path, monkeypatch, how):
                 file.truncate(int((float(limit.split()[0]) + 0.1) * (1 << 40)))
         os.unlink("largest")
         if not how.get("delta"):
-            result = restore(Request(str(vm.root), **how, kind="qcow2"))
+            result = restore(Options(str(vm.root), **how, kind="qcow2"))
             told = subprocess.check_output(["qemu-img", "info", "--output=json", result.files["vda"]])
             assert json.loads(told)["virtual-size"] == 60 << 40
         os.chdir(tmp_path)
@@ -275,7 +275,7 @@ def test_no_image_can_be_made_there(vm, tmp_path, monkeypatch, how):
     (tmp_path / "file").write_bytes(b"mine")
     monkeypatch.setattr("nbdpull.repository.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
     with pytest.raises(errors.OutputError):
-        restore(Request(str(vm.root), **how))
+        restore(Options(str(vm.root), **how))
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"mine"
 
 
@@ -287,7 +287,7 @@ def test_no_image_may_be_made_there(monkeypatch, how):
         with monkeypatch.context() as patch:
             patch.chdir(folder)
             with pytest.raises(errors.OutputError, match="Permission denied"):
-                restore(Request(str(vm.root), **how))
+                restore(Options(str(vm.root), **how))
         assert os.listdir(folder / "closed") == []
 
 
@@ -300,7 +300,7 @@ def test_no_empty_folder_is_left(vm, tmp_path, monkeypatch):
     for name in ("a/b/c", "there"):
         (tmp_path / "there").mkdir(exist_ok=True)
         with pytest.raises(errors.OutputError, match="cannot write"):
-            restore(Request(str(vm.root), str(tmp_path / name)), fail)
+            restore(Options(str(vm.root), str(tmp_path / name)), fail)
     assert os.listdir(tmp_path) == ["there"]
 
     def fill(**_):
@@ -308,7 +308,7 @@ def test_no_empty_folder_is_left(vm, tmp_path, monkeypatch):
         fail()
 
     with pytest.raises(errors.OutputError, match="cannot write"):
-        restore(Request(str(vm.root), str(tmp_path / "a/b/c")), fill)
+        restore(Options(str(vm.root), str(tmp_path / "a/b/c")), fill)
     assert os.listdir(tmp_path / "a/b/c") == ["mine"]
 
 
@@ -324,7 +324,7 @@ def test_options_that_name_another_file_or_size(vm, tmp_path, monkeypatch, optio
     monkeypatch.chdir(tmp_path)
     old_data("data", 7 * MIB)
     with pytest.raises(errors.UsageError, match=f"--image-options: not {option.partition('=')[0]}"):
-        to(vm, "a.qcow2", options=f"cluster_size=64k,{option}")
+        to(vm, "a.qcow2", image_options=f"cluster_size=64k,{option}")
     assert os.listdir() == ["data"] and set(Path("data").read_bytes()) == {0xEE}
 
 
@@ -333,7 +333,7 @@ def test_a_block_device_that_is_not_there(vm, how):
     """A file in /dev would be an image in memory, and taken for the device."""
     path = f"/dev/nbdpull-{os.getpid()}"
     with pytest.raises(errors.UsageError, match="no block device"):
-        restore(Request(str(vm.root), **({"output": path} if how == "output" else {"to": {"vda": path}})))
+        restore(Options(str(vm.root), **({"output": path} if how == "output" else {"to": {"vda": path}})))
     assert not os.path.lexists(path)
 
 
@@ -351,13 +351,13 @@ def test_nobody_serves_the_uri(vm, tmp_path):
 
 @pytest.mark.parametrize("how", [
     {"to": {"vda": "x"}, "onto": True, "delta": True}, {}, {"to": {"vda": "x"}, "define": True},
-    {"to": {"vda": "x.raw"}, "options": "cluster_size=4k"}, {"to": {"vda": "nbd://h/"}, "kind": "qcow2"},
+    {"to": {"vda": "x.raw"}, "image_options": "cluster_size=4k"}, {"to": {"vda": "nbd://h/"}, "kind": "qcow2"},
     {"to": {"vda": "x", "vdb": "x"}}, {"output": "-"}, {"to": {None: "x"}, "onto": True},
 ])  # fmt: skip
 def test_contradictions(vm, tmp_path, monkeypatch, how):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.UsageError) as caught:
-        restore(Request(str(vm.root), **how))
+        restore(Options(str(vm.root), **how))
     assert caught.value.exit_code == 2
     assert os.listdir(tmp_path) == []
 
@@ -469,7 +469,7 @@ def test_a_request_is_left_as_it_was(tmp_path):
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.pull()
-    request = Request(str(vm.root), to={None: str(tmp_path / "a.raw")}, kind="raw", force=True)
+    request = Options(str(vm.root), to={None: str(tmp_path / "a.raw")}, kind="raw", force=True)
     for _ in range(2):
         assert restore(request).files == {"vda": str(tmp_path / "a.raw")}
         assert request.to == {None: str(tmp_path / "a.raw")} and request.disks == []
@@ -604,7 +604,7 @@ def damaged_chunk(vm, number=1):
 @pytest.mark.parametrize("how", [{}, {"verify": False}])
 def test_damage_is_refused(vm, tmp_path, how):
     with damaged_chunk(vm), pytest.raises(errors.Damaged):
-        restore(Request(str(vm.root), str(tmp_path / "out"), **how))
+        restore(Options(str(vm.root), str(tmp_path / "out"), **how))
     assert not list(tmp_path.rglob("*.qcow2*"))
 
 

@@ -128,7 +128,7 @@ def test_the_bar_of_a_disk(vm, tmp_path):
 
 
 def test_the_console_of_a_guest(vm, capsys, monkeypatch):
-    found = drill.Report(vm.points[0], "", "", drill.FAILED, EVIL, 1.0, "console", f"one\n{EVIL}\n\n")
+    found = drill.Result(vm.points[0], "", "", drill.FAILED, EVIL, 1.0, "console", f"one\n{EVIL}\n\n")
     monkeypatch.setattr(drill, "drill", lambda *_: found)
     words = ["drill", str(vm.root), "--point", vm.points[0].id]
     assert cli.main(words) == 13

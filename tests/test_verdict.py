@@ -9,14 +9,13 @@ import random
 import time
 
 import pytest
-from stores import KIB, Vm, chain, damaged, files, flipped, records_of, resealed
+from stores import KIB, Vm, chain, damaged, files, flipped, records_of, resealed, verify_store
 from test_verify import forge
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
 from nbdpull.format import findings, layout
 from nbdpull.operations import listing
-from nbdpull.operations.verify import verify
 from nbdpull.repository import evidence, verdict
 from nbdpull.repository.part import Part
 
@@ -188,11 +187,11 @@ def test_a_damage_that_was_seen_before_the_end(vm, monkeypatch, end):
 
     if end == "signal":
         with pytest.raises(errors.Interrupted):
-            verify(str(vm.root), report=report, check=check, keep=True)
+            verify_store(vm.root, report=report, check=check, keep=True)
     else:
         clock = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: clock() + 1000 * ("damage" in seen))
-        assert not verify(str(vm.root), report=report, part=Part(max_duration=500), keep=True).complete
+        assert not verify_store(vm.root, report=report, max_duration=500, keep=True).complete
     monkeypatch.undo()
     assert words(vm) == ["damaged", "base-damaged", "base-damaged"]
     assert verified(vm)[0]["covered"] == {"files": None, "frames": None}, "it did not come to its end"
@@ -317,7 +316,7 @@ def test_a_file_of_the_domain_is_needed_by_all_that_builds_on_it(vm, capsys):
 @pytest.mark.parametrize("what", ["gone", "other", "unreadable"])
 def test_a_base_that_is_not_there_needs_no_verification(vm, what):
     """The manifests alone tell."""
-    verify(str(vm.root), keep=True)
+    verify_store(vm.root, keep=True)
     manifest = vm.folder / vm.points[0].id / "manifest.json"
     if what == "other":
         resealed(vm, vm.points[0], created="2030-01-01T00:00:00+00:00")
@@ -401,7 +400,7 @@ def test_a_finding_is_no_larger_than_its_reader_takes(vm, monkeypatch):
     for path in files(vm.folder):
         if path.suffix == ".zst":
             path.unlink()
-    verify(str(vm.root), keep=True)
+    verify_store(vm.root, keep=True)
     [finding] = findings.load(vm.series)
     told = [about.get("places", []) for about in finding["points"]]
     assert 0 < sum(map(len, told)) <= 3 and all(len(place["problem"]) == 20 for places in told for place in places)

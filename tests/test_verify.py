@@ -21,6 +21,7 @@ from stores import (
     package_environment,
     records_of,
     resealed,
+    verify_store,
     zstd_frames,
 )
 
@@ -29,8 +30,7 @@ from nbdpull.core import errors, extents
 from nbdpull.format import layout
 from nbdpull.format.manifest import FileEntry
 from nbdpull.operations import listing
-from nbdpull.operations.restore import Request, restore
-from nbdpull.operations.verify import verify
+from nbdpull.operations.restore import Options, restore
 
 SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
@@ -48,13 +48,13 @@ def own(tmp_path):
 
 
 def problems(vm, **how):
-    return verify(str(vm.root), **how).damages
+    return verify_store(vm.root, **how).damages
 
 
 def restored(vm, point, folder):
     """{disk: bytes} of a restore to raw; {} where it is refused as damaged. Nothing may be left then."""
     try:
-        result = restore(Request(str(vm.root), str(folder), vm.name, point.id, kind="raw"))
+        result = restore(Options(str(vm.root), str(folder), vm.name, point.id, kind="raw"))
     except errors.Damaged as error:
         assert error.exit_code == 11
         assert not folder.exists() or list(folder.iterdir()) == []
@@ -71,7 +71,7 @@ def restored(vm, point, folder):
 
 
 def test_a_sound_store(vm):
-    report = verify(str(vm.root))
+    report = verify_store(vm.root)
     assert report.damages == []
     assert report.points == 3
     assert report.files == sum(len(point.manifest.all_files()) for point in vm.points)
@@ -82,20 +82,20 @@ def test_a_sound_store(vm):
 
 
 def test_quick_does_not_decompress(vm):
-    report = verify(str(vm.root), quick=True)
+    report = verify_store(vm.root, level="files")
     assert (report.damages, report.frames, report.points) == ([], 0, 3)
 
 
 def test_one_point_with_what_it_builds_on(vm):
-    assert [verify(str(vm.root), point=point.id).points for point in vm.points] == [1, 2, 3]
-    assert verify(str(vm.root), point="latest").points == 3
+    assert [verify_store(vm.root, point=point.id).points for point in vm.points] == [1, 2, 3]
+    assert verify_store(vm.root, point="latest").points == 3
 
 
 def test_progress_and_damages_are_told_as_they_are_found(vm):
     events = []
     index = vm.folder / vm.points[1].manifest.disk("vda").index.path
     with damaged(index, index.read_bytes()[:-1]):
-        report = verify(str(vm.root), report=lambda **event: events.append(event))
+        report = verify_store(vm.root, report=lambda **event: events.append(event))
     told = [event for event in events if event["event"] == "damage"]
     assert [{"event": "damage", **vars(damage)} for damage in report.damages] == told
     assert {event["event"] for event in events} == {"damage", "progress"}
@@ -110,7 +110,7 @@ def test_it_can_be_stopped(vm):
             raise errors.Interrupted(15)
 
     with pytest.raises(errors.Interrupted):
-        verify(str(vm.root), check=check)
+        verify_store(vm.root, check=check)
 
 
 def test_domains(tmp_path):
@@ -118,12 +118,12 @@ def test_domains(tmp_path):
         vm = Vm(tmp_path / "store", name)
         vm.add_disk("vda", 1000)
         vm.pull()
-    assert verify(str(vm.root)).points == 2
-    assert verify(str(vm.root), domain="vm 2").points == 1
+    assert verify_store(vm.root).points == 2
+    assert verify_store(vm.root, domain="vm 2").points == 1
     with pytest.raises(errors.StoreError, match="no domain vm3"):
-        verify(str(vm.root), domain="vm3")
+        verify_store(vm.root, domain="vm3")
     with pytest.raises(errors.NoSuchPoint):
-        verify(str(vm.root), domain="vm1", point="20300101T000000Z-aaaaaa")
+        verify_store(vm.root, domain="vm1", point="20300101T000000Z-aaaaaa")
 
 
 # -- every file, every region -----------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def assert_found(vm, path, tmp_path, what, thorough=True):
     that does not need the file is still restored as it was."""
     for quick in (False, True) if thorough else (False,):
         try:
-            found = problems(vm, quick=quick)
+            found = problems(vm, level="files" if quick else "frames")
         except errors.Damaged as error:
             assert path.name == "nbdpull.json" and str(path) in str(error), what
         else:
@@ -313,7 +313,7 @@ def test_a_renamed_folder(own, tmp_path):
     os.rename(own.folder / own.points[2].id, own.folder / "20300101T000000Z-aaaaaa")
     assert any("renamed" in damage.problem for damage in problems(own))
     with pytest.raises(errors.Damaged, match="renamed"):
-        restore(Request(str(own.root), str(tmp_path / "out")))
+        restore(Options(str(own.root), str(tmp_path / "out")))
 
 
 def later_format(vm, point):
@@ -323,7 +323,7 @@ def later_format(vm, point):
 def test_a_point_of_a_later_format(own, tmp_path, capsys):
     """It is no damage: verify and restore agree on the exit code, and what does not need it is as good as before."""
     later_format(own, own.points[2])
-    found = verify(str(own.root))
+    found = verify_store(own.root)
     assert found.damages == [] and [each.point for each in found.too_new] == [own.points[2].id]
     assert "needs nbdpull/2" in found.too_new[0].problem
     for words in (["verify"], ["verify", "--point", own.points[2].id], ["restore", "-o", str(tmp_path / "out")]):
@@ -342,7 +342,7 @@ def test_a_point_of_a_later_format(own, tmp_path, capsys):
 
 def test_a_point_that_builds_on_one_of_a_later_format(own):
     later_format(own, own.points[1])
-    found = verify(str(own.root))
+    found = verify_store(own.root)
     assert found.damages == [] and [each.point for each in found.too_new] == [own.points[1].id, own.points[2].id]
     told = {each.point: each.verdict for each in found.verdicts}
     assert told == {own.points[0].id: "ok", own.points[1].id: None, own.points[2].id: None}, "nothing is proved of them"
@@ -351,14 +351,14 @@ def test_a_point_that_builds_on_one_of_a_later_format(own):
 def test_a_folder_of_another_name(own, capsys):
     """Renamed: a pull finds it by the uuid. A copy beside it: no damage, but no pull goes on there."""
     aside = own.folder.rename(own.root / "vm2")
-    assert verify(str(own.root)).notices == []
+    assert verify_store(own.root).warnings == []
     shutil.copytree(aside, own.folder)
-    found = verify(str(own.root))
-    assert found.damages == [] and len(found.notices) == 1
-    assert all(text in found.notices[0] for text in ("vm1", str(own.root / "vm2")))
+    found = verify_store(own.root)
+    assert found.damages == [] and len(found.warnings) == 1
+    assert all(text in found.warnings[0] for text in ("vm1", str(own.root / "vm2")))
     assert cli.main(["verify", str(own.root), "--json"]) == 0
-    assert found.notices[0] in json.loads(capsys.readouterr().out.splitlines()[-1])["warnings"]
-    assert verify(str(own.root), domain="vm2").notices == found.notices
+    assert found.warnings[0] in json.loads(capsys.readouterr().out.splitlines()[-1])["warnings"]
+    assert verify_store(own.root, domain="vm2").warnings == found.warnings
 
 
 def test_a_point_without_a_parent_is_no_damage(tmp_path):
@@ -409,7 +409,7 @@ def forge(root):
 
 def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):
     vm, point = forged
-    assert problems(vm, quick=True) == []
+    assert problems(vm, level="files") == []
     assert ranges_told(problems(vm)) == [(40 * 64 * KIB, 64 * KIB), (41 * 64 * KIB, 64 * KIB)]
     assert restored(vm, point, tmp_path / "out") == {}
 
@@ -445,7 +445,7 @@ def test_open_files_are_few_and_their_want_is_no_damage(tmp_path, limit, code):
 def test_a_restore_that_finds_it_late_leaves_no_image(forged, tmp_path, kind):
     vm, _ = forged
     with pytest.raises(errors.Damaged, match="not what was stored"):
-        restore(Request(str(vm.root), str(tmp_path / "out"), kind=kind))
+        restore(Options(str(vm.root), str(tmp_path / "out"), kind=kind))
     assert not (tmp_path / "out").exists()
 
 
@@ -454,7 +454,7 @@ def test_an_image_that_is_there_survives_a_failed_restore(forged, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "vda.raw").write_bytes(b"mine")
     with pytest.raises(errors.Damaged):
-        restore(Request(str(vm.root), str(tmp_path / "out"), kind="raw", force=True))
+        restore(Options(str(vm.root), str(tmp_path / "out"), kind="raw", force=True))
     assert os.listdir(tmp_path / "out") == ["vda.raw"]
     assert (tmp_path / "out" / "vda.raw").read_bytes() == b"mine"
 

@@ -31,7 +31,7 @@ def _pull(args, report, check):
     in_flight = 1 if args.gentle else args.max_in_flight
     os.nice(19 if args.gentle else args.nice)
     _keep_freed_memory()
-    request = pull.Request(
+    options = pull.Options(
         domain=args.domain,
         output=args.output,
         since=args.since,
@@ -46,7 +46,7 @@ def _pull(args, report, check):
         offline=args.offline,
         quiesce=args.quiesce,
         freeze_timeout=args.freeze_timeout,
-        scratch_dir=args.scratch_dir,
+        **_scratch(args),
         socket=args.socket,
         nbd=args.nbd,
         tls=args.tls,
@@ -64,7 +64,7 @@ def _pull(args, report, check):
         space_check=not args.no_space_check,
         group=args.group,
     )
-    result = pull.pull(request, report, check)
+    result = pull.pull(options, report, check)
     described = listing.describe(result.point, result.partial, result.omitted)
     next_command = _next_command(args, described)
     outcome = {
@@ -79,6 +79,10 @@ def _pull(args, report, check):
         "warnings": result.warnings,
     }
     return outcome, _pull_text(args, described, next_command, result.offline), 0
+
+
+def _scratch(args):
+    return {"scratch_dir": args.scratch_dir} if args.scratch_dir else {}
 
 
 def _keep_freed_memory():
@@ -144,8 +148,8 @@ _OFFLINE = {
 def _cleanup(args, report, check):
     from ..operations import cleanup
 
-    request = cleanup.Request(args.domain, args.output, args.connect, args.dry_run, args.stall_timeout)
-    found = cleanup.cleanup(request, check)
+    options = cleanup.Options(args.domain, args.output, args.connect, args.dry_run, args.stall_timeout)
+    found = cleanup.cleanup(options, report, check).found
     lines = [f"{item.what}: {f'left: {item.left}' if item.left else 'removed'}" for item in found]
     lines = lines or ["nothing to clean up"]
     code = errors.Busy.exit_code if any(item.left for item in found) and not args.dry_run else 0
@@ -155,7 +159,8 @@ def _cleanup(args, report, check):
 def _release(args, report, check):
     from ..operations import release
 
-    found = release.release(release.Request(args.domain, args.connect, args.dry_run, args.stall_timeout), check)
+    options = release.Options(args.domain, args.connect, args.dry_run, args.stall_timeout)
+    found = release.release(options, report, check).found
     lines = [f"{item.what}: {f'left: {item.left}' if item.left else 'removed'}" for item in found]
     if any(not item.left for item in found):
         lines.append("The next pull into each store reads every disk in full.")
@@ -169,7 +174,7 @@ def _restore(args, report, check):
 
     if args.json and "-" in [args.output, *(place for _, place in args.to)]:
         raise errors.UsageError("--json and a disk cannot both go to stdout")
-    request = restore.Request(
+    options = restore.Options(
         store=args.store,
         output=args.output,
         domain=args.domain,
@@ -177,7 +182,7 @@ def _restore(args, report, check):
         disks=args.disk,
         to=_by_disk([*args.to, *args.onto]),
         kind=args.format,
-        options=args.image_options,
+        image_options=args.image_options,
         secrets=_by_disk(args.encrypt_disk),
         force=args.force,
         verify=not args.no_verify,
@@ -192,7 +197,7 @@ def _restore(args, report, check):
         uri=args.connect,
         threads=_threads(args),
     )
-    result = restore.restore(request, report, check)
+    result = restore.restore(options, report, check)
     next_command = _restore_next(args, result)
     outcome = {**vars(result), "point": result.point.id, "lost": [vars(loss) for loss in result.lost]}
     outcome["next_command"] = next_command
@@ -245,16 +250,17 @@ def _lost_text(loss):
 
 def _verify(args, report, check):
     from ..operations import verify
-    from ..repository import part
     from . import terminal
 
-    looked_at = part.Part(args.sample, args.shard, args.max_duration)
     if args.against is not None:
-        return _verify_against(args, report, check, looked_at)
+        return _verify_against(args, report, check)
     if args.disk or args.format:
         raise errors.UsageError("--disk and --format are for --against")
-    quick, keep = args.level == "files", not args.no_record
-    found = verify.verify(args.store, args.domain, args.point, quick, _threads(args), report, check, looked_at, keep)
+    part = {"sample": args.sample, "shard": args.shard, "max_duration": args.max_duration}
+    options = verify.Options(
+        args.store, args.domain, args.point, args.level, keep=not args.no_record, threads=_threads(args), **part
+    )
+    found = verify.verify(options, report, check)
     outcome = {
         "points": found.points,
         "files": found.files,
@@ -267,18 +273,21 @@ def _verify(args, report, check):
         "damages": [vars(damage) for damage in found.damages],
         "verdicts": [each._asdict() for each in found.verdicts],
         "too_new": [vars(each) for each in found.too_new],
-        "warnings": found.notices,
+        "warnings": found.warnings,
     }
     refused = errors.FormatTooNew.exit_code if found.too_new else 0
     return outcome, terminal.verified(outcome), errors.Damaged.exit_code if found.is_bad else refused
 
 
-def _verify_against(args, report, check, looked_at):
+def _verify_against(args, report, check):
     from ..operations import compare
     from . import terminal
 
-    found = compare.compare(args.store, args.against, args.domain, args.point, args.disk, args.format, _threads(args),
-                            report, check, looked_at)  # fmt: skip
+    part = {"sample": args.sample, "shard": args.shard, "max_duration": args.max_duration}
+    chosen = {"domain": args.domain, "point": args.point or "latest", "disk": args.disk, "kind": args.format}
+    found = compare.compare(
+        compare.Options(args.store, args.against, threads=_threads(args), **chosen, **part), report, check
+    )
     outcome = {
         "domain": found.point.manifest.domain,
         "point": found.point.id,
@@ -295,31 +304,22 @@ def _verify_against(args, report, check, looked_at):
     return outcome, terminal.compared(args.against, outcome), errors.Differs.exit_code if found.differences else 0
 
 
-def _kept(found, args):
-    """Keep what was found in the store; a store that cannot be written to is no failure."""
-    try:
-        if not args.no_record:
-            found.keep()
-    except (errors.OutputError, errors.StoreError) as error:
-        return [f"the result is not kept: {error}"]
-    return []
-
-
 def _digest(args, report, check):
     from ..operations import digest
     from . import terminal
 
-    found = digest.digest(args.store, args.domain, args.point, args.disk, _threads(args), report, check)
+    options = digest.Options(args.store, args.domain, args.point, args.disk, not args.no_record, _threads(args))
+    found = digest.digest(options, report, check)
     points = [{"id": point.id, "disks": disks} for point, disks in found.points]
     rows = [(point["id"], disk, value) for point in points for disk, value in point["disks"].items()]
     lines = terminal.table(("POINT", "DISK", "DIGEST"), rows)
-    return {"domain": found.series.domain, "points": points, "warnings": _kept(found, args)}, lines, 0
+    return {"domain": found.domain, "points": points, "warnings": found.warnings}, lines, 0
 
 
 def _serve(args, report, check):
     from ..operations import serve
 
-    request = serve.Request(
+    options = serve.Options(
         store=args.store,
         domain=args.domain,
         point=args.point,
@@ -330,7 +330,7 @@ def _serve(args, report, check):
         cache_bytes=args.cache,
     )
     with suppress(errors.Interrupted):  # that is how it ends
-        serve.serve(request, report if args.json else _tell_serving, check)
+        serve.serve(options, report if args.json else _tell_serving, check)
     return {"warnings": []}, [], 0
 
 
@@ -346,17 +346,17 @@ def _tell_serving(event, **values):
 def _drill(args, report, check):
     from ..operations import drill
 
-    request = drill.Request(
+    options = drill.Options(
         store=args.store,
         domain=args.domain,
         point=args.point,
         uri=args.connect,
         expect=args.expect,
         timeout=args.timeout,
-        work_dir=args.work_dir,
+        **({"work_dir": args.work_dir} if args.work_dir else {}),
         keep=not args.no_record,
     )
-    found = drill.drill(request, report, check)
+    found = drill.drill(options, report, check)
     outcome = {
         "domain": found.point.manifest.domain,
         "point": found.point.id,
@@ -382,9 +382,10 @@ def _plan(args, report, check):
     from . import terminal
 
     chosen = {"disks": args.disk, "exclude": args.exclude, "since": args.since, "full": args.full}
-    where = {"uri": args.connect, "scratch_dir": args.scratch_dir, "socket": args.socket}
+    where = {"uri": args.connect, **_scratch(args), "socket": args.socket}
     where = {**where, "nbd": args.nbd, "tls": args.tls}
-    told = plan.plan(plan.Request(args.domain, args.output, threads=_threads(args), **chosen, **where), check)
+    options = plan.Options(args.domain, args.output, threads=_threads(args), **chosen, **where)
+    told = vars(plan.plan(options, report, check))
     _complain(*(f"warning: {warning}" for warning in told["warnings"]))
     _show_or_print(args, told, terminal.plan)
     return None, [], 0
@@ -394,7 +395,8 @@ def _doctor(args, report, check):
     from ..operations import doctor
     from . import terminal
 
-    findings = doctor.examine(args.domain, args.connect, args.scratch_dir)
+    options = doctor.Options(args.domain, args.connect, **_scratch(args))
+    findings = doctor.doctor(options, report, check).findings
     _show_or_print(args, [vars(finding) for finding in findings], terminal.doctor)
     return None, [], max((each.exit_code for each in findings), default=0)
 

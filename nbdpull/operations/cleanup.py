@@ -7,37 +7,35 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable
 
 from ..backup import reclaim
 from ..core import errors
 from ..hypervisor import domain
 from ..repository import journal, marker, series
+from .options import CleanupOptions as Options
 
 
 @dataclass(frozen=True)
-class Request:
-    """output: a store, None: only what this machine has noted of the domain's last run."""
+class Result:
+    """Every Leftover found; `left` of one says why it is still there."""
 
     domain: str
-    output: Optional[str] = None
-    uri: Optional[str] = None
-    dry_run: bool = False
-    stall_timeout: float = 60.0
+    found: list[reclaim.Leftover]
 
 
-def cleanup(request, check=lambda: None):
-    """Return the Leftovers found; with dry_run nothing is removed. Busy if a live run holds the domain or series."""
+def cleanup(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+    """Look, and remove it, unless dry_run is set. Busy if a live run holds the domain or series."""
     with ExitStack() as stack:
-        vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout, check))
+        vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
         left_paused = vm.left_paused(hold)
-        if hold.starting and not left_paused and not request.dry_run:  # it came to nothing, or was taken over
+        if hold.starting and not left_paused and not options.dry_run:  # it came to nothing, or was taken over
             hold.clear_start()
-        with vm.awake(False, hold) if left_paused and not request.dry_run else nullcontext():
-            found = reclaim.reclaim(vm, _series(request, vm, stack), hold, request.dry_run)
+        with vm.awake(False, hold) if left_paused and not options.dry_run else nullcontext():
+            found = reclaim.reclaim(vm, _series(options, vm, stack), hold, options.dry_run)
         found += _lost_job(vm)
-        return found + ([_paused(vm, hold, request.dry_run)] if left_paused else [])
+        return Result(vm.name, found + ([_paused(vm, hold, options.dry_run)] if left_paused else []))
 
 
 def _lost_job(vm):
@@ -58,10 +56,10 @@ def _paused(vm, hold, dry_run):
     return reclaim.Leftover(run, "domain started paused, which was off before", left)
 
 
-def _series(request, vm, stack):
-    if request.output is None:
+def _series(options, vm, stack):
+    if options.output is None:
         return None
-    target = series.of_domain(marker.open_store(request.output), vm.name, vm.uuid)
+    target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
     if target.folder not in target.store.folders():
         return None
     stack.enter_context(target.writing())

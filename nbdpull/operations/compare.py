@@ -23,6 +23,7 @@ from ..images import image_header, qemu_img
 from ..nbd import source
 from ..repository import lookup, marker, series
 from ..repository.part import Part
+from .options import CompareOptions as Options
 
 BLOCK = layout.MAX_FRAME
 SECTOR = 512
@@ -47,27 +48,17 @@ class Result:
         return False if self.differences else True if self.complete else None
 
 
-def compare(
-    root: str,
-    image: str,
-    domain: Optional[str] = None,
-    point: Optional[str] = None,
-    disk: Optional[str] = None,
-    kind: Optional[str] = None,
-    threads: int = 2,
-    report: Callable = lambda **event: None,
-    check: Callable = lambda: None,
-    part: Part = Part(),  # noqa: B008
-) -> Result:
-    """Compare the image with a disk as of a point. kind: its format, told from its beginning where it is None."""
-    target = series.only_series(marker.open_store(root), domain)
-    found = target.point(point or series.LATEST)
-    disk = _chosen(found, disk)
-    with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, kind) as live:
+def compare(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+    """Compare the image with a disk as of a point."""
+    target = series.only_series(marker.open_store(options.store), options.domain)
+    found, image = target.point(options.point), options.image
+    disk = _chosen(found, options.disk)
+    with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
         result = Result(found, disk, opened.size)
-        _compare(result, opened, live, threads, report, check, part)
+        part = Part(options.sample, options.shard, options.max_duration)
+        _compare(result, opened, live, options.threads, report, check, part)
     return result
 
 

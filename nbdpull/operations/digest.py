@@ -8,42 +8,42 @@ the index, only the others are read. Must not know: libvirt, what is printed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable
 
 from ..core import errors, pipeline
 from ..format import findings, layout, reader
 from ..repository import lookup, marker, series
+from .options import DigestOptions as Options
 
 BLOCK = layout.IMAGE_DIGEST_BLOCK
 BATCH_BLOCKS = 16
 
 
 @dataclass(frozen=True)
-class Digests:
+class Result:
     """points: [(Point, {disk: digest in hex}), …]"""
 
-    series: series.Series
-    points: list
-
-    def keep(self):
-        """Record them beside the points; OutputError where the store cannot be written to."""
-        points = [{**findings.entry(point), "disks": disks} for point, disks in self.points]
-        findings.record(self.series, findings.DIGEST, points=points)
+    domain: str
+    points: list[tuple[series.Point, dict[str, str]]]
+    warnings: list[str]
 
 
-def digest(
-    root: str,
-    domain: Optional[str] = None,
-    point: str = series.LATEST,
-    disks: Optional[list] = None,
-    threads: int = 2,
-    report: Callable = lambda **event: None,
-    check: Callable = lambda: None,
-) -> Digests:
+def digest(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Tell the digests of a point, or of all points of a domain ("all")."""
-    target = series.only_series(marker.open_store(root), domain)
-    points = target.points() if point == "all" else [target.point(point)]
-    return Digests(target, [(each, _of_point(target, each, disks, threads, report, check)) for each in points])
+    target = series.only_series(marker.open_store(options.store), options.domain)
+    wanted = target.points() if options.point == "all" else [target.point(options.point)]
+    points = [(each, _of_point(target, each, options.disks, options.threads, report, check)) for each in wanted]
+    return Result(target.domain, points, _kept(target, points) if options.keep else [])
+
+
+def _kept(target, points):
+    """Record the digests in the store; a warning where it cannot be written to, which is no failure."""
+    told = [{**findings.entry(point), "disks": disks} for point, disks in points]
+    try:
+        findings.record(target, findings.DIGEST, points=told)
+    except (errors.OutputError, errors.StoreError) as error:
+        return [f"the result is not kept: {error}"]
+    return []
 
 
 def _of_point(target, point, disks, threads, report, check):

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Optional
 
 from ..backup import scratch_watch, strays
 from ..core import errors
@@ -18,6 +18,7 @@ from ..definitions import disk_choice, omissions
 from ..hypervisor import qemu_faults
 from ..nbd import storage_daemon
 from ..repository import journal
+from .options import DoctorOptions as Options
 
 GOOD, WARN, BAD = "good", "warn", "BAD"
 # What an upgrade brings to pulls; docs/faults.md has the stories.
@@ -41,14 +42,25 @@ class Finding:
     exit_code: int = 0
 
 
-def examine(name: Optional[str] = None, uri: Optional[str] = None, scratch_dir: Optional[str] = None) -> list[Finding]:
+@dataclass(frozen=True)
+class Result:
+    """All Findings, in the order in which a person reads them."""
+
+    domain: Optional[str]
+    findings: list[Finding]
+
+
+def doctor(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Look at this machine, at libvirt, and at a domain where one is named."""
+    return Result(options.domain, _findings(options.domain, options.uri, options.scratch_dir))
+
+
+def _findings(name: Optional[str], uri: Optional[str], scratch: str) -> list[Finding]:
     found = [_good("python", f"{sys.version.split()[0]} at {sys.executable}"), _libnbd(), *_programs()]
     try:
-        from ..hypervisor import connection, domain
+        from ..hypervisor import connection
     except errors.MissingSoftware as error:
         return [*found, _bad("libvirt's bindings", error)]
-    scratch = scratch_dir or domain.SCRATCH_DIR
     try:
         with connection.host(uri) as host:
             found += [_good("libvirt", f"{host.uri}, version {host.versions['libvirt']}"), _versions(host.versions)]

@@ -27,6 +27,7 @@ from ..images import qemu_img
 from ..repository import marker, series
 from ..serving import nbd_server
 from ..storage import store
+from .options import DrillOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a report tells
@@ -34,27 +35,12 @@ CONSOLE_MAX = 4 << 20  # bytes of it that are searched
 BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")  # files of a point that a boot needs
 FOLDER_PREFIX = "nbdpull-drill-"
 SWEPT_AFTER = 60.0  # seconds: a drill may have made its folder, and not hold it yet
-WORK_DIR = "/var/tmp"  # QEMU's user must be able to enter it, which a home seldom allows
 
 OK, FAILED = "ok", "failed"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to boot, and what readiness is: `expect`, a regular expression for the serial console, else the agent."""
-
-    store: str
-    domain: Optional[str] = None
-    point: str = series.LATEST
-    uri: Optional[str] = None
-    expect: Optional[str] = None
-    timeout: float = 300.0
-    work_dir: Optional[str] = None
-    keep: bool = True
-
-
 @dataclass
-class Report:
+class Result:
     """when, who: as in a finding; verdict: OK or FAILED, with the reason; seconds: from start to readiness, or until it
     was given up; waited_for: "agent" or "console"; console: the end of what the guest printed; screenshot: (kind,
     picture) or None."""
@@ -72,20 +58,20 @@ class Report:
     warnings: list = field(default_factory=list)
 
 
-def drill(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Report:
+def drill(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
-    target = series.only_series(marker.open_store(request.store), request.domain)
-    point = target.point(request.point)
+    target = series.only_series(marker.open_store(options.store), options.domain)
+    point = target.point(options.point)
     xml, lost = _definition(target, point)
-    expect = _pattern(request.expect)
+    expect = _pattern(options.expect)
     if expect is None and not drill_xml.has_agent(xml):
         raise errors.UsageError(
             f"{target.domain} has no channel of the guest agent; tell by --expect what its serial console says when it "
             "is up"
         )
-    result = _Drill(request, target, point, xml, expect, report, check).run()
+    result = _Drill(options, target, point, xml, expect, report, check).run()
     result.warnings += [f"disk {disk} is in no definition of the point: the drill was without it" for disk in lost]
-    if request.keep:
+    if options.keep:
         _keep(target, result)
     return result
 
@@ -105,14 +91,14 @@ def _pattern(text):
 
 
 class _Drill:
-    def __init__(self, request, target, point, xml, expect, report, check):
-        self._request, self._series, self._point, self._xml = request, target, point, xml
+    def __init__(self, options, target, point, xml, expect, report, check):
+        self._options, self._series, self._point, self._xml = options, target, point, xml
         self._expect, self._report, self._check = expect, report, check
 
     def run(self):
         with ExitStack() as stack:
-            folder = stack.enter_context(_work_folder(self._request.work_dir or WORK_DIR))
-            connection = stack.enter_context(domain_boot.connected(self._request.uri))
+            folder = stack.enter_context(_work_folder(self._options.work_dir))
+            connection = stack.enter_context(domain_boot.connected(self._options.uri))
             offer = domain_boot.offer(connection, self._xml)
             server = stack.enter_context(self._served(folder))
             images = {export.disk: _overlay(folder, export) for export in server.exports}
@@ -125,7 +111,7 @@ class _Drill:
             reason = self._wait(boot, server, console, started)
             seconds = round(time.monotonic() - started, 3)
             picture = boot.screenshot() if drill_xml.has_display(self._xml) and boot.active else None
-            return Report(self._point, **findings.now(), verdict=FAILED if reason else OK, reason=reason,
+            return Result(self._point, **findings.now(), verdict=FAILED if reason else OK, reason=reason,
                           seconds=seconds, waited_for=self._waited_for, console=_read(console)[-CONSOLE_TAIL:],
                           screenshot=picture)  # fmt: skip
 
@@ -142,7 +128,7 @@ class _Drill:
             raise errors.NoSuchDisk(f"point {self._point.id} has no disk of the domain's definition")
         self._tell("serve")
         socket = os.path.join(folder, "nbd.sock")
-        request = nbd_server.Request(self._request.store, self._point.manifest.uuid, self._point.id, disks, socket)
+        request = nbd_server.Request(self._options.store, self._point.manifest.uuid, self._point.id, disks, socket)
         return nbd_server.Server(request, self._check)
 
     def _definition(self, folder, images, console, offer):
@@ -168,9 +154,9 @@ class _Drill:
                 return f"the point cannot be read: {trouble}"
             if not boot.active:
                 return "the guest ended before it was up"
-            if time.monotonic() - started > self._request.timeout:
+            if time.monotonic() - started > self._options.timeout:
                 missed = "the console did not show what was expected" if self._expect else "the agent did not answer"
-                return f"{missed} within {self._request.timeout:g} s"
+                return f"{missed} within {self._options.timeout:g} s"
             time.sleep(LOOK_INTERVAL)
 
 

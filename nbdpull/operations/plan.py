@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from ..backup import base, offline, offline_read, route, scratch_watch
@@ -21,73 +21,70 @@ from ..hypervisor.domain_watch import DomainWatch
 from ..nbd import source
 from ..repository import journal, marker, series
 from ..repository.image import DataRanges, Image
+from .options import PlanOptions as Options
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
 
 
 @dataclass(frozen=True)
-class Request:
-    """As of pull. output None: as if for a new store."""
+class Result:
+    """What a pull would do. since: the checkpoint that it would start from, parent: id of the point; disks: of each
+    the members that the manual documents; seconds: it may take; offline: "read" for a domain that is off."""
 
     domain: str
-    output: Optional[str] = None
-    since: Optional[str] = None
-    full: bool = False
-    uri: Optional[str] = None
-    disks: list[str] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
-    scratch_dir: Optional[str] = None
-    socket: Optional[str] = None
-    nbd: Optional[str] = None
-    tls: Optional[str] = None
-    threads: int = 2
+    since: Optional[str]
+    parent: Optional[str]
+    disks: list[dict[str, Any]]
+    seconds: float
+    offline: Optional[str]
+    warnings: list[str]
 
 
-def plan(request: Request, check: Callable = lambda: None) -> dict[str, Any]:
-    """Return plain values, documented in the manual. No checkpoint is made, the guest is not frozen."""
+def plan(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+    """Look, and leave everything as it is: no checkpoint is made, the guest is not frozen."""
     with ExitStack() as entered:
-        vm = entered.enter_context(domain.open(request.domain, request.uri, check=check))
+        vm = entered.enter_context(domain.open(options.domain, options.uri, check=check))
         hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
         vm = vm if vm.active else entered.enter_context(offline_read.opened(vm, check))
-        way = route.to(vm, request.nbd, request.tls)
-        disks, warnings = disk_choice.chosen(vm, request.disks, request.exclude)
+        way = route.to(vm, options.nbd, options.tls)
+        disks, warnings = disk_choice.chosen(vm, options.disks, options.exclude)
         warnings += [*vm.image_warnings, *way.warnings()]
         warnings += qemu_faults.warnings(vm, disks, way.certificates is not None)
         vm.require_idle()
-        target, points = _points(request, vm)
-        choice = base.choose(vm, target, points, disks, request.since, request.full, check)
+        target, points = _points(options, vm)
+        choice = base.choose(vm, target, points, disks, options.since, options.full, check)
         try:
-            found = _looked_at(request, vm, way, hold, target, disks, choice, check)
+            found = _looked_at(options, vm, way, hold, target, disks, choice, check)
         finally:
             for name in choice.given_back:
                 vm.forget_checkpoint(name)
-    return {
-        "domain": vm.name,
-        "since": choice.base and choice.base.checkpoint.name,
-        "parent": choice.parent and choice.parent.id,
-        "disks": found,
-        "seconds": round(sum(disk["seconds"] for disk in found), 1),
-        "offline": offline.READ if vm.reads_images else None,
-        "warnings": warnings + choice.warnings,
-    }
+    return Result(
+        domain=vm.name,
+        since=choice.base.checkpoint.name if choice.base else None,
+        parent=choice.parent.id if choice.parent else None,
+        disks=found,
+        seconds=round(sum(disk["seconds"] for disk in found), 1),
+        offline=offline.READ if vm.reads_images else None,
+        warnings=warnings + choice.warnings,
+    )
 
 
-def _points(request, vm):
-    if request.output is None or not os.path.isdir(request.output) or not os.listdir(request.output):
+def _points(options, vm):
+    if options.output is None or not os.path.isdir(options.output) or not os.listdir(options.output):
         return None, []
-    target = series.of_domain(marker.open_store(request.output), vm.name, vm.uuid)
+    target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
     points = target.load()[0]
     target.require_of(points, vm.uuid)
     return target, points
 
 
-def _looked_at(request, vm, way, hold, target, disks, choice, check):
+def _looked_at(options, vm, way, hold, target, disks, choice, check):
     run_id = layout.new_point_id()
     backup = domain.Plan(
         run_id=run_id,
         disks={disk.target: choice.start(disk.target) for disk in disks},
-        socket=way.socket(vm, run_id, request.socket),
-        scratch_dir=request.scratch_dir or domain.SCRATCH_DIR,
+        socket=way.socket(vm, run_id, options.socket),
+        scratch_dir=options.scratch_dir,
         tcp=way.listen,
         tls=way.certificates is not None,
     )
@@ -108,7 +105,7 @@ def _looked_at(request, vm, way, hold, target, disks, choice, check):
     with watch.guarding_guest(), keeper or nullcontext(), vm.backup(backup) as job:
         with watch.watching(job), domain_watch.watching(), route.opened(way, vm, job.socket, check_all) as server:
             where = source.Kept(server, keeper) if keeper else server, job
-            found = [_disk(request, target, disk, choice, where, check_all) for disk in disks]
+            found = [_disk(options, target, disk, choice, where, check_all) for disk in disks]
         job.finish()
     hold.clear()
     return found
@@ -132,7 +129,7 @@ def _journal_entry(vm, backup):
     )
 
 
-def _disk(request, target, disk, choice, where, check):
+def _disk(options, target, disk, choice, where, check):
     server, job = where
     export, parent = job.exports[disk.target], choice.whole_parent(disk.target)
     counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
@@ -162,7 +159,7 @@ def _disk(request, target, disk, choice, where, check):
     counts["dirty_bytes"] -= live.presumed
     mapping = time.monotonic() - started - sample.seconds
     mode, reason = choice.decisions[disk.target]
-    threads = min(request.threads, len(os.sched_getaffinity(0)))
+    threads = min(options.threads, len(os.sched_getaffinity(0)))
     seconds = mapping + counts["data_bytes"] * sample.seconds_a_byte / threads
     stored = round(counts["data_bytes"] * sample.ratio)
     told = {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Callable, NamedTuple, Optional
 
@@ -28,49 +28,12 @@ from ..hypervisor.guest_load import Cores
 from ..images import guest_files
 from ..nbd import source
 from ..repository import journal, known_frames, marker, series
+from .options import PullOptions as Options
 
-QUIESCE, FREEZE_TIMEOUT = domain.AUTO, domain.FREEZE_TIMEOUT
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
 BEST_RATIO = 10  # a full pull that would have to be compressed more than so does not begin
 _ENDS_WITH_ITS_RUN = "a disk is in an I/O thread, and a job of such a disk ends when its run dies"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a pull is asked to do. Sizes in bytes; no disks: all that can be; no checkpoint name: a unique one."""
-
-    domain: str
-    output: str
-    since: Optional[str] = None
-    full: bool = False
-    on_lost_base: str = base.FULL
-    resume: str = resume.AUTO
-    checkpoint: Optional[str] = None
-    make_checkpoint: bool = True
-    uri: Optional[str] = None
-    disks: list[str] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
-    offline: str = offline.AUTO
-    quiesce: str = QUIESCE
-    freeze_timeout: float = FREEZE_TIMEOUT
-    scratch_dir: Optional[str] = None
-    socket: Optional[str] = None
-    nbd: Optional[str] = None
-    tls: Optional[str] = None
-    level: int = 1
-    threads: int = 2
-    max_in_flight: Optional[int] = None
-    max_rate: Optional[int] = None
-    max_rate_file: Optional[str] = None
-    dedupe: bool = True
-    frame_size: int = layout.MAX_FRAME
-    chunk_size: int = 256 << 20
-    stall_timeout: float = 60.0  # seconds
-    max_duration: Optional[float] = None
-    scratch_limit: Optional[int] = None
-    space_check: bool = True
-    group: Optional[str] = None
 
 
 class Resumed(NamedTuple):
@@ -97,29 +60,29 @@ class Result:
     resumed: Optional[Resumed] = None
 
 
-def pull(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+def pull(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Make one point. report(**event) is told of progress; check() is called often, what it raises ends the run.
 
     Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
     not be removed is told by its attribute `left_behind`, and removed by the next pull.
     """
-    route.parse(request.nbd, request.tls)  # before anything is done
-    check = _bounded(check, request.max_duration)
-    opened = domain.open(request.domain, request.uri, request.stall_timeout, check)
+    route.parse(options.nbd, options.tls)  # before anything is done
+    check = _bounded(check, options.max_duration)
+    opened = domain.open(options.domain, options.uri, options.stall_timeout, check)
     with ExitStack() as entered:
         vm = entered.enter_context(opened)
         hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
-        reached = entered.enter_context(offline.reached(vm, request.offline, hold, check, request.stall_timeout))
+        reached = entered.enter_context(offline.reached(vm, options.offline, hold, check, options.stall_timeout))
         vm = reached.vm
-        way = route.to(vm, request.nbd, request.tls)
-        disks, left_out = disk_choice.chosen(vm, request.disks, request.exclude)
+        way = route.to(vm, options.nbd, options.tls)
+        disks, left_out = disk_choice.chosen(vm, options.disks, options.exclude)
         warnings = [*reached.warnings, *left_out, *vm.image_warnings, *way.warnings()]
         if not reached.way:  # else nobody pauses or reboots it
             warnings += qemu_faults.warnings(vm, disks, way.certificates is not None)
         vm.require_no_foreign_job()
-        target = series.of_domain(marker.open_or_create(request.output, request.group), vm.name, vm.uuid)
+        target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
         entered.enter_context(target.writing())
-        return _Run(request, reached, way, disks, target, hold, report, check, warnings).run()
+        return _Run(options, reached, way, disks, target, hold, report, check, warnings).run()
 
 
 def _bounded(check, seconds):
@@ -139,8 +102,8 @@ def _bounded(check, seconds):
 class _Run:
     """One run of a pull, with the series held."""
 
-    def __init__(self, request, reached, way, disks, target, hold, report, check, warnings):
-        self._request, self._vm, self._disks, self._series = request, reached.vm, disks, target
+    def __init__(self, options, reached, way, disks, target, hold, report, check, warnings):
+        self._options, self._vm, self._disks, self._series = options, reached.vm, disks, target
         self._offline, self._route, self._hold = reached.way, way, hold
         self._report, self._check_caller = report, check
         self._points, refused = target.load()
@@ -151,7 +114,7 @@ class _Run:
         self._warnings += self._renamed()
         self._keeps_sockets = socket_keeper.required(self._vm, disks, way)
         self._keeper: Optional[socket_keeper.SocketKeeper] = None
-        self._request = replace(request, chunk_size=self._chunk_size(request.chunk_size))
+        self._options = replace(options, chunk_size=self._chunk_size(options.chunk_size))
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._id = layout.new_point_id()
@@ -159,7 +122,7 @@ class _Run:
         self._journal: Optional[journal.Journal] = None  # of that run
         self._kept_bytes = 0
         self._as_of = ""  # when the job began, or just before it: what was written before is in the point
-        self._throttle = Throttle(request.max_rate, request.max_rate_file, self._check)
+        self._throttle = Throttle(options.max_rate, options.max_rate_file, self._check)
         self._cores = Cores(self._vm, check=self._check)
 
     def _check(self):
@@ -195,7 +158,7 @@ class _Run:
         self._lap("prepare")
         if not self._dead:
             self._require_room(plan, choice.decisions)
-        self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._request.scratch_limit)
+        self._watch = scratch_watch.ScratchWatch(self._vm, plan.scratch_dir, self._options.scratch_limit)
         self._domain_watch = DomainWatch(self._vm.require_there)
         self._vm.heed(self._check)
         with ExitStack() as begun:
@@ -308,13 +271,13 @@ class _Run:
 
     def _choice_to_resume(self):
         """The Choice by which a dead run can be gone on with, as it would be made without it; None if none can be."""
-        how, told = self._request.resume, len(self._warnings)
+        how, told = self._options.resume, len(self._warnings)
         dead = None if how == resume.NEVER else resume.find(self._vm, self._series)
         if dead is None:
             return None
         try:
             choice = self._choose()
-            plan, limit = self._plan(choice, dead.id), self._request.scratch_limit
+            plan, limit = self._plan(choice, dead.id), self._options.scratch_limit
             obstacle = resume.obstacle(self._vm, dead, plan, choice.parent, how, limit)
             obstacle = _ENDS_WITH_ITS_RUN if self._keeps_sockets else obstacle
             self._journal = None if obstacle else self._series.resumed_journal(dead.id)
@@ -329,33 +292,33 @@ class _Run:
         return choice
 
     def _choose(self):
-        request = self._request
-        how = request.since, request.full, self._check_caller
+        options = self._options
+        how = options.since, options.full, self._check_caller
         choice = base.choose(self._vm, self._series, self._points, self._disks, *how)
         self._warnings += choice.warnings
-        if request.on_lost_base == base.FAIL:
+        if options.on_lost_base == base.FAIL:
             choice.require_not_lost()
         return choice
 
     def _plan(self, choice, run_id):
         covered = [disk.target for disk in self._disks if disk.bitmaps is not False and disk.format == "qcow2"]
-        wanted = self._request.make_checkpoint and not (why_none := self._why_no_checkpoint(covered))
-        named = self._request.checkpoint is not None
+        wanted = self._options.make_checkpoint and not (why_none := self._why_no_checkpoint(covered))
+        named = self._options.checkpoint is not None
         if choice.is_foreign and not named:  # the next pull has the same --since: nobody would ever delete this one's
             wanted = False
         if named and not wanted:
-            raise errors.Unsupported(f"--checkpoint {self._request.checkpoint} cannot be made: {why_none}")
+            raise errors.Unsupported(f"--checkpoint {self._options.checkpoint} cannot be made: {why_none}")
         return domain.Plan(
             run_id=run_id,
             disks={disk.target: choice.start(disk.target) for disk in self._disks},
             checkpoint=self._checkpoint_name(run_id) if wanted else None,
             checkpoint_disks=covered if wanted else (),
-            socket=self._route.socket(self._vm, run_id, self._request.socket),
-            scratch_dir=self._request.scratch_dir or domain.SCRATCH_DIR,
+            socket=self._route.socket(self._vm, run_id, self._options.socket),
+            scratch_dir=self._options.scratch_dir,
             tcp=self._route.listen,
             tls=self._route.certificates is not None,
-            quiesce=self._request.quiesce,
-            freeze_timeout=self._request.freeze_timeout,
+            quiesce=self._options.quiesce,
+            freeze_timeout=self._options.freeze_timeout,
         )
 
     def _why_no_checkpoint(self, covered):
@@ -377,15 +340,15 @@ class _Run:
                    f"release {self._vm.name}")  # fmt: skip
 
     def _checkpoint_name(self, run_id):
-        return f"nbdpull-{run_id}" if self._request.checkpoint is None else self._request.checkpoint
+        return f"nbdpull-{run_id}" if self._options.checkpoint is None else self._options.checkpoint
 
     def _require_room(self, plan, decisions):
         """Raises ScratchFull or OutputFull where the run could only fail."""
-        if not self._request.space_check:
+        if not self._options.space_check:
             return
         if not (self._vm.is_remote or self._vm.reads_images):
             size = sum(disk.size for disk in self._disks)
-            scratch_watch.require_room(plan.scratch_dir, size, self._request.scratch_limit)
+            scratch_watch.require_room(plan.scratch_dir, size, self._options.scratch_limit)
         expected = sum(disk.allocation for disk in self._disks if decisions[disk.target][0] == FULL)
         free, wanted = scratch_watch.free_bytes(self._series.store.root), min(STORE_RESERVE, expected)
         wanted = max(wanted, expected // BEST_RATIO)
@@ -432,11 +395,11 @@ class _Run:
         known = self._known_frames(choice.base, disk, job.exports[disk.target])
         about = self._throttle, self._check, choice.dirty_from(disk), choice.whole_parent(disk.target)
         about += kept.get(disk.target), sealed
-        return DiskCopy(self._request, self._series, self._id, disk, (server, job), known, *about)
+        return DiskCopy(self._options, self._series, self._id, disk, (server, job), known, *about)
 
     def _known_frames(self, start, disk, export):
         """What the parent holds of an incremental disk, where that is wanted, whole, and fits in memory."""
-        if not (self._request.dedupe and export.bitmap and start and start.point):
+        if not (self._options.dedupe and export.bitmap and start and start.point):
             return None
         try:
             return known_frames.of_point(self._series, start.point, disk.target, self._check)
@@ -448,8 +411,8 @@ class _Run:
         encoded = pipeline.ordered(
             self._work,
             ((copy, batch) for copy in copies for batch in copy.batches()),
-            threads=self._request.threads,
-            budget=AHEAD_PER_THREAD * self._request.threads,
+            threads=self._options.threads,
+            budget=AHEAD_PER_THREAD * self._options.threads,
             weight=lambda item: extents.total(item[1], extents.DATA),
             check=self._check,
         )
@@ -499,7 +462,7 @@ class _Run:
         new: no option says that one knows."""
         names, last = [disk.target for disk in self._disks], self._points[-1:]
         asked = (
-            {disk.target for disk in self._vm.disks()} - set(names) if self._request.disks else self._request.exclude
+            {disk.target for disk in self._vm.disks()} - set(names) if self._options.disks else self._options.exclude
         )
         known = {each.what for point in last for each in omissions.of_point(self._series, point) or []}
         for each in omissions.found(xml, live, names, [] if self._vm.is_remote else None, asked):
@@ -514,7 +477,7 @@ class _Run:
         self._warnings += warnings
         for name, path in files:
             try:
-                data = guest_files.read(path, self._request.stall_timeout, layout.MAX_FILE + 1)
+                data = guest_files.read(path, self._options.stall_timeout, layout.MAX_FILE + 1)
                 if not layout.fits_point(name, len(data)):
                     raise OSError(errno.EFBIG, "it is too large, or its name is none of a file of a point")
                 new.add_file(name, data, parent)
@@ -546,7 +509,7 @@ class _Run:
             "domain": self._vm.name,
             "uuid": self._vm.uuid,
             "since": start.checkpoint.name if start else None,
-            "checkpoint": made and CheckpointEntry(made.name, made.creation_time, self._request.checkpoint is None),
+            "checkpoint": made and CheckpointEntry(made.name, made.creation_time, self._options.checkpoint is None),
             "consistency": job.freeze.consistency,
             "consistency_reason": job.freeze.reason,
             "passwords": self._passwords,

@@ -16,46 +16,46 @@ from ..backup.reclaim import Leftover
 from ..core import errors
 from ..hypervisor import domain
 from ..repository import journal
+from .options import ReleaseOptions as Options
 
 
 @dataclass(frozen=True)
-class Request:
-    """dry_run: look only. stall_timeout: seconds."""
+class Result:
+    """Every Leftover found; `left` of one says why it is still there."""
 
     domain: str
-    uri: Optional[str] = None
-    dry_run: bool = False
-    stall_timeout: float = 60.0
+    found: list[Leftover]
 
 
-def release(request: Request, check: Callable = lambda: None) -> list[Leftover]:
+def release(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Remove each checkpoint that nbdpull made, and each bitmap of its that no checkpoint owns.
 
-    Returns what there was, and of each why it is still there. Busy where a job runs, or another nbdpull. A domain that
+    Busy where a job runs, or another nbdpull. A domain that
     is off is started with its CPUs paused, as by a pull: only QEMU can remove bitmaps that libvirt knows.
     """
     with ExitStack() as stack:
-        vm = stack.enter_context(domain.open(request.domain, request.uri, request.stall_timeout, check))
+        vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
-        if not request.dry_run:
+        if not options.dry_run:
             stack.enter_context(vm.awake(True, hold))
             vm.require_idle()
         found = []
         remove: Callable
         for made in strays.checkpoints(vm):
             remove = partial(vm.delete_checkpoint, made.name)
-            found.append(_released(request, made.run_id, f"checkpoint {made.name}", remove))
+            found.append(_released(options, made.run_id, f"checkpoint {made.name}", remove))
         orphans, flaws = strays.orphans(vm, check)
         for each in orphans:
             remove = partial(vm.delete_bitmaps, each.name, each.run, each.disks)
-            found.append(_released(request, each.run, f"bitmap {each.name} of disk {', '.join(each.disks)}", remove))
-        return found + [Leftover(None, "bitmaps that no checkpoint owns", flaw) for flaw in flaws]
+            found.append(_released(options, each.run, f"bitmap {each.name} of disk {', '.join(each.disks)}", remove))
+        found += [Leftover(None, "bitmaps that no checkpoint owns", flaw) for flaw in flaws]
+        return Result(vm.name, found)
 
 
-def _released(request: Request, run: Optional[str], what: str, remove: Callable) -> Leftover:
-    left = "dry run" if request.dry_run else ""
+def _released(options: Options, run: Optional[str], what: str, remove: Callable) -> Leftover:
+    left = "dry run" if options.dry_run else ""
     try:
-        if not request.dry_run:
+        if not options.dry_run:
             remove()
     except errors.NbdpullError as error:
         left = str(error)

@@ -24,50 +24,13 @@ from ..storage import store
 from ..targets import fit, opening, overwrite, places, replace
 from ..targets.disk_restore import DiskRestore
 from .destination import Destinations, is_as
+from .options import RestoreOptions as Options
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of guest data under way for each thread
 
 # What to do about a damaged file.
 _OF_THE_CHAIN = "nothing was restored (nbdpull verify lists every damage, --salvage restores all else)"
 _OF_AN_INDEX = "nbdpull index --rebuild may make it again"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to restore, and where to. point: an id or series.LATEST; disks empty: all, or those in `to` without output.
-
-    output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
-    kind: "qcow2", "raw" or None, what the domain's disk is. onto: the targets hold the state that a point without a
-    parent was made from. delta: they hold something, and only what differs is written. secrets: {disk: path of a file
-    with the secret by which it is encrypted there}. uri: of libvirt, for `define`; trust_definition: what is defined
-    may name anything of the host.
-    """
-
-    store: str
-    output: Optional[str] = None
-    domain: Optional[str] = None
-    point: str = series.LATEST
-    disks: list[str] = field(default_factory=list)
-    kind: Optional[str] = None
-    force: bool = False
-    threads: int = 2
-    to: dict[Optional[str], str] = field(default_factory=dict)
-    secrets: dict[str, str] = field(default_factory=dict)
-    options: str = ""
-    verify: bool = True
-    space_check: bool = True
-    onto: bool = False
-    delta: bool = False
-    salvage: bool = False
-    define: bool = False
-    name: Optional[str] = None
-    new_uuid: bool = False
-    trust_definition: bool = False
-    uri: Optional[str] = None
-
-    @property
-    def in_place(self):
-        return self.onto or self.delta
 
 
 @dataclass(frozen=True)
@@ -102,30 +65,30 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
 
-def restore(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+def restore(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Write the disks. Damaged, before anything is written, where a file of the chain is not what was stored."""
-    _require_sense(request)
-    opened = series.only_series(marker.open_store(request.store), request.domain)
-    point = opened.point(request.point)
-    return _Run(request, opened, point, report, check).run()
+    _require_sense(options)
+    opened = series.only_series(marker.open_store(options.store), options.domain)
+    point = opened.point(options.point)
+    return _Run(options, opened, point, report, check).run()
 
 
-def _require_sense(request):
-    if request.onto and request.delta:
+def _require_sense(options):
+    if options.onto and options.delta:
         raise errors.UsageError("--onto applies what changed, --delta restores the whole state: give one of them")
-    if request.trust_definition and not request.define:
+    if options.trust_definition and not options.define:
         raise errors.UsageError("--trust-definition is for --define")
-    if request.name is not None and (not request.name.strip() or set("/\n") & set(request.name)):
-        raise errors.UsageError(f"--name {request.name!r}: libvirt takes no such name of a domain")
-    if not (request.output or request.to):
+    if options.name is not None and (not options.name.strip() or set("/\n") & set(options.name)):
+        raise errors.UsageError(f"--name {options.name!r}: libvirt takes no such name of a domain")
+    if not (options.output or options.to):
         raise errors.UsageError("say where to: -o OUT, --to DISK=TARGET or --onto IMAGE")
 
 
 class _Run:
     """One restore of one point."""
 
-    def __init__(self, request, opened, point, report, check):
-        self._request, self._series, self._point = request, opened, point
+    def __init__(self, options, opened, point, report, check):
+        self._options, self._series, self._point = options, opened, point
         self._report, self._check = report, check
         self._definition, self._extra, self._lost = self._stored_definition()
         self._where = self._destinations()
@@ -133,7 +96,7 @@ class _Run:
         self._places = {disk: self._place(disk) for disk in self._disks}
         self._images: dict[str, Image] = {}
         named = self._definition and definition.identity(self._definition)[0]
-        self._result = Result(point, request.name or named or opened.domain)
+        self._result = Result(point, options.name or named or opened.domain)
 
     # What, and where to
 
@@ -154,20 +117,20 @@ class _Run:
         return [disk.name for disk in self._point.manifest.disks]
 
     def _destinations(self):
-        request = self._request
-        to, known = dict(request.to), self._names
+        options = self._options
+        to, known = dict(options.to), self._names
         if None in to and len(known) > 1:
             raise errors.UsageError(f"point {self._point.id} has more than one disk: give --onto DISK=IMAGE")
         if None in to:
             to[known[0]] = to.pop(None)
         disks = domain_xml.parse_disks(self._definition) if self._definition else []
         by_target = {disk.target: disk for disk in disks}
-        how = request.kind, request.options, request.in_place
-        return Destinations(request.output, to, *how, by_target, request.secrets)
+        how = options.kind, options.image_options, options.in_place
+        return Destinations(options.output, to, *how, by_target, options.secrets)
 
     def _chosen(self):
         known, where = self._names, self._where
-        wanted = self._request.disks or list(where.to if not where.output else known)
+        wanted = self._options.disks or list(where.to if not where.output else known)
         for name in [*wanted, *where.to, *where.secrets]:
             if name not in known:
                 raise errors.NoSuchDisk(f"point {self._point.id} has no disk {name}; it has: {', '.join(known)}")
@@ -179,11 +142,11 @@ class _Run:
 
     @property
     def _wants_domain(self):
-        return bool(self._request.define or self._request.name or self._request.new_uuid)
+        return bool(self._options.define or self._options.name or self._options.new_uuid)
 
     def _place(self, disk):
         place = self._where.place(disk)
-        if place.kind == places.STDOUT and (self._request.in_place or len(self._disks) > 1):
+        if place.kind == places.STDOUT and (self._options.in_place or len(self._disks) > 1):
             raise errors.UsageError("-: stdout takes one whole disk, and nothing can be compared there")
         return place
 
@@ -203,7 +166,7 @@ class _Run:
                 self._copy(outputs)
                 self._restore_files(xml)
         self._result.misplaced = self._misplaced(xml or self._definition)
-        if self._request.define:
+        if self._options.define:
             self._define(xml)
         self._result.seconds = round(time.monotonic() - started, 3)
         return self._result
@@ -213,11 +176,11 @@ class _Run:
         for disk in list(self._disks):
             try:
                 image = stack.enter_context(self._image(disk))
-                if self._request.salvage:
+                if self._options.salvage:
                     self._require_sound([entry.index for _, entry in self._links(disk)], _OF_AN_INDEX)
                 self._images[disk] = image
             except errors.Damaged as error:
-                if not self._request.salvage or isinstance(error, errors.NoFullPull):
+                if not self._options.salvage or isinstance(error, errors.NoFullPull):
                     raise
                 self._lose(disk, 0, self._point.manifest.disk(disk).size, str(error))
                 self._disks.remove(disk)
@@ -226,14 +189,14 @@ class _Run:
             raise errors.Damaged(f"{self._result.lost[0].problem}; nothing can be salvaged")
 
     def _image(self, disk):
-        return Image(self._series, self._point, disk, self._request.onto, self._check)
+        return Image(self._series, self._point, disk, self._options.onto, self._check)
 
     def _links(self, disk):
-        return self._series.chain(self._point, disk, self._request.onto)
+        return self._series.chain(self._point, disk, self._options.onto)
 
     def _require_partial(self):
         whole = [disk for disk, image in self._images.items() if not image.partial]
-        if self._request.onto and whole:
+        if self._options.onto and whole:
             raise errors.UsageError(
                 f"--onto: the full pull of disk {', '.join(whole)} is in the store, no image is needed to begin with; "
                 "leave --onto out, or use --delta to write only what differs"
@@ -243,18 +206,18 @@ class _Run:
         for disk, place in self._places.items():
             self._result.warnings += self._where.warnings(disk, place)
             known, head = self._where.disks.get(disk), partial(self._head, disk)
-            overwrite.require_overwritable(place, self._request.in_place, known and known.encrypted, head,
+            overwrite.require_overwritable(place, self._options.in_place, known and known.encrypted, head,
                                            self._check)  # fmt: skip
-            how = self._request.force, self._request.in_place, self._check
+            how = self._options.force, self._options.in_place, self._check
             fit.require_fit(place, self._images[disk].size, *how)
             fit.require_folder(place, self._where.folder)
             fit.require_file_size(place, self._images[disk].size)
         paths = [os.path.realpath(place.path) for place in self._places.values()]
         if len(set(paths)) != len(paths):
             raise errors.UsageError("two disks have the same target")
-        if self._request.space_check:
+        if self._options.space_check:
             fit.require_space([self._need(disk) for disk, place in self._places.items() if place.kind == places.NEW])
-        force = self._request.force or self._request.in_place
+        force = self._options.force or self._options.in_place
         for path in self._beside().values():
             if os.path.lexists(path) and not force:
                 raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another folder to -o")
@@ -274,10 +237,10 @@ class _Run:
     def _prove(self):
         """Every file that the disks are made from is what was stored: sizes and digests, from the manifest down. The
         domain's files in any case: what they hold has no other digest."""
-        if self._request.salvage:
+        if self._options.salvage:
             return
         entries = [self._point.file(name) for name in self._beside()]
-        links = [link for disk in self._disks for link in self._links(disk)] if self._request.verify else []
+        links = [link for disk in self._disks for link in self._links(disk)] if self._options.verify else []
         for point, entry in links:
             entries += [entry.index, *entry.chunks, *point.manifest.files]
         self._require_sound(entries, _OF_THE_CHAIN)
@@ -289,7 +252,7 @@ class _Run:
         def work(entry):
             return self._series.file_flaw(entry, self._check)
 
-        threads = self._request.threads
+        threads = self._options.threads
         found = pipeline.ordered(work, entries, threads=threads, budget=1, weight=lambda _: 0, check=self._check)
         flaws = [flaw for flaw in found if flaw]
         if flaws:
@@ -305,9 +268,9 @@ class _Run:
         copies = []
         for disk in self._disks:
             image, place = self._images[disk], self._places[disk]
-            how = self._request.threads, self._request.force, self._check
+            how = self._options.threads, self._options.force, self._check
             output = opening.open_target(place, image.size, *how)
-            copies.append(DiskRestore(image, outputs.enter_context(output), self._request.delta, self._request.salvage))
+            copies.append(DiskRestore(image, outputs.enter_context(output), self._options.delta, self._options.salvage))
         self._copy_all(copies)
         for copy in copies:
             copy.flush()
@@ -320,7 +283,7 @@ class _Run:
 
     def _copy_all(self, copies):
         """All disks at once, by one pipeline: its threads are the whole budget."""
-        threads = self._request.threads
+        threads = self._options.threads
         finished = pipeline.ordered(
             lambda item: item[0].work(item[1]),
             _in_turn([_items(copy) for copy in copies]),
@@ -352,26 +315,26 @@ class _Run:
             return None
         if self._definition is None:
             return self._unadapted()
-        request, beside = self._request, {name: os.path.abspath(path) for name, path in self._beside().items()}
+        options, beside = self._options, {name: os.path.abspath(path) for name, path in self._beside().items()}
         files = {name: path for name, path in beside.items() if definition.can_name(path)}
         if self._wants_domain and files != beside:
             raise errors.UsageError(f"-o {self._where.folder}: that name cannot be written into a definition")
         new, warnings = definition.adapted(
-            self._definition, self._sources(), files, request.name, request.new_uuid, self._elsewhere(),
+            self._definition, self._sources(), files, options.name, options.new_uuid, self._elsewhere(),
             self._point.manifest.passwords,
         )  # fmt: skip
         self._result.warnings += [*self._of_the_running_domain(), *warnings]
         own = [source.path for source in self._sources().values()] + list(files.values())
-        if not request.define and any(name.startswith(layout.TPM_PREFIX) for name in beside):
+        if not options.define and any(name.startswith(layout.TPM_PREFIX) for name in beside):
             self._result.warnings.append(
                 "the TPM's state is in the folder, where libvirt does not look: --define moves it"
             )
-        if request.define:
+        if options.define:
             from ..hypervisor import domain_define
 
             original = definition.identity(self._definition)
-            trusted = request.trust_definition
-            new, warnings = domain_define.prepared(new, request.uri, request.force, original, own, trusted)
+            trusted = options.trust_definition
+            new, warnings = domain_define.prepared(new, options.uri, options.force, original, own, trusted)
             self._result.warnings += warnings
         else:
             new, warnings = host_fit.loosened(new, os.path.exists)
@@ -426,21 +389,21 @@ class _Run:
         for name, path in self._beside().items():
             entry = self._point.file(name)
             flaw = self._series.file_flaw(entry)
-            if flaw and self._request.salvage:
+            if flaw and self._options.salvage:
                 self._lose(None, None, None, flaw)
                 continue
             if flaw:
                 raise errors.Damaged(flaw)
             plain = self._series.read_file(self._point, name)
             data = xml.encode() if xml and name == layout.DOMAIN_XML else plain
-            _write(path, data, self._request.force or self._request.in_place)
+            _write(path, data, self._options.force or self._options.in_place)
             self._result.beside[name] = path
 
     def _define(self, xml):
         from ..hypervisor import domain_define
 
         try:
-            self._result.defined, warnings = domain_define.define(xml, self._request.uri, self._result.beside)
+            self._result.defined, warnings = domain_define.define(xml, self._options.uri, self._result.beside)
         except errors.NbdpullError as error:
             where = f"all is restored in {self._where.folder}: mend its domain.xml, then virsh define"
             raise type(error)(f"{error}; {where}") from error

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Callable
 
-from ..serving.nbd_server import Request, Server
+from ..serving import nbd_server
+from .options import ServeOptions as Options
 
 
-def serve(request: Request, report: Callable = lambda **event: None, check: Callable = lambda: None) -> None:
+def serve(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> None:
     """Serve until `check` raises. report is told of the event "serving" once, and of "trouble" of the server."""
-    with Server(request, check) as server:
+    with nbd_server.Server(nbd_server.Request(**vars(options)), check) as server:
         exports = [vars(export) for export in server.exports]
-        report(event="serving", domain=server.domain, point=server.point, writable=request.writable, exports=exports)
+        report(event="serving", domain=server.domain, point=server.point, writable=options.writable, exports=exports)
         server.wait(lambda text: report(event="trouble", message=text))

@@ -19,6 +19,7 @@ from ..format import findings, manifest, reader
 from ..repository import marker, series, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.part import Part
+from .options import VerifyOptions as Options
 
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
@@ -50,9 +51,9 @@ class Verdict(NamedTuple):
 
 
 @dataclass
-class Report:
+class Result:
     """What was looked at, and every Damage and TooNew found. complete: the time sufficed for all that was to be looked
-    at; verdicts: of every point that was to be; notices: what is no damage, and should be known all the same."""
+    at; verdicts: of every point that was to be; warnings: what is no damage, and should be known all the same."""
 
     points: int = 0
     files: int = 0
@@ -61,7 +62,7 @@ class Report:
     damages: list[Damage] = field(default_factory=list)
     too_new: list[TooNew] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     complete: bool = True
 
     @property
@@ -78,33 +79,24 @@ class _Enough(Exception):
     """Raised where one disk of a point has so many damages that nobody reads on."""
 
 
-def verify(
-    root: str,
-    domain: Optional[str] = None,
-    point: Optional[str] = None,
-    quick: bool = False,
-    threads: int = 2,
-    report: Callable = lambda **event: None,
-    check: Callable = lambda: None,
-    part: Part = Part(),  # noqa: B008
-    keep: bool = False,
-) -> Report:
-    """Look at one point with all that it builds on, or at every point (of one domain); quick: without decompressing.
+def verify(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+    """Look at one point with all that it builds on, or at every point (of one domain).
 
-    keep: record beside the points what was found of each, also where `check` ends the run.
+    What was found of each point is recorded also where `check` ends the run.
     """
-    opened = marker.open_store(root)
-    wanted = [series.only_series(opened, domain)] if (domain, point) != (None, None) else series.all_series(opened)
-    found = _Verify(quick, threads, report, check, part, keep)
-    found.report.notices += opened.warnings()
+    opened, one = marker.open_store(options.store), (options.domain, options.point) != (None, None)
+    wanted = [series.only_series(opened, options.domain)] if one else series.all_series(opened)
+    part = Part(options.sample, options.shard, options.max_duration)
+    found = _Verify(options.level == verdict.FILES, options.threads, report, check, part, options.keep)
+    found.result.warnings += opened.warnings()
     for each in wanted:
-        found.series(each, point)
-    return found.report
+        found.series(each, options.point)
+    return found.result
 
 
 class _Verify:
     def __init__(self, quick, threads, tell, check, part, keep):
-        self.report = Report()
+        self.result = Result()
         self._quick, self._threads, self._tell, self._user_check = quick, threads, tell, check
         self._part, self._keep = part, keep
         self._deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
@@ -117,20 +109,20 @@ class _Verify:
     def _refused(self, point, error):
         """Tell of a point that a reader must refuse whole, or what it builds on."""
         if isinstance(error, errors.FormatTooNew):
-            self.report.too_new.append(TooNew(point, str(error)))
+            self.result.too_new.append(TooNew(point, str(error)))
             self._tell(event="too-new", point=point, problem=str(error))
         else:
             self._damage(Damage(point, None, str(error)))
 
     def _damage(self, damage):
-        self.report.damages.append(damage)
+        self.result.damages.append(damage)
         self._tell(event="damage", **vars(damage))
 
     def series(self, target, wanted):
         """Look at a series: all its points, or `wanted` and what it builds on."""
         evidence = Evidence(target, verdict.FILES if self._quick else verdict.FRAMES, self._part)
         points, refused = evidence.points, evidence.refused
-        self.report.notices += [
+        self.result.warnings += [
             f"{path} cannot be read: what it told of points is lost" for path in evidence.unreadable
         ]
         if wanted is not None:
@@ -141,7 +133,7 @@ class _Verify:
         try:
             self._points(target, points, evidence)
         except _TimeIsUp:
-            self.report.complete = False
+            self.result.complete = False
         finally:  # also where the user ends it: a damage that was seen is on record
             self._conclude(target, points, refused, evidence)
 
@@ -151,34 +143,34 @@ class _Verify:
             points = sorted(points, key=evidence.known.last_look)
         for point in points:
             self._check()
-            self.report.points += 1
+            self.result.points += 1
             look = evidence.look(point)
             self._files(target, look, known_good)
             self._links(target, point)
             look.complete = all([self._disk(target, look, disk) for disk in point.manifest.disks])
 
     def _conclude(self, target, points, refused, evidence):
-        too_new = {each.point for each in self.report.too_new}
+        too_new = {each.point for each in self.result.too_new}
         finding = evidence.conclude(too_new)
         for name in refused:
             about = (None, [], None) if name in too_new else (verdict.DAMAGED, [name], None)
-            self.report.verdicts.append(Verdict(target.domain, name, *about))
+            self.result.verdicts.append(Verdict(target.domain, name, *about))
         for point in points:
             known = None if point.id in too_new else evidence.known.verdict(point)
             about = (known["verdict"], known["damaged"], known["when"]) if known else (None, [], None)
-            self.report.verdicts.append(Verdict(target.domain, point.id, *about))
+            self.result.verdicts.append(Verdict(target.domain, point.id, *about))
         if finding and self._keep:
             try:
                 findings.record(target, findings.VERIFY, **finding)
             except (errors.OutputError, errors.StoreError) as error:  # no failure of the verification
-                self.report.notices.append(f"the result is not kept: {error}")
+                self.result.warnings.append(f"the result is not kept: {error}")
 
     def _strangers(self, target, points):
         """A copy of a series, or points that came from that of another domain: no pull of the domain finds them."""
         for name, uuid in sorted({(point.manifest.domain, point.manifest.uuid) for point in points}):
             found = series.of_domain(target.store, name, uuid)
             if found.folder != target.folder:
-                self.report.notices.append(
+                self.result.warnings.append(
                     f"{target.store.path(target.folder)} holds points of domain {name}, whose series is in "
                     f"{found.folder}: a pull of it does not find them"
                 )
@@ -206,12 +198,12 @@ class _Verify:
 
         flaws = pipeline.ordered(work, entries, threads=self._threads, budget=1, weight=lambda _: 0, check=self._check)
         for entry, flaw in zip(entries, flaws):
-            self.report.files += entry.path in whole
+            self.result.files += entry.path in whole
             if flaw:
                 self._damage(look.found(disks.get(entry.path), flaw, path=entry.path))
             elif entry.path in whole:
                 known_good.add((entry.path, entry.sha256))
-            self._tell(event="progress", point=point.id, files=self.report.files, frames=self.report.frames)
+            self._tell(event="progress", point=point.id, files=self.result.files, frames=self.result.frames)
 
     def _links(self, target, point):
         try:
@@ -272,13 +264,13 @@ class _Verify:
                 weight=lambda records: int(records["raw"].sum()),
                 check=self._check,
             ):
-                self.report.frames += len(records)
-                self.report.raw_bytes += int(records["raw"].sum())
+                self.result.frames += len(records)
+                self.result.raw_bytes += int(records["raw"].sum())
                 for record, flaw in zip(records, flaws):
                     if flaw:
                         where = int(record["offset"]), int(record["length"]), disk.chunks[int(record["chunk"])].path
                         self._range_damage(look, before, disk.name, flaw, *where)
-                self._tell(event="progress", point=look.point.id, files=self.report.files, frames=self.report.frames)
+                self._tell(event="progress", point=look.point.id, files=self.result.files, frames=self.result.frames)
 
     def _chosen(self, look, disk, records):
         """Of data records, those whose frames are looked at."""

@@ -194,7 +194,7 @@ def test_the_store_is_full(rig, small, options, when):
 def test_commit_that_fails_takes_its_checkpoint_along(machine, tmp_path, monkeypatch):
     """The job has ended well by then: all that is left to undo is the new checkpoint."""
     vm = machine({"vda": 4 * MIB})
-    request = pull.Request(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)
+    request = pull.Options(vm.name, str(tmp_path / "store"), uri=vm.bed.uri)
     pull.pull(request)
     before = vm.checkpoints()
 

@@ -1,0 +1,228 @@
+"""What each verb can be told: a frozen class a verb, with every default.
+
+The one place of a default: the command line, --help and the manual have theirs from here. Knows core alone, so that
+--help starts at once. Must not know: what a verb does with it, how an option is written.
+
+Said once, for all: `domain` is a name or uuid, None the only one of a store; `store` a path; `point` an id or "latest";
+`disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default. Times are in seconds, sizes in
+bytes, rates in bytes a second; a limit that is None is none.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Optional
+
+SCRATCH_DIR = WORK_DIR = "/var/tmp"  # QEMU's user must be able to enter it, which a home seldom allows
+STALL_TIMEOUT = 60.0  # seconds that a server may be silent
+LATEST = "latest"
+
+
+def _threads() -> int:
+    """Two more than there are cores for us: some always wait for a disk."""
+    return min(len(os.sched_getaffinity(0)) + 2, 16)
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """output: the store. since: a checkpoint. on_lost_base: "full" or "fail". resume: "auto", "always" or "never".
+    checkpoint: name of that to make, None a unique one. exclude: disks not to pull. offline: "auto", "start-paused",
+    "read" or "refuse". quiesce: "auto", "require" or "never". socket: where QEMU makes its own. nbd: "tcp:HOST:PORT".
+    tls: a folder of certificates. level: of zstd. max_in_flight: reads that QEMU has to do at once. max_rate_file:
+    holds the rate, and is looked at while running. group: of the system, that may read the store."""
+
+    domain: str
+    output: str
+    since: Optional[str] = None
+    full: bool = False
+    on_lost_base: str = "full"
+    resume: str = "auto"
+    checkpoint: Optional[str] = None
+    make_checkpoint: bool = True
+    uri: Optional[str] = None
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    offline: str = "auto"
+    quiesce: str = "auto"
+    freeze_timeout: float = 30
+    scratch_dir: str = SCRATCH_DIR
+    socket: Optional[str] = None
+    nbd: Optional[str] = None
+    tls: Optional[str] = None
+    level: int = 1
+    threads: int = field(default_factory=_threads)
+    max_in_flight: Optional[int] = None
+    max_rate: Optional[int] = None
+    max_rate_file: Optional[str] = None
+    dedupe: bool = True
+    frame_size: int = 1 << 20
+    chunk_size: int = 256 << 20
+    stall_timeout: float = STALL_TIMEOUT
+    max_duration: Optional[float] = None
+    scratch_limit: Optional[int] = None
+    space_check: bool = True
+    group: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """As of pull. output None: as if for a new store."""
+
+    domain: str
+    output: Optional[str] = None
+    since: Optional[str] = None
+    full: bool = False
+    uri: Optional[str] = None
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    scratch_dir: str = SCRATCH_DIR
+    socket: Optional[str] = None
+    nbd: Optional[str] = None
+    tls: Optional[str] = None
+    threads: int = field(default_factory=_threads)
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """domain None: look at the host alone."""
+
+    domain: Optional[str] = None
+    uri: Optional[str] = None
+    scratch_dir: str = SCRATCH_DIR
+
+
+@dataclass(frozen=True)
+class CleanupOptions:
+    """output: a store, None: only what this machine has noted of the domain's last run. dry_run: look only."""
+
+    domain: str
+    output: Optional[str] = None
+    uri: Optional[str] = None
+    dry_run: bool = False
+    stall_timeout: float = STALL_TIMEOUT
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """dry_run: look only."""
+
+    domain: str
+    uri: Optional[str] = None
+    dry_run: bool = False
+    stall_timeout: float = STALL_TIMEOUT
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What to restore, and to where.
+
+    output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
+    kind: "qcow2", "raw" or None, what the domain's disk is. onto: the targets hold the state that a point without a
+    parent builds on; None as a disk of `to` is then the point's only one. image_options: of new qcow2 images, as of
+    qemu-img create -o. delta: the targets exist: write only what differs. salvage: restore what is not damaged.
+    secrets: {disk: path of a file with the secret that it is to be encrypted by}, by LUKS. trust_definition: keep what
+    a definition names of the host, whatever it is.
+    """
+
+    store: str
+    output: Optional[str] = None
+    domain: Optional[str] = None
+    point: str = LATEST
+    disks: list[str] = field(default_factory=list)
+    kind: Optional[str] = None
+    force: bool = False
+    threads: int = field(default_factory=_threads)
+    to: dict[Optional[str], str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    image_options: str = ""
+    verify: bool = True
+    space_check: bool = True
+    onto: bool = False
+    delta: bool = False
+    salvage: bool = False
+    define: bool = False
+    name: Optional[str] = None
+    new_uuid: bool = False
+    trust_definition: bool = False
+    uri: Optional[str] = None
+
+    @property
+    def in_place(self) -> bool:
+        return self.onto or self.delta
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """domain, point None: all; a point is looked at with all that it builds on. level: "files" are their sizes and
+    digests, "frames" the digest of every frame as well. sample: share of frames, by chance, anew in each run; shard:
+    (i, n), the i-th of n parts, in each run the same. keep: record in the store what was found."""
+
+    store: str
+    domain: Optional[str] = None
+    point: Optional[str] = None
+    level: str = "frames"
+    sample: Optional[float] = None
+    shard: Optional[tuple[int, int]] = None
+    max_duration: Optional[float] = None
+    keep: bool = True
+    threads: int = field(default_factory=_threads)
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """image: a file or an NBD URI. disk None: the only one of the point. kind: "raw" or "qcow2", None: as the image's
+    beginning says. sample, shard: as of verify."""
+
+    store: str
+    image: str
+    domain: Optional[str] = None
+    point: str = LATEST
+    disk: Optional[str] = None
+    kind: Optional[str] = None
+    sample: Optional[float] = None
+    shard: Optional[tuple[int, int]] = None
+    max_duration: Optional[float] = None
+    threads: int = field(default_factory=_threads)
+
+
+@dataclass(frozen=True)
+class DigestOptions:
+    """point: also "all". keep: record the digests in the store."""
+
+    store: str
+    domain: Optional[str] = None
+    point: str = LATEST
+    disks: list[str] = field(default_factory=list)
+    keep: bool = True
+    threads: int = field(default_factory=_threads)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """socket: path of one to make, port: of 127.0.0.1; without both a socket in a new folder. writable: let clients
+    write, to a layer that is thrown away. cache_bytes: for decompressed frames, of each disk."""
+
+    store: str
+    domain: Optional[str] = None
+    point: str = LATEST
+    disks: list[str] = field(default_factory=list)
+    socket: Optional[str] = None
+    port: Optional[int] = None
+    writable: bool = False
+    cache_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class DrillOptions:
+    """expect: a regular expression; the guest is ready when its serial console shows it, None: when its agent answers.
+    timeout: how long that may take. work_dir: for what the guest writes. keep: record the result in the store."""
+
+    store: str
+    domain: Optional[str] = None
+    point: str = LATEST
+    uri: Optional[str] = None
+    expect: Optional[str] = None
+    timeout: float = 300.0
+    work_dir: str = WORK_DIR
+    keep: bool = True
