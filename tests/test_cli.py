@@ -17,9 +17,10 @@ import pytest
 from stores import KIB, MIB, Vm, chain, flipped, package_environment
 
 from nbdpull import __version__
-from nbdpull.cli import arguments
+from nbdpull.cli import commands, signals, types, usage
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
+from nbdpull.operations import options
 from nbdpull.repository import image
 
 
@@ -45,14 +46,17 @@ def nbdpull(*words, **how):
 
 
 def parsed(*words):
-    return arguments.parser().parse_args(cli._with_verb(list(words)))
+    return cli.parsed(list(words))
 
 
 def usage_error(capsys, *words):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(list(words))
-    assert caught.value.code == 2
-    return capsys.readouterr().err
+    """The one line that a wrong command line is answered by; with --json it is a JSON line, too."""
+    assert cli.main(list(words)) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("nbdpull: ") and len(err.splitlines()) == 1
+    if "--json" not in words:
+        assert out == ""
+    return err
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
@@ -71,28 +75,30 @@ def usage_error(capsys, *words):
     ],
 )
 def test_a_first_word_that_is_no_verb_is_a_domain(words, domain):
-    args = parsed(*words)
-    assert (args.verb, args.domain, args.since, args.output) == ("pull", domain, "chk3", "dir/")
+    line = parsed(*words)
+    assert (line.verb, line.args.domain, line.args.since, line.args.output) == ("pull", domain, "chk3", "dir/")
 
 
-@pytest.mark.parametrize("verb", arguments.VERBS)
+@pytest.mark.parametrize("verb", commands.VERBS)
 def test_a_verb_is_a_verb(verb):
     needed = {"pull": "vm -o d", "restore": "d -o o", "show": "d latest", "index": "d latest vda"}
     assert parsed(verb, *needed.get(verb, "d").split()).verb == verb
 
 
 def test_defaults():
-    args = parsed("vm1", "-o", "dir")
-    assert (args.full, args.since, args.checkpoint, args.no_checkpoint) == (False, None, None, False)
-    assert (args.disk, args.exclude, args.level, args.threads) == ([], [], 1, None)
-    assert (args.frame_size, args.chunk_size, args.json, args.quiet) == (MIB, 256 * MIB, False, False)
-    args = parsed("restore", "dir", "-o", "out")
-    assert (args.point, args.format, args.force) == ("latest", None, False)
+    assert vars(parsed("vm1", "-o", "dir").args) == {"domain": "vm1", "output": "dir"}, "they are those of the Options"
+    made = usage.options(options.PullOptions, parsed("vm1", "-o", "dir").args)
+    assert made == options.PullOptions("vm1", "dir")
+    assert (made.full, made.since, made.checkpoint, made.make_checkpoint) == (False, None, None, True)
+    assert (made.disks, made.exclude, made.level, made.dedupe) == ([], [], 1, True)
+    assert (made.frame_size, made.chunk_size) == (MIB, 256 * MIB)
+    made = usage.options(options.RestoreOptions, parsed("restore", "dir", "-o", "out").args)
+    assert (made.point, made.kind, made.force, made.verify) == ("latest", None, False, True)
 
 
 def test_options_that_are_repeated():
-    args = parsed("vm1", "-o", "dir", "--disk", "vda", "--disk", "vdb", "--exclude", "vdc")
-    assert (args.disk, args.exclude) == (["vda", "vdb"], ["vdc"])
+    args = parsed("vm1", "-o", "dir", "--disk", "vda", "--disk", "vdb", "--exclude", "vdc").args
+    assert (args.disks, args.exclude) == (["vda", "vdb"], ["vdc"])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_options_that_are_repeated():
      ("3G", 3 << 30), ("2T", 2 << 40), ("5B", 5)],
 )  # fmt: skip
 def test_sizes(text, size):
-    assert arguments.parse_size(text) == size
+    assert types.size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "K", "-1", "1.5M", "1 M", "64KK", "1P", "M1", "1x", "\u2460"])
@@ -151,7 +157,52 @@ def test_values_out_of_bounds(capsys, option, told):
     ],
 )
 def test_wrong_usage(capsys, words):
-    assert "usage: nbdpull" in usage_error(capsys, *words)
+    verb = words[0] if words and words[0] in commands.VERBS else "pull"
+    assert re.search(rf"; see nbdpull help( {verb})?$", usage_error(capsys, *words))
+
+
+@pytest.mark.parametrize("words, told", [
+    (["vm1", "-o", "d", "--sinc", "a"], "unknown option --sinc (did you mean --since?); see nbdpull help pull"),
+    (["vm1", "--ouptut", "d"], "unknown option --ouptut (did you mean --output?); see nbdpull help pull"),
+    (["vm1", "-o", "d", "--xyzzy=3"], "unknown option --xyzzy; see nbdpull help pull"),
+    (["verfy", "dir"], "no verb 'verfy' (did you mean 'verify'?); as a domain to pull: the following arguments are "
+                       "required: -o/--output; see nbdpull help pull"),
+    (["restor", "dir", "-o", "out"], "no verb 'restor' (did you mean 'restore'?); as a domain to pull: unexpected "
+                                     "argument 'dir'; see nbdpull help pull"),
+    (["vm1", "vm2", "-o", "d"], "unexpected argument 'vm2'; see nbdpull help pull"),
+    (["help", "verfy"], "no verb 'verfy' (did you mean 'verify'?); see nbdpull help"),
+    (["help", "verify", "x"], "unexpected argument 'x'; see nbdpull help"),
+    ([], "a verb or a domain is missing; see nbdpull help"),
+])  # fmt: skip
+def test_what_was_meant(capsys, words, told):
+    assert usage_error(capsys, *words) == f"nbdpull: {told}\n"
+
+
+def test_a_domain_that_is_not_there_may_have_been_a_verb(tmp_path, capsys):
+    for word, hint in (("verfy", "; nor is 'verfy' a verb (did you mean 'verify'?)"), ("nosuch", "")):
+        assert cli.main([word, "-o", str(tmp_path / "d"), "-c", "test:///default"]) == 3
+        assert (capsys.readouterr().err.rstrip("\n") + "$").endswith(hint + "$")
+    assert cli.main(["pull", "verfy", "-o", str(tmp_path / "d"), "-c", "test:///default"]) == 3
+    assert "did you mean" not in capsys.readouterr().err, "it was a domain without doubt"
+
+
+@pytest.mark.parametrize("words", [
+    ["vm1", "-o", "d", "--json", "--bogus"], ["verify", "--json"], ["restore", "d", "--json"], ["--json"],
+    ["vm1", "-o", "d", "--json", "--level", "x"],
+])  # fmt: skip
+def test_wrong_usage_is_a_json_line_too(capsys, words):
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    [result] = json_lines(out)
+    assert (result["ok"], result["exit_code"], result["code"], result["domain"]) == (False, 2, "usage", None)
+    assert err == f"nbdpull: {result['message']}\n"
+
+
+@pytest.mark.parametrize("words", [["list", "--json"], ["show", "d", "--json"], ["vm1", "--", "--json"]])
+def test_no_json_line_where_none_is_asked_for(capsys, words):
+    """A verb of one document fails without one; and behind a -- there is no option."""
+    assert cli.main(words) == 2
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("words", [
@@ -160,10 +211,11 @@ def test_wrong_usage(capsys, words):
 ])  # fmt: skip
 def test_a_name_that_begins_with_a_dash(capsys, words):
     """It is taken for an option: the message names the way to give it."""
-    last = usage_error(capsys, *words).splitlines()[-1]
-    assert last.endswith("; a name that begins with a dash goes after --, a value so: --name=-vm")
+    said = usage_error(capsys, *words)
+    assert "; a name that begins with a dash goes after --, a value so: --name=-vm; see nbdpull help " in said
     assert "a dash" not in usage_error(capsys, "vm1", "-o", "d", "--no-such-option")
-    assert parsed("doctor", "--", "-vm").domain == "-vm" and parsed("restore", "d", "--name=-vm").name == "-vm"
+    assert parsed("doctor", "--", "-vm").args.domain == "-vm"
+    assert parsed("restore", "d", "--name=-vm").args.name == "-vm"
 
 
 # -- help -------------------------------------------------------------------------------------------------------------
@@ -174,7 +226,7 @@ def all_errors(kind=errors.NbdpullError):
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors():
-    lines = arguments.EXIT_CODES.splitlines()
+    lines = usage.EXIT_CODES.splitlines()
     table = {int(found[1]): found[2] for found in (re.match(r" +(\d+) +(\S.*)", line) for line in lines) if found}
     used = {kind.exit_code for kind in all_errors()}
     assert set(table) == {0} | used
@@ -188,20 +240,21 @@ def test_each_error_has_a_code_word():
 
 
 def test_help(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
+    assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert caught.value.code == 0
-    assert arguments.EXIT_CODES in out and arguments.EXAMPLES in out
-    assert all(f"    {verb}  " in out for verb in arguments.VERBS)
+    assert cli.main(["help"]) == cli.main(["-h"]) == 0
+    assert capsys.readouterr().out == 2 * out
+    assert usage.EXIT_CODES in out and usage.EXAMPLES in out
+    assert all(f"    {verb}  " in out for verb in commands.VERBS)
 
 
-@pytest.mark.parametrize("verb", arguments.VERBS)
+@pytest.mark.parametrize("verb", commands.VERBS)
 def test_help_of_a_verb_has_an_example_that_works(capsys, verb):
-    with pytest.raises(SystemExit) as caught:
-        cli.main([verb, "--help"])
-    out = capsys.readouterr().out
-    assert caught.value.code == 0
+    for words in ([verb, "--help"], ["help", verb]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        out = capsys.readouterr().out
+        assert caught.value.code == 0
     example = re.search(r"example:\n  nbdpull (.*)\n", out)[1].split()
     assert parsed(*example).verb == verb
 
@@ -211,17 +264,21 @@ def test_version():
     assert (done.stdout, done.stderr, done.returncode) == (f"nbdpull {__version__}\n", "", 0)
 
 
-@pytest.mark.parametrize("option", ["--version", "--help"])
+@pytest.mark.parametrize("option", ["--version", "--help", "pull --help", "help verify"])
 def test_a_start_loads_nothing_heavy(option):
     program = (
-        "import sys\nfrom nbdpull.__main__ import main\nsys.argv = ['nbdpull', sys.argv[1]]\n"
+        "import sys\nfrom nbdpull.__main__ import main\nsys.argv[0] = 'nbdpull'\n"
         "try: main()\nexcept SystemExit: pass\nprint('LOADED', *sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, option], env=package_environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, *option.split()],
+        env=package_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     loaded = set(done.stdout.rpartition("LOADED ")[2].split())
-    assert "nbdpull.cli.arguments" in loaded
+    assert "nbdpull.cli.usage" in loaded
     heavy = {"numpy", "libvirt", "nbd", "rich", "zstandard", "blake3", "concurrent.futures", "subprocess"}
     assert not heavy & loaded
 
@@ -412,7 +469,7 @@ def test_the_code_of_a_fault_of_ours(vm, capsys, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setitem(cli._RUN, "list", broken)
+    monkeypatch.setattr(usage.command("list"), "run", broken)
     monkeypatch.delenv("NBDPULL_DEBUG", raising=False)
     assert cli.main(["list", str(vm.root)]) == 1
     err = capsys.readouterr().err
@@ -499,14 +556,14 @@ def test_a_signal_during_a_restore(big, tmp_path, capsys, monkeypatch, number, c
         return real(self, piece)
 
     monkeypatch.setattr(image.Image, "read_piece", read_piece)
-    before = [signal.getsignal(each) for each in cli._SIGNALS]
+    before = [signal.getsignal(each) for each in signals.HEARD]
     words = ["restore", str(big.root), "-o", str(tmp_path / "out"), "--format", kind, "--json", "--threads", "1"]
     assert cli.main(words) == code
     assert not (tmp_path / "out").exists()
     assert len(reads) < 40
     result = json_lines(capsys.readouterr().out)[-1]
     assert (result["code"], result["exit_code"]) == ("interrupted", code)
-    assert [signal.getsignal(each) for each in cli._SIGNALS] == before
+    assert [signal.getsignal(each) for each in signals.HEARD] == before
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
@@ -640,10 +697,10 @@ def test_words_that_are_no_text(vm, tmp_path, option):
 FAULTS = """
 import os, resource, sys, threading
 import zstandard
-from nbdpull.cli import main as cli
+from nbdpull.cli.commands import pull
 
 if sys.argv[1] == "kept":
-    cli._keep_freed_memory()
+    pull.keep_freed_memory()
 data = os.urandom(1 << 20)
 
 def work():
@@ -667,14 +724,14 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
 @pytest.mark.parametrize("verb", [["pull", "vm1", "-o", "dir"], ["plan", "vm1"], ["doctor"]])
 def test_a_relative_scratch_folder_is_one_here(verb):
     """libvirt takes absolute paths alone, and told of a broken rule of its schema."""
-    told = arguments.parser().parse_args([*verb, "--scratch-dir", "here"]).scratch_dir
+    told = parsed(*verb, "--scratch-dir", "here").args.scratch_dir
     assert told == os.path.abspath("here")
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
 def test_freed_memory_is_kept():
     def faults(how):
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)

@@ -15,8 +15,10 @@ import zstandard
 from bed.machine import MIB, Machine
 
 import nbdpull
-from nbdpull.cli import arguments
 from nbdpull.cli import main as cli
+from nbdpull.cli import types, usage
+from nbdpull.cli.commands import VERBS
+from nbdpull.cli.output import SCHEMA
 from nbdpull.core import errors
 from nbdpull.format import layout, manifest
 from nbdpull.format.manifest import FileEntry
@@ -82,13 +84,13 @@ def test_links_lead_somewhere(path):
 
 
 def parsed(words):
-    """What the real parser makes of a command line; it exits on a wrong one."""
-    return arguments.parser().parse_args(cli._with_verb(words[1:]))
+    """What the real parser makes of a command line; it refuses a wrong one."""
+    return cli.parsed(words[1:])
 
 
-@pytest.mark.parametrize("text", [README, MANUAL, arguments.EXAMPLES], ids=["README", "manual", "help"])
+@pytest.mark.parametrize("text", [README, MANUAL, usage.EXAMPLES], ids=["README", "manual", "help"])
 def test_commands_are_understood(text):
-    if text is arguments.EXAMPLES:
+    if text is usage.EXAMPLES:
         lines = [re.sub(r"  +\S.*$", "", line.strip()) for line in text.splitlines() if line.startswith("  nbdpull")]
         found = [shlex.split(line) for line in lines]
     else:
@@ -127,27 +129,36 @@ def option_strings(parser):
 
 
 def verb_parser(verb):
-    [verbs] = [action for action in arguments.parser()._actions if action.dest == "verb"]
-    return verbs.choices[verb]
+    return usage.Parser(verb)
 
 
-@pytest.mark.parametrize("verb", arguments.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_options_are_those_of_the_manual(verb):
     items = re.findall(r"^- (`.*?`)(?=:)", section(MANUAL, verb), re.MULTILINE)
     documented = {tuple(text.partition(" ")[::2]) for item in items for text in code(item)}
     assert documented == option_strings(verb_parser(verb))
 
 
-def test_defaults_are_those_of_the_manual():
-    args = parsed(["nbdpull", "vm1", "-o", "dir"])
-    text = section(MANUAL, "pull")
-    assert (args.frame_size, args.chunk_size, args.level) == (1 << 20, 256 << 20, 1)
-    for said in ("level of zstd, 1 to 19. Default: 1.", "512K or 1M. Default: 1M.", "At least 1M. Default: 256M."):
-        assert said in " ".join(text.split())
+@pytest.mark.parametrize("verb", VERBS)
+def test_defaults_are_those_of_the_manual(verb):
+    """What --help calls the default of an option, the manual does, or refers to pull."""
+    items = re.findall(r"^- (`.*?`): ((?:.|\n(?!\n|- |#))*)", section(MANUAL, verb), re.MULTILINE)
+    said = {name.partition(" ")[0]: " ".join(text.split()) for names, text in items for name in code(names)}
+    for action in verb_parser(verb)._actions:
+        default = re.search(r"\(default: ([\w/-]+)\)$", action.help or "")  # one that is a sentence may differ
+        for name in action.option_strings if default else []:
+            told = re.search(r"Default: `?([\w/-]+)`?[.,;]", said[name])
+            assert said[name].startswith("as of pull") or told[1] == default[1], name
+
+
+def test_defaults_are_written_as_they_are_given():
+    for read, text in [*((types.size, text) for text in ("0", "1000", "64K", "1M", "3G")),
+                       *((types.duration, text) for text in ("1.5s", "60s", "5m", "2h"))]:  # fmt: skip
+        assert read(types.SHOWN[read](read(text))) == read(text)
 
 
 def test_every_option_in_the_readme_exists():
-    known = {string for verb in arguments.VERBS for string, _ in option_strings(verb_parser(verb))}
+    known = {string for verb in VERBS for string, _ in option_strings(verb_parser(verb))}
     others = {"--checkpoints-metadata"}  # of virsh
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) <= known | others
 
@@ -162,7 +173,7 @@ def test_exit_codes_are_those_of_the_manual():
     real = {(kind.code, str(kind.exit_code)) for kind in error_classes() if kind is not errors.Interrupted}
     assert documented == real | {("interrupted", "128+N")}
     assert errors.Interrupted(15).exit_code == 143
-    assert list(rows) == re.findall(r"^  (\d\S*)", arguments.EXIT_CODES, re.MULTILINE)
+    assert list(rows) == re.findall(r"^  (\d\S*)", usage.EXIT_CODES, re.MULTILINE)
 
 
 def decided_reasons():
@@ -199,7 +210,7 @@ TYPES = {
     "number": float, "object of strings": dict, "object of numbers": dict, "null": type(None),
 }  # fmt: skip
 # their members are not in the same table
-OPAQUE = {"versions", "seconds", "files", "written_bytes", "point", "sizes", "beside", "defined", "covered", "last",
+OPAQUE = {"versions", "seconds", "files", "written_bytes", "details", "sizes", "beside", "defined", "covered", "last",
           "formats"}  # fmt: skip
 
 
@@ -241,10 +252,29 @@ def nbdpull_says(folder, *words, exit_code=0):
 def events(output):
     """Its JSON lines by event, without what all have; of several of one event the last."""
     told = [json.loads(line) for line in output.splitlines()]
+    rows = {code(row[0])[0]: row[1] for row in table(section(MANUAL, "every line"))}
+    assert list(rows) == ["event", "time", "schema", "domain"]
     for event in told:
-        assert layout.is_time(event.pop("time"))
-        assert event.pop("schema", None) == (1 if event["event"] == "result" else None)
+        assert list(event)[: len(rows)] == list(rows), "they come first, in each line"
+        assert all(any(type(event[name]) is TYPES[word] for word in rows[name].split(" or ")) for name in rows)
+        assert layout.is_time(event.pop("time")) and event.pop("schema") == SCHEMA
+        assert type(event.get("point", "")) is str, "an id, in each line"
+        event.pop("domain")
     return {event["event"]: event for event in told}
+
+
+def test_every_event_is_in_the_table():
+    """Of the events, each has its own table as well; and the program reports no other."""
+    rows = {code(row[0])[0]: set(code(row[1])) for row in table(section(MANUAL, "the events"))}
+    documented = re.findall(r"^### event (\S+) of (\S+)$", MANUAL, re.MULTILINE)
+    tables = {event: {verb for other, verb in documented if other == event} for event, _ in documented}
+    assert {event: verbs - {"a"} for event, verbs in tables.items()} == {
+        event: verbs & tables.get(event, set()) for event, verbs in rows.items()
+    }
+    reported = set()
+    for path in (PROJECT / "nbdpull/operations").glob("*.py"):
+        reported |= set(re.findall(r'event="([\w-]+)"', path.read_text()))
+    assert reported | {"result"} == set(rows)
 
 
 def assert_event(events, event, verb):
@@ -297,11 +327,12 @@ def test_the_json_of_pull(vm, tmp_path):
     for event in ("start", "progress", "result"):
         assert_event(told, event, "pull")
     assert set(told) == {"start", "progress", "result"}
-    point = told["result"]["point"]
+    point = told["result"]["details"]
+    assert told["result"]["point"] == told["start"]["point"] == point["id"]
     assert_documented(table(section(MANUAL, "a point")), point)
     assert set(point["seconds"]) == set(code(table(section(MANUAL, "a point"))[-2][2]))
     assert set(point["versions"]) == set(code(table(section(MANUAL, "a point"))[-1][2]))
-    assert parsed(shlex.split(told["result"]["next_command"])).since == point["checkpoint"]
+    assert told["result"]["next_command"] == "nbdpull vm1 -o store"
     assert json.loads(nbdpull_says(tmp_path, "show", "store", "latest", "--json")) == point
     assert json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[-1] == point
 

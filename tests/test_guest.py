@@ -60,9 +60,9 @@ def pull_while_it_writes(witness, *options):
         assert guest.job_active() and guest.running
     assert process.returncode == 0, process.problem
     result = last_event(process.output)
-    assert not guest.job_active() and guest.checkpoints() == [result["point"]["checkpoint"]]
+    assert not guest.job_active() and guest.checkpoints() == [result["details"]["checkpoint"]]
     assert os.listdir(witness.scratch) == []
-    return result["point"]
+    return result["details"]
 
 
 @pytest.mark.timeout_seconds(300)

@@ -118,7 +118,7 @@ def test_rewrite_of_the_same_data_in_a_real_vm(machine, tmp_path):
 
     def pull(*options):
         text = nbdpull("pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store", "--json", *options)
-        return json.loads(text.splitlines()[-1])["point"]["disks"][0]
+        return json.loads(text.splitlines()[-1])["details"]["disks"][0]
 
     pull()
     vm.write_bytes("vda", 4 * MIB, data[: 2 * MIB])

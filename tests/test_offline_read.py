@@ -679,7 +679,7 @@ def test_image_that_is_gone_or_broken(pulled):  # noqa: F811
         code, found = doctor(vm.name, "-c", vm.bed.uri)
         assert (code, found["disk vda"]["state"], found["disk vdb"]["state"]) == (6, "good", "BAD")
         done = nbdpull(*witness.words(READ, "--exclude", "vdb", "-o", witness.folder / f"without {why}"))
-        assert modes(last_event(done.stdout)["point"]) == {"vda": ("full", "first-point")}
+        assert modes(last_event(done.stdout)["details"]) == {"vda": ("full", "first-point")}
         path.write_bytes(held)
 
 

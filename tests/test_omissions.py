@@ -137,10 +137,10 @@ def test_a_pull_tells(private_libvirt, tmp_path):
         ]
         result = json.loads(command(*pull, "--disk", "vda", "--json").stdout.splitlines()[-1])
         assert result["warnings"] == [], "it is told once, where no option can say that one knows"
-        assert [each["what"] for each in result["point"]["not_in_point"]] == [
+        assert [each["what"] for each in result["details"]["not_in_point"]] == [
             "disk vdb", "disk vdc", "cdrom sdc", "filesystem home"
         ]  # fmt: skip
-        assert result["point"] == json.loads(command("show", tmp_path / "store", "latest", "--json").stdout)
+        assert result["details"] == json.loads(command("show", tmp_path / "store", "latest", "--json").stdout)
         vm.domain.attachDeviceFlags(a_disk(tmp_path), 2)  # for the next start
         result = json.loads(command(*pull, "--json").stdout.splitlines()[-1])
         assert f"disk vdn ({tmp_path}/n) is not in the point: it is not in the domain as it runs" in result["warnings"]

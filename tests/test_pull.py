@@ -147,7 +147,7 @@ class Witness:
     def made(self, result, held):
         """Take note of a point that was made when the disks held this."""
         assert (result["event"], result["ok"], result["exit_code"]) == ("result", True, 0)
-        self.result, point = result, result["point"]
+        self.result, point = result, result["details"]
         self.frozen[point["id"]] = {disk["name"]: held[disk["name"]] for disk in point["disks"]}
         if point["checkpoint"]:
             self.at[point["checkpoint"]] = held
@@ -596,7 +596,7 @@ def test_other_image_at_the_same_target(pulled):
     copy = vm.disks["vda"].path.with_name("copy.qcow2")
     shutil.copyfile(vm.disks["vda"].path, copy)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 0x22 0 64k", str(copy)], check=True)
-    subprocess.run(["qemu-img", "bitmap", "--clear", str(copy), witness.result["point"]["checkpoint"]], check=True)
+    subprocess.run(["qemu-img", "bitmap", "--clear", str(copy), witness.result["details"]["checkpoint"]], check=True)
     xml = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     vm.bed.connection().defineXML(xml.replace(str(vm.disks["vda"].path), str(copy)))
     vm.disks["vda"].path = copy
@@ -728,7 +728,7 @@ def test_foreign_checkpoints_before_between_and_after_stay(pulled):
         ours.append(witness.pull())
     vm.create_checkpoint("foreign3")
     witness.pull()
-    latest = witness.result["point"]["checkpoint"]
+    latest = witness.result["details"]["checkpoint"]
     assert sorted(vm.checkpoints()) == ["foreign0", "foreign1", "foreign2", "foreign3", latest]
     assert set(vm.bitmaps("vda")) == {"foreign0", "foreign2", "foreign3", latest}
     assert [point["parent"] for point in ours] == [None, ours[0]["id"], ours[1]["id"]]
@@ -780,8 +780,8 @@ def test_series_that_begins_without_a_parent_is_sound(pulled):
     full = witness.pull("--full")
     vm.write("vda", 0, 512, 0x41)
     assert witness.pull()["parent"] == full["id"]
-    witness.assert_restores(full["id"], witness.result["point"]["id"])
-    assert sorted(vm.checkpoints()) == sorted(["chk3", "chk4", witness.result["point"]["checkpoint"]])
+    witness.assert_restores(full["id"], witness.result["details"]["id"])
+    assert sorted(vm.checkpoints()) == sorted(["chk3", "chk4", witness.result["details"]["checkpoint"]])
 
 
 def test_since_a_foreign_checkpoint_leaves_none_behind(pulled):
@@ -1141,7 +1141,7 @@ def test_damage_to_any_file_is_found_and_refused(pulled):
         intact = path.read_bytes()
         owner = next((point for point in witness.frozen if point in path.parts), "latest")
         for damaged in (intact[: len(intact) // 2], intact[:-1], flipped(intact, len(intact) // 2), None):
-            if damaged is None and path.name == "manifest.json" and owner == witness.result["point"]["id"]:
+            if damaged is None and path.name == "manifest.json" and owner == witness.result["details"]["id"]:
                 continue  # without it there never was a point
             path.unlink() if damaged is None else path.write_bytes(damaged)
             what = f"{path}, {len(intact)} bytes, damaged to {damaged}"

@@ -90,7 +90,7 @@ def test_onto_the_name_of_another_series(pulled, machine):  # noqa: F811
     other = machine({"vda": MIB})
     other.write("vda", 0, CLUSTER, 0x77)
     words = ["-o", witness.store, "-c", vm.bed.uri, "--json"]
-    of_other = last_event(said("pull", other.name, *words))["point"]
+    of_other = last_event(said("pull", other.name, *words))["details"]
     content, name, uuid = {"vda": other.content("vda")}, other.name, other.uuid
     other.close()
     rename(vm, name)

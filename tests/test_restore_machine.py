@@ -384,7 +384,7 @@ def test_a_display_with_a_password_does_not_come_back_open(private_libvirt, mach
     store, uri = tmp_path / "store", private_libvirt.uri
     told = [result_of("pull", vm.name, "-o", store, uri=uri) for _ in range(2)]
     assert [["password of graphics vnc" in text for text in each["warnings"]] for each in told] == [[True], []]
-    assert told[1]["point"]["passwords"] == ["vnc"]
+    assert told[1]["details"]["passwords"] == ["vnc"]
     words = ["restore", store, "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
     result = result_of(*words, uri=uri)
     assert any("had a password" in text for text in result["warnings"])

@@ -421,7 +421,7 @@ def test_a_disk_that_was_shrunk_and_grown_since_a_foreign_checkpoint(machine, tm
     def made(since):
         done = command(*pull, since, "--checkpoint", f"after-{since}")
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])["point"]["disks"][0]
+        return json.loads(done.stdout.splitlines()[-1])["details"]["disks"][0]
 
     if again:
         made("theirs")

@@ -256,7 +256,7 @@ def test_each_of_ten_points_is_the_live_disk_of_its_time(machine, private_libvir
         environment = package_environment()
         told = subprocess.run([sys.executable, "-m", "nbdpull", *map(str, words)], capture_output=True, text=True,
                               env=environment, check=True).stdout  # fmt: skip
-        point = json.loads(told.splitlines()[-1])["point"]
+        point = json.loads(told.splitlines()[-1])["details"]
         assert point["disks"][0]["mode"] == ("incremental" if number else "full")
         frozen.append((point["id"], vm.freeze_copy("vda", tmp_path / f"{number}.raw")))
     assert len({path.read_bytes() for _, path in frozen}) == 10

@@ -148,7 +148,7 @@ def test_signals_at_any_instant(witness):
         if committed:
             assert process.returncode != 128 + signal.SIGTERM
             witness.made(last_event(output), held)
-            assert vm.checkpoints() == ["foreign", witness.result["point"]["checkpoint"]]
+            assert vm.checkpoints() == ["foreign", witness.result["details"]["checkpoint"]]
         else:
             assert process.returncode != 0
             before.assert_same()
@@ -176,4 +176,4 @@ def test_signal_in_the_middle_of_a_restore(witness, kind):
     assert list(out.glob("*")) == []
     servers = subprocess.run(["pgrep", "-f", f"qemu-nbd.*{out}"], capture_output=True, text=True)
     assert servers.stdout == ""
-    assert_same(witness.restored(), witness.frozen[witness.result["point"]["id"]])
+    assert_same(witness.restored(), witness.frozen[witness.result["details"]["id"]])

@@ -97,7 +97,7 @@ def test_progress_and_damages_are_told_as_they_are_found(vm):
     with damaged(index, index.read_bytes()[:-1]):
         report = verify_store(vm.root, report=lambda **event: events.append(event))
     told = [event for event in events if event["event"] == "damage"]
-    assert [{"event": "damage", **vars(damage)} for damage in report.damages] == told
+    assert [{"event": "damage", "domain": "vm1", **vars(damage)} for damage in report.damages] == told
     assert {event["event"] for event in events} == {"damage", "progress"}
 
 

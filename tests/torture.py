@@ -164,7 +164,7 @@ class Torture:
             raise Wrong(f"a pull failed: {said}")
         if made["resumed"]:
             self.counts["resumed, kept files" if made["resumed"]["kept_bytes"] else "resumed"] += 1
-        self._note(made["point"], self.killed_with if made["resumed"] else frozen)
+        self._note(made["details"], self.killed_with if made["resumed"] else frozen)
 
     def kill_pull(self):
         """SIGKILL, TERM or INT at a random instant. It may have been done by then."""
@@ -231,7 +231,7 @@ class Torture:
         self.device.mend()
         self.counts[f"{how}: {process.returncode}"] += 1
         self._note_new(before, frozen)
-        if process.returncode == 0 and json.loads(output.splitlines()[-1])["point"]["id"] not in self.points:
+        if process.returncode == 0 and json.loads(output.splitlines()[-1])["details"]["id"] not in self.points:
             raise Wrong("a point was told to be committed, and is not there")
         if how == "power":
             return self._reclaim()
@@ -248,7 +248,9 @@ class Torture:
         made = json.loads(output.splitlines()[-1])
         self.counts[f"since: {made.get('code', 'done')}"] += 1
         if process.returncode == 0:
-            self._prove_onto(made["point"], frozen) if made["point"]["partial"] else self._note(made["point"], frozen)
+            self._prove_onto(made["details"], frozen) if made["details"]["partial"] else self._note(
+                made["details"], frozen
+            )
         elif made["code"] not in REFUSED_SINCE:
             raise Wrong(f"a pull since a checkpoint failed: {said}")
         self._require_nothing_left()

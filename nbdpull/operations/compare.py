@@ -13,6 +13,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, Optional
 
 import numpy
@@ -58,7 +59,8 @@ def compare(options: Options, report: Callable = lambda **event: None, check: Ca
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
         result = Result(found, disk, opened.size)
         part = Part(options.sample, options.shard, options.max_duration)
-        _compare(result, opened, live, options.threads, report, check, part)
+        told = partial(report, domain=target.domain, point=found.id)
+        _compare(result, opened, live, options.threads, told, check, part)
     return result
 
 

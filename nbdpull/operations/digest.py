@@ -8,6 +8,7 @@ the index, only the others are read. Must not know: libvirt, what is printed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 from ..core import errors, pipeline
@@ -31,6 +32,7 @@ class Result:
 def digest(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
     """Tell the digests of a point, or of all points of a domain ("all")."""
     target = series.only_series(marker.open_store(options.store), options.domain)
+    report = partial(report, domain=target.domain)
     wanted = target.points() if options.point == "all" else [target.point(options.point)]
     points = [(each, _of_point(target, each, options.disks, options.threads, report, check)) for each in wanted]
     return Result(target.domain, points, _kept(target, points) if options.keep else [])

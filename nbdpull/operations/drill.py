@@ -17,6 +17,7 @@ import time
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, Optional
 
 from ..core import errors
@@ -69,6 +70,7 @@ def drill(options: Options, report: Callable = lambda **event: None, check: Call
             f"{target.domain} has no channel of the guest agent; tell by --expect what its serial console says when it "
             "is up"
         )
+    report = partial(report, domain=target.domain)
     result = _Drill(options, target, point, xml, expect, report, check).run()
     result.warnings += [f"disk {disk} is in no definition of the point: the drill was without it" for disk in lost]
     if options.keep:

@@ -5,15 +5,26 @@ Must not know: how they are shown.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from typing import Any, Optional
+
 from ..core import errors, extents
 from ..definitions import omissions
 from ..format import findings, reader
+from ..format.manifest import DiskEntry
 from ..repository import marker, series, verdict
 
-_NOT_LOOKED_AT: dict = {"verified": None, "drilled": None, "digests": {}}
+Described = dict[str, Any]  # plain values, documented in the manual
+
+_NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "digests": {}}
 
 
-def describe(point, partial, omitted, found=None):
+def describe(
+    point: series.Point,
+    partial: Collection[str],
+    omitted: Optional[list[omissions.Omission]],
+    found: Optional[Described] = None,
+) -> Described:
     """A Point as a dict of plain values; documented in the manual. partial: its disks of which no whole image can be
     made; omitted: what of its domain it does not have; found: what `_found` tells of it."""
     m = point.manifest
@@ -38,7 +49,9 @@ def describe(point, partial, omitted, found=None):
     }
 
 
-def _found(target, points, refused):
+def _found(
+    target: series.Series, points: list[series.Point], refused: dict[str, errors.NbdpullError]
+) -> dict[str, Described]:
     """{point id: what was found about it later}; points: all of the Series that can be read."""
     every = findings.load(target)
     unproved = {name for name, error in refused.items() if isinstance(error, errors.FormatTooNew)}
@@ -51,12 +64,12 @@ def _found(target, points, refused):
     }  # fmt: skip
 
 
-def _drill(found):
+def _drill(found: Optional[Described]) -> Optional[Described]:
     members = ("when", "who", "verdict", "seconds", "waited_for")
     return {name: found.get(name) for name in members} if found else None
 
 
-def _describe_disk(disk):
+def _describe_disk(disk: DiskEntry) -> Described:
     names = (
         "name",
         "mode",
@@ -71,14 +84,15 @@ def _describe_disk(disk):
     return {name: getattr(disk, name) for name in names}
 
 
-def _describe_omission(omission):
+def _describe_omission(omission: omissions.Omission) -> Described:
     return {name: getattr(omission, name) for name in ("what", "why", "path", "missed")}
 
 
-def points(root):
+def points(root: str) -> tuple[list[Described], list[errors.NbdpullError]]:
     """Return ([dict of each point of each domain, in the order of commits], [error of each unreadable point])."""
     opened = marker.open_store(root)
-    found, refused = [], []
+    found: list[Described] = []
+    refused: list[errors.NbdpullError] = []
     for each in series.all_series(opened):
         good, bad = each.load()
         about = _found(each, good, bad)
@@ -90,7 +104,7 @@ def points(root):
     return found, refused
 
 
-def point(root, wanted, domain=None):
+def point(root: str, wanted: str, domain: Optional[str] = None) -> Described:
     """Return the dict of one point, as `points` does; wanted, domain: as of find_point."""
     target, found = find_point(root, wanted, domain)
     every, refused = target.load()
@@ -98,12 +112,12 @@ def point(root, wanted, domain=None):
     return describe(found, partial, omitted, _found(target, every, refused)[found.id])
 
 
-def only_domain(root):
+def only_domain(root: str) -> str:
     """Name of the domain of a store that holds one; StoreError for another store."""
     return series.only_series(marker.open_store(root)).domain
 
 
-def find_point(root, wanted, domain=None):
+def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
     """Return (Series, Point) of an id or series.LATEST; NoSuchPoint, StoreError."""
     opened = marker.open_store(root)
     if domain is None and wanted != series.LATEST:
@@ -114,7 +128,7 @@ def find_point(root, wanted, domain=None):
     return target, target.point(wanted)
 
 
-def records(target, point, name):
+def records(target: series.Series, point: series.Point, name: str) -> Iterator[Described]:
     """Yield the records of a disk of a point as dicts, ascending; Damaged if the index is not what was stored."""
     disk = point.manifest.disk(name)
     if disk is None:
@@ -128,7 +142,7 @@ def records(target, point, name):
             yield _describe_record(record, disk)
 
 
-def _describe_record(record, disk):
+def _describe_record(record: Any, disk: DiskEntry) -> Described:
     about = {"offset": int(record["offset"]), "length": int(record["length"])}
     if record["kind"] == extents.ZERO:
         return {**about, "kind": "zero"}

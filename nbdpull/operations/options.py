@@ -226,3 +226,27 @@ class DrillOptions:
     timeout: float = 300.0
     work_dir: str = WORK_DIR
     keep: bool = True
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    store: str
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """point: an id is looked for in all domains of the store."""
+
+    store: str
+    point: str
+    domain: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """As of show. disk: its name."""
+
+    store: str
+    point: str
+    disk: str
+    domain: Optional[str] = None

@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 from .. import __version__
@@ -82,6 +83,7 @@ def pull(options: Options, report: Callable = lambda **event: None, check: Calla
         vm.require_no_foreign_job()
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
         entered.enter_context(target.writing())
+        report = partial(report, domain=vm.name)
         return _Run(options, reached, way, disks, target, hold, report, check, warnings).run()
 
 

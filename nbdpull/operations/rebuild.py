@@ -7,12 +7,16 @@ frames, libvirt, what is printed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from typing import Any
 
 from ..core import errors
 from ..format import reader, writer
+from ..format.manifest import DiskEntry
+from ..repository.series import Point, Series
 
 
-def rebuild(target, point, name):
+def rebuild(target: Series, point: Point, name: str) -> str:
     """Make the index of a disk of a point again; return its path. OutputExists where there is one."""
     disk = point.manifest.disk(name)
     if disk is None:
@@ -34,7 +38,7 @@ def rebuild(target, point, name):
     return target.store.path(path)
 
 
-def _records(target, point, disk):
+def _records(target: Series, point: Point, disk: DiskEntry) -> Iterator[Any]:
     """Yield the records of each of the point's own chunk files, as arrays."""
     for chunk in disk.chunks:
         if chunk.path.partition("/")[0] != point.id:

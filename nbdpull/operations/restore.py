@@ -89,7 +89,7 @@ class _Run:
 
     def __init__(self, options, opened, point, report, check):
         self._options, self._series, self._point = options, opened, point
-        self._report, self._check = report, check
+        self._check = check
         self._definition, self._extra, self._lost = self._stored_definition()
         self._where = self._destinations()
         self._disks = self._chosen()
@@ -97,6 +97,7 @@ class _Run:
         self._images: dict[str, Image] = {}
         named = self._definition and definition.identity(self._definition)[0]
         self._result = Result(point, options.name or named or opened.domain)
+        self._report = partial(report, domain=self._result.domain)
 
     # What, and where to
 

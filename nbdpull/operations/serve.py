@@ -5,6 +5,7 @@ Must not know: how the server works (nbd_server.py), what is printed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Callable
 
 from ..serving import nbd_server
@@ -15,5 +16,6 @@ def serve(options: Options, report: Callable = lambda **event: None, check: Call
     """Serve until `check` raises. report is told of the event "serving" once, and of "trouble" of the server."""
     with nbd_server.Server(nbd_server.Request(**vars(options)), check) as server:
         exports = [vars(export) for export in server.exports]
-        report(event="serving", domain=server.domain, point=server.point, writable=options.writable, exports=exports)
-        server.wait(lambda text: report(event="trouble", message=text))
+        told = partial(report, domain=server.domain, point=server.point)
+        told(event="serving", writable=options.writable, exports=exports)
+        server.wait(lambda text: told(event="trouble", message=text))

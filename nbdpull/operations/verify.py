@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 import numpy
@@ -52,9 +53,11 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Result:
-    """What was looked at, and every Damage and TooNew found. complete: the time sufficed for all that was to be looked
-    at; verdicts: of every point that was to be; warnings: what is no damage, and should be known all the same."""
+    """What was looked at, and every Damage and TooNew found. domain: None if there are several; complete: the
+    time sufficed for all that was to be looked at; verdicts: of every point that was to be; warnings: what is no
+    damage, and should be known all the same."""
 
+    domain: Optional[str] = None
     points: int = 0
     files: int = 0
     frames: int = 0
@@ -89,6 +92,7 @@ def verify(options: Options, report: Callable = lambda **event: None, check: Cal
     part = Part(options.sample, options.shard, options.max_duration)
     found = _Verify(options.level == verdict.FILES, options.threads, report, check, part, options.keep)
     found.result.warnings += opened.warnings()
+    found.result.domain = wanted[0].domain if len(wanted) == 1 else None
     for each in wanted:
         found.series(each, options.point)
     return found.result
@@ -97,7 +101,7 @@ def verify(options: Options, report: Callable = lambda **event: None, check: Cal
 class _Verify:
     def __init__(self, quick, threads, tell, check, part, keep):
         self.result = Result()
-        self._quick, self._threads, self._tell, self._user_check = quick, threads, tell, check
+        self._quick, self._threads, self._report, self._user_check = quick, threads, tell, check
         self._part, self._keep = part, keep
         self._deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
 
@@ -120,6 +124,7 @@ class _Verify:
 
     def series(self, target, wanted):
         """Look at a series: all its points, or `wanted` and what it builds on."""
+        self._tell = partial(self._report, domain=target.domain)
         evidence = Evidence(target, verdict.FILES if self._quick else verdict.FRAMES, self._part)
         points, refused = evidence.points, evidence.refused
         self.result.warnings += [

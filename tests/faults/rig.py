@@ -123,7 +123,7 @@ class Rig:
         held = self.contents()
         made = self.pull(*options)
         self.assert_restores(held)
-        self.assert_clean([*others, made["point"]["checkpoint"]])
+        self.assert_clean([*others, made["details"]["checkpoint"]])
         return made
 
     def contents(self):

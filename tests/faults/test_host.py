@@ -210,7 +210,7 @@ def test_qemu_is_killed(rig, phase):
         assert "crashed or was killed" in result["message"] and "start it first" not in str(result)
     rig.vm.start()
     made = rig.assert_next_is_right()
-    assert {disk["reason"] for disk in made["point"]["disks"]} <= {"bitmap-lost", "checkpoint-lost", "first-point"}
+    assert {disk["reason"] for disk in made["details"]["disks"]} <= {"bitmap-lost", "checkpoint-lost", "first-point"}
 
 
 def test_the_guest_shuts_down(rig):
@@ -226,7 +226,7 @@ def test_the_guest_shuts_down(rig):
     rig.vm.start()
     assert set(rig.vm.checkpoints()) == orphans and len(orphans) == 2
     made = rig.assert_next_is_right()
-    assert {disk["mode"] for disk in made["point"]["disks"]} == {"incremental"}
+    assert {disk["mode"] for disk in made["details"]["disks"]} == {"incremental"}
     assert made["reclaimed"]
 
 

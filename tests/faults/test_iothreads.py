@@ -75,7 +75,7 @@ def test_plan_and_pull(rig):
     assert done.returncode == 0, done.stderr
     assert [disk["mode"] for disk in json.loads(done.stdout)["disks"]] == ["incremental", "incremental"]
     made = rig.assert_next_is_right()
-    assert [disk["mode"] for disk in made["point"]["disks"]] == ["incremental", "incremental"]
+    assert [disk["mode"] for disk in made["details"]["disks"]] == ["incremental", "incremental"]
     rig.assert_next_is_right("--full")
 
 
@@ -334,8 +334,8 @@ def test_a_busy_guest(busy):
     """Pulled twice and killed: it runs on, and what is pulled last is right. No pause and no reset while it is read: at
     that a QEMU before 8.2.3 may abort with virtio disks, whoever reads."""
     pid = busy.vm.pid
-    assert busy.pull()["point"]["consistency"] == "frozen"
-    assert busy.pull()["point"]["disks"][0]["mode"] == "incremental"
+    assert busy.pull()["details"]["consistency"] == "frozen"
+    assert busy.pull()["details"]["disks"][0]["mode"] == "incremental"
     busy.start(phase="copying:1")
     busy.process.kill()
     busy.process.communicate()

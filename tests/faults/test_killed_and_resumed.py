@@ -81,7 +81,7 @@ def test_it_equals_an_uninterrupted_run(rig, options, resume):
     path, run, _ = journal(rig)
     rig.vm.write("vda", 0, 16 * MIB, 0x99)  # what the guest does later is not in the point
     made = rig.pull(*SMALL_CHUNKS, *options, *resume)
-    assert made["point"]["id"] == run["id"] and made["reclaimed"] == []
+    assert made["details"]["id"] == run["id"] and made["reclaimed"] == []
     assert len(made["warnings"]) == 1 and f"as of {run['begun']}" in made["warnings"][0]
     assert made["resumed"] == {"begun": run["begun"], "kept_bytes": sum((path.parent / n).stat().st_size for n in kept)}
     assert {name: identity(path.parent / name) for name in kept} == kept
@@ -89,7 +89,7 @@ def test_it_equals_an_uninterrupted_run(rig, options, resume):
     rig.assert_clean()
 
     if options:
-        assert described(rig, made["point"]) == described(rig, uninterrupted["point"])
+        assert described(rig, made["details"]) == described(rig, uninterrupted["details"])
     rig.assert_next_is_right()
 
 
@@ -117,8 +117,8 @@ def test_what_the_parent_holds_is_referred_to_across_the_kill(rig):
     rig.process.communicate()
     _reopen(rig)
     made = rig.pull(*SMALL_CHUNKS)
-    assert made["resumed"]["kept_bytes"] and made["point"]["disks"][0]["deduped_bytes"] == 7 * MIB
-    rig.assert_restores(frozen, made["point"]["id"])
+    assert made["resumed"]["kept_bytes"] and made["details"]["disks"][0]["deduped_bytes"] == 7 * MIB
+    rig.assert_restores(frozen, made["details"]["id"])
     rig.assert_next_is_right()
 
 
@@ -138,7 +138,7 @@ def test_killed_again_and_again(rig):
     assert (len(kept), len(more)) == (2, 4) and {name: more[name] for name in kept} == kept
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"]
-    rig.assert_restores(frozen, made["point"]["id"])
+    rig.assert_restores(frozen, made["details"]["id"])
     rig.assert_next_is_right()
 
 
@@ -167,7 +167,7 @@ def assert_goes_on_behind(rig, first, frozen):
     """Of what the dead run made, this chunk file alone is kept, and the point is right."""
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"] == first.stat().st_size
-    rig.assert_restores(frozen, made["point"]["id"])
+    rig.assert_restores(frozen, made["details"]["id"])
     rig.assert_next_is_right()
 
 
@@ -193,7 +193,7 @@ def test_a_file_made_again_by_a_run_that_is_killed_too_counts_once(rig):
     second.write_bytes(flipped(second))
     assert len(killed(rig, sealed=3)) == 4
     made = rig.pull(*SMALL_CHUNKS)
-    rig.assert_restores(frozen, made["point"]["id"])
+    rig.assert_restores(frozen, made["details"]["id"])
     rig.assert_next_is_right()
 
 
@@ -223,7 +223,7 @@ def test_another_parent(rig):
     path, run, _ = journal(rig)
     shutil.rmtree(path.parent.parent / parent)
     made = rig.pull(*SMALL_CHUNKS, "--since", "kept")
-    assert made["resumed"] is None and "another point" in made["warnings"][0] and made["point"]["parent"] is None
+    assert made["resumed"] is None and "another point" in made["warnings"][0] and made["details"]["parent"] is None
     assert rig.run("verify", rig.store).returncode == 0
     rig.vm.delete_checkpoint("kept")
     rig.assert_next_is_right("--full")
@@ -236,7 +236,7 @@ def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_pat
     mine, rig.store = rig.store, tmp_path / "copy"
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"] is None
-    rig.vm.delete_checkpoint(made["point"]["checkpoint"])
+    rig.vm.delete_checkpoint(made["details"]["checkpoint"])
     shutil.rmtree(rig.store)
     rig.store = mine
     change(rig)
@@ -246,7 +246,7 @@ def test_a_copied_store_does_not_go_on_with_it_and_a_moved_one_does(rig, tmp_pat
     rig.store = tmp_path / "moved"
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"]["kept_bytes"]
-    rig.assert_restores(frozen, made["point"]["id"])
+    rig.assert_restores(frozen, made["details"]["id"])
     change(rig)
     killed(rig)
     rig.vm.domain.abortJob()
@@ -268,7 +268,7 @@ def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, origin
     mine, copy = rig.store, tmp_path / "copy"
     shutil.copytree(mine, copy, copy_function=shutil.copy2)
     if original != "half":
-        finished = rig.pull(*SMALL_CHUNKS)["point"]
+        finished = rig.pull(*SMALL_CHUNKS)["details"]
         assert finished["id"] == run["id"]
     if original == "away":
         os.rename(mine, tmp_path / "away")
@@ -276,7 +276,7 @@ def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, origin
     frozen = rig.contents()
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"] is None and any("partial files" in item["what"] for item in made["reclaimed"])
-    rig.assert_restores(frozen, made["point"]["id"])
+    rig.assert_restores(frozen, made["details"]["id"])
     assert [p.name for p in (copy / rig.vm.name / run["id"]).glob("*")] == (["job.json"] if original == "away" else [])
     assert (run["checkpoint"] in rig.vm.checkpoints()) == (original != "half")
     if original == "away":
@@ -284,7 +284,7 @@ def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, origin
         os.rename(tmp_path / "away", mine)
         made = rig.pull()
         assert not (copy / rig.vm.name / run["id"]).exists() and run["checkpoint"] in rig.vm.checkpoints()
-    rig.vm.delete_checkpoint(made["point"]["checkpoint"])
+    rig.vm.delete_checkpoint(made["details"]["checkpoint"])
     rig.store = mine
     rig.assert_next_is_right()
 
@@ -349,7 +349,7 @@ def test_what_does_not_match_begins_anew(rig, options, why):
         assert done.returncode == 6 and not rig.vm.job_active()
     else:
         made = rig.pull(*options)
-        assert made["resumed"] is None and made["point"]["id"] != run["id"]
+        assert made["resumed"] is None and made["details"]["id"] != run["id"]
         assert [item["what"] for item in made["reclaimed"] if item["run"] == run["id"]][0] == "backup job"
         assert [why in warning for warning in made["warnings"]] == [True] * bool(why)
     if "mine" in rig.vm.checkpoints():
@@ -378,9 +378,9 @@ def test_an_old_run_is_gone_on_with_only_where_that_is_asked_for(rig):
     _older(rig)
     rig.vm.write("vda", 9 * MIB, MIB, 0x41)
     made = rig.pull("--resume")
-    assert made["resumed"]["begun"] == made["point"]["as_of"] == "2020-01-01T00:00:00+00:00"
-    assert made["point"]["created"] > made["point"]["as_of"], "it was finished now"
-    rig.assert_restores(frozen, made["point"]["id"])
+    assert made["resumed"]["begun"] == made["details"]["as_of"] == "2020-01-01T00:00:00+00:00"
+    assert made["details"]["created"] > made["details"]["as_of"], "it was finished now"
+    rig.assert_restores(frozen, made["details"]["id"])
     change(rig)
     killed(rig)
     _older(rig)

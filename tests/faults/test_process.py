@@ -49,10 +49,10 @@ def test_killed(rig, phase):
     if phase in GONE_ON_WITH:
         made = rig.pull()
         assert made["resumed"]
-        rig.assert_restores(frozen, made["point"]["id"])
+        rig.assert_restores(frozen, made["details"]["id"])
     made = rig.assert_next_is_right()
     assert not made["resumed"]
-    assert [disk["mode"] for disk in made["point"]["disks"]] == ["incremental", "incremental"]
+    assert [disk["mode"] for disk in made["details"]["disks"]] == ["incremental", "incremental"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

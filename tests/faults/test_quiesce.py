@@ -60,9 +60,9 @@ def release(witness):
 
 def test_frozen_guest_leaves_a_clean_file_system(guest, witness, tmp_path):
     guest.start_writer()
-    point = pull(witness, "--quiesce=require")["point"]
+    point = pull(witness, "--quiesce=require")["details"]
     assert state(point) == ("frozen", "") and not is_frozen(guest) and not guards(guest)
-    assert state(pull(witness, "--quiesce=never")["point"]) == ("crash-consistent", "not-requested")
+    assert state(pull(witness, "--quiesce=never")["details"]) == ("crash-consistent", "not-requested")
     guest.stop_writer()
     for wanted, dirty in ((point["id"], False), ("latest", True)):
         out = tmp_path / wanted
@@ -75,7 +75,7 @@ def test_agent_stopped(guest, witness):
     guest.begin("killall qemu-ga")
     wait_for(lambda: "state='disconnected'" in guest.domain.XMLDesc(), "end of the agent")
     result = pull(witness)
-    assert state(result["point"]) == ("crash-consistent", "agent-not-connected")
+    assert state(result["details"]) == ("crash-consistent", "agent-not-connected")
     (warning,) = result["warnings"]
     assert "not frozen" in warning and "agent-not-connected" in warning
     quiet = nbdpull(*[word for word in witness.words("--quiet") if word != "--json"])
@@ -98,13 +98,13 @@ def test_agent_hangs(guest, witness):
     assert done.returncode == 6 and "agent-unresponsive" in done.stderr
     before.assert_same()
     started = time.monotonic()
-    assert state(pull(witness)["point"]) == ("crash-consistent", "agent-unresponsive")
+    assert state(pull(witness)["details"]) == ("crash-consistent", "agent-unresponsive")
     assert time.monotonic() - started < 20
     guest.attach_disk("vdb", MIB)
     guest.wait_agent()
     wait_for(lambda: not guards(guest), "end of the guards, as the guest is known to be thawed", 30)
     assert not is_frozen(guest)
-    assert state(pull(witness)["point"]) == ("frozen", "")
+    assert state(pull(witness)["details"]) == ("frozen", "")
 
 
 def test_a_signal_ends_the_wait_for_an_agent_that_hangs(guest, witness):
@@ -131,7 +131,7 @@ def test_a_signal_ends_the_wait_for_an_agent_that_hangs(guest, witness):
 
 def test_guest_that_somebody_else_froze_stays_so(guest, witness):
     guest.domain.fsFreeze()
-    assert state(pull(witness)["point"])[0] == "crash-consistent"
+    assert state(pull(witness)["details"])[0] == "crash-consistent"
     assert is_frozen(guest) and not guards(guest)
     guest.domain.fsThaw()
 
@@ -147,7 +147,7 @@ def test_a_guard_that_was_told_of_no_freeze_thaws_nothing(guest):
 
 def test_paused_guest(guest, witness):
     guest.suspend()
-    assert state(pull(witness)["point"]) == ("crash-consistent", "paused")
+    assert state(pull(witness)["details"]) == ("crash-consistent", "paused")
     assert not guest.running
     guest.resume()
 
@@ -160,7 +160,7 @@ def test_killed_between_freeze_and_thaw(guest, witness):
     wait_for(lambda: not is_frozen(guest), "thaw of the guest by the guard", 10)
     wait_for(lambda: not guards(guest), "end of the guard", 10)
     guest.run("echo alive > /mnt/alive; sync")
-    assert state(pull(witness)["point"]) == ("frozen", "")
+    assert state(pull(witness)["details"]) == ("frozen", "")
 
 
 def test_killed_together_with_the_guard(guest, witness):
@@ -178,7 +178,7 @@ def test_killed_together_with_the_guard(guest, witness):
     done = nbdpull(*words)
     assert done.returncode == 0 and '"frozen guest"' in done.stdout and not is_frozen(guest)
     assert json.loads(nbdpull(*words).stdout.splitlines()[-1])["found"] == []
-    assert state(pull(witness)["point"]) == ("frozen", "")
+    assert state(pull(witness)["details"]) == ("frozen", "")
     assert "urn:nbdpull" not in guest.domain.XMLDesc()
 
 
@@ -192,7 +192,7 @@ def test_the_daemon_dies_between_freeze_and_thaw(guest, witness):
     assert process.returncode == 6  # its begin was lost
     wait_for(lambda: not is_frozen(guest) and not guards(guest), "thaw of the guest, end of the guard", 15)
     before.assert_same()
-    assert state(pull(witness)["point"]) == ("frozen", "")
+    assert state(pull(witness)["details"]) == ("frozen", "")
 
 
 def test_begin_that_takes_too_long_is_no_longer_frozen(guest, witness):
@@ -201,7 +201,7 @@ def test_begin_that_takes_too_long_is_no_longer_frozen(guest, witness):
     release(witness)
     output = process.communicate(timeout=60)[0]
     result = json.loads(output.splitlines()[-1])
-    assert state(result["point"]) == ("crash-consistent", "thawed-early") and "thawed-early" in result["warnings"][0]
+    assert state(result["details"]) == ("crash-consistent", "thawed-early") and "thawed-early" in result["warnings"][0]
     before = Before(witness)
     process = held(witness, "--freeze-timeout", "5", "--quiesce")
     wait_for(lambda: not is_frozen(guest), "thaw of the guest by the guard")

@@ -68,7 +68,7 @@ def test_the_guest_fills_the_scratch_and_goes_on(writing_guest, small, tmp_path)
     assert state(vm)[0] == RUNNING
     vm.run("wait; sync; cmp -n 1000000 /mnt/big /dev/zero")  # what it wrote meanwhile arrived
     rig.assert_clean([])
-    assert rig.pull("--scratch-dir", tmp_path)["point"]["checkpoint"]
+    assert rig.pull("--scratch-dir", tmp_path)["details"]["checkpoint"]
 
 
 def test_a_dead_run_starves_the_guest_and_the_next_one_frees_it(writing_guest, small, tmp_path):

@@ -59,7 +59,7 @@ def test_the_file_system_fails(rig, device, phase, fault):
     assert_failed_well(rig, rig.end(), TOLD[fault], kept=kept)
     device.mend()
     made = rig.assert_next_is_right()
-    assert {disk["mode"] for disk in made["point"]["disks"]} == {"incremental"}
+    assert {disk["mode"] for disk in made["details"]["disks"]} == {"incremental"}
 
 
 def test_it_has_failed_before(rig, device):

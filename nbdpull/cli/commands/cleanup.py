@@ -1,0 +1,33 @@
+"""cleanup: remove what a run that died left behind."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from ...core import errors
+from ...core.errors import Check
+from ...operations.options import CleanupOptions as Options
+from .. import terminal, usage
+from ..output import Outcome, Report
+
+SUMMARY = "remove what a pull that died left in a domain and a store"
+EXAMPLE = "cleanup vm1 -o dir/"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add(parser, Options, "domain", metavar="DOMAIN")
+    usage.add(parser, Options, "-o", "--output", metavar="DIR", help="a store: what died there is removed, too")
+    usage.add_connect(parser, Options)
+    usage.add_dry_run(parser, Options)
+    usage.add_stall_timeout(parser, Options)
+    usage.add_output(parser)
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import cleanup
+
+    options = usage.options(Options, args)
+    result = cleanup.cleanup(options, report, check)
+    lines = terminal.leftovers(result.found) or ["nothing to clean up"]
+    code = errors.Busy.exit_code if any(item.left for item in result.found) and not options.dry_run else 0
+    return Outcome({"found": [vars(item) for item in result.found]}, lines, code, domain=result.domain)

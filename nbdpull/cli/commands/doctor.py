@@ -1,0 +1,40 @@
+"""doctor: are the host and a domain ready for pulls?"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...core.errors import Check
+from ...operations.options import DoctorOptions as Options
+from .. import usage
+from ..output import Outcome, Report
+
+if TYPE_CHECKING:
+    from ...operations.doctor import Finding
+
+SUMMARY = "check that the host and a domain are ready for pulls, and suggest fixes"
+EXAMPLE = "doctor vm1"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add(parser, Options, "domain", metavar="DOMAIN", nargs="?", help="look at this domain and its disks, too")
+    usage.add_connect(parser, Options)
+    usage.add_scratch(parser, Options)
+    parser.add_argument("--json", action="store_true", help="one JSON array")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import doctor
+
+    found = doctor.doctor(usage.options(Options, args), report, check).findings
+    code = max((each.exit_code for each in found), default=0)
+    return Outcome([vars(each) for each in found], _lines(found), code)
+
+
+def _lines(findings: list[Finding]) -> Iterator[str]:
+    for each in findings:
+        yield f"{each.state:5} {each.subject}: {each.text}"
+        if each.advice:
+            yield f"      -> {each.advice}"

@@ -1,0 +1,43 @@
+"""index: the records of a disk of a point, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from ...core.errors import Check
+from ...operations.options import IndexOptions as Options
+from .. import usage
+from ..output import Outcome, Report
+
+SUMMARY = "list the records of a disk of a point, as JSON lines"
+EXAMPLE = "index dir/ latest vda"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "point", metavar="POINT", help="an id of list, or latest")
+    usage.add_domain_of_store(parser, Options)
+    usage.add(parser, Options, "disk", metavar="DISK")
+    parser.add_argument("--json", action="store_true", help="the default, and the only form")
+    parser.add_argument("--rebuild", action="store_true", help="make a lost index again, from the chunk files")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import listing
+
+    options = usage.options(Options, args)
+    series, point = listing.find_point(options.store, options.point, options.domain)
+    if getattr(args, "rebuild", False):
+        from ...operations import rebuild
+
+        return Outcome(lines=[rebuild.rebuild(series, point, options.disk)])
+    return Outcome(lines=_records(listing.records(series, point, options.disk), check))
+
+
+def _records(records: Iterator[dict[str, Any]], check: Check) -> Iterator[str]:
+    for record in records:
+        check()
+        yield json.dumps(record)

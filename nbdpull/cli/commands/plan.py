@@ -1,0 +1,50 @@
+"""plan: what a pull would read."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from ...core.errors import Check
+from ...core.sizes import shown as size
+from ...operations.options import PlanOptions as Options
+from .. import usage
+from ..output import Outcome, Report
+
+SUMMARY = "show what a pull would read, and leave nothing behind"
+EXAMPLE = "plan vm1 -o dir/"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add(parser, Options, "domain", metavar="DOMAIN")
+    usage.add(parser, Options, "-o", "--output", metavar="DIR", help="the store that the pull would go to; only read")
+    base = parser.add_mutually_exclusive_group()
+    usage.add(base, Options, "--since", metavar="CHECKPOINT", help="what changed since this checkpoint")
+    usage.add(base, Options, "--full", action="store_true", help="everything")
+    usage.add_connect(parser, Options)
+    usage.add_choice_of_disks(parser, Options)
+    usage.add_scratch(parser, Options)
+    usage.add_route(parser, Options)
+    usage.add_threads(parser, Options)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import plan
+
+    found = plan.plan(usage.options(Options, args), report, check)
+    return Outcome(vars(found), _lines(vars(found)), domain=found.domain, warnings=found.warnings)
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    from .. import terminal
+
+    headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "ZERO", "DATA", "EXTENTS", "EST. STORED")
+    counts = ("size", "dirty_bytes", "zero_bytes", "data_bytes")
+    rows = [
+        (d["name"], d["mode"], d["reason"], *(size(d[count]) for count in counts), str(d["extents"]),
+         size(d["stored_bytes_estimate"])) for d in found["disks"]
+    ]  # fmt: skip
+    since = f"since {found['since']}" if found["since"] else "in full"
+    yield from [f"{found['domain']}, {since}:", "", *terminal.table(headings, rows), "", f"about {found['seconds']} s"]

@@ -1,0 +1,136 @@
+"""restore: the disks of a point as images, devices or NBD exports."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Optional, TypeVar
+
+from ...core import errors
+from ...core.errors import Check
+from ...core.sizes import shown as size
+from ...operations.options import RestoreOptions as Options
+from .. import types, usage
+from ..output import Outcome, Report
+
+if TYPE_CHECKING:
+    from ...operations.restore import Loss, Result
+
+SUMMARY = "write the disks of a point as images"
+EXAMPLE = "restore dir/ -o out/"
+Disk = TypeVar("Disk")
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "-o", "--output", metavar="OUT",
+              help="directory for the images and the domain's files; for one disk also a device, an NBD URI, or - "
+              "(stdout)")  # fmt: skip
+    usage.add(parser, Options, "--to", metavar="DISK=TARGET", type=types.pair, action="append",
+              help="where this disk goes: path of an image, block device, nbd:// or nbd+unix:// URI, - (may be "
+              "repeated)")  # fmt: skip
+    usage.add_domain_of_store(parser, Options)
+    usage.add_point(parser, Options)
+    usage.add_disks(parser, Options)
+    usage.add(parser, Options, "--format", dest="kind", choices=["qcow2", "raw"],
+              help="default: that of the domain's disk")  # fmt: skip
+    usage.add(parser, Options, "--image-options", metavar="O=V,…", help="of a new qcow2, as qemu-img create -o")
+    usage.add(parser, Options, "--encrypt-disk", dest="secrets", metavar="DISK=FILE", type=types.pair, action="append",
+              help="encrypt this disk by LUKS, with the secret in FILE (may be repeated)")  # fmt: skip
+    usage.add(parser, Options, "--force", action="store_true",
+              help="overwrite what exists: images, devices, a definition")  # fmt: skip
+    usage.add(parser, Options, "--no-verify", dest="verify", action="store_false",
+              help="do not prove the whole chain before the first write")  # fmt: skip
+    usage.add(parser, Options, "--no-space-check", dest="space_check", action="store_false",
+              help="start, however little space seems to be free")  # fmt: skip
+    usage.add(parser, Options, "--salvage", action="store_true",
+              help="restore what is not damaged, and list what is lost")  # fmt: skip
+    place = parser.add_mutually_exclusive_group()
+    usage.add(place, Options, "--delta", action="store_true", help="the targets exist: write back only what differs")
+    usage.add(place, Options, "--onto", metavar="[DISK=]IMAGE", type=types.maybe_pair, action="append",
+              help="apply a point without a parent to an image that holds its base (may be repeated)")  # fmt: skip
+    usage.add(parser, Options, "--define", action="store_true",
+              help="define the domain in libvirt, by the restored domain.xml")  # fmt: skip
+    usage.add(parser, Options, "--name", metavar="N", help="name of the restored domain")
+    usage.add(parser, Options, "--new-uuid", action="store_true",
+              help="give the restored domain a new uuid: it is a copy")  # fmt: skip
+    usage.add(parser, Options, "--trust-definition", action="store_true",
+              help="with --define: keep what the definition names of the host, whatever it is")  # fmt: skip
+    usage.add_connect(parser, Options, "libvirt to define it in")
+    usage.add_threads(parser, Options)
+    usage.add_output(parser)
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import restore
+
+    to, onto = getattr(args, "to", []), getattr(args, "onto", [])
+    given = {"to": _by_disk([*to, *onto]), "onto": bool(onto), "secrets": _by_disk(getattr(args, "secrets", []))}
+    options = usage.options(Options, args, **given)
+    if getattr(args, "json", False) and "-" in [options.output, *options.to.values()]:
+        raise errors.UsageError("--json and a disk cannot both go to stdout")
+    result = restore.restore(options, report, check)
+    following = _next_command(options, result)
+    values = {**vars(result), "point": result.point.id, "lost": [vars(loss) for loss in result.lost]}
+    values["next_command"] = following
+    del values["domain"], values["warnings"]
+    lost, to_stdout = [_lost(loss) for loss in result.lost], "-" in result.files.values()
+    return Outcome(
+        values=values,
+        lines=() if to_stdout else _lines(result, lost, following),
+        exit_code=errors.Damaged.exit_code if lost else 0,
+        domain=result.domain,
+        warnings=result.warnings,
+        complaints=lost if to_stdout else [],
+    )
+
+
+def _by_disk(pairs: Iterable[tuple[Disk, str]]) -> dict[Disk, str]:
+    pairs = list(pairs)
+    if len({disk for disk, _ in pairs}) != len(pairs):
+        raise errors.UsageError("a disk has two targets, or two secrets")
+    return dict(pairs)
+
+
+def _next_command(options: Options, result: Result) -> Optional[str]:
+    """The shell command that brings the restored domain up, or first to its definition, where that has other disks;
+    None where the disk went to stdout."""
+    from ...format import layout
+
+    if "-" in result.files.values():
+        return None
+    uri = result.defined["uri"] if result.defined else options.uri
+    virsh, path = ["virsh", *(["-c", uri] if uri else [])], result.beside.get(layout.DOMAIN_XML)
+    named = f"--domain={result.domain}" if result.domain.startswith("-") else result.domain
+    steps = [] if result.defined or not path else [[*virsh, "define", f"./{path}" if path.startswith("-") else path]]
+    steps.append([*virsh, "edit" if result.misplaced else "start", named])
+    return " && ".join(map(shlex.join, steps))
+
+
+def _lines(result: Result, lost: list[str], following: Optional[str]) -> Iterator[str]:
+    yield f"point {result.point.id} restored in {result.seconds:.1f} s:"
+    yield from _disks(result)
+    yield from (f"{name}: {path}" for name, path in result.beside.items())
+    if result.defined:
+        yield "domain {name} (uuid {uuid}) is defined at {uri}".format(**result.defined)
+    for disk in result.misplaced:
+        yield f"disk {disk} is {result.formats[disk]} at {result.files[disk]}: let its definition say so"
+    yield from [*lost, f"next: {following}"]
+
+
+def _disks(result: Result) -> list[str]:
+    """What of each disk was written, how fast, and where it is."""
+    from .. import terminal
+
+    rows = []
+    for disk, written in result.written_bytes.items():
+        rate = f"{size(result.sizes[disk] / max(result.seconds, 1e-3))}/s"
+        rows.append((disk, size(result.sizes[disk]), size(written), rate, result.files[disk]))
+    return terminal.table(("DISK", "SIZE", "WRITTEN", "RATE", "TARGET"), rows)
+
+
+def _lost(loss: Loss) -> str:
+    if loss.disk is None or loss.offset is None or loss.length is None:
+        return f"LOST {loss.problem}"
+    return f"LOST {loss.disk}: bytes {loss.offset} to {loss.offset + loss.length}: {loss.problem}"

@@ -1,0 +1,61 @@
+"""serve: the disks of a point to NBD clients, until it is told to end."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from contextlib import suppress
+from typing import Any
+
+from ...core import errors
+from ...core.errors import Check
+from ...core.sizes import shown as size
+from ...operations.options import ServeOptions as Options
+from .. import output, types, usage
+from ..output import Outcome, Report
+
+SUMMARY = "give the disks of a point to NBD clients, without a restore"
+EXAMPLE = "serve dir/"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_chosen_point(parser, Options)
+    usage.add_disks(parser, Options)
+    where = parser.add_mutually_exclusive_group()
+    usage.add(where, Options, "--socket", metavar="PATH", help="unix socket to make (default: one in a new directory)")
+    usage.add(where, Options, "--port", metavar="N", type=types.in_range(1, 65535),
+              help="TCP port of 127.0.0.1 to listen on")  # fmt: skip
+    usage.add(parser, Options, "--writable", action="store_true",
+              help="let clients write, to a layer that is thrown away")  # fmt: skip
+    usage.add(parser, Options, "--cache", dest="cache_bytes", metavar="N", type=types.size,
+              help="memory for decompressed frames of a disk")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="JSON lines on stdout")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import serve
+
+    served: list[str] = []
+
+    def heard(event: str, **members: Any) -> None:
+        served.append(members["domain"])
+        (report if getattr(args, "json", False) else _tell)(event=event, **members)
+
+    with suppress(errors.Interrupted):  # that is how it ends
+        serve.serve(usage.options(Options, args), heard, check)
+    return Outcome({}, domain=served[0] if served else None)
+
+
+def _tell(event: str, **members: Any) -> None:
+    """What is heard meanwhile, to a person."""
+    if event == "trouble":
+        output.complain(members["message"])
+        return
+    exports = members["exports"]
+    output.say(
+        f"{members['domain']} at point {members['point']}:",
+        *(f"{each['disk']}  {size(each['size'])}  {each['uri']}" for each in exports),
+        "",
+        *(each["overlay"] for each in exports),
+        "",
+        "Ctrl-C ends it.",
+    )

@@ -1,0 +1,64 @@
+"""show: one point, whole."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from ...core.errors import Check
+from ...operations.options import ShowOptions as Options
+from .. import usage
+from ..output import Outcome, Report
+
+SUMMARY = "show one point"
+EXAMPLE = "show dir/ latest"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "point", metavar="POINT", help="an id of list, or latest")
+    usage.add_domain_of_store(parser, Options)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="one JSON object")
+    shown.add_argument("--xml", action="store_true", help="the domain's definition, as it was stored")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import listing
+
+    options = usage.options(Options, args)
+    wanted = (options.store, options.point, options.domain)
+    if getattr(args, "xml", False):
+        series, found = listing.find_point(*wanted)
+        return Outcome(text=series.definition(found))
+    point = listing.point(*wanted)
+    return Outcome(point, _lines(point))
+
+
+def _lines(point: dict[str, Any]) -> Iterator[str]:
+    from .. import terminal
+
+    about = {**point, "parent": terminal.parent(point)}
+    members = ("id", "domain", "uuid", "as_of", "created", "since", "checkpoint", "parent", "consistency")
+    yield from (f"{name + ':':13}{about[name] if about[name] is not None else '-'}" for name in members)
+    labels = ["verified:"]
+    for text in _verification(point["verified"]):
+        yield f"{labels.pop() if labels else '':13}{text}"
+    yield f"{'drilled:':13}{terminal.finding(point['drilled'])}"
+    yield from ["", *terminal.disks(point), *(["", *terminal.omitted(point)] if point["not_in_point"] else [])]
+
+
+def _verification(found: Any) -> Iterator[str]:
+    """All that is known by verifications."""
+    from .. import terminal
+
+    yield terminal.finding(found)
+    if not found:
+        return
+    if found["damaged"]:
+        yield f"damage on record: {', '.join(found['damaged'])}"
+    if last := found["last"]:
+        yield f"last look: {last['when']}, {last['level']}{terminal.part(last)}, by {last['who']}"
+    covered = found["covered"]
+    yield "everything seen since: " + ", ".join(f"{level} {covered[level] or 'never'}" for level in covered)

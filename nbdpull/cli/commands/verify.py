@@ -1,0 +1,125 @@
+"""verify: look for damage in a store, or compare an image with a point."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from ...core import errors
+from ...core.errors import Check
+from ...core.sizes import shown as size
+from ...operations.options import CompareOptions
+from ...operations.options import VerifyOptions as Options
+from .. import types, usage
+from ..output import Outcome, Report
+
+SUMMARY = "look for damage in a store"
+EXAMPLE = "verify dir/"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain")
+    usage.add(parser, Options, "--point", metavar="ID", help="only this point with all that it builds on, or latest")
+    level = parser.add_mutually_exclusive_group()
+    usage.add(level, Options, "--level", choices=["files", "frames"],
+              help="files: sizes and digests of files; frames: of every frame as well")  # fmt: skip
+    level.add_argument("--quick", dest="level", action="store_const", const="files", help="the same as --level files")
+    usage.add(level, CompareOptions, "--against", dest="image", metavar="IMAGE",
+              help="is this image file or NBD URI equal to the point?")  # fmt: skip
+    usage.add(parser, CompareOptions, "--disk", metavar="D",
+              help="with --against: the disk, where the point has more than one")  # fmt: skip
+    usage.add(parser, CompareOptions, "--format", dest="kind", choices=["raw", "qcow2"],
+              help="with --against: of the image (default: looked up)")  # fmt: skip
+    usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
+              help="check this share, chosen anew in each run")  # fmt: skip
+    usage.add(parser, Options, "--shard", metavar="I/N", type=types.shard,
+              help="check part I of N; I always selects the same data")  # fmt: skip
+    usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration, help="end after that: 90s, 15m, 2h")
+    usage.add_no_record(parser, Options)
+    usage.add_threads(parser, Options)
+    usage.add_output(parser)
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    if hasattr(args, "image"):
+        return _compare(args, report, check)
+    if hasattr(args, "disk") or hasattr(args, "kind"):
+        raise errors.UsageError("--disk and --format are for --against")
+    from ...operations import verify
+
+    options = usage.options(Options, args)
+    found = verify.verify(options, report, check)
+    values = {
+        "points": found.points,
+        "files": found.files,
+        "frames": found.frames,
+        "raw_bytes": found.raw_bytes,
+        "level": options.level,
+        "sample": options.sample,
+        "shard": options.shard,
+        "complete": found.complete,
+        "damages": [vars(damage) for damage in found.damages],
+        "verdicts": [each._asdict() for each in found.verdicts],
+        "too_new": [vars(each) for each in found.too_new],
+    }
+    refused = errors.FormatTooNew.exit_code if found.too_new else 0
+    code = errors.Damaged.exit_code if found.is_bad else refused
+    return Outcome(values, _lines(values), code, domain=found.domain, warnings=found.warnings)
+
+
+def _lines(values: dict[str, Any]) -> Iterator[str]:
+    """What was found, and what of it follows for each point."""
+    from .. import terminal
+
+    damages = values["damages"]
+    for damage in damages:
+        where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
+        yield f"DAMAGE {where}: {damage['problem']}"
+    told = {damage["point"] for damage in damages}
+    for each in values["verdicts"]:
+        others = [name for name in each["damaged"] if name != each["point"]]
+        if each["verdict"] == "base-damaged":
+            yield f"BASE DAMAGED {each['point']}: cannot be restored, as it builds on {', '.join(others)}"
+        elif each["verdict"] == "damaged" and each["point"] not in told:
+            yield f"ON RECORD {each['point']}: damaged, found at {each['when']} and not looked at again"
+    yield from (f"TOO NEW {each['point']}: {each['problem']}" for each in values["too_new"])
+    looked = ", ".join(terminal.count(values[f"{what}s"], what) for what in ("point", "file", "frame"))
+    found = terminal.count(len(damages), "damage") if damages else "no damage"
+    part = " in the part looked at" if terminal.part(values) or not values["complete"] else ""
+    yield f"{looked} ({size(values['raw_bytes'])}): {found}{part}"
+    if not values["complete"]:
+        yield "The time was up before everything was looked at."
+
+
+def _compare(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import compare
+
+    options = usage.options(CompareOptions, args)
+    found = compare.compare(options, report, check)
+    values = {
+        "point": found.point.id,
+        "disk": found.disk,
+        "equal": found.equal,
+        "sample": options.sample,
+        "shard": options.shard,
+        "complete": found.complete,
+        "size": found.size,
+        "compared_bytes": found.compared_bytes,
+        "differences": [{"offset": offset, "length": length} for offset, length in found.differences],
+    }
+    code = errors.Differs.exit_code if found.differences else 0
+    return Outcome(values, _compared(options.image, values), code, domain=found.point.manifest.domain)
+
+
+def _compared(image: str, values: dict[str, Any]) -> Iterator[str]:
+    for each in values["differences"]:
+        yield f"DIFFERS bytes {each['offset']} to {each['offset'] + each['length']}"
+    disk = "disk {disk} at point {point}".format(**values)
+    looked = f"{size(values['compared_bytes'])} of {size(values['size'])}"
+    if values["equal"] is None:
+        yield f"{image}: no difference from {disk} in the part looked at ({looked})"
+    else:
+        part = "" if values["complete"] else f"; only a part was looked at ({looked})"
+        yield f"{image} {'equals' if values['equal'] else 'differs from'} {disk}{part}"

@@ -1,0 +1,127 @@
+"""What is printed: lines for a person, JSON documents, and JSON lines. With __main__, the only file that prints.
+
+Owns: the members that all JSON lines have, and what becomes of an output that is full or closed. Must not know: verbs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+from ..core import errors
+
+SCHEMA = 2  # of the JSON lines: another number where a member goes, or means another thing
+Report = Callable[..., None]  # of an operation: report(event=…, **members)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb has to say at its end. values: members of its result, or the JSON document of a verb that
+    prints no events; lines: for a person, made as they are printed; text: printed as it is, to the byte, where no
+    terminal reads it; warnings, complaints: on standard error, in any case; domain: that the result is about."""
+
+    values: Any = None
+    lines: Iterable[str] = ()
+    exit_code: int = 0
+    domain: Optional[str] = None
+    warnings: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    text: Optional[str] = None
+
+
+def silent(**event: Any) -> None:
+    """A Report that nobody hears."""
+
+
+def say(*lines: str) -> None:
+    """Print lines for a person, on standard output."""
+    from . import terminal
+
+    for line in lines:
+        _print(terminal.plain(line) + "\n")
+
+
+def complain(*lines: str) -> None:
+    """The same on standard error."""
+    from . import terminal
+
+    with suppress(OSError):
+        for line in lines:
+            print(f"nbdpull: {terminal.plain(line)}", file=sys.stderr)
+
+
+def show_text(text: str) -> None:
+    """A document, to the byte where no terminal reads it."""
+    if sys.stdout.isatty():
+        say(*text.splitlines())
+    else:
+        _print(text)
+
+
+def print_json(value: Any, indent: Optional[int] = None) -> None:
+    _print(json.dumps(value, indent=indent) + "\n")
+
+
+def print_event(event: str, domain: Optional[str], **values: Any) -> None:
+    """A JSON line."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    _print(json.dumps({"event": event, "time": when, "schema": SCHEMA, "domain": domain, **values}) + "\n", flush=True)
+
+
+def print_result(outcome: Outcome) -> None:
+    """The last JSON line of a verb that came to its end."""
+    code = outcome.exit_code
+    values = {**(outcome.values or {}), "warnings": outcome.warnings}
+    print_event("result", outcome.domain, ok=code == 0, exit_code=code, **values)
+
+
+def print_failure(error: errors.NbdpullError, message: str, domain: Optional[str]) -> None:
+    """The last JSON line of a verb that an error ended."""
+    left = getattr(error, "left_behind", [])
+    with suppress(OSError, errors.OutputError):  # whoever should read it may be gone
+        print_event("result", domain, ok=False, exit_code=error.exit_code, code=error.code, message=message,
+                    left_behind=left)  # fmt: skip
+
+
+class Events:
+    """Prints events as JSON lines: of progress so many as a program can use, of all others every one."""
+
+    INTERVAL = 0.1  # seconds
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, event: str, domain: Optional[str] = None, **values: Any) -> None:
+        if event == "progress":
+            if values.get("position") != values.get("size") and time.monotonic() < self._next:
+                return
+            self._next = time.monotonic() + self.INTERVAL
+        print_event(event, domain, **values)
+
+
+def flush() -> None:
+    with _guarded():
+        sys.stdout.flush()
+
+
+def _print(text: str, flush: bool = False) -> None:
+    with _guarded():
+        print(text, end="", flush=flush)  # in one piece, where nothing is buffered: others may write there, too
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Turn what a full disk or a closed pipe says to standard output into an error of ours, or a BrokenPipeError."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest would fail again, in Python's exit
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise errors.OutputError(f"cannot write to standard output: {error.strerror}") from error

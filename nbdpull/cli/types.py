@@ -1,0 +1,96 @@
+"""The types of options: what a value may be, and how it is written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Callable, Optional
+
+from ..core import sizes
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)\Z")
+
+
+def size(text: str) -> int:
+    try:
+        return sizes.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def size_text(count: int) -> str:
+    """As it is written on the command line: 64K, 1M."""
+    units = ["", "K", "M", "G", "T"]
+    while count and count % 1024 == 0 and len(units) > 1:
+        count, units = count // 1024, units[1:]
+    return f"{count}{units[0]}"
+
+
+def duration(text: str) -> float:
+    match = _DURATION.match(text)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds, or 90s, 5m, 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def duration_text(seconds: float) -> str:
+    """As it is written on the command line: 60s, 5m."""
+    return f"{seconds / 60:g}m" if seconds > 60 and seconds % 60 == 0 else f"{seconds:g}s"
+
+
+def frame_size(text: str) -> int:
+    value = size(text)
+    if not 1 << 16 <= value <= 1 << 20 or value & (value - 1):
+        raise argparse.ArgumentTypeError("must be 64K, 128K, 256K, 512K or 1M")
+    return value
+
+
+def chunk_size(text: str) -> int:
+    value = size(text)
+    if value < 1 << 20:
+        raise argparse.ArgumentTypeError("must be at least 1M")
+    return value
+
+
+def in_range(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def pair(text: str) -> tuple[str, str]:
+    """DISK=…, where something is."""
+    disk, equals, rest = text.partition("=")
+    if not (disk and equals and rest):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with a disk and '=': write vda=…")
+    return disk, rest
+
+
+def maybe_pair(text: str) -> tuple[Optional[str], str]:
+    """DISK=IMAGE, or an image alone: a path or URI with a slash before its first "=" names no disk."""
+    return pair(text) if "=" in text and "/" not in text.partition("=")[0] else (None, text)
+
+
+def share(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write 5% or 0.1%")
+    return float(match[1]) / 100
+
+
+def shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard; write 2/7 for the second of seven")
+    return int(match[1]), int(match[2])
+
+
+SHOWN: dict[Callable[[str], object], Callable[..., str]] = {
+    size: size_text,
+    frame_size: size_text,
+    chunk_size: size_text,
+    duration: duration_text,
+}

@@ -1,0 +1,227 @@
+"""The words of the command line: how a verb's options are added, parsed and shown, and what is said of wrong ones.
+
+A wrong command line is a UsageError of one line, which says where to look. Defaults come from the Options of the
+operation: what was not given is not in the parsed arguments. Must not know: what a verb does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import re
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any, NoReturn, Optional, Protocol, TypeVar, cast
+
+from ..core import errors
+from ..core.errors import Check
+from . import types
+from .commands import VERBS
+from .output import Outcome, Report, flush, show_text
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    internal error: a fault of nbdpull, please report it
+  2    wrong usage
+  3    domain: no such domain or disk, not running, nothing to back up
+  4    checkpoint: no such one, exists already, bitmap unusable
+  5    busy: another job or another nbdpull holds it, try again later
+  6    hypervisor: libvirt, QEMU or the NBD connection failed
+  7    permission denied by libvirt
+  8    missing software: the message names the package
+  9    output could not be written
+  10   store: none there, no such point, of another domain, of a newer format
+  11   damage found in the store
+  12   a limit that was given (--max-duration, --scratch-limit) ended the run
+  13   an image is not equal to the point, or a point failed its drill
+  128+N  ended by signal N, such as 130 for Ctrl-C
+"""
+
+EXAMPLES = """\
+examples:
+  nbdpull vm1 -o dir/                  continue the series in dir/: incremental where it can be, else full
+  nbdpull vm1 --since chk3 -o since-chk3/
+                                       what changed since checkpoint chk3
+  nbdpull list dir/                    the points in dir/
+  nbdpull restore dir/ -o out/         the newest point, as images and a domain.xml that names them
+  nbdpull serve dir/                   the same, at once and read-only, over NBD
+  nbdpull drill dir/                   does the newest point boot?
+  nbdpull verify dir/                  is everything what was stored?
+
+The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
+"""
+
+_DASHED = re.compile("-[^-].")  # or an option with its value, -oDIR, which is rare
+OptionsClass = TypeVar("OptionsClass")
+
+
+class Command(Protocol):
+    """A module of commands/."""
+
+    SUMMARY: str
+    EXAMPLE: str
+
+    def add(self, parser: Parser) -> None: ...
+
+    def run(self, args: Namespace, report: Report, check: Check) -> Outcome: ...
+
+
+def command(verb: str) -> Command:
+    return cast(Command, importlib.import_module(f".commands.{verb}", __package__))
+
+
+def near(word: str, known: Iterable[str]) -> Optional[str]:
+    """The known word that was meant, if one is so like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of one verb. What was not given is no member of what it parses."""
+
+    def __init__(self, verb: str) -> None:
+        about = command(verb)
+        super().__init__(
+            prog=f"nbdpull {verb}",
+            description=f"{about.SUMMARY[0].upper()}{about.SUMMARY[1:]}.",
+            epilog=f"example:\n  nbdpull {about.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        self._verb, self._words = verb, cast(Sequence[str], ())
+        about.add(self)
+
+    def parsed(self, words: Sequence[str]) -> Namespace:
+        """The arguments; UsageError, also where only one word is too many."""
+        self._words = words
+        self._require_known_options()
+        args, more = self.parse_known_args(words)
+        if more:
+            self.error(f"unexpected argument {more[0]!r}")
+        return args
+
+    def _require_known_options(self) -> None:
+        """Before all else: an option that is mistyped may have a value, and then another error would hide it."""
+        for word in self._words:
+            name = word.partition("=")[0]
+            if word == "--":
+                return
+            if name.startswith("--") and name not in self._option_string_actions:
+                meant = near(name, self._option_string_actions)
+                self.error(f"unknown option {name}" + (f" (did you mean {meant}?)" if meant else ""))
+
+    def print_help(self, file: Any = None) -> None:
+        show_text(self.format_help())
+        flush()
+
+    def error(self, message: str) -> NoReturn:
+        if any(map(_DASHED.match, self._words)):
+            message += "; a name that begins with a dash goes after --, a value so: --name=-vm"
+        raise errors.UsageError(f"{message}; see nbdpull help {self._verb}")
+
+
+def add(group: argparse._ActionsContainer, of: type, *names: str, **how: Any) -> None:
+    """Add an option or argument that becomes a field of the Options class `of`; its help tells the default there."""
+    dest = how.get("dest") or names[-1].lstrip("-").replace("-", "_")
+    [field] = [each for each in fields(of) if each.name == dest]
+    default = field.default
+    if isinstance(default, (str, int, float)) and not isinstance(default, bool) and default != "":
+        text = types.SHOWN.get(how.get("type", str), str)(default)
+        how["help"] = f"{how['help']} (default: {text})"
+    group.add_argument(*names, **how)
+
+
+def options(of: type[OptionsClass], args: Namespace, **others: Any) -> OptionsClass:
+    """The Options of a verb: what was given, and defaults."""
+    given = {field.name: getattr(args, field.name) for field in fields(of) if hasattr(args, field.name)}  # type: ignore[arg-type]
+    return of(**{**given, **others})
+
+
+def shown() -> str:
+    """The text of nbdpull --help."""
+    verbs = "".join(f"    {verb:10}{command(verb).SUMMARY}\n" for verb in VERBS)
+    return f"{_USAGE}\nverbs:\n{verbs}\n{EXAMPLES}\n{EXIT_CODES}"
+
+
+_USAGE = """\
+usage: nbdpull [VERB] [OPTION]...
+       nbdpull help [VERB]
+       nbdpull --version
+
+Pull-mode incremental backups of libvirt/QEMU virtual machines.
+"""
+
+
+# Options that several verbs have
+
+
+def add_store(parser: Parser, of: type) -> None:
+    add(parser, of, "store", metavar="DIR")
+
+
+def add_chosen_point(parser: Parser, of: type) -> None:
+    """A store, and one point of it."""
+    add_store(parser, of)
+    add_domain_of_store(parser, of)
+    add_point(parser, of)
+
+
+def add_point(parser: Parser, of: type, what: str = "an id of list, or latest") -> None:
+    add(parser, of, "--point", metavar="ID", help=what)
+
+
+def add_domain_of_store(parser: Parser, of: type) -> None:
+    add(parser, of, "--domain", metavar="D", help="its name or uuid, where DIR holds more than one")
+
+
+def add_connect(parser: Parser, of: type, what: str = "libvirt to connect to") -> None:
+    add(parser, of, "-c", "--connect", metavar="URI", dest="uri", help=what)
+
+
+def add_disks(parser: Parser, of: type) -> None:
+    add(parser, of, "--disk", metavar="D", dest="disks", action="append", help="only this disk (may be repeated)")
+
+
+def add_choice_of_disks(parser: Parser, of: type) -> None:
+    add_disks(parser, of)
+    add(parser, of, "--exclude", metavar="D", action="append", help="not this disk (may be repeated)")
+
+
+def add_scratch(parser: Parser, of: type) -> None:
+    add(parser, of, "--scratch-dir", metavar="DIR", type=os.path.abspath,
+        help="for what the guest overwrites meanwhile")  # fmt: skip
+
+
+def add_route(parser: Parser, of: type) -> None:
+    """How QEMU's NBD server is reached."""
+    add(parser, of, "--socket", metavar="PATH", help="where QEMU makes its NBD socket")
+    add(parser, of, "--nbd", metavar="tcp:HOST:PORT", help="let QEMU serve there instead (use --tls)")
+    add(parser, of, "--tls", metavar="DIR", help="require TLS, using ca-cert.pem and client-*.pem in DIR")
+
+
+def add_threads(parser: Parser, of: type) -> None:
+    add(parser, of, "--threads", metavar="N", type=types.in_range(1, 64), help="default: two more than cores")
+
+
+def add_stall_timeout(parser: Parser, of: type) -> None:
+    add(parser, of, "--stall-timeout", metavar="T", type=types.duration,
+        help="give up a server that is silent for so long")  # fmt: skip
+
+
+def add_dry_run(parser: Parser, of: type) -> None:
+    add(parser, of, "--dry-run", action="store_true", help="show what is there, remove nothing")
+
+
+def add_no_record(parser: Parser, of: type) -> None:
+    add(parser, of, "--no-record", dest="keep", action="store_false", help="do not keep the result in the store")
+
+
+def add_output(parser: Parser) -> None:
+    """How the result is shown, of a verb that prints events."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="JSON lines on stdout: events, and last one result")
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors and warnings")
