@@ -8,6 +8,7 @@ its file of commands/.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Protocol
 
@@ -28,16 +29,16 @@ class Bars:
     """A bar a disk on the terminal (stderr), fed with progress events; silent where stderr is no terminal."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, tuple[Any, float]] = {}  # by disk: the bar, and when it began
         self._progress: Any = None
 
     def __call__(self, event: str, disk: Optional[str] = None, **values: Any) -> None:
         if event == "progress" and disk is not None and sys.stderr.isatty():
             progress = self._started()
             if disk not in self._tasks:
-                self._tasks[disk] = progress.add_task(plain(disk), total=values["size"], moved="")
-            moved = size(values.get("written_bytes", values.get("read_bytes", 0)))
-            progress.update(self._tasks[disk], completed=values["position"], moved=moved)
+                self._tasks[disk] = progress.add_task(plain(disk), total=values["size"], moved=""), time.monotonic()
+            task, began = self._tasks[disk]
+            progress.update(task, completed=values["position"], moved=_moved(values, time.monotonic() - began))
 
     def _started(self) -> Any:
         if self._progress is None:
@@ -46,7 +47,7 @@ class Bars:
             self._progress = progress.Progress(
                 progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
                 progress.TaskProgressColumn(), progress.TextColumn("{task.fields[moved]}"),
-                progress.TransferSpeedColumn(), progress.TimeRemainingColumn(),
+                progress.TimeRemainingColumn(),
                 console=console.Console(stderr=True),
             )  # fmt: skip
             self._progress.start()
@@ -58,6 +59,18 @@ class Bars:
     def __exit__(self, *exc: object) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def rate(count: float, seconds: float) -> str:
+    return f"{size(count / max(seconds, 1e-3))}/s"
+
+
+def _moved(values: dict[str, Any], seconds: float) -> str:
+    """What was read or written so far, and how fast: of the bytes that were moved, not of those that were skipped."""
+    if "read_bytes" in values:
+        read = values["read_bytes"]
+        return f"{size(read)} read, {size(values['stored_bytes'])} stored, {rate(read, seconds)}"
+    return f"{size(values['written_bytes'])}, {rate(values['written_bytes'], seconds)}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.errors import Check
+from ...core.sizes import shown as size
 from ...operations.options import PullOptions as Options
 from .. import types, usage
 from ..output import Outcome, Report
@@ -148,10 +149,22 @@ def _lines(options: Options, point: dict[str, Any], following: str, offline: Any
         yield f"It is partial: it holds what changed since {point['since']}, and makes no whole image by itself."
         if not point["checkpoint"] and offline != "read":
             yield "No checkpoint was made: --checkpoint NAME makes one to go on from."
-    yield from ["", *terminal.disks(point), "", *terminal.omitted(point)]
+    yield from ["", *terminal.disks(point), _total(point), "", *terminal.omitted(point)]
     if point["checkpoint"]:
         yield f"checkpoint: {point['checkpoint']}"
     yield f"next: {following}"
+
+
+def _total(point: dict[str, Any]) -> str:
+    """How much, how long and how fast: the rate is that of reading."""
+    from .. import terminal
+
+    read, stored = (sum(disk[name] for disk in point["disks"]) for name in ("read_bytes", "stored_bytes"))
+    seconds = point["seconds"]
+    return (
+        f"{size(read)} read, {size(stored)} stored in {sum(seconds.values()):.1f} s "
+        f"({terminal.rate(read, seconds['copy'])})"
+    )
 
 
 _OFFLINE = {

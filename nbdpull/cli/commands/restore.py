@@ -125,7 +125,7 @@ def _disks(result: Result) -> list[str]:
 
     rows = []
     for disk, written in result.written_bytes.items():
-        rate = f"{size(result.sizes[disk] / max(result.seconds, 1e-3))}/s"
+        rate = terminal.rate(result.sizes[disk], result.seconds)
         rows.append((disk, size(result.sizes[disk]), size(written), rate, result.files[disk]))
     return terminal.table(("DISK", "SIZE", "WRITTEN", "RATE", "TARGET"), rows)
 
