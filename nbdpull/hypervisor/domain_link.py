@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ AFTER_SIGNAL = 10  # seconds for a daemon to come back, or to answer, where we w
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 # lost in the midst they may have been done, and by then it is not the same call
 NOT_REPEATED = ("backupBegin", "fsFreeze", "createWithFlags")
+
+log = logging.getLogger(__name__)
 
 
 class Link:
@@ -67,6 +70,7 @@ class Link:
             raise
         self._silent = not began.ended
         if not began.ended:
+            log.info("%s: no answer within %g s", began.name, seconds)
             raise errors.NoAnswer(f"libvirt did not answer within {seconds:g} s, QEMU or libvirt hangs")
         return began.result()
 
@@ -126,6 +130,7 @@ class Link:
             self.check()
         try:
             deadline = time.monotonic() + self.timeout
+            log.info("the connection is lost: connecting again")
             while generation == self.generation:
                 self._require_daemon()
                 self._try_again(deadline)
@@ -154,16 +159,20 @@ class _Call:
 
     def __init__(self, call: Callable, args: tuple):
         self._call, self._args = call, args
+        self.name = getattr(call, "__name__", "a call")
         self._outcome: Any = None
         self._error: Optional[BaseException] = None
         self._done = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
+        began, ended = time.monotonic(), ""
         try:
             self._outcome = self._call(*self._args)
         except BaseException as error:
-            self._error = error
+            self._error, ended = error, f" failed: {error}"
+        # The name alone: an argument may be a definition, and that have a password in it.
+        log.info("%s%s (%.3f s)", self.name, ended, time.monotonic() - began)
         self._done.set()
 
     @property

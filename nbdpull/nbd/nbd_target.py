@@ -7,6 +7,7 @@ know: points, frames, which image it is.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import shutil
@@ -32,6 +33,8 @@ POLL_INTERVAL = 250  # milliseconds
 MAX_IN_FLIGHT = 16  # QEMU works on so many requests of a connection at once
 MAX_REQUEST = 32 << 20  # bytes
 ALLOCATION, STATE_ZERO = "base:allocation", 1 << 1
+
+log = logging.getLogger(__name__)
 
 
 class NbdTarget:
@@ -116,6 +119,7 @@ class _Connection:
                 raise errors.OutputError(f"cannot write to {name}: the NBD server exports it read-only")
             self.size = self._nbd.get_size()
             self.several = self._nbd.can_multi_conn()
+        log.info("connected to %s: %d bytes", name, self.size)
 
     def write(self, parts):
         cut = [

@@ -7,6 +7,7 @@ translated here. Must not know: libvirt, files, compression.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -63,6 +64,8 @@ PIN = 1 << 16  # bytes of a read that looks for the place of an error, then PIN_
 PIN_FINE = 1 << 12
 BROKEN = (errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, errno.ECONNREFUSED, errno.ECONNABORTED,
           errno.ENOENT)  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 
 def library_version():
@@ -295,9 +298,10 @@ class Source:
                 if call is not first:
                     raise
                 call = again
-            except ConnectionLost:
+            except ConnectionLost as error:
                 if self._closed or not left:
                     raise
+                log.info("%s; connecting again in %g s", error, pause)
                 self._sleep(pause)
                 self._require_alive()  # last, so that the job is still there when the handshake begins
                 pause, call = 2 * pause, None
@@ -397,6 +401,7 @@ class _Connection:
                 raise ConnectionLost(f"{self._export}: the NBD server closed the connection")
             self._require_contexts()
             self.size = self._nbd.get_size()
+        log.info("connected to export %s of %s: %d bytes", self._export, address, self.size)
 
     def _shake_hands(self):
         try:
