@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 from argparse import Namespace
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Optional
 
 from .. import __version__
 from ..core import errors
 from ..core.errors import Check
-from . import output, signals, usage
+from . import logs, output, signals, usage
 from .commands import VERBS
 
 _ONE_DOCUMENT = ("list", "show", "index", "plan", "doctor")  # the others print events with --json
@@ -34,11 +34,20 @@ class Line:
 
 def main(argv: Optional[list[str]] = None) -> int:
     """Run one command line; return the exit code."""
-    words, line = sys.argv[1:] if argv is None else argv, None
+    words = sys.argv[1:] if argv is None else argv
+    with ExitStack() as logged:  # until what an error had to say is said
+        return _main(words, logged)
+
+
+def _main(words: list[str], logged: ExitStack) -> int:
+    line = None
     try:
         if _told(words):
             return 0
         line = parsed(words)
+        logged.enter_context(
+            logs.kept(getattr(line.args, "verbose", 0), getattr(line.args, "log_file", None), output.warn)
+        )
         with signals.stopping() as check:
             code = _run(line, check)
         output.flush()
@@ -99,13 +108,16 @@ def _meant(word: Optional[str]) -> str:
 def _run(line: Line, check: Check) -> int:
     verb, args = usage.command(line.verb), line.args
     if getattr(args, "json", False) and line.verb not in _ONE_DOCUMENT:
-        outcome = verb.run(args, output.Events(), check)
+        outcome = verb.run(args, logs.with_steps(output.Events()), check)
         output.print_result(outcome)
         output.complain(*outcome.complaints)
         return outcome.exit_code
     quiet = getattr(args, "quiet", False)
-    outcome = verb.run(args, output.silent, check) if quiet else _with_bars(line, check)
-    output.complain(*(f"warning: {warning}" for warning in outcome.warnings), *outcome.complaints)
+    # A bar would be drawn over the lines of -v.
+    silent = quiet or hasattr(args, "verbose")
+    outcome = verb.run(args, logs.with_steps(output.silent), check) if silent else _with_bars(line, check)
+    output.warn(*outcome.warnings)
+    output.complain(*outcome.complaints)
     if getattr(args, "json", False) and outcome.values is not None:
         output.print_json(outcome.values, indent=1)
     elif outcome.text is not None:
@@ -119,7 +131,7 @@ def _with_bars(line: Line, check: Check) -> output.Outcome:
     from . import terminal
 
     with terminal.Bars() as bars:
-        return usage.command(line.verb).run(line.args, bars, check)
+        return usage.command(line.verb).run(line.args, logs.with_steps(bars), check)
 
 
 def _failed(error: errors.NbdpullError, words: list[str], line: Optional[Line]) -> int:

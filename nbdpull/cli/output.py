@@ -6,6 +6,7 @@ Owns: the members that all JSON lines have, and what becomes of an output that i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from ..core import errors
+from . import logs
 
 SCHEMA = 2  # of the JSON lines: another number where a member goes, or means another thing
 Report = Callable[..., None]  # of an operation: report(event=…, **members)
@@ -47,13 +49,18 @@ def say(*lines: str) -> None:
         _print(terminal.plain(line) + "\n")
 
 
-def complain(*lines: str) -> None:
-    """The same on standard error."""
+def complain(*lines: str, level: int = logging.ERROR) -> None:
+    """The same on standard error, and in the log."""
     from . import terminal
 
     with suppress(OSError):
         for line in lines:
-            print(f"nbdpull: {terminal.plain(line)}", file=sys.stderr)
+            logs.said(level, line)
+            print(f"{logs.priority(level)}nbdpull: {terminal.plain(line)}", file=sys.stderr)
+
+
+def warn(*warnings: str) -> None:
+    complain(*(f"warning: {warning}" for warning in warnings), level=logging.WARNING)
 
 
 def show_text(text: str) -> None:

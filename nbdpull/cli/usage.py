@@ -94,6 +94,7 @@ class Parser(argparse.ArgumentParser):
         )
         self._verb, self._words = verb, cast(Sequence[str], ())
         about.add(self)
+        _add_logging(self)
 
     def parsed(self, words: Sequence[str]) -> Namespace:
         """The arguments; UsageError, also where only one word is too many."""
@@ -218,6 +219,13 @@ def add_dry_run(parser: Parser, of: type) -> None:
 
 def add_no_record(parser: Parser, of: type) -> None:
     add(parser, of, "--no-record", dest="keep", action="store_false", help="do not keep the result in the store")
+
+
+def _add_logging(parser: Parser) -> None:
+    group = parser.add_argument_group("logging")
+    group.add_argument("-v", "--verbose", action="count",
+                       help="tell each step, libvirt call and connection on stderr; -vv: more")  # fmt: skip
+    group.add_argument("--log-file", metavar="FILE", help="append this, and what is told on stderr, to FILE")
 
 
 def add_output(parser: Parser) -> None:

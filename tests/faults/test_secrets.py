@@ -27,14 +27,18 @@ def test_a_password_of_the_definition(machine, tmp_path):
     vm.bed.connection().defineXML(xml.replace("</devices>", f"{GRAPHICS}</devices>"))
     assert SECRET in vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
     rig = Rig(vm, tmp_path)
-    rig.start(phase="begun")
+    log = tmp_path / "log"
+    rig.start("-vv", "--log-file", log, phase="begun")
     running = list(command_lines())
     code, result, said = rig.end()
     assert code == 0, said
+    logged = log.read_text()
+    for step in ("backupBegin (", "connected to export", "abortJob ("):
+        assert step in said and step in logged, step
     kept = [path for path in rig.store.rglob("*") if path.is_file()]
     assert any(b"<graphics" in path.read_bytes() for path in kept)
     assert not any(SECRET.encode() in data for data in [*running, *(path.read_bytes() for path in kept)])
-    assert SECRET not in said + str(result)
+    assert SECRET not in said + str(result) + logged
     for words in (["plan", vm.name, "-o", rig.store], ["doctor", vm.name], ["cleanup", vm.name]):
-        done = rig.run(*words, "-c", vm.bed.uri, "--json")
+        done = rig.run(*words, "-c", vm.bed.uri, "--json", "-vv")
         assert SECRET not in done.stdout + done.stderr

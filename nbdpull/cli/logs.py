@@ -1,0 +1,153 @@
+"""Where log lines go: standard error with -v, the file of --log-file, and the journal under systemd.
+
+Owns: levels, formats and handlers of one run of the command line. Must not know: what is logged. Each module logs under
+its own name: INFO is what -v shows (steps, libvirt calls, connections, retries), DEBUG what -vv adds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable, Optional, TextIO
+
+from ..core import errors
+
+SAID = "nbdpull.said"  # what standard error has had already: for the file alone
+
+_steps = logging.getLogger("nbdpull.step")
+_said = logging.getLogger(SAID)
+_programs = logging.getLogger("nbdpull.program")
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}  # of syslog(3)
+_LOCAL_TIME, _UTC = "%H:%M:%S", "%Y-%m-%dT%H:%M:%S"
+
+
+@contextmanager
+def kept(verbosity: int, path: Optional[str], warn: Callable[[str], None]) -> Iterator[None]:
+    """Log inside the block. verbosity: how often -v was given; path: of the file that lines are appended to; warn: is
+    told, once, where that cannot be written any more.
+
+    OutputError where that file cannot be opened. It is made for its owner alone: it names domains, paths and hosts.
+    """
+    handlers = [*([_on_standard_error()] if verbosity else []), *([_in_file(path, warn)] if path else [])]
+    logger = logging.getLogger("nbdpull")
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO if handlers else logging.CRITICAL)
+    for handler in handlers:
+        logger.addHandler(handler)
+    if verbosity > 1:
+        sys.addaudithook(_hear_of_programs)  # which Python never lets go of
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(logging.CRITICAL)
+
+
+def said(level: int, line: str) -> None:
+    """Keep in the log file what was printed on standard error."""
+    _said.log(level, "%s", line)
+
+
+def priority(level: int) -> str:
+    """What sd-daemon(3) puts before a line for systemd's journal; empty where standard error goes elsewhere."""
+    return f"<{_PRIORITIES[level]}>" if _is_journal(sys.stderr) else ""
+
+
+def with_steps(report: Callable[..., None]) -> Callable[..., None]:
+    """The same receiver of events, each of which is logged first."""
+
+    def logged(event: str, **values: Any) -> None:
+        if event != "progress" and _steps.isEnabledFor(logging.INFO):
+            _steps.info("%s", " ".join([event, *(f"{name}={value}" for name, value in values.items())]))
+        report(event=event, **values)
+
+    return logged
+
+
+def _hear_of_programs(event: str, about: tuple[Any, ...]) -> None:
+    """Of every program that is started, wherever in the code that is."""
+    if event == "subprocess.Popen":
+        _programs.debug("%s", shlex.join(map(os.fsdecode, about[1])))
+
+
+class _Line(logging.Formatter):
+    """One line a record, without a traceback and without what a terminal would obey."""
+
+    def __init__(self, head: str, time_format: str, utc: bool = False):
+        super().__init__(head, time_format)
+        self.converter = time.gmtime if utc else time.localtime  # type: ignore[assignment]
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.module_name = record.name.rpartition(".")[2]
+        from . import terminal
+
+        return terminal.plain(super().format(record))
+
+
+def _on_standard_error() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.name != SAID)
+    if _is_journal(sys.stderr):  # which has the time itself
+        handler.setFormatter(_Journal("%(module_name)s: %(message)s", _LOCAL_TIME))
+    else:
+        handler.setFormatter(_Line("%(asctime)s.%(msecs)03d %(module_name)s: %(message)s", _LOCAL_TIME))
+    return handler
+
+
+class _Journal(_Line):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_PRIORITIES[record.levelno]}>{super().format(record)}"
+
+
+def _in_file(path: str, warn: Callable[[str], None]) -> logging.Handler:
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    try:
+        stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=opener)  # noqa: SIM115
+    except OSError as error:
+        raise errors.OutputError(f"cannot write to {path}: {error.strerror}") from error
+    handler = _FileHandler(stream, path, warn)
+    head = f"%(asctime)s.%(msecs)03dZ {os.getpid()} %(levelname)s %(module_name)s: %(message)s"
+    handler.setFormatter(_Line(head, _UTC, utc=True))
+    return handler
+
+
+class _FileHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """A log that cannot be written is a warning, and stops no backup."""
+
+    def __init__(self, stream: TextIO, path: str, warn: Callable[[str], None]):
+        super().__init__(stream)
+        self._path: Optional[str] = path
+        self._warn = warn
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        path, self._path = self._path, None
+        if path:
+            error = sys.exc_info()[1]
+            why = error.strerror if isinstance(error, OSError) else error
+            self._warn(f"the log {path} is no longer written: {why}")
+
+    def close(self) -> None:
+        try:
+            self.stream.close()
+        except OSError:
+            self.handleError(logging.makeLogRecord({}))
+        super().close()
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd connected this stream to its journal: it names the socket's device and inode."""
+    named = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        about = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{about.st_dev}:{about.st_ino}"

@@ -1,0 +1,123 @@
+"""cli/logs.py: what -v, -vv and a log file get, and what becomes of a log that cannot be written."""
+
+import io
+import logging
+import os
+import re
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from nbdpull.cli import logs
+from nbdpull.core import errors
+
+TERMINAL_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (\S+): (.*)")
+FILE_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (\d+) (\S+) (\S+): (.*)")
+
+source = logging.getLogger("nbdpull.nbd.source")
+
+
+def log_all():
+    source.debug("read of %s bytes", 4096)
+    source.info("connected to %s", "a.sock")
+    logs.said(logging.WARNING, "the disk is slow")
+
+
+@pytest.mark.parametrize("verbosity, lines", [(0, []), (1, ["connected to a.sock"]),
+                                              (2, ["read of 4096 bytes", "connected to a.sock"])])  # fmt: skip
+def test_what_is_shown(capsys, verbosity, lines, monkeypatch):
+    monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
+    with logs.kept(verbosity, None, pytest.fail):
+        log_all()
+    log_all()  # outside, nobody hears it
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [TERMINAL_LINE.fullmatch(line).groups() for line in said.err.splitlines()] == [
+        ("source", text) for text in lines
+    ]
+
+
+@pytest.mark.parametrize("verbosity, levels", [(0, ["INFO", "WARNING"]), (2, ["DEBUG", "INFO", "WARNING"])])
+def test_what_a_file_gets(tmp_path, capsys, verbosity, levels, monkeypatch):
+    """Also what standard error had, with the process's number; a second run goes on below the first."""
+    monkeypatch.setattr(sys, "addaudithook", lambda hook: None)
+    path = tmp_path / "log"
+    for _ in range(2):
+        with logs.kept(verbosity, str(path), pytest.fail):
+            log_all()
+    found = [FILE_LINE.fullmatch(line).groups() for line in path.read_text().splitlines()]
+    assert [level for _, level, _, _ in found] == levels * 2
+    assert {pid for pid, _, _, _ in found} == {str(os.getpid())}
+    assert found[-1][2:] == ("said", "the disk is slow")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "slow" not in capsys.readouterr().err
+
+
+def test_a_line_is_one_line_and_harmless(tmp_path):
+    path = tmp_path / "log"
+    with logs.kept(0, str(path), pytest.fail):
+        source.info("%s", "a\nb\x1b[2J\udc80")
+    [line] = path.read_text().splitlines()
+    assert line.endswith("source: a\\nb\\x1b[2J\\udc80")
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    told = pytest.raises(errors.OutputError, match=f"cannot write to {tmp_path}: Is a directory")
+    with told, logs.kept(0, str(tmp_path), pytest.fail):
+        pytest.fail("began without its log")
+
+
+def test_a_full_log_is_told_once_and_stops_nothing():
+    told = []
+    with logs.kept(0, "/dev/full", told.append):
+        log_all()
+        log_all()
+    assert told == ["the log /dev/full is no longer written: No space left on device"]
+
+
+def test_steps_are_events(tmp_path):
+    path, heard = tmp_path / "log", []
+    with logs.kept(1, str(path), pytest.fail):
+        report = logs.with_steps(lambda event, **values: heard.append((event, values)))
+        report("copying", disk="vda", size=4096)
+        report("progress", disk="vda", position=1)
+    assert heard == [("copying", {"disk": "vda", "size": 4096}), ("progress", {"disk": "vda", "position": 1})]
+    assert [FILE_LINE.fullmatch(line)[4] for line in path.read_text().splitlines()] == ["copying disk=vda size=4096"]
+
+
+def test_programs_are_named_at_the_second_v(tmp_path):
+    """In a process of its own: the hook stays."""
+    program = (
+        "import subprocess; from nbdpull.cli import logs\n"
+        "with logs.kept(2, None, print): subprocess.run(['true', b'a b'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, check=True)
+    assert TERMINAL_LINE.fullmatch(done.stderr.rstrip("\n")).groups() == ("program", "true 'a b'")
+
+
+JOURNAL = """
+import logging, os, sys
+about = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{about.st_dev}:{about.st_ino}" if sys.argv[1] == "journal" else "1:2"
+from nbdpull.cli import logs
+with logs.kept(2, None, print):
+    logging.getLogger("nbdpull.a").debug("d")
+    logging.getLogger("nbdpull.a").info("i")
+    print(logs.priority(logging.ERROR) + "e", file=sys.stderr)
+"""
+
+
+def test_the_journal_gets_priorities_and_no_time():
+    def said(where):
+        command = [sys.executable, "-c", JOURNAL, where]
+        return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True).stderr.splitlines()
+
+    assert said("journal") == ["<7>a: d", "<6>a: i", "<3>e"]
+    assert said("file")[2] == "e" and TERMINAL_LINE.fullmatch(said("file")[0])
+
+
+def test_standard_error_that_is_no_file(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert logs.priority(logging.ERROR) == ""
