@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one private libvirt a session, VMs a test. Knows the bed, and nothing of nbdpull."""
+"""Fixtures of the whole suite: one private libvirt a session; VMs and the witnesses of their pulls, one a test."""
 
 import faulthandler
 import os
@@ -9,6 +9,7 @@ from bed import Unavailable
 from bed.guest import Guest, build
 from bed.libvirtd import PrivateLibvirt, cache_folder, libvirt
 from bed.machine import Machine
+from witness import Witness
 
 TIMEOUT = 120  # seconds a test may take with its fixtures; @pytest.mark.timeout_seconds(300) for the few long ones
 REAL_STDERR = pytest.StashKey()
@@ -140,3 +141,13 @@ def guest(private_libvirt, guest_parts, tmp_path):
     with Guest(private_libvirt, tmp_path / "guest", guest_parts) as vm:
         vm.wait_agent()
         yield vm
+
+
+@pytest.fixture
+def pulled(machine, tmp_path):
+    """Factory: `witness = pulled({"vda": MIB})` starts a machine and gives the Witness of its pulls."""
+
+    def make(disks, quick=False, **options):
+        return Witness(machine(disks, **options), tmp_path / "witness", quick)
+
+    return make

@@ -18,17 +18,8 @@ from pathlib import Path
 
 import pytest
 from bed.machine import MIB, Disk, Machine, wait_for
-from test_pull import (
-    PROJECT,
-    SINCE,
-    Before,
-    Witness,
-    dirty,
-    environment,
-    last_event,
-    modes,
-    nbdpull,
-)
+from command import PROJECT, environment, last_event, nbdpull
+from witness import SINCE, Before, Witness, assert_refused, dirty, modes
 
 from nbdpull.format import layout
 from nbdpull.repository import journal
@@ -57,22 +48,6 @@ def witness(shared, tmp_path):
     yield Witness(shared, tmp_path / "w")
     for name in set(shared.checkpoints()) - {"foreign"}:
         shared.delete_checkpoint(name)
-
-
-def assert_refused(witness, exit_code, code, message, *options, run=nbdpull, domain=None):
-    """A pull with these options fails so, with one line on stderr, the same in its JSON result, and leaves nothing."""
-    before = Before(witness)
-    words = witness.words(*options)[:-1] + [domain or witness.vm.name]
-    done = run(*words)
-    assert done.returncode == exit_code, done.stdout + done.stderr
-    result = last_event(done.stdout)
-    assert (result["event"], result["ok"], result["exit_code"], result["code"]) == ("result", False, exit_code, code)
-    assert result["left_behind"] == []
-    assert done.stderr == f"nbdpull: {result['message']}\n"
-    for words in [message] if isinstance(message, str) else message:
-        assert words in result["message"]
-    before.assert_same()
-    return result
 
 
 # -- the domain -------------------------------------------------------------------------------------------------------

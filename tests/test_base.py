@@ -8,7 +8,8 @@ import json
 import pytest
 import stores
 from bed.machine import MIB, Disk
-from test_pull import CLUSTER, SINCE, modes, nbdpull, pulled  # noqa: F401  (a fixture)
+from command import nbdpull
+from witness import CLUSTER, SINCE, modes
 
 from nbdpull.format import layout
 
@@ -23,7 +24,7 @@ def forget(vm, name):
     vm.domain.checkpointLookupByName(name).delete(METADATA_ONLY)
 
 
-def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):  # noqa: F811
+def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
     witness = pulled({"vda": 2 * MIB, "vdb": MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -40,7 +41,7 @@ def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):  # noqa: F811
+def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):
     witness = pulled({"vda": MIB, "sdb": MIB})
     vm = witness.vm
     first = witness.pull()
@@ -58,7 +59,7 @@ def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_transient_domain_after_its_restart(pulled):  # noqa: F811
+def test_transient_domain_after_its_restart(pulled):
     """A transient domain's checkpoints end with it, its bitmaps do not."""
     witness = pulled({"vda": 2 * MIB})
     vm = witness.vm
@@ -77,7 +78,7 @@ def test_transient_domain_after_its_restart(pulled):  # noqa: F811
     vm.domain.destroy()
 
 
-def test_qcow2_of_version_2(pulled):  # noqa: F811
+def test_qcow2_of_version_2(pulled):
     witness = pulled({"vda": MIB, "vdb": Disk(MIB, options="compat=0.10")})
     vm = witness.vm
     vm.write("vdb", 0, CLUSTER)
@@ -88,7 +89,7 @@ def test_qcow2_of_version_2(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_growth_belongs_to_the_change(pulled):  # noqa: F811
+def test_growth_belongs_to_the_change(pulled):
     """What the disk grew by has no bit in the bitmap; the point must tell of it all the same."""
     witness = pulled({"vda": MIB + 512})
     vm = witness.vm
@@ -103,7 +104,7 @@ def test_growth_belongs_to_the_change(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_shrunk_and_grown_between_two_pulls(pulled):  # noqa: F811
+def test_shrunk_and_grown_between_two_pulls(pulled):
     """No size tells of it and the bits are clean, yet what was cut off is zero now."""
     witness = pulled({"vda": 4 * MIB})
     vm = witness.vm
@@ -118,7 +119,7 @@ def test_shrunk_and_grown_between_two_pulls(pulled):  # noqa: F811
 
 
 @pytest.mark.parametrize("how", ["crash", "deleted"])
-def test_lost_base_can_be_an_error(pulled, how):  # noqa: F811
+def test_lost_base_can_be_an_error(pulled, how):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     first = witness.pull("--on-lost-base", "fail")  # the first point lost nothing
@@ -147,7 +148,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):  # noqa: F811
+def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):
     """It says so, also to those who want to hear of errors alone, and stores what can be restored."""
     witness = pulled({"vda": MIB, "vdb": MIB})
     vm = witness.vm
@@ -181,7 +182,7 @@ def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):  # noqa: F8
 
 
 @pytest.fixture
-def unequal_layers(pulled):  # noqa: F811
+def unequal_layers(pulled):
     """The Witness of a machine with a point, whose vda got a snapshot and was resized after it: the bitmap of the lower
     layer keeps its size, and QEMU does not merge the two."""
     witness = pulled({"vda": 2 * MIB, "sdb": 2 * MIB})

@@ -5,8 +5,8 @@ import time
 
 import pytest
 from bed.machine import MIB, Disk
-from test_bad_input import assert_refused
-from test_pull import FULL_FIRST, Before, Witness, modes, nbdpull, pulled  # noqa: F401  (a fixture)
+from command import nbdpull
+from witness import FULL_FIRST, Before, Witness, assert_refused, modes
 
 from nbdpull.core import errors
 from nbdpull.definitions import disk_choice, domain_xml

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command
 import pytest
 import stores
 import zstandard
@@ -241,10 +242,7 @@ def assert_documented(rows, document, **how):
 
 def nbdpull_says(folder, *words, exit_code=0):
     """Run nbdpull in a folder; its standard output."""
-    command = [sys.executable, "-m", "nbdpull", *map(str, words)]
-    done = subprocess.run(
-        command, cwd=folder, env=stores.package_environment(), capture_output=True, text=True, timeout=60
-    )
+    done = command.nbdpull(*words, cwd=folder)
     assert done.returncode == exit_code, done.stderr
     return done.stdout
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_bad_input import assert_refused
-from test_pull import Witness, nbdpull
+from command import nbdpull
+from witness import Witness, assert_refused
 
 libvirt = pytest.importorskip("libvirt")
 

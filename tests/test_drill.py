@@ -14,6 +14,7 @@ import pytest
 import stores
 from bed.guest import Guest
 from bed.machine import DOMAIN, MIB, wait_for
+from command import nbdpull
 from stores import Vm, files, package_environment
 
 from nbdpull.cli import main as cli
@@ -64,8 +65,7 @@ def drills_left(bed):
 
 def run(vm, bed, *options):
     """The result of `nbdpull drill --json` as a dict."""
-    command = [sys.executable, "-m", "nbdpull", "drill", str(vm.root), "-c", bed.uri, "--json", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, env=package_environment(), timeout=100)
+    done = nbdpull("drill", vm.root, "-c", bed.uri, "--json", *options, timeout=100)
     assert "Traceback" not in done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["exit_code"] == done.returncode

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_pull import last_event, next_event, start_nbdpull
+from command import last_event, next_event, start_nbdpull
 
 from nbdpull.nbd import source
 

@@ -11,7 +11,8 @@ import subprocess
 import pytest
 from bed.guest import Guest, ext4_image
 from bed.machine import MIB, Disk, wait_for
-from test_pull import SINCE, Witness, dirty, last_event, modes, nbdpull, stopped_in_the_middle
+from command import last_event, nbdpull
+from witness import SINCE, Witness, dirty, modes, stopped_in_the_middle
 
 pytest.importorskip("libvirt")
 

@@ -3,6 +3,7 @@
 import os
 import random
 
+import command
 import pytest
 from stores import MIB, Vm
 
@@ -103,16 +104,13 @@ def test_image_tells_each_chunk_file_once(vm):
 
 def test_rewrite_of_the_same_data_in_a_real_vm(machine, tmp_path):
     import json
-    import subprocess
-    import sys
 
     vm = machine({"vda": 16 * MIB})
     data = os.urandom(3 * MIB)
     vm.write_bytes("vda", 4 * MIB, data)
 
     def nbdpull(*words):
-        command = [sys.executable, "-m", "nbdpull", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = command.nbdpull(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

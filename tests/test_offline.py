@@ -4,12 +4,13 @@ import os
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_pull import CLUSTER, SINCE, last_event, modes, nbdpull, pulled, start_held  # noqa: F401
+from command import last_event, nbdpull, start_held
+from witness import CLUSTER, SINCE, modes
 
 libvirt = pytest.importorskip("libvirt")
 
 
-def test_series_goes_on_while_the_domain_is_off(pulled):  # noqa: F811
+def test_series_goes_on_while_the_domain_is_off(pulled):
     witness = pulled({"vda": 2 * MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -28,7 +29,7 @@ def test_series_goes_on_while_the_domain_is_off(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_refused(pulled, tmp_path):  # noqa: F811
+def test_refused(pulled, tmp_path):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     vm.stop()
@@ -37,7 +38,7 @@ def test_refused(pulled, tmp_path):  # noqa: F811
     assert not witness.store.exists()
 
 
-def test_pull_that_fails_ends_the_domain_too(pulled):  # noqa: F811
+def test_pull_that_fails_ends_the_domain_too(pulled):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     point = witness.pull()
@@ -48,7 +49,7 @@ def test_pull_that_fails_ends_the_domain_too(pulled):  # noqa: F811
     assert modes(witness.pull()) == {"vda": SINCE}
 
 
-def test_saved_state_is_not_used_up(pulled):  # noqa: F811
+def test_saved_state_is_not_used_up(pulled):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     vm.resume()
@@ -58,7 +59,7 @@ def test_saved_state_is_not_used_up(pulled):  # noqa: F811
     assert vm.domain.hasManagedSaveImage(0) and not vm.active
 
 
-def test_domain_paused_by_its_owner_stays(pulled):  # noqa: F811
+def test_domain_paused_by_its_owner_stays(pulled):
     witness = pulled({"vda": MIB})
     witness.pull()
     assert witness.vm.active
@@ -86,7 +87,7 @@ def cleanup(witness, *options):
 PAUSED = "domain started paused, which was off before"
 
 
-def test_cleanup_ends_what_a_killed_pull_started(pulled):  # noqa: F811
+def test_cleanup_ends_what_a_killed_pull_started(pulled):
     witness = pulled({"vda": 40 * MIB})
     vm = witness.vm
     point = witness.pull()
@@ -104,7 +105,7 @@ def test_cleanup_ends_what_a_killed_pull_started(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_cleanup_leaves_a_domain_running_that_was_resumed(pulled):  # noqa: F811
+def test_cleanup_leaves_a_domain_running_that_was_resumed(pulled):
     witness = pulled({"vda": 40 * MIB})
     vm = witness.vm
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
@@ -123,7 +124,7 @@ def killed_before_the_mark(witness):
     assert witness.vm.active and not witness.vm.running
 
 
-def test_killed_before_it_could_mark_the_domain(pulled):  # noqa: F811
+def test_killed_before_it_could_mark_the_domain(pulled):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     witness.pull()
@@ -139,7 +140,7 @@ def test_killed_before_it_could_mark_the_domain(pulled):  # noqa: F811
 ENDLESS = b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa"  # a boot block that jumps to where it is
 
 
-def test_what_ran_since_is_its_owners(pulled):  # noqa: F811
+def test_what_ran_since_is_its_owners(pulled):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     vm.write_bytes("vda", 0, ENDLESS)
@@ -153,7 +154,7 @@ def test_what_ran_since_is_its_owners(pulled):  # noqa: F811
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_killed_meanwhile(pulled, resumed):  # noqa: F811
+def test_killed_meanwhile(pulled, resumed):
     """The domain stands paused then. The next pull ends it; but not if its owner has taken it over."""
     witness = pulled({"vda": 40 * MIB})
     vm = witness.vm

@@ -18,28 +18,17 @@ from pathlib import Path
 import pytest
 from bed.device import run
 from bed.machine import MIB, Disk, wait_for
+from command import environment, last_event, nbdpull, start_held
 from test_base import forget
 from test_image_lock import used_by_qemu
 from test_plan_doctor import doctor, plan
-from test_pull import (
-    CLUSTER,
-    GROWN,
-    SINCE,
-    assert_same,
-    environment,
-    last_event,
-    modes,
-    nbdpull,
-    pulled,
-    start_held,
-)
 from test_restore_targets import loop_device
+from witness import CLUSTER, GROWN, SINCE, assert_same, modes
 
 libvirt = pytest.importorskip("libvirt")
 
 READ = "--offline=read"
 LOST = ("full", "bitmap-lost")
-_ = pulled  # a fixture
 
 
 def images(vm):
@@ -81,7 +70,7 @@ def use_image(vm, disk, path):
 # -- a series ---------------------------------------------------------------------------------------------------------
 
 
-def test_series_goes_on(pulled):  # noqa: F811
+def test_series_goes_on(pulled):
     """The base records on, so every point read is since the same checkpoint, and the next one of QEMU, too."""
     witness = pulled({"vda": 2 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
     vm = witness.vm
@@ -107,7 +96,7 @@ def test_series_goes_on(pulled):  # noqa: F811
     witness.assert_verified()
 
 
-def test_first_point(pulled):  # noqa: F811
+def test_first_point(pulled):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.write("vda", 0, CLUSTER, 0x21)
@@ -129,7 +118,7 @@ def assert_tells_since(witness, checkpoint, then, how):
     return point["disks"][0]["dirty_bytes"]
 
 
-def test_layers(pulled):  # noqa: F811
+def test_layers(pulled):
     """Snapshots that libvirt makes live carry the bitmaps on; each layer tells its own part. One by hand does not."""
     witness = pulled({"vda": 2 * MIB}, quick=True)
     vm = witness.vm
@@ -155,7 +144,7 @@ def test_layers(pulled):  # noqa: F811
     assert_tells_since(witness, "mine", then, LOST)
 
 
-def test_commit(pulled):  # noqa: F811
+def test_commit(pulled):
     """libvirt unites the bitmaps when it commits a layer, and QEMU records what qemu-img commits."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
@@ -176,7 +165,7 @@ def test_commit(pulled):  # noqa: F811
 
 
 @pytest.mark.parametrize("sizes, mode", [((3,), GROWN), ((1,), ("full", "shrunk")), ((1, 2), SINCE)])
-def test_resized_while_it_was_off(pulled, sizes, mode):  # noqa: F811
+def test_resized_while_it_was_off(pulled, sizes, mode):
     """What was cut off and grew again is zero, and its bits are clean."""
     witness = pulled({"vda": 2 * MIB}, quick=True)
     vm = witness.vm
@@ -189,7 +178,7 @@ def test_resized_while_it_was_off(pulled, sizes, mode):  # noqa: F811
     witness.assert_restores()
 
 
-def test_after_a_crash(pulled):  # noqa: F811
+def test_after_a_crash(pulled):
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     vm = witness.vm
     witness.pull()
@@ -200,7 +189,7 @@ def test_after_a_crash(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):  # noqa: F811
+def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
     """By metadata alone: its bitmaps are there."""
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     vm = witness.vm
@@ -273,12 +262,12 @@ class Life:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_lives(pulled, seed):  # noqa: F811
+def test_random_lives(pulled, seed):
     witness = pulled({"vda": 2 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
     Life(witness, seed).live(20)
 
 
-def test_since_and_full(pulled):  # noqa: F811
+def test_since_and_full(pulled):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.write("vda", 0, MIB)
@@ -312,7 +301,7 @@ def iso(vm, folder):
     path.unlink()
 
 
-def test_read_where_it_cannot_be_started(pulled, tmp_path):  # noqa: F811
+def test_read_where_it_cannot_be_started(pulled, tmp_path):
     """Why it can't is test_domain_start.py's."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
@@ -331,7 +320,7 @@ def test_read_where_it_cannot_be_started(pulled, tmp_path):  # noqa: F811
     witness.assert_restores()
 
 
-def test_started_where_it_can_be(pulled):  # noqa: F811
+def test_started_where_it_can_be(pulled):
     witness = pulled({"vda": MIB}, quick=True)
     witness.vm.stop()
     point = witness.pull()
@@ -346,7 +335,7 @@ HOSTDEV = """<hostdev mode='subsystem' type='pci' managed='yes'>
 <source><address domain='0x0000' bus='0xff' slot='0x1f' function='0x7'/></source></hostdev>"""
 
 
-def test_devices_of_the_host_are_not_touched(pulled):  # noqa: F811
+def test_devices_of_the_host_are_not_touched(pulled):
     """Where they are not there, a start would fail; where they are, it would take them away."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
@@ -359,7 +348,7 @@ def test_devices_of_the_host_are_not_touched(pulled):  # noqa: F811
     assert doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]["state"] == "warn"
 
 
-def test_disk_that_only_the_saved_state_has(pulled, tmp_path):  # noqa: F811
+def test_disk_that_only_the_saved_state_has(pulled, tmp_path):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     run("qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "live", MIB)
@@ -372,7 +361,7 @@ def test_disk_that_only_the_saved_state_has(pulled, tmp_path):  # noqa: F811
     assert f"sda ({tmp_path}/live)" in witness.result["warnings"][-1]
 
 
-def test_saved_state_stays_and_is_told(pulled):  # noqa: F811
+def test_saved_state_stays_and_is_told(pulled):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     witness.pull()
@@ -417,7 +406,7 @@ def reading(witness, *options, code=0):
         process.communicate()
 
 
-def large(pulled, form="qcow2"):  # noqa: F811
+def large(pulled, form="qcow2"):
     """A Witness with so much to read that it can be stopped in the midst."""
     witness = pulled({"vda": Disk(24 * MIB, form)}, quick=True)
     witness.vm.write_bytes("vda", 0, os.urandom(24 * MIB))
@@ -426,7 +415,7 @@ def large(pulled, form="qcow2"):  # noqa: F811
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
-def test_it_cannot_be_started_meanwhile(pulled, form):  # noqa: F811
+def test_it_cannot_be_started_meanwhile(pulled, form):
     witness = large(pulled, form)
     vm, held = witness.vm, witness.content()
     with reading(witness) as process:
@@ -441,7 +430,7 @@ def test_it_cannot_be_started_meanwhile(pulled, form):  # noqa: F811
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
-def test_image_that_runs_elsewhere(pulled, form):  # noqa: F811
+def test_image_that_runs_elsewhere(pulled, form):
     """On another host, or under a libvirt that lost sight of its QEMU."""
     witness = pulled({"vda": Disk(MIB, form)}, quick=True)
     vm = witness.vm
@@ -454,7 +443,7 @@ def test_image_that_runs_elsewhere(pulled, form):  # noqa: F811
     read(witness)
 
 
-def test_base_that_another_vm_uses_is_read(pulled, machine):  # noqa: F811
+def test_base_that_another_vm_uses_is_read(pulled, machine):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.write("vda", 0, MIB, 0x11)
@@ -504,7 +493,7 @@ def start_with_another_image(vm):
     ("qcow2", replace, "was changed"),
     ("raw", start_with_another_image, "was started"),
 ])  # fmt: skip
-def test_what_was_read_of_an_image_that_changed_is_void(pulled, deed, why, form):  # noqa: F811
+def test_what_was_read_of_an_image_that_changed_is_void(pulled, deed, why, form):
     witness = large(pulled, form)
     with reading(witness, code=6) as process:
         deed(witness.vm)
@@ -527,7 +516,7 @@ def use_device(vm, device):
 
 
 @pytest.fixture
-def on_a_device(request, pulled, tmp_path):  # noqa: F811
+def on_a_device(request, pulled, tmp_path):
     """The Witness of a machine that is off, with one point, whose vda is on a block device; the change since was made
     there."""
     form, file = request.param, tmp_path / "device"
@@ -610,7 +599,7 @@ def short():
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_pull_that_is_ended_leaves_nothing(pulled, short, number):  # noqa: F811
+def test_pull_that_is_ended_leaves_nothing(pulled, short, number):
     witness = large(pulled)
     vm, gate = witness.vm, witness.folder / "gate"
     process = start_held(
@@ -633,7 +622,7 @@ def test_pull_that_is_ended_leaves_nothing(pulled, short, number):  # noqa: F811
     witness.assert_restores()
 
 
-def test_server_that_is_killed(pulled):  # noqa: F811
+def test_server_that_is_killed(pulled):
     witness = large(pulled)
     with reading(witness, code=6) as process:
         os.kill(server(process), signal.SIGKILL)
@@ -642,7 +631,7 @@ def test_server_that_is_killed(pulled):  # noqa: F811
     witness.vm.start()
 
 
-def test_server_that_stands_still(pulled):  # noqa: F811
+def test_server_that_stands_still(pulled):
     witness = large(pulled)
     with reading(witness, "--stall-timeout", "1", code=6) as process:
         os.kill(server(process), signal.SIGSTOP)
@@ -650,7 +639,7 @@ def test_server_that_stands_still(pulled):  # noqa: F811
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
-def test_store_that_is_full(pulled, tmp_path):  # noqa: F811
+def test_store_that_is_full(pulled, tmp_path):
     witness = large(pulled)
     witness.store.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", witness.store], check=True)
@@ -663,7 +652,7 @@ def test_store_that_is_full(pulled, tmp_path):  # noqa: F811
     read(witness)
 
 
-def test_image_that_is_gone_or_broken(pulled):  # noqa: F811
+def test_image_that_is_gone_or_broken(pulled):
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     vm = witness.vm
     vm.stop()
@@ -696,7 +685,7 @@ def test_image_that_is_gone_or_broken(pulled):  # noqa: F811
          "<secret type='passphrase' uuid='6a3e2e0c-5c5a-4b43-9c0a-0f0b1a0b3f0e'/></encryption></source>", "encrypted"),
     ],
 )  # fmt: skip
-def test_disk_that_can_be_read_while_it_runs_only(pulled, source, why):  # noqa: F811
+def test_disk_that_can_be_read_while_it_runs_only(pulled, source, why):
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
     vm.stop()
@@ -708,7 +697,7 @@ def test_disk_that_can_be_read_while_it_runs_only(pulled, source, why):  # noqa:
     assert modes(read(witness, "--exclude", "vdb")) == {"vda": ("full", "first-point")}
 
 
-def test_what_only_a_domain_that_runs_can_give(pulled):  # noqa: F811
+def test_what_only_a_domain_that_runs_can_give(pulled):
     witness = pulled({"vda": MIB}, quick=True)
     witness.vm.stop()
     code, said = refused(witness, READ, "--checkpoint", "mine")
@@ -717,7 +706,7 @@ def test_what_only_a_domain_that_runs_can_give(pulled):  # noqa: F811
     assert code == 6 and last_event(nbdpull(*witness.words(READ, "--quiesce=require")).stdout)["code"] == "not-quiesced"
 
 
-def test_without_the_server(pulled, monkeypatch, tmp_path):  # noqa: F811
+def test_without_the_server(pulled, monkeypatch, tmp_path):
     """It is needed where a domain cannot be started, and nowhere else."""
     witness = pulled({"vda": MIB}, quick=True)
     vm = witness.vm
@@ -739,7 +728,7 @@ def test_without_the_server(pulled, monkeypatch, tmp_path):  # noqa: F811
 # -- plan, doctor -----------------------------------------------------------------------------------------------------
 
 
-def test_plan_tells_what_a_pull_then_reads(pulled):  # noqa: F811
+def test_plan_tells_what_a_pull_then_reads(pulled):
     witness = pulled({"vda": 4 * MIB, "vdb": Disk(MIB, "raw")}, quick=True)
     vm = witness.vm
     witness.pull()
@@ -759,7 +748,7 @@ def test_plan_tells_what_a_pull_then_reads(pulled):  # noqa: F811
     assert plan(witness)["offline"] is None
 
 
-def test_doctor_looks_at_the_bitmaps(pulled):  # noqa: F811
+def test_doctor_looks_at_the_bitmaps(pulled):
     witness = pulled({"vda": MIB, "vdb": MIB}, quick=True)
     vm = witness.vm
     name = f"checkpoint {witness.pull()['checkpoint']}"

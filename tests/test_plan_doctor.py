@@ -7,8 +7,9 @@ import re
 
 import pytest
 from bed.machine import MIB, Disk, wait_for
+from command import nbdpull, start_nbdpull
 from test_base import forget
-from test_pull import CLUSTER, Before, modes, nbdpull, pulled, start_nbdpull  # noqa: F401  (a fixture)
+from witness import CLUSTER, Before, modes
 
 from nbdpull.operations import doctor as examination
 
@@ -35,7 +36,7 @@ def doctor(*words):
     return done.returncode, {each["subject"]: each for each in json.loads(done.stdout)}
 
 
-def test_plan_tells_what_a_pull_then_reads(pulled):  # noqa: F811
+def test_plan_tells_what_a_pull_then_reads(pulled):
     witness = pulled({"vda": 4 * MIB, "vdb": Disk(MIB, "raw")})
     vm = witness.vm
     vm.write("vda", 0, 2 * MIB)
@@ -58,7 +59,7 @@ def test_plan_tells_what_a_pull_then_reads(pulled):  # noqa: F811
     assert nbdpull("plan", vm.name, "--since", "none", "-c", vm.bed.uri).returncode == 4
 
 
-def test_what_a_killed_plan_left_is_removed_by_the_next_pull(pulled):  # noqa: F811
+def test_what_a_killed_plan_left_is_removed_by_the_next_pull(pulled):
     witness = pulled({"vda": 40 * MIB})
     vm = witness.vm
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
@@ -74,7 +75,7 @@ def test_what_a_killed_plan_left_is_removed_by_the_next_pull(pulled):  # noqa: F
     before.assert_same()
 
 
-def test_doctor_of_a_domain(pulled):  # noqa: F811
+def test_doctor_of_a_domain(pulled):
     witness = pulled({"vda": MIB, "vdb": Disk(MIB, "raw"), "vdc": Disk(MIB, options="compat=0.10")})
     vm = witness.vm
     made = witness.pull()["checkpoint"]
@@ -102,7 +103,7 @@ def test_doctor_names_what_is_wrong(private_libvirt, tmp_path):
     assert code == 9 and found["domain nosuch"]["state"] == found["scratch"]["state"] == "BAD"
 
 
-def test_disk_whose_image_is_gone_hides_no_other(pulled):  # noqa: F811
+def test_disk_whose_image_is_gone_hides_no_other(pulled):
     witness = pulled({"vda": MIB, "vdb": MIB, "vdc": MIB})
     vm = witness.vm
     vm.stop()

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_pull import modes, nbdpull, pulled  # noqa: F401  (a fixture)
+from command import nbdpull
+from witness import modes
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -15,7 +16,7 @@ METADATA_ONLY = 2
 
 
 @pytest.fixture
-def witness(pulled):  # noqa: F811
+def witness(pulled):
     made = pulled({"vda": 4 * MIB, "vdb": MIB})
     made.vm.write("vda", 0, MIB)
     return made

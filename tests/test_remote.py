@@ -17,7 +17,8 @@ from bed.address import free_port, is_listening
 from bed.guest import _fetch, _unpack
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, wait_for
-from test_pull import CLUSTER, SINCE, Before, modes, nbdpull, pulled  # noqa: F401
+from command import nbdpull
+from witness import CLUSTER, SINCE, Before, modes
 
 from nbdpull.backup import route
 from nbdpull.core import errors
@@ -81,7 +82,7 @@ def with_tls(private_libvirt, certificates):
     private_libvirt.restart()
 
 
-def test_tls(with_tls, certificates, pulled):  # noqa: F811
+def test_tls(with_tls, certificates, pulled):
     witness = pulled({"vda": 2 * MIB})
     vm, port = witness.vm, free_port()
     vm.write("vda", 0, MIB)
@@ -138,7 +139,7 @@ def test_no_way_back_to_plain_text(certificates, tmp_path):
         tls.wait()
 
 
-def test_plain_tcp_says_what_it_is(pulled):  # noqa: F811
+def test_plain_tcp_says_what_it_is(pulled):
     witness = pulled({"vda": MIB})
     witness.pull("--nbd", f"tcp:127.0.0.1:{free_port()}")
     assert "has no TLS" in witness.result["warnings"][0]
@@ -149,13 +150,13 @@ def test_plain_tcp_says_what_it_is(pulled):  # noqa: F811
     ["--nbd", "localhost:1"], ["--nbd", "tcp:localhost:0"], ["--nbd", "tcp:localhost:99999"], ["--tls", "/nowhere"],
     ["--nbd", "tcp:localhost:1", "--tls", "/nowhere"], ["--nbd", "tcp:localhost:1", "--socket", "/tmp/x.sock"],
 ])  # fmt: skip
-def test_wrong_words(pulled, words):  # noqa: F811
+def test_wrong_words(pulled, words):
     witness = pulled({"vda": MIB})
     done = nbdpull(*witness.words(*words))
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
-def test_port_taken_and_no_certificates(pulled, certificates):  # noqa: F811
+def test_port_taken_and_no_certificates(pulled, certificates):
     witness = pulled({"vda": MIB})
     witness.pull()
     before = Before(witness)
@@ -198,7 +199,7 @@ def tls_uri(port, folder, host="localhost"):
     return f"qemu+tls://{host}:{port}/system?pkipath={folder}"
 
 
-def test_control_connection_with_tls(tls_port, with_tls, certificates, pulled):  # noqa: F811
+def test_control_connection_with_tls(tls_port, with_tls, certificates, pulled):
     """Both connections, of libvirt and of NBD; the data of a remote hypervisor have no other way."""
     witness, nbd_port = pulled({"vda": 2 * MIB}), free_port()
     vm, right = witness.vm, certificates["right"]
@@ -218,7 +219,7 @@ def test_control_connection_with_tls(tls_port, with_tls, certificates, pulled): 
     ("other_ca", "localhost", 7), ("right", "127.0.0.1", 7), ("unknown_client", "localhost", 6),
     ("no_client", "localhost", 6),
 ])  # fmt: skip
-def test_control_connection_that_is_refused(tls_port, certificates, pulled, who, host, code):  # noqa: F811
+def test_control_connection_that_is_refused(tls_port, certificates, pulled, who, host, code):
     """The wrong CA, another name than the server's, a client's certificate of another CA, and none at all."""
     witness = pulled({"vda": MIB})
     uri = tls_uri(tls_port, certificates[who], host)
@@ -314,7 +315,7 @@ def uri(sshd, command, key=None):
     return f"qemu+ssh://root@127.0.0.1:{sshd.port}/system?command={command}&keyfile={key or sshd.key}&no_tty=1"
 
 
-def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):  # noqa: F811
+def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
     temporary = tmp_path / "t"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

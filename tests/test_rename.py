@@ -5,18 +5,8 @@ import signal
 
 import pytest
 from bed.machine import MIB, Disk
-from test_pull import (  # noqa: F401  (a fixture)
-    CLUSTER,
-    SINCE,
-    assert_same,
-    dirty,
-    last_event,
-    modes,
-    nbdpull,
-    pulled,
-    said,
-    start_held,
-)
+from command import last_event, nbdpull, said, start_held
+from witness import CLUSTER, SINCE, assert_same, dirty, modes
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -35,7 +25,7 @@ def folders(witness):
     return sorted(path.name for path in witness.store.iterdir() if path.is_dir())
 
 
-def test_series_goes_on_under_the_new_name(pulled):  # noqa: F811
+def test_series_goes_on_under_the_new_name(pulled):
     """And under the old one again; told once each time."""
     witness = pulled({"vda": 4 * MIB, "vdb": MIB})
     vm, old, new = witness.vm, witness.vm.name, f"{witness.vm.name}-new"
@@ -62,7 +52,7 @@ def test_series_goes_on_under_the_new_name(pulled):  # noqa: F811
     assert last_event(said("verify", witness.store, "--json"))["warnings"] == []
 
 
-def test_defined_anew_under_another_name(pulled):  # noqa: F811
+def test_defined_anew_under_another_name(pulled):
     """As on another host: libvirt has lost the checkpoint, and gets it from the point."""
     witness = pulled({"vda": 4 * MIB})
     vm, old = witness.vm, witness.vm.name
@@ -81,7 +71,7 @@ def test_defined_anew_under_another_name(pulled):  # noqa: F811
     witness.assert_restores()
 
 
-def test_onto_the_name_of_another_series(pulled, machine):  # noqa: F811
+def test_onto_the_name_of_another_series(pulled, machine):
     """Which stays what it is, and neither is taken for the other."""
     witness = pulled({"vda": MIB})
     vm, old = witness.vm, witness.vm.name
@@ -113,7 +103,7 @@ def test_onto_the_name_of_another_series(pulled, machine):  # noqa: F811
     assert witness.pull()["parent"] == second["id"]
 
 
-def test_what_a_killed_pull_left_is_removed_under_the_new_name(pulled):  # noqa: F811
+def test_what_a_killed_pull_left_is_removed_under_the_new_name(pulled):
     witness = pulled({"vda": MIB})
     vm = witness.vm
     witness.pull()

@@ -7,12 +7,11 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import command
 import pytest
 import stores
 from bed.guest import Guest
@@ -45,8 +44,7 @@ REMOVE_NVRAM, KEEP_NVRAM, CHECKPOINTS_METADATA, REMOVE_TPM = 4, 8, 16, 32  # of 
 
 
 def nbdpull(*words):
-    command = [sys.executable, "-m", "nbdpull", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=stores.package_environment())
+    done = command.nbdpull(*words, timeout=90)
     assert "Traceback" not in done.stderr
     return done
 

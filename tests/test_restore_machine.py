@@ -6,11 +6,11 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import command
 import pytest
 import stores
 from bed.libvirtd import libvirt
@@ -25,8 +25,7 @@ EFI = "/usr/share/qemu/firmware"  # descriptors, by which libvirt chooses
 
 
 def nbdpull(*words):
-    command = [sys.executable, "-m", "nbdpull", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=stores.package_environment())
+    done = command.nbdpull(*words, timeout=90)
     assert "Traceback" not in done.stderr
     return done
 

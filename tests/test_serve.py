@@ -17,6 +17,7 @@ import pytest
 from bed.address import free_port
 from bed.guest import ext4_image
 from bed.machine import wait_for
+from command import nbdpull, start_nbdpull
 from stores import KIB, MIB, Vm, chain, damaged, flipped, package_environment
 
 from nbdpull.core import errors
@@ -28,9 +29,7 @@ DEBUGFS = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:
 @contextmanager
 def served(vm, *options, wait=20):
     """Run `nbdpull serve --json`; the event "serving"."""
-    command = [sys.executable, "-m", "nbdpull", "serve", str(vm.root), "--json", *map(str, options)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=package_environment())  # fmt: skip
+    process = start_nbdpull("serve", vm.root, "--json", *options)
     try:
         line = process.stdout.readline()
         assert line, process.stderr.read()
@@ -51,8 +50,7 @@ def run(*command):
 
 def failure(vm, *options):
     """Exit code and the line on stderr of a serve that fails."""
-    command = [sys.executable, "-m", "nbdpull", "serve", str(vm.root), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, env=package_environment(), timeout=30)
+    done = nbdpull("serve", vm.root, *options, timeout=30)
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     return done.returncode, done.stderr
@@ -253,9 +251,9 @@ def test_each_of_ten_points_is_the_live_disk_of_its_time(machine, private_libvir
         vm.write_bytes("vda", rng.randrange(23) * MIB + 4096, rng.randbytes(700 * KIB))
         vm.write_zeroes("vda", rng.randrange(360) * 64 * KIB, 192 * KIB, unmap=True)
         words = ["pull", vm.name, "-c", private_libvirt.uri, "-o", store, "--json"]
-        environment = package_environment()
-        told = subprocess.run([sys.executable, "-m", "nbdpull", *map(str, words)], capture_output=True, text=True,
-                              env=environment, check=True).stdout  # fmt: skip
+        done = nbdpull(*words)
+        assert done.returncode == 0, done.stderr
+        told = done.stdout
         point = json.loads(told.splitlines()[-1])["details"]
         assert point["disks"][0]["mode"] == ("incremental" if number else "full")
         frozen.append((point["id"], vm.freeze_copy("vda", tmp_path / f"{number}.raw")))

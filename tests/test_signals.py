@@ -11,19 +11,8 @@ import time
 
 import pytest
 from bed.machine import MIB, Machine, wait_for
-from test_pull import (
-    SINCE,
-    Before,
-    Witness,
-    assert_same,
-    dirty,
-    last_event,
-    modes,
-    next_event,
-    start_held,
-    start_nbdpull,
-    stopped_in_the_middle,
-)
+from command import last_event, next_event, start_held, start_nbdpull
+from witness import SINCE, Before, Witness, assert_same, dirty, modes, stopped_in_the_middle
 
 pytest.importorskip("libvirt")
 

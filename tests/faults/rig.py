@@ -6,12 +6,10 @@ Must not know: the package's inside. (held.py, which runs in the other process, 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-HELD = Path(__file__).with_name("held.py")
+import command
+from command import HELD, nbdpull, start_nbdpull
 
 
 class Rig:
@@ -39,13 +37,7 @@ class Rig:
         ]
 
     def run(self, *words, timeout=100):
-        return subprocess.run(
-            [sys.executable, "-m", "nbdpull", *map(str, words)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environment(),
-        )
+        return nbdpull(*words, timeout=timeout, env=environment())
 
     def pull(self, *options):
         """A pull that has to succeed; its result."""
@@ -53,19 +45,14 @@ class Rig:
         assert done.returncode == 0, done.stdout + done.stderr
         return result(done.stdout)
 
-    def start(self, *options, phase=None, words=None, reached=True):
+    def start(self, *options, phase=None, words=None, reached=True, child=False):
         """A pull, or another command line, in the background, held where it reaches the phase until `release`; not
-        reached: it will not get there."""
+        reached: it will not get there. child: of this process, which can leave it a zombie."""
         self.gate = self.folder / "gate"
         self.gate.unlink(missing_ok=True)
-        program = [str(HELD), phase, str(self.gate)] if phase else ["-m", "nbdpull"]
-        self.process = subprocess.Popen(
-            [sys.executable, *program, *map(str, words or self.words(*options))],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(),
-        )
+        program = [HELD, phase, self.gate] if phase else ["-m", "nbdpull"]
+        words = words or self.words(*options)
+        self.process = start_nbdpull(*words, program=program, child=child, env=environment())
         if phase and reached:
             self.wait_event("held")
         return self.process
@@ -142,7 +129,7 @@ class Rig:
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "NBDPULL_DEBUG": "1"}
+    return {**command.environment(), "NBDPULL_DEBUG": "1"}
 
 
 def result(text):

@@ -118,7 +118,7 @@ def kill_unwaited(rig):
 @pytest.mark.parametrize("next_one", ["resume", "never", "cleanup"])
 def test_a_zombie_counts_as_alive(rig, next_one):
     change(rig, 0x68)
-    rig.start(phase="copying")
+    rig.start(phase="copying", child=True)
     kill_unwaited(rig)
     if next_one == "cleanup":
         code, done = rig.cleanup()
@@ -132,7 +132,7 @@ def test_a_zombie_counts_as_alive(rig, next_one):
 def test_a_zombie_that_had_started_the_domain(rig):
     change(rig, 0x69)
     rig.vm.stop()
-    rig.start(phase="copying")
+    rig.start(phase="copying", child=True)
     kill_unwaited(rig)
     assert rig.vm.active
     assert rig.cleanup()[0] == 0 and not rig.vm.active

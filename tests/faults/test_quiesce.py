@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from bed.machine import MIB, wait_for
-from test_pull import PROJECT, Before, Witness, nbdpull, start_held, start_nbdpull
+from command import PROJECT, nbdpull, start_held, start_nbdpull
+from witness import Before, Witness
 
 libvirt = pytest.importorskip("libvirt")
 

@@ -1,0 +1,101 @@
+"""A process that has nbdpull imported, and forks itself for each command line; run as a program by command.py.
+
+    fork_server.py FD
+
+Each message on the socket FD is JSON {argv, env, cwd}, with four descriptors: where the pid and then the status are
+told, and the new process's standard input, output and error. Between this process and the new one stands a third, which
+waits for its end. From the fork on the new process is what `python -m nbdpull`, or `python held.py`, is behind its
+imports: it runs that file as `__main__`, and ends as Python ends.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import struct
+import sys
+
+MODULE = ["-m", "nbdpull"]
+
+
+def preload():
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process with threads cannot be forked in peace
+    import nbdpull
+
+    for module in pkgutil.walk_packages(nbdpull.__path__, "nbdpull."):
+        with contextlib.suppress(ImportError):  # no bindings here, or nbdkit's own module
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+
+
+def serve(control):
+    """Return in each new process, with its command line; never in the server itself."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    while True:
+        message, descriptors, _flags, _address = socket.recv_fds(control, 1 << 20, 4)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            control.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return attend(json.loads(message), *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def attend(request, answer, *standard):
+    ready, become_ready = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(answer)
+        os.close(ready)
+        become(request, standard)
+        os.close(become_ready)
+        return request["argv"]
+    for descriptor in (become_ready, *standard):
+        os.close(descriptor)
+    os.read(ready, 1)  # until it has no descriptor that nbdpull would not have
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answer, struct.pack("i", pid))
+        _pid, status = os.waitpid(pid, 0)
+        os.write(answer, struct.pack("i", status))
+    os._exit(0)
+
+
+def become(request, standard):
+    """Take the place of what Python would have set up of these at its start."""
+    for number, descriptor in enumerate(standard):
+        os.dup2(descriptor, number)
+    for descriptor in {*standard} - {0, 1, 2}:
+        os.close(descriptor)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.stdin = os.fdopen(0, encoding=sys.stdin.encoding, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # which would be the same in every process
+
+
+def main():
+    del sys.path[0]  # the tests' folder, which the program has not
+    preload()
+    words = serve(socket.socket(fileno=int(sys.argv[1])))
+    if words[:2] == MODULE:
+        sys.argv = ["nbdpull", *words[2:]]
+        runpy.run_module("nbdpull", run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

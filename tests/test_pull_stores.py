@@ -1,0 +1,167 @@
+"""Stores that are copied, shared or damaged between two pulls.
+
+Must not know: the package's inside.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from bed.machine import MIB, Disk
+from command import environment, nbdpull
+from stores import verify_store
+from witness import CLUSTER, FULL_FIRST, KIB, SINCE, Witness, assert_same, modes
+
+from nbdpull.core import errors
+from nbdpull.operations import restore
+
+# -- stores -----------------------------------------------------------------------------------------------------------
+
+
+def test_store_copied_to_another_place(pulled):
+    """Both go on: whose checkpoint the other one dropped takes a full point, and neither is ever wrong."""
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, MIB, 0x11)
+    witness.pull()
+    original, copied = witness.store, witness.folder / "copied store"
+    shutil.copytree(original, copied)
+    for n, store in enumerate([copied, original, copied]):
+        vm.write("vda", n * CLUSTER, CLUSTER, 0x21 + n)
+        witness.store = store
+        point = witness.pull()
+        assert_same(witness.restored(), witness.frozen[point["id"]], f"pull {n}")
+        witness.assert_verified()
+    witness.store.rename(witness.folder / "moved")
+    witness.store = witness.folder / "moved"
+    vm.write("vda", 9 * CLUSTER, CLUSTER, 0x31)
+    assert modes(witness.pull()) == {"vda": SINCE}
+    assert_same(witness.restored(), witness.content())
+
+
+def test_two_stores_of_one_domain_do_not_disturb_each_other(pulled):
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    vm.write("vda", 0, MIB, 0x11)
+    stores = [witness.store, witness.folder / "weekly"]
+    for n in range(6):
+        witness.store = stores[n % 2]
+        point = witness.pull()
+        assert modes(point) == {"vda": SINCE if n > 1 else FULL_FIRST}
+        assert_same(witness.restored(), witness.frozen[point["id"]])
+        vm.write("vda", n * CLUSTER, CLUSTER, 0x21 + n)
+    assert len(vm.checkpoints()) == 2
+
+
+def test_two_domains_in_one_store(pulled, machine):
+    witness = pulled({"vda": MIB})
+    other = Witness(machine({"vda": MIB}), witness.folder / "other")
+    other.store = witness.store
+    for n, each in enumerate([witness, other, witness, other]):
+        each.vm.write("vda", n * CLUSTER, CLUSTER, n + 1)
+        each.pull()
+    for each in (witness, other):
+        for point, held in each.frozen.items():
+            assert_same(each.restored(point, "--domain", each.vm.name), held)
+    assert nbdpull("restore", witness.store, "-o", witness.folder / "out").returncode == 10
+    assert len(witness.points()) == 4
+
+
+def test_point_lost_from_the_store(pulled):
+    """The chain is broken, so the next point is a full one; and says why."""
+    witness = pulled({"vda": MIB})
+    vm = witness.vm
+    vm.write("vda", 0, MIB, 0x11)
+    first = witness.pull()
+    second = witness.pull()
+    shutil.rmtree(next(witness.store.glob(f"*/{first['id']}")))
+    third = witness.pull()
+    assert modes(third)["vda"][0] == "full" and third["parent"] is None
+    assert any(first["id"] in warning for warning in witness.result["warnings"])
+    assert second["checkpoint"] not in vm.checkpoints()  # no use any more
+    witness.assert_restores(third["id"])
+
+
+def test_restore_and_verify_without_libvirt(pulled):
+    witness = pulled({"vda": MIB})
+    witness.vm.write("vda", 0, MIB, 0x11)
+    witness.pull()
+    witness.vm.write("vda", 0, 512, 0x21)
+    point = witness.pull()
+    program = (
+        "import sys; sys.modules['libvirt'] = None; from nbdpull.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    out = witness.folder / "out"
+    for words in (["verify", witness.store], ["restore", witness.store, "-o", out, "--format", "raw"]):
+        done = subprocess.run([sys.executable, "-c", program, *map(str, words)], env=environment(), capture_output=True)
+        assert done.returncode == 0, done.stderr
+    assert_same({"vda": (out / "vda.raw").read_bytes()}, witness.frozen[point["id"]])
+
+
+@pytest.mark.timeout_seconds(240)
+def test_damage_to_any_file_is_found_and_refused(pulled):
+    """Of a store that was really pulled: a flipped byte and a cut, in every file of both points of a chain."""
+    witness = pulled({"vda": MIB, "vdb": Disk(MIB, "raw")}, quick=True)
+    witness.vm.write_bytes("vda", 1000, os.urandom(200 * KIB))
+    witness.pull()
+    witness.vm.write_bytes("vda", 5 * CLUSTER, os.urandom(1000))
+    witness.pull()
+    assert damages(witness) == []
+    files = [path for path in sorted(witness.store.rglob("*")) if path.is_file()]
+    assert len(files) > 14
+    for path in files:
+        intact = path.read_bytes()
+        owner = next((point for point in witness.frozen if point in path.parts), "latest")
+        for damaged in (intact[: len(intact) // 2], intact[:-1], flipped(intact, len(intact) // 2), None):
+            if damaged is None and path.name == "manifest.json" and owner == witness.result["details"]["id"]:
+                continue  # without it there never was a point
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            what = f"{path}, {len(intact)} bytes, damaged to {damaged}"
+            assert damages(witness), what
+            assert restored_or_refused(witness, owner) is None, what
+            for point in witness.frozen:  # others may not need the file: right or refused, but never wrong
+                assert_same(restored_or_refused(witness, point) or witness.frozen[point], witness.frozen[point], what)
+        path.write_bytes(intact)
+    assert damages(witness) == []
+    witness.assert_restores()
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+
+
+def damages(witness):
+    """What verify finds; in this process, as each command line would take a third of a second."""
+    try:
+        return verify_store(witness.store).damages
+    except errors.NbdpullError as error:
+        return [error]
+
+
+def restored_or_refused(witness, point):
+    """The bytes of the point's disks, or None where restore refused and wrote nothing."""
+    out = witness.folder / "perhaps"
+    try:
+        restore.restore(restore.Options(str(witness.store), str(out), point=point, kind="raw"))
+        return {image.stem: image.read_bytes() for image in out.glob("*.raw")}
+    except errors.NbdpullError:
+        assert not list(out.glob("*"))
+        return None
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def test_disk_that_was_shrunk_and_grown_again_between_two_points(pulled):
+    """What the shrinking cut off reads as zero, and comes back in a restore."""
+    witness = pulled({"vda": 2 * MIB})
+    vm = witness.vm
+    vm.write("vda", 0, 2 * MIB, 0x11)
+    witness.pull()
+    vm.stop()
+    vm.resize("vda", MIB)
+    vm.resize("vda", 2 * MIB)
+    vm.start()
+    witness.pull()
+    witness.assert_restores()
