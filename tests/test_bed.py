@@ -10,6 +10,7 @@ import pytest
 from bed import BedError
 from bed.guest import Guest
 from bed.machine import MIB, Disk, Machine, wait_for
+from bed.saved_guest import SavedGuest
 
 TESTS = Path(__file__).parent
 
@@ -160,6 +161,20 @@ def test_guest_agent_answers_and_freezes(guest):
         guest.run("exit 3")
 
 
+def test_a_saved_guest_has_its_agent_its_clock_and_its_disk_again(private_libvirt, guest_parts, saved_guest, tmp_path):
+    """And each is another one: what the first has written, to memory or disk, is not in the second."""
+    for number in range(2):
+        with SavedGuest(private_libvirt, tmp_path / str(number), guest_parts, saved_guest) as vm:
+            assert same_content(vm.disks["vda"].path, saved_guest.disk)
+            assert "new" not in vm.run("ls /mnt /run")
+            assert abs(int(vm.run("date +%s")) - time.time()) < 5
+            vm.create_checkpoint("one")
+            vm.run("echo new > /mnt/new; echo new > /run/new; sync")
+            assert vm.bitmaps("vda")["one"]["count"] > 0
+            assert vm.run("cat /proc/mounts").count("/dev/vda /mnt ext4") == 1
+            assert not same_content(vm.disks["vda"].path, saved_guest.disk)
+
+
 def test_guest_writes_by_itself(guest):
     guest.create_checkpoint("one")
     guest.start_writer()
@@ -179,6 +194,13 @@ def test_frozen_ext4_needs_no_recovery(guest, tmp_path):
     running = guest.freeze_copy("vda", tmp_path / "running.raw")
     assert "needs_recovery" not in features(frozen)
     assert "needs_recovery" in features(running)
+
+
+def same_content(image, other):
+    """By qemu-img, whose status 1 is a difference."""
+    done = subprocess.run(["qemu-img", "compare", "-U", "-q", str(image), str(other)], capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode == 0
 
 
 def features(image):
