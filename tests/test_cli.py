@@ -671,18 +671,19 @@ def test_a_signal_ends_an_index_too(vm, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "words",
     [
-        ["list", ""], ["list", "/dev/null"], ["list", "/proc"], ["list", "x" * 5000],
-        ["restore", "STORE", "-o", ""], ["restore", "STORE", "-o", "x" * 5000], ["restore", "STORE", "-o", "/dev/null"],
-        ["restore", "STORE", "-o", "/proc/x"], ["show", "STORE", "../.."], ["show", "STORE", "x", "--domain", ".."],
-        ["show", "STORE", ""], ["verify", "STORE", "--domain", ""], ["verify", "STORE", "--point", ""],
-        ["restore", "STORE", "-o", "OUT", "--domain", ""], ["restore", "STORE", "-o", "OUT", "--disk", ""],
+        [10, "list", ""], [10, "list", "/dev/null"], [10, "list", "/proc"], [10, "list", "x" * 5000],
+        [2, "restore", "STORE", "-o", ""], [9, "restore", "STORE", "-o", "x" * 5000],
+        [2, "restore", "STORE", "-o", "/dev/null"], [9, "restore", "STORE", "-o", "/proc/x"],
+        [10, "show", "STORE", "../.."], [10, "show", "STORE", "x", "--domain", ".."], [10, "show", "STORE", ""],
+        [10, "verify", "STORE", "--domain", ""], [10, "verify", "STORE", "--point", ""],
+        [10, "restore", "STORE", "-o", "OUT", "--domain", ""], [3, "restore", "STORE", "-o", "OUT", "--disk", ""],
     ],
 )  # fmt: skip
 def test_strange_words(vm, tmp_path, capsys, monkeypatch, words):
     monkeypatch.setenv("NBDPULL_DEBUG", "1")  # a fault of ours would be raised
     places = {"STORE": str(vm.root), "OUT": str(tmp_path / "out")}
-    code = cli.main([places.get(word, word) for word in words])
-    assert code in (2, 3, 9, 10)
+    code, *words = words
+    assert cli.main([places.get(word, word) for word in words]) == code
     assert capsys.readouterr().err.startswith("nbdpull: ")
     assert not os.path.exists(tmp_path / "out")
 
@@ -690,7 +691,7 @@ def test_strange_words(vm, tmp_path, capsys, monkeypatch, words):
 @pytest.mark.parametrize("option", ["--domain", "--point", "--disk"])
 def test_words_that_are_no_text(vm, tmp_path, option):
     code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/out {option} $'\\xff'")
-    assert code in (3, 10)
+    assert code == {"--domain": 10, "--point": 10, "--disk": 3}[option]
     assert err.startswith("nbdpull: ") and "\\udcff" in err and len(err.splitlines()) == 1
 
 

@@ -236,7 +236,7 @@ def test_the_guest_itself_shuts_down(guest, tmp_path):
     rig.start("--quiesce=never", phase="copying")
     guest.shutdown()
     code, result, _ = rig.end()
-    assert (code, result["code"]) == (6, "domain-stopped")
+    assert (code, result["code"]) == (6, "domain-stopped"), result
     assert f"domain '{guest.name}' was shut down by its guest during the run" in result["message"]
 
 
