@@ -1,7 +1,11 @@
 """Fixtures of the whole suite: one private libvirt a session; VMs and the witnesses of their pulls, one a test."""
 
+import collections
 import faulthandler
+import functools
 import os
+import re
+import shutil
 import signal
 
 import pytest
@@ -21,17 +25,32 @@ class TimedOut(Exception):
     """A test took longer than it may."""
 
 
+KINDS = {  # and the seconds that one takes, more or less: the longest modules begin first
+    "unit": ("needs no hypervisor and none of its programs", 0.05),
+    "e2e": ("needs libvirt, or a program of QEMU's or nbdkit's", 1),
+    "faults": ("an e2e test that does a fault to a run, in tests/faults", 4),
+    "guest": ("an e2e test with a Linux guest", 8),
+}
+# A word of a command line in a module's text; the bed's own files that run such; and the fuzz, whose stores need them.
+PROGRAMS = re.compile(
+    r"""["'](qemu-[a-z]+|virsh|nbdkit|nbdcopy|nbdinfo|swtpm|pip|mount)(["'][,\])]| )"""
+    "|bed[.](luks|device)|import (fuzz|torture)"
+)
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "timeout_seconds(n): this test may take n seconds")
     config.addinivalue_line("markers", "libvirt_since(version): only for libvirt of that version, '10.10', or later")
+    for name, (meaning, _) in KINDS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
     config.stash[REAL_STDERR] = os.dup(2)  # output is not yet captured here
     # Ignored where the suite was started in the background or by nohup; nbdpull would inherit that, and keep to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def pytest_collection_modifyitems(config, items):
-    """Leave out what this libvirt is too old for. Deselected and not skipped: nothing is missing that could be
+def leave_out_the_too_new(config, items):
+    """Those that this libvirt is too old for. Deselected and not skipped: nothing is missing that could be
     installed, and .ci/run does these in another release (scripts/in-release)."""
     too_new = [item for item in items if any(map(_is_too_new, item.iter_markers("libvirt_since")))]
     if too_new:
@@ -42,6 +61,32 @@ def pytest_collection_modifyitems(config, items):
 def _is_too_new(mark):
     major, minor = map(int, mark.args[0].split("."))
     return libvirt is not None and libvirt.getVersion() < major * 1_000_000 + minor * 1000
+
+
+def pytest_collection_modifyitems(config, items):
+    """Set what kinds a test is of, and begin with the modules that take longest, so that no worker ends with one."""
+    leave_out_the_too_new(config, items)
+    seconds = collections.Counter()
+    for item in items:
+        kinds = kinds_of(item)
+        for kind in kinds:
+            item.add_marker(kind)
+        seconds[item.path] += max(KINDS[kind][1] for kind in kinds)
+    items.sort(key=lambda item: -seconds[item.path])
+
+
+def kinds_of(item):
+    """By its fixtures, its folder, and the programs that its module names."""
+    programs = "private_libvirt" in item.fixturenames or "nbdkit" in item.fixturenames
+    if not programs and not PROGRAMS.search(_source(item.path)):
+        return ["unit"]
+    faults = ["faults"] if item.path.parent.name == "faults" else []
+    return ["e2e", *faults, *(["guest"] if "guest_parts" in item.fixturenames else [])]
+
+
+@functools.cache
+def _source(path):
+    return path.read_text()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -105,6 +150,13 @@ def private_libvirt(pytestconfig):
     yield bed
     del pytestconfig.stash[LIBVIRT]
     bed.close()
+
+
+@pytest.fixture(scope="session")
+def nbdkit():
+    """For tests of what begins with a look for it."""
+    if not shutil.which("nbdkit"):
+        pytest.skip("nbdkit is not installed (scripts/install --test installs it)")
 
 
 @pytest.fixture

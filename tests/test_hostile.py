@@ -165,6 +165,7 @@ def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys)
         assert sorted(os.listdir(tmp_path / f"out{len(xml)}")) == ["domain.xml", "vda.raw"]
 
 
+@pytest.mark.usefixtures("nbdkit")
 @pytest.mark.timeout_seconds(30)
 @pytest.mark.parametrize("what", ["marker", "series", "second point", "second manifest", "index"])
 @pytest.mark.parametrize("kind", ["link", "FIFO"])

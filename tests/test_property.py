@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 from bed.machine import MIB, Disk
-from test_pull import CLUSTER, KIB, Before, Witness, assert_same
+from witness import CLUSTER, KIB, Before, Witness, assert_same
 
 from nbdpull.core import errors
 from nbdpull.operations import pull
@@ -23,7 +23,7 @@ from nbdpull.storage import store
 libvirt = pytest.importorskip("libvirt")
 
 ENOUGH = 5  # pulls, where the machine is slow
-SECONDS = float(os.environ.get("NBDPULL_SECONDS", "25"))
+SECONDS = float(os.environ.get("NBDPULL_SECONDS", "8"))
 CLUSTER_SIZES = {  # by options of the image
     "cluster_size=65536": CLUSTER,
     "cluster_size=4096": 4096,

@@ -80,6 +80,7 @@ def assert_harmless(text):
     assert not any(line.startswith("nbdpull: all is well") for line in lines), text
 
 
+@pytest.mark.usefixtures("nbdkit")
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_a_store_has_no_command_of_the_terminal(capsys, vm, tmp_path, words):
     out, err = run(capsys, vm, tmp_path, words)
