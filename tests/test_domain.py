@@ -219,13 +219,13 @@ def test_disks(machine):
         told = vm.disks()
         disks = {disk.target: disk for disk in told if disk.empty}
         disks |= {disk.target: disk for disk in vm.looked_at(disk for disk in told if not disk.empty)}
-    assert all(disk.size is disk.bitmaps is None for disk in told)
+    assert all(not disk.size and disk.bitmaps is None for disk in told)
     assert {target: (disk.format, disk.size, disk.bitmaps) for target, disk in disks.items()} == {
         "vda": ("qcow2", 3 * MIB, True),
         "vdb": ("raw", MIB + 512, False),
         "vdc": ("qcow2", MIB, False),
         "sdb": ("qcow2", 3 * MIB, True),
-        "hda": ("raw", None, None),
+        "hda": ("raw", 0, None),
     }
     assert disks["vda"].source == str(made.disks["vda"].path)
     assert [target for target, disk in disks.items() if disk.readonly] == ["hda", "sdb"]

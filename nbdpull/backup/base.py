@@ -11,12 +11,14 @@ Must not know: NBD, how a backup runs, what is printed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..core import errors
+from ..core.errors import Check
 from ..definitions import domain_xml
+from ..definitions.domain_xml import Checkpoint, Disk
 from ..format import findings, layout
-from ..format.manifest import FULL, INCREMENTAL
+from ..format.manifest import FULL, INCREMENTAL, CheckpointEntry
 from ..hypervisor import domain
 from ..repository import series, verdict
 
@@ -40,15 +42,15 @@ LOST = {
 class Base:
     """What incremental disks start from: a checkpoint, and the point made with it where the series has one."""
 
-    checkpoint: domain.Checkpoint
+    checkpoint: Checkpoint
     point: Optional[series.Point]
     whole: frozenset[str] = frozenset()  # disks that the point has as whole images, with every file that it takes
     broken: frozenset[str] = frozenset()  # disks of it that lack a file, or have a damaged index
     damaged: frozenset[str] = frozenset()  # disks that cannot be restored as of it, as a verification found
 
-    def size(self, target):
+    def size(self, target: str) -> Optional[int]:
         """Bytes of that disk in the point, None where no point tells."""
-        entry = self.point and self.point.manifest.disk(target)
+        entry = self.point.manifest.disk(target) if self.point else None
         return entry.size if entry else None
 
 
@@ -71,17 +73,17 @@ class Choice:
         """Whether incrementals start from a checkpoint that no point of the store was made with."""
         return self.base is not None and self.base.point is None
 
-    def start(self, target) -> Optional[str]:
+    def start(self, target: str) -> Optional[str]:
         """Name of the checkpoint that a disk starts from, None = full."""
         incremental = self.base and self.decisions[target][0] == INCREMENTAL
         return self.base.checkpoint.name if self.base and incremental else None
 
-    def dirty_from(self, disk):
+    def dirty_from(self, disk: Disk) -> int:
         """Offset from which a bitmap says nothing: what a disk grew by has no bits set, and no base either."""
-        before = self.base and self.base.size(disk.target)
+        before = self.base.size(disk.target) if self.base else None
         return min(before, disk.size) if before is not None else disk.size
 
-    def whole_parent(self, target) -> Optional[series.Point]:
+    def whole_parent(self, target: str) -> Optional[series.Point]:
         """The Point whose image of that disk an incremental changes; None where there is none, or it is not whole."""
         return self.parent if self.base and target in self.base.whole and self.start(target) else None
 
@@ -90,7 +92,7 @@ class Choice:
         """{target: reason} of the disks that are in full because their base was lost."""
         return {target: reason for target, (_, reason) in self.decisions.items() if reason in LOST}
 
-    def require_not_lost(self):
+    def require_not_lost(self) -> None:
         """CheckpointUnusable if there is one."""
         lost = [f"{target} ({reason})" for target, reason in self.lost.items()]
         if lost:
@@ -99,7 +101,15 @@ class Choice:
             )
 
 
-def choose(vm, target, points, disks, since=None, full=False, check=lambda: None) -> Choice:
+def choose(
+    vm: domain.Domain,
+    target: Optional[series.Series],
+    points: list[series.Point],
+    disks: list[Disk],
+    since: Optional[str] = None,
+    full: bool = False,
+    check: Check = lambda: None,
+) -> Choice:
     """Decide for each Disk of `disks`. points: those of the Series `target`, in the order of commits.
     check() is called while files are proved.
 
@@ -121,7 +131,7 @@ def choose(vm, target, points, disks, since=None, full=False, check=lambda: None
     return choice
 
 
-def decide(disk, base, why_none) -> Decision:
+def decide(disk: Disk, base: Optional[Base], why_none: str) -> Decision:
     """(mode, reason) of one disk. base: a Base, or None, then `why_none` is the reason."""
     if disk.format != "qcow2":
         return FULL, f"{disk.format}-has-no-bitmaps" if base or why_none in LOST else why_none
@@ -135,11 +145,11 @@ def decide(disk, base, why_none) -> Decision:
         return FULL, "bitmap-lost"
     if base.point is None:
         return INCREMENTAL, "checkpoint"
-    return _decide_by_parent(disk, base)
+    return _decide_by_parent(disk, base, base.point)
 
 
-def _decide_by_parent(disk, base):
-    before = base.point.manifest.disk(disk.target)
+def _decide_by_parent(disk: Disk, base: Base, point: series.Point) -> Decision:
+    before = point.manifest.disk(disk.target)
     if before is None:
         return FULL, "not-in-parent"
     if before.source != disk.source:
@@ -153,33 +163,53 @@ def _decide_by_parent(disk, base):
     return INCREMENTAL, "grown" if before.size < disk.size else "checkpoint"
 
 
-_NO_FULL = "the chain begins with an incremental"
+class _Chain(NamedTuple):
+    """What the store has of a disk of a point. flaw: why it cannot be restored though it should; where there is none it
+    may still be no whole image, but what changed since a state that nobody stored."""
+
+    is_whole: bool
+    flaw: str = ""
 
 
 class _Finder:
     """Looks for a base. warnings: what the operator should know of it."""
 
-    def __init__(self, vm, target, points, disks, check):
-        self._vm, self._series, self._points, self._disks = vm, target, points, disks
+    def __init__(
+        self,
+        vm: domain.Domain,
+        target: Optional[series.Series],
+        points: list[series.Point],
+        disks: list[Disk],
+        check: Check,
+    ) -> None:
+        self._vm, self._points, self._disks = vm, points, disks
+        self._target = target
         self._check = check
         self._partial = series.partial_disks(points)
         self.warnings: list[str] = []
         self.given_back: list[str] = []
 
-    def named(self, name):
+    @property
+    def _series(self) -> series.Series:
+        """For who has a point of it."""
+        if self._target is None:
+            raise errors.StoreError("there is no store yet")
+        return self._target
+
+    def named(self, name: str) -> tuple[Base, str]:
         if not self._vm.supports_checkpoints:
             raise errors.Unsupported(
                 f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
             )
         if name not in self._vm.checkpoints():
-            for point in reversed([p for p in self._points if p.manifest.checkpoint]):
-                if point.manifest.checkpoint.name == name and self._given_back(point):
+            for point, made in reversed(self._with_checkpoint(self._points)):
+                if made.name == name and self._given_back(point, name):
                     break
         checkpoint = self._vm.checkpoint(name)
         made_with = [point for point in self._points if is_of(point, checkpoint) and self._is_linked(point)]
         return Base(checkpoint, made_with[-1] if made_with else None), ""
 
-    def newest(self):
+    def newest(self) -> tuple[Optional[Base], str]:
         """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
         are none: a series must not go on with what cannot be restored by itself."""
         if not self._points:
@@ -188,19 +218,23 @@ class _Finder:
             return None, "no-checkpoint-support"
         self._existing = set(self._vm.checkpoints())
         none = None, "no-checkpoint"
-        newest_first = reversed([p for p in self._whole() or self._points if p.manifest.checkpoint])
-        for number, point in enumerate(newest_first):
-            base, why = self._of_point(point)
+        newest_first = reversed(self._with_checkpoint(self._whole() or self._points))
+        for number, (point, made) in enumerate(newest_first):
+            base, why = self._of_point(point, made.name)
             if base:
                 return base, ""
             none = none if number else (None, why)  # why the newest one is none
         return none
 
-    def _whole(self):
+    @staticmethod
+    def _with_checkpoint(points: list[series.Point]) -> list[tuple[series.Point, CheckpointEntry]]:
+        return [(point, point.manifest.checkpoint) for point in points if point.manifest.checkpoint]
+
+    def _whole(self) -> list[series.Point]:
         """The points with whole images of all their disks."""
         return [point for point in self._points if not self._partial[point.id]]
 
-    def tell_of_partial(self, base, decisions):
+    def tell_of_partial(self, base: Base, decisions: dict[str, Decision]) -> None:
         """The next point will be one of which no whole image can be made, in a series that has such."""
         partial = self._partial[base.point.id] if base.point else set(decisions)
         chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]
@@ -210,19 +244,18 @@ class _Finder:
                 f"store has no whole image: it is partial, and latest stays {whole[-1].id}"
             )
 
-    def looked_through(self, base):
+    def looked_through(self, base: Base) -> Base:
         """The Base with what is known of its files: what is laid over a lost file could not be restored."""
-        disks = [disk.name for disk in base.point.manifest.disks] if base.point else []
-        flaws = {disk: self._chain_flaw(base.point, disk) for disk in disks}
-        broken = {disk: flaw for disk, flaw in flaws.items() if flaw not in (None, _NO_FULL)}
+        if base.point is None:
+            return base
+        chains = {disk.name: self._chain(base.point, disk.name) for disk in base.point.manifest.disks}
+        broken = {disk: chain.flaw for disk, chain in chains.items() if chain.flaw}
         self.warnings += [f"the chain of disk {disk} is broken and is not continued: {broken[disk]}" for disk in broken]
-        whole = frozenset(disk for disk, flaw in flaws.items() if flaw is None)
+        whole = frozenset(disk for disk, chain in chains.items() if chain.is_whole)
         return replace(base, whole=whole, broken=frozenset(broken), damaged=self._damaged(base.point))
 
-    def _damaged(self, point):
+    def _damaged(self, point: series.Point) -> frozenset[str]:
         """The disks that cannot be restored as of a point, by what is on record of it and of all that it builds on."""
-        if point is None:
-            return frozenset()
         known = verdict.Known(self._points, findings.load(self._series))
         named = {disk.name: known.damaged(point, disk.name) for disk in point.manifest.disks}
         self.warnings += [
@@ -231,24 +264,23 @@ class _Finder:
         ]
         return frozenset(disk for disk, points in named.items() if points)
 
-    def _chain_flaw(self, point, disk):
-        """Why a disk cannot be restored as of a point, as text; None where it can. Of the chunk files, sizes only."""
+    def _chain(self, point: series.Point, disk: str) -> _Chain:
+        """Of the chunk files, sizes only."""
         try:
             links = self._series.chain(point, disk)
         except errors.NoFullPull:
-            return _NO_FULL
+            return _Chain(is_whole=False)
         except errors.NbdpullError as error:
-            return str(error)
+            return _Chain(is_whole=False, flaw=str(error))
         for _, entry in links:
             flaws = [*map(self._series.size_flaw, entry.chunks), self._series.file_flaw(entry.index, self._check)]
-            if any(flaws):
-                return next(filter(None, flaws))
-        return None
+            if flaw := next(filter(None, flaws), ""):
+                return _Chain(is_whole=False, flaw=flaw)
+        return _Chain(is_whole=True)
 
-    def _of_point(self, point):
+    def _of_point(self, point: series.Point, name: str) -> tuple[Optional[Base], str]:
         """Return (Base of a point with a checkpoint, "") or (None, why it can be none)."""
-        name = point.manifest.checkpoint.name
-        if name not in self._existing and not self._given_back(point):
+        if name not in self._existing and not self._given_back(point, name):
             return None, "checkpoint-lost"
         checkpoint = self._vm.checkpoint(name)
         if not is_of(point, checkpoint):
@@ -258,28 +290,28 @@ class _Finder:
             return None, "bitmap-lost" if covered else "not-in-checkpoint"
         return (Base(checkpoint, point), "") if self._is_linked(point) else (None, "chain-broken")
 
-    def _given_back(self, point):
+    def _given_back(self, point: series.Point, name: str) -> bool:
         """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
         xml = stored_checkpoint(self._series, point)
         if xml is None or not self._vm.redefine_checkpoint(xml):
             return False
-        name = point.manifest.checkpoint.name
         self.given_back.append(name)
         self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")
         return True
 
-    def _is_linked(self, point):
+    def _is_linked(self, point: series.Point) -> bool:
         """Whether all that it builds on is there."""
+        below: Optional[series.Point] = point
         try:
-            while (point := self._series.parent(point)) is not None:
-                pass
+            while below is not None:
+                below = self._series.parent(below)
         except errors.NbdpullError as error:
             self.warnings.append(f"a chain is broken and is not continued: {error}")
             return False
         return True
 
 
-def stored_checkpoint(target, point):
+def stored_checkpoint(target: series.Series, point: series.Point) -> Optional[str]:
     """The definition of its checkpoint that a Point of the Series keeps, None where it has none, or another one's:
     whoever can write to the store may have written it."""
     try:
@@ -289,7 +321,7 @@ def stored_checkpoint(target, point):
         return None
 
 
-def is_of(point, checkpoint):
+def is_of(point: series.Point, checkpoint: Checkpoint) -> bool:
     """Whether this is the very checkpoint made with the point, not one of its name from another time.
 
     The time alone does not tell: it is in whole seconds, and a name can be given anew within one.

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
 from ..hypervisor import domain
+from ..repository.journal import Hold
 from . import offline_read
 
 AUTO, START_PAUSED, READ, REFUSE = "auto", "start-paused", "read", "refuse"
@@ -26,7 +27,7 @@ class Reached(NamedTuple):
 
 @contextlib.contextmanager
 def reached(
-    vm: domain.Domain, how: str, hold: Any, check: Callable[[], None], stall_timeout: float
+    vm: domain.Domain, how: str, hold: Hold, check: Callable[[], None], stall_timeout: float
 ) -> Iterator[Reached]:
     """Inside, the domain can be pulled. hold: its journal.Hold.
 

@@ -7,12 +7,15 @@ to be ours, is named and left alone. Must not know: how a run makes what it make
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Optional
 
 from ..core import errors
 from ..format import layout
 from ..hypervisor import domain
-from ..repository.journal import JOURNAL
+from ..repository.journal import JOURNAL, Hold, Run
+from ..repository.series import Series
 from . import scratch_watch
 
 
@@ -20,12 +23,14 @@ from . import scratch_watch
 class Leftover:
     """run: id, or None where it is nobody's of us; what: a text; left: why it is still there, "" if it was removed."""
 
-    run: str | None
+    run: Optional[str]
     what: str
     left: str = ""
 
 
-def reclaim(vm, series, hold, dry_run=False, keep=None):
+def reclaim(
+    vm: domain.Domain, series: Optional[Series], hold: Hold, dry_run: bool = False, keep: Optional[str] = None
+) -> list[Leftover]:
     """Remove what dead runs left; return Leftovers. The domain is held, and the series, which may be None, locked.
 
     keep: id of a run that is gone on with.
@@ -34,7 +39,8 @@ def reclaim(vm, series, hold, dry_run=False, keep=None):
     previous = hold.previous
     if previous:
         runs[previous.id] = previous
-    runs.pop(keep, None)
+    if keep:
+        runs.pop(keep, None)
     found = _frozen_guest(vm, previous, dry_run)
     for run_id, run in runs.items():
         found += _reclaim_run(vm, series, run_id, run, dry_run)
@@ -46,7 +52,7 @@ def reclaim(vm, series, hold, dry_run=False, keep=None):
     return found
 
 
-def _proved(run):
+def _proved(run: Optional[Run]) -> Optional[Run]:
     """A run as its store tells of it, without a socket that might be any file: that of a run has its id in its name, or
     this machine's own record of the run names it."""
     if run and run.socket and os.path.basename(run.socket) != domain.socket_name(run.id):
@@ -54,13 +60,13 @@ def _proved(run):
     return run
 
 
-def plan_of(run):
+def plan_of(run: Run) -> domain.Plan:
     """The domain.Plan that a journal tells of."""
     names = ("disks", "checkpoint", "checkpoint_disks", "socket", "scratch_dir")
     return domain.Plan(run_id=run.id, **{name: getattr(run, name) for name in names})
 
 
-def _frozen_guest(vm, previous, dry_run):
+def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> list[Leftover]:
     """One whose nbdpull was killed together with the guard that thaws then."""
     if not vm.left_frozen:
         return []
@@ -73,11 +79,13 @@ def _frozen_guest(vm, previous, dry_run):
     return [Leftover(previous.id if previous else None, "frozen guest", left)]
 
 
-def _reclaim_run(vm, series, run_id, run, dry_run):
+def _reclaim_run(
+    vm: domain.Domain, series: Optional[Series], run_id: str, run: Optional[Run], dry_run: bool
+) -> list[Leftover]:
     if run is None:
         return _remove_files(series, run_id, [], dry_run)
     is_here = series is not None and run_id in series.uncommitted()
-    is_copy = is_here and series.is_copy(run)
+    is_copy = series is not None and is_here and series.is_copy(run)
     if is_copy and run.is_alive is None and _has_no_part(vm, run):
         return _remove_files(series, run_id, [], dry_run)
     why = _why_not_ours(vm, run)
@@ -97,7 +105,7 @@ def _reclaim_run(vm, series, run_id, run, dry_run):
     return _remove(vm, run, found) + _remove_files(series, run_id, vm.remains(plan_of(run)), False)
 
 
-def _why_not_ours(vm, run):
+def _why_not_ours(vm: domain.Domain, run: Run) -> str:
     if run.uuid != vm.uuid:
         return f"it is of another domain named {run.domain} (uuid {run.uuid})"
     if run.is_alive:
@@ -107,12 +115,12 @@ def _why_not_ours(vm, run):
     return ""
 
 
-def _has_no_part(vm, run):
+def _has_no_part(vm: domain.Domain, run: Run) -> bool:
     """Whether the domain is the run's, and shows nothing of it: a run that lives has its job there."""
     return run.uuid == vm.uuid and not vm.remains(plan_of(run))
 
 
-def _committed(run):
+def _committed(run: Run) -> Optional[bool]:
     """Whether the run's point was published; None where its store does not tell."""
     folder = os.path.join(run.store, run.folder)
     if os.path.exists(os.path.join(folder, layout.MANIFEST)):
@@ -120,7 +128,7 @@ def _committed(run):
     return False if os.path.exists(os.path.join(folder, JOURNAL)) else None
 
 
-def _remove(vm, run, found):
+def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
     starved = run.guest_runs and "backup job" in found and scratch_watch.starves(vm, run.scratch_dir)
     left = vm.clear(plan_of(run))
     still = vm.remains(plan_of(run))
@@ -131,7 +139,9 @@ def _remove(vm, run, found):
     return items
 
 
-def _remove_files(series, run_id, still, dry_run, wanted=True):
+def _remove_files(
+    series: Optional[Series], run_id: str, still: Collection[str], dry_run: bool, wanted: bool = True
+) -> list[Leftover]:
     """The run's folder; its journal stays as long as something in the domain does."""
     if not wanted or series is None or run_id not in series.uncommitted():
         return []
@@ -140,7 +150,7 @@ def _remove_files(series, run_id, still, dry_run, wanted=True):
     return [Leftover(run_id, f"partial files in {series.store.path(series.folder, run_id)}", "dry run" * dry_run)]
 
 
-def _unknown_job(vm, known):
+def _unknown_job(vm: domain.Domain, known: Collection[Optional[str]]) -> list[Leftover]:
     backup = vm.backup_job()
     if backup is None or (backup.run_id and backup.run_id in known):
         return []
@@ -150,7 +160,9 @@ def _unknown_job(vm, known):
     return [Leftover(backup.run_id, "backup job" + (f" of run {backup.run_id}" if backup.run_id else ""), why)]
 
 
-def _end_of_journals(series):
+def _end_of_journals(series: Optional[Series]) -> None:
     """A run that died between its commit and the removal of its journal has nothing to be reclaimed."""
-    for point in series.load()[0] if series else []:
+    if series is None:
+        return
+    for point in series.load()[0]:
         series.store.remove_file(f"{series.folder}/{point.id}/{JOURNAL}")

@@ -8,24 +8,28 @@ journal is made.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Optional
 
 from ..core import errors, extents
+from ..core.errors import Check
+from ..definitions.domain_xml import Disk
 from ..format import layout, manifest, reader
 from ..format.manifest import FileEntry
 from ..hypervisor import domain
 from ..repository import journal
+from ..repository.series import Point, Series
 from . import scratch_watch
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
 SOON = 3600  # seconds: who asks for nothing gets no older state of the disks than that
 
 
-def find(vm, series) -> Optional[journal.Run]:
+def find(vm: domain.Domain, series: Series) -> Optional[journal.Run]:
     """The dead run of this series whose backup job the domain still has; None where there is none."""
     job = vm.backup_job()
-    run = series.dead_runs().get(job.run_id) if job else None
+    run = series.dead_runs().get(job.run_id) if job and job.run_id else None
     if not run or run.uuid != vm.uuid or run.is_alive is not False:
         return None
     # A store that was moved is the run's all the same. Of a copy it is not: the original would take the point's
@@ -33,7 +37,14 @@ def find(vm, series) -> Optional[journal.Run]:
     return None if series.is_copy(run) else run
 
 
-def obstacle(vm, run, plan, parent=None, how=AUTO, scratch_limit=None) -> str:
+def obstacle(
+    vm: domain.Domain,
+    run: journal.Run,
+    plan: domain.Plan,
+    parent: Optional[Point] = None,
+    how: str = AUTO,
+    scratch_limit: Optional[int] = None,
+) -> str:
     """Why a pull by this plan cannot go on with that run, as text; "" if it can.
 
     plan: with the run's id; parent: the Point that it builds on, or None.
@@ -51,12 +62,12 @@ def obstacle(vm, run, plan, parent=None, how=AUTO, scratch_limit=None) -> str:
     return _unfit(vm, plan, scratch_limit) or ("" if how == ALWAYS else _too_old(run))
 
 
-def parent_of(point):
+def parent_of(point: Optional[Point]) -> Optional[list[str]]:
     """What a run writes down of the Point that it builds on."""
     return [point.id, point.sha256] if point else None
 
 
-def _unfit(vm, plan, scratch_limit):
+def _unfit(vm: domain.Domain, plan: domain.Plan, scratch_limit: Optional[int]) -> str:
     """Why the job cannot be read from for much longer: nobody has looked after it since its run died."""
     if vm.is_remote:
         return ""
@@ -74,7 +85,7 @@ def _unfit(vm, plan, scratch_limit):
     return ""
 
 
-def _too_old(run):
+def _too_old(run: journal.Run) -> str:
     age = (datetime.now(timezone.utc) - datetime.fromisoformat(run.begun)).total_seconds()
     if 0 <= age <= SOON:
         return ""
@@ -88,7 +99,7 @@ class Kept:
     read_bytes: read for it. check() is called often while the files are proved.
     """
 
-    def __init__(self, series, run, disk, check=lambda: None):
+    def __init__(self, series: Series, run: journal.Run, disk: Disk, check: Check = lambda: None) -> None:
         """disk: as the domain has it, with its target and size."""
         self._series, self._point, self._disk, self._size = series, run.id, disk.target, disk.size
         self.chunks: list[FileEntry] = []
@@ -101,7 +112,7 @@ class Kept:
             self.chunks += chunks
             self.read_bytes += sealed.read_bytes
 
-    def _taken(self, chunks, check):
+    def _taken(self, chunks: list[FileEntry], check: Check) -> bool:
         """Whether these files are what they were; the disk is then done up to where the records of our own end."""
         own = [chunk for chunk in chunks if self._is_own(chunk)]
         others = [chunk for chunk in chunks if not self._is_own(chunk)]
@@ -124,22 +135,22 @@ class Kept:
         self.reached = int(extents.ends(records[-1:])[0])
         return True
 
-    def _is_own(self, chunk):
+    def _is_own(self, chunk: FileEntry) -> bool:
         return chunk.path.startswith(f"{self._point}/")
 
     @property
-    def own(self):
+    def own(self) -> list[int]:
         """Numbers in `chunks` of the files that the run made itself."""
         return [number for number, chunk in enumerate(self.chunks) if self._is_own(chunk)]
 
     @property
-    def files(self):
+    def files(self) -> list[FileEntry]:
         """Those files, as FileEntry."""
         return [self.chunks[number] for number in self.own]
 
-    def records(self):
+    def records(self) -> Iterator[layout.Records]:
         """Yield the records of each of those files, as arrays: the index of the disk so far."""
         return map(self._records, self.files)
 
-    def _records(self, chunk):
+    def _records(self, chunk: FileEntry) -> layout.Records:
         return reader.chunk_records(self._series.store, f"{self._series.folder}/{chunk.path}", chunk.size)

@@ -16,9 +16,10 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable, Optional, Union
+from typing import BinaryIO, Optional, Union
 
 from ..core import errors
+from ..core.errors import Check
 from ..hypervisor import domain
 from ..nbd import source
 
@@ -81,7 +82,7 @@ def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Ro
     return Route() if vm.reads_images else way
 
 
-def _require_files(folder):
+def _require_files(folder: str) -> None:
     present = {name: os.access(os.path.join(folder, name), os.R_OK) for name in (*_TLS_FILES, *_CLIENT_FILES)}
     if not present["ca-cert.pem"]:
         raise errors.UsageError(f"--tls {folder}: no readable ca-cert.pem in it, by which the server would be checked")
@@ -91,7 +92,7 @@ def _require_files(folder):
 
 @contextlib.contextmanager
 def opened(
-    route: Route, vm: domain.Domain, socket: str, check: Callable = lambda: None
+    route: Route, vm: domain.Domain, socket: str, check: Check = lambda: None
 ) -> Iterator[Union[str, source.Tcp]]:
     """Give what source.Source is to connect to. socket: path of QEMU's, on its machine. check() is called while ssh
     is waited for."""
@@ -106,7 +107,7 @@ def opened(
 
 
 @contextlib.contextmanager
-def _forwarded(uri, socket, check):
+def _forwarded(uri: str, socket: str, check: Check) -> Iterator[str]:
     """A unix socket here that ssh joins to QEMU's there."""
     command = ssh_command(uri)
     folder = tempfile.mkdtemp(prefix="nbdpull-")  # nobody else may enter it
@@ -145,7 +146,7 @@ def ssh_command(uri: str) -> list[str]:
     return [*words, "--", parts.hostname or ""]
 
 
-def _wait_for(local, process, said, check=lambda: None):
+def _wait_for(local: str, process: subprocess.Popen[bytes], said: BinaryIO, check: Check) -> None:
     deadline = time.monotonic() + _SSH_START
     while not os.path.exists(local):
         if process.poll() is not None or time.monotonic() > deadline:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Optional, Protocol
 
 from ..core import errors
 
@@ -24,7 +26,34 @@ GROWTH_SAMPLES = 64
 LOOKS_AHEAD = 2  # the job ends if at the present rate the space is gone in so many looks
 
 
-def free_bytes(folder):
+class State(Protocol):
+    """Of a guest."""
+
+    @property
+    def running(self) -> bool: ...
+    @property
+    def io_error(self) -> bool: ...
+
+
+class Guest(Protocol):
+    """What of a Domain is needed here."""
+
+    @property
+    def is_remote(self) -> bool: ...
+    def guest_state(self) -> State: ...
+    def resume_guest(self) -> None: ...
+    def ignoring_check(self) -> AbstractContextManager[None]: ...
+
+
+class Job(Protocol):
+    """What of a job is."""
+
+    @property
+    def scratch_files(self) -> list[str]: ...
+    def stats(self) -> dict[str, int]: ...
+
+
+def free_bytes(folder: str) -> Optional[int]:
     """Bytes free in the file system of a folder for others than root, as QEMU mostly is. None: not known."""
     with suppress(OSError):
         status = os.statvfs(folder)
@@ -32,7 +61,7 @@ def free_bytes(folder):
     return None
 
 
-def reserve(folder):
+def reserve(folder: str) -> int:
     """Bytes that must stay free."""
     with suppress(OSError):
         status = os.statvfs(folder)
@@ -40,12 +69,12 @@ def reserve(folder):
     return 0
 
 
-def used_bytes(files):
+def used_bytes(files: Iterable[str]) -> int:
     """What files of this machine take of their file system; OSError where one is not there."""
     return sum(os.stat(path).st_blocks * 512 for path in files)
 
 
-def require_room(folder, disk_bytes, limit=None):
+def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> None:
     """Raises ScratchFull where a job would have to end as soon as it began, or before it could use its limit."""
     free = free_bytes(folder)
     wanted = min(disk_bytes, limit or 0) + min(reserve(folder), disk_bytes)
@@ -56,7 +85,7 @@ def require_room(folder, disk_bytes, limit=None):
         )
 
 
-def starves(vm, folder):
+def starves(vm: Guest, folder: str) -> bool:
     """Whether the guest is paused now because a job found no room in this folder for what the guest overwrites.
 
     A guest that its own image's file system paused is told from it by the room that scratch has.
@@ -69,10 +98,12 @@ class Growth:
     """Samples [seconds since the first, bytes] of something that may go on for days: at most GROWTH_SAMPLES, spread
     evenly, because each time that they are so many every second one goes, and every second look from then on."""
 
-    def __init__(self):
-        self.samples, self._every, self._looks, self._began = [], 1, 0, None
+    def __init__(self) -> None:
+        self.samples: list[list[float]] = []
+        self._every, self._looks = 1, 0
+        self._began: Optional[float] = None
 
-    def note(self, seconds, used):
+    def note(self, seconds: float, used: int) -> None:
         self._began = seconds if self._began is None else self._began
         if self._looks % self._every == 0:
             self.samples.append([round(seconds - self._began, 1), used])
@@ -86,22 +117,22 @@ class ScratchWatch:
     """Looks after the scratch of one job. `check` raises what it saw; `peak` is the most that was in use, in bytes;
     `growth` has samples of it."""
 
-    def __init__(self, vm, folder, limit=None):
+    def __init__(self, vm: Guest, folder: str, limit: Optional[int] = None) -> None:
         self._vm, self._folder, self._limit = vm, folder, limit
         self._ran = vm.guest_state().running
         self._local = not vm.is_remote
         self._stop = threading.Event()
-        self._error = None
+        self._error: Optional[errors.NbdpullError] = None
         self._starved = False
         self.peak = 0
         self.growth = Growth()
 
-    def check(self):
+    def check(self) -> None:
         if self._error:
             raise self._error
 
     @contextmanager
-    def guarding_guest(self):
+    def guarding_guest(self) -> Iterator[None]:
         """Around the job's life: the guest runs afterwards if it ran before and this job's scratch alone stopped it."""
         try:
             yield
@@ -109,13 +140,13 @@ class ScratchWatch:
             if self._ran and self._starved:
                 self._resume()
 
-    def _resume(self):
+    def _resume(self) -> None:
         with suppress(errors.NbdpullError), self._vm.ignoring_check():  # gone, or resumed by somebody
             if self._vm.guest_state().io_error:
                 self._vm.resume_guest()
 
     @contextmanager
-    def watching(self, job):
+    def watching(self, job: Job) -> Iterator[None]:
         """While this is entered a thread looks; it is left before the job ends, as that frees the space."""
         if not job.scratch_files:
             yield
@@ -130,11 +161,11 @@ class ScratchWatch:
             if self._error or not thread.is_alive():
                 self._look(job)
 
-    def _run(self, job):
+    def _run(self, job: Job) -> None:
         while not self._stop.wait(LOOK_INTERVAL if self._local else REMOTE_INTERVAL):
             self._look(job)
 
-    def _look(self, job):
+    def _look(self, job: Job) -> None:
         try:
             self._measure(job)
             self._starved = self._starved or starves(self._vm, self._folder)
@@ -142,19 +173,19 @@ class ScratchWatch:
         except errors.NbdpullError:
             pass  # whether the job is whole is for its reader to find out
 
-    def _measure(self, job):
+    def _measure(self, job: Job) -> None:
         used = self._used(job)
         self._grown, self.peak = max(0, used - self.peak), max(used, self.peak)
         self._free = free_bytes(self._folder) if self._local else None
         self.growth.note(time.monotonic(), used)
 
-    def _used(self, job):
+    def _used(self, job: Job) -> int:
         if self._local:
             with suppress(OSError):
                 return used_bytes(job.scratch_files)
         return job.stats()["scratch_bytes"]
 
-    def _verdict(self):
+    def _verdict(self) -> Optional[errors.NbdpullError]:
         if self._limit and self.peak > self._limit:
             return errors.LimitReached(
                 f"the guest has overwritten so much that scratch takes {self.peak} bytes, more than --scratch-limit "

@@ -7,8 +7,9 @@ along, a domain that is undefined loses its checkpoints and keeps theirs. Must n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any
 
+from ..core.errors import Check
 from ..format import layout
 from ..hypervisor import domain
 from ..images import guest_files
@@ -40,7 +41,7 @@ def checkpoints(vm: domain.Domain) -> list[domain.Checkpoint]:
     return [checkpoint for checkpoint in vm.known_checkpoints() if checkpoint.run_id]
 
 
-def orphans(vm: domain.Domain, check: Callable = lambda: None) -> tuple[list[Orphan], list[str]]:
+def orphans(vm: domain.Domain, check: Check = lambda: None) -> tuple[list[Orphan], list[str]]:
     """(what is in the images of the domain, [why an image could not be looked at, …]).
 
     Of a running domain an image tells what it held when that started: what was orphaned since is seen after its end.
@@ -60,6 +61,6 @@ def orphans(vm: domain.Domain, check: Callable = lambda: None) -> tuple[list[Orp
     return [Orphan(name, targets) for name, targets in sorted(disks.items())], flaws
 
 
-def _bitmaps(layer):
+def _bitmaps(layer: dict[str, Any]) -> list[str]:
     details = layer.get("format-specific", {}).get("data", {})
     return [bitmap["name"] for bitmap in details.get("bitmaps", [])]

@@ -29,10 +29,10 @@ class Disk:
 
     target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
     format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
-    in bytes, None where empty; allocation: bytes that the image takes, of a block device perhaps 0; bitmaps: whether
-    the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret for it; secret: a
-    uuid or usage by which libvirt finds that; iothread: whether its device has a thread of its own, or that of its
-    controller; layered: whether its image is on top of another one, or may be (a running domain tells).
+    in bytes, 0 where it was not looked at; allocation: bytes that the image takes, of a block device perhaps 0;
+    bitmaps: whether the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret
+    for it; secret: a uuid or usage by which libvirt finds that; iothread: whether its device has a thread of its own,
+    or that of its controller; layered: whether its image is on top of another one, or may be (a running domain tells).
     """
 
     target: str
@@ -45,7 +45,7 @@ class Disk:
     transient: bool
     shareable: bool
     empty: bool
-    size: Optional[int] = None
+    size: int = 0
     bitmaps: Optional[bool] = None
     allocation: int = 0
     encrypted: bool = False
