@@ -6,63 +6,85 @@ order of a run's steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Optional
 
 import numpy
 
-from ..core import errors, extents
+from ..core import extents
+from ..core.errors import Check
+from ..core.throttle import Throttle
+from ..definitions.domain_xml import Disk
 from ..format import writer
 from ..format.manifest import DiskEntry
-from ..nbd import source
-from ..repository.image import DataRanges, Image
+from ..repository.known_frames import KnownFrames
+from ..repository.series import NewPoint, Series
+from . import live_disk
+from .live_disk import Known, Live
+from .resume import Kept
 
 BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
 BATCH_EXTENTS = 1 << 10
 
 
+@dataclass(frozen=True)
+class Storing:
+    """How disks are stored: bytes of a frame and of a chunk file at most, zstd's level."""
+
+    frame_size: int
+    chunk_size: int
+    level: int
+
+
 class DiskCopy:
     """Give `read` and `encode` what `batches` yields, in any thread; `add` what comes of it, in order; then `close`.
 
-    where: (what source.Source connects to, the Job); known: the KnownFrames that need not be stored again, or None;
-    check, dirty_from: see source.Source; parent: the Point that an incremental builds on, None where no whole image is
-    there; kept: a resume.Kept, what a dead run made of the disk; sealed: see writer.DiskWriter.
+    known: what is known of the disk before its export is asked; frames: those that need not be stored again; kept: what
+    a dead run made of the disk.
     """
 
-    def __init__(self, request, target, point_id, disk, where, known, throttle, check, dirty_from=None, parent=None,
-                 kept=None, sealed=lambda *_: None):  # fmt: skip
+    def __init__(
+        self,
+        disk: Disk,
+        live: Live,
+        known: Known,
+        series: Series,
+        new: NewPoint,
+        storing: Storing,
+        throttle: Throttle,
+        check: Check,
+        frames: Optional[KnownFrames] = None,
+        kept: Optional[Kept] = None,
+    ) -> None:
         self.disk = disk
-        self._point_id = point_id
+        self._point_id = new.id
         self._throttle = throttle
-        self._frame_size = request.frame_size
-        self._encoder = writer.Encoder(request.level, known)
+        self._frame_size = storing.frame_size
+        self._encoder = writer.Encoder(storing.level, frames)
         self._stack = ExitStack()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         if kept:
             self._count_kept(kept)
         with ExitStack() as opened:
-            held = None
-            if parent:
-                held = DataRanges(opened.enter_context(Image(target, parent, disk.target, check=check)))
-            known_dirty = {"dirty_from": dirty_from, "held": held, "layered": disk.layered}
-            self._source = opened.enter_context(_source(request, where, disk.target, check, known_dirty))
-            if self._source.size != disk.size:
-                raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {self._source.size}")
+            self._source = opened.enter_context(live_disk.opened(disk, live, known, series, check))
             self._writer = opened.enter_context(
                 writer.DiskWriter(
-                    target.store,
-                    target.folder,
-                    point_id,
+                    series.store,
+                    series.folder,
+                    new.id,
                     disk.target,
                     disk.size,
-                    request.chunk_size,
-                    known.chunks if known else (),
+                    storing.chunk_size,
+                    frames.chunks if frames else (),
                     kept,
-                    sealed,
+                    new.sealed,
                 )
             )
             self._stack = opened.pop_all()
 
-    def _count_kept(self, kept):
+    def _count_kept(self, kept: Kept) -> None:
         self._read, self._reached = kept.read_bytes, kept.reached
         for records in kept.records():
             self._dirty += extents.total(records)
@@ -72,25 +94,25 @@ class DiskCopy:
             self._stored += int(data["stored"][mine].sum())
             self._deduped += int(data["length"][~mine].sum())
 
-    def batches(self):
+    def batches(self) -> Iterator[extents.Extents]:
         """Yield extents cut into frames, so many as make one item of work."""
         for found in self._source.extents(self._reached):
             self._dirty += extents.total(found)
             pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
             yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
 
-    def read(self, batch):
+    def read(self, batch: extents.Extents) -> Sequence[extents.Buffer]:
         """In a thread of the pipeline: the bytes of each data extent, valid until the thread's next call."""
         data = batch[batch["kind"] == extents.DATA]
         self._throttle.take(extents.total(data))
         with self._source.reading() as reader:
             return reader.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
 
-    def encode(self, batch, buffers):
+    def encode(self, batch: extents.Extents, buffers: Sequence[extents.Buffer]) -> writer.Encoded:
         """In the same thread: digest and compress what was read."""
         return self._encoder.encode(batch, buffers)
 
-    def add(self, encoded):
+    def add(self, encoded: writer.Encoded) -> None:
         """In order, in one thread: write an encoded batch."""
         self._writer.add(encoded)
         records = encoded.records
@@ -100,11 +122,11 @@ class DiskCopy:
         self._deduped += int(records["length"][encoded.old].sum())
         self._reached = int(extents.ends(records[-1:])[0])
 
-    def progress(self):
+    def progress(self) -> dict[str, Any]:
         return {"disk": self.disk.target, "position": self._reached, "size": self.disk.size,
                 "read_bytes": self._read, "stored_bytes": self._stored}  # fmt: skip
 
-    def close(self, mode, reason):
+    def close(self, mode: str, reason: str) -> DiskEntry:
         index, chunks = self._writer.close()
         return DiskEntry(
             name=self.disk.target,
@@ -121,28 +143,8 @@ class DiskCopy:
             deduped_bytes=self._deduped,
         )
 
-    def __enter__(self):
+    def __enter__(self) -> DiskCopy:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self._stack.close()
-
-
-def _reads_at_once(request):
-    """How many reads each connection may have under way, where all of them together are bounded."""
-    if request.max_in_flight is None:
-        return source.MAX_BATCH_READS
-    return min(max(request.max_in_flight // request.threads, 1), source.MAX_BATCH_READS)
-
-
-def _connections(request, job):
-    """For readers and for the map; where the server has not so many for all disks, they share."""
-    wanted = min(request.threads, source.READERS) + 1
-    return max(1, min(wanted, source.MAX_CONNECTIONS // len(job.exports)))
-
-
-def _source(request, where, target, check, known_dirty):
-    server, job = where
-    export = job.exports[target]
-    return source.Source(server, export.name, export.bitmap, _reads_at_once(request), request.stall_timeout, check,
-                         job.require_alive, connections=_connections(request, job), **known_dirty)  # fmt: skip

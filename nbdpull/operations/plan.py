@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
-from ..backup import base, offline, offline_read, route, scratch_watch
+from ..backup import fit, live_disk, offline, offline_read, preparation, route, run_record
+from ..backup.live_disk import Known, Live, Reading
+from ..backup.lookout import Checks, Lookout
+from ..backup.preparation import Asked, Prepared, Subject
 from ..core import extents
-from ..definitions import disk_choice
+from ..core.errors import Check
+from ..definitions.domain_xml import Disk
 from ..format import layout, writer
-from ..hypervisor import domain, qemu_faults, socket_keeper
-from ..hypervisor.domain_watch import DomainWatch
-from ..nbd import source
+from ..hypervisor import domain, socket_keeper
 from ..repository import journal, marker, series
-from ..repository.image import DataRanges, Image
+from ..repository.journal import Hold
 from .options import PlanOptions as Options
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
@@ -40,21 +42,21 @@ class Result:
     warnings: list[str]
 
 
-def plan(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+def plan(options: Options, report: Callable[..., None] = lambda **event: None, check: Check = lambda: None) -> Result:
     """Look, and leave everything as it is: no checkpoint is made, the guest is not frozen."""
     with ExitStack() as entered:
         vm = entered.enter_context(domain.open(options.domain, options.uri, check=check))
         hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
         vm = vm if vm.active else entered.enter_context(offline_read.opened(vm, check))
         way = route.to(vm, options.nbd, options.tls)
-        disks, warnings = disk_choice.chosen(vm, options.disks, options.exclude)
-        warnings += [*vm.image_warnings, *way.warnings()]
-        warnings += qemu_faults.warnings(vm, disks, way.certificates is not None)
+        disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude)
         vm.require_idle()
-        target, points = _points(options, vm)
-        choice = base.choose(vm, target, points, disks, options.since, options.full, check)
+        subject = _of_store(options.output, Subject(vm, way, disks))
+        asked = Asked(options.since, options.full, socket=options.socket, scratch_dir=options.scratch_dir)
+        choice = preparation.choose(subject, asked, check)
         try:
-            found = _looked_at(options, vm, way, hold, target, disks, choice, check)
+            prepared = preparation.prepared(subject, asked, choice, layout.new_point_id())
+            found = _looked_at(subject, prepared, hold, options.threads, Checks(check))
         finally:
             for name in choice.given_back:
                 vm.forget_checkpoint(name)
@@ -69,97 +71,51 @@ def plan(options: Options, report: Callable = lambda **event: None, check: Calla
     )
 
 
-def _points(options, vm):
-    if options.output is None or not os.path.isdir(options.output) or not os.listdir(options.output):
-        return None, []
-    target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
+def _of_store(output: Optional[str], subject: Subject) -> Subject:
+    """The same with what a store has of it."""
+    if output is None or not os.path.isdir(output) or not os.listdir(output):
+        return subject
+    target = series.of_domain(marker.open_store(output), subject.vm.name, subject.vm.uuid)
     points = target.load()[0]
-    target.require_of(points, vm.uuid)
-    return target, points
+    target.require_of(points, subject.vm.uuid)
+    return replace(subject, series=target, points=points)
 
 
-def _looked_at(options, vm, way, hold, target, disks, choice, check):
-    run_id = layout.new_point_id()
-    backup = domain.Plan(
-        run_id=run_id,
-        disks={disk.target: choice.start(disk.target) for disk in disks},
-        socket=way.socket(vm, run_id, options.socket),
-        scratch_dir=options.scratch_dir,
-        tcp=way.listen,
-        tls=way.certificates is not None,
-    )
+def _looked_at(subject: Subject, prepared: Prepared, hold: Hold, threads: int, check: Checks) -> list[dict[str, Any]]:
+    """Begin the job, and end it."""
+    vm, backup = subject.vm, prepared.plan
     if not (vm.is_remote or vm.reads_images):
-        scratch_watch.require_room(backup.scratch_dir, sum(disk.size for disk in disks))
-    watch, domain_watch = scratch_watch.ScratchWatch(vm, backup.scratch_dir), DomainWatch(vm.require_there)
-    keeper = socket_keeper.SocketKeeper(vm.uri, vm.uuid, run_id) if socket_keeper.required(vm, disks, way) else None
-
-    def check_all():
-        check()
-        watch.check()
-        domain_watch.check()
-        if keeper:
-            keeper.check()
-
-    vm.heed(check_all)
-    hold.note(_journal_entry(vm, backup))
-    with watch.guarding_guest(), keeper or nullcontext(), vm.backup(backup) as job:
-        with watch.watching(job), domain_watch.watching(), route.opened(way, vm, job.socket, check_all) as server:
-            where = source.Kept(server, keeper) if keeper else server, job
-            found = [_disk(options, target, disk, choice, where, check_all) for disk in disks]
+        fit.require_scratch(backup.scratch_dir, subject.disks)
+    keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route)
+    lookout = Lookout(vm, backup, check, keeps_sockets)
+    hold.note(run_record.of(vm, backup))  # by which the next run removes our job, should we die
+    with lookout.guarding(), vm.backup(backup) as job:
+        with lookout.watching(job), route.opened(subject.route, vm, job.socket, check) as server:
+            live = Live(lookout.kept(server), job, Reading(threads=1))  # for a sample
+            found = [_disk(subject, prepared, disk, live, threads, check) for disk in subject.disks]
         job.finish()
     hold.clear()
     return found
 
 
-def _journal_entry(vm, backup):
-    """What the next run needs to remove our job, should we die: it is of no store."""
-    return journal.of_this_process(
-        id=backup.run_id,
-        domain=vm.name,
-        uuid=vm.uuid,
-        uri=vm.shown_uri,
-        checkpoint=None,
-        checkpoint_disks=[],
-        disks=dict(backup.disks),
-        socket=backup.socket,
-        scratch_dir=backup.scratch_dir,
-        guest_runs=vm.guest_state().running,
-        store="/dev/null",
-        folder="",
-    )
-
-
-def _disk(options, target, disk, choice, where, check):
-    server, job = where
-    export, parent = job.exports[disk.target], choice.whole_parent(disk.target)
+def _disk(subject: Subject, prepared: Prepared, disk: Disk, live: Live, threads: int, check: Check) -> dict[str, Any]:
+    choice = prepared.choice
+    known = Known(choice.dirty_from(disk), choice.whole_parent(disk.target))
     counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
     started = time.monotonic()
-    with ExitStack() as opened:
-        held = DataRanges(opened.enter_context(Image(target, parent, disk.target, check=check))) if parent else None
-        live = opened.enter_context(
-            source.Source(
-                server,
-                export.name,
-                export.bitmap,
-                check=check,
-                require_alive=job.require_alive,
-                dirty_from=choice.dirty_from(disk),
-                held=held,
-                layered=disk.layered,
-            )  # fmt: skip
-        )
-        sample = _Sample(live)
-        for batch in live.extents():
+    with live_disk.opened(disk, live, known, subject.series, check) as opened:
+        sample = _Sample(opened)
+        for batch in opened.extents():
             check()
             counts["dirty_bytes"] += extents.total(batch)
             counts["zero_bytes"] += extents.total(batch, extents.ZERO)
             counts["data_bytes"] += extents.total(batch, extents.DATA)
             counts["extents"] += len(batch)
             sample.add(batch)
-    counts["dirty_bytes"] -= live.presumed
+    counts["dirty_bytes"] -= opened.presumed
     mapping = time.monotonic() - started - sample.seconds
     mode, reason = choice.decisions[disk.target]
-    threads = min(options.threads, len(os.sched_getaffinity(0)))
+    threads = min(threads, len(os.sched_getaffinity(0)))
     seconds = mapping + counts["data_bytes"] * sample.seconds_a_byte / threads
     stored = round(counts["data_bytes"] * sample.ratio)
     told = {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
@@ -169,19 +125,19 @@ def _disk(options, target, disk, choice, where, check):
 class _Sample:
     """The first data of a disk, read and compressed in one thread as a pull does it."""
 
-    def __init__(self, live):
+    def __init__(self, live: Any) -> None:
         self._live, self._encoder = live, writer.Encoder(1)
         self.seconds, self._raw, self._stored = 0.0, 0, 0
 
     @property
-    def seconds_a_byte(self):
+    def seconds_a_byte(self) -> float:
         return self.seconds / self._raw if self._raw else 0.0
 
     @property
-    def ratio(self):
+    def ratio(self) -> float:
         return self._stored / self._raw if self._raw else 1.0
 
-    def add(self, batch):
+    def add(self, batch: extents.Extents) -> None:
         data = extents.cut(batch[batch["kind"] == extents.DATA], layout.MAX_FRAME)
         for piece in extents.batches(data, 1 << 20, 256):
             if self._raw >= SAMPLE_BYTES or self.seconds >= SAMPLE_SECONDS:

@@ -26,7 +26,7 @@ PHASES = {
     "ended": ("hypervisor.domain.Job.finish", True, 1),
     "committing": ("repository.series.NewPoint.commit", False, 1),
     "committed": ("repository.series.NewPoint.commit", True, 1),
-    "dropping": ("operations.pull._Run._drop_superseded", False, 1),
+    "dropping": ("backup.superseded.drop", False, 1),
 }
 OTHERS = {
     "frozen": ("hypervisor.domain.libvirt.virDomain.backupBegin", False, 1),

@@ -1,0 +1,98 @@
+"""What of a domain goes into a point besides its disks: its definitions, what it keeps in files of this machine.
+
+Owns: which files these are, and what the operator is told of what cannot be there: disks that were left out, devices
+that hold data, passwords. Must not know: a point's layout, how a domain is restored.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from ..core import errors
+from ..definitions import domain_xml, hot_plug, omissions
+from ..definitions.definition import LOOPBACK
+from ..definitions.domain_xml import Checkpoint
+from ..format import layout
+from ..hypervisor import domain_files
+from ..hypervisor.domain import Domain
+from ..images import guest_files
+from ..repository.series import NewPoint, Point, Series
+from .preparation import Subject
+
+
+@dataclass(frozen=True)
+class Added:
+    """passwords: types of the displays that have one, which is not in the point, or may have."""
+
+    passwords: list[str]
+    warnings: list[str]
+
+
+def add(
+    subject: Subject,
+    series: Series,
+    new: NewPoint,
+    checkpoint: Optional[Checkpoint],
+    parent: Optional[Point],
+    asked: Collection[str],
+    timeout: float,
+) -> Added:
+    """Add the files to a NewPoint. checkpoint: that was made; asked: disks that the operator wants to be left out;
+    timeout: seconds that a file may take to be read."""
+    vm, warnings = subject.vm, []
+    xml, live = vm.domain_xml(), vm.live_xml()
+    new.add_file(layout.DOMAIN_XML, xml.encode())
+    if live and hot_plug.found(xml, live):
+        new.add_file(layout.LIVE_XML, live.encode())
+    if checkpoint:
+        new.add_file(layout.CHECKPOINT_XML, checkpoint.xml.encode())
+    if not vm.is_remote:
+        warnings += _add_local_files(vm, new, xml, live, parent, timeout)
+    warnings += _missed(subject, series, xml, live, asked)
+    passwords, told = _passwords(vm, xml, live, subject.points)
+    return Added(passwords, warnings + told)
+
+
+def _add_local_files(
+    vm: Domain, new: NewPoint, xml: str, live: Optional[str], parent: Optional[Point], timeout: float
+) -> list[str]:
+    """What the domain needs besides its disks; most of it never changes, and is then stored once."""
+    files, warnings = domain_files.found(xml, live, vm.uuid, vm.uri)
+    for name, path in files:
+        try:
+            data = guest_files.read(path, timeout, layout.MAX_FILE + 1)
+            if not layout.fits_point(name, len(data)):
+                raise OSError(errno.EFBIG, "it is too large, or its name is none of a file of a point")
+            new.add_file(name, data, parent)
+        except OSError as error:
+            warnings.append(f"{path} ({name} of the domain) is not in the point: {error.strerror}")
+    return list(warnings)
+
+
+def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], asked: Collection[str]) -> Iterator[str]:
+    """What to tell of what holds data and is not in the point, and is not told of yet. A device is told when it is
+    new: no option says that one knows."""
+    names, last = [disk.target for disk in subject.disks], subject.points[-1:]
+    known = {each.what for point in last for each in omissions.of_point(series, point) or []}
+    for each in omissions.found(xml, live, names, [] if subject.vm.is_remote else None, asked):
+        told = {omissions.DISK: each.why != omissions.NEXT_START, omissions.DEVICE: each.what in known}
+        if each.missed and not told.get(each.kind):
+            where = f" ({each.path})" if each.path else ""
+            yield f"{each.what}{where} is not in the point: it {each.why}"
+
+
+def _passwords(vm: Domain, xml: str, live: Optional[str], points: Sequence[Point]) -> tuple[list[str], list[str]]:
+    """(types of the displays, what to tell of those that are new)."""
+    try:
+        found, why = vm.passwords(), ""
+    except errors.AccessDenied as error:
+        found, why = sorted(domain_xml.displays(xml) | domain_xml.displays(live or xml)), f", if any ({error}),"
+    known = points[-1].manifest.passwords if points else []
+    return found, [
+        f"the password of graphics {kind}{why} is not in the point: a restored domain shows "
+        f"it on {LOOPBACK} alone until it gets a new one"
+        for kind in set(found) - set(known)
+    ]

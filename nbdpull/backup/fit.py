@@ -1,0 +1,52 @@
+"""Whether a pull fits: into the format, into the scratch directory, and into the store.
+
+Owns: what is refused before anything is begun, as it could only fail later. Must not know: libvirt, how a disk is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Optional
+
+from ..core import errors, members
+from ..definitions.domain_xml import Disk
+from ..format import layout
+from . import scratch_watch
+
+STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
+BEST_RATIO = 10  # a full pull that would have to be compressed more than so does not begin
+
+
+def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None:
+    """Raises where a reader would have to refuse the point. where: the series' folder."""
+    for disk in disks:
+        if disk.size > layout.MAX_DISK:
+            told = f"disk {disk.target} is larger than {layout.MAX_DISK} bytes"
+            raise errors.Unsupported(f"{told}: leave it out with --exclude")
+    if sequence > members.MAX_INTEGER:
+        raise errors.StoreError(
+            f"a point in {where} is said to be the last that there can be "
+            "(its sequence is 2^64 - 1): choose another folder for -o"
+        )
+
+
+def least_chunk_size(disks: Collection[Disk]) -> int:
+    """So large that not more chunk files are made than a manifest holds."""
+    return -(-sum(disk.size for disk in disks) // layout.MAX_CHUNK_FILES)
+
+
+def require_scratch(folder: str, disks: Collection[Disk], limit: Optional[int] = None) -> None:
+    """ScratchFull where a job would have to end as soon as it began."""
+    scratch_watch.require_room(folder, sum(disk.size for disk in disks), limit)
+
+
+def require_store(root: str, in_full: Collection[Disk]) -> None:
+    """OutputFull where the store has no room for disks that are read in full, however well they compress."""
+    expected = sum(disk.allocation for disk in in_full)
+    free, wanted = scratch_watch.free_bytes(root), min(STORE_RESERVE, expected)
+    wanted = max(wanted, expected // BEST_RATIO)
+    if free is not None and free < wanted:
+        raise errors.OutputFull(
+            f"cannot write to {root}: No space left on device ({free} bytes are free, "
+            f"{expected} are to be read in full); free space, choose another folder, or say --no-space-check"
+        )

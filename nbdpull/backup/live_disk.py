@@ -1,0 +1,96 @@
+"""A disk of a job that stands, as something to read: its export, what is known of it beforehand, how many connections.
+
+Owns: what a Source is asked for, which is the same where a disk is pulled and where it is only estimated. Must not
+know: what is done with what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Optional, Protocol, Union
+
+from ..core import errors
+from ..core.errors import Check
+from ..definitions.domain_xml import Disk
+from ..hypervisor.domain import Export
+from ..nbd import source
+from ..repository.image import DataRanges, Image
+from ..repository.series import Point, Series
+
+Server = Union[str, source.Tcp, source.Kept]
+
+
+class Job(Protocol):
+    """What of a job is needed here. exports: by target."""
+
+    exports: dict[str, Export]
+
+    def require_alive(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How disks are read: by so many threads, with so many reads under way in all, None = as many as there can be;
+    stall_timeout: seconds that the server may be silent."""
+
+    threads: int
+    max_in_flight: Optional[int] = None
+    stall_timeout: float = 60.0
+
+    def reads_at_once(self) -> int:
+        """How many reads each connection may have under way, where all of them together are bounded."""
+        if self.max_in_flight is None:
+            return source.MAX_BATCH_READS
+        return min(max(self.max_in_flight // self.threads, 1), source.MAX_BATCH_READS)
+
+    def connections(self, disks: int) -> int:
+        """For readers and for the map; where the server has not so many for all disks, they share."""
+        wanted = min(self.threads, source.READERS) + 1
+        return max(1, min(wanted, source.MAX_CONNECTIONS // disks))
+
+
+class Live(NamedTuple):
+    """What all disks of a run are read from, and how."""
+
+    server: Server
+    job: Job
+    reading: Reading
+
+
+class Known(NamedTuple):
+    """What is known of a disk without asking. dirty_from: see Source; parent: the Point that has the image which an
+    incremental changes, None where none has it."""
+
+    dirty_from: int
+    parent: Optional[Point]
+
+
+@contextmanager
+def opened(disk: Disk, live: Live, known: Known, series: Optional[Series], check: Check) -> Iterator[Any]:
+    """Give the Source of a disk; SourceError where its export is not of its size."""
+    job, export = live.job, live.job.exports[disk.target]
+    with ExitStack() as entered:
+        held = None
+        if known.parent and series:
+            image = Image(series, known.parent, disk.target, check=check)
+            held = DataRanges(entered.enter_context(image))
+        found = entered.enter_context(
+            source.Source(
+                live.server,
+                export.name,
+                export.bitmap,
+                live.reading.reads_at_once(),
+                live.reading.stall_timeout,
+                check,
+                job.require_alive,
+                dirty_from=known.dirty_from,
+                held=held,
+                layered=disk.layered,
+                connections=live.reading.connections(len(job.exports)),
+            )
+        )
+        if found.size != disk.size:
+            raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {found.size}")
+        yield found

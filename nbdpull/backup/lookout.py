@@ -1,0 +1,71 @@
+"""What looks after a backup job while it stands: its scratch, its domain, and the connections that QEMU must end first.
+
+Owns: which of them there are and when each is on duty; all that may end a run is one check. Must not know: what is read
+from the job, what is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Optional, Union
+
+from ..core.errors import Check
+from ..hypervisor.domain import Domain, Plan
+from ..hypervisor.domain_watch import DomainWatch
+from ..hypervisor.socket_keeper import SocketKeeper
+from ..nbd import source
+from . import scratch_watch
+from .live_disk import Server
+
+
+class Checks:
+    """One check made of several; the first of them is there from the begin, others come to it."""
+
+    def __init__(self, first: Check) -> None:
+        self._all = [first]
+
+    def add(self, check: Check) -> None:
+        self._all.append(check)
+
+    def __call__(self) -> None:
+        for check in self._all:
+            check()
+
+
+class Lookout:
+    """Around one job: `guarding` it from before its begin until after its end, `watching` it while it is read.
+
+    keeps_sockets: see socket_keeper.required; check: of the run, also what is seen here ends that.
+    """
+
+    def __init__(
+        self, vm: Domain, plan: Plan, check: Checks, keeps_sockets: bool = False, scratch_limit: Optional[int] = None
+    ) -> None:
+        self._vm, self._run_id = vm, plan.run_id
+        self.check = check
+        self.scratch = scratch_watch.ScratchWatch(vm, plan.scratch_dir, scratch_limit)
+        self._domain = DomainWatch(vm.require_there)
+        self._keeps_sockets = keeps_sockets
+        self._keeper: Optional[SocketKeeper] = None
+        check.add(self.scratch.check)
+        check.add(self._domain.check)
+        vm.heed(check)
+
+    @contextmanager
+    def guarding(self) -> Iterator[None]:
+        with ExitStack() as entered:
+            entered.enter_context(self.scratch.guarding_guest())
+            if self._keeps_sockets:
+                self._keeper = entered.enter_context(SocketKeeper(self._vm.uri, self._vm.uuid, self._run_id))
+                self.check.add(self._keeper.check)
+            yield
+
+    @contextmanager
+    def watching(self, job: scratch_watch.Job) -> Iterator[None]:
+        with self.scratch.watching(job), self._domain.watching():
+            yield
+
+    def kept(self, server: Union[str, source.Tcp]) -> Server:
+        """The same server, whose connections are kept where that is necessary."""
+        return source.Kept(server, self._keeper) if self._keeper else server

@@ -1,0 +1,178 @@
+"""What is to be pulled, and the backup job that it takes: decided before anything is begun.
+
+Owns: what the plan of a job follows from, and whether a dead run's job is the one that it would be. The same for a pull
+and for who only asks what that would do. Must not know: the store's files, how a job is begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple, Optional
+
+from ..core import errors
+from ..core.errors import Check
+from ..definitions import disk_choice
+from ..definitions.domain_xml import Disk
+from ..hypervisor import domain, domain_freeze, qemu_faults
+from ..repository.journal import Journal, Run
+from ..repository.series import Point, Series
+from . import base, resume
+from .base import Choice
+from .route import Route
+
+
+class Chosen(NamedTuple):
+    """disks: those to pull; warnings: of those that are left out, and what a pull of the others may do."""
+
+    disks: list[Disk]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A domain that can be read, its disks to pull, the way to them, and the Series that they belong to, with its
+    points in the order of commits; None where there is none yet."""
+
+    vm: domain.Domain
+    route: Route
+    disks: list[Disk]
+    series: Optional[Series] = None
+    points: list[Point] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a job is up to who asks for it. since: a checkpoint by name; full: every disk; on_lost_base: base.FULL or
+    FAIL; checkpoint: name of the one to make, None: one of our own; quiesce, freeze_timeout: see domain_freeze."""
+
+    since: Optional[str] = None
+    full: bool = False
+    on_lost_base: str = base.FULL
+    make_checkpoint: bool = False
+    checkpoint: Optional[str] = None
+    socket: Optional[str] = None
+    scratch_dir: str = domain.SCRATCH_DIR
+    quiesce: str = domain_freeze.NEVER
+    freeze_timeout: float = domain_freeze.TIMEOUT
+
+
+class Dead(NamedTuple):
+    """A dead run that is gone on with; freeze: what became of it, as that run tells; its Journal, which is ours now."""
+
+    run: Run
+    freeze: tuple[str, str]
+    journal: Journal
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """choice: what each disk starts from; plan: of the job; dead: the run whose job it is, None: it is to be begun."""
+
+    choice: Choice
+    plan: domain.Plan
+    dead: Optional[Dead] = None
+
+
+class Attempt(NamedTuple):
+    """prepared: None where no dead run is gone on with; warnings: of its choice, or why there is none."""
+
+    prepared: Optional[Prepared]
+    warnings: list[str]
+
+
+def chosen(
+    vm: domain.Domain, route: Route, wanted: Sequence[str], exclude: Collection[str], stands_paused: bool = False
+) -> Chosen:
+    """stands_paused: nobody pauses or reboots the guest meanwhile."""
+    disks, left_out = disk_choice.chosen(vm, wanted, exclude)
+    warnings = [*left_out, *vm.image_warnings, *route.warnings()]
+    if not stands_paused:
+        warnings += qemu_faults.warnings(vm, disks, route.certificates is not None)
+    return Chosen(disks, warnings)
+
+
+def choose(subject: Subject, asked: Asked, check: Check) -> Choice:
+    """What each disk starts from; CheckpointUnusable where a base was lost and that is not to be."""
+    choice = base.choose(subject.vm, subject.series, subject.points, subject.disks, asked.since, asked.full, check)
+    if asked.on_lost_base == base.FAIL:
+        choice.require_not_lost()
+    return choice
+
+
+def prepared(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> Prepared:
+    """The same with a job that is to be begun; Unsupported where a named checkpoint cannot be made."""
+    return Prepared(choice, _plan(subject, asked, choice, run_id))
+
+
+def resumed(
+    subject: Subject, series: Series, asked: Asked, how: str, obstacle: str, scratch_limit: Optional[int], check: Check
+) -> Attempt:
+    """The same with the job of a dead run, where that can be gone on with; what is to be read is as without it.
+
+    how: resume.AUTO, ALWAYS or NEVER; obstacle: why none can be, if that is known, "" if not.
+    """
+    dead = None if how == resume.NEVER else resume.find(subject.vm, series)
+    if dead is None:
+        return Attempt(None, [])
+    try:
+        choice = choose(subject, asked, check)
+        plan = _plan(subject, asked, choice, dead.id)
+        why = resume.obstacle(subject.vm, dead, plan, choice.parent, how, scratch_limit)
+        why = obstacle or why
+        if dead.freeze and not why:
+            return Attempt(
+                Prepared(choice, plan, Dead(dead, dead.freeze, series.resumed_journal(dead.id))), choice.warnings
+            )
+    except (errors.Interrupted, errors.LimitReached, errors.NoAnswer):
+        raise
+    except errors.NbdpullError as error:  # which may be due to what the dead run left
+        why = str(error)
+    return Attempt(None, [f"the job of {dead.whose} is not gone on with: {why}"])
+
+
+def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> domain.Plan:
+    vm, route = subject.vm, subject.route
+    covered = [disk.target for disk in subject.disks if disk.bitmaps is not False and disk.format == "qcow2"]
+    why_none = _why_no_checkpoint(vm, covered) if asked.make_checkpoint else "none is to be made"
+    wanted, named = not why_none, asked.checkpoint is not None
+    if choice.is_foreign and not named:  # the next pull has the same --since: nobody would ever delete this one's
+        wanted = False
+    if named and not wanted:
+        raise errors.Unsupported(f"--checkpoint {asked.checkpoint} cannot be made: {why_none}")
+    return domain.Plan(
+        run_id=run_id,
+        disks={disk.target: choice.start(disk.target) for disk in subject.disks},
+        checkpoint=(f"nbdpull-{run_id}" if asked.checkpoint is None else asked.checkpoint) if wanted else None,
+        checkpoint_disks=covered if wanted else (),
+        socket=route.socket(vm, run_id, asked.socket),
+        scratch_dir=asked.scratch_dir,
+        tcp=route.listen,
+        tls=route.certificates is not None,
+        quiesce=asked.quiesce,
+        freeze_timeout=asked.freeze_timeout,
+    )
+
+
+def _why_no_checkpoint(vm: domain.Domain, covered: Collection[str]) -> str:
+    """As text; "" if one can be made over these disks."""
+    if vm.reads_images:
+        return "the domain is off, and its images are only read"
+    if not covered:
+        return "no disk here can have one (qcow2 of version 3 can)"
+    return "" if vm.supports_checkpoints else "this libvirt or QEMU is too old"
+
+
+def snapshot_warnings(subject: Subject) -> list[str]:
+    """What the first checkpoint of a domain does to its snapshots, once."""
+    some, first = False, not any(point.manifest.checkpoint for point in subject.points)
+    with suppress(errors.HypervisorError):  # who may not list them may pull all the same
+        some = first and subject.vm.has_internal_snapshots
+    if not some:
+        return []
+    return [
+        f"domain '{subject.vm.name}' has internal snapshots: with the checkpoint that this pull makes, virsh "
+        "snapshot-revert to one fails, and leaves a running domain shut off; before a revert: nbdpull "
+        f"release {subject.vm.name}"
+    ]

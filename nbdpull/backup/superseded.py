@@ -1,0 +1,66 @@
+"""The checkpoints that a new point replaces as a base: they are deleted, at the very end of a pull.
+
+Owns: which they are, so that no disk loses its only base. Must not know: how a point was made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from ..core import errors
+from ..definitions.domain_xml import Checkpoint
+from ..format.manifest import FULL
+from ..hypervisor.domain import Domain
+from ..repository.series import Point, Series
+from . import base
+
+
+class Dropped(NamedTuple):
+    """checkpoints: names of those that were deleted."""
+
+    checkpoints: list[str]
+    warnings: list[str]
+
+
+def drop(vm: Domain, series: Series, points: list[Point], point: Point) -> Dropped:
+    """Delete the automatic checkpoints of the points that the new one replaces as a base. points: those before it."""
+    dropped = Dropped([], [])
+    made = point.manifest.checkpoint
+    if made is None:
+        return dropped
+    for older, name in _automatic(_superseded(series, points, point)):
+        try:
+            checkpoint = vm.checkpoint(name)
+            superseded = base.is_of(older, checkpoint) and _covers(vm, made.name, checkpoint)
+            if superseded and vm.delete_checkpoint(name):
+                dropped.checkpoints.append(name)
+        except errors.NoSuchCheckpoint:
+            continue
+        except errors.NbdpullError as error:
+            dropped.warnings.append(f"the superseded checkpoint {name} could not be deleted: {error}")
+    return dropped
+
+
+def _automatic(points: list[Point]) -> list[tuple[Point, str]]:
+    """Those with checkpoints that we named, and the names."""
+    made = [(point, point.manifest.checkpoint) for point in points]
+    return [(point, checkpoint.name) for point, checkpoint in made if checkpoint and checkpoint.automatic]
+
+
+def _superseded(series: Series, points: list[Point], point: Point) -> list[Point]:
+    """The ancestors, back to where every disk was full, and all before that."""
+    older: list[Point] = []
+    below: Optional[Point] = point
+    while below is not None and any(disk.mode != FULL for disk in below.manifest.disks):
+        below = series.parent(below)
+        older += [below] if below is not None else []
+    if below is not None:
+        older += [each for each in points if each.manifest.sequence < below.manifest.sequence]
+    return older
+
+
+def _covers(vm: Domain, new: str, checkpoint: Checkpoint) -> bool:
+    """Whether no disk loses its only base: the new checkpoint has every disk of the old one that still exists."""
+    present = {disk.target for disk in vm.disks()}
+    covered = vm.checkpoint(new).disks
+    return (set(checkpoint.disks) & present) <= set(covered)
