@@ -54,7 +54,7 @@ def outside(tmp_path):
 def test_what_is_no_file_is_not_opened(store, tmp_path, kind):
     path = tmp_path / "store" / "vm" / "file"
     STRANGE[kind](path)
-    for attempt in (store.read, store.size, store.sha256, store.open_read, lambda path: store.read_range(path, 0, 1)):
+    for attempt in (store.read, store.size, store.sha256, store.open_reader, lambda path: store.read_range(path, 0, 1)):
         with pytest.raises(errors.Damaged, match=r"vm/file: cannot be read: ([iI]s|it is) a") as caught:
             attempt("vm/file")
         assert "\n" not in str(caught.value)
@@ -97,7 +97,7 @@ def test_no_folder_is_reached_by_a_link(store, tmp_path):
     (tmp_path / "store" / "vm" / "link").symlink_to(tmp_path / "elsewhere")
     before = outside(tmp_path)
     for folder in ("vm/link", "vm/link/inner"):
-        for attempt in (store.read, store.size, store.sha256, store.open_read):
+        for attempt in (store.read, store.size, store.sha256, store.open_reader):
             with pytest.raises(errors.Damaged, match="it is a symbolic link, and none is followed in a store"):
                 attempt(f"{folder}/file")
         with pytest.raises(errors.Damaged, match="symbolic link"):

@@ -455,7 +455,7 @@ def test_what_is_missing_or_short_is_damaged(store):
     for attempt in (
         lambda: store.read("none"),
         lambda: store.read_range("none", 0, 1),
-        lambda: store.open_read("none"),
+        lambda: store.open_reader("none"),
         lambda: store.sha256("none"),
     ):
         with pytest.raises(errors.Damaged, match="none: the file is missing"):
@@ -481,11 +481,31 @@ def test_what_cannot_be_looked_at_is_not_taken_for_missing(store, monkeypatch):
         store.size("file")
 
 
-def test_open_read(store):
+def test_open_reader(store):
     store.publish("file", b"12345")
-    descriptor, size = store.open_read("file")
-    assert (os.read(descriptor, 10), size) == (b"12345", 5)
-    os.close(descriptor)
+    with store.open_reader("file") as file:
+        assert (file.size, file.read(0, 5), file.read(3, 2), file.read(5, 0)) == (5, b"12345", b"45", b"")
+        with pytest.raises(errors.Damaged, match="file: the file is cut short"):
+            file.read(3, 3)
+
+
+def test_a_file_that_is_cut_while_it_is_open(store):
+    store.publish("file", b"12345")
+    with store.open_reader("file") as file:
+        os.truncate(store.path("file"), 3)
+        with pytest.raises(errors.Damaged, match="file: the file is cut short"):
+            file.read(0, 5)
+
+
+def test_a_reader_leaves_no_descriptor_open(store):
+    store.make_folder("folder")
+    before = os.listdir("/proc/self/fd")
+    for name in ("none", "folder"):
+        with pytest.raises(errors.Damaged):
+            store.open_reader(name)
+    store.publish("file", b"12345")
+    store.open_reader("file").close()
+    assert os.listdir("/proc/self/fd") == before
 
 
 # -- the lock ---------------------------------------------------------------------------------------------------------

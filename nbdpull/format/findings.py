@@ -11,12 +11,12 @@ import os
 import re
 import socket
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Optional, Protocol
 
 from ..core import errors, members
+from ..storage.base import Store
 from . import layout
 from .layout import Document
 
@@ -35,29 +35,11 @@ class _Point(Protocol):
     def sha256(self) -> str: ...
 
 
-class _File(Protocol):
-    def write(self, data: bytes) -> None: ...
-
-
-class _Store(Protocol):
-    """A storage.store.Store."""
-
-    def path(self, *names: str) -> str: ...
-
-    def files(self, path: str) -> list[str]: ...
-
-    def read(self, path: str) -> bytes: ...
-
-    def create(self, path: str) -> AbstractContextManager[_File]: ...
-
-    def publish(self, path: str, data: bytes) -> None: ...
-
-
 class _Series(Protocol):
     """A repository.series.Series."""
 
     @property
-    def store(self) -> _Store: ...
+    def store(self) -> Store: ...
 
     @property
     def folder(self) -> str: ...

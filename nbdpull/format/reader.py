@@ -6,7 +6,6 @@ Must not know: chains of points (image.py), where the bytes go.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import zstandard
 from blake3 import blake3
 
 from ..core import errors, extents
+from ..storage.base import Reader, Store
 from . import layout
 from .manifest import DiskEntry, FileEntry
 
@@ -28,16 +28,6 @@ MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records
 MAX_OPEN = 64  # chunk files of an image; a process may have a thousand
 _MAX_WINDOW = 1 << 23  # bytes that a decompressor keeps of what it has made; zstd would take 16 times as much
 _STEP = 4096  # bytes of an index decompressed at once, which make 128 MiB at the very most
-
-
-class Store(Protocol):
-    """A storage.store.Store."""
-
-    def path(self, *names: str) -> str: ...
-
-    def open_read(self, path: str) -> tuple[int, int]: ...
-
-    def read_range(self, path: str, offset: int, length: int) -> bytes: ...
 
 
 def records(store: Store, series: str, disk: DiskEntry) -> Iterator[layout.Records]:
@@ -73,19 +63,18 @@ def _index_batches(store: Store, path: str) -> Iterator[layout.Records]:
 def _decompressed(store: Store, path: str) -> Iterator[bytes]:
     """Yield the bytes of a file that is one zstd frame, part by part."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
-    descriptor, _ = store.open_read(path)
+    start = 0
     try:
-        with open(descriptor, "rb") as file:
-            data = file.read(_STEP)
-            whole = _is_a_frame(data)
-            while whole and data and not decompressor.eof:
+        with store.open_reader(path) as file:
+            whole = _is_a_frame(file.read(0, min(_STEP, file.size)))
+            while whole and start < file.size and not decompressor.eof:
+                data = file.read(start, min(_STEP, file.size - start))
+                start += len(data)
                 yield decompressor.decompress(data)
-                data = file.read(_STEP)
+            rest = file.size - start
     except zstandard.ZstdError as error:
         raise errors.Damaged(f"{store.path(path)}: the index cannot be decompressed") from error
-    except OSError as error:
-        raise errors.Damaged(f"{store.path(path)}: cannot be read: {error.strerror}") from error
-    if not decompressor.eof or decompressor.unused_data or data:
+    if not decompressor.eof or decompressor.unused_data or rest:
         raise errors.Damaged(f"{store.path(path)}: the index is not one whole frame")
 
 
@@ -152,14 +141,14 @@ class OpenFiles:
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
 
     @contextmanager
-    def opened(self, path: str) -> Iterator[tuple[int, int]]:
-        """Give (descriptor, size) of a file; Damaged if it is not there."""
+    def opened(self, path: str) -> Iterator[Reader]:
+        """Give the Reader of a file; Damaged if it is not there."""
         with self._lock:
-            file = self._open.pop(path, None) or _OpenFile(*self._store.open_read(path))
+            file = self._open.pop(path, None) or _OpenFile(self._store.open_reader(path))
             self._open[path] = file
             file.users += 1
         try:
-            yield file.descriptor, file.size
+            yield file.reader
         finally:
             with self._lock:
                 file.users -= 1
@@ -170,17 +159,16 @@ class OpenFiles:
         if len(self._open) > MAX_OPEN:
             unused = [path for path, file in self._open.items() if not file.users]
             for path in unused[: len(self._open) - MAX_OPEN]:
-                os.close(self._open.pop(path).descriptor)
+                self._open.pop(path).reader.close()
 
     def close(self) -> None:
         while self._open:
-            os.close(self._open.popitem()[1].descriptor)
+            self._open.popitem()[1].reader.close()
 
 
 @dataclass
 class _OpenFile:
-    descriptor: int
-    size: int
+    reader: Reader
     users: int = 0
 
 
@@ -207,16 +195,15 @@ class FrameReader:
     def read(self, record: layout.Record) -> bytes:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
         stored, position = int(record["stored"]), int(record["position"])
-        with self._files.opened(self._paths[int(record["chunk"])]) as (descriptor, size):
-            if position + stored > size:
-                raise self._damaged(record, "the file is cut short")
+        path = self._paths[int(record["chunk"])]
+        with self._files.opened(path) as file:
             try:
-                data = os.pread(descriptor, stored, position)
-            except OSError as error:
-                raise self._damaged(record, f"cannot be read: {error.strerror}") from error
+                data = file.read(position, stored)
+            except errors.Damaged as error:
+                raise _damaged(record, str(error)) from error
         raw = self._decompressed(data, int(record["raw"]))
         if raw is None or digest(raw) != record["digest"].tobytes():
-            raise self._damaged(record, "a frame is not what was stored")
+            raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored")
         return raw
 
     def _decompressed(self, data: bytes, size: int) -> Optional[bytes]:
@@ -227,11 +214,6 @@ class FrameReader:
             return self._own_decompressor().decompress(data, allow_extra_data=False)
         except zstandard.ZstdError:
             return None
-
-    def _damaged(self, record: layout.Record, what: str) -> errors.Damaged:
-        path = self._store.path(self._paths[int(record["chunk"])])
-        offset, length = int(record["offset"]), int(record["length"])
-        return errors.Damaged(f"{path}: {what} (bytes {offset} to {offset + length} of the disk)")
 
     def _own_decompressor(self) -> zstandard.ZstdDecompressor:
         if not hasattr(self._thread, "decompressor"):
@@ -248,3 +230,8 @@ class FrameReader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _damaged(record: layout.Record, what: str) -> errors.Damaged:
+    offset, length = int(record["offset"]), int(record["length"])
+    return errors.Damaged(f"{what} (bytes {offset} to {offset + length} of the disk)")

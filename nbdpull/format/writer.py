@@ -17,6 +17,7 @@ import zstandard
 from blake3 import blake3
 
 from ..core import errors, extents
+from ..storage.base import Store, Writer
 from . import layout
 from .manifest import FileEntry
 
@@ -25,30 +26,6 @@ MAX_UNSEALED = 2  # chunk files that wait for their fsync
 COSTLY_LEVEL = 13  # from here on zstd is slow even where nothing can be gained: 5 ms for 1 MiB, 120 ms at level 19
 WORTH_WHILE = 0.97  # what level 1 makes no smaller than this, no level does by much
 ZERO_BLOCK = 1 << 16  # zeros inside data are found by blocks of this many bytes, QEMU's usual cluster
-
-
-class File(Protocol):
-    """A storage.store.NewFile."""
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def sha256(self) -> str: ...
-
-    def seal(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Store(Protocol):
-    """A storage.store.Store."""
-
-    def create(self, path: str) -> File: ...
 
 
 class Known(Protocol):
@@ -206,10 +183,10 @@ class DiskWriter:
         self._store, self._series, self._point = store, series, point
         self._disk, self._size, self._chunk_size = disk, size, chunk_size
         self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written
-        self._sealed: list[Future[File]] = []
+        self._sealed: list[Future[Writer]] = []
         self._tell_sealed = sealed
         self._old_chunks = old_chunks
-        self._chunks: list[Union[Future[File], FileEntry, None]] = list(kept.chunks) if kept else []
+        self._chunks: list[Union[Future[Writer], FileEntry, None]] = list(kept.chunks) if kept else []
         self._told = len(self._chunks)  # how many of them `sealed` was told of
         self._own = len(kept.own) if kept else 0  # chunk files made, or being made
         # number in old_chunks -> number in this disk's own list of chunk files
@@ -222,7 +199,7 @@ class DiskWriter:
         for records in kept.records() if kept else ():
             self._add_to_index(records)
 
-    def _create(self, name: str) -> File:
+    def _create(self, name: str) -> Writer:
         return self._store.create(f"{self._series}/{self._point}/{name}")
 
     def add(self, encoded: Encoded) -> None:
@@ -266,7 +243,7 @@ class DiskWriter:
         for earlier in self._sealed[:-MAX_UNSEALED]:
             earlier.result()  # bounds the records in memory; and a failed fsync ends the run now, not at its end
 
-    def _seal(self, chunk: _Chunk, known: int) -> File:
+    def _seal(self, chunk: _Chunk, known: int) -> Writer:
         """known: how many chunk files the list had when this one was full. In the one thread for it, so that each one
         before it was told of."""
         file = chunk.seal()
@@ -288,7 +265,7 @@ class DiskWriter:
         ]
         return self._entry(self._index), chunks
 
-    def _entry(self, file: File) -> FileEntry:
+    def _entry(self, file: Writer) -> FileEntry:
         return FileEntry(file.path.partition("/")[2], file.size, file.sha256())
 
     def __enter__(self) -> DiskWriter:
@@ -315,7 +292,7 @@ def compressed_records(batches: Iterable[layout.Records]) -> bytes:
 class _Chunk:
     """The chunk file being written."""
 
-    def __init__(self, file: File, number: int, header: bytes) -> None:
+    def __init__(self, file: Writer, number: int, header: bytes) -> None:
         self.file, self.number = file, number
         self.record_count = self.read_bytes = 0
         self._records: list[layout.Records] = []
@@ -334,7 +311,7 @@ class _Chunk:
         self._sizes += records[["stored", "raw"]][data].tolist()
         self.file.write(b"".join(encoded.frames))
 
-    def seal(self) -> File:
+    def seal(self) -> Writer:
         """Append records and seek table, make the file durable; return it."""
         compressed = _records_compressor().compress(numpy.concatenate(self._records).tobytes())
         records = layout.skippable(layout.RECORDS_MAGIC, compressed)

@@ -1,4 +1,4 @@
-"""Files of a store: create-only, in folders, read by ranges. A directory now; the same few calls fit an object store.
+"""Files of a store in a directory: create-only, in folders, read by ranges. base.py says what each call promises.
 
 Owns: who may read what is made, and every way a file of a store is created, made durable, read and removed. OSError is
 translated here. Paths are relative to the store, with "/" between components; none of these is ever a link: see
@@ -26,8 +26,8 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 from ..core import errors
 from ..core.errors import Check
 from . import beneath
+from .base import MAX_READ
 
-MAX_READ = 1 << 26  # bytes of a file that is read whole
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
 
@@ -169,23 +169,12 @@ class Store:
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; Damaged if the file does not have them."""
-        try:
-            with self._reading(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                data = os.pread(file.fileno(), length, offset) if offset + length <= size else b""
-        except OSError as error:
-            raise _unreadable(self.path(path), error) from error
-        if len(data) != length:
-            raise errors.Damaged(f"{self.path(path)}: the file is cut short")
-        return data
+        with self.open_reader(path) as file:
+            return file.read(offset, length)
 
-    def open_read(self, path: str) -> tuple[int, int]:
-        """Return (file descriptor, size); the caller closes it. Damaged if the file is not there."""
-        try:
-            descriptor = beneath.open_file(self.root, path, os.O_RDONLY)
-            return descriptor, os.fstat(descriptor).st_size
-        except OSError as error:
-            raise _unreadable(self.path(path), error) from error
+    def open_reader(self, path: str) -> Reader:
+        """Return the Reader of a file; Damaged if the file is not there."""
+        return Reader(self, path)
 
     def size(self, path: str) -> Optional[int]:
         """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what
@@ -395,6 +384,41 @@ def _link_or_rename(folder: int, draft: str, name: str) -> None:
             beneath.status(folder, name)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+class Reader:
+    """A file that is open for reading; may be used by several threads at once."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._full_path = store.path(path)
+        self._descriptor = -1
+        try:
+            self._descriptor = beneath.open_file(store.root, path, os.O_RDONLY)
+            self.size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            self.close()
+            raise _unreadable(self._full_path, error) from error
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`; Damaged if the file does not have them."""
+        try:
+            data = os.pread(self._descriptor, length, offset) if offset + length <= self.size else b""
+        except OSError as error:
+            raise _unreadable(self._full_path, error) from error
+        if len(data) != length:
+            raise errors.Damaged(f"{self._full_path}: the file is cut short")
+        return data
+
+    def close(self) -> None:
+        if self._descriptor != -1:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 class NewFile:

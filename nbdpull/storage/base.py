@@ -1,0 +1,109 @@
+"""What a store can do, wherever its files are: the interface that store.py implements for a directory.
+
+Paths are relative to the store, with "/" between components. A file is created once, and never written over; only a
+sealed file is referred to by another one. Nobody above sees a descriptor or an OSError of a store's file: what goes
+wrong is an error of core/errors.py.
+
+Owns: the names and what each call promises. Must not know: any place where files are.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Optional, Protocol
+
+from ..core.errors import Check
+
+MAX_READ = 1 << 26  # bytes of a file that is read whole
+
+
+def _no_check() -> None:
+    pass
+
+
+class Reader(Protocol):
+    """A file that is open for reading, by any number of threads at once; its size is that of when it was opened."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`; Damaged if the file does not have them."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Reader: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Writer(Protocol):
+    """A file being created. After an error it refuses everything but close; only `seal` makes it durable, and until
+    then its name may show, with less than was written. Left by an exception, a `with` closes and does not seal.
+
+    size and sha256 are of what was written by this object.
+    """
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def sha256(self) -> str: ...
+
+    def seal(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Writer: ...
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None: ...
+
+
+class Store(Protocol):
+    """Files in folders. What only a directory has (locks, inodes, half-written files to go on with, modes) is not here:
+    store.Store has it, and who needs it says so by its type."""
+
+    def path(self, *names: str) -> str:
+        """How a message names a file, or the store."""
+
+    def read(self, path: str, limit: int = MAX_READ) -> bytes:
+        """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; Damaged if the file does not have them."""
+
+    def open_reader(self, path: str) -> Reader:
+        """Return the Reader of a file; Damaged if the file is not there."""
+
+    def size(self, path: str) -> Optional[int]:
+        """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told."""
+
+    def sha256(self, path: str, check: Check = _no_check) -> str:
+        """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
+
+    def folders(self, path: str = "") -> list[str]:
+        """Names of the folders in a folder, sorted; none where the folder is not there."""
+
+    def files(self, path: str = "") -> list[str]:
+        """Names of the files in a folder, sorted; none where there is no such folder."""
+
+    def make_folder(self, path: str, fresh: bool = False) -> None:
+        """Create a folder durably. With `fresh` it must not exist (OutputExists), else it may."""
+
+    def create(self, path: str) -> Writer:
+        """Return a new Writer; OutputExists if there is such a file already."""
+
+    def publish(self, path: str, data: bytes) -> None:
+        """Create a small file that appears whole, durable and at once, or not at all; OutputExists as with `create`."""
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file that no point counts on; one that is not there is no error."""
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder that was never published, with all that is in it."""
