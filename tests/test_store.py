@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import grp
-import hashlib
 import os
 import subprocess
 import sys
@@ -282,26 +281,6 @@ def test_a_store_in_a_folder_that_nobody_enters_is_not_open(open_folder):
 # -- creating ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_created_is_read(store):
-    store.make_folder("vm")
-    with store.create("vm/file") as file:
-        file.write(b"one ")
-        file.write(memoryview(b"two"))
-    assert (file.path, file.size) == ("vm/file", 7)
-    assert file.sha256() == store.sha256("vm/file") == hashlib.sha256(b"one two").hexdigest()
-    assert store.read("vm/file") == b"one two"
-    assert store.read_range("vm/file", 4, 2) == b"tw"
-    assert store.size("vm/file") == 7
-
-
-def test_nothing_is_created_twice(store):
-    with store.create("file") as file:
-        file.write(b"first")
-    with pytest.raises(errors.OutputExists, match="nothing is ever overwritten"):
-        store.create("file")
-    assert store.read("file") == b"first"
-
-
 def test_a_link_is_not_followed(store, tmp_path):
     os.symlink(tmp_path / "elsewhere", store.path("file"))
     with pytest.raises(errors.OutputExists):
@@ -309,23 +288,6 @@ def test_a_link_is_not_followed(store, tmp_path):
     with pytest.raises(errors.OutputExists):
         store.publish("file", b"x")
     assert not (tmp_path / "elsewhere").exists()
-
-
-def test_folders(store):
-    store.make_folder("vm")
-    store.make_folder("vm")
-    store.make_folder("vm/point", fresh=True)
-    with pytest.raises(errors.OutputExists):
-        store.make_folder("vm/point", fresh=True)
-    with store.create("vm/file"):
-        pass
-    with pytest.raises(errors.OutputExists):
-        store.make_folder("vm/file")
-    assert store.folders("vm") == ["point"]
-    assert store.folders("none") == []
-    assert store.folders() == ["vm"]
-    store.remove_folder("vm/point")
-    assert store.folders("vm") == []
 
 
 @pytest.mark.parametrize(
@@ -450,43 +412,11 @@ def test_a_new_store_is_durable_with_all_folders_above_it(tmp_path, monkeypatch)
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_or_short_is_damaged(store):
-    store.publish("file", b"12345")
-    for attempt in (
-        lambda: store.read("none"),
-        lambda: store.read_range("none", 0, 1),
-        lambda: store.open_reader("none"),
-        lambda: store.sha256("none"),
-    ):
-        with pytest.raises(errors.Damaged, match="none: the file is missing"):
-            attempt()
-    with pytest.raises(errors.Damaged, match="file: the file is cut short"):
-        store.read_range("file", 3, 3)
-    assert store.size("none") is None
-    assert store.size("file/none") is None
-    assert store.size("") is None  # a folder is no file
-
-
-def test_a_folder_is_no_file(store):
-    store.make_folder("vm")
-    for attempt in (store.read, store.sha256):
-        with pytest.raises(errors.Damaged, match="vm: cannot be read: Is a directory"):
-            attempt("vm")
-
-
 def test_what_cannot_be_looked_at_is_not_taken_for_missing(store, monkeypatch):
     """A point whose folder gives EIO must not look like one that was never committed."""
     monkeypatch.setattr(os, "stat", fails(errno.EIO))
     with pytest.raises(errors.Damaged, match="file: cannot be read: Input/output error"):
         store.size("file")
-
-
-def test_open_reader(store):
-    store.publish("file", b"12345")
-    with store.open_reader("file") as file:
-        assert (file.size, file.read(0, 5), file.read(3, 2), file.read(5, 0)) == (5, b"12345", b"45", b"")
-        with pytest.raises(errors.Damaged, match="file: the file is cut short"):
-            file.read(3, 3)
 
 
 def test_a_file_that_is_cut_while_it_is_open(store):

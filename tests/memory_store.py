@@ -1,0 +1,158 @@
+"""A store in memory: storage/base.py's interface without a directory, so that tests see what needs no more than that.
+
+It promises less than a directory: a file is not there before it is sealed, as on an object store.
+"""
+
+import hashlib
+
+from nbdpull.core import errors
+from nbdpull.storage.base import MAX_READ
+
+
+class MemoryStore:
+    def __init__(self):
+        self._files = {}  # path: its bytes, None while it is not sealed
+        self._folders = {""}
+
+    def path(self, *names):
+        return "/".join(["memory:", *names])
+
+    # Reading
+
+    def read(self, path, limit=MAX_READ):
+        data = self._data(path)
+        if len(data) > limit:
+            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+        return data
+
+    def _data(self, path):
+        if path in self._folders:
+            raise errors.Damaged(f"{self.path(path)}: cannot be read: Is a directory")
+        if self._files.get(path) is None:
+            raise errors.Damaged(f"{self.path(path)}: the file is missing")
+        return self._files[path]
+
+    def read_range(self, path, offset, length):
+        return self.open_reader(path).read(offset, length)
+
+    def open_reader(self, path):
+        return MemoryReader(self.path(path), self._data(path))
+
+    def size(self, path):
+        if path in self._folders and path:
+            raise errors.Damaged(f"{self.path(path)}: cannot be read: Is a directory")
+        data = self._files.get(path)
+        return None if data is None else len(data)
+
+    def sha256(self, path, check=lambda: None):
+        data = self._data(path)
+        check()
+        return hashlib.sha256(data).hexdigest()
+
+    def folders(self, path=""):
+        return self._within(path, self._folders - {""})
+
+    def files(self, path=""):
+        return self._within(path, {name for name, data in self._files.items() if data is not None})
+
+    def _within(self, path, names):
+        if self._is_through_a_file(f"{path}/"):
+            raise errors.StoreError(f"cannot read {self.path(path)}: Not a directory")
+        return sorted(name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == path)
+
+    def _is_through_a_file(self, path):
+        names = path.split("/")
+        return any("/".join(names[:depth]) in self._files for depth in range(1, len(names)))
+
+    # Creating
+
+    def make_folder(self, path, fresh=False):
+        if path in self._files or (path in self._folders and fresh):
+            raise self._exists("create the folder", path)
+        self._require_parent("create the folder", path)
+        self._folders.add(path)
+
+    def _exists(self, doing, path):
+        return errors.OutputExists(f"cannot {doing} {self.path(path)}: it exists already; nothing is ever overwritten")
+
+    def _require_parent(self, doing, path):
+        if path.rpartition("/")[0] not in self._folders:
+            raise errors.OutputError(f"cannot {doing} {self.path(path)}: No such file or directory")
+
+    def create(self, path):
+        if path in self._files or path in self._folders:
+            raise self._exists("create", path)
+        self._require_parent("create", path)
+        self._files[path] = None
+        return MemoryWriter(self._files, path)
+
+    def publish(self, path, data):
+        with self.create(path) as file:
+            file.write(data)
+
+    def remove_file(self, path):
+        self._files.pop(path, None)
+
+    def remove_folder(self, path):
+        gone = {name for name in {*self._files, *self._folders} if name == path or name.startswith(f"{path}/")}
+        self._folders -= gone
+        for name in gone & set(self._files):
+            del self._files[name]
+
+
+class MemoryReader:
+    def __init__(self, full_path, data):
+        self._full_path, self._data, self.size = full_path, data, len(data)
+
+    def read(self, offset, length):
+        if offset + length > self.size:
+            raise errors.Damaged(f"{self._full_path}: the file is cut short")
+        return self._data[offset : offset + length]
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+
+class MemoryWriter:
+    def __init__(self, files, path):
+        self.path = path
+        self._files, self._data = files, bytearray()
+        self._open = True
+
+    @property
+    def size(self):
+        return len(self._data)
+
+    def write(self, data):
+        if not self._open:
+            raise errors.OutputError(f"cannot write to memory:/{self.path}: it is closed, or an earlier write failed")
+        self._data += data
+
+    def sha256(self):
+        return hashlib.sha256(self._data).hexdigest()
+
+    def seal(self):
+        self.write(b"")
+        self._files[self.path] = bytes(self._data)
+        self._open = False
+
+    def close(self):
+        if self._open:
+            del self._files[self.path]
+        self._open = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if kind is None:
+                self.seal()
+        finally:
+            self.close()

@@ -1,0 +1,245 @@
+"""What storage/base.py promises, of every store: the directory, and the one in memory."""
+
+import hashlib
+import inspect
+import random
+
+import numpy
+import pytest
+from memory_store import MemoryReader, MemoryStore, MemoryWriter
+from stores import KIB, MIB, buffers
+
+from nbdpull.core import errors, extents
+from nbdpull.format import reader, writer
+from nbdpull.format.manifest import DiskEntry
+from nbdpull.storage import base
+from nbdpull.storage import store as directory
+
+
+@pytest.fixture(params=["directory", "memory"])
+def store(request, tmp_path):
+    return directory.Store(str(tmp_path)) if request.param == "directory" else MemoryStore()
+
+
+@pytest.mark.parametrize(
+    "promised, kept",
+    [
+        (base.Store, directory.Store),
+        (base.Reader, directory.Reader),
+        (base.Writer, directory.NewFile),
+        (base.Store, MemoryStore),
+        (base.Reader, MemoryReader),
+        (base.Writer, MemoryWriter),
+    ],
+)
+def test_each_has_every_call(promised, kept):
+    calls = {name: call for name, call in vars(promised).items() if inspect.isfunction(call) and name[0] != "_"}
+    assert {"close"} <= set(calls) or {"publish", "open_reader"} <= set(calls)
+    for name, call in calls.items():
+        assert list(inspect.signature(getattr(kept, name)).parameters) == list(inspect.signature(call).parameters)
+
+
+# -- creating ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_created_is_read(store):
+    store.make_folder("vm")
+    with store.create("vm/file") as file:
+        file.write(b"one ")
+        file.write(memoryview(b"two"))
+    assert (file.path, file.size) == ("vm/file", 7)
+    assert file.sha256() == store.sha256("vm/file") == hashlib.sha256(b"one two").hexdigest()
+    assert store.read("vm/file") == b"one two"
+    assert store.read_range("vm/file", 4, 2) == b"tw"
+    assert store.size("vm/file") == 7
+
+
+@pytest.mark.parametrize("first", ["create", "publish"])
+@pytest.mark.parametrize("second", ["create", "publish"])
+def test_nothing_is_made_twice(store, first, second):
+    make(store, first, "file", b"first")
+    with pytest.raises(errors.OutputExists, match="nothing is ever overwritten"):
+        make(store, second, "file", b"second")
+    assert store.read("file") == b"first"
+    assert store.files() == ["file"]
+
+
+def make(store, how, path, data):
+    if how == "publish":
+        return store.publish(path, data)
+    with store.create(path) as file:
+        file.write(data)
+
+
+def test_two_writers_of_one_file(store):
+    """The second learns of it before it has written anything."""
+    with store.create("file") as file:
+        with pytest.raises(errors.OutputExists):
+            store.create("file")
+        file.write(b"first")
+    assert store.read("file") == b"first"
+
+
+def test_a_file_that_is_sealed_or_closed_takes_no_more(store):
+    with store.create("sealed") as sealed:
+        sealed.write(b"whole")
+    closed = store.create("closed")
+    closed.write(b"half")
+    closed.close()
+    closed.close()
+    for file in (sealed, closed):
+        for attempt in (lambda file=file: file.write(b"more"), file.seal):
+            with pytest.raises(errors.OutputError, match="it is closed, or an earlier write failed"):
+                attempt()
+    assert store.read("sealed") == b"whole"
+
+
+def test_what_an_exception_leaves_is_not_sealed(store):
+    with pytest.raises(KeyError), store.create("file") as file:
+        file.write(b"half")
+        raise KeyError
+    with pytest.raises(errors.OutputError):
+        file.seal()
+
+
+def test_nothing_is_made_where_there_is_no_folder(store):
+    for attempt in (store.create, store.make_folder, lambda path: store.publish(path, b"")):
+        with pytest.raises(errors.OutputError, match="No such file or directory"):
+            attempt("none/file")
+
+
+def test_folders(store):
+    store.make_folder("vm")
+    store.make_folder("vm")
+    store.make_folder("vm/point", fresh=True)
+    with pytest.raises(errors.OutputExists):
+        store.make_folder("vm/point", fresh=True)
+    store.publish("vm/file", b"")
+    with pytest.raises(errors.OutputExists):
+        store.make_folder("vm/file")
+    assert (store.folders(), store.folders("vm"), store.folders("none")) == (["vm"], ["point"], [])
+    assert (store.files(), store.files("vm"), store.files("none")) == ([], ["file"], [])
+
+
+# -- removing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_removed_folder_takes_nothing_else_with_it(store):
+    for folder in ("vm", "vm/point", "vm/point2", "vm2"):
+        store.make_folder(folder)
+        store.publish(f"{folder}/file", b"")
+    store.remove_folder("vm/point")
+    assert (store.folders(), store.folders("vm")) == (["vm", "vm2"], ["point2"])
+    store.remove_folder("vm")
+    assert (store.folders(), store.files("vm2")) == (["vm2"], ["file"])
+
+
+def test_what_is_removed_may_be_made_again(store):
+    store.publish("file", b"first")
+    store.remove_file("file")
+    store.remove_file("file")
+    assert store.size("file") is None
+    store.publish("file", b"second")
+    assert store.read("file") == b"second"
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_or_short_is_damaged(store):
+    store.publish("file", b"12345")
+    for attempt in (store.read, store.open_reader, store.sha256, lambda path: store.read_range(path, 0, 1)):
+        with pytest.raises(errors.Damaged, match="none: the file is missing"):
+            attempt("none")
+    with pytest.raises(errors.Damaged, match="file: the file is cut short"):
+        store.read_range("file", 3, 3)
+    assert store.size("none") is None
+    assert store.size("file/none") is None
+    assert store.size("") is None  # a folder is no file
+
+
+def test_a_folder_is_no_file(store):
+    store.make_folder("vm")
+    for attempt in (store.read, store.sha256, store.open_reader, store.size):
+        with pytest.raises(errors.Damaged, match="vm: cannot be read: Is a directory"):
+            attempt("vm")
+
+
+def test_a_file_is_no_larger_than_its_reader_takes(store):
+    store.publish("file", bytes(100))
+    assert store.read("file", 100) == bytes(100)
+    with pytest.raises(errors.Damaged, match="file: the file has more than 99 bytes"):
+        store.read("file", 99)
+
+
+def test_open_reader(store):
+    store.publish("file", b"12345")
+    with store.open_reader("file") as file:
+        assert (file.size, file.read(0, 5), file.read(3, 2), file.read(5, 0)) == (5, b"12345", b"45", b"")
+        with pytest.raises(errors.Damaged, match="file: the file is cut short"):
+            file.read(3, 3)
+
+
+def test_a_digest_can_be_stopped(store):
+    store.publish("file", bytes(100))
+
+    def stop():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        store.sha256("file", stop)
+
+
+# -- both alike -------------------------------------------------------------------------------------------------------
+
+PATHS = ("a", "b", "a/a", "a/b", "b/a", "a/a/b", "c/a")
+CALLS = {
+    "make_folder": lambda store, path, chance: store.make_folder(path, chance.random() < 0.3),
+    "create": lambda store, path, chance: make(store, "create", path, chance.randbytes(chance.randrange(20))),
+    "publish": lambda store, path, chance: store.publish(path, chance.randbytes(chance.randrange(20))),
+    "read": lambda store, path, chance: store.read(path, chance.randrange(20)),
+    "read_range": lambda store, path, chance: store.read_range(path, chance.randrange(10), chance.randrange(10)),
+    "size": lambda store, path, chance: store.size(path),
+    "sha256": lambda store, path, chance: store.sha256(path),
+    "folders": lambda store, path, chance: store.folders(path),
+    "files": lambda store, path, chance: store.files(path),
+    "remove_file": lambda store, path, chance: store.remove_file(path),
+    "remove_folder": lambda store, path, chance: store.remove_folder(path),
+}
+
+
+def outcome(store, name, path, seed):
+    try:
+        return CALLS[name](store, path, random.Random(seed))
+    except errors.NbdpullError as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_calls_end_alike_in_every_store(tmp_path, seed):
+    stores, chance = [directory.Store(str(tmp_path)), MemoryStore()], random.Random(seed)
+    done = []
+    for _ in range(60):
+        done.append((chance.choice([*CALLS, "make_folder", "publish"]), chance.choice(PATHS), chance.random()))
+        first, second = (outcome(store, *done[-1]) for store in stores)
+        assert first == second, done
+
+
+def test_a_disk_is_read_as_it_was_written(store):
+    """The format needs nothing of a directory."""
+    data = numpy.frombuffer(random.Random(1).randbytes(MIB), "u1")
+    store.make_folder("vm")
+    store.make_folder("vm/point")
+    pieces, encoder = extents.cut(extents.of([(0, MIB, extents.DATA)]), 64 * KIB), writer.Encoder(1)
+    with writer.DiskWriter(store, "vm", "point", "vda", MIB, chunk_size=256 * KIB) as disk:
+        for batch in extents.batches(pieces, 64 * KIB, 1 << 10):
+            disk.add(encoder.encode(batch, buffers(data, batch)))
+        index, chunks = disk.close()
+    entry = DiskEntry("vda", MIB, "full", "test", "/images/vda.qcow2", index, chunks, 0, 0, 0, 0)
+    with reader.FrameReader(store, "vm", entry) as frames:
+        records = numpy.concatenate(list(reader.records(store, "vm", entry)))
+        assert b"".join(map(frames.read, records)) == data.tobytes()
+    assert len(chunks) == 4
+    first = chunks[0]
+    assert len(reader.chunk_records(store, f"vm/{first.path}", first.size)) == 4
+    assert store.files("vm/point") == sorted(each.path.rpartition("/")[2] for each in [index, *chunks])
