@@ -85,6 +85,11 @@ def test_a_verb_is_a_verb(verb):
     assert parsed(verb, *needed.get(verb, "d").split()).verb == verb
 
 
+def test_the_list_of_verbs_is_that_of_the_files():
+    found = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert set(commands.VERBS) == found and len(commands.VERBS) == len(found)
+
+
 def test_defaults():
     assert vars(parsed("vm1", "-o", "dir").args) == {"domain": "vm1", "output": "dir"}, "they are those of the Options"
     made = usage.options(options.PullOptions, parsed("vm1", "-o", "dir").args)

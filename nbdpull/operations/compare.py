@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Optional
 
@@ -31,17 +31,22 @@ SECTOR = 512
 QEMU_NBD_START = 10.0  # seconds
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """differences: [(offset, length)] in bytes, ascending, neighbours joined; compared_bytes: how much of the disk was
-    looked at, complete: whether all of it."""
+    looked at."""
 
+    domain: str
     point: series.Point
     disk: str
     size: int
-    compared_bytes: int = 0
-    differences: list = field(default_factory=list)
-    complete: bool = False
+    compared_bytes: int
+    differences: list[tuple[int, int]]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the disk was looked at."""
+        return self.compared_bytes == self.size
 
     @property
     def equal(self) -> Optional[bool]:
@@ -57,11 +62,10 @@ def compare(options: Options, report: Callable = lambda **event: None, check: Ca
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
-        result = Result(found, disk, opened.size)
         part = Part(options.sample, options.shard, options.max_duration)
         told = partial(report, domain=target.domain, point=found.id)
-        _compare(result, opened, live, options.threads, told, check, part)
-    return result
+        compared, differences = _compare(opened, live, options.threads, told, check, part)
+    return Result(target.domain, found, disk, opened.size, compared, differences)
 
 
 def _chosen(point, disk):
@@ -73,11 +77,12 @@ def _chosen(point, disk):
     return disk or known[0]
 
 
-def _compare(result, opened, live, threads, report, check, part):
+def _compare(opened, live, threads, report, check, part):
+    """(bytes that were looked at, differences) of the part."""
     deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
     held = _blocks_with_data(opened, live)
     blocks, different = part.numbers(held), []
-    result.compared_bytes = opened.size - sum(_length(number, opened.size) for number in held.tolist())  # zero in both
+    compared = opened.size - sum(_length(number, opened.size) for number in held.tolist())  # zero in both
 
     def work(number):
         return number, _block_differences(opened, live, number * BLOCK, _length(number, opened.size))
@@ -87,14 +92,13 @@ def _compare(result, opened, live, threads, report, check, part):
     ):
         length = _length(number, opened.size)
         position = number * BLOCK + length
-        result.compared_bytes += length
+        compared += length
         different += found
         report(event="progress", disk=opened.disk, position=position, size=opened.size, written_bytes=position)
         if deadline is not None and time.monotonic() > deadline:
             break
-    result.complete = result.compared_bytes == opened.size
     merged = extents.merged(extents.of((*each, extents.DATA) for each in different))
-    result.differences = [(int(each["offset"]), int(each["length"])) for each in merged]
+    return compared, [(int(each["offset"]), int(each["length"])) for each in merged]
 
 
 def _blocks_with_data(opened, live):

@@ -110,7 +110,7 @@ def _compare(args: Namespace, report: Report, check: Check) -> Outcome:
         "differences": [{"offset": offset, "length": length} for offset, length in found.differences],
     }
     code = errors.Differs.exit_code if found.differences else 0
-    return Outcome(values, _compared(options.image, values), code, domain=found.point.manifest.domain)
+    return Outcome(values, _compared(options.image, values), code, domain=found.domain)
 
 
 def _compared(image: str, values: dict[str, Any]) -> Iterator[str]:
