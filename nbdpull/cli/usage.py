@@ -43,14 +43,14 @@ exit codes:
 
 EXAMPLES = """\
 examples:
-  nbdpull vm1 -o dir/                  continue the series in dir/: incremental where it can be, else full
+  nbdpull vm1 -o dir/                  back up vm1 to dir/: incremental if possible, else full
   nbdpull vm1 --since chk3 -o since-chk3/
                                        what changed since checkpoint chk3
   nbdpull list dir/                    the points in dir/
   nbdpull restore dir/ -o out/         the newest point, as images and a domain.xml that names them
-  nbdpull serve dir/                   the same, at once and read-only, over NBD
+  nbdpull serve dir/                   the same over NBD, read-only, without a restore
   nbdpull drill dir/                   does the newest point boot?
-  nbdpull verify dir/                  is everything what was stored?
+  nbdpull verify dir/                  does everything match what was stored?
 
 The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
 """
