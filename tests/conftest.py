@@ -11,7 +11,8 @@ import signal
 import pytest
 from bed import Unavailable
 from bed.guest import Guest, build
-from bed.libvirtd import PrivateLibvirt, cache_folder, libvirt
+from bed.libvirtd import PrivateLibvirt, cache_folder
+from bed.libvirtd import version as bed_version
 from bed.machine import Machine
 from bed.saved_guest import SavedGuest, save
 from witness import Witness
@@ -40,7 +41,10 @@ PROGRAMS = re.compile(
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "timeout_seconds(n): this test may take n seconds")
-    config.addinivalue_line("markers", "libvirt_since(version): only for libvirt of that version, '10.10', or later")
+    for name in ("libvirt_since", "qemu_since", "qemu_before"):
+        config.addinivalue_line(
+            "markers", f"{name}(version): only for {name.replace('_', ' ')} this one, such as '10.10'"
+        )
     for name, (meaning, _) in KINDS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     config.stash[REAL_STDERR] = os.dup(2)  # output is not yet captured here
@@ -49,23 +53,29 @@ def pytest_configure(config):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def leave_out_the_too_new(config, items):
-    """Those that this libvirt is too old for. Deselected and not skipped: nothing is missing that could be
-    installed, and .ci/run does these in another release (scripts/in-release)."""
-    too_new = [item for item in items if any(map(_is_too_new, item.iter_markers("libvirt_since")))]
-    if too_new:
-        config.hook.pytest_deselected(items=too_new)
-        items[:] = [item for item in items if item not in too_new]
+def leave_out_other_versions(config, items):
+    """Those for other versions of libvirt and QEMU. Deselected and not skipped: nothing is missing that could be
+    installed, and there is another release for them (scripts/in-release)."""
+    elsewhere = [item for item in items if any(map(_is_for_another_version, item.iter_markers()))]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
 
 
-def _is_too_new(mark):
-    major, minor = map(int, mark.args[0].split("."))
-    return libvirt is not None and libvirt.getVersion() < major * 1_000_000 + minor * 1000
+def _is_for_another_version(mark):
+    program, _, when = mark.name.partition("_")
+    if when not in ("since", "before"):
+        return False
+    here, wanted = _version(program), tuple(map(int, mark.args[0].split(".")))
+    return here is not None and (here >= wanted) == (when == "before")
+
+
+_version = functools.cache(bed_version)
 
 
 def pytest_collection_modifyitems(config, items):
     """Set what kinds a test is of, and begin with the modules that take longest, so that no worker ends with one."""
-    leave_out_the_too_new(config, items)
+    leave_out_other_versions(config, items)
     seconds = collections.Counter()
     for item in items:
         kinds = kinds_of(item)

@@ -7,6 +7,7 @@ session daemon (qemu:///session) whose folders are elsewhere than the user's own
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,18 @@ def missing():
     if libvirt is None:
         absent.append("libvirt's Python bindings")
     return ", ".join(absent)
+
+
+def version(program):
+    """Of "libvirt" or "qemu" here, as three numbers; None where it is not installed."""
+    if program == "libvirt":
+        number = libvirt.getVersion() if libvirt else 0
+        return (number // 1_000_000, number // 1000 % 1000, number % 1000) if libvirt else None
+    try:
+        said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        return None
+    return tuple(map(int, re.search(r"version (\d+)\.(\d+)\.(\d+)", said).groups()))
 
 
 _session_folder = None
