@@ -69,12 +69,10 @@ def compare(options: Options, report: Callable = lambda **event: None, check: Ca
 
 
 def _chosen(point, disk):
-    known = [each.name for each in point.manifest.disks]
+    known = point.disks
     if disk is None and len(known) > 1:
         raise errors.UsageError(f"--against compares one disk; choose it with --disk (it has: {', '.join(known)})")
-    if disk is not None and disk not in known:
-        raise errors.NoSuchDisk(f"point {point.id} has no disk {disk}; it has: {', '.join(known)}")
-    return disk or known[0]
+    return point.disk(disk or known[0]).name
 
 
 def _compare(opened, live, threads, report, check, part):

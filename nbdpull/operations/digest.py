@@ -49,12 +49,8 @@ def _kept(target, points):
 
 
 def _of_point(target, point, disks, threads, report, check):
-    known = [disk.name for disk in point.manifest.disks]
-    for name in disks or []:
-        if name not in known:
-            raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
     result = {}
-    for name in disks or known:
+    for name in [point.disk(name).name for name in disks or point.disks]:  # each is there before the first is read
         with lookup.RandomImage(target, point, name, check=check) as opened:
 
             def tell(position, name=name, size=opened.size):

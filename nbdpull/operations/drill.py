@@ -81,7 +81,7 @@ def drill(options: Options, report: Callable = lambda **event: None, check: Call
 def _definition(target, point):
     """(definition of the domain with the disks of the point, those that are in none)."""
     xml, live = target.definition(point), target.live_definition(point)
-    joined, _, lost = hot_plug.joined(xml, live, [disk.name for disk in point.manifest.disks])
+    joined, _, lost = hot_plug.joined(xml, live, point.disks)
     return joined, lost
 
 

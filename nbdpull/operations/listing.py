@@ -130,10 +130,7 @@ def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[se
 
 def records(target: series.Series, point: series.Point, name: str) -> Iterator[Described]:
     """Yield the records of a disk of a point as dicts, ascending; Damaged if the index is not what was stored."""
-    disk = point.manifest.disk(name)
-    if disk is None:
-        known = ", ".join(each.name for each in point.manifest.disks)
-        raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {known}")
+    disk = point.disk(name)
     flaw = target.file_flaw(disk.index)
     if flaw:
         raise errors.Damaged(flaw)

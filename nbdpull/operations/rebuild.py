@@ -18,10 +18,7 @@ from ..repository.series import Point, Series
 
 def rebuild(target: Series, point: Point, name: str) -> str:
     """Make the index of a disk of a point again; return its path. OutputExists where there is one."""
-    disk = point.manifest.disk(name)
-    if disk is None:
-        known = ", ".join(each.name for each in point.manifest.disks)
-        raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {known}")
+    disk = point.disk(name)
     path = f"{target.folder}/{disk.index.path}"
     if target.store.size(path) is not None:
         flaw = target.file_flaw(disk.index)

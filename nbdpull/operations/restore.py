@@ -115,7 +115,7 @@ class _Run:
 
     @property
     def _names(self):
-        return [disk.name for disk in self._point.manifest.disks]
+        return self._point.disks
 
     def _destinations(self):
         options = self._options
@@ -133,8 +133,7 @@ class _Run:
         known, where = self._names, self._where
         wanted = self._options.disks or list(where.to if not where.output else known)
         for name in [*wanted, *where.to, *where.secrets]:
-            if name not in known:
-                raise errors.NoSuchDisk(f"point {self._point.id} has no disk {name}; it has: {', '.join(known)}")
+            self._point.disk(name)  # NoSuchDisk
         if where.is_one_place and len(wanted) > 1:
             raise errors.UsageError(f"-o {where.output} takes one disk; choose with --disk: {', '.join(known)}")
         if where.folder is None and self._wants_domain:
@@ -306,8 +305,8 @@ class _Run:
         """{name: path} of the point's files that belong to the domain and come back."""
         if self._where.folder is None:
             return {}
-        names = [entry.path.partition("/")[2] for entry in self._point.manifest.files]
-        return {name: os.path.join(self._where.folder, name) for name in names if layout.belongs_to_domain(name)}
+        names = filter(layout.belongs_to_domain, self._point.files)
+        return {name: os.path.join(self._where.folder, name) for name in names}
 
     def _planned_xml(self):
         """The definition to write, as text; None where it stays what it was, or there is none. What --define would

@@ -34,9 +34,26 @@ class Point:
     def id(self) -> str:
         return self.manifest.point
 
+    @property
+    def disks(self) -> list[str]:
+        """Their names."""
+        return [disk.name for disk in self.manifest.disks]
+
+    def disk(self, name: str) -> DiskEntry:
+        """The entry of that disk; NoSuchDisk."""
+        entry = self.manifest.disk(name)
+        if entry is None:
+            raise errors.NoSuchDisk(f"point {self.id} has no disk {name}; it has: {', '.join(self.disks)}")
+        return entry
+
+    @property
+    def files(self) -> dict[str, FileEntry]:
+        """Those of the domain, by their names."""
+        return {entry.path.partition("/")[2]: entry for entry in self.manifest.files}
+
     def file(self, name: str) -> Optional[FileEntry]:
-        """FileEntry of that file of the domain, None where the point has none of that name."""
-        return next((entry for entry in self.manifest.files if entry.path.partition("/")[2] == name), None)
+        """That one, None where the point has none of that name."""
+        return self.files.get(name)
 
 
 class Series:

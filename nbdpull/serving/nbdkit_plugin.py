@@ -52,10 +52,8 @@ def get_ready():
 def _open():
     target = series.only_series(marker.open_store(_config["store"][0]), _config.get("domain", [None])[0])
     point = target.point(_config.get("point", [series.LATEST])[0])
-    known = [disk.name for disk in point.manifest.disks]
-    for name in _config.get("disk", known):
-        if name not in known:
-            raise errors.NoSuchDisk(f"point {point.id} has no disk {name}; it has: {', '.join(known)}")
+    for name in _config.get("disk", point.disks):
+        point.disk(name)  # NoSuchDisk
         opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))
         _images[name] = _writable(opened) if "writable" in _config else opened
     _about.update(domain=target.domain, point=point.id, sha256=point.sha256,
