@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional, Protocol
+from typing import NamedTuple, Optional, Protocol
 
 from ..core import errors, extents, pipeline
+from ..core.errors import Report
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
 from ..format import writer
@@ -27,7 +28,6 @@ from .lookout import Lookout
 from .preparation import Prepared, Subject
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
-Report = Callable[..., None]
 
 
 class Job(live_disk.Job, scratch_watch.Job, Protocol):

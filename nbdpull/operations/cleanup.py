@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Callable
+from typing import Optional
 
 from ..backup import reclaim
 from ..core import errors
+from ..core.errors import Check, Report
 from ..hypervisor import domain
 from ..repository import journal, marker, series
 from .options import CleanupOptions as Options
@@ -24,7 +25,7 @@ class Result:
     found: list[reclaim.Leftover]
 
 
-def cleanup(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+def cleanup(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Look, and remove it, unless dry_run is set. Busy if a live run holds the domain or series."""
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
@@ -38,7 +39,7 @@ def cleanup(options: Options, report: Callable = lambda **event: None, check: Ca
         return Result(vm.name, found + ([_paused(vm, hold, options.dry_run)] if left_paused else []))
 
 
-def _lost_job(vm):
+def _lost_job(vm: domain.Domain) -> list[reclaim.Leftover]:
     """Of a job that libvirt knows nothing of, and for which it takes no other: nobody but the user can end it."""
     try:
         vm.require_no_lost_job()
@@ -49,14 +50,14 @@ def _lost_job(vm):
     return []
 
 
-def _paused(vm, hold, dry_run):
+def _paused(vm: domain.Domain, hold: journal.Hold, dry_run: bool) -> reclaim.Leftover:
     """Of a domain that was off and stood paused for a dead run; it ended with the last that was left in it."""
     left = "dry run" if dry_run else "a job runs on it, or somebody resumed it meanwhile" if vm.active else ""
     run = hold.previous.id if hold.previous else None
     return reclaim.Leftover(run, "domain started paused, which was off before", left)
 
 
-def _series(options, vm, stack):
+def _series(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[series.Series]:
     if options.output is None:
         return None
     target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)

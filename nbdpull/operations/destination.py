@@ -7,7 +7,7 @@ know: points, how a target is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -45,7 +45,7 @@ class Destinations:
         """Whether `output` takes one disk only."""
         return self.output is not None and places.is_raw(self.output)
 
-    def text(self, disk):
+    def text(self, disk: str) -> str:
         """Where a disk goes, as the user would name it."""
         if disk in self.to:
             return self.to[disk]
@@ -57,21 +57,21 @@ class Destinations:
         ending = LUKS if kind == RAW and disk in self.secrets else kind
         return os.path.join(self.output, f"{layout.encoded(disk)}.{ending}")
 
-    def place(self, disk):
+    def place(self, disk: str) -> places.Place:
         """The places.Place of a disk; UsageError where its domain would take what is put there for something else."""
         text = self.text(disk)
         known, secret = self.disks.get(disk), self.secrets.get(disk)
         if secret:
             _require_usable(disk, known, secret)
         place = places.place(text, self._format(disk, text), self.options, self.in_place, secret)
-        if is_at(known, place.path) and place.format != known.format and self.folder is None:
+        if known and is_at(known, place.path) and place.format != known.format and self.folder is None:
             raise errors.UsageError(
                 f"disk {disk} of the domain is {known.format} at {place.path}, a {place.format} one would be taken for "
                 "that: name another place, or also a folder by -o, for a definition that fits"
             )
         return place
 
-    def _format(self, disk, text):
+    def _format(self, disk: str, text: str) -> Optional[str]:
         """What a file is to be: what the user said, else what the domain's definition says of this very file, else what
         the name says, else what the domain's disk is. None where all of them are silent."""
         if self.kind or places.is_raw(text):
@@ -79,26 +79,26 @@ class Destinations:
         own = self._usual(disk) if is_at(self.disks.get(disk), text) else None
         return own or _BY_NAME.get(os.path.splitext(text)[1]) or self._usual(disk)
 
-    def _usual(self, disk):
+    def _usual(self, disk: str) -> Optional[str]:
         known = self.disks.get(disk)
         if self.options and disk not in self.secrets:
             return QCOW2
         return known.format if known and known.format in (RAW, QCOW2) else None
 
-    def warnings(self, disk, place):
+    def warnings(self, disk: str, place: places.Place) -> list[str]:
         """What the user should know of how a disk comes back."""
         return [*self._of_format(disk, place), *self._of_encryption(disk, place)]
 
-    def _of_encryption(self, disk, place):
+    def _of_encryption(self, disk: str, place: places.Place) -> Iterator[str]:
         known = self.disks.get(disk)
-        if place.secret:
+        if place.secret and known:  # else it is refused
             yield f"disk {disk} is encrypted: the domain starts where libvirt has the secret {known.secret} for it"
             if Path(place.secret).read_bytes().endswith(b"\n"):
                 yield f"{place.secret} ends in a newline, which is taken for a part of the secret"
         elif known and known.encrypted:
             yield f"disk {disk} was encrypted on its host, comes back in plain; --encrypt-disk {disk}=FILE encrypts it"
 
-    def _of_format(self, disk, place):
+    def _of_format(self, disk: str, place: places.Place) -> Iterable[str]:
         """Of one that nobody chose."""
         chosen = self.kind or (disk in self.to and os.path.splitext(place.path)[1] in _BY_NAME) or self._usual(disk)
         if chosen or place.kind != places.NEW:
@@ -108,7 +108,7 @@ class Destinations:
         return [f"disk {disk} {why}: it is restored as {place.format} (see --format)"]
 
 
-def _require_usable(disk, known, secret):
+def _require_usable(disk: str, known: Optional[Disk], secret: str) -> None:
     if not (known and known.encrypted):
         raise errors.UsageError(
             f"--encrypt-disk {disk}: the domain's definition has no encryption for it, and no secret"
@@ -120,11 +120,13 @@ def _require_usable(disk, known, secret):
         raise errors.UsageError(f"--encrypt-disk {disk}: cannot read {secret}: {error.strerror}") from error
 
 
-def is_as(known, place):
+def is_as(known: Optional[Disk], place: places.Place) -> bool:
     """Whether the Disk of a definition is at that Place, as it is there."""
-    return is_at(known, place.path) and (known.format, known.encrypted) == (place.format, bool(place.secret))
+    if known is None or not is_at(known, place.path):
+        return False
+    return (known.format, known.encrypted) == (place.format, bool(place.secret))
 
 
-def is_at(known, path):
+def is_at(known: Optional[Disk], path: str) -> bool:
     """Whether the Disk of a definition, None where it has none, is at that path."""
-    return bool(known and known.source) and os.path.realpath(known.source) == os.path.realpath(path)
+    return known is not None and bool(known.source) and os.path.realpath(known.source) == os.path.realpath(path)

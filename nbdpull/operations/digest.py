@@ -7,17 +7,21 @@ the index, only the others are read. Must not know: libvirt, what is printed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable
+from typing import Callable, Optional
 
 from ..core import errors, pipeline
+from ..core.errors import Check, Report
 from ..format import findings, layout, reader
 from ..repository import lookup, marker, series
 from .options import DigestOptions as Options
 
 BLOCK = layout.IMAGE_DIGEST_BLOCK
 BATCH_BLOCKS = 16
+_Record = tuple[int, int, Optional[bytes]]  # of RandomImage.records
+_Block = tuple[int, list[_Record]]  # its number, and its records
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Result:
     warnings: list[str]
 
 
-def digest(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+def digest(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Tell the digests of a point, or of all points of a domain ("all")."""
     target = series.only_series(marker.open_store(options.store), options.domain)
     report = partial(report, domain=target.domain)
@@ -38,7 +42,7 @@ def digest(options: Options, report: Callable = lambda **event: None, check: Cal
     return Result(target.domain, points, _kept(target, points) if options.keep else [])
 
 
-def _kept(target, points):
+def _kept(target: series.Series, points: list[tuple[series.Point, dict[str, str]]]) -> list[str]:
     """Record the digests in the store; a warning where it cannot be written to, which is no failure."""
     told = [{**findings.entry(point), "disks": disks} for point, disks in points]
     try:
@@ -48,12 +52,19 @@ def _kept(target, points):
     return []
 
 
-def _of_point(target, point, disks, threads, report, check):
+def _of_point(
+    target: series.Series,
+    point: series.Point,
+    disks: list[str],
+    threads: int,
+    report: Report,
+    check: Check,
+) -> dict[str, str]:
     result = {}
     for name in [point.disk(name).name for name in disks or point.disks]:  # each is there before the first is read
         with lookup.RandomImage(target, point, name, check=check) as opened:
 
-            def tell(position, name=name, size=opened.size):
+            def tell(position: int, name: str = name, size: int = opened.size) -> None:
                 report(
                     event="progress", point=point.id, disk=name, position=position, size=size, written_bytes=position
                 )
@@ -62,16 +73,21 @@ def _of_point(target, point, disks, threads, report, check):
     return result
 
 
-def image_digest(opened, threads=2, tell=lambda position: None, check=lambda: None):
+def image_digest(
+    opened: lookup.RandomImage,
+    threads: int = 2,
+    tell: Callable[[int], None] = lambda position: None,
+    check: Check = lambda: None,
+) -> str:
     """The digest of a RandomImage, in hex."""
     return reader.digest_of(_parts(opened, threads, tell, check)).hex()
 
 
-def _parts(opened, threads, tell, check):
+def _parts(opened: lookup.RandomImage, threads: int, tell: Callable[[int], None], check: Check) -> Iterator[bytes]:
     """Yield what the digest of an image is the digest of."""
     yield layout.image_digest_head(opened.size)
 
-    def work(blocks):
+    def work(blocks: list[_Block]) -> tuple[list[_Block], list[Optional[bytes]]]:
         return blocks, [_block_digest(opened, number, records) for number, records in blocks]
 
     for blocks, leaves in pipeline.ordered(
@@ -88,9 +104,9 @@ def _parts(opened, threads, tell, check):
         tell(blocks[-1][0] * BLOCK)
 
 
-def _batches(opened):
+def _batches(opened: lookup.RandomImage) -> Iterator[list[_Block]]:
     """Yield lists of (number, its records) of the blocks that hold data, ascending."""
-    batch: list = []
+    batch: list[_Block] = []
     for record in opened.records():
         number = record[0] // BLOCK
         if batch and batch[-1][0] == number:
@@ -104,7 +120,7 @@ def _batches(opened):
         yield batch
 
 
-def _block_digest(opened, number, records):
+def _block_digest(opened: lookup.RandomImage, number: int, records: list[_Record]) -> Optional[bytes]:
     """BLAKE3 of a block's bytes; None where they are all zero."""
     start = number * BLOCK
     length = min(BLOCK, opened.size - start)
@@ -114,10 +130,10 @@ def _block_digest(opened, number, records):
     return reader.digest(data) if data.count(0) != length else None
 
 
-_zero_digests: dict = {}
+_zero_digests: dict[int, bytes] = {}
 
 
-def _zero_digest(length):
+def _zero_digest(length: int) -> bytes:
     if length not in _zero_digests:
         _zero_digests[length] = reader.digest(bytes(length))
     return _zero_digests[length]

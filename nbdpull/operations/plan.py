@@ -10,14 +10,14 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from ..backup import fit, live_disk, offline, offline_read, preparation, route, run_record
 from ..backup.live_disk import Known, Live, Reading
 from ..backup.lookout import Checks, Lookout
 from ..backup.preparation import Asked, Prepared, Subject
 from ..core import extents
-from ..core.errors import Check
+from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout, writer
 from ..hypervisor import domain, socket_keeper
@@ -42,7 +42,7 @@ class Result:
     warnings: list[str]
 
 
-def plan(options: Options, report: Callable[..., None] = lambda **event: None, check: Check = lambda: None) -> Result:
+def plan(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Look, and leave everything as it is: no checkpoint is made, the guest is not frozen."""
     with ExitStack() as entered:
         vm = entered.enter_context(domain.open(options.domain, options.uri, check=check))

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from .. import __version__
 from ..backup import belongings, copying, fit, offline, preparation, reclaim, route, run_record, superseded
@@ -22,7 +22,7 @@ from ..backup.live_disk import Reading
 from ..backup.lookout import Checks, Lookout
 from ..backup.preparation import Asked, Prepared, Subject
 from ..core import deadline
-from ..core.errors import Check
+from ..core.errors import Check, Report
 from ..core.throttle import Throttle
 from ..definitions import omissions
 from ..format import layout
@@ -35,7 +35,6 @@ from ..repository.journal import Hold
 from ..repository.series import Point, Series
 from .options import PullOptions as Options
 
-Report = Callable[..., None]
 _ENDS_WITH_ITS_RUN = "a disk is in an I/O thread, and a job of such a disk ends when its run dies"
 
 

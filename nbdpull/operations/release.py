@@ -14,6 +14,7 @@ from typing import Callable, Optional
 from ..backup import strays
 from ..backup.reclaim import Leftover
 from ..core import errors
+from ..core.errors import Check, Report
 from ..hypervisor import domain
 from ..repository import journal
 from .options import ReleaseOptions as Options
@@ -27,7 +28,7 @@ class Result:
     found: list[Leftover]
 
 
-def release(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+def release(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Remove each checkpoint that nbdpull made, and each bitmap of its that no checkpoint owns.
 
     Busy where a job runs, or another nbdpull. A domain that
@@ -40,7 +41,7 @@ def release(options: Options, report: Callable = lambda **event: None, check: Ca
             stack.enter_context(vm.awake(True, hold))
             vm.require_idle()
         found = []
-        remove: Callable
+        remove: Callable[[], object]
         for made in strays.checkpoints(vm):
             remove = partial(vm.delete_checkpoint, made.name)
             found.append(_released(options, made.run_id, f"checkpoint {made.name}", remove))
@@ -52,7 +53,7 @@ def release(options: Options, report: Callable = lambda **event: None, check: Ca
         return Result(vm.name, found)
 
 
-def _released(options: Options, run: Optional[str], what: str, remove: Callable) -> Leftover:
+def _released(options: Options, run: Optional[str], what: str, remove: Callable[[], object]) -> Leftover:
     left = "dry run" if options.dry_run else ""
     try:
         if not options.dry_run:
