@@ -187,6 +187,21 @@ def calls(tree):
             yield ast.unparse(node.func)
 
 
+REACHES_FILES = {"fcntl", "glob", "io", "pathlib", "shutil", "tempfile"}
+ONLY_NAMES = {"os.path.join", "os.path.dirname", "os.path.isabs", "os.getuid", "os.geteuid", "os.environ.get"}
+HOLDER = {"look", "_open_record", "_lock"}  # of the record of a domain's holder, which is in no store
+
+
+@pytest.mark.parametrize("name", [name for name in PLACED if folder_of(name) in ("format", "repository")])
+def test_only_storage_reaches_the_files_of_a_store(name):
+    """Where they are in no directory, what is done to them by the operating system has nothing to be done to."""
+    tree, allowed = MODULES[name], {"fcntl"} if name == "repository.journal" else set()
+    others = [node for node in tree.body if not (allowed and getattr(node, "name", None) in HOLDER)]
+    called = {call for node in others for call in calls(node) if call == "open" or call.startswith("os.")}
+    assert called <= ONLY_NAMES
+    assert outside(name) & REACHES_FILES <= allowed
+
+
 SPEAKS = {"print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write", "input"}
 
 

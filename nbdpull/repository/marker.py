@@ -5,9 +5,7 @@ Owns: the document in nbdpull.json, and whom a new store lets in. Must not know:
 
 from __future__ import annotations
 
-import errno
 import grp
-import os
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ class _Marker:
 
 def open_store(root: str) -> store.Store:
     """Return the Store in an existing folder; StoreError if the folder holds none."""
-    if not os.path.isdir(root):
+    if not store.is_folder(root):
         raise errors.StoreError(f"{root}: no such folder; name the folder given to -o of a pull")
     found = store.Store(root)
     uuid_of(found)
@@ -41,10 +39,8 @@ def open_or_create(root: str, group: Optional[str] = None) -> store.Store:
     """
     access = store.OWNER if group is None else store.Access(0o750, 0o640, _group_number(group))
     store.make_folders(root, access)
-    if not os.access(root, os.W_OK | os.X_OK):
-        why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
-        raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
-    if not os.path.exists(os.path.join(root, layout.MARKER)):
+    store.require_writable(root)
+    if not store.Store(root).holds(layout.MARKER):
         _create_marker(root, access)
     found = open_store(root)
     if group is not None and (found.access.group != access.group or found.access.file & 0o040 == 0):
@@ -79,14 +75,11 @@ def uuid_of(found: store.Store) -> str:
 
 
 def _create_marker(root: str, access: store.Access) -> None:
-    with store.translated("look into", root):
-        strange = [name for name in os.listdir(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
-    if strange and not os.path.exists(os.path.join(root, layout.MARKER)):  # it may be there by now
+    strange = [name for name in store.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
+    if strange and not store.Store(root).holds(layout.MARKER):  # it may be there by now
         raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
     if access.group != -1:  # the folder may be one that the operator made
-        with store.translated("give to that group", root):
-            os.chown(root, -1, access.group)
-            os.chmod(root, access.folder)
+        store.let_in(root, access)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good

@@ -136,9 +136,10 @@ class Series:
     def is_copy(self, run: journal.Run) -> bool:
         """Whether the uncommitted folder here that a Run tells of is not the one that it made, but a copy: of it nobody
         lives. The run's own place is looked at where it is of this machine; its file's number tells of any."""
-        made_in, here = os.path.join(run.store, run.folder), self.store.path(self.folder, run.id)
-        if run.is_alive is not None and os.path.exists(made_in):
-            return not os.path.samefile(made_in, here)
+        if run.is_alive is not None:
+            same = self.store.is_same(f"{self.folder}/{run.id}", os.path.join(run.store, run.folder))
+            if same is not None:
+                return not same
         return run.inode not in (None, self.store.inode(f"{self.folder}/{run.id}/{journal.JOURNAL}"))
 
     def remove_uncommitted(self, point_id: str, keep_journal: bool = False) -> None:

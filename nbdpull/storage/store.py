@@ -195,6 +195,14 @@ class Store:
             return beneath.status(folder, name).st_ino
         return None
 
+    def holds(self, path: str) -> bool:
+        """Whether anything has that name, be it what it may; what cannot be looked at is not there."""
+        return self.inode(path) is not None
+
+    def is_same(self, path: str, other: str) -> Optional[bool]:
+        """Whether a folder is what is at an absolute path of this machine; None where nothing is."""
+        return os.path.samefile(other, self.path(path)) if os.path.exists(other) else None
+
     def sha256(self, path: str, check: Check = lambda: None) -> str:
         """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
         digest = hashlib.sha256()
@@ -304,6 +312,31 @@ class Store:
             except OSError:
                 pass  # a file system without locks
             yield
+
+
+def is_folder(root: str) -> bool:
+    """Whether a folder is there that may hold a store."""
+    return os.path.isdir(root)
+
+
+def require_writable(root: str) -> None:
+    """Raise OutputError unless something may be made in a folder."""
+    if not os.access(root, os.W_OK | os.X_OK):
+        why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
+        raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
+
+
+def entries(root: str) -> list[str]:
+    """Names of all that is in a folder, which need not be a store's; OutputError where they cannot be read."""
+    with translated("look into", root):
+        return os.listdir(root)
+
+
+def let_in(root: str, access: Access) -> None:
+    """Give a folder, which the operator may have made, to the group of what is to be made in it."""
+    with translated("give to that group", root):
+        os.chown(root, -1, access.group)
+        os.chmod(root, access.folder)
 
 
 @contextmanager
