@@ -138,6 +138,8 @@ def pytest_runtest_makereport():
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr[2]}"
+    # a name that is no text, in captured output: xdist cannot send it, and the whole run would end
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
 
 
 @pytest.hookimpl(hookwrapper=True)
