@@ -1,0 +1,79 @@
+"""libvirt's errors as ours: by code number, whatever the words are."""
+
+import errno
+
+import pytest
+
+from nbdpull.core import errors
+
+libvirt = pytest.importorskip("libvirt")
+
+from nbdpull.hypervisor import libvirt_error  # noqa: E402
+
+OTHERWISE = (errors.NoSuchDomain, "look for it")
+DENIED = (errors.AccessDenied, "ask somebody")
+
+
+def raised(code, number=-1):
+    """What libvirt raises: a code, and the errno that it tells with a system error."""
+    error = libvirt.libvirtError("failed")
+    error.args = ("libvirt's words\nin lines",)
+    error.err = (code, 10, error.args[0], 2, None, None, None, number, -1)
+    return error
+
+
+def translated(error, *verdicts):
+    with pytest.raises(errors.NbdpullError) as caught, libvirt_error.translated("cannot do it", *verdicts):
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize("code, kind", [
+    (libvirt.VIR_ERR_ACCESS_DENIED, errors.AccessDenied), (libvirt.VIR_ERR_AUTH_FAILED, errors.AccessDenied),
+    (libvirt.VIR_ERR_AUTH_CANCELLED, errors.AccessDenied), (libvirt.VIR_ERR_OPERATION_DENIED, errors.AccessDenied),
+    (libvirt.VIR_ERR_OPERATION_TIMEOUT, errors.Busy), (libvirt.VIR_ERR_NO_SUPPORT, errors.Unsupported),
+    (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, errors.Unsupported), (109, errors.CheckpointUnusable),
+    (103, errors.NoSuchCheckpoint), (libvirt.VIR_ERR_INTERNAL_ERROR, errors.HypervisorError),
+    (libvirt.VIR_ERR_SYSTEM_ERROR, errors.HypervisorError), (99999, errors.HypervisorError),
+])  # fmt: skip
+def test_each_code(code, kind):
+    error = translated(raised(code))
+    assert type(error) is kind
+    assert str(error).startswith("cannot do it: ") and str(error).endswith("(libvirt's words in lines)")
+    assert libvirt_error.code_of(error) == code
+
+
+@pytest.mark.parametrize("number, kind", [
+    (errno.EACCES, errors.AccessDenied), (errno.EPERM, errors.AccessDenied), (errno.ENOENT, errors.NoSuchDomain),
+])  # fmt: skip
+def test_a_system_error_is_what_its_errno_is(number, kind):
+    assert type(translated(raised(libvirt.VIR_ERR_SYSTEM_ERROR, number), OTHERWISE)) is kind
+
+
+def test_what_the_caller_knows_better():
+    assert "look for it" in str(translated(raised(libvirt.VIR_ERR_INTERNAL_ERROR), OTHERWISE))
+    assert "ask somebody" in str(translated(raised(libvirt.VIR_ERR_ACCESS_DENIED), OTHERWISE, DENIED))
+    assert "ask somebody" not in str(translated(raised(libvirt.VIR_ERR_NO_SUPPORT), OTHERWISE, DENIED))
+
+
+def test_what_is_not_libvirts_passes():
+    with pytest.raises(ZeroDivisionError), libvirt_error.translated("cannot do it"):
+        raise ZeroDivisionError
+    assert libvirt_error.code_of(errors.Busy("another")) is None
+
+
+def test_unless():
+    def gone():
+        raise raised(42)
+
+    assert libvirt_error.unless((41, 42), gone) is None
+    assert libvirt_error.unless((42,), lambda: "here") == "here"
+    with pytest.raises(libvirt.libvirtError):
+        libvirt_error.unless((41,), gone)
+
+
+def test_what_may_be_done_yet_is_unanswered():
+    error = errors.Busy("it waits")
+    assert not libvirt_error.is_unanswered(error)
+    error.__cause__ = errors.NoAnswer("nothing came")
+    assert libvirt_error.is_unanswered(error) and libvirt_error.is_unanswered(error.__cause__)
