@@ -49,6 +49,9 @@ class MemoryStore:
         check()
         return hashlib.sha256(data).hexdigest()
 
+    def free_bytes(self):
+        return None
+
     def folders(self, path=""):
         return self._within(path, self._folders - {""})
 

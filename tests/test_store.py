@@ -15,7 +15,7 @@ from stores import MIB, flipped, package_environment, small_disk, unprivileged
 
 from nbdpull.core import errors
 from nbdpull.format import layout
-from nbdpull.repository.marker import open_or_create, open_store, uuid_of
+from nbdpull.repository.marker import is_new, open_or_create, open_store, uuid_of
 from nbdpull.storage.store import translated
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
@@ -60,6 +60,22 @@ def test_a_folder_with_other_things_does_not(tmp_path):
     with pytest.raises(errors.StoreError, match="not empty and no store"):
         open_or_create(str(tmp_path))
     assert os.listdir(tmp_path) == ["letter.txt"]
+
+
+def test_where_a_store_can_still_be_made(tmp_path, monkeypatch):
+    assert is_new(str(tmp_path)) and is_new(str(tmp_path / "none"))
+    open_or_create(str(tmp_path))
+    assert not is_new(str(tmp_path))
+    monkeypatch.setattr(os, "listdir", fails(errno.EACCES))
+    with pytest.raises(errors.OutputError, match="Permission denied"):
+        is_new(str(tmp_path))
+
+
+def test_what_is_free(store, monkeypatch):
+    free = os.statvfs(store.root)
+    assert 0 < store.free_bytes() <= free.f_blocks * free.f_frsize
+    monkeypatch.setattr(os, "statvfs", fails(errno.ENOSYS))
+    assert store.free_bytes() is None
 
 
 def test_a_file_is_no_store(tmp_path):

@@ -11,6 +11,7 @@ from typing import Optional
 from ..core import errors, members
 from ..definitions.domain_xml import Disk
 from ..format import layout
+from ..storage.base import Store
 from . import scratch_watch
 
 STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
@@ -40,13 +41,13 @@ def require_scratch(folder: str, disks: Collection[Disk], limit: Optional[int] =
     scratch_watch.require_room(folder, sum(disk.size for disk in disks), limit)
 
 
-def require_store(root: str, in_full: Collection[Disk]) -> None:
+def require_store(store: Store, in_full: Collection[Disk]) -> None:
     """OutputFull where the store has no room for disks that are read in full, however well they compress."""
     expected = sum(disk.allocation for disk in in_full)
-    free, wanted = scratch_watch.free_bytes(root), min(STORE_RESERVE, expected)
+    free, wanted = store.free_bytes(), min(STORE_RESERVE, expected)
     wanted = max(wanted, expected // BEST_RATIO)
     if free is not None and free < wanted:
         raise errors.OutputFull(
-            f"cannot write to {root}: No space left on device ({free} bytes are free, "
+            f"cannot write to {store.path()}: No space left on device ({free} bytes are free, "
             f"{expected} are to be read in full); free space, choose another folder, or say --no-space-check"
         )

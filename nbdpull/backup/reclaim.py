@@ -16,6 +16,7 @@ from ..format import layout
 from ..hypervisor import domain
 from ..repository.journal import JOURNAL, Hold, Run
 from ..repository.series import Series
+from ..storage.store import Store
 from . import scratch_watch
 
 
@@ -122,10 +123,10 @@ def _has_no_part(vm: domain.Domain, run: Run) -> bool:
 
 def _committed(run: Run) -> Optional[bool]:
     """Whether the run's point was published; None where its store does not tell."""
-    folder = os.path.join(run.store, run.folder)
-    if os.path.exists(os.path.join(folder, layout.MANIFEST)):
+    store = Store(run.store)
+    if store.holds(f"{run.folder}/{layout.MANIFEST}"):
         return True
-    return False if os.path.exists(os.path.join(folder, JOURNAL)) else None
+    return False if store.holds(f"{run.folder}/{JOURNAL}") else None
 
 
 def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:

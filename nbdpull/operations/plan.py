@@ -73,7 +73,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
 
 def _of_store(output: Optional[str], subject: Subject) -> Subject:
     """The same with what a store has of it."""
-    if output is None or not os.path.isdir(output) or not os.listdir(output):
+    if output is None or marker.is_new(output):
         return subject
     target = series.of_domain(marker.open_store(output), subject.vm.name, subject.vm.uuid)
     points = target.load()[0]

@@ -254,7 +254,7 @@ def _require_room(run: _Run, prepared: Prepared) -> None:
     disks, decisions = run.subject.disks, prepared.choice.decisions
     if not (run.vm.is_remote or run.vm.reads_images):
         fit.require_scratch(prepared.plan.scratch_dir, disks, run.options.scratch_limit)
-    fit.require_store(run.series.store.root, [disk for disk in disks if decisions[disk.target][0] == FULL])
+    fit.require_store(run.series.store, [disk for disk in disks if decisions[disk.target][0] == FULL])
 
 
 # While the job runs, and after it

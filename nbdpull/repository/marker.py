@@ -32,6 +32,11 @@ def open_store(root: str) -> store.Store:
     return found
 
 
+def is_new(root: str) -> bool:
+    """Whether nothing is there yet, so that a pull would make a store of it."""
+    return not store.is_folder(root) or not store.entries(root)
+
+
 def open_or_create(root: str, group: Optional[str] = None) -> store.Store:
     """Return the Store in `root`, made there first if the folder is new or empty.
 

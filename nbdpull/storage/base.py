@@ -87,6 +87,9 @@ class Store(Protocol):
     def sha256(self, path: str, check: Check = _no_check) -> str:
         """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
 
+    def free_bytes(self) -> Optional[int]:
+        """How much more may be made; None where nothing tells."""
+
     def folders(self, path: str = "") -> list[str]:
         """Names of the folders in a folder, sorted; none where the folder is not there."""
 

@@ -195,6 +195,13 @@ class Store:
             return beneath.status(folder, name).st_ino
         return None
 
+    def free_bytes(self) -> Optional[int]:
+        """Bytes free in the file system for others than root; None: not known."""
+        with suppress(OSError):
+            status = os.statvfs(self.root)
+            return status.f_bavail * status.f_frsize
+        return None
+
     def holds(self, path: str) -> bool:
         """Whether anything has that name, be it what it may; what cannot be looked at is not there."""
         return self.inode(path) is not None
