@@ -32,6 +32,6 @@ BROKEN = {
 def test_it_finds_a_broken_promise(monkeypatch, what):
     *promise, only = BROKEN[what]
     monkeypatch.setattr(*promise)
-    monkeypatch.setattr(fuzz, "SECONDS", 10)
-    monkeypatch.setattr(fuzz, "WALL", 20)
+    monkeypatch.setattr(fuzz, "SECONDS", 4)
+    monkeypatch.setattr(fuzz, "WALL", 6)
     assert fuzz.campaign(3, count=100, enough=1, only=only), "nothing was found in 100 stores"
