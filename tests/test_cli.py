@@ -295,12 +295,33 @@ def test_list(vm, capsys):
     assert cli.main(["list", str(vm.root), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [point["id"] for point in told] == [point.id for point in vm.points]
-    assert cli.main(["list", str(vm.root)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    assert cli.main(["list", str(vm.root), "--wide"]) == 0
+    *lines, empty, totals = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
         "DOMAIN", "POINT", "AS", "OF", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED"
     ]  # fmt: skip
     assert [line.split()[:2] for line in lines[1:]] == [["vm1", point.id] for point in vm.points]
+    assert not empty and totals.startswith("3 points, ") and totals.endswith("B stored")
+
+
+def test_a_list_fits_a_terminal(tmp_path, capsys):
+    """Whatever is known of a point; and what stands for its id there is understood."""
+    vm = chain(tmp_path / "store", size=300_000)
+    path = vm.folder / vm.points[1].id / "vda.0000.zst"
+    path.write_bytes(flipped(path.read_bytes(), 99))
+    assert cli.main(["verify", str(vm.root), "--quiet"]) == 11
+    capsys.readouterr()
+    assert cli.main(["list", str(vm.root), "--last", "2", "--domain", "vm1"]) == 0
+    domain, headings, *rows, empty, totals = capsys.readouterr().out.splitlines()
+    assert domain == "vm1:" and headings.split() == ["POINT", "MODE", "DISKS", "STORED", "VERIFIED", "DRILLED"]
+    assert max(map(len, [headings, *rows, totals])) <= 80 and totals.startswith("2 points, ")
+    assert ["DAMAGED" in row for row in rows] == [True, True] and "BASE DAMAGED" in rows[1]
+    for row, point in zip(rows, vm.points[1:]):
+        assert cli.main(["show", str(vm.root), row.split()[0], "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["id"] == point.id
+    assert cli.main(["list", str(vm.root), "--last", "1", "--json"]) == 0
+    assert [point["id"] for point in json.loads(capsys.readouterr().out)] == [vm.points[2].id]
+    assert cli.main(["list", str(vm.root), "--domain", "vm2"]) == 10
 
 
 def test_list_with_a_damaged_point(tmp_path, capsys):

@@ -80,7 +80,7 @@ def test_the_newest_is_never_guessed(vm):
     """Where one manifest cannot be read, nobody knows whether it is the newest: "latest" must not be an older one."""
     for victim in vm.points:
         with damaged(manifest_of(vm, victim), b"{}"):
-            with pytest.raises(errors.Damaged, match=f"{victim.id}.*may be the latest point: name another by its id"):
+            with pytest.raises(errors.Damaged, match=f"{victim.id}.*may be the point that you ask for: name"):
                 vm.series.point()
             with pytest.raises(errors.Damaged):
                 vm.series.points()

@@ -106,6 +106,12 @@ def finding(found: Optional[dict[str, Any]]) -> str:
     return " ".join(filter(None, [(found["when"] or "")[:10], word]))
 
 
+def short_finding(found: Optional[dict[str, Any]]) -> str:
+    """The same in 16 characters: what was not well has no date."""
+    bad = found and _VERDICTS.get(found["verdict"], "")
+    return bad if bad and bad.isupper() else finding(found)
+
+
 def part(looked: dict[str, Any]) -> str:
     sample, shard = looked["sample"], looked["shard"]
     shown = [f"{100 * sample:g} %"] if sample else []

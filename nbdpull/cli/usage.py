@@ -171,7 +171,10 @@ def add_chosen_point(parser: Parser, of: type) -> None:
     add_point(parser, of)
 
 
-def add_point(parser: Parser, of: type, what: str = "an id of list, or latest") -> None:
+POINT = "id or its beginning, date, or latest: see nbdpull list"
+
+
+def add_point(parser: Parser, of: type, what: str = POINT) -> None:
     add(parser, of, "--point", metavar="ID", help=what)
 
 

@@ -12,7 +12,7 @@ from ..core import errors, extents
 from ..definitions import omissions
 from ..format import findings, reader
 from ..format.manifest import DiskEntry
-from ..repository import marker, series, verdict
+from ..repository import marker, point_choice, series, verdict
 
 Described = dict[str, Any]  # plain values, documented in the manual
 
@@ -88,20 +88,26 @@ def _describe_omission(omission: omissions.Omission) -> Described:
     return {name: getattr(omission, name) for name in ("what", "why", "path", "missed")}
 
 
-def points(root: str) -> tuple[list[Described], list[errors.NbdpullError]]:
-    """Return ([dict of each point of each domain, in the order of commits], [error of each unreadable point])."""
+def points(root: str, domain: Optional[str] = None) -> tuple[list[Described], list[errors.NbdpullError]]:
+    """Return ([dict of each point of each domain, in the order of commits], [error of each unreadable point]); domain:
+    only this one's."""
     opened = marker.open_store(root)
     found: list[Described] = []
     refused: list[errors.NbdpullError] = []
-    for each in series.all_series(opened):
+    for each in [series.only_series(opened, domain)] if domain is not None else series.all_series(opened):
         good, bad = each.load()
         about = _found(each, good, bad)
         partial = series.partial_disks(good)
-        found += [
-            describe(point, partial[point.id], omissions.of_point(each, point), about[point.id]) for point in good
-        ]
+        for point in good:
+            omitted = omissions.of_point(each, point)
+            found.append(describe(point, partial[point.id], omitted, about[point.id]))
         refused += bad.values()
     return found, refused
+
+
+def short_ids(points: list[Described]) -> dict[str, str]:
+    """{id of each of these points: as much of it as no other one begins with}"""
+    return point_choice.short([point["id"] for point in points])
 
 
 def point(root: str, wanted: str, domain: Optional[str] = None) -> Described:
@@ -118,12 +124,15 @@ def only_domain(root: str) -> str:
 
 
 def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
-    """Return (Series, Point) of an id or series.LATEST; NoSuchPoint, StoreError."""
+    """Return (Series, Point) of what Series.point takes; an id is looked for in all domains. NoSuchPoint, StoreError"""
     opened = marker.open_store(root)
     if domain is None and wanted != series.LATEST:
-        for each in series.all_series(opened):
-            if each.has_folder(wanted):
-                return each, each.point(wanted)
+        found = [(each, name) for each in series.all_series(opened) for name in each.named(wanted)]
+        ids = list(dict.fromkeys(name for _, name in found))
+        if len(ids) > 1:
+            raise point_choice.ambiguous(wanted, ids)
+        for each, _ in found[:1]:
+            return each, each.point(wanted)
     target = series.only_series(opened, domain)
     return target, target.point(wanted)
 

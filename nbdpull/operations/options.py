@@ -231,6 +231,7 @@ class DrillOptions:
 @dataclass(frozen=True)
 class ListOptions:
     store: str
+    domain: Optional[str] = None
 
 
 @dataclass(frozen=True)

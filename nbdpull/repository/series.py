@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Optional, cast
 
 from ..core import errors
@@ -18,7 +19,7 @@ from ..core.errors import Check
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
 from ..storage.store import Store
-from . import journal
+from . import journal, point_choice
 
 LATEST = "latest"
 
@@ -50,6 +51,11 @@ class Point:
     def files(self) -> dict[str, FileEntry]:
         """Those of the domain, by their names."""
         return {entry.path.partition("/")[2]: entry for entry in self.manifest.files}
+
+    @property
+    def when(self) -> datetime:
+        """The instant that the disks are as of; of points that do not tell it, when they were committed."""
+        return datetime.fromisoformat(self.manifest.as_of or self.manifest.created)
 
     def file(self, name: str) -> Optional[FileEntry]:
         """That one, None where the point has none of that name."""
@@ -174,31 +180,52 @@ class Series:
             raise errors.Damaged(f"{self.store.path(path)}: the folder was renamed; its point is {decoded.point}")
         return Point(decoded, hashlib.sha256(data).hexdigest())
 
-    def has_folder(self, name: str) -> bool:
-        """Whether there is a folder that may be that of a point; where it cannot be told, there is none to be found."""
+    def named(self, wanted: str) -> list[str]:
+        """Ids that begin so, of committed points; what is there by that very name comes alone, committed or not. Where
+        it cannot be told, there is none to be found."""
         with suppress(errors.Damaged):
-            return name in self.store.folders(self.folder)
-        return False
+            found = point_choice.beginning_with(wanted, self.store.folders(self.folder))
+            return found if found == [wanted] else [each for each in found if self._is_committed(each)]
+        return []
+
+    def _is_committed(self, name: str) -> bool:
+        return bool(layout.POINT_ID.match(name)) and not self._is_uncommitted(name)
 
     def point(self, wanted: str = LATEST) -> Point:
-        """Return the Point with that id, or the latest: the last one that is whole, where there is any, see
-        partial_disks. NoSuchPoint names those that exist."""
+        """Return the Point with that id, or the only one whose id begins so; of a time the newest at or before it; or
+        the latest. Of several by time, the last one that is whole, where there is any, see partial_disks. NoSuchPoint.
+        """
         if wanted == LATEST:
             return self._last()
-        if wanted not in self.store.folders(self.folder):
-            known = ", ".join(point.id for point in self.load()[0]) or "none"
-            raise errors.NoSuchPoint(f"no point {wanted} of {self.domain} in {self.store.root}; it has: {known}")
-        if self.store.size(f"{self.folder}/{wanted}/{layout.MANIFEST}") is None:
-            raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
-        return self._point(wanted)
+        try:
+            until = point_choice.moment(wanted, datetime.now(timezone.utc))
+        except ValueError as error:
+            raise errors.NoSuchPoint(str(error)) from None
+        return self._last(until) if until else self._by_name(wanted)
 
-    def _last(self) -> Point:
+    def _by_name(self, wanted: str) -> Point:
+        found = self.named(wanted)
+        if len(found) > 1:
+            raise point_choice.ambiguous(wanted, found)
+        if not found:
+            known = point_choice.listed([point.id for point in self.load()[0]])
+            raise errors.NoSuchPoint(f"no point {wanted} of {self.domain} in {self.store.root}; it has: {known}")
+        if self.store.size(f"{self.folder}/{found[0]}/{layout.MANIFEST}") is None:
+            raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
+        return self._point(found[0])
+
+    def _last(self, until: Optional[datetime] = None) -> Point:
         points, refused = self.load()
         for error in refused.values():
-            raise type(error)(f"{error}; it may be the latest point: name another by its id") from error
+            raise type(error)(f"{error}; it may be the point that you ask for: name another by its id") from error
         if not points:
             raise errors.NoSuchPoint(f"{self.store.root} holds no completed point of {self.domain}")
         partial = partial_disks(points)
+        if until is not None:
+            points = sorted((point for point in points if point.when <= until), key=lambda point: point.when)
+        if not points:
+            asked = until.isoformat(" ", "seconds") if until else ""
+            raise errors.NoSuchPoint(f"{self.store.root} holds no point of {self.domain} at or before {asked}")
         return next((point for point in reversed(points) if not partial[point.id]), points[-1])
 
     def parent(self, point: Point) -> Optional[Point]:

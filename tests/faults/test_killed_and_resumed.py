@@ -365,8 +365,8 @@ def test_that_a_point_was_resumed_is_told(rig):
     begun = journal(rig)[1]["begun"]
     done = rig.run(*(word for word in rig.words("--quiet") if word != "--json"))
     assert (done.returncode, done.stdout) == (0, "") and f"as of {begun}" in done.stderr
-    listed = rig.run("list", rig.store).stdout.splitlines()
-    assert listed[0].split()[2:4] == ["AS", "OF"] and listed[-1].split()[2] == begun
+    listed = rig.run("list", rig.store, "--wide").stdout.splitlines()
+    assert listed[0].split()[2:4] == ["AS", "OF"] and listed[-3].split()[2] == begun
     shown = rig.run("show", rig.store, "latest")
     assert f"as_of:       {begun}" in shown.stdout
 

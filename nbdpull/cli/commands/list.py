@@ -4,43 +4,89 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import ListOptions as Options
-from .. import usage
+from .. import types, usage
 from ..output import Outcome, Report
 
 SUMMARY = "list the points of a store"
-EXAMPLE = "list dir/ --json"
+EXAMPLE = "list dir/ --last 5"
 
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    parser.add_argument("--json", action="store_true", help="one JSON array")
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, by its name or uuid")
+    parser.add_argument("--last", metavar="N", type=types.in_range(1, 1_000_000),
+                        help="only the last N points of each domain")  # fmt: skip
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--wide", action="store_true", help="whole ids, and more columns than fit 80 characters")
+    shown.add_argument("--json", action="store_true", help="one JSON array")
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import listing
 
-    points, refused = listing.points(usage.options(Options, args).store)
+    options = usage.options(Options, args)
+    every, refused = listing.points(options.store, options.domain)
     code = max((error.exit_code for error in refused), default=0)
-    return Outcome(points, _lines(points), code, warnings=[str(error) for error in refused])
+    points = [point for group in _by_domain(every) for point in group[-getattr(args, "last", 0) :]]
+    lines = _wide(points) if getattr(args, "wide", False) else _narrow(points, listing.short_ids(every))
+    return Outcome(points, lines, code, warnings=[str(error) for error in refused])
 
 
-def _lines(points: list[dict[str, Any]]) -> Iterator[str]:
+def _by_domain(points: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """A domain may have been renamed: it is known by its uuid."""
+    return (list(group) for _, group in groupby(points, lambda point: point["uuid"]))
+
+
+def _narrow(points: list[dict[str, Any]], ids: dict[str, str]) -> Iterator[str]:
+    """A table for each domain, in which lines are of at most 80 characters; ids: the short one of each."""
+    from .. import terminal
+
+    headings = ("POINT", "MODE", "DISKS", "STORED", "VERIFIED", "DRILLED")
+    for group in _by_domain(points):
+        rows = [(ids[point["id"]], _mode(point), str(len(point["disks"])), size(_stored([point])),
+                 terminal.short_finding(point["verified"]), terminal.short_finding(point["drilled"]))
+                for point in group]  # fmt: skip
+        yield from [f"{group[-1]['domain']}:", *terminal.table(headings, rows), ""]
+    yield _totals(points)
+
+
+def _mode(point: dict[str, Any]) -> str:
+    """Of its disks; "partial" where no whole image can be made."""
+    modes = {disk["mode"] for disk in point["disks"]}
+    return "partial" if point["partial"] else "mixed" if len(modes) > 1 else _SHORT.get(*modes, *modes)
+
+
+_SHORT = {"incremental": "incr"}
+
+
+def _stored(points: list[dict[str, Any]]) -> int:
+    return sum(disk["stored_bytes"] for point in points for disk in point["disks"])
+
+
+def _totals(points: list[dict[str, Any]]) -> str:
+    from .. import terminal
+
+    return f"{terminal.count(len(points), 'point')}, {size(_stored(points))} stored"
+
+
+def _wide(points: list[dict[str, Any]]) -> Iterator[str]:
     from .. import terminal
 
     headings = ("DOMAIN", "POINT", "AS OF", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED")
-    yield from terminal.table(headings, [_row(point) for point in points])
+    yield from [*terminal.table(headings, [_row(point) for point in points]), "", _totals(points)]
 
 
 def _row(point: dict[str, Any]) -> tuple[str, ...]:
     from .. import terminal
 
     shown = ",".join(f"{disk['name']}:{disk['mode']}" for disk in point["disks"])
-    stored = size(sum(disk["stored_bytes"] for disk in point["disks"]))
     as_of = point["as_of"] or f"before {point['created']}"
     named = (point["domain"], point["id"], as_of, terminal.parent(point), point["checkpoint"] or "-")
-    return (*named, shown, stored, terminal.finding(point.get("verified")), terminal.finding(point.get("drilled")))
+    found = (terminal.finding(point.get("verified")), terminal.finding(point.get("drilled")))
+    return (*named, shown, size(_stored([point])), *found)

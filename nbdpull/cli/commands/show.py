@@ -17,7 +17,7 @@ EXAMPLE = "show dir/ latest"
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "point", metavar="POINT", help="an id of list, or latest")
+    usage.add(parser, Options, "point", metavar="POINT", help=usage.POINT)
     usage.add_domain_of_store(parser, Options)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="one JSON object")

@@ -21,7 +21,7 @@ EXAMPLE = "verify dir/"
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "--domain", metavar="D", help="only this domain")
-    usage.add(parser, Options, "--point", metavar="ID", help="only this point with all that it builds on, or latest")
+    usage.add(parser, Options, "--point", metavar="ID", help="only this point, with all that it builds on")
     level = parser.add_mutually_exclusive_group()
     usage.add(level, Options, "--level", choices=["files", "frames"],
               help="files: sizes and digests of files; frames: of every frame as well")  # fmt: skip
