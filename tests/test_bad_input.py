@@ -336,7 +336,7 @@ def test_folder_of_another_vm_of_the_same_name(private_libvirt, tmp_path):
         witness = Witness(other, tmp_path / "w2")
         witness.store = first.store
         for options in ([], ["--full"], ["--since", "daily"]):
-            assert_refused(witness, STORE, "other-domain", [first.vm.uuid, other.uuid, "another folder"], *options)
+            assert_refused(witness, STORE, "other-domain", [first.vm.uuid, other.uuid, "another directory"], *options)
         first.assert_restores()
 
 
@@ -346,8 +346,8 @@ def test_no_store_and_no_point(witness):
     empty = witness.folder / "empty"
     empty.mkdir()
     for words, message in [
-        ([witness.folder / "nowhere"], "no such folder"),
-        ([empty], "is no store of nbdpull"),
+        ([witness.folder / "nowhere"], "no such directory"),
+        ([empty], "is not an nbdpull store"),
         ([witness.store, "--point", "20200101T000000Z-00000000"], "no point 20200101T000000Z-00000000"),
         ([witness.store, "--point", "../.."], "no point ../.."),
         ([witness.store, "--domain", "other"], "no domain other"),
@@ -376,7 +376,7 @@ def test_restore_overwrites_nothing_unasked(witness):
 @as_root
 @pytest.mark.parametrize(
     "options, told",
-    [((), "the images take 2097152 bytes"), (("--no-space-check",), "No space left on device")],
+    [((), "the images take 2.0 MiB"), (("--no-space-check",), "No space left on device")],
     ids=["looked for", "not looked for"],
 )
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
@@ -394,7 +394,7 @@ def test_a_point_after_which_none_can_come(witness):
     """Its sequence is the highest that a manifest may have: that is told before the job, not after it."""
     made = witness.pull()
     rewrite(next(witness.store.glob(f"*/{made['id']}/manifest.json")), {"sequence": (1 << 64) - 1})
-    assert_refused(witness, STORE, "store", ["sequence is 2^64 - 1", "another folder"])
+    assert_refused(witness, STORE, "store", ["sequence is 2^64 - 1", "another directory"])
 
 
 def test_links_in_a_store_are_not_written_through(witness, tmp_path):
@@ -590,7 +590,7 @@ def test_socket_that_cannot_be(witness, tmp_path):
     (["--threads", "0"], "from 1 to 64"),
     (["--frame-size", "2M"], "64K, 128K"),
     (["--frame-size", "100000"], "64K, 128K"),
-    (["--chunk-size", "12Q"], "is no size"),
+    (["--chunk-size", "12Q"], "is not a size"),
     (["--no-such-option"], "unknown option --no-such-option"),
 ])  # fmt: skip
 def test_wrong_usage(witness, options, message):

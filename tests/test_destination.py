@@ -80,11 +80,11 @@ def test_a_definition_that_does_not_tell_the_format(tmp_path, xml):
     if xml.startswith("<"):
         told.append("disk vda is in no definition of the point: the domain is without it")
     else:
-        told.append("domain.xml is no definition of a domain: it is as it was stored")
+        told.append("domain.xml is not a domain definition: it is as it was stored")
         assert (tmp_path / "out/domain.xml").read_text() == vm.xml
         for words in (["--define"], ["--name", "other"]):
             done = command("restore", vm.root, "-o", tmp_path / "refused", *words)
-            assert done.returncode == 11 and b"is no definition of a domain" in done.stderr
+            assert done.returncode == 11 and b"is not a domain definition" in done.stderr
         assert not (tmp_path / "refused").exists()
     assert sorted(result["warnings"]) == sorted(told) and result["misplaced"] == ["vda"]
     assert result["next_command"] == f"virsh define {tmp_path}/out/domain.xml && virsh edit vm1"

@@ -55,7 +55,7 @@ def refused(change):
     with pytest.raises(errors.Damaged) as caught:
         manifest.decode(changed(change), "m.json")
     text = str(caught.value)
-    assert text.startswith(("m.json: not a manifest of nbdpull/1 (", "m.json: not a document of a store of nbdpull;"))
+    assert text.startswith(("m.json: not a manifest of nbdpull/1 (", "m.json: not a document of an nbdpull store;"))
     assert len(text) < 300
     return text
 

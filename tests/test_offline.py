@@ -84,7 +84,7 @@ def cleanup(witness, *options):
     return done.returncode, {item["what"]: item["left"] for item in last_event(done.stdout)["found"]}
 
 
-PAUSED = "domain started paused, which was off before"
+PAUSED = "paused QEMU process of the domain, which was off before"
 
 
 def test_cleanup_ends_what_a_killed_pull_started(pulled):

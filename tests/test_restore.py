@@ -451,7 +451,7 @@ def test_a_full_disk(tmp_path, kind):
     vm.write("vda", 0, random.Random(1).randbytes(6 * MIB))
     vm.pull()
     with small_disk(tmp_path / "small", 3 * MIB) as folder:
-        with pytest.raises(errors.OutputFull, match=f"take {6 * MIB} bytes, .* are free.*nothing was written"):
+        with pytest.raises(errors.OutputFull, match="take 6.0 MiB, .* are free.*nothing was written"):
             do(vm, folder / "out", kind=kind)
         assert os.listdir(folder) == []
         with pytest.raises(errors.OutputFull, match="[Nn]o space left") as caught:

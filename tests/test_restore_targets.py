@@ -231,7 +231,7 @@ def test_a_target_that_is_too_small(vm, tmp_path):
     """Sizes are looked at before the first byte is written, of any disk."""
     image = old_data(tmp_path / "old.raw", MIB)
     before = Path(image).read_bytes()
-    with exported(image) as uri, pytest.raises(errors.OutputError, match="has 1048576 bytes, the disk needs"):
+    with exported(image) as uri, pytest.raises(errors.OutputError, match="has 1.0 MiB .1048576 bytes., the disk needs"):
         restore(Options(str(vm.root), to={"vdb": str(tmp_path / "b.raw"), "vda": uri}, force=True))
     assert Path(image).read_bytes() == before
     assert not (tmp_path / "b.raw").exists()

@@ -57,7 +57,7 @@ def test_an_empty_folder_becomes_a_store(tmp_path):
 
 def test_a_folder_with_other_things_does_not(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(errors.StoreError, match="not empty and no store"):
+    with pytest.raises(errors.StoreError, match="not empty, and is not an nbdpull store"):
         open_or_create(str(tmp_path))
     assert os.listdir(tmp_path) == ["letter.txt"]
 
@@ -82,14 +82,14 @@ def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.OutputError):
         open_or_create(str(tmp_path / "file"))
-    with pytest.raises(errors.StoreError, match="no such folder"):
+    with pytest.raises(errors.StoreError, match="no such directory"):
         open_store(str(tmp_path / "file"))
 
 
 def test_no_store(tmp_path):
-    with pytest.raises(errors.StoreError, match="no such folder"):
+    with pytest.raises(errors.StoreError, match="no such directory"):
         open_store(str(tmp_path / "none"))
-    with pytest.raises(errors.StoreError, match=r"is no store of nbdpull \(it has no nbdpull.json\)"):
+    with pytest.raises(errors.StoreError, match=r"is not an nbdpull store \(it has no nbdpull.json\)"):
         open_store(str(tmp_path))
 
 

@@ -60,7 +60,7 @@ def test_file_changes_the_rate_while_running(clock, tmp_path):
 
 def test_file_that_holds_no_rate_is_a_usage_error(clock, tmp_path):
     (tmp_path / "rate").write_text("fast")
-    with pytest.raises(errors.UsageError, match="'fast' is no size"):
+    with pytest.raises(errors.UsageError, match="'fast' is not a size"):
         Throttle(None, tmp_path / "rate").take(1)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Optional
 
-from ..core import errors, members
+from ..core import errors, members, sizes
 from ..definitions.domain_xml import Disk
 from ..format import layout
 from ..storage.base import Store
@@ -27,7 +27,7 @@ def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None
     if sequence > members.MAX_INTEGER:
         raise errors.StoreError(
             f"a point in {where} is said to be the last that there can be "
-            "(its sequence is 2^64 - 1): choose another folder for -o"
+            "(its sequence is 2^64 - 1): choose another directory for -o"
         )
 
 
@@ -48,6 +48,7 @@ def require_store(store: Store, in_full: Collection[Disk]) -> None:
     wanted = max(wanted, expected // BEST_RATIO)
     if free is not None and free < wanted:
         raise errors.OutputFull(
-            f"cannot write to {store.path()}: No space left on device ({free} bytes are free, "
-            f"{expected} are to be read in full); free space, choose another folder, or say --no-space-check"
+            f"cannot write to {store.path()}: No space left on device ({sizes.shown(free)} free, "
+            f"{sizes.shown(expected)} to be read in full); free space, choose another directory, or give "
+            "--no-space-check"
         )

@@ -77,7 +77,7 @@ def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> 
             vm.thaw_guest()
         except errors.NbdpullError as error:
             left = str(error)
-    return [Leftover(previous.id if previous else None, "frozen guest", left)]
+    return [Leftover(previous.id if previous else None, "freeze of the guest's file systems", left)]
 
 
 def _reclaim_run(
@@ -136,7 +136,7 @@ def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
     items = [Leftover(run.id, what, "; ".join(left) or "not known" if what in still else "") for what in found]
     if starved and "backup job" not in still:
         vm.resume_guest()
-        items.append(Leftover(run.id, "guest paused for want of scratch"))
+        items.append(Leftover(run.id, "pause of the guest for want of scratch space"))
     return items
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Optional, Protocol
 
-from ..core import errors
+from ..core import errors, sizes
 
 LOOK_INTERVAL = 0.2  # seconds
 REMOTE_INTERVAL = 5.0
@@ -80,8 +80,8 @@ def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> N
     wanted = min(disk_bytes, limit or 0) + min(reserve(folder), disk_bytes)
     if free is not None and free < wanted:
         raise errors.ScratchFull(
-            f"the scratch folder {folder} has {free} bytes free, {wanted} are wanted for what the guest overwrites "
-            "during the pull: free some, or name another with --scratch-dir"
+            f"the scratch folder {folder} has {sizes.shown(free)} free, {sizes.shown(wanted)} are needed for what the "
+            "guest overwrites during the pull: free some, or choose another with --scratch-dir"
         )
 
 

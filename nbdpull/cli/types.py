@@ -29,7 +29,7 @@ def size_text(count: int) -> str:
 def duration(text: str) -> float:
     match = _DURATION.match(text)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds, or 90s, 5m, 2h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write seconds, or 90s, 5m, 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
@@ -77,14 +77,14 @@ def maybe_pair(text: str) -> tuple[Optional[str], str]:
 def share(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
     if not match or not 0 < float(match[1]) <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; write 5% or 0.1%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage; write 5% or 0.1%")
     return float(match[1]) / 100
 
 
 def shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shard; write 2/7 for the second of seven")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard; write 2/7 for the second of seven")
     return int(match[1]), int(match[2])
 
 

@@ -11,7 +11,7 @@ def parse(text: str) -> int:
     """Return bytes; ValueError says what is wrong."""
     match = _SIZE.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is no size; write bytes, or 64K, 1M, 2G")
+        raise ValueError(f"{text!r} is not a size; write bytes, or 64K, 1M, 2G")
     return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
 
 

@@ -55,7 +55,7 @@ class Throttle:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise errors.UsageError(f"cannot read the rate from {self._path}: {error.strerror}") from error
+            raise errors.UsageError(f"cannot read the rate limit from {self._path}: {error.strerror}") from error
         if text:
             self._rate = self._parsed(text)
 

@@ -141,7 +141,7 @@ def unseal(data: bytes, what: str) -> Document:
         document = parse_object(data)
         unknown = _unknown(document["format"], document.get("requires", []))
     except (ValueError, KeyError):
-        raise errors.Damaged(f"{what}: not a document of a store of nbdpull; restore this file from a copy") from None
+        raise errors.Damaged(f"{what}: not a document of an nbdpull store; restore this file from a copy") from None
     if unknown and (intact or not match):  # a later format may seal otherwise, but what has a broken seal tells nothing
         needed = ", ".join(unknown[:9])
         raise errors.FormatTooNew(f"{what}: needs {needed}, this nbdpull reads {FORMAT}; use a newer nbdpull")

@@ -300,7 +300,7 @@ class Domain(Handle):
         operation, backup = self._operation(), self.backup_job()
         if backup:
             raise errors.Busy(f"domain '{self.name}' already has a backup job, {_owner(backup)}: "
-                              "wait for it or end it, then try again")  # fmt: skip
+                              f"{_way_out(self.name, backup)}")  # fmt: skip
         if operation is not None:
             job = _OPERATIONS[operation] if operation < len(_OPERATIONS) else _OPERATIONS[0]
             raise errors.Busy(f"domain '{self.name}' is busy with a job ({job}): try again when it has ended")
@@ -877,6 +877,14 @@ def _owner(backup: Backup) -> str:
         return f"of nbdpull run {backup.run_id}"
     where = backup.socket or (backup.tcp and "{}:{}".format(*backup.tcp))
     return f"not of nbdpull ({backup.mode}, NBD server at {where})" if where else "not of nbdpull"
+
+
+def _way_out(name: str, backup: Backup) -> str:
+    if backup.run_id:
+        return (
+            f"wait until it ends; if it was killed, the next pull resumes or removes it, or nbdpull cleanup {name} does"
+        )
+    return f"wait until it ends, or end it with virsh domjobabort {name}"
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def _paused(vm: domain.Domain, hold: journal.Hold, dry_run: bool) -> reclaim.Lef
     """Of a domain that was off and stood paused for a dead run; it ended with the last that was left in it."""
     left = "dry run" if dry_run else "a job runs on it, or somebody resumed it meanwhile" if vm.active else ""
     run = hold.previous.id if hold.previous else None
-    return reclaim.Leftover(run, "domain started paused, which was off before", left)
+    return reclaim.Leftover(run, "paused QEMU process of the domain, which was off before", left)
 
 
 def _series(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[series.Series]:

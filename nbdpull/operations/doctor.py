@@ -112,16 +112,17 @@ def _programs():
 
 def _scratch(folder):
     if not os.path.isdir(folder):
-        return Finding(BAD, "scratch", f"{folder} is no folder", "make it, or name another by --scratch-dir", 9)
+        advice = "create it, or choose another with --scratch-dir"
+        return Finding(BAD, "scratch", f"{folder} is not a directory", advice, 9)
     free, kind = shutil.disk_usage(folder).free, _file_system(folder)
     text = f"{folder}: {_gib(free)} free on {kind}; what the guest overwrites during a pull goes there"
     try:
         scratch_watch.require_room(folder, scratch_watch.RESERVE)
     except errors.ScratchFull as error:
-        advice = "free some space, or name another folder by --scratch-dir"
-        return Finding(BAD, "scratch", f"{text}; a pull does not begin", advice, error.exit_code)
+        advice = "free some space, or choose another directory with --scratch-dir"
+        return Finding(BAD, "scratch", f"{text}; too little for a pull to start", advice, error.exit_code)
     if kind in ("tmpfs", "ramfs"):
-        return Finding(WARN, "scratch", text, "it is memory of the host: name a folder on a disk by --scratch-dir")
+        return Finding(WARN, "scratch", text, "this is host memory: choose a directory on a disk with --scratch-dir")
     if not os.stat(folder).st_mode & 0o001:
         return Finding(WARN, "scratch", text, f"QEMU's user may not be able to enter it: chmod o+x {folder}")
     return _good("scratch", text)
@@ -279,7 +280,7 @@ def _disks(vm):
         subject, text = f"disk {disk.target}", f"{disk.format} {disk.source}"
         left_out = disk_choice.why_left_out(disk)
         if disk_choice.is_missed(disk):
-            yield Finding(WARN, subject, f"{text}: not pulled, it {left_out}", "back up what is on it by another way")
+            yield Finding(WARN, subject, f"{text}: not pulled, it {left_out}", "back it up by other means")
         elif left_out:
             yield _good(subject, f"{text}: not pulled, it {left_out}")
         else:
@@ -293,13 +294,13 @@ def _other_data(vm):
     for each in omissions.found(vm.domain_xml(), vm.live_xml(), names):
         text = f"{f'{each.path}: ' if each.path else ''}not pulled, it {each.why}"
         yield Finding(WARN if each.missed else GOOD, each.what, text,
-                      "back up what is there by another way" if each.missed else "")  # fmt: skip
+                      "back it up by other means" if each.missed else "")  # fmt: skip
 
 
 def _encryption(disk):
     if disk.encrypted:
         yield Finding(WARN, f"encryption of {disk.target}", f"the disk {disk_choice.ENCRYPTED}",
-                      "let the store and --scratch-dir be where only you can read")  # fmt: skip
+                      "keep the store and --scratch-dir where only you can read them")  # fmt: skip
 
 
 def _pulled(vm, disk):
@@ -385,7 +386,11 @@ def _checkpoint(vm, name):
     owner = ours if checkpoint.run_id else "not of nbdpull"
     lost = [target for target, fit in checkpoint.disks.items() if fit is False]
     subject, text = f"checkpoint {name}", f"on {', '.join(checkpoint.disks) or 'no disk'}, {owner}"
-    if lost:
+    hold = journal.look(vm.uuid)
+    if checkpoint.run_id and hold and hold.previous and hold.previous.id == checkpoint.run_id:
+        text = f"on {', '.join(checkpoint.disks) or 'no disk'}, left by interrupted nbdpull run {checkpoint.run_id}"
+        yield Finding(WARN, subject, text, f"the next pull resumes or removes it, or nbdpull cleanup {vm.name} does")
+    elif lost:
         yield Finding(WARN, subject, f"{text}; bitmap missing or broken on {', '.join(lost)}",
                       f"the next pull reads them in full; virsh checkpoint-delete {vm.name} {name}")  # fmt: skip
     else:

@@ -89,7 +89,7 @@ def _pattern(text):
     try:
         return re.compile(text, re.MULTILINE) if text is not None else None
     except re.error as error:
-        raise errors.UsageError(f"--expect {text!r} is no regular expression: {error}") from error
+        raise errors.UsageError(f"--expect {text!r} is not a regular expression: {error}") from error
 
 
 class _Drill:

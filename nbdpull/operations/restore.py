@@ -81,7 +81,7 @@ def _require_sense(options):
     if options.name is not None and (not options.name.strip() or set("/\n") & set(options.name)):
         raise errors.UsageError(f"--name {options.name!r}: libvirt takes no such name of a domain")
     if not (options.output or options.to):
-        raise errors.UsageError("say where to: -o OUT, --to DISK=TARGET or --onto IMAGE")
+        raise errors.UsageError("no target: give -o OUT, --to DISK=TARGET or --onto IMAGE")
 
 
 class _Run:
@@ -220,7 +220,7 @@ class _Run:
         force = self._options.force or self._options.in_place
         for path in self._beside().values():
             if os.path.lexists(path) and not force:
-                raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another folder to -o")
+                raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another directory to -o")
 
     def _head(self, disk):
         try:
@@ -360,9 +360,9 @@ class _Run:
         entry = self._point.file(layout.DOMAIN_XML)
         flaw = self._series.file_flaw(entry) if entry else f"point {self._point.id} has no {layout.DOMAIN_XML}"
         if self._wants_domain:
-            raise errors.Damaged(flaw or f"{layout.DOMAIN_XML} of point {self._point.id} is no definition of a domain")
+            raise errors.Damaged(flaw or f"{layout.DOMAIN_XML} of point {self._point.id} is not a domain definition")
         if not flaw:  # which the proof or _restore_files tells
-            self._result.warnings.append("domain.xml is no definition of a domain: it is as it was stored")
+            self._result.warnings.append("domain.xml is not a domain definition: it is as it was stored")
 
     def _sources(self):
         """{disk: Source} of what can be told in a definition."""
@@ -405,7 +405,7 @@ class _Run:
         try:
             self._result.defined, warnings = domain_define.define(xml, self._options.uri, self._result.beside)
         except errors.NbdpullError as error:
-            where = f"all is restored in {self._where.folder}: mend its domain.xml, then virsh define"
+            where = f"everything is restored in {self._where.folder}: correct its domain.xml, then virsh define"
             raise type(error)(f"{error}; {where}") from error
         self._result.warnings += warnings
 

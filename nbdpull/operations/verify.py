@@ -95,6 +95,8 @@ def verify(options: Options, report: Callable = lambda **event: None, check: Cal
     found.result.domain = wanted[0].domain if len(wanted) == 1 else None
     for each in wanted:
         found.series(each, options.point)
+    if not (found.result.points or found.result.is_bad or found.result.too_new):
+        found.result.warnings.append(f"{opened.root} has no points: nothing was verified")
     return found.result
 
 

@@ -91,7 +91,7 @@ class RandomImage:
 
     def _require_within(self, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self.size:
-            raise errors.UsageError(f"bytes {offset} to {offset + length} are not within the disk ({self.size} bytes)")
+            raise errors.UsageError(f"bytes {offset} to {offset + length} are outside the disk ({self.size} bytes)")
 
     def _shown(self, offset: int, stop: int) -> Iterator[tuple[Place, int, int]]:
         """Yield (place, begin, end) of each run of data within [offset, stop)."""

@@ -26,7 +26,7 @@ class _Marker:
 def open_store(root: str) -> store.Store:
     """Return the Store in an existing folder; StoreError if the folder holds none."""
     if not store.is_folder(root):
-        raise errors.StoreError(f"{root}: no such folder; name the folder given to -o of a pull")
+        raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
     found = store.Store(root)
     uuid_of(found)
     return found
@@ -71,7 +71,8 @@ def uuid_of(found: store.Store) -> str:
         return members.build(_Marker, layout.unseal(found.read_raw(layout.MARKER), path)).uuid
     except FileNotFoundError:
         raise errors.StoreError(
-            f"{found.root} is no store of nbdpull (it has no {layout.MARKER}); name the folder given to -o of a pull"
+            f"{found.root} is not an nbdpull store (it has no {layout.MARKER}); name the directory "
+            "that a pull was given with -o"
         ) from None
     except OSError as error:
         raise errors.StoreError(f"cannot read {path}: {error.strerror}") from error
@@ -82,7 +83,9 @@ def uuid_of(found: store.Store) -> str:
 def _create_marker(root: str, access: store.Access) -> None:
     strange = [name for name in store.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
     if strange and not store.Store(root).holds(layout.MARKER):  # it may be there by now
-        raise errors.StoreError(f"{root} is not empty and no store of nbdpull; choose an empty or a new folder for -o")
+        raise errors.StoreError(
+            f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory for -o"
+        )
     if access.group != -1:  # the folder may be one that the operator made
         store.let_in(root, access)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")

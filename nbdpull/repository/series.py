@@ -92,7 +92,7 @@ class Series:
         for other in (point.manifest for point in points if point.manifest.uuid != uuid):
             raise errors.OtherDomain(
                 f"{self.store.path(self.folder)} holds points of another domain, {other.domain} (uuid {other.uuid}, "
-                f"this one is {uuid}); choose another folder for -o"
+                f"this one is {uuid}); choose another directory for -o"
             )
 
     def load(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:
@@ -177,7 +177,7 @@ class Series:
         data = self.store.read(path)
         decoded = manifest.decode(data, self.store.path(path))
         if decoded.point != name:
-            raise errors.Damaged(f"{self.store.path(path)}: the folder was renamed; its point is {decoded.point}")
+            raise errors.Damaged(f"{self.store.path(path)}: the directory was renamed; its point is {decoded.point}")
         return Point(decoded, hashlib.sha256(data).hexdigest())
 
     def named(self, wanted: str) -> list[str]:
@@ -300,7 +300,7 @@ class Series:
         try:
             return None if data is None else data.decode()
         except UnicodeDecodeError:
-            raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is no text") from None
+            raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is not text") from None
 
     def file_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
         """Say why the file of a FileEntry is not the one that was stored, or None. check() is called often."""

@@ -94,7 +94,7 @@ class Store(Protocol):
         """Names of the folders in a folder, sorted; none where the folder is not there."""
 
     def files(self, path: str = "") -> list[str]:
-        """Names of the files in a folder, sorted; none where there is no such folder."""
+        """Names of the files in a folder, sorted; none where there is no such directory."""
 
     def make_folder(self, path: str, fresh: bool = False) -> None:
         """Create a folder durably. With `fresh` it must not exist (OutputExists), else it may."""

@@ -43,7 +43,7 @@ def translated(doing: str, path: str) -> Iterator[None]:
         kind: type[errors.OutputError] = errors.OutputError
         hint = ""
         if error.errno in _FULL:
-            kind, hint = errors.OutputFull, "; free space or choose another folder"
+            kind, hint = errors.OutputFull, "; free space or choose another directory"
         why = error.strerror or os.strerror(errno.EIO)
         raise kind(f"cannot {doing} {path}: {why}{hint}") from error
 
@@ -229,7 +229,7 @@ class Store:
         return self._names(path, lambda entry: entry.is_dir(follow_symlinks=False) or entry.is_symlink())
 
     def files(self, path: str = "") -> list[str]:
-        """Names of the files in a folder, sorted; none where there is no such folder."""
+        """Names of the files in a folder, sorted; none where there is no such directory."""
         with suppress(errors.Damaged):
             return self._names(path, lambda entry: entry.is_file(follow_symlinks=False))
         return []
@@ -378,7 +378,7 @@ def _make_folders(path: str, access: Access) -> list[str]:
     made: list[str] = []
     if os.path.isdir(path):
         return made
-    if not os.path.exists(os.path.dirname(path)):  # what exists and is no folder is told by mkdir, rightly
+    if not os.path.exists(os.path.dirname(path)):  # what exists and is not a directory is told by mkdir, rightly
         made = _make_folders(os.path.dirname(path), access)
     try:
         _make_folder(path, access)

@@ -34,12 +34,15 @@ def require_fit(
         return
     if place.kind == places.NEW:
         if os.path.lexists(place.path) and not force:
-            raise errors.OutputExists(f"{place.path} exists; give --force to overwrite it, or another folder to -o")
+            raise errors.OutputExists(f"{place.path} exists; give --force to overwrite it, or another directory to -o")
         _require_replaceable(place.path)
         return
     room = existing.room(place, check)
     if place.kind != places.EXISTING and room < size:  # a file can be made to grow
-        raise errors.OutputError(f"{place.path} has {room} bytes, the disk needs {size}; nothing was written")
+        raise errors.OutputError(
+            f"{place.path} has {sizes.shown(room)} ({room} bytes), the disk needs {sizes.shown(size)} ({size} "
+            "bytes); nothing was written"
+        )
     if not (force or in_place):
         raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
 
@@ -66,10 +69,10 @@ def require_folder(place: Place, to_be_made: Optional[str] = None) -> None:
     folder, there = os.path.dirname(place.path), _existing_folder(place.path)
     below = os.path.join(there, os.path.relpath(folder, there).split(os.sep)[0])
     if os.path.lexists(below) and not os.path.isdir(below):
-        raise errors.OutputExists(f"cannot create {place.path}: {below} exists and is no folder")
+        raise errors.OutputExists(f"cannot create {place.path}: {below} exists and is not a directory")
     why = None
     if folder != there and (to_be_made is None or folder != os.path.abspath(to_be_made)):
-        why = f"there is no folder {folder}, make it first"
+        why = f"there is no directory {folder}; create it first"
     elif not os.access(there, os.W_OK | os.X_OK):
         why = os.strerror(errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES)
     if why:
@@ -130,8 +133,8 @@ def require_space(needs: Iterable[tuple[Place, Callable[[], int], int]]) -> None
         wanted = sum(exact() for _, exact, _ in images)
         if wanted > free:
             raise errors.OutputFull(
-                f"cannot write to {images[0][0]}: the images take {wanted} bytes, {free} are free; free space, choose "
-                "another folder, or say --no-space-check; nothing was written"
+                f"cannot write to {images[0][0]}: the images take {sizes.shown(wanted)}, {sizes.shown(free)} are free; "
+                "free space, choose another directory, or give --no-space-check; nothing was written"
             )
 
 

@@ -509,7 +509,9 @@ def test_a_start_that_was_not_answered_is_not_forgotten(rig, hanging_server, mon
     told = rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout
     assert "was off, and stands paused since a pull of it was killed" in told
     code, found = rig.cleanup()
-    assert code == 0 and [item["what"] for item in found["found"]] == ["domain started paused, which was off before"]
+    assert code == 0 and [item["what"] for item in found["found"]] == [
+        "paused QEMU process of the domain, which was off before"
+    ]
     assert not vm.active
     rig.pull("--exclude", "vdc")
     assert not vm.active

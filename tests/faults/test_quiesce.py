@@ -175,9 +175,9 @@ def test_killed_together_with_the_guard(guest, witness):
     assert is_frozen(guest)
     words = ["cleanup", guest.name, "-c", guest.bed.uri, "-o", witness.store, "--json"]
     done = nbdpull(*words, "--dry-run")
-    assert '"frozen guest"' in done.stdout and is_frozen(guest)
+    assert "freeze of the guest's file systems" in done.stdout and is_frozen(guest)
     done = nbdpull(*words)
-    assert done.returncode == 0 and '"frozen guest"' in done.stdout and not is_frozen(guest)
+    assert done.returncode == 0 and "freeze of the guest's file systems" in done.stdout and not is_frozen(guest)
     assert json.loads(nbdpull(*words).stdout.splitlines()[-1])["found"] == []
     assert state(pull(witness)["details"]) == ("frozen", "")
     assert "urn:nbdpull" not in guest.domain.XMLDesc()

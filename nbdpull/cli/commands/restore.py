@@ -116,7 +116,10 @@ def _lines(result: Result, lost: list[str], following: Optional[str]) -> Iterato
         yield "domain {name} (uuid {uuid}) is defined at {uri}".format(**result.defined)
     for disk in result.misplaced:
         yield f"disk {disk} is {result.formats[disk]} at {result.files[disk]}: let its definition say so"
-    yield from [*lost, f"next: {following}"]
+    yield from lost
+    if lost:
+        yield "Some data is lost and reads as zero: check the images before you start a VM from them."
+    yield f"next: {following}"
 
 
 def _disks(result: Result) -> list[str]:

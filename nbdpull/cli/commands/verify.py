@@ -83,14 +83,14 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
         if each["verdict"] == "base-damaged":
             yield f"BASE DAMAGED {each['point']}: cannot be restored, as it builds on {', '.join(others)}"
         elif each["verdict"] == "damaged" and each["point"] not in told:
-            yield f"ON RECORD {each['point']}: damaged, found at {each['when']} and not looked at again"
+            yield f"ON RECORD {each['point']}: damaged, found at {each['when']} and not checked since"
     yield from (f"TOO NEW {each['point']}: {each['problem']}" for each in values["too_new"])
     looked = ", ".join(terminal.count(values[f"{what}s"], what) for what in ("point", "file", "frame"))
     found = terminal.count(len(damages), "damage") if damages else "no damage"
-    part = " in the part looked at" if terminal.part(values) or not values["complete"] else ""
+    part = " in the part that was checked" if terminal.part(values) or not values["complete"] else ""
     yield f"{looked} ({size(values['raw_bytes'])}): {found}{part}"
     if not values["complete"]:
-        yield "The time was up before everything was looked at."
+        yield "The time limit was reached before everything was checked."
 
 
 def _compare(args: Namespace, report: Report, check: Check) -> Outcome:
@@ -119,7 +119,7 @@ def _compared(image: str, values: dict[str, Any]) -> Iterator[str]:
     disk = "disk {disk} at point {point}".format(**values)
     looked = f"{size(values['compared_bytes'])} of {size(values['size'])}"
     if values["equal"] is None:
-        yield f"{image}: no difference from {disk} in the part looked at ({looked})"
+        yield f"{image}: no difference from {disk} in the part that was checked ({looked})"
     else:
-        part = "" if values["complete"] else f"; only a part was looked at ({looked})"
+        part = "" if values["complete"] else f"; only a part was checked ({looked})"
         yield f"{image} {'equals' if values['equal'] else 'differs from'} {disk}{part}"
