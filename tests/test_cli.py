@@ -339,7 +339,8 @@ def test_show(vm, capsys):
     assert json.loads(capsys.readouterr().out)["id"] == vm.points[1].id
     assert cli.main(["show", str(vm.root), "latest"]) == 0
     out = capsys.readouterr().out
-    assert all(text in out for text in (vm.points[2].id, vm.points[1].id, "vda", "vdb", "incremental"))
+    assert all(text in out for text in (vm.points[2].id, vm.points[1].id, "vda", "vdb", "incr"))
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_index(vm, capsys):

@@ -62,7 +62,8 @@ class Bars:
 
 
 def rate(count: float, seconds: float) -> str:
-    return f"{size(count / max(seconds, 1e-3))}/s"
+    """Always in MiB/s, so that one can be compared with another."""
+    return f"{count / max(seconds, 1e-3) / (1 << 20):.1f} MiB/s"
 
 
 def _moved(values: dict[str, Any], seconds: float) -> str:
@@ -82,11 +83,17 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def disks(point: dict[str, Any]) -> list[str]:
     """The disks of a described point."""
-    headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "ZERO", "READ", "STORED")
-    counts = ("size", "dirty_bytes", "zero_bytes", "read_bytes", "stored_bytes")
+    headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "READ", "STORED")
+    counts = ("size", "dirty_bytes", "read_bytes", "stored_bytes")
     return table(
-        headings, [(d["name"], d["mode"], d["reason"], *(size(d[count]) for count in counts)) for d in point["disks"]]
+        headings,
+        [(d["name"], mode(d["mode"]), d["reason"], *(size(d[count]) for count in counts)) for d in point["disks"]],
     )
+
+
+def mode(name: str) -> str:
+    """Of a disk, in a table."""
+    return "incr" if name == "incremental" else name
 
 
 def parent(point: dict[str, Any]) -> str:

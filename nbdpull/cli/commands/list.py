@@ -58,11 +58,10 @@ def _narrow(points: list[dict[str, Any]], ids: dict[str, str]) -> Iterator[str]:
 
 def _mode(point: dict[str, Any]) -> str:
     """Of its disks; "partial" where no whole image can be made."""
+    from .. import terminal
+
     modes = {disk["mode"] for disk in point["disks"]}
-    return "partial" if point["partial"] else "mixed" if len(modes) > 1 else _SHORT.get(*modes, *modes)
-
-
-_SHORT = {"incremental": "incr"}
+    return "partial" if point["partial"] else "mixed" if len(modes) > 1 else terminal.mode(*modes)
 
 
 def _stored(points: list[dict[str, Any]]) -> int:

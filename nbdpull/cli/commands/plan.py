@@ -40,10 +40,10 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     from .. import terminal
 
-    headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "ZERO", "DATA", "EXTENTS", "EST. STORED")
-    counts = ("size", "dirty_bytes", "zero_bytes", "data_bytes")
+    headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "DATA", "EST. STORED")
+    counts = ("size", "dirty_bytes", "data_bytes")
     rows = [
-        (d["name"], d["mode"], d["reason"], *(size(d[count]) for count in counts), str(d["extents"]),
+        (d["name"], terminal.mode(d["mode"]), d["reason"], *(size(d[count]) for count in counts),
          size(d["stored_bytes_estimate"])) for d in found["disks"]
     ]  # fmt: skip
     since = f"since {found['since']}" if found["since"] else "in full"

@@ -128,7 +128,7 @@ def _disks(result: Result) -> list[str]:
 
     rows = []
     for disk, written in result.written_bytes.items():
-        rate = terminal.rate(result.sizes[disk], result.seconds)
+        rate = terminal.rate(written, result.seconds)
         rows.append((disk, size(result.sizes[disk]), size(written), rate, result.files[disk]))
     return terminal.table(("DISK", "SIZE", "WRITTEN", "RATE", "TARGET"), rows)
 
