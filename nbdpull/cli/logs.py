@@ -22,6 +22,7 @@ SAID = "nbdpull.said"  # what standard error has had already: for the file alone
 _steps = logging.getLogger("nbdpull.step")
 _said = logging.getLogger(SAID)
 _programs = logging.getLogger("nbdpull.program")
+logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints what is said before `kept`
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}  # of syslog(3)
 _LOCAL_TIME, _UTC = "%H:%M:%S", "%Y-%m-%dT%H:%M:%S"
 
