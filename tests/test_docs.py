@@ -149,7 +149,7 @@ def test_defaults_are_those_of_the_manual(verb):
         default = re.search(r"\(default: ([\w/-]+)\)$", action.help or "")  # one that is a sentence may differ
         for name in action.option_strings if default else []:
             told = re.search(r"Default: `?([\w/-]+)`?[.,;]", said[name])
-            assert said[name].startswith("as of pull") or told[1] == default[1], name
+            assert said[name].startswith("as for pull") or told[1] == default[1], name
 
 
 def test_defaults_are_written_as_they_are_given():
