@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bed.machine import MIB, Disk, wait_for
@@ -98,6 +99,15 @@ def backup(vm, plan):
 def test_no_such_domain_names_those_that_exist(shared):
     with pytest.raises(errors.NoSuchDomain, match=f"no domain 'vm-none' at .*{shared.name}"), domain.open("vm-none"):
         pass
+
+
+def test_of_many_domains_some_are_named():
+    """A message is a line, also on a host of two hundred."""
+    names = [SimpleNamespace(name=lambda number=number: f"vm{number:03}") for number in range(200)]
+    missing = raising(libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))
+    host = Meddled(None, lookupByName=missing, listAllDomains=lambda: names, getURI=lambda: "qemu:///system")
+    with pytest.raises(errors.NoSuchDomain, match="it has vm000, .*, vm009 and 190 more$"):
+        connection.look_up(host, "vm1")
 
 
 def test_a_domain_of_the_system_that_is_looked_for_in_the_session():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
 from ..core import errors
@@ -86,7 +86,13 @@ def look_up(connection: Any, name: str) -> Any:
         names = sorted(each.name() for each in connection.listAllDomains())
         uri = connection.getURI()
         hint = "; VMs of the system are at -c qemu:///system" if uri == "qemu:///session" else ""
-        raise errors.NoSuchDomain(f"no domain '{name}' at {uri}; it has {', '.join(names) or 'none'}{hint}")
+        raise errors.NoSuchDomain(f"no domain '{name}' at {uri}; it has {_some(names)}{hint}")
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    """As much of the names as fits in a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def dotted(version: int) -> str:
