@@ -197,13 +197,13 @@ def add_choice_of_disks(parser: Parser, of: type) -> None:
 
 def add_scratch(parser: Parser, of: type) -> None:
     add(parser, of, "--scratch-dir", metavar="DIR", type=os.path.abspath,
-        help="for what the guest overwrites meanwhile")  # fmt: skip
+        help="scratch space, for what the guest overwrites during the pull")  # fmt: skip
 
 
 def add_route(parser: Parser, of: type) -> None:
     """How QEMU's NBD server is reached."""
     add(parser, of, "--socket", metavar="PATH", help="where QEMU makes its NBD socket")
-    add(parser, of, "--nbd", metavar="tcp:HOST:PORT", help="let QEMU serve there instead (use --tls)")
+    add(parser, of, "--nbd", metavar="tcp:HOST:PORT", help="let QEMU serve over TCP instead (use --tls)")
     add(parser, of, "--tls", metavar="DIR", help="require TLS, using ca-cert.pem and client-*.pem in DIR")
 
 
@@ -213,7 +213,7 @@ def add_threads(parser: Parser, of: type) -> None:
 
 def add_stall_timeout(parser: Parser, of: type) -> None:
     add(parser, of, "--stall-timeout", metavar="T", type=types.duration,
-        help="give up a server that is silent for so long")  # fmt: skip
+        help="give up on a server that does not answer for this long")  # fmt: skip
 
 
 def add_dry_run(parser: Parser, of: type) -> None:

@@ -46,31 +46,44 @@ def add(parser: usage.Parser) -> None:
               help="freeze the guest's file systems while the backup starts: where it can be (auto), or else fail "
               "(require, and --quiesce alone), or not; write it with '='")  # fmt: skip
     usage.add(parser, Options, "--freeze-timeout", metavar="S", type=types.in_range(5, 60),
-              help="seconds it may last")  # fmt: skip
+              help="seconds that the freeze may last")  # fmt: skip
     usage.add_connect(parser, Options)
     usage.add_choice_of_disks(parser, Options)
     usage.add_scratch(parser, Options)
     usage.add_route(parser, Options)
-    usage.add(parser, Options, "--level", metavar="N", type=types.in_range(1, 19), help="of zstd, 1 to 19")
+    usage.add(
+        parser, Options, "--level", metavar="N", type=types.in_range(1, 19), help="zstd compression level, 1 to 19"
+    )
     usage.add_threads(parser, Options)
-    usage.add(parser, Options, "--max-rate", metavar="N", type=types.size, help="bytes read a second, such as 50M")
+    usage.add(
+        parser, Options, "--max-rate", metavar="N", type=types.size, help="most bytes to read per second, such as 50M"
+    )
     usage.add(parser, Options, "--max-rate-file", metavar="FILE",
               help="read the rate limit from FILE; re-read while running; 0 = unlimited")  # fmt: skip
     usage.add(parser, Options, "--max-in-flight", metavar="N", type=types.in_range(1, 1024),
-              help="reads that QEMU has to do at once")  # fmt: skip
+              help="most reads that QEMU has to do at once")  # fmt: skip
     parser.add_argument("--nice", metavar="N", type=types.in_range(0, 19),
-                        help=f"of nbdpull's own processes (default: {NICE})")  # fmt: skip
+                        help=f"nice value of nbdpull's own processes (default: {NICE})")  # fmt: skip
     parser.add_argument("--gentle", action="store_true", help="--max-in-flight 1 --nice 19: the guest comes first")
     usage.add(parser, Options, "--no-dedupe", dest="dedupe", action="store_false",
-              help="store data again that the parent holds already")  # fmt: skip
-    usage.add(parser, Options, "--frame-size", metavar="N", type=types.frame_size, help="64K to 1M")
-    usage.add(parser, Options, "--chunk-size", metavar="N", type=types.chunk_size, help="of a chunk file")
+              help="store data again even if the parent holds it")  # fmt: skip
+    usage.add(
+        parser,
+        Options,
+        "--frame-size",
+        metavar="N",
+        type=types.frame_size,
+        help="most bytes compressed as one block, 64K to 1M",
+    )
+    usage.add(
+        parser, Options, "--chunk-size", metavar="N", type=types.chunk_size, help="start a new chunk file at this size"
+    )
     usage.add_stall_timeout(parser, Options)
     usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration, help="end a pull that takes longer")
     usage.add(parser, Options, "--scratch-limit", metavar="N", type=types.size,
-              help="end a pull whose scratch grows beyond")  # fmt: skip
+              help="end a pull whose scratch space grows beyond this")  # fmt: skip
     usage.add(parser, Options, "--no-space-check", dest="space_check", action="store_false",
-              help="start however little space seems to be free")  # fmt: skip
+              help="start even if too little space seems to be free")  # fmt: skip
     usage.add(parser, Options, "--group", metavar="G", help="let this group read the store (default: its owner only)")
     usage.add_output(parser)
 
