@@ -20,7 +20,7 @@ LIBRARIES = {
     },
     "libvirt_qemu": {"hypervisor.bindings"},
     "nbdkit": {"serving.nbdkit_plugin"},  # a module that exists inside nbdkit only
-    "nbd": {"nbd.source", "nbd.nbd_target"},
+    "nbd": {"nbd.libnbd"},
     "zstandard": {"format.writer", "format.reader"},
     "blake3": {"format.writer", "format.reader"},
     "rich": {"cli.terminal"},
@@ -31,6 +31,7 @@ LIBRARIES = {
         "format.reader",
         "backup.disk_copy",
         "nbd.source",
+        "nbd.source_connection",
         "repository.image",
         "operations.verify",
         "repository.known_frames",

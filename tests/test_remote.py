@@ -22,7 +22,7 @@ from witness import CLUSTER, SINCE, Before, modes
 
 from nbdpull.backup import route
 from nbdpull.core import errors
-from nbdpull.nbd import source
+from nbdpull.nbd import address, libnbd, source
 
 pytest.importorskip("libvirt")
 
@@ -91,7 +91,7 @@ def test_tls(with_tls, certificates, pulled):
     vm.write("vda", CLUSTER, CLUSTER, 0x21)
     assert modes(witness.pull(*by_tcp, "--tls", certificates["right"])) == {"vda": SINCE}
     told = witness.result["warnings"]
-    assert bool(told) != source.tls_is_verified(source.library_version()) and all("known gaps" in t for t in told)
+    assert bool(told) != libnbd.tls_is_verified(libnbd.library_version()) and all("known gaps" in t for t in told)
     witness.assert_restores()
     before = Before(witness)
     for wrong in ("other_ca", "no_client", "unknown_client"):
@@ -120,18 +120,18 @@ def test_no_way_back_to_plain_text(certificates, tmp_path):
     image.write_bytes(b"\x55" * MIB)
     plain, port = serve("-f", "raw", image)
     try:
-        assert source.Source(source.Tcp("localhost", port), "vda").size == MIB
+        assert source.Source(address.Tcp("localhost", port), "vda").size == MIB
         with pytest.raises(errors.SourceError):
-            source.Source(source.Tcp("localhost", port, str(certificates["right"])), "vda")
+            source.Source(address.Tcp("localhost", port, str(certificates["right"])), "vda")
     finally:
         plain.kill()
         plain.wait()
     tls, port = serve("--object", f"tls-creds-x509,id=t,endpoint=server,dir={certificates['server']},verify-peer=yes",
                       "--tls-creds", "t", "-f", "raw", image)  # fmt: skip
     try:
-        with source.Source(source.Tcp("localhost", port, str(certificates["right"])), "vda") as live:
+        with source.Source(address.Tcp("localhost", port, str(certificates["right"])), "vda") as live:
             assert live.read(0, 512) == b"\x55" * 512
-        for refused in (source.Tcp("localhost", port), source.Tcp("localhost", port, str(certificates["no_client"]))):
+        for refused in (address.Tcp("localhost", port), address.Tcp("localhost", port, str(certificates["no_client"]))):
             with pytest.raises(errors.SourceError):
                 source.Source(refused, "vda").read(0, 512)
     finally:

@@ -18,6 +18,7 @@ from nbdpull.core import errors
 from nbdpull.hypervisor import socket_keeper
 
 source = pytest.importorskip("nbdpull.nbd.source")
+from nbdpull.nbd import address, source_connection  # noqa: E402
 
 MIB = 1 << 20
 PLAIN, TLS = route.Route(), route.Route(certificates="/tls")
@@ -76,7 +77,7 @@ def all_data(context, offset, length):
 def test_a_source_leaves_the_hanging_up_to_the_server(tmp_path):
     keeper = Keeper()
     with FakeServer(tmp_path / "s", MIB, all_data, lambda offset, length: b"x" * length) as server:
-        with source.Source(source.Kept(str(tmp_path / "s"), keeper), "vda", connections=3) as opened:
+        with source.Source(address.Kept(str(tmp_path / "s"), keeper), "vda", connections=3) as opened:
             assert opened.read(0, 70000) == b"x" * 70000
         assert (len(keeper.kept), keeper.hung_up()) == (3, 0)
         asked = server.asked
@@ -90,14 +91,14 @@ def test_a_source_that_fails_does_not_hang_up(tmp_path):
     """libnbd closes its own descriptor at what the protocol forbids."""
     keeper = Keeper()
     with FakeServer(tmp_path / "s", MIB, all_data, lambda offset, length: b"x" * (length - 1)):
-        with pytest.raises(errors.SourceError), source.Source(source.Kept(str(tmp_path / "s"), keeper), "x") as opened:
+        with pytest.raises(errors.SourceError), source.Source(address.Kept(str(tmp_path / "s"), keeper), "x") as opened:
             opened.read(0, 4096)
         assert keeper.kept and keeper.hung_up() == 0 and set(keeper.kept) == set(keeper.abandoned)
 
 
 def test_a_server_that_is_not_there(tmp_path):
-    with pytest.raises(source.ConnectionLost, match="connecting failed"):
-        source.Source(source.Kept(str(tmp_path / "none"), Keeper()), "x")
+    with pytest.raises(source_connection.ConnectionLost, match="connecting failed"):
+        source.Source(address.Kept(str(tmp_path / "none"), Keeper()), "x")
 
 
 def test_a_guard_that_cannot_be(monkeypatch):

@@ -17,7 +17,7 @@ from fake_nbd import FakeServer
 
 from nbdpull.core import errors, extents
 from nbdpull.core.extents import DATA, ZERO
-from nbdpull.nbd import source
+from nbdpull.nbd import address, batching, source, source_connection
 from nbdpull.nbd.source import Source
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -215,22 +215,7 @@ def test_a_hole_is_not_zero_by_itself(nbdkit):
 def set_window(monkeypatch, size):
     """Ask for the block status of so many bytes at once, however long it takes."""
     for name in ("MIN_STATUS", "FIRST_STATUS", "MAX_STATUS"):
-        monkeypatch.setattr(source, name, size)
-
-
-@pytest.mark.parametrize("gap, reads", [(0, 1), (source.BRIDGE, 1), (source.BRIDGE + 512, 2)])
-def test_ranges_close_together_share_a_read(gap, reads):
-    joined = source._bridged([(4096, 512), (4608 + gap, 1024)])
-    assert len(joined) == reads
-    assert sum(length for _, length, _ in joined) == 1536 + (gap if reads == 1 else 0)
-
-
-def test_next_window_follows_the_time_that_one_took():
-    window = source.FIRST_STATUS
-    assert source._next_window(window, source.SLOW_STATUS * 2) == window // 2
-    assert source._next_window(window, source.QUICK_STATUS / 2) == window * 2
-    assert source._next_window(source.MIN_STATUS, 10) == source.MIN_STATUS
-    assert source._next_window(source.MAX_STATUS, 0) == source.MAX_STATUS
+        monkeypatch.setattr(batching, name, size)
 
 
 def test_reading_by_many_threads(tmp_path, qemu_nbd):
@@ -285,7 +270,7 @@ def test_reads_at_once_are_bounded_and_change_nothing(tmp_path, qemu_nbd, monkey
     content, raw = rng.randbytes(2 * MIB), tmp_path / "disk.raw"
     raw.write_bytes(content)
     most_bytes, most_reads = rng.choice([512, 100 * 512, 256 * KIB]), rng.choice([1, 3, 16])
-    monkeypatch.setattr(source, "MAX_BATCH_BYTES", most_bytes)
+    monkeypatch.setattr(source_connection, "MAX_BATCH_BYTES", most_bytes)
     edges = sorted(512 * place for place in rng.sample(range(4096), 2 * rng.randint(1, 12)))
     ranges = [(start, stop - start) for start, stop in zip(edges[::2], edges[1::2])]
     address = qemu_nbd(raw, "-f", "raw")
@@ -304,10 +289,10 @@ def test_by_tcp_more_is_under_way(tmp_path):
     server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "8", "-f", "raw", "-b", "127.0.0.1", "-p", str(port), raw])
     try:
         wait_for(lambda: is_listening(port), "qemu-nbd listens")
-        with Source(source.Tcp("127.0.0.1", port), "") as opened, opened.reading() as reader:
+        with Source(address.Tcp("127.0.0.1", port), "") as opened, opened.reading() as reader:
             counted = reader.connection._nbd = Counted(reader.connection._nbd)
             assert bytes(reader.read_batch([(0, 2 * MIB)])[0]) == raw.read_bytes()
-        assert source.MAX_BATCH_BYTES < counted.bytes <= source.FAR_BATCH_BYTES
+        assert source_connection.MAX_BATCH_BYTES < counted.bytes <= source_connection.FAR_BATCH_BYTES
     finally:
         server.kill()
         server.wait()
@@ -397,7 +382,7 @@ def test_a_handshake_that_does_not_end_is_waited_for_a_moment(tmp_path):
         began = time.monotonic()
         with pytest.raises(Stop):
             Source(str(tmp_path / "s"), "x", connections=3, check=check)
-        assert source.HANDSHAKE < time.monotonic() - began < source.HANDSHAKE + 4
+        assert source_connection.HANDSHAKE < time.monotonic() - began < source_connection.HANDSHAKE + 4
 
 
 def test_closing_waits_for_the_handshake_of_another_thread(fake):
@@ -500,12 +485,12 @@ def gives_up(work):
 
 @pytest.fixture
 def hurry(monkeypatch):
-    """Call it when all is well, and a minute of source.py takes 0.6 s: so no server is silent for long by chance."""
+    """Call it when all is well, and a minute of a connection takes 0.6 s: so no server is silent for long by chance."""
 
     def faster():
         began = time.monotonic()
         clock = types.SimpleNamespace(monotonic=lambda: began + 100 * (time.monotonic() - began), sleep=time.sleep)
-        monkeypatch.setattr(source, "time", clock)
+        monkeypatch.setattr(source_connection, "time", clock)
 
     return faster
 
@@ -533,7 +518,7 @@ def test_a_slow_server_is_no_stalled_one(lying, monkeypatch):
         return bytes(length)
 
     with Source(lying(truth, read=slow), "x") as opened, opened.reading() as connection:
-        monkeypatch.setattr(source, "time", clock)
+        monkeypatch.setattr(source_connection, "time", clock)
         ranges = [(at * 64 * KIB, 512) for at in range(12)]  # too far apart to be read at once
         assert [bytes(v) for v in connection.read_batch(ranges)] == [bytes(512)] * 12
     assert clock.now == 12 * 15 > 60
@@ -686,21 +671,6 @@ def test_handles_are_closed(lying):
     while len(os.listdir("/proc/self/fd")) > len(before) and time.monotonic() < deadline:
         time.sleep(0.01)  # the server's ends
     assert len(os.listdir("/proc/self/fd")) <= len(before)
-
-
-def test_versions():
-    assert source.library_version().count(".") == 2
-
-
-@pytest.mark.parametrize("version", ["1.14.0", "1.14.2", "1.20.1", "2.0.0"])
-def test_a_library_that_is_new_enough(version):
-    source.require_new_enough(version)
-
-
-@pytest.mark.parametrize("version", ["1.13.9", "1.10.5", "0.99.1"])
-def test_a_library_that_is_too_old(version):
-    with pytest.raises(errors.MissingSoftware, match=f"libnbd {version} is too old for nbdpull: install 1.14 or newer"):
-        source.require_new_enough(version)
 
 
 def test_totals_of_a_big_map(lying):

@@ -15,11 +15,11 @@ from ..core import errors
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
 from ..hypervisor.domain import Export
-from ..nbd import source
+from ..nbd import address, source
 from ..repository.image import DataRanges, Image
 from ..repository.series import Point, Series
 
-Server = Union[str, source.Tcp, source.Kept]
+Server = Union[str, address.Tcp, address.Kept]
 
 
 class Job(Protocol):

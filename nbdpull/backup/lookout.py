@@ -14,7 +14,7 @@ from ..core.errors import Check
 from ..hypervisor.domain import Domain, Plan
 from ..hypervisor.domain_watch import DomainWatch
 from ..hypervisor.socket_keeper import SocketKeeper
-from ..nbd import source
+from ..nbd import address
 from . import scratch_watch
 from .live_disk import Server
 
@@ -66,6 +66,6 @@ class Lookout:
         with self.scratch.watching(job), self._domain.watching():
             yield
 
-    def kept(self, server: Union[str, source.Tcp]) -> Server:
+    def kept(self, server: Union[str, address.Tcp]) -> Server:
         """The same server, whose connections are kept where that is necessary."""
-        return source.Kept(server, self._keeper) if self._keeper else server
+        return address.Kept(server, self._keeper) if self._keeper else server

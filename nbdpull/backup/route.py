@@ -21,7 +21,7 @@ from typing import BinaryIO, Optional, Union
 from ..core import errors
 from ..core.errors import Check
 from ..hypervisor import domain
-from ..nbd import source
+from ..nbd import address, libnbd
 
 _TCP = re.compile(r"tcp:(?:\[([^]]+)\]|([^:]+)):(\d+)\Z")
 _EVERYWHERE = ("0.0.0.0", "::", "*")
@@ -54,8 +54,8 @@ class Route:
         if not self.certificates:
             return [f"{self.listen.host}:{self.listen.port} has no TLS: who reaches that port can read the disks, "
                     "who is on the way can change what arrives"]  # fmt: skip
-        version = source.library_version()
-        if source.tls_is_verified(version):
+        version = libnbd.library_version()
+        if libnbd.tls_is_verified(version):
             return []
         return [f"libnbd {version} has known gaps in its check of the server's certificate (CVE-2024-7383): against an "
                 "attacker on the way use libnbd 1.18.5, 1.20.2 or later, or ssh"]  # fmt: skip
@@ -93,12 +93,12 @@ def _require_files(folder: str) -> None:
 @contextlib.contextmanager
 def opened(
     route: Route, vm: domain.Domain, socket: str, check: Check = lambda: None
-) -> Iterator[Union[str, source.Tcp]]:
+) -> Iterator[Union[str, address.Tcp]]:
     """Give what source.Source is to connect to. socket: path of QEMU's, on its machine. check() is called while ssh
     is waited for."""
     if route.listen:
         host = vm.host if route.listen.host in _EVERYWHERE else route.listen.host
-        yield source.Tcp(host, route.listen.port, route.certificates)
+        yield address.Tcp(host, route.listen.port, route.certificates)
     elif vm.is_remote:
         with _forwarded(vm.uri, socket, check) as local:
             yield local

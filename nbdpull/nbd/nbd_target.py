@@ -18,14 +18,7 @@ import time
 
 from ..core import child, errors
 from ..images import qemu_img
-
-try:
-    import nbd
-except ImportError as error:
-    raise errors.MissingSoftware(
-        "libnbd's Python bindings are not installed: install python3-libnbd (Debian, Ubuntu, Fedora, RHEL), and run "
-        "nbdpull with the distribution's own python3; or restore to new images without options, which need none"
-    ) from error
+from .libnbd import nbd
 
 QEMU_NBD_START = 10.0  # seconds
 STALL_TIMEOUT = 60.0  # seconds without a byte in either direction

@@ -86,11 +86,11 @@ def _bad(subject, error):
 
 def _libnbd():
     try:
-        from ..nbd import source
+        from ..nbd import libnbd
     except errors.MissingSoftware as error:
         return _bad("libnbd's bindings", error)
-    version = source.library_version()
-    if source.tls_is_verified(version):
+    version = libnbd.library_version()
+    if libnbd.tls_is_verified(version):
         return _good("libnbd", version)
     return Finding(WARN, "libnbd", f"{version}: its check of a TLS server's certificate has known gaps (CVE-2024-7383)",
                    "nothing for unix sockets; for --tls: libnbd 1.18.5, 1.20.2 or later")  # fmt: skip

@@ -29,7 +29,7 @@ from ..format import layout
 from ..format.manifest import FULL, CheckpointEntry, ParentEntry
 from ..hypervisor import domain, socket_keeper
 from ..hypervisor.guest_load import Cores
-from ..nbd import source
+from ..nbd import libnbd
 from ..repository import journal, marker, series
 from ..repository.journal import Hold
 from ..repository.series import Point, Series
@@ -291,7 +291,7 @@ def _fields(run: _Run, prepared: Prepared, job: domain.Job, added: Added) -> dic
         "consistency": job.freeze.consistency,
         "consistency_reason": job.freeze.reason,
         "passwords": added.passwords,
-        "versions": {"nbdpull": __version__, "libnbd": source.library_version(), **run.vm.versions},
+        "versions": {"nbdpull": __version__, "libnbd": libnbd.library_version(), **run.vm.versions},
         "seconds": run.laps.seconds,
     }
 

@@ -40,7 +40,7 @@ OTHERS = {
 EVENTS = {
     "alarmed": ("backup.scratch_watch.ScratchWatch._verdict", bool),
     "missed": ("hypervisor.domain_link.Link.lost", bool),  # libvirt's daemon
-    "waited": ("nbd.source.nbd.NBD.poll", lambda progress: not progress),  # for QEMU
+    "waited": ("nbd.libnbd.nbd.NBD.poll", lambda progress: not progress),  # for QEMU
 }
 
 

@@ -1,0 +1,25 @@
+"""How an NBD server is reached.
+
+Owns: the kinds of addresses; one is a mere str, the path of a unix socket. Must not know: how a connection is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional, Union
+
+
+class Tcp(NamedTuple):
+    """A server to be reached by TCP. certificates: folder with ca-cert.pem, and with client-cert.pem and client-key.pem
+    where the server wants to know us; then TLS is required, and the server's certificate must be good for `host`."""
+
+    host: str
+    port: int
+    certificates: Optional[str] = None
+
+
+class Kept(NamedTuple):
+    """A server that has to hang up first. address: path of a unix socket, or a Tcp without certificates; keeper: a
+    socket_keeper.SocketKeeper, or what has its `keep` and `abandon`."""
+
+    address: Union[str, Tcp]
+    keeper: Any
