@@ -1,6 +1,6 @@
 """A program that we start, and that must not outlive us: not even where we end by SIGKILL.
 
-Owns: how the kernel is asked for that. Must not know: which program it is.
+Owns: how the kernel is asked for that, and what the program said. Must not know: which program it is.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from typing import Any, Callable
+from typing import IO, Any, Callable
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _PRCTL: Any = getattr(ctypes.CDLL(None), "prctl", lambda *_: -1)
@@ -28,3 +28,9 @@ def ended_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
+
+
+def said(log: IO[bytes], most: int = 1000) -> str:
+    """What it wrote to its log, on one line; the last so many characters of that."""
+    log.seek(0)
+    return " ".join(log.read().decode(errors="replace").split())[-most:]

@@ -1,7 +1,7 @@
 """An image written over NBD: an export that the user named, or one that qemu-nbd gives us of an image file.
 
-Owns: the libnbd handle on the way out, and the life of a qemu-nbd. nbd.Error and silence are translated here. Must not
-know: points, frames, which image it is.
+Owns: the libnbd handle on the way out. nbd.Error and silence are translated here. Must not know: points, frames, which
+image it is.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
+from collections.abc import Iterator, Sequence
 
-from ..core import child, errors
-from ..images import qemu_img
+from ..core import errors
+from ..core.errors import Check
+from . import qemu_nbd
 from .libnbd import nbd
 
-QEMU_NBD_START = 10.0  # seconds
 STALL_TIMEOUT = 60.0  # seconds without a byte in either direction
 POLL_INTERVAL = 250  # milliseconds
 MAX_IN_FLIGHT = 16  # QEMU works on so many requests of a connection at once
@@ -215,46 +213,24 @@ def open_uri(uri, connections, check=lambda: None):
 
 
 @contextlib.contextmanager
-def qemu_nbd(path, image, connections, draft, check=lambda: None):
-    """Give the NbdTarget of an image. image: the words that name it, of qemu_img; draft: it is synced as a whole
-    afterwards, so that no flush is needed."""
-    qemu_img.require("qemu-nbd")
-    folder = tempfile.mkdtemp(prefix="nbdpull-")
-    socket = os.path.join(folder, "nbd")
-    command = ["qemu-nbd", f"--cache={'unsafe' if draft else 'writeback'}", "--discard=unmap",
-               "-t", "-e", str(connections + 1), "-k", socket, *image]  # fmt: skip
-    with tempfile.TemporaryFile() as log, contextlib.ExitStack() as cleaned:
-        cleaned.callback(shutil.rmtree, folder, ignore_errors=True)
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,  # a Ctrl-C is for us: we end it
-            # An image that is there keeps its bitmaps only where it is closed in an orderly way.
-            preexec_fn=child.ended_with_us(signal.SIGKILL if draft else signal.SIGTERM),
-        )  # fmt: skip
-        cleaned.callback(server.wait)
-        cleaned.callback(server.kill)
-        with _served(server, socket, path, connections, log, check) as opened:
-            yield opened
-        server.terminate()
-        code = server.wait()
-        if code:
-            raise errors.OutputError(f"qemu-nbd failed to finish {path}: {_said(log) or code}")
+def open_image(
+    path: str, image: Sequence[str], connections: int, draft: bool, check: Check = lambda: None
+) -> Iterator[NbdTarget]:
+    """Give the NbdTarget of an image, by qemu-nbd. image: the words that name it, of qemu_img; draft: it is synced as a
+    whole afterwards, so that no flush is needed."""
 
+    def connect(socket: str) -> NbdTarget:
+        return NbdTarget(lambda handle: handle.aio_connect_unix(socket), path, connections, True, check)
 
-def _served(server, socket, path, connections, log, check):
-    """The NbdTarget, as soon as qemu-nbd listens; its socket is there a moment earlier, and refuses."""
-    deadline = time.monotonic() + QEMU_NBD_START
-    while True:
-        try:
-            return NbdTarget(lambda handle: handle.aio_connect_unix(socket), path, connections, True, check)
-        except errors.OutputError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                said = _said(log)
-                kind = errors.Busy if 'Failed to get "write" lock' in said else errors.OutputError
-                raise kind(f"qemu-nbd does not serve {path}: {said}") from None
-        time.sleep(0.005)
+    def refused(said: str) -> errors.NbdpullError:
+        kind = errors.Busy if 'Failed to get "write" lock' in said else errors.OutputError
+        return kind(f"qemu-nbd does not serve {path}: {said}")
 
-
-def _said(log):
-    log.seek(0)
-    return " ".join(log.read().decode(errors="replace").split())
+    words = [f"--cache={'unsafe' if draft else 'writeback'}", "--discard=unmap", "-e", str(connections + 1), *image]
+    # An image that is there keeps its bitmaps only where it is closed in an orderly way.
+    with qemu_nbd.serving(words, signal.SIGKILL if draft else signal.SIGTERM) as server:
+        with server.connected(connect, errors.OutputError, refused) as target:
+            yield target
+        failed = server.finish()
+        if failed:
+            raise errors.OutputError(f"qemu-nbd failed to finish {path}: {failed}")

@@ -54,7 +54,7 @@ class StorageDaemon:
             self.ask("qmp_capabilities")
             self._opened = opened.pop_all()
 
-    def _started(self, listening: int) -> subprocess.Popen:
+    def _started(self, listening: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [PROGRAM, "--chardev", "stdio,id=monitor", "--monitor", "chardev=monitor",
              "--nbd-server", f"addr.type=fd,addr.str={listening},max-connections=0"],
@@ -104,8 +104,7 @@ class StorageDaemon:
         code = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(END_TIMEOUT)
-        self._log.seek(0)
-        said = " ".join(self._log.read().decode(errors="replace").split())[-500:]
+        said = child.said(self._log, 500)
         how = f"by signal {-code}" if code and code < 0 else f"with code {code}"
         return errors.JobLost(f"{PROGRAM}, which read the images, has ended {how}{said and f' ({said})'}: what was "
                               "read by it is not used, pull again")  # fmt: skip

@@ -6,10 +6,7 @@ its index do not answer. Must not know: libvirt, what is printed.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +15,16 @@ from typing import Callable, Optional
 
 import numpy
 
-from ..core import child, errors, extents, pipeline
+from ..core import errors, extents, pipeline
 from ..format import layout, reader
-from ..images import image_header, qemu_img
-from ..nbd import source
+from ..images import image_header
+from ..nbd import qemu_nbd, source
 from ..repository import lookup, marker, series
 from ..repository.part import Part
 from .options import CompareOptions as Options
 
 BLOCK = layout.MAX_FRAME
 SECTOR = 512
-QEMU_NBD_START = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -139,19 +135,19 @@ def _unless_zero(view, offset):
 @contextmanager
 def _served(image, kind):
     """A source.Source of an image file or an NBD URI; qemu-nbd reads all of them, and never writes."""
-    qemu_img.require("qemu-nbd")
-    kind = kind or _kind(image)
-    with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder, tempfile.TemporaryFile() as log:
-        socket = os.path.join(folder, "nbd")
-        server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "64", "-f", kind, "-k", socket, image],
-                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                                  preexec_fn=child.ended_with_us())  # fmt: skip
-        try:
-            with _connected(server, socket, image, log) as live:
-                yield live
-        finally:
-            server.kill()  # it only reads; an orderly end waits for clients that may be gone
-            server.wait()
+
+    def refused(said):
+        return errors.UsageError(f"qemu-nbd cannot read {image}: {said}")
+
+    def connect(socket):
+        return source.Source(socket, "")
+
+    # It is not asked to finish: it only reads, and an orderly end waits for clients that may be gone.
+    with (
+        qemu_nbd.serving(["-r", "-e", "64", "-f", kind or _kind(image), image]) as server,
+        server.connected(connect, errors.SourceError, refused) as live,
+    ):
+        yield live
 
 
 def _kind(image):
@@ -163,18 +159,3 @@ def _kind(image):
     except OSError as error:
         raise errors.UsageError(f"cannot read {image}: {error.strerror}") from error
     return "qcow2" if found == image_header.QCOW2 else "raw"
-
-
-def _connected(server, socket, image, log):
-    """A Source; UsageError with what qemu-nbd said where it has ended: it listens first, then looks at the image."""
-    deadline = time.monotonic() + QEMU_NBD_START
-    failed = None
-    while server.poll() is None and time.monotonic() < deadline:
-        try:  # a socket that is there may not be listening yet
-            return source.Source(socket, "")
-        except errors.SourceError as error:
-            failed = error
-            time.sleep(0.005)
-    log.seek(0)
-    said = " ".join(log.read().decode(errors="replace").split())
-    raise errors.UsageError(f"qemu-nbd cannot read {image}: {said or failed}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional, cast
 from urllib.parse import quote
 
-from ..core import errors
+from ..core import child, errors
 from ..core.errors import Check
 
 PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
@@ -141,8 +141,7 @@ class Server:
 
     def _failed(self) -> errors.NbdpullError:
         self._started.wait()
-        self._log.seek(0)
-        said = " ".join(self._log.read().decode(errors="replace").split())[-1000:]
+        said = child.said(self._log)
         if "nbdkit-python-plugin" in said:
             return _missing("nbdkit has no Python plugin")
         if "ModuleNotFoundError" in said or "ImportError" in said:

@@ -54,7 +54,7 @@ def _draft(place: Place, draft: str, size: int, connections: int, check: Check) 
             qemu_img.create_encrypted(draft, size, place.format, place.secret, place.options)
         else:
             qemu_img.create(draft, size, "-o", place.options)
-        opened = nbd_target.qemu_nbd(draft, dataclasses.replace(place, path=draft).image, connections, True, check)
+        opened = nbd_target.open_image(draft, dataclasses.replace(place, path=draft).image, connections, True, check)
         # What was never written to raw LUKS is no zero: it is decrypted, too.
         return _blank(opened) if place.format == image_header.QCOW2 else opened
     with translated("create", draft):
@@ -80,7 +80,7 @@ def _existing(place: Place, size: int, connections: int, check: Check) -> Iterat
 
         if existing.room(place, check) < size:
             qemu_img.grow(place.path, place.format, -(-size // qemu_img.SECTOR) * qemu_img.SECTOR, place.secret)
-        with nbd_target.qemu_nbd(place.path, place.image, connections, False, check) as target:
+        with nbd_target.open_image(place.path, place.image, connections, False, check) as target:
             yield target
         return
     with translated("open", place.path):
@@ -104,7 +104,7 @@ def _device(place: Place, size: int, connections: int, check: Check) -> Iterator
     if place.secret:
         from ..nbd import nbd_target
 
-        opened = nbd_target.qemu_nbd(place.path, place.image, connections, False, check)
+        opened = nbd_target.open_image(place.path, place.image, connections, False, check)
         with os.fdopen(descriptor, "rb"), opened as target:  # kept open: nobody else gets it meanwhile
             yield target
         return
