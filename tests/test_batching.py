@@ -1,8 +1,13 @@
-"""What is read together, and how much of the map is asked for: figures alone."""
+"""What is read together, and how much of the map is asked for: figures alone, against what a naive reader would do."""
+
+import random
 
 import pytest
 
 from nbdpull.nbd import batching
+
+UNIT = 4096
+DISK = 64  # units
 
 
 @pytest.mark.parametrize("gap, reads", [(0, 1), (batching.BRIDGE, 1), (batching.BRIDGE + 512, 2)])
@@ -12,9 +17,63 @@ def test_ranges_close_together_share_a_read(gap, reads):
     assert sum(length for _, length, _ in joined) == 1536 + (gap if reads == 1 else 0)
 
 
+def some_ranges(rng):
+    """Ascending, disjoint, some of them adjacent."""
+    edges = sorted(rng.sample(range(DISK), 2 * rng.randint(0, DISK // 4)))
+    found = [(start * UNIT, (stop - start) * UNIT) for start, stop in zip(edges[::2], edges[1::2])]
+    return [piece for each in found for piece in (cut_once(rng, *each) if rng.random() < 0.3 else [each])]
+
+
+def cut_once(rng, offset, length):
+    at = rng.randrange(0, length, UNIT)
+    return [(offset, at), (offset + at, length - at)] if at else [(offset, length)]
+
+
+def naive_reads(ranges):
+    """Unit by unit: what is wanted is read, and so is a gap of no more than BRIDGE between two such."""
+    wanted = sorted({at for offset, length in ranges for at in range(offset, offset + length, UNIT)})
+    filled = set(wanted)
+    for one, next_one in zip(wanted, wanted[1:]):
+        if next_one - (one + UNIT) <= batching.BRIDGE:
+            filled |= set(range(one, next_one, UNIT))
+    return filled
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_reads_are_those_of_a_naive_reader(seed):
+    ranges = some_ranges(random.Random(seed))
+    reads = batching.bridged(ranges)
+    units = [at for offset, length, _ in reads for at in range(offset, offset + length, UNIT)]
+    assert units == sorted(naive_reads(ranges))  # ascending, none twice
+    assert [each for _, _, within in reads for each in within] == ranges
+    for offset, length, within in reads:
+        assert all(offset <= start and start + size <= offset + length for start, size in within)
+        assert (offset, offset + length) == (within[0][0], sum(within[-1]))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_steps_are_all_of_it(seed):
+    rng = random.Random(seed)
+    length, most = rng.randrange(50), rng.randint(1, 20)
+    pieces = list(batching.steps(length, most))
+    assert [at + byte for at, size in pieces for byte in range(size)] == list(range(length))
+    assert all(size == most for _, size in pieces[:-1]) and all(0 < size <= most for _, size in pieces)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_neighbours_are_made_one(seed):
+    ranges = [(offset, offset + length) for offset, length in some_ranges(random.Random(seed))]
+    joined = batching.joined(ranges)
+    assert [at for start, stop in joined for at in range(start, stop, UNIT)] == [
+        at for start, stop in ranges for at in range(start, stop, UNIT)
+    ]
+    assert all(stop < start for (_, stop), (start, _) in zip(joined, joined[1:]))
+
+
 def test_next_window_follows_the_time_that_one_took():
     window = batching.FIRST_STATUS
     assert batching.next_window(window, batching.SLOW_STATUS * 2) == window // 2
     assert batching.next_window(window, batching.QUICK_STATUS / 2) == window * 2
+    assert batching.next_window(window, (batching.SLOW_STATUS + batching.QUICK_STATUS) / 2) == window
     assert batching.next_window(batching.MIN_STATUS, 10) == batching.MIN_STATUS
     assert batching.next_window(batching.MAX_STATUS, 0) == batching.MAX_STATUS

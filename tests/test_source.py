@@ -17,7 +17,7 @@ from fake_nbd import FakeServer
 
 from nbdpull.core import errors, extents
 from nbdpull.core.extents import DATA, ZERO
-from nbdpull.nbd import address, batching, source, source_connection
+from nbdpull.nbd import address, batching, connection, source, source_connection
 from nbdpull.nbd.source import Source
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -228,8 +228,8 @@ def test_reading_by_many_threads(tmp_path, qemu_nbd):
             rng = random.Random(seed)
             for _ in range(10):
                 starts = sorted(place * 9216 for place in rng.sample(range(455), rng.choice([1, 5, 40])))
-                with opened.reading() as connection:
-                    views = connection.read_batch([(start, min(9000, len(expected) - start)) for start in starts])
+                with opened.reading() as reader:
+                    views = reader.read_batch([(start, min(9000, len(expected) - start)) for start in starts])
                     wrong.extend(s for s, view in zip(starts, views) if bytes(view) != expected[s : s + len(view)])
 
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
@@ -466,8 +466,8 @@ def test_one_read_error_among_many(nbdkit):
         "pread=if [ $4 -ge 524288 ]; then echo EIO >&2; exit 1; fi; head -c $3 /dev/zero",
     )  # fmt: skip
     with Source(server.socket, "") as opened:
-        with pytest.raises(errors.SourceError), opened.reading() as connection:
-            connection.read_batch([(at * 32 * KIB, 512) for at in range(32)])
+        with pytest.raises(errors.SourceError), opened.reading() as reader:
+            reader.read_batch([(at * 32 * KIB, 512) for at in range(32)])
         assert opened.read(0, 512) == bytes(512), "a connection after an error is not used again"
 
 
@@ -491,6 +491,7 @@ def hurry(monkeypatch):
         began = time.monotonic()
         clock = types.SimpleNamespace(monotonic=lambda: began + 100 * (time.monotonic() - began), sleep=time.sleep)
         monkeypatch.setattr(source_connection, "time", clock)
+        monkeypatch.setattr(connection, "time", clock)
 
     return faster
 
@@ -517,10 +518,10 @@ def test_a_slow_server_is_no_stalled_one(lying, monkeypatch):
         clock.now += 15
         return bytes(length)
 
-    with Source(lying(truth, read=slow), "x") as opened, opened.reading() as connection:
-        monkeypatch.setattr(source_connection, "time", clock)
+    with Source(lying(truth, read=slow), "x") as opened, opened.reading() as reader:
+        monkeypatch.setattr(connection, "time", clock)
         ranges = [(at * 64 * KIB, 512) for at in range(12)]  # too far apart to be read at once
-        assert [bytes(v) for v in connection.read_batch(ranges)] == [bytes(512)] * 12
+        assert [bytes(v) for v in reader.read_batch(ranges)] == [bytes(512)] * 12
     assert clock.now == 12 * 15 > 60
 
 
@@ -588,7 +589,7 @@ BITMAP = source.DIRTY_BITMAP + "b0"
 
 
 def truth(context, offset, length):
-    return [(length, 0 if context == source.ALLOCATION else 1)]
+    return [(length, 0 if context == connection.ALLOCATION else 1)]
 
 
 def test_the_fake_server_can_tell_the_truth(lying):
@@ -601,8 +602,8 @@ def test_replies_of_unequal_length(lying):
     """Each context may answer for less than was asked, and more than the other."""
 
     def status(context, offset, length):
-        unit = 96 * KIB if context == source.ALLOCATION else 160 * KIB
-        flags = source.STATE_ZERO if context == source.ALLOCATION and offset % (192 * KIB) == 0 else 1
+        unit = 96 * KIB if context == connection.ALLOCATION else 160 * KIB
+        flags = connection.STATE_ZERO if context == connection.ALLOCATION and offset % (192 * KIB) == 0 else 1
         return [(min(unit, length), flags)]
 
     with Source(lying(status), "x", "b0") as opened:
@@ -616,13 +617,13 @@ def test_a_reply_beyond_what_was_asked_counts_no_further(lying, monkeypatch):
     set_window(monkeypatch, 256 * KIB)
 
     def status(context, offset, length):
-        return [(length + 512 * KIB, source.STATE_ZERO if offset < 512 * KIB else 0)]
+        return [(length + 512 * KIB, connection.STATE_ZERO if offset < 512 * KIB else 0)]
 
     with Source(lying(status), "x") as opened:
         assert told(opened) == [(0, 512 * KIB, ZERO), (512 * KIB, 512 * KIB, DATA)]
 
 
-@pytest.mark.parametrize("context", [source.ALLOCATION, BITMAP])
+@pytest.mark.parametrize("context", [connection.ALLOCATION, BITMAP])
 @pytest.mark.parametrize(
     "answer",
     [None, [(0, 0)], [(0, 0), (0, 1)], FakeServer.HANG_UP],
@@ -646,7 +647,7 @@ def test_an_answer_that_is_too_short(lying, sent):
             reader.read_batch([(0, 64 * KIB), (128 * KIB, 64 * KIB)])
 
 
-@pytest.mark.parametrize("context", [source.ALLOCATION, BITMAP])
+@pytest.mark.parametrize("context", [connection.ALLOCATION, BITMAP])
 def test_a_context_that_is_refused(lying, context):
     refused(f"does not offer {context}", lying(truth, refused=[context]), "x", "b0")
 
@@ -678,7 +679,7 @@ def test_totals_of_a_big_map(lying):
     size = 1 << 40
 
     def status(context, offset, length):
-        return [(min(length, (1 << 32) - 512), source.STATE_ZERO)]
+        return [(min(length, (1 << 32) - 512), connection.STATE_ZERO)]
 
     with Source(lying(status, size=size), "x") as opened:
         assert sum(extents.total(batch) for batch in opened.extents()) == size

@@ -23,3 +23,7 @@ class Kept(NamedTuple):
 
     address: Union[str, Tcp]
     keeper: Any
+
+
+Server = Union[str, Tcp]
+Address = Union[Server, Kept]

@@ -6,36 +6,48 @@ know: connections.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+Range = tuple[int, int]  # (offset, length)
+
 # QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took.
 MIN_STATUS, FIRST_STATUS, MAX_STATUS = 16 << 20, 256 << 20, 2 << 30  # bytes asked for in one request
 SLOW_STATUS, QUICK_STATUS = 0.02, 0.005  # seconds
 BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
 
 
-def next_window(window, seconds):
+def next_window(window: int, seconds: float) -> int:
+    """Bytes to ask for, where an answer for `window` of them took so long."""
     if seconds > SLOW_STATUS:
         return max(window // 2, MIN_STATUS)
     return min(window * 2, MAX_STATUS) if seconds < QUICK_STATUS else window
 
 
-def bridged(ranges):
+def bridged(ranges: Iterable[Range]) -> list[tuple[int, int, list[Range]]]:
     """Join ascending ranges that are at most BRIDGE bytes apart: [(offset, length, ranges within), …]."""
-    reads = []
+    reads: list[tuple[int, int, list[Range]]] = []
     for offset, length in ranges:
-        if reads and offset - (reads[-1][0] + reads[-1][1]) <= BRIDGE:
-            reads[-1][1] = offset + length - reads[-1][0]
-            reads[-1][2].append((offset, length))
+        start, size, within = reads[-1] if reads else (0, 0, [])
+        if within and offset - (start + size) <= BRIDGE:
+            within.append((offset, length))
+            reads[-1] = (start, offset + length - start, within)
         else:
-            reads.append([offset, length, [(offset, length)]])
+            reads.append((offset, length, [(offset, length)]))
     return reads
 
 
-def joined(ranges):
+def steps(length: int, most: int) -> Iterator[Range]:
+    """Yield (where it begins, length) of the pieces of something so long, of at most so many bytes each."""
+    for at in range(0, length, most):
+        yield at, min(most, length - at)
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ascending [start, stop) ranges, neighbours made one."""
-    joined = []
+    found: list[tuple[int, int]] = []
     for start, stop in ranges:
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], stop)
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], stop)
         else:
-            joined.append((start, stop))
-    return joined
+            found.append((start, stop))
+    return found

@@ -40,11 +40,13 @@ class _Layer:
 
     @property
     def size(self) -> int:
-        return self.info["virtual-size"]
+        size: int = self.info["virtual-size"]
+        return size
 
     @property
     def details(self) -> dict[str, Any]:
-        return self.info.get("format-specific", {}).get("data", {})
+        found: dict[str, Any] = self.info.get("format-specific", {}).get("data", {})
+        return found
 
 
 class Layers:
@@ -200,8 +202,8 @@ def _flaw(layer: _Layer) -> str:
 
 
 def _bitmaps(node: dict[str, Any]) -> dict[str, bool]:
-    def is_sound(bitmap):
-        return bitmap["persistent"] and bitmap["recording"] and not bitmap.get("inconsistent")
+    def is_sound(bitmap: dict[str, Any]) -> bool:
+        return bool(bitmap["persistent"] and bitmap["recording"] and not bitmap.get("inconsistent"))
 
     return {bitmap["name"]: is_sound(bitmap) for bitmap in node.get("dirty-bitmaps", [])}
 
@@ -229,7 +231,7 @@ class _Holder:
             os.close(self._descriptor)
             raise
 
-    def _state(self, status: os.stat_result) -> tuple:
+    def _state(self, status: os.stat_result) -> tuple[Any, ...]:
         """Not its times of access and of change: libvirt gives a file to QEMU's user before it knows that it cannot
         start a domain."""
         if stat.S_ISBLK(status.st_mode):

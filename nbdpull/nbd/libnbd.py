@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..core import errors
 
 try:
-    import nbd
+    import nbd as nbd
 except ImportError as error:  # the package called "nbd" on PyPI is something else
     raise errors.MissingSoftware(
         "libnbd's Python bindings are not installed: install python3-libnbd (Debian, Ubuntu, Fedora, RHEL), and run "
@@ -20,21 +20,21 @@ OLDEST = (1, 14)  # older bindings read into buffers of their own only
 _TLS_MENDED = {(1, 18): 5, (1, 20): 2}  # first patch of the stable branches with the repair; all later branches have it
 
 
-def library_version():
-    return nbd.NBD().get_version()
+def library_version() -> str:
+    return str(nbd.NBD().get_version())
 
 
-def _numbers(version):
+def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3])
 
 
-def require_new_enough(version):
+def require_new_enough(version: str) -> None:
     if _numbers(version) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise errors.MissingSoftware(f"libnbd {version} is too old for nbdpull: install {oldest} or newer")
 
 
-def tls_is_verified(version):
+def tls_is_verified(version: str) -> bool:
     """Whether this libnbd checks a TLS server's certificate without the gaps of CVE-2024-7383, found in mid-2024."""
     major, minor, patch = _numbers(version)
     if (major, minor) in _TLS_MENDED:

@@ -1,29 +1,35 @@
 """An image written over NBD: an export that the user named, or one that qemu-nbd gives us of an image file.
 
-Owns: the libnbd handle on the way out. nbd.Error and silence are translated here. Must not know: points, frames, which
-image it is.
+Owns: the connections on the way out, what is asked of them, and what their errors and their silence become. Must not
+know: points, frames, which image it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import math
 import queue
 import signal
-import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..core import errors
 from ..core.errors import Check
-from . import qemu_nbd
+from . import batching, connection, qemu_nbd
+from .connection import ALLOCATION, STATE_ZERO, Connection, Request
 from .libnbd import nbd
 
+if TYPE_CHECKING:
+    from ..core.extents import Buffer
+    from .batching import Range
+
+    Part = tuple[int, Buffer]  # (offset, bytes)
+    Connect = Callable[[Any], None]
+
 STALL_TIMEOUT = 60.0  # seconds without a byte in either direction
-POLL_INTERVAL = 250  # milliseconds
-MAX_IN_FLIGHT = 16  # QEMU works on so many requests of a connection at once
 MAX_REQUEST = 32 << 20  # bytes
-ALLOCATION, STATE_ZERO = "base:allocation", 1 << 1
+ZEROES = 1 << 20  # bytes written at once where a server cannot zero
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +42,12 @@ class NbdTarget:
     """
 
     blank = sequential = False
+    size: int
 
-    def __init__(self, connect, name, connections, shared=False, check=lambda: None):
-        self._name = name
-        self._idle: queue.LifoQueue = queue.LifoQueue()
+    def __init__(
+        self, connect: Connect, name: str, connections: int, shared: bool = False, check: Check = lambda: None
+    ):
+        self._idle: queue.LifoQueue[_Connection] = queue.LifoQueue()
         self._all = [_Connection(connect, name, check)]
         try:
             if shared or self._all[0].several:
@@ -47,59 +55,59 @@ class NbdTarget:
         except BaseException:
             self.close()
             raise
-        for connection in self._all:
-            self._idle.put(connection)
+        for each in self._all:
+            self._idle.put(each)
         self.size = self._all[0].size
 
     @contextlib.contextmanager
-    def _connection(self):
-        connection = self._idle.get()
+    def _lent(self) -> Iterator[_Connection]:
+        lent = self._idle.get()
         try:
-            yield connection
+            yield lent
         finally:
-            self._idle.put(connection)  # also after an error, as others may wait for it; it fails them, too
+            self._idle.put(lent)  # also after an error, as others may wait for it; it fails them, too
 
-    def write(self, parts):
+    def write(self, parts: Sequence[Part]) -> int:
         """Write [(offset, buffer), …], many at once; return how many bytes."""
-        with self._connection() as connection:
-            connection.write(parts)
+        with self._lent() as lent:
+            lent.write(parts)
         return sum(len(buffer) for _, buffer in parts)
 
-    def zero(self, offset, length):
-        with self._connection() as connection:
-            connection.zero(offset, length)
+    def zero(self, offset: int, length: int) -> int:
+        with self._lent() as lent:
+            lent.zero(offset, length)
         return length
 
-    def read(self, offset, length):
-        with self._connection() as connection:
-            return connection.read(offset, length)
+    def read(self, offset: int, length: int) -> bytearray:
+        with self._lent() as lent:
+            return lent.read(offset, length)
 
-    def allocated(self, offset, length):
+    def allocated(self, offset: int, length: int) -> list[Range]:
         """[(offset, length), …] of what may be other than zero in a range."""
-        with self._connection() as connection:
-            return connection.allocated(offset, length)
+        with self._lent() as lent:
+            return lent.allocated(offset, length)
 
-    def flush(self):
-        with self._connection() as connection:
-            connection.flush()
+    def flush(self) -> None:
+        with self._lent() as lent:
+            lent.flush()
 
-    def close(self):
+    def close(self) -> None:
         while self._all:
             self._all.pop().close()
 
-    def __enter__(self):
+    def __enter__(self) -> NbdTarget:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-class _Connection:
-    """One connection, used by one thread at a time. No call blocks for longer than the stall timeout."""
+class _Connection(Connection):
+    """One connection to a writable export."""
 
-    def __init__(self, connect, name, check):
-        self._name, self._check = name, check
-        self._nbd = nbd.NBD()
+    def __init__(self, connect: Connect, name: str, check: Check):
+        super().__init__(STALL_TIMEOUT, check)
+        self._name = name
         with self._translated("connect to"):
             self._nbd.add_meta_context(ALLOCATION)
             connect(self._nbd)
@@ -108,38 +116,41 @@ class _Connection:
                 raise errors.OutputError(f"cannot connect to {name}: the NBD server closed the connection")
             if self._nbd.is_read_only():
                 raise errors.OutputError(f"cannot write to {name}: the NBD server exports it read-only")
-            self.size = self._nbd.get_size()
-            self.several = self._nbd.can_multi_conn()
+            self.size: int = self._nbd.get_size()
+            self.several: bool = self._nbd.can_multi_conn()
         log.info("connected to %s: %d bytes", name, self.size)
 
-    def write(self, parts):
-        cut = [
-            (offset + at, memoryview(buffer)[at : at + MAX_REQUEST])
+    def write(self, parts: Sequence[Part]) -> None:
+        requests = [
+            self._writing(memoryview(buffer)[at : at + size], offset + at)
             for offset, buffer in parts
-            for at in range(0, len(buffer), MAX_REQUEST)
+            for at, size in batching.steps(len(buffer), MAX_REQUEST)
         ]
-        self._run("write to", [lambda done, o=o, b=b: self._nbd.aio_pwrite(b, o, done) for o, b in cut])
+        with self._translated("write to"):
+            failed = self._at_once(requests, connection.MAX_AT_ONCE)
+        self._require_success(failed, "write to")
 
-    def zero(self, offset, length):
+    def _writing(self, view: memoryview, offset: int) -> Request:
+        return Request(lambda: self._nbd.aio_pwrite(view, offset), len(view), "write to")
+
+    def zero(self, offset: int, length: int) -> None:
         if self._nbd.can_zero():  # without NO_HOLE: the server may unmap
-            self._run("write to", [lambda done: self._nbd.aio_zero(length, offset, done)])
+            self._require_success(self._done(lambda: self._nbd.aio_zero(length, offset), "write to"), "write to")
         else:
-            step = bytes(1 << 20)
-            self.write([(at, step[: offset + length - at]) for at in range(offset, offset + length, len(step))])
+            zeroes = bytes(ZEROES)
+            self.write([(offset + at, memoryview(zeroes)[:size]) for at, size in batching.steps(length, ZEROES)])
 
-    def read(self, offset, length):
+    def read(self, offset: int, length: int) -> bytearray:
         buffer = bytearray(length)
-        with self._translated("read"):
-            cookie = self._nbd.aio_pread(buffer, offset)  # a completion callback is not told of a short answer
-            self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), "read")
+        self._require_success(self._done(lambda: self._nbd.aio_pread(buffer, offset), "read"), "read")
         return buffer
 
-    def allocated(self, offset, length):
+    def allocated(self, offset: int, length: int) -> list[Range]:
         found, stop = [], offset + length
         if not self._nbd.can_meta_context(ALLOCATION):
             return [(offset, length)]
         while offset < stop:
-            runs = self._status(offset, stop - offset)
+            runs = self._map(offset, stop - offset)
             if not sum(runs[::2]):
                 raise errors.OutputError(f"cannot read {self._name}: the NBD server makes no progress in its map")
             for size, flags in zip(runs[::2], runs[1::2]):
@@ -149,65 +160,37 @@ class _Connection:
                 offset += size
         return found
 
-    def _status(self, offset, length):
-        replies = []
+    def _map(self, offset: int, length: int) -> list[int]:
+        """[length, flags, length, flags …] from the offset on."""
+        replies, failed = self._status(offset, length, "read")
+        self._require_success(failed, "read")
+        return [entry for at, entries in replies.get(ALLOCATION, []) if at == offset for entry in entries]
 
-        def collect(_context, at, entries, _error):  # holds the handle's lock: thinking is done outside
-            replies.append((at, entries))
-            return 0
-
-        self._run("read", [lambda done: self._nbd.aio_block_status(length, offset, collect, done)])
-        return [entry for at, entries in replies if at == offset for entry in entries]
-
-    def flush(self):
+    def flush(self) -> None:
+        """However long that takes: the server says nothing meanwhile."""
         if self._nbd.can_flush():
-            self._run("flush", [lambda done: self._nbd.aio_flush(done)], stall=float("inf"))
+            with self._translated("flush"):
+                cookie = self._nbd.aio_flush()
+                self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), "flush", math.inf)
 
-    def _run(self, doing, requests, stall=STALL_TIMEOUT):
-        """Have each of the requests done, some at once."""
-        ended = []
-
-        def done(error):
-            ended.append(error.value)
-            return 1  # retire it, also after an error
-
-        with self._translated(doing):
-            for number, request in enumerate(requests):
-                self._poll_while(lambda n=number: n - len(ended) >= MAX_IN_FLIGHT, doing, stall)
-                request(done)
-            self._poll_while(lambda: len(ended) < len(requests), doing, stall)
-        failed = [number for number in ended if number]
+    def _require_success(self, failed: list[Any], doing: str) -> None:
         if failed:
-            raise self._error(doing, os.strerror(failed[0]), failed[0])
+            raise self._failure(doing, failed[0].errnum, connection.reason(failed[0])) from failed[0]
 
-    def _poll_while(self, pending, doing, stall=STALL_TIMEOUT):
-        deadline = time.monotonic() + stall
-        while pending():
-            heard = self._nbd.poll(POLL_INTERVAL)
-            self._check()
-            if heard:
-                deadline = time.monotonic() + stall
-            elif time.monotonic() > deadline:
-                raise errors.OutputError(f"cannot {doing} {self._name}: the NBD server was silent for {stall:g} s")
-
-    @contextlib.contextmanager
-    def _translated(self, doing):
-        try:
-            yield
-        except nbd.Error as error:
-            raise self._error(doing, error.string, error.errnum) from error
-
-    def _error(self, doing, text, number):
+    def _failure(self, doing: str, number: int, text: str) -> errors.NbdpullError:
         kind = errors.OutputFull if number in (28, 122) else errors.OutputError  # ENOSPC and EDQUOT, of the protocol
         return kind(f"cannot {doing} {self._name}: {text}")
 
-    def close(self):
+    def _silence(self, doing: str, seconds: float) -> errors.NbdpullError:
+        return errors.OutputError(f"cannot {doing} {self._name}: the NBD server was silent for {seconds:g} s")
+
+    def close(self) -> None:
         with contextlib.suppress(nbd.Error):  # it was closed or lost already
             self._nbd.aio_disconnect()  # shutdown() would wait for a server that is stopped
         del self._nbd  # libnbd before 1.16 has no close()
 
 
-def open_uri(uri, connections, check=lambda: None):
+def open_uri(uri: str, connections: int, check: Check = lambda: None) -> NbdTarget:
     """Return the NbdTarget of an nbd:// or nbd+unix:// URI."""
     return NbdTarget(lambda handle: handle.aio_connect_uri(uri), uri, connections, check=check)
 

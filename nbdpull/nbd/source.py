@@ -8,33 +8,42 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar
 
 import numpy
 
 from ..core import errors, extents, pipeline
-from . import batching
+from ..core.errors import Check
+from . import batching, connection
 from .address import Kept
+from .connection import ALLOCATION, POLL_INTERVAL, STATE_ZERO
 from .source_connection import (
     GOODBYE,
     HANDSHAKE,
     KEPT_HANDSHAKE,
-    MAX_BATCH_READS,
-    POLL_INTERVAL,
-    Connection,
     ConnectionLost,
     QueueFull,
     ReadFailed,
+    SourceConnection,
 )
 
-ALLOCATION = "base:allocation"
-DIRTY_BITMAP = "qemu:dirty-bitmap:"
+if TYPE_CHECKING:
+    from ..core.extents import Extents, Mask, Numbers, Ranges
+    from .address import Address
+    from .batching import Range
 
-STATE_ZERO = 1 << 1  # of base:allocation; its HOLE bit promises nothing about the content and is ignored
+    Held = Callable[[int, int], Ranges]
+
+_Told = TypeVar("_Told")
+
+DIRTY_BITMAP = "qemu:dirty-bitmap:"
 STATE_DIRTY = 1 << 0  # of a dirty bitmap
 
 MAX_CLUSTER = 2 << 20  # bytes, of qcow2
+MAX_BATCH_READS = connection.MAX_AT_ONCE
 STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
 # QEMU 9.1 and later (and older ones that were mended as it was) serve 100 connections, and let the next one wait for
 # ever. Some may be somebody else's.
@@ -70,17 +79,29 @@ class Source:
     Raises SourceError where the server cannot be reached, stalls for `stall_timeout` seconds, or says what cannot be.
     """
 
-    def __init__(self, address, export, bitmap=None, reads_at_once=MAX_BATCH_READS, stall_timeout=60.0,
-                 check=lambda: None, require_alive=lambda: None, dirty_from=None, held=None,
-                 layered=False, connections=2):  # fmt: skip
+    def __init__(
+        self,
+        address: Address,
+        export: str,
+        bitmap: Optional[str] = None,
+        reads_at_once: int = MAX_BATCH_READS,
+        stall_timeout: float = 60.0,
+        check: Check = lambda: None,
+        require_alive: Callable[[], None] = lambda: None,
+        dirty_from: Optional[int] = None,
+        held: Optional[Held] = None,
+        layered: bool = False,
+        connections: int = 2,
+    ):
         self._dirty_from, self._held, self.presumed = dirty_from, held, 0
         self._tells_edge = bitmap is not None and (layered or held is None)
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
-        self._free: LifoQueue = LifoQueue()  # of connections, None = one that broke and is made anew when it is wanted
+        # None: a connection that broke, and is made anew when it is wanted.
+        self._free: LifoQueue[Optional[SourceConnection]] = LifoQueue()
         self._count = 0  # of those that are in self._free, or lent from it
-        self._opened: list[Connection] = []
+        self._opened: list[SourceConnection] = []
         self._closed = False
         self._handshake = KEPT_HANDSHAKE if isinstance(address, Kept) else HANDSHAKE
         try:
@@ -88,32 +109,32 @@ class Source:
         except BaseException:
             self.close()
             raise
-        self.size = self._opened[0].size
+        self.size: int = self._opened[0].size
 
-    def _open(self, count):
+    def _open(self, count: int) -> None:
         """All at once: each takes a dozen round trips."""
         made = pipeline.ordered(lambda _: self._connect(), range(count), threads=count, budget=count,
                                 weight=lambda _: 0, check=self._check)  # fmt: skip
-        for connection in list(made):
-            self._free.put(connection)
+        for each in list(made):
+            self._free.put(each)
         self._count = count
 
-    def _connect(self):
+    def _connect(self) -> SourceConnection:
         deadline = time.monotonic() + self._stall_timeout
         while True:
             self._require_open()
             try:
-                connection = Connection(self._address, self._export, self._contexts, self._reads_at_once,
+                made = SourceConnection(self._address, self._export, self._contexts, self._reads_at_once,
                                          self._stall_timeout, self._require_open)  # fmt: skip
             except QueueFull:
                 if time.monotonic() > deadline:
                     raise
                 self._sleep(SHORT_PAUSE)
                 continue
-            self._opened.append(connection)
-            return connection
+            self._opened.append(made)
+            return made
 
-    def _require_open(self):
+    def _require_open(self) -> None:
         """What is under way in other threads ends, too, when the run is given up."""
         if self._closed:
             raise errors.SourceError(f"{self._export}: the source was closed")
@@ -121,7 +142,7 @@ class Source:
 
     # Extents
 
-    def extents(self, start=0):
+    def extents(self, start: int = 0) -> Iterator[Extents]:
         """Yield arrays of merged extents in ascending order: DATA to read, ZERO to record; what is clean is left out.
 
         Proves on the way that what the server tells covers [start, size) exactly.
@@ -131,7 +152,7 @@ class Source:
             return found
         return extents.merged_stream(extents.with_edge(found, MAX_CLUSTER, self._presume))
 
-    def _status_windows(self, offset):
+    def _status_windows(self, offset: int) -> Iterator[Extents]:
         window = batching.FIRST_STATUS
         while offset < self.size:
             stop = min(offset + window, self.size)
@@ -143,18 +164,20 @@ class Source:
             yield self._stored_extents(offsets, lengths, *flags)
             offset = reached
 
-    def _map(self, offset, length):
+    def _map(self, offset: int, length: int) -> tuple[list[tuple[Numbers, Numbers]], float]:
         with self.reading() as reader:
             began = time.monotonic()
             return reader.block_status(offset, length), time.monotonic() - began
 
-    def _stored_extents(self, offsets, lengths, allocation, dirty=None):
+    def _stored_extents(
+        self, offsets: Numbers, lengths: Numbers, allocation: Numbers, dirty: Optional[Numbers] = None
+    ) -> Extents:
         result = numpy.empty(len(offsets), extents.EXTENT)
         result["offset"], result["length"] = offsets, lengths
         result["kind"] = numpy.where(allocation & STATE_ZERO, extents.ZERO, extents.DATA)
         return result if dirty is None else self._changed(result, (dirty & STATE_DIRTY) != 0)
 
-    def _changed(self, found, dirty):
+    def _changed(self, found: Extents, dirty: Mask) -> Extents:
         parts, clean = [found[dirty]], found[~dirty]
         if self._dirty_from is not None:
             parts.append(extents.clip(clean, self._dirty_from, self.size))
@@ -173,13 +196,13 @@ class Source:
         result = numpy.concatenate(parts)
         return result[numpy.argsort(result["offset"], kind="stable")] if len(result) > len(parts[0]) else parts[0]
 
-    def _presume(self, ranges):
+    def _presume(self, ranges: Extents) -> None:
         self.presumed += extents.total(ranges)
 
     # Bytes
 
     @contextmanager
-    def reading(self):
+    def reading(self) -> Iterator[_Reader]:
         """Give a reader to one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
         the thread's next call, also when the reader is given back."""
         reader = _Reader(self, self._take())
@@ -192,55 +215,56 @@ class Source:
         finally:
             self._free.put(reader.connection)
 
-    def _take(self):
+    def _take(self) -> Optional[SourceConnection]:
         while True:
             self._require_open()
             with suppress(Empty):
                 return self._free.get(timeout=POLL_INTERVAL / 1000)
 
-    def read(self, offset, length):
+    def read(self, offset: int, length: int) -> bytes:
         """Return bytes; length at most 32 MiB."""
         with self.reading() as reader:
             return bytes(reader.read_batch([(offset, length)])[0])
 
-    def _tried(self, first, renew, again=None):
+    def _tried(
+        self, first: Callable[[], _Told], renew: Callable[[], None], again: Optional[Callable[[], _Told]] = None
+    ) -> _Told:
         """What first() returns, or where its connection broke, again(), on up to TRIES connections.
 
         A server breaks the connection, too, where a read fails in its middle: so the second try reads in small pieces,
         whose errors come as replies and tell the place.
         """
-        again, pause, call = again or first, PAUSE, first
+        attempt, pause, lost = first, PAUSE, False
         for left in reversed(range(TRIES)):
             try:
-                if call is None:
+                if lost:
                     renew()
-                    call = again
-                return call()
+                return attempt()
             except ReadFailed:
-                if call is not first:
+                if attempt is not first or lost:
                     raise
-                call = again
             except ConnectionLost as error:
                 if self._closed or not left:
                     raise
                 log.info("%s; connecting again in %g s", error, pause)
                 self._sleep(pause)
                 self._require_alive()  # last, so that the job is still there when the handshake begins
-                pause, call = 2 * pause, None
+                pause, lost = 2 * pause, True
+            attempt = again or first
         raise AssertionError("every try returns or raises")
 
-    def _sleep(self, seconds):
+    def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._require_open()
             time.sleep(min(seconds, 0.05))
 
-    def _drop(self, connection):
+    def _drop(self, broken: SourceConnection) -> None:
         with suppress(ValueError):
-            self._opened.remove(connection)
-        connection.close()
+            self._opened.remove(broken)
+        broken.close()
 
-    def close(self):
+    def close(self) -> None:
         """Close every connection; what is under way on one, such as the map, fails, but for a handshake, which ends."""
         self._closed = True
         deadline = time.monotonic() + self._handshake + GOODBYE
@@ -251,34 +275,40 @@ class Source:
         while self._opened:
             self._opened.pop().close(deadline)
 
-    def __enter__(self):
+    def __enter__(self) -> Source:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
 class _Reader:
     """What one thread reads through: a connection, and the next one where that breaks; connection: None = none yet."""
 
-    def __init__(self, owner, connection):
+    def __init__(self, owner: Source, connection: Optional[SourceConnection]):
         self._owner, self.connection = owner, connection
 
-    def read_batch(self, ranges):
-        return self._owner._tried(lambda: self.connection.read_batch(ranges), self._renew,
-                                  lambda: self.connection.read_pinned(ranges))  # fmt: skip
+    def read_batch(self, ranges: Sequence[Range]) -> list[memoryview]:
+        return self._owner._tried(
+            lambda: self._ready.read_batch(ranges), self._renew, lambda: self._ready.read_pinned(ranges)
+        )
 
-    def block_status(self, offset, length):
-        return self._owner._tried(lambda: self.connection.block_status(offset, length), self._renew)
+    def block_status(self, offset: int, length: int) -> list[tuple[Numbers, Numbers]]:
+        return self._owner._tried(lambda: self._ready.block_status(offset, length), self._renew)
 
-    def _renew(self):
+    @property
+    def _ready(self) -> SourceConnection:
+        assert self.connection  # it was connected before anything is read
+        return self.connection
+
+    def _renew(self) -> None:
         self.drop()
         self.connect()
 
-    def connect(self):
+    def connect(self) -> None:
         self.connection = self.connection or self._owner._connect()
 
-    def drop(self):
+    def drop(self) -> None:
         connection, self.connection = self.connection, None
         if connection:
             self._owner._drop(connection)

@@ -7,27 +7,34 @@ know: other connections, what the extents are for.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import threading
 import time
-from collections import deque
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy
 
 from ..core import errors
-from . import batching
+from ..core.errors import Check
+from . import batching, connection
 from .address import Kept, Tcp
+from .connection import POLL_INTERVAL, Connection, Request
 from .libnbd import nbd
 
-MAX_BATCH_READS = 16  # QEMU works on no more requests of a connection at once
+if TYPE_CHECKING:
+    from ..core.extents import Numbers
+    from .address import Address, Server
+    from .batching import Range
+
 # A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once. And if
 # nobody takes the answers (we are stopped, or killed), this much fits into the server's socket, 208 KiB by default:
 # with more QEMU stands still as soon as it is to be paused, or the job to be ended, and so does the guest.
 MAX_BATCH_BYTES = 192 << 10
 FAR_BATCH_BYTES = 1 << 20  # by TCP: an answer may be long on its way, and the more have to be
-POLL_INTERVAL = 250  # milliseconds
 GOODBYE = 1.0  # seconds for a server to take leave
 HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
 KEPT_HANDSHAKE = 12.0  # the same where we may not break it off: a QEMU that limits it gives up after 10
@@ -35,6 +42,8 @@ PIN = 1 << 16  # bytes of a read that looks for the place of an error, then PIN_
 PIN_FINE = 1 << 12
 BROKEN = (errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, errno.ECONNREFUSED, errno.ECONNABORTED,
           errno.ENOENT)  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 
 class ConnectionLost(errors.SourceError):
@@ -49,41 +58,49 @@ class ReadFailed(errors.SourceError):
     """The server answered a read with an error."""
 
 
-class Connection:
-    """A connection, used by one thread at a time. No call blocks for longer than the stall timeout.
+class SourceConnection(Connection):
+    """A connection to an export that is read.
 
     To a server that has to hang up first it says no goodbye, and asks for nothing that such a one answers by hanging
     up: an error in the midst of a read whose answer comes in pieces.
     """
 
-    def __init__(self, address, export, contexts, reads_at_once, stall_timeout, check):
-        self._export, self._reads_at_once, self._stall_timeout = export, reads_at_once, stall_timeout
-        self._contexts, self._check = contexts, check
-        self._keeper, self._kept = address.keeper if isinstance(address, Kept) else None, None
-        address = address.address if self._keeper else address
-        self._bytes_at_once = FAR_BATCH_BYTES if isinstance(address, Tcp) else MAX_BATCH_BYTES
-        self._check_at = 0.0
-        self._nbd = nbd.NBD()
+    def __init__(
+        self,
+        address: Address,
+        export: str,
+        contexts: Sequence[str],
+        reads_at_once: int,
+        stall_timeout: float,
+        check: Check,
+    ):
+        super().__init__(stall_timeout, check)
+        self._export, self._reads_at_once, self._contexts = export, reads_at_once, contexts
+        self._keeper: Any = address.keeper if isinstance(address, Kept) else None
+        self._kept: Any = None
+        server = address.address if isinstance(address, Kept) else address
+        self._bytes_at_once = FAR_BATCH_BYTES if isinstance(server, Tcp) else MAX_BATCH_BYTES
         self._nbd.set_pread_initialize(False)  # 1 % of a pull; an answer that is too short is an error
         try:
-            self._connect(address)
+            self._connect(server)
         except BaseException:
             self.close()
             raise
 
-    def _connect(self, address):
+    def _connect(self, server: Server) -> None:
         with self._translated("connecting"):
             self._nbd.set_export_name(self._export)
             for context in self._contexts:
                 self._nbd.add_meta_context(context)
-            self._start(address)
+            self._start(server)
             self._shake_hands()
             if not self._nbd.aio_is_ready():
                 raise ConnectionLost(f"{self._export}: the NBD server closed the connection")
             self._require_contexts()
-            self.size = self._nbd.get_size()
+            self.size: int = self._nbd.get_size()
+        log.info("connected to export %s of %s: %d bytes", self._export, server, self.size)
 
-    def _shake_hands(self):
+    def _shake_hands(self) -> None:
         try:
             self._poll_while(self._nbd.aio_is_connecting, "connecting")
         except BaseException:
@@ -92,7 +109,7 @@ class Connection:
                 _poll_until(lambda: not self._nbd.aio_is_connecting(), self._nbd, time.monotonic() + patience)
             raise
 
-    def _start(self, server):
+    def _start(self, server: Server) -> None:
         if self._keeper:
             self._nbd.aio_connect_socket(self._kept_socket(server))
             return
@@ -106,78 +123,70 @@ class Connection:
             self._nbd.set_tls_verify_peer(True)
         self._nbd.aio_connect_tcp(server.host, str(server.port))
 
-    def _kept_socket(self, server):
+    def _kept_socket(self, server: Server) -> int:
         """The descriptor of a connected socket for libnbd, which may close it: the keeper has others of it."""
         try:
             with _connected(server, self._stall_timeout) as ours:
                 self._kept = self._keeper.keep(ours)
                 return ours.detach()
         except OSError as error:
-            raise self._failure("connecting", error.errno, error.strerror) from error
+            raise self._failure("connecting", error.errno or 0, str(error.strerror)) from error
 
-    def _require_contexts(self):
+    def _require_contexts(self) -> None:
         for context in self._contexts:
             if not self._nbd.can_meta_context(context):
                 raise errors.SourceError(f"{self._export}: the NBD server does not offer {context}")
         if not self._nbd.is_read_only():
             raise errors.SourceError(f"{self._export}: the export is writable, so it is no frozen image of the disk")
 
-    def block_status(self, offset, length):
-        """Return (lengths, flags) arrays for each context; each may cover less than asked, and a different length."""
-        replies = {}
-
-        def collect(context, at, entries, error):  # holds the handle's lock: thinking is done outside
-            replies.setdefault(context, []).append((at, entries))
-            return 0
-
-        self._done(lambda: self._nbd.aio_block_status(length, offset, collect), f"block status at {offset}")
+    def block_status(self, offset: int, length: int) -> list[tuple[Numbers, Numbers]]:
+        """(lengths, flags) for each context; each may cover less than asked, and a different length."""
+        doing = f"block status at {offset}"
+        replies, failed = self._status(offset, length, doing)
+        self._require_success(failed, doing)
         return [self._runs(replies.get(context, []), context, offset) for context in self._contexts]
 
-    def _runs(self, answers, context, offset):
+    def _runs(self, answers: list[Any], context: str, offset: int) -> tuple[Numbers, Numbers]:
         if len(answers) != 1 or answers[0][0] != offset:
             raise errors.SourceError(f"{self._export}: the NBD server did not answer for {context} at byte {offset}")
         entries = numpy.array(answers[0][1], dtype="u8").reshape(-1, 2)
         return entries[:, 0], entries[:, 1]
 
-    def read_batch(self, ranges):
+    def read_batch(self, ranges: Sequence[Range]) -> list[memoryview]:
         """Read ascending [(offset, length), …] at once: a memoryview each, valid until the thread reads again."""
         reads = batching.bridged(ranges)
         buffers = _views([(start, length) for start, length, _ in reads])
-        views, pieces = [], []
+        views, requests = [], []
         for (start, _, wanted), view in zip(reads, buffers):
             views += [view[offset - start : offset - start + count] for offset, count in wanted]
-            pieces += [(start + at, view[at : at + MAX_BATCH_BYTES]) for at in range(0, len(view), MAX_BATCH_BYTES)]
+            requests += [
+                self._reading(view[at : at + size], start + at)
+                for at, size in batching.steps(len(view), MAX_BATCH_BYTES)
+            ]
         with self._translated("reading"):
-            self._read_pieces(pieces)
+            failed = self._at_once(requests, self._reads_at_once, self._bytes_at_once)
+        self._require_success(failed, f"reading from byte {ranges[0][0]} on" if ranges else "reading", ReadFailed)
         return views
 
-    def _read_pieces(self, pieces):
-        """Read [(offset, where to), …], as many at once as may be; after an error only what is under way is awaited."""
-        under_way, size, failed = deque(), 0, []
-        for offset, view in pieces:
-            while under_way and (len(under_way) >= self._reads_at_once or size + len(view) > self._bytes_at_once):
-                cookie, at, length = under_way.popleft()
-                self._wait(cookie, f"reading at byte {at}", failed)
-                size -= length
-            if failed:
-                break
-            under_way.append((self._start_read(view, offset), offset, len(view)))
-            size += len(view)
-        for cookie, at, _ in under_way:
-            self._wait(cookie, f"reading at byte {at}", failed)
-        self._require_success(failed, f"reading from byte {pieces[0][0]} on" if pieces else "reading", ReadFailed)
+    def _reading(self, view: memoryview, offset: int) -> Request:
+        return Request(lambda: self._start_read(view, offset), len(view), f"reading at byte {offset}")
 
-    def _start_read(self, view, offset):
-        return self._start_whole_read(view, offset) if self._keeper else self._nbd.aio_pread(view, offset)
+    def _start_read(self, view: memoryview, offset: int) -> int:
+        if self._keeper:
+            return self._start_whole_read(view, offset)
+        cookie: int = self._nbd.aio_pread(view, offset)
+        return cookie
 
-    def _start_whole_read(self, view, offset):
+    def _start_whole_read(self, view: memoryview, offset: int) -> int:
         """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
         whole = nbd.CMD_FLAG_DF if self._nbd.can_df() else 0
-        return self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
+        cookie: int = self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
+        return cookie
 
-    def read_pinned(self, ranges):
+    def read_pinned(self, ranges: Sequence[Range]) -> list[memoryview]:
         """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
-        views, bad = _views(ranges), []
+        views = _views(ranges)
+        bad: list[tuple[int, int]] = []
         for (offset, length), view in zip(ranges, views):
             bad += self._pinned(offset, length, view, PIN)
         if bad:
@@ -187,11 +196,10 @@ class Connection:
             )
         return views
 
-    def _pinned(self, offset, length, view, step):
+    def _pinned(self, offset: int, length: int, view: memoryview, step: int) -> list[tuple[int, int]]:
         """Read a range in steps; return the [start, stop) of those that fail."""
-        bad = []
-        for at in range(0, length, step):
-            size = min(step, length - at)
+        bad: list[tuple[int, int]] = []
+        for at, size in batching.steps(length, step):
             try:
                 self._read_whole(view[at : at + size], offset + at)
             except ReadFailed:
@@ -200,57 +208,23 @@ class Connection:
                     (offset + at, offset + at + size)]  # fmt: skip
         return bad
 
-    def _read_whole(self, view, offset):
-        self._done(lambda: self._start_whole_read(view, offset), f"reading at byte {offset}", ReadFailed)
+    def _read_whole(self, view: memoryview, offset: int) -> None:
+        doing = f"reading at byte {offset}"
+        self._require_success(self._done(lambda: self._start_whole_read(view, offset), doing), doing, ReadFailed)
 
-    def _done(self, request, doing, kind=errors.SourceError):
-        """Have one request done; `kind`: what an error in its answer becomes."""
-        failed = []
-        with self._translated(doing):
-            self._wait(request(), doing, failed)
-            self._require_success(failed, doing, kind)
-
-    def _wait(self, cookie, doing, failed):
-        """Wait for a request's end, and note the nbd.Error that it ends in, in `failed`.
-
-        Only who asks for the end is told that an answer to a read was too short; a completion callback is not.
-        """
-        try:
-            self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), doing)
-        except nbd.Error as error:
-            failed.append(error)
-
-    def _require_success(self, failed, doing, kind):
-        """failed: the nbd.Errors of requests; those of what the protocol forbids have no number."""
+    def _require_success(
+        self, failed: list[Any], doing: str, kind: type[errors.SourceError] = errors.SourceError
+    ) -> None:
+        """failed: nbd.Errors of requests; kind: what one in an answer of the server becomes."""
         if failed:
-            number = failed[0].errnum
-            lost = self._nbd.aio_is_dead() or self._nbd.aio_is_closed() or number == errno.ENOTCONN
-            why = os.strerror(number) if number else failed[0].string
-            raise (ConnectionLost if lost else kind)(f"{self._export}: {doing} failed: {why}") from failed[0]
+            lost = self._nbd.aio_is_dead() or self._nbd.aio_is_closed() or failed[0].errnum == errno.ENOTCONN
+            text = f"{self._export}: {doing} failed: {connection.reason(failed[0])}"
+            raise (ConnectionLost if lost else kind)(text) from failed[0]
 
-    def _poll_while(self, pending, doing):
-        heard = time.monotonic()
-        while pending():
-            progress, now = self._nbd.poll(POLL_INTERVAL), time.monotonic()
-            if now >= self._check_at:  # not each time: it takes longer than a poll
-                self._check()
-                self._check_at = now + POLL_INTERVAL / 1000
-            if progress:
-                heard = now
-            elif now > heard + self._stall_timeout:
-                raise errors.SourceError(
-                    f"{self._export}: the NBD server was silent for {self._stall_timeout:g} s while {doing}"
-                )
+    def _silence(self, doing: str, seconds: float) -> errors.NbdpullError:
+        return errors.SourceError(f"{self._export}: the NBD server was silent for {seconds:g} s while {doing}")
 
-    @contextmanager
-    def _translated(self, doing):
-        try:
-            yield
-        except nbd.Error as error:
-            raise self._failure(doing, error.errnum, error.string) from error
-
-    def _failure(self, doing, number, text):
-        """number: an errno, or 0."""
+    def _failure(self, doing: str, number: int, text: str) -> errors.NbdpullError:
         if number == errno.EACCES:  # libvirt lets in more users than the directory of QEMU's socket does
             return errors.AccessDenied(
                 f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({text})"
@@ -260,7 +234,7 @@ class Connection:
         lost = number in BROKEN or self._nbd is None or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
         return (ConnectionLost if lost else errors.SourceError)(f"{self._export}: {doing} failed ({text})")
 
-    def close(self, deadline=None):
+    def close(self, deadline: Optional[float] = None) -> None:
         """Take leave, and let go; a server that does not answer is not waited for."""
         handle, self._nbd = self._nbd, None
         if handle is None:
@@ -281,7 +255,7 @@ class Connection:
 _own = threading.local()  # the buffer of each thread: what it read is of use to it after it gave the connection back
 
 
-def _views(ranges):
+def _views(ranges: Sequence[Range]) -> list[memoryview]:
     """A memoryview of the thread's buffer for each range."""
     size = sum(length for _, length in ranges)
     if len(getattr(_own, "buffer", b"")) < size:
@@ -293,7 +267,7 @@ def _views(ranges):
     return views
 
 
-def _connected(server, timeout):
+def _connected(server: Server, timeout: float) -> socket.socket:
     """A socket of ours that is connected to a path or a Tcp."""
     if isinstance(server, Tcp):
         return socket.create_connection((server.host, server.port), timeout)
@@ -307,18 +281,18 @@ def _connected(server, timeout):
         raise
 
 
-def _hang_up(handle):
+def _hang_up(handle: Any) -> None:
     """End the connection whoever still refers to the handle, such as an exception's traceback: QEMU does not end a
     job while a client of its server is in the midst of the handshake."""
     with suppress(nbd.Error, OSError), socket.socket(fileno=os.dup(handle.aio_get_fd())) as connection:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _poll_until(done, handle, deadline):
+def _poll_until(done: Callable[[], bool], handle: Any, deadline: float) -> None:
     while not done() and time.monotonic() < deadline:
         handle.poll(POLL_INTERVAL)
 
 
-def _accept(_piece, _offset, _status, _error):
+def _accept(_piece: Any, _offset: int, _status: int, _error: Any) -> int:
     """A piece of a structured reply: its bytes are in the buffer already."""
     return 0

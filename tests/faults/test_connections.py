@@ -47,13 +47,13 @@ import sys, threading, time
 from nbdpull.cli import main as cli
 from nbdpull.nbd import source_connection
 standing = threading.Barrier(4)
-def stand(connection, cookie, doing, failed, wait=source_connection.Connection._wait):
+def stand(connection, cookie, doing, failed, wait=source_connection.SourceConnection._wait):
     if doing.startswith("reading"):
         if standing.wait() == 0:
             print('{"event": "held"}', flush=True)
         time.sleep(600)
     wait(connection, cookie, doing, failed)
-source_connection.Connection._wait = stand
+source_connection.SourceConnection._wait = stand
 sys.exit(cli.main(sys.argv[1:]))
 """
 

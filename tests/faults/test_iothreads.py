@@ -199,13 +199,13 @@ from nbdpull.cli import main as cli
 from nbdpull.nbd import source_connection
 source_connection.MAX_BATCH_BYTES = 1 << 20  # more than fits into a socket
 first = threading.Lock()
-def stand(connection, cookie, doing, failed, wait=source_connection.Connection._wait):
+def stand(connection, cookie, doing, failed, wait=source_connection.SourceConnection._wait):
     if doing.startswith("reading"):
         if first.acquire(blocking=False):
             print('{"event": "held"}', flush=True)
         time.sleep(600)
     wait(connection, cookie, doing, failed)
-source_connection.Connection._wait = stand
+source_connection.SourceConnection._wait = stand
 sys.exit(cli.main(sys.argv[1:]))
 """
 

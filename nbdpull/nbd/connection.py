@@ -1,0 +1,122 @@
+"""One connection to an NBD server: a libnbd handle that is polled, so that no call blocks without an end.
+
+Owns: polling, silence, several requests at once, and where libnbd's errors are caught. Must not know: whether its
+export is read or written, and which of our errors that makes of libnbd's: that say the classes made from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable, NamedTuple, Optional
+
+from ..core import errors
+from ..core.errors import Check
+from .libnbd import nbd
+
+ALLOCATION = "base:allocation"
+STATE_ZERO = 1 << 1  # of base:allocation; its HOLE bit promises nothing about the content and is ignored
+POLL_INTERVAL = 250  # milliseconds
+MAX_AT_ONCE = 16  # QEMU works on no more requests of a connection at once
+
+
+class Request(NamedTuple):
+    """start: begins it, and returns its cookie; size: bytes; doing: for messages."""
+
+    start: Callable[[], int]
+    size: int
+    doing: str
+
+
+class Connection:
+    """Used by one thread at a time. No call blocks for longer than the stall timeout.
+
+    check() is called while the server is waited for, what it raises ends that.
+    """
+
+    def __init__(self, stall_timeout: float, check: Check):
+        self._stall_timeout, self._check = stall_timeout, check
+        self._check_at = 0.0
+        self._nbd: Any = nbd.NBD()
+
+    def _failure(self, doing: str, number: int, text: str) -> errors.NbdpullError:
+        """The error for one of libnbd's. number: an errno, or 0."""
+        raise NotImplementedError
+
+    def _silence(self, doing: str, seconds: float) -> errors.NbdpullError:
+        """The error for a server that sent nothing for so long."""
+        raise NotImplementedError
+
+    def _at_once(self, requests: Iterable[Request], most: int, most_bytes: Optional[int] = None) -> list[Any]:
+        """Have requests done, so many at once, and return the nbd.Errors of those that failed. After one only what is
+        under way is awaited."""
+        under_way: deque[tuple[int, Request]] = deque()
+        size = 0
+        failed: list[Any] = []
+        for request in requests:
+            more = request.size
+            while under_way and (len(under_way) >= most or (most_bytes is not None and size + more > most_bytes)):
+                cookie, oldest = under_way.popleft()
+                self._wait(cookie, oldest.doing, failed)
+                size -= oldest.size
+            if failed:
+                break
+            under_way.append((request.start(), request))
+            size += more
+        for cookie, request in under_way:
+            self._wait(cookie, request.doing, failed)
+        return failed
+
+    def _done(self, start: Callable[[], int], doing: str) -> list[Any]:
+        """The same with one request."""
+        failed: list[Any] = []
+        with self._translated(doing):
+            self._wait(start(), doing, failed)
+        return failed
+
+    def _status(self, offset: int, length: int, doing: str) -> tuple[dict[str, list[Any]], list[Any]]:
+        """({context: [(where it begins, [length, flags, length, flags …]), …]} as the server says, the nbd.Errors)."""
+        replies: dict[str, list[Any]] = {}
+
+        def collect(context: str, at: int, entries: list[int], _error: Any) -> int:
+            replies.setdefault(context, []).append((at, entries))
+            return 0  # it holds the handle's lock: thinking is done outside
+
+        return replies, self._done(lambda: self._nbd.aio_block_status(length, offset, collect), doing)
+
+    def _wait(self, cookie: int, doing: str, failed: list[Any]) -> None:
+        """Wait for a request's end, and note the nbd.Error that it ends in, in `failed`.
+
+        Only who asks for the end is told that an answer to a read was too short; a completion callback is not.
+        """
+        try:
+            self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), doing)
+        except nbd.Error as error:
+            failed.append(error)
+
+    def _poll_while(self, pending: Callable[[], bool], doing: str, stall: Optional[float] = None) -> None:
+        heard, stall = time.monotonic(), self._stall_timeout if stall is None else stall
+        while pending():
+            progress, now = self._nbd.poll(POLL_INTERVAL), time.monotonic()
+            if now >= self._check_at:  # not each time: it takes longer than a poll
+                self._check()
+                self._check_at = now + POLL_INTERVAL / 1000
+            if progress:
+                heard = now
+            elif now > heard + stall:
+                raise self._silence(doing, stall)
+
+    @contextlib.contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except nbd.Error as error:
+            raise self._failure(doing, error.errnum, error.string) from error
+
+
+def reason(error: Any) -> str:
+    """Why a request failed; an error for what the protocol forbids has no number."""
+    return os.strerror(error.errnum) if error.errnum else str(error.string)
