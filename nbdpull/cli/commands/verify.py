@@ -33,7 +33,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, CompareOptions, "--format", dest="kind", choices=["raw", "qcow2"],
               help="with --against: of the image (default: looked up)")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
-              help="check this share, chosen anew in each run")  # fmt: skip
+              help="check this share, chosen at random in each run")  # fmt: skip
     usage.add(parser, Options, "--shard", metavar="I/N", type=types.shard,
               help="check part I of N; I always selects the same data")  # fmt: skip
     usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration, help="end after that: 90s, 15m, 2h")
