@@ -179,7 +179,7 @@ def test_a_plan_ends_its_job_before_scratch_is_full(rig):
     rig.assert_domain_clean([])
 
 
-@pytest.mark.parametrize("options, when", [((), "are to be read"), (("--no-space-check",), "No space left")])
+@pytest.mark.parametrize("options, when", [((), "to be read in full"), (("--no-space-check",), "No space left")])
 def test_the_store_is_full(rig, small, options, when):
     rig.store = small("store", 8)
     rig.vm.write_bytes("vda", 0, os.urandom(20 * MIB))
