@@ -15,7 +15,7 @@ from bed.machine import MIB, Disk, wait_for
 
 from nbdpull.core import errors
 from nbdpull.definitions import domain_xml
-from nbdpull.hypervisor import connection, domain
+from nbdpull.hypervisor import backup_spec, backup_traces, connection, domain
 from nbdpull.operations import doctor
 
 libvirt = pytest.importorskip("libvirt")
@@ -76,19 +76,19 @@ def scratch(tmp_path):
 
 def plan(scratch, disks=("vda", "vdb"), since=None, run_id=RUN, **options):
     options = {"checkpoint": f"auto-{run_id}", "checkpoint_disks": ["vda"], **options}
-    return domain.Plan(run_id, {disk: since for disk in disks}, scratch_dir=str(scratch), **options)
+    return backup_spec.BackupSpec(run_id, {disk: since for disk in disks}, scratch_dir=str(scratch), **options)
 
 
 def assert_idle(vm, checkpoints):
-    assert vm.backup_job() is None
-    vm.require_idle()
-    assert vm.checkpoints() == checkpoints
-    assert not os.path.lexists(vm.socket_path(RUN))
+    assert vm.jobs.backup() is None
+    vm.jobs.require_idle()
+    assert vm.checkpoints.names() == checkpoints
+    assert not os.path.lexists(vm.backups.socket_path(RUN))
 
 
 def backup(vm, plan):
     """A whole backup without a reader; the checkpoint made."""
-    with vm.backup(plan) as job:
+    with vm.backups.begun(plan) as job:
         job.finish()
         return job.checkpoint
 
@@ -124,7 +124,7 @@ def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
     monkeypatch.setattr(domain.Domain, "other_session", "XDG_RUNTIME_DIR is not set")
     with domain.open(vm.name) as opened:
         with pytest.raises(errors.DomainNotRunning, match="seems to be off: XDG_RUNTIME_DIR is not set"):
-            opened._require_startable()
+            opened.power._require_startable()
         with pytest.raises(errors.DomainNotRunning, match="XDG_RUNTIME_DIR is not set"):
             opened.require_running()
         told = doctor._off(opened)
@@ -157,7 +157,7 @@ def test_no_permission_to_connect(shared):
 
 def test_no_permission_to_write(shared, scratch, monkeypatch):
     monkeypatch.setattr(libvirt, "open", libvirt.openReadOnly)
-    with domain.open(shared.name) as vm, pytest.raises(errors.AccessDenied), vm.backup(plan(scratch)):
+    with domain.open(shared.name) as vm, pytest.raises(errors.AccessDenied), vm.backups.begun(plan(scratch)):
         pass
 
 
@@ -184,7 +184,7 @@ def test_missing_bindings(monkeypatch):
 ])  # fmt: skip
 def test_begin_error_by_code(vm, scratch, code, number, kind):
     vm.dom = Meddled(vm.dom, backupBegin=raising(libvirt_error(code, number)))
-    with pytest.raises(kind) as caught, vm.backup(plan(scratch)):
+    with pytest.raises(kind) as caught, vm.backups.begun(plan(scratch)):
         pass
     assert caught.type is kind
     assert vm.name in str(caught.value) and "(libvirt's words in lines)" in str(caught.value)
@@ -194,7 +194,7 @@ def test_begin_error_by_code(vm, scratch, code, number, kind):
 
 def test_hypervisor_that_can_do_no_backups():
     with domain.open("test", "test:///default") as vm, pytest.raises(errors.Unsupported, match="needs? libvirt 7.6"):
-        vm.require_idle()
+        vm.jobs.require_idle()
 
 
 # Facts
@@ -258,7 +258,7 @@ def test_an_image_that_hangs_is_given_up(machine, tmp_path):
         with pytest.raises(
             errors.NoAnswer, match=f"disk vda cannot be looked at .{pipe}: .* within 1 s.*--exclude vda"
         ):
-            vm.looked_at([domain.replace(disk, source=str(pipe))])
+            vm.looked_at([replace(disk, source=str(pipe))])
 
 
 @pytest.mark.parametrize("uri, remote", [
@@ -298,9 +298,9 @@ def test_no_password_of_a_uri_is_kept(vm, monkeypatch, uri, shown):
 
 def test_socket_path_is_libvirts_own_for_the_domain(vm):
     if vm.uri == "qemu:///system":
-        assert Path(vm.socket_path(RUN)).parent.is_dir()
-        assert Path(vm.socket_path(RUN)).parent.name == f"domain-{vm.id}-{vm.name[:20]}"
-    assert RUN in vm.socket_path(RUN)
+        assert Path(vm.backups.socket_path(RUN)).parent.is_dir()
+        assert Path(vm.backups.socket_path(RUN)).parent.name == f"domain-{vm.id}-{vm.name[:20]}"
+    assert RUN in vm.backups.socket_path(RUN)
 
 
 @pytest.mark.parametrize("uri, name", [
@@ -309,14 +309,14 @@ def test_socket_path_is_libvirts_own_for_the_domain(vm):
 def test_socket_path_without_such_a_place(vm, monkeypatch, uri, name):
     monkeypatch.setattr(vm, "uri", uri)
     monkeypatch.setattr(vm, "name", name)
-    assert vm.socket_path(RUN) == f"/var/tmp/nbdpull-{RUN}.sock"
+    assert vm.backups.socket_path(RUN) == f"/var/tmp/nbdpull-{RUN}.sock"
 
 
 # Checkpoints
 
 
 def test_checkpoint(vm):
-    checkpoint = vm.checkpoint("foreign")
+    checkpoint = vm.checkpoints.get("foreign")
     assert (checkpoint.name, checkpoint.disks, checkpoint.run_id) == ("foreign", {"vda": True}, None)
     assert abs(checkpoint.creation_time - time.time()) < 600
     assert vm.uuid in checkpoint.xml
@@ -324,7 +324,7 @@ def test_checkpoint(vm):
 
 def test_no_such_checkpoint_names_those_that_exist(vm):
     with pytest.raises(errors.NoSuchCheckpoint, match="no checkpoint 'chk9'; it has foreign"):
-        vm.checkpoint("chk9")
+        vm.checkpoints.get("chk9")
 
 
 def remove_bitmap(machine, disk, name):
@@ -337,8 +337,8 @@ def test_broken_bitmap_is_seen_and_refused(machine, scratch):
     made.create_checkpoint("base")
     remove_bitmap(made, "vdb", "base")
     with domain.open(made.name) as vm:
-        assert vm.checkpoint("base").disks == {"vda": True, "vdb": False}
-        with pytest.raises(errors.CheckpointUnusable), vm.backup(plan(scratch, since="base")):
+        assert vm.checkpoints.get("base").disks == {"vda": True, "vdb": False}
+        with pytest.raises(errors.CheckpointUnusable), vm.backups.begun(plan(scratch, since="base")):
             pass
         assert_idle(vm, ["base"])
 
@@ -349,12 +349,12 @@ def test_bitmaps_after_a_crash_are_unusable(machine):
     made.stop()
     made.start()
     with domain.open(made.name) as vm:
-        assert vm.checkpoint("base").disks == {"vda": True}
+        assert vm.checkpoints.get("base").disks == {"vda": True}
         made.kill()
-        assert vm.checkpoint("base").disks == {"vda": None}
+        assert vm.checkpoints.get("base").disks == {"vda": None}
         made.start()
-        assert vm.checkpoint("base").disks == {"vda": False}
-        assert vm.delete_checkpoint("base")
+        assert vm.checkpoints.get("base").disks == {"vda": False}
+        assert vm.checkpoints.delete("base")
     assert made.bitmaps("vda") == {}
 
 
@@ -362,8 +362,8 @@ def test_delete_checkpoint(machine):
     made = machine({"vda": MIB})
     made.create_checkpoint("a")
     with domain.open(made.name) as vm:
-        assert vm.delete_checkpoint("a") is True
-        assert vm.delete_checkpoint("a") is False
+        assert vm.checkpoints.delete("a") is True
+        assert vm.checkpoints.delete("a") is False
     assert made.bitmaps("vda") == {}
 
 
@@ -375,9 +375,9 @@ def test_delete_checkpoint_of_which_a_bitmap_is_gone(machine, broken):
     for disk in broken:
         remove_bitmap(made, disk, "b")
     with domain.open(made.name) as vm:
-        assert vm.delete_checkpoint("b") is True
-        assert vm.checkpoints() == ["a", "c"]
-        assert vm.checkpoint("c").disks == {"vda": True, "vdb": True}
+        assert vm.checkpoints.delete("b") is True
+        assert vm.checkpoints.names() == ["a", "c"]
+        assert vm.checkpoints.get("c").disks == {"vda": True, "vdb": True}
     assert set(made.bitmaps("vda")) == set(made.bitmaps("vdb")) == {"a", "c"}
 
 
@@ -387,10 +387,10 @@ def test_checkpoints_oldest_first_whoever_is_whose_child(machine):
     time.sleep(1.1)  # libvirt tells whole seconds
     made.create_checkpoint("two")
     with domain.open(made.name) as vm:
-        xml = vm.checkpoint("one").xml
+        xml = vm.checkpoints.get("one").xml
         made.domain.checkpointLookupByName("one").delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
         made.domain.checkpointCreateXML(xml, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
-        assert vm.checkpoints() == ["one", "two"]
+        assert vm.checkpoints.names() == ["one", "two"]
 
 
 # A backup
@@ -401,9 +401,9 @@ def test_full_then_incremental(machine, scratch):
     made.create_checkpoint("foreign1")
     time.sleep(1.1)
     with domain.open(made.name) as vm:
-        with vm.backup(plan(scratch, description="<hello>")) as job:
+        with vm.backups.begun(plan(scratch, description="<hello>")) as job:
             assert job.exports == {"vda": ("vda", None), "vdb": ("vdb", None)}
-            assert job.socket == vm.socket_path(RUN) and os.path.exists(job.socket)
+            assert job.socket == vm.backups.socket_path(RUN) and os.path.exists(job.socket)
             assert sorted(os.listdir(scratch)) == [f"nbdpull-{RUN}-vda.scratch", f"nbdpull-{RUN}-vdb.scratch"]
             assert job.checkpoint.disks == {"vda": True}
             assert job.checkpoint.description == f"nbdpull run {RUN} <hello>"
@@ -415,7 +415,7 @@ def test_full_then_incremental(machine, scratch):
         assert os.listdir(scratch) == []
         assert_idle(vm, ["foreign1", f"auto-{RUN}"])
         second = plan(scratch, ["vda"], since=f"auto-{RUN}", run_id="R2", checkpoint=None)
-        with vm.backup(second) as job:
+        with vm.backups.begun(second) as job:
             assert job.exports == {"vda": ("vda", "nbdpull-R2-vda")}
             assert job.checkpoint is None
             job.finish()
@@ -424,13 +424,13 @@ def test_full_then_incremental(machine, scratch):
 
 def test_own_socket(vm, tmp_path):
     socket = str(tmp_path / "own.sock")
-    with vm.backup(plan(tmp_path, ["vda"], socket=socket)) as job:
+    with vm.backups.begun(plan(tmp_path, ["vda"], socket=socket)) as job:
         assert job.socket == socket and os.path.exists(socket)
     assert not os.path.exists(socket)
 
 
 def test_left_without_finish(vm, scratch):
-    with vm.backup(plan(scratch)) as job:
+    with vm.backups.begun(plan(scratch)) as job:
         pass
     assert not job.finished and os.listdir(scratch) == []
 
@@ -438,7 +438,7 @@ def test_left_without_finish(vm, scratch):
 @pytest.mark.parametrize("reason", [errors.SourceError("lost"), KeyboardInterrupt(), SystemExit(3)])
 @pytest.mark.parametrize("finish", [False, True])
 def test_left_by_an_exception(vm, scratch, reason, finish):
-    with pytest.raises(type(reason)) as caught, vm.backup(plan(scratch)) as job:
+    with pytest.raises(type(reason)) as caught, vm.backups.begun(plan(scratch)) as job:
         if finish:
             job.finish()
         raise reason
@@ -449,7 +449,7 @@ def test_left_by_an_exception(vm, scratch, reason, finish):
 def test_the_first_error_is_not_hidden_and_leftovers_are_told(machine, scratch):
     made = machine({"vda": MIB})
     with domain.open(made.name) as vm:
-        with pytest.raises(errors.OutputError) as caught, vm.backup(plan(scratch, ["vda"])):
+        with pytest.raises(errors.OutputError) as caught, vm.backups.begun(plan(scratch, ["vda"])):
             made.stop()
             raise errors.OutputError("the disk is full")
         assert caught.value.left_behind == [
@@ -461,10 +461,10 @@ def test_the_first_error_is_not_hidden_and_leftovers_are_told(machine, scratch):
 
 def test_leftovers_alone_are_an_error(vm, scratch):
     with pytest.raises(errors.HypervisorError, match="checkpoint 'auto-.* is left behind"):  # noqa: SIM117
-        with vm.backup(plan(scratch)):
-            vm.delete_checkpoint = raising(errors.HypervisorError("no"))
-    del vm.delete_checkpoint
-    vm.delete_checkpoint(f"auto-{RUN}")
+        with vm.backups.begun(plan(scratch)):
+            vm.checkpoints.delete = raising(errors.HypervisorError("no"))
+    del vm.checkpoints.delete
+    vm.checkpoints.delete(f"auto-{RUN}")
 
 
 def test_interrupted_before_begin_returned(vm, scratch):
@@ -474,7 +474,7 @@ def test_interrupted_before_begin_returned(vm, scratch):
 
     real, vm.dom = vm.dom, None
     vm.dom = Meddled(real, backupBegin=begin)
-    with pytest.raises(KeyboardInterrupt), vm.backup(plan(scratch)):
+    with pytest.raises(KeyboardInterrupt), vm.backups.begun(plan(scratch)):
         pass
     assert os.listdir(scratch) == []
 
@@ -502,7 +502,7 @@ def test_interrupted_after_any_call_of_begin(vm, scratch):
     for number in itertools.count(1):
         vm.dom = Interrupting(real, number)
         try:
-            with vm.backup(plan(scratch)) as job:
+            with vm.backups.begun(plan(scratch)) as job:
                 vm.dom = real
                 job.finish()
             break
@@ -511,7 +511,7 @@ def test_interrupted_after_any_call_of_begin(vm, scratch):
             assert_idle(vm, ["foreign"])
             assert os.listdir(scratch) == []
     assert number > 5
-    vm.delete_checkpoint(job.checkpoint.name)
+    vm.checkpoints.delete(job.checkpoint.name)
 
 
 # What is refused before or by begin
@@ -522,12 +522,12 @@ def test_not_running(machine, scratch):
     made.create_checkpoint("c")
     made.stop()
     with domain.open(made.name) as vm:
-        for call in (vm.require_running, vm.require_idle, lambda: vm.delete_checkpoint("c")):
+        for call in (vm.require_running, vm.jobs.require_idle, lambda: vm.checkpoints.delete("c")):
             with pytest.raises(errors.DomainNotRunning, match="is not running: start it"):
                 call()
-        with pytest.raises(errors.DomainNotRunning), vm.backup(plan(scratch)):
+        with pytest.raises(errors.DomainNotRunning), vm.backups.begun(plan(scratch)):
             pass
-        assert vm.checkpoints() == ["c"] and vm.backup_job() is None and vm.id == -1
+        assert vm.checkpoints.names() == ["c"] and vm.jobs.backup() is None and vm.id == -1
 
 
 @pytest.mark.parametrize("version, flags", [(11_010_000, [2, 0]), (11_009_000, [0])])
@@ -541,9 +541,9 @@ def test_a_guests_shutdown_is_to_wait(vm, scratch, version, flags):
 
     vm.dom = Meddled(vm.dom, backupBegin=spy)
     vm.connection = Meddled(vm.connection, getLibVersion=lambda: version)
-    with vm.backup(plan(scratch)) as job:
+    with vm.backups.begun(plan(scratch)) as job:
         job.finish()
-    vm.delete_checkpoint(job.checkpoint.name)
+    vm.checkpoints.delete(job.checkpoint.name)
     assert asked == flags
 
 
@@ -556,39 +556,49 @@ def test_a_guests_shutdown_waits_where_libvirt_takes_the_flag(vm, scratch):
 
     vm.dom = Meddled(vm.dom, backupBegin=newer)
     vm.connection = Meddled(vm.connection, getLibVersion=lambda: 11_010_000)
-    with vm.backup(plan(scratch)) as job:
+    with vm.backups.begun(plan(scratch)) as job:
         job.finish()
-    vm.delete_checkpoint(job.checkpoint.name)
+    vm.checkpoints.delete(job.checkpoint.name)
     assert asked == [2]
 
 
 def test_base_that_does_not_exist(vm, scratch):
-    with pytest.raises(errors.NoSuchCheckpoint, match="'chk9'; it has foreign"), vm.backup(plan(scratch, since="chk9")):
+    with (
+        pytest.raises(errors.NoSuchCheckpoint, match="'chk9'; it has foreign"),
+        vm.backups.begun(plan(scratch, since="chk9")),
+    ):
         pass
 
 
 def test_base_that_does_not_cover_the_disk(machine, scratch):
     made = machine({"vda": MIB, "vdb": MIB})
     made.create_checkpoint("c", ["vda"])
-    with domain.open(made.name) as vm, pytest.raises(errors.CheckpointUnusable), vm.backup(plan(scratch, since="c")):
+    with (
+        domain.open(made.name) as vm,
+        pytest.raises(errors.CheckpointUnusable),
+        vm.backups.begun(plan(scratch, since="c")),
+    ):
         pass
 
 
 def test_checkpoint_that_exists_is_left_alone(vm, scratch, shared):
-    with pytest.raises(errors.CheckpointExists, match="'foreign'"), vm.backup(plan(scratch, checkpoint="foreign")):
+    with (
+        pytest.raises(errors.CheckpointExists, match="'foreign'"),
+        vm.backups.begun(plan(scratch, checkpoint="foreign")),
+    ):
         pass
     assert "foreign" in shared.bitmaps("vda")
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "\N{LATIN SMALL LETTER A WITH DIAERESIS}"])
 def test_impossible_checkpoint_name(vm, scratch, name):
-    with pytest.raises(errors.UsageError, match="checkpoint name"), vm.backup(plan(scratch, checkpoint=name)):
+    with pytest.raises(errors.UsageError, match="checkpoint name"), vm.backups.begun(plan(scratch, checkpoint=name)):
         pass
 
 
-@pytest.mark.parametrize("socket", ["relative.sock", "/" + "x" * domain.SOCKET_PATH_MAX])
+@pytest.mark.parametrize("socket", ["relative.sock", "/" + "x" * backup_spec.SOCKET_PATH_MAX])
 def test_impossible_socket(vm, scratch, socket):
-    with pytest.raises(errors.UsageError, match="absolute .* 107"), vm.backup(plan(scratch, socket=socket)):
+    with pytest.raises(errors.UsageError, match="absolute .* 107"), vm.backups.begun(plan(scratch, socket=socket)):
         pass
 
 
@@ -596,14 +606,17 @@ def test_impossible_socket(vm, scratch, socket):
 def test_a_path_that_no_xml_tells(vm, scratch, where):
     """libvirt would write the tab as it is, where it reads as a space: the job was another than was asked for."""
     asked = replace(plan(scratch), **{where: f"{scratch}/a\tb"})
-    with pytest.raises(errors.UsageError, match=r"a\\tb' cannot be written into libvirt's XML"), vm.backup(asked):
+    with (
+        pytest.raises(errors.UsageError, match=r"a\\tb' cannot be written into libvirt's XML"),
+        vm.backups.begun(asked),
+    ):
         pass
 
 
 def test_socket_that_exists_is_left_alone(vm, scratch):
     precious = scratch / "precious"
     precious.write_text("x")
-    with pytest.raises(errors.OutputExists), vm.backup(plan(scratch, socket=str(precious))):
+    with pytest.raises(errors.OutputExists), vm.backups.begun(plan(scratch, socket=str(precious))):
         pass
     assert precious.read_text() == "x"
 
@@ -611,7 +624,10 @@ def test_socket_that_exists_is_left_alone(vm, scratch):
 @pytest.mark.parametrize("options", [{"socket": "/no/such/place/x.sock"}, {"scratch": "/no/such/place"}])
 def test_place_that_qemu_cannot_use(vm, scratch, options):
     options = plan(**{"scratch": scratch, **options})
-    with pytest.raises(errors.HypervisorError, match="cannot begin a backup.*/no/such/place"), vm.backup(options):
+    with (
+        pytest.raises(errors.HypervisorError, match="cannot begin a backup.*/no/such/place"),
+        vm.backups.begun(options),
+    ):
         pass
     assert os.listdir(scratch) == []
 
@@ -630,17 +646,17 @@ def end_job(dom):
 def test_backup_of_somebody_else_is_found_at_once(vm, shared, scratch):
     shared.domain.backupBegin(FOREIGN.format(scratch), None)
     before = time.monotonic()
-    for call in (vm.require_idle, vm.backup(plan(scratch)).__enter__):
+    for call in (vm.jobs.require_idle, vm.backups.begun(plan(scratch)).__enter__):
         with pytest.raises(errors.Busy, match=f"not of nbdpull .*{scratch}/foreign.sock"):
             call()
     assert time.monotonic() - before < 2
-    assert vm.backup_job().run_id is None
+    assert vm.jobs.backup().run_id is None
     end_job(shared.domain)
 
 
 def test_backup_of_ours_is_named(vm, scratch):
-    with vm.backup(plan(scratch)) as job:
-        with pytest.raises(errors.Busy, match=f"of nbdpull run {RUN}"), vm.backup(plan(scratch, run_id="R2")):
+    with vm.backups.begun(plan(scratch)) as job:
+        with pytest.raises(errors.Busy, match=f"of nbdpull run {RUN}"), vm.backups.begun(plan(scratch, run_id="R2")):
             pass
         job.require_alive()
 
@@ -648,16 +664,16 @@ def test_backup_of_ours_is_named(vm, scratch):
 def test_other_job_is_named(vm):
     real, vm.dom = vm.dom, Meddled(vm.dom, jobStats=lambda _flags: {"type": 2, "operation": 5})
     with pytest.raises(errors.Busy, match="outgoing migration"):
-        vm.require_idle()
+        vm.jobs.require_idle()
     vm.dom = real
 
 
 def test_block_job_is_named(vm, shared, scratch):
     target = f"<disk type='file'><source file='{scratch}/copy'/><driver type='qcow2'/></disk>"
     shared.domain.blockCopy("vda", target, {}, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
-    with pytest.raises(errors.Busy, match="disk vda .*block job"), vm.backup(plan(scratch)):
+    with pytest.raises(errors.Busy, match="disk vda .*block job"), vm.backups.begun(plan(scratch)):
         pass
-    assert vm.backup_job() is None
+    assert vm.jobs.backup() is None
     shared.domain.blockJobAbort("vda")
 
 
@@ -666,8 +682,8 @@ def test_block_job_is_named(vm, shared, scratch):
 
 def test_begin_that_fails_at_the_export(vm, scratch, monkeypatch):
     real = domain_xml.disk_backup
-    monkeypatch.setattr(domain_xml, "disk_backup", lambda *args: domain.replace(real(*args), export="same"))
-    with pytest.raises(errors.HypervisorError, match="already has export"), vm.backup(plan(scratch)):
+    monkeypatch.setattr(domain_xml, "disk_backup", lambda *args: replace(real(*args), export="same"))
+    with pytest.raises(errors.HypervisorError, match="already has export"), vm.backups.begun(plan(scratch)):
         pass
     assert os.listdir(scratch) == []
 
@@ -696,7 +712,10 @@ def test_begin_that_cannot_store_the_checkpoint(machine, scratch, private_libvir
 
     with domain.open(made.name) as vm:
         real, vm.dom = vm.dom, Meddled(vm.dom, backupBegin=begin)
-        with pytest.raises(errors.HypervisorError, match="save metadata") as caught, vm.backup(plan(scratch, ["vda"])):
+        with (
+            pytest.raises(errors.HypervisorError, match="save metadata") as caught,
+            vm.backups.begun(plan(scratch, ["vda"])),
+        ):
             pass
         if cured:
             assert caught.value.left_behind == [] and set(made.bitmaps("vda")) == {"foreign"}
@@ -713,7 +732,10 @@ def test_a_bitmap_of_unknown_origin_is_left_alone(machine, scratch):
     made.create_checkpoint("chk1")
     made.domain.checkpointLookupByName("chk1").delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
     with domain.open(made.name) as vm:
-        with pytest.raises(errors.HypervisorError, match="chk1"), vm.backup(plan(scratch, ["vda"], checkpoint="chk1")):
+        with (
+            pytest.raises(errors.HypervisorError, match="chk1"),
+            vm.backups.begun(plan(scratch, ["vda"], checkpoint="chk1")),
+        ):
             pass
         assert_idle(vm, [])
     assert "chk1" in made.bitmaps("vda")
@@ -725,7 +747,7 @@ def test_begin_of_something_else_than_asked(vm, scratch):
 
     real = vm.dom
     vm.dom = Meddled(real, backupGetXMLDesc=told)
-    with pytest.raises(errors.HypervisorError, match="another backup than asked"), vm.backup(plan(scratch)):
+    with pytest.raises(errors.HypervisorError, match="another backup than asked"), vm.backups.begun(plan(scratch)):
         pass
     assert os.listdir(scratch) == []
 
@@ -733,7 +755,7 @@ def test_begin_of_something_else_than_asked(vm, scratch):
 def test_job_that_no_abort_finds(vm, scratch):
     """A daemon can be left with a backup that is no job: only its block jobs can be ended then."""
     real = vm.dom
-    with pytest.raises(errors.SourceError), vm.backup(plan(scratch)):
+    with pytest.raises(errors.SourceError), vm.backups.begun(plan(scratch)):
         vm.dom = Meddled(real, jobStats=lambda _flags: {"type": 0}, abortJob=raising(libvirt_error(55)))
         raise errors.SourceError("x")
     assert os.listdir(scratch) == []
@@ -751,17 +773,17 @@ def test_abort_that_has_to_wait_is_tried_again(vm, scratch):
             raise libvirt_error(68)
         return real.abortJob()
 
-    with vm.backup(plan(scratch)) as job:
+    with vm.backups.begun(plan(scratch)) as job:
         vm.dom = Meddled(real, abortJob=abort)
         job.finish()
     assert len(calls) == 3
-    vm.delete_checkpoint(f"auto-{RUN}")
+    vm.checkpoints.delete(f"auto-{RUN}")
 
 
 def test_job_that_does_not_end(vm, scratch, monkeypatch):
-    monkeypatch.setattr(domain, "END_TIMEOUT", 0.1)
+    monkeypatch.setattr(backup_traces, "END_TIMEOUT", 0.1)
     real = vm.dom
-    with pytest.raises(errors.SourceError) as caught, vm.backup(plan(scratch)):
+    with pytest.raises(errors.SourceError) as caught, vm.backups.begun(plan(scratch)):
         vm.dom = Meddled(real, abortJob=lambda: 0)
         raise errors.SourceError("x")
     assert "did not end" in caught.value.left_behind[0]
@@ -771,7 +793,7 @@ def test_job_that_does_not_end(vm, scratch, monkeypatch):
 
 
 def test_job_ended_by_somebody_else(vm, shared, scratch):
-    with pytest.raises(errors.JobLost, match="it ended before all was read"), vm.backup(plan(scratch)) as job:
+    with pytest.raises(errors.JobLost, match="it ended before all was read"), vm.backups.begun(plan(scratch)) as job:
         end_job(shared.domain)
         with pytest.raises(errors.JobLost):
             job.require_alive()
@@ -779,9 +801,9 @@ def test_job_ended_by_somebody_else(vm, shared, scratch):
 
 
 def test_job_of_somebody_else_in_place_of_ours_is_left_alone(vm, shared, scratch):
-    with pytest.raises(errors.JobLost), vm.backup(plan(scratch)) as job:
+    with pytest.raises(errors.JobLost), vm.backups.begun(plan(scratch)) as job:
         end_job(shared.domain)
-        wait_for(lambda: vm.backup_job() is None, "gone")
+        wait_for(lambda: vm.jobs.backup() is None, "gone")
         shared.domain.backupBegin(FOREIGN.format(scratch), None)
         job.finish()
     assert shared.job_active() and os.path.exists(f"{scratch}/foreign.sock")
@@ -791,7 +813,7 @@ def test_job_of_somebody_else_in_place_of_ours_is_left_alone(vm, shared, scratch
 def test_domain_that_stops(machine, scratch):
     made = machine({"vda": MIB})
     with domain.open(made.name) as vm, pytest.raises(errors.DomainCrashed, match="crashed or was killed"):  # noqa: SIM117
-        with vm.backup(plan(scratch, ["vda"])) as job:
+        with vm.backups.begun(plan(scratch, ["vda"])) as job:
             made.kill()
             job.finish()
     assert os.listdir(scratch) == []
@@ -803,5 +825,5 @@ def test_job_without_success(vm, scratch):
 
     real = vm.dom
     vm.dom = Meddled(real, jobStats=stats)
-    with pytest.raises(errors.JobLost, match="disk is gone"), vm.backup(plan(scratch)) as job:
+    with pytest.raises(errors.JobLost, match="disk is gone"), vm.backups.begun(plan(scratch)) as job:
         job.finish()

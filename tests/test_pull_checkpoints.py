@@ -191,7 +191,7 @@ def test_a_superseded_checkpoint_that_could_not_be_deleted_is_tried_again(pulled
         raise errors.HypervisorError("cannot acquire state change lock")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nbdpull.hypervisor.domain.Domain.delete_checkpoint", refused)
+        patched.setattr("nbdpull.hypervisor.checkpoints.Checkpoints.delete", refused)
         second = witness.pull(*options)
     (warning,) = witness.result["warnings"]
     assert f"the superseded checkpoint {first['checkpoint']} could not be deleted" in warning

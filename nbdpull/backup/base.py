@@ -201,11 +201,11 @@ class _Finder:
             raise errors.Unsupported(
                 f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
             )
-        if name not in self._vm.checkpoints():
+        if name not in self._vm.checkpoints.names():
             for point, made in reversed(self._with_checkpoint(self._points)):
                 if made.name == name and self._given_back(point, name):
                     break
-        checkpoint = self._vm.checkpoint(name)
+        checkpoint = self._vm.checkpoints.get(name)
         made_with = [point for point in self._points if is_of(point, checkpoint) and self._is_linked(point)]
         return Base(checkpoint, made_with[-1] if made_with else None), ""
 
@@ -216,7 +216,7 @@ class _Finder:
             return None, "first-point"
         if not self._vm.supports_checkpoints:
             return None, "no-checkpoint-support"
-        self._existing = set(self._vm.checkpoints())
+        self._existing = set(self._vm.checkpoints.names())
         none = None, "no-checkpoint"
         newest_first = reversed(self._with_checkpoint(self._whole() or self._points))
         for number, (point, made) in enumerate(newest_first):
@@ -282,7 +282,7 @@ class _Finder:
         """Return (Base of a point with a checkpoint, "") or (None, why it can be none)."""
         if name not in self._existing and not self._given_back(point, name):
             return None, "checkpoint-lost"
-        checkpoint = self._vm.checkpoint(name)
+        checkpoint = self._vm.checkpoints.get(name)
         if not is_of(point, checkpoint):
             return None, "checkpoint-replaced"
         if not any(checkpoint.disks.get(disk.target) for disk in self._disks):
@@ -293,7 +293,7 @@ class _Finder:
     def _given_back(self, point: series.Point, name: str) -> bool:
         """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
         xml = stored_checkpoint(self._series, point)
-        if xml is None or not self._vm.redefine_checkpoint(xml):
+        if xml is None or not self._vm.checkpoints.redefine(xml):
             return False
         self.given_back.append(name)
         self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional, Protocol, Union
 from ..core import errors
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
-from ..hypervisor.domain import Export
+from ..hypervisor.backup_spec import Export
 from ..nbd import address, source
 from ..repository.image import DataRanges, Image
 from ..repository.series import Point, Series

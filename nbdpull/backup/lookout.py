@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Optional, Union
 
 from ..core.errors import Check
-from ..hypervisor.domain import Domain, Plan
+from ..hypervisor.backup_spec import BackupSpec
+from ..hypervisor.domain import Domain
 from ..hypervisor.domain_watch import DomainWatch
 from ..hypervisor.socket_keeper import SocketKeeper
 from ..nbd import address
@@ -40,7 +41,12 @@ class Lookout:
     """
 
     def __init__(
-        self, vm: Domain, plan: Plan, check: Checks, keeps_sockets: bool = False, scratch_limit: Optional[int] = None
+        self,
+        vm: Domain,
+        plan: BackupSpec,
+        check: Checks,
+        keeps_sockets: bool = False,
+        scratch_limit: Optional[int] = None,
     ) -> None:
         self._vm, self._run_id = vm, plan.run_id
         self.check = check

@@ -38,7 +38,7 @@ def reached(
     with contextlib.ExitStack() as entered:
         if vm.active or not (how == READ or (how == AUTO and (why := _unwanted(vm)))):
             try:
-                started = entered.enter_context(vm.awake(how != REFUSE, hold))
+                started = entered.enter_context(vm.power.awake(how != REFUSE, hold))
             except (errors.StartFailed, errors.AccessDenied) as error:
                 if how != AUTO or vm.active:
                     raise

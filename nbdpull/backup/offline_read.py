@@ -8,7 +8,7 @@ domain is read so, stores.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Callable, NamedTuple, Optional
 
@@ -16,6 +16,10 @@ from ..core import errors
 from ..definitions import domain_xml
 from ..definitions.domain_xml import Checkpoint, Disk
 from ..hypervisor import domain, domain_freeze
+from ..hypervisor.backup_spec import BackupSpec, Export
+from ..hypervisor.backups import Backups
+from ..hypervisor.checkpoints import Checkpoints
+from ..hypervisor.jobs import Jobs
 from ..nbd.image_layers import Layers, Place
 from ..nbd.storage_daemon import StorageDaemon
 
@@ -60,6 +64,9 @@ class OffDomain(domain.Domain):
         super().__init__(vm.connection, vm.dom, vm.link)
         self._daemon, self._opened, self._instead = daemon, opened, instead
         self._layers: dict[str, Layers] = {}
+        self.jobs = _NoJobs(self)
+        self.checkpoints = _StoredCheckpoints(self, self._layers)
+        self.backups = _Readings(self, self.jobs, self.checkpoints)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -100,38 +107,13 @@ class OffDomain(domain.Domain):
         if not state.off:
             raise self._started()
 
-    def require_idle(self) -> None:
-        """What QEMU does cannot be in the way: it does not run."""
-
-    def require_no_foreign_job(self) -> None:
-        """The same."""
-
-    def checkpoint(self, name: str) -> Checkpoint:
-        """Each bitmap of a disk that was looked at is judged as libvirt does it for a domain that runs."""
-        found = super().checkpoint(name)
-        return replace(found, disks={target: self._tells_since(target, name) for target in found.disks})
-
-    def _tells_since(self, target: str, checkpoint: str) -> Optional[bool]:
-        return self._layers[target].tells_since(checkpoint) if target in self._layers else None
-
-    def _validated(self, checkpoint: Checkpoint, targets: Sequence[str]) -> bool:
-        if not targets or not all(self._tells_since(target, checkpoint.name) for target in targets):
-            return False
-        self._redefine(replace(checkpoint, disks=dict.fromkeys(targets)))
-        return True
-
-    @contextlib.contextmanager
-    def backup(self, plan: domain.Plan) -> Iterator[Reading]:  # type: ignore[override]
-        """Serve the disks of the plan, as a backup job does; end by Reading.finish(). NotQuiesced."""
-        if plan.quiesce == domain.REQUIRE:
-            raise errors.NotQuiesced(f"domain '{self.name}' is off, and no guest is there to be frozen: let "
-                                     "--quiesce=auto pull all the same")  # fmt: skip
-        bitmap = f"nbdpull-{plan.run_id}"
+    def reading(self, spec: BackupSpec) -> Reading:
+        """The disks of the spec, served from their images."""
+        bitmap = f"nbdpull-{spec.run_id}"
         exports = {
-            target: domain.Export(target, self._layers[target].export(base, bitmap))
-            for target, base in plan.disks.items()
+            target: Export(target, self._layers[target].export(base, bitmap)) for target, base in spec.disks.items()
         }
-        yield Reading(self, exports, self._daemon.socket)
+        return Reading(self, exports, self._daemon.socket)
 
     def _disks_of_the_saved_state(self) -> list[str]:
         """A warning where it has disks that the definition does not have: they were plugged in live before that."""
@@ -162,6 +144,53 @@ class OffDomain(domain.Domain):
         self._opened.close()
 
 
+class _NoJobs(Jobs):
+    """What QEMU does cannot be in the way: it does not run."""
+
+    def require_idle(self) -> None:
+        pass
+
+    def require_no_foreign_job(self) -> None:
+        pass
+
+
+class _StoredCheckpoints(Checkpoints):
+    """Each bitmap of a disk that was looked at is judged as libvirt does it for a domain that runs."""
+
+    def __init__(self, vm: domain.Domain, layers: Mapping[str, Layers]):
+        super().__init__(vm)
+        self._layers = layers
+
+    def get(self, name: str) -> Checkpoint:
+        found = super().get(name)
+        return replace(found, disks={target: self._tells_since(target, name) for target in found.disks})
+
+    def _tells_since(self, target: str, checkpoint: str) -> Optional[bool]:
+        return self._layers[target].tells_since(checkpoint) if target in self._layers else None
+
+    def can_define(self, checkpoint: Checkpoint, targets: Sequence[str]) -> bool:
+        if not targets or not all(self._tells_since(target, checkpoint.name) for target in targets):
+            return False
+        self.define(replace(checkpoint, disks=dict.fromkeys(targets)))
+        return True
+
+
+class _Readings(Backups):
+    """What a backup job does, without one."""
+
+    def __init__(self, vm: OffDomain, jobs: Jobs, checkpoints: Checkpoints):
+        super().__init__(vm, jobs, checkpoints)
+        self._off = vm
+
+    @contextlib.contextmanager
+    def begun(self, spec: BackupSpec) -> Iterator[Reading]:  # type: ignore[override]
+        """Serve the disks of the spec, as a backup job does; end by Reading.finish(). NotQuiesced."""
+        if spec.quiesce == domain_freeze.REQUIRE:
+            raise errors.NotQuiesced(f"domain '{self._off.name}' is off, and no guest is there to be frozen: let "
+                                     "--quiesce=auto pull all the same")  # fmt: skip
+        yield self._off.reading(spec)
+
+
 class _Freeze(NamedTuple):
     """As domain_freeze.Freeze tells it."""
 
@@ -171,11 +200,11 @@ class _Freeze(NamedTuple):
 
 
 class Reading:
-    """The images being read; a domain.Job for who reads."""
+    """The images being read; a backup_job.Job for who reads."""
 
     checkpoint = None
 
-    def __init__(self, vm: OffDomain, exports: dict[str, domain.Export], socket: str):
+    def __init__(self, vm: OffDomain, exports: dict[str, Export], socket: str):
         self._vm = vm
         self.exports, self.socket = exports, socket
         self.scratch_files: list[str] = []

@@ -15,7 +15,7 @@ from ..core import errors
 from ..core.errors import Check
 from ..definitions import disk_choice
 from ..definitions.domain_xml import Disk
-from ..hypervisor import domain, domain_freeze, qemu_faults
+from ..hypervisor import backup_spec, domain, domain_freeze, qemu_faults
 from ..repository.journal import Journal, Run
 from ..repository.series import Point, Series
 from . import base, resume
@@ -53,7 +53,7 @@ class Asked:
     make_checkpoint: bool = False
     checkpoint: Optional[str] = None
     socket: Optional[str] = None
-    scratch_dir: str = domain.SCRATCH_DIR
+    scratch_dir: str = backup_spec.SCRATCH_DIR
     quiesce: str = domain_freeze.NEVER
     freeze_timeout: float = domain_freeze.TIMEOUT
 
@@ -71,7 +71,7 @@ class Prepared:
     """choice: what each disk starts from; plan: of the job; dead: the run whose job it is, None: it is to be begun."""
 
     choice: Choice
-    plan: domain.Plan
+    plan: backup_spec.BackupSpec
     dead: Optional[Dead] = None
 
 
@@ -132,7 +132,7 @@ def resumed(
     return Attempt(None, [f"the job of {dead.whose} is not gone on with: {why}"])
 
 
-def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> domain.Plan:
+def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> backup_spec.BackupSpec:
     vm, route = subject.vm, subject.route
     covered = [disk.target for disk in subject.disks if disk.bitmaps is not False and disk.format == "qcow2"]
     why_none = _why_no_checkpoint(vm, covered) if asked.make_checkpoint else "none is to be made"
@@ -141,7 +141,7 @@ def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> domain
         wanted = False
     if named and not wanted:
         raise errors.Unsupported(f"--checkpoint {asked.checkpoint} cannot be made: {why_none}")
-    return domain.Plan(
+    return backup_spec.BackupSpec(
         run_id=run_id,
         disks={disk.target: choice.start(disk.target) for disk in subject.disks},
         checkpoint=(f"nbdpull-{run_id}" if asked.checkpoint is None else asked.checkpoint) if wanted else None,

@@ -13,7 +13,7 @@ from typing import Optional
 
 from ..core import errors
 from ..format import layout
-from ..hypervisor import domain
+from ..hypervisor import backup_spec, domain
 from ..repository.journal import JOURNAL, Hold, Run
 from ..repository.series import Series
 from ..storage.store import Store
@@ -56,25 +56,25 @@ def reclaim(
 def _proved(run: Optional[Run]) -> Optional[Run]:
     """A run as its store tells of it, without a socket that might be any file: that of a run has its id in its name, or
     this machine's own record of the run names it."""
-    if run and run.socket and os.path.basename(run.socket) != domain.socket_name(run.id):
+    if run and run.socket and os.path.basename(run.socket) != backup_spec.socket_name(run.id):
         return replace(run, socket=None)
     return run
 
 
-def plan_of(run: Run) -> domain.Plan:
-    """The domain.Plan that a journal tells of."""
+def plan_of(run: Run) -> backup_spec.BackupSpec:
+    """The BackupSpec that a journal tells of."""
     names = ("disks", "checkpoint", "checkpoint_disks", "socket", "scratch_dir")
-    return domain.Plan(run_id=run.id, **{name: getattr(run, name) for name in names})
+    return backup_spec.BackupSpec(run_id=run.id, **{name: getattr(run, name) for name in names})
 
 
 def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> list[Leftover]:
     """One whose nbdpull was killed together with the guard that thaws then."""
-    if not vm.left_frozen:
+    if not vm.power.left_frozen:
         return []
     left = "dry run" if dry_run else ""
     if not dry_run:
         try:
-            vm.thaw_guest()
+            vm.power.thaw_guest()
         except errors.NbdpullError as error:
             left = str(error)
     return [Leftover(previous.id if previous else None, "freeze of the guest's file systems", left)]
@@ -92,7 +92,7 @@ def _reclaim_run(
     why = _why_not_ours(vm, run)
     if why:
         return [Leftover(run_id, f"what {run.whose} left", why)]
-    found = vm.remains(plan_of(run))
+    found = vm.backups.traces(plan_of(run)).found()
     committed = False if "backup job" in found else _committed(run)
     if committed is None and is_here and not is_copy:
         committed = False  # the store was moved, and here it is without a manifest
@@ -103,7 +103,7 @@ def _reclaim_run(
         return [Leftover(run_id, what, why) for what in found] + _remove_files(series, run_id, found, dry_run, is_copy)
     if dry_run:
         return [Leftover(run_id, what, "dry run") for what in found] + _remove_files(series, run_id, [], True)
-    return _remove(vm, run, found) + _remove_files(series, run_id, vm.remains(plan_of(run)), False)
+    return _remove(vm, run, found) + _remove_files(series, run_id, vm.backups.traces(plan_of(run)).found(), False)
 
 
 def _why_not_ours(vm: domain.Domain, run: Run) -> str:
@@ -118,7 +118,7 @@ def _why_not_ours(vm: domain.Domain, run: Run) -> str:
 
 def _has_no_part(vm: domain.Domain, run: Run) -> bool:
     """Whether the domain is the run's, and shows nothing of it: a run that lives has its job there."""
-    return run.uuid == vm.uuid and not vm.remains(plan_of(run))
+    return run.uuid == vm.uuid and not vm.backups.traces(plan_of(run)).found()
 
 
 def _committed(run: Run) -> Optional[bool]:
@@ -131,11 +131,11 @@ def _committed(run: Run) -> Optional[bool]:
 
 def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
     starved = run.guest_runs and "backup job" in found and scratch_watch.starves(vm, run.scratch_dir)
-    left = vm.clear(plan_of(run))
-    still = vm.remains(plan_of(run))
+    left = vm.backups.traces(plan_of(run)).clear()
+    still = vm.backups.traces(plan_of(run)).found()
     items = [Leftover(run.id, what, "; ".join(left) or "not known" if what in still else "") for what in found]
     if starved and "backup job" not in still:
-        vm.resume_guest()
+        vm.power.resume_guest()
         items.append(Leftover(run.id, "pause of the guest for want of scratch space"))
     return items
 
@@ -152,7 +152,7 @@ def _remove_files(
 
 
 def _unknown_job(vm: domain.Domain, known: Collection[Optional[str]]) -> list[Leftover]:
-    backup = vm.backup_job()
+    backup = vm.jobs.backup()
     if backup is None or (backup.run_id and backup.run_id in known):
         return []
     why = "it is not nbdpull's"

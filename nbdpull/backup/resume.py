@@ -17,7 +17,7 @@ from ..core.errors import Check
 from ..definitions.domain_xml import Disk
 from ..format import layout, manifest, reader
 from ..format.manifest import FileEntry
-from ..hypervisor import domain
+from ..hypervisor import backup_spec, domain, domain_freeze
 from ..repository import journal
 from ..repository.series import Point, Series
 from . import scratch_watch
@@ -28,7 +28,7 @@ SOON = 3600  # seconds: who asks for nothing gets no older state of the disks th
 
 def find(vm: domain.Domain, series: Series) -> Optional[journal.Run]:
     """The dead run of this series whose backup job the domain still has; None where there is none."""
-    job = vm.backup_job()
+    job = vm.jobs.backup()
     run = series.dead_runs().get(job.run_id) if job and job.run_id else None
     if not run or run.uuid != vm.uuid or run.is_alive is not False:
         return None
@@ -40,7 +40,7 @@ def find(vm: domain.Domain, series: Series) -> Optional[journal.Run]:
 def obstacle(
     vm: domain.Domain,
     run: journal.Run,
-    plan: domain.Plan,
+    plan: backup_spec.BackupSpec,
     parent: Optional[Point] = None,
     how: str = AUTO,
     scratch_limit: Optional[int] = None,
@@ -51,13 +51,13 @@ def obstacle(
     """
     if run.freeze is None:
         return "its job was not whole yet, or about to be ended"
-    if plan.quiesce == domain.REQUIRE and run.freeze[0] != domain.FROZEN:
+    if plan.quiesce == domain_freeze.REQUIRE and run.freeze[0] != domain_freeze.FROZEN:
         return "its guest was not frozen"
     if run.parent != parent_of(parent):
         return "it builds on another point"
     if (run.checkpoint, set(run.checkpoint_disks)) != (plan.checkpoint, set(plan.checkpoint_disks)):
         return "another checkpoint is to be made"
-    if not vm.is_under_way(plan):
+    if not vm.backups.traces(plan).is_under_way():
         return "other disks, another base, scratch folder or way to QEMU are wanted"
     return _unfit(vm, plan, scratch_limit) or ("" if how == ALWAYS else _too_old(run))
 
@@ -67,14 +67,14 @@ def parent_of(point: Optional[Point]) -> Optional[list[str]]:
     return [point.id, point.sha256] if point else None
 
 
-def _unfit(vm: domain.Domain, plan: domain.Plan, scratch_limit: Optional[int]) -> str:
+def _unfit(vm: domain.Domain, plan: backup_spec.BackupSpec, scratch_limit: Optional[int]) -> str:
     """Why the job cannot be read from for much longer: nobody has looked after it since its run died."""
     if vm.is_remote:
         return ""
     if plan.socket and not os.path.exists(plan.socket):
         return f"its socket {plan.socket} is gone"
     try:
-        used = scratch_watch.used_bytes(vm.scratch_files(plan))
+        used = scratch_watch.used_bytes(vm.backups.traces(plan).scratch_files)
     except OSError:
         return "its scratch is gone"
     if scratch_limit and used > scratch_limit:

@@ -20,6 +20,7 @@ from typing import BinaryIO, Optional, Union
 
 from ..core import errors
 from ..core.errors import Check
+from ..definitions.domain_xml import Listen
 from ..hypervisor import domain
 from ..nbd import address, libnbd
 
@@ -34,7 +35,7 @@ _SSH_START = 30  # seconds
 class Route:
     """listen: what QEMU is told, None = its unix socket; certificates: folder of the TLS files, None = no TLS."""
 
-    listen: Optional[domain.Listen] = None
+    listen: Optional[Listen] = None
     certificates: Optional[str] = None
 
     def require_way(self, vm: domain.Domain) -> None:
@@ -46,7 +47,7 @@ class Route:
         """Where QEMU is to make its unix socket, at `wanted` if that is told; None where it makes none."""
         if vm.reads_images:
             return None
-        return wanted or (None if self.listen else vm.socket_path(run_id))
+        return wanted or (None if self.listen else vm.backups.socket_path(run_id))
 
     def warnings(self) -> list[str]:
         if not self.listen:
@@ -72,7 +73,7 @@ def parse(nbd: Optional[str], certificates: Optional[str]) -> Route:
     match = _TCP.match(nbd)
     if not match or not 0 < int(match[3]) < 65536:
         raise errors.UsageError(f"--nbd {nbd}: write tcp:HOST:PORT, with an IPv6 address in brackets")
-    return Route(domain.Listen(match[1] or match[2], int(match[3])), certificates)
+    return Route(Listen(match[1] or match[2], int(match[3])), certificates)
 
 
 def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Route:

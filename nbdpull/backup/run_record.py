@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
 
-from ..hypervisor.domain import Domain, Plan
+from ..hypervisor.backup_spec import BackupSpec
+from ..hypervisor.domain import Domain
 from ..repository import journal
 from ..repository.journal import Hold, Run
 from ..repository.series import NewPoint, Point, Series
@@ -19,7 +20,7 @@ from .preparation import Dead
 _NO_STORE = "/dev/null"  # of a run that makes no point
 
 
-def of(vm: Domain, plan: Plan, series: Optional[Series] = None, parent: Optional[Point] = None) -> Run:
+def of(vm: Domain, plan: BackupSpec, series: Optional[Series] = None, parent: Optional[Point] = None) -> Run:
     """The Run of this process. series, parent: of the point that it makes, and of that which it builds on."""
     return journal.of_this_process(
         id=plan.run_id,

@@ -35,13 +35,20 @@ class State(Protocol):
     def io_error(self) -> bool: ...
 
 
+class Power(Protocol):
+    """What of a Domain's power is needed here."""
+
+    def resume_guest(self) -> None: ...
+
+
 class Guest(Protocol):
-    """What of a Domain is needed here."""
+    """What of a Domain is."""
 
     @property
     def is_remote(self) -> bool: ...
+    @property
+    def power(self) -> Power: ...
     def guest_state(self) -> State: ...
-    def resume_guest(self) -> None: ...
     def ignoring_check(self) -> AbstractContextManager[None]: ...
 
 
@@ -143,7 +150,7 @@ class ScratchWatch:
     def _resume(self) -> None:
         with suppress(errors.NbdpullError), self._vm.ignoring_check():  # gone, or resumed by somebody
             if self._vm.guest_state().io_error:
-                self._vm.resume_guest()
+                self._vm.power.resume_guest()
 
     @contextmanager
     def watching(self, job: Job) -> Iterator[None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import Check
+from ..definitions.domain_xml import Checkpoint
 from ..format import layout
 from ..hypervisor import domain
 from ..images import guest_files
@@ -36,9 +37,9 @@ def run_of(name: str) -> str:
     return run if name.startswith(_PREFIX) and layout.POINT_ID.match(run) else ""
 
 
-def checkpoints(vm: domain.Domain) -> list[domain.Checkpoint]:
+def checkpoints(vm: domain.Domain) -> list[Checkpoint]:
     """Those that nbdpull made, also where somebody else named them; oldest first."""
-    return [checkpoint for checkpoint in vm.known_checkpoints() if checkpoint.run_id]
+    return [checkpoint for checkpoint in vm.checkpoints.known() if checkpoint.run_id]
 
 
 def orphans(vm: domain.Domain, check: Check = lambda: None) -> tuple[list[Orphan], list[str]]:
@@ -46,7 +47,7 @@ def orphans(vm: domain.Domain, check: Check = lambda: None) -> tuple[list[Orphan
 
     Of a running domain an image tells what it held when that started: what was orphaned since is seen after its end.
     """
-    owned, flaws = set(vm.checkpoints()), []
+    owned, flaws = set(vm.checkpoints.names()), []
     disks: dict[str, list[str]] = {}
     for disk in vm.disks():
         if vm.is_remote or disk.format != "qcow2" or disk.type not in ("file", "block") or disk.empty:

@@ -30,9 +30,9 @@ def drop(vm: Domain, series: Series, points: list[Point], point: Point) -> Dropp
         return dropped
     for older, name in _automatic(_superseded(series, points, point)):
         try:
-            checkpoint = vm.checkpoint(name)
+            checkpoint = vm.checkpoints.get(name)
             superseded = base.is_of(older, checkpoint) and _covers(vm, made.name, checkpoint)
-            if superseded and vm.delete_checkpoint(name):
+            if superseded and vm.checkpoints.delete(name):
                 dropped.checkpoints.append(name)
         except errors.NoSuchCheckpoint:
             continue
@@ -62,5 +62,5 @@ def _superseded(series: Series, points: list[Point], point: Point) -> list[Point
 def _covers(vm: Domain, new: str, checkpoint: Checkpoint) -> bool:
     """Whether no disk loses its only base: the new checkpoint has every disk of the old one that still exists."""
     present = {disk.target for disk in vm.disks()}
-    covered = vm.checkpoint(new).disks
+    covered = vm.checkpoints.get(new).disks
     return (set(checkpoint.disks) & present) <= set(covered)

@@ -36,18 +36,25 @@ class Handle:
         self._seen = ""  # its state, and when that was
 
     @property
+    def id(self) -> int:
+        """Number of the running domain, -1 when off."""
+        return int(self.dom.ID())
+
+    @property
     def is_remote(self) -> bool:
         """Whether its paths may name another machine's files. Any host counts, localhost may be a tunnel's end."""
         return bool(urllib.parse.urlsplit(self.uri).netloc)
 
     @property
     def active(self) -> bool:
+        """Whether it runs, its CPUs paused or not."""
         with self.seam("tell whether it runs"):
             active = bool(self.dom.isActive())
         self.was_active = self.was_active or active
         return active
 
     def guest_state(self) -> domain_state.State:
+        """The state that it is in now."""
         with self.seam("tell whether the guest runs"):
             state = domain_state.State(*self.dom.state())
         self._seen = f"{state} at {time.strftime('%H:%M:%S')}"
@@ -56,7 +63,7 @@ class Handle:
     def vcpu_seconds(self) -> float:
         """CPU seconds that its virtual processors have used."""
         with self.live("tell what the guest's processors did"):
-            return sum(cpu[2] for cpu in self.dom.vcpus()[0]) / 1e9
+            return float(sum(cpu[2] for cpu in self.dom.vcpus()[0]) / 1e9)
 
     @property
     def has_saved_state(self) -> bool:

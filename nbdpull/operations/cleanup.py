@@ -30,10 +30,10 @@ def cleanup(options: Options, report: Report = lambda **event: None, check: Chec
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
-        left_paused = vm.left_paused(hold)
+        left_paused = vm.power.left_paused(hold)
         if hold.starting and not left_paused and not options.dry_run:  # it came to nothing, or was taken over
             hold.clear_start()
-        with vm.awake(False, hold) if left_paused and not options.dry_run else nullcontext():
+        with vm.power.awake(False, hold) if left_paused and not options.dry_run else nullcontext():
             found = reclaim.reclaim(vm, _series(options, vm, stack), hold, options.dry_run)
         found += _lost_job(vm)
         return Result(vm.name, found + ([_paused(vm, hold, options.dry_run)] if left_paused else []))
@@ -42,7 +42,7 @@ def cleanup(options: Options, report: Report = lambda **event: None, check: Chec
 def _lost_job(vm: domain.Domain) -> list[reclaim.Leftover]:
     """Of a job that libvirt knows nothing of, and for which it takes no other: nobody but the user can end it."""
     try:
-        vm.require_no_lost_job()
+        vm.jobs.require_no_lost_job()
     except errors.JobStuck as error:
         return [reclaim.Leftover(None, "job that libvirt has lost", str(error))]
     except (errors.DomainNotRunning, errors.DomainStopped):

@@ -226,20 +226,20 @@ def _state(vm):
     if not vm.active:
         yield _off(vm)
         return
-    if vm.left_paused(journal.look(vm.uuid)):
+    if vm.power.left_paused(journal.look(vm.uuid)):
         yield Finding(WARN, vm.name, "was off, and stands paused since a pull of it was killed",
                       f"nbdpull cleanup {vm.name}, or the next pull, ends it")  # fmt: skip
     else:
         yield _good(vm.name, "is active")
     try:
-        vm.require_idle()
+        vm.jobs.require_idle()
         yield _good("jobs", "none")
     except (errors.Busy, errors.JobStuck) as error:
         yield _bad("jobs", error)
     yield _agent(vm.agent_state)
     if not vm.supports_checkpoints:
         yield Finding(WARN, "incremental", f"{vm.name}'s emulator cannot", "full pulls work; upgrade QEMU")
-    yield _socket(os.path.dirname(vm.socket_path("")), vm.is_remote)
+    yield _socket(os.path.dirname(vm.backups.socket_path("")), vm.is_remote)
 
 
 def _off(vm):
@@ -342,7 +342,7 @@ def _iothreads(vm):
 
 
 def _checkpoints(vm):
-    names = vm.checkpoints()
+    names = vm.checkpoints.names()
     for name in names:
         yield from _told(_checkpoint, vm, name)
     yield from _told(_strays, vm)
@@ -381,7 +381,7 @@ def _strays(vm):
 
 
 def _checkpoint(vm, name):
-    checkpoint = vm.checkpoint(name)
+    checkpoint = vm.checkpoints.get(name)
     ours = f"of nbdpull run {checkpoint.run_id}; once its store is gone, nbdpull release {vm.name} removes it"
     owner = ours if checkpoint.run_id else "not of nbdpull"
     lost = [target for target, fit in checkpoint.disks.items() if fit is False]

@@ -50,7 +50,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
         vm = vm if vm.active else entered.enter_context(offline_read.opened(vm, check))
         way = route.to(vm, options.nbd, options.tls)
         disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude)
-        vm.require_idle()
+        vm.jobs.require_idle()
         subject = _of_store(options.output, Subject(vm, way, disks))
         asked = Asked(options.since, options.full, socket=options.socket, scratch_dir=options.scratch_dir)
         choice = preparation.choose(subject, asked, check)
@@ -59,7 +59,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
             found = _looked_at(subject, prepared, hold, options.threads, Checks(check))
         finally:
             for name in choice.given_back:
-                vm.forget_checkpoint(name)
+                vm.checkpoints.forget(name)
     return Result(
         domain=vm.name,
         since=choice.base.checkpoint.name if choice.base else None,
@@ -89,7 +89,7 @@ def _looked_at(subject: Subject, prepared: Prepared, hold: Hold, threads: int, c
     keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route)
     lookout = Lookout(vm, backup, check, keeps_sockets)
     hold.note(run_record.of(vm, backup))  # by which the next run removes our job, should we die
-    with lookout.guarding(), vm.backup(backup) as job:
+    with lookout.guarding(), vm.backups.begun(backup) as job:
         with lookout.watching(job), route.opened(subject.route, vm, job.socket, check) as server:
             live = Live(lookout.kept(server), job, Reading(threads=1))  # for a sample
             found = [_disk(subject, prepared, disk, live, threads, check) for disk in subject.disks]

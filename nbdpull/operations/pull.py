@@ -27,7 +27,7 @@ from ..core.throttle import Throttle
 from ..definitions import omissions
 from ..format import layout
 from ..format.manifest import FULL, CheckpointEntry, ParentEntry
-from ..hypervisor import domain, socket_keeper
+from ..hypervisor import backup_job, domain, socket_keeper
 from ..hypervisor.guest_load import Cores
 from ..nbd import libnbd
 from ..repository import journal, marker, series
@@ -78,7 +78,7 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         vm = reached.vm
         way = route.to(vm, options.nbd, options.tls)
         disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude, stands_paused=bool(reached.way))
-        vm.require_no_foreign_job()
+        vm.jobs.require_no_foreign_job()
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
         entered.enter_context(target.writing())
         report = partial(report, domain=vm.name)
@@ -224,7 +224,7 @@ def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[reclaim.Lef
     reclaimed = reclaim.reclaim(run.vm, run.series, run.hold, keep=keep)
     run.warnings.extend(f"left by a dead run: {item.what}: {item.left}" for item in reclaimed if item.left)
     if found is None:
-        run.vm.require_idle()
+        run.vm.jobs.require_idle()
         choice = preparation.choose(subject, asked, run.check)
         run.warnings.extend(choice.warnings)
         found = preparation.prepared(subject, asked, choice, layout.new_point_id())
@@ -263,10 +263,10 @@ def _require_room(run: _Run, prepared: Prepared) -> None:
 def _job(run: _Run, prepared: Prepared) -> Any:
     """The context of the job: of one that is begun there, or of a dead run's."""
     dead, plan = prepared.dead, prepared.plan
-    return run.vm.resumed_backup(plan, *dead.freeze) if dead else run.vm.backup(plan)
+    return run.vm.backups.taken_over(plan, *dead.freeze) if dead else run.vm.backups.begun(plan)
 
 
-def _add_belongings(run: _Run, prepared: Prepared, new: series.NewPoint, job: domain.Job) -> Added:
+def _add_belongings(run: _Run, prepared: Prepared, new: series.NewPoint, job: backup_job.Job) -> Added:
     options, subject = run.options, run.subject
     all_others = {disk.target for disk in run.vm.disks()} - {disk.target for disk in subject.disks}
     asked = all_others if options.disks else options.exclude
@@ -276,7 +276,7 @@ def _add_belongings(run: _Run, prepared: Prepared, new: series.NewPoint, job: do
     return added
 
 
-def _fields(run: _Run, prepared: Prepared, job: domain.Job, added: Added) -> dict[str, Any]:
+def _fields(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added) -> dict[str, Any]:
     """The members of the manifest that are about the run."""
     made, start = job.checkpoint, prepared.choice.base
     parent = prepared.choice.parent

@@ -38,16 +38,16 @@ def release(options: Options, report: Report = lambda **event: None, check: Chec
         vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
         hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
         if not options.dry_run:
-            stack.enter_context(vm.awake(True, hold))
-            vm.require_idle()
+            stack.enter_context(vm.power.awake(True, hold))
+            vm.jobs.require_idle()
         found = []
         remove: Callable[[], object]
         for made in strays.checkpoints(vm):
-            remove = partial(vm.delete_checkpoint, made.name)
+            remove = partial(vm.checkpoints.delete, made.name)
             found.append(_released(options, made.run_id, f"checkpoint {made.name}", remove))
         orphans, flaws = strays.orphans(vm, check)
         for each in orphans:
-            remove = partial(vm.delete_bitmaps, each.name, each.run, each.disks)
+            remove = partial(vm.checkpoints.delete_bitmaps, each.name, each.run, each.disks)
             found.append(_released(options, each.run, f"bitmap {each.name} of disk {', '.join(each.disks)}", remove))
         found += [Leftover(None, "bitmaps that no checkpoint owns", flaw) for flaw in flaws]
         return Result(vm.name, found)

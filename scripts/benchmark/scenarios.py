@@ -25,7 +25,7 @@ from bed.libvirtd import cache_folder
 from bed.machine import MIB, Disk, Machine
 from boot import until_agent
 
-from nbdpull.hypervisor import domain
+from nbdpull.hypervisor import backup_spec, domain
 
 IDLE = 10.0  # seconds that the guest is looked at without a backup
 BASE = "virtnbdbackup.0"  # checkpoint that the incremental runs start from, named as the peer names it
@@ -75,8 +75,8 @@ class Setting:
     @contextmanager
     def export(self, vm, base=None, disk="vda"):
         """A backup job of our own making, for tools that read an export."""
-        plan = domain.Plan(run_id=f"bench-{os.getpid()}", disks={disk: base})
-        with domain.open(vm.name, self.bed.uri) as opened, opened.backup(plan) as job:
+        plan = backup_spec.BackupSpec(run_id=f"bench-{os.getpid()}", disks={disk: base})
+        with domain.open(vm.name, self.bed.uri) as opened, opened.backups.begun(plan) as job:
             yield job
             job.finish()
 

@@ -1,0 +1,153 @@
+"""One running pull backup, from its begin to its end.
+
+Owns: how it is begun, that what is begun is what was asked for, and that it was whole until its last read. Who leaves
+it early, by whatever exception, leaves nothing of the run behind. Must not know: what reads from its exports, or how a
+guest is frozen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from ..core import errors
+from ..definitions import domain_xml
+from ..definitions.domain_xml import Checkpoint
+from . import domain_freeze, jobs
+from .backup_spec import Export
+from .backup_traces import Traces
+from .bindings import libvirt
+from .checkpoints import Checkpoints
+from .handle import Handle
+from .jobs import Jobs
+from .libvirt_error import NO_CHECKPOINT, code_of, is_unanswered, unless
+
+_COMPLETED, _KEEP_COMPLETED, _TYPE_COMPLETED = 1, 2, 3
+_PRESERVE_SHUTDOWN, OLDEST_WITH_PRESERVE = 2, 11_010_000
+
+
+class Job:
+    """Made by Backups.
+
+    socket: path of QEMU's NBD socket, "" where it listens at a port; exports: target -> Export; checkpoint: the one
+    made with it, or None; freeze: what became of the guest's freeze.
+    """
+
+    def __init__(self, vm: Handle, running: Jobs, checkpoints: Checkpoints, traces: Traces):
+        self._vm, self._jobs, self._checkpoints, self._traces = vm, running, checkpoints, traces
+        self._spec = traces.spec
+        self._completed: dict[str, Any] = {}
+        self._failed_with: Optional[int] = None  # libvirt's code for the begin
+        self._asked_to_begin = self._may_begin_yet = False
+        self.socket: str = traces.asked.socket or ""
+        self.exports = {target: Export(disk.export, disk.bitmap) for target, disk in traces.asked.disks.items()}
+        self.checkpoint: Optional[Checkpoint] = None
+        self.finished = False
+        self.freeze = domain_freeze.Freeze(vm.dom, vm.uri, self._spec.quiesce, self._spec.freeze_timeout)
+
+    @property
+    def scratch_files(self) -> list[str]:
+        """Paths on the hypervisor's machine."""
+        return self._traces.scratch_files
+
+    def require_alive(self) -> None:
+        """Raises JobLost unless the job still runs and is ours.
+
+        To be asked after the last read: QEMU lets go of the frozen state before the export, and a read in between
+        returns what the guest has just written, with no error.
+        """
+        if not self._traces.has_job() or self._jobs.operation() != jobs.BACKUP:
+            raise self._vm.ended() or self._lost("it ended before all was read")
+
+    def finish(self) -> None:
+        """Ends the job and waits until it is gone. JobLost: it was not whole until now, what was read is void."""
+        self.require_alive()
+        self._traces.end_job()
+        with self._vm.live("read the result of the backup job"):
+            self._completed = self._vm.dom.jobStats(_COMPLETED | _KEEP_COMPLETED)
+        result = (self._completed.get("operation"), self._completed.get("type"), self._completed.get("success"))
+        if result != (jobs.BACKUP, _TYPE_COMPLETED, True):
+            raise self._vm.ended() or self._lost(self._completed.get("errmsg") or "libvirt tells no success")
+        self.finished = True
+
+    def stats(self) -> dict[str, int]:
+        """{"scratch_bytes": what the guest's writes have made QEMU copy to scratch, all disks}."""
+        stats = self._completed
+        if not self.finished:
+            with self._vm.live("read the job's statistics"):
+                stats = self._vm.dom.jobStats(0)
+        return {"scratch_bytes": stats.get("disk_temp_used", 0)}
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Whatever happens inside, the job is ended after it."""
+        try:
+            yield
+        except BaseException as error:
+            with self._vm.ignoring_check():
+                left_behind = self._undo()
+            # A connection that breaks may be the first that is heard of the domain's end.
+            ended = self._vm.ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
+            (ended or error).left_behind = left_behind  # type: ignore[union-attr,attr-defined]
+            if ended:
+                raise ended from error
+            raise
+        left_behind = [] if self.finished else self._undo()
+        if left_behind:
+            raise errors.HypervisorError("; ".join(left_behind))
+
+    def _undo(self) -> list[str]:
+        lost_bitmaps = self._failed_with == libvirt.VIR_ERR_INTERNAL_ERROR
+        return self._traces.remove(self.finished, self._may_begin_yet, lost_bitmaps)
+
+    def begin(self) -> None:
+        """Raises what Backups.begun says."""
+        spec = self._spec
+        place = f"make the socket {self.socket}" if self.socket else "listen at {}:{}".format(*spec.tcp or ())
+        advice = f"see that QEMU's user can {place} and files in {spec.scratch_dir}"
+        advice += ", and that qemu.conf names certificates (backup_tls_x509_cert_dir)" if spec.tls else ""
+        try:
+            with self._vm.live("begin a backup", (errors.HypervisorError, advice)), self.freeze:
+                self._call_begin(domain_xml.backup_xml(self._traces.asked), spec.checkpoint_xml())
+        except errors.NbdpullError as error:
+            self._failed_with = code_of(error)
+            self._may_begin_yet = self._asked_to_begin and is_unanswered(error)
+            raise self._explained(error) from error.__cause__
+        if self._jobs.backup() != self._traces.asked:
+            raise self._vm.ended() or errors.HypervisorError(
+                f"domain '{self._vm.name}': libvirt began another backup than asked for"
+            )
+        if spec.checkpoint is not None:
+            self.checkpoint = self._checkpoints.get(spec.checkpoint)
+
+    def _call_begin(self, *xmls: Optional[str]) -> None:
+        """A guest that shuts down during the job is kept paused until its end, where libvirt can do that."""
+        begin = self._vm.dom.backupBegin
+        known = self._vm.connection.getLibVersion() >= OLDEST_WITH_PRESERVE
+        self._asked_to_begin = True
+        # A daemon that says no to the flag may have another reason: what it says without it counts.
+        if not known or unless((libvirt.VIR_ERR_INVALID_ARG,), lambda: begin(*xmls, _PRESERVE_SHUTDOWN)) is None:
+            begin(*xmls, 0)
+
+    def _explained(self, error: errors.NbdpullError) -> errors.NbdpullError:
+        """The begin's error, with what libvirt leaves open: which name is missing, which one exists."""
+        code, name = self._failed_with, self._spec.checkpoint
+        if code == NO_CHECKPOINT:
+            missing = [base for base in self._spec.disks.values() if base and not self._checkpoints.has(base)]
+            return self._checkpoints.missing(missing[0]) if missing else error
+        if code == libvirt.VIR_ERR_OPERATION_FAILED and name and self._checkpoints.has(name):
+            return errors.CheckpointExists(f"domain '{self._vm.name}' already has a checkpoint '{name}': name another")
+        return error
+
+    def take_over(self, consistency: str, reason: str) -> None:
+        """The job is a dead run's; what became of its freeze is told by that run. JobLost where it is another."""
+        if not self._traces.is_under_way():
+            raise self._lost("it is not the one that the dead run began")
+        self.freeze.consistency, self.freeze.reason = consistency, reason
+        if self._spec.checkpoint is not None:
+            self.checkpoint = self._checkpoints.get(self._spec.checkpoint)
+
+    def _lost(self, why: str) -> errors.NbdpullError:
+        return errors.JobLost(f"the backup job of '{self._vm.name}' is lost: {why}; nothing that this run read can be "
+                              "used, pull again")  # fmt: skip

@@ -1,0 +1,92 @@
+"""What one backup is to be, and how QEMU shows it.
+
+Owns: what of a specification cannot be, and what the names of a run's files are where nobody names others. Must not
+know: the domain, or whether such a backup runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from ..core import errors
+from ..definitions import definition, domain_xml
+from ..definitions.domain_xml import Backup, Listen
+from . import domain_freeze
+
+# QEMU's user must be able to enter it, which a home directory or a private folder seldom allows; and it is on a disk,
+# while /tmp is a tmpfs in many places: scratch grows with what the guest overwrites and would eat the host's memory.
+SCRATCH_DIR = "/var/tmp"
+SOCKET_PATH_MAX = 107  # bytes, sun_path less its NUL
+
+
+@dataclass(frozen=True)
+class BackupSpec:
+    """What is asked for.
+
+    run_id: unique text of this run, of letters, digits, dots and dashes, put into every name that we give; disks:
+    target -> base checkpoint, None = full; checkpoint: name of the one to make, over checkpoint_disks; socket: None =
+    Backups.socket_path; scratch_dir: a directory of the hypervisor that QEMU's user can enter;
+    quiesce, freeze_timeout: see domain_freeze.
+    """
+
+    run_id: str
+    disks: Mapping[str, Optional[str]]
+    checkpoint: Optional[str] = None
+    checkpoint_disks: Sequence[str] = ()
+    description: str = ""
+    socket: Optional[str] = None
+    scratch_dir: str = SCRATCH_DIR
+    tcp: Optional[Listen] = None
+    tls: bool = False
+    quiesce: str = domain_freeze.NEVER
+    freeze_timeout: float = domain_freeze.TIMEOUT
+
+    def job(self, socket: Optional[str]) -> Backup:
+        """The job that libvirt is to begin, at a socket, None where it listens at `tcp`."""
+        disks = {
+            target: domain_xml.disk_backup(self.run_id, target, base, self.scratch_dir)
+            for target, base in self.disks.items()
+        }
+        return Backup("pull", socket, disks) if socket else Backup("pull", None, disks, self.tcp, self.tls)
+
+    def checkpoint_xml(self) -> Optional[str]:
+        """Of the checkpoint to be made with it, None where there is to be none."""
+        if self.checkpoint is None:
+            return None
+        description = domain_xml.description(self.run_id, self.description)
+        return domain_xml.checkpoint_xml(self.checkpoint, description, self.checkpoint_disks)
+
+    def require_possible(self, socket: Optional[str]) -> None:
+        """Raises UsageError where it contradicts itself, or names what cannot be named; socket: as of `job`."""
+        if self.tcp and self.socket:
+            raise errors.UsageError("a socket and TCP: give one")
+        if self.tls and not self.tcp:
+            raise errors.UsageError("TLS is for TCP: name an address and a port by --nbd")
+        for path in filter(None, (socket, self.scratch_dir)):
+            if not definition.can_name(path):
+                raise errors.UsageError(f"{path!r} cannot be written into libvirt's XML: name another path")
+        if socket and not (os.path.isabs(socket) and is_short_enough(socket)):
+            raise errors.UsageError(f"socket {socket}: give an absolute path of at most {SOCKET_PATH_MAX} bytes")
+        name = self.checkpoint
+        if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
+            raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
+
+
+class Export(NamedTuple):
+    """NBD export of a disk; bitmap: of its context qemu:dirty-bitmap:…, None = full."""
+
+    name: str
+    bitmap: Optional[str]
+
+
+def socket_name(run_id: str) -> str:
+    """What a run's socket is called where nobody named another one."""
+    return f"nbdpull-{run_id}.sock"
+
+
+def is_short_enough(socket: str) -> bool:
+    """Whether a unix socket can have this path."""
+    return len(os.fsencode(socket)) <= SOCKET_PATH_MAX

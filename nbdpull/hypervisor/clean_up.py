@@ -1,0 +1,27 @@
+"""A step of a clean-up, which must not keep the next ones from being done.
+
+Owns: how it is told that something is left behind, and who removes it then. Must not know: what the step is.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from ..core import errors
+
+
+def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
+    """Whether the step was done; else a text about `what` comes into `left`."""
+    try:
+        step()
+    except (errors.DomainNotRunning, errors.DomainStopped):
+        left.append(f"{what} is left behind, as the domain is off: the next pull removes it when that runs again")
+        return False
+    except errors.NoAnswer:
+        left.append(f"{what} is left behind, as libvirt does not answer: when it does, the next pull removes it, or "
+                    "goes on with it, and nbdpull cleanup removes it")  # fmt: skip
+        return False
+    except errors.NbdpullError as error:
+        left.append(f"{what} is left behind: {error}")
+        return False
+    return True
