@@ -13,7 +13,6 @@ from bed.machine import wait_for
 from fake_nbd import FakeServer
 from stores import package_environment
 
-from nbdpull.backup import route
 from nbdpull.core import errors
 from nbdpull.hypervisor import socket_keeper
 
@@ -21,7 +20,6 @@ source = pytest.importorskip("nbdpull.nbd.source")
 from nbdpull.nbd import address, source_connection  # noqa: E402
 
 MIB = 1 << 20
-PLAIN, TLS = route.Route(), route.Route(certificates="/tls")
 
 
 def disk(target, iothread):
@@ -34,19 +32,19 @@ DEADLY_WITH_TLS = [(8, 2, 3), (8, 2, 4), (9, 0, 0)]
 
 @pytest.mark.parametrize("threads", ["", "a", "b", "ab"])
 @pytest.mark.parametrize("version", [*DEADLY, *DEADLY_WITH_TLS, *MENDED])
-@pytest.mark.parametrize("way", [PLAIN, TLS], ids=["plain", "tls"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
-def test_where_it_is_required(threads, version, way, remote):
+def test_where_it_is_required(threads, version, tls, remote):
     vm = SimpleNamespace(name="vm1", running_version=version, is_remote=remote, reads_images=False)
     disks = [disk(f"vd{letter}", letter in threads) for letter in "ab"]
     deadly = bool(threads) and version in DEADLY
-    if deadly and (remote or way is TLS) or threads and version in DEADLY_WITH_TLS and way is TLS:
+    if deadly and (remote or tls) or threads and version in DEADLY_WITH_TLS and tls:
         with pytest.raises(
             errors.Unsupported, match=rf"disk {', '.join(f'vd{each}' for each in threads)} of .*iothread"
         ):
-            socket_keeper.required(vm, disks, way)
+            socket_keeper.required(vm, disks, tls)
     else:
-        assert socket_keeper.required(vm, disks, way) == deadly
+        assert socket_keeper.required(vm, disks, tls) == deadly
 
 
 class Keeper:

@@ -89,7 +89,7 @@ class Job:
                 left_behind = self._undo()
             # A connection that breaks may be the first that is heard of the domain's end.
             ended = self._vm.ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
-            (ended or error).left_behind = left_behind  # type: ignore[union-attr,attr-defined]
+            (ended or error).left_behind = left_behind  # type: ignore[attr-defined]
             if ended:
                 raise ended from error
             raise

@@ -50,6 +50,18 @@ def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterato
 @contextlib.contextmanager
 def linked(uri: Optional[str], stall_timeout: float, check: Check = lambda: None) -> Iterator[domain_link.Link]:
     """A Link to libvirt; it is closed after the block. AccessDenied, HypervisorError, NoAnswer."""
+    with connecting(uri):
+        link = domain_link.Link(uri, stall_timeout, check)
+    try:
+        yield link
+    finally:
+        with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
+            link.close()
+
+
+@contextlib.contextmanager
+def connecting(uri: Optional[str]) -> Iterator[None]:
+    """Around the making of a connection: its errors as ours. AccessDenied, HypervisorError, NoAnswer."""
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
     # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
@@ -59,14 +71,9 @@ def linked(uri: Optional[str], stall_timeout: float, check: Check = lambda: None
     doing = f"cannot connect to libvirt at {uri or 'its default URI'}"
     try:
         with translated(doing, otherwise, denied):
-            link = domain_link.Link(uri, stall_timeout, check)
+            yield
     except errors.NoAnswer as error:
         raise errors.NoAnswer(f"{doing}: {error}") from None
-    try:
-        yield link
-    finally:
-        with contextlib.suppress(libvirt.libvirtError, errors.HypervisorError):
-            link.close()
 
 
 def _is_tls(uri: Optional[str]) -> bool:

@@ -187,12 +187,12 @@ class Domain(Handle):
         Without its passwords (graphics, for one): what a store keeps must be no secret.
         """
         with self.seam("read the definition"):
-            return self.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            return str(self.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
     def live_xml(self) -> Optional[str]:
         """The definition of the domain as it runs, without its passwords; None where it is off."""
         with self.seam("read the live definition"):
-            return self.dom.XMLDesc(0) if self.active else None
+            return str(self.dom.XMLDesc(0)) if self.active else None
 
     def passwords(self) -> list[str]:
         """Types of the graphics devices that have a password now, or at the next start. AccessDenied: who may read the

@@ -6,8 +6,8 @@ know: what the domain is for, where its disks come from, XML.
 
 from __future__ import annotations
 
-import operator
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -16,7 +16,8 @@ from ..definitions import domain_xml
 from ..definitions.host_reach import Offer
 from . import domain_offer
 from .bindings import libvirt, libvirt_qemu
-from .libvirt_error import UNREACHABLE, translated, unless
+from .connection import connecting
+from .libvirt_error import translated, unless
 
 PING = '{"execute":"guest-ping"}'
 PING_TIMEOUT = 2  # seconds
@@ -26,10 +27,9 @@ _NO_ANSWER = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 97, 112, libvirt.VIR_ERR_INTER
 
 
 @contextmanager
-def connected(uri: Optional[str]):
+def connected(uri: Optional[str]) -> Iterator[Any]:
     """A libvirt connection; uri None is libvirt's own default."""
-    libvirt.registerErrorHandler(operator.is_, None)  # libvirt would print every error as well
-    with translated(f"cannot connect to libvirt at {uri or 'its default URI'}", UNREACHABLE):
+    with connecting(uri):  # and not wrapped: a domain that ends with its connection is not to be made again on another
         connection = libvirt.open(uri)
     try:
         yield connection
@@ -53,7 +53,7 @@ def qemu_user(connection: Any) -> Optional[int]:
 
 
 @contextmanager
-def booted(connection, xml: str):
+def booted(connection: Any, xml: str) -> Iterator[Boot]:
     """A Boot of the domain that the XML defines; it is destroyed at the end."""
     with translated("libvirt does not start the drill's domain"):
         dom = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
 from ..core import errors
@@ -17,10 +19,19 @@ from .bindings import libvirt
 from .connection import connected
 from .libvirt_error import translated, unless
 
+Identity = tuple[str, Optional[str]]  # name and uuid of a domain
+
 _OTHERWISE = "restore without --define, mend domain.xml, and virsh define it"
 
 
-def prepared(xml, uri, force, original=None, own=(), trusted=False):
+def prepared(
+    xml: str,
+    uri: Optional[str],
+    force: bool,
+    original: Optional[Identity] = None,
+    own: Iterable[str] = (),
+    trusted: bool = False,
+) -> tuple[str, list[str]]:
     """Return (XML, warnings): the definition as it can be given to this libvirt, or raise. force: it may replace the
     one of its own name and uuid; original: name and uuid of the domain that was pulled: what that names here, if it is
     here, is no news; own: paths that the restore makes; trusted: it may name what no host offers."""
@@ -41,7 +52,7 @@ def prepared(xml, uri, force, original=None, own=(), trusted=False):
         return fitted, [*told, *_judged(connection, fitted)]
 
 
-def _judged(connection, xml):
+def _judged(connection: Any, xml: str) -> list[str]:
     """Have libvirt judge a definition. Raises where it would not define it; returns what it says of its start.
 
     It makes QEMU's command line of it, which has no effect, and takes more than a definition has to fulfil: where it
@@ -60,7 +71,7 @@ def _judged(connection, xml):
     return []
 
 
-def _require_free(connection, xml, force):
+def _require_free(connection: Any, xml: str, force: bool) -> None:
     """DomainExists where another domain would be replaced."""
     name, uuid = definition.identity(xml)
     by_name, by_uuid = _found(connection.lookupByName, name), uuid and _found(connection.lookupByUUIDString, uuid)
@@ -77,7 +88,7 @@ def _require_free(connection, xml, force):
         )
 
 
-def _named_by(connection, name, uuid):
+def _named_by(connection: Any, name: str, uuid: Optional[str]) -> Iterable[host_reach.Reach]:
     """What the domain of this name and uuid names of the host, nothing where there is none."""
     found = uuid and _found(connection.lookupByUUIDString, uuid)
     if not found or found.name() != name:
@@ -85,7 +96,7 @@ def _named_by(connection, name, uuid):
     return host_reach.reaches(definition.parse(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
 
 
-def define(xml, uri, restored):
+def define(xml: str, uri: Optional[str], restored: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Define the domain, and put the restored files of its TPM in place; return ({"name", "uuid", "uri"}, warnings)."""
     name, _ = definition.identity(xml)
     with connected(uri) as connection, translated(f"cannot define domain '{name}'"):
@@ -94,6 +105,6 @@ def define(xml, uri, restored):
     return told, domain_files.place_tpm(xml, told["uuid"], told["uri"], restored)
 
 
-def _found(look_up, key):
+def _found(look_up: Callable[[str], Any], key: str) -> Any:
     """The domain, None where libvirt says that there is none: any other error says nothing of that."""
     return unless((libvirt.VIR_ERR_NO_DOMAIN,), lambda: look_up(key))

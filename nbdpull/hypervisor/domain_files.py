@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
+from typing import Optional
 from urllib.parse import urlsplit
 
 from ..definitions import definition, host_fit
@@ -17,8 +19,10 @@ from ..images import guest_files, image_header
 _SKIPPED = (".lock",)
 LOOK_TIME = 10.0  # seconds
 
+File = tuple[str, str]  # name in a point, path here
 
-def found(xml, live, uuid, uri):
+
+def found(xml: str, live: Optional[str], uuid: str, uri: str) -> tuple[list[File], list[str]]:
     """Return ([(name in a point, path), …], warnings) for a domain of this machine. live: its definition as it runs,
     which may tell more; None where it does not."""
     files = [(name, path) for name, path in definition.boot_files(xml).items()]
@@ -29,20 +33,20 @@ def found(xml, live, uuid, uri):
     return files + states, [text for text in (told, trouble) if text]
 
 
-def _variables_by_default(xml, uri):
+def _variables_by_default(xml: str, uri: str) -> Optional[str]:
     """Where libvirt keeps them, of a domain whose definition names no place until it runs (<os firmware='efi'> before
     libvirt 9.2). None where there are none."""
     root = definition.parse(xml)
-    path = variables_homes(root.findtext("name"), uri)[0]
+    path = variables_homes(definition.identity(xml)[0], uri)[0]
     return path if definition.has_variables(root) and os.path.lexists(path) else None
 
 
-def variables_homes(name, uri):
+def variables_homes(name: str, uri: str) -> list[str]:
     """Where libvirt itself makes the variables of a domain of that name, in either format."""
     return [os.path.join(_state_root(uri), "nvram", f"{name}_VARS{ending}") for ending in (".fd", ".qcow2")]
 
 
-def _tpm_states(xml, uuid, uri):
+def _tpm_states(xml: str, uuid: str, uri: str) -> tuple[list[File], Optional[str]]:
     """([(name in a point, path), …], what to tell or None)."""
     folder = definition.tpm_folder(xml)
     if folder is None:
@@ -55,7 +59,7 @@ def _tpm_states(xml, uuid, uri):
     return [(layout.TPM_PREFIX + name, os.path.join(path, name)) for name in names], None
 
 
-def place_tpm(xml, uuid, uri, restored):
+def place_tpm(xml: str, uuid: str, uri: str, restored: Mapping[str, str]) -> list[str]:
     """Put {name in a point: path} of a TPM's state where libvirt looks for it; return warnings."""
     states = {name: path for name, path in restored.items() if name.startswith(layout.TPM_PREFIX)}
     folder = definition.tpm_folder(xml)
@@ -73,7 +77,7 @@ def place_tpm(xml, uuid, uri, restored):
     return []  # libvirt gives the files to swtpm's user when it starts the domain
 
 
-def look(path):
+def look(path: str) -> str:
     """What there is at a path that a definition names: a word of host_fit. What cannot be told, or not in time, is a
     file; so is what is relative to a folder that only libvirt knows."""
     if not os.path.isabs(path):
@@ -87,7 +91,7 @@ def look(path):
     return host_fit.DISC if image_header.is_disc(head) else host_fit.FILE
 
 
-def _copy(source, target):
+def _copy(source: str, target: str) -> None:
     """For the owner alone from its first byte on."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(source, "rb") as original, open(descriptor, "wb") as copy:
@@ -95,18 +99,18 @@ def _copy(source, target):
         shutil.copyfileobj(original, copy)
 
 
-def _tpm_root(uri):
+def _tpm_root(uri: str) -> str:
     return os.path.join(_config_root() if _is_session(uri) else "/var/lib/libvirt", "swtpm")
 
 
-def _state_root(uri):
+def _state_root(uri: str) -> str:
     return _config_root() if _is_session(uri) else "/var/lib/libvirt/qemu"
 
 
-def _is_session(uri):
+def _is_session(uri: str) -> bool:
     return urlsplit(uri).path == "/session"
 
 
-def _config_root():
+def _config_root() -> str:
     config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return os.path.join(config, "libvirt/qemu")

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any, Callable, NoReturn, Optional
 
 from ..core import errors
+from ..core.errors import Check
 from .bindings import libvirt, libvirt_qemu
 
 DAEMON_WAIT = 30  # seconds that the daemon itself waits for another call on the same domain, before it refuses ours
@@ -41,7 +42,7 @@ class Link:
     check() is called while libvirt is waited for, what it raises ends that; who clears up is `ignoring_check`.
     """
 
-    def __init__(self, uri: Optional[str], stall_timeout: float, check: Callable = lambda: None):
+    def __init__(self, uri: Optional[str], stall_timeout: float, check: Check = lambda: None):
         self._uri = uri
         self.timeout = stall_timeout
         self.check = check
@@ -55,7 +56,7 @@ class Link:
         """The virConnect, wrapped."""
         return _Wrapped(self, self.raw, lambda: self.raw)
 
-    def bounded(self, call: Callable, *args: Any) -> Any:
+    def bounded(self, call: Callable[..., Any], *args: Any) -> Any:
         """What the call returns or raises; NoAnswer if it does neither in time. The call itself goes on then."""
         self._require_daemon()
         began = _Call(call, args)
@@ -157,7 +158,7 @@ class Link:
 class _Call:
     """A call under way in a thread of its own."""
 
-    def __init__(self, call: Callable, args: tuple):
+    def __init__(self, call: Callable[..., Any], args: tuple[Any, ...]):
         self._call, self._args = call, args
         self.name = getattr(call, "__name__", "a call")
         self._outcome: Any = None
@@ -179,7 +180,7 @@ class _Call:
     def ended(self) -> bool:
         return self._done.is_set()
 
-    def wait(self, seconds: float, check: Callable = lambda: None) -> bool:
+    def wait(self, seconds: float, check: Check = lambda: None) -> bool:
         """Whether it ended in time. What check() raises ends the wait."""
         deadline = time.monotonic() + seconds
         while not self._done.wait(max(0, min(LOOK_INTERVAL, deadline - time.monotonic()))):
@@ -225,7 +226,7 @@ class _Wrapped:
         if self._generation != generation:
             self._real, self._generation = self._again(), generation
 
-    def _wrap(self, result: Any, name: str, args: tuple) -> Any:
+    def _wrap(self, result: Any, name: str, args: tuple[Any, ...]) -> Any:
         if isinstance(result, _OBJECTS):
             return _Wrapped(self._link, result, lambda: self._raw_call(name, *args))
         if isinstance(result, list) and result and isinstance(result[0], _OBJECTS):
@@ -235,7 +236,8 @@ class _Wrapped:
 
 def ask_monitor(dom: _Wrapped, command: str) -> str:
     """What QEMU's monitor answers, both JSON. libvirt notes of the domain, until that ends, that somebody did so."""
-    return dom._link.bounded(libvirt_qemu.qemuMonitorCommand, _unwrapped(dom), command, 0)
+    answer: str = dom._link.bounded(libvirt_qemu.qemuMonitorCommand, _unwrapped(dom), command, 0)
+    return answer
 
 
 def _unwrapped(argument: Any) -> Any:

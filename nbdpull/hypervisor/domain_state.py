@@ -38,11 +38,11 @@ class State(NamedTuple):
 
     @property
     def running(self) -> bool:
-        return self.number == libvirt.VIR_DOMAIN_RUNNING
+        return bool(self.number == libvirt.VIR_DOMAIN_RUNNING)
 
     @property
     def paused(self) -> bool:
-        return self.number == libvirt.VIR_DOMAIN_PAUSED
+        return bool(self.number == libvirt.VIR_DOMAIN_PAUSED)
 
     @property
     def io_error(self) -> bool:

@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from typing import Any, Optional
 
 import libvirt
 
@@ -23,7 +24,7 @@ BLOCK = -2  # libvirt's own response time of an agent: that of a guest whose tim
 GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 
 
-def main(uuid, seconds, mark):
+def main(uuid: str, seconds: float, mark: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -34,9 +35,9 @@ def main(uuid, seconds, mark):
         thaw(dom, uri, uuid, mark)
 
 
-def told_done(seconds):
+def told_done(seconds: float) -> bool:
     """Wait for the parent; False where the guest is ours to thaw."""
-    deadline = None
+    deadline: Optional[float] = None
     while True:
         left = None if deadline is None else max(0, deadline - time.monotonic())
         if not select.select([sys.stdin], [], [], left)[0]:
@@ -48,12 +49,13 @@ def told_done(seconds):
             return told == b"done\n" or deadline is None  # the freeze of a guest that we did not freeze is another's
 
 
-def line():
+def line() -> bytes:
     """One at a time: the parent sends the next only after an answer, ours or the guest's."""
-    return sys.stdin.buffer.raw.readline()
+    with open(0, "rb", buffering=0, closefd=False) as told:
+        return told.readline()
 
 
-def thaw(dom, uri, uuid, mark):
+def thaw(dom: Any, uri: str, uuid: str, mark: str) -> None:
     deadline = time.monotonic() + GIVE_UP
     while time.monotonic() < deadline:
         try:
@@ -69,7 +71,7 @@ def thaw(dom, uri, uuid, mark):
         time.sleep(PAUSE)
 
 
-def look_up(uri, uuid):
+def look_up(uri: str, uuid: str) -> Any:
     try:
         return libvirt.open(uri).lookupByUUIDString(uuid)
     except libvirt.libvirtError as error:
@@ -78,16 +80,16 @@ def look_up(uri, uuid):
         return None
 
 
-def is_off(dom):
+def is_off(dom: Any) -> bool:
     try:
         return dom is not None and not dom.isActive()
     except libvirt.libvirtError as error:
-        return error.get_error_code() in GONE
+        return bool(error.get_error_code() in GONE)
 
 
-def is_connected(dom):
+def is_connected(dom: Any) -> bool:
     try:
-        return dom is not None and dom.connect().getLibVersion() > 0
+        return dom is not None and bool(dom.connect().getLibVersion() > 0)
     except libvirt.libvirtError:
         return False
 

@@ -12,13 +12,25 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Optional, Protocol
 
 from ..core import errors
+from ..core.errors import Check
 
 LOOK_INTERVAL = 0.5  # seconds
 CHECK_INTERVAL = 0.2  # seconds between looks at the stop flag while a core is waited for
 IDLE = 0.25  # cores: a guest that uses no more of its last one than this needs none of its own
+
+
+class Guest(Protocol):
+    """What is asked of a Domain."""
+
+    @property
+    def is_remote(self) -> bool: ...
+
+    def vcpu_seconds(self) -> float: ...
 
 
 class Cores:
@@ -28,11 +40,11 @@ class Cores:
     called while a core is waited for, what it raises ends that.
     """
 
-    def __init__(self, vm, own=None, host=None, check=lambda: None):
+    def __init__(self, vm: Guest, own: Optional[int] = None, host: Optional[int] = None, check: Check = lambda: None):
         """To be made some time before `watching` is entered, so that there is something to tell at its begin."""
         self._vm, self._check, self._local = vm, check, not vm.is_remote
         self._own = own or len(os.sched_getaffinity(0))
-        self._host = host or own or os.cpu_count()
+        self._host = host or own or os.cpu_count() or self._own
         self._changed = threading.Condition()
         self._computing = 0
         self._stop = threading.Event()
@@ -40,7 +52,7 @@ class Cores:
         self.allowed = self._own
 
     @contextmanager
-    def computing(self):
+    def computing(self) -> Iterator[None]:
         """What runs inside waits for a core first."""
         self._take()
         try:
@@ -50,7 +62,7 @@ class Cores:
                 self._computing -= 1
                 self._changed.notify()
 
-    def _take(self):
+    def _take(self) -> None:
         self._check()
         with self._changed:
             while not self._changed.wait_for(lambda: self._computing < self.allowed, CHECK_INTERVAL):
@@ -58,7 +70,7 @@ class Cores:
             self._computing += 1
 
     @contextmanager
-    def watching(self):
+    def watching(self) -> Iterator[None]:
         """While this is entered a thread looks."""
         if self._local:
             threading.Thread(target=self._run, daemon=True).start()
@@ -67,7 +79,7 @@ class Cores:
         finally:
             self._stop.set()  # not waited for: it may hang in a call to libvirt, and has nothing to tell any more
 
-    def _run(self):
+    def _run(self) -> None:
         """Also after an error: libvirt may be back, and whether the domain is still there is for others to find out."""
         while True:
             before, self._before = self._before, self._sample()
@@ -76,13 +88,13 @@ class Cores:
             if self._stop.wait(LOOK_INTERVAL):
                 return
 
-    def _sample(self):
+    def _sample(self) -> Optional[tuple[float, float]]:
         """(CPU seconds of the guest's processors, when), None where they cannot be told."""
         with suppress(errors.NbdpullError):
             return self._vm.vcpu_seconds(), time.monotonic()
         return None
 
-    def _leave(self, load):
+    def _leave(self, load: float) -> None:
         """load: cores that the guest's processors kept busy; less than none where some of them were taken away."""
         left = self._host - max(0, math.ceil(load - IDLE))
         with self._changed:

@@ -6,14 +6,18 @@ what their number says. Must not know: libvirt, or how a crash is prevented (soc
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Iterable
+from typing import Optional, Protocol
+
+from ..definitions.domain_xml import Disk
 
 Version = Optional[tuple[int, ...]]  # None: not known
 
 # From one version on, and before another.
-_HANG_UP = (((0,), (8, 2, 3)),)
-_TLS_HANDSHAKE = ((8, 0, 0), (8, 2, 4)), ((9, 0, 0), (9, 0, 1))
-_TLS_IN_THREAD = ((8, 2, 0), (8, 2, 5)), ((9, 0, 0), (9, 0, 1))
+Ranges = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+_HANG_UP: Ranges = (((0,), (8, 2, 3)),)
+_TLS_HANDSHAKE: Ranges = ((8, 0, 0), (8, 2, 4)), ((9, 0, 0), (9, 0, 1))
+_TLS_IN_THREAD: Ranges = ((8, 2, 0), (8, 2, 5)), ((9, 0, 0), (9, 0, 1))
 
 
 def hang_up(version: Version) -> bool:
@@ -37,16 +41,26 @@ def tls_in_thread(version: Version) -> bool:
     return _is_in(version, _TLS_IN_THREAD)
 
 
-def _is_in(version, ranges):
+def _is_in(version: Version, ranges: Ranges) -> bool:
     return version is not None and any(first <= version < mended for first, mended in ranges)
 
 
-def moving(disks) -> list[str]:
+def moving(disks: Iterable[Disk]) -> list[str]:
     """Targets of the Disks that `pause` is about."""
     return [disk.target for disk in disks if disk.iothread and disk.bus == "virtio"]
 
 
-def warnings(vm, disks, with_tls: bool) -> list[str]:
+class Pulled(Protocol):
+    """What is asked of a Domain."""
+
+    @property
+    def reads_images(self) -> bool: ...
+
+    @property
+    def likely_version(self) -> tuple[int, ...]: ...
+
+
+def warnings(vm: Pulled, disks: Iterable[Disk], with_tls: bool) -> list[str]:
     """What a pull of these Disks can do to its guest, and nbdpull cannot prevent: one line each."""
     threaded = [] if vm.reads_images else moving(disks)
     if not (threaded or with_tls):

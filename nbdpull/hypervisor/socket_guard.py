@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 import libvirt
 
@@ -29,7 +30,7 @@ GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 BACKUP = 9  # job operation
 
 
-def main(uuid, run):
+def main(uuid: str, run: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -47,11 +48,11 @@ def main(uuid, run):
 class Connections:
     """Descriptors of what we are connected to QEMU by."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._poll = select.poll()  # for those that nobody reads from
-        self._kept = []
+        self._kept: list[int] = []
 
-    def hold_for(self, parent):
+    def hold_for(self, parent: socket.socket) -> None:
         """Until the parent's end of its socket is closed."""
         self._poll.register(parent, select.POLLIN)
         while True:
@@ -62,7 +63,7 @@ class Connections:
                     self._poll.unregister(parent)
                     return
 
-    def _told(self, parent):
+    def _told(self, parent: socket.socket) -> bool:
         """Take a message; False if there will be no more."""
         try:
             said, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
@@ -76,7 +77,7 @@ class Connections:
         except OSError:  # killed, with an answer of ours unread or not yet sent
             return False
 
-    def drop_until_hung_up(self):
+    def drop_until_hung_up(self) -> None:
         """Drop all that comes, until QEMU has ended every connection."""
         for descriptor in self._kept:
             self._poll.register(descriptor, select.POLLIN)
@@ -86,7 +87,7 @@ class Connections:
                 if not self._drop(descriptor):
                     open_ones.discard(descriptor)
 
-    def _drop(self, descriptor):
+    def _drop(self, descriptor: int) -> bool:
         """Take what has arrived; False if the connection has ended."""
         try:
             if os.read(descriptor, CHUNK):
@@ -99,13 +100,13 @@ class Connections:
         return False
 
 
-def end_job(dom, uri, uuid, run):
+def end_job(dom: Any, uri: str, uuid: str, run: str) -> None:
     while True:
         dom = asked_to_end(dom or look_up(uri, uuid), run)
         time.sleep(PAUSE)
 
 
-def asked_to_end(dom, run):
+def asked_to_end(dom: Any, run: str) -> Any:
     """Ask for the end of the run's job, and of no other; give back what can be asked again."""
     try:
         if dom and f"/nbdpull-{run}-" in dom.backupGetXMLDesc() and dom.jobStats().get("operation") == BACKUP:
@@ -115,7 +116,7 @@ def asked_to_end(dom, run):
         return dom if is_connected(dom) else None
 
 
-def look_up(uri, uuid):
+def look_up(uri: str, uuid: str) -> Any:
     try:
         return libvirt.open(uri).lookupByUUIDString(uuid)
     except libvirt.libvirtError as error:
@@ -124,9 +125,9 @@ def look_up(uri, uuid):
         return None
 
 
-def is_connected(dom):
+def is_connected(dom: Any) -> bool:
     try:
-        return dom.connect().getLibVersion() > 0
+        return bool(dom.connect().getLibVersion() > 0)
     except libvirt.libvirtError:
         return False
 

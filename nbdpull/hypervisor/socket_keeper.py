@@ -19,11 +19,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
 from ..core import errors
+from ..definitions.domain_xml import Disk
 from . import qemu_faults
+from .domain import Domain
 
 HANG_UP = 5.0  # seconds for the server to close its connections once the job is gone
 _GUARD = Path(__file__).with_name("socket_guard.py")
@@ -32,12 +35,12 @@ _HELD, _ABANDONED = b"k", b"a"  # what the guard is told
 _FAILED = "the process that keeps the connections to QEMU open, without which it could crash, does not work"
 
 
-def required(vm, disks, way) -> bool:
+def required(vm: Domain, disks: Iterable[Disk], with_tls: bool) -> bool:
     """Whether the connections to a backup of these Disks have to be kept; Unsupported where they cannot be, and where
     such a disk cannot be read with TLS.
 
-    way: the Route to QEMU's server. A connection through a network breaks without asking us, and the peer of one with
-    TLS cannot be checked on a socket that was made by us.
+    A connection through a network breaks without asking us, and the peer of one with TLS cannot be checked on a socket
+    that was made by us.
     """
     threaded = [disk.target for disk in disks if disk.iothread and not vm.reads_images]
     if not threaded:
@@ -46,14 +49,14 @@ def required(vm, disks, way) -> bool:
     named = f"disk {', '.join(threaded)} of domain '{vm.name}' is in an I/O thread (iothread), and QEMU "
     named += ".".join(map(str, version)) if version else "of a version that is not known"
     if qemu_faults.hang_up(version):
-        if vm.is_remote or way.certificates:
+        if vm.is_remote or with_tls:
             raise errors.Unsupported(
                 f"{named} crashes, with its guest, when an NBD client of such a disk hangs up; that can be prevented "
                 "only on the domain's own host and without TLS: run nbdpull there, or upgrade to QEMU 9.0.1, or leave "
                 "the disk out"
             )
         return True
-    if way.certificates and qemu_faults.tls_in_thread(version):
+    if with_tls and qemu_faults.tls_in_thread(version):
         raise errors.Unsupported(
             f"{named} crashes, with its guest, when such a disk is read over TLS: do without --tls, reach its socket "
             "through ssh, or upgrade to QEMU 9.0.1 or 8.2.5, or leave the disk out"
@@ -142,7 +145,7 @@ class SocketKeeper:
         try:
             while self._news:
                 state, kept = self._news[0]
-                socket.send_fds(self._channel, [state], [kept.fileno()])  # type: ignore[list-item]
+                socket.send_fds(self._channel, [state], [kept.fileno()])
                 if self._channel.recv(1) != state:
                     return False
                 del self._news[0]

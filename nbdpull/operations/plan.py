@@ -86,7 +86,7 @@ def _looked_at(subject: Subject, prepared: Prepared, hold: Hold, threads: int, c
     vm, backup = subject.vm, prepared.plan
     if not (vm.is_remote or vm.reads_images):
         fit.require_scratch(backup.scratch_dir, subject.disks)
-    keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route)
+    keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route.certificates is not None)
     lookout = Lookout(vm, backup, check, keeps_sockets)
     hold.note(run_record.of(vm, backup))  # by which the next run removes our job, should we die
     with lookout.guarding(), vm.backups.begun(backup) as job:

@@ -128,7 +128,7 @@ def _pull(run: _Run, refused: dict[str, Any]) -> Result:
     sequence = 1 + len(refused) + max((point.manifest.sequence for point in subject.points), default=0)
     run.warnings.extend(f"a point of the series is left out of account: {error}" for error in refused.values())
     run.warnings.extend(_renamed(run))
-    keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route)
+    keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route.certificates is not None)
     how = _how(run)
     run.series.require_of(subject.points, run.vm.uuid)
     fit.require_readable(subject.disks, sequence, run.series.store.path(run.series.folder))
