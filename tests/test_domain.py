@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from bed.machine import MIB, Disk, wait_for
 
-from nbdpull.core import errors
+from nbdpull.core import errors, unix_socket
 from nbdpull.definitions import domain_xml
 from nbdpull.hypervisor import backup_spec, backup_traces, connection, domain
 from nbdpull.operations import doctor
@@ -596,7 +596,7 @@ def test_impossible_checkpoint_name(vm, scratch, name):
         pass
 
 
-@pytest.mark.parametrize("socket", ["relative.sock", "/" + "x" * backup_spec.SOCKET_PATH_MAX])
+@pytest.mark.parametrize("socket", ["relative.sock", "/" + "x" * unix_socket.PATH_MAX])
 def test_impossible_socket(vm, scratch, socket):
     with pytest.raises(errors.UsageError, match="absolute .* 107"), vm.backups.begun(plan(scratch, socket=socket)):
         pass

@@ -37,7 +37,7 @@ def test_zombies_count_as_alive(child):
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
     with open(f"/proc/{started.pid}/stat") as stat:
         assert " Z " in stat.read()
-    assert told.is_alive is False and process.of(started.pid).is_alive is False
+    assert told.is_alive is False and told.is_dead and process.of(started.pid).is_alive is False
 
 
 def test_another_process_of_the_same_pid_is_another_one(child):
@@ -49,7 +49,7 @@ def test_another_process_of_the_same_pid_is_another_one(child):
 
 def test_what_is_on_another_machine_is_not_known(child):
     _, told = child
-    assert told._replace(machine="another").is_alive is None
+    assert told._replace(machine="another").is_alive is None and not told._replace(machine="another").is_dead
     assert told._replace(host="renamed").is_alive
 
 

@@ -32,7 +32,7 @@ def reached(
     """Inside, the domain can be pulled. hold: its journal.Hold.
 
     AUTO starts one that is off where that can be done and takes nothing but memory, and reads its images elsewhere.
-    Raises what Domain.awake and offline_read.opened do.
+    Raises what Power.awake and offline_read.opened do.
     """
     why = ""
     with contextlib.ExitStack() as entered:

@@ -30,6 +30,11 @@ class Process(NamedTuple):
             return None
         return self.boot == _boot() and self.started == _start_time(self.pid)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended; not where that cannot be told."""
+        return self.is_alive is False
+
 
 def of(pid: Optional[int] = None) -> Process:
     """A process of this machine, None = this one."""

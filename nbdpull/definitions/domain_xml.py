@@ -20,6 +20,7 @@ from . import xml_tree
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _SCRATCH = re.compile(r"/nbdpull-([^/]+)-[^/-]+\.scratch$")
 
+AGENT = "org.qemu.guest_agent.0"  # the name of its channel
 _DESCRIPTION = re.compile(r"nbdpull run (\S+)")
 
 
@@ -334,7 +335,7 @@ def displays(xml: str) -> set[str]:
 def agent_state(xml: str) -> Optional[str]:
     """Of a live <domain>: "connected" if an agent listens in the guest, "disconnected"; None without a channel."""
     for target in ET.fromstring(xml).iterfind("devices/channel/target"):
-        if target.get("name") == "org.qemu.guest_agent.0":
+        if target.get("name") == AGENT:
             return target.get("state", "disconnected")
     return None
 

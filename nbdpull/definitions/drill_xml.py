@@ -14,10 +14,8 @@ from typing import Optional
 
 from ..core import errors
 from ..format.layout import BOOT_FILES
-from . import copy_policy, definition, host_reach, xml_tree
+from . import copy_policy, definition, domain_xml, host_reach, xml_tree
 from .host_reach import Offer
-
-AGENT = "org.qemu.guest_agent.0"
 
 _KEPT_DEVICES = ("emulator", "controller", "input", "rng", "memballoon", "panic", "iommu", "memory", "video")
 # Of the domain itself: pinning, tuning, labels, host memory, metadata, and QEMU arguments of its own are left out.
@@ -29,7 +27,7 @@ _KEPT_OF_DISK = ("target", "boot", "serial", "wwn", "vendor", "product", "addres
 def has_agent(xml: str) -> bool:
     """Whether the domain has the guest agent's channel."""
     names = [target.get("name") for target in definition.parse(xml).iterfind("devices/channel/target")]
-    return AGENT in names
+    return domain_xml.AGENT in names
 
 
 def has_display(xml: str) -> bool:
@@ -68,7 +66,7 @@ def adapted(
     devices.extend([device for device in kept if device is not None] + [serial])
     if has_agent(xml):
         channel = ET.SubElement(devices, "channel", type="unix")
-        ET.SubElement(channel, "target", type="virtio", name=AGENT)
+        ET.SubElement(channel, "target", type="virtio", name=domain_xml.AGENT)
     _require_nothing_of_the_host(root, {*images.values(), console, *files.values()}, offer)
     return xml_tree.text_of(root)
 

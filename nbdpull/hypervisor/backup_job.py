@@ -14,13 +14,13 @@ from typing import Any, Optional
 from ..core import errors
 from ..definitions import domain_xml
 from ..definitions.domain_xml import Checkpoint
-from . import domain_freeze, jobs
+from . import domain_freeze
 from .backup_spec import Export
 from .backup_traces import Traces
 from .bindings import libvirt
 from .checkpoints import Checkpoints
 from .handle import Handle
-from .jobs import Jobs
+from .jobs import BACKUP, Jobs
 from .libvirt_error import NO_CHECKPOINT, code_of, is_unanswered, unless
 
 _COMPLETED, _KEEP_COMPLETED, _TYPE_COMPLETED = 1, 2, 3
@@ -34,8 +34,8 @@ class Job:
     made with it, or None; freeze: what became of the guest's freeze.
     """
 
-    def __init__(self, vm: Handle, running: Jobs, checkpoints: Checkpoints, traces: Traces):
-        self._vm, self._jobs, self._checkpoints, self._traces = vm, running, checkpoints, traces
+    def __init__(self, vm: Handle, jobs: Jobs, checkpoints: Checkpoints, traces: Traces):
+        self._vm, self._jobs, self._checkpoints, self._traces = vm, jobs, checkpoints, traces
         self._spec = traces.spec
         self._completed: dict[str, Any] = {}
         self._failed_with: Optional[int] = None  # libvirt's code for the begin
@@ -57,7 +57,7 @@ class Job:
         To be asked after the last read: QEMU lets go of the frozen state before the export, and a read in between
         returns what the guest has just written, with no error.
         """
-        if not self._traces.has_job() or self._jobs.operation() != jobs.BACKUP:
+        if not self._traces.has_job() or self._jobs.operation() != BACKUP:
             raise self._vm.ended() or self._lost("it ended before all was read")
 
     def finish(self) -> None:
@@ -67,7 +67,7 @@ class Job:
         with self._vm.live("read the result of the backup job"):
             self._completed = self._vm.dom.jobStats(_COMPLETED | _KEEP_COMPLETED)
         result = (self._completed.get("operation"), self._completed.get("type"), self._completed.get("success"))
-        if result != (jobs.BACKUP, _TYPE_COMPLETED, True):
+        if result != (BACKUP, _TYPE_COMPLETED, True):
             raise self._vm.ended() or self._lost(self._completed.get("errmsg") or "libvirt tells no success")
         self.finished = True
 

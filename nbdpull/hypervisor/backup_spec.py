@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-from ..core import errors
+from ..core import errors, unix_socket
 from ..definitions import definition, domain_xml
 from ..definitions.domain_xml import Backup, Listen
 from . import domain_freeze
@@ -19,7 +19,6 @@ from . import domain_freeze
 # QEMU's user must be able to enter it, which a home directory or a private folder seldom allows; and it is on a disk,
 # while /tmp is a tmpfs in many places: scratch grows with what the guest overwrites and would eat the host's memory.
 SCRATCH_DIR = "/var/tmp"
-SOCKET_PATH_MAX = 107  # bytes, sun_path less its NUL
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class BackupSpec:
     """What is asked for.
 
     run_id: unique text of this run, of letters, digits, dots and dashes, put into every name that we give; disks:
-    target -> base checkpoint, None = full; checkpoint: name of the one to make, over checkpoint_disks; socket: None =
-    Backups.socket_path; scratch_dir: a directory of the hypervisor that QEMU's user can enter;
-    quiesce, freeze_timeout: see domain_freeze.
+    target -> base checkpoint, None = full; scratch_dir: a directory of the hypervisor that QEMU's user can enter;
+    checkpoint: name of the one to make, over checkpoint_disks; socket: None = Backups.socket_path; quiesce,
+    freeze_timeout: see domain_freeze.
     """
 
     run_id: str
@@ -68,8 +67,8 @@ class BackupSpec:
         for path in filter(None, (socket, self.scratch_dir)):
             if not definition.can_name(path):
                 raise errors.UsageError(f"{path!r} cannot be written into libvirt's XML: name another path")
-        if socket and not (os.path.isabs(socket) and is_short_enough(socket)):
-            raise errors.UsageError(f"socket {socket}: give an absolute path of at most {SOCKET_PATH_MAX} bytes")
+        if socket and not (os.path.isabs(socket) and unix_socket.fits(socket)):
+            raise errors.UsageError(f"socket {socket}: give an absolute path of at most {unix_socket.PATH_MAX} bytes")
         name = self.checkpoint
         if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
             raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
@@ -85,8 +84,3 @@ class Export(NamedTuple):
 def socket_name(run_id: str) -> str:
     """What a run's socket is called where nobody named another one."""
     return f"nbdpull-{run_id}.sock"
-
-
-def is_short_enough(socket: str) -> bool:
-    """Whether a unix socket can have this path."""
-    return len(os.fsencode(socket)) <= SOCKET_PATH_MAX

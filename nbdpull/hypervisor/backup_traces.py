@@ -12,13 +12,12 @@ import time
 
 from ..core import errors
 from ..definitions.domain_xml import Backup
-from . import jobs
 from .backup_spec import BackupSpec
 from .bindings import libvirt
 from .checkpoints import Checkpoints
 from .clean_up import attempt
 from .handle import Handle
-from .jobs import Jobs
+from .jobs import BACKUP, Jobs
 from .libvirt_error import unless
 
 # An abort may wait 30 s in the daemon for another call on the same domain, and is then tried again.
@@ -33,8 +32,8 @@ class Traces:
     """Those of one run in one domain. spec: what it was to be; asked: the job that libvirt was, or is to be, told to
     begin."""
 
-    def __init__(self, vm: Handle, running: Jobs, checkpoints: Checkpoints, spec: BackupSpec, asked: Backup):
-        self._vm, self._jobs, self._checkpoints = vm, running, checkpoints
+    def __init__(self, vm: Handle, jobs: Jobs, checkpoints: Checkpoints, spec: BackupSpec, asked: Backup):
+        self._vm, self._jobs, self._checkpoints = vm, jobs, checkpoints
         self.spec, self.asked = spec, asked
 
     @property
@@ -54,7 +53,7 @@ class Traces:
 
     def is_under_way(self) -> bool:
         """Whether the domain's job is the very one that was asked for, its checkpoint included."""
-        return self._jobs.operation() == jobs.BACKUP and self._jobs.backup() == self.asked and self.has_checkpoint()
+        return self._jobs.operation() == BACKUP and self._jobs.backup() == self.asked and self.has_checkpoint()
 
     def found(self) -> list[str]:
         """What there is of the run, one text each."""
@@ -80,7 +79,7 @@ class Traces:
         try:
             operation = self._jobs.operation()
             with self._vm.live("end the backup job"):
-                if operation == jobs.BACKUP:
+                if operation == BACKUP:
                     return unless(_TRY_AGAIN, self._vm.dom.abortJob) is not None
                 # A begin that failed late leaves a backup that is no job any more, only its block jobs can be ended.
                 return operation is None and self._abort_block_jobs()

@@ -11,7 +11,7 @@ import os
 import urllib.parse
 from collections.abc import Iterator
 
-from ..core import errors
+from ..core import errors, unix_socket
 from ..definitions import definition
 from . import backup_spec
 from .backup_job import Job
@@ -76,7 +76,7 @@ class Backups:
         own = os.path.join("/var/lib/libvirt/qemu", f"domain-{self._vm.id}-{self._vm.name[:20]}")
         usable = urllib.parse.urlsplit(self._vm.uri).path == "/system" and (self._vm.is_remote or os.path.isdir(own))
         path = os.path.join(own, name)
-        usable = usable and definition.can_name(path) and backup_spec.is_short_enough(path)
+        usable = usable and definition.can_name(path) and unix_socket.fits(path)
         return path if usable else os.path.join("/var/tmp", name)
 
     def _require_free(self, socket: str | None) -> None:

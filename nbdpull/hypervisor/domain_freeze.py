@@ -138,9 +138,9 @@ class Freeze:
     def _start_guard(self) -> bool:
         command = [sys.executable, str(_GUARD), self._dom.UUIDString(), str(self._seconds),
                    domain_mark.uri(domain_mark.FREEZING)]  # fmt: skip
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._guard = subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes)  # type: ignore[call-overload]
-        assert self._guard and self._guard.stdout
+        self._guard = subprocess.Popen(command, start_new_session=True, bufsize=0, stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+        assert self._guard.stdout
         self._tell(self._uri.encode() + b"\n")  # a password in it is for no list of processes
         ready = select.select([self._guard.stdout], [], [], _GUARD_START)[0]
         if ready and self._guard.stdout.readline() == b"ready\n":

@@ -1,7 +1,7 @@
 """The connection to libvirt: every call has a deadline, and one that breaks with its daemon is made anew.
 
 Owns: deadlines, the second try on a new connection, and which calls must have none. Objects of libvirt come out wrapped
-so that the same holds for theirs. Must not know: what a call is for, or what its error means (domain.py does).
+so that the same holds for theirs. Must not know: what a call is for, or what its error means (libvirt_error.py does).
 
 A daemon that is gone for good, or hangs itself, is found out once: no call after that waits for it again. One that
 answers while a call about the domain does not is waited for a while longer, as it may itself be waiting.

@@ -32,22 +32,18 @@ def put(dom: Any, what: str, pid: Optional[int] = None) -> Process:
 
 
 def remove(dom: Any, what: str) -> None:
+    """Take it off, whoever put it."""
     dom.setMetadata(_ELEMENT, None, None, uri(what), _LIVE)
 
 
 def owner(dom: Any, what: str) -> Optional[Process]:
-    """The process that put the mark, None where there is none. In doubt it lives, see is_alive."""
+    """The process that put the mark, None where there is none."""
     try:
         return _process(ET.fromstring(dom.metadata(_ELEMENT, uri(what), _LIVE)))
     except libvirt.libvirtError as error:
         if error.get_error_code() in _NONE:
             return None
         raise
-
-
-def is_alive(owner: Process) -> bool:
-    """Whether that process runs; in doubt, as on another machine, it does."""
-    return owner.is_alive is not False
 
 
 def _process(mark: ET.Element) -> Process:

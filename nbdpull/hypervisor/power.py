@@ -53,7 +53,7 @@ class Power:
         if self._vm.active and not (owner and self._is_paused()) and not unmarked:
             yield False
             return
-        if owner and domain_mark.is_alive(owner):
+        if owner and not owner.is_dead:
             raise errors.Busy(
                 f"domain '{self._vm.name}' stands paused for a pull of process {owner.pid} on "
                 f"{owner.host}: try again when that has ended; if it never will, virsh destroy "
@@ -77,7 +77,7 @@ class Power:
         if self._is_unmarked(hold):
             return True
         owner = self._started_by() if self._vm.active and self._is_paused() else None
-        return owner is not None and not domain_mark.is_alive(owner)
+        return owner is not None and owner.is_dead
 
     def _is_unmarked(self, hold: Optional[StartRecord]) -> bool:
         """Whether it was started for a run that was killed before it could mark it: nobody has let it run yet."""
@@ -154,7 +154,7 @@ class Power:
         """Whether a dead run began to freeze the guest, and the guard that was to thaw it is dead, too."""
         with self._vm.seam("read its mark"):
             owner = domain_mark.owner(self._vm.dom, domain_mark.FREEZING) if self._vm.active else None
-        return owner is not None and not domain_mark.is_alive(owner)
+        return owner is not None and owner.is_dead
 
     def thaw_guest(self) -> None:
         """Of a guest that is left_frozen."""

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional, cast
 from urllib.parse import quote
 
-from ..core import child, errors
+from ..core import child, errors, unix_socket
 from ..core.errors import Check
 
 PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
-SOCKET_PATH_MAX = 107  # bytes
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 END_TIMEOUT = 5.0  # seconds for nbdkit to end by itself
 CACHE_BYTES = 64 << 20
@@ -86,8 +85,8 @@ class Server:
             self._folder = tempfile.mkdtemp(prefix="nbdpull-")
             return os.path.join(self._folder, "nbd.sock")
         path = os.path.abspath(self._request.socket)
-        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-            raise errors.UsageError(f"socket {path}: give a path of at most {SOCKET_PATH_MAX} bytes")
+        if not unix_socket.fits(path):
+            raise errors.UsageError(f"socket {path}: give a path of at most {unix_socket.PATH_MAX} bytes")
         if os.path.lexists(path):
             raise errors.OutputExists(f"socket {path} exists: remove it or name another")
         return path
