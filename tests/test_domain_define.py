@@ -65,7 +65,7 @@ def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, meddled, 
     meddled(defineXML=raising(libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR)))
     out = tmp_path / "out"
     request = restore.Options(str(vm.root), output=str(out), define=True, uri=private_libvirt.uri)
-    with pytest.raises(errors.HypervisorError, match=f"cannot define domain 'new': .*all is restored in {out}"):
+    with pytest.raises(errors.HypervisorError, match=f"cannot define domain 'new': .*everything is restored in {out}"):
         restore.restore(request)
     assert sorted(os.listdir(out)) == ["domain.xml", "vda.qcow2"]
 
