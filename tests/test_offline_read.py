@@ -743,7 +743,7 @@ def test_plan_tells_what_a_pull_then_reads(pulled):
     assert [disk["dirty_bytes"] for disk in told["disks"]] == [disk["dirty_bytes"] for disk in point["disks"]]
     assert told["disks"][0]["zero_bytes"] == point["disks"][0]["zero_bytes"] == 2 * CLUSTER
     table = nbdpull("plan", vm.name, "-o", witness.store, "-c", vm.bed.uri)
-    assert table.returncode == 0 and "incremental" in table.stdout
+    assert table.returncode == 0 and "vda   incr " in table.stdout
     vm.start()
     assert plan(witness)["offline"] is None
 
