@@ -34,9 +34,7 @@ class Encrypted(Machine):
     def _disk_xml(self, target):
         """The one has it within <source>, as libvirt likes it now, the other as it was once."""
         xml = super()._disk_xml(target)
-        place = {"vda": "/><target", "vdb": "<target"}.get(target)
-        if target == "vda":
-            return xml.replace("/><target", f">{self.encryption}</source><target")
+        place = {"vda": "</source>", "vdb": "<target"}.get(target)
         return xml.replace(place, f"{self.encryption}{place}") if place else xml
 
 
