@@ -41,7 +41,7 @@ def good(*words):
 
 def test_list(vm):
     assert [point["id"] for point in json.loads(good("list", vm.root, "--json"))] == [p.id for p in vm.points]
-    assert all(point.id in good("list", vm.root) for point in vm.points)
+    assert all(point.id in good("list", vm.root, "--wide") for point in vm.points)
 
 
 def test_show(vm):
