@@ -130,6 +130,14 @@ def test_job_active(machine, private_libvirt, tmp_path):
     wait_for(lambda: not vm.job_active(), "end of the job")
 
 
+def test_domains_that_are_left_are_ended(private_libvirt, tmp_path):
+    with Machine(private_libvirt, tmp_path / "others", {"vda": MIB}) as left:
+        left.create_checkpoint("one")
+        names = private_libvirt.virsh("list", "--all", "--name").split()
+        assert left.name in names and private_libvirt.end_domains() == names
+        assert private_libvirt.virsh("list", "--all", "--name").split() == []
+
+
 DIES = """
 import os, sys
 sys.path.insert(0, sys.argv[1])

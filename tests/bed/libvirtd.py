@@ -159,6 +159,15 @@ class PrivateLibvirt:
             raise BedError(f"virsh {' '.join(map(str, args))}: {done.stderr.strip()}")
         return done.stdout
 
+    def end_domains(self):
+        """End and undefine every domain that there is; their names."""
+        names = self.virsh("list", "--all", "--name").split()
+        for name in names:
+            self.virsh("destroy", name, check=False)
+            self.virsh("undefine", name, "--nvram", "--managed-save", "--checkpoints-metadata", "--snapshots-metadata",
+                       check=False)  # fmt: skip
+        return names
+
     def qemu_pid(self, domain):
         """Process id of the QEMU of the domain with this name; None where none runs."""
         folder = self.run / "qemu" if self.root else self.run / "qemu/run"
