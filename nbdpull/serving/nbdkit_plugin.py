@@ -4,12 +4,16 @@ Owns: what nbdkit asks (exports, sizes, extents, bytes), and the first line abou
 Must not know: how it is started (nbd_server.py), what a client is.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Union
 
 import nbdkit
 
@@ -17,27 +21,32 @@ from nbdpull.core import errors
 from nbdpull.core.extents import ZERO, in_blocks
 from nbdpull.repository import lookup, marker, series
 
+if TYPE_CHECKING:
+    from nbdpull.serving.overlay import Overlay
+
+    Served = Union[lookup.RandomImage, Overlay]
+
 API_VERSION = 2
 MAX_EXTENTS = 4096  # in one answer; a client asks on
 # qemu-img convert counts in sectors, and takes one that is zero only at its beginning for zero.
 BLOCK = 4096
 TROUBLE = "trouble: "  # begins a line on standard error that is for the operator; then comes JSON
 
-_config: dict = {}
-_images: dict = {}
-_about: dict = {}
-_complaints: set = set()
+_config: dict[str, list[str]] = {}
+_images: dict[str, Served] = {}
+_about: dict[str, Any] = {}
+_complaints: set[str] = set()
 
 
-def config(key, value):
+def config(key: str, value: str) -> None:
     _config.setdefault(key, []).append(value)
 
 
-def thread_model():
+def thread_model() -> Any:
     return nbdkit.THREAD_MODEL_PARALLEL
 
 
-def get_ready():
+def get_ready() -> None:
     """Open everything before nbdkit listens: who can connect can read."""
     try:
         _open()
@@ -49,8 +58,9 @@ def get_ready():
         raise
 
 
-def _open():
-    target = series.only_series(marker.open_store(_config["store"][0]), _config.get("domain", [None])[0])
+def _open() -> None:
+    domain = _config["domain"][0] if "domain" in _config else None
+    target = series.only_series(marker.open_store(_config["store"][0]), domain)
     point = target.point(_config.get("point", [series.LATEST])[0])
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk
@@ -60,19 +70,19 @@ def _open():
                   disks={name: image.size for name, image in _images.items()})  # fmt: skip
 
 
-def _writable(image):
+def _writable(image: lookup.RandomImage) -> Overlay:
     from nbdpull.serving import overlay
 
     return overlay.Overlay(image)
 
 
-def after_fork():
+def after_fork() -> None:
     """nbdkit listens from now on."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _tell(**_about)
 
 
-def _end_with_parent():
+def _end_with_parent() -> None:
     """End as soon as who started nbdkit closes its end of a pipe, be it by a kill: by itself nbdkit would wait for the
     last client to go."""
     os.read(int(_config["parent"][0]), 1)
@@ -80,12 +90,12 @@ def _end_with_parent():
     os._exit(0)
 
 
-def _tell(**values):
+def _tell(**values: Any) -> None:
     with os.fdopen(int(_config["status"][0]), "w") as pipe:
         pipe.write(json.dumps(values) + "\n")
 
 
-def cleanup():
+def cleanup() -> None:
     """Remove what nbdkit leaves: its socket, and a folder of ours."""
     for path in _config.get("socket", []):
         with suppress(OSError):
@@ -95,56 +105,56 @@ def cleanup():
             os.rmdir(path)
 
 
-def list_exports(readonly, is_tls):
+def list_exports(readonly: bool, is_tls: bool) -> list[str]:
     return list(_images)
 
 
-def default_export(readonly, is_tls):
+def default_export(readonly: bool, is_tls: bool) -> str:
     return next(iter(_images))
 
 
-def open(readonly):
-    name = nbdkit.export_name()
+def open(readonly: bool) -> Served:
+    name: str = nbdkit.export_name()
     if name and name not in _images:
         raise RuntimeError(f"no export {name}; there are: {', '.join(_images)}")
     return _images[name or default_export(readonly, False)]
 
 
-def export_description(image):
+def export_description(image: Served) -> str:
     return f"disk {image.disk} of {_about['domain']} at point {_about['point']}"
 
 
-def get_size(image):
+def get_size(image: Served) -> int:
     return image.size
 
 
-def can_write(image):
+def can_write(image: Served) -> bool:
     return "writable" in _config
 
 
-def can_multi_conn(image):
+def can_multi_conn(image: Served) -> bool:
     return True
 
 
-def can_cache(image):
+def can_cache(image: Served) -> Any:
     return nbdkit.CACHE_NONE
 
 
-def can_extents(image):
+def can_extents(image: Served) -> bool:
     return True
 
 
-def pread(image, buffer, offset, flags):
+def pread(image: Served, buffer: bytearray, offset: int, flags: int) -> None:
     with _told():
         image.read_into(offset, buffer)
 
 
-def pwrite(image, buffer, offset, flags):
+def pwrite(image: Overlay, buffer: bytearray, offset: int, flags: int) -> None:
     with _told():
         image.write(offset, buffer)
 
 
-def zero(image, count, offset, flags):
+def zero(image: Overlay, count: int, offset: int, flags: int) -> None:
     with _told():
         image.zero(offset, count)
 
@@ -152,12 +162,12 @@ def zero(image, count, offset, flags):
 trim = zero
 
 
-def flush(image, flags):
+def flush(image: Served, flags: int) -> None:
     """What is thrown away at the end need not reach the medium."""
 
 
 @contextmanager
-def _told():
+def _told() -> Iterator[None]:
     """What fails is an I/O error for the client, and a line for the operator."""
     try:
         yield
@@ -170,7 +180,7 @@ def _told():
         raise
 
 
-def _complain(text):
+def _complain(text: str) -> None:
     """A line that serve passes on, once; the exception itself is a page on nbdkit's log, at each try of the client."""
     if text not in _complaints:
         _complaints.add(text)
@@ -178,7 +188,7 @@ def _complain(text):
         sys.stderr.flush()
 
 
-def extents(image, count, offset, flags):
+def extents(image: Served, count: int, offset: int, flags: int) -> list[tuple[int, int, int]]:
     found = image.extents(offset, count, 1 if flags & nbdkit.FLAG_REQ_ONE else MAX_EXTENTS)
     zero = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
     return [(at, length, zero if kind == ZERO else 0) for at, length, kind in in_blocks(found, BLOCK).tolist()]
