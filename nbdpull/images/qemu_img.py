@@ -1,4 +1,4 @@
-"""QEMU's programs for images: is one installed, how an image is named to them, and what qemu-img is asked to do.
+"""How an image is named to QEMU's programs, and what qemu-img is asked to do.
 
 Owns: qemu-img's errors, which become ours here, and how a program gets at an image that is encrypted: it is told of the
 file that holds the secret, and reads that itself. Must not know: what an image is for.
@@ -7,11 +7,10 @@ file that holds the secret, and reads that itself. Must not know: what an image 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from typing import Optional
 
-from ..core import errors
+from ..core import errors, software
 
 SECTOR = 512  # bytes: an encrypted image is of whole ones
 # qemu-img measures how fast a passphrase can be tried by the CPU time of some ten milliseconds. A kernel that counts
@@ -21,18 +20,9 @@ _ID = "secret0"
 _KEY = f"key-secret={_ID}"
 
 
-def require(program: str) -> None:
-    """MissingSoftware where it is not installed."""
-    if shutil.which(program) is None:
-        raise errors.MissingSoftware(
-            f"{program} is not installed: install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL); new images "
-            "without options, and raw ones, can be restored without it"
-        )
-
-
 def run(path: str, *words: str) -> str:
     """What qemu-img prints; path: of the image, for messages. Busy, OutputError."""
-    require("qemu-img")
+    software.require("qemu-img", "new images without options, and raw ones, can be restored without it")
     done = subprocess.run(["qemu-img", *words], capture_output=True, text=True)
     if done.returncode:
         said = " ".join(done.stderr.split())

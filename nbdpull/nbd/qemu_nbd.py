@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import IO, Callable, TypeVar
 
-from ..core import child, errors
-from ..images import qemu_img
+from ..core import child, errors, software
 
 START = 10.0  # seconds
 LOOK_INTERVAL = 0.005  # seconds until its socket is tried again
@@ -60,7 +59,7 @@ class QemuNbd:
 def serving(words: Sequence[str], end_with_us: int = signal.SIGKILL) -> Iterator[QemuNbd]:
     """Give a QemuNbd. words: its options, and those that name the image; end_with_us: the signal that it gets when we
     end before it. In the end it is killed, unless it has finished."""
-    qemu_img.require("qemu-nbd")
+    software.require("qemu-nbd")
     with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder, tempfile.TemporaryFile() as log:
         socket = os.path.join(folder, "nbd")
         process = subprocess.Popen(

@@ -18,10 +18,9 @@ import tempfile
 import time
 from typing import Any, Callable
 
-from ..core import child, errors
+from ..core import child, errors, software
 
 PROGRAM = "qemu-storage-daemon"
-PACKAGE = "qemu-utils (Debian 13), qemu-system-common (Debian 12, Ubuntu) or qemu-img (Fedora, RHEL)"
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 END_TIMEOUT = 5.0  # seconds; a process whose storage hangs cannot be ended, and is not waited for
 
@@ -38,8 +37,7 @@ class StorageDaemon:
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None, stall_timeout: float = 60.0):
-        if shutil.which(PROGRAM) is None:
-            raise errors.MissingSoftware(f"{PROGRAM} is not installed: install {PACKAGE}")
+        software.require(PROGRAM)
         self._check, self._stall_timeout = check, stall_timeout
         self._unread = b""
         with contextlib.ExitStack() as opened:

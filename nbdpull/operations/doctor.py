@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from ..backup import scratch_watch, strays
-from ..core import errors
+from ..core import errors, software
 from ..definitions import disk_choice, omissions
 from ..hypervisor import qemu_faults
 from ..nbd import storage_daemon
@@ -98,15 +98,15 @@ def _libnbd():
 
 def _programs():
     needs = [
-        ("qemu-img", "qcow2 images at restore", "qemu-utils (Debian) or qemu-img (Fedora)"),
-        ("qemu-nbd", "qcow2 images at restore", "qemu-utils (Debian) or qemu-img (Fedora)"),
-        (storage_daemon.PROGRAM, "domains that are off and cannot be started", storage_daemon.PACKAGE),
+        ("qemu-img", "qcow2 images at restore"),
+        ("qemu-nbd", "qcow2 images at restore"),
+        (storage_daemon.PROGRAM, "domains that are off and cannot be started"),
     ]
     return [
         _good(name, path)
         if (path := shutil.which(name))
-        else Finding(WARN, name, f"not installed; needed for {use}", f"install {package}")
-        for name, use, package in needs
+        else Finding(WARN, name, f"not installed; needed for {use}", f"install {software.PACKAGES[name]}")
+        for name, use in needs
     ]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional, cast
 from urllib.parse import quote
 
-from ..core import child, errors, unix_socket
+from ..core import child, errors, software, unix_socket
 from ..core.errors import Check
 
 PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
@@ -92,8 +92,7 @@ class Server:
         return path
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:
-        if shutil.which("nbdkit") is None:
-            raise _missing("nbdkit is not installed")
+        software.require("nbdkit")
         status, telling = os.pipe()
         parent, self._alive = os.pipe()  # which ends when we do, however that is
         try:
@@ -142,7 +141,7 @@ class Server:
         self._started.wait()
         said = child.said(self._log)
         if "nbdkit-python-plugin" in said:
-            return _missing("nbdkit has no Python plugin")
+            return software.missing("nbdkit", "nbdkit has no Python plugin")
         if "ModuleNotFoundError" in said or "ImportError" in said:
             return errors.MissingSoftware(
                 "nbdkit's Python cannot load the packages of this one: run nbdpull with the distribution's own "
@@ -230,12 +229,6 @@ def _trouble(line: str) -> Optional[str]:
     with contextlib.suppress(ValueError):
         return str(json.loads(line[len(TROUBLE) :]))
     return None
-
-
-def _missing(what: str) -> errors.MissingSoftware:
-    return errors.MissingSoftware(
-        f"{what}: install nbdkit and nbdkit-plugin-python (Debian, Ubuntu) or nbdkit-python-plugin (Fedora, RHEL)"
-    )
 
 
 def _error(code: str, message: str) -> errors.NbdpullError:

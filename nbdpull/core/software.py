@@ -1,0 +1,32 @@
+"""Programs of others that nbdpull runs: is one installed, and what has to be installed where it is not.
+
+Owns: which packages have a program, on the distributions that are supported, and the error where it is missing. Must
+not know: what it is run for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Optional
+
+from . import errors
+
+_QEMU_IMG = "qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)"
+PACKAGES = {
+    "qemu-img": _QEMU_IMG,
+    "qemu-nbd": _QEMU_IMG,
+    "qemu-storage-daemon": "qemu-utils (Debian 13), qemu-system-common (Debian 12, Ubuntu) or qemu-img (Fedora, RHEL)",
+    "nbdkit": "nbdkit and nbdkit-plugin-python (Debian, Ubuntu) or nbdkit-python-plugin (Fedora, RHEL)",
+}
+
+
+def require(program: str, otherwise: str = "") -> None:
+    """MissingSoftware where it is not installed. otherwise: how to do without it."""
+    if shutil.which(program) is None:
+        raise missing(program, otherwise=otherwise)
+
+
+def missing(program: str, what: Optional[str] = None, otherwise: str = "") -> errors.MissingSoftware:
+    """The error where it is not installed, or where `what` says what of it is not."""
+    told = f"{what or f'{program} is not installed'}: install {PACKAGES[program]}"
+    return errors.MissingSoftware(f"{told}; {otherwise}" if otherwise else told)
