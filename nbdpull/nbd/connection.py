@@ -7,28 +7,23 @@ export is read or written, and which of our errors that makes of libnbd's: that 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
 from ..core import errors
 from ..core.errors import Check
 from .libnbd import nbd
 
+Piece = tuple[int, memoryview]  # (offset, bytes, or where they go)
+
 ALLOCATION = "base:allocation"
 STATE_ZERO = 1 << 1  # of base:allocation; its HOLE bit promises nothing about the content and is ignored
 POLL_INTERVAL = 250  # milliseconds
 MAX_AT_ONCE = 16  # QEMU works on no more requests of a connection at once
-
-
-class Request(NamedTuple):
-    """start: begins it, and returns its cookie; size: bytes; doing: for messages."""
-
-    start: Callable[[], int]
-    size: int
-    doing: str
 
 
 class Connection:
@@ -50,28 +45,34 @@ class Connection:
         """The error for a server that sent nothing for so long."""
         raise NotImplementedError
 
-    def _at_once(self, requests: Iterable[Request], most: int, most_bytes: Optional[int] = None) -> list[Any]:
-        """Have requests done, so many at once, and return the nbd.Errors of those that failed. After one only what is
-        under way is awaited."""
-        under_way: deque[tuple[int, Request]] = deque()
+    def _at_once(
+        self,
+        start: Callable[[int, memoryview], int],
+        pieces: Iterable[Piece],
+        doing: Callable[[int], str],
+        most: int = MAX_AT_ONCE,
+        most_bytes: float = math.inf,
+    ) -> list[Any]:
+        """Have a request done for each piece, `most` at once, and return the nbd.Errors of those that failed; after one
+        only what is under way is awaited. start: begins one, and returns its cookie; doing: what to say of it."""
+        under_way: deque[tuple[int, int, int]] = deque()  # cookie, offset, bytes
         size = 0
         failed: list[Any] = []
-        for request in requests:
-            more = request.size
-            while under_way and (len(under_way) >= most or (most_bytes is not None and size + more > most_bytes)):
-                cookie, oldest = under_way.popleft()
-                self._wait(cookie, oldest.doing, failed)
-                size -= oldest.size
+        for offset, view in pieces:
+            while under_way and (len(under_way) >= most or size + len(view) > most_bytes):
+                cookie, at, length = under_way.popleft()
+                self._wait(cookie, doing(at), failed)
+                size -= length
             if failed:
                 break
-            under_way.append((request.start(), request))
-            size += more
-        for cookie, request in under_way:
-            self._wait(cookie, request.doing, failed)
+            under_way.append((start(offset, view), offset, len(view)))
+            size += len(view)
+        for cookie, at, _ in under_way:
+            self._wait(cookie, doing(at), failed)
         return failed
 
     def _done(self, start: Callable[[], int], doing: str) -> list[Any]:
-        """The same with one request."""
+        """Have one request done; its nbd.Error, or none."""
         failed: list[Any] = []
         with self._translated(doing):
             self._wait(start(), doing, failed)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from ..core import errors
 from ..core.errors import Check
 from . import batching, connection, qemu_nbd
-from .connection import ALLOCATION, STATE_ZERO, Connection, Request
+from .connection import ALLOCATION, STATE_ZERO, Connection
 from .libnbd import nbd
 
 if TYPE_CHECKING:
@@ -121,17 +121,18 @@ class _Connection(Connection):
         log.info("connected to %s: %d bytes", name, self.size)
 
     def write(self, parts: Sequence[Part]) -> None:
-        requests = [
-            self._writing(memoryview(buffer)[at : at + size], offset + at)
+        pieces = [
+            (offset + at, memoryview(buffer)[at : at + size])
             for offset, buffer in parts
             for at, size in batching.steps(len(buffer), MAX_REQUEST)
         ]
         with self._translated("write to"):
-            failed = self._at_once(requests, connection.MAX_AT_ONCE)
+            failed = self._at_once(self._start_write, pieces, lambda _: "write to")
         self._require_success(failed, "write to")
 
-    def _writing(self, view: memoryview, offset: int) -> Request:
-        return Request(lambda: self._nbd.aio_pwrite(view, offset), len(view), "write to")
+    def _start_write(self, offset: int, view: memoryview) -> int:
+        cookie: int = self._nbd.aio_pwrite(view, offset)
+        return cookie
 
     def zero(self, offset: int, length: int) -> None:
         if self._nbd.can_zero():  # without NO_HOLE: the server may unmap

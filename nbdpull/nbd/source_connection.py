@@ -22,7 +22,7 @@ from ..core import errors
 from ..core.errors import Check
 from . import batching, connection
 from .address import Kept, Tcp
-from .connection import POLL_INTERVAL, Connection, Request
+from .connection import POLL_INTERVAL, Connection
 from .libnbd import nbd
 
 if TYPE_CHECKING:
@@ -156,28 +156,23 @@ class SourceConnection(Connection):
         """Read ascending [(offset, length), …] at once: a memoryview each, valid until the thread reads again."""
         reads = batching.bridged(ranges)
         buffers = _views([(start, length) for start, length, _ in reads])
-        views, requests = [], []
+        views, pieces = [], []
         for (start, _, wanted), view in zip(reads, buffers):
             views += [view[offset - start : offset - start + count] for offset, count in wanted]
-            requests += [
-                self._reading(view[at : at + size], start + at)
-                for at, size in batching.steps(len(view), MAX_BATCH_BYTES)
-            ]
+            steps = batching.steps(len(view), MAX_BATCH_BYTES)
+            pieces += [(start + at, view[at : at + size]) for at, size in steps]
         with self._translated("reading"):
-            failed = self._at_once(requests, self._reads_at_once, self._bytes_at_once)
+            failed = self._at_once(self._start_read, pieces, _reading, self._reads_at_once, self._bytes_at_once)
         self._require_success(failed, f"reading from byte {ranges[0][0]} on" if ranges else "reading", ReadFailed)
         return views
 
-    def _reading(self, view: memoryview, offset: int) -> Request:
-        return Request(lambda: self._start_read(view, offset), len(view), f"reading at byte {offset}")
-
-    def _start_read(self, view: memoryview, offset: int) -> int:
+    def _start_read(self, offset: int, view: memoryview) -> int:
         if self._keeper:
-            return self._start_whole_read(view, offset)
+            return self._start_whole_read(offset, view)
         cookie: int = self._nbd.aio_pread(view, offset)
         return cookie
 
-    def _start_whole_read(self, view: memoryview, offset: int) -> int:
+    def _start_whole_read(self, offset: int, view: memoryview) -> int:
         """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
         whole = nbd.CMD_FLAG_DF if self._nbd.can_df() else 0
         cookie: int = self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
@@ -201,16 +196,16 @@ class SourceConnection(Connection):
         bad: list[tuple[int, int]] = []
         for at, size in batching.steps(length, step):
             try:
-                self._read_whole(view[at : at + size], offset + at)
+                self._read_whole(offset + at, view[at : at + size])
             except ReadFailed:
                 finer = step > PIN_FINE and size > PIN_FINE
                 bad += self._pinned(offset + at, size, view[at : at + size], PIN_FINE) if finer else [
                     (offset + at, offset + at + size)]  # fmt: skip
         return bad
 
-    def _read_whole(self, view: memoryview, offset: int) -> None:
-        doing = f"reading at byte {offset}"
-        self._require_success(self._done(lambda: self._start_whole_read(view, offset), doing), doing, ReadFailed)
+    def _read_whole(self, offset: int, view: memoryview) -> None:
+        doing = _reading(offset)
+        self._require_success(self._done(lambda: self._start_whole_read(offset, view), doing), doing, ReadFailed)
 
     def _require_success(
         self, failed: list[Any], doing: str, kind: type[errors.SourceError] = errors.SourceError
@@ -253,6 +248,10 @@ class SourceConnection(Connection):
 
 
 _own = threading.local()  # the buffer of each thread: what it read is of use to it after it gave the connection back
+
+
+def _reading(offset: int) -> str:
+    return f"reading at byte {offset}"
 
 
 def _views(ranges: Sequence[Range]) -> list[memoryview]:
