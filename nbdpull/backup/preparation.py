@@ -119,8 +119,7 @@ def resumed(
     try:
         choice = choose(subject, asked, check)
         plan = _plan(subject, asked, choice, dead.id)
-        why = resume.obstacle(subject.vm, dead, plan, choice.parent, how, scratch_limit)
-        why = obstacle or why
+        why = obstacle or resume.obstacle(subject.vm, dead, plan, choice.parent, how, scratch_limit)
         if dead.freeze and not why:
             return Attempt(
                 Prepared(choice, plan, Dead(dead, dead.freeze, series.resumed_journal(dead.id))), choice.warnings

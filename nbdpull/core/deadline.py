@@ -18,9 +18,9 @@ def bounded(check: Check, seconds: Optional[float], what: str) -> Check:
         return check
     deadline = time.monotonic() + seconds
 
-    def bounded() -> None:
+    def check_both() -> None:
         check()
         if time.monotonic() > deadline:
             raise errors.LimitReached(f"{what} took longer than --max-duration ({seconds:g} s): it was ended")
 
-    return bounded
+    return check_both
