@@ -7,7 +7,7 @@ from argparse import Namespace
 from ...core import errors
 from ...core.errors import Check
 from ...operations.options import CleanupOptions as Options
-from .. import terminal, usage
+from .. import leftovers, usage
 from ..output import Outcome, Report
 
 SUMMARY = "remove what a pull that died left in a domain and a store"
@@ -28,6 +28,5 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     options = usage.options(Options, args)
     result = cleanup.cleanup(options, report, check)
-    lines = terminal.leftovers(result.found) or ["nothing to clean up"]
-    code = errors.Busy.exit_code if any(item.left for item in result.found) and not options.dry_run else 0
-    return Outcome({"found": [vars(item) for item in result.found]}, lines, code, domain=result.domain)
+    code = errors.Busy.exit_code
+    return leftovers.outcome(result.found, options.dry_run, result.domain, "nothing to clean up", code)

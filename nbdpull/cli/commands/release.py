@@ -7,7 +7,7 @@ from argparse import Namespace
 from ...core import errors
 from ...core.errors import Check
 from ...operations.options import ReleaseOptions as Options
-from .. import terminal, usage
+from .. import leftovers, usage
 from ..output import Outcome, Report
 
 SUMMARY = "remove nbdpull's checkpoints and bitmaps from a domain"
@@ -27,8 +27,6 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     options = usage.options(Options, args)
     result = release.release(options, report, check)
-    lines = terminal.leftovers(result.found) or ["nothing to release"]
-    if any(not item.left for item in result.found):
-        lines.append("The next pull into each store reads every disk in full.")
-    code = errors.HypervisorError.exit_code if any(item.left for item in result.found) and not options.dry_run else 0
-    return Outcome({"found": [vars(item) for item in result.found]}, lines, code, domain=result.domain)
+    after = "The next pull into each store reads every disk in full."
+    code = errors.HypervisorError.exit_code
+    return leftovers.outcome(result.found, options.dry_run, result.domain, "nothing to release", code, after)
