@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Optional, TextIO
 
 from ..core import errors
+from . import terminal
 
 SAID = "nbdpull.said"  # what standard error has had already: for the file alone
 
@@ -87,8 +88,6 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.module_name = record.name.rpartition(".")[2]
-        from . import terminal
-
         return terminal.plain(super().format(record))
 
 

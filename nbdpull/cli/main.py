@@ -17,7 +17,7 @@ from typing import Optional
 from .. import __version__
 from ..core import errors
 from ..core.errors import Check
-from . import logs, output, signals, usage
+from . import logs, output, signals, terminal, usage
 from .commands import VERBS
 
 _ONE_DOCUMENT = ("list", "show", "index", "plan", "doctor")  # the others print events with --json
@@ -128,8 +128,6 @@ def _run(line: Line, check: Check) -> int:
 
 
 def _with_bars(line: Line, check: Check) -> output.Outcome:
-    from . import terminal
-
     with terminal.Bars() as bars:
         return usage.command(line.verb).run(line.args, logs.with_steps(bars), check)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from ..core import errors
-from . import logs
+from . import logs, terminal
 
 SCHEMA = 2  # of the JSON lines: another number where a member goes, or means another thing
 Report = Callable[..., None]  # of an operation: report(event=…, **members)
@@ -43,16 +43,12 @@ def silent(**event: Any) -> None:
 
 def say(*lines: str) -> None:
     """Print lines for a person, on standard output."""
-    from . import terminal
-
     for line in lines:
         _print(terminal.plain(line) + "\n")
 
 
 def complain(*lines: str, level: int = logging.ERROR) -> None:
     """The same on standard error, and in the log."""
-    from . import terminal
-
     with suppress(OSError):
         for line in lines:
             logs.said(level, line)

@@ -10,7 +10,7 @@ from typing import Any
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import ListOptions as Options
-from .. import types, usage
+from .. import terminal, types, usage
 from ..output import Outcome, Report
 
 SUMMARY = "list the points of a store"
@@ -45,8 +45,6 @@ def _by_domain(points: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _narrow(points: list[dict[str, Any]], ids: dict[str, str]) -> Iterator[str]:
     """A table for each domain, in which lines are of at most 80 characters; ids: the short one of each."""
-    from .. import terminal
-
     headings = ("POINT", "MODE", "DISKS", "STORED", "VERIFIED", "DRILLED")
     for group in _by_domain(points):
         rows = [(ids[point["id"]], _mode(point), str(len(point["disks"])), size(_stored([point])),
@@ -58,8 +56,6 @@ def _narrow(points: list[dict[str, Any]], ids: dict[str, str]) -> Iterator[str]:
 
 def _mode(point: dict[str, Any]) -> str:
     """Of its disks; "partial" where no whole image can be made."""
-    from .. import terminal
-
     modes = {disk["mode"] for disk in point["disks"]}
     return "partial" if point["partial"] else "mixed" if len(modes) > 1 else terminal.mode(*modes)
 
@@ -69,21 +65,15 @@ def _stored(points: list[dict[str, Any]]) -> int:
 
 
 def _totals(points: list[dict[str, Any]]) -> str:
-    from .. import terminal
-
     return f"{terminal.count(len(points), 'point')}, {size(_stored(points))} stored"
 
 
 def _wide(points: list[dict[str, Any]]) -> Iterator[str]:
-    from .. import terminal
-
     headings = ("DOMAIN", "POINT", "AS OF", "PARENT", "CHECKPOINT", "DISKS", "STORED", "VERIFIED", "DRILLED")
     yield from [*terminal.table(headings, [_row(point) for point in points]), "", _totals(points)]
 
 
 def _row(point: dict[str, Any]) -> tuple[str, ...]:
-    from .. import terminal
-
     shown = ",".join(f"{disk['name']}:{disk['mode']}" for disk in point["disks"])
     as_of = point["as_of"] or f"before {point['created']}"
     named = (point["domain"], point["id"], as_of, terminal.parent(point), point["checkpoint"] or "-")

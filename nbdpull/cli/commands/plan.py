@@ -9,7 +9,7 @@ from typing import Any
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import PlanOptions as Options
-from .. import usage
+from .. import terminal, usage
 from ..output import Outcome, Report
 
 SUMMARY = "show what a pull would read, and leave nothing behind"
@@ -38,8 +38,6 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
-    from .. import terminal
-
     headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "DATA", "EST. STORED")
     counts = ("size", "dirty_bytes", "data_bytes")
     rows = [

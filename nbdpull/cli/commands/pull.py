@@ -12,7 +12,7 @@ from typing import Any
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import PullOptions as Options
-from .. import types, usage
+from .. import terminal, types, usage
 from ..output import Outcome, Report
 from . import RESERVED
 
@@ -153,8 +153,6 @@ def _option(name: str, value: str) -> list[str]:
 
 
 def _lines(options: Options, point: dict[str, Any], following: str, offline: Any) -> Iterator[str]:
-    from .. import terminal
-
     yield f"{point['domain']}: point {point['id']} is in {options.output}"
     if offline:
         yield _OFFLINE[offline]
@@ -170,8 +168,6 @@ def _lines(options: Options, point: dict[str, Any], following: str, offline: Any
 
 def _total(point: dict[str, Any]) -> str:
     """How much, how long and how fast: the rate is that of reading."""
-    from .. import terminal
-
     read, stored = (sum(disk[name] for disk in point["disks"]) for name in ("read_bytes", "stored_bytes"))
     seconds = point["seconds"]
     return (

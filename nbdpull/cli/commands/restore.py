@@ -11,7 +11,7 @@ from ...core import errors
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import RestoreOptions as Options
-from .. import types, usage
+from .. import terminal, types, usage
 from ..output import Outcome, Report
 
 if TYPE_CHECKING:
@@ -124,8 +124,6 @@ def _lines(result: Result, lost: list[str], following: Optional[str]) -> Iterato
 
 def _disks(result: Result) -> list[str]:
     """What of each disk was written, how fast, and where it is."""
-    from .. import terminal
-
     rows = []
     for disk, written in result.written_bytes.items():
         rate = terminal.rate(written, result.seconds)

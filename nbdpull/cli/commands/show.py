@@ -8,7 +8,7 @@ from typing import Any
 
 from ...core.errors import Check
 from ...operations.options import ShowOptions as Options
-from .. import usage
+from .. import terminal, usage
 from ..output import Outcome, Report
 
 SUMMARY = "show one point"
@@ -37,8 +37,6 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _lines(point: dict[str, Any]) -> Iterator[str]:
-    from .. import terminal
-
     about = {**point, "parent": terminal.parent(point)}
     members = ("id", "domain", "uuid", "as_of", "created", "since", "checkpoint", "parent", "consistency")
     yield from (f"{name + ':':13}{about[name] if about[name] is not None else '-'}" for name in members)
@@ -51,8 +49,6 @@ def _lines(point: dict[str, Any]) -> Iterator[str]:
 
 def _verification(found: Any) -> Iterator[str]:
     """All that is known by verifications."""
-    from .. import terminal
-
     yield terminal.finding(found)
     if not found:
         return

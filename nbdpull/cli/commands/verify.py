@@ -11,7 +11,7 @@ from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import CompareOptions
 from ...operations.options import VerifyOptions as Options
-from .. import types, usage
+from .. import terminal, types, usage
 from ..output import Outcome, Report
 
 SUMMARY = "look for damage in a store"
@@ -71,8 +71,6 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 def _lines(values: dict[str, Any]) -> Iterator[str]:
     """What was found, and what of it follows for each point."""
-    from .. import terminal
-
     damages = values["damages"]
     for damage in damages:
         where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
