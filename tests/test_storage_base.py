@@ -12,8 +12,7 @@ from stores import KIB, MIB, buffers
 from nbdpull.core import errors, extents
 from nbdpull.format import reader, writer
 from nbdpull.format.manifest import DiskEntry
-from nbdpull.storage import base
-from nbdpull.storage import store as directory
+from nbdpull.storage import base, directory
 
 
 @pytest.fixture(params=["directory", "memory"])

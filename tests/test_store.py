@@ -16,7 +16,7 @@ from stores import MIB, flipped, package_environment, small_disk, unprivileged
 from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.repository.marker import is_new, open_or_create, open_store, uuid_of
-from nbdpull.storage.store import translated
+from nbdpull.storage.directory import translated
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
 

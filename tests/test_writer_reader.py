@@ -509,7 +509,7 @@ def test_what_the_footer_of_a_chunk_file_claims_is_not_read_unseen(small, count)
 
 
 def test_a_failed_fsync_of_a_chunk_file_ends_the_run(tmp_path, monkeypatch):
-    from nbdpull.storage.store import NewFile
+    from nbdpull.storage.directory import NewFile
 
     real = NewFile.seal
 

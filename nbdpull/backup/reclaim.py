@@ -16,7 +16,7 @@ from ..format import layout
 from ..hypervisor import backup_spec, domain
 from ..repository.journal import JOURNAL, Hold, Run
 from ..repository.series import Series
-from ..storage.store import Store
+from ..storage.directory import Store
 from . import scratch_watch
 
 

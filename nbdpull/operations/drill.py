@@ -27,7 +27,7 @@ from ..hypervisor import domain_boot
 from ..images import qemu_img
 from ..repository import marker, series
 from ..serving import nbd_server
-from ..storage import store
+from ..storage import directory
 from .options import DrillOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds
@@ -166,7 +166,7 @@ class _Drill:
 def _work_folder(parent):
     """A folder of our own in one that nobody can list."""
     _sweep(parent)
-    with store.translated("create a folder in", parent):
+    with directory.translated("create a folder in", parent):
         outer = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, outer, ignore_errors=True)

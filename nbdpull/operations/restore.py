@@ -20,7 +20,7 @@ from ..format import layout
 from ..images import image_header
 from ..repository import marker, series
 from ..repository.image import Image
-from ..storage import store
+from ..storage import directory
 from ..targets import fit, opening, overwrite, places, replace
 from ..targets.disk_restore import DiskRestore
 from .destination import Destinations, is_as
@@ -162,7 +162,7 @@ class _Run:
             self._prove()
             with ExitStack() as outputs:  # no image gets its name before all of them are whole
                 if self._where.folder:
-                    outputs.enter_context(store.made_folders(self._where.folder, store.PASSABLE))
+                    outputs.enter_context(directory.made_folders(self._where.folder, directory.PASSABLE))
                 self._copy(outputs)
                 self._restore_files(xml)
         self._result.misplaced = self._misplaced(xml or self._definition)
@@ -434,5 +434,5 @@ def _in_turn(iterators):
 
 
 def _write(path, data, force):
-    with replace.whole(os.path.realpath(path), force) as draft, store.translated("write", path):
+    with replace.whole(os.path.realpath(path), force) as draft, directory.translated("write", path):
         Path(draft).write_bytes(data)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, Optional, TypeVar
 
 from ..core import errors, members, process
 from ..format import layout
-from ..storage.store import Store
+from ..storage.directory import Store
 
 JOURNAL = "job.json"
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from ..core import errors, members
 from ..format import layout
-from ..storage import store
+from ..storage import directory
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,29 @@ class _Marker:
     uuid: str
 
 
-def open_store(root: str) -> store.Store:
+def open_store(root: str) -> directory.Store:
     """Return the Store in an existing folder; StoreError if the folder holds none."""
-    if not store.is_folder(root):
+    if not directory.is_folder(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
-    found = store.Store(root)
+    found = directory.Store(root)
     uuid_of(found)
     return found
 
 
 def is_new(root: str) -> bool:
     """Whether nothing is there yet, so that a pull would make a store of it."""
-    return not store.is_folder(root) or not store.entries(root)
+    return not directory.is_folder(root) or not directory.entries(root)
 
 
-def open_or_create(root: str, group: Optional[str] = None) -> store.Store:
+def open_or_create(root: str, group: Optional[str] = None) -> directory.Store:
     """Return the Store in `root`, made there first if the folder is new or empty.
 
     group: name of the group that may read it; UsageError where the store is there and not so.
     """
-    access = store.OWNER if group is None else store.Access(0o750, 0o640, _group_number(group))
-    store.make_folders(root, access)
-    store.require_writable(root)
-    if not store.Store(root).holds(layout.MARKER):
+    access = directory.OWNER if group is None else directory.Access(0o750, 0o640, _group_number(group))
+    directory.make_folders(root, access)
+    directory.require_writable(root)
+    if not directory.Store(root).holds(layout.MARKER):
         _create_marker(root, access)
     found = open_store(root)
     if group is not None and (found.access.group != access.group or found.access.file & 0o040 == 0):
@@ -64,7 +64,7 @@ def _group_number(name: str) -> int:
         raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
 
 
-def uuid_of(found: store.Store) -> str:
+def uuid_of(found: directory.Store) -> str:
     """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
     path = found.path(layout.MARKER)
     try:
@@ -80,15 +80,15 @@ def uuid_of(found: store.Store) -> str:
         raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
 
-def _create_marker(root: str, access: store.Access) -> None:
-    strange = [name for name in store.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
-    if strange and not store.Store(root).holds(layout.MARKER):  # it may be there by now
+def _create_marker(root: str, access: directory.Access) -> None:
+    strange = [name for name in directory.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
+    if strange and not directory.Store(root).holds(layout.MARKER):  # it may be there by now
         raise errors.StoreError(
             f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory for -o"
         )
     if access.group != -1:  # the folder may be one that the operator made
-        store.let_in(root, access)
+        directory.let_in(root, access)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
-        store.Store(root).publish(layout.MARKER, layout.seal(document))
+        directory.Store(root).publish(layout.MARKER, layout.seal(document))

@@ -18,7 +18,7 @@ from ..core import errors
 from ..core.errors import Check
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
-from ..storage.store import Store
+from ..storage.directory import Store
 from . import journal, point_choice
 
 LATEST = "latest"

@@ -16,7 +16,7 @@ import numpy
 
 from ..core import extents
 from ..repository.lookup import RandomImage
-from ..storage.store import translated
+from ..storage.directory import translated
 from ..targets.file import File
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a store can do, wherever its files are: the interface that store.py implements for a directory.
+"""What a store can do, wherever its files are: the interface that directory.py implements for a directory.
 
 Paths are relative to the store, with "/" between components. A file is created once, and never written over; only a
 sealed file is referred to by another one. Nobody above sees a descriptor or an OSError of a store's file: what goes
@@ -67,7 +67,7 @@ class Writer(Protocol):
 
 class Store(Protocol):
     """Files in folders. What only a directory has (locks, inodes, half-written files to go on with, modes) is not here:
-    store.Store has it, and who needs it says so by its type."""
+    directory.Store has it, and who needs it says so by its type."""
 
     def path(self, *names: str) -> str:
         """How a message names a file, or the store."""

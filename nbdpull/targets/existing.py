@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..core import errors
 from ..core.errors import Check
 from ..images import image_header, qemu_img
-from ..storage.store import translated
+from ..storage.directory import translated
 from .places import DEVICE, NBD, STDOUT, Place, is_device
 
 if TYPE_CHECKING:

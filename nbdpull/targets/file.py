@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..storage.store import WRITEBACK_STEP, start_writeback, translated
+from ..storage.directory import WRITEBACK_STEP, start_writeback, translated
 
 if TYPE_CHECKING:
     from ..core.extents import Buffer

@@ -17,7 +17,7 @@ from typing import IO, Callable, Optional
 from ..core import errors, sizes
 from ..core.errors import Check
 from ..images import image_header, image_lock
-from ..storage.store import translated
+from ..storage.directory import translated
 from . import existing, places
 from .places import Place
 

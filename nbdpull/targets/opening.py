@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Callable
 from ..core import errors
 from ..core.errors import Check
 from ..images import image_header, image_lock, qemu_img
-from ..storage.store import translated
+from ..storage.directory import translated
 from . import existing, replace
 from .file import File
 from .new_qcow2 import NewQcow2

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 
 from ..core import errors
-from ..storage.store import translated
+from ..storage.directory import translated
 
 
 @contextlib.contextmanager
