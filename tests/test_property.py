@@ -244,7 +244,7 @@ class Play:
         """At one of the files of the point, or when all of them are written and the job has ended."""
         full = errors.OutputFull("no space left on the device of this test")
         calls = [(directory.NewFile, "write"), (directory.NewFile, "seal"), (series.NewPoint, "commit")]
-        place, name = self.chance.choice([*calls, (directory.Store, "sync_folder")])
+        place, name = self.chance.choice([*calls, (directory.DirectoryStore, "sync_folder")])
         left = [self.chance.randrange(4) if place is directory.NewFile else 0]
         real = getattr(place, name)
 

@@ -17,13 +17,13 @@ from nbdpull.storage import base, directory
 
 @pytest.fixture(params=["directory", "memory"])
 def store(request, tmp_path):
-    return directory.Store(str(tmp_path)) if request.param == "directory" else MemoryStore()
+    return directory.DirectoryStore(str(tmp_path)) if request.param == "directory" else MemoryStore()
 
 
 @pytest.mark.parametrize(
     "promised, kept",
     [
-        (base.Store, directory.Store),
+        (base.Store, directory.DirectoryStore),
         (base.Reader, directory.Reader),
         (base.Writer, directory.NewFile),
         (base.Store, MemoryStore),
@@ -216,7 +216,7 @@ def outcome(store, name, path, seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_calls_end_alike_in_every_store(tmp_path, seed):
-    stores, chance = [directory.Store(str(tmp_path)), MemoryStore()], random.Random(seed)
+    stores, chance = [directory.DirectoryStore(str(tmp_path)), MemoryStore()], random.Random(seed)
     done = []
     for _ in range(60):
         done.append((chance.choice([*CALLS, "make_folder", "publish"]), chance.choice(PATHS), chance.random()))

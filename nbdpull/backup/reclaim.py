@@ -16,7 +16,7 @@ from ..format import layout
 from ..hypervisor import backup_spec, domain
 from ..repository.journal import JOURNAL, Hold, Run
 from ..repository.series import Series
-from ..storage.directory import Store
+from ..storage.directory import DirectoryStore
 from . import scratch_watch
 
 
@@ -123,7 +123,7 @@ def _has_no_part(vm: domain.Domain, run: Run) -> bool:
 
 def _committed(run: Run) -> Optional[bool]:
     """Whether the run's point was published; None where its store does not tell."""
-    store = Store(run.store)
+    store = DirectoryStore(run.store)
     if store.holds(f"{run.folder}/{layout.MANIFEST}"):
         return True
     return False if store.holds(f"{run.folder}/{JOURNAL}") else None

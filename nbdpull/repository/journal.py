@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, Optional, TypeVar
 
 from ..core import errors, members, process
 from ..format import layout
-from ..storage.directory import Store
+from ..storage.directory import DirectoryStore
 
 JOURNAL = "job.json"
 
@@ -184,7 +184,7 @@ def _text(value: object) -> str:
 class Journal:
     """The job.json being written; to be used by several threads at once."""
 
-    def __init__(self, store: Store, path: str, run: Run) -> None:
+    def __init__(self, store: DirectoryStore, path: str, run: Run) -> None:
         self._lock = threading.Lock()
         self._file = store.create(path)
         self._append(encode(replace(run, inode=store.inode(path))))
@@ -192,7 +192,7 @@ class Journal:
         store.sync_folder(os.path.dirname(path))
 
     @classmethod
-    def resumed(cls, store: Store, path: str) -> Journal:
+    def resumed(cls, store: DirectoryStore, path: str) -> Journal:
         """That of a dead run, which is this process's from now on."""
         journal = cls.__new__(cls)
         journal._lock = threading.Lock()

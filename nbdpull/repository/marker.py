@@ -23,11 +23,11 @@ class _Marker:
     uuid: str
 
 
-def open_store(root: str) -> directory.Store:
+def open_store(root: str) -> directory.DirectoryStore:
     """Return the Store in an existing folder; StoreError if the folder holds none."""
     if not directory.is_folder(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
-    found = directory.Store(root)
+    found = directory.DirectoryStore(root)
     uuid_of(found)
     return found
 
@@ -37,7 +37,7 @@ def is_new(root: str) -> bool:
     return not directory.is_folder(root) or not directory.entries(root)
 
 
-def open_or_create(root: str, group: Optional[str] = None) -> directory.Store:
+def open_or_create(root: str, group: Optional[str] = None) -> directory.DirectoryStore:
     """Return the Store in `root`, made there first if the folder is new or empty.
 
     group: name of the group that may read it; UsageError where the store is there and not so.
@@ -45,7 +45,7 @@ def open_or_create(root: str, group: Optional[str] = None) -> directory.Store:
     access = directory.OWNER if group is None else directory.Access(0o750, 0o640, _group_number(group))
     directory.make_folders(root, access)
     directory.require_writable(root)
-    if not directory.Store(root).holds(layout.MARKER):
+    if not directory.DirectoryStore(root).holds(layout.MARKER):
         _create_marker(root, access)
     found = open_store(root)
     if group is not None and (found.access.group != access.group or found.access.file & 0o040 == 0):
@@ -64,7 +64,7 @@ def _group_number(name: str) -> int:
         raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
 
 
-def uuid_of(found: directory.Store) -> str:
+def uuid_of(found: directory.DirectoryStore) -> str:
     """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
     path = found.path(layout.MARKER)
     try:
@@ -82,7 +82,7 @@ def uuid_of(found: directory.Store) -> str:
 
 def _create_marker(root: str, access: directory.Access) -> None:
     strange = [name for name in directory.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
-    if strange and not directory.Store(root).holds(layout.MARKER):  # it may be there by now
+    if strange and not directory.DirectoryStore(root).holds(layout.MARKER):  # it may be there by now
         raise errors.StoreError(
             f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory for -o"
         )
@@ -91,4 +91,4 @@ def _create_marker(root: str, access: directory.Access) -> None:
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
-        directory.Store(root).publish(layout.MARKER, layout.seal(document))
+        directory.DirectoryStore(root).publish(layout.MARKER, layout.seal(document))

@@ -18,7 +18,7 @@ from ..core import errors
 from ..core.errors import Check
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
-from ..storage.directory import Store
+from ..storage.directory import DirectoryStore
 from . import journal, point_choice
 
 LATEST = "latest"
@@ -65,7 +65,7 @@ class Point:
 class Series:
     """The points of one domain. Reading it never changes anything."""
 
-    def __init__(self, store: Store, domain: str, folder: Optional[str] = None) -> None:
+    def __init__(self, store: DirectoryStore, domain: str, folder: Optional[str] = None) -> None:
         """folder: where the points are, unless that is the domain's own folder."""
         self.store = store
         self.domain = domain
@@ -466,12 +466,12 @@ class NewPoint:
                 self._series.store.remove_file(f"{self._folder}/{journal.JOURNAL}")
 
 
-def all_series(store: Store) -> list[Series]:
+def all_series(store: DirectoryStore) -> list[Series]:
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
     return [_named(each) for each in _folders(store)]
 
 
-def _folders(store: Store) -> list[Series]:
+def _folders(store: DirectoryStore) -> list[Series]:
     """The same by the names of their folders."""
     names = ((layout.domain_name(folder), folder) for folder in store.folders())
     return [Series(store, name, folder) for name, folder in names if name is not None]
@@ -485,7 +485,7 @@ def _named(series: Series) -> Series:
     return series
 
 
-def of_domain(store: Store, name: str, uuid: str) -> Series:
+def of_domain(store: DirectoryStore, name: str, uuid: str) -> Series:
     """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
     one, perhaps new, of its name."""
     home = Series(store, name)
@@ -496,7 +496,7 @@ def of_domain(store: Store, name: str, uuid: str) -> Series:
     return max(others, key=Series.is_where_it_began, default=home)
 
 
-def only_series(store: Store, domain: Optional[str] = None) -> Series:
+def only_series(store: DirectoryStore, domain: Optional[str] = None) -> Series:
     """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
     every = all_series(store)
     found = _of(every, domain) if domain is not None else _with_points(every)

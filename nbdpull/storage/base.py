@@ -67,7 +67,7 @@ class Writer(Protocol):
 
 class Store(Protocol):
     """Files in folders. What only a directory has (locks, inodes, half-written files to go on with, modes) is not here:
-    directory.Store has it, and who needs it says so by its type."""
+    directory.DirectoryStore has it, and who needs it says so by its type."""
 
     def path(self, *names: str) -> str:
         """How a message names a file, or the store."""

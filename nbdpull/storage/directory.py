@@ -116,7 +116,7 @@ def _make_folder(path: str, access: Access, within: Optional[int] = None) -> Non
         os.close(descriptor)
 
 
-class Store:
+class DirectoryStore:
     """The files below a folder, `root`, that is there. access: the Access of what is made in it."""
 
     def __init__(self, root: str) -> None:
@@ -429,7 +429,7 @@ def _link_or_rename(folder: int, draft: str, name: str) -> None:
 class Reader:
     """A file that is open for reading; may be used by several threads at once."""
 
-    def __init__(self, store: Store, path: str) -> None:
+    def __init__(self, store: DirectoryStore, path: str) -> None:
         self._full_path = store.path(path)
         self._descriptor = -1
         try:
@@ -467,7 +467,7 @@ class NewFile:
     size and sha256 are of what was written by this object.
     """
 
-    def __init__(self, store: Store, path: str, mode: int = os.O_CREAT | os.O_EXCL) -> None:
+    def __init__(self, store: DirectoryStore, path: str, mode: int = os.O_CREAT | os.O_EXCL) -> None:
         self.path = path
         self.size = 0
         self._full_path = store.path(path)
