@@ -14,9 +14,9 @@ import pytest
 from stores import MIB, flipped, package_environment, small_disk, unprivileged
 
 from nbdpull.core import errors
+from nbdpull.core.os_error import translated
 from nbdpull.format import layout
 from nbdpull.repository.marker import is_new, open_or_create, open_store, uuid_of
-from nbdpull.storage.directory import translated
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
 

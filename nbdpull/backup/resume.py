@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Optional
 
-from ..core import errors, extents
+from ..core import errors, extents, file_system
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
 from ..format import layout, manifest, reader
@@ -79,7 +79,7 @@ def _unfit(vm: domain.Domain, plan: backup_spec.BackupSpec, scratch_limit: Optio
         return "its scratch is gone"
     if scratch_limit and used > scratch_limit:
         return f"its scratch takes {used} bytes, more than --scratch-limit ({scratch_limit})"
-    free = scratch_watch.free_bytes(plan.scratch_dir)
+    free = file_system.free_bytes(plan.scratch_dir)
     if free is not None and free < scratch_watch.reserve(plan.scratch_dir):
         return "its scratch has little room left"
     return ""

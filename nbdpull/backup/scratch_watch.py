@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Optional, Protocol
 
-from ..core import errors, sizes
+from ..core import errors, file_system, sizes
 
 LOOK_INTERVAL = 0.2  # seconds
 REMOTE_INTERVAL = 5.0
@@ -60,14 +60,6 @@ class Job(Protocol):
     def stats(self) -> dict[str, int]: ...
 
 
-def free_bytes(folder: str) -> Optional[int]:
-    """Bytes free in the file system of a folder for others than root, as QEMU mostly is. None: not known."""
-    with suppress(OSError):
-        status = os.statvfs(folder)
-        return status.f_bavail * status.f_frsize
-    return None
-
-
 def reserve(folder: str) -> int:
     """Bytes that must stay free."""
     with suppress(OSError):
@@ -83,7 +75,7 @@ def used_bytes(files: Iterable[str]) -> int:
 
 def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> None:
     """Raises ScratchFull where a job would have to end as soon as it began, or before it could use its limit."""
-    free = free_bytes(folder)
+    free = file_system.free_bytes(folder)
     wanted = min(disk_bytes, limit or 0) + min(reserve(folder), disk_bytes)
     if free is not None and free < wanted:
         raise errors.ScratchFull(
@@ -97,7 +89,7 @@ def starves(vm: Guest, folder: str) -> bool:
 
     A guest that its own image's file system paused is told from it by the room that scratch has.
     """
-    free = None if vm.is_remote else free_bytes(folder)
+    free = None if vm.is_remote else file_system.free_bytes(folder)
     return free is not None and free < STARVED and vm.guest_state().io_error
 
 
@@ -183,7 +175,7 @@ class ScratchWatch:
     def _measure(self, job: Job) -> None:
         used = self._used(job)
         self._grown, self.peak = max(0, used - self.peak), max(used, self.peak)
-        self._free = free_bytes(self._folder) if self._local else None
+        self._free = file_system.free_bytes(self._folder) if self._local else None
         self.growth.note(time.monotonic(), used)
 
     def _used(self, job: Job) -> int:

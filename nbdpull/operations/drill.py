@@ -21,13 +21,13 @@ from functools import partial
 from typing import Callable, Optional
 
 from ..core import errors
+from ..core.os_error import translated
 from ..definitions import drill_xml, hot_plug
 from ..format import findings, layout
 from ..hypervisor import domain_boot
 from ..images import qemu_img
 from ..repository import marker, series
 from ..serving import nbd_server
-from ..storage import directory
 from .options import DrillOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds
@@ -166,7 +166,7 @@ class _Drill:
 def _work_folder(parent):
     """A folder of our own in one that nobody can list."""
     _sweep(parent)
-    with directory.translated("create a folder in", parent):
+    with translated("create a folder in", parent):
         outer = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, outer, ignore_errors=True)

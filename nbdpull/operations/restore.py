@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from ..core import errors, pipeline
+from ..core.os_error import translated
 from ..definitions import definition, domain_xml, host_fit, host_reach, hot_plug
 from ..format import layout
 from ..images import image_header
@@ -434,5 +435,5 @@ def _in_turn(iterators):
 
 
 def _write(path, data, force):
-    with replace.whole(os.path.realpath(path), force) as draft, directory.translated("write", path):
+    with replace.whole(os.path.realpath(path), force) as draft, translated("write", path):
         Path(draft).write_bytes(data)

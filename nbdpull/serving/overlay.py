@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Optional, Union
 import numpy
 
 from ..core import extents
+from ..core.os_error import translated
 from ..repository.lookup import RandomImage
-from ..storage.directory import translated
 from ..targets.file import File
 
 if TYPE_CHECKING:

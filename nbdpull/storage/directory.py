@@ -9,7 +9,6 @@ Must not know: what makes a folder a store (repository/marker.py), what any file
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -21,46 +20,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
-from ..core import errors
+from ..core import errors, file_system
 from ..core.errors import Check
+from ..core.os_error import translated
 from . import beneath
 from .base import MAX_READ
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
-
-
-@contextmanager
-def translated(doing: str, path: str) -> Iterator[None]:
-    """Turn an OSError while `doing` something to `path` into the error whose class says who must act."""
-    try:
-        yield
-    except FileExistsError as error:
-        raise errors.OutputExists(f"cannot {doing} {path}: it exists already; nothing is ever overwritten") from error
-    except OSError as error:
-        kind: type[errors.OutputError] = errors.OutputError
-        hint = ""
-        if error.errno in _FULL:
-            kind, hint = errors.OutputFull, "; free space or choose another directory"
-        why = error.strerror or os.strerror(errno.EIO)
-        raise kind(f"cannot {doing} {path}: {why}{hint}") from error
-
-
-def start_writeback(descriptor: int) -> None:
-    """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
-
-    Python has no sync_file_range of its own. A kernel or file system that cannot do it is no error.
-    """
-    _SYNC_FILE_RANGE(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
-
-
-_SYNC_FILE_RANGE: Any = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)
-if hasattr(_SYNC_FILE_RANGE, "argtypes"):
-    _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-_SYNC_FILE_RANGE_WRITE = 2
-WRITEBACK_STEP = 4 << 20  # bytes written between two calls; a guest on the same disk waits for no more than that
 
 
 class Access(NamedTuple):
@@ -196,11 +164,7 @@ class DirectoryStore:
         return None
 
     def free_bytes(self) -> Optional[int]:
-        """Bytes free in the file system for others than root; None: not known."""
-        with suppress(OSError):
-            status = os.statvfs(self.root)
-            return status.f_bavail * status.f_frsize
-        return None
+        return file_system.free_bytes(self.root)
 
     def holds(self, path: str) -> bool:
         """Whether anything has that name, be it what it may; what cannot be looked at is not there."""
@@ -328,9 +292,8 @@ def is_folder(root: str) -> bool:
 
 def require_writable(root: str) -> None:
     """Raise OutputError unless something may be made in a folder."""
-    if not os.access(root, os.W_OK | os.X_OK):
-        why = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
-        raise errors.OutputError(f"cannot write to {root}: {os.strerror(why)}")
+    if why := file_system.why_unwritable(root):
+        raise errors.OutputError(f"cannot write to {root}: {why}")
 
 
 def entries(root: str) -> list[str]:
@@ -484,8 +447,8 @@ class NewFile:
             while view:
                 view = view[os.write(descriptor, view) :]
         self._sha256.update(data)
-        if self.size // WRITEBACK_STEP != (self.size + len(data)) // WRITEBACK_STEP:
-            start_writeback(descriptor)
+        if self.size // file_system.WRITEBACK_STEP != (self.size + len(data)) // file_system.WRITEBACK_STEP:
+            file_system.start_writeback(descriptor)
         self.size += len(data)
 
     @contextmanager

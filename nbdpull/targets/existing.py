@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..core import errors
 from ..core.errors import Check
+from ..core.os_error import translated
 from ..images import image_header, qemu_img
-from ..storage.directory import translated
 from .places import DEVICE, NBD, STDOUT, Place, is_device
 
 if TYPE_CHECKING:

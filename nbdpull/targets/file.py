@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..storage.directory import WRITEBACK_STEP, start_writeback, translated
+from ..core.file_system import WRITEBACK_STEP, start_writeback
+from ..core.os_error import translated
 
 if TYPE_CHECKING:
     from ..core.extents import Buffer

@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Iterable
 from typing import IO, Callable, Optional
 
-from ..core import errors, sizes
+from ..core import errors, file_system, sizes
 from ..core.errors import Check
+from ..core.os_error import translated
 from ..images import image_header, image_lock
-from ..storage.directory import translated
 from . import existing, places
 from .places import Place
 
@@ -70,11 +70,10 @@ def require_folder(place: Place, to_be_made: Optional[str] = None) -> None:
     below = os.path.join(there, os.path.relpath(folder, there).split(os.sep)[0])
     if os.path.lexists(below) and not os.path.isdir(below):
         raise errors.OutputExists(f"cannot create {place.path}: {below} exists and is not a directory")
-    why = None
     if folder != there and (to_be_made is None or folder != os.path.abspath(to_be_made)):
-        why = f"there is no directory {folder}; create it first"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        why = os.strerror(errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES)
+        why: Optional[str] = f"there is no directory {folder}; create it first"
+    else:
+        why = file_system.why_unwritable(there)
     if why:
         raise errors.OutputError(f"cannot create {place.path}: {why}")
 
@@ -126,9 +125,8 @@ def require_space(needs: Iterable[tuple[Place, Callable[[], int], int]]) -> None
         with translated("look into", folder):
             file_systems.setdefault(os.stat(folder).st_dev, []).append((folder, exact, bound))
     for images in file_systems.values():
-        status = os.statvfs(images[0][0])
-        free = status.f_bavail * status.f_frsize
-        if sum(bound for _, _, bound in images) <= free:
+        free = file_system.free_bytes(images[0][0])
+        if free is None or sum(bound for _, _, bound in images) <= free:
             continue
         wanted = sum(exact() for _, exact, _ in images)
         if wanted > free:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Callable
 
 from ..core import errors
 from ..core.errors import Check
+from ..core.os_error import translated
 from ..images import image_header, image_lock, qemu_img
-from ..storage.directory import translated
 from . import existing, replace
 from .file import File
 from .new_qcow2 import NewQcow2

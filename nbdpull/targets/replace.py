@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 
 from ..core import errors
-from ..storage.directory import translated
+from ..core.os_error import translated
 
 
 @contextlib.contextmanager

@@ -1,0 +1,43 @@
+"""File systems of this host: what is free in one, whether it can be written to, and when it begins to write.
+
+Owns: those questions to the kernel. Must not know: what is stored there, and how much of it there may be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from contextlib import suppress
+from typing import Any, Optional
+
+WRITEBACK_STEP = 4 << 20  # bytes written between two calls; a guest on the same disk waits for no more than that
+
+
+def free_bytes(path: str) -> Optional[int]:
+    """What is free for others than root, as QEMU mostly is; None: not known."""
+    with suppress(OSError):
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+    return None
+
+
+def why_unwritable(folder: str) -> Optional[str]:
+    """What the operating system would say to who makes something in a folder; None where it can be made."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return None
+    return os.strerror(errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES)
+
+
+def start_writeback(descriptor: int) -> None:
+    """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
+
+    Python has no sync_file_range of its own. A kernel or file system that cannot do it is no error.
+    """
+    _SYNC_FILE_RANGE(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+_SYNC_FILE_RANGE: Any = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)
+if hasattr(_SYNC_FILE_RANGE, "argtypes"):
+    _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_SYNC_FILE_RANGE_WRITE = 2
