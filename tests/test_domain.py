@@ -12,41 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 from bed.machine import MIB, Disk, wait_for
+from fake_libvirt import Meddled, error_of, libvirt, raising
 
 from nbdpull.core import errors, unix_socket
 from nbdpull.definitions import domain_xml
 from nbdpull.hypervisor import backup_spec, backup_traces, connection, domain
 from nbdpull.operations import doctor
 
-libvirt = pytest.importorskip("libvirt")
-
 RUN = "20261122T194500Z-7f3a9c0d11223344"
-
-
-class Meddled:
-    """A libvirt object, some of its methods replaced."""
-
-    def __init__(self, real, **methods):
-        self._real = real
-        self.__dict__.update(methods)
-
-    def __getattr__(self, name):
-        return getattr(self._real, name)
-
-
-def libvirt_error(code, number=-1):
-    """What libvirt raises: code, and the errno that it tells with a system error."""
-    error = libvirt.libvirtError("failed")
-    error.args = ("libvirt's words\nin lines",)
-    error.err = (code, 10, error.args[0], 2, None, None, None, number, -1)
-    return error
-
-
-def raising(error):
-    def call(*_args):
-        raise error
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +77,14 @@ def test_no_such_domain_names_those_that_exist(shared):
 def test_of_many_domains_some_are_named():
     """A message is a line, also on a host of two hundred."""
     names = [SimpleNamespace(name=lambda number=number: f"vm{number:03}") for number in range(200)]
-    missing = raising(libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))
+    missing = raising(error_of(libvirt.VIR_ERR_NO_DOMAIN))
     host = Meddled(None, lookupByName=missing, listAllDomains=lambda: names, getURI=lambda: "qemu:///system")
     with pytest.raises(errors.NoSuchDomain, match="it has vm000, .*, vm009 and 190 more$"):
         connection.look_up(host, "vm1")
 
 
 def test_a_domain_of_the_system_that_is_looked_for_in_the_session():
-    missing = raising(libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))
+    missing = raising(error_of(libvirt.VIR_ERR_NO_DOMAIN))
     session = Meddled(None, lookupByName=missing, listAllDomains=lambda: [], getURI=lambda: "qemu:///session")
     with pytest.raises(errors.NoSuchDomain, match="it has none; VMs of the system are at -c qemu:///system"):
         connection.look_up(session, "vm1")
@@ -183,7 +156,7 @@ def test_missing_bindings(monkeypatch):
     (1, -1, errors.HypervisorError),
 ])  # fmt: skip
 def test_begin_error_by_code(vm, scratch, code, number, kind):
-    vm.dom = Meddled(vm.dom, backupBegin=raising(libvirt_error(code, number)))
+    vm.dom = Meddled(vm.dom, backupBegin=raising(error_of(code, number)))
     with pytest.raises(kind) as caught, vm.backups.begun(plan(scratch)):
         pass
     assert caught.type is kind
@@ -259,18 +232,6 @@ def test_an_image_that_hangs_is_given_up(machine, tmp_path):
             errors.NoAnswer, match=f"disk vda cannot be looked at .{pipe}: .* within 1 s.*--exclude vda"
         ):
             vm.looked_at([replace(disk, source=str(pipe))])
-
-
-@pytest.mark.parametrize("uri, remote", [
-    ("qemu:///system", False),
-    ("qemu+unix:///system?socket=/run/x", False),
-    ("qemu+ssh://root@host/system", True),
-    ("qemu+ssh://localhost:2222/system", True),
-    ("qemu+tls://host/system", True),
-])  # fmt: skip
-def test_remote(vm, monkeypatch, uri, remote):
-    monkeypatch.setattr(vm, "uri", uri)
-    assert vm.is_remote is remote
 
 
 def test_an_upgrade_does_not_hide_which_qemu_runs(machine, monkeypatch):
@@ -756,7 +717,7 @@ def test_job_that_no_abort_finds(vm, scratch):
     """A daemon can be left with a backup that is no job: only its block jobs can be ended then."""
     real = vm.dom
     with pytest.raises(errors.SourceError), vm.backups.begun(plan(scratch)):
-        vm.dom = Meddled(real, jobStats=lambda _flags: {"type": 0}, abortJob=raising(libvirt_error(55)))
+        vm.dom = Meddled(real, jobStats=lambda _flags: {"type": 0}, abortJob=raising(error_of(55)))
         raise errors.SourceError("x")
     assert os.listdir(scratch) == []
 
@@ -770,7 +731,7 @@ def test_abort_that_has_to_wait_is_tried_again(vm, scratch):
     def abort():
         calls.append(1)
         if len(calls) < 3:
-            raise libvirt_error(68)
+            raise error_of(68)
         return real.abortJob()
 
     with vm.backups.begun(plan(scratch)) as job:

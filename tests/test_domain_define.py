@@ -7,13 +7,11 @@ import os
 import pytest
 import stores
 from bed.machine import DOMAIN
-from test_domain import Meddled, libvirt_error, raising
+from fake_libvirt import Meddled, error_of, libvirt, raising
 
 from nbdpull.core import errors
 from nbdpull.hypervisor import domain_boot, domain_define
 from nbdpull.operations import restore
-
-libvirt = pytest.importorskip("libvirt")
 
 UUID = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
 
@@ -47,7 +45,7 @@ def meddled(private_libvirt, monkeypatch):
 ])  # fmt: skip
 def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, meddled, look_up, code, kind):
     """Else an existing definition is replaced unasked."""
-    meddled(**{look_up: raising(libvirt_error(code))})
+    meddled(**{look_up: raising(error_of(code))})
     with pytest.raises(kind, match="cannot look for domain 'new'"):
         domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
@@ -62,7 +60,7 @@ def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, meddled, 
     vm.xml = definition_of("new")
     vm.add_disk("vda", 1 << 20)
     vm.pull()
-    meddled(defineXML=raising(libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR)))
+    meddled(defineXML=raising(error_of(libvirt.VIR_ERR_INTERNAL_ERROR)))
     out = tmp_path / "out"
     request = restore.Options(str(vm.root), output=str(out), define=True, uri=private_libvirt.uri)
     with pytest.raises(errors.HypervisorError, match=f"cannot define domain 'new': .*everything is restored in {out}"):
@@ -75,22 +73,22 @@ def test_a_definition_that_libvirt_refuses_in_the_end(private_libvirt, meddled, 
 
 def test_an_error_is_not_taken_for_a_guest_that_ended():
     """Else a connection that breaks is a verdict on the point."""
-    gone = domain_boot.Boot(None, Meddled(None, isActive=raising(libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))))
+    gone = domain_boot.Boot(None, Meddled(None, isActive=raising(error_of(libvirt.VIR_ERR_NO_DOMAIN))))
     assert not gone.active
-    lost = domain_boot.Boot(None, Meddled(None, isActive=raising(libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR))))
+    lost = domain_boot.Boot(None, Meddled(None, isActive=raising(error_of(libvirt.VIR_ERR_SYSTEM_ERROR))))
     with pytest.raises(errors.HypervisorError, match="cannot tell whether the drill's domain runs"):
         assert lost.active
 
 
 @pytest.mark.parametrize("code", [libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_OPERATION_INVALID])
 def test_an_agent_that_is_not_up_yet(monkeypatch, code):
-    monkeypatch.setattr(domain_boot.libvirt_qemu, "qemuAgentCommand", raising(libvirt_error(code)))
+    monkeypatch.setattr(domain_boot.libvirt_qemu, "qemuAgentCommand", raising(error_of(code)))
     assert not domain_boot.Boot(None, None).agent_answers()
 
 
 def test_an_agent_that_may_not_be_asked(monkeypatch):
     """Else it is waited for in vain, and the point is told to be bad."""
-    denied = libvirt_error(libvirt.VIR_ERR_ACCESS_DENIED)
+    denied = error_of(libvirt.VIR_ERR_ACCESS_DENIED)
     monkeypatch.setattr(domain_boot.libvirt_qemu, "qemuAgentCommand", raising(denied))
     with pytest.raises(errors.AccessDenied, match="cannot ask the guest agent"):
         domain_boot.Boot(None, None).agent_answers()

@@ -3,23 +3,13 @@
 import errno
 
 import pytest
+from fake_libvirt import error_of, libvirt
 
 from nbdpull.core import errors
-
-libvirt = pytest.importorskip("libvirt")
-
-from nbdpull.hypervisor import libvirt_error  # noqa: E402
+from nbdpull.hypervisor import libvirt_error
 
 OTHERWISE = (errors.NoSuchDomain, "look for it")
 DENIED = (errors.AccessDenied, "ask somebody")
-
-
-def raised(code, number=-1):
-    """What libvirt raises: a code, and the errno that it tells with a system error."""
-    error = libvirt.libvirtError("failed")
-    error.args = ("libvirt's words\nin lines",)
-    error.err = (code, 10, error.args[0], 2, None, None, None, number, -1)
-    return error
 
 
 def translated(error, *verdicts):
@@ -37,7 +27,7 @@ def translated(error, *verdicts):
     (libvirt.VIR_ERR_SYSTEM_ERROR, errors.HypervisorError), (99999, errors.HypervisorError),
 ])  # fmt: skip
 def test_each_code(code, kind):
-    error = translated(raised(code))
+    error = translated(error_of(code))
     assert type(error) is kind
     assert str(error).startswith("cannot do it: ") and str(error).endswith("(libvirt's words in lines)")
     assert libvirt_error.code_of(error) == code
@@ -47,13 +37,13 @@ def test_each_code(code, kind):
     (errno.EACCES, errors.AccessDenied), (errno.EPERM, errors.AccessDenied), (errno.ENOENT, errors.NoSuchDomain),
 ])  # fmt: skip
 def test_a_system_error_is_what_its_errno_is(number, kind):
-    assert type(translated(raised(libvirt.VIR_ERR_SYSTEM_ERROR, number), OTHERWISE)) is kind
+    assert type(translated(error_of(libvirt.VIR_ERR_SYSTEM_ERROR, number), OTHERWISE)) is kind
 
 
 def test_what_the_caller_knows_better():
-    assert "look for it" in str(translated(raised(libvirt.VIR_ERR_INTERNAL_ERROR), OTHERWISE))
-    assert "ask somebody" in str(translated(raised(libvirt.VIR_ERR_ACCESS_DENIED), OTHERWISE, DENIED))
-    assert "ask somebody" not in str(translated(raised(libvirt.VIR_ERR_NO_SUPPORT), OTHERWISE, DENIED))
+    assert "look for it" in str(translated(error_of(libvirt.VIR_ERR_INTERNAL_ERROR), OTHERWISE))
+    assert "ask somebody" in str(translated(error_of(libvirt.VIR_ERR_ACCESS_DENIED), OTHERWISE, DENIED))
+    assert "ask somebody" not in str(translated(error_of(libvirt.VIR_ERR_NO_SUPPORT), OTHERWISE, DENIED))
 
 
 def test_what_is_not_libvirts_passes():
@@ -64,7 +54,7 @@ def test_what_is_not_libvirts_passes():
 
 def test_unless():
     def gone():
-        raise raised(42)
+        raise error_of(42)
 
     assert libvirt_error.unless((41, 42), gone) is None
     assert libvirt_error.unless((42,), lambda: "here") == "here"
