@@ -17,7 +17,12 @@ from ..core import errors
 from . import domain_start, domain_state
 from .bindings import libvirt
 from .domain_link import Link
-from .libvirt_error import FAILED, Verdict, translated
+from .libvirt_error import FAILED, Verdict, code_of, translated
+
+# What a call fails with whose QEMU ends amid it ("End of file from qemu monitor"), and much else does. libvirt sets the
+# domain's state later, when that process is gone: 44 ms were seen.
+_OF_AN_END = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_OPERATION_FAILED)
+END_TIMEOUT, END_INTERVAL = 2.0, 0.05  # seconds to wait for that state, and between looks
 
 
 class Handle:
@@ -102,6 +107,8 @@ class Handle:
             seen = f"; it was last seen {self._seen}" if self._seen else ""
             raise errors.NoAnswer(f"domain '{self.name}': cannot {doing}: {error}{seen}") from error
         except errors.HypervisorError as error:
+            if self.was_active and code_of(error) in _OF_AN_END:
+                self._wait_for_end()
             ended = self.ended()
             if ended:
                 raise ended from error
@@ -117,13 +124,18 @@ class Handle:
             raise
         except errors.HypervisorError as error:
             if self._end_state():
-                raise self.not_running() from error
+                raise self.ended() or self.not_running() from error
             raise
 
     def ended(self) -> Optional[errors.NbdpullError]:
         """The error that its end is; None as long as it runs, and of one that was not seen to run."""
         state = self._end_state() if self.was_active else None
         return domain_state.ended(self.name, state) if state else None
+
+    def _wait_for_end(self) -> None:
+        deadline = time.monotonic() + END_TIMEOUT
+        while not self._end_state() and time.monotonic() < deadline:
+            time.sleep(END_INTERVAL)
 
     def _end_state(self) -> Optional[domain_state.State]:
         """The state of a domain that is off, or a transient one that ended."""
