@@ -18,7 +18,7 @@ from witness import CLUSTER, KIB, Before, Witness, assert_same
 from nbdpull.core import errors
 from nbdpull.operations import pull
 from nbdpull.repository import series
-from nbdpull.storage import directory
+from nbdpull.storage.directory import DirectoryStore, DirectoryWriter
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -243,9 +243,9 @@ class Play:
     def output_full(self, options):
         """At one of the files of the point, or when all of them are written and the job has ended."""
         full = errors.OutputFull("no space left on the device of this test")
-        calls = [(directory.NewFile, "write"), (directory.NewFile, "seal"), (series.NewPoint, "commit")]
-        place, name = self.chance.choice([*calls, (directory.DirectoryStore, "sync_folder")])
-        left = [self.chance.randrange(4) if place is directory.NewFile else 0]
+        calls = [(DirectoryWriter, "write"), (DirectoryWriter, "seal"), (series.NewPoint, "commit")]
+        place, name = self.chance.choice([*calls, (DirectoryStore, "sync_folder")])
+        left = [self.chance.randrange(4) if place is DirectoryWriter else 0]
         real = getattr(place, name)
 
         def limited(*args):

@@ -447,14 +447,14 @@ def test_a_pull_leaves_no_series_that_cannot_be_read_for_a_copy(tmp_path):
 def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
     vm = renamed_series(tmp_path)
     vm.store.make_folder("others")
-    listed = vm.store._listed
+    opened = beneath.opened_folder
 
-    def refused(path):
+    def refused(root, path=""):
         if path == "others":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return listed(path)
+        return opened(root, path)
 
-    monkeypatch.setattr(vm.store, "_listed", refused)
+    monkeypatch.setattr(beneath, "opened_folder", refused)
     with pytest.raises(errors.StoreError, match="others: Permission denied"):
         series.Series(vm.store, "others").load()
     assert series.only_series(vm.store, "new").folder == "vm1"

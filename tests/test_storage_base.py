@@ -12,20 +12,21 @@ from stores import KIB, MIB, buffers
 from nbdpull.core import errors, extents
 from nbdpull.format import reader, writer
 from nbdpull.format.manifest import DiskEntry
-from nbdpull.storage import base, directory
+from nbdpull.storage import base
+from nbdpull.storage.directory import DirectoryReader, DirectoryStore, DirectoryWriter
 
 
 @pytest.fixture(params=["directory", "memory"])
 def store(request, tmp_path):
-    return directory.DirectoryStore(str(tmp_path)) if request.param == "directory" else MemoryStore()
+    return DirectoryStore(str(tmp_path)) if request.param == "directory" else MemoryStore()
 
 
 @pytest.mark.parametrize(
     "promised, kept",
     [
-        (base.Store, directory.DirectoryStore),
-        (base.Reader, directory.Reader),
-        (base.Writer, directory.NewFile),
+        (base.Store, DirectoryStore),
+        (base.Reader, DirectoryReader),
+        (base.Writer, DirectoryWriter),
         (base.Store, MemoryStore),
         (base.Reader, MemoryReader),
         (base.Writer, MemoryWriter),
@@ -216,7 +217,7 @@ def outcome(store, name, path, seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_calls_end_alike_in_every_store(tmp_path, seed):
-    stores, chance = [directory.DirectoryStore(str(tmp_path)), MemoryStore()], random.Random(seed)
+    stores, chance = [DirectoryStore(str(tmp_path)), MemoryStore()], random.Random(seed)
     done = []
     for _ in range(60):
         done.append((chance.choice([*CALLS, "make_folder", "publish"]), chance.choice(PATHS), chance.random()))

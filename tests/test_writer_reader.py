@@ -509,16 +509,16 @@ def test_what_the_footer_of_a_chunk_file_claims_is_not_read_unseen(small, count)
 
 
 def test_a_failed_fsync_of_a_chunk_file_ends_the_run(tmp_path, monkeypatch):
-    from nbdpull.storage.directory import NewFile
+    from nbdpull.storage.directory_file import DirectoryWriter
 
-    real = NewFile.seal
+    real = DirectoryWriter.seal
 
     def seal(file):
         if file.path.endswith("vda.0001.zst"):
             raise errors.OutputError("cannot write: Input/output error")
         real(file)
 
-    monkeypatch.setattr(NewFile, "seal", seal)
+    monkeypatch.setattr(DirectoryWriter, "seal", seal)
     vm = Vm(tmp_path)
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, random.Random(1).randbytes(MIB))

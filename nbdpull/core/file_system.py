@@ -29,6 +29,15 @@ def why_unwritable(folder: str) -> Optional[str]:
     return os.strerror(errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES)
 
 
+def sync_folder(descriptor: int) -> None:
+    """Make names that came into a folder, or went, durable."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no fsync of folders
+            raise
+
+
 def start_writeback(descriptor: int) -> None:
     """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
 

@@ -21,7 +21,7 @@ from ..format import layout
 from ..images import image_header
 from ..repository import marker, series
 from ..repository.image import Image
-from ..storage import directory
+from ..storage import access, folders
 from ..targets import fit, opening, overwrite, places, replace
 from ..targets.disk_restore import DiskRestore
 from .destination import Destinations, is_as
@@ -163,7 +163,7 @@ class _Run:
             self._prove()
             with ExitStack() as outputs:  # no image gets its name before all of them are whole
                 if self._where.folder:
-                    outputs.enter_context(directory.made_folders(self._where.folder, directory.PASSABLE))
+                    outputs.enter_context(folders.made(self._where.folder, access.PASSABLE))
                 self._copy(outputs)
                 self._restore_files(xml)
         self._result.misplaced = self._misplaced(xml or self._definition)

@@ -15,7 +15,9 @@ from uuid import uuid4
 
 from ..core import errors, members
 from ..format import layout
-from ..storage import directory
+from ..storage import folders
+from ..storage.access import OWNER, Access
+from ..storage.directory import DirectoryStore
 
 
 @dataclass(frozen=True)
@@ -23,29 +25,29 @@ class _Marker:
     uuid: str
 
 
-def open_store(root: str) -> directory.DirectoryStore:
+def open_store(root: str) -> DirectoryStore:
     """Return the Store in an existing folder; StoreError if the folder holds none."""
-    if not directory.is_folder(root):
+    if not folders.is_there(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
-    found = directory.DirectoryStore(root)
+    found = DirectoryStore(root)
     uuid_of(found)
     return found
 
 
 def is_new(root: str) -> bool:
     """Whether nothing is there yet, so that a pull would make a store of it."""
-    return not directory.is_folder(root) or not directory.entries(root)
+    return not folders.is_there(root) or not folders.entries(root)
 
 
-def open_or_create(root: str, group: Optional[str] = None) -> directory.DirectoryStore:
+def open_or_create(root: str, group: Optional[str] = None) -> DirectoryStore:
     """Return the Store in `root`, made there first if the folder is new or empty.
 
     group: name of the group that may read it; UsageError where the store is there and not so.
     """
-    access = directory.OWNER if group is None else directory.Access(0o750, 0o640, _group_number(group))
-    directory.make_folders(root, access)
-    directory.require_writable(root)
-    if not directory.DirectoryStore(root).holds(layout.MARKER):
+    access = OWNER if group is None else Access(0o750, 0o640, _group_number(group))
+    folders.make(root, access)
+    folders.require_writable(root)
+    if not DirectoryStore(root).holds(layout.MARKER):
         _create_marker(root, access)
     found = open_store(root)
     if group is not None and (found.access.group != access.group or found.access.file & 0o040 == 0):
@@ -64,7 +66,7 @@ def _group_number(name: str) -> int:
         raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
 
 
-def uuid_of(found: directory.DirectoryStore) -> str:
+def uuid_of(found: DirectoryStore) -> str:
     """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
     path = found.path(layout.MARKER)
     try:
@@ -80,15 +82,15 @@ def uuid_of(found: directory.DirectoryStore) -> str:
         raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
 
-def _create_marker(root: str, access: directory.Access) -> None:
-    strange = [name for name in directory.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
-    if strange and not directory.DirectoryStore(root).holds(layout.MARKER):  # it may be there by now
+def _create_marker(root: str, access: Access) -> None:
+    strange = [name for name in folders.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
+    if strange and not DirectoryStore(root).holds(layout.MARKER):  # it may be there by now
         raise errors.StoreError(
             f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory for -o"
         )
     if access.group != -1:  # the folder may be one that the operator made
-        directory.let_in(root, access)
+        folders.let_in(root, access)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
-        directory.DirectoryStore(root).publish(layout.MARKER, layout.seal(document))
+        DirectoryStore(root).publish(layout.MARKER, layout.seal(document))

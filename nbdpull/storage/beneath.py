@@ -46,8 +46,17 @@ def parent(root: str, path: str) -> Iterator[tuple[int, str]]:
         yield descriptor, name
 
 
-def open_folder(root: str, path: str) -> int:
-    """Return a descriptor by which a folder can be listed, synced and locked; the caller closes it."""
+@contextmanager
+def opened_folder(root: str, path: str = "") -> Iterator[int]:
+    """Give a descriptor by which a folder can be listed, synced and locked."""
+    descriptor = _opened_folder(root, path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _opened_folder(root: str, path: str) -> int:
     if not path:
         return os.open(root, _LIST)
     with parent(root, path) as (folder, name):

@@ -1,0 +1,138 @@
+"""One file of a store in a directory, open: for reading, or being created. base.py says what each call promises.
+
+Owns: the descriptor, what its errors become, when what was written is durable. Must not know: the other files, what is
+in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Optional, Union
+
+from ..core import errors, file_system
+from ..core.os_error import translated
+from . import access, beneath
+from .access import Access
+
+
+def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreError]:
+    """What an OSError becomes of a file, or a folder, that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return errors.Damaged(f"{path}: the file is missing")
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # of which the file is not to blame
+        return errors.StoreError(f"{path}: cannot be opened: {error.strerror}; allow more (ulimit -n)")
+    return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
+
+
+class DirectoryReader:
+    """A file that is open for reading; may be used by several threads at once."""
+
+    def __init__(self, root: str, path: str) -> None:
+        self._full_path = os.path.join(root, path)
+        self._descriptor = -1
+        try:
+            self._descriptor = beneath.open_file(root, path, os.O_RDONLY)
+            self.size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            self.close()
+            raise unreadable(self._full_path, error) from error
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`; Damaged if the file does not have them."""
+        try:
+            data = os.pread(self._descriptor, length, offset) if offset + length <= self.size else b""
+        except OSError as error:
+            raise unreadable(self._full_path, error) from error
+        if len(data) != length:
+            raise errors.Damaged(f"{self._full_path}: the file is cut short")
+        return data
+
+    def close(self) -> None:
+        if self._descriptor != -1:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> DirectoryReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class DirectoryWriter:
+    """A file being created, or, of those that a dead run was appending to, going on at its end.
+
+    After an error it refuses everything but close; only `seal` makes it durable. size and sha256 are of what was
+    written by this object.
+    """
+
+    def __init__(self, root: str, path: str, new: Optional[Access]) -> None:
+        """new: the Access of a file that must not be there; None, it must."""
+        self.path = path
+        self.size = 0
+        self._full_path = os.path.join(root, path)
+        self._sha256 = hashlib.sha256()
+        how = os.O_APPEND if new is None else os.O_CREAT | os.O_EXCL
+        with translated("create", self._full_path):
+            self._descriptor: Optional[int] = beneath.open_file(root, path, os.O_WRONLY | how, 0o600)
+            if new is not None:
+                access.give(self._descriptor, new.file, new)
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        with self._writing() as descriptor:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        self._sha256.update(data)
+        if self.size // file_system.WRITEBACK_STEP != (self.size + len(data)) // file_system.WRITEBACK_STEP:
+            file_system.start_writeback(descriptor)
+        self.size += len(data)
+
+    @contextmanager
+    def _writing(self) -> Iterator[int]:
+        """Give the descriptor."""
+        if self._descriptor is None:
+            raise errors.OutputError(f"cannot write to {self._full_path}: it is closed, or an earlier write failed")
+        try:
+            with translated("write to", self._full_path):
+                yield self._descriptor
+        except errors.OutputError:
+            self.close()  # a second fsync would tell of success, though the first one lost data
+            raise
+
+    def sync(self) -> None:
+        """Make what was written so far durable; more may follow."""
+        with self._writing() as descriptor:
+            os.fsync(descriptor)
+
+    def sha256(self) -> str:
+        """SHA-256 in hex of what was written so far."""
+        return self._sha256.hexdigest()
+
+    def seal(self) -> None:
+        """Make the file durable and close it."""
+        self.sync()
+        self.close()
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> DirectoryWriter:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        try:
+            if kind is None:
+                self.seal()
+        finally:
+            self.close()
