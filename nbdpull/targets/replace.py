@@ -10,8 +10,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from typing import Callable
 
-from ..core import errors
+from ..core import errors, file_system
 from ..core.os_error import translated
 
 
@@ -24,10 +25,10 @@ def whole(path: str, force: bool = False) -> Iterator[str]:
     try:
         yield draft
         with translated("write", path):
-            _sync(draft)
+            _sync(draft, os.fsync)
             _like_the_replaced(draft, path)
             os.replace(draft, path)
-            _sync(os.path.dirname(path))
+            _sync(os.path.dirname(path), file_system.sync_folder)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(draft)
@@ -52,9 +53,9 @@ def _like_the_replaced(draft: str, path: str) -> None:
         os.chown(draft, before.st_uid, before.st_gid)
 
 
-def _sync(path: str) -> None:
+def _sync(path: str, how: Callable[[int], None]) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        how(descriptor)
     finally:
         os.close(descriptor)

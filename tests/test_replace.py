@@ -1,0 +1,69 @@
+"""A new file is at its place when it is whole, and never half."""
+
+import errno
+import os
+
+import pytest
+
+from nbdpull.core import errors
+from nbdpull.targets import replace
+
+
+def test_it_is_there_when_it_is_whole(tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    with replace.whole(str(path)) as draft:
+        with open(draft, "wb") as file:
+            file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_what_an_exception_leaves_is_what_was_there(tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), replace.whole(str(path)):
+        raise KeyError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_two_cannot_write_one_draft(tmp_path):
+    path = tmp_path / "image"
+    told = "image.partial exists: another restore writes it"
+    with replace.whole(str(path)), pytest.raises(errors.OutputExists, match=told), replace.whole(str(path)):
+        pass
+    assert os.listdir(tmp_path) == ["image"]
+
+
+@pytest.fixture
+def fsync(monkeypatch):
+    """fsync(number): that of a folder fails with this errno."""
+    real = os.fsync
+
+    def fails(number):
+        def call(descriptor):
+            if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                raise OSError(number, os.strerror(number))
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", call)
+
+    return fails
+
+
+def test_a_file_system_without_fsync_of_folders_takes_it(tmp_path, fsync):
+    """As some network file systems are: the image had its name, and the restore failed nevertheless."""
+    fsync(errno.EINVAL)
+    with replace.whole(str(tmp_path / "image")):
+        pass
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_a_name_that_is_not_durable_is_told(tmp_path, fsync):
+    fsync(errno.EIO)
+    with pytest.raises(errors.OutputError, match="image: Input/output error"), replace.whole(str(tmp_path / "image")):
+        pass
