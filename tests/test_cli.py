@@ -681,13 +681,16 @@ def test_an_ignored_signal_stays_ignored(big, tmp_path, monkeypatch):
 
 def test_a_signal_ends_an_index_too(vm, monkeypatch, capsys):
     """It may be of millions of lines."""
-    from nbdpull.operations import listing
+    from nbdpull.format import reader
 
-    def records(*_):
+    real = reader.records
+
+    def records(*which):
         os.kill(os.getpid(), signal.SIGTERM)
-        yield from [{"offset": 0}] * 100_000
+        for batch in real(*which):
+            yield from [batch] * 100_000
 
-    monkeypatch.setattr(listing, "records", records)
+    monkeypatch.setattr(reader, "records", records)
     assert cli.main(["index", str(vm.root), "latest", "vda"]) == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
 

@@ -92,7 +92,7 @@ def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_lib
     assert (told["ok"], told["verdict"], told["exit_code"]) == (False, "failed", 13)
     assert "did not show what was expected within 4 s" in told["reason"]
 
-    points = listing.points(str(bootable.root))[0]
+    points = listing.listing(listing.Options(str(bootable.root))).points
     assert [point["drilled"]["verdict"] for point in points] == ["ok", "failed"]
     assert points[0]["drilled"]["seconds"] > 0 and "@" in points[0]["drilled"]["who"]
     assert {name: told[name] for name in points[1]["drilled"]} == points[1]["drilled"]
@@ -207,7 +207,7 @@ def test_it_can_be_stopped(bootable, private_libvirt, work):
         drill.drill(request, check=check)
     assert drills_left(private_libvirt) == []
     assert os.listdir(work) == []
-    assert listing.points(str(bootable.root))[0][1]["drilled"] is None
+    assert listing.listing(listing.Options(str(bootable.root))).points[1]["drilled"] is None
 
 
 def closed_to_nobody(folder):

@@ -52,7 +52,8 @@ def test_it_verifies():
 
 
 def test_it_is_listed_in_the_order_of_its_commits():
-    found, refused = listing.points(str(GOLDEN))
+    listed = listing.listing(listing.Options(str(GOLDEN)))
+    found, refused = listed.points, listed.refused
     assert refused == []
     ours = [point for point in found if point["domain"] == "vm1"]
     assert [point["id"] for point in ours] == list(IMAGES["vm1"])
@@ -106,7 +107,7 @@ def test_reading_leaves_it_as_it_is(tmp_path):
     before = state()
     verify_store(GOLDEN)
     restored(GOLDEN, tmp_path / "out", *POINTS[0])
-    listing.points(str(GOLDEN))
+    listing.listing(listing.Options(str(GOLDEN)))
     assert state() == before
 
 

@@ -43,7 +43,7 @@ LIBRARIES = {
         "serving.overlay",
     },
 }
-NEEDS_NO_HYPERVISOR = {"restore", "verify", "listing", "serve", "digest", "rebuild"}
+NEEDS_NO_HYPERVISOR = {"restore", "verify", "listing", "show", "index", "serve", "digest", "rebuild"}
 FOLDER = Path(nbdpull.__file__).parent
 
 

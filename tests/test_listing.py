@@ -7,7 +7,18 @@ import zstandard
 from stores import ROLLING, Vm, chain, damaged, flipped, records_of
 
 from nbdpull.core import errors, extents
-from nbdpull.operations import listing
+from nbdpull.operations import index, listing
+from nbdpull.operations.description import describe
+from nbdpull.operations.store_choice import find_point
+
+
+def points_of(vm):
+    found = listing.listing(listing.Options(str(vm.root)))
+    return found.points, found.refused
+
+
+def records(vm, disk, point="latest"):
+    return list(index.index(index.Options(str(vm.root), point, disk)).records)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +28,7 @@ def vm(tmp_path_factory):
 
 def test_a_point(vm):
     first, second = vm.points[:2]
-    told = listing.describe(second, frozenset(), [])
+    told = describe(second, frozenset(), [])
     assert told == json.loads(json.dumps(told)), "it is plain"
     disks = told.pop("disks")
     assert told == {
@@ -50,7 +61,7 @@ def test_a_point(vm):
 
 
 def test_what_a_first_point_lacks(vm):
-    told = listing.describe(vm.points[0], frozenset(), [])
+    told = describe(vm.points[0], frozenset(), [])
     assert told["parent"] is None
     assert [disk["mode"] for disk in told["disks"]] == ["full", "full"]
 
@@ -61,7 +72,7 @@ def test_points_of_every_domain(tmp_path):
         vm = Vm(tmp_path / "store", name)
         vm.add_disk("vda", 1000)
         made += [(name, vm.pull().id), (name, vm.pull().id)]
-    found, refused = listing.points(str(vm.root))
+    found, refused = points_of(vm)
     assert sorted((point["domain"], point["id"]) for point in found) == sorted(made)
     assert refused == []
 
@@ -76,14 +87,14 @@ def test_domains_whose_names_are_no_folders(tmp_path):
         vm = Vm(tmp_path / "store", name)
         vm.add_disk("vda", 1000)
         made[name] = vm.pull().id
-    found, refused = listing.points(str(vm.root))
+    found, refused = points_of(vm)
     assert ({point["domain"]: point["id"] for point in found}, refused) == (made, [])
     for name, point in made.items():
-        series, last = listing.find_point(str(vm.root), "latest", name)
+        series, last = find_point(str(vm.root), "latest", name)
         assert (series.domain, last.id) == (name, point)
-        assert listing.find_point(str(vm.root), point)[0].domain == name
+        assert find_point(str(vm.root), point)[0].domain == name
     with damaged(vm.folder / made[name] / "manifest.json", b""), pytest.raises(errors.Damaged):
-        listing.find_point(str(vm.root), made[name])
+        find_point(str(vm.root), made[name])
 
 
 def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_domains_own(tmp_path):
@@ -92,37 +103,37 @@ def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_domains_own(tm
     vm.add_disk("vda", 1000)
     old = vm.pull()
     vm.folder.rename(vm.root / vm.name)
-    assert listing.find_point(str(vm.root), "latest", vm.name)[1] == old
+    assert find_point(str(vm.root), "latest", vm.name)[1] == old
     again = Vm(vm.root, vm.name)
     again.add_disk("vda", 1000)
     new = again.pull()
-    assert listing.find_point(str(vm.root), "latest", vm.name)[1] == new
-    assert len(listing.points(str(vm.root))[0]) == 2
+    assert find_point(str(vm.root), "latest", vm.name)[1] == new
+    assert len(points_of(vm)[0]) == 2
 
 
 def test_an_empty_store(tmp_path):
     vm = Vm(tmp_path)
-    assert listing.points(str(vm.root)) == ([], [])
+    assert points_of(vm) == ([], [])
     vm.store.make_folder("vm1")
-    assert listing.points(str(vm.root)) == ([], [])
+    assert points_of(vm) == ([], [])
 
 
 def test_one_damaged_manifest_hides_no_other_point(vm):
     path = vm.folder / vm.points[1].id / "manifest.json"
     with damaged(path, flipped(path.read_bytes(), 99)):
-        found, refused = listing.points(str(vm.root))
+        found, refused = points_of(vm)
     assert [point["id"] for point in found] == [vm.points[0].id, vm.points[2].id]
     assert len(refused) == 1 and str(path) in str(refused[0])
 
 
 def test_find_point(vm):
-    series, point = listing.find_point(str(vm.root), "latest")
+    series, point = find_point(str(vm.root), "latest")
     assert (series.domain, point) == ("vm1", vm.points[-1])
-    assert listing.find_point(str(vm.root), vm.points[0].id)[1] == vm.points[0]
+    assert find_point(str(vm.root), vm.points[0].id)[1] == vm.points[0]
     with pytest.raises(errors.NoSuchPoint, match=vm.points[0].id):
-        listing.find_point(str(vm.root), "20300101T000000Z-aaaaaa")
+        find_point(str(vm.root), "20300101T000000Z-aaaaaa")
     with pytest.raises(errors.StoreError):
-        listing.find_point(str(vm.root), "latest", "vm9")
+        find_point(str(vm.root), "latest", "vm9")
 
 
 def test_an_id_is_found_in_whichever_domain_has_it(tmp_path):
@@ -131,21 +142,21 @@ def test_an_id_is_found_in_whichever_domain_has_it(tmp_path):
         vm.add_disk("vda", 1000)
         vm.pull()
     for vm in (one, two):
-        series, point = listing.find_point(str(tmp_path), vm.points[0].id)
+        series, point = find_point(str(tmp_path), vm.points[0].id)
         assert (series.domain, point) == (vm.name, vm.points[0])
     with pytest.raises(errors.StoreError, match="vm1, vm2"):
-        listing.find_point(str(tmp_path), "latest")
+        find_point(str(tmp_path), "latest")
     with pytest.raises(errors.NoSuchPoint):
-        listing.find_point(str(tmp_path), one.points[0].id, "vm2")
+        find_point(str(tmp_path), one.points[0].id, "vm2")
 
 
 def test_records(vm):
-    series, point = listing.find_point(str(vm.root), "latest")
-    told = list(listing.records(series, point, "vda"))
-    records = records_of(vm, point, "vda")
-    assert [(r["offset"], r["length"]) for r in told] == records[["offset", "length"]].tolist()
+    point = vm.points[-1]
+    told = records(vm, "vda")
+    stored = records_of(vm, point, "vda")
+    assert [(r["offset"], r["length"]) for r in told] == stored[["offset", "length"]].tolist()
     chunks = [chunk.path for chunk in point.manifest.disk("vda").chunks]
-    for one, record in zip(told, records):
+    for one, record in zip(told, stored):
         if record["kind"] == extents.ZERO:
             assert set(one) == {"offset", "length", "kind"} and one["kind"] == "zero"
         else:
@@ -160,15 +171,14 @@ def test_records(vm):
 
 
 def test_records_of_no_disk(vm):
-    series, point = listing.find_point(str(vm.root), "latest")
     with pytest.raises(errors.NoSuchDisk, match="has no disk vdz; it has: vda, vdb"):
-        list(listing.records(series, point, "vdz"))
+        records(vm, "vdz")
 
 
 def test_records_of_a_damaged_index(vm):
-    series, point = listing.find_point(str(vm.root), "latest")
+    point = vm.points[-1]
     path = vm.folder / point.manifest.disk("vda").index.path
     fewer = zstandard.compress(records_of(vm, point, "vda")[:-1].tobytes())  # sound in itself, but not the one stored
     for data in (flipped(path.read_bytes(), 30), fewer):
         with damaged(path, data), pytest.raises(errors.Damaged, match="vda.index"):
-            list(listing.records(series, point, "vda"))
+            records(vm, "vda")

@@ -94,7 +94,7 @@ def test_an_old_point_tells(tmp_path):
     text = command("show", vm.root, "latest").stdout.decode()
     assert "not in it: filesystem home (/srv/home), it is a folder of the host\n" in text
     with damaged(vm.folder / vm.points[0].id / "domain.xml", b"<domain/>"):
-        assert listing.points(str(vm.root))[0][0]["not_in_point"] is None
+        assert listing.listing(listing.Options(str(vm.root))).points[0]["not_in_point"] is None
         assert command("show", vm.root, "latest").returncode == 0
 
 
@@ -108,7 +108,7 @@ def test_a_live_definition_that_is_none(tmp_path, live):
     vm.xml = xml_of(DISK.format(device="disk", name="vda", inside=""))
     vm.files["domain-live.xml"] = live.encode()
     vm.pull()
-    [point] = listing.points(str(vm.root))[0]
+    [point] = listing.listing(listing.Options(str(vm.root))).points
     assert point["not_in_point"] == ([] if live.startswith("<?xml") else None)
 
 

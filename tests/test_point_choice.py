@@ -7,7 +7,7 @@ import pytest
 import stores
 
 from nbdpull.core import errors
-from nbdpull.operations import listing
+from nbdpull.operations import store_choice
 from nbdpull.repository import marker, point_choice, series
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=timezone.utc)
@@ -89,7 +89,7 @@ def _series(vm):
 def test_a_store_is_asked_for_a_beginning(store):
     ids = [point.id for point in store.points]
     for each, text in point_choice.short(ids).items():
-        assert _series(store).point(text).id == listing.find_point(str(store.root), text)[1].id == each
+        assert _series(store).point(text).id == store_choice.find_point(str(store.root), text)[1].id == each
     common = ids[0][:2]
     with pytest.raises(errors.NoSuchPoint, match=f"{common} fits 3 points: ") as told:
         _series(store).point(common)
@@ -107,7 +107,7 @@ def test_a_store_is_asked_for_a_time(store):
         until = point_choice.moment(text, NOW)
         model = max((point for point in target.points() if point.when <= until),
                     key=lambda point: (point.when, point.manifest.sequence))  # fmt: skip
-        assert target.point(text).id == listing.find_point(str(store.root), text)[1].id == model.id
+        assert target.point(text).id == store_choice.find_point(str(store.root), text)[1].id == model.id
     with pytest.raises(errors.NoSuchPoint, match="at or before 1999-12-31"):
         target.point("1999-12-31")
     with pytest.raises(errors.NoSuchPoint, match="is not a time that exists"):

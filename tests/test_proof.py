@@ -84,7 +84,7 @@ def test_a_time_limit_ends_it_and_the_next_run_goes_on(vm, capsys):
 
 
 def test_list_tells_when_a_point_was_verified(vm, capsys):
-    assert [point["verified"] for point in listing.points(str(vm.root))[0]] == [None] * 3
+    assert [point["verified"] for point in listing.listing(listing.Options(str(vm.root))).points] == [None] * 3
     assert result(capsys, "verify", vm.root)["ok"]
     chunk = vm.folder / vm.points[2].manifest.disk("vda").chunks[0].path
     before = chunk.read_bytes()
@@ -93,7 +93,7 @@ def test_list_tells_when_a_point_was_verified(vm, capsys):
     assert points[0]["verified"]["level"] == "frames" and "@" in points[0]["verified"]["last"]["who"]
     chunk.write_bytes(flipped(before, 900))
     assert result(capsys, "verify", vm.root, "--quick", "--sample", "100%")["exit_code"] == 11
-    points = listing.points(str(vm.root))[0]
+    points = listing.listing(listing.Options(str(vm.root))).points
     assert [point["verified"]["verdict"] for point in points] == ["ok", "ok", "damaged"]
     assert "DAMAGED" in nbdpull(capsys, "list", vm.root)[1]
     chunk.write_bytes(before)
@@ -295,7 +295,7 @@ def test_a_digest_of_many_blocks_takes_no_memory():
 def test_digests_are_kept_and_listed(vm, capsys):
     told = result(capsys, "digest", vm.root, "--point", "all")["points"]
     assert [point["id"] for point in told] == [point.id for point in vm.points]
-    listed = listing.points(str(vm.root))[0]
+    listed = listing.listing(listing.Options(str(vm.root))).points
     assert [point["digests"] for point in listed] == [point["disks"] for point in told]
     code, out, _ = nbdpull(capsys, "digest", vm.root, "--disk", "vdb")
     assert code == 0 and told[-1]["disks"]["vdb"] in out
@@ -330,7 +330,7 @@ def test_a_large_lost_index(tmp_path):
     before = path.read_bytes()
     assert len(before) > 300_000
     path.unlink()
-    rebuild.rebuild(vm.series, point, "vda")
+    rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vda"))
     assert path.read_bytes() == before
 
 
@@ -339,7 +339,7 @@ def test_a_disk_without_changes(tmp_path):
     point = vm.pull()
     path = vm.folder / point.manifest.disk("vda").index.path
     path.unlink()
-    rebuild.rebuild(vm.series, point, "vda")
+    rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vda"))
     assert verify_store(vm.root).damages == []
 
 
@@ -360,4 +360,4 @@ def test_what_cannot_be_rebuilt(vm, capsys):
     with damaged(index, None), damaged(chunk, None):
         assert nbdpull(capsys, *words)[0] == 11
     with pytest.raises(errors.NoSuchDisk):
-        rebuild.rebuild(vm.series, point, "vdz")
+        rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vdz"))

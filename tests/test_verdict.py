@@ -36,7 +36,7 @@ def run(capsys, *words):
 
 def verified(vm):
     """What list tells of each point, in their order; None for one that nobody looked at."""
-    return [point["verified"] for point in listing.points(str(vm.root))[0]]
+    return [point["verified"] for point in listing.listing(listing.Options(str(vm.root))).points]
 
 
 def words(vm):

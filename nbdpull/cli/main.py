@@ -155,8 +155,8 @@ def _domain(line: Line) -> Optional[str]:
     named: Optional[str] = getattr(line.args, "domain", None)
     if named is not None or not hasattr(line.args, "store"):
         return named
-    from ..operations import listing
+    from ..operations import store_choice
 
     with suppress(errors.NbdpullError):
-        return listing.only_domain(line.args.store)
+        return store_choice.only_domain(line.args.store)
     return None

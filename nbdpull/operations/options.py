@@ -236,11 +236,12 @@ class ListOptions:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """point: an id is looked for in all domains of the store."""
+    """point: an id is looked for in all domains of the store. definition: read that of the domain, too."""
 
     store: str
     point: str
     domain: Optional[str] = None
+    definition: bool = False
 
 
 @dataclass(frozen=True)

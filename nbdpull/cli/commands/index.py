@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
-from typing import Any
 
 from ...core.errors import Check
 from ...operations.options import IndexOptions as Options
@@ -26,18 +24,11 @@ def add(parser: usage.Parser) -> None:
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
-    from ...operations import listing
-
     options = usage.options(Options, args)
-    series, point = listing.find_point(options.store, options.point, options.domain)
     if getattr(args, "rebuild", False):
         from ...operations import rebuild
 
-        return Outcome(lines=[rebuild.rebuild(series, point, options.disk)])
-    return Outcome(lines=_records(listing.records(series, point, options.disk), check))
+        return Outcome(lines=[rebuild.rebuild(options, report, check).path])
+    from ...operations import index
 
-
-def _records(records: Iterator[dict[str, Any]], check: Check) -> Iterator[str]:
-    for record in records:
-        check()
-        yield json.dumps(record)
+    return Outcome(lines=map(json.dumps, index.index(options, report, check).records))

@@ -30,12 +30,11 @@ def add(parser: usage.Parser) -> None:
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import listing
 
-    options = usage.options(Options, args)
-    every, refused = listing.points(options.store, options.domain)
-    code = max((error.exit_code for error in refused), default=0)
-    points = [point for group in _by_domain(every) for point in group[-getattr(args, "last", 0) :]]
-    lines = _wide(points) if getattr(args, "wide", False) else _narrow(points, listing.short_ids(every))
-    return Outcome(points, lines, code, warnings=[str(error) for error in refused])
+    found = listing.listing(usage.options(Options, args), report, check)
+    code = max((error.exit_code for error in found.refused), default=0)
+    points = [point for group in _by_domain(found.points) for point in group[-getattr(args, "last", 0) :]]
+    lines = _wide(points) if getattr(args, "wide", False) else _narrow(points, found.short_ids)
+    return Outcome(points, lines, code, warnings=[str(error) for error in found.refused])
 
 
 def _by_domain(points: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -89,7 +89,7 @@ def add(parser: usage.Parser) -> None:
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
-    from ...operations import listing, pull
+    from ...operations import description, pull
 
     gentle = getattr(args, "gentle", False)
     os.nice(19 if gentle else getattr(args, "nice", NICE))
@@ -97,7 +97,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     options = usage.options(Options, args, **({"max_in_flight": 1} if gentle else {}))
     options = replace(options, threads=min(options.threads, options.max_in_flight or 64))
     result = pull.pull(options, report, check)
-    point = listing.describe(result.point, result.partial, result.omitted)
+    point = description.describe(result.point, result.partial, result.omitted)
     following = next_command(options, point)
     values = {
         "point": point["id"],

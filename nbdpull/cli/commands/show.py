@@ -21,19 +21,17 @@ def add(parser: usage.Parser) -> None:
     usage.add_domain_of_store(parser, Options)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="one JSON object")
-    shown.add_argument("--xml", action="store_true", help="the domain's definition, as it was stored")
+    usage.add(shown, Options, "--xml", dest="definition", action="store_true",
+              help="the domain's definition, as it was stored")  # fmt: skip
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
-    from ...operations import listing
+    from ...operations import show
 
-    options = usage.options(Options, args)
-    wanted = (options.store, options.point, options.domain)
-    if getattr(args, "xml", False):
-        series, found = listing.find_point(*wanted)
-        return Outcome(text=series.definition(found))
-    point = listing.point(*wanted)
-    return Outcome(point, _lines(point))
+    found = show.show(usage.options(Options, args), report, check)
+    if found.definition is not None:
+        return Outcome(text=found.definition)
+    return Outcome(found.point, _lines(found.point))
 
 
 def _lines(point: dict[str, Any]) -> Iterator[str]:

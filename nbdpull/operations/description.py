@@ -1,0 +1,110 @@
+"""A point as plain values, in the shape that JSON output has; the manual documents it.
+
+Owns: that shape. Must not know: which points are asked for, how they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Optional
+
+from ..core import errors
+from ..definitions import omissions
+from ..format import findings
+from ..format.manifest import DiskEntry
+from ..repository import series, verdict
+
+Described = dict[str, Any]
+
+_NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "digests": {}}
+
+
+def of_series(target: series.Series) -> tuple[list[Described], list[errors.NbdpullError]]:
+    """([each point, in the order of commits], [why another one cannot be read, …])"""
+    points, refused = target.load()
+    return _described(target, points, points, refused), list(refused.values())
+
+
+def of_point(target: series.Series, point: series.Point) -> Described:
+    """The same of one Point of the Series."""
+    [described] = _described(target, [point], *target.load())
+    return described
+
+
+def _described(
+    target: series.Series,
+    wanted: list[series.Point],
+    every: list[series.Point],
+    refused: dict[str, errors.NbdpullError],
+) -> list[Described]:
+    found, partial = _found(target, every, refused), series.partial_disks(every)
+    return [describe(point, partial[point.id], omissions.of_point(target, point), found[point.id]) for point in wanted]
+
+
+def describe(
+    point: series.Point,
+    partial: Collection[str],
+    omitted: Optional[list[omissions.Omission]],
+    found: Optional[Described] = None,
+) -> Described:
+    """A Point. partial: its disks of which no whole image can be made; omitted: what of its domain it does not have;
+    found: what `_found` tells of it."""
+    m = point.manifest
+    return {
+        "id": m.point,
+        "domain": m.domain,
+        "uuid": m.uuid,
+        "created": m.created,
+        "as_of": m.as_of,
+        "since": m.since,
+        "checkpoint": m.checkpoint and m.checkpoint.name,
+        "parent": m.parent and m.parent.point,
+        "partial": bool(partial),
+        "consistency": m.consistency,
+        "consistency_reason": m.consistency_reason,
+        "passwords": m.passwords,
+        "disks": [_describe_disk(disk) for disk in m.disks],
+        "not_in_point": None if omitted is None else [_describe_omission(each) for each in omitted],
+        "seconds": m.seconds,
+        "versions": m.versions,
+        **(found or _NOT_LOOKED_AT),
+    }
+
+
+def _found(
+    target: series.Series, points: list[series.Point], refused: dict[str, errors.NbdpullError]
+) -> dict[str, Described]:
+    """{point id: what was found about it later}; points: all of the Series that can be read."""
+    every = findings.load(target)
+    unproved = {name for name, error in refused.items() if isinstance(error, errors.FormatTooNew)}
+    known = verdict.Known(points, every, unproved)
+    drills = findings.newest(every, points, findings.DRILL)
+    digests = findings.newest(every, points, findings.DIGEST)
+    return {
+        point.id: {"verified": known.verdict(point), "drilled": _drill(drills[point.id]),
+                   "digests": digests[point.id].get("disks", {})} for point in points
+    }  # fmt: skip
+
+
+def _drill(found: Optional[Described]) -> Optional[Described]:
+    members = ("when", "who", "verdict", "seconds", "waited_for")
+    return {name: found.get(name) for name in members} if found else None
+
+
+def _describe_disk(disk: DiskEntry) -> Described:
+    names = (
+        "name",
+        "mode",
+        "reason",
+        "size",
+        "dirty_bytes",
+        "zero_bytes",
+        "read_bytes",
+        "stored_bytes",
+        "deduped_bytes",
+    )
+    return {name: getattr(disk, name) for name in names}
+
+
+def _describe_omission(omission: omissions.Omission) -> Described:
+    return {name: getattr(omission, name) for name in ("what", "why", "path", "missed")}

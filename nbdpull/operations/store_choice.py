@@ -1,0 +1,29 @@
+"""Which domain and which point of a store the user means.
+
+Must not know: what is done with them.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ..repository import marker, point_choice, series
+
+
+def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
+    """Return (Series, Point) of what Series.point takes; an id is looked for in all domains. NoSuchPoint, StoreError"""
+    opened = marker.open_store(root)
+    if domain is None and wanted != series.LATEST:
+        found = [(each, name) for each in series.all_series(opened) for name in each.named(wanted)]
+        ids = list(dict.fromkeys(name for _, name in found))
+        if len(ids) > 1:
+            raise point_choice.ambiguous(wanted, ids)
+        for each, _ in found[:1]:
+            return each, each.point(wanted)
+    target = series.only_series(opened, domain)
+    return target, target.point(wanted)
+
+
+def only_domain(root: str) -> str:
+    """Name of the domain of a store that holds one; StoreError for another store."""
+    return series.only_series(marker.open_store(root)).domain
