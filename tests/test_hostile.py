@@ -165,6 +165,34 @@ def test_a_definition_that_libvirt_will_not_have_hides_no_disk(tmp_path, capsys)
         assert sorted(os.listdir(tmp_path / f"out{len(xml)}")) == ["domain.xml", "vda.raw"]
 
 
+@pytest.mark.parametrize("words", [["--name", "copy", "--new-uuid"], ["--define"]])
+def test_a_definition_without_a_name_is_none(tmp_path, capsys, words):
+    """libvirt never writes one. The disks can be had all the same, as of any other text that is no definition."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 10 * KIB)
+    vm.xml = "<domain type='qemu'><uuid>3e3fce45-4f53-4fa7-bb32-11f34168b82b</uuid><devices/></domain>"
+    vm.pull()
+    code, _, err = run(capsys, ["restore", vm.root, "-o", tmp_path / "out", "-c", "test:///default", *words])
+    said = f"domain.xml of point {vm.points[0].id} is not a domain definition"
+    assert (code, err) == (DAMAGE, [f"nbdpull: {said}"])
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(capsys, ["restore", vm.root, "-o", tmp_path / "out", "--format", "raw"])
+    assert code == 0 and err == ["nbdpull: warning: domain.xml is not a domain definition: it is as it was stored"]
+
+
+@pytest.mark.parametrize("words", [[], ["--name", "copy", "--new-uuid"]])
+def test_a_disk_that_was_plugged_into_a_domain_without_devices(tmp_path, capsys, words):
+    """Which libvirt takes; what it writes has always some."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 10 * KIB)
+    vm.xml = "<domain type='qemu'><name>vm1</name></domain>"
+    vm.files = {layout.LIVE_XML: stores.domain_xml({"vda": "raw"}).encode()}
+    vm.pull()
+    code, _, err = run(capsys, ["restore", vm.root, "-o", tmp_path / "out", *words])
+    assert (code, err) == (0, [])
+    assert stores.disks_of((tmp_path / "out/domain.xml").read_text()) == {"vda": ("raw", str(tmp_path / "out/vda.raw"))}
+
+
 @pytest.mark.usefixtures("nbdkit")
 @pytest.mark.timeout_seconds(30)
 @pytest.mark.parametrize("what", ["marker", "series", "second point", "second manifest", "index"])

@@ -142,9 +142,9 @@ def adapted(
 
 def _name(root: ET.Element, name: Optional[str], new_uuid: bool) -> None:
     if name:
-        xml_tree.child(root, "name").text = name
+        xml_tree.made(root, "name").text = name
     if new_uuid:
-        _child(root, "uuid").text = fresh = str(uuid.uuid4())
+        xml_tree.made(root, "uuid").text = fresh = str(uuid.uuid4())
         for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):  # libvirt wants both to be the same
             entry.text = fresh
         if (genid := root.find("genid")) is not None:  # tells a guest that it is a copy
@@ -167,7 +167,7 @@ def _place(disk: ET.Element, place: Source) -> list[str]:
     for other in disk.findall("driver")[1:]:  # which of them counts is libvirt's affair
         disk.remove(other)
     disk.set("type", place.type)
-    driver, source = _child(disk, "driver"), ET.Element("source", {_ATTRIBUTES[place.type]: place.path})
+    driver, source = xml_tree.made(disk, "driver"), ET.Element("source", {_ATTRIBUTES[place.type]: place.path})
     disk.insert(list(disk).index(driver) + 1, source)
     if place.encrypted:
         ET.SubElement(source, "encryption", format="luks").extend(secrets[:1])
@@ -188,7 +188,7 @@ def _nvram(root: ET.Element, path: Optional[str], copy: bool) -> None:
     """The variables are those of the point; of a copy without any libvirt makes them, at a place of its own."""
     if not has_variables(root) or not (path or copy):
         return
-    element = _child(xml_tree.child(root, "os"), "nvram")
+    element = xml_tree.made(xml_tree.child(root, "os"), "nvram")
     for child in list(element):
         element.remove(child)
     element.attrib.pop("type", None)  # the format stays: a point has the bytes as they were
@@ -232,8 +232,3 @@ def _closed(graphics: ET.Element, passwords: Collection[str]) -> list[str]:
     if not listens and not graphics.get("socket"):
         graphics.set("listen", LOOPBACK)
     return [f"graphics {kind} had a password, which is not in the point: it listens on {LOOPBACK}; see virsh edit"]
-
-
-def _child(element: ET.Element, tag: str) -> ET.Element:
-    found: Optional[ET.Element] = element.find(tag)
-    return ET.SubElement(element, tag) if found is None else found

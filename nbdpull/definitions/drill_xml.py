@@ -52,13 +52,12 @@ def adapted(
         if element.tag not in _KEPT:
             root.remove(element)
     root.attrib.pop("id", None)
-    _set(root, "name", name)
-    _set(root, "uuid", uuid)
+    xml_tree.made(root, "name").text = name
+    xml_tree.made(root, "uuid").text = uuid
     for event in ("on_poweroff", "on_crash"):
-        _set(root, event, "destroy")
+        xml_tree.made(root, event).text = "destroy"
     _adapt_os(root, files, offer)
-    old = root.find("devices")
-    devices = old if old is not None else ET.SubElement(root, "devices")
+    devices = xml_tree.made(root, "devices")
     kept = [_device(device, images, offer) for device in list(devices)]
     serial = _serial(devices, console)
     for device in list(devices):
@@ -77,13 +76,6 @@ def _require_nothing_of_the_host(root: ET.Element, own: Collection[str], offer: 
     if found:
         raise errors.Unsupported(f"no drill: the domain's definition names {found[0]}, which is neither in the point "
                                  "nor what this host offers to every domain")  # fmt: skip
-
-
-def _set(root: ET.Element, tag: str, text: str) -> None:
-    element = root.find(tag)
-    if element is None:
-        element = ET.SubElement(root, tag)
-    element.text = text
 
 
 def _adapt_os(root: ET.Element, files: dict[str, str], offer: Offer) -> None:

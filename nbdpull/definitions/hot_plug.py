@@ -68,7 +68,7 @@ def _having(root: ET.Element, attributes: dict[str, Optional[str]]) -> list[ET.E
 
 
 def _add(root: ET.Element, device: ET.Element) -> None:
-    devices = xml_tree.child(root, "devices")
+    devices = xml_tree.made(root, "devices")
     taken = [each.attrib for each in devices.iter("address")]
     for child in list(device):
         if child.tag in ("alias", "backingStore", "mirror") or (child.tag == "address" and child.attrib in taken):

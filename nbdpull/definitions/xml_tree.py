@@ -8,7 +8,7 @@ Must not know: what an element means.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import Union, cast
+from typing import Optional, Union, cast
 from xml.parsers import expat
 
 from ..core import errors
@@ -38,6 +38,12 @@ def text_of(root: ET.Element) -> str:
 def child(element: ET.Element, tag: str) -> ET.Element:
     """The first child of that name, which is known to be there."""
     return cast(ET.Element, element.find(tag))
+
+
+def made(element: ET.Element, tag: str) -> ET.Element:
+    """The first child of that name, a new one where there is none."""
+    found: Optional[ET.Element] = element.find(tag)
+    return ET.SubElement(element, tag) if found is None else found
 
 
 class _Reader:

@@ -107,6 +107,8 @@ class _Run:
         for a text where it cannot be read (the proof tells that), or is none."""
         try:
             xml = self._series.definition(self._point)
+            if not definition.identity(xml)[0].strip():  # libvirt takes none of that kind
+                return None, [], []
             with suppress(errors.Damaged):
                 live = self._series.live_definition(self._point)
                 return hot_plug.joined(xml, live, self._names)
