@@ -1,11 +1,15 @@
-"""How long the path of a unix socket may be.
+"""Unix sockets: how long the path of one may be, and one that has no path.
 
-Owns: that number, which is Linux's. Must not know: whose socket it is.
+Owns: that number, which is Linux's, and the way to a socket that no other process finds. Must not know: whose socket it
+is.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import tempfile
 
 PATH_MAX = 107  # bytes: sun_path, less its NUL
 
@@ -13,3 +17,26 @@ PATH_MAX = 107  # bytes: sun_path, less its NUL
 def fits(path: str) -> bool:
     """Whether a unix socket can have this path."""
     return len(os.fsencode(path)) <= PATH_MAX
+
+
+def nameless() -> tuple[socket.socket, int]:
+    """A socket to listen at, and a descriptor: by its path_of, this process can connect to it. Nothing is left of it
+    however we end."""
+    folder = tempfile.mkdtemp(prefix="nbdpull-")
+    inside = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path = f"{path_of(inside)}/nbd"  # the folder's own may be too long
+        listening.bind(path)
+        return listening, os.open(path, os.O_PATH)
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.close(inside)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def path_of(descriptor: int) -> str:
+    """Where this process finds what a descriptor is of."""
+    return f"/proc/self/fd/{descriptor}"

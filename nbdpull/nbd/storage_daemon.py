@@ -11,14 +11,12 @@ import contextlib
 import json
 import os
 import select
-import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from typing import Any, Callable
 
-from ..core import child, errors, software
+from ..core import child, errors, software, unix_socket
 
 PROGRAM = "qemu-storage-daemon"
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
@@ -42,9 +40,9 @@ class StorageDaemon:
         self._unread = b""
         with contextlib.ExitStack() as opened:
             self._log = opened.enter_context(tempfile.TemporaryFile())
-            listening, way = _nameless_socket()
+            listening, way = unix_socket.nameless()
             opened.callback(os.close, way)
-            self.socket = f"/proc/self/fd/{way}"
+            self.socket = unix_socket.path_of(way)
             with listening:
                 self._process = self._started(listening.fileno())
             opened.callback(self._end)
@@ -126,23 +124,6 @@ class StorageDaemon:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
-
-
-def _nameless_socket() -> tuple[socket.socket, int]:
-    """A socket to listen at, and a descriptor by whose path in /proc this process can connect to it."""
-    folder = tempfile.mkdtemp(prefix="nbdpull-")
-    inside = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path = f"/proc/self/fd/{inside}/nbd"  # a socket's path may have 107 bytes, and the folder's may have more
-        listening.bind(path)
-        return listening, os.open(path, os.O_PATH)
-    except BaseException:
-        listening.close()
-        raise
-    finally:
-        os.close(inside)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _dotted(version: dict[str, int]) -> str:
