@@ -335,6 +335,23 @@ def test_the_json_of_pull(vm, tmp_path):
     assert json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[-1] == point
 
 
+def test_the_lines_of_verbose(vm, tmp_path):
+    """Those of the manual's excerpt come in that order; numbers, ids and paths are others each time."""
+
+    def alike(text):
+        times = r"^[\d:.]{12} "
+        lines = [line for line in text.splitlines() if re.match(times, line)]
+        return [re.sub(r"\S*\d\S*", "#", re.sub(times, "", line)) for line in lines]
+
+    [excerpt] = [block for block in blocks(section(MANUAL, "every verb"), "text")]
+    nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
+    vm.write("vda", 3 * MIB, MIB, 0x77)
+    done = command.nbdpull("-v", "vm1", "-o", "store", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seen = iter(alike(done.stderr))
+    assert [line for line in alike(excerpt) if line not in seen] == []
+
+
 def test_the_json_of_a_failure(tmp_path):
     told = events(nbdpull_says(tmp_path, "restore", "nowhere", "-o", "out", "--json", exit_code=10))
     assert_documented(table(section(MANUAL, "event result of a failure")), told["result"])

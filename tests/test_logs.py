@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+from bed.machine import MIB
+from command import last_event, nbdpull
 
 from nbdpull.cli import logs
 from nbdpull.core import errors
@@ -16,7 +18,7 @@ from nbdpull.core import errors
 TERMINAL_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (\S+): (.*)")
 FILE_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (\d+) (\S+) (\S+): (.*)")
 
-source = logging.getLogger("nbdpull.nbd.source")
+source = logging.getLogger("nbdpull.nbd")
 
 
 def log_all():
@@ -35,7 +37,7 @@ def test_what_is_shown(capsys, verbosity, lines, monkeypatch):
     said = capsys.readouterr()
     assert said.out == ""
     assert [TERMINAL_LINE.fullmatch(line).groups() for line in said.err.splitlines()] == [
-        ("source", text) for text in lines
+        ("nbd", text) for text in lines
     ]
 
 
@@ -60,7 +62,7 @@ def test_a_line_is_one_line_and_harmless(tmp_path):
     with logs.kept(0, str(path), pytest.fail):
         source.info("%s", "a\nb\x1b[2J\udc80")
     [line] = path.read_text().splitlines()
-    assert line.endswith("source: a\\nb\\x1b[2J\\udc80")
+    assert line.endswith("nbd: a\\nb\\x1b[2J\\udc80")
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):
@@ -77,14 +79,44 @@ def test_a_full_log_is_told_once_and_stops_nothing():
     assert told == ["the log /dev/full is no longer written: No space left on device"]
 
 
-def test_steps_are_events(tmp_path):
+def test_steps_are_events_of_a_verb(tmp_path):
+    """Their lists and what is null are for programs."""
     path, heard = tmp_path / "log", []
     with logs.kept(1, str(path), pytest.fail):
-        report = logs.with_steps(lambda event, **values: heard.append((event, values)))
-        report("copying", disk="vda", size=4096)
+        report = logs.with_steps(lambda event, **values: heard.append((event, values)), "restore")
+        report("lost", disk="vda", offset=None, length=4096, ranges=[1])
         report("progress", disk="vda", position=1)
-    assert heard == [("copying", {"disk": "vda", "size": 4096}), ("progress", {"disk": "vda", "position": 1})]
-    assert [FILE_LINE.fullmatch(line)[4] for line in path.read_text().splitlines()] == ["copying disk=vda size=4096"]
+    assert heard == [("lost", {"disk": "vda", "offset": None, "length": 4096, "ranges": [1]}),
+                     ("progress", {"disk": "vda", "position": 1})]  # fmt: skip
+    assert [FILE_LINE.fullmatch(line).groups()[2:] for line in path.read_text().splitlines()] == [
+        ("restore", "lost disk=vda length=4096")
+    ]
+
+
+def test_the_steps_of_a_pull(pulled):
+    """Of an incremental one, which supersedes a checkpoint, in their order."""
+    witness = pulled({"vda": 4 * MIB})
+    before = witness.pull()
+    witness.vm.write("vda", MIB, MIB, 0x55)
+    done = nbdpull(*witness.words("-v"))
+    point, old = last_event(done.stdout)["details"], before["checkpoint"]
+    patterns = [
+        r"series /\S+, points: 1",
+        r"vda: incremental \(checkpoint\), 4\.0 MiB",
+        rf"start domain=\S+ point={point['id']} resumed=False since={old} parent={before['id']}",
+        "journal written",
+        rf"backup job started: vda since {old}; checkpoint: {point['checkpoint']}",
+        r"vda: map read, extents: 1, data: 1\.0 MiB",
+        r"vda: done: 1\.0 MiB read, \S+ \w+ stored, \d+\.\d s",
+        "backup job ended",
+        rf"manifest of point {point['id']} published",
+        f"superseded checkpoint {old} deleted",
+    ]
+    lines = [TERMINAL_LINE.fullmatch(line).groups() for line in done.stderr.splitlines()]
+    steps = [text for topic, text in lines if topic == "pull"]
+    assert len(steps) == len(patterns)
+    assert all(re.fullmatch(*pair) for pair in zip(patterns, steps)), steps
+    assert {topic for topic, _ in lines} == {"libvirt", "nbd", "guest", "pull"}
 
 
 def test_programs_are_named_at_the_second_v(tmp_path):

@@ -6,6 +6,8 @@ order of a run's steps.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any, Optional
 
 import numpy
 
-from ..core import extents
+from ..core import extents, sizes
 from ..core.errors import Check
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
@@ -27,6 +29,8 @@ from .resume import Kept
 
 BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
 BATCH_EXTENTS = 1 << 10
+
+log = logging.getLogger("nbdpull.pull")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class DiskCopy:
         self._frame_size = storing.frame_size
         self._encoder = writer.Encoder(storing.level, frames)
         self._stack = ExitStack()
+        self._began = self._ended = time.monotonic()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         if kept:
             self._count_kept(kept)
@@ -96,10 +101,14 @@ class DiskCopy:
 
     def batches(self) -> Iterator[extents.Extents]:
         """Yield extents cut into frames, so many as make one item of work."""
+        self._began = self._ended = time.monotonic()
+        count = data = 0
         for found in self._source.extents(self._reached):
+            count, data = count + len(found), data + extents.total(found, extents.DATA)
             self._dirty += extents.total(found)
             pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
             yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
+        log.info("%s: map read, extents: %d, data: %s", self.disk.target, count, sizes.shown(data))
 
     def read(self, batch: extents.Extents) -> Sequence[extents.Buffer]:
         """In a thread of the pipeline: the bytes of each data extent, valid until the thread's next call."""
@@ -121,6 +130,7 @@ class DiskCopy:
         self._stored += encoded.size
         self._deduped += int(records["length"][encoded.old].sum())
         self._reached = int(extents.ends(records[-1:])[0])
+        self._ended = time.monotonic()
 
     def progress(self) -> dict[str, Any]:
         return {"disk": self.disk.target, "position": self._reached, "size": self.disk.size,
@@ -128,6 +138,9 @@ class DiskCopy:
 
     def close(self, mode: str, reason: str) -> DiskEntry:
         index, chunks = self._writer.close()
+        stored = index.size + sum(chunk.size for chunk in chunks if chunk.path.startswith(self._point_id))
+        read, seconds = sizes.shown(self._read), self._ended - self._began
+        log.info("%s: done: %s read, %s stored, %.1f s", self.disk.target, read, sizes.shown(stored), seconds)
         return DiskEntry(
             name=self.disk.target,
             size=self.disk.size,
@@ -139,7 +152,7 @@ class DiskCopy:
             dirty_bytes=self._dirty - self._source.presumed,
             zero_bytes=self._zero,
             read_bytes=self._read,
-            stored_bytes=index.size + sum(chunk.size for chunk in chunks if chunk.path.startswith(self._point_id)),
+            stored_bytes=stored,
             deduped_bytes=self._deduped,
         )
 

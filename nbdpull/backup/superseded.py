@@ -5,6 +5,7 @@ Owns: which they are, so that no disk loses its only base. Must not know: how a 
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple, Optional
 
 from ..core import errors
@@ -13,6 +14,8 @@ from ..format.manifest import FULL
 from ..hypervisor.domain import Domain
 from ..repository.series import Point, Series
 from . import base
+
+log = logging.getLogger("nbdpull.pull")
 
 
 class Dropped(NamedTuple):
@@ -34,6 +37,7 @@ def drop(vm: Domain, series: Series, points: list[Point], point: Point) -> Dropp
             superseded = base.is_of(older, checkpoint) and _covers(vm, made.name, checkpoint)
             if superseded and vm.checkpoints.delete(name):
                 dropped.checkpoints.append(name)
+                log.info("superseded checkpoint %s deleted", name)
         except errors.NoSuchCheckpoint:
             continue
         except errors.NbdpullError as error:

@@ -1,7 +1,9 @@
 """Where log lines go: standard error with -v, the file of --log-file, and the journal under systemd.
 
-Owns: levels, formats and handlers of one run of the command line. Must not know: what is logged. Each module logs under
-its own name: INFO is what -v shows (steps, libvirt calls, connections, retries), DEBUG what -vv adds.
+Owns: levels, formats and handlers of one run of the command line. Must not know: what is logged. A logger is named
+after what a user knows, and not after its module: nbdpull.libvirt, nbdpull.nbd, nbdpull.guest, and a verb, such as
+nbdpull.pull. Its lines begin with that name. INFO is what -v shows (steps, libvirt calls, connections, retries), DEBUG
+what -vv adds.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from . import terminal
 
 SAID = "nbdpull.said"  # what standard error has had already: for the file alone
 
-_steps = logging.getLogger("nbdpull.step")
 _said = logging.getLogger(SAID)
 _programs = logging.getLogger("nbdpull.program")
 logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints what is said before `kept`
@@ -62,12 +63,14 @@ def priority(level: int) -> str:
     return f"<{_PRIORITIES[level]}>" if _is_journal(sys.stderr) else ""
 
 
-def with_steps(report: Callable[..., None]) -> Callable[..., None]:
-    """The same receiver of events, each of which is logged first."""
+def with_steps(report: Callable[..., None], verb: str) -> Callable[..., None]:
+    """The same receiver of a verb's events, each of which is logged first; its lists are for programs."""
+    steps = logging.getLogger(f"nbdpull.{verb}")
 
     def logged(event: str, **values: Any) -> None:
-        if event != "progress" and _steps.isEnabledFor(logging.INFO):
-            _steps.info("%s", " ".join([event, *(f"{name}={value}" for name, value in values.items())]))
+        if event != "progress" and steps.isEnabledFor(logging.INFO):
+            shown = {name: value for name, value in values.items() if value is not None and not isinstance(value, list)}
+            steps.info("%s", " ".join([event, *(f"{name}={value}" for name, value in shown.items())]))
         report(event=event, **values)
 
     return logged
@@ -87,7 +90,7 @@ class _Line(logging.Formatter):
         self.converter = time.gmtime if utc else time.localtime  # type: ignore[assignment]
 
     def format(self, record: logging.LogRecord) -> str:
-        record.module_name = record.name.rpartition(".")[2]
+        record.topic = record.name.rpartition(".")[2]
         return terminal.plain(super().format(record))
 
 
@@ -95,9 +98,9 @@ def _on_standard_error() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(lambda record: record.name != SAID)
     if _is_journal(sys.stderr):  # which has the time itself
-        handler.setFormatter(_Journal("%(module_name)s: %(message)s", _LOCAL_TIME))
+        handler.setFormatter(_Journal("%(topic)s: %(message)s", _LOCAL_TIME))
     else:
-        handler.setFormatter(_Line("%(asctime)s.%(msecs)03d %(module_name)s: %(message)s", _LOCAL_TIME))
+        handler.setFormatter(_Line("%(asctime)s.%(msecs)03d %(topic)s: %(message)s", _LOCAL_TIME))
     return handler
 
 
@@ -115,7 +118,7 @@ def _in_file(path: str, warn: Callable[[str], None]) -> logging.Handler:
     except OSError as error:
         raise errors.OutputError(f"cannot write to {path}: {error.strerror}") from error
     handler = _FileHandler(stream, path, warn)
-    head = f"%(asctime)s.%(msecs)03dZ {os.getpid()} %(levelname)s %(module_name)s: %(message)s"
+    head = f"%(asctime)s.%(msecs)03dZ {os.getpid()} %(levelname)s %(topic)s: %(message)s"
     handler.setFormatter(_Line(head, _UTC, utc=True))
     return handler
 

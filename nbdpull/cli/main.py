@@ -108,14 +108,14 @@ def _meant(word: Optional[str]) -> str:
 def _run(line: Line, check: Check) -> int:
     verb, args = usage.command(line.verb), line.args
     if getattr(args, "json", False) and line.verb not in _ONE_DOCUMENT:
-        outcome = verb.run(args, logs.with_steps(output.Events()), check)
+        outcome = verb.run(args, logs.with_steps(output.Events(), line.verb), check)
         output.print_result(outcome)
         output.complain(*outcome.complaints)
         return outcome.exit_code
     quiet = getattr(args, "quiet", False)
     # A bar would be drawn over the lines of -v.
     silent = quiet or hasattr(args, "verbose")
-    outcome = verb.run(args, logs.with_steps(output.silent), check) if silent else _with_bars(line, check)
+    outcome = verb.run(args, logs.with_steps(output.silent, line.verb), check) if silent else _with_bars(line, check)
     output.warn(*outcome.warnings)
     output.complain(*outcome.complaints)
     if getattr(args, "json", False) and outcome.values is not None:
@@ -129,7 +129,7 @@ def _run(line: Line, check: Check) -> int:
 
 def _with_bars(line: Line, check: Check) -> output.Outcome:
     with terminal.Bars() as bars:
-        return usage.command(line.verb).run(line.args, logs.with_steps(bars), check)
+        return usage.command(line.verb).run(line.args, logs.with_steps(bars, line.verb), check)
 
 
 def _failed(error: errors.NbdpullError, words: list[str], line: Optional[Line]) -> int:

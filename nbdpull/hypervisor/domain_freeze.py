@@ -5,9 +5,11 @@ process is killed or the begin takes too long. Must not know: backups, points.
 """
 
 import contextlib
+import logging
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,6 +17,8 @@ from ..core import errors
 from ..definitions import domain_xml
 from . import domain_mark
 from .bindings import libvirt
+
+log = logging.getLogger("nbdpull.guest")
 
 AUTO, REQUIRE, NEVER = "auto", "require", "never"
 FROZEN, CRASH_CONSISTENT = "frozen", "crash-consistent"
@@ -57,6 +61,7 @@ class Freeze:
         self._dom, self._uri, self._how, self._seconds = dom, uri, how, seconds
         self._guard: Optional[subprocess.Popen[bytes]] = None
         self.consistency, self.reason = CRASH_CONSISTENT, "not-requested"
+        self._frozen_at = 0.0
         self._trouble: list[str] = []
 
     @property
@@ -70,6 +75,8 @@ class Freeze:
     def __enter__(self) -> "Freeze":
         if self._how != NEVER:
             self.reason = self._obstacle() or self._freeze()
+            if self.reason:
+                log.info("not frozen: %s", self.reason)
         if self._how == REQUIRE:
             self._require_frozen()
         return self
@@ -114,7 +121,7 @@ class Freeze:
         except BaseException:  # we were told to end
             self._let_go(done=False)
             raise
-        self.consistency = FROZEN
+        self.consistency, self._frozen_at = FROZEN, time.monotonic()
         return ""
 
     def _thaw(self) -> None:
@@ -122,6 +129,7 @@ class Freeze:
             thawed = self._dom.fsThaw()
         except (libvirt.libvirtError, errors.NoAnswer) as error:
             self._let_go(done=False)
+            log.info("not thawed: the guard goes on trying")
             self._trouble = [
                 f"the guest could not be thawed ({error}): it is tried again for some minutes, see domfsthaw"
             ]
@@ -130,6 +138,8 @@ class Freeze:
             self._let_go(done=False)
             raise
         self._let_go(done=True)
+        # Not before: whoever reads our lines may be slow, and the guest must not wait for that.
+        log.info("file systems thawed: frozen for %.3f s", time.monotonic() - self._frozen_at)
         if thawed <= 0:  # somebody else did, or the guard, or the guest's own limit
             self.consistency, self.reason = CRASH_CONSISTENT, "thawed-early"
 

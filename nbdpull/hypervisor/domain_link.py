@@ -32,7 +32,7 @@ LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 # lost in the midst they may have been done, and by then it is not the same call
 NOT_REPEATED = ("backupBegin", "fsFreeze", "createWithFlags")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nbdpull.libvirt")
 
 
 class Link:

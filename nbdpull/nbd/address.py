@@ -9,12 +9,15 @@ from typing import Any, NamedTuple, Optional, Union
 
 
 class Tcp(NamedTuple):
-    """A server to be reached by TCP. certificates: folder with ca-cert.pem, and with client-cert.pem and client-key.pem
-    where the server wants to know us; then TLS is required, and the server's certificate must be good for `host`."""
+    """A server to be reached by TCP. certificates: directory with ca-cert.pem and, if the server asks for them,
+    client-cert.pem and client-key.pem; TLS is then required, and the server's certificate must be valid for `host`."""
 
     host: str
     port: int
     certificates: Optional[str] = None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
 
 
 class Kept(NamedTuple):

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..core import errors
+from ..core import errors, sizes
 from ..core.errors import Check
 from . import batching, connection, qemu_nbd
 from .connection import ALLOCATION, STATE_ZERO, Connection
@@ -31,7 +31,7 @@ STALL_TIMEOUT = 60.0  # seconds without a byte in either direction
 MAX_REQUEST = 32 << 20  # bytes
 ZEROES = 1 << 20  # bytes written at once where a server cannot zero
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nbdpull.nbd")
 
 
 class NbdTarget:
@@ -118,7 +118,7 @@ class _Connection(Connection):
                 raise errors.OutputError(f"cannot write to {name}: the NBD server exports it read-only")
             self.size: int = self._nbd.get_size()
             self.several: bool = self._nbd.can_multi_conn()
-        log.info("connected to %s: %d bytes", name, self.size)
+        log.info("connected to %s: %s", name, sizes.shown(self.size))
 
     def write(self, parts: Sequence[Part]) -> None:
         pieces = [

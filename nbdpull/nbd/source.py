@@ -53,7 +53,7 @@ TRIES = 5  # of a read or map request whose connection broke, each on a new conn
 SHORT_PAUSE = 0.02  # seconds until a server's queue is looked at again
 PAUSE = 0.2  # seconds before the second try, then doubled
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nbdpull.nbd")
 
 
 class Source:

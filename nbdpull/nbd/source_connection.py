@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy
 
-from ..core import errors
+from ..core import errors, sizes
 from ..core.errors import Check
 from . import batching, connection
 from .address import Kept, Tcp
@@ -43,7 +43,7 @@ PIN_FINE = 1 << 12
 BROKEN = (errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, errno.ECONNREFUSED, errno.ECONNABORTED,
           errno.ENOENT)  # fmt: skip
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nbdpull.nbd")
 
 
 class ConnectionLost(errors.SourceError):
@@ -98,7 +98,7 @@ class SourceConnection(Connection):
                 raise ConnectionLost(f"{self._export}: the NBD server closed the connection")
             self._require_contexts()
             self.size: int = self._nbd.get_size()
-        log.info("connected to export %s of %s: %d bytes", self._export, server, self.size)
+        log.info("connected to export %s of %s: %s", self._export, server, sizes.shown(self.size))
 
     def _shake_hands(self) -> None:
         try:

@@ -6,6 +6,7 @@ pull is made of), libvirt's XML, NBD handles, byte layouts, what is printed.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from ..backup.disk_copy import Storing
 from ..backup.live_disk import Reading
 from ..backup.lookout import Checks, Lookout
 from ..backup.preparation import Asked, Prepared, Subject
-from ..core import deadline
+from ..core import deadline, sizes
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
 from ..definitions import omissions
@@ -35,6 +36,7 @@ from ..repository.journal import Hold
 from ..repository.series import Point, Series
 from .options import PullOptions as Options
 
+log = logging.getLogger("nbdpull.pull")
 _ENDS_WITH_ITS_RUN = "a disk is in an I/O thread, and a job of such a disk ends when its run dies"
 
 
@@ -83,6 +85,7 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         entered.enter_context(target.writing())
         report = partial(report, domain=vm.name)
         points, refused = target.load()
+        log.info("series %s, points: %d", target.store.path(target.folder), len(points))
         subject = Subject(vm, way, disks, target, points)
         run = _Run(options, subject, target, reached.way, hold, report, Checks(check), [*reached.warnings, *warnings])
         return _pull(run, refused)
@@ -142,21 +145,25 @@ def _pull(run: _Run, refused: dict[str, Any]) -> Result:
     as_of = (prepared.dead.run if prepared.dead else record).begun  # what was written before is in the point
     with ExitStack() as begun:
         new = begun.enter_context(run_record.new_point(run.series, run.hold, record, prepared.dead))
+        log.info("journal written")
         begun.enter_context(lookout.guarding())
         job = begun.enter_context(_job(run, prepared))
         laps.end("begin")
+        _log_job(prepared, job)
         run.warnings.extend(job.freeze.warnings)
         with new.reading(job.freeze.consistency, job.freeze.reason):
             copied = copying.copied(subject, run.series, prepared, new, job, how, lookout, run.report)
             laps.end("copy")
         run.warnings.extend(copied.warnings)
         job.finish()
+        log.info("backup job ended")
         run.vm.heed()  # all was read: a stop that comes now is too late
         laps.end("end")
         added = _add_belongings(run, prepared, new, job)
         laps.end("files")
         fields = {"sequence": sequence, "as_of": as_of, **_fields(run, prepared, job, added)}
         point = new.commit(fields, copied.disks)  # in here: a checkpoint without its point goes
+        log.info("manifest of point %s published", point.id)
     if prepared.dead:
         run.warnings.append(_age(as_of))
     dropped = superseded.drop(run.vm, run.series, subject.points, point)
@@ -223,6 +230,9 @@ def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[reclaim.Lef
     found, keep = attempt.prepared, attempt.prepared.plan.run_id if attempt.prepared else None
     reclaimed = reclaim.reclaim(run.vm, run.series, run.hold, keep=keep)
     run.warnings.extend(f"left by a dead run: {item.what}: {item.left}" for item in reclaimed if item.left)
+    for item in reclaimed:
+        if not item.left:
+            log.info("removed what run %s left: %s", item.run, item.what)
     if found is None:
         run.vm.jobs.require_idle()
         choice = preparation.choose(subject, asked, run.check)
@@ -235,6 +245,9 @@ def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[reclaim.Lef
 
 def _report_start(run: _Run, prepared: Prepared) -> None:
     choice = prepared.choice
+    for disk in run.subject.disks:
+        mode, reason = choice.decisions[disk.target]
+        log.info("%s: %s (%s), %s", disk.target, mode, reason, sizes.shown(disk.size))
     run.report(
         event="start",
         point=prepared.plan.run_id,
@@ -264,6 +277,12 @@ def _job(run: _Run, prepared: Prepared) -> Any:
     """The context of the job: of one that is begun there, or of a dead run's."""
     dead, plan = prepared.dead, prepared.plan
     return run.vm.backups.taken_over(plan, *dead.freeze) if dead else run.vm.backups.begun(plan)
+
+
+def _log_job(prepared: Prepared, job: Any) -> None:
+    disks = [f"{disk} since {base}" if base else f"{disk} in full" for disk, base in prepared.plan.disks.items()]
+    made = job.checkpoint.name if job.checkpoint else "none"
+    log.info("backup job %s: %s; checkpoint: %s", "resumed" if prepared.dead else "started", ", ".join(disks), made)
 
 
 def _add_belongings(run: _Run, prepared: Prepared, new: series.NewPoint, job: backup_job.Job) -> Added:
