@@ -56,6 +56,19 @@ def nbdpull(*words, timeout=60, **options):
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def run_bytes(*words, **options):
+    """The same with its output as bytes, in which there is no traceback."""
+    done = nbdpull(*words, text=False, **options)
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def doctor(*words):
+    """Its exit code, and what it tells by subject."""
+    done = nbdpull("doctor", "--json", *words)
+    return done.returncode, {each["subject"]: each for each in json.loads(done.stdout)}
+
+
 def said(*words):
     """Run one command line in this process, which saves Python's start; what it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as output:

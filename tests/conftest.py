@@ -36,7 +36,7 @@ KINDS = {  # and the seconds that one takes, more or less: the longest modules b
 # A word of a command line in a module's text; the bed's own files that run such; and the fuzz, whose stores need them.
 PROGRAMS = re.compile(
     r"""["'](qemu-[a-z]+|virsh|nbdkit|nbdcopy|nbdinfo|swtpm|pip|mount)(["'][,\])]| )"""
-    "|bed[.](luks|device)|import (fuzz|torture)"
+    "|bed[.](luks|device|images)|import (fuzz|torture)"
 )
 
 

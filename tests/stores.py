@@ -295,6 +295,26 @@ def files(root):
     return sorted(path for path in Path(root).rglob("*") if path.is_file())
 
 
+def forged_store(root):
+    """A frame was replaced by another sound one, and all files' digests were made to fit; not the frame's own."""
+    vm = Vm(root)
+    vm.add_disk("vda", 3 * MIB)
+    noise = [random.Random(i).randbytes(64 * KIB) for i in range(48)]
+    for i, data in enumerate(noise):
+        vm.write("vda", i * 64 * KIB, data)
+    point = vm.pull()
+    records = records_of(vm, point, "vda")
+    disk = point.manifest.disk("vda")
+    path = vm.folder / disk.chunks[0].path
+    data = bytearray(path.read_bytes())
+    (a, b), size = records["position"][[40, 41]].tolist(), int(records["stored"][40])
+    assert size == records["stored"][41]
+    data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
+    path.write_bytes(data)
+    chunk = FileEntry(disk.chunks[0].path, len(data), vm.store.sha256(f"{vm.series.folder}/{disk.chunks[0].path}"))
+    return vm, resealed(vm, point, disks=[replace(disk, chunks=[chunk])])
+
+
 @contextlib.contextmanager
 def small_disk(folder, size):
     """A file system of `size` bytes mounted at a new folder; needs root."""

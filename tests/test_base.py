@@ -19,24 +19,19 @@ base = pytest.importorskip("nbdpull.backup.base")
 METADATA_ONLY = 2
 
 
-def forget(vm, name):
-    """As a migration does: the bitmaps stay in the images, libvirt knows nothing of the checkpoint."""
-    vm.domain.checkpointLookupByName(name).delete(METADATA_ONLY)
-
-
 def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
     witness = pulled({"vda": 2 * MIB, "vdb": MIB})
     vm = witness.vm
     vm.write("vda", 0, MIB)
     first = witness.pull()
     vm.write("vda", CLUSTER, 512, 0x21)
-    forget(vm, first["checkpoint"])
+    vm.forget_checkpoint(first["checkpoint"])
     second = witness.pull()
     assert modes(second) == {"vda": SINCE, "vdb": SINCE} and second["since"] == first["checkpoint"]
     assert any("had lost checkpoint" in text for text in witness.result["warnings"])
     assert set(vm.bitmaps("vda")) == {second["checkpoint"]}  # the superseded one is gone, not stranded
     vm.write("vda", 3 * CLUSTER, 512, 0x22)
-    forget(vm, second["checkpoint"])
+    vm.forget_checkpoint(second["checkpoint"])
     assert modes(witness.pull("--since", second["checkpoint"])) == {"vda": SINCE, "vdb": SINCE}
     witness.assert_restores()
 
@@ -45,7 +40,7 @@ def test_one_bitmap_of_a_forgotten_checkpoint_is_gone(pulled):
     witness = pulled({"vda": MIB, "sdb": MIB})
     vm = witness.vm
     first = witness.pull()
-    forget(vm, first["checkpoint"])
+    vm.forget_checkpoint(first["checkpoint"])
     node = next(
         block["inserted"]["node-name"]
         for block in vm.qmp("query-block")

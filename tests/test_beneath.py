@@ -1,36 +1,13 @@
 """Beneath a root: what is no plain file or folder is refused, and nothing is reached, made or removed by a link."""
 
 import os
-import socket
-import stat
 
 import pytest
+import strange
 
 from nbdpull.core import errors
 from nbdpull.repository.marker import open_or_create, uuid_of
 from nbdpull.storage import beneath
-
-
-def make_socket(path):
-    with socket.socket(socket.AF_UNIX) as one:
-        before = os.getcwd()
-        os.chdir(path.parent)  # a path of a socket must be short
-        try:
-            one.bind(path.name)
-        finally:
-            os.chdir(before)
-
-
-STRANGE = {
-    "link": lambda path: path.symlink_to(path.parent / "elsewhere"),
-    "dangling link": lambda path: path.symlink_to("/nonexistent/x"),
-    "link to itself": lambda path: path.symlink_to(path),
-    "FIFO": os.mkfifo,
-    "socket": make_socket,
-    "folder": os.mkdir,
-}
-if os.geteuid() == 0:
-    STRANGE["device"] = lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero
 
 
 @pytest.fixture
@@ -50,10 +27,10 @@ def outside(tmp_path):
 
 
 @pytest.mark.timeout_seconds(20)
-@pytest.mark.parametrize("kind", STRANGE)
+@pytest.mark.parametrize("kind", strange.FILES)
 def test_what_is_no_file_is_not_opened(store, tmp_path, kind):
     path = tmp_path / "store" / "vm" / "file"
-    STRANGE[kind](path)
+    strange.FILES[kind](path)
     for attempt in (store.read, store.size, store.sha256, store.open_reader, lambda path: store.read_range(path, 0, 1)):
         with pytest.raises(errors.Damaged, match=r"vm/file: cannot be read: ([iI]s|it is) a") as caught:
             attempt("vm/file")

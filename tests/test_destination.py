@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import stores
+from bed.images import as_root, loop_device, raw_of
+from command import run_bytes
 from stores import KIB, MIB, Vm
-from test_restore_targets import as_root, command, loop_device, raw_of
 
 from nbdpull.core import errors
 from nbdpull.operations.restore import Options, restore
@@ -73,7 +74,7 @@ def test_a_definition_that_does_not_tell_the_format(tmp_path, xml):
     vm.add_disk("vda", MIB)
     vm.xml = xml or " "
     vm.pull()
-    done = command("restore", vm.root, "-o", tmp_path / "out", "--json")
+    done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0 and sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vda.qcow2"]
     told = ["disk vda is not in the domain's definition: it is restored as qcow2 (see --format)"]
@@ -83,7 +84,7 @@ def test_a_definition_that_does_not_tell_the_format(tmp_path, xml):
         told.append("domain.xml is not a domain definition: it is as it was stored")
         assert (tmp_path / "out/domain.xml").read_text() == vm.xml
         for words in (["--define"], ["--name", "other"]):
-            done = command("restore", vm.root, "-o", tmp_path / "refused", *words)
+            done = run_bytes("restore", vm.root, "-o", tmp_path / "refused", *words)
             assert done.returncode == 11 and b"is not a domain definition" in done.stderr
         assert not (tmp_path / "refused").exists()
     assert sorted(result["warnings"]) == sorted(told) and result["misplaced"] == ["vda"]
@@ -97,7 +98,7 @@ def test_the_domains_own_file_whatever_its_name(tmp_path, domain, name):
     vm = store_of(tmp_path / "store", {"vda": domain})
     placed(vm, "vda", path)
     path.write_bytes(b"old")
-    done = command("restore", vm.root, "--to", f"vda={path}", "--force", "--json")
+    done = run_bytes("restore", vm.root, "--to", f"vda={path}", "--force", "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["formats"] == {"vda": domain} and result["misplaced"] == []
     assert result["next_command"] == "virsh start vm1"
@@ -154,7 +155,7 @@ def test_an_image_that_is_there_is_taken_for_what_it_is(tmp_path, domain):
 
 
 def next_of(vm, *words):
-    done = command("restore", vm.root, *words, "--json")
+    done = run_bytes("restore", vm.root, *words, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -169,7 +170,7 @@ def test_the_next_command(tmp_path, monkeypatch):
     )
     elsewhere = next_of(vm, "--to", "vda=a.raw")
     assert (elsewhere["next_command"], elsewhere["misplaced"]) == ("virsh edit vm1", ["vda"])
-    done = command("restore", vm.root, "--to", "vda=b.raw")
+    done = run_bytes("restore", vm.root, "--to", "vda=b.raw")
     assert done.stdout.decode().splitlines()[-2:] == [
         "disk vda is raw at b.raw: let its definition say so", "next: virsh edit vm1"
     ]  # fmt: skip
@@ -178,7 +179,7 @@ def test_the_next_command(tmp_path, monkeypatch):
 def test_a_lost_definition_is_not_to_be_defined(tmp_path):
     vm = store_of(tmp_path / "store", {"vda": "raw"})
     with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
-        done = command("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--json")
+        done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["next_command"], result["misplaced"]) == ("virsh edit vm1", ["vda"])
 
@@ -187,7 +188,7 @@ def test_a_folder_that_no_definition_can_name(tmp_path):
     """Nor libvirt open: the images are there all the same, but nothing is defined that would run others."""
     vm, out = store_of(tmp_path / "store", {"vda": "raw"}), f"{tmp_path}/a\x01\udcff"
     for words in (["--define"], ["--name", "other"]):
-        done = command("restore", vm.root, "-o", out, *words)
+        done = run_bytes("restore", vm.root, "-o", out, *words)
         assert done.returncode == 2 and b"cannot be written into a definition" in done.stderr
     assert not os.path.exists(out)
     result = restore(Options(str(vm.root), out))
@@ -209,7 +210,7 @@ def test_the_stored_definition_is_shown(tmp_path):
     vm = store_of(tmp_path / "store", {"vda": "raw"})
     vm.xml = vm.xml.replace("<devices>", "\t<!-- ü -->\r\n<devices>")
     vm.pull()
-    done = command("show", vm.root, "latest", "--xml")
+    done = run_bytes("show", vm.root, "latest", "--xml")
     assert done.stdout == vm.xml.encode()
     with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
-        assert command("show", vm.root, "latest", "--xml").returncode == 11
+        assert run_bytes("show", vm.root, "latest", "--xml").returncode == 11

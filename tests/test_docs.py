@@ -14,6 +14,7 @@ import pytest
 import stores
 import zstandard
 from bed.machine import MIB, Machine
+from documents import README, blocks
 
 import nbdpull
 from nbdpull.cli import main as cli
@@ -26,7 +27,6 @@ from nbdpull.format.manifest import FileEntry
 from nbdpull.operations import restore
 
 PROJECT = Path(__file__).parent.parent
-README = (PROJECT / "README.md").read_text()
 MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
 FORMAT = (PROJECT / "docs/format.md").read_text()
 DESIGN = (PROJECT / "docs/design.md").read_text()
@@ -54,11 +54,6 @@ def table(text):
 def code(cell):
     """The texts in backticks in a cell."""
     return re.findall(r"`([^`]+)`", cell)
-
-
-def blocks(text, kind):
-    """The contents of the fenced blocks of a kind."""
-    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(text):

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import stores
 from bed import luks
+from bed.images import as_root, loop_device
 from bed.luks import PASSPHRASE, PATTERN, SIZE, encrypted_image
 from bed.machine import MIB, Disk, Machine
+from command import run_bytes
+from host import Host
 from stores import Vm
-from test_restore_start import Host
-from test_restore_targets import as_root, command, loop_device
 
 from nbdpull.core import errors
 from nbdpull.operations.restore import Options, restore
@@ -61,7 +62,7 @@ def pulled(vm, folder):
     """{disk: its bytes} in a new store in that folder."""
     for number, disk in enumerate(("vda", "vdb", "vdc"), 1):
         vm.write(disk, 100 << 10, 64 << 10, number)
-    done = command("pull", vm.name, "-c", vm.bed.uri, "-o", folder / "dir", "--quiet")
+    done = run_bytes("pull", vm.name, "-c", vm.bed.uri, "-o", folder / "dir", "--quiet")
     assert done.returncode == 0
     then = {disk: bytearray([PATTERN]) * SIZE for disk in ("vda", "vdb")}
     then["vdc"] = bytearray(MIB)
@@ -76,9 +77,9 @@ def test_it_is_told(vm, tmp_path):
     for disk in ("vda", "vdb"):
         assert f"warning: disk {disk} is encrypted on its host; what is stored of it is not" in said
     assert "disk vdc" not in said
-    plan = json.loads(command("plan", vm.name, "-c", vm.bed.uri, "--json").stdout)
+    plan = json.loads(run_bytes("plan", vm.name, "-c", vm.bed.uri, "--json").stdout)
     assert [each.split()[1] for each in plan["warnings"] if "encrypted" in each] == ["vda", "vdb"]
-    doctor = json.loads(command("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
+    doctor = json.loads(run_bytes("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
     told = [each for each in doctor if each["subject"].startswith("encryption of")]
     assert [(each["subject"], each["state"]) for each in told] == [
         ("encryption of vda", "warn"), ("encryption of vdb", "warn")
@@ -88,7 +89,7 @@ def test_it_is_told(vm, tmp_path):
 def test_a_plain_restore_starts_and_is_told(vm, host, tmp_path):
     then, _ = pulled(vm, host.folder)
     vm.stop()
-    done = command("restore", host.folder / "dir", "-o", host.folder / "out", "--quiet")
+    done = run_bytes("restore", host.folder / "dir", "-o", host.folder / "out", "--quiet")
     assert done.returncode == 0 and done.stderr.decode().splitlines() == [
         f"nbdpull: warning: disk {disk} was encrypted on its host, comes back in plain; "
         f"--encrypt-disk {disk}=FILE encrypts it"
@@ -104,7 +105,7 @@ def test_a_plain_image_where_the_domain_has_an_encrypted_one(vm, host, tmp_path)
     pulled(vm, host.folder)
     vm.stop()
     vm.disks["vda"].path.unlink()
-    done = command("restore", host.folder / "dir", "--to", f"vda={vm.disks['vda'].path}", "--json")
+    done = run_bytes("restore", host.folder / "dir", "--to", f"vda={vm.disks['vda'].path}", "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["next_command"], result["misplaced"], result["encrypted"]) == ("virsh edit vm1", ["vda"], [])
 
@@ -116,7 +117,7 @@ def test_an_encrypted_restore_starts(vm, host, key, monkeypatch, tmp_path, disk,
     vm.stop()
     words, out = watched(monkeypatch, tmp_path), host.folder / "out"
     options = ["--disk", disk, "--encrypt-disk", f"{disk}={key}", "--image-options", f"{within}iter-time=10"]
-    done = command("restore", host.folder / "dir", "-o", out, *options, "--json")
+    done = run_bytes("restore", host.folder / "dir", "-o", out, *options, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["encrypted"] == [disk] and result["misplaced"] == []
@@ -156,7 +157,7 @@ def test_a_rollback_through_the_encryption(vm, host, key, disk):
     path, kind = vm.disks[disk].path, {"vda": "qcow2", "vdb": "luks"}[disk]
     before = path.read_bytes()[: 64 << 10]
     words = ["restore", host.folder / "dir", "--to", f"{disk}={path}", "--delta", "--json"]
-    done = command(*words, "--encrypt-disk", f"{disk}={key}")
+    done = run_bytes(*words, "--encrypt-disk", f"{disk}={key}")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["next_command"] == "virsh start vm1" and result["written_bytes"][disk] <= MIB + 4096
@@ -186,7 +187,7 @@ def test_a_device_that_is_encrypted(tmp_path, key, how):
     before = Path(path).read_bytes()[:MIB]
     with loop_device(path) as device:
         words = ["restore", vm.root, "--to", f"vda={device}", "--encrypt-disk", f"vda={key}", how]
-        done = command(*words)
+        done = run_bytes(*words)
         assert done.returncode == 0, done.stderr
     assert Path(path).read_bytes()[:MIB] == before
     assert luks.content(path, "luks", key) == vm.images[vm.points[-1].id]["vda"]
@@ -198,7 +199,7 @@ def test_another_secret_than_that_of_the_image(tmp_path, key, kind):
     path = Path(encrypted_image(tmp_path / "image", kind))
     before = path.read_bytes()
     key.write_text("wrong")
-    done = command("restore", vm.root, "--to", f"vda={path}", "--delta", "--encrypt-disk", f"vda={key}")
+    done = run_bytes("restore", vm.root, "--to", f"vda={path}", "--delta", "--encrypt-disk", f"vda={key}")
     assert done.returncode == 9 and b"Invalid password" in done.stderr and done.stderr.count(b"\n") == 1
     assert path.read_bytes() == before
 
@@ -213,9 +214,9 @@ def test_an_encrypted_image_is_replaced_by_one(tmp_path, key, kind):
     before = path.read_bytes()
     words = ["restore", vm.root, "--to", f"vda={path}", "--encrypt-disk", f"vda={key}", "--json"]
     words += ["--image-options", "encrypt.iter-time=10" if kind == "qcow2" else "iter-time=10"]
-    assert command(*words).returncode == 9 and path.read_bytes() == before
+    assert run_bytes(*words).returncode == 9 and path.read_bytes() == before
     key.write_text(f"{PASSPHRASE}\n")
-    done = command(*words, "--force")
+    done = run_bytes(*words, "--force")
     assert done.returncode == 0, done.stderr
     warnings = json.loads(done.stdout.splitlines()[-1])["warnings"]
     assert [each for each in warnings if "ends in a newline" in each] and "secret u1" in warnings[0]
@@ -244,7 +245,7 @@ def test_what_cannot_be_encrypted(tmp_path, key):
         with pytest.raises(kind):
             restore(Options(str(root), **how))
     assert set(os.listdir(tmp_path)) == {"store", "plain", "empty", "plain.raw", key.name}
-    done = command("restore", vm.root, "-o", tmp_path / "out", "--encrypt-disk", "vda")
+    done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--encrypt-disk", "vda")
     assert done.returncode == 2
 
 
@@ -270,5 +271,5 @@ def test_the_drill_of_an_encrypted_disk(vm, host, private_libvirt):
     """It runs from the point, which is not encrypted."""
     pulled(vm, host.folder)
     words = ["drill", host.folder / "dir", "-c", private_libvirt.uri, "--expect", "never", "--timeout", "1s"]
-    done = command(*words)
+    done = run_bytes(*words)
     assert done.returncode == 13 and b"did not show what was expected" in done.stdout

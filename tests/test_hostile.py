@@ -7,8 +7,8 @@ import signal
 
 import pytest
 import stores
+import strange
 from stores import KIB
-from test_beneath import STRANGE
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
@@ -57,7 +57,7 @@ def replaced(path, kind):
     elif kind == "folder":
         path.mkdir()
     else:
-        STRANGE[kind](path)
+        strange.FILES[kind](path)
 
 
 def path_of(place, original, what):
@@ -77,7 +77,7 @@ def path_of(place, original, what):
 
 FILES = ["marker", "first manifest", "second manifest", "index", "chunk file", "definition"]
 FOLDERS = ["series", "first point", "second point"]
-CASES = [(what, kind) for what in FILES for kind in STRANGE if kind != "link to itself"]
+CASES = [(what, kind) for what in FILES for kind in strange.FILES if kind != "link to itself"]
 CASES += [(what, kind) for what in FOLDERS for kind in ("link", "dangling link")]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 import pytest
 from bed.device import run
-from test_image_lock import used_by_qemu
+from bed.images import used_by_qemu
 
 from nbdpull.core import errors, extents
 from nbdpull.nbd import source, storage_daemon

@@ -7,6 +7,7 @@ import os
 import subprocess
 
 import pytest
+from bed.images import used_by_qemu
 
 from nbdpull.core import errors
 from nbdpull.images import image_lock
@@ -41,17 +42,6 @@ def writes(image):
 
 def reads(image):
     return qemu_io(image, "-r", "-c", "read -q 0 512")
-
-
-@contextlib.contextmanager
-def used_by_qemu(image, *words):
-    """A QEMU has the image open until the end of the block."""
-    command = ["qemu-io", "-f", image.suffix[1:], *words, str(image)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
-        process.stdin.write(b"length\n")
-        assert b"1 MiB" in process.stdout.readline()
-        yield
-        process.stdin.close()
 
 
 def test_writers_are_kept_out_and_readers_are_not(image):

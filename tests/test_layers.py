@@ -265,3 +265,19 @@ def test_threads_are_the_pipelines():
     watching = {"hypervisor.domain_watch", "backup.scratch_watch", "hypervisor.guest_load", "serving.nbdkit_plugin"}
     named = {"core.pipeline", "format.writer", "hypervisor.domain_link", "hypervisor.socket_guard"}
     assert starting == named | watching
+
+
+def test_no_test_module_is_a_library():
+    """What two of them need has a home with a name of its own."""
+    tests = Path(__file__).parent
+    modules = {path.stem: path.read_text() for path in tests.rglob("*.py")}
+    wanted = {name: imported_by(ast.parse(text)) for name, text in modules.items()}
+    assert [name for name, names in wanted.items() if any(each.startswith("test_") for each in names)] == []
+
+
+def imported_by(tree):
+    """Names of the modules that a file imports, wherever it does."""
+    found = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return [each.name for node in found if isinstance(node, ast.Import) for each in node.names] + [
+        node.module or "" for node in found if isinstance(node, ast.ImportFrom)
+    ]

@@ -17,12 +17,9 @@ from pathlib import Path
 
 import pytest
 from bed.device import run
+from bed.images import loop_device, used_by_qemu
 from bed.machine import MIB, Disk, wait_for
-from command import environment, last_event, nbdpull, start_held
-from test_base import forget
-from test_image_lock import used_by_qemu
-from test_plan_doctor import doctor, plan
-from test_restore_targets import loop_device
+from command import doctor, environment, last_event, nbdpull, start_held
 from witness import CLUSTER, GROWN, SINCE, assert_same, modes
 
 libvirt = pytest.importorskip("libvirt")
@@ -196,11 +193,11 @@ def test_checkpoint_that_libvirt_forgot_is_given_back(pulled):
     first = witness.pull()
     vm.write("vda", 0, CLUSTER)
     vm.stop()
-    forget(vm, first["checkpoint"])
-    told = plan(witness, "-o", witness.store)
+    vm.forget_checkpoint(first["checkpoint"])
+    told = witness.plan("-o", witness.store)
     assert modes(told)["vda"] == SINCE and vm.checkpoints() == []
     assert modes(read(witness)) == {"vda": SINCE, "vdb": SINCE} and vm.checkpoints() == [first["checkpoint"]]
-    forget(vm, first["checkpoint"])
+    vm.forget_checkpoint(first["checkpoint"])
     run("qemu-img", "bitmap", "--remove", vm.disks["vdb"].path, first["checkpoint"])
     assert modes(read(witness)) == {"vda": SINCE, "vdb": LOST}
     witness.assert_restores()
@@ -376,7 +373,7 @@ def test_saved_state_stays_and_is_told(pulled):
     assert vm.domain.hasManagedSaveImage(0)
     found = doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]
     assert "saved state" in found["text"] and "virsh start" in found["advice"]
-    told = plan(witness, "-o", witness.store)
+    told = witness.plan("-o", witness.store)
     assert told["offline"] == "read" and any("saved state" in text for text in told["warnings"])
     with reading(witness), pytest.raises(libvirt.libvirtError):
         vm.domain.create()
@@ -736,7 +733,7 @@ def test_plan_tells_what_a_pull_then_reads(pulled):
     vm.write_zeroes("vda", MIB, 2 * CLUSTER, unmap=True)
     vm.stop()
     before = images(vm)
-    told = plan(witness, "-o", witness.store)
+    told = witness.plan("-o", witness.store)
     assert images(vm) == before and not vm.active and told["offline"] == "read"
     point = read(witness)
     assert modes(told) == modes(point) and told["since"] == point["since"]
@@ -745,7 +742,7 @@ def test_plan_tells_what_a_pull_then_reads(pulled):
     table = nbdpull("plan", vm.name, "-o", witness.store, "-c", vm.bed.uri)
     assert table.returncode == 0 and "vda   incr " in table.stdout
     vm.start()
-    assert plan(witness)["offline"] is None
+    assert witness.plan()["offline"] is None
 
 
 def test_doctor_looks_at_the_bitmaps(pulled):

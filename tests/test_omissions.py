@@ -4,8 +4,8 @@ import json
 
 import pytest
 from bed.machine import DOMAIN, MIB, Disk, Machine
+from command import run_bytes
 from stores import Vm, damaged
-from test_restore_targets import command
 
 from nbdpull.definitions import omissions
 from nbdpull.operations import listing
@@ -86,16 +86,16 @@ def test_an_old_point_tells(tmp_path):
     vm.pull()
     told = [dict(zip(("what", "why", "path", "missed"), about)) for about in DEVICES.values() if about]
     told.sort(key=lambda each: each["what"].split()[0] not in ("disk", "cdrom", "floppy"))
-    shown = json.loads(command("show", vm.root, "latest", "--json").stdout)["not_in_point"]
-    listed = json.loads(command("list", vm.root, "--json").stdout)[-1]["not_in_point"]
+    shown = json.loads(run_bytes("show", vm.root, "latest", "--json").stdout)["not_in_point"]
+    listed = json.loads(run_bytes("list", vm.root, "--json").stdout)[-1]["not_in_point"]
     assert shown == listed and [each for each in shown if each["what"] not in ("nvram", "tpm")] == [
         each for each in told if each["what"] != "tpm"
     ]
-    text = command("show", vm.root, "latest").stdout.decode()
+    text = run_bytes("show", vm.root, "latest").stdout.decode()
     assert "not in it: filesystem home (/srv/home), it is a folder of the host\n" in text
     with damaged(vm.folder / vm.points[0].id / "domain.xml", b"<domain/>"):
         assert listing.listing(listing.Options(str(vm.root))).points[0]["not_in_point"] is None
-        assert command("show", vm.root, "latest").returncode == 0
+        assert run_bytes("show", vm.root, "latest").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -125,26 +125,26 @@ def test_a_pull_tells(private_libvirt, tmp_path):
     """As a warning what nobody would expect, also with --quiet; the rest, and what was asked for, in a line."""
     with WithShare(private_libvirt, tmp_path / "images", {"vda": MIB, "vdb": MIB, "vdc": Disk(MIB, "raw")}) as vm:
         pull = ["pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store"]
-        done = command(*pull, "--exclude", "vdb", "--quiet")
+        done = run_bytes(*pull, "--exclude", "vdb", "--quiet")
         warning = "nbdpull: warning: filesystem home (/tmp) is not in the point: it is a folder of the host\n"
         assert (done.returncode, done.stdout, done.stderr.decode()) == (0, b"", warning)
-        done = command(*pull, "--exclude", "vdb")
+        done = run_bytes(*pull, "--exclude", "vdb")
         lines = [line for line in done.stdout.decode().splitlines() if line.startswith("not in it: ")]
         assert lines == [
             f"not in it: disk vdb ({vm.disks['vdb'].path}), it was left out",
             f"not in it: cdrom sdc ({vm.folder}/cd.iso), it is a CD-ROM drive",
             "not in it: filesystem home (/tmp), it is a folder of the host",
         ]
-        result = json.loads(command(*pull, "--disk", "vda", "--json").stdout.splitlines()[-1])
+        result = json.loads(run_bytes(*pull, "--disk", "vda", "--json").stdout.splitlines()[-1])
         assert result["warnings"] == [], "it is told once, where no option can say that one knows"
         assert [each["what"] for each in result["details"]["not_in_point"]] == [
             "disk vdb", "disk vdc", "cdrom sdc", "filesystem home"
         ]  # fmt: skip
-        assert result["details"] == json.loads(command("show", tmp_path / "store", "latest", "--json").stdout)
+        assert result["details"] == json.loads(run_bytes("show", tmp_path / "store", "latest", "--json").stdout)
         vm.domain.attachDeviceFlags(a_disk(tmp_path), 2)  # for the next start
-        result = json.loads(command(*pull, "--json").stdout.splitlines()[-1])
+        result = json.loads(run_bytes(*pull, "--json").stdout.splitlines()[-1])
         assert f"disk vdn ({tmp_path}/n) is not in the point: it is not in the domain as it runs" in result["warnings"]
-        doctor = json.loads(command("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
+        doctor = json.loads(run_bytes("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
         told = {each["subject"]: (each["state"], each["text"]) for each in doctor}
         assert told["filesystem home"] == ("warn", "/tmp: not pulled, it is a folder of the host")
         assert told["disk vdn"] == ("warn", f"{tmp_path}/n: not pulled, it is not in the domain as it runs")

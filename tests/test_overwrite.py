@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import stores
+from bed.images import as_root, exported, loop_device, raw_of
 from bed.luks import SIZE, encrypted_image
 from stores import KIB, MIB, Vm
-from test_restore_targets import as_root, exported, loop_device, raw_of
 
 from nbdpull.core import errors
 from nbdpull.operations.restore import Options, restore

@@ -1,27 +1,18 @@
 """plan and doctor: what they tell is what a pull then does, and they change nothing."""
 
 import contextlib
-import json
 import os
 import re
 
 import pytest
 from bed.machine import MIB, Disk, wait_for
-from command import nbdpull, start_nbdpull
-from test_base import forget
+from command import doctor, nbdpull, start_nbdpull
 from witness import CLUSTER, Before, modes
 
 from nbdpull.operations import doctor as examination
 
 libvirt = pytest.importorskip("libvirt")
 connection = pytest.importorskip("nbdpull.hypervisor.connection")
-
-
-def plan(witness, *options):
-    words = ["plan", witness.vm.name, "-c", witness.vm.bed.uri, "--scratch-dir", witness.scratch, "--json"]
-    done = nbdpull(*words, *options)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def has_backup(vm):
@@ -31,23 +22,18 @@ def has_backup(vm):
         return False
 
 
-def doctor(*words):
-    done = nbdpull("doctor", "--json", *words)
-    return done.returncode, {each["subject"]: each for each in json.loads(done.stdout)}
-
-
 def test_plan_tells_what_a_pull_then_reads(pulled):
     witness = pulled({"vda": 4 * MIB, "vdb": Disk(MIB, "raw")})
     vm = witness.vm
     vm.write("vda", 0, 2 * MIB)
-    first = plan(witness)
+    first = witness.plan()
     assert modes(first) == {"vda": ("full", "first-point"), "vdb": ("full", "first-point")}
     point = witness.pull()
     vm.write("vda", 0, CLUSTER, 0x21)
     vm.write_zeroes("vda", MIB, 2 * CLUSTER, unmap=True)
-    forget(vm, point["checkpoint"])
+    vm.forget_checkpoint(point["checkpoint"])
     before = Before(witness)
-    told = plan(witness, "-o", witness.store)
+    told = witness.plan("-o", witness.store)
     before.assert_same()
     vda = told["disks"][0]
     assert (vda["dirty_bytes"], vda["zero_bytes"], vda["extents"]) == (3 * CLUSTER, 2 * CLUSTER, 2)

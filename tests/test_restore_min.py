@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy
 import pytest
 import stores
+import strange
 from stores import KIB, MIB
-from test_beneath import STRANGE as KINDS
-from test_format import STRANGE_JSON, resealed
-from test_writer_reader import NO_FRAMES
 
 from nbdpull.core import errors, extents
 from nbdpull.format import layout
@@ -280,11 +278,11 @@ def test_a_disk_entry_that_cannot_be(vm, tmp_path, changes):
     assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 
-@pytest.mark.parametrize("member", STRANGE_JSON, ids=lambda member: ascii(member[:30]))
+@pytest.mark.parametrize("member", strange.JSON, ids=lambda member: ascii(member[:30]))
 def test_json_that_two_readers_might_read_as_two_things(vm, tmp_path, member):
     for path in (vm.root / layout.MARKER, vm.folder / vm.points[-1].id / layout.MANIFEST):
         text = path.read_text(encoding="utf-8").rpartition(',\n "digest"')[0]
-        with stores.damaged(path, resealed(f"{text},\n {member}")):
+        with stores.damaged(path, strange.resealed(f"{text},\n {member}")):
             assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 
@@ -354,13 +352,13 @@ def test_an_index_that_cannot_be(tmp_path, flaw):
     assert_refused(vm, tmp_path / "out", says)
 
 
-@pytest.mark.parametrize("how", NO_FRAMES)
+@pytest.mark.parametrize("how", strange.NO_FRAMES)
 def test_an_index_that_is_no_whole_frame(tmp_path, how):
     vm = stores.Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, b"x" * 64 * KIB)
     good = vm.pull()
-    data = NO_FRAMES[how](stores.records_of(vm, good, "vda").tobytes())
+    data = strange.NO_FRAMES[how](stores.records_of(vm, good, "vda").tobytes())
 
     def made(folder):
         with vm.store.create(f"{folder}/vda.index") as file:
@@ -378,7 +376,7 @@ def test_what_is_no_file_or_folder(vm, tmp_path, kind, name):
     folder = vm.folder / vm.points[-1].id
     path = vm.root / name if name == "nbdpull.json" else folder / name if name else folder
     path.rename(tmp_path / "elsewhere")
-    KINDS[kind](path)
+    strange.FILES[kind](path)
     assert_refused(vm, tmp_path / "out", point=vm.points[-1].id)
 
 

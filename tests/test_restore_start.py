@@ -6,34 +6,17 @@ domain.
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import stores
+from bed.images import as_root, loop_device, old_data
 from bed.machine import DOMAIN, MIB, Disk, Machine
-from test_docs import README, blocks
-from test_restore_targets import as_root, loop_device, old_data
+from documents import README, blocks
+from host import Host
 
 DISKS = {"vda": Disk(8 * MIB, "raw"), "vdb": Disk(4 * MIB), "sda": Disk(MIB, "raw")}
-
-
-class Host:
-    """What a user types there, in a folder of their own."""
-
-    def __init__(self, bed, folder):
-        self.bed, self.folder = bed, folder
-
-    def run(self, line):
-        done = subprocess.run(["bash", "-ec", line], cwd=self.folder, env=stores.package_environment(),
-                              capture_output=True, text=True, timeout=60)  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def seen_by(self, name):
-        """{target: the bytes of the disk} of a running domain."""
-        return stores.seen_by(self.bed.virsh("dumpxml", name))
 
 
 @pytest.fixture

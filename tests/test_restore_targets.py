@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import stores
 from bed.device import Device
+from bed.images import as_root, exported, loop_device, old_data, raw_of
 from bed.machine import Disk, wait_for
-from command import nbdpull, start_nbdpull
+from command import run_bytes, start_nbdpull
 from fake_nbd import FakeServer
 from stores import KIB, MIB, Vm, scribble
 
@@ -27,7 +28,6 @@ from nbdpull.operations.restore import Options, restore
 from nbdpull.targets import opening, places
 
 SIZE = 6 * MIB
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs block devices: run as root")
 
 
 @pytest.fixture(scope="module")
@@ -42,53 +42,6 @@ def vm(tmp_path_factory):
         scribble(vm, "vdb", rng, count=2, longest=100 * KIB)
         vm.pull(frame_size=256 * KIB)
     return vm
-
-
-def command(*arguments, **how):
-    """Run nbdpull; the finished process."""
-    done = nbdpull(*arguments, text=False, **how)
-    assert b"Traceback" not in done.stderr
-    return done
-
-
-@contextlib.contextmanager
-def exported(path, kind="raw", *options):
-    """The URI of an image served by qemu-nbd."""
-    socket = f"{path}.sock"
-    server = subprocess.Popen(["qemu-nbd", "-f", kind, "-t", "-e", "8", "-k", socket, *options, path])
-    try:
-        while subprocess.run(["nbdinfo", "--size", f"nbd+unix:///?socket={socket}"], capture_output=True).returncode:
-            assert server.poll() is None
-        yield f"nbd+unix:///?socket={socket}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@contextlib.contextmanager
-def loop_device(path):
-    done = subprocess.run(["losetup", "--find", "--show", path], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no loop devices: {done.stderr}")
-    try:
-        yield done.stdout.strip()
-    finally:
-        subprocess.run(["losetup", "-d", done.stdout.strip()], check=True)
-
-
-def old_data(path, size, kind="raw"):
-    """An image full of what must not be there in the end."""
-    subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, str(size)], check=True)
-    subprocess.run(["qemu-io", "-f", kind, "-c", f"write -q -P 0xee 0 {size}", path], check=True)
-    return str(path)
-
-
-def raw_of(path, kind):
-    if kind == "raw":
-        return Path(path).read_bytes()
-    subprocess.run(["qemu-img", "check", "-q", "-f", kind, path], check=True)
-    subprocess.run(["qemu-img", "convert", "-f", kind, "-O", "raw", path, f"{path}.as-raw"], check=True)
-    return Path(f"{path}.as-raw").read_bytes()
 
 
 def to(vm, where, disk="vda", **how):
@@ -134,13 +87,13 @@ def test_over_a_block_device_of_old_data(vm, tmp_path, number):
 
 def test_to_stdout(vm):
     for point in (vm.points[0], vm.points[3]):
-        done = command("restore", vm.root, "-o", "-", "--disk", "vda", "--point", point.id)
+        done = run_bytes("restore", vm.root, "-o", "-", "--disk", "vda", "--point", point.id)
         assert done.returncode == 0 and done.stdout == vm.images[point.id]["vda"]
 
 
 def test_stdout_takes_one_disk_and_no_json(vm):
     for words in (["-o", "-"], ["-o", "-", "--disk", "vda", "--json"], ["--to", "vda=-", "--delta"]):
-        assert command("restore", vm.root, *words).returncode == 2
+        assert run_bytes("restore", vm.root, *words).returncode == 2
 
 
 def test_a_reader_of_stdout_that_goes_away(tmp_path):
@@ -379,7 +332,7 @@ def test_onto_an_image_of_the_base(tmp_path, kind):
     vm.grow("vda", SIZE + MIB)
     scribble(vm, "vda", rng)
     point = vm.pull()
-    done = command("restore", vm.root, "--onto", base, "--format", kind)
+    done = run_bytes("restore", vm.root, "--onto", base, "--format", kind)
     assert done.returncode == 0, done.stderr
     assert raw_of(base, kind) == vm.images[point.id]["vda"]
 
@@ -396,12 +349,12 @@ def test_since_into_an_empty_store_and_onto_a_copy_of_the_base(private_libvirt, 
     vm.discard("vda", 4 * MIB, MIB)
     vm.resize("vda", 9 * MIB)
     vm.write("vda", 8 * MIB, 64 * KIB, 0x33)
-    done = command("pull", vm.name, "-c", private_libvirt.uri, "-o", tmp_path / "store", "--since", "theirs")
+    done = run_bytes("pull", vm.name, "-c", private_libvirt.uri, "-o", tmp_path / "store", "--since", "theirs")
     assert done.returncode == 0, done.stderr
     base = tmp_path / f"copy.{kind}"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, tmp_path / "base.raw", base], check=True)
-    assert command("restore", tmp_path / "store", "-o", tmp_path / "out").returncode == 11  # alone it is no image
-    done = command("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", kind, "--json")
+    assert run_bytes("restore", tmp_path / "store", "-o", tmp_path / "out").returncode == 11  # alone it is no image
+    done = run_bytes("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", kind, "--json")
     assert done.returncode == 0, done.stderr
     # What changed, what it grew by; and what is zero or at the end of the data: nobody knows what it was then.
     assert json.loads(done.stdout.splitlines()[-1])["written_bytes"]["vda"] == 6 * MIB + 128 * KIB
@@ -418,7 +371,7 @@ def test_a_disk_that_was_shrunk_and_grown_since_a_foreign_checkpoint(machine, tm
     pull = ["pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store", "--json", "--since"]
 
     def made(since):
-        done = command(*pull, since, "--checkpoint", f"after-{since}")
+        done = run_bytes(*pull, since, "--checkpoint", f"after-{since}")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])["details"]["disks"][0]
 
@@ -429,7 +382,7 @@ def test_a_disk_that_was_shrunk_and_grown_since_a_foreign_checkpoint(machine, tm
     vm.write("vda", MIB, 64 * KIB, 0x22)
     disk = made("after-theirs" if again else "theirs")
     assert (disk["mode"], disk["dirty_bytes"], disk["zero_bytes"]) == ("incremental", 64 * KIB, 2 * MIB)
-    done = command("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", "raw")
+    done = run_bytes("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", "raw")
     assert done.returncode == 0, done.stderr
     assert base.read_bytes() == vm.content("vda")
 
@@ -442,9 +395,9 @@ def test_what_comes_to_light_again_after_a_foreign_checkpoint(machine, tmp_path)
     vm.create_checkpoint("theirs")
     base = vm.freeze_copy("vda", tmp_path / "base.raw")
     vm.resize("vda", 4 * MIB)
-    done = command("pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store", "--since", "theirs")
+    done = run_bytes("pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store", "--since", "theirs")
     assert done.returncode == 0, done.stderr
-    done = command("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", "raw")
+    done = run_bytes("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", "raw")
     assert done.returncode == 0, done.stderr
     assert base.read_bytes() == vm.content("vda")
 
@@ -456,9 +409,9 @@ def test_a_disk_that_was_shrunk_since_a_foreign_checkpoint(machine, tmp_path):
     vm.create_checkpoint("theirs")
     base = vm.freeze_copy("vda", tmp_path / "base.raw")
     vm.resize("vda", 2 * MIB + 512)
-    done = command("pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store", "--since", "theirs")
+    done = run_bytes("pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store", "--since", "theirs")
     assert done.returncode == 0, done.stderr
-    done = command("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", "raw")
+    done = run_bytes("restore", tmp_path / "store", "--onto", f"vda={base}", "--format", "raw")
     assert done.returncode == 0, done.stderr
     assert base.read_bytes() == vm.content("vda").ljust(4 * MIB, b"\0")
 
@@ -573,20 +526,20 @@ def test_the_next_pull_has_what_a_rollback_wrote(private_libvirt, machine, tmp_p
     root = tmp_path / "store"
     pull = ["pull", vm.name, "-c", private_libvirt.uri, "-o", root, "--quiet"]
     vm.write("vda", 0, MIB, 1)
-    assert command(*pull).returncode == 0
+    assert run_bytes(*pull).returncode == 0
     first = vm.content("vda")
     vm.write("vda", 512 * KIB, 2 * MIB, 2)
-    assert command(*pull).returncode == 0
+    assert run_bytes(*pull).returncode == 0
     vm.stop()
-    points = json.loads(command("list", root, "--json").stdout)
-    done = command("restore", root, "--point", points[0]["id"], "--delta", "--to", f"vda={vm.disks['vda'].path}")
+    points = json.loads(run_bytes("list", root, "--json").stdout)
+    done = run_bytes("restore", root, "--point", points[0]["id"], "--delta", "--to", f"vda={vm.disks['vda'].path}")
     assert done.returncode == 0, done.stderr
     vm.start()
     assert vm.content("vda") == first
-    assert command(*pull).returncode == 0
-    last = json.loads(command("list", root, "--json").stdout)[-1]
+    assert run_bytes(*pull).returncode == 0
+    last = json.loads(run_bytes("list", root, "--json").stdout)[-1]
     assert last["disks"][0]["mode"] == "incremental"
-    assert command("restore", root, "-o", "-").stdout == first
+    assert run_bytes("restore", root, "-o", "-").stdout == first
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
@@ -619,7 +572,7 @@ def test_salvage(vm, tmp_path, kind):
         if kind == "nbd":
             where = stack.enter_context(exported(str(path)))
         stack.enter_context(damaged_chunk(vm))
-        done = command("restore", vm.root, "--to", f"vda={where}", "--salvage", "--json", *options)
+        done = run_bytes("restore", vm.root, "--to", f"vda={where}", "--salvage", "--json", *options)
     assert done.returncode == 11, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     expected = bytearray(vm.images[vm.points[-1].id]["vda"].ljust(7 * MIB if kind in ("nbd", "delta") else 0, b"\0"))
@@ -633,7 +586,7 @@ def test_salvage(vm, tmp_path, kind):
 def test_salvage_with_an_index_lost(vm, tmp_path):
     """The other disk comes back; of this one nothing is known, and no image of it is made."""
     with stores.damaged(vm.folder / vm.points[1].id / "vda.index", None):
-        done = command("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--format", "raw")
+        done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--format", "raw")
     assert done.returncode == 11 and b"LOST vda: bytes 0 to" in done.stdout
     assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vdb.raw"]
     assert raw_of(tmp_path / "out" / "vdb.raw", "raw") == vm.images[vm.points[-1].id]["vdb"]
@@ -647,8 +600,8 @@ def test_salvage_of_a_disk_whose_chain_lacks_a_manifest(tmp_path):
     point = vm.pull()
     with stores.damaged(vm.folder / middle / "manifest.json", None):
         words = ["restore", vm.root, "--point", point.id, "--format", "raw", "--json"]
-        assert command(*words, "-o", tmp_path / "refused").returncode == 11
-        done = command(*words, "-o", tmp_path / "out", "--salvage")
+        assert run_bytes(*words, "-o", tmp_path / "refused").returncode == 11
+        done = run_bytes(*words, "-o", tmp_path / "out", "--salvage")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     result, lost = events[-1], [event for event in events if event["event"] == "lost"]
     assert (done.returncode, result["exit_code"], list(result["files"])) == (11, 11, ["vdc"])
@@ -662,7 +615,7 @@ def test_salvage_of_a_disk_whose_chain_lacks_a_manifest(tmp_path):
 def test_salvage_without_a_file_of_the_domain(vm, tmp_path):
     """It is told like a lost range, when it is found and in the end."""
     with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
-        done = command("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--json")
+        done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     said = [event for event in events if event["event"] == "lost"]
     every = ("event", "time", "schema", "domain")  # line has these
@@ -676,7 +629,7 @@ def test_salvage_without_a_file_of_the_domain(vm, tmp_path):
 def test_a_damaged_file_of_the_domain_is_refused_first(vm, tmp_path, options):
     """Without a proof of the chain as well: these files have no digests of frames that would tell it later."""
     with stores.damaged(vm.folder / vm.points[-1].id / "domain.xml", b"<domain/>"):
-        done = command("restore", vm.root, "-o", tmp_path / "out", *options)
+        done = run_bytes("restore", vm.root, "-o", tmp_path / "out", *options)
     assert done.returncode == 11 and b"nothing was restored" in done.stderr and done.stderr.count(b"\n") == 1
     assert not (tmp_path / "out").exists()
 

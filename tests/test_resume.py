@@ -6,7 +6,7 @@ import numpy
 import pytest
 import stores
 from stores import KIB, MIB
-from test_writer_reader import compressed
+from strange import compressed
 
 from nbdpull.core import errors, extents
 from nbdpull.format import layout

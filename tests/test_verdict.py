@@ -9,8 +9,7 @@ import random
 import time
 
 import pytest
-from stores import KIB, Vm, chain, damaged, files, flipped, records_of, resealed, verify_store
-from test_verify import forge
+from stores import KIB, Vm, chain, damaged, files, flipped, forged_store, records_of, resealed, verify_store
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
@@ -96,7 +95,7 @@ def test_a_damage_of_a_point_that_was_not_looked_at_stays(vm, capsys):
 
 def test_a_frame_that_only_its_digest_tells(tmp_path, capsys):
     """The files are what the manifest says, and a frame is not what the index says: a quick pass would see nothing."""
-    vm, point = forge(tmp_path / "store")
+    vm, point = forged_store(tmp_path / "store")
     assert run(capsys, vm.root, "--quick")[0] == 0 and words(vm) == ["ok"]
     code, result = run(capsys, vm.root)
     assert (
@@ -111,7 +110,7 @@ def test_a_frame_that_only_its_digest_tells(tmp_path, capsys):
 
 def test_frames_that_cannot_be_looked_at_stay_on_record(tmp_path, capsys):
     """As their index broke, too: who mends that has not mended them."""
-    vm, point = forge(tmp_path / "store")
+    vm, point = forged_store(tmp_path / "store")
     assert run(capsys, vm.root)[0] == 11
     index = vm.folder / point.manifest.disk("vda").index.path
     with damaged(index, b""):
@@ -132,7 +131,7 @@ def test_a_lost_index_that_was_made_again(vm, capsys):
 
 def test_more_damages_than_a_finding_tells(tmp_path, capsys, monkeypatch):
     """Then a part cannot look at all of them again, and does not wipe what it did not see."""
-    vm, point = forge(tmp_path / "store")
+    vm, point = forged_store(tmp_path / "store")
     monkeypatch.setattr(evidence, "MAX_PLACES", 1)
     assert run(capsys, vm.root)[0] == 11
     chunk = vm.folder / point.manifest.disk("vda").chunks[0].path

@@ -6,17 +6,16 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 from stores import (
     KIB,
-    MIB,
     Vm,
     chain,
     damaged,
     files,
     flipped,
+    forged_store,
     handmade_index,
     package_environment,
     records_of,
@@ -28,7 +27,6 @@ from stores import (
 from nbdpull.cli import main as cli
 from nbdpull.core import errors, extents
 from nbdpull.format import layout
-from nbdpull.format.manifest import FileEntry
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
 
@@ -384,27 +382,7 @@ def test_a_full_disk_that_leaves_out_a_range(tmp_path):
 
 @pytest.fixture
 def forged(tmp_path):
-    return forge(tmp_path / "store")
-
-
-def forge(root):
-    """A frame was replaced by another sound one, and all files' digests were made to fit; not the frame's own."""
-    vm = Vm(root)
-    vm.add_disk("vda", 3 * MIB)
-    noise = [random.Random(i).randbytes(64 * KIB) for i in range(48)]
-    for i, data in enumerate(noise):
-        vm.write("vda", i * 64 * KIB, data)
-    point = vm.pull()
-    records = records_of(vm, point, "vda")
-    disk = point.manifest.disk("vda")
-    path = vm.folder / disk.chunks[0].path
-    data = bytearray(path.read_bytes())
-    (a, b), size = records["position"][[40, 41]].tolist(), int(records["stored"][40])
-    assert size == records["stored"][41]
-    data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
-    path.write_bytes(data)
-    chunk = FileEntry(disk.chunks[0].path, len(data), vm.store.sha256(f"{vm.series.folder}/{disk.chunks[0].path}"))
-    return vm, resealed(vm, point, disks=[replace(disk, chunks=[chunk])])
+    return forged_store(tmp_path / "store")
 
 
 def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):

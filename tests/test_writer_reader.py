@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from blake3 import blake3
 from stores import KIB, MIB, ROLLING, Vm, chain, flipped, records_of, scribble, zstd_frames
+from strange import NO_FRAMES, compressed
 
 from nbdpull.core import errors, extents
 from nbdpull.core.extents import DATA, ZERO
@@ -358,10 +359,6 @@ def index_path(vm):
     return vm.folder / vm.points[0].manifest.disk("vda").index.path
 
 
-def compressed(data):
-    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(data)
-
-
 @pytest.mark.parametrize("told, change", [
     ("ends inside a record", lambda data: data[:-1]),
     ("ends inside a record", lambda data: data + b"x"),
@@ -390,40 +387,6 @@ def test_an_index_is_no_other_file(small):
     index_path(small).write_bytes(b"no zstd at all, whatever it is")
     with pytest.raises(errors.Damaged, match="cannot be decompressed"):
         records_of(small, small.points[0], "vda")
-
-
-DICTIONARY = zstandard.train_dictionary(2000, [random.Random(n).randbytes(500) + b"abc" * 50 for n in range(200)])
-SKIPPABLE = layout.skippable(layout.HEADER_MAGIC, b"anything")
-
-
-def with_window(data, log):
-    """A frame without a content size, as a stream has it, whose decompression takes so much memory."""
-    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=log, write_checksum=True)
-    stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
-    return stream.compress(data) + stream.flush()
-
-
-# What else than one whole frame, with a checksum and without a dictionary, a file or a frame in it can be.
-NO_FRAMES = {
-    "nothing": lambda data: b"",
-    "cut": lambda data: compressed(data)[:-1],
-    "cut in its checksum": lambda data: compressed(data)[:-4],
-    "cut in a block": lambda data: compressed(data)[:-10],
-    "more after it": lambda data: compressed(data) + b"x",
-    "two frames": lambda data: compressed(data[:80]) + compressed(data[80:]),
-    "a skippable frame": lambda data: SKIPPABLE,
-    "a skippable frame before": lambda data: SKIPPABLE + compressed(data),
-    "a skippable frame after": lambda data: compressed(data) + SKIPPABLE,
-    "without a checksum": zstandard.compress,
-    "another checksum": lambda data: flipped(compressed(data), len(compressed(data)) - 1),
-    "with a dictionary": lambda data: zstandard.ZstdCompressor(dict_data=DICTIONARY, write_checksum=True).compress(
-        data
-    ),
-    "a size of 2^60": lambda data: b"\x28\xb5\x2f\xfd\xe4" + (1 << 60).to_bytes(8, "little") + compressed(data)[6:],
-    "a window of 2^27": lambda data: with_window(data, 27),
-    "a window of 2^31": lambda data: with_window(data, 31),
-    "of an old format": lambda data: b"\x27\xb5\x2f\xfd" + compressed(data)[4:],
-}
 
 
 @pytest.mark.parametrize("how", NO_FRAMES)

@@ -62,6 +62,13 @@ class Witness:
             output = done.stdout
         return self.made(last_event(output), held)
 
+    def plan(self, *options):
+        """What a plan tells, without a store unless the options name one."""
+        words = ["plan", self.vm.name, "-c", self.vm.bed.uri, "--scratch-dir", self.scratch, "--json"]
+        done = nbdpull(*words, *options)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
     def made(self, result, held):
         """Take note of a point that was made when the disks held this."""
         assert (result["event"], result["ok"], result["exit_code"]) == ("result", True, 0)

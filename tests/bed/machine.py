@@ -348,6 +348,10 @@ class Machine:
     def delete_checkpoint(self, name):
         self.domain.checkpointLookupByName(name).delete()
 
+    def forget_checkpoint(self, name):
+        """As a migration does: the bitmaps stay in the images, libvirt knows nothing of the checkpoint."""
+        self.domain.checkpointLookupByName(name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
     def checkpoints(self):
         """Names of all checkpoints, parents first."""
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
