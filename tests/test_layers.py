@@ -33,7 +33,7 @@ LIBRARIES = {
         "nbd.source",
         "nbd.source_connection",
         "repository.image",
-        "operations.verify",
+        "repository.inspection",
         "repository.known_frames",
         "repository.lookup",
         "operations.compare",

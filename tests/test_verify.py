@@ -394,7 +394,7 @@ def test_a_wrong_frame_in_files_that_fit(forged, tmp_path):
 
 def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
     """Of a disk that is lost as a whole nobody reads a million lines; and an enemy can make any number of them."""
-    monkeypatch.setattr("nbdpull.operations.verify.MAX_DAMAGES", 3)
+    monkeypatch.setattr("nbdpull.repository.inspection.MAX_DAMAGES", 3)
     for path in files(own.folder / own.points[0].id):
         if path.suffix == ".zst":
             path.write_bytes(bytes(path.stat().st_size))

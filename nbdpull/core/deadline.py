@@ -6,21 +6,25 @@ Owns: when it is up. Must not know: what is running.
 from __future__ import annotations
 
 import time
-from typing import Optional
+from typing import Callable, Optional
 
 from . import errors
 from .errors import Check
 
 
+def after(seconds: Optional[float]) -> Callable[[], bool]:
+    """Tells whether so many seconds have passed since now; None: they never do."""
+    end = None if seconds is None else time.monotonic() + seconds
+    return lambda: end is not None and time.monotonic() > end
+
+
 def bounded(check: Check, seconds: Optional[float], what: str) -> Check:
     """The same check, which also ends the run when its time is up. what: is running, for the message."""
-    if seconds is None:
-        return check
-    deadline = time.monotonic() + seconds
+    is_over = after(seconds)
 
     def check_both() -> None:
         check()
-        if time.monotonic() > deadline:
+        if is_over():
             raise errors.LimitReached(f"{what} took longer than --max-duration ({seconds:g} s): it was ended")
 
     return check_both

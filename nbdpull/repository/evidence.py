@@ -1,7 +1,7 @@
 """What one verification saw of each point of a series, and the finding that is made of it.
 
 Owns: the places of damages on record, at which a run looks again whatever part of the store it is to look at, and which
-of these damages it has settled. Must not know: how anything is looked at (verify.py does), or what is printed.
+of these damages it has settled. Must not know: how anything is looked at (inspection.py does), or what is printed.
 """
 
 from __future__ import annotations
