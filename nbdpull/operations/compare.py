@@ -7,15 +7,16 @@ its index do not answer. Must not know: libvirt, what is printed.
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Optional
+from typing import Optional
 
 import numpy
 
-from ..core import errors, extents, pipeline
+from ..core import deadline, errors, extents, pipeline
+from ..core.errors import Check, Report
 from ..format import layout, reader
 from ..images import image_header
 from ..nbd import qemu_nbd, source
@@ -25,6 +26,7 @@ from .options import CompareOptions as Options
 
 BLOCK = layout.MAX_FRAME
 SECTOR = 512
+_Range = tuple[int, int]  # (offset, length) in bytes
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Result:
     disk: str
     size: int
     compared_bytes: int
-    differences: list[tuple[int, int]]
+    differences: list[_Range]
 
     @property
     def complete(self) -> bool:
@@ -50,7 +52,7 @@ class Result:
         return False if self.differences else True if self.complete else None
 
 
-def compare(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+def compare(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the image with a disk as of a point."""
     target = series.only_series(marker.open_store(options.store), options.domain)
     found, image = target.point(options.point), options.image
@@ -58,64 +60,67 @@ def compare(options: Options, report: Callable = lambda **event: None, check: Ca
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors
             raise errors.Differs(f"{image} has {live.size} bytes, disk {disk} at point {found.id} {opened.size}")
-        part = Part(options.sample, options.shard, options.max_duration)
-        told = partial(report, domain=target.domain, point=found.id)
-        compared, differences = _compare(opened, live, options.threads, told, check, part)
+        told = partial(report, event="progress", domain=target.domain, point=found.id, disk=disk, size=opened.size)
+        compared, differences = _compared(opened, live, options, told, check)
     return Result(target.domain, found, disk, opened.size, compared, differences)
 
 
-def _chosen(point, disk):
+def _chosen(point: series.Point, disk: Optional[str]) -> str:
     known = point.disks
     if disk is None and len(known) > 1:
         raise errors.UsageError(f"--against compares one disk; choose it with --disk (it has: {', '.join(known)})")
     return point.disk(disk or known[0]).name
 
 
-def _compare(opened, live, threads, report, check, part):
-    """(bytes that were looked at, differences) of the part."""
-    deadline = time.monotonic() + part.max_duration if part.max_duration is not None else None
-    held = _blocks_with_data(opened, live)
-    blocks, different = part.numbers(held), []
-    compared = opened.size - sum(_length(number, opened.size) for number in held.tolist())  # zero in both
+def _compared(
+    opened: lookup.RandomImage, live: source.Source, options: Options, told: Report, check: Check
+) -> tuple[int, list[_Range]]:
+    """(bytes that were looked at, differences) of the part that is to be looked at, and for which there is time."""
+    is_over = deadline.after(options.max_duration)
+    differences: list[_Range] = []
+    numbers, compared = _to_compare(opened, live, Part(options.sample, options.shard))
 
-    def work(number):
+    def work(number: int) -> tuple[int, list[_Range]]:
         return number, _block_differences(opened, live, number * BLOCK, _length(number, opened.size))
 
     for number, found in pipeline.ordered(
-        work, blocks.tolist(), threads=threads, budget=1 << 26, weight=lambda _: BLOCK, check=check
+        work, numbers, threads=options.threads, budget=1 << 26, weight=lambda _: BLOCK, check=check
     ):
-        length = _length(number, opened.size)
-        position = number * BLOCK + length
-        compared += length
-        different += found
-        report(event="progress", disk=opened.disk, position=position, size=opened.size, written_bytes=position)
-        if deadline is not None and time.monotonic() > deadline:
+        compared += _length(number, opened.size)
+        differences += found
+        position = number * BLOCK + _length(number, opened.size)
+        told(position=position, written_bytes=position)
+        if is_over():
             break
-    merged = extents.merged(extents.of((*each, extents.DATA) for each in different))
+    merged = extents.merged(extents.of((*each, extents.DATA) for each in differences))
     return compared, [(int(each["offset"]), int(each["length"])) for each in merged]
 
 
-def _blocks_with_data(opened, live):
-    """Numbers of the blocks in which either side may hold something but zeros."""
+def _to_compare(opened: lookup.RandomImage, live: source.Source, part: Part) -> tuple[list[int], int]:
+    """(numbers of the blocks of the part in which either side may hold something but zeros, bytes of all blocks in
+    which neither does)"""
     held = numpy.zeros(-(-opened.size // BLOCK), bool)
     for batch in live.extents():
         data = extents.cut(batch[batch["kind"] == extents.DATA], BLOCK)
         held[data["offset"] // BLOCK] = True
     for offset, _, _ in opened.records():
         held[offset // BLOCK] = True
-    return numpy.flatnonzero(held)
+    numbers = numpy.flatnonzero(held)
+    zero = opened.size - sum(_length(number, opened.size) for number in numbers.tolist())
+    return part.numbers(numbers).tolist(), zero
 
 
-def _length(number, size):
+def _length(number: int, size: int) -> int:
     """Of a block of a disk of that size: the last one may be shorter."""
     return min(BLOCK, size - number * BLOCK)
 
 
-def _block_differences(opened, live, start, length):
+def _block_differences(opened: lookup.RandomImage, live: source.Source, start: int, length: int) -> list[_Range]:
     """[(offset, length)] of the runs of a block that are not equal."""
     with live.reading() as connection:
         data = connection.read_batch([(start, length)])[0]
-        found, at = [], start
+        found: list[_Range] = []
+        at = start
         for offset, size, digest in opened.records(start, length):
             found += _unless_zero(data[at - start : offset - start], at)
             view = data[offset - start : offset - start + size]
@@ -125,7 +130,7 @@ def _block_differences(opened, live, start, length):
         return found + _unless_zero(data[at - start :], at)
 
 
-def _unless_zero(view, offset):
+def _unless_zero(view: extents.Buffer, offset: int) -> list[_Range]:
     return [(offset, len(view))] if numpy.frombuffer(view, "u1").any() else []
 
 
@@ -133,13 +138,13 @@ def _unless_zero(view, offset):
 
 
 @contextmanager
-def _served(image, kind):
+def _served(image: str, kind: Optional[str]) -> Iterator[source.Source]:
     """A source.Source of an image file or an NBD URI; qemu-nbd reads all of them, and never writes."""
 
-    def refused(said):
+    def refused(said: str) -> errors.NbdpullError:
         return errors.UsageError(f"qemu-nbd cannot read {image}: {said}")
 
-    def connect(socket):
+    def connect(socket: str) -> source.Source:
         return source.Source(socket, "")
 
     # It is not asked to finish: it only reads, and an orderly end waits for clients that may be gone.
@@ -150,7 +155,7 @@ def _served(image, kind):
         yield live
 
 
-def _kind(image):
+def _kind(image: str) -> str:
     if re.match(r"nbd[a-z+]*:", image):
         return "raw"
     try:
