@@ -17,7 +17,8 @@ from fake_libvirt import Meddled, error_of, libvirt, raising
 from nbdpull.core import errors, unix_socket
 from nbdpull.definitions import domain_xml
 from nbdpull.hypervisor import backup_spec, backup_traces, connection, domain
-from nbdpull.operations import doctor
+from nbdpull.readiness import domain as readiness
+from nbdpull.readiness import finding
 
 RUN = "20261122T194500Z-7f3a9c0d11223344"
 
@@ -100,8 +101,8 @@ def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
             opened.power._require_startable()
         with pytest.raises(errors.DomainNotRunning, match="XDG_RUNTIME_DIR is not set"):
             opened.require_running()
-        told = doctor._off(opened)
-        assert (told.state, told.advice) == (doctor.BAD, "XDG_RUNTIME_DIR is not set") and told.exit_code == 3
+        told = readiness.off(opened)
+        assert (told.state, told.advice) == (finding.BAD, "XDG_RUNTIME_DIR is not set") and told.exit_code == 3
     assert not vm.active
 
 

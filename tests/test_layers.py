@@ -208,7 +208,6 @@ OTHER_FILES = {  # and whose
     "backup.scratch_watch",  # scratch
     "operations.compare",  # images
     "operations.destination",  # secrets
-    "operations.doctor",  # the machine's
     "operations.drill",  # overlays and a console
     "operations.restore",  # restored ones
 }

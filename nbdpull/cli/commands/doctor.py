@@ -12,7 +12,7 @@ from .. import usage
 from ..output import Outcome, Report
 
 if TYPE_CHECKING:
-    from ...operations.doctor import Finding
+    from ...operations.doctor import Result
 
 SUMMARY = "check that the host and a domain are ready for pulls, and suggest fixes"
 EXAMPLE = "doctor vm1"
@@ -28,13 +28,13 @@ def add(parser: usage.Parser) -> None:
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import doctor
 
-    found = doctor.doctor(usage.options(Options, args), report, check).findings
-    code = max((each.exit_code for each in found), default=0)
-    return Outcome([vars(each) for each in found], _lines(found), code)
+    found = doctor.doctor(usage.options(Options, args), report, check)
+    code = max((each.exit_code for each in found.findings), default=0)
+    return Outcome([vars(each) for each in found.findings], _lines(found), code)
 
 
-def _lines(findings: list[Finding]) -> Iterator[str]:
-    for each in findings:
+def _lines(found: Result) -> Iterator[str]:
+    for each in found.findings:
         yield f"{each.state:5} {each.subject}: {each.text}"
         if each.advice:
             yield f"      -> {each.advice}"

@@ -1,0 +1,77 @@
+"""The checkpoints of a domain: whose they are, what is wrong with them, what they stand in the way of.
+
+Must not know: stores, and so which checkpoint is still needed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+
+from ..backup import strays
+from ..hypervisor.domain import Domain
+from ..repository import journal
+from .finding import WARN, Finding, good, told
+
+_PEER = "virtnbdbackup"  # its name on the command line, and how its checkpoints' names begin
+
+
+def found(vm: Domain) -> Iterator[Finding]:
+    names = vm.checkpoints.names()
+    for name in names:
+        yield from told(f"checkpoint {name}", _checkpoint(vm, name))
+    yield from told("strays", _strays(vm))
+    yield from _peer(vm, names)
+    if vm.has_internal_snapshots:
+        when = "as long as there are checkpoints" if names else "once a pull has made a checkpoint"
+        yield Finding(WARN, "snapshots", f"virsh snapshot-revert to an internal one fails {when}, and leaves a running "
+                      "domain shut off", f"before a revert: nbdpull release {vm.name}")  # fmt: skip
+
+
+def _checkpoint(vm: Domain, name: str) -> Iterator[Finding]:
+    checkpoint = vm.checkpoints.get(name)
+    ours = f"of nbdpull run {checkpoint.run_id}; once its store is gone, nbdpull release {vm.name} removes it"
+    owner = ours if checkpoint.run_id else "not of nbdpull"
+    lost = [target for target, fit in checkpoint.disks.items() if fit is False]
+    subject, covered = f"checkpoint {name}", f"on {', '.join(checkpoint.disks) or 'no disk'}"
+    if checkpoint.run_id and checkpoint.run_id == _interrupted_run(vm):
+        yield Finding(WARN, subject, f"{covered}, left by interrupted nbdpull run {checkpoint.run_id}",
+                      f"the next pull resumes or removes it, or nbdpull cleanup {vm.name} does")  # fmt: skip
+    elif lost:
+        yield Finding(WARN, subject, f"{covered}, {owner}; bitmap missing or broken on {', '.join(lost)}",
+                      f"the next pull reads them in full; virsh checkpoint-delete {vm.name} {name}")  # fmt: skip
+    else:
+        yield good(subject, f"{covered}, {owner}")
+
+
+def _interrupted_run(vm: Domain) -> str:
+    """Id of the run that died while it held the domain, "" where there is none."""
+    hold = journal.look(vm.uuid)
+    return hold.previous.id if hold and hold.previous else ""
+
+
+def _strays(vm: Domain) -> Iterator[Finding]:
+    """What records for a store that may be gone, and costs the guest a little at each write."""
+    ours = strays.checkpoints(vm)
+    if len(ours) > 1:
+        yield Finding(WARN, "checkpoints", f"{len(ours)} of nbdpull: a store needs only its newest one",
+                      f"if they are not of as many stores: nbdpull release {vm.name}, or virsh checkpoint-delete "
+                      f"{vm.name} for one")  # fmt: skip
+    orphans, flaws = strays.orphans(vm)
+    for each in orphans:
+        yield Finding(WARN, f"bitmap {each.name}", f"of disk {', '.join(each.disks)}: no checkpoint owns it",
+                      f"nbdpull release {vm.name}")  # fmt: skip
+    for flaw in flaws:
+        yield Finding(WARN, "bitmaps", flaw, "see the text")
+
+
+def _peer(vm: Domain, names: Sequence[str]) -> Iterator[Finding]:
+    """virtnbdbackup stops at each checkpoint that is not its own, and so at every one of nbdpull's."""
+    beside = [name for name in names if name.startswith(_PEER)]
+    if not beside and not shutil.which(_PEER):
+        return
+    ours = strays.checkpoints(vm)
+    text = f"{_PEER} has checkpoints of {vm.name}" if beside else f"{_PEER} is installed"
+    text += f", and refuses a domain that has one of nbdpull{', as this one' * bool(ours)}"
+    advice = f"nbdpull release {vm.name}, and pull it with --no-checkpoint" if ours else "pull it with --no-checkpoint"
+    yield Finding(WARN, _PEER, text, f"to go on with {_PEER}: {advice}")

@@ -1,0 +1,97 @@
+"""A domain: its state, what may hinder a pull of it, and the order in which all of it is looked at.
+
+Must not know: what of its disks and checkpoints is found (disks.py and checkpoints.py do).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Optional
+
+from ..backup import offline_read
+from ..core import errors
+from ..core.errors import Check
+from ..hypervisor import domain
+from ..hypervisor.domain import Domain
+from ..repository import journal
+from . import checkpoints, disks
+from .finding import BAD, WARN, Finding, bad, good, told
+
+
+def found(name: str, uri: Optional[str], check: Check) -> Iterator[Finding]:
+    """Look at the domain of that name."""
+    with contextlib.ExitStack() as entered:
+        vm = entered.enter_context(domain.open(name, uri, check=check))
+        asked = _who_tells_of_images(vm, entered, check)
+        yield from told("state", _state(vm))
+        yield from told("disks", disks.found(asked))
+        yield from told("other data", disks.other_data(vm))
+        yield from told("iothreads", disks.in_threads(vm))
+        yield from told("checkpoints", checkpoints.found(asked))
+
+
+def _who_tells_of_images(vm: Domain, entered: contextlib.ExitStack, check: Check) -> Domain:
+    """Of a domain that is off the images themselves, as libvirt does not look into them."""
+    if not (vm.active or vm.is_remote):
+        with contextlib.suppress(errors.MissingSoftware):  # which is told already
+            return entered.enter_context(offline_read.opened(vm, check))
+    return vm
+
+
+def _state(vm: Domain) -> Iterator[Finding]:
+    if not vm.active:
+        yield off(vm)
+        return
+    if vm.power.left_paused(journal.look(vm.uuid)):
+        yield Finding(WARN, vm.name, "was off, and stands paused since a pull of it was killed",
+                      f"nbdpull cleanup {vm.name}, or the next pull, ends it")  # fmt: skip
+    else:
+        yield good(vm.name, "is active")
+    yield _jobs(vm)
+    yield _agent(vm.agent_state)
+    if not vm.supports_checkpoints:
+        yield Finding(WARN, "incremental", f"{vm.name}'s emulator cannot", "full pulls work; upgrade QEMU")
+    yield _socket(os.path.dirname(vm.backups.socket_path("")), vm.is_remote)
+
+
+def off(vm: Domain) -> Finding:
+    """What a pull does with a domain that is off."""
+    if vm.other_session:
+        code = errors.DomainNotRunning.exit_code
+        return Finding(BAD, vm.name, "is shut off, as this libvirt tells", vm.other_session, code)
+    read = "a pull reads its images, and makes no checkpoint" if not vm.is_remote else "only a pull there can read it"
+    if vm.has_saved_state:
+        text = (
+            f"is shut off with a saved state (managedsave): {read}; its disks go with that memory, which is in no point"
+        )
+        advice = f"virsh start {vm.name} goes on from it, virsh managedsave-remove {vm.name} drops it"
+        return Finding(WARN, vm.name, text, advice)
+    if vm.has_host_devices:
+        text = f"is shut off, and a start takes devices from the host: {read}"
+        return Finding(WARN, vm.name, text, "pull it while it runs, now and then; or see --offline=start-paused")
+    return good(vm.name, f"is shut off: a pull starts it with its CPUs paused; where that cannot be, {read}")
+
+
+def _jobs(vm: Domain) -> Finding:
+    try:
+        vm.jobs.require_idle()
+    except (errors.Busy, errors.JobStuck) as error:
+        return bad("jobs", error)
+    return good("jobs", "none")
+
+
+def _agent(state: Optional[str]) -> Finding:
+    if state == "connected":
+        return good("guest agent", "connected: its file systems can be frozen")
+    text = "not running in the guest" if state else "no channel for it"
+    return Finding(WARN, "guest agent", f"{text}: points will be crash-consistent",
+                   "install qemu-guest-agent in the guest" if state else
+                   "add a virtio channel org.qemu.guest_agent.0 to the domain")  # fmt: skip
+
+
+def _socket(folder: str, remote: bool) -> Finding:
+    if remote or os.access(folder, os.W_OK | os.X_OK):
+        return good("NBD socket", f"will be in {folder}")
+    return Finding(BAD, "NBD socket", f"will be in {folder}, which you may not enter", "run as root", 7)
