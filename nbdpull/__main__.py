@@ -1,18 +1,21 @@
 """The entry of `nbdpull` and of `python3 -m nbdpull`."""
 
+import io
 import os
 import resource
 import signal
 import sys
 from contextlib import suppress
+from typing import NoReturn, cast
 
 
-def main():
+def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C before the work begins is no reason for a traceback
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None where it was closed)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must end nothing
+    # A name that the terminal cannot show must end nothing.
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts a thread for each core, for sums never asked for
     from .cli.main import main as run
 

@@ -15,6 +15,7 @@ from ..core import errors
 from ..core.errors import Check
 from ..definitions import disk_choice
 from ..definitions.domain_xml import Disk
+from ..format.manifest import FULL
 from ..hypervisor import backup_spec, domain, domain_freeze, qemu_faults
 from ..repository.journal import Journal, Run
 from ..repository.series import Point, Series
@@ -49,7 +50,7 @@ class Asked:
 
     since: Optional[str] = None
     full: bool = False
-    on_lost_base: str = base.FULL
+    on_lost_base: str = FULL
     make_checkpoint: bool = False
     checkpoint: Optional[str] = None
     socket: Optional[str] = None

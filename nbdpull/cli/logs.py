@@ -87,7 +87,7 @@ class _Line(logging.Formatter):
 
     def __init__(self, head: str, time_format: str, utc: bool = False):
         super().__init__(head, time_format)
-        self.converter = time.gmtime if utc else time.localtime  # type: ignore[assignment]
+        self.converter = time.gmtime if utc else time.localtime
 
     def format(self, record: logging.LogRecord) -> str:
         record.topic = record.name.rpartition(".")[2]
