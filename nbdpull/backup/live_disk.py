@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional, Protocol, Union
+from typing import NamedTuple, Optional, Protocol, Union
 
 from ..core import errors
 from ..core.errors import Check
@@ -68,7 +68,7 @@ class Known(NamedTuple):
 
 
 @contextmanager
-def opened(disk: Disk, live: Live, known: Known, series: Optional[Series], check: Check) -> Iterator[Any]:
+def opened(disk: Disk, live: Live, known: Known, series: Optional[Series], check: Check) -> Iterator[source.Source]:
     """Give the Source of a disk; SourceError where its export is not of its size."""
     job, export = live.job, live.job.exports[disk.target]
     with ExitStack() as entered:

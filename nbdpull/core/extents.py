@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # for annotations only: numpy before 1.21 has no NDArray
     Indexes = NDArray[numpy.int64]
     Buffer = Union[bytes, bytearray, memoryview]
 
+    Range = tuple[int, int]  # (offset, length)
+    Part = tuple[int, Buffer]  # (offset, bytes)
+
 DATA = 0
 ZERO = 1
 CLEAN = 2  # data that did not change; in no index
@@ -198,7 +201,7 @@ def flaw(ranges: Ranges, size: int) -> Optional[str]:
     return None
 
 
-def gaps(ranges: Ranges, start: int, stop: int) -> list[tuple[int, int]]:
+def gaps(ranges: Ranges, start: int, stop: int) -> list[Range]:
     """What of [start, stop) the sorted, disjoint ranges leave out: list of (offset, length)."""
     edges = numpy.concatenate([[start], ends(ranges)]).astype("u8")
     nexts = numpy.concatenate([ranges["offset"], [stop]]).astype("u8")

@@ -7,8 +7,10 @@ know: connections.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-Range = tuple[int, int]  # (offset, length)
+if TYPE_CHECKING:
+    from ..core.extents import Range
 
 # QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took.
 MIN_STATUS, FIRST_STATUS, MAX_STATUS = 16 << 20, 256 << 20, 2 << 30  # bytes asked for in one request

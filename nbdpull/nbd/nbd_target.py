@@ -21,10 +21,8 @@ from .connection import ALLOCATION, STATE_ZERO, Connection
 from .libnbd import nbd
 
 if TYPE_CHECKING:
-    from ..core.extents import Buffer
-    from .batching import Range
+    from ..core.extents import Part, Range
 
-    Part = tuple[int, Buffer]  # (offset, bytes)
     Connect = Callable[[Any], None]
 
 STALL_TIMEOUT = 60.0  # seconds without a byte in either direction

@@ -31,9 +31,8 @@ from .source_connection import (
 )
 
 if TYPE_CHECKING:
-    from ..core.extents import Extents, Mask, Numbers, Ranges
+    from ..core.extents import Extents, Mask, Numbers, Range, Ranges
     from .address import Address
-    from .batching import Range
 
     Held = Callable[[int, int], Ranges]
 

@@ -26,9 +26,8 @@ from .connection import POLL_INTERVAL, Connection
 from .libnbd import nbd
 
 if TYPE_CHECKING:
-    from ..core.extents import Numbers
+    from ..core.extents import Numbers, Range
     from .address import Address, Server
-    from .batching import Range
 
 # A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once. And if
 # nobody takes the answers (we are stopped, or killed), this much fits into the server's socket, 208 KiB by default:

@@ -17,7 +17,8 @@ from ..format import reader
 from ..repository.image import Image, Piece, Row
 
 if TYPE_CHECKING:
-    from .target import Part, Range, Rewritable, Target
+    from ..core.extents import Part, Range
+    from .target import Rewritable, Target
 
 BATCH_DATA = 4 << 20  # bytes of data decompressed and written as one item of work
 BATCH_ZEROES = 64  # zero ranges in one item

@@ -16,8 +16,7 @@ from ..core.file_system import WRITEBACK_STEP, start_writeback
 from ..core.os_error import translated
 
 if TYPE_CHECKING:
-    from ..core.extents import Buffer
-    from .target import Part, Range
+    from ..core.extents import Buffer, Part, Range
 
 _PUNCH_HOLE, _ZERO_RANGE, _KEEP_SIZE = 2, 16, 1
 _MAX_IOV = 1024  # buffers in one pwritev

@@ -13,7 +13,7 @@ from ..images import qcow2
 from .file import File
 
 if TYPE_CHECKING:
-    from .target import Part
+    from ..core.extents import Part
 
 
 class NewQcow2:

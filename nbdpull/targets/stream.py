@@ -16,8 +16,7 @@ from ..core import errors
 from ..core.errors import Check
 
 if TYPE_CHECKING:
-    from ..core.extents import Buffer
-    from .target import Part
+    from ..core.extents import Buffer, Part
 
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 

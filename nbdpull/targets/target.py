@@ -12,10 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..core.extents import Buffer
-
-    Range = tuple[int, int]  # (offset, length)
-    Part = tuple[int, Buffer]  # (offset, bytes)
+    from ..core.extents import Buffer, Part, Range
 
 
 class Target(Protocol):
