@@ -15,8 +15,9 @@ import nbdpull
 LIBRARIES = {
     "libvirt": {
         "hypervisor.bindings",  # and by it the rest of its folder
-        "hypervisor.domain_thaw",  # a program that imports nothing of ours
-        "hypervisor.socket_guard",  # another one
+        "hypervisor.guard",  # programs that import nothing else of ours
+        "hypervisor.domain_thaw",
+        "hypervisor.socket_guard",
     },
     "libvirt_qemu": {"hypervisor.bindings"},
     "nbdkit": {"serving.nbdkit_plugin"},  # a module that exists inside nbdkit only

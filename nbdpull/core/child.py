@@ -1,6 +1,7 @@
 """A program that we start, and that must not outlive us: not even where we end by SIGKILL.
 
-Owns: how the kernel is asked for that, and what the program said. Must not know: which program it is.
+Owns: how the kernel is asked for that, how a program of ours finds the package, and what one said. Must not know: which
+program it is.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from pathlib import Path
 from typing import IO, Any, Callable
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -28,6 +30,12 @@ def ended_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
+
+
+def finding_us(*folders: str) -> dict[str, str]:
+    """The environment of a Python that imports this package, from whatever folder, and what is in those."""
+    paths = [str(Path(__file__).parents[2]), *folders, os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def said(log: IO[bytes], most: int = 1000) -> str:

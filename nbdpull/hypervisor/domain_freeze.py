@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from ..core import errors
+from ..core import child, errors
 from ..definitions import domain_xml
 from . import domain_mark
 from .bindings import libvirt
@@ -148,8 +148,10 @@ class Freeze:
     def _start_guard(self) -> bool:
         command = [sys.executable, str(_GUARD), self._dom.UUIDString(), str(self._seconds),
                    domain_mark.uri(domain_mark.FREEZING)]  # fmt: skip
-        self._guard = subprocess.Popen(command, start_new_session=True, bufsize=0, stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+        self._guard = subprocess.Popen(
+            command, env=child.finding_us(), start_new_session=True, bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         assert self._guard.stdout
         self._tell(self._uri.encode() + b"\n")  # a password in it is for no list of processes
         ready = select.select([self._guard.stdout], [], [], _GUARD_START)[0]

@@ -2,34 +2,31 @@
 
     domain_thaw.py UUID SECONDS MARK
 
-Run as a program by domain_freeze.py, imported by nobody; it imports nothing of the package, so that it starts fast and
-from any folder. It reads lines: libvirt's URI, upon which it connects and says "ready"; "frozen" starts a clock, "done"
-says that the guest was thawed. It thaws when SECONDS have passed since "frozen", and when its input ends after that
-without "done": so it learns that its parent was killed. It takes off the MARK then, the URI of a metadata element. It
-is in a session of its own and deaf to signals that end the parent.
+Run as a program by domain_freeze.py, imported by nobody. It reads lines: libvirt's URI, upon which it connects and says
+"ready"; "frozen" starts a clock, "done" says that the guest was thawed. It thaws when SECONDS have passed since
+"frozen", and when its input ends after that without "done": so it learns that its parent was killed. It takes off the
+MARK then, the URI of a metadata element. It is in a session of its own and deaf to signals that end the parent.
 """
 
 import os
 import select
-import signal
 import sys
 import time
 from typing import Any, Optional
 
 import libvirt
 
+from nbdpull.hypervisor import guard
+
 GIVE_UP = 600  # seconds: an agent that hangs may come back and freeze then what it was told to freeze
 PAUSE = 1.0
 BLOCK = -2  # libvirt's own response time of an agent: that of a guest whose time nobody set
-GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 
 
 def main(uuid: str, seconds: float, mark: str) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    guard.begin()
     uri = line().decode().strip()
-    dom = look_up(uri, uuid)
+    dom = guard.look_up(uri, uuid)
     os.write(1, b"ready\n")  # to the parent, through its pipe
     if not told_done(seconds):
         thaw(dom, uri, uuid, mark)
@@ -59,39 +56,23 @@ def thaw(dom: Any, uri: str, uuid: str, mark: str) -> None:
     deadline = time.monotonic() + GIVE_UP
     while time.monotonic() < deadline:
         try:
-            dom = dom or look_up(uri, uuid)
+            dom = dom or guard.look_up(uri, uuid)
             dom.fsThaw()
             dom.agentSetResponseTimeout(BLOCK)
             dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, mark, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             return
         except libvirt.libvirtError as error:
-            if error.get_error_code() in GONE or is_off(dom):
+            if error.get_error_code() in guard.GONE or is_off(dom):
                 return
-            dom = dom if is_connected(dom) else None
+            dom = dom if guard.is_connected(dom) else None
         time.sleep(PAUSE)
-
-
-def look_up(uri: str, uuid: str) -> Any:
-    try:
-        return libvirt.open(uri).lookupByUUIDString(uuid)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in GONE:
-            raise
-        return None
 
 
 def is_off(dom: Any) -> bool:
     try:
         return dom is not None and not dom.isActive()
     except libvirt.libvirtError as error:
-        return bool(error.get_error_code() in GONE)
-
-
-def is_connected(dom: Any) -> bool:
-    try:
-        return dom is not None and bool(dom.connect().getLibVersion() > 0)
-    except libvirt.libvirtError:
-        return False
+        return bool(error.get_error_code() in guard.GONE)
 
 
 if __name__ == "__main__":

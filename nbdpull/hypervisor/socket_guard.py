@@ -2,12 +2,12 @@
 
     socket_guard.py UUID RUN
 
-Run as a program by socket_keeper.py, imported by nobody; it imports nothing of the package, so that it starts fast and
-from any folder. Its standard input is a unix socket. A line comes first, libvirt's URI, upon which it connects and
-answers with a byte: "y", or "n" where it could not. Then comes a duplicate of each connection to QEMU's NBD server,
-with "k" where its parent reads from it, with "a" where nobody does any more; it answers with the same byte. When its
-input ends, the job may still be there: its parent was killed, or could not end it. Then it asks for the end of the
-backup job of RUN until QEMU has hung up on every connection, and ends itself after that.
+Run as a program by socket_keeper.py, imported by nobody. Its standard input is a unix socket. A line comes first,
+libvirt's URI, upon which it connects and answers with a byte: "y", or "n" where it could not. Then comes a duplicate of
+each connection to QEMU's NBD server, with "k" where its parent reads from it, with "a" where nobody does any more; it
+answers with the same byte. When its input ends, the job may still be there: its parent was killed, or could not end it.
+Then it asks for the end of the backup job of RUN until QEMU has hung up on every connection, and ends itself after
+that.
 
 What arrives where nobody reads it takes, and drops: QEMU stands still, and its guest, where it has to wait for room in
 a socket for an answer of its NBD server. It is in a session of its own and deaf to signals that end the parent.
@@ -15,7 +15,6 @@ a socket for an answer of its NBD server. It is in a session of its own and deaf
 
 import os
 import select
-import signal
 import socket
 import sys
 import threading
@@ -24,19 +23,18 @@ from typing import Any
 
 import libvirt
 
+from nbdpull.hypervisor import guard
+
 PAUSE = 0.2  # seconds between two requests to end the job
 CHUNK = 1 << 16  # bytes taken at once
-GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 BACKUP = 9  # job operation
 
 
 def main(uuid: str, run: str) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    guard.begin()
     parent = socket.socket(fileno=0)
     uri = parent.makefile(buffering=1).readline().strip()  # nothing follows it before our answer
-    dom = look_up(uri, uuid)
+    dom = guard.look_up(uri, uuid)
     parent.sendall(b"y" if dom else b"n")
     connections = Connections()
     connections.hold_for(parent)
@@ -102,7 +100,7 @@ class Connections:
 
 def end_job(dom: Any, uri: str, uuid: str, run: str) -> None:
     while True:
-        dom = asked_to_end(dom or look_up(uri, uuid), run)
+        dom = asked_to_end(dom or guard.look_up(uri, uuid), run)
         time.sleep(PAUSE)
 
 
@@ -113,23 +111,7 @@ def asked_to_end(dom: Any, run: str) -> Any:
             dom.abortJob()
         return dom
     except libvirt.libvirtError:  # it ended, is busy, or the daemon is gone and may come back
-        return dom if is_connected(dom) else None
-
-
-def look_up(uri: str, uuid: str) -> Any:
-    try:
-        return libvirt.open(uri).lookupByUUIDString(uuid)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in GONE:
-            raise  # and its QEMU is gone, too
-        return None
-
-
-def is_connected(dom: Any) -> bool:
-    try:
-        return bool(dom.connect().getLibVersion() > 0)
-    except libvirt.libvirtError:
-        return False
+        return dom if guard.is_connected(dom) else None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
-from ..core import errors
+from ..core import child, errors
 from ..definitions.domain_xml import Disk
 from . import qemu_faults
 from .domain import Domain
@@ -159,8 +159,10 @@ class SocketKeeper:
         ours, its = socket.socketpair()
         ours.settimeout(_GUARD_ANSWER)
         with its:  # from its folder: `pkill -f nbdpull` is to end us, and not the guard as well
-            self._guard = subprocess.Popen(self._command, cwd=_GUARD.parent, stdin=its.fileno(), start_new_session=True,
-                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+            self._guard = subprocess.Popen(
+                self._command, cwd=_GUARD.parent, env=child.finding_us(), start_new_session=True,
+                stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
         self._channel = ours
         with contextlib.suppress(OSError):
             ours.sendall(self._uri.encode() + b"\n")  # a password in it is for no list of processes

@@ -219,9 +219,7 @@ def _environment() -> dict[str, str]:
     that needs room for the next frame, and the process grew to three times the cache.
     """
     found = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    own = os.environ.get("PYTHONPATH")
-    paths = [str(PLUGIN.parents[2]), *found, *([own] if own else [])]
-    return {"MALLOC_ARENA_MAX": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {"MALLOC_ARENA_MAX": "1", **child.finding_us(*found)}
 
 
 def _trouble(line: str) -> Optional[str]:

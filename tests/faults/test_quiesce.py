@@ -13,6 +13,8 @@ from bed.machine import MIB, wait_for
 from command import PROJECT, nbdpull, start_held, start_nbdpull
 from witness import Before, Witness
 
+from nbdpull.core import child
+
 libvirt = pytest.importorskip("libvirt")
 
 
@@ -141,7 +143,8 @@ def test_a_guard_that_was_told_of_no_freeze_thaws_nothing(guest):
     """nbdpull was killed before it froze; that the guest is frozen is another's work."""
     guest.domain.fsFreeze()
     words = [sys.executable, PROJECT / "nbdpull/hypervisor/domain_thaw.py", guest.uuid, "30", "urn:x"]
-    subprocess.run(list(map(str, words)), input=f"{guest.bed.uri}\n", text=True, timeout=30, check=True)
+    told = f"{guest.bed.uri}\n"
+    subprocess.run(list(map(str, words)), input=told, text=True, timeout=30, check=True, env=child.finding_us())
     assert is_frozen(guest)
     guest.domain.fsThaw()
 
