@@ -17,7 +17,7 @@ from bed.address import free_port, is_listening
 from bed.guest import _fetch, _unpack
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, wait_for
-from command import nbdpull
+from command import nbdpull, start_held
 from witness import CLUSTER, SINCE, Before, modes
 
 from nbdpull.backup import route
@@ -339,6 +339,24 @@ def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
     done = nbdpull(*witness.words("-c", remote))
     assert done.returncode == 6 and "Traceback" not in done.stderr
     before.assert_same()
+
+
+def test_ssh_ends_with_us(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
+    """A pull that was killed left ssh, which held QEMU's socket, and its own in /tmp."""
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    witness = pulled({"vda": 2 * MIB})
+    witness.vm.write("vda", 0, MIB)
+    tunnel = ["pgrep", "-f", f"ssh .*-L {temporary}"]
+    words = witness.words("-c", uri(sshd, ssh_wrapper))
+    with start_held("copying", tmp_path / "gate", *words) as process:
+        left, tunnels = os.listdir(temporary), subprocess.run(tunnel, capture_output=True).stdout.split()
+        process.kill()
+    assert left == [] and len(tunnels) == 1
+    wait_for(lambda: subprocess.run(tunnel, capture_output=True).returncode == 1, "ssh ends")
+    witness.pull("-c", uri(sshd, ssh_wrapper))
+    witness.assert_restores()
 
 
 def test_a_stop_is_heard_while_ssh_is_waited_for(tmp_path):

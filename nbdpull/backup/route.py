@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
+import signal
 import subprocess
 import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Optional, Union
+from typing import IO, Optional, Union
 
-from ..core import errors
+from ..core import child, errors, unix_socket
 from ..core.errors import Check
 from ..definitions.domain_xml import Listen
 from ..hypervisor import domain
@@ -109,24 +109,23 @@ def opened(
 
 @contextlib.contextmanager
 def _forwarded(uri: str, socket: str, check: Check) -> Iterator[str]:
-    """A unix socket here that ssh joins to QEMU's there."""
+    """A unix socket here that ssh joins to QEMU's there, and that has no name: nothing is left of it however we end."""
     command = ssh_command(uri)
-    folder = tempfile.mkdtemp(prefix="nbdpull-")  # nobody else may enter it
-    try:
-        local = os.path.join(folder, "nbd")
-        with open(os.path.join(folder, "ssh"), "wb+") as said:
+    with contextlib.ExitStack() as opened:
+        log = opened.enter_context(tempfile.TemporaryFile())
+        with tempfile.TemporaryDirectory(prefix="nbdpull-") as folder:  # nobody else may enter it
+            local = os.path.join(folder, "nbd")
             process = subprocess.Popen(
                 [*command[:-2], "-N", "-L", f"{local}:{socket}", *command[-2:]],
-                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=child.ended_with_us(signal.SIGTERM),
             )  # fmt: skip
-            try:
-                _wait_for(local, process, said, check)
-                yield local
-            finally:
-                process.terminate()
-                process.wait()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            opened.callback(process.wait)
+            opened.callback(process.terminate)
+            _wait_for(local, process, log, check)
+            way = os.open(local, os.O_PATH)
+            opened.callback(os.close, way)
+        yield unix_socket.path_of(way)
 
 
 def ssh_command(uri: str) -> list[str]:
@@ -147,12 +146,10 @@ def ssh_command(uri: str) -> list[str]:
     return [*words, "--", parts.hostname or ""]
 
 
-def _wait_for(local: str, process: subprocess.Popen[bytes], said: BinaryIO, check: Check) -> None:
+def _wait_for(local: str, process: subprocess.Popen[bytes], log: IO[bytes], check: Check) -> None:
     deadline = time.monotonic() + _SSH_START
     while not os.path.exists(local):
         if process.poll() is not None or time.monotonic() > deadline:
-            said.seek(0)
-            words = " ".join(said.read().decode(errors="replace").split())
-            raise errors.SourceError(f"ssh could not bring QEMU's socket here: {words or 'no answer'}")
+            raise errors.SourceError(f"ssh could not bring QEMU's socket here: {child.said(log) or 'no answer'}")
         check()
         time.sleep(0.02)
