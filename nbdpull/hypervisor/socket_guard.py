@@ -38,9 +38,10 @@ def main(uuid: str, run: str) -> None:
     parent.sendall(b"y" if dom else b"n")
     connections = Connections()
     connections.hold_for(parent)
-    # in a thread: a call of libvirt may wait for QEMU, and QEMU for us to take what it sends
-    threading.Thread(target=end_job, args=(dom, uri, uuid, run), daemon=True).start()
-    connections.drop_until_hung_up()
+    if connections.any_open:  # else there is nothing to guard, and the next run may resume the job
+        # in a thread: a call of libvirt may wait for QEMU, and QEMU for us to take what it sends
+        threading.Thread(target=end_job, args=(dom, uri, uuid, run), daemon=True).start()
+        connections.drop_until_hung_up()
 
 
 class Connections:
@@ -49,6 +50,10 @@ class Connections:
     def __init__(self) -> None:
         self._poll = select.poll()  # for those that nobody reads from
         self._kept: list[int] = []
+
+    @property
+    def any_open(self) -> bool:
+        return bool(self._kept)
 
     def hold_for(self, parent: socket.socket) -> None:
         """Until the parent's end of its socket is closed."""
