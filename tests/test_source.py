@@ -617,7 +617,7 @@ def test_a_reply_beyond_what_was_asked_counts_no_further(lying, monkeypatch):
     set_window(monkeypatch, 256 * KIB)
 
     def status(context, offset, length):
-        return [(length + 512 * KIB, connection.STATE_ZERO if offset < 512 * KIB else 0)]
+        return [(1024 * KIB - offset, connection.STATE_ZERO if offset < 512 * KIB else 0)]
 
     with Source(lying(status), "x") as opened:
         assert told(opened) == [(0, 512 * KIB, ZERO), (512 * KIB, 512 * KIB, DATA)]

@@ -74,7 +74,7 @@ class Guest(Machine):
         """The file that gets the guest's console."""
         return self.folder / f"{self.name}.console"
 
-    def wait_agent(self, seconds=60):
+    def wait_agent(self, seconds=100):
         """Wait until the guest's agent answers."""
         try:
             wait_for(self._agent_answers, "an answer of the guest's agent", seconds)

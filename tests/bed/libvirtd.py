@@ -43,6 +43,12 @@ LIBVIRTD_CONF = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_rw_perm
 LIBVIRTD_LISTEN = "listen_tls = 0\n"
 
 
+def _display_ports():
+    """Of displays, so that no two daemons of this machine find the same one free at the same time."""
+    first = 6100 + os.getpid() % 500 * 50
+    return f"remote_display_port_min = {first}\nremote_display_port_max = {first + 49}\n"
+
+
 def cache_folder():
     """Where the bed keeps what is slow to make and safe to keep (QEMU's capabilities, the guest's kernel)."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -208,7 +214,7 @@ class PrivateLibvirt:
         if self.root:
             self.run, config = Path("/run/libvirt"), Path("/etc/libvirt")
             self.logs, self.capabilities = Path("/var/log/libvirt/qemu"), Path("/var/cache/libvirt/qemu/capabilities")
-            (config / "qemu.conf").write_text(QEMU_CONF)
+            (config / "qemu.conf").write_text(QEMU_CONF + _display_ports())
         else:
             folders = {"XDG_RUNTIME_DIR": "r", "XDG_CONFIG_HOME": "c", "XDG_CACHE_HOME": "k", "XDG_DATA_HOME": "d"}
             for name, folder in folders.items():
@@ -218,7 +224,7 @@ class PrivateLibvirt:
             qemu = self.folder / "k/libvirt/qemu"
             self.logs, self.capabilities = qemu / "log", qemu / "cache/capabilities"
             config.mkdir()
-            (config / "qemu.conf").write_text('stdio_handler = "file"\nsecurity_driver = "none"\n')
+            (config / "qemu.conf").write_text('stdio_handler = "file"\nsecurity_driver = "none"\n' + _display_ports())
         (config / "libvirtd.conf").write_text(LIBVIRTD_CONF + LIBVIRTD_LISTEN * self.root)
         self.run.mkdir(mode=0o755, exist_ok=True)
         # a program that forgets to name the URI gets the bed too, and not the machine's own libvirt

@@ -219,7 +219,7 @@ class Machine:
         QEMU answers with nothing, success or not, and prints an error on its own standard output: so its log is read.
         """
         log = self.bed.qemu_log(self.name)
-        before = log.stat().st_size
+        before = log.read_bytes().rfind(b"\n") + 1  # QEMU may be in the middle of a line
         answer = self.hmp(f'qemu-io -d {self._device(disk)} "{command}"').strip()
         with open(log, "rb") as file:
             file.seek(before)

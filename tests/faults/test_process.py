@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from bed.machine import MIB, Machine
+from bed.machine import MIB, Machine, wait_for
 from held import PHASES
 from rig import Rig
 
@@ -97,6 +97,8 @@ def test_cleanup_after_a_kill(rig, phase):
     rig.start(phase=phase)
     rig.process.kill()
     rig.process.communicate()
+    if phase == "ending":
+        wait_for(lambda: not rig.vm.job_active(), "the job's end, which was asked for")
     checkpoints = rig.vm.checkpoints()
     code, told = rig.cleanup("--dry-run")
     assert code == 0 and all(item["left"] == "dry run" for item in told["found"])
