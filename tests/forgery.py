@@ -17,9 +17,9 @@ import stores
 import zstandard
 from blake3 import blake3
 
-from nbdpull.core import extents
+from nbdpull.core import extents, process
 from nbdpull.format import layout
-from nbdpull.repository import journal
+from nbdpull.repository import announcement
 
 NUMBERS = [0, 1, 2, 511, 512, 4096, 65535, 65536]
 NUMBERS += [(1 << bits) + more for bits in (20, 31, 32, 50, 63) for more in (-1, 0, 1)] + [(1 << 64) - 1]
@@ -47,7 +47,7 @@ class Forgery:
     def change(self, rng, only=None):
         """One change of any kind, or of that of this name."""
         weights = {_json: 12, _index: 10, _frame: 8, _tail: 2, _bytes: 3, _kind: 3, _name: 2, _folder: 1, _size: 2,
-                   _journal: 3, _definition: 4, _words: 3}  # fmt: skip
+                   _announcement: 3, _definition: 4, _words: 3}  # fmt: skip
         names = {how.__name__.lstrip("_"): how for how in weights}
         [how] = rng.choices(list(weights), list(weights.values()))
         names.get(only, how)(self, rng)
@@ -201,26 +201,21 @@ def _words(store, rng):
         store.files[path] = sealed(rng, _text(rng, document))
 
 
-def _journal(store, rng):
-    """A journal in the folder of a point, whose manifest may be gone."""
+def _announcement(store, rng):
+    """Of a run in the folder of a point, whose manifest may be gone."""
     there = [path for path in store.named("/manifest.json") if path.count("/") == 2]
     path = rng.choice(there or ["vm1/x/manifest.json"])
     domain, point, _ = path.split("/")
     if rng.random() < 0.7:
         store.files.pop(path, None)
-    run = journal.of_this_process(
-        id=point, domain=domain, uuid="u", uri="x", checkpoint="c", checkpoint_disks=["vda"], disks={"vda": None},
-        socket="/s", scratch_dir="/var/tmp", guest_runs=True, store="/s", folder=f"{domain}/{point}",
-        parent=[point, "0" * 64],
+    announced = announcement.Announcement(
+        id=point, domain=domain, uuid="u", store="/s", folder=f"{domain}/{point}", process=process.Process(1, 1),
+        begun="2026-11-22T19:45:00+00:00", inode=rng.choice([None, 5]),
     )  # fmt: skip
-    chunk = [f"{point}/vda.0000.zst", 5, "0" * 64]
-    lines = [json.loads(journal.encode(run)), {"event": "begun", "consistency": "frozen", "reason": ""},
-             {"event": "sealed", "disk": "vda", "chunks": [chunk], "read_bytes": 5},
-             {"event": "resumed", "pid": 1, "started": 1, "boot": "", "machine": "", "host": ""}]  # fmt: skip
+    document = json.loads(announcement.encode(announced))
     for _ in range(rng.choice([0, 1, 1, 3])):
-        change_json(rng, rng.choice(lines))
-    texts = [_text(rng, line).replace("\n", " ").encode("utf-8", "surrogatepass") for line in lines]
-    store.files[f"{domain}/{point}/job.json"] = b"\n".join(texts)
+        change_json(rng, document)
+    store.files[f"{domain}/{point}/{announcement.NAME}"] = _text(rng, document).encode("utf-8", "surrogatepass")
 
 
 # Records and frames

@@ -30,13 +30,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from forgery import Forgery, sound_store  # noqa: E402
 
-from nbdpull.backup import base, resume  # noqa: E402
+from nbdpull.backup import base  # noqa: E402
 from nbdpull.cli import main as cli  # noqa: E402
 from nbdpull.core import errors  # noqa: E402
 from nbdpull.definitions import drill_xml, host_reach  # noqa: E402
 from nbdpull.format import layout  # noqa: E402
 from nbdpull.operations import drill  # noqa: E402
-from nbdpull.repository import image, known_frames, lookup, marker, series  # noqa: E402
+from nbdpull.repository import half_points, image, known_frames, lookup, marker, series  # noqa: E402
 
 MIB = 1 << 20
 MEMORY = 1 << 30  # bytes that a case may take
@@ -158,9 +158,10 @@ class Readers:
             for point in target.load()[0][-2:]:
                 for call in (_drilled, base.stored_checkpoint, _known):
                     self.ours(lambda: call(target, point))  # noqa: B023
-            for run in filter(None, (self.ours(target.dead_runs) or {}).values()):
-                for name in run.sealed:
-                    self.ours(lambda: resume.Kept(target, run, _Disk(name)))  # noqa: B023
+            for point_id in self.ours(lambda: half_points.names(target)) or []:  # noqa: B023
+                announced = self.ours(lambda: half_points.announced(target, point_id))  # noqa: B023
+                if announced:
+                    self.ours(lambda: half_points.is_copy(target, announced))  # noqa: B023
 
     def minimal(self):
         """scripts/nbdpull-restore-min: it refuses, or its bytes are ours."""

@@ -21,7 +21,7 @@ from nbdpull.core import extents
 from nbdpull.format import layout, manifest, reader, writer
 from nbdpull.format.manifest import FileEntry
 from nbdpull.operations.verify import Options, verify
-from nbdpull.repository import marker, series
+from nbdpull.repository import half_points, marker, new_point, series
 
 KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
@@ -146,7 +146,7 @@ class Vm:
         chosen = disks or list(self.disks)
         modes = {name: self._mode(name, last, since) for name in chosen}
         parent = last if manifest.INCREMENTAL in modes.values() else None
-        with self.series.writing(), self.series.new_point(point_id) as new:
+        with half_points.writing(self.series), new_point.begun(self.series, point_id) as new:
             entries = []
             for name in chosen:
                 made = (handmade or {}).get(name)

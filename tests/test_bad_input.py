@@ -21,8 +21,9 @@ from bed.machine import MIB, Disk, Machine, wait_for
 from command import PROJECT, environment, last_event, nbdpull
 from witness import SINCE, Before, Witness, assert_refused, dirty, modes
 
+from nbdpull.core import process
 from nbdpull.format import layout
-from nbdpull.repository import journal
+from nbdpull.repository import announcement
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -407,8 +408,8 @@ def test_links_in_a_store_are_not_written_through(witness, tmp_path):
     assert (folder / "20300101T000000Z-aaaaaa").is_symlink() and point["parent"] == first["id"]
     os.mkfifo(folder / "20300101T000000Z-aaaaaa.fifo")  # is nobody's
     (folder / "20300101T000000Z-bbbbbb").mkdir()
-    os.mkfifo(folder / "20300101T000000Z-bbbbbb" / "job.json")
-    assert_refused(witness, DAMAGE, "damaged", "job.json: cannot be read: it is a FIFO, no file")
+    os.mkfifo(folder / "20300101T000000Z-bbbbbb" / "run.json")
+    assert_refused(witness, DAMAGE, "damaged", "run.json: cannot be read: it is a FIFO, no file")
     folder.rename(outside)
     folder.symlink_to(outside)
     held = sorted(path for path in outside.rglob("*"))
@@ -417,24 +418,21 @@ def test_links_in_a_store_are_not_written_through(witness, tmp_path):
     assert sorted(path for path in outside.rglob("*")) == held
 
 
-def test_a_journal_that_somebody_made_up(witness, tmp_path):
-    """It names files, a checkpoint and bitmaps as those of a dead run: nothing is removed that is not proved to be."""
+def test_an_announcement_that_somebody_made_up(witness, tmp_path):
+    """Of a dead run, in the store: nothing is removed by its word but the half point itself."""
     made = witness.pull()
     folder, run_id = next(path for path in witness.store.iterdir() if path.is_dir()), "20300101T000000Z-aaaaaa"
-    precious, place = tmp_path / "precious", tmp_path / "x" / ".." / "y"
-    for path in (precious, tmp_path / f"nbdpull-{run_id}-vda.scratch.not", tmp_path / "y" / "file"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("mine")
-    run = journal.of_this_process(
-        id=run_id, domain=witness.vm.name, uuid=witness.vm.uuid, uri="x", checkpoint="foreign", parent=None,
-        checkpoint_disks=["vda"], disks={"vda": "foreign"}, socket=str(precious), scratch_dir=str(place),
-        guest_runs=True, store=str(witness.store), folder=f"{folder.name}/{run_id}",
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    announced = announcement.Announcement(
+        id=run_id, domain=witness.vm.name, uuid=witness.vm.uuid, store=str(tmp_path), folder="precious",
+        process=replace(process.of(), pid=1, started=1), begun="2026-11-22T19:45:00+00:00",
     )  # fmt: skip
     (folder / run_id).mkdir()
-    (folder / run_id / "job.json").write_bytes(journal.encode(replace(run, pid=1, started=1)))
+    (folder / run_id / "run.json").write_bytes(announcement.encode(announced))
     point = witness.pull()
-    assert precious.read_text() == "mine" and (tmp_path / "y" / "file").exists()
-    assert "foreign" in witness.vm.checkpoints() and point["parent"] == made["id"]
+    assert (precious / "file").read_text() == "mine" and point["parent"] == made["id"]
     assert not (folder / run_id).exists()
 
 
@@ -504,7 +502,8 @@ def as_nobody(*words):
         os.setgid(NOBODY)
         os.setuid(NOBODY)
 
-    return nbdpull(*words, preexec_fn=drop, cwd="/")
+    state = os.environ["NBDPULL_STATE_DIR"] + "-nobody"
+    return nbdpull(*words, preexec_fn=drop, cwd="/", env={**environment(), "NBDPULL_STATE_DIR": state})
 
 
 @pytest.fixture

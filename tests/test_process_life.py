@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -42,15 +43,15 @@ def test_zombies_count_as_alive(child):
 
 def test_another_process_of_the_same_pid_is_another_one(child):
     _, told = child
-    assert told._replace(started=told.started - 1).is_alive is False
-    assert told._replace(boot="before").is_alive is False
-    assert process.Process().is_alive is None and told._replace(pid=0, started=0).is_alive is False
+    assert replace(told, started=told.started - 1).is_alive is False
+    assert replace(told, boot="before").is_alive is False
+    assert process.Process().is_alive is None and replace(told, pid=0, started=0).is_alive is False
 
 
 def test_what_is_on_another_machine_is_not_known(child):
     _, told = child
-    assert told._replace(machine="another").is_alive is None and not told._replace(machine="another").is_dead
-    assert told._replace(host="renamed").is_alive
+    assert replace(told, machine="another").is_alive is None and not replace(told, machine="another").is_dead
+    assert replace(told, host="renamed").is_alive
 
 
 @pytest.mark.parametrize("name", [") Z 1 1", "((", "a b"])

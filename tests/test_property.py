@@ -17,7 +17,7 @@ from witness import CLUSTER, KIB, Before, Witness, assert_same
 
 from nbdpull.core import errors
 from nbdpull.operations import pull
-from nbdpull.repository import series
+from nbdpull.repository import new_point
 from nbdpull.storage.directory import DirectoryStore, DirectoryWriter
 
 libvirt = pytest.importorskip("libvirt")
@@ -214,7 +214,7 @@ class Play:
             failure({**self.request(), "full": True, "since": None})
         except errors.NbdpullError as error:
             print(f"failed as it should: {failure.__name__}: {error}")
-            assert getattr(error, "left_behind", []) == []
+            assert error.left_behind == ()
             before.assert_same()
             return
         raise AssertionError(f"{failure.__name__} did not fail")
@@ -243,7 +243,7 @@ class Play:
     def output_full(self, options):
         """At one of the files of the point, or when all of them are written and the job has ended."""
         full = errors.OutputFull("no space left on the device of this test")
-        calls = [(DirectoryWriter, "write"), (DirectoryWriter, "seal"), (series.NewPoint, "commit")]
+        calls = [(DirectoryWriter, "write"), (DirectoryWriter, "seal"), (new_point.NewPoint, "commit")]
         place, name = self.chance.choice([*calls, (DirectoryStore, "sync_folder")])
         left = [self.chance.randrange(4) if place is DirectoryWriter else 0]
         real = getattr(place, name)

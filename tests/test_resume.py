@@ -10,11 +10,10 @@ from strange import compressed
 
 from nbdpull.core import errors, extents
 from nbdpull.format import layout
-from nbdpull.repository import journal
 
 pytest.importorskip("libvirt")
 
-from nbdpull.backup import resume  # noqa: E402
+from nbdpull.backup import journal, resume  # noqa: E402
 
 
 @pytest.fixture

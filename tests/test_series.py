@@ -13,7 +13,7 @@ from stores import Vm, chain, damaged, flipped, resealed
 
 from nbdpull.core import errors
 from nbdpull.format import layout
-from nbdpull.repository import series
+from nbdpull.repository import half_points, new_point, series
 from nbdpull.repository.marker import open_or_create
 from nbdpull.storage import beneath
 
@@ -59,7 +59,7 @@ def test_what_is_no_point(vm):
     (vm.folder / "notes").mkdir()
     (vm.folder / "notes.txt").write_text("mine")
     assert ids(vm.series.points()) == ids(vm.points)
-    assert vm.series.uncommitted() == [f"20300101T000000Z-{c * 6}" for c in "ab"]
+    assert half_points.names(vm.series) == [f"20300101T000000Z-{c * 6}" for c in "ab"]
     assert vm.series.point().id == vm.points[-1].id
     with pytest.raises(errors.NoSuchPoint, match="was never completed"):
         vm.series.point("20300101T000000Z-aaaaaa")
@@ -254,7 +254,11 @@ def test_file_flaws(vm):
 
 
 def test_a_point_that_is_not_committed_leaves_nothing(vm):
-    with pytest.raises(KeyError), vm.series.writing(), vm.series.new_point("20300101T000000Z-aaaaaa") as new:
+    with (
+        pytest.raises(KeyError),
+        half_points.writing(vm.series),
+        new_point.begun(vm.series, "20300101T000000Z-aaaaaa") as new,
+    ):
         new.add_file("domain.xml", b"<domain/>")
         raise KeyError
     assert sorted(os.listdir(vm.folder)) == sorted(ids(vm.points))
@@ -266,7 +270,7 @@ def test_a_file_is_referred_to_where_the_parent_has_it_sound(vm):
     path = vm.folder / parent.id / "domain.xml"
     xml = vm.series.read_file(parent, "domain.xml")
     for data, owner in ((xml, parent.id), (b"damaged", "20300101T000000Z-aaaaaa")):
-        with damaged(path, data), vm.series.new_point("20300101T000000Z-aaaaaa") as new:
+        with damaged(path, data), new_point.begun(vm.series, "20300101T000000Z-aaaaaa") as new:
             new.add_file("domain.xml", xml, parent)
             assert new._files[0].path == f"{owner}/domain.xml"
 
@@ -319,7 +323,7 @@ def test_what_a_reader_would_refuse_is_not_published(vm):
 
 
 def test_no_point_takes_anothers_folder(vm):
-    with pytest.raises(errors.OutputExists), vm.series.new_point(vm.points[0].id):
+    with pytest.raises(errors.OutputExists), new_point.begun(vm.series, vm.points[0].id):
         pass
     assert vm.series.point(vm.points[0].id) == vm.points[0]
 
@@ -343,10 +347,13 @@ def test_the_manifest_comes_last(vm, monkeypatch):
 
 
 def test_one_writer_at_a_time(vm):
-    with vm.series.writing():
-        with pytest.raises(errors.Busy, match="pull vm1 when it has ended"), series.Series(vm.store, "vm1").writing():
+    with half_points.writing(vm.series):
+        with (
+            pytest.raises(errors.Busy, match="pull vm1 when it has ended"),
+            half_points.writing(series.Series(vm.store, "vm1")),
+        ):
             raise AssertionError("two of them")
-        with series.Series(vm.store, "vm2").writing():
+        with half_points.writing(series.Series(vm.store, "vm2")):
             pass
         assert ids(vm.series.points()) == ids(vm.points), "reading goes on"
 

@@ -19,7 +19,8 @@ from ..format import layout
 from ..hypervisor import domain_files
 from ..hypervisor.domain import Domain
 from ..images import guest_files
-from ..repository.series import NewPoint, Point, Series
+from ..repository.new_point import NewPoint
+from ..repository.series import Point, Series
 from .preparation import Subject
 
 

@@ -20,12 +20,13 @@ from ..format.manifest import DiskEntry
 from ..hypervisor.guest_load import Cores
 from ..repository import known_frames
 from ..repository.known_frames import KnownFrames
-from ..repository.series import NewPoint, Series
+from ..repository.series import Series
 from . import live_disk, resume, route, scratch_watch
 from .disk_copy import DiskCopy, Storing
 from .live_disk import Known, Live, Reading
 from .lookout import Lookout
 from .preparation import Prepared, Subject
+from .run_record import UnderWay
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
@@ -59,7 +60,7 @@ def copied(
     subject: Subject,
     series: Series,
     prepared: Prepared,
-    new: NewPoint,
+    making: UnderWay,
     job: Job,
     how: How,
     lookout: Lookout,
@@ -68,7 +69,7 @@ def copied(
     """Read every disk. JobLost where the job did not last until all was read."""
     warnings: list[str] = []
     with lookout.watching(job), how.cores.watching(), ExitStack() as open_disks:
-        kept = _kept(subject, series, prepared, new, lookout)
+        kept = _kept(subject, series, prepared, making, lookout)
         server = open_disks.enter_context(route.opened(subject.route, subject.vm, job.socket, lookout.check))
         live = Live(lookout.kept(server), job, how.reading)
         copies = []
@@ -78,7 +79,7 @@ def copied(
                 frames = _known_frames(series, prepared, disk, lookout, warnings)
             known = Known(prepared.choice.dirty_from(disk), prepared.choice.whole_parent(disk.target))
             by = how.storing, how.throttle, lookout.check
-            copy = DiskCopy(disk, live, known, series, new, *by, frames, kept.get(disk.target))
+            copy = DiskCopy(disk, live, known, series, making, *by, frames, kept.get(disk.target))
             copies.append(open_disks.enter_context(copy))
         _copy_all(copies, how, lookout, report)
         entries = _close_all(copies, prepared, lookout)
@@ -88,14 +89,14 @@ def copied(
 
 
 def _kept(
-    subject: Subject, series: Series, prepared: Prepared, new: NewPoint, lookout: Lookout
+    subject: Subject, series: Series, prepared: Prepared, making: UnderWay, lookout: Lookout
 ) -> dict[str, resume.Kept]:
     """{target: what is kept of it} where a dead run is gone on with; all else that it wrote is removed."""
     if not prepared.dead:
         return {}
     run = prepared.dead.run
     kept = {disk.target: resume.Kept(series, run, disk, lookout.check) for disk in subject.disks}
-    new.remove_all_but([entry for each in kept.values() for entry in each.files])
+    making.point.remove_all_but([entry for each in kept.values() for entry in each.files])
     return kept
 
 

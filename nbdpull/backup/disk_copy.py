@@ -22,10 +22,11 @@ from ..definitions.domain_xml import Disk
 from ..format import writer
 from ..format.manifest import DiskEntry
 from ..repository.known_frames import KnownFrames
-from ..repository.series import NewPoint, Series
+from ..repository.series import Series
 from . import live_disk
 from .live_disk import Known, Live
 from .resume import Kept
+from .run_record import UnderWay
 
 BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
 BATCH_EXTENTS = 1 << 10
@@ -55,7 +56,7 @@ class DiskCopy:
         live: Live,
         known: Known,
         series: Series,
-        new: NewPoint,
+        making: UnderWay,
         storing: Storing,
         throttle: Throttle,
         check: Check,
@@ -63,7 +64,7 @@ class DiskCopy:
         kept: Optional[Kept] = None,
     ) -> None:
         self.disk = disk
-        self._point_id = new.id
+        self._point_id = making.point.id
         self._throttle = throttle
         self._frame_size = storing.frame_size
         self._encoder = writer.Encoder(storing.level, frames)
@@ -78,13 +79,13 @@ class DiskCopy:
                 writer.DiskWriter(
                     series.store,
                     series.folder,
-                    new.id,
+                    making.point.id,
                     disk.target,
                     disk.size,
                     storing.chunk_size,
                     frames.chunks if frames else (),
                     kept,
-                    new.sealed,
+                    making.journal.sealed,
                 )
             )
             self._stack = opened.pop_all()

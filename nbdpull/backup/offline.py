@@ -11,8 +11,8 @@ from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
 from ..hypervisor import domain
-from ..repository.journal import Hold
 from . import offline_read
+from .holder import Hold
 
 AUTO, START_PAUSED, READ, REFUSE = "auto", "start-paused", "read", "refuse"
 
@@ -29,7 +29,7 @@ class Reached(NamedTuple):
 def reached(
     vm: domain.Domain, how: str, hold: Hold, check: Callable[[], None], stall_timeout: float
 ) -> Iterator[Reached]:
-    """Inside, the domain can be pulled. hold: its journal.Hold.
+    """Inside, the domain can be pulled. hold: its holder.Hold.
 
     AUTO starts one that is off where that can be done and takes nothing but memory, and reads its images elsewhere.
     Raises what Power.awake and offline_read.opened do.

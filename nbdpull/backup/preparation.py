@@ -17,10 +17,11 @@ from ..definitions import disk_choice
 from ..definitions.domain_xml import Disk
 from ..format.manifest import FULL
 from ..hypervisor import backup_spec, domain, domain_freeze, qemu_faults
-from ..repository.journal import Journal, Run
 from ..repository.series import Point, Series
-from . import base, resume
+from . import base, journal_files, resume
 from .base import Choice
+from .journal import Run
+from .journal_files import Journal
 from .route import Route
 
 
@@ -60,7 +61,7 @@ class Asked:
 
 
 class Dead(NamedTuple):
-    """A dead run that is gone on with; freeze: what became of it, as that run tells; its Journal, which is ours now."""
+    """A dead run that is resumed; freeze: what became of it, as its journal says; the journal, which is ours now."""
 
     run: Run
     freeze: tuple[str, str]
@@ -122,9 +123,8 @@ def resumed(
         plan = _plan(subject, asked, choice, dead.id)
         why = obstacle or resume.obstacle(subject.vm, dead, plan, choice.parent, how, scratch_limit)
         if dead.freeze and not why:
-            return Attempt(
-                Prepared(choice, plan, Dead(dead, dead.freeze, series.resumed_journal(dead.id))), choice.warnings
-            )
+            resumes = Dead(dead, dead.freeze, journal_files.resume(dead))
+            return Attempt(Prepared(choice, plan, resumes), choice.warnings)
     except (errors.Interrupted, errors.LimitReached, errors.NoAnswer):
         raise
     except errors.NbdpullError as error:  # which may be due to what the dead run left

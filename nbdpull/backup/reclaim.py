@@ -6,18 +6,19 @@ to be ours, is named and left alone. Must not know: how a run makes what it make
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Optional
 
 from ..core import errors
 from ..format import layout
 from ..hypervisor import backup_spec, domain
-from ..repository.journal import JOURNAL, Hold, Run
+from ..repository import announcement, half_points
+from ..repository.announcement import Announcement
 from ..repository.series import Series
 from ..storage.directory import DirectoryStore
-from . import scratch_watch
+from . import journal_files, scratch_watch
+from .journal import Run
 
 
 @dataclass(frozen=True)
@@ -30,35 +31,22 @@ class Leftover:
 
 
 def reclaim(
-    vm: domain.Domain, series: Optional[Series], hold: Hold, dry_run: bool = False, keep: Optional[str] = None
+    vm: domain.Domain, series: Optional[Series], dry_run: bool = False, keep: Optional[str] = None
 ) -> list[Leftover]:
     """Remove what dead runs left; return Leftovers. The domain is held, and the series, which may be None, locked.
 
-    keep: id of a run that is gone on with.
+    keep: id of a run that is resumed.
     """
-    runs = {name: _proved(run) for name, run in series.dead_runs().items()} if series else {}
-    previous = hold.previous
-    if previous:
-        runs[previous.id] = previous
-    if keep:
-        runs.pop(keep, None)
-    found = _frozen_guest(vm, previous, dry_run)
-    for run_id, run in runs.items():
-        found += _reclaim_run(vm, series, run_id, run, dry_run)
-    found += _unknown_job(vm, {keep, *(item.run for item in found)})
-    if not dry_run:
-        _end_of_journals(series)
-        if previous and previous.id != keep and not any(item.left for item in found if item.run == previous.id):
-            hold.clear()
+    known = journal_files.runs(vm.uuid)
+    runs = [run for run in known if run.id != keep]
+    seen = {run.id for run in runs if _why_not_ours(run) or _is_here(series, run)}
+    found = _frozen_guest(vm, runs[-1] if runs else None, dry_run)
+    for run in runs:
+        found += _reclaim_run(vm, series, run, dry_run)
+    if series:
+        found += _half_points(vm, series, {keep, *seen}, dry_run)
+    found += _unknown_job(vm, {run.id for run in known})
     return found
-
-
-def _proved(run: Optional[Run]) -> Optional[Run]:
-    """A run as its store tells of it, without a socket that might be any file: that of a run has its id in its name, or
-    this machine's own record of the run names it."""
-    if run and run.socket and os.path.basename(run.socket) != backup_spec.socket_name(run.id):
-        return replace(run, socket=None)
-    return run
 
 
 def plan_of(run: Run) -> backup_spec.BackupSpec:
@@ -80,53 +68,56 @@ def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> 
     return [Leftover(previous.id if previous else None, "freeze of the guest's file systems", left)]
 
 
-def _reclaim_run(
-    vm: domain.Domain, series: Optional[Series], run_id: str, run: Optional[Run], dry_run: bool
-) -> list[Leftover]:
-    if run is None:
-        return _remove_files(series, run_id, [], dry_run)
-    is_here = series is not None and run_id in series.uncommitted()
-    is_copy = series is not None and is_here and series.is_copy(run)
-    if is_copy and run.is_alive is None and _has_no_part(vm, run):
-        return _remove_files(series, run_id, [], dry_run)
-    why = _why_not_ours(vm, run)
+def _reclaim_run(vm: domain.Domain, series: Optional[Series], run: Run, dry_run: bool) -> list[Leftover]:
+    """What a run, by its journal here, left in the domain, and its half point if that is in this series."""
+    why = _why_not_ours(run)
     if why:
-        return [Leftover(run_id, f"what {run.whose} left", why)]
-    found = vm.backups.traces(plan_of(run)).found()
-    committed = False if "backup job" in found else _committed(run)
-    if committed is None and is_here and not is_copy:
-        committed = False  # the store was moved, and here it is without a manifest
-    if committed:
-        return _remove_files(series, run_id, [], dry_run)  # of a copy that was made before the commit
+        return [Leftover(run.id, f"what {run.whose} left", why)]
+    found, is_here = vm.backups.traces(plan_of(run)).found(), _is_here(series, run)
+    committed = False if "backup job" in found or is_here else _committed(run)
+    items = []
     if committed is None:
         why = f"{run.store} is not there to tell whether the run ended well"
-        return [Leftover(run_id, what, why) for what in found] + _remove_files(series, run_id, found, dry_run, is_copy)
-    if dry_run:
-        return [Leftover(run_id, what, "dry run") for what in found] + _remove_files(series, run_id, [], True)
-    return _remove(vm, run, found) + _remove_files(series, run_id, vm.backups.traces(plan_of(run)).found(), False)
+        items = [Leftover(run.id, what, why) for what in found]
+    elif not committed:
+        items = [Leftover(run.id, what, "dry run") for what in found] if dry_run else _remove(vm, run, found)
+    if is_here and series:
+        items.append(_half_point(series, run.id, dry_run))
+    if not dry_run:
+        _end_journal(run, any(item.left for item in items), withdrawn=committed is False)
+    return items
 
 
-def _why_not_ours(vm: domain.Domain, run: Run) -> str:
-    if run.uuid != vm.uuid:
-        return f"it is of another domain named {run.domain} (uuid {run.uuid})"
+def _is_here(series: Optional[Series], run: Run) -> bool:
+    """Whether its half point is in this series, wherever that was moved to; a copy of it is not."""
+    if series is None or run.id not in half_points.names(series):
+        return False
+    announced = half_points.announced(series, run.id)
+    return announced is not None and not half_points.is_copy(series, announced)
+
+
+def _end_journal(run: Run, is_left: bool, withdrawn: bool) -> None:
+    """It stays as long as something of the run does."""
+    if not is_left:
+        journal_files.remove(run)
+    elif withdrawn and not run.withdrawn:
+        journal_files.withdraw(run)
+
+
+def _why_not_ours(run: Run) -> str:
     if run.is_alive:
         return "its process is alive"
-    if run.is_alive is None:
-        return f"it ran on {run.host}: run nbdpull cleanup there"
-    return ""
-
-
-def _has_no_part(vm: domain.Domain, run: Run) -> bool:
-    """Whether the domain is the run's, and shows nothing of it: a run that lives has its job there."""
-    return run.uuid == vm.uuid and not vm.backups.traces(plan_of(run)).found()
+    return f"it ran on {run.process.host}: run nbdpull cleanup there" if run.is_alive is None else ""
 
 
 def _committed(run: Run) -> Optional[bool]:
     """Whether the run's point was published; None where its store does not tell."""
+    if run.store is None:
+        return False
     store = DirectoryStore(run.store)
     if store.holds(f"{run.folder}/{layout.MANIFEST}"):
         return True
-    return False if store.holds(f"{run.folder}/{JOURNAL}") else None
+    return False if run.withdrawn or store.holds(f"{run.folder}/{announcement.NAME}") else None
 
 
 def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
@@ -140,15 +131,40 @@ def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
     return items
 
 
-def _remove_files(
-    series: Optional[Series], run_id: str, still: Collection[str], dry_run: bool, wanted: bool = True
-) -> list[Leftover]:
-    """The run's folder; its journal stays as long as something in the domain does."""
-    if not wanted or series is None or run_id not in series.uncommitted():
-        return []
+def _half_points(vm: domain.Domain, series: Series, seen: Collection[Optional[str]], dry_run: bool) -> list[Leftover]:
+    """Those that no journal here tells of, or whose journal tells of another place; and the last of whole ones."""
+    found = []
+    for run_id in half_points.names(series):
+        if run_id in seen:
+            continue
+        announced = half_points.announced(series, run_id)
+        why = _why_half_point_stays(vm, series, announced) if announced else ""
+        if announced and why:
+            found.append(Leftover(run_id, f"what {announced.whose} left", why))
+        else:
+            found.append(_half_point(series, run_id, dry_run))
     if not dry_run:
-        series.remove_uncommitted(run_id, keep_journal=bool(still))
-    return [Leftover(run_id, f"partial files in {series.store.path(series.folder, run_id)}", "dry run" * dry_run)]
+        for point in series.load()[0]:  # a run that died just after its commit
+            half_points.end_announcement(series, point.id)
+    return found
+
+
+def _why_half_point_stays(vm: domain.Domain, series: Series, announced: Announcement) -> str:
+    if announced.uuid != vm.uuid:
+        return f"it is of another domain named {announced.domain} (uuid {announced.uuid})"
+    if announced.is_alive:
+        return "its process is alive"
+    job = vm.jobs.backup()
+    is_idle = job is None or job.run_id != announced.id  # else it may be that the run lives, and this is no copy
+    if announced.is_alive is None and not (is_idle and half_points.is_copy(series, announced)):
+        return f"it ran on {announced.process.host}: run nbdpull cleanup there"
+    return ""
+
+
+def _half_point(series: Series, run_id: str, dry_run: bool) -> Leftover:
+    if not dry_run:
+        half_points.remove(series, run_id)
+    return Leftover(run_id, f"partial files in {series.store.path(series.folder, run_id)}", "dry run" * dry_run)
 
 
 def _unknown_job(vm: domain.Domain, known: Collection[Optional[str]]) -> list[Leftover]:
@@ -159,11 +175,3 @@ def _unknown_job(vm: domain.Domain, known: Collection[Optional[str]]) -> list[Le
     if backup.run_id:
         why = "no record here tells whether its run is alive; if it is not, end the job with virsh domjobabort"
     return [Leftover(backup.run_id, "backup job" + (f" of run {backup.run_id}" if backup.run_id else ""), why)]
-
-
-def _end_of_journals(series: Optional[Series]) -> None:
-    """A run that died between its commit and the removal of its journal has nothing to be reclaimed."""
-    if series is None:
-        return
-    for point in series.load()[0]:
-        series.store.remove_file(f"{series.folder}/{point.id}/{JOURNAL}")

@@ -18,9 +18,9 @@ from ..definitions.domain_xml import Disk
 from ..format import layout, manifest, reader
 from ..format.manifest import FileEntry
 from ..hypervisor import backup_spec, domain, domain_freeze
-from ..repository import journal
+from ..repository import half_points
 from ..repository.series import Point, Series
-from . import scratch_watch
+from . import journal, journal_files, scratch_watch
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
 SOON = 3600  # seconds: who asks for nothing gets no older state of the disks than that
@@ -29,12 +29,13 @@ SOON = 3600  # seconds: who asks for nothing gets no older state of the disks th
 def find(vm: domain.Domain, series: Series) -> Optional[journal.Run]:
     """The dead run of this series whose backup job the domain still has; None where there is none."""
     job = vm.jobs.backup()
-    run = series.dead_runs().get(job.run_id) if job and job.run_id else None
-    if not run or run.uuid != vm.uuid or run.is_alive is not False:
+    run = next((run for run in journal_files.runs(vm.uuid) if job and run.id == job.run_id), None)
+    if not run or run.is_alive is not False or run.id not in half_points.names(series):
         return None
-    # A store that was moved is the run's all the same. Of a copy it is not: the original would take the point's
-    # checkpoint for one that a dead run left.
-    return None if series.is_copy(run) else run
+    # A store that was moved is the run's all the same. A copy is not: the original would take the point's checkpoint
+    # for one that a dead run left.
+    announced = half_points.announced(series, run.id)
+    return run if announced and not half_points.is_copy(series, announced) else None
 
 
 def obstacle(

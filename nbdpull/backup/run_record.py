@@ -1,4 +1,4 @@
-"""What a run writes down of itself before it begins, so that the next one can go on with it or remove what it left.
+"""What a run writes down of itself before it begins, so that the next one can resume it or remove what it left.
 
 Owns: what is written, where, and until when it stays. Must not know: what the next run does with it.
 """
@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Optional
+from typing import NamedTuple, Optional
 
+from ..core import errors
 from ..hypervisor.backup_spec import BackupSpec
 from ..hypervisor.domain import Domain
-from ..repository import journal
-from ..repository.journal import Hold, Run
-from ..repository.series import NewPoint, Point, Series
-from . import resume
+from ..repository import new_point as new_points
+from ..repository.new_point import NewPoint
+from ..repository.series import Point, Series
+from . import journal, journal_files, resume
+from .journal import Run
+from .journal_files import Journal
 from .preparation import Dead
 
-_NO_STORE = "/dev/null"  # of a run that makes no point
+
+class UnderWay(NamedTuple):
+    """A point that is being made, and the journal of the run that makes it."""
+
+    point: NewPoint
+    journal: Journal
 
 
 def of(vm: Domain, plan: BackupSpec, series: Optional[Series] = None, parent: Optional[Point] = None) -> Run:
@@ -34,21 +42,36 @@ def of(vm: Domain, plan: BackupSpec, series: Optional[Series] = None, parent: Op
         socket=plan.socket,
         scratch_dir=plan.scratch_dir,
         guest_runs=vm.guest_state().running,
-        store=series.store.root if series else _NO_STORE,
+        store=series.store.root if series else None,
         folder=f"{series.folder}/{plan.run_id}" if series else "",
     )
 
 
 @contextmanager
-def new_point(series: Series, hold: Hold, run: Run, dead: Optional[Dead] = None) -> Iterator[NewPoint]:
-    """A NewPoint whose folder says what is about to be made, and for whose domain this machine knows it too."""
-    folder = series.resumed_point(run.id, dead.journal) if dead else series.new_point(run.id, run)
+def written(run: Run, resumed: Optional[Journal] = None) -> Iterator[Journal]:
+    """The run's journal, as long as something of the run may be left. resumed: that of a dead run, which goes on."""
+    kept = resumed or journal_files.begin(run)
     try:
-        with folder as new:
-            hold.note(run)
-            yield new
-    except BaseException as error:
-        if not getattr(error, "left_behind", None):
-            hold.clear()
+        yield kept
+    except errors.NbdpullError as error:
+        if not error.left_behind:
+            journal_files.remove(run)
         raise
-    hold.clear()
+    else:
+        journal_files.remove(run)
+    finally:
+        kept.close()
+
+
+@contextmanager
+def new_point(series: Series, run: Run, dead: Optional[Dead] = None) -> Iterator[UnderWay]:
+    """A NewPoint whose run this machine knows, and whose folder says whose it is. dead: the run that goes on."""
+    announced = run.announced()
+    with written(run, dead.journal if dead else None) as kept:
+        try:
+            with new_points.resumed(series, announced) if dead else new_points.begun(series, run.id, announced) as new:
+                yield UnderWay(new, kept)
+        except BaseException:
+            if not series.has_point(run.id):
+                kept.withdrawn()
+            raise

@@ -138,7 +138,7 @@ def _failed(error: errors.NbdpullError, words: list[str], line: Optional[Line]) 
         message += f"; nor is {line.guessed!r} a verb{_meant(line.guessed)}"
     if _prints_lines(words, line):
         output.print_failure(error, message, _domain(line) if line else None)
-    output.complain(message, *getattr(error, "left_behind", []))
+    output.complain(message, *error.left_behind)
     return error.exit_code
 
 

@@ -86,10 +86,9 @@ def print_result(outcome: Outcome) -> None:
 
 def print_failure(error: errors.NbdpullError, message: str, domain: Optional[str]) -> None:
     """The last JSON line of a verb that an error ended."""
-    left = getattr(error, "left_behind", [])
     with suppress(OSError, errors.OutputError):  # whoever should read it may be gone
         print_event("result", domain, ok=False, exit_code=error.exit_code, code=error.code, message=message,
-                    left_behind=left)  # fmt: skip
+                    left_behind=list(error.left_behind))  # fmt: skip
 
 
 class Events:

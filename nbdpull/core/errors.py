@@ -17,10 +17,14 @@ Report = Callable[..., None]  # told of progress, by keywords
 
 
 class NbdpullError(Exception):
-    """Base of all expected failures: `str(error)` is one line that says what is wrong, with what, and what to do."""
+    """Base of all expected failures: `str(error)` is one line that says what is wrong, with what, and what to do.
+
+    left_behind: what could not be removed after the failure, one text each.
+    """
 
     exit_code = 1
     code = "internal"
+    left_behind: tuple[str, ...] = ()
 
 
 # What the operator asked for cannot be done as asked.

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import suppress
-from typing import NamedTuple, Optional
+from dataclasses import dataclass
+from typing import Optional
 
 _ENDED = "ZXx"  # a zombie is one: nobody has asked how it ended, yet it does and holds nothing any more
 
 
-class Process(NamedTuple):
+@dataclass(frozen=True)
+class Process:
     """started: clock ticks since boot, as pids come again; boot: the kernel's id; machine: from /etc/machine-id; host:
     its name, for people."""
 

@@ -179,7 +179,7 @@ class DiskWriter:
     ) -> None:
         """old_chunks: FileEntry of the chunk files that references may name, by the number that they use; kept: a
         resume.Kept, what is there already; sealed(disk, entries, read_bytes): told of each chunk file that is durable,
-        in a thread, see NewPoint.sealed."""
+        in a thread, see the journal."""
         self._store, self._series, self._point = store, series, point
         self._disk, self._size, self._chunk_size = disk, size, chunk_size
         self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written

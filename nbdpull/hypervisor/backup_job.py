@@ -19,6 +19,7 @@ from .backup_spec import Export
 from .backup_traces import Traces
 from .bindings import libvirt
 from .checkpoints import Checkpoints
+from .clean_up import leave
 from .handle import Handle
 from .jobs import BACKUP, Jobs
 from .libvirt_error import NO_CHECKPOINT, code_of, is_unanswered, unless
@@ -89,7 +90,7 @@ class Job:
                 left_behind = self._undo()
             # A connection that breaks may be the first that is heard of the domain's end.
             ended = self._vm.ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
-            (ended or error).left_behind = left_behind  # type: ignore[attr-defined]
+            leave(ended or error, left_behind)
             if ended:
                 raise ended from error
             raise

@@ -33,7 +33,7 @@ class Backups:
         """Begins the backup; leave the block by Job.finish(), with all NBD connections closed before.
 
         Left without it, the job is ended, and left by an exception, even after finish(), the new checkpoint is deleted
-        as well. What could not be cleaned is told by the texts in the exception's attribute `left_behind`.
+        as well. What could not be removed is in the error's field `left_behind`.
         Raises DomainNotRunning, Busy, NoSuchCheckpoint, CheckpointUnusable, CheckpointExists, Unsupported, UsageError,
         OutputExists, AccessDenied, HypervisorError.
         """

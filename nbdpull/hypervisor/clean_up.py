@@ -1,13 +1,16 @@
 """A step of a clean-up, which must not keep the next ones from being done.
 
-Owns: how it is told that something is left behind, and who removes it then. Must not know: what the step is.
+Owns: how an error says that something is left behind, and who removes it then. Must not know: what the step is.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Callable
 
 from ..core import errors
+
+log = logging.getLogger(__name__)
 
 
 def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
@@ -25,3 +28,13 @@ def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
         left.append(f"{what} is left behind: {error}")
         return False
     return True
+
+
+def leave(error: BaseException, left: list[str]) -> None:
+    """Note on an error what could not be removed, after what it says already. One that is no error of ours has no field
+    for it."""
+    if isinstance(error, errors.NbdpullError):
+        error.left_behind = (*error.left_behind, *left)
+    else:
+        for each in left:
+            log.warning("%s", each)

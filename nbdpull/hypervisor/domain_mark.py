@@ -5,6 +5,7 @@ Owns: the marks in libvirt's live metadata. Must not know: what is begun, and ho
 
 import contextlib
 import xml.etree.ElementTree as ET
+from dataclasses import asdict, fields
 from typing import Any, Optional
 
 from ..core import process
@@ -25,7 +26,7 @@ def uri(what: str) -> str:
 def put(dom: Any, what: str, pid: Optional[int] = None) -> Process:
     """Mark it as of a process, None = this one; return what `owner` then tells."""
     owner = process.of(pid)
-    attributes = {name: str(value) for name, value in owner._asdict().items()}
+    attributes = {name: str(value) for name, value in asdict(owner).items()}
     mark = ET.tostring(ET.Element("started", attributes), encoding="unicode")
     dom.setMetadata(_ELEMENT, mark, "nbdpull", uri(what), _LIVE)
     return owner
@@ -48,7 +49,7 @@ def owner(dom: Any, what: str) -> Optional[Process]:
 
 def _process(mark: ET.Element) -> Process:
     """Of a mark; one of a machine that nobody knows where it is of another form."""
-    told = [mark.get(name, "") for name in Process._fields]
+    told = [mark.get(field.name, "") for field in fields(Process)]
     with contextlib.suppress(ValueError):
         return Process(int(told[0]), int(told[1]), *told[2:])
     return Process(host=mark.get("by", ""))

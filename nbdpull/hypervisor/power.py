@@ -15,7 +15,7 @@ from ..core.process import Process
 from ..definitions import domain_xml
 from . import domain_freeze, domain_mark, domain_start
 from .bindings import libvirt
-from .clean_up import attempt
+from .clean_up import attempt, leave
 from .handle import Handle
 from .jobs import Jobs
 from .libvirt_error import is_unanswered
@@ -24,7 +24,7 @@ NEVER_RAN = 0.05  # seconds of its CPUs, which are threads that have to start; l
 
 
 class StartRecord(Protocol):
-    """Where a start is written down as long as there is no mark of it: journal.Hold."""
+    """Where a start is written down as long as there is no mark of it: holder.Hold."""
 
     @property
     def starting(self) -> bool: ...
@@ -66,9 +66,9 @@ class Power:
         try:
             yield True
         except BaseException as error:
-            left: list[str] = getattr(error, "left_behind", [])
+            left: list[str] = []
             attempt(lambda: self._end_paused(ours), "the domain, which was started paused,", left)
-            error.left_behind = left  # type: ignore[attr-defined]
+            leave(error, left)
             raise
         self._end_paused(ours)
 
@@ -105,10 +105,8 @@ class Power:
                 self._call_start()
         except errors.NbdpullError as error:
             if is_unanswered(error):
-                error.left_behind = [  # type: ignore[attr-defined]
-                    f"domain '{self._vm.name}' may be started paused yet: the next pull of it, or nbdpull cleanup, "
-                    "ends it"
-                ]
+                told = f"domain '{self._vm.name}' may be started paused yet: the next pull of it, or nbdpull cleanup,"
+                leave(error, [f"{told} ends it"])
             elif hold:
                 hold.clear_start()
             raise

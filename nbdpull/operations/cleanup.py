@@ -9,11 +9,11 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Optional
 
-from ..backup import reclaim
+from ..backup import holder, journal_files, reclaim
 from ..core import errors
 from ..core.errors import Check, Report
 from ..hypervisor import domain
-from ..repository import journal, marker, series
+from ..repository import half_points, marker, series
 from .options import CleanupOptions as Options
 
 
@@ -29,14 +29,15 @@ def cleanup(options: Options, report: Report = lambda **event: None, check: Chec
     """Look, and remove it, unless dry_run is set. Busy if a live run holds the domain or series."""
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
-        hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
+        hold = stack.enter_context(holder.holding(vm.uuid, vm.name))
         left_paused = vm.power.left_paused(hold)
+        dead = next((run.id for run in reversed(journal_files.runs(vm.uuid))), None)
         if hold.starting and not left_paused and not options.dry_run:  # it came to nothing, or was taken over
             hold.clear_start()
         with vm.power.awake(False, hold) if left_paused and not options.dry_run else nullcontext():
-            found = reclaim.reclaim(vm, _series(options, vm, stack), hold, options.dry_run)
+            found = reclaim.reclaim(vm, _series(options, vm, stack), options.dry_run)
         found += _lost_job(vm)
-        return Result(vm.name, found + ([_paused(vm, hold, options.dry_run)] if left_paused else []))
+        return Result(vm.name, found + ([_paused(vm, dead, options.dry_run)] if left_paused else []))
 
 
 def _lost_job(vm: domain.Domain) -> list[reclaim.Leftover]:
@@ -50,10 +51,10 @@ def _lost_job(vm: domain.Domain) -> list[reclaim.Leftover]:
     return []
 
 
-def _paused(vm: domain.Domain, hold: journal.Hold, dry_run: bool) -> reclaim.Leftover:
-    """Of a domain that was off and stood paused for a dead run; it ended with the last that was left in it."""
+def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> reclaim.Leftover:
+    """Of a domain that was off and stood paused for a dead run, perhaps this one; it ended with the last that was left
+    in it."""
     left = "dry run" if dry_run else "a job runs on it, or somebody resumed it meanwhile" if vm.active else ""
-    run = hold.previous.id if hold.previous else None
     return reclaim.Leftover(run, "paused QEMU process of the domain, which was off before", left)
 
 
@@ -63,5 +64,5 @@ def _series(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[s
     target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
     if target.folder not in target.store.folders():
         return None
-    stack.enter_context(target.writing())
+    stack.enter_context(half_points.writing(target))
     return target

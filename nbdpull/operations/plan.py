@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from ..backup import fit, live_disk, offline, offline_read, preparation, route, run_record
+from ..backup import fit, holder, live_disk, offline, offline_read, preparation, route, run_record
 from ..backup.live_disk import Known, Live, Reading
 from ..backup.lookout import Checks, Lookout
 from ..backup.preparation import Asked, Prepared, Subject
@@ -21,8 +21,7 @@ from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout, writer
 from ..hypervisor import domain, socket_keeper
-from ..repository import journal, marker, series
-from ..repository.journal import Hold
+from ..repository import marker, series
 from .options import PlanOptions as Options
 
 SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
@@ -46,7 +45,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
     """Look, and leave everything as it is: no checkpoint is made, the guest is not frozen."""
     with ExitStack() as entered:
         vm = entered.enter_context(domain.open(options.domain, options.uri, check=check))
-        hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
+        entered.enter_context(holder.holding(vm.uuid, vm.name))
         vm = vm if vm.active else entered.enter_context(offline_read.opened(vm, check))
         way = route.to(vm, options.nbd, options.tls)
         disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude)
@@ -56,7 +55,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
         choice = preparation.choose(subject, asked, check)
         try:
             prepared = preparation.prepared(subject, asked, choice, layout.new_point_id())
-            found = _looked_at(subject, prepared, hold, options.threads, Checks(check))
+            found = _looked_at(subject, prepared, options.threads, Checks(check))
         finally:
             for name in choice.given_back:
                 vm.checkpoints.forget(name)
@@ -81,20 +80,19 @@ def _of_store(output: Optional[str], subject: Subject) -> Subject:
     return replace(subject, series=target, points=points)
 
 
-def _looked_at(subject: Subject, prepared: Prepared, hold: Hold, threads: int, check: Checks) -> list[dict[str, Any]]:
+def _looked_at(subject: Subject, prepared: Prepared, threads: int, check: Checks) -> list[dict[str, Any]]:
     """Begin the job, and end it."""
     vm, backup = subject.vm, prepared.plan
     if not (vm.is_remote or vm.reads_images):
         fit.require_scratch(backup.scratch_dir, subject.disks)
     keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route.certificates is not None)
     lookout = Lookout(vm, backup, check, keeps_sockets)
-    hold.note(run_record.of(vm, backup))  # by which the next run removes our job, should we die
-    with lookout.guarding(), vm.backups.begun(backup) as job:
+    # by the journal the next run removes our job, should we die
+    with run_record.written(run_record.of(vm, backup)), lookout.guarding(), vm.backups.begun(backup) as job:
         with lookout.watching(job), route.opened(subject.route, vm, job.socket, check) as server:
             live = Live(lookout.kept(server), job, Reading(threads=1))  # for a sample
             found = [_disk(subject, prepared, disk, live, threads, check) for disk in subject.disks]
         job.finish()
-    hold.clear()
     return found
 
 

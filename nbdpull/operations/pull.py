@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple, Optional
 
 from .. import __version__
-from ..backup import belongings, copying, fit, offline, preparation, reclaim, route, run_record, superseded
+from ..backup import belongings, copying, fit, holder, offline, preparation, reclaim, route, run_record, superseded
 from ..backup.belongings import Added
 from ..backup.copying import How
 from ..backup.disk_copy import Storing
@@ -31,8 +31,8 @@ from ..format.manifest import FULL, CheckpointEntry, ParentEntry
 from ..hypervisor import backup_job, domain, socket_keeper
 from ..hypervisor.guest_load import Cores
 from ..nbd import libnbd
-from ..repository import journal, marker, series
-from ..repository.journal import Hold
+from ..repository import half_points, marker, series
+from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
 from .options import PullOptions as Options
 
@@ -68,26 +68,26 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
     """Make one point. report(**event) is told of progress; check() is called often, what it raises ends the run.
 
     Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
-    not be removed is told by its attribute `left_behind`, and removed by the next pull.
+    not be removed is in its field `left_behind`, and removed by the next pull.
     """
     route.parse(options.nbd, options.tls)  # before anything is done
     check = deadline.bounded(check, options.max_duration, "the pull")
     opened = domain.open(options.domain, options.uri, options.stall_timeout, check)
     with ExitStack() as entered:
         vm = entered.enter_context(opened)
-        hold = entered.enter_context(journal.holding(vm.uuid, vm.name))
+        hold = entered.enter_context(holder.holding(vm.uuid, vm.name))
         reached = entered.enter_context(offline.reached(vm, options.offline, hold, check, options.stall_timeout))
         vm = reached.vm
         way = route.to(vm, options.nbd, options.tls)
         disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude, stands_paused=bool(reached.way))
         vm.jobs.require_no_foreign_job()
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
-        entered.enter_context(target.writing())
+        entered.enter_context(half_points.writing(target))
         report = partial(report, domain=vm.name)
         points, refused = target.load()
         log.info("series %s, points: %d", target.store.path(target.folder), len(points))
         subject = Subject(vm, way, disks, target, points)
-        run = _Run(options, subject, target, reached.way, hold, report, Checks(check), [*reached.warnings, *warnings])
+        run = _Run(options, subject, target, reached.way, report, Checks(check), [*reached.warnings, *warnings])
         return _pull(run, refused)
 
 
@@ -113,7 +113,6 @@ class _Run:
     subject: Subject
     series: Series
     offline: Optional[str]
-    hold: Hold
     report: Report
     check: Checks
     warnings: list[str]
@@ -144,25 +143,25 @@ def _pull(run: _Run, refused: dict[str, Any]) -> Result:
     record = run_record.of(run.vm, prepared.plan, run.series, prepared.choice.parent)
     as_of = (prepared.dead.run if prepared.dead else record).begun  # what was written before is in the point
     with ExitStack() as begun:
-        new = begun.enter_context(run_record.new_point(run.series, run.hold, record, prepared.dead))
+        making = begun.enter_context(run_record.new_point(run.series, record, prepared.dead))
         log.info("journal written")
         begun.enter_context(lookout.guarding())
         job = begun.enter_context(_job(run, prepared))
         laps.end("begin")
         _log_job(prepared, job)
         run.warnings.extend(job.freeze.warnings)
-        with new.reading(job.freeze.consistency, job.freeze.reason):
-            copied = copying.copied(subject, run.series, prepared, new, job, how, lookout, run.report)
+        with making.journal.reading(job.freeze.consistency, job.freeze.reason):
+            copied = copying.copied(subject, run.series, prepared, making, job, how, lookout, run.report)
             laps.end("copy")
         run.warnings.extend(copied.warnings)
         job.finish()
         log.info("backup job ended")
         run.vm.heed()  # all was read: a stop that comes now is too late
         laps.end("end")
-        added = _add_belongings(run, prepared, new, job)
+        added = _add_belongings(run, prepared, making.point, job)
         laps.end("files")
         fields = {"sequence": sequence, "as_of": as_of, **_fields(run, prepared, job, added)}
-        point = new.commit(fields, copied.disks)  # in here: a checkpoint without its point goes
+        point = making.point.commit(fields, copied.disks)  # in here: a checkpoint without its point goes
         log.info("manifest of point %s published", point.id)
     if prepared.dead:
         run.warnings.append(_age(as_of))
@@ -228,7 +227,7 @@ def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[reclaim.Lef
     )
     run.warnings.extend(attempt.warnings)
     found, keep = attempt.prepared, attempt.prepared.plan.run_id if attempt.prepared else None
-    reclaimed = reclaim.reclaim(run.vm, run.series, run.hold, keep=keep)
+    reclaimed = reclaim.reclaim(run.vm, run.series, keep=keep)
     run.warnings.extend(f"left by a dead run: {item.what}: {item.left}" for item in reclaimed if item.left)
     for item in reclaimed:
         if not item.left:
@@ -285,7 +284,7 @@ def _log_job(prepared: Prepared, job: Any) -> None:
     log.info("backup job %s: %s; checkpoint: %s", "resumed" if prepared.dead else "started", ", ".join(disks), made)
 
 
-def _add_belongings(run: _Run, prepared: Prepared, new: series.NewPoint, job: backup_job.Job) -> Added:
+def _add_belongings(run: _Run, prepared: Prepared, new: NewPoint, job: backup_job.Job) -> Added:
     options, subject = run.options, run.subject
     all_others = {disk.target for disk in run.vm.disks()} - {disk.target for disk in subject.disks}
     asked = all_others if options.disks else options.exclude

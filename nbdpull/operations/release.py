@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Optional
 
-from ..backup import strays
+from ..backup import holder, strays
 from ..backup.reclaim import Leftover
 from ..core import errors
 from ..core.errors import Check, Report
 from ..hypervisor import domain
-from ..repository import journal
 from .options import ReleaseOptions as Options
 
 
@@ -36,7 +35,7 @@ def release(options: Options, report: Report = lambda **event: None, check: Chec
     """
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
-        hold = stack.enter_context(journal.holding(vm.uuid, vm.name))
+        hold = stack.enter_context(holder.holding(vm.uuid, vm.name))
         if not options.dry_run:
             stack.enter_context(vm.power.awake(True, hold))
             vm.jobs.require_idle()

@@ -8,9 +8,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 
-from ..backup import strays
+from ..backup import journal_files, strays
 from ..hypervisor.domain import Domain
-from ..repository import journal
 from .finding import WARN, Finding, good, told
 
 _PEER = "virtnbdbackup"  # its name on the command line, and how its checkpoints' names begin
@@ -34,7 +33,7 @@ def _checkpoint(vm: Domain, name: str) -> Iterator[Finding]:
     owner = ours if checkpoint.run_id else "not of nbdpull"
     lost = [target for target, fit in checkpoint.disks.items() if fit is False]
     subject, covered = f"checkpoint {name}", f"on {', '.join(checkpoint.disks) or 'no disk'}"
-    if checkpoint.run_id and checkpoint.run_id == _interrupted_run(vm):
+    if checkpoint.run_id in _interrupted_runs(vm):
         yield Finding(WARN, subject, f"{covered}, left by interrupted nbdpull run {checkpoint.run_id}",
                       f"the next pull resumes or removes it, or nbdpull cleanup {vm.name} does")  # fmt: skip
     elif lost:
@@ -44,10 +43,9 @@ def _checkpoint(vm: Domain, name: str) -> Iterator[Finding]:
         yield good(subject, f"{covered}, {owner}")
 
 
-def _interrupted_run(vm: Domain) -> str:
-    """Id of the run that died while it held the domain, "" where there is none."""
-    hold = journal.look(vm.uuid)
-    return hold.previous.id if hold and hold.previous else ""
+def _interrupted_runs(vm: Domain) -> set[str]:
+    """Ids of the runs that died while they held the domain."""
+    return {run.id for run in journal_files.runs(vm.uuid) if run.is_alive is False}
 
 
 def _strays(vm: Domain) -> Iterator[Finding]:

@@ -10,12 +10,11 @@ import os
 from collections.abc import Iterator
 from typing import Optional
 
-from ..backup import offline_read
+from ..backup import holder, offline_read
 from ..core import errors
 from ..core.errors import Check
 from ..hypervisor import domain
 from ..hypervisor.domain import Domain
-from ..repository import journal
 from . import checkpoints, disks
 from .finding import BAD, WARN, Finding, bad, good, told
 
@@ -44,7 +43,7 @@ def _state(vm: Domain) -> Iterator[Finding]:
     if not vm.active:
         yield off(vm)
         return
-    if vm.power.left_paused(journal.look(vm.uuid)):
+    if vm.power.left_paused(holder.look(vm.uuid)):
         yield Finding(WARN, vm.name, "was off, and stands paused since a pull of it was killed",
                       f"nbdpull cleanup {vm.name}, or the next pull, ends it")  # fmt: skip
     else:

@@ -1,25 +1,24 @@
-"""All points of one domain in one store: which are committed, what each builds on, and how a new one is published.
+"""All points of one domain in one store: which are committed, and what each builds on.
 
-Owns: the folder of a domain, the order of points, the proof of a chain from manifest to manifest, and the commit.
-Must not know: how chunk files are made or read, libvirt, NBD.
+Owns: the directory of a domain, the order of points, and the proof of a chain from manifest to manifest. Must not know:
+how a point is made (new_point.py), what is in one that is not committed (half_points.py), libvirt, NBD.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Optional, cast
+from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
 from ..storage.directory import DirectoryStore
-from . import journal, point_choice
+from . import point_choice
 
 LATEST = "latest"
 
@@ -118,60 +117,6 @@ class Series:
             raise error
         return points
 
-    def uncommitted(self) -> list[str]:
-        """Names of folders that hold no committed point: left by a run that died, or being written now."""
-        return [name for name in self.store.folders(self.folder) if self._is_uncommitted(name)]
-
-    def _is_uncommitted(self, name: str) -> bool:
-        """What is no point's folder is not ours to remove; nor is one whose manifest is something strange."""
-        with suppress(errors.Damaged):
-            known = layout.POINT_ID.match(name)
-            return bool(known) and self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is None
-        return False
-
-    def dead_runs(self) -> dict[str, Optional[journal.Run]]:
-        """{point id: its journal.Run, None where it wrote no journal} of each uncommitted folder; to be asked for by
-        the holder of the series alone, else one of them may be a live run's."""
-        return {name: self._run(name) for name in self.uncommitted()}
-
-    def _run(self, name: str) -> Optional[journal.Run]:
-        path = f"{self.folder}/{name}/{journal.JOURNAL}"
-        run = journal.decode(self.store.read(path)) if self.store.size(path) is not None else None
-        return run if run and run.id == name else None
-
-    def is_copy(self, run: journal.Run) -> bool:
-        """Whether the uncommitted folder here that a Run tells of is not the one that it made, but a copy: of it nobody
-        lives. The run's own place is looked at where it is of this machine; its file's number tells of any."""
-        if run.is_alive is not None:
-            same = self.store.is_same(f"{self.folder}/{run.id}", os.path.join(run.store, run.folder))
-            if same is not None:
-                return not same
-        return run.inode not in (None, self.store.inode(f"{self.folder}/{run.id}/{journal.JOURNAL}"))
-
-    def remove_uncommitted(self, point_id: str, keep_journal: bool = False) -> None:
-        """Remove what a run left that never committed; its journal stays where something of it is still to be done."""
-        folder = f"{self.folder}/{point_id}"
-        if not self._withdrawn(folder):
-            return
-        if not keep_journal:
-            return self.store.remove_folder(folder)
-        for name in self.store.names(folder):
-            if name != journal.JOURNAL:
-                self.store.remove_file(f"{folder}/{name}")
-
-    def _withdrawn(self, folder: str) -> bool:
-        """Whether there is no manifest any more. A commit that failed at its very end may have left one: it has to go
-        before all else, and durably, as half a removal would be a point that lacks files. If it stays, so does all."""
-        manifest_path = f"{folder}/{layout.MANIFEST}"
-        try:
-            if self.store.size(manifest_path) is None:
-                return True
-            self.store.remove_file(manifest_path)
-            self.store.sync_folder(folder)
-            return self.store.size(manifest_path) is None
-        except errors.NbdpullError:
-            return False
-
     def _point(self, name: str) -> Point:
         path = f"{self.folder}/{name}/{layout.MANIFEST}"
         data = self.store.read(path)
@@ -185,11 +130,17 @@ class Series:
         it cannot be told, there is none to be found."""
         with suppress(errors.Damaged):
             found = point_choice.beginning_with(wanted, self.store.folders(self.folder))
-            return found if found == [wanted] else [each for each in found if self._is_committed(each)]
+            return found if found == [wanted] else [each for each in found if self.has_point(each)]
         return []
 
-    def _is_committed(self, name: str) -> bool:
-        return bool(layout.POINT_ID.match(name)) and not self._is_uncommitted(name)
+    def has_point(self, name: str) -> bool:
+        """Whether there is a committed one of that very name, sound or not; one whose manifest is something strange is
+        no half one either."""
+        try:
+            known = layout.POINT_ID.match(name)
+            return bool(known) and self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is not None
+        except errors.Damaged:
+            return True
 
     def point(self, wanted: str = LATEST) -> Point:
         """Return the Point with that id, or the only one whose id begins so; of a time the newest at or before it; or
@@ -323,54 +274,6 @@ class Series:
             return f"{full}: the file is missing"
         return None if size == entry.size else f"{full}: the file has {size} bytes, {entry.size} were stored"
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the series for one writer, its folder made where it is new; Busy if another process holds it."""
-        self.store.make_folder(self.folder)
-        with self.store.locked(self.folder, f"pull {self.domain}", self._holder):
-            yield
-
-    def _holder(self) -> str:
-        alive = [run for run in self.dead_runs().values() if run and run.is_alive is not False]
-        return f"nbdpull {alive[-1].whose}" if alive else "another nbdpull"
-
-    @contextmanager
-    def new_point(self, point_id: str, run: Optional[journal.Run] = None) -> Iterator[NewPoint]:
-        """Give a NewPoint in a fresh folder; the folder is removed unless the point was committed.
-
-        run: the journal.Run to write down there first. The journal outlives a failed run that could not remove all it
-        made, which its exception tells in `left_behind`.
-        """
-        self.store.make_folder(f"{self.folder}/{point_id}", fresh=True)
-        with self._committed(NewPoint(self, point_id), run) as new:
-            yield new
-
-    def resumed_journal(self, point_id: str) -> journal.Journal:
-        """The Journal of a dead run, which is this process's from now on; OutputError where it cannot be written."""
-        return journal.Journal.resumed(self.store, f"{self.folder}/{point_id}/{journal.JOURNAL}")
-
-    @contextmanager
-    def resumed_point(self, point_id: str, resumed: journal.Journal) -> Iterator[NewPoint]:
-        """The same in the folder of a dead run; resumed: its Journal. Of all else see NewPoint.remove_all_but."""
-        new = NewPoint(self, point_id)
-        new.journal = resumed
-        with self._committed(new) as new:
-            yield new
-
-    @contextmanager
-    def _committed(self, new: NewPoint, run: Optional[journal.Run] = None) -> Iterator[NewPoint]:
-        left_behind = False
-        try:
-            new.begin_journal(run)
-            yield new
-        except BaseException as error:
-            left_behind = bool(getattr(error, "left_behind", None))
-            raise
-        finally:
-            new.end_journal()
-            if not new.committed:
-                self.remove_uncommitted(new.id, keep_journal=left_behind)
-
 
 def partial_disks(points: Collection[Point]) -> dict[str, frozenset[str]]:
     """{id of each Point of a series: names of its disks whose chain begins with an incremental, so that no whole image
@@ -393,77 +296,6 @@ def partial_disks(points: Collection[Point]) -> dict[str, frozenset[str]]:
 
 def _not_stored(path: str) -> str:
     return f"{path}: the file is damaged (its SHA-256 is not the stored one)"
-
-
-class NewPoint:
-    """A point being made: add its files, then commit. Nothing of it counts before `commit` returns."""
-
-    def __init__(self, series: Series, point_id: str) -> None:
-        self.id = point_id
-        self.committed = False
-        self.journal: Optional[journal.Journal] = None
-        self._series = series
-        self._folder = f"{series.folder}/{point_id}"
-        self._files: list[FileEntry] = []
-
-    def add_file(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
-        """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
-        referred to instead."""
-        known = parent.file(name) if parent else None
-        same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        if known and same and not self._series.file_flaw(known):
-            self._files.append(known)
-            return
-        with self._series.store.create(f"{self._folder}/{name}") as file:
-            file.write(data)
-        self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
-
-    def commit(self, fields: Mapping[str, Any], disks: list[DiskEntry]) -> Point:
-        """Publish the point; fields: the other members of its Manifest. Return the Point."""
-        store = self._series.store
-        entries = [entry for disk in disks for entry in [disk.index, *disk.chunks]] + self._files
-        own = [entry.path.partition("/") for entry in entries]
-        digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
-        self.add_file(layout.SUMS, layout.sums(digests))
-        store.sync_folder(self._folder)
-        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields))
-        decoded = manifest.decode(data, self.id)  # what a reader would have to refuse is never published
-        store.publish(f"{self._folder}/{layout.MANIFEST}", data)
-        self.committed = True
-        return Point(decoded, hashlib.sha256(data).hexdigest())
-
-    def begin_journal(self, run: Optional[journal.Run]) -> None:
-        if run is not None:
-            self.journal = journal.Journal(self._series.store, f"{self._folder}/{journal.JOURNAL}", run)
-
-    def remove_all_but(self, kept: Iterable[FileEntry]) -> None:
-        """Remove what a dead run left and is of no use. kept: FileEntry of what is."""
-        stay = {journal.JOURNAL, *(entry.path.partition("/")[2] for entry in kept)}
-        for name in set(self._series.store.names(self._folder)) - stay:
-            self._series.store.remove_file(f"{self._folder}/{name}")
-
-    @contextmanager
-    def reading(self, consistency: str, reason: str) -> Iterator[None]:
-        """While the job is read from: if this process dies meanwhile, another one can go on with it."""
-        written = cast(journal.Journal, self.journal)  # who reads from a job is a run, which has one
-        written.begun(consistency, reason)
-        try:
-            yield
-        finally:
-            with suppress(errors.OutputError):  # the store tells of it again when the point is committed
-                written.ending()
-
-    def sealed(self, disk: str, entries: Iterable[FileEntry], read_bytes: int) -> None:
-        """A chunk file of a disk is durable; entries: FileEntry of it, and of others: see journal.Sealed."""
-        written = cast(journal.Journal, self.journal)  # likewise
-        written.sealed(disk, [[entry.path, entry.size, entry.sha256] for entry in entries], read_bytes)
-
-    def end_journal(self) -> None:
-        """What was committed needs no journal any more."""
-        if self.journal:
-            self.journal.close()
-            if self.committed:
-                self._series.store.remove_file(f"{self._folder}/{journal.JOURNAL}")
 
 
 def all_series(store: DirectoryStore) -> list[Series]:

@@ -16,7 +16,7 @@ from nbdpull.cli import main as cli
 
 # phase: the function, whether it is held after it and not before, at which call
 PHASES = {
-    "journaled": ("repository.journal.Journal.__init__", True, 1),
+    "journaled": ("repository.new_point.NewPoint.announce", True, 1),
     "beginning": ("hypervisor.backup_job.Job._call_begin", False, 1),
     "begun": ("hypervisor.backup_job.Job._call_begin", True, 1),
     "reading": ("backup.disk_copy.DiskCopy.read", False, 1),
@@ -24,13 +24,13 @@ PHASES = {
     "copied": ("hypervisor.backup_job.Job.finish", False, 1),
     "ending": ("hypervisor.backup_traces.Traces._abort", True, 1),
     "ended": ("hypervisor.backup_job.Job.finish", True, 1),
-    "committing": ("repository.series.NewPoint.commit", False, 1),
-    "committed": ("repository.series.NewPoint.commit", True, 1),
+    "committing": ("repository.new_point.NewPoint.commit", False, 1),
+    "committed": ("repository.new_point.NewPoint.commit", True, 1),
     "dropping": ("backup.superseded.drop", False, 1),
 }
 OTHERS = {
     "frozen": ("hypervisor.bindings.libvirt.virDomain.backupBegin", False, 1),
-    "sealed": ("repository.journal.Journal.sealed", True, 1),
+    "sealed": ("backup.journal_files.Journal.sealed", True, 1),
     "sampling": ("operations.plan._Sample.add", True, 1),
     "started": ("hypervisor.power.Power._start_paused", True, 1),
     "decompressing": ("repository.image.Image.read_piece", False, 9),

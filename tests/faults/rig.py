@@ -94,7 +94,11 @@ class Rig:
         self.assert_domain_clean([p["checkpoint"] for p in points][-1:] if checkpoints is None else checkpoints)
         folders = {path.name for path in self.store.glob("*/*") if path.is_dir()}
         assert folders == {point["id"] for point in points}
-        assert not list(self.store.glob("*/*/job.json"))
+        assert not list(self.store.glob("*/*/run.json")) and self.journals() == []
+
+    def journals(self):
+        """Paths of those that this machine keeps of the VM's runs."""
+        return sorted(Path(os.environ["NBDPULL_STATE_DIR"], self.vm.uuid).glob("*"))
 
     def assert_domain_clean(self, checkpoints):
         """The same of what is not in the store."""

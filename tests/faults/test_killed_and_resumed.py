@@ -15,8 +15,6 @@ import pytest
 from bed.machine import MIB, Machine, wait_for
 from rig import Rig, environment
 
-from nbdpull.repository.journal import _folder as record_folder
-
 pytest.importorskip("libvirt")
 
 NOISE = random.Random(1).randbytes(8 * MIB)
@@ -48,10 +46,16 @@ def change(rig):
 
 
 def journal(rig):
-    """(the first line, the lines after it) of the journal of the only run that is not committed."""
-    (path,) = rig.store.glob("*/*/job.json")
+    """(its path, the first line, the lines after it) of the journal of the only run that is not committed."""
+    (path,) = rig.journals()
     first, *lines = path.read_text().splitlines()
     return path, json.loads(first), [json.loads(line) for line in lines if line.strip()]
+
+
+def half_point(rig):
+    """The directory of the only point that is not committed."""
+    (path,) = rig.store.glob("*/*/run.json")
+    return path.parent
 
 
 def killed(rig, *options, sealed=2):
@@ -60,10 +64,10 @@ def killed(rig, *options, sealed=2):
     rig.start(*SMALL_CHUNKS, *options, phase=f"sealed:{sealed}")
     rig.process.kill()
     rig.process.communicate()
-    path, _, lines = journal(rig)
+    _, run, lines = journal(rig)
     paths = [chunk[0] for each in lines if each["event"] == "sealed" for chunk in each["chunks"]]
-    names = [name for point, _, name in (each.partition("/") for each in paths) if point == path.parent.name]
-    return {name: identity(path.parent / name) for name in names}
+    names = [name for point, _, name in (each.partition("/") for each in paths) if point == run["id"]]
+    return {name: identity(half_point(rig) / name) for name in names}
 
 
 def identity(path):
@@ -78,13 +82,13 @@ def test_it_equals_an_uninterrupted_run(rig, options, resume):
     frozen = rig.contents()
     uninterrupted = rig.pull(*SMALL_CHUNKS, *options) if options else None
     kept = killed(rig, *options)
-    path, run, _ = journal(rig)
+    (_, run, _), folder = journal(rig), half_point(rig)
     rig.vm.write("vda", 0, 16 * MIB, 0x99)  # what the guest does later is not in the point
     made = rig.pull(*SMALL_CHUNKS, *options, *resume)
     assert made["details"]["id"] == run["id"] and made["reclaimed"] == []
     assert len(made["warnings"]) == 1 and f"as of {run['begun']}" in made["warnings"][0]
-    assert made["resumed"] == {"begun": run["begun"], "kept_bytes": sum((path.parent / n).stat().st_size for n in kept)}
-    assert {name: identity(path.parent / name) for name in kept} == kept
+    assert made["resumed"] == {"begun": run["begun"], "kept_bytes": sum((folder / n).stat().st_size for n in kept)}
+    assert {name: identity(folder / name) for name in kept} == kept
     rig.assert_restores(frozen, run["id"])
     rig.assert_clean()
 
@@ -147,8 +151,7 @@ def test_a_chunk_file_that_is_not_what_it_was_is_made_again(rig, how):
     change(rig)
     frozen = rig.contents()
     killed(rig)
-    path, _, _ = journal(rig)
-    first, second = sorted(path.parent.glob("vda.*.zst"))[:2]
+    first, second = sorted(half_point(rig).glob("vda.*.zst"))[:2]
     data = flipped(second)
     second.unlink()
     if how != "removed":
@@ -176,7 +179,7 @@ def test_a_line_that_the_journal_has_lost_ends_what_is_kept(rig):
     frozen = rig.contents()
     killed(rig, sealed=3)
     path, _, _ = journal(rig)
-    first, *_ = sorted(path.parent.glob("vda.*.zst"))
+    first, *_ = sorted(half_point(rig).glob("vda.*.zst"))
     lines = path.read_text().splitlines(keepends=True)
     sealed = [number for number, line in enumerate(lines) if '"sealed"' in line and '"vda"' in line]
     lines[sealed[1]] = "{}\n"
@@ -188,8 +191,7 @@ def test_a_file_made_again_by_a_run_that_is_killed_too_counts_once(rig):
     change(rig)
     frozen = rig.contents()
     killed(rig, sealed=3)
-    path, _, _ = journal(rig)
-    second = sorted(path.parent.glob("vda.*.zst"))[1]
+    second = sorted(half_point(rig).glob("vda.*.zst"))[1]
     second.write_bytes(flipped(second))
     assert len(killed(rig, sealed=3)) == 4
     made = rig.pull(*SMALL_CHUNKS)
@@ -220,8 +222,7 @@ def test_another_parent(rig):
     parent = rig.points()[-1]["id"]
     rig.vm.write_bytes("vda", MIB, random.Random(99).randbytes(6 * MIB))
     killed(rig, "--since", "kept")
-    path, run, _ = journal(rig)
-    shutil.rmtree(path.parent.parent / parent)
+    shutil.rmtree(half_point(rig).parent / parent)
     made = rig.pull(*SMALL_CHUNKS, "--since", "kept")
     assert made["resumed"] is None and "another point" in made["warnings"][0] and made["details"]["parent"] is None
     assert rig.run("verify", rig.store).returncode == 0
@@ -277,15 +278,32 @@ def test_the_half_point_of_a_copied_store_is_never_cleaned(rig, tmp_path, origin
     made = rig.pull(*SMALL_CHUNKS)
     assert made["resumed"] is None and any("partial files" in item["what"] for item in made["reclaimed"])
     rig.assert_restores(frozen, made["details"]["id"])
-    assert [p.name for p in (copy / rig.vm.name / run["id"]).glob("*")] == (["job.json"] if original == "away" else [])
+    assert not (copy / rig.vm.name / run["id"]).exists()
     assert (run["checkpoint"] in rig.vm.checkpoints()) == (original != "half")
+    assert rig.journals() == []
     if original == "away":
-        assert any(run["checkpoint"] in text for text in made["warnings"]), "nobody knows whether a point needs it"
         os.rename(tmp_path / "away", mine)
-        made = rig.pull()
-        assert not (copy / rig.vm.name / run["id"]).exists() and run["checkpoint"] in rig.vm.checkpoints()
     rig.vm.delete_checkpoint(made["details"]["checkpoint"])
     rig.store = mine
+    rig.assert_next_is_right()
+
+
+def test_whose_store_cannot_be_seen(rig, tmp_path):
+    """Nobody knows then whether a committed point needs the checkpoint of a run that died: it stays, with a warning."""
+    change(rig)
+    rig.start(*SMALL_CHUNKS, phase="committed")
+    rig.process.kill()
+    rig.process.communicate()
+    made, mine = rig.points()[-1], rig.store
+    os.rename(mine, tmp_path / "away")
+    rig.store = tmp_path / "another"
+    told = rig.pull()
+    assert any(made["checkpoint"] in text and "is not there" in text for text in told["warnings"])
+    assert made["checkpoint"] in rig.vm.checkpoints() and len(rig.journals()) == 1
+    rig.vm.delete_checkpoint(told["details"]["checkpoint"])
+    os.rename(tmp_path / "away", mine)
+    rig.store = mine
+    assert rig.pull()["details"]["since"] == made["checkpoint"] and rig.journals() == []
     rig.assert_next_is_right()
 
 
@@ -297,12 +315,14 @@ def test_the_half_point_of_another_machine(rig, tmp_path, place):
     rig.process.kill()
     rig.process.communicate()
     path, run, _ = journal(rig)
-    rest = path.read_text().partition("\n")[2]
-    path.write_text(json.dumps({**run, "machine": "another", "host": "another"}) + "\n" + rest)  # the file stays itself
+    path.unlink()  # that machine has it
+    path = half_point(rig) / "run.json"
+    announced = json.loads(path.read_text())
+    announced["process"].update(machine="another", host="another")
+    path.write_text(json.dumps(announced))
     rig.vm.domain.abortJob()
     wait_for(lambda: not rig.vm.job_active(), "the job's end")
     rig.vm.delete_checkpoint(run["checkpoint"])
-    os.unlink(os.path.join(record_folder(), f"{rig.vm.uuid}.run"))  # which that machine would have
     mine = rig.store
     if place == "a copy":
         rig.store = tmp_path / "copy"

@@ -12,7 +12,7 @@ from rig import Rig
 
 from nbdpull.core import errors
 from nbdpull.operations import pull
-from nbdpull.repository import series
+from nbdpull.repository import new_point
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -201,7 +201,7 @@ def test_commit_that_fails_takes_its_checkpoint_along(machine, tmp_path, monkeyp
     def full(*_):
         raise errors.OutputFull("no space left")
 
-    monkeypatch.setattr(series.NewPoint, "commit", full)
+    monkeypatch.setattr(new_point.NewPoint, "commit", full)
     with pytest.raises(errors.OutputFull):
         pull.pull(request)
     assert vm.checkpoints() == before

@@ -1,0 +1,96 @@
+"""Who holds a domain on this machine: one nbdpull at a time, from before its first call until after its last.
+
+Owns: the lock, and the note of a start that the domain has no mark of yet. Both end with the machine's uptime, so they
+are below /run. Must not know: what the holder does; its journal says that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, Optional
+
+from ..core import errors
+from . import journal_files
+
+_STARTING = b"starting\n"
+
+
+class Hold:
+    """starting: whether an earlier holder, now dead, was about to start the domain, which has no mark of that."""
+
+    def __init__(self, file: Optional[BinaryIO] = None) -> None:
+        self._file = file
+        self.starting = bool(file) and file.read() == _STARTING  # type: ignore[union-attr]
+
+    def note_start(self) -> None:
+        """Write down that the domain is about to be started."""
+        self._replace(_STARTING)
+
+    def clear_start(self) -> None:
+        """It has its mark, or was not started."""
+        self._replace(b"")
+
+    def _replace(self, data: bytes) -> None:
+        if self._file:
+            with suppress(OSError):
+                self._file.seek(0)
+                self._file.truncate()
+                self._file.write(data)
+                self._file.flush()
+
+
+def look(uuid: str) -> Optional[Hold]:
+    """The Hold that a dead holder left; None where there is none, or one that lives. It must not be written to."""
+    with suppress(OSError), open(_path(uuid), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return Hold(file)
+    return None
+
+
+@contextmanager
+def holding(uuid: str, name: str) -> Iterator[Hold]:
+    """Give the Hold of a domain; Busy, saying who it is, if another process of this machine holds it.
+
+    The lock ends with the process, however it dies. What is on other machines or of other users is told by the backup
+    job alone.
+    """
+    file = _opened(uuid)
+    try:
+        if file:
+            _lock(file, uuid, name)
+        yield Hold(file)
+    finally:
+        if file:
+            file.close()
+
+
+def _opened(uuid: str) -> Optional[BinaryIO]:
+    folder = _folder()
+    with suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if os.stat(folder).st_uid == os.geteuid():  # in /tmp anybody can make a folder of this name
+            return os.fdopen(os.open(_path(uuid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+")
+    return None
+
+
+def _path(uuid: str) -> str:
+    return os.path.join(_folder(), f"{uuid}.lock")
+
+
+def _folder() -> str:
+    if os.geteuid() == 0:
+        return "/run/nbdpull"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return os.path.join(runtime, "nbdpull") if runtime else f"/tmp/nbdpull-{os.geteuid()}"
+
+
+def _lock(file: BinaryIO, uuid: str, name: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        alive = [run for run in journal_files.runs(uuid) if run.is_alive]
+        who = f"nbdpull {alive[-1].whose}" if alive else "another nbdpull"
+        raise errors.Busy(f"domain '{name}' is held by {who}: try again when it has ended") from None

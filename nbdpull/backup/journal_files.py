@@ -1,0 +1,150 @@
+"""The journals that this machine keeps: one file a run, until nothing of the run is left.
+
+A run's job is on this machine, its store may be anywhere; so its journal is here. Owns: where journals are, and that a
+journal is durable before its run begins anything. Must not know: what a journal says (journal.py).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from ..core import errors
+from ..format.manifest import FileEntry
+from ..storage import access, folders
+from ..storage.directory import DirectoryStore
+from ..storage.directory_file import DirectoryWriter
+from . import journal
+from .journal import Run
+
+VARIABLE = "NBDPULL_STATE_DIR"
+
+
+def folder() -> str:
+    """Where this machine keeps what has to outlive a run: of root's runs or of another user's."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return named
+    if os.geteuid() == 0:
+        return "/var/lib/nbdpull"
+    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "nbdpull")
+
+
+class Journal:
+    """A journal being written; to be used by several threads at once."""
+
+    def __init__(self, file: DirectoryWriter) -> None:
+        self._lock = threading.Lock()
+        self._file = file
+
+    def begun(self, consistency: str, reason: str) -> None:
+        """The job is there, as it was asked for: from now on another process can resume the run."""
+        self._append(journal.begun(consistency, reason))
+
+    def sealed(self, disk: str, entries: Iterable[FileEntry], read_bytes: int) -> None:
+        """A chunk file of a disk is durable; entries: of it, and of others: see journal.Sealed."""
+        chunks = [[entry.path, entry.size, entry.sha256] for entry in entries]
+        self._append(journal.sealed(disk, chunks, read_bytes))
+
+    @contextmanager
+    def reading(self, consistency: str, reason: str) -> Iterator[None]:
+        """While the job is read from: if this process dies meanwhile, another one can resume the run."""
+        self.begun(consistency, reason)
+        try:
+            yield
+        finally:
+            self._append(journal.ending())
+
+    def withdrawn(self) -> None:
+        """The point will not be committed, and its directory is gone, or of no use."""
+        self._append(journal.withdrawn())
+
+    def _append(self, data: bytes) -> None:
+        """Not durably: these lines are for a job that still is there, so for a host that has not gone down since. A
+        line that cannot be written fails no backup, and nor can those after it: of this run less can be resumed."""
+        with self._lock, suppress(errors.OutputError):
+            self._file.write(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def begin(run: Run) -> Journal:
+    """Write a run down, durably; OutputError where that cannot be done."""
+    with _explained():
+        found = _opened(make=True)
+        found.make_folder(run.uuid)
+        file = found.create(_path(run.uuid, run.id))
+        try:
+            file.write(journal.encode(run))
+            file.sync()
+            found.sync_folder(run.uuid)
+        except BaseException:
+            file.close()
+            raise
+    return Journal(file)
+
+
+def resume(run: Run) -> Journal:
+    """The Journal of a dead run, which is this process's from now on; OutputError where it cannot be written."""
+    with _explained():
+        file = _opened().reopen(_path(run.uuid, run.id))
+        try:
+            file.write(journal.resumed())
+        except BaseException:
+            file.close()
+            raise
+    return Journal(file)
+
+
+def runs(uuid: str) -> list[Run]:
+    """Those that this machine knows of a domain, in the order of their begins. Where another process holds the domain,
+    one of them may be alive."""
+    kept, found = _opened(), []
+    for name in _names(kept, uuid):
+        with suppress(errors.Damaged, errors.StoreError):
+            run = journal.decode(kept.read(f"{uuid}/{name}"))
+            if run and _path(uuid, run.id) == f"{uuid}/{name}" and run.uuid == uuid:
+                found.append(run)
+    return found
+
+
+def _names(kept: DirectoryStore, uuid: str) -> list[str]:
+    try:
+        return kept.files(uuid)
+    except errors.StoreError as error:
+        raise errors.OutputError(f"the journals of this host: {error} ({VARIABLE} names another place)") from error
+
+
+def remove(run: Run) -> None:
+    """Nothing of the run is left: no later one has to look for it."""
+    _opened().remove_file(_path(run.uuid, run.id))
+
+
+def withdraw(run: Run) -> None:
+    """Note of a dead run that its point will never be committed."""
+    with suppress(errors.OutputError):
+        file = _opened().reopen(_path(run.uuid, run.id))
+        with suppress(errors.OutputError):
+            file.write(b"\n" + journal.withdrawn())
+        file.close()
+
+
+def _path(uuid: str, run_id: str) -> str:
+    return f"{uuid}/{run_id}.json"
+
+
+def _opened(make: bool = False) -> DirectoryStore:
+    if make:
+        folders.make(folder(), access.OWNER)
+    return DirectoryStore(folder())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except errors.OutputError as error:
+        raise type(error)(f"no journal of this run can be kept: {error} ({VARIABLE} names another place)") from error

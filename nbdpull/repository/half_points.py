@@ -1,0 +1,82 @@
+"""Points that are not committed: being made by a run that lives, or left by one that died.
+
+Owns: which they are, what each says of its run, who writes to a series, and the removal of one. Must not know: how a
+point is made, or when one may be removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Optional
+
+from ..core import errors
+from ..format import layout
+from . import announcement
+from .announcement import Announcement
+from .series import Series
+
+
+@contextmanager
+def writing(series: Series) -> Iterator[None]:
+    """Hold the series for one writer, its directory made where it is new; Busy if another process holds it."""
+
+    def holder() -> str:
+        known = filter(None, (announced(series, name) for name in names(series)))
+        alive = [each for each in known if each.is_alive is not False]
+        return f"nbdpull {alive[-1].whose}" if alive else "another nbdpull"
+
+    series.store.make_folder(series.folder)
+    with series.store.locked(series.folder, f"pull {series.domain}", holder):
+        yield
+
+
+def names(series: Series) -> list[str]:
+    """Their ids. What is no point's directory is not ours to remove."""
+    folders = series.store.folders(series.folder)
+    return [name for name in folders if layout.POINT_ID.match(name) and not series.has_point(name)]
+
+
+def announced(series: Series, point_id: str) -> Optional[Announcement]:
+    """What a half point says of its run; None where it says nothing."""
+    path = f"{series.folder}/{point_id}/{announcement.NAME}"
+    found = announcement.decode(series.store.read(path)) if series.store.size(path) is not None else None
+    return found if found and found.id == point_id else None
+
+
+def is_copy(series: Series, half: Announcement) -> bool:
+    """Whether a half point is not the one that its run made, but a copy, in which nobody works. The run's own place is
+    looked at where it is on this machine; the directory's number serves for any."""
+    here = f"{series.folder}/{half.id}"
+    if half.is_alive is not None:
+        same = series.store.is_same(here, os.path.join(half.store, half.folder))
+        if same is not None:
+            return not same
+    return half.inode not in (None, series.store.inode(here))
+
+
+def remove(series: Series, point_id: str) -> None:
+    """Remove all of a half point. If its manifest stays, so does all."""
+    folder = f"{series.folder}/{point_id}"
+    if _withdrawn(series, folder):
+        series.store.remove_folder(folder)
+
+
+def _withdrawn(series: Series, folder: str) -> bool:
+    """Whether there is no manifest any more. A commit that failed at its very end may have left one: it has to go
+    before all else, and durably, as half a removal would be a point that lacks files."""
+    manifest_path = f"{folder}/{layout.MANIFEST}"
+    try:
+        if series.store.size(manifest_path) is None:
+            return True
+        series.store.remove_file(manifest_path)
+        series.store.sync_folder(folder)
+        return series.store.size(manifest_path) is None
+    except errors.NbdpullError:
+        return False
+
+
+def end_announcement(series: Series, point_id: str) -> None:
+    """Of a committed point there is nothing to announce any more."""
+    series.store.remove_file(f"{series.folder}/{point_id}/{announcement.NAME}")

@@ -1,0 +1,99 @@
+"""A point in the making: its directory, its small files, and the commit.
+
+Owns: that a point counts from when its manifest appears, and that one which is not committed leaves nothing. Must not
+know: how chunk files are made, libvirt, NBD.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Optional
+
+from ..format import layout, manifest
+from ..format.manifest import DiskEntry, FileEntry, Manifest
+from . import announcement, half_points
+from .announcement import Announcement
+from .series import Point, Series
+
+
+@contextmanager
+def begun(series: Series, point_id: str, announced: Optional[Announcement] = None) -> Iterator[NewPoint]:
+    """Give a NewPoint in a fresh directory; the directory is removed unless the point was committed.
+
+    announced: what the directory says first of the run that makes the point.
+    """
+    series.store.make_folder(f"{series.folder}/{point_id}", fresh=True)
+    with _committed(NewPoint(series, point_id), announced) as new:
+        yield new
+
+
+@contextmanager
+def resumed(series: Series, announced: Announcement) -> Iterator[NewPoint]:
+    """The same in the directory of a dead run. Of all that is there see NewPoint.remove_all_but."""
+    half_points.end_announcement(series, announced.id)
+    with _committed(NewPoint(series, announced.id), announced) as new:
+        yield new
+
+
+@contextmanager
+def _committed(new: NewPoint, announced: Optional[Announcement]) -> Iterator[NewPoint]:
+    try:
+        if announced:
+            new.announce(announced)
+        yield new
+    finally:
+        if new.committed:
+            half_points.end_announcement(new.series, new.id)
+        else:
+            half_points.remove(new.series, new.id)
+
+
+class NewPoint:
+    """A point being made: add its files, then commit. Nothing of it counts before `commit` returns."""
+
+    def __init__(self, series: Series, point_id: str) -> None:
+        self.id = point_id
+        self.committed = False
+        self.series = series
+        self._folder = f"{series.folder}/{point_id}"
+        self._files: list[FileEntry] = []
+
+    def add_file(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
+        """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
+        referred to instead."""
+        known = parent.file(name) if parent else None
+        same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        if known and same and not self.series.file_flaw(known):
+            self._files.append(known)
+            return
+        with self.series.store.create(f"{self._folder}/{name}") as file:
+            file.write(data)
+        self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
+
+    def commit(self, fields: Mapping[str, Any], disks: list[DiskEntry]) -> Point:
+        """Publish the point; fields: the other members of its Manifest. Return the Point."""
+        store = self.series.store
+        entries = [entry for disk in disks for entry in [disk.index, *disk.chunks]] + self._files
+        own = [entry.path.partition("/") for entry in entries]
+        digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
+        self.add_file(layout.SUMS, layout.sums(digests))
+        store.sync_folder(self._folder)
+        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields))
+        decoded = manifest.decode(data, self.id)  # what a reader would have to refuse is never published
+        store.publish(f"{self._folder}/{layout.MANIFEST}", data)
+        self.committed = True
+        return Point(decoded, hashlib.sha256(data).hexdigest())
+
+    def announce(self, announced: Announcement) -> None:
+        store = self.series.store
+        here = replace(announced, inode=store.inode(self._folder))
+        store.publish(f"{self._folder}/{announcement.NAME}", announcement.encode(here))
+
+    def remove_all_but(self, kept: Iterable[FileEntry]) -> None:
+        """Remove what a dead run left and is of no use. kept: FileEntry of what is."""
+        stay = {announcement.NAME, *(entry.path.partition("/")[2] for entry in kept)}
+        for name in set(self.series.store.names(self._folder)) - stay:
+            self.series.store.remove_file(f"{self._folder}/{name}")
