@@ -205,10 +205,8 @@ ONLY_NAMES = {
 
 OTHER_FILES = {  # and whose
     "backup.holder",  # the lock of a domain
-    "backup.resume",  # sockets of a job
-    "backup.route",  # keys, a tunnel's socket
-    "backup.scratch_watch",  # scratch
-    "operations.compare",  # images
+    "backup.route",  # certificates, a tunnel's socket
+    "operations.compare",  # an image's header
     "operations.destination",  # secrets
     "operations.drill",  # overlays and a console
     "operations.restore",  # restored ones

@@ -7,12 +7,11 @@ journal is made.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Optional
 
-from ..core import errors, extents, file_system
+from ..core import errors, extents, file_system, unix_socket
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
 from ..format import layout, manifest, reader
@@ -72,10 +71,10 @@ def _unfit(vm: domain.Domain, plan: backup_spec.BackupSpec, scratch_limit: Optio
     """Why the job cannot be read from for much longer: nobody has looked after it since its run died."""
     if vm.is_remote:
         return ""
-    if plan.socket and not os.path.exists(plan.socket):
+    if plan.socket and not unix_socket.is_there(plan.socket):
         return f"its socket {plan.socket} is gone"
     try:
-        used = scratch_watch.used_bytes(vm.backups.traces(plan).scratch_files)
+        used = file_system.used_bytes(vm.backups.traces(plan).scratch_files)
     except OSError:
         return "its scratch is gone"
     if scratch_limit and used > scratch_limit:

@@ -9,10 +9,9 @@ seen to crash when asked for statistics during a backup. Elsewhere the job's sta
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Optional, Protocol
 
@@ -62,15 +61,7 @@ class Job(Protocol):
 
 def reserve(folder: str) -> int:
     """Bytes that must stay free."""
-    with suppress(OSError):
-        status = os.statvfs(folder)
-        return min(RESERVE, status.f_blocks * status.f_frsize // 16)
-    return 0
-
-
-def used_bytes(files: Iterable[str]) -> int:
-    """What files of this machine take of their file system; OSError where one is not there."""
-    return sum(os.stat(path).st_blocks * 512 for path in files)
+    return min(RESERVE, (file_system.size_bytes(folder) or 0) // 16)
 
 
 def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> None:
@@ -181,7 +172,7 @@ class ScratchWatch:
     def _used(self, job: Job) -> int:
         if self._local:
             with suppress(OSError):
-                return used_bytes(job.scratch_files)
+                return file_system.used_bytes(job.scratch_files)
         return job.stats()["scratch_bytes"]
 
     def _verdict(self) -> Optional[errors.NbdpullError]:

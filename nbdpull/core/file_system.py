@@ -1,4 +1,4 @@
-"""File systems of this host: what is free in one, whether it can be written to, and when it begins to write.
+"""File systems of this host: what is free in one and what takes it, whether it can be written to, when it writes.
 
 Owns: those questions to the kernel. Must not know: what is stored there, and how much of it there may be.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Optional
 
@@ -20,6 +21,19 @@ def free_bytes(path: str) -> Optional[int]:
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
     return None
+
+
+def size_bytes(path: str) -> Optional[int]:
+    """Of the whole file system; None: not known."""
+    with suppress(OSError):
+        status = os.statvfs(path)
+        return status.f_blocks * status.f_frsize
+    return None
+
+
+def used_bytes(files: Iterable[str]) -> int:
+    """What files take of their file system; OSError where one is not there."""
+    return sum(os.stat(path).st_blocks * 512 for path in files)
 
 
 def why_unwritable(folder: str) -> Optional[str]:

@@ -19,6 +19,10 @@ def fits(path: str) -> bool:
     return len(os.fsencode(path)) <= PATH_MAX
 
 
+def is_there(path: str) -> bool:
+    return os.path.exists(path)
+
+
 def nameless() -> tuple[socket.socket, int]:
     """A socket to listen at, and a descriptor: by its path_of, this process can connect to it. Nothing is left of it
     however we end."""
