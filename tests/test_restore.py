@@ -177,6 +177,19 @@ def test_what_exists_is_left_alone(vm, tmp_path, name):
     assert (out / name).read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("inside", ["out", ".", "vm1", "new/vda.raw"])
+def test_nothing_is_restored_into_the_store(vm, tmp_path, inside):
+    """Its images would be taken for a series, or be in the way of one."""
+    (tmp_path / "link").symlink_to(vm.root)
+    before = sorted(Path(vm.root).rglob("*"))
+    for place in (vm.root / inside, tmp_path / "link" / inside):
+        how = {"to": {"vda": str(place)}} if inside.endswith("raw") else {"output": str(place)}
+        with pytest.raises(errors.UsageError, match="is inside the store .*: name a place outside it"):
+            restore(Options(str(vm.root), **how))
+    assert sorted(Path(vm.root).rglob("*")) == before
+    do(vm, tmp_path / "store-of-images", kind="raw")
+
+
 def test_a_dangling_link_exists(vm, tmp_path):
     (tmp_path / "out").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "out" / "vda.raw")

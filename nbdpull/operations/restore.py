@@ -83,6 +83,8 @@ def _require_sense(options):
         raise errors.UsageError(f"--name {options.name!r}: libvirt takes no such name of a domain")
     if not (options.output or options.to):
         raise errors.UsageError("no target: give -o OUT, --to DISK=TARGET or --onto IMAGE")
+    for text in filter(None, [options.output, *dict(options.to).values()]):
+        places.require_outside(text, options.store)
 
 
 class _Run:

@@ -53,6 +53,15 @@ def is_raw(text: str) -> bool:
     return text == "-" or is_uri(text) or is_device(text)
 
 
+def require_outside(text: str, store: str) -> None:
+    """UsageError where that is within a store, which is for nothing but points."""
+    if is_raw(text):
+        return
+    path, root = os.path.realpath(text), os.path.realpath(store)
+    if os.path.commonpath([path, root]) == root:
+        raise errors.UsageError(f"{text} is inside the store {store}: name a place outside it")
+
+
 def place(
     text: str, kind: Optional[str] = None, options: str = "", in_place: bool = False, secret: Optional[str] = None
 ) -> Place:
