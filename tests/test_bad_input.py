@@ -106,6 +106,7 @@ def test_domain_with_nothing_but_a_drive(machine, tmp_path):
 def test_no_such_checkpoint(witness):
     result = assert_refused(witness, CHECKPOINT, "no-such-checkpoint", "no checkpoint 'chk9'", "--since", "chk9")
     assert "foreign" in result["message"]  # those that do exist
+    assert not witness.store.exists()  # a name that was mistyped makes no store
     witness.pull("--checkpoint", "mine")
     result = assert_refused(witness, CHECKPOINT, "no-such-checkpoint", "'chk9'", "--since", "chk9")
     assert "foreign" in result["message"] and "mine" in result["message"]

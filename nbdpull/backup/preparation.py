@@ -95,6 +95,12 @@ def chosen(
     return Chosen(disks, warnings)
 
 
+def require_known(vm: domain.Domain, name: str) -> None:
+    """NoSuchCheckpoint where the domain has none of that name; to be asked where no point could give it back."""
+    if vm.supports_checkpoints and not vm.checkpoints.has(name):
+        raise vm.checkpoints.missing(name)
+
+
 def choose(subject: Subject, asked: Asked, check: Check) -> Choice:
     """What each disk starts from; CheckpointUnusable where a base was lost and that is not to be."""
     choice = base.choose(subject.vm, subject.series, subject.points, subject.disks, asked.since, asked.full, check)

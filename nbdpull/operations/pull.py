@@ -81,6 +81,8 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         way = route.to(vm, options.nbd, options.tls)
         disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude, stands_paused=bool(reached.way))
         vm.jobs.require_no_foreign_job()
+        if options.since is not None and marker.is_new(options.output):  # no store is made in vain
+            preparation.require_known(vm, options.since)
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
         entered.enter_context(half_points.writing(target))
         report = partial(report, domain=vm.name)
