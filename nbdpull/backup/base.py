@@ -24,8 +24,6 @@ from ..repository import series, verdict
 
 Decision = tuple[str, str]  # mode, reason
 
-FAIL = "fail"  # the other answer to a lost base than FULL
-
 # Why a disk is pulled in full though the series led to expect an incremental: what --on-lost-base is about.
 LOST = {
     "checkpoint-lost": "the checkpoint of the newest point is gone",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional, Protocol, Union
 
 from ..core import errors
+from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
 from ..hypervisor.backup_spec import Export
@@ -37,7 +38,7 @@ class Reading:
 
     threads: int
     max_in_flight: Optional[int] = None
-    stall_timeout: float = 60.0
+    stall_timeout: float = STALL_TIMEOUT
 
     def reads_at_once(self) -> int:
         """How many reads each connection may have under way, where all of them together are bounded."""

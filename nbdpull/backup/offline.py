@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
+from ..core.choices import Offline
 from ..hypervisor import domain
 from . import offline_read
 from .holder import Hold
-
-AUTO, START_PAUSED, READ, REFUSE = "auto", "start-paused", "read", "refuse"
 
 
 class Reached(NamedTuple):
@@ -36,18 +35,20 @@ def reached(
     """
     why = ""
     with contextlib.ExitStack() as entered:
-        if vm.active or not (how == READ or (how == AUTO and (why := _unwanted(vm)))):
+        if vm.active or not (how == Offline.READ or (how == Offline.AUTO and (why := _unwanted(vm)))):
             try:
-                started = entered.enter_context(vm.power.awake(how != REFUSE, hold))
+                started = entered.enter_context(vm.power.awake(how != Offline.REFUSE, hold))
             except (errors.StartFailed, errors.AccessDenied) as error:
-                if how != AUTO or vm.active:
+                if how != Offline.AUTO or vm.active:
                     raise
                 why = f"the domain could not be started ({error})"
             else:
-                yield Reached(vm, START_PAUSED if started else None, [])
+                yield Reached(vm, Offline.START_PAUSED if started else None, [])
                 return
         off = entered.enter_context(offline_read.opened(vm, check, stall_timeout, why))
-        yield Reached(off, READ, [f"{why}: its images were read instead, and no checkpoint was made"] if why else [])
+        yield Reached(
+            off, Offline.READ, [f"{why}: its images were read instead, and no checkpoint was made"] if why else []
+        )
 
 
 def _unwanted(vm: domain.Domain) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
+from ..core.choices import STALL_TIMEOUT, Quiesce
 from ..definitions import domain_xml
 from ..definitions.domain_xml import Checkpoint, Disk
 from ..hypervisor import domain, domain_freeze
@@ -31,7 +32,7 @@ _VOID = "nothing that was read can be used, pull again"
 
 @contextlib.contextmanager
 def opened(
-    vm: domain.Domain, check: Callable[[], None], stall_timeout: float = 60.0, instead: str = ""
+    vm: domain.Domain, check: Callable[[], None], stall_timeout: float = STALL_TIMEOUT, instead: str = ""
 ) -> Iterator[OffDomain]:
     """Give the OffDomain of a Domain that is off. instead: why it is not started, for errors by which it cannot be read
     either: Unsupported, as its images are elsewhere; MissingSoftware."""
@@ -185,7 +186,7 @@ class _Readings(Backups):
     @contextlib.contextmanager
     def begun(self, spec: BackupSpec) -> Iterator[Reading]:  # type: ignore[override]
         """Serve the disks of the spec, as a backup job does; end by Reading.finish(). NotQuiesced."""
-        if spec.quiesce == domain_freeze.REQUIRE:
+        if spec.quiesce == Quiesce.REQUIRE:
             raise errors.NotQuiesced(f"domain '{self._off.name}' is off, and no guest is there to be frozen: let "
                                      "--quiesce=auto pull all the same")  # fmt: skip
         yield self._off.reading(spec)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
 from ..core import errors
+from ..core.choices import FREEZE_TIMEOUT, SHARED_DIR, OnLostBase, Quiesce, Resume
 from ..core.errors import Check
 from ..definitions import disk_choice
 from ..definitions.domain_xml import Disk
-from ..format.manifest import FULL
-from ..hypervisor import backup_spec, domain, domain_freeze, qemu_faults
+from ..hypervisor import backup_spec, domain, qemu_faults
 from ..repository.series import Point, Series
 from . import base, journal_files, resume
 from .base import Choice
@@ -46,18 +46,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class Asked:
-    """What of a job is up to who asks for it. since: a checkpoint by name; full: every disk; on_lost_base: base.FULL or
-    FAIL; checkpoint: name of the one to make, None: one of our own; quiesce, freeze_timeout: see domain_freeze."""
+    """What of a job is up to who asks for it. since: a checkpoint by name; full: every disk; checkpoint: name
+    of the one to make, None: one of our own; freeze_timeout: see domain_freeze."""
 
     since: Optional[str] = None
     full: bool = False
-    on_lost_base: str = FULL
+    on_lost_base: str = OnLostBase.FULL
     make_checkpoint: bool = False
     checkpoint: Optional[str] = None
     socket: Optional[str] = None
-    scratch_dir: str = backup_spec.SCRATCH_DIR
-    quiesce: str = domain_freeze.NEVER
-    freeze_timeout: float = domain_freeze.TIMEOUT
+    scratch_dir: str = SHARED_DIR
+    quiesce: str = Quiesce.NEVER
+    freeze_timeout: float = FREEZE_TIMEOUT
 
 
 class Dead(NamedTuple):
@@ -104,7 +104,7 @@ def require_known(vm: domain.Domain, name: str) -> None:
 def choose(subject: Subject, asked: Asked, check: Check) -> Choice:
     """What each disk starts from; CheckpointUnusable where a base was lost and that is not to be."""
     choice = base.choose(subject.vm, subject.series, subject.points, subject.disks, asked.since, asked.full, check)
-    if asked.on_lost_base == base.FAIL:
+    if asked.on_lost_base == OnLostBase.FAIL:
         choice.require_not_lost()
     return choice
 
@@ -119,9 +119,9 @@ def resumed(
 ) -> Attempt:
     """The same with the job of a dead run, where that can be gone on with; what is to be read is as without it.
 
-    how: resume.AUTO, ALWAYS or NEVER; obstacle: why none can be, if that is known, "" if not.
+    how: of Resume; obstacle: why none can be, if that is known, "" if not.
     """
-    dead = None if how == resume.NEVER else resume.find(subject.vm, series)
+    dead = None if how == Resume.NEVER else resume.find(subject.vm, series)
     if dead is None:
         return Attempt(None, [])
     try:

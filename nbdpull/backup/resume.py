@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Optional
 
 from ..core import errors, extents, file_system, unix_socket
+from ..core.choices import Quiesce, Resume
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
 from ..format import layout, manifest, reader
@@ -21,7 +22,6 @@ from ..repository import half_points
 from ..repository.series import Point, Series
 from . import journal, journal_files, scratch_watch
 
-AUTO, ALWAYS, NEVER = "auto", "always", "never"
 SOON = 3600  # seconds: who asks for nothing gets no older state of the disks than that
 
 
@@ -42,7 +42,7 @@ def obstacle(
     run: journal.Run,
     plan: backup_spec.BackupSpec,
     parent: Optional[Point] = None,
-    how: str = AUTO,
+    how: str = Resume.AUTO,
     scratch_limit: Optional[int] = None,
 ) -> str:
     """Why a pull by this plan cannot go on with that run, as text; "" if it can.
@@ -51,7 +51,7 @@ def obstacle(
     """
     if run.freeze is None:
         return "its job was not whole yet, or about to be ended"
-    if plan.quiesce == domain_freeze.REQUIRE and run.freeze[0] != domain_freeze.FROZEN:
+    if plan.quiesce == Quiesce.REQUIRE and run.freeze[0] != domain_freeze.FROZEN:
         return "its guest was not frozen"
     if run.parent != parent_of(parent):
         return "it builds on another point"
@@ -59,7 +59,7 @@ def obstacle(
         return "another checkpoint is to be made"
     if not vm.backups.traces(plan).is_under_way():
         return "other disks, another base, scratch folder or way to QEMU are wanted"
-    return _unfit(vm, plan, scratch_limit) or ("" if how == ALWAYS else _too_old(run))
+    return _unfit(vm, plan, scratch_limit) or ("" if how == Resume.ALWAYS else _too_old(run))
 
 
 def parent_of(point: Optional[Point]) -> Optional[list[str]]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Protocol
 
+from ..core.choices import Level
 from ..core.sizes import shown as size
 
 
@@ -108,8 +109,8 @@ def finding(found: Optional[dict[str, Any]]) -> str:
     if not found:
         return "-"
     word = _VERDICTS.get(found["verdict"], found["verdict"])
-    if not word and found.get("level") == "files":
-        word = "files"
+    if not word and found.get("level") == Level.FILES:
+        word = Level.FILES
     return " ".join(filter(None, [(found["when"] or "")[:10], word]))
 
 

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 from ..core import errors, unix_socket
+from ..core.choices import FREEZE_TIMEOUT, SHARED_DIR, Quiesce
 from ..definitions import definition, domain_xml
 from ..definitions.domain_xml import Backup, Listen
-from . import domain_freeze
-
-# QEMU's user must be able to enter it, which a home directory or a private folder seldom allows; and it is on a disk,
-# while /tmp is a tmpfs in many places: scratch grows with what the guest overwrites and would eat the host's memory.
-SCRATCH_DIR = "/var/tmp"
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,11 @@ class BackupSpec:
     checkpoint_disks: Sequence[str] = ()
     description: str = ""
     socket: Optional[str] = None
-    scratch_dir: str = SCRATCH_DIR
+    scratch_dir: str = SHARED_DIR
     tcp: Optional[Listen] = None
     tls: bool = False
-    quiesce: str = domain_freeze.NEVER
-    freeze_timeout: float = domain_freeze.TIMEOUT
+    quiesce: str = Quiesce.NEVER
+    freeze_timeout: float = FREEZE_TIMEOUT
 
     def job(self, socket: Optional[str]) -> Backup:
         """The job that libvirt is to begin, at a socket, None where it listens at `tcp`."""

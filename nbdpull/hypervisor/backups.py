@@ -12,6 +12,7 @@ import urllib.parse
 from collections.abc import Iterator
 
 from ..core import errors, unix_socket
+from ..core.choices import SHARED_DIR
 from ..definitions import definition
 from . import backup_spec
 from .backup_job import Job
@@ -77,7 +78,7 @@ class Backups:
         usable = urllib.parse.urlsplit(self._vm.uri).path == "/system" and (self._vm.is_remote or os.path.isdir(own))
         path = os.path.join(own, name)
         usable = usable and definition.can_name(path) and unix_socket.fits(path)
-        return path if usable else os.path.join("/var/tmp", name)
+        return path if usable else os.path.join(SHARED_DIR, name)
 
     def _require_free(self, socket: str | None) -> None:
         if socket and not self._vm.is_remote and os.path.lexists(socket):

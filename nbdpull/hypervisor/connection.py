@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
 from ..core import errors
+from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 from . import domain_link
 from .bindings import libvirt
@@ -41,7 +42,7 @@ def host(uri: Optional[str] = None) -> Iterator[Host]:
 
 
 @contextlib.contextmanager
-def connected(uri: Optional[str] = None, stall_timeout: float = 60.0) -> Iterator[Any]:
+def connected(uri: Optional[str] = None, stall_timeout: float = STALL_TIMEOUT) -> Iterator[Any]:
     """A connection to libvirt, as `open` makes one."""
     with linked(uri, stall_timeout) as link:
         yield link.connection()

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 from ..core import errors
+from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 from ..definitions import domain_xml
 from ..definitions.domain_xml import Disk
@@ -33,7 +34,7 @@ OLDEST_WITH_CHECKPOINTS = 7_006_000
 
 @contextlib.contextmanager
 def open(
-    name: str, uri: Optional[str] = None, stall_timeout: float = 60.0, check: Check = lambda: None
+    name: str, uri: Optional[str] = None, stall_timeout: float = STALL_TIMEOUT, check: Check = lambda: None
 ) -> Iterator[Domain]:
     """The domain `name`; uri None is libvirt's own default. NoSuchDomain, AccessDenied, HypervisorError.
 

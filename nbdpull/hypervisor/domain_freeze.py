@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..core import child, errors
+from ..core.choices import FREEZE_TIMEOUT, Quiesce
 from ..definitions import domain_xml
 from . import domain_mark
 from .bindings import libvirt
 
 log = logging.getLogger("nbdpull.guest")
 
-AUTO, REQUIRE, NEVER = "auto", "require", "never"
 FROZEN, CRASH_CONSISTENT = "frozen", "crash-consistent"
 # Why a guest was not frozen that could have been expected to be; without a channel, or when it does not run, it is not.
 MISSED = {
@@ -30,7 +30,6 @@ MISSED = {
     "thawed-early": "it was thawed before the backup had begun",
     "no-freeze-guard": "the process that would thaw it could not be started",
 }
-TIMEOUT = 30  # seconds: of the freeze, and of the time that the guest stands still
 
 _GUARD = Path(__file__).with_name("domain_thaw.py")
 _GUARD_START = 20  # seconds; it opens a connection, maybe through ssh
@@ -42,7 +41,7 @@ _BLOCK = -2  # libvirt's own response time, which no call tells: that of a guest
 
 def thaw(dom: Any) -> None:
     """Of a guest that a dead run may have left frozen."""
-    dom.agentSetResponseTimeout(TIMEOUT, 0)
+    dom.agentSetResponseTimeout(FREEZE_TIMEOUT, 0)
     try:
         dom.fsThaw()
     finally:
@@ -53,11 +52,11 @@ def thaw(dom: Any) -> None:
 class Freeze:
     """`with Freeze(dom, uri, how, seconds) as freeze:` begin; after that `consistency` and `reason` tell what it was.
 
-    NotQuiesced, before the block is entered, where `how` is REQUIRE and the guest does not freeze; after the block
-    where it did not stay frozen.
+    NotQuiesced, before the block is entered, where `how` is Quiesce.REQUIRE and the guest does not freeze; after the
+    block where it did not stay frozen.
     """
 
-    def __init__(self, dom: Any, uri: str, how: str = NEVER, seconds: float = TIMEOUT):
+    def __init__(self, dom: Any, uri: str, how: str = Quiesce.NEVER, seconds: float = FREEZE_TIMEOUT):
         self._dom, self._uri, self._how, self._seconds = dom, uri, how, seconds
         self._guard: Optional[subprocess.Popen[bytes]] = None
         self.consistency, self.reason = CRASH_CONSISTENT, "not-requested"
@@ -73,18 +72,18 @@ class Freeze:
         return [f"the guest was not frozen: {why}; the point is crash-consistent", *self._trouble]
 
     def __enter__(self) -> "Freeze":
-        if self._how != NEVER:
+        if self._how != Quiesce.NEVER:
             self.reason = self._obstacle() or self._freeze()
             if self.reason:
                 log.info("not frozen: %s", self.reason)
-        if self._how == REQUIRE:
+        if self._how == Quiesce.REQUIRE:
             self._require_frozen()
         return self
 
     def __exit__(self, kind: Any, *exc: Any) -> None:
         if self.consistency == FROZEN:
             self._thaw()
-            if self._how == REQUIRE and kind is None:
+            if self._how == Quiesce.REQUIRE and kind is None:
                 self._require_frozen()
 
     def _require_frozen(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from ..core import errors, sizes
+from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 from . import batching, connection, qemu_nbd
 from .connection import ALLOCATION, STATE_ZERO, Connection
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     Connect = Callable[[Any], None]
 
-STALL_TIMEOUT = 60.0  # seconds without a byte in either direction
 MAX_REQUEST = 32 << 20  # bytes
 ZEROES = 1 << 20  # bytes written at once where a server cannot zero
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Callable, Optional, TypeVar
 import numpy
 
 from ..core import errors, extents, pipeline
+from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 from . import batching, connection
 from .address import Kept
@@ -84,7 +85,7 @@ class Source:
         export: str,
         bitmap: Optional[str] = None,
         reads_at_once: int = MAX_BATCH_READS,
-        stall_timeout: float = 60.0,
+        stall_timeout: float = STALL_TIMEOUT,
         check: Check = lambda: None,
         require_alive: Callable[[], None] = lambda: None,
         dirty_from: Optional[int] = None,

@@ -17,6 +17,7 @@ import time
 from typing import Any, Callable
 
 from ..core import child, errors, software, unix_socket
+from ..core.choices import STALL_TIMEOUT
 
 PROGRAM = "qemu-storage-daemon"
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
@@ -34,7 +35,7 @@ class StorageDaemon:
     `stall_timeout` seconds, JobLost where it has ended.
     """
 
-    def __init__(self, check: Callable[[], None] = lambda: None, stall_timeout: float = 60.0):
+    def __init__(self, check: Callable[[], None] = lambda: None, stall_timeout: float = STALL_TIMEOUT):
         software.require(PROGRAM)
         self._check, self._stall_timeout = check, stall_timeout
         self._unread = b""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Callable, Optional
 
 from ..core import errors, pipeline
+from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..format import findings, layout, reader
 from ..repository import lookup, marker, series
@@ -37,7 +38,7 @@ def digest(options: Options, report: Report = lambda **event: None, check: Check
     """Tell the digests of a point, or of all points of a domain ("all")."""
     target = series.only_series(marker.open_store(options.store), options.domain)
     report = partial(report, domain=target.domain)
-    wanted = target.points() if options.point == "all" else [target.point(options.point)]
+    wanted = target.points() if options.point == ALL_POINTS else [target.point(options.point)]
     points = [(each, _of_point(target, each, options.disks, options.threads, report, check)) for each in wanted]
     return Result(target.domain, points, _kept(target, points) if options.keep else [])
 

@@ -3,7 +3,7 @@
 The one place of a default: the command line, --help and the manual have theirs from here. Knows core alone, so that
 --help starts at once. Must not know: what a verb does with it, how an option is written.
 
-Said once, for all: `domain` is a name or uuid, None the only one of a store; `store` a path; `point` an id or "latest";
+Said once, for all: `domain` is a name or uuid, None the only one of a store; `store` a path; `point` an id or LATEST;
 `disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default. Times are in seconds, sizes in
 bytes, rates in bytes a second; a limit that is None is none.
 """
@@ -14,9 +14,18 @@ import os
 from dataclasses import dataclass, field
 from typing import Optional
 
-SCRATCH_DIR = WORK_DIR = "/var/tmp"  # QEMU's user must be able to enter it, which a home seldom allows
-STALL_TIMEOUT = 60.0  # seconds that a server may be silent
-LATEST = "latest"
+from ..core.choices import (
+    CACHE_BYTES,
+    FREEZE_TIMEOUT,
+    LATEST,
+    SHARED_DIR,
+    STALL_TIMEOUT,
+    Level,
+    Offline,
+    OnLostBase,
+    Quiesce,
+    Resume,
+)
 
 
 def _threads() -> int:
@@ -26,27 +35,27 @@ def _threads() -> int:
 
 @dataclass(frozen=True)
 class PullOptions:
-    """output: the store. since: a checkpoint. on_lost_base: "full" or "fail". resume: "auto", "always" or "never".
-    checkpoint: name of that to make, None a unique one. exclude: disks not to pull. offline: "auto", "start-paused",
-    "read" or "refuse". quiesce: "auto", "require" or "never". socket: where QEMU makes its own. nbd: "tcp:HOST:PORT".
-    tls: a folder of certificates. level: of zstd. max_in_flight: reads that QEMU has to do at once. max_rate_file:
-    holds the rate, and is looked at while running. group: of the system, that may read the store."""
+    """output: the store. since: a checkpoint. on_lost_base, resume, offline, quiesce: a word of the class of that name.
+    checkpoint: name of that to make, None a unique one. exclude: disks not to pull. socket: where QEMU makes its own.
+    nbd: "tcp:HOST:PORT". tls: a folder of certificates. level: of zstd. max_in_flight: reads that QEMU has to do at
+    once. max_rate_file: holds the rate, and is looked at while running. group: of the system, that may read the
+    store."""
 
     domain: str
     output: str
     since: Optional[str] = None
     full: bool = False
-    on_lost_base: str = "full"
-    resume: str = "auto"
+    on_lost_base: str = OnLostBase.FULL
+    resume: str = Resume.AUTO
     checkpoint: Optional[str] = None
     make_checkpoint: bool = True
     uri: Optional[str] = None
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
-    offline: str = "auto"
-    quiesce: str = "auto"
-    freeze_timeout: float = 30
-    scratch_dir: str = SCRATCH_DIR
+    offline: str = Offline.AUTO
+    quiesce: str = Quiesce.AUTO
+    freeze_timeout: float = FREEZE_TIMEOUT
+    scratch_dir: str = SHARED_DIR
     socket: Optional[str] = None
     nbd: Optional[str] = None
     tls: Optional[str] = None
@@ -76,7 +85,7 @@ class PlanOptions:
     uri: Optional[str] = None
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
-    scratch_dir: str = SCRATCH_DIR
+    scratch_dir: str = SHARED_DIR
     socket: Optional[str] = None
     nbd: Optional[str] = None
     tls: Optional[str] = None
@@ -89,7 +98,7 @@ class DoctorOptions:
 
     domain: Optional[str] = None
     uri: Optional[str] = None
-    scratch_dir: str = SCRATCH_DIR
+    scratch_dir: str = SHARED_DIR
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ class RestoreOptions:
     """What to restore, and to where.
 
     output: a folder, or for one disk what `to` may name: {disk: path of an image, a block device, an NBD URI, or "-"}.
-    kind: "qcow2", "raw" or None, what the domain's disk is. onto: the targets hold the state that a point without a
+    kind: of IMAGE_KINDS, or None, what the domain's disk is. onto: the targets hold the state that a point without a
     parent builds on; None as a disk of `to` is then the point's only one. image_options: of new qcow2 images, as of
     qemu-img create -o. delta: the targets exist: write only what differs. salvage: restore what is not damaged.
     secrets: {disk: path of a file with the secret that it is to be encrypted by}, by LUKS. trust_definition: keep what
@@ -154,14 +163,14 @@ class RestoreOptions:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """domain, point None: all; a point is looked at with all that it builds on. level: "files" are their sizes and
-    digests, "frames" the digest of every frame as well. sample: share of frames, by chance, anew in each run; shard:
-    (i, n), the i-th of n parts, in each run the same. keep: record in the store what was found."""
+    """domain, point None: all; a point is looked at with all that it builds on. level: Level.FILES are their
+    sizes and digests, FRAMES the digest of every frame as well. sample: share of frames, by chance, anew in each run;
+    shard: (i, n), the i-th of n parts, in each run the same. keep: record in the store what was found."""
 
     store: str
     domain: Optional[str] = None
     point: Optional[str] = None
-    level: str = "frames"
+    level: str = Level.FRAMES
     sample: Optional[float] = None
     shard: Optional[tuple[int, int]] = None
     max_duration: Optional[float] = None
@@ -171,7 +180,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """image: a file or an NBD URI. disk None: the only one of the point. kind: "raw" or "qcow2", None: as the image's
+    """image: a file or an NBD URI. disk None: the only one of the point. kind: of IMAGE_KINDS, None: as the image's
     beginning says. sample, shard: as of verify."""
 
     store: str
@@ -188,7 +197,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class DigestOptions:
-    """point: also "all". keep: record the digests in the store."""
+    """point: also ALL_POINTS. keep: record the digests in the store."""
 
     store: str
     domain: Optional[str] = None
@@ -210,7 +219,7 @@ class ServeOptions:
     socket: Optional[str] = None
     port: Optional[int] = None
     writable: bool = False
-    cache_bytes: int = 64 << 20
+    cache_bytes: int = CACHE_BYTES
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,7 @@ class DrillOptions:
     uri: Optional[str] = None
     expect: Optional[str] = None
     timeout: float = 300.0
-    work_dir: str = WORK_DIR
+    work_dir: str = SHARED_DIR
     keep: bool = True
 
 

@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from ..backup import fit, holder, live_disk, offline, offline_read, preparation, route, run_record
+from ..backup import fit, holder, live_disk, offline_read, preparation, route, run_record
 from ..backup.live_disk import Known, Live, Reading
 from ..backup.lookout import Checks, Lookout
 from ..backup.preparation import Asked, Prepared, Subject
 from ..core import extents
+from ..core.choices import Offline
 from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout, writer
@@ -30,7 +31,7 @@ SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk
 @dataclass(frozen=True)
 class Result:
     """What a pull would do. since: the checkpoint that it would start from, parent: id of the point; disks: of each
-    the members that the manual documents; seconds: it may take; offline: "read" for a domain that is off."""
+    the members that the manual documents; seconds: it may take; offline: Offline.READ for a domain that is off."""
 
     domain: str
     since: Optional[str]
@@ -65,7 +66,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
         parent=choice.parent.id if choice.parent else None,
         disks=found,
         seconds=round(sum(disk["seconds"] for disk in found), 1),
-        offline=offline.READ if vm.reads_images else None,
+        offline=Offline.READ if vm.reads_images else None,
         warnings=warnings + choice.warnings,
     )
 

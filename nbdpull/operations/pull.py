@@ -60,7 +60,7 @@ class Result:
     reclaimed: list[reclaim.Leftover]
     scratch_bytes: int  # the most that was in use
     scratch_growth: list[list[float]]  # [[seconds, bytes], …]
-    offline: Optional[str] = None  # how a domain that was off was pulled: offline.START_PAUSED or READ
+    offline: Optional[str] = None  # how a domain that was off was pulled: Offline.START_PAUSED or READ
     resumed: Optional[Resumed] = None
 
 

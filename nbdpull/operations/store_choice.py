@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Optional
 
+from ..core.choices import LATEST
 from ..repository import marker, point_choice, series
 
 
 def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
     """Return (Series, Point) of what Series.point takes; an id is looked for in all domains. NoSuchPoint, StoreError"""
     opened = marker.open_store(root)
-    if domain is None and wanted != series.LATEST:
+    if domain is None and wanted != LATEST:
         found = [(each, name) for each in series.all_series(opened) for name in each.named(wanted)]
         ids = list(dict.fromkeys(name for _, name in found))
         if len(ids) > 1:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union, cast
 import numpy
 
 from ..core import errors, extents
+from ..core.choices import CACHE_BYTES
 from ..core.errors import Check
 from ..format import layout, reader
 from . import image
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     Column = NDArray[Any]  # of one member of layout.RECORD
 
-CACHE_BYTES = 64 << 20
 SPAN = 1 << 32  # bytes of the disk that a part of the map is for
 MAX_RUNS = 1 << 26  # of data in one image: a map of at most 4 GiB
 

@@ -14,13 +14,12 @@ from datetime import datetime, timezone
 from typing import Optional
 
 from ..core import errors
+from ..core.choices import LATEST
 from ..core.errors import Check
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
 from ..storage.directory import DirectoryStore
 from . import point_choice
-
-LATEST = "latest"
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional, cast
 
+from ..core.choices import Level
 from ..format import findings
 from ..format.layout import Document
 from ..format.manifest import INCREMENTAL, DiskEntry, ParentEntry
 from .series import Point
 
 OK, PARTIAL, DAMAGED, BASE_DAMAGED = "ok", "partial", "damaged", "base-damaged"
-FILES, FRAMES = "files", "frames"  # levels of a verification; the second one looks at all that the first one does
+FILES, FRAMES = Level.WORDS
 
 Covered = dict[str, Optional[str]]  # level: when the oldest of the looks was that together saw everything; None: never
 

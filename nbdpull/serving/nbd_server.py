@@ -22,12 +22,12 @@ from typing import Any, Callable, NoReturn, Optional, cast
 from urllib.parse import quote
 
 from ..core import child, errors, software, unix_socket
+from ..core.choices import CACHE_BYTES, LATEST
 from ..core.errors import Check
 
 PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
 END_TIMEOUT = 5.0  # seconds for nbdkit to end by itself
-CACHE_BYTES = 64 << 20
 TROUBLE = "trouble: "  # as the plugin writes it
 
 
@@ -37,7 +37,7 @@ class Request:
 
     store: str
     domain: Optional[str] = None
-    point: str = "latest"
+    point: str = LATEST
     disks: list[str] = field(default_factory=list)
     socket: Optional[str] = None
     port: Optional[int] = None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Union
 import nbdkit
 
 from nbdpull.core import errors
+from nbdpull.core.choices import LATEST
 from nbdpull.core.extents import ZERO, in_blocks
 from nbdpull.repository import lookup, marker, series
 
@@ -61,7 +62,7 @@ def get_ready() -> None:
 def _open() -> None:
     domain = _config["domain"][0] if "domain" in _config else None
     target = series.only_series(marker.open_store(_config["store"][0]), domain)
-    point = target.point(_config.get("point", [series.LATEST])[0])
+    point = target.point(_config.get("point", [LATEST])[0])
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk
         opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))

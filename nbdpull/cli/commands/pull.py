@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from ...core.choices import Offline, OnLostBase, Quiesce, Resume
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import PullOptions as Options
@@ -33,16 +34,16 @@ def add(parser: usage.Parser) -> None:
               help="name of the checkpoint to make (default: a unique one)")  # fmt: skip
     usage.add(made, Options, "--no-checkpoint", dest="make_checkpoint", action="store_false",
               help="make no checkpoint")  # fmt: skip
-    usage.add(parser, Options, "--on-lost-base", choices=["full", "fail"],
+    usage.add(parser, Options, "--on-lost-base", choices=OnLostBase.WORDS,
               help="where a disk's base is lost: pull it in full, or fail")  # fmt: skip
-    usage.add(parser, Options, "--resume", nargs="?", choices=["auto", "always", "never"], const="always",
+    usage.add(parser, Options, "--resume", nargs="?", choices=Resume.WORDS, const=Resume.ALWAYS,
               help="resume the job of a run that died, if it is the very one that this pull would start: of the last "
               "hour (auto), of any age (always, and --resume alone), or not; write it with '='")  # fmt: skip
-    usage.add(parser, Options, "--offline", choices=["auto", "start-paused", "read", "refuse"],
+    usage.add(parser, Options, "--offline", choices=Offline.WORDS,
               help="a domain that is off: start it with its CPUs paused, pull, and end it again; read its images "
               "without a start, which makes no checkpoint; the first where that can be, else the second (auto); or "
               "refuse")  # fmt: skip
-    usage.add(parser, Options, "--quiesce", nargs="?", choices=["auto", "require", "never"], const="require",
+    usage.add(parser, Options, "--quiesce", nargs="?", choices=Quiesce.WORDS, const=Quiesce.REQUIRE,
               help="freeze the guest's file systems while the backup starts: where it can be (auto), or else fail "
               "(require, and --quiesce alone), or not; write it with '='")  # fmt: skip
     usage.add(parser, Options, "--freeze-timeout", metavar="S", type=types.in_range(5, 60),
@@ -158,7 +159,7 @@ def _lines(options: Options, point: dict[str, Any], following: str, offline: Any
         yield _OFFLINE[offline]
     if point["partial"]:
         yield f"It is partial: it holds what changed since {point['since']}, and makes no whole image by itself."
-        if not point["checkpoint"] and offline != "read":
+        if not point["checkpoint"] and offline != Offline.READ:
             yield "No checkpoint was made: --checkpoint NAME makes one to go on from."
     yield from ["", *terminal.disks(point), _total(point), "", *terminal.omitted(point)]
     if point["checkpoint"]:
@@ -177,6 +178,6 @@ def _total(point: dict[str, Any]) -> str:
 
 
 _OFFLINE = {
-    "start-paused": "The domain was off: it was started with its CPUs paused, and ended again.",
-    "read": "The domain is off: its images were read, and no checkpoint was made.",
+    Offline.START_PAUSED: "The domain was off: it was started with its CPUs paused, and ended again.",
+    Offline.READ: "The domain is off: its images were read, and no checkpoint was made.",
 }

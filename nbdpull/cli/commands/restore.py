@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional, TypeVar
 
 from ...core import errors
+from ...core.choices import IMAGE_KINDS
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import RestoreOptions as Options
@@ -33,7 +34,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_domain_of_store(parser, Options)
     usage.add_point(parser, Options)
     usage.add_disks(parser, Options)
-    usage.add(parser, Options, "--format", dest="kind", choices=["qcow2", "raw"],
+    usage.add(parser, Options, "--format", dest="kind", choices=IMAGE_KINDS,
               help="default: that of the domain's disk")  # fmt: skip
     usage.add(parser, Options, "--image-options", metavar="O=V,…", help="of a new qcow2, as qemu-img create -o")
     usage.add(parser, Options, "--encrypt-disk", dest="secrets", metavar="DISK=FILE", type=types.pair, action="append",

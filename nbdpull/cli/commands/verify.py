@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...core import errors
+from ...core.choices import IMAGE_KINDS, Level
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import CompareOptions
@@ -23,14 +24,16 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--domain", metavar="D", help="only this domain")
     usage.add(parser, Options, "--point", metavar="ID", help="only this point, with all that it builds on")
     level = parser.add_mutually_exclusive_group()
-    usage.add(level, Options, "--level", choices=["files", "frames"],
+    usage.add(level, Options, "--level", choices=Level.WORDS,
               help="files: sizes and digests of files; frames: of every frame as well")  # fmt: skip
-    level.add_argument("--quick", dest="level", action="store_const", const="files", help="the same as --level files")
+    level.add_argument(
+        "--quick", dest="level", action="store_const", const=Level.FILES, help="the same as --level files"
+    )
     usage.add(level, CompareOptions, "--against", dest="image", metavar="IMAGE",
               help="is this image file or NBD URI equal to the point?")  # fmt: skip
     usage.add(parser, CompareOptions, "--disk", metavar="D",
               help="with --against: the disk, where the point has more than one")  # fmt: skip
-    usage.add(parser, CompareOptions, "--format", dest="kind", choices=["raw", "qcow2"],
+    usage.add(parser, CompareOptions, "--format", dest="kind", choices=IMAGE_KINDS,
               help="with --against: of the image (default: looked up)")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
               help="check this share, chosen at random in each run")  # fmt: skip
