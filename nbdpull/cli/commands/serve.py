@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from contextlib import suppress
 from typing import Any
 
-from ...core import errors
 from ...core.errors import Check
 from ...core.sizes import shown as size
 from ...operations.options import ServeOptions as Options
@@ -34,15 +32,8 @@ def add(parser: usage.Parser) -> None:
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import serve
 
-    served: list[str] = []
-
-    def heard(event: str, **members: Any) -> None:
-        served.append(members["domain"])
-        (report if getattr(args, "json", False) else _tell)(event=event, **members)
-
-    with suppress(errors.Interrupted):  # that is how it ends
-        serve.serve(usage.options(Options, args), heard, check)
-    return Outcome({}, domain=served[0] if served else None)
+    found = serve.serve(usage.options(Options, args), report if getattr(args, "json", False) else _tell, check)
+    return Outcome({}, domain=found.domain)
 
 
 def _tell(event: str, **members: Any) -> None:
