@@ -116,10 +116,7 @@ class DiskCopy:
         data = batch[batch["kind"] == extents.DATA]
         self._throttle.take(extents.total(data))
         with self._source.reading() as reader:
-            read: Sequence[extents.Buffer] = reader.read_batch(
-                list(zip(data["offset"].tolist(), data["length"].tolist()))
-            )
-            return read
+            return reader.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
 
     def encode(self, batch: extents.Extents, buffers: Sequence[extents.Buffer]) -> writer.Encoded:
         """In the same thread: digest and compress what was read."""

@@ -16,16 +16,15 @@ from ..backup import fit, holder, live_disk, offline_read, preparation, route, r
 from ..backup.live_disk import Known, Live, Reading
 from ..backup.lookout import Checks, Lookout
 from ..backup.preparation import Asked, Prepared, Subject
+from ..backup.sampling import Sample
 from ..core import extents
 from ..core.choices import Offline
 from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
-from ..format import layout, writer
+from ..format import layout
 from ..hypervisor import domain, socket_keeper
 from ..repository import marker, series
 from .options import PlanOptions as Options
-
-SAMPLE_BYTES, SAMPLE_SECONDS = 32 << 20, 1.0  # read and compressed of each disk, to tell the speed
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _disk(subject: Subject, prepared: Prepared, disk: Disk, live: Live, threads:
     counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
     started = time.monotonic()
     with live_disk.opened(disk, live, known, subject.series, check) as opened:
-        sample = _Sample(opened)
+        sample = Sample(opened)
         for batch in opened.extents():
             check()
             counts["dirty_bytes"] += extents.total(batch)
@@ -119,31 +118,3 @@ def _disk(subject: Subject, prepared: Prepared, disk: Disk, live: Live, threads:
     stored = round(counts["data_bytes"] * sample.ratio)
     told = {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
     return {**told, **counts, "stored_bytes_estimate": stored, "seconds": round(seconds, 2)}
-
-
-class _Sample:
-    """The first data of a disk, read and compressed in one thread as a pull does it."""
-
-    def __init__(self, live: Any) -> None:
-        self._live, self._encoder = live, writer.Encoder(1)
-        self.seconds, self._raw, self._stored = 0.0, 0, 0
-
-    @property
-    def seconds_a_byte(self) -> float:
-        return self.seconds / self._raw if self._raw else 0.0
-
-    @property
-    def ratio(self) -> float:
-        return self._stored / self._raw if self._raw else 1.0
-
-    def add(self, batch: extents.Extents) -> None:
-        data = extents.cut(batch[batch["kind"] == extents.DATA], layout.MAX_FRAME)
-        for piece in extents.batches(data, 1 << 20, 256):
-            if self._raw >= SAMPLE_BYTES or self.seconds >= SAMPLE_SECONDS:
-                return
-            started = time.monotonic()
-            with self._live.reading() as connection:
-                buffers = connection.read_batch(list(zip(piece["offset"].tolist(), piece["length"].tolist())))
-                self._stored += self._encoder.encode(piece, buffers).size
-            self._raw += extents.total(piece)
-            self.seconds += time.monotonic() - started

@@ -31,7 +31,7 @@ PHASES = {
 OTHERS = {
     "frozen": ("hypervisor.bindings.libvirt.virDomain.backupBegin", False, 1),
     "sealed": ("backup.journal_files.Journal.sealed", True, 1),
-    "sampling": ("operations.plan._Sample.add", True, 1),
+    "sampling": ("backup.sampling.Sample.add", True, 1),
     "started": ("hypervisor.power.Power._start_paused", True, 1),
     "decompressing": ("repository.image.Image.read_piece", False, 9),
     "restoring": ("targets.disk_restore.DiskRestore.add", True, 1),
