@@ -83,6 +83,14 @@ def test_a_time_limit_ends_it_and_the_next_run_goes_on(vm, capsys):
     assert events[0]["point"] == oldest.id
 
 
+def test_an_empty_store_is_told_from_one_for_which_there_is_no_time(vm, tmp_path):
+    late = verify_store(vm.root, max_duration=-1)
+    assert (late.points, late.complete, late.warnings) == (0, False, [])
+    assert [each.verdict for each in late.verdicts] == [None] * 3
+    empty = verify_store(Vm(tmp_path / "empty").root)
+    assert "has no points: nothing was verified" in " ".join(empty.warnings) and empty.complete
+
+
 def test_list_tells_when_a_point_was_verified(vm, capsys):
     assert [point["verified"] for point in listing.listing(listing.Options(str(vm.root))).points] == [None] * 3
     assert result(capsys, "verify", vm.root)["ok"]
