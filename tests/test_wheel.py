@@ -40,6 +40,12 @@ def test_every_module_is_installed(installed):
     assert {path.relative_to(packages) for path in (packages / "nbdpull").rglob("*.py")} == here
 
 
+def test_its_types_are_there_for_others(installed):
+    """PEP 561: without that file, mypy takes nothing of the annotations."""
+    _, packages = installed
+    assert (packages / "nbdpull/py.typed").read_bytes() == b""
+
+
 def test_it_runs_without_this_checkout(installed, tmp_path):
     python, packages = installed
     assert run(python, "-m", "nbdpull", "--version", cwd=tmp_path).stdout.startswith("nbdpull ")
