@@ -63,6 +63,15 @@ def record(target: _Series, kind: str, **about: Any) -> str:
     return path
 
 
+def kept(target: _Series, kind: str, **about: Any) -> list[str]:
+    """Record a finding; a warning where the store cannot be written to, which is no failure of what was found."""
+    try:
+        record(target, kind, **about)
+    except (errors.OutputError, errors.StoreError) as error:
+        return [f"the result is not kept: {error}"]
+    return []
+
+
 def attach(target: _Series, path: str, suffix: str, data: bytes) -> str:
     """Keep a file that belongs to the finding at `path`, such as a picture; return its path."""
     beside = f"{path[: -len('.json')]}.{suffix}"

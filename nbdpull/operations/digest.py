@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Optional
 
-from ..core import errors, pipeline
+from ..core import pipeline
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..format import findings, layout, reader
@@ -40,17 +40,9 @@ def digest(options: Options, report: Report = lambda **event: None, check: Check
     report = partial(report, domain=target.domain)
     wanted = target.points() if options.point == ALL_POINTS else [target.point(options.point)]
     points = [(each, _of_point(target, each, options.disks, options.threads, report, check)) for each in wanted]
-    return Result(target.domain, points, _kept(target, points) if options.keep else [])
-
-
-def _kept(target: series.Series, points: list[tuple[series.Point, dict[str, str]]]) -> list[str]:
-    """Record the digests in the store; a warning where it cannot be written to, which is no failure."""
-    told = [{**findings.entry(point), "disks": disks} for point, disks in points]
-    try:
-        findings.record(target, findings.DIGEST, points=told)
-    except (errors.OutputError, errors.StoreError) as error:
-        return [f"the result is not kept: {error}"]
-    return []
+    found = [{**findings.entry(point), "disks": disks} for point, disks in points]
+    warnings = findings.kept(target, findings.DIGEST, points=found) if options.keep else []
+    return Result(target.domain, points, warnings)
 
 
 def _of_point(

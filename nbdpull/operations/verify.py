@@ -16,7 +16,6 @@ from typing import NamedTuple, Optional, Union
 from ..core import deadline, errors
 from ..core.errors import Check, Report
 from ..format import findings
-from ..format.layout import Document
 from ..repository import inspection, marker, series, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
@@ -156,7 +155,7 @@ def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _O
     finally:  # also where the user ends it: a damage that was seen is on record
         too_new = {each.point for each in tally.too_new}
         finding = evidence.conclude(too_new)
-        warnings += _kept(target, finding) if finding and options.keep else []
+        warnings += findings.kept(target, findings.VERIFY, **finding) if finding and options.keep else []
     verdicts = [
         *(_refused(target, name, too_new) for name in refused),
         *(_known(target, point, evidence, too_new) for point in points),
@@ -193,15 +192,6 @@ def _look(points: list[Point], evidence: Evidence, inspector: Inspector, depth: 
         depth.check()
         tally.points += 1
         inspector.inspect(evidence.look(point))
-
-
-def _kept(target: Series, finding: Document) -> list[str]:
-    """Record the finding in the store; a warning where that cannot be, which is no failure of the verification."""
-    try:
-        findings.record(target, findings.VERIFY, **finding)
-    except (errors.OutputError, errors.StoreError) as error:
-        return [f"the result is not kept: {error}"]
-    return []
 
 
 def _refused(target: Series, name: str, too_new: Collection[str]) -> Verdict:
