@@ -13,13 +13,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from ..core import errors
 from . import logs, terminal
 
 SCHEMA = 2  # of the JSON lines: another number where a member goes, or means another thing
-Report = Callable[..., None]  # of an operation: report(event=…, **members)
 
 
 @dataclass(frozen=True)

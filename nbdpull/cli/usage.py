@@ -17,10 +17,10 @@ from dataclasses import fields
 from typing import Any, NoReturn, Optional, Protocol, TypeVar, cast
 
 from ..core import errors
-from ..core.errors import Check
+from ..core.errors import Check, Report
 from . import types
 from .commands import VERBS
-from .output import Outcome, Report, flush, show_text
+from .output import Outcome, flush, show_text
 
 EXIT_CODES = """\
 exit codes:

@@ -13,7 +13,7 @@ from typing import Callable
 
 NO_MEMORY = "there is not enough memory for this"  # the message of a MemoryError
 Check = Callable[[], None]  # called often by what takes long; what it raises ends that
-Report = Callable[..., None]  # told of progress, by keywords
+Report = Callable[..., None]  # told of progress: report(event=…, **members)
 
 
 class NbdpullError(Exception):

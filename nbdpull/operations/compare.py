@@ -157,10 +157,10 @@ def _served(image: str, kind: Optional[str]) -> Iterator[source.Source]:
 
 def _kind(image: str) -> str:
     if re.match(r"nbd[a-z+]*:", image):
-        return "raw"
+        return image_header.RAW
     try:
         with open(image, "rb") as file:
             found = image_header.parse(file.read(image_header.SIZE)).format
     except OSError as error:
         raise errors.UsageError(f"cannot read {image}: {error.strerror}") from error
-    return "qcow2" if found == image_header.QCOW2 else "raw"
+    return found if found == image_header.QCOW2 else image_header.RAW

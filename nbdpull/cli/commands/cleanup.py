@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...core import errors
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...operations.options import CleanupOptions as Options
 from .. import leftovers, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "remove what a pull that died left in a domain and a store"
 EXAMPLE = "cleanup vm1 -o dir/"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...operations.options import DigestOptions as Options
 from .. import terminal, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "show one value for the content of each disk of a point"
 EXAMPLE = "digest dir/ --point all"

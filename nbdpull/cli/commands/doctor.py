@@ -6,10 +6,10 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...operations.options import DoctorOptions as Options
 from .. import usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 if TYPE_CHECKING:
     from ...operations.doctor import Result

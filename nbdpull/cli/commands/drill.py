@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...core import errors
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...operations.options import DrillOptions as Options
 from .. import types, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "boot a point, see that it comes up, and throw it away"
 EXAMPLE = "drill dir/"

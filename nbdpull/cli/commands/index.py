@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...operations.options import IndexOptions as Options
 from .. import usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "list the records of a disk of a point, as JSON lines"
 EXAMPLE = "index dir/ latest vda"

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import ListOptions as Options
 from .. import terminal, types, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "list the points of a store"
 EXAMPLE = "list dir/ --last 5"

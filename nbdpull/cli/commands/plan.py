@@ -6,11 +6,11 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import PlanOptions as Options
 from .. import terminal, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "show what a pull would read, and leave nothing behind"
 EXAMPLE = "plan vm1 -o dir/"

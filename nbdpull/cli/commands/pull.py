@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.choices import Offline, OnLostBase, Quiesce, Resume
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import PullOptions as Options
 from .. import terminal, types, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 from . import RESERVED
 
 SUMMARY = "back up a domain"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...core import errors
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...operations.options import ReleaseOptions as Options
 from .. import leftovers, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "remove nbdpull's checkpoints and bitmaps from a domain"
 EXAMPLE = "release vm1"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Optional, TypeVar
 
 from ...core import errors
 from ...core.choices import IMAGE_KINDS
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import RestoreOptions as Options
 from .. import terminal, types, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 if TYPE_CHECKING:
     from ...operations.restore import Loss, Result

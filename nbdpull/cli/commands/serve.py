@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import ServeOptions as Options
 from .. import output, types, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "give the disks of a point to NBD clients, without a restore"
 EXAMPLE = "serve dir/"

@@ -6,10 +6,10 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...operations.options import ShowOptions as Options
 from .. import terminal, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "show one point"
 EXAMPLE = "show dir/ latest"

@@ -8,12 +8,12 @@ from typing import Any
 
 from ...core import errors
 from ...core.choices import IMAGE_KINDS, Level
-from ...core.errors import Check
+from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import CompareOptions
 from ...operations.options import VerifyOptions as Options
 from .. import terminal, types, usage
-from ..output import Outcome, Report
+from ..output import Outcome
 
 SUMMARY = "look for damage in a store"
 EXAMPLE = "verify dir/"
