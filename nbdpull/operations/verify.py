@@ -67,7 +67,7 @@ class _TimeIsUp(Exception):
     """Raised by the look at the clock."""
 
 
-class _OfSeries(NamedTuple):
+class _Outcome(NamedTuple):
     """What follows of the looks at one series."""
 
     verdicts: list[Verdict]
@@ -108,20 +108,20 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     part = Part(options.sample, options.shard, options.max_duration)
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
     tally = _Tally(report)
-    each = [_series(target, options, depth, tally) for target in wanted]
-    verdicts = [of_point for of_series in each for of_point in of_series.verdicts]
+    outcomes = [_series(target, options, depth, tally) for target in wanted]
+    verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]
     return Result(
-        wanted[0].domain if len(wanted) == 1 else None,
-        tally.points,
-        tally.files,
-        tally.frames,
-        tally.raw_bytes,
-        tally.damages,
-        tally.too_new,
-        verdicts,
-        opened.warnings() + [warning for of_series in each for warning in of_series.warnings] + none,
-        all(of_series.complete for of_series in each),
+        domain=wanted[0].domain if len(wanted) == 1 else None,
+        points=tally.points,
+        files=tally.files,
+        frames=tally.frames,
+        raw_bytes=tally.raw_bytes,
+        damages=tally.damages,
+        too_new=tally.too_new,
+        verdicts=verdicts,
+        warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none],
+        complete=all(outcome.complete for outcome in outcomes),
     )
 
 
@@ -136,7 +136,7 @@ def _until(seconds: Optional[float], check: Check) -> Check:
     return check_both
 
 
-def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _OfSeries:
+def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _Outcome:
     """Look at all points of a series, or at the one that is wanted and what it builds on."""
     evidence = Evidence(target, depth.level, depth.part)
     points, refused = evidence.points, evidence.refused
@@ -160,7 +160,7 @@ def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _O
         *(_refused(target, name, too_new) for name in refused),
         *(_known(target, point, evidence, too_new) for point in points),
     ]
-    return _OfSeries(verdicts, warnings, complete)
+    return _Outcome(verdicts, warnings, complete)
 
 
 def _lineage(target: Series, point: Point) -> list[Point]:
