@@ -18,6 +18,7 @@ from bed.machine import DOMAIN, MIB, Disk, Machine, wait_for
 
 from nbdpull.core import errors
 from nbdpull.hypervisor import domain_files
+from nbdpull.operations.restore import Options, restore
 
 INACTIVE = 2  # of XMLDesc
 REMOVE_NVRAM, KEEP_NVRAM, CHECKPOINTS_METADATA = 4, 8, 16  # of undefineFlags
@@ -352,6 +353,38 @@ def test_what_libvirt_defines_and_would_not_start_is_told(private_libvirt, tmp_p
     [told] = result["warnings"]
     assert "would not start it" in told and "NUMA node 77" in told
     assert private_libvirt.virsh("list", "--all", "--name").split() == ["of-old"]
+    private_libvirt.connection().lookupByName("of-old").undefine()
+
+
+def test_a_definition_that_a_killed_restore_left_is_removed(private_libvirt, tmp_path):
+    """By the next one; a domain of the user's that is only called so is left alone."""
+    vm, theirs = point_of(tmp_path, replaced=NUMA), "nbdpull-trial-0123abcd"
+    words = ["restore", vm.root, "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri]
+    process = command.start_held("judging", tmp_path / "gate", *words)
+    process.kill()
+    process.communicate()
+    [left] = private_libvirt.virsh("list", "--all", "--name").split()
+    private_libvirt.connection().defineXML(
+        DOMAIN.format(kind="qemu", name=theirs, memory=16, cpus=1, boot="", devices="")
+    )
+    [told, _] = json.loads(define(private_libvirt, vm, tmp_path).stdout.splitlines()[-1])["warnings"]
+    assert told == f"domain '{left}' was left by a restore that was killed, and is removed"
+    assert sorted(private_libvirt.virsh("list", "--all", "--name").split()) == [theirs, "of-old"]
+    for name in (theirs, "of-old"):
+        private_libvirt.connection().lookupByName(name).undefine()
+
+
+def test_two_restores_do_not_need_the_trials_of_each_other(private_libvirt, tmp_path, monkeypatch):
+    """The one removes what the other has just had judged, and would remove itself."""
+    vm, removed, real = point_of(tmp_path, replaced=NUMA), [], libvirt.virDomain.undefineFlags
+
+    def undefine(dom, flags):
+        removed.append(real(dom, flags))
+        return real(dom, flags)
+
+    monkeypatch.setattr(libvirt.virDomain, "undefineFlags", undefine)
+    options = Options(str(vm.root), str(tmp_path / "out"), define=True, uri=private_libvirt.uri)
+    assert restore(options).defined["name"] == "of-old" and removed == [0]
     private_libvirt.connection().lookupByName("of-old").undefine()
 
 

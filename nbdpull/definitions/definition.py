@@ -7,6 +7,7 @@ store, which files exist.
 from __future__ import annotations
 
 import re
+import secrets
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Mapping
@@ -19,6 +20,8 @@ from . import copy_policy, xml_tree
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
 LOOPBACK = "127.0.0.1"
+TRIAL = "nbdpull-trial-"  # names of definitions begin so that are only there to be judged
+_ABOUT_A_TRIAL = "made by nbdpull to have a definition judged, and of no other use"
 _ATTRIBUTES = {"file": "file", "block": "dev"}  # of <source>, by the disk's type
 _OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
 _NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -89,17 +92,24 @@ def variables(xml: str) -> tuple[Optional[str], Optional[str]]:
     return None, f"the firmware's variables ({element.get('type')} {' '.join(about.values())}) are not in the point"
 
 
-def for_trial(xml: str, name: str) -> str:
+def for_trial(xml: str) -> str:
     """The same <domain> by another name and uuid, and without devices that libvirt cannot judge by words alone, nor the
-    scripts that it would run."""
+    scripts that it would run. It can be told by `is_trial`."""
     root = parse(xml)
-    _name(root, name, new_uuid=True)
+    _name(root, f"{TRIAL}{secrets.token_hex(4)}", new_uuid=True)
+    xml_tree.made(root, "description").text = _ABOUT_A_TRIAL
     for device in root.findall("devices/hostdev[@type='pci']") + root.findall("devices/interface[@type='hostdev']"):
         xml_tree.child(root, "devices").remove(device)
     for interface in root.iterfind("devices/interface"):
         for script in interface.findall("script") + interface.findall("downscript"):
             interface.remove(script)
     return xml_tree.text_of(root)
+
+
+def is_trial(xml: str) -> bool:
+    """Whether a <domain> is one that `for_trial` made."""
+    root = parse(xml)
+    return root.findtext("name", "").startswith(TRIAL) and root.findtext("description") == _ABOUT_A_TRIAL
 
 
 def adapted(
@@ -160,7 +170,7 @@ def target_of(disk: ET.Element) -> Optional[str]:
 
 def _place(disk: ET.Element, place: Source) -> list[str]:
     """Let a disk be there; what to tell."""
-    secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
+    known_secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
     for tag in (*_OF_THE_OLD_SOURCE, "source"):
         for old in disk.findall(tag):
             disk.remove(old)
@@ -170,7 +180,7 @@ def _place(disk: ET.Element, place: Source) -> list[str]:
     driver, source = xml_tree.made(disk, "driver"), ET.Element("source", {_ATTRIBUTES[place.type]: place.path})
     disk.insert(list(disk).index(driver) + 1, source)
     if place.encrypted:
-        ET.SubElement(source, "encryption", format="luks").extend(secrets[:1])
+        ET.SubElement(source, "encryption", format="luks").extend(known_secrets[:1])
     driver.set("type", place.format)
     for cache in driver.findall("metadata_cache") if place.format != "qcow2" else []:
         driver.remove(cache)  # of qcow2's tables

@@ -6,8 +6,8 @@ is restored. Must not know: the store.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from .libvirt_error import translated, unless
 
 Identity = tuple[str, Optional[str]]  # name and uuid of a domain
 
+_GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 _OTHERWISE = "restore without --define, mend domain.xml, and virsh define it"
 
 
@@ -49,7 +50,24 @@ def prepared(
         if not trusted:
             homes = domain_files.variables_homes(name, uri)
             host_fit.require_known(fitted, offer, look, [*own, *homes], known)
-        return fitted, [*told, *_judged(connection, fitted)]
+        return fitted, [*told, *_without_trials(connection), *_judged(connection, fitted)]
+
+
+def _without_trials(connection: Any) -> list[str]:
+    """Remove the trials of restores that were killed before they did it; what to tell. One of a restore that is at work
+    may be among them: that does without it. What cannot be removed is no obstacle."""
+    told = []
+    with contextlib.suppress(libvirt.libvirtError):
+        for dom in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE):
+            is_named_so = dom.name().startswith(definition.TRIAL)
+            if is_named_so and definition.is_trial(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
+                _undefine(dom)
+                told.append(f"domain '{dom.name()}' was left by a restore that was killed, and is removed")
+    return told
+
+
+def _undefine(trial: Any) -> None:
+    unless(_GONE, lambda: trial.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM))
 
 
 def _judged(connection: Any, xml: str) -> list[str]:
@@ -59,14 +77,14 @@ def _judged(connection: Any, xml: str) -> list[str]:
     refuses that, it is asked to define the domain, by another name and for this instant.
     """
     name, _ = definition.identity(xml)
-    trial = definition.for_trial(xml, f"nbdpull-trial-{secrets.token_hex(4)}")
+    trial = definition.for_trial(xml)
     with translated(f"cannot define domain '{name}'", (errors.HypervisorError, _OTHERWISE)):
         try:
             connection.domainXMLToNative("qemu-argv", trial, 0)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt of QEMU's
                 return []
-            connection.defineXML(trial).undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+            _undefine(connection.defineXML(trial))
             return [f"libvirt defines domain '{name}', and would not start it: {' '.join(str(error).split())}"]
     return []
 
@@ -107,4 +125,4 @@ def define(xml: str, uri: Optional[str], restored: Mapping[str, str]) -> tuple[d
 
 def _found(look_up: Callable[[str], Any], key: str) -> Any:
     """The domain, None where libvirt says that there is none: any other error says nothing of that."""
-    return unless((libvirt.VIR_ERR_NO_DOMAIN,), lambda: look_up(key))
+    return unless(_GONE, lambda: look_up(key))

@@ -34,6 +34,7 @@ OTHERS = {
     "sampling": ("backup.sampling.Sample.add", True, 1),
     "started": ("hypervisor.power.Power._start_paused", True, 1),
     "decompressing": ("repository.image.Image.read_piece", False, 9),
+    "judging": ("hypervisor.bindings.libvirt.virConnect.defineXML", True, 1),
     "restoring": ("targets.disk_restore.DiskRestore.add", True, 1),
 }
 # event: the function that tells of it, and whether by what it returned
