@@ -207,14 +207,14 @@ OTHER_FILES = {  # and whose
     "backup.holder",  # the lock of a domain
     "backup.route",  # certificates, a tunnel's socket
     "operations.compare",  # an image's header
-    "operations.destination",  # secrets
     "operations.drill",  # overlays and a console
     "operations.restore",  # restored ones
+    "restoring.destination",  # secrets
 }
 WITHOUT_FILES = [
     name
     for name in PLACED
-    if folder_of(name) in ("format", "repository", "backup", "operations") and name not in OTHER_FILES
+    if folder_of(name) in ("format", "repository", "backup", "restoring", "operations") and name not in OTHER_FILES
 ]
 
 

@@ -21,10 +21,10 @@ from ..format import layout
 from ..images import image_header
 from ..repository import marker, series
 from ..repository.image import Image
+from ..restoring.destination import Destinations, is_as
 from ..storage import access, folders
 from ..targets import fit, opening, overwrite, places, replace
 from ..targets.disk_restore import DiskRestore
-from .destination import Destinations, is_as
 from .options import RestoreOptions as Options
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of guest data under way for each thread
