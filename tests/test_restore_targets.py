@@ -427,6 +427,16 @@ def test_a_request_is_left_as_it_was(tmp_path):
         assert request.to == {None: str(tmp_path / "a.raw")} and request.disks == []
 
 
+def test_a_disk_with_two_targets(tmp_path):
+    """One of them without its name, so that no command line sees it."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", KIB)
+    vm.pull()
+    with pytest.raises(errors.UsageError, match="disk vda has two targets"):
+        restore(Options(str(vm.root), to={None: str(tmp_path / "a"), "vda": str(tmp_path / "b")}, kind="raw"))
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
 def test_onto_is_for_points_without_a_full_pull(vm, tmp_path):
     image = old_data(tmp_path / "a.qcow2", 7 * MIB, "qcow2")
     before = Path(image).read_bytes()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Optional, Union, cast
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union, cast
 
 from ..core import errors, extents
 from ..format import reader
@@ -27,36 +27,35 @@ COMPARED = 4096  # bytes: what differs is written in such blocks
 READ_STEP = 1 << 20  # bytes read at once to compare with zeroes
 
 
-@dataclass
+Lost = tuple[int, int, str]  # offset, length, why
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One item of work: pieces with data, and ranges (offset, length) that must read as zero."""
+    """One item of work: pieces with data, and ranges (offset, length) that must read as zero. data: bytes of it; end:
+    where the last of both ends."""
 
-    pieces: list[Piece] = field(default_factory=list)
-    zeroes: list[Range] = field(default_factory=list)
-    data: int = 0
-    end: int = 0
-
-    def add(self, piece: Optional[Piece], zeroes: list[Range]) -> None:
-        self.zeroes += zeroes
-        if piece is not None:
-            self.pieces.append(piece)
-            self.data += extents.total(piece.extents)
-            zeroes = [(int(piece.extents["offset"][-1]), int(piece.extents["length"][-1]))]
-        self.end = sum(zeroes[-1])
-
-    @property
-    def full(self) -> bool:
-        return self.data >= BATCH_DATA or len(self.zeroes) >= BATCH_ZEROES
+    pieces: list[Piece]
+    zeroes: list[Range]
+    data: int
+    end: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Done:
-    """What came of a Batch. parts: what a sequential target still has to be given; lost: [(offset, length, why)]."""
+    """What came of a Batch. written: bytes; parts: what a sequential target still has to be given."""
 
-    batch: Batch
-    written: int = 0
-    parts: list[Part] = field(default_factory=list)
-    lost: list[tuple[int, int, str]] = field(default_factory=list)
+    end: int
+    written: int
+    parts: list[Part]
+    lost: list[Lost]
+
+
+class _Read(NamedTuple):
+    """What is in a piece, and what cannot be read of it."""
+
+    parts: list[Part]
+    lost: list[Lost]
 
 
 class DiskRestore:
@@ -65,7 +64,6 @@ class DiskRestore:
     def __init__(self, image: Image, target: Target, delta: bool = False, salvage: bool = False) -> None:
         self.disk = image.disk
         self.written = 0
-        self.lost: list[tuple[int, int, str]] = []
         self._image, self._salvage = image, salvage
         self._compare = delta
         self._target: Target = Difference(cast("Rewritable", target)) if delta else target
@@ -73,21 +71,29 @@ class DiskRestore:
 
     def batches(self) -> Iterator[Batch]:
         """Yield a Batch after the other, ascending."""
-        batch = Batch()
-        for piece, zeroes in self._steps():
-            zeroes = iter(zeroes)
-            while some := list(islice(zeroes, BATCH_ZEROES)):
-                batch.add(None, some)
-                if batch.full:
-                    yield batch
-                    batch = Batch()
+        pieces: list[Piece] = []
+        zeroes: list[Range] = []
+        data = end = 0
+        for piece, some in self._portions():
+            zeroes += some
             if piece is not None:
-                batch.add(piece, [])
-            if batch.full:
-                yield batch
-                batch = Batch()
-        if batch.end:
-            yield batch
+                pieces.append(piece)
+                data += extents.total(piece.extents)
+            end = sum(some[-1]) if piece is None else int(extents.ends(piece.extents[-1:])[0])
+            if data >= BATCH_DATA or len(zeroes) >= BATCH_ZEROES:
+                yield Batch(pieces, zeroes, data, end)
+                pieces, zeroes, data, end = [], [], 0, 0
+        if end:
+            yield Batch(pieces, zeroes, data, end)
+
+    def _portions(self) -> Iterator[tuple[Optional[Piece], list[Range]]]:
+        """Yield a piece, or some zero ranges, at a time: there may be millions of them."""
+        for piece, zeroes in self._steps():
+            left = iter(zeroes)
+            while some := list(islice(left, BATCH_ZEROES)):
+                yield None, some
+            if piece is not None:
+                yield piece, []
 
     def _steps(self) -> Iterator[tuple[Optional[Piece], Iterable[Range]]]:
         """Yield (piece or None, zero ranges before it or within its block)."""
@@ -107,37 +113,33 @@ class DiskRestore:
     def _gaps(self, gaps: list[Range]) -> Iterable[Range]:
         return [] if self._target.blank or self._image.partial else _steps_of(gaps)
 
-    def work(self, batch: Batch) -> tuple[DiskRestore, Done]:
+    def work(self, batch: Batch) -> Done:
         """In a thread of the pipeline: decompress, check, and write."""
-        done = Done(batch)
-        for offset, length in batch.zeroes:
-            done.written += cast("Rewritable", self._target).zero(offset, length)  # a blank one gets none
-        for piece in batch.pieces:
-            done.parts += self._parts(piece, done)
-        if not self._target.sequential:
-            done.written += self._target.write(done.parts)
-            done.parts = []
-        return self, done
+        parts, lost = _joined(map(self._read, batch.pieces))
+        # A blank target needs none. What is lost reads as zero, as old data would pass for the point's.
+        zeroes = batch.zeroes + ([] if self._target.blank else [(offset, length) for offset, length, _ in lost])
+        written = sum(cast("Rewritable", self._target).zero(*each) for each in zeroes)
+        if self._target.sequential:
+            return Done(batch.end, written, parts, lost)
+        return Done(batch.end, written + self._target.write(parts), [], lost)
 
-    def _parts(self, piece: Piece, done: Done) -> list[Part]:
+    def _read(self, piece: Piece) -> _Read:
         piece = self._differing(piece)
         try:
-            return list(zip(piece.extents["offset"].tolist(), self._image.read_piece(piece)))
+            return _Read(list(zip(piece.extents["offset"].tolist(), self._image.read_piece(piece))), [])
         except errors.Damaged as error:
             if not self._salvage:
                 raise
-            return self._salvaged(piece, error, done)
+            return self._salvaged(piece, error)
 
-    def _salvaged(self, piece: Piece, error: errors.Damaged, done: Done) -> list[Part]:
-        """Extent by extent; what is lost reads as zero, as old data would pass for the point's."""
-        if len(piece.sources) > 1:
-            single = [Piece(piece.extents[i : i + 1], piece.sources[i : i + 1]) for i in range(len(piece.sources))]
-            return [part for each in single for part in self._parts(each, done)]
-        offset, length = int(piece.extents["offset"][0]), int(piece.extents["length"][0])
-        done.lost.append((offset, length, str(error)))
-        if not self._target.blank:
-            done.written += cast("Rewritable", self._target).zero(offset, length)
-        return []
+    def _salvaged(self, piece: Piece, error: errors.Damaged) -> _Read:
+        """Extent by extent."""
+        count = len(piece.sources)
+        if count == 1:
+            offset, length = int(piece.extents["offset"][0]), int(piece.extents["length"][0])
+            return _Read([], [(offset, length, str(error))])
+        single = [Piece(piece.extents[i : i + 1], piece.sources[i : i + 1]) for i in range(count)]
+        return _joined(map(self._read, single))
 
     def _differing(self, piece: Piece) -> Piece:
         """The piece without the whole frames that the target already holds, as their digests tell."""
@@ -155,11 +157,8 @@ class DiskRestore:
 
     def add(self, done: Done) -> None:
         """In order, in one thread."""
-        if done.parts:
-            done.written += self._target.write(done.parts)
-        self.written += done.written
-        self.lost += done.lost
-        self._reached = max(self._reached, done.batch.end)
+        self.written += done.written + (self._target.write(done.parts) if done.parts else 0)
+        self._reached = max(self._reached, done.end)
 
     def flush(self) -> None:
         self._target.flush()
@@ -200,6 +199,11 @@ class Difference:
                 for begin, end in extents.differences(data, bytes(len(data)), COMPARED):
                     written += self._target.zero(at + begin, end - begin)
         return written
+
+
+def _joined(read: Iterable[_Read]) -> _Read:
+    found = list(read)
+    return _Read([part for each in found for part in each.parts], [gone for each in found for gone in each.lost])
 
 
 def _steps_of(ranges: Iterable[Range]) -> Iterator[Range]:

@@ -1,0 +1,231 @@
+"""What of a domain comes back besides its disks: its definition, with paths that fit, and the files that it needs.
+
+Owns: what a point tells of its domain, which definition is written, what is to be told of it, and that what libvirt
+would refuse is refused before the first byte. Must not know: how a definition is rewritten (definitions/), how disks
+are copied. libvirt is imported only to define a domain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Optional, cast
+
+from ..core import errors
+from ..core.errors import Report
+from ..core.os_error import translated
+from ..definitions import definition, domain_xml, host_fit, host_reach, hot_plug
+from ..format import layout
+from ..repository.series import Point, Series
+from ..targets import places, replace
+from ..targets.places import Place
+from . import loss
+from .destination import is_as
+from .loss import Loss
+
+_IN_A_DEFINITION = {places.NEW: "file", places.EXISTING: "file", places.DEVICE: "block"}  # a kind of place as a disk's
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a point tells of its domain. xml: the definition with every disk of the point, None where it cannot be read
+    (the proof tells that) or is none; extra: texts that name what the domain had besides as it ran; lost: disks of the
+    point that no definition has."""
+
+    xml: Optional[str] = None
+    extra: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> Optional[str]:
+        return self.xml and definition.identity(self.xml)[0]
+
+    @property
+    def disks(self) -> dict[str, domain_xml.Disk]:
+        """By target."""
+        return _disks(self.xml)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the restored domain. define: that libvirt has it in the end; name, new_uuid: another one than it
+    had; force: it may replace a definition; trusted: it may name what no host offers."""
+
+    define: bool
+    name: Optional[str]
+    new_uuid: bool
+    uri: Optional[str]
+    force: bool
+    trusted: bool
+
+    @property
+    def is_any(self) -> bool:
+        return bool(self.define or self.name or self.new_uuid)
+
+
+class Planned(NamedTuple):
+    """xml: the definition to write, None where it stays what it was or there is none."""
+
+    xml: Optional[str]
+    warnings: list[str]
+
+
+class Written(NamedTuple):
+    """paths: of the files that came back, by name; lost: those that are damaged."""
+
+    paths: dict[str, str]
+    lost: list[Loss]
+
+
+class Defined(NamedTuple):
+    """domain: its name, uuid and uri."""
+
+    domain: dict[str, str]
+    warnings: list[str]
+
+
+# What is stored
+
+
+def stored(series: Series, point: Point) -> Stored:
+    try:
+        xml = series.definition(point)
+        if not definition.identity(xml)[0].strip():  # libvirt takes none of that kind
+            return Stored()
+        with suppress(errors.Damaged):  # of the other one, which only adds to it
+            return Stored(*hot_plug.joined(xml, series.live_definition(point), point.disks))
+        return Stored(*hot_plug.joined(xml, None, point.disks))
+    except errors.Damaged:
+        return Stored()
+
+
+def beside(point: Point, folder: Optional[str]) -> dict[str, str]:
+    """{name: path} of the point's files that belong to the domain and come back; none where no folder is given."""
+    if folder is None:
+        return {}
+    return {name: os.path.join(folder, name) for name in point.files if layout.belongs_to_domain(name)}
+
+
+# What is to be written
+
+
+def planned(
+    series: Series, point: Point, known: Stored, taken: Mapping[str, Place], folder: Optional[str], asked: Asked
+) -> Planned:
+    """taken: where each disk goes; folder: of what comes back beside them. What libvirt would refuse, this does."""
+    if folder is None:
+        return Planned(None, [])
+    if known.xml is None:
+        return Planned(None, _unadapted(series, point, asked))
+    paths = {name: os.path.abspath(path) for name, path in beside(point, folder).items()}
+    nameable = {name: path for name, path in paths.items() if definition.can_name(path)}
+    if asked.is_any and nameable != paths:
+        raise errors.UsageError(f"-o {folder}: that name cannot be written into a definition")
+    sources = _sources(taken)
+    elsewhere = {disk: place.path for disk, place in taken.items() if disk not in sources}
+    xml, adapted = definition.adapted(
+        known.xml, sources, nameable, asked.name, asked.new_uuid, elsewhere, point.manifest.passwords
+    )
+    told = [*_of_the_running_domain(known), *adapted]
+    if not asked.define and any(name.startswith(layout.TPM_PREFIX) for name in paths):
+        told.append("the TPM's state is in the folder, where libvirt does not look: --define moves it")
+    own = [source.path for source in sources.values()] + list(nameable.values())
+    xml, more = _for_libvirt(xml, known.xml, own, asked) if asked.define else _for_a_folder(xml, own)
+    return Planned(xml, told + more)
+
+
+def _unadapted(series: Series, point: Point, asked: Asked) -> list[str]:
+    entry = point.file(layout.DOMAIN_XML)
+    flaw = series.file_flaw(entry) if entry else f"point {point.id} has no {layout.DOMAIN_XML}"
+    if asked.is_any:
+        raise errors.Damaged(flaw or f"{layout.DOMAIN_XML} of point {point.id} is not a domain definition")
+    # A flaw is for the proof to tell, or for `written`.
+    return [] if flaw else ["domain.xml is not a domain definition: it is as it was stored"]
+
+
+def _sources(taken: Mapping[str, Place]) -> dict[str, definition.Source]:
+    """{disk: Source} of what can be told in a definition."""
+    return {
+        disk: definition.Source(_IN_A_DEFINITION[at.kind], os.path.abspath(at.path), at.format, bool(at.secret))
+        for disk, at in taken.items()
+        if at.kind in _IN_A_DEFINITION and definition.can_name(at.path)
+    }
+
+
+def _of_the_running_domain(known: Stored) -> Iterator[str]:
+    """What to tell of devices that were plugged in without --config."""
+    yield from (f"disk {disk} is in no definition of the point: the domain is without it" for disk in known.lost)
+    for each in known.extra:
+        yield f"{each} was plugged into the running domain alone: only {layout.LIVE_XML} has it"
+
+
+def _for_libvirt(xml: str, original: str, own: list[str], asked: Asked) -> tuple[str, list[str]]:
+    from ..hypervisor import domain_define
+
+    was = definition.identity(original)
+    return domain_define.prepared(xml, asked.uri, asked.force, was, own, asked.trusted)
+
+
+def _for_a_folder(xml: str, own: Iterable[str]) -> tuple[str, list[str]]:
+    """And what to tell of what it names of the host; of disks that were not restored it is told already. Nothing there
+    is looked at: no file is opened because a store names it."""
+    xml, told = host_fit.loosened(xml, os.path.exists)
+    found = host_fit.foreign(xml, host_reach.Packaged(), lambda _path: host_fit.UNKNOWN, own)
+    named = [each for each in found if not each.what.startswith("disk ")]
+    if named:
+        told.append(
+            f"domain.xml names what is not in the point: {host_fit.listing(named)}; see that it is as it should be "
+            "before you define it"
+        )
+    return xml, told
+
+
+# What is written
+
+
+def written(
+    series: Series, point: Point, folder: Optional[str], xml: Optional[str], force: bool, salvage: bool, report: Report
+) -> Written:
+    """Write the files; xml: the definition, None where it is as it was stored. Damaged, but for a salvage, where a file
+    is not what was stored."""
+    paths, lost = {}, []
+    for name, path in beside(point, folder).items():
+        flaw = series.file_flaw(point.files[name])
+        if flaw and not salvage:
+            raise errors.Damaged(flaw)
+        if flaw:
+            lost.append(loss.of_file(report, flaw))
+            continue
+        plain = cast(bytes, series.read_file(point, name))  # which is there
+        _write(path, xml.encode() if xml and name == layout.DOMAIN_XML else plain, force)
+        paths[name] = path
+    return Written(paths, lost)
+
+
+def _write(path: str, data: bytes, force: bool) -> None:
+    with replace.whole(os.path.realpath(path), force) as draft, translated("write", path):
+        Path(draft).write_bytes(data)
+
+
+def misplaced(xml: Optional[str], taken: Mapping[str, Place]) -> list[str]:
+    """The disks that a definition does not have where and as they are now."""
+    known = _disks(xml)
+    return [disk for disk, place in taken.items() if not is_as(known.get(disk), place)]
+
+
+def _disks(xml: Optional[str]) -> dict[str, domain_xml.Disk]:
+    return {disk.target: disk for disk in domain_xml.parse_disks(xml)} if xml else {}
+
+
+def defined(xml: str, uri: Optional[str], paths: Mapping[str, str], folder: str) -> Defined:
+    """Have libvirt define the domain, with everything restored in that folder."""
+    from ..hypervisor import domain_define
+
+    try:
+        return Defined(*domain_define.define(xml, uri, paths))
+    except errors.NbdpullError as error:
+        where = f"everything is restored in {folder}: correct its domain.xml, then virsh define"
+        raise type(error)(f"{error}; {where}") from error

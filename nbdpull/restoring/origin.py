@@ -1,0 +1,98 @@
+"""Where restored disks come from: a point with the chain of each of its disks, read only when it is proved.
+
+Owns: which files of a store a disk is made from, the proof that each is what was stored, and which disks of a damaged
+point can be salvaged at all. Must not know: where a disk goes, what else of the domain comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..core import errors, pipeline
+from ..core.errors import Check, Report
+from ..format.manifest import DiskEntry, FileEntry
+from ..repository.image import Image
+from ..repository.series import Point, Series
+from . import loss
+from .loss import Loss
+
+# What to do about a damaged file.
+_OF_THE_CHAIN = "nothing was restored (nbdpull verify lists every damage, --salvage restores all else)"
+_OF_AN_INDEX = "nbdpull index --rebuild may make it again"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A point of a series. onto: its chains may begin with a point that has no parent; threads: files looked at at
+    once; check() is called often."""
+
+    series: Series
+    point: Point
+    onto: bool
+    threads: int
+    check: Check
+
+    def image(self, disk: str) -> Image:
+        return Image(self.series, self.point, disk, self.onto, self.check)
+
+    def chain(self, disk: str) -> list[tuple[Point, DiskEntry]]:
+        return self.series.chain(self.point, disk, self.onto)
+
+
+class Salvaged(NamedTuple):
+    """images: of the disks that come back, in part at least; lost: the others."""
+
+    images: dict[str, Image]
+    lost: list[Loss]
+
+
+def images(origin: Origin, disks: Iterable[str], opened: ExitStack) -> dict[str, Image]:
+    """The Image of each disk, closed with `opened`. Damaged, MissingParent, NoFullPull."""
+    return {disk: opened.enter_context(origin.image(disk)) for disk in disks}
+
+
+def salvaged(origin: Origin, disks: Collection[str], opened: ExitStack, report: Report) -> Salvaged:
+    """The same, but a disk of whose chain a manifest or an index is damaged is lost as a whole. NoFullPull, and Damaged
+    where no disk is left."""
+    found: dict[str, Image] = {}
+    lost = []
+    for disk in disks:
+        try:
+            found[disk] = opened.enter_context(origin.image(disk))
+            _require_sound(origin, [entry.index for _, entry in origin.chain(disk)], _OF_AN_INDEX)
+        except errors.NoFullPull:
+            raise
+        except errors.Damaged as error:
+            found.pop(disk, None)
+            lost.append(loss.of_range(report, disk, 0, origin.point.disk(disk).size, str(error)))
+    if not found:
+        raise errors.Damaged(f"{lost[0].problem}; nothing can be salvaged")
+    return Salvaged(found, lost)
+
+
+def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry]) -> None:
+    """Damaged where a file that the disks are made from is not what was stored, by sizes and digests, from the manifest
+    down, or one of those beside them."""
+    entries = list(beside)
+    for disk in disks:
+        for point, entry in origin.chain(disk):
+            entries += [entry.index, *entry.chunks, *point.manifest.files]
+    _require_sound(origin, entries, _OF_THE_CHAIN)
+
+
+def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) -> None:
+    """Damaged where a file is not what was stored; each is looked at once."""
+    flaws = pipeline.ordered(
+        lambda entry: origin.series.file_flaw(entry, origin.check),
+        {entry.path: entry for entry in entries}.values(),
+        threads=origin.threads,
+        budget=1,
+        weight=lambda _: 0,
+        check=origin.check,
+    )
+    found = [flaw for flaw in flaws if flaw]
+    if found:
+        raise errors.Damaged(f"{found[0]}; {advice}")
