@@ -1,7 +1,8 @@
-"""The longest path that a unix socket can have, by the kernel's own word."""
+"""The longest path that a unix socket can have, by the kernel's own word; and a socket that has none."""
 
 import os
 import socket
+import tempfile
 
 import pytest
 
@@ -23,3 +24,21 @@ def test_it_is_told_what_can_be_bound(tmp_path, monkeypatch, letter, more):
         else:
             bound.bind(path)
             assert os.listdir() == [path]
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_socket_without_a_name(tmp_path, monkeypatch, depth):
+    folder = tmp_path.joinpath(*["x" * 100] * depth)
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    listening, way = unix_socket.nameless()
+    assert os.listdir(folder) == []
+    with listening, socket.socket(socket.AF_UNIX) as client:
+        listening.listen()
+        client.connect(unix_socket.path_of(way))
+        with listening.accept()[0] as accepted:
+            accepted.sendall(b"x")
+        assert client.recv(1) == b"x"
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(unix_socket.path_of(way))
+    os.close(way)

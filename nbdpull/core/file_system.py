@@ -40,7 +40,10 @@ def why_unwritable(folder: str) -> Optional[str]:
     """What the operating system would say to who makes something in a folder; None where it can be made."""
     if os.access(folder, os.W_OK | os.X_OK):
         return None
-    return os.strerror(errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES)
+    with suppress(OSError):
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return os.strerror(errno.EROFS)
+    return os.strerror(errno.EACCES)
 
 
 def sync_folder(descriptor: int) -> None:

@@ -1,0 +1,84 @@
+"""What the kernel says of a file system, as it says it; where it says nothing, nothing is made up."""
+
+import errno
+import os
+
+import pytest
+from stores import KIB, MIB, unprivileged
+
+from nbdpull.core import file_system
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody else")
+
+
+def fails(number):
+    def call(*_):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_its_size_and_what_is_free(tmp_path):
+    told = os.statvfs(tmp_path)
+    assert file_system.size_bytes(str(tmp_path)) == told.f_blocks * told.f_frsize
+    assert 0 <= file_system.free_bytes(str(tmp_path)) <= file_system.size_bytes(str(tmp_path))
+
+
+def test_what_is_not_known(tmp_path, monkeypatch):
+    assert file_system.free_bytes(str(tmp_path / "none")) is None
+    monkeypatch.setattr(os, "statvfs", fails(errno.ENOSYS))
+    assert file_system.free_bytes(str(tmp_path)) is None
+    assert file_system.size_bytes(str(tmp_path)) is None
+
+
+def test_what_files_take(tmp_path):
+    data, hole = tmp_path / "data", tmp_path / "hole"
+    data.write_bytes(b"\x55" * 256 * KIB)
+    hole.touch()
+    os.truncate(hole, 64 * MIB)
+    os.sync()  # a file system that allocates late has allocated now
+    assert 256 * KIB <= file_system.used_bytes([str(data), str(hole)]) < MIB
+    assert file_system.used_bytes([]) == 0
+    with pytest.raises(FileNotFoundError):
+        file_system.used_bytes([str(data), str(tmp_path / "none")])
+
+
+def test_a_folder_that_can_be_written_to(tmp_path):
+    assert file_system.why_unwritable(str(tmp_path)) is None
+
+
+@as_root
+def test_why_a_folder_cannot_be_written_to(tmp_path):
+    with unprivileged() as folder:
+        assert file_system.why_unwritable(str(folder)) is None
+        folder.chmod(0o555)
+        assert file_system.why_unwritable(str(folder)) == "Permission denied"
+        folder.chmod(0o755)
+        assert file_system.why_unwritable(str(tmp_path)) == "Permission denied"  # nor can it be reached
+
+
+def test_a_folder_on_a_file_system_that_is_read_only(tmp_path, monkeypatch):
+    told = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*told[:8], told.f_flag | os.ST_RDONLY, *told[9:])))
+    assert file_system.why_unwritable(str(tmp_path)) == "Read-only file system"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_sync_that_fails_is_told(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", fails(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        file_system.sync_folder(0)
+
+
+def test_no_sync_of_folders_is_no_error(monkeypatch):
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    file_system.sync_folder(0)
+
+
+def test_writeback_of_what_has_none_is_no_error():
+    reading, writing = os.pipe()
+    file_system.start_writeback(writing)
+    os.close(reading)
+    os.close(writing)
+    file_system.start_writeback(-1)
