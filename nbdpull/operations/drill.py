@@ -15,19 +15,24 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Callable, Optional
+from typing import NamedTuple, Optional
 
 from ..core import errors
+from ..core.errors import Check, Report
 from ..core.os_error import translated
 from ..definitions import drill_xml, hot_plug
+from ..definitions.host_reach import Offer
 from ..format import findings, layout
 from ..hypervisor import domain_boot
+from ..hypervisor.domain_boot import Boot
 from ..images import qemu_img
 from ..repository import marker, series
-from ..serving import nbd_server
+from ..repository.series import Point, Series
+from ..serving.nbd_server import Export, Request, Server
 from .options import DrillOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds
@@ -40,13 +45,13 @@ SWEPT_AFTER = 60.0  # seconds: a drill may have made its folder, and not hold it
 OK, FAILED = "ok", "failed"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """when, who: as in a finding; verdict: OK or FAILED, with the reason; seconds: from start to readiness, or until it
-    was given up; waited_for: "agent" or "console"; console: the end of what the guest printed; screenshot: (kind,
-    picture) or None."""
+    was given up; waited_for: "agent" or "console"; console: the end of what the guest printed; screenshot_path: of a
+    picture in the store, or None."""
 
-    point: series.Point
+    point: Point
     when: str
     who: str
     verdict: str
@@ -54,12 +59,34 @@ class Result:
     seconds: float
     waited_for: str
     console: str
-    screenshot: Optional[tuple[str, bytes]] = None
     screenshot_path: Optional[str] = None
-    warnings: list = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
-def drill(options: Options, report: Callable = lambda **event: None, check: Callable = lambda: None) -> Result:
+@dataclass(frozen=True)
+class _Run:
+    """What every step of a drill is given. xml: the definition, with the disks of the point; expect: what the console
+    is to show, None: the agent is waited for."""
+
+    options: Options
+    series: Series
+    point: Point
+    xml: str
+    expect: Optional[re.Pattern[str]]
+    report: Report
+    check: Check
+
+
+class _Seen(NamedTuple):
+    """What came of the boot. reason: why the guest did not come up, "" if it did; picture: its kind, and it."""
+
+    reason: str
+    seconds: float
+    console: str
+    picture: Optional[tuple[str, bytes]]
+
+
+def drill(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
     target = series.only_series(marker.open_store(options.store), options.domain)
     point = target.point(options.point)
@@ -70,100 +97,111 @@ def drill(options: Options, report: Callable = lambda **event: None, check: Call
             f"{target.domain} has no channel of the guest agent; tell by --expect what its serial console says when it "
             "is up"
         )
-    report = partial(report, domain=target.domain)
-    result = _Drill(options, target, point, xml, expect, report, check).run()
-    result.warnings += [f"disk {disk} is in no definition of the point: the drill was without it" for disk in lost]
-    if options.keep:
-        _keep(target, result)
-    return result
+    told = partial(report, event="drill", domain=target.domain, point=point.id)
+    seen = _seen(_Run(options, target, point, xml, expect, told, check))
+    now = findings.now()
+    result = Result(
+        point=point,
+        when=now["when"],
+        who=now["who"],
+        verdict=FAILED if seen.reason else OK,
+        reason=seen.reason,
+        seconds=seen.seconds,
+        waited_for="console" if expect else "agent",
+        console=seen.console,
+    )
+    path, warnings = _kept(target, result, seen.picture) if options.keep else (None, [])
+    left_out = [f"disk {disk} is in no definition of the point: the drill was without it" for disk in lost]
+    return replace(result, screenshot_path=path, warnings=[*left_out, *warnings])
 
 
-def _definition(target, point):
+def _definition(target: Series, point: Point) -> tuple[str, list[str]]:
     """(definition of the domain with the disks of the point, those that are in none)."""
     xml, live = target.definition(point), target.live_definition(point)
     joined, _, lost = hot_plug.joined(xml, live, point.disks)
     return joined, lost
 
 
-def _pattern(text):
+def _pattern(text: Optional[str]) -> Optional[re.Pattern[str]]:
     try:
         return re.compile(text, re.MULTILINE) if text is not None else None
     except re.error as error:
         raise errors.UsageError(f"--expect {text!r} is not a regular expression: {error}") from error
 
 
-class _Drill:
-    def __init__(self, options, target, point, xml, expect, report, check):
-        self._options, self._series, self._point, self._xml = options, target, point, xml
-        self._expect, self._report, self._check = expect, report, check
+def _seen(run: _Run) -> _Seen:
+    """Serve the point, boot it, and wait until the guest is up; all of it is gone at the end."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(_work_folder(run.options.work_dir))
+        connection = stack.enter_context(domain_boot.connected(run.options.uri))
+        offer = domain_boot.offer(connection, run.xml)
+        server = stack.enter_context(_served(run, folder))
+        images = {export.disk: _overlay(folder, export) for export in server.exports}
+        console = os.path.join(folder, "console")
+        xml = _adapted(run, folder, images, console, offer)
+        _give(folder, domain_boot.qemu_user(connection))
+        run.report(step="boot")
+        started = time.monotonic()
+        boot = stack.enter_context(domain_boot.booted(connection, xml))
+        reason = _missing(run, boot, server, console, started)
+        seconds = round(time.monotonic() - started, 3)
+        picture = boot.screenshot() if drill_xml.has_display(run.xml) and boot.active else None
+        return _Seen(reason, seconds, _read(console)[-CONSOLE_TAIL:], picture)
 
-    def run(self):
-        with ExitStack() as stack:
-            folder = stack.enter_context(_work_folder(self._options.work_dir))
-            connection = stack.enter_context(domain_boot.connected(self._options.uri))
-            offer = domain_boot.offer(connection, self._xml)
-            server = stack.enter_context(self._served(folder))
-            images = {export.disk: _overlay(folder, export) for export in server.exports}
-            console = os.path.join(folder, "console")
-            xml = self._definition(folder, images, console, offer)
-            _give(folder, domain_boot.qemu_user(connection))
-            self._tell("boot")
-            started = time.monotonic()
-            boot = stack.enter_context(domain_boot.booted(connection, xml))
-            reason = self._wait(boot, server, console, started)
-            seconds = round(time.monotonic() - started, 3)
-            picture = boot.screenshot() if drill_xml.has_display(self._xml) and boot.active else None
-            return Result(self._point, **findings.now(), verdict=FAILED if reason else OK, reason=reason,
-                          seconds=seconds, waited_for=self._waited_for, console=_read(console)[-CONSOLE_TAIL:],
-                          screenshot=picture)  # fmt: skip
 
-    @property
-    def _waited_for(self):
-        return "console" if self._expect else "agent"
+def _served(run: _Run, folder: str) -> Server:
+    disks = [disk.name for disk in run.point.manifest.disks if disk.name in drill_xml.disks(run.xml)]
+    if not disks:
+        raise errors.NoSuchDisk(f"point {run.point.id} has no disk of the domain's definition")
+    run.report(step="serve")
+    socket = os.path.join(folder, "nbd.sock")
+    return Server(Request(run.options.store, run.point.manifest.uuid, run.point.id, disks, socket), run.check)
 
-    def _tell(self, step):
-        self._report(event="drill", step=step, point=self._point.id)
 
-    def _served(self, folder):
-        disks = [disk.name for disk in self._point.manifest.disks if disk.name in drill_xml.disks(self._xml)]
-        if not disks:
-            raise errors.NoSuchDisk(f"point {self._point.id} has no disk of the domain's definition")
-        self._tell("serve")
-        socket = os.path.join(folder, "nbd.sock")
-        request = nbd_server.Request(self._options.store, self._point.manifest.uuid, self._point.id, disks, socket)
-        return nbd_server.Server(request, self._check)
+def _adapted(run: _Run, folder: str, images: dict[str, str], console: str, offer: Offer) -> str:
+    """The definition of the drill's domain, whose other files are in the folder."""
+    files = {}
+    for name in BOOT_FILES:
+        data = run.series.read_file(run.point, name)
+        if data is not None:
+            files[name] = os.path.join(folder, name)
+            with open(files[name], "wb") as file:
+                file.write(data)
+    files.setdefault("nvram", os.path.join(folder, "nvram"))  # which libvirt makes; at a place of its own it stays
+    name = f"nbdpull-drill-{secrets.token_hex(4)}"
+    return drill_xml.adapted(run.xml, name, str(uuid.uuid4()), images, console, files, offer)
 
-    def _definition(self, folder, images, console, offer):
-        files = {}
-        for name in BOOT_FILES:
-            data = self._series.read_file(self._point, name)
-            if data is not None:
-                files[name] = os.path.join(folder, name)
-                with open(files[name], "wb") as file:
-                    file.write(data)
-        files.setdefault("nvram", os.path.join(folder, "nvram"))  # which libvirt makes; at a place of its own it stays
-        return drill_xml.adapted(self._xml, f"nbdpull-drill-{secrets.token_hex(4)}", str(uuid.uuid4()), images, console,
-                                 files, offer)  # fmt: skip
 
-    def _wait(self, boot, server, console, started):
-        """Wait for readiness; return why it did not come, "" if it did."""
-        while True:
-            self._check()
-            ready = self._expect.search(_read(console)) if self._expect else boot.agent_answers()
-            if ready:
-                return ""
-            for trouble in server.troubles():
-                return f"the point cannot be read: {trouble}"
-            if not boot.active:
-                return "the guest ended before it was up"
-            if time.monotonic() - started > self._options.timeout:
-                missed = "the console did not show what was expected" if self._expect else "the agent did not answer"
-                return f"{missed} within {self._options.timeout:g} s"
-            time.sleep(LOOK_INTERVAL)
+def _missing(run: _Run, boot: Boot, server: Server, console: str, started: float) -> str:
+    """Wait for readiness; return why it did not come, "" if it did."""
+    while True:
+        run.check()
+        if run.expect.search(_read(console)) if run.expect else boot.agent_answers():
+            return ""
+        for trouble in server.troubles():
+            return f"the point cannot be read: {trouble}"
+        if not boot.active:
+            return "the guest ended before it was up"
+        if time.monotonic() - started > run.options.timeout:
+            missed = "the console did not show what was expected" if run.expect else "the agent did not answer"
+            return f"{missed} within {run.options.timeout:g} s"
+        time.sleep(LOOK_INTERVAL)
+
+
+def _kept(target: Series, result: Result, picture: Optional[tuple[str, bytes]]) -> tuple[Optional[str], list[str]]:
+    """Keep the result in the store: (path of the picture, warnings). A store that cannot be written to is no failure of
+    the drill."""
+    about = {**findings.entry(result.point), "verdict": result.verdict, "reason": result.reason,
+             "seconds": result.seconds, "waited_for": result.waited_for}  # fmt: skip
+    try:
+        path = findings.record(target, findings.DRILL, when=result.when, who=result.who, points=[about])
+        return target.store.path(findings.attach(target, path, *picture)) if picture else None, []
+    except (errors.OutputError, errors.StoreError) as error:
+        return None, [f"the result is not kept: {error}"]
 
 
 @contextmanager
-def _work_folder(parent):
+def _work_folder(parent: str) -> Iterator[str]:
     """A folder of our own in one that nobody can list."""
     _sweep(parent)
     with translated("create a folder in", parent):
@@ -178,7 +216,7 @@ def _work_folder(parent):
         yield inner
 
 
-def _give(folder, user):
+def _give(folder: str, user: Optional[int]) -> None:
     """Let QEMU use what was made in the folder, by the number of its user: it has the disks in it, as the guest does.
 
     Where it cannot be given to that user alone, anybody can use it who knows the folder's name, which every list of
@@ -195,7 +233,7 @@ def _give(folder, user):
         os.chmod(path, mode)
 
 
-def _sweep(parent):
+def _sweep(parent: str) -> None:
     """Remove what drills that were killed have left: folders of ours that no process holds."""
     for path in glob.glob(os.path.join(glob.escape(parent), f"{FOLDER_PREFIX}*")):
         with suppress(OSError), _held(path) as status:
@@ -204,7 +242,7 @@ def _sweep(parent):
 
 
 @contextmanager
-def _held(folder):
+def _held(folder: str) -> Iterator[os.stat_result]:
     """Hold a folder, so that it is seen to be in use as long as this process lives; BlockingIOError where another one
     does. Gives its status."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -215,7 +253,7 @@ def _held(folder):
         os.close(descriptor)
 
 
-def _overlay(folder, export):
+def _overlay(folder: str, export: Export) -> str:
     """A new qcow2 image over the export."""
     path = os.path.join(folder, f"{layout.encoded(export.disk)}.qcow2")
     size = -(-export.size // 512) * 512
@@ -223,7 +261,7 @@ def _overlay(folder, export):
     return path
 
 
-def _read(console):
+def _read(console: str) -> str:
     try:
         with open(console, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - CONSOLE_MAX))
@@ -232,16 +270,3 @@ def _read(console):
         return ""
     except OSError as error:
         raise errors.AccessDenied(f"cannot read the guest's console: {error.strerror}; run as root") from error
-
-
-def _keep(target, result):
-    """Keep the result in the store; a store that cannot be written to is no failure of the drill."""
-    about = {**findings.entry(result.point), "verdict": result.verdict, "reason": result.reason,
-             "seconds": result.seconds, "waited_for": result.waited_for}  # fmt: skip
-    try:
-        path = findings.record(target, findings.DRILL, when=result.when, who=result.who, points=[about])
-        if result.screenshot is not None:
-            kind, picture = result.screenshot
-            result.screenshot_path = target.store.path(findings.attach(target, path, kind, picture))
-    except (errors.OutputError, errors.StoreError) as error:
-        result.warnings.append(f"the result is not kept: {error}")
