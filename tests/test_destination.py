@@ -172,7 +172,7 @@ def test_the_next_command(tmp_path, monkeypatch):
     assert (elsewhere["next_command"], elsewhere["misplaced"]) == ("virsh edit vm1", ["vda"])
     done = run_bytes("restore", vm.root, "--to", "vda=b.raw")
     assert done.stdout.decode().splitlines()[-2:] == [
-        "disk vda is raw at b.raw: let its definition say so", "next: virsh edit vm1"
+        "disk vda is raw at b.raw: change its definition to match", "next: virsh edit vm1"
     ]  # fmt: skip
 
 

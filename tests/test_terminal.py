@@ -134,7 +134,7 @@ def test_the_console_of_a_guest(vm, capsys, monkeypatch):
     words = ["drill", str(vm.root), "--point", vm.points[0].id]
     assert cli.main(words) == 13
     out, err = capsys.readouterr()
-    assert err == "" and out.splitlines()[1:] == ["its console ends so:", "one", *_shown_lines(EVIL)]
+    assert err == "" and out.splitlines()[1:] == ["the console ended with:", "one", *_shown_lines(EVIL)]
     assert cli.main([*words, "--json"]) == 13
     told = json.loads(capsys.readouterr().out)
     assert (told["console"], told["reason"]) == (f"one\n{EVIL}\n\n", EVIL)

@@ -31,8 +31,8 @@ _LOCAL_TIME, _UTC = "%H:%M:%S", "%Y-%m-%dT%H:%M:%S"
 
 @contextmanager
 def kept(verbosity: int, path: Optional[str], warn: Callable[[str], None]) -> Iterator[None]:
-    """Log inside the block. verbosity: how often -v was given; path: of the file that lines are appended to; warn: is
-    told, once, where that cannot be written any more.
+    """Log inside the block. verbosity: how often -v was given; path: of the file that lines are appended to; warn:
+    called once if that cannot be written any more.
 
     OutputError where that file cannot be opened. It is made for its owner alone: it names domains, paths and hosts.
     """

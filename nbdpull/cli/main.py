@@ -25,7 +25,7 @@ _ONE_DOCUMENT = ("list", "show", "index", "plan", "doctor")  # the others print 
 
 @dataclass(frozen=True)
 class Line:
-    """A command line. guessed: the first word, where it was taken for a domain as it is no verb."""
+    """A command line. guessed: the first word, if it was taken for a domain because it is not a verb."""
 
     verb: str
     args: Namespace
@@ -151,7 +151,7 @@ def _prints_lines(words: list[str], line: Optional[Line]) -> bool:
 
 
 def _domain(line: Line) -> Optional[str]:
-    """The domain that a command is about: that which it names, or the only one of its store; None if there is none."""
+    """The domain that a command is about: the one it names, or the only one in its store; None if there is none."""
     named: Optional[str] = getattr(line.args, "domain", None)
     if named is not None or not hasattr(line.args, "store"):
         return named

@@ -17,7 +17,7 @@ HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stopping() -> Iterator[Check]:
-    """Give the function that raises Interrupted once a signal has come."""
+    """Yield the function that raises Interrupted once a signal has arrived."""
     got: list[int] = []
 
     def check() -> None:

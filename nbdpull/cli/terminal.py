@@ -27,7 +27,7 @@ def _plain_character(character: str) -> str:
 
 
 class Bars:
-    """A bar a disk on the terminal (stderr), fed with progress events; silent where stderr is no terminal."""
+    """A bar a disk on the terminal (stderr), fed with progress events; silent if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, tuple[Any, float]] = {}  # by disk: the bar, and when it began

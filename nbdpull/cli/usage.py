@@ -25,18 +25,18 @@ from .output import Outcome, flush, show_text
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    internal error: a fault of nbdpull, please report it
+  1    internal error: a bug in nbdpull, please report it
   2    wrong usage
   3    domain: no such domain or disk, not running, nothing to back up
-  4    checkpoint: no such one, exists already, bitmap unusable
+  4    checkpoint: not found, exists already, or bitmap unusable
   5    busy: another job or another nbdpull holds it, try again later
   6    hypervisor: libvirt, QEMU or the NBD connection failed
   7    permission denied by libvirt
   8    missing software: the message names the package
   9    output could not be written
-  10   store: none there, no such point, of another domain, of a newer format
+  10   store: not a store, no such point, another domain, or a newer format
   11   damage found in the store
-  12   a limit that was given (--max-duration, --scratch-limit) ended the run
+  12   a limit (--max-duration, --scratch-limit) ended the run
   13   an image is not equal to the point, or a point failed its drill
   128+N  ended by signal N, such as 130 for Ctrl-C
 """
@@ -80,7 +80,7 @@ def near(word: str, known: Iterable[str]) -> Optional[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Of one verb. What was not given is no member of what it parses."""
+    """Of one verb. What was not given is not in the parsed arguments."""
 
     def __init__(self, verb: str) -> None:
         about = command(verb)
@@ -121,12 +121,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if any(map(_DASHED.match, self._words)):
-            message += "; a name that begins with a dash goes after --, a value so: --name=-vm"
+            message += "; put a name that begins with a dash after --, a value after =: --name=-vm"
         raise errors.UsageError(f"{message}; see nbdpull help {self._verb}")
 
 
 def add(group: argparse._ActionsContainer, of: type, *names: str, **how: Any) -> None:
-    """Add an option or argument that becomes a field of the Options class `of`; its help tells the default there."""
+    """Add an option or argument that becomes a field of the Options class `of`; its help shows the default there."""
     dest = how.get("dest") or names[-1].lstrip("-").replace("-", "_")
     [field] = [each for each in fields(of) if each.name == dest]
     default = field.default
@@ -179,7 +179,7 @@ def add_point(parser: Parser, of: type, what: str = POINT) -> None:
 
 
 def add_domain_of_store(parser: Parser, of: type) -> None:
-    add(parser, of, "--domain", metavar="D", help="its name or uuid, where DIR holds more than one")
+    add(parser, of, "--domain", metavar="D", help="its name or UUID, if DIR holds more than one")
 
 
 def add_connect(parser: Parser, of: type, what: str = "libvirt to connect to") -> None:
@@ -202,7 +202,7 @@ def add_scratch(parser: Parser, of: type) -> None:
 
 def add_route(parser: Parser, of: type) -> None:
     """How QEMU's NBD server is reached."""
-    add(parser, of, "--socket", metavar="PATH", help="where QEMU makes its NBD socket")
+    add(parser, of, "--socket", metavar="PATH", help="where QEMU creates its NBD socket")
     add(parser, of, "--nbd", metavar="tcp:HOST:PORT", help="let QEMU serve over TCP instead (use --tls)")
     add(parser, of, "--tls", metavar="DIR", help="require TLS, using ca-cert.pem and client-*.pem in DIR")
 
@@ -227,12 +227,12 @@ def add_no_record(parser: Parser, of: type) -> None:
 def _add_logging(parser: Parser) -> None:
     group = parser.add_argument_group("logging")
     group.add_argument("-v", "--verbose", action="count",
-                       help="tell each step, libvirt call and connection on stderr; -vv: more")  # fmt: skip
-    group.add_argument("--log-file", metavar="FILE", help="append this, and what is told on stderr, to FILE")
+                       help="show each step, libvirt call and connection on stderr; -vv: more")  # fmt: skip
+    group.add_argument("--log-file", metavar="FILE", help="append these lines, and all messages, to FILE")
 
 
 def add_output(parser: Parser) -> None:
     """How the result is shown, of a verb that prints events."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--json", action="store_true", help="JSON lines on stdout: events, and last one result")
-    group.add_argument("--quiet", action="store_true", help="print nothing but errors and warnings")
+    group.add_argument("--json", action="store_true", help="JSON lines on stdout: events, then one result")
+    group.add_argument("--quiet", action="store_true", help="print only errors and warnings")

@@ -10,13 +10,13 @@ from ...operations.options import CleanupOptions as Options
 from .. import leftovers, usage
 from ..output import Outcome
 
-SUMMARY = "remove what a pull that died left in a domain and a store"
+SUMMARY = "remove what an interrupted pull left behind"
 EXAMPLE = "cleanup vm1 -o dir/"
 
 
 def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "domain", metavar="DOMAIN")
-    usage.add(parser, Options, "-o", "--output", metavar="DIR", help="a store: what died there is removed, too")
+    usage.add(parser, Options, "-o", "--output", metavar="DIR", help="the store, to clean up as well")
     usage.add_connect(parser, Options)
     usage.add_dry_run(parser, Options)
     usage.add_stall_timeout(parser, Options)

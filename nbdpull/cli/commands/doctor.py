@@ -19,7 +19,7 @@ EXAMPLE = "doctor vm1"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN", nargs="?", help="look at this domain and its disks, too")
+    usage.add(parser, Options, "domain", metavar="DOMAIN", nargs="?", help="check this domain and its disks, too")
     usage.add_connect(parser, Options)
     usage.add_scratch(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON array")

@@ -1,4 +1,4 @@
-"""drill: boot a point, see that it comes up, and throw it away."""
+"""drill: boot a point as a temporary VM, and record whether it comes up."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ...operations.options import DrillOptions as Options
 from .. import types, usage
 from ..output import Outcome
 
-SUMMARY = "boot a point, see that it comes up, and throw it away"
+SUMMARY = "boot a point as a temporary VM, and record whether it comes up"
 EXAMPLE = "drill dir/"
 
 
 def add(parser: usage.Parser) -> None:
     usage.add_chosen_point(parser, Options)
-    usage.add_connect(parser, Options, "libvirt of this machine to boot it with")
+    usage.add_connect(parser, Options, "libvirt to boot it with, on this machine")
     usage.add(parser, Options, "--expect", metavar="REGEX",
               help="ready when the serial console shows this (default: when the agent answers)")  # fmt: skip
     usage.add(parser, Options, "--timeout", metavar="T", type=types.duration, help="how long to wait for that")
-    usage.add(parser, Options, "--work-dir", metavar="DIR", help="for what the guest writes meanwhile")
+    usage.add(parser, Options, "--work-dir", metavar="DIR", help="directory for what the guest writes meanwhile")
     usage.add_no_record(parser, Options)
     usage.add_output(parser)
 
@@ -44,5 +44,5 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
         lines, code = [f"point {found.point.id} was up after {found.seconds} s"], 0
     else:
         lines, code = [f"FAILED point {found.point.id}: {found.reason}"], errors.DrillFailed.exit_code
-        lines += ["its console ends so:", *found.console.rstrip().split("\n")] if found.console.strip() else []
+        lines += ["the console ended with:", *found.console.rstrip().split("\n")] if found.console.strip() else []
     return Outcome(values, lines, code, domain=found.point.manifest.domain, warnings=found.warnings)

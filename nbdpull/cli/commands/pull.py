@@ -35,17 +35,17 @@ def add(parser: usage.Parser) -> None:
     usage.add(made, Options, "--no-checkpoint", dest="make_checkpoint", action="store_false",
               help="make no checkpoint")  # fmt: skip
     usage.add(parser, Options, "--on-lost-base", choices=OnLostBase.WORDS,
-              help="where a disk's base is lost: pull it in full, or fail")  # fmt: skip
+              help="if a disk's base is lost: pull it in full, or fail")  # fmt: skip
     usage.add(parser, Options, "--resume", nargs="?", choices=Resume.WORDS, const=Resume.ALWAYS,
-              help="resume the job of a run that died, if it is the very one that this pull would start: of the last "
-              "hour (auto), of any age (always, and --resume alone), or not; write it with '='")  # fmt: skip
+              help="resume the backup job of an interrupted run, if this pull would start the same job: from the last "
+              "hour (auto), of any age (always, and --resume alone), or never; write a value with '='")  # fmt: skip
     usage.add(parser, Options, "--offline", choices=Offline.WORDS,
-              help="a domain that is off: start it with its CPUs paused, pull, and end it again; read its images "
-              "without a start, which makes no checkpoint; the first where that can be, else the second (auto); or "
+              help="a domain that is off: start it with its CPUs paused, pull, and stop it again; read its images "
+              "without a start, which makes no checkpoint; start it if possible, else read it (auto); or "
               "refuse")  # fmt: skip
     usage.add(parser, Options, "--quiesce", nargs="?", choices=Quiesce.WORDS, const=Quiesce.REQUIRE,
-              help="freeze the guest's file systems while the backup starts: where it can be (auto), or else fail "
-              "(require, and --quiesce alone), or not; write it with '='")  # fmt: skip
+              help="freeze the guest's file systems while the backup starts: if possible (auto), or else fail "
+              "(require, and --quiesce alone), or never; write a value with '='")  # fmt: skip
     usage.add(parser, Options, "--freeze-timeout", metavar="S", type=types.in_range(5, 60),
               help="seconds that the freeze may last")  # fmt: skip
     usage.add_connect(parser, Options)
@@ -62,10 +62,10 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--max-rate-file", metavar="FILE",
               help="read the rate limit from FILE; re-read while running; 0 = unlimited")  # fmt: skip
     usage.add(parser, Options, "--max-in-flight", metavar="N", type=types.in_range(1, 1024),
-              help="most reads that QEMU has to do at once")  # fmt: skip
+              help="most reads in flight at once")  # fmt: skip
     parser.add_argument("--nice", metavar="N", type=types.in_range(0, 19),
                         help=f"nice value of nbdpull's own processes (default: {NICE})")  # fmt: skip
-    parser.add_argument("--gentle", action="store_true", help="--max-in-flight 1 --nice 19: the guest comes first")
+    parser.add_argument("--gentle", action="store_true", help="give the guest priority: --max-in-flight 1 --nice 19")
     usage.add(parser, Options, "--no-dedupe", dest="dedupe", action="store_false",
               help="store data again even if the parent holds it")  # fmt: skip
     usage.add(
@@ -130,7 +130,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def next_command(options: Options, point: dict[str, Any]) -> str:
-    """The command line that makes the point after this one. A store goes on by itself, but from a partial point."""
+    """The command line for the next point. A plain pull continues a store, except from a partial point."""
     dashed = options.domain.startswith("-")
     words = ["nbdpull", *(["pull"] if dashed or options.domain in RESERVED else [])]
     words += [] if dashed else [options.domain]
@@ -158,9 +158,9 @@ def _lines(options: Options, point: dict[str, Any], following: str, offline: Any
     if offline:
         yield _OFFLINE[offline]
     if point["partial"]:
-        yield f"It is partial: it holds what changed since {point['since']}, and makes no whole image by itself."
+        yield f"It is partial: it holds only what changed since {point['since']}, which makes no whole image."
         if not point["checkpoint"] and offline != Offline.READ:
-            yield "No checkpoint was made: --checkpoint NAME makes one to go on from."
+            yield "No checkpoint was made; --checkpoint NAME would make one to continue from."
     yield from ["", *terminal.disks(point), _total(point), "", *terminal.omitted(point)]
     if point["checkpoint"]:
         yield f"checkpoint: {point['checkpoint']}"
@@ -178,6 +178,6 @@ def _total(point: dict[str, Any]) -> str:
 
 
 _OFFLINE = {
-    Offline.START_PAUSED: "The domain was off: it was started with its CPUs paused, and ended again.",
+    Offline.START_PAUSED: "The domain was off: it was started with its CPUs paused, and stopped again.",
     Offline.READ: "The domain is off: its images were read, and no checkpoint was made.",
 }

@@ -36,28 +36,29 @@ def add(parser: usage.Parser) -> None:
     usage.add_disks(parser, Options)
     usage.add(parser, Options, "--format", dest="kind", choices=IMAGE_KINDS,
               help="default: that of the domain's disk")  # fmt: skip
-    usage.add(parser, Options, "--image-options", metavar="O=V,…", help="of a new qcow2, as qemu-img create -o")
+    usage.add(parser, Options, "--image-options", metavar="O=V,…",
+              help="options for new qcow2 images, as for qemu-img create -o")  # fmt: skip
     usage.add(parser, Options, "--encrypt-disk", dest="secrets", metavar="DISK=FILE", type=types.pair, action="append",
-              help="encrypt this disk by LUKS, with the secret in FILE (may be repeated)")  # fmt: skip
+              help="encrypt this disk with LUKS, using the secret in FILE (may be repeated)")  # fmt: skip
     usage.add(parser, Options, "--force", action="store_true",
               help="overwrite what exists: images, devices, a definition")  # fmt: skip
     usage.add(parser, Options, "--no-verify", dest="verify", action="store_false",
-              help="do not prove the whole chain before the first write")  # fmt: skip
+              help="do not check the whole chain before the first write")  # fmt: skip
     usage.add(parser, Options, "--no-space-check", dest="space_check", action="store_false",
               help="start, however little space seems to be free")  # fmt: skip
     usage.add(parser, Options, "--salvage", action="store_true",
               help="restore what is not damaged, and list what is lost")  # fmt: skip
     place = parser.add_mutually_exclusive_group()
-    usage.add(place, Options, "--delta", action="store_true", help="the targets exist: write back only what differs")
+    usage.add(place, Options, "--delta", action="store_true", help="the targets exist: write only what differs")
     usage.add(place, Options, "--onto", metavar="[DISK=]IMAGE", type=types.maybe_pair, action="append",
               help="apply a point without a parent to an image that holds its base (may be repeated)")  # fmt: skip
     usage.add(parser, Options, "--define", action="store_true",
-              help="define the domain in libvirt, by the restored domain.xml")  # fmt: skip
+              help="define the domain in libvirt from the restored domain.xml")  # fmt: skip
     usage.add(parser, Options, "--name", metavar="N", help="name of the restored domain")
     usage.add(parser, Options, "--new-uuid", action="store_true",
-              help="give the restored domain a new uuid: it is a copy")  # fmt: skip
+              help="give the restored domain a new UUID: it is a copy")  # fmt: skip
     usage.add(parser, Options, "--trust-definition", action="store_true",
-              help="with --define: keep what the definition names of the host, whatever it is")  # fmt: skip
+              help="with --define: keep everything of the host that the definition names")  # fmt: skip
     usage.add_connect(parser, Options, "libvirt to define it in")
     usage.add_threads(parser, Options)
     usage.add_output(parser)
@@ -116,7 +117,7 @@ def _lines(result: Result, lost: list[str], following: Optional[str]) -> Iterato
     if result.defined:
         yield "domain {name} (uuid {uuid}) is defined at {uri}".format(**result.defined)
     for disk in result.misplaced:
-        yield f"disk {disk} is {result.formats[disk]} at {result.files[disk]}: let its definition say so"
+        yield f"disk {disk} is {result.formats[disk]} at {result.files[disk]}: change its definition to match"
     yield from lost
     if lost:
         yield "Some data is lost and reads as zero: check the images before you start a VM from them."

@@ -1,4 +1,4 @@
-"""serve: the disks of a point to NBD clients, until it is told to end."""
+"""serve: the disks of a point over NBD, until it is stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...operations.options import ServeOptions as Options
 from .. import output, types, usage
 from ..output import Outcome
 
-SUMMARY = "give the disks of a point to NBD clients, without a restore"
+SUMMARY = "serve the disks of a point over NBD, without a restore"
 EXAMPLE = "serve dir/"
 
 
@@ -19,11 +19,12 @@ def add(parser: usage.Parser) -> None:
     usage.add_chosen_point(parser, Options)
     usage.add_disks(parser, Options)
     where = parser.add_mutually_exclusive_group()
-    usage.add(where, Options, "--socket", metavar="PATH", help="unix socket to make (default: one in a new directory)")
+    usage.add(where, Options, "--socket", metavar="PATH",
+              help="Unix socket to create (default: one in a new directory)")  # fmt: skip
     usage.add(where, Options, "--port", metavar="N", type=types.in_range(1, 65535),
               help="TCP port of 127.0.0.1 to listen on")  # fmt: skip
     usage.add(parser, Options, "--writable", action="store_true",
-              help="let clients write, to a layer that is thrown away")  # fmt: skip
+              help="let clients write; discard it at the end")  # fmt: skip
     usage.add(parser, Options, "--cache", dest="cache_bytes", metavar="N", type=types.size,
               help="memory for decompressed frames of a disk")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON lines on stdout")
@@ -48,5 +49,5 @@ def _tell(event: str, **members: Any) -> None:
         "",
         *(each["overlay"] for each in exports),
         "",
-        "Ctrl-C ends it.",
+        "Press Ctrl-C to stop.",
     )

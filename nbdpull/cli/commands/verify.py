@@ -1,4 +1,4 @@
-"""verify: look for damage in a store, or compare an image with a point."""
+"""verify: check a store for damage, or compare an image with a point."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ...operations.options import VerifyOptions as Options
 from .. import terminal, types, usage
 from ..output import Outcome
 
-SUMMARY = "look for damage in a store"
+SUMMARY = "check a store for damage"
 EXAMPLE = "verify dir/"
 
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "--domain", metavar="D", help="only this domain")
-    usage.add(parser, Options, "--point", metavar="ID", help="only this point, with all that it builds on")
+    usage.add(parser, Options, "--point", metavar="ID", help="only this point, and everything that it builds on")
     level = parser.add_mutually_exclusive_group()
     usage.add(level, Options, "--level", choices=Level.WORDS,
               help="files: sizes and digests of files; frames: of every frame as well")  # fmt: skip
@@ -32,14 +32,15 @@ def add(parser: usage.Parser) -> None:
     usage.add(level, CompareOptions, "--against", dest="image", metavar="IMAGE",
               help="is this image file or NBD URI equal to the point?")  # fmt: skip
     usage.add(parser, CompareOptions, "--disk", metavar="D",
-              help="with --against: the disk, where the point has more than one")  # fmt: skip
+              help="with --against: the disk, if the point has more than one")  # fmt: skip
     usage.add(parser, CompareOptions, "--format", dest="kind", choices=IMAGE_KINDS,
-              help="with --against: of the image (default: looked up)")  # fmt: skip
+              help="with --against: format of the image (default: detected)")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
               help="check this share, chosen at random in each run")  # fmt: skip
     usage.add(parser, Options, "--shard", metavar="I/N", type=types.shard,
               help="check part I of N; I always selects the same data")  # fmt: skip
-    usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration, help="end after that: 90s, 15m, 2h")
+    usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration,
+              help="stop after this time: 90s, 15m, 2h")  # fmt: skip
     usage.add_no_record(parser, Options)
     usage.add_threads(parser, Options)
     usage.add_output(parser)
