@@ -306,7 +306,7 @@ def test_format_of_a_base_is_not_guessed(tmp_path):
     image[at] = 0xE3
     chain.path.write_bytes(image)
     said = refusal(chain, errors.Unsupported)
-    assert "does not tell the format" in said and "qemu-img rebase -u -F" in said
+    assert "does not name the format" in said and "qemu-img rebase -u -F" in said
 
 
 def test_definition_counts_more_than_the_image(daemon, tmp_path):
@@ -335,11 +335,11 @@ def test_refused_below(tmp_path):
     chain = Chain(tmp_path, MIB)
     chain.snapshot()
     run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", chain.path, chain.path)
-    assert "below itself" in refusal(chain, errors.HypervisorError)
+    assert "is its own backing file" in refusal(chain, errors.HypervisorError)
     run("qemu-img", "rebase", "-u", "-F", "vmdk", "-b", chain.layers[0][0], chain.path)
     assert "of format vmdk" in refusal(chain, errors.Unsupported)
     run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd://localhost:1/x", chain.path)
-    assert "no file, but nbd://localhost:1/x" in refusal(chain, errors.Unsupported)
+    assert "is nbd://localhost:1/x, not a file" in refusal(chain, errors.Unsupported)
     run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "gone.qcow2", chain.path)
     assert "gone.qcow2: No such file" in refusal(chain, errors.HypervisorError)
 

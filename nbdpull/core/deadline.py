@@ -1,4 +1,4 @@
-"""The time that a run may take, as the operator told it.
+"""The time that a run may take, as the operator set it.
 
 Owns: when it is up. Must not know: what is running.
 """

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Callable
 
 NO_MEMORY = "there is not enough memory for this"  # the message of a MemoryError
-Check = Callable[[], None]  # called often by what takes long; what it raises ends that
-Report = Callable[..., None]  # told of progress: report(event=…, **members)
+Check = Callable[[], None]  # long operations call it often; what it raises ends them
+Report = Callable[..., None]  # receives progress: report(event=…, **members)
 
 
 class NbdpullError(Exception):
@@ -119,7 +119,7 @@ class Unsupported(HypervisorError):
 
 
 class SourceError(HypervisorError):
-    """Reading the export failed, or what it told cannot be true."""
+    """Reading the export failed, or its answer cannot be true."""
 
     code = "source"
 
@@ -143,7 +143,7 @@ class StartFailed(HypervisorError):
 
 
 class JobLost(HypervisorError):
-    """The backup job ended, or stopped being ours, before we ended it: what was read is void."""
+    """The backup job ended, or stopped being ours, before we ended it: what was read is invalid."""
 
     code = "job-lost"
 

@@ -2,7 +2,7 @@
 
 Owns: the extent (offset, length, kind) and every comparison of two lists of ranges. What is in no extent is unchanged.
 
-    status     runs of (length, flags) as a server tells them, from some offset on
+    status     runs of (length, flags) as a server reports them, from some offset on
     extents    sorted, disjoint (offset, length, kind); kind is DATA or ZERO
     segments   sorted, disjoint (offset, length, layer, record): which layer of a chain answers for a range
 
@@ -74,7 +74,7 @@ def combine_status(
     if end <= start:
         nothing = numpy.empty(0, "u8")
         return nothing, nothing, [nothing for _ in contexts], start
-    inner = [e[(start < e) & (e < end)] for e in context_ends]  # a server may tell of empty runs, too
+    inner = [e[(start < e) & (e < end)] for e in context_ends]  # a server may report empty runs, too
     cuts = _distinct([*inner, numpy.array([end], "u8")])
     offsets = numpy.concatenate([numpy.array([start], "u8"), cuts[:-1]])
     flags = [f[numpy.searchsorted(e, offsets, side="right")] for e, (_, f) in zip(context_ends, contexts)]
@@ -110,7 +110,7 @@ def with_edge(
     batches: Iterable[Extents], length: int, note: Callable[[Extents], None] = lambda edge: None
 ) -> Iterator[Extents]:
     """Drop CLEAN ranges from a stream of merged extent arrays, but for what of them is within so many bytes before the
-    end of the last one: that is DATA, of which note() is told. Yields arrays in ascending order.
+    end of the last one: that is DATA, which note() receives. Yields arrays in ascending order.
 
     What comes after a CLEAN range waits for the next one, or the end; yet where much of it waits, this one is taken for
     the last.
@@ -190,7 +190,7 @@ def clip(ranges: Ranges, start: int, stop: int) -> Ranges:
 
 
 def flaw(ranges: Ranges, size: int) -> Optional[str]:
-    """Say in words why this is no sorted, disjoint list within [0, size), or None."""
+    """Why this is not a sorted, disjoint list within [0, size), as a text; None if it is."""
     stops = ends(ranges)
     if (ranges["length"] == 0).any():
         return "an empty range"

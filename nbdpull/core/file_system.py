@@ -37,7 +37,7 @@ def used_bytes(files: Iterable[str]) -> int:
 
 
 def why_unwritable(folder: str) -> Optional[str]:
-    """What the operating system would say to who makes something in a folder; None where it can be made."""
+    """The operating system's reason not to create something in a directory; None if it can be created."""
     if os.access(folder, os.W_OK | os.X_OK):
         return None
     with suppress(OSError):
@@ -58,7 +58,7 @@ def sync_folder(descriptor: int) -> None:
 def start_writeback(descriptor: int) -> None:
     """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
 
-    Python has no sync_file_range of its own. A kernel or file system that cannot do it is no error.
+    Python has no sync_file_range of its own. It is not an error if a kernel or file system cannot do it.
     """
     _SYNC_FILE_RANGE(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 

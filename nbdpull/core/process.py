@@ -1,6 +1,6 @@
-"""A process as it is told to others, who come later or are elsewhere: which one, and whether it lives.
+"""The identity of a process, for others that run later or elsewhere: which one it is, and whether it lives.
 
-Owns: how a process is told from all others, how a machine is, and the one rule for both. Must not know: what it did.
+Owns: what distinguishes a process or a machine from all others, and the one rule for both. Must not know: what it did.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Process:
 
     @property
     def is_alive(self) -> Optional[bool]:
-        """Whether it runs; None where that cannot be told from here."""
+        """Whether it runs; None if that cannot be known from here."""
         if self.machine != _machine():
             return None
         return self.boot == _boot() and self.started == _start_time(self.pid)
 
     @property
     def is_dead(self) -> bool:
-        """Whether it has ended; not where that cannot be told."""
+        """Whether it has ended; False if that cannot be known."""
         return self.is_alive is False
 
 
@@ -45,7 +45,7 @@ def of(pid: Optional[int] = None) -> Process:
 
 
 def _start_time(pid: int) -> Optional[int]:
-    """None where there is none, or one that has ended."""
+    """None if there is none, or it has ended."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat") as file:
         state, *told = file.read().rpartition(")")[2].split()
         return None if state in _ENDED else int(told[18])

@@ -91,7 +91,7 @@ class Connection:
     def _wait(self, cookie: int, doing: str, failed: list[Any]) -> None:
         """Wait for a request's end, and note the nbd.Error that it ends in, in `failed`.
 
-        Only who asks for the end is told that an answer to a read was too short; a completion callback is not.
+        Only asking for the completion shows that an answer to a read was too short; a completion callback does not.
         """
         try:
             self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), doing)

@@ -1,6 +1,6 @@
 """What a disk of a domain that is off is made of: its image and those below it, opened read-only, and held.
 
-Owns: the way down a backing chain, which bitmaps tell all that changed and their union, and the proof that every file
+Owns: the way down a backing chain, which bitmaps record all changes, and their union, and the proof that every file
 is what it was. Nothing is written to an image, and no format is guessed. Must not know: libvirt, domains, stores.
 """
 
@@ -22,7 +22,7 @@ MOST_LAYERS = 200  # as QEMU's own limit
 
 
 class Place(NamedTuple):
-    """Where an image is, and what it is; both are told by a definition or by the image above."""
+    """Where an image is, and what it is; both are named by a definition, or by the image above."""
 
     path: str
     format: str
@@ -54,7 +54,7 @@ class Layers:
     whether the top one's format has them; warnings: what is not known of them."""
 
     def __init__(self, daemon: StorageDaemon, disk: str, places: Sequence[Place], is_all: bool = False):
-        """places: the image, and those below it as far as they are told; is_all: nothing is below the last one."""
+        """places: the image, and those below it as far as they are named; is_all: nothing is below the last one."""
         self._daemon, self._disk = daemon, disk
         self._opened = contextlib.ExitStack()
         self._layers: list[_Layer] = []
@@ -77,7 +77,7 @@ class Layers:
         yield from places
         while not is_all and (below := self._below(self._layers[-1])):
             if len(self._layers) >= MOST_LAYERS:
-                raise self._error(errors.HypervisorError, f"has more than {MOST_LAYERS} images above each other")
+                raise self._error(errors.HypervisorError, f"has a chain of more than {MOST_LAYERS} images")
             yield below
 
     def _below(self, layer: _Layer) -> Optional[Place]:
@@ -88,25 +88,26 @@ class Layers:
         if kind is None:  # to guess it would let a guest choose: what it writes at a raw disk's begin is a header
             raise self._error(
                 errors.Unsupported,
-                f"cannot be read: {layer.place.path} does not tell the format of the image below it, {name}; "
-                f"write it there: qemu-img rebase -u -F FORMAT -b {name} {layer.place.path}",
+                f"cannot be read: {layer.place.path} does not name the format of its backing file {name}; "
+                f"set it: qemu-img rebase -u -F FORMAT -b {name} {layer.place.path}",
             )
         if not path.startswith("/"):
-            raise self._error(errors.Unsupported, f"cannot be read: below {layer.place.path} is no file, but {name}")
+            why = f"the backing file of {layer.place.path} is {name}, not a file"
+            raise self._error(errors.Unsupported, f"cannot be read: {why}")
         return Place(path, kind)
 
     def _looked_at(self, place: Place) -> _Layer:
         if place.format not in FORMATS:
-            form = f"format {place.format}" if place.format else "a format that is not told"
+            form = f"format {place.format}" if place.format else "an unnamed format"
             raise self._error(errors.Unsupported, f"cannot be read: {place.path} is of {form}")
         depth = len(self._layers)
         self._open_file(depth, place.path)  # first, as it has a deadline
         holder = self._opened.enter_context(_Holder(self._disk, place.path))
         if any(holder.identity == layer.holder.identity for layer in self._layers):
-            raise self._error(errors.HypervisorError, f"cannot be read: {place.path} is below itself")
+            raise self._error(errors.HypervisorError, f"cannot be read: {place.path} is its own backing file")
         if not holder.locked:
-            self.warnings.append(f"disk {self._disk}: the file system of {place.path} has no locks: that no VM uses it "
-                                 "was not proved")  # fmt: skip
+            self.warnings.append(f"disk {self._disk}: the file system of {place.path} has no locks: nbdpull cannot "
+                                 "check that no VM uses it")  # fmt: skip
         self._open_image(depth, place)
         nodes = self._daemon.ask("query-named-block-nodes", flat=True)
         node = next(node for node in nodes if node["node-name"] == self._name(depth))
@@ -119,7 +120,7 @@ class Layers:
 
     def _open_file(self, depth: int, path: str) -> None:
         node = {"node_name": self._name(depth, "file"), "filename": path, "read_only": True}
-        with contextlib.suppress(Refused):  # it says no to what is no regular file
+        with contextlib.suppress(Refused):  # it refuses what is not a regular file
             self._daemon.ask("blockdev-add", driver="file", **node)
             return
         try:
@@ -154,7 +155,7 @@ class Layers:
     # Bitmaps
 
     def tells_since(self, bitmap: str) -> bool:
-        """Whether the bitmaps of this name tell of every change since the first of them was made: the top image has
+        """Whether the bitmaps of this name record every change since the first of them was made: the top image has
         one, those below without a gap, each whole. (libvirt has the same rule, but for the sizes: there it fails.)"""
         return bool(self._run(bitmap))
 
@@ -172,7 +173,7 @@ class Layers:
         if bitmap is not None:
             run = self._run(bitmap)
             if not run:
-                raise errors.CheckpointUnusable(f"disk {self._disk}: the bitmaps of {bitmap} do not tell all")
+                raise errors.CheckpointUnusable(f"disk {self._disk}: the bitmaps of {bitmap} are not complete")
             self._daemon.ask("block-dirty-bitmap-add", node=top, name=union, persistent=False, disabled=True)
             parts = [{"node": self._name(depth), "name": bitmap} for depth in run]
             self._daemon.ask("block-dirty-bitmap-merge", node=top, target=union, bitmaps=parts)
@@ -258,7 +259,7 @@ class _Holder:
 
 def _writes(device: int) -> list[str]:
     """Writes and discards of a block device so far, as the kernel counts them: QEMU's locks on one are on a name, and
-    libvirt gives each VM a /dev of its own. Nothing where that is not told."""
+    libvirt gives each VM a /dev of its own. Nothing if the kernel has no such count."""
     with contextlib.suppress(OSError), open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat") as file:
         counts = file.read().split()
         return counts[4:7:2] + counts[11:14:2]

@@ -198,8 +198,8 @@ def open_uri(uri: str, connections: int, check: Check = lambda: None) -> NbdTarg
 def open_image(
     path: str, image: Sequence[str], connections: int, draft: bool, check: Check = lambda: None
 ) -> Iterator[NbdTarget]:
-    """Give the NbdTarget of an image, by qemu-nbd. image: the words that name it, of qemu_img; draft: it is synced as a
-    whole afterwards, so that no flush is needed."""
+    """Yield the NbdTarget of an image, by qemu-nbd. image: the words that name it, of qemu_img; draft: it is synced
+    as a whole afterwards, so that no flush is needed."""
 
     def connect(socket: str) -> NbdTarget:
         return NbdTarget(lambda handle: handle.aio_connect_unix(socket), path, connections, True, check)

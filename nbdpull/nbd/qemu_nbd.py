@@ -55,7 +55,7 @@ class QemuNbd:
 
 @contextlib.contextmanager
 def serving(words: Sequence[str], end_with_us: int = signal.SIGKILL) -> Iterator[QemuNbd]:
-    """Give a QemuNbd. words: its options, and those that name the image; end_with_us: the signal that it gets when we
+    """Yield a QemuNbd. words: its options, and those that name the image; end_with_us: the signal that it gets when we
     end before it. In the end it is killed, unless it has finished."""
     software.require("qemu-nbd")
     with contextlib.ExitStack() as opened:

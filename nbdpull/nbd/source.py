@@ -62,15 +62,15 @@ class Source:
 
     Where a bitmap is known to say too little: dirty_from is the offset from which all is dirty; held(start, stop) gives
     the ranges where the image that the extents are laid over has data, None: nobody knows that image. What of them is
-    clean and zero is told, too. layered: the disk's image is on top of another one. Where such a disk is shrunk and
-    grown again, QEMU fills the rest of the cluster in which it ended with zeroes, tells it as data, and sets no bit.
+    clean and zero is reported, too. layered: the disk's image has a backing file. If such a disk is shrunk and
+    grown again, QEMU fills the rest of the cluster in which it ended with zeroes, reports it as data, and sets no bit.
     Behind that cluster all is zero or dirty: it ends with the last clean data, or before. So of that the last
-    MAX_CLUSTER bytes are told; also where nobody knows the image, as what such a cluster held may have come to light.
+    MAX_CLUSTER bytes are reported; also if the image is not known, because old data of such a cluster may reappear.
 
-    presumed: bytes of what was told without a bit, most of which will not have changed.
+    presumed: bytes that were reported without a bit, most of which will not have changed.
 
     connections: how many there are, for readers and the map together; who finds none free waits for one. All are made
-    before anything is asked: a QEMU whose server is stopped in the midst of a handshake may never come to itself again,
+    before anything is asked: a QEMU whose server is stopped during a handshake may hang for good,
     and whoever ends the job does not ask us when. So there are handshakes at the begin and after a loss, and none is
     left half way.
 
@@ -145,7 +145,7 @@ class Source:
     def extents(self, start: int = 0) -> Iterator[Extents]:
         """Yield arrays of merged extents in ascending order: DATA to read, ZERO to record; what is clean is left out.
 
-        Proves on the way that what the server tells covers [start, size) exactly.
+        Proves on the way that the server's answers cover [start, size) exactly.
         """
         found = extents.merged_stream(pipeline.ahead(self._status_windows(start), STATUS_AHEAD))
         if not self._tells_edge:
@@ -203,7 +203,7 @@ class Source:
 
     @contextmanager
     def reading(self) -> Iterator[_Reader]:
-        """Give a reader to one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
+        """Yield a reader for one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
         the thread's next call, also when the reader is given back."""
         reader = _Reader(self, self._take())
         try:
@@ -232,7 +232,7 @@ class Source:
         """What first() returns, or where its connection broke, again(), on up to TRIES connections.
 
         A server breaks the connection, too, where a read fails in its middle: so the second try reads in small pieces,
-        whose errors come as replies and tell the place.
+        whose errors come as replies, with the offset.
         """
         attempt, pause, lost = first, PAUSE, False
         for left in reversed(range(TRIES)):

@@ -61,7 +61,7 @@ class SourceConnection(Connection):
     """A connection to an export that is read.
 
     To a server that has to hang up first it says no goodbye, and asks for nothing that such a one answers by hanging
-    up: an error in the midst of a read whose answer comes in pieces.
+    up: an error in the middle of a read whose answer comes in pieces.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class SourceConnection(Connection):
         return cookie
 
     def read_pinned(self, ranges: Sequence[Range]) -> list[memoryview]:
-        """The same in small pieces; a SourceError tells the ranges that cannot be read, all of them."""
+        """The same in small pieces; a SourceError lists all ranges that cannot be read."""
         views = _views(ranges)
         bad: list[tuple[int, int]] = []
         for (offset, length), view in zip(ranges, views):
@@ -234,7 +234,7 @@ class SourceConnection(Connection):
         if handle is None:
             return
         if self._keeper:
-            with suppress(errors.HypervisorError):  # which the keeper's check tells
+            with suppress(errors.HypervisorError):  # the keeper's check raises it
                 if self._kept:
                     self._keeper.abandon(self._kept)
             return
@@ -281,7 +281,7 @@ def _connected(server: Server, timeout: float) -> socket.socket:
 
 def _hang_up(handle: Any) -> None:
     """End the connection whoever still refers to the handle, such as an exception's traceback: QEMU does not end a
-    job while a client of its server is in the midst of the handshake."""
+    job while a client of its server is in its handshake."""
     with suppress(nbd.Error, OSError), socket.socket(fileno=os.dup(handle.aio_get_fd())) as connection:
         connection.shutdown(socket.SHUT_RDWR)
 

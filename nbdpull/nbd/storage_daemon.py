@@ -64,7 +64,7 @@ class StorageDaemon:
         """What a command of its monitor returns; dashes of names are written as underscores. Refused."""
         asked = {"execute": command, "arguments": {name.replace("_", "-"): arguments[name] for name in arguments}}
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # the answer tells
+        with contextlib.suppress(BrokenPipeError):  # the answer shows it
             self._process.stdin.write(json.dumps(asked).encode() + b"\n")
         return self._answer(command, "return")
 
@@ -104,7 +104,7 @@ class StorageDaemon:
         said = child.said(self._log, 500)
         how = f"by signal {-code}" if code and code < 0 else f"with code {code}"
         return errors.JobLost(f"{PROGRAM}, which read the images, has ended {how}{said and f' ({said})'}: what was "
-                              "read by it is not used, pull again")  # fmt: skip
+                              "read cannot be used, pull again")  # fmt: skip
 
     def close(self) -> None:
         self._opened.close()

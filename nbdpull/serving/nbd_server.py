@@ -33,7 +33,7 @@ TROUBLE = "trouble: "  # as the plugin writes it
 
 @dataclass(frozen=True)
 class Request:
-    """What to serve. point: an id or "latest"; disks empty: all; without socket and port, a socket in a new folder."""
+    """What to serve. point: an id or "latest"; disks empty: all; without socket and port: one in a new directory."""
 
     store: str
     domain: Optional[str] = None
@@ -125,7 +125,7 @@ class Server:
         return ["nbdkit", "-t", "1", "-f", "--exit-with-parent", *where, *how, "python", str(PLUGIN), *options]
 
     def _await(self, status: int) -> dict[str, Any]:
-        """What the plugin tells of itself; raises what it could not do."""
+        """What the plugin reports about itself; raises what it could not do."""
         with os.fdopen(status, "rb") as pipe:
             while not select.select([pipe], [], [], LOOK_INTERVAL)[0]:
                 self._check()
@@ -168,7 +168,7 @@ class Server:
         return Export(disk, size, uri, shlex.join(overlay))
 
     def wait(self, tell: Callable[[str], None]) -> NoReturn:
-        """Return never but by an exception: that of `check`, or OutputError when nbdkit ends by itself. tell is given
+        """Ends only by an exception: that of `check`, or OutputError if nbdkit ends by itself. tell receives
         each of `troubles`."""
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):

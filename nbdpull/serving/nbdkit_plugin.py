@@ -97,7 +97,7 @@ def _tell(**values: Any) -> None:
 
 
 def cleanup() -> None:
-    """Remove what nbdkit leaves: its socket, and a folder of ours."""
+    """Remove what nbdkit leaves: its socket, and a directory of ours."""
     for path in _config.get("socket", []):
         with suppress(OSError):
             os.unlink(path)

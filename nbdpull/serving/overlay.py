@@ -90,6 +90,6 @@ class Overlay:
                 found.append(extents.of([(start, stop - start, extents.DATA)]))
                 continue
             found.append(self._below.extents(start, stop - start, limit))
-            if int(extents.ends(found[-1][-1:])[0]) < stop:  # it told but the beginning
+            if int(extents.ends(found[-1][-1:])[0]) < stop:  # it reported only the beginning
                 break
         return extents.merged(numpy.concatenate(found)) if found else extents.of([])
