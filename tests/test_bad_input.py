@@ -79,7 +79,7 @@ def test_unknown_disk(witness):
 
 
 def test_no_disk_left(witness):
-    message = ["no disk of domain bad-input is left to back up", "vda, vdb"]
+    message = ["domain bad-input has no disk left to back up", "vda, vdb"]
     assert_refused(witness, DOMAIN, "nothing-to-back-up", message, "--exclude", "vda", "--exclude", "vdb")
     assert_refused(witness, DOMAIN, "nothing-to-back-up", message, "--disk", "vda", "--exclude", "vda")
 
@@ -396,7 +396,7 @@ def test_a_point_after_which_none_can_come(witness):
     """Its sequence is the highest that a manifest may have: that is told before the job, not after it."""
     made = witness.pull()
     rewrite(next(witness.store.glob(f"*/{made['id']}/manifest.json")), {"sequence": (1 << 64) - 1})
-    assert_refused(witness, STORE, "store", ["sequence is 2^64 - 1", "another directory"])
+    assert_refused(witness, STORE, "store", ["sequence number (2^64 - 1)", "another directory"])
 
 
 def test_links_in_a_store_are_not_written_through(witness, tmp_path):
@@ -567,7 +567,7 @@ def test_no_permission_for_the_store(witness_for_nobody):
 
 def test_scratch_where_qemu_cannot_make_it(witness, tmp_path):
     nowhere = tmp_path / "nowhere"
-    assert_refused(witness, HYPERVISOR, "hypervisor", ["cannot begin a backup", str(nowhere)],
+    assert_refused(witness, HYPERVISOR, "hypervisor", ["cannot start a backup", str(nowhere)],
                    "--scratch-dir", nowhere)  # fmt: skip
 
 
@@ -578,7 +578,7 @@ def test_socket_that_cannot_be(witness, tmp_path):
     assert precious.read_text() == "x"
     assert_refused(witness, USAGE, "usage", "absolute path", "--socket", "relative")
     assert_refused(witness, USAGE, "usage", "107 bytes", "--socket", "/" + "x" * 107)
-    assert_refused(witness, HYPERVISOR, "hypervisor", "cannot begin a backup", "--socket", "/nowhere/socket")
+    assert_refused(witness, HYPERVISOR, "hypervisor", "cannot start a backup", "--socket", "/nowhere/socket")
 
 
 @pytest.mark.parametrize("options, message", [

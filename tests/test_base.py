@@ -125,7 +125,7 @@ def test_lost_base_can_be_an_error(pulled, how):
         vm.delete_checkpoint(first["checkpoint"])
     before = vm.checkpoints()
     done = nbdpull(*witness.words("--on-lost-base", "fail"))
-    assert done.returncode == 4 and "--on-lost-base full" in done.stderr and "vda (" in done.stderr
+    assert done.returncode == 4 and "--on-lost-base=full" in done.stderr and "vda (" in done.stderr
     assert vm.checkpoints() == before and not vm.job_active() and len(witness.points()) == 1
     reason = "bitmap-lost" if how == "crash" else "checkpoint-lost"
     quiet = nbdpull(*[word for word in witness.words("--quiet", "--no-checkpoint") if word != "--json"])

@@ -75,7 +75,7 @@ def test_what_libvirt_makes_no_backup_of(kind, bus):
     vm = Vm(vda={})
     vm._disks += domain_xml.parse_disks(f"<domain><devices>{element}</devices></domain>")
     names, warnings = chosen(vm)
-    assert names == ["vda"] and "no backup" in warnings[0]
+    assert names == ["vda"] and "libvirt cannot back it up" in warnings[0]
 
 
 @pytest.fixture

@@ -229,9 +229,7 @@ def test_an_image_that_hangs_is_given_up(machine, tmp_path):
     os.mkfifo(pipe)
     with domain.open(made.name, stall_timeout=1) as vm:
         (disk,) = vm.disks()
-        with pytest.raises(
-            errors.NoAnswer, match=f"disk vda cannot be looked at .{pipe}: .* within 1 s.*--exclude vda"
-        ):
+        with pytest.raises(errors.NoAnswer, match=f"disk vda cannot be read .{pipe}: .* within 1 s.*--exclude vda"):
             vm.looked_at([replace(disk, source=str(pipe))])
 
 
@@ -415,8 +413,8 @@ def test_the_first_error_is_not_hidden_and_leftovers_are_told(machine, scratch):
             made.stop()
             raise errors.OutputError("the disk is full")
         assert caught.value.left_behind == (
-            f"checkpoint 'auto-{RUN}' is left behind, as the domain is off: "
-            "the next pull removes it when that runs again",
+            f"checkpoint 'auto-{RUN}' is left behind because the domain is off: "
+            "the next pull removes it once the domain runs",
         )
         assert os.listdir(scratch) == []
 
@@ -587,7 +585,7 @@ def test_socket_that_exists_is_left_alone(vm, scratch):
 def test_place_that_qemu_cannot_use(vm, scratch, options):
     options = plan(**{"scratch": scratch, **options})
     with (
-        pytest.raises(errors.HypervisorError, match="cannot begin a backup.*/no/such/place"),
+        pytest.raises(errors.HypervisorError, match="cannot start a backup.*/no/such/place"),
         vm.backups.begun(options),
     ):
         pass
@@ -709,7 +707,7 @@ def test_begin_of_something_else_than_asked(vm, scratch):
 
     real = vm.dom
     vm.dom = Meddled(real, backupGetXMLDesc=told)
-    with pytest.raises(errors.HypervisorError, match="another backup than asked"), vm.backups.begun(plan(scratch)):
+    with pytest.raises(errors.HypervisorError, match="another backup than requested"), vm.backups.begun(plan(scratch)):
         pass
     assert os.listdir(scratch) == []
 
@@ -755,7 +753,7 @@ def test_job_that_does_not_end(vm, scratch, monkeypatch):
 
 
 def test_job_ended_by_somebody_else(vm, shared, scratch):
-    with pytest.raises(errors.JobLost, match="it ended before all was read"), vm.backups.begun(plan(scratch)) as job:
+    with pytest.raises(errors.JobLost, match="before everything was read"), vm.backups.begun(plan(scratch)) as job:
         end_job(shared.domain)
         with pytest.raises(errors.JobLost):
             job.require_alive()

@@ -76,7 +76,7 @@ def test_an_error_is_not_taken_for_a_guest_that_ended():
     gone = domain_boot.Boot(None, Meddled(None, isActive=raising(error_of(libvirt.VIR_ERR_NO_DOMAIN))))
     assert not gone.active
     lost = domain_boot.Boot(None, Meddled(None, isActive=raising(error_of(libvirt.VIR_ERR_SYSTEM_ERROR))))
-    with pytest.raises(errors.HypervisorError, match="cannot tell whether the drill's domain runs"):
+    with pytest.raises(errors.HypervisorError, match="cannot check whether the drill's domain runs"):
         assert lost.active
 
 

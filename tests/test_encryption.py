@@ -75,7 +75,7 @@ def test_it_is_told(vm, tmp_path):
     """That a store is not encrypted is not what one expects of an encrypted disk: also with --quiet."""
     _, said = pulled(vm, tmp_path)
     for disk in ("vda", "vdb"):
-        assert f"warning: disk {disk} is encrypted on its host; what is stored of it is not" in said
+        assert f"warning: disk {disk} is encrypted on its host; the store and the scratch directory hold" in said
     assert "disk vdc" not in said
     plan = json.loads(run_bytes("plan", vm.name, "-c", vm.bed.uri, "--json").stdout)
     assert [each.split()[1] for each in plan["warnings"] if "encrypted" in each] == ["vda", "vdb"]

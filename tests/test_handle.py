@@ -149,7 +149,7 @@ def test_no_answer_tells_the_last_state_that_was_seen(monkeypatch):
     "session, saved, advice",
     [
         ("", 0, "start it first"),
-        ("", 1, "it has a saved state (managedsave), from which virsh start goes on"),
+        ("", 1, "it has a saved state (managedsave), from which virsh start continues"),
         ("another session may run it", 0, "another session may run it"),
         ("another session may run it", 1, "another session may run it"),
     ],

@@ -33,7 +33,7 @@ def fitted(xml, trusted=False):
 def test_emulators(path, trusted, kept):
     root, told = fitted(of(devices=f"<emulator>{path}</emulator>"), trusted)
     assert (root.findtext("devices/emulator") == path) is kept
-    assert told == ([] if kept else [f"the emulator {path} is none that libvirt has here: libvirt takes its own"])
+    assert told == ([] if kept else [f"libvirt does not offer the emulator {path} here: it uses its own"])
 
 
 @pytest.mark.parametrize("path, trusted, kept", [
@@ -64,7 +64,7 @@ def test_an_emulator_of_another_distribution(path, here, stays):
 
     text, told = host_fit.loosened(of(devices=f"<emulator>{path}</emulator>"), is_here)
     assert (ET.fromstring(text).findtext("devices/emulator") == path) is stays
-    assert told == ([] if stays else [f"the emulator {path} is not on this host: libvirt takes its own"])
+    assert told == ([] if stays else [f"the emulator {path} is not on this host: libvirt uses its own"])
     assert "/strange" not in asked
 
 

@@ -369,7 +369,7 @@ def test_saved_state_stays_and_is_told(pulled):
         point = witness.pull(option)
         assert modes(point)["vda"] == SINCE and witness.result["offline"] == "read"
         assert (point["consistency"], point["consistency_reason"]) == ("crash-consistent", "saved-state")
-        assert any("saved state: its disks go with the memory" in text for text in witness.result["warnings"])
+        assert any("saved state: its disks belong to the memory" in text for text in witness.result["warnings"])
     assert vm.domain.hasManagedSaveImage(0)
     found = doctor(vm.name, "-c", vm.bed.uri)[1][vm.name]
     assert "saved state" in found["text"] and "virsh start" in found["advice"]

@@ -13,9 +13,9 @@ from nbdpull.operations import listing
 DISK = "<disk type='file' device='{device}'><source file='/i/{name}'/><target dev='{name}'/>{inside}</disk>"
 DEVICES = {
     "<filesystem type='mount'><source dir='/srv/home'/><target dir='home'/></filesystem>":
-        ("filesystem home", "is a folder of the host", "/srv/home", True),
+        ("filesystem home", "is a directory of the host", "/srv/home", True),
     "<filesystem type='mount'><driver type='virtiofs'/><source socket='/run/fs.sock'/><target dir='x'/></filesystem>":
-        ("filesystem x", "is a folder of the host", "/run/fs.sock", True),
+        ("filesystem x", "is a directory of the host", "/run/fs.sock", True),
     "<memory model='nvdimm' access='shared'><source><path>/srv/pmem</path></source></memory>":
         ("memory nvdimm", "is kept by the host", "/srv/pmem", True),
     "<memory model='virtio-pmem'><source><path>/srv/pmem2</path></source></memory>":
@@ -35,10 +35,10 @@ DEVICES = {
     DISK.format(device="floppy", name="fda", inside=""): ("floppy fda", "is a floppy drive", "/i/fda", False),
     DISK.format(device="disk", name="vdy", inside=""): ("disk vdy", "was left out", "/i/vdy", False),
     DISK.format(device="disk", name="vdz", inside="<transient/>"):
-        ("disk vdz", "is transient, of which libvirt makes no backup", "/i/vdz", True),
+        ("disk vdz", "is transient, and libvirt cannot back it up", "/i/vdz", True),
     "<disk type='file' device='cdrom'><target dev='sdb'/></disk>": None,
     "<disk type='vhostuser' device='disk'><source type='unix' path='/run/v'/><target dev='vdv'/></disk>":
-        ("disk vdv", "is one of vhostuser, of which libvirt makes no backup", "/run/v", True),
+        ("disk vdv", "is one of vhostuser, and libvirt cannot back it up", "/run/v", True),
 }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_an_old_point_tells(tmp_path):
         each for each in told if each["what"] != "tpm"
     ]
     text = run_bytes("show", vm.root, "latest").stdout.decode()
-    assert "not in it: filesystem home (/srv/home), it is a folder of the host\n" in text
+    assert "not in it: filesystem home (/srv/home), it is a directory of the host\n" in text
     with damaged(vm.folder / vm.points[0].id / "domain.xml", b"<domain/>"):
         assert listing.listing(listing.Options(str(vm.root))).points[0]["not_in_point"] is None
         assert run_bytes("show", vm.root, "latest").returncode == 0
@@ -126,14 +126,14 @@ def test_a_pull_tells(private_libvirt, tmp_path):
     with WithShare(private_libvirt, tmp_path / "images", {"vda": MIB, "vdb": MIB, "vdc": Disk(MIB, "raw")}) as vm:
         pull = ["pull", vm.name, "-c", vm.bed.uri, "-o", tmp_path / "store"]
         done = run_bytes(*pull, "--exclude", "vdb", "--quiet")
-        warning = "nbdpull: warning: filesystem home (/tmp) is not in the point: it is a folder of the host\n"
+        warning = "nbdpull: warning: filesystem home (/tmp) is not in the point: it is a directory of the host\n"
         assert (done.returncode, done.stdout, done.stderr.decode()) == (0, b"", warning)
         done = run_bytes(*pull, "--exclude", "vdb")
         lines = [line for line in done.stdout.decode().splitlines() if line.startswith("not in it: ")]
         assert lines == [
             f"not in it: disk vdb ({vm.disks['vdb'].path}), it was left out",
             f"not in it: cdrom sdc ({vm.folder}/cd.iso), it is a CD-ROM drive",
-            "not in it: filesystem home (/tmp), it is a folder of the host",
+            "not in it: filesystem home (/tmp), it is a directory of the host",
         ]
         result = json.loads(run_bytes(*pull, "--disk", "vda", "--json").stdout.splitlines()[-1])
         assert result["warnings"] == [], "it is told once, where no option can say that one knows"
@@ -146,7 +146,7 @@ def test_a_pull_tells(private_libvirt, tmp_path):
         assert f"disk vdn ({tmp_path}/n) is not in the point: it is not in the domain as it runs" in result["warnings"]
         doctor = json.loads(run_bytes("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
         told = {each["subject"]: (each["state"], each["text"]) for each in doctor}
-        assert told["filesystem home"] == ("warn", "/tmp: not pulled, it is a folder of the host")
+        assert told["filesystem home"] == ("warn", "/tmp: not pulled, it is a directory of the host")
         assert told["disk vdn"] == ("warn", f"{tmp_path}/n: not pulled, it is not in the domain as it runs")
 
 

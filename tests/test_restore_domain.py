@@ -215,7 +215,7 @@ def test_a_name_that_libvirt_would_refuse(private_libvirt, pulled, tmp_path, nam
 
 
 @pytest.mark.parametrize("words, says", [
-    ([], "runs at"), (["--name", "other"], "give --new-uuid"), (["--new-uuid"], "another domain"),
+    ([], "runs at"), (["--name", "other"], "use --new-uuid"), (["--new-uuid"], "another domain"),
 ])  # fmt: skip
 def test_a_domain_is_not_replaced(private_libvirt, pulled, tmp_path, words, says):
     vm, store = pulled
@@ -228,7 +228,7 @@ def test_replace_the_definition_of_the_same_domain(private_libvirt, pulled, tmp_
     vm, store = pulled
     vm.stop()
     words = ["restore", store, "-o", tmp_path / "out", "--define", "-c", private_libvirt.uri]
-    assert "give --force" in nbdpull(*words).stderr
+    assert "use --force" in nbdpull(*words).stderr
     assert result_of(nbdpull(*words, "--force", "--json"))["defined"]["uuid"] == vm.uuid
     assert f"{tmp_path}/out/vdb.qcow2" in vm.domain.XMLDesc()
     then = contents(vm)

@@ -197,7 +197,7 @@ def test_an_emulator_that_is_not_of_this_host_gives_way(private_libvirt, tmp_pat
     path = str(program) if emulator.startswith("a program") else emulator
     vm = point_of(tmp_path, emulator=("/usr/bin/qemu-system-x86_64", path))
     done = define(private_libvirt, vm, tmp_path)
-    assert f"the emulator {path} is none that libvirt has here" in done.stderr + done.stdout
+    assert f"libvirt does not offer the emulator {path} here" in done.stderr + done.stdout
     assert "<emulator>/usr/bin/qemu-system-x86_64<" in starts(private_libvirt, done)
     assert not ran.exists()
 
@@ -328,7 +328,7 @@ def test_what_libvirt_would_refuse_is_refused_before_the_first_byte(private_libv
     """It was refused when all images were written, which may take hours."""
     vm = point_of(tmp_path, replaced=replaced)
     done = define(private_libvirt, vm, tmp_path, *words)
-    assert done.returncode == 6 and says in done.stderr and "mend domain.xml" in done.stderr
+    assert done.returncode == 6 and says in done.stderr and "correct domain.xml" in done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
     assert private_libvirt.virsh("list", "--all", "--name").split() == []
 
@@ -351,7 +351,7 @@ def test_what_libvirt_defines_and_would_not_start_is_told(private_libvirt, tmp_p
     done = define(private_libvirt, point_of(tmp_path, replaced=NUMA), tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     [told] = result["warnings"]
-    assert "would not start it" in told and "NUMA node 77" in told
+    assert "but not start it" in told and "NUMA node 77" in told
     assert private_libvirt.virsh("list", "--all", "--name").split() == ["of-old"]
     private_libvirt.connection().lookupByName("of-old").undefine()
 

@@ -88,7 +88,7 @@ def test_a_machine_of_another_distribution(host):
     vm.pull()
     assert not os.path.exists("/usr/libexec/qemu-kvm")
     said = host.run("nbdpull restore dir/ -o out/ 2>&1")
-    assert "the emulator /usr/libexec/qemu-kvm is not on this host: libvirt takes its own" in said
+    assert "the emulator /usr/libexec/qemu-kvm is not on this host: libvirt uses its own" in said
     assert "cdrom sda /old/installer.iso" in said
     host.run(said.splitlines()[-1].partition("next: ")[2])
     assert host.seen_by("vm1") == vm.images[vm.points[0].id]

@@ -27,11 +27,11 @@ Decision = tuple[str, str]  # mode, reason
 # Why a disk is pulled in full though the series led to expect an incremental: what --on-lost-base is about.
 LOST = {
     "checkpoint-lost": "the checkpoint of the newest point is gone",
-    "checkpoint-replaced": "the checkpoint of the newest point was made again since",
+    "checkpoint-replaced": "the checkpoint of the newest point was replaced",
     "chain-broken": "a file that the newest point needs is missing or damaged",
-    "parent-damaged": "what it would build on is known to be damaged",
-    "bitmap-lost": "its bitmap is missing or void, as after a crash of QEMU or of the host",
-    "source-changed": "another image is behind its name",
+    "parent-damaged": "the point that it would build on is damaged",
+    "bitmap-lost": "its bitmap is missing or invalid, as after a crash of QEMU or of the host",
+    "source-changed": "it has another image now",
     "shrunk": "it is smaller than it was",
 }
 
@@ -95,7 +95,7 @@ class Choice:
         lost = [f"{target} ({reason})" for target, reason in self.lost.items()]
         if lost:
             raise errors.CheckpointUnusable(
-                f"no sound base for an incremental of {', '.join(lost)}: --on-lost-base full pulls in full"
+                f"no usable base for an incremental of {', '.join(lost)}: --on-lost-base=full pulls in full"
             )
 
 
@@ -123,7 +123,7 @@ def choose(
         finder.tell_of_partial(base, decisions)
     choice = Choice(base, decisions, finder.warnings, finder.given_back)
     choice.warnings.extend(
-        f"disk {target} is read in full, where an incremental was to be expected: {LOST[reason]} ({reason})"
+        f"disk {target} is read in full although an incremental was expected: {LOST[reason]} ({reason})"
         for target, reason in choice.lost.items()
     )
     return choice
@@ -238,8 +238,8 @@ class _Finder:
         chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]
         if chosen and (whole := self._whole()):
             self.warnings.append(
-                f"the new point tells what changed on {', '.join(chosen)} since {base.checkpoint.name}, of which the "
-                f"store has no whole image: it is partial, and latest stays {whole[-1].id}"
+                f"the new point holds only what changed on {', '.join(chosen)} since {base.checkpoint.name}, and the "
+                f"store has no whole image of that time: it is partial, and latest stays {whole[-1].id}"
             )
 
     def looked_through(self, base: Base) -> Base:
@@ -257,7 +257,7 @@ class _Finder:
         known = verdict.Known(self._points, findings.load(self._series))
         named = {disk.name: known.damaged(point, disk.name) for disk in point.manifest.disks}
         self.warnings += [
-            f"damage of point {each} is on record: nothing is laid over it (nbdpull verify looks whether it is mended)"
+            f"point {each} is damaged: nothing new builds on it (after a repair, run nbdpull verify)"
             for each in sorted(frozenset().union(*named.values()))
         ]
         return frozenset(disk for disk, points in named.items() if points)

@@ -66,7 +66,7 @@ def _add_local_files(
         try:
             data = guest_files.read(path, timeout, layout.MAX_FILE + 1)
             if not layout.fits_point(name, len(data)):
-                raise OSError(errno.EFBIG, "it is too large, or its name is none of a file of a point")
+                raise OSError(errno.EFBIG, "it is too large, or its name is not possible in a store")
             new.add_file(name, data, parent)
         except OSError as error:
             warnings.append(f"{path} ({name} of the domain) is not in the point: {error.strerror}")
@@ -93,7 +93,7 @@ def _passwords(vm: Domain, xml: str, live: Optional[str], points: Sequence[Point
         found, why = sorted(domain_xml.displays(xml) | domain_xml.displays(live or xml)), f", if any ({error}),"
     known = points[-1].manifest.passwords if points else []
     return found, [
-        f"the password of graphics {kind}{why} is not in the point: a restored domain shows "
-        f"it on {LOOPBACK} alone until it gets a new one"
+        f"the password of graphics {kind}{why} is not in the point: in a restored domain, "
+        f"it listens on {LOOPBACK} only until you set a new one"
         for kind in set(found) - set(known)
     ]

@@ -110,7 +110,7 @@ def _known_frames(
     try:
         return known_frames.of_point(series, parent, disk.target, lookout.check)
     except errors.Damaged as error:
-        warnings.append(f"disk {disk.target} is stored without looking for known data: {error}")
+        warnings.append(f"disk {disk.target} is stored without deduplication: {error}")
         return None
 
 

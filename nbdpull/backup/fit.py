@@ -22,12 +22,11 @@ def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None
     """Raises where a reader would have to refuse the point. where: the series' folder."""
     for disk in disks:
         if disk.size > layout.MAX_DISK:
-            told = f"disk {disk.target} is larger than {layout.MAX_DISK} bytes"
+            told = f"disk {disk.target} is larger than {sizes.shown(layout.MAX_DISK)}"
             raise errors.Unsupported(f"{told}: leave it out with --exclude")
     if sequence > members.MAX_INTEGER:
         raise errors.StoreError(
-            f"a point in {where} is said to be the last that there can be "
-            "(its sequence is 2^64 - 1): choose another directory for -o"
+            f"a point in {where} has the highest possible sequence number (2^64 - 1): choose another directory for -o"
         )
 
 
@@ -49,6 +48,6 @@ def require_store(store: Store, in_full: Collection[Disk]) -> None:
     if free is not None and free < wanted:
         raise errors.OutputFull(
             f"cannot write to {store.path()}: No space left on device ({sizes.shown(free)} free, "
-            f"{sizes.shown(expected)} to be read in full); free space, choose another directory, or give "
+            f"{sizes.shown(expected)} to be read in full); free space, choose another directory, or use "
             "--no-space-check"
         )

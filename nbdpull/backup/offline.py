@@ -54,5 +54,5 @@ def reached(
 def _unwanted(vm: domain.Domain) -> str:
     """Why nobody would want a start that he did not ask for, "" if there is no reason."""
     if vm.has_saved_state:
-        return "the domain has a saved state, which a start would use up"
+        return "the domain has a saved state, which a start would consume"
     return "the domain has devices of the host, which a start would take from it" if vm.has_host_devices else ""

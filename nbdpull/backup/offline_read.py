@@ -25,9 +25,9 @@ from ..nbd.image_layers import Layers, Place
 from ..nbd.storage_daemon import StorageDaemon
 
 OFF, SAVED_STATE = "off", "saved-state"  # why a point is no more than crash-consistent
-_SAVED = ("the domain has a saved state: its disks go with the memory in that, which is not in the point; to a guest "
-          "that boots from them it is as if power had been cut at that moment")  # fmt: skip
-_VOID = "nothing that was read can be used, pull again"
+_SAVED = ("the domain has a saved state: its disks belong to the memory in that state, which is not in the point; a "
+          "guest that boots from them finds them as after a power cut")  # fmt: skip
+_VOID = "what was read cannot be used, pull again"
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def opened(
     with contextlib.ExitStack() as opened:
         with _explained(instead):
             if vm.is_remote:
-                raise errors.Unsupported(f"its images are on {vm.host}, and only nbdpull there can read them")
+                raise errors.Unsupported(f"its images are on {vm.host}: run nbdpull there to read them")
             daemon = opened.enter_context(StorageDaemon(check, stall_timeout))
         yield OffDomain(vm, daemon, opened, instead)
 
@@ -86,7 +86,7 @@ class OffDomain(domain.Domain):
         obstacle = images.altered or ("" if all(path for path, _ in images.chain) else "is no file and no block device")
         if obstacle:
             raise errors.Unsupported(f"disk {disk.target} of domain '{self.name}' can only be read while that runs: it "
-                                     f"{obstacle}; leave it out by --exclude {disk.target}")  # fmt: skip
+                                     f"{obstacle}; leave it out with --exclude {disk.target}")  # fmt: skip
         places = [Place(*place) for place in images.chain]
         layers = self._layers[disk.target] = Layers(self._daemon, disk.target, places, images.is_all)
         self._opened.callback(layers.close)
@@ -187,8 +187,8 @@ class _Readings(Backups):
     def begun(self, spec: BackupSpec) -> Iterator[Reading]:  # type: ignore[override]
         """Serve the disks of the spec, as a backup job does; end by Reading.finish(). NotQuiesced."""
         if spec.quiesce == Quiesce.REQUIRE:
-            raise errors.NotQuiesced(f"domain '{self._off.name}' is off, and no guest is there to be frozen: let "
-                                     "--quiesce=auto pull all the same")  # fmt: skip
+            raise errors.NotQuiesced(f"domain '{self._off.name}' is off, so no guest can be frozen: use "
+                                     "--quiesce=auto")  # fmt: skip
         yield self._off.reading(spec)
 
 

@@ -53,13 +53,13 @@ class Route:
         if not self.listen:
             return []
         if not self.certificates:
-            return [f"{self.listen.host}:{self.listen.port} has no TLS: who reaches that port can read the disks, "
-                    "who is on the way can change what arrives"]  # fmt: skip
+            return [f"{self.listen.host}:{self.listen.port} has no TLS: anyone who can reach that port can read "
+                    "the disks, and anyone on the network path can change the data"]  # fmt: skip
         version = libnbd.library_version()
         if libnbd.tls_is_verified(version):
             return []
-        return [f"libnbd {version} has known gaps in its check of the server's certificate (CVE-2024-7383): against an "
-                "attacker on the way use libnbd 1.18.5, 1.20.2 or later, or ssh"]  # fmt: skip
+        return [f"libnbd {version} has known gaps in verifying the server's certificate (CVE-2024-7383): against an "
+                "attacker in the middle, use libnbd 1.18.5, 1.20.2 or later, or ssh"]  # fmt: skip
 
 
 def parse(nbd: Optional[str], certificates: Optional[str]) -> Route:
@@ -68,7 +68,7 @@ def parse(nbd: Optional[str], certificates: Optional[str]) -> Route:
         _require_files(certificates)
     if nbd is None:
         if certificates is not None:
-            raise errors.UsageError("--tls is for TCP: name an address and a port by --nbd tcp:HOST:PORT")
+            raise errors.UsageError("--tls is for TCP: use it with --nbd tcp:HOST:PORT")
         return Route()
     match = _TCP.match(nbd)
     if not match or not 0 < int(match[3]) < 65536:
@@ -86,9 +86,9 @@ def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Ro
 def _require_files(folder: str) -> None:
     present = {name: os.access(os.path.join(folder, name), os.R_OK) for name in (*_TLS_FILES, *_CLIENT_FILES)}
     if not present["ca-cert.pem"]:
-        raise errors.UsageError(f"--tls {folder}: no readable ca-cert.pem in it, by which the server would be checked")
+        raise errors.UsageError(f"--tls {folder}: it has no readable ca-cert.pem to verify the server with")
     if present["client-cert.pem"] != present["client-key.pem"]:
-        raise errors.UsageError(f"--tls {folder}: of client-cert.pem and client-key.pem one is not readable")
+        raise errors.UsageError(f"--tls {folder}: client-cert.pem or client-key.pem is not readable")
 
 
 @contextlib.contextmanager
@@ -133,7 +133,7 @@ def ssh_command(uri: str) -> list[str]:
     parts = urllib.parse.urlsplit(uri)
     transport = parts.scheme.partition("+")[2]
     if transport not in ("ssh", "libssh", "libssh2"):
-        raise errors.UsageError(f"{uri}: QEMU's unix socket is on {parts.hostname}, and only ssh can bring it here: "
+        raise errors.UsageError(f"{uri}: QEMU's Unix socket is on {parts.hostname}, and only ssh can forward it: "
                                 "use qemu+ssh://, or --nbd tcp:HOST:PORT with --tls")  # fmt: skip
     options = dict(urllib.parse.parse_qsl(parts.query))
     words = [options.get("command", "ssh"), "-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]
@@ -150,6 +150,6 @@ def _wait_for(local: str, process: subprocess.Popen[bytes], log: IO[bytes], chec
     deadline = time.monotonic() + _SSH_START
     while not os.path.exists(local):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise errors.SourceError(f"ssh could not bring QEMU's socket here: {child.said(log) or 'no answer'}")
+            raise errors.SourceError(f"ssh could not forward QEMU's socket: {child.said(log) or 'no answer'}")
         check()
         time.sleep(0.02)

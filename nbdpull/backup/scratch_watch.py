@@ -70,8 +70,8 @@ def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> N
     wanted = min(disk_bytes, limit or 0) + min(reserve(folder), disk_bytes)
     if free is not None and free < wanted:
         raise errors.ScratchFull(
-            f"the scratch folder {folder} has {sizes.shown(free)} free, {sizes.shown(wanted)} are needed for what the "
-            "guest overwrites during the pull: free some, or choose another with --scratch-dir"
+            f"scratch directory {folder} has {sizes.shown(free)} free, {sizes.shown(wanted)} are needed for what the "
+            "guest overwrites during the pull: free some space, or choose another with --scratch-dir"
         )
 
 
@@ -178,12 +178,13 @@ class ScratchWatch:
     def _verdict(self) -> Optional[errors.NbdpullError]:
         if self._limit and self.peak > self._limit:
             return errors.LimitReached(
-                f"the guest has overwritten so much that scratch takes {self.peak} bytes, more than --scratch-limit "
-                f"({self._limit}): the job was ended; pull when the guest writes less"
+                f"the guest has overwritten so much that scratch takes {sizes.shown(self.peak)}, more than "
+                f"--scratch-limit ({sizes.shown(self._limit)}): the job was ended; pull when the guest writes less"
             )
         if self._free is not None and self._free - LOOKS_AHEAD * self._grown < reserve(self._folder) / 2:
             return errors.ScratchFull(
-                f"scratch in {self._folder} is running out ({self._free} bytes free, {self.peak} in use): the job was "
-                "ended for the guest's sake; name a folder with more room by --scratch-dir"
+                f"scratch directory {self._folder} is almost full ({sizes.shown(self._free)} free, "
+                f"{sizes.shown(self.peak)} in use): the job was ended "
+                "to protect the guest; choose a directory with more room with --scratch-dir"
             )
         return None

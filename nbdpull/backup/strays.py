@@ -58,7 +58,7 @@ def orphans(vm: domain.Domain, check: Check = lambda: None) -> tuple[list[Orphan
                     if run_of(name) and name not in owned and disk.target not in disks.setdefault(name, []):
                         disks[name].append(disk.target)
         except OSError as error:
-            flaws.append(f"the bitmaps of disk {disk.target} cannot be told: {error.filename}: {error.strerror}")
+            flaws.append(f"the bitmaps of disk {disk.target} cannot be read: {error.filename}: {error.strerror}")
     return [Orphan(name, targets) for name, targets in sorted(disks.items())], flaws
 
 

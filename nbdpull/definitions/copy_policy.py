@@ -81,7 +81,7 @@ def _port(device: ET.Element) -> Rule:
     device.set("type", "pty")
     _remove(device, "protocol")
     target = device.find("target")
-    mirrors = device.tag == "console" and target is not None and target.get("type") == "serial"  # which is told already
+    mirrors = device.tag == "console" and target is not None and target.get("type") == "serial"  # which is reported
     return Rule(True, "" if mirrors else f"{device.tag}, a {kind} of the host, is a pty")
 
 

@@ -18,7 +18,7 @@ from ..core import errors
 from ..format.layout import BOOT_FILES
 from . import copy_policy, xml_tree
 
-_TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the folder of the domain's uuid
+_TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the directory of the domain's UUID
 LOOPBACK = "127.0.0.1"
 TRIAL = "nbdpull-trial-"  # names of definitions begin so that are only there to be judged
 _ABOUT_A_TRIAL = "made by nbdpull to have a definition judged, and of no other use"
@@ -39,7 +39,7 @@ class Source:
 
 
 def parse(xml: Union[str, bytes]) -> ET.Element:
-    """The tree of a <domain>; Damaged where it is none. libvirt takes two <devices> for one, and never writes two."""
+    """The tree of a <domain>; Damaged if it is not one. libvirt accepts two <devices> as one, and never writes two."""
     root = xml_tree.parse(xml)
     for tag in ("name", "uuid", "os", "devices"):
         if len(root.findall(tag)) > 1:
@@ -65,7 +65,7 @@ def boot_files(xml: str) -> dict[str, str]:
 
 
 def tpm_folder(xml: str) -> Optional[str]:
-    """Name of the folder that holds the state of an emulated TPM, below that of the domain; None without one."""
+    """Name of the directory that holds the state of an emulated TPM, below that of the domain; None without one."""
     backend = parse(xml).find("devices/tpm/backend[@type='emulator']")
     return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
 
@@ -80,7 +80,7 @@ def has_variables(root: ET.Element) -> bool:
 
 
 def variables(xml: str) -> tuple[Optional[str], Optional[str]]:
-    """(path of the file or device that holds them, what to tell where it is neither) of a <domain>'s firmware."""
+    """(path of the file or device that holds them, a warning if it is neither) of a <domain>'s firmware."""
     element = parse(xml).find("os/nvram")
     if element is None:
         return None, None
@@ -157,7 +157,7 @@ def _name(root: ET.Element, name: Optional[str], new_uuid: bool) -> None:
         xml_tree.made(root, "uuid").text = fresh = str(uuid.uuid4())
         for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):  # libvirt wants both to be the same
             entry.text = fresh
-        if (genid := root.find("genid")) is not None:  # tells a guest that it is a copy
+        if (genid := root.find("genid")) is not None:  # shows a guest that it is a copy
             genid.text = str(uuid.uuid4())
     root.attrib.pop("id", None)
 
@@ -169,7 +169,7 @@ def target_of(disk: ET.Element) -> Optional[str]:
 
 
 def _place(disk: ET.Element, place: Source) -> list[str]:
-    """Let a disk be there; what to tell."""
+    """Point the definition at a restored disk; return what to report."""
     known_secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
     for tag in (*_OF_THE_OLD_SOURCE, "source"):
         for old in disk.findall(tag):
@@ -206,7 +206,7 @@ def _nvram(root: ET.Element, path: Optional[str], copy: bool) -> None:
 
 
 def _own(root: ET.Element) -> list[str]:
-    """Make a copy's devices its own; what to tell."""
+    """Make a copy's devices its own; return what to report."""
     devices, told = root.find("devices"), copy_policy.own_domain(root)
     for device in list(devices) if devices is not None else []:
         rule = copy_policy.Rule(told=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
@@ -217,7 +217,7 @@ def _own(root: ET.Element) -> list[str]:
 
 
 def _own_disk(disk: ET.Element) -> str:
-    """Restored disks are its own; a medium that can only be read may be in the drives of both. What to tell."""
+    """Restored disks are its own; a read-only medium may be in the drives of both. Return what to report."""
     for mark in disk.findall("shareable"):
         disk.remove(mark)
     kind, source = disk.get("device"), disk.find("source")
@@ -229,7 +229,7 @@ def _own_disk(disk: ET.Element) -> str:
 
 
 def _closed(graphics: ET.Element, passwords: Collection[str]) -> list[str]:
-    """Let a display that had a password, which is in no point, listen where only this host is; what to tell."""
+    """Let a display that had a password, which is in no point, listen on this host only; return what to report."""
     kind = graphics.get("type")
     if kind not in passwords:
         return []

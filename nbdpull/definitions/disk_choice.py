@@ -1,6 +1,6 @@
 """Which disks of a domain a pull takes, and why it leaves the others.
 
-Owns: what of a disk's definition rules it out, and what the operator is told of that. Must not know: libvirt, how a
+Owns: what of a disk's definition rules it out, and which warning the operator gets. Must not know: libvirt, how a
 disk is read, what it starts from.
 """
 
@@ -17,13 +17,11 @@ _DRIVES = {"cdrom": "a CD-ROM drive", "floppy": "a floppy drive"}
 # none: it would fail each of them (block/copy-before-write.c and hw/scsi/scsi-disk.c of QEMU 10.2; not tried).
 _PASSED_THROUGH = "is passed through to the guest (device='lun'): during a backup its reads and writes would fail"
 _SHAREABLE = (
-    "is shareable: what other domains write to it is of no one instant, and where one has it open, no job with it can "
-    "begin (libvirt before 10.8 crashes at the attempt)"
+    "is shareable: other domains may write to it at any time, and while one has it open, no backup job can start "
+    "(libvirt before 10.8 crashes at the attempt)"
 )
 
-ENCRYPTED = (
-    "is encrypted on its host; what is stored of it is not, nor is what a pull keeps aside in the scratch folder"
-)
+ENCRYPTED = "is encrypted on its host; the store and the scratch directory hold its data unencrypted"
 
 
 class Vm(Protocol):
@@ -41,7 +39,7 @@ def chosen(vm: Vm, wanted: Sequence[str] = (), exclude: Collection[str] = ()) ->
     """([Disk, …], warnings): the disks asked for, else all that hold the guest's writable data and can be pulled.
     Only these are looked at.
 
-    NoSuchDisk, UnfitDisk, NothingToBackUp: before anything is begun.
+    NoSuchDisk, UnfitDisk, NothingToBackUp: before anything is started.
     """
     disks = {disk.target: disk for disk in vm.disks()}
     for name in [*wanted, *exclude]:
@@ -53,10 +51,10 @@ def chosen(vm: Vm, wanted: Sequence[str] = (), exclude: Collection[str] = ()) ->
     found = [disks[name] for name in names if name not in exclude]
     if not found:
         raise errors.NothingToBackUp(
-            f"no disk of domain {vm.name} is left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
+            f"domain {vm.name} has no disk left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
         )
     missed = [] if wanted else [disk for name, disk in disks.items() if name not in exclude and is_missed(disk)]
-    told = [f"disk {disk.target} is left out, it {_obstacle(disk)}; --exclude {disk.target} says that you know"
+    told = [f"disk {disk.target} is left out, it {_obstacle(disk)}; --exclude {disk.target} silences this"
             for disk in missed]  # fmt: skip
     return vm.looked_at(found), told + [f"disk {disk.target} {ENCRYPTED}" for disk in found if disk.encrypted]
 
@@ -86,9 +84,9 @@ def _obstacle(disk: Disk) -> str:
     if disk.empty:
         return "has no medium"
     if disk.transient:
-        return "is transient, of which libvirt makes no backup"
+        return "is transient, and libvirt cannot back it up"
     if disk.type == "vhostuser" or disk.bus == "sd":
-        return f"is one of {disk.type if disk.type == 'vhostuser' else 'bus sd'}, of which libvirt makes no backup"
+        return f"is one of {disk.type if disk.type == 'vhostuser' else 'bus sd'}, and libvirt cannot back it up"
     if disk.device == "lun":
         return _PASSED_THROUGH
     return _SHAREABLE if disk.shareable else ""

@@ -33,7 +33,7 @@ class Disk:
     in bytes, 0 where it was not looked at; allocation: bytes that the image takes, of a block device perhaps 0;
     bitmaps: whether the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret
     for it; secret: a uuid or usage by which libvirt finds that; iothread: whether its device has a thread of its own,
-    or that of its controller; layered: whether its image is on top of another one, or may be (a running domain tells).
+    or that of its controller; layered: whether its image is on top of another one, or may be (a running domain shows).
     """
 
     target: str
@@ -87,7 +87,7 @@ class Backup:
 
     @property
     def run_id(self) -> Optional[str]:
-        """The nbdpull run whose job this is, told by its scratch files; None = somebody else's."""
+        """The nbdpull run whose job this is, by its scratch files; None = somebody else's."""
         found = [_SCRATCH.search(disk.scratch or "") for disk in self.disks.values()]
         ids = {match.group(1) if match else None for match in found}
         return ids.pop() if len(ids) == 1 else None
@@ -112,9 +112,10 @@ class Checkpoint:
 
 
 class Images(NamedTuple):
-    """What a definition tells of a disk's images. chain: (path, format) of its own and of those that it names below,
-    top first, path "" of what is neither a file nor a block device, format "" where it is not told; is_all: nothing is
-    below the last one, else that tells itself; altered: why a guest sees something else than their bytes, or ""."""
+    """What a definition says about a disk's images. chain: (path, format) of its own and of those that it names below,
+    top first, path "" of what is neither a file nor a block device, format "" if it is not named; is_all: nothing is
+    below the last one, otherwise that image says so itself; altered: why a guest sees something else than their bytes,
+    or ""."""
 
     chain: list[tuple[str, str]]
     is_all: bool
@@ -209,7 +210,7 @@ def redefinition_xml(checkpoint: Checkpoint) -> str:
 def parse_checkpoint(xml: str, with_size: bool) -> Checkpoint:
     """Checkpoint from <domaincheckpoint>; `with_size`: sizes were asked for.
 
-    libvirt tells a size only of the disks whose bitmap is present, recording and consistent in every layer, so a
+    libvirt reports a size only for the disks whose bitmap is present, recording and consistent in every layer, so a
     missing size is how a broken base is seen before a backup begins.
     """
     root = xml_tree.parse(xml, "domaincheckpoint")  # which may be a point's, and then of anybody's making
@@ -277,7 +278,7 @@ def _source(element: ET.Element) -> str:
     path = source.get("file") or source.get("dev")
     if path:
         return path
-    # No path: what tells this source from another of the same type, hosts and snapshots left out.
+    # No path: what distinguishes this source from another of the same type, without hosts and snapshots.
     parts = [source.get(key) for key in ("protocol", "pool", "name", "volume", "dir", "path", "namespace")]
     return ":".join([part for part in parts if part] + list(_address(source).values()))
 
@@ -322,7 +323,7 @@ def _address(source: ET.Element) -> dict[str, str]:
 
 
 def passwords(xml: str) -> set[str]:
-    """Types of the graphics devices of a <domain>, told with its secrets, that have a password."""
+    """Types of the graphics devices that have a password, in a <domain> with its secrets."""
     found = ET.fromstring(xml).iterfind("devices/graphics")
     return {each.get("type", "") for each in found if each.get("passwd") is not None}
 
@@ -353,7 +354,7 @@ def supports_backup(capabilities: str) -> bool:
 
 
 def qemu_user(capabilities: str) -> Optional[int]:
-    """Number of the user as whom a host runs QEMU, by its <capabilities>; None where they do not tell."""
+    """Number of the user that a host runs QEMU as, by its <capabilities>; None if they do not say."""
     for model in ET.fromstring(capabilities).iterfind("host/secmodel"):
         label = re.match(r"\+(\d+):", model.findtext("baselabel", ""))
         if model.findtext("model") == "dac" and label:

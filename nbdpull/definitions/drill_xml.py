@@ -75,7 +75,7 @@ def _require_nothing_of_the_host(root: ET.Element, own: Collection[str], offer: 
     found = [each for each in host_reach.reaches(root) if each.value not in own and not offer.covers(each)]
     if found:
         raise errors.Unsupported(f"no drill: the domain's definition names {found[0]}, which is neither in the point "
-                                 "nor what this host offers to every domain")  # fmt: skip
+                                 "nor offered by this host to every domain")  # fmt: skip
 
 
 def _adapt_os(root: ET.Element, files: dict[str, str], offer: Offer) -> None:
@@ -85,7 +85,7 @@ def _adapt_os(root: ET.Element, files: dict[str, str], offer: Offer) -> None:
     for tag in BOOT_FILES:
         element = os.find(tag)
         if element is not None and tag not in files:
-            raise errors.StoreError(f"no drill: the domain is booted from a {tag}, which the point has not")
+            raise errors.StoreError(f"no drill: the domain's {tag} is not in the point")
         if element is not None:
             element.text = files[tag]
     if definition.has_variables(root):

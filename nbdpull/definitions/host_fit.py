@@ -35,14 +35,14 @@ def fitted(xml: str, offer: Offer, look: Look, trusted: bool = False) -> tuple[s
         path = (emulator.text or "").strip()
         if path not in offer.emulators and not stays(path):
             xml_tree.child(root, "devices").remove(emulator)
-            told.append(f"the emulator {path} is none that libvirt has here: libvirt takes its own")
+            told.append(f"libvirt does not offer the emulator {path} here: it uses its own")
     for loader in root.iterfind("os[@firmware='efi']/loader"):
         path = (loader.text or "").strip()
         if path and not offer.has_firmware(path) and not stays(path):
             loader.text = None
             for nvram in root.iterfind("os/nvram"):
                 nvram.attrib.pop("template", None)
-            told.append(f"the firmware {path} is none of this host: libvirt chooses another")
+            told.append(f"the firmware {path} is not on this host: libvirt selects another")
     for disk in root.iterfind("devices/disk"):
         told += _without_medium(disk, look, trusted)
     return xml_tree.text_of(root), told
@@ -56,7 +56,7 @@ def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
         path = (emulator.text or "").strip()
         if is_usual_emulator(path) and not is_here(path) and any(map(is_here, usual_emulators(root))):
             xml_tree.child(root, "devices").remove(emulator)
-            told.append(f"the emulator {path} is not on this host: libvirt takes its own")
+            told.append(f"the emulator {path} is not on this host: libvirt uses its own")
     for drive in root.iterfind("devices/disk"):
         source, is_path = drive.find("source"), drive.get("type") in ("file", "block")
         if is_path and drive.get("device") in ("cdrom", "floppy") and source is not None:
@@ -65,7 +65,7 @@ def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
 
 
 def _without_medium(drive: ET.Element, look: Look, trusted: bool) -> list[str]:
-    """Eject a medium that is gone, or is none; what to tell."""
+    """Eject a medium that is gone, or is not one; return what to report."""
     source, kind = drive.find("source"), drive.get("device")
     if source is None or kind not in ("cdrom", "floppy") or source.get("startupPolicy") in _MAY_BE_MISSING:
         return []
@@ -80,7 +80,7 @@ def _without_medium(drive: ET.Element, look: Look, trusted: bool) -> list[str]:
 
 
 def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach] = ()) -> list[Reach]:
-    """What a definition names of the host that is none of its own paths, nor offered to every domain, nor known."""
+    """What a definition names of the host that is not one of its own paths, nor offered to every domain, nor known."""
     own, known = set(own), set(known)
 
     def is_foreign(reach: Reach) -> bool:
@@ -106,9 +106,9 @@ def require_known(xml: str, offer: Offer, look: Look, own: Iterable[str], known:
     hint = f" (firmware of this host is in {', '.join(firmware)})" if firmware else ""
     if found:
         raise errors.ForeignDefinition(
-            f"the definition names what is neither in the point nor what this host offers to every domain: "
-            f"{listing(found)}{hint}; where that is as it should be give --trust-definition, else restore without "
-            "--define, mend domain.xml, and virsh define it"
+            f"the definition names what is neither in the point nor offered by this host to every domain: "
+            f"{listing(found)}{hint}; if you trust it, use --trust-definition; else restore without --define, correct "
+            "domain.xml, and run virsh define"
         )
 
 

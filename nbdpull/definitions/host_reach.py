@@ -47,8 +47,8 @@ _EMULATOR = re.compile(r"/usr/(bin|libexec)/(qemu-(system-\w+|kvm)|kvm)\Z", re.A
 
 @dataclass(frozen=True)
 class Offer:
-    """What a host has for every domain. emulators: paths; firmware: folders that hold it. So is its source of entropy,
-    and its drive for discs."""
+    """What a host has for every domain. emulators: paths; firmware: directories that hold it. So are its source of
+    entropy and its drive for discs."""
 
     emulators: frozenset[str] = frozenset()
     firmware: frozenset[str] = frozenset()
@@ -67,7 +67,7 @@ class Offer:
 
 
 class Packaged(Offer):
-    """What hosts usually have, where no libvirt was asked: what packages put into folders of the system."""
+    """What hosts usually have, if no libvirt was asked: what packages put into system directories."""
 
     def has_firmware(self, path: str) -> bool:
         return path.startswith("/usr/share/") and ".." not in path
@@ -116,7 +116,7 @@ def _of_part(part: ET.Element) -> Iterator[Reach]:
     if _has_no_path(part):
         about = [each for child in part if child.tag not in _OF_THE_GUEST for each in child.iter()]
         yield Reach(what, " ".join([*part.attrib.values(), *_values(about)]), False, formats)
-    # The chain below a pathless disk is not told with it, as a running domain tells it, too; its files are.
+    # The chain below a pathless disk is not listed with it, because a running domain lists it, too; its files are.
     for each in part.iterfind("backingStore//") if _has_no_path(part) else _walk(part):
         if each.tag == "seclabel" and _is_static(each):
             yield Reach("seclabel" if part is each else f"{what} seclabel", " ".join(_values(each.iter())), False)
@@ -142,7 +142,7 @@ def _is_for_a_path(part: ET.Element, element: ET.Element, name: str) -> bool:
 
 
 def _has_no_path(part: ET.Element) -> bool:
-    """Whether it reaches the host, and perhaps by no path: all of it is told then."""
+    """Whether it reaches the host, perhaps without a path: then all of it is listed."""
     kinds = [part.get("type"), *(backend.get("type") for backend in part.iterfind("backend"))]
     return (
         part.tag in ("hostdev", "filesystem", "shmem", "lease")
@@ -155,7 +155,7 @@ def _has_no_path(part: ET.Element) -> bool:
 
 
 def _is_static(label: ET.Element) -> bool:
-    """Of a domain its type tells, or what it is to begin with; of a device whether it is applied."""
+    """For a domain, its type shows it, or what it starts from; for a device, whether it is applied."""
     if label.find("baselabel") is not None:
         return True
     return label.get("type") in ("static", "none") if label.get("type") else label.get("relabel") != "no"

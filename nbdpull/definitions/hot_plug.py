@@ -26,7 +26,7 @@ def found(xml: str, live: str) -> list[ET.Element]:
 
 
 def _key(device: ET.Element) -> tuple[Optional[str], ...]:
-    """What tells a device from others of its kind; where nothing does, how many there are tells something."""
+    """What identifies a device among others of its kind; if nothing does, their number is compared."""
     told = {"disk": ("target", "dev"), "interface": ("mac", "address")}.get(device.tag)
     if told is None:
         return device.tag, device.get("type"), device.get("index"), device.get("model")

@@ -1,6 +1,6 @@
-"""What of a domain a point does not have: disks that were not pulled, and what holds data and is no disk.
+"""What of a domain a point does not have: disks that were not pulled, and other things that hold data.
 
-Owns: which parts of a definition hold data, and whether anybody would miss them. It is told from the definitions in a
+Owns: which parts of a definition hold data, and whether anybody would miss them. They follow from the definitions in a
 point, and so of points of any age. Must not know: the store, libvirt's API, what is printed.
 """
 
@@ -94,7 +94,7 @@ def _device(device: ET.Element) -> Optional[Omission]:
     source = device.find("source")
     if device.tag == "filesystem" and device.get("type") != "ram":
         target = device.find("target")
-        return Omission(DEVICE, _named("filesystem", target, "dir"), "is a folder of the host", _path(source), True)
+        return Omission(DEVICE, _named("filesystem", target, "dir"), "is a directory of the host", _path(source), True)
     if device.tag == "memory" and device.get("model") in _MEMORY:
         return Omission(DEVICE, f"memory {device.get('model')}", "is kept by the host", _path(source), True)
     if device.tag == "hostdev":

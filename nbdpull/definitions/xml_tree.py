@@ -19,7 +19,7 @@ METADATA = "metadata"  # whose comments belong to programs; elsewhere libvirt dr
 
 
 def parse(text: Union[str, bytes], root: str = "domain") -> ET.Element:
-    """The tree of a document with that root, in UTF-8 if bytes; Damaged where it is none."""
+    """The tree of a document with that root, in UTF-8 if bytes; Damaged if it is not one."""
     if len(text) > MAX_SIZE:
         raise errors.Damaged(f"no definition of a {root}: it has more than {MAX_SIZE} bytes")
     try:

@@ -59,17 +59,17 @@ class Job:
         returns what the guest has just written, with no error.
         """
         if not self._traces.has_job() or self._jobs.operation() != BACKUP:
-            raise self._vm.ended() or self._lost("it ended before all was read")
+            raise self._vm.ended() or self._lost("it ended before everything was read")
 
     def finish(self) -> None:
-        """Ends the job and waits until it is gone. JobLost: it was not whole until now, what was read is void."""
+        """Ends the job and waits until it is gone. JobLost: it did not last until now, so what was read is invalid."""
         self.require_alive()
         self._traces.end_job()
         with self._vm.live("read the result of the backup job"):
             self._completed = self._vm.dom.jobStats(_COMPLETED | _KEEP_COMPLETED)
         result = (self._completed.get("operation"), self._completed.get("type"), self._completed.get("success"))
         if result != (BACKUP, _TYPE_COMPLETED, True):
-            raise self._vm.ended() or self._lost(self._completed.get("errmsg") or "libvirt tells no success")
+            raise self._vm.ended() or self._lost(self._completed.get("errmsg") or "libvirt does not report success")
         self.finished = True
 
     def stats(self) -> dict[str, int]:
@@ -105,11 +105,11 @@ class Job:
     def begin(self) -> None:
         """Raises what Backups.begun says."""
         spec = self._spec
-        place = f"make the socket {self.socket}" if self.socket else "listen at {}:{}".format(*spec.tcp or ())
-        advice = f"see that QEMU's user can {place} and files in {spec.scratch_dir}"
+        place = f"create the socket {self.socket}" if self.socket else "listen on {}:{}".format(*spec.tcp or ())
+        advice = f"check that QEMU's user can {place} and create files in {spec.scratch_dir}"
         advice += ", and that qemu.conf names certificates (backup_tls_x509_cert_dir)" if spec.tls else ""
         try:
-            with self._vm.live("begin a backup", (errors.HypervisorError, advice)), self.freeze:
+            with self._vm.live("start a backup", (errors.HypervisorError, advice)), self.freeze:
                 self._call_begin(domain_xml.backup_xml(self._traces.asked), spec.checkpoint_xml())
         except errors.NbdpullError as error:
             self._failed_with = code_of(error)
@@ -117,7 +117,7 @@ class Job:
             raise self._explained(error) from error.__cause__
         if self._jobs.backup() != self._traces.asked:
             raise self._vm.ended() or errors.HypervisorError(
-                f"domain '{self._vm.name}': libvirt began another backup than asked for"
+                f"domain '{self._vm.name}': libvirt started another backup than requested"
             )
         if spec.checkpoint is not None:
             self.checkpoint = self._checkpoints.get(spec.checkpoint)
@@ -138,17 +138,19 @@ class Job:
             missing = [base for base in self._spec.disks.values() if base and not self._checkpoints.has(base)]
             return self._checkpoints.missing(missing[0]) if missing else error
         if code == libvirt.VIR_ERR_OPERATION_FAILED and name and self._checkpoints.has(name):
-            return errors.CheckpointExists(f"domain '{self._vm.name}' already has a checkpoint '{name}': name another")
+            return errors.CheckpointExists(
+                f"domain '{self._vm.name}' already has a checkpoint '{name}': choose another name"
+            )
         return error
 
     def take_over(self, consistency: str, reason: str) -> None:
-        """The job is a dead run's; what became of its freeze is told by that run. JobLost where it is another."""
+        """The job is an interrupted run's, whose journal has the outcome of the freeze. JobLost if it is another."""
         if not self._traces.is_under_way():
-            raise self._lost("it is not the one that the dead run began")
+            raise self._lost("it is not the job of the interrupted run")
         self.freeze.consistency, self.freeze.reason = consistency, reason
         if self._spec.checkpoint is not None:
             self.checkpoint = self._checkpoints.get(self._spec.checkpoint)
 
     def _lost(self, why: str) -> errors.NbdpullError:
-        return errors.JobLost(f"the backup job of '{self._vm.name}' is lost: {why}; nothing that this run read can be "
-                              "used, pull again")  # fmt: skip
+        return errors.JobLost(f"the backup job of '{self._vm.name}' is lost: {why}; what was read cannot be used, "
+                              "pull again")  # fmt: skip

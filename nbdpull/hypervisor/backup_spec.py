@@ -57,9 +57,9 @@ class BackupSpec:
     def require_possible(self, socket: Optional[str]) -> None:
         """Raises UsageError where it contradicts itself, or names what cannot be named; socket: as of `job`."""
         if self.tcp and self.socket:
-            raise errors.UsageError("a socket and TCP: give one")
+            raise errors.UsageError("--socket and --nbd exclude each other")
         if self.tls and not self.tcp:
-            raise errors.UsageError("TLS is for TCP: name an address and a port by --nbd")
+            raise errors.UsageError("TLS is for TCP: use it with --nbd")
         for path in filter(None, (socket, self.scratch_dir)):
             if not definition.can_name(path):
                 raise errors.UsageError(f"{path!r} cannot be written into libvirt's XML: name another path")
@@ -67,7 +67,9 @@ class BackupSpec:
             raise errors.UsageError(f"socket {socket}: give an absolute path of at most {unix_socket.PATH_MAX} bytes")
         name = self.checkpoint
         if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
-            raise errors.UsageError(f"checkpoint name '{name}': use letters, digits, '_', '-', and '.' but not first")
+            raise errors.UsageError(
+                f"checkpoint name '{name}': use letters, digits, '_', '-' and, except at the start, '.'"
+            )
 
 
 class Export(NamedTuple):

@@ -29,8 +29,8 @@ _TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVAL
 
 
 class Traces:
-    """Those of one run in one domain. spec: what it was to be; asked: the job that libvirt was, or is to be, told to
-    begin."""
+    """Those of one run in one domain. spec: what it was to be; asked: the job that libvirt was, or will be, asked to
+    start."""
 
     def __init__(self, vm: Handle, jobs: Jobs, checkpoints: Checkpoints, spec: BackupSpec, asked: Backup):
         self._vm, self._jobs, self._checkpoints = vm, jobs, checkpoints
@@ -99,7 +99,7 @@ class Traces:
         job_ended: there is no job to end; may_begin_yet: libvirt was asked to begin and did not answer; lost_bitmaps:
         there may be some without a checkpoint.
         """
-        left: list[str] = ["the backup job may begin yet, libvirt did not answer"] if may_begin_yet else []
+        left: list[str] = ["the backup job may still start, because libvirt did not answer"] if may_begin_yet else []
         job = f"the backup job, with its scratch in {self.spec.scratch_dir},"
         ended = job_ended or attempt(self.end_job, job, left)
         attempt(lambda: self._delete_checkpoint(lost_bitmaps), f"checkpoint '{self.spec.checkpoint}'", left)

@@ -1,7 +1,7 @@
-"""The pull backups of a domain: begun, taken over from a dead run, and looked at.
+"""The pull backups of a domain: started, taken over from an interrupted run, and inspected.
 
 Owns: what must be so before one is begun, and where its socket goes. What another client made (job, checkpoint, file)
-is looked at and never touched. Must not know: NBD, extents, the store, or why a disk is pulled in full.
+is inspected and never touched. Must not know: NBD, extents, the store, or why a disk is pulled in full.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Backups:
 
     @contextlib.contextmanager
     def taken_over(self, spec: BackupSpec, consistency: str, reason: str) -> Iterator[Job]:
-        """The same with the job of a dead run, which is under way; what became of its freeze is told by that run."""
+        """The same with the running job of an interrupted run, whose journal has the outcome of the freeze."""
         job = self._job(self.traces(spec))
         with job.ending():
             job.take_over(consistency, reason)

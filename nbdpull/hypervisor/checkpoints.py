@@ -58,8 +58,8 @@ class Checkpoints:
             return replace(whole, disks=self._unlike(whole.disks))
 
     def _unlike(self, targets: Iterable[str]) -> dict[str, Optional[bool]]:
-        """Of a checkpoint whose bitmaps QEMU cannot put together, which libvirt tells of all disks at once: whether
-        each can be a base. Where a disk was resized after a snapshot, the bitmap of the lower layer kept its size."""
+        """For a checkpoint whose bitmaps QEMU cannot merge, which libvirt reports for all disks at once: whether each
+        can be a base. If a disk was resized after a snapshot, the bitmap of the lower layer kept its size."""
         backing = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING
         ((_, stats),) = self._vm.connection.domainListGetStats([self._vm.dom], libvirt.VIR_DOMAIN_STATS_BLOCK, backing)
         sizes: dict[str, set[int]] = {}
@@ -96,7 +96,7 @@ class Checkpoints:
         self.delete(name)
 
     def redefine(self, xml: str) -> bool:
-        """Gives libvirt back a checkpoint whose metadata it lost, from its own XML of then; False = no disk can use it.
+        """Redefines a checkpoint whose metadata libvirt lost, from its former XML; False = no disk can use it.
 
         libvirt looks at each bitmap; one that is missing or broken is told by `get` afterwards.
         """
@@ -126,7 +126,7 @@ class Checkpoints:
         return bool(targets) and unless(codes, lambda: self.define(wanted, _REDEFINE_VALIDATE)) is not None
 
     def define(self, checkpoint: Checkpoint, flags: int = 0) -> Any:
-        """Gives libvirt a checkpoint over bitmaps that are there. Raises its own errors."""
+        """Defines a checkpoint over existing bitmaps. Raises its own errors."""
         flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
         return self._vm.dom.checkpointCreateXML(domain_xml.redefinition_xml(checkpoint), flags)
 

@@ -18,11 +18,11 @@ def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
     try:
         step()
     except (errors.DomainNotRunning, errors.DomainStopped):
-        left.append(f"{what} is left behind, as the domain is off: the next pull removes it when that runs again")
+        left.append(f"{what} is left behind because the domain is off: the next pull removes it once the domain runs")
         return False
     except errors.NoAnswer:
-        left.append(f"{what} is left behind, as libvirt does not answer: when it does, the next pull removes it, or "
-                    "goes on with it, and nbdpull cleanup removes it")  # fmt: skip
+        left.append(f"{what} is left behind because libvirt does not answer: the next pull resumes or removes it, or "
+                    "nbdpull cleanup removes it")  # fmt: skip
         return False
     except errors.NbdpullError as error:
         left.append(f"{what} is left behind: {error}")

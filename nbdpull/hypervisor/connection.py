@@ -18,7 +18,7 @@ from . import domain_link
 from .bindings import libvirt
 from .libvirt_error import DENIED, UNREACHABLE, translated
 
-_CERTIFICATES = ("see that libvirt listens there with TLS, and that both sides accept each other's certificates: the "
+_CERTIFICATES = ("check that libvirt listens there with TLS, and that both sides accept each other's certificates: the "
                  "CA's, the client's, and the server's with its host name")  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class Host(NamedTuple):
 
 @contextlib.contextmanager
 def host(uri: Optional[str] = None) -> Iterator[Host]:
-    """What a libvirt tells of itself. AccessDenied, HypervisorError."""
+    """What a libvirt reports about itself. AccessDenied, HypervisorError."""
     with connected(uri) as connection, translated("cannot look at libvirt"):
         here = connection.getURI()
         versions = {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
@@ -64,7 +64,7 @@ def linked(uri: Optional[str], stall_timeout: float, check: Check = lambda: None
 def connecting(uri: Optional[str]) -> Iterator[None]:
     """Around the making of a connection: its errors as ours. AccessDenied, HypervisorError, NoAnswer."""
     # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
-    # signal's exception raised in that, in the midst of the C call, comes out as a SystemError.
+    # signal's exception raised in that, inside the C call, would become a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
     otherwise, denied = UNREACHABLE, DENIED
     if _is_tls(uri):

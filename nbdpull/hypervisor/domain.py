@@ -50,7 +50,7 @@ class Domain(Handle):
     """One domain through one connection; made by `open`."""
 
     reads_images = False  # whether its disks are read without QEMU: see offline_read
-    image_warnings: Sequence[str] = ()  # what is to be told of them then
+    image_warnings: Sequence[str] = ()  # what the operator should then know of them
 
     def __init__(self, connection: Any, dom: Any, link: Link):
         super().__init__(connection, dom, link)
@@ -146,12 +146,12 @@ class Domain(Handle):
         self.link.check = check
 
     def disks(self) -> list[Disk]:
-        """All disks, cdroms and floppies, as the definition tells them; of a running domain as they are now."""
+        """All disks, CD-ROMs and floppies in the definition; of a running domain, as they are now."""
         with self.seam("read the definition"):
             return domain_xml.parse_disks(self.dom.XMLDesc(0))
 
     def looked_at(self, disks: Iterable[Disk]) -> list[Disk]:
-        """The same with what their images tell. For those that are wanted: another's storage may hang or be gone."""
+        """The same with the facts of their images. Only for the wanted ones: another's storage may hang or be gone."""
         return [self._with_facts(disk) for disk in disks]
 
     def _with_facts(self, disk: Disk) -> Disk:
@@ -169,8 +169,8 @@ class Domain(Handle):
             head = guest_files.read(disk.source, self.link.timeout, 8, self.link.check)
         except TimeoutError as error:
             raise errors.NoAnswer(
-                f"domain '{self.name}': disk {disk.target} cannot be looked at ({disk.source}: {error.strerror}): "
-                f"leave it out with --exclude {disk.target}, or mend its storage"
+                f"domain '{self.name}': disk {disk.target} cannot be read ({disk.source}: {error.strerror}): "
+                f"leave it out with --exclude {disk.target}, or repair its storage"
             ) from error
         except OSError:
             return None
@@ -198,7 +198,7 @@ class Domain(Handle):
     def passwords(self) -> list[str]:
         """Types of the graphics devices that have a password now, or at the next start. AccessDenied: who may read the
         rest may not read secrets."""
-        with self.seam("tell whether its displays have passwords"):
+        with self.seam("check whether its displays have passwords"):
             secure = libvirt.VIR_DOMAIN_XML_SECURE
             xmls = [self.dom.XMLDesc(secure), self.dom.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)]
         return sorted(set().union(*map(domain_xml.passwords, xmls)))

@@ -45,7 +45,7 @@ def offer(connection: Any, xml: str) -> Offer:
 
 
 def qemu_user(connection: Any) -> Optional[int]:
-    """Number of the user as whom QEMU runs there; None where that cannot be told."""
+    """Number of the user that QEMU runs as there; None if that is not known."""
     with translated("cannot ask libvirt for QEMU's user"):
         told = domain_xml.qemu_user(connection.getCapabilities())
         is_ours = urlsplit(connection.getURI()).path == "/session"  # a libvirt of one user, who is all that it has
@@ -73,7 +73,7 @@ class Boot:
     @property
     def active(self) -> bool:
         """Whether it is there: a transient one is gone when it ends."""
-        with translated("cannot tell whether the drill's domain runs"):
+        with translated("cannot check whether the drill's domain runs"):
             return bool(unless((libvirt.VIR_ERR_NO_DOMAIN,), self._dom.isActive))
 
     def agent_answers(self) -> bool:

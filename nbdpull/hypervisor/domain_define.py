@@ -22,7 +22,7 @@ from .libvirt_error import translated, unless
 Identity = tuple[str, Optional[str]]  # name and uuid of a domain
 
 _GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
-_OTHERWISE = "restore without --define, mend domain.xml, and virsh define it"
+_OTHERWISE = "restore without --define, correct domain.xml, and run virsh define"
 
 
 def prepared(
@@ -85,7 +85,7 @@ def _judged(connection: Any, xml: str) -> list[str]:
             if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt of QEMU's
                 return []
             _undefine(connection.defineXML(trial))
-            return [f"libvirt defines domain '{name}', and would not start it: {' '.join(str(error).split())}"]
+            return [f"libvirt would define domain '{name}', but not start it: {' '.join(str(error).split())}"]
     return []
 
 
@@ -95,19 +95,19 @@ def _require_free(connection: Any, xml: str, force: bool) -> None:
     by_name, by_uuid = _found(connection.lookupByName, name), uuid and _found(connection.lookupByUUIDString, uuid)
     where = connection.getURI()
     if by_name and by_name.UUIDString() != uuid:
-        raise errors.DomainExists(f"another domain '{name}' exists at {where}: give --name N --new-uuid")
+        raise errors.DomainExists(f"another domain '{name}' exists at {where}: use --name N --new-uuid")
     if by_uuid and by_uuid.name() != name:
-        raise errors.DomainExists(f"domain '{by_uuid.name()}' at {where} has this uuid {uuid}: give --new-uuid")
+        raise errors.DomainExists(f"domain '{by_uuid.name()}' at {where} has the same UUID {uuid}: use --new-uuid")
     if by_name and by_name.isActive():
-        raise errors.DomainExists(f"domain '{name}' runs at {where}: shut it down, or give --name N --new-uuid")
+        raise errors.DomainExists(f"domain '{name}' runs at {where}: shut it down, or use --name N --new-uuid")
     if by_name and not force:
         raise errors.DomainExists(
-            f"domain '{name}' exists at {where}: give --force to replace its definition, or --name N --new-uuid"
+            f"domain '{name}' exists at {where}: use --force to replace its definition, or --name N --new-uuid"
         )
 
 
 def _named_by(connection: Any, name: str, uuid: Optional[str]) -> Iterable[host_reach.Reach]:
-    """What the domain of this name and uuid names of the host, nothing where there is none."""
+    """What the domain of this name and UUID names of the host; nothing if there is no such domain."""
     found = uuid and _found(connection.lookupByUUIDString, uuid)
     if not found or found.name() != name:
         return ()
@@ -124,5 +124,5 @@ def define(xml: str, uri: Optional[str], restored: Mapping[str, str]) -> tuple[d
 
 
 def _found(look_up: Callable[[str], Any], key: str) -> Any:
-    """The domain, None where libvirt says that there is none: any other error says nothing of that."""
+    """The domain, None if libvirt says that there is none: any other error does not mean that."""
     return unless(_GONE, lambda: look_up(key))

@@ -24,7 +24,7 @@ File = tuple[str, str]  # name in a point, path here
 
 def found(xml: str, live: Optional[str], uuid: str, uri: str) -> tuple[list[File], list[str]]:
     """Return ([(name in a point, path), …], warnings) for a domain of this machine. live: its definition as it runs,
-    which may tell more; None where it does not."""
+    which may name more; None if it does not."""
     files = [(name, path) for name, path in definition.boot_files(xml).items()]
     path, told = definition.variables(live or xml)
     path = path or (None if told else _variables_by_default(xml, uri))
@@ -78,8 +78,8 @@ def place_tpm(xml: str, uuid: str, uri: str, restored: Mapping[str, str]) -> lis
 
 
 def look(path: str) -> str:
-    """What there is at a path that a definition names: a word of host_fit. What cannot be told, or not in time, is a
-    file; so is what is relative to a folder that only libvirt knows."""
+    """What is at a path that a definition names: a word of host_fit. What cannot be determined in time counts as a
+    file; so does a path relative to a directory that only libvirt knows."""
     if not os.path.isabs(path):
         return host_fit.FILE
     try:

@@ -27,7 +27,7 @@ MISSED = {
     "agent-not-connected": "no agent runs in it",
     "agent-unresponsive": "its agent did not answer in time",
     "freeze-failed": "its agent refused",
-    "thawed-early": "it was thawed before the backup had begun",
+    "thawed-early": "it was thawed before the backup had started",
     "no-freeze-guard": "the process that would thaw it could not be started",
 }
 
@@ -36,7 +36,7 @@ _GUARD_START = 20  # seconds; it opens a connection, maybe through ssh
 # No answer in time: 86 AGENT_UNRESPONSIVE, 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT (its name is libvirt 11.2's).
 # Then the guest may freeze later. Any other error is the agent's answer, and it undoes itself what it had frozen.
 _NO_ANSWER = (86, 97, 112)
-_BLOCK = -2  # libvirt's own response time, which no call tells: that of a guest whose time nobody set
+_BLOCK = -2  # libvirt's default response time, which no call returns: that of a guest whose time nobody set
 
 
 def thaw(dom: Any) -> None:
@@ -50,7 +50,7 @@ def thaw(dom: Any) -> None:
 
 
 class Freeze:
-    """`with Freeze(dom, uri, how, seconds) as freeze:` begin; after that `consistency` and `reason` tell what it was.
+    """`with Freeze(dom, uri, how, seconds) as freeze:` begin; after that, `consistency` and `reason` have the outcome.
 
     NotQuiesced, before the block is entered, where `how` is Quiesce.REQUIRE and the guest does not freeze; after the
     block where it did not stay frozen.
@@ -89,8 +89,8 @@ class Freeze:
     def _require_frozen(self) -> None:
         if self.consistency != FROZEN:
             raise errors.NotQuiesced(
-                f"domain '{self._dom.name()}' could not be frozen ({self.reason}): see that the guest agent runs in "
-                "it, or let --quiesce=auto pull all the same"
+                f"domain '{self._dom.name()}' could not be frozen ({self.reason}): check that the guest agent runs in "
+                "it, or use --quiesce=auto"
             )
 
     def _obstacle(self) -> str:
@@ -117,7 +117,7 @@ class Freeze:
             late = isinstance(error, errors.NoAnswer) or error.get_error_code() in _NO_ANSWER
             self._let_go(done=not late)
             return "agent-unresponsive" if late else "freeze-failed"
-        except BaseException:  # we were told to end
+        except BaseException:  # we were asked to end
             self._let_go(done=False)
             raise
         self.consistency, self._frozen_at = FROZEN, time.monotonic()
@@ -130,7 +130,7 @@ class Freeze:
             self._let_go(done=False)
             log.info("not thawed: the guard goes on trying")
             self._trouble = [
-                f"the guest could not be thawed ({error}): it is tried again for some minutes, see domfsthaw"
+                f"the guest could not be thawed ({error}): nbdpull retries for some minutes; see virsh domfsthaw"
             ]
             return
         except BaseException:
@@ -166,7 +166,7 @@ class Freeze:
             self._guard.stdin.write(line)
 
     def _let_go(self, done: bool) -> None:
-        """done: the guest is not frozen. Else the guard goes on by itself, and is not waited for."""
+        """done: the guest is not frozen. Otherwise the guard continues by itself, and is not waited for."""
         assert self._guard and self._guard.stdin and self._guard.stdout
         if done:
             with contextlib.suppress(libvirt.libvirtError, errors.NoAnswer):

@@ -27,9 +27,9 @@ from .bindings import libvirt, libvirt_qemu
 
 DAEMON_WAIT = 30  # seconds that the daemon itself waits for another call on the same domain, before it refuses ours
 AFTER_SILENCE = 2  # seconds for each further call once one was not answered: the way out must not take minutes
-AFTER_SIGNAL = 10  # seconds for a daemon to come back, or to answer, where we were told to end
+AFTER_SIGNAL = 10  # seconds for a daemon to come back, or to answer, when we were asked to end
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
-# lost in the midst they may have been done, and by then it is not the same call
+# lost during the call, they may have been done, and then it is not the same call
 NOT_REPEATED = ("backupBegin", "fsFreeze", "createWithFlags")
 
 log = logging.getLogger("nbdpull.libvirt")
@@ -57,7 +57,7 @@ class Link:
         return _Wrapped(self, self.raw, lambda: self.raw)
 
     def bounded(self, call: Callable[..., Any], *args: Any) -> Any:
-        """What the call returns or raises; NoAnswer if it does neither in time. The call itself goes on then."""
+        """What the call returns or raises; NoAnswer if it does neither in time. The call itself then continues."""
         self._require_daemon()
         began = _Call(call, args)
         try:
@@ -65,7 +65,7 @@ class Link:
         except errors.NoAnswer:
             raise
         except BaseException as error:
-            # Who goes on to clear up should find the call's work done.
+            # Whoever cleans up next should find the call's work done.
             if not began.wait(AFTER_SILENCE):
                 raise error from errors.NoAnswer("libvirt did not answer yet")
             raise

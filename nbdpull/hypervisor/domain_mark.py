@@ -1,4 +1,4 @@
-"""A mark on a running domain: what a process of ours began with it and has to end. It goes when QEMU ends.
+"""A tag on a running domain: what a process of ours started with it and has to end. It vanishes when QEMU ends.
 
 Owns: the marks in libvirt's live metadata. Must not know: what is begun, and how it is ended.
 """
@@ -19,12 +19,12 @@ _NONE = (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_OPERATION_INVALID)
 
 
 def uri(what: str) -> str:
-    """The XML namespace of a mark."""
+    """The XML namespace of a tag."""
     return f"urn:nbdpull:{what}"
 
 
 def put(dom: Any, what: str, pid: Optional[int] = None) -> Process:
-    """Mark it as of a process, None = this one; return what `owner` then tells."""
+    """Tag it for a process, None = this one; return what `owner` then returns."""
     owner = process.of(pid)
     attributes = {name: str(value) for name, value in asdict(owner).items()}
     mark = ET.tostring(ET.Element("started", attributes), encoding="unicode")
@@ -38,7 +38,7 @@ def remove(dom: Any, what: str) -> None:
 
 
 def owner(dom: Any, what: str) -> Optional[Process]:
-    """The process that put the mark, None where there is none."""
+    """The process that put the tag, None if there is none."""
     try:
         return _process(ET.fromstring(dom.metadata(_ELEMENT, uri(what), _LIVE)))
     except libvirt.libvirtError as error:
@@ -48,7 +48,7 @@ def owner(dom: Any, what: str) -> Optional[Process]:
 
 
 def _process(mark: ET.Element) -> Process:
-    """Of a mark; one of a machine that nobody knows where it is of another form."""
+    """The process in a tag; if the tag has another form, one of an unknown machine."""
     told = [mark.get(field.name, "") for field in fields(Process)]
     with contextlib.suppress(ValueError):
         return Process(int(told[0]), int(told[1]), *told[2:])

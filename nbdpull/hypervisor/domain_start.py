@@ -60,5 +60,5 @@ def other_session(uri: str, environment: Any = os.environ) -> str:
     parts, folder = urllib.parse.urlsplit(uri), f"/run/user/{os.geteuid()}"
     if parts.path != "/session" or parts.netloc or environment.get("XDG_RUNTIME_DIR") or not os.path.isdir(folder):
         return ""
-    return (f"XDG_RUNTIME_DIR is not set, and so libvirt asked another daemon than that of your session, which shows "
-            f"domains as off that run: set it to {folder}")  # fmt: skip
+    return ("XDG_RUNTIME_DIR is not set, so libvirt asked another daemon than your session's, which shows running "
+            f"domains as off: set it to {folder}")  # fmt: skip

@@ -17,15 +17,15 @@ _WHY_PAUSED = {
     libvirt.VIR_DOMAIN_PAUSED_SAVE: "to be saved",
     libvirt.VIR_DOMAIN_PAUSED_IOERROR: "by an I/O error",
     libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "by its watchdog",
-    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "as the guest crashed",
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "because the guest crashed",
     libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "while it starts",
 }
 _HOW_ENDED = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "was shut down by its guest",
-    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "was ended by somebody (as virsh destroy does)",
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "was destroyed (as by virsh destroy)",
     libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: "was migrated to another host",
-    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "was saved by somebody (as virsh save does)",
-    libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: "was put back to a snapshot by somebody",
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "was saved (as by virsh save)",
+    libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: "was reverted to a snapshot",
 }
 _CRASHES = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
 
@@ -69,7 +69,7 @@ def ended(name: str, state: State) -> errors.NbdpullError:
     if state.number == libvirt.VIR_DOMAIN_SHUTOFF and state.reason in _CRASHES:
         return errors.DomainCrashed(
             f"QEMU of domain '{name}' crashed or was killed: see its log in /var/log/libvirt/qemu, start it, and pull "
-            "again, which will be in full, as its bitmaps are lost"
+            "again, in full, because its bitmaps are lost"
         )
     how = _HOW_ENDED.get(state.reason) if state.number is not None else None
     return errors.DomainStopped(f"domain '{name}' {how or 'ended'} during the run: pull again")

@@ -18,7 +18,7 @@ import libvirt
 
 from nbdpull.hypervisor import guard
 
-GIVE_UP = 600  # seconds: an agent that hangs may come back and freeze then what it was told to freeze
+GIVE_UP = 600  # seconds: an agent that hangs may come back, and then carry out the freeze
 PAUSE = 1.0
 BLOCK = -2  # libvirt's own response time of an agent: that of a guest whose time nobody set
 

@@ -41,7 +41,7 @@ class Cores:
     """
 
     def __init__(self, vm: Guest, own: Optional[int] = None, host: Optional[int] = None, check: Check = lambda: None):
-        """To be made some time before `watching` is entered, so that there is something to tell at its begin."""
+        """To be made some time before `watching` is entered, so that there is a value at its start."""
         self._vm, self._check, self._local = vm, check, not vm.is_remote
         self._own = own or len(os.sched_getaffinity(0))
         self._host = host or own or os.cpu_count() or self._own
@@ -77,7 +77,7 @@ class Cores:
         try:
             yield
         finally:
-            self._stop.set()  # not waited for: it may hang in a call to libvirt, and has nothing to tell any more
+            self._stop.set()  # not waited for: it may hang in a call to libvirt, and its result is no longer needed
 
     def _run(self) -> None:
         """Also after an error: libvirt may be back, and whether the domain is still there is for others to find out."""
@@ -89,7 +89,7 @@ class Cores:
                 return
 
     def _sample(self) -> Optional[tuple[float, float]]:
-        """(CPU seconds of the guest's processors, when), None where they cannot be told."""
+        """(CPU seconds of the guest's processors, when), None if they are not available."""
         with suppress(errors.NbdpullError):
             return self._vm.vcpu_seconds(), time.monotonic()
         return None

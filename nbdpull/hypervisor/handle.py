@@ -53,32 +53,32 @@ class Handle:
     @property
     def active(self) -> bool:
         """Whether it runs, its CPUs paused or not."""
-        with self.seam("tell whether it runs"):
+        with self.seam("check whether it runs"):
             active = bool(self.dom.isActive())
         self.was_active = self.was_active or active
         return active
 
     def guest_state(self) -> domain_state.State:
         """The state that it is in now."""
-        with self.seam("tell whether the guest runs"):
+        with self.seam("check whether the guest runs"):
             state = domain_state.State(*self.dom.state())
         self._seen = f"{state} at {time.strftime('%H:%M:%S')}"
         return state
 
     def vcpu_seconds(self) -> float:
         """CPU seconds that its virtual processors have used."""
-        with self.live("tell what the guest's processors did"):
+        with self.live("read the guest's CPU times"):
             return float(sum(cpu[2] for cpu in self.dom.vcpus()[0]) / 1e9)
 
     @property
     def has_saved_state(self) -> bool:
-        """Whether it is off as virsh managedsave left it: its next start goes on from there."""
+        """Whether it is off with a managed-save image: its next start continues from that."""
         with self.seam("look for a saved state"):
             return bool(self.dom.hasManagedSaveImage(0))
 
     @property
     def other_session(self) -> str:
-        """Why what this libvirt tells may not be so, as a sentence; "" if nothing speaks for that."""
+        """Why this libvirt may be wrong about the domain, as a sentence; "" if there is no sign of that."""
         return domain_start.other_session(self.uri)
 
     def require_running(self) -> None:
@@ -90,7 +90,7 @@ class Handle:
         """The error, with what to do about it."""
         advice = self.other_session or "start it first"
         if not self.other_session and self.has_saved_state:
-            advice = "it has a saved state (managedsave), from which virsh start goes on"
+            advice = "it has a saved state (managedsave), from which virsh start continues"
         return errors.DomainNotRunning(f"domain '{self.name}' is not running: {advice}")
 
     def ignoring_check(self) -> contextlib.AbstractContextManager[None]:

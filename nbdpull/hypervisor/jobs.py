@@ -28,7 +28,7 @@ class Jobs:
         self._vm = vm
 
     def require_idle(self) -> None:
-        """Raises Busy if a job runs, naming it, at once; libvirt would wait for it 30 s and then tell nothing.
+        """Raises Busy if a job runs, naming it, at once; libvirt would wait for it for 30 s, and then not name it.
 
         A backup can be there without being the current job: while it ends, and where its begin failed half-way.
         """
@@ -52,7 +52,7 @@ class Jobs:
             self.require_idle()
 
     def backup(self) -> Optional[Backup]:
-        """The backup that runs, whoever began it (Backup.run_id tells), or None."""
+        """The running backup, whoever started it (see Backup.run_id), or None."""
         with self._vm.seam("look for a backup job"):
             xml = unless((NO_BACKUP,), lambda: self._vm.dom.backupGetXMLDesc(0))
         return domain_xml.parse_backup(xml) if xml else None
@@ -73,8 +73,8 @@ class Jobs:
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR and self._has_lost_job():
                     raise errors.JobStuck(
-                        f"domain '{self._vm.name}': libvirt has lost a backup job, as its daemon was killed while that "
-                        "began, and takes no other: shut the domain down, restart the daemon, then start the domain"
+                        f"domain '{self._vm.name}': libvirt lost a backup job, because its daemon was killed while it "
+                        "started, and accepts no other: shut the domain down, restart the daemon, then start the domain"
                     ) from error
                 raise
         return stats.get("operation", 0) if stats.get("type") else None

@@ -35,7 +35,7 @@ _BY_CODE: dict[int, Verdict] = {
     NO_CHECKPOINT: (errors.NoSuchCheckpoint, "the checkpoint is gone: pull in full"),
 }  # fmt: skip
 FAILED: Verdict = (errors.HypervisorError, "libvirt or QEMU failed")
-UNREACHABLE: Verdict = (errors.HypervisorError, "see that libvirtd or virtqemud runs there, and that the URI is right")
+UNREACHABLE: Verdict = (errors.HypervisorError, "check that libvirtd or virtqemud runs there and that the URI is right")
 
 
 @contextlib.contextmanager

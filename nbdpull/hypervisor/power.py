@@ -24,7 +24,7 @@ NEVER_RAN = 0.05  # seconds of its CPUs, which are threads that have to start; l
 
 
 class StartRecord(Protocol):
-    """Where a start is written down as long as there is no mark of it: holder.Hold."""
+    """Where a start is recorded until the domain is tagged: holder.Hold."""
 
     @property
     def starting(self) -> bool: ...
@@ -55,13 +55,13 @@ class Power:
             return
         if owner and not owner.is_dead:
             raise errors.Busy(
-                f"domain '{self._vm.name}' stands paused for a pull of process {owner.pid} on "
-                f"{owner.host}: try again when that has ended; if it never will, virsh destroy "
+                f"domain '{self._vm.name}' was started paused by a pull (process {owner.pid} on "
+                f"{owner.host}): try again when that has ended; if it never ends, run virsh destroy "
                 "--graceful"
             )
         if not (owner or unmarked or start):
-            raise errors.DomainNotRunning(f"domain '{self._vm.name}' is not running: start it first, or do not refuse "
-                                          "one that is off (--offline=auto)")  # fmt: skip
+            raise errors.DomainNotRunning(f"domain '{self._vm.name}' is not running: start it first, or use "
+                                          "--offline=auto")  # fmt: skip
         ours = self._started_paused(hold, is_up=bool(owner or unmarked))
         try:
             yield True
@@ -80,13 +80,13 @@ class Power:
         return owner is not None and owner.is_dead
 
     def _is_unmarked(self, hold: Optional[StartRecord]) -> bool:
-        """Whether it was started for a run that was killed before it could mark it: nobody has let it run yet."""
+        """Whether it was started for a run that was killed before it could tag it, and nobody has let it run yet."""
         if hold is None or not hold.starting or not self._vm.active or self._started_by() or not self._is_paused():
             return False
         return self._vm.vcpu_seconds() < NEVER_RAN
 
     def _started_paused(self, hold: Optional[StartRecord], is_up: bool) -> Process:
-        """Start it, unless it is up, and mark it; the mark's owner."""
+        """Start it, unless it is up, and tag it; the tag's owner."""
         if not is_up:
             self._require_startable()
             self._start_paused(hold)
@@ -97,7 +97,7 @@ class Power:
         return owner
 
     def _start_paused(self, hold: Optional[StartRecord]) -> None:
-        """The record of the start stays where it may happen yet, or has, and the domain has no mark."""
+        """The record of the start stays if the start happened or may still happen, and the domain has no tag."""
         if hold:
             hold.note_start()
         try:
@@ -105,8 +105,8 @@ class Power:
                 self._call_start()
         except errors.NbdpullError as error:
             if is_unanswered(error):
-                told = f"domain '{self._vm.name}' may be started paused yet: the next pull of it, or nbdpull cleanup,"
-                leave(error, [f"{told} ends it"])
+                told = f"domain '{self._vm.name}' may still start, paused: the next pull, or nbdpull cleanup,"
+                leave(error, [f"{told} stops it"])
             elif hold:
                 hold.clear_start()
             raise
@@ -123,14 +123,14 @@ class Power:
         if self._vm.other_session:
             raise errors.DomainNotRunning(f"domain '{self._vm.name}' seems to be off: {self._vm.other_session}")
         if self._vm.has_saved_state:
-            raise errors.Unsupported(f"domain '{self._vm.name}' has a saved state, which a start would use up: start "
-                                     "it yourself, or remove that with virsh managedsave-remove")  # fmt: skip
+            raise errors.Unsupported(f"domain '{self._vm.name}' has a saved state, which a start would consume: start "
+                                     "it yourself, or remove the state with virsh managedsave-remove")  # fmt: skip
 
     def _is_paused(self) -> bool:
         return self._vm.guest_state().paused
 
     def _started_by(self) -> Optional[Process]:
-        """The process that started it for a pull, None where none did: its owner may have paused it."""
+        """The process that started it for a pull, None if none did: its owner may have paused it."""
         with self._vm.seam("read its mark"):
             return domain_mark.owner(self._vm.dom, domain_mark.STARTED_PAUSED)
 
@@ -149,7 +149,7 @@ class Power:
 
     @property
     def left_frozen(self) -> bool:
-        """Whether a dead run began to freeze the guest, and the guard that was to thaw it is dead, too."""
+        """Whether an interrupted run started to freeze the guest, and the guard that should thaw it is dead, too."""
         with self._vm.seam("read its mark"):
             owner = domain_mark.owner(self._vm.dom, domain_mark.FREEZING) if self._vm.active else None
         return owner is not None and owner.is_dead

@@ -31,7 +31,7 @@ from .domain import Domain
 HANG_UP = 5.0  # seconds for the server to close its connections once the job is gone
 _GUARD = Path(__file__).with_name("socket_guard.py")
 _GUARD_ANSWER = 20  # seconds; first of all it opens a connection to libvirt
-_HELD, _ABANDONED = b"k", b"a"  # what the guard is told
+_HELD, _ABANDONED = b"k", b"a"  # messages to the guard
 _FAILED = "the process that keeps the connections to QEMU open, without which it could crash, does not work"
 
 
@@ -76,7 +76,7 @@ class SocketKeeper:
         self._uri, self._command = uri, [sys.executable, _GUARD.name, uuid, run_id]
         self._lock = threading.Lock()
         self._kept: dict[socket.socket, bytes] = {}  # "k", or "a" where it was abandoned
-        self._news: list[tuple[bytes, socket.socket]] = []  # what the guard has not been told
+        self._news: list[tuple[bytes, socket.socket]] = []  # not yet sent to the guard
         self._guard: Optional[subprocess.Popen[bytes]] = None
         self._channel = socket.socket()  # to the guard, once there is one
         self._over = False
@@ -113,7 +113,7 @@ class SocketKeeper:
     def __exit__(self, *exc: object) -> None:
         with self._lock:
             over = self._hung_up()
-            if not over:  # the job could not be ended: the guard goes on to try, and is not waited for
+            if not over:  # the job could not be ended: the guard retries, and is not waited for
                 self._require_guard()
             self._channel.close()
             if over and self._guard:
@@ -158,7 +158,7 @@ class SocketKeeper:
         self._dismiss()
         ours, its = socket.socketpair()
         ours.settimeout(_GUARD_ANSWER)
-        with its:  # from its folder: `pkill -f nbdpull` is to end us, and not the guard as well
+        with its:  # from its directory: `pkill -f nbdpull` is to end us, and not the guard as well
             self._guard = subprocess.Popen(
                 self._command, cwd=_GUARD.parent, env=child.finding_us(), start_new_session=True,
                 stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -33,17 +33,17 @@ def read_file(path: str, seconds: float, most: int, check: Check = lambda: None)
 
 
 def names(path: str, seconds: float, check: Check = lambda: None) -> list[str]:
-    """The names in a folder, sorted; OSError."""
+    """The names in a directory, sorted; OSError."""
     return [os.fsdecode(name) for name in _asked("names", path, seconds, check).split(b"\0") if name]
 
 
 def has_writer(path: str, seconds: float, check: Check = lambda: None) -> bool:
-    """Whether some QEMU has an image open for writing, also on another host where the file system tells; OSError."""
+    """Whether a QEMU has an image open for writing, even on another host if the file system shows that; OSError."""
     return _asked("has_writer", path, seconds, check) == b"yes"
 
 
 def layers(path: str, kind: str, seconds: float, check: Check = lambda: None) -> list[dict[str, Any]]:
-    """What `qemu-img info` tells of an image and those below it, top first, also where a QEMU uses it; OSError."""
+    """What `qemu-img info` reports of an image and its backing files, top first, even if a QEMU uses it; OSError."""
     command = ["qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", kind, path]
     told = _output(command, path, seconds, check)
     if not told:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SIZE = 512  # bytes that tell
+SIZE = 512  # bytes that decide
 RAW, LUKS, QCOW2 = "raw", "luks", "qcow2"
 _LUKS = b"LUKS\xba\xbe"
 _LUKS_UUID = slice(168, 208)  # the same in both versions of it
@@ -17,7 +17,7 @@ _OTHERS = ((0, b"QED\0", "qed"), (0, b"KDMV", "vmdk"), (0, b"vhdxfile", "vhdx"),
            (64, b"\x7f\x10\xda\xbe", "vdi"))  # fmt: skip
 
 
-DISC_SIZE = 32768 + 6  # bytes that tell whether a file is the image of an optical disc
+DISC_SIZE = 32768 + 6  # bytes that show whether a file is the image of an optical disc
 _DISC = (b"CD001", b"BEA01")  # ISO 9660, UDF
 
 
@@ -27,8 +27,8 @@ def is_disc(head: bytes) -> bool:
 
 
 class Header(NamedTuple):
-    """format: LUKS, QCOW2, another's name, or RAW where nothing tells; encrypted: what is in it can be read with a
-    secret only; uuid: of LUKS, which each header has of its own."""
+    """format: LUKS, QCOW2, another's name, or RAW if there is no sign of another; encrypted: its content can be read
+    with a secret only; uuid: of LUKS, which each header has of its own."""
 
     format: str
     encrypted: bool = False

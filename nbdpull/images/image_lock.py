@@ -34,7 +34,7 @@ def keep_all_out(descriptor: int, path: str) -> None:
         _set(descriptor, fcntl.F_WRLCK, _DOES, _ALL)
     except OSError as error:
         if error.errno in _IN_USE:
-            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first") from error
+            raise errors.Busy(f"{path} is in use, probably by a running VM: shut it down first") from error
         # else a file system without locks
 
 

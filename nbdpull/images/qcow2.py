@@ -35,8 +35,8 @@ class Layout:
         self._next = CLUSTER + _padded(self._l1.nbytes)  # bytes, end of the file so far
 
     def place(self, first: int, count: int) -> tuple[int, int, bytes]:
-        """Give `count` consecutive guest clusters from number `first` on, all in one L2 table and never placed before,
-        their place: (offset in the file, offset of their L2 entries, those entries)."""
+        """Place `count` consecutive guest clusters from number `first` on, all in one L2 table, none placed before:
+        (offset in the file, offset of their L2 entries, those entries)."""
         table, entry = divmod(first, TABLE)
         with self._lock:
             if not self._l1[table]:

@@ -27,7 +27,7 @@ def run(path: str, *words: str) -> str:
     if done.returncode:
         said = " ".join(done.stderr.split())
         if "lock" in said:
-            raise errors.Busy(f"{path} is in use, by a running VM it seems: shut it down first ({said})")
+            raise errors.Busy(f"{path} is in use, probably by a running VM: shut it down first ({said})")
         raise errors.OutputError(f"qemu-img failed: {said}")
     return done.stdout
 

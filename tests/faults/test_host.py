@@ -219,7 +219,7 @@ def test_the_guest_shuts_down(rig):
     orphans = set(rig.vm.checkpoints())
     rig.vm.stop()
     code, result, _ = rig.end()
-    assert (code, result["code"]) == (6, "domain-stopped") and "was ended by somebody" in result["message"]
+    assert (code, result["code"]) == (6, "domain-stopped") and "was destroyed" in result["message"]
     assert any("checkpoint" in each for each in result["left_behind"])
     assert len(rig.journals()) == 1
     assert rig.cleanup()[0] == 5
@@ -503,7 +503,7 @@ def test_a_start_that_was_not_answered_is_not_forgotten(rig, hanging_server, mon
     rig.start("--exclude", "vdc", "--stall-timeout", 1, phase="committed", reached=False)
     code, result, _ = rig.end()
     assert (code, result["code"]) == (6, "no-answer")
-    assert any("may be started paused yet" in each for each in result["left_behind"])
+    assert any("may still start, paused" in each for each in result["left_behind"])
     os.kill(server.pid, signal.SIGCONT)
     wait_for(lambda: vm.active and vm.domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, "the start")
     told = rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout

@@ -175,7 +175,7 @@ def test_a_plan_ends_its_job_before_scratch_is_full(rig):
     overwrite_at_once(rig)
     rig.wait_event("alarmed")
     code, _, said = rig.end()
-    assert code == 6 and "is running out" in said
+    assert code == 6 and "is almost full" in said
     rig.assert_domain_clean([])
 
 
