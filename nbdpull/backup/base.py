@@ -47,7 +47,7 @@ class Base:
     damaged: frozenset[str] = frozenset()  # disks that cannot be restored as of it, as a verification found
 
     def size(self, target: str) -> Optional[int]:
-        """Bytes of that disk in the point, None where no point tells."""
+        """Bytes of that disk in the point, None if no point has it."""
         entry = self.point.manifest.disk(target) if self.point else None
         return entry.size if entry else None
 
@@ -63,7 +63,7 @@ class Choice:
 
     @property
     def parent(self) -> Optional[series.Point]:
-        """The Point of the base; None where there is none."""
+        """The Point of the base, or None."""
         return self.base.point if self.base else None
 
     @property
@@ -82,7 +82,7 @@ class Choice:
         return min(before, disk.size) if before is not None else disk.size
 
     def whole_parent(self, target: str) -> Optional[series.Point]:
-        """The Point whose image of that disk an incremental changes; None where there is none, or it is not whole."""
+        """The Point whose image of that disk an incremental changes; None if there is none, or it is not whole."""
         return self.parent if self.base and target in self.base.whole and self.start(target) else None
 
     @property
@@ -209,7 +209,7 @@ class _Finder:
 
     def newest(self) -> tuple[Optional[Base], str]:
         """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
-        are none: a series must not go on with what cannot be restored by itself."""
+        are none: a series must not continue with what cannot be restored by itself."""
         if not self._points:
             return None, "first-point"
         if not self._vm.supports_checkpoints:
@@ -221,7 +221,7 @@ class _Finder:
             base, why = self._of_point(point, made.name)
             if base:
                 return base, ""
-            none = none if number else (None, why)  # why the newest one is none
+            none = none if number else (None, why)  # why the newest one is not
         return none
 
     @staticmethod
@@ -322,7 +322,7 @@ def stored_checkpoint(target: series.Series, point: series.Point) -> Optional[st
 def is_of(point: series.Point, checkpoint: Checkpoint) -> bool:
     """Whether this is the very checkpoint made with the point, not one of its name from another time.
 
-    The time alone does not tell: it is in whole seconds, and a name can be given anew within one.
+    The time alone is not enough: it is in whole seconds, and a name can be reused within one.
     """
     made = point.manifest.checkpoint
     return made is not None and (

@@ -1,6 +1,6 @@
 """What of a domain goes into a point besides its disks: its definitions, what it keeps in files of this machine.
 
-Owns: which files these are, and what the operator is told of what cannot be there: disks that were left out, devices
+Owns: which files these are, and the warnings about what cannot be there: disks that were left out, devices
 that hold data, passwords. Must not know: a point's layout, how a domain is restored.
 """
 
@@ -74,7 +74,7 @@ def _add_local_files(
 
 
 def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], asked: Collection[str]) -> Iterator[str]:
-    """What to tell of what holds data and is not in the point, and is not told of yet. A device is told when it is
+    """Warnings about what holds data and is not in the point, unless given before. A device is reported when it is
     new: no option says that one knows."""
     names, last = [disk.target for disk in subject.disks], subject.points[-1:]
     known = {each.what for point in last for each in omissions.of_point(series, point) or []}
@@ -86,7 +86,7 @@ def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], ask
 
 
 def _passwords(vm: Domain, xml: str, live: Optional[str], points: Sequence[Point]) -> tuple[list[str], list[str]]:
-    """(types of the displays, what to tell of those that are new)."""
+    """(types of the displays, warnings about those that are new)."""
     try:
         found, why = vm.passwords(), ""
     except errors.AccessDenied as error:

@@ -49,7 +49,7 @@ class How:
 
 
 class Copied(NamedTuple):
-    """kept_bytes: of a dead run's files, not read again."""
+    """kept_bytes: of an interrupted run's files, not read again."""
 
     disks: list[DiskEntry]
     kept_bytes: int
@@ -91,7 +91,7 @@ def copied(
 def _kept(
     subject: Subject, series: Series, prepared: Prepared, making: UnderWay, lookout: Lookout
 ) -> dict[str, resume.Kept]:
-    """{target: what is kept of it} where a dead run is gone on with; all else that it wrote is removed."""
+    """{target: what is kept of it} if an interrupted run is resumed; all else that it wrote is removed."""
     if not prepared.dead:
         return {}
     run = prepared.dead.run
@@ -130,8 +130,8 @@ def _copy_all(copies: Sequence[DiskCopy], how: How, lookout: Lookout, report: Re
         weight=lambda item: extents.total(item[1], extents.DATA),
         check=lookout.check,
     )
-    # Closed at once where `add` fails: threads that go on reading make connections that nobody closes, and QEMU
-    # stands still, guest and all, if its server is stopped while a client is in the midst of something.
+    # Closed at once where `add` fails: threads that continue to read open connections that nobody closes, and QEMU
+    # hangs, together with its guest, if its server is stopped while a client is busy.
     with closing(encoded):
         for copy, result in encoded:
             copy.add(result)

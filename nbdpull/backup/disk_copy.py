@@ -44,10 +44,10 @@ class Storing:
 
 
 class DiskCopy:
-    """Give `read` and `encode` what `batches` yields, in any thread; `add` what comes of it, in order; then `close`.
+    """Pass what `batches` yields to `read` and `encode`, in any thread; the result to `add`, in order; then `close`.
 
     known: what is known of the disk before its export is asked; frames: those that need not be stored again; kept: what
-    a dead run made of the disk.
+    an interrupted run made of the disk.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Whether a pull fits: into the format, into the scratch directory, and into the store.
 
-Owns: what is refused before anything is begun, as it could only fail later. Must not know: libvirt, how a disk is read.
+Owns: what is refused at the start, because it could only fail later. Must not know: libvirt, how a disk is read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ..format import layout
 from ..storage.base import Store
 from . import scratch_watch
 
-STORE_RESERVE = 16 << 20  # bytes free without which a pull does not begin
-BEST_RATIO = 10  # a full pull that would have to be compressed more than so does not begin
+STORE_RESERVE = 16 << 20  # bytes free without which a pull does not start
+BEST_RATIO = 10  # a full pull that needs better compression than this does not start
 
 
 def require_readable(disks: Collection[Disk], sequence: int, where: str) -> None:
-    """Raises where a reader would have to refuse the point. where: the series' folder."""
+    """Raises where a reader would have to refuse the point. where: the series' directory."""
     for disk in disks:
         if disk.size > layout.MAX_DISK:
             told = f"disk {disk.target} is larger than {sizes.shown(layout.MAX_DISK)}"

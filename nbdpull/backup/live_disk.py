@@ -70,7 +70,7 @@ class Known(NamedTuple):
 
 @contextmanager
 def opened(disk: Disk, live: Live, known: Known, series: Optional[Series], check: Check) -> Iterator[source.Source]:
-    """Give the Source of a disk; SourceError where its export is not of its size."""
+    """Yield the Source of a disk; SourceError if its export has another size."""
     job, export = live.job, live.job.exports[disk.target]
     with ExitStack() as entered:
         held = None

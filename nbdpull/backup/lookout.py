@@ -21,7 +21,7 @@ from .live_disk import Server
 
 
 class Checks:
-    """One check made of several; the first of them is there from the begin, others come to it."""
+    """One check made of several; the first is there from the start, others are added."""
 
     def __init__(self, first: Check) -> None:
         self._all = [first]
@@ -35,7 +35,7 @@ class Checks:
 
 
 class Lookout:
-    """Around one job: `guarding` it from before its begin until after its end, `watching` it while it is read.
+    """Around one job: `guarding` it from before its start until after its end, `watching` it while it is read.
 
     keeps_sockets: see socket_keeper.required; check: of the run, also what is seen here ends that.
     """

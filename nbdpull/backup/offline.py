@@ -1,6 +1,6 @@
 """How a domain that is off is pulled: started with its CPUs paused, or its images read without a start.
 
-Owns: which of the two, and what the operator is told of it. Must not know: how either is done, what is pulled.
+Owns: which of the two, and the warnings about it. Must not know: how either is done, what is pulled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def reached(
 
 
 def _unwanted(vm: domain.Domain) -> str:
-    """Why nobody would want a start that he did not ask for, "" if there is no reason."""
+    """Why a start should be asked for, "" if there is no reason."""
     if vm.has_saved_state:
         return "the domain has a saved state, which a start would consume"
     return "the domain has devices of the host, which a start would take from it" if vm.has_host_devices else ""

@@ -34,8 +34,8 @@ _VOID = "what was read cannot be used, pull again"
 def opened(
     vm: domain.Domain, check: Callable[[], None], stall_timeout: float = STALL_TIMEOUT, instead: str = ""
 ) -> Iterator[OffDomain]:
-    """Give the OffDomain of a Domain that is off. instead: why it is not started, for errors by which it cannot be read
-    either: Unsupported, as its images are elsewhere; MissingSoftware."""
+    """Yield the OffDomain of a Domain that is off. instead: why it is not started, for errors by which it cannot be
+    read either: Unsupported, as its images are elsewhere; MissingSoftware."""
     with contextlib.ExitStack() as opened:
         with _explained(instead):
             if vm.is_remote:
@@ -55,7 +55,7 @@ def _explained(instead: str) -> Iterator[None]:
 
 
 class OffDomain(domain.Domain):
-    """What a Domain tells who pulls it, of one that is off. Only disks that were looked_at can be pulled."""
+    """A Domain that is off, as a pull sees it. Only disks that were looked_at can be pulled."""
 
     reads_images = True
     supports_checkpoints = True  # those that are there can be read
@@ -193,7 +193,7 @@ class _Readings(Backups):
 
 
 class _Freeze(NamedTuple):
-    """As domain_freeze.Freeze tells it."""
+    """As domain_freeze.Freeze reports it."""
 
     consistency: str
     reason: str

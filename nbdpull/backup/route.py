@@ -33,7 +33,7 @@ _SSH_START = 30  # seconds
 
 @dataclass(frozen=True)
 class Route:
-    """listen: what QEMU is told, None = its unix socket; certificates: folder of the TLS files, None = no TLS."""
+    """listen: where QEMU listens, None = a unix socket; certificates: directory of the TLS files, None = no TLS."""
 
     listen: Optional[Listen] = None
     certificates: Optional[str] = None
@@ -44,7 +44,7 @@ class Route:
             ssh_command(vm.uri)
 
     def socket(self, vm: domain.Domain, run_id: str, wanted: Optional[str]) -> Optional[str]:
-        """Where QEMU is to make its unix socket, at `wanted` if that is told; None where it makes none."""
+        """Where QEMU creates its unix socket, at `wanted` if that is given; None if it creates none."""
         if vm.reads_images:
             return None
         return wanted or (None if self.listen else vm.backups.socket_path(run_id))
@@ -95,7 +95,7 @@ def _require_files(folder: str) -> None:
 def opened(
     route: Route, vm: domain.Domain, socket: str, check: Check = lambda: None
 ) -> Iterator[Union[str, address.Tcp]]:
-    """Give what source.Source is to connect to. socket: path of QEMU's, on its machine. check() is called while ssh
+    """Yield what source.Source connects to. socket: path of QEMU's, on its machine. check() is called while ssh
     is waited for."""
     if route.listen:
         host = vm.host if route.listen.host in _EVERYWHERE else route.listen.host

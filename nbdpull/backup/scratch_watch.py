@@ -76,16 +76,16 @@ def require_room(folder: str, disk_bytes: int, limit: Optional[int] = None) -> N
 
 
 def starves(vm: Guest, folder: str) -> bool:
-    """Whether the guest is paused now because a job found no room in this folder for what the guest overwrites.
+    """Whether the guest is paused now because a job found no room in this directory for what the guest overwrites.
 
-    A guest that its own image's file system paused is told from it by the room that scratch has.
+    If scratch has room, the file system of the guest's own image paused it.
     """
     free = None if vm.is_remote else file_system.free_bytes(folder)
     return free is not None and free < STARVED and vm.guest_state().io_error
 
 
 class Growth:
-    """Samples [seconds since the first, bytes] of something that may go on for days: at most GROWTH_SAMPLES, spread
+    """Samples [seconds since the first, bytes] of something that may take days: at most GROWTH_SAMPLES, spread
     evenly, because each time that they are so many every second one goes, and every second look from then on."""
 
     def __init__(self) -> None:

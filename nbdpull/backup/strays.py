@@ -21,7 +21,7 @@ _PREFIX = "nbdpull-"  # of a checkpoint that we named, and so of its bitmaps; th
 
 @dataclass(frozen=True)
 class Orphan:
-    """A bitmap of ours that no checkpoint owns. name: it tells the run; disks: targets that have it."""
+    """A bitmap of ours that no checkpoint owns. name: it contains the run; disks: targets that have it."""
 
     name: str
     disks: list[str]
@@ -45,7 +45,7 @@ def checkpoints(vm: domain.Domain) -> list[Checkpoint]:
 def orphans(vm: domain.Domain, check: Check = lambda: None) -> tuple[list[Orphan], list[str]]:
     """(what is in the images of the domain, [why an image could not be looked at, …]).
 
-    Of a running domain an image tells what it held when that started: what was orphaned since is seen after its end.
+    The image of a running domain shows its bitmaps as of the start: those orphaned since appear after its end.
     """
     owned, flaws = set(vm.checkpoints.names()), []
     disks: dict[str, list[str]] = {}
