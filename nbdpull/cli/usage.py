@@ -208,7 +208,14 @@ def add_route(parser: Parser, of: type) -> None:
 
 
 def add_threads(parser: Parser, of: type) -> None:
-    add(parser, of, "--threads", metavar="N", type=types.in_range(1, 64), help="default: two more than cores")
+    add(
+        parser,
+        of,
+        "--threads",
+        metavar="N",
+        type=types.in_range(1, 64),
+        help="work on this many blocks at once (default: two more than cores)",
+    )
 
 
 def add_stall_timeout(parser: Parser, of: type) -> None:

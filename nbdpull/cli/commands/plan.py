@@ -17,7 +17,7 @@ EXAMPLE = "plan vm1 -o dir/"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN")
+    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain")
     usage.add(parser, Options, "-o", "--output", metavar="DIR", help="the store that the pull would go to; only read")
     base = parser.add_mutually_exclusive_group()
     usage.add(base, Options, "--since", metavar="CHECKPOINT", help="what changed since this checkpoint")

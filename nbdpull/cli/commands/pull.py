@@ -23,7 +23,7 @@ NICE = 0
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN")
+    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain")
     usage.add(parser, Options, "-o", "--output", metavar="DIR", required=True,
               help="the store: a new directory or an earlier store")  # fmt: skip
     base = parser.add_mutually_exclusive_group()
@@ -56,9 +56,7 @@ def add(parser: usage.Parser) -> None:
         parser, Options, "--level", metavar="N", type=types.in_range(1, 19), help="zstd compression level, 1 to 19"
     )
     usage.add_threads(parser, Options)
-    usage.add(
-        parser, Options, "--max-rate", metavar="N", type=types.size, help="most bytes to read per second, such as 50M"
-    )
+    usage.add(parser, Options, "--max-rate", metavar="N", type=types.size, help="limit reading: 50M is 50 MiB/s")
     usage.add(parser, Options, "--max-rate-file", metavar="FILE",
               help="read the rate limit from FILE; re-read while running; 0 = unlimited")  # fmt: skip
     usage.add(parser, Options, "--max-in-flight", metavar="N", type=types.in_range(1, 1024),
