@@ -164,7 +164,7 @@ def test_port_taken_and_no_certificates(pulled, certificates):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = nbdpull(*witness.words("--nbd", f"tcp:127.0.0.1:{taken.getsockname()[1]}"))
-        assert done.returncode == 6 and "listen at 127.0.0.1" in done.stderr
+        assert done.returncode == 6 and "listen on 127.0.0.1" in done.stderr
     done = nbdpull(*witness.words("--nbd", f"tcp:localhost:{free_port()}", "--tls", certificates["right"]))
     assert done.returncode == 6 and "backup_tls_x509_cert_dir" in done.stderr
     before.assert_same()
