@@ -34,7 +34,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, CompareOptions, "--disk", metavar="D",
               help="with --against: the disk, if the point has more than one")  # fmt: skip
     usage.add(parser, CompareOptions, "--format", dest="kind", choices=IMAGE_KINDS,
-              help="with --against: format of the image (default: detected)")  # fmt: skip
+              help="with --against: format of the image (default: by its first bytes)")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
               help="check this share, chosen at random in each run")  # fmt: skip
     usage.add(parser, Options, "--shard", metavar="I/N", type=types.shard,
