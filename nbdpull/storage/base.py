@@ -82,7 +82,8 @@ class Store(Protocol):
         """Return the Reader of a file; Damaged if the file is not there."""
 
     def size(self, path: str) -> Optional[int]:
-        """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told."""
+        """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what
+        is there is no file."""
 
     def sha256(self, path: str, check: Check = _no_check) -> str:
         """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""

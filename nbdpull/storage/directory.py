@@ -37,48 +37,25 @@ class DirectoryStore:
     def path(self, *names: str) -> str:
         return os.path.join(self.root, *names)
 
-    def warnings(self) -> list[str]:
-        """What its owner should know of it, one text each."""
-        if access.lets_all_in(self.root) and any(map(self._has_file_for_all, self.folders())):
-            mend = f"chmod -R go-rwx {shlex.quote(self.root)}"
-            return [f"everybody on this machine can read {self.root}: close it with {mend}"]
-        return []
-
-    def _has_file_for_all(self, folder: str) -> bool:
-        return access.has_file_for_all(self.root, folder)
-
     # Reading
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
-        """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
         try:
             return self.read_raw(path, limit)
         except OSError as error:
             raise unreadable(self.path(path), error) from error
 
-    def read_raw(self, path: str, limit: int = MAX_READ) -> bytes:
-        """The same; what the operating system says comes as it is, an OSError."""
-        with self._reading(path) as file:
-            data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
-        if len(data) > limit:
-            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
-        return data
-
     def _reading(self, path: str) -> io.BufferedReader:
         return open(beneath.open_file(self.root, path, os.O_RDONLY), "rb")
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; Damaged if the file does not have them."""
         with self.open_reader(path) as file:
             return file.read(offset, length)
 
     def open_reader(self, path: str) -> DirectoryReader:
-        """Return the DirectoryReader of a file; Damaged if the file is not there."""
         return DirectoryReader(self.root, path)
 
     def size(self, path: str) -> Optional[int]:
-        """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what
-        is there is no file."""
         try:
             with beneath.parent(self.root, path) as (folder, name):
                 found = beneath.status(folder, name)
@@ -89,25 +66,7 @@ class DirectoryStore:
         except OSError as error:
             raise unreadable(self.path(path), error) from error
 
-    def inode(self, path: str) -> Optional[int]:
-        """The number of a file, which a copy of it has not; None where there is none."""
-        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
-            return beneath.status(folder, name).st_ino
-        return None
-
-    def free_bytes(self) -> Optional[int]:
-        return file_system.free_bytes(self.root)
-
-    def holds(self, path: str) -> bool:
-        """Whether anything has that name, be it what it may; what cannot be looked at is not there."""
-        return self.inode(path) is not None
-
-    def is_same(self, path: str, other: str) -> Optional[bool]:
-        """Whether a folder is what is at an absolute path of this machine; None where nothing is."""
-        return os.path.samefile(other, self.path(path)) if os.path.exists(other) else None
-
     def sha256(self, path: str, check: Check = lambda: None) -> str:
-        """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
         digest = hashlib.sha256()
         try:
             with self._reading(path) as file:
@@ -119,13 +78,15 @@ class DirectoryStore:
             raise unreadable(self.path(path), error) from error
         return digest.hexdigest()
 
+    def free_bytes(self) -> Optional[int]:
+        return file_system.free_bytes(self.root)
+
     def folders(self, path: str = "") -> list[str]:
-        """Names of the folders in a folder, sorted; none where the folder is not there. Symbolic links are named with
-        them: who looks into one is told that it is none, and does not believe that nothing was there."""
+        """Symbolic links are named with them: who looks into one is told that it is none, and does not believe that
+        nothing was there."""
         return self._names(path, lambda entry: entry.is_dir(follow_symlinks=False) or entry.is_symlink())
 
     def files(self, path: str = "") -> list[str]:
-        """Names of the files in a folder, sorted; none where there is no such directory."""
         with suppress(errors.Damaged):
             return self._names(path, lambda entry: entry.is_file(follow_symlinks=False))
         return []
@@ -141,10 +102,9 @@ class DirectoryStore:
         except OSError as error:
             raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
 
-    # Creating
+    # Creating and removing
 
     def make_folder(self, path: str, fresh: bool = False) -> None:
-        """Create a folder durably. With `fresh` it must not exist, else it may."""
         with translated("create the folder", self.path(path)):
             with beneath.parent(self.root, path) as (folder, name):
                 try:
@@ -156,15 +116,9 @@ class DirectoryStore:
             self.sync_folder(os.path.dirname(path))
 
     def create(self, path: str) -> DirectoryWriter:
-        """Return a new DirectoryWriter; OutputExists if there is such a file already."""
         return DirectoryWriter(self.root, path, self.access)
 
-    def reopen(self, path: str) -> DirectoryWriter:
-        """Return the DirectoryWriter of a file that a dead run was appending to, which goes on at its end."""
-        return DirectoryWriter(self.root, path, None)
-
     def publish(self, path: str, data: bytes) -> None:
-        """Create a small file that appears whole, durable and at once, or not at all."""
         draft = f"{path}.{secrets.token_hex(4)}.draft"  # two runs may publish the same file: neither harms the other's
         file = self.create(draft)
         try:
@@ -177,24 +131,60 @@ class DirectoryStore:
         finally:
             self.remove_file(draft)
 
+    def remove_file(self, path: str) -> None:
+        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
+            os.unlink(name, dir_fd=folder)
+
+    def remove_folder(self, path: str) -> None:
+        beneath.remove(self.root, path)
+
+    # What only a directory has
+
+    def warnings(self) -> list[str]:
+        """What its owner should know of it, one text each."""
+        if access.lets_all_in(self.root) and any(map(self._has_file_for_all, self.folders())):
+            mend = f"chmod -R go-rwx {shlex.quote(self.root)}"
+            return [f"everybody on this machine can read {self.root}: close it with {mend}"]
+        return []
+
+    def _has_file_for_all(self, folder: str) -> bool:
+        return access.has_file_for_all(self.root, folder)
+
+    def read_raw(self, path: str, limit: int = MAX_READ) -> bytes:
+        """As `read`; what the operating system says comes as it is, an OSError."""
+        with self._reading(path) as file:
+            data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
+        if len(data) > limit:
+            raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+        return data
+
+    def reopen(self, path: str) -> DirectoryWriter:
+        """Return the DirectoryWriter of a file that a dead run was appending to, which goes on at its end."""
+        return DirectoryWriter(self.root, path, None)
+
     def sync_folder(self, path: str) -> None:
         with translated("write to", self.path(path)), beneath.opened_folder(self.root, path) as folder:
             file_system.sync_folder(folder)
-
-    def remove_folder(self, path: str) -> None:
-        """Remove a folder that was never published, with all that is in it."""
-        beneath.remove(self.root, path)
-
-    def remove_file(self, path: str) -> None:
-        """Remove a file that no point counts on; one that is not there is no error."""
-        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
-            os.unlink(name, dir_fd=folder)
 
     def names(self, path: str) -> list[str]:
         """Names of all that is in a folder; none where it cannot be read."""
         with suppress(OSError), beneath.opened_folder(self.root, path) as folder:
             return sorted(os.listdir(folder))
         return []
+
+    def holds(self, path: str) -> bool:
+        """Whether anything has that name, be it what it may; what cannot be looked at is not there."""
+        return self.inode(path) is not None
+
+    def inode(self, path: str) -> Optional[int]:
+        """The number of a file, which a copy of it has not; None where there is none."""
+        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
+            return beneath.status(folder, name).st_ino
+        return None
+
+    def is_same(self, path: str, other: str) -> Optional[bool]:
+        """Whether a folder is what is at an absolute path of this machine; None where nothing is."""
+        return os.path.samefile(other, self.path(path)) if os.path.exists(other) else None
 
     @contextmanager
     def locked(self, path: str, doing: str, holder: Callable[[], str] = lambda: "another nbdpull") -> Iterator[None]:

@@ -43,7 +43,6 @@ class DirectoryReader:
             raise unreadable(self._full_path, error) from error
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly `length` bytes from `offset`; Damaged if the file does not have them."""
         try:
             data = os.pread(self._descriptor, length, offset) if offset + length <= self.size else b""
         except OSError as error:
@@ -84,7 +83,6 @@ class DirectoryWriter:
                 access.give(self._descriptor, new.file, new)
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
         with self._writing() as descriptor:
             view = memoryview(data)
             while view:
@@ -112,11 +110,9 @@ class DirectoryWriter:
             os.fsync(descriptor)
 
     def sha256(self) -> str:
-        """SHA-256 in hex of what was written so far."""
         return self._sha256.hexdigest()
 
     def seal(self) -> None:
-        """Make the file durable and close it."""
         self.sync()
         self.close()
 
