@@ -206,7 +206,6 @@ ONLY_NAMES = {
 OTHER_FILES = {  # and whose
     "backup.holder",  # the lock of a domain
     "backup.route",  # certificates, a tunnel's socket
-    "operations.compare",  # an image's header
     "operations.drill",  # overlays and a console
     "restoring.belongings",  # restored ones
     "restoring.destination",  # secrets

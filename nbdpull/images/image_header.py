@@ -1,7 +1,7 @@
 """What the first bytes of an image or a device say that it is: its format, and whether it is encrypted.
 
 Owns: the magic numbers of the formats that a restore may meet, and the few fields of their headers that matter to it.
-Must not know: files, what is to be written.
+Must not know: what is to be written.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ class Header(NamedTuple):
     format: str
     encrypted: bool = False
     uuid: str = ""
+
+
+def read(path: str) -> Header:
+    """That of a file; OSError."""
+    with open(path, "rb") as file:
+        return parse(file.read(SIZE))
 
 
 def parse(head: bytes) -> Header:

@@ -159,8 +159,7 @@ def _kind(image: str) -> str:
     if re.match(r"nbd[a-z+]*:", image):
         return image_header.RAW
     try:
-        with open(image, "rb") as file:
-            found = image_header.parse(file.read(image_header.SIZE)).format
+        found = image_header.read(image).format
     except OSError as error:
         raise errors.UsageError(f"cannot read {image}: {error.strerror}") from error
     return found if found == image_header.QCOW2 else image_header.RAW
