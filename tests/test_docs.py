@@ -272,7 +272,7 @@ def test_every_event_is_in_the_table():
         event: verbs & tables.get(event, set()) for event, verbs in rows.items()
     }
     reported = set()
-    for path in (PROJECT / "nbdpull/operations").glob("*.py"):
+    for path in [*PROJECT.glob("nbdpull/operations/*.py"), *PROJECT.glob("nbdpull/restoring/*.py")]:
         reported |= set(re.findall(r'event="([\w-]+)"', path.read_text()))
     assert reported | {"result"} == set(rows)
 
