@@ -1,0 +1,38 @@
+"""A step of a clean-up that fails: the next ones are done, and what is left is told, with who removes it then."""
+
+import pytest
+
+from nbdpull.core import errors
+from nbdpull.hypervisor import clean_up
+
+
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (errors.DomainNotRunning("x"), "the job is left behind, as the domain is off: the next pull removes it"),
+        (errors.DomainStopped("x"), "the job is left behind, as the domain is off"),
+        (errors.DomainCrashed("x"), "the job is left behind, as the domain is off"),
+        (errors.NoAnswer("x"), "the job is left behind, as libvirt does not answer: when it does, "),
+        (errors.HypervisorError("libvirt says no"), "the job is left behind: libvirt says no"),
+        (errors.Busy("another job"), "the job is left behind: another job"),
+    ],
+)  # fmt: skip
+def test_what_is_left_is_told(error, says):
+    left = ["before"]
+
+    def step():
+        raise error
+
+    assert clean_up.attempt(step, "the job", left) is False
+    assert left[0] == "before" and len(left) == 2 and left[1].startswith(says)
+
+
+def test_a_step_that_is_done_tells_nothing():
+    done, left = [], []
+    assert clean_up.attempt(lambda: done.append(1), "the job", left) is True
+    assert (done, left) == ([1], [])
+
+
+def test_what_is_no_error_of_ours_is_not_swallowed():
+    with pytest.raises(KeyboardInterrupt):
+        clean_up.attempt(lambda: (_ for _ in ()).throw(KeyboardInterrupt), "the job", [])
