@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import nbdpull
+from nbdpull.cli.commands import VERBS
 
 LIBRARIES = {
     "libvirt": {
@@ -224,6 +225,51 @@ def test_only_storage_reaches_the_files_of_a_store(name):
     called = {call for call in calls(MODULES[name]) if call == "open" or call.startswith("os.")}
     assert called <= ONLY_NAMES
     assert not outside(name) & REACHES_FILES
+
+
+OF_A_VERB = {"list": "listing"}  # its operation, where that has another name: `list` is Python's own
+FURTHER = {"compare", "rebuild"}  # operations that are options of a verb: verify --against, index --rebuild
+OPERATIONS = sorted({OF_A_VERB.get(verb, verb) for verb in VERBS} | FURTHER)
+SIGNATURE = "options: Options, report: Report=lambda **event: None, check: Check=lambda: None"
+
+
+def defined(name):
+    """{name: its node} of the functions and classes at the top of a module."""
+    return {node.name: node for node in MODULES[name].body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+@pytest.mark.parametrize("verb", OPERATIONS)
+def test_every_verb_has_one_shape(verb):
+    """operations.VERB(Options, report, check) -> Result, the Options from options.py, the Result frozen."""
+    found = defined(f"operations.{verb}")
+    function, result = found[verb], found["Result"]
+    assert (ast.unparse(function.args), ast.unparse(function.returns)) == (SIGNATURE, "Result")
+    assert ast.get_docstring(function) and ast.get_docstring(result)
+    assert [ast.unparse(each) for each in result.decorator_list] == ["dataclass(frozen=True)"]
+    [options] = [
+        alias.name
+        for node in MODULES[f"operations.{verb}"].body
+        if isinstance(node, ast.ImportFrom) and node.module == "options"
+        for alias in node.names
+        if alias.asname == "Options"
+    ]
+    assert [ast.unparse(each) for each in defined("operations.options")[options].decorator_list] == [
+        "dataclass(frozen=True)"
+    ]
+
+
+ARRAYS = {"numpy", "NDArray", "Ranges", "Extents", "Segments", "Numbers", "Mask", "Indexes", "Record", "Records"}
+OTHERS_TYPES = ARRAYS | {"libvirt", "nbd", "virDomain", "virConnect"}
+
+
+@pytest.mark.parametrize("name", [name for name in PLACED if folder_of(name) == "operations"])
+def test_no_signature_of_an_operation_has_a_type_of_a_library(name):
+    """What goes in and out of an operation is ours, or Python's; a field of a class, too."""
+    nodes = list(ast.walk(MODULES[name]))
+    annotations = [node.annotation for node in nodes if isinstance(node, (ast.arg, ast.AnnAssign)) and node.annotation]
+    annotations += [node.returns for node in nodes if isinstance(node, ast.FunctionDef) and node.returns]
+    words = {word for each in annotations for word in re.findall(r"\w+", ast.unparse(each))}
+    assert not words & OTHERS_TYPES
 
 
 SPEAKS = {"print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write", "input"}
