@@ -1,18 +1,13 @@
 """plan and doctor: what they tell is what a pull then does, and they change nothing."""
 
-import contextlib
 import os
-import re
 
 import pytest
 from bed.machine import MIB, Disk, wait_for
 from command import doctor, nbdpull, start_nbdpull
 from witness import CLUSTER, Before, modes
 
-from nbdpull.operations import doctor as examination
-
 libvirt = pytest.importorskip("libvirt")
-connection = pytest.importorskip("nbdpull.hypervisor.connection")
 
 
 def has_backup(vm):
@@ -97,34 +92,3 @@ def test_disk_whose_image_is_gone_hides_no_other(pulled):
     code, found = doctor(vm.name, "-c", vm.bed.uri)
     assert code == 6 and found["disk vdb"]["state"] == "BAD" and "No such file" in found["disk vdb"]["advice"]
     assert {found[f"disk {name}"]["state"] for name in ("vda", "vdc")} == {"good"}
-
-
-def found_at(monkeypatch, libvirt, qemu):
-    """What doctor finds at a host of these versions."""
-
-    @contextlib.contextmanager
-    def host(_uri):
-        yield connection.Host("qemu:///system", True, {"libvirt": libvirt, "qemu": qemu}, [])
-
-    monkeypatch.setattr(connection, "host", host)
-    return examination.doctor(examination.Options()).findings
-
-
-@pytest.mark.parametrize("version", ["7.2.22", "8.2.3", "8.2.4", "9.0.0", "10.0.13"])
-def test_doctor_tells_of_a_qemu_that_a_tls_handshake_can_crash(monkeypatch, version):
-    found = [each.state for each in found_at(monkeypatch, "10.0.0", version) if each.subject == "TLS"]
-    assert found == ["warn"] * (version in ("8.2.3", "9.0.0"))
-
-
-@pytest.mark.parametrize(
-    "libvirt, qemu, lacking",
-    [
-        ("9.0.0", "7.2.22", ["QEMU 8.2.3", "libvirt 10.8", "libvirt 10.10", "libvirt 11.10"]),
-        ("10.9.0", "10.0.13", ["libvirt 10.10", "libvirt 11.10"]),
-        ("11.3.0", "10.0.13", ["libvirt 11.10"]),
-        ("11.10.0", "9.0.0", None),
-    ],
-)
-def test_doctor_tells_in_one_line_what_an_upgrade_would_bring(monkeypatch, libvirt, qemu, lacking):
-    found = [each.text for each in found_at(monkeypatch, libvirt, qemu) if each.subject == "upgrade"]
-    assert [re.findall(r"(?:^|; )(\w+ [\d.]+)", text) for text in found] == ([lacking] if lacking else [])
