@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.choices import Offline
+from ..core.errors import Check
 from ..hypervisor import domain
 from . import offline_read
 from .holder import Hold
@@ -25,9 +26,7 @@ class Reached(NamedTuple):
 
 
 @contextlib.contextmanager
-def reached(
-    vm: domain.Domain, how: str, hold: Hold, check: Callable[[], None], stall_timeout: float
-) -> Iterator[Reached]:
+def reached(vm: domain.Domain, how: str, hold: Hold, check: Check, stall_timeout: float) -> Iterator[Reached]:
     """Inside, the domain can be pulled. hold: its holder.Hold.
 
     AUTO starts one that is off where that can be done and takes nothing but memory, and reads its images elsewhere.

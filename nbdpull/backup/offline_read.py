@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.choices import STALL_TIMEOUT, Quiesce
+from ..core.errors import Check
 from ..definitions import domain_xml
 from ..definitions.domain_xml import Checkpoint, Disk
 from ..hypervisor import domain, domain_freeze
@@ -32,7 +33,7 @@ _VOID = "what was read cannot be used, pull again"
 
 @contextlib.contextmanager
 def opened(
-    vm: domain.Domain, check: Callable[[], None], stall_timeout: float = STALL_TIMEOUT, instead: str = ""
+    vm: domain.Domain, check: Check, stall_timeout: float = STALL_TIMEOUT, instead: str = ""
 ) -> Iterator[OffDomain]:
     """Yield the OffDomain of a Domain that is off. instead: why it is not started, for errors by which it cannot be
     read either: Unsupported, as its images are elsewhere; MissingSoftware."""

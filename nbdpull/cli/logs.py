@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Optional, TextIO
 
 from ..core import errors
+from ..core.errors import Report
 from . import terminal
 
 SAID = "nbdpull.said"  # what standard error has had already: for the file alone
@@ -63,7 +64,7 @@ def priority(level: int) -> str:
     return f"<{_PRIORITIES[level]}>" if _is_journal(sys.stderr) else ""
 
 
-def with_steps(report: Callable[..., None], verb: str) -> Callable[..., None]:
+def with_steps(report: Report, verb: str) -> Report:
     """The same receiver of a verb's events, each of which is logged first; its lists are for programs."""
     steps = logging.getLogger(f"nbdpull.{verb}")
 

@@ -14,10 +14,11 @@ import select
 import subprocess
 import tempfile
 import time
-from typing import Any, Callable
+from typing import Any
 
 from ..core import child, errors, software, unix_socket
 from ..core.choices import STALL_TIMEOUT
+from ..core.errors import Check
 
 PROGRAM = "qemu-storage-daemon"
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
@@ -35,7 +36,7 @@ class StorageDaemon:
     `stall_timeout` seconds, JobLost where it has ended.
     """
 
-    def __init__(self, check: Callable[[], None] = lambda: None, stall_timeout: float = STALL_TIMEOUT):
+    def __init__(self, check: Check = lambda: None, stall_timeout: float = STALL_TIMEOUT):
         software.require(PROGRAM)
         self._check, self._stall_timeout = check, stall_timeout
         self._unread = b""
