@@ -233,18 +233,6 @@ def test_a_drill_whose_disks_everybody_could_read(bootable, private_libvirt, wor
     assert seen == [True]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give files away")
-def test_what_is_given_to_qemu(tmp_path):
-    for name in ("nbd.sock", "nvram"):
-        (tmp_path / name).write_bytes(b"secret")
-    drill._give(str(tmp_path), 65534)
-    assert {path.stat().st_uid for path in (tmp_path, *tmp_path.iterdir())} == {65534}
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
-    assert tmp_path.stat().st_mode & 0o777 == 0o700
-    drill._give(str(tmp_path), None)  # as of an old libvirt: it has to work
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666}
-
-
 def test_sigkill_leaves_nothing_that_runs(bootable, private_libvirt, work):
     """And the next drill removes its files."""
     words = ["drill", bootable.root, "-c", private_libvirt.uri, "--json", "--expect", "never", "--work-dir", work]

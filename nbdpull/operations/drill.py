@@ -6,24 +6,18 @@ Owns: the order of steps, what readiness is, the verdict, and that nothing is le
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, Optional
 
-from ..core import errors
+from ..core import errors, work_folder
 from ..core.errors import Check, Report
-from ..core.os_error import translated
 from ..definitions import drill_xml, hot_plug
 from ..definitions.host_reach import Offer
 from ..format import findings, layout
@@ -39,8 +33,7 @@ LOOK_INTERVAL = 0.1  # seconds
 CONSOLE_TAIL = 2000  # characters of the console that a report tells
 CONSOLE_MAX = 4 << 20  # bytes of it that are searched
 BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")  # files of a point that a boot needs
-FOLDER_PREFIX = "nbdpull-drill-"
-SWEPT_AFTER = 60.0  # seconds: a drill may have made its folder, and not hold it yet
+PREFIX = "nbdpull-drill-"  # of the names of its folder and its domain
 
 OK, FAILED = "ok", "failed"
 
@@ -132,14 +125,14 @@ def _pattern(text: Optional[str]) -> Optional[re.Pattern[str]]:
 def _seen(run: _Run) -> _Seen:
     """Serve the point, boot it, and wait until the guest is up; all of it is gone at the end."""
     with ExitStack() as stack:
-        folder = stack.enter_context(_work_folder(run.options.work_dir))
+        folder = stack.enter_context(work_folder.made(run.options.work_dir, PREFIX))
         connection = stack.enter_context(domain_boot.connected(run.options.uri))
         offer = domain_boot.offer(connection, run.xml)
         server = stack.enter_context(_served(run, folder))
         images = {export.disk: _overlay(folder, export) for export in server.exports}
         console = os.path.join(folder, "console")
         xml = _adapted(run, folder, images, console, offer)
-        _give(folder, domain_boot.qemu_user(connection))
+        work_folder.give(folder, domain_boot.qemu_user(connection))  # who has the disks in it, as the guest does
         run.report(step="boot")
         started = time.monotonic()
         boot = stack.enter_context(domain_boot.booted(connection, xml))
@@ -168,7 +161,7 @@ def _adapted(run: _Run, folder: str, images: dict[str, str], console: str, offer
             with open(files[name], "wb") as file:
                 file.write(data)
     files.setdefault("nvram", os.path.join(folder, "nvram"))  # which libvirt makes; at a place of its own it stays
-    name = f"nbdpull-drill-{secrets.token_hex(4)}"
+    name = f"{PREFIX}{secrets.token_hex(4)}"
     return drill_xml.adapted(run.xml, name, str(uuid.uuid4()), images, console, files, offer)
 
 
@@ -198,59 +191,6 @@ def _kept(target: Series, result: Result, picture: Optional[tuple[str, bytes]]) 
         return target.store.path(findings.attach(target, path, *picture)) if picture else None, []
     except (errors.OutputError, errors.StoreError) as error:
         return None, [f"the result is not kept: {error}"]
-
-
-@contextmanager
-def _work_folder(parent: str) -> Iterator[str]:
-    """A folder of our own in one that nobody can list."""
-    _sweep(parent)
-    with translated("create a folder in", parent):
-        outer = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, outer, ignore_errors=True)
-        with suppress(OSError):  # a file system without locks: then nothing is swept there either
-            stack.enter_context(_held(outer))
-        os.chmod(outer, 0o711)
-        inner = os.path.join(outer, secrets.token_hex(8))
-        os.mkdir(inner, 0o700)
-        yield inner
-
-
-def _give(folder: str, user: Optional[int]) -> None:
-    """Let QEMU use what was made in the folder, by the number of its user: it has the disks in it, as the guest does.
-
-    Where it cannot be given to that user alone, anybody can use it who knows the folder's name, which every list of
-    processes shows.
-    """
-    paths = [os.path.join(folder, name) for name in os.listdir(folder)]
-    modes = 0o711, 0o666
-    with suppress(PermissionError):
-        if user is not None:
-            for path in (folder, *paths):
-                os.chown(path, user, -1)
-            modes = 0o700, 0o600
-    for path, mode in ((folder, modes[0]), *((path, modes[1]) for path in paths)):
-        os.chmod(path, mode)
-
-
-def _sweep(parent: str) -> None:
-    """Remove what drills that were killed have left: folders of ours that no process holds."""
-    for path in glob.glob(os.path.join(glob.escape(parent), f"{FOLDER_PREFIX}*")):
-        with suppress(OSError), _held(path) as status:
-            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > SWEPT_AFTER:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _held(folder: str) -> Iterator[os.stat_result]:
-    """Hold a folder, so that it is seen to be in use as long as this process lives; BlockingIOError where another one
-    does. Gives its status."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _overlay(folder: str, export: Export) -> str:

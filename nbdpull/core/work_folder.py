@@ -1,0 +1,75 @@
+"""A folder of ours for as long as a process works, which another user may be let in to.
+
+Owns: that nobody else finds what is in it, that it goes in the end, and that what a killed process left is removed by a
+later one. Must not know: what is put there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Optional
+
+from .os_error import translated
+
+SWEPT_AFTER = 60.0  # seconds: who made one may not hold it yet
+
+
+@contextmanager
+def made(parent: str, prefix: str) -> Iterator[str]:
+    """Give the path of a new folder, in one that nobody can list, whose name begins with `prefix`; those of that prefix
+    that no process holds are removed."""
+    _sweep(parent, prefix)
+    with translated("create a folder in", parent):
+        outer = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, outer, ignore_errors=True)
+        with suppress(OSError):  # a file system without locks: then nothing is swept there either
+            stack.enter_context(_held(outer))
+        os.chmod(outer, 0o711)
+        inner = os.path.join(outer, secrets.token_hex(8))
+        os.mkdir(inner, 0o700)
+        yield inner
+
+
+def give(folder: str, user: Optional[int]) -> None:
+    """Let another user, by number, use the folder and the files that were made in it.
+
+    Where they cannot be given to that user alone, anybody can use them who knows the folder's name, which every list of
+    processes shows.
+    """
+    paths = [os.path.join(folder, name) for name in os.listdir(folder)]
+    modes = 0o711, 0o666
+    with suppress(PermissionError):
+        if user is not None:
+            for path in (folder, *paths):
+                os.chown(path, user, -1)
+            modes = 0o700, 0o600
+    for path, mode in ((folder, modes[0]), *((path, modes[1]) for path in paths)):
+        os.chmod(path, mode)
+
+
+def _sweep(parent: str, prefix: str) -> None:
+    for path in glob.glob(os.path.join(glob.escape(parent), f"{prefix}*")):
+        with suppress(OSError), _held(path) as status:
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > SWEPT_AFTER:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: str) -> Iterator[os.stat_result]:
+    """Hold a folder, so that it is seen to be in use as long as this process lives; BlockingIOError where another one
+    does. Gives its status."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
