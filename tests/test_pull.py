@@ -60,7 +60,7 @@ def test_each_point_of_a_series_restores_to_its_source(pulled):
     vm.discard("vda", 6 * MIB + 512, 512)
     vm.discard("vdb", MIB, MIB)
     third = witness.pull()
-    assert third["disks"][0]["zero_bytes"] >= 2 * MIB + 4 * CLUSTER
+    assert third["disks"][0]["zero_bytes"] == 2 * MIB + 4 * CLUSTER
 
     vm.write("vda", 3 * MIB + 512, 512, 0x41)  # a bit of data into what is now zero over data
     vm.write("vda", 4 * MIB + CLUSTER, 100, 0x42)
@@ -196,7 +196,7 @@ def test_small_frames_and_many_chunk_files(pulled):
     witness.pull("--frame-size", "64K", "--chunk-size", "1M", "--level", "3")
     witness.vm.write("vda", MIB - 10, 20, 0x22)
     second = witness.pull("--frame-size", "128K")
-    assert len(list(witness.store.glob("*/*/vda.*.zst"))) >= 6
+    assert len(list(witness.store.glob("*/*/vda.*.zst"))) == 6
     assert second["disks"][0]["read_bytes"] == 2 * CLUSTER
     witness.assert_restores()
 
@@ -271,6 +271,7 @@ def test_job_ended_by_somebody_else_in_the_middle(pulled):
     with stopped_in_the_middle(witness) as process:
         vm.domain.abortJob()  # its end needs the client: QEMU waits for what is on its way to it
     assert process.returncode == 6, process.problem
+    # by whether a read was under way just then
     assert last_event(process.output)["code"] in ("job-lost", "source")
     before.assert_same()
     vm.write("vda", 0, 512, 0x31)
