@@ -7,7 +7,7 @@ import zstandard
 from stores import ROLLING, Vm, chain, damaged, flipped, records_of
 
 from nbdpull.core import errors, extents
-from nbdpull.operations import index, listing
+from nbdpull.operations import index, listing, show
 from nbdpull.operations.description import describe
 from nbdpull.operations.store_choice import find_point
 
@@ -148,6 +148,16 @@ def test_an_id_is_found_in_whichever_domain_has_it(tmp_path):
         find_point(str(tmp_path), "latest")
     with pytest.raises(errors.NoSuchPoint):
         find_point(str(tmp_path), one.points[0].id, "vm2")
+
+
+def test_a_definition_is_shown_where_another_point_cannot_be_read(vm, monkeypatch):
+    def load(_):
+        raise errors.StoreError("manifest.json: Input/output error")
+
+    monkeypatch.setattr("nbdpull.repository.series.Series.load", load)
+    point = vm.points[0]
+    found = show.show(show.Options(str(vm.root), point.id, definition=True))
+    assert (found.domain, found.point, found.definition) == (vm.name, None, vm.series.definition(point))
 
 
 def test_records(vm):

@@ -245,7 +245,7 @@ class ListOptions:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """point: an id is looked for in all domains of the store. definition: read that of the domain, too."""
+    """point: an id is looked for in all domains of the store. definition: show that of its domain instead."""
 
     store: str
     point: str

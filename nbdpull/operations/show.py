@@ -16,15 +16,16 @@ from .options import ShowOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """definition: of the domain, as it was stored; None where it was not asked for."""
+    """point: it described; definition: of its domain, as it was stored, where that was asked for instead."""
 
     domain: str
-    point: Described
-    definition: Optional[str]
+    point: Optional[Described] = None
+    definition: Optional[str] = None
 
 
 def show(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Show a point; Damaged where its definition is asked for and cannot be read."""
+    """Show a point, or its definition, for which nothing else of the series is read; Damaged where that cannot be."""
     target, point = store_choice.find_point(options.store, options.point, options.domain)
-    definition = target.definition(point) if options.definition else None
-    return Result(target.domain, description.of_point(target, point), definition)
+    if options.definition:
+        return Result(target.domain, definition=target.definition(point))
+    return Result(target.domain, description.of_point(target, point))

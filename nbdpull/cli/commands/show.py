@@ -29,7 +29,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import show
 
     found = show.show(usage.options(Options, args), report, check)
-    if found.definition is not None:
+    if found.point is None:
         return Outcome(text=found.definition)
     return Outcome(found.point, _lines(found.point))
 
