@@ -81,7 +81,7 @@ def test_a_definition_that_does_not_tell_the_format(tmp_path, xml):
     if xml.startswith("<"):
         told.append("disk vda is in no definition of the point: the domain is without it")
     else:
-        told.append("domain.xml is not a domain definition: it is as it was stored")
+        told.append("domain.xml is not a domain definition: it is unchanged")
         assert (tmp_path / "out/domain.xml").read_text() == vm.xml
         for words in (["--define"], ["--name", "other"]):
             done = run_bytes("restore", vm.root, "-o", tmp_path / "refused", *words)

@@ -91,7 +91,7 @@ def test_a_plain_restore_starts_and_is_told(vm, host, tmp_path):
     vm.stop()
     done = run_bytes("restore", host.folder / "dir", "-o", host.folder / "out", "--quiet")
     assert done.returncode == 0 and done.stderr.decode().splitlines() == [
-        f"nbdpull: warning: disk {disk} was encrypted on its host, comes back in plain; "
+        f"nbdpull: warning: disk {disk} was encrypted on its host and is restored unencrypted; "
         f"--encrypt-disk {disk}=FILE encrypts it"
         for disk in ("vda", "vdb")
     ]
@@ -121,7 +121,7 @@ def test_an_encrypted_restore_starts(vm, host, key, monkeypatch, tmp_path, disk,
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["encrypted"] == [disk] and result["misplaced"] == []
-    assert [each for each in result["warnings"] if "the domain starts where libvirt has the secret" in each]
+    assert [each for each in result["warnings"] if "the domain starts if libvirt has the secret" in each]
     path = Path(result["files"][disk])
     assert sorted(os.listdir(out)) == ["domain.xml", path.name] and path.name in ("vda.qcow2", "vdb.luks")
     assert bytes([PATTERN]) * 512 not in path.read_bytes()

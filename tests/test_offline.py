@@ -94,7 +94,7 @@ def test_cleanup_ends_what_a_killed_pull_started(pulled):
     vm.write_bytes("vda", 0, os.urandom(32 * MIB))
     killed(witness)
     told = nbdpull("doctor", vm.name, "-c", vm.bed.uri).stdout
-    assert "was off, and stands paused" in told
+    assert "was off, and was left paused" in told
     code, found = cleanup(witness, "--dry-run")
     assert code == 0 and found[PAUSED] == "dry run" and vm.active and vm.job_active()
     code, found = cleanup(witness)

@@ -134,7 +134,7 @@ def test_an_image_is_not_written_to_as_if_it_were_raw(vm, changes, tmp_path, kin
     source = changes if how == "onto" else vm
     with place_of(path, place) as where, pytest.raises(errors.UsageError, match=f"is a {kind} image") as caught:
         restore(Options(str(source.root), to={"vda": where}, kind="raw", **{how: True}))
-    assert ("give --format qcow2" in str(caught.value)) == (kind == "qcow2" and place == "file")
+    assert ("use --format qcow2" in str(caught.value)) == (kind == "qcow2" and place == "file")
     assert Path(path).read_bytes() == before
 
 

@@ -40,7 +40,7 @@ def test_series_goes_on_under_the_new_name(pulled):
         made.append(witness.pull())
         assert modes(made[-1]) == {"vda": SINCE, "vdb": SINCE} and dirty(made[-1])["vda"] == CLUSTER
         assert (made[-1]["parent"], made[-1]["domain"]) == (made[-2]["id"], name)
-        told = f"domain {before} is named {name} now: its series goes on in {witness.store / old}"
+        told = f"domain {before} is named {name} now: its series continues in {witness.store / old}"
         assert witness.result["warnings"] == [told]
         assert vm.checkpoints() == [made[-1]["checkpoint"]] and folders(witness) == [old]
         made.append(witness.pull())

@@ -494,7 +494,7 @@ def test_delta_over_nbd(vm, tmp_path):
 
 def test_delta_of_an_image_that_is_none(vm, tmp_path):
     (tmp_path / "a.img").write_bytes(bytes(8 * MIB))
-    with pytest.raises(errors.UsageError, match="is not a qcow2 image; give --format raw"):
+    with pytest.raises(errors.UsageError, match="is not a qcow2 image; use --format raw"):
         to(vm, tmp_path / "a.img", delta=True, kind="qcow2")
     with pytest.raises(errors.OutputError, match="No such file"):
         to(vm, tmp_path / "none.qcow2", delta=True)

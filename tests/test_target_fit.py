@@ -72,7 +72,7 @@ def test_a_device_is_as_large_as_it_is(tmp_path):
     fit.require_fit(there, MIB, force=True)
     too_small = r"device has 1.0 MiB \(1048576 bytes\), the disk needs 1.0 MiB \(1048577 bytes\); nothing was written"
     refused(errors.OutputError, too_small, fit.require_fit, there, MIB + 1, force=True)
-    refused(errors.OutputExists, "give --force to overwrite all that is on it", fit.require_fit, there, MIB)
+    refused(errors.OutputExists, "use --force to overwrite everything on it", fit.require_fit, there, MIB)
 
 
 def test_a_file_can_grow(tmp_path):

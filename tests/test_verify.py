@@ -400,7 +400,7 @@ def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
             path.write_bytes(bytes(path.stat().st_size))
     found = [damage for damage in problems(own, keep=True) if damage.offset is not None]
     assert len([damage for damage in found if (damage.point, damage.disk) == (own.points[0].id, "vda")]) == 3
-    assert "more than 3 damages: no more of this disk is looked at" in [damage.problem for damage in problems(own)]
+    assert "more than 3 damages: the rest of this disk is not checked" in [damage.problem for damage in problems(own)]
     assert listing.listing(listing.Options(str(own.root))).points[0]["verified"]["verdict"] == "damaged"
 
 

@@ -135,7 +135,7 @@ def resumed(
         raise
     except errors.NbdpullError as error:  # which may be due to what the dead run left
         why = str(error)
-    return Attempt(None, [f"the job of {dead.whose} is not gone on with: {why}"])
+    return Attempt(None, [f"the job of {dead.whose} is not resumed: {why}"])
 
 
 def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> backup_spec.BackupSpec:

@@ -77,7 +77,7 @@ def _reclaim_run(vm: domain.Domain, series: Optional[Series], run: Run, dry_run:
     committed = False if "backup job" in found or is_here else _committed(run)
     items = []
     if committed is None:
-        why = f"{run.store} is not there to tell whether the run ended well"
+        why = f"{run.store} is missing, so it is not known whether the run succeeded"
         items = [Leftover(run.id, what, why) for what in found]
     elif not committed:
         items = [Leftover(run.id, what, "dry run") for what in found] if dry_run else _remove(vm, run, found)
@@ -127,7 +127,7 @@ def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
     items = [Leftover(run.id, what, "; ".join(left) or "not known" if what in still else "") for what in found]
     if starved and "backup job" not in still:
         vm.power.resume_guest()
-        items.append(Leftover(run.id, "pause of the guest for want of scratch space"))
+        items.append(Leftover(run.id, "pause of the guest because scratch was full"))
     return items
 
 
@@ -173,5 +173,5 @@ def _unknown_job(vm: domain.Domain, known: Collection[Optional[str]]) -> list[Le
         return []
     why = "it is not nbdpull's"
     if backup.run_id:
-        why = "no record here tells whether its run is alive; if it is not, end the job with virsh domjobabort"
+        why = "this machine has no record of its run; if that is not alive, end the job with virsh domjobabort"
     return [Leftover(backup.run_id, "backup job" + (f" of run {backup.run_id}" if backup.run_id else ""), why)]

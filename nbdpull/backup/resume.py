@@ -50,13 +50,13 @@ def obstacle(
     plan: with the run's id; parent: the Point that it builds on, or None.
     """
     if run.freeze is None:
-        return "its job was not whole yet, or about to be ended"
+        return "its job was not complete yet, or about to end"
     if plan.quiesce == Quiesce.REQUIRE and run.freeze[0] != domain_freeze.FROZEN:
         return "its guest was not frozen"
     if run.parent != parent_of(parent):
         return "it builds on another point"
     if (run.checkpoint, set(run.checkpoint_disks)) != (plan.checkpoint, set(plan.checkpoint_disks)):
-        return "another checkpoint is to be made"
+        return "this pull makes another checkpoint"
     if not vm.backups.traces(plan).is_under_way():
         return "other disks, another base, scratch folder or way to QEMU are wanted"
     return _unfit(vm, plan, scratch_limit) or ("" if how == Resume.ALWAYS else _too_old(run))
@@ -81,7 +81,7 @@ def _unfit(vm: domain.Domain, plan: backup_spec.BackupSpec, scratch_limit: Optio
         return f"its scratch takes {used} bytes, more than --scratch-limit ({scratch_limit})"
     free = file_system.free_bytes(plan.scratch_dir)
     if free is not None and free < scratch_watch.reserve(plan.scratch_dir):
-        return "its scratch has little room left"
+        return "its scratch directory is almost full"
     return ""
 
 
@@ -89,7 +89,7 @@ def _too_old(run: journal.Run) -> str:
     age = (datetime.now(timezone.utc) - datetime.fromisoformat(run.begun)).total_seconds()
     if 0 <= age <= SOON:
         return ""
-    return f"it began at {run.begun}, more than an hour ago (--resume goes on with such a one, too)"
+    return f"it began at {run.begun}, more than an hour ago (--resume resumes it nevertheless)"
 
 
 class Kept:

@@ -54,7 +54,7 @@ def _lost_job(vm: domain.Domain) -> list[reclaim.Leftover]:
 def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> reclaim.Leftover:
     """Of a domain that was off and stood paused for a dead run, perhaps this one; it ended with the last that was left
     in it."""
-    left = "dry run" if dry_run else "a job runs on it, or somebody resumed it meanwhile" if vm.active else ""
+    left = "dry run" if dry_run else "a job uses it, or somebody has resumed it" if vm.active else ""
     return reclaim.Leftover(run, "paused QEMU process of the domain, which was off before", left)
 
 

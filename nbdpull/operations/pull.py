@@ -130,7 +130,7 @@ def _pull(run: _Run, refused: dict[str, Any]) -> Result:
     subject, laps = run.subject, run.laps
     # A point that cannot be read now may be read again, and must not come after the points made meanwhile.
     sequence = 1 + len(refused) + max((point.manifest.sequence for point in subject.points), default=0)
-    run.warnings.extend(f"a point of the series is left out of account: {error}" for error in refused.values())
+    run.warnings.extend(f"a point of the series is ignored: {error}" for error in refused.values())
     run.warnings.extend(_renamed(run))
     keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route.certificates is not None)
     how = _how(run)
@@ -193,7 +193,7 @@ def _renamed(run: _Run) -> list[str]:
     if before == vm.name:
         return []
     where = run.series.store.path(run.series.folder)
-    return [f"domain {before} is named {vm.name} now: its series goes on in {where}"]
+    return [f"domain {before} is named {vm.name} now: its series continues in {where}"]
 
 
 def _how(run: _Run) -> How:
@@ -230,7 +230,7 @@ def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[reclaim.Lef
     run.warnings.extend(attempt.warnings)
     found, keep = attempt.prepared, attempt.prepared.plan.run_id if attempt.prepared else None
     reclaimed = reclaim.reclaim(run.vm, run.series, keep=keep)
-    run.warnings.extend(f"left by a dead run: {item.what}: {item.left}" for item in reclaimed if item.left)
+    run.warnings.extend(f"left by an interrupted run: {item.what}: {item.left}" for item in reclaimed if item.left)
     for item in reclaimed:
         if not item.left:
             log.info("removed what run %s left: %s", item.run, item.what)
@@ -318,5 +318,5 @@ def _fields(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added) ->
 
 def _age(as_of: str) -> str:
     """How much older the point is than who began this pull would think."""
-    told = f"the point holds the disks as of {as_of}: this pull went on with the job of a run that had died"
-    return f"{told} (--resume=never begins anew)"
+    told = f"the point holds the disks as of {as_of}: this pull resumed the job of an interrupted run"
+    return f"{told} (--resume=never starts over)"

@@ -41,7 +41,7 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> str:
     path = f"{target.folder}/{disk.index.path}"
     if target.store.size(path) is not None:
         flaw = target.file_flaw(disk.index)
-        what = "it is damaged: move it away first, nothing is ever overwritten" if flaw else "and is what was stored"
+        what = "it is damaged: move it away first" if flaw else "and is what was stored"
         raise errors.OutputExists(f"{target.store.path(path)} is there, {what}")
     data = writer.compressed_records(_records(target, point, disk, check))
     if hashlib.sha256(data).hexdigest() != disk.index.sha256:

@@ -142,7 +142,7 @@ def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _O
     points, refused = evidence.points, evidence.refused
     if options.point is not None:
         points, refused = _lineage(target, target.point(options.point)), {}
-    warnings = [f"{path} cannot be read: what it told of points is lost" for path in evidence.unreadable]
+    warnings = [f"{path} cannot be read: its findings are lost" for path in evidence.unreadable]
     warnings += _strangers(target, points)
     tell = partial(tally.take, target.domain)
     for name, error in refused.items():
@@ -181,7 +181,7 @@ def _strangers(target: Series, points: list[Point]) -> Iterator[str]:
         if found.folder != target.folder:
             yield (
                 f"{target.store.path(target.folder)} holds points of domain {name}, whose series is in "
-                f"{found.folder}: a pull of it does not find them"
+                f"{found.folder}: its pulls do not find them"
             )
 
 

@@ -52,12 +52,12 @@ def _strays(vm: Domain) -> Iterator[Finding]:
     """What records for a store that may be gone, and costs the guest a little at each write."""
     ours = strays.checkpoints(vm)
     if len(ours) > 1:
-        yield Finding(WARN, "checkpoints", f"{len(ours)} of nbdpull: a store needs only its newest one",
-                      f"if they are not of as many stores: nbdpull release {vm.name}, or virsh checkpoint-delete "
+        yield Finding(WARN, "checkpoints", f"{len(ours)} of nbdpull's: a store needs only its newest one",
+                      f"unless there are as many stores: nbdpull release {vm.name}, or virsh checkpoint-delete "
                       f"{vm.name} for one")  # fmt: skip
     orphans, flaws = strays.orphans(vm)
     for each in orphans:
-        yield Finding(WARN, f"bitmap {each.name}", f"of disk {', '.join(each.disks)}: no checkpoint owns it",
+        yield Finding(WARN, f"bitmap {each.name}", f"of disk {', '.join(each.disks)}: it belongs to no checkpoint",
                       f"nbdpull release {vm.name}")  # fmt: skip
     for flaw in flaws:
         yield Finding(WARN, "bitmaps", flaw, "see the text")
@@ -72,4 +72,4 @@ def _peer(vm: Domain, names: Sequence[str]) -> Iterator[Finding]:
     text = f"{_PEER} has checkpoints of {vm.name}" if beside else f"{_PEER} is installed"
     text += f", and refuses a domain that has one of nbdpull{', as this one' * bool(ours)}"
     advice = f"nbdpull release {vm.name}, and pull it with --no-checkpoint" if ours else "pull it with --no-checkpoint"
-    yield Finding(WARN, _PEER, text, f"to go on with {_PEER}: {advice}")
+    yield Finding(WARN, _PEER, text, f"to continue with {_PEER}: {advice}")

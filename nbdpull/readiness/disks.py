@@ -39,7 +39,7 @@ def _pulled(vm: Domain, disk: Disk) -> Finding:
         return bad(subject, error)
     text = f"{disk.format} {disk.source}, {sizes.shown(disk.size or 0)}"
     if disk.format != "qcow2":
-        return Finding(WARN, subject, f"{text}: full pulls only", "convert it to qcow2 for incremental ones")
+        return Finding(WARN, subject, f"{text}: full pulls only", "convert it to qcow2 for incremental pulls")
     if disk.bitmaps is False:
         return Finding(WARN, subject, f"{text}: qcow2 version 2, full pulls only",
                        f"with the domain off: qemu-img amend -o compat=1.1 {disk.source}")  # fmt: skip
@@ -71,13 +71,13 @@ def in_threads(vm: Domain) -> Iterator[Finding]:
     if qemu_faults.hang_up(version):
         yield Finding(WARN, "iothreads", f"disk {targets}: QEMU {shown} crashes, with its guest, when an "
                       "NBD client of such a disk hangs up; nbdpull lets QEMU hang up first, also where it is killed",
-                      "use no other NBD client on a backup of this domain; QEMU 9.0 is mended")  # fmt: skip
+                      "use no other NBD client on a backup of this domain; QEMU 9.0 is fixed")  # fmt: skip
     elif qemu_faults.tls_in_thread(version):
         yield Finding(WARN, "iothreads", f"disk {targets}: QEMU {shown} crashes, with its guest, when such a disk is "
                       "read over TLS, which nbdpull refuses",
-                      "do without --tls; QEMU 9.0.1 and 8.2.5 are mended")  # fmt: skip
+                      "do not use --tls; QEMU 9.0.1 and 8.2.5 are fixed")  # fmt: skip
     moving = qemu_faults.moving(threaded)
     if moving and qemu_faults.pause(version):
         yield Finding(WARN, "pause or reset", f"disk {', '.join(moving)}: QEMU {shown} may crash, with its guest, if "
                       "that is paused or rebooted while an NBD client reads such a disk",
-                      "do neither during a pull; QEMU 9.0 and 8.2.3 are mended")  # fmt: skip
+                      "do neither during a pull; QEMU 9.0 and 8.2.3 are fixed")  # fmt: skip

@@ -44,14 +44,14 @@ def _state(vm: Domain) -> Iterator[Finding]:
         yield off(vm)
         return
     if vm.power.left_paused(holder.look(vm.uuid)):
-        yield Finding(WARN, vm.name, "was off, and stands paused since a pull of it was killed",
-                      f"nbdpull cleanup {vm.name}, or the next pull, ends it")  # fmt: skip
+        yield Finding(WARN, vm.name, "was off, and was left paused by a pull that was killed",
+                      f"nbdpull cleanup {vm.name}, or the next pull, stops it")  # fmt: skip
     else:
         yield good(vm.name, "is active")
     yield _jobs(vm)
     yield _agent(vm.agent_state)
     if not vm.supports_checkpoints:
-        yield Finding(WARN, "incremental", f"{vm.name}'s emulator cannot", "full pulls work; upgrade QEMU")
+        yield Finding(WARN, "incremental", f"{vm.name}'s emulator does not support it", "full pulls work; upgrade QEMU")
     yield _socket(os.path.dirname(vm.backups.socket_path("")), vm.is_remote)
 
 
@@ -59,18 +59,18 @@ def off(vm: Domain) -> Finding:
     """What a pull does with a domain that is off."""
     if vm.other_session:
         code = errors.DomainNotRunning.exit_code
-        return Finding(BAD, vm.name, "is shut off, as this libvirt tells", vm.other_session, code)
+        return Finding(BAD, vm.name, "is shut off, according to this libvirt", vm.other_session, code)
     read = "a pull reads its images, and makes no checkpoint" if not vm.is_remote else "only a pull there can read it"
     if vm.has_saved_state:
         text = (
-            f"is shut off with a saved state (managedsave): {read}; its disks go with that memory, which is in no point"
+            f"is shut off with a saved state (managedsave): {read}; its disks belong to that memory, which no point has"
         )
-        advice = f"virsh start {vm.name} goes on from it, virsh managedsave-remove {vm.name} drops it"
+        advice = f"virsh start {vm.name} continues from it, virsh managedsave-remove {vm.name} deletes it"
         return Finding(WARN, vm.name, text, advice)
     if vm.has_host_devices:
         text = f"is shut off, and a start takes devices from the host: {read}"
         return Finding(WARN, vm.name, text, "pull it while it runs, now and then; or see --offline=start-paused")
-    return good(vm.name, f"is shut off: a pull starts it with its CPUs paused; where that cannot be, {read}")
+    return good(vm.name, f"is shut off: a pull starts it with its CPUs paused; if that is not possible, {read}")
 
 
 def _jobs(vm: Domain) -> Finding:

@@ -42,8 +42,9 @@ def _libnbd() -> Finding:
     version = libnbd.library_version()
     if libnbd.tls_is_verified(version):
         return good("libnbd", version)
-    return Finding(WARN, "libnbd", f"{version}: its check of a TLS server's certificate has known gaps (CVE-2024-7383)",
-                   "nothing for unix sockets; for --tls: libnbd 1.18.5, 1.20.2 or later")  # fmt: skip
+    return Finding(WARN, "libnbd", f"{version}: it has known gaps in verifying a TLS server's certificate "
+                   "(CVE-2024-7383)",
+                   "nothing for Unix sockets; for --tls: libnbd 1.18.5, 1.20.2 or later")  # fmt: skip
 
 
 def scratch(folder: str) -> Finding:
@@ -80,5 +81,5 @@ def confinement() -> Iterator[Finding]:
         yield good("AppArmor", "on: QEMU makes sockets in /var/lib/libvirt/qemu/domain-ID-NAME/, where nbdpull puts "
                    "them; elsewhere only by a rule in /etc/apparmor.d/local/abstractions/libvirt-qemu")  # fmt: skip
     if os.path.exists("/sys/fs/selinux/enforce"):
-        yield good("SELinux", "on: sockets can be in /tmp and /var/tmp; another folder needs a label that svirt_t may "
-                   "write")  # fmt: skip
+        yield good("SELinux", "on: sockets can be in /tmp and /var/tmp; another directory needs a label that svirt_t "
+                   "may write")  # fmt: skip

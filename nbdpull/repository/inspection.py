@@ -126,7 +126,7 @@ class Inspector:
         except errors.Damaged as error:
             self._tell(look.found(disk.name, error, path=disk.index.path))
         except _Enough:
-            problem = f"more than {MAX_DAMAGES} damages: no more of this disk is looked at"
+            problem = f"more than {MAX_DAMAGES} damages: the rest of this disk is not checked"
             self._tell(look.found(disk.name, problem))
             return False
         return True

@@ -131,7 +131,7 @@ def planned(
     )
     told = [*_of_the_running_domain(known), *adapted]
     if not asked.define and any(name.startswith(layout.TPM_PREFIX) for name in paths):
-        told.append("the TPM's state is in the folder, where libvirt does not look: --define moves it")
+        told.append("the TPM's state is in the directory, where libvirt does not look: --define moves it")
     own = [source.path for source in sources.values()] + list(nameable.values())
     xml, more = _for_libvirt(xml, known.xml, own, asked) if asked.define else _for_a_folder(xml, own)
     return Planned(xml, told + more)
@@ -143,7 +143,7 @@ def _unadapted(series: Series, point: Point, asked: Asked) -> list[str]:
     if asked.is_any:
         raise errors.Damaged(flaw or f"{layout.DOMAIN_XML} of point {point.id} is not a domain definition")
     # A flaw is for the proof to tell, or for `written`.
-    return [] if flaw else ["domain.xml is not a domain definition: it is as it was stored"]
+    return [] if flaw else ["domain.xml is not a domain definition: it is unchanged"]
 
 
 def _sources(taken: Mapping[str, Place]) -> dict[str, definition.Source]:
@@ -159,7 +159,7 @@ def _of_the_running_domain(known: Stored) -> Iterator[str]:
     """What to tell of devices that were plugged in without --config."""
     yield from (f"disk {disk} is in no definition of the point: the domain is without it" for disk in known.lost)
     for each in known.extra:
-        yield f"{each} was plugged into the running domain alone: only {layout.LIVE_XML} has it"
+        yield f"{each} was plugged into the running domain only: only {layout.LIVE_XML} has it"
 
 
 def _for_libvirt(xml: str, original: str, own: list[str], asked: Asked) -> tuple[str, list[str]]:
@@ -177,8 +177,7 @@ def _for_a_folder(xml: str, own: Iterable[str]) -> tuple[str, list[str]]:
     named = [each for each in found if not each.what.startswith("disk ")]
     if named:
         told.append(
-            f"domain.xml names what is not in the point: {host_fit.listing(named)}; see that it is as it should be "
-            "before you define it"
+            f"domain.xml names what is not in the point: {host_fit.listing(named)}; check it before you define it"
         )
     return xml, told
 
@@ -227,5 +226,5 @@ def defined(xml: str, uri: Optional[str], paths: Mapping[str, str], folder: str)
     try:
         return Defined(*domain_define.define(xml, uri, paths))
     except errors.NbdpullError as error:
-        where = f"everything is restored in {folder}: correct its domain.xml, then virsh define"
+        where = f"everything is restored in {folder}: correct its domain.xml, then run virsh define"
         raise type(error)(f"{error}; {where}") from error

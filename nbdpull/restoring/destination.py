@@ -92,11 +92,12 @@ class Destinations:
     def _of_encryption(self, disk: str, place: places.Place) -> Iterator[str]:
         known = self.disks.get(disk)
         if place.secret and known:  # else it is refused
-            yield f"disk {disk} is encrypted: the domain starts where libvirt has the secret {known.secret} for it"
+            yield f"disk {disk} is encrypted: the domain starts if libvirt has the secret {known.secret} for it"
             if Path(place.secret).read_bytes().endswith(b"\n"):
-                yield f"{place.secret} ends in a newline, which is taken for a part of the secret"
+                yield f"{place.secret} ends in a newline, which is taken as part of the secret"
         elif known and known.encrypted:
-            yield f"disk {disk} was encrypted on its host, comes back in plain; --encrypt-disk {disk}=FILE encrypts it"
+            how = f"--encrypt-disk {disk}=FILE encrypts it"
+            yield f"disk {disk} was encrypted on its host and is restored unencrypted; {how}"
 
     def _of_format(self, disk: str, place: places.Place) -> Iterable[str]:
         """Of one that nobody chose."""

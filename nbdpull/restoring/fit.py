@@ -49,7 +49,7 @@ def require_fit(
         fit.require_space([_need(images[disk], place) for disk, place in taken.items() if place.kind == places.NEW])
     for path in beside:
         if os.path.lexists(path) and not (allowed.force or allowed.in_place):
-            raise errors.OutputExists(f"{path} exists; give --force to overwrite it, or another directory to -o")
+            raise errors.OutputExists(f"{path} exists; use --force to overwrite it, or another directory for -o")
     return warnings
 
 

@@ -20,8 +20,8 @@ from . import loss
 from .loss import Loss
 
 # What to do about a damaged file.
-_OF_THE_CHAIN = "nothing was restored (nbdpull verify lists every damage, --salvage restores all else)"
-_OF_AN_INDEX = "nbdpull index --rebuild may make it again"
+_OF_THE_CHAIN = "nothing was restored (nbdpull verify lists all damage, --salvage restores everything else)"
+_OF_AN_INDEX = "nbdpull index --rebuild may rebuild it"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def room(place: Place, check: Check) -> int:
 def _qcow2_size(path: str) -> int:
     with translated("open", path):
         if image_header.read(path).format != image_header.QCOW2:
-            raise errors.UsageError(f"{path} is not a qcow2 image; give --format raw if it is a raw one")
+            raise errors.UsageError(f"{path} is not a qcow2 image; use --format raw if it is a raw one")
     return qemu_img.virtual_size(path, "qcow2")
 
 

@@ -34,7 +34,7 @@ def require_fit(
         return
     if place.kind == places.NEW:
         if os.path.lexists(place.path) and not force:
-            raise errors.OutputExists(f"{place.path} exists; give --force to overwrite it, or another directory to -o")
+            raise errors.OutputExists(f"{place.path} exists; use --force to overwrite it, or another directory for -o")
         _require_replaceable(place.path)
         return
     room = existing.room(place, check)
@@ -44,7 +44,7 @@ def require_fit(
             "bytes); nothing was written"
         )
     if not (force or in_place):
-        raise errors.OutputExists(f"{place.path} exists; give --force to overwrite all that is on it")
+        raise errors.OutputExists(f"{place.path} exists; use --force to overwrite everything on it")
 
 
 def _require_replaceable(path: str) -> None:
@@ -132,7 +132,7 @@ def require_space(needs: Iterable[tuple[Place, Callable[[], int], int]]) -> None
         if wanted > free:
             raise errors.OutputFull(
                 f"cannot write to {images[0][0]}: the images take {sizes.shown(wanted)}, {sizes.shown(free)} are free; "
-                "free space, choose another directory, or give --no-space-check; nothing was written"
+                "free space, choose another directory, or use --no-space-check; nothing was written"
             )
 
 

@@ -50,10 +50,10 @@ def require_overwritable(
 def _require_encrypted(place: Place, in_place: bool, is_plain: bool) -> None:
     """What is there and stays has to be what the secret opens."""
     if is_plain and (in_place or place.kind == DEVICE):
-        raise errors.UsageError(f"{place.path} is not encrypted: make it so first, or leave --encrypt-disk out")
+        raise errors.UsageError(f"{place.path} is not encrypted: encrypt it first, or leave out --encrypt-disk")
 
 
 def _advice(place: Place, found: image_header.Header) -> str:
     if found.format == image_header.QCOW2 and place.kind == EXISTING:
-        return "give --format qcow2"
+        return "use --format qcow2"
     return "restore to another place, or with --force instead, which overwrites all that is there"

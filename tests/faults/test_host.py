@@ -507,7 +507,7 @@ def test_a_start_that_was_not_answered_is_not_forgotten(rig, hanging_server, mon
     os.kill(server.pid, signal.SIGCONT)
     wait_for(lambda: vm.active and vm.domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, "the start")
     told = rig.run("doctor", vm.name, "-c", vm.bed.uri).stdout
-    assert "was off, and stands paused since a pull of it was killed" in told
+    assert "was off, and was left paused by a pull that was killed" in told
     code, found = rig.cleanup()
     assert code == 0 and [item["what"] for item in found["found"]] == [
         "paused QEMU process of the domain, which was off before"

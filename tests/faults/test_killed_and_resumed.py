@@ -298,7 +298,7 @@ def test_whose_store_cannot_be_seen(rig, tmp_path):
     os.rename(mine, tmp_path / "away")
     rig.store = tmp_path / "another"
     told = rig.pull()
-    assert any(made["checkpoint"] in text and "is not there" in text for text in told["warnings"])
+    assert any(made["checkpoint"] in text and "is missing" in text for text in told["warnings"])
     assert made["checkpoint"] in rig.vm.checkpoints() and len(rig.journals()) == 1
     rig.vm.delete_checkpoint(told["details"]["checkpoint"])
     os.rename(tmp_path / "away", mine)

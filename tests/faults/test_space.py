@@ -80,7 +80,7 @@ def test_a_dead_run_starves_the_guest_and_the_next_one_frees_it(writing_guest, s
     vm.begin(OVERWRITE)
     wait_for(lambda: state(vm) == PAUSED_BY_ERROR, "the guest paused for want of scratch")
     code, result = rig.cleanup()
-    assert code == 0 and "pause of the guest for want of scratch space" in [item["what"] for item in result["found"]]
+    assert code == 0 and "pause of the guest because scratch was full" in [item["what"] for item in result["found"]]
     assert state(vm)[0] == RUNNING
     rig.assert_clean([])
 

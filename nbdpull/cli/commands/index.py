@@ -20,7 +20,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_domain_of_store(parser, Options)
     usage.add(parser, Options, "disk", metavar="DISK")
     parser.add_argument("--json", action="store_true", help="the default, and the only form")
-    parser.add_argument("--rebuild", action="store_true", help="make a lost index again, from the chunk files")
+    parser.add_argument("--rebuild", action="store_true", help="rebuild a lost index from the chunk files")
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:

@@ -53,6 +53,6 @@ def _verification(found: Any) -> Iterator[str]:
     if found["damaged"]:
         yield f"damage on record: {', '.join(found['damaged'])}"
     if last := found["last"]:
-        yield f"last look: {last['when']}, {last['level']}{terminal.part(last)}, by {last['who']}"
+        yield f"last check: {last['when']}, {last['level']}{terminal.part(last)}, by {last['who']}"
     covered = found["covered"]
-    yield "everything seen since: " + ", ".join(f"{level} {covered[level] or 'never'}" for level in covered)
+    yield "everything checked since: " + ", ".join(f"{level} {covered[level] or 'never'}" for level in covered)
