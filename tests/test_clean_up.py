@@ -9,10 +9,10 @@ from nbdpull.hypervisor import clean_up
 @pytest.mark.parametrize(
     "error, says",
     [
-        (errors.DomainNotRunning("x"), "the job is left behind, as the domain is off: the next pull removes it"),
-        (errors.DomainStopped("x"), "the job is left behind, as the domain is off"),
-        (errors.DomainCrashed("x"), "the job is left behind, as the domain is off"),
-        (errors.NoAnswer("x"), "the job is left behind, as libvirt does not answer: when it does, "),
+        (errors.DomainNotRunning("x"), "the job is left behind because the domain is off: the next pull removes it"),
+        (errors.DomainStopped("x"), "the job is left behind because the domain is off"),
+        (errors.DomainCrashed("x"), "the job is left behind because the domain is off"),
+        (errors.NoAnswer("x"), "the job is left behind because libvirt does not answer: the next "),
         (errors.HypervisorError("libvirt says no"), "the job is left behind: libvirt says no"),
         (errors.Busy("another job"), "the job is left behind: another job"),
     ],

@@ -31,7 +31,7 @@ def test_a_raw_image_is_not_taken_for_a_qcow2_one(tmp_path, content):
     """By its bytes, before any program is asked: a guest could have written what qemu-img finds there."""
     path = tmp_path / "image"
     path.write_bytes(content)
-    with pytest.raises(errors.UsageError, match="image is not a qcow2 image; give --format raw if it is a raw one"):
+    with pytest.raises(errors.UsageError, match="image is not a qcow2 image; use --format raw if it is a raw one"):
         existing.room(Place(EXISTING, str(path), "qcow2"), never)
 
 

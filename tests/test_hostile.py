@@ -177,7 +177,7 @@ def test_a_definition_without_a_name_is_none(tmp_path, capsys, words):
     assert (code, err) == (DAMAGE, [f"nbdpull: {said}"])
     assert not (tmp_path / "out").exists()
     code, _, err = run(capsys, ["restore", vm.root, "-o", tmp_path / "out", "--format", "raw"])
-    assert code == 0 and err == ["nbdpull: warning: domain.xml is not a domain definition: it is as it was stored"]
+    assert code == 0 and err == ["nbdpull: warning: domain.xml is not a domain definition: it is unchanged"]
 
 
 @pytest.mark.parametrize("words", [[], ["--name", "copy", "--new-uuid"]])

@@ -331,7 +331,7 @@ def test_sigkill_leaves_nothing_that_looks_whole(tmp_path, how):
     (left,) = os.listdir(tmp_path / "out")
     assert left.endswith(".partial")
     again = subprocess.run(words, capture_output=True, env=package_environment())
-    assert again.returncode == 9 and b"one that was killed left it; give --force" in again.stderr
+    assert again.returncode == 9 and b"another restore writes it, or was killed; use --force" in again.stderr
     subprocess.run([*words, "--force"], check=True, capture_output=True, env=package_environment())
     (image,) = (tmp_path / "out").glob("vda.*")
     assert raw_of(str(image)) == vm.images[vm.points[-1].id]["vda"]

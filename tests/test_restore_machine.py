@@ -60,7 +60,7 @@ def test_a_disk_that_was_plugged_in_live_comes_back(private_libvirt, machine, tm
     assert len(list(store.rglob("domain-live.xml"))) == 1
     words = ["restore", store, "-o", tmp_path / "out", "--define", "--name", "copy", "--new-uuid"]
     result = result_of(*words, uri=private_libvirt.uri)
-    assert result["warnings"] == ["rng virtio was plugged into the running domain alone: only domain-live.xml has it"]
+    assert result["warnings"] == ["rng virtio was plugged into the running domain only: only domain-live.xml has it"]
     with restored(private_libvirt, result) as copy:
         assert {target: copy.content(target) for target in copy.disks} == contents
         root = ET.fromstring(copy.domain.XMLDesc())

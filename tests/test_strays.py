@@ -82,4 +82,4 @@ def test_an_image_that_cannot_be_looked_at_hides_no_other(images):
     images["/i/vdb"] = [layer(OURS)]
     found, flaws = orphans(disk("vda"), disk("vdb"))
     assert found == {(OURS, RUN): ["vdb"]}
-    assert flaws == ["the bitmaps of disk vda cannot be told: /i/vda: Input/output error"]
+    assert flaws == ["the bitmaps of disk vda cannot be read: /i/vda: Input/output error"]

@@ -40,7 +40,7 @@ def test_a_new_image_replaces_nothing_unasked(tmp_path, nothing_changes):
     fit.require_fit(Place(NEW, str(path)), MIB)
     path.write_bytes(b"old")
     nothing_changes()
-    refused(errors.OutputExists, "image exists; give --force", fit.require_fit, Place(NEW, str(path)), MIB)
+    refused(errors.OutputExists, "image exists; use --force", fit.require_fit, Place(NEW, str(path)), MIB)
     fit.require_fit(Place(NEW, str(path)), MIB, force=True)
 
 
