@@ -10,7 +10,7 @@ from typing import Callable
 
 from ..core import errors
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nbdpull.cleanup")
 
 
 def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
