@@ -17,9 +17,7 @@ def disks(*sizes, allocation=0):
 
 def test_a_disk_that_the_format_cannot_hold():
     fit.require_readable(disks(layout.MAX_DISK), 1, "store/vm1")
-    with pytest.raises(
-        errors.Unsupported, match=f"^disk vd1 is larger than {layout.MAX_DISK} bytes: leave it out with --exclude$"
-    ):
+    with pytest.raises(errors.Unsupported, match="^disk vd1 is larger than .* leave it out with --exclude$"):
         fit.require_readable(disks(1, layout.MAX_DISK + 1), 1, "store/vm1")
 
 
