@@ -1,0 +1,24 @@
+"""A domain that is off, and whether it may be started. Starts and ends are in test_offline."""
+
+import pytest
+from bed.machine import MIB
+
+from nbdpull.core import errors
+from nbdpull.hypervisor import domain
+from nbdpull.readiness import domain as readiness
+from nbdpull.readiness import finding
+
+
+def test_a_domain_that_is_off_in_this_session_alone(machine, monkeypatch):
+    """Neither started nor called off, by a pull, a plan or doctor, where another session's libvirt may run it."""
+    vm = machine({"vda": MIB})
+    vm.stop()
+    monkeypatch.setattr(domain.Domain, "other_session", "XDG_RUNTIME_DIR is not set")
+    with domain.open(vm.name) as opened:
+        with pytest.raises(errors.DomainNotRunning, match="seems to be off: XDG_RUNTIME_DIR is not set"):
+            opened.power._require_startable()
+        with pytest.raises(errors.DomainNotRunning, match="XDG_RUNTIME_DIR is not set"):
+            opened.require_running()
+        told = readiness.off(opened)
+        assert (told.state, told.advice) == (finding.BAD, "XDG_RUNTIME_DIR is not set") and told.exit_code == 3
+    assert not vm.active
