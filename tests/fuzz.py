@@ -30,12 +30,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from forgery import Forgery, sound_store  # noqa: E402
 
-from nbdpull.backup import base  # noqa: E402
 from nbdpull.cli import main as cli  # noqa: E402
 from nbdpull.core import errors  # noqa: E402
 from nbdpull.definitions import drill_xml, host_reach  # noqa: E402
 from nbdpull.format import layout  # noqa: E402
 from nbdpull.operations import drill  # noqa: E402
+from nbdpull.pulling import base  # noqa: E402
 from nbdpull.repository import half_points, image, known_frames, lookup, marker, series  # noqa: E402
 
 MIB = 1 << 20

@@ -14,7 +14,7 @@ from witness import CLUSTER, SINCE, modes
 from nbdpull.format import layout
 
 libvirt = pytest.importorskip("libvirt")
-base = pytest.importorskip("nbdpull.backup.base")
+base = pytest.importorskip("nbdpull.pulling.base")
 
 METADATA_ONLY = 2
 

@@ -181,7 +181,7 @@ def test_exit_codes_are_those_of_the_manual():
 
 def decided_reasons():
     """The second member of each pair that the functions of base.py make which decide on a disk or on a base."""
-    module = ast.parse((PROJECT / "nbdpull/backup/base.py").read_text())
+    module = ast.parse((PROJECT / "nbdpull/pulling/base.py").read_text())
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
     names = ("choose", "decide", "_decide_by_parent", "newest", "_of_point")
     deciding = [node for node in functions if node.name in names]

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from nbdpull.backup import journal, journal_files
 from nbdpull.core import process
 from nbdpull.format.manifest import FileEntry
+from nbdpull.pulling import journal, journal_files
 
 RUN = {
     "id": "20261122T194500Z-7f3a9c04", "domain": "vm1", "uuid": "u", "uri": "qemu:///system", "checkpoint": "c",

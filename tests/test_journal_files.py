@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbdpull.backup import journal, journal_files
 from nbdpull.core import errors
+from nbdpull.pulling import journal, journal_files
 
 RUN = journal.of_this_process(
     id="20261122T194500Z-7f3a9c04", domain="vm1", uuid="u", uri="qemu:///system", checkpoint="c",

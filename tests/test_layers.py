@@ -31,7 +31,7 @@ LIBRARIES = {
         "format.layout",
         "format.writer",
         "format.reader",
-        "backup.disk_copy",
+        "pulling.disk_copy",
         "nbd.source",
         "nbd.source_connection",
         "repository.image",
@@ -205,8 +205,8 @@ ONLY_NAMES = {
 
 
 OTHER_FILES = {  # and whose
-    "backup.holder",  # the lock of a domain
-    "backup.route",  # certificates, a tunnel's socket
+    "pulling.holder",  # the lock of a domain
+    "pulling.route",  # certificates, a tunnel's socket
     "operations.drill",  # overlays and a console
     "restoring.belongings",  # restored ones
     "restoring.destination",  # secrets
@@ -215,7 +215,7 @@ OTHER_FILES = {  # and whose
 WITHOUT_FILES = [
     name
     for name in PLACED
-    if folder_of(name) in ("format", "repository", "backup", "restoring", "operations") and name not in OTHER_FILES
+    if folder_of(name) in ("format", "repository", "pulling", "restoring", "operations") and name not in OTHER_FILES
 ]
 
 
@@ -305,7 +305,7 @@ def test_threads_are_the_pipelines():
     the domain, scratch and the guest's processors one each that looks at them; the plugin of nbdkit has one that sees
     its parent end."""
     starting = {name for name, tree in MODULES.items() if {"ThreadPoolExecutor", "threading.Thread"} & set(calls(tree))}
-    watching = {"hypervisor.domain_watch", "backup.scratch_watch", "hypervisor.guest_load", "serving.nbdkit_plugin"}
+    watching = {"hypervisor.domain_watch", "pulling.scratch_watch", "hypervisor.guest_load", "serving.nbdkit_plugin"}
     named = {"core.pipeline", "format.writer", "hypervisor.domain_link", "hypervisor.socket_guard"}
     assert starting == named | watching
 

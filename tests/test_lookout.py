@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from nbdpull.backup import lookout  # noqa: E402
 from nbdpull.core import errors  # noqa: E402
 from nbdpull.nbd import address  # noqa: E402
+from nbdpull.pulling import lookout  # noqa: E402
 
 PLAN = SimpleNamespace(run_id="run", scratch_dir="/scratch")
 

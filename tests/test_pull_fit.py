@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbdpull.backup import fit
 from nbdpull.core import errors
 from nbdpull.format import layout
+from nbdpull.pulling import fit
 
 MIB = 1 << 20
 

@@ -20,9 +20,9 @@ from bed.machine import MIB, wait_for
 from command import nbdpull, start_held
 from witness import CLUSTER, SINCE, Before, modes
 
-from nbdpull.backup import route
 from nbdpull.core import errors
 from nbdpull.nbd import address, libnbd, source
+from nbdpull.pulling import route
 
 pytest.importorskip("libvirt")
 

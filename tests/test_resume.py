@@ -13,7 +13,7 @@ from nbdpull.format import layout
 
 pytest.importorskip("libvirt")
 
-from nbdpull.backup import journal, resume  # noqa: E402
+from nbdpull.pulling import journal, resume  # noqa: E402
 
 
 @pytest.fixture

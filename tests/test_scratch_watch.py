@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from nbdpull.backup.scratch_watch import GROWTH_SAMPLES, Growth
+from nbdpull.pulling.scratch_watch import GROWTH_SAMPLES, Growth
 
 
 @pytest.mark.parametrize("looks", [0, 1, GROWTH_SAMPLES - 1, GROWTH_SAMPLES, GROWTH_SAMPLES + 1, 1000, 12345])

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from nbdpull.backup import strays  # noqa: E402
+from nbdpull.pulling import strays  # noqa: E402
 
 RUN = "20261122T194500Z-7f3a9c0d11223344"
 OTHER = "20261123T194500Z-0000000000000000"

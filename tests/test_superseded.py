@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from nbdpull.backup import superseded  # noqa: E402
 from nbdpull.core import errors  # noqa: E402
 from nbdpull.definitions.domain_xml import Checkpoint  # noqa: E402
 from nbdpull.format.manifest import FULL, INCREMENTAL, CheckpointEntry  # noqa: E402
+from nbdpull.pulling import superseded  # noqa: E402
 
 NOW = 1795376700
 

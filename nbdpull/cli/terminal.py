@@ -142,7 +142,7 @@ def count(number: int, what: str) -> str:
 
 
 class Leftover(Protocol):
-    """One of backup/reclaim.py."""
+    """One of pulling/reclaim.py."""
 
     @property
     def what(self) -> str: ...

@@ -35,7 +35,7 @@ class Known(Protocol):
 
 
 class Kept(Protocol):
-    """A backup.resume.Kept."""
+    """A pulling.resume.Kept."""
 
     @property
     def chunks(self) -> list[FileEntry]: ...

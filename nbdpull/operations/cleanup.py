@@ -9,10 +9,10 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Optional
 
-from ..backup import holder, journal_files, reclaim
 from ..core import errors
 from ..core.errors import Check, Report
 from ..hypervisor import domain
+from ..pulling import holder, journal_files, reclaim
 from ..repository import half_points, marker, series
 from .options import CleanupOptions as Options
 

@@ -12,17 +12,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from ..backup import fit, holder, live_disk, offline_read, preparation, route, run_record
-from ..backup.live_disk import Known, Live, Reading
-from ..backup.lookout import Checks, Lookout
-from ..backup.preparation import Asked, Prepared, Subject
-from ..backup.sampling import Sample
 from ..core import extents
 from ..core.choices import Offline
 from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout
 from ..hypervisor import domain, socket_keeper
+from ..pulling import fit, holder, live_disk, offline_read, preparation, route, run_record
+from ..pulling.live_disk import Known, Live, Reading
+from ..pulling.lookout import Checks, Lookout
+from ..pulling.preparation import Asked, Prepared, Subject
+from ..pulling.sampling import Sample
 from ..repository import marker, series
 from .options import PlanOptions as Options
 

@@ -1,6 +1,6 @@
 """One pull: a running domain's blocks, all or those changed since a checkpoint, become a committed point.
 
-Owns: the order of steps, and that a failed run leaves nothing. Must not know: how a step is done (backup/ has what a
+Owns: the order of steps, and that a failed run leaves nothing. Must not know: how a step is done (pulling/ has what a
 pull is made of), libvirt's XML, NBD handles, byte layouts, what is printed.
 """
 
@@ -15,13 +15,6 @@ from functools import partial
 from typing import Any, NamedTuple, Optional
 
 from .. import __version__
-from ..backup import belongings, copying, fit, holder, offline, preparation, reclaim, route, run_record, superseded
-from ..backup.belongings import Added
-from ..backup.copying import How
-from ..backup.disk_copy import Storing
-from ..backup.live_disk import Reading
-from ..backup.lookout import Checks, Lookout
-from ..backup.preparation import Asked, Prepared, Subject
 from ..core import deadline, sizes
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
@@ -31,6 +24,13 @@ from ..format.manifest import FULL, CheckpointEntry, ParentEntry
 from ..hypervisor import backup_job, domain, socket_keeper
 from ..hypervisor.guest_load import Cores
 from ..nbd import libnbd
+from ..pulling import belongings, copying, fit, holder, offline, preparation, reclaim, route, run_record, superseded
+from ..pulling.belongings import Added
+from ..pulling.copying import How
+from ..pulling.disk_copy import Storing
+from ..pulling.live_disk import Reading
+from ..pulling.lookout import Checks, Lookout
+from ..pulling.preparation import Asked, Prepared, Subject
 from ..repository import half_points, marker, series
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Optional
 
-from ..backup import holder, strays
-from ..backup.reclaim import Leftover
 from ..core import errors
 from ..core.errors import Check, Report
 from ..hypervisor import domain
+from ..pulling import holder, strays
+from ..pulling.reclaim import Leftover
 from .options import ReleaseOptions as Options
 
 

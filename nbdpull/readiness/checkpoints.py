@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 
-from ..backup import journal_files, strays
 from ..hypervisor.domain import Domain
+from ..pulling import journal_files, strays
 from .finding import WARN, Finding, good, told
 
 _PEER = "virtnbdbackup"  # its name on the command line, and how its checkpoints' names begin

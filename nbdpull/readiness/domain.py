@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator
 from typing import Optional
 
-from ..backup import holder, offline_read
 from ..core import errors
 from ..core.errors import Check
 from ..hypervisor import domain
 from ..hypervisor.domain import Domain
+from ..pulling import holder, offline_read
 from . import checkpoints, disks
 from .finding import BAD, WARN, Finding, bad, good, told
 

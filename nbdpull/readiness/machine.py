@@ -10,9 +10,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-from ..backup import scratch_watch
 from ..core import errors, sizes, software
 from ..nbd import storage_daemon
+from ..pulling import scratch_watch
 from .finding import BAD, WARN, Finding, bad, good
 
 _PROGRAMS = (

@@ -19,19 +19,19 @@ PHASES = {
     "journaled": ("repository.new_point.NewPoint.announce", True, 1),
     "beginning": ("hypervisor.backup_job.Job._call_begin", False, 1),
     "begun": ("hypervisor.backup_job.Job._call_begin", True, 1),
-    "reading": ("backup.disk_copy.DiskCopy.read", False, 1),
-    "copying": ("backup.disk_copy.DiskCopy.add", True, 2),
+    "reading": ("pulling.disk_copy.DiskCopy.read", False, 1),
+    "copying": ("pulling.disk_copy.DiskCopy.add", True, 2),
     "copied": ("hypervisor.backup_job.Job.finish", False, 1),
     "ending": ("hypervisor.backup_traces.Traces._abort", True, 1),
     "ended": ("hypervisor.backup_job.Job.finish", True, 1),
     "committing": ("repository.new_point.NewPoint.commit", False, 1),
     "committed": ("repository.new_point.NewPoint.commit", True, 1),
-    "dropping": ("backup.superseded.drop", False, 1),
+    "dropping": ("pulling.superseded.drop", False, 1),
 }
 OTHERS = {
     "frozen": ("hypervisor.bindings.libvirt.virDomain.backupBegin", False, 1),
-    "sealed": ("backup.journal_files.Journal.sealed", True, 1),
-    "sampling": ("backup.sampling.Sample.add", True, 1),
+    "sealed": ("pulling.journal_files.Journal.sealed", True, 1),
+    "sampling": ("pulling.sampling.Sample.add", True, 1),
     "started": ("hypervisor.power.Power._start_paused", True, 1),
     "decompressing": ("repository.image.Image.read_piece", False, 9),
     "judging": ("hypervisor.bindings.libvirt.virConnect.defineXML", True, 1),
@@ -39,7 +39,7 @@ OTHERS = {
 }
 # event: the function that tells of it, and whether by what it returned
 EVENTS = {
-    "alarmed": ("backup.scratch_watch.ScratchWatch._verdict", bool),
+    "alarmed": ("pulling.scratch_watch.ScratchWatch._verdict", bool),
     "missed": ("hypervisor.domain_link.Link.lost", bool),  # libvirt's daemon
     "waited": ("nbd.libnbd.nbd.NBD.poll", lambda progress: not progress),  # for QEMU
 }

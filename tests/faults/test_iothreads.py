@@ -236,7 +236,7 @@ def test_the_store_is_full(rig):
 
 FULL_STORE = """
 import errno, sys
-from nbdpull.backup import disk_copy
+from nbdpull.pulling import disk_copy
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
 def full(*args):
