@@ -183,7 +183,7 @@ def decided_reasons():
     """The second member of each pair that the functions of base.py make which decide on a disk or on a base."""
     module = ast.parse((PROJECT / "nbdpull/pulling/base.py").read_text())
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
-    names = ("choose", "decide", "_decide_by_parent", "newest", "_of_point")
+    names = ("choose", "decide", "_decide_by_before", "newest", "_of_point")
     deciding = [node for node in functions if node.name in names]
     assert len(deciding) == len(names)
     for pair in [node for function in deciding for node in ast.walk(function) if isinstance(node, ast.Tuple)]:

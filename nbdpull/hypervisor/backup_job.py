@@ -96,7 +96,9 @@ class Job:
             raise
         left_behind = [] if self.finished else self._undo()
         if left_behind:
-            raise errors.HypervisorError("; ".join(left_behind))
+            failed = errors.HypervisorError("; ".join(left_behind))
+            leave(failed, left_behind)
+            raise failed
 
     def _undo(self) -> list[str]:
         lost_bitmaps = self._failed_with == libvirt.VIR_ERR_INTERNAL_ERROR

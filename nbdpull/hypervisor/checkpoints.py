@@ -100,7 +100,10 @@ class Checkpoints:
 
         libvirt looks at each bitmap; one that is missing or broken is told by `get` afterwards.
         """
-        saved = domain_xml.parse_checkpoint(xml, with_size=False)
+        return self.give_back(domain_xml.parse_checkpoint(xml, with_size=False))
+
+    def give_back(self, saved: Checkpoint) -> bool:
+        """The same of a Checkpoint."""
         with self._vm.live(f"define checkpoint '{saved.name}' again"):
             present = {disk.target for disk in domain_xml.parse_disks(self._vm.dom.XMLDesc(0))}
             covered = [target for target in saved.disks if target in present]

@@ -102,7 +102,7 @@ class Link:
             self.check()
         except errors.Interrupted:
             self.timeout = min(self.timeout, AFTER_SIGNAL)
-        except errors.NbdpullError:
+        except Exception:  # whatever it is, it is on its way already
             pass
         self.check = lambda: None
         try:

@@ -10,6 +10,7 @@ Must not know: NBD, how a backup runs, what is printed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Optional
 
@@ -21,6 +22,7 @@ from ..format import findings, layout
 from ..format.manifest import FULL, INCREMENTAL, CheckpointEntry
 from ..hypervisor import domain
 from ..repository import series, verdict
+from .token import Before
 
 Decision = tuple[str, str]  # mode, reason
 
@@ -38,18 +40,20 @@ LOST = {
 
 @dataclass(frozen=True)
 class Base:
-    """What incremental disks start from: a checkpoint, and the point made with it where the series has one."""
+    """What incremental disks start from: a checkpoint, the point made with it where the series has one, and the disks
+    as they were then, where that is known."""
 
     checkpoint: Checkpoint
     point: Optional[series.Point]
+    before: Optional[Mapping[str, Before]] = None
     whole: frozenset[str] = frozenset()  # disks that the point has as whole images, with every file that it takes
     broken: frozenset[str] = frozenset()  # disks of it that lack a file, or have a damaged index
     damaged: frozenset[str] = frozenset()  # disks that cannot be restored as of it, as a verification found
 
     def size(self, target: str) -> Optional[int]:
-        """Bytes of that disk in the point, None if no point has it."""
-        entry = self.point.manifest.disk(target) if self.point else None
-        return entry.size if entry else None
+        """Bytes of that disk then, None where that is not known."""
+        known = self.before.get(target) if self.before else None
+        return known.size if known else None
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Choice:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether incrementals start from a checkpoint that no point of the store was made with."""
-        return self.base is not None and self.base.point is None
+        """Whether incrementals start from a checkpoint of which nothing is known but its name."""
+        return self.base is not None and self.base.before is None
 
     def start(self, target: str) -> Optional[str]:
         """Name of the checkpoint that a disk starts from, None = full."""
@@ -141,13 +145,12 @@ def decide(disk: Disk, base: Optional[Base], why_none: str) -> Decision:
         return FULL, "not-in-checkpoint"
     if not base.checkpoint.disks[disk.target]:
         return FULL, "bitmap-lost"
-    if base.point is None:
+    if base.before is None:
         return INCREMENTAL, "checkpoint"
-    return _decide_by_parent(disk, base, base.point)
+    return _decide_by_before(disk, base, base.before.get(disk.target))
 
 
-def _decide_by_parent(disk: Disk, base: Base, point: series.Point) -> Decision:
-    before = point.manifest.disk(disk.target)
+def _decide_by_before(disk: Disk, base: Base, before: Optional[Before]) -> Decision:
     if before is None:
         return FULL, "not-in-parent"
     if before.source != disk.source:
@@ -159,6 +162,10 @@ def _decide_by_parent(disk: Disk, base: Base, point: series.Point) -> Decision:
     if disk.target in base.damaged:
         return FULL, "parent-damaged"
     return INCREMENTAL, "grown" if before.size < disk.size else "checkpoint"
+
+
+def _base(checkpoint: Checkpoint, point: series.Point) -> Base:
+    return Base(checkpoint, point, {disk.name: Before(disk.size, disk.source) for disk in point.manifest.disks})
 
 
 class _Chain(NamedTuple):
@@ -205,7 +212,7 @@ class _Finder:
                     break
         checkpoint = self._vm.checkpoints.get(name)
         made_with = [point for point in self._points if is_of(point, checkpoint) and self._is_linked(point)]
-        return Base(checkpoint, made_with[-1] if made_with else None), ""
+        return _base(checkpoint, made_with[-1]) if made_with else Base(checkpoint, None), ""
 
     def newest(self) -> tuple[Optional[Base], str]:
         """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
@@ -286,7 +293,7 @@ class _Finder:
         if not any(checkpoint.disks.get(disk.target) for disk in self._disks):
             covered = any(disk.target in checkpoint.disks for disk in self._disks)
             return None, "bitmap-lost" if covered else "not-in-checkpoint"
-        return (Base(checkpoint, point), "") if self._is_linked(point) else (None, "chain-broken")
+        return (_base(checkpoint, point), "") if self._is_linked(point) else (None, "chain-broken")
 
     def _given_back(self, point: series.Point, name: str) -> bool:
         """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""

@@ -64,6 +64,8 @@ def holding(uuid: str, name: str) -> Iterator[Hold]:
         yield Hold(file)
     finally:
         if file:
+            with suppress(OSError):  # a child that was forked meanwhile has the descriptor, and with it the lock
+                fcntl.flock(file, fcntl.LOCK_UN)
             file.close()
 
 

@@ -41,7 +41,8 @@ class Run:
     guest_runs: whether the guest's CPUs ran before the job; store: absolute path, None where no point is to be made;
     folder: of the point, relative to the store.
     What became of it: freeze, (consistency, reason) of the point, from when the job was there and as long as it was to
-    stay; sealed: by disk, in order; withdrawn: whether its point will never be committed.
+    stay; sealed: by disk, in order; committed: whether what was read of it is somebody's
+    backup now; withdrawn: whether it never will be.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Run:
     parent: Optional[list[str]] = None
     freeze: Optional[tuple[str, str]] = None
     sealed: dict[str, list[Sealed]] = field(default_factory=dict)
+    committed: bool = False
     withdrawn: bool = False
 
     @property
@@ -84,7 +86,7 @@ def of_this_process(**values: Any) -> Run:
     return Run(**values, process=process.of(), begun=now)
 
 
-_BECAME = ("freeze", "sealed", "withdrawn")  # members of a Run that the first line does not have
+_BECAME = ("freeze", "sealed", "committed", "withdrawn")  # members of a Run that the first line does not have
 _Files = dict[str, dict[Optional[str], Sealed]]  # by disk, and path of the run's own chunk file
 
 
@@ -110,6 +112,11 @@ def sealed(disk: str, chunks: list[list[Any]], read_bytes: int) -> bytes:
 def ending() -> bytes:
     """The job is about to be ended: nobody can resume the run."""
     return line({"event": "ending"})
+
+
+def committed() -> bytes:
+    """What was read is somebody's backup now, and the checkpoint its base."""
+    return line({"event": "committed"})
 
 
 def withdrawn() -> bytes:
@@ -172,6 +179,8 @@ def _follow(became: dict[str, Any], files: _Files, each: layout.Document, own: s
         known[path] = Sealed(chunks, read_bytes)
     elif event == "ending":
         became["freeze"] = None
+    elif event == "committed":
+        became["committed"] = True
     elif event == "withdrawn":
         became["withdrawn"] = True
     elif event == "resumed":

@@ -10,8 +10,9 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Optional
 
-from ..core import errors
+from ..core import errors, process
 from ..format.manifest import FileEntry
 from ..storage import access, folders
 from ..storage.directory import DirectoryStore
@@ -20,6 +21,7 @@ from . import journal
 from .journal import Run
 
 VARIABLE = "NBDPULL_STATE_DIR"
+_UNDER_WAY: set[str] = set()  # ids of runs of this process
 
 
 def folder() -> str:
@@ -33,11 +35,12 @@ def folder() -> str:
 
 
 class Journal:
-    """A journal being written; to be used by several threads at once."""
+    """A journal being written; to be used by several threads at once. As long as it is open, its run is under way."""
 
-    def __init__(self, file: DirectoryWriter) -> None:
+    def __init__(self, file: DirectoryWriter, run: Run) -> None:
         self._lock = threading.Lock()
-        self._file = file
+        self._file, self._run = file, run
+        _UNDER_WAY.add(run.id)
 
     def begun(self, consistency: str, reason: str) -> None:
         """The job is there, as it was asked for: from now on another process can resume the run."""
@@ -57,6 +60,17 @@ class Journal:
         finally:
             self._append(journal.ending())
 
+    def committed(self) -> None:
+        """The checkpoint is the base of somebody's backup from now on. Durably, or OutputError: else the next run would
+        delete it."""
+        with _explained():
+            file = _opened().reopen(_path(self._run.uuid, self._run.id))  # an earlier line may have found no room
+            try:
+                file.write(b"\n" + journal.committed())
+                file.sync()
+            finally:
+                file.close()
+
     def withdrawn(self) -> None:
         """The point will not be committed, and its directory is gone, or of no use."""
         self._append(journal.withdrawn())
@@ -69,6 +83,7 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+        _UNDER_WAY.discard(self._run.id)
 
 
 def begin(run: Run) -> Journal:
@@ -84,7 +99,7 @@ def begin(run: Run) -> Journal:
         except BaseException:
             file.close()
             raise
-    return Journal(file)
+    return Journal(file, run)
 
 
 def resume(run: Run) -> Journal:
@@ -96,7 +111,7 @@ def resume(run: Run) -> Journal:
         except BaseException:
             file.close()
             raise
-    return Journal(file)
+    return Journal(file, run)
 
 
 def runs(uuid: str) -> list[Run]:
@@ -116,6 +131,11 @@ def _names(kept: DirectoryStore, uuid: str) -> list[str]:
         return kept.files(uuid)
     except errors.StoreError as error:
         raise errors.OutputError(f"the journals of this host: {error} ({VARIABLE} names another place)") from error
+
+
+def is_alive(run: Run) -> Optional[bool]:
+    """Whether somebody works on a run; None where that cannot be told from here. A process may outlive its runs."""
+    return run.id in _UNDER_WAY if run.process == process.of() else run.is_alive
 
 
 def remove(run: Run) -> None:

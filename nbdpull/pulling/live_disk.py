@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Optional, Protocol, Union
+from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
 
 from ..core import errors
 from ..core.choices import STALL_TIMEOUT
@@ -21,6 +21,7 @@ from ..repository.image import DataRanges, Image
 from ..repository.series import Point, Series
 
 Server = Union[str, address.Tcp, address.Kept]
+Held = Callable[[int, int], Any]
 
 
 class Job(Protocol):
@@ -62,10 +63,11 @@ class Live(NamedTuple):
 
 class Known(NamedTuple):
     """What is known of a disk without asking. dirty_from: see Source; parent: the Point that has the image which an
-    incremental changes, None where none has it."""
+    incremental changes, None where none has it; held: who else can tell where that image has data, see Source."""
 
     dirty_from: int
-    parent: Optional[Point]
+    parent: Optional[Point] = None
+    held: Optional[Held] = None
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def opened(disk: Disk, live: Live, known: Known, series: Optional[Series], check
     """Yield the Source of a disk; SourceError if its export has another size."""
     job, export = live.job, live.job.exports[disk.target]
     with ExitStack() as entered:
-        held = None
+        held = known.held
         if known.parent and series:
             image = Image(series, known.parent, disk.target, check=check)
             held = DataRanges(entered.enter_context(image))

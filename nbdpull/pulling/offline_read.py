@@ -210,6 +210,7 @@ class Reading:
         self._vm = vm
         self.exports, self.socket = exports, socket
         self.scratch_files: list[str] = []
+        self.finished = False
         self.freeze = _Freeze(domain_freeze.CRASH_CONSISTENT, SAVED_STATE if vm.has_saved_state else OFF, [])
 
     def require_alive(self) -> None:
@@ -218,3 +219,4 @@ class Reading:
     def finish(self) -> None:
         self.require_alive()
         self._vm.let_go()
+        self.finished = True

@@ -105,15 +105,16 @@ def _end_journal(run: Run, is_left: bool, withdrawn: bool) -> None:
 
 
 def _why_not_ours(run: Run) -> str:
-    if run.is_alive:
+    alive = journal_files.is_alive(run)
+    if alive:
         return "its process is alive"
-    return f"it ran on {run.process.host}: run nbdpull cleanup there" if run.is_alive is None else ""
+    return f"it ran on {run.process.host}: run nbdpull cleanup there" if alive is None else ""
 
 
 def _committed(run: Run) -> Optional[bool]:
     """Whether the run's point was published; None where its store does not tell."""
     if run.store is None:
-        return False
+        return run.committed
     store = DirectoryStore(run.store)
     if store.holds(f"{run.folder}/{layout.MANIFEST}"):
         return True

@@ -29,7 +29,7 @@ def find(vm: domain.Domain, series: Series) -> Optional[journal.Run]:
     """The dead run of this series whose backup job the domain still has; None where there is none."""
     job = vm.jobs.backup()
     run = next((run for run in journal_files.runs(vm.uuid) if job and run.id == job.run_id), None)
-    if not run or run.is_alive is not False or run.id not in half_points.names(series):
+    if not run or journal_files.is_alive(run) is not False or run.id not in half_points.names(series):
         return None
     # A store that was moved is the run's all the same. A copy is not: the original would take the point's checkpoint
     # for one that a dead run left.

@@ -45,7 +45,7 @@ def _checkpoint(vm: Domain, name: str) -> Iterator[Finding]:
 
 def _interrupted_runs(vm: Domain) -> set[str]:
     """Ids of the runs that died while they held the domain."""
-    return {run.id for run in journal_files.runs(vm.uuid) if run.is_alive is False}
+    return {run.id for run in journal_files.runs(vm.uuid) if journal_files.is_alive(run) is False}
 
 
 def _strays(vm: Domain) -> Iterator[Finding]:

@@ -1,0 +1,54 @@
+"""What belongs to the caller: the functions that he gives, and what they raise.
+
+An exception of the caller's is no error of nbdpull's, yet it has to end a backup as one does, through code that undoes
+what an NbdpullError interrupts. So it travels as one, and comes out as it was. Owns: that travel. Must not know: what a
+callback is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable, Optional
+
+from ..core import errors
+
+
+class Raised(errors.NbdpullError):
+    """raised: what a function of the caller's raised."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(f"{type(raised).__name__}: {raised}")
+        self.raised = raised
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which raises Raised. Once it has, it raises that again at each call: a thread that was the
+    first to hear of it may be one that nobody listens to."""
+    heard: list[Raised] = []
+
+    def called(*args: Any) -> Any:
+        if heard:
+            raise heard[0]
+        try:
+            return function(*args)
+        except errors.NbdpullError:
+            raise
+        except BaseException as error:
+            heard.append(Raised(error))
+            raise heard[0] from error
+
+    return called
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """What was raised inside comes out as the caller's own exception."""
+    try:
+        yield
+    except Raised as error:
+        raise error.raised  # noqa: B904 (it is the very exception, with its own cause)
+
+
+def checked(check: Optional[Callable[[], None]]) -> Callable[[], None]:
+    return wrapped(check) if check else lambda: None

@@ -1,0 +1,48 @@
+"""What the caller says of his image: where it may not be zero.
+
+Owns: that nonsense is refused, and what is said out of order or twice makes no difference. Must not know: what the
+ranges are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
+
+from ..core import errors, extents
+from . import callers
+
+Held = Callable[[str, int, int], Iterable[tuple[int, int]]]
+
+
+def of_disk(held: Optional[Held], disk: str) -> Optional[Callable[[int, int], Any]]:
+    """In the form that a Source asks for."""
+    if held is None:
+        return None
+    asked: Callable[..., Any] = callers.wrapped(lambda start, stop: list(held(disk, start, stop)))
+    return lambda start, stop: extents.of(
+        (offset, length, extents.DATA) for offset, length in joined(asked(start, stop), start, stop, disk)
+    )
+
+
+def joined(told: Iterable[Any], start: int, stop: int, disk: str) -> list[tuple[int, int]]:
+    """Ranges as (offset, length), ascending, disjoint, within start and stop. UsageError."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(_span(each, disk) for each in told):
+        first, last = max(first, start), min(last, stop)
+        if first >= last:
+            continue
+        if found and first <= sum(found[-1]):
+            first, last = found[-1][0], max(last, sum(found.pop()))
+        found.append((first, last - first))
+    return found
+
+
+def _span(told: Any, disk: str) -> tuple[int, int]:
+    try:
+        offset, length = told
+    except (TypeError, ValueError):
+        offset = length = None
+    if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
+        raise errors.UsageError(f"held() of disk {disk} gave {told!r}: give ranges of (offset, length), in bytes")
+    return offset, offset + length

@@ -1,0 +1,274 @@
+"""A backup that is open: its disks, to be read by the program that asked for it, and its commit.
+
+Owns: the order of steps, and that without a commit nothing moved: no job, no new checkpoint is left, and the base is as
+it was. Must not know: where what is read goes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from ..core import deadline, errors
+from ..core.choices import OnLostBase, Resume
+from ..core.errors import Check
+from ..format import layout
+from ..hypervisor import backup_job, domain, socket_keeper
+from ..pulling import (
+    fit,
+    holder,
+    journal_files,
+    live_disk,
+    offline,
+    preparation,
+    reclaim,
+    resume,
+    route,
+    run_record,
+    token_base,
+)
+from ..pulling.base import Choice
+from ..pulling.journal import Run
+from ..pulling.journal_files import Journal
+from ..pulling.live_disk import Known, Live, Reading
+from ..pulling.lookout import Checks, Lookout
+from ..pulling.preparation import Asked, Prepared, Subject
+from ..pulling.token import Before, Made, Token
+from . import callers, held
+from .disk import Disk
+from .options import Options
+
+log = logging.getLogger("nbdpull.backup")
+logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints what nobody asked for
+
+
+class _NotCommitted(errors.NbdpullError):
+    """The block was left without a commit: undoes what is to be undone, and goes no further."""
+
+
+class _Inside(NamedTuple):
+    """What a Job is made of. older: checkpoints that its own one replaces."""
+
+    subject: Subject
+    prepared: Prepared
+    job: backup_job.Job
+    journal: Journal
+    lookout: Lookout
+    older: list[Made]
+
+
+class Job:
+    """An open backup; made by open_backup. Its `disks` may be read by any number of threads, all else is for the one
+    that opened it.
+
+    id: of the backup; as_of: the instant that the disks are as of, or shortly before (ISO 8601, UTC); consistency:
+    "frozen" or "crash-consistent", and consistency_reason, a code word; warnings: what the operator should know, one
+    text each; committed: whether it is; dropped_checkpoints: names of those that the commit replaced.
+    """
+
+    def __init__(self, inside: _Inside, as_of: str, warnings: list[str]) -> None:
+        self._inside, self._reading = inside, ExitStack()
+        self.id = inside.prepared.plan.run_id
+        self.as_of = as_of
+        self.consistency, self.consistency_reason = inside.job.freeze.consistency, inside.job.freeze.reason
+        self.warnings = warnings
+        self.disks: Sequence[Disk] = ()
+        self.committed = False
+        self.dropped_checkpoints: list[str] = []
+        self._token = self._made()
+
+    def _made(self) -> Token:
+        inside, made = self._inside, self._inside.job.checkpoint
+        checkpoint = token_base.of_checkpoint(made, self.id) if made else None
+        disks = {disk.target: Before(disk.size, disk.source) for disk in inside.subject.disks}
+        return Token(inside.subject.vm.uuid, self.id, checkpoint, disks, inside.older)
+
+    @property
+    def token(self) -> Token:
+        """Of this backup, good once it is committed. There is none before `finish`: until then nothing that was read is
+        proved to be the backup's. UsageError."""
+        if not self._inside.job.finished:
+            raise errors.UsageError("a backup has its token once it is finished: call finish() or commit() first")
+        return self._token
+
+    def finish(self) -> None:
+        """All that you need was read: end the job, so that it costs the guest no more, and prove that it was whole
+        until now. JobLost, and the like: what was read is void. The backup still has to be committed."""
+        inside = self._inside
+        if inside.job.finished:
+            return
+        with callers.unwrapped():
+            inside.lookout.check()
+            self._end_reading()
+            inside.job.finish()
+            inside.subject.vm.heed()  # a stop that comes now is too late
+
+    def commit(self) -> Token:
+        """Your word that all that you need of this backup is durable, and its token with it. Only if the job was there
+        and ours until `finish`, which is called here if you did not, this backup is the base from now on, and the
+        checkpoint before it is dropped. JobLost, and the like: then nothing moved, and what was read is void."""
+        if self.committed:
+            return self.token
+        self.finish()
+        inside, vm = self._inside, self._inside.subject.vm
+        with callers.unwrapped():
+            inside.journal.committed()
+        self.committed = True
+        made = inside.prepared.plan.checkpoint
+        self.dropped_checkpoints = token_base.drop(vm, inside.older, made, self.warnings)
+        return self.token
+
+    def _end_reading(self) -> None:
+        for disk in self.disks:
+            disk._end()
+        self._reading.close()
+
+    def _begin_reading(self, options: Options) -> None:
+        inside, enter = self._inside, self._reading.enter_context
+        enter(inside.lookout.watching(inside.job))
+        enter(inside.journal.reading(self.consistency, self.consistency_reason))
+        server = enter(route.opened(inside.subject.route, inside.subject.vm, inside.job.socket, inside.lookout.check))
+        reading = Reading(options.connections, stall_timeout=options.stall_timeout)
+        live, choice, disks = Live(inside.lookout.kept(server), inside.job, reading), inside.prepared.choice, []
+        for facts in inside.subject.disks:
+            known = Known(choice.dirty_from(facts), held=held.of_disk(options.held, facts.target))
+            source = enter(live_disk.opened(facts, live, known, None, inside.lookout.check))
+            disks.append(Disk(facts, *choice.decisions[facts.target], source))
+        self.disks = tuple(disks)
+
+
+@contextmanager
+def open_backup(options: Options, check: Optional[Check] = None) -> Iterator[Job]:
+    """Begin a backup, and give it as long as the block lasts. Left without Job.commit, by an exception or not, it ends
+    as if it had never been: NbdpullError.left_behind says what could not be removed, and the next run removes that.
+
+    check() is called often, from any thread; what it raises ends the backup, and comes out as it is.
+    """
+    route.parse(options.nbd, options.tls)  # before anything is done
+    checks = Checks(deadline.bounded(callers.checked(check), options.max_duration, "the backup"))
+    ended = _Ended()
+    try:
+        with callers.unwrapped(), ExitStack() as entered:
+            vm = entered.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, checks))
+            hold = entered.enter_context(holder.holding(vm.uuid, vm.name))
+            reached = entered.enter_context(offline.reached(vm, options.offline, hold, checks, options.stall_timeout))
+            vm = reached.vm
+            way = route.to(vm, options.nbd, options.tls)
+            chosen = preparation.chosen(vm, way, options.disks, options.exclude, stands_paused=bool(reached.way))
+            vm.jobs.require_no_foreign_job()
+            subject = Subject(vm, way, chosen.disks)
+            warnings = [*reached.warnings, *chosen.warnings]
+            prepared = _prepare(options, subject, warnings)
+            yield from _held_open(options, subject, prepared, checks, warnings, ended)
+    except errors.NbdpullError as error:  # of what comes after the backup's own end
+        if not ended.is_settled:
+            raise
+        log.warning("%s", error)
+    if ended.raised is not None:
+        raise ended.raised
+
+
+@dataclass
+class _Ended:
+    """How a block was left. raised: what is to be raised when all is undone that has to be: what the caller raised, or
+    whatever came after the commit; is_settled: whether that is all that the caller is to hear of."""
+
+    raised: Optional[BaseException] = None
+    is_settled: bool = False
+
+
+class _Planned(NamedTuple):
+    """prepared: without the journal of a dead run; dead: that run, None where the job is to be begun."""
+
+    prepared: Prepared
+    dead: Optional[Run]
+    older: list[Made]
+
+
+def _prepare(options: Options, subject: Subject, warnings: list[str]) -> _Planned:
+    vm = subject.vm
+    left = reclaim.reclaim(vm, None, keep=options.resume)
+    warnings.extend(f"left by a dead run: {item.what}: {item.left}" for item in left if item.left)
+    choice = token_base.choose(vm, subject.disks, options.since)
+    if options.on_lost_base == OnLostBase.FAIL:
+        choice.require_not_lost()
+    warnings.extend(choice.warnings)
+    asked = Asked(
+        make_checkpoint=options.checkpoint,
+        socket=options.socket,
+        scratch_dir=options.scratch_dir,
+        quiesce=options.quiesce,
+        freeze_timeout=options.freeze_timeout,
+    )
+    older = token_base.still_there(vm, options.since)
+    if options.resume is not None:
+        return _resumed(options, options.resume, subject, asked, choice, older)
+    vm.jobs.require_idle()
+    if not (vm.is_remote or vm.reads_images):
+        fit.require_scratch(options.scratch_dir, subject.disks, options.scratch_limit)
+    prepared = preparation.prepared(subject, asked, choice, layout.new_point_id())
+    if prepared.plan.checkpoint and options.since is None:
+        warnings.extend(preparation.snapshot_warnings(subject))
+    return _Planned(prepared, None, older)
+
+
+def _resumed(
+    options: Options, run_id: str, subject: Subject, asked: Asked, choice: Choice, older: list[Made]
+) -> _Planned:
+    """The job of a dead run. JobLost where it is not there any more, or not what is asked for."""
+    vm = subject.vm
+    run = next((run for run in journal_files.runs(vm.uuid) if run.id == run_id and run.store is None), None)
+    if run is None or journal_files.is_alive(run) is not False:
+        why = "no process of this host left it behind"
+    else:
+        prepared = preparation.prepared(subject, asked, choice, run_id)
+        why = resume.obstacle(vm, run, prepared.plan, None, Resume.ALWAYS, options.scratch_limit)
+    if run is None or why:
+        raise errors.JobLost(f"backup {run_id} of domain '{vm.name}' cannot be resumed: {why}: begin a new one")
+    return _Planned(prepared, run, [made for made in older if made.name != run.checkpoint])
+
+
+def _held_open(
+    options: Options, subject: Subject, planned: _Planned, check: Checks, warnings: list[str], ended: _Ended
+) -> Iterator[Job]:
+    """Yield the Job, and note how the block was left."""
+    vm, plan, dead = subject.vm, planned.prepared.plan, planned.dead
+    keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route.certificates is not None)
+    lookout = Lookout(vm, plan, check, keeps_sockets, options.scratch_limit)
+    record = dead or run_record.of(vm, plan)
+    try:
+        with ExitStack() as begun:
+            journal = begun.enter_context(run_record.written(record, journal_files.resume(dead) if dead else None))
+            begun.enter_context(lookout.guarding())
+            if options.on_ready and not dead:
+                callers.wrapped(options.on_ready)()
+            standing = vm.backups.taken_over(plan, *dead.freeze) if dead and dead.freeze else vm.backups.begun(plan)
+            job = begun.enter_context(standing)
+            if options.on_cut and not dead:
+                callers.wrapped(options.on_cut)(record.begun)
+            warnings.extend(job.freeze.warnings)
+            made = Job(_Inside(subject, planned.prepared, job, journal, lookout, planned.older), record.begun, warnings)
+            try:
+                made._begin_reading(options)
+                yield made
+            except errors.NbdpullError as error:
+                if not made.committed:
+                    raise
+                ended.raised = error
+            except BaseException as error:
+                ended.raised = error
+            finally:
+                made._end_reading()
+                ended.is_settled = made.committed or ended.raised is not None
+            if not made.committed:
+                raise _NotCommitted
+    except _NotCommitted as undone:
+        if undone.left_behind and ended.raised is None:
+            failed = errors.HypervisorError(f"the backup was not committed; {'; '.join(undone.left_behind)}")
+            failed.left_behind = undone.left_behind
+            raise failed from None
+        for each in undone.left_behind:
+            log.warning("the backup was not committed; %s", each)

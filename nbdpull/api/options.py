@@ -1,0 +1,82 @@
+"""What a program asks a backup for.
+
+Owns: the fields and their defaults, most of which are those of the command line. Must not know: what is done with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, Optional
+
+from ..core import errors
+from ..core.choices import FREEZE_TIMEOUT, SHARED_DIR, STALL_TIMEOUT, Offline, OnLostBase, Quiesce
+
+if TYPE_CHECKING:
+    from ..pulling.token import Token
+    from .held import Held
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to back up, and how. Times are in seconds, sizes in bytes.
+
+    domain: its name. since: the token of the backup that you have, None: everything is read. uri: libvirt's, None
+    for its default. disks: names such as vda, empty for all that can be backed up; exclude: those that are not.
+    on_lost_base: "full", or "fail" where a disk has no sound base any more (CheckpointUnusable). checkpoint: whether
+    one is made, from which the next backup can start. quiesce: "auto", "require" or "never" freezes the guest's file
+    systems by its agent. offline: what becomes of a domain that is off: "auto", "start-paused", "read" or "refuse".
+    scratch_dir: where QEMU keeps what the guest overwrites, at most scratch_limit. socket: where QEMU makes its own.
+    nbd: "tcp:HOST:PORT". tls: a directory of certificates. connections: to each disk, for reads. stall_timeout: how
+    long a server may be silent. max_duration: how long it may take.
+
+    held: asked (disk, start, stop) for the ranges (offset, length) in which your image of that disk, as of `since`,
+    may not be zero, in any order, cut to start and stop or not; in threads of nbdpull's, perhaps several at once.
+    Without it every range that now reads as zero is an extent, changed or not: a disk that was shrunk and grown again
+    leaves no other trace.
+
+    resume: id of a backup whose process died while its job went on; `since` and all else have to be as they were.
+
+    on_ready: called before the guest is frozen; on_cut: called with the time (ISO 8601, UTC) after the instant that the
+    backup is as of.
+    """
+
+    domain: str
+    since: Optional[Token] = None
+    uri: Optional[str] = None
+    disks: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    on_lost_base: str = OnLostBase.FULL
+    checkpoint: bool = True
+    quiesce: str = Quiesce.AUTO
+    freeze_timeout: float = FREEZE_TIMEOUT
+    offline: str = Offline.AUTO
+    scratch_dir: str = SHARED_DIR
+    scratch_limit: Optional[int] = None
+    socket: Optional[str] = None
+    nbd: Optional[str] = None
+    tls: Optional[str] = None
+    connections: int = 4
+    stall_timeout: float = STALL_TIMEOUT
+    max_duration: Optional[float] = None
+    held: Optional[Held] = None
+    resume: Optional[str] = None
+    on_ready: Optional[Callable[[], None]] = None
+    on_cut: Optional[Callable[[str], None]] = None
+
+    def __post_init__(self) -> None:
+        """UsageError where a field cannot be what it is."""
+        words = {"on_lost_base": OnLostBase.WORDS, "quiesce": Quiesce.WORDS, "offline": Offline.WORDS}
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise errors.UsageError(f"{name} is {getattr(self, name)!r}: choose {', '.join(known)}")
+        for name in ("freeze_timeout", "stall_timeout", "connections", "max_duration", "scratch_limit"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise errors.UsageError(f"{name} is {value!r}: give a number above 0")
+        for name in ("disks", "exclude"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise errors.UsageError(f"{name} is {value!r}: give a list of names")
+        if self.since is not None and not hasattr(self.since, "dumps"):
+            raise errors.UsageError("since is no token: nbdpull.Token.loads(text) makes one of its text")

@@ -1,0 +1,94 @@
+"""Which state each disk of a backup starts from, by a token.
+
+Owns: when the checkpoint of a token can be a base. The rule for a disk is base.decide's. Must not know: who keeps what
+was read, NBD.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ..core import errors
+from ..definitions.domain_xml import Checkpoint, Disk, description
+from ..format.manifest import FULL
+from ..hypervisor.domain import Domain
+from . import base
+from .base import Base, Choice
+from .token import Made, Token
+
+
+def choose(vm: Domain, disks: list[Disk], token: Optional[Token]) -> Choice:
+    """Decide for each disk. token: None, everything is read in full. OtherDomain where it is of another domain."""
+    if token is not None and token.domain != vm.uuid:
+        raise errors.OtherDomain(f"the token is of another domain (uuid {token.domain}, {vm.name} has {vm.uuid})")
+    given_back: list[str] = []
+    found, why_none = _base(vm, disks, token, given_back) if token else (None, "requested")
+    decisions = {disk.target: base.decide(disk, found, why_none) for disk in disks}
+    if all(mode == FULL for mode, _ in decisions.values()):
+        found = None
+    choice = Choice(found, decisions, given_back=given_back)
+    choice.warnings.extend(
+        f"disk {target} is read in full, where an incremental was to be expected ({reason})"
+        for target, reason in choice.lost.items()
+    )
+    return choice
+
+
+def _base(vm: Domain, disks: list[Disk], token: Token, given_back: list[str]) -> tuple[Optional[Base], str]:
+    """(Base, ""), or (None, why there is none)."""
+    if not vm.supports_checkpoints:
+        return None, "no-checkpoint-support"
+    made = token.checkpoint
+    if made is None:
+        return None, "no-checkpoint"
+    if not vm.checkpoints.has(made.name):
+        if not vm.checkpoints.give_back(as_checkpoint(made)):
+            return None, "checkpoint-lost"
+        given_back.append(made.name)
+    checkpoint = vm.checkpoints.get(made.name)
+    if not is_of(made, checkpoint):
+        return None, "checkpoint-replaced"
+    if not any(checkpoint.disks.get(disk.target) for disk in disks):
+        covered = any(disk.target in checkpoint.disks for disk in disks)
+        return None, "bitmap-lost" if covered else "not-in-checkpoint"
+    return Base(checkpoint, None, before=token.disks), ""
+
+
+def of_checkpoint(checkpoint: Checkpoint, run: str) -> Made:
+    """What a token keeps of the checkpoint that its backup made."""
+    return Made(checkpoint.name, run, checkpoint.creation_time, list(checkpoint.disks))
+
+
+def as_checkpoint(made: Made) -> Checkpoint:
+    """As libvirt is told of it, where it has lost it."""
+    return Checkpoint(made.name, made.created, description(made.run, ""), dict.fromkeys(made.disks), "")
+
+
+def is_of(made: Made, checkpoint: Checkpoint) -> bool:
+    """Whether this is the very checkpoint, not one of its name from another time."""
+    found = (checkpoint.name, checkpoint.creation_time, checkpoint.run_id)
+    return (made.name, made.created, made.run) == found
+
+
+def still_there(vm: Domain, token: Optional[Token]) -> list[Made]:
+    """The checkpoints that a token knows of and the domain has."""
+    names = set(vm.checkpoints.names()) if token and vm.supports_checkpoints else set()
+    return [made for made in (token.made if token else []) if made.name in names]
+
+
+def drop(vm: Domain, older: list[Made], new: Optional[str], warnings: list[str]) -> list[str]:
+    """Delete the checkpoints that a newer one, `new`, replaces as a base; the names of those that went."""
+    return [made.name for made in older if new is not None and _dropped(vm, made, new, warnings)]
+
+
+def _dropped(vm: Domain, made: Made, new: str, warnings: list[str]) -> bool:
+    try:
+        checkpoint = vm.checkpoints.get(made.name)
+        present = {disk.target for disk in vm.disks()}
+        covered = (set(checkpoint.disks) & present) <= set(vm.checkpoints.get(new).disks)
+        return is_of(made, checkpoint) and covered and vm.checkpoints.delete(made.name)
+    except errors.NoSuchCheckpoint:
+        pass
+    except errors.NbdpullError as error:
+        warnings.append(f"the superseded checkpoint {made.name} could not be deleted: {error}")
+    return False
