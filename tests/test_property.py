@@ -1,7 +1,7 @@
 """Any sequence of guest writes and pulls: every point restores to what a model in memory says, and every change too.
 
-Owns: the model (a byte array a disk, a copy of it for each point and each checkpoint) and the choice of steps. The seed
-is printed; NBDPULL_SEED=n plays a sequence again, NBDPULL_SECONDS=n plays longer. Must not know: how points are stored.
+Owns: the model (a byte array a disk, a copy of it for each point and each checkpoint) and the choice of steps.
+NBDPULL_SEED=n plays another sequence, NBDPULL_SECONDS=n plays longer. Must not know: how points are stored.
 
 The pulls run in this process, so that one can be made to fail at an exact place and many fit into the time.
 """
@@ -40,7 +40,7 @@ class Sabotage(errors.NbdpullError):
 
 @pytest.mark.timeout_seconds(int(SECONDS) + 120)
 def test_any_sequence_of_writes_and_pulls(machine, tmp_path):
-    seed = int(os.environ.get("NBDPULL_SEED") or random.SystemRandom().randrange(10**9))
+    seed = int(os.environ.get("NBDPULL_SEED", "1"))
     print(f"NBDPULL_SEED={seed}")
     chance = random.Random(seed)
     sizes = {disk: chance.randrange(CLUSTER, 3 * MIB) // 512 * 512 for disk in ("vda", "vdb")}
