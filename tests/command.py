@@ -45,7 +45,7 @@ def start_nbdpull(*words, program=("-m", "nbdpull"), child=False, **options):
     return subprocess.Popen([sys.executable, *words], **options)
 
 
-def nbdpull(*words, timeout=60, **options):
+def nbdpull(*words, timeout=100, **options):
     """Run a command line to its end; what subprocess.run returns, with texts."""
     with start_nbdpull(*words, **options) as process:
         try:

@@ -134,7 +134,7 @@ def stopped_in_the_middle(witness, *options, before_start=None):
         assert witness.vm.job_active()
         yield process
         process.send_signal(signal.SIGCONT)
-        process.output, process.problem = process.communicate(timeout=60)
+        process.output, process.problem = process.communicate(timeout=100)
     finally:
         process.kill()
         process.communicate()
