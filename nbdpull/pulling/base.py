@@ -168,6 +168,13 @@ def _base(checkpoint: Checkpoint, point: series.Point) -> Base:
     return Base(checkpoint, point, {disk.name: Before(disk.size, disk.source) for disk in point.manifest.disks})
 
 
+def why_unfit(checkpoint: Checkpoint, disks: list[Disk]) -> str:
+    """Why a checkpoint can be a base of none of the disks, as a code word; "" if it can."""
+    if any(checkpoint.disks.get(disk.target) for disk in disks):
+        return ""
+    return "bitmap-lost" if any(disk.target in checkpoint.disks for disk in disks) else "not-in-checkpoint"
+
+
 class _Chain(NamedTuple):
     """What the store has of a disk of a point. flaw: why it cannot be restored though it should; where there is none it
     may still be no whole image, but what changed since a state that nobody stored."""
@@ -290,9 +297,8 @@ class _Finder:
         checkpoint = self._vm.checkpoints.get(name)
         if not is_of(point, checkpoint):
             return None, "checkpoint-replaced"
-        if not any(checkpoint.disks.get(disk.target) for disk in self._disks):
-            covered = any(disk.target in checkpoint.disks for disk in self._disks)
-            return None, "bitmap-lost" if covered else "not-in-checkpoint"
+        if why := why_unfit(checkpoint, self._disks):
+            return None, why
         return (_base(checkpoint, point), "") if self._is_linked(point) else (None, "chain-broken")
 
     def _given_back(self, point: series.Point, name: str) -> bool:

@@ -64,12 +64,7 @@ class Journal:
         """The checkpoint is the base of somebody's backup from now on. Durably, or OutputError: else the next run would
         delete it."""
         with _explained():
-            file = _opened().reopen(_path(self._run.uuid, self._run.id))  # an earlier line may have found no room
-            try:
-                file.write(b"\n" + journal.committed())
-                file.sync()
-            finally:
-                file.close()
+            _add(self._run, journal.committed())  # not to the open file: an earlier line may have found no room in it
 
     def withdrawn(self) -> None:
         """The point will not be committed, and its directory is gone, or of no use."""
@@ -146,10 +141,13 @@ def remove(run: Run) -> None:
 def withdraw(run: Run) -> None:
     """Note of a dead run that its point will never be committed."""
     with suppress(errors.OutputError):
-        file = _opened().reopen(_path(run.uuid, run.id))
-        with suppress(errors.OutputError):
-            file.write(b"\n" + journal.withdrawn())
-        file.close()
+        _add(run, journal.withdrawn())
+
+
+def _add(run: Run, line: bytes) -> None:
+    """Durably, behind a line that may be torn."""
+    with _opened().reopen(_path(run.uuid, run.id)) as file:
+        file.write(b"\n" + line)
 
 
 def _path(uuid: str, run_id: str) -> str:

@@ -6,7 +6,8 @@ Owns: which they are, so that no disk loses its only base. Must not know: how a 
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, Optional
+from functools import partial
+from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
 from ..definitions.domain_xml import Checkpoint
@@ -32,17 +33,24 @@ def drop(vm: Domain, series: Series, points: list[Point], point: Point) -> Dropp
     if made is None:
         return dropped
     for older, name in _automatic(_superseded(series, points, point)):
-        try:
-            checkpoint = vm.checkpoints.get(name)
-            superseded = base.is_of(older, checkpoint) and _covers(vm, made.name, checkpoint)
-            if superseded and vm.checkpoints.delete(name):
-                dropped.checkpoints.append(name)
-                log.info("superseded checkpoint %s deleted", name)
-        except errors.NoSuchCheckpoint:
-            continue
-        except errors.NbdpullError as error:
-            dropped.warnings.append(f"the superseded checkpoint {name} could not be deleted: {error}")
+        if deleted(vm, name, made.name, partial(base.is_of, older), dropped.warnings):
+            dropped.checkpoints.append(name)
     return dropped
+
+
+def deleted(vm: Domain, name: str, new: str, is_it: Callable[[Checkpoint], bool], warnings: list[str]) -> bool:
+    """Delete a checkpoint that a newer one, `new`, replaces as a base; whether it went. is_it: whether the one of that
+    name is the one that is meant."""
+    try:
+        checkpoint = vm.checkpoints.get(name)
+        if is_it(checkpoint) and _covers(vm, new, checkpoint) and vm.checkpoints.delete(name):
+            log.info("superseded checkpoint %s deleted", name)
+            return True
+    except errors.NoSuchCheckpoint:
+        pass
+    except errors.NbdpullError as error:
+        warnings.append(f"the superseded checkpoint {name} could not be deleted: {error}")
+    return False
 
 
 def _automatic(points: list[Point]) -> list[tuple[Point, str]]:

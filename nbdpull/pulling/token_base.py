@@ -6,13 +6,14 @@ was read, NBD.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Optional
 
 from ..core import errors
 from ..definitions.domain_xml import Checkpoint, Disk, description
 from ..format.manifest import FULL
 from ..hypervisor.domain import Domain
-from . import base
+from . import base, superseded
 from .base import Base, Choice
 from .token import Made, Token
 
@@ -48,10 +49,8 @@ def _base(vm: Domain, disks: list[Disk], token: Token, given_back: list[str]) ->
     checkpoint = vm.checkpoints.get(made.name)
     if not is_of(made, checkpoint):
         return None, "checkpoint-replaced"
-    if not any(checkpoint.disks.get(disk.target) for disk in disks):
-        covered = any(disk.target in checkpoint.disks for disk in disks)
-        return None, "bitmap-lost" if covered else "not-in-checkpoint"
-    return Base(checkpoint, None, before=token.disks), ""
+    why = base.why_unfit(checkpoint, disks)
+    return (None, why) if why else (Base(checkpoint, None, before=token.disks), "")
 
 
 def of_checkpoint(checkpoint: Checkpoint, run: str) -> Made:
@@ -78,17 +77,6 @@ def still_there(vm: Domain, token: Optional[Token]) -> list[Made]:
 
 def drop(vm: Domain, older: list[Made], new: Optional[str], warnings: list[str]) -> list[str]:
     """Delete the checkpoints that a newer one, `new`, replaces as a base; the names of those that went."""
-    return [made.name for made in older if new is not None and _dropped(vm, made, new, warnings)]
-
-
-def _dropped(vm: Domain, made: Made, new: str, warnings: list[str]) -> bool:
-    try:
-        checkpoint = vm.checkpoints.get(made.name)
-        present = {disk.target for disk in vm.disks()}
-        covered = (set(checkpoint.disks) & present) <= set(vm.checkpoints.get(new).disks)
-        return is_of(made, checkpoint) and covered and vm.checkpoints.delete(made.name)
-    except errors.NoSuchCheckpoint:
-        pass
-    except errors.NbdpullError as error:
-        warnings.append(f"the superseded checkpoint {made.name} could not be deleted: {error}")
-    return False
+    if new is None:
+        return []
+    return [made.name for made in older if superseded.deleted(vm, made.name, new, partial(is_of, made), warnings)]
