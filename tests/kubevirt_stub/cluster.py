@@ -1,0 +1,186 @@
+"""A cluster that runs: its API server, its export servers, its VMs; and all that a test does to it.
+
+Owns: the ports and who can be reached on them. `reach`: "outside" (the proxy's long paths; in-cluster names are told
+too, and do not resolve here), or "inside" (an export server of its own, no route from outside).
+"""
+
+import base64
+from collections import Counter
+
+from . import tls
+from .api import ApiHandler
+from .controller import BACKUPS, TRACKERS, Controller, Vm
+from .exports import ExportHandler
+from .faults import Faults
+from .objects import Objects
+from .status import GENERATIONS
+
+BEARER = "eyJhbGciOiJSUzI1NiJ9.stub"
+SCRATCH = "scratch"  # a claim that each namespace has
+KUBECONFIG = """apiVersion: v1
+kind: Config
+clusters:
+- name: stub
+  cluster:
+    server: {server}
+    certificate-authority-data: {ca}
+users:
+- name: nbdpull
+  user:
+    token: {token}
+contexts:
+- name: stub
+  context:
+    cluster: stub
+    namespace: {namespace}
+    user: nbdpull
+current-context: stub
+"""
+
+
+class Cluster:
+    def __init__(self, generation, folder, reach="outside", system_ca=False):
+        """folder: for the kubeconfig. system_ca: the external link's certificate is empty."""
+        self.generation, self.reach, self.system_ca = GENERATIONS[generation], reach, system_ca
+        self.folder = folder
+        self.namespaces = set()
+        self.forbidden = set()  # {(verb, resource)}
+        self.bearer = BEARER
+        self.complaints = []  # what a client did wrong
+        self.log = []  # "VERB RESOURCE" of what was done to objects
+        self.largest = Counter()  # the longest range that was asked for, of "map" and "data"
+        self.longest = 0  # a longer one is cut, as by a router in front; 0: none
+        self.faults = Faults()
+        self.objects = Objects()
+        self.stopped = False
+        self._pairs = tls.pairs()[1]
+
+    def __enter__(self):
+        self._api = tls.Server(ApiHandler, self._pairs[0], self)
+        self._open_exports(self._pairs[1])
+        self.controller = Controller(self.generation, self.objects, self._urls)
+        return self
+
+    def __exit__(self, *_):
+        self.stopped = True
+        self.controller.stop()
+        self._api.stop()
+        self._exports.stop()
+
+    def complain(self, text):
+        self.complaints.append(text)
+
+    # What a client finds
+
+    def add_vm(self, namespace, name, sizes):
+        """A running VM with those disks {volume: bytes}; the namespace has a claim for scratch."""
+        vm = Vm(namespace, name, sizes)
+        self.namespaces.add(namespace)
+        self.add_claim(namespace, SCRATCH)
+        for volume in sizes:
+            self.add_claim(namespace, f"{name}-{volume}", "Block")
+        volumes = [{"name": each, "persistentVolumeClaim": {"claimName": f"{name}-{each}"}} for each in sizes]
+        devices = {"disks": [{"name": each, "disk": {"bus": "virtio"}} for each in sizes]}
+        spec = {"domain": {"devices": devices}, "volumes": volumes}
+        tracking = {"changedBlockTracking": {"state": "Enabled"}}
+        self._create("virtualmachines", "VirtualMachine", namespace, name,
+                     spec={"runStrategy": "Always", "template": {"spec": spec}},
+                     status={"created": True, "ready": True, "printableStatus": "Running", **tracking})  # fmt: skip
+        self._create("virtualmachineinstances", "VirtualMachineInstance", namespace, name,
+                     spec=spec, status={"phase": "Running", **tracking})  # fmt: skip
+        self.controller.vms[namespace, name] = vm
+        return vm
+
+    def add_claim(self, namespace, name, mode="Filesystem"):
+        if not self.objects.get("persistentvolumeclaims", namespace, name):
+            spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeMode": mode}
+            self._create("persistentvolumeclaims", "PersistentVolumeClaim", namespace, name, spec=spec)
+
+    def _create(self, resource, kind, namespace, name, **others):
+        version = "v1" if kind == "PersistentVolumeClaim" else "kubevirt.io/v1"
+        self.objects.create(resource, namespace, {"apiVersion": version, "kind": kind, "metadata": {"name": name},
+                                                  **others})  # fmt: skip
+
+    @property
+    def kubeconfig(self):
+        path = self.folder / "kubeconfig"
+        ca = base64.b64encode(self._pairs[0].bundle.encode()).decode()
+        namespace = min(self.namespaces, default="default")
+        path.write_text(KUBECONFIG.format(server=self._api.url, ca=ca, token=self.bearer, namespace=namespace))
+        return path
+
+    @property
+    def ca_paths(self):
+        """Those of the API and of the exports, of their issuers."""
+        return self._pairs[0].bundle_path, self._exports.pair.bundle_path
+
+    # What a test asks
+
+    def current_job(self):
+        jobs = [vm.job for vm in self.controller.vms.values() if vm.job]
+        return jobs[0] if len(jobs) == 1 else None
+
+    def job_of(self, namespace, name):
+        vm = self.controller.vm_of(namespace, name)
+        return vm and vm.job
+
+    def all(self, resource):
+        return self.objects.all(resource)
+
+    @property
+    def backups(self):
+        return [item["metadata"]["name"] for item in self.all(BACKUPS)]
+
+    @property
+    def trackers(self):
+        """{name: the name of its latest checkpoint or None}."""
+        return {item["metadata"]["name"]: item.get("status", {}).get("latestCheckpoint", {}).get("name")
+                for item in self.all(TRACKERS)}  # fmt: skip
+
+    # What a test does
+
+    def start_backup(self, namespace, name, source, kind="VirtualMachineBackupTracker"):
+        """Somebody else's backup begins."""
+        group = "kubevirt.io" if kind == "VirtualMachine" else "backup.kubevirt.io"
+        spec = {"source": {"apiGroup": group, "kind": kind, "name": source}, "mode": "Pull", "pvcName": SCRATCH,
+                "tokenSecretRef": "theirs"}  # fmt: skip
+        self.objects.create(BACKUPS, namespace, {"apiVersion": "backup.kubevirt.io/v1alpha1",
+                            "kind": "VirtualMachineBackup", "metadata": {"name": name}, "spec": spec})  # fmt: skip
+        self.wait(lambda: self.job_of(namespace, name))
+
+    def end_backup(self, namespace, name):
+        with self.objects.changed:
+            self.objects.delete(BACKUPS, namespace, name)
+        self.wait(lambda: name not in self.backups)
+
+    def foreign_backup(self, namespace, tracker, name="theirs"):
+        """Somebody else's whole backup, by our tracker."""
+        self.start_backup(namespace, name, tracker)
+        self.end_backup(namespace, name)
+
+    def recreate_export(self):
+        """Another export server takes over: another port, another certificate; what it was is gone."""
+        old = self._exports
+        self._open_exports(self._pairs[2])
+        old.stop()
+        self.controller.recreate_export()
+
+    def wait(self, condition, seconds=10):
+        with self.objects.changed:
+            assert self.objects.changed.wait_for(condition, seconds), "the cluster does not get there"
+
+    # Ports
+
+    def _open_exports(self, pair):
+        self._exports = tls.Server(ExportHandler, pair, self)
+
+    def _urls(self, namespace, export, volume, outside):
+        """(URL without /map or /data, certificate), or None where there is no such way."""
+        pair = self._exports.pair
+        if outside and self.reach == "outside":
+            base = f"{self._exports.url}/api/export.kubevirt.io/v1/namespaces/{namespace}/virtualmachineexports"
+            return f"{base}/{export.backup}/exports/{volume}", "" if self.system_ca else pair.leaf
+        if outside:
+            return None
+        host = self._exports.url if self.reach == "inside" else f"https://virt-export-{export.backup}.{namespace}.svc"
+        return f"{host}/exports/{volume}", pair.bundle + self._pairs[0].bundle
