@@ -6,13 +6,13 @@ dead run. Must not know: why a disk starts from which base, how the job was begu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import NamedTuple, Optional, Protocol
 
 from ..core import errors, extents, pipeline
-from ..core.errors import Report
+from ..core.errors import Check, Report
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
 from ..format import writer
@@ -22,6 +22,7 @@ from ..repository import known_frames
 from ..repository.known_frames import KnownFrames
 from ..repository.series import Series
 from . import live_disk, resume, route, scratch_watch
+from .base import Decision
 from .disk_copy import DiskCopy, Storing
 from .live_disk import Known, Live, Reading
 from .lookout import Lookout
@@ -78,11 +79,12 @@ def copied(
             if how.dedupe and job.exports[disk.target].bitmap:
                 frames = _known_frames(series, prepared, disk, lookout, warnings)
             known = Known(prepared.choice.dirty_from(disk), prepared.choice.whole_parent(disk.target))
-            by = how.storing, how.throttle, lookout.check
-            copy = DiskCopy(disk, live, known, series, making, *by, frames, kept.get(disk.target))
+            source = open_disks.enter_context(live_disk.opened(disk, live, known, series, lookout.check))
+            into = series, making.point.id, how.storing, how.throttle
+            copy = DiskCopy(disk, source, *into, frames, kept.get(disk.target), making.journal.sealed)
             copies.append(open_disks.enter_context(copy))
-        _copy_all(copies, how, lookout, report)
-        entries = _close_all(copies, prepared, lookout)
+        copy_all(copies, how.reading.threads, how.cores, lookout.check, report)
+        entries = close_all(copies, prepared.choice.decisions, lookout.check)
         job.require_alive()
     kept_bytes = sum(entry.size for each in kept.values() for entry in each.files)
     return Copied(entries, kept_bytes, warnings)
@@ -114,40 +116,41 @@ def _known_frames(
         return None
 
 
-def _copy_all(copies: Sequence[DiskCopy], how: How, lookout: Lookout, report: Report) -> None:
+def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:
+    """Read all of the disks, and write it."""
+
     def work(item: tuple[DiskCopy, extents.Extents]) -> tuple[DiskCopy, writer.Encoded]:
         copy, batch = item
         buffers = copy.read(batch)
-        with how.cores.computing():
+        with cores.computing():
             return copy, copy.encode(batch, buffers)
 
-    threads = how.reading.threads
     encoded = pipeline.ordered(
         work,
         ((copy, batch) for copy in copies for batch in copy.batches()),
         threads=threads,
         budget=AHEAD_PER_THREAD * threads,
         weight=lambda item: extents.total(item[1], extents.DATA),
-        check=lookout.check,
+        check=check,
     )
     # Closed at once where `add` fails: threads that continue to read open connections that nobody closes, and QEMU
     # hangs, together with its guest, if its server is stopped while a client is busy.
     with closing(encoded):
         for copy, result in encoded:
             copy.add(result)
-            lookout.check()
+            check()
             report(event="progress", **copy.progress())
 
 
-def _close_all(copies: Sequence[DiskCopy], prepared: Prepared, lookout: Lookout) -> list[DiskEntry]:
+def close_all(copies: Sequence[DiskCopy], decisions: Mapping[str, Decision], check: Check) -> list[DiskEntry]:
     """At once: what takes time here is the disk's, which does better with all of it to do."""
     return list(
         pipeline.ordered(
-            lambda copy: copy.close(*prepared.choice.decisions[copy.disk.target]),
+            lambda copy: copy.close(*decisions[copy.disk.target]),
             copies,
             threads=len(copies),
             budget=len(copies),
             weight=lambda _: 0,
-            check=lookout.check,
+            check=check,
         )
     )

@@ -1,7 +1,7 @@
-"""One disk on its way from its export to its files: extents in, records and frames out.
+"""One disk on its way from its source to its files: extents in, records and frames out.
 
-Owns: how the extents of a disk become items of work, and the counts of a disk. Must not know: other disks, libvirt, the
-order of a run's steps.
+Owns: how the extents of a disk become items of work, and the counts of a disk. Must not know: other disks, where the
+bytes come from, libvirt, the order of a run's steps.
 """
 
 from __future__ import annotations
@@ -9,26 +9,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional, Protocol
 
 import numpy
 
 from ..core import extents, sizes
-from ..core.errors import Check
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
 from ..format import writer
-from ..format.manifest import DiskEntry
+from ..format.manifest import DiskEntry, FileEntry
 from ..repository.known_frames import KnownFrames
 from ..repository.series import Series
-from . import live_disk
-from .live_disk import Known, Live
 from .resume import Kept
-from .run_record import UnderWay
 
-BATCH_DATA = 1 << 20  # bytes of data read, digested and compressed as one item of work
+BATCH_DATA = 1 << 20  # bytes
 BATCH_EXTENTS = 1 << 10
 
 log = logging.getLogger("nbdpull.pull")
@@ -43,52 +39,63 @@ class Storing:
     level: int
 
 
+class Reader(Protocol):
+    """What one thread reads through."""
+
+    def read_batch(self, ranges: Sequence[tuple[int, int]]) -> Sequence[extents.Buffer]: ...
+
+
+class Source(Protocol):
+    """Where a disk is read from: a nbd.source.Source, for one. extents(start): arrays of them, ascending; presumed: see
+    there, of the extents that were given out."""
+
+    presumed: int
+
+    def extents(self, start: int = 0) -> Iterator[extents.Extents]: ...
+
+    def reading(self) -> AbstractContextManager[Reader]: ...
+
+
 class DiskCopy:
     """Pass what `batches` yields to `read` and `encode`, in any thread; the result to `add`, in order; then `close`.
 
-    known: what is known of the disk before its export is asked; frames: those that need not be stored again; kept: what
-    an interrupted run made of the disk.
+    frames: those that need not be stored again; kept: what an interrupted run made of the disk; sealed: see
+    writer.DiskWriter; batch_data: bytes of data that are read, digested and compressed as one item of work.
     """
 
     def __init__(
         self,
         disk: Disk,
-        live: Live,
-        known: Known,
+        source: Source,
         series: Series,
-        making: UnderWay,
+        point_id: str,
         storing: Storing,
         throttle: Throttle,
-        check: Check,
         frames: Optional[KnownFrames] = None,
         kept: Optional[Kept] = None,
+        sealed: Callable[[str, list[FileEntry], int], None] = lambda *_: None,
+        batch_data: int = BATCH_DATA,
     ) -> None:
         self.disk = disk
-        self._point_id = making.point.id
+        self._source, self._point_id, self._batch_data = source, point_id, batch_data
         self._throttle = throttle
         self._frame_size = storing.frame_size
         self._encoder = writer.Encoder(storing.level, frames)
-        self._stack = ExitStack()
         self._began = self._ended = time.monotonic()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         if kept:
             self._count_kept(kept)
-        with ExitStack() as opened:
-            self._source = opened.enter_context(live_disk.opened(disk, live, known, series, check))
-            self._writer = opened.enter_context(
-                writer.DiskWriter(
-                    series.store,
-                    series.folder,
-                    making.point.id,
-                    disk.target,
-                    disk.size,
-                    storing.chunk_size,
-                    frames.chunks if frames else (),
-                    kept,
-                    making.journal.sealed,
-                )
-            )
-            self._stack = opened.pop_all()
+        self._writer = writer.DiskWriter(
+            series.store,
+            series.folder,
+            point_id,
+            disk.target,
+            disk.size,
+            storing.chunk_size,
+            frames.chunks if frames else (),
+            kept,
+            sealed,
+        )
 
     def _count_kept(self, kept: Kept) -> None:
         self._read, self._reached = kept.read_bytes, kept.reached
@@ -108,7 +115,7 @@ class DiskCopy:
             count, data = count + len(found), data + extents.total(found, extents.DATA)
             self._dirty += extents.total(found)
             pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
-            yield from extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
+            yield from extents.batches(pieces, self._batch_data, BATCH_EXTENTS)
         log.info("%s: map read, extents: %d, data: %s", self.disk.target, count, sizes.shown(data))
 
     def read(self, batch: extents.Extents) -> Sequence[extents.Buffer]:
@@ -161,4 +168,4 @@ class DiskCopy:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        self._writer.__exit__(*exc)
