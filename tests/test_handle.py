@@ -18,6 +18,7 @@ class Vm(handle.Handle):
     """A handle of a domain whose state is told from a list, the last one for ever; `looks`: how often it was asked."""
 
     def __init__(self, *states, uri="qemu:///system", **methods):
+        methods.setdefault("blockStatsFlags", raising(error_of(libvirt.VIR_ERR_INTERNAL_ERROR)))  # no monitor
         dom = {"name": lambda: "vm1", "UUIDString": lambda: "a-uuid", "state": self._next_state, **methods}
         super().__init__(Meddled(getURI=lambda: uri), Meddled(**dom), None)
         self._states, self.looks = states, 0
@@ -70,7 +71,16 @@ def test_a_call_fails_before_the_state_says_that_the_domain_is_off(brief, code, 
 
 
 @pytest.mark.parametrize("code", OF_ANYTHING)
-def test_a_domain_that_runs_on_is_not_waited_for_long(monkeypatch, code):
+@pytest.mark.parametrize(
+    "answer", [lambda _: {}, raising(errors.NoAnswer("libvirt does not answer"))], ids=["qemu", "no libvirt"]
+)
+def test_a_domain_whose_qemu_answers_is_not_waited_for(monkeypatch, code, answer):
+    monkeypatch.setattr(handle, "time", Meddled(monotonic=lambda: 100.0, sleep=raising(AssertionError("it waits"))))
+    assert type(fails(seen_to_run(RUNNING, blockStatsFlags=answer), error_of(code))) is errors.HypervisorError
+
+
+@pytest.mark.parametrize("code", OF_ANYTHING)
+def test_an_end_that_does_not_come_is_not_waited_for_for_ever(monkeypatch, code):
     now, slept = [100.0], []
 
     def sleep(seconds):
@@ -80,7 +90,7 @@ def test_a_domain_that_runs_on_is_not_waited_for_long(monkeypatch, code):
     monkeypatch.setattr(handle, "time", Meddled(monotonic=lambda: now[0], sleep=sleep))
     error = fails(seen_to_run(RUNNING), error_of(code))
     assert type(error) is errors.HypervisorError and "cannot do it" in str(error)
-    assert set(slept) == {0.05} and 2 <= sum(slept) < 2.1
+    assert set(slept) == {0.05} and 30 <= sum(slept) < 30.1
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from .domain_link import Link
 from .libvirt_error import FAILED, Verdict, code_of, translated
 
 # What a call fails with whose QEMU ends amid it ("End of file from qemu monitor"), and much else does. libvirt sets the
-# domain's state later, when that process is gone: 44 ms were seen.
+# domain's state later, when that process is gone: after 44 ms, or more than 2 s where it has much to flush.
 _OF_AN_END = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_OPERATION_FAILED)
-END_TIMEOUT, END_INTERVAL = 2.0, 0.05  # seconds to wait for that state, and between looks
+END_TIMEOUT, END_INTERVAL = 30.0, 0.05  # seconds to wait for that state, and between looks
 
 
 class Handle:
@@ -133,9 +133,21 @@ class Handle:
         return domain_state.ended(self.name, state) if state else None
 
     def _wait_for_end(self) -> None:
+        """Until its end is known, or it is known that there is none."""
         deadline = time.monotonic() + END_TIMEOUT
-        while not self._end_state() and time.monotonic() < deadline:
+        while not (self._end_state() or self._qemu_answers()) and time.monotonic() < deadline:
             time.sleep(END_INTERVAL)
+
+    def _qemu_answers(self) -> bool:
+        """Its monitor, as little as can be asked of it; where libvirt itself does not answer, nothing is to be waited
+        for."""
+        try:
+            self.dom.blockStatsFlags("")
+        except errors.HypervisorError:
+            return True
+        except libvirt.libvirtError:
+            return False
+        return True
 
     def _end_state(self) -> Optional[domain_state.State]:
         """The state of a domain that is off, or a transient one that ended."""

@@ -243,7 +243,7 @@ def test_the_guest_itself_shuts_down(guest, tmp_path):
         return
     wait_for(lambda: not guest.active, "end of the guest")
     code, result, _ = rig.end()
-    assert (code, result["code"]) == (6, "domain-stopped"), result
+    assert (code, result["code"]) == (6, "domain-stopped"), result["message"]
     assert f"domain '{guest.name}' was shut down by its guest during the run" in result["message"]
 
 
