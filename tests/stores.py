@@ -7,6 +7,7 @@ damage a file and mend it again; and a reading of zstd files by the published sp
 import contextlib
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
@@ -17,14 +18,16 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy
 import zstandard
 
-from nbdpull.core import extents
+from nbdpull.core import errors, extents
 from nbdpull.format import layout, manifest, reader, writer
 from nbdpull.format.manifest import FileEntry
+from nbdpull.operations import restore
 from nbdpull.operations.verify import Options, verify
 from nbdpull.repository import half_points, marker, new_point, series
 
 KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
+SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}  # several chunk files of vda
 
 
 @dataclass
@@ -385,3 +388,19 @@ def package_environment():
 def verify_store(root, report=lambda **event: None, check=lambda: None, keep=False, **options):
     """What verify finds in a store, which is left as it is."""
     return verify(Options(str(root), keep=keep, **options), report, check)
+
+
+def restored(vm, point, folder):
+    """{disk: bytes} of a restore to raw; {} where it is refused as damaged. Nothing may be left then."""
+    try:
+        result = restore.restore(restore.Options(str(vm.root), str(folder), vm.name, point.id, kind="raw"))
+    except errors.Damaged as error:
+        assert error.exit_code == 11
+        assert not folder.exists() or list(folder.iterdir()) == []
+        return {}
+    images = {}
+    for disk, path in result.files.items():
+        with open(path, "rb") as file:
+            images[disk] = file.read()
+    shutil.rmtree(folder)
+    return images

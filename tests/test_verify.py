@@ -1,8 +1,7 @@
-"""Verify finds every damage, and says where; beside it, restore gives right bytes or none: every file, every region."""
+"""Verify: where a damage is, what is one and what is not, and that a restore which meets it leaves nothing."""
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import sys
 import pytest
 from stores import (
     KIB,
+    SMALL,
     Vm,
     chain,
     damaged,
@@ -20,8 +20,8 @@ from stores import (
     package_environment,
     records_of,
     resealed,
+    restored,
     verify_store,
-    zstd_frames,
 )
 
 from nbdpull.cli import main as cli
@@ -29,8 +29,6 @@ from nbdpull.core import errors, extents
 from nbdpull.format import layout
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
-
-SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +45,6 @@ def own(tmp_path):
 
 def problems(vm, **how):
     return verify_store(vm.root, **how).damages
-
-
-def restored(vm, point, folder):
-    """{disk: bytes} of a restore to raw; {} where it is refused as damaged. Nothing may be left then."""
-    try:
-        result = restore(Options(str(vm.root), str(folder), vm.name, point.id, kind="raw"))
-    except errors.Damaged as error:
-        assert error.exit_code == 11
-        assert not folder.exists() or list(folder.iterdir()) == []
-        return {}
-    images = {}
-    for disk, path in result.files.items():
-        with open(path, "rb") as file:
-            images[disk] = file.read()
-    shutil.rmtree(folder)
-    return images
 
 
 # -- a sound store ----------------------------------------------------------------------------------------------------
@@ -122,131 +104,6 @@ def test_domains(tmp_path):
         verify_store(vm.root, domain="vm3")
     with pytest.raises(errors.NoSuchPoint):
         verify_store(vm.root, domain="vm1", point="20300101T000000Z-aaaaaa")
-
-
-# -- every file, every region -----------------------------------------------------------------------------------------
-
-
-def points_that_need(vm, path):
-    """The points that cannot be restored without this file."""
-    owner = path.parent.name
-    first = next((i for i, point in enumerate(vm.points) if point.id == owner), 0)
-    return vm.points[first:]
-
-
-def boundaries(path, data):
-    """Sizes to cut a file to: at the start of every frame of a zstd file, and beside it."""
-    cuts = {0, 1, len(data) // 2, len(data) - 1}
-    if path.suffix == ".zst":
-        for _, start, stop in zstd_frames(data):
-            cuts |= {start, (start + stop) // 2}
-    return sorted(cut for cut in cuts if 0 <= cut < len(data))
-
-
-def places(path, data, rng):
-    """Bytes to turn over: in every frame of a zstd file its first, its last and one between, else some."""
-    if path.suffix not in (".zst", ".index"):
-        return sorted(rng.sample(range(len(data)), 5) + [0, len(data) - 1])
-    return [at for _, start, stop in zstd_frames(data) for at in (start, rng.randrange(start, stop), stop - 1)]
-
-
-def assert_found(vm, path, tmp_path, what, thorough=True):
-    """The damage is found, and the newest point is not restored. thorough: --quick finds it as well, and every point
-    that does not need the file is still restored as it was."""
-    for quick in (False, True) if thorough else (False,):
-        try:
-            found = problems(vm, level="files" if quick else "frames")
-        except errors.Damaged as error:
-            assert path.name == "nbdpull.json" and str(path) in str(error), what
-        else:
-            assert_told(path, found, what)
-    needed = points_that_need(vm, path)
-    assert restored(vm, needed[-1], tmp_path / "out") == {}, what
-    for point in vm.points if thorough else ():
-        if point not in needed:
-            assert restored(vm, point, tmp_path / "out") == vm.images[point.id], what
-
-
-def assert_told(path, found, what):
-    mine = [damage for damage in found if str(path) in damage.problem]
-    assert mine, what
-    assert path.parent.name in {damage.point for damage in mine}, what
-    if path.suffix in (".zst", ".index"):
-        assert path.name.partition(".")[0] in {damage.disk for damage in mine}, what
-
-
-def kind_of(path):
-    return path.name if path.suffix in (".json", ".xml", "") else path.suffix
-
-
-def paths_of_kind(vm, kind):
-    found = [path for path in files(vm.root) if kind_of(path) == kind]
-    assert found
-    return found
-
-
-KINDS = [".zst", ".index", "manifest.json", "nbdpull.json", "SHA256SUMS", "domain.xml"]
-
-
-def test_every_file_is_of_a_kind_that_is_tested(vm):
-    assert {kind_of(path) for path in files(vm.root)} == set(KINDS)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_truncation_at_every_boundary(vm, tmp_path, kind):
-    for path in paths_of_kind(vm, kind):
-        data = path.read_bytes()
-        for size in boundaries(path, data):
-            with damaged(path, data[:size]):
-                what = f"{path} cut to {size} of {len(data)} bytes"
-                assert_found(vm, path, tmp_path, what, thorough=size == 0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_in_every_region(vm, tmp_path, kind):
-    rng = random.Random(kind)
-    for path in paths_of_kind(vm, kind):
-        data = path.read_bytes()
-        for at in places(path, data, rng):
-            bit = rng.randrange(8)
-            with damaged(path, flipped(data, at, bit)):
-                assert_found(vm, path, tmp_path, f"bit {bit} of byte {at} of {path}", thorough=at == 0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_bytes_at_the_end_that_nobody_wrote(vm, tmp_path, kind):
-    for path in paths_of_kind(vm, kind):
-        with damaged(path, path.read_bytes() + b"\n"):
-            assert_found(vm, path, tmp_path, f"{path} with a byte more")
-
-
-@pytest.mark.parametrize("kind", [".zst", ".index", "SHA256SUMS", "domain.xml"])
-def test_a_file_that_is_gone(vm, tmp_path, kind):
-    for path in paths_of_kind(vm, kind):
-        with damaged(path, None):
-            assert_found(vm, path, tmp_path, f"{path} is gone")
-
-
-def test_zeros_where_data_was(vm, tmp_path):
-    """What a file system may leave after a power cut."""
-    for path in files(vm.root):
-        size = path.stat().st_size
-        with damaged(path, path.read_bytes()[: size // 2] + bytes(size - size // 2)):
-            assert_found(vm, path, tmp_path, f"the second half of {path} is zeros")
-
-
-def test_files_that_were_mixed_up(vm, tmp_path):
-    one, two = (vm.folder / chunk.path for chunk in vm.points[0].manifest.disk("vda").chunks[:2])
-    first, second = one.read_bytes(), two.read_bytes()
-    with damaged(one, second), damaged(two, first):
-        assert_found(vm, one, tmp_path, "two chunk files changed places")
-
-
-def test_the_store_is_as_it_was_before(vm, tmp_path):
-    """Of the tests above: each mended what it damaged."""
-    assert problems(vm) == []
-    for point in vm.points:
-        assert restored(vm, point, tmp_path / "out") == vm.images[point.id]
 
 
 # -- where the damage is ----------------------------------------------------------------------------------------------
