@@ -37,7 +37,7 @@ def build(kind: type[_D], document: object) -> _D:
     if type(document) is not dict:
         raise ValueError(f"{short(document)} in the place of an object")
     hints, values = _hints(kind), {}
-    for field in fields(kind):
+    for field in _fields(kind):
         if field.name in document:
             values[field.name] = typed(hints[field.name], document[field.name], field.name)
         elif (field.default, field.default_factory) == (MISSING, MISSING):
@@ -45,16 +45,16 @@ def build(kind: type[_D], document: object) -> _D:
     return kind(**values)
 
 
-_hints = functools.lru_cache(None)(get_type_hints)
+_hints, _fields = functools.lru_cache(None)(get_type_hints), functools.lru_cache(None)(fields)
 
 
 def typed(hint: Any, value: Any, name: str) -> Any:
     """Return a JSON value as the type that it is to have, ValueError where it has another."""
-    if is_dataclass(hint):
-        return build(hint, value) if type(value) is dict else _refuse(name, value)  # type: ignore[arg-type]  # a class
+    is_object, origin, inner = _shape(hint)
+    if is_object:
+        return build(hint, value) if type(value) is dict else _refuse(name, value)
     if hint is Any:
         return value
-    origin, inner = get_origin(hint), get_args(hint)
     if origin is Union:  # Optional
         return None if value is None else typed(inner[0], value, name)
     if origin is list:
@@ -62,6 +62,12 @@ def typed(hint: Any, value: Any, name: str) -> Any:
     if origin is dict:
         return {typed(inner[0], key, name): typed(inner[1], each, name) for key, each in _of(dict, value, name).items()}
     return _plain(hint, value, name)
+
+
+@functools.lru_cache(None)
+def _shape(hint: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """A manifest has thousands of members of a few types."""
+    return is_dataclass(hint), get_origin(hint), get_args(hint)
 
 
 def _of(kind: type, value: Any, name: str) -> Any:
