@@ -22,9 +22,7 @@ class Client:
 
     def __init__(self, cluster):
         self.cluster = cluster
-        data = {"token": base64.b64encode(b"secret").decode()}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": data}
-        self.cluster.objects.create("secrets", "ns1", secret)
+        cluster.create("Secret", "ns1", "s", data={"token": base64.b64encode(b"secret").decode()})
 
     def api(self, method, path, item=None, bearer=None, kind="application/json"):
         ca, _ = self.cluster.ca_paths
@@ -45,13 +43,11 @@ class Client:
         return self.api("POST", f"{GROUP}/virtualmachinebackups", item("VirtualMachineBackup", name, **spec))
 
     def ready(self, name):
-        """The status of a backup when its export is ready."""
-        shape = self.cluster.generation
-        self.cluster.wait(lambda: shape.is_ready(self.status(name)))
-        return self.status(name)
+        """URLs of map and data of its one disk, once they are told."""
+        return self.cluster.ready("ns1", name)[2]["rootdisk"]
 
     def status(self, name):
-        return (self.cluster.objects.get("virtualmachinebackups", "ns1", name) or {}).get("status") or {}
+        return self.cluster.status("ns1", name)
 
     def get(self, url, token="secret"):
         return ask("GET", url, self.cluster.ca_paths[1].read_text(), None, {TOKEN: token} if token else {})
@@ -72,13 +68,6 @@ def ask(method, url, ca, body, headers):
         return answer.status, answer.read()
     finally:
         connection.close()
-
-
-def urls(status):
-    """{volume: (map, data)}."""
-    links = status.get("links", {})
-    found = (links.get("external") or links.get("internal"))["volumes"] if links else status["includedVolumes"]
-    return {each["volumeName"]: (each["mapEndpoint"], each["dataEndpoint"]) for each in found}
 
 
 @pytest.fixture(params=GENERATIONS)
@@ -103,9 +92,9 @@ def test_a_full_and_an_incremental_backup(cluster):
     client, disk = Client(cluster), disk_of(cluster)
     disk.write(0, b"a" * CLUSTER)
     assert client.tracker()[0] == 201 and client.backup("b1")[0] == 201
-    status = client.ready("b1")
-    assert status["type"] == "Full"
-    at_map, at_data = urls(status)["rootdisk"]
+    at_map, at_data = client.ready("b1")
+    checkpoint = client.status("b1")["checkpointName"]
+    assert client.status("b1")["type"] == "Full"
     code, body = client.get(f"{at_map}?page_size=1")
     first = {"offset": 0, "length": CLUSTER, "type": 0, "description": "data"}
     assert (code, json.loads(body)) == (200, {"extents": [first], "next_offset": CLUSTER})
@@ -117,13 +106,13 @@ def test_a_full_and_an_incremental_backup(cluster):
     code, left = client.api("DELETE", f"{GROUP}/virtualmachinebackups/b1")
     assert code == 200 and left["metadata"]["deletionTimestamp"]
     cluster.wait(lambda: not cluster.backups)
-    assert cluster.trackers == {"t": status["checkpointName"]}
+    assert cluster.trackers == {"t": checkpoint}
 
     disk.zero(2 * CLUSTER, CLUSTER)
     assert client.backup("b2")[0] == 201
-    status = client.ready("b2")
-    assert status["type"] == "Incremental"
-    told = json.loads(client.get(urls(status)["rootdisk"][0])[1])["extents"]
+    at_map, _ = client.ready("b2")
+    assert client.status("b2")["type"] == "Incremental"
+    told = json.loads(client.get(at_map)[1])["extents"]
     zeroes = cluster.generation.merged  # the first write took the whole cluster's zero state with it: data
     assert [(each["offset"] // CLUSTER, each["type"]) for each in told] == (
         [(0, 1), (1, 2), (2, 3), (3, 2)] if zeroes else [(0, 1), (1, 0), (2, 1), (3, 0)]
@@ -134,12 +123,13 @@ def test_a_full_and_an_incremental_backup(cluster):
 def test_a_backup_that_nobody_read_moves_the_tracker_when_its_time_ends(cluster):
     client = Client(cluster)
     client.tracker(), client.backup("b1", ttlDuration="1h0m0.5s")
-    status = client.ready("b1")
+    at_map, _ = client.ready("b1")
+    checkpoint = client.status("b1")["checkpointName"]
     cluster.controller.end_ttl()
     cluster.wait(lambda: cluster.generation.is_terminal(client.status("b1")))
-    assert cluster.trackers == {"t": status["checkpointName"]} and cluster.backups == ["b1"]
+    assert cluster.trackers == {"t": checkpoint} and cluster.backups == ["b1"]
     assert "mapEndpoint" not in client.status("b1")["includedVolumes"][0]
-    assert client.get(urls(status)["rootdisk"][0])[0] == 404
+    assert client.get(at_map)[0] == 404
 
 
 def test_a_failed_backup_does_not_move_it(cluster):
@@ -203,7 +193,7 @@ def test_a_watch_tells_what_happens(late):
 def test_what_the_export_refuses(late):
     client = Client(late)
     client.tracker(), client.backup("b1")
-    at_map, at_data = urls(client.ready("b1"))["rootdisk"]
+    at_map, at_data = client.ready("b1")
     assert client.get(at_map, token="wrong")[0] == client.get(at_map, token=None)[0] == 401
     assert client.get(f"{at_map}?{TOKEN}=secret", token=None)[0] == 200
     for query in ("offset=x", "offset=-1", "length=1k", "page_size=0"):
@@ -219,7 +209,7 @@ def test_what_the_export_refuses(late):
 def test_the_faults(late):
     client = Client(late)
     client.tracker(), client.backup("b1")
-    at_map, at_data = urls(client.ready("b1"))["rootdisk"]
+    at_map, at_data = client.ready("b1")
     late.faults.on("data", 503, after=1)
     assert [client.get(f"{at_data}?length=8")[0] for _ in range(3)] == [200, 503, 200]
     late.faults.on("data", "cut", 5)
@@ -229,7 +219,7 @@ def test_the_faults(late):
     late.faults.on("map", "null")
     assert json.loads(client.get(at_map)[1]) == {"extents": None, "next_offset": None}
     late.recreate_export()
-    anew = urls(client.ready("b1"))["rootdisk"][0]
+    anew, _ = client.ready("b1")
     assert anew != at_map and client.get(anew)[0] == 200
     with pytest.raises(OSError):
         client.get(at_map)
@@ -274,12 +264,14 @@ def test_a_second_backup_of_another_source(cluster):
     it, and its tracker moves to the checkpoint of the other."""
     client = Client(cluster)
     client.tracker(), client.tracker("u"), client.backup("b1")
-    checkpoint = client.ready("b1")["checkpointName"]
+    client.ready("b1")
+    checkpoint = client.status("b1")["checkpointName"]
     other = {"apiGroup": "backup.kubevirt.io", "kind": "VirtualMachineBackupTracker", "name": "u"}
     assert client.backup("b2", source=other)[0] == 201
     if cluster.generation.name == "v1.8":
         cluster.end_backup("ns1", "b1")
-        assert client.ready("b2")["checkpointName"].startswith("b2-")
+        client.ready("b2")
+        assert client.status("b2")["checkpointName"].startswith("b2-")
     else:
         cluster.wait(lambda: "includedVolumes" in client.status("b2"))
         assert "type" not in client.status("b2")
@@ -293,7 +285,6 @@ def test_reached_from_inside_there_is_no_other_link(tmp_path):
         cluster.add_vm("ns1", "vm1", {"rootdisk": SIZE})
         client = Client(cluster)
         client.tracker(), client.backup("b1")
-        status = client.ready("b1")
-        assert [*status["links"]] == ["internal"]
-        at_map, _ = urls(status)["rootdisk"]
+        at_map, _ = client.ready("b1")
+        assert [*client.status("b1")["links"]] == ["internal"]
         assert urlsplit(at_map).path == "/exports/rootdisk/map" and client.get(at_map)[0] == 200

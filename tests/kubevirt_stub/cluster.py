@@ -8,7 +8,7 @@ import base64
 from collections import Counter
 
 from . import tls
-from .api import ApiHandler
+from .api import KINDS, ApiHandler
 from .controller import BACKUPS, TRACKERS, Controller, Vm
 from .exports import ExportHandler
 from .faults import Faults
@@ -83,23 +83,23 @@ class Cluster:
         devices = {"disks": [{"name": each, "disk": {"bus": "virtio"}} for each in sizes]}
         spec = {"domain": {"devices": devices}, "volumes": volumes}
         tracking = {"changedBlockTracking": {"state": "Enabled"}}
-        self._create("virtualmachines", "VirtualMachine", namespace, name,
-                     spec={"runStrategy": "Always", "template": {"spec": spec}},
-                     status={"created": True, "ready": True, "printableStatus": "Running", **tracking})  # fmt: skip
-        self._create("virtualmachineinstances", "VirtualMachineInstance", namespace, name,
-                     spec=spec, status={"phase": "Running", **tracking})  # fmt: skip
+        status = {"created": True, "ready": True, "printableStatus": "Running", **tracking}
+        template = {"runStrategy": "Always", "template": {"spec": spec}}
+        self.create("VirtualMachine", namespace, name, spec=template, status=status)
+        self.create("VirtualMachineInstance", namespace, name, spec=spec, status={"phase": "Running", **tracking})
         self.controller.vms[namespace, name] = vm
         return vm
 
     def add_claim(self, namespace, name, mode="Filesystem"):
         if not self.objects.get("persistentvolumeclaims", namespace, name):
             spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeMode": mode}
-            self._create("persistentvolumeclaims", "PersistentVolumeClaim", namespace, name, spec=spec)
+            self.create("PersistentVolumeClaim", namespace, name, spec=spec)
 
-    def _create(self, resource, kind, namespace, name, **others):
-        version = "v1" if kind == "PersistentVolumeClaim" else "kubevirt.io/v1"
-        self.objects.create(resource, namespace, {"apiVersion": version, "kind": kind, "metadata": {"name": name},
-                                                  **others})  # fmt: skip
+    def create(self, kind, namespace, name, **others):
+        """An object that nobody checks."""
+        (group, version, resource), _ = next(item for item in KINDS.items() if item[1][0] == kind)
+        head = {"apiVersion": f"{group}/{version}".lstrip("/"), "kind": kind, "metadata": {"name": name}}
+        self.objects.create(resource, namespace, {**head, **others})
 
     @property
     def kubeconfig(self):
@@ -131,6 +131,14 @@ class Cluster:
     def backups(self):
         return [item["metadata"]["name"] for item in self.all(BACKUPS)]
 
+    def status(self, namespace, name):
+        return (self.objects.get(BACKUPS, namespace, name) or {}).get("status") or {}
+
+    def ready(self, namespace, name):
+        """(its type, the certificate, {volume: (URL of the map, URL of the data)}) of a backup, once they are told."""
+        self.wait(lambda: self.generation.is_ready(self.status(namespace, name)))
+        return self.generation.told(self.status(namespace, name))
+
     @property
     def trackers(self):
         """{name: the name of its latest checkpoint or None}."""
@@ -144,8 +152,7 @@ class Cluster:
         group = "kubevirt.io" if kind == "VirtualMachine" else "backup.kubevirt.io"
         spec = {"source": {"apiGroup": group, "kind": kind, "name": source}, "mode": "Pull", "pvcName": SCRATCH,
                 "tokenSecretRef": "theirs"}  # fmt: skip
-        self.objects.create(BACKUPS, namespace, {"apiVersion": "backup.kubevirt.io/v1alpha1",
-                            "kind": "VirtualMachineBackup", "metadata": {"name": name}, "spec": spec})  # fmt: skip
+        self.create("VirtualMachineBackup", namespace, name, spec=spec)
         self.wait(lambda: self.job_of(namespace, name))
 
     def end_backup(self, namespace, name):

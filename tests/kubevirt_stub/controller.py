@@ -102,8 +102,9 @@ class Controller:
             return found
 
     def end_ttl(self):
-        self.job().until = 0
-        self._wait(lambda job: job.ended)
+        job = self.job()
+        job.until = 0
+        self._wait(lambda: job.ended)
 
     def fail(self, message="block device I/O error"):
         self.job().ended = message
@@ -111,14 +112,13 @@ class Controller:
     def recreate_export(self):
         """The export's object is deleted, and the controller makes another."""
         with self.objects.changed:
-            job, old = self.job(), self.job().export
-            job.export = None
-        self._wait(lambda job: job.ended or (job.export and job.export is not old))
+            job = self.job()
+            old, job.export = job.export, None
+        self._wait(lambda: job.ended or job.export not in (None, old))
 
     def _wait(self, condition):
-        job = self.job()
         until = time.monotonic() + 10
-        while not condition(job):
+        while not condition():
             assert time.monotonic() < until, "the controller does not get there"
             time.sleep(TICK)
 

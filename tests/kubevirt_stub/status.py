@@ -32,6 +32,11 @@ def is_true(status, kind):
     return any(each["type"] == kind and each["status"] == "True" for each in status.get("conditions", []))
 
 
+def _told(status, link):
+    urls = {each["volumeName"]: (each["mapEndpoint"], each["dataEndpoint"]) for each in link["volumes"]}
+    return status["type"], link["cert"], urls
+
+
 class V18:
     """Own types of condition, whose reason is a text for people; a failure is `Done`, too."""
 
@@ -94,6 +99,10 @@ class V18:
 
     def is_terminal(self, status):
         return is_true(status, "Done")
+
+    def told(self, status):
+        """(type, certificate, {volume: (map, data)}) of a status that is ready."""
+        return _told(status, {"cert": status["endpointCert"], "volumes": status["includedVolumes"]})
 
 
 class V19(V18):
@@ -179,6 +188,9 @@ class Later(V19):
     def ready(self, status, internal, external):
         self._progress(status, "ExportReady", READY)
         status["links"] = {"internal": internal, **({"external": external} if external else {})}
+
+    def told(self, status):
+        return _told(status, status["links"].get("external") or status["links"]["internal"])
 
 
 GENERATIONS = {each.name: each() for each in (V18, V19, Later)}

@@ -6,6 +6,7 @@ server's own certificate (what it tells of an Ingress: the certificate whose nam
 
 import contextlib
 import functools
+import socketserver
 import ssl
 import subprocess
 import tempfile
@@ -68,9 +69,14 @@ class Server(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
+    def server_bind(self):
+        socketserver.TCPServer.server_bind(self)  # without a look for the host's name
+        self.server_port = self.server_address[1]
+
     @property
     def url(self):
-        return f"https://localhost:{self.server_port}"
+        """By address: where no file has both of its addresses, localhost is asked of a name server, at its leisure."""
+        return f"https://127.0.0.1:{self.server_port}"
 
     def finish_request(self, request, client_address):
         with contextlib.suppress(OSError):  # a client that goes away, or that does not trust us
