@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import numpy
 import pytest
 from kubevirt_stub import BLOCK, CLUSTER, GENERATIONS, Cluster
+from kubevirt_stub.disks import Disk
 from kubevirt_stub.schema import seconds
 
 GROUP = "/apis/backup.kubevirt.io/v1alpha1/namespaces/ns1"
@@ -227,8 +228,6 @@ def test_the_faults(late):
 
 def test_a_frozen_disk_against_a_naive_model():
     """Each byte of a map has the type that it had when the disk was frozen, in any range."""
-    from kubevirt_stub.disks import Disk
-
     chance = numpy.random.default_rng(12)
     for _ in range(30):
         disk = Disk(int(chance.integers(1, 5 * CLUSTER // 512)) * 512)
@@ -253,6 +252,37 @@ def test_a_frozen_disk_against_a_naive_model():
         types = numpy.concatenate([numpy.full(length, kind) for _, length, kind, _ in told])
         assert (types == (dirty + 2 * zero)[offset : stop + 1]).all()
         assert [each[0] for each in told[1:]] == [at + length for at, length, *_ in told[:-1]]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_full_and_changes_give_the_disk(merged):
+    """Whatever happens to it; without the zeroes in the map, a disk that shrank and grew unseen is past help."""
+    chance = numpy.random.default_rng(25)
+    for _ in range(20):
+        disk, image, since = Disk(int(chance.integers(1, 6)) * CLUSTER + 512), b"", None
+        for number in range(6):
+            for _ in range(int(chance.integers(4))):
+                offset, stop = sorted(int(each) * 512 for each in chance.integers(0, disk.size // 512 + 1, 2))
+                if chance.random() < 0.5:
+                    disk.write(offset, chance.bytes(stop - offset))
+                else:
+                    disk.discard(offset, stop - offset)
+            size = int(chance.integers(1, 6)) * CLUSTER + 512
+            if chance.random() < 0.4 and (merged or size > disk.size):
+                disk.resize(size)
+            image = applied(disk.freeze(f"c{number}", since, merged), image, since is None)
+            assert image == disk.read()
+            since = f"c{number}"
+
+
+def applied(frozen, image, full):
+    content = bytearray(image[: frozen.size].ljust(frozen.size, b"\0"))
+    for offset, length, kind, _ in frozen.extents(0, frozen.size):
+        if kind & 2:
+            content[offset : offset + length] = bytes(length)
+        elif full or kind == 1:
+            content[offset : offset + length] = frozen.content[offset : offset + length].tobytes()
+    return bytes(content)
 
 
 def test_durations_of_go():

@@ -23,11 +23,11 @@ clusters:
 - name: stub
   cluster:
     server: {server}
-    certificate-authority-data: {ca}
+    {ca}
 users:
 - name: nbdpull
   user:
-    token: {token}
+    {token}
 contexts:
 - name: stub
   context:
@@ -103,10 +103,20 @@ class Cluster:
 
     @property
     def kubeconfig(self):
-        path = self.folder / "kubeconfig"
         ca = base64.b64encode(self._pairs[0].bundle.encode()).decode()
+        return self._kubeconfig(f"certificate-authority-data: {ca}", f"token: {self.bearer}")
+
+    @property
+    def kubeconfig_of_files(self):
+        """One that names files, beside it."""
+        (self.folder / "ca.pem").write_text(self._pairs[0].bundle)
+        (self.folder / "bearer").write_text(f"{self.bearer}\n")
+        return self._kubeconfig("certificate-authority: ca.pem", "tokenFile: bearer")
+
+    def _kubeconfig(self, ca, token):
+        path = self.folder / "kubeconfig"
         namespace = min(self.namespaces, default="default")
-        path.write_text(KUBECONFIG.format(server=self._api.url, ca=ca, token=self.bearer, namespace=namespace))
+        path.write_text(KUBECONFIG.format(server=self._api.url, ca=ca, token=token, namespace=namespace))
         return path
 
     @property
