@@ -7,7 +7,6 @@ pull is made of), libvirt's XML, NBD handles, byte layouts, what is printed.
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, Optional
 from .. import __version__
 from ..core import deadline, sizes
 from ..core.errors import Check, Report
+from ..core.laps import Laps
 from ..core.throttle import Throttle
 from ..definitions import omissions
 from ..format import layout
@@ -93,19 +93,6 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         return _pull(run, refused)
 
 
-class _Laps:
-    """How long each phase of a run took, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._began = time.monotonic()
-
-    def end(self, phase: str) -> None:
-        now = time.monotonic()
-        self.seconds[phase] = round(now - self._began, 3)
-        self._began = now
-
-
 @dataclass(frozen=True)
 class _Run:
     """What every step of a pull is given, with the series held. offline: how the domain is read that is off; warnings:
@@ -118,7 +105,7 @@ class _Run:
     report: Report
     check: Checks
     warnings: list[str]
-    laps: _Laps = field(default_factory=_Laps)
+    laps: Laps = field(default_factory=Laps)
 
     @property
     def vm(self) -> domain.Domain:

@@ -164,7 +164,8 @@ def _decide_by_before(disk: Disk, base: Base, before: Optional[Before]) -> Decis
     return INCREMENTAL, "grown" if before.size < disk.size else "checkpoint"
 
 
-def _base(checkpoint: Checkpoint, point: series.Point) -> Base:
+def of_point(checkpoint: Checkpoint, point: series.Point) -> Base:
+    """What a checkpoint is that was made with a Point. What of its files is there is not looked at yet, see Proof."""
     return Base(checkpoint, point, {disk.name: Before(disk.size, disk.source) for disk in point.manifest.disks})
 
 
@@ -183,8 +184,68 @@ class _Chain(NamedTuple):
     flaw: str = ""
 
 
-class _Finder:
-    """Looks for a base. warnings: what the operator should know of it."""
+class Proof:
+    """What the store says of a base, whoever made its checkpoint. warnings: what the operator should know of it."""
+
+    def __init__(self, target: Optional[series.Series], points: list[series.Point], check: Check) -> None:
+        self._target, self._points, self._check = target, points, check
+        self.warnings: list[str] = []
+
+    @property
+    def _series(self) -> series.Series:
+        """For who has a point of it."""
+        if self._target is None:
+            raise errors.StoreError("there is no store yet")
+        return self._target
+
+    def looked_through(self, base: Base) -> Base:
+        """The Base with what is known of its files: what is laid over a lost file could not be restored."""
+        if base.point is None:
+            return base
+        chains = {disk.name: self._chain(base.point, disk.name) for disk in base.point.manifest.disks}
+        broken = {disk: chain.flaw for disk, chain in chains.items() if chain.flaw}
+        self.warnings += [f"the chain of disk {disk} is broken and is not continued: {broken[disk]}" for disk in broken]
+        whole = frozenset(disk for disk, chain in chains.items() if chain.is_whole)
+        return replace(base, whole=whole, broken=frozenset(broken), damaged=self._damaged(base.point))
+
+    def _damaged(self, point: series.Point) -> frozenset[str]:
+        """The disks that cannot be restored as of a point, by what is on record of it and of all that it builds on."""
+        known = verdict.Known(self._points, findings.load(self._series))
+        named = {disk.name: known.damaged(point, disk.name) for disk in point.manifest.disks}
+        self.warnings += [
+            f"point {each} is damaged: nothing new builds on it (after a repair, run nbdpull verify)"
+            for each in sorted(frozenset().union(*named.values()))
+        ]
+        return frozenset(disk for disk, points in named.items() if points)
+
+    def _chain(self, point: series.Point, disk: str) -> _Chain:
+        """Of the chunk files, sizes only."""
+        try:
+            links = self._series.chain(point, disk)
+        except errors.NoFullPull:
+            return _Chain(is_whole=False)
+        except errors.NbdpullError as error:
+            return _Chain(is_whole=False, flaw=str(error))
+        for _, entry in links:
+            flaws = [*map(self._series.size_flaw, entry.chunks), self._series.file_flaw(entry.index, self._check)]
+            if flaw := next(filter(None, flaws), ""):
+                return _Chain(is_whole=False, flaw=flaw)
+        return _Chain(is_whole=True)
+
+    def is_linked(self, point: series.Point) -> bool:
+        """Whether all that it builds on is there."""
+        below: Optional[series.Point] = point
+        try:
+            while below is not None:
+                below = self._series.parent(below)
+        except errors.NbdpullError as error:
+            self.warnings.append(f"a chain is broken and is not continued: {error}")
+            return False
+        return True
+
+
+class _Finder(Proof):
+    """Looks for a base."""
 
     def __init__(
         self,
@@ -194,19 +255,10 @@ class _Finder:
         disks: list[Disk],
         check: Check,
     ) -> None:
-        self._vm, self._points, self._disks = vm, points, disks
-        self._target = target
-        self._check = check
+        super().__init__(target, points, check)
+        self._vm, self._disks = vm, disks
         self._partial = series.partial_disks(points)
-        self.warnings: list[str] = []
         self.given_back: list[str] = []
-
-    @property
-    def _series(self) -> series.Series:
-        """For who has a point of it."""
-        if self._target is None:
-            raise errors.StoreError("there is no store yet")
-        return self._target
 
     def named(self, name: str) -> tuple[Base, str]:
         if not self._vm.supports_checkpoints:
@@ -218,8 +270,8 @@ class _Finder:
                 if made.name == name and self._given_back(point, name):
                     break
         checkpoint = self._vm.checkpoints.get(name)
-        made_with = [point for point in self._points if is_of(point, checkpoint) and self._is_linked(point)]
-        return _base(checkpoint, made_with[-1]) if made_with else Base(checkpoint, None), ""
+        made_with = [point for point in self._points if is_of(point, checkpoint) and self.is_linked(point)]
+        return of_point(checkpoint, made_with[-1]) if made_with else Base(checkpoint, None), ""
 
     def newest(self) -> tuple[Optional[Base], str]:
         """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
@@ -256,40 +308,6 @@ class _Finder:
                 f"store has no whole image of that time: it is partial, and latest stays {whole[-1].id}"
             )
 
-    def looked_through(self, base: Base) -> Base:
-        """The Base with what is known of its files: what is laid over a lost file could not be restored."""
-        if base.point is None:
-            return base
-        chains = {disk.name: self._chain(base.point, disk.name) for disk in base.point.manifest.disks}
-        broken = {disk: chain.flaw for disk, chain in chains.items() if chain.flaw}
-        self.warnings += [f"the chain of disk {disk} is broken and is not continued: {broken[disk]}" for disk in broken]
-        whole = frozenset(disk for disk, chain in chains.items() if chain.is_whole)
-        return replace(base, whole=whole, broken=frozenset(broken), damaged=self._damaged(base.point))
-
-    def _damaged(self, point: series.Point) -> frozenset[str]:
-        """The disks that cannot be restored as of a point, by what is on record of it and of all that it builds on."""
-        known = verdict.Known(self._points, findings.load(self._series))
-        named = {disk.name: known.damaged(point, disk.name) for disk in point.manifest.disks}
-        self.warnings += [
-            f"point {each} is damaged: nothing new builds on it (after a repair, run nbdpull verify)"
-            for each in sorted(frozenset().union(*named.values()))
-        ]
-        return frozenset(disk for disk, points in named.items() if points)
-
-    def _chain(self, point: series.Point, disk: str) -> _Chain:
-        """Of the chunk files, sizes only."""
-        try:
-            links = self._series.chain(point, disk)
-        except errors.NoFullPull:
-            return _Chain(is_whole=False)
-        except errors.NbdpullError as error:
-            return _Chain(is_whole=False, flaw=str(error))
-        for _, entry in links:
-            flaws = [*map(self._series.size_flaw, entry.chunks), self._series.file_flaw(entry.index, self._check)]
-            if flaw := next(filter(None, flaws), ""):
-                return _Chain(is_whole=False, flaw=flaw)
-        return _Chain(is_whole=True)
-
     def _of_point(self, point: series.Point, name: str) -> tuple[Optional[Base], str]:
         """Return (Base of a point with a checkpoint, "") or (None, why it can be none)."""
         if name not in self._existing and not self._given_back(point, name):
@@ -299,7 +317,7 @@ class _Finder:
             return None, "checkpoint-replaced"
         if why := why_unfit(checkpoint, self._disks):
             return None, why
-        return (_base(checkpoint, point), "") if self._is_linked(point) else (None, "chain-broken")
+        return (of_point(checkpoint, point), "") if self.is_linked(point) else (None, "chain-broken")
 
     def _given_back(self, point: series.Point, name: str) -> bool:
         """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""
@@ -308,17 +326,6 @@ class _Finder:
             return False
         self.given_back.append(name)
         self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")
-        return True
-
-    def _is_linked(self, point: series.Point) -> bool:
-        """Whether all that it builds on is there."""
-        below: Optional[series.Point] = point
-        try:
-            while below is not None:
-                below = self._series.parent(below)
-        except errors.NbdpullError as error:
-            self.warnings.append(f"a chain is broken and is not continued: {error}")
-            return False
         return True
 
 

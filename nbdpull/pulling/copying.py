@@ -14,13 +14,12 @@ from typing import NamedTuple, Optional, Protocol
 from ..core import errors, extents, pipeline
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
-from ..definitions.domain_xml import Disk
 from ..format import writer
 from ..format.manifest import DiskEntry
 from ..hypervisor.guest_load import Cores
 from ..repository import known_frames
 from ..repository.known_frames import KnownFrames
-from ..repository.series import Series
+from ..repository.series import Point, Series
 from . import live_disk, resume, route, scratch_watch
 from .base import Decision
 from .disk_copy import DiskCopy, Storing
@@ -77,7 +76,7 @@ def copied(
         for disk in subject.disks:
             frames = None
             if how.dedupe and job.exports[disk.target].bitmap:
-                frames = _known_frames(series, prepared, disk, lookout, warnings)
+                frames = frames_of(series, prepared.choice.parent, disk.target, lookout.check, warnings)
             known = Known(prepared.choice.dirty_from(disk), prepared.choice.whole_parent(disk.target))
             source = open_disks.enter_context(live_disk.opened(disk, live, known, series, lookout.check))
             into = series, making.point.id, how.storing, how.throttle
@@ -102,17 +101,16 @@ def _kept(
     return kept
 
 
-def _known_frames(
-    series: Series, prepared: Prepared, disk: Disk, lookout: Lookout, warnings: list[str]
+def frames_of(
+    series: Series, parent: Optional[Point], disk: str, check: Check, warnings: list[str]
 ) -> Optional[KnownFrames]:
     """What the parent holds of an incremental disk, where that is whole, and fits in memory."""
-    parent = prepared.choice.parent
     if parent is None:
         return None
     try:
-        return known_frames.of_point(series, parent, disk.target, lookout.check)
+        return known_frames.of_point(series, parent, disk, check)
     except errors.Damaged as error:
-        warnings.append(f"disk {disk.target} is stored without deduplication: {error}")
+        warnings.append(f"disk {disk} is stored without deduplication: {error}")
         return None
 
 
