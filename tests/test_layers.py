@@ -27,6 +27,7 @@ LIBRARIES = {
     "zstandard": {"format.writer", "format.reader"},
     "blake3": {"format.writer", "format.reader"},
     "rich": {"cli.terminal"},
+    "urllib3": {"kubevirt.endpoint"},
     "numpy": {
         "core.extents",
         "format.layout",
@@ -44,6 +45,8 @@ LIBRARIES = {
         "repository.evidence",
         "images.qcow2",
         "serving.overlay",
+        "kubevirt.extent_map",
+        "kubevirt.volume",
     },
 }
 NEEDS_NO_HYPERVISOR = {"restore", "verify", "listing", "show", "index", "serve", "digest", "rebuild"}

@@ -49,3 +49,10 @@ class Level:
 
     FILES, FRAMES = "files", "frames"
     WORDS = (FILES, FRAMES)
+
+
+class BackupType:
+    """What a KubeVirt backup holds: all, or what changed since the checkpoint before."""
+
+    FULL, INCREMENTAL = "full", "incremental"
+    WORDS = (FULL, INCREMENTAL)

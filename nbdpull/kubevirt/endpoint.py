@@ -1,0 +1,288 @@
+"""The HTTP endpoint of a KubeVirt backup: pages of maps, and bounded ranges of bytes, counted and asked for again.
+
+Owns: requests, the token's header, which answers are tried again and for how long, and that nothing is taken for whole
+that was cut. Must not know: what a map means, the cluster.
+
+A route in front may cut every answer after 30 seconds, the server aborts one that fails in its middle, and the export
+may be made anew elsewhere. So what came of a cut answer is kept, the rest is asked for again, and `renew` is asked
+where the endpoint is by now.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Callable, NamedTuple, Optional
+from urllib.parse import urlencode
+
+from ..core import errors
+from ..core.errors import Check
+
+TOKEN_HEADER = "x-kubevirt-export-token"  # noqa: S105
+PAGE_SIZE = 1 << 14  # extents
+MAX_PAGE = 1 << 23  # bytes of JSON
+SHORTEST = 1 << 26  # bytes of a disk: no request for a map is made for less
+CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 30.0
+PAUSE, MAX_PAUSE = 0.1, 5.0  # seconds before the second try, and at most
+_PASSING = (408, 429, 500, 502, 503, 504)  # answers that may be others soon
+_MISSING = "the library urllib3 is not installed: pip install 'nbdpull[kubevirt]'"
+
+log = logging.getLogger("nbdpull.http")
+
+
+class Urls(NamedTuple):
+    """Of one volume."""
+
+    map: str
+    data: str
+
+
+class Access(NamedTuple):
+    """Where the volumes of a backup are, by name. ca: PEM that verifies the server, None: the system's."""
+
+    volumes: Mapping[str, Urls]
+    ca: Optional[str]
+
+
+class _Passing(Exception):
+    """What may be otherwise soon; its text says what."""
+
+
+class Endpoint:
+    """One backup's. Several threads may read at once.
+
+    renew: tells where it is by now, None: it stays where it is. It raises where it will not come back. check() is
+    called often, what it raises ends a call. SourceError where a call fails for stall_timeout seconds.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        token: str,
+        threads: int,
+        stall_timeout: float,
+        check: Check = lambda: None,
+        renew: Optional[Callable[[], Access]] = None,
+    ) -> None:
+        self._token, self._threads, self._stall_timeout = token, threads, stall_timeout
+        self._check, self._renew = check, renew
+        self._lock = threading.Lock()
+        self._live: set[Any] = set()  # connections that an answer comes by
+        self._closed = False
+        self._access, self._pool = access, _pool(access.ca, threads)
+
+    @property
+    def volumes(self) -> list[str]:
+        return list(self._access.volumes)
+
+    # What is asked
+
+    def map_page(self, volume: str, offset: int, length: int) -> Any:
+        """A page of the map as it came, of that range, or of a shorter one where the answer took too long."""
+        asked = length
+
+        def attempt() -> Any:
+            return self._page(volume, offset, asked)
+
+        def shorten() -> None:
+            nonlocal asked
+            asked = min(asked, max(asked // 4, SHORTEST))
+
+        return self._tried(f"the map of {volume} at byte {offset}", attempt, shorten)
+
+    def _page(self, volume: str, offset: int, length: int) -> Any:
+        query = {"offset": offset, "length": length, "page_size": PAGE_SIZE}
+        with self._answer(volume, self._access.volumes[volume].map, query) as answer:
+            data = b"".join(_bounded(answer.stream(1 << 16), MAX_PAGE))
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise _Passing("the answer is no JSON") from None
+
+    def read_into(self, volume: str, offset: int, view: memoryview) -> None:
+        """Fill `view` with the bytes of a volume from `offset` on."""
+        filled = 0
+
+        def attempt() -> None:
+            nonlocal filled
+            query = {"offset": offset + filled, "length": len(view) - filled}
+            with self._answer(volume, self._access.volumes[volume].data, query) as answer:
+                for piece in answer.stream(1 << 18):
+                    if filled + len(piece) > len(view):
+                        raise errors.SourceError(f"{volume}: more bytes came than were asked for at byte {offset}")
+                    view[filled : filled + len(piece)] = piece
+                    filled += len(piece)
+                    self._require_open()
+            if filled < len(view):
+                raise _Passing(f"the answer ended {len(view) - filled} bytes early")
+
+        self._tried(f"{volume} at byte {offset}", attempt, progress=lambda: filled)
+
+    # How it is asked
+
+    def _tried(
+        self,
+        what: str,
+        attempt: Callable[[], Any],
+        react: Callable[[], None] = lambda: None,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> Any:
+        """What attempt() returns, as soon as it does. Time and pauses start over where progress() grew."""
+        began, pause, reached = time.monotonic(), PAUSE, progress()
+        while True:
+            self._require_open()
+            try:
+                return attempt()
+            except _Passing as error:
+                why = str(error)
+            self._require_open()
+            if progress() > reached:
+                began, pause, reached = time.monotonic(), PAUSE, progress()
+            elif time.monotonic() - began > self._stall_timeout:
+                raise errors.SourceError(f"cannot read {what}: {why}; tried for {self._stall_timeout:g} s")
+            log.info("%s: %s; trying again in %.1f s", what, why, pause)
+            self._sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE)
+            react()
+            self._look_again()
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._require_open()
+            time.sleep(min(left, 0.1))
+
+    def _look_again(self) -> None:
+        if self._renew is None:
+            return
+        access = self._renew()
+        with self._lock:
+            if access != self._access:
+                log.info("the endpoint has moved")
+                if access.ca != self._access.ca:
+                    self._pool = _pool(access.ca, self._threads)
+                self._access = access
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise errors.SourceError("the endpoint was closed")
+        self._check()
+
+    @contextmanager
+    def _answer(self, volume: str, url: str, query: Mapping[str, int]) -> Iterator[Any]:
+        """The answer to a GET, which is one of success; _Passing where it is not, or breaks while it is read."""
+        import urllib3
+
+        joined = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
+        wait = min(self._stall_timeout, ANSWER_TIMEOUT)
+        timeout = urllib3.Timeout(connect=min(wait, CONNECT_TIMEOUT), read=wait)
+        try:
+            answer = self._pool.request("GET", joined, headers={TOKEN_HEADER: self._token}, timeout=timeout,
+                                        retries=False, redirect=False, preload_content=False)  # fmt: skip
+            with self._living(answer):
+                if answer.status != 200:
+                    self._refuse(volume, answer)
+                yield answer
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if _is_unverified(error) and not self._renew:
+                host = url.partition("//")[2].partition("/")[0]
+                raise errors.SourceError(
+                    f"{host} cannot be verified: {_told(error)}; --ca names the certificates that do"
+                ) from None
+            raise _Passing(_told(error)) from None
+
+    @contextmanager
+    def _living(self, answer: Any) -> Iterator[None]:
+        connection = getattr(answer, "connection", None)
+        with self._lock:
+            self._live.add(connection)
+        whole = False
+        try:
+            yield
+            whole = True
+        finally:
+            with self._lock:
+                self._live.discard(connection)
+            if whole:
+                answer.release_conn()
+            else:
+                answer.close()  # the rest of it must not be taken for the next answer
+
+    def _refuse(self, volume: str, answer: Any) -> None:
+        status = answer.status
+        if status in (401, 403):
+            raise errors.AccessDenied(
+                f"{volume}: the server refuses the token (status {status}): it has expired, or is another backup's"
+            )
+        if status in _PASSING or (status == 404 and self._renew):
+            raise _Passing(f"status {status}")
+        more = "; redirects are not followed, as they would be given the token" if 300 <= status < 400 else ""
+        raise errors.SourceError(f"{volume}: the server answered with status {status}{more}")
+
+    def close(self) -> None:
+        """Whoever reads in another thread fails soon."""
+        self._closed = True
+        with self._lock:
+            for connection in self._live:
+                with suppress(AttributeError, OSError, ValueError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+            self._pool.clear()
+
+    def ending(self, check: Check) -> Check:
+        """The same check, which also closes the endpoint where it ends a run: its threads wait for answers."""
+
+        def checked() -> None:
+            try:
+                check()
+            except BaseException:
+                self.close()
+                raise
+
+        return checked
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        if total > limit:
+            raise errors.SourceError(f"a page of a map has more than {limit} bytes")
+        yield piece
+
+
+def _is_unverified(error: BaseException) -> bool:
+    """Whether it is of a certificate; the library wraps it."""
+    inner = [error, *error.args, error.__cause__, error.__context__]
+    return any(isinstance(each, ssl.SSLCertVerificationError) for each in inner)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, without the library's objects in it."""
+    text = str(error.__cause__ or error) or type(error).__name__
+    return " ".join(text.rpartition(">: ")[2].split())[:200]
+
+
+def _pool(ca: Optional[str], threads: int) -> Any:
+    try:
+        import urllib3
+    except ImportError:
+        raise errors.MissingSoftware(_MISSING) from None
+    try:
+        context = ssl.create_default_context(cadata=ca)
+    except (ssl.SSLError, ValueError) as error:
+        raise errors.UsageError(f"the certificates to verify the server by cannot be read: {error}") from None
+    # Python 3.13 would refuse authorities that lack what older ones never had.
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    return urllib3.PoolManager(maxsize=threads + 1, cert_reqs="CERT_REQUIRED", ssl_context=context)

@@ -1,0 +1,182 @@
+"""The map of a volume, which KubeVirt tells page by page, as extents; with the proof that it is whole.
+
+Owns: what a page has to say, what the numbers of `type` mean, how pages become a map, and what of it is stored. Must
+not know: HTTP, the cluster.
+
+The numbers are flags of NBD, and collide: 1 is HOLE in the map of a full backup, and DIRTY in an incremental one. Taken
+for the other, a full map would call all data clean. So the words beside the numbers have to be of the same backup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+
+import numpy
+
+from ..core import errors, extents
+from ..core.choices import BackupType
+
+if TYPE_CHECKING:
+    from ..core.extents import Extents, Range
+
+    Held = Callable[[int, int], Extents]
+
+DIRTY, ZERO = 1 << 0, 1 << 1  # DIRTY in the map of an incremental backup only: there 0 is clean, else data
+_TYPES = DIRTY | ZERO
+_FOREIGN = {BackupType.FULL: ("clean", "dirty"), BackupType.INCREMENTAL: ("data", "hole")}
+_MAX_OFFSET = 1 << 62
+
+WINDOW = 1 << 36  # bytes of a disk that one request asks for at most
+OVERLAP = 1 << 16  # bytes before the end of what is known at which the next request begins
+MAX_BRIDGED = 1 << 15  # bytes that are read and thrown away rather than asking twice
+SLICE = 1 << 16  # extents given out at once
+
+Ask = Callable[[int, int], Any]
+
+
+class Page(NamedTuple):
+    """found: extents whose kind is the type; following: where the next page begins, None: this is the last one."""
+
+    found: Extents
+    following: Optional[int]
+
+
+def page(document: Any, offset: int, backup_type: str) -> Page:
+    """The page that was asked for from `offset` on; ValueError where it cannot be true."""
+    if not isinstance(document, dict) or "extents" not in document:
+        raise ValueError("it is no map")
+    found = list(_extents(document["extents"], offset, backup_type))
+    reached = found[-1][0] + found[-1][1] if found else offset
+    following = document.get("next_offset")
+    if following is not None and _number(following, "next_offset") != reached:
+        raise ValueError(f"the next page begins at byte {following}, and this one ends at {reached}")
+    if following is not None and reached == offset:
+        raise ValueError(f"it does not go on at byte {offset}")
+    return Page(extents.of(found), following)
+
+
+def _extents(told: Any, reached: int, backup_type: str) -> Iterator[tuple[int, int, int]]:
+    """Each (offset, length, type), one after the other from `reached` on."""
+    if told is not None and not isinstance(told, list):
+        raise ValueError("its extents are no list")
+    for each in told or []:
+        if not isinstance(each, dict):
+            raise ValueError("an extent is no object")
+        offset, length, kind = (_number(each.get(name), name) for name in ("offset", "length", "type"))
+        if offset != reached:
+            raise ValueError(f"an extent begins at byte {offset}, and {reached} is the next one")
+        if kind & ~_TYPES:
+            raise ValueError(f"an extent has the type {kind}")
+        words = str(each.get("description") or "")
+        if any(word in words for word in _FOREIGN[backup_type]):
+            raise ValueError(f"it is not of {_AN[backup_type]} backup: an extent is called {words[:40]!r}")
+        reached = offset + length
+        if reached > _MAX_OFFSET:
+            raise ValueError(f"an extent of {length} bytes")
+        if length:
+            yield offset, length, kind
+
+
+_AN = {BackupType.FULL: "a full", BackupType.INCREMENTAL: "an incremental"}
+
+
+def _number(value: Any, name: str) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is {str(value)[:40]!r}")
+    return value
+
+
+def whole(ask: Ask, backup_type: str, what: str) -> Extents:
+    """The map of a volume, its kinds being types. ask(offset, length) gets a page of that range, or of a shorter one,
+    as it came.
+
+    Nothing tells the size of the disk, and a range that begins at its end is an error of the server. So each request
+    begins a little before the end of what is known; where nothing new comes of that, the disk ends. What is told twice
+    has to be the same.
+
+    SourceError where a page cannot be true.
+    """
+    parts: list[Extents] = []
+    reached = 0
+    while True:
+        start = reached - min(reached, OVERLAP)
+        found = _range(ask, start, reached + WINDOW, backup_type, what)
+        stop = int(extents.ends(found[-1:])[0]) if len(found) else start
+        if stop < reached:
+            raise errors.SourceError(f"{what}: the map ends at byte {stop}, and went on to {reached} before")
+        _require_same(parts[-1] if parts else found[:0], found, start, reached, what)
+        if stop == reached:
+            break
+        parts.append(extents.clip(found, reached, stop))
+        reached = stop
+    if not reached:
+        raise errors.SourceError(f"{what}: the map is empty")
+    return extents.merged(numpy.concatenate(parts))
+
+
+def _range(ask: Ask, start: int, stop: int, backup_type: str, what: str) -> Extents:
+    """All pages of a range, which the end of the disk may cut short."""
+    parts = [extents.of([])]
+    following: Optional[int] = start
+    while following is not None and following < stop:
+        try:
+            told = page(ask(following, stop - following), following, backup_type)
+        except ValueError as error:
+            where = f"{what}: the map from byte {following} on"
+            raise errors.SourceError(f"{where} cannot be true: {error}") from None
+        parts.append(told.found)
+        following = told.following
+    return extents.merged(numpy.concatenate(parts))
+
+
+def _require_same(before: Extents, after: Extents, start: int, stop: int, what: str) -> None:
+    same = numpy.array_equal(extents.clip(before, start, stop), extents.clip(after, start, stop))
+    if len(before) and int(before["offset"][0]) <= start and not same:
+        raise errors.SourceError(f"{what}: the map has changed before byte {stop}: it is not of one backup")
+
+
+def size(found: Extents) -> int:
+    """Bytes of the disk whose whole map this is."""
+    return int(extents.ends(found[-1:])[0])
+
+
+def stored(found: Extents, backup_type: str, dirty_from: int, held: Optional[Held]) -> Extents:
+    """What of a map is stored, as extents of data to read and of zeros.
+
+    Of an incremental backup: what is dirty, all from `dirty_from` on, and what is clean and zero where held(start,
+    stop) says that the image which this is laid over has data. Only ZERO means zero: a hole may hold anything.
+    """
+    result = found.copy()
+    result["kind"] = numpy.where(found["kind"] & ZERO, extents.ZERO, extents.DATA)
+    if backup_type == BackupType.FULL:
+        return extents.merged(result)
+    dirty = (found["kind"] & DIRTY) != 0
+    clean = result[~dirty]
+    parts = [result[dirty], extents.clip(clean, dirty_from, _MAX_OFFSET)]
+    zero = extents.clip(clean[clean["kind"] == extents.ZERO], 0, dirty_from)
+    if len(zero) and held:
+        parts.append(extents.intersect(zero, held(int(zero["offset"][0]), int(extents.ends(zero[-1:])[0]))))
+    result = numpy.concatenate(parts)
+    return extents.merged(result[numpy.argsort(result["offset"], kind="stable")])
+
+
+class Request(NamedTuple):
+    """Bytes to ask for at once; wanted: numbers of the ranges that are in them."""
+
+    offset: int
+    length: int
+    wanted: list[int]
+
+
+def requests(ranges: Sequence[Range], limit: int) -> list[Request]:
+    """Ascending ranges as few requests of at most `limit` bytes (longer ones alone): neighbours, and what little is
+    between them, are asked for together."""
+    result: list[Request] = []
+    for number, (offset, length) in enumerate(ranges):
+        last = result[-1] if result else None
+        if last and offset - last.offset - last.length <= MAX_BRIDGED and offset + length - last.offset <= limit:
+            result[-1] = Request(last.offset, offset + length - last.offset, [*last.wanted, number])
+        else:
+            result.append(Request(offset, length, [number]))
+    return result
