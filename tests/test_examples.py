@@ -1,10 +1,12 @@
 """The programs in examples/ do what docs/vendors.md says of them, killed at any instant, too."""
 
+import contextlib
+import importlib.util
 import os
 import random
-import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from bed.machine import MIB
@@ -16,6 +18,7 @@ import nbdpull
 pytest.importorskip("libvirt")
 
 RAW_DELTAS = PROJECT / "examples/raw_deltas.py"
+KILLS = int(os.environ.get("NBDPULL_KILLS", "4"))
 
 
 class Vendor:
@@ -23,6 +26,7 @@ class Vendor:
 
     def __init__(self, vm, folder):
         self.vm, self.deltas, self.folder = vm, folder / "deltas", folder
+        self.took = 1.0  # seconds, the last backup
 
     def start(self):
         words = [sys.executable, RAW_DELTAS, self.vm.name, self.deltas, self.vm.bed.uri]
@@ -30,8 +34,9 @@ class Vendor:
 
     def backup(self):
         """What it printed, of one that has to be right."""
-        frozen = self.frozen()
+        frozen, began = self.frozen(), time.monotonic()
         output, errors = self.start().communicate(timeout=60)
+        self.took = time.monotonic() - began
         assert output, errors
         self.assert_holds(frozen)
         return output
@@ -48,8 +53,57 @@ class Vendor:
             assert image.read_bytes() == content, disk
         assert not self.vm.job_active() and len(self.vm.checkpoints()) == 1
 
+    def killed(self, chance):
+        """A backup that is killed at a random instant; whether it counts all the same."""
+        before, process = self.done(), self.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0, self.took))
+        process.kill()
+        process.communicate()
+        return self.done() - before
+
+    def failing(self, place):
+        """A backup by the example's sink, which fails there."""
+        sink, before = Failing(place, self.deltas), set(self.vm.checkpoints())
+        options = nbdpull.Options(self.vm.name, since=sink.token(), uri=self.vm.bed.uri)
+        with pytest.raises(OSError, match=place):
+            nbdpull.backup(options, sink)
+        assert not self.vm.job_active() and set(self.vm.checkpoints()) == before
+
     def done(self):
         return len(list(self.deltas.glob("[0-9]*")))
+
+
+def raw_deltas():
+    spec = importlib.util.spec_from_file_location("raw_deltas", RAW_DELTAS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Failing(raw_deltas().Deltas):
+    """The example's sink on a disk that is full when its second piece comes, or at the commit."""
+
+    def __init__(self, place, root):
+        super().__init__(root)
+        self.place = place
+
+    def open(self, disk):
+        delta = super().open(disk)
+        write, pieces = delta.data, iter([False, self.place == "data"])
+
+        def data(offset, view):
+            if next(pieces, False):
+                raise OSError("no room for data")
+            write(offset, view)
+
+        delta.data = data
+        return delta
+
+    def commit(self, token):
+        if self.place == "commit":
+            raise OSError("no room to commit")
+        super().commit(token)
 
 
 @pytest.fixture
@@ -95,14 +149,25 @@ def test_raw_deltas_killed(vendor):
     chance = random.Random(2)
     vendor.backup()
     counted = 0
-    for _ in range(int(os.environ.get("NBDPULL_KILLS", "4"))):
+    for _ in range(KILLS):
         change(vendor.vm, chance)
-        before, process = vendor.done(), vendor.start()
-        try:
-            process.wait(chance.uniform(0.1, 0.9))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
-        counted += vendor.done() - before
+        counted += vendor.killed(chance)
         vendor.backup()
+    print(f"{counted} of them counted all the same")
+
+
+@pytest.mark.timeout_seconds(1200)
+def test_raw_deltas_of_a_guest_that_writes(guest, tmp_path):
+    """Five increments; before each, backups that are killed, and two whose sink fails."""
+    vendor, chance = Vendor(guest, tmp_path), random.Random(3)
+    guest.start_writer()
+    counted = 0
+    for _ in range(5):
+        counted += sum(vendor.killed(chance) for _ in range((KILLS + 4) // 5))
+        for place in ("data", "commit"):
+            vendor.failing(place)
+        guest.suspend()  # else the disk is another one before it can be compared
+        vendor.backup()
+        guest.resume()
+    assert guest.run("true") == ""
     print(f"{counted} of them counted all the same")
