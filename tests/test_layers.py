@@ -22,6 +22,7 @@ LIBRARIES = {
         "hypervisor.socket_guard",
     },
     "libvirt_qemu": {"hypervisor.bindings"},
+    "cheroot": {"serving.http.server"},
     "nbdkit": {"serving.nbdkit_plugin"},  # a module that exists inside nbdkit only
     "nbd": {"nbd.libnbd"},
     "zstandard": {"format.writer", "format.reader"},
@@ -320,6 +321,7 @@ def test_threads_are_the_pipelines():
     its parent end."""
     starting = {name for name, tree in MODULES.items() if {"ThreadPoolExecutor", "threading.Thread"} & set(calls(tree))}
     watching = {"hypervisor.domain_watch", "pulling.scratch_watch", "hypervisor.guest_load", "serving.nbdkit_plugin"}
+    watching.add("serving.http.server")  # and its clients
     named = {"core.pipeline", "format.writer", "hypervisor.domain_link", "hypervisor.socket_guard"}
     assert starting == named | watching
 

@@ -1,0 +1,110 @@
+"""The WSGI application: a table of routes, and who may use them.
+
+Owns: from a WSGI environment to a Request, the token before all else, methods, and what an error of a route becomes. A
+further shape of the same volumes is a further list of routes. Must not know: the server, volumes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Callable, Optional, Union
+from urllib.parse import parse_qsl
+
+from ...core import errors
+from . import message
+from .auth import Token
+from .message import Refused, Request, Response
+
+log = logging.getLogger("nbdpull.http")
+
+MAX_PARAMETERS = 16
+
+StartResponse = Callable[..., Any]
+Call = Callable[..., Response]
+
+
+@dataclass(frozen=True)
+class Route:
+    """call(request, *names): answers requests whose path has these parts, where None is any: one of the names. HEAD is
+    answered as GET is, without its body. is_open: without a token."""
+
+    path: tuple[Optional[str], ...]
+    methods: tuple[str, ...]
+    call: Call
+    is_open: bool = False
+
+    def names(self, path: Sequence[str]) -> Optional[list[str]]:
+        """What a path has in the places of None; None if it is another path."""
+        if len(path) != len(self.path) or any(mine not in (None, part) for mine, part in zip(self.path, path)):
+            return None
+        return [part for mine, part in zip(self.path, path) if mine is None]
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        return (*self.methods, "HEAD") if "GET" in self.methods else self.methods
+
+
+class App:
+    """What a server of WSGI calls. The pieces of a body may be memoryviews."""
+
+    def __init__(self, routes: Sequence[Route], token: Token) -> None:
+        self._routes, self._token = routes, token
+
+    def __call__(self, environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[Union[bytes, memoryview]]:
+        method = environ["REQUEST_METHOD"]
+        try:
+            response = self._answer(_request(environ))
+        except Refused as error:
+            response = message.error_response(error)
+        except errors.NbdpullError as error:
+            log.warning("%s %s: %s", method, environ["PATH_INFO"], error)
+            response = message.error_response(Refused(500, error.code, str(error)))
+        except Exception:
+            log.exception("%s %s", method, environ["PATH_INFO"])  # without the query: it may have the token
+            response = message.error_response(Refused(500, "internal", "internal error"))
+        phrase = HTTPStatus(response.status).phrase
+        start_response(f"{response.status} {phrase}", [("Cache-Control", "no-store"), *response.headers.items()])
+        if method == "HEAD":
+            _close(response.body)
+            return []
+        return response.body
+
+    def _answer(self, request: Request) -> Response:
+        found = [(route, names) for route in self._routes if (names := route.names(request.path)) is not None]
+        if not (found and found[0][0].is_open) and not self._token.is_shown(request.headers, request.query):
+            raise Refused(401, "access-denied", "wrong token, or none", {"WWW-Authenticate": "Bearer"})
+        if not found:
+            raise Refused(404, "no-such-path", "there is nothing at this path")
+        allowed = [method for route, _ in found for method in route.allowed]
+        for route, names in found:
+            if request.method in route.allowed:
+                return route.call(request, *names)
+        raise Refused(405, "usage", f"use {' or '.join(allowed)}", {"Allow": ", ".join(allowed)})
+
+
+def _request(environ: Mapping[str, Any]) -> Request:
+    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
+    path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+    body = environ["wsgi.input"].read() if environ.get("wsgi.input") else b""
+    return Request(
+        environ["REQUEST_METHOD"], tuple(path.split("/")[1:]), _query(environ["QUERY_STRING"]), headers, body
+    )
+
+
+def _query(text: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError:
+        raise Refused(400, "usage", f"more than {MAX_PARAMETERS} parameters") from None
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Refused(400, "usage", "a parameter is given twice")
+    return found
+
+
+def _close(body: Any) -> None:
+    if hasattr(body, "close"):
+        body.close()

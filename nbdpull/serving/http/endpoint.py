@@ -1,0 +1,98 @@
+"""Where HTTP is served: an address as it is written, and the certificates.
+
+Owns: those, and that a missing cheroot is one clear line. Must not know: how the server works (server.py), paths,
+tokens, volumes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+from ...core import errors, unix_socket
+from ...core.os_error import translated
+
+_ADDRESS = re.compile(r"(?:\[([^]]+)\]|([^:]+)):(\d{1,5})")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where to listen. path: of a unix socket, else host and port; 0: any that is free."""
+
+    path: Optional[str] = None
+    host: str = ""
+    port: int = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether none but this host reaches it."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        with suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return False
+
+
+def parse(text: str) -> Where:
+    """HOST:PORT, or unix:PATH. UsageError."""
+    if text.startswith("unix:"):
+        path = os.path.abspath(text[len("unix:") :])
+        if not unix_socket.fits(path):
+            raise errors.UsageError(f"--listen {text}: give a path of at most {unix_socket.PATH_MAX} bytes")
+        return Where(path=path)
+    match = _ADDRESS.fullmatch(text)
+    if not match or int(match[3]) > 65535:
+        raise errors.UsageError(f"--listen {text}: write HOST:PORT, an IPv6 address in brackets, or unix:PATH")
+    return Where(host=match[1] or match[2], port=int(match[3]))
+
+
+def tls_context(folder: str, client_ca: Optional[str]) -> ssl.SSLContext:
+    """From server-cert.pem and server-key.pem in a folder; client_ca: a file, whose certificates clients must have
+    theirs from. UsageError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(os.path.join(folder, "server-cert.pem"), os.path.join(folder, "server-key.pem"))
+    except OSError as error:  # ssl.SSLError is one
+        raise errors.UsageError(
+            f"--tls {folder}: server-cert.pem and server-key.pem cannot be used: {error.strerror or error}"
+        ) from None
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise errors.UsageError(f"--client-ca {client_ca}: {error.strerror or error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+@contextmanager
+def serving(app: Callable[..., Any], where: Where, tls: Optional[ssl.SSLContext] = None) -> Iterator[str]:
+    """Serve a WSGI application as long as the block lasts, and yield the URL of its root; that of a unix socket has
+    localhost for its host. MissingSoftware, OutputError."""
+    try:
+        from . import server
+    except ImportError as error:
+        raise errors.MissingSoftware(f"HTTP needs Python's cheroot: pip install 'nbdpull[http]' ({error})") from None
+    made = server.Server(app, where.path or (where.host, where.port), tls)
+    with translated("listen at", f"unix:{where.path}" if where.path else f"{where.host}:{where.port}"):
+        made.begin()
+    try:
+        yield f"{'https' if tls else 'http'}://{_authority(where, made.port)}"
+    finally:
+        made.end()
+        if where.path:
+            with suppress(OSError):
+                os.unlink(where.path)
+
+
+def _authority(where: Where, port: int) -> str:
+    if where.path:
+        return "localhost"
+    return f"[{where.host}]:{port}" if ":" in where.host else f"{where.host}:{port}"

@@ -1,0 +1,96 @@
+"""Volumes that can be read from a moment on, and from another one on not any more.
+
+Owns: that a read begins only between the two, that who ends it waits for what is under way, and what the first read
+that failed said. Must not know: HTTP, why it ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Optional
+
+from ...core import errors
+from .message import Refused
+from .volume import Extent, Volume
+
+
+class Gate(Mapping[str, Volume]):
+    """The volumes that can be read now, by name: none before `open` and after `close`. failed: what the first read
+    that failed raised; it closes the gate."""
+
+    def __init__(self) -> None:
+        self.failed: Optional[errors.NbdpullError] = None
+        self._volumes: dict[str, Volume] = {}
+        self._state = "there is nothing to be read yet"  # empty: it is open
+        self._inside = 0
+        self._changed = threading.Condition()
+
+    def open(self, volumes: Mapping[str, Volume]) -> None:
+        self._volumes = {name: _Gated(volume, self) for name, volume in volumes.items()}
+        self._state = ""
+
+    def close(self) -> None:
+        """From now on nothing is read; what is being read is waited for. Again is nothing."""
+        self._shut("the backup has ended, or is being ended")
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inside)
+
+    def _shut(self, why: str) -> None:
+        with self._changed:
+            self._state = self._state or why
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Refused where it is closed."""
+        with self._changed:
+            self.require_open()
+            self._inside += 1
+        try:
+            yield
+        except errors.UsageError:
+            raise
+        except errors.NbdpullError as error:
+            self.failed = self.failed or error
+            self._shut(f"the backup has failed: {error}")
+            raise
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def require_open(self) -> None:
+        if self._state:
+            raise Refused(503, "not-ready", self._state)
+
+    def __getitem__(self, name: str) -> Volume:
+        self.require_open()
+        return self._volumes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([] if self._state else self._volumes)
+
+    def __len__(self) -> int:
+        return 0 if self._state else len(self._volumes)
+
+
+class _Gated:
+    """A Volume behind a gate."""
+
+    def __init__(self, volume: Volume, gate: Gate) -> None:
+        self.name, self.size, self.mode = volume.name, volume.size, volume.mode
+        self._volume, self._gate = volume, gate
+
+    def extents(self, start: int = 0) -> Iterator[Extent]:
+        told = self._volume.extents(start)
+        while True:
+            with self._gate.passing():
+                each = next(told, None)
+            if each is None:
+                return
+            yield each
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        with self._gate.passing():
+            self._volume.read_into(offset, buffer)

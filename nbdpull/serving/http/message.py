@@ -1,0 +1,88 @@
+"""A request and its response, as the routes see them: numbers, ranges, JSON.
+
+Owns: what a request may say, and which status it has otherwise. Must not know: the server, what a route is for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional, Union
+
+MAX_NUMBER = (1 << 63) - 1
+JSON = "application/json"
+BYTES = "application/octet-stream"
+
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,19})-([0-9]{0,19})\s*")
+
+
+class Refused(Exception):
+    """A request that is answered by an error. code: a word for programs; headers: further ones."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Optional[Mapping[str, str]] = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, headers or {}
+
+
+@dataclass(frozen=True)
+class Request:
+    """path: its parts, decoded; query: each parameter once, decoded; headers: by their names in lower case."""
+
+    method: str
+    path: tuple[str, ...]
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A parameter in decimal; an empty one is as good as none."""
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not _NUMBER.fullmatch(text) or int(text) > MAX_NUMBER:
+            raise Refused(400, "usage", f"{name} is {text[:40]!r}: give a decimal number of at least 0")
+        return int(text)
+
+    def window(self, size: int) -> tuple[int, int]:
+        """Begin and end of what the parameters offset and length name of so many bytes. length 0, or one that is too
+        long: up to the end."""
+        offset, length = self.number("offset"), self.number("length")
+        if offset > size or (offset == size and size):
+            raise Refused(400, "usage", f"offset {offset} is not within the disk, which has {size} bytes")
+        return offset, min(offset + length, size) if length else size
+
+    def range(self, size: int) -> Optional[tuple[int, int]]:
+        """Begin and end of the one range of its Range header, None where there is none, or one in another unit."""
+        text = self.headers.get("range", "")
+        if not text.startswith("bytes="):
+            return None
+        match = _RANGE.fullmatch(text)
+        first, last = match.groups() if match else ("", "")
+        if first:
+            start, stop = int(first), min(int(last) + 1, size) if last else size
+        else:
+            start, stop = max(size - int(last or 0), 0), size
+        if start >= stop:
+            raise Refused(416, "usage", "give one range, within what there is", {"Content-Range": f"bytes */{size}"})
+        return start, stop
+
+
+@dataclass(frozen=True)
+class Response:
+    """body: pieces, as many bytes as the header Content-Length says; memoryviews are good until the next is taken."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Iterable[Union[bytes, memoryview]] = ()
+
+
+def json_response(value: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> Response:
+    text = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    return Response(status, {"Content-Type": JSON, "Content-Length": str(len(text)), **(headers or {})}, [text])
+
+
+def error_response(error: Refused) -> Response:
+    return json_response({"code": error.code, "message": str(error)}, error.status, error.headers)

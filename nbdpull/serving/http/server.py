@@ -1,0 +1,206 @@
+"""The HTTP server: cheroot, which the extra nbdpull[http] brings, with limits. Imported where it is used only.
+
+Owns: what a client may cost: bytes of a request, threads, time; and that an answer that ends early cannot be taken for
+a whole one. Must not know: where it listens, paths, tokens, volumes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Callable, Optional, Union
+
+from cheroot import errors as cheroot_errors
+from cheroot import server, wsgi
+from cheroot.makefile import MakeFile
+from cheroot.ssl import Adapter
+
+log = logging.getLogger("nbdpull.http")
+
+THREADS = 16  # requests that are worked on at once
+WAITING = 64  # further ones that wait for a thread; the next is told 503
+IDLE = 20  # connections that are kept for a next request
+MAX_HEAD, MAX_BODY = 16 << 10, 16 << 10  # bytes of a request
+TIMEOUT = 30.0  # seconds for a request to arrive as a whole, with its TLS handshake; and for a piece of an answer
+GOODBYE = 3.0  # seconds at the end for answers that are under way
+LOOK_INTERVAL = 0.5
+
+
+class Connection(server.HTTPConnection):
+    """arriving: since when a request is being read, None: none is."""
+
+    arriving: Optional[float] = None
+
+    def communicate(self) -> Any:
+        self.arriving = time.monotonic()
+        self.server.busy.add(self)
+        try:
+            return super().communicate()
+        finally:
+            self.arriving = None
+            self.server.busy.discard(self)
+
+    def cut(self) -> None:
+        """Whoever waits for it, goes on at once."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # that of TLS would wait for the client
+
+
+class Gateway(wsgi.Gateway_10):
+    """Between a request and the application. Sends memoryviews as they are."""
+
+    def respond(self) -> None:
+        if not self._has_body():
+            return
+        self.req.conn.arriving = None
+        response = self.req.server.wsgi_app(self.env, self.start_response)
+        try:
+            self._send(response)
+        except Exception as error:
+            level = logging.INFO if isinstance(error, OSError) else logging.WARNING  # the client went, mostly
+            log.log(level, "%s: the answer was broken off: %r", self.env["PATH_INFO"], error)
+            self._break_off()
+        finally:
+            if hasattr(response, "close"):
+                response.close()
+
+    def _has_body(self) -> bool:
+        """Take the body of the request, else answer that it is none."""
+        request = self.req
+        length = request.inheaders.get(b"Content-Length", b"0")
+        # cheroot takes -1 for a length, too, and reads until the connection ends.
+        if length.isdigit() and not (request.chunked_read and b"Content-Length" in request.inheaders):
+            with suppress(ValueError, cheroot_errors.MaxSizeExceeded):
+                self.env["wsgi.input"] = io.BytesIO(request.rfile.read())
+                return True
+        self._refuse("400 Bad Request")
+        return False
+
+    def _send(self, response: Any) -> None:
+        left = self.remaining_bytes_out or 0
+        for piece in response:
+            self.req.ensure_headers_sent()
+            self.req.conn.socket.sendall(piece)
+            left -= len(piece)
+        if left and self.req.method != b"HEAD":
+            raise ConnectionError("it is shorter than its Content-Length")
+
+    def _break_off(self) -> None:
+        """The client sees that it has not all: the connection ends before what was announced."""
+        if self.req.sent_headers:
+            self.req.close_connection = True
+            self.req.conn.cut()
+        else:
+            self._refuse("503 Service Unavailable")
+
+    def _refuse(self, status: str) -> None:
+        self.req.close_connection = True
+        self.req.simple_response(status)
+        self.req.sent_headers, self.req.ready = True, False
+
+
+class Server(wsgi.Server):
+    """address: path of a unix socket, or (host, port)."""
+
+    ConnectionClass = Connection
+    max_request_header_size, max_request_body_size = MAX_HEAD, MAX_BODY
+    keep_alive_conn_limit = IDLE
+
+    def __init__(
+        self, app: Callable[..., Any], address: Union[str, tuple[str, int]], tls: Optional[ssl.SSLContext]
+    ) -> None:
+        super().__init__(
+            address,
+            app,
+            numthreads=THREADS,
+            max=THREADS,
+            server_name="nbdpull",
+            request_queue_size=WAITING,
+            timeout=TIMEOUT,
+            shutdown_timeout=2 * GOODBYE,
+            accepted_queue_size=WAITING,
+            accepted_queue_timeout=0.1,
+        )
+        self.gateway = Gateway
+        self.ssl_adapter = Tls(tls) if tls else None
+        self.busy: set[Connection] = set()
+
+    @property
+    def port(self) -> int:
+        return 0 if isinstance(self.bind_addr, str) else int(self.bind_addr[1])
+
+    def begin(self) -> None:
+        """OSError where it cannot listen."""
+        os.environ.pop("LISTEN_PID", None)  # else cheroot would take descriptor 3 for a socket of systemd's
+        try:
+            self.prepare()
+        except OSError as error:
+            raise self._failed or error from None  # cheroot's own has no number
+        for work in (self.serve, self._look):
+            threading.Thread(target=work, daemon=True).start()
+
+    def end(self) -> None:
+        """Answers that are under way have GOODBYE seconds."""
+        self._cut_at = time.monotonic() + GOODBYE
+        self.stop()
+
+    _cut_at = float("inf")
+    _failed: Optional[OSError] = None
+
+    def bind(self, family: int, type: int, proto: int = 0) -> Any:
+        try:
+            return super().bind(family, type, proto)
+        except OSError as error:
+            self._failed = error
+            raise
+
+    def _look(self) -> None:
+        """Cut off who takes too long for a request: cheroot's timeout is for each of its bytes. And at the end all."""
+        while self.ready or self.busy:
+            now = time.monotonic()
+            for each in list(self.busy):
+                if now > min(self._cut_at, (each.arriving or now) + TIMEOUT):
+                    each.cut()
+            time.sleep(LOOK_INTERVAL)
+
+    def bind_unix_socket(self, bind_addr: str) -> Any:
+        """For our user alone; and nothing is removed that has its name, as cheroot does."""
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            self.socket.bind(bind_addr)
+        except OSError as error:
+            self._failed = error
+            raise
+        finally:
+            os.umask(before)
+        return self.socket
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        log.log(min(level, logging.WARNING), "%s", msg)
+
+
+class Tls(Adapter):
+    """Leaves the handshake to the first read of a request, in its thread: cheroot would do it where it accepts
+    connections, and one slow client would keep all others out."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+
+    def bind(self, sock: Any) -> Any:
+        return sock
+
+    def wrap(self, sock: Any) -> tuple[Any, dict[str, str]]:
+        return self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False), {}
+
+    def get_environ(self) -> dict[str, str]:
+        return {}
+
+    def makefile(self, sock: Any, mode: str = "r", bufsize: int = -1) -> Any:
+        return MakeFile(sock, mode, bufsize)
