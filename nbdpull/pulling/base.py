@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -20,9 +20,11 @@ from ..definitions import domain_xml
 from ..definitions.domain_xml import Checkpoint, Disk
 from ..format import findings, layout
 from ..format.manifest import FULL, INCREMENTAL, CheckpointEntry
-from ..hypervisor import domain
 from ..repository import series, verdict
 from .token import Before
+
+if TYPE_CHECKING:  # what the store says of a base is asked where no libvirt is, too
+    from ..hypervisor import domain
 
 Decision = tuple[str, str]  # mode, reason
 
@@ -94,6 +96,12 @@ class Choice:
         """{target: reason} of the disks that are in full because their base was lost."""
         return {target: reason for target, (_, reason) in self.decisions.items() if reason in LOST}
 
+    def lost_warnings(self) -> list[str]:
+        return [
+            f"disk {target} is read in full although an incremental was expected: {LOST[reason]} ({reason})"
+            for target, reason in self.lost.items()
+        ]
+
     def require_not_lost(self) -> None:
         """CheckpointUnusable if there is one."""
         lost = [f"{target} ({reason})" for target, reason in self.lost.items()]
@@ -126,10 +134,7 @@ def choose(
     if base:
         finder.tell_of_partial(base, decisions)
     choice = Choice(base, decisions, finder.warnings, finder.given_back)
-    choice.warnings.extend(
-        f"disk {target} is read in full although an incremental was expected: {LOST[reason]} ({reason})"
-        for target, reason in choice.lost.items()
-    )
+    choice.warnings.extend(choice.lost_warnings())
     return choice
 
 

@@ -1,34 +1,26 @@
 """All disks of a run, from the job that stands into the files of a new point.
 
-Owns: that they share one pipeline, in which order connections and files are opened and closed, and what is kept of a
-dead run. Must not know: why a disk starts from which base, how the job was begun and will be ended.
+Owns: in which order connections and files are opened and closed, and what is kept of a dead run. Must not know: why a
+disk starts from which base, how the job was begun and will be ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple, Optional, Protocol
+from typing import NamedTuple, Protocol
 
-from ..core import errors, extents, pipeline
-from ..core.errors import Check, Report
+from ..core.errors import Report
 from ..core.throttle import Throttle
-from ..format import writer
 from ..format.manifest import DiskEntry
 from ..hypervisor.guest_load import Cores
-from ..repository import known_frames
-from ..repository.known_frames import KnownFrames
-from ..repository.series import Point, Series
-from . import live_disk, resume, route, scratch_watch
-from .base import Decision
+from ..repository.series import Series
+from . import copies, live_disk, resume, route, scratch_watch
 from .disk_copy import DiskCopy, Storing
 from .live_disk import Known, Live, Reading
 from .lookout import Lookout
 from .preparation import Prepared, Subject
 from .run_record import UnderWay
-
-AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
 
 class Job(live_disk.Job, scratch_watch.Job, Protocol):
@@ -72,18 +64,18 @@ def copied(
         kept = _kept(subject, series, prepared, making, lookout)
         server = open_disks.enter_context(route.opened(subject.route, subject.vm, job.socket, lookout.check))
         live = Live(lookout.kept(server), job, how.reading)
-        copies = []
+        made = []
         for disk in subject.disks:
             frames = None
             if how.dedupe and job.exports[disk.target].bitmap:
-                frames = frames_of(series, prepared.choice.parent, disk.target, lookout.check, warnings)
+                frames = copies.frames_of(series, prepared.choice.parent, disk.target, lookout.check, warnings)
             known = Known(prepared.choice.dirty_from(disk), prepared.choice.whole_parent(disk.target))
             source = open_disks.enter_context(live_disk.opened(disk, live, known, series, lookout.check))
             into = series, making.point.id, how.storing, how.throttle
             copy = DiskCopy(disk, source, *into, frames, kept.get(disk.target), making.journal.sealed)
-            copies.append(open_disks.enter_context(copy))
-        copy_all(copies, how.reading.threads, how.cores, lookout.check, report)
-        entries = close_all(copies, prepared.choice.decisions, lookout.check)
+            made.append(open_disks.enter_context(copy))
+        copies.copy_all(made, how.reading.threads, how.cores, lookout.check, report)
+        entries = copies.close_all(made, prepared.choice.decisions, lookout.check)
         job.require_alive()
     kept_bytes = sum(entry.size for each in kept.values() for entry in each.files)
     return Copied(entries, kept_bytes, warnings)
@@ -99,56 +91,3 @@ def _kept(
     kept = {disk.target: resume.Kept(series, run, disk, lookout.check) for disk in subject.disks}
     making.point.remove_all_but([entry for each in kept.values() for entry in each.files])
     return kept
-
-
-def frames_of(
-    series: Series, parent: Optional[Point], disk: str, check: Check, warnings: list[str]
-) -> Optional[KnownFrames]:
-    """What the parent holds of an incremental disk, where that is whole, and fits in memory."""
-    if parent is None:
-        return None
-    try:
-        return known_frames.of_point(series, parent, disk, check)
-    except errors.Damaged as error:
-        warnings.append(f"disk {disk} is stored without deduplication: {error}")
-        return None
-
-
-def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:
-    """Read all of the disks, and write it."""
-
-    def work(item: tuple[DiskCopy, extents.Extents]) -> tuple[DiskCopy, writer.Encoded]:
-        copy, batch = item
-        buffers = copy.read(batch)
-        with cores.computing():
-            return copy, copy.encode(batch, buffers)
-
-    encoded = pipeline.ordered(
-        work,
-        ((copy, batch) for copy in copies for batch in copy.batches()),
-        threads=threads,
-        budget=AHEAD_PER_THREAD * threads,
-        weight=lambda item: extents.total(item[1], extents.DATA),
-        check=check,
-    )
-    # Closed at once where `add` fails: threads that continue to read open connections that nobody closes, and QEMU
-    # hangs, together with its guest, if its server is stopped while a client is busy.
-    with closing(encoded):
-        for copy, result in encoded:
-            copy.add(result)
-            check()
-            report(event="progress", **copy.progress())
-
-
-def close_all(copies: Sequence[DiskCopy], decisions: Mapping[str, Decision], check: Check) -> list[DiskEntry]:
-    """At once: what takes time here is the disk's, which does better with all of it to do."""
-    return list(
-        pipeline.ordered(
-            lambda copy: copy.close(*decisions[copy.disk.target]),
-            copies,
-            threads=len(copies),
-            budget=len(copies),
-            weight=lambda _: 0,
-            check=check,
-        )
-    )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 import numpy
 
@@ -22,7 +22,9 @@ from ..format import writer
 from ..format.manifest import DiskEntry, FileEntry
 from ..repository.known_frames import KnownFrames
 from ..repository.series import Series
-from .resume import Kept
+
+if TYPE_CHECKING:  # a source that is no libvirt domain needs no libvirt
+    from .resume import Kept
 
 BATCH_DATA = 1 << 20  # bytes
 BATCH_EXTENTS = 1 << 10
