@@ -92,6 +92,14 @@ def test_pull_says_what_is_missing(tmp_path, blocked, package):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_pull_from_kubevirt_needs_neither(tmp_path):
+    """In a pod of the cluster there is no libvirt. Nobody listens there, which is found out by asking."""
+    (tmp_path / "token").write_text("t")
+    given = ["--http-map=http://127.0.0.1:1/exports/a/map", "--token-file", tmp_path / "token", "--type=full"]
+    done = run(BOTH, "kubevirt:a/b", "-o", tmp_path / "new", *given, "--stall-timeout=0.1")
+    assert (done.returncode, "cannot read the map of a" in done.stderr) == (6, True)
+
+
 def test_the_block_works(vm):
     program = BLOCKED.replace("from nbdpull", "import nbd\nfrom nbdpull")
     done = subprocess.run(

@@ -31,7 +31,7 @@ exit codes:
   4    checkpoint: not found, exists already, or bitmap unusable
   5    busy: another job or another nbdpull holds it, try again later
   6    hypervisor: libvirt, QEMU or the NBD connection failed
-  7    permission denied by libvirt
+  7    permission denied by libvirt, or a token refused
   8    missing software: the message names the package
   9    output could not be written
   10   store: not a store, no such point, another domain, or a newer format

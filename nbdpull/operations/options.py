@@ -75,6 +75,43 @@ class PullOptions:
 
 
 @dataclass(frozen=True)
+class KubevirtOptions:
+    """Of a pull of kubevirt:NAMESPACE/VM; what is in PullOptions, too, is as there.
+
+    http_map, http_data: URLs of a backup that somebody else made; token_file, ca: the files of its token and of the
+    certificates that verify the server; type: of BackupType. since, checkpoint: the checkpoints that the backup begins
+    at and has made. uuid: of the VM.
+    """
+
+    domain: str
+    output: str
+    full: bool = False
+    on_lost_base: str = OnLostBase.FULL
+    since: Optional[str] = None
+    checkpoint: Optional[str] = None
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    quiesce: str = Quiesce.AUTO
+    level: int = 1
+    threads: int = field(default_factory=_threads)
+    max_rate: Optional[int] = None
+    max_rate_file: Optional[str] = None
+    dedupe: bool = True
+    frame_size: int = 1 << 20
+    chunk_size: int = 256 << 20
+    stall_timeout: float = STALL_TIMEOUT
+    max_duration: Optional[float] = None
+    space_check: bool = True
+    group: Optional[str] = None
+    http_map: list[str] = field(default_factory=list)
+    http_data: list[str] = field(default_factory=list)
+    ca: Optional[str] = None
+    token_file: Optional[str] = None
+    type: Optional[str] = None
+    uuid: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """As of pull. output None: as if for a new store."""
 

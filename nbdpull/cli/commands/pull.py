@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from typing import Any
 
-from ...core.choices import Offline, OnLostBase, Quiesce, Resume
+from ...core import errors
+from ...core.choices import BackupType, Offline, OnLostBase, Quiesce, Resume
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
+from ...operations.options import KubevirtOptions as Kubevirt
 from ...operations.options import PullOptions as Options
 from .. import terminal, types, usage
 from ..output import Outcome
@@ -20,10 +23,12 @@ from . import RESERVED
 SUMMARY = "back up a domain"
 EXAMPLE = "vm1 --since chk3 -o since-chk3/"
 NICE = 0
+KUBEVIRT = "kubevirt:"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain")
+    usage.add(parser, Options, "domain", metavar="DOMAIN",
+              help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")  # fmt: skip
     usage.add(parser, Options, "-o", "--output", metavar="DIR", required=True,
               help="the store: a new directory or an earlier store")  # fmt: skip
     base = parser.add_mutually_exclusive_group()
@@ -84,15 +89,87 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--no-space-check", dest="space_check", action="store_false",
               help="start even if too little space seems to be free")  # fmt: skip
     usage.add(parser, Options, "--group", metavar="G", help="let this group read the store (default: its owner only)")
+    _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
     usage.add_output(parser)
 
 
-def run(args: Namespace, report: Report, check: Check) -> Outcome:
-    from ...operations import description, pull
+def _add_kubevirt(group: argparse._ActionsContainer) -> None:
+    usage.add(group, Kubevirt, "--http-map", metavar="URL", action="append",
+              help="map endpoint of a volume of a backup: URL or VOLUME=URL, or with {volume} for each --disk "
+              "(may be repeated)")  # fmt: skip
+    usage.add(group, Kubevirt, "--http-data", metavar="URL", action="append",
+              help="its data endpoint, written in the same ways (default: the map's, with /data for /map)")  # fmt: skip
+    usage.add(group, Kubevirt, "--ca", metavar="FILE", help="certificates in PEM that verify the server")
+    usage.add(group, Kubevirt, "--token-file", metavar="FILE", help="file with the token of the backup")
+    usage.add(group, Kubevirt, "--type", choices=BackupType.WORDS, help="what the backup is (status.type)")
+    usage.add(group, Kubevirt, "--uuid", metavar="UUID", help="metadata.uid of the virtual machine")
 
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    if args.domain.startswith(KUBEVIRT):
+        return _run_kubevirt(args, report, check)
+    _refuse(args, sorted(_names(Kubevirt) - _names(Options)), f"is for {KUBEVIRT}NAMESPACE/VM")
+    return _run_libvirt(args, report, check)
+
+
+def _names(of: type) -> set[str]:
+    return {field.name for field in fields(of)}
+
+
+def _refuse(args: Namespace, names: Iterable[str], why: str) -> None:
+    """UsageError where one of these options was given."""
+    for name in names:
+        if hasattr(args, name):
+            raise errors.UsageError(f"{_SPELLED.get(name, '--' + name.replace('_', '-'))} {why}; see nbdpull help pull")
+
+
+_SPELLED = {"make_checkpoint": "--no-checkpoint", "uri": "--connect"}
+
+
+def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import description, kubevirt
+
+    others = sorted(_names(Options) - _names(Kubevirt) - {"max_in_flight"})
+    _refuse(args, others, f"is not for {KUBEVIRT}NAMESPACE/VM")
+    options = usage.options(Kubevirt, args)
+    at_once = 1 if _be_gentle(args) else getattr(args, "max_in_flight", options.threads)
+    options = replace(options, threads=min(options.threads, at_once))
+    result = kubevirt.kubevirt(options, report, check)
+    point = description.describe(result.point, result.partial, None)
+    following = next_kubevirt_command(options)
+    nothing = {"dropped_checkpoints": [], "reclaimed": [], "scratch_bytes": 0, "offline": None, "resumed": None,
+               "scratch_growth": []}  # fmt: skip
+    values = {"point": point["id"], "details": point, "next_command": following, **nothing}
+    lines = _lines(options.output, point, following, None)
+    return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
+
+
+def next_kubevirt_command(options: Kubevirt) -> str:
+    """The command line for the next point; of a backup whose endpoint is given, with the next one's URLs."""
+    words = ["nbdpull", options.domain, *_option("-o", options.output)]
+    if options.http_map:
+        given = [("--http-map", options.http_map), ("--http-data", options.http_data)]
+        words += [word for name, texts in given for text in texts for word in _option(name, text)]
+        words += ["--type", BackupType.INCREMENTAL]
+        words += _option("--since", options.checkpoint) if options.checkpoint else []
+    single = [("--token-file", options.token_file), ("--ca", options.ca), ("--uuid", options.uuid)]
+    words += [word for name, value in single if value for word in _option(name, value)]
+    several = [("--disk", options.disks), ("--exclude", options.exclude)]
+    return shlex.join([*words, *(word for name, texts in several for text in texts for word in _option(name, text))])
+
+
+def _be_gentle(args: Namespace) -> bool:
+    """Whether the guest has priority; our own processes get their nice value."""
     gentle = getattr(args, "gentle", False)
     os.nice(19 if gentle else getattr(args, "nice", NICE))
     keep_freed_memory()
+    return gentle
+
+
+def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import description, pull
+
+    gentle = _be_gentle(args)
     options = usage.options(Options, args, **({"max_in_flight": 1} if gentle else {}))
     options = replace(options, threads=min(options.threads, options.max_in_flight or 64))
     result = pull.pull(options, report, check)
@@ -109,7 +186,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
         "resumed": result.resumed and result.resumed._asdict(),
         "scratch_growth": result.scratch_growth,
     }
-    lines = _lines(options, point, following, result.offline)
+    lines = _lines(options.output, point, following, result.offline)
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
 
 
@@ -151,8 +228,8 @@ def _option(name: str, value: str) -> list[str]:
     return [f"{name}={value}" if name.startswith("--") else name + value]
 
 
-def _lines(options: Options, point: dict[str, Any], following: str, offline: Any) -> Iterator[str]:
-    yield f"{point['domain']}: point {point['id']} is in {options.output}"
+def _lines(output: str, point: dict[str, Any], following: str, offline: Any) -> Iterator[str]:
+    yield f"{point['domain']}: point {point['id']} is in {output}"
     if offline:
         yield _OFFLINE[offline]
     if point["partial"]:
