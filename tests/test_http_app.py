@@ -1,81 +1,14 @@
 """The HTTP application over volumes in memory: pages against a naive model, ranges, tokens, and what is refused."""
 
-import io
 import json
 import random
 import threading
-import urllib.parse
 
 import pytest
+from memory_volume import TOKEN, Memory, client, merged, some
 
 from nbdpull.core import errors
-from nbdpull.serving.http import app, auth, data, finish, gate, volumes
-
-TOKEN = "a-token-of-ours"
-BLOCK = 512
-
-
-class Memory:
-    """A Volume. kinds: one word a block: data, zero or clean."""
-
-    def __init__(self, kinds, mode, seed=1, tail=0):
-        self.name, self.mode, self.size = "vda", mode, len(kinds) * BLOCK - tail
-        chance = random.Random(seed)
-        self.content = b"".join(bytes(BLOCK) if kind == "zero" else chance.randbytes(BLOCK) for kind in kinds)[
-            : self.size
-        ]
-        self.kinds = kinds
-        self.fails_from = None
-
-    def extents(self, start=0):
-        for offset, length, kind in merged(self.kinds, start, self.size):
-            if kind != "clean":
-                yield offset, length, kind
-
-    def read_into(self, offset, buffer):
-        if self.fails_from is not None and offset + len(buffer) > self.fails_from:
-            raise errors.SourceError("the disk cannot be read")
-        buffer[:] = self.content[offset : offset + len(buffer)]
-
-
-def merged(kinds, start, stop):
-    """[(offset, length, kind)], no two neighbours of one kind: a byte at a time would say the same."""
-    found = []
-    for number in range(start // BLOCK, -(-stop // BLOCK)):
-        first, last = max(start, number * BLOCK), min(stop, (number + 1) * BLOCK)
-        if found and found[-1][2] == kinds[number]:
-            found[-1] = (found[-1][0], found[-1][1] + last - first, kinds[number])
-        elif first < last:
-            found.append((first, last - first, kinds[number]))
-    return found
-
-
-def some(chance, mode, blocks=40):
-    kinds = []
-    while len(kinds) < blocks:
-        kind = chance.choice(["data", "zero"] + (["clean"] if mode == "incremental" else []))
-        kinds += [kind] * chance.randrange(1, 8)
-    return Memory(kinds[:blocks], mode, chance.random(), tail=chance.randrange(BLOCK))
-
-
-def client(*routes):
-    """call(method, url, body=b"", **headers): status, headers in lower case, body."""
-    asked = app.App(routes, auth.Token(TOKEN.encode()))
-
-    def call(method, url, body=b"", token=TOKEN, **headers):
-        path, _, query = url.partition("?")
-        environ = {"REQUEST_METHOD": method, "PATH_INFO": urllib.parse.unquote_to_bytes(path).decode("latin-1"),
-                   "QUERY_STRING": query, "wsgi.input": io.BytesIO(body)}  # fmt: skip
-        environ.update({f"HTTP_{name.upper()}": value for name, value in headers.items()})
-        if token is not None:
-            environ["HTTP_X_KUBEVIRT_EXPORT_TOKEN"] = token
-        begun = []
-        pieces = asked(environ, lambda status, told: begun.append((status, told)))
-        content = b"".join(bytes(piece) for piece in pieces)
-        [(status, told)] = begun
-        return int(status[:3]), {name.lower(): value for name, value in told}, content
-
-    return call
+from nbdpull.serving.http import auth, data, finish, gate, volumes
 
 
 def over(*served):

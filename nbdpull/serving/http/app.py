@@ -54,16 +54,16 @@ class App:
         self._routes, self._token = routes, token
 
     def __call__(self, environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[Union[bytes, memoryview]]:
-        method = environ["REQUEST_METHOD"]
+        method, path = environ["REQUEST_METHOD"], message.loggable(environ["PATH_INFO"])
         try:
             response = self._answer(_request(environ))
         except Refused as error:
             response = message.error_response(error)
         except errors.NbdpullError as error:
-            log.warning("%s %s: %s", method, environ["PATH_INFO"], error)
+            log.warning("%s %s: %s", method, path, error)
             response = message.error_response(Refused(500, error.code, str(error)))
         except Exception:
-            log.exception("%s %s", method, environ["PATH_INFO"])  # without the query: it may have the token
+            log.exception("%s %s", method, path)  # without the query: it may have the token
             response = message.error_response(Refused(500, "internal", "internal error"))
         phrase = HTTPStatus(response.status).phrase
         start_response(f"{response.status} {phrase}", [("Cache-Control", "no-store"), *response.headers.items()])

@@ -16,6 +16,7 @@ JSON = "application/json"
 BYTES = "application/octet-stream"
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
+_TICKET = re.compile(r"^(/images/)[^/]+")
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,19})-([0-9]{0,19})\s*")
 
 
@@ -77,6 +78,11 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: Iterable[Union[bytes, memoryview]] = ()
+
+
+def loggable(path: str) -> str:
+    """A path without what may be a ticket."""
+    return _TICKET.sub(r"\1…", path)
 
 
 def json_response(value: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> Response:

@@ -20,7 +20,7 @@ def page(volume: Volume, offset: int, stop: int, most: int) -> tuple[list[Extent
     """At most so many extents, which cover [offset, stop) from its begin on; and where the next page begins, None: it
     is covered."""
     found: list[Extent] = []
-    with closing(_complete(volume, offset, stop)) as told:
+    with closing(complete(volume, offset, stop)) as told:
         for each in told:
             if len(found) == most:
                 return found, each[0]
@@ -28,7 +28,8 @@ def page(volume: Volume, offset: int, stop: int, most: int) -> tuple[list[Extent
     return found, None
 
 
-def _complete(volume: Volume, offset: int, stop: int) -> Generator[Extent, None, None]:
+def complete(volume: Volume, offset: int, stop: int) -> Generator[Extent, None, None]:
+    """Extents that cover [offset, stop), with what is CLEAN."""
     at = offset
     with ExitStack() as opened:
         told = volume.extents(offset)

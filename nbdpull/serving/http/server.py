@@ -21,6 +21,8 @@ from cheroot import server, wsgi
 from cheroot.makefile import MakeFile
 from cheroot.ssl import Adapter
 
+from .message import loggable
+
 log = logging.getLogger("nbdpull.http")
 
 THREADS = 16  # requests that are worked on at once
@@ -64,7 +66,7 @@ class Gateway(wsgi.Gateway_10):
             self._send(response)
         except Exception as error:
             level = logging.INFO if isinstance(error, OSError) else logging.WARNING  # the client went, mostly
-            log.log(level, "%s: the answer was broken off: %r", self.env["PATH_INFO"], error)
+            log.log(level, "%s: the answer was broken off: %r", loggable(self.env["PATH_INFO"]), error)
             self._break_off()
         finally:
             if hasattr(response, "close"):

@@ -65,7 +65,11 @@ def _extent(mode: str, offset: int, length: int, kind: str) -> dict[str, Any]:
 
 
 def _data(volume: Volume, request: Request) -> Response:
-    begin, end = request.window(volume.size)
+    return content(volume, request, *request.window(volume.size))
+
+
+def content(volume: Volume, request: Request, begin: int, end: int) -> Response:
+    """The bytes from begin to end, or of those what the request's Range asks for."""
     part = request.range(end - begin)
     headers = {"Content-Type": BYTES, "Accept-Ranges": "bytes"}
     if part is not None:

@@ -1,0 +1,111 @@
+"""The volumes in ovirt-imageio's shape, to be read: /images/TICKET, /images/TICKET/extents; and /images lists them.
+
+Owns: paths, parameters and the answers' members, as of oVirt's imageio server; what a ticket opens. Must not know:
+where a volume is from.
+
+imageio's client can send no header and no parameter of ours: what lets it in is a part of the path. That is a ticket,
+made of the token and the disk's name. It opens this disk, to read it, and tells nothing of the token.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, Callable, Optional
+
+from . import pages, volumes
+from .app import Route
+from .auth import Token
+from .message import Refused, Request, Response, json_response
+from .volume import DATA, ZERO, Volume
+
+MAX_READERS = 8  # connections that a client may open for one disk: half of what the server works on at once
+MAX_EXTENTS = 1 << 20  # of one answer, which has no pages: 80 MB of JSON
+
+Changed = Callable[[Volume], Optional[Volume]]
+Flags = dict[str, bool]
+
+
+def routes(known: Mapping[str, Volume], token: Token, changes: Optional[Mapping[str, Volume]] = None) -> list[Route]:
+    """known: by name; looked at anew for each request. changes: of them; None: those are, which are incremental."""
+
+    def changed(volume: Volume) -> Optional[Volume]:
+        if changes is not None:
+            return changes.get(volume.name)
+        return volume if volume.mode == "incremental" else None
+
+    def opened(request: Request, ticket: str) -> Volume:
+        return _opened(known, token, request, ticket)
+
+    def content(request: Request, ticket: str) -> Response:
+        volume = opened(request, ticket)
+        return volumes.content(volume, request, 0, volume.size)
+
+    def extents(request: Request, ticket: str) -> Response:
+        volume = opened(request, ticket)
+        return json_response(_extents(volume, changed(volume), request.query.get("context") or "zero"))
+
+    return [
+        Route(("images",), ("GET",), lambda request: _listing(known, token, changed)),
+        Route(("images", None), ("GET",), content, is_open=True),
+        Route(("images", None), ("OPTIONS",), lambda *asked: _options(opened(*asked)), is_open=True),
+        Route(("images", None, "extents"), ("GET",), extents, is_open=True),
+    ]
+
+
+def _opened(known: Mapping[str, Volume], token: Token, request: Request, ticket: str) -> Volume:
+    """The volume of a ticket; or that of a name, where the request has the token itself."""
+    names = list(known)
+    # A list: each is compared, so that the time tells nothing.
+    named = [hmac.compare_digest(ticket.encode("utf-8", "replace"), token.ticket(name).encode()) for name in names]
+    if any(named):
+        return known[names[named.index(True)]]
+    if ticket in names and token.is_shown(request.headers, request.query):
+        return known[ticket]
+    raise Refused(403, "access-denied", "there is no such ticket, or not any more; GET /images tells those there are")
+
+
+def _listing(known: Mapping[str, Volume], token: Token, changed: Changed) -> Response:
+    return json_response({"images": [
+        {"name": name, "size": known[name].size, "dirty": changed(known[name]) is not None,
+         "path": f"/images/{token.ticket(name)}"} for name in known
+    ]})  # fmt: skip
+
+
+def _options(volume: Volume) -> Response:
+    told = {"features": ["extents"], "max_readers": MAX_READERS, "max_writers": 1}
+    return json_response(told, headers={"Allow": "OPTIONS,GET,HEAD"})
+
+
+def _extents(volume: Volume, changed: Optional[Volume], context: str) -> list[dict[str, Any]]:
+    if context == "zero":
+        return _all(volume, lambda kind: {"zero": kind == ZERO, "hole": False})
+    if context != "dirty":
+        raise Refused(400, "usage", f"context is {context[:40]!r}: give zero or dirty")
+    if changed is None:
+        raise Refused(404, "full", f"disk {volume.name} is backed up in full: it has no dirty extents")
+    return _all(changed, lambda kind: {"dirty": kind in (DATA, ZERO), "zero": kind == ZERO})
+
+
+def _all(volume: Volume, flags: Callable[[str], Flags]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for offset, length, told in _joined(volume, flags):
+        if len(found) == MAX_EXTENTS:
+            raise Refused(501, "too-many", f"disk {volume.name} has more than {MAX_EXTENTS} extents: read its map by "
+                          f"pages, from /exports/{volume.name}/map")  # fmt: skip
+        found.append({"start": offset, "length": length, **told})
+    return found
+
+
+def _joined(volume: Volume, flags: Callable[[str], Flags]) -> Iterator[tuple[int, int, Flags]]:
+    """(offset, length, flags) of the whole disk, no two neighbours with the same."""
+    begun: Optional[tuple[int, Flags]] = None
+    with closing(pages.complete(volume, 0, volume.size)) as told:
+        for offset, _, kind in told:
+            if begun is None or begun[1] != flags(kind):
+                if begun is not None:
+                    yield begun[0], offset - begun[0], begun[1]
+                begun = offset, flags(kind)
+    if begun is not None:
+        yield begun[0], volume.size - begun[0], begun[1]

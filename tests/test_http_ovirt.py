@@ -1,0 +1,149 @@
+"""Volumes in ovirt-imageio's shape: extents against a naive model, tickets, ranges, and what is refused."""
+
+import json
+import random
+
+import pytest
+from memory_volume import BLOCK, TOKEN, Memory, client, merged, some
+
+from nbdpull.serving.http import auth, gate, ovirt
+
+SECRET = auth.Token(TOKEN.encode())
+TICKET = SECRET.ticket("vda")
+
+
+def over(*served, changes=None):
+    known = {each.name: each for each in served}
+    return client(*ovirt.routes(known, SECRET, changes))
+
+
+def extents(call, context, ticket=TICKET):
+    status, headers, body = call("GET", f"/images/{ticket}/extents?context={context}", token=None)
+    assert (status, headers["content-length"]) == (200, str(len(body)))
+    return json.loads(body)
+
+
+def model(volume, **flags):
+    """flags: {member: the kinds of which it is true}; a block at a time, then joined."""
+    said = [tuple(kind in kinds for kinds in flags.values()) for kind in volume.kinds]
+    return [{"start": start, "length": length, **dict(zip(flags, told))}
+            for start, length, told in merged(said, 0, volume.size)]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_extents_cover_the_disk_and_are_joined(seed):
+    volume = some(random.Random(seed), ["full", "incremental"][seed % 2])
+    call = over(volume)
+    assert extents(call, "zero") == model(volume, zero=("zero",), hole=())
+    assert extents(call, "") == extents(call, "zero")
+    if volume.mode == "incremental":
+        assert extents(call, "dirty") == model(volume, dirty=("data", "zero"), zero=("zero",))
+
+
+def test_a_disk_in_full_has_no_dirty_extents():
+    """The client takes 404 for that, and nothing else."""
+    status, _, body = over(Memory(["data"], "full"))("GET", f"/images/{TICKET}/extents?context=dirty")
+    assert status == 404 and json.loads(body)["code"] == "full"
+
+
+def test_changes_stand_beside_a_whole_disk():
+    whole, changes = Memory(["data", "data", "zero"], "full"), Memory(["clean", "data", "clean"], "incremental")
+    call = over(whole, changes={"vda": changes})
+    assert extents(call, "zero") == model(whole, zero=("zero",), hole=())
+    assert extents(call, "dirty") == model(changes, dirty=("data", "zero"), zero=("zero",))
+    assert over(whole, changes={})("GET", f"/images/{TICKET}/extents?context=dirty")[0] == 404
+
+
+def test_a_range_is_a_part():
+    volume = Memory(["data"] * 4, "full")
+    call = over(volume)
+    status, headers, body = call("GET", f"/images/{TICKET}", token=None, range="bytes=100-1499")
+    assert (status, body) == (206, volume.content[100:1500])
+    assert headers["content-range"] == f"bytes 100-1499/{volume.size}" and headers["content-length"] == "1400"
+    assert call("GET", f"/images/{TICKET}", token=None)[2] == volume.content
+    status, headers, body = call("HEAD", f"/images/{TICKET}", token=None)
+    assert (status, headers["content-length"], body) == (200, str(volume.size), b"")
+    for wrong in ("bytes=0-1,4-5", f"bytes={volume.size}-", "bytes=5-4", "bytes=x"):
+        status, headers, _ = call("GET", f"/images/{TICKET}", token=None, range=wrong)
+        assert (status, headers["content-range"]) == (416, f"bytes */{volume.size}")
+
+
+def test_options_tell_what_can_be_done():
+    status, headers, body = over(Memory(["data"], "full"))("OPTIONS", f"/images/{TICKET}", token=None)
+    assert status == 200 and headers["allow"] == "OPTIONS,GET,HEAD"
+    assert json.loads(body) == {"features": ["extents"], "max_readers": ovirt.MAX_READERS, "max_writers": 1}
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "POST", "DELETE"])
+def test_nothing_can_be_written(method):
+    status, headers, _ = over(Memory(["data"], "full"))(method, f"/images/{TICKET}", token=None)
+    assert status == 405 and headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+@pytest.mark.parametrize("ticket", ["vda", "vdb", TOKEN, "", "*", TICKET[:-1], TICKET + "0", SECRET.ticket("vdb"),
+                                    TICKET.upper(), "%ff", "\xff"])  # fmt: skip
+@pytest.mark.parametrize("token", [None, "another-token", TICKET])
+def test_a_wrong_ticket_opens_nothing(ticket, token):
+    call = over(Memory(["data"], "full"))
+    for method, path in (
+        ("GET", ""),
+        ("HEAD", ""),
+        ("OPTIONS", ""),
+        ("GET", "/extents"),
+        ("GET", "/extents?context=x"),
+    ):
+        status, _, body = call(method, f"/images/{ticket}{path}", token=token)
+        assert status == 403 and b"vda" not in body and TICKET.encode() not in body
+
+
+def test_a_ticket_opens_one_disk_and_nothing_else():
+    first, second = Memory(["data"], "full", seed=1), Memory(["data"], "full", seed=2)
+    second.name = "vdb"
+    call = over(first, second)
+    assert call("GET", f"/images/{TICKET}", token=None)[2] == first.content
+    assert call("GET", f"/images/{SECRET.ticket('vdb')}", token=None)[2] == second.content
+    assert call("GET", "/images", token=TICKET)[0] == 401
+
+
+def test_the_token_opens_disks_by_name_and_tells_the_tickets():
+    volume = Memory(["data"], "incremental")
+    call = over(volume)
+    assert call("GET", "/images/vda")[2] == volume.content
+    assert call("GET", "/images/vdb")[0] == 403
+    assert json.loads(call("GET", "/images")[2]) == {
+        "images": [{"name": "vda", "size": BLOCK, "dirty": True, "path": f"/images/{TICKET}"}]
+    }
+    assert call("GET", "/images", token=None)[0] == 401
+
+
+def test_an_unknown_context_is_the_clients_mistake():
+    assert over(Memory(["data"], "full"))("GET", f"/images/{TICKET}/extents?context=data")[0] == 400
+
+
+def test_too_many_extents_for_one_answer(monkeypatch):
+    monkeypatch.setattr(ovirt, "MAX_EXTENTS", 3)
+    assert over(Memory(["data", "zero", "data"], "full"))("GET", f"/images/{TICKET}/extents")[0] == 200
+    status, _, body = over(Memory(["data", "zero"] * 2, "full"))("GET", f"/images/{TICKET}/extents")
+    assert status == 501 and "/exports/vda/map" in json.loads(body)["message"]
+
+
+def test_an_empty_disk():
+    call = over(Memory([], "full"))
+    assert extents(call, "zero") == [] and call("GET", f"/images/{TICKET}")[::2] == (200, b"")
+
+
+def test_a_ticket_of_a_backup_that_has_ended():
+    closing = gate.Gate()
+    call = client(*ovirt.routes(closing, SECRET))
+    closing.open({"vda": Memory(["data"], "full")})
+    assert call("GET", f"/images/{TICKET}")[0] == 200
+    closing.close()
+    assert call("GET", f"/images/{TICKET}")[0] == 403
+
+
+def test_a_ticket_is_in_no_log(caplog):
+    volume = Memory(["data"], "full")
+    volume.extents = None
+    caplog.set_level(0)
+    assert over(volume)("GET", f"/images/{TICKET}/extents", token=None)[0] == 500
+    assert caplog.records and TICKET not in caplog.text and TOKEN not in caplog.text
