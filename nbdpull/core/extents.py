@@ -209,6 +209,14 @@ def gaps(ranges: Ranges, start: int, stop: int) -> list[Range]:
     return [(int(edges[i]), int(nexts[i] - edges[i])) for i in holes]
 
 
+def filled(extents: Extents, start: int, stop: int, kind: int) -> Extents:
+    """And as of that kind what they leave out of [start, stop)."""
+    left_out = of((*gap, kind) for gap in gaps(clip(extents, start, stop), start, stop))
+    both = numpy.concatenate([extents, left_out])
+    result: Extents = both[numpy.argsort(both["offset"], kind="stable")]
+    return result
+
+
 def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     """The parts of `ranges` that lie in `others`, with their other fields. Both sorted and disjoint."""
     result: Ranges
@@ -269,7 +277,7 @@ def in_blocks(extents: Extents, size: int) -> Extents:
     which a part is data becomes data."""
     if not len(extents):
         return extents
-    start, stop = extents["offset"][0], ends(extents)[-1]
+    start, stop = int(extents["offset"][0]), int(ends(extents)[-1])
     zero, block = extents[extents["kind"] == ZERO], numpy.uint64(size)
     first, last = zero["offset"], ends(zero)
     first = numpy.where(first == start, first, -(-first.astype("i8") // size) * size).astype("u8")
@@ -277,8 +285,7 @@ def in_blocks(extents: Extents, size: int) -> Extents:
     kept = first < last
     zero = zero[kept]
     zero["offset"], zero["length"] = first[kept], (last - first)[kept]
-    both = numpy.concatenate([zero, of((*gap, DATA) for gap in gaps(zero, start, stop))])
-    return merged(both[numpy.argsort(both["offset"], kind="stable")])
+    return merged(filled(zero, start, stop, DATA))
 
 
 def differences(old: Buffer, new: Buffer, block: int) -> list[tuple[int, int]]:

@@ -211,9 +211,7 @@ class _Window:
             stop = self.start + int(self._starts[touched[limit]])
             touched = touched[:limit]
         data = extents.clip(self._ranges(slice(touched.start, touched.stop)), offset, stop)
-        zero = extents.of((at, length, extents.ZERO) for at, length in extents.gaps(data, offset, stop))
-        both = numpy.concatenate([data, zero])
-        return extents.merged(both[numpy.argsort(both["offset"], kind="stable")])
+        return extents.merged(extents.filled(data, offset, stop, extents.ZERO))
 
     def _ranges(self, numbers: slice) -> Extents:
         starts = self._starts[numbers]

@@ -1,0 +1,95 @@
+"""The disks of a committed point as volumes: each as it was, and what that point changed.
+
+Owns: which parts of a disk its point changed since its parent. Must not know: HTTP, who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...core import extents
+from ...core.choices import CACHE_BYTES
+from ...core.errors import Check
+from ...format import manifest, reader
+from ...repository.lookup import RandomImage
+from ...repository.series import Point, Series
+from .volume import DATA, ZERO, Extent
+
+if TYPE_CHECKING:
+    from ...core.extents import Extents
+
+BATCH = 4096  # runs of data that are looked up at once
+
+
+class PointDisk:
+    """A Volume: a disk as it was, whole. changes: what its point changed, None where it holds the disk in full. Use as
+    a context manager."""
+
+    mode = manifest.FULL
+
+    def __init__(
+        self, series: Series, point: Point, name: str, cache_bytes: int = CACHE_BYTES, check: Check = lambda: None
+    ) -> None:
+        """check() is called often meanwhile. NoSuchDisk, NoFullPull, MissingParent, Damaged."""
+        is_full = point.disk(name).mode == manifest.FULL
+        parent = None if is_full else series.parent(point)
+        self.name = name
+        self._image = RandomImage(series, point, name, cache_bytes, check)
+        self.size = self._image.size
+        self.changes = Changes(self, series, point, parent) if parent else None
+
+    def extents(self, start: int = 0) -> Iterator[Extent]:
+        """All of the disk, from `start` on."""
+        return _told(extents.merged_stream(self._batches(start)))
+
+    def _batches(self, at: int) -> Iterator[Extents]:
+        while at < self.size:
+            found = self._image.extents(at, limit=BATCH)
+            yield found
+            at = int(extents.ends(found[-1:])[0])
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Damaged where a frame is not what was stored: then nothing of the buffer counts."""
+        self._image.read_into(offset, buffer)
+
+    def __enter__(self) -> PointDisk:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._image.close()
+
+
+class Changes:
+    """A Volume: the same disk, and of its parts only those that the point changed since its parent. since: id of that
+    parent."""
+
+    mode = manifest.INCREMENTAL
+
+    def __init__(self, disk: PointDisk, series: Series, point: Point, parent: Point) -> None:
+        self.name, self.size, self.since = disk.name, disk.size, parent.id
+        self.read_into = disk.read_into
+        self._series, self._entry = series, point.disk(disk.name)
+        self._grown_from = min(parent.disk(disk.name).size, disk.size)
+
+    def extents(self, start: int = 0) -> Iterator[Extent]:
+        """What has to be written to the disk as of the parent, from `start` on; all that it has grown by is told."""
+        found = (extents.clip(each, start, self.size) for each in self._batches())
+        return _told(extents.merged_stream(found))
+
+    def _batches(self) -> Iterator[Extents]:
+        """Ascending; with what no record tells of the part that is new, which reads as zero."""
+        reached = self._grown_from
+        for records in reader.records(self._series.store, self._series.folder, self._entry):
+            found = records[list(extents.EXTENT.names or ())].astype(extents.EXTENT)
+            stop = int(extents.ends(found[-1:])[0])
+            yield extents.filled(found, reached, stop, extents.ZERO)
+            reached = max(reached, stop)
+        yield extents.filled(extents.of([]), reached, self.size, extents.ZERO)
+
+
+def _told(batches: Iterator[Extents]) -> Iterator[Extent]:
+    kinds = {extents.DATA: DATA, extents.ZERO: ZERO}
+    for batch in batches:
+        for offset, length, kind in batch.tolist():
+            yield offset, length, kinds[kind]
