@@ -9,33 +9,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Optional
 
 from ..core import deadline, errors
 from ..core.choices import OnLostBase, Resume
 from ..core.errors import Check
 from ..format import layout
-from ..hypervisor import backup_job, domain, socket_keeper
+from ..hypervisor import backup_job, socket_keeper
 from ..pulling import (
     fit,
-    holder,
     journal_files,
     live_disk,
-    offline,
+    opening,
     preparation,
     reclaim,
     resume,
     route,
     run_record,
+    standing,
     token_base,
 )
 from ..pulling.base import Choice
-from ..pulling.journal import Run
 from ..pulling.journal_files import Journal
 from ..pulling.live_disk import Known, Live, Reading
 from ..pulling.lookout import Checks, Lookout
-from ..pulling.preparation import Asked, Prepared, Subject
+from ..pulling.preparation import Asked, Dead, Prepared, Subject
 from ..pulling.token import Before, Made, Token
 from . import callers, held
 from .disk import Disk
@@ -103,8 +103,7 @@ class Job:
         with callers.unwrapped():
             inside.lookout.check()
             self._end_reading()
-            inside.job.finish()
-            inside.subject.vm.heed()  # a stop that comes now is too late
+            standing.finish(inside.subject.vm, inside.job)
 
     def commit(self) -> Token:
         """Your word that all that you need of this backup is durable, and its token with it. Only if the job was there
@@ -147,22 +146,12 @@ def open_backup(options: Options, check: Optional[Check] = None) -> Iterator[Job
 
     check() is called often, from any thread; what it raises ends the backup, and comes out as it is.
     """
-    route.parse(options.nbd, options.tls)  # before anything is done
     checks = Checks(deadline.bounded(callers.checked(check), options.max_duration, "the backup"))
     ended = _Ended()
     try:
-        with callers.unwrapped(), ExitStack() as entered:
-            vm = entered.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, checks))
-            hold = entered.enter_context(holder.holding(vm.uuid, vm.name))
-            reached = entered.enter_context(offline.reached(vm, options.offline, hold, checks, options.stall_timeout))
-            vm = reached.vm
-            way = route.to(vm, options.nbd, options.tls)
-            chosen = preparation.chosen(vm, way, options.disks, options.exclude, stands_paused=bool(reached.way))
-            vm.jobs.require_no_foreign_job()
-            subject = Subject(vm, way, chosen.disks)
-            warnings = [*reached.warnings, *chosen.warnings]
-            prepared = _prepare(options, subject, warnings)
-            yield from _held_open(options, subject, prepared, checks, warnings, ended)
+        with callers.unwrapped(), opening.opened(options, checks) as opened:
+            planned = _prepare(options, opened.subject, opened.warnings)
+            yield from _held_open(options, opened.subject, planned, checks, opened.warnings, ended)
     except errors.NbdpullError as error:  # of what comes after the backup's own end
         if not ended.is_settled:
             raise
@@ -181,10 +170,9 @@ class _Ended:
 
 
 class _Planned(NamedTuple):
-    """prepared: without the journal of a dead run; dead: that run, None where the job is to be begun."""
+    """older: checkpoints that its own one replaces."""
 
     prepared: Prepared
-    dead: Optional[Run]
     older: list[Made]
 
 
@@ -212,7 +200,7 @@ def _prepare(options: Options, subject: Subject, warnings: list[str]) -> _Planne
     prepared = preparation.prepared(subject, asked, choice, layout.new_point_id())
     if prepared.plan.checkpoint and options.since is None:
         warnings.extend(preparation.snapshot_warnings(subject))
-    return _Planned(prepared, None, older)
+    return _Planned(prepared, older)
 
 
 def _resumed(
@@ -226,45 +214,20 @@ def _resumed(
     else:
         prepared = preparation.prepared(subject, asked, choice, run_id)
         why = resume.obstacle(vm, run, prepared.plan, None, Resume.ALWAYS, options.scratch_limit)
-    if run is None or why:
+    if run is None or run.freeze is None or why:
         raise errors.JobLost(f"backup {run_id} of domain '{vm.name}' cannot be resumed: {why}: begin a new one")
-    return _Planned(prepared, run, [made for made in older if made.name != run.checkpoint])
+    resumes = Dead(run, run.freeze, journal_files.resume(run))
+    return _Planned(replace(prepared, dead=resumes), [made for made in older if made.name != run.checkpoint])
 
 
 def _held_open(
     options: Options, subject: Subject, planned: _Planned, check: Checks, warnings: list[str], ended: _Ended
 ) -> Iterator[Job]:
     """Yield the Job, and note how the block was left."""
-    vm, plan, dead = subject.vm, planned.prepared.plan, planned.dead
-    keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route.certificates is not None)
-    lookout = Lookout(vm, plan, check, keeps_sockets, options.scratch_limit)
-    record = dead or run_record.of(vm, plan)
     try:
-        with ExitStack() as begun:
-            journal = begun.enter_context(run_record.written(record, journal_files.resume(dead) if dead else None))
-            begun.enter_context(lookout.guarding())
-            if options.on_ready and not dead:
-                callers.wrapped(options.on_ready)()
-            standing = vm.backups.taken_over(plan, *dead.freeze) if dead and dead.freeze else vm.backups.begun(plan)
-            job = begun.enter_context(standing)
-            if options.on_cut and not dead:
-                callers.wrapped(options.on_cut)(record.begun)
-            warnings.extend(job.freeze.warnings)
-            made = Job(_Inside(subject, planned.prepared, job, journal, lookout, planned.older), record.begun, warnings)
-            try:
-                made._begin_reading(options)
-                yield made
-            except errors.NbdpullError as error:
-                if not made.committed:
-                    raise
-                ended.raised = error
-            except BaseException as error:
-                ended.raised = error
-            finally:
-                made._end_reading()
-                ended.is_settled = made.committed or ended.raised is not None
-            if not made.committed:
-                raise _NotCommitted
+        with _standing(options, subject, planned, check, warnings) as made, _heard(made, ended):
+            made._begin_reading(options)
+            yield made
     except _NotCommitted as undone:
         if undone.left_behind and ended.raised is None:
             failed = errors.HypervisorError(f"the backup was not committed; {'; '.join(undone.left_behind)}")
@@ -272,3 +235,38 @@ def _held_open(
             raise failed from None
         for each in undone.left_behind:
             log.warning("the backup was not committed; %s", each)
+
+
+@contextmanager
+def _standing(
+    options: Options, subject: Subject, planned: _Planned, check: Checks, warnings: list[str]
+) -> Iterator[Job]:
+    """Yield a Job of which nothing is read yet."""
+    vm, prepared, dead = subject.vm, planned.prepared, planned.prepared.dead
+    keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route.certificates is not None)
+    lookout = Lookout(vm, prepared.plan, check, keeps_sockets, options.scratch_limit)
+    record = dead.run if dead else run_record.of(vm, prepared.plan)
+    with run_record.written(record, dead.journal if dead else None) as journal:
+        on_ready = callers.wrapped(options.on_ready or (lambda: None))
+        on_cut = partial(callers.wrapped(options.on_cut or (lambda _: None)), record.begun)
+        with standing.standing(vm, prepared, lookout, on_ready, on_cut) as job:
+            warnings.extend(job.freeze.warnings)
+            yield Job(_Inside(subject, prepared, job, journal, lookout, planned.older), record.begun, warnings)
+
+
+@contextmanager
+def _heard(made: Job, ended: _Ended) -> Iterator[None]:
+    """A block that is left without a commit undoes what there is, whatever it raised."""
+    try:
+        yield
+    except errors.NbdpullError as error:
+        if not made.committed:
+            raise
+        ended.raised = error
+    except BaseException as error:
+        ended.raised = error
+    finally:
+        made._end_reading()
+        ended.is_settled = made.committed or ended.raised is not None
+    if not made.committed:
+        raise _NotCommitted

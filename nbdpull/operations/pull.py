@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NamedTuple, Optional
@@ -24,7 +24,7 @@ from ..format.manifest import FULL, CheckpointEntry, ParentEntry
 from ..hypervisor import backup_job, domain, socket_keeper
 from ..hypervisor.guest_load import Cores
 from ..nbd import libnbd
-from ..pulling import belongings, copying, fit, holder, offline, preparation, reclaim, route, run_record, superseded
+from ..pulling import belongings, copying, fit, opening, preparation, reclaim, run_record, standing, superseded
 from ..pulling.belongings import Added
 from ..pulling.copying import How
 from ..pulling.disk_copy import Storing
@@ -70,17 +70,10 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
     Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
     not be removed is in its field `left_behind`, and removed by the next pull.
     """
-    route.parse(options.nbd, options.tls)  # before anything is done
-    check = deadline.bounded(check, options.max_duration, "the pull")
-    opened = domain.open(options.domain, options.uri, options.stall_timeout, check)
+    bounded = Checks(deadline.bounded(check, options.max_duration, "the pull"))
     with ExitStack() as entered:
-        vm = entered.enter_context(opened)
-        hold = entered.enter_context(holder.holding(vm.uuid, vm.name))
-        reached = entered.enter_context(offline.reached(vm, options.offline, hold, check, options.stall_timeout))
-        vm = reached.vm
-        way = route.to(vm, options.nbd, options.tls)
-        disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude, stands_paused=bool(reached.way))
-        vm.jobs.require_no_foreign_job()
+        subject, way, warnings = entered.enter_context(opening.opened(options, bounded))
+        vm = subject.vm
         if options.since is not None and marker.is_new(options.output):  # no store is made in vain
             preparation.require_known(vm, options.since)
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
@@ -88,9 +81,8 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         report = partial(report, domain=vm.name)
         points, refused = target.load()
         log.info("series %s, points: %d", target.store.path(target.folder), len(points))
-        subject = Subject(vm, way, disks, target, points)
-        run = _Run(options, subject, target, reached.way, report, Checks(check), [*reached.warnings, *warnings])
-        return _pull(run, refused)
+        subject = replace(subject, series=target, points=points)
+        return _pull(_Run(options, subject, target, way, report, bounded, warnings), refused)
 
 
 @dataclass(frozen=True)
@@ -134,8 +126,7 @@ def _pull(run: _Run, refused: dict[str, Any]) -> Result:
     with ExitStack() as begun:
         making = begun.enter_context(run_record.new_point(run.series, record, prepared.dead))
         log.info("journal written")
-        begun.enter_context(lookout.guarding())
-        job = begun.enter_context(_job(run, prepared))
+        job = begun.enter_context(standing.standing(run.vm, prepared, lookout))
         laps.end("begin")
         _log_job(prepared, job)
         run.warnings.extend(job.freeze.warnings)
@@ -143,9 +134,8 @@ def _pull(run: _Run, refused: dict[str, Any]) -> Result:
             copied = copying.copied(subject, run.series, prepared, making, job, how, lookout, run.report)
             laps.end("copy")
         run.warnings.extend(copied.warnings)
-        job.finish()
+        standing.finish(run.vm, job)
         log.info("backup job ended")
-        run.vm.heed()  # all was read: a stop that comes now is too late
         laps.end("end")
         added = _add_belongings(run, prepared, making.point, job)
         laps.end("files")
@@ -259,12 +249,6 @@ def _require_room(run: _Run, prepared: Prepared) -> None:
 
 
 # While the job runs, and after it
-
-
-def _job(run: _Run, prepared: Prepared) -> Any:
-    """The context of the job: of one that is begun there, or of a dead run's."""
-    dead, plan = prepared.dead, prepared.plan
-    return run.vm.backups.taken_over(plan, *dead.freeze) if dead else run.vm.backups.begun(plan)
 
 
 def _log_job(prepared: Prepared, job: Any) -> None:
