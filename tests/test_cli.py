@@ -81,7 +81,13 @@ def test_a_first_word_that_is_no_verb_is_a_domain(words, domain):
 
 @pytest.mark.parametrize("verb", commands.VERBS)
 def test_a_verb_is_a_verb(verb):
-    needed = {"pull": "vm -o d", "restore": "d -o o", "show": "d latest", "index": "d latest vda"}
+    needed = {
+        "expose": "vm --listen :1 --token-file f",
+        "pull": "vm -o d",
+        "restore": "d -o o",
+        "show": "d latest",
+        "index": "d latest vda",
+    }
     assert parsed(verb, *needed.get(verb, "d").split()).verb == verb
 
 

@@ -413,6 +413,21 @@ def test_the_json_of_serve(tmp_path):
         assert_event(told, event, "serve")
 
 
+def test_the_json_of_expose(vm, tmp_path):
+    (tmp_path / "secret").write_text("0123456789abcdef")
+    (tmp_path / "secret").chmod(0o600)
+    words = ("expose", "vm1", "--listen", f"unix:{tmp_path}/sock", "--token-file", "secret", "--json")
+    process = command.start_nbdpull(*words, cwd=tmp_path)
+    line = process.stdout.readline()
+    curl = ["curl", "-sSf", "--unix-socket", tmp_path / "sock", "-H", "Authorization: Bearer 0123456789abcdef"]
+    subprocess.run([*curl, "-d", '{"ok": true}', f"{json.loads(line)['url']}/finish"], check=True, capture_output=True)
+    told = events(line + process.communicate(timeout=60)[0])
+    assert set(told) == {"exposing", "result"}
+    for event in told:
+        assert_event(told, event, "expose")
+    nbdpull_says(tmp_path, "release", "vm1")
+
+
 def test_the_json_of_drill(vm, private_libvirt, tmp_path):
     nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
     words = ("drill", "store", "-c", private_libvirt.uri, "--expect", "never", "--timeout", "1s", "--json")

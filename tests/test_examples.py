@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import random
 import subprocess
@@ -122,6 +123,9 @@ def test_the_document(machine, tmp_path):
     for command in "".join(blocks(text, "sh")).splitlines():
         subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=env)
     assert (tmp_path / "vda.raw").read_bytes() == vm.content("vda")
+    parts = [(tmp_path / name).read_bytes() for name in ("first.part", "second.part")]
+    assert b"".join(parts) == vm.content("vda") and json.loads((tmp_path / "vda.map").read_text())["size"] == MIB
+    assert nbdpull.Token.loads((tmp_path / "token").read_text()).checkpoint.name in vm.checkpoints()
     sketch, program = blocks(text, "python")
     compile(sketch, "vendors.md", "exec")
     kept = []

@@ -221,6 +221,7 @@ ONLY_NAMES = {
 
 OTHER_FILES = {  # and whose
     "pulling.holder",  # the lock of a domain
+    "pulling.token_file",  # a user's
     "pulling.route",  # certificates, a tunnel's socket
     "operations.drill",  # overlays and a console
     "restoring.belongings",  # restored ones

@@ -34,7 +34,9 @@ def duration(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """As it is written on the command line: 60s, 5m."""
+    """As it is written on the command line: 60s, 5m, 2h."""
+    if seconds > 3600 and seconds % 3600 == 0:
+        return f"{seconds / 3600:g}h"
     return f"{seconds / 60:g}m" if seconds > 60 and seconds % 60 == 0 else f"{seconds:g}s"
 
 

@@ -36,7 +36,7 @@ exit codes:
   9    output could not be written
   10   store: not a store, no such point, another domain, or a newer format
   11   damage found in the store
-  12   a limit (--max-duration, --scratch-limit) ended the run
+  12   a limit (--max-duration, --scratch-limit, --ttl) ended the run
   13   an image is not equal to the point, or a point failed its drill
   128+N  ended by signal N, such as 130 for Ctrl-C
 """

@@ -200,6 +200,12 @@ class OutputExists(OutputError):
     code = "output-exists"
 
 
+class Declined(OutputError):
+    """Whoever was to keep the backup says that he does not have it."""
+
+    code = "declined"
+
+
 class EncryptedTarget(OutputError):
     """What is there is encrypted, and would be lost."""
 

@@ -260,6 +260,29 @@ class ServeOptions:
 
 
 @dataclass(frozen=True)
+class ExposeOptions:
+    """listen: HOST:PORT, or unix:PATH. token_file: what clients have to show. since: a file with the token of the
+    backup before, token_out: one for the new one. tls: a folder of certificates; client_ca: a file. ttl: how long a
+    client has until he says that he has it. All else as of pull."""
+
+    domain: str
+    listen: str
+    token_file: str
+    since: Optional[str] = None
+    token_out: Optional[str] = None
+    tls: Optional[str] = None
+    client_ca: Optional[str] = None
+    ttl: float = 7200.0
+    uri: Optional[str] = None
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    on_lost_base: str = OnLostBase.FULL
+    quiesce: str = Quiesce.AUTO
+    scratch_dir: str = SHARED_DIR
+    scratch_limit: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class DrillOptions:
     """expect: a regular expression; the guest is ready when its serial console shows it, None: when its agent answers.
     timeout: how long that may take. work_dir: for what the guest writes. keep: record the result in the store."""

@@ -16,7 +16,7 @@ from ..core import errors, members
 from ..format import layout
 
 _PREFIX = "nbdpull-token-1:"
-_MAX_TEXT = 1 << 20  # characters
+MAX_TEXT = 1 << 20  # characters
 _MAX_DOCUMENT = 1 << 24  # bytes
 
 
@@ -69,7 +69,7 @@ class Token:
         if not isinstance(text, str):
             raise errors.UsageError("not a token of nbdpull: give back the text that dumps() returned")
         text = text.strip()
-        if text.startswith(_PREFIX) and len(text) <= _MAX_TEXT:
+        if text.startswith(_PREFIX) and len(text) <= MAX_TEXT:
             with suppress(ValueError, zlib.error):
                 inflate = zlib.decompressobj()
                 data = inflate.decompress(base64.urlsafe_b64decode(text[len(_PREFIX) :]), _MAX_DOCUMENT)

@@ -14,6 +14,7 @@ VERBS = (
     "verify",
     "digest",
     "serve",
+    "expose",
     "drill",
     "list",
     "show",

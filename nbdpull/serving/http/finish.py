@@ -38,11 +38,12 @@ class Finish:
         return self._asked.wait(seconds)
 
     def answer(self, status: int, members: Mapping[str, Any]) -> None:
-        """Say what became of it; who asks later is told that he is too late."""
+        """Say what became of it, once: what is said later is not heard. Who asks later is told that he is too late."""
         with self._lock:
-            self._ready = False
-            self._status, self._answer = status, members
-            self._answered.set()
+            if not self._answered.is_set():
+                self._ready = False
+                self._status, self._answer = status, members
+                self._answered.set()
 
     def _post(self, request: Request) -> Response:
         ok = _said(request.body)

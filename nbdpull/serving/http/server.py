@@ -113,6 +113,7 @@ class Server(wsgi.Server):
     ConnectionClass = Connection
     max_request_header_size, max_request_body_size = MAX_HEAD, MAX_BODY
     keep_alive_conn_limit = IDLE
+    expiration_interval = 0.1  # seconds, that an end waits for
 
     def __init__(
         self, app: Callable[..., Any], address: Union[str, tuple[str, int]], tls: Optional[ssl.SSLContext]

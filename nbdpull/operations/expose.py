@@ -1,0 +1,171 @@
+"""Expose: a backup of a domain over HTTP, until a client says that he has it.
+
+Owns: the order of the steps, and that the client's word, and nothing else, commits the backup. Must not know: the shape
+of the interface (serving/http), how a backup is made (api).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote
+
+from ..api.job import open_backup
+from ..api.options import Options as BackupOptions
+from ..core import errors
+from ..core.errors import Check, Report
+from ..pulling import token_file
+from ..serving.http import auth, endpoint, volumes
+from ..serving.http.app import App
+from ..serving.http.finish import Finish
+from ..serving.http.gate import Gate
+from ..serving.http.message import Refused
+from .options import ExposeOptions as Options
+
+LOOK_INTERVAL = 0.1  # seconds between looks at what may end it
+PROBE_INTERVAL = 2.0  # seconds between reads of our own, which fail where the job is gone
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """A disk. map, data: where it is."""
+
+    disk: str
+    size: int
+    mode: str
+    reason: str
+    map: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A backup that a client has. token: its text."""
+
+    domain: str
+    id: str
+    as_of: str
+    consistency: str
+    consistency_reason: str
+    token: str
+    disks: Sequence[Exposed]
+    dropped_checkpoints: Sequence[str]
+    warnings: Sequence[str]
+    seconds: float
+
+
+def expose(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """Begin a backup, serve it, and commit it when a client says so. report is told of the event "exposing" once.
+    Declined where the client says that he has it not, LimitReached where none says anything within ttl: then, and after
+    any other error, nothing moved."""
+    began = time.monotonic()
+    asked, gate = Finish(), Gate()
+    app = App([*volumes.routes(gate), *asked.routes()], auth.read(options.token_file))
+    with _serving(options, app) as url, token_file.drafted(options.token_out) as draft, _answered(asked):
+        with open_backup(_backup_options(options), check) as job:
+            exposed = [_exposed(disk, url) for disk in job.disks]
+            try:
+                gate.open({disk.name: disk for disk in job.disks})
+                asked.begin()
+                report(event="exposing", domain=options.domain, url=url, id=job.id, as_of=job.as_of, ttl=options.ttl,
+                       consistency=job.consistency, exports=[asdict(each) for each in exposed],
+                       warnings=list(job.warnings))  # fmt: skip
+                _await(options, gate, asked, check)
+            finally:
+                gate.close()  # before anything is closed that a request may read from
+            if gate.failed:
+                raise gate.failed
+            job.finish()
+            draft.write(job.token)
+            job.commit()
+        warnings = [*job.warnings, *_published(draft)]
+        result = Result(options.domain, job.id, job.as_of, job.consistency, job.consistency_reason, job.token.dumps(),
+                        exposed, job.dropped_checkpoints, warnings, round(time.monotonic() - began, 3))  # fmt: skip
+        asked.answer(200, {"committed": True, "id": result.id, "token": result.token, "warnings": warnings})
+        return result
+
+
+@contextmanager
+def _serving(options: Options, app: App) -> Iterator[str]:
+    """Before the backup begins: a port that is taken costs nothing then."""
+    where = endpoint.parse(options.listen)
+    if options.tls is None:
+        if options.client_ca is not None:
+            raise errors.UsageError("--client-ca is for TLS: use it with --tls DIR")
+        if not where.is_local:
+            raise errors.UsageError(
+                f"--listen {options.listen} can be reached from other machines, and without TLS anyone on the way "
+                "could read the disks and the token: use --tls DIR, or listen on 127.0.0.1 or a unix socket"
+            )
+    tls = endpoint.tls_context(options.tls, options.client_ca) if options.tls else None
+    with endpoint.serving(app, where, tls) as url:
+        yield url
+
+
+@contextmanager
+def _answered(asked: Finish) -> Iterator[None]:
+    """A client that waits is told what became of the backup, when nothing is left of it."""
+    try:
+        yield
+    except errors.NbdpullError as error:
+        asked.answer(200 if isinstance(error, errors.Declined) else 500, {
+            "committed": False, "code": error.code, "message": str(error), "left_behind": list(error.left_behind),
+        })  # fmt: skip
+        raise
+    finally:
+        asked.answer(500, {"committed": False, "code": errors.NbdpullError.code, "message": "internal error"})
+
+
+def _backup_options(options: Options) -> BackupOptions:
+    return BackupOptions(
+        options.domain,
+        since=token_file.read(options.since) if options.since else None,
+        uri=options.uri,
+        disks=options.disks,
+        exclude=options.exclude,
+        on_lost_base=options.on_lost_base,
+        quiesce=options.quiesce,
+        scratch_dir=options.scratch_dir,
+        scratch_limit=options.scratch_limit,
+    )
+
+
+def _exposed(disk: Any, url: str) -> Exposed:
+    root = f"{url}/exports/{quote(disk.name, safe='')}"
+    return Exposed(disk.name, disk.size, disk.mode, disk.reason, f"{root}/map", f"{root}/data")
+
+
+def _await(options: Options, gate: Gate, asked: Finish, check: Check) -> None:
+    """Return when a client has the backup; raise where it can be no more."""
+    until = time.monotonic() + options.ttl
+    probe = 0.0
+    while not asked.wait(LOOK_INTERVAL):
+        check()
+        if time.monotonic() > until:
+            raise errors.LimitReached(f"no client finished the backup within {options.ttl:g} s: give more by --ttl")
+        if time.monotonic() > probe:
+            _probe(gate)
+            probe = time.monotonic() + PROBE_INTERVAL
+        if gate.failed:
+            raise gate.failed
+    if not asked.ok:
+        raise errors.Declined('the client gave the backup up: it said {"ok": false}')
+
+
+def _probe(gate: Gate) -> None:
+    """Nobody may be reading when the job is lost."""
+    with suppress(Refused):
+        for volume in list(gate.values())[:1]:
+            volume.read_into(0, memoryview(bytearray(min(512, volume.size))))
+
+
+def _published(draft: token_file.Draft) -> list[str]:
+    """What went wrong, which undoes no commit: the token is in the answer and in the result, too."""
+    try:
+        draft.publish()
+    except errors.OutputError as error:
+        return [f"the backup is committed, but its token is not in the file: {error}; take it from the result"]
+    return []

@@ -1,0 +1,80 @@
+"""A token in a file of the user's: read, and put there when its backup is committed.
+
+Owns: that the file holds the token of before or the new one, whole, whatever happens. Must not know: what a token is
+good for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Optional
+
+from ..core import errors, file_system
+from ..core.os_error import translated
+from .token import MAX_TEXT, Token
+
+
+def read(path: str) -> Token:
+    """UsageError where there is none."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            text = file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise errors.UsageError(f"token file {path}: {error.strerror}; without a token the backup is full") from None
+    try:
+        return Token.loads(text)
+    except errors.UsageError as error:
+        raise errors.UsageError(f"token file {path}: {error}") from None
+
+
+class Draft:
+    """A file beside the one that it will replace. path None: nothing is kept."""
+
+    def __init__(self, path: Optional[str]) -> None:
+        self._path = path
+        self._draft = f"{path}.new"
+
+    def write(self, token: Token) -> None:
+        """Durably, so that nothing but the name is missing."""
+        if self._path is None:
+            return
+        with translated("write", self._draft), open(self._draft, "w", encoding="ascii") as file:
+            file.write(token.dumps() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self) -> None:
+        """The backup is committed: this is the token of the next one."""
+        if self._path is None:
+            return
+        with translated("write", self._path):
+            os.replace(self._draft, self._path)
+            folder = os.open(os.path.dirname(os.path.abspath(self._path)), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                file_system.sync_folder(folder)
+            finally:
+                os.close(folder)
+
+    def _claim(self) -> None:
+        """Before there is anything to lose: find out that it can be written."""
+        if self._path is not None:
+            with translated("write", self._draft):
+                os.close(os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def _drop(self) -> None:
+        if self._path is not None:
+            with suppress(OSError):
+                os.unlink(self._draft)
+
+
+@contextmanager
+def drafted(path: Optional[str]) -> Iterator[Draft]:
+    """Without `publish` nothing is left of it. OutputError where it cannot be written."""
+    draft = Draft(path)
+    draft._claim()
+    try:
+        yield draft
+    finally:
+        draft._drop()

@@ -1,0 +1,227 @@
+"""expose: what any HTTP client reads is the disk, and nothing moves but by its word."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.parse
+
+import pytest
+from bed.machine import MIB, wait_for
+from command import next_event, start_nbdpull
+
+pytest.importorskip("libvirt")
+
+TOKEN = "3f1c7a90e5d24b68"
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=60)
+        self._path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+
+
+class Exposed:
+    """A running expose, and a client of it."""
+
+    def __init__(self, process, about, unix=None, tls=None):
+        self.process, self.about, self._unix, self._tls = process, about, unix, tls
+        self.url = urllib.parse.urlsplit(about["url"])
+
+    def connection(self):
+        if self._unix:
+            return UnixConnection(self._unix)
+        if self._tls:
+            return http.client.HTTPSConnection(self.url.hostname, self.url.port, timeout=60, context=self._tls)
+        return http.client.HTTPConnection(self.url.hostname, self.url.port, timeout=60)
+
+    def ask(self, method, path, body=None, token=TOKEN, **headers):
+        """(status, headers, body)."""
+        with contextlib.closing(self.connection()) as made:
+            made.request(method, path, body, {"x-kubevirt-export-token": token, **headers})
+            answer = made.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def extents(self, disk, page_size=3):
+        found, at = [], 0
+        while at is not None:
+            status, _, body = self.ask("GET", f"/exports/{disk}/map?offset={at}&page_size={page_size}")
+            assert status == 200, body
+            page = json.loads(body)
+            found += page["extents"]
+            at = page["next_offset"]
+        return found, page
+
+    def image(self, disk, before):
+        """The image that a client has when it has taken over what changed."""
+        told, page = self.extents(disk)
+        assert [each["offset"] for each in told[1:]] == [each["offset"] + each["length"] for each in told[:-1]]
+        assert told[0]["offset"] == 0 and told[-1]["offset"] + told[-1]["length"] == page["size"]
+        image = bytearray(before if page["backup_type"] == "incremental" else page["size"])
+        for each in told:
+            where = slice(each["offset"], each["offset"] + each["length"])
+            if each["type"] == (1 if page["backup_type"] == "incremental" else 0):
+                status, _, body = self.ask("GET", f"/exports/{disk}/data?offset={where.start}&length={each['length']}")
+                assert status == 200 and len(body) == each["length"]
+                image[where] = body
+            elif "zero" in each["description"]:
+                image[where] = bytes(each["length"])
+        return bytes(image)
+
+    def finish(self, ok=True):
+        """(what it answered, the result of the command)."""
+        status, _, body = self.ask("POST", "/finish", json.dumps({"ok": ok}))
+        return (status, json.loads(body)), self.result()
+
+    def result(self):
+        output, errors = self.process.communicate(timeout=60)
+        assert "Traceback" not in errors and TOKEN not in errors + output
+        result = json.loads(output.splitlines()[-1])
+        assert result["exit_code"] == self.process.returncode
+        return result
+
+
+class Program:
+    """Who takes backups of a machine by HTTP."""
+
+    def __init__(self, vm, folder):
+        self.vm, self.folder, self.token = vm, folder, folder / "token"
+        (folder / "secret").write_text(TOKEN + "\n")
+        (folder / "secret").chmod(0o600)
+        (folder / "scratch").mkdir()
+        self.images = dict.fromkeys(vm.disks, b"")
+
+    def words(self, *options, listen="127.0.0.1:0"):
+        words = ["expose", self.vm.name, "-c", self.vm.bed.uri, "--scratch-dir", self.folder / "scratch"]
+        words += ["--token-file", self.folder / "secret", "--listen", listen, "--token-out", self.token]
+        return [*words, *(["--since", self.token] if self.token.exists() else []), *options]
+
+    @contextlib.contextmanager
+    def exposed(self, *options, listen="127.0.0.1:0", **how):
+        process = start_nbdpull(*self.words(*options, "--json", listen=listen))
+        try:
+            yield Exposed(process, next_event(process, "exposing"), **how)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=60)
+
+    def state(self):
+        return self.vm.checkpoints(), self.token.read_text() if self.token.exists() else None
+
+    def assert_unmoved(self, before):
+        assert self.state() == before and not self.vm.job_active()
+        assert os.listdir(self.folder / "scratch") == []
+        assert sorted(path.name for path in self.folder.glob("token*")) == (["token"] if before[1] else [])
+
+    def take(self, **how):
+        """One backup, which has to be right."""
+        frozen = {disk: self.vm.content(disk) for disk in self.vm.disks}
+        with self.exposed(**how) as now:
+            self.vm.write("vda", 0, 65536, 0xEE)  # after the instant
+            taken = {disk: now.image(disk, self.images[disk]) for disk in frozen}
+            assert taken == frozen
+            (status, told), result = now.finish()
+            assert (status, told["committed"], result["ok"]) == (200, True, True), told
+        self.images = taken
+        assert told["token"] == result["token"] == self.token.read_text().strip()
+        assert len(self.vm.checkpoints()) == 1 and not self.vm.job_active()
+        return now.about
+
+
+@pytest.fixture
+def program(machine, tmp_path):
+    vm = machine({"vda": 8 * MIB, "vdb": MIB + 512}, name="vm1")
+    vm.write("vda", 3 * MIB, MIB + 65536, 0x55)
+    vm.write("vdb", 0, 65536, 0x66)
+    return Program(vm, tmp_path)
+
+
+def test_full_and_incremental_are_the_disks(program):
+    about = program.take()
+    assert [each["mode"] for each in about["exports"]] == ["full", "full"]
+    for pattern in (0x11, 0x22):
+        program.vm.write("vda", 5 * MIB, 70000 // 512 * 512, pattern)
+        program.vm.write_zeroes("vda", 3 * MIB, 131072)
+        about = program.take()
+        assert [each["mode"] for each in about["exports"]] == ["incremental", "incremental"]
+
+
+def test_what_ends_it_otherwise_moves_nothing(program):
+    """The client's no, its silence, a signal, a kill; and the backup after all that is right."""
+    program.take()
+    before = program.state()
+    program.vm.write("vda", 6 * MIB, 65536, 0x77)
+    with program.exposed() as now:
+        (status, told), result = now.finish(ok=False)
+        assert (status, told["committed"], told["code"]) == (200, False, "declined")
+        assert (result["exit_code"], result["code"]) == (9, "declined")
+    program.assert_unmoved(before)
+    with program.exposed("--ttl", "1s") as now:
+        result = now.result()
+        assert (result["exit_code"], result["code"]) == (12, "limit-reached")
+    program.assert_unmoved(before)
+    with program.exposed() as now:
+        now.process.send_signal(signal.SIGTERM)
+        assert now.result()["exit_code"] == 143
+    program.assert_unmoved(before)
+    with program.exposed() as now:
+        now.process.kill()
+    assert program.state()[1] == before[1]
+    program.token.with_name("token.new").unlink()
+    assert program.take()["exports"][0]["mode"] == "incremental"
+
+
+def test_a_lost_job_is_never_taken_for_a_whole_one(program):
+    """Aborted by somebody else in the middle of a stream: the stream is cut, and nothing is committed."""
+    before = program.state()
+    with program.exposed() as now, contextlib.closing(now.connection()) as made:
+        made.request("GET", "/exports/vda/data", headers={"x-kubevirt-export-token": TOKEN})
+        answer = made.getresponse()
+        assert answer.length == 8 * MIB
+        program.vm.domain.abortJob()
+        wait_for(lambda: now.process.poll() is not None, "the end of expose")
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            got = answer.read()
+            assert len(got) < 8 * MIB, "it fits into the sockets"
+        result = now.result()
+        assert result["exit_code"] == 6 and result["code"] in ("job-lost", "source")
+    program.assert_unmoved(before)
+
+
+def test_a_finish_cuts_the_streams_under_way(program):
+    with program.exposed() as now, contextlib.closing(now.connection()) as made:
+        made.request("GET", "/exports/vda/data", headers={"x-kubevirt-export-token": TOKEN})
+        answer = made.getresponse()
+        begun = time.monotonic()
+        (status, told), _ = now.finish()
+        assert told["committed"] and time.monotonic() - begun < 20
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+
+
+def test_curl_as_in_kubevirts_tests(program):
+    frozen = program.vm.content("vda")
+    with program.exposed() as now:
+
+        def curl(*words):
+            return subprocess.run(["curl", "-sS", "--fail", *words], check=True, capture_output=True, timeout=60).stdout
+
+        [disk] = [each for each in now.about["exports"] if each["disk"] == "vda"]
+        assert curl(f"{now.about['url']}/exportready") == b"OK"
+        token = f"x-kubevirt-export-token={TOKEN}"
+        page = json.loads(curl(f"{disk['map']}?{token}&offset=0&length={8 * MIB}"))
+        assert page["next_offset"] is None
+        assert curl("-H", f"x-kubevirt-export-token: {TOKEN}", f"{disk['data']}?offset=0&length=0") == frozen
+        part = curl("-H", f"Authorization: Bearer {TOKEN}", "-r", f"{3 * MIB}-{3 * MIB + 9}", disk["data"])
+        assert part == frozen[3 * MIB :][:10]
+        wrong = subprocess.run(["curl", "-s", "-o", os.devnull, "-w", "%{http_code}", disk["map"]], capture_output=True)
+        assert wrong.stdout == b"401"
