@@ -24,13 +24,17 @@ class Bad(Exception):
     """A parameter that is refused with 400."""
 
 
+def half(length):
+    return max(512, length // 2 // 512 * 512)
+
+
 # Maps that cannot be true, by the word of a fault: (page, next_offset, arguments of the fault), a page having extents
 # as in disks.py. "gap" is what v1.9 can tell by itself: it goes on after the longer of two contexts. So is "null".
 LIES = {
     "null": lambda page, following: ([], None),
     "gap": lambda page, following: ([page[0], *page[2:]] if len(page) > 2 else page[1:], following),
     "late": lambda page, following: ([(page[0][0] + 4096, page[0][1] - 4096, *page[0][2:]), *page[1:]], following),
-    "short": lambda page, following: ([*page[:-1], (page[-1][0], page[-1][1] // 2, *page[-1][2:])], following),
+    "short": lambda page, following: ([*page[:-1], (page[-1][0], half(page[-1][1]), *page[-1][2:])], following),
     "overlap": lambda page, following: ([page[0], *page], following),
     "stuck": lambda page, following: (page[:1], page[0][0]),
     "backwards": lambda page, following: (page, max(0, page[0][0] - 65536)),
