@@ -5,40 +5,28 @@ import http.client
 import json
 import os
 import signal
-import socket
+import ssl
 import subprocess
 import time
 import urllib.parse
 
 import pytest
-from bed.machine import MIB, wait_for
-from command import next_event, start_nbdpull
+from bed.machine import MIB, Machine, wait_for
+from command import nbdpull, next_event, start_nbdpull
 
 pytest.importorskip("libvirt")
 
 TOKEN = "3f1c7a90e5d24b68"
 
 
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("localhost", timeout=60)
-        self._path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(self._path)
-
-
 class Exposed:
     """A running expose, and a client of it."""
 
-    def __init__(self, process, about, unix=None, tls=None):
-        self.process, self.about, self._unix, self._tls = process, about, unix, tls
+    def __init__(self, process, about, tls=None):
+        self.process, self.about, self._tls = process, about, tls
         self.url = urllib.parse.urlsplit(about["url"])
 
     def connection(self):
-        if self._unix:
-            return UnixConnection(self._unix)
         if self._tls:
             return http.client.HTTPSConnection(self.url.hostname, self.url.port, timeout=60, context=self._tls)
         return http.client.HTTPConnection(self.url.hostname, self.url.port, timeout=60)
@@ -137,12 +125,20 @@ class Program:
         return now.about
 
 
+@pytest.fixture(scope="module")
+def vm(private_libvirt, tmp_path_factory):
+    with Machine(private_libvirt, tmp_path_factory.mktemp("images"), {"vda": 8 * MIB, "vdb": MIB + 512}) as vm:
+        vm.write("vda", 3 * MIB, MIB + 65536, 0x55)
+        vm.write("vdb", 0, 65536, 0x66)
+        yield vm
+
+
 @pytest.fixture
-def program(machine, tmp_path):
-    vm = machine({"vda": 8 * MIB, "vdb": MIB + 512}, name="vm1")
-    vm.write("vda", 3 * MIB, MIB + 65536, 0x55)
-    vm.write("vdb", 0, 65536, 0x66)
-    return Program(vm, tmp_path)
+def program(vm, tmp_path):
+    yield Program(vm, tmp_path)
+    assert not vm.job_active()
+    for name in vm.checkpoints():
+        vm.delete_checkpoint(name)
 
 
 def test_full_and_incremental_are_the_disks(program):
@@ -208,6 +204,43 @@ def test_a_finish_cuts_the_streams_under_way(program):
             answer.read()
 
 
+def test_what_cannot_be_is_one_clear_line(program):
+    """And costs no backup."""
+    for options, said, code in (
+        (["--listen", "0.0.0.0:0"], "use --tls", 2),
+        (["--client-ca", "x"], "use it with --tls", 2),
+        (["--tls", "nowhere"], "server-cert.pem", 2),
+        (["--since", "nowhere"], "token file nowhere", 2),
+        (["--since", "secret"], "token file secret: not a token", 2),
+        (["--token-file", "nowhere"], "--token-file nowhere", 2),
+        (["--token-out", "/nowhere/token"], "/nowhere/token", 9),
+        (["--disk", "vdz"], "vdz", 3),
+    ):
+        done = nbdpull(*program.words(*options), cwd=program.folder)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1) and said in done.stderr, done.stderr
+        program.assert_unmoved(([], None))
+
+
+def test_by_tls_with_certificates_of_clients(program):
+    """And no key, no token, no service."""
+    folder = program.folder
+    for name in ("server", "client"):
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-keyout",
+                        folder / f"{name}-key.pem", "-out", folder / f"{name}-cert.pem"],
+                       check=True, capture_output=True)  # fmt: skip
+    context = ssl.create_default_context(cafile=folder / "server-cert.pem")
+    frozen = program.vm.content("vda")
+    with program.exposed("--tls", folder, "--client-ca", folder / "client-cert.pem", tls=context) as now:
+        assert now.about["url"].startswith("https://")
+        with pytest.raises((OSError, http.client.HTTPException)):
+            now.ask("GET", "/exports/vda/data")
+        context.load_cert_chain(folder / "client-cert.pem", folder / "client-key.pem")
+        assert now.ask("GET", "/exports/vda/data", token="wrong-token")[0] == 401
+        assert now.ask("GET", "/exports/vda/data")[2] == frozen
+        assert now.finish()[0][1]["committed"]
+
+
 def test_curl_as_in_kubevirts_tests(program):
     frozen = program.vm.content("vda")
     with program.exposed() as now:
@@ -225,3 +258,5 @@ def test_curl_as_in_kubevirts_tests(program):
         assert part == frozen[3 * MIB :][:10]
         wrong = subprocess.run(["curl", "-s", "-o", os.devnull, "-w", "%{http_code}", disk["map"]], capture_output=True)
         assert wrong.stdout == b"401"
+        curl("-H", f"x-kubevirt-export-token: {TOKEN}", "-d", '{"ok": false}', f"{now.about['url']}/finish")
+        assert now.result()["code"] == "declined"

@@ -18,7 +18,7 @@ from ..api.options import Options as BackupOptions
 from ..core import errors
 from ..core.errors import Check, Report
 from ..pulling import token_file
-from ..serving.http import auth, endpoint, volumes
+from ..serving.http import auth, endpoint, ovirt, volumes
 from ..serving.http.app import App
 from ..serving.http.finish import Finish
 from ..serving.http.gate import Gate
@@ -26,7 +26,7 @@ from ..serving.http.message import Refused
 from .options import ExposeOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds between looks at what may end it
-PROBE_INTERVAL = 2.0  # seconds between reads of our own, which fail where the job is gone
+PROBE_INTERVAL = 1.0  # seconds between reads of our own, which fail where the job is gone
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
     any other error, nothing moved."""
     began = time.monotonic()
     asked, gate = Finish(), Gate()
-    app = App([*volumes.routes(gate), *asked.routes()], auth.read(options.token_file))
+    token = auth.read(options.token_file)
+    app = App([*volumes.routes(gate), *ovirt.routes(gate, token), *asked.routes()], token)
     with _serving(options, app) as url, token_file.drafted(options.token_out) as draft, _answered(asked):
         with open_backup(_backup_options(options), check) as job:
             exposed = [_exposed(disk, url) for disk in job.disks]

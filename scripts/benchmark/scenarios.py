@@ -228,6 +228,15 @@ def incompressible(setting, rounds):
         yield from _full_rounds(setting, vm, rounds)
 
 
+def expose(setting, rounds):
+    """Everything of a disk of random bytes over HTTP by curl, and from the same job by nbdcopy, to nothing."""
+    image = disks.of_bytes(setting.fresh("vda.qcow2"), setting.size // 4)
+    with setting.machine(image) as vm, serving.exposed(vm, setting) as (curl, uri):
+        for _ in range(rounds):
+            yield "nbdpull", setting.run(curl, vm)
+            yield "nbdcopy", setting.run(tools.nbdcopy_to_null(uri), vm)
+
+
 def zeros(setting, rounds):
     """100 GiB of dirty zeroes, as a guest's fstrim leaves them."""
     size = int(100 * disks.GIB * setting.scale)
@@ -417,6 +426,7 @@ SCENARIOS = {
     "serve-first-byte": serve_first_byte,
     "serve-sequential": serve_sequential,
     "serve-random": serve_random,
+    "expose": expose,
     "boot": boot,
     "guest": guest,
     "start-up": start_up,

@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import time
+import xml.etree.ElementTree as ET
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import measure
 import nbd
 import tools
+
+from nbdpull.serving.http import auth
 
 KINDS = ("nbdpull", "chain of 1", "nbdkit file", "qemu-nbd qcow2")
 READS, READ_SIZE = 1000, 4096
@@ -50,6 +53,26 @@ def server(command, environment):
             process.kill()
             process.wait()
         Path(uri.partition("socket=")[2]).unlink(missing_ok=True)
+
+
+@contextmanager
+def exposed(vm, setting):
+    """Run `nbdpull expose` while the block runs; give a command that reads vda from it, and QEMU's own URI of it."""
+    secret, header = setting.fresh("secret"), setting.fresh("header")
+    secret.touch(0o600)
+    header.write_text(f"{auth.NAME}: of-the-benchmark")
+    secret.write_text("of-the-benchmark")
+    words = tools.nbdpull("expose", vm.name, "-c", setting.bed.uri, "--token-file", secret, "--listen", "127.0.0.1:0",
+                          "--json")  # fmt: skip
+    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, env=tools.environment())
+    try:
+        [export] = json.loads(process.stdout.readline())["exports"]
+        server = ET.fromstring(vm.domain.backupGetXMLDesc()).find("server")
+        curl = ["curl", "-sSf", "-H", f"@{header}", "-o", "/dev/null", export["data"]]
+        yield curl, tools.export_uri(server.get("socket"), "vda")
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def connected(uri):

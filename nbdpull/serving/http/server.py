@@ -6,6 +6,7 @@ a whole one. Must not know: where it listens, paths, tokens, volumes.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -30,7 +31,7 @@ WAITING = 64  # further ones that wait for a thread; the next is told 503
 IDLE = 20  # connections that are kept for a next request
 MAX_HEAD, MAX_BODY = 16 << 10, 16 << 10  # bytes of a request
 TIMEOUT = 30.0  # seconds for a request to arrive as a whole, with its TLS handshake; and for a piece of an answer
-GOODBYE = 3.0  # seconds at the end for answers that are under way
+GOODBYE = 1.0  # seconds at the end for answers that are under way
 LOOK_INTERVAL = 0.5
 
 
@@ -175,6 +176,9 @@ class Server(wsgi.Server):
     def bind_unix_socket(self, bind_addr: str) -> Any:
         """For our user alone; and nothing is removed that has its name, as cheroot does."""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if os.path.lexists(bind_addr):
+            self._failed = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            raise self._failed
         before = os.umask(0o177)
         try:
             self.socket.bind(bind_addr)

@@ -1,0 +1,298 @@
+"""The HTTP server against clients that mean it harm, are slow, or go away: what one does costs the others nothing."""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+
+from nbdpull.core import errors
+from nbdpull.serving.http import endpoint, message
+from nbdpull.serving.http import server as limits
+from nbdpull.serving.http.app import App, Route
+from nbdpull.serving.http.auth import Token
+
+SIZE = 32 << 20  # bytes: more than sockets hold
+
+
+def big(request):
+    def pieces():
+        for _ in range(SIZE >> 20):
+            yield memoryview(bytes(1 << 20))
+
+    return message.Response(200, {"Content-Length": str(SIZE)}, pieces())
+
+
+def short(request):
+    return message.Response(200, {"Content-Length": "1000"}, [b"x" * 999])
+
+
+def failing(request):
+    def pieces():
+        yield b"x" * 500
+        raise errors.SourceError("the disk cannot be read")
+
+    return message.Response(200, {"Content-Length": "1000"}, pieces())
+
+
+def echo(request):
+    return message.json_response({"path": request.path, "body": request.body.decode()})
+
+
+ROUTES = [
+    Route(("big",), ("GET",), big, is_open=True),
+    Route(("short",), ("GET",), short, is_open=True),
+    Route(("failing",), ("GET",), failing, is_open=True),
+    Route(("echo",), ("GET", "POST"), echo, is_open=True),
+    Route(("exports", None, "map"), ("GET",), lambda request, name: message.json_response({"name": name}), True),
+]
+APP = App(ROUTES, Token(b"a-token-of-ours"))
+
+
+@contextlib.contextmanager
+def serving(tls=None, **times):
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {"TIMEOUT": 1.0, "GOODBYE": 0.3, "LOOK_INTERVAL": 0.05, **times}.items():
+            patched.setattr(limits, name, value)
+        with endpoint.serving(APP, endpoint.parse("127.0.0.1:0"), tls) as url:
+            yield int(url.rpartition(":")[2])
+
+
+@pytest.fixture
+def port():
+    with serving() as port:
+        yield port
+
+
+def raw(port, sent, patience=10):
+    """What comes back until the connection ends."""
+    with socket.create_connection(("127.0.0.1", port), timeout=patience) as made:
+        with contextlib.suppress(ConnectionError):
+            made.sendall(sent)
+        return rest(made)
+
+
+def rest(made):
+    got = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := made.recv(1 << 20):
+            got += piece
+    return got
+
+
+def assert_serves(port, context=None):
+    connect = http.client.HTTPSConnection if context else http.client.HTTPConnection
+    made = connect("127.0.0.1", port, timeout=10, **({"context": context} if context else {}))
+    with contextlib.closing(made):
+        made.request("POST", "/echo", b"hello")
+        assert json.loads(made.getresponse().read())["body"] == "hello"
+
+
+HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent, status",
+    [
+        (HEAD + b"Content-Length: -1\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: -5\r\n\r\nhello", b"400"),
+        (HEAD + b"Content-Length: x\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: +5\r\n\r\nhello", b"400"),
+        (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: 99999999999\r\n\r\n", b"413"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", b"400"),
+        (HEAD + b"X: " + b"x" * (20 << 10), b"413"),
+        (HEAD + b"X: y\r\n" * (4 << 10), b"413"),
+        (b"GET /" + b"x" * (20 << 10), b"414"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"505"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", b"400"),
+        (b"GET /exports/..%2f..%2fetc%2fpasswd/map HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
+    ],
+)
+def test_what_is_no_sound_request_is_refused(port, sent, status):
+    """The last one names a disk, which is looked for as it is."""
+    answer = raw(port, sent)
+    assert answer.split()[1] == status, answer
+    assert b"passwd" not in sent or b"..%2F..%2Fetc%2Fpasswd" in answer
+    assert_serves(port)
+
+
+def test_a_body_of_chunks_has_an_end(port):
+    """The server may hang up before the answer is read: there is more to come."""
+    chunk = b"2000\r\n" + bytes(0x2000) + b"\r\n"
+    assert b"200" not in raw(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2000)
+    assert_serves(port)
+
+
+def test_requests_one_after_the_other(port):
+    """Pipelined: the body of one is not taken for the next."""
+    answers = raw(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nGET" * 3 + HEAD + b"\r\n")
+    assert answers.count(b"HTTP/1.1 200") == 4 and answers.count(b'"body":"GET"') == 3
+
+
+def test_a_head_has_no_body(port):
+    answer = raw(port, b"HEAD /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"Content-Length: %d" % SIZE in head and body == b""
+
+
+@pytest.mark.parametrize("path", ["short", "failing"])
+def test_an_answer_that_breaks_off_is_seen_to(port, path):
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as made:
+        made.request("GET", f"/{path}")
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            made.getresponse().read()
+    assert_serves(port)
+
+
+def trickle(made, stopped):
+    with contextlib.suppress(OSError):
+        for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 10000:
+            made.sendall(bytes([byte]))
+            if stopped.wait(0.05):
+                return
+
+
+def test_who_sends_a_byte_at_a_time_is_cut_off(port):
+    """All threads are busy with such, and still the next one is served."""
+    stopped = threading.Event()
+    with contextlib.ExitStack() as opened:
+        made = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(limits.THREADS)]
+        threads = [threading.Thread(target=trickle, args=(each, stopped)) for each in made]
+        opened.callback(stopped.set)
+        for each in threads:
+            each.start()
+        assert_serves(port)
+        for each in threads:
+            each.join(10)
+        assert not any(each.is_alive() for each in threads), "each was cut off"
+
+
+def test_who_takes_no_answer_is_cut_off(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as made:
+        made.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(1.5)
+        assert len(rest(made)) < SIZE
+    assert_serves(port)
+
+
+def test_the_end_waits_for_no_client():
+    with serving(TIMEOUT=60.0) as port:
+        made = socket.create_connection(("127.0.0.1", port), timeout=20)
+        made.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        made.recv(1)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
+    with made:
+        assert len(rest(made)) < SIZE
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+# -- where ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8080", "host", "host:", ":80", "host:x", "host:65536", "::1:80", "unix:" + "x" * 200]
+)
+def test_a_wrong_address_is_refused(text):
+    with pytest.raises(errors.UsageError, match="--listen"):
+        endpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text, local",
+    [("127.0.0.1:0", True), ("127.9.9.9:80", True), ("[::1]:80", True), ("localhost:80", True), ("unix:/x", True),
+     ("0.0.0.0:80", False), ("[::]:80", False), ("10.0.0.1:80", False), ("backup.example:80", False)],
+)  # fmt: skip
+def test_what_is_local(text, local):
+    assert endpoint.parse(text).is_local == local
+
+
+def test_a_unix_socket_is_ours_alone_and_nothing_is_removed_for_it(tmp_path):
+    path = tmp_path / "sock"
+    path.write_text("precious")
+    where = endpoint.parse(f"unix:{path}")
+    with pytest.raises(errors.OutputExists), endpoint.serving(APP, where):
+        pass
+    assert path.read_text() == "precious"
+    path.unlink()
+    with endpoint.serving(APP, where):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
+
+
+def test_a_port_that_is_taken_is_one_clear_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = endpoint.parse(f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(errors.OutputError, match="Address already in use"), endpoint.serving(APP, where):
+            pass
+
+
+def test_a_descriptor_of_systemds_is_left_alone(monkeypatch):
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    with serving() as port:
+        assert_serves(port)
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    for name in ("server", "client"):
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-keyout",
+                        folder / f"{name}-key.pem", "-out", folder / f"{name}-cert.pem"],
+                       check=True, capture_output=True)  # fmt: skip
+    return folder
+
+
+def client_context(folder, certificate=False):
+    context = ssl.create_default_context(cafile=folder / "server-cert.pem")
+    if certificate:
+        context.load_cert_chain(folder / "client-cert.pem", folder / "client-key.pem")
+    return context
+
+
+def test_tls_and_a_client_of_the_ca(certificates):
+    """A handshake that nobody goes on with keeps nobody out; nor does plain HTTP to that port."""
+    tls = endpoint.tls_context(str(certificates), str(certificates / "client-cert.pem"))
+    with serving(tls) as port, socket.create_connection(("127.0.0.1", port)) as idle:
+        assert_serves(port, client_context(certificates, certificate=True))
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+            assert_serves(port, client_context(certificates))
+        assert b"200" not in raw(port, HEAD + b"\r\n")
+        idle.sendall(b"\x16")
+        assert_serves(port, client_context(certificates, certificate=True))
+
+
+def test_a_body_by_tls_is_whole_or_seen_to_be_short(certificates):
+    with serving(endpoint.tls_context(str(certificates), None)) as port:
+        for path, size in (("big", SIZE), ("failing", None)):
+            made = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=client_context(certificates))
+            with contextlib.closing(made):
+                made.request("GET", f"/{path}")
+                answer = made.getresponse()
+                if size:
+                    assert len(answer.read()) == size
+                else:
+                    with pytest.raises((http.client.IncompleteRead, OSError)):
+                        answer.read()
+
+
+def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
+    with pytest.raises(errors.UsageError, match="server-cert.pem"):
+        endpoint.tls_context(str(tmp_path), None)
+    with pytest.raises(errors.UsageError, match="--client-ca"):
+        endpoint.tls_context(str(certificates), str(tmp_path / "none"))
+    (tmp_path / "bad").write_text("no certificate")
+    with pytest.raises(errors.UsageError, match="--client-ca"):
+        endpoint.tls_context(str(certificates), str(tmp_path / "bad"))
