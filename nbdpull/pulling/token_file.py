@@ -34,7 +34,7 @@ class Draft:
 
     def __init__(self, path: Optional[str]) -> None:
         self._path = path
-        self._draft = f"{path}.new"
+        self._draft = f"{path}.{os.getpid()}.new"  # nobody else's, who may be refused and tidy up
 
     def write(self, token: Token) -> None:
         """Durably, so that nothing but the name is missing."""

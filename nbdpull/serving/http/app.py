@@ -7,7 +7,7 @@ further shape of the same volumes is a further list of routes. Must not know: th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Callable, Optional, Union
@@ -23,6 +23,7 @@ log = logging.getLogger("nbdpull.http")
 MAX_PARAMETERS = 16
 
 StartResponse = Callable[..., Any]
+Piece = Union[bytes, memoryview]
 Call = Callable[..., Response]
 
 
@@ -53,24 +54,22 @@ class App:
     def __init__(self, routes: Sequence[Route], token: Token) -> None:
         self._routes, self._token = routes, token
 
-    def __call__(self, environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[Union[bytes, memoryview]]:
+    def __call__(self, environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[Piece]:
         method, path = environ["REQUEST_METHOD"], message.loggable(environ["PATH_INFO"])
         try:
             response = self._answer(_request(environ))
+            body = _begun(response.body) if method != "HEAD" else []
         except Refused as error:
-            response = message.error_response(error)
+            response, body = _failed(error)
         except errors.NbdpullError as error:
             log.warning("%s %s: %s", method, path, error)
-            response = message.error_response(Refused(500, error.code, str(error)))
+            response, body = _failed(Refused(500, error.code, str(error)))
         except Exception:
             log.exception("%s %s", method, path)  # without the query: it may have the token
-            response = message.error_response(Refused(500, "internal", "internal error"))
+            response, body = _failed(Refused(500, "internal", "internal error"))
         phrase = HTTPStatus(response.status).phrase
         start_response(f"{response.status} {phrase}", [("Cache-Control", "no-store"), *response.headers.items()])
-        if method == "HEAD":
-            _close(response.body)
-            return []
-        return response.body
+        return body if method != "HEAD" else []
 
     def _answer(self, request: Request) -> Response:
         found = [(route, names) for route in self._routes if (names := route.names(request.path)) is not None]
@@ -105,6 +104,23 @@ def _query(text: str) -> dict[str, str]:
     return found
 
 
-def _close(body: Any) -> None:
-    if hasattr(body, "close"):
-        body.close()
+def _failed(error: Refused) -> tuple[Response, Iterable[Piece]]:
+    response = message.error_response(error)
+    return response, response.body
+
+
+def _begun(body: Iterable[Piece]) -> Iterator[Piece]:
+    """The same pieces, of which the first is there: what fails with it is an error of the request, not of an answer."""
+    pieces = iter(body)
+    first = next(pieces, None)
+    return _rest(first, pieces)
+
+
+def _rest(first: Optional[Piece], pieces: Iterator[Piece]) -> Iterator[Piece]:
+    try:
+        if first is not None:
+            yield first
+            yield from pieces
+    finally:
+        if isinstance(pieces, Generator):  # it may read ahead
+            pieces.close()
