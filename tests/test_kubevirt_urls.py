@@ -7,14 +7,16 @@ or with a clear failure that leaves nothing; and the next one, which may be an i
 import contextlib
 import itertools
 import os
+import queue
 import random
+import signal
 import time
 
 import pytest
-from command import nbdpull
+from command import last_event, nbdpull, start_nbdpull
 from kubevirt_play import SIZES, Play
 from kubevirt_stub import BLOCK, CLUSTER, GENERATIONS, Cluster
-from witness import assert_same
+from witness import assert_same, points_of
 
 SECONDS = float(os.environ.get("NBDPULL_SECONDS", "3"))
 ALWAYS = 1 << 30
@@ -252,6 +254,31 @@ def test_a_token_or_a_certificate_of_another(every, lie):
     path.write_text(text)
     every.assert_failed(done)
     assert "hunter2" not in done.stdout + done.stderr
+
+
+# -- the process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended(every, number):
+    """By a signal while it reads: no point, and the next one is right."""
+    points, started = points_of(every.store), queue.SimpleQueue()
+    with every.backup() as words:
+        every.faults.on("data", lambda: started.get(timeout=60).send_signal(number))
+        every.faults.on("data", "cut", 100)  # so that it has more to do
+        process = start_nbdpull(*words)
+        started.put(process)
+        output, problem = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number, problem
+        assert "Traceback" not in problem and last_event(output)["left_behind"] == []
+        assert points_of(every.store) == points
+    every.faults.clear()
+    every.disk().write(CLUSTER, os.urandom(CLUSTER))
+    assert set(every.pull().values()) == {"full"}  # the tracker has moved
+    every.assert_restores_last()
 
 
 # -- anything
