@@ -28,7 +28,8 @@ LIBRARIES = {
     "zstandard": {"format.writer", "format.reader"},
     "blake3": {"format.writer", "format.reader"},
     "rich": {"cli.terminal"},
-    "urllib3": {"kubevirt.endpoint"},
+    "urllib3": {"kubevirt.endpoint", "kubevirt.cluster"},
+    "kubernetes": {"kubevirt.cluster"},
     "numpy": {
         "core.extents",
         "format.layout",

@@ -33,6 +33,7 @@ SUMS = "SHA256SUMS"
 DOMAIN_XML = "domain.xml"
 LIVE_XML = "domain-live.xml"  # as it ran, where that has what the other has not
 CHECKPOINT_XML = "checkpoint.xml"
+VM_OBJECT = "virtualmachine.json"  # of KubeVirt, instead of domain.xml
 NVRAM = "nvram"
 BOOT_FILES = ("kernel", "initrd", "dtb")  # of a domain that is booted from them directly
 TPM_PREFIX = "tpm."  # and the name of the state file of an emulated TPM
@@ -103,7 +104,7 @@ def fits_point(name: str, size: int) -> bool:
 
 def belongs_to_domain(name: str) -> bool:
     """Whether a file of a point is one that a restore brings back beside the disks."""
-    return name in (DOMAIN_XML, LIVE_XML, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
+    return name in (DOMAIN_XML, LIVE_XML, VM_OBJECT, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
 
 
 def domain_name(folder: str) -> Optional[str]:

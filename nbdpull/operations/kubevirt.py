@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from .. import __version__
 from ..core import deadline, errors, process
-from ..core.choices import BackupType
+from ..core.choices import BackupType, OnLostBase, Quiesce
 from ..core.errors import Check, Report
 from ..core.laps import Laps
 from ..core.throttle import Throttle
@@ -24,7 +24,10 @@ from ..definitions.domain_xml import Checkpoint, Disk
 from ..format import layout
 from ..format.manifest import FULL, INCREMENTAL, CheckpointEntry, DiskEntry, ParentEntry
 from ..hypervisor.guest_load import Cores
-from ..kubevirt import given
+from ..kubevirt import backup as kubevirt_backup
+from ..kubevirt import given, objects
+from ..kubevirt.backup import MovedBase
+from ..kubevirt.cluster import Cluster
 from ..kubevirt.endpoint import Endpoint
 from ..kubevirt.given import Machine
 from ..kubevirt.volume import BATCH_DATA, Volume
@@ -38,6 +41,8 @@ from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
 from ..storage.directory import DirectoryStore
 from .options import KubevirtOptions as Options
+
+TTL_MARGIN = 600.0  # seconds that a backup may last longer than the pull
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,8 @@ def kubevirt(options: Options, report: Report = lambda **event: None, check: Che
     """
     machine = given.machine(options.domain)
     check = deadline.bounded(check, options.max_duration, "the pull")
-    if not options.http_map:
-        raise errors.UsageError(f"{options.domain}: name the endpoint of a backup with --http-map")
-    return _pull_given(options, machine, partial(report, domain=machine.domain), check)
+    pulled = _pull_given if options.http_map else _pull_made
+    return pulled(options, machine, partial(report, domain=machine.domain), check)
 
 
 # A backup, whoever made it
@@ -75,13 +79,14 @@ class _Begins(NamedTuple):
 @dataclass(frozen=True)
 class _Backup:
     """type: of BackupType; checkpoint: that it has made, by name and seconds since 1970, if that is known; as_of: an
-    instant before it, ISO 8601, if known; files: of the VM, by name."""
+    instant before it, ISO 8601, if known; sources: what the volumes are of, by name; files: of the VM, by name."""
 
     type: str
     checkpoint: Optional[tuple[str, int]]
     as_of: Optional[str]
     consistency: str
     consistency_reason: str
+    sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -138,7 +143,15 @@ def _reclaimed(target: Series) -> list[str]:
     return warnings
 
 
-def _point(run: _Run, backup: _Backup, begins: _Begins, endpoint: Endpoint, volumes: Sequence[Volume]) -> Point:
+def _point(
+    run: _Run,
+    backup: _Backup,
+    begins: _Begins,
+    endpoint: Endpoint,
+    volumes: Sequence[Volume],
+    point_id: str,
+    require_alive: Callable[[], None] = lambda: None,
+) -> Point:
     """Copy the volumes of a backup into a new point, and commit it."""
     disks = [_disk(run, backup, begins.base, volume) for volume in volumes]
     choice = _choice(run, begins, disks)
@@ -146,13 +159,14 @@ def _point(run: _Run, backup: _Backup, begins: _Begins, endpoint: Endpoint, volu
     if run.options.space_check:
         in_full = [disk for disk in disks if choice.decisions[disk.target][0] == FULL]
         fit.require_store(run.series.store, in_full)
-    announced = _announced(run, layout.new_point_id())
+    announced = _announced(run, point_id)
     _report_start(run, announced.id, choice, disks)
     run.laps.end("begin")
     with new_point.begun(run.series, announced.id, announced) as new:
         entries = _copied(run, choice, endpoint, disks, volumes, new)
         for volume in volumes:
             volume.require_same()
+        require_alive()
         run.laps.end("copy")
         for name, data in backup.files.items():
             new.add_file(name, data, choice.parent)
@@ -160,10 +174,17 @@ def _point(run: _Run, backup: _Backup, begins: _Begins, endpoint: Endpoint, volu
         return new.commit(_fields(run, backup, choice), entries)
 
 
+def _volumes(options: Options, endpoint: Endpoint, backup_type: str) -> list[Volume]:
+    """Those to pull, their maps read."""
+    names = given.wanted(endpoint.volumes, options.disks, options.exclude)
+    return [Volume(endpoint, name, backup_type) for name in names]
+
+
 def _disk(run: _Run, backup: _Backup, start: Optional[Base], volume: Volume) -> Disk:
     """A volume as base.decide looks at disks: it has bitmaps."""
     known = start.before.get(volume.name) if start and start.before else None
-    source = known.source if known else f"{run.options.domain}/{volume.name}"
+    by_name = known.source if known else f"{run.options.domain}/{volume.name}"
+    source = backup.sources.get(volume.name, by_name)
     facts = {"bus": "", "readonly": False, "transient": False, "shareable": False, "empty": False}
     named = {"target": volume.name, "type": "kubevirt", "source": source, "format": "qcow2", "device": "disk"}
     return Disk(**named, **facts, size=volume.size, allocation=volume.allocated)  # type: ignore[arg-type]
@@ -177,7 +198,7 @@ def _choice(run: _Run, begins: _Begins, disks: list[Disk]) -> Choice:
     incremental = any(mode == INCREMENTAL for mode, _ in decisions.values())
     choice = Choice(begins.base if incremental else None, decisions)
     run.warnings.extend(choice.lost_warnings())
-    if run.options.on_lost_base == "fail":
+    if run.options.on_lost_base == OnLostBase.FAIL:
         choice.require_not_lost()
     return choice
 
@@ -270,6 +291,119 @@ def _begins_at(run: _Run, parent: Point, name: str, created: int, volumes: Seque
     return _Begins(found, "" if found else "chain-broken")
 
 
+# A backup that the cluster makes for us
+
+
+def _pull_made(options: Options, machine: Machine, report: Report, check: Check) -> Result:
+    _require_sense_without_http(options)
+    warnings: list[str] = []
+    cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
+    found = kubevirt_backup.virtual_machine(cluster, machine)
+    with ExitStack() as held:
+        run = _run(options, machine, objects.uid(found), report, check, warnings, held)
+        first = _ordered(run, cluster)
+        run.warnings.extend(first.sweep())
+        begins = _tracked(run, first.base())
+        run.laps.end("prepare")
+        try:
+            point = _made_point(run, cluster, found, first, begins)
+        except MovedBase:  # somebody used our tracker just before
+            begins = _require_may_be_full(run, _Begins(None, "checkpoint-replaced"))
+            point = _made_point(run, cluster, found, _ordered(run, cluster), begins)
+        return _result(run, point)
+
+
+def _require_sense_without_http(options: Options) -> None:
+    told = {"--http-data": options.http_data, "--ca": options.ca, "--token-file": options.token_file,
+            "--type": options.type, "--since": options.since, "--checkpoint": options.checkpoint,
+            "--uuid": options.uuid}  # fmt: skip
+    for name, value in told.items():
+        if value:
+            raise errors.UsageError(f"{name} is for a backup that is named by --http-map")
+
+
+def _ordered(run: _Run, cluster: Cluster) -> kubevirt_backup.Backup:
+    who = kubevirt_backup.Who(run.machine, marker.uuid_of(run.series.store), layout.new_point_id())
+    return kubevirt_backup.Backup(cluster, who, run.options.stall_timeout)
+
+
+def _tracked(run: _Run, latest: Optional[str]) -> _Begins:
+    """The checkpoint of our newest point, if it is also the one that the tracker would begin at. Else all is read."""
+    entry = run.points[-1].manifest.checkpoint if run.points else None
+    if run.options.full:
+        return _Begins(None, "requested")
+    if not run.points:
+        return _Begins(None, "first-point")
+    if entry is None:
+        return _Begins(None, "no-checkpoint")
+    if latest != entry.name:
+        return _require_may_be_full(run, _Begins(None, "checkpoint-replaced" if latest else "checkpoint-lost"))
+    parent = run.points[-1]
+    return _require_may_be_full(run, _begins_at(run, parent, entry.name, entry.creation_time, parent.disks))
+
+
+def _require_may_be_full(run: _Run, begins: _Begins) -> _Begins:
+    if begins.base is None and run.options.on_lost_base == OnLostBase.FAIL:
+        raise errors.CheckpointUnusable(
+            f"no usable base for an incremental ({begins.why}): --on-lost-base=full pulls in full"
+        )
+    return begins
+
+
+def _made_point(
+    run: _Run, cluster: Cluster, found: objects.Object, job: kubevirt_backup.Backup, begins: _Begins
+) -> Point:
+    options = run.options
+    base_name = begins.base.checkpoint.name if begins.base else None
+    seconds = None if options.max_duration is None else options.max_duration + TTL_MARGIN
+    try:
+        job.begin(base_name, options.quiesce == Quiesce.NEVER, seconds, options.pvc,
+                  partial(kubevirt_backup.scratch, cluster, run.machine, found))  # fmt: skip
+        state = job.wait()
+        backup = _of_state(run, state, found)
+        if begins.base and backup.type == BackupType.FULL:
+            begins = _require_may_be_full(run, _Begins(None, "checkpoint-lost"))
+        assert state.access
+        reading = options.threads, options.stall_timeout, run.check, job.renewed
+        with Endpoint(state.access, job.token, *reading) as endpoint:
+            volumes = _volumes(options, endpoint, backup.type)
+            point = _point(run, backup, begins, endpoint, volumes, job.run_id, job.require_alive)
+        run.warnings.extend(job.finish(backup.checkpoint[0] if backup.checkpoint else None))
+        return point
+    except BaseException as error:
+        left = job.close()
+        if isinstance(error, errors.NbdpullError):
+            error.left_behind += tuple(left)
+        raise
+
+
+def _of_state(run: _Run, state: objects.State, found: objects.Object) -> _Backup:
+    assert state.type
+    frozen, why = state.quiesced or (False, "")
+    reason = "" if frozen else _NOT_FROZEN.get(why, "not-known")
+    if not why and not frozen and run.options.quiesce == Quiesce.NEVER:
+        reason = "not-requested"
+    if run.options.quiesce == Quiesce.REQUIRE and not frozen:
+        raise errors.NotQuiesced(f"the guest was not frozen ({why or 'the cluster does not tell'})")
+    if reason == "freeze-failed":
+        run.warnings.append("the guest's file systems could not be frozen: the point is crash-consistent")
+    if state.checkpoint is None:
+        run.warnings.append("the backup has no checkpoint: the next pull will be full")
+    namespace = run.machine.namespace
+    return _Backup(
+        type=state.type,
+        checkpoint=state.checkpoint,
+        as_of=state.begun,
+        consistency="frozen" if frozen else "crash-consistent",
+        consistency_reason=reason,
+        sources={volume: f"{given.PREFIX}{namespace}/{claim}" for volume, claim in objects.claims(found).items()},
+        files={layout.VM_OBJECT: objects.stored(found)},
+    )
+
+
+_NOT_FROZEN = {"QuiesceFailed": "freeze-failed", "QuiesceSkipped": "not-requested"}
+
+
 # A backup whose endpoint was given
 
 
@@ -278,19 +412,18 @@ def _pull_given(options: Options, machine: Machine, report: Report, check: Check
     assert options.token_file and options.type
     token = given.token(options.token_file)
     access = given.access(options.http_map, options.http_data, options.disks, given.certificates(options.ca))
-    names = given.wanted(access.volumes, options.disks, options.exclude)
     warnings = [*token.warnings, *given.unencrypted(access)]
     if options.type == BackupType.INCREMENTAL:
         _require_parent(options, machine)
     with ExitStack() as held:
         endpoint = held.enter_context(Endpoint(access, token.text, options.threads, options.stall_timeout, check))
-        volumes = [Volume(endpoint, name, options.type) for name in names]  # before anything is written
+        volumes = _volumes(options, endpoint, options.type)  # before anything is written
         run = _run(options, machine, options.uuid or "", report, check, warnings, held)
         begins = _given_begin(run)
         run.laps.end("prepare")
         made = (options.checkpoint, 0) if options.checkpoint else None
         backup = _Backup(options.type, made, None, "crash-consistent", "not-known")
-        return _result(run, _point(run, backup, begins, endpoint, volumes))
+        return _result(run, _point(run, backup, begins, endpoint, volumes, layout.new_point_id()))
 
 
 def _require_sense(options: Options) -> None:
@@ -300,8 +433,11 @@ def _require_sense(options: Options) -> None:
         raise errors.UsageError("--since is for --type incremental")
     if options.full and options.type == BackupType.INCREMENTAL:
         raise errors.UsageError("--full cannot make a full backup of an incremental one")
-    if options.quiesce == "require":
+    if options.quiesce == Quiesce.REQUIRE:
         raise errors.UsageError("--quiesce=require: the backup of --http-map has begun already")
+    for name, value in {"--kubeconfig": options.kubeconfig, "--context": options.context, "--pvc": options.pvc}.items():
+        if value:
+            raise errors.UsageError(f"{name} is for a backup that nbdpull makes, without --http-map")
     if options.uuid is not None:
         try:
             uuid.UUID(options.uuid)

@@ -80,7 +80,8 @@ class KubevirtOptions:
 
     http_map, http_data: URLs of a backup that somebody else made; token_file, ca: the files of its token and of the
     certificates that verify the server; type: of BackupType. since, checkpoint: the checkpoints that the backup begins
-    at and has made. uuid: of the VM.
+    at and has made. uuid: of the VM. Without http_map the cluster is asked for a backup: kubeconfig, context: how it is
+    reached; pvc: name of a claim for the scratch.
     """
 
     domain: str
@@ -109,6 +110,9 @@ class KubevirtOptions:
     token_file: Optional[str] = None
     type: Optional[str] = None
     uuid: Optional[str] = None
+    kubeconfig: Optional[str] = None
+    context: Optional[str] = None
+    pvc: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,10 @@ def add(parser: usage.Parser) -> None:
 
 
 def _add_kubevirt(group: argparse._ActionsContainer) -> None:
+    usage.add(group, Kubevirt, "--kubeconfig", metavar="FILE",
+              help="how to reach the cluster (default: as kubectl, or the pod's own account)")  # fmt: skip
+    usage.add(group, Kubevirt, "--context", metavar="NAME", help="context of the kubeconfig")
+    usage.add(group, Kubevirt, "--pvc", metavar="NAME", help="claim for the scratch (default: one for the time)")
     usage.add(group, Kubevirt, "--http-map", metavar="URL", action="append",
               help="map endpoint of a volume of a backup: URL or VOLUME=URL, or with {volume} for each --disk "
               "(may be repeated)")  # fmt: skip
@@ -152,7 +156,8 @@ def next_kubevirt_command(options: Kubevirt) -> str:
         words += [word for name, texts in given for text in texts for word in _option(name, text)]
         words += ["--type", BackupType.INCREMENTAL]
         words += _option("--since", options.checkpoint) if options.checkpoint else []
-    single = [("--token-file", options.token_file), ("--ca", options.ca), ("--uuid", options.uuid)]
+    cluster = [("--kubeconfig", options.kubeconfig), ("--context", options.context), ("--pvc", options.pvc)]
+    single = [*cluster, ("--token-file", options.token_file), ("--ca", options.ca), ("--uuid", options.uuid)]
     words += [word for name, value in single if value for word in _option(name, value)]
     several = [("--disk", options.disks), ("--exclude", options.exclude)]
     return shlex.join([*words, *(word for name, texts in several for text in texts for word in _option(name, text))])

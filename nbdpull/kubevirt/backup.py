@@ -1,0 +1,269 @@
+"""A backup that we have KubeVirt make: from its objects until it can be read, and its end.
+
+Owns: the order in which objects are made and removed, that it is still ours, and that it starts where it was asked to.
+Must not know: what is read of it, why it has to start there, HTTP.
+
+When a backup object goes, or its time is over, its tracker moves to the new checkpoint, whether anybody has read the
+backup or not. So `finish` is called after what was read is durable, and what `close` ends before that costs the base.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Callable, NamedTuple, Optional
+
+from ..core import errors
+from . import objects
+from .cluster import Cluster, Refused
+from .endpoint import Access
+from .given import Machine
+from .objects import State, Wish
+
+Scratch = Callable[[], int]  # tells bytes that it may take
+POLL, MAX_POLL = 0.1, 2.0  # seconds between looks at a status, at first and at most
+SETTLED = 10.0  # seconds until a tracker names its new checkpoint
+PATIENCE = 5  # times stall_timeout: pods have to be started
+NEEDS_PVC = "name a claim for the scratch with --pvc"
+
+log = logging.getLogger("nbdpull.kubevirt")
+
+
+class MovedBase(Exception):
+    """The backup starts at another checkpoint than it was to."""
+
+
+class Who(NamedTuple):
+    """Whose the objects are. store: uuid of the store."""
+
+    machine: Machine
+    store: str
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        return objects.run_name(self.run_id)
+
+    @property
+    def tracker(self) -> str:
+        return objects.tracker_name(self.machine, self.store)
+
+
+def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
+    found = cluster.get(objects.VM, machine.namespace, machine.name)
+    if found is None:
+        raise errors.NoSuchDomain(f"namespace {machine.namespace} has no virtual machine {machine.name}")
+    if not objects.uid(found):
+        raise errors.HypervisorError(f"virtual machine {machine.domain} has no uid")
+    return found
+
+
+def scratch(cluster: Cluster, machine: Machine, found: objects.Object) -> int:
+    """Bytes that the scratch of a backup may take: all that its claims hold; 0 where that is not known."""
+    claims = [cluster.get(objects.CLAIM, machine.namespace, name) for name in objects.claims(found).values()]
+    sizes = list(map(objects.capacity, claims))
+    return sum(sizes) + (1 << 30) if all(sizes) and sizes else 0
+
+
+class Backup:
+    """Of one run. `begin`, then `wait`; `require_alive` after the last read; `finish` after the commit; `close` always.
+
+    token: for the endpoint.
+    """
+
+    def __init__(self, cluster: Cluster, who: Who, stall_timeout: float) -> None:
+        self._cluster, self._who, self._stall_timeout = cluster, who, stall_timeout
+        self._made: list[tuple[str, str]] = []  # (kind, name), in the order of their removal from the end
+        self._base: Optional[str] = None
+        self._uid = ""
+        self._finished = False
+        self.token = secrets.token_urlsafe(32)
+
+    @property
+    def run_id(self) -> str:
+        return self._who.run_id
+
+    @property
+    def _namespace(self) -> str:
+        return self._who.machine.namespace
+
+    # Before
+
+    def sweep(self) -> list[str]:
+        """Remove what dead runs of this store left. Busy where somebody else's backup of the VM runs. The series is
+        held: no run of this store lives but this one."""
+        trackers = self._cluster.items(objects.TRACKER, self._namespace)
+        running = [
+            each
+            for each in self._cluster.items(objects.BACKUP, self._namespace)
+            if objects.is_of(each, self._who.machine, trackers)
+        ]
+        ours = [each for each in running if objects.is_ours(each, self._who.store)]
+        foreign = [each for each in running if each not in ours and not objects.is_over(each)]
+        if foreign:
+            raise errors.Busy(
+                f"virtual machine {self._who.machine.domain} has a backup that is not of this store: "
+                f"{objects.name_of(foreign[0])}"
+            )
+        names = [objects.name_of(each) for each in ours]
+        for name in names:
+            self._cluster.delete(objects.BACKUP, self._namespace, name)
+        for name in names:
+            self._wait_gone(name)
+        for kind in (objects.SECRET, objects.CLAIM):
+            with suppress(errors.AccessDenied, errors.Unsupported):  # to list them, or to see them, is not needed else
+                for name in [*names, *self._labelled(kind)]:
+                    self._cluster.delete(kind, self._namespace, name)
+        return [f"removed backup {name}, which an interrupted run left" for name in names]
+
+    def _labelled(self, kind: str) -> list[str]:
+        found = self._cluster.items(kind, self._namespace, objects.labels(self._who.store, tracker=self._who.tracker))
+        return [objects.name_of(each) for each in found]
+
+    def base(self) -> Optional[str]:
+        """The checkpoint that an incremental backup would start at."""
+        return objects.latest_checkpoint(self._tracker())
+
+    def _tracker(self) -> Optional[objects.Object]:
+        return self._cluster.get(objects.TRACKER, self._namespace, self._who.tracker)
+
+    # Its life
+
+    def begin(
+        self,
+        base: Optional[str],
+        skip_quiesce: bool,
+        seconds: Optional[float],
+        pvc: Optional[str],
+        scratch: Callable[[], int],
+    ) -> None:
+        """base: the checkpoint that it has to start at, None: it is to be full; pvc: claim for the scratch, None: one
+        of our own of scratch() bytes."""
+        labelled = objects.labels(self._who.store, self._who.run_id, self._who.tracker)
+        self._base = base
+        if self._tracker() is None:
+            self._create(objects.TRACKER, objects.tracker(self._who.machine, self._who.tracker, labelled))
+        self._create(objects.SECRET, objects.secret(self._who.name, labelled, self.token))
+        if pvc is None:
+            pvc = self._create_claim(labelled, scratch())
+        wish = Wish(self._who.tracker, base is None, skip_quiesce, seconds, pvc)
+        self._create(objects.BACKUP, objects.backup(self._who.name, labelled, wish))
+
+    def _create_claim(self, labelled: dict[str, str], size: int) -> str:
+        if not size:
+            raise errors.UsageError(f"how large the scratch has to be is not known: {NEEDS_PVC}")
+        try:
+            self._create(objects.CLAIM, objects.claim(self._who.name, labelled, size))
+        except (Refused, errors.Unsupported, errors.AccessDenied) as error:
+            raise type(error)(f"{error}; {NEEDS_PVC}") from None
+        return self._who.name
+
+    def _create(self, kind: str, body: objects.Object) -> None:
+        self._made.append((kind, objects.name_of(body)))  # first: an answer may be lost
+        created = self._cluster.create(kind, self._namespace, body)
+        log.info("made %s %s", body["kind"], objects.name_of(body))
+        if kind == objects.BACKUP:
+            self._uid = objects.uid(created)
+
+    def wait(self) -> State:
+        """Until it can be read; MovedBase where it starts elsewhere than asked."""
+        began, poll, told = time.monotonic(), POLL, ""
+        while not (state := self._state()).ready:
+            if state.told != told:
+                log.info("backup %s: %s", self._who.name, state.told)
+                began, told = time.monotonic(), state.told
+            if time.monotonic() - began > PATIENCE * self._stall_timeout:
+                raise errors.HypervisorError(f"backup {self._who.name} did not become ready: {told}")
+            self._cluster.pause(poll)
+            poll = min(2 * poll, MAX_POLL)
+        self._require_base(state)
+        return state
+
+    def _require_base(self, state: State) -> None:
+        """What KubeVirt began it at: its tracker does not move while a backup runs."""
+        if state.type is None:
+            raise errors.HypervisorError(f"backup {self._who.name} does not tell its type")
+        if state.type == "incremental" and self.base() != self._base:
+            raise MovedBase
+
+    def _state(self) -> State:
+        found = self._cluster.get(objects.BACKUP, self._namespace, self._who.name)
+        if found is None:
+            raise errors.JobLost(f"backup {self._who.name} was deleted by somebody else")
+        state = objects.state(found, self._cluster.inside)
+        if self._uid and state.uid != self._uid:
+            raise errors.JobLost(f"backup {self._who.name} was replaced by another one of its name")
+        if state.ended:
+            raise errors.JobLost(f"backup {self._who.name}: {state.ended}")
+        return state
+
+    def renewed(self) -> Access:
+        """Where it can be read by now; it may be made anew elsewhere."""
+        try:
+            access = self.wait().access
+        except MovedBase:
+            raise errors.JobLost(f"tracker {self._who.tracker} moved while backup {self._who.name} was read") from None
+        assert access
+        return access
+
+    def require_alive(self) -> None:
+        """JobLost where it is not there any more, or not ours, or its tracker has moved."""
+        self._state()
+        if self._base is not None and self.base() != self._base:
+            raise errors.JobLost(f"tracker {self._who.tracker} moved while backup {self._who.name} was read")
+
+    # Its end
+
+    def finish(self, checkpoint: Optional[str]) -> list[str]:
+        """What was read is durable. checkpoint: that the tracker has to name now. Return warnings."""
+        self._finished = True
+        self._cluster.heed()
+        left = self._removed([each for each in reversed(self._made) if each[0] != objects.TRACKER])
+        if left:
+            return [f"left in the cluster: {each}" for each in left]
+        try:
+            latest = self._latest(checkpoint)
+        except errors.NbdpullError as error:
+            return [f"whether the next pull can be incremental is not known: {error}"]
+        if latest != checkpoint:
+            return [
+                f"tracker {self._who.tracker} names checkpoint {latest or 'none'}, and not that of the point "
+                f"({checkpoint or 'none'}): the next pull will be full"
+            ]
+        return []
+
+    def _latest(self, checkpoint: Optional[str]) -> Optional[str]:
+        """What the tracker names, as soon as it is this."""
+        began = time.monotonic()
+        while (latest := self.base()) != checkpoint and time.monotonic() - began < min(self._stall_timeout, SETTLED):
+            self._cluster.pause(POLL)
+        return latest
+
+    def close(self) -> list[str]:
+        """Unless it was finished, remove all that was made; return what could not be."""
+        self._cluster.heed()
+        return [] if self._finished else self._removed(list(reversed(self._made)))
+
+    def _removed(self, made: Iterable[tuple[str, str]]) -> list[str]:
+        """The backup first, until it is gone: it needs the others."""
+        left = []
+        for kind, name in made:
+            try:
+                self._cluster.delete(kind, self._namespace, name)
+                if kind == objects.BACKUP:
+                    self._wait_gone(name)
+                self._made.remove((kind, name))
+            except errors.NbdpullError as error:
+                left.append(f"{kind.rpartition('/')[2]}/{name} in namespace {self._namespace} ({error})")
+        return left
+
+    def _wait_gone(self, name: str) -> None:
+        began, poll = time.monotonic(), POLL
+        while self._cluster.get(objects.BACKUP, self._namespace, name) is not None:
+            if time.monotonic() - began > self._stall_timeout:
+                raise errors.HypervisorError(f"backup {name} is being deleted since {self._stall_timeout:g} s")
+            self._cluster.pause(poll)
+            poll = min(2 * poll, MAX_POLL)

@@ -1,0 +1,169 @@
+"""The API of a cluster: objects are got, listed, made and deleted.
+
+Owns: how the cluster is reached and who we are there, and what its answers mean. Must not know: what the objects are
+for.
+
+The official library finds the cluster and logs in, for which there are many ways; the few requests are our own, as its
+classes for objects take half a second to import, and change from version to version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Optional
+from urllib.parse import quote, urlencode
+
+from ..core import errors
+from ..core.errors import Check
+
+TIMEOUT = 30.0  # seconds of one request
+PAUSE = 0.5  # seconds before a request is made again
+_PASSING = (429, 500, 502, 503, 504)
+_MISSING = "the library kubernetes is not installed: pip install 'nbdpull[kubevirt]'"
+
+Object = dict[str, Any]
+
+
+class Refused(errors.HypervisorError):
+    """The cluster does not take an object; its text says why."""
+
+
+class Exists(errors.HypervisorError):
+    """An object of that name is there."""
+
+
+class Cluster:
+    """inside: whether we are in it, which its own account says. check() is called often; a request that fails, and may
+    not the next time, is made again for stall_timeout seconds."""
+
+    def __init__(
+        self, kubeconfig: Optional[str], context: Optional[str], stall_timeout: float, check: Check = lambda: None
+    ) -> None:
+        self._stall_timeout, self._check = stall_timeout, check
+        self._settings, self.inside = _settings(kubeconfig, context)
+        self._pool = _pool(self._settings)
+
+    def heed(self, check: Check = lambda: None) -> None:
+        """From now on this is called instead: what cleans up is not stopped by what stopped the run."""
+        self._check = check
+
+    def get(self, kind: str, namespace: str, name: str) -> Optional[Object]:
+        """None where there is none. kind: a path with {} for the namespace."""
+        return self._object("GET", f"{kind.format(namespace)}/{quote(name)}", missing=True)
+
+    def items(self, kind: str, namespace: str, labels: Mapping[str, str] = {}) -> list[Object]:  # noqa: B006
+        query = {"labelSelector": ",".join(f"{name}={value}" for name, value in labels.items())} if labels else {}
+        path = kind.format(namespace) + (f"?{urlencode(query)}" if query else "")
+        found = self._object("GET", path) or {}
+        return [each for each in found.get("items") or [] if isinstance(each, dict)]
+
+    def create(self, kind: str, namespace: str, body: Object) -> Object:
+        """Refused, Exists. Where an answer was lost, the object may be there: then it has our labels."""
+        try:
+            return self._object("POST", kind.format(namespace), body) or {}
+        except Exists:
+            found = self.get(kind, namespace, body["metadata"]["name"])
+            if found and found["metadata"].get("labels") == body["metadata"]["labels"]:
+                return found
+            raise
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Also where there is none."""
+        self._object("DELETE", f"{kind.format(namespace)}/{quote(name)}", missing=True)
+
+    def _object(self, method: str, path: str, body: Optional[Object] = None, missing: bool = False) -> Optional[Object]:
+        began = time.monotonic()
+        while True:
+            status, found, why = self._answer(method, path, body)
+            if status is None or status in _PASSING:
+                if time.monotonic() - began > self._stall_timeout:
+                    raise errors.HypervisorError(f"the cluster does not answer: {why}")
+                self.pause(PAUSE)
+                continue
+            if status == 404 and missing:
+                return None
+            if status < 300:
+                return found
+            raise _refused(status, path, why)
+
+    def _answer(self, method: str, path: str, body: Optional[Object]) -> tuple[Optional[int], Object, str]:
+        """(status, None where there was no answer; what it has, why)"""
+        import urllib3
+
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        for each in self._settings.auth_settings().values():  # asked each time: a token is renewed
+            if each and each.get("in") == "header" and each.get("value"):
+                headers[each["key"]] = each["value"]
+        url = f"{self._settings.host.rstrip('/')}/{path}"
+        data = json.dumps(body).encode() if body is not None else None
+        try:
+            answer = self._pool.request(method, url, body=data, headers=headers, retries=False, redirect=False,
+                                        timeout=urllib3.Timeout(connect=10, read=TIMEOUT))  # fmt: skip
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            return None, {}, " ".join(str(error.__cause__ or error).rpartition(">: ")[2].split())[:200]
+        found: Object = {}
+        with suppress(ValueError):
+            parsed = json.loads(answer.data or b"{}")
+            found = parsed if isinstance(parsed, dict) else {}
+        return answer.status, found, str(found.get("message") or f"status {answer.status}")[:500]
+
+    def pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._check()
+            time.sleep(min(left, 0.1))
+
+
+def _refused(status: int, path: str, why: str) -> errors.NbdpullError:
+    kind = path.partition("?")[0].split("/")[-1]
+    if status == 401:
+        return errors.AccessDenied("the cluster refuses the credentials (status 401): they have expired, or are wrong")
+    if status == 403:
+        return errors.AccessDenied(f"the cluster does not allow it: {why}")
+    if status == 404:
+        return errors.Unsupported(
+            f"the cluster has no {kind}: {why} (KubeVirt 1.8 or newer has backups, with its feature gate "
+            "IncrementalBackup)"
+        )
+    if status == 409:
+        return Exists(f"the cluster has that object already: {why}")
+    return Refused(f"the cluster refuses the object: {why}")
+
+
+def _settings(kubeconfig: Optional[str], context: Optional[str]) -> tuple[Any, bool]:
+    """(configuration, whether it is of the cluster that we are in): what is named, else kubectl's, else our pod's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which versions of others a library of its own likes
+            from kubernetes import client
+            from kubernetes import config as library
+    except ImportError:
+        raise errors.MissingSoftware(_MISSING) from None
+    config: Any = library  # some of its versions have types, and not for this
+    settings = client.Configuration()
+    named = kubeconfig or os.environ.get("KUBECONFIG")
+    try:
+        if named or context or os.path.exists(os.path.expanduser("~/.kube/config")):
+            config.load_kube_config(named, context, settings, persist_config=False)
+            return settings, False
+        config.load_incluster_config(client_configuration=settings)
+        return settings, True
+    except (config.ConfigException, OSError, ValueError, KeyError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise errors.UsageError(f"no way to the cluster: {told}; name a kubeconfig with --kubeconfig") from None
+
+
+def _pool(settings: Any) -> Any:
+    import urllib3
+
+    verify: dict[str, Any] = {"cert_reqs": "CERT_REQUIRED" if settings.verify_ssl else "CERT_NONE"}
+    files = {"ca_certs": settings.ssl_ca_cert, "cert_file": settings.cert_file, "key_file": settings.key_file}
+    name = getattr(settings, "tls_server_name", None)
+    named = {"server_hostname": name, "assert_hostname": name} if name else {}
+    verify.update({key: value for key, value in {**files, **named}.items() if value})
+    return urllib3.PoolManager(**verify)

@@ -1,0 +1,276 @@
+"""The objects of a backup in a cluster: what is written into those that we make, and what those of KubeVirt say.
+
+Owns: kinds, names and labels, the members of spec and status, and in which of its three generations a status is
+written: v1.8 has a condition for each state, v1.9 reasons of one condition, and after August 2026 the endpoints are in
+links. Which it is the object itself shows. Must not know: how objects are got and made, HTTP.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, Optional
+
+from ..core.choices import BackupType
+from .endpoint import Access, Urls
+from .given import Machine
+
+Object = dict[str, Any]
+
+VM = "apis/kubevirt.io/v1/namespaces/{}/virtualmachines"
+BACKUP = "apis/backup.kubevirt.io/v1alpha1/namespaces/{}/virtualmachinebackups"
+TRACKER = "apis/backup.kubevirt.io/v1alpha1/namespaces/{}/virtualmachinebackuptrackers"
+SECRET = "api/v1/namespaces/{}/secrets"  # noqa: S105
+CLAIM = "api/v1/namespaces/{}/persistentvolumeclaims"
+
+_GROUP, _OF_VM = "backup.kubevirt.io", "kubevirt.io"
+_LABELS = {"app.kubernetes.io/managed-by": "nbdpull"}
+_STORE, _RUN, _TRACKER = "nbdpull/store", "nbdpull/run", "nbdpull/tracker"
+_TERMINAL = ("Done", "Complete", "Failed")
+_MAX_NAME = 63  # characters that every kind of name takes
+
+
+def run_name(run_id: str) -> str:
+    """Of the objects of one run."""
+    return f"nbdpull-{run_id.lower()}"
+
+
+def tracker_name(machine: Machine, store: str) -> str:
+    """One tracker for a VM and a store: two stores that shared one would move each other's base."""
+    name = f"nbdpull-{machine.name}-{store[:8]}"
+    if len(name) <= _MAX_NAME:
+        return name
+    digest = hashlib.sha256(machine.name.encode()).hexdigest()[:8]
+    return f"nbdpull-{machine.name[:36].rstrip('.-')}-{digest}-{store[:8]}"
+
+
+def labels(store: str, run_id: Optional[str] = None, tracker: Optional[str] = None) -> dict[str, str]:
+    """store: uuid of the store; tracker: name of the one that a run is for."""
+    more = {_RUN: run_id and run_id.lower(), _TRACKER: tracker}
+    return {**_LABELS, _STORE: store, **{name: value for name, value in more.items() if value}}
+
+
+def _object(version: str, kind: str, name: str, labelled: Mapping[str, str], **members: Any) -> Object:
+    metadata = {"name": name, "labels": dict(labelled)}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **members}
+
+
+def tracker(machine: Machine, name: str, labelled: Mapping[str, str]) -> Object:
+    source = {"apiGroup": _OF_VM, "kind": "VirtualMachine", "name": machine.name}
+    return _object(f"{_GROUP}/v1alpha1", "VirtualMachineBackupTracker", name, labelled, spec={"source": source})
+
+
+def secret(name: str, labelled: Mapping[str, str], token: str) -> Object:
+    data = {"token": base64.b64encode(token.encode()).decode()}
+    return _object("v1", "Secret", name, labelled, type="Opaque", data=data)
+
+
+def claim(name: str, labelled: Mapping[str, str], size: int) -> Object:
+    """For the scratch of a backup."""
+    spec = {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem",
+            "resources": {"requests": {"storage": str(size)}}}  # fmt: skip
+    return _object("v1", "PersistentVolumeClaim", name, labelled, spec=spec)
+
+
+class Wish(NamedTuple):
+    """What is asked of a backup. seconds: that it may take, None: KubeVirt's default."""
+
+    tracker: str
+    full: bool
+    skip_quiesce: bool
+    seconds: Optional[float]
+    pvc: str
+
+
+def backup(name: str, labelled: Mapping[str, str], wish: Wish) -> Object:
+    """secret: of the same name."""
+    spec: Object = {
+        "source": {"apiGroup": _GROUP, "kind": "VirtualMachineBackupTracker", "name": wish.tracker},
+        "mode": "Pull",
+        "tokenSecretRef": name,
+        "pvcName": wish.pvc,
+    }
+    if wish.full:
+        spec["forceFullBackup"] = True
+    if wish.skip_quiesce:
+        spec["skipQuiesce"] = True
+    if wish.seconds:
+        spec["ttlDuration"] = f"{math.ceil(wish.seconds)}s"
+    return _object(f"{_GROUP}/v1alpha1", "VirtualMachineBackup", name, labelled, spec=spec)
+
+
+# What an object says
+
+
+def _at(found: Any, *path: str) -> Any:
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def uid(found: Object) -> str:
+    return str(_at(found, "metadata", "uid") or "")
+
+
+def name_of(found: Object) -> str:
+    return str(_at(found, "metadata", "name") or "")
+
+
+def latest_checkpoint(found: Optional[Object]) -> Optional[str]:
+    """That a tracker says its next backup begins at."""
+    name = _at(found, "status", "latestCheckpoint", "name")
+    return name if isinstance(name, str) and name else None
+
+
+def is_ours(found: Object, store: str) -> bool:
+    return bool(_at(found, "metadata", "labels", _STORE) == store)
+
+
+def is_of(found: Object, machine: Machine, trackers: Iterable[Object]) -> bool:
+    """Whether a backup is of this VM, by itself or by one of the trackers."""
+    kind, name = _at(found, "spec", "source", "kind"), _at(found, "spec", "source", "name")
+    if kind == "VirtualMachine":
+        return bool(name == machine.name)
+    return any(name_of(each) == name and _at(each, "spec", "source", "name") == machine.name for each in trackers)
+
+
+class State(NamedTuple):
+    """Of a backup. ended: how, as a text, "" while it runs; ready: whether it can be read; told: what its conditions
+    say last; type: of BackupType; checkpoint: (name, seconds since 1970); begun: ISO 8601; quiesced: None: not told."""
+
+    uid: str
+    ended: str
+    ready: bool
+    told: str
+    type: Optional[str]
+    checkpoint: Optional[tuple[str, int]]
+    begun: Optional[str]
+    quiesced: Optional[tuple[bool, str]]
+    access: Optional[Access]
+
+
+def state(found: Object, inside: bool) -> State:
+    """inside: whether we are in the cluster, where its services can be reached."""
+    status = _at(found, "status") or {}
+    told = {each.get("type"): each for each in _list(status.get("conditions")) if isinstance(each, dict)}
+    begun = _time(_at(found, "metadata", "creationTimestamp"))
+    checkpoint = status.get("checkpointName")
+    access = _access(status, inside)
+    return State(
+        uid=uid(found),
+        ended=_ended(found, told),
+        ready=bool(access) and _is_ready(told),
+        told=_last(told),
+        type=_TYPES.get(str(status.get("type"))),
+        checkpoint=(checkpoint, int(begun.timestamp()) if begun else 0) if checkpoint else None,
+        begun=begun.isoformat(timespec="seconds") if begun else None,
+        quiesced=_quiesced(told.get("Quiesced")),
+        access=access,
+    )
+
+
+_TYPES = {"Full": BackupType.FULL, "Incremental": BackupType.INCREMENTAL}
+
+
+def _list(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []
+
+
+def _time(text: Any) -> Optional[datetime]:
+    try:
+        return datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+
+
+def _is_true(condition: Optional[Object]) -> bool:
+    return bool(condition and condition.get("status") == "True")
+
+
+def _is_ready(told: Mapping[Any, Object]) -> bool:
+    progressing = told.get("Progressing")
+    by_reason = _is_true(progressing) and _at(progressing, "reason") == "ExportReady"
+    return by_reason or _is_true(told.get("ExportReady"))
+
+
+def _ended(found: Object, told: Mapping[Any, Object]) -> str:
+    """Also where it is about to end."""
+    for name in _TERMINAL:
+        if _is_true(told.get(name)):
+            return f"it is over ({_shown(told[name])})"
+    aborting = next((told[name] for name in ("Aborting", "Deleting") if _is_true(told.get(name))), None)
+    progressing = told.get("Progressing")
+    if aborting is None and _is_true(progressing) and _at(progressing, "reason") == "Aborting":
+        aborting = progressing
+    if aborting:
+        return f"it is being aborted ({_shown(aborting)})"
+    return "it is being deleted" if _at(found, "metadata", "deletionTimestamp") else ""
+
+
+def is_over(found: Object) -> bool:
+    """Whether nothing of it runs any more."""
+    conditions = _list(_at(found, "status", "conditions"))
+    return any(isinstance(each, dict) and each.get("type") in _TERMINAL and _is_true(each) for each in conditions)
+
+
+def _shown(condition: Object) -> str:
+    words = [condition.get("type"), condition.get("reason"), condition.get("message")]
+    return ": ".join(str(word) for word in dict.fromkeys(words) if word)[:300]
+
+
+def _last(told: Mapping[Any, Object]) -> str:
+    true = [each for each in told.values() if _is_true(each)] or list(told.values())
+    return "; ".join(map(_shown, true)) or "it has no status"
+
+
+def _quiesced(condition: Optional[Object]) -> Optional[tuple[bool, str]]:
+    return (_is_true(condition), str(condition.get("reason") or "")) if condition else None
+
+
+def _access(status: Object, inside: bool) -> Optional[Access]:
+    """Where all volumes of a backup are; None as long as one is nowhere."""
+    names = {str(_at(each, "volumeName")) for each in _list(status.get("includedVolumes"))}
+    links = status.get("links")
+    ways = ("internal", "external") if inside else ("external", "internal")
+    for link in [*(_at(links, way) for way in ways), None]:
+        cert = _at(link, "cert") if link else status.get("endpointCert")
+        volumes = _list(_at(link, "volumes") if link else status.get("includedVolumes"))
+        found = {str(each["volumeName"]): Urls(str(each["mapEndpoint"]), str(each["dataEndpoint"])) for each in volumes
+                 if isinstance(each, dict) and each.get("mapEndpoint") and each.get("dataEndpoint")}  # fmt: skip
+        if found and names <= set(found):
+            return Access(found, str(cert) if cert else None)
+    return None
+
+
+def claims(machine_object: Object) -> dict[str, str]:
+    """{volume: claim} of a VM."""
+    found = {}
+    for volume in _list(_at(machine_object, "spec", "template", "spec", "volumes")):
+        claimed = _at(volume, "persistentVolumeClaim", "claimName") or _at(volume, "dataVolume", "name")
+        if claimed:
+            found[str(volume.get("name"))] = str(claimed)
+    return found
+
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
+          "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}  # fmt: skip
+
+
+def capacity(found: Optional[Object]) -> int:
+    """Bytes of a claim, 0 where it does not say."""
+    text = _at(found, "status", "capacity", "storage") or _at(found, "spec", "resources", "requests", "storage") or "0"
+    digits = str(text).rstrip("kKMGTPi")
+    try:
+        return math.ceil(float(digits) * _UNITS[str(text)[len(digits) :]])
+    except (KeyError, ValueError):
+        return 0
+
+
+def stored(machine_object: Object) -> bytes:
+    """A VM as a file of a point, without what only its cluster needs."""
+    metadata = {name: value for name, value in machine_object["metadata"].items() if name != "managedFields"}
+    return json.dumps({**machine_object, "metadata": metadata}, indent=1, sort_keys=True).encode() + b"\n"

@@ -1,0 +1,239 @@
+"""pull kubevirt:NAMESPACE/VM of a cluster: the objects that are made, followed and removed, against the strict stub of
+KubeVirt's three generations (tests/kubevirt_stub)."""
+
+import threading
+
+import pytest
+from kubevirt_stub import CLUSTER, GENERATIONS, Cluster
+
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.kubevirt import backup, cluster, endpoint, given, objects
+from nbdpull.operations import kubevirt, restore
+from nbdpull.operations.options import KubevirtOptions as Options
+from nbdpull.operations.options import RestoreOptions
+from nbdpull.repository import marker, series
+
+SIZE = 40 * CLUSTER
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(backup, "POLL", 0.01)
+    monkeypatch.setattr(backup, "MAX_POLL", 0.05)
+    monkeypatch.setattr(backup, "SETTLED", 1.0)
+    monkeypatch.setattr(endpoint, "PAUSE", 0.01)
+    monkeypatch.setattr(cluster, "PAUSE", 0.05)
+
+
+@pytest.fixture(params=GENERATIONS)
+def bed(request, tmp_path):
+    with Cluster(request.param, tmp_path) as made:
+        yield furnished(made)
+
+
+@pytest.fixture
+def late(tmp_path):
+    with Cluster("main", tmp_path) as made:
+        yield furnished(made)
+
+
+def furnished(made):
+    vm = made.add_vm("ns1", "vm1", {"rootdisk": SIZE, "data": 3 * CLUSTER})
+    vm.disks["rootdisk"].write(0, b"a" * 5 * CLUSTER)
+    vm.disks["data"].write(CLUSTER, b"b" * CLUSTER)
+    return made
+
+
+def pull(bed, **more):
+    options = {"kubeconfig": str(bed.kubeconfig), "stall_timeout": 3.0, "threads": 3, **more}
+    return kubevirt.kubevirt(Options(domain="kubevirt:ns1/vm1", output=str(bed.folder / "store"), **options))
+
+
+def disks(bed):
+    return bed.controller.vms["ns1", "vm1"].disks
+
+
+def require_equal(bed, name):
+    out = bed.folder / f"out-{name}"
+    restore.restore(RestoreOptions(store=str(bed.folder / "store"), output=str(out), kind="raw"))
+    for volume, disk in disks(bed).items():
+        assert (out / f"{volume}.raw").read_bytes() == bytes(disk.read()), volume
+
+
+def points(bed):
+    return series.only_series(marker.open_store(str(bed.folder / "store"))).points()
+
+
+def decisions(point):
+    return {disk.name: (disk.mode, disk.reason) for disk in point.manifest.disks}
+
+
+def left(bed):
+    """What of ours is in the cluster, but for the tracker."""
+    kinds = ("virtualmachinebackups", "secrets", "persistentvolumeclaims")
+    names = [each["metadata"]["name"] for kind in kinds for each in bed.all(kind)]
+    return [name for name in names if name.startswith("nbdpull")]
+
+
+def both(mode, reason):
+    return dict.fromkeys(("rootdisk", "data"), (mode, reason))
+
+
+def test_increments_of_each_generation_restore_to_the_disks(bed):
+    first = pull(bed)
+    assert decisions(first.point) == both("full", "first-point") and first.warnings == []
+    require_equal(bed, "0")
+    disks(bed)["rootdisk"].write(7 * CLUSTER, b"c" * 100)
+    disks(bed)["rootdisk"].zero(CLUSTER, CLUSTER)
+    second = pull(bed)
+    assert decisions(second.point) == both("incremental", "checkpoint") and second.warnings == []
+    require_equal(bed, "1")
+    made = [point.manifest.checkpoint.name for point in points(bed)]
+    assert list(bed.trackers.values()) == made[-1:] and second.point.manifest.since == made[0]
+    assert left(bed) == [] and bed.complaints == []
+
+
+def test_the_machine_is_a_file_of_the_point(late):
+    point = pull(late).point
+    target = series.only_series(marker.open_store(str(late.folder / "store")))
+    assert b'"name": "vm1"' in target.read_file(point, "virtualmachine.json")
+    require_equal(late, "0")
+    assert (late.folder / "out-0" / "virtualmachine.json").exists()
+
+
+def test_a_tracker_that_moved_leads_to_a_full_pull(bed):
+    pull(bed)
+    [tracker] = bed.trackers
+    bed.foreign_backup("ns1", tracker)
+    result = pull(bed)
+    assert decisions(result.point) == both("full", "checkpoint-replaced")
+    assert any("checkpoint-replaced" in each for each in result.warnings)
+    require_equal(bed, "1")
+
+
+def test_on_lost_base_fail_begins_nothing(late):
+    pull(late)
+    [tracker] = late.trackers
+    late.foreign_backup("ns1", tracker)
+    before = late.log.count("create virtualmachinebackups")
+    with pytest.raises(errors.CheckpointUnusable, match="checkpoint-replaced"):
+        pull(late, on_lost_base="fail")
+    assert late.log.count("create virtualmachinebackups") == before
+
+
+def test_a_tracker_that_moves_at_the_last_moment_is_seen(late):
+    """Between our look at it and the begin of our backup."""
+    pull(late)
+    [tracker] = late.trackers
+    late.faults.on("create virtualmachinebackups", late.foreign_backup, "ns1", tracker)
+    disks(late)["rootdisk"].write(0, b"new")
+    result = pull(late)
+    assert decisions(result.point) == both("full", "checkpoint-replaced")
+    require_equal(late, "1")
+    assert left(late) == []
+
+
+def test_a_pull_that_fails_leaves_nothing(bed):
+    bed.faults.on("data", 401, times=1000)
+    with pytest.raises(errors.AccessDenied):
+        pull(bed)
+    assert left(bed) == [] and bed.trackers == {} and points(bed) == []
+
+
+def test_a_backup_whose_time_is_over_is_no_point(bed):
+    bed.faults.on("data", bed.controller.end_ttl)
+    with pytest.raises((errors.JobLost, errors.SourceError)):
+        pull(bed)
+    assert points(bed) == [] and left(bed) == []
+    assert decisions(pull(bed).point) == both("full", "first-point")
+    require_equal(bed, "0")
+
+
+def test_an_export_that_is_made_anew_is_followed(bed):
+    bed.faults.on("data", bed.recreate_export)
+    pull(bed)
+    require_equal(bed, "0")
+    assert left(bed) == []
+
+
+def test_a_route_that_cuts_what_takes_long_is_lived_with(late):
+    """Maps are asked for in shorter ranges, data from where they were cut."""
+    disks(late)["rootdisk"].write(0, bytes(range(256)) * (SIZE // 256))
+    late.longest = 1 << 20
+    pull(late)
+    require_equal(late, "0")
+
+
+def test_somebody_elses_backup_is_busy(late):
+    late.start_backup("ns1", "theirs", "vm1", "VirtualMachine")
+    with pytest.raises(errors.Busy, match="theirs"):
+        pull(late)
+    assert late.backups == ["theirs"] and left(late) == []
+
+
+def test_what_a_killed_run_left_is_removed(late):
+    """Its tracker moves with it, so the next point is full."""
+    pull(late)
+    store = marker.uuid_of(marker.open_store(str(late.folder / "store")))
+    reached = cluster.Cluster(str(late.kubeconfig), None, 3.0)
+    dead = backup.Backup(reached, backup.Who(given.Machine("ns1", "vm1"), store, "20261127T000000Z-00000000"), 3.0)
+    dead.begin(dead.base(), False, None, None, lambda: 1 << 20)
+    dead.wait()
+    assert len(left(late)) == 3
+    result = pull(late)
+    assert any("interrupted run" in each for each in result.warnings)
+    assert decisions(result.point) == both("full", "checkpoint-replaced") and left(late) == []
+
+
+def test_a_machine_that_is_not_there(late):
+    with pytest.raises(errors.NoSuchDomain):
+        kubevirt.kubevirt(
+            Options(domain="kubevirt:ns1/none", output=str(late.folder / "s"), kubeconfig=str(late.kubeconfig))
+        )
+    assert not (late.folder / "s").exists()
+
+
+def test_a_claim_of_the_user_is_kept(late):
+    pull(late, pvc="scratch")
+    assert "create persistentvolumeclaims" not in late.log
+    assert [each["metadata"]["name"] for each in late.all("persistentvolumeclaims")].count("scratch") == 1
+
+
+def test_credentials_that_expired_are_told(late):
+    path = str(late.kubeconfig)
+    late.bearer = "another"
+    with pytest.raises(errors.AccessDenied, match="credentials"):
+        kubevirt.kubevirt(Options(domain="kubevirt:ns1/vm1", output=str(late.folder / "s"), kubeconfig=path))
+
+
+def test_the_time_of_a_backup_is_that_of_the_pull(late):
+    wished = []
+    late.faults.on("map", lambda: wished.append(late.all("virtualmachinebackups")[0]["spec"]["ttlDuration"]))
+    pull(late, max_duration=3600.0)
+    assert wished == ["4200s"]
+
+
+def test_the_command_line_of_a_cluster(late, monkeypatch, capfd):
+    monkeypatch.setenv("KUBECONFIG", str(late.kubeconfig))
+    assert cli.main(["kubevirt:ns1/vm1", "-o", str(late.folder / "store"), "--json"]) == 0
+    assert '"next_command": "nbdpull kubevirt:ns1/vm1 -o' in capfd.readouterr().out
+    assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize("name", ["vm1", "a" * 60, "b" * 200])
+def test_names_fit(name):
+    found = objects.tracker_name(given.Machine("ns", name), "12345678-1234")
+    assert len(found) <= 63 and found[-1].isalnum()
+
+
+def test_two_stores_have_two_trackers():
+    machine = given.Machine("ns", "vm")
+    assert objects.tracker_name(machine, "1" * 36) != objects.tracker_name(machine, "2" * 36)
+
+
+@pytest.mark.parametrize(
+    "text, size", [("1Gi", 1 << 30), ("10G", 10**10), ("1.5Mi", 3 << 19), ("77", 77), ("x", 0), (None, 0)]
+)
+def test_the_capacity_of_a_claim(text, size):
+    assert objects.capacity({"status": {"capacity": {"storage": text}}}) == size
