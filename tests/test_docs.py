@@ -428,6 +428,20 @@ def test_the_json_of_expose(vm, tmp_path):
     nbdpull_says(tmp_path, "release", "vm1")
 
 
+def test_the_json_of_serve_over_http(tmp_path):
+    vm = stores.chain(tmp_path / "store", points=2)
+    (tmp_path / "token").write_text("a-token-of-ours")
+    (tmp_path / "token").chmod(0o600)
+    words = ("serve", vm.root, "--http", f"unix:{tmp_path}/socket", "--token-file", tmp_path / "token", "--json")
+    process = command.start_nbdpull(*words)
+    line = process.stdout.readline()
+    process.terminate()
+    told = events(line + process.communicate(timeout=20)[0])
+    assert_documented(table(section(MANUAL, "event serving of serve --http")), told["serving"])
+    assert [each["since"] for each in told["serving"]["exports"]] == [vm.points[0].id] * 2
+    assert_event(told, "result", "serve")
+
+
 def test_the_json_of_drill(vm, private_libvirt, tmp_path):
     nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
     words = ("drill", "store", "-c", private_libvirt.uri, "--expect", "never", "--timeout", "1s", "--json")

@@ -251,7 +251,8 @@ class DigestOptions:
 @dataclass(frozen=True)
 class ServeOptions:
     """socket: path of one to make, port: of 127.0.0.1; without both a socket in a new folder. writable: let clients
-    write, to a layer that is thrown away. cache_bytes: for decompressed frames, of each disk."""
+    write, to a layer that is thrown away. cache_bytes: for decompressed frames, of each disk. http: over HTTP instead,
+    HOST:PORT or unix:PATH; token_file, tls, client_ca: for that."""
 
     store: str
     domain: Optional[str] = None
@@ -259,6 +260,10 @@ class ServeOptions:
     disks: list[str] = field(default_factory=list)
     socket: Optional[str] = None
     port: Optional[int] = None
+    http: Optional[str] = None
+    token_file: Optional[str] = None
+    tls: Optional[str] = None
+    client_ca: Optional[str] = None
     writable: bool = False
     cache_bytes: int = CACHE_BYTES
 

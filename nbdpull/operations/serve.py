@@ -1,20 +1,23 @@
-"""Serve: the disks of a point to any NBD client, until told to end.
+"""Serve: the disks of a point to any client of NBD or HTTP, until told to end.
 
-Must not know: how the server works (nbd_server.py), what is printed.
+Must not know: how the servers work (nbd_server.py, http/), what is printed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from ..core import errors
 from ..core.errors import Check, Report
 from ..serving import nbd_server
-from ..serving.nbd_server import Export
 from .options import ServeOptions as Options
+
+if TYPE_CHECKING:
+    from ..serving.http import point_server
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,43 @@ class Result:
 
     domain: Optional[str] = None
     point: Optional[str] = None
-    exports: tuple[Export, ...] = ()
+    exports: Sequence[Union[nbd_server.Export, point_server.Export]] = ()
 
 
 def serve(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Serve until `check` raises Interrupted. report is told of the event "serving" once, and of "trouble" of the
     server."""
+    return _over_nbd(options, report, check) if options.http is None else _over_http(options, report, check)
+
+
+def _over_nbd(options: Options, report: Report, check: Check) -> Result:
+    for name in ("token_file", "tls", "client_ca"):
+        if getattr(options, name) is not None:
+            raise errors.UsageError(f"--{name.replace('_', '-')} is for HTTP: use it with --http")
+    request = nbd_server.Request(options.store, options.domain, options.point, options.disks, options.socket,
+                                 options.port, options.writable, options.cache_bytes)  # fmt: skip
     served = Result()
-    with suppress(errors.Interrupted), nbd_server.Server(nbd_server.Request(**vars(options)), check) as server:
+    with suppress(errors.Interrupted), nbd_server.Server(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))
         told = partial(report, domain=server.domain, point=server.point)
         told(event="serving", writable=options.writable, exports=[vars(export) for export in server.exports])
         server.wait(lambda text: told(event="trouble", message=text))
+    return served
+
+
+def _over_http(options: Options, report: Report, check: Check) -> Result:
+    from ..serving.http import point_server  # it would delay the first byte over NBD
+
+    if options.token_file is None:
+        raise errors.UsageError("--http needs --token-file FILE, with what clients have to show")
+    if options.writable or options.socket is not None or options.port is not None:
+        raise errors.UsageError("--http is instead of --socket and --port, and read-only: leave out --writable")
+    request = point_server.Request(options.store, options.domain, options.point, options.disks, options.cache_bytes,
+                                   options.http or "", options.token_file, options.tls, options.client_ca)  # fmt: skip
+    served = Result()
+    with suppress(errors.Interrupted), point_server.serving(request, check) as server:
+        served = Result(server.domain, server.point, tuple(server.exports))
+        told = partial(report, domain=server.domain, point=server.point)
+        told(event="serving", url=server.url, exports=[vars(export) for export in server.exports])
+        server.wait(lambda text: told(event="trouble", message=text), check)
     return served

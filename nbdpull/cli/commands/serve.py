@@ -1,4 +1,4 @@
-"""serve: the disks of a point over NBD, until it is stopped."""
+"""serve: the disks of a point over NBD or HTTP, until it is stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...operations.options import ServeOptions as Options
 from .. import output, types, usage
 from ..output import Outcome
 
-SUMMARY = "serve the disks of a point over NBD, without a restore"
+SUMMARY = "serve the disks of a point over NBD or HTTP, without a restore"
 EXAMPLE = "serve dir/"
 
 
@@ -23,6 +23,11 @@ def add(parser: usage.Parser) -> None:
               help="Unix socket to create (default: one in a new directory)")  # fmt: skip
     usage.add(where, Options, "--port", metavar="N", type=types.in_range(1, 65535),
               help="TCP port of 127.0.0.1 to listen on")  # fmt: skip
+    usage.add(where, Options, "--http", metavar="WHERE", help="serve HTTP instead, at HOST:PORT or unix:PATH")
+    usage.add(parser, Options, "--token-file", metavar="FILE",
+              help="what clients of HTTP have to show: one line, for you alone to read")  # fmt: skip
+    usage.add(parser, Options, "--tls", metavar="DIR", help="use TLS, with server-cert.pem and server-key.pem in DIR")
+    usage.add(parser, Options, "--client-ca", metavar="FILE", help="require client certificates of this CA")
     usage.add(parser, Options, "--writable", action="store_true",
               help="let clients write; discard it at the end")  # fmt: skip
     usage.add(parser, Options, "--cache", dest="cache_bytes", metavar="N", type=types.size,
@@ -43,11 +48,12 @@ def _tell(event: str, **members: Any) -> None:
         output.complain(members["message"])
         return
     exports = members["exports"]
+    found = [f"{each['disk']}  {size(each['size'])}  {each['uri' if 'uri' in each else 'data']}" for each in exports]
+    overlays = [each["overlay"] for each in exports if "overlay" in each]
     output.say(
         f"{members['domain']} at point {members['point']}:",
-        *(f"{each['disk']}  {size(each['size'])}  {each['uri']}" for each in exports),
+        *found,
         "",
-        *(each["overlay"] for each in exports),
-        "",
+        *([*overlays, ""] if overlays else []),
         "Press Ctrl-C to stop.",
     )

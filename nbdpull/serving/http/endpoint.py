@@ -39,16 +39,34 @@ class Where:
         return False
 
 
-def parse(text: str) -> Where:
-    """HOST:PORT, or unix:PATH. UsageError."""
+@contextmanager
+def secured(
+    app: Callable[..., Any], option: str, listen: str, tls: Optional[str], client_ca: Optional[str]
+) -> Iterator[str]:
+    """Serve as `serving` does, and only where nobody on the way can read along. listen: what the option of that name
+    says; tls, client_ca: as in tls_context, None: without. UsageError."""
+    where = parse(listen, option)
+    if tls is None and client_ca is not None:
+        raise errors.UsageError("--client-ca is for TLS: use it with --tls DIR")
+    if tls is None and not where.is_local:
+        raise errors.UsageError(
+            f"{option} {listen} can be reached from other machines, and without TLS anyone on the way could read the "
+            "disks and the token: use --tls DIR, or listen on 127.0.0.1 or a unix socket"
+        )
+    with serving(app, where, tls_context(tls, client_ca) if tls is not None else None) as url:
+        yield url
+
+
+def parse(text: str, option: str = "--listen") -> Where:
+    """HOST:PORT, or unix:PATH. option: where it is from. UsageError."""
     if text.startswith("unix:"):
         path = os.path.abspath(text[len("unix:") :])
         if not unix_socket.fits(path):
-            raise errors.UsageError(f"--listen {text}: give a path of at most {unix_socket.PATH_MAX} bytes")
+            raise errors.UsageError(f"{option} {text}: give a path of at most {unix_socket.PATH_MAX} bytes")
         return Where(path=path)
     match = _ADDRESS.fullmatch(text)
     if not match or int(match[3]) > 65535:
-        raise errors.UsageError(f"--listen {text}: write HOST:PORT, an IPv6 address in brackets, or unix:PATH")
+        raise errors.UsageError(f"{option} {text}: write HOST:PORT, an IPv6 address in brackets, or unix:PATH")
     return Where(host=match[1] or match[2], port=int(match[3]))
 
 

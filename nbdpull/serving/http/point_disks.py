@@ -6,9 +6,9 @@ Owns: which parts of a disk its point changed since its parent. Must not know: H
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
-from ...core import extents
+from ...core import errors, extents
 from ...core.choices import CACHE_BYTES
 from ...core.errors import Check
 from ...format import manifest, reader
@@ -29,12 +29,19 @@ class PointDisk:
     mode = manifest.FULL
 
     def __init__(
-        self, series: Series, point: Point, name: str, cache_bytes: int = CACHE_BYTES, check: Check = lambda: None
+        self,
+        series: Series,
+        point: Point,
+        name: str,
+        cache_bytes: int = CACHE_BYTES,
+        check: Check = lambda: None,
+        trouble: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """check() is called often meanwhile. NoSuchDisk, NoFullPull, MissingParent, Damaged."""
+        """check() is called often meanwhile; trouble(text) when a read fails. NoSuchDisk, NoFullPull, MissingParent,
+        Damaged."""
         is_full = point.disk(name).mode == manifest.FULL
         parent = None if is_full else series.parent(point)
-        self.name = name
+        self.name, self._trouble = name, trouble
         self._image = RandomImage(series, point, name, cache_bytes, check)
         self.size = self._image.size
         self.changes = Changes(self, series, point, parent) if parent else None
@@ -51,7 +58,11 @@ class PointDisk:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Damaged where a frame is not what was stored: then nothing of the buffer counts."""
-        self._image.read_into(offset, buffer)
+        try:
+            self._image.read_into(offset, buffer)
+        except errors.NbdpullError as error:
+            self._trouble(str(error))
+            raise
 
     def __enter__(self) -> PointDisk:
         return self

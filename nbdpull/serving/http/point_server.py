@@ -1,0 +1,94 @@
+"""The disks of a point over HTTP, in both shapes.
+
+Owns: what is opened for that, in which order it ends, and where clients find it. Must not know: what is printed, who
+the clients are.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Callable, NoReturn, Optional
+from urllib.parse import quote
+
+from ...core.errors import Check
+from ...repository import marker, series
+from . import auth, endpoint, ovirt, volumes
+from .app import App
+from .point_disks import Changes, PointDisk
+
+LOOK_INTERVAL = 0.2  # seconds between calls of check()
+
+Troubles = queue.SimpleQueue[str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to serve, and how. listen: as the option says it; tls, client_ca: as in endpoint.secured."""
+
+    store: str
+    domain: Optional[str]
+    point: str
+    disks: list[str]
+    cache_bytes: int
+    listen: str
+    token_file: str
+    tls: Optional[str]
+    client_ca: Optional[str]
+
+
+@dataclass(frozen=True)
+class Export:
+    """disk: its name; size: bytes; map, data: where they are; since: id of the point since which there are dirty
+    extents, None where there are none."""
+
+    disk: str
+    size: int
+    map: str
+    data: str
+    since: Optional[str]
+
+
+class Serving:
+    """domain, point: what is served; url: of the root."""
+
+    def __init__(self, domain: str, point: str, url: str, disks: list[PointDisk], troubles: Troubles) -> None:
+        self.domain, self.point, self.url = domain, point, url
+        self.exports = [_export(disk, url) for disk in disks]
+        self._troubles = troubles
+
+    def wait(self, tell: Callable[[str], None], check: Check) -> NoReturn:
+        """Ends only by an exception of check. tell receives what could not be read for a client, each text once."""
+        told = set()
+        while True:
+            check()
+            with suppress(queue.Empty):
+                text = self._troubles.get(timeout=LOOK_INTERVAL)
+                if text not in told:
+                    told.add(text)
+                    tell(text)
+
+
+@contextmanager
+def serving(request: Request, check: Check = lambda: None) -> Iterator[Serving]:
+    """Serve as long as the block lasts. check() is called often before that."""
+    token = auth.read(request.token_file)
+    target = series.only_series(marker.open_store(request.store), request.domain)
+    point = target.point(request.point)
+    troubles: Troubles = queue.SimpleQueue()
+    with ExitStack() as stack:
+        disks: dict[str, PointDisk] = {}
+        for name in request.disks or point.disks:
+            opened = PointDisk(target, point, name, request.cache_bytes, check, troubles.put)
+            disks[name] = stack.enter_context(opened)
+        changes: dict[str, Changes] = {name: disk.changes for name, disk in disks.items() if disk.changes}
+        app = App([*volumes.routes(disks), *ovirt.routes(disks, token, changes)], token)
+        url = stack.enter_context(endpoint.secured(app, "--http", request.listen, request.tls, request.client_ca))
+        yield Serving(target.domain, point.id, url, list(disks.values()), troubles)
+
+
+def _export(disk: PointDisk, url: str) -> Export:
+    root = f"{url}/exports/{quote(disk.name, safe='')}"
+    return Export(disk.name, disk.size, f"{root}/map", f"{root}/data", disk.changes.since if disk.changes else None)
