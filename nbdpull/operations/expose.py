@@ -65,7 +65,9 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
     asked, gate = Finish(), Gate()
     token = auth.read(options.token_file)
     app = App([*volumes.routes(gate), *ovirt.routes(gate, token), *asked.routes()], token)
-    with _serving(options, app) as url, token_file.drafted(options.token_out) as draft, _answered(asked):
+    # Before the backup begins: a port that is taken costs nothing then.
+    serving = endpoint.secured(app, "--listen", options.listen, options.tls, options.client_ca)
+    with serving as url, token_file.drafted(options.token_out) as draft, _answered(asked):
         with open_backup(_backup_options(options), check) as job:
             exposed = [_exposed(disk, url) for disk in job.disks]
             try:
@@ -87,23 +89,6 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
                         exposed, job.dropped_checkpoints, warnings, round(time.monotonic() - began, 3))  # fmt: skip
         asked.answer(200, {"committed": True, "id": result.id, "token": result.token, "warnings": warnings})
         return result
-
-
-@contextmanager
-def _serving(options: Options, app: App) -> Iterator[str]:
-    """Before the backup begins: a port that is taken costs nothing then."""
-    where = endpoint.parse(options.listen)
-    if options.tls is None:
-        if options.client_ca is not None:
-            raise errors.UsageError("--client-ca is for TLS: use it with --tls DIR")
-        if not where.is_local:
-            raise errors.UsageError(
-                f"--listen {options.listen} can be reached from other machines, and without TLS anyone on the way "
-                "could read the disks and the token: use --tls DIR, or listen on 127.0.0.1 or a unix socket"
-            )
-    tls = endpoint.tls_context(options.tls, options.client_ca) if options.tls else None
-    with endpoint.serving(app, where, tls) as url:
-        yield url
 
 
 @contextmanager
