@@ -1,8 +1,10 @@
 """Volumes in memory, and a client of the HTTP application that needs no server."""
 
 import io
+import logging
 import random
 import urllib.parse
+from contextlib import contextmanager
 
 from nbdpull.core import errors
 from nbdpull.serving.http import app, auth
@@ -72,3 +74,14 @@ def client(*routes):
         return int(status[:3]), {name.lower(): value for name, value in told}, content
 
     return call
+
+
+@contextmanager
+def heard(caplog):
+    """All that is logged, whatever a command line in this process has set before."""
+    caplog.set_level(logging.DEBUG, "nbdpull.http")
+    logging.getLogger("nbdpull.http").addHandler(caplog.handler)
+    try:
+        yield caplog
+    finally:
+        logging.getLogger("nbdpull.http").removeHandler(caplog.handler)

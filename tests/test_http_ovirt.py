@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from memory_volume import BLOCK, TOKEN, Memory, client, merged, some
+from memory_volume import BLOCK, TOKEN, Memory, client, heard, merged, some
 
 from nbdpull.serving.http import auth, gate, ovirt
 
@@ -144,6 +144,6 @@ def test_a_ticket_of_a_backup_that_has_ended():
 def test_a_ticket_is_in_no_log(caplog):
     volume = Memory(["data"], "full")
     volume.extents = None
-    caplog.set_level(0)
-    assert over(volume)("GET", f"/images/{TICKET}/extents", token=None)[0] == 500
+    with heard(caplog):
+        assert over(volume)("GET", f"/images/{TICKET}/extents", token=None)[0] == 500
     assert caplog.records and TICKET not in caplog.text and TOKEN not in caplog.text
