@@ -141,6 +141,80 @@ def test_a_pull_that_fails_leaves_nothing(bed):
     assert left(bed) == [] and bed.trackers == {} and points(bed) == []
 
 
+def test_a_pull_that_is_stopped_leaves_nothing(late):
+    def check():
+        if late.faults.seen["data"]:
+            raise errors.Interrupted(2)
+
+    options = Options("kubevirt:ns1/vm1", str(late.folder / "store"), kubeconfig=str(late.kubeconfig))
+    with pytest.raises(errors.Interrupted):
+        kubevirt.kubevirt(options, check=check)
+    assert left(late) == [] and late.trackers == {} and points(late) == []
+
+
+def test_a_point_is_committed_before_its_backup_goes(bed):
+    seen = []
+    bed.faults.on("delete virtualmachinebackups", lambda: seen.append(len(points(bed))))
+    pull(bed)
+    assert seen == [1]
+
+
+def test_what_cannot_be_removed_is_told(late):
+    late.faults.on("data", 401, times=1000)
+    late.forbidden.add(("delete", "secrets"))
+    with pytest.raises(errors.AccessDenied) as caught:
+        pull(late)
+    [told] = caught.value.left_behind
+    assert told.startswith("secrets/nbdpull-") and late.backups == []
+
+
+def test_a_point_that_is_committed_stays_whatever_cannot_be_removed(late):
+    late.forbidden.add(("delete", "virtualmachinebackups"))
+    result = pull(late)
+    assert len(points(late)) == 1 and "left in the cluster: virtualmachinebackups/nbdpull-" in result.warnings[0]
+
+
+def test_an_api_that_stumbles_is_asked_again(late):
+    for verb in ("get", "create", "delete"):
+        late.faults.on(f"{verb} virtualmachinebackups", 500)
+    pull(late)
+    assert sum(late.faults.done[f"{verb} virtualmachinebackups"] for verb in ("get", "create", "delete")) == 3
+    require_equal(late, "0")
+    assert left(late) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [({"printableStatus": "Stopped"}, errors.DomainNotRunning, "is off"),
+     ({"changedBlockTracking": {"state": "PendingRestart"}}, errors.Unsupported, "PendingRestart")],
+    ids=["off", "no tracking"],
+)  # fmt: skip
+def test_a_machine_that_has_no_backups_is_told_at_once(late, status, error, told):
+    """KubeVirt would wait for it for ever."""
+    late.create("VirtualMachine", "ns1", "other", spec={}, status=status)
+    options = Options("kubevirt:ns1/other", str(late.folder / "s"), kubeconfig=str(late.kubeconfig))
+    with pytest.raises(error, match=told):
+        kubevirt.kubevirt(options)
+    assert late.backups == [] and not (late.folder / "s").exists()
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_inside_the_cluster_its_own_services_are_read(generation, tmp_path):
+    """There an export may have no route from outside; where it has both, the inner one is taken."""
+    with Cluster(generation, tmp_path, reach="inside") as made:
+        pull(furnished(made))
+        require_equal(made, "0")
+
+
+def test_inner_links_are_for_who_is_inside(late):
+    late.create("Secret", "ns1", "theirs", data={"token": "eA=="})
+    late.start_backup("ns1", "b", "vm1", "VirtualMachine")
+    late.ready("ns1", "b")
+    found = late.objects.get("virtualmachinebackups", "ns1", "b")
+    inner, outer = (objects.state(found, inside).access.volumes["rootdisk"].map for inside in (True, False))
+    assert ".svc/exports/" in inner and "/virtualmachineexports/" in outer
+
+
 def test_a_backup_whose_time_is_over_is_no_point(bed):
     bed.faults.on("data", bed.controller.end_ttl)
     with pytest.raises((errors.JobLost, errors.SourceError)):
@@ -184,6 +258,17 @@ def test_what_a_killed_run_left_is_removed(late):
     result = pull(late)
     assert any("interrupted run" in each for each in result.warnings)
     assert decisions(result.point) == both("full", "checkpoint-replaced") and left(late) == []
+
+
+def test_a_run_that_was_killed_after_its_commit_costs_no_base(bed, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(backup.Backup, "finish", lambda *_: [])  # as if it ended there
+        pull(bed)
+    assert len(left(bed)) == 3
+    disks(bed)["rootdisk"].write(2 * CLUSTER, b"later")
+    assert decisions(pull(bed).point) == both("incremental", "checkpoint")
+    require_equal(bed, "1")
+    assert left(bed) == []
 
 
 def test_a_machine_that_is_not_there(late):

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -331,6 +332,35 @@ def test_a_backup_that_is_another_one_at_the_end_is_discarded(exports, token, tm
     exports.faults.append(change)
     with pytest.raises(errors.JobLost, match="not the one any more"):
         pull(exports, token, tmp_path / "s")
+    assert nothing_written(tmp_path / "s")
+
+
+def test_a_stop_does_not_wait_for_a_silent_server(exports, token, tmp_path):
+    """Threads wait for bytes: their connections are shut down."""
+    go_on, asked = threading.Event(), threading.Event()
+
+    def hang(handler, path, query):
+        if path.endswith("data"):
+            handler.send_response(200)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            handler.wfile.write(b"1\r\nx\r\n")
+            asked.set()
+            go_on.wait(30)
+        return path.endswith("data")
+
+    def check():
+        if asked.is_set():
+            raise errors.Interrupted(2)
+
+    exports.faults.append(hang)
+    urls = [f"{exports.url}/exports/{name}/map" for name in exports.disks]
+    options = Options("kubevirt:prod/db", str(tmp_path / "s"), http_map=urls, token_file=token, type="full", threads=2)
+    began = time.monotonic()
+    with pytest.raises(errors.Interrupted):
+        kubevirt.kubevirt(options, check=check)
+    go_on.set()
+    assert time.monotonic() - began < 20  # and not the 30 of an answer
     assert nothing_written(tmp_path / "s")
 
 

@@ -100,6 +100,15 @@ def test_a_pull_from_kubevirt_needs_neither(tmp_path):
     assert (done.returncode, "cannot read the map of a" in done.stderr) == (6, True)
 
 
+@pytest.mark.parametrize("library", ["kubernetes", "urllib3"])
+def test_a_pull_from_kubevirt_says_what_is_missing(tmp_path, library):
+    (tmp_path / "token").write_text("t")
+    given = ["--http-map=http://127.0.0.1:1/exports/a/map", "--token-file", tmp_path / "token", "--type=full"]
+    done = run(library, "kubevirt:a/b", "-o", tmp_path / "new", *(given if library == "urllib3" else []))
+    assert done.returncode == 8
+    assert "pip install 'nbdpull[kubevirt]'" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_the_block_works(vm):
     program = BLOCKED.replace("from nbdpull", "import nbd\nfrom nbdpull")
     done = subprocess.run(

@@ -58,6 +58,14 @@ def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
         raise errors.NoSuchDomain(f"namespace {machine.namespace} has no virtual machine {machine.name}")
     if not objects.uid(found):
         raise errors.HypervisorError(f"virtual machine {machine.domain} has no uid")
+    if objects.is_off(found):
+        raise errors.DomainNotRunning(f"virtual machine {machine.domain} is off: KubeVirt backs up running ones only")
+    tracking = objects.tracking(found)
+    if tracking not in ("Enabled", None):
+        raise errors.Unsupported(
+            f"virtual machine {machine.domain} has no changed block tracking ({tracking or 'not asked for'}), without "
+            "which KubeVirt makes no backup: give it the label that the cluster selects for it, and restart it"
+        )
     return found
 
 

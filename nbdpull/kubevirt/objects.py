@@ -120,6 +120,17 @@ def name_of(found: Object) -> str:
     return str(_at(found, "metadata", "name") or "")
 
 
+def is_off(found: Object) -> bool:
+    """Of a VM, as far as it tells: then a backup waits for its start for ever."""
+    return bool(_at(found, "status", "printableStatus") == "Stopped")
+
+
+def tracking(found: Object) -> Optional[str]:
+    """The state of a VM's changed block tracking, None where it is not told."""
+    state = _at(found, "status", "changedBlockTracking", "state")
+    return state if isinstance(state, str) else None
+
+
 def latest_checkpoint(found: Optional[Object]) -> Optional[str]:
     """That a tracker says its next backup begins at."""
     name = _at(found, "status", "latestCheckpoint", "name")
