@@ -57,7 +57,7 @@ def server(command, environment):
 
 @contextmanager
 def exposed(vm, setting):
-    """Run `nbdpull expose` while the block runs; give a command that reads vda from it, and QEMU's own URI of it."""
+    """Run `nbdpull expose` while the block runs; yield a command that reads vda from it, its pid, QEMU's URI of vda."""
     secret, header = setting.fresh("secret"), setting.fresh("header")
     secret.touch(0o600)
     header.write_text(f"{auth.NAME}: of-the-benchmark")
@@ -69,7 +69,7 @@ def exposed(vm, setting):
         [export] = json.loads(process.stdout.readline())["exports"]
         server = ET.fromstring(vm.domain.backupGetXMLDesc()).find("server")
         curl = ["curl", "-sSf", "-H", f"@{header}", "-o", "/dev/null", export["data"]]
-        yield curl, tools.export_uri(server.get("socket"), "vda")
+        yield curl, process.pid, tools.export_uri(server.get("socket"), "vda")
     finally:
         process.terminate()
         process.wait(60)
