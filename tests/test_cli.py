@@ -85,6 +85,7 @@ def test_a_verb_is_a_verb(verb):
         "expose": "vm --listen :1 --token-file f",
         "pull": "vm -o d",
         "restore": "d -o o",
+        "run": "vm -- true",
         "show": "d latest",
         "index": "d latest vda",
     }

@@ -337,6 +337,16 @@ def test_the_json_of_pull(vm, tmp_path):
     assert json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[-1] == point
 
 
+def test_the_json_of_run(vm, tmp_path):
+    words = ("run", "vm1", "--since", "token", "--token", "token", "--json", "--", "true")
+    if vm.iothreads:  # that it refuses some test_run.py says
+        return
+    told = events(nbdpull_says(tmp_path, *words))
+    assert set(told) == {"start", "result"}
+    for event in told:
+        assert_event(told, event, "run")
+
+
 def test_the_lines_of_verbose(vm, tmp_path):
     """Those of the manual's excerpt come in that order; numbers, ids and paths are others each time."""
 

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from ..core import deadline, errors
 from ..core.choices import OnLostBase, Resume
 from ..core.errors import Check
+from ..definitions.domain_xml import Disk as Facts
 from ..format import layout
 from ..hypervisor import backup_job, socket_keeper
+from ..hypervisor.domain import Domain
 from ..pulling import (
     fit,
     journal_files,
@@ -33,7 +35,7 @@ from ..pulling import (
 )
 from ..pulling.base import Choice
 from ..pulling.journal_files import Journal
-from ..pulling.live_disk import Known, Live, Reading
+from ..pulling.live_disk import Known, Live, Reading, Server
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Dead, Prepared, Subject
 from ..pulling.token import Before, Made, Token
@@ -79,6 +81,7 @@ class Job:
         self.committed = False
         self.dropped_checkpoints: list[str] = []
         self._token = self._made()
+        self._server: Optional[Server] = None  # once it is read
 
     def _made(self) -> Token:
         inside, made = self._inside, self._inside.job.checkpoint
@@ -130,6 +133,7 @@ class Job:
         enter(inside.lookout.watching(inside.job))
         enter(inside.journal.reading(self.consistency, self.consistency_reason))
         server = enter(route.opened(inside.subject.route, inside.subject.vm, inside.job.socket, inside.lookout.check))
+        self._server = server
         reading = Reading(options.connections, stall_timeout=options.stall_timeout)
         live, choice, disks = Live(inside.lookout.kept(server), inside.job, reading), inside.prepared.choice, []
         for facts in inside.subject.disks:
@@ -146,10 +150,24 @@ def open_backup(options: Options, check: Optional[Check] = None) -> Iterator[Job
 
     check() is called often, from any thread; what it raises ends the backup, and comes out as it is.
     """
+    yield from _opened(options, check)
+
+
+@contextmanager
+def open_for_others(options: Options, check: Optional[Check] = None) -> Iterator[Job]:
+    """The same for programs that connect to the exports themselves, and hang up when they like. Unsupported, before
+    anything is begun, where QEMU would crash at that."""
+    yield from _opened(options, check, socket_keeper.require_none)
+
+
+def _opened(
+    options: Options, check: Optional[Check], require: Callable[[Domain, Sequence[Facts]], None] = lambda *_: None
+) -> Iterator[Job]:
     checks = Checks(deadline.bounded(callers.checked(check), options.max_duration, "the backup"))
     ended = _Ended()
     try:
         with callers.unwrapped(), opening.opened(options, checks) as opened:
+            require(opened.subject.vm, opened.subject.disks)
             planned = _prepare(options, opened.subject, opened.warnings)
             yield from _held_open(options, opened.subject, planned, checks, opened.warnings, ended)
     except errors.NbdpullError as error:  # of what comes after the backup's own end

@@ -38,6 +38,7 @@ exit codes:
   11   damage found in the store
   12   a limit (--max-duration, --scratch-limit, --ttl) ended the run
   13   an image is not equal to the point, or a point failed its drill
+  14   the command of nbdpull run failed, or could not be run
   128+N  ended by signal N, such as 130 for Ctrl-C
 """
 
@@ -93,17 +94,33 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
         )
         self._verb, self._words = verb, cast(Sequence[str], ())
+        self._takes_command = False
         about.add(self)
         _add_logging(self)
 
     def parsed(self, words: Sequence[str]) -> Namespace:
         """The arguments; UsageError, also where only one word is too many."""
+        words, command = self._parted(words) if self._takes_command else (words, [])
         self._words = words
         self._require_known_options()
         args, more = self.parse_known_args(words)
         if more:
             self.error(f"unexpected argument {more[0]!r}")
+        if self._takes_command:
+            args.command = command
         return args
+
+    def takes_command(self, line: str) -> None:
+        """What comes after -- is a command, with words of its own. line: of the usage."""
+        self._takes_command, self.usage = True, line
+
+    def _parted(self, words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+        if {"-h", "--help"} & set(words[: words.index("--")] if "--" in words else words):
+            return words, []
+        if "--" not in words or words[-1] == "--":
+            self.error("a command is missing: write it at the end, after --")
+        at = words.index("--")
+        return words[:at], list(words[at + 1 :])
 
     def _require_known_options(self) -> None:
         """Before all else: an option that is mistyped may have a value, and then another error would hide it."""

@@ -276,6 +276,13 @@ class DrillFailed(NbdpullError):
     code = "drill-failed"
 
 
+class CommandFailed(NbdpullError):
+    """The command that was to take the blocks did not end with 0, or could not be run."""
+
+    exit_code = 14
+    code = "command-failed"
+
+
 class Interrupted(NbdpullError):
     """A signal asked us to stop. The exit code is 128 plus the signal's number."""
 

@@ -64,6 +64,17 @@ def required(vm: Domain, disks: Iterable[Disk], with_tls: bool) -> bool:
     return False
 
 
+def require_none(vm: Domain, disks: Iterable[Disk]) -> None:
+    """Unsupported where connections have to be kept, which only who makes them can do."""
+    threaded = [disk.target for disk in disks if disk.iothread and not vm.reads_images]
+    if threaded and qemu_faults.hang_up(vm.running_version):
+        raise errors.Unsupported(
+            f"disk {', '.join(threaded)} of domain '{vm.name}' is in an I/O thread (iothread), and its QEMU crashes, "
+            "with its guest, when a command that has read such a disk hangs up: use nbdpull pull, which prevents that, "
+            "or upgrade to QEMU 9.0.1, or leave the disk out"
+        )
+
+
 class SocketKeeper:
     """`with SocketKeeper(uri, uuid, run_id) as keeper:` around the life of a backup job.
 

@@ -116,6 +116,33 @@ class KubevirtOptions:
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """As of pull. command: a program and its arguments. since: file of a token, which need not be there; token: file
+    for that of this backup. environment: of the command; stdout: a descriptor, None for ours."""
+
+    domain: str
+    command: list[str]
+    since: Optional[str] = None
+    token: Optional[str] = None
+    on_lost_base: str = OnLostBase.FULL
+    uri: Optional[str] = None
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    offline: str = Offline.AUTO
+    quiesce: str = Quiesce.AUTO
+    freeze_timeout: float = FREEZE_TIMEOUT
+    scratch_dir: str = SHARED_DIR
+    scratch_limit: Optional[int] = None
+    socket: Optional[str] = None
+    nbd: Optional[str] = None
+    tls: Optional[str] = None
+    stall_timeout: float = STALL_TIMEOUT
+    max_duration: Optional[float] = None
+    environment: dict[str, str] = field(default_factory=dict)
+    stdout: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """As of pull. output None: as if for a new store."""
 

@@ -29,6 +29,22 @@ def read(path: str) -> Token:
         raise errors.UsageError(f"token file {path}: {error}") from None
 
 
+def read_if_there(path: str) -> Optional[Token]:
+    """None where there is no such file; UsageError where that has none."""
+    return read(path) if os.path.lexists(path) else None
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two paths are those of one file, which need not be there."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def require_new(path: str) -> None:
+    """OutputExists."""
+    if os.path.lexists(path):
+        raise errors.OutputExists(f"token file {path} exists, and only the one that is read (--since) is replaced")
+
+
 class Draft:
     """A file beside the one that it will replace. path None: nothing is kept."""
 
@@ -45,12 +61,29 @@ class Draft:
             file.flush()
             os.fsync(file.fileno())
 
-    def publish(self) -> None:
-        """The backup is committed: this is the token of the next one."""
+    @contextmanager
+    def committing(self, token: Token, before: Optional[Token]) -> Iterator[None]:
+        """Inside, the file has the token, durably, and from then on, unless the block raises. before: what it has had,
+        None where it is a new file."""
+        self.write(token)
+        self.publish(is_new=before is None)
+        try:
+            yield
+        except BaseException:
+            if before is not None:
+                self.write(before)
+                self.publish()
+            elif self._path is not None:
+                with suppress(OSError):
+                    os.unlink(self._path)
+            raise
+
+    def publish(self, is_new: bool = False) -> None:
+        """This is the token of the next backup. is_new: nothing is replaced, OutputExists."""
         if self._path is None:
             return
         with translated("write", self._path):
-            os.replace(self._draft, self._path)
+            (os.link if is_new else os.replace)(self._draft, self._path)
             folder = os.open(os.path.dirname(os.path.abspath(self._path)), os.O_RDONLY | os.O_DIRECTORY)
             try:
                 file_system.sync_folder(folder)

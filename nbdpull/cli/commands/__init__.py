@@ -6,6 +6,7 @@ A command module has SUMMARY and EXAMPLE (for --help), `add(parser)`, which adds
 
 VERBS = (
     "pull",
+    "run",
     "plan",
     "doctor",
     "cleanup",

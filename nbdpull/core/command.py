@@ -1,0 +1,112 @@
+"""A command of the user's, run to its end, which is ours at the latest: also where we are killed.
+
+Owns: its process group, that nothing of it goes on where it has to end, and files for it to read. Must not know: what
+it does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Optional
+
+from . import child, errors
+from .errors import Check
+
+GRACE = 10  # seconds from SIGTERM to SIGKILL
+_LOOK = 0.05  # seconds
+# Reads until we have ended, by whatever; a guard that is not needed any more is killed before that.
+_GUARD = f"read -r _; kill -s TERM -- -$1; sleep {GRACE}; kill -s KILL -- -$1"
+
+
+def require_there(words: Sequence[str]) -> None:
+    """CommandFailed where there is no such program, or it may not be run."""
+    if shutil.which(words[0]) is None:
+        why = "may not be executed" if os.path.exists(words[0]) else "is not found"
+        raise errors.CommandFailed(f"command {words[0]!r} {why}: nothing was begun")
+
+
+def run(words: Sequence[str], environment: Mapping[str, str], output: Optional[int], check: Check) -> int:
+    """Its exit code, or the number of the signal that ended it, negative. output: a descriptor, None for ours.
+
+    What check() raises ends it, and all of its process group.
+    """
+    try:
+        process = subprocess.Popen(
+            words,
+            env=environment,
+            stdout=output,
+            start_new_session=True,
+            preexec_fn=child.ended_with_us(signal.SIGTERM),
+        )
+    except OSError as error:
+        raise errors.CommandFailed(f"command {words[0]!r} could not be run: {error.strerror}") from error
+    try:
+        with _guarded(process.pid):
+            while not _has_ended(process.pid):
+                check()
+                time.sleep(_LOOK)
+    except BaseException:
+        _end(process.pid)
+        raise
+    finally:
+        code = process.wait()
+    return code
+
+
+def said(code: int) -> str:
+    """How it ended, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
+
+
+@contextmanager
+def handed(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the path of a file with these lines, which a command of ours can read. Nothing is left of it however we
+    end."""
+    with tempfile.TemporaryFile("w", encoding="ascii") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+@contextmanager
+def _guarded(group: int) -> Iterator[None]:
+    guard = subprocess.Popen(
+        ["sh", "-c", _GUARD, "sh", str(group)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
+        if guard.stdin:
+            guard.stdin.close()
+
+
+def _has_ended(pid: int) -> bool:
+    """Its number stays its own until it is waited for, and so does that of its group."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _end(group: int) -> None:
+    _signal(group, signal.SIGTERM)
+    end = time.monotonic() + GRACE
+    while not _has_ended(group) and time.monotonic() < end:
+        time.sleep(_LOOK)
+    _signal(group, signal.SIGKILL)
+
+
+def _signal(group: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

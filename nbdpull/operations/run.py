@@ -1,0 +1,159 @@
+"""run: a backup whose blocks a command of the user's takes, by NBD.
+
+Owns: what the command is told, and that its success alone moves the base. Must not know: how a job is begun or ended,
+what the command does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from typing import Any, Optional
+
+from ..api import exports
+from ..api.disk import Disk
+from ..api.job import Job, open_for_others
+from ..api.options import Options as Backup
+from ..core import command, errors
+from ..core.errors import Check, Report
+from ..pulling import token_file
+from ..pulling.token import Token
+from .options import RunOptions as Options
+
+log = logging.getLogger("nbdpull.run")
+_LOOK = 1.0  # seconds from one question to libvirt to the next, whether the job stands
+_DISK = ("name", "size", "mode", "reason")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A backup that the command has taken. run, since: ids, of this backup and of that of the token that was given;
+    token: where its own one is, None where none was asked for; disks: with name, size, mode and reason."""
+
+    domain: str
+    run: str
+    since: Optional[str]
+    as_of: str
+    consistency: str
+    consistency_reason: str
+    token: Optional[str]
+    disks: list[dict[str, Any]]
+    dropped_checkpoints: list[str]
+    seconds: float
+    warnings: list[str]
+
+
+def run(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """Make a backup, and commit it if the command ends with 0; else nothing moved."""
+    started = time.monotonic()
+    command.require_there(options.command)
+    since = token_file.read_if_there(options.since) if options.since is not None else None
+    replaced = _replaced(options, since)
+    with token_file.drafted(options.token):
+        pass  # it can be written; kept open, it would be left where we are killed
+    with open_for_others(_wanted(options, since), check) as job:
+        _run_command(options, job, since, report)
+        job.finish()
+        log.info("backup job ended")
+        with token_file.drafted(options.token) as draft, draft.committing(job.token, replaced):
+            job.commit()
+    return Result(
+        domain=options.domain,
+        run=job.id,
+        since=since.run if since else None,
+        as_of=job.as_of,
+        consistency=job.consistency,
+        consistency_reason=job.consistency_reason,
+        token=options.token,
+        disks=[_told(disk) for disk in job.disks],
+        dropped_checkpoints=job.dropped_checkpoints,
+        seconds=round(time.monotonic() - started, 3),
+        warnings=job.warnings,
+    )
+
+
+def _replaced(options: Options, since: Optional[Token]) -> Optional[Token]:
+    """The token that the file for the new one has now; OutputExists where it has anything else."""
+    if options.token is None:
+        return None
+    if since is not None and options.since is not None and token_file.is_same(options.since, options.token):
+        return since
+    token_file.require_new(options.token)
+    return None
+
+
+def _wanted(options: Options, since: Optional[Token]) -> Backup:
+    """Without a token of it nobody could use a checkpoint, and none is made."""
+    same = {field.name for field in fields(Backup)} & {field.name for field in fields(options)} - {"since"}
+    given = {name: getattr(options, name) for name in same}
+    return Backup(**given, since=since, checkpoint=options.token is not None)
+
+
+def _run_command(options: Options, job: Job, since: Optional[Token], report: Report) -> None:
+    """CommandFailed, where it does not end with 0; the job's own error, where that was lost meanwhile."""
+    with ExitStack() as handed:
+        disks = [_described(disk, export, handed) for disk, export in zip(job.disks, exports.of(job).values())]
+        told = {
+            "run": job.id,
+            "since": since.run if since else None,
+            "as_of": job.as_of,
+            "consistency": job.consistency,
+            "consistency_reason": job.consistency_reason,
+            "disks": disks,
+        }
+        report(event="start", domain=options.domain, **told)
+        path = handed.enter_context(command.handed([json.dumps({"domain": options.domain, **told})]))
+        environment = {**options.environment, **_variables(options.domain, told), "NBDPULL_JSON": path}
+        code = command.run(options.command, environment, options.stdout, _looking(job))
+    log.info("command ended: %s", command.said(code))
+    if code:
+        exports.require_standing(job)  # else that is why
+        raise errors.CommandFailed(
+            f"command {options.command[0]!r}: {command.said(code)}; the backup was not committed, nothing moved"
+        )
+
+
+def _looking(job: Job) -> Callable[[], None]:
+    """The check that libvirt is asked by, now and then."""
+    asked = time.monotonic()
+
+    def look() -> None:
+        nonlocal asked
+        exports.check(job)
+        if time.monotonic() - asked > _LOOK:
+            exports.require_standing(job)
+            asked = time.monotonic()
+
+    return look
+
+
+def _told(disk: Disk) -> dict[str, Any]:
+    return {name: getattr(disk, name) for name in _DISK}
+
+
+def _described(disk: Disk, export: exports.Export, handed: ExitStack) -> dict[str, Any]:
+    """The same with the way to it, and the file that has its extents."""
+    extents = handed.enter_context(command.handed(_lines(disk)))
+    way = {"uri": export.uri, "export": export.name, "bitmap": export.bitmap, "context": export.context}
+    return {**_told(disk), **way, "extents": extents}
+
+
+def _lines(disk: Disk) -> Iterator[str]:
+    for extent in disk.extents():
+        yield f"{extent.offset} {extent.length} {extent.kind}"
+
+
+def _variables(domain: str, told: dict[str, Any]) -> dict[str, str]:
+    """The same for a shell: NBDPULL_RUN, …, and for each disk NBDPULL_VDA_URI, …"""
+    disks = told["disks"]
+    of_run = {name.upper(): value or "" for name, value in told.items() if name not in ("run", "disks")}
+    of_run["RUN_ID"] = told["run"]
+    of_disks = {
+        f"{disk['name']}_{name}".upper(): str(value) for disk in disks for name, value in disk.items() if name != "name"
+    }
+    found = {"DOMAIN": domain, "DISKS": " ".join(disk["name"] for disk in disks), **of_run, **of_disks}
+    return {f"NBDPULL_{name}": value for name, value in found.items()}
