@@ -52,10 +52,10 @@ def sha256(data):
     return subprocess.run(["sha256sum"], input=data, capture_output=True, check=True).stdout.split()[0].decode()
 
 
-def pull_while_it_writes(witness, *options):
+def pull_while_it_writes(witness):
     """One point; the guest is seen to write after the first reads and before the last ones."""
     guest = witness.vm
-    with stopped_in_the_middle(witness, *options) as process:
+    with stopped_in_the_middle(witness) as process:
         # what the job copied to scratch: the guest wrote where it had something
         wait_for(lambda: guest.domain.jobStats()["disk_temp_used"] > MIB, "writes of the guest during the pull")
         assert guest.job_active() and guest.running
@@ -75,7 +75,7 @@ def test_points_of_a_guest_that_keeps_writing(guest, tmp_path, private_libvirt, 
         if n:
             guest.run(f"dd if=/dev/urandom of=/mnt/ballast{n} bs=1M count=12")  # something to read for a while
         files[f"kept{n}"] = synced_file(guest, f"/mnt/kept{n}", size)
-        points.append(pull_while_it_writes(witness, "--level", "17" if n else "12"))
+        points.append(pull_while_it_writes(witness))
         assert guest.running
         if n:
             assert modes(points[-1]) == {"vda": SINCE} and points[-1]["parent"] == points[-2]["id"]
