@@ -45,6 +45,9 @@ class Connection(server.HTTPConnection):
         self.server.busy.add(self)
         try:
             return super().communicate()
+        except Exception as error:  # such as of TLS, while cheroot answers one of TLS; it would cost it a thread
+            log.info("a connection was given up: %r", error)
+            return False
         finally:
             self.arriving = None
             self.server.busy.discard(self)
