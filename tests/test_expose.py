@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.parse
 
+import ovirt_client
 import pytest
 from bed.machine import MIB, Machine, wait_for
 from command import nbdpull, next_event, start_nbdpull
@@ -240,6 +241,29 @@ def test_by_tls_with_certificates_of_clients(program):
         assert now.ask("GET", "/exports/vda/data", token="wrong-token")[0] == 401
         assert now.ask("GET", "/exports/vda/data")[2] == frozen
         assert now.finish()[0][1]["committed"]
+
+
+def test_ovirts_client_downloads_all_and_what_changed(program):
+    """By TLS, and by the tickets that who has the token is told."""
+    folder, base = program.folder, {}
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-keyout",
+                    folder / "server-key.pem", "-out", folder / "server-cert.pem"],
+                   check=True, capture_output=True)  # fmt: skip
+    context = ssl.create_default_context(cafile=folder / "server-cert.pem")
+    for number in range(2):
+        frozen = {disk: program.vm.content(disk) for disk in program.vm.disks}
+        with program.exposed("--tls", folder, tls=context) as now:
+            for image in json.loads(now.ask("GET", "/images")[2])["images"]:
+                disk, path = image["name"], folder / f"{image['name']}-{number}.qcow2"
+                assert image["dirty"] == bool(number)
+                url = now.about["url"] + image["path"]
+                taken = ovirt_client.downloaded(url, path, str(folder / "server-cert.pem"), base.get(disk))
+                assert taken == frozen[disk]
+                base[disk] = path
+            assert set(base) == set(frozen) and now.finish()[0][1]["committed"]
+        program.vm.write("vda", 5 * MIB, 65536, 0x88)
+        program.vm.write_zeroes("vda", 3 * MIB, 131072)
 
 
 def test_curl_as_in_kubevirts_tests(program):

@@ -4,65 +4,19 @@ import http.client
 import json
 import random
 import socket
-import threading
-from contextlib import contextmanager
 
 import pytest
+from http_points import TOKEN, served, token_file
 from stores import MIB, Vm, chain, damaged, flipped
 
 from nbdpull.core import errors
 from nbdpull.operations import serve
 from nbdpull.serving.http import auth
 
-TOKEN = "a-token-of-ours"
-
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
     return chain(tmp_path_factory.mktemp("serve-http") / "store", points=3, size=2 * MIB + 512)
-
-
-@pytest.fixture
-def token_file(tmp_path):
-    path = tmp_path / "token"
-    path.write_text(TOKEN + "\n")
-    path.chmod(0o600)
-    return str(path)
-
-
-@contextmanager
-def served(vm, token_file, **options):
-    """[events of the server], the first of them `serving`."""
-    events, begun, ended = [], threading.Event(), threading.Event()
-    failed = []
-
-    def report(**event):
-        events.append(event)
-        begun.set()
-
-    def check():
-        if ended.is_set():
-            raise errors.Interrupted(15)
-
-    def run():
-        try:
-            serve.serve(serve.Options(str(vm.root), token_file=token_file, **options), report, check)
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            begun.set()
-
-    server = threading.Thread(target=run)
-    server.start()
-    try:
-        begun.wait()
-        if not failed:
-            yield events
-    finally:
-        ended.set()
-        server.join()
-    if failed:
-        raise failed[0]
 
 
 def asked(connection, path, **headers):
@@ -85,9 +39,9 @@ class OverUnix(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def test_both_shapes_over_a_port(vm, token_file):
+def test_both_shapes_over_a_port(vm, tmp_path):
     point, parent = vm.points[1], vm.points[0]
-    with served(vm, token_file, http="127.0.0.1:0", point=point.id) as events:
+    with served(vm, tmp_path, http="127.0.0.1:0", point=point.id) as events:
         told = events[0]
         assert (told["event"], told["point"], told["domain"]) == ("serving", point.id, vm.name)
         connection = over_tcp(events)
@@ -112,9 +66,9 @@ def test_both_shapes_over_a_port(vm, token_file):
         connection.close()
 
 
-def test_a_disk_over_a_unix_socket_and_its_end(vm, token_file, tmp_path):
+def test_a_disk_over_a_unix_socket_and_its_end(vm, tmp_path):
     path = tmp_path / "socket"
-    with served(vm, token_file, http=f"unix:{path}", disks=["vdb"]) as events:
+    with served(vm, tmp_path, http=f"unix:{path}", disks=["vdb"]) as events:
         assert [each["disk"] for each in events[0]["exports"]] == ["vdb"] and path.stat().st_mode & 0o777 == 0o600
         connection = OverUnix(str(path))
         assert asked(connection, "/exports/vdb/data") == (200, vm.images[vm.points[-1].id]["vdb"])
@@ -126,22 +80,22 @@ def test_a_disk_over_a_unix_socket_and_its_end(vm, token_file, tmp_path):
     assert not path.exists()
 
 
-def test_the_first_point_has_no_dirty_extents(vm, token_file):
-    with served(vm, token_file, http="127.0.0.1:0", point=vm.points[0].id) as events:
+def test_the_first_point_has_no_dirty_extents(vm, tmp_path):
+    with served(vm, tmp_path, http="127.0.0.1:0", point=vm.points[0].id) as events:
         assert {each["since"] for each in events[0]["exports"]} == {None}
         connection = over_tcp(events)
         assert asked(connection, "/images/vda/extents?context=dirty")[0] == 404
         connection.close()
 
 
-def test_a_damaged_frame_ends_the_answer_and_is_told_once(tmp_path, token_file):
+def test_a_damaged_frame_ends_the_answer_and_is_told_once(tmp_path):
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 8 * MIB)
     vm.write("vda", 0, random.Random(1).randbytes(8 * MIB))
     vm.pull(frame_size=MIB)
     expected = vm.images[vm.points[0].id]["vda"]
     chunk = vm.folder / vm.points[0].disk("vda").chunks[0].path
-    with damaged(chunk, flipped(chunk.read_bytes(), 5 * MIB)), served(vm, token_file, http="127.0.0.1:0") as events:
+    with damaged(chunk, flipped(chunk.read_bytes(), 5 * MIB)), served(vm, tmp_path, http="127.0.0.1:0") as events:
         connection = over_tcp(events)
         for path in ("/exports/vda/data", "/images/vda"):
             connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"})
@@ -173,11 +127,13 @@ def test_a_damaged_frame_ends_the_answer_and_is_told_once(tmp_path, token_file):
         ({"token_file": None, "tls": "dir"}, "--tls is for HTTP"),
     ],
 )
-def test_what_does_not_go_together(vm, token_file, options, message):
+def test_what_does_not_go_together(vm, tmp_path, options, message):
     with pytest.raises(errors.UsageError, match=message):
-        serve.serve(serve.Options(str(vm.root), **{"token_file": token_file, **options}))
+        serve.serve(serve.Options(str(vm.root), **{"token_file": token_file(tmp_path), **options}))
 
 
-def test_a_point_that_is_not_there(vm, token_file):
+def test_a_point_that_is_not_there(vm, tmp_path):
     with pytest.raises(errors.NoSuchPoint):
-        serve.serve(serve.Options(str(vm.root), http="127.0.0.1:0", token_file=token_file, point="20200101T000000Z-0"))
+        serve.serve(
+            serve.Options(str(vm.root), http="127.0.0.1:0", token_file=token_file(tmp_path), point="20200101T000000Z-0")
+        )
