@@ -211,6 +211,15 @@ def test_a_new_volume_is_read_in_full_though_the_backup_is_incremental(exports, 
     require_equal(exports, tmp_path / "s", tmp_path / "out")
 
 
+def test_a_base_that_nobody_names_is_a_warning(exports, token, tmp_path):
+    """The endpoint does not tell it."""
+    assert pull(exports, token, tmp_path / "s", checkpoint="c0").warnings == []
+    assert pull(exports, token, tmp_path / "s", "incremental", since="c0", checkpoint="c1").warnings == []
+    [told] = pull(exports, token, tmp_path / "s", "incremental").warnings
+    assert "--since" in told
+    assert sorted(points(tmp_path / "s")[-1].manifest.seconds) == ["begin", "copy", "end", "files", "prepare"]
+
+
 def test_a_damaged_parent_is_not_built_on(exports, token, tmp_path):
     pull(exports, token, tmp_path / "s")
     [victim] = (tmp_path / "s").glob("*/*/root.0000.zst")

@@ -164,10 +164,11 @@ def _point(
     run.laps.end("begin")
     with new_point.begun(run.series, announced.id, announced) as new:
         entries = _copied(run, choice, endpoint, disks, volumes, new)
+        run.laps.end("copy")
         for volume in volumes:
             volume.require_same()
         require_alive()
-        run.laps.end("copy")
+        run.laps.end("end")
         for name, data in backup.files.items():
             new.add_file(name, data, choice.parent)
         run.laps.end("files")
@@ -463,6 +464,10 @@ def _given_begin(run: _Run) -> _Begins:
     begins = _begins_at(run, parent, name, created, parent.disks)
     if begins.base is None:
         raise errors.CheckpointUnusable(f"point {parent.id} cannot be built on: pull a full backup")
+    if run.options.since is None:
+        run.warnings.append(
+            f"that the backup begins where point {parent.id} ended is your word alone: --since has it compared"
+        )
     return begins
 
 
