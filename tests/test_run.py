@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bed.address import free_port
 from bed.machine import MIB, wait_for
 from command import PROJECT, environment, last_event, next_event, start_nbdpull
 
@@ -212,6 +213,24 @@ def test_a_token_that_is_there_is_kept(script):
     assert "no token" in mine.run("true", exit_code=2)["message"] or "not a token" in mine.errors
     assert mine.token.read_text() == "precious"
     mine.assert_clean(0)
+
+
+def test_a_domain_that_is_off(script):
+    """The exports are at a socket without a name, which a command finds all the same."""
+    mine = script({"vda": MIB})
+    mine.vm.write("vda", 0, 65536)
+    content = mine.vm.content("vda")
+    mine.vm.destroy()
+    result = mine.run(TAKE_IMAGES, options=["--offline=read"])
+    assert (mine.folder / "images" / result["run"] / "vda.raw").read_bytes() == content
+    assert mine.run("true", options=["--offline=read"])["disks"][0]["reason"] == "no-checkpoint"
+
+
+def test_a_server_at_a_port(script):
+    mine = script({"vda": MIB})
+    options = ["--nbd", f"tcp:127.0.0.1:{free_port()}"]
+    mine.shell('nbdinfo --size "$NBDPULL_VDA_URI" > size', options=options)
+    assert (mine.folder / "size").read_text() == f"{MIB}\n"
 
 
 def test_without_a_token_no_checkpoint_is_made(script):

@@ -65,18 +65,24 @@ class Draft:
     def committing(self, token: Token, before: Optional[Token]) -> Iterator[None]:
         """Inside, the file has the token, durably, and from then on, unless the block raises. before: what it has had,
         None where it is a new file."""
-        self.write(token)
-        self.publish(is_new=before is None)
         try:
+            self.write(token)
+            self.publish(is_new=before is None)
             yield
         except BaseException:
-            if before is not None:
-                self.write(before)
-                self.publish()
-            elif self._path is not None:
-                with suppress(OSError):
-                    os.unlink(self._path)
+            with suppress(OSError, errors.NbdpullError):  # a token that is worth nothing costs a full backup, no more
+                self._put_back(token, before)
             raise
+
+    def _put_back(self, token: Token, before: Optional[Token]) -> None:
+        """Where the file has come to have the token."""
+        if self._path is None or read(self._path) != token:
+            return
+        if before is None:
+            os.unlink(self._path)
+        else:
+            self.write(before)
+            self.publish()
 
     def publish(self, is_new: bool = False) -> None:
         """This is the token of the next backup. is_new: nothing is replaced, OutputExists."""
