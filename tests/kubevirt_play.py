@@ -63,8 +63,8 @@ class Play:
         self.number += 1
         name, forced, base = f"b{self.number}", self.base != self.checkpoint, self.base
         self.cluster.start_backup("ns1", name, "t", forceFullBackup=forced)
-        kind, _, urls = self.cluster.ready("ns1", name)
-        self.ca.write_text(self.cluster.ca_paths[1].read_text())
+        kind, cert, urls = self.cluster.ready("ns1", name)
+        self.ca.write_text(cert)
         yield self.words(name, kind, base, urls)
         if name in self.cluster.backups:
             self.cluster.end_backup("ns1", name)

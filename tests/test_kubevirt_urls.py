@@ -51,14 +51,10 @@ def fresh(tmp_path):
     with contextlib.ExitStack() as stack:
 
         def make(generation="v1.9", sizes=SIZES, **options):
-            cluster = stack.enter_context(cluster_of(generation, tmp_path, **options))
+            cluster = stack.enter_context(Cluster(generation, tmp_path, **options))
             return Play(cluster, tmp_path, sizes)
 
         yield make
-
-
-def cluster_of(generation, folder, **options):
-    return Cluster(generation, folder, host="localhost", **options)
 
 
 def rotating(cases, name):
@@ -157,6 +153,7 @@ LASTING = {  # what it cannot get over, or only by luck
     "data that is cut": ("data", "cut", 0),
     "data that ends early": ("data", "short", 0),
     **{f"a map that is {word}": ("map", word) for word in ("null", "gap", "late", "overlap", "stuck", "backwards")},
+    "a map of less": ("map", "short"),
     "a map beyond the end": ("map", "beyond", 0, "data"),
     "a map of an unknown type": ("map", "type"),
     "a map with an empty extent": ("map", "empty"),

@@ -39,12 +39,8 @@ current-context: stub
 
 
 class Cluster:
-    def __init__(self, generation, folder, reach="outside", system_ca=False, host="127.0.0.1"):
-        """folder: for the kubeconfig. system_ca: the external link's certificate is empty. host: in URLs of exports.
-
-        An address by default: where no file has both of its addresses, localhost is asked of a name server, at leisure.
-        """
-        self.host = host
+    def __init__(self, generation, folder, reach="outside", system_ca=False):
+        """folder: for the kubeconfig. system_ca: the external link's certificate is empty."""
         self.generation, self.reach, self.system_ca = GENERATIONS[generation], reach, system_ca
         self.folder = folder
         self.namespaces = set()
@@ -120,7 +116,7 @@ class Cluster:
     def _kubeconfig(self, ca, token):
         path = self.folder / "kubeconfig"
         namespace = min(self.namespaces, default="default")
-        path.write_text(KUBECONFIG.format(server=self._api.url("127.0.0.1"), ca=ca, token=token, namespace=namespace))
+        path.write_text(KUBECONFIG.format(server=self._api.url, ca=ca, token=token, namespace=namespace))
         return path
 
     @property
@@ -199,15 +195,9 @@ class Cluster:
         """(URL without /map or /data, certificate), or None where there is no such way."""
         pair = self._exports.pair
         if outside and self.reach == "outside":
-            base = (
-                f"{self._exports.url(self.host)}/api/export.kubevirt.io/v1/namespaces/{namespace}/virtualmachineexports"
-            )
+            base = f"{self._exports.url}/api/export.kubevirt.io/v1/namespaces/{namespace}/virtualmachineexports"
             return f"{base}/{export.backup}/exports/{volume}", "" if self.system_ca else pair.leaf
         if outside:
             return None
-        host = (
-            self._exports.url(self.host)
-            if self.reach == "inside"
-            else f"https://virt-export-{export.backup}.{namespace}.svc"
-        )
+        host = self._exports.url if self.reach == "inside" else f"https://virt-export-{export.backup}.{namespace}.svc"
         return f"{host}/exports/{volume}", pair.bundle + self._pairs[0].bundle

@@ -73,8 +73,10 @@ class Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)  # without a look for the host's name
         self.server_port = self.server_address[1]
 
-    def url(self, host):
-        return f"https://{host}:{self.server_port}"
+    @property
+    def url(self):
+        """By address: where no file has both of its addresses, localhost is asked of a name server, at its leisure."""
+        return f"https://127.0.0.1:{self.server_port}"
 
     def finish_request(self, request, client_address):
         with contextlib.suppress(OSError):  # a client that goes away, or that does not trust us
