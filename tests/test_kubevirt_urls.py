@@ -28,9 +28,7 @@ def plays(tmp_path_factory):
     """{generation: a play that goes on from test to test}."""
     with contextlib.ExitStack() as stack:
         folders = {generation: tmp_path_factory.mktemp(generation) for generation in GENERATIONS}
-        clusters = {
-            each: stack.enter_context(Cluster(each, folder, host="localhost")) for each, folder in folders.items()
-        }
+        clusters = {each: stack.enter_context(Cluster(each, folder)) for each, folder in folders.items()}
         yield {each: Play(cluster, folders[each]) for each, cluster in clusters.items()}
 
 
@@ -153,7 +151,6 @@ LASTING = {  # what it cannot get over, or only by luck
     "data that is cut": ("data", "cut", 0),
     "data that ends early": ("data", "short", 0),
     **{f"a map that is {word}": ("map", word) for word in ("null", "gap", "late", "overlap", "stuck", "backwards")},
-    "a map of less": ("map", "short"),
     "a map beyond the end": ("map", "beyond", 0, "data"),
     "a map of an unknown type": ("map", "type"),
     "a map with an empty extent": ("map", "empty"),
