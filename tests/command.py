@@ -3,6 +3,8 @@
 Python's start with all imports takes 0.25 s of CPU, and the suite runs some thousand command lines. So they are forked
 from a process that has the package imported (fork_server.py). What asks for something that only a new program has,
 such as a variable that Python or a library reads at its start, gets one.
+
+What is printed with --json is held to the published schemas, whatever a test looks at.
 """
 
 import contextlib
@@ -16,6 +18,8 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+
+import schemas
 
 from nbdpull.cli import main as cli
 
@@ -39,10 +43,13 @@ def start_nbdpull(*words, program=("-m", "nbdpull"), child=False, **options):
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     options = {"env": environment(), **pipes, "text": True, **options}
-    words = [*map(str, [*program, *words])]
+    line = [*map(str, [*program, *words])]
     if not child and set(options) <= FORKABLE and at_the_start(options["env"]) == at_the_start(environment()):
-        return Forked(words, **options)
-    return subprocess.Popen([sys.executable, *words], **options)
+        process = Forked(line, **options)
+    else:
+        process = Command([sys.executable, *line], **options)
+    process.words = words
+    return process
 
 
 def nbdpull(*words, timeout=100, **options):
@@ -73,6 +80,7 @@ def said(*words):
     """Run one command line in this process, which saves Python's start; what it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert cli.main(list(map(str, words))) == 0, "the reason is in the captured stderr"
+    schemas.check_output(words, output.getvalue())
     return output.getvalue()
 
 
@@ -88,6 +96,7 @@ def next_event(process, wanted):
     """Read a started command's events up to the first one of that name; return it."""
     for line in process.stdout:
         event = json.loads(line)
+        schemas.check_line(schemas.verb_of(process.words), event)
         if event["event"] == wanted:
             return event
     raise AssertionError(f"no event {wanted}: {process.stderr.read()}")
@@ -97,7 +106,18 @@ def last_event(text):
     return json.loads(text.splitlines()[-1])
 
 
-class Forked(subprocess.Popen):
+class Command(subprocess.Popen):
+    """A Popen of a command line whose output is checked as it is read to its end."""
+
+    words = ()
+
+    def communicate(self, input=None, timeout=None):
+        output, errors = super().communicate(input, timeout)
+        schemas.check_output(self.words, output)
+        return output, errors
+
+
+class Forked(Command):
     """A Popen whose process is forked from the server, and whose end is told by another process than its parent."""
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags,

@@ -27,6 +27,7 @@ from nbdpull.repository import half_points, marker, new_point, series
 
 KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
+REASONS = {manifest.FULL: "requested", manifest.INCREMENTAL: "checkpoint"}
 SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}  # several chunk files of vda
 
 
@@ -192,7 +193,7 @@ class Vm:
     def _entry(self, name, mode, index, chunks):
         stored = index.size + sum(chunk.size for chunk in chunks)
         return manifest.DiskEntry(
-            name, self.disks[name].size, mode, "test", f"/images/{name}.qcow2", index, chunks, 0, 0, 0, stored
+            name, self.disks[name].size, mode, REASONS[mode], f"/images/{name}.qcow2", index, chunks, 0, 0, 0, stored
         )
 
     def _fields(self, point_id, last):

@@ -126,11 +126,20 @@ def test_the_document(machine, tmp_path):
     parts = [(tmp_path / name).read_bytes() for name in ("first.part", "second.part")]
     assert b"".join(parts) == vm.content("vda") and json.loads((tmp_path / "vda.map").read_text())["size"] == MIB
     assert nbdpull.Token.loads((tmp_path / "token").read_text()).checkpoint.name in vm.checkpoints()
-    sketch, program = blocks(text, "python")
+    sketch, program, schema = blocks(text, "python")
     compile(sketch, "vendors.md", "exec")
     kept = []
     exec(program, {"nbdpull": nbdpull, "token": None, "buffer": bytearray(512), "keep": kept.append})
     assert nbdpull.Token.loads(kept[0]).checkpoint.name in vm.checkpoints() and not vm.job_active()
+    checks = {}
+    exec(schema, checks)
+    assert checks["check"].is_valid(sample("pull.result")) and not checks["check"].is_valid(sample("restore.result"))
+
+
+def sample(name):
+    """What tests/data/output.jsonl has of it."""
+    found = map(json.loads, (PROJECT / "tests/data/output.jsonl").read_text().splitlines())
+    return next(each["value"] for each in found if each["is"] == name)
 
 
 def change(vm, chance):

@@ -53,7 +53,7 @@ def test_a_point(vm):
     }
     entry = second.manifest.disk("vda")
     assert disks[0] == {
-        "name": "vda", "mode": "incremental", "reason": "test", "size": entry.size,
+        "name": "vda", "mode": "incremental", "reason": "checkpoint", "size": entry.size,
         "dirty_bytes": 0, "zero_bytes": 0, "read_bytes": 0, "stored_bytes": entry.stored_bytes,
         "deduped_bytes": 0,
     }  # fmt: skip

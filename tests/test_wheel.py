@@ -40,6 +40,13 @@ def test_every_module_is_installed(installed):
     assert {path.relative_to(packages) for path in (packages / "nbdpull").rglob("*.py")} == here
 
 
+def test_its_schemas_are_installed(installed):
+    _, packages = installed
+    here = {path.name: path.read_bytes() for path in (PROJECT / "nbdpull/schemas").glob("*.json")}
+    assert here
+    assert {path.name: path.read_bytes() for path in (packages / "nbdpull/schemas").glob("*.json")} == here
+
+
 def test_its_types_are_there_for_others(installed):
     """PEP 561: without that file, mypy takes nothing of the annotations."""
     _, packages = installed

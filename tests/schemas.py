@@ -1,0 +1,65 @@
+"""The published schemas of what nbdpull prints with --json, and the check of what the tests' command lines print."""
+
+import functools
+import json
+from pathlib import Path
+
+import jsonschema
+
+from nbdpull.cli.commands import VERBS
+
+SCHEMA = json.loads((Path(__file__).parent.parent / "nbdpull/schemas/output.json").read_text())
+DOCUMENTS = ("list", "show", "plan", "doctor")  # one each; the others print lines
+OF_THE_TESTS = ("held",)  # events of faults/held.py
+
+
+@functools.cache
+def validator(name):
+    """Of one definition: a verb, or what it consists of."""
+    assert name in SCHEMA["$defs"], f"nbdpull/schemas/output.json has no $defs/{name}: describe there what it prints"
+    return jsonschema.Draft202012Validator({**SCHEMA, "anyOf": [{"$ref": f"#/$defs/{name}"}]})
+
+
+def line_name(verb, line):
+    """The definition that a line is an instance of: it tells more than 'is none of these'."""
+    if verb == "index":
+        return "record"
+    if "code" in line and line["event"] == "result":
+        return "failure"
+    if verb == "verify" and line["event"] in ("result", "progress") and "disk" in line:
+        return "verify.against" if line["event"] == "result" else "digest.progress"
+    if verb == "serve" and "url" in line:
+        return "serve.http"
+    return f"{verb}.{line['event']}"
+
+
+def check_line(verb, line):
+    if line.get("event") in OF_THE_TESTS:
+        return
+    for name in dict.fromkeys((line_name(verb, line), verb)):
+        error = jsonschema.exceptions.best_match(validator(name).iter_errors(line))
+        assert error is None, f"not as nbdpull/schemas/output.json has it ($defs/{name}): {error.json_path}: {error}"
+
+
+def check_output(words, output):
+    """All that a command line has printed; the last line of one that was killed may be cut off."""
+    verb = verb_of(words)
+    if not output or not verb:
+        return
+    if verb in DOCUMENTS:
+        error = jsonschema.exceptions.best_match(validator(verb).iter_errors(json.loads(output)))
+        assert error is None, f"not as nbdpull/schemas/output.json has it ($defs/{verb}): {error.json_path}: {error}"
+        return
+    for line in output.splitlines(keepends=True):
+        if line.endswith(("\n", b"\n")[isinstance(line, bytes)]):
+            check_line(verb, json.loads(line))
+
+
+def verb_of(words):
+    """Whose JSON a command line prints; None where it prints none."""
+    words = [*map(str, words)]
+    before = words[: words.index("--")] if "--" in words else words
+    first = words[0] if words else None
+    if first == "help" or {"-h", "--help", "--version"} & set(before) or ("--json" not in before and first != "index"):
+        return None
+    return first if first in VERBS else "pull"
