@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import command
 import pytest
 from bed.machine import MIB
 from command import PROJECT, environment
@@ -108,6 +109,83 @@ class Failing(raw_deltas().Deltas):
         super().commit(token)
 
 
+def run_example(*words, **options):
+    env = {**environment(), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    return subprocess.run(list(map(str, words)), env=env, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_pull_in_bash(machine, tmp_path):
+    vm, store = machine({"vda": MIB}), tmp_path / "store"
+    words = [PROJECT / "examples/pull.sh", vm.name, store, "--connect", vm.bed.uri]
+    for mode in ("full", "incremental"):
+        vm.write("vda", 0, MIB // 4, 0x31 if mode == "full" else 0x32)
+        done = run_example(*words)
+        assert done.returncode == 0, done.stderr
+        point = json.loads(done.stdout)
+        assert point["disks"] == [{"name": "vda", "mode": mode, "size": MIB}]
+        assert f"vda: {mode} (" in done.stderr
+    assert nbdpull_restored(store, tmp_path) == vm.content("vda")
+    done = run_example(*words[:1], "nobody", *words[2:])
+    assert (done.returncode, done.stdout) == (3, "") and done.stderr.count("no-such-domain: ") == 1
+
+
+def nbdpull_restored(store, folder):
+    done = command.nbdpull("restore", store, "-o", folder / "out", "--format", "raw")
+    assert done.returncode == 0, done.stderr
+    return (folder / "out/vda.raw").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def http_client(tmp_path_factory):
+    """The C program, compiled as docs/vendors.md says."""
+    program = tmp_path_factory.mktemp("client") / "http_client"
+    source = PROJECT / "examples/http_client.c"
+    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-o", program, source, "-lcurl", "-ljansson"], check=True)
+    return program
+
+
+def test_http_client_in_c(machine, http_client, tmp_path):
+    vm, secret = machine({"vda": 4 * MIB, "vdb": MIB}), tmp_path / "secret"
+    secret.write_text("0123456789abcdef")
+    secret.chmod(0o600)
+    images = {disk: tmp_path / f"{disk}.raw" for disk in vm.disks}
+    token = tmp_path / "token"
+    for since in ([], ["--since", token]):
+        vm.write("vda", MIB, MIB, 0x41 if not since else 0x42)
+        vm.write("vdb", 0, MIB // 2, 0x43)
+        if since:
+            vm.write_zeroes("vda", MIB, MIB // 2)
+        words = [
+            "expose",
+            vm.name,
+            "--connect",
+            vm.bed.uri,
+            "--listen",
+            f"unix:{tmp_path}/sock",
+            "--token-file",
+            secret,
+        ]
+        with command.start_nbdpull(*words, *since, "--json") as process:
+            exports = command.next_event(process, "exposing")["exports"]
+            assert {each["mode"] for each in exports} == {"incremental" if since else "full"}
+            named = [f"{disk}={image}" for disk, image in images.items()]
+            done = run_example(http_client, f"unix:{tmp_path}/sock", secret, *named)
+            assert process.wait(60) == 0, done.stderr
+        assert done.returncode == 0, done.stderr
+        token.write_text(done.stdout)
+        assert {disk: image.read_bytes() for disk, image in images.items()} == {
+            disk: vm.content(disk) for disk in vm.disks
+        }
+
+
+def test_http_client_in_c_fails_without_the_token(http_client, tmp_path):
+    done = run_example(http_client, f"unix:{tmp_path}/sock", tmp_path / "secret", f"vda={tmp_path}/vda.raw")
+    assert done.returncode == 1 and "secret: has no token" in done.stderr
+    (tmp_path / "secret").write_text("0123456789abcdef")
+    done = run_example(http_client, f"unix:{tmp_path}/sock", tmp_path / "secret", f"vda={tmp_path}/vda.raw")
+    assert done.returncode == 1 and "/exports/vda/map" in done.stderr
+
+
 @pytest.fixture
 def vendor(machine, tmp_path):
     return Vendor(machine({"vda": 8 * MIB, "vdb": MIB}), tmp_path)
@@ -120,8 +198,8 @@ def test_the_document(machine, tmp_path):
     vm.write("vda", 0, MIB // 2, 0x21)
     (tmp_path / "examples").symlink_to(PROJECT / "examples")
     env = {**environment(), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    for command in "".join(blocks(text, "sh")).splitlines():
-        subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=env)
+    for line in "".join(blocks(text, "sh")).splitlines():
+        subprocess.run(line, shell=True, check=True, cwd=tmp_path, env=env)
     assert (tmp_path / "vda.raw").read_bytes() == vm.content("vda")
     parts = [(tmp_path / name).read_bytes() for name in ("first.part", "second.part")]
     assert b"".join(parts) == vm.content("vda") and json.loads((tmp_path / "vda.map").read_text())["size"] == MIB
