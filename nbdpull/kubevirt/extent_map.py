@@ -120,8 +120,9 @@ def _range(ask: Ask, start: int, stop: int, backup_type: str, what: str) -> Exte
     parts = [extents.of([])]
     following: Optional[int] = start
     while following is not None and following < stop:
+        document = ask(following, stop - following)
         try:
-            told = page(ask(following, stop - following), following, backup_type)
+            told = page(document, following, backup_type)
         except ValueError as error:
             where = f"{what}: the map from byte {following} on"
             raise errors.SourceError(f"{where} cannot be true: {error}") from None
