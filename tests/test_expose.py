@@ -15,6 +15,9 @@ import pytest
 from bed.machine import MIB, Machine, wait_for
 from command import nbdpull, next_event, start_nbdpull
 
+from nbdpull.core import errors
+from nbdpull.operations import expose
+
 pytest.importorskip("libvirt")
 
 TOKEN = "3f1c7a90e5d24b68"
@@ -71,8 +74,8 @@ class Exposed:
         return (status, json.loads(body)), self.result()
 
     def result(self):
-        output, errors = self.process.communicate(timeout=60)
-        assert "Traceback" not in errors and TOKEN not in errors + output
+        output, said = self.process.communicate(timeout=60)
+        assert "Traceback" not in said and TOKEN not in said + output
         result = json.loads(output.splitlines()[-1])
         assert result["exit_code"] == self.process.returncode
         return result
@@ -264,6 +267,23 @@ def test_ovirts_client_downloads_all_and_what_changed(program):
             assert set(base) == set(frozen) and now.finish()[0][1]["committed"]
         program.vm.write("vda", 5 * MIB, 65536, 0x88)
         program.vm.write_zeroes("vda", 3 * MIB, 131072)
+
+
+class Held:
+    """A Job whose commit raises, before it is done or after."""
+
+    def __init__(self, committed):
+        self.committed = committed
+
+    def commit(self):
+        raise errors.HypervisorError("libvirt went away")
+
+
+def test_what_fails_after_the_commit_undoes_it_not():
+    """A client that is told that nothing moved would read the same again, from a base that is gone."""
+    assert expose._committed(Held(True)) == ["the backup is committed, and then: libvirt went away"]
+    with pytest.raises(errors.HypervisorError):
+        expose._committed(Held(False))
 
 
 def test_curl_as_in_kubevirts_tests(program):

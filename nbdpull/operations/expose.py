@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ..api.job import open_backup
+from ..api.job import Job, open_backup
 from ..api.options import Options as BackupOptions
 from ..core import errors
 from ..core.errors import Check, Report
@@ -83,8 +83,8 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
                 raise gate.failed
             job.finish()
             draft.write(job.token)
-            job.commit()
-        warnings = [*job.warnings, *_published(draft)]
+            failed = [*_committed(job), *_published(draft)]
+        warnings = [*job.warnings, *failed]
         result = Result(options.domain, job.id, job.as_of, job.consistency, job.consistency_reason, job.token.dumps(),
                         exposed, job.dropped_checkpoints, warnings, round(time.monotonic() - began, 3))  # fmt: skip
         asked.answer(200, {"committed": True, "id": result.id, "token": result.token, "warnings": warnings})
@@ -146,6 +146,17 @@ def _probe(gate: Gate) -> None:
     with suppress(Refused):
         for volume in list(gate.values())[:1]:
             volume.read_into(0, memoryview(bytearray(min(512, volume.size))))
+
+
+def _committed(job: Job) -> list[str]:
+    """What went wrong after the commit, which undoes it not: a client must not be told that nothing moved."""
+    try:
+        job.commit()
+    except errors.NbdpullError as error:
+        if not job.committed:
+            raise
+        return [f"the backup is committed, and then: {error}"]
+    return []
 
 
 def _published(draft: token_file.Draft) -> list[str]:
