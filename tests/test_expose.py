@@ -103,7 +103,7 @@ class Program:
             yield Exposed(process, next_event(process, "exposing"), **how)
         finally:
             if process.poll() is None:
-                process.kill()
+                process.terminate()  # a test that fails leaves no job to the next
             process.communicate(timeout=60)
 
     def state(self):
@@ -219,6 +219,7 @@ def test_what_cannot_be_is_one_clear_line(program):
         (["--since", "secret"], "token file secret: not a token", 2),
         (["--token-file", "nowhere"], "--token-file nowhere", 2),
         (["--token-out", "/nowhere/token"], "/nowhere/token", 9),
+        (["--token-out", "secret"], "secret exists", 9),
         (["--disk", "vdz"], "vdz", 3),
     ):
         done = nbdpull(*program.words(*options), cwd=program.folder)

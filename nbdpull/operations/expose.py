@@ -64,6 +64,8 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
     began = time.monotonic()
     asked, gate = Finish(), Gate()
     token = auth.read(options.token_file)
+    if options.token_out and not (options.since and token_file.is_same(options.since, options.token_out)):
+        token_file.require_new(options.token_out)
     app = App([*volumes.routes(gate), *ovirt.routes(gate, token), *asked.routes()], token)
     # Before the backup begins: a port that is taken costs nothing then.
     serving = endpoint.secured(app, "--listen", options.listen, options.tls, options.client_ca)
