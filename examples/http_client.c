@@ -96,7 +96,7 @@ static void pull(const char *disk, const char *image) {
                 snprintf(path, sizeof path, "/exports/%s/data?offset=%lld&length=%lld", disk, (long long)at, (long long)length);
                 request(path, NULL, keep_bytes, &place);
                 if (place.at != reached) die(disk, "too few bytes");
-            } else if (type == 3) {
+            } else if (!full && type == 3) {
                 zero(file, at, reached);
             } else if (type != (full ? 2 : 0)) {
                 die(disk, "a type of extent that is not known");
