@@ -54,7 +54,8 @@ def test_all_answers_are_as_described(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "schemathesis.cli", "run", described, "--url", url,
              "-H", f"Authorization: Bearer {TOKEN}", "--checks", CHECKS, "--phases", "coverage,fuzzing",
-             "--max-examples", "5", "--generation-deterministic", "--no-shrink", "--request-timeout", "10"],
+             "--max-examples", "5", "--generation-deterministic", "--no-shrink", "--request-timeout", "10",
+             "--exclude-method", "HEAD"],
             cwd=tmp_path, capture_output=True, text=True, timeout=100, env={**os.environ, "NO_COLOR": "1"},
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
