@@ -18,7 +18,7 @@ from kubevirt_play import SIZES, Play
 from kubevirt_stub import BLOCK, CLUSTER, GENERATIONS, Cluster
 from witness import assert_same, points_of
 
-SECONDS = float(os.environ.get("NBDPULL_SECONDS", "3"))
+SECONDS = float(os.environ.get("NBDPULL_SECONDS", "2"))
 ALWAYS = 1 << 30
 FULL, SINCE = {"rootdisk": "full", "data": "full"}, {"rootdisk": "incremental", "data": "incremental"}
 
@@ -78,7 +78,6 @@ def test_every_point_restores(fresh, generation):
     root.zero(CLUSTER, BLOCK)
     root.discard(3 * CLUSTER, CLUSTER + 5)
     assert play.pull() == SINCE
-    assert play.pull() == SINCE  # nothing changed
     root.resize(root.size + 3 * CLUSTER + 512)
     data.resize(data.size + CLUSTER)
     data.write(data.size - CLUSTER - 4096, b"c" * 8192)
@@ -87,8 +86,6 @@ def test_every_point_restores(fresh, generation):
     play.pull()
     root.resize(6 * CLUSTER)  # what was there is gone
     root.write(5 * CLUSTER, b"d" * 512)
-    play.pull()
-    data.write(0, b"e" * data.size)
     play.pull()
     play.assert_restores()
 
@@ -123,8 +120,8 @@ def test_an_export_without_a_way_from_outside(fresh):
 
 def test_ranges_are_bounded(fresh):
     """What is in front of the export ends a request after 30 s: none is for a whole disk. Here it ends long ones."""
-    play = fresh("main", {"rootdisk": 36 << 20})
-    play.disk().write(0, os.urandom(1 << 20) * 20)
+    play = fresh("main", {"rootdisk": 20 << 20})
+    play.disk().write(0, os.urandom(1 << 20) * 18)
     play.pull()
     assert play.cluster.largest["data"] <= 16 << 20
     play.disk().write(1 << 20, os.urandom(1 << 20) * 4)
