@@ -254,7 +254,7 @@ def test_a_run_that_is_ended(every, number):
     started.put(process)
     output, problem = process.communicate(timeout=60)
     if number != signal.SIGKILL:
-        assert process.returncode == 128 + number, problem
+        assert process.returncode in (128 + number, 6), problem  # 6: a reader told of the closed end first
         assert "Traceback" not in problem and last_event(output)["left_behind"] == []
         every.assert_nothing_left()
     every.faults.clear()
