@@ -28,14 +28,13 @@ from ..pulling import (
     preparation,
     reclaim,
     resume,
-    route,
     run_record,
     standing,
     token_base,
 )
 from ..pulling.base import Choice
 from ..pulling.journal_files import Journal
-from ..pulling.live_disk import Known, Live, Reading, Server
+from ..pulling.live_disk import Known, Reading, Server
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Dead, Prepared, Subject
 from ..pulling.token import Before, Made, Token
@@ -130,12 +129,10 @@ class Job:
 
     def _begin_reading(self, options: Options) -> None:
         inside, enter = self._inside, self._reading.enter_context
-        enter(inside.lookout.watching(inside.job))
         enter(inside.journal.reading(self.consistency, self.consistency_reason))
-        server = enter(route.opened(inside.subject.route, inside.subject.vm, inside.job.socket, inside.lookout.check))
-        self._server = server
         reading = Reading(options.connections, stall_timeout=options.stall_timeout)
-        live, choice, disks = Live(inside.lookout.kept(server), inside.job, reading), inside.prepared.choice, []
+        live = enter(standing.live(inside.subject, inside.job, inside.lookout, reading))
+        self._server, choice, disks = live.server, inside.prepared.choice, []
         for facts in inside.subject.disks:
             known = Known(choice.dirty_from(facts), held=held.of_disk(options.held, facts.target))
             source = enter(live_disk.opened(facts, live, known, None, inside.lookout.check))

@@ -18,7 +18,7 @@ from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout
 from ..hypervisor import domain, socket_keeper
-from ..pulling import fit, holder, live_disk, offline_read, preparation, route, run_record
+from ..pulling import fit, holder, live_disk, offline_read, preparation, route, run_record, standing
 from ..pulling.live_disk import Known, Live, Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
@@ -89,8 +89,7 @@ def _looked_at(subject: Subject, prepared: Prepared, threads: int, check: Checks
     lookout = Lookout(vm, backup, check, keeps_sockets)
     # by the journal the next run removes our job, should we die
     with run_record.written(run_record.of(vm, backup)), lookout.guarding(), vm.backups.begun(backup) as job:
-        with lookout.watching(job), route.opened(subject.route, vm, job.socket, check) as server:
-            live = Live(lookout.kept(server), job, Reading(threads=1))  # for a sample
+        with standing.live(subject, job, lookout, Reading(threads=1)) as live:  # for a sample
             found = [_disk(subject, prepared, disk, live, threads, check) for disk in subject.disks]
         job.finish()
     return found

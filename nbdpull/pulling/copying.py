@@ -8,25 +8,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..core.errors import Report
 from ..core.throttle import Throttle
 from ..format.manifest import DiskEntry
 from ..hypervisor.guest_load import Cores
 from ..repository.series import Series
-from . import copies, live_disk, resume, route, scratch_watch
+from . import copies, live_disk, resume, standing
 from .disk_copy import DiskCopy, Storing
-from .live_disk import Known, Live, Reading
+from .live_disk import Known, Reading
 from .lookout import Lookout
 from .preparation import Prepared, Subject
 from .run_record import UnderWay
-
-
-class Job(live_disk.Job, scratch_watch.Job, Protocol):
-    """What of a job is needed here. socket: path of QEMU's, on its machine."""
-
-    socket: str
 
 
 @dataclass(frozen=True)
@@ -53,17 +47,15 @@ def copied(
     series: Series,
     prepared: Prepared,
     making: UnderWay,
-    job: Job,
+    job: standing.Job,
     how: How,
     lookout: Lookout,
     report: Report,
 ) -> Copied:
     """Read every disk. JobLost where the job did not last until all was read."""
     warnings: list[str] = []
-    with lookout.watching(job), how.cores.watching(), ExitStack() as open_disks:
+    with standing.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as open_disks:
         kept = _kept(subject, series, prepared, making, lookout)
-        server = open_disks.enter_context(route.opened(subject.route, subject.vm, job.socket, lookout.check))
-        live = Live(lookout.kept(server), job, how.reading)
         made = []
         for disk in subject.disks:
             frames = None

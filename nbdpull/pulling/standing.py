@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable
+from typing import Callable, Protocol
 
-from ..hypervisor.backup_job import Job
+from ..hypervisor import backup_job
 from ..hypervisor.domain import Domain
+from . import live_disk, route, scratch_watch
+from .live_disk import Live, Reading
 from .lookout import Lookout
-from .preparation import Prepared
+from .preparation import Prepared, Subject
+
+
+class Job(live_disk.Job, scratch_watch.Job, Protocol):
+    """What of a job is needed to read from it. socket: path of QEMU's, on its machine."""
+
+    socket: str
 
 
 @contextmanager
@@ -23,7 +31,7 @@ def standing(
     lookout: Lookout,
     on_ready: Callable[[], None] = lambda: None,
     on_cut: Callable[[], None] = lambda: None,
-) -> Iterator[Job]:
+) -> Iterator[backup_job.Job]:
     """Yield the job, which has ended after the block: as if it had never been, unless it was finished. on_ready,
     on_cut: called before and after the begin of one that is not a dead run's."""
     dead, plan = prepared.dead, prepared.plan
@@ -36,7 +44,14 @@ def standing(
             yield job
 
 
-def finish(vm: Domain, job: Job) -> None:
+@contextmanager
+def live(subject: Subject, job: Job, lookout: Lookout, reading: Reading) -> Iterator[Live]:
+    """Yield what its disks are read from, while somebody looks after it."""
+    with lookout.watching(job), route.opened(subject.route, subject.vm, job.socket, lookout.check) as server:
+        yield Live(lookout.kept(server), job, reading)
+
+
+def finish(vm: Domain, job: backup_job.Job) -> None:
     """All was read: end the job, and prove that it was ours and whole until now. JobLost, and the like."""
     job.finish()
     vm.heed()  # a stop that comes now is too late
