@@ -150,6 +150,35 @@ def test_a_map_that_ends_earlier_than_it_did_is_refused(small):
         extent_map.whole(ask, FULL, "root")
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_an_end_that_a_map_lost_is_asked_for(small, seed):
+    """The merge of v1.9 ends with the shorter of two contexts."""
+    rng = random.Random(seed)
+    types = runs(rng, rng.randrange(20, 200))
+    server, lost = Server(types), rng.randrange(1, 18)
+
+    def ask(offset, length):
+        limit = (len(types) - lost) * UNIT
+        return server(offset, min(length, limit - offset)) if offset < limit else server(offset, length)
+
+    def behind(offset):
+        return server(offset, UNIT) if offset < len(types) * UNIT else None
+
+    assert units(extent_map.whole(ask, FULL, "root", behind), len(types)) == types
+
+
+def test_a_map_that_ends_where_the_disk_does_not_is_refused(small):
+    nothing = {"extents": None, "next_offset": None}
+    with pytest.raises(errors.SourceError, match="and the disk does not"):
+        extent_map.whole(Server([0] * 3), FULL, "root", lambda offset: nothing)
+
+
+def test_a_map_that_ends_within_a_sector_is_refused():
+    document = {"extents": [extent(0, 700)], "next_offset": None}
+    with pytest.raises(errors.SourceError, match="ends at byte 700, where no disk does"):
+        extent_map.whole(lambda offset, length: document, FULL, "root")
+
+
 def test_windows_begin_before_the_end_of_what_is_known():
     """A range that begins at the end of the disk is an error of the server: a disk may be as long as a window."""
     assert 0 < OVERLAP < WINDOW

@@ -98,7 +98,7 @@ class Cluster:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         for each in self._settings.auth_settings().values():  # asked each time: a token is renewed
             if each and each.get("in") == "header" and each.get("value"):
-                headers[each["key"]] = each["value"]
+                headers[each["key"]] = each["value"].strip()  # a token's file may end with a newline
         url = f"{self._settings.host.rstrip('/')}/{path}"
         data = json.dumps(body).encode() if body is not None else None
         try:

@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Callable, NamedTuple, Optional
 from urllib.parse import urlencode
@@ -34,6 +34,7 @@ CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 30.0
 PAUSE, MAX_PAUSE = 0.1, 5.0  # seconds before the second try, and at most
 _PARTIAL_CHAIN = ssl.VerifyFlags(0x80000)  # X509_V_FLAG_PARTIAL_CHAIN; Python 3.9 has no name for it
 _PASSING = (408, 429, 500, 502, 503, 504)  # answers that may be others soon
+_AT_THE_END = (400, 416, 500)  # answers to an offset that is the size: KubeVirt's is 500
 _MISSING = "the library urllib3 is not installed: pip install 'nbdpull[kubevirt]'"
 
 log = logging.getLogger("nbdpull.http")
@@ -102,9 +103,21 @@ class Endpoint:
             self._longest = min(2 * self._longest, LONGEST)
         return found
 
-    def _page(self, volume: str, offset: int, length: int) -> Any:
+    def map_behind(self, volume: str, offset: int) -> Any:
+        """The page of what a volume has from `offset` on; None where it ends there, for which the server has no other
+        answer than an error. It is asked twice, as it may have that error for something else."""
+        what = f"the map of {volume} at byte {offset}"
+        for _ in range(2):
+            found = self._tried(what, lambda: self._page(volume, offset, self._longest, may_end=True))
+            if found is not None:
+                break
+        return found
+
+    def _page(self, volume: str, offset: int, length: int, may_end: bool = False) -> Any:
         query = {"offset": offset, "length": length, "page_size": PAGE_SIZE}
-        with self._answer(volume, self._access.volumes[volume].map, query) as answer:
+        with self._answer(volume, self._access.volumes[volume].map, query, _AT_THE_END if may_end else ()) as answer:
+            if answer.status != 200:
+                return None
             data = b"".join(_bounded(answer.stream(1 << 16), MAX_PAGE))
         try:
             return json.loads(data)
@@ -178,13 +191,14 @@ class Endpoint:
                 self._access = access
 
     def _require_open(self) -> None:
+        self._check()  # first: it knows why the endpoint was closed
         if self._closed:
             raise errors.SourceError("the endpoint was closed")
-        self._check()
 
     @contextmanager
-    def _answer(self, volume: str, url: str, query: Mapping[str, int]) -> Iterator[Any]:
-        """The answer to a GET, which is one of success; _Passing where it is not, or breaks while it is read."""
+    def _answer(self, volume: str, url: str, query: Mapping[str, int], accepted: Collection[int] = ()) -> Iterator[Any]:
+        """The answer to a GET, which is one of success, or of an accepted status; _Passing where it is not, or breaks
+        while it is read."""
         import urllib3
 
         joined = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
@@ -194,7 +208,7 @@ class Endpoint:
             answer = self._pool.request("GET", joined, headers={TOKEN_HEADER: self._token}, timeout=timeout,
                                         retries=False, redirect=False, preload_content=False)  # fmt: skip
             with self._living(answer):
-                if answer.status != 200:
+                if answer.status not in (200, *accepted):
                     self._refuse(volume, answer)
                 yield answer
         except (urllib3.exceptions.HTTPError, OSError) as error:

@@ -27,6 +27,7 @@ _TYPES = DIRTY | ZERO
 _FOREIGN = {BackupType.FULL: ("clean", "dirty"), BackupType.INCREMENTAL: ("data", "hole")}
 _MAX_OFFSET = 1 << 62
 
+SECTOR = 512  # bytes, of which a disk has a number
 WINDOW = 1 << 36  # bytes of a disk that one request asks for at most
 OVERLAP = 1 << 16  # bytes before the end of what is known at which the next request begins
 MAX_BRIDGED = 1 << 15  # bytes that are read and thrown away rather than asking twice
@@ -87,13 +88,21 @@ def _number(value: Any, name: str) -> int:
     return value
 
 
-def whole(ask: Ask, backup_type: str, what: str) -> Extents:
+def _page(document: Any, offset: int, backup_type: str, what: str) -> Page:
+    try:
+        return page(document, offset, backup_type)
+    except ValueError as error:
+        raise errors.SourceError(f"{what}: the map from byte {offset} on cannot be true: {error}") from None
+
+
+def whole(ask: Ask, backup_type: str, what: str, behind: Callable[[int], Any] = lambda offset: None) -> Extents:
     """The map of a volume, its kinds being types. ask(offset, length) gets a page of that range, or of a shorter one,
-    as it came.
+    as it came. behind(offset) gets one of what there is from `offset` on; None where the server has nothing.
 
     Nothing tells the size of the disk, and a range that begins at its end is an error of the server. So each request
-    begins a little before the end of what is known; where nothing new comes of that, the disk ends. What is told twice
-    has to be the same.
+    begins a little before the end of what is known. Where nothing new comes of that, the disk ends, or the server lost
+    the rest: v1.9 merges two contexts and ends with the shorter one. So then it is asked what is behind. What is told
+    twice has to be the same.
 
     SourceError where a page cannot be true.
     """
@@ -110,9 +119,23 @@ def whole(ask: Ask, backup_type: str, what: str) -> Extents:
             break
         parts.append(extents.clip(found, reached, stop))
         reached = stop
-    if not reached:
-        raise errors.SourceError(f"{what}: the map is empty")
+    while len(found := _found_behind(behind, reached, backup_type, what)):
+        parts.append(found)
+        reached = int(extents.ends(found[-1:])[0])
+    if not reached or reached % SECTOR:
+        raise errors.SourceError(f"{what}: the map ends at byte {reached}, where no disk does")
     return extents.merged(numpy.concatenate(parts))
+
+
+def _found_behind(behind: Callable[[int], Any], reached: int, backup_type: str, what: str) -> Extents:
+    """Nothing where the disk ends."""
+    document = behind(reached) if reached else None
+    if document is None:
+        return extents.of([])
+    found = _page(document, reached, backup_type, what).found
+    if not len(found):
+        raise errors.SourceError(f"{what}: the map ends at byte {reached}, and the disk does not")
+    return found
 
 
 def _range(ask: Ask, start: int, stop: int, backup_type: str, what: str) -> Extents:
@@ -120,12 +143,7 @@ def _range(ask: Ask, start: int, stop: int, backup_type: str, what: str) -> Exte
     parts = [extents.of([])]
     following: Optional[int] = start
     while following is not None and following < stop:
-        document = ask(following, stop - following)
-        try:
-            told = page(document, following, backup_type)
-        except ValueError as error:
-            where = f"{what}: the map from byte {following} on"
-            raise errors.SourceError(f"{where} cannot be true: {error}") from None
+        told = _page(ask(following, stop - following), following, backup_type, what)
         parts.append(told.found)
         following = told.following
     return extents.merged(numpy.concatenate(parts))

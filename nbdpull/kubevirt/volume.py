@@ -33,13 +33,16 @@ class Volume:
     def __init__(self, endpoint: Endpoint, name: str, backup_type: str) -> None:
         """Reads the map. backup_type: of BackupType; that of the backup."""
         self._endpoint, self.name, self._type = endpoint, name, backup_type
-        self._map = extent_map.whole(self._ask, backup_type, name)
+        self._map = extent_map.whole(self._ask, backup_type, name, self._behind)
         self.size = extent_map.size(self._map)
         self.allocated = extents.total(extent_map.stored(self._map, BackupType.FULL, 0, None), extents.DATA)
         self._stored = extent_map.stored(self._map, backup_type, 0, None)
 
     def _ask(self, offset: int, length: int) -> Any:
         return self._endpoint.map_page(self.name, offset, length)
+
+    def _behind(self, offset: int) -> Any:
+        return self._endpoint.map_behind(self.name, offset)
 
     def changed(self, dirty_from: int, held: Optional[Held]) -> None:
         """From now on the extents are what is to be laid over an older image; see extent_map.stored. Else all."""
