@@ -60,6 +60,7 @@ def verb_of(words):
     words = [*map(str, words)]
     before = words[: words.index("--")] if "--" in words else words
     first = words[0] if words else None
-    if first == "help" or {"-h", "--help", "--version"} & set(before) or ("--json" not in before and first != "index"):
+    prints_json = "--json" in before or (first == "index" and "--rebuild" not in before)
+    if first == "help" or {"-h", "--help", "--version"} & set(before) or not prints_json:
         return None
     return first if first in VERBS else "pull"
