@@ -33,14 +33,15 @@ class TimedOut(Exception):
 
 KINDS = {  # and the seconds that one takes, more or less: the longest modules begin first
     "unit": ("needs no hypervisor and none of its programs", 0.05),
-    "e2e": ("needs libvirt, or a program of QEMU's or nbdkit's", 1),
+    "e2e": ("needs libvirt, a program of QEMU's or nbdkit's, or a cluster's servers", 1),
     "faults": ("an e2e test that does a fault to a run, in tests/faults", 4),
     "guest": ("an e2e test with a Linux guest", 8),
 }
-# A word of a command line in a module's text; the bed's own files that run such; and the fuzz, whose stores need them.
+# A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them; and
+# the servers of a cluster, whose tests run command lines from end to end.
 PROGRAMS = re.compile(
     r"""["'](qemu-[a-z]+|virsh|nbdkit|nbdcopy|nbdinfo|swtpm|pip|mount)(["'][,\])]| )"""
-    "|bed[.](luks|device|images)|import (fuzz|torture)"
+    "|bed[.](luks|device|images)|import (fuzz|torture)|from kubevirt_"
 )
 
 

@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import sys
+import warnings
 
 MODULE = ["-m", "nbdpull"]
 
@@ -31,6 +32,11 @@ def preload():
         with contextlib.suppress(ImportError):  # no bindings here, or nbdkit's own module
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module(
+            "kubernetes.config"
+        )  # half a second, which a pull from a cluster imports when it needs it
     gc.collect()
     gc.freeze()
 
