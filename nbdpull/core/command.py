@@ -14,15 +14,19 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Optional
+from typing import Callable, Optional
 
 from . import child, errors
 from .errors import Check
 
 GRACE = 10  # seconds from SIGTERM to SIGKILL
 _LOOK = 0.05  # seconds
-# Reads until we have ended, by whatever; a guard that is not needed any more is killed before that.
-_GUARD = f"read -r _; kill -s TERM -- -$1; sleep {GRACE}; kill -s KILL -- -$1"
+# Goes on in the background, so that the command has no child that it does not know. Reads until we have ended, by
+# whatever, or say that all is done.
+_GUARD = f"""exec 3<&0; {{
+    read -r word <&3
+    [ "$word" = done ] || {{ kill -s TERM -- -$1; sleep {GRACE}; kill -s KILL -- -$1; }}
+}} &"""
 
 
 def require_there(words: Sequence[str]) -> None:
@@ -37,26 +41,22 @@ def run(words: Sequence[str], environment: Mapping[str, str], output: Optional[i
 
     What check() raises ends it, and all of its process group.
     """
-    try:
-        process = subprocess.Popen(
-            words,
-            env=environment,
-            stdout=output,
-            start_new_session=True,
-            preexec_fn=child.ended_with_us(signal.SIGTERM),
-        )
-    except OSError as error:
-        raise errors.CommandFailed(f"command {words[0]!r} could not be run: {error.strerror}") from error
-    try:
-        with _guarded(process.pid):
+    with _guard() as guarded:
+        try:
+            process = subprocess.Popen(
+                words, env=environment, stdout=output, start_new_session=True, preexec_fn=guarded
+            )
+        except OSError as error:
+            raise errors.CommandFailed(f"command {words[0]!r} could not be run: {error.strerror}") from error
+        try:
             while not _has_ended(process.pid):
                 check()
                 time.sleep(_LOOK)
-    except BaseException:
-        _end(process.pid)
-        raise
-    finally:
-        code = process.wait()
+        except BaseException:
+            _end(process.pid)
+            raise
+        finally:
+            code = process.wait()
     return code
 
 
@@ -80,18 +80,34 @@ def handed(lines: Iterable[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _guarded(group: int) -> Iterator[None]:
-    guard = subprocess.Popen(
-        ["sh", "-c", _GUARD, "sh", str(group)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+def _guard() -> Iterator[Callable[[], None]]:
+    """Yield what the new process, a leader of its group, calls before it becomes the command: a guard of that group is
+    there from then on, until the block ends. Begun after the command, it would come too late where we are killed in
+    between."""
+    ends_with_us = child.ended_with_us(signal.SIGTERM)
+    reading, writing = os.pipe()
+
+    def begin() -> None:
+        ends_with_us()
+        guard = os.posix_spawnp(
+            "sh",
+            ["sh", "-c", _GUARD, "sh", str(os.getpid())],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, reading, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        os.waitpid(guard, 0)
+
     try:
-        yield
+        yield begin
     finally:
-        guard.kill()
-        guard.wait()
-        if guard.stdin:
-            guard.stdin.close()
+        os.write(writing, b"done\n")
+        os.close(reading)
+        os.close(writing)
 
 
 def _has_ended(pid: int) -> bool:

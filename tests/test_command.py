@@ -1,0 +1,78 @@
+"""core/command: a command of the user's, and all of its process group, end with us wherever we are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bed.machine import wait_for
+
+from nbdpull.core import child, command, errors
+
+PROGRAM = """
+import os, signal, subprocess, time
+from nbdpull.core import command
+
+begin = subprocess.Popen
+
+def killed_at_once(*words, **how):
+    begin(*words, **how)
+    while not os.path.exists("pids"):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+subprocess.Popen = killed_at_once
+command.run(["sh", "-c", "sleep 1000 & echo $! $$ > new; mv new pids; wait"], os.environ, None, lambda: None)
+"""
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_all_of_a_command_ends_where_we_are_killed_as_it_begins(tmp_path):
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=child.finding_us())
+    assert done.returncode == -signal.SIGKILL
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2
+    wait_for(lambda: not any(map(is_alive, pids)), "the end of the command and its child")
+
+
+@pytest.mark.parametrize("words, code", [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["sh", "-c", "kill -9 $$"], -9)])
+def test_how_it_ended(words, code):
+    before = set(os.listdir("/proc/self/fd"))
+    assert command.run(words, os.environ, None, lambda: None) == code
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_command_that_has_ended_leaves_what_it_began(tmp_path):
+    """It counts on that: nothing is killed once it has ended by itself."""
+    words = ["sh", "-c", f"sleep 1000 >{tmp_path}/out & echo $! > {tmp_path}/pid"]
+    assert command.run(words, os.environ, None, lambda: None) == 0
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        assert is_alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_what_check_raises_ends_it(tmp_path):
+    def check():
+        if (tmp_path / "begun").exists():
+            raise errors.LimitReached("over")
+
+    with pytest.raises(errors.LimitReached):
+        command.run(["sh", "-c", f"touch {tmp_path}/begun; sleep 1000"], os.environ, None, check)
+
+
+def test_a_program_that_cannot_be_run(tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF")
+    broken.chmod(0o755)
+    with pytest.raises(errors.CommandFailed, match="could not be run"):
+        command.run([str(broken)], os.environ, None, lambda: None)
