@@ -4,6 +4,7 @@ The writes go through the disk's own backend, as a guest's do: dirty bitmaps rec
 It must not know what the writes are for, nor anything of the program under test.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -124,6 +125,8 @@ class Machine:
             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
             | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         )
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.destroy()  # where a killed pull had it started: libvirt undefined it after that
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
