@@ -99,15 +99,11 @@ class _Run:
     uuid: str
     series: Series
     points: list[Point]
-    refused: int
+    sequence: int  # of the point to be made
     report: Report
     check: Check
     warnings: list[str]
     laps: Laps = field(default_factory=Laps)
-
-    @property
-    def sequence(self) -> int:
-        return 1 + self.refused + max((point.manifest.sequence for point in self.points), default=0)
 
 
 def _run(
@@ -121,7 +117,8 @@ def _run(
     target.require_of(points, uid)
     warnings.extend(f"a point of the series is ignored: {error}" for error in refused.values())
     warnings.extend(_reclaimed(target))
-    return _Run(options, machine, uid, target, points, len(refused), report, check, warnings)
+    sequence = series.next_sequence(points, refused)
+    return _Run(options, machine, uid, target, points, sequence, report, check, warnings)
 
 
 def _series(store: DirectoryStore, machine: Machine, uid: str) -> tuple[Series, str]:
@@ -218,11 +215,8 @@ def _report_start(run: _Run, point_id: str, choice: Choice, disks: list[Disk]) -
         offline=None,
         since=(choice.base.checkpoint.name or None) if choice.base else None,
         parent=choice.parent and choice.parent.id,
-        disks=[
-            {"name": disk.target, "size": disk.size, "mode": choice.decisions[disk.target][0],
-             "reason": choice.decisions[disk.target][1]} for disk in disks
-        ],
-    )  # fmt: skip
+        disks=choice.told(disks),
+    )
 
 
 class _Elsewhere:

@@ -107,8 +107,7 @@ class _Run:
 def _pull(run: _Run, refused: dict[str, Any]) -> Result:
     """The steps, in their order. refused: points that cannot be read."""
     subject, laps = run.subject, run.laps
-    # A point that cannot be read now may be read again, and must not come after the points made meanwhile.
-    sequence = 1 + len(refused) + max((point.manifest.sequence for point in subject.points), default=0)
+    sequence = series.next_sequence(subject.points, refused)
     run.warnings.extend(f"a point of the series is ignored: {error}" for error in refused.values())
     run.warnings.extend(_renamed(run))
     keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route.certificates is not None)
@@ -233,11 +232,8 @@ def _report_start(run: _Run, prepared: Prepared) -> None:
         offline=run.offline,
         since=choice.base and choice.base.checkpoint.name,
         parent=choice.parent and choice.parent.id,
-        disks=[
-            {"name": disk.target, "size": disk.size, "mode": choice.decisions[disk.target][0],
-             "reason": choice.decisions[disk.target][1]} for disk in run.subject.disks
-        ],
-    )  # fmt: skip
+        disks=choice.told(run.subject.disks),
+    )
 
 
 def _require_room(run: _Run, prepared: Prepared) -> None:

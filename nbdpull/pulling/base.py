@@ -10,9 +10,9 @@ Must not know: NBD, how a backup runs, what is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -90,6 +90,14 @@ class Choice:
     def whole_parent(self, target: str) -> Optional[series.Point]:
         """The Point whose image of that disk an incremental changes; None if there is none, or it is not whole."""
         return self.parent if self.base and target in self.base.whole and self.start(target) else None
+
+    def told(self, disks: Iterable[Disk]) -> list[dict[str, Any]]:
+        """The disks as the event "start" has them."""
+        return [
+            {"name": disk.target, "size": disk.size, "mode": mode, "reason": reason}
+            for disk in disks
+            for mode, reason in [self.decisions[disk.target]]
+        ]
 
     @property
     def lost(self) -> dict[str, str]:

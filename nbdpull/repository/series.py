@@ -274,6 +274,12 @@ class Series:
         return None if size == entry.size else f"{full}: the file has {size} bytes, {entry.size} were stored"
 
 
+def next_sequence(points: Iterable[Point], refused: Collection[str]) -> int:
+    """The number of a new point, with what `load` gave. A point that cannot be read now may be read again, and must not
+    come after the points made meanwhile."""
+    return 1 + len(refused) + max((point.manifest.sequence for point in points), default=0)
+
+
 def partial_disks(points: Collection[Point]) -> dict[str, frozenset[str]]:
     """{id of each Point of a series: names of its disks whose chain begins with an incremental, so that no whole image
     can be made of them}"""
