@@ -7,13 +7,33 @@ know: how nbdpull speaks to a cluster.
 import contextlib
 from pathlib import Path
 
+import pytest
 from command import last_event, nbdpull, said
-from kubevirt_stub import CLUSTER
+from kubevirt_stub import CLUSTER, GENERATIONS, Cluster
 from witness import assert_same, points_of
 
 SIZES = {"rootdisk": 20 * CLUSTER, "data": 5 * CLUSTER + 512}
 VM = {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "vm1"}
 QUICK = ("--stall-timeout", "1s")  # how long a server may be of no use
+
+
+def rotating(cases, name):
+    """Each case with another generation: what goes wrong does so in all alike."""
+    pairs = [([*GENERATIONS][number % len(GENERATIONS)], case) for number, case in enumerate(cases)]
+    ids = [f"{generation}, {_shown(case)}" for generation, case in pairs]
+    return pytest.mark.parametrize(("every", name), pairs, indirect=["every"], ids=ids)
+
+
+def _shown(case):
+    return ", ".join(case) if isinstance(case, tuple) else getattr(case, "__name__", case)
+
+
+@contextlib.contextmanager
+def playing(kind, tmp_path_factory):
+    """Give {generation: a play that goes on from test to test}; kind: Play, or one made of it."""
+    with contextlib.ExitStack() as stack:
+        folders = {generation: tmp_path_factory.mktemp(generation) for generation in GENERATIONS}
+        yield {each: kind(stack.enter_context(Cluster(each, at)), at) for each, at in folders.items()}
 
 
 class Play:
@@ -35,6 +55,12 @@ class Play:
         self.token, self.ca = self.folder / "token", self.folder / "ca"
         self.token.write_text("secret\n")
         self.token.chmod(0o600)
+
+    def clear(self):
+        """All is well again, for the next test."""
+        self.faults.clear()
+        self.vm.running = True
+        self.cluster.complaints.clear()
 
     @property
     def faults(self):

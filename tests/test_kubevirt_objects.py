@@ -12,8 +12,8 @@ import signal
 
 import pytest
 from command import environment, last_event, nbdpull, start_nbdpull
-from kubevirt_play import Play
-from kubevirt_stub import CLUSTER, GENERATIONS, Cluster
+from kubevirt_play import Play, playing, rotating
+from kubevirt_stub import CLUSTER, Cluster
 
 ALWAYS = 1 << 30
 OPTIONS = ("--stall-timeout", "1s")
@@ -53,10 +53,8 @@ class ClusterPlay(Play):
 
 @pytest.fixture(scope="module")
 def plays(tmp_path_factory):
-    """{generation: a play that goes on from test to test}."""
-    with contextlib.ExitStack() as stack:
-        folders = {generation: tmp_path_factory.mktemp(generation) for generation in GENERATIONS}
-        yield {each: ClusterPlay(stack.enter_context(Cluster(each, at)), at) for each, at in folders.items()}
+    with playing(ClusterPlay, tmp_path_factory) as plays:
+        yield plays
 
 
 @pytest.fixture(params=["v1.9"])
@@ -67,9 +65,7 @@ def every(request, plays):
         play.pull()
     play.disk().write(0, os.urandom(4 * CLUSTER))
     yield play
-    play.faults.clear()
-    play.vm.running = True
-    play.cluster.complaints.clear()
+    play.clear()
 
 
 @pytest.fixture
@@ -79,13 +75,6 @@ def fresh(tmp_path):
         yield lambda generation="v1.9", **options: ClusterPlay(
             stack.enter_context(Cluster(generation, tmp_path, **options)), tmp_path
         )
-
-
-def rotating(cases, name):
-    """Each case with another generation."""
-    pairs = [([*GENERATIONS][number % len(GENERATIONS)], case) for number, case in enumerate(cases)]
-    ids = [f"{generation}, {getattr(case, '__name__', case)}" for generation, case in pairs]
-    return pytest.mark.parametrize(("every", name), pairs, indirect=["every"], ids=ids)
 
 
 # -- what is right

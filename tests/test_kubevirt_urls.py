@@ -14,7 +14,7 @@ import time
 
 import pytest
 from command import last_event, nbdpull, start_nbdpull
-from kubevirt_play import SIZES, Play
+from kubevirt_play import SIZES, Play, playing, rotating
 from kubevirt_stub import BLOCK, CLUSTER, GENERATIONS, Cluster
 from witness import assert_same, points_of
 
@@ -25,11 +25,8 @@ FULL, SINCE = {"rootdisk": "full", "data": "full"}, {"rootdisk": "incremental", 
 
 @pytest.fixture(scope="module")
 def plays(tmp_path_factory):
-    """{generation: a play that goes on from test to test}."""
-    with contextlib.ExitStack() as stack:
-        folders = {generation: tmp_path_factory.mktemp(generation) for generation in GENERATIONS}
-        clusters = {each: stack.enter_context(Cluster(each, folder)) for each, folder in folders.items()}
-        yield {each: Play(cluster, folders[each]) for each, cluster in clusters.items()}
+    with playing(Play, tmp_path_factory) as plays:
+        yield plays
 
 
 @pytest.fixture(params=["v1.9"])
@@ -38,9 +35,7 @@ def every(request, plays):
     play = plays[request.param]
     play.disk().write(0, os.urandom(4 * CLUSTER))
     yield play
-    play.faults.clear()
-    play.vm.running = True
-    play.cluster.complaints.clear()
+    play.clear()
 
 
 @pytest.fixture
@@ -53,13 +48,6 @@ def fresh(tmp_path):
             return Play(cluster, tmp_path, sizes)
 
         yield make
-
-
-def rotating(cases, name):
-    """Each case with another generation: what goes wrong does so in all alike."""
-    pairs = [([*GENERATIONS][number % len(GENERATIONS)], case) for number, case in enumerate(cases)]
-    ids = [f"{generation}, {', '.join(case) if isinstance(case, tuple) else case}" for generation, case in pairs]
-    return pytest.mark.parametrize(("every", name), pairs, indirect=["every"], ids=ids)
 
 
 # -- what is right
