@@ -230,6 +230,28 @@ def test_a_name_that_begins_with_a_dash(capsys, words):
     assert parsed("restore", "d", "--name=-vm").args.name == "-vm"
 
 
+@pytest.mark.parametrize("words, domain, command", [
+    (["--", "-vm", "--", "true"], "-vm", ["true"]),
+    (["--json", "--", "-vm", "--", "-x", "--"], "-vm", ["-x", "--"]),
+    (["vm1", "--", "-x", "-y"], "vm1", ["-x", "-y"]),
+    (["vm1", "--", "true", "--", "-x"], "vm1", ["true", "--", "-x"]),
+    (["vm1", "--", "git", "log", "--"], "vm1", ["git", "log", "--"]),
+    (["vm1", "--", "true", "--help"], "vm1", ["true", "--help"]),
+])  # fmt: skip
+def test_a_command_and_its_domain(words, domain, command):
+    """A domain whose name begins with a dash could not be given; a command whose last word is -- was refused."""
+    args = parsed("run", *words).args
+    assert (args.domain, args.command) == (domain, command)
+
+
+@pytest.mark.parametrize("words", [
+    ["vm1"], ["vm1", "--"], ["--", "-vm", "--"], ["--", "true"], ["--", "true", "--", "x"], ["-vm", "--", "true"],
+    ["vm1", "--", "-x", "--", "true"], ["--json", "--"],
+])  # fmt: skip
+def test_a_domain_or_a_command_is_missing(capsys, words):
+    assert "see nbdpull help run" in usage_error(capsys, "run", *words)
+
+
 # -- help -------------------------------------------------------------------------------------------------------------
 
 

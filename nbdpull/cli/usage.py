@@ -115,12 +115,16 @@ class Parser(argparse.ArgumentParser):
         self._takes_command, self.usage = True, line
 
     def _parted(self, words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
-        if {"-h", "--help"} & set(words[: words.index("--")] if "--" in words else words):
+        """The words before the command, and the command. A name that begins with a dash is after a -- of its own."""
+        at = words.index("--") if "--" in words else len(words)
+        if {"-h", "--help"} & set(words[:at]):
             return words, []
-        if "--" not in words or words[-1] == "--":
+        if words[at + 2 : at + 3] == ["--"] and words[at + 1].startswith("-"):
+            at += 2
+        command = list(words[at + 1 :])
+        if not command:
             self.error("a command is missing: write it at the end, after --")
-        at = words.index("--")
-        return words[:at], list(words[at + 1 :])
+        return words[:at], command
 
     def _require_known_options(self) -> None:
         """Before all else: an option that is mistyped may have a value, and then another error would hide it."""
