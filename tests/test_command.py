@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from bed.machine import wait_for
 from nbdpull.core import child, command, errors
 
 PROGRAM = """
-import os, signal, subprocess, time
+import os, signal, subprocess, sys, time
 from nbdpull.core import command
 
+command.GRACE = 0.2
 begin = subprocess.Popen
 
 def killed_at_once(*words, **how):
@@ -24,8 +26,10 @@ def killed_at_once(*words, **how):
     os.kill(os.getpid(), signal.SIGKILL)
 
 subprocess.Popen = killed_at_once
-command.run(["sh", "-c", "sleep 1000 & echo $! $$ > new; mv new pids; wait"], os.environ, None, lambda: None)
+command.run(sys.argv[1:], os.environ, None, lambda: None)
 """
+STANDS = ["sh", "-c", "sleep 1000 & echo $! $$ > new; mv new pids; wait"]
+IGNORES = ["sh", "-c", "trap '' TERM; sleep 1000 & echo $! $$ > new; mv new pids; wait; sleep 1000"]
 
 
 def is_alive(pid):
@@ -35,12 +39,17 @@ def is_alive(pid):
         return False
 
 
-def test_all_of_a_command_ends_where_we_are_killed_as_it_begins(tmp_path):
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=child.finding_us())
+def pids(folder):
+    """Those of a command and its child, once they are there."""
+    return [int(word) for word in (folder / "pids").read_text().split()] if (folder / "pids").exists() else []
+
+
+@pytest.mark.parametrize("words", [STANDS, IGNORES], ids=["that stands", "that ignores TERM"])
+def test_all_of_a_command_ends_where_we_are_killed_as_it_begins(tmp_path, words):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=tmp_path, env=child.finding_us())
     assert done.returncode == -signal.SIGKILL
-    pids = (tmp_path / "pids").read_text().split()
-    assert len(pids) == 2
-    wait_for(lambda: not any(map(is_alive, pids)), "the end of the command and its child")
+    assert len(pids(tmp_path)) == 2
+    wait_for(lambda: not any(map(is_alive, pids(tmp_path))), "the end of the command and its child")
 
 
 @pytest.mark.parametrize("words, code", [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["sh", "-c", "kill -9 $$"], -9)])
@@ -61,13 +70,25 @@ def test_a_command_that_has_ended_leaves_what_it_began(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_what_check_raises_ends_it(tmp_path):
+@pytest.mark.parametrize("words, waits", [(STANDS, False), (IGNORES, True)], ids=["that stands", "that ignores TERM"])
+def test_what_check_raises_ends_it(tmp_path, monkeypatch, words, waits):
+    """All of it: at once where TERM is enough, else by KILL once its time is over."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "GRACE", 0.3 if waits else 1000)
+
     def check():
-        if (tmp_path / "begun").exists():
+        if pids(tmp_path):
             raise errors.LimitReached("over")
 
+    begun = time.monotonic()
     with pytest.raises(errors.LimitReached):
-        command.run(["sh", "-c", f"touch {tmp_path}/begun; sleep 1000"], os.environ, None, check)
+        command.run(words, os.environ, None, check)
+    assert (time.monotonic() - begun >= 0.3) or not waits
+    wait_for(lambda: not any(map(is_alive, pids(tmp_path))), "the end of the command and its child")
+
+
+def test_a_command_has_ten_seconds_to_end():
+    assert command.GRACE == 10, "as the manual says"
 
 
 def test_a_program_that_cannot_be_run(tmp_path):

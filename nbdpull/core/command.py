@@ -23,10 +23,10 @@ GRACE = 10  # seconds from SIGTERM to SIGKILL
 _LOOK = 0.05  # seconds
 # Goes on in the background, so that the command has no child that it does not know. Reads until we have ended, by
 # whatever, or say that all is done.
-_GUARD = f"""exec 3<&0; {{
+_GUARD = """exec 3<&0; {
     read -r word <&3
-    [ "$word" = done ] || {{ kill -s TERM -- -$1; sleep {GRACE}; kill -s KILL -- -$1; }}
-}} &"""
+    [ "$word" = done ] || { kill -s TERM -- -$1; sleep $2; kill -s KILL -- -$1; }
+} &"""
 
 
 def require_there(words: Sequence[str]) -> None:
@@ -91,7 +91,7 @@ def _guard() -> Iterator[Callable[[], None]]:
         ends_with_us()
         guard = os.posix_spawnp(
             "sh",
-            ["sh", "-c", _GUARD, "sh", str(os.getpid())],
+            ["sh", "-c", _GUARD, "sh", str(os.getpid()), str(GRACE)],
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, reading, 0),
