@@ -61,7 +61,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
                 vm.checkpoints.forget(name)
     return Result(
         domain=vm.name,
-        since=choice.base.checkpoint.name if choice.base else None,
+        since=choice.since,
         parent=choice.parent.id if choice.parent else None,
         disks=found,
         seconds=round(sum(disk["seconds"] for disk in found), 1),

@@ -9,29 +9,41 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
-from .. import __version__
 from ..core import deadline, sizes
 from ..core.errors import Check, Report
 from ..core.laps import Laps
 from ..core.throttle import Throttle
 from ..definitions import omissions
 from ..format import layout
-from ..format.manifest import FULL, CheckpointEntry, ParentEntry
+from ..format.manifest import FULL, CheckpointEntry
 from ..hypervisor import backup_job, domain, socket_keeper
 from ..hypervisor.guest_load import Cores
 from ..nbd import libnbd
-from ..pulling import belongings, copying, fit, opening, preparation, reclaim, run_record, standing, superseded
+from ..pulling import (
+    account,
+    belongings,
+    copying,
+    fit,
+    held_series,
+    opening,
+    preparation,
+    reclaim,
+    run_record,
+    standing,
+    superseded,
+)
+from ..pulling.account import Cut, Whose
 from ..pulling.belongings import Added
 from ..pulling.copying import How
 from ..pulling.disk_copy import Storing
+from ..pulling.held_series import Held
 from ..pulling.live_disk import Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
-from ..repository import half_points, marker, series
+from ..repository import marker, series
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
 from .options import PullOptions as Options
@@ -77,12 +89,11 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         if options.since is not None and marker.is_new(options.output):  # no store is made in vain
             preparation.require_known(vm, options.since)
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
-        entered.enter_context(half_points.writing(target))
-        report = partial(report, domain=vm.name)
-        points, refused = target.load()
-        log.info("series %s, points: %d", target.store.path(target.folder), len(points))
-        subject = replace(subject, series=target, points=points)
-        return _pull(_Run(options, subject, target, way, report, bounded, warnings), refused)
+        held = entered.enter_context(held_series.holding(target))
+        log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))
+        subject = replace(subject, series=target, points=held.points)
+        warnings += held.warnings
+        return _pull(_Run(options, subject, held, way, partial(report, domain=vm.name), bounded, warnings))
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class _Run:
 
     options: Options
     subject: Subject
-    series: Series
+    held: Held
     offline: Optional[str]
     report: Report
     check: Checks
@@ -103,17 +114,19 @@ class _Run:
     def vm(self) -> domain.Domain:
         return self.subject.vm
 
+    @property
+    def series(self) -> Series:
+        return self.held.series
 
-def _pull(run: _Run, refused: dict[str, Any]) -> Result:
-    """The steps, in their order. refused: points that cannot be read."""
+
+def _pull(run: _Run) -> Result:
+    """The steps, in their order."""
     subject, laps = run.subject, run.laps
-    sequence = series.next_sequence(subject.points, refused)
-    run.warnings.extend(f"a point of the series is ignored: {error}" for error in refused.values())
     run.warnings.extend(_renamed(run))
     keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route.certificates is not None)
     how = _how(run)
     run.series.require_of(subject.points, run.vm.uuid)
-    fit.require_readable(subject.disks, sequence, run.series.store.path(run.series.folder))
+    fit.require_readable(subject.disks, run.held.sequence, run.series.store.path(run.series.folder))
     prepared, reclaimed = _prepare(run, keeps_sockets)
     _report_start(run, prepared)
     laps.end("prepare")
@@ -138,8 +151,9 @@ def _pull(run: _Run, refused: dict[str, Any]) -> Result:
         laps.end("end")
         added = _add_belongings(run, prepared, making.point, job)
         laps.end("files")
-        fields = {"sequence": sequence, "as_of": as_of, **_fields(run, prepared, job, added)}
-        point = making.point.commit(fields, copied.disks)  # in here: a checkpoint without its point goes
+        point = making.point.commit(
+            _members(run, prepared, job, added, as_of), copied.disks
+        )  # in here: a checkpoint without its point goes
         log.info("manifest of point %s published", point.id)
     if prepared.dead:
         run.warnings.append(_age(as_of))
@@ -225,15 +239,7 @@ def _report_start(run: _Run, prepared: Prepared) -> None:
     for disk in run.subject.disks:
         mode, reason = choice.decisions[disk.target]
         log.info("%s: %s (%s), %s", disk.target, mode, reason, sizes.shown(disk.size))
-    run.report(
-        event="start",
-        point=prepared.plan.run_id,
-        resumed=bool(prepared.dead),
-        offline=run.offline,
-        since=choice.base and choice.base.checkpoint.name,
-        parent=choice.parent and choice.parent.id,
-        disks=choice.told(run.subject.disks),
-    )
+    account.start(run.report, prepared.plan.run_id, choice, run.subject.disks, bool(prepared.dead), run.offline)
 
 
 def _require_room(run: _Run, prepared: Prepared) -> None:
@@ -263,24 +269,15 @@ def _add_belongings(run: _Run, prepared: Prepared, new: NewPoint, job: backup_jo
     return added
 
 
-def _fields(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added) -> dict[str, Any]:
-    """The members of the manifest that are about the run."""
-    made, start = job.checkpoint, prepared.choice.base
-    parent = prepared.choice.parent
-    return {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "store": marker.uuid_of(run.series.store),
-        "parent": ParentEntry(parent.id, parent.sha256) if parent else None,
-        "domain": run.vm.name,
-        "uuid": run.vm.uuid,
-        "since": start.checkpoint.name if start else None,
-        "checkpoint": made and CheckpointEntry(made.name, made.creation_time, run.options.checkpoint is None),
-        "consistency": job.freeze.consistency,
-        "consistency_reason": job.freeze.reason,
-        "passwords": added.passwords,
-        "versions": {"nbdpull": __version__, "libnbd": libnbd.library_version(), **run.vm.versions},
-        "seconds": run.laps.seconds,
-    }
+def _members(run: _Run, prepared: Prepared, job: backup_job.Job, added: Added, as_of: Optional[str]) -> dict[str, Any]:
+    """Of the manifest, those that are about the run."""
+    made = job.checkpoint
+    named = run.options.checkpoint is not None
+    checkpoint = CheckpointEntry(made.name, made.creation_time, automatic=not named) if made else None
+    cut = Cut(as_of, checkpoint, job.freeze.consistency, job.freeze.reason)
+    whose = Whose(run.vm.name, run.vm.uuid)
+    versions = {"libnbd": libnbd.library_version(), **run.vm.versions}
+    return account.members(run.held, whose, prepared.choice, cut, run.laps, versions, added.passwords)
 
 
 def _age(as_of: str) -> str:

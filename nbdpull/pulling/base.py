@@ -73,6 +73,11 @@ class Choice:
         return self.base.point if self.base else None
 
     @property
+    def since(self) -> Optional[str]:
+        """Name of the checkpoint that incrementals start from; None where there are none, or it is not known."""
+        return (self.base.checkpoint.name or None) if self.base else None
+
+    @property
     def is_foreign(self) -> bool:
         """Whether incrementals start from a checkpoint of which nothing is known but its name."""
         return self.base is not None and self.base.before is None

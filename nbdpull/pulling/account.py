@@ -1,0 +1,79 @@
+"""What is told of a pull, whatever it reads from: the event `start`, and the members of a manifest that are of the run.
+
+Must not know: how a pull is done, what is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any, NamedTuple, Optional
+
+from .. import __version__
+from ..core.errors import Report
+from ..core.laps import Laps
+from ..definitions.domain_xml import Disk
+from ..format.manifest import CheckpointEntry, ParentEntry
+from ..repository import marker
+from .base import Choice
+from .held_series import Held
+
+
+class Cut(NamedTuple):
+    """The instant that a point shows. as_of: ISO 8601, or None: it is not known; checkpoint: the one made then."""
+
+    as_of: Optional[str]
+    checkpoint: Optional[CheckpointEntry]
+    consistency: str
+    consistency_reason: str
+
+
+class Whose(NamedTuple):
+    """What is pulled."""
+
+    domain: str
+    uuid: str
+
+
+def start(
+    report: Report,
+    point_id: str,
+    choice: Choice,
+    disks: Iterable[Disk],
+    resumed: bool = False,
+    offline: Optional[str] = None,
+) -> None:
+    report(
+        event="start",
+        point=point_id,
+        resumed=resumed,
+        offline=offline,
+        since=choice.since,
+        parent=choice.parent and choice.parent.id,
+        disks=choice.told(disks),
+    )
+
+
+def members(
+    held: Held,
+    whose: Whose,
+    choice: Choice,
+    cut: Cut,
+    laps: Laps,
+    versions: Mapping[str, str] = {},  # noqa: B006
+    passwords: Iterable[str] = (),
+) -> dict[str, Any]:
+    """versions: of what was read by, but for nbdpull's own."""
+    parent = choice.parent
+    return {
+        "sequence": held.sequence,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "store": marker.uuid_of(held.series.store),
+        "parent": ParentEntry(parent.id, parent.sha256) if parent else None,
+        "since": choice.since,
+        **whose._asdict(),
+        **cut._asdict(),
+        "passwords": list(passwords),
+        "versions": {"nbdpull": __version__, **versions},
+        "seconds": laps.seconds,
+    }
