@@ -1,0 +1,122 @@
+"""A pull of a virtual machine whose backup the cluster makes for us.
+
+Owns: the order of steps: the backup is made, followed and read, our point committed, and the backup ended after that.
+Must not know: HTTP, the objects of the cluster, what a map means.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..core import errors
+from ..core.choices import BackupType, Quiesce
+from ..core.errors import Check, Report
+from ..format import layout
+from ..format.manifest import CheckpointEntry
+from ..kubevirt import backup as kubevirt_backup
+from ..kubevirt import given, objects
+from ..kubevirt.backup import MovedBase
+from ..kubevirt.cluster import Cluster
+from ..kubevirt.endpoint import Endpoint
+from ..kubevirt.given import Machine
+from ..pulling.account import Cut
+from ..repository import marker
+from ..repository.series import Point
+from ..volumes import machine_run, new_point, start
+from ..volumes.machine_run import Done, Run
+from ..volumes.new_point import Backup
+from ..volumes.start import Start
+from .options import KubevirtOptions as Options
+
+TTL_MARGIN = 600.0  # seconds that a backup may last longer than the pull
+
+
+def pulled(options: Options, machine: Machine, report: Report, check: Check) -> Done:
+    _require_sense(options)
+    cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
+    found = kubevirt_backup.virtual_machine(cluster, machine)
+    store = marker.open_or_create(options.output, options.group)
+    with machine_run.begun(store, machine, objects.uid(found), report, check, []) as run:
+        first = _ordered(run, options, cluster)
+        run.warnings.extend(first.sweep())
+        begin = start.by_tracker(run.series, run.points, first.base(), options.full, check)
+        run.warnings.extend(begin.warnings)
+        begin.require(options.on_lost_base)
+        run.laps.end("prepare")
+        try:
+            point = _point(run, options, cluster, found, first, begin)
+        except MovedBase:  # somebody used our tracker just before
+            begin = _full(options, "checkpoint-replaced")
+            point = _point(run, options, cluster, found, _ordered(run, options, cluster), begin)
+        return run.done(point)
+
+
+def _require_sense(options: Options) -> None:
+    told = {"--http-data": options.http_data, "--ca": options.ca, "--token-file": options.token_file,
+            "--type": options.type, "--since": options.since, "--checkpoint": options.checkpoint,
+            "--uuid": options.uuid}  # fmt: skip
+    for name, value in told.items():
+        if value:
+            raise errors.UsageError(f"{name} is for a backup that is named by --http-map")
+
+
+def _ordered(run: Run, options: Options, cluster: Cluster) -> kubevirt_backup.Backup:
+    who = kubevirt_backup.Who(run.machine, marker.uuid_of(run.series.store), layout.new_point_id())
+    return kubevirt_backup.Backup(cluster, who, options.stall_timeout)
+
+
+def _full(options: Options, why: str) -> Start:
+    begin = Start(None, why)
+    begin.require(options.on_lost_base)
+    return begin
+
+
+def _point(
+    run: Run, options: Options, cluster: Cluster, found: objects.Object, job: kubevirt_backup.Backup, begin: Start
+) -> Point:
+    seconds = None if options.max_duration is None else options.max_duration + TTL_MARGIN
+    try:
+        job.begin(begin.checkpoint, options.quiesce == Quiesce.NEVER, seconds, options.pvc,
+                  partial(kubevirt_backup.scratch, cluster, run.machine, found))  # fmt: skip
+        state = job.wait()
+        backup = _backup(run, options, state, found)
+        if begin.base and backup.type == BackupType.FULL:
+            begin = _full(options, "checkpoint-lost")
+        assert state.access
+        speed = options.threads, options.stall_timeout
+        with Endpoint(state.access, job.token, *speed, run.check, job.renewed) as endpoint:
+            read = new_point.reading(endpoint, backup.type, options)
+            point = new_point.made(run, options, backup, begin, read, job.run_id, job.require_alive)
+        checkpoint = backup.cut.checkpoint
+        run.warnings.extend(job.finish(checkpoint.name if checkpoint else None))
+        return point
+    except BaseException as error:
+        left = job.close()
+        if isinstance(error, errors.NbdpullError):
+            error.left_behind += tuple(left)
+        raise
+
+
+def _backup(run: Run, options: Options, state: objects.State, found: objects.Object) -> Backup:
+    assert state.type
+    frozen, why = state.quiesced or (False, "")
+    reason = "" if frozen else _NOT_FROZEN.get(why, "not-known")
+    if not why and not frozen and options.quiesce == Quiesce.NEVER:
+        reason = "not-requested"
+    if options.quiesce == Quiesce.REQUIRE and not frozen:
+        raise errors.NotQuiesced(f"the guest was not frozen ({why or 'the cluster does not tell'})")
+    if reason == "freeze-failed":
+        run.warnings.append("the guest's file systems could not be frozen: the point is crash-consistent")
+    if state.checkpoint is None:
+        run.warnings.append("the backup has no checkpoint: the next pull will be full")
+    made = CheckpointEntry(*state.checkpoint, automatic=False) if state.checkpoint else None
+    namespace = run.machine.namespace
+    return Backup(
+        type=state.type,
+        cut=Cut(state.begun, made, "frozen" if frozen else "crash-consistent", reason),
+        sources={volume: f"{given.PREFIX}{namespace}/{claim}" for volume, claim in objects.claims(found).items()},
+        files={layout.VM_OBJECT: objects.stored(found)},
+    )
+
+
+_NOT_FROZEN = {"QuiesceFailed": "freeze-failed", "QuiesceSkipped": "not-requested"}

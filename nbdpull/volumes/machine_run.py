@@ -1,0 +1,86 @@
+"""A run that makes a point of a virtual machine of KubeVirt, with the machine's series held.
+
+Owns: which series that is, and what dead runs left in it. Must not know: where a backup comes from, HTTP.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..core.errors import Check, Report
+from ..core.laps import Laps
+from ..kubevirt.given import Machine
+from ..pulling import held_series
+from ..pulling.held_series import Held
+from ..repository import half_points, series
+from ..repository.series import Point, Series
+from ..storage.directory import DirectoryStore
+
+
+class Done(NamedTuple):
+    """A committed point; partial: its disks of which no whole image can be made by the store."""
+
+    point: Point
+    partial: frozenset[str]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step is given. uuid: of the machine; warnings: of all steps until now."""
+
+    machine: Machine
+    uuid: str
+    held: Held
+    report: Report
+    check: Check
+    warnings: list[str]
+    laps: Laps = field(default_factory=Laps)
+
+    @property
+    def series(self) -> Series:
+        return self.held.series
+
+    @property
+    def points(self) -> list[Point]:
+        return self.held.points
+
+    def done(self, point: Point) -> Done:
+        warnings = [*self.warnings, *self.series.store.warnings()]
+        return Done(point, series.partial_disks([*self.points, point])[point.id], warnings)
+
+
+@contextmanager
+def begun(
+    store: DirectoryStore, machine: Machine, uid: str, report: Report, check: Check, warnings: list[str]
+) -> Iterator[Run]:
+    """Nobody else writes to the series as long as the block lasts. uid: see series_of; warnings: there are already."""
+    target, uid = series_of(store, machine, uid)
+    with held_series.holding(target) as held:
+        target.require_of(held.points, uid)
+        yield Run(machine, uid, held, report, check, [*warnings, *held.warnings, *_reclaimed(target)])
+
+
+def series_of(store: DirectoryStore, machine: Machine, uid: str) -> tuple[Series, str]:
+    """With the UUID that its points have. uid: of the machine; "" where it is not known: then it is the UUID that the
+    series has, or one made of the machine's name."""
+    known = uid or Series(store, machine.domain).uuid() or str(uuid.uuid5(uuid.NAMESPACE_URL, machine.domain))
+    return series.of_domain(store, machine.domain, known), known
+
+
+def _reclaimed(target: Series) -> list[str]:
+    """Remove the half points of dead runs; warnings of those that may be somebody's."""
+    warnings = []
+    for name in half_points.names(target):
+        announced = half_points.announced(target, name)
+        alive = announced.is_alive if announced else False
+        if announced and (alive or (alive is None and not half_points.is_copy(target, announced))):
+            where = target.store.path(target.folder, name)
+            warnings.append(f"what {announced.whose} left stays: remove {where} if that run has ended")
+        else:
+            half_points.remove(target, name)
+    return warnings

@@ -1,0 +1,179 @@
+"""The volumes of a backup become a committed point of their series.
+
+Owns: which volume is read in full and which as an increment, and that the point counts only if the backup lasted until
+the last byte. Must not know: where the backup comes from and who ends it, HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Callable, NamedTuple, Optional, Protocol
+
+from ..core import process
+from ..core.choices import OnLostBase
+from ..core.throttle import Throttle
+from ..definitions.domain_xml import Disk
+from ..format.manifest import FULL, INCREMENTAL, DiskEntry
+from ..hypervisor.guest_load import Cores
+from ..kubevirt import given
+from ..kubevirt.endpoint import Endpoint
+from ..kubevirt.volume import BATCH_DATA, Volume
+from ..pulling import account, base, copies, fit
+from ..pulling.account import Cut, Whose
+from ..pulling.base import Choice
+from ..pulling.disk_copy import DiskCopy, Storing
+from ..repository import new_point
+from ..repository.announcement import Announcement
+from ..repository.image import DataRanges, Image
+from ..repository.new_point import NewPoint
+from ..repository.series import Point
+from .machine_run import Run
+from .start import Start
+
+
+class Wanted(Protocol):
+    """What of the options of a pull is needed here; see KubevirtOptions."""
+
+    @property
+    def disks(self) -> Sequence[str]: ...
+    @property
+    def exclude(self) -> Sequence[str]: ...
+    @property
+    def on_lost_base(self) -> str: ...
+    @property
+    def space_check(self) -> bool: ...
+    @property
+    def dedupe(self) -> bool: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def level(self) -> int: ...
+    @property
+    def frame_size(self) -> int: ...
+    @property
+    def chunk_size(self) -> int: ...
+    @property
+    def max_rate(self) -> Optional[int]: ...
+    @property
+    def max_rate_file(self) -> Optional[str]: ...
+
+
+@dataclass(frozen=True)
+class Backup:
+    """type: of BackupType; sources: what the volumes are of, by name; files: of the VM, by name."""
+
+    type: str
+    cut: Cut
+    sources: dict[str, str] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class Reading(NamedTuple):
+    """volumes: those to pull, their maps read."""
+
+    endpoint: Endpoint
+    volumes: Sequence[Volume]
+
+
+def reading(endpoint: Endpoint, backup_type: str, wanted: Wanted) -> Reading:
+    names = given.wanted(endpoint.volumes, wanted.disks, wanted.exclude)
+    return Reading(endpoint, [Volume(endpoint, name, backup_type) for name in names])
+
+
+def made(
+    run: Run,
+    wanted: Wanted,
+    backup: Backup,
+    start: Start,
+    read: Reading,
+    point_id: str,
+    require_alive: Callable[[], None] = lambda: None,
+) -> Point:
+    """require_alive: raises where the backup did not last."""
+    disks = [_disk(run, backup, start, volume) for volume in read.volumes]
+    choice = _choice(run, wanted, start, disks)
+    fit.require_readable(disks, run.held.sequence, run.series.store.path(run.series.folder))
+    if wanted.space_check:
+        in_full = [disk for disk in disks if choice.decisions[disk.target][0] == FULL]
+        fit.require_store(run.series.store, in_full)
+    announced = _announced(run, point_id)
+    account.start(run.report, announced.id, choice, disks)
+    run.laps.end("begin")
+    with new_point.begun(run.series, announced.id, announced) as new:
+        entries = _copied(run, wanted, choice, read, disks, new)
+        run.laps.end("copy")
+        for volume in read.volumes:
+            volume.require_same()
+        require_alive()
+        run.laps.end("end")
+        for name, data in backup.files.items():
+            new.add_file(name, data, choice.parent)
+        run.laps.end("files")
+        whose = Whose(run.machine.domain, run.uuid)
+        return new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries)
+
+
+def _disk(run: Run, backup: Backup, start: Start, volume: Volume) -> Disk:
+    """A volume as base.decide looks at disks: it has bitmaps."""
+    before = start.base.before if start.base else None
+    known = before.get(volume.name) if before else None
+    by_name = known.source if known else f"{given.PREFIX}{run.machine.domain}/{volume.name}"
+    source = backup.sources.get(volume.name, by_name)
+    facts = {"bus": "", "readonly": False, "transient": False, "shareable": False, "empty": False}
+    named = {"target": volume.name, "type": "kubevirt", "source": source, "format": "qcow2", "device": "disk"}
+    return Disk(**named, **facts, size=volume.size, allocation=volume.allocated)  # type: ignore[arg-type]
+
+
+def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk]) -> Choice:
+    decisions = {disk.target: base.decide(disk, start.base, start.why) for disk in disks}
+    for name, (mode, _) in decisions.items():
+        if start.base and mode == INCREMENTAL and name not in start.base.whole:
+            decisions[name] = FULL, "chain-broken"
+    incremental = any(mode == INCREMENTAL for mode, _ in decisions.values())
+    choice = Choice(start.base if incremental else None, decisions)
+    run.warnings.extend(choice.lost_warnings())
+    if wanted.on_lost_base == OnLostBase.FAIL:
+        choice.require_not_lost()
+    return choice
+
+
+def _announced(run: Run, point_id: str) -> Announcement:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    store, folder = run.series.store.root, f"{run.series.folder}/{point_id}"
+    return Announcement(point_id, run.machine.domain, run.uuid, store, folder, process.of(), now)
+
+
+class _Elsewhere:
+    """The guest: it leaves all of this machine's cores."""
+
+    is_remote = True
+
+    def vcpu_seconds(self) -> float:
+        return 0.0
+
+
+def _copied(
+    run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list[Disk], new: NewPoint
+) -> list[DiskEntry]:
+    target, check = run.series, read.endpoint.ending(run.check)
+    least = fit.least_chunk_size(disks)
+    storing = Storing(wanted.frame_size, max(wanted.chunk_size, least), wanted.level)
+    throttle = Throttle(wanted.max_rate, wanted.max_rate_file, check)
+    with ExitStack() as opened:
+        made = []
+        for disk, volume in zip(disks, read.volumes):
+            frames = None
+            parent = choice.whole_parent(disk.target)
+            if parent:
+                with Image(target, parent, disk.target, check=check) as image:
+                    volume.changed(choice.dirty_from(disk), DataRanges(image))
+                if wanted.dedupe:
+                    frames = copies.frames_of(target, parent, disk.target, check, run.warnings)
+            copy = DiskCopy(disk, volume, target, new.id, storing, throttle, frames, batch_data=BATCH_DATA)
+            made.append(opened.enter_context(copy))
+        cores = Cores(_Elsewhere(), check=check)
+        copies.copy_all(made, wanted.threads, cores, check, run.report)
+        return copies.close_all(made, choice.decisions, check)

@@ -1,0 +1,59 @@
+"""Where an incremental backup of a virtual machine begins: at a point of our store, or nowhere, and why.
+
+Owns: that it is the newest point, and that all it builds on is proved. Must not know: how a backup is made, HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from ..core import errors
+from ..core.choices import OnLostBase
+from ..core.errors import Check
+from ..definitions.domain_xml import Checkpoint
+from ..pulling import base
+from ..pulling.base import LOST, Base
+from ..repository.series import Point, Series
+
+
+class Start(NamedTuple):
+    """base: None where all is to be read, why: then the reason."""
+
+    base: Optional[Base]
+    why: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def checkpoint(self) -> Optional[str]:
+        return self.base.checkpoint.name if self.base else None
+
+    def require(self, on_lost_base: str) -> None:
+        """CheckpointUnusable where there was to be a base, there is none, and the user wants no full pull instead."""
+        if self.why in LOST and on_lost_base == OnLostBase.FAIL:
+            raise errors.CheckpointUnusable(
+                f"no usable base for an incremental ({self.why}): --on-lost-base=full pulls in full"
+            )
+
+
+def by_tracker(series: Optional[Series], points: list[Point], latest: Optional[str], full: bool, check: Check) -> Start:
+    """At the newest point, if its checkpoint is also the one that the cluster would begin at (`latest`)."""
+    entry = points[-1].manifest.checkpoint if points else None
+    if full:
+        return Start(None, "requested")
+    if not points:
+        return Start(None, "first-point")
+    if entry is None:
+        return Start(None, "no-checkpoint")
+    if latest != entry.name:
+        return Start(None, "checkpoint-replaced" if latest else "checkpoint-lost")
+    return at_point(series, points, points[-1], check)
+
+
+def at_point(series: Optional[Series], points: list[Point], parent: Point, check: Check) -> Start:
+    """At that one of the points of a series."""
+    entry = parent.manifest.checkpoint
+    name, created = (entry.name, entry.creation_time) if entry else ("", 0)
+    proof = base.Proof(series, points, check)
+    made = Checkpoint(name, created, "", dict.fromkeys(parent.disks, True), "")
+    found = proof.looked_through(base.of_point(made, parent)) if proof.is_linked(parent) else None
+    return Start(found, "" if found else "chain-broken", tuple(proof.warnings))
