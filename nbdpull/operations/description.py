@@ -76,8 +76,7 @@ def _found(
 ) -> dict[str, Described]:
     """{point id: what was found about it later}; points: all of the Series that can be read."""
     every = findings.load(target)
-    unproved = {name for name, error in refused.items() if isinstance(error, errors.FormatTooNew)}
-    known = verdict.Known(points, every, unproved)
+    known = verdict.Known(points, every, refused)
     drills = findings.newest(every, points, findings.DRILL)
     digests = findings.newest(every, points, findings.DIGEST)
     return {

@@ -126,8 +126,7 @@ class Evidence:
         self.known = self._known([])
 
     def _known(self, more: list[Document]) -> verdict.Known:
-        unproved = {name for name, error in self.refused.items() if isinstance(error, errors.FormatTooNew)}
-        return verdict.Known(self.points, [*self._findings, *more], unproved)
+        return verdict.Known(self.points, [*self._findings, *more], self.refused)
 
     def look(self, point: Point) -> Look:
         """Begin a Look at a point."""

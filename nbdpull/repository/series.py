@@ -305,11 +305,11 @@ def _not_stored(path: str) -> str:
 
 def all_series(store: DirectoryStore) -> list[Series]:
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
-    return [_named(each) for each in _folders(store)]
+    return [_named(each) for each in folders(store)]
 
 
-def _folders(store: DirectoryStore) -> list[Series]:
-    """The same by the names of their folders."""
+def folders(store: DirectoryStore) -> list[Series]:
+    """The same by the names of their folders: no point is read."""
     names = ((layout.domain_name(folder), folder) for folder in store.folders())
     return [Series(store, name, folder) for name, folder in names if name is not None]
 
@@ -329,7 +329,7 @@ def of_domain(store: DirectoryStore, name: str, uuid: str) -> Series:
     known = home.uuid()
     if known == uuid or (known is None and home.load()[1]):  # what cannot be read there may be its points
         return home
-    others = [Series(store, name, each.folder) for each in _folders(store) if each.uuid() == uuid]
+    others = [Series(store, name, each.folder) for each in folders(store) if each.uuid() == uuid]
     return max(others, key=Series.is_where_it_began, default=home)
 
 

@@ -7,10 +7,12 @@ Must not know: how anything is verified, or what is printed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Optional, cast
 
+from ..core import errors
 from ..core.choices import Level
 from ..format import findings
 from ..format.layout import Document
@@ -59,11 +61,16 @@ class _Disk:
 class Known:
     """Of the points of one series, by its findings."""
 
-    def __init__(self, points: Collection[Point], found: Iterable[Document], unproved: Iterable[str] = ()) -> None:
-        """points: every Point of the series that can be read; found: what findings.load gives; unproved: ids of those
-        that a later nbdpull made, of which nothing can be told."""
+    def __init__(
+        self,
+        points: Collection[Point],
+        found: Iterable[Document],
+        refused: Mapping[str, errors.NbdpullError] = MappingProxyType({}),
+    ) -> None:
+        """points, refused: what the series' load gives; found: what findings.load gives."""
         self._points = {point.id: point for point in points}
-        self._unproved = frozenset(unproved)
+        # Of what a later nbdpull made nothing can be told, and so no damage.
+        self._unproved = {name for name, error in refused.items() if isinstance(error, errors.FormatTooNew)}
         looks = findings.by_point(found, points, findings.VERIFY)
         self._own = {name: _by_itself(each) for name, each in looks.items()}
         self._disks: dict[tuple[str, str], _Disk] = {}
