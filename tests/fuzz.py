@@ -65,6 +65,7 @@ class Readers:
 
     def run(self):
         self.verb("list")
+        self.verb("status")
         found = []
         with suppress(ValueError):
             found = json.loads(self.verb("list", "--json")[1])

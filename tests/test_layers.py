@@ -51,7 +51,7 @@ LIBRARIES = {
         "kubevirt.volume",
     },
 }
-NEEDS_NO_HYPERVISOR = {"restore", "verify", "listing", "show", "index", "serve", "digest", "rebuild"}
+NEEDS_NO_HYPERVISOR = {"restore", "verify", "listing", "status", "show", "index", "serve", "digest", "rebuild"}
 FOLDER = Path(nbdpull.__file__).parent
 
 

@@ -17,7 +17,13 @@ from nbdpull.core import errors
 PROJECT = Path(__file__).parent.parent
 MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
 DEFINITIONS = schemas.SCHEMA["$defs"]
-DOCUMENTS = {"a point": "point", "verified of a point": "verified", "a plan": "plan", "a record": "record"}
+DOCUMENTS = {
+    "a point": "point",
+    "verified of a point": "verified",
+    "a status": "status",
+    "a plan": "plan",
+    "a record": "record",
+}
 SAMPLES = [json.loads(line) for line in (PROJECT / "tests/data/output.jsonl").read_text().splitlines()]
 
 
@@ -114,7 +120,7 @@ def ids(sample):
 
 def test_each_line_and_document_has_a_sample():
     """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
-    wanted = {*lines(), "list", "show", "plan", "doctor", "record"} - {"loss"}
+    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record"} - {"loss"}
     assert {sample["is"] for sample in SAMPLES} == wanted
 
 

@@ -54,6 +54,7 @@ def vm(tmp_path_factory):
 
 WORDS = [
     ["list", "STORE"],
+    ["status", "STORE"],
     ["show", "STORE", "POINT"],
     ["index", "STORE", "POINT", EVIL],
     ["verify", "STORE"],
@@ -97,6 +98,8 @@ def test_json_is_exact(capsys, vm, tmp_path, words):
         told = json.loads(out)
         point = told[0] if words[0] == "list" else told
         assert (point["domain"], point["since"], point["disks"][0]["name"]) == (EVIL, EVIL, f"vda{EVIL}")
+    elif words[0] == "status":
+        assert [each["domain"] for each in json.loads(out)["domains"]] == [EVIL]
     elif out:
         [*_, result] = map(json.loads, out.splitlines())
         assert any(EVIL in text for text in texts(result)), result

@@ -76,6 +76,21 @@ def maybe_pair(text: str) -> tuple[Optional[str], str]:
     return pair(text) if "=" in text and "/" not in text.partition("=")[0] else (None, text)
 
 
+def names(path: str) -> list[str]:
+    """Those in a file, a line each."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{path} is not a text") from None
+    found = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{path} has no names; write one a line")
+    return found
+
+
 def share(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
     if not match or not 0 < float(match[1]) <= 100:

@@ -39,6 +39,7 @@ exit codes:
   12   a limit (--max-duration, --scratch-limit, --ttl) ended the run
   13   an image is not equal to the point, or a point failed its drill
   14   the command of nbdpull run failed, or could not be run
+  15   nbdpull status: a backup is missing, too old, damaged or unreadable
   128+N  ended by signal N, such as 130 for Ctrl-C
 """
 
@@ -52,6 +53,7 @@ examples:
   nbdpull serve dir/                   the same over NBD, read-only, without a restore
   nbdpull drill dir/                   does the newest point boot?
   nbdpull verify dir/                  does everything match what was stored?
+  nbdpull status dir/ --max-age 26h    has each domain a sound point of the last day?
 
 The first word is a verb or a domain: "nbdpull vm1" is "nbdpull pull vm1".
 """

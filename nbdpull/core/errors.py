@@ -283,6 +283,13 @@ class CommandFailed(NbdpullError):
     code = "command-failed"
 
 
+class NotOk(NbdpullError):
+    """A domain has no sound backup that is young enough, or one that is not what it should be: only status tells it."""
+
+    exit_code = 15
+    code = "not-ok"
+
+
 class Interrupted(NbdpullError):
     """A signal asked us to stop. The exit code is 128 plus the signal's number."""
 

@@ -340,6 +340,17 @@ class ListOptions:
 
 
 @dataclass(frozen=True)
+class StatusOptions:
+    """domain: also a pattern of the shell, None: all. max_age: of the newest sound point. expect: names
+    or uuids of the domains that are to have one."""
+
+    store: str
+    domain: Optional[str] = None
+    max_age: Optional[float] = None
+    expect: Optional[list[str]] = None
+
+
+@dataclass(frozen=True)
 class ShowOptions:
     """point: an id is looked for in all domains of the store. definition: show that of its domain instead."""
 

@@ -18,6 +18,7 @@ VERBS = (
     "expose",
     "drill",
     "list",
+    "status",
     "show",
     "index",
 )

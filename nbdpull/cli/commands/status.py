@@ -1,0 +1,130 @@
+"""status: has every domain a sound point that is young enough?"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Optional
+
+from ...core import errors
+from ...core.errors import Check, Report
+from ...operations.options import StatusOptions as Options
+from .. import terminal, types, usage
+from ..output import Outcome
+
+SUMMARY = "check that every domain has a sound point"
+EXAMPLE = "status dir/ --max-age 26h"
+
+_WIDTH = 80
+_MOST = 3  # points that a line names
+_HEADINGS = ("DOMAIN", "NEWEST SOUND", "AGE", "FROZEN", "VERIFIED", "DRILLED", "STATE")
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
+    usage.add(parser, Options, "--max-age", metavar="T", type=types.duration,
+              help="how old the newest sound point of a domain may be: 26h, 8d")  # fmt: skip
+    usage.add(parser, Options, "--expect", metavar="FILE", type=types.names,
+              help="domains that must have a sound point, a name a line")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import status
+
+    options = usage.options(Options, args)
+    found = status.status(options, report, check)
+    values = {"time": found.time, "ok": not found.is_bad, "max_age": options.max_age, "domains": found.domains}
+    code = errors.NotOk.exit_code if found.is_bad else 0
+    return Outcome(values, _lines(values, found.short_ids), code, warnings=found.warnings)
+
+
+def _lines(told: dict[str, Any], ids: dict[str, str]) -> Iterator[str]:
+    """The first one says it all, as a monitor may show no more."""
+    domains, now = told["domains"], datetime.fromisoformat(told["time"])
+    bad = [each for each in domains if each["problems"]]
+    yield _cut(_summary(len(domains), [each["domain"] for each in bad]), _WIDTH)
+    if domains:
+        yield from ["", *_table(domains, ids, now)]
+    if bad:
+        yield ""
+    for each in bad:
+        yield from (f"{each['domain']}: {_text(problem, each, told['max_age'])}" for problem in each["problems"])
+
+
+def _summary(count: int, bad: list[str]) -> str:
+    if not count:
+        return "not ok: the store has no points"
+    if not bad:
+        return f"ok: {terminal.count(count, 'domain')}"
+    return f"not ok: {len(bad)} of {terminal.count(count, 'domain')}: {', '.join(map(terminal.plain, bad))}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _table(domains: list[dict[str, Any]], ids: dict[str, str], now: datetime) -> list[str]:
+    """Names are cut where the lines would be too long: what is wrong is told with the whole name."""
+    rows = [_row(each, ids, now) for each in domains]
+    others = terminal.table(_HEADINGS[1:], rows)
+    width = max(_WIDTH - 2 - max(map(len, others)), len("DOMAIN"))
+    names = [_cut(terminal.plain(each["domain"]), width) for each in domains]
+    return terminal.table(_HEADINGS, [(name, *row) for name, row in zip(names, rows)])
+
+
+def _row(domain: dict[str, Any], ids: dict[str, str], now: datetime) -> tuple[str, ...]:
+    newest = domain["newest"]
+    if newest is None:
+        return ("-", "-", "-", *_proofs(domain, now), _state(domain))
+    frozen = "yes" if newest["consistency"] == "frozen" else "no"
+    return (ids[newest["id"]], _age(newest["age"]), frozen, *_proofs(domain, now), _state(domain))
+
+
+def _proofs(domain: dict[str, Any], now: datetime) -> tuple[str, str]:
+    drilled = "FAILED" if "drill-failed" in domain["problems"] else _since(domain["drilled"], now)
+    return _since(domain["verified"], now), drilled
+
+
+def _since(proved: Optional[dict[str, Any]], now: datetime) -> str:
+    return _age((now - datetime.fromisoformat(proved["when"])).total_seconds()) if proved else "-"
+
+
+def _state(domain: dict[str, Any]) -> str:
+    if domain["problems"]:
+        return str(domain["problems"][0]).replace("-", " ").upper()
+    return "unexpected" if domain["expected"] is False else "ok"
+
+
+def _age(seconds: float) -> str:
+    """In three characters or four; what is a little in the future is as good as now."""
+    for unit, length, most in (("m", 60, 90), ("h", 3600, 48)):
+        if abs(seconds) < most * length:
+            return f"{round(seconds / length)}{unit}"
+    return f"{round(seconds / 86400)}d"
+
+
+def _some(texts: list[str], between: str = ", ") -> str:
+    """The last ones, which are of the newest points, where there are many."""
+    more = f" and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
+    return between.join(texts[-_MOST:]) + more
+
+
+def _text(problem: str, domain: dict[str, Any], max_age: Optional[float]) -> str:
+    newest = domain["newest"]
+    if problem == "no-point":
+        return "it has no point here"
+    if problem == "none-sound":
+        return "no whole image can be made of any of its points, by all that is known"
+    if problem == "unreadable":
+        return f"of its points, {len(domain['unreadable'])} cannot be read: {_some(domain['unreadable'], '; ')}"
+    if problem == "damaged":
+        return f"damaged, or built on damage: {_some(domain['damaged'])} (nbdpull verify tells the places)"
+    if problem == "drill-failed":
+        return f"point {domain['drilled']['point']} failed the last drill"
+    when = f"its newest sound point, {newest['id']}, is of {newest['as_of'] or newest['created']}"
+    if problem == "future":
+        return f"{when}, which is in the future: a clock was wrong"
+    return f"{when}, longer ago than {types.duration_text(max_age or 0)}"
