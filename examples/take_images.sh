@@ -18,8 +18,10 @@ for disk in $NBDPULL_DISKS; do
     else
         cp --reflink=auto --sparse=always "$base/$disk.raw" "$image"
         truncate --size="$(value SIZE)" "$image"
-        image=$image extents=$(value EXTENTS) nbdsh --uri "$(value URI)" --command '
+        image=$image extents=$(value EXTENTS) uri=$(value URI) nbdsh --command '
 import os
+h.set_uri_allow_local_file(True)  # with --tls, the URI names the certificates
+h.connect_uri(os.environ["uri"])
 with open(os.environ["image"], "r+b") as image, open(os.environ["extents"]) as extents:
     for offset, length, kind in map(str.split, extents):
         for at in range(int(offset), int(offset) + int(length), 1 << 20):

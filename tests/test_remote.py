@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from bed.address import free_port, is_listening
 from bed.guest import _fetch, _unpack
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, wait_for
-from command import nbdpull, start_held
+from command import PROJECT, environment, last_event, nbdpull, start_held
 from witness import CLUSTER, SINCE, Before, modes
 
 from nbdpull.core import errors
@@ -106,6 +107,36 @@ def test_tls(with_tls, certificates, pulled):
     for file in [path for path in witness.store.rglob("*") if path.is_file()]:
         assert key.encode() not in file.read_bytes()
     assert key not in vm.bed.daemon_log() + vm.bed.qemu_log(vm.name).read_text() + done.stdout + done.stderr
+
+
+def taken_by_a_command(vm, folder, *words):
+    """A backup whose images a command takes from where it was told; its result."""
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # the command needs a Python that has libnbd
+    token = folder / "token"
+    line = ["run", vm.name, "--json", "--scratch-dir", folder, "--since", token, "--token", token, *words]
+    done = nbdpull(*line, "--", PROJECT / "examples/take_images.sh", cwd=folder, env={**environment(), "PATH": path})
+    assert done.returncode == 0, done.stderr
+    result = last_event(done.stdout)
+    assert (folder / "images" / result["run"] / "vda.raw").read_bytes() == vm.content("vda")
+    return result
+
+
+def test_a_command_by_tls(with_tls, certificates, machine, tmp_path):
+    """Its URI has the certificates, also where their folder was named from here, and the command is elsewhere; it is
+    of no use without them."""
+    vm, port = machine({"vda": MIB}), free_port()
+    (tmp_path / "tls").symlink_to(certificates["right"])
+    words = ("-c", vm.bed.uri, "--nbd", f"tcp:localhost:{port}", "--tls", "tls")
+    for mode in ("full", "incremental"):
+        vm.write("vda", 0, CLUSTER, 0x31 if mode == "full" else 0x32)
+        result = taken_by_a_command(vm, tmp_path, *words)
+        assert result["disks"][0]["mode"] == mode
+    asks = 'cd / && nbdinfo --size "$NBDPULL_VDA_URI"; ! nbdinfo --size "${NBDPULL_VDA_URI%%\\?*}"; '
+    asks += '! nbdinfo --size "nbd://localhost:$0/$NBDPULL_VDA_EXPORT"'
+    done = nbdpull("run", vm.name, *words, "--", "sh", "-ec", asks, port, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(f"{MIB}\n"), done.stderr
+    done = nbdpull("run", vm.name, *words[:-1], certificates["other_ca"], "--", "true")
+    assert done.returncode == 6 and not vm.job_active()
 
 
 def serve(*words):
@@ -339,6 +370,15 @@ def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
     done = nbdpull(*witness.words("-c", remote))
     assert done.returncode == 6 and "Traceback" not in done.stderr
     before.assert_same()
+
+
+def test_a_command_by_ssh(sshd, ssh_wrapper, machine, tmp_path):
+    """What it is told is the socket here, which has no name."""
+    vm = machine({"vda": MIB})
+    for mode in ("full", "incremental"):
+        vm.write("vda", 0, CLUSTER, 0x31 if mode == "full" else 0x32)
+        result = taken_by_a_command(vm, tmp_path, "-c", uri(sshd, ssh_wrapper))
+        assert result["disks"][0]["mode"] == mode
 
 
 def test_ssh_ends_with_us(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):

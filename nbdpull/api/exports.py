@@ -63,4 +63,5 @@ def _uri(server: Optional[Server], export: str) -> str:
     host = f"[{server.host}]" if ":" in server.host else server.host
     if server.certificates is None:
         return f"nbd://{host}:{server.port}/{name}"
-    return f"nbds://{host}:{server.port}/{name}?tls-certificates={urllib.parse.quote(server.certificates)}"
+    certificates = urllib.parse.quote(os.path.abspath(server.certificates))  # whoever reads may be in another folder
+    return f"nbds://{host}:{server.port}/{name}?tls-certificates={certificates}"
