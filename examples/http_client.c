@@ -3,7 +3,8 @@
  *     cc -o http_client http_client.c -lcurl -ljansson
  *     http_client http://127.0.0.1:8080 TOKEN-FILE vda=vda.raw vdb=vdb.raw
  *
- * The URL may be a Unix socket: unix:PATH. If it fails, the next backup starts from the same base, and has all that this
+ * The URL may be a Unix socket: unix:PATH. With https:// CURL_CA_BUNDLE names the file with the CA that is trusted, as for
+ * the command curl; without it, those of the system are. If it fails, the next backup starts from the same base, and has all that this
  * one had: it makes the images whole again. Until then they are neither of the two. */
 #include <curl/curl.h>
 #include <fcntl.h>
@@ -118,6 +119,7 @@ int main(int count, char **words) {
     curl = curl_easy_init();
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, curl_slist_append(NULL, header));
     curl_easy_setopt(curl, CURLOPT_FAILONERROR, 1L);
+    if (getenv("CURL_CA_BUNDLE")) curl_easy_setopt(curl, CURLOPT_CAINFO, getenv("CURL_CA_BUNDLE"));
     int local = !strncmp(words[1], "unix:", 5);
     if (local) curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, words[1] + 5);
     snprintf(base, sizeof base, "%s", local ? "http://localhost" : words[1]);

@@ -109,9 +109,9 @@ class Failing(raw_deltas().Deltas):
         super().commit(token)
 
 
-def run_example(*words, **options):
-    env = {**environment(), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    return subprocess.run(list(map(str, words)), env=env, capture_output=True, text=True, timeout=60, **options)
+def run_example(*words, **variables):
+    env = {**environment(), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", **variables}
+    return subprocess.run(list(map(str, words)), env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_pull_in_bash(machine, tmp_path):
@@ -144,38 +144,73 @@ def http_client(tmp_path_factory):
     return program
 
 
+class Keeper:
+    """Images of a machine that the C program keeps."""
+
+    def __init__(self, vm, program, folder):
+        self.vm, self.program, self.token = vm, program, folder / "token"
+        self.images = {disk: folder / f"{disk}.raw" for disk in vm.disks}
+        self.secret = folder / "secret"
+        self.secret.write_text("0123456789abcdef")
+        self.secret.chmod(0o600)
+
+    def exposing(self, *words):
+        since = ["--since", self.token] if self.token.exists() else []
+        words = [self.vm.name, "--connect", self.vm.bed.uri, "--token-file", self.secret, *words, *since]
+        return command.start_nbdpull("expose", *words, "--json")
+
+    def take(self, url, **variables):
+        named = [f"{disk}={image}" for disk, image in self.images.items()]
+        return run_example(self.program, url, self.secret, *named, **variables)
+
+    def taken(self, process, url, **variables):
+        """What is exposed, taken and right."""
+        done = self.take(url, **variables)
+        assert process.wait(60) == done.returncode == 0, done.stderr
+        self.token.write_text(done.stdout)
+        for disk, image in self.images.items():
+            assert image.read_bytes() == self.vm.content(disk), disk
+
+
 def test_http_client_in_c(machine, http_client, tmp_path):
-    vm, secret = machine({"vda": 4 * MIB, "vdb": MIB}), tmp_path / "secret"
-    secret.write_text("0123456789abcdef")
-    secret.chmod(0o600)
-    images = {disk: tmp_path / f"{disk}.raw" for disk in vm.disks}
-    token = tmp_path / "token"
-    for since in ([], ["--since", token]):
-        vm.write("vda", MIB, MIB, 0x41 if not since else 0x42)
-        vm.write("vdb", 0, MIB // 2, 0x43)
-        if since:
-            vm.write_zeroes("vda", MIB, MIB // 2)
-        words = [
-            "expose",
-            vm.name,
-            "--connect",
-            vm.bed.uri,
-            "--listen",
-            f"unix:{tmp_path}/sock",
-            "--token-file",
-            secret,
-        ]
-        with command.start_nbdpull(*words, *since, "--json") as process:
+    mine = Keeper(machine({"vda": 4 * MIB, "vdb": MIB}), http_client, tmp_path)
+    for mode in ("full", "incremental"):
+        mine.vm.write("vda", MIB, MIB, 0x41 if mode == "full" else 0x42)
+        mine.vm.write("vdb", 0, MIB // 2, 0x43)
+        if mode == "incremental":
+            mine.vm.write_zeroes("vda", MIB, MIB // 2)
+        with mine.exposing("--listen", f"unix:{tmp_path}/sock") as process:
             exports = command.next_event(process, "exposing")["exports"]
-            assert {each["mode"] for each in exports} == {"incremental" if since else "full"}
-            named = [f"{disk}={image}" for disk, image in images.items()]
-            done = run_example(http_client, f"unix:{tmp_path}/sock", secret, *named)
-            assert process.wait(60) == 0, done.stderr
-        assert done.returncode == 0, done.stderr
-        token.write_text(done.stdout)
-        assert {disk: image.read_bytes() for disk, image in images.items()} == {
-            disk: vm.content(disk) for disk in vm.disks
-        }
+            assert {each["mode"] for each in exports} == {mode}
+            mine.taken(process, f"unix:{tmp_path}/sock")
+
+
+def test_http_client_in_c_by_tls(machine, http_client, tmp_path):
+    """A server whose CA is another one, or is not named, or whose name is another one, is refused."""
+    mine = Keeper(machine({"vda": MIB}), http_client, tmp_path)
+    mine.vm.write("vda", 0, MIB // 2, 0x44)
+    for who in ("server", "other"):
+        certificate(tmp_path, who)
+    with mine.exposing("--listen", "127.0.0.1:0", "--tls", tmp_path) as process:
+        url = command.next_event(process, "exposing")["url"]
+        assert url.startswith("https://127.0.0.1:")
+        for why, address, variables in (
+            ("certificate", url, {"CURL_CA_BUNDLE": tmp_path / "other-cert.pem"}),
+            ("certificate", url, {}),
+            ("certificate", url.replace("127.0.0.1", "localhost"), {"CURL_CA_BUNDLE": tmp_path / "server-cert.pem"}),
+            ("http://127.0.0.1", url.replace("https", "http"), {}),
+        ):
+            done = mine.take(address, **variables)
+            assert done.returncode == 1 and why in done.stderr and process.poll() is None, why
+        mine.taken(process, url, CURL_CA_BUNDLE=tmp_path / "server-cert.pem")
+
+
+def certificate(folder, who):
+    """who-cert.pem and who-key.pem in folder: good for 127.0.0.1, and its own CA."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-subj", f"/CN={who}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2",
+                    "-keyout", folder / f"{who}-key.pem", "-out", folder / f"{who}-cert.pem"],
+                   check=True, capture_output=True)  # fmt: skip
 
 
 def test_http_client_in_c_fails_without_the_token(http_client, tmp_path):
