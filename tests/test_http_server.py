@@ -41,6 +41,19 @@ def failing(request):
     return message.Response(200, {"Content-Length": "1000"}, pieces())
 
 
+def unmeasured(request):
+    """No Content-Length; where it is to fail, after the first piece."""
+
+    def pieces():
+        yield b"[" + b"1," * 1000
+        if "fails" in request.query:
+            raise errors.SourceError("the disk cannot be read")
+        yield memoryview(b"2,3")
+        yield b"]"
+
+    return message.Response(200, {"Content-Type": message.JSON}, pieces())
+
+
 def echo(request):
     return message.json_response({"path": request.path, "body": request.body.decode()})
 
@@ -49,6 +62,7 @@ ROUTES = [
     Route(("big",), ("GET",), big, is_open=True),
     Route(("short",), ("GET",), short, is_open=True),
     Route(("failing",), ("GET",), failing, is_open=True),
+    Route(("unmeasured",), ("GET",), unmeasured, is_open=True),
     Route(("echo",), ("GET", "POST"), echo, is_open=True),
     Route(("exports", None, "map"), ("GET",), lambda request, name: message.json_response({"name": name}), True),
 ]
@@ -148,6 +162,27 @@ def test_an_answer_that_breaks_off_is_seen_to(port, path):
         made.request("GET", f"/{path}")
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             made.getresponse().read()
+    assert_serves(port)
+
+
+def test_an_answer_of_unknown_length_is_whole_or_seen_to_be_short(port):
+    """The connection stands for the next request; and HTTP/1.0, which has no chunks, gets none."""
+    whole = [1] * 1000 + [2, 3]
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as made:
+        for _ in range(2):
+            made.request("GET", "/unmeasured")
+            answer = made.getresponse()
+            assert answer.headers["Transfer-Encoding"] == "chunked" and json.loads(answer.read()) == whole
+        sock = made.sock
+        made.request("HEAD", "/unmeasured")
+        assert made.sock is sock and made.getresponse().read() == b""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as made:
+        made.request("GET", "/unmeasured?fails")
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            made.getresponse().read()
+    for path in ("/unmeasured", "/unmeasured?fails"):
+        head, _, body = raw(port, b"GET %s HTTP/1.0\r\n\r\n" % path.encode()).partition(b"\r\n\r\n")
+        assert b"chunked" not in head and body.startswith(b"[1,1,") and body.endswith(b"]") == ("?" not in path)
     assert_serves(port)
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Optional, Union
 
+LIST_PIECE = 1 << 10  # values of a list that are sent at once
 MAX_NUMBER = (1 << 63) - 1
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -73,7 +76,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """body: pieces, as many bytes as the header Content-Length says; memoryviews are good until the next is taken."""
+    """body: pieces, as many bytes as the header Content-Length says, any number without it; memoryviews are good until
+    the next is taken."""
 
     status: int
     headers: Mapping[str, str]
@@ -88,6 +92,20 @@ def loggable(path: str) -> str:
 def json_response(value: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> Response:
     text = json.dumps(value, separators=(",", ":")).encode() + b"\n"
     return Response(status, {"Content-Type": JSON, "Content-Length": str(len(text)), **(headers or {})}, [text])
+
+
+def json_list_response(values: Generator[Any, None, None]) -> Response:
+    """A list of any length, sent as its values come. Where it is cut short, it is no JSON."""
+    return Response(200, {"Content-Type": JSON}, _list(values))
+
+
+def _list(values: Generator[Any, None, None]) -> Iterator[bytes]:
+    before = b"["
+    with closing(values):
+        while some := list(islice(values, LIST_PIECE)):
+            yield before + json.dumps(some, separators=(",", ":"))[1:-1].encode()
+            before = b","
+    yield b"[]\n" if before == b"[" else b"]\n"
 
 
 def error_response(error: Refused) -> Response:

@@ -10,18 +10,17 @@ made of the token and the disk's name. It opens this disk, to read it, and tells
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any, Callable, Optional
 
 from . import pages, volumes
 from .app import Route
 from .auth import Token
-from .message import Refused, Request, Response, json_response
+from .message import Refused, Request, Response, json_list_response, json_response
 from .volume import DATA, ZERO, Volume
 
 MAX_READERS = 8  # connections that a client may open for one disk: half of what the server works on at once
-MAX_EXTENTS = 1 << 20  # of one answer, which has no pages: 80 MB of JSON
 
 Changed = Callable[[Volume], Optional[Volume]]
 Flags = dict[str, bool]
@@ -44,7 +43,7 @@ def routes(known: Mapping[str, Volume], token: Token, changes: Optional[Mapping[
 
     def extents(request: Request, ticket: str) -> Response:
         volume = opened(request, ticket)
-        return json_response(_extents(volume, changed(volume), request.query.get("context") or "zero"))
+        return json_list_response(_extents(volume, changed(volume), request.query.get("context") or "zero"))
 
     return [
         Route(("images",), ("GET",), lambda request: _listing(known, token, changed)),
@@ -78,34 +77,30 @@ def _options(volume: Volume) -> Response:
     return json_response(told, headers={"Allow": "OPTIONS,GET,HEAD"})
 
 
-def _extents(volume: Volume, changed: Optional[Volume], context: str) -> list[dict[str, Any]]:
+def _extents(volume: Volume, changed: Optional[Volume], context: str) -> Generator[dict[str, Any], None, None]:
+    """There are no pages, nor a limit: imageio has none."""
     if context == "zero":
-        return _all(volume, lambda kind: {"zero": kind == ZERO, "hole": False})
+        return _joined(volume, lambda kind: {"zero": kind == ZERO, "hole": False})
     if context != "dirty":
         raise Refused(400, "usage", f"context is {context[:40]!r}: give zero or dirty")
     if changed is None:
         raise Refused(404, "full", f"disk {volume.name} is backed up in full: it has no dirty extents")
-    return _all(changed, lambda kind: {"dirty": kind in (DATA, ZERO), "zero": kind == ZERO})
+    return _joined(changed, lambda kind: {"dirty": kind in (DATA, ZERO), "zero": kind == ZERO})
 
 
-def _all(volume: Volume, flags: Callable[[str], Flags]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for offset, length, told in _joined(volume, flags):
-        if len(found) == MAX_EXTENTS:
-            raise Refused(501, "too-many", f"disk {volume.name} has more than {MAX_EXTENTS} extents: read its map by "
-                          f"pages, from /exports/{volume.name}/map")  # fmt: skip
-        found.append({"start": offset, "length": length, **told})
-    return found
-
-
-def _joined(volume: Volume, flags: Callable[[str], Flags]) -> Iterator[tuple[int, int, Flags]]:
-    """(offset, length, flags) of the whole disk, no two neighbours with the same."""
+def _joined(volume: Volume, flags: Callable[[str], Flags]) -> Generator[dict[str, Any], None, None]:
+    """The extents of the whole disk, no two neighbours with the same flags."""
     begun: Optional[tuple[int, Flags]] = None
     with closing(pages.complete(volume, 0, volume.size)) as told:
         for offset, _, kind in told:
-            if begun is None or begun[1] != flags(kind):
+            now = flags(kind)
+            if begun is None or begun[1] != now:
                 if begun is not None:
-                    yield begun[0], offset - begun[0], begun[1]
-                begun = offset, flags(kind)
+                    yield _extent(*begun, offset)
+                begun = offset, now
     if begun is not None:
-        yield begun[0], volume.size - begun[0], begun[1]
+        yield _extent(*begun, volume.size)
+
+
+def _extent(start: int, flags: Flags, stop: int) -> dict[str, Any]:
+    return {"start": start, "length": stop - start, **flags}

@@ -89,18 +89,22 @@ class Gateway(wsgi.Gateway_10):
         return False
 
     def _send(self, response: Any) -> None:
-        left = self.remaining_bytes_out or 0
+        sent = 0
         for piece in response:
             self.req.ensure_headers_sent()
-            self.req.conn.socket.sendall(piece)
-            left -= len(piece)
-        if left and self.req.method != b"HEAD":
+            self.req.conn.socket.sendall(self._chunk(piece) if self.req.chunked_write else piece)
+            sent += len(piece)
+        if self.req.method != b"HEAD" and self.remaining_bytes_out not in (None, sent):
             raise ConnectionError("it is shorter than its Content-Length")
+
+    @staticmethod
+    def _chunk(piece: Union[bytes, memoryview]) -> bytes:
+        return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
 
     def _break_off(self) -> None:
         """The client sees that it has not all: the connection ends before what was announced."""
         if self.req.sent_headers:
-            self.req.close_connection = True
+            self.req.close_connection, self.req.chunked_write = True, False  # cheroot would send the last chunk
             self.req.conn.cut()
         else:
             self._refuse("503 Service Unavailable")
