@@ -46,12 +46,12 @@ def _quarters(growth):
 
 
 def cost_table(scenario, rows, ours="nbdpull"):
-    """One scenario as text: medians, and our wall time and size as a ratio of each other tool's."""
+    """One scenario as text: medians, and our times and size as a ratio of each other tool's."""
     lines = [f"{scenario}", f"  {'':26}{'wall s':>8}{'spread':>15}{'cpu s':>8}{'qemu s':>8}"
-             f"{'MiB peak':>10}{'MB':>8}{'GB/s':>7}{'wall ratio':>12}{'size ratio':>12}"]  # fmt: skip
+             f"{'MiB peak':>10}{'MB':>8}{'GB/s':>7}{'wall ratio':>12}{'cpu ratio':>11}{'size ratio':>12}"]  # fmt: skip
     for tool, row in rows.items():
         spread = f"{row['spread'][0]:.2f}–{row['spread'][1]:.2f}"
-        ratios = _ratio(rows[ours], row, "wall") + _ratio(rows[ours], row, "size") if tool != ours else ""
+        ratios = _ratios(rows[ours], row) if tool != ours else ""
         lines.append(
             f"  {tool:26}{row['wall']:8.2f}{spread:>15}{row['cpu']:8.2f}{row['qemu_cpu']:8.2f}{row['peak_mib']:10.0f}"
             f"{row['size'] / 1e6:8.1f}{_rate(row)}{ratios}"
@@ -63,8 +63,13 @@ def _rate(row):
     return f"{row['data'] / row['wall'] / 1e9:7.2f}" if row["data"] else f"{'':7}"
 
 
-def _ratio(ours, theirs, figure):
-    return f"{ours[figure] / theirs[figure]:12.2f}" if theirs[figure] and ours[figure] else f"{'':12}"
+def _ratios(ours, theirs):
+    """As of the columns that they stand in; blank where there is nothing to compare."""
+    columns = (("wall", 12), ("cpu", 11), ("size", 12))
+    return "".join(
+        f"{ours[name] / theirs[name]:{width}.2f}" if theirs[name] and ours[name] else " " * width
+        for name, width in columns
+    )
 
 
 def regressions(now, before, allowed=0.15):

@@ -235,8 +235,19 @@ def expose(setting, rounds):
         for _ in range(rounds):
             before = measure.cpu_of(pid)
             cost = setting.run(curl, vm)
-            yield "nbdpull", replace(cost, cpu=cost.cpu + measure.cpu_of(pid) - before)
-            yield "nbdcopy", setting.run(tools.nbdcopy_to_null(uri), vm)
+            yield "nbdpull", replace(cost, cpu=cost.cpu + measure.cpu_of(pid) - before, data=setting.size // 4)
+            yield "nbdcopy", replace(setting.run(tools.nbdcopy_to_null(uri), vm), data=setting.size // 4)
+
+
+def api(setting, rounds):
+    """A sink in Python that drops a disk of random bytes, and the program's own pull of it to a store of nothing."""
+    image = disks.of_bytes(setting.fresh("vda.qcow2"), setting.size // 4)
+    with setting.machine(image) as vm:
+        options = (vm.name, "-c", setting.bed.uri, "-o", setting.folder / "store", "--no-checkpoint", "--quiet")
+        for _ in range(rounds):
+            yield "nbdpull", setting.run(tools.to_nothing("api", vm.name, setting.bed.uri), vm)
+            setting.fresh("store")
+            yield "pull to nothing", setting.run(tools.to_nothing("pull", *options), vm)
 
 
 def zeros(setting, rounds):
@@ -429,6 +440,7 @@ SCENARIOS = {
     "serve-sequential": serve_sequential,
     "serve-random": serve_random,
     "expose": expose,
+    "api": api,
     "boot": boot,
     "guest": guest,
     "start-up": start_up,

@@ -12,6 +12,11 @@ def nbdpull(*arguments):
     return [sys.executable, "-m", "nbdpull", *arguments]
 
 
+def to_nothing(*arguments):
+    """A backup that nobody keeps: see to_nothing.py."""
+    return [sys.executable, PROJECT / "scripts" / "benchmark" / "to_nothing.py", *arguments]
+
+
 def environment():
     """What the commands need to find the project's own package, its modules compiled once as where it is installed."""
     return {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": ""}
