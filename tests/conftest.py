@@ -101,15 +101,15 @@ def pytest_collection_modifyitems(config, items):
 def kinds_of(item):
     """By its fixtures, its folder, and the programs that its module names."""
     programs = "private_libvirt" in item.fixturenames or "nbdkit" in item.fixturenames
-    if not programs and not PROGRAMS.search(_source(item.path)):
+    if not programs and not _names_a_program(item.path):
         return ["unit"]
     faults = ["faults"] if item.path.parent.name == "faults" else []
     return ["e2e", *faults, *(["guest"] if "guest_parts" in item.fixturenames else [])]
 
 
 @functools.cache
-def _source(path):
-    return path.read_text()
+def _names_a_program(path):
+    return PROGRAMS.search(path.read_text()) is not None
 
 
 @pytest.hookimpl(hookwrapper=True)
