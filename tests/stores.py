@@ -5,6 +5,7 @@ damage a file and mend it again; and a reading of zstd files by the published sp
 """
 
 import contextlib
+import copy
 import os
 import random
 import shutil
@@ -115,6 +116,14 @@ class Vm:
         self.disks = {}
         self.points = []
         self.images = {}
+
+    def copy(self, root):
+        """A Vm like this one over a copy of its store, made in a tenth of the time of the pulls."""
+        shutil.copytree(self.root, root)
+        twin = Vm(root, self.name, self.uuid)
+        twin.xml, twin.files, twin.points, twin.images = self.xml, {**self.files}, [*self.points], {**self.images}
+        twin.disks = copy.deepcopy(self.disks)
+        return twin
 
     def add_disk(self, name, size):
         self.disks[name] = Disk.blank(size)

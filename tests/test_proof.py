@@ -19,9 +19,14 @@ from nbdpull.operations import compare, digest, listing, rebuild
 SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
+
+
 @pytest.fixture
-def vm(tmp_path):
-    return chain(tmp_path / "store", **SMALL)
+def vm(original, tmp_path):
+    return original.copy(tmp_path / "store")
 
 
 def nbdpull(capsys, *words):

@@ -18,9 +18,14 @@ from nbdpull.repository.marker import open_or_create
 from nbdpull.storage import beneath
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("pulled") / "store", points=3, size=300_000)
+
+
 @pytest.fixture
-def vm(tmp_path):
-    return chain(tmp_path / "store", points=3, size=300_000)
+def vm(original, tmp_path):
+    return original.copy(tmp_path / "store")
 
 
 def ids(points):

@@ -22,9 +22,14 @@ SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64
 BAD = ("damaged", "base-damaged")
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
+
+
 @pytest.fixture
-def vm(tmp_path):
-    return chain(tmp_path / "store", **SMALL)
+def vm(original, tmp_path):
+    return original.copy(tmp_path / "store")
 
 
 def run(capsys, *words):

@@ -38,9 +38,9 @@ def vm(tmp_path_factory):
 
 
 @pytest.fixture
-def own(tmp_path):
+def own(vm, tmp_path):
     """The same, to be changed for good."""
-    return chain(tmp_path / "store", **SMALL)
+    return vm.copy(tmp_path / "store")
 
 
 def problems(vm, **how):
