@@ -286,10 +286,10 @@ def test_the_commands_of_the_readme(vm, tmp_path):
 
 
 def test_the_commands_of_the_readmes_table(vm, tmp_path):
-    """serve and drill, which go on for as long as they are wanted, have tests of their own."""
+    """serve and drill, which go on for as long as they are wanted, and status have tests of their own."""
     shown = [shlex.split(words) for words in re.findall(r"^\| `nbdpull ([^`]+)` \|", README, re.MULTILINE)]
     assert [parsed(["nbdpull", *words]).verb for words in shown] == ["doctor", "plan", "serve", "drill",
-                                                                      "cleanup", "release"]  # fmt: skip
+                                                                      "status", "cleanup", "release"]  # fmt: skip
     before = vm.checkpoints()
     for words in shown:
         if words[0] in ("doctor", "plan", "cleanup"):

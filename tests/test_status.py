@@ -97,6 +97,7 @@ def test_too_old(tmp_path, capsys):
     assert problems(tmp_path) == {"vm1": []}
     assert problems(tmp_path, max_age=28 * 3600.0) == {"vm1": []}
     assert problems(tmp_path, max_age=26 * 3600.0) == {"vm1": ["too-old"]}
+    assert run(capsys, tmp_path, "--max-age", "90061s")[1][-1].endswith("longer ago than 90061s")
     code, lines, _ = run(capsys, tmp_path, "--max-age", "26h")
     assert code == 15 and lines[0] == "not ok: 1 of 1 domain: vm1" and "longer ago than 26h" in lines[-1]
 

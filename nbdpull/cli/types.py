@@ -36,8 +36,8 @@ def duration(text: str) -> float:
 def duration_text(seconds: float) -> str:
     """As it is written on the command line: 60s, 5m, 2h."""
     if seconds > 3600 and seconds % 3600 == 0:
-        return f"{seconds / 3600:g}h"
-    return f"{seconds / 60:g}m" if seconds > 60 and seconds % 60 == 0 else f"{seconds:g}s"
+        return f"{seconds / 3600:.10g}h"
+    return f"{seconds / 60:.10g}m" if seconds > 60 and seconds % 60 == 0 else f"{seconds:.10g}s"
 
 
 def frame_size(text: str) -> int:
@@ -74,21 +74,6 @@ def pair(text: str) -> tuple[str, str]:
 def maybe_pair(text: str) -> tuple[Optional[str], str]:
     """DISK=IMAGE, or an image alone: a path or URI with a slash before its first "=" names no disk."""
     return pair(text) if "=" in text and "/" not in text.partition("=")[0] else (None, text)
-
-
-def names(path: str) -> list[str]:
-    """Those in a file, a line each."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.strip() for line in file]
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise argparse.ArgumentTypeError(f"{path} is not a text") from None
-    found = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
-    if not found:
-        raise argparse.ArgumentTypeError(f"{path} has no names; write one a line")
-    return found
 
 
 def share(text: str) -> float:

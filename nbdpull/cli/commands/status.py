@@ -26,7 +26,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
     usage.add(parser, Options, "--max-age", metavar="T", type=types.duration,
               help="how old the newest sound point of a domain may be: 26h, 8d")  # fmt: skip
-    usage.add(parser, Options, "--expect", metavar="FILE", type=types.names,
+    usage.add(parser, Options, "--expect", metavar="FILE",
               help="domains that must have a sound point, a name a line")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -34,11 +34,27 @@ def add(parser: usage.Parser) -> None:
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import status
 
-    options = usage.options(Options, args)
+    expected = {"expect": _names(args.expect)} if hasattr(args, "expect") else {}
+    options = usage.options(Options, args, **expected)
     found = status.status(options, report, check)
     values = {"time": found.time, "ok": not found.is_bad, "max_age": options.max_age, "domains": found.domains}
     code = errors.NotOk.exit_code if found.is_bad else 0
     return Outcome(values, _lines(values, found.short_ids), code, warnings=found.warnings)
+
+
+def _names(path: str) -> list[str]:
+    """Those in a file, a line each; UsageError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise errors.UsageError(f"--expect: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise errors.UsageError(f"--expect: {path} is not a text: write the name of a domain a line") from None
+    found = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
+    if not found:
+        raise errors.UsageError(f"--expect: {path} has no names: write that of a domain a line")
+    return found
 
 
 def _lines(told: dict[str, Any], ids: dict[str, str]) -> Iterator[str]:
