@@ -113,19 +113,24 @@ def test_no_such_checkpoint(witness):
 
 
 def test_checkpoint_that_exists(witness):
-    assert_refused(witness, CHECKPOINT, "checkpoint-exists", "already has a checkpoint 'foreign'",
-                   "--checkpoint", "foreign")  # fmt: skip
+    for made in (False, True):
+        assert_refused(witness, CHECKPOINT, "checkpoint-exists", "already has a checkpoint 'foreign'",
+                       "--checkpoint", "foreign")  # fmt: skip
+        assert witness.store.exists() == made
+        witness.pull()
 
 
 @pytest.mark.parametrize("name", [".x", "a/b", "a b", "", "\u00e4"])
 def test_impossible_name_of_a_checkpoint(witness, name):
     assert_refused(witness, USAGE, "usage", f"checkpoint name '{name}'", "--checkpoint", name)
+    assert not witness.store.exists()
 
 
 def test_checkpoint_asked_for_where_none_can_be(witness):
     """A raw disk has none. Without the name it is no error: then nothing was asked for."""
     assert_refused(witness, HYPERVISOR, "unsupported", "--checkpoint mine cannot be made",
                    "--checkpoint", "mine", "--disk", "vdb")  # fmt: skip
+    assert not witness.store.exists()
     assert witness.pull("--disk", "vdb")["checkpoint"] is None
 
 

@@ -140,9 +140,7 @@ class Job:
             missing = [base for base in self._spec.disks.values() if base and not self._checkpoints.has(base)]
             return self._checkpoints.missing(missing[0]) if missing else error
         if code == libvirt.VIR_ERR_OPERATION_FAILED and name and self._checkpoints.has(name):
-            return errors.CheckpointExists(
-                f"domain '{self._vm.name}' already has a checkpoint '{name}': choose another name"
-            )
+            return self._checkpoints.taken(name)
         return error
 
     def take_over(self, consistency: str, reason: str) -> None:

@@ -65,11 +65,16 @@ class BackupSpec:
                 raise errors.UsageError(f"{path!r} cannot be written into libvirt's XML: name another path")
         if socket and not (os.path.isabs(socket) and unix_socket.fits(socket)):
             raise errors.UsageError(f"socket {socket}: give an absolute path of at most {unix_socket.PATH_MAX} bytes")
-        name = self.checkpoint
-        if name is not None and not domain_xml.CHECKPOINT_NAME.fullmatch(name):
-            raise errors.UsageError(
-                f"checkpoint name '{name}': use letters, digits, '_', '-' and, except at the start, '.'"
-            )
+        if self.checkpoint is not None:
+            require_name(self.checkpoint)
+
+
+def require_name(checkpoint: str) -> None:
+    """UsageError where none can be called that."""
+    if not domain_xml.CHECKPOINT_NAME.fullmatch(checkpoint):
+        raise errors.UsageError(
+            f"checkpoint name '{checkpoint}': use letters, digits, '_', '-' and, except at the start, '.'"
+        )
 
 
 class Export(NamedTuple):

@@ -149,6 +149,12 @@ class Checkpoints:
             # Validation fails where there are none.
             unless((CHECKPOINT_INCONSISTENT,), lambda: self.define(lost, _REDEFINE_VALIDATE))
 
+    def taken(self, name: str) -> errors.CheckpointExists:
+        """The error for one that is to be made, and is there."""
+        return errors.CheckpointExists(
+            f"domain '{self._vm.name}' already has a checkpoint '{name}': choose another name"
+        )
+
     def missing(self, name: str) -> errors.NoSuchCheckpoint:
         """The error for one that is not there, which names those that are."""
         has = ", ".join(self.names()) or "none"

@@ -86,8 +86,8 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
     with ExitStack() as entered:
         subject, way, warnings = entered.enter_context(opening.opened(options, bounded))
         vm = subject.vm
-        if options.since is not None and marker.is_new(options.output):  # no store is made in vain
-            preparation.require_known(vm, options.since)
+        if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):  # else one is made in vain
+            preparation.require_names(subject, options.since, options.checkpoint)
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
         held = entered.enter_context(held_series.holding(target))
         log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))

@@ -95,10 +95,18 @@ def chosen(
     return Chosen(disks, warnings)
 
 
-def require_known(vm: domain.Domain, name: str) -> None:
-    """NoSuchCheckpoint where the domain has none of that name; to be asked where no point could give it back."""
-    if vm.supports_checkpoints and not vm.checkpoints.has(name):
-        raise vm.checkpoints.missing(name)
+def require_names(subject: Subject, since: Optional[str], checkpoint: Optional[str]) -> None:
+    """Of the checkpoints that are named, where there are no points yet, one of which could give back that of `since`:
+    NoSuchCheckpoint, CheckpointExists, Unsupported, UsageError."""
+    vm = subject.vm
+    if since is not None and vm.supports_checkpoints and not vm.checkpoints.has(since):
+        raise vm.checkpoints.missing(since)
+    if checkpoint is not None:
+        backup_spec.require_name(checkpoint)
+        if why_none := _why_no_checkpoint(vm, _covered(subject)):
+            raise _cannot_be_made(checkpoint, why_none)
+        if vm.checkpoints.has(checkpoint):
+            raise vm.checkpoints.taken(checkpoint)
 
 
 def choose(subject: Subject, asked: Asked, check: Check) -> Choice:
@@ -140,13 +148,13 @@ def resumed(
 
 def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> backup_spec.BackupSpec:
     vm, route = subject.vm, subject.route
-    covered = [disk.target for disk in subject.disks if disk.bitmaps is not False and disk.format == "qcow2"]
+    covered = _covered(subject)
     why_none = _why_no_checkpoint(vm, covered) if asked.make_checkpoint else "none is to be made"
     wanted, named = not why_none, asked.checkpoint is not None
     if choice.is_foreign and not named:  # the next pull has the same --since: nobody would ever delete this one's
         wanted = False
     if named and not wanted:
-        raise errors.Unsupported(f"--checkpoint {asked.checkpoint} cannot be made: {why_none}")
+        raise _cannot_be_made(asked.checkpoint, why_none)
     return backup_spec.BackupSpec(
         run_id=run_id,
         disks={disk.target: choice.start(disk.target) for disk in subject.disks},
@@ -159,6 +167,15 @@ def _plan(subject: Subject, asked: Asked, choice: Choice, run_id: str) -> backup
         quiesce=asked.quiesce,
         freeze_timeout=asked.freeze_timeout,
     )
+
+
+def _covered(subject: Subject) -> list[str]:
+    """The disks over which a checkpoint can be made."""
+    return [disk.target for disk in subject.disks if disk.bitmaps is not False and disk.format == "qcow2"]
+
+
+def _cannot_be_made(checkpoint: Optional[str], why: str) -> errors.Unsupported:
+    return errors.Unsupported(f"--checkpoint {checkpoint} cannot be made: {why}")
 
 
 def _why_no_checkpoint(vm: domain.Domain, covered: Collection[str]) -> str:
