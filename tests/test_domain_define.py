@@ -50,6 +50,12 @@ def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, m
         domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
 
+def test_a_driver_that_is_not_qemus():
+    """It is told which one to connect to; that pulls need a newer libvirt was all that was said."""
+    with pytest.raises(errors.Unsupported, match="connect to libvirt's driver for QEMU, such as qemu:///system"):
+        domain_define.prepared(definition_of("new"), "test:///default", force=False)
+
+
 def test_a_domain_that_is_not_there_can_be_defined(private_libvirt):
     domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
