@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from bed import BedError
 from bed.guest import Guest
+from bed.libvirtd import libvirt
 from bed.machine import MIB, Disk, Machine, wait_for
 from bed.saved_guest import SavedGuest
 
@@ -128,6 +129,20 @@ def test_job_active(machine, private_libvirt, tmp_path):
     assert vm.job_active()
     private_libvirt.virsh("domjobabort", vm.name)
     wait_for(lambda: not vm.job_active(), "end of the job")
+
+
+def test_a_machine_that_is_started_while_it_is_closed(private_libvirt, tmp_path, monkeypatch):
+    """libvirt's undefine waits for a start that came first, and leaves a domain that runs and is defined no more."""
+    vm, is_active = Machine(private_libvirt, tmp_path, {"vda": MIB}), libvirt.virDomain.isActive
+
+    def started_after_that(domain):
+        found = is_active(domain)
+        vm.start()
+        return found
+
+    monkeypatch.setattr(libvirt.virDomain, "isActive", started_after_that)
+    vm.close()
+    assert vm.name not in [each.name() for each in private_libvirt.connection().listAllDomains()]
 
 
 def test_domains_that_are_left_are_ended(private_libvirt, tmp_path):
