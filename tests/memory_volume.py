@@ -22,7 +22,7 @@ class Memory:
         self.content = b"".join(bytes(BLOCK) if kind == "zero" else chance.randbytes(BLOCK) for kind in kinds)[
             : self.size
         ]
-        self.kinds = kinds
+        self.kinds, self.readers = kinds, chance.choice([0, 2])
         self.fails_from = None
 
     def extents(self, start=0):

@@ -53,6 +53,7 @@ def test_pages_are_contiguous_complete_and_right(mode, seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_data_is_the_bytes_of_any_range(seed, monkeypatch):
     monkeypatch.setattr(data, "PIECE", 1000)
+    monkeypatch.setattr(data, "NEXT", 700)
     monkeypatch.setattr(data, "AHEAD", 4000)
     chance = random.Random(seed)
     volume = some(chance, "full")

@@ -282,6 +282,29 @@ def test_reads_at_once_are_bounded_and_change_nothing(tmp_path, qemu_nbd, monkey
     assert 0 < counted.bytes <= most_bytes and 0 < counted.reads <= most_reads
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_buffer_is_filled_over_several_connections(tmp_path, qemu_nbd, monkeypatch, seed):
+    """Each has no more under way than for itself alone, and one is left for the map."""
+    rng = random.Random(seed)
+    content, raw = rng.randbytes(2 * MIB), tmp_path / "disk.raw"
+    raw.write_bytes(content)
+    most_bytes, count = rng.choice([16 * KIB, 100 * 512, 256 * KIB]), rng.randint(1, 7)
+    monkeypatch.setattr(source_connection, "MAX_BATCH_BYTES", most_bytes)
+    with Source(qemu_nbd(raw, "-f", "raw"), "vda", connections=count) as opened:
+        counted = [Counted(each._nbd) for each in opened._opened]
+        for each, handle in zip(opened._opened, counted):
+            each._nbd = handle
+        for _ in range(5):
+            start = 512 * rng.randrange(4096)
+            found = bytearray(rng.choice([0, 512, rng.randrange(2 * MIB - start)]))
+            opened.read_into(start, memoryview(found))
+            assert found == content[start : start + len(found)]
+        opened.read_into(0, memoryview(found := bytearray(2 * MIB)))
+        assert found == content
+    assert max(each.bytes for each in counted) <= most_bytes
+    assert sum(each.reads > 0 for each in counted) == max(1, min(source.SPREAD, count - 1))
+
+
 def test_by_tcp_more_is_under_way(tmp_path):
     raw = tmp_path / "disk.raw"
     raw.write_bytes(random.Random(1).randbytes(2 * MIB))
@@ -471,6 +494,21 @@ def test_one_read_error_among_many(nbdkit):
         assert opened.read(0, 512) == bytes(512), "a connection after an error is not used again"
 
 
+def test_a_read_error_in_a_buffer_over_several_connections(nbdkit, monkeypatch):
+    """It is told where, and the other connections are good for the next read."""
+    monkeypatch.setattr(source_connection, "MAX_BATCH_BYTES", 64 * KIB)
+    server = nbdkit(
+        "eval", "get_size=echo 1M",
+        "pread=[ $4 -gt 524288 ] || [ $(($4 + $3)) -le 524288 ] || { echo EIO >&2; exit 1; }; head -c $3 /dev/zero",
+    )  # fmt: skip
+    with Source(server.socket, "", connections=5) as opened:
+        before = list(opened._opened)
+        with pytest.raises(errors.SourceError, match="524288 failed, these bytes cannot be read: 524288 to 528383"):
+            opened.read_into(0, memoryview(bytearray(MIB)))
+        opened.read_into(528384, memoryview(found := bytearray(b"\1" * 4096)))
+        assert found == bytes(4096) and len(set(before) & set(opened._opened)) == 4
+
+
 def test_a_block_status_error(nbdkit):
     server = nbdkit("--filter=error", "memory", "1M", "error-extents=EIO", "error-extents-rate=100%")
     refused("block status", server.socket, "")
@@ -645,6 +683,41 @@ def test_an_answer_that_is_too_short(lying, sent):
         reader.read_batch([(0, 64 * KIB)])
         with pytest.raises(errors.SourceError, match="reading at byte 131072 failed, these bytes cannot"):
             reader.read_batch([(0, 64 * KIB), (128 * KIB, 64 * KIB)])
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_buffer_whose_connection_breaks_is_read_again(lying, monkeypatch, dead):
+    """And no connection is made to an export of which nobody knows any more whether it is the same."""
+    monkeypatch.setattr(source_connection, "MAX_BATCH_BYTES", 64 * KIB)
+    broken, asked = [], []
+
+    def read(offset, length):
+        if offset == 512 * KIB and not broken:
+            broken.append(offset)
+            return FakeServer.HANG_UP
+        return b"%c" % (offset >> 16) * length
+
+    def alive():
+        asked.append(len(broken))
+        if dead:
+            raise errors.JobLost("it is gone")
+
+    with Source(lying(truth, read=read), "x", connections=5, require_alive=alive) as opened:
+        found = bytearray(MIB)
+        if dead:
+            with pytest.raises(errors.JobLost):
+                opened.read_into(0, memoryview(found))
+        else:
+            opened.read_into(0, memoryview(found))
+            assert found == b"".join(b"%c" % at * (64 * KIB) for at in range(16))
+    assert asked and set(asked) == {1}
+
+
+def test_an_answer_that_is_too_short_in_a_buffer(lying):
+    """What was in the buffer is not taken for the disk's."""
+    short = lying(truth, read=lambda offset, length: bytes(length // 2 if offset == 512 * KIB else length))
+    with Source(short, "x", connections=5) as opened, pytest.raises(errors.SourceError, match="524288"):
+        opened.read_into(512 * KIB, memoryview(bytearray(b"\1" * 64 * KIB)))
 
 
 @pytest.mark.parametrize("context", [connection.ALLOCATION, BITMAP])

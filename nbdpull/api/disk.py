@@ -43,9 +43,12 @@ class Disk:
                     yield Extent(offset, length, ZERO if kind == extents.ZERO else DATA)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        """Fill a writable buffer with the bytes at offset. Any number of threads may read at once; a few of them do,
-        see Options.connections. SourceError, JobLost."""
-        self.read_many([(offset, buffer)])
+        """Fill a writable buffer with the bytes at offset; a large one over several connections. Any number of threads
+        may read at once; a few of them do, see Options.connections. SourceError, JobLost."""
+        view = _writable(buffer)
+        self._require_within(offset, len(view))
+        with callers.unwrapped():
+            self._open.read_into(offset, view)
 
     def read_many(self, reads: Iterable[tuple[int, Buffer]]) -> None:
         """Fill several buffers, whose reads are under way together."""

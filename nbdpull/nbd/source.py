@@ -29,6 +29,7 @@ from .source_connection import (
     QueueFull,
     ReadFailed,
     SourceConnection,
+    read_over,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
 # QEMU 9.1 and later (and older ones that were mended as it was) serve 100 connections, and let the next one wait for
 # ever. Some may be somebody else's.
 MAX_CONNECTIONS = 90
+SPREAD = 4  # connections that one thread reads over
 READERS = 4  # connections of a disk beside the map's: QEMU reads a disk in one thread, and more did nothing for it
 TRIES = 5  # of a read or map request whose connection broke, each on a new connection
 SHORT_PAUSE = 0.02  # seconds until a server's queue is looked at again
@@ -205,21 +207,49 @@ class Source:
     def reading(self) -> Iterator[_Reader]:
         """Yield a reader for one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
         the thread's next call, also when the reader is given back."""
-        reader = _Reader(self, self._take())
+        with self._lent(1) as readers:
+            yield readers[0]
+
+    @contextmanager
+    def _lent(self, most: int) -> Iterator[list[_Reader]]:
+        """One that is waited for; and further ones, as long as one is left for the map, or whoever is next."""
+        readers = [_Reader(self, self._take())]
         try:
-            reader.connect()
-            yield reader
+            with suppress(Empty):
+                while len(readers) < most and self._free.qsize() > 1:
+                    readers.append(_Reader(self, self._free.get_nowait()))
+            for each in readers:
+                each.connect()
+            yield readers
+        except ReadFailed:  # an answer like others
+            raise
         except BaseException:
-            reader.drop()  # its state is unknown
+            for each in readers:
+                each.drop()  # its state is unknown
             raise
         finally:
-            self._free.put(reader.connection)
+            for each in readers:
+                self._free.put(each.connection)
 
     def _take(self) -> Optional[SourceConnection]:
         while True:
             self._require_open()
             with suppress(Empty):
                 return self._free.get(timeout=POLL_INTERVAL / 1000)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill a buffer, over SPREAD connections in this one thread: with a thread for each, more of the time goes
+        into handing over Python's lock than into the reads."""
+
+        def spread() -> None:
+            with self._lent(SPREAD) as readers:
+                read_over([each.ready for each in readers], offset, view)
+
+        def pinned() -> None:
+            with self._lent(1) as readers:
+                readers[0].ready.read_pinned_into([(offset, len(view))], [view])
+
+        self._tried(spread, lambda: None, pinned)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes; length at most 32 MiB."""
@@ -248,7 +278,6 @@ class Source:
                     raise
                 log.info("%s; connecting again in %g s", error, pause)
                 self._sleep(pause)
-                self._require_alive()  # last, so that the job is still there when the handshake begins
                 pause, lost = 2 * pause, True
             attempt = again or first
         raise AssertionError("every try returns or raises")
@@ -290,14 +319,14 @@ class _Reader:
 
     def read_batch(self, ranges: Sequence[Range]) -> list[memoryview]:
         return self._owner._tried(
-            lambda: self._ready.read_batch(ranges), self._renew, lambda: self._ready.read_pinned(ranges)
+            lambda: self.ready.read_batch(ranges), self._renew, lambda: self.ready.read_pinned(ranges)
         )
 
     def block_status(self, offset: int, length: int) -> list[tuple[Numbers, Numbers]]:
-        return self._owner._tried(lambda: self._ready.block_status(offset, length), self._renew)
+        return self._owner._tried(lambda: self.ready.block_status(offset, length), self._renew)
 
     @property
-    def _ready(self) -> SourceConnection:
+    def ready(self) -> SourceConnection:
         assert self.connection  # it was connected before anything is read
         return self.connection
 
@@ -306,7 +335,9 @@ class _Reader:
         self.connect()
 
     def connect(self) -> None:
-        self.connection = self.connection or self._owner._connect()
+        if self.connection is None:
+            self._owner._require_alive()  # last, so that the job is still there when the handshake begins
+            self.connection = self._owner._connect()
 
     def drop(self) -> None:
         connection, self.connection = self.connection, None

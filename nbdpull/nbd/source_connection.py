@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -177,9 +178,30 @@ class SourceConnection(Connection):
         cookie: int = self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
         return cookie
 
+    def begin_read(self, offset: int, view: memoryview) -> int:
+        """At most MAX_BATCH_BYTES; `end_read` takes what this returns."""
+        with self._translated(_reading(offset)):
+            return self._start_read(offset, view)
+
+    def end_read(self, cookie: int, offset: int) -> None:
+        """Wait until the buffer is filled. ReadFailed."""
+        doing, failed = _reading(offset), []  # type: str, list[Any]
+        with self._translated(doing):
+            self._wait(cookie, doing, failed)
+        self._require_success(failed, doing, ReadFailed)
+
+    def room(self) -> int:
+        """How many reads of MAX_BATCH_BYTES may be under way."""
+        return max(1, min(self._reads_at_once, self._bytes_at_once // MAX_BATCH_BYTES))
+
     def read_pinned(self, ranges: Sequence[Range]) -> list[memoryview]:
-        """The same in small pieces; a SourceError lists all ranges that cannot be read."""
+        """Read in small pieces; a SourceError lists all ranges that cannot be read."""
         views = _views(ranges)
+        self.read_pinned_into(ranges, views)
+        return views
+
+    def read_pinned_into(self, ranges: Sequence[Range], views: Sequence[memoryview]) -> None:
+        """The same, into buffers of the caller's."""
         bad: list[tuple[int, int]] = []
         for (offset, length), view in zip(ranges, views):
             bad += self._pinned(offset, length, view, PIN)
@@ -188,7 +210,6 @@ class SourceConnection(Connection):
             raise errors.SourceError(
                 f"disk {self._export}: reading at byte {bad[0][0]} failed, these bytes cannot be read: {places}"
             )
-        return views
 
     def _pinned(self, offset: int, length: int, view: memoryview, step: int) -> list[tuple[int, int]]:
         """Read a range in steps; return the [start, stop) of those that fail."""
@@ -244,6 +265,33 @@ class SourceConnection(Connection):
                 _poll_until(lambda: handle.aio_is_closed() or handle.aio_is_dead(), handle,
                             deadline or time.monotonic() + GOODBYE)  # fmt: skip
         _hang_up(handle)  # libnbd before 1.16 has no close()
+
+
+def read_over(connections: Sequence[SourceConnection], offset: int, view: memoryview) -> None:
+    """Fill a buffer in one thread, over several connections of one export: while it takes the answer of one, the server
+    works on the requests of the others."""
+    most = max(each.room() for each in connections)
+    idle = deque(each for number in range(most) for each in connections if number < each.room())
+    under_way: deque[tuple[SourceConnection, int, int]] = deque()  # connection, cookie, offset
+    try:
+        for at, size in batching.steps(len(view), MAX_BATCH_BYTES):
+            if not idle:
+                idle.append(_ended(under_way))
+            used = idle.popleft()
+            under_way.append((used, used.begin_read(offset + at, view[at : at + size]), offset + at))
+        while under_way:
+            _ended(under_way)
+    except ReadFailed:  # the connections are good, once their other answers are there
+        while under_way:
+            with suppress(ReadFailed):
+                _ended(under_way)
+        raise
+
+
+def _ended(under_way: deque[tuple[SourceConnection, int, int]]) -> SourceConnection:
+    used, cookie, offset = under_way.popleft()
+    used.end_read(cookie, offset)
+    return used
 
 
 _own = threading.local()  # the buffer of each thread: what it read is of use to it after it gave the connection back

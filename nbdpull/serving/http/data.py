@@ -11,17 +11,22 @@ from contextlib import closing
 from ...core import pipeline
 from .volume import Volume
 
-PIECE = 1 << 20  # bytes
-READERS = 2  # threads of one stream: 1 GiB took them 0.9 s, one thread 1.4 s, and four 1.9 s, most of it for the GIL
+PIECE = 1 << 20  # bytes that a thread reads ahead at once: a frame of a point
+NEXT = 768 << 10  # bytes that are read when they are wanted: what a live disk has under way, and a core's cache holds
 AHEAD = 4 * PIECE
 
 
 def pieces(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
     """Each is good until the next is taken. What cannot be read ends it by an exception."""
-    if end - begin <= PIECE:
-        if begin < end:
-            yield _read(volume, begin, bytearray(end - begin))
+    if not volume.readers or end - begin <= PIECE:
+        buffer = bytearray(min(NEXT, end - begin))
+        for at in range(begin, end, NEXT):
+            yield _read(volume, at, buffer, end)
         return
+    yield from _read_ahead(volume, begin, end)
+
+
+def _read_ahead(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
     free: list[bytearray] = []
 
     def read(at: int) -> tuple[memoryview, bytearray]:
@@ -29,10 +34,10 @@ def pieces(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
             buffer = free.pop()
         except IndexError:  # asked beforehand, another thread could have taken the last
             buffer = bytearray(PIECE)
-        return _read(volume, at, buffer, min(PIECE, end - at)), buffer
+        return _read(volume, at, buffer, end), buffer
 
     read_ahead = pipeline.ordered(
-        read, range(begin, end, PIECE), threads=READERS, budget=AHEAD, weight=lambda at: PIECE
+        read, range(begin, end, PIECE), threads=volume.readers, budget=AHEAD, weight=lambda at: PIECE
     )
     with closing(read_ahead):
         for view, buffer in read_ahead:
@@ -40,7 +45,7 @@ def pieces(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
             free.append(buffer)
 
 
-def _read(volume: Volume, at: int, buffer: bytearray, length: int = -1) -> memoryview:
-    view = memoryview(buffer)[: length if length >= 0 else None]
+def _read(volume: Volume, at: int, buffer: bytearray, end: int) -> memoryview:
+    view = memoryview(buffer)[: end - at]
     volume.read_into(at, view)
     return view

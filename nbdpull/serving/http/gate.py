@@ -13,7 +13,7 @@ from typing import Optional
 
 from ...core import errors
 from .message import Refused
-from .volume import Extent, Volume
+from .volume import Disk, Extent, Volume
 
 
 class Gate(Mapping[str, Volume]):
@@ -27,7 +27,7 @@ class Gate(Mapping[str, Volume]):
         self._inside = 0
         self._changed = threading.Condition()
 
-    def open(self, volumes: Mapping[str, Volume]) -> None:
+    def open(self, volumes: Mapping[str, Disk]) -> None:
         self._volumes = {name: _Gated(volume, self) for name, volume in volumes.items()}
         self._state = ""
 
@@ -76,9 +76,12 @@ class Gate(Mapping[str, Volume]):
 
 
 class _Gated:
-    """A Volume behind a gate."""
+    """A Volume behind a gate. To read it is to wait for QEMU, which one thread does best: with two that read ahead of
+    the client, 1 GiB took 0.8 s of CPU instead of 0.6 s."""
 
-    def __init__(self, volume: Volume, gate: Gate) -> None:
+    readers = 0
+
+    def __init__(self, volume: Disk, gate: Gate) -> None:
         self.name, self.size, self.mode = volume.name, volume.size, volume.mode
         self._volume, self._gate = volume, gate
 

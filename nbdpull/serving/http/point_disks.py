@@ -19,6 +19,7 @@ from .volume import DATA, ZERO, Extent
 if TYPE_CHECKING:
     from ...core.extents import Extents
 
+READERS = 2  # to decompress is work; with more threads most of the time goes into passing Python's lock around
 BATCH = 4096  # runs of data that are looked up at once
 
 
@@ -27,6 +28,7 @@ class PointDisk:
     a context manager."""
 
     mode = manifest.FULL
+    readers = READERS
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Changes:
     parent."""
 
     mode = manifest.INCREMENTAL
+    readers = READERS
 
     def __init__(self, disk: PointDisk, series: Series, point: Point, parent: Point) -> None:
         self.name, self.size, self.since = disk.name, disk.size, parent.id

@@ -13,7 +13,7 @@ DATA, ZERO = "data", "zero"
 Extent = tuple[int, int, str]  # offset, length, and a kind: DATA or ZERO
 
 
-class Volume(Protocol):
+class Disk(Protocol):
     """name: such as vda; size: bytes; mode: "full" or "incremental". nbdpull.Disk is one. All of it may be called by
     several threads at once, and raise NbdpullError."""
 
@@ -26,3 +26,9 @@ class Volume(Protocol):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a writable buffer."""
+
+
+class Volume(Disk, Protocol):
+    """readers: threads that are to read ahead of a client, 0 where that gains nothing."""
+
+    readers: int
