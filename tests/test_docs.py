@@ -194,7 +194,7 @@ TYPES = {
 }  # fmt: skip
 # their members are not in the same table
 OPAQUE = {"versions", "seconds", "files", "written_bytes", "details", "sizes", "beside", "defined", "covered", "last",
-          "formats"}  # fmt: skip
+          "formats", "newest", "verified", "drilled"}  # fmt: skip
 
 
 def members(document, containers=False, path=""):
@@ -315,6 +315,18 @@ def test_the_json_of_pull(vm, tmp_path):
     assert told["result"]["next_command"] == "nbdpull vm1 -o store"
     assert json.loads(nbdpull_says(tmp_path, "show", "store", "latest", "--json")) == point
     assert json.loads(nbdpull_says(tmp_path, "list", "store", "--json"))[-1] == point
+
+
+def test_the_json_of_status(vm, tmp_path):
+    nbdpull_says(tmp_path, "vm1", "-o", "store", "--quiet")
+    nbdpull_says(tmp_path, "verify", "store", "--quiet")
+    told = json.loads(nbdpull_says(tmp_path, "status", "store", "--max-age", "10m", "--json"))
+    assert_documented(table(section(MANUAL, "a status")), told)
+    [domain] = told["domains"]
+    assert told["ok"] and 0 < domain["newest"]["age"] < 600 and domain["verified"]["point"] == domain["newest"]["id"]
+    (tmp_path / "domains").write_text("vm1\nvm2\n")
+    text = nbdpull_says(tmp_path, "status", "store", "--expect", "domains", exit_code=15)
+    assert text.startswith("not ok: 1 of 2 domains: vm2\n")
 
 
 def test_the_json_of_run(vm, tmp_path):

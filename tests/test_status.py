@@ -8,6 +8,7 @@ import subprocess
 from datetime import datetime, timedelta, timezone
 
 import pytest
+import schemas
 from documents import PROJECT, blocks, section
 from stores import KIB, Vm, damaged, files, flipped, resealed, restored, verify_store
 
@@ -51,6 +52,8 @@ def domains(root, **options):
     found = status.status(status.Options(str(root), **options))
     assert found.is_bad == (not found.domains or any(each["problems"] for each in found.domains))
     assert len({each["domain"] for each in found.domains}) == len(found.domains)
+    printed = {"time": found.time, "ok": not found.is_bad, "max_age": None, "domains": found.domains}
+    schemas.validator("status").validate(printed)
     return {each["domain"]: each for each in found.domains}
 
 
@@ -62,6 +65,7 @@ def run(capsys, *words):
     """(exit code, lines, standard error)"""
     code = cli.main(["status", *map(str, words)])
     out, err = capsys.readouterr()
+    schemas.check_output(["status", *words], out)
     return code, out.splitlines(), err
 
 
