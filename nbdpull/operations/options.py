@@ -34,34 +34,25 @@ def _threads() -> int:
 
 
 @dataclass(frozen=True)
-class PullOptions:
-    """output: the store. since: a checkpoint. on_lost_base, resume, offline, quiesce: a word of the class of that name.
-    checkpoint: name of that to make, None a unique one. exclude: disks not to pull. socket: where QEMU makes its own.
-    nbd: "tcp:HOST:PORT". tls: a folder of certificates. level: of zstd. max_in_flight: reads that QEMU has to do at
-    once. max_rate_file: holds the rate, and is looked at while running. group: of the system, that may read the
-    store."""
+class _IntoStore:
+    """What every pull is told, whatever it reads from.
+
+    output: the store. since: a checkpoint. on_lost_base, quiesce: a word of the class of that name. checkpoint: see
+    there. exclude: disks not to pull. level: of zstd. max_rate_file: holds the rate, and is looked at while running.
+    group: of the system, that may read the store.
+    """
 
     domain: str
     output: str
     since: Optional[str] = None
     full: bool = False
     on_lost_base: str = OnLostBase.FULL
-    resume: str = Resume.AUTO
     checkpoint: Optional[str] = None
-    make_checkpoint: bool = True
-    uri: Optional[str] = None
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
-    offline: str = Offline.AUTO
     quiesce: str = Quiesce.AUTO
-    freeze_timeout: float = FREEZE_TIMEOUT
-    scratch_dir: str = SHARED_DIR
-    socket: Optional[str] = None
-    nbd: Optional[str] = None
-    tls: Optional[str] = None
     level: int = 1
     threads: int = field(default_factory=_threads)
-    max_in_flight: Optional[int] = None
     max_rate: Optional[int] = None
     max_rate_file: Optional[str] = None
     dedupe: bool = True
@@ -69,14 +60,32 @@ class PullOptions:
     chunk_size: int = 256 << 20
     stall_timeout: float = STALL_TIMEOUT
     max_duration: Optional[float] = None
-    scratch_limit: Optional[int] = None
     space_check: bool = True
     group: Optional[str] = None
 
 
 @dataclass(frozen=True)
-class KubevirtOptions:
-    """Of a pull of kubevirt:NAMESPACE/VM; what is in PullOptions, too, is as there.
+class PullOptions(_IntoStore):
+    """resume, offline: a word of the class of that name. checkpoint: name of that to make, None a unique one. socket:
+    where QEMU makes its own. nbd: "tcp:HOST:PORT". tls: a folder of certificates. max_in_flight: reads that QEMU has
+    to do at once."""
+
+    resume: str = Resume.AUTO
+    make_checkpoint: bool = True
+    uri: Optional[str] = None
+    offline: str = Offline.AUTO
+    freeze_timeout: float = FREEZE_TIMEOUT
+    scratch_dir: str = SHARED_DIR
+    socket: Optional[str] = None
+    nbd: Optional[str] = None
+    tls: Optional[str] = None
+    max_in_flight: Optional[int] = None
+    scratch_limit: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class KubevirtOptions(_IntoStore):
+    """Of a pull of kubevirt:NAMESPACE/VM.
 
     http_map, http_data: URLs of a backup that somebody else made; token_file, ca: the files of its token and of the
     certificates that verify the server; type: of BackupType. since, checkpoint: the checkpoints that the backup begins
@@ -84,26 +93,6 @@ class KubevirtOptions:
     reached; pvc: name of a claim for the scratch.
     """
 
-    domain: str
-    output: str
-    full: bool = False
-    on_lost_base: str = OnLostBase.FULL
-    since: Optional[str] = None
-    checkpoint: Optional[str] = None
-    disks: list[str] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
-    quiesce: str = Quiesce.AUTO
-    level: int = 1
-    threads: int = field(default_factory=_threads)
-    max_rate: Optional[int] = None
-    max_rate_file: Optional[str] = None
-    dedupe: bool = True
-    frame_size: int = 1 << 20
-    chunk_size: int = 256 << 20
-    stall_timeout: float = STALL_TIMEOUT
-    max_duration: Optional[float] = None
-    space_check: bool = True
-    group: Optional[str] = None
     http_map: list[str] = field(default_factory=list)
     http_data: list[str] = field(default_factory=list)
     ca: Optional[str] = None

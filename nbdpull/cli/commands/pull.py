@@ -6,24 +6,22 @@ import argparse
 import os
 import shlex
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from ...core import errors
 from ...core.choices import BackupType, Offline, OnLostBase, Quiesce, Resume
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import KubevirtOptions as Kubevirt
 from ...operations.options import PullOptions as Options
-from .. import terminal, types, usage
+from .. import machines, terminal, types, usage
 from ..output import Outcome
 from . import RESERVED
 
 SUMMARY = "back up a domain"
 EXAMPLE = "vm1 --since chk3 -o since-chk3/"
 NICE = 0
-KUBEVIRT = "kubevirt:"
 
 
 def add(parser: usage.Parser) -> None:
@@ -31,6 +29,21 @@ def add(parser: usage.Parser) -> None:
               help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")  # fmt: skip
     usage.add(parser, Options, "-o", "--output", metavar="DIR", required=True,
               help="the store: a new directory or an earlier store")  # fmt: skip
+    _add_checkpoints(parser)
+    _add_guest(parser)
+    usage.add_connect(parser, Options)
+    usage.add_choice_of_disks(parser, Options)
+    usage.add_scratch(parser, Options)
+    usage.add_route(parser, Options)
+    _add_speed(parser)
+    _add_files(parser)
+    _add_limits(parser)
+    usage.add(parser, Options, "--group", metavar="G", help="let this group read the store (default: its owner only)")
+    _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
+    usage.add_output(parser)
+
+
+def _add_checkpoints(parser: usage.Parser) -> None:
     base = parser.add_mutually_exclusive_group()
     usage.add(base, Options, "--since", metavar="CHECKPOINT", help="pull what changed since this checkpoint")
     usage.add(base, Options, "--full", action="store_true", help="pull everything")
@@ -44,6 +57,9 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--resume", nargs="?", choices=Resume.WORDS, const=Resume.ALWAYS,
               help="resume the backup job of an interrupted run, if this pull would start the same job: from the last "
               "hour (auto), of any age (always, and --resume alone), or never; write a value with '='")  # fmt: skip
+
+
+def _add_guest(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--offline", choices=Offline.WORDS,
               help="a domain that is off: start it with its CPUs paused, pull, and stop it again; read its images "
               "without a start, which makes no checkpoint; start it if possible, else read it (auto); or "
@@ -53,13 +69,11 @@ def add(parser: usage.Parser) -> None:
               "(require, and --quiesce alone), or never; write a value with '='")  # fmt: skip
     usage.add(parser, Options, "--freeze-timeout", metavar="S", type=types.in_range(5, 60),
               help="seconds that the freeze may last")  # fmt: skip
-    usage.add_connect(parser, Options)
-    usage.add_choice_of_disks(parser, Options)
-    usage.add_scratch(parser, Options)
-    usage.add_route(parser, Options)
-    usage.add(
-        parser, Options, "--level", metavar="N", type=types.in_range(1, 19), help="zstd compression level, 1 to 19"
-    )
+
+
+def _add_speed(parser: usage.Parser) -> None:
+    usage.add(parser, Options, "--level", metavar="N", type=types.in_range(1, 19),
+              help="zstd compression level, 1 to 19")  # fmt: skip
     usage.add_threads(parser, Options)
     usage.add(parser, Options, "--max-rate", metavar="N", type=types.size, help="limit reading: 50M is 50 MiB/s")
     usage.add(parser, Options, "--max-rate-file", metavar="FILE",
@@ -69,34 +83,28 @@ def add(parser: usage.Parser) -> None:
     parser.add_argument("--nice", metavar="N", type=types.in_range(0, 19),
                         help=f"nice value of nbdpull's own processes (default: {NICE})")  # fmt: skip
     parser.add_argument("--gentle", action="store_true", help="give the guest priority: --max-in-flight 1 --nice 19")
+
+
+def _add_files(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--no-dedupe", dest="dedupe", action="store_false",
               help="store data again even if the parent holds it")  # fmt: skip
-    usage.add(
-        parser,
-        Options,
-        "--frame-size",
-        metavar="N",
-        type=types.frame_size,
-        help="most bytes compressed as one block, 64K to 1M",
-    )
-    usage.add(
-        parser, Options, "--chunk-size", metavar="N", type=types.chunk_size, help="start a new chunk file at this size"
-    )
+    usage.add(parser, Options, "--frame-size", metavar="N", type=types.frame_size,
+              help="most bytes compressed as one block, 64K to 1M")  # fmt: skip
+    usage.add(parser, Options, "--chunk-size", metavar="N", type=types.chunk_size,
+              help="start a new chunk file at this size")  # fmt: skip
+
+
+def _add_limits(parser: usage.Parser) -> None:
     usage.add_stall_timeout(parser, Options)
     usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration, help="end a pull that takes longer")
     usage.add(parser, Options, "--scratch-limit", metavar="N", type=types.size,
               help="end a pull whose scratch space grows beyond this")  # fmt: skip
     usage.add(parser, Options, "--no-space-check", dest="space_check", action="store_false",
               help="start even if too little space seems to be free")  # fmt: skip
-    usage.add(parser, Options, "--group", metavar="G", help="let this group read the store (default: its owner only)")
-    _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
-    usage.add_output(parser)
 
 
 def _add_kubevirt(group: argparse._ActionsContainer) -> None:
-    usage.add(group, Kubevirt, "--kubeconfig", metavar="FILE",
-              help="how to reach the cluster (default: as kubectl, or the pod's own account)")  # fmt: skip
-    usage.add(group, Kubevirt, "--context", metavar="NAME", help="context of the kubeconfig")
+    machines.add_cluster(group, Kubevirt)
     usage.add(group, Kubevirt, "--pvc", metavar="NAME", help="claim for the scratch (default: one for the time)")
     usage.add(group, Kubevirt, "--http-map", metavar="URL", action="append",
               help="map endpoint of a volume of a backup: URL or VOLUME=URL, or with {volume} for each --disk "
@@ -109,32 +117,19 @@ def _add_kubevirt(group: argparse._ActionsContainer) -> None:
     usage.add(group, Kubevirt, "--uuid", metavar="UUID", help="metadata.uid of the virtual machine")
 
 
+_KINDS = machines.Kinds("pull", Options, Kubevirt, frozenset({"max_in_flight"}))
+
+
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
-    if args.domain.startswith(KUBEVIRT):
+    _KINDS.require(args)
+    if machines.is_one(args.domain):
         return _run_kubevirt(args, report, check)
-    _refuse(args, sorted(_names(Kubevirt) - _names(Options)), f"is for {KUBEVIRT}NAMESPACE/VM")
     return _run_libvirt(args, report, check)
-
-
-def _names(of: type) -> set[str]:
-    return {field.name for field in fields(of)}
-
-
-def _refuse(args: Namespace, names: Iterable[str], why: str) -> None:
-    """UsageError where one of these options was given."""
-    for name in names:
-        if hasattr(args, name):
-            raise errors.UsageError(f"{_SPELLED.get(name, '--' + name.replace('_', '-'))} {why}; see nbdpull help pull")
-
-
-_SPELLED = {"make_checkpoint": "--no-checkpoint", "uri": "--connect"}
 
 
 def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import description, kubevirt
 
-    others = sorted(_names(Options) - _names(Kubevirt) - {"max_in_flight"})
-    _refuse(args, others, f"is not for {KUBEVIRT}NAMESPACE/VM")
     options = usage.options(Kubevirt, args)
     at_once = 1 if _be_gentle(args) else getattr(args, "max_in_flight", options.threads)
     options = replace(options, threads=min(options.threads, at_once))
@@ -174,8 +169,9 @@ def _be_gentle(args: Namespace) -> bool:
 def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
     from ...operations import description, pull
 
-    gentle = _be_gentle(args)
-    options = usage.options(Options, args, **({"max_in_flight": 1} if gentle else {}))
+    options = usage.options(Options, args)
+    if _be_gentle(args):
+        options = replace(options, max_in_flight=1)
     options = replace(options, threads=min(options.threads, options.max_in_flight or 64))
     result = pull.pull(options, report, check)
     point = description.describe(result.point, result.partial, result.omitted)
