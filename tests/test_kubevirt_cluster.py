@@ -4,26 +4,32 @@ KubeVirt's three generations (tests/kubevirt_stub)."""
 import threading
 
 import pytest
+from kubevirt_bed import (
+    SIZE,
+    both,
+    dead_run,
+    decisions,
+    disks,
+    furnished,
+    left,
+    points,
+    pull,
+    quicken,
+    require_equal,
+)
 from kubevirt_stub import CLUSTER, GENERATIONS, Cluster
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
-from nbdpull.kubevirt import backup, cluster, endpoint, given, objects
-from nbdpull.operations import kubevirt, restore
+from nbdpull.kubevirt import backup, given, objects
+from nbdpull.operations import kubevirt
 from nbdpull.operations.options import KubevirtOptions as Options
-from nbdpull.operations.options import RestoreOptions
 from nbdpull.repository import marker, series
-
-SIZE = 40 * CLUSTER
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(backup, "POLL", 0.01)
-    monkeypatch.setattr(backup, "MAX_POLL", 0.05)
-    monkeypatch.setattr(backup, "SETTLED", 1.0)
-    monkeypatch.setattr(endpoint, "PAUSE", 0.01)
-    monkeypatch.setattr(cluster, "PAUSE", 0.05)
+    quicken(monkeypatch)
 
 
 @pytest.fixture(params=GENERATIONS)
@@ -36,48 +42,6 @@ def bed(request, tmp_path):
 def late(tmp_path):
     with Cluster("main", tmp_path) as made:
         yield furnished(made)
-
-
-def furnished(made):
-    vm = made.add_vm("ns1", "vm1", {"rootdisk": SIZE, "data": 3 * CLUSTER})
-    vm.disks["rootdisk"].write(0, b"a" * 5 * CLUSTER)
-    vm.disks["data"].write(CLUSTER, b"b" * CLUSTER)
-    return made
-
-
-def pull(bed, **more):
-    options = {"kubeconfig": str(bed.kubeconfig), "stall_timeout": 3.0, "threads": 3, **more}
-    return kubevirt.kubevirt(Options(domain="kubevirt:ns1/vm1", output=str(bed.folder / "store"), **options))
-
-
-def disks(bed):
-    return bed.controller.vms["ns1", "vm1"].disks
-
-
-def require_equal(bed, name):
-    out = bed.folder / f"out-{name}"
-    restore.restore(RestoreOptions(store=str(bed.folder / "store"), output=str(out), kind="raw"))
-    for volume, disk in disks(bed).items():
-        assert (out / f"{volume}.raw").read_bytes() == bytes(disk.read()), volume
-
-
-def points(bed):
-    return series.only_series(marker.open_store(str(bed.folder / "store"))).points()
-
-
-def decisions(point):
-    return {disk.name: (disk.mode, disk.reason) for disk in point.manifest.disks}
-
-
-def left(bed):
-    """What of ours is in the cluster, but for the tracker."""
-    kinds = ("virtualmachinebackups", "secrets", "persistentvolumeclaims")
-    names = [each["metadata"]["name"] for kind in kinds for each in bed.all(kind)]
-    return [name for name in names if name.startswith("nbdpull")]
-
-
-def both(mode, reason):
-    return dict.fromkeys(("rootdisk", "data"), (mode, reason))
 
 
 def test_increments_of_each_generation_restore_to_the_disks(bed):
@@ -249,11 +213,7 @@ def test_somebody_elses_backup_is_busy(late):
 def test_what_a_killed_run_left_is_removed(late):
     """Its tracker moves with it, so the next point is full."""
     pull(late)
-    store = marker.uuid_of(marker.open_store(str(late.folder / "store")))
-    reached = cluster.Cluster(str(late.kubeconfig), None, 3.0)
-    dead = backup.Backup(reached, backup.Who(given.Machine("ns1", "vm1"), store, "20261127T000000Z-00000000"), 3.0)
-    dead.begin(dead.base(), False, None, None, lambda: 1 << 20)
-    dead.wait()
+    dead_run(late)
     assert len(left(late)) == 3
     result = pull(late)
     assert any("interrupted run" in each for each in result.warnings)

@@ -10,6 +10,8 @@ import sys
 import pytest
 from stores import chain, package_environment
 
+from nbdpull.repository import marker
+
 BLOCKED = """
 import sys
 blocked = sys.argv.pop(1).split(",")
@@ -107,6 +109,14 @@ def test_a_pull_from_kubevirt_says_what_is_missing(tmp_path, library):
     done = run(library, "kubevirt:a/b", "-o", tmp_path / "new", *(given if library == "urllib3" else []))
     assert done.returncode == 8
     assert "pip install 'nbdpull[kubevirt]'" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["cleanup", "-o", "store"], ["release"]], ids=lambda words: words[0])
+def test_what_is_left_in_a_cluster_needs_neither(tmp_path, words):
+    marker.open_or_create(str(tmp_path / "store"))
+    words = [str(tmp_path / word) if word == "store" else word for word in words]
+    done = run(BOTH, *words, "kubevirt:a/b", "--kubeconfig", tmp_path / "nosuch")
+    assert done.returncode == 2 and "no way to the cluster" in done.stderr
 
 
 def test_the_block_works(vm):

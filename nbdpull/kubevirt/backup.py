@@ -13,15 +13,15 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
-from . import objects
+from . import objects, remains
 from .cluster import Cluster, Refused
 from .endpoint import Access
 from .given import Machine
 from .objects import State, Wish
+from .remains import Remain
 
 Scratch = Callable[[], int]  # tells bytes that it may take
 POLL, MAX_POLL = 0.1, 2.0  # seconds between looks at a status, at first and at most
@@ -52,10 +52,17 @@ class Who(NamedTuple):
         return objects.tracker_name(self.machine, self.store)
 
 
-def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
+def require_known(cluster: Cluster, machine: Machine) -> objects.Object:
+    """The VM; NoSuchDomain."""
     found = cluster.get(objects.VM, machine.namespace, machine.name)
     if found is None:
         raise errors.NoSuchDomain(f"namespace {machine.namespace} has no virtual machine {machine.name}")
+    return found
+
+
+def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
+    """The VM, of which a backup can be made."""
+    found = require_known(cluster, machine)
     if not objects.uid(found):
         raise errors.HypervisorError(f"virtual machine {machine.domain} has no uid")
     if objects.is_off(found):
@@ -67,6 +74,16 @@ def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
             "which KubeVirt makes no backup: give it the label that the cluster selects for it, and restart it"
         )
     return found
+
+
+def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -> None:
+    """Busy where a backup of the VM runs that is of another store, or of somebody else. store: None: of any."""
+    trackers = cluster.items(objects.TRACKER, machine.namespace)
+    for each in cluster.items(objects.BACKUP, machine.namespace):
+        ours = store is not None and objects.store_of(each) == store
+        if objects.is_of(each, machine, trackers) and not ours and not objects.is_over(each):
+            of = " that is not of this store" if store else ""
+            raise errors.Busy(f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}")
 
 
 def scratch(cluster: Cluster, machine: Machine, found: objects.Object) -> int:
@@ -103,33 +120,15 @@ class Backup:
     def sweep(self) -> list[str]:
         """Remove what dead runs of this store left. Busy where somebody else's backup of the VM runs. The series is
         held: no run of this store lives but this one."""
-        trackers = self._cluster.items(objects.TRACKER, self._namespace)
-        running = [
-            each
-            for each in self._cluster.items(objects.BACKUP, self._namespace)
-            if objects.is_of(each, self._who.machine, trackers)
-        ]
-        ours = [each for each in running if objects.is_ours(each, self._who.store)]
-        foreign = [each for each in running if each not in ours and not objects.is_over(each)]
-        if foreign:
-            raise errors.Busy(
-                f"virtual machine {self._who.machine.domain} has a backup that is not of this store: "
-                f"{objects.name_of(foreign[0])}"
-            )
-        names = [objects.name_of(each) for each in ours]
-        for name in names:
-            self._cluster.delete(objects.BACKUP, self._namespace, name)
-        for name in names:
-            self._wait_gone(name)
-        for kind in (objects.SECRET, objects.CLAIM):
-            with suppress(errors.AccessDenied, errors.Unsupported):  # to list them, or to see them, is not needed else
-                for name in [*names, *self._labelled(kind)]:
-                    self._cluster.delete(kind, self._namespace, name)
-        return [f"removed backup {name}, which an interrupted run left" for name in names]
-
-    def _labelled(self, kind: str) -> list[str]:
-        found = self._cluster.items(kind, self._namespace, objects.labels(self._who.store, tracker=self._who.tracker))
-        return [objects.name_of(each) for each in found]
+        require_no_other(self._cluster, self._who.machine, self._who.store)
+        found = remains.found(self._cluster, self._who.machine, self._who.store).found
+        for each in found:
+            try:
+                remains.remove(self._cluster, self._who.machine, each, self._stall_timeout)
+            except errors.AccessDenied:
+                if each.kind == objects.BACKUP:  # the others are in nobody's way
+                    raise
+        return [f"removed {each.what}, which an interrupted run left" for each in found if each.kind == objects.BACKUP]
 
     def base(self) -> Optional[str]:
         """The checkpoint that an incremental backup would start at."""
@@ -260,18 +259,8 @@ class Backup:
         left = []
         for kind, name in made:
             try:
-                self._cluster.delete(kind, self._namespace, name)
-                if kind == objects.BACKUP:
-                    self._wait_gone(name)
+                remains.remove(self._cluster, self._who.machine, Remain(kind, name), self._stall_timeout)
                 self._made.remove((kind, name))
             except errors.NbdpullError as error:
                 left.append(f"{kind.rpartition('/')[2]}/{name} in namespace {self._namespace} ({error})")
         return left
-
-    def _wait_gone(self, name: str) -> None:
-        began, poll = time.monotonic(), POLL
-        while self._cluster.get(objects.BACKUP, self._namespace, name) is not None:
-            if time.monotonic() - began > self._stall_timeout:
-                raise errors.HypervisorError(f"backup {name} is being deleted since {self._stall_timeout:g} s")
-            self._cluster.pause(poll)
-            poll = min(2 * poll, MAX_POLL)

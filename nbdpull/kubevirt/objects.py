@@ -30,6 +30,7 @@ CLAIM = "api/v1/namespaces/{}/persistentvolumeclaims"
 _GROUP, _OF_VM = "backup.kubevirt.io", "kubevirt.io"
 _LABELS = {"app.kubernetes.io/managed-by": "nbdpull"}
 _STORE, _RUN, _TRACKER = "nbdpull/store", "nbdpull/run", "nbdpull/tracker"
+_TIME = len("20261122T194500Z")  # of an id of a run, which is in capitals
 _TERMINAL = ("Done", "Complete", "Failed")
 _MAX_NAME = 63  # characters that every kind of name takes
 
@@ -48,10 +49,10 @@ def tracker_name(machine: Machine, store: str) -> str:
     return f"nbdpull-{machine.name[:36].rstrip('.-')}-{digest}-{store[:8]}"
 
 
-def labels(store: str, run_id: Optional[str] = None, tracker: Optional[str] = None) -> dict[str, str]:
-    """store: uuid of the store; tracker: name of the one that a run is for."""
-    more = {_RUN: run_id and run_id.lower(), _TRACKER: tracker}
-    return {**_LABELS, _STORE: store, **{name: value for name, value in more.items() if value}}
+def labels(store: Optional[str] = None, run_id: Optional[str] = None, tracker: Optional[str] = None) -> dict[str, str]:
+    """store: uuid of the store, None: any; tracker: name of the one that a run is for."""
+    more = {_STORE: store, _RUN: run_id and run_id.lower(), _TRACKER: tracker}
+    return {**_LABELS, **{name: value for name, value in more.items() if value}}
 
 
 def _object(version: str, kind: str, name: str, labelled: Mapping[str, str], **members: Any) -> Object:
@@ -137,8 +138,22 @@ def latest_checkpoint(found: Optional[Object]) -> Optional[str]:
     return name if isinstance(name, str) and name else None
 
 
-def is_ours(found: Object, store: str) -> bool:
-    return bool(_at(found, "metadata", "labels", _STORE) == store)
+def store_of(found: Object) -> Optional[str]:
+    """uuid of the store that an object of ours is for."""
+    store = _at(found, "metadata", "labels", _STORE)
+    return store if isinstance(store, str) else None
+
+
+def run_of(found: Object) -> Optional[str]:
+    """Id of the run that made it."""
+    run = _at(found, "metadata", "labels", _RUN)
+    return run[:_TIME].upper() + run[_TIME:] if isinstance(run, str) else None
+
+
+def is_ours(found: Object, machine: Machine) -> bool:
+    """Whether nbdpull made it for this VM, for whatever store."""
+    store, named = store_of(found), _at(found, "metadata", "labels", _TRACKER)
+    return store is not None and bool(named == tracker_name(machine, store))
 
 
 def is_of(found: Object, machine: Machine, trackers: Iterable[Object]) -> bool:

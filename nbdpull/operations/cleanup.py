@@ -13,6 +13,7 @@ from ..core import errors
 from ..core.errors import Check, Report
 from ..hypervisor import domain
 from ..pulling import holder, journal_files, reclaim
+from ..pulling.leftover import Leftover
 from ..repository import half_points, marker, series
 from .options import CleanupOptions as Options
 
@@ -22,7 +23,7 @@ class Result:
     """Every Leftover found; `left` of one says why it is still there."""
 
     domain: str
-    found: list[reclaim.Leftover]
+    found: list[Leftover]
 
 
 def cleanup(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
@@ -40,22 +41,22 @@ def cleanup(options: Options, report: Report = lambda **event: None, check: Chec
         return Result(vm.name, found + ([_paused(vm, dead, options.dry_run)] if left_paused else []))
 
 
-def _lost_job(vm: domain.Domain) -> list[reclaim.Leftover]:
+def _lost_job(vm: domain.Domain) -> list[Leftover]:
     """Of a job that libvirt knows nothing of, and for which it takes no other: nobody but the user can end it."""
     try:
         vm.jobs.require_no_lost_job()
     except errors.JobStuck as error:
-        return [reclaim.Leftover(None, "job that libvirt has lost", str(error))]
+        return [Leftover(None, "job that libvirt has lost", str(error))]
     except (errors.DomainNotRunning, errors.DomainStopped):
         pass
     return []
 
 
-def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> reclaim.Leftover:
+def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> Leftover:
     """Of a domain that was off and stood paused for a dead run, perhaps this one; it ended with the last that was left
     in it."""
     left = "dry run" if dry_run else "a job uses it, or somebody has resumed it" if vm.active else ""
-    return reclaim.Leftover(run, "paused QEMU process of the domain, which was off before", left)
+    return Leftover(run, "paused QEMU process of the domain, which was off before", left)
 
 
 def _series(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[series.Series]:

@@ -180,6 +180,31 @@ class ReleaseOptions:
 
 
 @dataclass(frozen=True)
+class _OfCluster:
+    """Of a verb that looks at kubevirt:NAMESPACE/VM. kubeconfig, context: how its cluster is reached."""
+
+    domain: str
+    kubeconfig: Optional[str] = None
+    context: Optional[str] = None
+    stall_timeout: float = STALL_TIMEOUT
+
+
+@dataclass(frozen=True)
+class KubevirtCleanupOptions(_OfCluster):
+    """output: the store. dry_run: look only."""
+
+    output: Optional[str] = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class KubevirtReleaseOptions(_OfCluster):
+    """dry_run: look only."""
+
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
 class RestoreOptions:
     """What to restore, and to where.
 

@@ -40,6 +40,7 @@ from ..pulling.belongings import Added
 from ..pulling.copying import How
 from ..pulling.disk_copy import Storing
 from ..pulling.held_series import Held
+from ..pulling.leftover import Leftover
 from ..pulling.live_disk import Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
@@ -69,7 +70,7 @@ class Result:
     omitted: Optional[list[omissions.Omission]]
     warnings: list[str]
     dropped_checkpoints: list[str]
-    reclaimed: list[reclaim.Leftover]
+    reclaimed: list[Leftover]
     scratch_bytes: int  # the most that was in use
     scratch_growth: list[list[float]]  # [[seconds, bytes], …]
     offline: Optional[str] = None  # how a domain that was off was pulled: Offline.START_PAUSED or READ
@@ -199,7 +200,7 @@ def _how(run: _Run) -> How:
     )
 
 
-def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[reclaim.Leftover]]:
+def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[Leftover]]:
     """The job to read from, which may be a dead run's; and what dead runs left, but for that, is removed."""
     options, subject = run.options, run.subject
     asked = Asked(

@@ -9,13 +9,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Optional
+from typing import Callable
 
-from ..core import errors
 from ..core.errors import Check, Report
 from ..hypervisor import domain
 from ..pulling import holder, strays
-from ..pulling.reclaim import Leftover
+from ..pulling.leftover import Leftover, removed
 from .options import ReleaseOptions as Options
 
 
@@ -43,20 +42,11 @@ def release(options: Options, report: Report = lambda **event: None, check: Chec
         remove: Callable[[], object]
         for made in strays.checkpoints(vm):
             remove = partial(vm.checkpoints.delete, made.name)
-            found.append(_released(options, made.run_id, f"checkpoint {made.name}", remove))
+            found.append(removed(made.run_id, f"checkpoint {made.name}", remove, options.dry_run))
         orphans, flaws = strays.orphans(vm, check)
         for each in orphans:
             remove = partial(vm.checkpoints.delete_bitmaps, each.name, each.run, each.disks)
-            found.append(_released(options, each.run, f"bitmap {each.name} of disk {', '.join(each.disks)}", remove))
+            what = f"bitmap {each.name} of disk {', '.join(each.disks)}"
+            found.append(removed(each.run, what, remove, options.dry_run))
         found += [Leftover(None, "bitmaps that no checkpoint owns", flaw) for flaw in flaws]
         return Result(vm.name, found)
-
-
-def _released(options: Options, run: Optional[str], what: str, remove: Callable[[], object]) -> Leftover:
-    left = "dry run" if options.dry_run else ""
-    try:
-        if not options.dry_run:
-            remove()
-    except errors.NbdpullError as error:
-        left = str(error)
-    return Leftover(run, what, left)

@@ -7,7 +7,6 @@ to be ours, is named and left alone. Must not know: how a run makes what it make
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Optional
 
 from ..core import errors
@@ -19,15 +18,7 @@ from ..repository.series import Series
 from ..storage.directory import DirectoryStore
 from . import journal_files, scratch_watch
 from .journal import Run
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """run: id, or None where it is nobody's of us; what: a text; left: why it is still there, "" if it was removed."""
-
-    run: Optional[str]
-    what: str
-    left: str = ""
+from .leftover import Leftover
 
 
 def reclaim(

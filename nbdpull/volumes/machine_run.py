@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from ..core.errors import Check, Report
@@ -16,6 +17,7 @@ from ..core.laps import Laps
 from ..kubevirt.given import Machine
 from ..pulling import held_series
 from ..pulling.held_series import Held
+from ..pulling.leftover import Leftover, removed
 from ..repository import half_points, series
 from ..repository.series import Point, Series
 from ..storage.directory import DirectoryStore
@@ -62,7 +64,9 @@ def begun(
     target, uid = series_of(store, machine, uid)
     with held_series.holding(target) as held:
         target.require_of(held.points, uid)
-        yield Run(machine, uid, held, report, check, [*warnings, *held.warnings, *_reclaimed(target)])
+        left = [each for each in reclaimed(held) if each.left]
+        told = [f"left by an interrupted run: {each.what}: {each.left}" for each in left]
+        yield Run(machine, uid, held, report, check, [*warnings, *held.warnings, *told])
 
 
 def series_of(store: DirectoryStore, machine: Machine, uid: str) -> tuple[Series, str]:
@@ -72,15 +76,17 @@ def series_of(store: DirectoryStore, machine: Machine, uid: str) -> tuple[Series
     return series.of_domain(store, machine.domain, known), known
 
 
-def _reclaimed(target: Series) -> list[str]:
-    """Remove the half points of dead runs; warnings of those that may be somebody's."""
-    warnings = []
+def reclaimed(held: Held, dry_run: bool = False) -> list[Leftover]:
+    """Remove the half points of dead runs, but for those that may be somebody's; and the last of whole ones."""
+    target, found = held.series, []
     for name in half_points.names(target):
-        announced = half_points.announced(target, name)
+        announced, where = half_points.announced(target, name), target.store.path(target.folder, name)
         alive = announced.is_alive if announced else False
         if announced and (alive or (alive is None and not half_points.is_copy(target, announced))):
-            where = target.store.path(target.folder, name)
-            warnings.append(f"what {announced.whose} left stays: remove {where} if that run has ended")
+            found.append(Leftover(name, f"what {announced.whose} left", f"remove {where} if that run has ended"))
         else:
-            half_points.remove(target, name)
-    return warnings
+            found.append(removed(name, f"partial files in {where}", partial(half_points.remove, target, name), dry_run))
+    if not dry_run:
+        for point in held.points:  # a run that died just after its commit
+            half_points.end_announcement(target, point.id)
+    return found

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from ...core import errors
 from ...core.errors import Check, Report
 from ...operations.options import CleanupOptions as Options
-from .. import leftovers, usage
+from ...operations.options import KubevirtCleanupOptions as Kubevirt
+from .. import leftovers, machines, usage
 from ..output import Outcome
+from ..terminal import Leftover
 
 SUMMARY = "remove what an interrupted pull left behind"
 EXAMPLE = "cleanup vm1 -o dir/"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain")
+    usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain, or kubevirt:NAMESPACE/VM")
     usage.add(parser, Options, "-o", "--output", metavar="DIR", help="the store, to clean up as well")
     usage.add_connect(parser, Options)
     usage.add_dry_run(parser, Options)
     usage.add_stall_timeout(parser, Options)
+    machines.add_cluster(parser, Kubevirt)
     usage.add_output(parser)
 
 
+_KINDS = machines.Kinds("cleanup", Options, Kubevirt)
+
+
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    _KINDS.require(args)
+    dry_run = getattr(args, "dry_run", False)
+    domain, found = (_of_machine if machines.is_one(args.domain) else _of_domain)(args, report, check)
+    return leftovers.outcome(found, dry_run, domain, "nothing to clean up", errors.Busy.exit_code)
+
+
+def _of_domain(args: Namespace, report: Report, check: Check) -> tuple[str, Sequence[Leftover]]:
     from ...operations import cleanup
 
-    options = usage.options(Options, args)
-    result = cleanup.cleanup(options, report, check)
-    code = errors.Busy.exit_code
-    return leftovers.outcome(result.found, options.dry_run, result.domain, "nothing to clean up", code)
+    result = cleanup.cleanup(usage.options(Options, args), report, check)
+    return result.domain, result.found
+
+
+def _of_machine(args: Namespace, report: Report, check: Check) -> tuple[str, Sequence[Leftover]]:
+    from ...operations import kubevirt_cleanup
+
+    result = kubevirt_cleanup.kubevirt_cleanup(usage.options(Kubevirt, args), report, check)
+    return result.domain, result.found

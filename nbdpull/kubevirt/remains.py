@@ -1,0 +1,70 @@
+"""What runs of nbdpull left in a cluster, and its removal.
+
+Owns: which objects are ours, and the order in which they go. Must not know: which runs live, when they may go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+from ..core import errors
+from . import objects
+from .cluster import Cluster
+from .given import Machine
+
+POLL, MAX_POLL = 0.1, 2.0  # seconds between looks at a backup that is being deleted, at first and at most
+OF_A_RUN = (objects.BACKUP, objects.SECRET, objects.CLAIM)  # in this order: the backup needs the others
+ALL = (*OF_A_RUN, objects.TRACKER)
+
+
+class Remain(NamedTuple):
+    """kind: of objects; run: id of who made it, if that is known."""
+
+    kind: str
+    name: str
+    run: Optional[str] = None
+
+    @property
+    def what(self) -> str:
+        return f"{_CALLED[self.kind]} {self.name}"
+
+
+_CALLED = {objects.BACKUP: "backup", objects.SECRET: "secret", objects.CLAIM: "claim", objects.TRACKER: "tracker"}
+
+
+class Found(NamedTuple):
+    """hidden: what could not be listed, and why."""
+
+    found: list[Remain]
+    hidden: list[tuple[str, str]]
+
+
+def found(cluster: Cluster, machine: Machine, store: Optional[str], kinds: Sequence[str] = OF_A_RUN) -> Found:
+    """Of runs for this VM, and for the store of that uuid; None: for any."""
+    remains: list[Remain] = []
+    hidden = []
+    for kind in kinds:
+        try:
+            items = cluster.items(kind, machine.namespace, objects.labels(store))
+        except (errors.AccessDenied, errors.Unsupported) as error:
+            if kind not in (objects.SECRET, objects.CLAIM):
+                raise
+            hidden.append((f"{_CALLED[kind]}s", str(error)))
+            remains += [Remain(kind, each.name, each.run) for each in remains if each.kind == objects.BACKUP]
+            continue
+        ours = [each for each in items if objects.is_ours(each, machine)]
+        remains += [Remain(kind, objects.name_of(each), objects.run_of(each)) for each in ours]
+    return Found(remains, hidden)
+
+
+def remove(cluster: Cluster, machine: Machine, remain: Remain, patience: float) -> None:
+    """Also where it is gone. A backup is, after this; HypervisorError where it takes more than `patience` seconds."""
+    cluster.delete(remain.kind, machine.namespace, remain.name)
+    began, poll = time.monotonic(), POLL
+    while remain.kind == objects.BACKUP and cluster.get(remain.kind, machine.namespace, remain.name) is not None:
+        if time.monotonic() - began > patience:
+            raise errors.HypervisorError(f"backup {remain.name} is being deleted since {patience:g} s")
+        cluster.pause(poll)
+        poll = min(2 * poll, MAX_POLL)

@@ -1,0 +1,81 @@
+"""The stub of KubeVirt with one VM, pulled from in process; and what a test asks of the cluster and of the store.
+
+Owns: `ns1/vm1` and the store beside the kubeconfig. Must not know: what goes wrong. For runs by the command line see
+kubevirt_play.
+"""
+
+from kubevirt_stub import CLUSTER
+
+from nbdpull.kubevirt import backup, cluster, endpoint, given, remains
+from nbdpull.operations import kubevirt, restore
+from nbdpull.operations.options import KubevirtOptions, RestoreOptions
+from nbdpull.repository import marker, series
+
+DOMAIN = "kubevirt:ns1/vm1"
+SIZE = 40 * CLUSTER
+KINDS = ("virtualmachinebackups", "secrets", "persistentvolumeclaims")
+
+
+def quicken(monkeypatch):
+    """Nobody waits long for a stub."""
+    monkeypatch.setattr(backup, "POLL", 0.01)
+    monkeypatch.setattr(backup, "MAX_POLL", 0.05)
+    monkeypatch.setattr(backup, "SETTLED", 1.0)
+    monkeypatch.setattr(remains, "POLL", 0.01)
+    monkeypatch.setattr(endpoint, "PAUSE", 0.01)
+    monkeypatch.setattr(cluster, "PAUSE", 0.05)
+
+
+def furnished(made):
+    vm = made.add_vm("ns1", "vm1", {"rootdisk": SIZE, "data": 3 * CLUSTER})
+    vm.disks["rootdisk"].write(0, b"a" * 5 * CLUSTER)
+    vm.disks["data"].write(CLUSTER, b"b" * CLUSTER)
+    return made
+
+
+def store_of(bed):
+    return bed.folder / "store"
+
+
+def pull(bed, **more):
+    options = {"kubeconfig": str(bed.kubeconfig), "stall_timeout": 3.0, "threads": 3, **more}
+    return kubevirt.kubevirt(KubevirtOptions(domain=DOMAIN, output=str(store_of(bed)), **options))
+
+
+def dead_run(bed):
+    """Somebody's pull into the store is killed when its backup can be read."""
+    store = marker.uuid_of(marker.open_or_create(str(store_of(bed))))
+    reached = cluster.Cluster(str(bed.kubeconfig), None, 3.0)
+    dead = backup.Backup(reached, backup.Who(given.Machine("ns1", "vm1"), store, "20261127T000000Z-00000000"), 3.0)
+    dead.begin(dead.base(), False, None, None, lambda: 1 << 20)
+    dead.wait()
+
+
+def disks(bed):
+    return bed.controller.vms["ns1", "vm1"].disks
+
+
+def require_equal(bed, name):
+    """The newest point restores to the disks."""
+    out = bed.folder / f"out-{name}"
+    restore.restore(RestoreOptions(store=str(store_of(bed)), output=str(out), kind="raw"))
+    for volume, disk in disks(bed).items():
+        assert (out / f"{volume}.raw").read_bytes() == bytes(disk.read()), volume
+
+
+def points(bed):
+    return series.only_series(marker.open_store(str(store_of(bed)))).points()
+
+
+def decisions(point):
+    return {disk.name: (disk.mode, disk.reason) for disk in point.manifest.disks}
+
+
+def both(mode, reason):
+    return dict.fromkeys(("rootdisk", "data"), (mode, reason))
+
+
+def left(bed):
+    """What of ours is in the cluster, but for the tracker."""
+    names = [each["metadata"]["name"] for kind in KINDS for each in bed.all(kind)]
+    return [name for name in names if name.startswith("nbdpull")]
