@@ -29,7 +29,7 @@ LIBRARIES = {
     "blake3": {"format.writer", "format.reader"},
     "rich": {"cli.terminal"},
     "urllib3": {"kubevirt.endpoint", "kubevirt.cluster"},
-    "kubernetes": {"kubevirt.cluster"},
+    "kubernetes": {"kubevirt.login"},
     "numpy": {
         "core.extents",
         "format.layout",

@@ -1,18 +1,16 @@
 """The API of a cluster: objects are got, listed, made and deleted.
 
-Owns: how the cluster is reached and who we are there, and what its answers mean. Must not know: what the objects are
-for.
+Owns: requests, which are made again and for how long, and what answers mean. Must not know: how one logs in, what the
+objects are for.
 
-The official library finds the cluster and logs in, for which there are many ways; the few requests are our own, as its
-classes for objects take half a second to import, and change from version to version.
+The official library finds the cluster and logs in, for which there are many ways (login); the few requests are our own,
+as its classes for objects take half a second to import, and change from version to version.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Optional
@@ -20,11 +18,11 @@ from urllib.parse import quote, urlencode
 
 from ..core import errors
 from ..core.errors import Check
+from .login import Login
 
 TIMEOUT = 30.0  # seconds of one request
 PAUSE = 0.5  # seconds before a request is made again
 _PASSING = (429, 500, 502, 503, 504)
-_MISSING = "the library kubernetes is not installed: pip install 'nbdpull[kubevirt]'"
 
 Object = dict[str, Any]
 
@@ -45,8 +43,12 @@ class Cluster:
         self, kubeconfig: Optional[str], context: Optional[str], stall_timeout: float, check: Check = lambda: None
     ) -> None:
         self._stall_timeout, self._check = stall_timeout, check
-        self._settings, self.inside = _settings(kubeconfig, context)
-        self._pool = _pool(self._settings)
+        self._login = Login(kubeconfig, context)
+        self._pool = _pool(self._login)
+
+    @property
+    def inside(self) -> bool:
+        return self._login.inside
 
     def heed(self, check: Check = lambda: None) -> None:
         """From now on this is called instead: what cleans up is not stopped by what stopped the run."""
@@ -95,11 +97,8 @@ class Cluster:
         """(status, None where there was no answer; what it has, why)"""
         import urllib3
 
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        for each in self._settings.auth_settings().values():  # asked each time: a token is renewed
-            if each and each.get("in") == "header" and each.get("value"):
-                headers[each["key"]] = each["value"].strip()  # a token's file may end with a newline
-        url = f"{self._settings.host.rstrip('/')}/{path}"
+        headers = {"Accept": "application/json", "Content-Type": "application/json", **self._login.header()}
+        url = f"{self._login.host}/{path}"
         data = json.dumps(body).encode() if body is not None else None
         try:
             answer = self._pool.request(method, url, body=data, headers=headers, retries=False, redirect=False,
@@ -135,35 +134,7 @@ def _refused(status: int, path: str, why: str) -> errors.NbdpullError:
     return Refused(f"the cluster refuses the object: {why}")
 
 
-def _settings(kubeconfig: Optional[str], context: Optional[str]) -> tuple[Any, bool]:
-    """(configuration, whether it is of the cluster that we are in): what is named, else kubectl's, else our pod's."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # which versions of others a library of its own likes
-            from kubernetes import client
-            from kubernetes import config as library
-    except ImportError:
-        raise errors.MissingSoftware(_MISSING) from None
-    config: Any = library  # some of its versions have types, and not for this
-    settings = client.Configuration()
-    named = kubeconfig or os.environ.get("KUBECONFIG")
-    try:
-        if named or context or os.path.exists(os.path.expanduser("~/.kube/config")):
-            config.load_kube_config(named, context, settings, persist_config=False)
-            return settings, False
-        config.load_incluster_config(client_configuration=settings)
-        return settings, True
-    except (config.ConfigException, OSError, ValueError, KeyError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise errors.UsageError(f"no way to the cluster: {told}; name a kubeconfig with --kubeconfig") from None
-
-
-def _pool(settings: Any) -> Any:
+def _pool(login: Login) -> Any:
     import urllib3
 
-    verify: dict[str, Any] = {"cert_reqs": "CERT_REQUIRED" if settings.verify_ssl else "CERT_NONE"}
-    files = {"ca_certs": settings.ssl_ca_cert, "cert_file": settings.cert_file, "key_file": settings.key_file}
-    name = getattr(settings, "tls_server_name", None)
-    named = {"server_hostname": name, "assert_hostname": name} if name else {}
-    verify.update({key: value for key, value in {**files, **named}.items() if value})
-    return urllib3.PoolManager(**verify)
+    return urllib3.PoolManager(**login.verification())

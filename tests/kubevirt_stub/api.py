@@ -96,8 +96,8 @@ class ApiHandler(Handler):
         self.answer(code, json.dumps(item).encode(), "application/json")
 
     def _authenticate(self):
-        told = self.headers.get("Authorization", "")
-        if not compare_digest(told.encode(), f"Bearer {self.cluster.bearer}".encode()):
+        kind, _, told = self.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not compare_digest(told.encode(), self.cluster.bearer.encode()):
             raise Refused(401, "Unauthorized", "Unauthorized")
 
     def _target(self, path):

@@ -5,6 +5,7 @@ too, and do not resolve here), or "inside" (an export server of its own, no rout
 """
 
 import base64
+import json
 from collections import Counter
 
 from . import tls
@@ -27,7 +28,7 @@ clusters:
 users:
 - name: nbdpull
   user:
-    {token}
+    {user}
 contexts:
 - name: stub
   context:
@@ -113,10 +114,21 @@ class Cluster:
         (self.folder / "bearer").write_text(f"{self.bearer}\n")
         return self._kubeconfig("certificate-authority: ca.pem", "tokenFile: bearer")
 
-    def _kubeconfig(self, ca, token):
+    @property
+    def kubeconfig_of_a_program(self):
+        """One that names the program `plugin` beside it, which gives the credentials."""
+        (self.folder / "ca.pem").write_text(self._pairs[0].bundle)
+        program = {"apiVersion": "client.authentication.k8s.io/v1", "command": "./plugin", "interactiveMode": "Never"}
+        return self._kubeconfig("certificate-authority: ca.pem", f"exec: {json.dumps(program)}")
+
+    @property
+    def api_url(self):
+        return self._api.url
+
+    def _kubeconfig(self, ca, user):
         path = self.folder / "kubeconfig"
         namespace = min(self.namespaces, default="default")
-        path.write_text(KUBECONFIG.format(server=self._api.url, ca=ca, token=token, namespace=namespace))
+        path.write_text(KUBECONFIG.format(server=self._api.url, ca=ca, user=user, namespace=namespace))
         return path
 
     @property
