@@ -160,6 +160,11 @@ def size(found: Extents) -> int:
     return int(extents.ends(found[-1:])[0])
 
 
+def tells_zeros(found: Extents) -> bool:
+    """Whether any range is told as zero. Maps of v1.8's incremental backups have none."""
+    return bool((found["kind"] & ZERO).any())
+
+
 def stored(found: Extents, backup_type: str, dirty_from: int, held: Optional[Held]) -> Extents:
     """What of a map is stored, as extents of data to read and of zeros.
 

@@ -26,7 +26,8 @@ BATCH_DATA = 8 << 20  # bytes that a thread reads at once: each request costs Ku
 
 
 class Volume:
-    """size: bytes; allocated: how many of them are not zero, as the map tells; presumed: always 0, see nbd.source."""
+    """size: bytes; allocated: how many of them are not zero, as the map tells; tells_zeros: whether it tells of any;
+    presumed: always 0, see nbd.source."""
 
     presumed = 0
 
@@ -35,6 +36,7 @@ class Volume:
         self._endpoint, self.name, self._type = endpoint, name, backup_type
         self._map = extent_map.whole(self._ask, backup_type, name, self._behind)
         self.size = extent_map.size(self._map)
+        self.tells_zeros = extent_map.tells_zeros(self._map)
         self.allocated = extents.total(extent_map.stored(self._map, BackupType.FULL, 0, None), extents.DATA)
         self._stored = extent_map.stored(self._map, backup_type, 0, None)
 

@@ -95,6 +95,7 @@ def made(
     """require_alive: raises where the backup did not last."""
     disks = [_disk(run, backup, start, volume) for volume in read.volumes]
     choice = _choice(run, wanted, start, disks)
+    run.warnings.extend(_blind(choice, read.volumes))
     fit.require_readable(disks, run.held.sequence, run.series.store.path(run.series.folder))
     if wanted.space_check:
         in_full = [disk for disk in disks if choice.decisions[disk.target][0] == FULL]
@@ -138,6 +139,17 @@ def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk]) -> Choice
     if wanted.on_lost_base == OnLostBase.FAIL:
         choice.require_not_lost()
     return choice
+
+
+def _blind(choice: Choice, volumes: Sequence[Volume]) -> list[str]:
+    """A warning where what a disk lost when it shrank could not be seen, as it is clean and only its zeros tell."""
+    names = [each.name for each in volumes if choice.whole_parent(each.name) and not each.tells_zeros]
+    if not names or not choice.parent:
+        return []
+    return [
+        f"the map of {', '.join(names)} tells no zeros (KubeVirt 1.8 never does): if the disk was shrunk and grown "
+        f"again since point {choice.parent.id}, the new point is wrong where it was cut off; then pull with --full"
+    ]
 
 
 def _announced(run: Run, point_id: str) -> Announcement:

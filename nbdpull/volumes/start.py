@@ -45,7 +45,12 @@ def by_tracker(series: Optional[Series], points: list[Point], latest: Optional[s
     if entry is None:
         return Start(None, "no-checkpoint")
     if latest != entry.name:
-        return Start(None, "checkpoint-replaced" if latest else "checkpoint-lost")
+        moved = (
+            f"the tracker names checkpoint {latest or 'none'}, and the newest point has {entry.name}: a pull that "
+            "failed moves it, and so does a backup that somebody else makes with it; KubeVirt makes increments since "
+            "the tracker's checkpoint only"
+        )
+        return Start(None, "checkpoint-replaced" if latest else "checkpoint-lost", (moved,))
     return at_point(series, points, points[-1], check)
 
 
