@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bed.address import free_port
 from bed.machine import MIB, wait_for
-from command import PROJECT, environment, last_event, next_event, start_nbdpull
+from command import HELD, PROJECT, environment, last_event, next_event, start_nbdpull
 
 pytest.importorskip("libvirt")
 
@@ -195,6 +195,19 @@ def test_nbdpull_is_killed(script):
     assert mine.vm.job_active() and mine.token.read_bytes() == before
     mine.vm.write("vda", 0, 512)
     assert mine.backup()["disks"][0]["mode"] == "incremental"
+
+
+def test_killed_between_the_token_and_the_commit(script):
+    """The token is worth nothing then, which costs a full backup."""
+    mine = script({"vda": MIB})
+    mine.backup()
+    before = mine.token.read_bytes()
+    process = mine.start("true", program=(HELD, "token-written", mine.folder / "never"))
+    next_event(process, "held")
+    process.kill()
+    process.communicate()
+    assert mine.token.read_bytes() != before
+    assert mine.backup()["disks"][0]["mode"] == "full"
 
 
 def test_a_limit_ends_the_command(script):

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ..api.job import Job, open_backup
-from ..api.options import Options as BackupOptions
+from ..api.job import open_backup
 from ..core import errors
 from ..core.errors import Check, Report
 from ..pulling import token_file
@@ -23,6 +22,7 @@ from ..serving.http.app import App
 from ..serving.http.finish import Finish
 from ..serving.http.gate import Gate
 from ..serving.http.message import Refused
+from .between_tokens import between, commit, wanted
 from .options import ExposeOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds between looks at what may end it
@@ -64,13 +64,14 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
     began = time.monotonic()
     asked, gate = Finish(), Gate()
     token = auth.read(options.token_file)
-    if options.token_out and not (options.since and token_file.is_same(options.since, options.token_out)):
-        token_file.require_new(options.token_out)
+    since = token_file.read(options.since) if options.since is not None else None
+    tokens = between(since, options.since, options.token_out)
+    backup = wanted(options, tokens, tls=None)  # --tls is that of HTTP
     app = App([*volumes.routes(gate), *ovirt.routes(gate, token), *asked.routes()], token)
     # Before the backup begins: a port that is taken costs nothing then.
     serving = endpoint.secured(app, "--listen", options.listen, options.tls, options.client_ca)
-    with serving as url, token_file.drafted(options.token_out) as draft, _answered(asked):
-        with open_backup(_backup_options(options), check) as job:
+    with serving as url, _answered(asked):
+        with open_backup(backup, check) as job:
             exposed = [_exposed(disk, url) for disk in job.disks]
             try:
                 gate.open({disk.name: disk for disk in job.disks})
@@ -84,8 +85,7 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
             if gate.failed:
                 raise gate.failed
             job.finish()
-            draft.write(job.token)
-            failed = [*_committed(job), *_published(draft)]
+            failed = commit(job, tokens)
         warnings = [*job.warnings, *failed]
         result = Result(options.domain, job.id, job.as_of, job.consistency, job.consistency_reason, job.token.dumps(),
                         exposed, job.dropped_checkpoints, warnings, round(time.monotonic() - began, 3))  # fmt: skip
@@ -105,20 +105,6 @@ def _answered(asked: Finish) -> Iterator[None]:
         raise
     finally:
         asked.answer(500, {"committed": False, "code": errors.NbdpullError.code, "message": "internal error"})
-
-
-def _backup_options(options: Options) -> BackupOptions:
-    return BackupOptions(
-        options.domain,
-        since=token_file.read(options.since) if options.since else None,
-        uri=options.uri,
-        disks=options.disks,
-        exclude=options.exclude,
-        on_lost_base=options.on_lost_base,
-        quiesce=options.quiesce,
-        scratch_dir=options.scratch_dir,
-        scratch_limit=options.scratch_limit,
-    )
 
 
 def _exposed(disk: Any, url: str) -> Exposed:
@@ -148,23 +134,3 @@ def _probe(gate: Gate) -> None:
     with suppress(Refused):
         for volume in list(gate.values())[:1]:
             volume.read_into(0, memoryview(bytearray(min(512, volume.size))))
-
-
-def _committed(job: Job) -> list[str]:
-    """What went wrong after the commit, which undoes it not: a client must not be told that nothing moved."""
-    try:
-        job.commit()
-    except errors.NbdpullError as error:
-        if not job.committed:
-            raise
-        return [f"the backup is committed, and then: {error}"]
-    return []
-
-
-def _published(draft: token_file.Draft) -> list[str]:
-    """What went wrong, which undoes no commit: the token is in the answer and in the result, too."""
-    try:
-        draft.publish()
-    except errors.OutputError as error:
-        return [f"the backup is committed, but its token is not in the file: {error}; take it from the result"]
-    return []

@@ -11,17 +11,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..api import exports
 from ..api.disk import Disk
 from ..api.job import Job, open_for_others
-from ..api.options import Options as Backup
 from ..core import command, errors
 from ..core.errors import Check, Report
 from ..pulling import token_file
 from ..pulling.token import Token
+from .between_tokens import between, commit, wanted
 from .options import RunOptions as Options
 
 log = logging.getLogger("nbdpull.run")
@@ -52,15 +52,13 @@ def run(options: Options, report: Report = lambda **event: None, check: Check = 
     started = time.monotonic()
     command.require_there(options.command)
     since = token_file.read_if_there(options.since) if options.since is not None else None
-    replaced = _replaced(options, since)
-    with token_file.drafted(options.token):
-        pass  # it can be written; kept open, it would be left where we are killed
-    with open_for_others(_wanted(options, since), check) as job:
+    tokens = between(since, options.since, options.token)
+    # Without a token of it nobody could use a checkpoint, and none is made.
+    with open_for_others(wanted(options, tokens, checkpoint=options.token is not None), check) as job:
         _run_command(options, job, since, report)
         job.finish()
         log.info("backup job ended")
-        with token_file.drafted(options.token) as draft, draft.committing(job.token, replaced):
-            job.commit()
+        failed = commit(job, tokens)
     return Result(
         domain=options.domain,
         run=job.id,
@@ -72,25 +70,8 @@ def run(options: Options, report: Report = lambda **event: None, check: Check = 
         disks=[_told(disk) for disk in job.disks],
         dropped_checkpoints=job.dropped_checkpoints,
         seconds=round(time.monotonic() - started, 3),
-        warnings=job.warnings,
+        warnings=[*job.warnings, *failed],
     )
-
-
-def _replaced(options: Options, since: Optional[Token]) -> Optional[Token]:
-    """The token that the file for the new one has now; OutputExists where it has anything else."""
-    if options.token is None:
-        return None
-    if since is not None and options.since is not None and token_file.is_same(options.since, options.token):
-        return since
-    token_file.require_new(options.token)
-    return None
-
-
-def _wanted(options: Options, since: Optional[Token]) -> Backup:
-    """Without a token of it nobody could use a checkpoint, and none is made."""
-    same = {field.name for field in fields(Backup)} & {field.name for field in fields(options)} - {"since"}
-    given = {name: getattr(options, name) for name in same}
-    return Backup(**given, since=since, checkpoint=options.token is not None)
 
 
 def _run_command(options: Options, job: Job, since: Optional[Token], report: Report) -> None:

@@ -35,6 +35,7 @@ OTHERS = {
     "started": ("hypervisor.power.Power._start_paused", True, 1),
     "decompressing": ("repository.image.Image.read_piece", False, 9),
     "judging": ("hypervisor.bindings.libvirt.virConnect.defineXML", True, 1),
+    "token-written": ("api.job.Job.commit", False, 1),
     "restoring": ("targets.disk_restore.DiskRestore.add", True, 1),
 }
 # event: the function that tells of it, and whether by what it returned

@@ -1,0 +1,63 @@
+"""From a token to a token: what is asked for, which file is written, and what a commit that fails is worth."""
+
+import pytest
+
+from nbdpull.core import errors
+from nbdpull.operations import between_tokens, options
+from nbdpull.pulling import token_file
+from nbdpull.pulling.token import Token
+
+OLD, NEW = (Token("uuid", f"20261122T19450{n}Z-7f3a9c04", None, {}) for n in (0, 1))
+
+
+class Job:
+    """One whose commit raises, before it is done or after."""
+
+    token = NEW
+
+    def __init__(self, committed):
+        self.committed = committed
+
+    def commit(self):
+        raise errors.HypervisorError("libvirt went away")
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "token"
+    path.write_text(OLD.dumps() + "\n")
+    return path
+
+
+def test_what_fails_after_the_commit_undoes_it_not(path):
+    """Who is told that nothing moved would read the same again, from a base that is gone."""
+    tokens = between_tokens.between(OLD, str(path), str(path))
+    assert between_tokens.commit(Job(True), tokens) == ["the backup is committed, and then: libvirt went away"]
+    assert token_file.read(str(path)) == NEW
+
+
+def test_what_fails_before_the_commit_leaves_the_old_token(path):
+    tokens = between_tokens.between(OLD, str(path), str(path))
+    with pytest.raises(errors.HypervisorError):
+        between_tokens.commit(Job(False), tokens)
+    assert token_file.read(str(path)) == OLD and list(path.parent.iterdir()) == [path]
+
+
+def test_only_the_token_that_was_read_is_replaced(path, tmp_path):
+    for since, since_path in ((None, None), (OLD, str(tmp_path / "other"))):
+        with pytest.raises(errors.OutputExists):
+            between_tokens.between(since, since_path, str(path))
+    with pytest.raises(errors.OutputError, match="nowhere"):
+        between_tokens.between(None, None, "/nowhere/token")
+
+
+def test_fields_of_one_name_are_handed_on():
+    """But for those that mean something else."""
+    tokens = between_tokens.between(OLD, None, None)
+    asked = options.ExposeOptions("vm1", "unix:s", "secret", since="file", tls="dir", disks=["vdb"], quiesce="never")
+    wanted = between_tokens.wanted(asked, tokens, tls=None)
+    assert (wanted.domain, wanted.since, wanted.tls, wanted.checkpoint) == ("vm1", OLD, None, True)
+    assert (wanted.disks, wanted.quiesce) == (["vdb"], "never")
+    asked = options.RunOptions("vm1", ["true"], tls="dir", max_duration=5.0, nbd="tcp:127.0.0.1:1")
+    wanted = between_tokens.wanted(asked, tokens, checkpoint=False)
+    assert (wanted.tls, wanted.max_duration, wanted.nbd, wanted.checkpoint) == ("dir", 5.0, "tcp:127.0.0.1:1", False)
