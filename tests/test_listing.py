@@ -126,6 +126,24 @@ def test_one_damaged_manifest_hides_no_other_point(vm):
     assert len(refused) == 1 and str(path) in str(refused[0])
 
 
+def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
+    made = [Vm(tmp_path, name) for name in ("vm1", "vm2", "vm3")]
+    for each in made:
+        each.add_disk("vda", 1000)
+        each.pull()
+    folders = type(made[0].store).folders
+
+    def fails(store, path=""):
+        if path == "vm2":
+            raise errors.StoreError(f"cannot read {path}: Permission denied")
+        return folders(store, path)
+
+    monkeypatch.setattr(type(made[0].store), "folders", fails)
+    found, refused = points_of(made[0])
+    assert [point["domain"] for point in found] == ["vm1", "vm3"]
+    assert [(error.exit_code, str(error)) for error in refused] == [(10, "cannot read vm2: Permission denied")]
+
+
 def test_find_point(vm):
     series, point = find_point(str(vm.root), "latest")
     assert (series.domain, point) == ("vm1", vm.points[-1])

@@ -35,7 +35,10 @@ def listing(options: Options, report: Report = lambda **event: None, check: Chec
     refused: list[errors.NbdpullError] = []
     for each in [series.only_series(opened, domain)] if domain is not None else series.all_series(opened):
         check()
-        described, why = description.of_series(each)
+        try:
+            described, why = description.of_series(each)
+        except errors.StoreError as error:  # its folder, or a file in it, may not be read
+            described, why = [], [error]
         points += described
         refused += why
     return Result(points, refused)
