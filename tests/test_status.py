@@ -250,7 +250,7 @@ def test_what_is_sound_is_what_can_be_restored(tmp_path, seed):
 # -- what cannot be read ----------------------------------------------------------------------------------------------
 
 
-def test_one_series_that_cannot_be_read_hides_no_other(tmp_path, capsys, monkeypatch):
+def test_a_point_that_cannot_be_read_hides_no_other(tmp_path, capsys):
     domain(tmp_path, "vm1")
     two = domain(tmp_path, "vm2")
     path = two.folder / two.points[0].id / layout.MANIFEST
@@ -258,15 +258,26 @@ def test_one_series_that_cannot_be_read_hides_no_other(tmp_path, capsys, monkeyp
         assert problems(tmp_path) == {"vm1": [], "vm2": ["none-sound", "unreadable"]}
         code, lines, _ = run(capsys, tmp_path, "--max-age", "2h")
         assert code == 15 and "vm1" in lines[3] and lines[3].endswith("ok") and str(path) in lines[-1]
-    load = type(two.series).load
 
-    def fails(series):
-        if series.folder == "vm2":
-            raise errors.StoreError(f"cannot read {series.folder}: Input/output error")
-        return load(series)
 
-    monkeypatch.setattr(type(two.series), "load", fails)
+def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
+    """Nor a copy of what is in it."""
+    domain(tmp_path, "vm1")
+    two = domain(tmp_path, "vm2")
+    folders = type(two.store).folders
+
+    def fails(store, path=""):
+        if path == "vm2":
+            raise errors.StoreError(f"cannot read {path}: Permission denied")
+        return folders(store, path)
+
+    monkeypatch.setattr(type(two.store), "folders", fails)
     assert problems(tmp_path) == {"vm1": [], "vm2": ["none-sound", "unreadable"]}
+    shutil.copytree(two.folder, tmp_path / "vm2-copy")
+    told = status.status(status.Options(str(tmp_path))).domains
+    assert [(each["domain"], each["problems"]) for each in told] == [
+        ("vm1", []), ("vm2", ["none-sound", "unreadable"]), ("vm2", []),
+    ]  # fmt: skip
 
 
 def test_a_store_without_points_is_not_ok(tmp_path, capsys):

@@ -106,7 +106,10 @@ def _named(target: series.Series, found: Soundness) -> _Domain:
 
 def _elsewhere(target: series.Series, last: Manifest) -> Optional[str]:
     """Say that no pull goes on with the series, such as with a copy of one: its age tells nothing."""
-    home = series.of_domain(target.store, last.domain, last.uuid).folder
+    try:
+        home = series.of_domain(target.store, last.domain, last.uuid).folder
+    except errors.StoreError:  # told of that folder itself
+        home = target.folder
     where = target.store.path(target.folder)
     if home == target.folder:
         return None
