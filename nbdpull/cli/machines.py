@@ -11,13 +11,12 @@ from dataclasses import fields
 from typing import NamedTuple, Optional
 
 from ..core import errors
+from ..core.choices import KUBEVIRT
 from . import usage
-
-PREFIX = "kubevirt:"
 
 
 def is_one(domain: Optional[str]) -> bool:
-    return domain is not None and domain.startswith(PREFIX)
+    return domain is not None and domain.startswith(KUBEVIRT)
 
 
 def add_cluster(group: argparse._ActionsContainer, of: type) -> None:
@@ -36,9 +35,9 @@ class Kinds(NamedTuple):
 
     def require(self, args: Namespace) -> None:
         """UsageError where an option was given that only the other kind has."""
-        own, others, why = self.domains, self.machines, f"is for {PREFIX}NAMESPACE/VM"
+        own, others, why = self.domains, self.machines, f"is for {KUBEVIRT}NAMESPACE/VM"
         if is_one(getattr(args, "domain", None)):
-            own, others, why = self.machines, self.domains, f"is not for {PREFIX}NAMESPACE/VM"
+            own, others, why = self.machines, self.domains, f"is not for {KUBEVIRT}NAMESPACE/VM"
         for name in sorted(_names(others) - _names(own) - self.both):
             if hasattr(args, name):
                 option = _SPELLED.get(name, "--" + name.replace("_", "-"))

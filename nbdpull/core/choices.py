@@ -12,6 +12,7 @@ STALL_TIMEOUT = 60.0  # seconds that a server may be silent
 FREEZE_TIMEOUT = 30  # seconds: of the freeze, and of the time that the guest stands still
 CACHE_BYTES = 64 << 20  # for decompressed frames of a disk
 
+KUBEVIRT = "kubevirt:"  # begins what names a virtual machine of KubeVirt instead of a domain
 LATEST, ALL_POINTS = "latest", "all"  # instead of the id of a point
 IMAGE_KINDS = ("qcow2", "raw")
 

@@ -63,6 +63,12 @@ def require_known(cluster: Cluster, machine: Machine) -> objects.Object:
 def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
     """The VM, of which a backup can be made."""
     found = require_known(cluster, machine)
+    require_able(machine, found)
+    return found
+
+
+def require_able(machine: Machine, found: objects.Object) -> None:
+    """For others KubeVirt would wait for ever."""
     if not objects.uid(found):
         raise errors.HypervisorError(f"virtual machine {machine.domain} has no uid")
     if objects.is_off(found):
@@ -73,7 +79,6 @@ def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
             f"virtual machine {machine.domain} has no changed block tracking ({tracking or 'not asked for'}), without "
             "which KubeVirt makes no backup: give it the label that the cluster selects for it, and restart it"
         )
-    return found
 
 
 def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -> None:

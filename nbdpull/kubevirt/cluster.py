@@ -22,6 +22,7 @@ from .login import Login
 
 TIMEOUT = 30.0  # seconds of one request
 PAUSE = 0.5  # seconds before a request is made again
+_REVIEWS = "authorization.k8s.io/v1"
 _PASSING = (429, 500, 502, 503, 504)
 
 Object = dict[str, Any]
@@ -49,6 +50,22 @@ class Cluster:
     @property
     def inside(self) -> bool:
         return self._login.inside
+
+    @property
+    def host(self) -> str:
+        return self._login.host
+
+    def version(self) -> str:
+        """Of Kubernetes."""
+        return str((self._object("GET", "version") or {}).get("gitVersion"))
+
+    def may(self, verb: str, kind: str, namespace: str) -> bool:
+        """Whether we are allowed that. kind: as of get."""
+        group = kind.split("/")[1] if kind.startswith("apis/") else ""
+        wanted = {"namespace": namespace, "verb": verb, "group": group, "resource": kind.rpartition("/")[2]}
+        review = {"apiVersion": _REVIEWS, "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": wanted}}
+        found = self._object("POST", f"apis/{_REVIEWS}/selfsubjectaccessreviews", review) or {}
+        return bool((found.get("status") or {}).get("allowed"))
 
     def heed(self, check: Check = lambda: None) -> None:
         """From now on this is called instead: what cleans up is not stopped by what stopped the run."""

@@ -15,9 +15,9 @@ from typing import NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from ..core import errors
+from ..core.choices import KUBEVIRT
 from .endpoint import TOKEN_HEADER, Access, Urls
 
-PREFIX = "kubevirt:"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z", re.ASCII)
 _PLACE = "{volume}"
 _OF_KUBEVIRT = re.compile(r"/exports/([^/]+)/(?:map|data)\Z")
@@ -39,8 +39,8 @@ class Machine(NamedTuple):
 
 def machine(domain: str) -> Machine:
     """Of kubevirt:NAMESPACE/VM; UsageError."""
-    namespace, slash, name = domain[len(PREFIX) :].partition("/")
-    if not (domain.startswith(PREFIX) and slash and _NAME.match(namespace) and _NAME.match(name)):
+    namespace, slash, name = domain[len(KUBEVIRT) :].partition("/")
+    if not (domain.startswith(KUBEVIRT) and slash and _NAME.match(namespace) and _NAME.match(name)):
         raise errors.UsageError(f"{domain!r} is no virtual machine of KubeVirt: write kubevirt:NAMESPACE/VM")
     return Machine(namespace, name)
 

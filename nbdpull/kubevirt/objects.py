@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, Optional
 
-from ..core.choices import BackupType
+from ..core.choices import KUBEVIRT, BackupType
 from .endpoint import Access, Urls
 from .given import Machine
 
@@ -26,6 +26,9 @@ BACKUP = "apis/backup.kubevirt.io/v1alpha1/namespaces/{}/virtualmachinebackups"
 TRACKER = "apis/backup.kubevirt.io/v1alpha1/namespaces/{}/virtualmachinebackuptrackers"
 SECRET = "api/v1/namespaces/{}/secrets"  # noqa: S105
 CLAIM = "api/v1/namespaces/{}/persistentvolumeclaims"
+INSTALLED = "apis/kubevirt.io/v1/kubevirts"  # of all namespaces
+
+GATE = "IncrementalBackup"
 
 _GROUP, _OF_VM = "backup.kubevirt.io", "kubevirt.io"
 _LABELS = {"app.kubernetes.io/managed-by": "nbdpull"}
@@ -156,12 +159,16 @@ def is_ours(found: Object, machine: Machine) -> bool:
     return store is not None and bool(named == tracker_name(machine, store))
 
 
+def is_tracker_of(found: Object, machine: Machine) -> bool:
+    return bool(_at(found, "spec", "source", "name") == machine.name)
+
+
 def is_of(found: Object, machine: Machine, trackers: Iterable[Object]) -> bool:
     """Whether a backup is of this VM, by itself or by one of the trackers."""
     kind, name = _at(found, "spec", "source", "kind"), _at(found, "spec", "source", "name")
     if kind == "VirtualMachine":
         return bool(name == machine.name)
-    return any(name_of(each) == name and _at(each, "spec", "source", "name") == machine.name for each in trackers)
+    return any(name_of(each) == name and is_tracker_of(each, machine) for each in trackers)
 
 
 class State(NamedTuple):
@@ -237,6 +244,17 @@ def _ended(found: Object, told: Mapping[Any, Object]) -> str:
     return "it is being deleted" if _at(found, "metadata", "deletionTimestamp") else ""
 
 
+def release(found: Object) -> tuple[str, list[str]]:
+    """Of a KubeVirt object: (the version that runs, the feature gates of its configuration)."""
+    gates = _list(_at(found, "spec", "configuration", "developerConfiguration", "featureGates"))
+    return str(_at(found, "status", "observedKubeVirtVersion") or "an unknown version"), list(map(str, gates))
+
+
+def plural(kind: str) -> str:
+    """As rights name it: the last word of a path."""
+    return kind.rpartition("/")[2]
+
+
 def is_over(found: Object) -> bool:
     """Whether nothing of it runs any more."""
     conditions = _list(_at(found, "status", "conditions"))
@@ -272,14 +290,33 @@ def _access(status: Object, inside: bool) -> Optional[Access]:
     return None
 
 
+def _volumes(machine_object: Object) -> dict[str, Object]:
+    volumes = _list(_at(machine_object, "spec", "template", "spec", "volumes"))
+    return {str(_at(each, "name")): each for each in volumes}
+
+
 def claims(machine_object: Object) -> dict[str, str]:
     """{volume: claim} of a VM."""
     found = {}
-    for volume in _list(_at(machine_object, "spec", "template", "spec", "volumes")):
+    for name, volume in _volumes(machine_object).items():
         claimed = _at(volume, "persistentVolumeClaim", "claimName") or _at(volume, "dataVolume", "name")
         if claimed:
-            found[str(volume.get("name"))] = str(claimed)
+            found[name] = str(claimed)
     return found
+
+
+def sources(machine: Machine, machine_object: Object) -> dict[str, str]:
+    """{volume: what a point says that it is of} of a VM, where that is known."""
+    return {name: f"{KUBEVIRT}{machine.namespace}/{claim}" for name, claim in claims(machine_object).items()}
+
+
+def volumes(machine_object: Object) -> dict[str, str]:
+    """{volume: what it is, as a text} of a VM; "" where KubeVirt makes no backup of it."""
+    claimed = claims(machine_object)
+    return {
+        name: f"claim {claimed[name]}" if name in claimed else "host disk" if _at(volume, "hostDisk") else ""
+        for name, volume in _volumes(machine_object).items()
+    }
 
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,

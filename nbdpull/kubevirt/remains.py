@@ -59,6 +59,12 @@ def found(cluster: Cluster, machine: Machine, store: Optional[str], kinds: Seque
     return Found(remains, hidden)
 
 
+def running(cluster: Cluster, machine: Machine, store: str) -> list[objects.Object]:
+    """The backups of a store's runs, of those that live, too."""
+    items = cluster.items(objects.BACKUP, machine.namespace, objects.labels(store))
+    return [each for each in items if objects.is_ours(each, machine) and not objects.is_over(each)]
+
+
 def remove(cluster: Cluster, machine: Machine, remain: Remain, patience: float) -> None:
     """Also where it is gone. A backup is, after this; HypervisorError where it takes more than `patience` seconds."""
     cluster.delete(remain.kind, machine.namespace, remain.name)

@@ -14,7 +14,7 @@ from ..core.errors import Check, Report
 from ..format import layout
 from ..format.manifest import CheckpointEntry
 from ..kubevirt import backup as kubevirt_backup
-from ..kubevirt import given, objects
+from ..kubevirt import objects
 from ..kubevirt.backup import MovedBase
 from ..kubevirt.cluster import Cluster
 from ..kubevirt.endpoint import Endpoint
@@ -110,11 +110,10 @@ def _backup(run: Run, options: Options, state: objects.State, found: objects.Obj
     if state.checkpoint is None:
         run.warnings.append("the backup has no checkpoint: the next pull will be full")
     made = CheckpointEntry(*state.checkpoint, automatic=False) if state.checkpoint else None
-    namespace = run.machine.namespace
     return Backup(
         type=state.type,
         cut=Cut(state.begun, made, "frozen" if frozen else "crash-consistent", reason),
-        sources={volume: f"{given.PREFIX}{namespace}/{claim}" for volume, claim in objects.claims(found).items()},
+        sources=objects.sources(run.machine, found),
         files={layout.VM_OBJECT: objects.stored(found)},
     )
 

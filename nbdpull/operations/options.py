@@ -190,6 +190,21 @@ class _OfCluster:
 
 
 @dataclass(frozen=True)
+class KubevirtPlanOptions(_OfCluster):
+    """As of pull. output None: as if for a new store."""
+
+    output: Optional[str] = None
+    full: bool = False
+    disks: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KubevirtDoctorOptions(_OfCluster):
+    """What is looked at."""
+
+
+@dataclass(frozen=True)
 class KubevirtCleanupOptions(_OfCluster):
     """output: the store. dry_run: look only."""
 

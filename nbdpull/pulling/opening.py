@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple, Optional, Protocol
 
+from ..core import errors
+from ..core.choices import KUBEVIRT
 from ..core.errors import Check
 from ..hypervisor import domain
 from . import holder, offline, preparation, route
@@ -48,6 +50,11 @@ class Opened(NamedTuple):
 @contextmanager
 def opened(wanted: Wanted, check: Check) -> Iterator[Opened]:
     """Nobody else backs the domain up as long as the block lasts."""
+    if wanted.domain.startswith(KUBEVIRT):
+        raise errors.UsageError(
+            f"{wanted.domain} is no domain of libvirt: only pull, plan, doctor, cleanup and release take virtual "
+            "machines of KubeVirt"
+        )
     route.parse(wanted.nbd, wanted.tls)  # before anything is done
     with ExitStack() as entered:
         vm = entered.enter_context(domain.open(wanted.domain, wanted.uri, wanted.stall_timeout, check))

@@ -16,12 +16,12 @@ from ..core import process
 from ..core.choices import OnLostBase
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
-from ..format.manifest import FULL, INCREMENTAL, DiskEntry
+from ..format.manifest import FULL, DiskEntry
 from ..hypervisor.guest_load import Cores
 from ..kubevirt import given
 from ..kubevirt.endpoint import Endpoint
 from ..kubevirt.volume import BATCH_DATA, Volume
-from ..pulling import account, base, copies, fit
+from ..pulling import account, copies, fit
 from ..pulling.account import Cut, Whose
 from ..pulling.base import Choice
 from ..pulling.disk_copy import DiskCopy, Storing
@@ -93,7 +93,10 @@ def made(
     require_alive: Callable[[], None] = lambda: None,
 ) -> Point:
     """require_alive: raises where the backup did not last."""
-    disks = [_disk(run, backup, start, volume) for volume in read.volumes]
+    disks = [
+        start.disk(run.machine, each.name, backup.sources.get(each.name), each.size, each.allocated)
+        for each in read.volumes
+    ]
     choice = _choice(run, wanted, start, disks)
     run.warnings.extend(_blind(choice, read.volumes))
     fit.require_readable(disks, run.held.sequence, run.series.store.path(run.series.folder))
@@ -117,24 +120,8 @@ def made(
         return new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries)
 
 
-def _disk(run: Run, backup: Backup, start: Start, volume: Volume) -> Disk:
-    """A volume as base.decide looks at disks: it has bitmaps."""
-    before = start.base.before if start.base else None
-    known = before.get(volume.name) if before else None
-    by_name = known.source if known else f"{given.PREFIX}{run.machine.domain}/{volume.name}"
-    source = backup.sources.get(volume.name, by_name)
-    facts = {"bus": "", "readonly": False, "transient": False, "shareable": False, "empty": False}
-    named = {"target": volume.name, "type": "kubevirt", "source": source, "format": "qcow2", "device": "disk"}
-    return Disk(**named, **facts, size=volume.size, allocation=volume.allocated)  # type: ignore[arg-type]
-
-
 def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk]) -> Choice:
-    decisions = {disk.target: base.decide(disk, start.base, start.why) for disk in disks}
-    for name, (mode, _) in decisions.items():
-        if start.base and mode == INCREMENTAL and name not in start.base.whole:
-            decisions[name] = FULL, "chain-broken"
-    incremental = any(mode == INCREMENTAL for mode, _ in decisions.values())
-    choice = Choice(start.base if incremental else None, decisions)
+    choice = start.choice(disks)
     run.warnings.extend(choice.lost_warnings())
     if wanted.on_lost_base == OnLostBase.FAIL:
         choice.require_not_lost()

@@ -5,14 +5,17 @@ Owns: that it is the newest point, and that all it builds on is proved. Must not
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 from ..core import errors
-from ..core.choices import OnLostBase
+from ..core.choices import KUBEVIRT, OnLostBase
 from ..core.errors import Check
-from ..definitions.domain_xml import Checkpoint
+from ..definitions.domain_xml import Checkpoint, Disk
+from ..format.manifest import FULL, INCREMENTAL
+from ..kubevirt.given import Machine
 from ..pulling import base
-from ..pulling.base import LOST, Base
+from ..pulling.base import LOST, Base, Choice
 from ..repository.series import Point, Series
 
 
@@ -26,6 +29,23 @@ class Start(NamedTuple):
     @property
     def checkpoint(self) -> Optional[str]:
         return self.base.checkpoint.name if self.base else None
+
+    def disk(self, machine: Machine, name: str, source: Optional[str], size: int, allocated: int = 0) -> Disk:
+        """A volume as base.decide looks at disks: it has bitmaps. source: what it is of, None: that is not known."""
+        known = self.base.before.get(name) if self.base and self.base.before else None
+        by_name = known.source if known else f"{KUBEVIRT}{machine.domain}/{name}"
+        facts = {"bus": "", "readonly": False, "transient": False, "shareable": False, "empty": False}
+        named = {"target": name, "type": "kubevirt", "source": source or by_name, "format": "qcow2", "device": "disk"}
+        return Disk(**named, **facts, size=size, allocation=allocated)  # type: ignore[arg-type]
+
+    def choice(self, disks: Iterable[Disk]) -> Choice:
+        """Which is read in full, and which as an increment."""
+        decisions = {disk.target: base.decide(disk, self.base, self.why) for disk in disks}
+        for name, (mode, _) in decisions.items():
+            if self.base and mode == INCREMENTAL and name not in self.base.whole:
+                decisions[name] = FULL, "chain-broken"
+        incremental = any(mode == INCREMENTAL for mode, _ in decisions.values())
+        return Choice(self.base if incremental else None, decisions)
 
     def require(self, on_lost_base: str) -> None:
         """CheckpointUnusable where there was to be a base, there is none, and the user wants no full pull instead."""

@@ -35,6 +35,14 @@ PARAMETERS = {
 DELETE_OPTIONS = {"apiVersion", "kind", "propagationPolicy", "gracePeriodSeconds", "preconditions", "dryRun"}
 REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed", 409: "Conflict",
            410: "Expired", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}  # fmt: skip
+ALONE = {  # paths that are none of objects in a namespace
+    "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": "_review",
+    "/apis/kubevirt.io/v1/kubevirts": "_installed",
+}
+ATTRIBUTES = {"namespace": str, "verb": str, "group": str, "version": str, "resource": str, "subresource": str,
+              "name": str}  # fmt: skip
+REVIEW = {"apiVersion": str, "kind": str, "metadata": dict, "spec": {"resourceAttributes": ATTRIBUTES}}
+GATE = "IncrementalBackup"
 MERGE = "application/merge-patch+json"
 LONGEST_WATCH = 30
 
@@ -76,6 +84,8 @@ class ApiHandler(Handler):
             query = dict(parse_qsl(parts.query, keep_blank_values=True))
             if parts.path == "/version":
                 return self._send(200, {"major": "1", "minor": "34", "gitVersion": "v1.34.0"})
+            if parts.path in ALONE:
+                return self._send(*getattr(self, ALONE[parts.path])(body))
             self._handle(self._target(parts.path), query, body)
         except Refused as error:
             if error.status in (400, 405, 415, 422) and not isinstance(error, Denied):
@@ -105,6 +115,8 @@ class ApiHandler(Handler):
         core, group, version, namespace, resource, name, subresource = match.groups() if match else [None] * 7
         key = (group or "", core or version, resource)
         if not match or key not in KINDS:
+            raise Refused(404, "NotFound", "the server could not find the requested resource")
+        if group in self.cluster.without:
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         if subresource:
             raise Refused(403, "Forbidden", f"{resource}/status is the controller's")
@@ -140,6 +152,26 @@ class ApiHandler(Handler):
         if not target.writable and verb not in ("get", "list", "watch"):
             raise Refused(403, "Forbidden", f"{target.resource} is forbidden: cannot {verb}")
         return verb
+
+    def _review(self, body):
+        """What the account may do."""
+        item = self._parsed(body, {"application/json"})
+        schema.check_fields(item, REVIEW, "")
+        wanted = item["spec"]["resourceAttributes"]
+        known = {(group, resource) for group, _, resource in KINDS}
+        if self.command != "POST" or (wanted["group"], wanted["resource"]) not in known:
+            raise Refused(400, "BadRequest", f"a review of {wanted}")
+        allowed = (wanted["verb"], wanted["resource"]) not in self.cluster.forbidden
+        return 201, {**item, "status": {"allowed": allowed}}
+
+    def _installed(self, body):
+        """KubeVirt itself, in whatever namespace it is."""
+        if ("list", "kubevirts") in self.cluster.forbidden:
+            raise Refused(403, "Forbidden", "kubevirts.kubevirt.io is forbidden: cannot list at the cluster scope")
+        spec = {"configuration": {"developerConfiguration": {"featureGates": self.cluster.gates}}}
+        status = {"phase": "Deployed", "observedKubeVirtVersion": self.cluster.generation.release}
+        item = {"metadata": {"name": "kubevirt", "namespace": "kubevirt"}, "spec": spec, "status": status}
+        return 200, {"apiVersion": "kubevirt.io/v1", "kind": "KubeVirtList", "items": [item]}
 
     # -- reading
 
@@ -218,6 +250,8 @@ class ApiHandler(Handler):
 
     def _admit(self, item, target):
         """KubeVirt's webhook, which comes before the API server finds that a name is taken."""
+        if GATE not in self.cluster.gates:
+            self._deny(f"{GATE} feature gate not enabled")
         for other in self.objects.all(target.resource, target.namespace):
             name = other["metadata"]["name"]
             if name == item["metadata"].get("name"):

@@ -46,6 +46,8 @@ class Cluster:
         self.folder = folder
         self.namespaces = set()
         self.forbidden = set()  # {(verb, resource)}
+        self.without = set()  # groups of objects that it does not know
+        self.gates = ["Snapshot", "IncrementalBackup"]
         self.bearer = BEARER
         self.complaints = []  # what a client did wrong
         self.log = []  # "VERB RESOURCE" of what was done to objects

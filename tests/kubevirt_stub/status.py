@@ -40,7 +40,7 @@ def _told(status, link):
 class V18:
     """Own types of condition, whose reason is a text for people; a failure is `Done`, too."""
 
-    name = "v1.8"
+    name, release = "v1.8", "v1.8.4"
     merged = False  # an incremental map tells the dirty bitmap alone
     confuses = False  # whether a second backup, of another source, takes the first one's job for its own
 
@@ -108,7 +108,7 @@ class V18:
 class V19(V18):
     """metav1.Condition, with reasons for programs."""
 
-    name = "v1.9"
+    name, release = "v1.9", "v1.9.0"
     merged = True
     confuses = True
     quiesced = {
@@ -173,7 +173,7 @@ class V19(V18):
 class Later(V19):
     """main after August 2026: URLs and certificates in `links`, and the export is no longer handed over by its uid."""
 
-    name = "main"
+    name, release = "main", "v1.10.0-alpha.0"
 
     def volumes(self, targets):
         return [{"volumeName": name} for name in targets]

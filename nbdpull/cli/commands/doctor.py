@@ -4,36 +4,63 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 from ...core.errors import Check, Report
 from ...operations.options import DoctorOptions as Options
-from .. import usage
+from ...operations.options import KubevirtDoctorOptions as Kubevirt
+from .. import machines, usage
 from ..output import Outcome
 
 if TYPE_CHECKING:
     from ...operations.doctor import Result
+    from ...operations.kubevirt_doctor import Result as OfMachine
+
+    Found = Union[Result, OfMachine]
 
 SUMMARY = "check that the host and a domain are ready for pulls, and suggest fixes"
 EXAMPLE = "doctor vm1"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "domain", metavar="DOMAIN", nargs="?", help="check this domain and its disks, too")
+    usage.add(
+        parser,
+        Options,
+        "domain",
+        metavar="DOMAIN",
+        nargs="?",
+        help="check this domain and its disks, too; or kubevirt:NAMESPACE/VM and its cluster",
+    )
     usage.add_connect(parser, Options)
     usage.add_scratch(parser, Options)
+    machines.add_cluster(parser, Kubevirt)
     parser.add_argument("--json", action="store_true", help="one JSON array")
 
 
-def run(args: Namespace, report: Report, check: Check) -> Outcome:
-    from ...operations import doctor
+_KINDS = machines.Kinds("doctor", Options, Kubevirt)
 
-    found = doctor.doctor(usage.options(Options, args), report, check)
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    _KINDS.require(args)
+    is_machine = machines.is_one(getattr(args, "domain", None))
+    found = (_of_machine if is_machine else _of_domain)(args, report, check)
     code = max((each.exit_code for each in found.findings), default=0)
     return Outcome([vars(each) for each in found.findings], _lines(found), code)
 
 
-def _lines(found: Result) -> Iterator[str]:
+def _of_domain(args: Namespace, report: Report, check: Check) -> Found:
+    from ...operations import doctor
+
+    return doctor.doctor(usage.options(Options, args), report, check)
+
+
+def _of_machine(args: Namespace, report: Report, check: Check) -> Found:
+    from ...operations import kubevirt_doctor
+
+    return kubevirt_doctor.kubevirt_doctor(usage.options(Kubevirt, args), report, check)
+
+
+def _lines(found: Found) -> Iterator[str]:
     for each in found.findings:
         yield f"{each.state:5} {each.subject}: {each.text}"
         if each.advice:

@@ -1,0 +1,114 @@
+"""What a pull of kubevirt:NAMESPACE/VM would read, as far as the cluster's objects and a store tell: nothing is begun.
+
+Owns: what the tracker will say by then. Must not know: how a backup is made, files of a store but for reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Optional
+
+from ..core import errors
+from ..core.errors import Check, Report
+from ..definitions.domain_xml import Disk
+from ..format import layout
+from ..kubevirt import backup, given, objects, remains
+from ..kubevirt.backup import Who
+from ..kubevirt.cluster import Cluster
+from ..kubevirt.given import Machine
+from ..repository import marker
+from ..repository.series import Point, Series
+from ..volumes import machine_run, start
+from ..volumes.start import Start
+from .options import KubevirtPlanOptions as Options
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a pull would do, with the members of a plan. What only a map tells is None: for one a backup would have to
+    be made, and then the tracker moves."""
+
+    domain: str
+    since: Optional[str]
+    parent: Optional[str]
+    disks: list[dict[str, Any]]
+    seconds: Optional[float]
+    offline: Optional[str]
+    warnings: list[str]
+
+
+class _Kept(NamedTuple):
+    """What a store has of the VM; store: its uuid."""
+
+    store: Optional[str] = None
+    series: Optional[Series] = None
+    points: list[Point] = []
+
+
+def kubevirt_plan(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """Look, and leave everything as it is. Errors as of the pull."""
+    machine = given.machine(options.domain)
+    cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
+    found = backup.virtual_machine(cluster, machine)
+    kept = _kept(options.output, machine, objects.uid(found))
+    backup.require_no_other(cluster, machine, kept.store)
+    latest, warnings = _latest(cluster, machine, kept.store)
+    begin = start.by_tracker(kept.series, kept.points, latest, options.full, check)
+    volumes = [name for name, source in objects.volumes(found).items() if source]
+    names = given.wanted(volumes, options.disks, options.exclude)
+    sources, sizes = objects.sources(machine, found), _sizes(cluster, machine, found)
+    disks = [_disk(machine, begin, name, sources, sizes) for name in names]
+    choice = begin.choice(disks)
+    unknown = dict.fromkeys(("dirty_bytes", "zero_bytes", "data_bytes", "extents", "stored_bytes_estimate", "seconds"))
+    told = [{**each, "size": sizes.get(each["name"]), **unknown} for each in choice.told(disks)]
+    return Result(
+        domain=machine.domain,
+        since=choice.since,
+        parent=choice.parent.id if choice.parent else None,
+        disks=told,
+        seconds=None,
+        offline=None,
+        warnings=[*warnings, *begin.warnings, *choice.lost_warnings()],
+    )
+
+
+def _kept(output: Optional[str], machine: Machine, uid: str) -> _Kept:
+    if output is None or marker.is_new(output):
+        return _Kept()
+    store = marker.open_store(output)
+    target, uid = machine_run.series_of(store, machine, uid)
+    points = target.load()[0]
+    target.require_of(points, uid)
+    return _Kept(marker.uuid_of(store), target, points)
+
+
+def _latest(cluster: Cluster, machine: Machine, store: Optional[str]) -> tuple[Optional[str], list[str]]:
+    """(the checkpoint that the tracker names when a pull begins, warnings): the pull deletes what a dead run left, and
+    the tracker moves with it."""
+    if store is None:
+        return None, []
+    latest = backup.Backup(cluster, Who(machine, store, layout.new_point_id()), 0).base()
+    warnings = []
+    for each in remains.running(cluster, machine, store):
+        state = objects.state(each, cluster.inside)
+        latest = state.checkpoint[0] if state.checkpoint else latest
+        warnings.append(f"backup {objects.name_of(each)} is there: a pull under way, or one that died and left it")
+    return latest, warnings
+
+
+def _sizes(cluster: Cluster, machine: Machine, found: objects.Object) -> dict[str, int]:
+    """{volume: bytes of its claim} of those that tell."""
+    sizes = {}
+    for volume, claim in objects.claims(found).items():
+        try:
+            size = objects.capacity(cluster.get(objects.CLAIM, machine.namespace, claim))
+        except errors.AccessDenied:
+            continue
+        sizes.update({volume: size} if size else {})
+    return sizes
+
+
+def _disk(machine: Machine, begin: Start, name: str, sources: dict[str, str], sizes: dict[str, int]) -> Disk:
+    """Of the size that it had, where that is known: only its map tells the present one."""
+    before = begin.base.size(name) if begin.base else None
+    return begin.disk(machine, name, sources.get(name), before if before is not None else sizes.get(name, 0))
