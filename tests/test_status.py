@@ -255,9 +255,9 @@ def test_a_point_that_cannot_be_read_hides_no_other(tmp_path, capsys):
     two = domain(tmp_path, "vm2")
     path = two.folder / two.points[0].id / layout.MANIFEST
     with damaged(path, b"{"):
-        assert problems(tmp_path) == {"vm1": [], "vm2": ["none-sound", "unreadable"]}
+        assert problems(tmp_path) == {"vm1": [], "vm2": ["unreadable", "none-sound"]}
         code, lines, _ = run(capsys, tmp_path, "--max-age", "2h")
-        assert code == 15 and "vm1" in lines[3] and lines[3].endswith("ok") and str(path) in lines[-1]
+        assert code == 15 and "vm1" in lines[3] and lines[3].endswith("ok") and str(path) in lines[-2]
 
 
 def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
@@ -272,11 +272,11 @@ def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
         return folders(store, path)
 
     monkeypatch.setattr(type(two.store), "folders", fails)
-    assert problems(tmp_path) == {"vm1": [], "vm2": ["none-sound", "unreadable"]}
+    assert problems(tmp_path) == {"vm1": [], "vm2": ["unreadable", "none-sound"]}
     shutil.copytree(two.folder, tmp_path / "vm2-copy")
     told = status.status(status.Options(str(tmp_path))).domains
     assert [(each["domain"], each["problems"]) for each in told] == [
-        ("vm1", []), ("vm2", ["none-sound", "unreadable"]), ("vm2", []),
+        ("vm1", []), ("vm2", ["unreadable", "none-sound"]), ("vm2", []),
     ]  # fmt: skip
 
 

@@ -21,9 +21,9 @@ from ..storage.directory import DirectoryStore
 from .options import StatusOptions as Options
 
 # What can be wrong, the worst first.
-NO_POINT, NONE_SOUND, UNREADABLE, DAMAGED = "no-point", "none-sound", "unreadable", "damaged"
+NO_POINT, UNREADABLE, NONE_SOUND, DAMAGED = "no-point", "unreadable", "none-sound", "damaged"
 TOO_OLD, FUTURE, DRILL_FAILED = "too-old", "future", "drill-failed"
-PROBLEMS = (NO_POINT, NONE_SOUND, UNREADABLE, DAMAGED, TOO_OLD, FUTURE, DRILL_FAILED)
+PROBLEMS = (NO_POINT, UNREADABLE, NONE_SOUND, DAMAGED, TOO_OLD, FUTURE, DRILL_FAILED)
 
 _SKEW = 300  # seconds that the clocks of two hosts may differ by
 
@@ -132,8 +132,8 @@ def _described(domain: _Domain, now: datetime, max_age: Optional[float], expecte
     drilled = found.drilled
     wrong = {
         NO_POINT: not found.points and not found.refused,
-        NONE_SOUND: bool(found.points or found.refused) and not found.sound,
         UNREADABLE: bool(found.refused),
+        NONE_SOUND: bool(found.points or found.refused) and not found.sound,
         DAMAGED: bool(found.damaged),
         # Of one that nobody expects no new point is to come: it may be retired.
         TOO_OLD: age is not None and max_age is not None and age > max_age and expected is not False,

@@ -133,9 +133,9 @@ def _text(problem: str, domain: dict[str, Any], max_age: Optional[float]) -> str
     if problem == "no-point":
         return "it has no point here"
     if problem == "none-sound":
-        return "no whole image can be made of any of its points, by all that is known"
+        return "it has no sound point, of which whole images can be made"
     if problem == "unreadable":
-        return f"of its points, {len(domain['unreadable'])} cannot be read: {_some(domain['unreadable'], '; ')}"
+        return _some(domain["unreadable"], "; ")
     if problem == "damaged":
         return f"damaged, or built on damage: {_some(domain['damaged'])} (nbdpull verify tells the places)"
     if problem == "drill-failed":
