@@ -71,7 +71,7 @@ def test_neighbours_are_made_one(seed):
 
 
 def test_next_window_follows_the_time_that_one_took():
-    window = batching.FIRST_STATUS
+    window = 4 * batching.MIN_STATUS
     assert batching.next_window(window, batching.SLOW_STATUS * 2) == window // 2
     assert batching.next_window(window, batching.QUICK_STATUS / 2) == window * 2
     assert batching.next_window(window, (batching.SLOW_STATUS + batching.QUICK_STATUS) / 2) == window

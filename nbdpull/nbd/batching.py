@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..core.extents import Range
 
-# QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took.
-MIN_STATUS, FIRST_STATUS, MAX_STATUS = 16 << 20, 256 << 20, 2 << 30  # bytes asked for in one request
+# QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took. The
+# first is the shortest: who wants a page of the map has it from there mostly, and QEMU asked no image for the rest.
+MIN_STATUS, MAX_STATUS = 16 << 20, 2 << 30  # bytes asked for in one request
 SLOW_STATUS, QUICK_STATUS = 0.02, 0.005  # seconds
 BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
 

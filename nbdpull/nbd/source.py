@@ -155,7 +155,7 @@ class Source:
         return extents.merged_stream(extents.with_edge(found, MAX_CLUSTER, self._presume))
 
     def _status_windows(self, offset: int) -> Iterator[Extents]:
-        window = batching.FIRST_STATUS
+        window = batching.MIN_STATUS
         while offset < self.size:
             stop = min(offset + window, self.size)
             replies, seconds = self._map(offset, stop - offset)
