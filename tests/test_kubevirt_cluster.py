@@ -81,6 +81,26 @@ def test_a_tracker_that_moved_leads_to_a_full_pull(bed):
     require_equal(bed, "1")
 
 
+def test_a_claim_that_was_made_again_is_no_base(late):
+    """As by a restore in place: the same name, other content, and clean bits."""
+    pull(late)
+    late.objects.delete("persistentvolumeclaims", "ns1", "vm1-data")
+    late.add_claim("ns1", "vm1-data", "Block")
+    disk = disks(late)["data"]
+    disk.content[:] = 7
+    disk.allocation[:] = 0
+    result = pull(late)
+    assert decisions(result.point) == {"rootdisk": ("incremental", "checkpoint"), "data": ("full", "source-changed")}
+    assert any("it has another image now" in each for each in result.warnings)
+    require_equal(late, "1")
+
+
+def test_claims_that_may_not_be_seen_are_known_by_name(late):
+    late.forbidden.add(("get", "persistentvolumeclaims"))
+    pull(late, pvc="scratch")
+    assert decisions(pull(late, pvc="scratch").point) == both("incremental", "checkpoint")
+
+
 def test_on_lost_base_fail_begins_nothing(late):
     pull(late)
     [tracker] = late.trackers

@@ -91,9 +91,19 @@ def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -
             raise errors.Busy(f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}")
 
 
-def scratch(cluster: Cluster, machine: Machine, found: objects.Object) -> int:
+def claims(cluster: Cluster, machine: Machine, found: objects.Object) -> dict[str, Optional[objects.Object]]:
+    """{volume: its claim} of a VM; None where there is none, or we may not see it."""
+    known: dict[str, Optional[objects.Object]] = {}
+    for volume, name in objects.claims(found).items():
+        try:
+            known[volume] = cluster.get(objects.CLAIM, machine.namespace, name)
+        except errors.AccessDenied:
+            known[volume] = None
+    return known
+
+
+def scratch(claims: Iterable[Optional[objects.Object]]) -> int:
     """Bytes that the scratch of a backup may take: all that its claims hold; 0 where that is not known."""
-    claims = [cluster.get(objects.CLAIM, machine.namespace, name) for name in objects.claims(found).values()]
     sizes = list(map(objects.capacity, claims))
     return sum(sizes) + (1 << 30) if all(sizes) and sizes else 0
 

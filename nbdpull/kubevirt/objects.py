@@ -305,9 +305,14 @@ def claims(machine_object: Object) -> dict[str, str]:
     return found
 
 
-def sources(machine: Machine, machine_object: Object) -> dict[str, str]:
-    """{volume: what a point says that it is of} of a VM, where that is known."""
-    return {name: f"{KUBEVIRT}{machine.namespace}/{claim}" for name, claim in claims(machine_object).items()}
+def sources(machine: Machine, machine_object: Object, known: Mapping[str, Optional[Object]]) -> dict[str, str]:
+    """{volume: what a point says that it is of} of a VM; known: the claims. A claim that was deleted and made again, as
+    by a restore in place, has its name and other content, of which no bitmap tells; but another uid."""
+    found = {}
+    for name, claim in claims(machine_object).items():
+        made = known.get(name)
+        found[name] = f"{KUBEVIRT}{machine.namespace}/{claim}" + (f" {uid(made)}" if made else "")
+    return found
 
 
 def volumes(machine_object: Object) -> dict[str, str]:

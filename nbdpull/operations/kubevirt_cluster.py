@@ -6,7 +6,7 @@ Must not know: HTTP, the objects of the cluster, what a map means.
 
 from __future__ import annotations
 
-from functools import partial
+from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.choices import BackupType, Quiesce
@@ -31,10 +31,19 @@ from .options import KubevirtOptions as Options
 TTL_MARGIN = 600.0  # seconds that a backup may last longer than the pull
 
 
+class _Subject(NamedTuple):
+    """What is pulled: the VM's object, and {volume: its claim}."""
+
+    cluster: Cluster
+    machine: objects.Object
+    claims: dict[str, Optional[objects.Object]]
+
+
 def pulled(options: Options, machine: Machine, report: Report, check: Check) -> Done:
     _require_sense(options)
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     found = kubevirt_backup.virtual_machine(cluster, machine)
+    subject = _Subject(cluster, found, kubevirt_backup.claims(cluster, machine, found))
     store = marker.open_or_create(options.output, options.group)
     with machine_run.begun(store, machine, objects.uid(found), report, check, []) as run:
         first = _ordered(run, options, cluster)
@@ -44,10 +53,10 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
         begin.require(options.on_lost_base)
         run.laps.end("prepare")
         try:
-            point = _point(run, options, cluster, found, first, begin)
+            point = _point(run, options, subject, first, begin)
         except MovedBase:  # somebody used our tracker just before
             begin = _full(options, "checkpoint-replaced")
-            point = _point(run, options, cluster, found, _ordered(run, options, cluster), begin)
+            point = _point(run, options, subject, _ordered(run, options, cluster), begin)
         return run.done(point)
 
 
@@ -71,15 +80,13 @@ def _full(options: Options, why: str) -> Start:
     return begin
 
 
-def _point(
-    run: Run, options: Options, cluster: Cluster, found: objects.Object, job: kubevirt_backup.Backup, begin: Start
-) -> Point:
+def _point(run: Run, options: Options, subject: _Subject, job: kubevirt_backup.Backup, begin: Start) -> Point:
     seconds = None if options.max_duration is None else options.max_duration + TTL_MARGIN
     try:
         job.begin(begin.checkpoint, options.quiesce == Quiesce.NEVER, seconds, options.pvc,
-                  partial(kubevirt_backup.scratch, cluster, run.machine, found))  # fmt: skip
+                  lambda: kubevirt_backup.scratch(subject.claims.values()))  # fmt: skip
         state = job.wait()
-        backup = _backup(run, options, state, found)
+        backup = _backup(run, options, state, subject)
         if begin.base and backup.type == BackupType.FULL:
             begin = _full(options, "checkpoint-lost")
         assert state.access
@@ -97,7 +104,7 @@ def _point(
         raise
 
 
-def _backup(run: Run, options: Options, state: objects.State, found: objects.Object) -> Backup:
+def _backup(run: Run, options: Options, state: objects.State, subject: _Subject) -> Backup:
     assert state.type
     frozen, why = state.quiesced or (False, "")
     reason = "" if frozen else _NOT_FROZEN.get(why, "not-known")
@@ -113,8 +120,8 @@ def _backup(run: Run, options: Options, state: objects.State, found: objects.Obj
     return Backup(
         type=state.type,
         cut=Cut(state.begun, made, "frozen" if frozen else "crash-consistent", reason),
-        sources=objects.sources(run.machine, found),
-        files={layout.VM_OBJECT: objects.stored(found)},
+        sources=objects.sources(run.machine, subject.machine, subject.claims),
+        files={layout.VM_OBJECT: objects.stored(subject.machine)},
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
-from ..core import errors
 from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout
@@ -56,7 +55,8 @@ def kubevirt_plan(options: Options, report: Report = lambda **event: None, check
     begin = start.by_tracker(kept.series, kept.points, latest, options.full, check)
     volumes = [name for name, source in objects.volumes(found).items() if source]
     names = given.wanted(volumes, options.disks, options.exclude)
-    sources, sizes = objects.sources(machine, found), _sizes(cluster, machine, found)
+    claims = backup.claims(cluster, machine, found)
+    sources, sizes = objects.sources(machine, found, claims), _sizes(claims)
     disks = [_disk(machine, begin, name, sources, sizes) for name in names]
     choice = begin.choice(disks)
     unknown = dict.fromkeys(("dirty_bytes", "zero_bytes", "data_bytes", "extents", "stored_bytes_estimate", "seconds"))
@@ -96,16 +96,9 @@ def _latest(cluster: Cluster, machine: Machine, store: Optional[str]) -> tuple[O
     return latest, warnings
 
 
-def _sizes(cluster: Cluster, machine: Machine, found: objects.Object) -> dict[str, int]:
+def _sizes(claims: dict[str, Optional[objects.Object]]) -> dict[str, int]:
     """{volume: bytes of its claim} of those that tell."""
-    sizes = {}
-    for volume, claim in objects.claims(found).items():
-        try:
-            size = objects.capacity(cluster.get(objects.CLAIM, machine.namespace, claim))
-        except errors.AccessDenied:
-            continue
-        sizes.update({volume: size} if size else {})
-    return sizes
+    return {volume: size for volume, claim in claims.items() if (size := objects.capacity(claim))}
 
 
 def _disk(machine: Machine, begin: Start, name: str, sources: dict[str, str], sizes: dict[str, int]) -> Disk:
