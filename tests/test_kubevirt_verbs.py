@@ -98,6 +98,8 @@ def test_what_may_not_be_removed_is_told(dead, says):
 def test_release_removes_the_trackers_of_every_store(dead, says, tmp_path):
     code, result = says("release", DOMAIN)
     assert (code, result["code"]) == (5, "busy") and len(dead.trackers) == 1
+    store = marker.uuid_of(marker.open_store(str(store_of(dead))))
+    assert f"nbdpull cleanup with -o its store ({store}) ends it" in result["message"]
     dead.controller.end_ttl()
     code, result = says("release", DOMAIN)
     assert code == 0 and found(result) == [(what, "") for what in [*OF_A_RUN, "tracker"]]

@@ -88,7 +88,12 @@ def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -
         ours = store is not None and objects.store_of(each) == store
         if objects.is_of(each, machine, trackers) and not ours and not objects.is_over(each):
             of = " that is not of this store" if store else ""
-            raise errors.Busy(f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}")
+            told = f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}"
+            whose = objects.store_of(each)
+            end = (
+                f"if its run has died, nbdpull cleanup with -o its store ({whose}) ends it" if whose else "wait for it"
+            )
+            raise errors.Busy(f"{told}; {end}")
 
 
 def claims(cluster: Cluster, machine: Machine, found: objects.Object) -> dict[str, Optional[objects.Object]]:
