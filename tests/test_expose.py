@@ -12,6 +12,7 @@ import urllib.parse
 
 import ovirt_client
 import pytest
+from bed.address import free_port
 from bed.machine import MIB, Machine, wait_for
 from command import HELD, nbdpull, next_event, start_nbdpull
 
@@ -112,10 +113,10 @@ class Program:
         assert os.listdir(self.folder / "scratch") == []
         assert sorted(path.name for path in self.folder.glob("token*")) == (["token"] if before[1] else [])
 
-    def take(self, **how):
+    def take(self, options=()):
         """One backup, which has to be right."""
         frozen = {disk: self.vm.content(disk) for disk in self.vm.disks}
-        with self.exposed(**how) as now:
+        with self.exposed(*options) as now:
             self.vm.write("vda", 0, 65536, 0xEE)  # after the instant
             taken = {disk: now.image(disk, self.images[disk]) for disk in frozen}
             assert taken == frozen
@@ -231,10 +232,27 @@ def test_what_cannot_be_is_one_clear_line(program):
         (["--token-out", "/nowhere/token"], "/nowhere/token", 9),
         (["--token-out", "secret"], "secret exists", 9),
         (["--disk", "vdz"], "vdz", 3),
+        (["--nbd-tls", "nowhere"], "use it with --nbd", 2),
+        (["--nbd", "tcp:127.0.0.1:1", "--nbd-tls", "nowhere"], "TLS files in nowhere: there is no readable ca-cert", 2),
     ):
         done = nbdpull(*program.words(*options), cwd=program.folder)
         assert (done.returncode, done.stderr.count("\n")) == (code, 1) and said in done.stderr, done.stderr
         program.assert_unmoved(([], None))
+
+
+def test_qemus_server_at_a_port_and_a_domain_that_is_off(program):
+    """As of pull: the clients see no difference."""
+    program.take(options=["--nbd", f"tcp:127.0.0.1:{free_port()}", "--freeze-timeout", "5"])
+    frozen = program.vm.content("vda")
+    program.vm.destroy()
+    try:
+        refused = nbdpull(*program.words("--offline", "refuse"), cwd=program.folder)
+        assert refused.returncode == 3 and "is not running" in refused.stderr, refused.stderr
+        with program.exposed("--offline", "read", "--stall-timeout", "60s") as now:
+            assert now.ask("GET", "/exports/vda/data")[2] == frozen
+            assert now.finish(ok=False)[1]["code"] == "declined"
+    finally:
+        program.vm.start()
 
 
 def test_by_tls_with_certificates_of_clients(program):

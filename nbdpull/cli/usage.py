@@ -223,9 +223,13 @@ def add_scratch(parser: Parser, of: type) -> None:
         help="scratch space, for what the guest overwrites during the pull")  # fmt: skip
 
 
+def add_socket(parser: Parser, of: type) -> None:
+    add(parser, of, "--socket", metavar="PATH", help="where QEMU creates its NBD socket")
+
+
 def add_route(parser: Parser, of: type) -> None:
     """How QEMU's NBD server is reached."""
-    add(parser, of, "--socket", metavar="PATH", help="where QEMU creates its NBD socket")
+    add_socket(parser, of)
     add(parser, of, "--nbd", metavar="tcp:HOST:PORT", help="let QEMU serve over TCP instead (use --tls)")
     add(parser, of, "--tls", metavar="DIR", help="require TLS, using ca-cert.pem and client-*.pem in DIR")
 

@@ -66,7 +66,9 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
     token = auth.read(options.token_file)
     since = token_file.read(options.since) if options.since is not None else None
     tokens = between(since, options.since, options.token_out)
-    backup = wanted(options, tokens, tls=None)  # --tls is that of HTTP
+    if options.nbd_tls is not None and options.nbd is None:
+        raise errors.UsageError("--nbd-tls is for TCP: use it with --nbd tcp:HOST:PORT")
+    backup = wanted(options, tokens, tls=options.nbd_tls)
     app = App([*volumes.routes(gate), *ovirt.routes(gate, token), *asked.routes()], token)
     # Before the backup begins: a port that is taken costs nothing then.
     serving = endpoint.secured(app, "--listen", options.listen, options.tls, options.client_ca)

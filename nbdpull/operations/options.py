@@ -327,8 +327,8 @@ class ServeOptions:
 @dataclass(frozen=True)
 class ExposeOptions:
     """listen: HOST:PORT, or unix:PATH. token_file: what clients have to show. since: a file with the token of the
-    backup before, token_out: one for the new one. tls: a folder of certificates; client_ca: a file. ttl: how long a
-    client has until he says that he has it. All else as of pull."""
+    backup before, token_out: one for the new one. tls: a folder of certificates, for HTTP; client_ca: a file. ttl: how
+    long a client has until he says that he has it. nbd_tls: what is tls of pull. All else as there."""
 
     domain: str
     listen: str
@@ -342,9 +342,15 @@ class ExposeOptions:
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
     on_lost_base: str = OnLostBase.FULL
+    offline: str = Offline.AUTO
     quiesce: str = Quiesce.AUTO
+    freeze_timeout: float = FREEZE_TIMEOUT
     scratch_dir: str = SHARED_DIR
     scratch_limit: Optional[int] = None
+    socket: Optional[str] = None
+    nbd: Optional[str] = None
+    nbd_tls: Optional[str] = None
+    stall_timeout: float = STALL_TIMEOUT
 
 
 @dataclass(frozen=True)

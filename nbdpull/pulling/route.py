@@ -86,9 +86,9 @@ def to(vm: domain.Domain, nbd: Optional[str], certificates: Optional[str]) -> Ro
 def _require_files(folder: str) -> None:
     present = {name: os.access(os.path.join(folder, name), os.R_OK) for name in (*_TLS_FILES, *_CLIENT_FILES)}
     if not present["ca-cert.pem"]:
-        raise errors.UsageError(f"--tls {folder}: it has no readable ca-cert.pem to verify the server with")
+        raise errors.UsageError(f"TLS files in {folder}: there is no readable ca-cert.pem to verify the server with")
     if present["client-cert.pem"] != present["client-key.pem"]:
-        raise errors.UsageError(f"--tls {folder}: client-cert.pem or client-key.pem is not readable")
+        raise errors.UsageError(f"TLS files in {folder}: client-cert.pem or client-key.pem is not readable")
 
 
 @contextlib.contextmanager
@@ -134,7 +134,7 @@ def ssh_command(uri: str) -> list[str]:
     transport = parts.scheme.partition("+")[2]
     if transport not in ("ssh", "libssh", "libssh2"):
         raise errors.UsageError(f"{uri}: QEMU's Unix socket is on {parts.hostname}, and only ssh can forward it: "
-                                "use qemu+ssh://, or --nbd tcp:HOST:PORT with --tls")  # fmt: skip
+                                "use qemu+ssh://, or --nbd tcp:HOST:PORT with TLS")  # fmt: skip
     options = dict(urllib.parse.parse_qsl(parts.query))
     words = [options.get("command", "ssh"), "-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]
     words += ["-o", "ServerAliveInterval=15"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from ...core.choices import OnLostBase, Quiesce
+from ...core.choices import Offline, OnLostBase, Quiesce
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import ExposeOptions as Options
@@ -31,12 +31,21 @@ def add(parser: usage.Parser) -> None:
     usage.add_choice_of_disks(parser, Options)
     usage.add(parser, Options, "--on-lost-base", choices=OnLostBase.WORDS,
               help="if a disk's base is lost: read it in full, or fail")  # fmt: skip
+    usage.add(parser, Options, "--offline", choices=Offline.WORDS, help="a domain that is off: as for pull")
     usage.add(parser, Options, "--quiesce", nargs="?", choices=Quiesce.WORDS, const=Quiesce.REQUIRE,
               help="freeze the guest's file systems while the backup starts: if possible (auto), or else fail "
               "(require, and --quiesce alone), or never; write a value with '='")  # fmt: skip
+    usage.add(parser, Options, "--freeze-timeout", metavar="S", type=types.in_range(5, 60),
+              help="seconds that the freeze may last")  # fmt: skip
     usage.add_scratch(parser, Options)
     usage.add(parser, Options, "--scratch-limit", metavar="N", type=types.size,
               help="end a backup whose scratch space grows beyond this")  # fmt: skip
+    usage.add_socket(parser, Options)
+    usage.add(parser, Options, "--nbd", metavar="tcp:HOST:PORT",
+              help="let QEMU serve NBD over TCP instead (use --nbd-tls)")  # fmt: skip
+    usage.add(parser, Options, "--nbd-tls", metavar="DIR",
+              help="require TLS for --nbd, using ca-cert.pem and client-*.pem in DIR")  # fmt: skip
+    usage.add_stall_timeout(parser, Options)
     usage.add_output(parser)
 
 
