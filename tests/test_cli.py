@@ -475,9 +475,9 @@ OF_STORES = [
 ])  # fmt: skip
 def test_the_json_of_a_failure_tells_the_domain(vm, two_domains, tmp_path, capsys, words, domain):
     places = {"STORE": vm.root, "TWO": two_domains, "NONE": tmp_path / "none", "OUT": tmp_path / "out"}
-    assert cli.main([*(str(places.get(each, each)) for each in words), "--json"]) != 0
+    code = cli.main([*(str(places.get(each, each)) for each in words), "--json"])
     (result,) = json_lines(capsys.readouterr().out)
-    assert (result["ok"], result["domain"]) == (False, domain)
+    assert (result["ok"], result["exit_code"], result["domain"]) == (False, code, domain)
     assert not list(tmp_path.iterdir())
 
 

@@ -165,10 +165,14 @@ def test_an_error_of_the_items():
 
 def test_check_is_called_for_every_item():
     calls = []
-    list(
-        ordered(lambda item: item, range(20), threads=2, budget=100, weight=lambda _: 1, check=lambda: calls.append(1))
-    )
-    assert len(calls) >= 20
+
+    def items():
+        for number in range(20):
+            calls.append(number)
+            yield number
+
+    list(ordered(lambda item: item, items(), threads=2, budget=100, weight=lambda _: 1, check=lambda: calls.append("")))
+    assert [calls[calls.index(number) + 1] for number in range(20)] == [""] * 20
 
 
 def test_check_ends_a_wait():
@@ -210,8 +214,12 @@ def test_ahead_draws_no_more_than_asked():
 
     taken = pipeline.ahead(items(), 3)
     assert next(taken) == 0
-    time.sleep(0.1)
-    assert len(drawn) <= 1 + 3 + 1 + 1  # taken, waiting, on its way into the queue, and being drawn
+    at_most = 1 + 3 + 1  # taken, waiting, and on its way into the queue
+    deadline = time.monotonic() + 10
+    while len(drawn) < at_most and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.1)  # in which no more comes
+    assert drawn == list(range(at_most))
     taken.close()
     assert len(drawn) < 100
 

@@ -61,7 +61,7 @@ def test_since_a_checkpoint_of_virsh_into_an_empty_folder(pulled):
     assert_same({"vda": witness.change(point["id"], "vda", then)}, {"vda": held["vda"]})
     # no whole image of vda, and no attempt at one; vdb is whole
     refused = nbdpull("restore", witness.store, "-o", witness.folder / "out")
-    assert refused.returncode != 0 and "since checkpoint chk3" in refused.stderr
+    assert refused.returncode == 11 and "since checkpoint chk3" in refused.stderr
     assert not list(witness.folder.glob("out/*"))
     assert_same(witness.restored("latest", "--disk", "vdb", "--disk", "vdb"), {"vdb": held["vdb"]})
     witness.assert_verified()

@@ -110,7 +110,7 @@ def test_damage_to_any_file_is_found_and_refused(pulled):
     witness.pull()
     assert damages(witness) == []
     files = [path for path in sorted(witness.store.rglob("*")) if path.is_file()]
-    assert len(files) > 14
+    assert len(files) == 1 + 2 * 8
     for path in files:
         intact = path.read_bytes()
         owner = next((point for point in witness.frozen if point in path.parts), "latest")

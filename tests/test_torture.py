@@ -15,4 +15,4 @@ def test_torture(private_libvirt):
     print(f"seed {seed}")
     minutes = float(os.environ.get("TORTURE_MINUTES") or 0.3)
     counts, points = torture.torture(private_libvirt, seed, minutes, points=3)
-    assert points >= 3, counts
+    assert points >= 3, counts  # as asked for; how many more is a matter of the machine's speed

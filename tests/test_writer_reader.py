@@ -237,7 +237,7 @@ def test_the_index_can_be_made_again_from_the_chunk_files(tmp_path):
             data = path.read_bytes()
             _, start, _ = zstd_frames(data)[-2]
             parts.append(reader.decompress_records(layout.parse_skippable(data[start:], layout.RECORDS_MAGIC)))
-        assert len(parts) > 1
+        assert len(parts) == len(point.manifest.disk("vda").chunks) > 1
         assert numpy.concatenate(parts).tobytes() == records_of(vm, point, "vda").tobytes()
 
 
@@ -377,7 +377,7 @@ def test_order_is_held_across_batches(small, monkeypatch):
     monkeypatch.setattr(reader, "BATCH_RECORDS", 1)
     path = index_path(small)
     data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
-    assert len(records_of(small, small.points[0], "vda")) == len(data) // 80 > 2
+    assert len(records_of(small, small.points[0], "vda")) == len(data) // 80 == 3
     path.write_bytes(compressed(data[80:160] + data[:80] + data[160:]))
     with pytest.raises(errors.Damaged, match="overlap or are out of order"):
         records_of(small, small.points[0], "vda")
@@ -394,7 +394,7 @@ def test_an_index_is_one_whole_frame(small, how):
     path = index_path(small)
     data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
     path.write_bytes(compressed(data))
-    assert len(records_of(small, small.points[0], "vda")) > 2
+    assert len(records_of(small, small.points[0], "vda")) == 3
     path.write_bytes(NO_FRAMES[how](data))
     with pytest.raises(errors.Damaged, match="vda.index: the index (is not one whole frame|cannot be decompressed)"):
         records_of(small, small.points[0], "vda")
