@@ -32,11 +32,19 @@ class TimedOut(Exception):
 
 
 KINDS = {  # and the seconds that one takes, more or less: the longest modules begin first
-    "unit": ("needs no hypervisor and none of its programs", 0.05),
+    "unit": ("needs no hypervisor and none of its programs", 0.02),
     "e2e": ("needs libvirt, a program of QEMU's or nbdkit's, or a cluster's servers", 1),
     "faults": ("an e2e test that does a fault to a run, in tests/faults", 4),
     "guest": ("an e2e test with a Linux guest", 8),
 }
+# Seconds of the modules that take far longer than that says: one that began last would be waited for.
+LONG = {
+    "test_guest.py": 60, "test_fuzz.py": 50, "test_pull_disks.py": 40, "test_connections.py": 35, "test_drill.py": 30,
+    "test_encryption.py": 30, "test_restore_domain.py": 30, "test_offline.py": 27, "test_torture.py": 25,
+    "test_pull_stores.py": 18, "test_rename.py": 18, "test_signals.py": 16, "test_property.py": 10,
+    "test_damage.py": 10, "test_cli.py": 10, "test_verdict.py": 5, "test_lookup.py": 5, "test_openapi.py": 5,
+    "test_restore_min.py": 4, "test_verify.py": 4, "test_writer_reader.py": 4, "test_image.py": 3,
+}  # fmt: skip
 # A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them; and
 # the servers of a cluster, whose tests run command lines from end to end.
 PROGRAMS = re.compile(
@@ -95,7 +103,7 @@ def pytest_collection_modifyitems(config, items):
         for kind in kinds:
             item.add_marker(kind)
         seconds[item.path] += max(KINDS[kind][1] for kind in kinds)
-    items.sort(key=lambda item: -seconds[item.path])
+    items.sort(key=lambda item: -LONG.get(item.path.name, seconds[item.path]))
 
 
 def kinds_of(item):

@@ -205,12 +205,14 @@ def test_qemu_is_killed(rig, phase):
     rig.start(phase=phase)
     rig.vm.kill()
     code, result, _ = rig.end()
-    if code or phase not in ("ending", "committing"):
+    if phase == "committing":
+        assert code == 0, "it needs QEMU no longer"
+    elif code or phase != "ending":  # then the end may have been done, or not
         assert (code, result["code"]) == (6, "domain-crashed")
         assert "crashed or was killed" in result["message"] and "start it first" not in str(result)
     rig.vm.start()
     made = rig.assert_next_is_right()
-    assert {disk["reason"] for disk in made["details"]["disks"]} <= {"bitmap-lost", "checkpoint-lost", "first-point"}
+    assert [disk["reason"] for disk in made["details"]["disks"]] == ["bitmap-lost", "bitmap-lost"]
 
 
 def test_the_guest_shuts_down(rig):
@@ -286,6 +288,7 @@ def test_qemu_stands_still(rig, monkeypatch):
         assert time.monotonic() - started < 20
     finally:
         os.kill(rig.vm.pid, signal.SIGCONT)
+    # By what waited first, the read of a disk or a call of libvirt's.
     assert code == 6 and ("silent" in result["message"] or "did not answer" in result["message"])
     assert result["left_behind"]
     wait_for(lambda: rig.cleanup()[0] == 0, "cleaned")
