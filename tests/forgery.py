@@ -1,7 +1,8 @@
 """A store in memory that is changed as an enemy would: what hurts is put in, and then all is made right again.
 
-Owns: the changes (members of JSON, records, frames, names, kinds of files, definitions) and what an enemy does last:
-sizes and digests in manifests, parents first, and the seals, which have no key. Must not know: who reads it.
+Owns: the changes (members of JSON, pages, directories, frames, names, kinds of files, definitions) and what an enemy
+does last: sizes and digests in directories and manifests, and the seals, which have no key. Must not know: who reads
+it.
 """
 
 import copy
@@ -10,15 +11,15 @@ import json
 import os
 import random
 import re
+import struct
 from contextlib import suppress
 
 import numpy
 import stores
 import zstandard
-from blake3 import blake3
 
 from nbdpull.core import extents, process
-from nbdpull.format import layout
+from nbdpull.format import layout, pages
 from nbdpull.repository import announcement
 
 NUMBERS = [0, 1, 2, 511, 512, 4096, 65535, 65536]
@@ -28,7 +29,14 @@ _FOR_PEOPLE = ("domain", "since", "reason", "source", "consistency_reason")  # m
 _OBEYED = ("\x1b[31m\a", "\x9b2J", "\u202e", "\r\n", "\x7f")
 TEXTS = ["", ".", "..", "/", "../../outside/file", "/etc/passwd", "vda", "VDA", "vdb", "x" * 300, "x" * 5000, "\0"]
 TEXTS += ["a\nb", "\x1b[31m\a", "\u202e", "\ud800", "💾", "full", "incremental", "frozen", "latest", "nbdpull/2"]
-TEXTS += ["2026-11-22T19:45:00+00:00", POINT, f"{POINT}/vda.index", f"{POINT}/vda.0000.zst", "0" * 64, "vda.0000.zst"]
+TEXTS += [
+    "2026-11-22T19:45:00+00:00",
+    POINT,
+    f"{POINT}/vda.directory",
+    f"{POINT}/vda.0000.zst",
+    "0" * 64,
+    "vda.0000.zst",
+]
 
 
 class Forgery:
@@ -46,14 +54,17 @@ class Forgery:
 
     def change(self, rng, only=None):
         """One change of any kind, or of that of this name."""
-        weights = {_json: 12, _index: 10, _frame: 8, _tail: 2, _bytes: 3, _kind: 3, _name: 2, _folder: 1, _size: 2,
-                   _announcement: 3, _definition: 4, _words: 3}  # fmt: skip
+        weights = {_json: 12, _index: 10, _directory: 8, _frame: 8, _tail: 2, _bytes: 3, _kind: 3, _name: 2, _folder: 1,
+                   _size: 2, _announcement: 3, _definition: 4, _words: 3}  # fmt: skip
         names = {how.__name__.lstrip("_"): how for how in weights}
         [how] = rng.choices(list(weights), list(weights.values()))
         names.get(only, how)(self, rng)
 
     def make_right(self, rng):
         """Nearly always and nearly everywhere: a reader has to get as far as to what was changed."""
+        for path in self.named(".directory"):
+            with suppress(*UNREADABLE):
+                self.files[path] = self._fit_directory(path, rng)
         digests = {}
         manifests = [path for path in self.named("/manifest.json") if path.count("/") == 2]
         for path in sorted(manifests, key=self._sequence):
@@ -86,6 +97,15 @@ class Forgery:
                 data = self.files.get(f"{domain}/{entry['path']}")
                 if data is not None and rng.random() < 0.98:
                     entry["size"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+
+    def _fit_directory(self, path, rng):
+        names, files, refs = _directory_parts(self.files[path])
+        for name, file in zip(names, files):
+            data = self.files.get(f"{path.split('/')[0]}/{name}")
+            if data is not None and rng.random() < 0.98:
+                file["size"], file["sha256"] = len(data), numpy.void(hashlib.sha256(data).digest())
+        data = _directory_of(names, files, refs)
+        return self.files[path] if data == _decompressed(self.files[path]) else _well_compressed(data)
 
     def write(self, root, outside):
         """Make a folder of it; what was in the place of something strange goes to `outside`."""
@@ -157,7 +177,7 @@ def _text(rng, document):
     if rng.random() < 0.06:
         number, at = rng.choice(["NaN", "1e999", "-Infinity", "9" * 5000, "1" + "0" * 40 + ".5"]), text.find('"', 5)
         return rng.choice([
-            text.replace(": 0,", f": {number},", 1), text.replace("{", '{"format": "nbdpull/1",', 1), text + text,
+            text.replace(": 0,", f": {number},", 1), text.replace("{", '{"format": "nbdpull/2",', 1), text + text,
             text[:-1], text[:at] + r'"\ud800": 1, ' + text[at:], text.replace("[", "[" * 3000, 1), "\ufeff" + text,
         ])  # fmt: skip
     return text
@@ -218,13 +238,20 @@ def _announcement(store, rng):
     store.files[f"{domain}/{point}/{announcement.NAME}"] = _text(rng, document).encode("utf-8", "surrogatepass")
 
 
-# Records and frames
+# Pages, directories and frames
+
+UNREADABLE = (zstandard.ZstdError, ValueError, IndexError, MemoryError)  # of what has been spoiled already
+_HEAD, _DIRECTORY_HEAD = struct.Struct("<II"), struct.Struct("<IIQ")
+
+
+def _well_compressed(data):
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
 
 
 def _compressed(rng, data):
     """A zstd frame of these bytes; now and then one that is not what it has to be."""
     if rng.random() < 0.9:
-        return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
+        return _well_compressed(data)
     settings = {"window_log": rng.choice([10, 20, 23, 24, 27, 31]), "write_checksum": rng.random() < 0.7}
     settings = zstandard.ZstdCompressionParameters.from_level(3, **settings)
     stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
@@ -236,19 +263,120 @@ def _compressed(rng, data):
                        frame + skippable, skippable, claims + frame[6:], b"", zstandard.compress(data)])  # fmt: skip
 
 
-def _records(data):
-    """Those of an index; ValueError or ZstdError where it has been spoiled already."""
-    return numpy.frombuffer(zstandard.ZstdDecompressor().decompressobj().decompress(data), layout.RECORD).copy()
+def _decompressed(data):
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
+def _page_parts(data):
+    """(names, records) of a page's bytes."""
+    count, size = _HEAD.unpack_from(data.ljust(8, b"\0"))
+    names = data[8 : 8 + size].decode().split("\n")[:-1]
+    return names, numpy.frombuffer(data[8 + size :], layout.RECORD).copy()
+
+
+def _page_of(names, records):
+    told = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass")
+    return _HEAD.pack(len(names), len(told)) + told + records.tobytes()
+
+
+def _directory_parts(data):
+    """(names, files, pages) of a directory's file."""
+    data = _decompressed(data)
+    count, refs, _ = _DIRECTORY_HEAD.unpack_from(data.ljust(16, b"\0"))
+    middle, end = 16 + 48 * count, 16 + 48 * count + 64 * refs
+    files = numpy.frombuffer(data[16:middle], pages._FILE).copy()
+    return data[end:].decode().split("\n")[:-1], files, numpy.frombuffer(data[middle:end], pages.PAGE).copy()
+
+
+def _directory_of(names, files, refs):
+    told = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass")
+    return _DIRECTORY_HEAD.pack(len(files), len(refs), len(told)) + files.tobytes() + refs.tobytes() + told
+
+
+def _rewrite_index(store, rng, path, change):
+    """Let change(number, names, records) make another page of each, or other bytes; as a rule every directory knows."""
+    index, moved = b"", {}
+    for number, (_, start, stop) in enumerate(stores.zstd_frames(store.files[path])):
+        raw = change(number, *_page_parts(_decompressed(store.files[path][start:stop])))
+        frame = _compressed(rng, raw)
+        records = max(len(raw) - 8 - int.from_bytes(raw[4:8], "little"), 0) // 80
+        moved[start] = (len(index), len(frame), len(raw), records, stores.digest(raw))
+        index += frame
+    store.files[path] = index
+    series, _, name = path.partition("/")
+    for directory in [each for each in store.named(".directory") if each.startswith(f"{series}/")]:
+        with suppress(*UNREADABLE):
+            names, files, refs = _directory_parts(store.files[directory])
+            for ref in refs:
+                if ref["file"] < len(names) and names[ref["file"]] == name and rng.random() < 0.97:
+                    told = moved.get(int(ref["position"]), tuple(ref[list(_PLACE)]))
+                    for field, value in zip(_PLACE, told):
+                        ref[field] = value
+            store.files[directory] = _well_compressed(_directory_of(names, files, refs))
+
+
+_PLACE = ("position", "stored", "raw", "records", "digest")
 
 
 def _index(store, rng):
     path = rng.choice(store.named(".index"))
-    with suppress(zstandard.ZstdError, ValueError):
-        records = _records(store.files[path])
+
+    def change(number, names, records):
         for _ in range(rng.choice([1, 1, 2, 3])):
-            records = _change_records(rng, records)
-        data = records.tobytes()
+            if rng.random() < 0.15:
+                names = _change_names(rng, names)
+            else:
+                records = _change_records(rng, records)
+        data = _page_of(names, records)
+        return data if rng.random() < 0.97 else data[: -rng.randrange(1, 80)]
+
+    with suppress(*UNREADABLE):
+        _rewrite_index(store, rng, path, change)
+
+
+def _change_names(rng, names):
+    names = [*names]
+    other = rng.choice([*TEXTS, *names, *(name.replace("vda", "vdb") for name in names), f"{POINT}/vda.0000.zst"])
+    at = rng.randrange(len(names) + 1)
+    names[at : at + rng.choice([0, 1])] = rng.choice([[other], [other, other], []])
+    return names
+
+
+def _directory(store, rng):
+    path = rng.choice(store.named(".directory"))
+    with suppress(*UNREADABLE):
+        names, files, refs = _directory_parts(store.files[path])
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            how = rng.random()
+            if how < 0.2:
+                names = _change_names(rng, names)
+            elif how < 0.4:
+                files = _change_rows(rng, files)
+            else:
+                refs = _change_rows(rng, refs)
+        data = _directory_of(names, files, refs)
         store.files[path] = _compressed(rng, data if rng.random() < 0.97 else data[: -rng.randrange(1, 80)])
+
+
+def _change_rows(rng, rows):
+    """Other fields in a row of files or of pages, or other rows."""
+    if not len(rows) or rng.random() < 0.1:
+        return numpy.concatenate([rows, numpy.frombuffer(rng.randbytes(rows.itemsize), rows.dtype)])
+    at, other = rng.randrange(len(rows)), rng.randrange(len(rows))
+    how = rng.randrange(8)
+    if how == 0:
+        return numpy.delete(rows, at)
+    if how == 1:
+        return numpy.insert(rows, at, rows[other])
+    if how == 2:
+        return numpy.repeat(rows, rng.choice([2, 16, 17]))
+    if how == 3:
+        rows[[at, other]] = rows[[other, at]]
+        return rows
+    name = rng.choice(rows.dtype.names[:-1])
+    value = rng.choice(NUMBERS) if rng.random() < 0.5 else int(rows[name][at]) + rng.choice([-1, 1, 1 << 30])
+    rows[name][at] = value % (1 << 8 * rows[name].dtype.itemsize)
+    return rows
 
 
 def _change_records(rng, records):
@@ -285,22 +413,29 @@ def _dense(rng, record):
 def _frame(store, rng):
     """Another frame in the place of one, as a rule with its size and digest in every record of it."""
     path = rng.choice(store.named(".zst"))
-    with suppress(zstandard.ZstdError, ValueError, IndexError):
+    with suppress(*UNREADABLE):
         frames = [frame for frame in stores.zstd_frames(store.files[path]) if frame[0] == 0xFD2FB528]
         _, start, stop = rng.choice(frames)
         size = rng.choice([0, 1, 4096, 65536, 1 << 20, (1 << 20) + 1, 1 << 24])
         data = rng.choice([bytes(size), rng.randbytes(min(size, 65536)), b"x" * size])
         frame = _compressed(rng, data)
         store.files[path] = store.files[path][:start] + frame + store.files[path][stop:]
+        series, _, name = path.partition("/")
         disk = path.rpartition("/")[2].split(".")[0]
-        for index in store.named(f"/{disk}.index") if rng.random() < 0.8 else []:
-            records = _records(store.files[index])
-            mine = (records["position"] == start) & (records["kind"] == extents.DATA)
-            behind = (records["position"] > start) & (records["kind"] == extents.DATA)
+
+        def change(number, names, records):
+            here = (records["kind"] == extents.DATA) & (
+                records["chunk"] == (names.index(name) if name in names else -1)
+            )
+            mine, behind = here & (records["position"] == start), here & (records["position"] > start)
             records["stored"][mine], records["raw"][mine] = len(frame), len(data)
-            records["digest"][mine] = numpy.void(blake3(data).digest())
+            records["digest"][mine] = stores.digest(data)
             records["position"][behind] += numpy.uint64((len(frame) - stop + start) % (1 << 64))
-            store.files[index] = _compressed(rng, records.tobytes())
+            return _page_of(names, records)
+
+        for index in store.named(f"/{disk}.index") if rng.random() < 0.8 else []:
+            with suppress(*UNREADABLE):
+                _rewrite_index(store, rng, index, change)
 
 
 def _tail(store, rng):

@@ -33,7 +33,7 @@ from forgery import Forgery, sound_store  # noqa: E402
 from nbdpull.cli import main as cli  # noqa: E402
 from nbdpull.core import errors  # noqa: E402
 from nbdpull.definitions import drill_xml, host_reach  # noqa: E402
-from nbdpull.format import layout  # noqa: E402
+from nbdpull.format import layout, stack  # noqa: E402
 from nbdpull.operations import drill  # noqa: E402
 from nbdpull.pulling import base  # noqa: E402
 from nbdpull.repository import half_points, image, known_frames, lookup, marker, series  # noqa: E402
@@ -195,7 +195,9 @@ def _drilled(target, point):
 
 def _known(target, point):
     for disk in point.manifest.disks:
-        known_frames.of_point(target, point, disk.name)
+        directory = target.directory(point, disk.name, partial=True)
+        for window in directory.windows():
+            known_frames.KnownFrames(directory).find(stack.data_of(window.flat()))
         with image.Image(target, point, disk.name) as opened:
             held = image.DataRanges(opened)
             for start in range(0, min(opened.size, COMPARED), MIB):
@@ -226,8 +228,8 @@ def _require_unchanged(place, store_before, outside_before):
     if _snapshot(place / "outside") != outside_before or len(os.listdir(place)) != 3:
         raise Wrong("something was written outside")
     now = _snapshot(place / "store")
-    for path in {*store_before, *now}:  # a verification keeps a finding, and a lost index is made again
-        made = path not in store_before and path.endswith((".verify.json", ".index"))
+    for path in {*store_before, *now}:  # a verification keeps a finding, and a lost index or directory is made again
+        made = path not in store_before and path.endswith((".verify.json", ".index", ".directory"))
         if store_before.get(path) != now.get(path) and not made:
             raise Wrong(f"{path} of the store was changed")
     restored = [path.lstat() for path in (place / "out").rglob("*")]

@@ -6,6 +6,7 @@ damage a file and mend it again; and a reading of zstd files by the published sp
 
 import contextlib
 import copy
+import hashlib
 import os
 import random
 import shutil
@@ -17,14 +18,15 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy
-import zstandard
+from blake3 import blake3
 
 from nbdpull.core import errors, extents
-from nbdpull.format import layout, manifest, reader, writer
+from nbdpull.format import layout, manifest, pages, stack, writer
+from nbdpull.format.directory import Directory
 from nbdpull.format.manifest import FileEntry
 from nbdpull.operations import restore
 from nbdpull.operations.verify import Options, verify
-from nbdpull.repository import half_points, marker, new_point, series
+from nbdpull.repository import half_points, known_frames, marker, new_point, series
 
 KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
@@ -141,36 +143,37 @@ class Vm:
         disk.dirty[offset:stop] = True
 
     def grow(self, name, size):
-        """New room reads as zero and is not dirty, as with QEMU's bitmaps."""
+        """Or shrink. New room reads as zero and is not dirty, as with QEMU's bitmaps."""
         old, new = self.disks[name], Disk.blank(size)
         for field in ("content", "kind", "dirty"):
-            getattr(new, field)[: old.size] = getattr(old, field)
+            getattr(new, field)[: old.size] = getattr(old, field)[:size]
         self.disks[name] = new
+
+    def shrink(self, name, size):
+        """No bitmap tells of it: the next pull is to read the disk in full."""
+        old = self.disks[name]
+        self.disks[name] = Disk(old.content[:size].copy(), old.kind[:size].copy(), old.dirty[:size].copy())
 
     def pull(self, since="last", point_id=None, disks=None, handmade=None, **how):
         """Commit a point of the named disks, by default of all.
 
-        since: "last" point, "nothing" (full), or a checkpoint "elsewhere" (incremental, without a parent); handmade:
-        {disk: function of the point's folder -> (index, chunks)} for files that DiskWriter never makes; how:
-        frame_size, chunk_size.
+        since: "last" point, "nothing" (full), "nothing, alike" (full, and stored is what the last one has otherwise),
+        or a checkpoint "elsewhere" (incremental, without a parent); handmade:
+        {disk: function of the point's folder -> (records, chunk files that they are numbers of)} for what DiskWriter
+        never makes; how: frame_size, chunk_size, batch_size, dedupe.
         """
         point_id = point_id or layout.new_point_id()
-        last = self.points[-1] if self.points and since == "last" else None
+        last = self.points[-1] if self.points and since in ("last", "nothing, alike") else None
         chosen = disks or list(self.disks)
         modes = {name: self._mode(name, last, since) for name in chosen}
-        parent = last if manifest.INCREMENTAL in modes.values() else None
+        parent = last if manifest.INCREMENTAL in modes.values() or since == "nothing, alike" else None
         with half_points.writing(self.series), new_point.begun(self.series, point_id) as new:
-            entries = []
-            for name in chosen:
-                made = (handmade or {}).get(name)
-                files = (
-                    made(f"{self.series.folder}/{new.id}") if made else self._write(name, new.id, modes[name], **how)
-                )
-                entries.append(self._entry(name, modes[name], *files))
+            made = handmade or {}
+            stored = [self._stored(name, new.id, modes[name], parent, made.get(name), how) for name in chosen]
             xml = self.xml or domain_xml(dict.fromkeys(self.disks, "qcow2"), self.name, self.uuid)
             for name, data in {layout.DOMAIN_XML: xml.encode(), **self.files}.items():
                 new.add_file(name, data)
-            point = new.commit(self._fields(point_id, parent), entries)
+            point = new.commit(self._fields(point_id, parent), stored)
         self.points.append(point)
         self.images[point.id] = {name: self.disks[name].content.tobytes() for name in chosen}
         for name in chosen:
@@ -180,30 +183,35 @@ class Vm:
     def pull_zeros(self, name, size):
         """Commit a full point of one disk that is all zeros, however large, and that `disks` does not have."""
         self.disks[name] = Blank(size)
-        record = numpy.zeros(1, layout.RECORD)
-        record["length"], record["kind"] = size, extents.ZERO
-        return self.pull(
-            "nothing", disks=[name], handmade={name: lambda folder: (handmade_index(self, folder, name, record), [])}
-        )
+        return self.pull("nothing", disks=[name], handmade={name: lambda folder: (numpy.empty(0, layout.RECORD), [])})
 
     def _mode(self, name, last, since):
-        based = since == "elsewhere" or (last is not None and last.manifest.disk(name) is not None)
+        based = since == "elsewhere" or (since == "last" and last is not None and last.manifest.disk(name) is not None)
         return manifest.INCREMENTAL if based else manifest.FULL
 
-    def _write(self, name, point_id, mode, frame_size=64 * KIB, chunk_size=256 * MIB, batch_size=MIB):
-        disk, encoder = self.disks[name], writer.Encoder(1)
+    def _stored(self, name, point_id, mode, parent, handmade, how):
+        base = parent and parent.manifest.disk(name) and self.series.directory(parent, name, partial=True)
+        whole = mode == manifest.FULL or bool(base and base.whole)
+        base = base if base and base.whole == whole else None
+        disk = writer.Disk(self.series.folder, point_id, name, self.disks[name].size, whole)
+        if handmade:
+            records, chunks = handmade(f"{self.series.folder}/{point_id}")
+            directory, files = handmade_files(self.store, disk, base, records, chunks)
+        else:
+            directory, files = self._write(disk, mode, base, **how)
+        size = directory.size + sum(file.size for file in files)
+        told = (name, disk.size, mode, REASONS[mode], f"/images/{name}.qcow2", whole, directory, 0, 0, 0, size)
+        return new_point.Stored(manifest.DiskEntry(*told), files)
+
+    def _write(self, about, mode, base, frame_size=64 * KIB, chunk_size=256 * MIB, batch_size=MIB, dedupe=False):
+        disk = self.disks[about.name]
+        encoder = writer.Encoder(1, known_frames.KnownFrames(base) if dedupe and base else None)
         found = disk.extents(mode == manifest.FULL)
         pieces = extents.cut(found, frame_size, only=found["kind"] == extents.DATA)
-        with writer.DiskWriter(self.store, self.series.folder, point_id, name, disk.size, chunk_size) as output:
+        with writer.DiskWriter(self.store, about, chunk_size, base) as output:
             for batch in extents.batches(pieces, batch_size, 1 << 10):
                 output.add(encoder.encode(batch, buffers(disk.content, batch)))
             return output.close()
-
-    def _entry(self, name, mode, index, chunks):
-        stored = index.size + sum(chunk.size for chunk in chunks)
-        return manifest.DiskEntry(
-            name, self.disks[name].size, mode, REASONS[mode], f"/images/{name}.qcow2", index, chunks, 0, 0, 0, stored
-        )
 
     def _fields(self, point_id, last):
         return {
@@ -259,18 +267,119 @@ def chain(root, seed=1, points=3, size=2 * MIB + 1234, **how):
     return vm
 
 
-def handmade_index(vm, folder, disk, records):
-    """Write an index of any records; FileEntry of it."""
-    with vm.store.create(f"{folder}/{layout.index_name(disk)}") as file:
-        file.write(zstandard.ZstdCompressor(level=3, write_checksum=True).compress(records.tobytes()))
-    return FileEntry(file.path.partition("/")[2], file.size, file.sha256())
+def handmade_files(store, disk, base, records, chunks):
+    """Write index and directory of any records, which may be none that a reader takes: a page of each window, laid over
+    those of the base. chunks: FileEntry of what their chunk is a number of; disk: writer.Disk. Return what
+    DiskWriter.close does."""
+    refs, index = [], b""
+    windows = records["offset"] // layout.WINDOW
+    for window in numpy.unique(windows):
+        page = pages.Page([chunk.path for chunk in chunks], records[windows == window])
+        raw, ref = pages.encode_page(page), numpy.zeros(1, pages.PAGE)
+        data = pages.compressed(raw)
+        ref["offset"], ref["records"] = window * layout.WINDOW, len(page.records)
+        ref["position"], ref["stored"], ref["raw"], ref["digest"] = len(index), len(data), len(raw), digest(raw)
+        refs.append(ref)
+        index += data
+    own = [_put(store, disk, layout.index_name(disk.name), index)] if refs else []
+    files = list({file.path: file for file in [*(base.files if base else []), *chunks, *own]}.values())
+    below = base.pages if base else numpy.empty(0, pages.PAGE)
+    for ref in refs:
+        ref["file"] = files.index(own[0])
+    found = numpy.concatenate([below, *refs])
+    found = found[numpy.argsort(found["offset"], kind="stable")]
+    live = _live(disk, files, base, records, chunks)
+    for ref in found:
+        live[ref["file"]] += ref["stored"]
+    data = pages.compressed(pages.encode_directory(pages.Directory(files, live, found)))
+    made = [chunk for chunk in chunks if chunk.path.startswith(disk.point)]
+    return _put(store, disk, layout.directory_name(disk.name), data), [*own, *made]
+
+
+def _live(disk, files, base, records, chunks):
+    """How much of each chunk file shows; all, where the records are none to be laid on anything."""
+    if layout.records_flaw(records, disk.size, len(chunks)):
+        return numpy.array([0 if file.path.endswith(".index") else file.size for file in files], "u8")
+    numbers, live = numpy.array([files.index(chunk) for chunk in chunks] or [0], "u4"), numpy.zeros(len(files), "u8")
+    new = records.copy()
+    new["chunk"] = numbers[new["chunk"]]
+    for start in {*(new["offset"] // layout.WINDOW * layout.WINDOW).tolist(), *(base.starts() if base else [])}:
+        layers = [*(base.window(start).layers if base else []), new]
+        for number, size in pages.total_live(stack.flat(layers, start, min(start + layout.WINDOW, disk.size))).items():
+            live[number] += numpy.uint64(size)
+    return live
+
+
+def _put(store, disk, name, data):
+    with store.create(f"{disk.series}/{disk.point}/{name}") as file:
+        file.write(data)
+    return FileEntry(f"{disk.point}/{name}", file.size, file.sha256())
+
+
+def digest(data):
+    return numpy.void(blake3(data).digest())
+
+
+def directory_of(vm, point, disk):
+    return Directory(vm.store, vm.series.folder, point.manifest.disk(disk))
+
+
+def chunks_of(vm, point, disk):
+    """FileEntry of each chunk file that the image of a disk is made of, of whatever point."""
+    return directory_of(vm, point, disk).chunks
+
+
+def index_of(vm, point, disk):
+    """Path of the index that the pull of a point wrote."""
+    return vm.folder / point.id / layout.index_name(disk)
 
 
 def records_of(vm, point, disk):
-    """All records of a disk of a point, as one array."""
-    entry = point.manifest.disk(disk)
-    batches = list(reader.records(vm.store, vm.series.folder, entry))
-    return numpy.concatenate(batches) if batches else numpy.empty(0, layout.RECORD)
+    """The records of all pages that the pull of a point wrote, as one array; chunk: number in the directory's files."""
+    found = directory_of(vm, point, disk)
+    own = [ref for ref in found.pages if found.files[ref["file"]].path.startswith(point.id)]
+    return numpy.concatenate([numpy.empty(0, layout.RECORD), *(found.records(ref) for ref in own)])
+
+
+def page_of(vm, point, disk):
+    """The only Page of a disk."""
+    found = directory_of(vm, point, disk)
+    [ref] = found.pages
+    data = (vm.folder / found.files[ref["file"]].path).read_bytes()
+    return pages.decode_page(pages.decompressed(data, int(ref["raw"])), disk)
+
+
+def relaid(vm, point, disk, layers, starts=None, frame=pages.compressed, directory=lambda data: data):
+    """Put other pages in the place of the only one of a disk, with all sizes and digests in files made to fit; return
+    the new Point.
+
+    layers: Pages, or the bytes of some; starts: their windows, by default the first; frame: what makes a file's bytes
+    of a page's; directory: what makes other bytes of the directory's.
+    """
+    point = vm.series._point(point.id)  # as it is now
+    found, entry = directory_of(vm, point, disk), point.manifest.disk(disk)
+    number = int(found.pages["file"][0])
+    refs, index = numpy.repeat(found.pages[:1], len(layers)), b""
+    for ref, layer, start in zip(refs, layers, starts or [0] * len(layers)):
+        raw = layer if isinstance(layer, bytes) else pages.encode_page(layer)
+        data = frame(raw)
+        ref["offset"], ref["position"], ref["stored"], ref["raw"] = start, len(index), len(data), len(raw)
+        count = (len(raw) - 8 - int.from_bytes(raw[4:8], "little")) // 80
+        ref["records"] = count if count >= 0 else 1
+        ref["digest"] = digest(raw)
+        index += data
+    files = [*found.files]
+    files[number] = replaced(vm, files[number].path, index)
+    told = pages.encode_directory(pages.Directory(files, found.live, refs))
+    written = replaced(vm, entry.directory.path, pages.compressed(directory(told)))
+    return resealed(vm, point, disks=[replace(each, directory=written) if each == entry else each
+                                      for each in point.manifest.disks])  # fmt: skip
+
+
+def replaced(vm, path, data):
+    """Put other bytes in the place of a file's; FileEntry."""
+    (vm.folder / path).write_bytes(data)
+    return FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def resealed(vm, point, **changes):
@@ -317,15 +426,17 @@ def forged_store(root):
         vm.write("vda", i * 64 * KIB, data)
     point = vm.pull()
     records = records_of(vm, point, "vda")
-    disk = point.manifest.disk("vda")
-    path = vm.folder / disk.chunks[0].path
-    data = bytearray(path.read_bytes())
+    [chunk] = chunks_of(vm, point, "vda")
+    data = bytearray((vm.folder / chunk.path).read_bytes())
     (a, b), size = records["position"][[40, 41]].tolist(), int(records["stored"][40])
     assert size == records["stored"][41]
     data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
-    path.write_bytes(data)
-    chunk = FileEntry(disk.chunks[0].path, len(data), vm.store.sha256(f"{vm.series.folder}/{disk.chunks[0].path}"))
-    return vm, resealed(vm, point, disks=[replace(disk, chunks=[chunk])])
+    forged = replaced(vm, chunk.path, bytes(data)).sha256
+
+    def fits(directory):
+        return directory.replace(bytes.fromhex(chunk.sha256), bytes.fromhex(forged))
+
+    return vm, relaid(vm, point, "vda", [page_of(vm, point, "vda")], directory=fits)
 
 
 @contextlib.contextmanager

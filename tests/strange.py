@@ -44,7 +44,7 @@ def resealed(text):
 JSON = [  # more members, of which a reader must refuse each
     '"a": 1, "a": 2',
     '"a": {"b": 1, "b": 1}',
-    '"format": "nbdpull/1"',
+    '"format": "nbdpull/2"',
     '"a": NaN',
     '"a": Infinity',
     '"a": [-Infinity]',

@@ -3,26 +3,34 @@
 import random
 
 import pytest
-from stores import SMALL, chain, damaged, files, flipped, restored, verify_store, zstd_frames
+from stores import SMALL, chain, chunks_of, damaged, directory_of, files, flipped, restored, verify_store, zstd_frames
 
 from nbdpull.core import errors
 
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
-    """Three points, each with several chunk files of vda and one of vdb. Tests that damage it mend it."""
-    return chain(tmp_path_factory.mktemp("verify") / "store", **SMALL)
+    """Three points, each with several chunk files of vda and one of vdb. Tests that damage it mend it. needed: of each
+    path the points that refer to it."""
+    vm = chain(tmp_path_factory.mktemp("verify") / "store", **SMALL)
+    vm.needed = {path: [] for path in files(vm.root)}
+    for point in vm.points:
+        own = [point.id + "/" + name for name in ("manifest.json", "SHA256SUMS")]
+        named = [
+            *point.manifest.all_files(),
+            *(each for disk in vm.disks for each in directory_of(vm, point, disk).files),
+        ]
+        for path in {vm.root / "nbdpull.json", *(vm.folder / name for name in [*own, *(each.path for each in named)])}:
+            vm.needed[path].append(point)
+    assert all(vm.needed.values())
+    return vm
 
 
 def problems(vm, **how):
     return verify_store(vm.root, **how).damages
 
 
-def points_that_need(vm, path):
-    """The points that cannot be restored without this file."""
-    owner = path.parent.name
-    first = next((i for i, point in enumerate(vm.points) if point.id == owner), 0)
-    return vm.points[first:]
+FRAMED = (".zst", ".index", ".directory")
 
 
 def boundaries(path, data):
@@ -36,27 +44,29 @@ def boundaries(path, data):
 
 def places(path, data, rng):
     """Bytes to turn over: in every frame of a zstd file its first, its last and one between, else some."""
-    if path.suffix not in (".zst", ".index"):
+    if path.suffix not in FRAMED:
         return sorted(rng.sample(range(len(data)), 5) + [0, len(data) - 1])
     return [at for _, start, stop in zstd_frames(data) for at in (start, rng.randrange(start, stop), stop - 1)]
 
 
 def assert_found(vm, path, tmp_path, what, thorough=True):
-    """The damage is found, and the newest point is not restored. thorough: a look at the whole store finds it, --quick,
-    too, and every point that does not need the file is still restored as it was."""
+    """The damage is found, and the newest point that needs the file is not restored. thorough: a look at the whole
+    store finds it, --quick, too, all points that need the file are known to be damaged, and the others are restored as
+    they were."""
     owner = path.parent.name
     mine = {} if thorough or path.suffix != ".zst" else {"domain": vm.name, "point": owner}
     for quick in (False, True) if thorough else (False,):
         try:
-            found = problems(vm, level="files" if quick else "frames", **mine)
+            found = verify_store(vm.root, level="files" if quick else "frames", **mine)
         except errors.Damaged as error:
             assert path.name == "nbdpull.json" and str(path) in str(error), what
         else:
-            assert_told(path, found, what)
-    needed = points_that_need(vm, path)
-    assert restored(vm, needed[-1], tmp_path / "out") == {}, what
+            assert_told(path, found.damages, what)
+            bad = {each.point for each in found.verdicts if each.is_bad}
+            assert bad == {point.id for point in vm.needed[path]} or not thorough, what
+    assert restored(vm, vm.needed[path][-1], tmp_path / "out") == {}, what
     for point in vm.points if thorough else ():
-        if point not in needed:
+        if point not in vm.needed[path]:
             assert restored(vm, point, tmp_path / "out") == vm.images[point.id], what
 
 
@@ -64,7 +74,7 @@ def assert_told(path, found, what):
     mine = [damage for damage in found if str(path) in damage.problem]
     assert mine, what
     assert path.parent.name in {damage.point for damage in mine}, what
-    if path.suffix in (".zst", ".index"):
+    if path.suffix in FRAMED:
         assert path.name.partition(".")[0] in {damage.disk for damage in mine}, what
 
 
@@ -78,7 +88,7 @@ def paths_of_kind(vm, kind):
     return found
 
 
-KINDS = [".zst", ".index", "manifest.json", "nbdpull.json", "SHA256SUMS", "domain.xml"]
+KINDS = [".zst", ".index", ".directory", "manifest.json", "nbdpull.json", "SHA256SUMS", "domain.xml"]
 
 
 def test_every_file_is_of_a_kind_that_is_tested(vm):
@@ -113,7 +123,7 @@ def test_bytes_at_the_end_that_nobody_wrote(vm, tmp_path, kind):
             assert_found(vm, path, tmp_path, f"{path} with a byte more")
 
 
-@pytest.mark.parametrize("kind", [".zst", ".index", "SHA256SUMS", "domain.xml"])
+@pytest.mark.parametrize("kind", [".zst", ".index", ".directory", "SHA256SUMS", "domain.xml"])
 def test_a_file_that_is_gone(vm, tmp_path, kind):
     for path in paths_of_kind(vm, kind):
         with damaged(path, None):
@@ -129,7 +139,7 @@ def test_zeros_where_data_was(vm, tmp_path):
 
 
 def test_files_that_were_mixed_up(vm, tmp_path):
-    one, two = (vm.folder / chunk.path for chunk in vm.points[0].manifest.disk("vda").chunks[:2])
+    one, two = (vm.folder / chunk.path for chunk in chunks_of(vm, vm.points[0], "vda")[:2])
     first, second = one.read_bytes(), two.read_bytes()
     with damaged(one, second), damaged(two, first):
         assert_found(vm, one, tmp_path, "two chunk files changed places")

@@ -120,7 +120,7 @@ def test_around_a_damaged_frame(tmp_path, kind):
     """What is lost reads as zero, whatever was there; all else is as it was."""
     vm = stores.chain(tmp_path / "store", points=1)
     point, wanted = vm.points[0], bytearray(vm.images[vm.points[0].id]["vda"])
-    chunk = vm.folder / point.manifest.disk("vda").chunks[0].path
+    chunk = vm.folder / stores.chunks_of(vm, point, "vda")[0].path
     target = Memory(len(wanted), *TARGETS[kind])
     data = chunk.read_bytes()
     with stores.damaged(chunk, stores.flipped(data, len(data) // 2)):

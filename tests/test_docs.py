@@ -1,12 +1,14 @@
 """What the documents say is so: commands run, options and codes are the program's, and the code reads the hexdump."""
 
 import ast
+import hashlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import command
@@ -14,6 +16,7 @@ import pytest
 import stores
 import zstandard
 from bed.machine import MIB, Machine
+from blake3 import blake3
 from documents import README, blocks, code, section, table
 
 import nbdpull
@@ -22,8 +25,7 @@ from nbdpull.cli import types, usage
 from nbdpull.cli.commands import VERBS
 from nbdpull.cli.output import SCHEMA
 from nbdpull.core import errors
-from nbdpull.format import layout, manifest
-from nbdpull.format.manifest import FileEntry
+from nbdpull.format import layout, manifest, pages
 from nbdpull.operations import restore
 
 PROJECT = Path(__file__).parent.parent
@@ -288,8 +290,9 @@ def test_the_commands_of_the_readme(vm, tmp_path):
 def test_the_commands_of_the_readmes_table(vm, tmp_path):
     """serve and drill, which go on for as long as they are wanted, and status have tests of their own."""
     shown = [shlex.split(words) for words in re.findall(r"^\| `nbdpull ([^`]+)` \|", README, re.MULTILINE)]
-    assert [parsed(["nbdpull", *words]).verb for words in shown] == ["doctor", "plan", "serve", "drill",
-                                                                      "status", "cleanup", "release"]  # fmt: skip
+    assert [parsed(["nbdpull", *words]).verb for words in shown] == [
+        "doctor", "plan", "serve", "drill", "status", "cleanup", "release"
+    ]  # fmt: skip
     before = vm.checkpoints()
     for words in shown:
         if words[0] in ("doctor", "plan", "cleanup"):
@@ -367,7 +370,7 @@ def test_the_json_of_restore_and_verify(tmp_path):
     assert_event(told, "progress", "restore")
     assert_event(told, "result", "restore")
     path = vm.folder / vm.points[0].id / layout.chunk_name("vda", 0)
-    (vm.folder / vm.points[1].id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/2", "requires": []}))
+    (vm.folder / vm.points[1].id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/3", "requires": []}))
     with stores.damaged(path, stores.flipped(path.read_bytes(), 150)):
         told = events(nbdpull_says(tmp_path, "verify", "store", "--json", exit_code=11))
     for event in ("progress", "damage", "too-new", "result"):
@@ -397,7 +400,7 @@ def test_the_json_of_digest_and_of_a_comparison(tmp_path):
 
 def test_the_json_of_serve(tmp_path):
     vm = stores.chain(tmp_path / "store", points=1)
-    path = vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path
+    path = vm.folder / stores.chunks_of(vm, vm.points[0], "vda")[0].path
     with stores.damaged(path, path.read_bytes()[:200]):
         process = subprocess.Popen(
             [sys.executable, "-m", "nbdpull", "serve", str(vm.root), "--json"], stdout=subprocess.PIPE, text=True,
@@ -471,7 +474,12 @@ def test_the_members_of_findings(tmp_path):
 
 
 def test_the_json_of_index(tmp_path):
-    stores.chain(tmp_path / "store", points=1)
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB // 2)
+    vm.write("vda", 0, b"x" * (MIB // 2))
+    vm.pull()
+    vm.zero("vda", 0, 4096)
+    vm.pull()
     records = [json.loads(line) for line in nbdpull_says(tmp_path, "index", "store", "latest", "vda").splitlines()]
     rows = table(section(MANUAL, "a record"))
     for record in records:
@@ -496,13 +504,45 @@ def test_the_members_of_a_manifest(tmp_path):
     assert set(header) == set(code(about)) - {layout.FORMAT}
 
 
-def test_the_layout_of_a_record():
+def fields_of(dtype):
+    return [(name, dtype.fields[name][1], dtype.fields[name][0].itemsize) for name in dtype.names]
+
+
+def documented_fields(text):
+    """Of the first table there."""
     sizes = {"u64": 8, "u32": 4, "32 bytes": 32}
-    rows = table(section(FORMAT, "8. Records"))
-    documented = [(code(name)[0], int(at), sizes[kind]) for at, kind, name, _ in rows]
-    fields = layout.RECORD.fields
-    assert documented == [(name, fields[name][1], fields[name][0].itemsize) for name in layout.RECORD.names]
+    return [(code(name)[0], int(at), sizes[kind]) for at, kind, name, _ in table(text)]
+
+
+def test_the_layout_of_a_record():
+    assert documented_fields(section(FORMAT, "8. Records")) == fields_of(layout.RECORD)
     assert f"A record is {layout.RECORD.itemsize} bytes" in FORMAT
+
+
+def test_the_layout_of_a_directory():
+    text = section(FORMAT, "9. Pages, index, directory")
+    assert documented_fields(text[text.index("Of each file it says:") :]) == fields_of(pages._FILE)
+    assert documented_fields(text[text.index("and of each page:") :]) == fields_of(pages.PAGE)
+    assert (
+        f"{pages._FILE.itemsize} bytes each | F files" in text and f"{pages.PAGE.itemsize} bytes each | P pages" in text
+    )
+
+
+def test_the_limits_of_the_format():
+    text = " ".join(FORMAT.split())
+    for words, value in {
+        "a range of {} (2^30) bytes of a disk": layout.WINDOW,
+        "at most {} (2^21), and": layout.MAX_PAGE_RECORDS,
+        "of at most {} (2^26) bytes together": pages.MAX_NAMES,
+        "A page is not larger than {} (2^28) bytes": pages.MAX_PAGE,
+        "A directory is not larger than {} (2^28) bytes": layout.MAX_DIRECTORY,
+        "with a window of at most {} (2^23) bytes": pages.MAX_WINDOW,
+        "A sealed file has at most {} (2^26) bytes": layout.MAX_DOCUMENT,
+        "at most {} of them. Before it needs more": layout.MAX_PAGES,
+        "at most {} that begin within one multiple of": layout.MAX_BLOCK_RECORDS,
+        "`stored` 0 or over {} (": layout.MAX_STORED,
+    }.items():
+        assert words.format(value) in text
 
 
 def test_the_numbers_and_names_of_the_format():
@@ -573,38 +613,64 @@ def example(root, **how):
     return vm, vm.pull(point_id="20261122T194500Z-7f3a9c04", **how)
 
 
+DUMPS = ["vda.0000.zst", "records", "page", "directory"]
+
+
 def test_the_notes_of_the_hexdump_are_right():
-    for name in ("vda.0000.zst", "records"):
+    known = {"files", "pages", "names", *layout.RECORD.names, *pages.PAGE.names, *pages._FILE.names}
+    for name in DUMPS:
         for data, note in hexdump(name):
             value = int.from_bytes(data, "little")
             if found := re.match(r"magic 0x([0-9A-F]{8})", note):
                 assert value == int(found[1], 16)
             elif found := re.match(r"(\d+) (?:bytes follow|entries)", note):
                 assert value == int(found[1])
-            elif name == "records" and not note.startswith("digest"):
-                field, stated = re.match(r"(\w+) (\d+)", note).groups()
-                assert (field in layout.RECORD.names, value) == (True, int(stated))
+            elif found := re.match(r".* frame: (\d+) bytes, (\d+) decompressed", note):
+                assert value == int(found[1]) + (int(found[2]) << 32)
+            elif found := re.fullmatch(r"(\w+) (\d+)(?: \((?:data|zero)\))?", note):
+                assert (found[1] in known or note == "descriptor 0", value) == (True, int(found[2]))
+            else:
+                assert re.fullmatch("digest|sha256|JSON|zstd frame: .*|.* name, and a line feed", note)
 
 
-def test_the_dumped_index_holds_the_dumped_records():
-    assert decompressed(dumped("vda.index")) == dumped("records")
-    assert len(dumped("records")) == 3 * layout.RECORD.itemsize
+def records_frame(chunk):
+    """What the records frame of a chunk file holds."""
+    _, start, stop = next(frame for frame in stores.zstd_frames(chunk) if frame[0] == layout.RECORDS_MAGIC)
+    return decompressed(chunk[start + 8 : stop])
+
+
+def test_the_dumps_are_of_each_other():
+    assert records_frame(dumped("vda.0000.zst")) == dumped("records")
+    assert decompressed(dumped("vda.index")) == dumped("page")
+    assert decompressed(dumped("vda.directory")) == dumped("directory")
+    found = pages.decode_directory(dumped("directory"), "vda", 135168)
+    for entry, name in zip(found.files, ("vda.0000.zst", "vda.index")):
+        assert (entry.path.partition("/")[2], entry.size) == (name, len(dumped(name)))
+        assert entry.sha256 == hashlib.sha256(dumped(name)).hexdigest()
+    [ref] = found.pages
+    assert ref["digest"].tobytes() == blake3(dumped("page")).digest()
+    assert len(pages.decode_page(dumped("page"), "vda").records) == 2
+    assert len(pages.decode_page(dumped("records"), "vda").records) == 3
 
 
 def test_the_code_reads_the_hexdump(tmp_path):
-    def from_the_page(folder):
-        entries = []
-        for name in ("vda.index", "vda.0000.zst"):
-            with stores.marker.open_store(tmp_path / "store").create(f"{folder}/{name}") as file:
-                file.write(dumped(name))
-            entries.append(FileEntry(file.path.partition("/")[2], file.size, file.sha256()))
-        return entries[0], entries[1:]
-
-    vm, point = example(tmp_path / "store", handmade={"vda": from_the_page})
-    assert stores.records_of(vm, point, "vda").tobytes() == dumped("records")
+    vm, point = example(tmp_path / "store")
+    for name in ("vda.0000.zst", "vda.index", "vda.directory"):
+        (vm.folder / point.id / name).unlink()
+        entry = stores.replaced(vm, f"{point.id}/{name}", dumped(name))
+    point = stores.resealed(vm, point, disks=[replace(point.manifest.disks[0], directory=entry)])
+    assert stores.page_of(vm, point, "vda").records.tobytes() == dumped("page")[47:]
     request = restore.Options(str(vm.root), str(tmp_path / "out"), kind="raw")
     image = Path(restore.restore(request).files["vda"]).read_bytes()
     assert image == vm.images[point.id]["vda"] == b"\x55" * 65536 + bytes(65536) + b"\xaa" * 4096
+
+
+def placeless(data):
+    """Names and records of a page, without what depends on the version of zstd."""
+    names, records = pages.decode_page(data, "vda")
+    records = records.copy()
+    records["position"] = records["stored"] = 0
+    return names, records.tobytes()
 
 
 def anatomy(chunk):
@@ -614,19 +680,27 @@ def anatomy(chunk):
     data = {start: (stop - start, decompressed(chunk[start:stop])) for magic, start, stop in frames[1:-2]}
     sizes = [(stop - start, len(data[start][1]) if start in data else 0) for _, start, stop in frames[:-1]]
     assert layout.parse_seek_table(chunk) == sizes
-    records = layout.numpy.frombuffer(decompressed(chunk[frames[-2][1] + 8 : frames[-2][2]]), layout.RECORD).copy()
-    for record in records[records["kind"] == 0]:
-        stored, raw = data[int(record["position"])]
-        assert (int(record["stored"]), int(record["raw"])) == (stored, len(raw))
-    records["position"] = records["stored"] = 0
-    return chunk[: frames[0][2]], [raw for _, raw in data.values()], records.tobytes()
+    page = records_frame(chunk)
+    for record in pages.decode_page(page, "vda").records:
+        if record["kind"] == 0:
+            stored, raw = data[int(record["position"])]
+            assert (int(record["stored"]), int(record["raw"])) == (stored, len(raw))
+    return chunk[: frames[0][2]], [raw for _, raw in data.values()], placeless(page)
 
 
 def test_the_code_writes_what_the_hexdump_shows(tmp_path):
     vm, point = example(tmp_path / "store")
-    written = (vm.folder / point.id / "vda.0000.zst").read_bytes()
+    folder = vm.folder / point.id
+    written = (folder / "vda.0000.zst").read_bytes()
     assert anatomy(written) == anatomy(dumped("vda.0000.zst"))
     assert len(anatomy(written)[1]) == 2
+    index = (folder / "vda.index").read_bytes()
+    assert placeless(decompressed(index)) == placeless(dumped("page"))
+    theirs, ours = (pages.decode_directory(data, "vda", 135168) for data in
+                    (decompressed((folder / "vda.directory").read_bytes()), dumped("directory")))  # fmt: skip
+    assert [entry.path for entry in theirs.files] == [entry.path for entry in ours.files]
+    fixed = ["offset", "position", "file", "records"]
+    assert theirs.pages[fixed].tolist() == ours.pages[fixed].tolist()
 
 
 # -- the demo ---------------------------------------------------------------------------------------------------------

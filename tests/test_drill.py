@@ -162,7 +162,7 @@ def test_no_nvram_is_left(private_libvirt, tmp_path, work):
 
 def test_a_point_that_cannot_be_read_fails_at_once(bootable, private_libvirt):
     point = bootable.points[0]
-    chunk = bootable.folder / point.manifest.disk("vda").chunks[0].path
+    chunk = bootable.folder / stores.chunks_of(bootable, point, "vda")[0].path
     with stores.damaged(chunk, stores.flipped(chunk.read_bytes(), 130)):
         told = run(bootable, private_libvirt, "--point", point.id, "--expect", "hello", "--timeout", "60")
     assert told["verdict"] == "failed" and "cannot be read" in told["reason"] and told["seconds"] < 30

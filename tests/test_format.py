@@ -129,15 +129,15 @@ def test_no_cut_passes():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"5", b'"x"', b"null", b"\xff\xfe", b"{}", b'{"format": "nbdpull/1", "requires": 5}',
-             b'{"format": "nbdpull/1", "requires": [[]]}', b'{"format": "nbdpull/1", "requires": null}', b"[" * 100_000]
+    "data", [b"", b"[]", b"5", b'"x"', b"null", b"\xff\xfe", b"{}", b'{"format": "nbdpull/2", "requires": 5}',
+             b'{"format": "nbdpull/2", "requires": [[]]}', b'{"format": "nbdpull/2", "requires": null}', b"[" * 100_000]
 )  # fmt: skip
 def test_what_is_no_document(data):
     with pytest.raises(errors.Damaged, match=r"^file: "):
         layout.unseal(data, "file")
 
 
-HEAD = '{"format": "nbdpull/1", "requires": []'
+HEAD = '{"format": "nbdpull/2", "requires": []'
 
 
 def test_resealed_is_as_good_as_sealed():
@@ -173,7 +173,7 @@ def test_a_document_is_no_larger_than_it_may_be(monkeypatch):
 def test_features_that_are_none_are_damage(member):
     """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
     with pytest.raises(errors.Damaged, match="not a document"):
-        layout.unseal(strange.resealed('{"format": "nbdpull/1", ' + member), "file")
+        layout.unseal(strange.resealed('{"format": "nbdpull/2", ' + member), "file")
 
 
 @pytest.mark.parametrize(
@@ -211,8 +211,8 @@ def test_times(text, good):
 @pytest.mark.parametrize(
     "members, needed",
     [
-        ({"format": "nbdpull/2"}, "nbdpull/2"),
-        ({"format": "nbdpull/1", "requires": ["zz", "encryption"]}, "encryption, zz"),
+        ({"format": "nbdpull/3"}, "nbdpull/3"),
+        ({"format": "nbdpull/2", "requires": ["zz", "encryption"]}, "encryption, zz"),
         ({"format": {"name": "other"}}, "other"),
         ({"format": ""}, ""),
         ({"requires": [""]}, ""),
@@ -220,13 +220,18 @@ def test_times(text, good):
 )
 def test_a_later_format_is_refused_by_its_name(members, needed, sealed):
     data = layout.seal({**DOCUMENT, **members}) if sealed else json.dumps({**DOCUMENT, **members}).encode()
-    with pytest.raises(errors.FormatTooNew, match=f"^file: needs .*{needed}.*this nbdpull reads nbdpull/1"):
+    with pytest.raises(errors.FormatTooNew, match=f"^file: needs .*{needed}.*this nbdpull reads nbdpull/2"):
         layout.unseal(data, "file")
+
+
+def test_what_was_never_released_is_refused_by_one_line():
+    with pytest.raises(errors.FormatTooOld, match="^file: .*in format nbdpull/1, which no release reads"):
+        layout.unseal(layout.seal({**DOCUMENT, "format": "nbdpull/1"}), "file")
 
 
 def test_a_damaged_document_is_not_taken_for_a_later_format():
     """Whoever reads "use a newer nbdpull" gives up looking for the damage."""
-    data = layout.seal(DOCUMENT).replace(b"nbdpull/1", b"nbdpull/3")
+    data = layout.seal(DOCUMENT).replace(b"nbdpull/2", b"nbdpull/3")
     with pytest.raises(errors.Damaged, match="digest"):
         layout.unseal(data, "file")
 
@@ -279,7 +284,7 @@ def test_good_records_have_no_flaw():
         (1, {"raw": 1}, "zero record with a frame"),
         (1, {"skip": 1}, "zero record with a frame"),
         (1, {"chunk": 1}, "zero record with a frame"),
-        (2, {"chunk": 2}, "chunk file that the manifest does not name"),
+        (2, {"chunk": 2}, "chunk file without a name"),
         (0, {"raw": MAX_FRAME + 1}, "frame of impossible size"),
         (0, {"stored": 0}, "frame of impossible size"),
         (0, {"stored": MAX_FRAME + (1 << 16) + 1}, "frame of impossible size"),
@@ -325,7 +330,7 @@ def test_chunk_header():
     header = layout.chunk_header("20261122T194500Z-7f3a9c", "vda", 5 << 40, 3)
     told = json.loads(layout.parse_skippable(header, 0x184D2A50))
     assert told == {
-        "format": "nbdpull/1", "point": "20261122T194500Z-7f3a9c", "disk": "vda", "size": 5 << 40, "chunk": 3
+        "format": "nbdpull/2", "point": "20261122T194500Z-7f3a9c", "disk": "vda", "size": 5 << 40, "chunk": 3
     }  # fmt: skip
 
 

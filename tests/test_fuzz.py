@@ -7,7 +7,7 @@ import pytest
 
 from nbdpull.cli import terminal
 from nbdpull.core import members
-from nbdpull.format import layout
+from nbdpull.format import layout, pages
 from nbdpull.storage import beneath
 
 
@@ -22,6 +22,7 @@ def test_hostile_stores(seed):
 BROKEN = {
     "types are not looked at": (members, "_plain", lambda hint, value, name: value, "json"),
     "records are not looked at": (layout, "records_flaw", lambda *_: None, "index"),
+    "directories are not looked at": (pages, "_refs_flaw", lambda *_: None, "directory"),
     "names are shown as they are": (terminal, "plain", lambda line: line, "words"),
     "files are not looked at": (beneath, "open_file", lambda root, path, *how: os.open(f"{root}/{path}", *how), "kind"),
 }

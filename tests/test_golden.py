@@ -7,18 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 from stores import files, package_environment, verify_store, zstd_frames
 
 from nbdpull.core import extents
-from nbdpull.format import reader
+from nbdpull.format.directory import NOWHERE, Directory
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
 from nbdpull.repository import marker, series
 
-DATA = Path(__file__).parent / "data"
-GOLDEN = DATA / "golden"
-IMAGES = json.loads((DATA / "golden.json").read_text(encoding="utf-8"))
+FOLDER = Path(__file__).parent / "data"
+GOLDEN = FOLDER / "golden"
+IMAGES = json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
 POINTS = [(domain, point) for domain, points in IMAGES.items() for point in points]
 
 
@@ -48,7 +49,7 @@ def test_it_verifies():
     report = verify_store(GOLDEN)
     assert report.damages == []
     assert report.points == len(POINTS)
-    assert report.frames == 25
+    assert report.frames == 27
 
 
 def test_it_is_listed_in_the_order_of_its_commits():
@@ -65,20 +66,27 @@ def test_it_is_listed_in_the_order_of_its_commits():
         assert sizes == {disk: told["size"] for disk, told in IMAGES["vm1"][point["id"]].items()}
 
 
-FRAMES = {  # data and skippable ones, by the last two digits of the point and the chunk file
+FRAMES = {  # data and skippable ones, or pages, by the last two digits of the point and the file
     "0a/vda.0000.zst": 4, "0a/vda.0001.zst": 5, "0a/vda.0002.zst": 4, "0a/vda.0003.zst": 6, "0a/vda.0004.zst": 12,
-    "0a/vdb.0000.zst": 4, "0a/vdb.0001.zst": 4, "0b/vda.0000.zst": 5, "0c/vdb.0000.zst": 4, "0d/vda.0000.zst": 4,
-    "ff/sda.0000.zst": 4,
+    "0a/vdb.0000.zst": 4, "0a/vdb.0001.zst": 4, "0a/vda.index": 1, "0a/vdb.index": 1,
+    "0b/vda.0000.zst": 5, "0b/vda.index": 1,
+    "0c/vdb.0000.zst": 4, "0c/vda.index": 1, "0c/vdb.index": 1,
+    "0d/vda.0000.zst": 6, "0d/vda.index": 1,
+    "0e/vda.0000.zst": 4, "0e/vdb.0000.zst": 4, "0e/vda.index": 2, "0e/vdb.index": 1,
+    "ff/sda.0000.zst": 4, "ff/sda.index": 1,
 }  # fmt: skip
+DIRECTORIES = {f"{point}/{disk}.directory" for point in ("0a", "0b", "0c", "0d", "0e") for disk in ("vda", "vdb")}
+DIRECTORIES.add("ff/sda.directory")
 
 
 def test_other_programs_read_it():
     found = {}
     for point in (path.parent for path in files(GOLDEN) if path.name == "SHA256SUMS"):
         subprocess.run(["sha256sum", "-c", "--strict", "--quiet", "SHA256SUMS"], cwd=point, check=True)
-        for chunk in point.glob("*.zst"):
-            subprocess.run(["zstd", "-tq", str(chunk)], check=True)
-            found[f"{point.name[-2:]}/{chunk.name}"] = len(zstd_frames(chunk.read_bytes()))
+        for path in [*point.glob("*.zst"), *point.glob("*.index"), *point.glob("*.directory")]:
+            subprocess.run(["zstd", "-tq", str(path)], check=True)
+            found[f"{point.name[-2:]}/{path.name}"] = len(zstd_frames(path.read_bytes()))
+    assert {name: found.pop(name) for name in [*found] if name.endswith(".directory")} == dict.fromkeys(DIRECTORIES, 1)
     assert found == FRAMES
 
 
@@ -86,23 +94,54 @@ def test_it_has_every_kind_of_record():
     """What is not in it is not held by it."""
     opened = marker.open_store(str(GOLDEN))
     points = series.Series(opened, "vm1").points()
-    entries = [(point, disk) for point in points for disk in point.manifest.disks]
-    records = [
-        (point, disk, record)
-        for point, disk in entries
-        for batch in reader.records(opened, "vm1", disk)
-        for record in batch
+    directories = [(point, Directory(opened, "vm1", disk)) for point in points for disk in point.manifest.disks]
+    found = [(point, of, ref, of.records(ref)) for point, of in directories for ref in of.pages]
+    data = [
+        (point, of, record) for point, of, _, records in found for record in records[records["kind"] == extents.DATA]
     ]
-    data = [(point, disk, record) for point, disk, record in records if record["kind"] == extents.DATA]
-    assert any(record["kind"] == extents.ZERO for _, _, record in records)
+    paths = {point.id: {file.path for file in of.files} for point, of in directories}
+    assert any((records["kind"] == extents.ZERO).any() for _, _, _, records in found)
     assert any(record["skip"] for _, _, record in data), "a part of a frame"
-    assert any(not disk.chunks[record["chunk"]].path.startswith(point.id) for point, disk, record in data)
+    assert any(record["chunk"] == NOWHERE for _, _, record in data), "a chunk file of which nothing is visible"
+    older = [record for point, of, record in data if record["chunk"] != NOWHERE
+             and not of.files[record["chunk"]].path.startswith(point.id)]  # fmt: skip
+    assert older, "frames of older points"
+    places = [
+        (int(record["chunk"]), int(record["position"]), int(record["offset"] - record["skip"])) for record in older
+    ]
+    assert len({place[:2] for place in places}) < len({*places}), "a frame at another place than its own"
     assert any(record["stored"] > record["raw"] for _, _, record in data), "data that does not compress"
-    assert any(len(disk.chunks) > 2 for _, disk in entries), "several chunk files"
-    assert any(not disk.chunks and disk.name == "vdb" for _, disk in entries), "nothing dirty"
+    assert any(len(of.chunks) > 2 for _, of in directories), "several chunk files"
+    assert any(not file.startswith(point) for point, files in paths.items() for file in files)
+    assert any(len(of.refs(0)) > 2 for _, of in directories), "pages on each other"
+    assert any(len(of.indexes) > 1 for _, of in directories), "indexes of several points"
+    assert any(not of.files[-1].path.startswith(point.id) for point, of in directories), "nothing dirty"
+    assert any(len(of.refs(0)) == 1 and of.disk == "vda" for point, of in directories[2:]), "pages made into one"
     sizes = [point.manifest.disk("vda").size for point in points]
-    assert sizes != sorted(set(sizes), reverse=True) and max(sizes) > sizes[0], "a disk that grew"
+    assert sizes != sorted(sizes) and sizes != sorted(sizes, reverse=True), "a disk that grew, and shrank"
     assert [point.id for point in points] != sorted(point.id for point in points)
+
+
+@pytest.mark.parametrize("point", IMAGES["vm1"])
+def test_its_directories_say_what_is_live(point):
+    """By the definition: of each file what the image needs, found byte for byte."""
+    opened = marker.open_store(str(GOLDEN))
+    target = series.Series(opened, "vm1")
+    for disk in target.point(point).manifest.disks:
+        found = Directory(opened, "vm1", disk)
+        records = [record for ref in found.pages for record in found.records(ref)]
+        top = numpy.full(disk.size, len(records))
+        for number, record in enumerate(records):
+            top[int(record["offset"]) :][: int(record["length"])] = number
+        visible = [records[number] for number in numpy.unique(top) if number < len(records)]
+        frames = {(r["chunk"], r["position"]): int(r["stored"]) for r in visible if r["kind"] == extents.DATA}
+        live = [
+            sum(size for (chunk, _), size in frames.items() if chunk == number) for number in range(len(found.files))
+        ]
+        for ref in found.pages:
+            live[ref["file"]] += int(ref["stored"])
+        assert found.live.tolist() == live
+        assert {point} >= {file.path.partition("/")[0] for file, size in zip(found.files, live) if not size}
 
 
 def test_it_is_small():
@@ -122,7 +161,7 @@ def test_reading_leaves_it_as_it_is(tmp_path):
 
 def test_the_code_of_today_makes_a_store_of_the_same_images(tmp_path):
     made = tmp_path / "golden"
-    command = [sys.executable, str(DATA / "make_golden.py"), str(made)]
+    command = [sys.executable, str(FOLDER / "make_golden.py"), str(made)]
     subprocess.run(command, check=True, env=package_environment())
     assert json.loads(Path(f"{made}.json").read_text(encoding="utf-8")) == IMAGES
     assert verify_store(made).damages == []

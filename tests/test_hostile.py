@@ -69,13 +69,14 @@ def path_of(place, original, what):
         "second point": second,
         "first manifest": first / "manifest.json",
         "second manifest": second / "manifest.json",
+        "directory": second / "vda.directory",
         "index": second / "vda.index",
         "chunk file": first / "vda.0000.zst",
         "definition": second / "domain.xml",
     }[what]
 
 
-FILES = ["marker", "first manifest", "second manifest", "index", "chunk file", "definition"]
+FILES = ["marker", "first manifest", "second manifest", "directory", "index", "chunk file", "definition"]
 FOLDERS = ["series", "first point", "second point"]
 CASES = [(what, kind) for what in FILES for kind in strange.FILES if kind != "link to itself"]
 CASES += [(what, kind) for what in FOLDERS for kind in ("link", "dangling link")]
@@ -88,7 +89,7 @@ def test_what_is_no_file_or_folder(original, place, tmp_path, capsys, what, kind
     replaced(path_of(place, original, what), kind)
     expected = STORE if what == "marker" else DAMAGE
     code, out, err = run(capsys, ["list", place])
-    if what in ("index", "chunk file", "definition"):
+    if what in ("directory", "index", "chunk file", "definition"):
         assert (code, err) == (0, [])
     else:
         assert code == expected and len(err) == 1

@@ -4,11 +4,10 @@ import random
 from contextlib import closing
 
 import pytest
-from stores import KIB, MIB, Vm, chain, damaged, flipped, scribble
+from stores import KIB, MIB, Vm, chain, chunks_of, damaged, flipped, index_of, scribble
 
 from nbdpull.core import errors
 from nbdpull.format import layout
-from nbdpull.repository import image
 from nbdpull.serving.http import point_disks
 from nbdpull.serving.http.point_disks import PointDisk
 from nbdpull.serving.http.volume import DATA, ZERO
@@ -32,7 +31,6 @@ def laid_over(base, volume, start=0):
 @pytest.mark.parametrize("batch", [1, 1 << 14])
 @pytest.mark.parametrize("seed", range(4))
 def test_random_chains(tmp_path, monkeypatch, seed, batch):
-    monkeypatch.setattr(image.reader, "BATCH_RECORDS", batch)
     monkeypatch.setattr(point_disks, "BATCH", batch)
     rng = random.Random(seed)
     vm = Vm(tmp_path)
@@ -83,10 +81,21 @@ def test_a_range_is_read_of_what_did_not_change(tmp_path):
         assert part == vm.images[vm.points[-1].id]["vda"]
 
 
-def test_a_point_without_its_full_pull_is_no_whole_disk(tmp_path):
+@pytest.mark.parametrize("name", [layout.MANIFEST, layout.directory_name("vda")])
+@pytest.mark.parametrize("what", [None, b""])
+def test_a_point_without_its_parent_is_a_whole_disk(tmp_path, what, name):
+    """Of what changed nothing is known then."""
     vm = chain(tmp_path, points=2)
-    with damaged(vm.folder / vm.points[0].id / layout.MANIFEST, None), pytest.raises(errors.MissingParent):
-        PointDisk(vm.series, vm.points[-1], "vda")
+    with damaged(vm.folder / vm.points[0].id / name, what), PointDisk(vm.series, vm.points[-1], "vda") as disk:
+        assert disk.changes is None and laid_over(b"", disk) == vm.images[vm.points[-1].id]["vda"]
+
+
+def test_a_partial_point_is_no_whole_disk(tmp_path):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", MIB)
+    point = vm.pull(since="elsewhere")
+    with pytest.raises(errors.PartialPoint):
+        PointDisk(vm.series, point, "vda")
 
 
 def test_a_disk_that_is_not_there(tmp_path):
@@ -100,7 +109,7 @@ def test_a_damaged_frame_is_never_a_wrong_byte(tmp_path):
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, random.Random(1).randbytes(MIB))
     vm.pull()
-    chunk = vm.folder / vm.points[0].disk("vda").chunks[0].path
+    chunk = vm.folder / chunks_of(vm, vm.points[0], "vda")[0].path
     with damaged(chunk, flipped(chunk.read_bytes(), 200_000)), PointDisk(vm.series, vm.points[0], "vda") as disk:
         sound = bytearray(4096)
         disk.read_into(MIB - 4096, memoryview(sound))
@@ -111,7 +120,7 @@ def test_a_damaged_frame_is_never_a_wrong_byte(tmp_path):
 
 def test_a_damaged_index_is_refused_at_once(tmp_path):
     vm = chain(tmp_path, points=2)
-    index = vm.folder / vm.points[-1].disk("vda").index.path
+    index = index_of(vm, vm.points[-1], "vda")
     with damaged(index, flipped(index.read_bytes(), 20)), pytest.raises(errors.Damaged):
         PointDisk(vm.series, vm.points[-1], "vda")
 

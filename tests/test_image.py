@@ -1,4 +1,4 @@
-"""An image: random chains of layers against plain bytes, also where the disk is many windows long."""
+"""An image: random points against plain bytes, also where the disk is many windows long."""
 
 import os
 import random
@@ -7,10 +7,10 @@ import threading
 import numpy
 import pytest
 import stores
-from stores import KIB, MIB, ROLLING, Vm, chain, handmade_index, records_of, scribble
+from stores import KIB, MIB, ROLLING, Vm, chain, records_of, scribble
 
 from nbdpull.core import errors, extents
-from nbdpull.format import layout
+from nbdpull.format import directory, layout
 from nbdpull.repository import image
 from nbdpull.repository.image import Image
 from nbdpull.repository.lookup import RandomImage
@@ -24,10 +24,10 @@ def content(opened):
             start, stop = int(extent["offset"]), int(extent["offset"] + extent["length"])
             assert start < stop and not told[start:stop].any()
             told[start:stop] = True
-        if piece.sources:
+        if piece.records:
             assert (piece.extents["kind"] == extents.DATA).all()
             buffers = opened.read_piece(piece)
-            assert len(buffers) == len(piece.sources) == len(piece.extents)
+            assert len(buffers) == len(piece.records) == len(piece.extents)
             for extent, buffer in zip(piece.extents, buffers):
                 assert len(buffer) == extent["length"]
                 found[int(extent["offset"]) : int(extent["offset"]) + len(buffer)] = buffer
@@ -36,10 +36,10 @@ def content(opened):
     return bytes(found)
 
 
-@pytest.mark.parametrize("batch", [1 << 14, 10, 1], ids=["one window", "some", "many"])
-@pytest.mark.parametrize("seed", range(5))
-def test_random_chains(tmp_path, monkeypatch, seed, batch):
-    monkeypatch.setattr(image.reader, "BATCH_RECORDS", batch)
+@pytest.mark.parametrize("window", [1 << 30, MIB], ids=["one window", "several"])
+@pytest.mark.parametrize("seed", range(7))
+def test_random_points(tmp_path, monkeypatch, seed, window):
+    monkeypatch.setattr(layout, "WINDOW", window)
     rng = random.Random(seed)
     vm = Vm(tmp_path)
     vm.add_disk("vda", rng.choice([MIB, 3 * MIB + 512, 2 * MIB + 70_001]))
@@ -55,40 +55,15 @@ def test_random_chains(tmp_path, monkeypatch, seed, batch):
             assert content(opened) == vm.images[point.id]["vda"]
 
 
-def test_a_long_chain(tmp_path):
+def test_the_last_of_many_points(tmp_path):
     vm = chain(tmp_path, points=30, size=500_000)
     with Image(vm.series, vm.points[-1], "vda") as opened:
         assert content(opened) == vm.images[vm.points[-1].id]["vda"]
 
 
-def test_windows_see_what_one_window_sees(tmp_path, monkeypatch):
-    vm = chain(tmp_path, points=4, size=5 * MIB)
-
-    def resolved():
-        with Image(vm.series, vm.points[-1], "vda") as opened:
-            return [
-                (int(s["offset"]), int(s["length"]), int(s["layer"]))
-                for window in opened.resolved()
-                for s in window.segments
-            ]
-
-    def bytes_by_layer(segments):
-        owner = numpy.full(vm.disks["vda"].size, -1)
-        for offset, length, layer in segments:
-            assert (owner[offset : offset + length] == -1).all()
-            owner[offset : offset + length] = layer
-        return owner.tolist()
-
-    whole = resolved()
-    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 1)
-    windows = resolved()
-    assert len(windows) > len(whole)
-    assert bytes_by_layer(windows) == bytes_by_layer(whole)
-
-
 @pytest.mark.parametrize("beyond", [-1, 0, 1, 2, MIB, MIB + 1])
-def test_a_record_that_reaches_over_the_end_of_a_window(tmp_path, monkeypatch, beyond):
-    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 1)
+def test_zeros_that_reach_over_the_end_of_a_window(tmp_path, monkeypatch, beyond):
+    monkeypatch.setattr(layout, "WINDOW", MIB)
     vm = Vm(tmp_path)
     vm.add_disk("vda", 3 * MIB)
     vm.write("vda", 0, b"x" * 3 * MIB)
@@ -96,43 +71,32 @@ def test_a_record_that_reaches_over_the_end_of_a_window(tmp_path, monkeypatch, b
     vm.zero("vda", MIB - 10, 10 + beyond)
     point = vm.pull()
     with Image(vm.series, point, "vda") as opened:
-        assert [window.stop for window in opened.resolved()] == [MIB, 2 * MIB, 3 * MIB]
+        windows = list(opened.windows())
+        left = [n * MIB for n in range(3) if n != 1 or beyond < MIB]  # what is all zeros has no page
+        assert [(window.start, window.stop) for window in windows] == [(start, start + MIB) for start in left]
+        for window in windows:
+            assert (window.segments["offset"] >= window.start).all()
+            assert (extents.ends(window.segments) <= window.stop).all()
         assert content(opened) == vm.images[point.id]["vda"]
 
 
-def test_each_index_is_read_only_as_far_as_needed(tmp_path, monkeypatch):
-    """Memory must not grow with the number of extents: what lies behind the window is not loaded yet."""
-    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 4)
+def test_a_window_is_read_when_it_is_asked_for(tmp_path, monkeypatch):
+    """Memory must not grow with the size of the disk: what lies behind is not loaded yet, what was passed is gone."""
+    monkeypatch.setattr(layout, "WINDOW", MIB)
     vm = Vm(tmp_path)
     vm.add_disk("vda", 8 * MIB)
     for at in range(0, 8 * MIB, 64 * KIB):
         vm.write("vda", at, b"x" * 100)
     vm.pull()
-    held = []
+    read, real = [], image.reader.page
+    monkeypatch.setattr(
+        directory.reader, "page", lambda *about: (read.append(int(about[2]["offset"])), real(*about))[1]
+    )
     with Image(vm.series, vm.points[0], "vda") as opened:
-        held.extend(len(layers[0]) for *_, layers in opened.resolved())
-    per_window = len(records_of(vm, vm.points[0], "vda")) // 8
-    assert max(held) <= per_window + 8
-
-
-def test_a_window_is_shorter_where_records_are_dense(tmp_path, monkeypatch):
-    """What is held does not grow with the number of records, however many an enemy puts into a window."""
-    vm = Vm(tmp_path)
-    vm.add_disk("vda", 8 * MIB)
-    vm.pull()
-    for _ in range(3):
-        for at in range(0, 8 * MIB, 8 * KIB):
-            vm.write("vda", at, b"x")
-        vm.pull()
-    monkeypatch.setattr(image.reader, "BATCH_RECORDS", 200)
-    held, edges = [], [0]
-    with Image(vm.series, vm.points[-1], "vda") as opened:
-        for start, stop, _, layers in opened.resolved():
-            assert start == edges[-1] < stop and stop % MIB == 0
-            edges.append(stop)
-            held += map(len, layers)
-        assert content(opened) == vm.images[vm.points[-1].id]["vda"]
-    assert len(edges) > 2 and edges[-1] == 8 * MIB and max(held) <= 3 * 200
+        for number, (window, piece_count) in enumerate(zip(opened.windows(), range(8))):
+            assert read == [each * MIB for each in range(number + 1)] and piece_count == number
+            assert len(window.segments) == 16
+        assert not opened.directory._held
 
 
 def test_it_can_be_stopped(tmp_path):
@@ -148,8 +112,8 @@ def test_it_can_be_stopped(tmp_path):
 
 def shared_frames(vm, records):
     """A point whose disk has handmade records into the chunk files of the first one."""
-    chunks = vm.points[0].manifest.disk("vda").chunks
-    return vm.pull("nothing", handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), chunks)})
+    chunks = stores.chunks_of(vm, vm.points[0], "vda")
+    return vm.pull("nothing", handmade={"vda": lambda folder: (records, chunks)})
 
 
 def test_parts_of_many_frames_in_one_block(tmp_path, monkeypatch):
@@ -199,7 +163,7 @@ def test_many_chunk_files_are_not_all_open_at_once(tmp_path, monkeypatch, count)
     vm.add_disk("vda", count * 64 * KIB)
     vm.write("vda", 0, random.Random(3).randbytes(count * 64 * KIB))
     point = vm.pull(chunk_size=64 * KIB, batch_size=64 * KIB)
-    assert len(point.manifest.disk("vda").chunks) == count
+    assert len(stores.chunks_of(vm, point, "vda")) == count
     monkeypatch.setattr(image.reader, "MAX_OPEN", 10)
     most, before = [0], len(os.listdir("/proc/self/fd"))
     with Image(vm.series, point, "vda") as opened:
@@ -222,7 +186,7 @@ def read_all(opened, most):
 def test_pieces_are_ascending_and_within_a_block(tmp_path):
     vm = chain(tmp_path, size=4 * MIB)
     with Image(vm.series, vm.points[-1], "vda") as opened:
-        data = [piece for piece in opened.pieces() if piece.sources]
+        data = [piece for piece in opened.pieces() if piece.records]
     starts = [int(piece.extents["offset"][0]) for piece in data]
     assert starts == sorted(starts)
     for piece in data:
@@ -255,7 +219,7 @@ def test_many_threads_read_pieces(tmp_path):
     vm = chain(tmp_path, size=6 * MIB, points=4, **ROLLING)
     expected, wrong = vm.images[vm.points[-1].id]["vda"], []
     with Image(vm.series, vm.points[-1], "vda") as opened:
-        pieces = [piece for piece in opened.pieces() if piece.sources]
+        pieces = [piece for piece in opened.pieces() if piece.records]
 
         def work(seed):
             for piece in random.Random(seed).choices(pieces, k=20):
@@ -283,14 +247,20 @@ def test_growth_reads_as_zero(tmp_path):
         assert content(opened) == b"z" * 100_000 + bytes(2 * MIB - 100_000) + b"new" + bytes(MIB - 3)
 
 
-def test_a_range_that_nobody_tells_of_is_damage(tmp_path):
-    """In a full pull nothing may be left out: it would be restored as zero without a word."""
+def test_a_range_that_nobody_tells_of_is_zero(tmp_path):
+    """Or unchanged, where the disk is not whole."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", 200_000)
-    records = layout.zero_records(extents.of([(0, 65536, extents.ZERO), (70_000, 130_000, extents.ZERO)]))
-    point = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
-    with Image(vm.series, point, "vda") as opened, pytest.raises(errors.Damaged, match="vda: .*bytes 65536 to 70000"):
-        content(opened)
+    for since, partial in (("nothing", False), ("elsewhere", True)):
+        vm.write("vda", 70_000, b"x" * 100)
+        point = vm.pull(since)
+        with Image(vm.series, point, "vda", partial=True) as opened:
+            assert opened.partial is partial
+            assert content(opened) == bytes(70_000) + b"x" * 100 + bytes(129_900)
+            told = sum(extents.total(piece.extents) for piece in opened.pieces())
+            assert told == 100
+    with pytest.raises(errors.PartialPoint):
+        Image(vm.series, point, "vda")
 
 
 def test_a_record_may_point_into_a_frame_of_an_older_point(tmp_path):
@@ -308,8 +278,8 @@ def test_a_record_may_point_into_a_frame_of_an_older_point(tmp_path):
         record[at] = old
         record["offset"][at], record["length"][at], record["skip"][at] = offset, length, skip
         vm.write("vda", offset, noise[skip : skip + length])
-    chunks = first.manifest.disk("vda").chunks
-    second = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", record), chunks)})
+    chunks = stores.chunks_of(vm, first, "vda")
+    second = vm.pull(handmade={"vda": lambda folder: (record, chunks)})
     vm.write("vda", 610_000, b"over it")
     third = vm.pull()
     for point in (first, second, third):

@@ -17,16 +17,14 @@ RUN = {
 }  # fmt: skip
 
 
-def entries(name, older=0):
-    """A chunk file of the run's own, and some of older points."""
-    digest, elder = "0" * 64, "20261121T194500Z-00112233"
-    others = [FileEntry(f"{elder}/vda.{n:04d}.zst", 7, digest) for n in range(older)]
-    return [FileEntry(f"{RUN['id']}/{name}", 5, digest), *others]
+def entry(name):
+    """Of a chunk file."""
+    return FileEntry(f"{RUN['id']}/{name}", 5, "0" * 64)
 
 
-def chunks(name, older=0):
-    """What a line says of them."""
-    return [[entry.path, entry.size, entry.sha256] for entry in entries(name, older)]
+def sealed(name, read_bytes):
+    """What a line says of it."""
+    return journal.Sealed(*asdict(entry(name)).values(), read_bytes)
 
 
 @pytest.fixture
@@ -46,14 +44,14 @@ def test_it_tells_what_became_of_the_run(place):
     assert read(place) == run and journal_files.runs("u") == [run]
     assert run.freeze is None and run.sealed == {} and run.is_alive
     written.begun("frozen", "")
-    written.sealed("vda", entries("vda.0000.zst", 2), 10)
-    written.sealed("vdb", entries("vdb.0000.zst"), 1)
-    written.sealed("vda", entries("vda.0001.zst"), 20)
+    written.sealed("vda", entry("vda.0000.zst"), 10)
+    written.sealed("vdb", entry("vdb.0000.zst"), 1)
+    written.sealed("vda", entry("vda.0001.zst"), 20)
     became = read(place)
     assert became.freeze == ("frozen", "")
     assert became.sealed == {
-        "vda": [(chunks("vda.0000.zst", 2), 10), (chunks("vda.0001.zst"), 20)],
-        "vdb": [(chunks("vdb.0000.zst"), 1)],
+        "vda": [sealed("vda.0000.zst", 10), sealed("vda.0001.zst", 20)],
+        "vdb": [sealed("vdb.0000.zst", 1)],
     }
     with pytest.raises(KeyError), written.reading("crash-consistent", "not-requested"):
         assert read(place).freeze == ("crash-consistent", "not-requested")
@@ -74,7 +72,7 @@ def test_another_process_goes_on_with_it_after_a_torn_line(place):
     place.write_bytes(journal.encode(dead) + lines[1] + b'{"event": "seal')
     assert read(place).is_alive is False
     again = journal_files.resume(dead)
-    again.sealed("vda", entries("vda.0000.zst"), 3)
+    again.sealed("vda", entry("vda.0000.zst"), 3)
     again.close()
     became = read(place)
     assert became.is_alive and became.process == process.of() and became.begun == run.begun
@@ -86,7 +84,7 @@ def test_any_beginning_of_it_is_read(place):
     written.begun("frozen", "")
     for number in range(8):
         disk = random.Random(number).choice(["vda", "vdb"])
-        written.sealed(disk, entries(f"{disk}.{number:04d}.zst", number % 3), number)
+        written.sealed(disk, entry(f"{disk}.{number:04d}.zst"), number)
     written.close()
     data = place.read_bytes()
     for end in range(len(data) + 1):
@@ -99,8 +97,8 @@ def test_a_file_that_was_made_again_counts_once(place):
     """With it goes all that came after: the run that made it again began there."""
     written = journal_files.begin(journal.of_this_process(**RUN))
     for number in range(4):
-        written.sealed("vda", entries(f"vda.000{number}.zst", 1), number)
-    written.sealed("vda", entries("vda.0001.zst"), 10)
+        written.sealed("vda", entry(f"vda.000{number}.zst"), number)
+    written.sealed("vda", entry("vda.0001.zst"), 10)
     written.close()
     assert [each.read_bytes for each in read(place).sealed["vda"]] == [0, 10]
 
@@ -150,7 +148,13 @@ def test_a_run_that_cannot_be_says_nothing(name, value):
     assert journal.decode(json.dumps({**run, name: value}).encode() + b"\n") is None
 
 
-GOOD = [f"{RUN['id']}/vda.0000.zst", 5, "0" * 64]
+GOOD = {"event": "sealed", "disk": "vda", **sealed("vda.0000.zst", 1)._asdict()}
+
+
+def test_a_file_that_was_sealed():
+    run = journal.of_this_process(**RUN)
+    found = journal.decode(journal.encode(run) + json.dumps(GOOD).encode() + b"\n")
+    assert found == replace(run, sealed={"vda": [sealed("vda.0000.zst", 1)]})
 
 
 @pytest.mark.parametrize(
@@ -158,15 +162,17 @@ GOOD = [f"{RUN['id']}/vda.0000.zst", 5, "0" * 64]
     [
         {"event": "begun", "consistency": 1, "reason": ""},
         {"event": "begun", "consistency": "frozen"},
-        {"event": "sealed", "disk": "vda", "chunks": [GOOD]},
-        {"event": "sealed", "disk": ["vda"], "chunks": [GOOD], "read_bytes": 1},
-        {"event": "sealed", "disk": "vda", "chunks": [GOOD], "read_bytes": "1"},
-        {"event": "sealed", "disk": "vda", "chunks": "x", "read_bytes": 1},
-        {"event": "sealed", "disk": "vda", "chunks": [5], "read_bytes": 1},
-        {"event": "sealed", "disk": "vda", "chunks": [GOOD, GOOD[:2]], "read_bytes": 1},
-        {"event": "sealed", "disk": "vda", "chunks": [["../../../etc/shadow", *GOOD[1:]]], "read_bytes": 1},
-        {"event": "sealed", "disk": "vda", "chunks": [[GOOD[0], -5, GOOD[2]]], "read_bytes": 1},
-        {"event": "sealed", "disk": "vda", "chunks": [[*GOOD[:2], "00"]], "read_bytes": 1},
+        *({name: value for name, value in GOOD.items() if name != lost} for lost in GOOD),
+        {**GOOD, "disk": ["vda"]},
+        {**GOOD, "read_bytes": "1"},
+        {**GOOD, "read_bytes": -1},
+        {**GOOD, "path": 5},
+        {**GOOD, "path": "../../../etc/shadow"},
+        {**GOOD, "path": GOOD["path"].replace(".0000.zst", ".index")},
+        {**GOOD, "size": -5},
+        {**GOOD, "size": 1.5},
+        {**GOOD, "sha256": "00"},
+        {**GOOD, "sha256": None},
         {"event": "resumed", "process": {"pid": "1", "started": 1, "boot": "", "machine": "", "host": ""}},
         {"event": "resumed", "process": 1},
         {"event": "resumed", "pid": 1},

@@ -80,7 +80,7 @@ def test_a_line_that_cannot_be_written_fails_no_backup(state):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, heard)
-    written.sealed("vda", [SimpleNamespace(path=f"{RUN.id}/vda.0000.zst", size=1, sha256="0" * 64)], 1)
+    written.sealed("vda", SimpleNamespace(path=f"{RUN.id}/vda.0000.zst", size=1, sha256="0" * 64), 1)
     written.close()
     assert journal_files.runs("u") == [RUN]
 

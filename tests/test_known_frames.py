@@ -2,13 +2,15 @@
 
 import os
 import random
+import threading
 
 import command
 import pytest
+import stores
 from stores import MIB, Vm
 
 from nbdpull.core import extents
-from nbdpull.format import layout, reader, writer
+from nbdpull.format import layout, writer
 from nbdpull.repository import known_frames
 from nbdpull.repository.image import Image
 
@@ -24,15 +26,15 @@ def vm(tmp_path):
 
 def offered(vm, point, data):
     """Encode [(offset, bytes), …] against what a point holds."""
-    known = known_frames.of_point(vm.series, point, "vda")
+    known = known_frames.KnownFrames(stores.directory_of(vm, point, "vda"))
     batch = extents.of([(offset, len(part), extents.DATA) for offset, part in data])
-    return known, writer.Encoder(1, known).encode(batch, [part for _, part in data])
+    return writer.Encoder(1, known).encode(batch, [part for _, part in data])
 
 
 def test_same_bytes_at_the_same_place_are_known(vm):
     data = os.urandom(CHUNK)
     vm.write("vda", 2 * MIB, data)
-    _, encoded = offered(vm, vm.pull(), [(2 * MIB, data)])
+    encoded = offered(vm, vm.pull(), [(2 * MIB, data)])
     assert len(encoded.old) == 1 and not encoded.frames
 
 
@@ -43,7 +45,7 @@ def test_same_bytes_at_the_same_place_are_known(vm):
 def test_other_place_byte_or_length_is_new(vm, change):
     data = os.urandom(CHUNK)
     vm.write("vda", 2 * MIB, data)
-    _, encoded = offered(vm, vm.pull(), [change(2 * MIB, data)])
+    encoded = offered(vm, vm.pull(), [change(2 * MIB, data)])
     assert not len(encoded.old) and len(encoded.frames) == 1
 
 
@@ -54,52 +56,70 @@ def test_what_a_later_point_hid_is_not_known(vm):
     vm.write("vda", 0, second)
     vm.write("vda", MIB, first[:4096])
     point = vm.pull()
-    _, encoded = offered(vm, point, [(0, first)])
+    encoded = offered(vm, point, [(0, first)])
     assert not len(encoded.old)
-    _, encoded = offered(vm, point, [(0, second)])
+    encoded = offered(vm, point, [(0, second)])
     assert len(encoded.old) == 1
 
 
-def test_nothing_known_where_the_list_would_be_too_large(vm, monkeypatch):
-    monkeypatch.setattr(known_frames, "BUDGET", 79)
-    vm.write("vda", 0, os.urandom(CHUNK))
-    assert known_frames.of_point(vm.series, vm.pull(), "vda") is None
+def test_a_part_of_a_frame_is_not_known(vm):
+    """What shows of it is not what its digest is of."""
+    data = os.urandom(CHUNK)
+    vm.write("vda", 0, data)
+    vm.pull()
+    vm.write("vda", 0, b"x" * 4096)
+    point = vm.pull()
+    for part in (data, data[4096:]):
+        assert not len(offered(vm, point, [(CHUNK - len(part), part)]).old)
 
 
-def test_references_and_new_frames_mixed_are_read_back(vm, tmp_path):
-    """Chunk files of this point and of older ones, in an order that only the manifest's list tells."""
+@pytest.mark.parametrize("held", [1, 4])
+def test_windows_in_any_order(vm, monkeypatch, held):
+    """Threads ask for what they read, and not all windows are held."""
+    monkeypatch.setattr(layout, "WINDOW", MIB)
+    monkeypatch.setattr(known_frames, "HELD", held)
+    content = {at: os.urandom(CHUNK) for at in range(0, 8 * MIB, MIB // 2) if at // MIB != 5}
+    for at, data in content.items():
+        vm.write("vda", at, data)
+    known = known_frames.KnownFrames(stores.directory_of(vm, vm.pull(), "vda"))
+    encoder, wrong = writer.Encoder(1, known), []
+
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(30):
+            chosen = sorted(rng.sample([*content, 5 * MIB], 3))
+            found = encoder.encode(
+                extents.of([(at, CHUNK, extents.DATA) for at in chosen]),
+                [content.get(at, b"x" * CHUNK) for at in chosen],
+            )
+            if [int(at) for at in found.records["offset"][found.old]] != [at for at in chosen if at in content]:
+                wrong.append(chosen)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and len(known._held) <= held
+
+
+def test_references_and_new_frames_mixed_are_read_back(vm):
+    """Chunk files of this point and of older ones, in an order that only the directory tells."""
     rng = random.Random(5)
     content = {offset: rng.randbytes(CHUNK) for offset in range(0, 8 * MIB, MIB)}
     for offset, data in content.items():
         vm.write("vda", offset, data)
-    point = vm.pull()
+    first = vm.pull()
     new = {offset: rng.randbytes(CHUNK) if rng.random() < 0.5 else data for offset, data in content.items()}
-    known = known_frames.of_point(vm.series, point, "vda")
-    encoder, folder = writer.Encoder(1, known), layout.new_point_id()
-    vm.store.make_folder(f"{vm.series.folder}/{folder}")
-    with writer.DiskWriter(vm.store, vm.series.folder, folder, "vda", 8 * MIB, MIB, known.chunks) as output:
-        for offset, data in new.items():
-            output.add(encoder.encode(extents.of([(offset, CHUNK, extents.DATA)]), [data]))
-        index, chunks = output.close()
-    entry = type(point.manifest.disk("vda"))(**{**vars(point.manifest.disk("vda")), "index": index, "chunks": chunks})
-    assert {chunk.path.partition("/")[0] for chunk in chunks} == {point.id, folder}
-    with reader.FrameReader(vm.store, vm.series.folder, entry) as frames:
-        read = {
-            int(record["offset"]): frames.read(record)
-            for batch in reader.records(vm.store, vm.series.folder, entry)
-            for record in batch
-        }
-    assert read == new
-
-
-def test_image_tells_each_chunk_file_once(vm):
-    vm.write("vda", 0, os.urandom(CHUNK))
-    vm.pull()
-    vm.write("vda", MIB, os.urandom(CHUNK))
-    with Image(vm.series, vm.pull(), "vda") as image:
-        paths = [chunk.path for chunk in image.chunks]
-        assert len(paths) == len(set(paths)) == 2
-        assert [len(numbers) for numbers in image.chunk_numbers] == [1, 1]
+    for offset, data in new.items():
+        vm.write("vda", offset, data)
+    second = vm.pull(dedupe=True)
+    assert {chunk.path.partition("/")[0] for chunk in stores.chunks_of(vm, second, "vda")} == {first.id, second.id}
+    with Image(vm.series, second, "vda") as image:
+        assert image.head(8 * MIB) == vm.images[second.id]["vda"]
+    stored = stores.chunks_of(vm, second, "vda")[-1].size
+    changed = sum(new[offset] != content[offset] for offset in new)
+    assert 0 < changed < 8 and changed * CHUNK < stored < changed * CHUNK + 4096
 
 
 def test_rewrite_of_the_same_data_in_a_real_vm(machine, tmp_path):

@@ -1,4 +1,4 @@
-"""Random access to an image: random chains and random ranges against plain bytes; memory, cache and damage."""
+"""Random access to an image: random points and random ranges against plain bytes; memory, cache and damage."""
 
 import random
 import threading
@@ -6,11 +6,11 @@ import tracemalloc
 
 import numpy
 import pytest
-from stores import KIB, MIB, ROLLING, Vm, chain, damaged, flipped, handmade_index, scribble
+from stores import KIB, MIB, ROLLING, Blank, Vm, chain, chunks_of, damaged, flipped, index_of, scribble
 
 from nbdpull.core import errors, extents
 from nbdpull.format import layout
-from nbdpull.repository import image, lookup
+from nbdpull.repository import lookup
 from nbdpull.repository.lookup import RandomImage
 
 
@@ -20,11 +20,11 @@ def ranges(rng, size, count=60):
         yield offset, rng.randint(0, min(size - offset, rng.choice([1, 5000, 70_000, 3 * MIB])))
 
 
-@pytest.mark.parametrize("batch, span", [(1 << 14, 1 << 32), (1 << 14, 100 * KIB), (1, 1 << 32)],
+@pytest.mark.parametrize("window, span", [(1 << 30, 1 << 32), (1 << 30, 100 * KIB), (MIB, 1 << 32)],
                          ids=["one window", "of 100 KiB", "many"])  # fmt: skip
 @pytest.mark.parametrize("seed", range(4))
-def test_random_chains(tmp_path, monkeypatch, seed, batch, span):
-    monkeypatch.setattr(image.reader, "BATCH_RECORDS", batch)
+def test_random_points(tmp_path, monkeypatch, seed, window, span):
+    monkeypatch.setattr(layout, "WINDOW", window)
     monkeypatch.setattr(lookup, "SPAN", span)
     rng = random.Random(seed)
     vm = Vm(tmp_path)
@@ -118,13 +118,13 @@ def test_damage_is_refused_and_other_frames_still_read(tmp_path):
     content = random.Random(2).randbytes(2 * MIB)
     vm.write("vda", 0, content)
     point = vm.pull(frame_size=MIB)
-    path = vm.folder / point.manifest.disk("vda").chunks[0].path
+    path = vm.folder / chunks_of(vm, point, "vda")[0].path
     with damaged(path, flipped(path.read_bytes(), 5000)), RandomImage(vm.series, point, "vda") as opened:
         for _ in range(2):
             with pytest.raises(errors.Damaged, match="bytes 0 to 1048576"):
                 opened.read(0, 10)
         assert opened.read(MIB, 10) == content[MIB : MIB + 10]
-    index = vm.folder / point.manifest.disk("vda").index.path
+    index = index_of(vm, point, "vda")
     with damaged(index, flipped(index.read_bytes(), 20)), pytest.raises(errors.Damaged, match="vda.index"):
         RandomImage(vm.series, point, "vda")
 
@@ -134,9 +134,10 @@ def test_millions_of_runs_take_little_memory(tmp_path):
     count = 1_600_000
     vm = Vm(tmp_path)
     vm.add_disk("vda", 1)
-    chunk = vm.pull().manifest.disk("vda").chunks
-    vm.disks["vda"] = SizedOnly(2 * count * 65536)
-    vm.pull("nothing", handmade={"vda": lambda folder: (many_records(vm, folder, count), chunk)})
+    vm.write("vda", 0, b"x")
+    chunks = chunks_of(vm, vm.pull(), "vda")
+    vm.disks["vda"] = Blank(2 * count * 65536)
+    vm.pull("nothing", handmade={"vda": lambda folder: (many_records(count), chunks)})
     tracemalloc.start()
     with RandomImage(vm.series, vm.points[-1], "vda") as opened:
         assert opened.frames == count
@@ -162,17 +163,15 @@ def test_more_runs_than_can_be_held(tmp_path, monkeypatch):
 def test_an_empty_disk_of_a_thousand_terabytes(tmp_path):
     """It is as quickly opened as one of a gigabyte."""
     vm = Vm(tmp_path)
-    vm.add_disk("vda", 1)
-    records = layout.zero_records(extents.of([(0, 1 << 50, extents.ZERO)]))
-    vm.disks["vda"] = SizedOnly(1 << 50)
-    point = vm.pull("nothing", handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
+    vm.disks["vda"] = Blank(1 << 50)
+    point = vm.pull("nothing", handmade={"vda": lambda folder: (numpy.empty(0, layout.RECORD), [])})
     with RandomImage(vm.series, point, "vda") as opened:
         assert opened.extents().tolist() == [(0, 1 << 50, extents.ZERO)] and not opened._windows
         assert opened.read((1 << 50) - 5, 5) == bytes(5)
 
 
-def many_records(vm, folder, count):
-    """Index of 64 KiB of data, 64 KiB of zeros, and so on."""
+def many_records(count):
+    """64 KiB of data, 64 KiB of zeros, and so on."""
     records = numpy.zeros(2 * count, layout.RECORD)
     records["offset"] = numpy.arange(2 * count, dtype="u8") * 65536
     records["length"] = 65536
@@ -180,15 +179,7 @@ def many_records(vm, folder, count):
     for field in ("stored", "raw"):
         records[field][::2] = 65536
     records["position"][::2] = numpy.arange(count, dtype="u8") * 65536
-    return handmade_index(vm, folder, "vda", records)
-
-
-class SizedOnly:
-    """Stands in for a disk of any size of which only the size matters."""
-
-    def __init__(self, size):
-        self.size, self.dirty = size, numpy.zeros(1, bool)
-        self.content = numpy.zeros(1, "u1")
+    return records
 
 
 @pytest.mark.parametrize("seed", range(3))

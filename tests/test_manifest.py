@@ -17,8 +17,8 @@ def file(path, size=10):
 
 
 def disk(name="vda", mode=manifest.INCREMENTAL):
-    chunks = [file(f"{POINT}/{name}.0000.zst"), file(f"{OLDER}/{name}.0003.zst")]
-    return DiskEntry(name, 1 << 40, mode, "checkpoint", "/i/ü.qcow2", file(f"{POINT}/{name}.index"), chunks, 4, 3, 2, 1)
+    directory = file(f"{POINT}/{name}.directory")
+    return DiskEntry(name, 1 << 40, mode, "checkpoint", "/i/ü.qcow2", True, directory, 4, 3, 2, 1)
 
 
 MANIFEST = Manifest(
@@ -55,7 +55,7 @@ def refused(change):
     with pytest.raises(errors.Damaged) as caught:
         manifest.decode(changed(change), "m.json")
     text = str(caught.value)
-    assert text.startswith(("m.json: not a manifest of nbdpull/1 (", "m.json: not a document of an nbdpull store;"))
+    assert text.startswith(("m.json: not a manifest of nbdpull/2 (", "m.json: not a document of an nbdpull store;"))
     assert len(text) < 300
     return text
 
@@ -80,7 +80,7 @@ def test_members_of_a_later_writer_are_ignored():
     def add(document):
         document["added"] = {"later": 1}
         document["disks"][0]["added"] = 1
-        document["disks"][0]["index"]["added"] = 1
+        document["disks"][0]["directory"]["added"] = 1
 
     assert manifest.decode(changed(add), "m") == MANIFEST
 
@@ -97,8 +97,16 @@ def test_disk_by_name():
 
 def test_all_files():
     paths = [entry.path for entry in MANIFEST.all_files()]
-    assert len(paths) == len(set(paths)) == 8
-    assert {f"{POINT}/domain.xml", f"{POINT}/vdb.index", f"{OLDER}/vda.0003.zst"} <= set(paths)
+    assert len(paths) == len(set(paths)) == 4
+    assert {f"{POINT}/domain.xml", f"{POINT}/vdb.directory"} <= set(paths)
+
+
+def test_partial_disks():
+    def partial(document):
+        document["disks"][0]["whole"] = False
+
+    assert MANIFEST.partial == frozenset()
+    assert manifest.decode(changed(partial), "m").partial == {"vda"}
 
 
 def needed(kind):
@@ -112,8 +120,7 @@ PARTS = {
     ("parent",): ["point", "sha256"],
     ("checkpoint",): ["name", "creation_time", "automatic"],
     ("disks", 1): needed(DiskEntry),
-    ("disks", 1, "index"): ["path", "size", "sha256"],
-    ("disks", 1, "chunks", 0): ["path", "size", "sha256"],
+    ("disks", 1, "directory"): ["path", "size", "sha256"],
     ("files", 1): ["path", "size", "sha256"],
 }
 
@@ -155,21 +162,23 @@ def test_every_member_is_needed(where, name):
         (("checkpoint",), "automatic", 1, "automatic is 1"),
         (("disks", 1), "name", "vda", "a disk twice"),
         (("disks", 0), "mode", "differential", "mode 'differential'"),
-        (("disks", 0), "name", "vdz", "index path"),
+        (("disks", 0), "name", "vdz", "directory path"),
         (("disks", 0), "size", "1G", "size is '1G'"),
         (("disks", 0), "size", -1, "size is -1"),
         (("disks", 0), "size", 1.5, "size is 1.5"),
-        (("disks", 0), "index", None, "index is None"),
-        (("disks", 0, "index"), "path", f"{OLDER}/vda.index", "index path"),
-        (("disks", 0, "index"), "path", "../../etc/passwd", "index path '../../etc/passwd'"),
-        (("disks", 0, "index"), "size", -1, "size is -1"),
-        (("disks", 0, "index"), "size", "10", "size is '10'"),
-        (("disks", 0, "index"), "sha256", "ab", "without digest"),
-        (("disks", 0, "index"), "sha256", None, "sha256 is None"),
-        (("disks", 0, "chunks", 1), "path", f"{OLDER}/../../x/vda.0000.zst", "chunk path"),
-        (("disks", 0, "chunks", 1), "path", "/etc/vda.0000.zst", "chunk path '/etc/vda.0000.zst'"),
-        (("disks", 0, "chunks", 1), "path", f"{OLDER}/manifest.json", "chunk path"),
-        (("disks", 0, "chunks", 1), "size", -5, "size is -5"),
+        (("disks", 0), "directory", None, "directory is None"),
+        (("disks", 0), "whole", 1, "whole is 1"),
+        (("disks", 0), "whole", None, "whole is None"),
+        (("disks", 1), "whole", False, "read in full, and is not whole"),
+        (("disks", 0, "directory"), "path", f"{OLDER}/vda.directory", "directory path"),
+        (("disks", 0, "directory"), "path", f"{POINT}/vdb.directory", "directory path"),
+        (("disks", 0, "directory"), "path", f"{POINT}/vda.index", "directory path"),
+        (("disks", 0, "directory"), "path", f"{POINT}/vda.directory\n", "directory path"),
+        (("disks", 0, "directory"), "path", "../../etc/passwd", "directory path '../../etc/passwd'"),
+        (("disks", 0, "directory"), "size", -1, "size is -1"),
+        (("disks", 0, "directory"), "size", "10", "size is '10'"),
+        (("disks", 0, "directory"), "sha256", "ab", "without digest"),
+        (("disks", 0, "directory"), "sha256", None, "sha256 is None"),
         (("files", 0), "path", f"{POINT}/../x", "file path"),
         (("files", 0), "path", f"{POINT}/..", "file path"),
         (("files", 0), "path", f"{POINT}/.", "file path"),
@@ -197,9 +206,6 @@ def test_every_member_is_needed(where, name):
         (("disks", 1), "name", "VDA", "a disk twice"),
         (("disks", 0), "name", "", "disk name ''"),
         (("disks", 0), "name", "ü" * 34, "disk name 'üüü"),
-        (("disks", 0, "chunks", 1), "path", f"{OLDER}/vdb.0000.zst", "chunk path"),
-        (("disks", 0, "chunks", 1), "path", f"{OLDER}/vda.000\u0660.zst", "chunk path"),
-        (("disks", 0, "chunks", 1), "path", f"{OLDER}/vd\na.0000.zst", "chunk path"),
         (("files", 0), "path", f"{POINT}/SHA256SUMS", "a file twice"),
         (("files", 0), "path", f"{OLDER}/SHA256SUMS", "a file twice"),
         (("files", 0), "path", f"{POINT}/tpm.\n", "file path"),

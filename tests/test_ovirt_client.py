@@ -7,7 +7,7 @@ import urllib.request
 import ovirt_client
 import pytest
 from http_points import TOKEN, served
-from stores import MIB, Vm, damaged, flipped, scribble
+from stores import MIB, Vm, chunks_of, damaged, flipped, scribble
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_wrong_ticket(vm, tmp_path):
 
 
 def test_damage_is_an_error_for_the_client(vm, tmp_path):
-    chunk = vm.folder / vm.points[0].disk("vda").chunks[0].path
+    chunk = vm.folder / chunks_of(vm, vm.points[0], "vda")[0].path
     with damaged(chunk, flipped(chunk.read_bytes(), 300_000)):
         with served(vm, tmp_path, http="127.0.0.1:0", point=vm.points[0].id) as events:
             url = image_url(events[0])

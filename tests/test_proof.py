@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
-from stores import KIB, MIB, ROLLING, Vm, chain, damaged, files, flipped, verify_store
+from stores import KIB, MIB, ROLLING, Vm, chain, chunks_of, damaged, files, flipped, index_of, verify_store, zstd_frames
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
@@ -70,7 +70,7 @@ def test_a_sample_looks_at_about_its_share(tmp_path):
     vm.pull(frame_size=64 * KIB)
     found = verify_store(vm.root, sample=0.1)
     assert 20 < found.frames < 140 and found.complete and not found.damages
-    lost = vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path
+    lost = vm.folder / chunks_of(vm, vm.points[0], "vda")[0].path
     with damaged(lost, None):  # a file that is not there is found by every sample
         assert verify_store(vm.root, sample=0.0001, level="files").damages
 
@@ -99,7 +99,7 @@ def test_an_empty_store_is_told_from_one_for_which_there_is_no_time(vm, tmp_path
 def test_list_tells_when_a_point_was_verified(vm, capsys):
     assert [point["verified"] for point in listing.listing(listing.Options(str(vm.root))).points] == [None] * 3
     assert result(capsys, "verify", vm.root)["ok"]
-    chunk = vm.folder / vm.points[2].manifest.disk("vda").chunks[0].path
+    chunk = vm.folder / vm.points[2].id / "vda.0000.zst"
     before = chunk.read_bytes()
     points = json.loads(nbdpull(capsys, "list", vm.root, "--json")[1])
     assert [point["verified"]["verdict"] for point in points] == ["ok"] * 3
@@ -285,7 +285,7 @@ def test_whole_frames_need_no_reading(tmp_path, monkeypatch):
     vm.write("vda", 0, random.Random(1).randbytes(4 * MIB))
     vm.pull(frame_size=MIB)
     expected = digests(vm)
-    shutil.move(str(vm.folder / vm.points[0].manifest.disk("vda").chunks[0].path), tmp_path / "elsewhere")
+    shutil.move(str(vm.folder / chunks_of(vm, vm.points[0], "vda")[0].path), tmp_path / "elsewhere")
     assert digests(vm) == expected
 
 
@@ -315,19 +315,22 @@ def test_digests_are_kept_and_listed(vm, capsys):
     assert nbdpull(capsys, "digest", vm.root, "--disk", "vdz")[0] == 3
 
 
-# -- a lost index -----------------------------------------------------------------------------------------------------
+# -- a lost index, a lost directory -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [ROLLING, {}, {"frame_size": MIB}])
-def test_a_lost_index_is_made_again_to_the_byte(tmp_path, capsys, how):
+@pytest.mark.parametrize("how", [ROLLING, {}, {"frame_size": MIB}, {"dedupe": True}])
+def test_a_lost_index_or_directory_is_made_again_to_the_byte(tmp_path, capsys, how):
     vm = chain(tmp_path, size=6 * MIB, **how)
     for point in vm.points:
         for disk in ("vda", "vdb"):
-            path = vm.folder / point.manifest.disk(disk).index.path
-            before = path.read_bytes()
-            path.unlink()
-            assert nbdpull(capsys, "index", vm.root, point.id, disk, "--rebuild")[0] == 0
-            assert path.read_bytes() == before
+            index, directory = index_of(vm, point, disk), vm.folder / point.manifest.disk(disk).directory.path
+            before = {path: path.read_bytes() for path in (directory, index) if path.exists()}
+            for lost in [[path] for path in before] + [list(before)]:
+                for path in lost:
+                    path.unlink()
+                code, out, _ = nbdpull(capsys, "index", vm.root, point.id, disk, "--rebuild")
+                assert (code, out.splitlines()) == (0, list(map(str, lost)))
+                assert {path: path.read_bytes() for path in before} == before
     assert verify_store(vm.root).damages == []
 
 
@@ -339,7 +342,7 @@ def test_a_large_lost_index(tmp_path):
         vm.write("vda", at, at.to_bytes(8, "little") * 4)
         vm.zero("vda", at + 1024, 64)
     point = vm.pull(chunk_size=MIB)
-    path = vm.folder / point.manifest.disk("vda").index.path
+    path = index_of(vm, point, "vda")
     before = path.read_bytes()
     assert len(before) > 300_000
     path.unlink()
@@ -348,29 +351,45 @@ def test_a_large_lost_index(tmp_path):
 
 
 def test_a_disk_without_changes(tmp_path):
+    """It has no index, and its directory has the pages of the point before."""
     vm = chain(tmp_path, points=1)
     point = vm.pull()
-    path = vm.folder / point.manifest.disk("vda").index.path
+    asked = rebuild.Options(str(vm.root), point.id, "vda")
+    with pytest.raises(errors.OutputExists, match="nothing changed: there is no index"):
+        rebuild.rebuild(asked)
+    path = vm.folder / point.manifest.disk("vda").directory.path
     path.unlink()
-    rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vda"))
+    assert rebuild.rebuild(asked).paths == [str(path)]
     assert verify_store(vm.root).damages == []
+
+
+def test_a_lost_index_beside_a_damaged_frame(vm):
+    """The records at the end of the chunk file are all that it takes."""
+    point = vm.points[1]
+    path, chunk = index_of(vm, point, "vda"), vm.folder / point.id / "vda.0000.zst"
+    before = path.read_bytes()
+    [first, *_] = [start for _, start, _ in zstd_frames(chunk.read_bytes())][1:]
+    path.unlink()
+    with damaged(chunk, flipped(chunk.read_bytes(), first + 20)):
+        rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vda"))
+    assert path.read_bytes() == before
 
 
 def test_what_cannot_be_rebuilt(vm, capsys):
     point = vm.points[1]
-    entry = point.manifest.disk("vda")
-    index, chunk = vm.folder / entry.index.path, vm.folder / entry.chunks[0].path
+    index, chunk = index_of(vm, point, "vda"), vm.folder / point.id / "vda.0000.zst"
+    parent = vm.folder / vm.points[0].id / layout.MANIFEST
     words = ("index", vm.root, point.id, "vda", "--rebuild")
-    code, _, err = nbdpull(capsys, *words)
-    assert code == 9 and "is what was stored" in err
-    with damaged(index, index.read_bytes()[:-3]):
-        code, _, err = nbdpull(capsys, *words)
-        assert code == 9 and "move it away" in err
-    with damaged(index, None), damaged(chunk, flipped(chunk.read_bytes(), -60)):
-        before = files(vm.root)
-        assert nbdpull(capsys, *words)[0] == 11
-        assert files(vm.root) == before
-    with damaged(index, None), damaged(chunk, None):
-        assert nbdpull(capsys, *words)[0] == 11
+    for data in (index.read_bytes(), index.read_bytes()[:-3]):
+        with damaged(index, data):
+            code, _, err = nbdpull(capsys, *words)
+            assert code == 9 and "are there: move away what is damaged" in err
+    for path, data in ((chunk, flipped(chunk.read_bytes(), -60)), (chunk, None), (parent, None)):
+        with damaged(index, None), damaged(path, data):
+            before = files(vm.root)
+            code, _, err = nbdpull(capsys, *words)
+            assert code == 11 and len(err.splitlines()) == 1
+            assert files(vm.root) == before
+    assert f"was laid over {vm.points[0].id}, which the store has not" in err
     with pytest.raises(errors.NoSuchDisk):
         rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vdz"))

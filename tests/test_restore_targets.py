@@ -595,31 +595,38 @@ def test_salvage(vm, tmp_path, kind):
 
 def test_salvage_with_an_index_lost(vm, tmp_path):
     """The other disk comes back; of this one nothing is known, and no image of it is made."""
-    with stores.damaged(vm.folder / vm.points[1].id / "vda.index", None):
+    with stores.damaged(stores.index_of(vm, vm.points[-1], "vda"), None):
         done = run_bytes("restore", vm.root, "-o", tmp_path / "out", "--salvage", "--format", "raw")
     assert done.returncode == 11 and b"LOST vda: bytes 0 to" in done.stdout
     assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vdb.raw"]
     assert raw_of(tmp_path / "out" / "vdb.raw", "raw") == vm.images[vm.points[-1].id]["vdb"]
 
 
-def test_salvage_of_a_disk_whose_chain_lacks_a_manifest(tmp_path):
-    """The other disk, in full in the newest point, comes back, and the result names no image that is not there."""
-    vm = stores.chain(tmp_path / "store")
-    middle = vm.points[1].id
-    vm.disks["vdc"] = vm.disks["vdb"]
-    point = vm.pull()
-    with stores.damaged(vm.folder / middle / "manifest.json", None):
-        words = ["restore", vm.root, "--point", point.id, "--format", "raw", "--json"]
+def test_salvage_with_a_directory_lost(vm, tmp_path):
+    """The other disk comes back, and the result names no image that is not there."""
+    point = vm.points[-1]
+    with stores.damaged(vm.folder / point.manifest.disk("vda").directory.path, None):
+        words = ["restore", vm.root, "--format", "raw", "--json"]
         assert run_bytes(*words, "-o", tmp_path / "refused").returncode == 11
         done = run_bytes(*words, "-o", tmp_path / "out", "--salvage")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     result, lost = events[-1], [event for event in events if event["event"] == "lost"]
-    assert (done.returncode, result["exit_code"], list(result["files"])) == (11, 11, ["vdc"])
+    assert (done.returncode, result["exit_code"], list(result["files"])) == (11, 11, ["vdb"])
     assert [(each["disk"], each["offset"], each["length"]) for each in lost] == [
-        (disk, 0, len(vm.images[point.id][disk])) for disk in ("vda", "vdb")
+        ("vda", 0, len(vm.images[point.id]["vda"]))
     ]
-    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vdc.raw"] and not (tmp_path / "refused").exists()
-    assert raw_of(tmp_path / "out" / "vdc.raw", "raw") == vm.images[point.id]["vdc"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["domain.xml", "vdb.raw"] and not (tmp_path / "refused").exists()
+    assert raw_of(tmp_path / "out" / "vdb.raw", "raw") == vm.images[point.id]["vdb"]
+
+
+def test_salvage_without_a_point_before(tmp_path):
+    """There is nothing to salvage: no point needs another one's manifest."""
+    vm = stores.chain(tmp_path / "store")
+    for point in vm.points[:-1]:
+        (vm.folder / point.id / "manifest.json").unlink()
+    assert run_bytes("restore", vm.root, "-o", tmp_path / "out", "--format", "raw").returncode == 0
+    for disk, content in vm.images[vm.points[-1].id].items():
+        assert raw_of(tmp_path / "out" / f"{disk}.raw", "raw") == content
 
 
 def test_salvage_without_a_file_of_the_domain(vm, tmp_path):

@@ -6,10 +6,9 @@ import numpy
 import pytest
 import stores
 from stores import KIB, MIB
-from strange import compressed
 
 from nbdpull.core import errors, extents
-from nbdpull.format import layout
+from nbdpull.format import layout, pages, writer
 
 pytest.importorskip("libvirt")
 
@@ -26,19 +25,42 @@ def vm(tmp_path):
     return vm
 
 
-def kept(vm, *lines, size=3 * MIB, check=lambda: None):
-    """lines: of each event of the journal, the chunk files; without any, those of the point."""
-    entries = vm.points[0].manifest.disk("vda").chunks
-    lines = lines or [[[entry.path, entry.size, entry.sha256]] for entry in entries]
-    sealed = [journal.Sealed(chunks, MIB) for chunks in lines]
-    run = SimpleNamespace(id=vm.points[0].id, sealed={"vda": sealed})
-    return resume.Kept(vm.series, run, SimpleNamespace(target="vda", size=size), check)
+def kept(vm, *sealed, size=3 * MIB, base=None, check=lambda: None):
+    """sealed: FileEntry of each chunk file that the journal tells of; without any, those of the point."""
+    sealed = sealed or stores.chunks_of(vm, vm.points[0], "vda")
+    run = SimpleNamespace(id=vm.points[0].id, sealed={"vda": [journal.Sealed(*vars(e).values(), MIB) for e in sealed]})
+    return resume.Kept(vm.series, run, SimpleNamespace(target="vda", size=size), base, check)
 
 
 def test_all_of_it(vm):
     found = kept(vm)
-    assert (found.chunks, found.reached) == (vm.points[0].manifest.disk("vda").chunks, 3 * MIB)
-    assert sum(map(len, found.records())) == 48
+    assert (found.files, found.reached) == (stores.chunks_of(vm, vm.points[0], "vda"), 3 * MIB)
+    assert (found.read_bytes, sum(len(page.records) for page in found.pages())) == (3 * MIB, 48)
+
+
+def test_up_to_the_first_that_is_not_what_it_was(vm):
+    first, second, third = stores.chunks_of(vm, vm.points[0], "vda")
+    data = (vm.folder / second.path).read_bytes()
+    for changed in (stores.flipped(data, 200), data[:-1], None):
+        with stores.damaged(vm.folder / second.path, changed):
+            assert (kept(vm).files, kept(vm).reached) == ([first], MIB)
+    for torn in ([first, third], [second, third]):  # the journal lacks a line
+        assert kept(vm, *torn).files == torn[:1] * (torn[0] == first)
+
+
+def test_a_file_without_data_is_one_of_the_point_all_the_same(tmp_path):
+    """SHA256SUMS names it, so it must stay as long as the point: its directory has to name it, too."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.zero("vda", 0, 64 * KIB)
+    vm.pull()
+    about = writer.Disk(vm.series.folder, vm.points[0].id, "vda", MIB, True)
+    made = stores.directory_of(vm, vm.points[0], "vda")
+    for name in (layout.directory_name("vda"), *(entry.path.partition("/")[2] for entry in made.indexes)):
+        (vm.folder / vm.points[0].id / name).unlink()
+    [entry] = made.chunks
+    with writer.DiskWriter(vm.store, about, MIB, kept=kept(vm, entry)) as output:
+        assert output.close()[0] == vm.points[0].manifest.disk("vda").directory
 
 
 def test_a_stop_is_heard_while_a_file_is_proved(vm, monkeypatch):
@@ -60,18 +82,15 @@ def test_a_stop_is_heard_while_a_file_is_proved(vm, monkeypatch):
 
 
 def test_not_beyond_the_disk(vm):
-    assert len(kept(vm, size=3 * MIB - 1).chunks) == 2
+    assert len(kept(vm, size=3 * MIB - 1).files) == 2
 
 
-def ending(vm, number, records):
-    """The chunk file of that number with other records at its end; what a journal tells of it."""
-    name = layout.chunk_name("vda", number)
-    records = layout.skippable(layout.RECORDS_MAGIC, compressed(records.tobytes()))
-    data = records + layout.seek_table([(len(records), 0)])
-    path = vm.folder / vm.points[0].id / name
-    path.write_bytes(data)
-    where = f"{vm.points[0].id}/{name}"
-    return [where, len(data), vm.store.sha256(f"vm1/{where}")]
+def ending(vm, records, *names):
+    """Other records at the end of the first chunk file, into files of these names; its FileEntry."""
+    path = f"{vm.points[0].id}/{layout.chunk_name('vda', 0)}"
+    page = pages.encode_page(pages.Page([path, *names], records))
+    frame = layout.skippable(layout.RECORDS_MAGIC, pages.compressed(page))
+    return stores.replaced(vm, path, frame + layout.seek_table([(len(frame), 0)]))
 
 
 GOOD = layout.zero_records(extents.of([(0, 4 * KIB, extents.ZERO), (8 * KIB, 4 * KIB, extents.ZERO)]))
@@ -98,13 +117,24 @@ FLAWS = {
 @pytest.mark.parametrize("flaw", FLAWS)
 def test_records_that_a_reader_must_refuse_are_not_kept(vm, flaw):
     """A dead run's files may have been made up by whoever can write to the store."""
-    assert kept(vm, [ending(vm, 0, GOOD)]).reached == 12 * KIB
-    assert kept(vm, [ending(vm, 0, FLAWS[flaw])]).chunks == []
+    assert kept(vm, ending(vm, GOOD)).reached == 12 * KIB
+    assert kept(vm, ending(vm, FLAWS[flaw])).files == []
 
 
-def test_no_file_of_another_disk(vm):
-    own = ending(vm, 0, GOOD)
-    older = ["20200101T000000Z-aaaaaa/vdb.0000.zst", 5, "0" * 64]
-    (vm.folder / "20200101T000000Z-aaaaaa").mkdir()
-    (vm.folder / older[0]).write_bytes(b"12345")
-    assert kept(vm, [own, older]).chunks == []
+def test_no_file_but_the_bases(vm):
+    """What a record points into must be there, and be what the base names."""
+    older = stores.Vm(vm.root.parent / "older")
+    older.add_disk("vda", MIB)
+    older.write("vda", 0, b"x")
+    base = stores.directory_of(older, older.pull(), "vda")
+    [known] = base.chunks
+    assert kept(vm, ending(vm, GOOD, known.path), base=base).reached == 12 * KIB
+    assert kept(vm, ending(vm, GOOD, known.path)).files == []
+    for strange in (
+        "20200101T000000Z-aaaaaa/vda.0000.zst",  # of no point
+        known.path.replace("vda", "vdb"),
+        known.path.replace("0000", "0001"),
+        base.indexes[0].path,
+        "../" + known.path,
+    ):
+        assert kept(vm, ending(vm, GOOD, strange), base=base).files == []

@@ -1,11 +1,10 @@
-"""A series: what counts as a point, which came later, and that a chain proves itself from manifest to manifest."""
+"""A series: what counts as a point, which came later, and that a point proves itself and needs no other."""
 
 import errno
 import hashlib
 import os
 import random
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from stores import Vm, chain, damaged, flipped, resealed
 from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.repository import half_points, new_point, series
+from nbdpull.repository.image import Image
 from nbdpull.repository.marker import open_or_create
 from nbdpull.storage import beneath
 
@@ -96,7 +96,7 @@ def test_the_newest_is_never_guessed(vm):
 
 def test_partial_points_are_never_the_latest(tmp_path):
     """Whole images can be made of all disks of the latest, where there is such a point. Of the others each disk is told
-    that is not whole: its chain begins with a change."""
+    that is not whole: what it began with was a change."""
     vm = Vm(tmp_path / "store")
     for disk in ("vda", "vdb"):
         vm.add_disk(disk, 4096)
@@ -113,14 +113,14 @@ def test_partial_points_are_never_the_latest(tmp_path):
     both = frozenset({"vda", "vdb"})
     expected = [both, both, frozenset({"vda"}), frozenset(), frozenset(), frozenset({"vdb"}), frozenset({"vdb"})]
     made = [changes, on_it, mixed, whole, one_disk, again, last]
-    assert series.partial_disks(vm.points) == {point.id: disks for point, disks in zip(made, expected)}
+    assert [point.manifest.partial for point in made] == expected
     assert vm.series.point() == one_disk
-    os.remove(manifest_of(vm, changes))  # what builds on what is not there is damaged, not partial
-    assert series.partial_disks(vm.series.points())[on_it.id] == frozenset()
+    os.remove(manifest_of(vm, changes))
+    assert vm.series.points()[0].manifest.partial == both
 
 
 def test_a_point_of_a_later_format_is_refused_alone(vm):
-    data = layout.seal({"format": "nbdpull/2", "requires": []})
+    data = layout.seal({"format": "nbdpull/3", "requires": []})
     with damaged(manifest_of(vm, vm.points[1]), data):
         good, refused = vm.series.load()
         assert ids(good) == [vm.points[0].id, vm.points[2].id]
@@ -132,11 +132,10 @@ def test_a_renamed_folder(vm):
     os.rename(vm.folder / vm.points[0].id, vm.folder / other)
     with pytest.raises(errors.Damaged, match=f"renamed; its point is {vm.points[0].id}"):
         vm.series.point(other)
-    with pytest.raises(errors.MissingParent, match=vm.points[0].id):
-        vm.series.chain(vm.points[1], "vda")
+    assert vm.series.parent(vm.points[1]) is None
 
 
-# -- the chain --------------------------------------------------------------------------------------------------------
+# -- parents and directories ------------------------------------------------------------------------------------------
 
 
 def test_parents(vm):
@@ -146,104 +145,54 @@ def test_parents(vm):
     assert vm.points[1].manifest.parent.sha256 == hashlib.sha256(manifest_of(vm, vm.points[0]).read_bytes()).hexdigest()
 
 
-def test_chain(vm):
-    for number, point in enumerate(vm.points):
-        links = vm.series.chain(point, "vda")
-        assert [(link.id, entry) for link, entry in links] == [
-            (older.id, older.manifest.disk("vda")) for older in vm.points[: number + 1]
-        ]
-
-
-def test_a_chain_begins_with_the_last_full_pull_of_the_disk(vm):
-    vm.add_disk("vdc", 5000)
-    added = vm.pull()
-    last = vm.pull()
-    assert ids(link for link, _ in vm.series.chain(last, "vdc")) == [added.id, last.id]
-    assert len(vm.series.chain(last, "vda")) == 5
-    full = vm.pull(since="nothing")
-    assert ids(link for link, _ in vm.series.chain(full, "vda")) == [full.id]
-    assert vm.series.parent(full) is None
-
-
-def test_a_missing_parent(vm):
-    shutil.rmtree(vm.folder / vm.points[1].id)
-    for attempt in (lambda: vm.series.parent(vm.points[2]), lambda: vm.series.chain(vm.points[2], "vda")):
-        with pytest.raises(errors.MissingParent) as caught:
-            attempt()
-        assert vm.points[2].id in str(caught.value) and vm.points[1].id in str(caught.value)
-        assert caught.value.exit_code == 11
-    assert len(vm.series.chain(vm.points[0], "vda")) == 1
-
-
-def test_another_parent_of_the_same_name(vm):
-    """The digest in the child tells: a manifest that is sound in itself does not suffice."""
-    resealed(vm, vm.points[1], created="2030-01-01T00:00:00+00:00")
-    with pytest.raises(errors.MissingParent, match="its manifest has changed"):
-        vm.series.parent(vm.points[2])
-    with pytest.raises(errors.MissingParent):
-        vm.series.chain(vm.points[2], "vda")
-
-
-def test_a_damaged_parent(vm):
+@pytest.mark.parametrize("how", ["removed", "another", "damaged", "of a later format"])
+def test_no_point_needs_its_parent(vm, how):
+    """A note is not followed where what it names is not there, or is another one; nothing else becomes of it."""
     path = manifest_of(vm, vm.points[0])
-    path.write_bytes(flipped(path.read_bytes(), 200))
-    with pytest.raises(errors.MissingParent, match=f"{vm.points[0].id}.*cannot be read"):
-        vm.series.chain(vm.points[2], "vda")
+    if how == "another":  # sound in itself; the digest in the child tells
+        resealed(vm, vm.points[0], created="2030-01-01T00:00:00+00:00")
+    elif how == "removed":
+        path.unlink()
+    else:
+        later = layout.seal({"format": "nbdpull/3", "requires": []})
+        path.write_bytes(flipped(path.read_bytes(), 200) if how == "damaged" else later)
+    assert vm.series.parent(vm.points[1]) is None
+    assert vm.series.parent(vm.points[2]) == vm.points[1]
+    for point in vm.points[1:]:
+        for disk in vm.disks:
+            with Image(vm.series, point, disk) as image:
+                assert image.head(image.size) == vm.images[point.id][disk]
 
 
-def test_a_parent_of_a_later_format(vm):
-    path = manifest_of(vm, vm.points[0])
-    path.write_bytes(layout.seal({"format": "nbdpull/2", "requires": []}))
-    with pytest.raises(errors.FormatTooNew):
-        vm.series.chain(vm.points[2], "vda")
+def test_the_directory_of_a_disk(vm):
+    for point in vm.points:
+        found = vm.series.directory(point, "vda")
+        assert (found.disk, found.size, found.whole) == ("vda", len(vm.images[point.id]["vda"]), True)
+        assert {entry.path.split("/")[0] for entry in found.files} <= {*ids(vm.points)}
+    with pytest.raises(errors.NoSuchDisk, match="has no disk vdz; it has: vda, vdb"):
+        vm.series.directory(vm.points[0], "vdz")
 
 
-def test_a_point_that_was_made_without_a_parent(tmp_path):
+def test_a_disk_that_is_not_whole(tmp_path):
     vm = Vm(tmp_path)
     vm.add_disk("vda", 10_000)
     vm.write("vda", 5, b"abc")
     first = vm.pull(since="elsewhere")
     vm.write("vda", 7, b"def")
     second = vm.pull()
-    assert vm.series.parent(first) is None
+    assert vm.series.parent(first) is None and vm.series.parent(second) == first
     for point in (first, second):
-        with pytest.raises(errors.MissingParent, match="chk-of-the-parent.*no whole image"):
-            vm.series.chain(point, "vda")
-
-
-def test_a_parent_without_the_disk(tmp_path):
-    vm = Vm(tmp_path)
-    vm.add_disk("vda", 10_000)
-    vm.add_disk("vdb", 10_000)
-    vm.pull(disks=["vda"])
-    point = vm.pull()
-    entry = replace(point.manifest.disk("vdb"), mode="incremental")
-    with pytest.raises(errors.MissingParent, match="lacks disk vdb"):
-        vm.series.chain(resealed(vm, point, disks=[point.manifest.disk("vda"), entry]), "vdb")
-
-
-def test_a_smaller_disk_that_is_not_whole(vm):
-    """What lay behind the new end must not show again when the disk grows later."""
-    point = vm.points[1]
-    smaller = replace(point.manifest.disk("vda"), size=1000)
-    with pytest.raises(errors.Damaged, match="smaller"):
-        vm.series.chain(resealed(vm, point, disks=[smaller]), "vda")
-
-
-def test_a_circle_of_parents_ends(vm):
-    """No honest store has one, as a manifest holds its parent's digest; but nothing may turn round for ever."""
-    one, two = vm.points[1], vm.points[2]
-    for point, parent in ((one, two), (two, one)):
-        resealed(vm, point, parent=replace(point.manifest.parent, point=parent.id))
-    with pytest.raises(errors.Damaged):
-        vm.series.chain(vm.series.point(two.id), "vda")
+        with pytest.raises(errors.PartialPoint, match="chk-of-the-parent.*no whole image") as caught:
+            vm.series.directory(point, "vda")
+        assert caught.value.exit_code == errors.PartialPoint.exit_code
+        assert not vm.series.directory(point, "vda", partial=True).whole
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
 def test_file_flaws(vm):
-    entry = vm.points[0].manifest.disk("vda").index
+    entry = vm.points[0].manifest.disk("vda").directory
     path = vm.folder / entry.path
     assert vm.series.file_flaw(entry) is None
     for data, told in [
@@ -348,7 +297,7 @@ def test_the_manifest_comes_last(vm, monkeypatch):
     vm.write("vda", 0, b"x")
     point = vm.pull()
     assert sorted(os.listdir(vm.folder / point.id)) == sorted([*before, "manifest.json"])
-    assert {"SHA256SUMS", "domain.xml", "vda.0000.zst", "vda.index"} <= set(before)
+    assert {"SHA256SUMS", "domain.xml", "vda.0000.zst", "vda.index", "vda.directory"} <= set(before)
 
 
 def test_one_writer_at_a_time(vm):
@@ -496,7 +445,7 @@ def test_reading_changes_nothing(vm):
 
     before = state()
     vm.series.points()
-    vm.series.chain(vm.points[-1], "vda")
+    vm.series.directory(vm.points[-1], "vda").window(0)
     series.only_series(vm.store)
     assert state() == before
 

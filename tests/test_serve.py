@@ -18,7 +18,7 @@ from bed.address import free_port
 from bed.guest import ext4_image
 from bed.machine import wait_for
 from command import nbdpull, start_nbdpull
-from stores import KIB, MIB, Vm, chain, damaged, flipped, package_environment
+from stores import KIB, MIB, Vm, chain, chunks_of, damaged, flipped, index_of, package_environment
 
 from nbdpull.core import errors
 from nbdpull.serving import nbd_server
@@ -209,11 +209,11 @@ def test_bad_input(vm, tmp_path):
 
 def test_damage(vm, tmp_path):
     point = vm.points[0]
-    index = vm.folder / point.manifest.disk("vda").index.path
+    index = index_of(vm, vm.points[-1], "vda")
     with damaged(index, flipped(index.read_bytes(), 30)):
         code, message = failure(vm)
         assert code == 11 and "vda.index" in message
-    chunk = vm.folder / point.manifest.disk("vda").chunks[0].path
+    chunk = vm.folder / chunks_of(vm, point, "vda")[0].path
     with damaged(chunk, chunk.read_bytes()[:200]), served(vm, "--point", point.id) as about:
         done = subprocess.run(["nbdcopy", about["uri"]["vda"], "null:"], capture_output=True, text=True)
         assert done.returncode == 1

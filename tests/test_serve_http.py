@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from http_points import TOKEN, served, token_file
-from stores import MIB, Vm, chain, damaged, flipped
+from stores import MIB, Vm, chain, chunks_of, damaged, flipped
 
 from nbdpull.core import errors
 from nbdpull.operations import serve
@@ -94,7 +94,7 @@ def test_a_damaged_frame_ends_the_answer_and_is_told_once(tmp_path):
     vm.write("vda", 0, random.Random(1).randbytes(8 * MIB))
     vm.pull(frame_size=MIB)
     expected = vm.images[vm.points[0].id]["vda"]
-    chunk = vm.folder / vm.points[0].disk("vda").chunks[0].path
+    chunk = vm.folder / chunks_of(vm, vm.points[0], "vda")[0].path
     with damaged(chunk, flipped(chunk.read_bytes(), 5 * MIB)), served(vm, tmp_path, http="127.0.0.1:0") as events:
         connection = over_tcp(events)
         for path in ("/exports/vda/data", "/images/vda"):

@@ -10,10 +10,12 @@ from memory_store import MemoryReader, MemoryStore, MemoryWriter
 from stores import KIB, MIB, buffers
 
 from nbdpull.core import errors, extents
-from nbdpull.format import reader, writer
+from nbdpull.format import directory, reader, writer
 from nbdpull.format.manifest import DiskEntry
 from nbdpull.storage import base
 from nbdpull.storage.directory import DirectoryReader, DirectoryStore, DirectoryWriter
+
+POINT = "20261122T194500Z-7f3a9c04"
 
 
 @pytest.fixture(params=["directory", "memory"])
@@ -229,17 +231,19 @@ def test_a_disk_is_read_as_it_was_written(store):
     """The format needs nothing of a directory."""
     data = numpy.frombuffer(random.Random(1).randbytes(MIB), "u1")
     store.make_folder("vm")
-    store.make_folder("vm/point")
+    store.make_folder(f"vm/{POINT}")
     pieces, encoder = extents.cut(extents.of([(0, MIB, extents.DATA)]), 64 * KIB), writer.Encoder(1)
-    with writer.DiskWriter(store, "vm", "point", "vda", MIB, chunk_size=256 * KIB) as disk:
+    about = writer.Disk("vm", POINT, "vda", MIB, True)
+    with writer.DiskWriter(store, about, chunk_size=256 * KIB) as disk:
         for batch in extents.batches(pieces, 64 * KIB, 1 << 10):
             disk.add(encoder.encode(batch, buffers(data, batch)))
-        index, chunks = disk.close()
-    entry = DiskEntry("vda", MIB, "full", "test", "/images/vda.qcow2", index, chunks, 0, 0, 0, 0)
-    with reader.FrameReader(store, "vm", entry) as frames:
-        records = numpy.concatenate(list(reader.records(store, "vm", entry)))
-        assert b"".join(map(frames.read, records)) == data.tobytes()
-    assert len(chunks) == 4
-    first = chunks[0]
-    assert len(reader.chunk_records(store, f"vm/{first.path}", first.size)) == 4
-    assert store.files("vm/point") == sorted(each.path.rpartition("/")[2] for each in [index, *chunks])
+        made, files = disk.close()
+    found = directory.Directory(store, "vm", DiskEntry("vda", MIB, "full", "", "", True, made, 0, 0, 0, 0))
+    assert {each.path: each for each in found.files} == {each.path: each for each in files}
+    with reader.FrameReader(store, "vm", found.files) as frames:
+        assert b"".join(map(frames.read, found.window(0).flat())) == data.tobytes()
+    assert len(found.chunks) == 4 and len(found.indexes) == 1
+    for chunk in found.chunks:
+        page = reader.chunk_records(store, f"vm/{chunk.path}", chunk.size, "vda")
+        assert page.names == [chunk.path] and len(page.records) == 4
+    assert store.files(f"vm/{POINT}") == sorted(each.path.rpartition("/")[2] for each in [made, *files])

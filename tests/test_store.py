@@ -95,9 +95,16 @@ def test_no_store(tmp_path):
 
 def test_a_store_of_a_later_format(store):
     marker = Path(store.root, "nbdpull.json")
-    marker.write_bytes(layout.seal({"format": "nbdpull/2", "uuid": "x"}))
+    marker.write_bytes(layout.seal({"format": "nbdpull/3", "uuid": "x"}))
     for opening in (open_store, open_or_create):
-        with pytest.raises(errors.FormatTooNew, match=r"nbdpull.json: needs nbdpull/2"):
+        with pytest.raises(errors.FormatTooNew, match=r"nbdpull.json: needs nbdpull/3"):
+            opening(store.root)
+
+
+def test_a_store_of_a_format_that_was_never_released(store):
+    Path(store.root, "nbdpull.json").write_bytes(layout.seal({"format": "nbdpull/1", "uuid": "x"}))
+    for opening in (open_store, open_or_create):
+        with pytest.raises(errors.FormatTooOld, match=r"nbdpull.json: .*nbdpull/1.*; pull into a new directory"):
             opening(store.root)
 
 

@@ -2,23 +2,27 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
+import numpy
 import pytest
 from stores import (
     KIB,
+    MIB,
     SMALL,
     Vm,
     chain,
     damaged,
+    directory_of,
     files,
     flipped,
     forged_store,
-    handmade_index,
+    index_of,
     package_environment,
-    records_of,
     resealed,
     restored,
     verify_store,
@@ -29,6 +33,7 @@ from nbdpull.core import errors, extents
 from nbdpull.format import layout
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
+from nbdpull.repository.seen_frames import SeenFrames
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +59,73 @@ def test_a_sound_store(vm):
     report = verify_store(vm.root)
     assert report.damages == []
     assert report.points == 3
-    assert report.files == sum(len(point.manifest.all_files()) for point in vm.points)
-    records = [records_of(vm, point, disk) for point in vm.points for disk in ("vda", "vdb")]
-    data = [r[r["kind"] == extents.DATA] for r in records]
-    assert report.frames == sum(map(len, data))
-    assert report.raw_bytes == sum(int(r["raw"].sum()) for r in data)
+    own = [path for path in files(vm.folder) if path.suffix != ".directory" and path.name != "manifest.json"]
+    assert report.files == len(own), "each is read once"
+    frames = frames_of(vm, *vm.points)
+    assert report.frames == len(frames) and report.raw_bytes == sum(frames.values())
+
+
+def frames_of(vm, *points):
+    """{(path, position): bytes} of the frames that the images of some points show."""
+    found = {}
+    for directory in (directory_of(vm, point, disk) for point in points for disk in point.disks):
+        for window in directory.windows():
+            for record in window.flat():
+                if record["kind"] == extents.DATA:
+                    place = directory.files[record["chunk"]].path, int(record["position"])
+                    found[place] = int(record["raw"])
+    return found
+
+
+def test_what_points_share_is_looked_at_once(tmp_path):
+    """However many they are, and whatever of a frame each of them shows."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 2 * MIB)
+    vm.write("vda", 0, os.urandom(2 * MIB))
+    vm.pull(chunk_size=256 * KIB, batch_size=64 * KIB)
+    one = verify_store(vm.root)
+    assert one.frames == 32
+    for number in range(5):
+        vm.write("vda", number * 64 * KIB + 1000, b"in the midst of a frame")
+        vm.pull()
+    all_of_them = verify_store(vm.root)
+    assert all_of_them.frames == one.frames + 5 and all_of_them.raw_bytes == one.raw_bytes + 5 * 23
+    assert all_of_them.files == one.files + 5 * 4, "domain.xml, SHA256SUMS, index and chunk file of each"
+    assert verify_store(vm.root, point=vm.points[-1].id).frames == one.frames + 5
+    sampled = [verify_store(vm.root, sample=0.5).frames for _ in range(20)]
+    assert sum(sampled) / 20 < 0.7 * all_of_them.frames, "what all points share is not drawn again for each"
+
+
+def test_a_bad_frame_that_points_share_is_told_once(forged):
+    """Each range of the first point that shows it."""
+    vm, first = forged
+    vm.points = [first]
+    vm.write("vda", 40 * 64 * KIB + 1000, b"in the midst")
+    later = vm.pull()
+    found = verify_store(vm.root)
+    assert {damage.point for damage in found.damages} == {first.id} and len(found.damages) == 2
+    assert {each.point: each.verdict for each in found.verdicts} == {first.id: "damaged", later.id: "damaged"}
+    at = 40 * 64 * KIB
+    told = [(at, 1000), (at + 1012, 64 * KIB - 1012), (at + 64 * KIB, 64 * KIB)]
+    assert ranges_told(problems(vm, point=later.id)) == told
+
+
+def test_frames_that_were_seen_are_kept_in_little():
+    frames = numpy.zeros(100_000, layout.RECORD)
+    frames["position"], frames["raw"] = numpy.arange(100_000) * 30_000, 64 * KIB
+    frames["digest"] = numpy.frombuffer(random.Random(1).randbytes(3_200_000), "V32")
+    seen = SeenFrames()
+    tracemalloc.start()
+    for part in numpy.array_split(frames[::2], 1000):
+        seen.add("file", part)
+    assert seen.known("file", frames).tolist() == [True, False] * 50_000
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 64 * 50_000
+    assert not seen.known("another", frames).any()
+    other = frames[:2].copy()
+    other["digest"][0], other["raw"][1] = frames["digest"][1], 1
+    assert not seen.known("file", other).any(), "another frame is to be there"
 
 
 def test_quick_does_not_decompress(vm):
@@ -66,14 +133,16 @@ def test_quick_does_not_decompress(vm):
     assert (report.damages, report.frames, report.points) == ([], 0, 3)
 
 
-def test_one_point_with_what_it_builds_on(vm):
-    assert [verify_store(vm.root, point=point.id).points for point in vm.points] == [1, 2, 3]
-    assert verify_store(vm.root, point="latest").points == 3
+def test_one_point_with_all_that_it_refers_to(vm):
+    for point in [*vm.points, "latest"]:
+        found = verify_store(vm.root, point=getattr(point, "id", point))
+        frames = frames_of(vm, vm.points[-1] if point == "latest" else point)
+        assert (found.points, found.frames, found.raw_bytes) == (1, len(frames), sum(frames.values()))
 
 
 def test_progress_and_damages_are_told_as_they_are_found(vm):
     events = []
-    index = vm.folder / vm.points[1].manifest.disk("vda").index.path
+    index = index_of(vm, vm.points[1], "vda")
     with damaged(index, index.read_bytes()[:-1]):
         report = verify_store(vm.root, report=lambda **event: events.append(event))
     told = [event for event in events if event["event"] == "damage"]
@@ -115,29 +184,68 @@ def ranges_told(found, disk="vda"):
 
 def test_the_range_of_a_damaged_frame_is_told(vm):
     for point in vm.points:
-        records = records_of(vm, point, "vda")
-        for record in records[records["kind"] == extents.DATA]:
-            path = vm.folder / point.manifest.disk("vda").chunks[int(record["chunk"])].path
+        shown, paths = shown_by(vm, point)
+        records = shown[[paths[number].startswith(point.id) for number in shown["chunk"]]]
+        for record in records[numpy.unique(records["position"], return_index=True)[1]]:
+            path = vm.folder / paths[record["chunk"]]
+            same = shown[(shown["chunk"] == record["chunk"]) & (shown["position"] == record["position"])]
             with damaged(path, flipped(path.read_bytes(), int(record["position"] + record["stored"] // 2))):
                 found = problems(vm)
-            assert ranges_told(found) == [(int(record["offset"]), int(record["length"]))]
+            assert ranges_told(found) == same[["offset", "length"]].tolist()
             assert {damage.point for damage in found} == {point.id}
-            text = [damage.problem for damage in found if damage.offset is not None][0]
+            text = [damage.problem for damage in found if damage.offset == record["offset"]][0]
             assert f"bytes {record['offset']} to {record['offset'] + record['length']} of the disk" in text
+
+
+def shown_by(vm, point, disk="vda"):
+    """(records of data that a point shows, paths that their chunk is the number of)"""
+    directory = directory_of(vm, point, disk)
+    [window] = directory.windows()
+    records = window.flat()
+    return records[records["kind"] == extents.DATA], [entry.path for entry in directory.files]
 
 
 def test_every_range_behind_a_cut_is_told(vm):
     point = vm.points[0]
-    records = records_of(vm, point, "vda")
-    path = vm.folder / point.manifest.disk("vda").chunks[0].path
-    mine = records[(records["kind"] == extents.DATA) & (records["chunk"] == 0)]
+    records, paths = shown_by(vm, point)
+    number = int(records["chunk"][0])
+    mine = records[records["chunk"] == number]
     size = int(mine["position"][0]) + 5
-    with damaged(path, path.read_bytes()[:size]):
-        assert ranges_told(problems(vm)) == [(int(r["offset"]), int(r["length"])) for r in mine]
+    with damaged(vm.folder / paths[number], (vm.folder / paths[number]).read_bytes()[:size]):
+        assert ranges_told(problems(vm, point=point.id)) == mine[["offset", "length"]].tolist()
+
+
+def test_a_page_that_is_not_what_was_stored_is_told_once(tmp_path):
+    """With the window that it is of."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 2 * MIB)
+    vm.write("vda", 0, os.urandom(2 * MIB))
+    for number in range(3):
+        vm.write("vda", number * 4 * KIB, b"a little")
+        vm.pull(frame_size=4 * KIB)
+    index = index_of(vm, vm.points[0], "vda")
+    with damaged(index, flipped(index.read_bytes(), 60)):
+        found = verify_store(vm.root)
+    assert [(each.point, each.offset, each.length) for each in found.damages] == [
+        (vm.points[0].id, None, None), (vm.points[0].id, 0, 2 * MIB)
+    ]  # fmt: skip
+    assert [each.verdict for each in found.verdicts] == ["damaged"] * 3
+
+
+def test_a_directory_that_is_not_what_was_stored(own):
+    """It is one of its own point only."""
+    directory = own.folder / own.points[1].manifest.disk("vda").directory.path
+    for data in (flipped(directory.read_bytes(), 60), None):
+        with damaged(directory, data):
+            found = verify_store(own.root)
+        assert [(each.point, each.disk, str(directory) in each.problem) for each in found.damages] == [
+            (own.points[1].id, "vda", True)
+        ]
+        assert [each.verdict for each in found.verdicts] == ["ok", "damaged", "ok"]
 
 
 def test_every_damage_is_told_not_only_the_first(vm):
-    one = vm.folder / vm.points[0].manifest.disk("vdb").index.path
+    one = index_of(vm, vm.points[0], "vda")
     two = vm.folder / vm.points[1].id / "domain.xml"
     three = vm.folder / vm.points[2].id / "SHA256SUMS"
     with damaged(one, b""), damaged(two, b"x"), damaged(three, None):
@@ -147,21 +255,26 @@ def test_every_damage_is_told_not_only_the_first(vm):
     assert {damage.point for damage in found} == {point.id for point in vm.points}
 
 
-# -- chains -----------------------------------------------------------------------------------------------------------
+# -- points and their folders -----------------------------------------------------------------------------------------
 
 
-def test_a_missing_parent(own):
+def test_a_parent_that_went_with_its_files(own):
+    """The point that refers to these lacks them; one that does not is well."""
     shutil.rmtree(own.folder / own.points[1].id)
-    (damage,) = problems(own)
-    assert (damage.point, damage.disk) == (own.points[2].id, None)
-    assert own.points[1].id in damage.problem
+    found = verify_store(own.root)
+    assert {damage.point for damage in found.damages} == {own.points[2].id}
+    assert all(f"/{own.points[1].id}/" in damage.problem for damage in found.damages)
     assert problems(own, point=own.points[0].id) == []
 
 
-def test_another_parent_of_the_same_name(own, tmp_path):
+def test_a_parent_that_is_no_point_any_more(own, tmp_path):
+    """Or another one: it is a note."""
     resealed(own, own.points[0], created="2030-01-01T00:00:00+00:00")
-    assert own.points[1].id in {damage.point for damage in problems(own)}
-    assert restored(own, own.points[2], tmp_path / "out") == {}
+    assert problems(own) == []
+    for point in own.points[:2]:
+        (own.folder / point.id / "manifest.json").unlink()
+    assert problems(own) == []
+    assert restored(own, own.points[2], tmp_path / "out") == own.images[own.points[2].id]
 
 
 def test_a_renamed_folder(own, tmp_path):
@@ -172,7 +285,7 @@ def test_a_renamed_folder(own, tmp_path):
 
 
 def later_format(vm, point):
-    (vm.folder / point.id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/2", "requires": []}))
+    (vm.folder / point.id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/3", "requires": []}))
 
 
 def test_a_point_of_a_later_format(own, tmp_path, capsys):
@@ -180,7 +293,7 @@ def test_a_point_of_a_later_format(own, tmp_path, capsys):
     later_format(own, own.points[2])
     found = verify_store(own.root)
     assert found.damages == [] and [each.point for each in found.too_new] == [own.points[2].id]
-    assert "needs nbdpull/2" in found.too_new[0].problem
+    assert "needs nbdpull/3" in found.too_new[0].problem
     for words in (["verify"], ["verify", "--point", own.points[2].id], ["restore", "-o", str(tmp_path / "out")]):
         assert cli.main([words[0], str(own.root), *words[1:], "--json"]) == 10, words
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -190,17 +303,28 @@ def test_a_point_of_a_later_format(own, tmp_path, capsys):
     assert told[-1]["code"] == "format-too-new"
     assert not (tmp_path / "out").exists()
     assert restored(own, own.points[1], tmp_path / "out") == own.images[own.points[1].id]
-    with damaged(own.folder / own.points[0].manifest.disk("vda").index.path, b""):
+    with damaged(index_of(own, own.points[0], "vda"), b""):
         assert cli.main(["verify", str(own.root)]) == 11
     assert f"TOO NEW {own.points[2].id}: " in capsys.readouterr().out
 
 
-def test_a_point_that_builds_on_one_of_a_later_format(own):
+def test_a_point_after_one_of_a_later_format(own):
     later_format(own, own.points[1])
     found = verify_store(own.root)
-    assert found.damages == [] and [each.point for each in found.too_new] == [own.points[1].id, own.points[2].id]
+    assert found.damages == [] and [each.point for each in found.too_new] == [own.points[1].id]
     told = {each.point: each.verdict for each in found.verdicts}
-    assert told == {own.points[0].id: "ok", own.points[1].id: None, own.points[2].id: None}, "nothing is proved of them"
+    assert told == {own.points[0].id: "ok", own.points[1].id: None, own.points[2].id: "ok"}, "nothing is proved of it"
+
+
+@pytest.mark.parametrize("verb", ["verify", "list", "restore"])
+def test_a_store_of_a_format_that_was_never_released(own, tmp_path, capsys, verb):
+    marker = own.root / "nbdpull.json"
+    marker.write_bytes(layout.seal({"format": "nbdpull/1", "requires": [], "uuid": own.uuid, "created": "2026"}))
+    assert cli.main([verb, str(own.root), *(["-o", str(tmp_path / "out")] if verb == "restore" else [])]) == 10
+    assert capsys.readouterr().err == (
+        f"nbdpull: {marker}: written by a development version of nbdpull, in format nbdpull/1, which no release reads; "
+        "pull into a new directory\n"
+    )
 
 
 def test_a_folder_of_another_name(own, capsys):
@@ -222,15 +346,6 @@ def test_a_point_without_a_parent_is_no_damage(tmp_path):
     vm.write("vda", 5, b"abc")
     point = vm.pull(since="elsewhere")
     assert problems(vm) == []
-    assert restored(vm, point, tmp_path / "out") == {}
-
-
-def test_a_full_disk_that_leaves_out_a_range(tmp_path):
-    vm = Vm(tmp_path / "store")
-    vm.add_disk("vda", 200_000)
-    records = layout.zero_records(extents.of([(10, 20, extents.ZERO), (100, 150_000, extents.ZERO)]))
-    point = vm.pull(handmade={"vda": lambda folder: (handmade_index(vm, folder, "vda", records), [])})
-    assert ranges_told(problems(vm)) == [(0, 10), (30, 70), (150_100, 49_900)]
     assert restored(vm, point, tmp_path / "out") == {}
 
 
@@ -300,12 +415,12 @@ def test_an_image_that_is_there_survives_a_failed_restore(forged, tmp_path):
 def test_exit_codes(own, tmp_path, capsys):
     assert cli.main(["verify", str(own.root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ok"] is True
-    path = own.folder / own.points[1].manifest.disk("vda").chunks[0].path
+    path = next((own.folder / own.points[1].id).glob("vda.*.zst"))
     path.write_bytes(flipped(path.read_bytes(), path.stat().st_size // 2))
     for options in ([], ["--quick"], ["--point", own.points[1].id], ["--domain", "vm1"]):
         assert cli.main(["verify", str(own.root), "--json", *options]) == 11
         result = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert (result["ok"], result["exit_code"], result["points"]) == (False, 11, 2 if "--point" in options else 3)
+        assert (result["ok"], result["exit_code"], result["points"]) == (False, 11, 1 if "--point" in options else 3)
         assert result["damages"][0]["point"] == own.points[1].id
         assert cli.main(["verify", str(own.root), *options]) == 11
         assert f"DAMAGE {own.points[1].id} vda: {path}" in capsys.readouterr().out

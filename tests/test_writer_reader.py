@@ -1,6 +1,7 @@
 """What the writer writes, the reader reads; and so does every other program that knows zstd, by its specification."""
 
 import io
+import itertools
 import json
 import random
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import stores
 import zstandard
 from blake3 import blake3
 from stores import KIB, MIB, ROLLING, Vm, chain, flipped, records_of, scribble, zstd_frames
@@ -18,21 +20,31 @@ from strange import NO_FRAMES, compressed
 
 from nbdpull.core import errors, extents
 from nbdpull.core.extents import DATA, ZERO
-from nbdpull.format import layout, reader, writer
+from nbdpull.format import layout, pages, reader, stack, writer
+from nbdpull.format.directory import renumbered
+from nbdpull.format.manifest import FileEntry
 from nbdpull.format.writer import ZERO_BLOCK
 
 
+def written(vm, point, disk="vda"):
+    """(FileEntry of a chunk file, Page of the records at its end) of each one that the pull of a point wrote."""
+    for chunk in stores.chunks_of(vm, point, disk):
+        if chunk.path.startswith(point.id):
+            yield chunk, reader.chunk_records(vm.store, f"{vm.series.folder}/{chunk.path}", chunk.size, disk)
+
+
 def read_back(vm, point, disk="vda"):
-    """(bytes, bool array of those that any record tells of) of one disk of one point alone."""
-    entry = point.manifest.disk(disk)
-    content, told = bytearray(entry.size), numpy.zeros(entry.size, bool)
-    with reader.FrameReader(vm.store, vm.series.folder, entry) as frames:
-        for record in records_of(vm, point, disk):
-            start, length, skip = (int(record[field]) for field in ("offset", "length", "skip"))
-            assert not told[start : start + length].any()
-            told[start : start + length] = True
-            if record["kind"] == DATA:
-                content[start : start + length] = frames.read(record)[skip : skip + length]
+    """(bytes, bool array of those that any record tells of) that the chunk files of one point tell of a disk."""
+    size = point.manifest.disk(disk).size
+    content, told = bytearray(size), numpy.zeros(size, bool)
+    for _, page in written(vm, point, disk):
+        with reader.FrameReader(vm.store, vm.series.folder, [FileEntry(name, 0, "") for name in page.names]) as frames:
+            for record in page.records:
+                start, length, skip = (int(record[field]) for field in ("offset", "length", "skip"))
+                assert not told[start : start + length].any()
+                told[start : start + length] = True
+                if record["kind"] == DATA:
+                    content[start : start + length] = frames.read(record)[skip : skip + length]
     return bytes(content), told
 
 
@@ -47,11 +59,12 @@ def one_disk(root, size, *writes, **how):
 
 
 def records_as_kinds(vm, point, disk="vda"):
-    return [(int(r["offset"]), int(r["length"]), int(r["kind"])) for r in records_of(vm, point, disk)]
+    found = (record for _, page in written(vm, point, disk) for record in page.records)
+    return [(int(r["offset"]), int(r["length"]), int(r["kind"])) for r in found]
 
 
 def chunk_files(vm, point, disk="vda"):
-    return [vm.folder / chunk.path for chunk in point.manifest.disk(disk).chunks]
+    return [vm.folder / chunk.path for chunk, _ in written(vm, point, disk)]
 
 
 # -- the mirror -------------------------------------------------------------------------------------------------------
@@ -74,23 +87,25 @@ def test_what_is_written_is_read(tmp_path, seed):
         expected = numpy.frombuffer(vm.images[point.id]["vda"], "u1")
         assert (told == dirty).all()
         assert (numpy.frombuffer(content, "u1") == numpy.where(dirty, expected, 0)).all()
-        assert layout.records_flaw(records_of(vm, point, "vda"), vm.disks["vda"].size, 1 << 16) is None
+        for chunk, page in written(vm, point):
+            assert page.names == [chunk.path] * bool(len(stack.data_of(page.records)))
+            assert layout.records_flaw(page.records, vm.disks["vda"].size, 1) is None
 
 
-def test_the_entry_tells_size_and_digest_of_every_file(tmp_path):
+def test_size_and_digest_of_every_file_are_told(tmp_path):
     vm = chain(tmp_path, **ROLLING)
     for point in vm.points:
-        assert [vm.series.file_flaw(entry) for entry in point.manifest.all_files()] == [None] * len(
-            point.manifest.all_files()
-        )
+        named = [entry for disk in vm.disks for entry in stores.directory_of(vm, point, disk).files]
+        entries = [*point.manifest.all_files(), *named]
+        assert [vm.series.file_flaw(entry) for entry in entries] == [None] * len(entries)
         on_disk = {f"{point.id}/{path.name}" for path in (vm.folder / point.id).iterdir()}
-        assert on_disk - {f"{point.id}/manifest.json"} == {entry.path for entry in point.manifest.all_files()}
+        assert on_disk - {f"{point.id}/manifest.json"} == {e.path for e in entries if e.path.startswith(point.id)}
 
 
 def test_many_threads_read_at_once(tmp_path):
     vm = one_disk(tmp_path, 2 * MIB, *[(i * 64 * KIB, bytes([i + 1]) * 64 * KIB) for i in range(32)], chunk_size=300)
     records, wrong = records_of(vm, vm.points[0], "vda"), []
-    with reader.FrameReader(vm.store, vm.series.folder, vm.points[0].manifest.disk("vda")) as frames:
+    with frame_reader(vm) as frames:
 
         def work(seed):
             for i in random.Random(seed).choices(range(32), k=100):
@@ -124,14 +139,16 @@ def test_an_encoder_serves_many_threads():
 def test_a_disk_with_nothing_dirty(tmp_path):
     vm = one_disk(tmp_path, MIB, (0, b"x" * 100))
     point = vm.pull()
-    assert len(records_of(vm, point, "vda")) == 0
-    assert point.manifest.disk("vda").chunks == []
+    first, second = (stores.directory_of(vm, each, "vda") for each in vm.points)
+    assert second.files == first.files and (second.pages == first.pages).all()
+    assert {path.name for path in (vm.folder / point.id).glob("vda*")} == {"vda.directory"}
 
 
 def test_an_empty_disk_of_one_zero_extent(tmp_path):
     vm = one_disk(tmp_path, 5 * MIB)
     assert records_as_kinds(vm, vm.points[0]) == [(0, 5 * MIB, ZERO)]
     assert read_back(vm, vm.points[0])[1].all()
+    assert len(stores.directory_of(vm, vm.points[0], "vda").pages) == 0
 
 
 # -- zeros ------------------------------------------------------------------------------------------------------------
@@ -206,9 +223,8 @@ def test_a_chunk_file_holds_a_bounded_number_of_records(tmp_path, monkeypatch):
 def test_a_chunk_file_is_laid_out_as_specified(tmp_path):
     vm = chain(tmp_path, **ROLLING)
     for point in vm.points:
-        records = records_of(vm, point, "vda")
-        for number, path in enumerate(chunk_files(vm, point)):
-            data = path.read_bytes()
+        for number, (chunk, page) in enumerate(written(vm, point)):
+            data = (vm.folder / chunk.path).read_bytes()
             frames = zstd_frames(data)
             magics = [magic for magic, _, _ in frames]
             assert (magics[0], *magics[-2:]) == (0x184D2A50, 0x184D2A51, 0x184D2A5E)
@@ -217,7 +233,8 @@ def test_a_chunk_file_is_laid_out_as_specified(tmp_path):
             assert (header["point"], header["disk"], header["chunk"]) == (point.id, "vda", number)
             assert header["size"] == point.manifest.disk("vda").size
 
-            mine = records[(records["chunk"] == number) & (records["kind"] == DATA)]
+            mine = page.records[page.records["kind"] == DATA]
+            assert page.names == [chunk.path] * bool(len(mine)) and not mine["chunk"].any()
             assert [(start, stop) for _, start, stop in frames[1:-2]] == [
                 (int(r["position"]), int(r["position"] + r["stored"])) for r in mine
             ]
@@ -229,23 +246,21 @@ def test_a_chunk_file_is_laid_out_as_specified(tmp_path):
                 assert blake3(zstandard.decompress(frame)).digest() == record["digest"].tobytes()
 
 
-def test_the_index_can_be_made_again_from_the_chunk_files(tmp_path):
-    vm = chain(tmp_path, **ROLLING)
-    for point in vm.points:
-        parts = []
-        for path in chunk_files(vm, point):
-            data = path.read_bytes()
-            _, start, _ = zstd_frames(data)[-2]
-            parts.append(reader.decompress_records(layout.parse_skippable(data[start:], layout.RECORDS_MAGIC)))
-        assert len(parts) == len(point.manifest.disk("vda").chunks) > 1
-        assert numpy.concatenate(parts).tobytes() == records_of(vm, point, "vda").tobytes()
+def test_chunk_files_tell_what_the_index_tells(tmp_path):
+    """Of a point that is laid over nothing it can be made again from them alone."""
+    vm = chain(tmp_path, points=1, **ROLLING)
+    point = vm.points[0]
+    directory = stores.directory_of(vm, point, "vda")
+    parts = [renumbered(page, directory.number) for _, page in written(vm, point)]
+    assert len(parts) > 1
+    assert stack.data_of(numpy.concatenate(parts)).tobytes() == directory.window(0).flat().tobytes()
 
 
 # -- other programs ---------------------------------------------------------------------------------------------------
 
 
 def stored_data(vm, point):
-    """The bytes of the disk's data records, one after another."""
+    """The bytes of the data that the pull of a point stored, one after another."""
     image = vm.images[point.id]["vda"]
     return b"".join(image[o : o + n] for o, n, kind in records_as_kinds(vm, point) if kind == DATA)
 
@@ -259,11 +274,20 @@ def test_zstd_decompresses_chunk_files(tmp_path, how):
         assert len(done.stdout) > 100 * KIB
 
 
-def test_zstd_decompresses_an_index(tmp_path):
-    vm = chain(tmp_path)
-    path = vm.folder / vm.points[0].manifest.disk("vda").index.path
-    done = subprocess.run(["zstd", "-dcq"], input=path.read_bytes(), check=True, capture_output=True)
-    assert done.stdout == records_of(vm, vm.points[0], "vda").tobytes()
+def test_zstd_decompresses_an_index_and_a_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "WINDOW", MIB)
+    vm = chain(tmp_path, size=5 * MIB)
+    point = vm.points[0]
+    found, path = stores.directory_of(vm, point, "vda"), stores.index_of(vm, point, "vda")
+    index = subprocess.run(["zstd", "-dcq"], input=path.read_bytes(), check=True, capture_output=True).stdout
+    sizes = found.pages["raw"].tolist()
+    assert len(sizes) > 1 and sum(sizes) == len(index)
+    for ref, stop in zip(found.pages, itertools.accumulate(sizes)):
+        page = pages.decode_page(index[stop - int(ref["raw"]) : stop], "vda")
+        assert renumbered(page, found.number).tobytes() == found.records(ref).tobytes()
+    path = vm.folder / point.disk("vda").directory.path
+    raw = subprocess.run(["zstd", "-dcq"], input=path.read_bytes(), check=True, capture_output=True).stdout
+    assert pages.decode_directory(raw, "vda", found.size).files == found.files
 
 
 def test_a_foreign_reader_seeks_in_a_chunk_file(tmp_path):
@@ -318,7 +342,7 @@ def small(tmp_path):
 
 
 def frame_reader(vm):
-    return reader.FrameReader(vm.store, vm.series.folder, vm.points[0].manifest.disk("vda"))
+    return reader.FrameReader(vm.store, vm.series.folder, stores.directory_of(vm, vm.points[0], "vda").files)
 
 
 @pytest.mark.parametrize("field, change", [("digest", None), ("raw", 1), ("raw", -1), ("stored", -1), ("position", 1)])
@@ -355,51 +379,6 @@ def test_a_lost_chunk_file(small):
         frames.read(record)
 
 
-def index_path(vm):
-    return vm.folder / vm.points[0].manifest.disk("vda").index.path
-
-
-@pytest.mark.parametrize("told, change", [
-    ("ends inside a record", lambda data: data[:-1]),
-    ("ends inside a record", lambda data: data + b"x"),
-    ("overlap or are out of order", lambda data: data[80:] + data[:80]),
-    ("overlap or are out of order", lambda data: data + data[-80:]),
-    ("an empty range", lambda data: data + bytes(80)),
-])  # fmt: skip
-def test_an_index_that_is_refused(small, told, change):
-    path = index_path(small)
-    path.write_bytes(compressed(change(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read())))
-    with pytest.raises(errors.Damaged, match=f"vda.index: .*{told}"):
-        records_of(small, small.points[0], "vda")
-
-
-def test_order_is_held_across_batches(small, monkeypatch):
-    monkeypatch.setattr(reader, "BATCH_RECORDS", 1)
-    path = index_path(small)
-    data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
-    assert len(records_of(small, small.points[0], "vda")) == len(data) // 80 == 3
-    path.write_bytes(compressed(data[80:160] + data[:80] + data[160:]))
-    with pytest.raises(errors.Damaged, match="overlap or are out of order"):
-        records_of(small, small.points[0], "vda")
-
-
-def test_an_index_is_no_other_file(small):
-    index_path(small).write_bytes(b"no zstd at all, whatever it is")
-    with pytest.raises(errors.Damaged, match="cannot be decompressed"):
-        records_of(small, small.points[0], "vda")
-
-
-@pytest.mark.parametrize("how", NO_FRAMES)
-def test_an_index_is_one_whole_frame(small, how):
-    path = index_path(small)
-    data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
-    path.write_bytes(compressed(data))
-    assert len(records_of(small, small.points[0], "vda")) == 3
-    path.write_bytes(NO_FRAMES[how](data))
-    with pytest.raises(errors.Damaged, match="vda.index: the index (is not one whole frame|cannot be decompressed)"):
-        records_of(small, small.points[0], "vda")
-
-
 @pytest.mark.parametrize("how", NO_FRAMES)
 def test_a_frame_is_one_whole_frame(small, how):
     """Also where its digest is that of what it decompresses to."""
@@ -418,37 +397,24 @@ def test_a_frame_is_one_whole_frame(small, how):
                 frames.read(record)
 
 
-def test_the_index_of_a_bomb_takes_little_memory(small):
-    """64 KiB that decompress to 2 GiB of the same record: the first one that is out of order ends it."""
-    stream = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
-    record = layout.zero_records(extents.of([(0, 1, ZERO)])).tobytes() * (1 << 14)
-    index_path(small).write_bytes(b"".join([*(stream.compress(record) for _ in range(1600)), stream.flush()]))
-    tracemalloc.start()
-    with pytest.raises(errors.Damaged, match="overlap or are out of order"):
-        records_of(small, small.points[0], "vda")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 200 * MIB
+def ending(vm, payload):
+    """Let the only chunk file of a point end in other records; what a reader makes of that."""
+    frame = layout.skippable(layout.RECORDS_MAGIC, payload)
+    path = stores.chunks_of(vm, vm.points[0], "vda")[0].path
+    entry = stores.replaced(vm, path, frame + layout.seek_table([(len(frame), 0)]))
+    return reader.chunk_records(vm.store, f"{vm.series.folder}/{path}", entry.size, "vda")
 
 
-def test_records_are_not_denser_than_they_may_be(small, monkeypatch):
-    monkeypatch.setattr(layout, "MAX_BLOCK_RECORDS", 100)
-    monkeypatch.setattr(reader, "BATCH_RECORDS", 70)
-    for count in (100, 101):
-        zeros = extents.of([(n * 2, 1, ZERO) for n in range(count)])
-        index_path(small).write_bytes(compressed(layout.zero_records(zeros).tobytes()))
-        if count == 100:
-            assert len(records_of(small, small.points[0], "vda")) == 100
-    with pytest.raises(errors.Damaged, match="more than 100 records in 1048576 bytes"):
-        records_of(small, small.points[0], "vda")
-
-
-def test_records_of_a_chunk_file_that_are_refused():
-    records = layout.zero_records(extents.of([(0, 5, ZERO)] * 2)).tobytes()
-    assert reader.decompress_records(compressed(records)).tobytes() == records
-    for payload in (b"x", compressed(records + b"x"), *(make(records) for make in NO_FRAMES.values())):
-        with pytest.raises(ValueError):
-            reader.decompress_records(payload)
+def test_records_of_a_chunk_file_that_are_refused(small):
+    page = stores.page_of(small, small.points[0], "vda")
+    raw = pages.encode_page(page)
+    found = ending(small, compressed(raw))
+    assert found.names == page.names and found.records.tobytes() == page.records.tobytes()
+    strange = pages.encode_page(pages.Page(["../../etc/shadow"], page.records))
+    others = [compressed(raw + b"x"), compressed(raw[:7]), compressed(strange), raw]
+    for payload in (b"x", *others, *(make(raw) for make in NO_FRAMES.values())):
+        with pytest.raises(errors.Damaged, match="the records of the chunk file cannot be read"):
+            ending(small, payload)
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, (1 << 32) - 1])
@@ -462,7 +428,7 @@ def test_what_the_footer_of_a_chunk_file_claims_is_not_read_unseen(small, count)
         file.write(footer)
     tracemalloc.start()
     with pytest.raises(errors.Damaged, match="the records of the chunk file cannot be read"):
-        reader.chunk_records(small.store, f"vm1/{small.points[0].id}/vda.0000.zst", 1 << 40)
+        reader.chunk_records(small.store, f"vm1/{small.points[0].id}/vda.0000.zst", 1 << 40, "vda")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100 * MIB

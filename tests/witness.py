@@ -94,8 +94,10 @@ class Witness:
             assert_same(self.restored(point), self.frozen[point], point)
 
     def change(self, point, disk, base):
-        """The bytes `base` with the change that a point holds of a disk: read by its index alone, not by restore."""
-        content = bytearray(base)
+        """The bytes of a disk at a point, of a partial one over `base`: read by its index alone, not by restore."""
+        about = json.loads(said("show", self.store, point, "--json"))
+        [size] = [each["size"] for each in about["disks"] if each["name"] == disk]
+        content = bytearray(base) if about["partial"] else bytearray(size)
         for record in map(json.loads, said("index", self.store, point, disk).splitlines()):
             stop = record["offset"] + record["length"]
             content.extend(bytes(max(0, stop - len(content))))

@@ -20,7 +20,14 @@ from ..core.errors import Check
 from . import logs, output, signals, terminal, usage
 from .commands import VERBS
 
-_ONE_DOCUMENT = ("list", "status", "show", "index", "plan", "doctor")  # the others print events with --json
+_ONE_DOCUMENT = (
+    "list",
+    "status",
+    "show",
+    "index",
+    "plan",
+    "doctor",
+)  # the others print events with --json
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def parent(point: dict[str, Any]) -> str:
     return (point["parent"] or "-") + (" (partial)" if point["partial"] else "")
 
 
-_VERDICTS = {"ok": "", "partial": "part", "damaged": "DAMAGED", "base-damaged": "BASE DAMAGED", "failed": "FAILED"}
+_VERDICTS = {"ok": "", "partial": "part", "damaged": "DAMAGED", "failed": "FAILED"}
 
 
 def finding(found: Optional[dict[str, Any]]) -> str:

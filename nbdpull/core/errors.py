@@ -235,6 +235,12 @@ class FormatTooNew(StoreError):
     code = "format-too-new"
 
 
+class FormatTooOld(StoreError):
+    """Written before the first release, in a format that no release reads."""
+
+    code = "format-too-old"
+
+
 class Damaged(NbdpullError):
     """Stored bytes are not what was written: found by verify, refused by every reader."""
 
@@ -242,14 +248,10 @@ class Damaged(NbdpullError):
     code = "damaged"
 
 
-class MissingParent(Damaged):
-    """A point that this one builds on is not in the store, or is not the one that it was built on."""
+class PartialPoint(Damaged):
+    """The point has only what changed since a state that nobody stored: nothing is damaged, but no image is whole."""
 
-    code = "missing-parent"
-
-
-class NoFullPull(MissingParent):
-    """The chain begins with a point that --since made without a parent here: nothing is damaged, but no image whole."""
+    code = "partial-point"
 
 
 class LimitReached(NbdpullError):

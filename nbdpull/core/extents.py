@@ -75,7 +75,7 @@ def combine_status(
         nothing = numpy.empty(0, "u8")
         return nothing, nothing, [nothing for _ in contexts], start
     inner = [e[(start < e) & (e < end)] for e in context_ends]  # a server may report empty runs, too
-    cuts = _distinct([*inner, numpy.array([end], "u8")])
+    cuts = distinct([*inner, numpy.array([end], "u8")])
     offsets = numpy.concatenate([numpy.array([start], "u8"), cuts[:-1]])
     flags = [f[numpy.searchsorted(e, offsets, side="right")] for e, (_, f) in zip(context_ends, contexts)]
     return offsets, cuts - offsets, flags, end
@@ -223,10 +223,10 @@ def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     if not len(ranges) or not len(others):
         result = ranges[:0].copy()
         return result
-    edges = _distinct([ranges["offset"], ends(ranges), others["offset"], ends(others)])
+    edges = distinct([ranges["offset"], ends(ranges), others["offset"], ends(others)])
     offsets, lengths = edges[:-1], numpy.diff(edges)
-    mine = _answering(ranges, offsets)
-    both = (mine >= 0) & (_answering(others, offsets) >= 0)
+    mine = answering(ranges, offsets)
+    both = (mine >= 0) & (answering(others, offsets) >= 0)
     result = ranges[mine[both]]
     result["offset"], result["length"] = offsets[both], lengths[both]
     return result
@@ -236,24 +236,26 @@ def overlay(lower: Segments, upper: Segments) -> Segments:
     """Lay segments over segments: where both speak, upper wins. Both sorted and disjoint, and so is the result."""
     if not len(lower) or not len(upper):
         return upper if len(upper) else lower
-    edges = _distinct([lower["offset"], ends(lower), upper["offset"], ends(upper)])
+    edges = distinct([lower["offset"], ends(lower), upper["offset"], ends(upper)])
     offsets, lengths = edges[:-1], numpy.diff(edges)
-    above, below = _answering(upper, offsets), _answering(lower, offsets)
+    above, below = answering(upper, offsets), answering(lower, offsets)
     known = (above >= 0) | (below >= 0)
     result = numpy.where((above >= 0)[known], upper[above[known]], lower[below[known]])
     result["offset"], result["length"] = offsets[known], lengths[known]
     return _rejoined(result)
 
 
-def _distinct(arrays: Sequence[Numbers]) -> Numbers:
+def distinct(arrays: Sequence[Numbers]) -> Numbers:
     """All values, ascending, each once. numpy.unique does the same, and loads numpy.ma for it: 20 ms."""
     values = numpy.sort(numpy.concatenate(arrays))
     first: Mask = numpy.concatenate([[True], values[1:] != values[:-1]])
     return values[first]
 
 
-def _answering(ranges: Ranges, offsets: Numbers) -> Indexes:
+def answering(ranges: Ranges, offsets: Numbers) -> Indexes:
     """Index of the range that holds each offset, -1 where none does."""
+    if not len(ranges):
+        return numpy.full(len(offsets), -1, numpy.int64)
     nearest = numpy.searchsorted(ranges["offset"], offsets, side="right").astype(numpy.int64) - 1
     held = (nearest >= 0) & (offsets < ends(ranges)[nearest])
     return numpy.where(held, nearest, -1)

@@ -1,4 +1,4 @@
-"""Format nbdpull/1: every magic number, byte offset and file name of a store. docs/format.md is its specification.
+"""Format nbdpull/2: every magic number, byte offset and file name of a store. docs/format.md is its specification.
 
 Owns: the layout of chunk files, indexes and sealed JSON documents, and the names of files and points. Bytes in, values
 out, and back; what a reader must refuse is refused here or in manifest.py.
@@ -22,7 +22,8 @@ import numpy
 
 from ..core import errors, extents, members
 
-FORMAT = "nbdpull/1"
+FORMAT = "nbdpull/2"
+NEVER_RELEASED = ("nbdpull/1",)  # formats of development versions
 FEATURES: frozenset[str] = frozenset()  # what a manifest may list in "requires" and this reader understands
 
 Document = dict[str, Any]  # a JSON object
@@ -44,7 +45,11 @@ MAX_STORED = MAX_FRAME + (1 << 16)  # bytes of a frame that does not compress
 MAX_DISK = 1 << 50  # bytes
 MAX_DOCUMENT = 1 << 26  # bytes of a sealed document, and of a journal
 MAX_FILE = 1 << 30  # bytes of a file that is neither chunk file nor index: it is read whole
-MAX_CHUNK_FILES = 1 << 18  # of a point: that many entries fit a manifest
+MAX_CHUNK_FILES = 1 << 18  # that a pull makes of a disk
+WINDOW = 1 << 30  # bytes of a disk that one page is for: see docs/design.md for what it was measured against
+MAX_PAGE_RECORDS = 1 << 21  # one for each 512 bytes of a window
+MAX_PAGES = 16  # of one window
+MAX_DIRECTORY = 1 << 28  # bytes, decompressed
 
 # Names
 
@@ -58,6 +63,7 @@ def new_point_id(now: Optional[datetime] = None) -> str:
 POINT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\Z", re.ASCII)
 _IN_POINT = POINT_ID.pattern.replace(r"\Z", "/")
 CHUNK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.\d{4,}\.zst\Z", re.ASCII)
+INDEX_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.index\Z", re.ASCII)
 _FILE_NAME = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f\ud800-\udfff]{1,255}\Z"
 FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -122,6 +128,16 @@ def index_name(disk: str) -> str:
     return f"{encoded(disk)}.index"
 
 
+def directory_name(disk: str) -> str:
+    return f"{encoded(disk)}.directory"
+
+
+def is_of_disk(path: str, disk: str, form: re.Pattern[str] = CHUNK_PATH) -> bool:
+    """Whether a path is that of a chunk file of this disk, of whatever point; or of an index, by INDEX_PATH."""
+    match = form.match(path)
+    return match is not None and match["disk"] == encoded(disk)
+
+
 # Sealed documents: manifest.json and nbdpull.json
 
 _SEAL = re.compile(rb'\n "digest": "([0-9a-f]{64})"\n}\n\Z')
@@ -135,7 +151,8 @@ def seal(document: Document) -> bytes:
 
 
 def unseal(data: bytes, what: str) -> Document:
-    """Return the document in `data`; Damaged if it is not what was sealed, FormatTooNew if it is for a later reader."""
+    """Return the document in `data`; Damaged if it is not what was sealed, FormatTooNew if it is for a later reader,
+    FormatTooOld if its format was never released."""
     match = _SEAL.search(data)
     intact = match and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
     try:
@@ -144,6 +161,11 @@ def unseal(data: bytes, what: str) -> Document:
     except (ValueError, KeyError):
         raise errors.Damaged(f"{what}: not a document of an nbdpull store; restore this file from a copy") from None
     if unknown and (intact or not match):  # a later format may seal otherwise, but what has a broken seal tells nothing
+        if unknown[0] in NEVER_RELEASED:
+            raise errors.FormatTooOld(
+                f"{what}: written by a development version of nbdpull, in format {unknown[0]}, which no release reads; "
+                "pull into a new directory"
+            )
         needed = ", ".join(unknown[:9])
         raise errors.FormatTooNew(f"{what}: needs {needed}, this nbdpull reads {FORMAT}; use a newer nbdpull")
     if not intact:
@@ -222,7 +244,7 @@ RECORD = numpy.dtype(
         ("stored", "<u4"),  # the frame's size in the chunk file
         ("raw", "<u4"),  # its size decompressed
         ("skip", "<u4"),  # where in the decompressed frame the range begins
-        ("chunk", "<u4"),  # which of the manifest's chunks of this disk
+        ("chunk", "<u4"),  # which chunk file: a number in whatever names them, see format/pages.py
         ("kind", "<u4"),  # extents.DATA or extents.ZERO
         ("flags", "<u4"),  # none are defined: must be 0
         ("digest", "V32"),  # BLAKE3 of the decompressed frame
@@ -259,7 +281,7 @@ def records_flaw(records: Records, disk_size: int, chunk_count: int) -> Optional
 
 def _data_flaw(data: Records, chunk_count: int) -> Optional[str]:
     if (data["chunk"] >= chunk_count).any():
-        return "a record in a chunk file that the manifest does not name"
+        return "a record in a chunk file without a name"
     if (data["raw"] > MAX_FRAME).any() or (data["stored"] > MAX_STORED).any() or not data["stored"].all():
         return "a frame of impossible size"
     if (data["skip"] + data["length"] > data["raw"]).any():
@@ -288,7 +310,7 @@ def skippable(magic: int, payload: bytes) -> bytes:
 
 
 def chunk_header(point: str, disk: str, size: int, number: int) -> bytes:
-    """Return the first bytes of a chunk file; size is the disk's, in bytes."""
+    """Return the first bytes of a chunk file; size is the disk's, in bytes, number the file's."""
     about = {"format": FORMAT, "point": point, "disk": disk, "size": size, "chunk": number}
     return skippable(HEADER_MAGIC, json.dumps(about, separators=(",", ":")).encode())
 

@@ -26,15 +26,16 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class DiskEntry:
-    """One disk of a point. All sizes in bytes; mode is FULL or INCREMENTAL, reason a code word that says why."""
+    """One disk of a point. All sizes in bytes. mode: how it was read, FULL or INCREMENTAL; reason: why, a code word;
+    whole: whether the point has all of the disk, not only what changed since a state that nobody stored."""
 
     name: str
     size: int
     mode: str
     reason: str
     source: str
-    index: FileEntry
-    chunks: list[FileEntry]
+    whole: bool
+    directory: FileEntry
     dirty_bytes: int
     zero_bytes: int
     read_bytes: int
@@ -88,8 +89,13 @@ class Manifest:
         return next((disk for disk in self.disks if disk.name == name), None)
 
     def all_files(self) -> list[FileEntry]:
-        """Every file of the point but the manifest, as FileEntry; chunk files of older points that it refers to too."""
-        return [*self.files, *(entry for disk in self.disks for entry in [disk.index, *disk.chunks])]
+        """Every file that the manifest names, as FileEntry. The directories of the disks name the others."""
+        return [*self.files, *(disk.directory for disk in self.disks)]
+
+    @property
+    def partial(self) -> frozenset[str]:
+        """Names of the disks of which no image can be made of the point alone."""
+        return frozenset(disk.name for disk in self.disks if not disk.whole)
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -136,15 +142,11 @@ def _disk_flaw(manifest: Manifest, disk: DiskEntry) -> Optional[str]:
         return f"disk name {members.short(disk.name)}"
     if disk.size > layout.MAX_DISK:
         return f"size of a disk is {disk.size}"
-    if disk.index.path != f"{manifest.point}/{layout.index_name(disk.name)}":
-        return f"index path {members.short(disk.index.path)}"
-    return next((f"chunk path {members.short(c.path)}" for c in disk.chunks if not is_chunk(c.path, disk.name)), None)
-
-
-def is_chunk(path: str, disk: str) -> bool:
-    """Whether a path is that of a chunk file of this disk, of whatever point."""
-    match = layout.CHUNK_PATH.match(path)
-    return match is not None and match["disk"] == layout.encoded(disk)
+    if disk.directory.path != f"{manifest.point}/{layout.directory_name(disk.name)}":
+        return f"directory path {members.short(disk.directory.path)}"
+    if disk.mode == FULL and not disk.whole:
+        return "a disk that was read in full, and is not whole"
+    return None
 
 
 def _files_flaw(manifest: Manifest) -> Optional[str]:

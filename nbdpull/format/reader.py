@@ -1,7 +1,7 @@
-"""Chunk files and indexes of one disk, back to records and bytes. writer.py is its mirror.
+"""Chunk files and pages of one disk, back to records and bytes. writer.py is its mirror.
 
 Owns: decompression and digests on the way out. What is not exactly what was written is Damaged, never data.
-Must not know: chains of points (image.py), where the bytes go.
+Must not know: what lies on what (directory.py), where the bytes go.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Optional, Protocol
+from typing import Optional
 
 import numpy
 import zstandard
@@ -19,78 +19,38 @@ from blake3 import blake3
 
 from ..core import errors, extents
 from ..storage.base import Reader, Store
-from . import layout
-from .manifest import DiskEntry, FileEntry
+from . import layout, pages
+from .manifest import FileEntry
 
-BATCH_RECORDS = 1 << 14  # 1.25 MiB of records at a time
 MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
 MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records, in one chunk file
 MAX_OPEN = 64  # chunk files of an image; a process may have a thousand
-_MAX_WINDOW = 1 << 23  # bytes that a decompressor keeps of what it has made; zstd would take 16 times as much
-_STEP = 4096  # bytes of an index decompressed at once, which make 128 MiB at the very most
 
 
-def records(store: Store, series: str, disk: DiskEntry) -> Iterator[layout.Records]:
-    """Yield the records of a DiskEntry in ascending order, as arrays; Damaged as soon as a reader must refuse them."""
-    path = f"{series}/{disk.index.path}"
-    reached, blocks = 0, numpy.empty(0, "u8")
-    for batch in _index_batches(store, path):
-        flaw = layout.records_flaw(batch, disk.size, len(disk.chunks))
-        if not flaw and int(batch["offset"][0]) < reached:
-            flaw = "records that overlap or are out of order"
-        blocks = numpy.concatenate([blocks[-layout.MAX_BLOCK_RECORDS :], batch["offset"] // layout.MAX_FRAME])
-        if not flaw and (blocks[layout.MAX_BLOCK_RECORDS :] == blocks[: -layout.MAX_BLOCK_RECORDS]).any():
-            flaw = f"more than {layout.MAX_BLOCK_RECORDS} records in {layout.MAX_FRAME} bytes"
-        if flaw:
-            raise errors.Damaged(f"{store.path(path)}: the index holds {flaw}")
-        reached = int(extents.ends(batch[-1:])[0])
-        yield batch
-
-
-def _index_batches(store: Store, path: str) -> Iterator[layout.Records]:
-    size, held = BATCH_RECORDS * layout.RECORD.itemsize, bytearray()
-    for part in _decompressed(store, path):
-        held += part
-        while len(held) >= size:
-            yield numpy.frombuffer(bytes(held[:size]), layout.RECORD)
-            del held[:size]
-    if len(held) % layout.RECORD.itemsize:
-        raise errors.Damaged(f"{store.path(path)}: the index ends inside a record")
-    if held:
-        yield numpy.frombuffer(bytes(held), layout.RECORD)
-
-
-def _decompressed(store: Store, path: str) -> Iterator[bytes]:
-    """Yield the bytes of a file that is one zstd frame, part by part."""
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
-    start = 0
+def page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
+    """The page of an index file that a directory's PAGE refers to; Damaged unless it is what was stored."""
+    raw, stored = int(ref["raw"]), int(ref["stored"])
     try:
-        with store.open_reader(path) as file:
-            whole = _is_a_frame(file.read(0, min(_STEP, file.size)))
-            while whole and start < file.size and not decompressor.eof:
-                data = file.read(start, min(_STEP, file.size - start))
-                start += len(data)
-                yield decompressor.decompress(data)
-            rest = file.size - start
-    except zstandard.ZstdError as error:
-        raise errors.Damaged(f"{store.path(path)}: the index cannot be decompressed") from error
-    if not decompressor.eof or decompressor.unused_data or rest:
-        raise errors.Damaged(f"{store.path(path)}: the index is not one whole frame")
+        data = pages.decompressed(store.read_range(path, int(ref["position"]), stored), raw)
+        if len(data) != raw or digest(data) != ref["digest"].tobytes():
+            raise ValueError("its digest is not the stored one")
+        found = pages.decode_page(data, disk)
+        if len(found.records) != ref["records"]:
+            raise ValueError("it has not as many records as were stored")
+        return found
+    except ValueError as error:
+        raise errors.Damaged(f"{store.path(path)}: a page of the index is damaged ({error})") from None
 
 
-def _is_a_frame(data: bytes) -> bool:
-    """Whether bytes begin as a zstd frame of ours does; ZstdError where they begin as none."""
-    about = zstandard.get_frame_parameters(data)
-    return data[:4] == layout.FRAME_MAGIC and about.has_checksum and not about.dict_id
-
-
-def chunk_records(store: Store, path: str, size: int) -> layout.Records:
-    """The records that a chunk file of `size` bytes ends in, as a new array; Damaged if they are not intact."""
+def chunk_records(store: Store, path: str, size: int, disk: str) -> pages.Page:
+    """What a chunk file of `size` bytes says of itself at its end: records, and the names that their numbers are of.
+    Damaged if that is not intact."""
     try:
         table_size = layout.seek_table_size(_tail(store, path, size, layout.SEEK_FOOTER_SIZE))
         table = layout.parse_seek_table(_tail(store, path, size, table_size))
         frame = _tail(store, path, size - table_size, table[-1][0])
-        return numpy.array(decompress_records(layout.parse_skippable(frame, layout.RECORDS_MAGIC)))
+        data = pages.decompressed(layout.parse_skippable(frame, layout.RECORDS_MAGIC), MAX_CHUNK_RECORDS_SIZE)
+        return pages.decode_page(data, disk)
     except (ValueError, IndexError) as error:
         raise errors.Damaged(f"{store.path(path)}: the records of the chunk file cannot be read: {error}") from error
 
@@ -102,21 +62,8 @@ def _tail(store: Store, path: str, stop: int, length: int) -> bytes:
     return store.read_range(path, stop - length, length)
 
 
-def decompress_records(payload: bytes) -> layout.Records:
-    """Return the records that a chunk file ends in; ValueError if they are not intact."""
-    try:
-        if not 0 <= zstandard.frame_content_size(payload) <= MAX_CHUNK_RECORDS_SIZE:
-            raise ValueError("its records have no sensible size")
-        data = _decompressor().decompress(payload, allow_extra_data=False) if _is_a_frame(payload) else b"no records"
-    except zstandard.ZstdError as error:
-        raise ValueError("its records cannot be decompressed") from error
-    if len(data) % layout.RECORD.itemsize:
-        raise ValueError("it ends inside a record")
-    return numpy.frombuffer(data, layout.RECORD)
-
-
 def _decompressor() -> zstandard.ZstdDecompressor:
-    return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    return zstandard.ZstdDecompressor(max_window_size=pages.MAX_WINDOW)
 
 
 def digest(data: extents.Buffer) -> bytes:
@@ -172,21 +119,17 @@ class _OpenFile:
     users: int = 0
 
 
-class Chunks(Protocol):
-    """A DiskEntry, or what has as much of one."""
-
-    @property
-    def chunks(self) -> Sequence[FileEntry]: ...
-
-
 class FrameReader:
-    """Reads frames from the chunk files of one disk; may be used by several threads at once.
+    """Reads frames from the files of one disk; may be used by several threads at once.
 
-    files: the OpenFiles that it shares with others, who close them.
+    entries: the files that the records' chunk is a number of; files: the OpenFiles that it shares with others, who
+    close them.
     """
 
-    def __init__(self, store: Store, series: str, disk: Chunks, files: Optional[OpenFiles] = None) -> None:
-        self._paths = [f"{series}/{chunk.path}" for chunk in disk.chunks]
+    def __init__(
+        self, store: Store, series: str, entries: Sequence[FileEntry], files: Optional[OpenFiles] = None
+    ) -> None:
+        self._paths = [f"{series}/{entry.path}" for entry in entries]
         self._store = store
         self._files = files or OpenFiles(store)
         self._shared = files is not None
@@ -209,7 +152,7 @@ class FrameReader:
     def _decompressed(self, data: bytes, size: int) -> Optional[bytes]:
         """Return exactly `size` bytes, or None. The size that a damaged frame claims must never be allocated."""
         try:
-            if zstandard.frame_content_size(data) != size or not _is_a_frame(data):
+            if zstandard.frame_content_size(data) != size or not pages.is_frame(data):
                 return None
             return self._own_decompressor().decompress(data, allow_extra_data=False)
         except zstandard.ZstdError:

@@ -1,6 +1,6 @@
-"""Extents and bytes of one disk in ascending order, to chunk files and an index. reader.py is its mirror.
+"""Extents and bytes of one disk in ascending order, to chunk files, index and directory. reader.py is its mirror.
 
-Owns: compression and digests on the way in, when a chunk file is full, and how records, seek table and index follow.
+Owns: compression and digests on the way in, when a chunk file is full, and how records and seek table follow.
 Must not know: where the bytes come from, other disks, manifests' publishing.
 """
 
@@ -10,15 +10,17 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Protocol, Union, cast
+from typing import Any, Callable, Optional, Protocol, cast
 
 import numpy
 import zstandard
 from blake3 import blake3
 
-from ..core import errors, extents
+from ..core import extents
 from ..storage.base import Store, Writer
-from . import layout
+from . import layout, pages
+from .directory import Directory
+from .index_writer import Disk, IndexWriter
 from .manifest import FileEntry
 
 MAX_CHUNK_RECORDS = 1 << 17  # bounds the memory of the records that a chunk file ends in: 10 MiB
@@ -38,12 +40,9 @@ class Kept(Protocol):
     """A pulling.resume.Kept."""
 
     @property
-    def chunks(self) -> list[FileEntry]: ...
+    def files(self) -> list[FileEntry]: ...
 
-    @property
-    def own(self) -> list[int]: ...
-
-    def records(self) -> Iterable[layout.Records]: ...
+    def pages(self) -> Iterable[pages.Page]: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Encoded:
     """Some consecutive extents, ready to be written.
 
     records: without a place in a chunk file yet; frames: those of records[new], in order; records[old] are references,
-    their chunk is the number of an older chunk file in KnownFrames.
+    their chunk is a number in the directory that they were found in.
     """
 
     records: layout.Records
@@ -168,102 +167,59 @@ class DiskWriter:
     def __init__(
         self,
         store: Store,
-        series: str,
-        point: str,
-        disk: str,
-        size: int,
+        disk: Disk,
         chunk_size: int,
-        old_chunks: Sequence[FileEntry] = (),
+        base: Optional[Directory] = None,
         kept: Optional[Kept] = None,
-        sealed: Callable[[str, list[FileEntry], int], None] = lambda *_: None,
+        sealed: Callable[[str, FileEntry, int], None] = lambda *_: None,
     ) -> None:
-        """old_chunks: FileEntry of the chunk files that references may name, by the number that they use; kept: a
-        resume.Kept, what is there already; sealed(disk, entries, read_bytes): told of each chunk file that is durable,
-        in a thread, see the journal."""
-        self._store, self._series, self._point = store, series, point
-        self._disk, self._size, self._chunk_size = disk, size, chunk_size
+        """base: the directory that the references are of, and the records laid over; kept: what is there already;
+        sealed(disk, entry, read_bytes): told of each chunk file that is durable, in a thread, see the journal."""
+        self._store, self._disk, self._chunk_size = store, disk, chunk_size
         self._sealing = ThreadPoolExecutor(1)  # a full chunk file becomes durable while the next one is written
         self._sealed: list[Future[Writer]] = []
         self._tell_sealed = sealed
-        self._old_chunks = old_chunks
-        self._chunks: list[Union[Future[Writer], FileEntry, None]] = list(kept.chunks) if kept else []
-        self._told = len(self._chunks)  # how many of them `sealed` was told of
-        self._own = len(kept.own) if kept else 0  # chunk files made, or being made
-        # number in old_chunks -> number in this disk's own list of chunk files
-        places = {chunk: number for number, chunk in enumerate(self._chunks)}
-        self._old_places = {n: places[old] for n, old in enumerate(old_chunks) if old in places}
+        self._kept = {entry.path: entry for entry in kept.files} if kept else {}
         self._chunk: Optional[_Chunk] = None
-        self._reached = 0
-        self._index = self._create(layout.index_name(disk))
-        self._index_stream = _records_compressor().compressobj()
-        for records in kept.records() if kept else ():
-            self._add_to_index(records)
-
-    def _create(self, name: str) -> Writer:
-        return self._store.create(f"{self._series}/{self._point}/{name}")
+        self._index = IndexWriter(store, disk, base)
+        for path, page in zip(self._kept, kept.pages() if kept else ()):
+            self._index.add_chunk(path, page)
 
     def add(self, encoded: Encoded) -> None:
-        self._place_references(encoded)
         if self._chunk is None:
             self._chunk = self._new_chunk()
         self._chunk.add(encoded)
-        self._add_to_index(encoded.records)
+        self._index.add(encoded.records)
         if self._chunk.file.size >= self._chunk_size or self._chunk.record_count >= MAX_CHUNK_RECORDS:
             self._end_chunk(self._chunk)
 
-    def _add_to_index(self, records: layout.Records) -> None:
-        """An index that a reader has to refuse must never be committed."""
-        if int(records["offset"][0]) < self._reached:
-            raise errors.NbdpullError(f"disk {self._disk}: records from byte {records['offset'][0]} on come too late")
-        self._reached = int(extents.ends(records[-1:])[0])
-        self._index.write(self._index_stream.compress(records.tobytes()))
-
-    def _place_references(self, encoded: Encoded) -> None:
-        """Give references the number that their chunk file has in this point."""
-        if not len(encoded.old):
-            return
-        for number in numpy.unique(encoded.records["chunk"][encoded.old]).tolist():
-            if number not in self._old_places:
-                self._old_places[number] = len(self._chunks)
-                self._chunks.append(self._old_chunks[number])
-        used = encoded.records["chunk"][encoded.old].tolist()
-        encoded.records["chunk"][encoded.old] = [self._old_places[number] for number in used]
-
     def _new_chunk(self) -> _Chunk:
-        number = len(self._chunks)
-        self._chunks.append(None)
-        file = self._create(layout.chunk_name(self._disk, self._own))
-        self._own += 1
-        return _Chunk(file, number, layout.chunk_header(self._point, self._disk, self._size, number))
+        disk, number = self._disk, len(self._kept) + len(self._sealed)
+        path = f"{disk.point}/{layout.chunk_name(disk.name, number)}"
+        file = self._store.create(f"{disk.series}/{path}")
+        header = layout.chunk_header(disk.point, disk.name, disk.size, number)
+        return _Chunk(file, self._index.number(path), header)
 
     def _end_chunk(self, chunk: _Chunk) -> None:
         self._chunk = None
-        self._sealed.append(self._sealing.submit(self._seal, chunk, len(self._chunks)))
-        self._chunks[chunk.number] = self._sealed[-1]
+        self._sealed.append(self._sealing.submit(self._seal, chunk, self._index.page(chunk.records())))
         for earlier in self._sealed[:-MAX_UNSEALED]:
             earlier.result()  # bounds the records in memory; and a failed fsync ends the run now, not at its end
 
-    def _seal(self, chunk: _Chunk, known: int) -> Writer:
-        """known: how many chunk files the list had when this one was full. In the one thread for it, so that each one
-        before it was told of."""
-        file = chunk.seal()
-        since = self._chunks[self._told : known]
-        entries = [entry if isinstance(entry, FileEntry) else self._entry(file) for entry in since]
-        self._tell_sealed(self._disk, entries, chunk.read_bytes)
-        self._told = known
+    def _seal(self, chunk: _Chunk, page: pages.Page) -> Writer:
+        """In the one thread for it, so that each one before it was told of."""
+        file = chunk.seal(page)
+        self._tell_sealed(self._disk.name, self._entry(file), chunk.read_bytes)
         return file
 
     def close(self) -> tuple[FileEntry, list[FileEntry]]:
-        """Seal everything; return (index, chunks) as FileEntry, with paths relative to the series."""
+        """Seal everything; return FileEntry of the directory, and of the other files that were made, with paths
+        relative to the series."""
         if self._chunk is not None:
             self._end_chunk(self._chunk)
-        self._index.write(self._index_stream.flush())
-        self._index.seal()
-        chunks = [
-            c if isinstance(c, FileEntry) else self._entry(c.result())  # type: ignore[union-attr]  # all have ended
-            for c in self._chunks
-        ]
-        return self._entry(self._index), chunks
+        made = {**self._kept, **{entry.path: entry for entry in (self._entry(file.result()) for file in self._sealed)}}
+        directory, index = self._index.close(made)
+        return directory, [*index, *made.values()]
 
     def _entry(self, file: Writer) -> FileEntry:
         return FileEntry(file.path.partition("/")[2], file.size, file.sha256())
@@ -273,20 +229,9 @@ class DiskWriter:
 
     def __exit__(self, *exc: object) -> None:
         self._sealing.shutdown()
-        for file in [self._index, self._chunk.file if self._chunk else None]:
-            if file is not None:
-                file.close()
-
-
-def _records_compressor() -> zstandard.ZstdCompressor:
-    """A new one each: one compressor's streams share its state, so that a second use would end the first."""
-    return zstandard.ZstdCompressor(level=3, write_checksum=True)
-
-
-def compressed_records(batches: Iterable[layout.Records]) -> bytes:
-    """Return the index that DiskWriter makes of these records, however they are cut into arrays."""
-    stream = _records_compressor().compressobj()
-    return b"".join([*(stream.compress(batch.tobytes()) for batch in batches), stream.flush()])
+        self._index.abandon()
+        if self._chunk is not None:
+            self._chunk.file.close()
 
 
 class _Chunk:
@@ -311,10 +256,12 @@ class _Chunk:
         self._sizes += records[["stored", "raw"]][data].tolist()
         self.file.write(b"".join(encoded.frames))
 
-    def seal(self) -> Writer:
-        """Append records and seek table, make the file durable; return it."""
-        compressed = _records_compressor().compress(numpy.concatenate(self._records).tobytes())
-        records = layout.skippable(layout.RECORDS_MAGIC, compressed)
+    def records(self) -> layout.Records:
+        return numpy.concatenate(self._records)
+
+    def seal(self, page: pages.Page) -> Writer:
+        """Append the records as a page and the seek table, make the file durable; return it."""
+        records = layout.skippable(layout.RECORDS_MAGIC, pages.compressed(pages.encode_page(page)))
         self._sizes.append((len(records), 0))
         self.file.write(records + layout.seek_table(self._sizes))
         self.file.seal()

@@ -5,7 +5,6 @@ Owns: that shape. Must not know: which points are asked for, how they are shown.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Optional
 
 from ..core import errors
@@ -22,12 +21,12 @@ _NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "digests": {}}
 def of_series(target: series.Series) -> tuple[list[Described], list[errors.NbdpullError]]:
     """([each point, in the order of commits], [why another one cannot be read, …])"""
     points, refused = target.load()
-    return _described(target, points, points, refused), list(refused.values())
+    return _described(target, points, points), list(refused.values())
 
 
 def of_point(target: series.Series, point: series.Point) -> Described:
     """The same of one Point of the Series."""
-    [described] = _described(target, [point], *target.load())
+    [described] = _described(target, [point], target.load()[0])
     return described
 
 
@@ -35,20 +34,17 @@ def _described(
     target: series.Series,
     wanted: list[series.Point],
     every: list[series.Point],
-    refused: dict[str, errors.NbdpullError],
 ) -> list[Described]:
-    found, partial = _found(target, every, refused), series.partial_disks(every)
-    return [describe(point, partial[point.id], omissions.of_point(target, point), found[point.id]) for point in wanted]
+    found = _found(target, every)
+    return [describe(point, omissions.of_point(target, point), found[point.id]) for point in wanted]
 
 
 def describe(
     point: series.Point,
-    partial: Collection[str],
     omitted: Optional[list[omissions.Omission]],
     found: Optional[Described] = None,
 ) -> Described:
-    """A Point. partial: its disks of which no whole image can be made; omitted: what of its domain it does not have;
-    found: what `_found` tells of it."""
+    """A Point. omitted: what of its domain it does not have; found: what `_found` tells of it."""
     m = point.manifest
     return {
         "id": m.point,
@@ -59,7 +55,7 @@ def describe(
         "since": m.since,
         "checkpoint": m.checkpoint and m.checkpoint.name,
         "parent": m.parent and m.parent.point,
-        "partial": bool(partial),
+        "partial": bool(m.partial),
         "consistency": m.consistency,
         "consistency_reason": m.consistency_reason,
         "passwords": m.passwords,
@@ -71,12 +67,10 @@ def describe(
     }
 
 
-def _found(
-    target: series.Series, points: list[series.Point], refused: dict[str, errors.NbdpullError]
-) -> dict[str, Described]:
+def _found(target: series.Series, points: list[series.Point]) -> dict[str, Described]:
     """{point id: what was found about it later}; points: all of the Series that can be read."""
     every = findings.load(target)
-    known = verdict.Known(points, every, refused)
+    known = verdict.Known(points, every)
     drills = findings.newest(every, points, findings.DRILL)
     digests = findings.newest(every, points, findings.DIGEST)
     return {

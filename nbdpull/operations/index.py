@@ -1,4 +1,4 @@
-"""Index: the records of a disk of a point.
+"""Index: the records that make up a disk at a point.
 
 Owns: the shape of a record in JSON. Must not know: how they are shown.
 """
@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import errors, extents
+from ..core import extents
 from ..core.errors import Check, Report
-from ..format import reader
-from ..format.manifest import DiskEntry
-from ..repository import series
+from ..format.directory import Directory
 from . import store_choice
 from .description import Described
 from .options import IndexOptions as Options
@@ -30,26 +28,23 @@ class Result:
 
 
 def index(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Read an index; Damaged if it is not what was stored."""
+    """Read them; Damaged if they are not what was stored."""
     target, point = store_choice.find_point(options.store, options.point, options.domain)
-    disk = point.disk(options.disk)
-    flaw = target.file_flaw(disk.index)
-    if flaw:
-        raise errors.Damaged(flaw)
-    return Result(target.domain, point.id, disk.name, _records(target, disk, check))
+    directory = target.directory(point, options.disk, partial=True)
+    return Result(target.domain, point.id, directory.disk, _records(directory, check))
 
 
-def _records(target: series.Series, disk: DiskEntry, check: Check) -> Iterator[Described]:
-    for batch in reader.records(target.store, target.folder, disk):
-        for record in batch:
+def _records(directory: Directory, check: Check) -> Iterator[Described]:
+    for window in directory.windows(check):
+        for record in window.flat():
             check()
-            yield _describe(record, disk)
+            yield _describe(record, directory)
 
 
-def _describe(record: Any, disk: DiskEntry) -> Described:
+def _describe(record: Any, directory: Directory) -> Described:
     about = {"offset": int(record["offset"]), "length": int(record["length"])}
     if record["kind"] == extents.ZERO:
         return {**about, "kind": "zero"}
     fields = {name: int(record[name]) for name in ("position", "stored", "raw", "skip")}
-    path = disk.chunks[int(record["chunk"])].path
+    path = directory.files[int(record["chunk"])].path
     return {**about, "kind": "data", "path": path, **fields, "digest": record["digest"].tobytes().hex()}

@@ -146,7 +146,6 @@ def _pull(run: _Run) -> Result:
         with making.journal.reading(job.freeze.consistency, job.freeze.reason):
             copied = copying.copied(subject, run.series, prepared, making, job, how, lookout, run.report)
             laps.end("copy")
-        run.warnings.extend(copied.warnings)
         standing.finish(run.vm, job)
         log.info("backup job ended")
         laps.end("end")
@@ -162,7 +161,7 @@ def _pull(run: _Run) -> Result:
     run.warnings.extend([*dropped.warnings, *run.series.store.warnings()])
     return Result(
         point=point,
-        partial=series.partial_disks([*subject.points, point])[point.id],
+        partial=point.manifest.partial,
         omitted=omissions.of_point(run.series, point),
         warnings=run.warnings,
         dropped_checkpoints=dropped.checkpoints,

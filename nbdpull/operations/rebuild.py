@@ -1,65 +1,146 @@
-"""Rebuild: a lost index, from the records that every chunk file ends in.
+"""Rebuild: a lost index or directory, from the records that chunk files end in and the point that they were laid over.
 
-Owns: finding those records, and that the index made of them is the very one that the manifest names. Must not know:
-frames, libvirt, what is printed.
+Owns: finding those, and that what is made of them is the very thing that the manifest names. Must not know: frames,
+libvirt, what is printed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Optional, cast
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..format import reader, writer
-from ..format.manifest import DiskEntry
+from ..format import layout, reader
+from ..format.directory import Directory
+from ..format.index_writer import Disk, IndexWriter
+from ..format.manifest import DiskEntry, FileEntry
 from ..repository.series import Point, Series
+from ..storage.base import Store
 from . import store_choice
 from .options import IndexOptions as Options
 
 
 @dataclass(frozen=True)
 class Result:
-    """path: of the index."""
+    """paths: of the files that were made again."""
 
     domain: str
     point: str
     disk: str
-    path: str
+    paths: list[str]
 
 
 def rebuild(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Make the index of a disk of a point again. OutputExists where there is one."""
+    """Make the index of a disk of a point again, and its directory. OutputExists where both are there."""
     target, point = store_choice.find_point(options.store, options.point, options.domain)
     return Result(target.domain, point.id, options.disk, _rebuilt(target, point, options.disk, check))
 
 
-def _rebuilt(target: Series, point: Point, name: str, check: Check) -> str:
+def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]:
     disk = point.disk(name)
-    path = f"{target.folder}/{disk.index.path}"
-    if target.store.size(path) is not None:
-        flaw = target.file_flaw(disk.index)
-        what = "it is damaged: move it away first" if flaw else "and is what was stored"
-        raise errors.OutputExists(f"{target.store.path(path)} is there, {what}")
-    data = writer.compressed_records(_records(target, point, disk, check))
-    if hashlib.sha256(data).hexdigest() != disk.index.sha256:
+    paths = [f"{target.folder}/{disk.directory.path}", f"{target.folder}/{point.id}/{layout.index_name(name)}"]
+    lost = [path for path in paths if target.store.size(path) is None]
+    if not lost:
+        raise errors.OutputExists(f"{' and '.join(map(target.store.path, paths))} are there: move away what is damaged")
+    base = _base(target, point, disk)
+    for below in dict.fromkeys([base, None]):  # of a disk that was read in full nothing tells whether it was laid over
+        made = _made(target, point, disk, below, check)
+        if is_it := hashlib.sha256(made.get(paths[0], b"")).hexdigest() == disk.directory.sha256:
+            break
+    if not is_it:
         raise errors.Damaged(
-            f"{target.store.path(path)}: the records of the chunk files do not make the index that the manifest names; "
-            "either some of its chunk files are those of another point, or this zstd compresses otherwise than the one "
-            "that made it: try on the machine that made the point"
+            f"{target.store.path(paths[0])}: the records of the chunk files do not make the directory that the "
+            "manifest names; either some of its chunk files are those of another point, or this zstd compresses "
+            "otherwise than the one that made it: try on the machine that made the point"
         )
-    target.store.publish(path, data)
-    return target.store.path(path)
+    lost = [path for path in lost if path in made]
+    if not lost:
+        raise errors.OutputExists(f"{target.store.path(paths[0])} is there, and nothing changed: there is no index")
+    for path in lost:
+        target.store.publish(path, made[path])
+    return [target.store.path(path) for path in lost]
 
 
-def _records(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iterator[Any]:
-    """Yield the records of each of the point's own chunk files, as arrays."""
-    for chunk in disk.chunks:
-        if chunk.path.partition("/")[0] != point.id:
-            continue
-        flaw = target.file_flaw(chunk, check)
-        if flaw:
-            raise errors.Damaged(flaw)
-        yield reader.chunk_records(target.store, f"{target.folder}/{chunk.path}", chunk.size)
+def _made(target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], check: Check) -> dict[str, bytes]:
+    """{path: bytes} of what the pull of the point made of the records of its chunk files."""
+    chunks = _chunks(target, point, disk, check)
+    memory = _Memory()
+    about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole)
+    again = IndexWriter(cast(Store, memory), about, base)
+    for entry in chunks:
+        page = reader.chunk_records(target.store, f"{target.folder}/{entry.path}", entry.size, disk.name)
+        again.add_chunk(entry.path, page)
+    again.close({entry.path: entry for entry in chunks})
+    return {file.path: bytes(file.data) for file in memory.files}
+
+
+def _chunks(target: Series, point: Point, disk: DiskEntry, check: Check) -> list[FileEntry]:
+    """FileEntry of each chunk file that the point's pull made: by the directory, or where that is lost, as it is
+    now."""
+    known: dict[str, FileEntry] = {}
+    with suppress(errors.Damaged):
+        known = {entry.path: entry for entry in target.directory(point, disk.name, partial=True).files}
+    found: list[FileEntry] = []
+    names = set(target.store.files(f"{target.folder}/{point.id}"))
+    while (name := layout.chunk_name(disk.name, len(found))) in names:
+        path = f"{point.id}/{name}"
+        found.append(known.get(path) or _as_it_is(target, path, check))
+    return found
+
+
+def _as_it_is(target: Series, path: str, check: Check) -> FileEntry:
+    full = f"{target.folder}/{path}"
+    return FileEntry(path, target.store.size(full) or 0, target.store.sha256(full, check))
+
+
+def _base(target: Series, point: Point, disk: DiskEntry) -> Optional[Directory]:
+    """What its pull laid the records over; Damaged where that is not there any more."""
+    if point.manifest.parent is None:
+        return None
+    parent = target.parent(point)
+    if parent is None:
+        raise errors.Damaged(
+            f"point {point.id} was laid over {point.manifest.parent.point}, which the store has not: an index "
+            "cannot be rebuilt without it"
+        )
+    return target.directory(parent, disk.name, partial=True) if parent.manifest.disk(disk.name) else None
+
+
+class _Memory:
+    """As much of a store as an IndexWriter writes to."""
+
+    def __init__(self) -> None:
+        self.files: list[_File] = []
+
+    def create(self, path: str) -> _File:
+        self.files.append(_File(path))
+        return self.files[-1]
+
+
+class _File:
+    """As much of a storage.base.Writer."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.data = path, bytearray()
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def seal(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...

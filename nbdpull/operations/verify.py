@@ -1,4 +1,4 @@
-"""Verify: is everything in the store what was stored, and does every chain hold?
+"""Verify: is everything in the store what was stored?
 
 Owns: which points are looked at, in which order and for how long. With a sample, a shard or a time limit it looks at a
 part, and says so. Must not know: how a point is looked at (inspection.py does), what follows of it (evidence.py and
@@ -8,12 +8,11 @@ verdict.py do), libvirt, what is printed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Optional, Union
 
-from ..core import deadline, errors
+from ..core import deadline
 from ..core.errors import Check, Report
 from ..format import findings
 from ..repository import inspection, marker, series, verdict
@@ -26,18 +25,16 @@ from .options import VerifyOptions as Options
 
 class Verdict(NamedTuple):
     """What is known of a point after the run, by this and by all that was found before. verdict: see verdict.py, None
-    where nothing is known; damaged: ids of the points for whose damage it cannot be restored, maybe its own; when: the
-    time that the verdict is of."""
+    where nothing is known; when: the time that the verdict is of."""
 
     domain: str
     point: str
     verdict: Optional[str]
-    damaged: list[str]
     when: Optional[str]
 
     @property
     def is_bad(self) -> bool:
-        return self.verdict in (verdict.DAMAGED, verdict.BASE_DAMAGED)
+        return self.verdict == verdict.DAMAGED
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class _Tally:
 
 
 def verify(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look at one point with all that it builds on, or at every point (of one domain).
+    """Look at one point with all that it refers to, or at every point (of one domain).
 
     What was found of each point is recorded also where `check` ends the run.
     """
@@ -137,11 +134,11 @@ def _until(seconds: Optional[float], check: Check) -> Check:
 
 
 def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _Outcome:
-    """Look at all points of a series, or at the one that is wanted and what it builds on."""
+    """Look at all points of a series, or at the one that is wanted."""
     evidence = Evidence(target, depth.level, depth.part)
     points, refused = evidence.points, evidence.refused
     if options.point is not None:
-        points, refused = _lineage(target, target.point(options.point)), {}
+        points, refused = [target.point(options.point)], {}
     warnings = [f"{path} cannot be read: its findings are lost" for path in evidence.unreadable]
     warnings += _strangers(target, points)
     tell = partial(tally.take, target.domain)
@@ -161,17 +158,6 @@ def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _O
         *(_known(target, point, evidence, too_new) for point in points),
     ]
     return _Outcome(verdicts, warnings, complete)
-
-
-def _lineage(target: Series, point: Point) -> list[Point]:
-    """The point and what it builds on, the oldest first."""
-    points: list[Point] = []
-    below: Optional[Point] = point
-    with suppress(errors.NbdpullError):  # the look at the links tells it
-        while below is not None:
-            points.insert(0, below)
-            below = target.parent(below)
-    return points
 
 
 def _strangers(target: Series, points: list[Point]) -> Iterator[str]:
@@ -196,12 +182,11 @@ def _look(points: list[Point], evidence: Evidence, inspector: Inspector, depth: 
 
 def _refused(target: Series, name: str, too_new: Collection[str]) -> Verdict:
     """Of a point that cannot be read."""
-    known = (None, [], None) if name in too_new else (verdict.DAMAGED, [name], None)
-    return Verdict(target.domain, name, *known)
+    return Verdict(target.domain, name, None if name in too_new else verdict.DAMAGED, None)
 
 
 def _known(target: Series, point: Point, evidence: Evidence, too_new: Collection[str]) -> Verdict:
     known = None if point.id in too_new else evidence.known.verdict(point)
     if known is None:
-        return Verdict(target.domain, point.id, None, [], None)
-    return Verdict(target.domain, point.id, known["verdict"], known["damaged"], known["when"])
+        return Verdict(target.domain, point.id, None, None)
+    return Verdict(target.domain, point.id, known["verdict"], known["when"])

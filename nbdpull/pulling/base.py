@@ -60,17 +60,27 @@ class Base:
 
 @dataclass(frozen=True)
 class Choice:
-    """base: None if every disk is pulled in full; decisions: (mode, reason) by target."""
+    """base: None if every disk is pulled in full; decisions: (mode, reason) by target; like: then the newest point that
+    can tell what of it is stored already."""
 
     base: Optional[Base]
     decisions: dict[str, Decision]
     warnings: list[str] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)  # checkpoints that libvirt had lost and knows again
+    like: Optional[Base] = None
 
     @property
     def parent(self) -> Optional[series.Point]:
-        """The Point of the base, or None."""
-        return self.base.point if self.base else None
+        """The Point that the new one is laid over, or None."""
+        known = self.base or self.like
+        return known.point if known else None
+
+    def below(self, target: str) -> Optional[series.Point]:
+        """The same for one disk: None where that has nothing of it, or nothing sound."""
+        known = self.base or self.like
+        if self.start(target) or known is None or target in known.whole - known.damaged:
+            return self.parent
+        return None
 
     @property
     def since(self) -> Optional[str]:
@@ -142,11 +152,12 @@ def choose(
     base, why_none = (None, "requested") if full else finder.named(since) if since is not None else finder.newest()
     base = base and finder.looked_through(base)
     decisions = {disk.target: decide(disk, base, why_none) for disk in disks}
+    like = None
     if all(mode == FULL for mode, _ in decisions.values()):
-        base = None
+        base, like = None, finder.sound(base if base and base.whole else finder.like())
     if base:
         finder.tell_of_partial(base, decisions)
-    choice = Choice(base, decisions, finder.warnings, finder.given_back)
+    choice = Choice(base, decisions, finder.warnings, finder.given_back, like)
     choice.warnings.extend(choice.lost_warnings())
     return choice
 
@@ -194,7 +205,7 @@ def why_unfit(checkpoint: Checkpoint, disks: list[Disk]) -> str:
     return "bitmap-lost" if any(disk.target in checkpoint.disks for disk in disks) else "not-in-checkpoint"
 
 
-class _Chain(NamedTuple):
+class _Stored(NamedTuple):
     """What the store has of a disk of a point. flaw: why it cannot be restored though it should; where there is none it
     may still be no whole image, but what changed since a state that nobody stored."""
 
@@ -220,46 +231,36 @@ class Proof:
         """The Base with what is known of its files: what is laid over a lost file could not be restored."""
         if base.point is None:
             return base
-        chains = {disk.name: self._chain(base.point, disk.name) for disk in base.point.manifest.disks}
-        broken = {disk: chain.flaw for disk, chain in chains.items() if chain.flaw}
-        self.warnings += [f"the chain of disk {disk} is broken and is not continued: {broken[disk]}" for disk in broken]
-        whole = frozenset(disk for disk, chain in chains.items() if chain.is_whole)
+        disks = {disk.name: self._stored(base.point, disk.name) for disk in base.point.manifest.disks}
+        broken = {disk: stored.flaw for disk, stored in disks.items() if stored.flaw}
+        self.warnings += [
+            f"nothing new builds on disk {disk} of point {base.point.id}: {broken[disk]}" for disk in broken
+        ]
+        whole = frozenset(disk for disk, stored in disks.items() if stored.is_whole)
         return replace(base, whole=whole, broken=frozenset(broken), damaged=self._damaged(base.point))
 
     def _damaged(self, point: series.Point) -> frozenset[str]:
         """The disks that cannot be restored as of a point, by what is on record of it and of all that it builds on."""
         known = verdict.Known(self._points, findings.load(self._series))
-        named = {disk.name: known.damaged(point, disk.name) for disk in point.manifest.disks}
-        self.warnings += [
-            f"point {each} is damaged: nothing new builds on it (after a repair, run nbdpull verify)"
-            for each in sorted(frozenset().union(*named.values()))
-        ]
-        return frozenset(disk for disk, points in named.items() if points)
+        damaged = frozenset(disk for disk in point.disks if known.is_damaged(point, disk))
+        if damaged:
+            self.warnings.append(
+                f"point {point.id} is damaged: nothing new builds on it (after a repair, run nbdpull verify)"
+            )
+        return damaged
 
-    def _chain(self, point: series.Point, disk: str) -> _Chain:
+    def _stored(self, point: series.Point, disk: str) -> _Stored:
         """Of the chunk files, sizes only."""
         try:
-            links = self._series.chain(point, disk)
-        except errors.NoFullPull:
-            return _Chain(is_whole=False)
+            found = self._series.directory(point, disk, partial=True)
         except errors.NbdpullError as error:
-            return _Chain(is_whole=False, flaw=str(error))
-        for _, entry in links:
-            flaws = [*map(self._series.size_flaw, entry.chunks), self._series.file_flaw(entry.index, self._check)]
-            if flaw := next(filter(None, flaws), ""):
-                return _Chain(is_whole=False, flaw=flaw)
-        return _Chain(is_whole=True)
-
-    def is_linked(self, point: series.Point) -> bool:
-        """Whether all that it builds on is there."""
-        below: Optional[series.Point] = point
-        try:
-            while below is not None:
-                below = self._series.parent(below)
-        except errors.NbdpullError as error:
-            self.warnings.append(f"a chain is broken and is not continued: {error}")
-            return False
-        return True
+            return _Stored(is_whole=False, flaw=str(error))
+        flaws = [
+            *map(self._series.size_flaw, found.chunks),
+            *(self._series.file_flaw(index, self._check) for index in found.indexes),
+        ]
+        flaw = next(filter(None, flaws), "")
+        return _Stored(is_whole=found.whole and not flaw, flaw=flaw)
 
 
 class _Finder(Proof):
@@ -275,7 +276,6 @@ class _Finder(Proof):
     ) -> None:
         super().__init__(target, points, check)
         self._vm, self._disks = vm, disks
-        self._partial = series.partial_disks(points)
         self.given_back: list[str] = []
 
     def named(self, name: str) -> tuple[Base, str]:
@@ -288,7 +288,7 @@ class _Finder(Proof):
                 if made.name == name and self._given_back(point, name):
                     break
         checkpoint = self._vm.checkpoints.get(name)
-        made_with = [point for point in self._points if is_of(point, checkpoint) and self.is_linked(point)]
+        made_with = [point for point in self._points if is_of(point, checkpoint)]
         return of_point(checkpoint, made_with[-1]) if made_with else Base(checkpoint, None), ""
 
     def newest(self) -> tuple[Optional[Base], str]:
@@ -308,17 +308,29 @@ class _Finder(Proof):
             none = none if number else (None, why)  # why the newest one is not
         return none
 
+    def like(self) -> Optional[Base]:
+        """The newest point with whole images, as something to compare with what is read in full."""
+        newest = next(reversed(self._whole()), None)
+        if newest is None or not {disk.target for disk in self._disks} & {*newest.disks}:
+            return None
+        return self.looked_through(of_point(Checkpoint("", 0, "", {}, ""), newest))
+
+    def sound(self, like: Optional[Base]) -> Optional[Base]:
+        """The same if it has anything sound of the disks."""
+        sound = like.whole - like.damaged if like else frozenset()
+        return like if sound & {disk.target for disk in self._disks} else None
+
     @staticmethod
     def _with_checkpoint(points: list[series.Point]) -> list[tuple[series.Point, CheckpointEntry]]:
         return [(point, point.manifest.checkpoint) for point in points if point.manifest.checkpoint]
 
     def _whole(self) -> list[series.Point]:
         """The points with whole images of all their disks."""
-        return [point for point in self._points if not self._partial[point.id]]
+        return [point for point in self._points if not point.manifest.partial]
 
     def tell_of_partial(self, base: Base, decisions: dict[str, Decision]) -> None:
         """The next point will be one of which no whole image can be made, in a series that has such."""
-        partial = self._partial[base.point.id] if base.point else set(decisions)
+        partial = base.point.manifest.partial if base.point else set(decisions)
         chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]
         if chosen and (whole := self._whole()):
             self.warnings.append(
@@ -335,7 +347,7 @@ class _Finder(Proof):
             return None, "checkpoint-replaced"
         if why := why_unfit(checkpoint, self._disks):
             return None, why
-        return (of_point(checkpoint, point), "") if self.is_linked(point) else (None, "chain-broken")
+        return of_point(checkpoint, point), ""
 
     def _given_back(self, point: series.Point, name: str) -> bool:
         """Whether libvirt knows the checkpoint of the point again, by the XML that the point keeps."""

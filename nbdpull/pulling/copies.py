@@ -1,39 +1,32 @@
-"""The disks of a run on their way into files together, and what of a parent need not be stored again.
+"""The disks of a run on their way into files together.
 
 Owns: that they share one pipeline. Must not know: where they are read from, libvirt, why a disk starts from which base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Optional
 
 from ..core import errors, extents, pipeline
 from ..core.errors import Check, Report
 from ..format import writer
-from ..format.manifest import DiskEntry
+from ..format.directory import Directory
 from ..hypervisor.guest_load import Cores
-from ..repository import known_frames
-from ..repository.known_frames import KnownFrames
-from ..repository.series import Point, Series
-from .base import Decision
+from ..repository.new_point import Stored
+from ..repository.series import Series
+from .base import Choice
 from .disk_copy import DiskCopy
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
 
-def frames_of(
-    series: Series, parent: Optional[Point], disk: str, check: Check, warnings: list[str]
-) -> Optional[KnownFrames]:
-    """What the parent holds of an incremental disk, where that is whole, and fits in memory."""
-    if parent is None:
-        return None
-    try:
-        return known_frames.of_point(series, parent, disk, check)
-    except errors.Damaged as error:
-        warnings.append(f"disk {disk} is stored without deduplication: {error}")
-        return None
+def base_of(series: Series, choice: Choice, target: str) -> Optional[Directory]:
+    """What a disk is laid over, if the store has it."""
+    below = choice.below(target)
+    with _store_lost():
+        return series.directory(below, target, partial=True) if below else None
 
 
 def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:
@@ -55,22 +48,26 @@ def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Chec
     )
     # Closed at once where `add` fails: threads that continue to read open connections that nobody closes, and QEMU
     # hangs, together with its guest, if its server is stopped while a client is busy.
-    with closing(encoded):
+    with closing(encoded), _store_lost():
         for copy, result in encoded:
             copy.add(result)
             check()
             report(event="progress", **copy.progress())
 
 
-def close_all(copies: Sequence[DiskCopy], decisions: Mapping[str, Decision], check: Check) -> list[DiskEntry]:
+@contextmanager
+def _store_lost() -> Iterator[None]:
+    """What a point below has was proved before: what cannot be read of it now is where the new one is written to."""
+    try:
+        yield
+    except errors.Damaged as error:
+        raise errors.OutputError(f"{error} (it was there when the pull began)") from error
+
+
+def close_all(copies: Sequence[DiskCopy], check: Check) -> list[Stored]:
     """At once: what takes time here is the disk's, which does better with all of it to do."""
-    return list(
-        pipeline.ordered(
-            lambda copy: copy.close(*decisions[copy.disk.target]),
-            copies,
-            threads=len(copies),
-            budget=len(copies),
-            weight=lambda _: 0,
-            check=check,
-        )
+    closed = pipeline.ordered(
+        DiskCopy.close, copies, threads=len(copies), budget=len(copies), weight=lambda _: 0, check=check
     )
+    with _store_lost():
+        return list(closed)

@@ -6,14 +6,16 @@ disk starts from which base, how the job was begun and will be ended.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from ..core.errors import Report
 from ..core.throttle import Throttle
-from ..format.manifest import DiskEntry
+from ..format.directory import Directory
 from ..hypervisor.guest_load import Cores
+from ..repository.new_point import Stored
 from ..repository.series import Series
 from . import copies, live_disk, resume, standing
 from .disk_copy import DiskCopy, Storing
@@ -37,9 +39,8 @@ class How:
 class Copied(NamedTuple):
     """kept_bytes: of an interrupted run's files, not read again."""
 
-    disks: list[DiskEntry]
+    disks: list[Stored]
     kept_bytes: int
-    warnings: list[str]
 
 
 def copied(
@@ -53,33 +54,36 @@ def copied(
     report: Report,
 ) -> Copied:
     """Read every disk. JobLost where the job did not last until all was read."""
-    warnings: list[str] = []
     with standing.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as open_disks:
-        kept = _kept(subject, series, prepared, making, lookout)
+        bases = {disk.target: copies.base_of(series, prepared.choice, disk.target) for disk in subject.disks}
+        kept = _kept(subject, series, prepared, making, bases, lookout)
         made = []
         for disk in subject.disks:
-            frames = None
-            if how.dedupe and job.exports[disk.target].bitmap:
-                frames = copies.frames_of(series, prepared.choice.parent, disk.target, lookout.check, warnings)
             known = Known(prepared.choice.dirty_from(disk), prepared.choice.whole_parent(disk.target))
             source = open_disks.enter_context(live_disk.opened(disk, live, known, series, lookout.check))
-            into = series, making.point.id, how.storing, how.throttle
-            copy = DiskCopy(disk, source, *into, frames, kept.get(disk.target), making.journal.sealed)
+            into = prepared.choice.decisions[disk.target], series, making.point.id, how.storing, how.throttle
+            base = bases[disk.target], how.dedupe
+            copy = DiskCopy(disk, source, *into, *base, kept.get(disk.target), making.journal.sealed)
             made.append(open_disks.enter_context(copy))
         copies.copy_all(made, how.reading.threads, how.cores, lookout.check, report)
-        entries = copies.close_all(made, prepared.choice.decisions, lookout.check)
+        entries = copies.close_all(made, lookout.check)
         job.require_alive()
     kept_bytes = sum(entry.size for each in kept.values() for entry in each.files)
-    return Copied(entries, kept_bytes, warnings)
+    return Copied(entries, kept_bytes)
 
 
 def _kept(
-    subject: Subject, series: Series, prepared: Prepared, making: UnderWay, lookout: Lookout
+    subject: Subject,
+    series: Series,
+    prepared: Prepared,
+    making: UnderWay,
+    bases: Mapping[str, Optional[Directory]],
+    lookout: Lookout,
 ) -> dict[str, resume.Kept]:
     """{target: what is kept of it} if an interrupted run is resumed; all else that it wrote is removed."""
     if not prepared.dead:
         return {}
     run = prepared.dead.run
-    kept = {disk.target: resume.Kept(series, run, disk, lookout.check) for disk in subject.disks}
+    kept = {disk.target: resume.Kept(series, run, disk, bases[disk.target], lookout.check) for disk in subject.disks}
     making.point.remove_all_but([entry for each in kept.values() for entry in each.files])
     return kept

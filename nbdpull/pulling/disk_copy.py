@@ -18,12 +18,15 @@ import numpy
 from ..core import extents, sizes
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
-from ..format import writer
-from ..format.manifest import DiskEntry, FileEntry
+from ..format import index_writer, writer
+from ..format.directory import Directory
+from ..format.manifest import FULL, DiskEntry, FileEntry
 from ..repository.known_frames import KnownFrames
+from ..repository.new_point import Stored
 from ..repository.series import Series
 
 if TYPE_CHECKING:  # a source that is no libvirt domain needs no libvirt
+    from .base import Decision
     from .resume import Kept
 
 BATCH_DATA = 1 << 20  # bytes
@@ -61,51 +64,49 @@ class Source(Protocol):
 class DiskCopy:
     """Pass what `batches` yields to `read` and `encode`, in any thread; the result to `add`, in order; then `close`.
 
-    frames: those that need not be stored again; kept: what an interrupted run made of the disk; sealed: see
-    writer.DiskWriter; batch_data: bytes of data that are read, digested and compressed as one item of work.
+    base: of the disk as it was, which an incremental is laid over; dedupe: what it has is not stored again; kept: what
+    an interrupted run made of the disk; sealed: see writer.DiskWriter; batch_data: bytes of data that are one item of
+    work.
     """
 
     def __init__(
         self,
         disk: Disk,
         source: Source,
+        decision: Decision,
         series: Series,
         point_id: str,
         storing: Storing,
         throttle: Throttle,
-        frames: Optional[KnownFrames] = None,
+        base: Optional[Directory] = None,
+        dedupe: bool = True,
         kept: Optional[Kept] = None,
-        sealed: Callable[[str, list[FileEntry], int], None] = lambda *_: None,
+        sealed: Callable[[str, FileEntry, int], None] = lambda *_: None,
         batch_data: int = BATCH_DATA,
     ) -> None:
         self.disk = disk
-        self._source, self._point_id, self._batch_data = source, point_id, batch_data
+        self._source, self._batch_data = source, batch_data
+        self._mode, self._reason = mode, reason = decision
         self._throttle = throttle
         self._frame_size = storing.frame_size
-        self._encoder = writer.Encoder(storing.level, frames)
+        self._whole = mode == FULL or (base is not None and base.whole)
+        if base is not None and base.whole != self._whole:
+            base = None  # what no record tells is not the same in both
+        self._encoder = writer.Encoder(storing.level, KnownFrames(base) if base and dedupe else None)
         self._began = self._ended = time.monotonic()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         if kept:
             self._count_kept(kept)
-        self._writer = writer.DiskWriter(
-            series.store,
-            series.folder,
-            point_id,
-            disk.target,
-            disk.size,
-            storing.chunk_size,
-            frames.chunks if frames else (),
-            kept,
-            sealed,
-        )
+        written = index_writer.Disk(series.folder, point_id, disk.target, disk.size, self._whole)
+        self._writer = writer.DiskWriter(series.store, written, storing.chunk_size, base, kept, sealed)
 
     def _count_kept(self, kept: Kept) -> None:
         self._read, self._reached = kept.read_bytes, kept.reached
-        for records in kept.records():
+        for names, records in kept.pages():
             self._dirty += extents.total(records)
             self._zero += extents.total(records, extents.ZERO)
             data = records[records["kind"] == extents.DATA]
-            mine = numpy.isin(data["chunk"], kept.own)
+            mine = numpy.isin(data["chunk"], [number for number, name in enumerate(names) if kept.is_own(name)])
             self._stored += int(data["stored"][mine].sum())
             self._deduped += int(data["length"][~mine].sum())
 
@@ -146,25 +147,26 @@ class DiskCopy:
         return {"disk": self.disk.target, "position": self._reached, "size": self.disk.size,
                 "read_bytes": self._read, "stored_bytes": self._stored}  # fmt: skip
 
-    def close(self, mode: str, reason: str) -> DiskEntry:
-        index, chunks = self._writer.close()
-        stored = index.size + sum(chunk.size for chunk in chunks if chunk.path.startswith(self._point_id))
+    def close(self) -> Stored:
+        directory, files = self._writer.close()
+        stored = directory.size + sum(entry.size for entry in files)
         read, seconds = sizes.shown(self._read), self._ended - self._began
         log.info("%s: done: %s read, %s stored, %.1f s", self.disk.target, read, sizes.shown(stored), seconds)
-        return DiskEntry(
+        entry = DiskEntry(
             name=self.disk.target,
             size=self.disk.size,
-            mode=mode,
-            reason=reason,
+            mode=self._mode,
+            reason=self._reason,
             source=self.disk.source,
-            index=index,
-            chunks=chunks,
+            whole=self._whole,
+            directory=directory,
             dirty_bytes=self._dirty - self._source.presumed,
             zero_bytes=self._zero,
             read_bytes=self._read,
             stored_bytes=stored,
             deduped_bytes=self._deduped,
         )
+        return Stored(entry, files)
 
     def __enter__(self) -> DiskCopy:
         return self

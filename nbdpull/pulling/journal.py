@@ -26,10 +26,11 @@ _T = TypeVar("_T")
 
 
 class Sealed(NamedTuple):
-    """A chunk file of a disk that became durable. chunks: [[path, size, sha256], …] of those that the disk's list got
-    since the one before: itself, and those of older points that it refers to; read_bytes: read for it."""
+    """A chunk file of a disk that became durable. path: relative to the series; read_bytes: read for it."""
 
-    chunks: list[list[Any]]
+    path: str
+    size: int
+    sha256: str
     read_bytes: int
 
 
@@ -104,9 +105,8 @@ def begun(consistency: str, reason: str) -> bytes:
     return line({"event": "begun", "consistency": consistency, "reason": reason})
 
 
-def sealed(disk: str, chunks: list[list[Any]], read_bytes: int) -> bytes:
-    """See Sealed."""
-    return line({"event": "sealed", "disk": disk, "chunks": chunks, "read_bytes": read_bytes})
+def sealed(disk: str, chunk: Sealed) -> bytes:
+    return line({"event": "sealed", "disk": disk, **chunk._asdict()})
 
 
 def ending() -> bytes:
@@ -170,13 +170,12 @@ def _follow(became: dict[str, Any], files: _Files, each: layout.Document, own: s
     if event == "begun":
         became["freeze"] = (_member(str, each, "consistency"), _member(str, each, "reason"))
     elif event == "sealed":
-        chunks, read_bytes = _chunks(each), _member(int, each, "read_bytes")
+        chunk = _sealed(each)
         known = files.setdefault(_member(str, each, "disk"), {})
-        path = next((chunk[0] for chunk in chunks if chunk[0].startswith(own)), None)
-        if path in known:  # made again, as it was not what it had been; so was all that came after
-            while known.popitem()[0] != path:
+        if chunk.path in known:  # made again, as it was not what it had been; so was all that came after
+            while known.popitem()[0] != chunk.path:
                 pass
-        known[path] = Sealed(chunks, read_bytes)
+        known[chunk.path] = chunk
     elif event == "ending":
         became["freeze"] = None
     elif event == "committed":
@@ -192,16 +191,9 @@ def _member(hint: type[_T], each: layout.Document, name: str) -> _T:
     return found
 
 
-def _chunks(each: layout.Document) -> list[list[Any]]:
-    """[[path, size, sha256], …] of an event; ValueError where one of them is no chunk file."""
-    chunks = _member(list[list[Any]], each, "chunks")
-    for path, size, digest in chunks:
-        members.typed(int, size, "size")
-        if not (layout.CHUNK_PATH.match(_text(path)) and layout.SHA256.match(_text(digest))):
-            raise ValueError("no chunk file")
-    return chunks
-
-
-def _text(value: object) -> str:
-    found: str = members.typed(str, value, "chunks")
-    return found
+def _sealed(each: layout.Document) -> Sealed:
+    """Of an event; ValueError where it is of no chunk file."""
+    path, digest = _member(str, each, "path"), _member(str, each, "sha256")
+    if not (layout.CHUNK_PATH.match(path) and layout.SHA256.match(digest)):
+        raise ValueError("no chunk file")
+    return Sealed(path, _member(int, each, "size"), digest, _member(int, each, "read_bytes"))

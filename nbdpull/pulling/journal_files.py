@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Optional
 
@@ -46,10 +46,9 @@ class Journal:
         """The job is there, as it was asked for: from now on another process can resume the run."""
         self._append(journal.begun(consistency, reason))
 
-    def sealed(self, disk: str, entries: Iterable[FileEntry], read_bytes: int) -> None:
-        """A chunk file of a disk is durable; entries: of it, and of others: see journal.Sealed."""
-        chunks = [[entry.path, entry.size, entry.sha256] for entry in entries]
-        self._append(journal.sealed(disk, chunks, read_bytes))
+    def sealed(self, disk: str, entry: FileEntry, read_bytes: int) -> None:
+        """A chunk file of a disk is durable."""
+        self._append(journal.sealed(disk, journal.Sealed(entry.path, entry.size, entry.sha256, read_bytes)))
 
     @contextmanager
     def reading(self, consistency: str, reason: str) -> Iterator[None]:

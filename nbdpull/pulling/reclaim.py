@@ -12,7 +12,7 @@ from typing import Optional
 from ..core import errors
 from ..format import layout
 from ..hypervisor import backup_spec, domain
-from ..repository import announcement, half_points
+from ..repository import announcement, half_points, removal
 from ..repository.announcement import Announcement
 from ..repository.series import Series
 from ..storage.directory import DirectoryStore
@@ -133,6 +133,8 @@ def _half_points(vm: domain.Domain, series: Series, seen: Collection[Optional[st
         why = _why_half_point_stays(vm, series, announced) if announced else ""
         if announced and why:
             found.append(Leftover(run_id, f"what {announced.whose} left", why))
+        elif announced is None and (why := removal.why_stays(series, run_id)):
+            found.append(Leftover(run_id, f"files in {series.store.path(series.folder, run_id)}", why))
         else:
             found.append(_half_point(series, run_id, dry_run))
     if not dry_run:

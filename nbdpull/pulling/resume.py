@@ -15,8 +15,10 @@ from ..core import errors, extents, file_system, unix_socket
 from ..core.choices import Quiesce, Resume
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
-from ..format import layout, manifest, reader
+from ..format import layout, reader
+from ..format.directory import NOWHERE, Directory
 from ..format.manifest import FileEntry
+from ..format.pages import Page
 from ..hypervisor import backup_spec, domain, domain_freeze
 from ..repository import half_points
 from ..repository.series import Point, Series
@@ -95,62 +97,54 @@ def _too_old(run: journal.Run) -> str:
 class Kept:
     """What a dead run made of a disk and is still as it was: its chunk files up to the first that is not.
 
-    chunks: FileEntry of the disk's list so far, older points' included; reached: offset up to which the disk is done;
-    read_bytes: read for it. check() is called often while the files are proved.
+    files: FileEntry of each; reached: offset up to which the disk is done; read_bytes: read for it. check() is called
+    often while the files are proved.
     """
 
-    def __init__(self, series: Series, run: journal.Run, disk: Disk, check: Check = lambda: None) -> None:
-        """disk: as the domain has it, with its target and size."""
+    def __init__(
+        self, series: Series, run: journal.Run, disk: Disk, base: Optional[Directory], check: Check = lambda: None
+    ) -> None:
+        """disk: as the domain has it, with its target and size; base: the directory of the run's references."""
         self._series, self._point, self._disk, self._size = series, run.id, disk.target, disk.size
-        self.chunks: list[FileEntry] = []
+        self._base = base
+        self.files: list[FileEntry] = []
         self.reached = self.read_bytes = 0
         for sealed in run.sealed.get(disk.target, []):
             check()
-            chunks = [FileEntry(*chunk) for chunk in sealed.chunks]
-            if not self._taken(chunks, check):
+            entry = FileEntry(sealed.path, sealed.size, sealed.sha256)
+            if not self._is_taken(entry, check):
                 break
-            self.chunks += chunks
+            self.files.append(entry)
             self.read_bytes += sealed.read_bytes
 
-    def _taken(self, chunks: list[FileEntry], check: Check) -> bool:
-        """Whether these files are what they were; the disk is then done up to where the records of our own end."""
-        own = [chunk for chunk in chunks if self._is_own(chunk)]
-        others = [chunk for chunk in chunks if not self._is_own(chunk)]
-        following = f"{self._point}/{layout.chunk_name(self._disk, len(self.own))}"
-        if [chunk.path for chunk in own] != [following]:  # else the journal lacks a line, and what it told of
-            return False
+    def _is_taken(self, entry: FileEntry, check: Check) -> bool:
+        """Whether the file is what it was, and the next; the disk is then done up to where its records end."""
+        if entry.path != f"{self._point}/{layout.chunk_name(self._disk, len(self.files))}":
+            return False  # the journal lacks a line, and what it told of
         try:
-            if any(self._series.file_flaw(chunk, check) for chunk in own) or any(map(self._series.size_flaw, others)):
-                return False
-            records = self._records(own[-1])
+            page = None if self._series.file_flaw(entry, check) else self._page(entry)
         except errors.Damaged:
             return False
         # What a reader would have to refuse must not come into the point, whoever wrote it.
-        if not len(records) or layout.records_flaw(records, self._size, len(self.chunks) + len(chunks)):
+        if page is None or not len(page.records) or layout.records_flaw(page.records, self._size, len(page.names)):
             return False
-        if not all(manifest.is_chunk(chunk.path, self._disk) for chunk in chunks):
+        if not all(name == entry.path or self._is_of_base(name) for name in page.names):
             return False
-        if int(records["offset"][0]) < self.reached:
+        if int(page.records["offset"][0]) < self.reached:
             return False
-        self.reached = int(extents.ends(records[-1:])[0])
+        self.reached = int(extents.ends(page.records[-1:])[0])
         return True
 
-    def _is_own(self, chunk: FileEntry) -> bool:
-        return chunk.path.startswith(f"{self._point}/")
+    def _is_of_base(self, path: str) -> bool:
+        return self._base is not None and self._base.number(path) != NOWHERE
 
-    @property
-    def own(self) -> list[int]:
-        """Numbers in `chunks` of the files that the run made itself."""
-        return [number for number, chunk in enumerate(self.chunks) if self._is_own(chunk)]
+    def is_own(self, name: str) -> bool:
+        """Whether a chunk file is the run's."""
+        return name.startswith(f"{self._point}/")
 
-    @property
-    def files(self) -> list[FileEntry]:
-        """Those files, as FileEntry."""
-        return [self.chunks[number] for number in self.own]
+    def pages(self) -> Iterator[Page]:
+        """Yield the records of each of those files, with the names that they use."""
+        return map(self._page, self.files)
 
-    def records(self) -> Iterator[layout.Records]:
-        """Yield the records of each of those files, as arrays: the index of the disk so far."""
-        return map(self._records, self.files)
-
-    def _records(self, chunk: FileEntry) -> layout.Records:
-        return reader.chunk_records(self._series.store, f"{self._series.folder}/{chunk.path}", chunk.size)
+    def _page(self, entry: FileEntry) -> Page:
+        return reader.chunk_records(self._series.store, f"{self._series.folder}/{entry.path}", entry.size, self._disk)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple
 
 from ..core import errors
 from ..definitions.domain_xml import Checkpoint
@@ -62,13 +62,16 @@ def _automatic(points: list[Point]) -> list[tuple[Point, str]]:
 def _superseded(series: Series, points: list[Point], point: Point) -> list[Point]:
     """The ancestors, back to where every disk was full, and all before that."""
     older: list[Point] = []
-    below: Optional[Point] = point
-    while below is not None and any(disk.mode != FULL for disk in below.manifest.disks):
-        below = series.parent(below)
-        older += [below] if below is not None else []
-    if below is not None:
-        older += [each for each in points if each.manifest.sequence < below.manifest.sequence]
-    return older
+    below = point
+    while any(disk.mode != FULL for disk in below.manifest.disks):
+        if below.manifest.parent is None:  # it began at somebody else's checkpoint
+            return older
+        parent = series.parent(below)
+        if parent is None:  # it was removed
+            break
+        older.append(parent)
+        below = parent
+    return [*older, *(each for each in points if each.manifest.sequence < below.manifest.sequence)]
 
 
 def _covers(vm: Domain, new: str, checkpoint: Checkpoint) -> bool:

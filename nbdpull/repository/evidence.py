@@ -6,22 +6,23 @@ of these damages it has settled. Must not know: how anything is looked at (inspe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union, cast
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy
 
-from ..core import errors
-from ..format import findings
+from ..core import errors, extents
+from ..format import findings, layout, stack
 from ..format.layout import Document
-from ..format.manifest import DiskEntry
 from . import verdict
 from .part import Part
 from .series import Point, Series
 
 if TYPE_CHECKING:
     from ..core.extents import Mask
+    from ..format.directory import Directory
     from ..format.layout import Records
 
 MAX_PLACES = 1000  # that a finding tells of a point
@@ -49,7 +50,7 @@ class Damage:
 
 
 class Look:
-    """One look at one point. damages: what is wrong with its own files; complete: whether it came to its end."""
+    """One look at one point. damages: of all that it refers to; complete: whether it came to its end."""
 
     def __init__(self, point: Point, recorded: list[verdict.Recorded]) -> None:
         self.point = point
@@ -63,6 +64,11 @@ class Look:
             if place.get("offset") is not None:
                 self._offsets.setdefault(place.get("disk"), []).append(place["offset"])
 
+    @property
+    def has_recorded(self) -> bool:
+        """Whether damages of the point are on record: then all of it is looked at anew."""
+        return bool(self._recorded)
+
     def found(
         self,
         disk: Optional[str],
@@ -71,7 +77,7 @@ class Look:
         length: Optional[int] = None,
         path: Optional[str] = None,
     ) -> Damage:
-        """Note a damage of the point's own files; return it."""
+        """Note a damage; return it."""
         self.damages.append(Damage(self.point.id, disk, str(problem), offset, length, path))
         return self.damages[-1]
 
@@ -79,11 +85,11 @@ class Look:
         """Whether the digest of that file must be looked at in any case."""
         return path in self._paths
 
-    def wanted(self, disk: DiskEntry, records: Records) -> Mask:
-        """Which of the records of a DiskEntry have frames that must be looked at in any case: an array of booleans. Of
-        a file that was damaged all, unless it still is: then its digest told it."""
-        numbers = [n for n, chunk in enumerate(disk.chunks) if chunk.path in self._paths - self._damaged_files()]
-        mask = numpy.isin(records["offset"], numpy.array(self._offsets.get(disk.name, []), "u8"))
+    def wanted(self, disk: Directory, records: Records) -> Mask:
+        """Which of the records of a disk have frames that must be looked at in any case: an array of booleans. Of a
+        file that was damaged all, unless it still is: then its digest told it."""
+        numbers = [n for n, entry in enumerate(disk.files) if entry.path in self._paths - self._damaged_files()]
+        mask = numpy.isin(records["offset"], numpy.array(self._offsets.get(disk.disk, []), "u8"))
         return mask | numpy.isin(records["chunk"], numbers)
 
     def entry(self, level: str, part: Part) -> Document:
@@ -106,7 +112,7 @@ class Look:
     def _has_settled(self, recorded: verdict.Recorded, level: str, part: Part) -> bool:
         if recorded.places is None:
             return part.is_everything and (level == verdict.FRAMES or recorded.level == verdict.FILES)
-        unread = {disk.name for disk in self.point.manifest.disks if disk.index.path in self._damaged_files()}
+        unread = {damage.disk for damage in self.damages if damage.path and not layout.CHUNK_PATH.match(damage.path)}
         return not any(place.get("offset") is not None and place.get("disk") in unread for place in recorded.places)
 
     def _damaged_files(self) -> set[Optional[str]]:
@@ -126,7 +132,7 @@ class Evidence:
         self.known = self._known([])
 
     def _known(self, more: list[Document]) -> verdict.Known:
-        return verdict.Known(self.points, [*self._findings, *more], self.refused)
+        return verdict.Known(self.points, [*self._findings, *more])
 
     def look(self, point: Point) -> Look:
         """Begin a Look at a point."""
@@ -136,6 +142,7 @@ class Evidence:
     def conclude(self, left_out: Collection[str]) -> Optional[Document]:
         """Let `known` be what is known now; return the members of the finding to be kept, None where there is none.
         left_out: ids of points of which nothing is proved."""
+        self._spread()
         looks = [look for look in self._looks if look.point.id not in left_out and (look.complete or look.damages)]
         if not looks:
             return None
@@ -145,6 +152,31 @@ class Evidence:
         for look, about in zip(looks, entries):
             about["verdict"] = self._word(look)
         return finding
+
+    def _spread(self) -> None:
+        """What is damaged is so for every point that refers to it, whether that was looked at or not."""
+        shared = self._shared()
+        looks = {look.point.id: look for look in self._looks}
+        for point in self.points if shared else []:
+            for damage in self._also(point, looks.get(point.id), shared):
+                if point.id not in looks:
+                    looks[point.id] = self.look(point)
+                looks[point.id].found(damage.disk, damage.problem, damage.offset, damage.length, damage.path)
+
+    def _shared(self) -> list[Damage]:
+        """Those of files, and of places in files that are not damaged as a whole."""
+        found = {(each.path, each.offset): each for look in self._looks for each in look.damages if each.path}
+        return [each for path, at in found if at is None or (path, None) not in found for each in [found[path, at]]]
+
+    def _also(self, point: Point, look: Optional[Look], shared: list[Damage]) -> Iterator[Damage]:
+        """The damages that are some of the point, too, and that no look at it has seen."""
+        noted = {(each.path, each.offset) for each in look.damages} if look else set()
+        sees_all = look is not None and look.complete and self._level == verdict.FRAMES and self._part.is_everything
+        refers = _References(self.target, point)
+        for damage in shared:
+            known = (damage.path, damage.offset) in noted or (damage.offset is not None and sees_all)
+            if not known and refers.to(damage):
+                yield damage
 
     @staticmethod
     def _bounded(entries: list[Document]) -> list[Document]:
@@ -158,8 +190,36 @@ class Evidence:
 
     def _word(self, look: Look) -> str:
         """What the finding says of a point: nothing good of what it did not look at, or what others know to be bad."""
-        known = cast(dict[str, Any], self.known.verdict(look.point))  # at least by this look
-        word: str = known["verdict"]
-        if word in (verdict.DAMAGED, verdict.BASE_DAMAGED):
-            return word
+        if self.known.recorded(look.point):
+            return verdict.DAMAGED
         return verdict.OK if look.complete and self._part.is_everything else verdict.PARTIAL
+
+
+class _References:
+    """What a point refers to; of a disk whose directory is damaged nothing is known."""
+
+    def __init__(self, target: Series, point: Point) -> None:
+        self._paths = {entry.path for entry in point.manifest.all_files()}
+        self._disks: dict[str, Directory] = {}
+        for disk in point.disks:
+            with suppress(errors.Damaged):
+                self._disks[disk] = target.directory(point, disk, partial=True)
+        self._paths |= {entry.path for directory in self._disks.values() for entry in directory.files}
+
+    def to(self, damage: Damage) -> bool:
+        """Whether a file, or that range of it, is needed by the point."""
+        if damage.path not in self._paths or damage.offset is None or damage.disk not in self._disks:
+            return damage.path in self._paths
+        return _shows(self._disks[damage.disk], damage.path, damage.offset, damage.length or 0)
+
+
+def _shows(disk: Directory, path: str, offset: int, length: int) -> bool:
+    """Whether a disk has a page of that index there, or shows a frame of that chunk file."""
+    start, number = offset // layout.WINDOW * layout.WINDOW, disk.number(path)
+    if not layout.CHUNK_PATH.match(path):
+        return bool((disk.refs(start)["file"] == number).any())
+    try:
+        data = stack.data_of(disk.window(start).flat())
+    except errors.Damaged:
+        return True
+    return bool((extents.clip(data, offset, offset + length)["chunk"] == number).any())

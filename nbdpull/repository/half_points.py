@@ -1,6 +1,6 @@
-"""Points that are not committed: being made by a run that lives, or left by one that died.
+"""Directories without a manifest: of points being made by a run that lives, left by one that died, or removed.
 
-Owns: which they are, what each says of its run, who writes to a series, and the removal of one. Must not know: how a
+Owns: which is which, what each says of its run, who writes to a series, and the removal of one. Must not know: how a
 point is made, or when one may be removed.
 """
 
@@ -16,6 +16,8 @@ from ..format import layout
 from . import announcement
 from .announcement import Announcement
 from .series import Series
+
+REMOVED = "manifest.removed"  # the name of the manifest of a point that was removed
 
 
 @contextmanager
@@ -34,8 +36,26 @@ def writing(series: Series) -> Iterator[None]:
 
 def names(series: Series) -> list[str]:
     """Their ids. What is no point's directory is not ours to remove."""
+    return [name for name in _without_manifest(series) if not _is_removed(series, name)]
+
+
+def removed(series: Series) -> list[str]:
+    """Ids of points that were removed, of which there are files yet: other points may refer to them."""
+    return [name for name in _without_manifest(series) if _is_removed(series, name)]
+
+
+def _without_manifest(series: Series) -> list[str]:
     folders = series.store.folders(series.folder)
     return [name for name in folders if layout.POINT_ID.match(name) and not series.has_point(name)]
+
+
+def _is_removed(series: Series, name: str) -> bool:
+    return series.store.holds(f"{series.folder}/{name}/{REMOVED}")
+
+
+def seconds_removed(series: Series, name: str) -> float:
+    """How long ago that was, by this host's clock; in a copy of the store, how long it is there."""
+    return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}")
 
 
 def announced(series: Series, point_id: str) -> Optional[Announcement]:

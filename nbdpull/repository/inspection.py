@@ -1,4 +1,4 @@
-"""A look at one point: whatever of its files, links, records and frames is not what was stored.
+"""A look at one point: whatever of its files, pages and frames is not what was stored.
 
 Owns: what is looked at of a point, and in which order; it goes on after a damage, so that all of them are told. Must
 not know: which points are looked at and for how long, what follows of a damage (evidence.py and verdict.py do).
@@ -6,23 +6,25 @@ not know: which points are looked at and for how long, what follows of a damage 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Union
 
 import numpy
 
-from ..core import errors, extents, pipeline
+from ..core import errors, pipeline
 from ..core.errors import Check
-from ..format import manifest, reader
-from ..format.manifest import DiskEntry, FileEntry
+from ..format import layout, reader, stack
+from ..format.directory import Directory
+from ..format.manifest import FileEntry
 from . import verdict
 from .evidence import Damage, Look
 from .part import Part
-from .series import Point, Series
+from .seen_frames import SeenFrames, equal_frames, one_of_each
+from .series import Series
 
 if TYPE_CHECKING:
+    from ..core.extents import Mask
     from ..format.layout import Record, Records
 
 BATCH_FRAMES = 64
@@ -32,7 +34,7 @@ MAX_DAMAGES = 10_000  # of a disk of a point that are told
 
 @dataclass(frozen=True)
 class TooNew:
-    """A point that a later nbdpull made, or that builds on one: it can be neither proved nor called damaged here."""
+    """A point that a later nbdpull made: it can be neither proved nor called damaged here."""
 
     point: str
     problem: str
@@ -65,30 +67,49 @@ class _Enough(Exception):
 
 
 def refusal(point: str, error: errors.NbdpullError) -> Union[Damage, TooNew]:
-    """Of a point that a reader must refuse whole, or what it builds on."""
+    """Of a point that a reader must refuse whole."""
     if isinstance(error, errors.FormatTooNew):
         return TooNew(point, str(error))
     return Damage(point, None, str(error))
 
 
 class Inspector:
-    """Looks at points of one Series. tell: called with all that is found, and with what was looked at meanwhile."""
+    """Looks at points of one Series. tell: called with all that is found, and with what was looked at meanwhile.
+
+    What several points refer to is looked at once, and told once: of each point it is noted.
+    """
 
     def __init__(self, target: Series, depth: Depth, tell: Tell) -> None:
         self._target, self._depth, self._tell = target, depth, tell
-        self._known_good: set[tuple[str, str]] = set()  # (path, SHA-256): one that several points refer to is read once
+        self._files_seen: dict[tuple[str, str], Optional[str]] = {}  # (path, SHA-256): its flaw
+        self._good, self._bad = SeenFrames(), SeenFrames()
+        self._bad_pages: set[tuple[int, str]] = set()  # (offset of the window, problem)
+        # Of those that need no second look: size of the disk, offset of the window, digests of its pages
+        self._good_windows: set[tuple[int, int, bytes]] = set()
 
     def inspect(self, look: Look) -> None:
         """Look at the point of a Look, which learns what is found."""
-        self._files(look)
-        self._links(look.point)
-        look.complete = all([self._disk(look, disk) for disk in look.point.manifest.disks])
+        directories = self._directories(look)
+        self._files(look, directories)
+        look.complete = all([self._disk(look, each) for each in directories])
 
-    def _files(self, look: Look) -> None:
-        """Size and digest of every file."""
+    def _directories(self, look: Look) -> list[Directory]:
+        """Of the disks of which it is sound."""
+        found = []
+        for disk in look.point.manifest.disks:
+            try:
+                found.append(self._target.directory(look.point, disk.name, partial=True))
+            except errors.Damaged as error:
+                self._tell(look.found(disk.name, error, path=disk.directory.path))
+        return found
+
+    def _files(self, look: Look, directories: Sequence[Directory]) -> None:
+        """Size and digest of every file but the directories."""
         point, depth = look.point, self._depth
-        disks = {e.path: d.name for d in point.manifest.disks for e in [d.index, *d.chunks]}
-        entries = [each for each in point.manifest.all_files() if (each.path, each.sha256) not in self._known_good]
+        disks = {entry.path: each.disk for each in directories for entry in each.files}
+        entries = [*point.manifest.files, *(entry for each in directories for entry in each.files)]
+        self._note_known(look, disks, entries)
+        entries = [each for each in entries if (each.path, each.sha256) not in self._files_seen]
         whole = self._read_whole(look, entries)
 
         def work(entry: FileEntry) -> Optional[str]:
@@ -99,100 +120,138 @@ class Inspector:
         for entry, flaw in zip(entries, flaws):
             if flaw:
                 self._tell(look.found(disks.get(entry.path), flaw, path=entry.path))
-            elif entry.path in whole:
-                self._known_good.add((entry.path, entry.sha256))
+            if flaw or entry.path in whole:
+                self._files_seen[entry.path, entry.sha256] = flaw
             self._tell(Seen(point.id, files=int(entry.path in whole)))
+
+    def _note_known(self, look: Look, disks: Mapping[str, str], entries: Iterable[FileEntry]) -> None:
+        for entry in entries:
+            if flaw := self._files_seen.get((entry.path, entry.sha256)):
+                look.found(disks.get(entry.path), flaw, path=entry.path)
 
     def _read_whole(self, look: Look, entries: Iterable[FileEntry]) -> set[str]:
         """Paths of those of which the digest is looked at, too."""
-        chunks = {chunk.path for disk in look.point.manifest.disks for chunk in disk.chunks}
         paths, part = {entry.path for entry in entries}, self._depth.part
-        return {path for path in paths if path not in chunks or part.file(path) or look.is_wanted(path)}
+        return {path for path in paths if not layout.CHUNK_PATH.match(path) or part.file(path) or look.is_wanted(path)}
 
-    def _links(self, point: Point) -> None:
-        try:
-            self._target.parent(point)
-            for disk in point.manifest.disks:
-                with suppress(errors.NoFullPull):  # it is as it was stored
-                    self._target.chain(point, disk.name)
-        except (errors.Damaged, errors.FormatTooNew) as error:
-            self._tell(refusal(point.id, error))
-
-    def _disk(self, look: Look, disk: DiskEntry) -> bool:
-        """Every record, and the frames to be looked at, of one disk; return whether it came to an end."""
-        ranges = _Ranges(look, disk, self._tell)
+    def _disk(self, look: Look, disk: Directory) -> bool:
+        """Every page, and the frames to be looked at, of one disk; return whether it came to an end."""
+        ranges = _Ranges(look, disk.disk, self._tell)
         try:
             self._frames(look, disk, ranges)
-        except errors.Damaged as error:
-            self._tell(look.found(disk.name, error, path=disk.index.path))
         except _Enough:
             problem = f"more than {MAX_DAMAGES} damages: the rest of this disk is not checked"
-            self._tell(look.found(disk.name, problem))
+            self._tell(look.found(disk.disk, problem))
             return False
         return True
 
-    def _frames(self, look: Look, disk: DiskEntry, ranges: _Ranges) -> None:
-        with reader.FrameReader(self._target.store, self._target.folder, disk) as frames:
+    def _frames(self, look: Look, disk: Directory, ranges: _Ranges) -> None:
+        with reader.FrameReader(self._target.store, self._target.folder, disk.files) as frames:
 
-            def work(records: Records) -> tuple[Records, list[Optional[str]]]:
-                return records, [_frame_flaw(frames, record) for record in records]
+            def work(part: _Part) -> tuple[_Part, list[Optional[str]]]:
+                return part, [_frame_flaw(frames, record) for record in part.chosen]
 
-            for records, flaws in pipeline.ordered(
+            for part, flaws in pipeline.ordered(
                 work,
                 self._chosen(look, disk, ranges),
                 threads=self._depth.threads,
                 budget=BUDGET,
-                weight=lambda records: int(records["raw"].sum()),
+                weight=lambda part: int(part.chosen["raw"].sum()),
                 check=self._depth.check,
             ):
-                for record, flaw in zip(records, flaws):
-                    if flaw:
-                        path = disk.chunks[int(record["chunk"])].path
-                        ranges.damaged(flaw, int(record["offset"]), int(record["length"]), path)
-                self._tell(Seen(look.point.id, frames=len(records), raw_bytes=int(records["raw"].sum())))
+                is_good = numpy.array([flaw is None for flaw in flaws], bool)
+                for path, records in _by_path(disk, part.chosen[is_good]):
+                    self._good.add(path, records)
+                bad = part.chosen[~is_good]
+                for number in range(len(bad)):
+                    self._bad_frame(frames, disk, bad[number : number + 1], part.window, ranges)
+                self._tell(Seen(look.point.id, frames=len(flaws), raw_bytes=int(part.chosen["raw"].sum())))
 
-    def _chosen(self, look: Look, disk: DiskEntry, ranges: _Ranges) -> Iterator[Records]:
-        """Yield in small parts the data records whose frames are looked at; all records are."""
-        for batch in self._records(disk, ranges):
+    def _bad_frame(
+        self, frames: reader.FrameReader, disk: Directory, one: Records, window: Records, ranges: _Ranges
+    ) -> None:
+        """Note every range that the frame of a record, an array of one, is to answer for; another point may have told
+        of it."""
+        path = disk.files[int(one["chunk"][0])].path
+        is_new = not self._bad.known(path, one).any()
+        for each in window[(window["chunk"] == one["chunk"]) & equal_frames(window, one)]:
+            flaw = _frame_flaw(frames, each) or f"{path}: a frame was not what was stored when it was first read"
+            ranges.damaged(flaw, int(each["offset"]), int(each["length"]), path, is_new)
+        self._bad.add(path, one)
+
+    def _chosen(self, look: Look, disk: Directory, ranges: _Ranges) -> Iterator[_Part]:
+        """Yield in small parts the data records whose frames are looked at; all pages are."""
+        for start in disk.starts():
             self._depth.check()
-            data = batch[batch["kind"] == extents.DATA]
+            pages = disk.size, start, disk.refs(start)["digest"].tobytes()
+            if pages in self._good_windows and not look.has_recorded:
+                continue
+            try:
+                data = stack.data_of(disk.window(start).flat())
+            except errors.Damaged as error:
+                self._bad_window(disk, start, str(error), ranges)
+                continue
             wanted = look.wanted(disk, data)
             if self._depth.level != verdict.FILES:
                 wanted |= self._depth.part.frames(data)
-            yield from _in_parts(data[wanted])
+            candidates = data[wanted]
+            chosen = one_of_each(candidates[~self._known_good(disk, candidates)])
+            if not len(chosen):  # nor is a bad one among them: that is chosen each time
+                self._good_windows.add(pages)
+            for part in numpy.array_split(chosen, -(-len(chosen) // BATCH_FRAMES)) if len(chosen) else []:
+                yield _Part(part, data)
 
-    def _records(self, disk: DiskEntry, ranges: _Ranges) -> Iterator[Records]:
-        """Yield the records of a disk; a full one whose records leave out a range is damaged."""
-        reached = 0
-        for batch in reader.records(self._target.store, self._target.folder, disk):
-            if disk.mode == manifest.FULL:
-                ranges.left_out(extents.gaps(batch, reached, int(extents.ends(batch[-1:])[0])))
-            reached = int(extents.ends(batch[-1:])[0])
-            yield batch
-        if disk.mode == manifest.FULL and reached < disk.size:
-            ranges.left_out([(reached, disk.size - reached)])
+    def _known_good(self, disk: Directory, data: Records) -> Mask:
+        """Which of some records are of frames that were looked at, and are what was stored."""
+        known = numpy.zeros(len(data), bool)
+        for number in {*data["chunk"].tolist()}:
+            mine = data["chunk"] == number
+            known[mine] = self._good.known(disk.files[number].path, data[mine])
+        return known
+
+    def _bad_window(self, disk: Directory, start: int, problem: str, ranges: _Ranges) -> None:
+        """Note one of which a page cannot be read; another point may have told of it."""
+        is_new = (start, problem) not in self._bad_pages
+        self._bad_pages.add((start, problem))
+        ranges.damaged(problem, start, min(layout.WINDOW, disk.size - start), _path_of_bad_page(disk, start), is_new)
+
+
+class _Part(NamedTuple):
+    """Records to be looked at, each of a frame of its own, and all data records of their window."""
+
+    chosen: Records
+    window: Records
 
 
 class _Ranges:
     """The damaged ranges of a disk: told one by one, until there are too many."""
 
-    def __init__(self, look: Look, disk: DiskEntry, tell: Tell) -> None:
+    def __init__(self, look: Look, disk: str, tell: Tell) -> None:
         self._look, self._disk, self._tell = look, disk, tell
         self._left = MAX_DAMAGES
 
-    def damaged(self, problem: str, offset: int, length: int, path: str) -> None:
-        self._tell(self._look.found(self._disk.name, problem, offset, length, path))
+    def damaged(self, problem: str, offset: int, length: int, path: Optional[str], is_new: bool) -> None:
+        found = self._look.found(self._disk, problem, offset, length, path)
+        if is_new:
+            self._tell(found)
         self._left -= 1
         if self._left <= 0:
             raise _Enough
 
-    def left_out(self, gaps: Iterable[tuple[int, int]]) -> None:
-        for offset, length in gaps:
-            self.damaged("the index leaves out a range of a full disk", offset, length, self._disk.index.path)
+
+def _by_path(disk: Directory, records: Records) -> Iterator[tuple[str, Records]]:
+    for number in {*records["chunk"].tolist()}:
+        yield disk.files[number].path, records[records["chunk"] == number]
 
 
-def _in_parts(records: Records) -> list[Records]:
-    return numpy.array_split(records, -(-len(records) // BATCH_FRAMES)) if len(records) else []
+def _path_of_bad_page(disk: Directory, start: int) -> Optional[str]:
+    """Of the index that it is in; None where all are sound, and the directory lacks a file."""
+    for ref in disk.refs(start):
+        try:
+            disk.records(ref)
+        except errors.Damaged:
+            return disk.files[int(ref["file"])].path
+    return None
 
 
 def _frame_flaw(frames: reader.FrameReader, record: Record) -> Optional[str]:

@@ -1,8 +1,7 @@
 """An image held open for random access: any byte of a disk as of a point, without a restore.
 
 Owns: the map of the whole image in memory, 48 to 64 bytes for each run of data, and a bounded cache of decompressed
-frames. The chain is laid over itself once, when it is opened: thirty points then cost what one costs. Must not know:
-who asks (NBD, a comparison), libvirt.
+frames. Must not know: who asks (NBD, a comparison), libvirt.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union, cast
 
 import numpy
@@ -43,7 +41,8 @@ Key = tuple[int, int, bytes]  # of a frame
 
 
 class RandomImage:
-    """size: bytes. All methods may be called by several threads at once. Use as a context manager.
+    """size: bytes; directory: of the disk. All methods may be called by several threads at once. Use as a context
+    manager.
 
     Damaged where an index is not what was stored; frames are proved one by one, as they are read.
     """
@@ -55,13 +54,11 @@ class RandomImage:
         self.disk = disk
         with ExitStack() as stack:
             opened = stack.enter_context(image.Image(series, point, disk, check=check))
-            flaw = next(filter(None, (series.file_flaw(index, check) for index in opened.indexes)), None)
-            if flaw:
-                raise errors.Damaged(flaw)
             self.size = opened.size
             self._windows = _windows(opened)
             self._starts = [window.start for window in self._windows]
-            files = SimpleNamespace(chunks=opened.chunks)
+            self.directory = opened.directory
+            files = self.directory.files
             self._frames = stack.enter_context(reader.FrameReader(series.store, series.folder, files))
             self._cache = _FrameCache(self._frames.read, cache_bytes)
             self._stack = stack.pop_all()

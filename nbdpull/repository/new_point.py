@@ -7,10 +7,10 @@ know: how chunk files are made, libvirt, NBD.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
@@ -51,6 +51,13 @@ def _committed(new: NewPoint, announced: Optional[Announcement]) -> Iterator[New
             half_points.remove(new.series, new.id)
 
 
+class Stored(NamedTuple):
+    """A disk that is in its files. files: those made for it, but for the directory, which the entry names."""
+
+    entry: DiskEntry
+    files: Sequence[FileEntry]
+
+
 class NewPoint:
     """A point being made: add its files, then commit. Nothing of it counts before `commit` returns."""
 
@@ -73,10 +80,10 @@ class NewPoint:
             file.write(data)
         self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
 
-    def commit(self, fields: Mapping[str, Any], disks: list[DiskEntry]) -> Point:
+    def commit(self, fields: Mapping[str, Any], stored: Sequence[Stored]) -> Point:
         """Publish the point; fields: the other members of its Manifest. Return the Point."""
-        store = self.series.store
-        entries = [entry for disk in disks for entry in [disk.index, *disk.chunks]] + self._files
+        store, disks = self.series.store, [each.entry for each in stored]
+        entries = [*(disk.directory for disk in disks), *(file for each in stored for file in each.files), *self._files]
         own = [entry.path.partition("/") for entry in entries]
         digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
         self.add_file(layout.SUMS, layout.sums(digests))

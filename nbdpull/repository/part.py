@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy
@@ -16,15 +16,22 @@ if TYPE_CHECKING:
     from ..core.extents import Indexes, Mask
     from ..format.layout import Records
 
+_ALL = 1 << 32  # as many values has a name of 32 bits
+
 
 @dataclass(frozen=True)
 class Part:
     """Which chunk files and frames to look at. sample: share of them, by chance anew in each run; shard: (i, n), the
-    i-th of n parts that together are everything, the same in each run; max_duration: seconds."""
+    i-th of n parts that together are everything, the same in each run; max_duration: seconds.
+
+    salt: what makes each sample another one. Within a run every point that refers to a file or a frame gets the same
+    answer: else what many points share would be looked at almost certainly.
+    """
 
     sample: Optional[float] = None
     shard: Optional[tuple[int, int]] = None
     max_duration: Optional[float] = None
+    salt: int = field(default_factory=lambda: random.getrandbits(32))
 
     @property
     def is_everything(self) -> bool:
@@ -38,15 +45,15 @@ class Part:
 
     def file(self, path: str) -> bool:
         hit = self.shard is None or zlib.crc32(path.encode()) % self.shard[1] == self.shard[0] - 1
-        return hit and (self.sample is None or random.random() < self.sample)
+        return hit and (self.sample is None or zlib.crc32(path.encode(), self.salt) < self.sample * _ALL)
 
     def frames(self, records: Records) -> Mask:
         """Which of some records are of the part: an array of booleans."""
+        names = numpy.frombuffer(records["digest"].tobytes(), "<u4")[::8]  # as good as random, and the same always
         mask = numpy.ones(len(records), bool)
         if self.shard is not None:
-            names = numpy.frombuffer(records["digest"].tobytes(), "<u4")[::8]  # as good as random, and the same always
             mask = names % self.shard[1] == self.shard[0] - 1
-        return mask if self.sample is None else mask & (numpy.random.random(len(records)) < self.sample)
+        return mask if self.sample is None else mask & (names + numpy.uint32(self.salt) < self.sample * _ALL)
 
     def numbers(self, numbers: Indexes) -> Indexes:
         """Of an array of numbers, those that are of the part."""

@@ -1,6 +1,6 @@
-"""All points of one domain in one store: which are committed, and what each builds on.
+"""All points of one domain in one store: which are committed, and in which order.
 
-Owns: the directory of a domain, the order of points, and the proof of a chain from manifest to manifest. Must not know:
+Owns: the directory of a domain, and the proof of a point from its manifest down. Must not know:
 how a point is made (new_point.py), what is in one that is not committed (half_points.py), libvirt, NBD.
 """
 
@@ -17,6 +17,7 @@ from ..core import errors
 from ..core.choices import LATEST
 from ..core.errors import Check
 from ..format import layout, manifest
+from ..format.directory import Directory
 from ..format.manifest import DiskEntry, FileEntry, Manifest
 from ..storage.directory import DirectoryStore
 from . import point_choice
@@ -105,7 +106,7 @@ class Series:
             try:
                 if self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is not None:
                     points.append(self._point(name))
-            except (errors.Damaged, errors.FormatTooNew) as error:
+            except (errors.Damaged, errors.FormatTooNew, errors.FormatTooOld) as error:
                 refused[name] = error
         return sorted(points, key=lambda point: point.manifest.sequence), refused
 
@@ -143,7 +144,7 @@ class Series:
 
     def point(self, wanted: str = LATEST) -> Point:
         """Return the Point with that id, or the only one whose id begins so; of a time the newest at or before it; or
-        the latest. Of several by time, the last one that is whole, where there is any, see partial_disks. NoSuchPoint.
+        the latest. Of several by time, the last one that is whole, where there is any. NoSuchPoint.
         """
         if wanted == LATEST:
             return self._last()
@@ -170,56 +171,33 @@ class Series:
             raise type(error)(f"{error}; it may be the point that you ask for: name another by its id") from error
         if not points:
             raise errors.NoSuchPoint(f"{self.store.root} holds no completed point of {self.domain}")
-        partial = partial_disks(points)
         if until is not None:
             points = sorted((point for point in points if point.when <= until), key=lambda point: point.when)
         if not points:
             asked = until.isoformat(" ", "seconds") if until else ""
             raise errors.NoSuchPoint(f"{self.store.root} holds no point of {self.domain} at or before {asked}")
-        return next((point for point in reversed(points) if not partial[point.id]), points[-1])
+        return next((point for point in reversed(points) if not point.manifest.partial), points[-1])
 
     def parent(self, point: Point) -> Optional[Point]:
-        """Return the Point that this one was built on, None if it has no parent; MissingParent unless it is that."""
+        """The Point that this one was read against, None if there was none, or it is not in the store any more."""
         entry = point.manifest.parent
-        if entry is None:
-            return None
-        missing = f"point {point.id} of {self.domain} builds on {entry.point}, which"
+        with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
+            parent = self._point(entry.point) if entry else None
+            return parent if parent and entry and parent.sha256 == entry.sha256 else None
+        return None
+
+    def directory(self, point: Point, disk: str, partial: bool = False) -> Directory:
+        """That of a disk of a Point, proved. partial: PartialPoint is no error. NoSuchDisk, Damaged."""
+        entry = point.disk(disk)
+        if not entry.whole and not partial:
+            raise errors.PartialPoint(
+                f"point {point.id} of {self.domain} holds only what changed on {disk} since checkpoint "
+                f"{point.manifest.since}: by itself it is no whole image (restore --onto applies it to one)"
+            )
         try:
-            parent = self._point(entry.point)
+            return Directory(self.store, self.folder, entry)
         except errors.Damaged as error:
-            raise errors.MissingParent(f"{missing} cannot be read ({error})") from error
-        if parent.sha256 != entry.sha256:
-            raise errors.MissingParent(f"{missing} is not the one in {self.store.root} (its manifest has changed)")
-        return parent
-
-    def chain(self, point: Point, disk: str, partial: bool = False) -> list[tuple[Point, DiskEntry]]:
-        """Return [(Point, DiskEntry), …] of a disk, from its full pull to `point`; MissingParent where a link lacks.
-
-        partial: from the point without a parent, which holds only what changed since a checkpoint; else NoFullPull.
-        """
-        links: list[tuple[Point, DiskEntry]] = []
-        while True:
-            entry = point.manifest.disk(disk)
-            if entry is None:
-                raise errors.MissingParent(
-                    f"point {point.id} of {self.domain} lacks disk {disk}, which a later one needs"
-                )
-            links.insert(0, (point, entry))
-            if entry.mode == manifest.FULL:
-                return links
-            parent = self.parent(point)
-            if parent is None and partial:
-                return links
-            if parent is None:
-                raise errors.NoFullPull(
-                    f"point {point.id} of {self.domain} holds only what changed on {disk} since checkpoint "
-                    f"{point.manifest.since}, and has no parent here: by itself it is no whole image "
-                    "(restore --onto applies it to one)"
-                )
-            before = parent.manifest.disk(disk)
-            if before is not None and before.size > entry.size:  # what was cut off must not come back by a later growth
-                raise errors.Damaged(f"point {point.id} of {self.domain} has disk {disk} smaller, yet not in full")
-            point = parent
+            raise errors.Damaged(f"{error}; nbdpull index --rebuild may rebuild it") from error
 
     def read_file(self, point: Point, name: str) -> Optional[bytes]:
         """The bytes of that file of a Point, proved; None where it has none of that name. Damaged."""
@@ -278,25 +256,6 @@ def next_sequence(points: Iterable[Point], refused: Collection[str]) -> int:
     """The number of a new point, with what `load` gave. A point that cannot be read now may be read again, and must not
     come after the points made meanwhile."""
     return 1 + len(refused) + max((point.manifest.sequence for point in points), default=0)
-
-
-def partial_disks(points: Collection[Point]) -> dict[str, frozenset[str]]:
-    """{id of each Point of a series: names of its disks whose chain begins with an incremental, so that no whole image
-    can be made of them}"""
-    known = {point.id: point for point in points}
-    found: dict[str, frozenset[str]] = {}
-    for point in points:
-        chain = []
-        below: Optional[Point] = point
-        while below is not None and below.id not in found:
-            found[below.id] = frozenset()  # for now: parents may be in a circle
-            chain.append(below)
-            below = known.get(below.manifest.parent.point) if below.manifest.parent else None
-        for link in reversed(chain):
-            changed = frozenset(disk.name for disk in link.manifest.disks if disk.mode != manifest.FULL)
-            parent = link.manifest.parent
-            found[link.id] = changed & found.get(parent.point, frozenset()) if parent else changed
-    return found
 
 
 def _not_stored(path: str) -> str:

@@ -6,14 +6,12 @@ nobody verified may be damaged all the same. Owns: what sound means. Must not kn
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ..core import errors
 from ..format import findings
-from ..format.manifest import INCREMENTAL
-from . import series, verdict
+from . import verdict
 from .series import Point, Series
 
 
@@ -27,7 +25,7 @@ class Proved:
 
 @dataclass(frozen=True)
 class Soundness:
-    """points, sound: in the order of commits. damaged: ids, also of points that only build on damage. refused: why
+    """points, sound: in the order of commits. damaged: ids. refused: why
     points cannot be read. verified: the newest sound point all of which verifications have seen. drilled: the one of
     the last drill, whatever that came to. lost: paths of findings that cannot be read."""
 
@@ -44,13 +42,10 @@ def of_series(target: Series) -> Soundness:
     """StoreError where its folder cannot be read."""
     points, refused = target.load()
     found = findings.load(target)
-    known = verdict.Known(points, found, refused)
+    known = verdict.Known(points, found)
     verdicts = {point.id: known.verdict(point) for point in points}
-    bad = (verdict.DAMAGED, verdict.BASE_DAMAGED)
-    damaged = [name for name, told in verdicts.items() if told and told["verdict"] in bad]
-    partial = [name for name, disks in series.partial_disks(points).items() if disks]
-    unfit = {*damaged, *partial, *_above(points, refused)}
-    sound = [point for point in points if point.id not in unfit]
+    damaged = [name for name, told in verdicts.items() if told and told["verdict"] == verdict.DAMAGED]
+    sound = [point for point in points if point.id not in damaged and not point.manifest.partial]
     seen = [Proved(point, told) for point in sound if (told := verdicts[point.id]) and told["verdict"] == verdict.OK]
     drills = findings.newest(found, points, findings.DRILL)
     drilled = [Proved(point, drills[point.id]) for point in points if drills[point.id]]
@@ -63,14 +58,3 @@ def of_series(target: Series) -> Soundness:
         drilled=max(drilled, key=lambda each: str(each.found["when"]), default=None),
         lost=findings.left_out(target, found),
     )
-
-
-def _above(points: Iterable[Point], refused: Iterable[str]) -> set[str]:
-    """Ids of points that build, however far, on one that cannot be read: such as one of a later nbdpull, of which
-    nothing can be told."""
-    lost = set(refused)
-    for point in points:  # parents first
-        parent = point.manifest.parent
-        if parent and parent.point in lost and any(disk.mode == INCREMENTAL for disk in point.manifest.disks):
-            lost.add(point.id)
-    return lost

@@ -1,25 +1,22 @@
-"""What is known of each point by all that verifications found: of itself, and of what it builds on.
+"""What is known of each point by all that verifications found.
 
-Owns: which damages are still on record, since when all of a point has been looked at, and that a point is no better
-than its chain. No verdict flatters: a damage stays until a look at its place, and what nobody looked at is not well.
-Must not know: how anything is verified, or what is printed.
+Owns: which damages are still on record, and since when all that a point refers to has been looked at. No verdict
+flatters: a damage stays until a look at its place, and what nobody looked at is not well. Must not know: how anything
+is verified, or what is printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
-from ..core import errors
 from ..core.choices import Level
 from ..format import findings
 from ..format.layout import Document
-from ..format.manifest import INCREMENTAL, DiskEntry, ParentEntry
 from .series import Point
 
-OK, PARTIAL, DAMAGED, BASE_DAMAGED = "ok", "partial", "damaged", "base-damaged"
+OK, PARTIAL, DAMAGED = "ok", "partial", "damaged"
 FILES, FRAMES = Level.WORDS
 
 Covered = dict[str, Optional[str]]  # level: when the oldest of the looks was that together saw everything; None: never
@@ -43,102 +40,58 @@ class Recorded:
 
 @dataclass
 class _Point:
-    """What is known of one point by itself."""
+    """What is known of one point."""
 
     recorded: list[Recorded] = field(default_factory=list)
     covered: Covered = field(default_factory=lambda: {FILES: None, FRAMES: None})
     last: Optional[Document] = None  # the newest look at it
 
 
-@dataclass(frozen=True)
-class _Disk:
-    """What is known of a disk with its chain. damaged: ids of points."""
-
-    damaged: frozenset[str]
-    covered: Covered
-
-
 class Known:
     """Of the points of one series, by its findings."""
 
-    def __init__(
-        self,
-        points: Collection[Point],
-        found: Iterable[Document],
-        refused: Mapping[str, errors.NbdpullError] = MappingProxyType({}),
-    ) -> None:
-        """points, refused: what the series' load gives; found: what findings.load gives."""
-        self._points = {point.id: point for point in points}
-        # Of what a later nbdpull made nothing can be told, and so no damage.
-        self._unproved = {name for name, error in refused.items() if isinstance(error, errors.FormatTooNew)}
+    def __init__(self, points: Collection[Point], found: Iterable[Document]) -> None:
+        """points: every Point of the series that can be read; found: what findings.load gives."""
         looks = findings.by_point(found, points, findings.VERIFY)
-        self._own = {name: _by_itself(each) for name, each in looks.items()}
-        self._disks: dict[tuple[str, str], _Disk] = {}
-        for point in sorted(points, key=lambda point: point.manifest.sequence):  # parents first
-            for entry in point.manifest.disks:
-                self._disks[point.id, entry.name] = self._with_chain(point, entry)
-
-    def _with_chain(self, point: Point, entry: DiskEntry) -> _Disk:
-        own = self._own[point.id]
-        damaged = frozenset({point.id} if any(each.concerns(entry.name) for each in own.recorded) else ())
-        if entry.mode != INCREMENTAL or point.manifest.parent is None:
-            return _Disk(damaged, own.covered)
-        base = self._base(point, entry)
-        return _Disk(damaged | base.damaged, _oldest(own.covered, base.covered))
-
-    def _base(self, point: Point, entry: DiskEntry) -> _Disk:
-        """What is known of what an incremental disk is laid over. One that is not there is as good as damaged."""
-        wanted = cast(ParentEntry, point.manifest.parent)  # else it has no base
-        parent = self._points.get(wanted.point)
-        before = parent.manifest.disk(entry.name) if parent and parent.sha256 == wanted.sha256 else None
-        known = self._disks.get((wanted.point, entry.name))
-        if before and known and before.size <= entry.size:
-            return known
-        return _Disk(frozenset({wanted.point} - self._unproved), {FILES: None, FRAMES: None})
+        self._points = {name: _by_itself(each) for name, each in looks.items()}
 
     def recorded(self, point: Point) -> list[Recorded]:
-        """Damages of the point itself that are on record: [Recorded, …]."""
-        return self._own[point.id].recorded
+        """Damages of the point that are on record: [Recorded, …]."""
+        return self._points[point.id].recorded
 
     def last_look(self, point: Point) -> str:
-        """When it was last looked at, by itself and in whatever part; "" for never."""
-        when: str = (self._own[point.id].last or {"when": ""})["when"]
+        """When it was last looked at, in whatever part; "" for never."""
+        when: str = (self._points[point.id].last or {"when": ""})["when"]
         return when
 
-    def damaged(self, point: Point, disk: str) -> frozenset[str]:
-        """Ids of the points for whose damage that disk of the point cannot be restored."""
-        return self._disks[point.id, disk].damaged
+    def is_damaged(self, point: Point, disk: str) -> bool:
+        """Whether that disk of the point cannot be restored."""
+        return any(each.concerns(disk) for each in self.recorded(point))
 
     def verdict(self, point: Point) -> Optional[dict[str, Any]]:
         """A dict of plain values, which the manual documents; None where nothing is known."""
-        own, disks = self._own[point.id], [self._disks[point.id, disk.name] for disk in point.manifest.disks]
-        damaged = frozenset({point.id} if own.recorded else ()).union(*(disk.damaged for disk in disks))
-        if own.last is None and not damaged:
+        known = self._points[point.id]
+        if known.last is None:
             return None
-        covered = _oldest(own.covered, *(disk.covered for disk in disks))
-        word, when, level = self._word(own, damaged, covered)
+        word, when, level = _word(known, known.last)
         return {
             "verdict": word,
             "when": when,
             "level": level,
-            "damages": sum(each.count for each in own.recorded),
-            "damaged": sorted(damaged),
-            "covered": covered,
-            "last": own.last,
+            "damages": sum(each.count for each in known.recorded),
+            "covered": known.covered,
+            "last": known.last,
         }
 
-    def _word(self, own: _Point, damaged: frozenset[str], covered: Covered) -> tuple[str, Optional[str], Optional[str]]:
-        """(verdict, when that was found, at which level)"""
-        if own.recorded:
-            return DAMAGED, own.recorded[-1].when, own.recorded[-1].level
-        if damaged:  # of a base that is not there nobody needs to have found anything
-            recorded = [each for name in damaged & set(self._own) for each in self._own[name].recorded]
-            newest = max(recorded, key=lambda each: each.when, default=None)
-            return BASE_DAMAGED, newest.when if newest else None, newest.level if newest else None
-        if covered[FILES] is not None:
-            return OK, covered[FILES], FRAMES if covered[FRAMES] == covered[FILES] else FILES
-        last = cast(Document, own.last)  # else nothing would be known, and nobody asks
-        return PARTIAL, last["when"], last["level"]
+
+def _word(known: _Point, last: Document) -> tuple[str, Optional[str], Optional[str]]:
+    """(verdict, when that was found, at which level)"""
+    covered = known.covered
+    if known.recorded:
+        return DAMAGED, known.recorded[-1].when, known.recorded[-1].level
+    if covered[FILES] is not None:
+        return OK, covered[FILES], FRAMES if covered[FRAMES] == covered[FILES] else FILES
+    return PARTIAL, last["when"], last["level"]
 
 
 def _by_itself(found: list[tuple[Document, Document]]) -> _Point:
@@ -166,12 +119,3 @@ def _by_itself(found: list[tuple[Document, Document]]) -> _Point:
         if len(seen) == count:
             point.covered[level] = max(point.covered[level] or "", min(seen.values()))
     return point
-
-
-def _oldest(*covered: Covered) -> Covered:
-    """What holds for all of them."""
-    every = {level: [each[level] for each in covered] for level in (FILES, FRAMES)}
-    return {
-        level: None if None in times else min(time for time in times if time is not None)
-        for level, times in every.items()
-    }

@@ -1,4 +1,4 @@
-"""Where restored disks come from: a point with the chain of each of its disks, read only when it is proved.
+"""Where restored disks come from: a point with all that its disks refer to, read only when it is proved.
 
 Owns: which files of a store a disk is made from, the proof that each is what was stored, and which disks of a damaged
 point can be salvaged at all. Must not know: where a disk goes, what else of the domain comes back.
@@ -13,21 +13,21 @@ from typing import NamedTuple
 
 from ..core import errors, pipeline
 from ..core.errors import Check, Report
-from ..format.manifest import DiskEntry, FileEntry
+from ..format.directory import Directory
+from ..format.manifest import FileEntry
 from ..repository.image import Image
 from ..repository.series import Point, Series
 from . import loss
 from .loss import Loss
 
 # What to do about a damaged file.
-_OF_THE_CHAIN = "nothing was restored (nbdpull verify lists all damage, --salvage restores everything else)"
+_OF_A_DISK = "nothing was restored (nbdpull verify lists all damage, --salvage restores everything else)"
 _OF_AN_INDEX = "nbdpull index --rebuild may rebuild it"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A point of a series. onto: its chains may begin with a point that has no parent; threads: files looked at at
-    once; check() is called often."""
+    """A point of a series. onto: its disks need not be whole; threads: files looked at at once."""
 
     series: Series
     point: Point
@@ -38,8 +38,8 @@ class Origin:
     def image(self, disk: str) -> Image:
         return Image(self.series, self.point, disk, self.onto, self.check)
 
-    def chain(self, disk: str) -> list[tuple[Point, DiskEntry]]:
-        return self.series.chain(self.point, disk, self.onto)
+    def directory(self, disk: str) -> Directory:
+        return self.series.directory(self.point, disk, self.onto)
 
 
 class Salvaged(NamedTuple):
@@ -50,20 +50,20 @@ class Salvaged(NamedTuple):
 
 
 def images(origin: Origin, disks: Iterable[str], opened: ExitStack) -> dict[str, Image]:
-    """The Image of each disk, closed with `opened`. Damaged, MissingParent, NoFullPull."""
+    """The Image of each disk, closed with `opened`. Damaged, PartialPoint."""
     return {disk: opened.enter_context(origin.image(disk)) for disk in disks}
 
 
 def salvaged(origin: Origin, disks: Collection[str], opened: ExitStack, report: Report) -> Salvaged:
-    """The same, but a disk of whose chain a manifest or an index is damaged is lost as a whole. NoFullPull, and Damaged
+    """The same, but a disk of which the directory or an index is damaged is lost as a whole. PartialPoint, and Damaged
     where no disk is left."""
     found: dict[str, Image] = {}
     lost = []
     for disk in disks:
         try:
             found[disk] = opened.enter_context(origin.image(disk))
-            _require_sound(origin, [entry.index for _, entry in origin.chain(disk)], _OF_AN_INDEX)
-        except errors.NoFullPull:
+            _require_sound(origin, found[disk].directory.indexes, _OF_AN_INDEX)
+        except errors.PartialPoint:
             raise
         except errors.Damaged as error:
             found.pop(disk, None)
@@ -78,9 +78,8 @@ def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry]) -> 
     down, or one of those beside them."""
     entries = list(beside)
     for disk in disks:
-        for point, entry in origin.chain(disk):
-            entries += [entry.index, *entry.chunks, *point.manifest.files]
-    _require_sound(origin, entries, _OF_THE_CHAIN)
+        entries += [*origin.point.manifest.files, *origin.directory(disk).files]
+    _require_sound(origin, entries, _OF_A_DISK)
 
 
 def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) -> None:

@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Callable, Optional
@@ -139,6 +140,20 @@ class DirectoryStore:
         beneath.remove(self.root, path)
 
     # What only a directory has
+
+    def rename(self, path: str, new: str) -> None:
+        """Give a file another name in its folder, durably and at once, never that of another file; OutputError."""
+        with translated("rename", self.path(path)):
+            with beneath.parent(self.root, path) as (folder, name):
+                _link_or_rename(folder, name, os.path.basename(new))
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+            self.sync_folder(os.path.dirname(path))
+
+    def seconds_since_change(self, path: str) -> float:
+        """Since a file was made, or got its name; OutputError."""
+        with translated("look at", self.path(path)), beneath.parent(self.root, path) as (folder, name):
+            return time.time() - beneath.status(folder, name).st_ctime
 
     def warnings(self) -> list[str]:
         """What its owner should know of it, one text each."""

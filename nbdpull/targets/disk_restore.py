@@ -99,7 +99,7 @@ class DiskRestore:
         """Yield (piece or None, zero ranges before it or within its block)."""
         reached = 0
         for piece in self._image.pieces():
-            if piece.sources:
+            if len(piece.records):
                 end = int(extents.ends(piece.extents[-1:])[0])
                 yield piece, self._gaps(extents.gaps(piece.extents, reached, end))
                 reached = end
@@ -134,19 +134,19 @@ class DiskRestore:
 
     def _salvaged(self, piece: Piece, error: errors.Damaged) -> _Read:
         """Extent by extent."""
-        count = len(piece.sources)
+        count = len(piece.records)
         if count == 1:
             offset, length = int(piece.extents["offset"][0]), int(piece.extents["length"][0])
             return _Read([], [(offset, length, str(error))])
-        single = [Piece(piece.extents[i : i + 1], piece.sources[i : i + 1]) for i in range(count)]
+        single = [Piece(piece.extents[i : i + 1], piece.records[i : i + 1]) for i in range(count)]
         return _joined(map(self._read, single))
 
     def _differing(self, piece: Piece) -> Piece:
         """The piece without the whole frames that the target already holds, as their digests tell."""
         if not self._compare:
             return piece
-        keep = [not self._held(extent, record) for extent, (_, record) in zip(piece.extents, piece.sources)]
-        return Piece(piece.extents[keep], [source for source, kept in zip(piece.sources, keep) if kept])
+        keep = [not self._held(extent, record) for extent, record in zip(piece.extents, piece.records)]
+        return Piece(piece.extents[keep], [record for record, kept in zip(piece.records, keep) if kept])
 
     def _held(self, extent: Row, record: Row) -> bool:
         if int(extent["length"]) != int(record["raw"]):

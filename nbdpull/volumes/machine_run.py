@@ -18,7 +18,7 @@ from ..kubevirt.given import Machine
 from ..pulling import held_series
 from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover, removed
-from ..repository import half_points, series
+from ..repository import half_points, removal, series
 from ..repository.series import Point, Series
 from ..storage.directory import DirectoryStore
 
@@ -53,7 +53,7 @@ class Run:
 
     def done(self, point: Point) -> Done:
         warnings = [*self.warnings, *self.series.store.warnings()]
-        return Done(point, series.partial_disks([*self.points, point])[point.id], warnings)
+        return Done(point, point.manifest.partial, warnings)
 
 
 @contextmanager
@@ -84,6 +84,8 @@ def reclaimed(held: Held, dry_run: bool = False) -> list[Leftover]:
         alive = announced.is_alive if announced else False
         if announced and (alive or (alive is None and not half_points.is_copy(target, announced))):
             found.append(Leftover(name, f"what {announced.whose} left", f"remove {where} if that run has ended"))
+        elif announced is None and (why := removal.why_stays(target, name)):
+            found.append(Leftover(name, f"files in {where}", why))
         else:
             found.append(removed(name, f"partial files in {where}", partial(half_points.remove, target, name), dry_run))
     if not dry_run:

@@ -16,7 +16,7 @@ from ..core import process
 from ..core.choices import OnLostBase
 from ..core.throttle import Throttle
 from ..definitions.domain_xml import Disk
-from ..format.manifest import FULL, DiskEntry
+from ..format.manifest import FULL
 from ..hypervisor.guest_load import Cores
 from ..kubevirt import given
 from ..kubevirt.endpoint import Endpoint
@@ -28,7 +28,7 @@ from ..pulling.disk_copy import DiskCopy, Storing
 from ..repository import new_point
 from ..repository.announcement import Announcement
 from ..repository.image import DataRanges, Image
-from ..repository.new_point import NewPoint
+from ..repository.new_point import NewPoint, Stored
 from ..repository.series import Point
 from .machine_run import Run
 from .start import Start
@@ -154,9 +154,7 @@ class _Elsewhere:
         return 0.0
 
 
-def _copied(
-    run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list[Disk], new: NewPoint
-) -> list[DiskEntry]:
+def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list[Disk], new: NewPoint) -> list[Stored]:
     target, check = run.series, read.endpoint.ending(run.check)
     least = fit.least_chunk_size(disks)
     storing = Storing(wanted.frame_size, max(wanted.chunk_size, least), wanted.level)
@@ -164,15 +162,14 @@ def _copied(
     with ExitStack() as opened:
         made = []
         for disk, volume in zip(disks, read.volumes):
-            frames = None
             parent = choice.whole_parent(disk.target)
             if parent:
                 with Image(target, parent, disk.target, check=check) as image:
                     volume.changed(choice.dirty_from(disk), DataRanges(image))
-                if wanted.dedupe:
-                    frames = copies.frames_of(target, parent, disk.target, check, run.warnings)
-            copy = DiskCopy(disk, volume, target, new.id, storing, throttle, frames, batch_data=BATCH_DATA)
+            into = choice.decisions[disk.target], target, new.id, storing, throttle
+            base = copies.base_of(target, choice, disk.target), wanted.dedupe
+            copy = DiskCopy(disk, volume, *into, *base, batch_data=BATCH_DATA)
             made.append(opened.enter_context(copy))
         cores = Cores(_Elsewhere(), check=check)
         copies.copy_all(made, wanted.threads, cores, check, run.report)
-        return copies.close_all(made, choice.decisions, check)
+        return copies.close_all(made, check)

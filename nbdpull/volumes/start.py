@@ -80,5 +80,5 @@ def at_point(series: Optional[Series], points: list[Point], parent: Point, check
     name, created = (entry.name, entry.creation_time) if entry else ("", 0)
     proof = base.Proof(series, points, check)
     made = Checkpoint(name, created, "", dict.fromkeys(parent.disks, True), "")
-    found = proof.looked_through(base.of_point(made, parent)) if proof.is_linked(parent) else None
-    return Start(found, "" if found else "chain-broken", tuple(proof.warnings))
+    found = proof.looked_through(base.of_point(made, parent))
+    return Start(found, "", tuple(proof.warnings))

@@ -1,4 +1,4 @@
-"""Make the golden store: a small store of format nbdpull/1 with every kind of record, and what its images must be.
+"""Make the golden store: a small store of format nbdpull/2 with every kind of record, and what its images must be.
 
     rm -r tests/data/golden tests/data/golden.json && python3 tests/data/make_golden.py
 
@@ -18,7 +18,7 @@ import numpy
 DATA = Path(__file__).parent
 sys.path[:0] = [str(DATA.parent.parent), str(DATA.parent)]
 
-from stores import KIB, MIB, Vm, handmade_index, records_of  # noqa: E402
+from stores import KIB, MIB, Vm, directory_of, records_of  # noqa: E402
 
 from nbdpull.core import extents  # noqa: E402
 from nbdpull.format import layout  # noqa: E402
@@ -33,7 +33,7 @@ def text(rng, length):
 
 
 def main_domain(root):
-    """vm1: two disks, a full point and three incremental ones."""
+    """vm1: two disks, a full point and four incremental ones."""
     rng = random.Random(2026)
     vm = Vm(root, "vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b")
     vm.add_disk("vda", 3 * MIB)
@@ -51,18 +51,26 @@ def main_domain(root):
     vm.write("vda", 100, b"a small change")
     vm.grow("vda", 4 * MIB + 1536)
     vm.write("vda", 4 * MIB + 1000, text(rng, 536))
-    vm.pull(point_id="20260102T000000Z-00000b", **ROLLING)  # vdb: nothing dirty, an empty index
+    vm.pull(point_id="20260102T000000Z-00000b", **ROLLING)  # vdb: nothing dirty, no index
 
     vm.write("vdb", 70 * KIB, rng.randbytes(3 * KIB))
-    vm.pull(point_id="20250103T000000Z-00000c", handmade={"vda": lambda folder: _rewrites(vm, folder)})
+    vm.pull(point_id="20250103T000000Z-00000c", handmade={"vda": lambda folder: _rewrites(vm)})
 
     vm.write("vda", 3 * MIB, b"the newest point, by its sequence and not by its name")
-    vm.pull(point_id="20250102T000000Z-00000d", frame_size=MIB)
+    vm.write("vda", 3 * MIB - 128 * KIB, b"\xd1" * (128 * KIB))  # all that is in one of the first chunk files
+    same = slice(2 * MIB + 64 * KIB, 2 * MIB + 64 * KIB + 4096)
+    vm.write("vda", same.start, vm.disks["vda"].content[same].tobytes())  # which need not be stored again
+    vm.pull(point_id="20250102T000000Z-00000d", dedupe=True)
+
+    vm.grow("vda", 2 * MIB + 90 * KIB)
+    vm.write("vda", 5000, b"and smaller")
+    vm.write("vdb", 60 * KIB, text(rng, 20 * KIB))
+    vm.pull(point_id="20260105T000000Z-00000e", frame_size=MIB)
     return vm
 
 
-def _rewrites(vm, folder):
-    """Files of a point whose vda got old data again: records that refer to parts of frames of the first point."""
+def _rewrites(vm):
+    """Of a point whose vda got old data again: records that refer to parts of frames of the first point."""
     first = vm.points[0]
     old = records_of(vm, first, "vda")
     frame = old[(old["kind"] == extents.DATA) & (old["raw"] >= 50 * KIB)][0]
@@ -71,11 +79,12 @@ def _rewrites(vm, folder):
     records[:2] = frame
     parts = [(300 * KIB, 5000, 1024), (MIB + 7, 300, 49_000)]
     records["offset"][:2], records["length"][:2], records["skip"][:2] = zip(*parts)
+    records["chunk"][:2] = 0
     records[2:] = layout.zero_records(extents.of([(3 * MIB + 512, 1000, extents.ZERO)]))
     for offset, length, skip in parts:
         vm.write("vda", offset, source[skip : skip + length])
     vm.zero("vda", 3 * MIB + 512, 1000)
-    return handmade_index(vm, folder, "vda", records), first.manifest.disk("vda").chunks
+    return records, [directory_of(vm, first, "vda").files[frame["chunk"]]]
 
 
 def other_domain(root):

@@ -20,7 +20,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_domain_of_store(parser, Options)
     usage.add(parser, Options, "disk", metavar="DISK")
     parser.add_argument("--json", action="store_true", help="the default, and the only form")
-    parser.add_argument("--rebuild", action="store_true", help="rebuild a lost index from the chunk files")
+    parser.add_argument("--rebuild", action="store_true", help="rebuild a lost index or directory from the chunk files")
 
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
@@ -28,7 +28,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     if getattr(args, "rebuild", False):
         from ...operations import rebuild
 
-        return Outcome(lines=[rebuild.rebuild(options, report, check).path])
+        return Outcome(lines=rebuild.rebuild(options, report, check).paths)
     from ...operations import index
 
     return Outcome(lines=map(json.dumps, index.index(options, report, check).records))

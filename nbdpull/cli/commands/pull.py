@@ -134,7 +134,7 @@ def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
     at_once = 1 if _be_gentle(args) else getattr(args, "max_in_flight", options.threads)
     options = replace(options, threads=min(options.threads, at_once))
     result = kubevirt.kubevirt(options, report, check)
-    point = description.describe(result.point, result.partial, None)
+    point = description.describe(result.point, None)
     following = next_kubevirt_command(options)
     nothing = {"dropped_checkpoints": [], "reclaimed": [], "scratch_bytes": 0, "offline": None, "resumed": None,
                "scratch_growth": []}  # fmt: skip
@@ -174,7 +174,7 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
         options = replace(options, max_in_flight=1)
     options = replace(options, threads=min(options.threads, options.max_in_flight or 64))
     result = pull.pull(options, report, check)
-    point = description.describe(result.point, result.partial, result.omitted)
+    point = description.describe(result.point, result.omitted)
     following = next_command(options, point)
     values = {
         "point": point["id"],

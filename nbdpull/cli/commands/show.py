@@ -50,8 +50,6 @@ def _verification(found: Any) -> Iterator[str]:
     yield terminal.finding(found)
     if not found:
         return
-    if found["damaged"]:
-        yield f"damage on record: {', '.join(found['damaged'])}"
     if last := found["last"]:
         yield f"last check: {last['when']}, {last['level']}{terminal.part(last)}, by {last['who']}"
     covered = found["covered"]

@@ -81,11 +81,8 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
         yield f"DAMAGE {where}: {damage['problem']}"
     told = {damage["point"] for damage in damages}
     for each in values["verdicts"]:
-        others = [name for name in each["damaged"] if name != each["point"]]
-        if each["verdict"] == "base-damaged":
-            yield f"BASE DAMAGED {each['point']}: cannot be restored, as it builds on {', '.join(others)}"
-        elif each["verdict"] == "damaged" and each["point"] not in told:
-            yield f"ON RECORD {each['point']}: damaged, found at {each['when']} and not checked since"
+        if each["verdict"] == "damaged" and each["point"] not in told:
+            yield f"DAMAGED {each['point']}: refers to what is damaged, as found at {each['when']}"
     yield from (f"TOO NEW {each['point']}: {each['problem']}" for each in values["too_new"])
     looked = ", ".join(terminal.count(values[f"{what}s"], what) for what in ("point", "file", "frame"))
     found = terminal.count(len(damages), "damage") if damages else "no damage"

@@ -6,12 +6,14 @@ Owns: which parts of a disk its point changed since its parent. Must not know: H
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Callable, Optional
 
 from ...core import errors, extents
 from ...core.choices import CACHE_BYTES
 from ...core.errors import Check
-from ...format import manifest, reader
+from ...format import manifest
+from ...repository import changes
 from ...repository.lookup import RandomImage
 from ...repository.series import Point, Series
 from .volume import DATA, ZERO, Extent
@@ -24,8 +26,8 @@ BATCH = 4096  # runs of data that are looked up at once
 
 
 class PointDisk:
-    """A Volume: a disk as it was, whole. changes: what its point changed, None where it holds the disk in full. Use as
-    a context manager."""
+    """A Volume: a disk as it was, whole. changes: what its point changed, None where it was read in full, or the
+    parent's disk cannot be told. Use as a context manager."""
 
     mode = manifest.FULL
     readers = READERS
@@ -39,14 +41,15 @@ class PointDisk:
         check: Check = lambda: None,
         trouble: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """check() is called often meanwhile; trouble(text) when a read fails. NoSuchDisk, NoFullPull, MissingParent,
-        Damaged."""
-        is_full = point.disk(name).mode == manifest.FULL
-        parent = None if is_full else series.parent(point)
+        """check() is called often meanwhile; trouble(text) when a read fails. NoSuchDisk, PartialPoint, Damaged."""
+        parent = None if point.disk(name).mode == manifest.FULL else series.parent(point)
         self.name, self._trouble = name, trouble
         self._image = RandomImage(series, point, name, cache_bytes, check)
-        self.size = self._image.size
-        self.changes = Changes(self, series, point, parent) if parent else None
+        self.size, self.directory = self._image.size, self._image.directory
+        before = parent.manifest.disk(name) if parent else None
+        self.changes: Optional[Changes] = None
+        with suppress(errors.Damaged):  # of the parent: the disk itself is as good as before
+            self.changes = Changes(self, series, parent) if parent and before and before.whole else None
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
         """All of the disk, from `start` on."""
@@ -80,26 +83,15 @@ class Changes:
     mode = manifest.INCREMENTAL
     readers = READERS
 
-    def __init__(self, disk: PointDisk, series: Series, point: Point, parent: Point) -> None:
+    def __init__(self, disk: PointDisk, series: Series, parent: Point) -> None:
         self.name, self.size, self.since = disk.name, disk.size, parent.id
         self.read_into = disk.read_into
-        self._series, self._entry = series, point.disk(disk.name)
-        self._grown_from = min(parent.disk(disk.name).size, disk.size)
+        self._before, self._after = series.directory(parent, disk.name), disk.directory
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
         """What has to be written to the disk as of the parent, from `start` on; all that it has grown by is told."""
-        found = (extents.clip(each, start, self.size) for each in self._batches())
+        found = (extents.clip(each, start, self.size) for each in changes.between(self._before, self._after))
         return _told(extents.merged_stream(found))
-
-    def _batches(self) -> Iterator[Extents]:
-        """Ascending; with what no record tells of the part that is new, which reads as zero."""
-        reached = self._grown_from
-        for records in reader.records(self._series.store, self._series.folder, self._entry):
-            found = records[list(extents.EXTENT.names or ())].astype(extents.EXTENT)
-            stop = int(extents.ends(found[-1:])[0])
-            yield extents.filled(found, reached, stop, extents.ZERO)
-            reached = max(reached, stop)
-        yield extents.filled(extents.of([]), reached, self.size, extents.ZERO)
 
 
 def _told(batches: Iterator[Extents]) -> Iterator[Extent]:

@@ -1,0 +1,150 @@
+"""The directory of a disk at a point, open for reading: its windows, each as the pages that make it up.
+
+Owns: that every page is the one that was stored, and what of it shows. Must not know: points, where the bytes go, how
+a directory is made (index_writer.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
+
+import numpy
+
+from ..core import errors, extents
+from ..core.errors import Check
+from ..storage.base import Store
+from . import layout, pages, reader, stack
+from .manifest import DiskEntry, FileEntry
+
+if TYPE_CHECKING:
+    from ..core.extents import Segments
+    from .pages import PageRefs
+
+NOWHERE = (1 << 32) - 1  # the number of a chunk file that a page names and the directory does not
+HELD = 4  # windows that are kept as they were last made up
+
+
+class Window(NamedTuple):
+    """A part of the disk, from start to stop. segments are extents.SEGMENT, sorted; layers[segment.layer]
+    [segment.record] is the record of one, its chunk a number in the directory's files. What is in no segment reads as
+    zero in a disk that is whole, and is unchanged in another."""
+
+    start: int
+    stop: int
+    segments: Segments
+    layers: list[layout.Records]
+
+    def flat(self) -> layout.Records:
+        """What shows, as records."""
+        return stack.shown(self.segments, self.layers)
+
+
+class Directory:
+    """files: FileEntry of every index and chunk file; pages: see pages.Directory. Damaged where it is not what was
+    stored. May be used by several threads at once."""
+
+    def __init__(self, store: Store, series: str, disk: DiskEntry) -> None:
+        self._store, self._series = store, series
+        self.disk, self.size, self.whole = disk.name, disk.size, disk.whole
+        found = _read(store, f"{series}/{disk.directory.path}", disk)
+        self.files, self.live, self.pages = found.files, found.live, found.pages
+        self._numbers = {entry.path: number for number, entry in enumerate(found.files)}
+        self._lock = threading.Lock()
+        self._held: OrderedDict[int, Window] = OrderedDict()
+
+    @property
+    def chunks(self) -> list[FileEntry]:
+        """FileEntry of the chunk files."""
+        return [entry for entry in self.files if layout.CHUNK_PATH.match(entry.path)]
+
+    @property
+    def indexes(self) -> list[FileEntry]:
+        """FileEntry of the index files."""
+        return [entry for entry in self.files if layout.INDEX_PATH.match(entry.path)]
+
+    def starts(self) -> list[int]:
+        """Offsets of the windows that have pages, ascending."""
+        return list(dict.fromkeys(self.pages["offset"].tolist()))
+
+    def refs(self, start: int) -> PageRefs:
+        """The PAGE of each page of a window, the oldest first."""
+        first, last = (self.pages["offset"].searchsorted(numpy.uint64(start), side=side) for side in ("left", "right"))
+        found: PageRefs = self.pages[first:last]
+        return found
+
+    def window(self, start: int) -> Window:
+        """The window that begins there; Damaged."""
+        with self._lock:
+            if start in self._held:
+                self._held.move_to_end(start)
+                return self._held[start]
+        found = self._window(start)
+        with self._lock:
+            self._held[start] = found
+            while len(self._held) > HELD:
+                self._held.popitem(last=False)
+        return found
+
+    def _window(self, start: int) -> Window:
+        stop = min(start + layout.WINDOW, self.size)
+        layers = [self.records(ref) for ref in self.refs(start)]
+        found = stack.segments(layers, start, stop)
+        for number, records in enumerate(layers):
+            mine = records[found["record"][found["layer"] == number]]
+            if (mine["chunk"][mine["kind"] == extents.DATA] == NOWHERE).any():
+                raise errors.Damaged(f"{self._about()} lacks a chunk file that its pages point into")
+        return Window(start, stop, found, layers)
+
+    def windows(self, check: Check = lambda: None) -> Iterator[Window]:
+        """All of those that have pages, ascending; none is kept."""
+        for start in self.starts():
+            check()
+            yield self._window(start)
+
+    def records(self, ref: numpy.void) -> layout.Records:
+        """The records of one page, with chunk numbers of the directory. Damaged."""
+        path = self.files[int(ref["file"])].path
+        start = int(ref["offset"])
+        page = reader.page(self._store, f"{self._series}/{path}", ref, self.disk)
+        flaw = pages.page_flaw(page, start, min(start + layout.WINDOW, self.size))
+        if flaw:
+            raise errors.Damaged(f"{self._store.path(self._series, path)}: the index holds {flaw}")
+        return renumbered(page, self.number)
+
+    def number(self, path: str) -> int:
+        """That of a file, NOWHERE where there is none of this path."""
+        return self._numbers.get(path, NOWHERE)
+
+    def _about(self) -> str:
+        return f"the directory of disk {self.disk}"
+
+
+def renumbered(page: pages.Page, number: Callable[[str], int]) -> layout.Records:
+    """The records of a page with other numbers of chunk files: number(path) gives each."""
+    numbers = numpy.array([number(name) for name in page.names], "u4")
+    records: layout.Records = page.records.copy()
+    data = records["kind"] == extents.DATA
+    records["chunk"][data] = numbers[records["chunk"][data]]
+    return records
+
+
+def _read(store: Store, path: str, disk: DiskEntry) -> pages.Directory:
+    entry = disk.directory
+    data = store.read(path, layout.MAX_DIRECTORY)
+    if (len(data), hashlib.sha256(data).hexdigest()) != (entry.size, entry.sha256):
+        raise errors.Damaged(f"{store.path(path)}: the file is damaged (it is not the one that the manifest names)")
+    try:
+        return pages.decode_directory(pages.decompressed(data, layout.MAX_DIRECTORY), disk.name, disk.size)
+    except ValueError as error:
+        raise errors.Damaged(f"{store.path(path)}: not the directory of a disk ({error})") from None
+
+
+def same_pages(one: Optional[PageRefs], other: Optional[PageRefs]) -> bool:
+    """Whether two stacks have the very same pages, wherever those are."""
+    if one is None or other is None or len(one) != len(other):
+        return False
+    return bool((one["digest"] == other["digest"]).all())

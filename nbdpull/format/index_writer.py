@@ -1,0 +1,203 @@
+"""The records of one disk in ascending order, to the pages of an index file and a directory. directory.py is its
+mirror.
+
+What did not change is not stored again: a window that nothing was written to keeps the pages of the point before, and
+of what was written only what differs gets a page.
+
+Owns: the numbers of chunk files, when a window is complete, what its new page holds, and how much of each file the
+image needs. Must not know: frames, where records come from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+import numpy
+
+from ..core import errors, extents
+from ..storage.base import Store, Writer
+from . import layout, pages, reader, stack
+from .directory import NOWHERE, Directory, renumbered
+from .manifest import FileEntry
+
+if TYPE_CHECKING:
+    from .pages import PageRefs
+
+
+class Disk(NamedTuple):
+    """What is written: the disk `name` of `size` bytes as of `point`, whole or not; series: path of its directory."""
+
+    series: str
+    point: str
+    name: str
+    size: int
+    whole: bool
+
+
+class _Layer(NamedTuple):
+    """A page of a window. ref: where it is, None where it is not written yet."""
+
+    ref: Optional[Any]
+    records: layout.Records
+
+
+class IndexWriter:
+    """Give `add` all records in ascending order, then `close`. base: the Directory of what they are laid over; None:
+    nothing."""
+
+    def __init__(self, store: Store, disk: Disk, base: Optional[Directory] = None) -> None:
+        self._store, self._disk, self._base = store, disk, base
+        self._files: list[str] = [entry.path for entry in base.files] if base else []
+        self._numbers = {path: number for number, path in enumerate(self._files)}
+        self._live: Counter[int] = Counter(dict(enumerate(base.live.tolist())) if base else {})
+        self._refs: list[PageRefs] = []
+        self._left = deque(base.starts() if base else [])  # windows of the base that were not passed yet
+        self._waiting: list[layout.Records] = []  # of the current window
+        self._start = self._reached = 0
+        self._index: Optional[Writer] = None
+        self._index_number = NOWHERE
+
+    def number(self, path: str) -> int:
+        """That of a chunk file, perhaps a new one."""
+        if path not in self._numbers:
+            self._numbers[path] = len(self._files)
+            self._files.append(path)
+        return self._numbers[path]
+
+    def page(self, records: layout.Records) -> pages.Page:
+        """The records as they are in a file: with the names of what they point into."""
+        is_data = records["kind"] == extents.DATA
+        used = sorted({*records["chunk"][is_data].tolist()})
+        places = numpy.zeros(used[-1] + 1 if used else 1, "u4")
+        places[used] = numpy.arange(len(used))
+        records = records.copy()
+        records["chunk"][is_data] = places[records["chunk"][is_data]]
+        return pages.Page([self._files[number] for number in used], records)
+
+    def add(self, records: layout.Records) -> None:
+        """An index that a reader has to refuse must never be committed."""
+        if not len(records):
+            return
+        if int(records["offset"][0]) < self._reached:
+            raise errors.NbdpullError(f"disk {self._disk.name}: records from byte {records['offset'][0]} come too late")
+        self._reached = int(extents.ends(records[-1:])[0])
+        for part in extents.split(extents.cut(records, layout.WINDOW), layout.WINDOW):
+            start = int(part["offset"][0]) // layout.WINDOW * layout.WINDOW
+            if start != self._start:
+                self._end_window()
+                self._start = start
+            self._waiting.append(part)
+
+    def add_chunk(self, path: str, page: pages.Page) -> None:
+        """The same with what a chunk file of this pull says of itself. It counts where it has no data, too."""
+        self.number(path)
+        self.add(renumbered(page, self.number))
+
+    def _end_window(self) -> None:
+        """Let the records that wait become part of a page."""
+        if not self._waiting:
+            return
+        new, self._waiting = numpy.concatenate(self._waiting), []
+        self._keep(self._start)
+        stop = min(self._start + layout.WINDOW, self._disk.size)
+        below = self._below(self._start, stop)
+        before = stack.flat([layer.records for layer in below], self._start, stop)
+        changed = stack.changes(new, before, self._disk.whole)
+        layers = self._merged([*below, _Layer(None, changed)] if len(changed) else below, stop)
+        after = stack.flat([layer.records for layer in layers], self._start, stop) if len(changed) else before
+        if len(changed):
+            self._account(before, after)
+        self._refs += [layer.ref if layer.ref is not None else self._written(layer.records) for layer in layers]
+
+    def _keep(self, until: int) -> None:
+        """Take over the windows of the base before `until`."""
+        while self._base and self._left and self._left[0] < until:
+            self._refs.append(self._base.refs(self._left.popleft()))
+
+    def _below(self, start: int, stop: int) -> list[_Layer]:
+        """The layers of the base, cut where the disk ends now."""
+        if self._base is None or not self._left or self._left[0] != start:
+            return []
+        refs = self._base.refs(self._left.popleft())
+        layers = [_Layer(ref[None], records) for ref, records in zip(refs, self._base.window(start).layers)]
+        if any(len(layer.records) and int(extents.ends(layer.records[-1:])[0]) > stop for layer in layers):
+            whole = self._base.window(start).flat()
+            self._account(whole, extents.clip(whole, start, stop))
+            return [_Layer(None, extents.clip(whole, start, stop))]
+        return layers
+
+    def _merged(self, layers: list[_Layer], stop: int) -> list[_Layer]:
+        """With as few pages as it takes, and without zeros in the lowest one where they tell nothing."""
+        layers = list(layers)
+        while len(layers) > 1 and stack.merges(len(layers[-2].records), len(layers[-1].records), len(layers)):
+            two = [layer.records for layer in layers[-2:]]
+            layers[-2:] = [_Layer(None, stack.flat(two, self._start, stop))]
+        if layers and layers[0].ref is None and self._disk.whole:
+            layers[0] = _Layer(None, stack.data_of(layers[0].records))
+        return [layer for layer in layers if len(layer.records)]
+
+    def _account(self, before: layout.Records, after: layout.Records) -> None:
+        self._live.subtract(pages.total_live(before))
+        self._live.update(pages.total_live(after))
+
+    def _written(self, records: layout.Records) -> Any:
+        """The PAGE, as an array of one, of records that are in the index file now."""
+        if flaw := pages.density_flaw(records):
+            raise errors.Unsupported(f"disk {self._disk.name} has {flaw}, which the format does not hold")
+        if self._index is None:
+            name = layout.index_name(self._disk.name)
+            self._index = self._store.create(f"{self._disk.series}/{self._disk.point}/{name}")
+            self._index_number = self.number(f"{self._disk.point}/{name}")
+        raw = pages.encode_page(self.page(records))
+        data = pages.compressed(raw)
+        ref = numpy.zeros(1, pages.PAGE)
+        ref["offset"], ref["records"], ref["file"] = self._start, len(records), self._index_number
+        ref["position"], ref["stored"], ref["raw"] = self._index.size, len(data), len(raw)
+        ref["digest"] = numpy.array([reader.digest(raw)], "V32")
+        self._index.write(data)
+        return ref
+
+    def close(self, made: Mapping[str, FileEntry]) -> tuple[FileEntry, list[FileEntry]]:
+        """Seal index and directory. made: FileEntry of every new chunk file by its path. Return FileEntry of the
+        directory, and of the index if there is one."""
+        self._end_window()
+        self._keep(self._disk.size)
+        for start in self._left:  # beyond the end of a disk that is smaller now
+            self._account(self._base.window(start).flat(), numpy.empty(0, layout.RECORD))  # type: ignore[union-attr]
+        own = [self._sealed(self._index)] if self._index else []
+        known = {entry.path: entry for entry in [*(self._base.files if self._base else []), *made.values(), *own]}
+        with self._store.create(f"{self._disk.series}/{self._disk.point}/{self._name}") as file:
+            file.write(pages.compressed(pages.encode_directory(self._directory(known, made))))
+        return self._entry(file), own
+
+    @property
+    def _name(self) -> str:
+        return layout.directory_name(self._disk.name)
+
+    def _directory(self, known: Mapping[str, FileEntry], made: Mapping[str, FileEntry]) -> pages.Directory:
+        """Of older files only those that are needed."""
+        refs = numpy.concatenate([numpy.empty(0, pages.PAGE), *self._refs])
+        for number in {*refs["file"].tolist()}:
+            self._live[number] = int(refs["stored"][refs["file"] == number].sum())
+        needed = {*refs["file"].tolist()}
+        is_chunk = layout.CHUNK_PATH.match
+        needed |= {n for n, path in enumerate(self._files) if path in made or (is_chunk(path) and self._live[n] > 0)}
+        kept = sorted(needed)
+        places = numpy.zeros(len(self._files), "u4")
+        places[kept] = numpy.arange(len(kept))
+        refs["file"] = places[refs["file"]]
+        live = numpy.array([self._live[number] for number in kept], "u8")
+        return pages.Directory([known[self._files[number]] for number in kept], live, refs)
+
+    def _sealed(self, file: Writer) -> FileEntry:
+        file.seal()
+        return self._entry(file)
+
+    def _entry(self, file: Writer) -> FileEntry:
+        return FileEntry(file.path.partition("/")[2], file.size, file.sha256())
+
+    def abandon(self) -> None:
+        if self._index:
+            self._index.close()

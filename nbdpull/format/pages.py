@@ -1,0 +1,227 @@
+"""Pages and directories: which frame answers for which range of a disk, as bytes, and back.
+
+A page holds the records of one window of a disk that one pull wrote, and names the chunk files that they point into; so
+it means the same wherever it is referred to. A directory names, for each window, the pages that make it up, and all
+files that an image needs.
+
+Owns: the layout of both, and what a reader must refuse of them. Must not know: files, which page lies on which.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+import numpy
+import zstandard
+
+from ..core import extents
+from . import layout
+from .manifest import FileEntry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    PageRefs = NDArray[numpy.void]  # of PAGE
+    Numbers = NDArray[numpy.uint64]
+
+PAGE = numpy.dtype(
+    [
+        ("offset", "<u8"),  # of its window, bytes
+        ("position", "<u8"),  # where the page begins in its index file
+        ("stored", "<u4"),  # its size there
+        ("raw", "<u4"),  # its size decompressed
+        ("file", "<u4"),  # which index file: number in the directory's files
+        ("records", "<u4"),  # how many it holds
+        ("digest", "V32"),  # BLAKE3 of the decompressed page
+    ]
+)
+assert PAGE.itemsize == 64
+
+_FILE = numpy.dtype([("size", "<u8"), ("live", "<u8"), ("sha256", "V32")])
+assert _FILE.itemsize == 48
+
+_PAGE_HEAD = struct.Struct("<II")  # files, bytes of their names
+_DIRECTORY_HEAD = struct.Struct("<IIQ")  # files, pages, bytes of the names
+MAX_NAMES = 1 << 26  # bytes
+MAX_PAGE = 1 << 28  # bytes, stored or decompressed
+MAX_WINDOW = 1 << 23  # bytes that a decompressor keeps of what it has made; zstd would take 16 times as much
+
+
+class Page(NamedTuple):
+    """names: paths of chunk files, relative to the series; a record's chunk is a number in it."""
+
+    names: list[str]
+    records: layout.Records
+
+
+@dataclass(frozen=True)
+class Directory:
+    """files: index and chunk files, with paths relative to the series; live: for each, how many bytes of it the image
+    needs; pages: PAGE, sorted by offset, of one window the oldest first."""
+
+    files: list[FileEntry]
+    live: Numbers
+    pages: PageRefs
+
+
+def encode_page(page: Page) -> bytes:
+    names = _joined(page.names)
+    return _PAGE_HEAD.pack(len(page.names), len(names)) + names + page.records.tobytes()
+
+
+def decode_page(data: bytes, disk: str) -> Page:
+    """Return the Page; ValueError where a reader must refuse it, whatever the window: see page_flaw."""
+    if len(data) < _PAGE_HEAD.size:
+        raise ValueError("a page that is cut short")
+    count, size = _PAGE_HEAD.unpack_from(data)
+    start = _PAGE_HEAD.size + size
+    names = _split(data[_PAGE_HEAD.size : start], count, size)
+    if not all(layout.is_of_disk(name, disk) for name in names):
+        raise ValueError("a page that names what is no chunk file of the disk")
+    if (len(data) - start) % layout.RECORD.itemsize:
+        raise ValueError("a page that ends inside a record")
+    return Page(names, numpy.frombuffer(data, layout.RECORD, offset=start))
+
+
+def _joined(names: Iterable[str]) -> bytes:
+    return "".join(f"{name}\n" for name in names).encode()
+
+
+def _split(data: bytes, count: int, size: int) -> list[str]:
+    names = data.decode("ascii").split("\n") if size <= MAX_NAMES else []
+    if len(data) != size or len(names) != count + 1 or names.pop() or len({*names}) != count:
+        raise ValueError("names that are not as many as there are files, or not all different")
+    return names
+
+
+def page_flaw(page: Page, start: int, stop: int) -> Optional[str]:
+    """Say why a reader must refuse a page for [start, stop) of the disk, or None."""
+    records = page.records
+    flaw = layout.records_flaw(records, stop, len(page.names))
+    if not flaw and len(records) and int(records["offset"][0]) < start:
+        flaw = "a record outside of its window"
+    return flaw or density_flaw(records)
+
+
+def density_flaw(records: layout.Records) -> Optional[str]:
+    """Why the records are too many for a page, or None."""
+    if len(records) > layout.MAX_PAGE_RECORDS:
+        return f"more than {layout.MAX_PAGE_RECORDS} records in {layout.WINDOW} bytes"
+    blocks, most = records["offset"] // layout.MAX_FRAME, layout.MAX_BLOCK_RECORDS
+    if (blocks[most:] == blocks[:-most]).any():
+        return f"more than {most} records in {layout.MAX_FRAME} bytes"
+    return None
+
+
+def encode_directory(directory: Directory) -> bytes:
+    files, names = numpy.zeros(len(directory.files), _FILE), _joined(entry.path for entry in directory.files)
+    files["size"], files["live"] = [entry.size for entry in directory.files], directory.live
+    files["sha256"] = numpy.array([bytes.fromhex(entry.sha256) for entry in directory.files], "V32")
+    head = _DIRECTORY_HEAD.pack(len(files), len(directory.pages), len(names))
+    return head + files.tobytes() + directory.pages.tobytes() + names
+
+
+def decode_directory(data: bytes, disk: str, disk_size: int) -> Directory:
+    """Return the Directory; ValueError where a reader must refuse it."""
+    if len(data) < _DIRECTORY_HEAD.size:
+        raise ValueError("it is cut short")
+    count, pages, size = _DIRECTORY_HEAD.unpack_from(data)
+    at = _DIRECTORY_HEAD.size
+    if len(data) != at + count * _FILE.itemsize + pages * PAGE.itemsize + size:
+        raise ValueError("it has another size than it says")
+    files = numpy.frombuffer(data, _FILE, count, at)
+    refs = numpy.frombuffer(data, PAGE, pages, at + files.nbytes)
+    names = _split(data[at + files.nbytes + refs.nbytes :], count, size)
+    flaw = _names_flaw(names, disk) or _refs_flaw(refs, names, files["size"], disk_size)
+    if flaw:
+        raise ValueError(flaw)
+    digests = (digest.tobytes().hex() for digest in files["sha256"])
+    entries = [FileEntry(*each) for each in zip(names, files["size"].tolist(), digests)]
+    return Directory(entries, files["live"], refs)
+
+
+def _names_flaw(names: Sequence[str], disk: str) -> Optional[str]:
+    for name in names:
+        if not (layout.is_of_disk(name, disk) or layout.is_of_disk(name, disk, layout.INDEX_PATH)):
+            return "it names what is no file of the disk"
+    return None
+
+
+def _refs_flaw(refs: PageRefs, names: Sequence[str], sizes: Numbers, disk_size: int) -> Optional[str]:
+    if not len(refs):
+        return None
+    if (refs["file"] >= len(names)).any() or any(not names[n].endswith(".index") for n in {*refs["file"].tolist()}):
+        return "a page in what is no index file"
+    if (refs["offset"] % layout.WINDOW).any() or (refs["offset"] >= disk_size).any():
+        return "a page of no window"
+    if (refs["offset"][1:] < refs["offset"][:-1]).any():
+        return "pages that are out of order"
+    if (refs["offset"][layout.MAX_PAGES :] == refs["offset"][: -layout.MAX_PAGES]).any():
+        return f"more than {layout.MAX_PAGES} pages of a window"
+    if (
+        (refs["raw"] > MAX_PAGE).any()
+        or (refs["stored"] > MAX_PAGE).any()
+        or not refs["stored"].all()
+        or not refs["records"].all()
+        or (refs["records"] > layout.MAX_PAGE_RECORDS).any()
+    ):
+        return "a page of impossible size"
+    if (refs["position"] > sizes[refs["file"]]).any() or (
+        refs["stored"] > sizes[refs["file"]] - refs["position"]
+    ).any():
+        return "a page past the end of its file"
+    return None
+
+
+# Both are one zstd frame
+
+
+def compressed(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(data)
+
+
+def decompressed(data: bytes, limit: int) -> bytes:
+    """Return what one whole frame of ours holds, at most `limit` bytes; ValueError where it is none. The size that a
+    damaged frame claims must never be allocated."""
+    try:
+        if not 0 <= zstandard.frame_content_size(data) <= limit or not is_frame(data):
+            raise ValueError("no frame of a sensible size")
+        stream, parts, size = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj(), [], 0
+        for start in range(0, len(data), _STEP):
+            if stream.eof:
+                raise ValueError("something after the frame")
+            parts.append(stream.decompress(data[start : start + _STEP]))
+            size += len(parts[-1])
+            if size > limit:
+                raise ValueError("more than it says")
+    except zstandard.ZstdError as error:
+        raise ValueError(f"it cannot be decompressed: {error}") from error
+    if not stream.eof or stream.unused_data:
+        raise ValueError("not one whole frame")
+    return b"".join(parts)
+
+
+_STEP = 4096  # bytes decompressed at once, which make 128 MiB at the very most
+
+
+def is_frame(data: bytes) -> bool:
+    """Whether bytes begin as a zstd frame of ours does; ZstdError where they begin as none."""
+    about = zstandard.get_frame_parameters(data)
+    return data[:4] == layout.FRAME_MAGIC and about.has_checksum and not about.dict_id
+
+
+def total_live(records: layout.Records) -> dict[int, int]:
+    """{chunk: bytes of its distinct frames that the data records point into}"""
+    data = records[records["kind"] == extents.DATA]
+    if not len(data):
+        return {}
+    data = data[numpy.lexsort((data["position"], data["chunk"]))]
+    first = numpy.ones(len(data), bool)
+    first[1:] = (data["chunk"][1:] != data["chunk"][:-1]) | (data["position"][1:] != data["position"][:-1])
+    frames = data[first]
+    starts = numpy.flatnonzero(numpy.concatenate([[True], frames["chunk"][1:] != frames["chunk"][:-1]]))
+    sums = numpy.add.reduceat(frames["stored"].astype("u8"), starts)
+    return dict(zip(frames["chunk"][starts].tolist(), sums.tolist()))

@@ -1,0 +1,170 @@
+"""Points that go in any order, and that nothing goes with them which another point needs."""
+
+import random
+import shutil
+from unittest import mock
+
+import pytest
+import stores
+from stores import KIB, MIB
+
+from nbdpull.core import errors
+from nbdpull.format import layout
+from nbdpull.repository import half_points, removal
+from nbdpull.storage.directory import DirectoryStore
+
+
+def restores(vm, folder):
+    """Every point that is left restores byte for byte."""
+    for point in vm.series.points():
+        assert stores.restored(vm, point, folder / "out") == vm.images[point.id]
+
+
+def leftovers(vm):
+    """Files of removed points that nothing refers to."""
+    kept = removal.referred(vm.series)
+    names = [(name, file) for name in half_points.removed(vm.series) for file in vm.store.names(f"vm1/{name}")]
+    return [each for each in names if "/".join(each) not in kept and each[1] != half_points.REMOVED]
+
+
+def gone(vm, point, grace=0.0):
+    with half_points.writing(vm.series):
+        removal.remove(vm.series, point)
+        return removal.sweep(vm.series, grace)
+
+
+@pytest.mark.parametrize("window", [MIB, layout.WINDOW])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_any_point_goes_in_any_order(tmp_path, seed, window, monkeypatch):
+    monkeypatch.setattr(layout, "WINDOW", window)
+    rng = random.Random(seed)
+    vm = stores.chain(tmp_path / "store", seed, points=7, size=2 * MIB + 1234)
+    order = rng.sample(vm.points, len(vm.points))
+    for number, point in enumerate(order):
+        gone(vm, point)
+        assert {each.id for each in vm.series.points()} == {each.id for each in order[number + 1 :]}
+        assert not leftovers(vm)
+        restores(vm, tmp_path)
+    assert vm.store.folders("vm1") == [], "nothing is left of a series without points"
+
+
+def test_a_pull_goes_on_after_a_removal(tmp_path):
+    vm = stores.chain(tmp_path / "store", 5, points=4)
+    for point in vm.points[:3]:
+        gone(vm, point)
+    vm.write("vda", 4096, b"x" * 70000)
+    vm.pull()
+    restores(vm, tmp_path)
+    gone(vm, vm.points[3])
+    restores(vm, tmp_path)
+    assert not stores.verify_store(vm.root).is_bad
+
+
+def test_files_wait_for_readers(tmp_path):
+    vm = stores.chain(tmp_path / "store", 6)
+    last = vm.points[-1]
+    own = sum(path.stat().st_size for path in stores.files(vm.folder / last.id)) - vm.store.size(
+        f"vm1/{last.id}/manifest.json"
+    )
+    before = stores.files(vm.root)
+    swept = gone(vm, last, grace=60)
+    assert (swept.freed, swept.waiting, swept.points) == (0, own, ())
+    assert len(stores.files(vm.root)) == len(before), "nothing but a name has changed"
+    assert vm.series.point().id == vm.points[-2].id
+    with mock.patch("time.time", return_value=10**11):
+        assert removal.sweep(vm.series, 60) == removal.Swept(freed=own, points=(last.id,))
+    assert not (vm.folder / last.id).exists()
+
+
+def test_a_removal_can_be_taken_back(tmp_path):
+    vm = stores.chain(tmp_path / "store", 7)
+    gone(vm, vm.points[1], grace=60)
+    (vm.folder / vm.points[1].id / half_points.REMOVED).rename(vm.folder / vm.points[1].id / layout.MANIFEST)
+    assert vm.series.points() == vm.points
+    assert removal.sweep(vm.series, 0) == removal.Swept()
+    restores(vm, tmp_path)
+
+
+def test_what_would_be_freed_is_what_is_freed(tmp_path):
+    vm = stores.chain(tmp_path / "store", 8, points=6)
+    chosen = vm.points[1:4]
+    look = removal.sweep(vm.series, gone=frozenset(point.id for point in chosen))
+    assert vm.series.points() == vm.points
+    manifests = sum(vm.store.size(f"vm1/{point.id}/manifest.json") for point in chosen)
+    for point in chosen:
+        removal.remove(vm.series, point)
+    swept = removal.sweep(vm.series, 0)
+    assert swept.freed == look.waiting - manifests and swept.shared == look.shared
+
+
+@pytest.mark.parametrize("what", ["manifest.json", "vda.directory"])
+def test_no_file_goes_where_a_point_cannot_be_read(tmp_path, what):
+    vm = stores.chain(tmp_path / "store", 9)
+    removal.remove(vm.series, vm.points[0])
+    before = stores.files(vm.root)
+    path = vm.folder / vm.points[2].id / what
+    with stores.damaged(path, stores.flipped(path.read_bytes(), 100)), pytest.raises(errors.Damaged) as raised:
+        removal.sweep(vm.series, 0)
+    assert str(path) in str(raised.value)
+    assert stores.files(vm.root) == before
+
+
+class Killed(Exception):
+    """At a call of the store that changes something."""
+
+
+def calls_until_the_end(vm, folder):
+    """How many calls a removal makes; each is let fail once, and the next run ends it."""
+    for count in range(100):
+        twin = vm.copy(folder / f"store{count}")
+        if not killed_at(twin, count):
+            return count
+        restores(twin, folder)
+        removal.sweep(twin.series, 0)
+        assert not leftovers(twin)
+        restores(twin, folder)
+        shutil.rmtree(twin.root)
+    raise AssertionError("it never ends")
+
+
+def killed_at(vm, count):
+    """Remove two points, and die before call `count`; whether it died."""
+    left = [count]
+    with mock.patch.multiple(DirectoryStore, **{name: dying(name, left) for name in CHANGES}):
+        try:
+            for point in vm.points[1:3]:
+                removal.remove(vm.series, point)
+            removal.sweep(vm.series, 0)
+        except Killed:
+            return True
+    return False
+
+
+CHANGES = ("rename", "remove_file", "remove_folder", "sync_folder")
+
+
+def dying(name, left):
+    real = getattr(DirectoryStore, name)
+
+    def call(self, *args, **others):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return real(self, *args, **others)
+
+    return call
+
+
+def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
+    vm = stores.chain(tmp_path / "store", 10, points=4, size=MIB + 1234, chunk_size=100 * KIB)
+    assert calls_until_the_end(vm, tmp_path) > 10
+
+
+def test_what_is_left_of_a_removed_point_is_no_half_point(tmp_path):
+    vm = stores.chain(tmp_path / "store", 11)
+    gone(vm, vm.points[0])
+    assert half_points.removed(vm.series) == [vm.points[0].id] and half_points.names(vm.series) == []
+    (vm.folder / vm.points[0].id / half_points.REMOVED).unlink()
+    assert half_points.names(vm.series) == [vm.points[0].id]
+    assert removal.why_stays(vm.series, vm.points[0].id) == "points refer to its files"
+    restores(vm, tmp_path)
