@@ -89,7 +89,11 @@ def test_a_verb_is_a_verb(verb):
         "restore": "d -o o",
         "run": "vm -- true",
         "show": "d latest",
+        "diff": "d 2026 latest",
         "index": "d latest vda",
+        "remove": "d latest",
+        "pin": "d latest",
+        "unpin": "d latest",
     }
     assert parsed(verb, *needed.get(verb, "d").split()).verb == verb
 

@@ -49,6 +49,7 @@ def test_a_point(vm):
         "versions": {"nbdpull": "0.1.0"},
         "verified": None,
         "drilled": None,
+        "pinned": None,
         "digests": {},
     }
     entry = second.manifest.disk("vda")

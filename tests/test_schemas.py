@@ -120,7 +120,7 @@ def ids(sample):
 
 def test_each_line_and_document_has_a_sample():
     """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
-    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record"} - {"loss"}
+    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record", "diff", "pinned"} - {"loss"}
     assert {sample["is"] for sample in SAMPLES} == wanted
 
 

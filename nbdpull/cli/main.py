@@ -24,9 +24,12 @@ _ONE_DOCUMENT = (
     "list",
     "status",
     "show",
+    "diff",
     "index",
     "plan",
     "doctor",
+    "pin",
+    "unpin",
 )  # the others print events with --json
 
 

@@ -5,17 +5,18 @@ Owns: that shape. Must not know: which points are asked for, how they are shown.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Optional
 
 from ..core import errors
 from ..definitions import omissions
 from ..format import findings
 from ..format.manifest import DiskEntry
-from ..repository import series, verdict
+from ..repository import pins, series, verdict
 
 Described = dict[str, Any]
 
-_NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "digests": {}}
+_NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "pinned": None, "digests": {}}
 
 
 def of_series(target: series.Series) -> tuple[list[Described], list[errors.NbdpullError]]:
@@ -75,8 +76,13 @@ def _found(target: series.Series, points: list[series.Point]) -> dict[str, Descr
     digests = findings.newest(every, points, findings.DIGEST)
     return {
         point.id: {"verified": known.verdict(point), "drilled": _drill(drills[point.id]),
-                   "digests": digests[point.id].get("disks", {})} for point in points
+                   "pinned": _pin(target, point), "digests": digests[point.id].get("disks", {})} for point in points
     }  # fmt: skip
+
+
+def _pin(target: series.Series, point: series.Point) -> Optional[Described]:
+    found = pins.of_point(target, point)
+    return asdict(found) if found else None
 
 
 def _drill(found: Optional[Described]) -> Optional[Described]:

@@ -396,6 +396,58 @@ class ShowOptions:
 
 
 @dataclass(frozen=True)
+class DiffOptions:
+    """before, after: points of one series, in any order; disk: only that one."""
+
+    store: str
+    before: str
+    after: str
+    domain: Optional[str] = None
+    disk: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class RemoveOptions:
+    """points: as of show. now: files go at once, though somebody may still read them. dry_run: only tell."""
+
+    store: str
+    points: list[str]
+    domain: Optional[str] = None
+    now: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """domain: also a pattern of the shell, None: all. keep_…, time_zone: see repository/retention.py. force: also where
+    more than half of a domain's points would go. now, dry_run: as of remove."""
+
+    store: str
+    domain: Optional[str] = None
+    keep_last: int = 0
+    keep_hourly: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
+    keep_within: float = 0.0
+    time_zone: str = "UTC"
+    force: bool = False
+    now: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PinOptions:
+    """point: as of show. reason: why it is to stay."""
+
+    store: str
+    point: str
+    domain: Optional[str] = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class IndexOptions:
     """As of show. disk: its name."""
 

@@ -20,6 +20,11 @@ VERBS = (
     "list",
     "status",
     "show",
+    "diff",
     "index",
+    "remove",
+    "prune",
+    "pin",
+    "unpin",
 )
 RESERVED = (*VERBS, "help")  # as a first word no name of a domain

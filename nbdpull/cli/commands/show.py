@@ -42,6 +42,8 @@ def _lines(point: dict[str, Any]) -> Iterator[str]:
     for text in _verification(point["verified"]):
         yield f"{labels.pop() if labels else '':13}{text}"
     yield f"{'drilled:':13}{terminal.finding(point['drilled'])}"
+    if point["pinned"]:
+        yield f"{'pinned:':13}{point['pinned']['reason'] or point['pinned']['when']}"
     yield from ["", *terminal.disks(point), *(["", *terminal.omitted(point)] if point["not_in_point"] else [])]
 
 

@@ -1,0 +1,31 @@
+"""Pin: a point is not to be removed.
+
+Must not know: policies, how a pin is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.errors import Check, Report
+from ..repository import pins
+from . import store_choice
+from .options import PinOptions as Options
+
+
+@dataclass(frozen=True)
+class Result:
+    """was_pinned: before."""
+
+    domain: str
+    point: str
+    was_pinned: bool
+
+
+def pin(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """Keep a point. NoSuchPoint, OutputError."""
+    target, point = store_choice.find_point(options.store, options.point, options.domain)
+    was_pinned = pins.of_point(target, point) is not None
+    if not was_pinned:
+        pins.pin(target, point, options.reason)
+    return Result(target.domain, point.id, was_pinned)

@@ -1,0 +1,70 @@
+"""Remove: points that nobody needs any more, and the space that they alone take.
+
+Owns: that all of the points can go before one goes. Must not know: what a removed point leaves (removal.py does), how
+it is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..core import errors
+from ..core.errors import Check, Report
+from ..repository import half_points, pins, removal
+from ..repository.removal import GRACE, Swept
+from ..repository.series import Point, Series
+from . import store_choice
+from .options import RemoveOptions as Options
+
+
+class Gone(Protocol):
+    """How points go: see RemoveOptions."""
+
+    @property
+    def now(self) -> bool: ...
+    @property
+    def dry_run(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """points: ids of those that were removed; swept: what became of their files and of those of points that were
+    removed before. With dry_run all that would be."""
+
+    domain: str
+    points: list[str]
+    swept: Swept
+
+
+def remove(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """Remove points of one domain. NoSuchPoint, UsageError of a pinned one, Busy: then none is removed."""
+    target, points = _points(options)
+    with half_points.writing(target):
+        for point in points:
+            _require_unpinned(target, point)
+        return Result(target.domain, [point.id for point in points], gone(target, points, options, check))
+
+
+def gone(target: Series, points: list[Point], options: Gone, check: Check) -> Swept:
+    """Let points of a series that is held go, and what of space can be freed."""
+    if options.dry_run:
+        return removal.sweep(target, gone=frozenset(point.id for point in points), check=check)
+    for point in points:
+        removal.remove(target, point)
+    return removal.sweep(target, 0 if options.now else GRACE, check=check)
+
+
+def _points(options: Options) -> tuple[Series, list[Point]]:
+    found = [store_choice.find_point(options.store, wanted, options.domain) for wanted in options.points]
+    target = found[0][0]
+    if any(series.folder != target.folder for series, _ in found):
+        raise errors.UsageError("these points are of several domains: remove those of one at a time")
+    return target, list({point.id: point for _, point in found}.values())
+
+
+def _require_unpinned(target: Series, point: Point) -> None:
+    pin = pins.of_point(target, point)
+    if pin:
+        why = f": {pin.reason}" if pin.reason else ""
+        raise errors.UsageError(f"point {point.id} is pinned{why}; to remove it, run nbdpull unpin first")

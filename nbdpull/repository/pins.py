@@ -1,0 +1,52 @@
+"""Pins: points that stay whatever a policy says, each by a sealed file in the directory of its point.
+
+Must not know: policies, who reads the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from ..core import errors, members
+from ..format import findings, layout
+from .series import Point, Series
+
+NAME = "pinned.json"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """when: ISO 8601; who: user@host; reason: "" where none was given."""
+
+    when: str
+    who: str
+    reason: str
+
+
+def pin(series: Series, point: Point, reason: str) -> None:
+    """OutputExists where it is pinned."""
+    document = {"format": layout.FORMAT, "requires": [], **findings.now(), "reason": reason}
+    series.store.publish(_path(series, point), layout.seal(document))
+
+
+def unpin(series: Series, point: Point) -> bool:
+    """Whether it was pinned."""
+    is_pinned = series.store.holds(_path(series, point))
+    series.store.remove_file(_path(series, point))
+    return is_pinned
+
+
+def of_point(series: Series, point: Point) -> Optional[Pin]:
+    """None where it is not pinned. A pin that cannot be read is one all the same."""
+    path = _path(series, point)
+    if not series.store.holds(path):
+        return None
+    try:
+        return members.build(Pin, layout.unseal(series.store.read(path), series.store.path(path)))
+    except (errors.NbdpullError, ValueError):
+        return Pin("", "", f"{series.store.path(path)} cannot be read")
+
+
+def _path(series: Series, point: Point) -> str:
+    return f"{series.folder}/{point.id}/{NAME}"

@@ -1,0 +1,191 @@
+"""remove, prune, pin, unpin and diff, as they are called: what goes, what stays, and what is said of it."""
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import numpy
+import schemas
+from stores import KIB, Vm, chain, damaged, resealed, restored
+
+from nbdpull.cli import main as cli
+from nbdpull.format import findings
+from nbdpull.repository import half_points
+
+
+def run(capsys, *words):
+    """(exit code, its JSON, standard error)"""
+    words = [*map(str, words), "--json"]
+    code = cli.main(words)
+    out, err = capsys.readouterr()
+    schemas.check_output(words, out)
+    return code, json.loads(out), err
+
+
+def said(capsys, *words):
+    """(exit code, standard output, standard error) without JSON."""
+    code = cli.main([*map(str, words)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def daily(root, days, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
+    """A Vm with a point for each of so many days, the newest of yesterday."""
+    vm = Vm(root, name, uuid)
+    vm.add_disk("vda", 64 * KIB)
+    for age in range(days, 0, -1):
+        vm.write("vda", 512 * age, bytes([age]) * 512)
+        when = (datetime.now(timezone.utc) - timedelta(days=age)).isoformat(timespec="seconds")
+        vm.points[-1] = resealed(vm, vm.pull(), created=when, as_of=when)
+    return vm
+
+
+def ids(vm):
+    return [point.id for point in vm.series.points()]
+
+
+# -- remove -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_point_goes_and_its_space_a_day_later(tmp_path, capsys):
+    vm = chain(tmp_path / "store")
+    first, middle, last = ids(vm)
+    code, found, _ = run(capsys, "remove", vm.root, middle, "--dry-run")
+    assert code == 0 and found["points"] == [middle] and ids(vm) == [first, middle, last]
+    would = found["waiting_bytes"]
+    code, found, _ = run(capsys, "remove", vm.root, middle)
+    assert code == 0 and found["freed_bytes"] == 0 and 0 < found["waiting_bytes"] < would
+    assert ids(vm) == [first, last]
+    code, found, _ = run(capsys, "remove", vm.root, first, "--now")
+    assert code == 0 and found["freed_bytes"] > 0 and found["waiting_bytes"] == 0
+    assert restored(vm, vm.points[2], tmp_path / "out") == vm.images[last]
+
+
+def test_none_goes_where_one_cannot(tmp_path, capsys):
+    vm = chain(tmp_path / "store")
+    first, middle, last = ids(vm)
+    assert run(capsys, "pin", vm.root, first, "--reason", "before the upgrade")[:2] == (
+        0,
+        {"point": first, "pinned": True, "changed": True},
+    )
+    assert "pinned:      before the upgrade\n" in said(capsys, "show", vm.root, first)[1]
+    code, _, err = said(capsys, "remove", vm.root, middle, first)
+    assert code == 2 and err == (
+        f"nbdpull: point {first} is pinned: before the upgrade; to remove it, run nbdpull unpin first\n"
+    )
+    assert said(capsys, "remove", vm.root, middle, "20991231T000000Z-00000000")[0] == 10
+    assert ids(vm) == [first, middle, last]
+    assert run(capsys, "unpin", vm.root, first)[1] == {"point": first, "pinned": False, "changed": True}
+    assert run(capsys, "unpin", vm.root, first)[1]["changed"] is False
+    assert said(capsys, "remove", vm.root, middle, first)[0] == 0
+    assert ids(vm) == [last]
+
+
+def test_a_series_that_is_written_to_is_left_alone(tmp_path, capsys):
+    vm = chain(tmp_path / "store")
+    with half_points.writing(vm.series):
+        code, _, err = said(capsys, "remove", vm.root, vm.points[0].id)
+    assert code == 5 and "remove" in err or "pull" in err
+    assert len(ids(vm)) == 3
+
+
+# -- prune ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_no_rule_keeps_goes(tmp_path, capsys):
+    vm = daily(tmp_path / "store", 9)
+    before = ids(vm)
+    code, found, _ = run(capsys, "prune", vm.root, "--keep-daily", "5", "--dry-run")
+    [domain] = found["domains"]
+    assert code == 0 and domain["removed"] == before[:4] and ids(vm) == before
+    assert [each["id"] for each in domain["points"] if each["kept_by"]] == before[4:]
+    code, found, _ = run(capsys, "prune", vm.root, "--keep-daily", "5", "--now")
+    assert code == 0 and found["policy"] == {"keep_daily": 5, "time_zone": "UTC"} and ids(vm) == before[4:]
+    assert found["domains"][0]["freed_bytes"] > 0
+    for point in vm.points[4:]:
+        assert restored(vm, point, tmp_path / "out") == vm.images[point.id]
+
+
+def test_what_is_pinned_or_proved_stays(tmp_path, capsys):
+    vm = daily(tmp_path / "store", 6)
+    before = ids(vm)
+    run(capsys, "pin", vm.root, before[0])
+    about = {**findings.entry(vm.points[1]), "verdict": "ok", "seconds": 1.0, "waited_for": "agent", "reason": ""}
+    findings.record(vm.series, findings.DRILL, points=[about])
+    assert said(capsys, "verify", vm.root, "--point", before[2])[0] == 0
+    code, out, _ = said(capsys, "prune", vm.root, "--keep-last", "1")
+    assert code == 0 and ids(vm) == [*before[:3], before[5]]
+    assert f"{before[3]}  -" in out and "pinned" in out and "the newest drilled one" in out
+    assert "2 of 6 points removed (--keep-last 1)" in out
+
+
+def test_more_than_half_needs_force(tmp_path, capsys):
+    vm = daily(tmp_path / "store", 5)
+    code, _, err = said(capsys, "prune", vm.root, "--keep-last", "2")
+    assert code == 10 and "more than half of its points would go: look with --dry-run, then add --force" in err
+    assert len(ids(vm)) == 5
+    assert said(capsys, "prune", vm.root, "--keep-last", "2", "--force")[0] == 0
+    assert len(ids(vm)) == 2
+
+
+def test_a_domain_that_cannot_be_read_stops_no_other(tmp_path, capsys):
+    vm = daily(tmp_path / "store", 4)
+    other = daily(tmp_path / "store", 4, "vm2", "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11")
+    with damaged(vm.folder / vm.points[1].id / "manifest.json", b"{}"):
+        code, found, err = run(capsys, "prune", vm.root, "--keep-last", "2", "--now")
+        assert code == 10 and not found["ok"]
+        assert [bool(each["problem"]) for each in found["domains"]] == [True, False]
+        assert err.startswith("nbdpull: vm1: nothing was removed, as a point cannot be read: ")
+    assert (len(ids(vm)), len(ids(other))) == (4, 2)
+    code, found, _ = run(capsys, "prune", vm.root, "--keep-last", "3", "--domain", "*1")
+    assert [each["domain"] for each in found["domains"]] == ["vm1"] and (len(ids(vm)), len(ids(other))) == (3, 2)
+    assert said(capsys, "prune", vm.root, "--keep-last", "3", "--domain", "web*")[0] == 10
+
+
+def test_a_policy_that_keeps_nothing(tmp_path, capsys):
+    vm = daily(tmp_path / "store", 2)
+    for words in [[], ["--keep-last", "0"], ["--keep-last", "1", "--time-zone", "Mars/Olympus"]]:
+        code, _, err = said(capsys, "prune", vm.root, *words)
+        assert code == 2 and err.count("\n") == 1 and "say what is to be kept" in err
+    assert len(ids(vm)) == 2
+
+
+# -- diff -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_ranges_that_differ(tmp_path, capsys):
+    vm = chain(tmp_path / "store", 3, points=4)
+    for before, after in [(0, 1), (1, 3), (0, 3), (3, 0), (2, 2)]:
+        one, other = vm.points[before], vm.points[after]
+        code, found, _ = run(capsys, "diff", vm.root, one.id, other.id)
+        assert code == 0 and (found["before"], found["after"]) == (one.id, other.id)
+        for disk in vm.disks:
+            assert patched(vm, one, found["ranges"], other, disk) == vm.images[other.id][disk]
+    assert found["ranges"] == []
+    code, found, _ = run(capsys, "diff", vm.root, vm.points[0].id, "latest", "--disk", "vdb")
+    assert {each["disk"] for each in found["ranges"]} == {"vdb"}
+    assert "to" in said(capsys, "diff", vm.root, vm.points[0].id, "latest")[1].splitlines()[-1]
+
+
+def patched(vm, one, ranges, other, disk):
+    """The image of one point, with what differs from the other."""
+    wanted = numpy.frombuffer(vm.images[other.id][disk], "u1")
+    found = numpy.zeros(len(wanted), "u1")
+    before = numpy.frombuffer(vm.images[one.id][disk], "u1")[: len(wanted)]
+    found[: len(before)] = before
+    for each in ranges:
+        if each["disk"] == disk:
+            part = slice(each["offset"], each["offset"] + each["length"])
+            found[part] = wanted[part] if each["kind"] == "data" else 0
+    return found.tobytes()
+
+
+def test_a_disk_that_only_one_point_has(tmp_path, capsys):
+    vm = Vm(tmp_path / "store")
+    for name in ("vda", "vdb"):
+        vm.add_disk(name, 64 * KIB)
+    vm.pull(disks=["vda"])
+    vm.pull(disks=["vda", "vdb"])
+    code, found, _ = run(capsys, "diff", vm.root, vm.points[0].id, vm.points[1].id)
+    assert (code, found["only_before"], found["only_after"], found["ranges"]) == (0, [], ["vdb"], [])
+    code, _, err = said(capsys, "diff", vm.root, vm.points[0].id, vm.points[1].id, "--disk", "vdb")
+    assert code == 3 and "has no disk vdb" in err
