@@ -111,6 +111,8 @@ def test_what_is_pinned_or_proved_stays(tmp_path, capsys):
     run(capsys, "pin", vm.root, before[0])
     about = {**findings.entry(vm.points[1]), "verdict": "ok", "seconds": 1.0, "waited_for": "agent", "reason": ""}
     findings.record(vm.series, findings.DRILL, points=[about])
+    about = {**about, **findings.entry(vm.points[3]), "verdict": "failed"}
+    findings.record(vm.series, findings.DRILL, points=[about])
     assert said(capsys, "verify", vm.root, "--point", before[2])[0] == 0
     code, out, _ = said(capsys, "prune", vm.root, "--keep-last", "1")
     assert code == 0 and ids(vm) == [*before[:3], before[5]]

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
-from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
+from ..format import findings
 from ..repository import half_points, marker, pins, retention, series, soundness
 from ..repository.removal import Swept
 from ..repository.retention import Candidate, Decision, Policy
@@ -99,6 +99,7 @@ def _decided(target: Series, policy: Policy, options: Options, check: Check) -> 
 def _candidates(target: Series, known: Soundness) -> list[Candidate]:
     verified = known.verified.point.id if known.verified else None
     sound = {point.id for point in known.sound}
+    drills = findings.newest(findings.load(target), known.points, findings.DRILL)
     return [
         Candidate(
             id=point.id,
@@ -108,11 +109,7 @@ def _candidates(target: Series, known: Soundness) -> list[Candidate]:
             partial=bool(point.manifest.partial),
             damaged=point.id not in sound and not point.manifest.partial,
             verified=point.id == verified,
-            drilled=_is_drilled(point.id, known.drilled),
+            drilled=drills[point.id].get("verdict") == "ok",
         )
         for point in known.points
     ]
-
-
-def _is_drilled(name: str, drilled: Optional[soundness.Proved]) -> bool:
-    return drilled is not None and drilled.point.id == name and drilled.found.get("verdict") == "ok"
