@@ -9,7 +9,7 @@ pytest.importorskip("libvirt")
 
 from nbdpull.core import errors  # noqa: E402
 from nbdpull.definitions.domain_xml import Checkpoint  # noqa: E402
-from nbdpull.format.manifest import FULL, INCREMENTAL, CheckpointEntry  # noqa: E402
+from nbdpull.format.manifest import FULL, INCREMENTAL, CheckpointEntry, ParentEntry  # noqa: E402
 from nbdpull.pulling import superseded  # noqa: E402
 
 NOW = 1795376700
@@ -23,6 +23,9 @@ class Vm:
 
     def disks(self):
         return [SimpleNamespace(target=target) for target in self._targets]
+
+    def names(self):
+        return list(self.there)
 
     def get(self, name):
         if name not in self.there:
@@ -40,8 +43,9 @@ def point(number, disks, parent=None, automatic=True, checkpoint=True):
     """disks: {target: mode}"""
     made = CheckpointEntry(f"nbdpull-p{number}", NOW + number, automatic) if checkpoint else None
     entries = [SimpleNamespace(name=name, mode=mode) for name, mode in disks.items()]
-    manifest = SimpleNamespace(disks=entries, sequence=number, checkpoint=made)
-    return SimpleNamespace(id=f"p{number}", parent=parent, manifest=manifest)
+    below = ParentEntry(parent.id, parent.sha256) if parent else None
+    manifest = SimpleNamespace(disks=entries, sequence=number, checkpoint=made, parent=below)
+    return SimpleNamespace(id=f"p{number}", sha256=f"sha of p{number}", parent=parent, manifest=manifest)
 
 
 def checkpoint_of(made, disks, **changes):
@@ -50,13 +54,13 @@ def checkpoint_of(made, disks, **changes):
     return Checkpoint(told["name"], told["creation_time"], f"nbdpull run {told['run']}", dict.fromkeys(disks, True), "")
 
 
-SERIES = SimpleNamespace(parent=lambda made: made.parent)
-
-
 def naive(points, new, vm, covered):
-    """The names that go, by the rule as it is said: the ancestors', and those of all before the last full point."""
+    """The names that go, by the rule as it is said: the ancestors', and those of all before the last full point, or the
+    last whose parent was removed."""
     chain, below = [], new
     while below and any(disk.mode == INCREMENTAL for disk in below.manifest.disks):
+        if below.parent and below.parent not in points:
+            break
         below = below.parent
         chain.append(below)
     replaced = {each.id for each in chain if each}
@@ -91,13 +95,14 @@ def test_random_series(seed):
             there = checkpoint_of(new, rng.sample(targets, rng.randrange(1, 4)), **other)
             vm.there[there.name] = there
     new = points.pop()
+    points = [each for each in points if rng.random() < 0.9]  # the others were removed
     made = new.manifest.checkpoint
     if made:
         vm.there[made.name] = checkpoint_of(new, rng.sample(targets, rng.randrange(1, 4)))
         expected = naive(points, new, vm, set(vm.there[made.name].disks))
     else:
         expected = set()
-    dropped = superseded.drop(vm, SERIES, points, new)
+    dropped = superseded.drop(vm, points, new)
     assert set(dropped.checkpoints) == set(vm.deleted) == expected and dropped.warnings == []
     assert len(vm.deleted) == len(expected), "each once"
 
@@ -109,6 +114,6 @@ def test_one_that_cannot_be_deleted_keeps_no_other():
     vm = Vm(["vda"], broken=["nbdpull-p2"])
     for each in (first, second, new):
         vm.there[each.manifest.checkpoint.name] = checkpoint_of(each, ["vda"])
-    dropped = superseded.drop(vm, SERIES, [first, second], new)
+    dropped = superseded.drop(vm, [first, second], new)
     assert dropped.checkpoints == ["nbdpull-p1"]
     assert dropped.warnings == ["the superseded checkpoint nbdpull-p2 could not be deleted: libvirt says no"]

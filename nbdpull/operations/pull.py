@@ -157,7 +157,7 @@ def _pull(run: _Run) -> Result:
         log.info("manifest of point %s published", point.id)
     if prepared.dead:
         run.warnings.append(_age(as_of))
-    dropped = superseded.drop(run.vm, run.series, subject.points, point)
+    dropped = superseded.drop(run.vm, subject.points, point)
     run.warnings.extend([*dropped.warnings, *run.series.store.warnings()])
     return Result(
         point=point,

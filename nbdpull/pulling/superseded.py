@@ -13,7 +13,7 @@ from ..core import errors
 from ..definitions.domain_xml import Checkpoint
 from ..format.manifest import FULL
 from ..hypervisor.domain import Domain
-from ..repository.series import Point, Series
+from ..repository.series import Point
 from . import base
 
 log = logging.getLogger("nbdpull.pull")
@@ -26,14 +26,20 @@ class Dropped(NamedTuple):
     warnings: list[str]
 
 
-def drop(vm: Domain, series: Series, points: list[Point], point: Point) -> Dropped:
-    """Delete the automatic checkpoints of the points that the new one replaces as a base. points: those before it."""
+def drop(vm: Domain, points: list[Point], point: Point) -> Dropped:
+    """Delete the automatic checkpoints of the points that the new one replaces as a base. points: those before it, of
+    which there may be thousands, and few whose checkpoints are there."""
     dropped = Dropped([], [])
     made = point.manifest.checkpoint
     if made is None:
         return dropped
-    for older, name in _automatic(_superseded(series, points, point)):
-        if deleted(vm, name, made.name, partial(base.is_of, older), dropped.warnings):
+    try:
+        there = set(vm.checkpoints.names())
+    except errors.NbdpullError as error:  # the point is committed: it has not failed
+        dropped.warnings.append(f"the superseded checkpoints could not be deleted: {error}")
+        return dropped
+    for older, name in _automatic(_superseded(points, point)):
+        if name in there and deleted(vm, name, made.name, partial(base.is_of, older), dropped.warnings):
             dropped.checkpoints.append(name)
     return dropped
 
@@ -59,15 +65,17 @@ def _automatic(points: list[Point]) -> list[tuple[Point, str]]:
     return [(point, checkpoint.name) for point, checkpoint in made if checkpoint and checkpoint.automatic]
 
 
-def _superseded(series: Series, points: list[Point], point: Point) -> list[Point]:
-    """The ancestors, back to where every disk was full, and all before that."""
+def _superseded(points: list[Point], point: Point) -> list[Point]:
+    """The ancestors, back to where every disk was full, or to one that was removed, and all before that."""
+    known = {(each.id, each.sha256): each for each in points}
     older: list[Point] = []
     below = point
     while any(disk.mode != FULL for disk in below.manifest.disks):
-        if below.manifest.parent is None:  # it began at somebody else's checkpoint
+        wanted = below.manifest.parent
+        if wanted is None:  # it began at somebody else's checkpoint
             return older
-        parent = series.parent(below)
-        if parent is None:  # it was removed
+        parent = known.get((wanted.point, wanted.sha256))
+        if parent is None:
             break
         older.append(parent)
         below = parent
