@@ -88,7 +88,7 @@ def test_a_removal_can_be_taken_back(tmp_path):
 def test_what_would_be_freed_is_what_is_freed(tmp_path):
     vm = stores.chain(tmp_path / "store", 8, points=6)
     chosen = vm.points[1:4]
-    look = removal.sweep(vm.series, gone=frozenset(point.id for point in chosen))
+    look = removal.would_sweep(vm.series, frozenset(point.id for point in chosen))
     assert vm.series.points() == vm.points
     manifests = sum(vm.store.size(f"vm1/{point.id}/manifest.json") for point in chosen)
     for point in chosen:

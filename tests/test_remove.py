@@ -2,10 +2,11 @@
 
 import json
 from datetime import datetime, timedelta, timezone
+from unittest import mock
 
 import numpy
 import schemas
-from stores import KIB, Vm, chain, damaged, resealed, restored
+from stores import KIB, Vm, chain, damaged, files, resealed, restored
 
 from nbdpull.cli import main as cli
 from nbdpull.format import findings
@@ -86,6 +87,17 @@ def test_a_series_that_is_written_to_is_left_alone(tmp_path, capsys):
         code, _, err = said(capsys, "remove", vm.root, vm.points[0].id)
     assert code == 5 and "remove" in err or "pull" in err
     assert len(ids(vm)) == 3
+
+
+def test_a_dry_run_leaves_what_was_removed_before(tmp_path, capsys):
+    """Also where there is nothing more to remove, and its time has come."""
+    vm = daily(tmp_path / "store", 3)
+    assert run(capsys, "remove", vm.root, vm.points[0].id)[0] == 0
+    before = files(vm.root)
+    with mock.patch("time.time", return_value=10**11):
+        code, found, _ = run(capsys, "prune", vm.root, "--keep-last", "9", "--dry-run")
+    assert code == 0 and found["domains"][0]["removed"] == [] and found["domains"][0]["freed_bytes"] == 0
+    assert found["domains"][0]["waiting_bytes"] > 0 and files(vm.root) == before
 
 
 # -- prune ------------------------------------------------------------------------------------------------------------

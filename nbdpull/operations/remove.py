@@ -49,10 +49,10 @@ def remove(options: Options, report: Report = lambda **event: None, check: Check
 def gone(target: Series, points: list[Point], options: Gone, check: Check) -> Swept:
     """Let points of a series that is held go, and what of space can be freed."""
     if options.dry_run:
-        return removal.sweep(target, gone=frozenset(point.id for point in points), check=check)
+        return removal.would_sweep(target, frozenset(point.id for point in points), check)
     for point in points:
         removal.remove(target, point)
-    return removal.sweep(target, 0 if options.now else GRACE, check=check)
+    return removal.sweep(target, 0 if options.now else GRACE, check)
 
 
 def _points(options: Options) -> tuple[Series, list[Point]]:

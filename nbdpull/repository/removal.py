@@ -10,8 +10,9 @@ which points are to go, and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..core import errors
 from ..core.errors import Check
@@ -49,14 +50,14 @@ def remove(series: Series, point: Point) -> None:
     half_points.end_announcement(series, point.id)
 
 
-def referred(series: Series, check: Check = lambda: None) -> set[str]:
-    """Paths of all files that the points of a series refer to, relative to it. Where that cannot be told of one point,
-    no file may go: Damaged, FormatTooNew."""
+def referred(series: Series, but: Collection[str] = (), check: Check = lambda: None) -> set[str]:
+    """Paths of all files that the points of a series refer to, relative to it. but: ids of points that do not count.
+    Where that cannot be told of one point, no file may go: Damaged, FormatTooNew."""
     points, refused = series.load()
     for error in refused.values():
         raise type(error)(f"{error}; until that is settled, no file of {series.domain} can be removed") from error
     found: set[str] = set()
-    for point in points:
+    for point in (point for point in points if point.id not in but):
         check()
         found |= {entry.path for entry in point.manifest.all_files()}
         for disk in point.disks:
@@ -75,62 +76,55 @@ def why_stays(series: Series, name: str) -> str:
         return str(error)
 
 
-def sweep(
-    series: Series, grace: float = GRACE, gone: frozenset[str] = frozenset(), check: Check = lambda: None
-) -> Swept:
-    """Remove what nothing refers to of points that were removed so many seconds ago. gone: ids of points that are to be
-    taken for removed; then only look."""
-    names = [*half_points.removed(series), *gone]
-    if not names:
-        return Swept()
-    kept = referred(series, check) if not gone else _referred_without(series, gone, check)
-    total = Swept()
+def sweep(series: Series, grace: float = GRACE, check: Check = lambda: None) -> Swept:
+    """Remove what nothing refers to of points that were removed so many seconds ago."""
+    return sum((_swept(series, left, grace) for left in _left(series, frozenset(), check)), Swept())
+
+
+def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
+    """Only look, as if the points with these ids were removed, too: all that could go is waiting."""
+    found = (Swept(waiting=left.free, shared=left.shared) for left in _left(series, gone, check))
+    return sum(found, Swept())
+
+
+class _Left(NamedTuple):
+    """What is left of a removed point. going: names of the files that nothing refers to; free: their bytes; shared:
+    those of the others."""
+
+    point: str
+    going: list[str]
+    free: int
+    shared: int
+
+
+def _left(series: Series, gone: frozenset[str], check: Check) -> Iterator[_Left]:
+    """Of each point that was removed, or is among `gone`."""
+    names = [*half_points.removed(series), *sorted(gone)]
+    kept = referred(series, gone, check) if names else set()
     for name in names:
         check()
-        total += _swept(series, name, kept, grace, look=bool(gone))
-    return total
+        files = _files(series, name)
+        going = [file for file in files if f"{name}/{file}" not in kept]
+        free = sum(files[file] for file in going)
+        yield _Left(name, going, free, sum(files.values()) - free)
 
 
-def _referred_without(series: Series, gone: frozenset[str], check: Check) -> set[str]:
-    return referred(_Without(series, gone), check)
+def _files(series: Series, point: str) -> dict[str, int]:
+    """{name: bytes} of the files of a point's directory but that which says that it was removed."""
+    folder = f"{series.folder}/{point}"
+    names = [name for name in series.store.names(folder) if name != half_points.REMOVED]
+    return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
-class _Without(Series):
-    """The same series with some points less."""
-
-    def __init__(self, series: Series, gone: frozenset[str]) -> None:
-        super().__init__(series.store, series.domain, series.folder)
-        self._gone = gone
-
-    def load(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:
-        points, refused = super().load()
-        return [point for point in points if point.id not in self._gone], refused
-
-
-def _swept(series: Series, name: str, kept: set[str], grace: float, look: bool) -> Swept:
-    """Of one removed point."""
-    folder, shared, free = f"{series.folder}/{name}", 0, 0
-    going = []
-    for file, size in _files(series, folder):
-        if f"{name}/{file}" in kept:
-            shared += size
-        else:
-            going.append(file)
-            free += size
-    if look or half_points.seconds_removed(series, name) < grace:
-        return Swept(waiting=free, shared=shared)
-    for path in [f"{folder}/{file}" for file in going]:
+def _swept(series: Series, left: _Left, grace: float) -> Swept:
+    if half_points.seconds_removed(series, left.point) < grace:
+        return Swept(waiting=left.free, shared=left.shared)
+    folder = f"{series.folder}/{left.point}"
+    for path in [f"{folder}/{file}" for file in left.going]:
         series.store.remove_file(path)
         if series.store.holds(path):
             raise errors.OutputError(f"cannot remove {series.store.path(path)}: look at its owner and mode")
-    if shared:
-        return Swept(freed=free, shared=shared)
+    if left.shared:
+        return Swept(freed=left.free, shared=left.shared)
     series.store.remove_folder(folder)  # with the name that the manifest has now, the last of it
-    return Swept(freed=free, points=(name,))
-
-
-def _files(series: Series, folder: str) -> Iterator[tuple[str, int]]:
-    """(name, bytes) of the files of a directory but that which says that its point was removed."""
-    for name in series.store.names(folder):
-        if name != half_points.REMOVED:
-            yield name, series.store.size(f"{folder}/{name}") or 0
+    return Swept(freed=left.free, points=(left.point,))
