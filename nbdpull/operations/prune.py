@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..format import findings
 from ..repository import half_points, marker, pins, retention, series, soundness
 from ..repository.removal import Swept
 from ..repository.retention import Candidate, Decision, Policy
@@ -99,7 +98,6 @@ def _decided(target: Series, policy: Policy, options: Options, check: Check) -> 
 def _candidates(target: Series, known: Soundness) -> list[Candidate]:
     verified = known.verified.point.id if known.verified else None
     sound = {point.id for point in known.sound}
-    drills = findings.newest(findings.load(target), known.points, findings.DRILL)
     return [
         Candidate(
             id=point.id,
@@ -109,7 +107,7 @@ def _candidates(target: Series, known: Soundness) -> list[Candidate]:
             partial=bool(point.manifest.partial),
             damaged=point.id not in sound and not point.manifest.partial,
             verified=point.id == verified,
-            drilled=drills[point.id].get("verdict") == "ok",
+            drilled=point.id in known.drilled_well,
         )
         for point in known.points
     ]

@@ -25,9 +25,9 @@ class Proved:
 
 @dataclass(frozen=True)
 class Soundness:
-    """points, sound: in the order of commits. damaged: ids. refused: why
-    points cannot be read. verified: the newest sound point all of which verifications have seen. drilled: the one of
-    the last drill, whatever that came to. lost: paths of findings that cannot be read."""
+    """points, sound: in the order of commits. damaged: ids. refused: why points cannot be read. verified: the newest
+    sound point all of which verifications have seen. drilled: the one of the last drill, whatever that came to.
+    drilled_well: ids of those whose last drill was well. lost: paths of findings that cannot be read."""
 
     points: list[Point] = field(default_factory=list)
     refused: dict[str, errors.NbdpullError] = field(default_factory=dict)
@@ -35,6 +35,7 @@ class Soundness:
     damaged: list[str] = field(default_factory=list)
     verified: Optional[Proved] = None
     drilled: Optional[Proved] = None
+    drilled_well: frozenset[str] = frozenset()
     lost: list[str] = field(default_factory=list)
 
 
@@ -56,5 +57,6 @@ def of_series(target: Series) -> Soundness:
         damaged=damaged,
         verified=seen[-1] if seen else None,
         drilled=max(drilled, key=lambda each: str(each.found["when"]), default=None),
+        drilled_well=frozenset(each.point.id for each in drilled if each.found["verdict"] == verdict.OK),
         lost=findings.left_out(target, found),
     )
