@@ -7,6 +7,7 @@ libvirt, what is printed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Optional, cast
@@ -45,9 +46,9 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]
     lost = [path for path in paths if target.store.size(path) is None]
     if not lost:
         raise errors.OutputExists(f"{' and '.join(map(target.store.path, paths))} are there: move away what is damaged")
-    base = _base(target, point, disk)
+    base, chunks = _base(target, point, disk), _chunks(target, point, disk, check)
     for below in dict.fromkeys([base, None]):  # of a disk that was read in full nothing tells whether it was laid over
-        made = _made(target, point, disk, below, check)
+        made = _made(target, point, disk, below, chunks)
         if is_it := hashlib.sha256(made.get(paths[0], b"")).hexdigest() == disk.directory.sha256:
             break
     if not is_it:
@@ -64,9 +65,10 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]
     return [target.store.path(path) for path in lost]
 
 
-def _made(target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], check: Check) -> dict[str, bytes]:
+def _made(
+    target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], chunks: Sequence[FileEntry]
+) -> dict[str, bytes]:
     """{path: bytes} of what the pull of the point made of the records of its chunk files."""
-    chunks = _chunks(target, point, disk, check)
     memory = _Memory()
     about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole)
     again = IndexWriter(cast(Store, memory), about, base)
