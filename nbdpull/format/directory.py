@@ -96,7 +96,7 @@ class Directory:
         for number, records in enumerate(layers):
             mine = records[found["record"][found["layer"] == number]]
             if (mine["chunk"][mine["kind"] == extents.DATA] == NOWHERE).any():
-                raise errors.Damaged(f"{self._about()} lacks a chunk file that its pages point into")
+                raise errors.Damaged(f"the directory of disk {self.disk} lacks a chunk file that its pages point into")
         return Window(start, stop, found, layers)
 
     def windows(self, check: Check = lambda: None) -> Iterator[Window]:
@@ -118,9 +118,6 @@ class Directory:
     def number(self, path: str) -> int:
         """That of a file, NOWHERE where there is none of this path."""
         return self._numbers.get(path, NOWHERE)
-
-    def _about(self) -> str:
-        return f"the directory of disk {self.disk}"
 
 
 def renumbered(page: pages.Page, number: Callable[[str], int]) -> layout.Records:

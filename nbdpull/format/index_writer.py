@@ -106,9 +106,8 @@ class IndexWriter:
         before = stack.flat([layer.records for layer in below], self._start, stop)
         changed = stack.changes(new, before, self._disk.whole)
         layers = self._merged([*below, _Layer(None, changed)] if len(changed) else below, stop)
-        after = stack.flat([layer.records for layer in layers], self._start, stop) if len(changed) else before
         if len(changed):
-            self._account(before, after)
+            self._account(before, stack.flat([layer.records for layer in layers], self._start, stop))
         self._refs += [layer.ref if layer.ref is not None else self._written(layer.records) for layer in layers]
 
     def _keep(self, until: int) -> None:
@@ -124,8 +123,9 @@ class IndexWriter:
         layers = [_Layer(ref[None], records) for ref, records in zip(refs, self._base.window(start).layers)]
         if any(len(layer.records) and int(extents.ends(layer.records[-1:])[0]) > stop for layer in layers):
             whole = self._base.window(start).flat()
-            self._account(whole, extents.clip(whole, start, stop))
-            return [_Layer(None, extents.clip(whole, start, stop))]
+            left = extents.clip(whole, start, stop)
+            self._account(whole, left)
+            return [_Layer(None, left)]
         return layers
 
     def _merged(self, layers: list[_Layer], stop: int) -> list[_Layer]:
@@ -179,9 +179,9 @@ class IndexWriter:
     def _directory(self, known: Mapping[str, FileEntry], made: Mapping[str, FileEntry]) -> pages.Directory:
         """Of older files only those that are needed."""
         refs = numpy.concatenate([numpy.empty(0, pages.PAGE), *self._refs])
-        for number in {*refs["file"].tolist()}:
-            self._live[number] = int(refs["stored"][refs["file"] == number].sum())
         needed = {*refs["file"].tolist()}
+        for number in needed:
+            self._live[number] = int(refs["stored"][refs["file"] == number].sum())
         is_chunk = layout.CHUNK_PATH.match
         needed |= {n for n, path in enumerate(self._files) if path in made or (is_chunk(path) and self._live[n] > 0)}
         kept = sorted(needed)
