@@ -201,6 +201,13 @@ def add_point(parser: Parser, of: type, what: str = POINT) -> None:
     add(parser, of, "--point", metavar="ID", help=what)
 
 
+def add_named_point(parser: Parser, of: type) -> None:
+    """A store, and a point of it that has to be named."""
+    add_store(parser, of)
+    add(parser, of, "point", metavar="POINT", help=POINT)
+    add_domain_of_store(parser, of)
+
+
 def add_domain_of_store(parser: Parser, of: type) -> None:
     add(parser, of, "--domain", metavar="D", help="its name or UUID, if DIR holds more than one")
 

@@ -14,9 +14,7 @@ EXAMPLE = "pin dir/ latest --reason upgrade"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add_store(parser, Options)
-    usage.add(parser, Options, "point", metavar="POINT", help=usage.POINT)
-    usage.add_domain_of_store(parser, Options)
+    usage.add_named_point(parser, Options)
     usage.add(parser, Options, "--reason", metavar="TEXT", help="why, for who reads the list")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 

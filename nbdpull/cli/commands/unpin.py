@@ -14,9 +14,7 @@ EXAMPLE = "unpin dir/ 20261122T194500Z-7f3a9c04"
 
 
 def add(parser: usage.Parser) -> None:
-    usage.add_store(parser, Options)
-    usage.add(parser, Options, "point", metavar="POINT", help=usage.POINT)
-    usage.add_domain_of_store(parser, Options)
+    usage.add_named_point(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
