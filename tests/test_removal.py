@@ -140,7 +140,7 @@ def killed_at(vm, count):
     return False
 
 
-CHANGES = ("rename", "remove_file", "remove_folder", "sync_folder")
+CHANGES = ("rename", "delete", "remove_file", "remove_folder", "sync_folder")
 
 
 def dying(name, left):

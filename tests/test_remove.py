@@ -1,12 +1,13 @@
 """remove, prune, pin, unpin and diff, as they are called: what goes, what stays, and what is said of it."""
 
 import json
+import subprocess
 from datetime import datetime, timedelta, timezone
 from unittest import mock
 
 import numpy
 import schemas
-from stores import KIB, Vm, chain, damaged, files, resealed, restored
+from stores import KIB, Vm, chain, damaged, files, resealed, restored, small_disk
 
 from nbdpull.cli import main as cli
 from nbdpull.format import findings
@@ -87,6 +88,28 @@ def test_a_series_that_is_written_to_is_left_alone(tmp_path, capsys):
         code, _, err = said(capsys, "remove", vm.root, vm.points[0].id)
     assert code == 5 and "remove" in err or "pull" in err
     assert len(ids(vm)) == 3
+
+
+def test_a_store_that_cannot_be_written_to(tmp_path, capsys):
+    """Nothing is told of that was not done."""
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        vm = daily(disk / "store", 3)
+        first, second, last = ids(vm)
+        run(capsys, "remove", vm.root, first)
+        run(capsys, "pin", vm.root, last)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        for words, path in [
+            (["remove", vm.root, second, "--now"], f"rename {vm.folder / second / 'manifest.json'}"),
+            (["prune", vm.root, "--keep-last", "9", "--now"], f"remove {vm.folder / first}/"),
+            (["unpin", vm.root, last], f"remove {vm.folder / last / 'pinned.json'}"),
+        ]:
+            code, out, err = said(capsys, *words)
+            assert code == ERRORS[words[0]] and f"cannot {path}" in err and "Read-only file system" in err, words
+            assert err.count("\n") == 1
+        assert ids(vm) == [second, last] and "pinned:" in said(capsys, "show", vm.root, last)[1]
+
+
+ERRORS = {"remove": 9, "prune": 10, "unpin": 9}  # of prune one for all that is wrong with a domain
 
 
 def test_a_dry_run_leaves_what_was_removed_before(tmp_path, capsys):

@@ -31,9 +31,9 @@ def pin(series: Series, point: Point, reason: str) -> None:
 
 
 def unpin(series: Series, point: Point) -> bool:
-    """Whether it was pinned."""
+    """Whether it was pinned. OutputError where it still is."""
     is_pinned = series.store.holds(_path(series, point))
-    series.store.remove_file(_path(series, point))
+    series.store.delete(_path(series, point))
     return is_pinned
 
 

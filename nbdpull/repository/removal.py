@@ -120,10 +120,8 @@ def _swept(series: Series, left: _Left, grace: float) -> Swept:
     if half_points.seconds_removed(series, left.point) < grace:
         return Swept(waiting=left.free, shared=left.shared)
     folder = f"{series.folder}/{left.point}"
-    for path in [f"{folder}/{file}" for file in left.going]:
-        series.store.remove_file(path)
-        if series.store.holds(path):
-            raise errors.OutputError(f"cannot remove {series.store.path(path)}: look at its owner and mode")
+    for file in left.going:
+        series.store.delete(f"{folder}/{file}")
     if left.shared:
         return Swept(freed=left.free, shared=left.shared)
     series.store.remove_folder(folder)  # with the name that the manifest has now, the last of it

@@ -55,7 +55,7 @@ class Policy:
         if wrong:
             raise ValueError(f"{wrong[0]} is {members.short(getattr(self, wrong[0]))}")
         if not any(self._rules.values()):
-            raise ValueError("a policy that keeps nothing is none")
+            raise ValueError("the policy keeps nothing")
         zone(self.time_zone)
 
     @property

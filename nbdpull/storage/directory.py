@@ -150,6 +150,12 @@ class DirectoryStore:
                     os.unlink(name, dir_fd=folder)
             self.sync_folder(os.path.dirname(path))
 
+    def delete(self, path: str) -> None:
+        """As `remove_file`, where it matters that the file is gone: OutputError if it is not."""
+        opened = beneath.parent(self.root, path)
+        with translated("remove", self.path(path)), opened as (folder, name), suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
     def seconds_since_change(self, path: str) -> float:
         """Since a file was made, or got its name; OutputError."""
         with translated("look at", self.path(path)), beneath.parent(self.root, path) as (folder, name):
