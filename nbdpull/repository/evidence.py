@@ -16,7 +16,7 @@ import numpy
 from ..core import errors, extents
 from ..format import findings, layout, stack
 from ..format.layout import Document
-from . import verdict
+from . import references, verdict
 from .part import Part
 from .series import Point, Series
 
@@ -199,12 +199,11 @@ class _References:
     """What a point refers to; of a disk whose directory is damaged nothing is known."""
 
     def __init__(self, target: Series, point: Point) -> None:
-        self._paths = {entry.path for entry in point.manifest.all_files()}
         self._disks: dict[str, Directory] = {}
         for disk in point.disks:
             with suppress(errors.Damaged):
                 self._disks[disk] = target.directory(point, disk, partial=True)
-        self._paths |= {entry.path for directory in self._disks.values() for entry in directory.files}
+        self._paths = {entry.path for entry in references.by_directories(point, self._disks.values())}
 
     def to(self, damage: Damage) -> bool:
         """Whether a file, or that range of it, is needed by the point."""

@@ -17,7 +17,7 @@ from ..core.errors import Check
 from ..format import layout, reader, stack
 from ..format.directory import Directory
 from ..format.manifest import FileEntry
-from . import verdict
+from . import references, verdict
 from .evidence import Damage, Look
 from .part import Part
 from .seen_frames import SeenFrames, equal_frames, one_of_each
@@ -107,7 +107,8 @@ class Inspector:
         """Size and digest of every file but the directories."""
         point, depth = look.point, self._depth
         disks = {entry.path: each.disk for each in directories for entry in each.files}
-        entries = [*point.manifest.files, *(entry for each in directories for entry in each.files)]
+        proved = {disk.directory.path for disk in point.manifest.disks}
+        entries = [each for each in references.by_directories(point, directories) if each.path not in proved]
         self._note_known(look, disks, entries)
         entries = [each for each in entries if (each.path, each.sha256) not in self._files_seen]
         whole = self._read_whole(look, entries)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..core import errors
 from ..core.errors import Check
 from ..format import layout
-from . import half_points
+from . import half_points, references
 from .series import Point, Series
 
 GRACE = 24 * 3600.0  # seconds that a reader may take to its end
@@ -59,9 +59,7 @@ def referred(series: Series, but: Collection[str] = (), check: Check = lambda: N
     found: set[str] = set()
     for point in (point for point in points if point.id not in but):
         check()
-        found |= {entry.path for entry in point.manifest.all_files()}
-        for disk in point.disks:
-            found |= {entry.path for entry in series.directory(point, disk, partial=True).files}
+        found |= {entry.path for entry in references.of_point(series, point)}
     return found
 
 
