@@ -84,6 +84,19 @@ def said(*words):
     return output.getvalue()
 
 
+def answered(capsys, *words):
+    """The same of one that may fail: (exit code, standard output, standard error)."""
+    code = cli.main([*map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def answered_json(capsys, *words):
+    """(exit code, what it prints with --json, standard error)."""
+    code, output, errors = answered(capsys, *words, "--json")
+    schemas.check_output([*words, "--json"], output)
+    return code, json.loads(output), errors
+
+
 def start_held(phase, gate, *words, **options):
     """The same of a command line that stands where it has reached a phase of faults/held.py, until `gate` exists."""
     gate.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
@@ -265,6 +266,22 @@ def chain(root, seed=1, points=3, size=2 * MIB + 1234, **how):
         scribble(vm, "vdb", rng, count=2, longest=100 * KIB)
         vm.pull(**how)
     return vm
+
+
+def daily(root, days, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
+    """A Vm with a point for each of so many days, the newest of yesterday."""
+    vm = Vm(root, name, uuid)
+    vm.add_disk("vda", 64 * KIB)
+    for age in range(days, 0, -1):
+        vm.write("vda", 512 * age, bytes([age]) * 512)
+        when = (datetime.now(timezone.utc) - timedelta(days=age)).isoformat(timespec="seconds")
+        vm.points[-1] = resealed(vm, vm.pull(), created=when, as_of=when)
+    return vm
+
+
+def ids(vm):
+    """Of its points that are there."""
+    return [point.id for point in vm.series.points()]
 
 
 def handmade_files(store, disk, base, records, chunks):

@@ -1,49 +1,15 @@
 """remove, prune, pin, unpin and diff, as they are called: what goes, what stays, and what is said of it."""
 
-import json
 import subprocess
-from datetime import datetime, timedelta, timezone
 from unittest import mock
 
 import numpy
-import schemas
-from stores import KIB, Vm, chain, damaged, files, resealed, restored, small_disk
+from command import answered as said
+from command import answered_json as run
+from stores import KIB, Vm, chain, daily, damaged, files, ids, restored, small_disk
 
-from nbdpull.cli import main as cli
 from nbdpull.format import findings
 from nbdpull.repository import half_points
-
-
-def run(capsys, *words):
-    """(exit code, its JSON, standard error)"""
-    words = [*map(str, words), "--json"]
-    code = cli.main(words)
-    out, err = capsys.readouterr()
-    schemas.check_output(words, out)
-    return code, json.loads(out), err
-
-
-def said(capsys, *words):
-    """(exit code, standard output, standard error) without JSON."""
-    code = cli.main([*map(str, words)])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def daily(root, days, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
-    """A Vm with a point for each of so many days, the newest of yesterday."""
-    vm = Vm(root, name, uuid)
-    vm.add_disk("vda", 64 * KIB)
-    for age in range(days, 0, -1):
-        vm.write("vda", 512 * age, bytes([age]) * 512)
-        when = (datetime.now(timezone.utc) - timedelta(days=age)).isoformat(timespec="seconds")
-        vm.points[-1] = resealed(vm, vm.pull(), created=when, as_of=when)
-    return vm
-
-
-def ids(vm):
-    return [point.id for point in vm.series.points()]
-
 
 # -- remove -----------------------------------------------------------------------------------------------------------
 
