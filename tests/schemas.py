@@ -9,7 +9,17 @@ import jsonschema
 from nbdpull.cli.commands import VERBS
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "nbdpull/schemas/output.json").read_text())
-DOCUMENTS = ("list", "status", "show", "plan", "doctor", "diff", "pin", "unpin")  # one each; the others print lines
+DOCUMENTS = (
+    "list",
+    "status",
+    "show",
+    "plan",
+    "doctor",
+    "diff",
+    "policy",
+    "pin",
+    "unpin",
+)  # one each; the others print lines
 OF_THE_TESTS = ("held", "waited")  # events of faults/held.py
 
 

@@ -21,6 +21,7 @@ DOCUMENTS = {
     "a point": "point",
     "verified of a point": "verified",
     "a status": "status",
+    "a policy": "policy",
     "a plan": "plan",
     "a record": "record",
 }
@@ -120,7 +121,7 @@ def ids(sample):
 
 def test_each_line_and_document_has_a_sample():
     """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
-    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record", "diff", "pinned"} - {"loss"}
+    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record", "diff", "policy", "pinned"} - {"loss"}
     assert {sample["is"] for sample in SAMPLES} == wanted
 
 

@@ -28,6 +28,7 @@ _ONE_DOCUMENT = (
     "index",
     "plan",
     "doctor",
+    "policy",
     "pin",
     "unpin",
 )  # the others print events with --json

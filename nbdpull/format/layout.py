@@ -29,6 +29,7 @@ FEATURES: frozenset[str] = frozenset()  # what a manifest may list in "requires"
 Document = dict[str, Any]  # a JSON object
 
 MARKER = "nbdpull.json"
+POLICY = "policy.json"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 DOMAIN_XML = "domain.xml"

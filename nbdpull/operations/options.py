@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from ..core.choices import (
     CACHE_BYTES,
@@ -418,20 +418,39 @@ class RemoveOptions:
 
 
 @dataclass(frozen=True)
-class PruneOptions:
-    """domain: also a pattern of the shell, None: all. keep_…, time_zone: see repository/retention.py. force: also where
-    more than half of a domain's points would go. now, dry_run: as of remove."""
+class _Rules:
+    """domain: also a pattern of the shell, None: all. keep_…, time_zone: see repository/retention.py; None: no rule."""
 
     store: str
     domain: Optional[str] = None
-    keep_last: int = 0
-    keep_hourly: int = 0
-    keep_daily: int = 0
-    keep_weekly: int = 0
-    keep_monthly: int = 0
-    keep_yearly: int = 0
-    keep_within: float = 0.0
-    time_zone: str = "UTC"
+    keep_last: Optional[int] = None
+    keep_hourly: Optional[int] = None
+    keep_daily: Optional[int] = None
+    keep_weekly: Optional[int] = None
+    keep_monthly: Optional[int] = None
+    keep_yearly: Optional[int] = None
+    keep_within: Optional[float] = None
+    time_zone: Optional[str] = None
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """Those that were told."""
+        told = {name: value for name, value in vars(self).items() if name.startswith("keep_") or name == "time_zone"}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class PolicyOptions(_Rules):
+    """domain: of those that the policy is for; without rules, the name of one. remove: the policy of just that."""
+
+    remove: bool = False
+
+
+@dataclass(frozen=True)
+class PruneOptions(_Rules):
+    """Without rules those of the store count. force: also where more than half of a domain's points would go. now,
+    dry_run: as of remove."""
+
     force: bool = False
     now: bool = False
     dry_run: bool = False

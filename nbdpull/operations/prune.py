@@ -8,30 +8,34 @@ shown.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from fnmatch import fnmatchcase
+from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import half_points, marker, pins, retention, series, soundness
+from ..repository import half_points, pins, policies, retention, soundness
+from ..repository.policies import Standing
 from ..repository.removal import Swept
-from ..repository.retention import Candidate, Decision, Policy
+from ..repository.retention import Candidate, Decision
 from ..repository.series import Series
 from ..repository.soundness import Soundness
-from . import remove
+from . import policy, remove, store_choice
 from .options import PruneOptions as Options
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """One domain. decisions: for each point, in the order of commits; created: by id; problem: why nothing was removed
+    """One domain. policy: by which, None where the store has none for it: then nothing is removed; in_store: whether it
+    stands there. decisions: for each point, in the order of commits; created: by id; problem: why nothing was removed
     there, "" where all went well; swept: see removal.py."""
 
     domain: str
-    decisions: list[Decision]
-    created: dict[str, datetime]
-    swept: Swept
+    policy: Optional[Standing]
+    in_store: bool
+    decisions: list[Decision] = field(default_factory=list)
+    created: dict[str, datetime] = field(default_factory=dict)
+    swept: Swept = Swept()
     problem: str = ""
 
     @property
@@ -42,9 +46,8 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Result:
-    """policy: the rules; domains: what came of each."""
+    """What came of each domain."""
 
-    policy: Policy
     domains: list[Pruned]
 
     @property
@@ -53,46 +56,45 @@ class Result:
 
 
 def prune(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """UsageError of a policy that keeps nothing; what is wrong with one domain hides no other."""
-    policy = _policy(options)
-    opened = marker.open_store(options.store)
-    every = series.all_series(opened)
-    wanted = [each for each in every if options.domain is None or fnmatchcase(each.domain, options.domain)]
-    if not wanted:
-        known = ", ".join(sorted(each.domain for each in every)) or "none"
-        raise errors.StoreError(f"no domain {options.domain or ''} in {opened.root}; it has: {known}")
-    return Result(policy, [_pruned(each, policy, options, check) for each in wanted])
+    """UsageError where no policy is told and the store has none, or one that keeps nothing is told; Damaged where those
+    of the store cannot be read; what is wrong with one domain hides no other."""
+    told = Standing(None, policy.made(options.rules)) if options.rules else None
+    wanted = store_choice.find_domains(options.store, options.domain)
+    standing = [told] if told else policies.load(wanted[0].store)
+    found = [Pruned(each.domain, policies.counting(standing, each.domain), not told) for each in wanted]
+    if not any(each.policy for each in found):
+        raise errors.UsageError(f"{_WITHOUT}: {_REMEDY.format(options.store)}")
+    return Result([_pruned(target, each, options, check) for target, each in zip(wanted, found)])
 
 
-def _policy(options: Options) -> Policy:
-    try:
-        return Policy(**{each.name: getattr(options, each.name) for each in fields(Policy)})
-    except ValueError as error:
-        raise errors.UsageError(f"{error}; say what is to be kept, as in --keep-daily 7 --keep-weekly 4") from None
+_WITHOUT = "no policy is told, and the store has none"
+_REMEDY = "say what is to be kept, as in --keep-daily 7 --keep-weekly 4, or write it into the store: nbdpull policy {}"
 
 
-def _pruned(target: Series, policy: Policy, options: Options, check: Check) -> Pruned:
+def _pruned(target: Series, asked: Pruned, options: Options, check: Check) -> Pruned:
+    if asked.policy is None:
+        return asked
     with ExitStack() as held:
         try:
             if not options.dry_run:
                 held.enter_context(half_points.writing(target))
-            return _decided(target, policy, options, check)
+            return _decided(target, asked, asked.policy, options, check)
         except errors.NbdpullError as error:
-            return Pruned(target.domain, [], {}, Swept(), str(error))
+            return replace(asked, problem=str(error))
 
 
-def _decided(target: Series, policy: Policy, options: Options, check: Check) -> Pruned:
+def _decided(target: Series, asked: Pruned, by: Standing, options: Options, check: Check) -> Pruned:
     known = soundness.of_series(target)
     for error in known.refused.values():
         raise errors.StoreError(f"nothing was removed, as a point cannot be read: {error}")
     candidates = _candidates(target, known)
-    found = retention.decided(candidates, policy, datetime.now(timezone.utc))
-    created = {each.id: each.created for each in candidates}
+    found = retention.decided(candidates, by.policy, datetime.now(timezone.utc))
+    decided = replace(asked, decisions=found.decisions, created={each.id: each.created for each in candidates})
     if found.needs_force and not options.force and not options.dry_run:
         why = "more than half of its points would go: look with --dry-run, then add --force"
-        return Pruned(target.domain, found.decisions, created, Swept(), why)
+        return replace(decided, problem=why)
     points = [point for point in known.points if point.id in set(found.removed)]
-    return Pruned(target.domain, found.decisions, created, remove.gone(target, points, options, check))
+    return replace(decided, swept=remove.gone(target, points, options, check))
 
 
 def _candidates(target: Series, known: Soundness) -> list[Candidate]:

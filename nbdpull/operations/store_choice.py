@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Optional
 
+from ..core import errors
 from ..core.choices import LATEST
-from ..repository import marker, point_choice, series
+from ..repository import marker, point_choice, policies, series
 
 
 def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
@@ -23,6 +24,17 @@ def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[se
             return each, each.point(wanted)
     target = series.only_series(opened, domain)
     return target, target.point(wanted)
+
+
+def find_domains(root: str, pattern: Optional[str] = None) -> list[series.Series]:
+    """The Series of all domains, or of those whose names fit, or of a UUID. StoreError where there is none."""
+    opened = marker.open_store(root)
+    every = series.all_series(opened)
+    wanted = [each for each in every if policies.fits(each.domain, pattern) or each.uuid() == str(pattern).lower()]
+    if not wanted:
+        known = ", ".join(sorted(each.domain for each in every)) or "none"
+        raise errors.StoreError(f"no domain {pattern or 'at all'} in {opened.root}; it has: {known}")
+    return wanted
 
 
 def only_domain(root: str) -> str:

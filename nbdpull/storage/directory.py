@@ -120,6 +120,9 @@ class DirectoryStore:
         return DirectoryWriter(self.root, path, self.access)
 
     def publish(self, path: str, data: bytes) -> None:
+        self._put(path, data, _link_or_rename)
+
+    def _put(self, path: str, data: bytes, name_it: Callable[[int, str, str], None]) -> None:
         draft = f"{path}.{secrets.token_hex(4)}.draft"  # two runs may publish the same file: neither harms the other's
         file = self.create(draft)
         try:
@@ -127,7 +130,7 @@ class DirectoryStore:
                 file.write(data)
             with translated("create", self.path(path)):
                 with beneath.parent(self.root, path) as (folder, name):
-                    _link_or_rename(folder, os.path.basename(draft), name)
+                    name_it(folder, os.path.basename(draft), name)
                 self.sync_folder(os.path.dirname(path))
         finally:
             self.remove_file(draft)
@@ -140,6 +143,10 @@ class DirectoryStore:
         beneath.remove(self.root, path)
 
     # What only a directory has
+
+    def replace(self, path: str, data: bytes) -> None:
+        """As `publish`, in the place of the file that has that name: of a setting, never of what a point counts on."""
+        self._put(path, data, _rename)
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in its folder, durably and at once, never that of another file; OutputError."""
@@ -222,6 +229,10 @@ class DirectoryStore:
             yield
 
 
+def _rename(folder: int, draft: str, name: str) -> None:
+    os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
 def _link_or_rename(folder: int, draft: str, name: str) -> None:
     """Give the draft its name; both are in the folder of this descriptor."""
     try:
@@ -232,4 +243,4 @@ def _link_or_rename(folder: int, draft: str, name: str) -> None:
         with suppress(FileNotFoundError):
             beneath.status(folder, name)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
-        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+        _rename(folder, draft, name)

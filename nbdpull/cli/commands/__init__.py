@@ -24,6 +24,7 @@ VERBS = (
     "index",
     "remove",
     "prune",
+    "policy",
     "pin",
     "unpin",
 )

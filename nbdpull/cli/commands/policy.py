@@ -1,0 +1,47 @@
+"""policy: write into the store what prune is to keep."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...core.errors import Check, Report
+from ...operations.options import PolicyOptions as Options
+from .. import rules, terminal, usage
+from ..output import Outcome
+
+if TYPE_CHECKING:
+    from ...operations.policy import Result
+
+SUMMARY = "write into the store what prune is to keep"
+EXAMPLE = "policy dir/ --keep-daily 7 --keep-weekly 4 --keep-monthly 12"
+
+ALL = "all"  # in the place of a pattern
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "--domain", metavar="D",
+              help="a policy for this domain alone, or for those that fit a pattern: 'db*'; without rules, show which "
+              "one counts for it")  # fmt: skip
+    rules.add(parser, Options)
+    usage.add(parser, Options, "--remove", action="store_true", help="remove the policy, or that of --domain")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import policy
+
+    options = usage.options(Options, args)
+    found = policy.policy(options, report, check)
+    values = {"policies": [each.members for each in found.standing], "changed": found.changed}
+    return Outcome(values, _lines(found, options))
+
+
+def _lines(found: Result, options: Options) -> Iterator[str]:
+    if not found.standing:
+        yield f"no policy for {options.domain}" if options.domain and not options.remove else "no policy"
+        return
+    rows = [(each.pattern or ALL, str(each.policy)) for each in found.standing]
+    yield from terminal.table(("DOMAIN", "POLICY"), rows)

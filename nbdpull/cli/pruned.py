@@ -1,0 +1,45 @@
+"""What prune, and pull with --prune, tell of a domain.
+
+Must not know: which of its points went, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import removed, terminal
+
+if TYPE_CHECKING:
+    from ..operations.prune import Pruned
+
+
+def members(of: Pruned) -> dict[str, Any]:
+    """In JSON."""
+    return {
+        "domain": of.domain,
+        "policy": of.policy and {"in_store": of.in_store, **of.policy.members},
+        "problem": of.problem or None,
+        "points": [
+            {"id": each.id, "created": of.created[each.id].isoformat(), "kept_by": each.kept_by}
+            for each in of.decisions
+        ],
+        "removed": of.removed,
+        **removed.members(of.swept),
+    }
+
+
+def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
+    """What came of it, where all went well."""
+    if of.policy is None:
+        yield "no policy of the store is for it: nothing is removed"
+        return
+    verb = "would be removed" if dry_run else "removed"
+    yield f"{len(of.removed)} of {terminal.count(len(of.decisions), 'point')} {verb} ({of.policy.policy}{_whose(of)})"
+    yield from removed.lines(of.swept, dry_run)
+
+
+def _whose(of: Pruned) -> str:
+    if not of.in_store or of.policy is None:
+        return ""
+    return f", the store's policy for {of.policy.pattern or 'all domains'}"

@@ -1,0 +1,26 @@
+"""What prune and policy have in common: the options that say what is kept.
+
+Must not know: what a rule keeps.
+"""
+
+from __future__ import annotations
+
+from . import types, usage
+
+_RULES = {
+    "last": "the last N points of each domain",
+    "hourly": "the newest point of each of the last N hours that have one",
+    "daily": "the same of days",
+    "weekly": "of weeks, which begin on Monday",
+    "monthly": "of months",
+    "yearly": "of years",
+}
+
+
+def add(parser: usage.Parser, of: type) -> None:
+    rules = parser.add_argument_group("what is kept; of several, what any of them keeps")
+    for rule, text in _RULES.items():
+        usage.add(rules, of, f"--keep-{rule}", metavar="N", type=types.in_range(0, 1_000_000), help=text)
+    usage.add(rules, of, "--keep-within", metavar="T", type=types.duration,
+              help="all points that are at most so much older than the newest: 14d")  # fmt: skip
+    usage.add(rules, of, "--time-zone", metavar="ZONE", help="of hours and days, such as Europe/Berlin (default: UTC)")

@@ -1,0 +1,62 @@
+"""Policy: what is to be kept of a store stands in it, so that nobody has to say it each time.
+
+Must not know: how policies are stored, what they keep, how they are shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ..core import errors
+from ..core.errors import Check, Report
+from ..repository import marker, policies
+from ..repository.policies import Standing
+from ..repository.retention import Policy
+from .options import PolicyOptions as Options
+
+
+@dataclass(frozen=True)
+class Result:
+    """standing: what there is now, in the order in which it is tried; of a domain that was asked for, what counts for
+    it. changed: whether there was something else before."""
+
+    standing: list[Standing]
+    changed: bool
+
+
+def policy(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """Write a policy, remove one, or tell which there are. UsageError, Damaged; StoreError where it is not there."""
+    if options.domain == "":
+        raise errors.UsageError("--domain has no name: leave it out for a policy of all domains")
+    if options.remove and options.rules:
+        raise errors.UsageError("--remove takes no rules: it removes the policy as a whole")
+    wanted = made(options.rules) if options.rules else None
+    opened = marker.open_store(options.store)
+    before = policies.load(opened)
+    if wanted:
+        policies.put(opened, options.domain, wanted)
+    elif options.remove:
+        if not policies.drop(opened, options.domain):
+            raise errors.StoreError(f"{opened.root} has no policy {_of(options.domain)}; it has: {_names(before)}")
+    elif options.domain is not None:
+        counting = policies.counting(before, options.domain)
+        return Result([counting] if counting else [], changed=False)
+    standing = policies.load(opened)
+    return Result(standing, standing != before)
+
+
+def made(rules: dict[str, Any]) -> Policy:
+    """Of the rules that options tell; UsageError."""
+    try:
+        return Policy(**rules)
+    except ValueError as error:
+        raise errors.UsageError(f"{error}; say what is to be kept, as in --keep-daily 7 --keep-weekly 4") from None
+
+
+def _of(pattern: Optional[str]) -> str:
+    return "of all domains" if pattern is None else f"of {pattern}"
+
+
+def _names(standing: list[Standing]) -> str:
+    return ", ".join(f"one {_of(each.pattern)}" for each in standing) or "none"

@@ -1,0 +1,223 @@
+"""Policies that stand in a store: which one counts, and that none is followed of which a part cannot be read."""
+
+import json
+import random
+from fnmatch import fnmatchcase
+
+import pytest
+from command import answered as said
+from command import answered_json as run
+from stores import daily, flipped, ids, unprivileged
+
+from nbdpull.core import errors
+from nbdpull.format import layout
+from nbdpull.repository import marker, policies
+from nbdpull.repository.policies import Standing
+from nbdpull.repository.retention import Policy
+
+
+@pytest.fixture
+def store(tmp_path):
+    return marker.open_or_create(str(tmp_path / "store"))
+
+
+def put(store, *patterns):
+    """A policy for each, which are told apart by what they keep; {pattern: policy}"""
+    made = {pattern: Policy(keep_last=number) for number, pattern in enumerate(patterns, 1)}
+    for pattern, policy in made.items():
+        policies.put(store, pattern, policy)
+    return made
+
+
+# -- which one counts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("domain", "pattern"),
+    [
+        ("db1", "db1"),
+        ("dba", "db*"),
+        ("db-prod", "*-prod"),
+        ("db10", "db[0-9]*"),
+        ("db[0-9]*", "db[0-9]*"),
+        ("web", None),
+        ("DB2", None),
+    ],
+)
+def test_the_name_itself_then_the_longest_pattern(store, domain, pattern):
+    made = put(store, "db*", None, "*-prod", "db[0-9]*", "db[1]", "db1")
+    assert policies.counting(policies.load(store), domain) == Standing(pattern, made[pattern])
+
+
+def test_as_a_naive_model_says(store):
+    rng = random.Random(4)
+    for _ in range(30):
+        patterns = {"".join(rng.choices("ab*?", k=rng.randrange(1, 5))) for _ in range(rng.randrange(5))}
+        made = put(store, *rng.sample(sorted(patterns), len(patterns)))
+        for domain in ("a", "ab", "abb", "bab", "b*"):
+            fitting = sorted(each for each in made if each == domain or fnmatchcase(domain, each))
+            plain = [each for each in fitting if not {"*", "?"} & set(each)]
+            best = plain[0] if plain else max(fitting, key=len, default=None)  # of equal ones the first
+            counting = policies.counting(policies.load(store), domain)
+            assert (counting and counting.pattern) == best
+        for pattern in made:
+            assert policies.drop(store, pattern)
+        assert not store.holds(layout.POLICY) and not policies.drop(store, None)
+
+
+def test_what_is_written_is_read(store):
+    policy = Policy(keep_last=1, keep_hourly=2, keep_weekly=3, keep_within=86400.5, time_zone="Europe/Berlin")
+    for pattern in ("ü*", None):
+        policies.put(store, pattern, policy)
+    assert policies.load(store) == [Standing("ü*", policy), Standing(None, policy)]
+    policies.put(store, None, Policy(keep_yearly=9))
+    assert policies.load(store)[1] == Standing(None, Policy(keep_yearly=9))
+    assert store.names("") == [layout.MARKER, layout.POLICY], "and no draft is left"
+
+
+def test_one_changes_them_at_a_time(store):
+    with store.locked("", "wait"), pytest.raises(errors.Busy, match="try again when it has ended"):
+        policies.put(store, None, Policy(keep_last=1))
+    assert policies.load(store) == []
+
+
+# -- what is not followed ---------------------------------------------------------------------------------------------
+
+
+def sealed(**document):
+    return layout.seal({"format": layout.FORMAT, "requires": [], **document})
+
+
+GOOD = {"domain": None, "keep_daily": 7}
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", errors.Damaged),
+        (b"{}", errors.Damaged),
+        (sealed(), errors.Damaged),
+        (sealed(policies=None), errors.Damaged),
+        (sealed(policies=[GOOD, {**GOOD, "keep_lunar": 13}]), errors.Damaged),
+        (sealed(policies=[GOOD, {"domain": "db*"}]), errors.Damaged),
+        (sealed(policies=[GOOD, {"keep_daily": 7}]), errors.Damaged),
+        (sealed(policies=[{**GOOD, "domain": 5}]), errors.Damaged),
+        (sealed(policies=[{**GOOD, "keep_daily": "7"}]), errors.Damaged),
+        (sealed(policies=[{**GOOD, "keep_daily": True}]), errors.Damaged),
+        (sealed(policies=[{**GOOD, "keep_within": -1}]), errors.Damaged),
+        (sealed(policies=[{**GOOD, "time_zone": "Mars/Olympus"}]), errors.Damaged),
+        (flipped(sealed(policies=[GOOD]), 60), errors.Damaged),
+        (sealed(policies=[GOOD], requires=["lunar"]), errors.FormatTooNew),
+        (sealed(policies=[GOOD], format="nbdpull/3"), errors.FormatTooNew),
+    ],
+)
+def test_no_policy_is_followed_where_one_cannot_be_read(tmp_path, capsys, data, kind):
+    """Not even one that can: what the other is to keep would go. No option of prune is needed to be safe."""
+    vm = daily(tmp_path / "store", 2)
+    (vm.root / layout.POLICY).write_bytes(data)
+    for words in (["prune", vm.root], ["policy", vm.root], ["policy", vm.root, "--keep-last", "1"]):
+        code, _, err = said(capsys, *words)
+        assert code == kind.exit_code and "policy.json" in err and err.count("\n") == 1
+        assert kind is errors.FormatTooNew or "delete it first" in err
+    assert len(ids(vm)) == 2 and (vm.root / layout.POLICY).read_bytes() == data
+    assert said(capsys, "prune", vm.root, "--keep-last", "1", "--force")[0] == 0, "options win, whole"
+    assert len(ids(vm)) == 1
+
+
+def test_a_policy_that_may_not_be_read(tmp_path, capsys):
+    with unprivileged() as folder:
+        vm = daily(folder / "store", 2)
+        policies.put(vm.store, None, Policy(keep_last=1))
+        (vm.root / layout.POLICY).chmod(0)
+        code, _, err = said(capsys, "prune", vm.root)
+        assert code == 11 and "Permission denied" in err
+        (vm.root / layout.POLICY).unlink()
+        (vm.root / layout.POLICY).symlink_to("/etc/passwd")
+        assert said(capsys, "prune", vm.root)[0] == 11
+
+
+# -- as they are called -----------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_written_shown_and_removed(tmp_path, capsys):
+    root = daily(tmp_path / "store", 1).root
+    assert said(capsys, "policy", root) == (0, "no policy\n", "")
+    code, found, _ = run(capsys, "policy", root, "--keep-daily", "7", "--keep-within", "36h")
+    everywhere = {"domain": None, "keep_daily": 7, "keep_within": 129600.0, "time_zone": "UTC"}
+    assert code == 0 and found == {"policies": [everywhere], "changed": True}
+    assert run(capsys, "policy", root, "--keep-daily", "7", "--keep-within", "36h")[1]["changed"] is False
+    zone = ["--time-zone", "Europe/Berlin"]
+    code, out, _ = said(capsys, "policy", root, "--domain", "db*", "--keep-daily", "30", *zone)
+    assert code == 0 and out.splitlines() == [
+        "DOMAIN  POLICY",
+        "db*     --keep-daily 30 --time-zone Europe/Berlin",
+        "all     --keep-daily 7 --keep-within 36h",
+    ]
+    assert run(capsys, "policy", root, "--domain", "db1")[1]["policies"][0]["domain"] == "db*"
+    assert run(capsys, "policy", root, "--domain", "vm1")[1] == {"policies": [everywhere], "changed": False}
+    code, _, err = said(capsys, "policy", root, "--domain", "db1", "--remove")
+    assert code == 10 and "has no policy of db1; it has: one of db*, one of all domains" in err
+    assert run(capsys, "policy", root, "--remove")[1]["changed"] is True
+    assert said(capsys, "policy", root, "--domain", "vm1") == (0, "no policy for vm1\n", "")
+    assert said(capsys, "policy", root, "--domain", "db*", "--remove") == (0, "no policy\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep-last", "0"], "the policy keeps nothing"),
+        (["--time-zone", "UTC"], "the policy keeps nothing"),
+        (["--keep-last", "1", "--time-zone", "Mars/Olympus"], "no time zone is called 'Mars/Olympus'"),
+        (["--keep-last", "1", "--remove"], "--remove takes no rules"),
+        (["--keep-last", "1", "--domain", ""], "--domain has no name"),
+    ],
+)
+def test_a_policy_that_is_none(tmp_path, capsys, words, message):
+    root = daily(tmp_path / "store", 1).root
+    code, _, err = said(capsys, "policy", root, *words)
+    assert code == 2 and message in err and err.count("\n") == 1
+    assert not (root / layout.POLICY).exists()
+
+
+def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
+    """Each domain by the one that counts for it; one without any is left alone."""
+    vm = daily(tmp_path / "store", 5)
+    other = daily(tmp_path / "store", 5, "db1", "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11")
+    assert said(capsys, "prune", vm.root)[::2] == (
+        2,
+        "nbdpull: no policy is told, and the store has none: say what is to be kept, as in --keep-daily 7 "
+        f"--keep-weekly 4, or write it into the store: nbdpull policy {vm.root}\n",
+    )
+    said(capsys, "policy", vm.root, "--domain", "db*", "--keep-last", "4")
+    code, found, _ = run(capsys, "prune", vm.root, "--dry-run")
+    assert code == 0 and [(each["domain"], each["policy"], len(each["removed"])) for each in found["domains"]] == [
+        ("db1", {"in_store": True, "domain": "db*", "keep_last": 4, "time_zone": "UTC"}, 1),
+        ("vm1", None, 0),
+    ]
+    assert said(capsys, "prune", vm.root, "--domain", "vm1")[0] == 2
+    said(capsys, "policy", vm.root, "--keep-last", "3")
+    code, out, _ = said(capsys, "prune", vm.root)
+    assert code == 0 and (len(ids(vm)), len(ids(other))) == (3, 4)
+    assert "1 of 5 points removed (--keep-last 4, the store's policy for db*)" in out
+    assert "2 of 5 points removed (--keep-last 3, the store's policy for all domains)" in out
+
+
+def test_options_win_whole(tmp_path, capsys):
+    """They are never mixed with a policy of the store, also where they keep nothing."""
+    vm = daily(tmp_path / "store", 4)
+    policies.put(vm.store, None, Policy(keep_last=4))
+    assert said(capsys, "prune", vm.root, "--keep-last", "0")[0] == 2
+    assert said(capsys, "prune", vm.root, "--time-zone", "UTC")[0] == 2
+    code, out, _ = said(capsys, "prune", vm.root, "--keep-last", "2")
+    assert code == 0 and len(ids(vm)) == 2 and "(--keep-last 2)" in out
+
+
+def test_a_policy_is_no_point_and_no_series(tmp_path, capsys):
+    """list, verify and a copy of the store take no notice."""
+    vm = daily(tmp_path / "store", 1)
+    before = said(capsys, "list", vm.root)
+    policies.put(vm.store, "db*", Policy(keep_last=4))
+    assert said(capsys, "list", vm.root) == before and said(capsys, "verify", vm.root)[0] == 0
+    assert json.loads((vm.root / layout.POLICY).read_text())["policies"] == [
+        {"domain": "db*", "keep_last": 4, "time_zone": "UTC"}
+    ]
