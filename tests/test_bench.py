@@ -23,7 +23,12 @@ import guest_view  # noqa: E402
 import limits  # noqa: E402
 import measure  # noqa: E402
 import plot  # noqa: E402
+import pretend  # noqa: E402
 import report  # noqa: E402
+import scenarios  # noqa: E402
+import years  # noqa: E402
+
+from nbdpull.operations.restore import Options, restore  # noqa: E402
 
 
 def cost(wall, size=0, cpu=1.0):
@@ -35,6 +40,18 @@ def test_medians_and_spread():
     assert (rows["nbdpull"]["wall"], rows["nbdpull"]["size"], rows["nbdpull"]["spread"]) == (2.0, 20, [1.0, 3.0])
     line = report.table("full", rows).splitlines()[3]
     assert line.split()[:3] == ["other", "8.00", "8.00–8.00"] and line.split()[-2:] == ["0.25", "0.33"]
+
+
+def test_a_figure_says_whether_it_is_what_is_wanted():
+    figures = [years.Figure(value, "x", 1.2) for value in (1.0, 1.3, 1.25)]
+    rows = report.medians({"CPU": figures, "less": figures[:1], "told": [years.Figure(9.0, "s")]})
+    lines = [line.split() for line in report.table("years", rows).splitlines()[2:]]
+    assert lines == [
+        ["CPU", "1.25", "x", "1–1.3", "at", "most", "1.2:", "MISSED"],
+        ["less", "1", "x", "1–1", "at", "most", "1.2:", "kept"],
+        ["told", "9", "s", "9–9"],
+    ]
+    assert [report.is_missed(row) for row in rows.values()] == [True, False, False]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -146,3 +163,36 @@ def test_the_reader_reads_all_ranges(served):
 def test_the_reader_is_not_quick_where_it_reads_nothing(served):
     with pytest.raises(nbd.Error, match="Input/output error"):
         limits.read(served("error", "error-pread=EIO", "error-pread-rate=100%"), [(0, 4096)])
+
+
+@pytest.fixture
+def setting(tmp_path, monkeypatch):
+    """Of the smallest disks, without a bed."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return scenarios.Setting(None, tmp_path, 0.001)
+
+
+def test_a_pretend_disk_is_what_its_points_restore_to(tmp_path):
+    disk = pretend.Disk(8 << 20)
+    made = pretend.history(tmp_path / "store", disk, 5, 0.1)
+    pretend.cloned(made, "other", "3e3fce45-4f53-4fa7-bb32-11f34168b82c")
+    disk.save(tmp_path / "saved")
+    saved = (tmp_path / "saved").read_bytes()
+    assert saved == disk.read(0, disk.size) and len(set(saved[:: pretend.BLOCK])) > 100
+    for name in (pretend.NAME, "other"):
+        restore(Options(str(tmp_path / "store"), str(tmp_path / name), name, kind="raw"))
+        assert (tmp_path / name / "vda.raw").read_bytes() == saved
+
+
+@pytest.mark.parametrize("row", ["years-prune", "years-store"])
+def test_rows_without_a_vm(setting, row):
+    rows = report.medians({what: [figure] for what, figure in scenarios.SCENARIOS[row](setting, 1)})
+    assert all(figure["value"] > 0 for figure in rows.values())
+    assert any(figure["at_most"] for figure in rows.values())
+
+
+def test_a_real_pull_with_points_behind_that_are_not(setting, private_libvirt):
+    """It is laid over them: else the row itself fails."""
+    setting.bed = private_libvirt
+    figures = dict(years.pull(setting, 1))
+    assert figures["CPU, against that"].at_most == 1.2 and figures["CPU"].value > 0

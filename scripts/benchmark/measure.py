@@ -89,6 +89,11 @@ def cpu_of(pid):
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
+def cpu_of_all(pid):
+    """The same of it and of what it started that still runs."""
+    return sum(map(cpu_of, _tree(pid)))
+
+
 def size_of(path):
     """Bytes allocated on disk by a file or by all files of a folder."""
     files = [path] if Path(path).is_file() else [file for file in Path(path).rglob("*") if file.is_file()]

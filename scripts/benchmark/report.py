@@ -6,21 +6,44 @@ import statistics
 def medians(measured):
     """{tool: [dataclass of figures, …]} as {tool: {figure: median, "spread": [least, most]}}.
 
-    The spread is that of the wall time, or of what a writer felt at p99. What is no number is the last round's.
+    The spread is that of the wall time, of what a writer felt at p99, or of a figure. What is no number is the last
+    round's.
     """
     return {tool: _median(each) for tool, each in measured.items()}
 
 
 def _median(each):
     columns = {name: [getattr(one, name) for one in each] for name in vars(each[0])}
-    result = {name: values[-1] if isinstance(values[0], list) else statistics.median(values)
+    result = {name: statistics.median(values) if isinstance(values[0], (int, float)) else values[-1]
               for name, values in columns.items()}  # fmt: skip
-    chief = columns["wall" if "wall" in columns else "p99"]
+    chief = next(columns[name] for name in ("wall", "p99", "value") if name in columns)
     return {**result, "spread": [min(chief), max(chief)]}
 
 
 def table(scenario, rows):
+    if all("value" in row for row in rows.values()):
+        return figure_table(scenario, rows)
     return cost_table(scenario, rows) if "wall" in rows["nbdpull"] else view_table(scenario, rows)
+
+
+def figure_table(scenario, rows):
+    """Figures, and what they may come to."""
+    lines = [scenario, f"  {'':26}{'median':>9}   {'spread':>17}  wanted"]
+    for what, row in rows.items():
+        least, most = (f"{each:.3g}" for each in row["spread"])
+        lines.append(f"  {what:26}{row['value']:9.4g} {row['unit']:4}{f'{least}–{most}':>15}  {_wanted(row)}".rstrip())
+    return "\n".join(lines)
+
+
+def _wanted(row):
+    if row["at_most"] is None:
+        return ""
+    return f"at most {row['at_most']:g}: {'MISSED' if is_missed(row) else 'kept'}"
+
+
+def is_missed(row):
+    """Whether a figure is more than is wanted."""
+    return row.get("at_most") is not None and row["value"] > row["at_most"]
 
 
 def view_table(scenario, rows):

@@ -2,7 +2,8 @@
 
 Owns: the scenarios by name, and what each compares. Must not know: how a table is printed.
 
-A scenario yields (tool, Cost). "limit …" rows are no tools: they say what this machine could do at best.
+A scenario yields (tool, Cost). "limit …" rows are no tools: they say what this machine could do at best. Those of
+years.py yield (what, Figure).
 """
 
 import json
@@ -20,6 +21,7 @@ import limits
 import measure
 import serving
 import tools
+import years
 from bed.guest import Guest, build
 from bed.libvirtd import cache_folder
 from bed.machine import MIB, Disk, Machine
@@ -444,4 +446,5 @@ SCENARIOS = {
     "boot": boot,
     "guest": guest,
     "start-up": start_up,
+    **years.ROWS,
 }

@@ -36,11 +36,12 @@ def commands(folder):
 
 
 @contextmanager
-def server(command, environment):
-    """Run a server while the block runs; give its URI when it can be connected to."""
+def server(command, environment, started=lambda pid: None):
+    """Run a server while the block runs; give its URI when it can be connected to. started(pid): told of it."""
     words, uri = command
     output = subprocess.DEVNULL if uri else subprocess.PIPE
     process = subprocess.Popen(list(map(str, words)), stdout=output, env=environment)
+    started(process.pid)
     try:
         if uri is None:
             uri = json.loads(process.stdout.readline())["exports"][0]["uri"]
