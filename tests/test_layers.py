@@ -48,7 +48,7 @@ LIBRARIES = {
         "repository.inspection",
         "repository.known_frames",
         "repository.lookup",
-        "operations.compare",
+        "operations.against",
         "repository.part",
         "repository.evidence",
         "images.qcow2",
@@ -257,7 +257,7 @@ def test_only_storage_reaches_the_files_of_a_store():
 
 OF_A_VERB = {"list": "listing"}  # its operation, where that has another name: `list` is Python's own
 # Operations that are options of a verb: verify --against, index --rebuild, and those of kubevirt:…
-FURTHER = {"compare", "rebuild", "kubevirt"} | {f"kubevirt_{verb}" for verb in ("plan", "doctor", "cleanup", "release")}
+FURTHER = {"against", "rebuild", "kubevirt"} | {f"kubevirt_{verb}" for verb in ("plan", "doctor", "cleanup", "release")}
 OPERATIONS = sorted({OF_A_VERB.get(verb, verb) for verb in VERBS} | FURTHER)
 SIGNATURE = "options: Options, report: Report=lambda **event: None, check: Check=lambda: None"
 

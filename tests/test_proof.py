@@ -14,7 +14,7 @@ from stores import KIB, MIB, ROLLING, Vm, chain, chunks_of, damaged, files, flip
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
 from nbdpull.format import findings, layout, reader
-from nbdpull.operations import compare, digest, listing, rebuild
+from nbdpull.operations import against, digest, listing, rebuild
 
 SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
@@ -159,7 +159,7 @@ def test_an_image_equals_its_point_and_no_other(even, tmp_path, kind, capsys):
     for point in even.points:
         path = image(tmp_path / f"{point.id}.{kind}", even.images[point.id]["vda"], kind)
         for other in even.points:
-            found = compare.compare(compare.Options(str(even.root), str(path), point=other.id))
+            found = against.against(against.Options(str(even.root), str(path), point=other.id))
             assert found.differences == different(even, point, other)
     told = result(capsys, "verify", even.root, "--against", path, "--point", even.points[0].id)
     assert not told["ok"] and told["exit_code"] == 13 and told["differences"]
@@ -199,7 +199,7 @@ def different(vm, one, other):
     """Must be [] for the same point; else the compare's own answer holds the ranges that really differ."""
     a, b = vm.images[one.id]["vda"], vm.images[other.id]["vda"]
     image = str(next(vm.root.parent.glob(f"{one.id}.*[w2]")))
-    found = compare.compare(compare.Options(str(vm.root), image, point=other.id)).differences
+    found = against.against(against.Options(str(vm.root), image, point=other.id)).differences
     covered = bytearray(len(a))
     for offset, length in found:
         covered[offset : offset + length] = b"\1" * length

@@ -276,7 +276,7 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class AgainstOptions:
     """image: a file or an NBD URI. disk None: the only one of the point. kind: of IMAGE_KINDS, None: as the image's
     beginning says. sample, shard: as of verify."""
 

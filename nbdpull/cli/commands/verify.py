@@ -10,7 +10,7 @@ from ...core import errors
 from ...core.choices import IMAGE_KINDS, Level
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
-from ...operations.options import CompareOptions
+from ...operations.options import AgainstOptions
 from ...operations.options import VerifyOptions as Options
 from .. import terminal, types, usage
 from ..output import Outcome
@@ -29,11 +29,11 @@ def add(parser: usage.Parser) -> None:
     level.add_argument(
         "--quick", dest="level", action="store_const", const=Level.FILES, help="the same as --level files"
     )
-    usage.add(level, CompareOptions, "--against", dest="image", metavar="IMAGE",
+    usage.add(level, AgainstOptions, "--against", dest="image", metavar="IMAGE",
               help="is this image file or NBD URI equal to the point?")  # fmt: skip
-    usage.add(parser, CompareOptions, "--disk", metavar="D",
+    usage.add(parser, AgainstOptions, "--disk", metavar="D",
               help="with --against: the disk, if the point has more than one")  # fmt: skip
-    usage.add(parser, CompareOptions, "--format", dest="kind", choices=IMAGE_KINDS,
+    usage.add(parser, AgainstOptions, "--format", dest="kind", choices=IMAGE_KINDS,
               help="with --against: format of the image (default: by its first bytes)")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
               help="check this share, chosen at random in each run")  # fmt: skip
@@ -48,7 +48,7 @@ def add(parser: usage.Parser) -> None:
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     if hasattr(args, "image"):
-        return _compare(args, report, check)
+        return _against(args, report, check)
     if hasattr(args, "disk") or hasattr(args, "kind"):
         raise errors.UsageError("--disk and --format are for --against")
     from ...operations import verify
@@ -92,11 +92,11 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
         yield "The time limit was reached before everything was checked."
 
 
-def _compare(args: Namespace, report: Report, check: Check) -> Outcome:
-    from ...operations import compare
+def _against(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import against
 
-    options = usage.options(CompareOptions, args)
-    found = compare.compare(options, report, check)
+    options = usage.options(AgainstOptions, args)
+    found = against.against(options, report, check)
     values = {
         "point": found.point.id,
         "disk": found.disk,

@@ -1,4 +1,4 @@
-"""Compare: is an image file, or what an NBD server shows, equal to a disk as of a point?
+"""Against: is an image file, or what an NBD server shows, equal to a disk as of a point?
 
 Owns: qemu-nbd in front of the image, and which ranges differ. The image is read; of the store only what the digests in
 its index do not answer. Must not know: libvirt, what is printed.
@@ -22,7 +22,7 @@ from ..images import image_header
 from ..nbd import qemu_nbd, source
 from ..repository import lookup, marker, series
 from ..repository.part import Part
-from .options import CompareOptions as Options
+from .options import AgainstOptions as Options
 
 BLOCK = layout.MAX_FRAME
 SECTOR = 512
@@ -52,7 +52,7 @@ class Result:
         return False if self.differences else True if self.complete else None
 
 
-def compare(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+def against(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the image with a disk as of a point."""
     target = series.only_series(marker.open_store(options.store), options.domain)
     found, image = target.point(options.point), options.image
