@@ -16,6 +16,7 @@ from kubevirt_bed import (
     pull,
     quicken,
     require_equal,
+    store_of,
 )
 from kubevirt_stub import CLUSTER, GENERATIONS, Cluster
 
@@ -24,7 +25,8 @@ from nbdpull.core import errors
 from nbdpull.kubevirt import backup, given, objects
 from nbdpull.operations import kubevirt
 from nbdpull.operations.options import KubevirtOptions as Options
-from nbdpull.repository import marker, series
+from nbdpull.repository import marker, policies, series
+from nbdpull.repository.retention import Policy
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,20 @@ def bed(request, tmp_path):
 def late(tmp_path):
     with Cluster("main", tmp_path) as made:
         yield furnished(made)
+
+
+def test_a_pull_with_prune(late):
+    """By the policy for its name, NAMESPACE/VM; without one nothing is asked of the cluster."""
+    with pytest.raises(errors.UsageError, match="has no policy"):
+        pull(late, prune=True)
+    made = [pull(late).point.id]
+    policies.put(marker.open_store(str(store_of(late))), "ns1/*", Policy(keep_last=2))
+    for expected in ([], made):
+        found = pull(late, prune=True)
+        made.append(found.point.id)
+        assert found.pruned.removed == expected[:1] and found.warnings == []
+    assert [point.id for point in points(late)] == made[1:]
+    require_equal(late, "0")
 
 
 def test_increments_of_each_generation_restore_to_the_disks(bed):

@@ -7,11 +7,12 @@ from fnmatch import fnmatchcase
 import pytest
 from command import answered as said
 from command import answered_json as run
-from stores import daily, flipped, ids, unprivileged
+from stores import daily, damaged, flipped, ids, unprivileged
 
 from nbdpull.core import errors
 from nbdpull.format import layout
-from nbdpull.repository import marker, policies
+from nbdpull.operations import prune
+from nbdpull.repository import half_points, marker, policies, removal
 from nbdpull.repository.policies import Standing
 from nbdpull.repository.retention import Policy
 
@@ -51,7 +52,7 @@ def test_the_name_itself_then_the_longest_pattern(store, domain, pattern):
 
 def test_as_a_naive_model_says(store):
     rng = random.Random(4)
-    for _ in range(30):
+    for _ in range(9):
         patterns = {"".join(rng.choices("ab*?", k=rng.randrange(1, 5))) for _ in range(rng.randrange(5))}
         made = put(store, *rng.sample(sorted(patterns), len(patterns)))
         for domain in ("a", "ab", "abb", "bab", "b*"):
@@ -210,6 +211,94 @@ def test_options_win_whole(tmp_path, capsys):
     assert said(capsys, "prune", vm.root, "--time-zone", "UTC")[0] == 2
     code, out, _ = said(capsys, "prune", vm.root, "--keep-last", "2")
     assert code == 0 and len(ids(vm)) == 2 and "(--keep-last 2)" in out
+
+
+# -- after a pull -----------------------------------------------------------------------------------------------------
+
+
+def test_a_pull_that_is_to_prune_needs_a_policy(tmp_path):
+    """That of its domain; which is told before anything is begun, and makes no store."""
+    root = str(tmp_path / "store")
+    with pytest.raises(errors.UsageError, match="has no policy; write one with nbdpull policy"):
+        prune.require_policy(root)
+    assert not (tmp_path / "store").exists()
+    vm = daily(root, 1)
+    with pytest.raises(errors.UsageError, match="has no policy for vm1; write one"):
+        prune.require_policy(root, "vm1")
+    policies.put(vm.store, "db*", Policy(keep_last=1))
+    prune.require_policy(root)
+    prune.require_policy(root, "db1")
+    with pytest.raises(errors.UsageError, match="has no policy for vm1; write one"):
+        prune.require_policy(root, "vm1")
+    (vm.root / layout.POLICY).write_bytes(b"{}")
+    with pytest.raises(errors.Damaged, match="policy.json"):
+        prune.require_policy(root, "vm1")
+
+
+def after_pull(vm, check=lambda: None):
+    """What became of its series, and the warnings."""
+    pruned = prune.after_pull(str(vm.root), vm.points[-1], check)
+    return pruned, prune.warnings(pruned)
+
+
+def test_after_a_pull_its_series_is_pruned_and_no_other(tmp_path):
+    vm = daily(tmp_path / "store", 5)
+    other = daily(tmp_path / "store", 5, "vm2", "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11")
+    policies.put(vm.store, None, Policy(keep_last=3))
+    before = ids(vm)
+    pruned, warnings = after_pull(vm)
+    assert warnings == [] and pruned.removed == before[:2] and ids(vm) == before[2:] and len(ids(other)) == 5
+    assert pruned.swept.freed == 0 and pruned.swept.waiting > 0, "readers have a day"
+
+
+def interrupted():
+    raise errors.Interrupted(2)
+
+
+def test_a_prune_that_fails_is_a_warning_about_a_point_that_is_there(tmp_path, monkeypatch):
+    vm = daily(tmp_path / "store", 5)
+    policies.put(vm.store, None, Policy(keep_last=2))
+    assert "more than half of its points would go" in after_pull(vm)[1][0]
+    policies.put(vm.store, None, Policy(keep_last=3))
+    with half_points.writing(vm.series):
+        assert "another nbdpull writes to" in after_pull(vm)[1][0]
+    with damaged(vm.folder / vm.points[0].id / layout.MANIFEST, b"{}"):
+        assert "a point cannot be read" in after_pull(vm)[1][0]
+    with damaged(vm.root / layout.POLICY, b"{}"):
+        assert "policy.json: not a document" in after_pull(vm)[1][0]
+    with damaged(vm.root / layout.POLICY, None):
+        assert after_pull(vm)[1] == ["the store has no policy for vm1 any more: nothing was pruned"]
+    assert len(ids(vm)) == 5
+
+
+@pytest.mark.parametrize("verb", [True, False])
+def test_what_went_before_it_failed_is_told(tmp_path, monkeypatch, verb):
+    """A signal between two steps, or a disk that fails: the points that went are gone, and are in the result."""
+    vm = daily(tmp_path / "store", 5)
+    policies.put(vm.store, None, Policy(keep_last=3))
+    before, rename, done = ids(vm), removal.remove, []
+
+    def failing(target, point):
+        if done:
+            raise errors.OutputError("cannot rename it: Input/output error")
+        done.append(rename(target, point))
+
+    monkeypatch.setattr(removal, "remove", failing)
+    [pruned] = prune.prune(prune.Options(str(vm.root))).domains if verb else [after_pull(vm)[0]]
+    assert pruned.removed == before[:1] and "Input/output error" in pruned.problem and ids(vm) == before[1:]
+
+
+def test_an_interrupted_prune_ends_so(tmp_path):
+    """After a pull it is a warning; the verb ends with the exit code of the signal."""
+    vm = daily(tmp_path / "store", 5)
+    policies.put(vm.store, None, Policy(keep_last=4))
+    pruned, [warning] = after_pull(vm, interrupted)
+    assert "interrupted" in warning and pruned.removed == [vm.points[0].id]
+    with pytest.raises(errors.Interrupted):
+        prune.prune(prune.Options(str(vm.root)), check=interrupted)
+
+
+# -- beside -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_policy_is_no_point_and_no_series(tmp_path, capsys):

@@ -55,6 +55,35 @@ def test_two_stores_of_one_domain_do_not_disturb_each_other(pulled):
     assert len(vm.checkpoints()) == 2
 
 
+def test_a_pull_with_prune(pulled):
+    """Nothing is begun without a policy; with one, what it does not keep goes, and the point that was made stays."""
+    witness = pulled({"vda": MIB}, quick=True)
+    vm = witness.vm
+    words = witness.words("--prune")
+    done = nbdpull(*words)
+    assert done.returncode == 2 and "has no policy; write one with nbdpull policy" in done.stderr
+    assert not witness.store.exists() and vm.checkpoints() == []
+    points = [witness.pull()["id"]]
+    assert witness.result["pruned"] is None
+    assert nbdpull("policy", witness.store, "--domain", "other", "--keep-last", "2").returncode == 0
+    done = nbdpull(*words)
+    assert done.returncode == 2 and f"has no policy for {vm.name}" in done.stderr and len(witness.points()) == 1
+    assert nbdpull("policy", witness.store, "--keep-last", "2").returncode == 0
+    for n in range(2):
+        vm.write("vda", n * CLUSTER, CLUSTER, 0x21 + n)
+        points.append(witness.pull("--prune")["id"])
+        assert modes(witness.result["details"]) == {"vda": SINCE}
+        assert witness.result["pruned"]["removed"] == points[max(n - 1, 0) : n], f"pull {n}"
+        assert " --prune " in witness.result["next_command"]
+    assert [point["id"] for point in witness.points()] == points[-2:]
+    witness.assert_restores(*points[-2:])
+    done = nbdpull("policy", witness.store, "--keep-last", "1")
+    assert done.returncode == 0
+    done = nbdpull(*[word for word in words if word != "--json"])
+    assert done.returncode == 0 and f"{vm.name}: point " in done.stdout, "the pull is well"
+    assert "the point is made, but older ones were not pruned: more than half" in done.stderr
+
+
 def test_two_domains_in_one_store(pulled, machine):
     witness = pulled({"vda": MIB})
     other = Witness(machine({"vda": MIB}), witness.folder / "other")

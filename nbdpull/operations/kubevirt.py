@@ -6,15 +6,17 @@ steps of either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Optional
 
 from ..core import deadline
 from ..core.errors import Check, Report
 from ..kubevirt import given
 from ..repository.series import Point
-from . import kubevirt_cluster, kubevirt_urls
+from . import kubevirt_cluster, kubevirt_urls, prune
 from .options import KubevirtOptions as Options
+from .prune import Pruned
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Result:
     point: Point
     partial: frozenset[str]
     warnings: list[str]
+    pruned: Optional[Pruned] = None  # with --prune
 
 
 def kubevirt(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
@@ -33,6 +36,12 @@ def kubevirt(options: Options, report: Report = lambda **event: None, check: Che
     Raises an NbdpullError; then no point is left, and nothing in the cluster that this made.
     """
     machine = given.machine(options.domain)
+    if options.prune:
+        prune.require_policy(options.output, machine.domain)
     check = deadline.bounded(check, options.max_duration, "the pull")
     pulled = kubevirt_urls.pulled if options.http_map else kubevirt_cluster.pulled
-    return Result(*pulled(options, machine, partial(report, domain=machine.domain), check))
+    made = Result(*pulled(options, machine, partial(report, domain=machine.domain), check))
+    if not options.prune:
+        return made
+    pruned = prune.after_pull(options.output, made.point, check)
+    return replace(made, pruned=pruned, warnings=[*made.warnings, *prune.warnings(pruned)])

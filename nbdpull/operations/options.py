@@ -39,7 +39,7 @@ class _IntoStore:
 
     output: the store. since: a checkpoint. on_lost_base, quiesce: a word of the class of that name. checkpoint: see
     there. exclude: disks not to pull. level: of zstd. max_rate_file: holds the rate, and is looked at while running.
-    group: of the system, that may read the store.
+    group: of the system, that may read the store. prune: by the policy of the store, once the point is made.
     """
 
     domain: str
@@ -62,6 +62,7 @@ class _IntoStore:
     max_duration: Optional[float] = None
     space_check: bool = True
     group: Optional[str] = None
+    prune: bool = False
 
 
 @dataclass(frozen=True)

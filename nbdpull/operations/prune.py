@@ -7,6 +7,7 @@ shown.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -14,11 +15,11 @@ from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import half_points, pins, policies, retention, soundness
+from ..repository import half_points, marker, pins, policies, retention, series, soundness
 from ..repository.policies import Standing
 from ..repository.removal import Swept
 from ..repository.retention import Candidate, Decision
-from ..repository.series import Series
+from ..repository.series import Point, Series
 from ..repository.soundness import Soundness
 from . import policy, remove, store_choice
 from .options import PruneOptions as Options
@@ -27,21 +28,18 @@ from .options import PruneOptions as Options
 @dataclass(frozen=True)
 class Pruned:
     """One domain. policy: by which, None where the store has none for it: then nothing is removed; in_store: whether it
-    stands there. decisions: for each point, in the order of commits; created: by id; problem: why nothing was removed
-    there, "" where all went well; swept: see removal.py."""
+    stands there. decisions: for each point, in the order of commits; created: by id; removed: ids, also where that is
+    only what would be; swept: see removal.py; problem: why nothing was removed there, or not all, "" if there is none.
+    """
 
     domain: str
     policy: Optional[Standing]
     in_store: bool
     decisions: list[Decision] = field(default_factory=list)
     created: dict[str, datetime] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
     swept: Swept = Swept()
     problem: str = ""
-
-    @property
-    def removed(self) -> list[str]:
-        """Ids, also where that is only what would be."""
-        return [] if self.problem else [each.id for each in self.decisions if not each.stays]
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,45 @@ def prune(options: Options, report: Report = lambda **event: None, check: Check 
     found = [Pruned(each.domain, policies.counting(standing, each.domain), not told) for each in wanted]
     if not any(each.policy for each in found):
         raise errors.UsageError(f"{_WITHOUT}: {_REMEDY.format(options.store)}")
-    return Result([_pruned(target, each, options, check) for target, each in zip(wanted, found)])
+    return Result(list(_all_pruned(zip(wanted, found), options, check)))
+
+
+def _all_pruned(asked: Iterable[tuple[Series, Pruned]], options: Options, check: Check) -> Iterator[Pruned]:
+    for target, each in asked:
+        yield _pruned(target, each, options, check)
+        check()  # what ended one, such as a signal, is to end them all
 
 
 _WITHOUT = "no policy is told, and the store has none"
 _REMEDY = "say what is to be kept, as in --keep-daily 7 --keep-weekly 4, or write it into the store: nbdpull policy {}"
+
+
+def require_policy(root: str, domain: Optional[str] = None) -> None:
+    """Of a store that a pull is to prune. UsageError where no policy counts for the domain; Damaged."""
+    standing = [] if marker.is_new(root) else policies.load(marker.open_store(root))
+    if not (policies.counting(standing, domain) if domain is not None else standing):
+        of = "" if domain is None else f" for {domain}"
+        raise errors.UsageError(
+            f"--prune: {root} has no policy{of}; write one with nbdpull policy, once the store has its first point"
+        )
+
+
+def after_pull(root: str, point: Point, check: Check) -> Pruned:
+    """Of the series of a point that was just made. It is there, whatever goes wrong: that is the problem of Pruned."""
+    pulled = point.manifest
+    try:
+        opened = marker.open_store(root)
+        asked = Pruned(pulled.domain, policies.counting(policies.load(opened), pulled.domain), in_store=True)
+        return _pruned(series.of_domain(opened, pulled.domain, pulled.uuid), asked, Options(root), check)
+    except errors.NbdpullError as error:
+        return Pruned(pulled.domain, None, in_store=True, problem=str(error))
+
+
+def warnings(pruned: Pruned) -> list[str]:
+    """Of one that is no failure of what came before."""
+    if pruned.problem:
+        return [f"the point is made, but older ones were not pruned: {pruned.problem}"]
+    return [] if pruned.policy else [f"the store has no policy for {pruned.domain} any more: nothing was pruned"]
 
 
 def _pruned(target: Series, asked: Pruned, options: Options, check: Check) -> Pruned:
@@ -94,7 +126,12 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
         why = "more than half of its points would go: look with --dry-run, then add --force"
         return replace(decided, problem=why)
     points = [point for point in known.points if point.id in set(found.removed)]
-    return replace(decided, swept=remove.gone(target, points, options, check))
+    try:
+        swept = remove.gone(target, points, options, check)
+    except errors.NbdpullError as error:
+        gone = [name for name in found.removed if not target.has_point(name)]
+        return replace(decided, removed=gone, problem=str(error))
+    return replace(decided, removed=found.removed, swept=swept)
 
 
 def _candidates(target: Series, known: Soundness) -> list[Candidate]:

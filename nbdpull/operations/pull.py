@@ -47,7 +47,9 @@ from ..pulling.preparation import Asked, Prepared, Subject
 from ..repository import marker, series
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
+from . import prune
 from .options import PullOptions as Options
+from .prune import Pruned
 
 log = logging.getLogger("nbdpull.pull")
 _ENDS_WITH_ITS_RUN = "a disk is in an I/O thread, and a job of such a disk ends when its run dies"
@@ -75,6 +77,7 @@ class Result:
     scratch_growth: list[list[float]]  # [[seconds, bytes], …]
     offline: Optional[str] = None  # how a domain that was off was pulled: Offline.START_PAUSED or READ
     resumed: Optional[Resumed] = None
+    pruned: Optional[Pruned] = None  # with --prune
 
 
 def pull(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
@@ -83,10 +86,14 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
     Raises an NbdpullError; then no job, no new checkpoint and no point are left, and the base is as it was. What could
     not be removed is in its field `left_behind`, and removed by the next pull.
     """
+    if options.prune:
+        prune.require_policy(options.output)
     bounded = Checks(deadline.bounded(check, options.max_duration, "the pull"))
     with ExitStack() as entered:
         subject, way, warnings = entered.enter_context(opening.opened(options, bounded))
         vm = subject.vm
+        if options.prune:
+            prune.require_policy(options.output, vm.name)
         if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):  # else one is made in vain
             preparation.require_names(subject, options.since, options.checkpoint)
         target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
@@ -94,7 +101,14 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))
         subject = replace(subject, series=target, points=held.points)
         warnings += held.warnings
-        return _pull(_Run(options, subject, held, way, partial(report, domain=vm.name), bounded, warnings))
+        made = _pull(_Run(options, subject, held, way, partial(report, domain=vm.name), bounded, warnings))
+    return _and_pruned(made, options, bounded) if options.prune else made
+
+
+def _and_pruned(made: Result, options: Options, check: Check) -> Result:
+    """With the domain let go: whatever becomes of it, the point is there."""
+    pruned = prune.after_pull(options.output, made.point, check)
+    return replace(made, pruned=pruned, warnings=[*made.warnings, *prune.warnings(pruned)])
 
 
 @dataclass(frozen=True)

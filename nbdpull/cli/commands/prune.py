@@ -47,7 +47,7 @@ def _lines(domains: list[Pruned], dry_run: bool) -> Iterator[str]:
         if domain.decisions:
             rows = [(each.id, _why(each.kept_by)) for each in domain.decisions]
             yield from terminal.table(("POINT", "KEPT BY"), rows)
-        if not domain.problem:
+        if domain.removed or not domain.problem:
             yield from pruned.lines(domain, dry_run)
         yield ""
 

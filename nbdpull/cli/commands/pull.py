@@ -8,16 +8,19 @@ import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from ...core.choices import BackupType, Offline, OnLostBase, Quiesce, Resume
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
 from ...operations.options import KubevirtOptions as Kubevirt
 from ...operations.options import PullOptions as Options
-from .. import machines, terminal, types, usage
+from .. import machines, pruned, terminal, types, usage
 from ..output import Outcome
 from . import RESERVED
+
+if TYPE_CHECKING:
+    from ...operations.prune import Pruned
 
 SUMMARY = "back up a domain"
 EXAMPLE = "vm1 --since chk3 -o since-chk3/"
@@ -38,6 +41,8 @@ def add(parser: usage.Parser) -> None:
     _add_speed(parser)
     _add_files(parser)
     _add_limits(parser)
+    usage.add(parser, Options, "--prune", action="store_true",
+              help="then remove what the store's policy does not keep of the domain: see nbdpull policy")  # fmt: skip
     usage.add(parser, Options, "--group", metavar="G", help="let this group read the store (default: its owner only)")
     _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
     usage.add_output(parser)
@@ -138,14 +143,15 @@ def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
     following = next_kubevirt_command(options)
     nothing = {"dropped_checkpoints": [], "reclaimed": [], "scratch_bytes": 0, "offline": None, "resumed": None,
                "scratch_growth": []}  # fmt: skip
-    values = {"point": point["id"], "details": point, "next_command": following, **nothing}
-    lines = _lines(options.output, point, following, None)
+    values = {"point": point["id"], "details": point, "next_command": following, "pruned": _pruned(result.pruned),
+              **nothing}  # fmt: skip
+    lines = _lines(options.output, point, following, None, result.pruned)
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
 
 
 def next_kubevirt_command(options: Kubevirt) -> str:
     """The command line for the next point; of a backup whose endpoint is given, with the next one's URLs."""
-    words = ["nbdpull", options.domain, *_option("-o", options.output)]
+    words = ["nbdpull", options.domain, *_option("-o", options.output), *(["--prune"] if options.prune else [])]
     if options.http_map:
         given = [("--http-map", options.http_map), ("--http-data", options.http_data)]
         words += [word for name, texts in given for text in texts for word in _option(name, text)]
@@ -180,6 +186,7 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
         "point": point["id"],
         "details": point,
         "next_command": following,
+        "pruned": _pruned(result.pruned),
         "dropped_checkpoints": result.dropped_checkpoints,
         "reclaimed": [vars(item) for item in result.reclaimed],
         "scratch_bytes": result.scratch_bytes,
@@ -187,7 +194,7 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
         "resumed": result.resumed and result.resumed._asdict(),
         "scratch_growth": result.scratch_growth,
     }
-    lines = _lines(options.output, point, following, result.offline)
+    lines = _lines(options.output, point, following, result.offline, result.pruned)
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
 
 
@@ -212,6 +219,7 @@ def next_command(options: Options, point: dict[str, Any]) -> str:
     words += [] if dashed else [options.domain]
     since = point["checkpoint"] or options.since
     words += _option("--since", since) if since and point["partial"] else []
+    words += ["--prune"] if options.prune else []
     words += [] if options.make_checkpoint else ["--no-checkpoint"]
     words += _option("-o", options.output)
     words += ["-c", options.uri] if options.uri else []
@@ -229,7 +237,11 @@ def _option(name: str, value: str) -> list[str]:
     return [f"{name}={value}" if name.startswith("--") else name + value]
 
 
-def _lines(output: str, point: dict[str, Any], following: str, offline: Any) -> Iterator[str]:
+def _pruned(found: Optional[Pruned]) -> Optional[dict[str, Any]]:
+    return pruned.members(found) if found else None
+
+
+def _lines(output: str, point: dict[str, Any], following: str, offline: Any, found: Optional[Pruned]) -> Iterator[str]:
     yield f"{point['domain']}: point {point['id']} is in {output}"
     if offline:
         yield _OFFLINE[offline]
@@ -238,6 +250,8 @@ def _lines(output: str, point: dict[str, Any], following: str, offline: Any) -> 
         if not point["checkpoint"] and offline != Offline.READ:
             yield "No checkpoint was made; --checkpoint NAME would make one to continue from."
     yield from ["", *terminal.disks(point), _total(point), "", *terminal.omitted(point)]
+    if found and (found.removed or not found.problem):
+        yield from pruned.lines(found, dry_run=False)
     if point["checkpoint"]:
         yield f"checkpoint: {point['checkpoint']}"
     yield f"next: {following}"
