@@ -337,6 +337,17 @@ def digest(data):
     return numpy.void(blake3(data).digest())
 
 
+def shown(image):
+    """(bytes of an Image, bool array of those that it tells)"""
+    content, told = numpy.zeros(image.size, "u1"), numpy.zeros(image.size, bool)
+    for piece in image.pieces():
+        for extent, data in zip(piece.extents, image.read_piece(piece) or [b"\0"] * len(piece.extents)):
+            part = slice(int(extent["offset"]), int(extent["offset"] + extent["length"]))
+            content[part] = numpy.frombuffer(data, "u1")
+            told[part] = True
+    return content, told
+
+
 def directory_of(vm, point, disk):
     return Directory(vm.store, vm.series.folder, point.manifest.disk(disk))
 

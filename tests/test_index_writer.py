@@ -21,13 +21,7 @@ POINT = "20261122T194500Z-7f3a9c04"
 def shown(vm, point):
     """(bytes of vda, bool array of those that the point tells)"""
     with Image(vm.series, point, "vda", partial=True) as opened:
-        content, told = numpy.zeros(opened.size, "u1"), numpy.zeros(opened.size, bool)
-        for piece in opened.pieces():
-            for extent, data in zip(piece.extents, opened.read_piece(piece) or [b"\0"] * len(piece.extents)):
-                part = slice(int(extent["offset"]), int(extent["offset"] + extent["length"]))
-                content[part] = numpy.frombuffer(data, "u1")
-                told[part] = True
-    return content, told
+        return stores.shown(opened)
 
 
 def needed(found):

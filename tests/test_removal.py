@@ -11,6 +11,7 @@ from stores import KIB, MIB
 from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.repository import half_points, removal
+from nbdpull.repository.image import Image
 from nbdpull.storage.directory import DirectoryStore
 
 
@@ -74,6 +75,38 @@ def test_files_wait_for_readers(tmp_path):
     with mock.patch("time.time", return_value=10**11):
         assert removal.sweep(vm.series, 60) == removal.Swept(freed=own, points=(last.id,))
     assert not (vm.folder / last.id).exists()
+
+
+def test_files_wait_for_readers_of_every_point_that_referred_to_them(tmp_path):
+    """A point was removed two days ago, and one that shares files with it just now: its readers need them all."""
+    vm = stores.chain(tmp_path / "store", 6)
+    first, second, last = vm.points
+    hours = {first.id: 48}
+    with mock.patch.object(half_points, "seconds_removed", lambda _, name: hours.get(name, 0) * 3600.0):
+        gone(vm, first, removal.GRACE)
+        with Image(vm.series, last, "vda") as begun:
+            gone(vm, second, removal.GRACE)
+            swept = gone(vm, last, removal.GRACE)
+            assert stores.shown(begun)[0].tobytes() == vm.images[last.id]["vda"]
+        assert swept.freed == 0 and swept.waiting > 0
+        (vm.folder / last.id / half_points.REMOVED).rename(vm.folder / last.id / layout.MANIFEST)
+        restores(vm, tmp_path)  # it was taken back
+        removal.remove(vm.series, last)
+        hours.update({second.id: 25, last.id: 25})
+        assert (ended := removal.sweep(vm.series)).freed == swept.freed + swept.waiting
+        assert sorted(ended.points) == sorted(point.id for point in vm.points)
+    assert vm.store.folders("vm1") == []
+
+
+def test_what_was_removed_at_once_keeps_no_file(tmp_path):
+    """Its readers were not waited for."""
+    vm = stores.chain(tmp_path / "store", 6)
+    gone(vm, vm.points[1])
+    gone(vm, vm.points[2])
+    hours = {vm.points[0].id: 48}
+    with mock.patch.object(half_points, "seconds_removed", lambda _, name: hours.get(name, 0) * 3600.0):
+        gone(vm, vm.points[0], removal.GRACE)
+    assert vm.store.folders("vm1") == []
 
 
 def test_a_removal_can_be_taken_back(tmp_path):

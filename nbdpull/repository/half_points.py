@@ -6,16 +6,17 @@ point is made, or when one may be removed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
 
 from ..core import errors
-from ..format import layout
+from ..format import layout, manifest
 from . import announcement
 from .announcement import Announcement
-from .series import Series
+from .series import Point, Series
 
 REMOVED = "manifest.removed"  # the name of the manifest of a point that was removed
 
@@ -51,6 +52,13 @@ def _without_manifest(series: Series) -> list[str]:
 
 def _is_removed(series: Series, name: str) -> bool:
     return series.store.holds(f"{series.folder}/{name}/{REMOVED}")
+
+
+def removed_point(series: Series, name: str) -> Point:
+    """What that was; Damaged, FormatTooNew, FormatTooOld."""
+    path = f"{series.folder}/{name}/{REMOVED}"
+    data = series.store.read(path)
+    return Point(manifest.decode(data, series.store.path(path)), hashlib.sha256(data).hexdigest())
 
 
 def seconds_removed(series: Series, name: str) -> float:

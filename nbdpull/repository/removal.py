@@ -1,8 +1,8 @@
 """Points that are removed, and the files that go with them.
 
 A point is gone once its manifest has another name; that frees nothing, and can be taken back by hand until the sweep. A
-file goes when no committed point refers to it, and not before readers that began earlier have had their time. Each step
-is one call of the system, takes no room, and can be made again: what a killed run leaves, the next one ends.
+file goes when no committed point refers to it, and not before readers of any point that did have had their time. Each
+step is one call of the system, takes no room, and can be made again: what a killed run leaves, the next one ends.
 
 Owns: what a removed point's directory looks like, and which files may go. Who removes holds the series. Must not know:
 which points are to go, and why.
@@ -11,6 +11,7 @@ which points are to go, and why.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,23 +76,37 @@ def why_stays(series: Series, name: str) -> str:
 
 
 def sweep(series: Series, grace: float = GRACE, check: Check = lambda: None) -> Swept:
-    """Remove what nothing refers to of points that were removed so many seconds ago."""
-    return sum((_swept(series, left, grace) for left in _left(series, frozenset(), check)), Swept())
+    """Remove what nothing refers to of points that were removed so many seconds ago. Points that were removed since
+    refer to files all the same: those who read them began when they were there."""
+    late = _late(series, grace, check)
+    return sum((_swept(series, left, grace, late) for left in _left(series, frozenset(), check)), Swept())
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
     """Only look, as if the points with these ids were removed, too: all that could go is waiting."""
-    found = (Swept(waiting=left.free, shared=left.shared) for left in _left(series, gone, check))
+    found = (Swept(waiting=sum(left.free.values()), shared=left.shared) for left in _left(series, gone, check))
     return sum(found, Swept())
 
 
+def _late(series: Series, grace: float, check: Check) -> set[str]:
+    """Paths of what points refer to that were removed less than so many seconds ago. What has lost its directory can be
+    read by nobody: it was removed at once."""
+    found: set[str] = set()
+    for name in half_points.removed(series):
+        check()
+        if half_points.seconds_removed(series, name) < grace:
+            with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
+                point = half_points.removed_point(series, name)
+                found |= {entry.path for entry in references.of_point(series, point)}
+    return found
+
+
 class _Left(NamedTuple):
-    """What is left of a removed point. going: names of the files that nothing refers to; free: their bytes; shared:
-    those of the others."""
+    """What is left of a removed point. free: {name: bytes} of the files that no committed point refers to; shared:
+    bytes of the others."""
 
     point: str
-    going: list[str]
-    free: int
+    free: dict[str, int]
     shared: int
 
 
@@ -102,9 +117,8 @@ def _left(series: Series, gone: frozenset[str], check: Check) -> Iterator[_Left]
     for name in names:
         check()
         files = _files(series, name)
-        going = [file for file in files if f"{name}/{file}" not in kept]
-        free = sum(files[file] for file in going)
-        yield _Left(name, going, free, sum(files.values()) - free)
+        free = {file: size for file, size in files.items() if f"{name}/{file}" not in kept}
+        yield _Left(name, free, sum(files.values()) - sum(free.values()))
 
 
 def _files(series: Series, point: str) -> dict[str, int]:
@@ -114,13 +128,14 @@ def _files(series: Series, point: str) -> dict[str, int]:
     return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
-def _swept(series: Series, left: _Left, grace: float) -> Swept:
-    if half_points.seconds_removed(series, left.point) < grace:
-        return Swept(waiting=left.free, shared=left.shared)
+def _swept(series: Series, left: _Left, grace: float, late: Collection[str]) -> Swept:
+    is_late = half_points.seconds_removed(series, left.point) < grace
+    going = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in late}
     folder = f"{series.folder}/{left.point}"
-    for file in left.going:
+    for file in going:
         series.store.delete(f"{folder}/{file}")
-    if left.shared:
-        return Swept(freed=left.free, shared=left.shared)
+    freed = sum(going.values())
+    if is_late or left.shared or len(going) < len(left.free):
+        return Swept(freed, sum(left.free.values()) - freed, left.shared)
     series.store.remove_folder(folder)  # with the name that the manifest has now, the last of it
-    return Swept(freed=left.free, points=(left.point,))
+    return Swept(freed, points=(left.point,))
