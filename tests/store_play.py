@@ -1,0 +1,294 @@
+"""A store played with at random, and a model in memory that knows what must be in it after every deed.
+
+Pulls, removals, prunes, pins, verifications and readers that take their time, in any order, in a real directory, by the
+package's own operations; each may die at any call that changes a file, as with SIGKILL, and the next ones go on from
+there. After every deed each point that is left shows the bytes that it was made of, every file that is referred to is
+there, and none that nothing refers to has stayed for longer than readers are given.
+
+A new operation is one more method in DEEDS. It changes the model once it has done its work; what one that died may have
+done or not, `_settle` looks up. Must not know: libvirt; what a pull does before and after its files.
+"""
+
+import os
+import random
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy
+from stores import KIB, MIB, Vm, directory_of, scribble, shown, verify_store
+
+from nbdpull.core import errors
+from nbdpull.format import layout, manifest
+from nbdpull.operations import pin, prune, remove, unpin
+from nbdpull.operations.options import PinOptions, PruneOptions, RemoveOptions
+from nbdpull.repository import half_points, pins, removal
+from nbdpull.repository.image import Image
+from nbdpull.repository.series import Point
+
+HOUR = 3600.0
+CHANGES = ("link", "unlink", "rename", "mkdir", "rmdir", "write", "fsync", "open")  # of os; open: where it creates
+
+
+class Killed(BaseException):
+    """The process is dead: it is not caught, and nothing can be cleaned up."""
+
+
+class Death:
+    """Comes before call `at` that changes a file, and then before every other one; None: never. calls: how many there
+    were."""
+
+    def __init__(self, at):
+        self._at, self.calls = at, 0
+
+    @contextmanager
+    def waiting(self):
+        with mock.patch.multiple(os, **{name: self._before(name, getattr(os, name)) for name in CHANGES}):
+            yield
+
+    def _before(self, name, real):
+        def call(*args, **others):
+            if name != "open" or args[1] & os.O_CREAT:
+                if self._at is not None and self.calls >= self._at:
+                    raise Killed
+                self.calls += 1
+            return None if name == "fsync" else real(*args, **others)  # which takes most of the time, and tells nothing
+
+        return call
+
+
+class Play:
+    """points: {id: {disk: (bytes, mask of what the point tells)}}; removed: {id: when by the play's clock}."""
+
+    def __init__(self, folder, seed, mortality=0.3):
+        self.chance, self.mortality = random.Random(seed), mortality
+        self.vm = Vm(folder / "store")
+        self.vm.add_disk("vda", 2 * MIB + 1234)
+        self.vm.add_disk("vdb", 300 * KIB)
+        self.points, self.pinned, self.removed = {}, set(), {}
+        self.base = None  # the point that what is dirty counts from
+        self.readers = []
+        self.hours, self.told = 0.0, []
+        self.deaths = 0
+
+    # -- one after another
+
+    def step(self):
+        deeds, weights = zip(*DEEDS)
+        deed = self.chance.choices(deeds, weights)[0]
+        self.told.append(deed.__name__)
+        with mock.patch.object(half_points, "seconds_removed", self._seconds_removed):
+            deed(self)
+            self.check()
+
+    def _seconds_removed(self, series, name):
+        return (self.hours - self.removed.get(name, self.hours)) * HOUR
+
+    def killable(self, work, at=None):
+        """Do it, and perhaps die of it; whether it was done."""
+        if at is None and self.chance.random() < self.mortality:
+            at = int(self.chance.random() ** 2 * 60)
+        death = Death(at)
+        try:
+            with death.waiting():
+                work()
+            return True
+        except Killed:
+            self.deaths += 1
+            self.told.append(f"died at {at}")
+            return False
+        finally:
+            self._settle()
+
+    def _settle(self):
+        """Of what was under way the store may hold all or nothing."""
+        self.pinned = {point.id for point in self.vm.series.points() if pins.of_point(self.vm.series, point)}
+        there = {point.id for point in self.vm.series.points()}
+        for point in [*self.points]:
+            if point not in there:
+                del self.points[point]
+                self.removed[point] = self.hours
+        assert there == {*self.points}
+        self.vm.points = self.vm.series.points()
+
+    # -- what a guest does, and time
+
+    def write(self):
+        for name in self.vm.disks:
+            scribble(self.vm, name, self.chance, count=self.chance.randrange(4), longest=300 * KIB)
+
+    def wait(self):
+        self.hours += self.chance.choice([1, 6, 12, 25])
+
+    # -- what nbdpull does
+
+    def pull(self):
+        self.write()
+        held = {name: (disk.content.tobytes(), None) for name, disk in self.vm.disks.items()}
+        self._pull("last" if self.base in self.points else "nothing, alike", held)
+
+    def pull_partial(self):
+        dirty = {name: disk.dirty.copy() for name, disk in self.vm.disks.items()}
+        held = {name: (disk.content.tobytes(), dirty[name]) for name, disk in self.vm.disks.items()}
+        self._pull("elsewhere", held)
+        for name, mask in dirty.items():
+            self.vm.disks[name].dirty[:] = mask
+
+    def _pull(self, since, held):
+        whole = [point for point in self.vm.series.points() if not point.manifest.partial]
+        by_id = {point.id: point for point in whole}
+        point_id = layout.new_point_id()
+        how = {"frame_size": self.chance.choice([64 * KIB, MIB]), "chunk_size": self.chance.choice([100 * KIB, MIB]),
+               "dedupe": self.chance.random() < 0.7}  # fmt: skip
+        if since == "last":
+            self.vm.points = [by_id[self.base]]
+        elif not whole and since != "elsewhere":
+            since = "nothing"
+        else:
+            self.vm.points = whole
+
+        def work():
+            for name in half_points.names(self.vm.series):  # as a pull does first
+                if not removal.why_stays(self.vm.series, name):
+                    half_points.remove(self.vm.series, name)
+            self.vm.pull(since, point_id, **how)
+
+        self.points[point_id] = held  # unless it is not there, see _settle
+        done = self.killable(work)
+        if point_id not in self.points:
+            del self.removed[point_id]  # it never was
+        elif since != "elsewhere":
+            self.base = point_id
+        if done:
+            assert point_id in self.points and not half_points.names(self.vm.series)
+
+    def remove(self):
+        now = self.chance.random() < 0.3
+        chosen = [point for point in self.points if point not in self.pinned and self.chance.random() < 0.4]
+        if chosen:
+            options = RemoveOptions(str(self.vm.root), chosen, now=now)
+            self._sweeping(lambda: remove.remove(options), now)
+
+    def remove_pinned(self):
+        for point in self.pinned:
+            try:
+                remove.remove(RemoveOptions(str(self.vm.root), [point], now=True))
+            except errors.UsageError:
+                continue
+            raise AssertionError("a pinned point was removed")
+
+    def prune(self):
+        now = self.chance.random() < 0.3
+        rules = self.chance.choice([{"keep_last": 1}, {"keep_last": 3}, {"keep_daily": 2}])
+        options = PruneOptions(str(self.vm.root), **rules, force=True, now=now)
+        newest = self.vm.points[-1:]
+        self._sweeping(lambda: prune.prune(options), now)
+        assert all(point.id in self.points for point in newest), "the newest point was pruned"
+
+    def _sweeping(self, work, now):
+        pinned = {*self.pinned}
+        if now:
+            self.readers.clear()  # they are not waited for
+        done = self.killable(work)
+        assert pinned <= self.pinned, "a pinned point was removed"
+        if done:
+            self._require_swept(0 if now else removal.GRACE)
+
+    def pin(self):
+        if self.points:
+            point = self.chance.choice([*self.points])
+            done = self.killable(lambda: pin.pin(PinOptions(str(self.vm.root), point)))
+            assert point in self.pinned or not done
+
+    def unpin(self):
+        if self.pinned:
+            point = min(self.pinned)
+            self.killable(lambda: unpin.unpin(PinOptions(str(self.vm.root), point)))
+
+    def verify(self):
+        if self.points:
+            self.killable(lambda: self._require_sound(verify_store(self.vm.root, keep=True)))
+
+    @staticmethod
+    def _require_sound(found):
+        assert not found.is_bad
+
+    # -- readers
+
+    def begin_to_read(self):
+        if self.points:
+            point = self.vm.series.point(self.chance.choice([*self.points]))
+            image = Image(self.vm.series, point, "vda", partial=True)
+            self.readers.append((image, self.points[point.id]["vda"], self.hours))
+
+    def end_reading(self):
+        """Of one that is within its time all bytes are there."""
+        if self.readers:
+            image, held, since = self.readers.pop(0)
+            if self.hours - since < removal.GRACE / HOUR:
+                require_shown(shown(image), held)
+
+    # -- what must hold
+
+    def check(self):
+        """Of every point, whatever was done and has died."""
+        for point in self.vm.points:
+            for name, held in self.points[point.id].items():
+                with Image(self.vm.series, point, name, partial=True) as image:
+                    require_shown(shown(image), held)
+        needed = self._needed(self.vm.points)
+        missing = [path for path in sorted(needed) if not (self.vm.folder / path).exists()]
+        assert not missing, f"referred to and gone: {missing}"
+
+    def _needed(self, points):
+        """Paths of all files that these points refer to."""
+        named = [entry for point in points for entry in point.manifest.all_files()]
+        directories = [directory_of(self.vm, point, name) for point in points for name in point.disks]
+        return {entry.path for entry in [*named, *(each for found in directories for each in found.files)]}
+
+    def _require_swept(self, grace):
+        """What a sweep that came to its end leaves of removed points: what points need that are there, or were not
+        removed long ago, and all of those."""
+        removed = half_points.removed(self.vm.series)
+        late = [point for point in map(self._removed_point, removed) if self._is_late(point, grace)]
+        needed = self._needed([*self.vm.points, *late])
+        for name in removed:
+            files = {f"{name}/{file}" for file in os.listdir(self.vm.folder / name)} - {f"{name}/{half_points.REMOVED}"}
+            if name not in {point.id for point in late}:
+                assert files, f"nothing is needed of {name}, and its folder is there"
+                assert files <= needed, f"nothing refers to {sorted(files - needed)}"
+
+    def _removed_point(self, name):
+        return Point(manifest.decode((self.vm.folder / name / half_points.REMOVED).read_bytes(), name), "")
+
+    def _is_late(self, point, grace):
+        """Whether it was removed a short time ago, and not at once: then its directories are gone."""
+        there = [(self.vm.folder / disk.directory.path).exists() for disk in point.manifest.disks]
+        return self._seconds_removed(None, point.id) < grace and all(there)
+
+    def end(self):
+        """Nothing stays of a store whose points all go."""
+        for point in self.pinned:
+            unpin.unpin(PinOptions(str(self.vm.root), point))
+        self.readers.clear()
+        for name in half_points.names(self.vm.series):
+            half_points.remove(self.vm.series, name)
+        if self.points:
+            remove.remove(RemoveOptions(str(self.vm.root), [*self.points], now=True))
+        else:
+            removal.sweep(self.vm.series, 0)
+        assert self.vm.store.folders(self.vm.series.folder) == []
+
+
+def require_shown(found, held):
+    """found: of `shown`; held: bytes, and which of them are told, None: all."""
+    content, told = found
+    expected, mask = numpy.frombuffer(held[0], "u1"), held[1]
+    if mask is None:
+        assert (content == expected).all()
+    else:
+        assert (told == mask).all() and (content[mask] == expected[mask]).all()
+
+
+DEEDS = [(Play.write, 2), (Play.wait, 3), (Play.pull, 6), (Play.pull_partial, 1), (Play.remove, 3), (Play.prune, 2),
+         (Play.remove_pinned, 1), (Play.pin, 1), (Play.unpin, 1), (Play.verify, 1), (Play.begin_to_read, 3),
+         (Play.end_reading, 3)]  # fmt: skip
