@@ -22,7 +22,7 @@ import numpy
 from blake3 import blake3
 
 from nbdpull.core import errors, extents
-from nbdpull.format import layout, manifest, pages, stack, writer
+from nbdpull.format import layout, manifest, moved, pages, stack, writer
 from nbdpull.format.directory import Directory
 from nbdpull.format.manifest import FileEntry
 from nbdpull.operations import restore
@@ -327,6 +327,44 @@ def _live(disk, files, base, records, chunks):
     return live
 
 
+def move(vm, point, disk, paths, new_id="20270101T000000Z-000000aa"):
+    """Let the frames that a point shows of some chunk files of a disk be in one new file, and those files be gone.
+    Return the FileEntry of the new one."""
+    found = directory_of(vm, point, disk)
+    old = [entry for entry in found.files if entry.path in paths]
+    frames = {entry.path: _frames(found, entry) for entry in old}
+    vm.store.make_folder(f"{vm.series.folder}/{new_id}", fresh=True)
+    vm.store.publish(
+        f"{vm.series.folder}/{new_id}/{layout.REPACKED}", layout.seal({"format": layout.FORMAT, "requires": []})
+    )
+    path = f"{new_id}/{layout.chunk_name(disk, 0)}"
+    file = vm.store.create(f"{vm.series.folder}/{path}")
+    output = writer.Chunk(file, 0, layout.chunk_header(new_id, disk, found.size, 0))
+    for entry in old:
+        data = (vm.folder / entry.path).read_bytes()
+        parts = [data[r["position"] :][: r["stored"]] for r in frames[entry.path]]
+        new = frames[entry.path].copy()
+        output.add(writer.Encoded(new, parts, 0, numpy.arange(len(new)), numpy.arange(0)))
+        frames[entry.path] = (frames[entry.path], new)
+    output.seal(pages.Page([path], output.records()))
+    made = FileEntry(path, file.size, file.sha256())
+    for entry in old:
+        before, after = frames[entry.path]
+        moves = numpy.zeros(len(before), moved.MOVE)
+        moves["position"], moves["stored"] = before["position"], before["stored"]
+        moves["to"], moves["file"] = after["position"], 1
+        (vm.folder / moved.path_of(entry.path)).write_bytes(moved.encode(moved.Table(entry, [made], moves)))
+        (vm.folder / entry.path).unlink()
+    return made
+
+
+def _frames(directory, entry):
+    """A record of each frame of a file that the image of a disk shows, by position."""
+    found = numpy.concatenate([stack.data_of(window.flat()) for window in directory.windows()])
+    mine = found[found["chunk"] == directory.files.index(entry)]
+    return mine[numpy.unique(mine["position"], return_index=True)[1]]
+
+
 def _put(store, disk, name, data):
     with store.create(f"{disk.series}/{disk.point}/{name}") as file:
         file.write(data)
@@ -408,6 +446,12 @@ def replaced(vm, path, data):
     """Put other bytes in the place of a file's; FileEntry."""
     (vm.folder / path).write_bytes(data)
     return FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+def entry_of(vm, path):
+    """FileEntry of a file of the series as it is."""
+    data = Path(path).read_bytes()
+    return FileEntry(str(Path(path).relative_to(vm.folder)), len(data), hashlib.sha256(data).hexdigest())
 
 
 def resealed(vm, point, **changes):

@@ -25,7 +25,7 @@ from nbdpull.cli import types, usage
 from nbdpull.cli.commands import VERBS
 from nbdpull.cli.output import SCHEMA
 from nbdpull.core import errors
-from nbdpull.format import layout, manifest, pages
+from nbdpull.format import layout, manifest, moved, pages
 from nbdpull.operations import restore
 
 PROJECT = Path(__file__).parent.parent
@@ -528,6 +528,16 @@ def test_the_layout_of_a_directory():
     )
 
 
+def test_the_layout_of_a_moved_table():
+    text = section(FORMAT, "19. Moved tables")
+    assert documented_fields(text[text.index("Of each move it says:") :]) == fields_of(moved.MOVE)
+    assert f"{pages._FILE.itemsize} bytes each | F files" in text
+    assert f"{moved.MOVE.itemsize} bytes each | M moves" in text and f"`DISK.NNNN.zst{layout.MOVED}`" in text.replace(
+        "POINT/", ""
+    )
+    assert f"`{layout.REPACKED}`" in text
+
+
 def test_the_limits_of_the_format():
     text = " ".join(FORMAT.split())
     for words, value in {
@@ -613,11 +623,12 @@ def example(root, **how):
     return vm, vm.pull(point_id="20261122T194500Z-7f3a9c04", **how)
 
 
-DUMPS = ["vda.0000.zst", "records", "page", "directory"]
+DUMPS = ["vda.0000.zst", "records", "page", "directory", "table"]
 
 
 def test_the_notes_of_the_hexdump_are_right():
-    known = {"files", "pages", "names", *layout.RECORD.names, *pages.PAGE.names, *pages._FILE.names}
+    known = {"files", "pages", "names", "moves", *layout.RECORD.names, *pages.PAGE.names, *pages._FILE.names,
+             *moved.MOVE.names}  # fmt: skip
     for name in DUMPS:
         for data, note in hexdump(name):
             value = int.from_bytes(data, "little")
@@ -651,6 +662,19 @@ def test_the_dumps_are_of_each_other():
     assert ref["digest"].tobytes() == blake3(dumped("page")).digest()
     assert len(pages.decode_page(dumped("page"), "vda").records) == 2
     assert len(pages.decode_page(dumped("records"), "vda").records) == 3
+
+
+def test_the_table_that_is_dumped_is_of_the_file_that_is():
+    files, live, moves = pages.split(dumped("table"), moved.MOVE)
+    old = stores.FileEntry(
+        "20261122T194500Z-7f3a9c04/vda.0000.zst", 385, hashlib.sha256(dumped("vda.0000.zst")).hexdigest()
+    )
+    frame = pages.compressed(dumped("table"))
+    found = moved.decode(frame + hashlib.sha256(frame).digest(), old)
+    assert moved.encode(found) == frame + hashlib.sha256(frame).digest()
+    position, size = pages.decode_page(dumped("page"), "vda").records[["position", "stored"]][1].tolist()
+    assert moves.tolist() == [(position, 103, size, 1)] and live.tolist() == [size, size]
+    assert found.place(position, size) == (files[1].path, 103) and found.place(103, 24) is None
 
 
 def test_the_code_reads_the_hexdump(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from stores import files, package_environment, verify_store, zstd_frames
 
 from nbdpull.core import extents
+from nbdpull.format import moved
 from nbdpull.format.directory import NOWHERE, Directory
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
@@ -49,7 +50,7 @@ def test_it_verifies():
     report = verify_store(GOLDEN)
     assert report.damages == []
     assert report.points == len(POINTS)
-    assert report.frames == 27
+    assert report.frames == 32
 
 
 def test_it_is_listed_in_the_order_of_its_commits():
@@ -74,9 +75,10 @@ FRAMES = {  # data and skippable ones, or pages, by the last two digits of the p
     "0d/vda.0000.zst": 6, "0d/vda.index": 1,
     "0e/vda.0000.zst": 4, "0e/vdb.0000.zst": 4, "0e/vda.index": 2, "0e/vdb.index": 1,
     "ff/sda.0000.zst": 4, "ff/sda.index": 1,
+    "3b/vda.0000.zst": 4, "3b/vda.index": 1,
 }  # fmt: skip
 DIRECTORIES = {f"{point}/{disk}.directory" for point in ("0a", "0b", "0c", "0d", "0e") for disk in ("vda", "vdb")}
-DIRECTORIES.add("ff/sda.directory")
+DIRECTORIES |= {"ff/sda.directory", "3b/vda.directory"}
 
 
 def test_other_programs_read_it():
@@ -120,6 +122,19 @@ def test_it_has_every_kind_of_record():
     sizes = [point.manifest.disk("vda").size for point in points]
     assert sizes != sorted(sizes) and sizes != sorted(sizes, reverse=True), "a disk that grew, and shrank"
     assert [point.id for point in points] != sorted(point.id for point in points)
+
+
+def test_it_has_files_that_were_moved():
+    """Two of a point that was removed, to one that other programs read."""
+    gone, new = GOLDEN / "vm3/20260101T000000Z-00003a", GOLDEN / "vm3/20260103T000000Z-00003c/vda.0000.zst"
+    assert sorted(path.name for path in gone.glob("*.zst*")) == [
+        "vda.0000.zst.moved", "vda.0001.zst.moved", "vda.0002.zst"]  # fmt: skip
+    subprocess.run(["zstd", "-tq", str(new)], check=True)
+    assert len(zstd_frames(new.read_bytes())) == 3 + 3
+    target = series.Series(marker.open_store(str(GOLDEN)), "vm3")
+    [point] = target.points()
+    tables = [moved.read(target.store, "vm3", entry) for entry in target.directory(point, "vda").chunks]
+    assert [len(table.moves) for table in tables if table] == [2, 1]
 
 
 @pytest.mark.parametrize("point", IMAGES["vm1"])

@@ -38,6 +38,7 @@ LIBRARIES = {
         "format.pages",
         "format.stack",
         "format.directory",
+        "format.moved",
         "format.index_writer",
         "repository.changes",
         "repository.seen_frames",

@@ -22,7 +22,7 @@ import strange
 from stores import KIB, MIB, page_of, relaid, replaced
 
 from nbdpull.core import errors, extents
-from nbdpull.format import layout, pages
+from nbdpull.format import layout, moved, pages
 from nbdpull.operations import restore
 
 PROGRAM = Path(__file__).parent.parent / "scripts/nbdpull-restore-min"
@@ -224,6 +224,19 @@ def test_nothing_is_overwritten(vm, tmp_path):
     code, said = by_itself(vm, "latest", "vda", tmp_path / "out")
     assert code == 1 and "exists" in said
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_file_that_was_moved(vm, tmp_path):
+    """Some are there yet, two are in one new file, and a table beside what is there is not looked at."""
+    point = vm.points[2]
+    chunks = [entry.path for entry in stores.chunks_of(vm, point, "vda")]
+    made = stores.move(vm, point, "vda", chunks[:2])
+    assert not any((vm.folder / path).exists() for path in chunks[:2]) and (vm.folder / chunks[2]).exists()
+    (vm.folder / moved.path_of(chunks[2])).write_bytes(b"no table")
+    assert_restored(vm, point, "vda", tmp_path)
+    data = (vm.folder / made.path).read_bytes()
+    assert len(stores.zstd_frames(data)) > 4
+    subprocess.run(["zstd", "-tq", str(vm.folder / made.path)], check=True)
 
 
 # -- what must be refused ---------------------------------------------------------------------------------------------
@@ -578,3 +591,93 @@ def test_frames_that_make_up_for_each_other(tmp_path):
     records["offset"] = [0, 4 * KIB]
     relaid(vm, point, "vda", [page._replace(records=records)])
     assert_refused(vm, tmp_path / "out", "no frame")
+
+
+MOVE = 16 + 2 * 48  # of a table with one new file
+BAD_MOVE, BAD_SEAL = "a move that cannot be", "its digest"
+TABLES = {  # (22) and (23)
+    "more files than there are": (WRONG_SIZE, poked(0, "I", 3)),
+    "more moves than there are": (WRONG_SIZE, poked(4, "I", 200)),
+    "more names than there are": (WRONG_SIZE, poked(8, "Q", 1 << 40)),
+    "half a head": (WRONG_SIZE, lambda data: data[:9]),
+    "no line feed": (NAMES, lambda data: data[:-1] + b"x"),
+    "a new file of another disk": (NAMES, lambda data: data[:-13] + b"vdb.0000.zst\n"),
+    "a new file outside": (NAMES, lambda data: data.replace(b"20270101T0", b"../../../x")),
+    "the same file": (NAMES, lambda data: data[:MOVED_NAMES] + data[MOVED_NAMES:-39] * 2),
+    "of another size": ("another file", poked(16, "Q", 1 << 20)),
+    "of another digest": ("another file", poked(32, "Q", 5)),
+    "to the file itself": (BAD_MOVE, poked(MOVE + 20, "I", 0)),
+    "to no file": (BAD_MOVE, poked(MOVE + 20, "I", 2)),
+    "nothing stored": (BAD_MOVE, poked(MOVE + 16, "I", 0)),
+    "too much stored": (BAD_MOVE, poked(MOVE + 16, "I", 2 * MIB)),
+    "from past the end": (BAD_MOVE, poked(MOVE, "Q", (1 << 64) - 1)),
+    "to past the end": (BAD_MOVE, poked(MOVE + 8, "Q", (1 << 64) - 1)),
+    "out of order": (
+        BAD_MOVE,
+        lambda data: data[:MOVE] + data[MOVE + 24 :][:24] + data[MOVE:][:24] + data[MOVE + 48 :],
+    ),
+    "one twice": (BAD_MOVE, lambda data: data[:MOVE] + data[MOVE:][:24] * 2 + data[MOVE + 48 :]),
+    "another place": ("no frame", poked(MOVE + 8, "Q", 9)),
+    "another frame": ("no file", poked(MOVE, "Q", 1)),
+    "a new file of another size": ("damaged", poked(16 + 48, "Q", 1 << 20)),
+    "a new file of another digest": ("damaged", poked(32 + 48, "Q", 5)),
+}
+MOVED_NAMES = MOVE + 3 * 24
+
+
+@pytest.fixture
+def moved_file(tmp_path):
+    """A Vm, its point, the path of the table of its only chunk file, and the table's bytes, decompressed; three frames
+    are moved."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 3 * 64 * KIB)
+    for number in range(3):
+        vm.write("vda", number * 64 * KIB, b"%c" % (65 + number) * 64 * KIB)
+    point = vm.pull()
+    [chunk] = stores.chunks_of(vm, point, "vda")
+    stores.move(vm, point, "vda", [chunk.path])
+    path = vm.folder / moved.path_of(chunk.path)
+    return vm, point, path, pages.decompressed(path.read_bytes()[:-32], 1 << 20)
+
+
+def sealed(frame):
+    return frame + hashlib.sha256(frame).digest()
+
+
+@pytest.mark.parametrize("flaw", TABLES)
+def test_a_table_that_cannot_be(moved_file, tmp_path, flaw):
+    vm, point, path, data = moved_file
+    says, spoil = TABLES[flaw]
+    path.write_bytes(sealed(pages.compressed(spoil(data))))
+    assert_refused(vm, tmp_path / "out", says)
+
+
+@pytest.mark.parametrize("how", strange.NO_FRAMES)
+def test_a_table_that_is_no_whole_frame(moved_file, tmp_path, how):
+    vm, point, path, data = moved_file
+    path.write_bytes(sealed(strange.NO_FRAMES[how](data)))
+    assert_refused(vm, tmp_path / "out")
+
+
+def test_a_table_that_is_damaged(moved_file, tmp_path):
+    """Whatever it was made to say: it is sealed. Nor is a file that it names another one."""
+    vm, point, path, data = moved_file
+    [new] = vm.folder.glob("2027*/vda.0000.zst")
+    for bad in (path, new):
+        held = bad.read_bytes()
+        for changed in (stores.flipped(held, len(held) // 2), held[:-1], held + b"x", None):
+            with stores.damaged(bad, changed):
+                assert_refused(vm, tmp_path / "out")
+    assert_restored(vm, point, "vda", tmp_path)
+
+
+def test_a_table_leads_to_files_and_not_to_tables(moved_file, tmp_path):
+    vm, point, path, data = moved_file
+    [new] = vm.folder.glob("2027*/vda.0000.zst")
+    entry = stores.entry_of(vm, new)
+    moves = moved.decode(path.read_bytes(), stores.chunks_of(vm, point, "vda")[0]).moves.copy()
+    moves["position"] = moves["to"]
+    other = replaced(vm, f"{new.parent.name}/vda.0001.zst", new.read_bytes())
+    (vm.folder / moved.path_of(entry.path)).write_bytes(moved.encode(moved.Table(entry, [other], moves)))
+    new.unlink()
+    assert_refused(vm, tmp_path / "out")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy
 import zstandard
@@ -117,30 +117,47 @@ def density_flaw(records: layout.Records) -> Optional[str]:
 
 
 def encode_directory(directory: Directory) -> bytes:
-    files, names = numpy.zeros(len(directory.files), _FILE), _joined(entry.path for entry in directory.files)
-    files["size"], files["live"] = [entry.size for entry in directory.files], directory.live
-    files["sha256"] = numpy.array([bytes.fromhex(entry.sha256) for entry in directory.files], "V32")
-    head = _DIRECTORY_HEAD.pack(len(files), len(directory.pages), len(names))
-    return head + files.tobytes() + directory.pages.tobytes() + names
+    return joined(directory.files, directory.live, directory.pages)
 
 
 def decode_directory(data: bytes, disk: str, disk_size: int) -> Directory:
     """Return the Directory; ValueError where a reader must refuse it."""
-    if len(data) < _DIRECTORY_HEAD.size:
-        raise ValueError("it is cut short")
-    count, pages, size = _DIRECTORY_HEAD.unpack_from(data)
-    at = _DIRECTORY_HEAD.size
-    if len(data) != at + count * _FILE.itemsize + pages * PAGE.itemsize + size:
-        raise ValueError("it has another size than it says")
-    files = numpy.frombuffer(data, _FILE, count, at)
-    refs = numpy.frombuffer(data, PAGE, pages, at + files.nbytes)
-    names = _split(data[at + files.nbytes + refs.nbytes :], count, size)
-    flaw = _names_flaw(names, disk) or _refs_flaw(refs, names, files["size"], disk_size)
+    files, live, refs = split(data, PAGE)
+    names, sizes = [entry.path for entry in files], numpy.array([entry.size for entry in files], "u8")
+    flaw = _names_flaw(names, disk) or _refs_flaw(refs, names, sizes, disk_size)
     if flaw:
         raise ValueError(flaw)
+    return Directory(files, live, refs)
+
+
+def joined(entries: Sequence[FileEntry], live: Iterable[int], rows: NDArray[numpy.void]) -> bytes:
+    """The bytes of what names files and has rows of numbers: a directory, or a moved table."""
+    files, names = numpy.zeros(len(entries), _FILE), _joined(entry.path for entry in entries)
+    files["size"], files["live"] = [entry.size for entry in entries], numpy.fromiter(live, "u8", len(entries))
+    files["sha256"] = numpy.array([bytes.fromhex(entry.sha256) for entry in entries], "V32")
+    head = _DIRECTORY_HEAD.pack(len(files), len(rows), len(names))
+    return head + files.tobytes() + rows.tobytes() + names
+
+
+def split(data: bytes, row: numpy.dtype[numpy.void]) -> tuple[list[FileEntry], Numbers, NDArray[numpy.void]]:
+    """(files, live, rows) of such bytes; ValueError."""
+    if len(data) < _DIRECTORY_HEAD.size:
+        raise ValueError("it is cut short")
+    count, rows, size = _DIRECTORY_HEAD.unpack_from(data)
+    at = _DIRECTORY_HEAD.size
+    if len(data) != at + count * _FILE.itemsize + rows * row.itemsize + size:
+        raise ValueError("it has another size than it says")
+    files = numpy.frombuffer(data, _FILE, count, at)
+    found = numpy.frombuffer(data, row, rows, at + files.nbytes)
+    names = _split(data[at + files.nbytes + found.nbytes :], count, size)
     digests = (digest.tobytes().hex() for digest in files["sha256"])
     entries = [FileEntry(*each) for each in zip(names, files["size"].tolist(), digests)]
-    return Directory(entries, files["live"], refs)
+    return entries, files["live"], found
+
+
+def reach_past(position: Numbers, stored: NDArray[numpy.integer[Any]], sizes: Numbers) -> bool:
+    """Whether one of the ranges ends past the size of its file. The sums may be too large for 64 bits."""
+    return bool((position > sizes).any() or (stored > sizes - position).any())
 
 
 def _names_flaw(names: Sequence[str], disk: str) -> Optional[str]:
@@ -169,9 +186,7 @@ def _refs_flaw(refs: PageRefs, names: Sequence[str], sizes: Numbers, disk_size: 
         or (refs["records"] > layout.MAX_PAGE_RECORDS).any()
     ):
         return "a page of impossible size"
-    if (refs["position"] > sizes[refs["file"]]).any() or (
-        refs["stored"] > sizes[refs["file"]] - refs["position"]
-    ).any():
+    if reach_past(refs["position"], refs["stored"], sizes[refs["file"]]):
         return "a page past the end of its file"
     return None
 

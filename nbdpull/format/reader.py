@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from ..core import errors, extents
 from ..storage.base import Reader, Store
-from . import layout, pages
+from . import layout, moved, pages
 from .manifest import FileEntry
 
 MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
@@ -120,7 +120,7 @@ class _OpenFile:
 
 
 class FrameReader:
-    """Reads frames from the files of one disk; may be used by several threads at once.
+    """Reads frames from the files of one disk, wherever they were moved; may be used by several threads at once.
 
     entries: the files that the records' chunk is a number of; files: the OpenFiles that it shares with others, who
     close them.
@@ -129,25 +129,61 @@ class FrameReader:
     def __init__(
         self, store: Store, series: str, entries: Sequence[FileEntry], files: Optional[OpenFiles] = None
     ) -> None:
-        self._paths = [f"{series}/{entry.path}" for entry in entries]
-        self._store = store
+        self._store, self._series, self._entries = store, series, entries
+        self._tables: dict[int, moved.Table] = {}
         self._files = files or OpenFiles(store)
         self._shared = files is not None
         self._thread = threading.local()
 
     def read(self, record: layout.Record) -> bytes:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
-        stored, position = int(record["stored"]), int(record["position"])
-        path = self._paths[int(record["chunk"])]
-        with self._files.opened(path) as file:
-            try:
-                data = file.read(position, stored)
-            except errors.Damaged as error:
-                raise _damaged(record, str(error)) from error
+        return self._proved(record)[1]
+
+    def stored(self, record: layout.Record) -> bytes:
+        """Return the frame as it is in the file, proved in the same way."""
+        return self._proved(record)[0]
+
+    def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
+        try:
+            path, data = self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
+        except errors.Damaged as error:
+            raise _damaged(record, str(error)) from error
         raw = self._decompressed(data, int(record["raw"]))
         if raw is None or digest(raw) != record["digest"].tobytes():
             raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored")
-        return raw
+        return data, raw
+
+    def _found(self, number: int, position: int, stored: int) -> tuple[str, bytes]:
+        """(path, bytes) of a frame of a file. What is not where it was moved since: the file itself, and then a new
+        one, too."""
+        while True:
+            place = self._place(number, position, stored)
+            path = f"{self._series}/{place.path}"
+            try:
+                with self._files.opened(path) as file:
+                    return path, file.read(place.position, stored)
+            except errors.Damaged:
+                if self._store.size(path) is not None or not self._has_table(number):
+                    raise
+                if self._place(number, position, stored) == place:
+                    raise
+
+    def _has_table(self, number: int) -> bool:
+        """Whether there is one of a file, as it is now."""
+        table = moved.read(self._store, self._series, self._entries[number])
+        if table is not None:
+            self._tables[number] = table
+        return table is not None
+
+    def _place(self, number: int, position: int, stored: int) -> moved.Place:
+        entry, table = self._entries[number], self._tables.get(number)
+        if table is None:
+            return moved.Place(entry.path, position)
+        place = table.place(position, stored)
+        if place is None:
+            path = self._store.path(self._series, moved.path_of(entry.path))
+            raise errors.Damaged(f"{path}: a frame that is needed was not moved")
+        return place
 
     def _decompressed(self, data: bytes, size: int) -> Optional[bytes]:
         """Return exactly `size` bytes, or None. The size that a damaged frame claims must never be allocated."""

@@ -180,7 +180,7 @@ class DiskWriter:
         self._sealed: list[Future[Writer]] = []
         self._tell_sealed = sealed
         self._kept = {entry.path: entry for entry in kept.files} if kept else {}
-        self._chunk: Optional[_Chunk] = None
+        self._chunk: Optional[Chunk] = None
         self._index = IndexWriter(store, disk, base)
         for path, page in zip(self._kept, kept.pages() if kept else ()):
             self._index.add_chunk(path, page)
@@ -193,20 +193,20 @@ class DiskWriter:
         if self._chunk.file.size >= self._chunk_size or self._chunk.record_count >= MAX_CHUNK_RECORDS:
             self._end_chunk(self._chunk)
 
-    def _new_chunk(self) -> _Chunk:
+    def _new_chunk(self) -> Chunk:
         disk, number = self._disk, len(self._kept) + len(self._sealed)
         path = f"{disk.point}/{layout.chunk_name(disk.name, number)}"
         file = self._store.create(f"{disk.series}/{path}")
         header = layout.chunk_header(disk.point, disk.name, disk.size, number)
-        return _Chunk(file, self._index.number(path), header)
+        return Chunk(file, self._index.number(path), header)
 
-    def _end_chunk(self, chunk: _Chunk) -> None:
+    def _end_chunk(self, chunk: Chunk) -> None:
         self._chunk = None
         self._sealed.append(self._sealing.submit(self._seal, chunk, self._index.page(chunk.records())))
         for earlier in self._sealed[:-MAX_UNSEALED]:
             earlier.result()  # bounds the records in memory; and a failed fsync ends the run now, not at its end
 
-    def _seal(self, chunk: _Chunk, page: pages.Page) -> Writer:
+    def _seal(self, chunk: Chunk, page: pages.Page) -> Writer:
         """In the one thread for it, so that each one before it was told of."""
         file = chunk.seal(page)
         self._tell_sealed(self._disk.name, self._entry(file), chunk.read_bytes)
@@ -234,8 +234,8 @@ class DiskWriter:
             self._chunk.file.close()
 
 
-class _Chunk:
-    """The chunk file being written."""
+class Chunk:
+    """A chunk file being written. number: that of the file in the records' chunk."""
 
     def __init__(self, file: Writer, number: int, header: bytes) -> None:
         self.file, self.number = file, number

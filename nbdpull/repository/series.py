@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Optional
+from typing import Callable, Optional
 
 from ..core import errors
 from ..core.choices import LATEST
 from ..core.errors import Check
-from ..format import layout, manifest
+from ..format import layout, manifest, moved
 from ..format.directory import Directory
 from ..format.manifest import DiskEntry, FileEntry, Manifest
 from ..storage.directory import DirectoryStore
@@ -230,18 +230,39 @@ class Series:
         except UnicodeDecodeError:
             raise errors.Damaged(f"{name} of point {point.id} of {self.domain} is not text") from None
 
+    def standing(self, entry: FileEntry) -> list[FileEntry]:
+        """The files that hold what the file of a FileEntry did: itself, or those that it was moved to. Damaged."""
+        if self.store.size(f"{self.folder}/{entry.path}") is None:
+            table = moved.read(self.store, self.folder, entry)
+            return [entry] if table is None else [*table.files]
+        return [entry]
+
     def file_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
-        """Say why the file of a FileEntry is not the one that was stored, or None. check() is called often."""
+        """Say why the file of a FileEntry, or one that it was moved to, is not the one that was stored, or None.
+        check() is called often."""
+        return self._flaw(entry, lambda each: self.own_flaw(each, check))
+
+    def size_flaw(self, entry: FileEntry) -> Optional[str]:
+        """Say why a FileEntry has no file of its size, nor files that it was moved to, or None."""
+        return self._flaw(entry, self._own_size_flaw)
+
+    def _flaw(self, entry: FileEntry, of: Callable[[FileEntry], Optional[str]]) -> Optional[str]:
+        try:
+            return next(filter(None, map(of, self.standing(entry))), None)
+        except errors.Damaged as error:
+            return str(error)
+
+    def own_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
+        """As `file_flaw`, of the very file: not of what it was moved to."""
         path = f"{self.folder}/{entry.path}"
         try:
-            flaw = self.size_flaw(entry)
+            flaw = self._own_size_flaw(entry)
             intact = flaw or self.store.sha256(path, check) == entry.sha256
         except errors.Damaged as error:
             return str(error)
         return flaw or (None if intact else _not_stored(self.store.path(path)))
 
-    def size_flaw(self, entry: FileEntry) -> Optional[str]:
-        """Say why a FileEntry has no file of its size, or None."""
+    def _own_size_flaw(self, entry: FileEntry) -> Optional[str]:
         full = self.store.path(f"{self.folder}/{entry.path}")
         try:
             size = self.store.size(f"{self.folder}/{entry.path}")

@@ -83,10 +83,14 @@ def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry]) -> 
 
 
 def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) -> None:
-    """Damaged where a file is not what was stored; each is looked at once."""
+    """Damaged where a file is not what was stored; each is looked at once, however many were moved to it."""
+    try:
+        files = dict.fromkeys(each for entry in entries for each in origin.series.standing(entry))
+    except errors.Damaged as error:
+        raise errors.Damaged(f"{error}; {advice}") from error
     flaws = pipeline.ordered(
-        lambda entry: origin.series.file_flaw(entry, origin.check),
-        {entry.path: entry for entry in entries}.values(),
+        lambda entry: origin.series.own_flaw(entry, origin.check),
+        files,
         threads=origin.threads,
         budget=1,
         weight=lambda _: 0,

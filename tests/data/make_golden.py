@@ -18,10 +18,11 @@ import numpy
 DATA = Path(__file__).parent
 sys.path[:0] = [str(DATA.parent.parent), str(DATA.parent)]
 
-from stores import KIB, MIB, Vm, directory_of, records_of  # noqa: E402
+from stores import KIB, MIB, Vm, chunks_of, directory_of, move, records_of  # noqa: E402
 
 from nbdpull.core import extents  # noqa: E402
 from nbdpull.format import layout  # noqa: E402
+from nbdpull.repository import half_points, removal  # noqa: E402
 
 ROLLING = {"chunk_size": 6 * KIB, "batch_size": 64 * KIB}
 
@@ -96,13 +97,35 @@ def other_domain(root):
     return vm
 
 
+def moved_domain(root):
+    """vm3: of its first point, which was removed, a few frames are needed, and they were moved."""
+    rng = random.Random(2027)
+    vm = Vm(root, "vm3", uuid="00000000-0000-4000-8000-000000000003")
+    vm.add_disk("vda", 5 * 64 * KIB)
+    for number in range(5):
+        vm.write("vda", number * 64 * KIB, text(rng, 3 * KIB))
+    first = vm.pull(point_id="20260101T000000Z-00003a", chunk_size=KIB, batch_size=4 * KIB)
+    vm.write("vda", 64 * KIB + 100, text(rng, KIB))
+    vm.zero("vda", 192 * KIB, 64 * KIB)
+    last = vm.pull(point_id="20260102T000000Z-00003b")
+    chunks = [entry.path for entry in chunks_of(vm, last, "vda") if entry.path.startswith(first.id)]
+    move(vm, last, "vda", chunks[:-1], "20260103T000000Z-00003c")
+    with half_points.writing(vm.series):
+        removal.remove(vm.series, first)
+    for path in (vm.folder / first.id).iterdir():
+        if f"{first.id}/{path.name.replace(layout.MOVED, '')}" not in chunks and path.name != "vda.index":
+            path.unlink()
+    del vm.images[first.id]
+    return vm
+
+
 def about(data):
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def make(root, sums):
     """Make the store in a new folder, and the file of the images' sizes and digests."""
-    images = {vm.name: vm.images for vm in (main_domain(root), other_domain(root))}
+    images = {vm.name: vm.images for vm in (main_domain(root), other_domain(root), moved_domain(root))}
     told = {
         domain: {point: {disk: about(data) for disk, data in disks.items()} for point, disks in points.items()}
         for domain, points in images.items()

@@ -1,0 +1,132 @@
+"""Moved tables: where the frames of a chunk file are since it was repacked.
+
+A table lies beside the file that it stands for, and names that file's size and digest: it can stand for no other. So
+neither records nor directories change where frames are moved.
+
+Owns: the layout of a table, and what a reader must refuse of one. Must not know: which frames are worth moving, what
+else is in the new files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+import numpy
+
+from ..core import errors
+from ..storage.base import Store
+from . import layout, pages
+from .manifest import FileEntry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Moves = NDArray[numpy.void]  # of MOVE
+
+MOVE = numpy.dtype(
+    [
+        ("position", "<u8"),  # of a frame in the file that was repacked
+        ("to", "<u8"),  # its position in the new file
+        ("stored", "<u4"),  # its size in both
+        ("file", "<u4"),  # which new file: number in the table's files, from 1
+    ]
+)
+assert MOVE.itemsize == 24
+
+_SEAL = hashlib.sha256().digest_size
+MAX_TABLE = layout.MAX_DIRECTORY + _SEAL  # bytes of the file
+
+
+class Place(NamedTuple):
+    """Where the bytes of a frame are: a path relative to the series, and a position."""
+
+    path: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """old: the file that is stood for; files: the new chunk files, with paths relative to the series; moves: MOVE,
+    sorted by position."""
+
+    old: FileEntry
+    files: Sequence[FileEntry]
+    moves: Moves
+
+    def place(self, position: int, stored: int) -> Optional[Place]:
+        """Where a frame of the old file is; None where it was not moved."""
+        number = int(self.moves["position"].searchsorted(numpy.uint64(position)))
+        if number == len(self.moves):
+            return None
+        move = self.moves[number]
+        if (int(move["position"]), int(move["stored"])) != (position, stored):
+            return None
+        return Place(self.files[int(move["file"]) - 1].path, int(move["to"]))
+
+    def bytes_in(self, path: str) -> int:
+        """How much of the old file is in a new one."""
+        numbers = [number for number, entry in enumerate(self.files, 1) if entry.path == path]
+        return int(self.moves["stored"][numpy.isin(self.moves["file"], numbers)].sum(dtype="u8"))
+
+
+def path_of(path: str) -> str:
+    """The path of the table that stands for a chunk file."""
+    return path + layout.MOVED
+
+
+def encode(table: Table) -> bytes:
+    """The bytes of the file."""
+    files, moves = [table.old, *table.files], table.moves
+    live = [int(moves["stored"].sum(dtype="u8")), *(table.bytes_in(entry.path) for entry in table.files)]
+    frame = pages.compressed(pages.joined(files, live, moves))
+    return frame + hashlib.sha256(frame).digest()
+
+
+def decode(data: bytes, old: FileEntry) -> Table:
+    """The table that stands for a chunk file; ValueError where a reader must refuse it."""
+    frame, seal = data[:-_SEAL], data[-_SEAL:]
+    if hashlib.sha256(frame).digest() != seal:
+        raise ValueError("its digest does not match")
+    files, _, moves = pages.split(pages.decompressed(frame, layout.MAX_DIRECTORY), MOVE)
+    if files[:1] != [old]:
+        raise ValueError("it is of another file")
+    if len({_disk_of(entry.path) for entry in files}) != 1:
+        raise ValueError("it names what is no chunk file of the disk")
+    flaw = _flaw(moves, numpy.array([entry.size for entry in files], "u8"))
+    if flaw:
+        raise ValueError(flaw)
+    return Table(old, files[1:], moves)
+
+
+def _disk_of(path: str) -> Optional[str]:
+    """The encoded name of the disk of a chunk file, None of another file."""
+    match = layout.CHUNK_PATH.match(path)
+    return match and match["disk"]
+
+
+def _flaw(moves: Moves, sizes: pages.Numbers) -> Optional[str]:
+    if not moves["file"].all() or (moves["file"] >= len(sizes)).any():
+        return "a move to no new file"
+    if not moves["stored"].all() or (moves["stored"] > layout.MAX_STORED).any():
+        return "a frame of impossible size"
+    if pages.reach_past(moves["position"], moves["stored"], sizes[:1].repeat(len(moves))):
+        return "a move from past the end of the file"
+    if pages.reach_past(moves["to"], moves["stored"], sizes[moves["file"]]):
+        return "a move to past the end of a file"
+    if (moves["position"][1:] < moves["position"][:-1] + moves["stored"][:-1]).any():
+        return "moves that are out of order"
+    return None
+
+
+def read(store: Store, series: str, old: FileEntry) -> Optional[Table]:
+    """The table that stands for a chunk file; None where there is none. Damaged."""
+    path = f"{series}/{path_of(old.path)}"
+    if _disk_of(old.path) is None or store.size(path) is None:
+        return None
+    try:
+        return decode(store.read(path, MAX_TABLE), old)
+    except ValueError as error:
+        raise errors.Damaged(f"{store.path(path)}: not the moved table of its file ({error})") from None
