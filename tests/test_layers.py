@@ -51,6 +51,7 @@ LIBRARIES = {
         "repository.lookup",
         "operations.against",
         "repository.part",
+        "repository.rolling",
         "repository.evidence",
         "images.qcow2",
         "serving.overlay",

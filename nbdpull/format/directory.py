@@ -107,17 +107,21 @@ class Directory:
 
     def records(self, ref: numpy.void) -> layout.Records:
         """The records of one page, with chunk numbers of the directory. Damaged."""
-        path = self.files[int(ref["file"])].path
-        start = int(ref["offset"])
-        page = reader.page(self._store, f"{self._series}/{path}", ref, self.disk)
-        flaw = pages.page_flaw(page, start, min(start + layout.WINDOW, self.size))
-        if flaw:
-            raise errors.Damaged(f"{self._store.path(self._series, path)}: the index holds {flaw}")
-        return renumbered(page, self.number)
+        path, stop = self.files[int(ref["file"])].path, min(int(ref["offset"]) + layout.WINDOW, self.size)
+        return renumbered(read_page(self._store, self._series, path, ref, self.disk, stop), self.number)
 
     def number(self, path: str) -> int:
         """That of a file, NOWHERE where there is none of this path."""
         return self._numbers.get(path, NOWHERE)
+
+
+def read_page(store: Store, series: str, path: str, ref: numpy.void, disk: str, stop: int) -> pages.Page:
+    """The page of an index that a PAGE refers to, of a window that ends at `stop`. Damaged."""
+    page = reader.page(store, f"{series}/{path}", ref, disk)
+    flaw = pages.page_flaw(page, int(ref["offset"]), stop)
+    if flaw:
+        raise errors.Damaged(f"{store.path(series, path)}: the index holds {flaw}")
+    return page
 
 
 def renumbered(page: pages.Page, number: Callable[[str], int]) -> layout.Records:

@@ -25,7 +25,7 @@ VERIFY, DRILL, DIGEST = "verify", "drill", "digest"
 _NAME = re.compile(r"(?P<id>\d{8}T\d{6}Z-[0-9a-f]{6,16})\.(?P<kind>verify|drill|digest)\.json\Z", re.ASCII)
 
 
-class _Point(Protocol):
+class PointLike(Protocol):
     """A repository.series.Point."""
 
     @property
@@ -35,7 +35,7 @@ class _Point(Protocol):
     def sha256(self) -> str: ...
 
 
-class _Series(Protocol):
+class SeriesLike(Protocol):
     """A repository.series.Series."""
 
     @property
@@ -45,7 +45,7 @@ class _Series(Protocol):
     def folder(self) -> str: ...
 
 
-def entry(point: _Point) -> dict[str, str]:
+def entry(point: PointLike) -> dict[str, str]:
     """How a finding names the Point that it is about: a point that was replaced since is another one."""
     return {"point": point.id, "manifest_sha256": point.sha256}
 
@@ -55,7 +55,7 @@ def now() -> dict[str, str]:
     return {"when": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "who": _who()}
 
 
-def record(target: _Series, kind: str, **about: Any) -> str:
+def record(target: SeriesLike, kind: str, **about: Any) -> str:
     """Keep a finding in the Series; return its path relative to the store. OutputError where that cannot be written."""
     document = {"format": layout.FORMAT, "requires": [], "kind": kind, **now(), **about}
     path = f"{target.folder}/{layout.new_point_id()}.{kind}.json"
@@ -63,7 +63,7 @@ def record(target: _Series, kind: str, **about: Any) -> str:
     return path
 
 
-def kept(target: _Series, kind: str, **about: Any) -> list[str]:
+def kept(target: SeriesLike, kind: str, **about: Any) -> list[str]:
     """Record a finding; a warning where the store cannot be written to, which is no failure of what was found."""
     try:
         record(target, kind, **about)
@@ -72,7 +72,7 @@ def kept(target: _Series, kind: str, **about: Any) -> list[str]:
     return []
 
 
-def attach(target: _Series, path: str, suffix: str, data: bytes) -> str:
+def attach(target: SeriesLike, path: str, suffix: str, data: bytes) -> str:
     """Keep a file that belongs to the finding at `path`, such as a picture; return its path."""
     beside = f"{path[: -len('.json')]}.{suffix}"
     with target.store.create(beside) as file:
@@ -80,7 +80,7 @@ def attach(target: _Series, path: str, suffix: str, data: bytes) -> str:
     return beside
 
 
-def load(target: _Series) -> list[Document]:
+def load(target: SeriesLike) -> list[Document]:
     """Every finding of a Series, oldest first, as dicts, each with its `id`. One that cannot be read, or is not of this
     form, is as if it were not there."""
     found = []
@@ -142,7 +142,7 @@ def _is_sound(document: Document, kind: str) -> bool:
     return finding.kind == kind and layout.is_time(finding.when) and shard_of and bool(counted or kind != VERIFY)
 
 
-def left_out(target: _Series, found: Iterable[Document]) -> list[str]:
+def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
     """Paths of the findings of a Series that `load`, which gave `found`, left out: what they told is not known."""
     known = {document["id"] for document in found}
     names = [name for name in target.store.files(target.folder) if _NAME.match(name)]
@@ -150,7 +150,7 @@ def left_out(target: _Series, found: Iterable[Document]) -> list[str]:
 
 
 def by_point(
-    found: Iterable[Document], points: Iterable[_Point], kind: str
+    found: Iterable[Document], points: Iterable[PointLike], kind: str
 ) -> dict[str, list[tuple[Document, Document]]]:
     """{point id: [(finding, its entry about that point), …], oldest first}; found: what `load` gives."""
     known = {point.id: point.sha256 for point in points}
@@ -162,7 +162,7 @@ def by_point(
     return result
 
 
-def newest(found: Iterable[Document], points: Iterable[_Point], kind: str) -> dict[str, Document]:
+def newest(found: Iterable[Document], points: Iterable[PointLike], kind: str) -> dict[str, Document]:
     """{point id: the members of the newest finding of that kind, with those that are about the point; {} for none}."""
     each = by_point(found, points, kind)
     return {name: {**about[-1][0], **about[-1][1]} if about else {} for name, about in each.items()}

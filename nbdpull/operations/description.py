@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from ..core import errors
 from ..definitions import omissions
-from ..format import findings
+from ..format import findings, ledger
 from ..format.manifest import DiskEntry
 from ..repository import pins, series, verdict
 
@@ -71,7 +71,7 @@ def describe(
 def _found(target: series.Series, points: list[series.Point]) -> dict[str, Described]:
     """{point id: what was found about it later}; points: all of the Series that can be read."""
     every = findings.load(target)
-    known = verdict.Known(points, every)
+    known = verdict.Known(points, every, ledger.load(target))
     drills = findings.newest(every, points, findings.DRILL)
     digests = findings.newest(every, points, findings.DIGEST)
     return {

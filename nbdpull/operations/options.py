@@ -263,7 +263,8 @@ class RestoreOptions:
 class VerifyOptions:
     """domain, point None: all; a point is looked at with all that it builds on. level: Level.FILES are their
     sizes and digests, FRAMES the digest of every frame as well. sample: share of frames, by chance, anew in each run;
-    shard: (i, n), the i-th of n parts, in each run the same. keep: record in the store what was found."""
+    shard: (i, n), the i-th of n parts, in each run the same. oldest: file by file, first those that were proved longest
+    ago. keep: record in the store what was found."""
 
     store: str
     domain: Optional[str] = None
@@ -271,6 +272,7 @@ class VerifyOptions:
     level: str = Level.FRAMES
     sample: Optional[float] = None
     shard: Optional[tuple[int, int]] = None
+    oldest: bool = False
     max_duration: Optional[float] = None
     keep: bool = True
     threads: int = field(default_factory=_threads)

@@ -1,8 +1,9 @@
 """Verify: is everything in the store what was stored?
 
-Owns: which points are looked at, in which order and for how long. With a sample, a shard or a time limit it looks at a
-part, and says so. Must not know: how a point is looked at (inspection.py does), what follows of it (evidence.py and
-verdict.py do), libvirt, what is printed.
+Owns: which points are looked at, in which order and for how long; or that files are, those first that were proved
+longest ago. With a sample, a shard or a time limit it looks at a part, and says so. Must not know: how a point is
+looked at (inspection.py does), which file is next (rolling.py), what follows of it (evidence.py and verdict.py do),
+libvirt, what is printed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Optional, Union
 
-from ..core import deadline
+from ..core import deadline, errors
 from ..core.errors import Check, Report
-from ..format import findings
+from ..format import findings, ledger
+from ..format.layout import Document
 from ..repository import inspection, marker, series, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
 from ..repository.part import Part
+from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point, Series
 from .options import VerifyOptions as Options
 
@@ -100,12 +103,20 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
 
     What was found of each point is recorded also where `check` ends the run.
     """
+    if options.oldest and (options.point or options.sample or options.shard or not options.keep):
+        raise errors.UsageError(
+            "--oldest goes by what is on record of all files: it takes no --point, --sample, --shard, --no-record"
+        )
     opened, one = marker.open_store(options.store), (options.domain, options.point) != (None, None)
     wanted = [series.only_series(opened, options.domain)] if one else series.all_series(opened)
-    part = Part(options.sample, options.shard, options.max_duration)
+    part = ONLY_WINDOWS if options.oldest else Part(options.sample, options.shard, options.max_duration)
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
     tally = _Tally(report)
-    outcomes = [_series(target, options, depth, tally) for target in wanted]
+    outcomes = (
+        _by_files(wanted, options, depth, tally)
+        if options.oldest
+        else [_by_points(target, options, depth, tally) for target in wanted]
+    )
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]
     return Result(
@@ -133,31 +144,71 @@ def _until(seconds: Optional[float], check: Check) -> Check:
     return check_both
 
 
-def _series(target: Series, options: Options, depth: Depth, tally: _Tally) -> _Outcome:
+def _by_points(target: Series, options: Options, depth: Depth, tally: _Tally) -> _Outcome:
     """Look at all points of a series, or at the one that is wanted."""
-    evidence = Evidence(target, depth.level, depth.part)
-    points, refused = evidence.points, evidence.refused
-    if options.point is not None:
-        points, refused = [target.point(options.point)], {}
-    warnings = [f"{path} cannot be read: its findings are lost" for path in evidence.unreadable]
-    warnings += _strangers(target, points)
-    tell = partial(tally.take, target.domain)
-    for name, error in refused.items():
-        tell(inspection.refusal(name, error))
+    run = _Run(target, options, depth, tally)
     complete = True
     try:
-        _look(points, evidence, Inspector(target, depth, tell), depth, tally)
+        _look(run.points, run.evidence, Inspector(target, depth, run.tell), depth, tally)
     except _TimeIsUp:
         complete = False
     finally:  # also where the user ends it: a damage that was seen is on record
-        too_new = {each.point for each in tally.too_new}
-        finding = evidence.conclude(too_new)
-        warnings += findings.kept(target, findings.VERIFY, **finding) if finding and options.keep else []
-    verdicts = [
-        *(_refused(target, name, too_new) for name in refused),
-        *(_known(target, point, evidence, too_new) for point in points),
-    ]
-    return _Outcome(verdicts, warnings, complete)
+        run.conclude()
+    return run.outcome(complete)
+
+
+def _by_files(wanted: list[Series], options: Options, depth: Depth, tally: _Tally) -> list[_Outcome]:
+    """Look at the files of some series, whichever was proved longest ago."""
+    runs = [_Run(target, options, depth, tally) for target in wanted]
+    rolling = [Rolling(run.evidence, depth, run.tell) for run in runs]
+    complete = True
+    try:
+        while left := [each for each in rolling if each.next is not None]:
+            min(left, key=lambda each: each.next or "").go_on()
+    except _TimeIsUp:
+        complete = False
+    finally:
+        for run, each in zip(runs, rolling):
+            run.conclude(each.conclude())
+    tally.points += sum(each.points for each in rolling)
+    return [run.outcome(complete) for run in runs]
+
+
+class _Run:
+    """What is seen of one series, from what is on record to what is recorded."""
+
+    def __init__(self, target: Series, options: Options, depth: Depth, tally: _Tally) -> None:
+        self._target, self._keep, self._tally = target, options.keep, tally
+        self.evidence = Evidence(target, depth.level, depth.part)
+        self.points, self._refused = self.evidence.points, self.evidence.refused
+        if options.point is not None:
+            self.points, self._refused = [target.point(options.point)], {}
+        self.tell = partial(tally.take, target.domain)
+        self._warnings = [f"{path} cannot be read: its findings are lost" for path in self.evidence.unreadable]
+        self._warnings += _strangers(target, self.points)
+        for name, error in self._refused.items():
+            self.tell(inspection.refusal(name, error))
+
+    @property
+    def _too_new(self) -> set[str]:
+        return {each.point for each in self._tally.too_new}
+
+    def conclude(self, proved: Optional[Document] = None) -> None:
+        """Record what was found. proved: a new ledger."""
+        before = self.evidence.ledgers
+        if proved:
+            self.evidence.ledgers = [proved]
+            self._warnings += ledger.record(self._target, proved, before) if self._keep else []
+        if (finding := self.evidence.conclude(self._too_new)) and self._keep:
+            self._warnings += findings.kept(self._target, findings.VERIFY, **finding)
+
+    def outcome(self, complete: bool) -> _Outcome:
+        target, too_new = self._target, self._too_new
+        verdicts = [
+            *(_refused(target, name, too_new) for name in self._refused),
+            *(_known(target, point, self.evidence, too_new) for point in self.points),
+        ]
+        return _Outcome(verdicts, self._warnings, complete)
 
 
 def _strangers(target: Series, points: list[Point]) -> Iterator[str]:

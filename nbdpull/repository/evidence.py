@@ -6,7 +6,7 @@ of these damages it has settled. Must not know: how anything is looked at (inspe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy
 
 from ..core import errors, extents
-from ..format import findings, layout, stack
+from ..format import findings, layout, ledger, stack
 from ..format.layout import Document
+from ..format.ledger import NEVER, Key, Proof
 from . import references, verdict
 from .part import Part
 from .series import Point, Series
@@ -50,12 +51,14 @@ class Damage:
 
 
 class Look:
-    """One look at one point. damages: of all that it refers to; complete: whether it came to its end."""
+    """One look at one point. damages: of all that it refers to; complete: whether it came to its end; seen: files of
+    which it saw every frame, where it was to look at some files alone."""
 
     def __init__(self, point: Point, recorded: list[verdict.Recorded]) -> None:
         self.point = point
-        self.damages: list[Damage] = []
+        self._noted: dict[Damage, None] = {}  # in their order
         self.complete = False
+        self.seen: set[str] = set()
         self._recorded = recorded
         places = [place for each in recorded for place in each.places or []]
         self._paths = {place.get("path") for place in places if place.get("offset") is None}
@@ -63,6 +66,10 @@ class Look:
         for place in places:
             if place.get("offset") is not None:
                 self._offsets.setdefault(place.get("disk"), []).append(place["offset"])
+
+    @property
+    def damages(self) -> list[Damage]:
+        return list(self._noted)
 
     @property
     def has_recorded(self) -> bool:
@@ -78,8 +85,9 @@ class Look:
         path: Optional[str] = None,
     ) -> Damage:
         """Note a damage; return it."""
-        self.damages.append(Damage(self.point.id, disk, str(problem), offset, length, path))
-        return self.damages[-1]
+        damage = Damage(self.point.id, disk, str(problem), offset, length, path)
+        self._noted[damage] = None
+        return damage
 
     def is_wanted(self, path: str) -> bool:
         """Whether the digest of that file must be looked at in any case."""
@@ -101,7 +109,16 @@ class Look:
         if not self.complete:
             return {**told, "complete": False}
         settled = [each.finding for each in self._recorded if self._has_settled(each, level, part)]
+        told.update({"complete": False} if part.paths is not None else {})  # the ledger tells what it has looked at
         return {**told, **({"settles": settled} if settled else {})}
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it saw anything else than what is on record."""
+        recorded = [place for each in self._recorded for place in each.places or []]
+        members = ("disk", "path", "offset", "length")
+        seen, known = ({tuple(map(each.get, members)) for each in places} for places in (self._places(), recorded))
+        return seen != known
 
     def _places(self) -> list[dict[str, Any]]:
         """Of each damage; those within a file that is damaged as a whole are told by that."""
@@ -126,13 +143,46 @@ class Evidence:
         self.target = target
         self.points, self.refused = target.load()
         self._level, self._part = level, part
-        self._findings = findings.load(target)
+        self._findings, self.ledgers = findings.load(target), ledger.load(target)
         self.unreadable = findings.left_out(target, self._findings)  # paths
         self._looks: list[Look] = []
         self.known = self._known([])
 
     def _known(self, more: list[Document]) -> verdict.Known:
-        return verdict.Known(self.points, [*self._findings, *more])
+        return verdict.Known(self.points, [*self._findings, *more], self.ledgers)
+
+    def proved_by_runs(self, of_point: Mapping[str, Iterable[Key]]) -> dict[Key, Proof]:
+        """What runs over whole points proved of their files. of_point: those that each point refers to."""
+        proved: dict[Key, Proof] = {}
+
+        def note(names: Iterable[str], level: str, when: str) -> None:
+            for key in {key for name in names for key in of_point.get(name, ())}:
+                proved[key] = proved.get(key, NEVER).with_one(level, when)
+
+        for point in self.points:
+            if when := self.known.covered(point)[verdict.FILES]:
+                note([point.id], verdict.FILES, when)
+        for when, names in self._runs_over_all():
+            note(names, verdict.FRAMES, when)
+        return proved
+
+    def _runs_over_all(self) -> Iterator[tuple[str, set[str]]]:
+        """(when, ids of points) of the last run that saw every frame of all points that there were: a run over fewer
+        did not see what others show of the same files."""
+        looks = findings.by_point(self._findings, self.points, findings.VERIFY)
+        seen: dict[str, tuple[str, set[str]]] = {}
+        for name, each in looks.items():
+            for document, about in each:
+                is_whole = about.get("complete", True) and not (document.get("sample") or document.get("shard"))
+                if is_whole and document["level"] == verdict.FRAMES:
+                    seen.setdefault(document["id"], (document["when"], set()))[1].add(name)
+        order = {point.id: point.manifest.sequence for point in self.points}
+        whole = [
+            (when, names)
+            for when, names in seen.values()
+            if names == {name for name in order if order[name] <= max(order[each] for each in names)}
+        ]
+        yield from sorted(whole)[-1:]
 
     def look(self, point: Point) -> Look:
         """Begin a Look at a point."""
@@ -140,11 +190,14 @@ class Evidence:
         return self._looks[-1]
 
     def conclude(self, left_out: Collection[str]) -> Optional[Document]:
-        """Let `known` be what is known now; return the members of the finding to be kept, None where there is none.
-        left_out: ids of points of which nothing is proved."""
+        """Let `known` be what is known now, by `ledgers`, too; return the members of the finding to be kept, None where
+        there is none. left_out: ids of points of which nothing is proved."""
         self._spread()
         looks = [look for look in self._looks if look.point.id not in left_out and (look.complete or look.damages)]
+        if self._part.paths is not None:  # such runs are many
+            looks = [look for look in looks if look.is_news]
         if not looks:
+            self.known = self._known([])
             return None
         entries = self._bounded([look.entry(self._level, self._part) for look in looks])
         finding = {**findings.now(), "level": self._level, **self._part.members, "points": entries}
@@ -172,9 +225,11 @@ class Evidence:
         """The damages that are some of the point, too, and that no look at it has seen."""
         noted = {(each.path, each.offset) for each in look.damages} if look else set()
         sees_all = look is not None and look.complete and self._level == verdict.FRAMES and self._part.is_everything
+        seen = look.seen if look else set()
         refers = _References(self.target, point)
         for damage in shared:
-            known = (damage.path, damage.offset) in noted or (damage.offset is not None and sees_all)
+            is_seen = damage.offset is not None and (sees_all or damage.path in seen)
+            known = (damage.path, damage.offset) in noted or is_seen
             if not known and refers.to(damage):
                 yield damage
 

@@ -92,6 +92,8 @@ class Inspector:
         directories = self._directories(look)
         self._files(look, directories)
         look.complete = all([self._disk(look, each) for each in directories])
+        if look.complete and self._depth.level == verdict.FRAMES:
+            look.seen |= self._depth.part.paths or set()
 
     def _directories(self, look: Look) -> list[Directory]:
         """Of the disks of which it is sound."""
@@ -133,7 +135,7 @@ class Inspector:
     def _read_whole(self, look: Look, entries: Iterable[FileEntry]) -> set[str]:
         """Paths of those of which the digest is looked at, too."""
         paths, part = {entry.path for entry in entries}, self._depth.part
-        return {path for path in paths if not layout.CHUNK_PATH.match(path) or part.file(path) or look.is_wanted(path)}
+        return {path for path in paths if part.file(path) or look.is_wanted(path)}
 
     def _disk(self, look: Look, disk: Directory) -> bool:
         """Every page, and the frames to be looked at, of one disk; return whether it came to an end."""
@@ -150,7 +152,7 @@ class Inspector:
         with reader.FrameReader(self._target.store, self._target.folder, disk.files) as frames:
 
             def work(part: _Part) -> tuple[_Part, list[Optional[str]]]:
-                return part, [_frame_flaw(frames, record) for record in part.chosen]
+                return part, [frame_flaw(frames, record) for record in part.chosen]
 
             for part, flaws in pipeline.ordered(
                 work,
@@ -176,7 +178,7 @@ class Inspector:
         path = disk.files[int(one["chunk"][0])].path
         is_new = not self._bad.known(path, one).any()
         for each in window[(window["chunk"] == one["chunk"]) & equal_frames(window, one)]:
-            flaw = _frame_flaw(frames, each) or f"{path}: a frame was not what was stored when it was first read"
+            flaw = frame_flaw(frames, each) or f"{path}: a frame was not what was stored when it was first read"
             ranges.damaged(flaw, int(each["offset"]), int(each["length"]), path, is_new)
         self._bad.add(path, one)
 
@@ -194,7 +196,7 @@ class Inspector:
                 continue
             wanted = look.wanted(disk, data)
             if self._depth.level != verdict.FILES:
-                wanted |= self._depth.part.frames(data)
+                wanted |= self._depth.part.frames(data, disk.files)
             candidates = data[wanted]
             chosen = one_of_each(candidates[~self._known_good(disk, candidates)])
             if not len(chosen):  # nor is a bad one among them: that is chosen each time
@@ -255,7 +257,8 @@ def _path_of_bad_page(disk: Directory, start: int) -> Optional[str]:
     return None
 
 
-def _frame_flaw(frames: reader.FrameReader, record: Record) -> Optional[str]:
+def frame_flaw(frames: reader.FrameReader, record: Record) -> Optional[str]:
+    """Why the frame of a record is not what was stored, or None."""
     try:
         frames.read(record)
     except errors.Damaged as error:

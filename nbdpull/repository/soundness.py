@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ..core import errors
-from ..format import findings
+from ..format import findings, ledger
 from . import verdict
 from .series import Point, Series
 
@@ -43,7 +43,7 @@ def of_series(target: Series) -> Soundness:
     """StoreError where its folder cannot be read."""
     points, refused = target.load()
     found = findings.load(target)
-    known = verdict.Known(points, found)
+    known = verdict.Known(points, found, ledger.load(target))
     verdicts = {point.id: known.verdict(point) for point in points}
     damaged = [name for name, told in verdicts.items() if told and told["verdict"] == verdict.DAMAGED]
     sound = [point for point in points if point.id not in damaged and not point.manifest.partial]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ..core.choices import Level
-from ..format import findings
+from ..format import findings, ledger
 from ..format.layout import Document
 from .series import Point
 
@@ -50,10 +50,12 @@ class _Point:
 class Known:
     """Of the points of one series, by its findings."""
 
-    def __init__(self, points: Collection[Point], found: Iterable[Document]) -> None:
-        """points: every Point of the series that can be read; found: what findings.load gives."""
+    def __init__(self, points: Collection[Point], found: Iterable[Document], ledgers: Iterable[Document] = ()) -> None:
+        """points: every Point of the series that can be read; found: what findings.load gives; ledgers: what
+        ledger.load gives, needed for the verdicts alone."""
         looks = findings.by_point(found, points, findings.VERIFY)
-        self._points = {name: _by_itself(each) for name, each in looks.items()}
+        proved = ledger.by_point(ledgers, points)
+        self._points = {name: _by_itself(each, proved[name]) for name, each in looks.items()}
 
     def recorded(self, point: Point) -> list[Recorded]:
         """Damages of the point that are on record: [Recorded, …]."""
@@ -63,6 +65,10 @@ class Known:
         """When it was last looked at, in whatever part; "" for never."""
         when: str = (self._points[point.id].last or {"when": ""})["when"]
         return when
+
+    def covered(self, point: Point) -> Covered:
+        """Since when all of it is proved."""
+        return self._points[point.id].covered
 
     def is_damaged(self, point: Point, disk: str) -> bool:
         """Whether that disk of the point cannot be restored."""
@@ -94,28 +100,52 @@ def _word(known: _Point, last: Document) -> tuple[str, Optional[str], Optional[s
     return PARTIAL, last["when"], last["level"]
 
 
-def _by_itself(found: list[tuple[Document, Document]]) -> _Point:
-    """A _Point of [(finding, its entry about the point), …], oldest first."""
+def _by_itself(found: list[tuple[Document, Document]], proved: list[tuple[Document, Document]]) -> _Point:
+    """A _Point of [(finding, its entry about the point), …], oldest first. proved: the same of ledgers, which tell
+    nothing of damages."""
+    covered = {level: _later(_by_runs(found, level), _by_files(proved, level)) for level in Level.WORDS}
+    documents = sorted((document for document, _ in [*found, *proved]), key=lambda each: str(each["when"]))
+    last = (
+        {name: documents[-1].get(name) for name in ("when", "who", "level", "sample", "shard")} if documents else None
+    )
+    return _Point(_recorded(found), covered, last)
+
+
+def _recorded(found: list[tuple[Document, Document]]) -> list[Recorded]:
     settled = {name for _, about in found for name in about.get("settles", [])}
-    point = _Point()
-    shards: dict[tuple[str, int], dict[int, str]] = {}
+    return [
+        Recorded(
+            finding["id"],
+            finding["when"],
+            finding["level"],
+            about["damages"],
+            None if about.get("more") else about.get("places"),
+        )
+        for finding, about in found
+        if about["damages"] and finding["id"] not in settled
+    ]
+
+
+def _by_runs(found: list[tuple[Document, Document]], level: str) -> Optional[str]:
+    """When runs over the whole point, or one of each of n shards, last saw everything."""
+    whole: Optional[str] = None
+    shards: dict[int, dict[int, str]] = {}
     for finding, about in found:
-        when, level = finding["when"], finding["level"]
-        if about["damages"] and finding["id"] not in settled:
-            places = None if about.get("more") else about.get("places")
-            point.recorded.append(Recorded(finding["id"], when, level, about["damages"], places))
-        if finding.get("sample") or not about.get("complete", True):
+        if finding.get("sample") or not about.get("complete", True) or level not in (finding["level"], FILES):
             continue
-        for each in (FILES, FRAMES)[: 1 + (level == FRAMES)]:
-            if finding.get("shard") is None:
-                point.covered[each] = when
-            else:
-                number, count = finding["shard"]
-                if 1 <= number <= count:  # who can write to the store can write anything
-                    shards.setdefault((each, count), {})[number] = when
-    if found:
-        point.last = {name: found[-1][0].get(name) for name in ("when", "who", "level", "sample", "shard")}
-    for (level, count), seen in shards.items():
-        if len(seen) == count:
-            point.covered[level] = max(point.covered[level] or "", min(seen.values()))
-    return point
+        if finding.get("shard") is None:
+            whole = finding["when"]
+        else:
+            number, count = finding["shard"]
+            if 1 <= number <= count:  # who can write to the store can write anything
+                shards.setdefault(count, {})[number] = finding["when"]
+    return _later(whole, *(min(seen.values()) for count, seen in shards.items() if len(seen) == count))
+
+
+def _by_files(proved: list[tuple[Document, Document]], level: str) -> Optional[str]:
+    """Since when all files are proved."""
+    return _later(*(about.get(level) for _, about in proved))
+
+
+def _later(*times: Optional[str]) -> Optional[str]:
+    return max((each for each in times if each), default=None)

@@ -35,6 +35,8 @@ def add(parser: usage.Parser) -> None:
               help="with --against: the disk, if the point has more than one")  # fmt: skip
     usage.add(parser, AgainstOptions, "--format", dest="kind", choices=IMAGE_KINDS,
               help="with --against: format of the image (default: by its first bytes)")  # fmt: skip
+    usage.add(parser, Options, "--oldest", action="store_true",
+              help="file by file, those proved longest ago first: for --max-duration")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
               help="check this share, chosen at random in each run")  # fmt: skip
     usage.add(parser, Options, "--shard", metavar="I/N", type=types.shard,
@@ -48,6 +50,8 @@ def add(parser: usage.Parser) -> None:
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     if hasattr(args, "image"):
+        if hasattr(args, "oldest"):
+            raise errors.UsageError("--oldest is for the files of a store, not for --against")
         return _against(args, report, check)
     if hasattr(args, "disk") or hasattr(args, "kind"):
         raise errors.UsageError("--disk and --format are for --against")
@@ -63,6 +67,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
         "level": options.level,
         "sample": options.sample,
         "shard": options.shard,
+        "oldest": options.oldest,
         "complete": found.complete,
         "damages": [vars(damage) for damage in found.damages],
         "verdicts": [each._asdict() for each in found.verdicts],
@@ -90,6 +95,17 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
     yield f"{looked} ({size(values['raw_bytes'])}): {found}{part}"
     if not values["complete"]:
         yield "The time limit was reached before everything was checked."
+    if values["oldest"] and values["verdicts"]:
+        yield _oldest(values["verdicts"])
+
+
+def _oldest(verdicts: list[dict[str, Any]]) -> str:
+    """How far all runs together have come."""
+    unproved = [each["point"] for each in verdicts if each["verdict"] in (None, "partial")]
+    if unproved:
+        return f"Not all files of {terminal.count(len(unproved), 'point')} of {len(verdicts)} have been proved yet."
+    oldest = min((each["when"] for each in verdicts if each["verdict"] == "ok"), default="")
+    return f"The oldest proof is of {oldest[:16].replace('T', ' ')} UTC." if oldest else "No point is sound."
 
 
 def _against(args: Namespace, report: Report, check: Check) -> Outcome:

@@ -1,0 +1,149 @@
+"""The ledger of a series: which of its files were proved, and when; and by that, since when all of each point is.
+
+Owns: its form. It is a file beside the findings, created once; the next one carries what still counts of it, and takes
+its place: so it grows with the store, and not with the years. Where two runs wrote one each, both count. Must not know:
+how a file is proved, which of them is next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from ..core import errors, members
+from ..core.choices import Level
+from . import findings, layout
+from .findings import PointLike, SeriesLike
+from .layout import Document
+
+KIND = "ledger"
+MAX_FILES = 300_000  # that a ledger tells of: with their names it is no larger than a reader takes
+
+_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\.ledger\.json\Z", re.ASCII)
+
+Key = tuple[str, str]  # path of a file, relative to the series; its SHA-256
+
+
+class Proof(NamedTuple):
+    """When a file was last proved, at each level; None: never. A proof of its frames is one of the file."""
+
+    files: Optional[str] = None
+    frames: Optional[str] = None
+
+    def at(self, level: str) -> Optional[str]:
+        return self.frames if level == Level.FRAMES else self.files
+
+    def with_one(self, level: str, when: str) -> Proof:
+        """With one more of them."""
+        frames = when if level == Level.FRAMES else ""
+        return Proof(max(self.files or "", when), max(self.frames or "", frames) or None)
+
+    def or_later(self, other: Proof) -> Proof:
+        """The later of two, at each level."""
+        return Proof(*(max(times, key=lambda when: when or "") for times in zip(self, other)))
+
+
+NEVER = Proof()
+Proofs = Mapping[Key, Proof]
+
+
+@dataclass(frozen=True)
+class _About:
+    point: str
+    manifest_sha256: str
+    files: Optional[str] = None
+    frames: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class _Proofs:
+    when: str
+    level: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    kind: str
+    when: str
+    who: str
+    level: str
+    points: list[_About]
+
+
+def load(target: SeriesLike) -> list[Document]:
+    """Every ledger of a Series, oldest first, as dicts, each with its `name`. One that cannot be read, or is not of
+    this form, is as if it were not there: what it told is to be proved again."""
+    found = []
+    for name in filter(_NAME.match, target.store.files(target.folder)):
+        with suppress(errors.NbdpullError):
+            document = layout.unseal(target.store.read(f"{target.folder}/{name}"), name)
+            if _is_sound(document):
+                found.append({**document, "name": name})
+    return sorted(found, key=lambda document: (document["when"], document["name"]))
+
+
+def _is_sound(document: Document) -> bool:
+    """But for its proofs, which only a verification needs."""
+    try:
+        told = members.build(_Ledger, document)
+    except ValueError:
+        return False
+    times = [told.when, *(time for about in told.points for time in (about.files, about.frames) if time is not None)]
+    return told.kind == KIND and all(map(layout.is_time, times))
+
+
+def proofs(found: Iterable[Document], now: str) -> dict[Key, Proof]:
+    """What some ledgers tell together. What a clock that was wrong has put after now does not count."""
+    result: dict[Key, Proof] = {}
+    for group in (each for document in found for each in _groups(document)):
+        if layout.is_time(group.when) and group.when <= now and group.level in Level.WORDS:
+            for key in group.files.items():
+                result[key] = result.get(key, NEVER).with_one(group.level, group.when)
+    return result
+
+
+def _groups(document: Document) -> list[_Proofs]:
+    try:
+        found: list[_Proofs] = members.typed(list[_Proofs], document.get("proofs"), "proofs")
+        return found
+    except ValueError:
+        return []
+
+
+def of(level: str, points: Iterable[tuple[PointLike, Proof]], known: Proofs) -> Document:
+    """The document of a ledger. points: since when all of each is proved; level: of the run that made it."""
+    abouts = [{**findings.entry(point), **proof._asdict()} for point, proof in points]
+    return {"kind": KIND, **findings.now(), "level": level, "points": abouts, "proofs": _told(known)}
+
+
+def _told(known: Proofs) -> list[Document]:
+    """Grouped by their times: a run proves many files. Of too many those that were proved longest ago are left out."""
+    newest_first = sorted(known.items(), key=lambda each: each[1].files or "", reverse=True)
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for (path, sha256), proof in newest_first[:MAX_FILES]:
+        for level in Level.WORDS:
+            when = proof.at(level)
+            if when and not (level == Level.FILES and when == proof.frames):  # told by that of the frames
+                groups.setdefault((when, level), {})[path] = sha256
+    return [{"when": when, "level": level, "files": files} for (when, level), files in sorted(groups.items())]
+
+
+def record(target: SeriesLike, document: Document, superseded: Collection[Document]) -> list[str]:
+    """Keep a ledger, and remove those whose proofs are in it; a warning where the store cannot be written to."""
+    path = f"{target.folder}/{layout.new_point_id()}.{KIND}.json"
+    try:
+        target.store.publish(path, layout.seal({"format": layout.FORMAT, "requires": [], **document}))
+    except (errors.OutputError, errors.StoreError) as error:
+        return [f"what was proved is not kept: {error}"]
+    for each in superseded:
+        target.store.remove_file(f"{target.folder}/{each['name']}")
+    return []
+
+
+def by_point(found: Iterable[Document], points: Iterable[PointLike]) -> dict[str, list[tuple[Document, Document]]]:
+    """{point id: [(ledger, its entry about that point), …], oldest first}; found: what `load` gives."""
+    return findings.by_point(found, points, KIND)

@@ -1,0 +1,331 @@
+"""A verification file by file: what was proved longest ago comes first, and the ledger says where it ended.
+
+The unit is the file, once however many points share it. What a proof of each is:
+
+- of any: its size and its SHA-256;
+- of a directory: its windows as well, which every page that makes them up is read for;
+- of an index: its pages as well, and, at the level of frames, each frame in other points' chunk files that they name;
+- of a chunk file, at the level of frames: each frame that the pages of its own point's index name.
+
+So what a point shows was all looked at since the oldest proof among its files. Frames that no point shows any more are
+looked at with the others, and are no damage. Owns: the order, and these proofs. Must not know: how a damage is told
+(inspection.py looks at the points of a file that does not fit), for how long it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union
+
+import numpy
+
+from ..core import errors, pipeline
+from ..format import findings, layout, ledger, pages, reader, stack
+from ..format.directory import Directory, read_page
+from ..format.layout import Document
+from ..format.ledger import NEVER, Key, Proof
+from ..format.manifest import FileEntry
+from . import references, verdict
+from .evidence import Damage, Evidence, Look
+from .inspection import BATCH_FRAMES, BUDGET, Depth, Inspector, Seen, Tell, TooNew, frame_flaw
+from .part import Part
+from .seen_frames import SeenFrames, one_of_each
+from .series import Point, Series
+
+if TYPE_CHECKING:
+    from ..format.layout import Records
+
+BATCH = 1 << 28  # bytes of files that are looked at together, or one larger file
+BATCH_FILES = 1000
+
+ONLY_WINDOWS = Part(paths=frozenset())
+
+
+class _Page(NamedTuple):
+    """One page of the index at path. ref: pages.PAGE; stop: the end of its window."""
+
+    path: str
+    disk: str
+    ref: numpy.void
+    stop: int
+
+    @property
+    def key(self) -> tuple[str, bytes, int]:
+        return self.path, self.ref["digest"].tobytes(), self.stop
+
+
+class _Catalog:
+    """Every file that the points of a series refer to, and every page. of_point: the files of each, by its id; unread:
+    ids of those of which not all is known, as a directory is not sound."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Key, FileEntry] = {}
+        self.by_path: dict[str, FileEntry] = {}
+        self.pages: dict[str, list[_Page]] = {}  # by the path of their index
+        self.of_point: dict[str, list[Key]] = {}
+        self.unread: set[str] = set()
+        self._known: set[tuple[str, bytes, int]] = set()
+
+    def add(self, target: Series, point: Point) -> None:
+        found: list[Directory] = []
+        for disk in point.disks:
+            try:
+                found.append(target.directory(point, disk, partial=True))
+                self._add_pages(found[-1])
+            except errors.Damaged:
+                self.unread.add(point.id)
+        entries = references.by_directories(point, found)
+        self.of_point[point.id] = [self._key(entry) for entry in entries]
+
+    def _key(self, entry: FileEntry) -> Key:
+        """The same object for each point: there are many of them."""
+        key = entry.path, entry.sha256
+        first = self.entries.setdefault(key, entry)
+        self.by_path.setdefault(first.path, first)
+        return first.path, first.sha256
+
+    def _add_pages(self, disk: Directory) -> None:
+        for ref, file, digest in zip(disk.pages, disk.pages["file"].tolist(), disk.pages["digest"].tolist()):
+            start, index = int(ref["offset"]), disk.files[file].path
+            stop = min(start + layout.WINDOW, disk.size)
+            if (index, digest, stop) not in self._known:
+                self._known.add((index, digest, stop))
+                self.pages.setdefault(index, []).append(_Page(index, disk.disk, ref, stop))
+
+
+class Rolling:
+    """Of one series, by its Evidence. tell: called with all that is found, and with what was looked at meanwhile."""
+
+    def __init__(self, evidence: Evidence, depth: Depth, tell: Tell) -> None:
+        self._evidence, self._target, self._depth = evidence, evidence.target, depth
+        self._outer_tell, self._told = tell, set[Damage]()
+        self._now = findings.now()["when"]
+        self._catalog = _Catalog()
+        self._proved: dict[Key, Proof] = {}
+        self._queue: Optional[list[Key]] = None  # those to be proved, the next one last
+        self._has_proved = False
+        self._looks: dict[str, Look] = {}
+        self._windows = Inspector(self._target, replace(depth, part=ONLY_WINDOWS), self._tell)
+        self._names: dict[tuple[str, bytes, int], list[str]] = {}  # of the pages that were read: the files they name
+        self._good = SeenFrames()
+
+    @property
+    def points(self) -> int:
+        """How many it looked at."""
+        return len(self._looks)
+
+    @property
+    def next(self) -> Optional[str]:
+        """When the next file was last proved, "" for never; None where there is none left."""
+        if self._queue is None:
+            return ""
+        return self._when(self._queue[-1]) if self._queue else None
+
+    def _when(self, key: Key) -> str:
+        return self._proved.get(key, NEVER).at(self._depth.level) or ""
+
+    def go_on(self) -> None:
+        """Look at the next files; at first at the places of damages on record."""
+        if self._queue is None:
+            self._begin()
+        else:
+            self._prove(list(self._next_batch(self._queue)))
+
+    def _begin(self) -> None:
+        evidence, points = self._evidence, self._evidence.points
+        for point in points:
+            self._depth.check()
+            self._catalog.add(self._target, point)
+        self._proved = ledger.proofs(evidence.ledgers, self._now)
+        for key, proof in evidence.proved_by_runs(self._catalog.of_point).items():
+            self._proved[key] = proof.or_later(self._proved.get(key, NEVER))
+        self._queue = sorted(self._catalog.entries, key=lambda key: (self._when(key), key), reverse=True)
+        known = [each for each in points if evidence.known.recorded(each) or each.id in self._catalog.unread]
+        self._inspect(self._windows, known)
+
+    def _next_batch(self, queue: list[Key]) -> Iterator[FileEntry]:
+        size = count = 0
+        while queue and count < BATCH_FILES and size < BATCH:
+            entry = self._catalog.entries[queue.pop()]
+            size, count = size + entry.size, count + 1
+            yield entry
+
+    def _prove(self, batch: Sequence[FileEntry]) -> None:
+        bad = self._digests(batch)
+        sound = [entry for entry in batch if entry.path not in bad]
+        indexes = [entry for entry in sound if layout.INDEX_PATH.match(entry.path)]
+        chunks = [entry for entry in sound if layout.CHUNK_PATH.match(entry.path)]
+        directories = self._of_directories(sound)
+        self._note(entry for entry in sound if entry not in indexes and entry.path not in directories)
+        bad |= self._pages_and_frames(indexes, chunks)
+        bad = self._accuse(bad) if bad else bad
+        self._inspect(self._windows, directories.values())
+        bad |= {path for path, point in directories.items() if _has_bad_windows(self._looks[point.id])}
+        for entry in (each for each in batch if each.path in bad):
+            self._proved.pop((entry.path, entry.sha256), None)
+        bad |= {entry.path for entry in chunks if _own_index(entry.path) in bad}  # their frames were not looked at
+        self._note((entry for entry in sound if entry.path not in bad), self._depth.level)
+
+    def _note(self, entries: Iterable[FileEntry], level: str = verdict.FILES) -> None:
+        for entry in entries:
+            key = entry.path, entry.sha256
+            self._proved[key] = self._proved.get(key, NEVER).with_one(level, self._now)
+            self._has_proved = True
+
+    def _digests(self, batch: Sequence[FileEntry]) -> set[str]:
+        """Paths of the files that are not what was stored."""
+        depth = self._depth
+
+        def work(entry: FileEntry) -> bool:
+            return self._target.file_flaw(entry, depth.check) is not None
+
+        flaws = pipeline.ordered(work, batch, threads=depth.threads, budget=1, weight=lambda _: 0, check=depth.check)
+        bad = set()
+        for entry, is_bad in zip(batch, flaws):
+            self._tell(Seen(_point_of(entry.path), files=1))
+            if is_bad:
+                bad.add(entry.path)
+        return bad
+
+    def _of_directories(self, entries: Iterable[FileEntry]) -> dict[str, Point]:
+        """{path: its point} of those that are directories of disks."""
+        paths = {entry.path for entry in entries}
+        named = {disk.directory.path: point for point in self._evidence.points for disk in point.manifest.disks}
+        return {path: point for path, point in named.items() if path in paths}
+
+    def _inspect(self, inspector: Inspector, points: Iterable[Point]) -> None:
+        for point in points:
+            self._depth.check()
+            if point.id not in self._looks:
+                self._looks[point.id] = self._evidence.look(point)
+            inspector.inspect(self._looks[point.id])
+
+    def _accuse(self, paths: set[str]) -> set[str]:
+        """Look at every point that refers to one of these files; return those that are damaged."""
+        inspector = Inspector(self._target, replace(self._depth, part=Part(paths=frozenset(paths))), self._tell)
+        of_point = self._catalog.of_point
+        points = [each for each in self._evidence.points if any(path in paths for path, _ in of_point[each.id])]
+        self._inspect(inspector, points)
+        return {damage.path for look in self._looks.values() for damage in look.damages if damage.path in paths}
+
+    def _tell(self, found: Union[Damage, TooNew, Seen]) -> None:
+        """Once, where two looks find it."""
+        if isinstance(found, Damage):
+            if found in self._told:
+                return
+            self._told.add(found)
+        self._outer_tell(found)
+
+    # Pages and frames
+
+    def _pages_and_frames(self, indexes: Sequence[FileEntry], chunks: Sequence[FileEntry]) -> set[str]:
+        """Paths of files that are not good, by what their pages say."""
+        bad: set[str] = set()
+        depth, files = self._depth, reader.OpenFiles(self._target.store)
+
+        def work(part: _Part) -> tuple[_Part, list[bool]]:
+            return part, [frame_flaw(part.frames, record) is None for record in part.records]
+
+        try:
+            for part, good in pipeline.ordered(
+                work,
+                self._parts(indexes, chunks, files, bad),
+                threads=depth.threads,
+                budget=BUDGET,
+                weight=lambda part: int(part.records["raw"].sum()),
+                check=depth.check,
+            ):
+                is_good = numpy.array(good, bool)
+                for number in {*part.records["chunk"].tolist()}:
+                    mine = part.records["chunk"] == number
+                    self._good.add(part.names[number], part.records[mine & is_good])
+                    bad |= {part.names[number]} if (mine & ~is_good).any() else set()
+                raw = int(part.records["raw"].sum())
+                self._tell(Seen(_point_of(part.names[number]), frames=len(good), raw_bytes=raw))
+        finally:
+            files.close()
+        return bad
+
+    def _parts(
+        self, indexes: Sequence[FileEntry], chunks: Sequence[FileEntry], files: reader.OpenFiles, bad: set[str]
+    ) -> Iterator[_Part]:
+        """Yield in small parts the records of the frames that are to be looked at; bad: gets the indexes that have a
+        bad page."""
+        by_frames = self._depth.level == verdict.FRAMES
+        own = {entry.path for entry in chunks} if by_frames else set()
+        whole = {entry.path for entry in indexes}
+        for index in sorted(whole | {*map(_own_index, own)}):
+            for ref in self._catalog.pages.get(index, []):
+                self._depth.check()
+                if index not in whole and own.isdisjoint(self._names.get(ref.key, own)):
+                    continue
+                try:
+                    page = self._read(ref)
+                except errors.Damaged:
+                    bad.add(index)
+                    continue
+                wanted = own | {name for name in page.names if index in whole and _is_foreign(name, index)}
+                records = self._unseen(page, wanted & self._catalog.by_path.keys()) if by_frames else page.records[:0]
+                entries = [self._catalog.by_path.get(name, FileEntry(name, 0, "")) for name in page.names]
+                frames = reader.FrameReader(self._target.store, self._target.folder, entries, files)
+                for part in numpy.array_split(records, -(-len(records) // BATCH_FRAMES)) if len(records) else []:
+                    yield _Part(page.names, part, frames)
+
+    def _read(self, ref: _Page) -> pages.Page:
+        page = read_page(self._target.store, self._target.folder, ref.path, ref.ref, ref.disk, ref.stop)
+        self._names[ref.key] = page.names
+        return page
+
+    def _unseen(self, page: pages.Page, wanted: set[str]) -> Records:
+        """A record of each frame of these files that a page names, and that was not looked at yet."""
+        data = stack.data_of(page.records)
+        found = [data[:0]]
+        for number in (n for n, name in enumerate(page.names) if name in wanted):
+            mine = data[data["chunk"] == number]
+            found.append(mine[~self._good.known(page.names[number], mine)])
+        return one_of_each(numpy.concatenate(found))
+
+    # What came of it
+
+    def conclude(self) -> Optional[Document]:
+        """The ledger of all that is known now; None where this run proved nothing."""
+        if not self._has_proved:
+            return None
+        catalog = self._catalog
+        known = {key: proof for key, proof in self._proved.items() if key in catalog.entries}
+        return ledger.of(self._depth.level, [(each, self._since(each)) for each in self._evidence.points], known)
+
+    def _since(self, point: Point) -> Proof:
+        """Since when all of a point is proved."""
+        if point.id in self._catalog.unread:
+            return NEVER
+        proofs = [self._proved.get(key, NEVER) for key in self._catalog.of_point[point.id]]
+        return Proof(*(min(times) if all(times) else None for times in zip(*proofs)))
+
+
+class _Part(NamedTuple):
+    """Some records of a page, each of a frame of its own; names: the files that their chunk is a number of."""
+
+    names: list[str]
+    records: Records
+    frames: reader.FrameReader
+
+
+def _has_bad_windows(look: Look) -> bool:
+    """Whether disks of the point were not looked at to their end, or cannot be made up: all but chunk files counts."""
+    return not look.complete or not all(each.path and layout.CHUNK_PATH.match(each.path) for each in look.damages)
+
+
+def _point_of(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _own_index(chunk: str) -> str:
+    """Path of the index that was written with a chunk file."""
+    match = layout.CHUNK_PATH.match(chunk)
+    return f"{_point_of(chunk)}/{match['disk']}.index" if match else ""
+
+
+def _is_foreign(chunk: str, index: str) -> bool:
+    return _point_of(chunk) != _point_of(index)

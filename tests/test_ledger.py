@@ -1,0 +1,438 @@
+"""Verification over time: each run goes on where the last one ended, and no verdict says more than the files allow."""
+
+import json
+import os
+import random
+import shutil
+import time
+
+import pytest
+from stores import (
+    KIB,
+    MIB,
+    Vm,
+    chain,
+    damaged,
+    directory_of,
+    files,
+    flipped,
+    forged_store,
+    move,
+    records_of,
+    verify_store,
+)
+
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.format import findings, layout, ledger
+from nbdpull.operations import listing
+from nbdpull.repository import removal, rolling
+
+SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
+
+
+@pytest.fixture
+def vm(original, tmp_path):
+    return original.copy(tmp_path / "store")
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Each file is a batch of its own."""
+    monkeypatch.setattr(rolling, "BATCH", 1)
+
+
+def oldest(vm, batches=None, **options):
+    """What a run finds that comes to its end, or has time for so many batches of files."""
+    begun, clock, prove = [], time.monotonic, rolling.Rolling._prove
+
+    def counted(self, batch):
+        begun.append(batch)
+        prove(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if batches is not None:
+            patch.setattr(rolling.Rolling, "_prove", counted)
+            patch.setattr(time, "monotonic", lambda: clock() + 1000 * (len(begun) > batches))
+            options["max_duration"] = 500
+        return verify_store(vm.root, oldest=True, keep=True, **options)
+
+
+def told(vm):
+    """[verdict of each point, …], as list has it."""
+    return [each and each["verdict"] for each in verified(vm)]
+
+
+def verified(vm):
+    return [point["verified"] for point in listing.listing(listing.Options(str(vm.root))).points]
+
+
+def proofs(vm):
+    """{path: when its frames were last proved}"""
+    known = ledger.proofs(ledger.load(vm.series), "9")
+    return {path: proof.frames for (path, _), proof in known.items() if proof.frames}
+
+
+def referred(vm):
+    """Paths of all files of the points but their manifests."""
+    return {str(path.relative_to(vm.folder)) for path in files(vm.folder)
+            if path.parent != vm.folder and path.name != "manifest.json"}  # fmt: skip
+
+
+# -- a run goes on ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_where_the_last_one_ended(vm, one_by_one):
+    """Each file is proved once before any is again, however many points share it; the store does not grow."""
+    every, looked = referred(vm), []
+    while len(proofs(vm)) < len(every):
+        before = proofs(vm)
+        found = oldest(vm, 4)
+        new = {path for path, when in proofs(vm).items() if before.get(path) != when}
+        assert not found.complete or len(before) + found.files >= len(every)
+        again = new & {*before}
+        assert len(new) == 4 and (not again or {*proofs(vm)} == every), "nothing again while another was never"
+        looked += new - again
+        assert len(list(vm.folder.glob("*.ledger.json"))) == 1 and not list(vm.folder.glob("*.verify.json"))
+        assert set(told(vm)) <= {"ok", "partial"}
+        for point, word in zip(vm.points, told(vm)):
+            assert (word == "ok") == (needs(vm, point) <= {*proofs(vm)}), "no point is well before all of its files are"
+    assert sorted(looked) == sorted(every)
+    assert told(vm) == ["ok"] * 3
+    times = proofs(vm)
+    for point, each in zip(vm.points, verified(vm)):
+        since = min(times[path] for path in needs(vm, point))
+        assert (each["when"], each["level"]) == (since, "frames")
+        assert each["covered"] == {"files": since, "frames": since}
+    oldest(vm, 4)
+    renewed = {path for path, when in proofs(vm).items() if times[path] != when}
+    others = [when for path, when in times.items() if path not in renewed]
+    assert len(renewed) == 4 and max(times[path] for path in renewed) <= min(others), "those proved longest ago"
+
+
+def needs(vm, point):
+    shared = {entry.path for disk in point.disks for entry in directory_of(vm, point, disk).files}
+    return shared | {entry.path for entry in point.manifest.all_files()}
+
+
+def test_a_run_to_the_end_looks_at_every_file_once(vm):
+    found = oldest(vm)
+    assert found.complete and (found.damages, found.warnings) == ([], [])
+    assert found.files == len(referred(vm))
+    assert [each.verdict for each in found.verdicts] == ["ok"] * 3
+    assert found.frames >= verify_store(vm.root).frames, "and at every frame that a point shows"
+
+
+def test_the_end_of_the_time_is_no_error(vm, capsys):
+    assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "0.000001s", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["complete"], result["oldest"], result["files"]) == (False, True, 0)
+    assert told(vm) == [None] * 3 and not ledger.load(vm.series), "it proved nothing"
+    assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "0.000001s"]) == 0
+    assert capsys.readouterr().out.endswith("Not all files of 3 points of 3 have been proved yet.\n")
+    assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "1h"]) == 0
+    when = verified(vm)[0]["when"][:16].replace("T", " ")
+    assert capsys.readouterr().out.endswith(f"no damage\nThe oldest proof is of {when} UTC.\n")
+
+
+def test_new_files_come_first_and_a_run_over_everything_counts(vm, one_by_one):
+    verify_store(vm.root, keep=True)
+    time.sleep(0.002)  # times are in milliseconds
+    vm.write("vda", 300_000, os.urandom(50_000))
+    new = vm.pull()
+    assert told(vm) == ["ok", "ok", "ok", None]
+    own = {path for path in referred(vm) if path.startswith(new.id)}
+    oldest(vm, len(own))
+    whole = verified(vm)[0]["when"]
+    assert {path for path, when in proofs(vm).items() if when > whole} >= own
+    assert told(vm) == ["ok"] * 4 and verified(vm)[3]["when"] == whole, "as of the oldest of what it refers to"
+
+
+def test_a_run_over_one_point_is_none_over_what_others_show_of_its_files(vm):
+    verify_store(vm.root, keep=True, point=vm.points[2].id)
+    oldest(vm, 0)
+    assert told(vm) == [None, None, "ok"] and proofs(vm) == {}
+    oldest(vm)
+    assert told(vm) == ["ok"] * 3
+
+
+def test_a_part_proves_no_file(vm):
+    """Or not by the ledger: all shards together are everything, as before."""
+    for how in ({"sample": 0.9}, {"shard": (1, 2)}):
+        verify_store(vm.root, keep=True, **how)
+    oldest(vm, 0)
+    assert proofs(vm) == {} and told(vm) == ["partial"] * 3
+
+
+def test_quick_proves_files_and_no_frames(vm):
+    found = oldest(vm, level="files")
+    assert found.frames == 0 and told(vm) == ["ok"] * 3
+    assert proofs(vm) == {} and {each["level"] for each in verified(vm)} == {"files"}
+    first = verified(vm)[0]["when"]
+    time.sleep(0.002)
+    oldest(vm)
+    assert {each["level"] for each in verified(vm)} == {"frames"} and verified(vm)[0]["when"] > first
+
+
+def test_domains_take_turns_by_the_age_of_their_proofs(tmp_path, one_by_one):
+    """Else the first one would have all of the time, each time."""
+    store = tmp_path / "store"
+    vms = [Vm(store, name, f"3e3fce45-4f53-4fa7-bb32-11f34168b82{number}") for number, name in enumerate(("a", "b"))]
+    for vm in vms:
+        vm.add_disk("vda", 1000)
+        vm.write("vda", 0, b"some")
+        vm.pull()
+    count = len(referred(vms[0]))
+    for _ in range(count):
+        oldest(vms[0], 2)
+        left = [count - len(proofs(vm)) for vm in vms]
+        if left == [0, 0]:
+            break
+    assert left == [0, 0]
+    first = [min(proofs(vm).values()) for vm in vms]
+    oldest(vms[0], 2)
+    assert min(proofs(vms[first.index(min(first))]).values()) > min(first)
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damage_stays_until_its_place_was_looked_at(vm, one_by_one):
+    """Whatever is proved meanwhile; and a run that finds it again adds nothing to the store."""
+    chunk = next(path for path in files(vm.folder) if path.suffix == ".zst" and vm.points[0].id in str(path))
+    refer = [str(chunk.relative_to(vm.folder)) in needs(vm, point) for point in vm.points]
+    before = chunk.read_bytes()
+    chunk.write_bytes(flipped(before, 300))
+    found = oldest(vm)
+    bad = ["damaged" if refers else "ok" for refers in refer]
+    assert found.damages and found.is_bad and told(vm) == bad
+    kept = [path.name for path in vm.folder.glob("*.verify.json")]
+    for batches in (0, 3, None):
+        assert oldest(vm, batches).is_bad and told(vm) == bad
+        assert [path.name for path in vm.folder.glob("*.verify.json")] == kept
+    chunk.write_bytes(before)
+    assert told(vm) == bad, "nobody has looked yet"
+    assert not oldest(vm, 0).is_bad
+    assert told(vm) == ["partial" if refers else "ok" for refers in refer], "the file itself is not proved again"
+    oldest(vm, 1)
+    assert told(vm) == ["ok"] * 3
+
+
+@pytest.mark.parametrize("kind", [".zst", ".index", ".directory", "domain.xml", "SHA256SUMS"])
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_it_finds_what_a_run_over_everything_finds(vm, kind, how):
+    for path in [path for path in files(vm.folder) if path.name.endswith(kind)][:2]:
+        with damaged(path, None if how == "gone" else flipped(path.read_bytes(), path.stat().st_size // 2)):
+            wanted, found = verify_store(vm.root), oldest(vm)
+            assert {(each.path, each.offset) for each in found.damages} >= {
+                (each.path, each.offset) for each in wanted.damages if each.offset is None
+            }
+            assert {each.point: each.verdict for each in found.verdicts} == {
+                each.point: each.verdict for each in wanted.verdicts
+            }
+        assert not oldest(vm).damages and told(vm) == ["ok"] * 3
+
+
+def test_a_frame_that_only_its_digest_tells(tmp_path):
+    vm, _ = forged_store(tmp_path / "store")
+    assert not oldest(vm, level="files").damages and told(vm) == ["ok"]
+    for _ in range(2):
+        found = oldest(vm)
+        assert sorted(each.offset for each in found.damages) == [40 * 64 * KIB, 41 * 64 * KIB]
+        assert told(vm) == ["damaged"]
+
+
+def test_a_frame_of_another_point_that_only_its_digest_tells(tmp_path):
+    """The page of a later point is wrong of it; the file and its own index are right."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, os.urandom(MIB))
+    first = vm.pull(frame_size=64 * KIB)
+    records, [chunk] = records_of(vm, first, "vda"), directory_of(vm, first, "vda").chunks
+    wrong = records[:1].copy()
+    wrong["digest"], wrong["chunk"] = records["digest"][1], 0
+    second = vm.pull(handmade={"vda": lambda folder: (wrong, [chunk])})
+    verify_store(vm.root, keep=True, point=first.id)
+    found = oldest(vm)
+    assert [(each.point, each.offset) for each in found.damages] == [(second.id, 0)]
+    assert told(vm) == ["ok", "damaged"]
+
+
+def test_a_bad_frame_that_nothing_shows_is_no_damage(tmp_path):
+    vm, first = forged_store(tmp_path / "store")
+    vm.points = [first]
+    vm.write("vda", 40 * 64 * KIB, os.urandom(128 * KIB))
+    vm.pull(frame_size=64 * KIB)
+    removal.remove(vm.series, first)
+    assert verify_store(vm.root).damages == []
+    found = oldest(vm)
+    assert found.damages == [] and told(vm) == ["ok"]
+
+
+def test_files_that_were_moved(tmp_path):
+    """With the frames that points show, and no others; in the new file they are looked at as in the old one."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    for number in range(2):
+        vm.write("vda", number * 500, os.urandom(MIB - number * 1000))
+        vm.pull(frame_size=64 * KIB, chunk_size=300 * KIB)
+    removal.remove(vm.series, vm.points[0])
+    last = vm.points[1]
+    chunks = [entry.path for entry in directory_of(vm, last, "vda").chunks]
+    new = vm.folder / move(vm, last, "vda", chunks).path
+    assert not oldest(vm).damages and told(vm) == ["ok"]
+    with damaged(new, flipped(new.read_bytes(), new.stat().st_size // 2)):
+        found = oldest(vm)
+        assert found.damages and told(vm) == ["damaged"]
+    oldest(vm)
+    assert told(vm) == ["ok"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_verdict_flatters(tmp_path, seed, one_by_one):
+    """Files are damaged and mended, points made and removed, and runs ended by chance. A point is well only since all
+    of its files were looked at and were sound; what was found damaged is so until somebody looks again."""
+    rng = random.Random(seed)
+    vm = chain(tmp_path / "store", seed=seed, **SMALL)
+    points, sound, seen = [*vm.points], {}, set()
+    needed = {point.id: needs(vm, point) for point in points}
+    for _ in range(14):
+        path = rng.choice([path for path in files(vm.folder) if path.suffix in (".zst", ".index", ".xml")])
+        name = str(path.relative_to(vm.folder))
+        if name in sound and rng.random() < 0.6:
+            path.write_bytes(sound.pop(name))
+        elif name not in sound and rng.random() < 0.4:
+            sound[name] = path.read_bytes()
+            path.write_bytes(flipped(sound[name], rng.randrange(len(sound[name]))))
+        if rng.random() < 0.2 and not sound:
+            vm.write("vda", rng.randrange(800_000), rng.randbytes(5000))
+            points.append(vm.pull())
+            needed[points[-1].id] = needs(vm, points[-1])
+        found = oldest(vm, rng.choice([0, 2, 5, 15, None]), level=rng.choice(["files", "frames"]))
+        seen |= {*proofs(vm)}
+        for point, each in zip(points, verified(vm)):
+            broken = {*sound} & needed[point.id]
+            if found.complete:
+                assert each["verdict"] == ("damaged" if broken else "ok")
+            if each and each["verdict"] == "ok":
+                assert each["covered"]["frames"] is None or needed[point.id] <= {*seen}
+            if any(damage.path in broken for damage in found.damages):
+                assert each["verdict"] == "damaged"
+    for name, before in sound.items():
+        (vm.folder / name).write_bytes(before)
+    assert not oldest(vm).damages and set(told(vm)) == {"ok"}
+
+
+# -- the file itself --------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_at_once_both_count(vm):
+    """Each keeps its ledger, and removes only what it has read."""
+    half = len(referred(vm)) // 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rolling, "BATCH", 1)
+        oldest(vm, half)
+    [path] = vm.folder.glob("*.ledger.json")
+    before = path.read_bytes()
+    oldest(vm)
+    path.write_bytes(before)  # as if that had ended after the other had read what there was
+    assert len(ledger.load(vm.series)) == 2 and told(vm) == ["ok"] * 3
+    oldest(vm, 0)
+    assert len(proofs(vm)) == len(referred(vm))
+    oldest(vm)
+    assert len(ledger.load(vm.series)) == 1
+
+
+def test_a_ledger_tells_nothing_of_other_bytes(vm):
+    """Of a file with another digest, of a point with another manifest, or after now."""
+    oldest(vm)
+    [document] = ledger.load(vm.series)
+    late = "2999-01-01T00:00:00.000+00:00"
+    for change in (
+        {"points": [{**about, "manifest_sha256": "0" * 64} for about in document["points"]]},
+        {"points": [{**about, "files": "yesterday"} for about in document["points"]]},
+        {"points": [{**about, "point": 1} for about in document["points"]]},
+        {"kind": "verify"},
+    ):
+        with_ledger(vm, {**document, **change})
+        assert told(vm) == [None] * 3, change
+    for group in (
+        {"when": late, "level": "frames", "files": {}},
+        {"when": document["when"], "level": "frames", "files": {path: "0" * 64 for path in referred(vm)}},
+        {"when": "yesterday", "level": "frames", "files": {}},
+    ):
+        group["files"] = group["files"] or document["proofs"][0]["files"]
+        with_ledger(vm, {**document, "points": [], "proofs": [group]})
+        oldest(vm, 0)
+        assert told(vm) == [None] * 3
+    for broken in (None, 1, [1], [{"when": late}], [{"when": late, "level": "frames", "files": [1]}]):
+        with_ledger(vm, {**document, "points": [], "proofs": broken})
+        assert oldest(vm).complete and told(vm) == ["ok"] * 3
+
+
+def with_ledger(vm, document):
+    for path in vm.folder.glob("*.ledger.json"):
+        path.unlink()
+    document = {name: value for name, value in document.items() if name not in ("name", "digest")}
+    vm.store.publish(f"{vm.series.folder}/{layout.new_point_id()}.ledger.json", layout.seal(document))
+
+
+def test_what_went_with_its_points_is_not_carried_on(vm):
+    oldest(vm)
+    removal.remove(vm.series, vm.points[2])
+    oldest(vm)
+    assert {*proofs(vm)} == set().union(*(needs(vm, point) for point in vm.points[:2]))
+    [document] = ledger.load(vm.series)
+    assert [about["point"] for about in document["points"]] == [point.id for point in vm.points[:2]]
+
+
+def test_too_many_files_for_a_ledger(vm, monkeypatch):
+    """Those proved longest ago are proved again."""
+    monkeypatch.setattr(ledger, "MAX_FILES", 4)
+    oldest(vm)
+    assert len(proofs(vm)) == 4 and told(vm) == ["ok"] * 3
+    oldest(vm)
+    assert told(vm) == ["ok"] * 3
+
+
+def test_a_store_that_cannot_be_written_to(vm, monkeypatch):
+    def full(*_):
+        raise errors.OutputError("no space left")
+
+    monkeypatch.setattr(type(vm.store), "publish", full)
+    found = oldest(vm)
+    assert found.warnings == ["what was proved is not kept: no space left"] and not found.damages
+
+
+def test_an_interrupted_run_keeps_what_it_proved(vm, one_by_one):
+    calls = []
+
+    def report(event, **_):
+        calls.append(event)
+
+    def check():
+        if len(calls) > 5:
+            raise errors.Interrupted(15)
+
+    with pytest.raises(errors.Interrupted):
+        verify_store(vm.root, report, check, keep=True, oldest=True)
+    assert len(proofs(vm)) >= 2 and set(told(vm)) == {"partial"}
+
+
+def test_wrong_words(vm, capsys):
+    for words in (["--point", "latest"], ["--sample", "5%"], ["--shard", "1/2"], ["--no-record"], ["--against", "x"]):
+        assert cli.main(["verify", str(vm.root), "--oldest", *words]) == 2, words
+        assert "--oldest" in capsys.readouterr().err
+
+
+def test_findings_are_what_they_were(vm):
+    """A reader of findings alone sees no ledger."""
+    oldest(vm)
+    assert findings.load(vm.series) == [] and findings.left_out(vm.series, []) == []
+    shutil.rmtree(vm.folder / vm.points[1].id)
+    assert oldest(vm).is_bad
