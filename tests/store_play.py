@@ -65,6 +65,7 @@ class Play:
         self.vm.add_disk("vda", 2 * MIB + 1234)
         self.vm.add_disk("vdb", 300 * KIB)
         self.points, self.pinned, self.removed = {}, set(), {}
+        self.waived = set()  # of the removed ones those that nobody is to wait for
         self.base = None  # the point that what is dirty counts from
         self.readers = []
         self.hours, self.told = 0.0, []
@@ -177,6 +178,8 @@ class Play:
             raise AssertionError("a pinned point was removed")
 
     def prune(self):
+        if not self.vm.folder.exists():
+            return
         now = self.chance.random() < 0.3
         rules = self.chance.choice([{"keep_last": 1}, {"keep_last": 3}, {"keep_daily": 2}])
         options = PruneOptions(str(self.vm.root), **rules, force=True, now=now)
@@ -189,6 +192,7 @@ class Play:
         if now:
             self.readers.clear()  # they are not waited for
         done = self.killable(work)
+        self.waived |= {*self.removed} if now else set()
         assert pinned <= self.pinned, "a pinned point was removed"
         if done:
             self._require_swept(0 if now else removal.GRACE)
@@ -230,14 +234,20 @@ class Play:
     # -- what must hold
 
     def check(self):
-        """Of every point, whatever was done and has died."""
+        """Of every point, whatever was done and has died; and of those that were removed a short time ago."""
         for point in self.vm.points:
             for name, held in self.points[point.id].items():
                 with Image(self.vm.series, point, name, partial=True) as image:
                     require_shown(shown(image), held)
-        needed = self._needed(self.vm.points)
+        late = [name for name in self._late(removal.GRACE) if name not in self.waived]
+        needed = self._needed([*self.vm.points, *map(self._removed_point, late)])
         missing = [path for path in sorted(needed) if not (self.vm.folder / path).exists()]
         assert not missing, f"referred to and gone: {missing}"
+
+    def _late(self, grace):
+        """Ids of points that were removed so short a time ago that they may be read, or taken back."""
+        removed = half_points.removed(self.vm.series)
+        return [name for name in removed if self._seconds_removed(None, name) < grace]
 
     def _needed(self, points):
         """Paths of all files that these points refer to."""
@@ -248,22 +258,19 @@ class Play:
     def _require_swept(self, grace):
         """What a sweep that came to its end leaves of removed points: what points need that are there, or were not
         removed long ago, and all of those."""
-        removed = half_points.removed(self.vm.series)
-        late = [point for point in map(self._removed_point, removed) if self._is_late(point, grace)]
-        needed = self._needed([*self.vm.points, *late])
-        for name in removed:
+        late = self._late(grace)
+        needed = self._needed([*self.vm.points, *filter(self._is_readable, map(self._removed_point, late))])
+        for name in {*half_points.removed(self.vm.series)} - {*late}:
             files = {f"{name}/{file}" for file in os.listdir(self.vm.folder / name)} - {f"{name}/{half_points.REMOVED}"}
-            if name not in {point.id for point in late}:
-                assert files, f"nothing is needed of {name}, and its folder is there"
-                assert files <= needed, f"nothing refers to {sorted(files - needed)}"
+            assert files, f"nothing is needed of {name}, and its folder is there"
+            assert files <= needed, f"nothing refers to {sorted(files - needed)}"
 
     def _removed_point(self, name):
         return Point(manifest.decode((self.vm.folder / name / half_points.REMOVED).read_bytes(), name), "")
 
-    def _is_late(self, point, grace):
-        """Whether it was removed a short time ago, and not at once: then its directories are gone."""
-        there = [(self.vm.folder / disk.directory.path).exists() for disk in point.manifest.disks]
-        return self._seconds_removed(None, point.id) < grace and all(there)
+    def _is_readable(self, point):
+        """Not so where its files went at once, or began to."""
+        return all((self.vm.folder / disk.directory.path).exists() for disk in point.manifest.disks)
 
     def end(self):
         """Nothing stays of a store whose points all go."""
