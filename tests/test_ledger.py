@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import time
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from stores import (
@@ -380,6 +381,24 @@ def with_ledger(vm, document):
         path.unlink()
     document = {name: value for name, value in document.items() if name not in ("name", "digest")}
     vm.store.publish(f"{vm.series.folder}/{layout.new_point_id()}.ledger.json", layout.seal(document))
+
+
+def test_list_tells_how_old_the_oldest_proof_is(vm, capsys):
+    """Of each point; and nothing of one that is not proved as a whole."""
+    oldest(vm)
+    [document] = ledger.load(vm.series)
+    now = datetime.now(timezone.utc)
+    days, hours = ((now - since).isoformat(timespec="milliseconds") for since in (timedelta(3), timedelta(hours=5)))
+    times = [{"files": days, "frames": days}, {"files": hours, "frames": days}, {"files": None, "frames": None}]
+    with_ledger(vm, {**document, "points": [{**about, **each} for about, each in zip(document["points"], times)]})
+    ages = [each["age"] for each in verified(vm)]
+    assert [age and round(age / 3600) for age in ages] == [72, 5, None]
+    assert cli.main(["list", str(vm.root)]) == 0
+    _, headings, *rows, _, _ = capsys.readouterr().out.splitlines()
+    assert [row[headings.index("VERIFIED") :].split("  ")[0] for row in rows] == ["3d", "5h files", "part"]
+    (vm.folder / vm.points[0].id / "domain.xml").unlink()
+    assert verify_store(vm.root, keep=True).is_bad
+    assert cli.main(["list", str(vm.root)]) == 0 and "DAMAGED" in capsys.readouterr().out.splitlines()[2]
 
 
 def test_what_went_with_its_points_is_not_carried_on(vm):

@@ -120,6 +120,23 @@ def short_finding(found: Optional[dict[str, Any]]) -> str:
     return bad if bad and bad.isupper() else finding(found)
 
 
+def proof(verified: Optional[dict[str, Any]]) -> str:
+    """What verifications found of a point, in 9 characters: how old the oldest proof of what it refers to is."""
+    if not verified:
+        return "-"
+    if word := _VERDICTS[verified["verdict"]]:
+        return word
+    return " ".join([age(verified["age"]), *([Level.FILES] if verified["level"] == Level.FILES else [])])
+
+
+def age(seconds: float) -> str:
+    """In three characters or four; what is a little in the future is as good as now."""
+    for unit, length, most in (("m", 60, 90), ("h", 3600, 48)):
+        if abs(seconds) < most * length:
+            return f"{round(seconds / length)}{unit}"
+    return f"{round(seconds / 86400)}d"
+
+
 def part(looked: dict[str, Any]) -> str:
     sample, shard = looked["sample"], looked["shard"]
     shown = [f"{100 * sample:g} %"] if sample else []

@@ -6,6 +6,7 @@ Owns: that shape. Must not know: which points are asked for, how they are shown.
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any, Optional
 
 from ..core import errors
@@ -70,14 +71,21 @@ def describe(
 
 def _found(target: series.Series, points: list[series.Point]) -> dict[str, Described]:
     """{point id: what was found about it later}; points: all of the Series that can be read."""
-    every = findings.load(target)
+    every, now = findings.load(target), datetime.now(timezone.utc)
     known = verdict.Known(points, every, ledger.load(target))
     drills = findings.newest(every, points, findings.DRILL)
     digests = findings.newest(every, points, findings.DIGEST)
     return {
-        point.id: {"verified": known.verdict(point), "drilled": _drill(drills[point.id]),
+        point.id: {"verified": _verified(known.verdict(point), now), "drilled": _drill(drills[point.id]),
                    "pinned": _pin(target, point), "digests": digests[point.id].get("disks", {})} for point in points
     }  # fmt: skip
+
+
+def _verified(found: Optional[Described], now: datetime) -> Optional[Described]:
+    if found is None:
+        return None
+    since = found["covered"][verdict.FILES]
+    return {**found, "age": since and (now - datetime.fromisoformat(since)).total_seconds()}
 
 
 def _pin(target: series.Series, point: series.Point) -> Optional[Described]:

@@ -47,7 +47,7 @@ def _narrow(points: list[dict[str, Any]], ids: dict[str, str]) -> Iterator[str]:
     headings = ("POINT", "MODE", "DISKS", "STORED", "VERIFIED", "DRILLED")
     for group in _by_domain(points):
         rows = [(ids[point["id"]], _mode(point), str(len(point["disks"])), size(_stored([point])),
-                 terminal.short_finding(point["verified"]), terminal.short_finding(point["drilled"]))
+                 terminal.proof(point["verified"]), terminal.short_finding(point["drilled"]))
                 for point in group]  # fmt: skip
         yield from [f"{group[-1]['domain']}:", *terminal.table(headings, rows), ""]
     yield _totals(points)

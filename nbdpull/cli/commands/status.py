@@ -96,7 +96,7 @@ def _row(domain: dict[str, Any], ids: dict[str, str], now: datetime) -> tuple[st
     if newest is None:
         return ("-", "-", "-", *_proofs(domain, now), _state(domain))
     frozen = "yes" if newest["consistency"] == "frozen" else "no"
-    return (ids[newest["id"]], _age(newest["age"]), frozen, *_proofs(domain, now), _state(domain))
+    return (ids[newest["id"]], terminal.age(newest["age"]), frozen, *_proofs(domain, now), _state(domain))
 
 
 def _proofs(domain: dict[str, Any], now: datetime) -> tuple[str, str]:
@@ -105,21 +105,13 @@ def _proofs(domain: dict[str, Any], now: datetime) -> tuple[str, str]:
 
 
 def _since(proved: Optional[dict[str, Any]], now: datetime) -> str:
-    return _age((now - datetime.fromisoformat(proved["when"])).total_seconds()) if proved else "-"
+    return terminal.age((now - datetime.fromisoformat(proved["when"])).total_seconds()) if proved else "-"
 
 
 def _state(domain: dict[str, Any]) -> str:
     if domain["problems"]:
         return str(domain["problems"][0]).replace("-", " ").upper()
     return "unexpected" if domain["expected"] is False else "ok"
-
-
-def _age(seconds: float) -> str:
-    """In three characters or four; what is a little in the future is as good as now."""
-    for unit, length, most in (("m", 60, 90), ("h", 3600, 48)):
-        if abs(seconds) < most * length:
-            return f"{round(seconds / length)}{unit}"
-    return f"{round(seconds / 86400)}d"
 
 
 def _some(texts: list[str], between: str = ", ") -> str:
