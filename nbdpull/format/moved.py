@@ -130,3 +130,16 @@ def read(store: Store, series: str, old: FileEntry) -> Optional[Table]:
         return decode(store.read(path, MAX_TABLE), old)
     except ValueError as error:
         raise errors.Damaged(f"{store.path(path)}: not the moved table of its file ({error})") from None
+
+
+def table(old: FileEntry, frames: layout.Records, places: Sequence[Place], files: Sequence[FileEntry]) -> Table:
+    """One that leads each frame of a file to its place. frames: a record of each, by position; files: among which those
+    are that the places are in."""
+    used = {place.path for place in places}
+    files = [entry for entry in files if entry.path in used]
+    numbers = {entry.path: number for number, entry in enumerate(files, 1)}
+    moves = numpy.zeros(len(frames), MOVE)
+    moves["position"], moves["stored"] = frames["position"], frames["stored"]
+    moves["to"] = numpy.array([place.position for place in places], "u8")
+    moves["file"] = [numbers[place.path] for place in places]
+    return Table(old, files, moves)

@@ -1,4 +1,5 @@
-"""Directories without a manifest: of points being made by a run that lives, left by one that died, or removed.
+"""Directories without a manifest: of points being made by a run that lives, left by one that died, or removed; and of
+frames that were moved.
 
 Owns: which is which, what each says of its run, who writes to a series, and the removal of one. Must not know: how a
 point is made, or when one may be removed.
@@ -37,21 +38,25 @@ def writing(series: Series) -> Iterator[None]:
 
 def names(series: Series) -> list[str]:
     """Their ids. What is no point's directory is not ours to remove."""
-    return [name for name in _without_manifest(series) if not _is_removed(series, name)]
+    known = {*removed(series), *repacked(series)}
+    return [name for name in _without_manifest(series) if name not in known]
 
 
 def removed(series: Series) -> list[str]:
     """Ids of points that were removed, of which there are files yet: other points may refer to them."""
-    return [name for name in _without_manifest(series) if _is_removed(series, name)]
+    return [name for name in _without_manifest(series) if series.store.holds(f"{series.folder}/{name}/{REMOVED}")]
+
+
+def repacked(series: Series) -> list[str]:
+    """Names of the directories of files that frames were moved to."""
+    return [
+        name for name in _without_manifest(series) if series.store.holds(f"{series.folder}/{name}/{layout.REPACKED}")
+    ]
 
 
 def _without_manifest(series: Series) -> list[str]:
     folders = series.store.folders(series.folder)
     return [name for name in folders if layout.POINT_ID.match(name) and not series.has_point(name)]
-
-
-def _is_removed(series: Series, name: str) -> bool:
-    return series.store.holds(f"{series.folder}/{name}/{REMOVED}")
 
 
 def removed_point(series: Series, name: str) -> Point:

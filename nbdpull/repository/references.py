@@ -5,8 +5,12 @@ Who removes, copies, counts or verifies files asks here. Must not know: what bec
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 
+from ..core import errors
+from ..format import moved
 from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from .series import Point, Series
@@ -22,3 +26,35 @@ def by_directories(point: Point, directories: Iterable[Directory]) -> list[FileE
     """The same as far as these directories of the point tell."""
     named = [*point.manifest.all_files(), *(entry for each in directories for entry in each.files)]
     return list({entry.path: entry for entry in named}.values())
+
+
+def standing(series: Series, entries: Iterable[FileEntry]) -> list[FileEntry]:
+    """The files that are read in the end, each once: these themselves, and in the place of one that was moved its table
+    and the files that this names. Damaged where a table cannot be read."""
+    found: dict[str, FileEntry] = {}
+    for entry in entries:
+        is_there = series.store.size(f"{series.folder}/{entry.path}") is not None
+        table = None if is_there else moved.read(series.store, series.folder, entry)
+        held = [entry] if table is None else [_of_table(series, entry), *table.files]
+        found.update({each.path: each for each in held})
+    return list(found.values())
+
+
+def _of_table(series: Series, entry: FileEntry) -> FileEntry:
+    path = moved.path_of(entry.path)
+    data = series.store.read(f"{series.folder}/{path}", moved.MAX_TABLE)
+    return FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+def paths(series: Series, entries: Iterable[FileEntry]) -> set[str]:
+    """Of all that must stay as long as something refers to these files: they themselves, their moved tables, and what
+    those name. A file may be there beside its table, where a run was killed between the two. Damaged."""
+    found: set[str] = set()
+    for entry in {entry.path: entry for entry in entries}.values():
+        found.add(entry.path)
+        is_there = series.store.size(f"{series.folder}/{entry.path}") is not None
+        with suppress(*([errors.Damaged] if is_there else [])):
+            table = moved.read(series.store, series.folder, entry)
+            if table is not None:
+                found |= {moved.path_of(entry.path), *(each.path for each in table.files)}
+    return found

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from ..core import errors
 from ..core.errors import Check
 from ..format import layout
+from ..format.manifest import FileEntry
 from . import half_points, references
 from .series import Point, Series
 
@@ -57,11 +58,11 @@ def referred(series: Series, but: Collection[str] = (), check: Check = lambda: N
     points, refused = series.load()
     for error in refused.values():
         raise type(error)(f"{error}; until that is settled, no file of {series.domain} can be removed") from error
-    found: set[str] = set()
+    found: dict[str, FileEntry] = {}
     for point in (point for point in points if point.id not in but):
         check()
-        found |= {entry.path for entry in references.of_point(series, point)}
-    return found
+        found.update({entry.path: entry for entry in references.of_point(series, point)})
+    return references.paths(series, found.values())
 
 
 def why_stays(series: Series, name: str) -> str:
@@ -97,13 +98,13 @@ def _late(series: Series, grace: float, check: Check) -> set[str]:
         if half_points.seconds_removed(series, name) < grace:
             with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
                 point = half_points.removed_point(series, name)
-                found |= {entry.path for entry in references.of_point(series, point)}
+                found |= references.paths(series, references.of_point(series, point))
     return found
 
 
 class _Left(NamedTuple):
-    """What is left of a removed point. free: {name: bytes} of the files that no committed point refers to; shared:
-    bytes of the others."""
+    """What is left of a removed point, or is in a directory of frames that were moved. free: {name: bytes} of the files
+    that no committed point refers to; shared: bytes of the others."""
 
     point: str
     free: dict[str, int]
@@ -111,8 +112,8 @@ class _Left(NamedTuple):
 
 
 def _left(series: Series, gone: frozenset[str], check: Check) -> Iterator[_Left]:
-    """Of each point that was removed, or is among `gone`."""
-    names = [*half_points.removed(series), *sorted(gone)]
+    """Of each point that was removed, or is among `gone`; and of moved frames."""
+    names = [*half_points.removed(series), *half_points.repacked(series), *sorted(gone)]
     kept = referred(series, gone, check) if names else set()
     for name in names:
         check()
@@ -122,14 +123,15 @@ def _left(series: Series, gone: frozenset[str], check: Check) -> Iterator[_Left]
 
 
 def _files(series: Series, point: str) -> dict[str, int]:
-    """{name: bytes} of the files of a point's directory but that which says that it was removed."""
+    """{name: bytes} of the files of a directory but that which says what it is."""
     folder = f"{series.folder}/{point}"
-    names = [name for name in series.store.names(folder) if name != half_points.REMOVED]
+    names = [name for name in series.store.names(folder) if name not in (half_points.REMOVED, layout.REPACKED)]
     return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
 def _swept(series: Series, left: _Left, grace: float, late: Collection[str]) -> Swept:
-    is_late = half_points.seconds_removed(series, left.point) < grace
+    is_point = series.store.holds(f"{series.folder}/{left.point}/{half_points.REMOVED}")
+    is_late = is_point and half_points.seconds_removed(series, left.point) < grace
     going = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in late}
     folder = f"{series.folder}/{left.point}"
     for file in going:
@@ -137,5 +139,5 @@ def _swept(series: Series, left: _Left, grace: float, late: Collection[str]) -> 
     freed = sum(going.values())
     if is_late or left.shared or len(going) < len(left.free):
         return Swept(freed, sum(left.free.values()) - freed, left.shared)
-    series.store.remove_folder(folder)  # with the name that the manifest has now, the last of it
-    return Swept(freed, points=(left.point,))
+    series.store.remove_folder(folder)  # with the file that says what it is, the last of it
+    return Swept(freed, points=(left.point,) if is_point else ())

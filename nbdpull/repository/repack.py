@@ -1,0 +1,277 @@
+"""Mostly dead chunk files of removed points: their live frames are moved together, and the files go.
+
+A frame lives while a point shows it: a committed one, or one that was removed and can still be taken back. Files of
+committed points are left alone: all that the pull of such a point stored shows in it, and `sha256sum -c` goes on to
+hold.
+
+The new file is durable before the tables that lead to it, these before the old files go; so what a killed run leaves is
+whole, and the next run goes on: where a file is there beside its table, it only has to go.
+
+Owns: the choice within a limit, and the order of steps. Who repacks holds the series. Must not know: the layout of
+anything, which points are to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+
+import numpy
+
+from ..core import errors
+from ..core.errors import Check
+from ..format import findings, layout, moved, pages, reader, writer
+from ..format.manifest import FileEntry
+from . import half_points
+from .live_frames import Named, Old, mostly_dead
+from .series import Point, Series
+
+if TYPE_CHECKING:
+    from ..format.layout import Records
+
+STEP = 64  # frames that are copied between two looks at whether to end
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """below: files of which a smaller share lives are repacked; limit: bytes that are written at most, None: any;
+    chunk_size: bytes of a new file, about."""
+
+    below: float
+    limit: Optional[int] = None
+    chunk_size: int = 256 << 20
+
+
+@dataclass(frozen=True)
+class Repacked:
+    """In bytes. moved: of live frames, to new files; freed: of the old files, which are gone; left: what more would be
+    free, but for the limit or for the problems."""
+
+    moved: int = 0
+    freed: int = 0
+    left: int = 0
+    problems: tuple[str, ...] = ()
+
+
+def would_repack(series: Series, gone: Collection[str], wanted: Wanted, check: Check = lambda: None) -> Repacked:
+    """Only look, as if the points with these ids were removed, and all that can go had gone."""
+    points = [point for point in series.points() if point.id not in gone]
+    found = mostly_dead(series, points, {point.id for point in points}, wanted.below, check)
+    chosen, rest = _within([old for _, olds in found for old in olds], wanted.limit)
+    return Repacked(_alive(chosen), sum(old.size for old in chosen), _gain(rest))
+
+
+def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repacked:
+    """Empty what is worth it, the least alive first. A damaged frame keeps the file that it is in, and where there is
+    no room all ends: those are problems, not errors. Damaged where a directory cannot be read."""
+    committed = series.points()
+    points, staying = [*committed, *_removed(series)], {point.id for point in committed}
+    found = list(mostly_dead(series, points, staying, wanted.below, check))
+    chosen, rest = _within([old for _, olds in found for old in olds], wanted.limit)
+    run = _Run(series, check)
+    try:
+        for disk, olds in found:
+            for batch in _batches([old for old in olds if old in chosen], wanted.chunk_size):
+                run.empty(disk, batch)
+    except errors.OutputError as error:
+        run.problems.append(f"{error}; the rest is not repacked")
+    run.end()
+    undone = [old for old in chosen if old not in run.done]
+    return Repacked(_alive(run.done), sum(old.size for old in run.done), _gain([*rest, *undone]), tuple(run.problems))
+
+
+def _removed(series: Series) -> Iterator[Point]:
+    """Points that were removed, and of which the sweep has taken nothing yet."""
+    for name in half_points.removed(series):
+        with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
+            point = half_points.removed_point(series, name)
+            for disk in point.disks:
+                series.directory(point, disk, partial=True)
+            yield point
+
+
+def _within(olds: Sequence[Old], limit: Optional[int]) -> tuple[list[Old], list[Old]]:
+    """(those to be emptied, the rest)."""
+    chosen: list[Old] = []
+    left = limit
+    for old in sorted(olds, key=lambda old: old.share):
+        if left is None or old.alive <= left:
+            chosen.append(old)
+            left = None if left is None else left - old.alive
+    return chosen, [old for old in olds if old not in chosen]
+
+
+def _batches(olds: Sequence[Old], chunk_size: int) -> Iterator[list[Old]]:
+    """Of which each makes one new file."""
+    batch: list[Old] = []
+    for old in olds:
+        if batch and (
+            sum(each.alive for each in batch) + old.alive > chunk_size
+            or sum(each.count for each in batch) + old.count > writer.MAX_CHUNK_RECORDS
+        ):
+            yield batch
+            batch = []
+        batch.append(old)
+    if batch:
+        yield batch
+
+
+def _alive(olds: Sequence[Old]) -> int:
+    return sum(old.alive for old in olds)
+
+
+def _gain(olds: Sequence[Old]) -> int:
+    return sum(old.gain for old in olds)
+
+
+class _Bad(Exception):
+    """A frame of an Old is damaged."""
+
+    def __init__(self, old: Old, problem: str) -> None:
+        super().__init__(problem)
+        self.old = old
+
+
+class _Run:
+    """done: what was emptied, and is gone; problems: texts."""
+
+    def __init__(self, series: Series, check: Check) -> None:
+        self.done: list[Old] = []
+        self.problems: list[str] = []
+        self._series, self._store, self._check = series, series.store, check
+        self._folder = ""  # of new files: its name
+        self._files: dict[str, int] = {}  # of each disk there, how many
+
+    def end(self) -> None:
+        if self._folder and not self._files:
+            self._store.remove_folder(f"{self._series.folder}/{self._folder}")
+
+    def empty(self, disk: str, batch: list[Old]) -> None:
+        """Move all that lives in some files of a disk to one new file. OutputError."""
+        while batch:
+            try:
+                self._empty(disk, batch)
+                return
+            except _Bad as bad:
+                self.problems.append(f"{bad}: the rest of the file is not moved")
+                batch = [old for old in batch if old is not bad.old]
+
+    def _empty(self, disk: str, batch: Sequence[Old]) -> None:
+        holders = list(dict.fromkeys(each for old in batch for each in old.holders if not old.is_done))
+        frames = _Frames(holders, {old.path: old for old in batch})
+        made = self._copied(disk, frames) if len(frames.records) else None
+        tables = dict(zip(holders, frames.tables(made)))
+        try:
+            for old in batch:
+                for holder in old.holders:
+                    if holder in tables:
+                        self._put(tables.pop(holder))
+                self._store.delete(f"{self._series.folder}/{old.path}")
+                self.done.append(old)
+        except errors.OutputError:
+            if made and not self._is_named(made, holders):
+                self._store.remove_file(f"{self._series.folder}/{made.path}")
+            raise
+
+    def _is_named(self, made: FileEntry, holders: Sequence[Named]) -> bool:
+        """Whether a table leads to a new file. One that could not be written may be there all the same."""
+        try:
+            tables = [moved.read(self._store, self._series.folder, holder.entry) for holder in holders]
+        except errors.Damaged:
+            return True
+        return any(made in table.files for table in tables if table)
+
+    def _put(self, table: moved.Table) -> None:
+        self._check()
+        path = f"{self._series.folder}/{moved.path_of(table.old.path)}"
+        self._store.replace(path, moved.encode(table))
+
+    def _copied(self, disk: str, frames: _Frames) -> FileEntry:
+        """A new file of frames, which learn their places in it. _Bad, OutputError: then there is none."""
+        number = self._files.get(disk, 0)
+        path = f"{self._new_folder()}/{layout.chunk_name(disk, number)}"
+        file = self._store.create(f"{self._series.folder}/{path}")
+        try:
+            size = frames.disk_size
+            chunk = writer.Chunk(file, 0, layout.chunk_header(self._folder, disk, size, number))
+            with reader.FrameReader(self._store, self._series.folder, frames.entries) as source:
+                for start in range(0, len(frames.records), STEP):
+                    self._check()
+                    chunk.add(frames.encoded(source, start, start + STEP))
+            chunk.seal(pages.Page([path], chunk.records()))
+            self._store.sync_folder(f"{self._series.folder}/{self._folder}")
+        except BaseException:
+            file.close()
+            self._store.remove_file(f"{self._series.folder}/{path}")
+            raise
+        self._files[disk] = number + 1
+        frames.moved = chunk.records()["position"]
+        return FileEntry(path, file.size, file.sha256())
+
+    def _new_folder(self) -> str:
+        """Its name; it is made with the first file in it."""
+        if not self._folder:
+            name = layout.new_point_id()
+            self._store.make_folder(f"{self._series.folder}/{name}", fresh=True)
+            about = {"format": layout.FORMAT, "requires": [], **findings.now()}
+            self._store.publish(f"{self._series.folder}/{name}/{layout.REPACKED}", layout.seal(about))
+            self._folder = name
+        return self._folder
+
+
+class _Frames:
+    """All that lives in a batch of files, in the order of the disk.
+
+    holders: the files as directories name them; olds: those of the batch, by path. records: of the frames, chunk the
+    number of a holder; moved: the position of each in the new file.
+    """
+
+    def __init__(self, holders: Sequence[Named], olds: dict[str, Old]) -> None:
+        self._holders, self._olds = holders, olds
+        parts = [numpy.empty(0, layout.RECORD)]
+        paths: list[str] = []
+        for number, holder in enumerate(holders):
+            mine = numpy.array([place.path in olds for place in holder.places], bool)
+            part = holder.frames[mine].copy()
+            part["chunk"] = number
+            parts.append(part)
+            paths += [place.path for place in holder.places if place.path in olds]
+        records = numpy.concatenate(parts)
+        order = numpy.argsort(records["offset"], kind="stable")
+        self.records: Records = records[order]
+        self._paths = [paths[number] for number in order.tolist()]
+        self.moved = numpy.empty(0, "u8")
+
+    @property
+    def entries(self) -> list[FileEntry]:
+        return [holder.entry for holder in self._holders]
+
+    @property
+    def disk_size(self) -> int:
+        """So large the disk is at the least."""
+        return int((self.records["offset"] + self.records["length"]).max())
+
+    def encoded(self, source: reader.FrameReader, start: int, stop: int) -> writer.Encoded:
+        """Some of them, as they are, each proved. _Bad."""
+        records, frames = self.records[start:stop].copy(), []
+        for record, path in zip(records, self._paths[start:stop]):
+            try:
+                frames.append(source.stored(record))
+            except errors.Damaged as error:
+                raise _Bad(self._olds[path], str(error)) from error
+        every = numpy.arange(len(records))
+        return writer.Encoded(records, frames, 0, every, every[:0])
+
+    def tables(self, made: Optional[FileEntry]) -> Iterator[moved.Table]:
+        """The new table of each holder; made: the new file, None where nothing lives."""
+        for number, holder in enumerate(self._holders):
+            mine = self.records["chunk"] == number
+            to = dict(zip(self.records["position"][mine].tolist(), self.moved[mine].tolist())) if made else {}
+            places = [
+                moved.Place(made.path, to[position]) if made and position in to else place
+                for position, place in zip(holder.frames["position"].tolist(), holder.places)
+            ]
+            known = [*([made] if made else []), *(holder.table.files if holder.table else [])]
+            yield moved.table(holder.entry, holder.frames, places, known)

@@ -1,0 +1,315 @@
+"""Mostly dead files that are repacked: nothing that a point shows is lost, and what is dead goes."""
+
+import random
+import shutil
+import subprocess
+from unittest import mock
+
+import pytest
+import stores
+from stores import KIB, MIB
+
+from nbdpull.core import errors
+from nbdpull.format import layout, moved
+from nbdpull.repository import half_points, live_frames, lookup, references, removal, repack
+from nbdpull.repository.repack import Repacked, Wanted
+from nbdpull.storage.directory import DirectoryStore
+from nbdpull.storage.directory_file import DirectoryWriter
+
+HALF = Wanted(0.5)
+
+
+@pytest.fixture(autouse=True)
+def small_costs(monkeypatch):
+    """So that files of some KiB are worth it, as those of a pull are."""
+    monkeypatch.setattr(live_frames, "FILE_COST", 300)
+
+
+def leftovers(vm):
+    """Files that nothing refers to, in directories of no point."""
+    kept = removal.referred(vm.series)
+    names = [(name, file) for name in [*half_points.removed(vm.series), *half_points.repacked(vm.series)]
+             for file in vm.store.names(f"vm1/{name}")]  # fmt: skip
+    known = (half_points.REMOVED, layout.REPACKED)
+    return [each for each in names if "/".join(each) not in kept and each[1] not in known]
+
+
+def intact(vm):
+    """Every point shows what it did, byte for byte."""
+    for point in vm.series.points():
+        for disk, content in vm.images[point.id].items():
+            with lookup.RandomImage(vm.series, point, disk) as image:
+                assert image.read(0, image.size) == content
+
+
+def restores(vm, folder):
+    """The same by the operation."""
+    for point in vm.series.points():
+        assert stores.restored(vm, point, folder / "out") == vm.images[point.id]
+
+
+def pruned(vm, ids, wanted=HALF, grace=0.0):
+    """Remove points, and free what can be."""
+    with half_points.writing(vm.series):
+        for point in [point for point in vm.series.points() if point.id in ids]:
+            removal.remove(vm.series, point)
+        removal.sweep(vm.series, grace)
+        return repack.repack(vm.series, wanted)
+
+
+def scattered(vm, rng, count):
+    """Writes so that most of what is stored is hidden."""
+    blocks = vm.disks["vda"].size // 4096
+    for number in rng.sample(range(blocks), count):
+        vm.write("vda", number * 4096, rng.randbytes(4096))
+
+
+def mostly_hidden(root, seed=1, rounds=4, chunk_size=100 * KIB):
+    """A Vm with small frames, most of which newer points hide."""
+    rng, vm = random.Random(seed), stores.Vm(root)
+    vm.add_disk("vda", 100 * 4096)
+    vm.add_disk("vdb", 5 * 4096)
+    for _ in range(rounds):
+        scattered(vm, rng, 80)
+        vm.write("vdb", 0, rng.randbytes(4096))
+        vm.pull(frame_size=4096, chunk_size=chunk_size, batch_size=16 * KIB)
+    return vm
+
+
+def share_alive(vm, points):
+    """How much of the chunk files in the store is shown by some points."""
+    size = sum(path.stat().st_size for path in vm.root.rglob("*.zst"))
+    frames = {
+        (entry.path, int(record["position"])): int(record["stored"])
+        for point in points
+        for disk in point.disks
+        for entry in stores.chunks_of(vm, point, disk)
+        for record in stores._frames(stores.directory_of(vm, point, disk), entry)
+    }
+    return sum(frames.values()) / size
+
+
+@pytest.mark.parametrize("chunk_size", [20 * KIB, 100 * KIB, MIB])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_points_show_is_moved_and_the_rest_goes(tmp_path, seed, chunk_size):
+    vm = mostly_hidden(tmp_path / "store", seed, chunk_size=chunk_size)
+    before = share_alive(vm, vm.points[-1:])
+    found = pruned(vm, [point.id for point in vm.points[:-1]])
+    assert found.problems == () and found.left == 0 < found.moved < found.freed
+    restores(vm, tmp_path)
+    assert before < 0.5 < 0.7 < share_alive(vm, vm.points[-1:])
+    assert not leftovers(vm) and not stores.verify_store(vm.root).is_bad
+    assert pruned(vm, []) == Repacked(), "and it is done once"
+    for path in vm.root.rglob("*.zst"):
+        subprocess.run(["zstd", "-tq", str(path)], check=True)
+    scattered(vm, random.Random(seed), 50)
+    vm.pull(frame_size=4096)
+    restores(vm, tmp_path)
+
+
+def test_files_that_frames_were_moved_to_are_repacked_again(tmp_path):
+    """There is one step at most: the tables lead to the newest file."""
+    vm = mostly_hidden(tmp_path / "store", rounds=3)
+    rng = random.Random(8)
+    for _ in range(5):
+        pruned(vm, [point.id for point in vm.points[:-1]])
+        [*_, last] = vm.series.points()
+        for path in vm.root.rglob("*.moved"):
+            entry = next(each for each in stores.chunks_of(vm, last, path.name[:3])
+                         if moved.path_of(each.path) == str(path.relative_to(vm.folder)))  # fmt: skip
+            table = moved.read(vm.store, vm.series.folder, entry)
+            assert table and all((vm.folder / each.path).exists() for each in table.files)
+        intact(vm)
+        assert not leftovers(vm) and share_alive(vm, vm.series.points()) > 0.4
+        scattered(vm, rng, 40)
+        vm.pull(frame_size=4096, chunk_size=100 * KIB)
+    assert len(half_points.repacked(vm.series)) >= 1
+    pruned(vm, [point.id for point in vm.points[:-1]])
+    scattered(vm, rng, 100)
+    vm.write("vdb", 0, bytes(5 * 4096 - 1) + b"x")
+    vm.pull(frame_size=4096)
+    pruned(vm, [point.id for point in vm.points[:-1]])
+    intact(vm)
+    assert vm.store.folders("vm1") == [vm.points[-1].id], "what nothing refers to any more has gone"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_in_any_order(tmp_path, seed):
+    """Random pulls, removals and repacks of random thresholds."""
+    rng, vm = random.Random(seed), mostly_hidden(tmp_path / "store", seed, rounds=1)
+    for _ in range(8):
+        scattered(vm, rng, rng.choice([1, 20, 70]))
+        vm.pull(rng.choice(["last", "nothing, alike"]), frame_size=rng.choice([4096, 64 * KIB]), chunk_size=40 * KIB)
+        gone = [point.id for point in vm.series.points()[:-1] if rng.random() < 0.5]
+        wanted = Wanted(rng.choice([0.3, 0.5, 0.9]), rng.choice([None, 30 * KIB]), rng.choice([50 * KIB, MIB]))
+        assert pruned(vm, gone, wanted).problems == ()
+        assert not leftovers(vm)
+        intact(vm)
+
+
+def test_a_file_of_a_point_stays_as_it_is(tmp_path):
+    """All that its SHA256SUMS names is there."""
+    vm = mostly_hidden(tmp_path / "store")
+    pruned(vm, [vm.points[1].id, vm.points[2].id], Wanted(1.0))
+    for point in vm.series.points():
+        subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=vm.folder / point.id, check=True)
+
+
+def test_what_a_removed_point_shows_lives_until_the_sweep(tmp_path):
+    vm = mostly_hidden(tmp_path / "store")
+    assert pruned(vm, [point.id for point in vm.points[:2]], grace=60) == Repacked()
+    [first, second] = half_points.removed(vm.series)
+    for name in (first, second):
+        (vm.folder / name / half_points.REMOVED).rename(vm.folder / name / layout.MANIFEST)
+    intact(vm)
+    assert len(vm.series.points()) == len(vm.points)
+
+
+def test_what_would_be_moved_is_what_is_moved(tmp_path):
+    vm = mostly_hidden(tmp_path / "store")
+    ids = [point.id for point in vm.points[:-1]]
+    before = stores.files(vm.root)
+    look = repack.would_repack(vm.series, ids, HALF)
+    assert stores.files(vm.root) == before and look.moved
+    assert pruned(vm, ids) == look
+
+
+def test_a_limit(tmp_path):
+    """So much is written, the least alive first, and it is told what is left."""
+    vm = mostly_hidden(tmp_path / "store", chunk_size=20 * KIB)
+    ids = [point.id for point in vm.points[:-1]]
+    everything = repack.would_repack(vm.series, ids, HALF)
+    limit = everything.moved // 2
+    found = pruned(vm, ids, Wanted(0.5, limit))
+    assert 0 < found.moved <= limit and 0 < found.left < everything.freed
+    intact(vm)
+    assert pruned(vm, []).moved == everything.moved - found.moved
+    intact(vm)
+
+
+def test_a_damaged_frame_keeps_its_file(tmp_path):
+    """And is not laundered: the others are repacked, and the damage is found as before."""
+    vm = mostly_hidden(tmp_path / "store", chunk_size=40 * KIB)
+    ids, last = [point.id for point in vm.points[:-1]], vm.points[-1]
+    for point in vm.points[:-1]:
+        removal.remove(vm.series, point)
+    removal.sweep(vm.series, 0)
+    bad = next(entry for entry in stores.chunks_of(vm, last, "vda") if entry.path.partition("/")[0] in ids)
+    [*_, frame] = stores._frames(stores.directory_of(vm, last, "vda"), bad)
+    path = vm.folder / bad.path
+    path.write_bytes(stores.flipped(path.read_bytes(), int(frame["position"]) + 20))
+    found = pruned(vm, [])
+    assert [str(path) in problem for problem in found.problems] == [True]
+    assert path.exists() and found.moved and found.left
+    assert {damage.path for damage in stores.verify_store(vm.root).damages} == {bad.path}
+
+
+CHANGES = {
+    DirectoryStore: [
+        "rename",
+        "delete",
+        "remove_file",
+        "remove_folder",
+        "sync_folder",
+        "make_folder",
+        "create",
+        "_put",
+    ],
+    DirectoryWriter: ["write", "seal"],
+}
+
+
+class Killed(BaseException):
+    """At a call of the store that changes something."""
+
+
+def dying(owner, name, left):
+    real = getattr(owner, name)
+
+    def call(self, *args, **others):
+        if left[0] <= 0:
+            raise Killed
+        left[0] -= 1
+        return real(self, *args, **others)
+
+    return call
+
+
+def killed_at(count, do):
+    """Do it, and die before call `count`; whether it died. What runs after that changes nothing, as of a dead one."""
+    left = [count]
+    patches = [
+        mock.patch.object(owner, name, dying(owner, name, left)) for owner, names in CHANGES.items() for name in names
+    ]
+    try:
+        for patch in patches:
+            patch.start()
+        do()
+    except Killed:
+        return True
+    finally:
+        for patch in patches:
+            patch.stop()
+    return False
+
+
+def worn_twice(root):
+    """A Vm with a file that frames were moved to, of which few are alive when its last point alone is kept; and with
+    another such file of a removed point."""
+    vm, rng = stores.Vm(root), random.Random(5)
+    vm.add_disk("vda", 30 * 4096)
+    for number in range(3):
+        scattered(vm, rng, [30, 15, 20][number])
+        vm.pull(frame_size=4096)
+        pruned(vm, [point.id for point in vm.points[:-1]] if number == 1 else [], Wanted(0.9))
+    scattered(vm, rng, 10)
+    vm.pull(frame_size=4096)
+    return vm
+
+
+def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
+    """Of a repack of files, and of one of files that were moved before."""
+    vm = worn_twice(tmp_path / "store")
+    pruned(vm, [point.id for point in vm.points[:-1]], Wanted(0))
+    wanted, steps = Wanted(0.9, chunk_size=30 * KIB), 0
+    while True:
+        twin = vm.copy(tmp_path / f"store{steps}")
+        died = killed_at(steps, lambda: repack.repack(twin.series, wanted))  # noqa: B023
+        intact(twin)
+        assert pruned(twin, [], wanted).problems == ()
+        intact(twin)
+        assert not leftovers(twin)
+        for name in half_points.names(twin.series):
+            assert not [each for each in twin.store.names(f"vm1/{name}") if not each.endswith(".draft")]
+        shutil.rmtree(twin.root)
+        if not died:
+            break
+        steps += 1
+    assert steps > 15
+
+
+def test_no_room(tmp_path):
+    """It gives up with a problem, and leaves nothing half: at whichever write it is."""
+    vm = mostly_hidden(tmp_path / "store", rounds=3, chunk_size=60 * KIB)
+    ids = [point.id for point in vm.points[:-1]]
+    for count in range(1, 40, 5):
+        twin, left = vm.copy(tmp_path / "twin"), [count]
+        real = DirectoryWriter.write
+
+        def write(self, data):
+            left[0] -= 1  # noqa: B023
+            if left[0] < 0:  # noqa: B023
+                raise errors.OutputFull("no space left")
+            real(self, data)  # noqa: B023
+
+        with mock.patch.object(DirectoryWriter, "write", write):
+            found = pruned(twin, ids, Wanted(0.9, chunk_size=30 * KIB))
+        intact(twin)
+        assert not leftovers(twin) and (not found.problems or found.left)
+        assert {*references_of(twin)} >= {path for path in twin.folder.rglob("2*/*.zst")}
+        shutil.rmtree(twin.root)
+
+
+def references_of(vm):
+    entries = [entry for point in vm.series.points() for entry in references.of_point(vm.series, point)]
+    return [vm.folder / path for path in references.paths(vm.series, entries)]
