@@ -13,7 +13,9 @@ FLUSHABLE = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK}
 
 
 def skipped(descriptor):
-    """Refuse what os.fsync refuses: what is closed, was opened for its path alone, or has nothing to flush."""
+    """Of a descriptor or a file. Refuse what os.fsync refuses: what is closed, was opened for its path alone, or has
+    nothing to flush."""
+    descriptor = descriptor if isinstance(descriptor, int) else descriptor.fileno()
     if stat.S_IFMT(os.fstat(descriptor).st_mode) not in FLUSHABLE:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     os.lseek(descriptor, 0, os.SEEK_CUR)

@@ -38,5 +38,10 @@ def test_it_answers_as_the_real_one(tmp_path, kind):
         os.close(descriptor)
 
 
+def test_it_takes_a_file(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        assert flush.skipped(file) is flush.REAL(file) is None
+
+
 def test_a_unit_test_has_it():
     assert os.fsync is flush.skipped
