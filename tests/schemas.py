@@ -16,6 +16,7 @@ DOCUMENTS = (
     "plan",
     "doctor",
     "diff",
+    "usage",
     "policy",
     "pin",
     "unpin",

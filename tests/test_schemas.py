@@ -22,6 +22,7 @@ DOCUMENTS = {
     "verified of a point": "verified",
     "a status": "status",
     "a policy": "policy",
+    "a usage": "usage",
     "a plan": "plan",
     "a record": "record",
 }
@@ -121,7 +122,9 @@ def ids(sample):
 
 def test_each_line_and_document_has_a_sample():
     """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
-    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record", "diff", "policy", "pinned"} - {"loss"}
+    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record", "diff", "usage", "policy", "pinned"} - {
+        "loss"
+    }
     assert {sample["is"] for sample in SAMPLES} == wanted
 
 

@@ -25,6 +25,7 @@ _ONE_DOCUMENT = (
     "status",
     "show",
     "diff",
+    "usage",
     "index",
     "plan",
     "doctor",

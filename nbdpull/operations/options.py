@@ -470,6 +470,14 @@ class PinOptions:
 
 
 @dataclass(frozen=True)
+class UsageOptions:
+    """domain: also a pattern of the shell, None: all."""
+
+    store: str
+    domain: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class IndexOptions:
     """As of show. disk: its name."""
 

@@ -58,3 +58,8 @@ def paths(series: Series, entries: Iterable[FileEntry]) -> set[str]:
             if table is not None:
                 found |= {moved.path_of(entry.path), *(each.path for each in table.files)}
     return found
+
+
+def live(directories: Iterable[Directory]) -> dict[str, int]:
+    """{path: how much of a chunk file or index these directories of one point need, in bytes}"""
+    return {entry.path: size for each in directories for entry, size in zip(each.files, each.live.tolist())}

@@ -10,7 +10,7 @@ which points are to go, and why.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -102,6 +102,12 @@ def _late(series: Series, grace: float, check: Check) -> set[str]:
     return found
 
 
+def waiting(series: Series, kept: Container[str]) -> int:
+    """Bytes of what nothing refers to. kept: paths of all that the points refer to in directories without a point."""
+    found = (_left_of(series, name, kept) for name in _without_point(series))
+    return sum(sum(left.free.values()) for left in found)
+
+
 class _Left(NamedTuple):
     """What is left of a removed point, or is in a directory of frames that were moved. free: {name: bytes} of the files
     that no committed point refers to; shared: bytes of the others."""
@@ -113,13 +119,21 @@ class _Left(NamedTuple):
 
 def _left(series: Series, gone: frozenset[str], check: Check) -> Iterator[_Left]:
     """Of each point that was removed, or is among `gone`; and of moved frames."""
-    names = [*half_points.removed(series), *half_points.repacked(series), *sorted(gone)]
+    names = [*_without_point(series), *sorted(gone)]
     kept = referred(series, gone, check) if names else set()
     for name in names:
         check()
-        files = _files(series, name)
-        free = {file: size for file, size in files.items() if f"{name}/{file}" not in kept}
-        yield _Left(name, free, sum(files.values()) - sum(free.values()))
+        yield _left_of(series, name, kept)
+
+
+def _without_point(series: Series) -> list[str]:
+    return [*half_points.removed(series), *half_points.repacked(series)]
+
+
+def _left_of(series: Series, name: str, kept: Container[str]) -> _Left:
+    files = _files(series, name)
+    free = {file: size for file, size in files.items() if f"{name}/{file}" not in kept}
+    return _Left(name, free, sum(files.values()) - sum(free.values()))
 
 
 def _files(series: Series, point: str) -> dict[str, int]:

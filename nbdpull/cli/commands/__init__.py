@@ -21,6 +21,7 @@ VERBS = (
     "status",
     "show",
     "diff",
+    "usage",
     "index",
     "remove",
     "prune",

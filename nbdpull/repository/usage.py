@@ -1,0 +1,140 @@
+"""What the files of a series take, and for whom: counted by the directories alone, of which each is read once.
+
+Exclusive to a point is what only that point refers to: as much comes free if it alone is removed. Dead is what no point
+shows of files that are there. How much a point shows of a file, its directory tells (`live`), but not what of it; so a
+file counts as shown by the point that shows most of it. That is exact as long as each point was read against the one
+before it, as what such a series has once hidden is never shown again. Of two points that were read against the same
+one, each may show what the other hides, and then less is dead than is told. To know, the pages of every point would
+have to be laid over each other: for a thousand points of a disk of 1 TiB a million windows.
+
+Must not know: how anything is removed, how it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..core.errors import Check
+from ..format import moved
+from ..format.manifest import FileEntry
+from . import references, removal
+from .series import Point, Series
+
+
+class OfPoint(NamedTuple):
+    """In bytes. images: size of its disks; exclusive, shared: files that it alone, or another one as well, refers to;
+    dead: what no point shows of the files in its folder."""
+
+    point: Point
+    images: int
+    exclusive: int
+    shared: int
+    dead: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """In bytes. points: in the order of commits. shared: files that several points refer to, each once; dead: what no
+    point shows of a file that one refers to, and waiting; left: files that points refer to in other folders than those
+    of points; waiting: files there that nothing refers to."""
+
+    points: list[OfPoint]
+    shared: int
+    left: int
+    dead: int
+    waiting: int
+
+    @property
+    def exclusive(self) -> int:
+        return sum(each.exclusive for each in self.points)
+
+    @property
+    def stored(self) -> int:
+        return self.exclusive + self.shared + self.waiting
+
+
+@dataclass
+class _File:
+    """users: numbers of the points that refer to it; shown: bytes, at least."""
+
+    entry: FileEntry
+    users: set[int] = field(default_factory=set)
+    shown: int = 0
+
+    @property
+    def folder(self) -> str:
+        return self.entry.path.partition("/")[0]
+
+    @property
+    def dead(self) -> int:
+        return self.entry.size - self.shown
+
+
+def of_series(series: Series, check: Check = lambda: None) -> Usage:
+    """Damaged, FormatTooNew where a point cannot be read: then nobody knows what is exclusive to another."""
+    points = series.points()
+    named: dict[str, _File] = {}
+    for number, point in enumerate(points):
+        check()
+        _note(series, point, number, named)
+    whose = {point.id for point in points}
+    files = _standing(series, named.values(), whose)
+    exclusive, shared, dead = [0] * len(points), [0] * len(points), dict.fromkeys(whose, 0)
+    for file in files:
+        for number in file.users:
+            (exclusive if len(file.users) == 1 else shared)[number] += file.entry.size
+        dead[file.folder] = dead.get(file.folder, 0) + file.dead
+    waiting = removal.waiting(series, references.paths(series, _elsewhere(named.values(), whose)))
+    return Usage(
+        [
+            OfPoint(point, sum(disk.size for disk in point.manifest.disks), alone, others, dead[point.id])
+            for point, alone, others in zip(points, exclusive, shared)
+        ],
+        shared=sum(file.entry.size for file in files if len(file.users) > 1),
+        left=sum(entry.size for entry in _elsewhere(files, whose)),
+        dead=sum(dead.values()) + waiting,
+        waiting=waiting,
+    )
+
+
+def _note(series: Series, point: Point, number: int, named: dict[str, _File]) -> None:
+    """What a point refers to, and how much of it it shows; files that are no part of an image, as a whole."""
+    opened = [series.directory(point, disk, partial=True) for disk in point.disks]
+    live = references.live(opened)
+    for entry in references.by_directories(point, opened):
+        file = named.get(entry.path)
+        if file is None:
+            file = named[entry.path] = _File(entry)
+        file.users.add(number)
+        file.shown = max(file.shown, min(live.get(entry.path, entry.size), entry.size))
+
+
+def _elsewhere(files: Iterable[_File], points: Container[str]) -> list[FileEntry]:
+    """Those in other folders than those of points."""
+    return [file.entry for file in files if file.folder not in points]
+
+
+def _standing(series: Series, named: Iterable[_File], points: Container[str]) -> list[_File]:
+    """The files that are there; only those of removed points may have been moved."""
+    found: dict[str, _File] = {}
+    for file in named:
+        held = [file.entry] if file.folder in points else references.standing(series, [file.entry])
+        if held == [file.entry]:
+            found[file.entry.path] = file
+        else:
+            _move(series, file, held, found)
+    return list(found.values())
+
+
+def _move(series: Series, file: _File, held: Iterable[FileEntry], found: dict[str, _File]) -> None:
+    """held: the table by which it was moved, and the files that have its frames now. Where it is in several, each may
+    show all that the others do not."""
+    table = moved.read(series.store, series.folder, file.entry)
+    parts = {entry.path: table.bytes_in(entry.path) for entry in table.files} if table else {}
+    for entry in held:
+        into = found.setdefault(entry.path, _File(entry))
+        into.users |= file.users
+        others = sum(parts.values()) - parts.get(entry.path, 0)
+        into.shown += max(file.shown - others, 0) if entry.path in parts else entry.size
