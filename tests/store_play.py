@@ -18,10 +18,10 @@ import numpy
 from stores import KIB, MIB, Vm, directory_of, scribble, shown, verify_store
 
 from nbdpull.core import errors
-from nbdpull.format import layout, manifest
+from nbdpull.format import layout, manifest, moved
 from nbdpull.operations import pin, prune, remove, unpin
 from nbdpull.operations.options import PinOptions, PruneOptions, RemoveOptions
-from nbdpull.repository import half_points, pins, removal
+from nbdpull.repository import half_points, live_frames, pins, removal
 from nbdpull.repository.image import Image
 from nbdpull.repository.series import Point
 
@@ -77,7 +77,8 @@ class Play:
         deeds, weights = zip(*DEEDS)
         deed = self.chance.choices(deeds, weights)[0]
         self.told.append(deed.__name__)
-        with mock.patch.object(half_points, "seconds_removed", self._seconds_removed):
+        small = mock.patch.multiple(live_frames, FILE_COST=10, FRAME_COST=1)  # so that files of some KiB are repacked
+        with mock.patch.object(half_points, "seconds_removed", self._seconds_removed), small:
             deed(self)
             self.check()
 
@@ -182,7 +183,8 @@ class Play:
             return
         now = self.chance.random() < 0.3
         rules = self.chance.choice([{"keep_last": 1}, {"keep_last": 3}, {"keep_daily": 2}])
-        options = PruneOptions(str(self.vm.root), **rules, force=True, now=now)
+        how = {"repack_below": self.chance.choice([0, 0.5, 0.9]), "repack_limit": self.chance.choice([None, MIB])}
+        options = PruneOptions(str(self.vm.root), **rules, **how, force=True, now=now)
         newest = self.vm.points[-1:]
         self._sweeping(lambda: prune.prune(options), now)
         assert all(point.id in self.points for point in newest), "the newest point was pruned"
@@ -241,8 +243,12 @@ class Play:
                     require_shown(shown(image), held)
         late = [name for name in self._late(removal.GRACE) if name not in self.waived]
         needed = self._needed([*self.vm.points, *map(self._removed_point, late)])
-        missing = [path for path in sorted(needed) if not (self.vm.folder / path).exists()]
+        missing = [path for path in sorted(needed) if not self._holds(path)]
         assert not missing, f"referred to and gone: {missing}"
+
+    def _holds(self, path):
+        """Whether a file is there, or was moved."""
+        return (self.vm.folder / path).exists() or (self.vm.folder / moved.path_of(path)).exists()
 
     def _late(self, grace):
         """Ids of points that were removed so short a time ago that they may be read, or taken back."""
@@ -255,13 +261,24 @@ class Play:
         directories = [directory_of(self.vm, point, name) for point in points for name in point.disks]
         return {entry.path for entry in [*named, *(each for found in directories for each in found.files)]}
 
+    def _moved(self, points):
+        """Paths of the tables of files of these points, and of the files that those name."""
+        found = set()
+        for directory in [directory_of(self.vm, point, name) for point in points for name in point.disks]:
+            for entry in directory.files:
+                table = moved.read(self.vm.store, self.vm.series.folder, entry)
+                found |= {moved.path_of(entry.path), *(each.path for each in table.files)} if table else set()
+        return found
+
     def _require_swept(self, grace):
         """What a sweep that came to its end leaves of removed points: what points need that are there, or were not
         removed long ago, and all of those."""
         late = self._late(grace)
-        needed = self._needed([*self.vm.points, *filter(self._is_readable, map(self._removed_point, late))])
-        for name in {*half_points.removed(self.vm.series)} - {*late}:
-            files = {f"{name}/{file}" for file in os.listdir(self.vm.folder / name)} - {f"{name}/{half_points.REMOVED}"}
+        points = [*self.vm.points, *filter(self._is_readable, map(self._removed_point, late))]
+        needed = self._needed(points) | self._moved(points)
+        for name in {*half_points.removed(self.vm.series), *half_points.repacked(self.vm.series)} - {*late}:
+            files = {f"{name}/{file}" for file in os.listdir(self.vm.folder / name)}
+            files -= {f"{name}/{half_points.REMOVED}", f"{name}/{layout.REPACKED}"}
             assert files, f"nothing is needed of {name}, and its folder is there"
             assert files <= needed, f"nothing refers to {sorted(files - needed)}"
 

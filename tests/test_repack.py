@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from unittest import mock
 
+import command
 import pytest
 import stores
 from stores import KIB, MIB
@@ -313,3 +314,49 @@ def test_no_room(tmp_path):
 def references_of(vm):
     entries = [entry for point in vm.series.points() for entry in references.of_point(vm.series, point)]
     return [vm.folder / path for path in references.paths(vm.series, entries)]
+
+
+# -- by prune ---------------------------------------------------------------------------------------------------------
+
+
+def prune(capsys, vm, *words):
+    """(exit code, what it says of its only domain, its warnings)."""
+    code, result, _ = command.answered_json(capsys, "prune", vm.root, "--keep-last", "1", "--force", *words)
+    return code, result["domains"][0], result["warnings"]
+
+
+def test_prune_repacks(tmp_path, capsys):
+    vm = mostly_hidden(tmp_path / "store")
+    _, would, _ = prune(capsys, vm, "--dry-run")
+    before = {path: path.stat().st_size for path in stores.files(vm.root)}
+    _, none, _ = prune(capsys, vm.copy(tmp_path / "twin"), "--now", "--repack-below", "0")
+    code, found, warnings = prune(capsys, vm, "--now")
+    assert (code, warnings) == (0, [])
+    told = ("repack_moved_bytes", "repack_freed_bytes", "repack_left_bytes")
+    assert [found[name] for name in told] == [would[name] for name in told]
+    assert [none[name] for name in told] == [0, 0, 0] and found["repack_left_bytes"] == 0
+    assert 0 < found["repack_moved_bytes"] < found["repack_freed_bytes"] / 2
+    gone = sum(size for path, size in before.items() if not path.exists())
+    manifests = sum(size for path, size in before.items() if path.name == "manifest.json" and not path.exists())
+    assert gone - manifests == found["freed_bytes"] + found["repack_freed_bytes"]
+    intact(vm)
+    code, text, _ = command.answered(capsys, "prune", vm.root, "--keep-last", "1")
+    assert code == 0 and "mostly dead" not in text
+
+
+def test_prune_has_a_limit_and_tells_what_is_left(tmp_path, capsys):
+    vm = mostly_hidden(tmp_path / "store", chunk_size=20 * KIB)
+    code, found, warnings = prune(capsys, vm, "--now", "--repack-limit", "30K")
+    assert code == 0 and 0 < found["repack_moved_bytes"] <= 30 * KIB and found["repack_left_bytes"] > 0
+    code, text, _ = command.answered(capsys, "prune", vm.root, "--keep-last", "1", "--repack-below", "99%", "--dry-run")
+    assert code == 0 and "would move" in text
+
+
+def test_prune_warns_of_what_it_cannot_repack(tmp_path, capsys):
+    """What was removed is removed; and the exit code is 0."""
+    vm = mostly_hidden(tmp_path / "store")
+    with mock.patch.object(repack._Run, "_new_folder", side_effect=errors.OutputFull("there is no space")):
+        code, found, warnings = prune(capsys, vm, "--now")
+    assert code == 0 and found["removed"] and found["repack_left_bytes"] > 0
+    assert warnings == ["vm1: not repacked: there is no space; the rest is not repacked"]
+    intact(vm)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..core.sizes import shown as size
 from . import removed, terminal
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def members(of: Pruned) -> dict[str, Any]:
         ],
         "removed": of.removed,
         **removed.members(of.swept),
+        "repack_moved_bytes": of.repacked.moved,
+        "repack_freed_bytes": of.repacked.freed,
+        "repack_left_bytes": of.repacked.left,
     }
 
 
@@ -37,6 +41,11 @@ def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
     verb = "would be removed" if dry_run else "removed"
     yield f"{len(of.removed)} of {terminal.count(len(of.decisions), 'point')} {verb} ({of.policy.policy}{_whose(of)})"
     yield from removed.lines(of.swept, dry_run)
+    would, done = ("would move", "would free") if dry_run else ("moved", "freed")
+    if of.repacked.freed:
+        yield f"{would} {size(of.repacked.moved)} of mostly dead files, which {done} {size(of.repacked.freed)}"
+    if of.repacked.left:
+        yield f"{size(of.repacked.left)} more can be freed in this way"
 
 
 def _whose(of: Pruned) -> str:

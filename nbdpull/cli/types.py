@@ -83,6 +83,15 @@ def share(text: str) -> float:
     return float(match[1]) / 100
 
 
+def share_or_none(text: str) -> float:
+    return 0.0 if text in ("0", "0%") else share(text)
+
+
+def share_text(value: float) -> str:
+    """As it is written on the command line: 50%."""
+    return f"{value * 100:.10g}%"
+
+
 def shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -95,4 +104,5 @@ SHOWN: dict[Callable[[str], object], Callable[..., str]] = {
     frame_size: size_text,
     chunk_size: size_text,
     duration: duration_text,
+    share_or_none: share_text,
 }

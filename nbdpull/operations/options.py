@@ -452,9 +452,11 @@ class PolicyOptions(_Rules):
 @dataclass(frozen=True)
 class PruneOptions(_Rules):
     """Without rules those of the store count. force: also where more than half of a domain's points would go. now,
-    dry_run: as of remove."""
+    dry_run: as of remove. repack_below, repack_limit: see repack.Wanted; 0: nothing is repacked."""
 
     force: bool = False
+    repack_below: float = 0.5
+    repack_limit: Optional[int] = None
     now: bool = False
     dry_run: bool = False
 

@@ -15,9 +15,10 @@ from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import half_points, marker, pins, policies, retention, series, soundness
+from ..repository import half_points, marker, pins, policies, repack, retention, series, soundness
 from ..repository.policies import Standing
 from ..repository.removal import Swept
+from ..repository.repack import Repacked
 from ..repository.retention import Candidate, Decision
 from ..repository.series import Point, Series
 from ..repository.soundness import Soundness
@@ -29,8 +30,8 @@ from .options import PruneOptions as Options
 class Pruned:
     """One domain. policy: by which, None where the store has none for it: then nothing is removed; in_store: whether it
     stands there. decisions: for each point, in the order of commits; created: by id; removed: ids, also where that is
-    only what would be; swept: see removal.py; problem: why nothing was removed there, or not all, "" if there is none.
-    """
+    only what would be; swept: see removal.py; repacked: see repack.py; problem: why nothing was removed there, or not
+    all, "" if there is none."""
 
     domain: str
     policy: Optional[Standing]
@@ -39,6 +40,7 @@ class Pruned:
     created: dict[str, datetime] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     swept: Swept = Swept()
+    repacked: Repacked = Repacked()
     problem: str = ""
 
 
@@ -100,7 +102,14 @@ def warnings(pruned: Pruned) -> list[str]:
     """Of one that is no failure of what came before."""
     if pruned.problem:
         return [f"the point is made, but older ones were not pruned: {pruned.problem}"]
+    if pruned.repacked.problems:
+        return problems(pruned)
     return [] if pruned.policy else [f"the store has no policy for {pruned.domain} any more: nothing was pruned"]
+
+
+def problems(pruned: Pruned) -> list[str]:
+    """Of files that stay as they were: nothing that a point needs is lost by that."""
+    return [f"{pruned.domain}: not repacked: {each}" for each in pruned.repacked.problems]
 
 
 def _pruned(target: Series, asked: Pruned, options: Options, check: Check) -> Pruned:
@@ -131,7 +140,20 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
     except errors.NbdpullError as error:
         gone = [name for name in found.removed if not target.has_point(name)]
         return replace(decided, removed=gone, problem=str(error))
-    return replace(decided, removed=found.removed, swept=swept)
+    pruned = replace(decided, removed=found.removed, swept=swept)
+    try:
+        return replace(pruned, repacked=_repacked(target, found.removed, options, check))
+    except errors.NbdpullError as error:
+        return replace(pruned, problem=str(error))
+
+
+def _repacked(target: Series, removed: list[str], options: Options, check: Check) -> Repacked:
+    if not options.repack_below:
+        return Repacked()
+    wanted = repack.Wanted(options.repack_below, options.repack_limit)
+    if options.dry_run:
+        return repack.would_repack(target, removed, wanted, check)
+    return repack.repack(target, wanted, check)
 
 
 def _candidates(target: Series, known: Soundness) -> list[Candidate]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...core import errors
 from ...core.errors import Check, Report
 from ...operations.options import PruneOptions as Options
-from .. import pruned, removed, rules, terminal, usage
+from .. import pruned, removed, rules, terminal, types, usage
 from ..output import Outcome
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ def add(parser: usage.Parser) -> None:
     rules.add(parser, Options)
     usage.add(parser, Options, "--force", action="store_true",
               help="go on where more than half of a domain's points would go")  # fmt: skip
+    usage.add(parser, Options, "--repack-below", metavar="X%", type=types.share_or_none,
+              help="repack files of removed points of which less is needed; 0: none")  # fmt: skip
+    usage.add(parser, Options, "--repack-limit", metavar="N", type=types.size,
+              help="move at most so many bytes of each domain: 10G")  # fmt: skip
     removed.add_how(parser, Options)
     usage.add_output(parser)
 
@@ -37,7 +41,8 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     values = {"dry_run": options.dry_run, "domains": [pruned.members(each) for each in found.domains]}
     code = errors.StoreError.exit_code if found.is_bad else 0
     complaints = [f"{each.domain}: {each.problem}" for each in found.domains if each.problem]
-    return Outcome(values, _lines(found.domains, options.dry_run), code, complaints=complaints)
+    warnings = [text for each in found.domains for text in prune.problems(each)]
+    return Outcome(values, _lines(found.domains, options.dry_run), code, warnings=warnings, complaints=complaints)
 
 
 def _lines(domains: list[Pruned], dry_run: bool) -> Iterator[str]:
