@@ -153,17 +153,23 @@ def seal(document: Document) -> bytes:
     return _SEAL.sub(b'\n "digest": "' + digest + b'"\n}\n', blank)
 
 
+def is_intact(data: bytes) -> bool:
+    """Whether the bytes are those that were sealed, whatever they say."""
+    match = _SEAL.search(data)
+    return match is not None and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
+
+
 def unseal(data: bytes, what: str) -> Document:
     """Return the document in `data`; Damaged if it is not what was sealed, FormatTooNew if it is for a later reader,
     FormatTooOld if its format was never released."""
-    match = _SEAL.search(data)
-    intact = match and match[1].decode() == hashlib.sha256(_blanked(data, match)).hexdigest()
+    intact = is_intact(data)
     try:
         document = parse_object(data)
         unknown = _unknown(document["format"], document.get("requires", []))
     except (ValueError, KeyError):
         raise errors.Damaged(f"{what}: not a document of an nbdpull store; restore this file from a copy") from None
-    if unknown and (intact or not match):  # a later format may seal otherwise, but what has a broken seal tells nothing
+    is_sealed = _SEAL.search(data) is not None
+    if unknown and (intact or not is_sealed):  # a later format may seal otherwise, but a broken seal tells nothing
         if unknown[0] in NEVER_RELEASED:
             raise errors.FormatTooOld(
                 f"{what}: written by a development version of nbdpull, in format {unknown[0]}, which no release reads; "

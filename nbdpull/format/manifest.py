@@ -102,6 +102,14 @@ def encode(manifest: Manifest) -> bytes:
     return layout.seal({"format": layout.FORMAT, "requires": [], **asdict(manifest)})
 
 
+def sequence_of(data: bytes, point: str) -> Optional[int]:
+    """That of the manifest of a point, if it is intact and as `encode` writes it: told in a third of the time that
+    `decode` takes. None where only that can tell."""
+    begin = f'{{\n "format": "{layout.FORMAT}",\n "requires": [],\n "point": "{point}",\n "sequence": '.encode()
+    digits = data[len(begin) : data.find(b",", len(begin))] if data.startswith(begin) else b""
+    return int(digits) if digits.isdigit() and len(digits) < 20 and layout.is_intact(data) else None
+
+
 def decode(data: bytes, what: str) -> Manifest:
     """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it."""
     document = layout.unseal(data, what)
