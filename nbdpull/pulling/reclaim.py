@@ -138,8 +138,7 @@ def _half_points(vm: domain.Domain, series: Series, seen: Collection[Optional[st
         else:
             found.append(_half_point(series, run_id, dry_run))
     if not dry_run:
-        for point in series.load()[0]:  # a run that died just after its commit
-            half_points.end_announcement(series, point.id)
+        half_points.end_announcements(series)
     return found
 
 

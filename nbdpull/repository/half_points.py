@@ -113,3 +113,10 @@ def _withdrawn(series: Series, folder: str) -> bool:
 def end_announcement(series: Series, point_id: str) -> None:
     """Of a committed point there is nothing to announce any more."""
     series.store.remove_file(f"{series.folder}/{point_id}/{announcement.NAME}")
+
+
+def end_announcements(series: Series) -> None:
+    """Of all committed points: a run that died just after its commit has left its own."""
+    for name in series.store.folders(series.folder):
+        if series.store.holds(f"{series.folder}/{name}/{announcement.NAME}") and series.has_point(name):
+            end_announcement(series, name)
