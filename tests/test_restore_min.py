@@ -72,10 +72,15 @@ def assert_restored(vm, point, disk, folder):
     assert image == vm.images[point.id][disk]
 
 
+@pytest.fixture(scope="module")
+def pulled(tmp_path_factory):
+    return stores.chain(tmp_path_factory.mktemp("pulled") / "store")
+
+
 @pytest.fixture
-def vm(tmp_path):
+def vm(pulled, tmp_path):
     """A series of three points of vda, which grows, and vdb."""
-    return stores.chain(tmp_path / "store")
+    return pulled.copy(tmp_path / "store")
 
 
 def test_it_is_small_and_needs_nothing():
@@ -380,10 +385,11 @@ def test_what_it_says_is_harmless(vm, tmp_path):
 DATA, ZERO = 0, 1  # kinds, and the numbers of the records in the page below
 
 
-@pytest.fixture
-def small(tmp_path):
-    """(Vm, its only point, the only page of that, where an image may go): a data record of 64 KiB, and a zero one."""
-    vm = stores.Vm(tmp_path / "store")
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """(Vm, its only point, the only page of that): a data record of 64 KiB, and a zero one."""
+    folder = tmp_path_factory.mktemp("small")
+    vm = stores.Vm(folder / "store")
     vm.add_disk("vda", MIB + 64 * KIB)
     vm.write("vda", 0, bytes(range(256)) * 256)
     point = vm.pull()
@@ -391,9 +397,16 @@ def small(tmp_path):
     records = numpy.concatenate([page.records[page.records["kind"] == DATA], [ZERO_AT(64 * KIB, MIB)]])
     page = page._replace(records=records)
     point = relaid(vm, point, "vda", [page])
-    assert minimal(vm, point.id, "vda", tmp_path / "good") == (0, "")
-    assert (tmp_path / "good").read_bytes() == vm.images[point.id]["vda"]
-    return vm, point, page, tmp_path / "out"
+    assert minimal(vm, point.id, "vda", folder / "good") == (0, "")
+    assert (folder / "good").read_bytes() == vm.images[point.id]["vda"]
+    return vm, point, page
+
+
+@pytest.fixture
+def small(original, tmp_path):
+    """The same of a Vm of its own, and where an image may go."""
+    vm, point, page = original
+    return vm.copy(tmp_path / "store"), point, page, tmp_path / "out"
 
 
 def ZERO_AT(offset, length):
@@ -625,17 +638,24 @@ TABLES = {  # (22) and (23)
 MOVED_NAMES = MOVE + 3 * 24
 
 
-@pytest.fixture
-def moved_file(tmp_path):
-    """A Vm, its point, the path of the table of its only chunk file, and the table's bytes, decompressed; three frames
-    are moved."""
-    vm = stores.Vm(tmp_path / "store")
+@pytest.fixture(scope="module")
+def moved_once(tmp_path_factory):
+    """A Vm, its point, and the FileEntry of its only chunk file, whose three frames are moved."""
+    vm = stores.Vm(tmp_path_factory.mktemp("moved") / "store")
     vm.add_disk("vda", 3 * 64 * KIB)
     for number in range(3):
         vm.write("vda", number * 64 * KIB, b"%c" % (65 + number) * 64 * KIB)
     point = vm.pull()
     [chunk] = stores.chunks_of(vm, point, "vda")
     stores.move(vm, point, "vda", [chunk.path])
+    return vm, point, chunk
+
+
+@pytest.fixture
+def moved_file(moved_once, tmp_path):
+    """A Vm, its point, the path of the table of its chunk file, and the table's bytes, decompressed."""
+    vm, point, chunk = moved_once
+    vm = vm.copy(tmp_path / "store")
     path = vm.folder / moved.path_of(chunk.path)
     return vm, point, path, pages.decompressed(path.read_bytes()[:-32], 1 << 20)
 
