@@ -34,7 +34,7 @@ class TimedOut(Exception):
 
 KINDS = {  # and the seconds that one takes, more or less: the longest modules begin first
     "unit": ("needs no hypervisor and none of its programs", 0.02),
-    "e2e": ("needs libvirt, a program of QEMU's or nbdkit's, or a cluster's servers", 1),
+    "e2e": ("needs libvirt, a program of QEMU's or nbdkit's, schemathesis, or a cluster's servers", 1),
     "faults": ("an e2e test that does a fault to a run, in tests/faults", 4),
     "guest": ("an e2e test with a Linux guest", 8),
 }
@@ -46,11 +46,11 @@ LONG = {
     "test_damage.py": 10, "test_cli.py": 10, "test_verdict.py": 5, "test_lookup.py": 5, "test_openapi.py": 5,
     "test_restore_min.py": 4, "test_verify.py": 4, "test_writer_reader.py": 4, "test_image.py": 3,
 }  # fmt: skip
-# A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them; and
-# the servers of a cluster, whose tests run command lines from end to end.
+# A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them;
+# schemathesis, a program of 4 s; and the servers of a cluster, whose tests run command lines from end to end.
 PROGRAMS = re.compile(
     r"""["'](qemu-[a-z]+|virsh|nbdkit|nbdcopy|nbdinfo|swtpm|pip|mount)(["'][,\])]| )"""
-    "|bed[.](luks|device|images)|import (fuzz|torture)|from kubevirt_"
+    "|schemathesis[.]cli|bed[.](luks|device|images)|import (fuzz|torture)|from kubevirt_"
 )
 
 
