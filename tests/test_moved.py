@@ -48,6 +48,25 @@ def test_a_table_says_where_each_frame_is(count):
     assert live.tolist() == [sum(by_file.values()), *by_file.values()]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_tables_that_are_joined_lead_to_all(seed):
+    """Where two stores moved other frames of a file, and some twice."""
+    rng = random.Random(seed)
+    every, told = table(rng, 60)
+    parts = [numpy.array([rng.random() < 0.5 for _ in range(60)]) for _ in range(2)]
+    one, other = (moved.Table(every.old, every.files, every.moves[part]) for part in parts)
+    elsewhere = [entry(f"2026112{day}T000000Z-00000b/vda.0000.zst") for day in range(2, 5)]
+    other = moved.Table(every.old, elsewhere, other.moves)
+    found = moved.joined(one, other)
+    assert moved.decode(moved.encode(found), every.old).files == found.files
+    for (position, stored), mine, its in zip(told, *(part.tolist() for part in parts)):
+        first, second = one.place(position, stored), other.place(position, stored)
+        assert (first is None, second is None) == (not mine, not its)
+        assert found.place(position, stored) == (first or second)
+    assert moved.joined(found, other) is found and moved.joined(found, one) is found
+    assert len(moved.joined(moved.Table(every.old, [], every.moves[:0]), other).moves) == len(other.moves)
+
+
 @pytest.mark.parametrize("old", [entry(OLD, 5), entry(NEW), FileEntry(OLD, 1 << 30, "0" * 64)])
 def test_a_table_stands_for_no_other_file(old):
     made, _ = table(random.Random(1), 3)

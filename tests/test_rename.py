@@ -98,7 +98,7 @@ def test_onto_the_name_of_another_series(pulled, machine):
     new = machine({"vda": Disk(MIB, path=other.disks["vda"].path)}, name=old)  # somebody gives the old name to a new VM
     done = nbdpull("pull", new.name, *words)
     assert (done.returncode, last_event(done.stdout)["code"]) == (10, "other-domain")
-    assert vm.uuid in done.stderr and "choose another directory for -o" in done.stderr
+    assert vm.uuid in done.stderr and "choose another store" in done.stderr
     assert nbdpull("plan", new.name, *words).returncode == 10
     assert witness.pull()["parent"] == second["id"]
 

@@ -143,3 +143,16 @@ def table(old: FileEntry, frames: layout.Records, places: Sequence[Place], files
     moves["to"] = numpy.array([place.position for place in places], "u8")
     moves["file"] = [numbers[place.path] for place in places]
     return Table(old, files, moves)
+
+
+def joined(one: Table, other: Table) -> Table:
+    """One that leads to all frames of a file that either of two leads to; where both do, as the first one."""
+    fresh = ~numpy.isin(other.moves["position"], one.moves["position"])
+    more = other.moves[fresh]
+    if not len(more):
+        return one
+    files = list(dict.fromkeys([*one.files, *(other.files[number - 1] for number in more["file"].tolist())]))
+    numbers = numpy.array([0, *(files.index(entry) + 1 if entry in files else 0 for entry in other.files)], "u4")
+    more["file"] = numbers[more["file"]]
+    moves = numpy.concatenate([one.moves, more])
+    return Table(one.old, files, moves[numpy.argsort(moves["position"], kind="stable")])

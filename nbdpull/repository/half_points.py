@@ -20,11 +20,13 @@ from .announcement import Announcement
 from .series import Point, Series
 
 REMOVED = "manifest.removed"  # the name of the manifest of a point that was removed
+_APART = b"This directory was made by a copy. Points of other directories refer to its files.\n"
 
 
 @contextmanager
-def writing(series: Series) -> Iterator[None]:
-    """Hold the series for one writer, its directory made where it is new; Busy if another process holds it."""
+def writing(series: Series, doing: str = "pull") -> Iterator[None]:
+    """Hold the series for one writer, its directory made where it is new; Busy if another process holds it. doing: the
+    verb, for the message."""
 
     def holder() -> str:
         known = filter(None, (announced(series, name) for name in names(series)))
@@ -32,7 +34,7 @@ def writing(series: Series) -> Iterator[None]:
         return f"nbdpull {alive[-1].whose}" if alive else "another nbdpull"
 
     series.store.make_folder(series.folder)
-    with series.store.locked(series.folder, f"pull {series.domain}", holder):
+    with series.store.locked(series.folder, f"{doing} {series.domain}", holder):
         yield
 
 
@@ -66,6 +68,23 @@ def removed_point(series: Series, name: str) -> Point:
     return Point(manifest.decode(data, series.store.path(path)), hashlib.sha256(data).hexdigest())
 
 
+def set_apart(series: Series, name: str) -> bool:
+    """Let there be a directory for files of a point that the series has not, or not yet: it is as of one that was
+    removed. Return whether it is new."""
+    folder = f"{series.folder}/{name}"
+    is_new = not series.store.holds(folder)
+    if is_new or not series.has_point(name):
+        series.store.make_folder(folder)
+        if not any(series.store.holds(f"{folder}/{said}") for said in (REMOVED, layout.REPACKED)):
+            series.store.publish(f"{folder}/{REMOVED}", _APART)
+    return is_new
+
+
+def end_setting_apart(series: Series, name: str) -> None:
+    """Of a committed point."""
+    series.store.remove_file(f"{series.folder}/{name}/{REMOVED}")
+
+
 def seconds_removed(series: Series, name: str) -> float:
     """How long ago that was, by this host's clock; in a copy of the store, how long it is there."""
     return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}")
@@ -91,14 +110,14 @@ def is_copy(series: Series, half: Announcement) -> bool:
 
 def remove(series: Series, point_id: str) -> None:
     """Remove all of a half point. If its manifest stays, so does all."""
-    folder = f"{series.folder}/{point_id}"
-    if _withdrawn(series, folder):
-        series.store.remove_folder(folder)
+    if withdrawn(series, point_id):
+        series.store.remove_folder(f"{series.folder}/{point_id}")
 
 
-def _withdrawn(series: Series, folder: str) -> bool:
+def withdrawn(series: Series, point_id: str) -> bool:
     """Whether there is no manifest any more. A commit that failed at its very end may have left one: it has to go
     before all else, and durably, as half a removal would be a point that lacks files."""
+    folder = f"{series.folder}/{point_id}"
     manifest_path = f"{folder}/{layout.MANIFEST}"
     try:
         if series.store.size(manifest_path) is None:

@@ -93,7 +93,7 @@ class Series:
         for other in (point.manifest for point in points if point.manifest.uuid != uuid):
             raise errors.OtherDomain(
                 f"{self.store.path(self.folder)} holds points of another domain, {other.domain} (uuid {other.uuid}, "
-                f"this one is {uuid}); choose another directory for -o"
+                f"this one is {uuid}); choose another store"
             )
 
     def load(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:

@@ -15,6 +15,7 @@ from typing import Optional, Protocol
 from ..core.errors import Check
 
 MAX_READ = 1 << 26  # bytes of a file that is read whole
+DRAFT = ".draft"  # ends the name of a file that is to appear whole
 
 
 def _no_check() -> None:

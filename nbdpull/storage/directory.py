@@ -22,7 +22,7 @@ from ..core import errors, file_system
 from ..core.errors import Check
 from ..core.os_error import translated
 from . import access, beneath, folders
-from .base import MAX_READ
+from .base import DRAFT, MAX_READ
 from .directory_file import DirectoryReader, DirectoryWriter, unreadable
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
@@ -123,7 +123,7 @@ class DirectoryStore:
         self._put(path, data, _link_or_rename)
 
     def _put(self, path: str, data: bytes, name_it: Callable[[int, str, str], None]) -> None:
-        draft = f"{path}.{secrets.token_hex(4)}.draft"  # two runs may publish the same file: neither harms the other's
+        draft = f"{path}.{secrets.token_hex(4)}{DRAFT}"  # two runs may publish the same file: neither harms the other's
         file = self.create(draft)
         try:
             with file:

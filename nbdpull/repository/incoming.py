@@ -1,0 +1,269 @@
+"""Points of another store on their way into a series, as the files that it lacks.
+
+Each file is copied as it is, its size and SHA-256 proved on the way. What a directory gets before its point is there
+looks like what is left of a removed one: no pull touches it, a later copy goes on with it, and a prune frees what
+nothing refers to. The manifest comes last, when all else is durable.
+
+Owns: which files are lacking, which of those that are there are counted on, and that nothing half looks whole. Must not
+know: which points are wanted, and of what order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Callable, NamedTuple
+
+from ..core import errors
+from ..core.errors import Check
+from ..core.throttle import Throttle
+from ..format import findings, layout, moved
+from ..format.manifest import FileEntry
+from ..storage.base import DRAFT, Writer
+from . import half_points, references, verdict
+from .series import Point, Series
+
+BLOCK = 1 << 20  # bytes that are read at once
+Tell = Callable[[int], None]  # so many more bytes were copied
+
+
+class Taken(NamedTuple):
+    """What was copied for a point."""
+
+    point: str
+    files: int
+    bytes: int
+
+
+def lacking(source: Series, target: Series, point: Point, but: Container[str] = ()) -> list[FileEntry]:
+    """The files of a point of the source that the target has not, by their names and sizes. but: paths that do not
+    count. Damaged where a directory of the point cannot be read."""
+    left = [entry for entry in _needed(source, target, point).files if entry.path not in but]
+    return [entry for entry in left if not _is_there(target, entry)]
+
+
+class _Needed(NamedTuple):
+    """What the target is to have of a point: files, and moved tables of others."""
+
+    files: list[FileEntry]
+    tables: list[moved.Table]
+
+
+def _needed(source: Series, target: Series, point: Point) -> _Needed:
+    """A file that the source has moved away is not needed where the target has it. Else its table is, which may have to
+    lead to what the target has moved itself, too."""
+    files: dict[str, FileEntry] = {}
+    tables = []
+    for entry in references.of_point(source, point):
+        is_at_hand = _is_there(target, entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
+        table = None if is_at_hand else moved.read(source.store, source.folder, entry)
+        if table:
+            known = moved.read(target.store, target.folder, entry)
+            tables.append(moved.joined(known, table) if known else table)
+        files.update({each.path: each for each in (tables[-1].files if table else [entry])})
+    return _Needed([*files.values()], tables)
+
+
+def _is_there(target: Series, entry: FileEntry) -> bool:
+    with suppress(errors.Damaged):
+        return target.store.size(f"{target.folder}/{entry.path}") == entry.size
+    return False
+
+
+class Incoming:
+    """Takes points of the source into the target, which is held. points: those that the target has."""
+
+    def __init__(self, source: Series, target: Series, points: Sequence[Point], throttle: Throttle) -> None:
+        self._source, self._target, self._throttle = source, target, throttle
+        self._counted_on = _CountedOn(target, points)
+
+    def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
+        """Copy what the target lacks of a point, and then it is one of its points.
+
+        Damaged where a file of the source is not what was stored, or is not there; then, and with OutputError, what was
+        copied for the point is removed. Where `check` ends it, whole files stay for the next time.
+        """
+        needed = _needed(self._source, self._target, point)
+        try:
+            return self._taken(point, needed, tell, check)
+        except errors.Damaged:
+            again = _needed(self._source, self._target, point)
+            if again.files == needed.files:
+                raise
+        return self._taken(point, again, tell, check)  # frames were moved to other files meanwhile
+
+    def _taken(self, point: Point, needed: _Needed, tell: Tell, check: Check) -> Taken:
+        making = _Making(self._target, point.id)
+        entries, tables = needed
+        try:
+            doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
+            making.prepare([*doubtful, *(table.old for table in tables)])
+            copied = [entry for entry in doubtful if self._made_sure(entry, making, tell, check)]
+            making.sync(doubtful)
+            manifest = self._manifest(point)
+            making.lead(tables)
+            making.publish(manifest)
+        except (errors.Damaged, errors.StoreError, errors.OutputError):
+            making.undo(self._counted_on.names)
+            raise
+        self._counted_on.add(point, entries)
+        return Taken(point.id, len(copied), sum(entry.size for entry in copied))
+
+    def _made_sure(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> bool:
+        """Have the target have the file, whole and durable. Return whether it had to be copied."""
+        if _is_there(self._target, entry) and not self._target.own_flaw(entry, check):
+            making.seal_again(entry)
+            return False
+        self._copy(entry, making, tell, check)
+        return True
+
+    def _copy(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
+        flaw, where = self._source.size_flaw(entry), f"{self._source.folder}/{entry.path}"
+        if flaw:
+            raise errors.Damaged(flaw)
+        with self._source.store.open_reader(where) as data, making.file(entry) as file:
+            for offset in range(0, data.size, BLOCK):
+                check()
+                length = min(BLOCK, data.size - offset)
+                self._throttle.take(length)
+                file.write(data.read(offset, length))
+                tell(length)
+            if (file.size, file.sha256()) != (entry.size, entry.sha256):
+                raise errors.Damaged(
+                    f"{self._source.store.path(where)}: the file is damaged (it is not what was stored)"
+                )
+
+    def _manifest(self, point: Point) -> bytes:
+        path = f"{self._source.folder}/{point.id}/{layout.MANIFEST}"
+        data = self._source.store.read(path)
+        if hashlib.sha256(data).hexdigest() != point.sha256:
+            raise errors.Damaged(f"{self._source.store.path(path)}: it has changed since it was read first")
+        return data
+
+
+class _CountedOn:
+    """The files of a series that its points answer for: when a point was committed, they were whole and durable. Not
+    those that are on record as damaged.
+
+    Files in a point's own folder are among them, and what points refer to in folders of others: that is looked up only
+    where it is asked for, of the newest point first.
+    """
+
+    def __init__(self, target: Series, points: Sequence[Point]) -> None:
+        self._target, self._bad = target, _on_record(target, points)
+        self._unread, self._points = [*points], {point.id for point in points}
+        self._named: set[str] = set()
+
+    def has(self, entry: FileEntry) -> bool:
+        return _is_there(self._target, entry) and entry.path not in self._bad and self.names(entry.path)
+
+    def add(self, point: Point, entries: Iterable[FileEntry]) -> None:
+        """Of a point that was committed by now."""
+        self._points.add(point.id)
+        self._named |= {entry.path for entry in entries}
+
+    def names(self, path: str) -> bool:
+        """Whether any point refers to the file, be it there or not."""
+        if path.partition("/")[0] in self._points:
+            return True
+        while path not in self._named and self._unread:
+            with suppress(errors.Damaged):
+                for entry in references.of_point(self._target, self._unread.pop()):
+                    self._named |= {entry.path, *(each.path for each in self._target.standing(entry))}
+        return path in self._named
+
+
+def _on_record(target: Series, points: Sequence[Point]) -> set[str]:
+    """Paths of files that are damaged, or may be, by what verifications found."""
+    known = verdict.Known(points, findings.load(target))
+    found: set[str] = set()
+    for point in points:
+        for each in known.recorded(point):
+            found |= {place["path"] for place in each.places or [] if place.get("path")}
+            if each.places is None:
+                with suppress(errors.Damaged):
+                    found |= {entry.path for entry in references.of_point(target, point)}
+    return found
+
+
+class _Making:
+    """A point in the making: what is done in the target, and can be undone."""
+
+    def __init__(self, target: Series, point: str) -> None:
+        self._target, self._store, self._point = target, target.store, point
+        self._folders: list[str] = []  # that are new
+        self._files: list[str] = []
+
+    def _path(self, name: str) -> str:
+        return f"{self._target.folder}/{name}"
+
+    def _names(self, entries: Iterable[FileEntry]) -> list[str]:
+        """Of the folders that they are in, and of the point's own, the last."""
+        return [*{entry.path.partition("/")[0] for entry in entries} - {self._point}, self._point]
+
+    def prepare(self, entries: Iterable[FileEntry]) -> None:
+        """Make the folders; in those that are there, what a copy left that died while it made a file appear."""
+        for name in self._names(entries):
+            for file in self._store.names(self._path(name)):
+                if file.endswith(DRAFT):
+                    self._store.remove_file(self._path(f"{name}/{file}"))
+            if half_points.set_apart(self._target, name):
+                self._folders.append(name)
+
+    @contextmanager
+    def file(self, entry: FileEntry) -> Iterator[Writer]:
+        """Give the Writer of a file, durable at the end; left by an exception, there is none. What is there under its
+        name is none that anybody could use: it goes first."""
+        path = self._path(entry.path)
+        self._store.delete(path)
+        with self._store.create(path) as file:
+            self._files.append(entry.path)
+            try:
+                yield file
+            except BaseException:
+                self._store.remove_file(path)
+                raise
+
+    def seal_again(self, entry: FileEntry) -> None:
+        """Make a file durable that was found whole: who wrote it may have died before it could."""
+        with self._store.reopen(self._path(entry.path)):
+            pass
+
+    def sync(self, entries: Iterable[FileEntry]) -> None:
+        """Make files durable under their names."""
+        for name in self._names(entries):
+            self._store.sync_folder(self._path(name))
+
+    def lead(self, tables: Iterable[moved.Table]) -> None:
+        """Have tables lead to all that they are to lead to. From then on nothing of it goes: points may be read by
+        them."""
+        for table in tables:
+            self._folders, self._files = [], []
+            known = moved.read(self._store, self._target.folder, table.old)
+            if known is None:
+                self._store.publish(self._path(moved.path_of(table.old.path)), moved.encode(table))
+            elif len(known.moves) != len(table.moves):
+                self._store.replace(self._path(moved.path_of(table.old.path)), moved.encode(table))
+
+    def publish(self, manifest: bytes) -> None:
+        """Commit the point, of which all else is durable."""
+        try:
+            self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest)
+        except errors.NbdpullError as error:
+            if isinstance(error, errors.OutputExists) or not half_points.withdrawn(
+                self._target, self._point
+            ):  # it is a point, and stays one
+                self._folders, self._files = [], []
+            raise
+        half_points.end_setting_apart(self._target, self._point)
+
+    def undo(self, stays: Callable[[str], bool]) -> None:
+        """Remove what was made. stays: whether a file of this path is another point's, too, which had lost it."""
+        kept = [path for path in self._files if stays(path)]
+        for path in self._files:
+            if path not in kept:
+                self._store.remove_file(self._path(path))
+        for name in self._folders:
+            if not any(path.startswith(f"{name}/") for path in kept):
+                self._store.remove_folder(self._path(name))

@@ -1,0 +1,77 @@
+"""The points of one domain in two stores: which both have, which only one, and whether the two are of one history.
+
+A point is the same in both if its manifest is, to the byte. Pure: no file is looked at. Must not know: which points a
+user wants, how one is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..core import errors
+from .series import Point
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Each in the order of commits. same: in both; different: of this id both have one, and not the same; here, there:
+    only in that one. newest: the highest sequence there, -1 where nothing is."""
+
+    same: list[Point]
+    different: list[Point]
+    here: list[Point]
+    there: list[Point]
+    newest: int
+
+    @property
+    def newer(self) -> list[Point]:
+        """Only here, and made after all that is there."""
+        return [point for point in self.here if point.manifest.sequence > self.newest]
+
+    @property
+    def older(self) -> list[Point]:
+        """Only here, and made before one that is there, which may have had it once."""
+        return [point for point in self.here if point.manifest.sequence <= self.newest]
+
+    def strangers(self, points: Iterable[Point]) -> Iterator[tuple[Point, Point]]:
+        """Yield (one of these points of here, one there) where nobody could tell which of the two came later.
+
+        Numbers are counted in each store for itself. Where two stores were pulled into, each after the other's points
+        had come, they are one history, and agree with the times; where side by side, they do not.
+        """
+        others = [*self.different, *self.there]
+        known = [(other, other.manifest.sequence, _created(other)) for other in others]
+        for point in points:
+            number, made = point.manifest.sequence, _created(point)
+            for other, its_number, its_time in known:
+                agrees = point.manifest.store == other.manifest.store or (number < its_number) == (made < its_time)
+                if number == its_number or not agrees:
+                    yield point, other
+
+    def require_one_history(self, points: Iterable[Point], here: str, there: str) -> None:
+        """StoreError unless it is known where each of these points of here comes among those there. here, there: the
+        names of the stores."""
+        for point, other in self.strangers(points):
+            raise errors.StoreError(
+                f"point {point.id} of {here} and point {other.id} of {there} were made side by side, and nobody knows "
+                "which comes first: both stores were pulled into; copy into another one"
+            )
+
+
+def matched(here: Sequence[Point], there: Sequence[Point], unreadable: Collection[str] = ()) -> Matched:
+    """unreadable: ids of points that are there, and cannot be read: they count as different ones."""
+    known = {point.id: point.sha256 for point in there}
+    ours = {point.id for point in here}
+    return Matched(
+        same=[point for point in here if known.get(point.id) == point.sha256],
+        different=[p for p in here if p.id in unreadable or known.get(p.id, p.sha256) != p.sha256],
+        here=[point for point in here if point.id not in known and point.id not in unreadable],
+        there=[point for point in there if point.id not in ours],
+        newest=max((point.manifest.sequence for point in there), default=-1),
+    )
+
+
+def _created(point: Point) -> datetime:
+    return datetime.fromisoformat(point.manifest.created)

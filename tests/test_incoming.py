@@ -1,0 +1,442 @@
+"""Points on their way into another store: never half of one that looks whole, wherever it ends."""
+
+import random
+import shutil
+from contextlib import ExitStack, contextmanager, suppress
+from unittest import mock
+
+import pytest
+import stores
+from stores import KIB, MIB, Vm
+
+from nbdpull.core import errors
+from nbdpull.core.throttle import Throttle
+from nbdpull.format import findings
+from nbdpull.repository import half_points, incoming, pins, references, removal
+from nbdpull.storage.directory import DirectoryStore
+from nbdpull.storage.directory_file import DirectoryWriter
+
+
+def over(vm, root):
+    """The Vm as if its pulls had gone into another store: what is there is compared with what it knows."""
+    other = Vm(root, vm.name, vm.uuid)
+    other.images = vm.images
+    return other
+
+
+def take(vm, other, *points):
+    """Copy these points, or all; what was copied for each."""
+    with half_points.writing(other.series):
+        taking = incoming.Incoming(vm.series, other.series, other.series.points(), Throttle())
+        return [taking.take(point) for point in points or vm.points]
+
+
+def assert_restores(other, folder):
+    """Every point that is there restores byte for byte, and is no damage."""
+    for point in other.series.points():
+        assert stores.restored(other, point, folder / "out") == other.images[point.id]
+    assert not stores.verify_store(other.root, keep=False).is_bad
+
+
+def leftovers(other):
+    """Files of directories that are no points, which nothing refers to."""
+    kept = removal.referred(other.series)
+    names = [(name, file) for name in half_points.removed(other.series) for file in other.store.names(f"vm1/{name}")]
+    return [each for each in names if "/".join(each) not in kept and each[1] != half_points.REMOVED]
+
+
+@pytest.fixture
+def vm(tmp_path):
+    return stores.chain(tmp_path / "store", 3, **stores.SMALL)
+
+
+@pytest.fixture
+def other(vm, tmp_path):
+    return over(vm, tmp_path / "other")
+
+
+def test_what_is_copied_is_the_same_to_the_byte(vm, other, tmp_path):
+    taken = take(vm, other)
+    ours, theirs = ({path.relative_to(each.folder): path.read_bytes() for path in stores.files(each.folder)}
+                    for each in (vm, other))  # fmt: skip
+    assert ours == theirs
+    manifests = [path for path in ours if path.name == "manifest.json"]
+    assert sum(each.files for each in taken) == len(ours) - len(manifests)
+    assert sum(each.bytes for each in taken) == sum(len(ours[path]) for path in ours if path not in manifests)
+    assert_restores(other, tmp_path)
+
+
+def test_one_point_brings_what_it_needs_of_others(vm, other, tmp_path):
+    """Their directories look like those of removed points: no half point, and nothing of them is lost."""
+    last = vm.points[-1]
+    take(vm, other, last)
+    assert [point.id for point in other.series.points()] == [last.id]
+    assert half_points.removed(other.series) == [point.id for point in sorted(vm.points[:2], key=lambda each: each.id)]
+    assert half_points.names(other.series) == [] and not leftovers(other)
+    named = {entry.path for entry in references.of_point(vm.series, last)}
+    marks = {f"{point.id}/{half_points.REMOVED}" for point in vm.points[:2]}
+    there = {str(path.relative_to(other.folder)) for path in stores.files(other.folder)}
+    assert there == named | marks | {f"{last.id}/manifest.json"}
+    assert removal.sweep(other.series, 0).freed == 0
+    assert_restores(other, tmp_path)
+    assert [each.point for each in take(vm, other, *vm.points[:2])] == [point.id for point in vm.points[:2]]
+    assert half_points.removed(other.series) == [] and len(other.series.points()) == 3
+    assert_restores(other, tmp_path)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_any_order_of_copies_and_removals(tmp_path, seed):
+    rng = random.Random(seed)
+    vm = stores.chain(tmp_path / "store", seed, points=5, size=300 * KIB)
+    other = over(vm, tmp_path / "other")
+    there = set()
+    for _ in range(16):
+        point = rng.choice(vm.points)
+        if point.id in there and rng.random() < 0.7:
+            with half_points.writing(other.series):
+                removal.remove(other.series, point)
+                removal.sweep(other.series, rng.choice([0, 60]))
+            there.remove(point.id)
+        elif point.id not in there:
+            take(vm, other, point)
+            there.add(point.id)
+        assert {each.id for each in other.series.points()} == there
+        for each in other.series.points():
+            assert not any(map(other.series.size_flaw, references.of_point(other.series, each)))
+    assert_restores(other, tmp_path)
+    removal.sweep(other.series, 0)
+    assert not leftovers(other)
+
+
+# -- its end at any step ----------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """At a call that changes something; from then on, the process does nothing."""
+
+
+STORE = (
+    "make_folder",
+    "create",
+    "reopen",
+    "publish",
+    "rename",
+    "delete",
+    "remove_file",
+    "remove_folder",
+    "sync_folder",
+)
+WRITER = ("write", "sync")
+
+
+def dying(of, name, left):
+    real = getattr(of, name)
+
+    def call(self, *args, **others):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return real(self, *args, **others)
+
+    return call
+
+
+@contextmanager
+def patched(make, **names):
+    """Let make(class, name) stand in for methods of these classes."""
+    with ExitStack() as entered:
+        for of in (DirectoryStore, DirectoryWriter):
+            for name in names.get(of.__name__, ()):
+                entered.enter_context(mock.patch.object(of, name, make(of, name)))
+        yield
+
+
+def killed_at(count, work):
+    """Work, and die before call `count`; whether it died."""
+    left = [count]
+    with patched(lambda of, name: dying(of, name, left), DirectoryStore=STORE, DirectoryWriter=WRITER):
+        try:
+            work()
+        except Killed:
+            return True
+    return False
+
+
+def of_one_disk(root):
+    """A Vm with two points, of a few files each."""
+    vm = Vm(root)
+    vm.add_disk("vda", 200 * KIB)
+    for number in range(2):
+        vm.write("vda", 64 * KIB * number, random.Random(number).randbytes(100 * KIB))
+        vm.pull()
+    return vm
+
+
+def test_killed_at_every_step_and_ended_by_the_next_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(incoming, "BLOCK", 100 * KIB)  # so that there are half files
+    vm = of_one_disk(tmp_path / "store")
+    chosen = [*reversed(vm.points)]
+    halves = 0
+    for count in range(200):
+        other = over(vm, tmp_path / f"other{count}")
+        if not killed_at(count, lambda other=other: take(vm, other, *chosen)):
+            break
+        there = other.series.points()
+        for point in there:
+            assert not any(map(other.series.file_flaw, references.of_point(other.series, point)))
+        begun = [file for name in half_points.names(other.series) for file in other.store.names(f"vm1/{name}")]
+        assert [file for file in begun if not file.startswith(half_points.REMOVED)] == [], "a pull may remove them"
+        halves += bool(leftovers(other))
+        for point in chosen:
+            assert point in there or take(vm, other, point)
+        assert other.series.points() == vm.points and not leftovers(other)
+        assert_same_files(vm, other)
+        shutil.rmtree(other.root)
+    else:
+        raise AssertionError("it never ends")
+    assert count > 50 and halves > 20
+    assert_restores(other, tmp_path)
+
+
+def assert_same_files(vm, other):
+    for path in stores.files(other.folder):
+        if path.name != half_points.REMOVED and path.suffix != ".draft":
+            assert path.read_bytes() == (vm.folder / path.relative_to(other.folder)).read_bytes()
+
+
+def test_what_a_killed_copy_left_goes_with_a_removal(vm, other):
+    """Where nobody copies the point any more."""
+    before = killed_at(25, lambda: take(vm, other, vm.points[2]))
+    assert before and leftovers(other)
+    with mock.patch("time.time", return_value=10**11):
+        removal.sweep(other.series)
+    assert half_points.removed(other.series) == [] == other.series.points()
+
+
+def test_whole_files_are_kept_for_the_next_time(vm, other, tmp_path):
+    """What a killed copy left is read before it counts, as nobody knows which of it is durable."""
+    first = vm.points[0]
+    written = []
+    real = DirectoryWriter.write
+
+    def write(self, data):
+        written.append(self.path)
+        if len({path for path in written if path.endswith(".zst")}) == 3:
+            real(self, data[: len(data) // 2])
+            raise Killed
+        real(self, data)
+
+    with suppress(Killed), mock.patch.object(DirectoryWriter, "write", write):
+        take(vm, other, first)
+    whole = [path for path in stores.files(other.folder) if path.suffix == ".zst"]
+    assert len(whole) == 2
+    whole[1].write_bytes(stores.flipped(whole[1].read_bytes(), 50))
+    entries = {entry.path: entry for entry in references.of_point(vm.series, first)}
+    kept = [path for path in stores.files(other.folder) if str(path.relative_to(other.folder)) in entries]
+    with mock.patch.object(DirectoryWriter, "sync", autospec=True, side_effect=DirectoryWriter.sync) as synced:
+        [taken] = take(vm, other, first)
+    assert taken.files == len(entries) - len(kept) + 1
+    durable = {call.args[0].path for call in synced.call_args_list}
+    assert durable >= {f"vm1/{path}" for path in entries}, "also of files that were there"
+    assert_restores(other, tmp_path)
+
+
+def test_the_manifest_comes_last(vm, other):
+    done = []
+
+    def noted(of, name):
+        real = getattr(of, name)
+
+        def call(self, path, *args):
+            done.append((name, path))
+            return real(self, path, *args)
+
+        return call
+
+    with patched(noted, DirectoryStore=("create", "publish", "sync_folder")):
+        take(vm, other, vm.points[2])
+    own = f"vm1/{vm.points[2].id}"
+    at = done.index(("publish", f"{own}/manifest.json"))
+    files = [n for n, (name, path) in enumerate(done) if name == "create" and not path.endswith(".draft")]
+    assert files[-1] < at
+    synced = {path for name, path in done[files[-1] : at] if name == "sync_folder"}
+    assert synced == {f"vm1/{point.id}" for point in vm.points}
+
+
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_commit_that_fails_behind_its_manifest(vm, other, removable, tmp_path):
+    """Nobody knows whether its name is durable: it goes first, or all stays."""
+    real = DirectoryStore.sync_folder
+    broken = []
+
+    def sync_folder(self, path):
+        if (other.folder / vm.points[0].id / "manifest.json").exists() and (not broken or not removable):
+            broken.append(path)
+            raise errors.OutputError(f"cannot write to {path}: Input/output error")
+        real(self, path)
+
+    with mock.patch.object(DirectoryStore, "sync_folder", sync_folder), pytest.raises(errors.OutputError):
+        take(vm, other, vm.points[0])
+    assert broken
+    assert not removable or [path for path in stores.files(other.folder)] == []
+    assert_restores(other, tmp_path)
+    if other.series.points() == []:
+        take(vm, other, vm.points[0])
+    assert_restores(other, tmp_path)
+
+
+def test_a_store_that_is_full(vm, tmp_path):
+    """What was copied for the point goes, so that what is there can be read, and something be removed."""
+    with stores.small_disk(tmp_path / "disk", "300k") as disk:
+        other = over(vm, disk / "other")
+        with pytest.raises(errors.OutputFull, match="No space left on device"):
+            take(vm, other)
+        assert len(other.series.points()) < 3 and not leftovers(other)
+        assert half_points.names(other.series) == [] == half_points.removed(other.series)
+        assert_restores(other, tmp_path)
+
+
+# -- what is there already --------------------------------------------------------------------------------------------
+
+
+def test_damage_that_is_on_record_in_the_destination_is_mended(vm, other, tmp_path):
+    """No point is laid on a file that is known to be damaged; what is found damaged is made anew."""
+    take(vm, other, *vm.points[:2])
+    shared = next(e for e in references.of_point(vm.series, vm.points[2]) if e.path.startswith(vm.points[0].id))
+    path = other.folder / shared.path
+    path.write_bytes(stores.flipped(path.read_bytes(), 40))
+    assert stores.verify_store(other.root, keep=True).is_bad
+    [taken] = take(vm, other, vm.points[2])
+    assert path.read_bytes() == (vm.folder / shared.path).read_bytes()
+    assert not stores.verify_store(other.root, keep=True).is_bad
+    assert_restores(other, tmp_path)
+
+
+def test_files_that_are_cut_short_or_lost_are_made_anew(vm, other, tmp_path):
+    take(vm, other, *vm.points[:2])
+    shared = [e for e in references.of_point(vm.series, vm.points[2]) if not e.path.startswith(vm.points[2].id)]
+    for number, entry in enumerate(shared):
+        path = other.folder / entry.path
+        path.write_bytes(path.read_bytes()[:-1]) if number % 2 else path.unlink()
+    take(vm, other, vm.points[2])
+    assert_same_files(vm, other)
+    assert_restores(other, tmp_path)
+
+
+def test_what_was_mended_stays_where_the_point_is_refused(vm, other, tmp_path):
+    take(vm, other, vm.points[0])
+    named = [entry.path for entry in references.of_point(vm.series, vm.points[1])]
+    lost = other.folder / next(path for path in named if path.startswith(vm.points[0].id))
+    lost.unlink()
+    own = vm.folder / next(path for path in reversed(named) if path.startswith(vm.points[1].id))
+    with stores.damaged(own, stores.flipped(own.read_bytes(), 30)), pytest.raises(errors.Damaged, match=own.name):
+        take(vm, other, vm.points[1])
+    assert lost.exists() and not (other.folder / vm.points[1].id).exists()
+    assert_restores(other, tmp_path)
+
+
+def test_files_of_a_cp_that_ended_early(vm, other, tmp_path):
+    """They have the right size, and other bytes: nothing of a directory without manifest is believed."""
+    first = vm.points[0].id
+    shutil.copytree(vm.folder / first, other.folder / first, ignore=shutil.ignore_patterns("manifest.json"))
+    path = other.folder / first / "vda.0000.zst"
+    path.write_bytes(bytes(path.stat().st_size))
+    (other.folder / first / "vda.0001.zst").unlink()
+    [taken] = take(vm, other, vm.points[0])
+    assert taken.files == 2
+    assert_restores(other, tmp_path)
+
+
+def test_what_is_no_file_is_not_written_through(vm, other, tmp_path):
+    folder = other.folder / vm.points[0].id
+    folder.mkdir(parents=True)
+    (folder / "vda.0000.zst").symlink_to(tmp_path / "elsewhere")
+    take(vm, other, vm.points[0])
+    assert not (tmp_path / "elsewhere").exists() and not (folder / "vda.0000.zst").is_symlink()
+    assert_restores(other, tmp_path)
+
+
+def test_findings_and_pins_stay_where_they_are(vm, other):
+    """It is other bytes on another medium; and what stays there is decided there."""
+    stores.verify_store(vm.root, keep=True)
+    pins.pin(vm.series, vm.points[0], "before the upgrade")
+    take(vm, other)
+    assert findings.load(vm.series) and findings.load(other.series) == []
+    assert pins.of_point(other.series, vm.points[0]) is None
+
+
+def test_every_byte_is_paid_for(vm, other):
+    throttle = mock.Mock(Throttle)
+    with half_points.writing(other.series):
+        taken = incoming.Incoming(vm.series, other.series, [], throttle).take(vm.points[0])
+    assert sum(call.args[0] for call in throttle.take.call_args_list) == taken.bytes > MIB // 10
+
+
+# -- files that were moved --------------------------------------------------------------------------------------------
+
+
+def moved_chunks(vm, point, disk, new_id="20270101T000000Z-000000aa"):
+    """Let all frames be moved that a point shows of a disk and others stored; the paths of those files."""
+    paths = [entry.path for entry in stores.chunks_of(vm, point, disk) if not entry.path.startswith(point.id)]
+    stores.move(vm, point, disk, paths, new_id)
+    return paths
+
+
+def test_a_point_whose_files_were_moved(vm, other, tmp_path):
+    last = vm.points[2]
+    paths = moved_chunks(vm, last, "vda")
+    take(vm, other, last)
+    assert [path for path in paths if (other.folder / path).exists()] == []
+    assert_restores(other, tmp_path)
+    assert half_points.names(other.series) == []
+
+
+def test_files_that_are_moved_meanwhile(vm, other, tmp_path):
+    last, told = vm.points[2], []
+
+    def tell(count):
+        told.append(count)
+        if len(told) == 1:
+            moved_chunks(vm, last, "vda")
+
+    with half_points.writing(other.series):
+        incoming.Incoming(vm.series, other.series, [], Throttle()).take(last, tell)
+    assert (other.folder / "20270101T000000Z-000000aa").exists()
+    assert_restores(other, tmp_path)
+
+
+def test_what_is_there_is_not_moved(vm, other, tmp_path):
+    """The other store moves what it wants."""
+    take(vm, other, vm.points[1])
+    paths = moved_chunks(vm, vm.points[2], "vda")
+    [taken] = take(vm, other, vm.points[2])
+    had = [path for path in paths if (other.folder / path).exists()]
+    assert had and not any((other.folder / f"{path}.moved").exists() for path in had)
+    assert taken.files < len(references.of_point(vm.series, vm.points[2]))
+    assert_restores(other, tmp_path)
+
+
+def test_frames_that_were_moved_in_two_ways(tmp_path):
+    """Each store moved what its points show: the table leads to all of it, and to the same again when it is copied
+    again."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 200 * KIB)
+    for number, length in enumerate((200, 64, 64)):
+        vm.write("vda", 64 * KIB * number * (length < 100), random.Random(number).randbytes(length * KIB))
+        vm.pull()
+    first, second, third = vm.points
+    vm.store.rename(f"vm1/{first.id}/manifest.json", f"vm1/{first.id}/{half_points.REMOVED}")
+    twin, other = vm.copy(tmp_path / "twin"), over(vm, tmp_path / "other")
+    [path] = moved_chunks(vm, third, "vda")[:1]
+    assert path in moved_chunks(twin, second, "vda", "20270101T000000Z-000000bb")
+    table = other.folder / f"{path}.moved"
+    take(vm, other, third)
+    before = table.read_bytes()
+    take(twin, other, second)
+    after = table.read_bytes()
+    assert len(after) > len(before)
+    assert_restores(other, tmp_path)
+    removal.remove(other.series, third)
+    take(vm, other, third)
+    assert table.read_bytes() == after
+    assert_restores(other, tmp_path)
