@@ -20,6 +20,7 @@ DOCUMENTS = (
     "policy",
     "pin",
     "unpin",
+    "compare",
 )  # one each; the others print lines
 OF_THE_TESTS = ("held", "waited")  # events of faults/held.py
 

@@ -94,6 +94,8 @@ def test_a_verb_is_a_verb(verb):
         "remove": "d latest",
         "pin": "d latest",
         "unpin": "d latest",
+        "copy": "d e",
+        "compare": "d e",
     }
     assert parsed(verb, *needed.get(verb, "d").split()).verb == verb
 

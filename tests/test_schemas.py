@@ -23,6 +23,7 @@ DOCUMENTS = {
     "a status": "status",
     "a policy": "policy",
     "a usage": "usage",
+    "a comparison": "compare",
     "a plan": "plan",
     "a record": "record",
 }
@@ -122,9 +123,8 @@ def ids(sample):
 
 def test_each_line_and_document_has_a_sample():
     """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
-    wanted = {*lines(), "list", "status", "show", "plan", "doctor", "record", "diff", "usage", "policy", "pinned"} - {
-        "loss"
-    }
+    documents = {"list", "status", "show", "plan", "doctor", "record", "diff", "usage", "policy", "pinned", "compare"}
+    wanted = {*lines(), *documents} - {"loss"}
     assert {sample["is"] for sample in SAMPLES} == wanted
 
 

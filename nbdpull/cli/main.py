@@ -32,6 +32,7 @@ _ONE_DOCUMENT = (
     "policy",
     "pin",
     "unpin",
+    "compare",
 )  # the others print events with --json
 
 

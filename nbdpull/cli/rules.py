@@ -1,4 +1,4 @@
-"""What prune and policy have in common: the options that say what is kept.
+"""What prune, policy and copy have in common: the options that say what is kept.
 
 Must not know: what a rule keeps.
 """
@@ -17,8 +17,8 @@ _RULES = {
 }
 
 
-def add(parser: usage.Parser, of: type) -> None:
-    rules = parser.add_argument_group("what is kept; of several, what any of them keeps")
+def add(parser: usage.Parser, of: type, what: str = "what is kept") -> None:
+    rules = parser.add_argument_group(f"{what}; of several, what any of them keeps")
     for rule, text in _RULES.items():
         usage.add(rules, of, f"--keep-{rule}", metavar="N", type=types.in_range(0, 1_000_000), help=text)
     usage.add(rules, of, "--keep-within", metavar="T", type=types.duration,

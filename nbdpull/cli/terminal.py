@@ -27,18 +27,20 @@ def _plain_character(character: str) -> str:
 
 
 class Bars:
-    """A bar a disk on the terminal (stderr), fed with progress events; silent if stderr is not a terminal."""
+    """A bar a disk on the terminal (stderr), or one a domain where disks do not matter, fed with progress events;
+    silent if stderr is not a terminal."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, tuple[Any, float]] = {}  # by disk: the bar, and when it began
+        self._tasks: dict[str, tuple[Any, float]] = {}  # by disk or domain: the bar, and when it began
         self._progress: Any = None
 
-    def __call__(self, event: str, disk: Optional[str] = None, **values: Any) -> None:
-        if event == "progress" and disk is not None and sys.stderr.isatty():
+    def __call__(self, event: str, disk: Optional[str] = None, domain: Optional[str] = None, **values: Any) -> None:
+        name = disk or domain
+        if event == "progress" and name is not None and "size" in values and sys.stderr.isatty():
             progress = self._started()
-            if disk not in self._tasks:
-                self._tasks[disk] = progress.add_task(plain(disk), total=values["size"], moved=""), time.monotonic()
-            task, began = self._tasks[disk]
+            if name not in self._tasks:
+                self._tasks[name] = progress.add_task(plain(name), total=values["size"], moved=""), time.monotonic()
+            task, began = self._tasks[name]
             progress.update(task, completed=values["position"], moved=_moved(values, time.monotonic() - began))
 
     def _started(self) -> Any:

@@ -37,7 +37,7 @@ exit codes:
   10   store: not a store, no such point, another domain, or a newer format
   11   damage found in the store
   12   a limit (--max-duration, --scratch-limit, --ttl) ended the run
-  13   an image is not equal to the point, or a point failed its drill
+  13   an image is not equal to the point, a store is behind another, or a point failed its drill
   14   the command of nbdpull run failed, or could not be run
   15   nbdpull status: a backup is missing, too old, damaged or unreadable
   128+N  ended by signal N, such as 130 for Ctrl-C

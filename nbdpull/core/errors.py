@@ -265,7 +265,7 @@ class LimitReached(NbdpullError):
 
 
 class Differs(NbdpullError):
-    """An image is not equal to the point that it was compared with."""
+    """An image is not equal to the point that it was compared with, or a store to another one."""
 
     exit_code = 13
     code = "differs"

@@ -421,11 +421,17 @@ class RemoveOptions:
 
 
 @dataclass(frozen=True)
-class _Rules:
-    """domain: also a pattern of the shell, None: all. keep_…, time_zone: see repository/retention.py; None: no rule."""
+class _Domains:
+    """domain: also a pattern of the shell, None: all."""
 
     store: str
     domain: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """keep_…, time_zone: see repository/retention.py; None: no rule."""
+
     keep_last: Optional[int] = None
     keep_hourly: Optional[int] = None
     keep_daily: Optional[int] = None
@@ -443,14 +449,14 @@ class _Rules:
 
 
 @dataclass(frozen=True)
-class PolicyOptions(_Rules):
+class PolicyOptions(_Rules, _Domains):
     """domain: of those that the policy is for; without rules, the name of one. remove: the policy of just that."""
 
     remove: bool = False
 
 
 @dataclass(frozen=True)
-class PruneOptions(_Rules):
+class PruneOptions(_Rules, _Domains):
     """Without rules those of the store count. force: also where more than half of a domain's points would go. now,
     dry_run: as of remove. repack_below, repack_limit: see repack.Wanted; 0: nothing is repacked."""
 
@@ -459,6 +465,31 @@ class PruneOptions(_Rules):
     repack_limit: Optional[int] = None
     now: bool = False
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class _TwoStores:
+    """dest: a store. domain: also a pattern of the shell, None: all."""
+
+    store: str
+    dest: str
+    domain: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class CopyOptions(_Rules, _TwoStores):
+    """points: ids, or ALL_POINTS; empty: those that are newer than what dest has, and which the rules keep, where there
+    are any. max_rate: of what is read. dry_run: only tell."""
+
+    points: list[str] = field(default_factory=list)
+    max_rate: Optional[int] = None
+    max_duration: Optional[float] = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class CompareOptions(_TwoStores):
+    """What is compared."""
 
 
 @dataclass(frozen=True)

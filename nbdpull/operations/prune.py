@@ -128,9 +128,9 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
     known = soundness.of_series(target)
     for error in known.refused.values():
         raise errors.StoreError(f"nothing was removed, as a point cannot be read: {error}")
-    candidates = _candidates(target, known)
-    found = retention.decided(candidates, by.policy, datetime.now(timezone.utc))
-    decided = replace(asked, decisions=found.decisions, created={each.id: each.created for each in candidates})
+    every = candidates(target, known)
+    found = retention.decided(every, by.policy, datetime.now(timezone.utc))
+    decided = replace(asked, decisions=found.decisions, created={each.id: each.created for each in every})
     if found.needs_force and not options.force and not options.dry_run:
         why = "more than half of its points would go: look with --dry-run, then add --force"
         return replace(decided, problem=why)
@@ -156,7 +156,8 @@ def _repacked(target: Series, removed: list[str], options: Options, check: Check
     return repack.repack(target, wanted, check)
 
 
-def _candidates(target: Series, known: Soundness) -> list[Candidate]:
+def candidates(target: Series, known: Soundness) -> list[Candidate]:
+    """The points of a series, with what a policy asks of them."""
     verified = known.verified.point.id if known.verified else None
     sound = {point.id for point in known.sound}
     return [

@@ -10,6 +10,7 @@ from typing import Optional
 from ..core import errors
 from ..core.choices import LATEST
 from ..repository import marker, point_choice, policies, series
+from ..storage.directory import DirectoryStore
 
 
 def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
@@ -29,12 +30,17 @@ def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[se
 def find_domains(root: str, pattern: Optional[str] = None) -> list[series.Series]:
     """The Series of all domains, or of those whose names fit, or of a UUID. StoreError where there is none."""
     opened = marker.open_store(root)
-    every = series.all_series(opened)
-    wanted = [each for each in every if policies.fits(each.domain, pattern) or each.uuid() == str(pattern).lower()]
+    wanted = fitting(opened, pattern)
     if not wanted:
-        known = ", ".join(sorted(each.domain for each in every)) or "none"
+        known = ", ".join(sorted(each.domain for each in series.all_series(opened))) or "none"
         raise errors.StoreError(f"no domain {pattern or 'at all'} in {opened.root}; it has: {known}")
     return wanted
+
+
+def fitting(opened: DirectoryStore, pattern: Optional[str] = None) -> list[series.Series]:
+    """The same of an open store, where there may be none."""
+    every = series.all_series(opened)
+    return [each for each in every if policies.fits(each.domain, pattern) or each.uuid() == str(pattern).lower()]
 
 
 def only_domain(root: str) -> str:

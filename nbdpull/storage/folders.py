@@ -21,6 +21,12 @@ def is_there(path: str) -> bool:
     return os.path.isdir(path)
 
 
+def are_apart(path: str, other: str) -> bool:
+    """Whether neither of two folders is the other, or in it. They need not be there."""
+    one, two = os.path.realpath(path), os.path.realpath(other)
+    return os.path.commonpath([one, two]) not in (one, two)
+
+
 def require_writable(path: str) -> None:
     """Raise OutputError unless something may be made in a folder."""
     if why := file_system.why_unwritable(path):

@@ -28,5 +28,7 @@ VERBS = (
     "policy",
     "pin",
     "unpin",
+    "copy",
+    "compare",
 )
 RESERVED = (*VERBS, "help")  # as a first word no name of a domain

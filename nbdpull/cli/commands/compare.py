@@ -1,0 +1,66 @@
+"""compare: which points two stores have."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...core import errors
+from ...core.errors import Check, Report
+from ...core.sizes import shown as size
+from ...operations.options import CompareOptions as Options
+from .. import terminal, usage
+from ..output import Outcome
+
+if TYPE_CHECKING:
+    from ...operations.compare import Domain
+
+SUMMARY = "tell which points two stores have"
+EXAMPLE = "compare dir/ /mnt/usb/store"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "dest", metavar="DEST", help="the other store")
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import compare
+
+    found = compare.compare(usage.options(Options, args), report, check)
+    values = {
+        "differs": found.differs,
+        "domains": [
+            {
+                "domain": each.domain,
+                "problem": str(each.problem) if each.problem else None,
+                "points": [{"id": point, "where": where, "behind": behind} for point, where, behind in each.points],
+                "behind_points": each.behind,
+                "behind_bytes": each.behind_bytes,
+            }
+            for each in found.domains
+        ],
+    }
+    code = next((error.exit_code for error in found.errors), errors.Differs.exit_code if found.differs else 0)
+    complaints = [f"{each.domain}: {each.problem}" for each in found.domains if each.problem]
+    return Outcome(values, _lines(found.domains), code, complaints=complaints)
+
+
+_WORDS = {"both": "in both", "different": "in both, DIFFERENT", "dir": "only in DIR", "dest": "only in DEST"}
+
+
+def _lines(domains: list[Domain]) -> Iterator[str]:
+    """A table for each domain, the newest last, and by how much DEST is behind."""
+    for domain in domains:
+        yield f"{domain.domain}:"
+        if domain.points:
+            rows = [
+                (each.point, _WORDS[each.where] + (", to be copied" if each.behind else "")) for each in domain.points
+            ]
+            yield from terminal.table(("POINT", "WHERE"), rows)
+        behind = f"{terminal.count(domain.behind, 'point')} behind ({size(domain.behind_bytes)} to copy)"
+        yield f"DEST is {behind if domain.behind else 'not behind'}"
+        yield ""

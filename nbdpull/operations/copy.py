@@ -1,0 +1,229 @@
+"""Copy: points of a store that another one lacks, domain by domain, in the order in which they were made.
+
+Owns: which points are copied, and which are not, and why; that what is wrong with one hides no other. Must not know:
+how a point is copied (incoming.py does), how it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from typing import NamedTuple, Optional
+
+from ..core import deadline, errors
+from ..core.choices import ALL_POINTS
+from ..core.errors import Check, Report
+from ..core.throttle import Throttle
+from ..repository import half_points, incoming, marker, matching, removal, retention, series, soundness
+from ..repository.incoming import Incoming, Taken
+from ..repository.matching import Matched
+from ..repository.retention import Policy
+from ..repository.series import Point, Series
+from ..storage import folders
+from ..storage.directory import DirectoryStore
+from . import policy, prune, store_choice
+from .options import CopyOptions as Options
+
+
+class Refused(NamedTuple):
+    """A point that was to be copied, and was not."""
+
+    point: str
+    error: errors.NbdpullError
+
+
+@dataclass
+class Domain:
+    """One domain. copied: in the order of commits; same: ids of those that were there before; older: ids of those that
+    were left out as newer ones are there; problem: why nothing of it was copied, None where all went well."""
+
+    domain: str
+    copied: list[Taken] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+    older: list[str] = field(default_factory=list)
+    problem: Optional[errors.NbdpullError] = None
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of each domain; with dry_run, what would."""
+
+    domains: list[Domain]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for each in self.domains for warning in each.warnings]
+
+    @property
+    def errors(self) -> list[errors.NbdpullError]:
+        """Whatever was not copied for, damage first."""
+        found = [error for each in self.domains for error in (each.problem, *(one.error for one in each.refused))]
+        return sorted(filter(None, found), key=lambda error: not isinstance(error, errors.Damaged))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """points: ids, None: by age and policy."""
+
+    options: Options
+    points: Optional[Collection[str]]
+    policy: Optional[Policy]
+    throttle: Throttle
+    report: Report
+    check: Check
+
+
+def copy(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """UsageError, NoSuchPoint, StoreError: nothing was done. OutputError of what concerns all; what is wrong with one
+    domain or point hides no other."""
+    if options.points and options.rules:
+        raise errors.UsageError("--point and --keep-… exclude each other: name points, or say which are copied")
+    check = deadline.bounded(check, options.max_duration, "the copy")
+    by = policy.made(options.rules) if options.rules else None
+    sources, points = _wanted(options)
+    dest = _destination(options)
+    run = _Run(options, points, by, Throttle(options.max_rate, check=check), report, check)
+    return Result([_domain(source, dest, run) for source in sources])
+
+
+def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
+    if not options.points or ALL_POINTS in options.points:
+        return store_choice.find_domains(options.store, options.domain), None
+    found = [store_choice.find_point(options.store, each, options.domain) for each in options.points]
+    return list({each.folder: each for each, _ in found}.values()), {point.id for _, point in found}
+
+
+def _destination(options: Options) -> DirectoryStore:
+    if not folders.are_apart(options.store, options.dest):
+        raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
+    if not options.dry_run:
+        return marker.open_or_create(options.dest)
+    return DirectoryStore(options.dest) if marker.is_new(options.dest) else marker.open_store(options.dest)
+
+
+def _domain(source: Series, dest: DirectoryStore, run: _Run) -> Domain:
+    found = Domain(source.domain)
+    with ExitStack() as held:
+        try:
+            _copied(source, dest, found, held, run)
+        except (errors.StoreError, errors.Damaged, errors.Busy) as error:
+            found.problem = error
+    return found
+
+
+def _copied(source: Series, dest: DirectoryStore, found: Domain, held: ExitStack, run: _Run) -> None:
+    known = soundness.of_series(source)
+    found.warnings += [f"{path} cannot be read: its findings are lost" for path in known.lost]
+    if run.points is None:
+        found.refused += [Refused(name, error) for name, error in known.refused.items()]
+    if not known.points:
+        return
+    uuid = known.points[-1].manifest.uuid
+    source.require_of(known.points, uuid)
+    target = series.of_domain(dest, source.domain, uuid)
+    if not run.options.dry_run:
+        held.enter_context(half_points.writing(target, "copy"))
+    there, unreadable = target.load()
+    target.require_of(there, uuid)
+    match = matching.matched(known.points, there, unreadable)
+    found.same = [point.id for point in match.same]
+    found.refused += [Refused(point.id, _other(point, dest)) for point in _asked(match.different, run)]
+    chosen = _chosen(source, known, match, run)
+    found.older = _without(match.older, {point.id for point in chosen}) if run.points is None else []
+    match.require_one_history(match.here if run.points is None else chosen, source.store.root, target.store.root)
+    damaged = {*known.damaged}
+    sound = [point for point in chosen if point.id not in damaged]
+    found.refused += [Refused(point.id, _damaged(source, point)) for point in chosen if point.id in damaged]
+    if run.options.dry_run:
+        found.copied = _planned(source, target, sound, found, run.check)
+    elif sound:
+        _take(source, target, there, sound, found, run)
+
+
+def _without(points: Iterable[Point], known: Collection[str]) -> list[str]:
+    return [point.id for point in points if point.id not in known]
+
+
+def _asked(points: Iterable[Point], run: _Run) -> list[Point]:
+    return [point for point in points if run.points is None or point.id in run.points]
+
+
+def _chosen(source: Series, known: soundness.Soundness, match: Matched, run: _Run) -> list[Point]:
+    if run.options.points:
+        return _asked(match.here, run)
+    if run.policy is None:
+        return match.newer
+    decided = retention.decided(prune.candidates(source, known), run.policy, datetime.now(timezone.utc))
+    gone = set(decided.removed)
+    return [point for point in match.newer if point.id not in gone]
+
+
+def _other(point: Point, dest: DirectoryStore) -> errors.NbdpullError:
+    return errors.StoreError(f"{dest.root} has another point of this id, or cannot read it; nbdpull verify tells more")
+
+
+def _damaged(source: Series, point: Point) -> errors.NbdpullError:
+    return errors.Damaged(
+        f"damage of it is on record in {source.store.root}; if it is mended, nbdpull verify {source.store.root} "
+        f"--point {point.id} clears the record"
+    )
+
+
+def _planned(source: Series, target: Series, points: list[Point], found: Domain, check: Check) -> list[Taken]:
+    """What each would bring; those of which that cannot be told are refused."""
+    seen: set[str] = set()
+    planned = []
+    for point in points:
+        check()
+        try:
+            entries = incoming.lacking(source, target, point, seen)
+        except (errors.Damaged, errors.StoreError) as error:
+            found.refused.append(Refused(point.id, _why(source, target, point, error)))
+            continue
+        seen |= {entry.path for entry in entries}
+        planned.append(Taken(point.id, len(entries), sum(entry.size for entry in entries)))
+    return planned
+
+
+def _take(source: Series, target: Series, there: list[Point], points: list[Point], found: Domain, run: _Run) -> None:
+    planned = {each.point: each.bytes for each in _planned(source, target, points, found, run.check)}
+    tell = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
+    taking = Incoming(source, target, there, run.throttle)
+    for point in points:
+        if point.id not in planned:
+            continue
+        try:
+            taken = taking.take(point, partial(tell, point.id), run.check)
+        except (errors.Damaged, errors.StoreError) as error:
+            found.refused.append(Refused(point.id, _why(source, target, point, error)))
+            continue
+        found.copied.append(taken)
+        run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
+    try:
+        removal.sweep(target, check=run.check)  # of what a copy that died had begun, and nobody wants any more
+    except (errors.Damaged, errors.StoreError) as error:
+        found.warnings.append(str(error))
+
+
+class _Progress:
+    """Reports how far all points of a domain are."""
+
+    def __init__(self, report: Report, size: int) -> None:
+        self._report, self._size, self._position = report, size, 0
+
+    def __call__(self, point: str, count: int) -> None:
+        self._position += count
+        size = max(self._size, self._position)  # a file that was there may have turned out to be half
+        self._report(event="progress", point=point, position=self._position, size=size, written_bytes=self._position)
+
+
+def _why(source: Series, target: Series, point: Point, error: errors.NbdpullError) -> errors.NbdpullError:
+    """Why a point was not copied: what was removed meanwhile is no damage."""
+    if source.has_point(point.id):
+        return error
+    return errors.NoSuchPoint(f"it was removed from {source.store.root} meanwhile; {target.store.root} has none of it")
