@@ -1,5 +1,6 @@
 """Policies that stand in a store: which one counts, and that none is followed of which a part cannot be read."""
 
+import errno
 import json
 import random
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from nbdpull.operations import prune
 from nbdpull.repository import half_points, marker, policies, removal
 from nbdpull.repository.policies import Standing
 from nbdpull.repository.retention import Policy
+from nbdpull.storage import directory
 
 
 @pytest.fixture
@@ -74,6 +76,33 @@ def test_what_is_written_is_read(store):
     policies.put(store, None, Policy(keep_yearly=9))
     assert policies.load(store)[1] == Standing(None, Policy(keep_yearly=9))
     assert store.names("") == [layout.MARKER, layout.POLICY], "and no draft is left"
+
+
+def test_every_line_has_at_most_80_characters(store, capsys):
+    """And no option is parted from its value."""
+    counts = dict.fromkeys(
+        [f"keep_{name}" for name in ("last", "hourly", "daily", "weekly", "monthly", "yearly")], 10**6
+    )
+    zone = "America/Argentina/ComodRivadavia"
+    policies.put(store, None, Policy(**counts, keep_within=86400.5, time_zone=zone))
+    first, *lines = said(capsys, "policy", store.root)[1].splitlines()
+    assert first == "all domains:" and len(lines) > 1 and max(map(len, lines)) <= 80
+    words = " ".join(lines).split()
+    assert len(words) == 16 and all(line.split()[0].startswith("--") for line in lines)
+
+
+def test_what_cannot_be_written_leaves_the_old_one(store, monkeypatch):
+    """Where the last step fails, or is not reached."""
+    policies.put(store, None, Policy(keep_last=1))
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(directory, "_rename", fails)
+    with pytest.raises(errors.OutputError, match="policy.json: Input/output error"):
+        policies.put(store, None, Policy(keep_last=2))
+    assert policies.load(store) == [Standing(None, Policy(keep_last=1))]
+    assert store.names("") == [layout.MARKER, layout.POLICY]
 
 
 def test_one_changes_them_at_a_time(store):
@@ -150,9 +179,10 @@ def test_a_policy_is_written_shown_and_removed(tmp_path, capsys):
     zone = ["--time-zone", "Europe/Berlin"]
     code, out, _ = said(capsys, "policy", root, "--domain", "db*", "--keep-daily", "30", *zone)
     assert code == 0 and out.splitlines() == [
-        "DOMAIN  POLICY",
-        "db*     --keep-daily 30 --time-zone Europe/Berlin",
-        "all     --keep-daily 7 --keep-within 36h",
+        "db*:",
+        "  --keep-daily 30 --time-zone Europe/Berlin",
+        "all domains:",
+        "  --keep-daily 7 --keep-within 36h",
     ]
     assert run(capsys, "policy", root, "--domain", "db1")[1]["policies"][0]["domain"] == "db*"
     assert run(capsys, "policy", root, "--domain", "vm1")[1] == {"policies": [everywhere], "changed": False}

@@ -101,7 +101,7 @@ def after_pull(root: str, point: Point, check: Check) -> Pruned:
 def warnings(pruned: Pruned) -> list[str]:
     """Of one that is no failure of what came before."""
     if pruned.problem:
-        return [f"the point is made, but older ones were not pruned: {pruned.problem}"]
+        return [f"the point is made, but nbdpull prune failed: {pruned.problem}"]
     if pruned.repacked.problems:
         return problems(pruned)
     return [] if pruned.policy else [f"the store has no policy for {pruned.domain} any more: nothing was pruned"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...core.errors import Check, Report
 from ...operations.options import PolicyOptions as Options
-from .. import rules, terminal, usage
+from .. import rules, usage
 from ..output import Outcome
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 SUMMARY = "write into the store what prune is to keep"
 EXAMPLE = "policy dir/ --keep-daily 7 --keep-weekly 4 --keep-monthly 12"
 
-ALL = "all"  # in the place of a pattern
+_ALL = "all domains"
+_JOINED = "\N{NO-BREAK SPACE}"
 
 
 def add(parser: usage.Parser) -> None:
@@ -43,5 +46,13 @@ def _lines(found: Result, options: Options) -> Iterator[str]:
     if not found.standing:
         yield f"no policy for {options.domain}" if options.domain and not options.remove else "no policy"
         return
-    rows = [(each.pattern or ALL, str(each.policy)) for each in found.standing]
-    yield from terminal.table(("DOMAIN", "POLICY"), rows)
+    for each in found.standing:
+        yield f"{each.pattern or _ALL}:"
+        yield from _wrapped(str(each.policy))
+
+
+def _wrapped(rules: str) -> Iterator[str]:
+    """In lines of at most 80 characters, an option and its value in one."""
+    whole = re.sub(" (?!--)", _JOINED, rules)
+    lines = textwrap.wrap(whole, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return (line.replace(_JOINED, " ") for line in lines)
