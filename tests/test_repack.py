@@ -12,7 +12,7 @@ from stores import KIB, MIB
 
 from nbdpull.core import errors
 from nbdpull.format import layout, moved
-from nbdpull.repository import half_points, live_frames, lookup, references, removal, repack
+from nbdpull.repository import half_points, live_frames, lookup, references, removal, repack, soundness
 from nbdpull.repository.repack import Repacked, Wanted
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
@@ -122,6 +122,7 @@ def test_files_that_frames_were_moved_to_are_repacked_again(tmp_path):
             assert table and all((vm.folder / each.path).exists() for each in table.files)
         intact(vm)
         assert not leftovers(vm) and share_alive(vm, vm.series.points()) > 0.4
+        assert all(len(vm.store.names(f"vm1/{name}")) > 1 for name in half_points.repacked(vm.series))
         scattered(vm, rng, 40)
         vm.pull(frame_size=4096, chunk_size=100 * KIB)
     assert len(half_points.repacked(vm.series)) >= 1
@@ -360,3 +361,70 @@ def test_prune_warns_of_what_it_cannot_repack(tmp_path, capsys):
     assert code == 0 and found["removed"] and found["repack_left_bytes"] > 0
     assert warnings == ["vm1: not repacked: there is no space; the rest is not repacked"]
     intact(vm)
+
+
+# -- verification -----------------------------------------------------------------------------------------------------
+
+
+def repacked(root):
+    """A Vm with two points, and several files of removed ones that were moved to one; the path of that."""
+    vm = mostly_hidden(root, chunk_size=20 * KIB)
+    found = pruned(vm, [point.id for point in vm.points[:-2]], Wanted(0.9))
+    [new] = [path for name in half_points.repacked(vm.series) for path in (vm.folder / name).glob("vda*.zst")]
+    assert found.problems == () and len([*vm.folder.rglob("vda*.moved")]) > 2
+    return vm, new
+
+
+@pytest.mark.parametrize("how", [{}, {"oldest": True, "keep": True}])
+def test_a_file_that_several_were_moved_to_is_read_once(tmp_path, how):
+    vm, new = repacked(tmp_path / "store")
+    with mock.patch.object(DirectoryStore, "sha256", autospec=True, side_effect=DirectoryStore.sha256) as sha256:
+        assert not stores.verify_store(vm.root, **how).is_bad
+    read = [call.args[1] for call in sha256.call_args_list]
+    assert read.count(str(new.relative_to(vm.root))) == 1
+    files = {f"vm1/{path}" for point in vm.series.points() for path in references_of_point(vm, point)}
+    assert {path for path in files if path.endswith(".zst")} <= {*read}
+
+
+def references_of_point(vm, point):
+    return [each.path for each in references.standing(vm.series, references.of_point(vm.series, point))]
+
+
+def test_a_damage_of_a_file_is_one_of_all_that_were_moved_to_it(tmp_path):
+    """And so of every point that refers to one of those, also where only one point is looked at."""
+    vm, new = repacked(tmp_path / "store")
+    with stores.damaged(new, stores.flipped(new.read_bytes(), 20)):
+        found = stores.verify_store(vm.root, keep=True, point=vm.points[-1].id)
+        assert found.is_bad
+        [document] = [layout.unseal(path.read_bytes(), "") for path in vm.folder.glob("*.verify.json")]
+        told = {each["point"]: {place["path"] for place in each["places"]} for each in document["points"]}
+        moved_files = {
+            point.id: {entry.path for entry in stores.chunks_of(vm, point, "vda")
+                       if (vm.folder / moved.path_of(entry.path)).exists()}
+            for point in vm.points[-2:]
+        }  # fmt: skip
+        assert told == moved_files and len({*map(frozenset, told.values())}) == 2
+    assert not stores.verify_store(vm.root, keep=True).is_bad
+    assert not soundness.of_series(vm.series).damaged
+
+
+@pytest.mark.parametrize("how", [{}, {"oldest": True, "keep": True}])
+def test_a_damaged_table_is_a_damage_of_its_file(tmp_path, how):
+    vm, new = repacked(tmp_path / "store")
+    table = next(vm.folder.rglob("vda*.moved"))
+    with stores.damaged(table, stores.flipped(table.read_bytes(), 30)):
+        found = stores.verify_store(vm.root, **how)
+    assert {damage.path for damage in found.damages if damage.offset is None} == {
+        str(table.relative_to(vm.folder))[: -len(layout.MOVED)]
+    }
+
+
+def test_an_index_is_not_rebuilt_of_a_file_that_was_moved(tmp_path, capsys):
+    """nbdpull never moves one of a point that has not been removed; others may."""
+    vm = mostly_hidden(tmp_path / "store", rounds=1)
+    [point] = vm.points
+    [chunk, *_] = stores.chunks_of(vm, point, "vda")
+    stores.move(vm, point, "vda", [chunk.path])
+    stores.index_of(vm, point, "vda").unlink()
+    code, _, said = command.answered(capsys, "index", vm.root, point.id, "vda", "--rebuild")
+    assert code == 11 and said.startswith(f"nbdpull: {vm.folder / chunk.path} was repacked: its records")

@@ -90,6 +90,11 @@ def _chunks(target: Series, point: Point, disk: DiskEntry, check: Check) -> list
     while (name := layout.chunk_name(disk.name, len(found))) in names:
         path = f"{point.id}/{name}"
         found.append(known.get(path) or _as_it_is(target, path, check))
+    if name + layout.MOVED in names:
+        raise errors.Damaged(
+            f"{target.store.path(target.folder, point.id, name)} was repacked: its records, which an index is rebuilt "
+            "from, are gone"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy
@@ -17,6 +17,7 @@ from ..core import errors, extents
 from ..format import findings, layout, ledger, stack
 from ..format.layout import Document
 from ..format.ledger import NEVER, Key, Proof
+from ..format.manifest import FileEntry
 from . import references, verdict
 from .part import Part
 from .series import Point, Series
@@ -219,7 +220,37 @@ class Evidence:
     def _shared(self) -> list[Damage]:
         """Those of files, and of places in files that are not damaged as a whole."""
         found = {(each.path, each.offset): each for look in self._looks for each in look.damages if each.path}
+        found.update({(path, None): each for path, each in self._moved_with(list(found.values()))})
         return [each for path, at in found if at is None or (path, None) not in found for each in [found[path, at]]]
+
+    def _moved_with(self, damages: list[Damage]) -> Iterator[tuple[str, Damage]]:
+        """(path, damage) of other files that were moved to one that is damaged, perhaps of points that nobody looked
+        at."""
+        known = {damage.path: damage for damage in damages if damage.offset is None}
+        if not known:
+            return
+        moved_to = {entry.path: new for entry in self._chunks() if (new := self._moved_to(entry)) is not None}
+        blame = {each: damage for path, damage in known.items() if path for each in moved_to.get(path, [])}
+        bad = {each: damage for each, damage in blame.items() if self.target.own_flaw(each)}
+        for path, new in moved_to.items():
+            for damage in {bad[each] for each in new if each in bad and path not in known}:
+                yield path, replace(damage, path=path)
+
+    def _chunks(self) -> Iterator[FileEntry]:
+        """Those that the points name, each once."""
+        found: set[FileEntry] = set()
+        for point in self.points:
+            for disk in point.disks:
+                with suppress(errors.Damaged):
+                    found |= {*self.target.directory(point, disk, partial=True).chunks}
+        yield from found
+
+    def _moved_to(self, entry: FileEntry) -> Optional[list[FileEntry]]:
+        """The files that hold what that one did; None where it was not moved, or nobody knows."""
+        with suppress(errors.Damaged):
+            held = self.target.standing(entry)
+            return None if held == [entry] else held
+        return None
 
     def _also(self, point: Point, look: Optional[Look], shared: list[Damage]) -> Iterator[Damage]:
         """The damages that are some of the point, too, and that no look at it has seen."""

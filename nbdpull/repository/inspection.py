@@ -19,6 +19,7 @@ from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from . import references, verdict
 from .evidence import Damage, Look
+from .file_flaws import FileFlaws
 from .part import Part
 from .seen_frames import SeenFrames, equal_frames, one_of_each
 from .series import Series
@@ -82,6 +83,7 @@ class Inspector:
     def __init__(self, target: Series, depth: Depth, tell: Tell) -> None:
         self._target, self._depth, self._tell = target, depth, tell
         self._files_seen: dict[tuple[str, str], Optional[str]] = {}  # (path, SHA-256): its flaw
+        self._flaws = FileFlaws(target, depth.check)
         self._good, self._bad = SeenFrames(), SeenFrames()
         self._bad_pages: set[tuple[int, str]] = set()  # (offset of the window, problem)
         # Of those that need no second look: size of the disk, offset of the window, digests of its pages
@@ -117,7 +119,7 @@ class Inspector:
 
         def work(entry: FileEntry) -> Optional[str]:
             read = entry.path in whole
-            return self._target.file_flaw(entry, depth.check) if read else self._target.size_flaw(entry)
+            return self._flaws.of(entry) if read else self._target.size_flaw(entry)
 
         flaws = pipeline.ordered(work, entries, threads=depth.threads, budget=1, weight=lambda _: 0, check=depth.check)
         for entry, flaw in zip(entries, flaws):

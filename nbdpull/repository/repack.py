@@ -145,8 +145,10 @@ class _Run:
         self._files: dict[str, int] = {}  # of each disk there, how many
 
     def end(self) -> None:
-        if self._folder and not self._files:
-            self._store.remove_folder(f"{self._series.folder}/{self._folder}")
+        """Remove directories of moved frames in which there are none any more."""
+        for name in half_points.repacked(self._series):
+            if self._store.names(f"{self._series.folder}/{name}") == [layout.REPACKED]:
+                self._store.remove_folder(f"{self._series.folder}/{name}")
 
     def empty(self, disk: str, batch: list[Old]) -> None:
         """Move all that lives in some files of a disk to one new file. OutputError."""

@@ -28,6 +28,7 @@ from ..format.ledger import NEVER, Key, Proof
 from ..format.manifest import FileEntry
 from . import references, verdict
 from .evidence import Damage, Evidence, Look
+from .file_flaws import FileFlaws
 from .inspection import BATCH_FRAMES, BUDGET, Depth, Inspector, Seen, Tell, TooNew, frame_flaw
 from .part import Part
 from .seen_frames import SeenFrames, one_of_each
@@ -107,6 +108,7 @@ class Rolling:
         self._has_proved = False
         self._looks: dict[str, Look] = {}
         self._windows = Inspector(self._target, replace(depth, part=ONLY_WINDOWS), self._tell)
+        self._flaws = FileFlaws(self._target, depth.check)
         self._names: dict[tuple[str, bytes, int], list[str]] = {}  # of the pages that were read: the files they name
         self._good = SeenFrames()
 
@@ -178,7 +180,7 @@ class Rolling:
         depth = self._depth
 
         def work(entry: FileEntry) -> bool:
-            return self._target.file_flaw(entry, depth.check) is not None
+            return self._flaws.of(entry) is not None
 
         flaws = pipeline.ordered(work, batch, threads=depth.threads, budget=1, weight=lambda _: 0, check=depth.check)
         bad = set()
