@@ -4,10 +4,12 @@ import errno
 import json
 import random
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 from command import answered as said
 from command import answered_json as run
+from documents import blocks
 from stores import daily, damaged, flipped, ids, unprivileged
 
 from nbdpull.core import errors
@@ -17,6 +19,8 @@ from nbdpull.repository import half_points, marker, policies, removal
 from nbdpull.repository.policies import Standing
 from nbdpull.repository.retention import Policy
 from nbdpull.storage import directory
+
+FORMAT = (Path(__file__).parent.parent / "docs/format.md").read_text()
 
 
 @pytest.fixture
@@ -89,6 +93,23 @@ def test_every_line_has_at_most_80_characters(store, capsys):
     assert first == "all domains:" and len(lines) > 1 and max(map(len, lines)) <= 80
     words = " ".join(lines).split()
     assert len(words) == 16 and all(line.split()[0].startswith("--") for line in lines)
+
+
+def test_the_example_of_the_format(store):
+    """Written by that page alone, and what we write is laid out alike."""
+    [text] = blocks(FORMAT, "json policy.json")
+    (store_file := Path(store.path(layout.POLICY))).write_text(text)
+    found = policies.load(store)
+    assert found == [
+        Standing("db*", Policy(keep_daily=30, keep_monthly=12, time_zone="Europe/Berlin")),
+        Standing(None, Policy(keep_daily=7, keep_within=172800.0)),
+    ]
+    document = json.loads(text)
+    for each in reversed(found):
+        policies.drop(store, each.pattern)
+        policies.put(store, each.pattern, each.policy)
+    written = json.loads(store_file.read_text())
+    assert list(written) == list(document) and written["policies"] == document["policies"]
 
 
 def test_what_cannot_be_written_leaves_the_old_one(store, monkeypatch):
