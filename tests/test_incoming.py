@@ -221,7 +221,7 @@ def test_whole_files_are_kept_for_the_next_time(vm, other, tmp_path):
 
     def write(self, data):
         written.append(self.path)
-        if len({path for path in written if path.endswith(".zst")}) == 3:
+        if len({path for path in written if path.endswith(".zst.draft")}) == 3:
             real(self, data[: len(data) // 2])
             raise Killed
         real(self, data)
@@ -236,7 +236,7 @@ def test_whole_files_are_kept_for_the_next_time(vm, other, tmp_path):
     with mock.patch.object(DirectoryWriter, "sync", autospec=True, side_effect=DirectoryWriter.sync) as synced:
         [taken] = take(vm, other, first)
     assert taken.files == len(entries) - len(kept) + 1
-    durable = {call.args[0].path for call in synced.call_args_list}
+    durable = {call.args[0].path.removesuffix(".draft") for call in synced.call_args_list}
     assert durable >= {f"vm1/{path}" for path in entries}, "also of files that were there"
     assert_restores(other, tmp_path)
 
@@ -253,14 +253,15 @@ def test_the_manifest_comes_last(vm, other):
 
         return call
 
-    with patched(noted, DirectoryStore=("create", "publish", "sync_folder")):
+    with patched(noted, DirectoryStore=("rename", "publish", "make_folder")):
         take(vm, other, vm.points[2])
     own = f"vm1/{vm.points[2].id}"
     at = done.index(("publish", f"{own}/manifest.json"))
-    files = [n for n, (name, path) in enumerate(done) if name == "create" and not path.endswith(".draft")]
-    assert files[-1] < at
-    synced = {path for name, path in done[files[-1] : at] if name == "sync_folder"}
-    assert synced == {f"vm1/{point.id}" for point in vm.points}
+    named = [path for name, path in done[:at] if name == "rename"]
+    assert {f"{path}.draft" for path in (f"vm1/{e.path}" for e in references.of_point(vm.series, vm.points[2]))} == {
+        *named
+    }
+    assert {name for name, _ in done[at:]} == {"publish"}
 
 
 @pytest.mark.parametrize("removable", [True, False])
@@ -416,9 +417,10 @@ def test_what_is_there_is_not_moved(vm, other, tmp_path):
     assert_restores(other, tmp_path)
 
 
-def test_frames_that_were_moved_in_two_ways(tmp_path):
-    """Each store moved what its points show: the table leads to all of it, and to the same again when it is copied
-    again."""
+@pytest.fixture
+def moved_twice(tmp_path):
+    """(a Vm of which all but the third point was removed, and what that shows of the first one's file was moved; the
+    same of the second point; a file that both were moved out of)"""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", 200 * KIB)
     for number, length in enumerate((200, 64, 64)):
@@ -426,17 +428,50 @@ def test_frames_that_were_moved_in_two_ways(tmp_path):
         vm.pull()
     first, second, third = vm.points
     vm.store.rename(f"vm1/{first.id}/manifest.json", f"vm1/{first.id}/{half_points.REMOVED}")
-    twin, other = vm.copy(tmp_path / "twin"), over(vm, tmp_path / "other")
+    twin = vm.copy(tmp_path / "twin")
     [path] = moved_chunks(vm, third, "vda")[:1]
     assert path in moved_chunks(twin, second, "vda", "20270101T000000Z-000000bb")
+    return vm, twin, path
+
+
+def test_frames_that_were_moved_in_two_ways(moved_twice, tmp_path):
+    """Each store moved what its points show: the table leads to all of it, and to the same again when it is copied
+    again."""
+    vm, twin, path = moved_twice
+    other = over(vm, tmp_path / "other")
     table = other.folder / f"{path}.moved"
-    take(vm, other, third)
+    take(vm, other, vm.points[2])
     before = table.read_bytes()
-    take(twin, other, second)
+    take(twin, other, vm.points[1])
     after = table.read_bytes()
     assert len(after) > len(before)
     assert_restores(other, tmp_path)
-    removal.remove(other.series, third)
-    take(vm, other, third)
+    removal.remove(other.series, vm.points[2])
+    take(vm, other, vm.points[2])
     assert table.read_bytes() == after
     assert_restores(other, tmp_path)
+
+
+def test_killed_at_every_step_where_a_table_is_replaced(moved_twice, tmp_path):
+    """Before and after it the points that are there are read by it."""
+    vm, twin, path = moved_twice
+    before = over(vm, tmp_path / "before")
+    take(vm, before, vm.points[2])
+    tables = set()
+    for count in range(200):
+        shutil.copytree(before.root, tmp_path / "other")
+        other = over(vm, tmp_path / "other")
+        was_killed = killed_at(count, lambda other=other: take(twin, other, vm.points[1]))
+        there, table = other.series.points(), (other.folder / f"{path}.moved").read_bytes()
+        for point in there:
+            assert not any(map(other.series.file_flaw, references.of_point(other.series, point)))
+            if table not in tables:
+                assert stores.restored(other, point, tmp_path / "out") == vm.images[point.id]
+        tables.add(table)
+        if vm.points[1] not in there:
+            take(twin, other, vm.points[1])
+        assert not any(map(other.series.file_flaw, references.of_point(other.series, vm.points[1])))
+        shutil.rmtree(other.root)
+        if not was_killed:
+            break
+    assert count > 20 and len(tables) == 2

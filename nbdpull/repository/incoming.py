@@ -100,7 +100,7 @@ class Incoming:
             doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
             making.prepare([*doubtful, *(table.old for table in tables)])
             copied = [entry for entry in doubtful if self._made_sure(entry, making, tell, check)]
-            making.sync(doubtful)
+            making.sync()
             manifest = self._manifest(point)
             making.lead(tables)
             making.publish(manifest)
@@ -194,6 +194,7 @@ class _Making:
         self._target, self._store, self._point = target, target.store, point
         self._folders: list[str] = []  # that are new
         self._files: list[str] = []
+        self._found: list[FileEntry] = []
 
     def _path(self, name: str) -> str:
         return f"{self._target.folder}/{name}"
@@ -213,26 +214,30 @@ class _Making:
 
     @contextmanager
     def file(self, entry: FileEntry) -> Iterator[Writer]:
-        """Give the Writer of a file, durable at the end; left by an exception, there is none. What is there under its
-        name is none that anybody could use: it goes first."""
+        """Give the Writer of a file that appears at the end, durable; left by an exception, there is none. Half of one
+        must not show: where the target has moved the file, points are read by its table only as long as there is
+        none. What has its name is none that anybody could use: it goes."""
         path = self._path(entry.path)
-        self._store.delete(path)
-        with self._store.create(path) as file:
-            self._files.append(entry.path)
+        draft = path + DRAFT
+        with self._store.create(draft) as file:
             try:
                 yield file
             except BaseException:
-                self._store.remove_file(path)
+                self._store.remove_file(draft)
                 raise
+        self._store.delete(path)
+        self._store.rename(draft, path)
+        self._files.append(entry.path)
 
     def seal_again(self, entry: FileEntry) -> None:
         """Make a file durable that was found whole: who wrote it may have died before it could."""
         with self._store.reopen(self._path(entry.path)):
             pass
+        self._found.append(entry)
 
-    def sync(self, entries: Iterable[FileEntry]) -> None:
-        """Make files durable under their names."""
-        for name in self._names(entries):
+    def sync(self) -> None:
+        """The same of the names of those files."""
+        for name in self._names(self._found):
             self._store.sync_folder(self._path(name))
 
     def lead(self, tables: Iterable[moved.Table]) -> None:
