@@ -6,10 +6,11 @@ import pytest
 from stores import KIB, ROLLING, Vm, chain, damaged, directory_of, flipped, index_of, page_of
 
 from nbdpull.core import errors, extents
-from nbdpull.format import pages
+from nbdpull.format import layout, pages
 from nbdpull.operations import index, listing, show
 from nbdpull.operations.description import describe
 from nbdpull.operations.store_choice import find_point
+from nbdpull.storage.directory import DirectoryStore
 
 
 def points_of(vm):
@@ -65,6 +66,20 @@ def test_what_a_first_point_lacks(vm):
     told = describe(vm.points[0], frozenset(), [])
     assert told["parent"] is None
     assert [disk["mode"] for disk in told["disks"]] == ["full", "full"]
+
+
+def test_each_manifest_is_read_once(vm, monkeypatch):
+    """And no directory: a list of a thousand points takes half a second."""
+    paths, read = [], DirectoryStore.read_raw
+
+    def noted(store, path, *limit):
+        paths.append(path)
+        return read(store, path, *limit)
+
+    monkeypatch.setattr(DirectoryStore, "read_raw", noted)
+    listing.listing(listing.Options(str(vm.root)))
+    assert len([path for path in paths if path.endswith(layout.MANIFEST)]) == len(vm.points)
+    assert not [path for path in paths if path.endswith(".directory")]
 
 
 def test_points_of_every_domain(tmp_path):

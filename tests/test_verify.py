@@ -30,7 +30,7 @@ from stores import (
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors, extents
-from nbdpull.format import layout
+from nbdpull.format import layout, reader, stack
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
 from nbdpull.repository.seen_frames import SeenFrames
@@ -94,6 +94,26 @@ def test_what_points_share_is_looked_at_once(tmp_path):
     assert verify_store(vm.root, point=vm.points[-1].id).frames == one.frames + 5
     sampled = [verify_store(vm.root, sample=0.5).frames for _ in range(20)]
     assert sum(sampled) / 20 < 0.7 * all_of_them.frames, "what all points share is not drawn again for each"
+
+
+def test_a_page_is_read_once_however_many_points_have_it(tmp_path, monkeypatch):
+    """And its records are laid over others once for each stack of pages."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, os.urandom(MIB))
+    vm.pull(frame_size=4 * KIB)
+    for number in range(8):
+        vm.write("vda", number * 100 * KIB, b"a little")
+        vm.pull()
+    vm.pull()  # nothing changed
+    read, laid = [], []
+    page, segments = reader.page, stack.segments
+    monkeypatch.setattr(reader, "page", lambda *about: read.append(about[1:3]) or page(*about))
+    monkeypatch.setattr(stack, "segments", lambda *about: laid.append(about) or segments(*about))
+    assert verify_store(vm.root, level="files").damages == []
+    stacks = {directory_of(vm, point, "vda").pages["digest"].tobytes() for point in vm.points}
+    assert len(read) == len({(path, ref["position"]) for path, ref in read}) > len(vm.points) / 2
+    assert len(laid) == len(stacks) == 9
 
 
 def test_a_bad_frame_that_points_share_is_told_once(forged):

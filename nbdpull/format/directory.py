@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 import numpy
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .pages import PageRefs
 
 NOWHERE = (1 << 32) - 1  # the number of a chunk file that a page names and the directory does not
+_ABOUT = ("offset", "position", "stored", "raw", "records", "digest")  # of a PAGE, whatever directory it is in
+MAX_KEPT = 1 << 26  # bytes of pages that a PageReader keeps
 HELD = 4  # windows that are kept as they were last made up
 
 
@@ -43,12 +45,24 @@ class Window(NamedTuple):
         return stack.shown(self.segments, self.layers)
 
 
+def read_page(store: Store, series: str, path: str, ref: numpy.void, disk: str, stop: int) -> pages.Page:
+    """The page of an index that a PAGE refers to, of a window that ends at `stop`. Damaged."""
+    page = reader.page(store, f"{series}/{path}", ref, disk)
+    flaw = pages.page_flaw(page, int(ref["offset"]), stop)
+    if flaw:
+        raise errors.Damaged(f"{store.path(series, path)}: the index holds {flaw}")
+    return page
+
+
+ReadPage = Callable[[Store, str, str, numpy.void, str, int], pages.Page]
+
+
 class Directory:
     """files: FileEntry of every index and chunk file; pages: see pages.Directory. Damaged where it is not what was
     stored. May be used by several threads at once."""
 
-    def __init__(self, store: Store, series: str, disk: DiskEntry) -> None:
-        self._store, self._series = store, series
+    def __init__(self, store: Store, series: str, disk: DiskEntry, read: ReadPage = read_page) -> None:
+        self._store, self._series, self._read_page = store, series, read
         self.disk, self.size, self.whole = disk.name, disk.size, disk.whole
         found = _read(store, f"{series}/{disk.directory.path}", disk)
         self.files, self.live, self.pages = found.files, found.live, found.pages
@@ -108,20 +122,35 @@ class Directory:
     def records(self, ref: numpy.void) -> layout.Records:
         """The records of one page, with chunk numbers of the directory. Damaged."""
         path, stop = self.files[int(ref["file"])].path, min(int(ref["offset"]) + layout.WINDOW, self.size)
-        return renumbered(read_page(self._store, self._series, path, ref, self.disk, stop), self.number)
+        return renumbered(self._read_page(self._store, self._series, path, ref, self.disk, stop), self.number)
 
     def number(self, path: str) -> int:
         """That of a file, NOWHERE where there is none of this path."""
         return self._numbers.get(path, NOWHERE)
 
 
-def read_page(store: Store, series: str, path: str, ref: numpy.void, disk: str, stop: int) -> pages.Page:
-    """The page of an index that a PAGE refers to, of a window that ends at `stop`. Damaged."""
-    page = reader.page(store, f"{series}/{path}", ref, disk)
-    flaw = pages.page_flaw(page, int(ref["offset"]), stop)
-    if flaw:
-        raise errors.Damaged(f"{store.path(series, path)}: the index holds {flaw}")
-    return page
+class PageReader:
+    """The same for who looks at many points: what was read of late is not read again. For one thread."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], pages.Page] = OrderedDict()
+        self._size = 0
+
+    def __call__(self, store: Store, series: str, path: str, ref: numpy.void, disk: str, stop: int) -> pages.Page:
+        about = (ref[name].tobytes() for name in _ABOUT)
+        key = store, series, path, disk, stop, *about
+        page = self._kept.pop(key, None)
+        if page is None:
+            page = read_page(store, series, path, ref, disk, stop)
+            self._size += _memory(page)
+        self._kept[key] = page
+        while self._size > MAX_KEPT and len(self._kept) > 1:
+            self._size -= _memory(self._kept.popitem(last=False)[1])
+        return page
+
+
+def _memory(page: pages.Page) -> int:
+    return int(page.records.nbytes) + 128 * len(page.names)
 
 
 def renumbered(page: pages.Page, number: Callable[[str], int]) -> layout.Records:

@@ -67,6 +67,7 @@ POINT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\Z", re.ASCII)
 _IN_POINT = POINT_ID.pattern.replace(r"\Z", "/")
 CHUNK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.\d{4,}\.zst\Z", re.ASCII)
 INDEX_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.index\Z", re.ASCII)
+DISK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.(?:\d{4,}\.zst|index)\Z", re.ASCII)  # either
 _FILE_NAME = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f\ud800-\udfff]{1,255}\Z"
 FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -133,12 +134,6 @@ def index_name(disk: str) -> str:
 
 def directory_name(disk: str) -> str:
     return f"{encoded(disk)}.directory"
-
-
-def is_of_disk(path: str, disk: str, form: re.Pattern[str] = CHUNK_PATH) -> bool:
-    """Whether a path is that of a chunk file of this disk, of whatever point; or of an index, by INDEX_PATH."""
-    match = form.match(path)
-    return match is not None and match["disk"] == encoded(disk)
 
 
 # Sealed documents: manifest.json and nbdpull.json

@@ -33,7 +33,7 @@ def listing(options: Options, report: Report = lambda **event: None, check: Chec
     opened, domain = marker.open_store(options.store), options.domain
     points: list[Described] = []
     refused: list[errors.NbdpullError] = []
-    for each in [series.only_series(opened, domain)] if domain is not None else series.all_series(opened):
+    for each in [series.only_series(opened, domain)] if domain is not None else series.folders(opened):
         check()
         try:
             described, why = description.of_series(each)

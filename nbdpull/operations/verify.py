@@ -70,6 +70,7 @@ class _TimeIsUp(Exception):
 class _Outcome(NamedTuple):
     """What follows of the looks at one series."""
 
+    domain: str
     verdicts: list[Verdict]
     warnings: list[str]
     complete: bool
@@ -108,19 +109,18 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
             "--oldest goes by what is on record of all files: it takes no --point, --sample, --shard, --no-record"
         )
     opened, one = marker.open_store(options.store), (options.domain, options.point) != (None, None)
-    wanted = [series.only_series(opened, options.domain)] if one else series.all_series(opened)
+    wanted = [series.only_series(opened, options.domain)] if one else series.folders(opened)
     part = ONLY_WINDOWS if options.oldest else Part(options.sample, options.shard, options.max_duration)
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
     tally = _Tally(report)
+    runs = (_Run(target, options, depth, tally) for target in wanted)
     outcomes = (
-        _by_files(wanted, options, depth, tally)
-        if options.oldest
-        else [_by_points(target, options, depth, tally) for target in wanted]
+        _by_files(list(runs), depth, tally) if options.oldest else [_by_points(run, depth, tally) for run in runs]
     )
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]
     return Result(
-        domain=wanted[0].domain if len(wanted) == 1 else None,
+        domain=outcomes[0].domain if len(outcomes) == 1 else None,
         points=tally.points,
         files=tally.files,
         frames=tally.frames,
@@ -144,12 +144,11 @@ def _until(seconds: Optional[float], check: Check) -> Check:
     return check_both
 
 
-def _by_points(target: Series, options: Options, depth: Depth, tally: _Tally) -> _Outcome:
+def _by_points(run: _Run, depth: Depth, tally: _Tally) -> _Outcome:
     """Look at all points of a series, or at the one that is wanted."""
-    run = _Run(target, options, depth, tally)
     complete = True
     try:
-        _look(run.points, run.evidence, Inspector(target, depth, run.tell), depth, tally)
+        _look(run.points, run.evidence, Inspector(run.target, depth, run.tell), depth, tally)
     except _TimeIsUp:
         complete = False
     finally:  # also where the user ends it: a damage that was seen is on record
@@ -157,9 +156,8 @@ def _by_points(target: Series, options: Options, depth: Depth, tally: _Tally) ->
     return run.outcome(complete)
 
 
-def _by_files(wanted: list[Series], options: Options, depth: Depth, tally: _Tally) -> list[_Outcome]:
+def _by_files(runs: list[_Run], depth: Depth, tally: _Tally) -> list[_Outcome]:
     """Look at the files of some series, whichever was proved longest ago."""
-    runs = [_Run(target, options, depth, tally) for target in wanted]
     rolling = [Rolling(run.evidence, depth, run.tell) for run in runs]
     complete = True
     try:
@@ -178,8 +176,9 @@ class _Run:
     """What is seen of one series, from what is on record to what is recorded."""
 
     def __init__(self, target: Series, options: Options, depth: Depth, tally: _Tally) -> None:
-        self._target, self._keep, self._tally = target, options.keep, tally
+        self._keep, self._tally = options.keep, tally
         self.evidence = Evidence(target, depth.level, depth.part)
+        self.target = target = series.renamed(target, self.evidence.points)
         self.points, self._refused = self.evidence.points, self.evidence.refused
         if options.point is not None:
             self.points, self._refused = [target.point(options.point)], {}
@@ -198,17 +197,17 @@ class _Run:
         before = self.evidence.ledgers
         if proved:
             self.evidence.ledgers = [proved]
-            self._warnings += ledger.record(self._target, proved, before) if self._keep else []
+            self._warnings += ledger.record(self.target, proved, before) if self._keep else []
         if (finding := self.evidence.conclude(self._too_new)) and self._keep:
-            self._warnings += findings.kept(self._target, findings.VERIFY, **finding)
+            self._warnings += findings.kept(self.target, findings.VERIFY, **finding)
 
     def outcome(self, complete: bool) -> _Outcome:
-        target, too_new = self._target, self._too_new
+        target, too_new = self.target, self._too_new
         verdicts = [
             *(_refused(target, name, too_new) for name in self._refused),
             *(_known(target, point, self.evidence, too_new) for point in self.points),
         ]
-        return _Outcome(verdicts, self._warnings, complete)
+        return _Outcome(target.domain, verdicts, self._warnings, complete)
 
 
 def _strangers(target: Series, points: list[Point]) -> Iterator[str]:

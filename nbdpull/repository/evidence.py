@@ -97,7 +97,10 @@ class Look:
     def wanted(self, disk: Directory, records: Records) -> Mask:
         """Which of the records of a disk have frames that must be looked at in any case: an array of booleans. Of a
         file that was damaged all, unless it still is: then its digest told it."""
-        numbers = [n for n, entry in enumerate(disk.files) if entry.path in self._paths - self._damaged_files()]
+        if not self._recorded:
+            return numpy.zeros(len(records), bool)
+        mended = self._paths - self._damaged_files()
+        numbers = [n for n, entry in enumerate(disk.files) if entry.path in mended]
         mask = numpy.isin(records["offset"], numpy.array(self._offsets.get(disk.disk, []), "u8"))
         return mask | numpy.isin(records["chunk"], numbers)
 

@@ -6,7 +6,7 @@ not know: which points are looked at and for how long, what follows of a damage 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Union
 
@@ -15,7 +15,7 @@ import numpy
 from ..core import errors, pipeline
 from ..core.errors import Check
 from ..format import layout, reader, stack
-from ..format.directory import Directory
+from ..format.directory import NOWHERE, Directory, PageReader
 from ..format.manifest import FileEntry
 from . import references, verdict
 from .evidence import Damage, Look
@@ -82,7 +82,9 @@ class Inspector:
 
     def __init__(self, target: Series, depth: Depth, tell: Tell) -> None:
         self._target, self._depth, self._tell = target, depth, tell
-        self._files_seen: dict[tuple[str, str], Optional[str]] = {}  # (path, SHA-256): its flaw
+        self._sound: set[tuple[str, str]] = set()  # (path, SHA-256) of files that were read
+        self._unsound: dict[tuple[str, str], str] = {}  # the same: why it is not sound
+        self._read_page = PageReader()
         self._flaws = FileFlaws(target, depth.check)
         self._good, self._bad = SeenFrames(), SeenFrames()
         self._bad_pages: set[tuple[int, str]] = set()  # (offset of the window, problem)
@@ -102,7 +104,7 @@ class Inspector:
         found = []
         for disk in look.point.manifest.disks:
             try:
-                found.append(self._target.directory(look.point, disk.name, partial=True))
+                found.append(self._target.directory(look.point, disk.name, partial=True, read=self._read_page))
             except errors.Damaged as error:
                 self._tell(look.found(disk.name, error, path=disk.directory.path))
         return found
@@ -110,11 +112,14 @@ class Inspector:
     def _files(self, look: Look, directories: Sequence[Directory]) -> None:
         """Size and digest of every file but the directories."""
         point, depth = look.point, self._depth
-        disks = {entry.path: each.disk for each in directories for entry in each.files}
+        named = references.by_directories(point, directories)
+        entries = [each for each in named if (each.path, each.sha256) not in self._sound]
+        if not entries:
+            return
         proved = {disk.directory.path for disk in point.manifest.disks}
-        entries = [each for each in references.by_directories(point, directories) if each.path not in proved]
-        self._note_known(look, disks, entries)
-        entries = [each for each in entries if (each.path, each.sha256) not in self._files_seen]
+        self._note_known(look, directories, entries)
+        known = self._unsound.keys()
+        entries = [each for each in entries if each.path not in proved and (each.path, each.sha256) not in known]
         whole = self._read_whole(look, entries)
 
         def work(entry: FileEntry) -> Optional[str]:
@@ -124,15 +129,16 @@ class Inspector:
         flaws = pipeline.ordered(work, entries, threads=depth.threads, budget=1, weight=lambda _: 0, check=depth.check)
         for entry, flaw in zip(entries, flaws):
             if flaw:
-                self._tell(look.found(disks.get(entry.path), flaw, path=entry.path))
-            if flaw or entry.path in whole:
-                self._files_seen[entry.path, entry.sha256] = flaw
+                self._tell(look.found(_disk_of(directories, entry), flaw, path=entry.path))
+                self._unsound[entry.path, entry.sha256] = flaw
+            elif entry.path in whole:
+                self._sound.add((entry.path, entry.sha256))
             self._tell(Seen(point.id, files=int(entry.path in whole)))
 
-    def _note_known(self, look: Look, disks: Mapping[str, str], entries: Iterable[FileEntry]) -> None:
+    def _note_known(self, look: Look, directories: Sequence[Directory], entries: Iterable[FileEntry]) -> None:
         for entry in entries:
-            if flaw := self._files_seen.get((entry.path, entry.sha256)):
-                look.found(disks.get(entry.path), flaw, path=entry.path)
+            if flaw := self._unsound.get((entry.path, entry.sha256)):
+                look.found(_disk_of(directories, entry), flaw, path=entry.path)
 
     def _read_whole(self, look: Look, entries: Iterable[FileEntry]) -> set[str]:
         """Paths of those of which the digest is looked at, too."""
@@ -242,6 +248,11 @@ class _Ranges:
         self._left -= 1
         if self._left <= 0:
             raise _Enough
+
+
+def _disk_of(directories: Iterable[Directory], entry: FileEntry) -> Optional[str]:
+    """The one that a file is of, if any."""
+    return next((each.disk for each in directories if each.number(entry.path) != NOWHERE), None)
 
 
 def _by_path(disk: Directory, records: Records) -> Iterator[tuple[str, Records]]:

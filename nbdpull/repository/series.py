@@ -7,7 +7,7 @@ how a point is made (new_point.py), what is in one that is not committed (half_p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from ..core import errors
 from ..core.choices import LATEST
 from ..core.errors import Check
 from ..format import layout, manifest, moved
-from ..format.directory import Directory
+from ..format.directory import Directory, ReadPage, read_page
 from ..format.manifest import DiskEntry, FileEntry, Manifest
 from ..storage.directory import DirectoryStore
 from . import point_choice
@@ -225,8 +225,9 @@ class Series:
             return parent if parent and entry and parent.sha256 == entry.sha256 else None
         return None
 
-    def directory(self, point: Point, disk: str, partial: bool = False) -> Directory:
-        """That of a disk of a Point, proved. partial: PartialPoint is no error. NoSuchDisk, Damaged."""
+    def directory(self, point: Point, disk: str, partial: bool = False, read: ReadPage = read_page) -> Directory:
+        """That of a disk of a Point, proved. partial: PartialPoint is no error; read: how it reads its pages.
+        NoSuchDisk, Damaged."""
         entry = point.disk(disk)
         if not entry.whole and not partial:
             raise errors.PartialPoint(
@@ -234,7 +235,7 @@ class Series:
                 f"{point.manifest.since}: by itself it is no whole image (restore --onto applies it to one)"
             )
         try:
-            return Directory(self.store, self.folder, entry)
+            return Directory(self.store, self.folder, entry, read)
         except errors.Damaged as error:
             raise errors.Damaged(f"{error}; nbdpull index --rebuild may rebuild it") from error
 
@@ -243,7 +244,7 @@ class Series:
         entry = point.file(name)
         if entry is None:
             return None
-        flaw = self.size_flaw(entry)
+        flaw = self._own_size_flaw(entry)
         if flaw:
             raise errors.Damaged(flaw)
         data = self.store.read(f"{self.folder}/{entry.path}", entry.size)
@@ -271,7 +272,7 @@ class Series:
 
     def standing(self, entry: FileEntry) -> list[FileEntry]:
         """The files that hold what the file of a FileEntry did: itself, or those that it was moved to. Damaged."""
-        if self.store.size(f"{self.folder}/{entry.path}") is None:
+        if layout.CHUNK_PATH.match(entry.path) and self.store.size(f"{self.folder}/{entry.path}") is None:
             table = moved.read(self.store, self.folder, entry)
             return [entry] if table is None else [*table.files]
         return [entry]
@@ -339,6 +340,11 @@ def _named(series: Series) -> Series:
         if newest := series.newest():
             return Series(series.store, newest.manifest.domain, series.folder)
     return series
+
+
+def renamed(series: Series, points: Sequence[Point]) -> Series:
+    """The same Series by the name that the newest of its points tells."""
+    return Series(series.store, points[-1].manifest.domain, series.folder) if points else series
 
 
 def of_domain(store: DirectoryStore, name: str, uuid: str) -> Series:
