@@ -1,6 +1,8 @@
 """remove, prune, pin, unpin and diff, as they are called: what goes, what stays, and what is said of it."""
 
+import os
 import subprocess
+from contextlib import suppress
 from unittest import mock
 
 import numpy
@@ -73,6 +75,23 @@ def test_a_store_that_cannot_be_written_to(tmp_path, capsys):
             assert code == ERRORS[words[0]] and f"cannot {path}" in err and "Read-only file system" in err, words
             assert err.count("\n") == 1
         assert ids(vm) == [second, last] and "pinned:" in said(capsys, "show", vm.root, last)[1]
+
+
+def test_points_go_where_nothing_is_free(tmp_path, capsys):
+    """Neither a byte nor an inode: of tmpfs a second name of a file takes one."""
+    with small_disk(tmp_path / "disk", "4m,nr_inodes=200") as disk:
+        vm = daily(disk / "store", 3)
+        with suppress(OSError), open(disk / "filling", "wb") as file:
+            while True:
+                file.write(bytes(4096))
+        with suppress(OSError):
+            for number in range(200):
+                (disk / str(number)).touch()
+        assert os.statvfs(disk).f_bavail == os.statvfs(disk).f_ffree == 0
+        last = ids(vm)[-1]
+        code, found, err = run(capsys, "prune", vm.root, "--keep-last", "1", "--force", "--now")
+        assert (code, err) == (0, "") and found["domains"][0]["freed_bytes"] > 0
+        assert ids(vm) == [last] and restored(vm, vm.points[2], tmp_path / "out") == vm.images[last]
 
 
 ERRORS = {"remove": 9, "prune": 10, "unpin": 9}  # of prune one for all that is wrong with a domain

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from . import errors
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def translated(doing: str, path: str) -> Iterator[None]:
     except OSError as error:
         kind: type[errors.OutputError] = errors.OutputError
         hint = ""
-        if error.errno in _FULL:
+        if error.errno in FULL:
             kind, hint = errors.OutputFull, "; free space or choose another directory"
         why = error.strerror or os.strerror(errno.EIO)
         raise kind(f"cannot {doing} {path}: {why}{hint}") from error

@@ -14,13 +14,13 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Callable, Optional
 
 from ..core import errors, file_system
 from ..core.errors import Check
-from ..core.os_error import translated
+from ..core.os_error import FULL, translated
 from . import access, beneath, folders
 from .base import DRAFT, MAX_READ
 from .directory_file import DirectoryReader, DirectoryWriter, unreadable
@@ -149,10 +149,11 @@ class DirectoryStore:
         self._put(path, data, _rename)
 
     def rename(self, path: str, new: str) -> None:
-        """Give a file another name in its folder, durably and at once, never that of another file; OutputError."""
+        """Give a file another name in its folder, durably and at once, never that of another file; OutputError. Where
+        there is no room for a second name (tmpfs counts them), who calls must know that nobody else makes that one."""
         with translated("rename", self.path(path)):
             with beneath.parent(self.root, path) as (folder, name):
-                _link_or_rename(folder, name, os.path.basename(new))
+                _link_or_rename(folder, name, os.path.basename(new), (*_NO_HARD_LINKS, *FULL))
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=folder)
             self.sync_folder(os.path.dirname(path))
@@ -233,12 +234,13 @@ def _rename(folder: int, draft: str, name: str) -> None:
     os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def _link_or_rename(folder: int, draft: str, name: str) -> None:
-    """Give the draft its name; both are in the folder of this descriptor."""
+def _link_or_rename(folder: int, draft: str, name: str, without_links: Collection[int] = _NO_HARD_LINKS) -> None:
+    """Give the draft its name; both are in the folder of this descriptor. without_links: where a link fails so, it is
+    renamed."""
     try:
         os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
+        if error.errno not in without_links:
             raise
         with suppress(FileNotFoundError):
             beneath.status(folder, name)
