@@ -8,6 +8,7 @@ Must not know: files, compression, threads, libvirt, NBD.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -87,6 +88,7 @@ MAX_DISK_NAME = 200  # bytes of it, encoded: the names of its files are longer
 _SHORTENED = re.compile(r"~[0-9a-f]{16}\Z")
 
 
+@functools.lru_cache(1024)  # a directory has hundreds of names of one disk, and of a thousand points each is read
 def encoded(name: str) -> str:
     """Percent-encode a name so that it is one plain path component that no reader can mistake."""
     text = quote(name, safe="", errors="replace")  # what is no UTF-8 is no name, and need only not be taken for one
