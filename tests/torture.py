@@ -6,7 +6,8 @@ Guest writes, zeroes and discards, pulls, kills of nbdpull at random instants an
 unplugged, goes read-only or loses power, restarts of the daemon, also amid a pull, and of the VM, SIGKILL of QEMU,
 resizes, shrinking and growing, disks that come and go, also one that no definition has, snapshots, commits of all
 layers, blockpull, blockcopy, roll-backs to an earlier image, foreign checkpoints, pulls since any checkpoint, lost
-metadata, a domain that is renamed, or undefined and defined; with every other seed the disks are in I/O threads. After
+metadata, points that are removed, pruned and pinned, which may be killed as well, also between a killed pull and the
+next one, a domain that is renamed, or undefined and defined; with every other seed the disks are in I/O threads. After
 every pull the new point is restored and compared; from time to time every point is, and the store is verified. What a
 disk holds is told by the model alone: it is compared with the live disk, too. A seed repeats the deeds, not their
 timing.
@@ -66,6 +67,7 @@ class Torture:
         self.qemu = self.vm.pid  # which nothing that nbdpull does may end
         self.disks = {target: bytearray(size) for target, size in sizes.items()}
         self.points, self.foreign, self.counts = {}, {}, collections.Counter()  # foreign: {name: disks as of then}
+        self.removed, self.pinned = {}, set()  # removed: as points, those that were
         self.kept = {}  # target: (image of its own without layers, a copy of it, what it held)
         self.killed_with = None  # the disks as they were when a run was killed last
 
@@ -77,7 +79,7 @@ class Torture:
                  (self.kill_in_a_phase, 5), (self.redefine, 2), (self.rename, 2), (self.replug, 1), (self.prove_all, 1),
                  (self.kill_offline, 1), (self.plug_live, 2), (self.restart_daemon_amid, 3), (self.pull_since, 2),
                  (self.snapshot, 4), (self.commit, 2), (self.flatten, 1), (self.move, 1), (self.keep, 2),
-                 (self.roll_back, 2)]  # fmt: skip
+                 (self.roll_back, 2), (self.remove, 3), (self.prune, 2), (self.pin, 1)]  # fmt: skip
         deeds += [(self.break_store, 4)] if self.device else []
         chosen, weights = zip(*deeds)
         deadline = time.monotonic() + seconds
@@ -267,7 +269,7 @@ class Torture:
         if self.random.random() < 0.7:
             self.killed_with = {target: bytes(content) for target, content in self.disks.items()}
             for _ in range(self.random.randrange(3)):
-                self.random.choice([self.write, self.zero])()
+                self.random.choice([self.write, self.zero, self.remove])()
             return self.pull(*self.random.choice([(), *[("--resume",)] * 3, ("--resume=never",)]))
         self._cleanup()
 
@@ -311,6 +313,57 @@ class Torture:
             raise Wrong(f"list failed: {said}")
         return {point["id"]: point for point in json.loads(output) if not point["partial"]}
 
+    # -- points that go -------------------------------------------------------------------------------------------
+
+    def remove(self):
+        chosen = [point for point in sorted({*self.points} - self.pinned) if self.random.random() < 0.3]
+        if chosen and self._going("remove", self.store, *chosen) and {*chosen} & {*self.points}:
+            raise Wrong("a point was removed, and is there")
+
+    def prune(self):
+        newest = next(reversed(self._listed()), None)
+        if newest:
+            self._going("prune", self.store, "--keep-last", self.random.randint(1, 4), "--force")
+            if newest not in self.points:
+                raise Wrong("the newest point was pruned")
+
+    def pin(self):
+        unpinned = sorted({*self.points} - self.pinned)
+        if self.pinned and self.random.random() < 0.5:
+            point = min(self.pinned)
+            self._must("unpin", self.store, point)
+            self.pinned.discard(point)
+        elif unpinned:
+            point = self.random.choice(unpinned)
+            self._must("pin", self.store, point, "--reason", "torture")
+            self.pinned.add(point)
+
+    def _going(self, *words):
+        """Points go, and perhaps files at once; or it is killed amid that. Whether it came to its end."""
+        words = [*words, *self.random.choice([(), ("--now",)])]
+        process = self.start(sys.executable, "-m", "nbdpull", *words)
+        if is_killed := self.random.random() < 0.3:
+            time.sleep(0.2 + self.random.random() * 0.5)
+            process.kill()
+        said = process.communicate(timeout=LIMIT)[1]
+        if process.returncode and not (is_killed and process.returncode == -signal.SIGKILL):
+            raise Wrong(f"{words[0]} failed: {said}")
+        self._take_note_of_what_went()
+        return process.returncode == 0
+
+    def _take_note_of_what_went(self):
+        there = self._listed()
+        for point in {*self.points} - {*there}:
+            self.removed[point] = self.points.pop(point)
+        if not self.pinned <= {*self.points}:
+            raise Wrong("a pinned point is gone")
+
+    def _must(self, *words):
+        process = self.start(sys.executable, "-m", "nbdpull", *words)
+        said = process.communicate(timeout=LIMIT)[1]
+        if process.returncode:
+            raise Wrong(f"{words[0]} failed: {said}")
+
     # -- proof ----------------------------------------------------------------------------------------------------
 
     def prove(self, point):
@@ -333,7 +386,7 @@ class Torture:
             if disk["mode"] == "full":
                 whole += ["--to", f"{disk['name']}={image}"]
                 continue
-            image.write_bytes(self.foreign[point["since"]].get(disk["name"], b""))
+            image.write_bytes(self._at(point["since"]).get(disk["name"], b""))
             onto += ["--onto", f"{disk['name']}={image}"]
         for words in filter(None, (onto, whole)):
             process = self.start(sys.executable, "-m", "nbdpull", "restore", self.store, "--point", point["id"],
@@ -346,6 +399,11 @@ class Torture:
             expected = content + bytes(max(0, len(got) - len(content)))
             self._require_same(got, expected, f"partial point {point['id']}, disk {disk}")
         shutil.rmtree(out)
+
+    def _at(self, checkpoint):
+        """The disks as they were at a checkpoint that no point is of: a foreign one, or that of a removed point."""
+        known = self.foreign.get(checkpoint)
+        return self.removed[checkpoint.removeprefix("nbdpull-")] if known is None else known
 
     def prove_all(self):
         for point in self.points:
