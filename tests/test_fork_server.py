@@ -1,0 +1,40 @@
+"""Command lines that are forked end as those that are not."""
+
+import command
+import pytest
+
+HELD = """
+import atexit, json, os, sys, threading, time
+
+import numpy
+from nbdpull.core import errors
+
+def write(text, to=os.write):
+    to(1, text.encode() + b"\\n")
+
+class Held:
+    def __init__(self, where):
+        self.where = where
+
+    def __del__(self, write=write):
+        write(self.where)
+
+here, errors.held, numpy.held = Held("of the program"), Held("of the package"), Held("of a library")
+atexit.register(lambda: write("at exit"))
+threading.Thread(target=lambda: (time.sleep(0.1), json.dumps([]), write("of a thread"))).start()
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_what_is_torn_down(tmp_path, forked):
+    """Of the package all, as threads and what was asked for at the exit come first; not other libraries, and not what
+    they may hold, such as the program's own globals."""
+    program = tmp_path / "program.py"
+    program.write_text(HELD)
+    process = command.start_nbdpull(program=[program], child=not forked)
+    assert isinstance(process, command.Forked) is forked
+    out, err = process.communicate(timeout=60)
+    wanted = ["of a thread", "at exit", "of the package", *([] if forked else ["of a library", "of the program"])]
+    assert (process.returncode, sorted(out.splitlines()), err) == (7, sorted(wanted), "")
+    assert out.splitlines()[:2] == wanted[:2]
