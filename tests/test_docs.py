@@ -372,8 +372,10 @@ def test_the_json_of_restore_and_verify(tmp_path):
     assert_event(told, "result", "restore")
     path = vm.folder / vm.points[0].id / layout.chunk_name("vda", 0)
     (vm.folder / vm.points[1].id / "manifest.json").write_bytes(layout.seal({"format": "nbdpull/3", "requires": []}))
-    with stores.damaged(path, stores.flipped(path.read_bytes(), 150)):
-        told = events(nbdpull_says(tmp_path, "verify", "store", "--json", exit_code=11))
+    copy, data = vm.copy(tmp_path / "copy"), stores.flipped(path.read_bytes(), 150)
+    (vm.folder / vm.points[0].id / layout.DOMAIN_XML).unlink()
+    with stores.damaged(path, data), stores.damaged(copy.root / path.relative_to(vm.root), data):
+        told = events(nbdpull_says(tmp_path, "verify", "store", "--heal-from", "copy", "--json", exit_code=11))
     for event in ("progress", "damage", "too-new", "result"):
         assert_event(told, event, "verify")
     [point] = json.loads(nbdpull_says(tmp_path, "list", "store", "--json", exit_code=10))

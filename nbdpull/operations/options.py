@@ -264,7 +264,8 @@ class VerifyOptions:
     """domain, point None: all; a point is looked at with all that it builds on. level: Level.FILES are their
     sizes and digests, FRAMES the digest of every frame as well. sample: share of frames, by chance, anew in each run;
     shard: (i, n), the i-th of n parts, in each run the same. oldest: file by file, first those that were proved longest
-    ago. keep: record in the store what was found."""
+    ago. heal_from: a store whose files replace those that are damaged, where they are what was stored. keep: record in
+    the store what was found."""
 
     store: str
     domain: Optional[str] = None
@@ -273,6 +274,7 @@ class VerifyOptions:
     sample: Optional[float] = None
     shard: Optional[tuple[int, int]] = None
     oldest: bool = False
+    heal_from: Optional[str] = None
     max_duration: Optional[float] = None
     keep: bool = True
     threads: int = field(default_factory=_threads)

@@ -15,14 +15,15 @@ from typing import NamedTuple, Optional, Union
 
 from ..core import deadline, errors
 from ..core.errors import Check, Report
-from ..format import findings, ledger
+from ..format import findings, layout, ledger
 from ..format.layout import Document
-from ..repository import inspection, marker, series, verdict
+from ..repository import half_points, healing, inspection, marker, series, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
 from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point, Series
+from ..storage.directory import DirectoryStore
 from .options import VerifyOptions as Options
 
 
@@ -40,9 +41,18 @@ class Verdict(NamedTuple):
         return self.verdict == verdict.DAMAGED
 
 
+class Healed(NamedTuple):
+    """A file that is what was stored again."""
+
+    domain: str
+    path: str
+
+
 @dataclass(frozen=True)
 class Result:
-    """What was looked at, and every Damage and TooNew found. domain: None if there are several; complete: the
+    """What was looked at, and every Damage and TooNew found, but for what was healed.
+
+    domain: None if there are several; complete: the
     time sufficed for all that was to be looked at; verdicts: of every point that was to be; warnings: what is no
     damage, and should be known all the same."""
 
@@ -52,6 +62,7 @@ class Result:
     frames: int
     raw_bytes: int
     damages: list[Damage]
+    healed: list[Healed]
     too_new: list[TooNew]
     verdicts: list[Verdict]
     warnings: list[str]
@@ -108,15 +119,22 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         raise errors.UsageError(
             "--oldest goes by what is on record of all files: it takes no --point, --sample, --shard, --no-record"
         )
+    if options.heal_from is not None and not options.keep:
+        raise errors.UsageError("--heal-from goes by what is on record: it takes no --no-record")
+    copy = None if options.heal_from is None else marker.open_store(options.heal_from)
     opened, one = marker.open_store(options.store), (options.domain, options.point) != (None, None)
     wanted = [series.only_series(opened, options.domain)] if one else series.folders(opened)
     part = ONLY_WINDOWS if options.oldest else Part(options.sample, options.shard, options.max_duration)
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
     tally = _Tally(report)
-    runs = (_Run(target, options, depth, tally) for target in wanted)
-    outcomes = (
-        _by_files(list(runs), depth, tally) if options.oldest else [_by_points(run, depth, tally) for run in runs]
-    )
+    runs = [_Run(target, options, depth, tally) for target in wanted]
+    outcomes = _by_files(runs, depth, tally) if options.oldest else [_by_points(run, depth, tally) for run in runs]
+    damages, healed = tally.damages, list[Healed]()
+    if copy is not None:
+        again = [_healed(run, copy, options, check) for run in runs]
+        healed = [each for found in again for each in found.healed]
+        damages = _left(damages, healed, [damage for found in again for damage in found.damages])
+        outcomes = [found.run.outcome(outcome.complete) for found, outcome in zip(again, outcomes)]
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]
     return Result(
@@ -125,7 +143,8 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         files=tally.files,
         frames=tally.frames,
         raw_bytes=tally.raw_bytes,
-        damages=tally.damages,
+        damages=damages,
+        healed=healed,
         too_new=tally.too_new,
         verdicts=verdicts,
         warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none],
@@ -170,6 +189,48 @@ def _by_files(runs: list[_Run], depth: Depth, tally: _Tally) -> list[_Outcome]:
             run.conclude(each.conclude())
     tally.points += sum(each.points for each in rolling)
     return [run.outcome(complete) for run in runs]
+
+
+class _Again(NamedTuple):
+    """A second look at what was healed of a series. damages: what it found."""
+
+    run: _Run
+    healed: list[Healed]
+    damages: list[Damage]
+
+
+def _healed(run: _Run, copy: DirectoryStore, options: Options, check: Check) -> _Again:
+    """Heal files of a series, and look at their places again; where a directory was healed, at all that it names."""
+    healed, last = list[Healed](), _Tally(lambda **_: None)
+    while paths := _heal(run, copy, check):
+        healed += [Healed(run.target.domain, path) for path in paths]
+        only_chunks = all(map(layout.CHUNK_PATH.match, paths))
+        depth = Depth(options.level, ONLY_WINDOWS if only_chunks else Part(), options.threads, check)
+        last = _Tally(lambda **_: None)
+        run = _Run(run.target, options, depth, last)
+        inspector = Inspector(run.target, depth, run.tell)
+        try:
+            for point in (each for each in run.points if run.evidence.known.recorded(each)):
+                inspector.inspect(run.evidence.look(point))
+        finally:
+            run.conclude()
+    return _Again(run, healed, last.damages)
+
+
+def _heal(run: _Run, copy: DirectoryStore, check: Check) -> list[str]:
+    known = run.evidence.known
+    damaged = [each for each in run.points if known.recorded(each)]
+    if not damaged:
+        return []
+    last = run.points[-1].manifest
+    with half_points.writing(run.target):
+        return healing.heal(run.target, series.of_domain(copy, last.domain, last.uuid), damaged, known, check)
+
+
+def _left(before: list[Damage], healed: list[Healed], after: list[Damage]) -> list[Damage]:
+    """The damages that are left: those of no healed file, and what the second look found."""
+    paths = {each.path for each in healed}
+    return list(dict.fromkeys([*(each for each in before if each.path not in paths), *after]))
 
 
 class _Run:

@@ -15,7 +15,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Callable, Optional
 
 from ..core import errors, file_system
@@ -123,11 +123,17 @@ class DirectoryStore:
         self._put(path, data, _link_or_rename)
 
     def _put(self, path: str, data: bytes, name_it: Callable[[int, str, str], None]) -> None:
+        with self._drafted(path, name_it) as file:
+            file.write(data)
+
+    @contextmanager
+    def _drafted(self, path: str, name_it: Callable[[int, str, str], None]) -> Iterator[DirectoryWriter]:
+        """Give the writer of a file that gets its name at the end; left by an exception, there is none."""
         draft = f"{path}.{secrets.token_hex(4)}{DRAFT}"  # two runs may publish the same file: neither harms the other's
         file = self.create(draft)
         try:
             with file:
-                file.write(data)
+                yield file
             with translated("create", self.path(path)):
                 with beneath.parent(self.root, path) as (folder, name):
                     name_it(folder, os.path.basename(draft), name)
@@ -147,6 +153,11 @@ class DirectoryStore:
     def replace(self, path: str, data: bytes) -> None:
         """As `publish`, in the place of the file that has that name: of a setting, never of what a point counts on."""
         self._put(path, data, _rename)
+
+    def replacing(self, path: str) -> AbstractContextManager[DirectoryWriter]:
+        """Give the writer of a file that takes the place of what has its name, whole and durable; left by an exception,
+        that stays as it was."""
+        return self._drafted(path, _rename)
 
     def rename(self, path: str, new: str) -> None:
         """Give a file another name in its folder, durably and at once, never that of another file; OutputError. Where

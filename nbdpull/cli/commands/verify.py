@@ -43,6 +43,8 @@ def add(parser: usage.Parser) -> None:
               help="check part I of N; I always selects the same data")  # fmt: skip
     usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration,
               help="stop after this time: 90s, 15m, 2h")  # fmt: skip
+    usage.add(parser, Options, "--heal-from", metavar="STORE",
+              help="replace what is damaged or missing by the files of this store, if they fit")  # fmt: skip
     usage.add_no_record(parser, Options)
     usage.add_threads(parser, Options)
     usage.add_output(parser)
@@ -50,8 +52,8 @@ def add(parser: usage.Parser) -> None:
 
 def run(args: Namespace, report: Report, check: Check) -> Outcome:
     if hasattr(args, "image"):
-        if hasattr(args, "oldest"):
-            raise errors.UsageError("--oldest is for the files of a store, not for --against")
+        if hasattr(args, "oldest") or hasattr(args, "heal_from"):
+            raise errors.UsageError("--oldest and --heal-from are for the files of a store, not for --against")
         return _against(args, report, check)
     if hasattr(args, "disk") or hasattr(args, "kind"):
         raise errors.UsageError("--disk and --format are for --against")
@@ -70,6 +72,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
         "oldest": options.oldest,
         "complete": found.complete,
         "damages": [vars(damage) for damage in found.damages],
+        "healed": [each._asdict() for each in found.healed],
         "verdicts": [each._asdict() for each in found.verdicts],
         "too_new": [vars(each) for each in found.too_new],
     }
@@ -84,6 +87,7 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
     for damage in damages:
         where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
         yield f"DAMAGE {where}: {damage['problem']}"
+    yield from (f"HEALED {each['path']} of {each['domain']}" for each in values["healed"])
     told = {damage["point"] for damage in damages}
     for each in values["verdicts"]:
         if each["verdict"] == "damaged" and each["point"] not in told:

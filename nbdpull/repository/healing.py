@@ -1,0 +1,62 @@
+"""Files that are on record as damaged, or missing, made again from another store that has them whole.
+
+A file is the one that is needed if its size and SHA-256 are those that a manifest or a directory names: so it does not
+matter whose store it is from. Its digest is proved on the way, and it takes the place of the other one when it is
+durable. Owns: which files are healed. Who heals holds the series. Must not know: how a damage is found, or settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from ..core import errors
+from ..core.errors import Check
+from ..format.directory import Directory
+from ..format.manifest import FileEntry
+from . import half_points, references
+from .series import Point, Series
+from .verdict import Known
+
+_BLOCK = 1 << 20  # bytes that are read at once
+
+
+class _Other(Exception):
+    """Raised where the copy has other bytes."""
+
+
+def heal(target: Series, copy: Series, points: Iterable[Point], known: Known, check: Check) -> list[str]:
+    """Heal what the copy has whole of the files on record; return their paths. known: of these points of the target.
+    OutputError where one cannot be written: those before it are healed."""
+    wanted = {entry: None for point in points for entry in _damaged(target, point, known)}
+    return [entry.path for entry in wanted if target.file_flaw(entry, check) and _healed(target, copy, entry, check)]
+
+
+def _damaged(target: Series, point: Point, known: Known) -> Iterator[FileEntry]:
+    """The files of a point that are on record, as far as its directories can be read."""
+    paths = {place.get("path") for each in known.recorded(point) for place in each.places or []}
+    return (entry for entry in _files(target, point) if entry.path in paths) if paths else iter(())
+
+
+def _files(target: Series, point: Point) -> list[FileEntry]:
+    found: list[Directory] = []
+    for disk in point.disks:
+        with suppress(errors.Damaged):
+            found.append(target.directory(point, disk, partial=True))
+    return references.by_directories(point, found)
+
+
+def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> bool:
+    where, path = f"{copy.folder}/{entry.path}", f"{target.folder}/{entry.path}"
+    with suppress(errors.Damaged, _Other):
+        if copy.store.size(where) != entry.size:
+            return False
+        half_points.set_apart(target, entry.path.partition("/")[0])
+        with copy.store.open_reader(where) as data, target.store.replacing(path) as file:
+            for offset in range(0, entry.size, _BLOCK):
+                check()
+                file.write(data.read(offset, min(_BLOCK, entry.size - offset)))
+            if file.sha256() != entry.sha256:
+                raise _Other
+        return True
+    return False

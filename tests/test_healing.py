@@ -1,0 +1,133 @@
+"""Damaged files that another store has whole: they are made again, proved, and the damage is settled."""
+
+import json
+import shutil
+
+import pytest
+from stores import KIB, chain, directory_of, files, flipped, restored
+
+from nbdpull.cli import main as cli
+from nbdpull.core import errors
+from nbdpull.operations import listing
+from nbdpull.operations.verify import Options, verify
+from nbdpull.repository import half_points, removal
+from nbdpull.storage.directory_file import DirectoryWriter
+
+SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
+
+
+@pytest.fixture
+def vm(original, tmp_path):
+    return original.copy(tmp_path / "store")
+
+
+def healed(vm, copy, **options):
+    """(paths of the files that were healed, the result)"""
+    found = verify(Options(str(vm.root), heal_from=str(copy), **options))
+    return {each.path for each in found.healed}, found
+
+
+def content(vm):
+    return {str(path.relative_to(vm.folder)): path.read_bytes() for path in files(vm.folder)
+            if path.parent != vm.folder}  # fmt: skip
+
+
+def told(vm):
+    return [each["verified"]["verdict"] for each in listing.listing(listing.Options(str(vm.root))).points]
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
+@pytest.mark.parametrize("options", [{}, {"level": "files"}, {"oldest": True}, {"sample": 0.001}], ids=str)
+def test_every_file_but_a_manifest_is_healed(original, vm, how, options):
+    """All of them at once: a directory that cannot be read names nothing, until it is healed itself."""
+    bad = {name: vm.folder / name for name in content(vm) if not name.endswith("manifest.json")}
+    for path in bad.values():
+        data = path.read_bytes()
+        path.write_bytes(flipped(data, len(data) // 2) if how == "flipped" else data[:-1])
+        if how == "gone":
+            path.unlink()
+    paths, found = healed(vm, original.root, **options)
+    if "sample" not in options or how != "flipped":
+        assert paths == {*bad} and not found.is_bad and found.damages == []
+    paths, found = healed(vm, original.root)
+    assert not found.is_bad and told(vm) == ["ok"] * 3
+    assert content(vm) == content(original)
+
+
+def test_it_restores_again(original, vm, tmp_path):
+    chunk = max(files(vm.folder), key=lambda path: (path.suffix == ".zst", path.stat().st_size))
+    chunk.write_bytes(flipped(chunk.read_bytes(), 500))
+    healed(vm, original.root)
+    for point in vm.points:
+        assert restored(vm, point, tmp_path / point.id) == vm.images[point.id]
+
+
+def test_what_the_copy_has_not_whole_stays_as_it_is(original, vm, tmp_path):
+    """Two files are damaged, one of them in the copy, too, and another that is sound here."""
+    copy = original.copy(tmp_path / "copy")
+    one, two, three = [name for name, data in content(vm).items() if name.endswith(".zst") and len(data) > 300][:3]
+    for name in (one, two):
+        (vm.folder / name).write_bytes(flipped((vm.folder / name).read_bytes(), 100))
+    for name in (two, three):
+        (copy.folder / name).write_bytes(flipped((copy.folder / name).read_bytes(), 200))
+    before = content(vm)
+    paths, found = healed(vm, copy.root)
+    assert paths == {one} and found.is_bad and {damage.path for damage in found.damages} == {two}
+    assert content(vm) == {**before, one: content(original)[one]}, "nothing half is left, and nothing else was touched"
+    (copy.folder / two).unlink()
+    assert healed(vm, copy.root)[0] == set() and content(vm)[two] == before[two]
+    assert healed(vm, vm.root)[0] == set()
+
+
+def test_a_file_of_a_removed_point_whose_folder_is_gone(original, vm, tmp_path):
+    first, last = vm.points[0], vm.points[2]
+    removal.remove(vm.series, first)
+    left = [(point, disk) for point in vm.points[1:] for disk in point.disks]
+    needed = {entry.path for point, disk in left for entry in directory_of(vm, point, disk).files}
+    shutil.rmtree(vm.folder / first.id)
+    paths, found = healed(vm, original.root)
+    assert paths == {path for path in needed if path.startswith(first.id)} != set() and not found.is_bad
+    assert half_points.names(vm.series) == [], "it is no half point, which a pull would remove"
+    assert restored(vm, last, tmp_path / "out") == vm.images[last.id]
+
+
+@pytest.mark.parametrize("error", [errors.OutputError("no space left"), errors.Interrupted(15)], ids=["full", "signal"])
+def test_an_end_in_the_midst_leaves_the_damaged_file(original, vm, monkeypatch, error):
+    chunk = next(path for path in files(vm.folder) if path.suffix == ".zst")
+    chunk.write_bytes(flipped(chunk.read_bytes(), 100))
+    before, write = content(vm), DirectoryWriter.write
+
+    def failing(self, data):
+        write(self, data[: len(data) // 2])
+        if ".zst" in self.path:
+            raise error
+
+    monkeypatch.setattr(DirectoryWriter, "write", failing)
+    with pytest.raises(type(error)):
+        healed(vm, original.root)
+    monkeypatch.undo()
+    assert content(vm) == before
+    assert healed(vm, original.root)[0] and content(vm) == content(original)
+
+
+def test_the_command_line(original, vm, tmp_path, capsys):
+    chunk = next(path for path in files(vm.folder) if path.suffix == ".zst")
+    chunk.write_bytes(flipped(chunk.read_bytes(), 100))
+    words = ["verify", str(vm.root), "--heal-from", str(original.root)]
+    with half_points.writing(vm.series):
+        assert cli.main(words) == 5
+    assert cli.main(["verify", str(vm.root), "--heal-from", str(tmp_path)]) == 10
+    assert cli.main([*words, "--no-record"]) == 2 and cli.main([*words, "--against", "x"]) == 2
+    capsys.readouterr()
+    name = str(chunk.relative_to(vm.folder))
+    assert cli.main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["ok"], result["healed"], result["damages"]) == (True, [{"domain": "vm1", "path": name}], [])
+    chunk.unlink()
+    assert cli.main(words) == 0
+    assert f"HEALED {name} of vm1\n" in capsys.readouterr().out
