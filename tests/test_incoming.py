@@ -12,7 +12,7 @@ from stores import KIB, MIB, Vm
 from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import findings
-from nbdpull.repository import half_points, incoming, pins, references, removal
+from nbdpull.repository import half_points, incoming, pins, references, removal, repack
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
@@ -474,3 +474,35 @@ def test_killed_at_every_step_where_a_table_is_replaced(moved_twice, tmp_path):
         if not was_killed:
             break
     assert count > 20 and len(tables) == 2
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_both_stores_remove_and_repack(tmp_path, seed):
+    """And each is copied to the other, in any order: what is there restores."""
+    rng = random.Random(seed)
+    vm = stores.chain(tmp_path / "store", seed, points=5, size=300 * KIB, frame_size=64 * KIB)
+    sides = [vm, over(vm, tmp_path / "other")]
+    there = [{point.id for point in vm.points}, set()]
+    tables = 0
+    for _ in range(30):
+        number = rng.randrange(2)
+        here, known, elsewhere = sides[number], there[number], there[1 - number]
+        point = rng.choice(vm.points)
+        if point.id in known and (elsewhere - known or len(known) > 1):
+            removal.remove(here.series, point)
+            known.remove(point.id)
+        elif point.id in elsewhere - known:
+            take(sides[1 - number], here, point)
+            known.add(point.id)
+        removal.sweep(here.series, rng.choice([0, 60]))
+        repack.repack(here.series, repack.Wanted(below=0.95))
+        tables += sum(path.suffix == ".moved" for path in stores.files(here.folder))
+        for each in here.series.points():
+            assert not any(map(here.series.file_flaw, references.of_point(here.series, each)))
+    assert tables, "something was moved"
+    for here, known in zip(sides, there):
+        assert {each.id for each in here.series.points()} == known
+        assert_restores(here, tmp_path)
+        removal.sweep(here.series, 0)
+        assert not leftovers(here)
+        assert_restores(here, tmp_path)
