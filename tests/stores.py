@@ -334,9 +334,8 @@ def move(vm, point, disk, paths, new_id="20270101T000000Z-000000aa"):
     old = [entry for entry in found.files if entry.path in paths]
     frames = {entry.path: _frames(found, entry) for entry in old}
     vm.store.make_folder(f"{vm.series.folder}/{new_id}", fresh=True)
-    vm.store.publish(
-        f"{vm.series.folder}/{new_id}/{layout.REPACKED}", layout.seal({"format": layout.FORMAT, "requires": []})
-    )
+    about = {"format": layout.FORMAT, "requires": [], "when": "2027-01-01T00:00:00+00:00", "who": "root@host"}
+    vm.store.publish(f"{vm.series.folder}/{new_id}/{layout.REPACKED}", layout.seal(about))
     path = f"{new_id}/{layout.chunk_name(disk, 0)}"
     file = vm.store.create(f"{vm.series.folder}/{path}")
     output = writer.Chunk(file, 0, layout.chunk_header(new_id, disk, found.size, 0))

@@ -552,7 +552,7 @@ def test_the_limits_of_the_format():
         "with a window of at most {} (2^23) bytes": pages.MAX_WINDOW,
         "A sealed file has at most {} (2^26) bytes": layout.MAX_DOCUMENT,
         "at most {} of them. Before it needs more": layout.MAX_PAGES,
-        "at most {} that begin within one multiple of": layout.MAX_BLOCK_RECORDS,
+        "at most {} that begin in one aligned range of": layout.MAX_BLOCK_RECORDS,
         "`stored` 0 or over {} (": layout.MAX_STORED,
     }.items():
         assert words.format(value) in text

@@ -72,7 +72,7 @@ DISK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.(?:\d{4,}\.zst|index)\
 _FILE_NAME = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f\ud800-\udfff]{1,255}\Z"
 FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:\d\d\Z", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:[0-5]\d\Z", re.ASCII)
 
 
 def is_time(text: str) -> bool:
