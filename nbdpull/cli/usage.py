@@ -154,7 +154,7 @@ def add(group: argparse._ActionsContainer, of: type, *names: str, **how: Any) ->
     [field] = [each for each in fields(of) if each.name == dest]
     default = field.default
     if isinstance(default, (str, int, float)) and not isinstance(default, bool) and default != "":
-        text = types.SHOWN.get(how.get("type", str), str)(default)
+        text = types.SHOWN.get(how.get("type", str), str)(default).replace("%", "%%")
         how["help"] = f"{how['help']} (default: {text})"
     group.add_argument(*names, **how)
 
