@@ -290,6 +290,21 @@ def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
     assert steps > 15
 
 
+def test_what_only_has_to_go_goes_without_a_write(tmp_path):
+    """A file beside its table, as a run leaves it that is killed between the two; and the disk is full."""
+    vm = mostly_hidden(tmp_path / "store")
+    before = {path: path.read_bytes() for path in vm.folder.rglob("*.zst")}
+    pruned(vm, [point.id for point in vm.points[:-1]])
+    back = [path for path in before if path.with_name(path.name + layout.MOVED).exists()]
+    for path in back:
+        path.write_bytes(before[path])
+    with mock.patch.object(DirectoryWriter, "write", side_effect=errors.OutputFull("no space left")):
+        found = pruned(vm, [])
+    assert found == Repacked(0, sum(len(before[path]) for path in back)) and len(back) > 2
+    assert not any(path.exists() for path in back)
+    intact(vm)
+
+
 def test_no_room(tmp_path):
     """It gives up with a problem, and leaves nothing half: at whichever write it is."""
     vm = mostly_hidden(tmp_path / "store", rounds=3, chunk_size=60 * KIB)

@@ -73,13 +73,13 @@ def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repac
     run = _Run(series, check)
     try:
         for disk, olds in found:
-            for batch in _batches([old for old in olds if old in chosen], wanted.chunk_size):
+            for batch in _batches(_without(olds, rest), wanted.chunk_size):
                 run.empty(disk, batch)
     except errors.OutputError as error:
         run.problems.append(f"{error}; the rest is not repacked")
     run.end()
-    undone = [old for old in chosen if old not in run.done]
-    return Repacked(_alive(run.done), sum(old.size for old in run.done), _gain([*rest, *undone]), tuple(run.problems))
+    left = [*rest, *_without(chosen, run.done)]
+    return Repacked(_alive(run.done), sum(old.size for old in run.done), _gain(left), tuple(run.problems))
 
 
 def _removed(series: Series) -> Iterator[Point]:
@@ -100,7 +100,12 @@ def _within(olds: Sequence[Old], limit: Optional[int]) -> tuple[list[Old], list[
         if left is None or old.alive <= left:
             chosen.append(old)
             left = None if left is None else left - old.alive
-    return chosen, [old for old in olds if old not in chosen]
+    return chosen, _without(olds, chosen)
+
+
+def _without(olds: Sequence[Old], others: Sequence[Old]) -> list[Old]:
+    known = set(others)
+    return [old for old in olds if old not in known]
 
 
 def _batches(olds: Sequence[Old], chunk_size: int) -> Iterator[list[Old]]:
