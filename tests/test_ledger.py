@@ -28,6 +28,7 @@ from nbdpull.core import errors
 from nbdpull.format import findings, layout, ledger
 from nbdpull.operations import listing
 from nbdpull.repository import removal, rolling
+from nbdpull.repository.series import Series
 
 SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
 
@@ -139,6 +140,14 @@ def test_the_end_of_the_time_is_no_error(vm, capsys):
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "1h"]) == 0
     when = verified(vm)[0]["when"][:16].replace("T", " ")
     assert capsys.readouterr().out.endswith(f"no damage\nThe oldest proof is of {when} UTC.\n")
+
+
+def test_a_file_is_looked_for_once_however_many_points_share_it(vm, monkeypatch):
+    """Half a million looks took a quick run over a thousand points half a minute."""
+    looked, size_flaw = [], Series.size_flaw
+    monkeypatch.setattr(Series, "size_flaw", lambda self, entry: looked.append(entry.path) or size_flaw(self, entry))
+    oldest(vm, level="files")
+    assert len(looked) == len({*looked}) <= len(referred(vm))
 
 
 def test_new_files_come_first_and_a_run_over_everything_counts(vm, one_by_one):

@@ -83,6 +83,7 @@ class Inspector:
     def __init__(self, target: Series, depth: Depth, tell: Tell) -> None:
         self._target, self._depth, self._tell = target, depth, tell
         self._sound: set[tuple[str, str]] = set()  # (path, SHA-256) of files that were read
+        self._fitting: set[tuple[str, str]] = set()  # of those of which only the size was to be looked at
         self._unsound: dict[tuple[str, str], str] = {}  # the same: why it is not sound
         self._read_page = PageReader()
         self._flaws = FileFlaws(target, depth.check)
@@ -114,6 +115,9 @@ class Inspector:
         point, depth = look.point, self._depth
         named = references.by_directories(point, directories)
         entries = [each for each in named if (each.path, each.sha256) not in self._sound]
+        entries = [
+            each for each in entries if (each.path, each.sha256) not in self._fitting or look.is_wanted(each.path)
+        ]
         if not entries:
             return
         proved = {disk.directory.path for disk in point.manifest.disks}
@@ -131,8 +135,8 @@ class Inspector:
             if flaw:
                 self._tell(look.found(_disk_of(directories, entry), flaw, path=entry.path))
                 self._unsound[entry.path, entry.sha256] = flaw
-            elif entry.path in whole:
-                self._sound.add((entry.path, entry.sha256))
+            else:
+                (self._sound if entry.path in whole else self._fitting).add((entry.path, entry.sha256))
             self._tell(Seen(point.id, files=int(entry.path in whole)))
 
     def _note_known(self, look: Look, directories: Sequence[Directory], entries: Iterable[FileEntry]) -> None:
