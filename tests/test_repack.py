@@ -305,6 +305,22 @@ def test_what_only_has_to_go_goes_without_a_write(tmp_path):
     intact(vm)
 
 
+def test_a_file_that_was_brought_back_stays(tmp_path):
+    """As what it was moved to is damaged: it is all that there is."""
+    vm = mostly_hidden(tmp_path / "store")
+    before = {path: path.read_bytes() for path in vm.folder.rglob("*.zst")}
+    pruned(vm, [point.id for point in vm.points[:-1]])
+    back = [path for path in before if path.with_name(path.name + layout.MOVED).exists()]
+    for path in [path for name in half_points.repacked(vm.series) for path in (vm.folder / name).glob("*.zst")]:
+        path.write_bytes(stores.flipped(path.read_bytes(), path.stat().st_size // 2))
+    for path in back:
+        path.write_bytes(before[path])
+    assert pruned(vm, []).problems == ()
+    intact(vm)
+    pruned(vm, [])
+    assert not stores.verify_store(vm.root).is_bad and not leftovers(vm)
+
+
 def test_no_room(tmp_path):
     """It gives up with a problem, and leaves nothing half: at whichever write it is."""
     vm = mostly_hidden(tmp_path / "store", rounds=3, chunk_size=60 * KIB)

@@ -96,7 +96,7 @@ def mostly_dead(
     """Yield (disk, files of which a smaller share than `below` lives, and whose repack gains anything, the least alive
     first). points: whose frames live; staying: directories of the series whose files are left alone. Damaged."""
     for disk, directories in _by_disk(series, points, check).items():
-        named = _named(series, directories)
+        named = _named(series, directories, check)
         possible = [old for old in _olds(named, staying) if _least(old) < below * old.size]
         holders = list(dict.fromkeys(holder for old in possible for holder in old.holders))
         _find_frames(holders, directories, check)
@@ -123,28 +123,28 @@ def _by_disk(series: Series, points: Iterable[Point], check: Check) -> dict[str,
     return found
 
 
-def _named(series: Series, directories: Sequence[Directory]) -> list[Named]:
+def _named(series: Series, directories: Sequence[Directory], check: Check) -> list[Named]:
     found: dict[str, Named] = {}
     for directory in directories:
         for entry, live in zip(directory.files, directory.live.tolist()):
             if layout.CHUNK_PATH.match(entry.path):
-                each = found.get(entry.path) or found.setdefault(entry.path, _as_it_is(series, entry))
+                each = found.get(entry.path) or found.setdefault(entry.path, _as_it_is(series, entry, check))
                 each.live = max(each.live, live)
     return list(found.values())
 
 
-def _as_it_is(series: Series, entry: FileEntry) -> Named:
+def _as_it_is(series: Series, entry: FileEntry, check: Check) -> Named:
     is_there = series.store.size(f"{series.folder}/{entry.path}") is not None
     with suppress(*([errors.Damaged] if is_there else [])):
         table = moved.read(series.store, series.folder, entry)
-        if table is None or not is_there or _is_whole(series, table):
+        if table is None or not is_there or _is_sound(series, table, check):
             return Named(entry, is_there, table)
     return Named(entry, is_there, None)
 
 
-def _is_whole(series: Series, table: Table) -> bool:
-    """Whether the new files are there, in their sizes."""
-    return all(series.store.size(f"{series.folder}/{each.path}") == each.size for each in table.files)
+def _is_sound(series: Series, table: Table, check: Check) -> bool:
+    """Whether the new files are what was stored. Where one is not, somebody may have brought the old file back."""
+    return not any(series.own_flaw(each, check) for each in table.files)
 
 
 def _olds(named: Iterable[Named], staying: Collection[str]) -> list[Old]:
