@@ -40,7 +40,7 @@ def store_of(bed):
 def pull(bed, **more):
     if "kubeconfig" not in more:
         more["kubeconfig"] = str(bed.kubeconfig)
-    options = {"stall_timeout": 3.0, "threads": 3, **more}
+    options = {"stall_timeout": 60.0, "threads": 3, **more}
     return kubevirt.kubevirt(KubevirtOptions(domain=DOMAIN, output=str(store_of(bed)), **options))
 
 
