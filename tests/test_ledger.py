@@ -134,6 +134,7 @@ def test_the_end_of_the_time_is_no_error(vm, capsys):
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "0.000001s", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["complete"], result["oldest"], result["files"]) == (False, True, 0)
+    assert ["a single file" in text for text in result["warnings"]] == [True], "no run would ever come further"
     assert told(vm) == [None] * 3 and not ledger.load(vm.series), "it proved nothing"
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "0.000001s"]) == 0
     assert capsys.readouterr().out.endswith("Not all files of 3 points of 3 have been proved yet.\n")

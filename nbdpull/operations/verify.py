@@ -185,9 +185,12 @@ def _by_files(runs: list[_Run], depth: Depth, tally: _Tally) -> list[_Outcome]:
     except _TimeIsUp:
         complete = False
     finally:
-        for run, each in zip(runs, rolling):
-            run.conclude(each.conclude())
+        ledgers = [each.conclude() for each in rolling]
+        for run, proved in zip(runs, ledgers):
+            run.conclude(proved)
     tally.points += sum(each.points for each in rolling)
+    if not complete and not any(ledgers):
+        runs[0].warn("the time did not suffice to prove a single file: the next run will come no further")
     return [run.outcome(complete) for run in runs]
 
 
@@ -252,6 +255,9 @@ class _Run:
     @property
     def _too_new(self) -> set[str]:
         return {each.point for each in self._tally.too_new}
+
+    def warn(self, text: str) -> None:
+        self._warnings.append(text)
 
     def conclude(self, proved: Optional[Document] = None) -> None:
         """Record what was found. proved: a new ledger."""

@@ -159,7 +159,8 @@ class Rolling:
         indexes = [entry for entry in sound if layout.INDEX_PATH.match(entry.path)]
         chunks = [entry for entry in sound if layout.CHUNK_PATH.match(entry.path)]
         directories = self._of_directories(sound)
-        self._note(entry for entry in sound if entry not in indexes and entry.path not in directories)
+        more = {entry.path for entry in indexes} | directories.keys()  # takes to be proved
+        self._note(entry for entry in sound if entry.path not in more)
         bad |= self._pages_and_frames(indexes, chunks)
         bad = self._accuse(bad) if bad else bad
         self._inspect(self._windows, directories.values())
