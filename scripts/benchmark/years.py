@@ -229,7 +229,7 @@ def _hundred(setting):
 
 
 def prune(setting, rounds):
-    """`prune` of 1,000 small points to 23, with nothing to be copied; without a VM."""
+    """`prune` of 1,000 small points to 23, with what little of their files it repacks; without a VM."""
     for _ in range(rounds):
         store = setting.fresh("pruned")
         subprocess.run(["cp", "-al", _small(setting), store], check=True)
