@@ -234,6 +234,24 @@ def test_a_damage_stays_until_its_place_was_looked_at(vm, one_by_one):
     assert told(vm) == ["ok"] * 3
 
 
+def test_a_damage_that_was_seen_before_the_end(vm, one_by_one, monkeypatch):
+    """Of every point that refers to the file, though there was no time to look at any of them."""
+    chunk = next(path for path in files(vm.folder) if path.suffix == ".zst" and vm.points[0].id in str(path))
+    refer = [str(chunk.relative_to(vm.folder)) in needs(vm, point) for point in vm.points]
+    verify_store(vm.root, keep=True)
+    chunk.write_bytes(flipped(chunk.read_bytes(), 300))
+
+    def ended(*_):
+        raise errors.Interrupted(15)
+
+    monkeypatch.setattr(rolling.Rolling, "_accuse", ended)
+    seen = []
+    with pytest.raises(errors.Interrupted):
+        verify_store(vm.root, lambda event, **_: seen.append(event), keep=True, oldest=True)
+    assert seen.count("damage") == 1, "it is told once"
+    assert told(vm) == ["damaged" if refers else "ok" for refers in refer]
+
+
 @pytest.mark.parametrize("kind", [".zst", ".index", ".directory", "domain.xml", "SHA256SUMS"])
 @pytest.mark.parametrize("how", ["flipped", "gone"])
 def test_it_finds_what_a_run_over_everything_finds(vm, kind, how):

@@ -63,6 +63,7 @@ class _Catalog:
     def __init__(self) -> None:
         self.entries: dict[Key, FileEntry] = {}
         self.by_path: dict[str, FileEntry] = {}
+        self.disks: dict[str, str] = {}  # by the paths of their files
         self.pages: dict[str, list[_Page]] = {}  # by the path of their index
         self.of_point: dict[str, list[Key]] = {}
         self.unread: set[str] = set()
@@ -74,6 +75,7 @@ class _Catalog:
             try:
                 found.append(target.directory(point, disk, partial=True))
                 self._add_pages(found[-1])
+                self.disks.update((entry.path, disk) for entry in found[-1].files)
             except errors.Damaged:
                 self.unread.add(point.id)
         entries = references.by_directories(point, found)
@@ -180,16 +182,26 @@ class Rolling:
         """Paths of the files that are not what was stored."""
         depth = self._depth
 
-        def work(entry: FileEntry) -> bool:
-            return self._flaws.of(entry) is not None
-
-        flaws = pipeline.ordered(work, batch, threads=depth.threads, budget=1, weight=lambda _: 0, check=depth.check)
+        flaws = pipeline.ordered(
+            self._flaws.of, batch, threads=depth.threads, budget=1, weight=lambda _: 0, check=depth.check
+        )
         bad = set()
-        for entry, is_bad in zip(batch, flaws):
+        for entry, flaw in zip(batch, flaws):
             self._tell(Seen(_point_of(entry.path), files=1))
-            if is_bad:
+            if flaw:
                 bad.add(entry.path)
+                self._blame(entry, flaw)
         return bad
+
+    def _blame(self, entry: FileEntry, flaw: str) -> None:
+        """Note a damaged file for every point that refers to it, whatever ends the run before they are looked at. Of a
+        directory that was done at the beginning."""
+        key = entry.path, entry.sha256
+        if not self._of_directories([entry]):
+            points = [each for each in self._evidence.points if key in self._catalog.of_point[each.id]]
+            disk = self._catalog.disks.get(entry.path)
+            found = [self._look(point).found(disk, flaw, path=entry.path) for point in points]
+            self._tell(found[0])
 
     def _of_directories(self, entries: Iterable[FileEntry]) -> dict[str, Point]:
         """{path: its point} of those that are directories of disks."""
@@ -200,9 +212,12 @@ class Rolling:
     def _inspect(self, inspector: Inspector, points: Iterable[Point]) -> None:
         for point in points:
             self._depth.check()
-            if point.id not in self._looks:
-                self._looks[point.id] = self._evidence.look(point)
-            inspector.inspect(self._looks[point.id])
+            inspector.inspect(self._look(point))
+
+    def _look(self, point: Point) -> Look:
+        if point.id not in self._looks:
+            self._looks[point.id] = self._evidence.look(point)
+        return self._looks[point.id]
 
     def _accuse(self, paths: set[str]) -> set[str]:
         """Look at every point that refers to one of these files; return those that are damaged."""
