@@ -344,7 +344,7 @@ def test_folder_of_another_vm_of_the_same_name(private_libvirt, tmp_path):
         witness = Witness(other, tmp_path / "w2")
         witness.store = first.store
         for options in ([], ["--full"], ["--since", "daily"]):
-            assert_refused(witness, STORE, "other-domain", [first.vm.uuid, other.uuid, "another directory"], *options)
+            assert_refused(witness, STORE, "other-domain", [first.vm.uuid, other.uuid, "another store"], *options)
         first.assert_restores()
 
 
