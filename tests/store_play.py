@@ -66,6 +66,7 @@ class Play:
         self.vm.add_disk("vdb", 300 * KIB)
         self.points, self.pinned, self.removed = {}, set(), {}
         self.waived = set()  # of the removed ones those that nobody is to wait for
+        self.highest = 0  # number that any point ever had
         self.base = None  # the point that what is dirty counts from
         self.readers = []
         self.hours, self.told = 0.0, []
@@ -111,6 +112,7 @@ class Play:
                 self.removed[point] = self.hours
         assert there == {*self.points}
         self.vm.points = self.vm.series.points()
+        self.highest = max([self.highest, *(point.manifest.sequence for point in self.vm.points)])
 
     # -- what a guest does, and time
 
@@ -152,7 +154,9 @@ class Play:
             for name in half_points.names(self.vm.series):  # as a pull does first
                 if not removal.why_stays(self.vm.series, name):
                     half_points.remove(self.vm.series, name)
-            self.vm.pull(since, point_id, **how)
+            number = half_points.next_sequence(self.vm.series, *self.vm.series.load())
+            assert number > self.highest, "a number is used again"
+            self.vm.pull(since, point_id, sequence=number, **how)
 
         self.points[point_id] = held  # unless it is not there, see _settle
         done = self.killable(work)
@@ -279,8 +283,13 @@ class Play:
         for name in {*half_points.removed(self.vm.series), *half_points.repacked(self.vm.series)} - {*late}:
             files = {f"{name}/{file}" for file in os.listdir(self.vm.folder / name)}
             files -= {f"{name}/{half_points.REMOVED}", f"{name}/{layout.REPACKED}"}
-            assert files, f"nothing is needed of {name}, and its folder is there"
+            assert files or self._tells_highest(name), f"nothing is needed of {name}, and its folder is there"
             assert files <= needed, f"nothing refers to {sorted(files - needed)}"
+
+    def _tells_highest(self, name):
+        """Whether that alone tells the highest number that any point had."""
+        numbers = [point.manifest.sequence for point in self.vm.series.points()]
+        return self._removed_point(name).manifest.sequence == self.highest > max(numbers, default=0)
 
     def _removed_point(self, name):
         return Point(manifest.decode((self.vm.folder / name / half_points.REMOVED).read_bytes(), name), "")
@@ -300,7 +309,7 @@ class Play:
             remove.remove(RemoveOptions(str(self.vm.root), [*self.points], now=True))
         else:
             removal.sweep(self.vm.series, 0)
-        assert self.vm.store.folders(self.vm.series.folder) == []
+        assert all(map(self._tells_highest, self.vm.store.folders(self.vm.series.folder)))
 
 
 def require_shown(found, held):

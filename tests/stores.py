@@ -155,13 +155,14 @@ class Vm:
         old = self.disks[name]
         self.disks[name] = Disk(old.content[:size].copy(), old.kind[:size].copy(), old.dirty[:size].copy())
 
-    def pull(self, since="last", point_id=None, disks=None, handmade=None, **how):
+    def pull(self, since="last", point_id=None, disks=None, handmade=None, sequence=None, **how):
         """Commit a point of the named disks, by default of all.
 
         since: "last" point, "nothing" (full), "nothing, alike" (full, and stored is what the last one has otherwise),
         or a checkpoint "elsewhere" (incremental, without a parent); handmade:
         {disk: function of the point's folder -> (records, chunk files that they are numbers of)} for what DiskWriter
-        never makes; how: frame_size, chunk_size, batch_size, dedupe.
+        never makes; sequence: its number, by default that after the last one; how: frame_size, chunk_size, batch_size,
+        dedupe.
         """
         point_id = point_id or layout.new_point_id()
         last = self.points[-1] if self.points and since in ("last", "nothing, alike") else None
@@ -174,7 +175,8 @@ class Vm:
             xml = self.xml or domain_xml(dict.fromkeys(self.disks, "qcow2"), self.name, self.uuid)
             for name, data in {layout.DOMAIN_XML: xml.encode(), **self.files}.items():
                 new.add_file(name, data)
-            point = new.commit(self._fields(point_id, parent), stored)
+            told = {"sequence": sequence} if sequence else {}
+            point = new.commit({**self._fields(point_id, parent), **told}, stored)
         self.points.append(point)
         self.images[point.id] = {name: self.disks[name].content.tobytes() for name in chosen}
         for name in chosen:

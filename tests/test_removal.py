@@ -10,6 +10,7 @@ from stores import KIB, MIB
 
 from nbdpull.core import errors
 from nbdpull.format import layout
+from nbdpull.pulling import held_series
 from nbdpull.repository import half_points, removal
 from nbdpull.repository.image import Image
 from nbdpull.storage.directory import DirectoryStore
@@ -26,6 +27,10 @@ def leftovers(vm):
     kept = removal.referred(vm.series)
     names = [(name, file) for name in half_points.removed(vm.series) for file in vm.store.names(f"vm1/{name}")]
     return [each for each in names if "/".join(each) not in kept and each[1] != half_points.REMOVED]
+
+
+def left(vm):
+    return {str(path.relative_to(vm.folder)) for path in stores.files(vm.folder)}
 
 
 def gone(vm, point, grace=0.0):
@@ -46,7 +51,7 @@ def test_any_point_goes_in_any_order(tmp_path, seed, window, monkeypatch):
         assert {each.id for each in vm.series.points()} == {each.id for each in order[number + 1 :]}
         assert not leftovers(vm)
         restores(vm, tmp_path)
-    assert vm.store.folders("vm1") == [], "nothing is left of a series without points"
+    assert left(vm) == {f"{vm.points[-1].id}/{half_points.REMOVED}"}, "only the highest number is left without points"
 
 
 def test_a_pull_goes_on_after_a_removal(tmp_path):
@@ -74,7 +79,7 @@ def test_files_wait_for_readers(tmp_path):
     assert vm.series.point().id == vm.points[-2].id
     with mock.patch("time.time", return_value=10**11):
         assert removal.sweep(vm.series, 60) == removal.Swept(freed=own, points=(last.id,))
-    assert not (vm.folder / last.id).exists()
+    assert vm.store.names(f"vm1/{last.id}") == [half_points.REMOVED]
 
 
 def test_files_wait_for_readers_of_every_point_that_referred_to_them(tmp_path):
@@ -95,7 +100,7 @@ def test_files_wait_for_readers_of_every_point_that_referred_to_them(tmp_path):
         hours.update({second.id: 25, last.id: 25})
         assert (ended := removal.sweep(vm.series)).freed == swept.freed + swept.waiting
         assert sorted(ended.points) == sorted(point.id for point in vm.points)
-    assert vm.store.folders("vm1") == []
+    assert left(vm) == {f"{last.id}/{half_points.REMOVED}"}
 
 
 def test_what_was_removed_at_once_keeps_no_file(tmp_path):
@@ -106,7 +111,7 @@ def test_what_was_removed_at_once_keeps_no_file(tmp_path):
     hours = {vm.points[0].id: 48}
     with mock.patch.object(half_points, "seconds_removed", lambda _, name: hours.get(name, 0) * 3600.0):
         gone(vm, vm.points[0], removal.GRACE)
-    assert vm.store.folders("vm1") == []
+    assert left(vm) == {f"{vm.points[2].id}/{half_points.REMOVED}"}
 
 
 def test_a_removal_can_be_taken_back(tmp_path):
@@ -140,6 +145,42 @@ def test_no_file_goes_where_a_point_cannot_be_read(tmp_path, what):
         removal.sweep(vm.series, 0)
     assert str(path) in str(raised.value)
     assert stores.files(vm.root) == before
+
+
+def number_of_the_next(vm):
+    with held_series.holding(vm.series) as held:
+        return held.sequence
+
+
+@pytest.mark.parametrize("grace", [0, 60])
+def test_a_number_is_never_used_again(tmp_path, grace):
+    """Copies elsewhere may have the point that had it, and would take the new one for it, or for an older one."""
+    vm = stores.chain(tmp_path / "store", 12, points=3, size=MIB)
+    assert [point.manifest.sequence for point in vm.points] == [1, 2, 3]
+    for point in [vm.points[1], vm.points[2], vm.points[0]]:
+        gone(vm, point, grace)
+        removal.sweep(vm.series, grace)
+        assert number_of_the_next(vm) == 4
+    new = vm.pull("nothing")
+    assert new.manifest.sequence == 4
+    removal.sweep(vm.series, 0)
+    assert vm.store.folders("vm1") == [new.id], "what told the number before is of no use any more"
+    gone(vm, new)
+    assert number_of_the_next(vm) == 5
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"x" * 1000], ids=["empty", "other", "text"])
+def test_a_removed_manifest_that_is_damaged_hinders_nobody(tmp_path, data):
+    vm = stores.chain(tmp_path / "store", 13, points=3, size=MIB)
+    for point in vm.points[1:]:
+        removal.remove(vm.series, point)
+    (vm.folder / vm.points[1].id / half_points.REMOVED).write_bytes(data)
+    assert number_of_the_next(vm) == 4
+    removal.sweep(vm.series, 0)
+    (vm.folder / vm.points[2].id / half_points.REMOVED).write_bytes(data)
+    assert number_of_the_next(vm) == 2
+    removal.sweep(vm.series, 0)
+    assert vm.store.folders("vm1") == [vm.points[0].id]
 
 
 class Killed(Exception):

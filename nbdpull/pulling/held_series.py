@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..repository import half_points, series
+from ..repository import half_points
 from ..repository.series import Point, Series
 
 
@@ -29,4 +29,4 @@ def holding(target: Series) -> Iterator[Held]:
     with half_points.writing(target):
         points, refused = target.load()
         warnings = [f"a point of the series is ignored: {error}" for error in refused.values()]
-        yield Held(target, points, series.next_sequence(points, refused), warnings)
+        yield Held(target, points, half_points.next_sequence(target, points, refused), warnings)

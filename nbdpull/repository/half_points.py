@@ -1,16 +1,16 @@
 """Directories without a manifest: of points being made by a run that lives, left by one that died, or removed; and of
 frames that were moved.
 
-Owns: which is which, what each says of its run, who writes to a series, and the removal of one. Must not know: how a
-point is made, or when one may be removed.
+Owns: which is which, what each says of its run, who writes to a series, the number of its next point, and the removal
+of one. Must not know: how a point is made, or when one may be removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Optional
 
 from ..core import errors
@@ -66,6 +66,23 @@ def removed_point(series: Series, name: str) -> Point:
     path = f"{series.folder}/{name}/{REMOVED}"
     data = series.store.read(path)
     return Point(manifest.decode(data, series.store.path(path)), hashlib.sha256(data).hexdigest())
+
+
+def removed_points(series: Series) -> dict[str, Point]:
+    """{name of its directory: what that was} of each removed point that still tells; a damaged one hides no other."""
+    found: dict[str, Point] = {}
+    for name in removed(series):
+        with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
+            found[name] = removed_point(series, name)
+    return found
+
+
+def next_sequence(series: Series, points: Iterable[Point], refused: Collection[str]) -> int:
+    """The number of a new point, with what `load` gave: no point had it, be it removed since. Copies elsewhere may have
+    that one, and go by the numbers. A point that cannot be read now may be read again, and must not come after the
+    points made meanwhile."""
+    known = [*points, *removed_points(series).values()]
+    return 1 + len(refused) + max((point.manifest.sequence for point in known), default=0)
 
 
 def set_apart(series: Series, name: str) -> bool:

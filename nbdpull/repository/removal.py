@@ -2,7 +2,8 @@
 
 A point is gone once its manifest has another name; that frees nothing, and can be taken back by hand until the sweep. A
 file goes when no committed point refers to it, and not before readers of any point that did have had their time. Each
-step is one call of the system, takes no room, and can be made again: what a killed run leaves, the next one ends.
+step is one call of the system, takes no room, and can be made again: what a killed run leaves, the next one ends. The
+manifest of the last point outlives its files, as no other point may get its number.
 
 Owns: what a removed point's directory looks like, and which files may go. Who removes holds the series. Must not know:
 which points are to go, and why.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -28,7 +29,7 @@ GRACE = 24 * 3600.0  # seconds that a reader may take to its end
 @dataclass(frozen=True)
 class Swept:
     """What became of the files of removed points, in bytes. freed: gone; waiting: nothing refers to them, but it is
-    too early; shared: points that stay refer to them. points: ids of those of which nothing is left."""
+    too early; shared: points that stay refer to them. points: ids of those whose last files went."""
 
     freed: int = 0
     waiting: int = 0
@@ -79,8 +80,8 @@ def why_stays(series: Series, name: str) -> str:
 def sweep(series: Series, grace: float = GRACE, check: Check = lambda: None) -> Swept:
     """Remove what nothing refers to of points that were removed so many seconds ago. Points that were removed since
     refer to files all the same: those who read them began when they were there."""
-    late = _late(series, grace, check)
-    return sum((_swept(series, left, grace, late) for left in _left(series, frozenset(), check)), Swept())
+    late, last = _late(series, grace, check), _last_of_all(series)
+    return sum((_swept(series, left, grace, late, last) for left in _left(series, frozenset(), check)), Swept())
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
@@ -100,6 +101,16 @@ def _late(series: Series, grace: float, check: Check) -> set[str]:
                 point = half_points.removed_point(series, name)
                 found |= references.paths(series, references.of_point(series, point))
     return found
+
+
+def _last_of_all(series: Series) -> Optional[str]:
+    """Directory of the removed point that alone tells the highest number of the series; None where a committed one
+    does."""
+    newest = series.newest()
+    committed = newest.manifest.sequence if newest else -1
+    found = [(point.manifest.sequence, name) for name, point in half_points.removed_points(series).items()]
+    number, name = max(found, default=(-1, ""))
+    return name if number > committed else None
 
 
 def waiting(series: Series, kept: Container[str]) -> int:
@@ -143,7 +154,7 @@ def _files(series: Series, point: str) -> dict[str, int]:
     return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
-def _swept(series: Series, left: _Left, grace: float, late: Collection[str]) -> Swept:
+def _swept(series: Series, left: _Left, grace: float, late: Collection[str], last: Optional[str]) -> Swept:
     is_point = series.store.holds(f"{series.folder}/{left.point}/{half_points.REMOVED}")
     is_late = is_point and half_points.seconds_removed(series, left.point) < grace
     going = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in late}
@@ -153,5 +164,7 @@ def _swept(series: Series, left: _Left, grace: float, late: Collection[str]) -> 
     freed = sum(going.values())
     if is_late or left.shared or len(going) < len(left.free):
         return Swept(freed, sum(left.free.values()) - freed, left.shared)
+    if left.point == last:  # its manifest stays
+        return Swept(freed, points=(left.point,) if going else ())
     series.store.remove_folder(folder)  # with the file that says what it is, the last of it
     return Swept(freed, points=(left.point,) if is_point else ())

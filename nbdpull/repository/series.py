@@ -7,7 +7,7 @@ how a point is made (new_point.py), what is in one that is not committed (half_p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -311,12 +311,6 @@ class Series:
         if size is None:
             return f"{full}: the file is missing"
         return None if size == entry.size else f"{full}: the file has {size} bytes, {entry.size} were stored"
-
-
-def next_sequence(points: Iterable[Point], refused: Collection[str]) -> int:
-    """The number of a new point, with what `load` gave. A point that cannot be read now may be read again, and must not
-    come after the points made meanwhile."""
-    return 1 + len(refused) + max((point.manifest.sequence for point in points), default=0)
 
 
 def _not_stored(path: str) -> str:
