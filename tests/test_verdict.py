@@ -150,6 +150,47 @@ def test_frames_that_cannot_be_looked_at_stay_on_record(tmp_path, capsys):
     assert code == 11 and len(result["damages"]) == 2 and words(vm) == ["damaged"]
 
 
+def test_what_an_unread_directory_names_was_not_looked_at(vm, capsys):
+    """The run told the directory alone; who put that back had a point that was proved, and could not be restored."""
+    point = vm.points[1]
+    directory, chunk = vm.folder / point.manifest.disk("vda").directory.path, largest_chunk(vm, point)
+    others = damaged_if([point.id != each.id and refers for each, refers in zip(vm.points, referring(vm, chunk))])
+    flip(chunk)
+    with damaged(directory, flipped(directory.read_bytes(), 30)):
+        for _ in range(2):
+            assert run(capsys, vm.root)[0] == 11
+            assert verified(vm)[1]["damages"] == 1, "a place that was looked at again is told once"
+    run(capsys, vm.root, "--shard", "1/1000000")
+    assert words(vm)[1] != "ok" and words(vm)[2] == others[2]
+    assert verified(vm)[1]["covered"] == {"files": None, "frames": None}
+    assert run(capsys, vm.root, "--oldest")[0] == 11 and words(vm)[1] == "damaged"
+
+
+@pytest.mark.parametrize("how", [[], ["--shard", "1/1000000"], ["--oldest"]], ids=" ".join)
+def test_a_damage_that_an_unread_directory_hides_stays_on_record(vm, capsys, how):
+    """Its digest was not looked at: no directory names the file to that point."""
+    point = vm.points[1]
+    directory, chunk = vm.folder / point.manifest.disk("vda").directory.path, largest_chunk(vm, point)
+    before = flip(chunk)
+    assert run(capsys, vm.root)[0] == 11
+    chunk.write_bytes(before)
+    with damaged(directory, b""):
+        for _ in range(2):
+            count = len([*vm.folder.glob("*.verify.json")])
+            assert run(capsys, vm.root, *how)[0] == 11
+        assert how != ["--oldest"] or len([*vm.folder.glob("*.verify.json")]) == count, "nothing new, nothing kept"
+    assert {place["path"] for each in recorded_of(vm, point) for place in each.places} == {
+        str(path.relative_to(vm.folder)) for path in (directory, chunk)
+    }
+    assert words(vm) == ["damaged" if each.id == point.id else "ok" for each in vm.points]
+    assert run(capsys, vm.root, "--shard", "1/1000000")[0] == 0 and words(vm) == ["ok"] * 3
+
+
+def recorded_of(vm, point):
+    points, _ = vm.series.load()
+    return verdict.Known(points, findings.load(vm.series)).recorded(point)
+
+
 def test_a_lost_index_that_was_made_again(vm, capsys):
     index = index_of(vm, vm.points[1], "vda")
     bad = damaged_if(referring(vm, index))
@@ -199,7 +240,7 @@ def test_two_verifications_at_once(vm, capsys):
     flip(largest_chunk(vm, vm.points[0]))
     assert run(capsys, vm.root)[0] == 11
     for look in looks:
-        look.complete = True
+        look.ended = True
     findings.record(vm.series, findings.VERIFY, **early.conclude(set()))
     assert words(vm) == ["damaged"] * 3
 

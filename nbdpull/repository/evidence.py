@@ -52,13 +52,15 @@ class Damage:
 
 
 class Look:
-    """One look at one point. damages: of all that it refers to; complete: whether it came to its end; seen: files of
-    which it saw every frame, where it was to look at some files alone."""
+    """One look at one point. damages: of all that it refers to; ended: whether it came to its end; unread: disks of
+    which a directory hides what there is to look at; seen: files of which it saw every frame, where it was to look at
+    some files alone."""
 
     def __init__(self, point: Point, recorded: list[verdict.Recorded]) -> None:
         self.point = point
         self._noted: dict[Damage, None] = {}  # in their order
-        self.complete = False
+        self.ended = False
+        self.unread: set[str] = set()
         self.seen: set[str] = set()
         self._recorded = recorded
         places = [place for each in recorded for place in each.places or []]
@@ -67,6 +69,11 @@ class Look:
         for place in places:
             if place.get("offset") is not None:
                 self._offsets.setdefault(place.get("disk"), []).append(place["offset"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that it was to look at was left out."""
+        return self.ended and not self.unread
 
     @property
     def damages(self) -> list[Damage]:
@@ -110,19 +117,18 @@ class Look:
         told = {**findings.entry(self.point), "verdict": "", "damages": len(self.damages)}
         told.update({"places": places[:MAX_PLACES]} if places else {})
         told.update({"more": True} if len(places) > MAX_PLACES else {})
-        if not self.complete:
-            return {**told, "complete": False}
-        settled = [each.finding for each in self._recorded if self._has_settled(each, level, part)]
-        told.update({"complete": False} if part.paths is not None else {})  # the ledger tells what it has looked at
+        if not self.complete or part.paths is not None:  # of some files the ledger tells what it has looked at
+            told["complete"] = False
+        settled = [each.finding for each in self._recorded if self.ended and self._has_settled(each, level, part)]
         return {**told, **({"settles": settled} if settled else {})}
 
     @property
     def is_news(self) -> bool:
-        """Whether it saw anything else than what is on record."""
+        """Whether it saw anything else than what is on record, where it looked."""
         recorded = [place for each in self._recorded for place in each.places or []]
-        members = ("disk", "path", "offset", "length")
-        seen, known = ({tuple(map(each.get, members)) for each in places} for places in (self._places(), recorded))
-        return seen != known
+        members, each = ("disk", "path", "offset", "length"), (self._looked_at(recorded), self._places(), recorded)
+        looked, seen, known = ({tuple(map(place.get, members)) for place in places} for places in each)
+        return not looked <= seen <= known
 
     def _places(self) -> list[dict[str, Any]]:
         """Of each damage; those within a file that is damaged as a whole are told by that."""
@@ -132,9 +138,24 @@ class Look:
 
     def _has_settled(self, recorded: verdict.Recorded, level: str, part: Part) -> bool:
         if recorded.places is None:
-            return part.is_everything and (level == verdict.FRAMES or recorded.level == verdict.FILES)
-        unread = {damage.disk for damage in self.damages if damage.path and not layout.CHUNK_PATH.match(damage.path)}
-        return not any(place.get("offset") is not None and place.get("disk") in unread for place in recorded.places)
+            is_deep = level == verdict.FRAMES or recorded.level == verdict.FILES
+            return part.is_everything and is_deep and not self._blind() - {None}
+        return len(self._looked_at(recorded.places)) == len(recorded.places)
+
+    def _looked_at(self, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of some places on record at which it looked. What an unread directory names, nobody can tell."""
+        blind, own = self._blind(), {entry.path for entry in self.point.manifest.all_files()}
+
+        def is_one(place: dict[str, Any]) -> bool:
+            if place.get("offset") is not None:
+                return place.get("disk") not in blind
+            return not self.unread or place.get("path") in own or place.get("disk") not in {None, *self.unread}
+
+        return [*filter(is_one, places)]
+
+    def _blind(self) -> set[Optional[str]]:
+        """Disks of which not every window could be read."""
+        return {damage.disk for damage in self.damages if damage.path and not layout.CHUNK_PATH.match(damage.path)}
 
     def _damaged_files(self) -> set[Optional[str]]:
         return {damage.path for damage in self.damages if damage.offset is None}

@@ -96,7 +96,7 @@ class Inspector:
         """Look at the point of a Look, which learns what is found."""
         directories = self._directories(look)
         self._files(look, directories)
-        look.complete = all([self._disk(look, each) for each in directories])
+        look.ended = all([self._disk(look, each) for each in directories])
         if look.complete and self._depth.level == verdict.FRAMES:
             look.seen |= self._depth.part.paths or set()
 
@@ -107,6 +107,7 @@ class Inspector:
             try:
                 found.append(self._target.directory(look.point, disk.name, partial=True, read=self._read_page))
             except errors.Damaged as error:
+                look.unread.add(disk.name)
                 self._tell(look.found(disk.name, error, path=disk.directory.path))
         return found
 
