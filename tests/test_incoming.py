@@ -1,5 +1,6 @@
 """Points on their way into another store: never half of one that looks whole, wherever it ends."""
 
+import hashlib
 import random
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,6 +13,7 @@ from stores import KIB, MIB, Vm
 from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import findings
+from nbdpull.format.manifest import FileEntry
 from nbdpull.repository import half_points, incoming, pins, references, removal, repack
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
@@ -333,6 +335,57 @@ def test_what_was_mended_stays_where_the_point_is_refused(vm, other, tmp_path):
         take(vm, other, vm.points[1])
     assert lost.exists() and not (other.folder / vm.points[1].id).exists()
     assert_restores(other, tmp_path)
+
+
+def forged(vm, path, data, *others):
+    """A new point of a source in which somebody wrote, that refers to other bytes of a file of an older one."""
+    (vm.folder / path).write_bytes(data)
+    vm.pull()
+    entries = [FileEntry(path, len(data), hashlib.sha256(data).hexdigest()), *others]
+    return stores.resealed(vm, vm.points[-1], files=[*entries, *vm.points[-1].manifest.files])
+
+
+@pytest.mark.parametrize("keeps_size", [True, False])
+@pytest.mark.parametrize("is_removed", [True, False])
+@pytest.mark.parametrize("is_refused_anyway", [True, False])
+def test_no_source_has_a_sound_file_replaced(vm, other, tmp_path, keeps_size, is_removed, is_refused_anyway):
+    """Who can write to the source must not be able to destroy what was copied before."""
+    take(vm, other)
+    path = f"{vm.points[0].id}/vda.0000.zst"
+    before = (other.folder / path).read_bytes()
+    if is_removed:  # which can be taken back
+        for point in vm.points:
+            removal.remove(other.series, point)
+    lost = FileEntry(f"{vm.points[0].id}/nowhere", 3, "0" * 64)
+    evil = forged(vm, path, bytes(len(before)) if keeps_size else b"encrypted", *[lost] * is_refused_anyway)
+    with pytest.raises(errors.StoreError, match="vda.0000.zst as another file than the one of that name"):
+        take(vm, other, evil)
+    assert (other.folder / path).read_bytes() == before
+    assert not (other.folder / evil.id).exists()
+    assert_restores(other, tmp_path)
+
+
+def test_no_file_of_a_point_that_cannot_be_read_is_replaced(vm, other):
+    """Nobody knows whether it is needed."""
+    take(vm, other)
+    path = f"{vm.points[0].id}/vda.0000.zst"
+    before = (other.folder / path).read_bytes()
+    for point in vm.points:
+        (other.folder / point.id / "manifest.json").write_bytes(b"?")
+    evil = forged(vm, path, b"encrypted")
+    with half_points.writing(other.series), pytest.raises(errors.StoreError, match="or may be"):
+        incoming.Incoming(vm.series, other.series, [], Throttle()).take(evil)
+    assert (other.folder / path).read_bytes() == before
+
+
+def test_no_file_appears_where_a_table_stands_for_another(vm, other):
+    """Points are read by it only as long as there is no file."""
+    take(vm, other)
+    path = f"{vm.points[0].id}/vda.0000.zst"
+    (other.folder / path).rename(other.folder / f"{path}.moved")
+    with pytest.raises(errors.StoreError, match="as another file"):
+        take(vm, other, forged(vm, path, b"encrypted"))
+    assert not (other.folder / path).exists()
 
 
 def test_files_of_a_cp_that_ended_early(vm, other, tmp_path):

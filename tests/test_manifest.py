@@ -210,6 +210,20 @@ def test_every_member_is_needed(where, name):
         (("files", 0), "path", f"{OLDER}/SHA256SUMS", "a file twice"),
         (("files", 0), "path", f"{POINT}/tpm.\n", "file path"),
         (("files", 0), "path", f"{POINT}/{'x' * 256}", "file path"),
+        *(
+            (("files", 0), "path", f"{OLDER}/{name}", "file path")
+            for name in (
+                "manifest.json",
+                "MANIFEST.json",
+                "manifest.removed",
+                "run.json",
+                "pinned.json",
+                "repacked.json",
+                "vda.0000.zst.moved",
+                ".moved",
+                "domain.xml.draft",
+            )
+        ),
     ],
 )
 def test_what_a_reader_must_refuse(where, name, value, told):

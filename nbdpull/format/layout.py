@@ -69,7 +69,9 @@ _IN_POINT = POINT_ID.pattern.replace(r"\Z", "/")
 CHUNK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.\d{4,}\.zst\Z", re.ASCII)
 INDEX_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.index\Z", re.ASCII)
 DISK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.(?:\d{4,}\.zst|index)\Z", re.ASCII)  # either
-_FILE_NAME = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f\ud800-\udfff]{1,255}\Z"
+# What says something of a directory, stands for a file, or is to become one: no file of a point.
+_RESERVED = r"(?i:(?:manifest\.json|manifest\.removed|run\.json|pinned\.json|repacked\.json|.*\.moved|.*\.draft)\Z)"
+_FILE_NAME = rf"(?!\.{{1,2}}\Z)(?!{_RESERVED})[^/\x00-\x1f\x7f\ud800-\udfff]{{1,255}}\Z"
 FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:[0-5]\d\Z", re.ASCII)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -98,6 +98,8 @@ class Incoming:
         entries, tables = needed
         try:
             doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
+            for entry in [*doubtful, *(table.old for table in tables)]:
+                self._counted_on.require_free(entry)
             making.prepare([*doubtful, *(table.old for table in tables)])
             copied = [entry for entry in doubtful if self._made_sure(entry, making, tell, check)]
             making.sync()
@@ -105,9 +107,9 @@ class Incoming:
             making.lead(tables)
             making.publish(manifest)
         except (errors.Damaged, errors.StoreError, errors.OutputError):
-            making.undo(self._counted_on.names)
+            making.undo(self._counted_on.includes)
             raise
-        self._counted_on.add(point, entries)
+        self._counted_on.add(entries)
         return Taken(point.id, len(copied), sum(entry.size for entry in copied))
 
     def _made_sure(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> bool:
@@ -146,32 +148,75 @@ class _CountedOn:
     """The files of a series that its points answer for: when a point was committed, they were whole and durable. Not
     those that are on record as damaged.
 
-    Files in a point's own folder are among them, and what points refer to in folders of others: that is looked up only
-    where it is asked for, of the newest point first.
+    They are known by path, size and digest, and no other file may take the place of one: what the source says is not
+    to be trusted with what the target has. Points are read only where it is asked for: first the one in whose folder
+    the file is, which made it, then the newest first.
     """
 
     def __init__(self, target: Series, points: Sequence[Point]) -> None:
         self._target, self._bad = target, _on_record(target, points)
-        self._unread, self._points = [*points], {point.id for point in points}
-        self._named: set[str] = set()
+        self._unread = {point.id: point for point in points}
+        self._named: dict[str, FileEntry] = {}
+        self._removed: Optional[dict[str, FileEntry]] = None
+        self._refused: Optional[bool] = None
 
     def has(self, entry: FileEntry) -> bool:
-        return _is_there(self._target, entry) and entry.path not in self._bad and self.names(entry.path)
+        return _is_there(self._target, entry) and entry.path not in self._bad and self.includes(entry)
 
-    def add(self, point: Point, entries: Iterable[FileEntry]) -> None:
+    def includes(self, entry: FileEntry) -> bool:
+        """Whether any point refers to the very file, be it there or not."""
+        return self._known(entry.path) == entry
+
+    def add(self, entries: Iterable[FileEntry]) -> None:
         """Of a point that was committed by now."""
-        self._points.add(point.id)
-        self._named |= {entry.path for entry in entries}
+        self._named.update({entry.path: entry for entry in entries})
 
-    def names(self, path: str) -> bool:
-        """Whether any point refers to the file, be it there or not."""
-        if path.partition("/")[0] in self._points:
-            return True
+    def require_free(self, entry: FileEntry) -> None:
+        """StoreError where making the file could harm another that is there: one that points, or removed ones, refer
+        to; or may, where not all can be read."""
+        paths = [f"{self._target.folder}/{path}" for path in (entry.path, moved.path_of(entry.path))]
+        if not any(map(self._target.store.holds, paths)):
+            return
+        known = self._known(entry.path) or self._of_removed().get(entry.path)
+        if known is None and not self._may_be_needed(entry.path):
+            return
+        if known is None and _is_there(self._target, entry) and not self._target.own_flaw(entry):
+            return  # it is the one: nothing is to be made
+        if known != entry:
+            raise errors.StoreError(
+                f"it refers to {entry.path} as another file than the one of that name in {self._target.store.root}, "
+                "which is needed there, or may be: it stays; nbdpull verify of both stores tells more"
+            )
+
+    def _known(self, path: str) -> Optional[FileEntry]:
+        self._read(path.partition("/")[0])
         while path not in self._named and self._unread:
-            with suppress(errors.Damaged):
-                for entry in references.of_point(self._target, self._unread.pop()):
-                    self._named |= {entry.path, *(each.path for each in self._target.standing(entry))}
-        return path in self._named
+            self._read(next(reversed(self._unread)))
+        return self._named.get(path)
+
+    def _read(self, name: str) -> None:
+        point = self._unread.pop(name, None)
+        with suppress(errors.Damaged):
+            for entry in references.of_point(self._target, point) if point else []:
+                self._named.setdefault(entry.path, entry)
+                for each in self._target.standing(entry):
+                    self._named.setdefault(each.path, each)
+
+    def _of_removed(self) -> dict[str, FileEntry]:
+        """What removed points refer to, as far as they can be read: a removal can be taken back."""
+        if self._removed is None:
+            self._removed = {}
+            for name in half_points.removed(self._target):
+                with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
+                    point = half_points.removed_point(self._target, name)
+                    self._removed.update({each.path: each for each in references.of_point(self._target, point)})
+        return self._removed
+
+    def _may_be_needed(self, path: str) -> bool:
+        """Of a file that nothing is known to refer to."""
+        if self._refused is None:
+            self._refused = bool(self._target.load()[1])
+        return self._refused or self._target.has_point(path.partition("/")[0])
 
 
 def _on_record(target: Series, points: Sequence[Point]) -> set[str]:
@@ -193,7 +238,7 @@ class _Making:
     def __init__(self, target: Series, point: str) -> None:
         self._target, self._store, self._point = target, target.store, point
         self._folders: list[str] = []  # that are new
-        self._files: list[str] = []
+        self._files: list[FileEntry] = []
         self._found: list[FileEntry] = []
 
     def _path(self, name: str) -> str:
@@ -227,7 +272,7 @@ class _Making:
                 raise
         self._store.delete(path)
         self._store.rename(draft, path)
-        self._files.append(entry.path)
+        self._files.append(entry)
 
     def seal_again(self, entry: FileEntry) -> None:
         """Make a file durable that was found whole: who wrote it may have died before it could."""
@@ -250,6 +295,7 @@ class _Making:
                 self._store.publish(self._path(moved.path_of(table.old.path)), moved.encode(table))
             elif len(known.moves) != len(table.moves):
                 self._store.replace(self._path(moved.path_of(table.old.path)), moved.encode(table))
+            self._store.delete(self._path(table.old.path))  # of another size: it would be read in place of the table
 
     def publish(self, manifest: bytes) -> None:
         """Commit the point, of which all else is durable."""
@@ -263,12 +309,12 @@ class _Making:
             raise
         half_points.end_setting_apart(self._target, self._point)
 
-    def undo(self, stays: Callable[[str], bool]) -> None:
-        """Remove what was made. stays: whether a file of this path is another point's, too, which had lost it."""
-        kept = [path for path in self._files if stays(path)]
-        for path in self._files:
-            if path not in kept:
-                self._store.remove_file(self._path(path))
+    def undo(self, stays: Callable[[FileEntry], bool]) -> None:
+        """Remove what was made. stays: whether a file is another point's, too, which had lost it."""
+        kept = {entry.path for entry in self._files if stays(entry)}
+        for entry in self._files:
+            if entry.path not in kept:
+                self._store.remove_file(self._path(entry.path))
         for name in self._folders:
             if not any(path.startswith(f"{name}/") for path in kept):
                 self._store.remove_folder(self._path(name))
