@@ -14,6 +14,7 @@ from nbdpull.core import errors
 from nbdpull.format import layout, moved
 from nbdpull.repository import half_points, live_frames, lookup, references, removal, repack, soundness
 from nbdpull.repository.repack import Repacked, Wanted
+from nbdpull.restoring import origin
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
@@ -106,6 +107,31 @@ def test_what_points_show_is_moved_and_the_rest_goes(tmp_path, seed, chunk_size)
     scattered(vm, random.Random(seed), 50)
     vm.pull(frame_size=4096)
     restores(vm, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["prove", "size_flaw", "file_flaw"])
+def test_files_that_are_moved_while_they_are_looked_at_are_no_damage(tmp_path, how):
+    """They were looked for where they had been: a restore beside a prune told that a file was missing."""
+    vm = mostly_hidden(tmp_path / "store", rounds=3)
+    point, real = vm.points[-1], vm.series._own_size_flaw
+    chunks = stores.directory_of(vm, point, "vda").chunks
+    pruned(vm, [point.id for point in vm.points[:-1]], Wanted(0.0001))
+    found = []
+
+    def meanwhile(entry):
+        if not found:
+            found.append(repack.repack(vm.series, HALF))
+        return real(entry)
+
+    with mock.patch.object(vm.series, "_own_size_flaw", meanwhile):
+        if how == "prove":
+            origin.prove(origin.Origin(vm.series, point, onto=False, threads=1, check=lambda: None), ["vda"], [])
+        else:
+            assert [getattr(vm.series, how)(entry) for entry in chunks] == [None] * len(chunks)
+    assert found[0].freed and any(not (vm.folder / entry.path).exists() for entry in chunks)
+    [new, *_] = [file for entry in chunks for file in vm.series.standing(entry) if file != entry]
+    with stores.damaged(vm.folder / new.path, b""), pytest.raises(errors.Damaged, match=f"{new.path}: .*has 0 bytes"):
+        origin.prove(origin.Origin(vm.series, point, onto=False, threads=1, check=lambda: None), ["vda"], [])
 
 
 def test_files_that_frames_were_moved_to_are_repacked_again(tmp_path):

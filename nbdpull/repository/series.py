@@ -288,9 +288,14 @@ class Series:
 
     def _flaw(self, entry: FileEntry, of: Callable[[FileEntry], Optional[str]]) -> Optional[str]:
         try:
-            return next(filter(None, map(of, self.standing(entry))), None)
+            held = self.standing(entry)
+            while flaw := next(filter(None, map(of, held)), None):
+                before, held = held, self.standing(entry)
+                if held == before:  # else another run moved it meanwhile
+                    return flaw
         except errors.Damaged as error:
             return str(error)
+        return None
 
     def own_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
         """As `file_flaw`, of the very file: not of what it was moved to."""
