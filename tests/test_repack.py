@@ -11,8 +11,9 @@ import stores
 from stores import KIB, MIB
 
 from nbdpull.core import errors
+from nbdpull.core.throttle import Throttle
 from nbdpull.format import layout, moved
-from nbdpull.repository import half_points, live_frames, lookup, references, removal, repack, soundness
+from nbdpull.repository import half_points, incoming, live_frames, lookup, references, removal, repack, soundness
 from nbdpull.repository.repack import Repacked, Wanted
 from nbdpull.restoring import origin
 from nbdpull.storage.directory import DirectoryStore
@@ -159,6 +160,43 @@ def test_files_that_frames_were_moved_to_are_repacked_again(tmp_path):
     pruned(vm, [point.id for point in vm.points[:-1]])
     intact(vm)
     assert vm.store.folders("vm1") == [vm.points[-1].id], "what nothing refers to any more has gone"
+
+
+def in_two_files(root):
+    """A Vm with a file that a table leads from to two others, one for each of two points: a copy brought the older."""
+    rng, vm = random.Random(1), stores.Vm(root)
+    vm.add_disk("vda", 40 * 4096)
+    points = []
+    for first, last in [(0, 40), (0, 10), (10, 28), (10, 25)]:
+        vm.write("vda", first * 4096, rng.randbytes((last - first) * 4096))
+        points.append(vm.pull(frame_size=4096))
+        if len(points) == 2:
+            other = vm.copy(root.with_name("other"))
+    ids = [point.id for point in points]
+    pruned(other, ids[:1], Wanted(0.9))
+    pruned(vm, ids[:3], Wanted(0.9))
+    vm.write("vda", 25 * 4096, rng.randbytes(4 * 4096))
+    vm.pull(frame_size=4096)
+    pruned(vm, ids[3:], Wanted(0))
+    with half_points.writing(vm.series):
+        incoming.Incoming(other.series, vm.series, vm.series.points(), Throttle()).take(points[1])
+    [held] = [each for each in stores.chunks_of(vm, points[1], "vda") if each.path.startswith(ids[0])]
+    return vm, held
+
+
+def test_a_table_that_leads_to_two_files_which_two_new_ones_empty(tmp_path):
+    """The second table must start from what the first one told, or it leads back to a file that is gone."""
+    vm, held = in_two_files(tmp_path / "store")
+    before = moved.read(vm.store, vm.series.folder, held).files
+    assert len(before) == 2
+    intact(vm)
+    found = pruned(vm, [], Wanted(0.95, chunk_size=20 * KIB))
+    after = moved.read(vm.store, vm.series.folder, held).files
+    assert found.problems == () and len(after) == 2 and not {*before} & {*after}
+    intact(vm)
+    pruned(vm, [])
+    intact(vm)
+    assert not leftovers(vm) and not stores.verify_store(vm.root).is_bad
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -52,6 +52,11 @@ class Named:
         self.places = found or []
         return found is not None
 
+    def move(self, table: Table) -> None:
+        """That is its table from now on: what is made later of the same run starts from it."""
+        self.table = table
+        self.settle()
+
     def _moved(self) -> Optional[list[Place]]:
         """Where the table leads to; None where it does not tell of all."""
         if self.table is None:

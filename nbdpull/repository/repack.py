@@ -174,7 +174,7 @@ class _Run:
             for old in batch:
                 for holder in old.holders:
                     if holder in tables:
-                        self._put(tables.pop(holder))
+                        self._put(holder, tables.pop(holder))
                 self._store.delete(f"{self._series.folder}/{old.path}")
                 self.done.append(old)
         except errors.OutputError:
@@ -190,10 +190,11 @@ class _Run:
             return True
         return any(made in table.files for table in tables if table)
 
-    def _put(self, table: moved.Table) -> None:
+    def _put(self, holder: Named, table: moved.Table) -> None:
         self._check()
         path = f"{self._series.folder}/{moved.path_of(table.old.path)}"
         self._store.replace(path, moved.encode(table))
+        holder.move(table)
 
     def _copied(self, disk: str, frames: _Frames) -> FileEntry:
         """A new file of frames, which learn their places in it. _Bad, OutputError: then there is none."""
