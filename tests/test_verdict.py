@@ -26,7 +26,7 @@ from stores import (
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
-from nbdpull.format import findings, layout
+from nbdpull.format import findings, layout, ledger
 from nbdpull.operations import listing
 from nbdpull.repository import evidence, verdict
 from nbdpull.repository.part import Part
@@ -504,6 +504,57 @@ def test_a_finding_is_no_larger_than_its_reader_takes(vm, monkeypatch):
     assert 0 < sum(map(len, told)) <= 3 and all(len(place["problem"]) == 20 for places in told for place in places)
     assert all(about.get("more") for about, places in zip(finding["points"], told) if not places)
     assert words(vm) == ["damaged"] * 3
+
+
+LATE = "2999-01-01T00:00:00.000+00:00"
+
+
+def after_now(vm, kind, *, of=lambda document: {}):
+    """As a run with a wrong clock would have kept its findings."""
+    for path in vm.folder.glob(f"*.{kind}.json"):
+        document = layout.unseal(path.read_bytes(), path.name)
+        path.write_bytes(layout.seal({**document, "when": LATE, **of(document)}))
+
+
+@pytest.mark.parametrize("how", [[], ["--shard", "1/1"], ["--oldest"]], ids=" ".join)
+def test_a_clock_that_was_wrong_proves_nothing(vm, capsys, how):
+    """It would be the newest of all proofs for years: no run would come to these files again."""
+    assert run(capsys, vm.root, *how)[0] == 0
+    late = {"files": LATE, "frames": LATE}
+    after_now(vm, "verify")
+    after_now(
+        vm,
+        "ledger",
+        of=lambda told: {
+            "points": [{**about, **late} for about in told["points"]],
+            "proofs": [{**group, "when": LATE} for group in told["proofs"]],
+        },
+    )
+    assert words(vm) == [None] * 3
+    assert run(capsys, vm.root, "--oldest")[0] == 0 and words(vm) == ["ok"] * 3
+    [document] = ledger.load(vm.series)
+    assert LATE not in json.dumps(document)
+    assert max(each["covered"]["frames"] for each in verified(vm)) < LATE
+
+
+def test_a_damage_counts_whatever_the_clock(vm, capsys):
+    path = largest_chunk(vm, vm.points[0])
+    before = flip(path)
+    assert run(capsys, vm.root)[0] == 11
+    after_now(vm, "verify")
+    assert words(vm) == ["damaged"] * 3
+    path.write_bytes(before)
+    assert run(capsys, vm.root)[0] == 0 and words(vm) == ["ok"] * 3
+
+
+def test_a_drill_after_now_is_none(vm):
+    for when, word in (("2026-01-01T00:00:00.000+00:00", "failed"), (LATE, "ok")):
+        about = {**findings.entry(vm.points[0]), "verdict": word}
+        document = {"format": layout.FORMAT, "requires": [], "kind": "drill", **findings.now(), "when": when}
+        path = f"{vm.series.folder}/{layout.new_point_id()}.drill.json"
+        vm.store.publish(path, layout.seal({**document, "points": [about]}))
+    [drilled, *_] = [point["drilled"] for point in listing.listing(listing.Options(str(vm.root))).points]
+    assert drilled["verdict"] == "failed"
 
 
 def test_findings_of_any_form_are_read(vm):

@@ -194,12 +194,12 @@ class Evidence:
     def _runs_over_all(self) -> Iterator[tuple[str, set[str]]]:
         """(when, ids of points) of the last run that saw every frame of all points that there were: a run over fewer
         did not see what others show of the same files."""
-        looks = findings.by_point(self._findings, self.points, findings.VERIFY)
+        looks, now = findings.by_point(self._findings, self.points, findings.VERIFY), findings.now()["when"]
         seen: dict[str, tuple[str, set[str]]] = {}
         for name, each in looks.items():
             for document, about in each:
                 is_whole = about.get("complete", True) and not (document.get("sample") or document.get("shard"))
-                if is_whole and document["level"] == verdict.FRAMES:
+                if is_whole and document["level"] == verdict.FRAMES and document["when"] <= now:
                     seen.setdefault(document["id"], (document["when"], set()))[1].add(name)
         order = {point.id: point.manifest.sequence for point in self.points}
         whole = [

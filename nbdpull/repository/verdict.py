@@ -1,8 +1,9 @@
 """What is known of each point by all that verifications found.
 
 Owns: which damages are still on record, and since when all that a point refers to has been looked at. No verdict
-flatters: a damage stays until a look at its place, and what nobody looked at is not well. Must not know: how anything
-is verified, or what is printed.
+flatters: a damage stays until a look at its place, and what nobody looked at is not well; a look that a wrong clock put
+after now proves nothing, and its damages count all the same. Must not know: how anything is verified, or what is
+printed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class _Point:
 
     recorded: list[Recorded] = field(default_factory=list)
     covered: Covered = field(default_factory=lambda: {FILES: None, FRAMES: None})
-    last: Optional[Document] = None  # the newest look at it
+    looked: str = ""  # when it was last looked at
+    last: Optional[Document] = None  # that look; where all are after now, the newest
 
 
 class Known:
@@ -53,9 +55,9 @@ class Known:
     def __init__(self, points: Collection[Point], found: Iterable[Document], ledgers: Iterable[Document] = ()) -> None:
         """points: every Point of the series that can be read; found: what findings.load gives; ledgers: what
         ledger.load gives, needed for the verdicts alone."""
-        looks = findings.by_point(found, points, findings.VERIFY)
+        looks, now = findings.by_point(found, points, findings.VERIFY), findings.now()["when"]
         proved = ledger.by_point(ledgers, points)
-        self._points = {name: _by_itself(each, proved[name]) for name, each in looks.items()}
+        self._points = {name: _by_itself(each, proved[name], now) for name, each in looks.items()}
 
     def recorded(self, point: Point) -> list[Recorded]:
         """Damages of the point that are on record: [Recorded, …]."""
@@ -63,8 +65,7 @@ class Known:
 
     def last_look(self, point: Point) -> str:
         """When it was last looked at, in whatever part; "" for never."""
-        when: str = (self._points[point.id].last or {"when": ""})["when"]
-        return when
+        return self._points[point.id].looked
 
     def covered(self, point: Point) -> Covered:
         """Since when all of it is proved."""
@@ -77,9 +78,9 @@ class Known:
     def verdict(self, point: Point) -> Optional[dict[str, Any]]:
         """A dict of plain values, which the manual documents; None where nothing is known."""
         known = self._points[point.id]
-        if known.last is None:
+        word, when, level = _word(known)
+        if word is None or known.last is None:
             return None
-        word, when, level = _word(known, known.last)
         return {
             "verdict": word,
             "when": when,
@@ -90,25 +91,27 @@ class Known:
         }
 
 
-def _word(known: _Point, last: Document) -> tuple[str, Optional[str], Optional[str]]:
+def _word(known: _Point) -> tuple[Optional[str], Optional[str], Optional[str]]:
     """(verdict, when that was found, at which level)"""
     covered = known.covered
     if known.recorded:
         return DAMAGED, known.recorded[-1].when, known.recorded[-1].level
     if covered[FILES] is not None:
         return OK, covered[FILES], FRAMES if covered[FRAMES] == covered[FILES] else FILES
-    return PARTIAL, last["when"], last["level"]
+    return (PARTIAL, known.looked, known.last["level"]) if known.looked and known.last else (None, None, None)
 
 
-def _by_itself(found: list[tuple[Document, Document]], proved: list[tuple[Document, Document]]) -> _Point:
+def _by_itself(found: list[tuple[Document, Document]], proved: list[tuple[Document, Document]], now: str) -> _Point:
     """A _Point of [(finding, its entry about the point), …], oldest first. proved: the same of ledgers, which tell
     nothing of damages."""
-    covered = {level: _later(_by_runs(found, level), _by_files(proved, level)) for level in Level.WORDS}
-    documents = sorted((document for document, _ in [*found, *proved]), key=lambda each: str(each["when"]))
+    past = [each for each in found if each[0]["when"] <= now]
+    covered = {level: _later(_by_runs(past, level), _by_files(proved, level, now)) for level in Level.WORDS}
+    documents = sorted((each for each, _ in [*found, *proved]), key=lambda each: (each["when"] <= now, each["when"]))
     last = (
         {name: documents[-1].get(name) for name in ("when", "who", "level", "sample", "shard")} if documents else None
     )
-    return _Point(_recorded(found), covered, last)
+    looked = max((each["when"] for each in documents if each["when"] <= now), default="")
+    return _Point(_recorded(found), covered, looked, last)
 
 
 def _recorded(found: list[tuple[Document, Document]]) -> list[Recorded]:
@@ -142,9 +145,10 @@ def _by_runs(found: list[tuple[Document, Document]], level: str) -> Optional[str
     return _later(whole, *(min(seen.values()) for count, seen in shards.items() if len(seen) == count))
 
 
-def _by_files(proved: list[tuple[Document, Document]], level: str) -> Optional[str]:
+def _by_files(proved: list[tuple[Document, Document]], level: str, now: str) -> Optional[str]:
     """Since when all files are proved."""
-    return _later(*(about.get(level) for _, about in proved))
+    times = [about.get(level) for _, about in proved]
+    return _later(*(when for when in times if when and when <= now))
 
 
 def _later(*times: Optional[str]) -> Optional[str]:
