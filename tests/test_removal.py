@@ -1,5 +1,8 @@
 """Points that go in any order, and that nothing goes with them which another point needs."""
 
+import errno
+import itertools
+import os
 import random
 import shutil
 from unittest import mock
@@ -11,8 +14,9 @@ from stores import KIB, MIB
 from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.pulling import held_series
-from nbdpull.repository import half_points, removal
+from nbdpull.repository import half_points, pins, removal
 from nbdpull.repository.image import Image
+from nbdpull.storage import beneath
 from nbdpull.storage.directory import DirectoryStore
 
 
@@ -181,6 +185,67 @@ def test_a_removed_manifest_that_is_damaged_hinders_nobody(tmp_path, data):
     assert number_of_the_next(vm) == 2
     removal.sweep(vm.series, 0)
     assert vm.store.folders("vm1") == [vm.points[0].id]
+
+
+CALLS = {"names": (os, "scandir"), "holds": (beneath, "status"), "inode": (beneath, "status")}
+
+
+def failing(folder, call, left=None, code=errno.EIO):
+    """One call of the system on what is in a folder fails, as on a bad disk or a share that is away. left: only at this
+    one of the calls there, counted from 0."""
+    module, name = CALLS[call]
+    real, number = getattr(module, name), folder.stat().st_ino
+    count = itertools.count()
+
+    def fails(descriptor, *rest):
+        if os.fstat(descriptor).st_ino == number and left in (None, next(count)):
+            raise OSError(code, os.strerror(code))
+        return real(descriptor, *rest)
+
+    return mock.patch.object(module, name, fails)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("call", CALLS)
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(tmp_path, call, code):
+    vm = stores.chain(tmp_path / "store", 12)
+    folder = f"vm1/{vm.points[0].id}"
+    with (
+        failing(vm.folder / vm.points[0].id, call, code=code),
+        pytest.raises(errors.StoreError, match=os.strerror(code)),
+    ):
+        getattr(vm.store, call)(folder if call == "names" else f"{folder}/{half_points.REMOVED}")
+    assert vm.store.names("vm1/none") == [] and not vm.store.holds("vm1/none/file")
+
+
+def test_no_file_goes_where_a_look_failed(tmp_path):
+    """Whichever look it is: what cannot be listed is not empty, and what cannot be told removed is no half point."""
+    vm = stores.chain(tmp_path / "store", 12)
+    removal.remove(vm.series, vm.points[0])
+    removal.sweep(vm.series, 0)
+    before, failed = stores.files(vm.root), 0
+    for call, left in itertools.product(("names", "holds"), range(12)):
+        with failing(vm.folder / vm.points[0].id, call, left):
+            try:
+                for name in half_points.names(vm.series):
+                    half_points.remove(vm.series, name)
+                removal.sweep(vm.series, 0)
+            except errors.NbdpullError:
+                failed += 1
+        assert stores.files(vm.root) == before, (call, left)
+    assert failed > 5
+    restores(vm, tmp_path)
+
+
+def test_a_pin_that_cannot_be_looked_at_is_one_all_the_same(tmp_path):
+    vm = stores.chain(tmp_path / "store", 12)
+    pins.pin(vm.series, vm.points[0], "evidence")
+    with failing(vm.folder / vm.points[0].id, "holds"):
+        assert "pinned.json cannot be read" in pins.of_point(vm.series, vm.points[0]).reason
+        with pytest.raises(errors.StoreError):
+            pins.unpin(vm.series, vm.points[0])
+    assert pins.of_point(vm.series, vm.points[0]).reason == "evidence"
+    assert pins.of_point(vm.series, vm.points[1]) is None
 
 
 class Killed(Exception):

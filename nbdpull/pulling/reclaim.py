@@ -7,6 +7,7 @@ to be ours, is named and left alone. Must not know: how a run makes what it make
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Optional
 
 from ..core import errors
@@ -68,7 +69,7 @@ def _reclaim_run(vm: domain.Domain, series: Optional[Series], run: Run, dry_run:
     committed = False if "backup job" in found or is_here else _committed(run)
     items = []
     if committed is None:
-        why = f"{run.store} is missing, so it is not known whether the run succeeded"
+        why = f"{run.store} is missing or cannot be read, so it is not known whether the run succeeded"
         items = [Leftover(run.id, what, why) for what in found]
     elif not committed:
         items = [Leftover(run.id, what, "dry run") for what in found] if dry_run else _remove(vm, run, found)
@@ -107,9 +108,11 @@ def _committed(run: Run) -> Optional[bool]:
     if run.store is None:
         return run.committed
     store = DirectoryStore(run.store)
-    if store.holds(f"{run.folder}/{layout.MANIFEST}"):
-        return True
-    return False if run.withdrawn or store.holds(f"{run.folder}/{announcement.NAME}") else None
+    with suppress(errors.StoreError):
+        if store.holds(f"{run.folder}/{layout.MANIFEST}"):
+            return True
+        return False if run.withdrawn or store.holds(f"{run.folder}/{announcement.NAME}") else None
+    return None
 
 
 def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:

@@ -40,20 +40,25 @@ def writing(series: Series, doing: str = "pull") -> Iterator[None]:
 
 def names(series: Series) -> list[str]:
     """Their ids. What is no point's directory is not ours to remove."""
-    known = {*removed(series), *repacked(series)}
-    return [name for name in _without_manifest(series) if name not in known]
+    return [name for name in _without_manifest(series) if not (_is_removed(series, name) or _is_repacked(series, name))]
 
 
 def removed(series: Series) -> list[str]:
     """Ids of points that were removed, of which there are files yet: other points may refer to them."""
-    return [name for name in _without_manifest(series) if series.store.holds(f"{series.folder}/{name}/{REMOVED}")]
+    return [name for name in _without_manifest(series) if _is_removed(series, name)]
 
 
 def repacked(series: Series) -> list[str]:
     """Names of the directories of files that frames were moved to."""
-    return [
-        name for name in _without_manifest(series) if series.store.holds(f"{series.folder}/{name}/{layout.REPACKED}")
-    ]
+    return [name for name in _without_manifest(series) if _is_repacked(series, name)]
+
+
+def _is_removed(series: Series, name: str) -> bool:
+    return series.store.holds(f"{series.folder}/{name}/{REMOVED}")
+
+
+def _is_repacked(series: Series, name: str) -> bool:
+    return series.store.holds(f"{series.folder}/{name}/{layout.REPACKED}")
 
 
 def _without_manifest(series: Series) -> list[str]:
@@ -92,7 +97,7 @@ def set_apart(series: Series, name: str) -> bool:
     is_new = not series.store.holds(folder)
     if is_new or not series.has_point(name):
         series.store.make_folder(folder)
-        if not any(series.store.holds(f"{folder}/{said}") for said in (REMOVED, layout.REPACKED)):
+        if not (_is_removed(series, name) or _is_repacked(series, name)):
             series.store.publish(f"{folder}/{REMOVED}", _APART)
     return is_new
 

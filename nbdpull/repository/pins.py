@@ -40,9 +40,9 @@ def unpin(series: Series, point: Point) -> bool:
 def of_point(series: Series, point: Point) -> Optional[Pin]:
     """None where it is not pinned. A pin that cannot be read is one all the same."""
     path = _path(series, point)
-    if not series.store.holds(path):
-        return None
     try:
+        if not series.store.holds(path):
+            return None
         return members.build(Pin, layout.unseal(series.store.read(path), series.store.path(path)))
     except (errors.NbdpullError, ValueError):
         return Pin("", "", f"{series.store.path(path)} cannot be read")

@@ -207,20 +207,24 @@ class DirectoryStore:
             file_system.sync_folder(folder)
 
     def names(self, path: str) -> list[str]:
-        """Names of all that is in a folder; none where it cannot be read."""
-        with suppress(OSError), beneath.opened_folder(self.root, path) as folder:
-            return sorted(os.listdir(folder))
-        return []
+        """Names of all that is in a folder, sorted; none where the folder is not there. StoreError, Damaged."""
+        return self._names(path, lambda entry: True)
 
     def holds(self, path: str) -> bool:
-        """Whether anything has that name, be it what it may; what cannot be looked at is not there."""
+        """Whether anything has that name, be it what it may. StoreError where that cannot be told: who takes it for a
+        no may remove what is there."""
         return self.inode(path) is not None
 
     def inode(self, path: str) -> Optional[int]:
-        """The number of a file, which a copy of it has not; None where there is none."""
-        with suppress(OSError), beneath.parent(self.root, path) as (folder, name):
-            return beneath.status(folder, name).st_ino
-        return None
+        """The number of a file, which a copy of it has not; None where there is none. What is behind a link is not in
+        the store. StoreError."""
+        try:
+            with beneath.parent(self.root, path) as (folder, name):
+                return beneath.status(folder, name).st_ino
+        except (FileNotFoundError, NotADirectoryError, beneath.Strange):
+            return None
+        except OSError as error:
+            raise errors.StoreError(f"cannot look at {self.path(path)}: {error.strerror}") from error
 
     def is_same(self, path: str, other: str) -> Optional[bool]:
         """Whether a folder is what is at an absolute path of this machine; None where nothing is."""
