@@ -156,7 +156,7 @@ GOOD = {"domain": None, "keep_daily": 7}
         (sealed(policies=[{**GOOD, "keep_daily": "7"}]), errors.Damaged),
         (sealed(policies=[{**GOOD, "keep_daily": True}]), errors.Damaged),
         (sealed(policies=[{**GOOD, "keep_within": -1}]), errors.Damaged),
-        (sealed(policies=[{**GOOD, "time_zone": "Mars/Olympus"}]), errors.Damaged),
+        (sealed(policies=[{**GOOD, "time_zone": "Mars/Olympus"}]), errors.MissingSoftware),
         (flipped(sealed(policies=[GOOD]), 60), errors.Damaged),
         (sealed(policies=[GOOD], requires=["lunar"]), errors.FormatTooNew),
         (sealed(policies=[GOOD], format="nbdpull/3"), errors.FormatTooNew),
@@ -169,7 +169,8 @@ def test_no_policy_is_followed_where_one_cannot_be_read(tmp_path, capsys, data, 
     for words in (["prune", vm.root], ["policy", vm.root], ["policy", vm.root, "--keep-last", "1"]):
         code, _, err = said(capsys, *words)
         assert code == kind.exit_code and "policy.json" in err and err.count("\n") == 1
-        assert kind is errors.FormatTooNew or "delete it first" in err
+        assert ("delete it first" in err) == (kind is errors.Damaged)
+        assert ("does not know the time zone 'Mars/Olympus': install tzdata" in err) == (kind is errors.MissingSoftware)
     assert len(ids(vm)) == 2 and (vm.root / layout.POLICY).read_bytes() == data
     assert said(capsys, "prune", vm.root, "--keep-last", "1", "--force")[0] == 0, "options win, whole"
     assert len(ids(vm)) == 1
@@ -284,6 +285,17 @@ def test_a_pull_that_is_to_prune_needs_a_policy(tmp_path):
     (vm.root / layout.POLICY).write_bytes(b"{}")
     with pytest.raises(errors.Damaged, match="policy.json"):
         prune.require_policy(root, "vm1")
+
+
+def test_a_pull_goes_on_where_its_host_lacks_a_time_zone(tmp_path):
+    """Nothing is wrong with the store: a night without a point is worse than one without a prune."""
+    vm = daily(tmp_path / "store", 5)
+    (vm.root / layout.POLICY).write_bytes(sealed(policies=[{**GOOD, "time_zone": "Mars/Olympus"}]))
+    prune.require_policy(str(vm.root))
+    prune.require_policy(str(vm.root), "vm1")
+    pruned, [warning] = after_pull(vm)
+    assert warning.startswith("the point is made, but nbdpull prune failed: ") and "install tzdata" in warning
+    assert pruned.problem and len(ids(vm)) == 5
 
 
 def after_pull(vm, check=lambda: None):

@@ -56,8 +56,8 @@ class Result:
 
 
 def prune(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """UsageError where no policy is told and the store has none, or one that keeps nothing is told; Damaged where those
-    of the store cannot be read; what is wrong with one domain hides no other."""
+    """UsageError where no policy is told and the store has none, or one that keeps nothing is told; what
+    `policies.load` raises where those of the store cannot be read; what is wrong with one domain hides no other."""
     told = Standing(None, policy.made(options.rules)) if options.rules else None
     wanted = store_choice.find_domains(options.store, options.domain)
     standing = [told] if told else policies.load(wanted[0].store)
@@ -78,8 +78,12 @@ _REMEDY = "say what is to be kept, as in --keep-daily 7 --keep-weekly 4, or writ
 
 
 def require_policy(root: str, domain: Optional[str] = None) -> None:
-    """Of a store that a pull is to prune. UsageError where no policy counts for the domain; Damaged."""
-    standing = [] if marker.is_new(root) else policies.load(marker.open_store(root))
+    """Of a store that a pull is to prune. UsageError where no policy counts for the domain; Damaged. Where only this
+    host does not know a time zone, the pull comes first, and `after_pull` tells."""
+    try:
+        standing = [] if marker.is_new(root) else policies.load(marker.open_store(root))
+    except errors.MissingSoftware:
+        return
     if not (policies.counting(standing, domain) if domain is not None else standing):
         of = "" if domain is None else f" for {domain}"
         raise errors.UsageError(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Optional
 from ..core import errors, members
 from ..format import findings, layout
 from ..storage.directory import DirectoryStore
-from .retention import Policy
+from .retention import Policy, UnknownZone
 
 _MEND = "to write them anew with nbdpull policy, delete it first"
 
@@ -47,13 +47,17 @@ class _Document:
 
 
 def load(store: DirectoryStore) -> list[Standing]:
-    """In the order in which they are tried. Damaged, FormatTooNew: then none of them is to be followed."""
+    """In the order in which they are tried. Damaged, FormatTooNew, MissingSoftware: then none of them is to be
+    followed."""
     if store.size(layout.POLICY) is None:
         return []
     path = store.path(layout.POLICY)
     try:
         told = members.build(_Document, layout.unseal(store.read(layout.POLICY), path)).policies
         return [_standing(each) for each in told]
+    except UnknownZone as error:  # its writer knew it
+        zone = members.short(error.name)
+        raise errors.MissingSoftware(f"{path}: this host does not know the time zone {zone}: install tzdata") from error
     except ValueError as error:
         raise errors.Damaged(f"{path}: not the policies of a store ({error}); {_MEND}") from error
     except errors.Damaged as error:

@@ -36,6 +36,14 @@ LAST, WITHIN = "last", "within"
 PERIODS = {"hourly": "%Y-%m-%d %Hh", "daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m", "yearly": "%Y"}
 
 
+class UnknownZone(ValueError):
+    """There is none of that name here. Where the host lacks the list of them, that is every one but UTC."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no time zone is called {members.short(name)}: write one such as Europe/Berlin")
+        self.name = name
+
+
 @dataclass(frozen=True)
 class Policy:
     """How many points a rule keeps, 0: it keeps none; keep_within: all that are at most so many seconds older than the
@@ -122,11 +130,11 @@ class Outcome:
 
 
 def zone(name: str) -> tzinfo:
-    """ValueError where there is none of that name."""
+    """UnknownZone."""
     try:
         return timezone.utc if name == UTC else ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"no time zone is called {members.short(name)}: write one such as Europe/Berlin") from None
+        raise UnknownZone(name) from None
 
 
 def decided(points: Iterable[Candidate], policy: Policy, now: datetime) -> Outcome:
