@@ -391,6 +391,22 @@ def test_what_a_dead_copy_left_of_a_point_that_nobody_wants(vm, dest, run):
     assert not (other.folder / name).exists() and ids(other) == ids(vm)
 
 
+def test_a_later_point_is_not_left_out_as_an_older_one(vm, dest, run):
+    """Its number is that of a point that was removed; a copy that left it out said that all was well."""
+    run("copy", vm.root, dest)
+    with half_points.writing(over(vm, dest).series):
+        removal.remove(over(vm, dest).series, vm.points[1])
+    number = vm.points[1].manifest.sequence
+    while len(vm.points) > 1:
+        shutil.rmtree(vm.folder / vm.points.pop().id)
+    new = resealed(vm, pull(vm), sequence=number, created="2031-01-01T00:00:00+00:00")
+    code, found, _ = run("copy", vm.root, dest)
+    assert code == 10 and of(found)["older"] == [] and [each["point"] for each in of(found)["refused"]] == [new.id]
+    code, found, _ = run("compare", vm.root, dest)
+    assert code == 10 and new.id in of(found)["problem"] and not found["differs"]
+    assert copied(run("copy", vm.root, dest, "--point", new.id)[1]) == [new.id]
+
+
 # -- compare ----------------------------------------------------------------------------------------------------------
 
 
@@ -431,3 +447,27 @@ def test_a_domain_that_only_the_copy_has(tmp_path, dest, run, said):
     code, found, _ = run("compare", tmp_path / "dir", dest, "--domain", "vm1")
     assert code == 0
     assert said("compare", tmp_path / "dir", dest, "--domain", "vm3")[0] == 10
+
+
+def test_nobody_is_told_not_to_be_behind_where_that_is_unknown(vm, dest, said, run):
+    Vm(dest, "vm1", "00000000-4f53-4fa7-bb32-11f34168b82b").pull_zeros("vda", MIB)
+    code, out, _ = said("compare", vm.root, dest)
+    assert code == 10 and "not behind" not in out and "It cannot be told whether DEST is behind\n" in out
+
+
+@pytest.mark.parametrize("name", ["vda.directory", "domain.xml"])
+def test_what_a_copy_would_refuse_is_not_behind(vm, dest, name, said, run):
+    """By a directory that cannot be read, or by damage on record."""
+    run("copy", vm.root, dest, "--point", vm.points[0].id)
+    middle, last = vm.points[1:]
+    path = vm.folder / middle.id / name
+    path.write_bytes(flipped(path.read_bytes(), 30))
+    assert run("verify", vm.root)[0] == 11
+    code, found, err = run("compare", vm.root, dest)
+    assert code == 11 and f"copy would refuse point {middle.id}: " in err
+    assert [each["id"] for each in of(found)["points"] if each["behind"]] == [last.id]
+    would = run("copy", vm.root, dest, "--dry-run")[1]
+    assert copied(would) == [last.id] and of(would)["copied"][0]["copied_bytes"] == of(found)["behind_bytes"] > 0
+    assert (
+        "DEST is 1 point behind (" in (out := said("compare", vm.root, dest)[1]) and "to copy), and perhaps more" in out
+    )

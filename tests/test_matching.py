@@ -52,7 +52,7 @@ def test_random_points_are_each_somewhere_once(seed):
         assert (each in found.same, each in found.different, each in found.here) == (
             where == "0", where == "1", where is None
         )  # fmt: skip
-    assert found.older + found.newer == found.here
+    assert sorted(found.older + found.unordered + found.newer, key=here.index) == found.here
     assert {each.id for each in found.there} == set(ids) - {each.id for each in here}
 
 
@@ -78,3 +78,12 @@ def test_one_history_in_two_stores():
 def test_two_stores_that_were_pulled_into_side_by_side(here, there):
     assert clash([here], [there]) == [(here.id, there.id)] and clash([there], [here]) == [(there.id, here.id)]
     assert clash([here, there], [there]) == [], "where the first store has both, it knows their order"
+
+
+def test_a_number_that_was_used_again_is_not_taken_for_older():
+    """Of two points that were removed here, and are there, the numbers went to others."""
+    first, again, last = point(1, 1), point(2, 8), point(3, 4)
+    found = matched([first, again], [last])
+    assert (found.older, found.unordered, found.newer) == ([first], [again], [])
+    found = matched([first, again, last], [last])
+    assert (found.older, found.unordered) == ([first, again], []), "here the order is known; the clock was set back"

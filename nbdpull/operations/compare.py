@@ -6,14 +6,15 @@ shown.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import incoming, marker, matching, series
+from ..repository import incoming, marker, matching, series, soundness
 from ..repository.matching import Matched
-from ..repository.series import Series
+from ..repository.series import Point, Series
 from ..storage.directory import DirectoryStore
 from . import store_choice
 from .options import CompareOptions as Options
@@ -84,34 +85,56 @@ def _counterpart(source: Series, dest: DirectoryStore) -> Series:
 def _compared(source: Optional[Series], target: Series, check: Check) -> Domain:
     domain = source.domain if source else target.domain
     try:
-        here, lost = source.load() if source else ([], {})
+        known = soundness.of_series(source) if source else soundness.Soundness()
+        here = known.points
         there, lost_there = target.load()
         target.require_of(there, (here or there)[-1].manifest.uuid if here or there else "")
     except errors.NbdpullError as error:
         return Domain(domain, problem=error)
     match = matching.matched(here, there, lost_there)
-    problem = next(iter([*lost.values(), *lost_there.values()]), None)
-    size = 0
+    behind = _Behind([*known.refused.values(), *lost_there.values()])
     try:
         match.require_one_history(match.here, source.store.root if source else "", target.store.root)
-        size = _behind(source, target, match, check) if source else 0
+        if source:
+            _look(source, target, known, match, behind, check)
     except (errors.Damaged, errors.StoreError) as error:
-        problem = problem or error
-    return Domain(domain, _points(match), size, problem)
+        behind.problems.append(error)
+    return Domain(domain, _points(match, behind.points), sum(behind.sizes.values()), next(iter(behind.problems), None))
 
 
-def _behind(source: Series, target: Series, match: Matched, check: Check) -> int:
-    """Bytes of the files that a copy would take."""
-    sizes: dict[str, int] = {}
+@dataclass
+class _Behind:
+    """problems: why points cannot be read, or would be refused; points: ids of those that a copy would take; sizes: of
+    the files that it would, by path."""
+
+    problems: list[errors.NbdpullError]
+    points: set[str] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def _look(
+    source: Series, target: Series, known: soundness.Soundness, match: Matched, behind: _Behind, check: Check
+) -> None:
+    behind.problems += [_of(point, match.out_of_order(point, target.store.root)) for point in match.unordered]
     for point in match.newer:
         check()
-        sizes.update({entry.path: entry.size for entry in incoming.lacking(source, target, point, sizes)})
-    return sum(sizes.values())
+        try:
+            if point.id in known.damaged:
+                raise soundness.damage(source, point)
+            lacking = incoming.lacking(source, target, point, behind.sizes)
+        except (errors.Damaged, errors.StoreError) as error:
+            behind.problems.append(_of(point, error))
+            continue
+        behind.points.add(point.id)
+        behind.sizes.update({entry.path: entry.size for entry in lacking})
 
 
-def _points(match: Matched) -> list[Where]:
+def _of(point: Point, error: errors.NbdpullError) -> errors.NbdpullError:
+    return type(error)(f"copy would refuse point {point.id}: {error}")
+
+
+def _points(match: Matched, behind: Container[str]) -> list[Where]:
     where = {BOTH: match.same, DIFFERENT: match.different, STORE: match.here, DEST: match.there}
-    newer = {point.id for point in match.newer}
     found = [(point, word) for word, points in where.items() for point in points]
     found.sort(key=lambda each: each[0].manifest.sequence)
-    return [Where(point.id, word, point.id in newer) for point, word in found]
+    return [Where(point.id, word, point.id in behind) for point, word in found]

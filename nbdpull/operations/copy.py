@@ -136,9 +136,11 @@ def _copied(source: Series, dest: DirectoryStore, found: Domain, held: ExitStack
     chosen = _chosen(source, known, match, run)
     found.older = _without(match.older, {point.id for point in chosen}) if run.points is None else []
     match.require_one_history(match.here if run.points is None else chosen, source.store.root, target.store.root)
-    damaged = {*known.damaged}
-    sound = [point for point in chosen if point.id not in damaged]
-    found.refused += [Refused(point.id, _damaged(source, point)) for point in chosen if point.id in damaged]
+    unordered = [point for point in match.unordered if point in chosen and not run.options.points]
+    found.refused += [Refused(point.id, match.out_of_order(point, dest.root)) for point in unordered]
+    damaged = [point for point in chosen if point.id in known.damaged and point not in unordered]
+    found.refused += [Refused(point.id, soundness.damage(source, point)) for point in damaged]
+    sound = [point for point in chosen if point not in [*unordered, *damaged]]
     if run.options.dry_run:
         found.copied = _planned(source, target, sound, found, run.check)
     elif sound:
@@ -156,22 +158,16 @@ def _asked(points: Iterable[Point], run: _Run) -> list[Point]:
 def _chosen(source: Series, known: soundness.Soundness, match: Matched, run: _Run) -> list[Point]:
     if run.options.points:
         return _asked(match.here, run)
+    newer = [*match.unordered, *match.newer]
     if run.policy is None:
-        return match.newer
+        return newer
     decided = retention.decided(prune.candidates(source, known), run.policy, datetime.now(timezone.utc))
     gone = set(decided.removed)
-    return [point for point in match.newer if point.id not in gone]
+    return [point for point in newer if point.id not in gone]
 
 
 def _other(point: Point, dest: DirectoryStore) -> errors.NbdpullError:
     return errors.StoreError(f"{dest.root} has another point of this id, or cannot read it; nbdpull verify tells more")
-
-
-def _damaged(source: Series, point: Point) -> errors.NbdpullError:
-    return errors.Damaged(
-        f"damage of it is on record in {source.store.root}; if it is mended, nbdpull verify {source.store.root} "
-        f"--point {point.id} clears the record"
-    )
 
 
 def _planned(source: Series, target: Series, points: list[Point], found: Domain, check: Check) -> list[Taken]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Optional
 
 from ..core import errors
 from .series import Point
@@ -17,13 +18,18 @@ from .series import Point
 @dataclass(frozen=True)
 class Matched:
     """Each in the order of commits. same: in both; different: of this id both have one, and not the same; here, there:
-    only in that one. newest: the highest sequence there, -1 where nothing is."""
+    only in that one. last: of those there the one with the highest sequence, None where nothing is."""
 
     same: list[Point]
     different: list[Point]
     here: list[Point]
     there: list[Point]
-    newest: int
+    last: Optional[Point]
+
+    @property
+    def newest(self) -> int:
+        """The highest sequence there, -1 where nothing is."""
+        return self.last.manifest.sequence if self.last else -1
 
     @property
     def newer(self) -> list[Point]:
@@ -33,7 +39,24 @@ class Matched:
     @property
     def older(self) -> list[Point]:
         """Only here, and made before one that is there, which may have had it once."""
-        return [point for point in self.here if point.manifest.sequence <= self.newest]
+        unordered = {point.id for point in self.unordered}
+        return [p for p in self.here if p.manifest.sequence <= self.newest and p.id not in unordered]
+
+    @property
+    def unordered(self) -> list[Point]:
+        """Only here, and made after the last one there by its time, but not by its number: that of a removed point was
+        used again. Where the last one there is here, too, their numbers tell, whatever the clocks were."""
+        if self.last is None or any(point.id == self.last.id for point in self.same):
+            return []
+        since = _created(self.last)
+        return [p for p in self.here if p.manifest.sequence <= self.newest and _created(p) > since]
+
+    def out_of_order(self, point: Point, there: str) -> errors.NbdpullError:
+        """Why such a one is not copied. there: the name of the store."""
+        return errors.StoreError(
+            f"it was made after the newest point of {there}, but its number, {point.manifest.sequence}, is not higher "
+            f"than {self.newest}: it would not be the latest there; copy it with --point, or copy into another store"
+        )
 
     def strangers(self, points: Iterable[Point]) -> Iterator[tuple[Point, Point]]:
         """Yield (one of these points of here, one there) where nobody could tell which of the two came later.
@@ -69,7 +92,7 @@ def matched(here: Sequence[Point], there: Sequence[Point], unreadable: Collectio
         different=[p for p in here if p.id in unreadable or known.get(p.id, p.sha256) != p.sha256],
         here=[point for point in here if point.id not in known and point.id not in unreadable],
         there=[point for point in there if point.id not in ours],
-        newest=max((point.manifest.sequence for point in there), default=-1),
+        last=max(there, key=lambda point: point.manifest.sequence, default=None),
     )
 
 

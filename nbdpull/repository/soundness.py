@@ -39,6 +39,15 @@ class Soundness:
     lost: list[str] = field(default_factory=list)
 
 
+def damage(target: Series, point: Point) -> errors.NbdpullError:
+    """The error of a point of which damage is on record."""
+    root = target.store.root
+    return errors.Damaged(
+        f"damage of it is on record in {root}; if it is mended, nbdpull verify {root} --point {point.id} clears the "
+        "record"
+    )
+
+
 def of_series(target: Series) -> Soundness:
     """StoreError where its folder cannot be read."""
     points, refused = target.load()

@@ -61,6 +61,9 @@ def _lines(domains: list[Domain]) -> Iterator[str]:
                 (each.point, _WORDS[each.where] + (", to be copied" if each.behind else "")) for each in domain.points
             ]
             yield from terminal.table(("POINT", "WHERE"), rows)
-        behind = f"{terminal.count(domain.behind, 'point')} behind ({size(domain.behind_bytes)} to copy)"
-        yield f"DEST is {behind if domain.behind else 'not behind'}"
+        behind = f"DEST is {terminal.count(domain.behind, 'point')} behind ({size(domain.behind_bytes)} to copy)"
+        if domain.problem:
+            yield f"{behind}, and perhaps more" if domain.behind else "It cannot be told whether DEST is behind"
+        else:
+            yield behind if domain.behind else "DEST is not behind"
         yield ""
