@@ -231,6 +231,25 @@ def test_what_a_removed_point_shows_lives_until_the_sweep(tmp_path):
     assert len(vm.series.points()) == len(vm.points)
 
 
+def test_a_damaged_disk_of_a_removed_point_takes_nothing_from_another(tmp_path):
+    """Neither the sweep nor the repack: the other disk can be read, and taken back, until its time is over."""
+    vm, rng = stores.Vm(tmp_path / "store"), random.Random(3)
+    vm.add_disk("vda", 40 * 4096)
+    vm.add_disk("vdb", 4096)
+    for blocks in (40, 20, 38):
+        vm.write("vda", 0, rng.randbytes(blocks * 4096))
+        vm.write("vdb", 0, rng.randbytes(4096))
+        vm.pull(frame_size=4096, chunk_size=20 * KIB, batch_size=16 * KIB)
+    first, second, _ = vm.points
+    path = vm.folder / second.id / "vdb.directory"
+    path.write_bytes(stores.flipped(path.read_bytes(), 100))
+    with mock.patch.object(half_points, "seconds_removed", lambda _, name: removal.GRACE * (name == first.id)):
+        assert pruned(vm, [first.id, second.id], Wanted(0.9), removal.GRACE).problems == ()
+    (vm.folder / second.id / half_points.REMOVED).rename(vm.folder / second.id / layout.MANIFEST)
+    with lookup.RandomImage(vm.series, second, "vda") as image:
+        assert image.read(0, image.size) == vm.images[second.id]["vda"]
+
+
 def test_what_would_be_moved_is_what_is_moved(tmp_path):
     vm = mostly_hidden(tmp_path / "store")
     ids = [point.id for point in vm.points[:-1]]

@@ -1,7 +1,8 @@
 """Which frames of chunk files the points of a series show, and so which files are mostly dead.
 
 Only files of which the directories let it be thought are looked at: what a single directory needs of a file lives. For
-those the windows are made up, each distinct stack of pages once.
+those the windows are made up, each distinct stack of pages once. What cannot be read of a point that was removed keeps
+nothing, and takes nothing from what can be.
 
 Must not know: what becomes of a file, which points are to go.
 """
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 FRAME_COST = 100  # bytes that a frame costs beside itself: its record, its line in the seek table, its move
 FILE_COST = 1000  # the same of a file
+
+Borne = tuple[type[errors.Damaged], ...]  # what is no error where a point is read that was removed
 
 
 @dataclass(eq=False)
@@ -99,8 +102,8 @@ def mostly_dead(
     series: Series, points: Iterable[Point], staying: Collection[str], below: float, check: Check
 ) -> Iterator[tuple[str, list[Old]]]:
     """Yield (disk, files of which a smaller share than `below` lives, and whose repack gains anything, the least alive
-    first). points: whose frames live; staying: directories of the series whose files are left alone. Damaged."""
-    for disk, directories in _by_disk(series, points, check).items():
+    first). points: whose frames live; staying: ids of those that are committed, whose files are left alone. Damaged."""
+    for disk, directories in _by_disk(series, points, staying, check).items():
         named = _named(series, directories, check)
         possible = [old for old in _olds(named, staying) if _least(old) < below * old.size]
         holders = list(dict.fromkeys(holder for old in possible for holder in old.holders))
@@ -119,22 +122,28 @@ def mostly_dead(
         yield disk, sorted(worth, key=lambda old: old.share)
 
 
-def _by_disk(series: Series, points: Iterable[Point], check: Check) -> dict[str, list[Directory]]:
-    found: dict[str, list[Directory]] = {}
+def _by_disk(
+    series: Series, points: Iterable[Point], staying: Collection[str], check: Check
+) -> dict[str, dict[Directory, Borne]]:
+    found: dict[str, dict[Directory, Borne]] = {}
     for point in points:
         check()
+        borne = () if point.id in staying else (errors.Damaged,)
         for disk in point.disks:
-            found.setdefault(disk, []).append(series.directory(point, disk, partial=True))
+            with suppress(*borne):
+                directory = series.directory(point, disk, partial=True)
+                found.setdefault(disk, {})[directory] = borne
     return found
 
 
-def _named(series: Series, directories: Sequence[Directory], check: Check) -> list[Named]:
+def _named(series: Series, directories: dict[Directory, Borne], check: Check) -> list[Named]:
     found: dict[str, Named] = {}
-    for directory in directories:
+    for directory, borne in directories.items():
         for entry, live in zip(directory.files, directory.live.tolist()):
             if layout.CHUNK_PATH.match(entry.path):
-                each = found.get(entry.path) or found.setdefault(entry.path, _as_it_is(series, entry, check))
-                each.live = max(each.live, live)
+                with suppress(*borne):
+                    each = found.get(entry.path) or found.setdefault(entry.path, _as_it_is(series, entry, check))
+                    each.live = max(each.live, live)
     return list(found.values())
 
 
@@ -177,13 +186,16 @@ def _least_of(holder: Named, path: str) -> int:
     return max(0, holder.live - elsewhere)
 
 
-def _find_frames(holders: Sequence[Named], directories: Iterable[Directory], check: Check) -> None:
+def _find_frames(holders: Sequence[Named], directories: dict[Directory, Borne], check: Check) -> None:
     seen: set[tuple[int, int, bytes]] = set()
-    for directory in directories:
+    for directory, borne in directories.items():
         numbers = {directory.number(each.entry.path): each for each in holders}
         numbers.pop(NOWHERE, None)
         if numbers:
-            parts = [part for start in directory.starts() for part in _data(directory, start, numbers, seen, check)]
+            parts: list[Records] = []
+            for start in directory.starts():
+                with suppress(*borne):
+                    parts += _data(directory, start, numbers, seen, check)
             for number, part in _by_chunk(parts):
                 numbers[number].frames = _distinct(numpy.concatenate([numbers[number].frames, part]))
 
@@ -195,8 +207,8 @@ def _data(
     about = start, min(start + layout.WINDOW, directory.size), directory.refs(start)["digest"].tobytes()
     if about not in seen:
         check()
-        seen.add(about)
         data = stack.data_of(directory.window(start).flat())
+        seen.add(about)
         yield data[numpy.isin(data["chunk"], [*numbers])]
 
 

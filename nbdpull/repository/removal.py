@@ -19,6 +19,7 @@ from typing import NamedTuple, Optional
 from ..core import errors
 from ..core.errors import Check
 from ..format import layout
+from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from . import half_points, references
 from .series import Point, Series
@@ -98,8 +99,22 @@ def _late(series: Series, grace: float, check: Check) -> set[str]:
         check()
         if half_points.seconds_removed(series, name) < grace:
             with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
-                point = half_points.removed_point(series, name)
-                found |= references.paths(series, references.of_point(series, point))
+                found |= _readable(series, half_points.removed_point(series, name))
+    return found
+
+
+def _readable(series: Series, point: Point) -> set[str]:
+    """Paths of what a removed point refers to, as far as that can be told: one damaged disk takes nothing from the
+    others."""
+    directories: list[Directory] = []
+    for disk in point.disks:
+        with suppress(errors.Damaged):
+            directories.append(series.directory(point, disk, partial=True))
+    found: set[str] = set()
+    for entry in references.by_directories(point, directories) if directories or not point.disks else []:
+        found.add(entry.path)
+        with suppress(errors.Damaged):
+            found |= references.paths(series, [entry])
     return found
 
 

@@ -14,7 +14,6 @@ anything, which points are to go.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -26,7 +25,7 @@ from ..format import findings, layout, moved, pages, reader, writer
 from ..format.manifest import FileEntry
 from . import half_points
 from .live_frames import Named, Old, mostly_dead
-from .series import Point, Series
+from .series import Series
 
 if TYPE_CHECKING:
     from ..format.layout import Records
@@ -67,7 +66,7 @@ def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repac
     """Empty what is worth it, the least alive first. A damaged frame keeps the file that it is in, and where there is
     no room all ends: those are problems, not errors. Damaged where a directory cannot be read."""
     committed = series.points()
-    points, staying = [*committed, *_removed(series)], {point.id for point in committed}
+    points, staying = [*committed, *half_points.removed_points(series).values()], {point.id for point in committed}
     found = list(mostly_dead(series, points, staying, wanted.below, check))
     chosen, rest = _within([old for _, olds in found for old in olds], wanted.limit)
     run = _Run(series, check)
@@ -80,16 +79,6 @@ def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repac
     run.end()
     left = [*rest, *_without(chosen, run.done)]
     return Repacked(_alive(run.done), sum(old.size for old in run.done), _gain(left), tuple(run.problems))
-
-
-def _removed(series: Series) -> Iterator[Point]:
-    """Points that were removed, and of which the sweep has taken nothing yet."""
-    for name in half_points.removed(series):
-        with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
-            point = half_points.removed_point(series, name)
-            for disk in point.disks:
-                series.directory(point, disk, partial=True)
-            yield point
 
 
 def _within(olds: Sequence[Old], limit: Optional[int]) -> tuple[list[Old], list[Old]]:
