@@ -8,9 +8,11 @@ from stores import KIB, chain, directory_of, files, flipped, restored
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
+from nbdpull.format import findings
 from nbdpull.operations import listing
 from nbdpull.operations.verify import Options, verify
-from nbdpull.repository import half_points, removal
+from nbdpull.repository import half_points, healing, removal
+from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
 SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
@@ -98,6 +100,7 @@ def test_a_file_of_a_removed_point_whose_folder_is_gone(original, vm, tmp_path):
 
 @pytest.mark.parametrize("error", [errors.OutputError("no space left"), errors.Interrupted(15)], ids=["full", "signal"])
 def test_an_end_in_the_midst_leaves_the_damaged_file(original, vm, monkeypatch, error):
+    """What was found is told, unless the user ended it."""
     chunk = next(path for path in files(vm.folder) if path.suffix == ".zst")
     chunk.write_bytes(flipped(chunk.read_bytes(), 100))
     before, write = content(vm), DirectoryWriter.write
@@ -108,11 +111,89 @@ def test_an_end_in_the_midst_leaves_the_damaged_file(original, vm, monkeypatch, 
             raise error
 
     monkeypatch.setattr(DirectoryWriter, "write", failing)
-    with pytest.raises(type(error)):
-        healed(vm, original.root)
+    if isinstance(error, errors.Interrupted):
+        with pytest.raises(errors.Interrupted):
+            healed(vm, original.root)
+    else:
+        paths, found = healed(vm, original.root)
+        assert paths == set() and [each.path for each in found.damages] == [str(chunk.relative_to(vm.folder))]
+        assert found.warnings == ["a damaged file was not healed: no space left"]
     monkeypatch.undo()
     assert content(vm) == before
     assert healed(vm, original.root)[0] and content(vm) == content(original)
+
+
+def test_a_directory_in_the_place_of_a_file_hides_no_damage_and_no_other_file(original, vm):
+    one, two = [vm.folder / name for name, data in content(vm).items() if name.endswith(".zst") and len(data) > 300][:2]
+    for path in (one, two):
+        path.unlink()
+    one.mkdir()
+    paths, found = healed(vm, original.root)
+    name = str(one.relative_to(vm.folder))
+    assert paths == {str(two.relative_to(vm.folder))} and {each.path for each in found.damages} == {name}
+    [warning] = found.warnings
+    assert "not healed" in warning and str(one) in warning
+
+
+def shared(vm):
+    """A chunk file that all points share."""
+    [first, *others] = [{entry.path for entry in directory_of(vm, point, "vda").chunks} for point in vm.points]
+    return vm.folder / min(path for path in first.intersection(*others) if (vm.folder / path).stat().st_size > 300)
+
+
+def test_a_medium_that_reads_wrong_is_written_once(original, vm, monkeypatch):
+    """It went on for ever."""
+    path, written, real, read = shared(vm), [], healing._healed, DirectoryStore.sha256
+
+    def once(*args):
+        written.append(args[2].path)
+        assert len(written) < 10
+        return real(*args)
+
+    def wrong(self, name, *args):
+        return "0" * 64 if self.path(name) == str(path) else read(self, name, *args)
+
+    monkeypatch.setattr(healing, "_healed", once)
+    monkeypatch.setattr(DirectoryStore, "sha256", wrong)
+    name = str(path.relative_to(vm.folder))
+    for _ in range(2):
+        paths, found = healed(vm, original.root)
+        assert paths == set() and {each.path for each in found.damages} == {name} and found.is_bad
+    assert written == [name] * 2, "once in each run"
+
+
+@pytest.mark.parametrize("is_on_record", [False, True])
+def test_of_one_point_others_that_share_the_file_are_well_too(original, vm, is_on_record):
+    path, last = shared(vm), vm.points[-1]
+    healed(vm, original.root)
+    path.write_bytes(flipped(path.read_bytes(), 100))
+    if is_on_record:
+        assert verify(Options(str(vm.root))).is_bad
+    paths, found = healed(vm, original.root, point=last.id)
+    assert paths == {str(path.relative_to(vm.folder))} and not found.is_bad
+    assert [each.point for each in found.verdicts] == [last.id]
+    assert told(vm) == ["ok"] * 3
+
+
+def test_what_the_first_look_warned_of_is_told(original, vm, monkeypatch):
+    """Also where the second one does not see it any more."""
+    shared(vm).unlink()
+    real, first = findings.kept, ["not kept"]
+    monkeypatch.setattr(findings, "kept", lambda *a, **b: [first.pop()] if first else real(*a, **b))
+    paths, found = healed(vm, original.root)
+    assert len(paths) == 1 and found.warnings == ["not kept"]
+
+
+def test_a_time_limit_holds_for_the_healing_too(original, vm):
+    """And what is on record comes first, so that each run comes further."""
+    path = shared(vm)
+    path.write_bytes(flipped(path.read_bytes(), 100))
+    before = content(vm)
+    verify(Options(str(vm.root)))
+    paths, found = healed(vm, original.root, max_duration=1e-9)
+    assert (paths, found.complete, found.is_bad, content(vm)) == (set(), False, True, before)
+    paths, found = healed(vm, original.root, oldest=True, max_duration=100.0)
+    assert paths == {str(path.relative_to(vm.folder))} and found.complete and not found.is_bad
 
 
 def test_the_command_line(original, vm, tmp_path, capsys):
@@ -120,7 +201,9 @@ def test_the_command_line(original, vm, tmp_path, capsys):
     chunk.write_bytes(flipped(chunk.read_bytes(), 100))
     words = ["verify", str(vm.root), "--heal-from", str(original.root)]
     with half_points.writing(vm.series):
-        assert cli.main(words) == 5
+        assert cli.main(words) == 11
+    out, err = capsys.readouterr()
+    assert out.startswith("DAMAGE ") and err.count("\n") == 1 and "verify vm1 when it has ended" in err
     assert cli.main(["verify", str(vm.root), "--heal-from", str(tmp_path)]) == 10
     assert cli.main([*words, "--no-record"]) == 2 and cli.main([*words, "--against", "x"]) == 2
     capsys.readouterr()

@@ -8,7 +8,7 @@ libvirt, what is printed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Optional, Union
@@ -17,6 +17,7 @@ from ..core import deadline, errors
 from ..core.errors import Check, Report
 from ..format import findings, layout, ledger
 from ..format.layout import Document
+from ..format.manifest import FileEntry
 from ..repository import half_points, healing, inspection, marker, series, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
@@ -128,13 +129,15 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
     tally = _Tally(report)
     runs = [_Run(target, options, depth, tally) for target in wanted]
+    healers = [] if copy is None else [_Healer(run, copy, options, depth.check) for run in runs]
+    for healer in healers:  # of what is on record: at the end a time limit might leave no time for it, run after run
+        healer.heal()
     outcomes = _by_files(runs, depth, tally) if options.oldest else [_by_points(run, depth, tally) for run in runs]
-    damages, healed = tally.damages, list[Healed]()
-    if copy is not None:
-        again = [_healed(run, copy, options, check) for run in runs]
-        healed = [each for found in again for each in found.healed]
-        damages = _left(damages, healed, [damage for found in again for damage in found.damages])
-        outcomes = [found.run.outcome(outcome.complete) for found, outcome in zip(again, outcomes)]
+    damages = tally.damages
+    for healer in healers:
+        damages = healer.heal_found(damages)
+    if healers:
+        outcomes = [each.run.outcome(each.complete and old.complete) for each, old in zip(healers, outcomes)]
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]
     return Result(
@@ -144,7 +147,7 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         frames=tally.frames,
         raw_bytes=tally.raw_bytes,
         damages=damages,
-        healed=healed,
+        healed=[each for healer in healers for each in healer.healed],
         too_new=tally.too_new,
         verdicts=verdicts,
         warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none],
@@ -194,52 +197,85 @@ def _by_files(runs: list[_Run], depth: Depth, tally: _Tally) -> list[_Outcome]:
     return [run.outcome(complete) for run in runs]
 
 
-class _Again(NamedTuple):
-    """A second look at what was healed of a series. damages: what it found."""
+class _Healer:
+    """Heals files of one series, each once in a run. run: what is known by now; complete: the time sufficed; healed:
+    the files. What it meets is a warning: what verify found must be told all the same."""
 
-    run: _Run
-    healed: list[Healed]
-    damages: list[Damage]
+    def __init__(self, run: _Run, copy: DirectoryStore, options: Options, check: Check) -> None:
+        self.run, self.complete, self.healed = run, True, list[Healed]()
+        self._copy, self._options, self._check = copy, options, check
+        self._tried: set[FileEntry] = set()
+        self._unseen: list[str] = []  # paths of what was healed, and not looked at in all points
 
-
-def _healed(run: _Run, copy: DirectoryStore, options: Options, check: Check) -> _Again:
-    """Heal files of a series, and look at their places again; where a directory was healed, at all that it names."""
-    healed, last = list[Healed](), _Tally(lambda **_: None)
-    while paths := _heal(run, copy, check):
-        healed += [Healed(run.target.domain, path) for path in paths]
-        only_chunks = all(map(layout.CHUNK_PATH.match, paths))
-        depth = Depth(options.level, ONLY_WINDOWS if only_chunks else Part(), options.threads, check)
-        last = _Tally(lambda **_: None)
-        run = _Run(run.target, options, depth, last)
-        inspector = Inspector(run.target, depth, run.tell)
+    def heal(self) -> None:
+        """Heal what is on record, as far as there is time."""
+        run = self.run
         try:
-            for point in (each for each in run.points if run.evidence.known.recorded(each)):
+            for each in self._each():
+                if each.problem:
+                    run.warn(f"a damaged file was not healed: {each.problem}")
+                else:
+                    self.healed.append(Healed(run.target.domain, each.path))
+                    self._unseen.append(each.path)
+        except _TimeIsUp:
+            self.complete = False
+        except (errors.Busy, errors.OutputError, errors.StoreError, errors.Damaged) as error:
+            run.warn(f"damages of {run.target.domain} were not healed: {error}")
+
+    def _each(self) -> Iterator[healing.Tried]:
+        run, known = self.run, self.run.evidence.known
+        damaged = [each for each in run.points if known.recorded(each)]
+        if damaged:
+            last = run.points[-1].manifest
+            with half_points.writing(run.target, "verify"):
+                copy = series.of_domain(self._copy, last.domain, last.uuid)
+                yield from healing.heal(run.target, copy, damaged, known, self._tried, self._check)
+
+    def heal_found(self, damages: list[Damage]) -> list[Damage]:
+        """Heal what is on record now, and look at its places again; where a directory was healed, at all that it names.
+        Return the damages that are left of these."""
+        self.heal()
+        while self._unseen:
+            paths, self._unseen = self._unseen, []
+            only_chunks = all(map(layout.CHUNK_PATH.match, paths))
+            part, tally = ONLY_WINDOWS if only_chunks else Part(), _Tally(lambda **_: None)
+            depth = Depth(self._options.level, part, self._options.threads, self._check)
+            self.run = _Run(self.run.target, self._options, depth, tally, self.run.warnings)
+            left = damages
+            if self._has_looked_again(depth, {*paths}):
+                left = [each for each in damages if each.path not in paths]
+            wanted = {each.id for each in self.run.points} if self._options.point else None
+            found = [each for each in tally.damages if wanted is None or each.point in wanted]
+            damages = list(dict.fromkeys([*left, *found]))
+            self.heal()
+        bad = {each.path for each in damages}  # what was written may read wrong
+        self.healed = [each for each in self.healed if each.path not in bad]
+        return damages
+
+    def _has_looked_again(self, depth: Depth, paths: Collection[str]) -> bool:
+        """Look at what is on record of the points that are looked at, and then of others that share a file that was
+        healed; whether there was time."""
+        run, known = self.run, self.run.evidence.known
+        inspector = Inspector(run.target, depth, run.tell)
+        own, ids = [each for each in run.points if known.recorded(each)], {each.id for each in run.points}
+        others = [each for each in run.evidence.points if each.id not in ids and known.names(each, paths)]
+        try:
+            for point in [*own, *others]:
                 inspector.inspect(run.evidence.look(point))
+        except _TimeIsUp:
+            self.complete = False
         finally:
             run.conclude()
-    return _Again(run, healed, last.damages)
-
-
-def _heal(run: _Run, copy: DirectoryStore, check: Check) -> list[str]:
-    known = run.evidence.known
-    damaged = [each for each in run.points if known.recorded(each)]
-    if not damaged:
-        return []
-    last = run.points[-1].manifest
-    with half_points.writing(run.target):
-        return healing.heal(run.target, series.of_domain(copy, last.domain, last.uuid), damaged, known, check)
-
-
-def _left(before: list[Damage], healed: list[Healed], after: list[Damage]) -> list[Damage]:
-    """The damages that are left: those of no healed file, and what the second look found."""
-    paths = {each.path for each in healed}
-    return list(dict.fromkeys([*(each for each in before if each.path not in paths), *after]))
+        return self.complete
 
 
 class _Run:
     """What is seen of one series, from what is on record to what is recorded."""
 
-    def __init__(self, target: Series, options: Options, depth: Depth, tally: _Tally) -> None:
+    def __init__(
+        self, target: Series, options: Options, depth: Depth, tally: _Tally, warnings: Iterable[str] = ()
+    ) -> None:
+        """warnings: of runs before it."""
         self._keep, self._tally = options.keep, tally
         self.evidence = Evidence(target, depth.level, depth.part)
         self.target = target = series.renamed(target, self.evidence.points)
@@ -247,8 +283,9 @@ class _Run:
         if options.point is not None:
             self.points, self._refused = [target.point(options.point)], {}
         self.tell = partial(tally.take, target.domain)
-        self._warnings = [f"{path} cannot be read: its findings are lost" for path in self.evidence.unreadable]
-        self._warnings += _strangers(target, self.points)
+        self.warnings = [*warnings]
+        self.warnings += [f"{path} cannot be read: its findings are lost" for path in self.evidence.unreadable]
+        self.warnings += _strangers(target, self.points)
         for name, error in self._refused.items():
             self.tell(inspection.refusal(name, error))
 
@@ -257,16 +294,16 @@ class _Run:
         return {each.point for each in self._tally.too_new}
 
     def warn(self, text: str) -> None:
-        self._warnings.append(text)
+        self.warnings.append(text)
 
     def conclude(self, proved: Optional[Document] = None) -> None:
         """Record what was found. proved: a new ledger."""
         before = self.evidence.ledgers
         if proved:
             self.evidence.ledgers = [proved]
-            self._warnings += ledger.record(self.target, proved, before) if self._keep else []
+            self.warnings += ledger.record(self.target, proved, before) if self._keep else []
         if (finding := self.evidence.conclude(self._too_new)) and self._keep:
-            self._warnings += findings.kept(self.target, findings.VERIFY, **finding)
+            self.warnings += findings.kept(self.target, findings.VERIFY, **finding)
 
     def outcome(self, complete: bool) -> _Outcome:
         target, too_new = self.target, self._too_new
@@ -274,7 +311,7 @@ class _Run:
             *(_refused(target, name, too_new) for name in self._refused),
             *(_known(target, point, self.evidence, too_new) for point in self.points),
         ]
-        return _Outcome(target.domain, verdicts, self._warnings, complete)
+        return _Outcome(target.domain, verdicts, list(dict.fromkeys(self.warnings)), complete)
 
 
 def _strangers(target: Series, points: list[Point]) -> Iterator[str]:

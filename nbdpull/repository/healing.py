@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -25,11 +26,26 @@ class _Other(Exception):
     """Raised where the copy has other bytes."""
 
 
-def heal(target: Series, copy: Series, points: Iterable[Point], known: Known, check: Check) -> list[str]:
-    """Heal what the copy has whole of the files on record; return their paths. known: of these points of the target.
-    OutputError where one cannot be written: those before it are healed."""
+class Tried(NamedTuple):
+    """A file that is healed, unless there is a problem: why it cannot be written."""
+
+    path: str
+    problem: Optional[errors.OutputError] = None
+
+
+def heal(
+    target: Series, copy: Series, points: Iterable[Point], known: Known, tried: set[FileEntry], check: Check
+) -> Iterator[Tried]:
+    """Heal what the copy has whole of the files on record; tell of each as it comes. known: of these points of the
+    target. tried: files that do not come again, as a medium may read wrong whatever is written; it grows."""
     wanted = {entry: None for point in points for entry in _damaged(target, point, known)}
-    return [entry.path for entry in wanted if target.file_flaw(entry, check) and _healed(target, copy, entry, check)]
+    for entry in (each for each in wanted if each not in tried):
+        try:
+            if target.file_flaw(entry, check) and _healed(target, copy, entry, check):
+                yield Tried(entry.path)
+        except errors.OutputError as error:
+            yield Tried(entry.path, error)
+        tried.add(entry)
 
 
 def _damaged(target: Series, point: Point, known: Known) -> Iterator[FileEntry]:

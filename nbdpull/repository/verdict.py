@@ -63,6 +63,10 @@ class Known:
         """Damages of the point that are on record: [Recorded, …]."""
         return self._points[point.id].recorded
 
+    def names(self, point: Point, paths: Collection[str]) -> bool:
+        """Whether a damage of one of these files is on record for the point."""
+        return any(place.get("path") in paths for each in self.recorded(point) for place in each.places or [])
+
     def last_look(self, point: Point) -> str:
         """When it was last looked at, in whatever part; "" for never."""
         return self._points[point.id].looked
