@@ -440,11 +440,43 @@ def test_what_went_with_its_points_is_not_carried_on(vm):
 
 def test_too_many_files_for_a_ledger(vm, monkeypatch):
     """Those proved longest ago are proved again."""
-    monkeypatch.setattr(ledger, "MAX_FILES", 4)
+    oldest(vm, level="files")
+    [path] = vm.folder.glob("*.ledger.json")
+    room = path.stat().st_size - 500
+    monkeypatch.setattr(ledger, "MAX_BYTES", room)
+    for _ in range(2):
+        oldest(vm)
+        [path] = vm.folder.glob("*.ledger.json")
+        assert room - 1000 < path.stat().st_size <= room
+        assert 4 < len(proofs(vm)) < len(referred(vm)) and told(vm) == ["ok"] * 3
+
+
+def test_a_ledger_is_no_larger_than_its_reader_takes(monkeypatch):
+    """With both levels, with times of their own, with long names: it was 2 % larger, and the one before was gone."""
+    monkeypatch.setattr(ledger, "MAX_BYTES", 200_000)
+    rng = random.Random(1)
+    for _ in range(30):
+        times = [f"2026-11-27T10:00:00.{number:06}+00:00" for number in range(rng.choice((1, 2, 50, 5000)))]
+        known, name = {}, rng.choice(("vda", "v" * 200, "\u00fc" * 90, '"' * 90))
+        for number in range(3000):
+            proof = ledger.NEVER.with_one("frames", rng.choice(times)).with_one("files", rng.choice(times))
+            known[f"20261122T194500Z-{number:08x}/{name}.0000.zst", f"{number:064x}"] = proof
+        document = ledger.of("frames", [], known)
+        size = len(layout.seal({"format": layout.FORMAT, "requires": [], **document}))
+        assert 90_000 < size <= 200_000
+        kept = ledger.proofs([document], "9")
+        assert kept and min(proof.files for proof in kept.values()) >= max(
+            proof.files for key, proof in known.items() if key not in kept
+        )
+
+
+def test_a_ledger_that_is_too_large_leaves_the_one_before(vm, monkeypatch):
     oldest(vm)
-    assert len(proofs(vm)) == 4 and told(vm) == ["ok"] * 3
-    oldest(vm)
-    assert told(vm) == ["ok"] * 3
+    before = [*vm.folder.glob("*.ledger.json")]
+    monkeypatch.setattr(layout, "MAX_DOCUMENT", before[0].stat().st_size - 1)
+    found = oldest(vm)
+    assert ["not kept" in text for text in found.warnings] == [True]
+    assert [*vm.folder.glob("*.ledger.json")] == before
 
 
 def test_a_store_that_cannot_be_written_to(vm, monkeypatch):

@@ -7,6 +7,7 @@ how a file is proved, which of them is next.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -20,7 +21,8 @@ from .findings import PointLike, SeriesLike
 from .layout import Document
 
 KIND = "ledger"
-MAX_FILES = 300_000  # that a ledger tells of: with their names it is no larger than a reader takes
+MAX_BYTES = layout.MAX_DOCUMENT  # of a ledger: that a reader takes
+_PER_FILE, _PER_GROUP = 80, 160  # bytes of one at most, but for the path
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6,16}\.ledger\.json\Z", re.ASCII)
 
@@ -117,26 +119,41 @@ def _groups(document: Document) -> list[_Proofs]:
 def of(level: str, points: Iterable[tuple[PointLike, Proof]], known: Proofs) -> Document:
     """The document of a ledger. points: since when all of each is proved; level: of the run that made it."""
     abouts = [{**findings.entry(point), **proof._asdict()} for point, proof in points]
-    return {"kind": KIND, **findings.now(), "level": level, "points": abouts, "proofs": _told(known)}
+    document = {"kind": KIND, **findings.now(), "level": level, "points": abouts, "proofs": []}
+    return {**document, "proofs": _told(known, MAX_BYTES - len(_sealed(document)))}
 
 
-def _told(known: Proofs) -> list[Document]:
-    """Grouped by their times: a run proves many files. Of too many those that were proved longest ago are left out."""
+def _sealed(document: Document) -> bytes:
+    return layout.seal({"format": layout.FORMAT, "requires": [], **document})
+
+
+def _told(known: Proofs, room: int) -> list[Document]:
+    """Grouped by their times: a run proves many files. Where they need more bytes than there is room for, those that
+    were proved longest ago are left out."""
     newest_first = sorted(known.items(), key=lambda each: each[1].files or "", reverse=True)
     groups: dict[tuple[str, str], dict[str, str]] = {}
-    for (path, sha256), proof in newest_first[:MAX_FILES]:
-        for level in Level.WORDS:
-            when = proof.at(level)
-            if when and not (level == Level.FILES and when == proof.frames):  # told by that of the frames
-                groups.setdefault((when, level), {})[path] = sha256
+    for (path, sha256), proof in newest_first:
+        told = [(when, level) for level in Level.WORDS if (when := proof.at(level))]
+        if proof.files == proof.frames:
+            told = told[1:]  # told by that of the frames
+        room -= len(told) * (len(json.dumps(path, ensure_ascii=False).encode()) + _PER_FILE) + _PER_GROUP * len(
+            {*told} - groups.keys()
+        )
+        if room < 0:
+            break
+        for each in told:
+            groups.setdefault(each, {})[path] = sha256
     return [{"when": when, "level": level, "files": files} for (when, level), files in sorted(groups.items())]
 
 
 def record(target: SeriesLike, document: Document, superseded: Collection[Document]) -> list[str]:
-    """Keep a ledger, and remove those whose proofs are in it; a warning where the store cannot be written to."""
-    path = f"{target.folder}/{layout.new_point_id()}.{KIND}.json"
+    """Keep a ledger, and remove those whose proofs are in it; a warning where the store cannot be written to, or no
+    reader would take it."""
+    path, data = f"{target.folder}/{layout.new_point_id()}.{KIND}.json", _sealed(document)
+    if len(data) > layout.MAX_DOCUMENT:
+        return [f"what was proved is not kept: the ledger would have {len(data)} bytes; remove points"]
     try:
-        target.store.publish(path, layout.seal({"format": layout.FORMAT, "requires": [], **document}))
+        target.store.publish(path, data)
     except (errors.OutputError, errors.StoreError) as error:
         return [f"what was proved is not kept: {error}"]
     for each in superseded:
