@@ -404,6 +404,24 @@ def test_a_file_that_was_brought_back_stays(tmp_path):
     assert not stores.verify_store(vm.root).is_bad and not leftovers(vm)
 
 
+@pytest.mark.parametrize("count", [1, None])
+def test_what_a_lost_table_led_to_stays(tmp_path, count):
+    """Of one table or of all: it may be brought back from a copy. Neither the sweep nor a repack takes the frames."""
+    vm = mostly_hidden(tmp_path / "store", chunk_size=20 * KIB)
+    pruned(vm, [point.id for point in vm.points[:-1]], Wanted(0.9))
+    before = {path: path.read_bytes() for path in sorted(vm.folder.rglob("vda*.moved"))}
+    lost = [*before][:count]
+    assert len(before) > 2 and not leftovers(vm)
+    for path in lost:
+        path.unlink()
+    for _ in range(2):
+        assert pruned(vm, [], Wanted(0.99)) == Repacked()
+    for path in lost:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(before[path])
+    intact(vm)
+
+
 def test_no_room(tmp_path):
     """It gives up with a problem, and leaves nothing half: at whichever write it is."""
     vm = mostly_hidden(tmp_path / "store", rounds=3, chunk_size=60 * KIB)

@@ -161,11 +161,14 @@ def _is_sound(series: Series, table: Table, check: Check) -> bool:
     return not any(series.own_flaw(each, check) for each in table.files)
 
 
-def _olds(named: Iterable[Named], staying: Collection[str]) -> list[Old]:
-    """Every file of the store that is in no directory that stays."""
+def _olds(named: Sequence[Named], staying: Collection[str]) -> list[Old]:
+    """Every file of the store that is in no directory that stays. Where a file is lost with its table, nobody knows
+    which of the frames that were moved are its own: they stay as they are."""
+    is_lost = any(not each.is_there and each.table is None for each in named)
     found: dict[str, Old] = {}
     for each in named:
-        entries = [*([each.entry] if each.is_there else []), *(each.table.files if each.table else [])]
+        made = each.table.files if each.table and not is_lost else []
+        entries = [*([each.entry] if each.is_there else []), *made]
         for entry in entries:
             if entry.path.partition("/")[0] not in staying and entry.size:
                 found.setdefault(entry.path, Old(entry.path, entry.size, [])).holders.append(each)

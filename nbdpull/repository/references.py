@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from ..core import errors
-from ..format import moved
+from ..format import layout, moved
 from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from .series import Point, Series
@@ -58,6 +58,17 @@ def paths(series: Series, entries: Iterable[FileEntry]) -> set[str]:
             if table is not None:
                 found |= {moved.path_of(entry.path), *(each.path for each in table.files)}
     return found
+
+
+def is_lost(series: Series, kept: Iterable[str]) -> bool:
+    """Whether a chunk file among these paths has gone without a moved table: nobody knows whether its frames were
+    moved, and where to."""
+    chunks = (path for path in kept if layout.CHUNK_PATH.match(path))
+    return any(
+        series.store.size(f"{series.folder}/{path}") is None
+        and series.store.size(f"{series.folder}/{moved.path_of(path)}") is None
+        for path in chunks
+    )
 
 
 def live(directories: Iterable[Directory]) -> dict[str, int]:

@@ -147,6 +147,9 @@ def _left(series: Series, gone: frozenset[str], check: Check) -> Iterator[_Left]
     """Of each point that was removed, or is among `gone`; and of moved frames."""
     names = [*_without_point(series), *sorted(gone)]
     kept = referred(series, gone, check) if names else set()
+    moved = half_points.repacked(series)
+    if moved and references.is_lost(series, kept):  # its table may be brought back from a copy
+        kept |= {f"{name}/{file}" for name in moved for file in _files(series, name)}
     for name in names:
         check()
         yield _left_of(series, name, kept)
