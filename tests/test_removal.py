@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 import stores
+import strange
 from stores import KIB, MIB
 
 from nbdpull.core import errors
@@ -185,6 +186,25 @@ def test_a_removed_manifest_that_is_damaged_hinders_nobody(tmp_path, data):
     assert number_of_the_next(vm) == 2
     removal.sweep(vm.series, 0)
     assert vm.store.folders("vm1") == [vm.points[0].id]
+
+
+@pytest.mark.parametrize("kind", strange.FILES)
+def test_what_is_no_file_stops_no_sweep(tmp_path, kind):
+    """As the folder that a file server makes for itself (@eaDir): it is left alone, and its directory with it."""
+    vm = stores.chain(tmp_path / "store", 14, points=3, size=256 * KIB)
+    last, odd = vm.pull("nothing", dedupe=False), vm.folder / vm.points[0].id / "odd"
+    twin = vm.copy(tmp_path / "twin")
+    strange.FILES[kind](odd)
+    for point in vm.points[:3]:
+        found, wanted = gone(vm, point), gone(twin, point)
+        assert (found.freed, found.shared) == (wanted.freed, wanted.shared)
+    restores(vm, tmp_path)
+    assert set(vm.store.folders("vm1")) == {odd.parent.name, last.id} and twin.store.folders("vm1") == [last.id]
+    assert sorted(os.listdir(odd.parent)) == [half_points.REMOVED, "odd"]
+    assert removal.sweep(vm.series, 0) == removal.Swept()
+    odd.rmdir() if kind == "folder" else odd.unlink()
+    removal.sweep(vm.series, 0)
+    assert vm.store.folders("vm1") == [last.id]
 
 
 CALLS = {"names": (os, "scandir"), "holds": (beneath, "status"), "inode": (beneath, "status")}

@@ -24,6 +24,7 @@ from ..format.manifest import FileEntry
 from . import half_points, references
 from .series import Point, Series
 
+_TELLING = {half_points.REMOVED, layout.REPACKED}  # files that say what their directory is
 GRACE = 24 * 3600.0  # seconds that a reader may take to its end
 
 
@@ -166,9 +167,10 @@ def _left_of(series: Series, name: str, kept: Container[str]) -> _Left:
 
 
 def _files(series: Series, point: str) -> dict[str, int]:
-    """{name: bytes} of the files of a directory but that which says what it is."""
+    """{name: bytes} of the files of a directory but that which says what it is. What is no file is nothing of ours, as
+    the folder that a file server makes for itself."""
     folder = f"{series.folder}/{point}"
-    names = [name for name in series.store.names(folder) if name not in (half_points.REMOVED, layout.REPACKED)]
+    names = set(series.store.files(folder)) - _TELLING
     return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
@@ -182,7 +184,8 @@ def _swept(series: Series, left: _Left, grace: float, late: Collection[str], las
     freed = sum(going.values())
     if is_late or left.shared or len(going) < len(left.free):
         return Swept(freed, sum(left.free.values()) - freed, left.shared)
-    if left.point == last:  # its manifest stays
-        return Swept(freed, points=(left.point,) if going else ())
+    strange = set(series.store.names(folder)) - _TELLING
+    if strange or left.point == last:  # the manifest of the last one stays
+        return Swept(freed, points=(left.point,) if is_point and going else ())
     series.store.remove_folder(folder)  # with the file that says what it is, the last of it
     return Swept(freed, points=(left.point,) if is_point else ())
