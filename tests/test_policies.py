@@ -20,6 +20,7 @@ from nbdpull.repository.policies import Standing
 from nbdpull.repository.retention import Policy
 from nbdpull.storage import directory
 
+UUID = "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11"
 FORMAT = (Path(__file__).parent.parent / "docs/format.md").read_text()
 
 
@@ -235,7 +236,7 @@ def test_a_policy_that_is_none(tmp_path, capsys, words, message):
 def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
     """Each domain by the one that counts for it; one without any is left alone."""
     vm = daily(tmp_path / "store", 5)
-    other = daily(tmp_path / "store", 5, "db1", "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11")
+    other = daily(tmp_path / "store", 5, "db1", UUID)
     assert said(capsys, "prune", vm.root)[::2] == (
         2,
         "nbdpull: no policy is told, and the store has none: say what is to be kept, as in --keep-daily 7 "
@@ -253,6 +254,35 @@ def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
     assert code == 0 and (len(ids(vm)), len(ids(other))) == (3, 4)
     assert "1 of 5 points removed (--keep-last 4, the store's policy for db*)" in out
     assert "2 of 5 points removed (--keep-last 3, the store's policy for all domains)" in out
+
+
+def test_the_name_of_a_domain_is_no_pattern(tmp_path, capsys):
+    """Such a domain could not be addressed alone: another lost points by what was told for this one."""
+    vm, other = daily(tmp_path / "store", 5, "vm[1]"), daily(tmp_path / "store", 5, "vm1", UUID)
+    assert said(capsys, "prune", vm.root, "--domain", "vm[1]", "--keep-last", "4")[0] == 0
+    assert (len(ids(vm)), len(ids(other))) == (4, 5)
+    policies.put(vm.store, "vm[[0-9]*[1-9]*", Policy(keep_last=1))
+    policies.put(vm.store, None, Policy(keep_last=9))
+    assert said(capsys, "policy", vm.root, "--domain", "vm[1]", "--keep-last", "3")[0] == 0
+    counting = {name: policies.counting(policies.load(vm.store), name) for name in ("vm[1]", "vm1")}
+    assert [each and each.pattern for each in counting.values()] == ["vm[[]1]", None]
+    assert said(capsys, "prune", vm.root)[0] == 0
+    assert (len(ids(vm)), len(ids(other))) == (3, 5), "and a longer pattern does not count"
+    assert said(capsys, "policy", vm.root, "--domain", "vm[1]", "--remove")[0] == 0
+    policies.put(vm.store, "vm[1]", Policy(keep_last=1))
+    assert said(capsys, "policy", vm.root, "--domain", "vm[1]", "--remove")[0] == 0, "one from before the domain"
+    assert len(policies.load(vm.store)) == 2
+    for asked, found in (("vm[1]", ["vm[1]"]), ("vm*1*", ["vm1", "vm[1]"])):
+        domains = run(capsys, "status", vm.root, "--domain", asked)[1]["domains"]
+        assert [each["domain"] for each in domains] == found
+
+
+@pytest.mark.parametrize("name", ["vm[1]", "*", "a?[b]", "[", "]", "[!a]", "vm1"])
+def test_a_pattern_of_one_name(store, name):
+    [made, wide] = put(store, policies.pattern_of(name), "*?????????????" if name == "*" else "?*").values()
+    others = {"vm1", "a", "ab", "[a]", "aab", "x"} - {name}
+    found = {each: policies.counting(policies.load(store), each) for each in (name, *others)}
+    assert [each for each, counting in found.items() if counting and counting.policy == made] == [name]
 
 
 def test_options_win_whole(tmp_path, capsys):
@@ -306,7 +336,7 @@ def after_pull(vm, check=lambda: None):
 
 def test_after_a_pull_its_series_is_pruned_and_no_other(tmp_path):
     vm = daily(tmp_path / "store", 5)
-    other = daily(tmp_path / "store", 5, "vm2", "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11")
+    other = daily(tmp_path / "store", 5, "vm2", UUID)
     policies.put(vm.store, None, Policy(keep_last=3))
     before = ids(vm)
     pruned, warnings = after_pull(vm)

@@ -10,9 +10,10 @@ from typing import Any, Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import marker, policies
+from ..repository import marker, policies, series
 from ..repository.policies import Standing
 from ..repository.retention import Policy
+from ..storage.directory import DirectoryStore
 from .options import PolicyOptions as Options
 
 
@@ -35,15 +36,23 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
     opened = marker.open_store(options.store)
     before = policies.load(opened)
     if wanted:
-        policies.put(opened, options.domain, wanted)
+        policies.put(opened, _pattern(opened, options.domain), wanted)
     elif options.remove:
-        if not policies.drop(opened, options.domain):
+        patterns = [_pattern(opened, options.domain), options.domain]  # it may be older than the domain
+        if not any(policies.drop(opened, each) for each in patterns):
             raise errors.StoreError(f"{opened.root} has no policy {_of(options.domain)}; it has: {_names(before)}")
     elif options.domain is not None:
         counting = policies.counting(before, options.domain)
         return Result([counting] if counting else [], changed=False)
     standing = policies.load(opened)
     return Result(standing, standing != before)
+
+
+def _pattern(store: DirectoryStore, named: Optional[str]) -> Optional[str]:
+    """What is the name of a domain is that, also where it looks like a pattern."""
+    if named is None or all(each.domain != named for each in series.all_series(store)):
+        return named
+    return policies.pattern_of(named)
 
 
 def made(rules: dict[str, Any]) -> Policy:

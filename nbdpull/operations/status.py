@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
 from ..format.manifest import Manifest
-from ..repository import half_points, marker, point_choice, series, soundness, verdict
+from ..repository import half_points, marker, point_choice, policies, series, soundness, verdict
 from ..repository.soundness import Proved, Soundness
 from ..storage.directory import DirectoryStore
 from .options import StatusOptions as Options
@@ -60,9 +59,6 @@ class _Domain(NamedTuple):
         """A name that it had before is not its own: another domain may have it by now."""
         return wanted == self.name or wanted.lower() == self.uuid
 
-    def fits(self, pattern: Optional[str]) -> bool:
-        return pattern is None or self.is_called(pattern) or fnmatchcase(self.name, pattern)
-
 
 def status(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Look at every domain, or at those that a pattern fits. A series that cannot be read hides no other."""
@@ -70,7 +66,7 @@ def status(options: Options, report: Report = lambda **event: None, check: Check
     every = list(_domains(opened, check))
     here = [each for each in every if each.elsewhere is None]
     missing = [name for name in options.expect or [] if not any(each.is_called(name) for each in here)]
-    wanted = [each for each in [*here, *_without_points(missing)] if each.fits(options.domain)]
+    wanted = _asked([*here, *_without_points(missing)], options.domain)
     if options.domain is not None and not wanted:
         known = ", ".join(sorted({each.name for each in every})) or "none"
         raise errors.StoreError(f"no domain {options.domain} in {opened.root}; it has: {known}")
@@ -78,9 +74,15 @@ def status(options: Options, report: Report = lambda **event: None, check: Check
     return Result(
         now.isoformat(timespec="seconds"),
         [_described(each, now, options.max_age, _is_among(each, options.expect)) for each in wanted],
-        [warning for each in every if each.fits(options.domain) for warning in _warnings(each, now)],
+        [warning for each in _asked(every, options.domain) for warning in _warnings(each, now)],
         point_choice.short([point.id for each in every for point in each.found.points]),
     )
+
+
+def _asked(every: list[_Domain], pattern: Optional[str]) -> list[_Domain]:
+    """What is the name of one is no pattern."""
+    called = [each for each in every if pattern is not None and each.is_called(pattern)]
+    return called or [each for each in every if policies.fits(each.name, pattern)]
 
 
 def _domains(opened: DirectoryStore, check: Check) -> Iterator[_Domain]:

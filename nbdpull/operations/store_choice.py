@@ -28,7 +28,7 @@ def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[se
 
 
 def find_domains(root: str, pattern: Optional[str] = None) -> list[series.Series]:
-    """The Series of all domains, or of those whose names fit, or of a UUID. StoreError where there is none."""
+    """The Series of all domains, or of a name or UUID, or of those whose names fit. StoreError where there is none."""
     opened = marker.open_store(root)
     wanted = fitting(opened, pattern)
     if not wanted:
@@ -38,9 +38,12 @@ def find_domains(root: str, pattern: Optional[str] = None) -> list[series.Series
 
 
 def fitting(opened: DirectoryStore, pattern: Optional[str] = None) -> list[series.Series]:
-    """The same of an open store, where there may be none."""
+    """The same of an open store, where there may be none. What is the name of a domain is no pattern."""
     every = series.all_series(opened)
-    return [each for each in every if policies.fits(each.domain, pattern) or each.uuid() == str(pattern).lower()]
+    called = [each for each in every if each.domain == pattern]
+    return called or [
+        each for each in every if policies.fits(each.domain, pattern) or each.uuid() == str(pattern).lower()
+    ]
 
 
 def only_domain(root: str) -> str:

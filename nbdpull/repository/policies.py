@@ -9,6 +9,7 @@ Must not know: what a policy keeps, which domains there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ..format import findings, layout
 from ..storage.directory import DirectoryStore
 from .retention import Policy, UnknownZone
 
+_ESCAPED = re.compile(r"\[[*?[]\]")  # as `pattern_of` does
 _MEND = "to write them anew with nbdpull policy, delete it first"
 
 
@@ -38,7 +40,7 @@ class Standing(NamedTuple):
     def _rank(self) -> tuple[bool, bool, int, str]:
         """The first that fits counts."""
         pattern = self.pattern or ""
-        return self.pattern is None, any(sign in pattern for sign in "*?["), -len(pattern), pattern
+        return self.pattern is None, any(sign in _ESCAPED.sub("", pattern) for sign in "*?["), -len(pattern), pattern
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ def counting(standing: Iterable[Standing], domain: str) -> Optional[Standing]:
 def fits(domain: str, pattern: Optional[str]) -> bool:
     """Whether a name is that of a domain that is meant. A name may have signs of a pattern in it."""
     return pattern is None or domain == pattern or fnmatchcase(domain, pattern)
+
+
+def pattern_of(name: str) -> str:
+    """That which fits this name alone, also one that looks like a pattern."""
+    return re.sub(r"[*?[]", r"[\g<0>]", name)
 
 
 def put(store: DirectoryStore, pattern: Optional[str], policy: Policy) -> None:
