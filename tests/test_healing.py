@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from stores import KIB, chain, directory_of, files, flipped, restored
+from stores import KIB, chain, chunks_of, directory_of, files, flipped, move, restored
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
@@ -133,6 +133,25 @@ def test_a_directory_in_the_place_of_a_file_hides_no_damage_and_no_other_file(or
     assert paths == {str(two.relative_to(vm.folder))} and {each.path for each in found.damages} == {name}
     [warning] = found.warnings
     assert "not healed" in warning and str(one) in warning
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_a_file_that_frames_were_moved_to(vm, tmp_path, how):
+    last = vm.points[-1]
+    for point in vm.points[:-1]:
+        removal.remove(vm.series, point)
+    removal.sweep(vm.series, 0)
+    paths = [entry.path for entry in chunks_of(vm, last, "vda") if not entry.path.startswith(last.id)]
+    moved = vm.folder / move(vm, last, "vda", paths).path
+    copy = vm.copy(tmp_path / "copy")
+    data = moved.read_bytes()
+    moved.write_bytes(flipped(data, len(data) // 2))
+    if how == "gone":
+        shutil.rmtree(moved.parent)
+    found, result = healed(vm, copy.root)
+    assert found and found <= {*paths} and not result.is_bad and moved.read_bytes() == data
+    assert told(vm) == ["ok"] and restored(vm, last, tmp_path / "out") == vm.images[last.id]
+    assert half_points.names(vm.series) == []
 
 
 def shared(vm):

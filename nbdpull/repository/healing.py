@@ -39,9 +39,11 @@ def heal(
     """Heal what the copy has whole of the files on record; tell of each as it comes. known: of these points of the
     target. tried: files that do not come again, as a medium may read wrong whatever is written; it grows."""
     wanted = {entry: None for point in points for entry in _damaged(target, point, known)}
+    mended: set[FileEntry] = set()
     for entry in (each for each in wanted if each not in tried):
         try:
-            if target.file_flaw(entry, check) and _healed(target, copy, entry, check):
+            is_healed = _healed_where_it_is(target, copy, entry, mended, check)
+            if is_healed or (target.file_flaw(entry, check) and _healed(target, copy, entry, check)):
                 yield Tried(entry.path)
         except errors.OutputError as error:
             yield Tried(entry.path, error)
@@ -75,4 +77,16 @@ def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> boo
             if file.sha256() != entry.sha256:
                 raise _Other
         return True
+    return False
+
+
+def _healed_where_it_is(target: Series, copy: Series, entry: FileEntry, mended: set[FileEntry], check: Check) -> bool:
+    """The same of the files that one was moved to; several may have been moved to one. mended: those, it grows. No
+    table is healed: another store's is of other moves, and may lead to less."""
+    with suppress(errors.Damaged):
+        held = target.standing(entry)
+        if held != [entry]:
+            bad = {each for each in held if target.own_flaw(each, check)}
+            mended.update(each for each in bad if _healed(target, copy, each, check))
+            return bad <= mended and not mended.isdisjoint(held)
     return False
