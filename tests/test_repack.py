@@ -495,6 +495,25 @@ def test_prune_warns_of_what_it_cannot_repack(tmp_path, capsys):
     intact(vm)
 
 
+def test_a_damaged_index_is_a_warning_and_hides_no_other_disk(tmp_path, capsys):
+    """Also where it only looks. The exit code is 0, as all else is done."""
+    vm, rng, said = stores.Vm(tmp_path / "store"), random.Random(4), "vm1: not repacked: disk vdb: "
+    for disk in ("vda", "vdb"):
+        vm.add_disk(disk, 40 * 4096)
+    for blocks in (40, 35):
+        for disk in vm.disks:
+            vm.write(disk, 0, rng.randbytes(blocks * 4096))
+        vm.pull(frame_size=4096)
+    path = stores.index_of(vm, vm.points[-1], "vdb")
+    path.write_bytes(stores.flipped(path.read_bytes(), path.stat().st_size // 2))
+    _, would, before = prune(capsys, vm, "--dry-run")
+    code, found, warnings = prune(capsys, vm, "--now")
+    assert code == 0 and found["removed"] and found["repack_moved_bytes"] == would["repack_moved_bytes"] > 0
+    assert warnings == before and [each.partition(str(path))[0] for each in warnings] == [said]
+    with lookup.RandomImage(vm.series, vm.points[-1], "vda") as image:
+        assert image.read(0, image.size) == vm.images[vm.points[-1].id]["vda"]
+
+
 # -- verification -----------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import numpy
 
@@ -98,28 +98,46 @@ class Old:
         return self.size if self.is_done else self.size - self.alive - FRAME_COST * self.count - FILE_COST
 
 
+class Disk(NamedTuple):
+    """olds: files of which a smaller share than is wanted lives, and whose repack gains anything, the least alive
+    first; problem: why nobody can tell, "" if there is none."""
+
+    name: str
+    olds: Sequence[Old] = ()
+    problem: str = ""
+
+
 def mostly_dead(
     series: Series, points: Iterable[Point], staying: Collection[str], below: float, check: Check
-) -> Iterator[tuple[str, list[Old]]]:
-    """Yield (disk, files of which a smaller share than `below` lives, and whose repack gains anything, the least alive
-    first). points: whose frames live; staying: ids of those that are committed, whose files are left alone. Damaged."""
+) -> Iterator[Disk]:
+    """Yield each. points: whose frames live; staying: ids of those that are committed, whose files are left alone.
+    Damaged where a directory cannot be read."""
     for disk, directories in _by_disk(series, points, staying, check).items():
-        named = _named(series, directories, check)
-        possible = [old for old in _olds(named, staying) if _least(old) < below * old.size]
-        holders = list(dict.fromkeys(holder for old in possible for holder in old.holders))
-        _find_frames(holders, directories, check)
-        unknown = {holder for holder in holders if not holder.settle()}
-        found = [old for old in possible if unknown.isdisjoint(old.holders) and all(map(old.is_of, old.holders))]
-        for old in found:
-            sizes = [
-                stored
-                for holder in old.holders
-                for place, stored in zip(holder.places, holder.frames["stored"].tolist())
-                if place.path == old.path
-            ]
-            old.alive, old.count = sum(sizes), len(sizes)
-        worth = (old for old in found if old.alive < below * old.size and old.gain > 0)
-        yield disk, sorted(worth, key=lambda old: old.share)
+        try:
+            yield Disk(disk, _of_disk(series, directories, staying, below, check))
+        except errors.Damaged as error:
+            yield Disk(disk, problem=f"disk {disk}: {error}")
+
+
+def _of_disk(
+    series: Series, directories: dict[Directory, Borne], staying: Collection[str], below: float, check: Check
+) -> list[Old]:
+    named = _named(series, directories, check)
+    possible = [old for old in _olds(named, staying) if _least(old) < below * old.size]
+    holders = list(dict.fromkeys(holder for old in possible for holder in old.holders))
+    _find_frames(holders, directories, check)
+    unknown = {holder for holder in holders if not holder.settle()}
+    found = [old for old in possible if unknown.isdisjoint(old.holders) and all(map(old.is_of, old.holders))]
+    for old in found:
+        sizes = [
+            stored
+            for holder in old.holders
+            for place, stored in zip(holder.places, holder.frames["stored"].tolist())
+            if place.path == old.path
+        ]
+        old.alive, old.count = sum(sizes), len(sizes)
+    worth = (old for old in found if old.alive < below * old.size and old.gain > 0)
+    return sorted(worth, key=lambda old: old.share)
 
 
 def _by_disk(

@@ -13,7 +13,7 @@ anything, which points are to go.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -24,7 +24,7 @@ from ..core.errors import Check
 from ..format import findings, layout, moved, pages, reader, writer
 from ..format.manifest import FileEntry
 from . import half_points
-from .live_frames import Named, Old, mostly_dead
+from .live_frames import Disk, Named, Old, mostly_dead
 from .series import Series
 
 if TYPE_CHECKING:
@@ -57,28 +57,33 @@ class Repacked:
 def would_repack(series: Series, gone: Collection[str], wanted: Wanted, check: Check = lambda: None) -> Repacked:
     """Only look, as if the points with these ids were removed, and all that can go had gone."""
     points = [point for point in series.points() if point.id not in gone]
-    found = mostly_dead(series, points, {point.id for point in points}, wanted.below, check)
-    chosen, rest = _within([old for _, olds in found for old in olds], wanted.limit)
-    return Repacked(_alive(chosen), sum(old.size for old in chosen), _gain(rest))
+    found = list(mostly_dead(series, points, {point.id for point in points}, wanted.below, check))
+    chosen, rest = _within([old for disk in found for old in disk.olds], wanted.limit)
+    return Repacked(_alive(chosen), sum(old.size for old in chosen), _gain(rest), _problems(found))
 
 
 def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repacked:
-    """Empty what is worth it, the least alive first. A damaged frame keeps the file that it is in, and where there is
-    no room all ends: those are problems, not errors. Damaged where a directory cannot be read."""
+    """Empty what is worth it, the least alive first. A damaged frame keeps the file that it is in, a damaged index all
+    of its disk, and where there is no room all ends: those are problems, not errors. Damaged where a directory cannot
+    be read."""
     committed = series.points()
     points, staying = [*committed, *half_points.removed_points(series).values()], {point.id for point in committed}
     found = list(mostly_dead(series, points, staying, wanted.below, check))
-    chosen, rest = _within([old for _, olds in found for old in olds], wanted.limit)
-    run = _Run(series, check)
+    chosen, rest = _within([old for disk in found for old in disk.olds], wanted.limit)
+    run = _Run(series, check, _problems(found))
     try:
-        for disk, olds in found:
-            for batch in _batches(_without(olds, rest), wanted.chunk_size):
-                run.empty(disk, batch)
+        for disk in found:
+            for batch in _batches(_without(disk.olds, rest), wanted.chunk_size):
+                run.empty(disk.name, batch)
     except errors.OutputError as error:
         run.problems.append(f"{error}; the rest is not repacked")
     run.end()
     left = [*rest, *_without(chosen, run.done)]
     return Repacked(_alive(run.done), sum(old.size for old in run.done), _gain(left), tuple(run.problems))
+
+
+def _problems(found: Iterable[Disk]) -> tuple[str, ...]:
+    return tuple(disk.problem for disk in found if disk.problem)
 
 
 def _within(olds: Sequence[Old], limit: Optional[int]) -> tuple[list[Old], list[Old]]:
@@ -131,9 +136,9 @@ class _Bad(Exception):
 class _Run:
     """done: what was emptied, and is gone; problems: texts."""
 
-    def __init__(self, series: Series, check: Check) -> None:
+    def __init__(self, series: Series, check: Check, problems: Iterable[str]) -> None:
         self.done: list[Old] = []
-        self.problems: list[str] = []
+        self.problems = [*problems]
         self._series, self._store, self._check = series, series.store, check
         self._folder = ""  # of new files: its name
         self._files: dict[str, int] = {}  # of each disk there, how many
