@@ -13,7 +13,17 @@ from stores import KIB, MIB
 from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import layout, moved
-from nbdpull.repository import half_points, incoming, live_frames, lookup, references, removal, repack, soundness
+from nbdpull.repository import (
+    half_points,
+    incoming,
+    live_frames,
+    lookup,
+    references,
+    removal,
+    repack,
+    series,
+    soundness,
+)
 from nbdpull.repository.repack import Repacked, Wanted
 from nbdpull.restoring import origin
 from nbdpull.storage.directory import DirectoryStore
@@ -557,6 +567,29 @@ def test_a_damage_of_a_file_is_one_of_all_that_were_moved_to_it(tmp_path):
         assert told == moved_files and len({*map(frozenset, told.values())}) == 2
     assert not stores.verify_store(vm.root, keep=True).is_bad
     assert not soundness.of_series(vm.series).damaged
+
+
+@pytest.mark.parametrize("how", [{}, {"oldest": True}])
+def test_files_that_are_moved_again_while_they_are_verified_are_no_damage(tmp_path, how):
+    """After their table was read: a file that nothing needed any more was told, and a sound point was damaged."""
+    vm = mostly_hidden(tmp_path / "store", rounds=3)
+    pruned(vm, [point.id for point in vm.points[:-1]])
+    scattered(vm, random.Random(8), 80)
+    last = vm.pull(frame_size=4096, chunk_size=100 * KIB)
+    pruned(vm, [point.id for point in vm.points[:-1]], Wanted(0.0001))
+    old = {file for entry in stores.chunks_of(vm, last, "vda") for file in vm.series.standing(entry) if file != entry}
+    done, real = [], series.Series.own_flaw
+
+    def meanwhile(target, entry, *check):
+        if entry in old and not done:
+            done.append(repack.repack(vm.series, HALF))
+        return real(target, entry, *check)
+
+    with mock.patch.object(series.Series, "own_flaw", meanwhile):
+        found = stores.verify_store(vm.root, keep=True, threads=1, **how)
+    assert done[0].freed and any(not (vm.folder / entry.path).exists() for entry in old)
+    assert (found.damages, [each.verdict for each in found.verdicts]) == ([], ["ok"])
+    intact(vm)
 
 
 @pytest.mark.parametrize("how", [{}, {"oldest": True, "keep": True}])

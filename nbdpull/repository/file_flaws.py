@@ -9,7 +9,6 @@ import threading
 from collections import defaultdict
 from typing import Optional
 
-from ..core import errors
 from ..core.errors import Check
 from ..format.manifest import FileEntry
 from .series import Series
@@ -26,16 +25,13 @@ class FileFlaws:
 
     def of(self, entry: FileEntry) -> Optional[str]:
         """Why it is not what was stored, or None."""
-        try:
-            held = self._series.standing(entry)
-        except errors.Damaged as error:
-            return str(error)
-        if held == [entry]:
-            return self._series.own_flaw(entry, self._check)
-        return next(filter(None, map(self._of_new, held)), None)
+        return self._series.flaw(entry, lambda held: self._own(held) if held == entry else self._of_new(held))
+
+    def _own(self, entry: FileEntry) -> Optional[str]:
+        return self._series.own_flaw(entry, self._check)
 
     def _of_new(self, entry: FileEntry) -> Optional[str]:
         with self._locks[entry]:
             if entry not in self._known:
-                self._known[entry] = self._series.own_flaw(entry, self._check)
+                self._known[entry] = self._own(entry)
             return self._known[entry]

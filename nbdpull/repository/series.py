@@ -280,13 +280,15 @@ class Series:
     def file_flaw(self, entry: FileEntry, check: Check = lambda: None) -> Optional[str]:
         """Say why the file of a FileEntry, or one that it was moved to, is not the one that was stored, or None.
         check() is called often."""
-        return self._flaw(entry, lambda each: self.own_flaw(each, check))
+        return self.flaw(entry, lambda each: self.own_flaw(each, check))
 
     def size_flaw(self, entry: FileEntry) -> Optional[str]:
         """Say why a FileEntry has no file of its size, nor files that it was moved to, or None."""
-        return self._flaw(entry, self._own_size_flaw)
+        return self.flaw(entry, self._own_size_flaw)
 
-    def _flaw(self, entry: FileEntry, of: Callable[[FileEntry], Optional[str]]) -> Optional[str]:
+    def flaw(self, entry: FileEntry, of: Callable[[FileEntry], Optional[str]]) -> Optional[str]:
+        """What `of` says of the first file, among those that hold what that of a FileEntry did, of which it says
+        anything; None if it does of none. What another run moves meanwhile is asked about where it is then."""
         try:
             held = self.standing(entry)
             while flaw := next(filter(None, map(of, held)), None):
