@@ -233,6 +233,19 @@ def test_a_policy_that_is_none(tmp_path, capsys, words, message):
     assert not (root / layout.POLICY).exists()
 
 
+def test_a_policy_for_a_uuid_is_refused(tmp_path, capsys):
+    """It was written, and counted for no domain."""
+    vm = daily(tmp_path / "store", 1)
+    for words in (["--keep-last", "3"], []):
+        for asked in (vm.uuid, vm.uuid.upper()):
+            told = f"nbdpull: a policy is for names, and {asked} is the UUID of vm1: --domain vm1\n"
+            assert said(capsys, "policy", vm.root, "--domain", asked, *words) == (2, "", told)
+    assert policies.load(vm.store) == []
+    daily(vm.root, 1, vm.uuid, UUID)
+    assert said(capsys, "policy", vm.root, "--domain", vm.uuid, "--keep-last", "3")[0] == 0, "it is a name, too"
+    assert said(capsys, "policy", vm.root, "--domain", UUID, "--remove")[0] == 10
+
+
 def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
     """Each domain by the one that counts for it; one without any is left alone."""
     vm = daily(tmp_path / "store", 5)

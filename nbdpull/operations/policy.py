@@ -35,6 +35,8 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
     wanted = made(options.rules) if options.rules else None
     opened = marker.open_store(options.store)
     before = policies.load(opened)
+    if options.domain is not None and not options.remove:
+        _require_no_uuid(opened, options.domain)
     if wanted:
         policies.put(opened, _pattern(opened, options.domain), wanted)
     elif options.remove:
@@ -46,6 +48,14 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
         return Result([counting] if counting else [], changed=False)
     standing = policies.load(opened)
     return Result(standing, standing != before)
+
+
+def _require_no_uuid(store: DirectoryStore, named: str) -> None:
+    """UsageError: policies count by names, and one for a UUID would never do."""
+    every = series.all_series(store)
+    found = [each.domain for each in every if each.uuid() == named.lower()]
+    if found and all(each.domain != named for each in every):
+        raise errors.UsageError(f"a policy is for names, and {named} is the UUID of {found[0]}: --domain {found[0]}")
 
 
 def _pattern(store: DirectoryStore, named: Optional[str]) -> Optional[str]:
