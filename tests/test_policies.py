@@ -261,7 +261,12 @@ def test_prune_by_the_policies_of_the_store(tmp_path, capsys):
         ("db1", {"in_store": True, "domain": "db*", "keep_last": 4, "time_zone": "UTC"}, 1),
         ("vm1", None, 0),
     ]
-    assert said(capsys, "prune", vm.root, "--domain", "vm1")[0] == 2
+    code, _, err = said(capsys, "prune", vm.root, "--domain", "vm1")
+    assert code == 2 and "the store has none for vm1: say what" in err, "it has one"
+    policies.drop(vm.store, "db*")
+    policies.put(vm.store, "web*", Policy(keep_last=4))
+    assert "the store has none for any of its domains: say what" in said(capsys, "prune", vm.root)[2]
+    policies.put(vm.store, "db*", Policy(keep_last=4))
     said(capsys, "policy", vm.root, "--keep-last", "3")
     code, out, _ = said(capsys, "prune", vm.root)
     assert code == 0 and (len(ids(vm)), len(ids(other))) == (3, 4)

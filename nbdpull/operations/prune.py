@@ -63,7 +63,8 @@ def prune(options: Options, report: Report = lambda **event: None, check: Check 
     standing = [told] if told else policies.load(wanted[0].store)
     found = [Pruned(each.domain, policies.counting(standing, each.domain), not told) for each in wanted]
     if not any(each.policy for each in found):
-        raise errors.UsageError(f"{_WITHOUT}: {_REMEDY.format(options.store)}")
+        of = f" for {options.domain or 'any of its domains'}" if standing else ""
+        raise errors.UsageError(f"no policy is told, and the store has none{of}: {_REMEDY.format(options.store)}")
     return Result(list(_all_pruned(zip(wanted, found), options, check)))
 
 
@@ -73,7 +74,6 @@ def _all_pruned(asked: Iterable[tuple[Series, Pruned]], options: Options, check:
         check()  # what ended one, such as a signal, is to end them all
 
 
-_WITHOUT = "no policy is told, and the store has none"
 _REMEDY = "say what is to be kept, as in --keep-daily 7 --keep-weekly 4, or write it into the store: nbdpull policy {}"
 
 
