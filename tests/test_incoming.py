@@ -214,6 +214,35 @@ def test_what_a_killed_copy_left_goes_with_a_removal(vm, other):
     assert half_points.removed(other.series) == [] == other.series.points()
 
 
+def test_a_copy_that_is_continued_is_not_taken_for_an_old_removal(vm, other):
+    """Night after night a part, and a daily prune in between: the mark of the point counts from the last night."""
+    mark = other.folder / vm.points[0].id / half_points.REMOVED
+    assert killed_at(15, lambda: take(vm, other, vm.points[0]))
+    first, said = mark.stat().st_ino, mark.read_bytes()
+    assert killed_at(15, lambda: take(vm, other, vm.points[0]))
+    assert mark.stat().st_ino != first and mark.read_bytes() == said
+
+
+def test_frames_that_are_moved_again_and_again_while_they_are_copied(vm, other, tmp_path):
+    """What was copied before counts, and the copy goes on as long as the source changes."""
+    last = vm.points[-1]
+    chunks = [entry.path for entry in stores.chunks_of(vm, last, "vda")]
+    real, done, new = incoming.Incoming._copy, [], []
+
+    def copy(self, entry, *others):
+        if entry.path in chunks and len(new) < 3:  # it is moved in the moment in which it is to be read
+            new.append(f"2027010{len(new)}T000000Z-000000aa")
+            stores.move(vm, last, "vda", [entry.path], new[-1])
+        real(self, entry, *others)
+        done.append(entry.path)
+
+    with mock.patch.object(incoming.Incoming, "_copy", copy):
+        [taken] = take(vm, other, last)
+    assert len(new) == 3 and all((other.folder / name).exists() for name in new)
+    assert len(done) == len({*done}) == taken.files, "no file twice"
+    assert_restores(other, tmp_path)
+
+
 def test_whole_files_are_kept_for_the_next_time(vm, other, tmp_path):
     """What a killed copy left is read before it counts, as nobody knows which of it is durable."""
     first = vm.points[0]

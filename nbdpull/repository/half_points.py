@@ -97,9 +97,17 @@ def set_apart(series: Series, name: str) -> bool:
     is_new = not series.store.holds(folder)
     if is_new or not series.has_point(name):
         series.store.make_folder(folder)
-        if not (_is_removed(series, name) or _is_repacked(series, name)):
+        if _is_removed(series, name):
+            _renew(series, f"{folder}/{REMOVED}")
+        elif not _is_repacked(series, name):
             series.store.publish(f"{folder}/{REMOVED}", _APART)
     return is_new
+
+
+def _renew(series: Series, path: str) -> None:
+    """Have it count from now how long ago the removal was: else what a copy adds night by night goes after a day."""
+    with suppress(errors.Damaged):
+        series.store.replace(path, series.store.read(path))
 
 
 def end_setting_apart(series: Series, name: str) -> None:

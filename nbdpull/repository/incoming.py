@@ -84,41 +84,45 @@ class Incoming:
         Damaged where a file of the source is not what was stored, or is not there; then, and with OutputError, what was
         copied for the point is removed. Where `check` ends it, whole files stay for the next time.
         """
-        needed = _needed(self._source, self._target, point)
-        try:
-            return self._taken(point, needed, tell, check)
-        except errors.Damaged:
-            again = _needed(self._source, self._target, point)
-            if again.files == needed.files:
-                raise
-        return self._taken(point, again, tell, check)  # frames were moved to other files meanwhile
-
-    def _taken(self, point: Point, needed: _Needed, tell: Tell, check: Check) -> Taken:
         making = _Making(self._target, point.id)
-        entries, tables = needed
         try:
-            doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
-            for entry in [*doubtful, *(table.old for table in tables)]:
-                self._counted_on.require_free(entry)
-            making.prepare([*doubtful, *(table.old for table in tables)])
-            copied = [entry for entry in doubtful if self._made_sure(entry, making, tell, check)]
-            making.sync()
-            manifest = self._manifest(point)
-            making.lead(tables)
-            making.publish(manifest)
+            self._take(point, making, tell, check)
         except (errors.Damaged, errors.StoreError, errors.OutputError):
             making.undo(self._counted_on.includes)
             raise
-        self._counted_on.add(entries)
-        return Taken(point.id, len(copied), sum(entry.size for entry in copied))
+        return Taken(point.id, len(making.copied), sum(making.copied.values()))
 
-    def _made_sure(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> bool:
-        """Have the target have the file, whole and durable. Return whether it had to be copied."""
+    def _take(self, point: Point, making: _Making, tell: Tell, check: Check) -> None:
+        """Each time that frames were moved to other files meanwhile, go on with those: all that is there counts."""
+        needed = _needed(self._source, self._target, point)
+        while True:
+            try:
+                return self._take_once(point, needed, making, tell, check)
+            except errors.Damaged:
+                before, needed = needed, _needed(self._source, self._target, point)
+                if needed.files == before.files:
+                    raise
+
+    def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
+        entries, tables = needed
+        doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
+        for entry in [*doubtful, *(table.old for table in tables)]:
+            self._counted_on.require_free(entry)
+        making.prepare([*doubtful, *(table.old for table in tables)])
+        for entry in doubtful:
+            self._make_sure(entry, making, tell, check)
+        making.sync()
+        manifest = self._manifest(point)
+        making.lead(tables)
+        making.publish(manifest)
+        self._counted_on.add(entries)
+
+    def _make_sure(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
+        """Have the target have the file, whole and durable."""
         if _is_there(self._target, entry) and not self._target.own_flaw(entry, check):
             making.seal_again(entry)
-            return False
-        self._copy(entry, making, tell, check)
-        return True
+        else:
+            self._copy(entry, making, tell, check)
 
     def _copy(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
         flaw, where = self._source.size_flaw(entry), f"{self._source.folder}/{entry.path}"
@@ -206,9 +210,8 @@ class _CountedOn:
         """What removed points refer to, as far as they can be read: a removal can be taken back."""
         if self._removed is None:
             self._removed = {}
-            for name in half_points.removed(self._target):
-                with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
-                    point = half_points.removed_point(self._target, name)
+            for point in half_points.removed_points(self._target).values():
+                with suppress(errors.Damaged):
                     self._removed.update({each.path: each for each in references.of_point(self._target, point)})
         return self._removed
 
@@ -233,13 +236,14 @@ def _on_record(target: Series, points: Sequence[Point]) -> set[str]:
 
 
 class _Making:
-    """A point in the making: what is done in the target, and can be undone."""
+    """A point in the making: what is done in the target, and can be undone. copied: {path: bytes} of files."""
 
     def __init__(self, target: Series, point: str) -> None:
         self._target, self._store, self._point = target, target.store, point
         self._folders: list[str] = []  # that are new
         self._files: list[FileEntry] = []
         self._found: list[FileEntry] = []
+        self.copied: dict[str, int] = {}
 
     def _path(self, name: str) -> str:
         return f"{self._target.folder}/{name}"
@@ -273,6 +277,7 @@ class _Making:
         self._store.delete(path)
         self._store.rename(draft, path)
         self._files.append(entry)
+        self.copied[entry.path] = entry.size
 
     def seal_again(self, entry: FileEntry) -> None:
         """Make a file durable that was found whole: who wrote it may have died before it could."""
