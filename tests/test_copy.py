@@ -377,6 +377,17 @@ def test_a_store_that_is_full(vm, tmp_path, said):
         assert not verify_store(other.root).is_bad
 
 
+def test_what_cannot_be_written_hides_no_other_domain(vm, dest, run):
+    """Here a directory is where a file is to be."""
+    other = daily(vm.root, 1, "aaa", "00000000-4f53-4fa7-bb32-11f34168b82c")
+    dest.mkdir()
+    (dest / "nbdpull.json").write_bytes((vm.root / "nbdpull.json").read_bytes())
+    (dest / "aaa" / other.points[0].id / "vda.0000.zst").mkdir(parents=True)
+    code, found, err = run("copy", vm.root, dest)
+    assert code == 9 and "vda.0000.zst" in of(found, "aaa")["problem"] and err.startswith("nbdpull: aaa: ")
+    assert copied(found) == ids(vm) == ids(over(vm, dest))
+
+
 def test_what_a_dead_copy_left_of_a_point_that_nobody_wants(vm, dest, run):
     """It goes after a day, as by a removal."""
     run("copy", vm.root, dest)

@@ -38,7 +38,7 @@ class Refused(NamedTuple):
 @dataclass
 class Domain:
     """One domain. copied: in the order of commits; same: ids of those that were there before; older: ids of those that
-    were left out as newer ones are there; problem: why nothing of it was copied, None where all went well."""
+    were left out as newer ones are there; problem: why nothing more of it was copied, None where all went well."""
 
     domain: str
     copied: list[Taken] = field(default_factory=list)
@@ -79,8 +79,8 @@ class _Run:
 
 
 def copy(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """UsageError, NoSuchPoint, StoreError: nothing was done. OutputError of what concerns all; what is wrong with one
-    domain or point hides no other."""
+    """UsageError, NoSuchPoint, StoreError: nothing was done. OutputError where DEST cannot be made; what is wrong with
+    one domain or point hides no other."""
     if options.points and options.rules:
         raise errors.UsageError("--point and --keep-… exclude each other: name points, or say which are copied")
     check = deadline.bounded(check, options.max_duration, "the copy")
@@ -111,7 +111,7 @@ def _domain(source: Series, dest: DirectoryStore, run: _Run) -> Domain:
     with ExitStack() as held:
         try:
             _copied(source, dest, found, held, run)
-        except (errors.StoreError, errors.Damaged, errors.Busy) as error:
+        except (errors.StoreError, errors.Damaged, errors.Busy, errors.OutputError) as error:
             found.problem = error
     return found
 

@@ -68,7 +68,7 @@ def _lines(domains: list[Domain], dry_run: bool) -> Iterator[str]:
     """A line a domain."""
     verb = "would be copied" if dry_run else "copied"
     for domain in domains:
-        if domain.problem:
+        if domain.problem and not domain.copied:
             continue
         files, moved = (sum(counts) for counts in zip((0, 0), *((one.files, one.bytes) for one in domain.copied)))
         told = [f"{terminal.count(len(domain.copied), 'point')} {verb}"]
