@@ -174,6 +174,19 @@ def test_a_number_is_never_used_again(tmp_path, grace):
     assert number_of_the_next(vm) == 5
 
 
+def test_the_number_of_a_point_that_cannot_be_read_is_not_used_again(tmp_path):
+    """The numbers between its own and the newest one of those that can be read are of points that are gone."""
+    vm = stores.chain(tmp_path / "store", 14, points=4, size=MIB)
+    for point in vm.points[1:3]:
+        gone(vm, point)
+    path = vm.folder / vm.points[3].id / layout.MANIFEST
+    data = path.read_bytes()
+    with stores.damaged(path, stores.flipped(data, data.index(b'"domain"') + 3)):
+        assert number_of_the_next(vm) > 4
+    with stores.damaged(path, data[:20]):
+        assert number_of_the_next(vm) > 1
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"x" * 1000], ids=["empty", "other", "text"])
 def test_a_removed_manifest_that_is_damaged_hinders_nobody(tmp_path, data):
     vm = stores.chain(tmp_path / "store", 13, points=3, size=MIB)

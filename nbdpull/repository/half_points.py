@@ -85,9 +85,17 @@ def removed_points(series: Series) -> dict[str, Point]:
 def next_sequence(series: Series, points: Iterable[Point], refused: Collection[str]) -> int:
     """The number of a new point, with what `load` gave: no point had it, be it removed since. Copies elsewhere may have
     that one, and go by the numbers. A point that cannot be read now may be read again, and must not come after the
-    points made meanwhile."""
-    known = [*points, *removed_points(series).values()]
-    return 1 + len(refused) + max((point.manifest.sequence for point in known), default=0)
+    points made meanwhile: the number that it seems to have counts, too."""
+    known = [point.manifest.sequence for point in [*points, *removed_points(series).values()]]
+    known += [_seeming_sequence(series, name) for name in refused]
+    return 1 + len(refused) + max(known, default=0)
+
+
+def _seeming_sequence(series: Series, name: str) -> int:
+    """Of a point that is refused; 0 where nothing tells."""
+    with suppress(errors.NbdpullError):
+        return manifest.seeming_sequence(series.store.read(f"{series.folder}/{name}/{layout.MANIFEST}"))
+    return 0
 
 
 def set_apart(series: Series, name: str) -> bool:
