@@ -6,12 +6,16 @@ from contextlib import suppress
 from unittest import mock
 
 import numpy
+import pytest
 from command import answered as said
 from command import answered_json as run
 from stores import KIB, Vm, chain, daily, damaged, files, ids, restored, small_disk
 
 from nbdpull.format import findings
-from nbdpull.repository import half_points
+from nbdpull.operations.options import PinOptions
+from nbdpull.operations.pin import pin
+from nbdpull.repository import half_points, removal, retention
+from nbdpull.storage.directory import DirectoryStore
 
 # -- remove -----------------------------------------------------------------------------------------------------------
 
@@ -48,6 +52,40 @@ def test_none_goes_where_one_cannot(tmp_path, capsys):
     assert run(capsys, "unpin", vm.root, first)[1]["changed"] is False
     assert said(capsys, "remove", vm.root, middle, first)[0] == 0
     assert ids(vm) == [last]
+
+
+def just_before(monkeypatch, owner, name, call):
+    """Somebody does something just before a function is called the next time."""
+    real, todo = getattr(owner, name), [call]
+
+    def both(*args, **others):
+        if todo:
+            todo.pop()()
+        return real(*args, **others)
+
+    monkeypatch.setattr(owner, name, both)
+
+
+@pytest.mark.parametrize("owner, name", [(retention, "decided"), (removal, "remove"), (DirectoryStore, "rename")])
+def test_a_point_that_is_pinned_beside_a_prune_stays(tmp_path, capsys, monkeypatch, owner, name):
+    """Be it in the moment in which its manifest is renamed: the pin was a success."""
+    vm = daily(tmp_path / "store", 10)
+    victim = vm.points[0].id
+    just_before(monkeypatch, owner, name, lambda: pin(PinOptions(str(vm.root), victim, reason="evidence")))
+    code, found, _ = run(capsys, "prune", vm.root, "--keep-last", 6)
+    (domain,) = found["domains"]
+    assert code == 10 and f"point {victim} is pinned: evidence; to remove it" in str(domain["problem"])
+    assert domain["removed"] == [] and ids(vm) == [each.id for each in vm.points]
+    code, found, _ = run(capsys, "prune", vm.root, "--keep-last", 6)
+    assert code == 0 and ids(vm) == [victim, *(each.id for each in vm.points[4:])]
+
+
+def test_a_pin_of_a_point_that_has_just_gone_is_none(tmp_path, capsys, monkeypatch):
+    vm = daily(tmp_path / "store", 2)
+    just_before(monkeypatch, DirectoryStore, "publish", lambda: removal.remove(vm.series, vm.points[0]))
+    code, _, err = said(capsys, "pin", vm.root, vm.points[0].id)
+    assert code == 10 and err == f"nbdpull: point {vm.points[0].id} of vm1 was removed meanwhile\n"
+    assert ids(vm) == [vm.points[1].id] and "pinned.json" not in os.listdir(vm.folder / vm.points[0].id)
 
 
 def test_a_series_that_is_written_to_is_left_alone(tmp_path, capsys):

@@ -42,7 +42,7 @@ def remove(options: Options, report: Report = lambda **event: None, check: Check
     target, points = _points(options)
     with half_points.writing(target):
         for point in points:
-            _require_unpinned(target, point)
+            pins.require_none(target, point)
         return Result(target.domain, [point.id for point in points], gone(target, points, options, check))
 
 
@@ -61,10 +61,3 @@ def _points(options: Options) -> tuple[Series, list[Point]]:
     if any(series.folder != target.folder for series, _ in found):
         raise errors.UsageError("these points are of several domains: remove those of one at a time")
     return target, list({point.id: point for _, point in found}.values())
-
-
-def _require_unpinned(target: Series, point: Point) -> None:
-    pin = pins.of_point(target, point)
-    if pin:
-        why = f": {pin.reason}" if pin.reason else ""
-        raise errors.UsageError(f"point {point.id} is pinned{why}; to remove it, run nbdpull unpin first")

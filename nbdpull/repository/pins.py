@@ -25,9 +25,12 @@ class Pin:
 
 
 def pin(series: Series, point: Point, reason: str) -> None:
-    """OutputExists where it is pinned."""
+    """OutputExists where it is pinned, NoSuchPoint where it was removed meanwhile: then there is no pin."""
     document = {"format": layout.FORMAT, "requires": [], **findings.now(), "reason": reason}
     series.store.publish(_path(series, point), layout.seal(document))
+    if not series.has_point(point.id):  # removal looks for a pin when the point has gone: one of the two sees the other
+        series.store.delete(_path(series, point))
+        raise errors.NoSuchPoint(f"point {point.id} of {series.domain} was removed meanwhile")
 
 
 def unpin(series: Series, point: Point) -> bool:
@@ -46,6 +49,14 @@ def of_point(series: Series, point: Point) -> Optional[Pin]:
         return members.build(Pin, layout.unseal(series.store.read(path), series.store.path(path)))
     except (errors.NbdpullError, ValueError):
         return Pin("", "", f"{series.store.path(path)} cannot be read")
+
+
+def require_none(series: Series, point: Point) -> None:
+    """UsageError of a pinned one."""
+    found = of_point(series, point)
+    if found:
+        why = f": {found.reason}" if found.reason else ""
+        raise errors.UsageError(f"point {point.id} is pinned{why}; to remove it, run nbdpull unpin first")
 
 
 def _path(series: Series, point: Point) -> str:

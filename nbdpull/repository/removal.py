@@ -21,7 +21,7 @@ from ..core.errors import Check
 from ..format import layout
 from ..format.directory import Directory
 from ..format.manifest import FileEntry
-from . import half_points, references
+from . import half_points, pins, references
 from .series import Point, Series
 
 _TELLING = {half_points.REMOVED, layout.REPACKED}  # files that say what their directory is
@@ -48,10 +48,16 @@ class Swept:
 
 
 def remove(series: Series, point: Point) -> None:
-    """From now on the series has no such point. OutputError."""
+    """From now on the series has no such point. UsageError of one that is pinned, be it just now; OutputError."""
+    pins.require_none(series, point)
     folder = f"{series.folder}/{point.id}"
     series.store.remove_file(f"{folder}/{half_points.REMOVED}")  # of a removal that was taken back
     series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{half_points.REMOVED}")
+    try:
+        pins.require_none(series, point)  # who pins holds nothing
+    except errors.UsageError:
+        series.store.rename(f"{folder}/{half_points.REMOVED}", f"{folder}/{layout.MANIFEST}")
+        raise
     half_points.end_announcement(series, point.id)
 
 
