@@ -92,7 +92,9 @@ def test_a_series_that_is_written_to_is_left_alone(tmp_path, capsys):
     vm = chain(tmp_path / "store")
     with half_points.writing(vm.series):
         code, _, err = said(capsys, "remove", vm.root, vm.points[0].id)
-    assert code == 5 and "remove" in err or "pull" in err
+        assert code == 5 and err.endswith("; remove points of vm1 when it has ended\n")
+        code, _, err = said(capsys, "prune", vm.root, "--keep-last", "2")
+        assert code == 10 and "; prune vm1 when it has ended" in err
     assert len(ids(vm)) == 3
 
 

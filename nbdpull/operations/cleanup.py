@@ -65,5 +65,5 @@ def _series(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[s
     target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
     if target.folder not in target.store.folders():
         return None
-    stack.enter_context(half_points.writing(target))
+    stack.enter_context(half_points.writing(target, "clean up"))
     return target

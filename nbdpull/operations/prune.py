@@ -122,7 +122,7 @@ def _pruned(target: Series, asked: Pruned, options: Options, check: Check) -> Pr
     with ExitStack() as held:
         try:
             if not options.dry_run:
-                held.enter_context(half_points.writing(target))
+                held.enter_context(half_points.writing(target, "prune"))
             return _decided(target, asked, asked.policy, options, check)
         except errors.NbdpullError as error:
             return replace(asked, problem=str(error))

@@ -40,7 +40,7 @@ class Result:
 def remove(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Remove points of one domain. NoSuchPoint, UsageError of a pinned one, Busy: then none is removed."""
     target, points = _points(options)
-    with half_points.writing(target):
+    with half_points.writing(target, "remove points of"):
         for point in points:
             pins.require_none(target, point)
         return Result(target.domain, [point.id for point in points], gone(target, points, options, check))
