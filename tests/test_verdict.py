@@ -200,7 +200,19 @@ def test_a_lost_index_that_was_made_again(vm, capsys):
     assert cli.main(["index", "--rebuild", str(vm.root), vm.points[1].id, "vda"]) == 0
     assert capsys.readouterr().out == f"{index}\n"
     assert words(vm) == bad, "nobody has looked yet"
-    assert run(capsys, vm.root, "--sample", "1%")[0] == 0 and words(vm) == ["ok"] * 3
+    assert run(capsys, vm.root, "--sample", "1%")[0] == 0
+    assert words(vm) == ["partial" if word == "damaged" else "ok" for word in bad], "nobody has seen all frames"
+    assert run(capsys, vm.root)[0] == 0 and words(vm) == ["ok"] * 3
+
+
+def test_frames_that_an_unread_index_hides_were_not_looked_at(tmp_path, capsys):
+    """The run told the index alone; who put that back had a point that was proved, and could not be restored."""
+    vm, point = forged_store(tmp_path / "store")
+    with damaged(index_of(vm, point, "vda"), b""):
+        assert run(capsys, vm.root)[0] == 11
+    assert run(capsys, vm.root, "--shard", "1/1000000")[0] == 0
+    assert words(vm) == ["partial"] and verified(vm)[0]["covered"] == {"files": None, "frames": None}
+    assert run(capsys, vm.root)[0] == 11 and words(vm) == ["damaged"]
 
 
 def test_more_damages_than_a_finding_tells(tmp_path, capsys, monkeypatch):

@@ -73,7 +73,7 @@ class Look:
     @property
     def complete(self) -> bool:
         """Whether nothing that it was to look at was left out."""
-        return self.ended and not self.unread
+        return self.ended and not self._blind() - {None}
 
     @property
     def damages(self) -> list[Damage]:
