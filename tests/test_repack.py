@@ -1,5 +1,6 @@
 """Mostly dead files that are repacked: nothing that a point shows is lost, and what is dead goes."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -143,6 +144,23 @@ def test_files_that_are_moved_while_they_are_looked_at_are_no_damage(tmp_path, h
     [new, *_] = [file for entry in chunks for file in vm.series.standing(entry) if file != entry]
     with stores.damaged(vm.folder / new.path, b""), pytest.raises(errors.Damaged, match=f"{new.path}: .*has 0 bytes"):
         origin.prove(origin.Origin(vm.series, point, onto=False, threads=1, check=lambda: None), ["vda"], [])
+
+
+def test_the_record_of_a_moved_frame_names_the_file_that_its_table_stands_for(tmp_path, capsys):
+    """So the manual says of what index prints."""
+    vm = mostly_hidden(tmp_path / "store", rounds=3)
+    pruned(vm, [point.id for point in vm.points[:-1]])
+    code, out, _ = command.answered(capsys, "index", vm.root, "latest", "vda")
+    records = [record for record in map(json.loads, out.splitlines()) if record["kind"] == "data"]
+    gone = [record for record in records if not (vm.folder / record["path"]).exists()]
+    entries = {entry.path: entry for entry in stores.chunks_of(vm, vm.points[-1], "vda")}
+    assert code == 0 and gone
+    for record in gone:
+        assert (vm.folder / f"{record['path']}.moved").exists()
+        place = moved.read(vm.store, vm.series.folder, entries[record["path"]]).place(
+            record["position"], record["stored"]
+        )
+        assert (vm.folder / place.path).exists()
 
 
 def test_files_that_frames_were_moved_to_are_repacked_again(tmp_path):
