@@ -447,6 +447,14 @@ def test_what_each_store_has(tmp_path, dest, run, said):
     assert of(found)["behind_bytes"] == 0 and "DEST is not behind\n" in said("compare", vm.root, dest)[1]
 
 
+def test_the_name_of_a_domain_is_no_pattern_in_the_other_store(tmp_path, dest, run):
+    """DIR alone has it: it was a pattern for DEST, and met a domain of another name there."""
+    vm = daily(tmp_path / "dir", 1, "vm[1]")
+    daily(dest, 1, "vm1", "0d5e4ab1-22a1-4b4f-9d0c-0f6f1f2a7c11")
+    code, found, _ = run("compare", vm.root, dest, "--domain", "vm[1]")
+    assert code == 13 and [each["domain"] for each in found["domains"]] == ["vm[1]"]
+
+
 def test_a_domain_that_only_the_copy_has(tmp_path, dest, run, said):
     vm = daily(tmp_path / "dir", 1)
     run("copy", vm.root, dest)

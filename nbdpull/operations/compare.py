@@ -69,8 +69,9 @@ class Result:
 def compare(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the manifests; no data is read. StoreError."""
     opened, dest = marker.open_store(options.store), marker.open_store(options.dest)
-    sources, others = (store_choice.fitting(each, options.domain) for each in (opened, dest))
-    if not sources and not others:
+    found = store_choice.fitting([*series.all_series(opened), *series.all_series(dest)], options.domain)
+    sources, others = ([each for each in found if each.store is store] for store in (opened, dest))
+    if not found:
         raise errors.StoreError(f"no domain {options.domain or 'at all'} in {opened.root} and {dest.root}")
     pairs = [(source, _counterpart(source, dest)) for source in sources]
     met = {target.folder for _, target in pairs}

@@ -10,7 +10,6 @@ from typing import Optional
 from ..core import errors
 from ..core.choices import LATEST
 from ..repository import marker, point_choice, policies, series
-from ..storage.directory import DirectoryStore
 
 
 def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
@@ -30,16 +29,16 @@ def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[se
 def find_domains(root: str, pattern: Optional[str] = None) -> list[series.Series]:
     """The Series of all domains, or of a name or UUID, or of those whose names fit. StoreError where there is none."""
     opened = marker.open_store(root)
-    wanted = fitting(opened, pattern)
+    every = series.all_series(opened)
+    wanted = fitting(every, pattern)
     if not wanted:
-        known = ", ".join(sorted(each.domain for each in series.all_series(opened))) or "none"
+        known = ", ".join(sorted(each.domain for each in every)) or "none"
         raise errors.StoreError(f"no domain {pattern or 'at all'} in {opened.root}; it has: {known}")
     return wanted
 
 
-def fitting(opened: DirectoryStore, pattern: Optional[str] = None) -> list[series.Series]:
-    """The same of an open store, where there may be none. What is the name of a domain is no pattern."""
-    every = series.all_series(opened)
+def fitting(every: list[series.Series], pattern: Optional[str] = None) -> list[series.Series]:
+    """The same of some Series, where there may be none. What is the name of a domain is no pattern."""
     called = [each for each in every if each.domain == pattern]
     return called or [
         each for each in every if policies.fits(each.domain, pattern) or each.uuid() == str(pattern).lower()
