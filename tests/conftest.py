@@ -12,6 +12,7 @@ import warnings
 
 import flush
 import pytest
+import stores
 from bed import Unavailable
 from bed.guest import Guest, build
 from bed.libvirtd import PrivateLibvirt, cache_folder
@@ -191,6 +192,18 @@ def private_libvirt(pytestconfig):
     yield bed
     del pytestconfig.stash[LIBVIRT]
     bed.close()
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """A stores.Vm with three points, made without a VM, once for all: not to be changed."""
+    return stores.chain(tmp_path_factory.mktemp("pulled") / "store", **stores.SEVERAL)
+
+
+@pytest.fixture
+def vm(original, tmp_path):
+    """A copy of it, of the test's own."""
+    return original.copy(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ KIB, MIB = 1 << 10, 1 << 20
 ROLLING = {"chunk_size": 8 * KIB, "batch_size": 64 * KIB}  # how to get many chunk files of little data
 REASONS = {manifest.FULL: "requested", manifest.INCREMENTAL: "checkpoint"}
 SMALL = {"points": 3, "size": 400_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}  # several chunk files of vda
+SEVERAL = {**SMALL, "size": 900_000}  # and more of them
 
 
 @dataclass

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from stores import KIB, chain, chunks_of, directory_of, files, flipped, move, restored
+from stores import chunks_of, directory_of, files, flipped, move, restored
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
@@ -14,18 +14,6 @@ from nbdpull.operations.verify import Options, verify
 from nbdpull.repository import half_points, healing, removal
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
-
-SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
-
-
-@pytest.fixture
-def vm(original, tmp_path):
-    return original.copy(tmp_path / "store")
 
 
 def healed(vm, copy, **options):

@@ -3,9 +3,10 @@
 import hashlib
 import random
 import shutil
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from unittest import mock
 
+import dying
 import pytest
 import stores
 from stores import KIB, MIB, Vm
@@ -113,55 +114,24 @@ def test_any_order_of_copies_and_removals(tmp_path, seed):
 # -- its end at any step ----------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """At a call that changes something; from then on, the process does nothing."""
-
-
-STORE = (
-    "make_folder",
-    "create",
-    "reopen",
-    "publish",
-    "rename",
-    "delete",
-    "remove_file",
-    "remove_folder",
-    "sync_folder",
-)
-WRITER = ("write", "sync")
-
-
-def dying(of, name, left):
-    real = getattr(of, name)
-
-    def call(self, *args, **others):
-        if left[0] == 0:
-            raise Killed
-        left[0] -= 1
-        return real(self, *args, **others)
-
-    return call
-
-
-@contextmanager
-def patched(make, **names):
-    """Let make(class, name) stand in for methods of these classes."""
-    with ExitStack() as entered:
-        for of in (DirectoryStore, DirectoryWriter):
-            for name in names.get(of.__name__, ()):
-                entered.enter_context(mock.patch.object(of, name, make(of, name)))
-        yield
+CHANGES = {
+    DirectoryStore: (
+        "make_folder",
+        "create",
+        "reopen",
+        "publish",
+        "rename",
+        "delete",
+        "remove_file",
+        "remove_folder",
+        "sync_folder",
+    ),
+    DirectoryWriter: ("write", "sync"),
+}
 
 
 def killed_at(count, work):
-    """Work, and die before call `count`; whether it died."""
-    left = [count]
-    with patched(lambda of, name: dying(of, name, left), DirectoryStore=STORE, DirectoryWriter=WRITER):
-        try:
-            work()
-        except Killed:
-            return True
-    return False
+    return dying.killed_at(count, work, CHANGES)
 
 
 def of_one_disk(root):
@@ -253,10 +223,10 @@ def test_whole_files_are_kept_for_the_next_time(vm, other, tmp_path):
         written.append(self.path)
         if len({path for path in written if path.endswith(".zst.draft")}) == 3:
             real(self, data[: len(data) // 2])
-            raise Killed
+            raise dying.Killed
         real(self, data)
 
-    with suppress(Killed), mock.patch.object(DirectoryWriter, "write", write):
+    with suppress(dying.Killed), mock.patch.object(DirectoryWriter, "write", write):
         take(vm, other, first)
     whole = [path for path in stores.files(other.folder) if path.suffix == ".zst"]
     assert len(whole) == 2
@@ -283,7 +253,7 @@ def test_the_manifest_comes_last(vm, other):
 
         return call
 
-    with patched(noted, DirectoryStore=("rename", "publish", "make_folder")):
+    with dying.patched(noted, {DirectoryStore: ("rename", "publish", "make_folder")}):
         take(vm, other, vm.points[2])
     own = f"vm1/{vm.points[2].id}"
     at = done.index(("publish", f"{own}/manifest.json"))

@@ -11,6 +11,7 @@ import pytest
 from stores import (
     KIB,
     MIB,
+    SEVERAL,
     Vm,
     chain,
     damaged,
@@ -29,18 +30,6 @@ from nbdpull.format import findings, layout, ledger
 from nbdpull.operations import listing
 from nbdpull.repository import removal, rolling
 from nbdpull.repository.series import Series
-
-SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
-
-
-@pytest.fixture
-def vm(original, tmp_path):
-    return original.copy(tmp_path / "store")
 
 
 @pytest.fixture
@@ -327,7 +316,7 @@ def test_no_verdict_flatters(tmp_path, seed, one_by_one):
     """Files are damaged and mended, points made and removed, and runs ended by chance. A point is well only since all
     of its files were looked at and were sound; what was found damaged is so until somebody looks again."""
     rng = random.Random(seed)
-    vm = chain(tmp_path / "store", seed=seed, **SMALL)
+    vm = chain(tmp_path / "store", seed=seed, **SEVERAL)
     points, sound, seen = [*vm.points], {}, set()
     needed = {point.id: needs(vm, point) for point in points}
     for _ in range(14):

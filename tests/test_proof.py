@@ -16,18 +16,6 @@ from nbdpull.core import errors
 from nbdpull.format import findings, layout, reader
 from nbdpull.operations import against, digest, listing, rebuild
 
-SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
-
-
-@pytest.fixture
-def vm(original, tmp_path):
-    return original.copy(tmp_path / "store")
-
 
 def nbdpull(capsys, *words):
     """(exit code, stdout, stderr) of one command line."""

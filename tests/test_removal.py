@@ -7,6 +7,7 @@ import random
 import shutil
 from unittest import mock
 
+import dying
 import pytest
 import stores
 import strange
@@ -281,15 +282,11 @@ def test_a_pin_that_cannot_be_looked_at_is_one_all_the_same(tmp_path):
     assert pins.of_point(vm.series, vm.points[1]) is None
 
 
-class Killed(Exception):
-    """At a call of the store that changes something."""
-
-
 def calls_until_the_end(vm, folder):
     """How many calls a removal makes; each is let fail once, and the next run ends it."""
     for count in range(100):
         twin = vm.copy(folder / f"store{count}")
-        if not killed_at(twin, count):
+        if not dying.killed_at(count, lambda twin=twin: remove_two(twin), CHANGES):
             return count
         restores(twin, folder)
         removal.sweep(twin.series, 0)
@@ -299,32 +296,13 @@ def calls_until_the_end(vm, folder):
     raise AssertionError("it never ends")
 
 
-def killed_at(vm, count):
-    """Remove two points, and die before call `count`; whether it died."""
-    left = [count]
-    with mock.patch.multiple(DirectoryStore, **{name: dying(name, left) for name in CHANGES}):
-        try:
-            for point in vm.points[1:3]:
-                removal.remove(vm.series, point)
-            removal.sweep(vm.series, 0)
-        except Killed:
-            return True
-    return False
+CHANGES = {DirectoryStore: ("rename", "delete", "remove_file", "remove_folder", "sync_folder")}
 
 
-CHANGES = ("rename", "delete", "remove_file", "remove_folder", "sync_folder")
-
-
-def dying(name, left):
-    real = getattr(DirectoryStore, name)
-
-    def call(self, *args, **others):
-        if left[0] == 0:
-            raise Killed
-        left[0] -= 1
-        return real(self, *args, **others)
-
-    return call
+def remove_two(vm):
+    for point in vm.points[1:3]:
+        removal.remove(vm.series, point)
+    removal.sweep(vm.series, 0)
 
 
 def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 from unittest import mock
 
 import command
+import dying
 import pytest
 import stores
 from stores import KIB, MIB
@@ -332,38 +333,8 @@ CHANGES = {
 }
 
 
-class Killed(BaseException):
-    """At a call of the store that changes something."""
-
-
-def dying(owner, name, left):
-    real = getattr(owner, name)
-
-    def call(self, *args, **others):
-        if left[0] <= 0:
-            raise Killed
-        left[0] -= 1
-        return real(self, *args, **others)
-
-    return call
-
-
 def killed_at(count, do):
-    """Do it, and die before call `count`; whether it died. What runs after that changes nothing, as of a dead one."""
-    left = [count]
-    patches = [
-        mock.patch.object(owner, name, dying(owner, name, left)) for owner, names in CHANGES.items() for name in names
-    ]
-    try:
-        for patch in patches:
-            patch.start()
-        do()
-    except Killed:
-        return True
-    finally:
-        for patch in patches:
-            patch.stop()
-    return False
+    return dying.killed_at(count, do, CHANGES)
 
 
 def worn_twice(root):

@@ -11,6 +11,7 @@ import time
 import pytest
 from stores import (
     KIB,
+    SEVERAL,
     Vm,
     chain,
     chunks_of,
@@ -30,18 +31,6 @@ from nbdpull.format import findings, layout, ledger
 from nbdpull.operations import listing
 from nbdpull.repository import evidence, verdict
 from nbdpull.repository.part import Part
-
-SMALL = {"points": 3, "size": 900_000, "chunk_size": 100 * KIB, "batch_size": 64 * KIB}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return chain(tmp_path_factory.mktemp("pulled") / "store", **SMALL)
-
-
-@pytest.fixture
-def vm(original, tmp_path):
-    return original.copy(tmp_path / "store")
 
 
 def run(capsys, *words):
@@ -463,7 +452,7 @@ def test_no_verdict_flatters(tmp_path, capsys, seed):
     """Files are damaged and mended and points looked at by chance. What was told to be damaged stays in the list of
     each point that refers to it until that point was looked at again, and what nobody looked at is not well."""
     rng = random.Random(seed)
-    vm = chain(tmp_path / "store", seed=seed, **SMALL)
+    vm = chain(tmp_path / "store", seed=seed, **SEVERAL)
     refer = {path: referring(vm, path) for path in files(vm.folder)
              if path.suffix in (".zst", ".index") or path.name == "domain.xml"}  # fmt: skip
     sound, told, looked = {}, [set(), set(), set()], set()  # told: of each point
