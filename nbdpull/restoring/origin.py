@@ -15,6 +15,7 @@ from ..core import errors, pipeline
 from ..core.errors import Check, Report
 from ..format.directory import Directory
 from ..format.manifest import FileEntry
+from ..repository.file_flaws import FileFlaws
 from ..repository.image import Image
 from ..repository.series import Point, Series
 from . import loss
@@ -83,32 +84,15 @@ def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry]) -> 
 
 
 def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) -> None:
-    """Damaged where a file is not what was stored; each is looked at once, however many were moved to it. Those that
-    another run moved meanwhile are looked at again, where they are now."""
-    try:
-        held = {entry: origin.series.standing(entry) for entry in entries}
-        flawed = _flaws(origin, dict.fromkeys(each for files in held.values() for each in files))
-        moved = []
-        for entry, files in held.items():
-            found = [flawed[each] for each in files if each in flawed]
-            if found and origin.series.standing(entry) == files:
-                raise errors.Damaged(found[0])
-            moved += [entry] if found else []
-    except errors.Damaged as error:
-        raise errors.Damaged(f"{error}; {advice}") from error
-    if moved:
-        _require_sound(origin, moved, advice)
-
-
-def _flaws(origin: Origin, files: Iterable[FileEntry]) -> dict[FileEntry, str]:
-    """{one that is not what was stored: why}"""
-    every = [*files]
+    """Damaged where a file is not what was stored."""
     flaws = pipeline.ordered(
-        lambda entry: origin.series.own_flaw(entry, origin.check),
-        every,
+        FileFlaws(origin.series, origin.check).of,
+        dict.fromkeys(entries),
         threads=origin.threads,
         budget=1,
         weight=lambda _: 0,
         check=origin.check,
     )
-    return {entry: flaw for entry, flaw in zip(every, flaws) if flaw}
+    found = [flaw for flaw in flaws if flaw]
+    if found:
+        raise errors.Damaged(f"{found[0]}; {advice}")
