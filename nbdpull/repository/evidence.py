@@ -309,10 +309,7 @@ class _References:
     """What a point refers to; of a disk whose directory is damaged nothing is known."""
 
     def __init__(self, target: Series, point: Point) -> None:
-        self._disks: dict[str, Directory] = {}
-        for disk in point.disks:
-            with suppress(errors.Damaged):
-                self._disks[disk] = target.directory(point, disk, partial=True)
+        self._disks = {each.disk: each for each in references.readable(target, point)}
         self._paths = {entry.path for entry in references.by_directories(point, self._disks.values())}
 
     def to(self, damage: Damage) -> bool:

@@ -22,6 +22,15 @@ def of_point(series: Series, point: Point) -> list[FileEntry]:
     return by_directories(point, (series.directory(point, disk, partial=True) for disk in point.disks))
 
 
+def readable(series: Series, point: Point) -> list[Directory]:
+    """Those of a point that are sound: one damaged disk takes nothing from the others."""
+    found: list[Directory] = []
+    for disk in point.disks:
+        with suppress(errors.Damaged):
+            found.append(series.directory(point, disk, partial=True))
+    return found
+
+
 def by_directories(point: Point, directories: Iterable[Directory]) -> list[FileEntry]:
     """The same as far as these directories of the point tell."""
     named = [*point.manifest.all_files(), *(entry for each in directories for entry in each.files)]

@@ -19,7 +19,6 @@ from typing import NamedTuple, Optional
 from ..core import errors
 from ..core.errors import Check
 from ..format import layout
-from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from . import half_points, pins, references
 from .series import Point, Series
@@ -111,12 +110,8 @@ def _late(series: Series, grace: float, check: Check) -> set[str]:
 
 
 def _readable(series: Series, point: Point) -> set[str]:
-    """Paths of what a removed point refers to, as far as that can be told: one damaged disk takes nothing from the
-    others."""
-    directories: list[Directory] = []
-    for disk in point.disks:
-        with suppress(errors.Damaged):
-            directories.append(series.directory(point, disk, partial=True))
+    """Paths of what a removed point refers to, as far as that can be told."""
+    directories = references.readable(series, point)
     found: set[str] = set()
     for entry in references.by_directories(point, directories) if directories or not point.disks else []:
         found.add(entry.path)
