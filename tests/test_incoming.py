@@ -15,7 +15,7 @@ from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import findings
 from nbdpull.format.manifest import FileEntry
-from nbdpull.repository import half_points, incoming, pins, references, removal, repack
+from nbdpull.repository import half_points, incoming, pins, proved_copy, references, removal, repack
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
@@ -145,7 +145,7 @@ def of_one_disk(root):
 
 
 def test_killed_at_every_step_and_ended_by_the_next_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr(incoming, "BLOCK", 100 * KIB)  # so that there are half files
+    monkeypatch.setattr(proved_copy, "BLOCK", 100 * KIB)  # so that there are half files
     vm = of_one_disk(tmp_path / "store")
     last = vm.points[1]
     halves = 0

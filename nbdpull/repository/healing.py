@@ -13,13 +13,10 @@ from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
-from ..format.directory import Directory
 from ..format.manifest import FileEntry
-from . import half_points, references
+from . import half_points, proved_copy, references
 from .series import Point, Series
 from .verdict import Known
-
-_BLOCK = 1 << 20  # bytes that are read at once
 
 
 class _Other(Exception):
@@ -53,15 +50,8 @@ def heal(
 def _damaged(target: Series, point: Point, known: Known) -> Iterator[FileEntry]:
     """The files of a point that are on record, as far as its directories can be read."""
     paths = {place.get("path") for each in known.recorded(point) for place in each.places or []}
-    return (entry for entry in _files(target, point) if entry.path in paths) if paths else iter(())
-
-
-def _files(target: Series, point: Point) -> list[FileEntry]:
-    found: list[Directory] = []
-    for disk in point.disks:
-        with suppress(errors.Damaged):
-            found.append(target.directory(point, disk, partial=True))
-    return references.by_directories(point, found)
+    found = references.by_directories(point, references.readable(target, point)) if paths else []
+    return (entry for entry in found if entry.path in paths)
 
 
 def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> bool:
@@ -70,11 +60,8 @@ def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> boo
         if copy.store.size(where) != entry.size:
             return False
         half_points.set_apart(target, entry.path.partition("/")[0])
-        with copy.store.open_reader(where) as data, target.store.replacing(path) as file:
-            for offset in range(0, entry.size, _BLOCK):
-                check()
-                file.write(data.read(offset, min(_BLOCK, entry.size - offset)))
-            if file.sha256() != entry.sha256:
+        with target.store.replacing(path) as file:
+            if not proved_copy.copied(copy, entry, file, lambda count: check()):
                 raise _Other
         return True
     return False

@@ -21,10 +21,9 @@ from ..core.throttle import Throttle
 from ..format import findings, layout, moved
 from ..format.manifest import FileEntry
 from ..storage.base import DRAFT, Writer
-from . import half_points, references, verdict
+from . import half_points, proved_copy, references, verdict
 from .series import Point, Series
 
-BLOCK = 1 << 20  # bytes that are read at once
 Tell = Callable[[int], None]  # so many more bytes were copied
 
 
@@ -125,20 +124,18 @@ class Incoming:
             self._copy(entry, making, tell, check)
 
     def _copy(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
-        flaw, where = self._source.size_flaw(entry), f"{self._source.folder}/{entry.path}"
+        flaw = self._source.size_flaw(entry)
         if flaw:
             raise errors.Damaged(flaw)
-        with self._source.store.open_reader(where) as data, making.file(entry) as file:
-            for offset in range(0, data.size, BLOCK):
-                check()
-                length = min(BLOCK, data.size - offset)
-                self._throttle.take(length)
-                file.write(data.read(offset, length))
-                tell(length)
-            if (file.size, file.sha256()) != (entry.size, entry.sha256):
-                raise errors.Damaged(
-                    f"{self._source.store.path(where)}: the file is damaged (it is not what was stored)"
-                )
+
+        def begin(count: int) -> None:
+            check()
+            self._throttle.take(count)
+
+        with making.file(entry) as file:
+            if not proved_copy.copied(self._source, entry, file, begin, tell):
+                where = self._source.store.path(f"{self._source.folder}/{entry.path}")
+                raise errors.Damaged(f"{where}: the file is damaged (it is not what was stored)")
 
     def _manifest(self, point: Point) -> bytes:
         path = f"{self._source.folder}/{point.id}/{layout.MANIFEST}"
