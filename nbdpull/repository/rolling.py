@@ -66,11 +66,13 @@ class _Catalog:
         self.disks: dict[str, str] = {}  # by the paths of their files
         self.pages: dict[str, list[_Page]] = {}  # by the path of their index
         self.of_point: dict[str, list[Key]] = {}
+        self.directories: dict[str, Point] = {}  # by their paths
         self.unread: set[str] = set()
         self._known: set[tuple[str, bytes, int]] = set()
 
     def add(self, target: Series, point: Point) -> None:
         found: list[Directory] = []
+        self.directories.update((disk.directory.path, point) for disk in point.manifest.disks)
         for disk in point.disks:
             try:
                 found.append(target.directory(point, disk, partial=True))
@@ -205,9 +207,8 @@ class Rolling:
 
     def _of_directories(self, entries: Iterable[FileEntry]) -> dict[str, Point]:
         """{path: its point} of those that are directories of disks."""
-        paths = {entry.path for entry in entries}
-        named = {disk.directory.path: point for point in self._evidence.points for disk in point.manifest.disks}
-        return {path: point for path, point in named.items() if path in paths}
+        named = self._catalog.directories
+        return {entry.path: named[entry.path] for entry in entries if entry.path in named}
 
     def _inspect(self, inspector: Inspector, points: Iterable[Point]) -> None:
         for point in points:
