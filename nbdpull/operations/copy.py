@@ -131,20 +131,27 @@ def _copied(source: Series, dest: DirectoryStore, found: Domain, held: ExitStack
     there, unreadable = target.load()
     target.require_of(there, uuid)
     match = matching.matched(known.points, there, unreadable)
+    points = _to_copy(source, dest, known, match, found, run)
+    if run.options.dry_run:
+        found.copied = _planned(source, target, points, found, run.check)
+    elif points:
+        _take(source, target, there, points, found, run)
+
+
+def _to_copy(
+    source: Series, dest: DirectoryStore, known: soundness.Soundness, match: Matched, found: Domain, run: _Run
+) -> list[Point]:
+    """The points that are wanted and sound; what is there, left out or refused is noted."""
     found.same = [point.id for point in match.same]
     found.refused += [Refused(point.id, _other(point, dest)) for point in _asked(match.different, run)]
     chosen = _chosen(source, known, match, run)
     found.older = _without(match.older, {point.id for point in chosen}) if run.points is None else []
-    match.require_one_history(match.here if run.points is None else chosen, source.store.root, target.store.root)
+    match.require_one_history(match.here if run.points is None else chosen, source.store.root, dest.root)
     unordered = [point for point in match.unordered if point in chosen and not run.options.points]
     found.refused += [Refused(point.id, match.out_of_order(point, dest.root)) for point in unordered]
     damaged = [point for point in chosen if point.id in known.damaged and point not in unordered]
     found.refused += [Refused(point.id, soundness.damage(source, point)) for point in damaged]
-    sound = [point for point in chosen if point not in [*unordered, *damaged]]
-    if run.options.dry_run:
-        found.copied = _planned(source, target, sound, found, run.check)
-    elif sound:
-        _take(source, target, there, sound, found, run)
+    return [point for point in chosen if point not in [*unordered, *damaged]]
 
 
 def _without(points: Iterable[Point], known: Collection[str]) -> list[str]:
