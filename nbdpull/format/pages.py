@@ -25,7 +25,8 @@ from .manifest import FileEntry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    PageRefs = NDArray[numpy.void]  # of PAGE
+    PageRef = numpy.void  # a PAGE
+    PageRefs = NDArray[numpy.void]
     Numbers = NDArray[numpy.uint64]
 
 PAGE = numpy.dtype(

@@ -22,17 +22,18 @@ import numpy
 
 from ..core import errors, pipeline
 from ..format import findings, layout, ledger, pages, reader, stack
-from ..format.directory import Directory, read_page
+from ..format.directory import read_page
 from ..format.layout import Document
 from ..format.ledger import NEVER, Key, Proof
 from ..format.manifest import FileEntry
-from . import references, verdict
+from . import verdict
+from .catalog import Catalog, Page
 from .evidence import Damage, Evidence, Look
 from .file_flaws import FileFlaws
 from .inspection import BATCH_FRAMES, BUDGET, Depth, Inspector, Seen, Tell, TooNew, frame_flaw
 from .part import Part
 from .seen_frames import SeenFrames, one_of_each
-from .series import Point, Series
+from .series import Point
 
 if TYPE_CHECKING:
     from ..format.layout import Records
@@ -43,62 +44,6 @@ BATCH_FILES = 1000
 ONLY_WINDOWS = Part(paths=frozenset())
 
 
-class _Page(NamedTuple):
-    """One page of the index at path. ref: pages.PAGE; stop: the end of its window."""
-
-    path: str
-    disk: str
-    ref: numpy.void
-    stop: int
-
-    @property
-    def key(self) -> tuple[str, bytes, int]:
-        return self.path, self.ref["digest"].tobytes(), self.stop
-
-
-class _Catalog:
-    """Every file that the points of a series refer to, and every page. of_point: the files of each, by its id; unread:
-    ids of those of which not all is known, as a directory is not sound."""
-
-    def __init__(self) -> None:
-        self.entries: dict[Key, FileEntry] = {}
-        self.by_path: dict[str, FileEntry] = {}
-        self.disks: dict[str, str] = {}  # by the paths of their files
-        self.pages: dict[str, list[_Page]] = {}  # by the path of their index
-        self.of_point: dict[str, list[Key]] = {}
-        self.directories: dict[str, Point] = {}  # by their paths
-        self.unread: set[str] = set()
-        self._known: set[tuple[str, bytes, int]] = set()
-
-    def add(self, target: Series, point: Point) -> None:
-        found: list[Directory] = []
-        self.directories.update((disk.directory.path, point) for disk in point.manifest.disks)
-        for disk in point.disks:
-            try:
-                found.append(target.directory(point, disk, partial=True))
-                self._add_pages(found[-1])
-                self.disks.update((entry.path, disk) for entry in found[-1].files)
-            except errors.Damaged:
-                self.unread.add(point.id)
-        entries = references.by_directories(point, found)
-        self.of_point[point.id] = [self._key(entry) for entry in entries]
-
-    def _key(self, entry: FileEntry) -> Key:
-        """The same object for each point: there are many of them."""
-        key = entry.path, entry.sha256
-        first = self.entries.setdefault(key, entry)
-        self.by_path.setdefault(first.path, first)
-        return first.path, first.sha256
-
-    def _add_pages(self, disk: Directory) -> None:
-        for ref, file, digest in zip(disk.pages, disk.pages["file"].tolist(), disk.pages["digest"].tolist()):
-            start, index = int(ref["offset"]), disk.files[file].path
-            stop = min(start + layout.WINDOW, disk.size)
-            if (index, digest, stop) not in self._known:
-                self._known.add((index, digest, stop))
-                self.pages.setdefault(index, []).append(_Page(index, disk.disk, ref, stop))
-
-
 class Rolling:
     """Of one series, by its Evidence. tell: called with all that is found, and with what was looked at meanwhile."""
 
@@ -106,7 +51,7 @@ class Rolling:
         self._evidence, self._target, self._depth = evidence, evidence.target, depth
         self._outer_tell, self._told = tell, set[Damage]()
         self._now = findings.now()["when"]
-        self._catalog = _Catalog()
+        self._catalog = Catalog()
         self._proved: dict[Key, Proof] = {}
         self._queue: Optional[list[Key]] = None  # those to be proved, the next one last
         self._has_proved = False
@@ -291,7 +236,7 @@ class Rolling:
                 for part in numpy.array_split(records, -(-len(records) // BATCH_FRAMES)) if len(records) else []:
                     yield _Part(page.names, part, frames)
 
-    def _read(self, ref: _Page) -> pages.Page:
+    def _read(self, ref: Page) -> pages.Page:
         page = read_page(self._target.store, self._target.folder, ref.path, ref.ref, ref.disk, ref.stop)
         self._names[ref.key] = page.names
         return page
