@@ -116,12 +116,7 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
 
     What was found of each point is recorded also where `check` ends the run.
     """
-    if options.oldest and (options.point or options.sample or options.shard or not options.keep):
-        raise errors.UsageError(
-            "--oldest goes by what is on record of all files: it takes no --point, --sample, --shard, --no-record"
-        )
-    if options.heal_from is not None and not options.keep:
-        raise errors.UsageError("--heal-from goes by what is on record: it takes no --no-record")
+    _require_fitting(options)
     copy = None if options.heal_from is None else marker.open_store(options.heal_from)
     opened, one = marker.open_store(options.store), (options.domain, options.point) != (None, None)
     wanted = [series.only_series(opened, options.domain)] if one else series.folders(opened)
@@ -130,14 +125,7 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     tally = _Tally(report)
     runs = [_Run(target, options, depth, tally) for target in wanted]
     healers = [] if copy is None else [_Healer(run, copy, options, depth.check) for run in runs]
-    for healer in healers:  # of what is on record: at the end a time limit might leave no time for it, run after run
-        healer.heal()
-    outcomes = _by_files(runs, depth, tally) if options.oldest else [_by_points(run, depth, tally) for run in runs]
-    damages = tally.damages
-    for healer in healers:
-        damages = healer.heal_found(damages)
-    if healers:
-        outcomes = [each.run.outcome(each.complete and old.complete) for each, old in zip(healers, outcomes)]
+    outcomes, damages = _looked_and_healed(runs, healers, options, depth, tally)
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]
     return Result(
@@ -153,6 +141,30 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none],
         complete=all(outcome.complete for outcome in outcomes),
     )
+
+
+def _require_fitting(options: Options) -> None:
+    if options.oldest and (options.point or options.sample or options.shard or not options.keep):
+        raise errors.UsageError(
+            "--oldest goes by what is on record of all files: it takes no --point, --sample, --shard, --no-record"
+        )
+    if options.heal_from is not None and not options.keep:
+        raise errors.UsageError("--heal-from goes by what is on record: it takes no --no-record")
+
+
+def _looked_and_healed(
+    runs: list[_Run], healers: list[_Healer], options: Options, depth: Depth, tally: _Tally
+) -> tuple[list[_Outcome], list[Damage]]:
+    """What follows of the looks, and the damages that are left."""
+    for healer in healers:  # of what is on record: at the end a time limit might leave no time for it, run after run
+        healer.heal()
+    outcomes = _by_files(runs, depth, tally) if options.oldest else [_by_points(run, depth, tally) for run in runs]
+    damages = tally.damages
+    for healer in healers:
+        damages = healer.heal_found(damages)
+    if healers:
+        outcomes = [each.run.outcome(each.complete and old.complete) for each, old in zip(healers, outcomes)]
+    return outcomes, damages
 
 
 def _until(seconds: Optional[float], check: Check) -> Check:
