@@ -27,6 +27,7 @@ LIBRARIES = {
     "nbd": {"nbd.libnbd"},
     "zstandard": {"format.writer", "format.reader", "format.pages"},
     "blake3": {"format.writer", "format.reader"},
+    "cryptography": {"crypto.xaes"},
     "rich": {"cli.terminal"},
     "urllib3": {"kubevirt.endpoint", "kubevirt.cluster"},
     "kubernetes": {"kubevirt.login"},

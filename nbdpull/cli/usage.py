@@ -40,6 +40,7 @@ exit codes:
   13   an image is not equal to the point, a store is behind another, or a point failed its drill
   14   the command of nbdpull run failed, or could not be run
   15   nbdpull status: a backup is missing, too old, damaged or unreadable
+  16   the store is sealed, and no identity at hand opens it
   128+N  ended by signal N, such as 130 for Ctrl-C
 """
 

@@ -292,6 +292,13 @@ class NotOk(NbdpullError):
     code = "not-ok"
 
 
+class KeyNeeded(NbdpullError):
+    """The store is sealed, and who asks has no key that opens it, or none for this."""
+
+    exit_code = 16
+    code = "key-needed"
+
+
 class Interrupted(NbdpullError):
     """A signal asked us to stop. The exit code is 128 plus the signal's number."""
 

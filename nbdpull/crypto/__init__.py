@@ -1,0 +1,1 @@
+"""Ciphers and keys of sealed stores: bytes in, bytes out."""

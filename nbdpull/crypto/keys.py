@@ -1,0 +1,62 @@
+"""The keys of a sealed store: one master key, and what is made of it for each purpose.
+
+Owns: how they follow from the master key. A key is never shown, not even by `repr`. Must not know: how the master key
+is kept and who can open it, what is sealed with which key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Optional
+
+from ..core import errors
+
+MASTER_SIZE = 32  # bytes
+_ID_SIZE = 16  # bytes
+
+
+def new_master() -> bytes:
+    """A new master key."""
+    return secrets.token_bytes(MASTER_SIZE)
+
+
+@dataclass(frozen=True, repr=False)
+class StoreKeys:
+    """id: tells which master key they are of, in hex; it is no secret. data: of frames; index: of pages, and of small
+    files; names: of digests of what is secret; mac: of manifests and markers. Each has 32 bytes; None: who holds these
+    has not that one."""
+
+    id: str
+    data: Optional[bytes]
+    index: Optional[bytes]
+    names: Optional[bytes]
+    mac: Optional[bytes]
+
+    def __repr__(self) -> str:
+        return f"<keys of master key {self.id}>"
+
+
+def of_master(master: bytes) -> StoreKeys:
+    """All that a master key makes; ValueError where it has not 32 bytes."""
+    if len(master) != MASTER_SIZE:
+        raise ValueError(f"a master key has {MASTER_SIZE} bytes, not {len(master)}")
+    identity = _derived(master, "id")[:_ID_SIZE].hex()
+    return StoreKeys(identity, *(_derived(master, purpose) for purpose in ("data", "index", "names", "mac")))
+
+
+def _derived(master: bytes, purpose: str) -> bytes:
+    """HKDF-SHA256 (RFC 5869) without salt; its result is one block long."""
+    middle = hmac.new(bytes(hashlib.sha256().digest_size), master, hashlib.sha256).digest()
+    return hmac.new(middle, f"nbdpull/2 sealed {purpose}".encode() + b"\x01", hashlib.sha256).digest()
+
+
+def required(key: Optional[bytes], purpose: str) -> bytes:
+    """A key of StoreKeys that has to be there; KeyNeeded where it is not."""
+    if key is None:
+        raise errors.KeyNeeded(
+            f"the key of the store that is at hand is not for {purpose}; use an identity that has it"
+        )
+    return key
