@@ -3,6 +3,7 @@
 It promises less than a directory: a file is not there before it is sealed, as on an object store.
 """
 
+import contextlib
 import hashlib
 
 from nbdpull.core import errors
@@ -10,7 +11,10 @@ from nbdpull.storage.base import MAX_READ
 
 
 class MemoryStore:
+    root, has_locks = "memory:", False
+
     def __init__(self):
+        self._held = set()
         self._files = {}  # path: its bytes, None while it is not sealed
         self._folders = {""}
 
@@ -24,6 +28,9 @@ class MemoryStore:
         if len(data) > limit:
             raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
         return data
+
+    def find(self, path, limit=MAX_READ):
+        return self.read(path, limit) if self.holds(path) else None
 
     def _data(self, path):
         if path in self._folders:
@@ -57,6 +64,26 @@ class MemoryStore:
 
     def files(self, path=""):
         return self._within(path, {name for name, data in self._files.items() if data is not None})
+
+    def names(self, path):
+        return sorted([*self.folders(path), *self._within(path, self._files)])
+
+    def holds(self, path):
+        return path in self._files or path in self._folders
+
+    def seconds_since_change(self, path):
+        if not self.holds(path):
+            raise errors.OutputError(f"cannot look at {self.path(path)}: No such file or directory")
+        return 0.0
+
+    def inode(self, path):
+        return None
+
+    def is_same(self, path, other):
+        return other == self.path(path) or None
+
+    def warnings(self):
+        return []
 
     def _within(self, path, names):
         if self._is_through_a_file(f"{path}/"):
@@ -101,6 +128,48 @@ class MemoryStore:
         self._folders -= gone
         for name in gone & set(self._files):
             del self._files[name]
+
+    def delete(self, path):
+        if path in self._folders:
+            raise errors.OutputError(f"cannot remove {self.path(path)}: Is a directory")
+        self.remove_file(path)
+
+    def rename(self, path, new):
+        if self.holds(new):
+            raise self._exists("rename", path)
+        if self._files.get(path) is None:
+            raise errors.OutputError(f"cannot rename {self.path(path)}: No such file or directory")
+        self._files[new] = self._files.pop(path)
+
+    def replace(self, path, data):
+        with self.replacing(path) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def replacing(self, path):
+        self._require_parent("create", path)
+        if path in self._folders:
+            raise errors.OutputError(f"cannot create {self.path(path)}: Is a directory")
+        made = {path: None}
+        with MemoryWriter(made, path) as file:
+            yield file
+        self._files.update(made)
+
+    def make_durable(self, path):
+        self._data(path)
+
+    def sync_folder(self, path):
+        pass
+
+    @contextlib.contextmanager
+    def locked(self, path, doing, holder=lambda: "another nbdpull"):
+        if path in self._held:
+            raise errors.Busy(f"{holder()} writes to {self.path(path)}; {doing} when it has ended")
+        self._held.add(path)
+        try:
+            yield
+        finally:
+            self._held.remove(path)
 
 
 class MemoryReader:

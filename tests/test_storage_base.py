@@ -145,11 +145,91 @@ def test_what_is_removed_may_be_made_again(store):
     assert store.read("file") == b"second"
 
 
+def test_a_file_that_must_go(store):
+    store.make_folder("vm")
+    store.publish("vm/file", b"1")
+    store.delete("vm/file")
+    store.delete("vm/file")
+    assert store.names("vm") == [] and not store.holds("vm/file")
+
+
+def test_a_file_gets_another_name(store):
+    store.make_folder("vm")
+    store.publish("vm/one", b"1")
+    store.publish("vm/other", b"2")
+    store.rename("vm/one", "vm/new")
+    assert (store.names("vm"), store.read("vm/new")) == (["new", "other"], b"1")
+    with pytest.raises(errors.OutputExists):
+        store.rename("vm/new", "vm/other")
+    with pytest.raises(errors.OutputError):
+        store.rename("vm/none", "vm/newer")
+    assert (store.read("vm/new"), store.read("vm/other")) == (b"1", b"2")
+
+
+def test_what_takes_the_place_of_another(store):
+    store.make_folder("vm")
+    store.replace("vm/file", b"first")
+    store.replace("vm/file", b"second")
+    assert store.read("vm/file") == b"second"
+    with store.replacing("vm/file") as file:
+        file.write(b"third")
+        assert store.read("vm/file") == b"second"
+    with pytest.raises(KeyError), store.replacing("vm/file") as file:
+        file.write(b"fourth")
+        raise KeyError
+    assert (store.names("vm"), store.read("vm/file")) == (["file"], b"third")
+
+
+def test_a_writer_holds_a_folder(store):
+    store.make_folder("vm")
+    store.publish("vm/file", b"")
+    busy = pytest.raises(errors.Busy, match="another nbdpull writes to .*vm; pull vm when it has ended")
+    with store.locked("vm", "pull vm"), busy, store.locked("vm", "pull vm"):
+        pass
+    with store.locked("vm", "pull vm"), store.locked("", "try again"):
+        pass
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_is_in_a_folder(store):
+    store.make_folder("vm")
+    store.make_folder("vm/point")
+    store.publish("vm/point/file", b"")
+    store.publish("vm/file", b"")
+    assert (store.names("vm"), store.names("none")) == (["file", "point"], [])
+    assert [store.holds(each) for each in ("vm", "vm/file", "vm/none", "none/file")] == [True, True, False, False]
+
+
+def test_how_long_something_is_there(store):
+    store.publish("file", b"")
+    assert 0 <= store.seconds_since_change("file") < 60
+    with pytest.raises(errors.OutputError):
+        store.seconds_since_change("none")
+
+
+def test_where_a_folder_is(store):
+    store.make_folder("vm")
+    store.publish("vm/file", b"")
+    assert store.is_same("vm", f"{store.root}/vm") is True
+    assert not store.is_same("vm", f"{store.root}/none")
+
+
+def test_a_file_is_made_durable_again(store):
+    store.publish("file", b"1")
+    store.make_durable("file")
+    store.sync_folder("")
+    assert store.read("file") == b"1"
+    assert store.warnings() == []
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_missing_or_short_is_damaged(store):
     store.publish("file", b"12345")
+    assert (store.find("file"), store.find("none")) == (b"12345", None)
     for attempt in (store.read, store.open_reader, store.sha256, lambda path: store.read_range(path, 0, 1)):
         with pytest.raises(errors.Damaged, match="none: the file is missing"):
             attempt("none")

@@ -15,7 +15,7 @@ from ..core.errors import Check, Report
 from ..repository import incoming, marker, matching, series, soundness
 from ..repository.matching import Matched
 from ..repository.series import Point, Series
-from ..storage.directory import DirectoryStore
+from ..storage.base import Store
 from . import store_choice
 from .options import CompareOptions as Options
 
@@ -79,7 +79,7 @@ def compare(options: Options, report: Report = lambda **event: None, check: Chec
     return Result([*(_compared(source, target, check) for source, target in pairs), *only_there])
 
 
-def _counterpart(source: Series, dest: DirectoryStore) -> Series:
+def _counterpart(source: Series, dest: Store) -> Series:
     return series.of_domain(dest, source.domain, source.uuid() or "")
 
 

@@ -22,8 +22,8 @@ from ..repository.incoming import Incoming, Taken
 from ..repository.matching import Matched
 from ..repository.retention import Policy
 from ..repository.series import Point, Series
-from ..storage import folders
-from ..storage.directory import DirectoryStore
+from ..storage import place
+from ..storage.base import Store
 from . import policy, prune, store_choice
 from .options import CopyOptions as Options
 
@@ -98,15 +98,15 @@ def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
     return list({each.folder: each for each, _ in found}.values()), {point.id for _, point in found}
 
 
-def _destination(options: Options) -> DirectoryStore:
-    if not folders.are_apart(options.store, options.dest):
+def _destination(options: Options) -> Store:
+    if not place.are_apart(options.store, options.dest):
         raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
     if not options.dry_run:
         return marker.open_or_create(options.dest)
-    return DirectoryStore(options.dest) if marker.is_new(options.dest) else marker.open_store(options.dest)
+    return place.opened(options.dest) if marker.is_new(options.dest) else marker.open_store(options.dest)
 
 
-def _domain(source: Series, dest: DirectoryStore, run: _Run) -> Domain:
+def _domain(source: Series, dest: Store, run: _Run) -> Domain:
     found = Domain(source.domain)
     with ExitStack() as held:
         try:
@@ -116,7 +116,7 @@ def _domain(source: Series, dest: DirectoryStore, run: _Run) -> Domain:
     return found
 
 
-def _copied(source: Series, dest: DirectoryStore, found: Domain, held: ExitStack, run: _Run) -> None:
+def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _Run) -> None:
     known = soundness.of_series(source)
     found.warnings += [f"{path} cannot be read: its findings are lost" for path in known.lost]
     if run.points is None:
@@ -139,7 +139,7 @@ def _copied(source: Series, dest: DirectoryStore, found: Domain, held: ExitStack
 
 
 def _to_copy(
-    source: Series, dest: DirectoryStore, known: soundness.Soundness, match: Matched, found: Domain, run: _Run
+    source: Series, dest: Store, known: soundness.Soundness, match: Matched, found: Domain, run: _Run
 ) -> list[Point]:
     """The points that are wanted and sound; what is there, left out or refused is noted."""
     found.same = [point.id for point in match.same]
@@ -173,7 +173,7 @@ def _chosen(source: Series, known: soundness.Soundness, match: Matched, run: _Ru
     return [point for point in newer if point.id not in gone]
 
 
-def _other(point: Point, dest: DirectoryStore) -> errors.NbdpullError:
+def _other(point: Point, dest: Store) -> errors.NbdpullError:
     return errors.StoreError(f"{dest.root} has another point of this id, or cannot read it; nbdpull verify tells more")
 
 

@@ -13,7 +13,7 @@ from ..core.errors import Check, Report
 from ..repository import marker, policies, series
 from ..repository.policies import Standing
 from ..repository.retention import Policy
-from ..storage.directory import DirectoryStore
+from ..storage.base import Store
 from .options import PolicyOptions as Options
 
 
@@ -50,7 +50,7 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
     return Result(standing, standing != before)
 
 
-def _require_no_uuid(store: DirectoryStore, named: str) -> None:
+def _require_no_uuid(store: Store, named: str) -> None:
     """UsageError: policies count by names, and one for a UUID would never do."""
     every = series.all_series(store)
     found = [each.domain for each in every if each.uuid() == named.lower()]
@@ -58,7 +58,7 @@ def _require_no_uuid(store: DirectoryStore, named: str) -> None:
         raise errors.UsageError(f"a policy is for names, and {named} is the UUID of {found[0]}: --domain {found[0]}")
 
 
-def _pattern(store: DirectoryStore, named: Optional[str]) -> Optional[str]:
+def _pattern(store: Store, named: Optional[str]) -> Optional[str]:
     """What is the name of a domain is that, also where it looks like a pattern."""
     if named is None or all(each.domain != named for each in series.all_series(store)):
         return named

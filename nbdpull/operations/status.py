@@ -16,7 +16,7 @@ from ..core.errors import Check, Report
 from ..format.manifest import Manifest
 from ..repository import half_points, marker, point_choice, policies, series, soundness, verdict
 from ..repository.soundness import Proved, Soundness
-from ..storage.directory import DirectoryStore
+from ..storage.base import Store
 from .options import StatusOptions as Options
 
 # What can be wrong, the worst first.
@@ -85,7 +85,7 @@ def _asked(every: list[_Domain], pattern: Optional[str]) -> list[_Domain]:
     return called or [each for each in every if policies.fits(each.name, pattern)]
 
 
-def _domains(opened: DirectoryStore, check: Check) -> Iterator[_Domain]:
+def _domains(opened: Store, check: Check) -> Iterator[_Domain]:
     """Those that have a folder in which a pull has ever begun a point."""
     for target in series.folders(opened):
         check()

@@ -24,7 +24,7 @@ from ..repository.inspection import Depth, Inspector, Seen, TooNew
 from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point, Series
-from ..storage.directory import DirectoryStore
+from ..storage.base import Store
 from .options import VerifyOptions as Options
 
 
@@ -213,7 +213,7 @@ class _Healer:
     """Heals files of one series, each once in a run. run: what is known by now; complete: the time sufficed; healed:
     the files. What it meets is a warning: what verify found must be told all the same."""
 
-    def __init__(self, run: _Run, copy: DirectoryStore, options: Options, check: Check) -> None:
+    def __init__(self, run: _Run, copy: Store, options: Options, check: Check) -> None:
         self.run, self.complete, self.healed = run, True, list[Healed]()
         self._copy, self._options, self._check = copy, options, check
         self._tried: set[FileEntry] = set()

@@ -16,7 +16,7 @@ from ..hypervisor import backup_spec, domain
 from ..repository import announcement, half_points, removal
 from ..repository.announcement import Announcement
 from ..repository.series import Series
-from ..storage.directory import DirectoryStore
+from ..storage import place
 from . import journal_files, scratch_watch
 from .journal import Run
 from .leftover import Leftover
@@ -107,7 +107,7 @@ def _committed(run: Run) -> Optional[bool]:
     """Whether the run's point was published; None where its store does not tell."""
     if run.store is None:
         return run.committed
-    store = DirectoryStore(run.store)
+    store = place.opened(run.store)
     with suppress(errors.StoreError):
         if store.holds(f"{run.folder}/{layout.MANIFEST}"):
             return True

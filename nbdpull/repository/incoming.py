@@ -263,23 +263,14 @@ class _Making:
         """Give the Writer of a file that appears at the end, durable; left by an exception, there is none. Half of one
         must not show: where the target has moved the file, points are read by its table only as long as there is
         none. What has its name is none that anybody could use: it goes."""
-        path = self._path(entry.path)
-        draft = path + DRAFT
-        with self._store.create(draft) as file:
-            try:
-                yield file
-            except BaseException:
-                self._store.remove_file(draft)
-                raise
-        self._store.delete(path)
-        self._store.rename(draft, path)
+        with self._store.replacing(self._path(entry.path)) as file:
+            yield file
         self._files.append(entry)
         self.copied[entry.path] = entry.size
 
     def seal_again(self, entry: FileEntry) -> None:
         """Make a file durable that was found whole: who wrote it may have died before it could."""
-        with self._store.reopen(self._path(entry.path)):
-            pass
+        self._store.make_durable(self._path(entry.path))
         self._found.append(entry)
 
     def sync(self) -> None:

@@ -15,9 +15,9 @@ from uuid import uuid4
 
 from ..core import errors, members
 from ..format import layout
-from ..storage import folders
-from ..storage.access import OWNER, Access
-from ..storage.directory import DirectoryStore
+from ..storage import folders, place
+from ..storage.access import OWNER, Access, of_store
+from ..storage.base import Store
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class _Marker:
     uuid: str
 
 
-def open_store(root: str) -> DirectoryStore:
-    """Return the Store in an existing folder; StoreError if the folder holds none."""
-    if not folders.is_there(root):
+def open_store(root: str) -> Store:
+    """Return the Store at a place that is there; StoreError if it is none."""
+    if not place.is_there(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
-    found = DirectoryStore(root)
+    found = place.opened(root)
     uuid_of(found)
     return found
 
 
 def is_new(root: str) -> bool:
     """Whether nothing is there yet, so that a pull would make a store of it."""
-    return not folders.is_there(root) or not folders.entries(root)
+    return place.is_empty(root)
 
 
-def open_or_create(root: str, group: Optional[str] = None) -> DirectoryStore:
+def open_or_create(root: str, group: Optional[str] = None) -> Store:
     """Return the Store in `root`, made there first if the folder is new or empty.
 
     group: name of the group that may read it; UsageError where the store is there and not so.
@@ -47,10 +47,10 @@ def open_or_create(root: str, group: Optional[str] = None) -> DirectoryStore:
     access = OWNER if group is None else Access(0o750, 0o640, _group_number(group))
     folders.make(root, access)
     folders.require_writable(root)
-    if not DirectoryStore(root).holds(layout.MARKER):
+    if not place.opened(root).holds(layout.MARKER):
         _create_marker(root, access)
-    found = open_store(root)
-    if group is not None and (found.access.group != access.group or found.access.file & 0o040 == 0):
+    found, is_of = open_store(root), of_store(root)
+    if group is not None and (is_of.group != access.group or is_of.file & 0o040 == 0):
         where = shlex.quote(found.root)
         raise errors.UsageError(
             f"--group {group}: the store {root} is there already and not of that group; to let it in: "
@@ -66,25 +66,23 @@ def _group_number(name: str) -> int:
         raise errors.UsageError(f"--group {name}: this machine has no group of that name") from None
 
 
-def uuid_of(found: DirectoryStore) -> str:
+def uuid_of(found: Store) -> str:
     """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
-    path = found.path(layout.MARKER)
-    try:
-        return members.build(_Marker, layout.unseal(found.read_raw(layout.MARKER), path)).uuid
-    except FileNotFoundError:
+    path, data = found.path(layout.MARKER), found.find(layout.MARKER)
+    if data is None:
         raise errors.StoreError(
             f"{found.root} is not an nbdpull store (it has no {layout.MARKER}); name the directory "
             "that a pull was given with -o"
-        ) from None
-    except OSError as error:
-        raise errors.StoreError(f"cannot read {path}: {error.strerror}") from error
+        )
+    try:
+        return members.build(_Marker, layout.unseal(data, path)).uuid
     except ValueError as error:
         raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
 
 def _create_marker(root: str, access: Access) -> None:
     strange = [name for name in folders.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
-    if strange and not DirectoryStore(root).holds(layout.MARKER):  # it may be there by now
+    if strange and not place.opened(root).holds(layout.MARKER):  # it may be there by now
         raise errors.StoreError(
             f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory for -o"
         )
@@ -93,4 +91,4 @@ def _create_marker(root: str, access: Access) -> None:
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
-        DirectoryStore(root).publish(layout.MARKER, layout.seal(document))
+        place.opened(root).publish(layout.MARKER, layout.seal(document))

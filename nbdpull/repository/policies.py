@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..core import errors, members
 from ..format import findings, layout
-from ..storage.directory import DirectoryStore
+from ..storage.base import Store
 from .retention import Policy, UnknownZone
 
 _ESCAPED = re.compile(r"\[[*?[]\]")  # as `pattern_of` does
@@ -48,7 +48,7 @@ class _Document:
     policies: list[Any]
 
 
-def load(store: DirectoryStore) -> list[Standing]:
+def load(store: Store) -> list[Standing]:
     """In the order in which they are tried. Damaged, FormatTooNew, MissingSoftware: then none of them is to be
     followed."""
     if store.size(layout.POLICY) is None:
@@ -88,13 +88,13 @@ def pattern_of(name: str) -> str:
     return re.sub(r"[*?[]", r"[\g<0>]", name)
 
 
-def put(store: DirectoryStore, pattern: Optional[str], policy: Policy) -> None:
+def put(store: Store, pattern: Optional[str], policy: Policy) -> None:
     """From now on this one counts for the pattern. Damaged, FormatTooNew, OutputError: then all is as it was."""
     with _changing(store) as standing:
         _write(store, [*(each for each in standing if each.pattern != pattern), Standing(pattern, policy)])
 
 
-def drop(store: DirectoryStore, pattern: Optional[str]) -> bool:
+def drop(store: Store, pattern: Optional[str]) -> bool:
     """Whether there was one. OutputError where it still counts."""
     with _changing(store) as standing:
         left = [each for each in standing if each.pattern != pattern]
@@ -106,13 +106,13 @@ def drop(store: DirectoryStore, pattern: Optional[str]) -> bool:
 
 
 @contextmanager
-def _changing(store: DirectoryStore) -> Iterator[list[Standing]]:
+def _changing(store: Store) -> Iterator[list[Standing]]:
     """Of two that change them at once, one waits for nothing: it is Busy."""
     with store.locked("", "try again"):
         yield load(store)
 
 
-def _write(store: DirectoryStore, standing: list[Standing]) -> None:
+def _write(store: Store, standing: list[Standing]) -> None:
     told = [each.members for each in sorted(standing, key=lambda each: each._rank)]
     document = {"format": layout.FORMAT, "requires": [], **findings.now(), "policies": told}
     store.replace(layout.POLICY, layout.seal(document))

@@ -19,7 +19,7 @@ from ..core.errors import Check
 from ..format import layout, manifest, moved
 from ..format.directory import Directory, ReadPage, read_page
 from ..format.manifest import DiskEntry, FileEntry, Manifest
-from ..storage.directory import DirectoryStore
+from ..storage.base import Store
 from . import point_choice
 
 _REFUSED = errors.Damaged, errors.FormatTooNew, errors.FormatTooOld
@@ -66,7 +66,7 @@ class Point:
 class Series:
     """The points of one domain. Reading it never changes anything."""
 
-    def __init__(self, store: DirectoryStore, domain: str, folder: Optional[str] = None) -> None:
+    def __init__(self, store: Store, domain: str, folder: Optional[str] = None) -> None:
         """folder: where the points are, unless that is the domain's own folder."""
         self.store = store
         self.domain = domain
@@ -324,12 +324,12 @@ def _not_stored(path: str) -> str:
     return f"{path}: the file is damaged (its SHA-256 is not the stored one)"
 
 
-def all_series(store: DirectoryStore) -> list[Series]:
+def all_series(store: Store) -> list[Series]:
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
     return [_named(each) for each in folders(store)]
 
 
-def folders(store: DirectoryStore) -> list[Series]:
+def folders(store: Store) -> list[Series]:
     """The same by the names of their folders: no point is read."""
     names = ((layout.domain_name(folder), folder) for folder in store.folders())
     return [Series(store, name, folder) for name, folder in names if name is not None]
@@ -348,7 +348,7 @@ def renamed(series: Series, points: Sequence[Point]) -> Series:
     return Series(series.store, points[-1].manifest.domain, series.folder) if points else series
 
 
-def of_domain(store: DirectoryStore, name: str, uuid: str) -> Series:
+def of_domain(store: Store, name: str, uuid: str) -> Series:
     """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
     one, perhaps new, of its name."""
     home = Series(store, name)
@@ -359,7 +359,7 @@ def of_domain(store: DirectoryStore, name: str, uuid: str) -> Series:
     return max(others, key=Series.is_where_it_began, default=home)
 
 
-def only_series(store: DirectoryStore, domain: Optional[str] = None) -> Series:
+def only_series(store: Store, domain: Optional[str] = None) -> Series:
     """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
     every = all_series(store)
     found = _of(every, domain) if domain is not None else _with_points(every)

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from ..core import child, errors, software, unix_socket
 from ..core.choices import CACHE_BYTES, LATEST
 from ..core.errors import Check
+from ..storage import place
 
 PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
 LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
@@ -113,7 +114,7 @@ class Server:
         request = self._request
         where = ["-U", self._socket] if self._socket else ["-i", "127.0.0.1", "-p", str(request.port)]
         how = [] if request.writable else ["-r"]
-        wanted = [("store", os.path.abspath(request.store)), ("point", request.point), ("status", telling),
+        wanted = [("store", place.whole(request.store)), ("point", request.point), ("status", telling),
                   ("cache", request.cache_bytes), *(("disk", disk) for disk in request.disks)]  # fmt: skip
         wanted += [("domain", request.domain)] if request.domain is not None else []
         wanted += [("writable", 1)] if request.writable else []

@@ -1,16 +1,17 @@
 """What a store can do, wherever its files are: the interface that directory.py implements for a directory.
 
-Paths are relative to the store, with "/" between components. A file is created once, and never written over; only a
-sealed file is referred to by another one. Nobody above sees a descriptor or an OSError of a store's file: what goes
-wrong is an error of core/errors.py.
+Paths are relative to the store, with "/" between components. A file is created once, and never written over, but for
+the few that `replace` and `replacing` are for; only a sealed file is referred to by another one. Nobody above sees a
+descriptor or an OSError of a store's file: what goes wrong is an error of core/errors.py.
 
 Owns: the names and what each call promises. Must not know: any place where files are.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Optional, Protocol
+from typing import Callable, Optional, Protocol
 
 from ..core.errors import Check
 
@@ -20,6 +21,10 @@ DRAFT = ".draft"  # ends the name of a file that is to appear whole
 
 def _no_check() -> None:
     pass
+
+
+def _somebody() -> str:
+    return "another nbdpull"
 
 
 class Reader(Protocol):
@@ -41,6 +46,7 @@ class Reader(Protocol):
 class Writer(Protocol):
     """A file being created. After an error it refuses everything but close; only `seal` makes it durable, and until
     then its name may show, with less than was written. Left by an exception, a `with` closes and does not seal.
+    OutputExists where another one was faster: when it is made, or when it is sealed.
 
     size and sha256 are of what was written by this object.
     """
@@ -67,14 +73,25 @@ class Writer(Protocol):
 
 
 class Store(Protocol):
-    """Files in folders. What only a directory has (locks, inodes, half-written files to go on with, modes) is not here:
-    directory.DirectoryStore has it, and who needs it says so by its type."""
+    """Files in folders. What only a directory has (half-written files to go on with, modes) is not here:
+    directory.DirectoryStore has it, and who needs it says so by its type.
+
+    root: the place, as every process of this machine can name it: an absolute path, or a URL. has_locks: whether
+    `locked` keeps out every other writer, or only those that happen to ask on this machine. A folder in which there is
+    nothing may not show.
+    """
+
+    root: str
+    has_locks: bool
 
     def path(self, *names: str) -> str:
         """How a message names a file, or the store."""
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
+
+    def find(self, path: str, limit: int = MAX_READ) -> Optional[bytes]:
+        """The same, None where nothing has that name; StoreError where that cannot be told."""
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; Damaged if the file does not have them."""
@@ -98,11 +115,31 @@ class Store(Protocol):
     def files(self, path: str = "") -> list[str]:
         """Names of the files in a folder, sorted; none where there is no such directory."""
 
+    def names(self, path: str) -> list[str]:
+        """Names of all that is in a folder, sorted; none where the folder is not there. StoreError, Damaged."""
+
+    def holds(self, path: str) -> bool:
+        """Whether anything has that name, be it what it may. StoreError where that cannot be told: who takes it for a
+        no may remove what is there."""
+
+    def seconds_since_change(self, path: str) -> float:
+        """Since a file was made, or got its name, by the clock of the store; OutputError."""
+
+    def inode(self, path: str) -> Optional[int]:
+        """The number of a folder, which a copy of it has not; None where there is none, or no such number.
+        StoreError."""
+
+    def is_same(self, path: str, other: str) -> Optional[bool]:
+        """Whether a folder is what is at another place, which a `root` begins; None where nothing is."""
+
+    def warnings(self) -> list[str]:
+        """What its owner should know of it, one text each."""
+
     def make_folder(self, path: str, fresh: bool = False) -> None:
         """Create a folder durably. With `fresh` it must not exist (OutputExists), else it may."""
 
     def create(self, path: str) -> Writer:
-        """Return a new Writer; OutputExists if there is such a file already."""
+        """Return a new Writer of a file that is not to be there."""
 
     def publish(self, path: str, data: bytes) -> None:
         """Create a small file that appears whole, durable and at once, or not at all; OutputExists as with `create`."""
@@ -112,3 +149,28 @@ class Store(Protocol):
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder that was never published, with all that is in it."""
+
+    def delete(self, path: str) -> None:
+        """As `remove_file`, where it matters that the file is gone: OutputError if it is not."""
+
+    def rename(self, path: str, new: str) -> None:
+        """Give a small file another name in its folder, durably, never that of another file; OutputError. Who is
+        killed meanwhile may leave it with both names, never with none. Where there is no room for a second name (tmpfs
+        counts them), who calls must know that nobody else makes that one."""
+
+    def replace(self, path: str, data: bytes) -> None:
+        """As `publish`, in the place of the file that has that name: of a setting, never of what a point counts on."""
+
+    def replacing(self, path: str) -> AbstractContextManager[Writer]:
+        """Give the Writer of a file that takes the place of what has its name, whole and durable; left by an exception,
+        that stays as it was."""
+
+    def make_durable(self, path: str) -> None:
+        """Of a whole file that somebody else wrote, who may have died before it was sealed; OutputError."""
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in a folder durable; OutputError."""
+
+    def locked(self, path: str, doing: str, holder: Callable[[], str] = _somebody) -> AbstractContextManager[None]:
+        """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process. See
+        has_locks."""

@@ -31,6 +31,8 @@ _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file syst
 class DirectoryStore:
     """The files below a folder, `root`, that is there. access: the Access of what is made in it."""
 
+    has_locks = True
+
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         self.access = access.of_store(self.root)
@@ -45,6 +47,14 @@ class DirectoryStore:
             return self.read_raw(path, limit)
         except OSError as error:
             raise unreadable(self.path(path), error) from error
+
+    def find(self, path: str, limit: int = MAX_READ) -> Optional[bytes]:
+        try:
+            return self.read_raw(path, limit)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
 
     def _reading(self, path: str) -> io.BufferedReader:
         return open(beneath.open_file(self.root, path, os.O_RDONLY), "rb")
@@ -148,20 +158,17 @@ class DirectoryStore:
     def remove_folder(self, path: str) -> None:
         beneath.remove(self.root, path)
 
-    # What only a directory has
-
     def replace(self, path: str, data: bytes) -> None:
-        """As `publish`, in the place of the file that has that name: of a setting, never of what a point counts on."""
         self._put(path, data, _rename)
 
     def replacing(self, path: str) -> AbstractContextManager[DirectoryWriter]:
-        """Give the writer of a file that takes the place of what has its name, whole and durable; left by an exception,
-        that stays as it was."""
         return self._drafted(path, _rename)
 
+    def make_durable(self, path: str) -> None:
+        with self.reopen(path):
+            pass
+
     def rename(self, path: str, new: str) -> None:
-        """Give a file another name in its folder, durably and at once, never that of another file; OutputError. Where
-        there is no room for a second name (tmpfs counts them), who calls must know that nobody else makes that one."""
         with translated("rename", self.path(path)):
             with beneath.parent(self.root, path) as (folder, name):
                 _link_or_rename(folder, name, os.path.basename(new), (*_NO_HARD_LINKS, *FULL))
@@ -170,18 +177,15 @@ class DirectoryStore:
             self.sync_folder(os.path.dirname(path))
 
     def delete(self, path: str) -> None:
-        """As `remove_file`, where it matters that the file is gone: OutputError if it is not."""
         opened = beneath.parent(self.root, path)
         with translated("remove", self.path(path)), opened as (folder, name), suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
 
     def seconds_since_change(self, path: str) -> float:
-        """Since a file was made, or got its name; OutputError."""
         with translated("look at", self.path(path)), beneath.parent(self.root, path) as (folder, name):
             return time.time() - beneath.status(folder, name).st_ctime
 
     def warnings(self) -> list[str]:
-        """What its owner should know of it, one text each."""
         if access.lets_all_in(self.root) and any(map(self._has_file_for_all, self.folders())):
             mend = f"chmod -R go-rwx {shlex.quote(self.root)}"
             return [f"everybody on this machine can read {self.root}: close it with {mend}"]
@@ -189,6 +193,8 @@ class DirectoryStore:
 
     def _has_file_for_all(self, folder: str) -> bool:
         return access.has_file_for_all(self.root, folder)
+
+    # What only a directory has
 
     def read_raw(self, path: str, limit: int = MAX_READ) -> bytes:
         """As `read`; what the operating system says comes as it is, an OSError."""
@@ -207,17 +213,13 @@ class DirectoryStore:
             file_system.sync_folder(folder)
 
     def names(self, path: str) -> list[str]:
-        """Names of all that is in a folder, sorted; none where the folder is not there. StoreError, Damaged."""
         return self._names(path, lambda entry: True)
 
     def holds(self, path: str) -> bool:
-        """Whether anything has that name, be it what it may. StoreError where that cannot be told: who takes it for a
-        no may remove what is there."""
         return self.inode(path) is not None
 
     def inode(self, path: str) -> Optional[int]:
-        """The number of a file, which a copy of it has not; None where there is none. What is behind a link is not in
-        the store. StoreError."""
+        """Of a file, too. What is behind a link is not in the store."""
         try:
             with beneath.parent(self.root, path) as (folder, name):
                 return beneath.status(folder, name).st_ino
@@ -227,12 +229,10 @@ class DirectoryStore:
             raise errors.StoreError(f"cannot look at {self.path(path)}: {error.strerror}") from error
 
     def is_same(self, path: str, other: str) -> Optional[bool]:
-        """Whether a folder is what is at an absolute path of this machine; None where nothing is."""
         return os.path.samefile(other, self.path(path)) if os.path.exists(other) else None
 
     @contextmanager
     def locked(self, path: str, doing: str, holder: Callable[[], str] = lambda: "another nbdpull") -> Iterator[None]:
-        """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process."""
         with ExitStack() as opened:
             with translated("open", self.path(path)):
                 folder = opened.enter_context(beneath.opened_folder(self.root, path))

@@ -20,7 +20,7 @@ from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover, removed
 from ..repository import half_points, removal, series
 from ..repository.series import Point, Series
-from ..storage.directory import DirectoryStore
+from ..storage.base import Store
 
 
 class Done(NamedTuple):
@@ -57,9 +57,7 @@ class Run:
 
 
 @contextmanager
-def begun(
-    store: DirectoryStore, machine: Machine, uid: str, report: Report, check: Check, warnings: list[str]
-) -> Iterator[Run]:
+def begun(store: Store, machine: Machine, uid: str, report: Report, check: Check, warnings: list[str]) -> Iterator[Run]:
     """Nobody else writes to the series as long as the block lasts. uid: see series_of; warnings: there are already."""
     target, uid = series_of(store, machine, uid)
     with held_series.holding(target) as held:
@@ -69,7 +67,7 @@ def begun(
         yield Run(machine, uid, held, report, check, [*warnings, *held.warnings, *told])
 
 
-def series_of(store: DirectoryStore, machine: Machine, uid: str) -> tuple[Series, str]:
+def series_of(store: Store, machine: Machine, uid: str) -> tuple[Series, str]:
     """With the UUID that its points have. uid: of the machine; "" where it is not known: then it is the UUID that the
     series has, or one made of the machine's name."""
     known = uid or Series(store, machine.domain).uuid() or str(uuid.uuid5(uuid.NAMESPACE_URL, machine.domain))
