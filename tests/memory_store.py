@@ -11,7 +11,7 @@ from nbdpull.storage.base import MAX_READ
 
 
 class MemoryStore:
-    root, has_locks = "memory:", False
+    root, has_locks, chunk_size = "memory:", True, None
 
     def __init__(self):
         self._held = set()
@@ -67,6 +67,9 @@ class MemoryStore:
 
     def names(self, path):
         return sorted([*self.folders(path), *self._within(path, self._files)])
+
+    def looking(self, path):
+        return contextlib.nullcontext()
 
     def holds(self, path):
         return path in self._files or path in self._folders
@@ -135,10 +138,10 @@ class MemoryStore:
         self.remove_file(path)
 
     def rename(self, path, new):
-        if self.holds(new):
-            raise self._exists("rename", path)
         if self._files.get(path) is None:
             raise errors.OutputError(f"cannot rename {self.path(path)}: No such file or directory")
+        if self.holds(new):
+            raise self._exists("rename", path)
         self._files[new] = self._files.pop(path)
 
     def replace(self, path, data):

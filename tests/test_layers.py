@@ -21,6 +21,8 @@ LIBRARIES = {
         "hypervisor.domain_thaw",
         "hypervisor.socket_guard",
     },
+    "boto3": {"storage.s3_client"},
+    "botocore": {"storage.s3_client"},
     "libvirt_qemu": {"hypervisor.bindings"},
     "cheroot": {"serving.http.server"},
     "nbdkit": {"serving.nbdkit_plugin"},  # a module that exists inside nbdkit only
@@ -28,7 +30,6 @@ LIBRARIES = {
     "zstandard": {"format.writer", "format.reader", "format.pages"},
     "blake3": {"format.writer", "format.reader"},
     "cryptography": {"crypto.xaes"},
-    "pyrage": {"crypto.age_library"},
     "rich": {"cli.terminal"},
     "urllib3": {"kubevirt.endpoint", "kubevirt.cluster"},
     "kubernetes": {"kubevirt.login"},

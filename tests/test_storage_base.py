@@ -1,5 +1,6 @@
-"""What storage/base.py promises, of every store: the directory, and the one in memory."""
+"""What storage/base.py promises, of every store: the directory, the one in memory, and the object store."""
 
+import contextlib
 import hashlib
 import inspect
 import random
@@ -14,13 +15,27 @@ from nbdpull.format import directory, reader, writer
 from nbdpull.format.manifest import DiskEntry
 from nbdpull.storage import base
 from nbdpull.storage.directory import DirectoryReader, DirectoryStore, DirectoryWriter
+from nbdpull.storage.s3 import S3Reader, S3Store, S3Writer
 
 POINT = "20261122T194500Z-7f3a9c04"
 
+IN_FOLDERS = ["directory", "memory"]  # where a folder is something by itself
 
-@pytest.fixture(params=["directory", "memory"])
-def store(request, tmp_path):
-    return DirectoryStore(str(tmp_path)) if request.param == "directory" else MemoryStore()
+
+@pytest.fixture(params=[*IN_FOLDERS, pytest.param("objects", marks=pytest.mark.e2e)])
+def store(request):
+    return opened(request)
+
+
+@pytest.fixture(params=IN_FOLDERS)
+def store_in_folders(request):
+    return opened(request)
+
+
+def opened(request):
+    if request.param == "objects":
+        return S3Store(request.getfixturevalue("object_store").url)
+    return DirectoryStore(str(request.getfixturevalue("tmp_path"))) if request.param == "directory" else MemoryStore()
 
 
 @pytest.mark.parametrize(
@@ -32,6 +47,9 @@ def store(request, tmp_path):
         (base.Store, MemoryStore),
         (base.Reader, MemoryReader),
         (base.Writer, MemoryWriter),
+        (base.Store, S3Store),
+        (base.Reader, S3Reader),
+        (base.Writer, S3Writer),
     ],
 )
 def test_each_has_every_call(promised, kept):
@@ -74,12 +92,24 @@ def make(store, how, path, data):
 
 
 def test_two_writers_of_one_file(store):
-    """The second learns of it before it has written anything."""
-    with store.create("file") as file:
-        with pytest.raises(errors.OutputExists):
-            store.create("file")
-        file.write(b"first")
+    """The second learns of it: at once, or when it seals."""
+    with contextlib.ExitStack() as later:
+        with store.create("file") as file:
+            try:
+                other = later.enter_context(contextlib.closing(store.create("file")))
+            except errors.OutputExists:
+                other = None
+            file.write(b"first")
+        if other is not None:
+            other.write(b"second")
+            with pytest.raises(errors.OutputExists):
+                other.seal()
     assert store.read("file") == b"first"
+
+
+def test_in_folders_the_second_writer_learns_of_it_at_once(store_in_folders):
+    with store_in_folders.create("file"), pytest.raises(errors.OutputExists):
+        store_in_folders.create("file")
 
 
 def test_a_file_that_is_sealed_or_closed_takes_no_more(store):
@@ -104,7 +134,8 @@ def test_what_an_exception_leaves_is_not_sealed(store):
         file.seal()
 
 
-def test_nothing_is_made_where_there_is_no_folder(store):
+def test_nothing_is_made_where_there_is_no_folder(store_in_folders):
+    store = store_in_folders
     for attempt in (store.create, store.make_folder, lambda path: store.publish(path, b"")):
         with pytest.raises(errors.OutputError, match="No such file or directory"):
             attempt("none/file")
@@ -112,6 +143,18 @@ def test_nothing_is_made_where_there_is_no_folder(store):
 
 def test_folders(store):
     store.make_folder("vm")
+    store.make_folder("vm")
+    store.make_folder("vm/point", fresh=True)
+    store.publish("vm/point/file", b"")
+    with pytest.raises(errors.OutputExists, match="vm/point: it exists already"):
+        store.make_folder("vm/point", fresh=True)
+    store.publish("vm/file", b"")
+    assert (store.folders(), store.folders("vm"), store.folders("none")) == (["vm"], ["point"], [])
+    assert (store.files(), store.files("vm"), store.files("none")) == ([], ["file"], [])
+
+
+def test_folders_in_which_there_is_nothing(store_in_folders):
+    store = store_in_folders
     store.make_folder("vm")
     store.make_folder("vm/point", fresh=True)
     with pytest.raises(errors.OutputExists):
@@ -131,9 +174,11 @@ def test_a_removed_folder_takes_nothing_else_with_it(store):
         store.make_folder(folder)
         store.publish(f"{folder}/file", b"")
     store.remove_folder("vm/point")
-    assert (store.folders(), store.folders("vm")) == (["vm", "vm2"], ["point2"])
+    with store.looking(""):  # a SeaweedFS shows a while that there was a folder
+        assert (store.folders(), store.folders("vm")) == (["vm", "vm2"], ["point2"])
     store.remove_folder("vm")
-    assert (store.folders(), store.files("vm2")) == (["vm2"], ["file"])
+    with store.looking(""):
+        assert (store.folders(), store.files("vm2")) == (["vm2"], ["file"])
 
 
 def test_what_is_removed_may_be_made_again(store):
@@ -180,7 +225,8 @@ def test_what_takes_the_place_of_another(store):
     assert (store.names("vm"), store.read("vm/file")) == (["file"], b"third")
 
 
-def test_a_writer_holds_a_folder(store):
+def test_a_writer_holds_a_folder(store_in_folders):
+    store = store_in_folders
     store.make_folder("vm")
     store.publish("vm/file", b"")
     busy = pytest.raises(errors.Busy, match="another nbdpull writes to .*vm; pull vm when it has ended")
@@ -200,6 +246,27 @@ def test_all_that_is_in_a_folder(store):
     store.publish("vm/file", b"")
     assert (store.names("vm"), store.names("none")) == (["file", "point"], [])
     assert [store.holds(each) for each in ("vm", "vm/file", "vm/none", "none/file")] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("folder", ["", "vm", "vm/point"])
+def test_what_is_told_while_somebody_looks(store, folder):
+    for each in ("vm", "vm/point", "vm2"):
+        store.make_folder(each)
+    for path in ("file", "vm/file", "vm/point/file", "vm/point.json", "vm2/file"):
+        store.publish(path, path.encode())
+    asked = [(call, path) for path in ("vm", "vm/point", "vm2", "none") for call in ("names", "folders", "files")]
+    asked += [(call, path) for path in ("vm/file", "vm/none", "vm/point/file") for call in ("size", "find", "holds")]
+    asked += [("holds", path) for path in ("vm", "vm/point", "vm/poi", "none")]
+    before = [getattr(store, call)(path) for call, path in asked]
+    with store.looking(folder):
+        assert [getattr(store, call)(path) for call, path in asked] == before
+        store.publish("vm/point/new", b"1")
+        store.delete("vm/point/file")
+        assert (store.files("vm/point"), store.find("vm/point/new"), store.size("vm/point/file")) == (
+            ["new"],
+            b"1",
+            None,
+        )
 
 
 def test_how_long_something_is_there(store):
@@ -240,7 +307,8 @@ def test_what_is_missing_or_short_is_damaged(store):
     assert store.size("") is None  # a folder is no file
 
 
-def test_a_folder_is_no_file(store):
+def test_a_folder_is_no_file(store_in_folders):
+    store = store_in_folders
     store.make_folder("vm")
     for attempt in (store.read, store.sha256, store.open_reader, store.size):
         with pytest.raises(errors.Damaged, match="vm: cannot be read: Is a directory"):
@@ -290,9 +358,9 @@ CALLS = {
 }
 
 
-def outcome(store, name, path, seed):
+def outcome(store, name, path, seed, calls=CALLS):
     try:
-        return CALLS[name](store, path, random.Random(seed))
+        return calls[name](store, path, random.Random(seed))
     except errors.NbdpullError as error:
         return type(error)
 
@@ -304,6 +372,33 @@ def test_any_calls_end_alike_in_every_store(tmp_path, seed):
     for _ in range(60):
         done.append((chance.choice([*CALLS, "make_folder", "publish"]), chance.choice(PATHS), chance.random()))
         first, second = (outcome(store, *done[-1]) for store in stores)
+        assert first == second, done
+
+
+ALONE = ("a/1", "a/2", "b/1", "b/c/1")  # no file where another path has a folder
+MORE_CALLS = {
+    **{name: call for name, call in CALLS.items() if not name.endswith(("folder", "folders"))},
+    "find": lambda store, path, chance: store.find(path),
+    "replace": lambda store, path, chance: store.replace(path, chance.randbytes(9)),
+    "rename": lambda store, path, chance: store.rename(path, f"a/{chance.randrange(1, 4)}"),
+    "delete": lambda store, path, chance: store.delete(path),
+    "holds": lambda store, path, chance: store.holds(path),
+    "files": lambda store, path, chance: store.files(path.rpartition("/")[0]),
+    "names": lambda store, path, chance: set(store.names(path.rpartition("/")[0])) - {"c"},  # it may be empty
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("seed", range(4))
+def test_any_calls_end_alike_in_an_object_store(object_store, seed):
+    stores, chance = [S3Store(object_store.url), MemoryStore()], random.Random(seed)
+    for folder in ("a", "b", "b/c"):
+        stores[1].make_folder(folder)
+    done = []
+    for _ in range(150):
+        done.append((chance.choice([*MORE_CALLS, "publish"]), chance.choice(ALONE), chance.random()))
+        with stores[0].looking("b") if chance.random() < 0.3 else contextlib.nullcontext():
+            first, second = (outcome(store, *done[-1], MORE_CALLS) for store in stores)
         assert first == second, done
 
 

@@ -21,7 +21,6 @@ from . import logs, output, signals, terminal, usage
 from .commands import VERBS
 
 _ONE_DOCUMENT = (
-    "init",
     "list",
     "status",
     "show",

@@ -77,12 +77,13 @@ class Store(Protocol):
     directory.DirectoryStore has it, and who needs it says so by its type.
 
     root: the place, as every process of this machine can name it: an absolute path, or a URL. has_locks: whether
-    `locked` keeps out every other writer, or only those that happen to ask on this machine. A folder in which there is
-    nothing may not show.
+    `locked` keeps out every other writer. chunk_size: bytes that a large file is to have there, None: as many as one
+    likes. A folder in which there is nothing may not show.
     """
 
     root: str
     has_locks: bool
+    chunk_size: Optional[int]
 
     def path(self, *names: str) -> str:
         """How a message names a file, or the store."""
@@ -117,6 +118,10 @@ class Store(Protocol):
 
     def names(self, path: str) -> list[str]:
         """Names of all that is in a folder, sorted; none where the folder is not there. StoreError, Damaged."""
+
+    def looking(self, path: str) -> AbstractContextManager[None]:
+        """While it lasts, names and sizes in a folder, and in those in it, may be told as they were when it began: who
+        asks for many asks an object store once. What this object writes there shows."""
 
     def holds(self, path: str) -> bool:
         """Whether anything has that name, be it what it may. StoreError where that cannot be told: who takes it for a

@@ -15,7 +15,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Callable, Optional
 
 from ..core import errors, file_system
@@ -32,6 +32,7 @@ class DirectoryStore:
     """The files below a folder, `root`, that is there. access: the Access of what is made in it."""
 
     has_locks = True
+    chunk_size: Optional[int] = None
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
@@ -214,6 +215,9 @@ class DirectoryStore:
 
     def names(self, path: str) -> list[str]:
         return self._names(path, lambda entry: True)
+
+    def looking(self, path: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def holds(self, path: str) -> bool:
         return self.inode(path) is not None

@@ -1,37 +1,54 @@
 """Where a store is, as the user names it: which Store a word means, and what can be asked of a place before it is one.
 
-Owns: what a URL is, and that a word means the same to every process of this machine. Must not know: what makes a place
-a store (repository/marker.py).
+Owns: which words are URLs, and that a word means the same to every process of this machine. Must not know: what makes a
+place a store (repository/marker.py).
 """
 
 from __future__ import annotations
 
 import os
+from typing import Optional
 
 from . import folders
 from .base import Store
 from .directory import DirectoryStore
 
 
-def opened(word: str) -> Store:
-    """The Store at a place; nothing is looked at yet."""
+def is_url(word: str) -> bool:
+    """Whether it names a place in an object store, and no directory."""
+    return word.lower().startswith("s3:")
+
+
+def opened(word: str, patience: Optional[float] = None) -> Store:
+    """The Store at a place; nothing is looked at yet. patience: seconds that a server may be away, None: the usual.
+    UsageError where the word cannot be one's, MissingSoftware."""
+    if is_url(word):
+        from .s3 import S3Store  # an extra needs a library
+
+        return S3Store(word, patience)
     return DirectoryStore(word)
 
 
 def whole(word: str) -> str:
     """The same word, for a process that works in another folder."""
-    return os.path.abspath(word)
+    return word if is_url(word) else os.path.abspath(word)
 
 
 def is_there(word: str) -> bool:
-    return folders.is_there(word)
+    """Of an object store this is told by the first request."""
+    return is_url(word) or folders.is_there(word)
 
 
 def is_empty(word: str) -> bool:
-    """Whether nothing is in it, or it is not there; OutputError where that cannot be told."""
+    """Whether nothing is in it, or it is not there; OutputError, StoreError where that cannot be told."""
+    if is_url(word):
+        return not opened(word).names("")
     return not folders.is_there(word) or not folders.entries(word)
 
 
 def are_apart(word: str, other: str) -> bool:
     """Whether neither of two places is the other, or in it. They need not be there."""
-    return folders.are_apart(word, other)
+    if is_url(word) and is_url(other):
+        one, two = (f"{opened(each).root}/" for each in (word, other))
+        return not one.startswith(two) and not two.startswith(one)
+    return is_url(word) or is_url(other) or folders.are_apart(word, other)

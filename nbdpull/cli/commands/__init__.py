@@ -17,7 +17,6 @@ VERBS = (
     "serve",
     "expose",
     "drill",
-    "init",
     "list",
     "status",
     "show",

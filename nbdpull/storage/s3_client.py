@@ -1,0 +1,273 @@
+"""Requests to one bucket of an object store, and what its answers mean.
+
+Owns: boto3 and its settings, which failures are tried again and for how long, and which of our errors the others
+become, by their code. Credentials are boto3's own matter: they are read where it reads them, and shown nowhere. Must
+not know: what an object holds, which keys there are.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from typing import IO, Any, NamedTuple, Optional, Union
+
+from ..core import errors
+
+ENDPOINT = "NBDPULL_S3_ENDPOINT"
+PATIENCE = 60.0  # seconds that a server may be away
+_PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
+_CONNECTIONS = 32
+_MISSING = "s3://… needs the library boto3 from 1.36 on: pip install 'nbdpull[s3]'"
+_CALLS = {  # what each is for, and the right that it takes
+    "get_object": ("read", "s3:GetObject"),
+    "head_object": ("read", "s3:GetObject"),
+    "put_object": ("write", "s3:PutObject"),
+    "delete_object": ("remove", "s3:DeleteObject"),
+    "list_objects_v2": ("list", "s3:ListBucket"),
+}
+_AGAIN = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "BadDigest",  # it was changed on its way
+    "XAmzContentChecksumMismatch",
+}
+_DENIED = {  # what there is to say of the one who asks
+    "AllAccessDisabled": "the server has closed this bucket",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidAccessKeyId": "the server does not know the access key",
+    "InvalidToken": "the server does not know the session token",
+    "RequestTimeTooSkewed": "the clocks of this host and of the server differ by too much",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key",
+    "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+}
+_ON_THE_WAY = {"ConnectionError", "HTTPClientError", "IncompleteReadError", "ResponseStreamingError"}  # of botocore
+_FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
+
+
+class Absent(Exception):
+    """There is no such object."""
+
+
+class Exists(Exception):
+    """There is such an object already."""
+
+
+class Found(NamedTuple):
+    """An object. age: seconds since it was written, by the server's clock."""
+
+    key: str
+    size: int
+    age: float
+
+
+class _Failure(NamedTuple):
+    """code: the server's word, or the name of a class of botocore; status: of HTTP, 0 where no answer came."""
+
+    code: str
+    status: int
+    text: str
+    is_lasting: bool = False
+
+    @property
+    def is_temporary(self) -> bool:
+        if not self.status:
+            return not self.is_lasting
+        return self.code in _AGAIN or self.status in (429, 500, 502, 503, 504)
+
+
+class Bucket:
+    """May be used by several threads at once. patience: seconds for which a request is tried again from its first
+    failure on. Where that does not help: StoreError of what cannot be read, OutputError of what cannot be written,
+    AccessDenied. requests: {call: how many were made}."""
+
+    def __init__(self, name: str, patience: float = PATIENCE) -> None:
+        self.name, self._patience = name, patience
+        self._sdk, self._failures = _library()
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self.requests: dict[str, int] = {}
+
+    def get(self, key: str, start: int = 0, stop: Optional[int] = None) -> bytes:
+        """The bytes of an object from `start`, up to `stop` where there are so many; Absent."""
+        span = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        data: bytes = self._ask("get_object", key, Key=key, **span)["Body"]
+        return data
+
+    def head(self, key: str) -> Found:
+        """Absent."""
+        answer = self._ask("head_object", key, Key=key)
+        return Found(key, answer["ContentLength"], _age(answer, answer["LastModified"]))
+
+    def put(self, key: str, body: Union[bytes, IO[bytes]], size: int, sha256: bytes, fresh: bool) -> None:
+        """Write an object, whole and durably; the server proves its digest. fresh: Exists where one has that key."""
+        what = {"Body": body, "ContentLength": size, "ChecksumSHA256": base64.b64encode(sha256).decode()}
+        if fresh:
+            what["IfNoneMatch"] = "*"
+        self._ask("put_object", key, Key=key, **what)
+
+    def delete(self, key: str) -> None:
+        """One that is not there is no error."""
+        self._ask("delete_object", key, Key=key)
+
+    def objects(self, prefix: str, at_most: Optional[int] = None) -> Iterator[Found]:
+        """Every object whose key begins so, in the order of their keys; or the first ones."""
+        for answer in self._pages(prefix, at_most):
+            yield from (Found(e["Key"], e["Size"], _age(answer, e["LastModified"])) for e in answer.get("Contents", ()))
+
+    def level(self, prefix: str) -> tuple[list[str], list[str]]:
+        """(folders, files): what follows on the prefix, up to a "/" or whole."""
+        folders: list[str] = []
+        files: list[str] = []
+        for answer in self._pages(prefix, None, Delimiter="/"):
+            folders += [each["Prefix"][len(prefix) : -1] for each in answer.get("CommonPrefixes", ())]
+            files += [each["Key"][len(prefix) :] for each in answer.get("Contents", ())]
+        return folders, [name for name in files if name]
+
+    def _pages(self, prefix: str, at_most: Optional[int], **how: Any) -> Iterator[dict[str, Any]]:
+        how.update({} if at_most is None else {"MaxKeys": at_most})
+        while True:
+            answer = self._ask("list_objects_v2", prefix, Prefix=prefix, **how)
+            yield answer
+            if at_most is not None or not answer.get("IsTruncated"):
+                return
+            how["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def _ask(self, call: str, key: str, **what: Any) -> dict[str, Any]:
+        """The answer, its body read."""
+        until, pause, may_be_done = None, _PAUSES[0], False
+        while True:
+            try:
+                return self._once(call, what)
+            except self._failures as error:
+                failure = _failure(error)
+            if failure.status == 412 or failure.code == "PreconditionFailed":
+                if may_be_done and self._is_there(key, what["ChecksumSHA256"]):  # our own first try, whose answer was
+                    return {}  # lost, or the very same of somebody else
+                raise Exists
+            if failure.status == 416:  # the object ends before
+                return {"Body": b""}
+            if not failure.is_temporary:
+                raise self._error(call, key, failure)
+            may_be_done = may_be_done or not failure.status or failure.status >= 500
+            until = until or time.monotonic() + self._patience
+            if time.monotonic() + pause > until:
+                raise self._error(call, key, failure)
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSES[1])
+
+    def _once(self, call: str, what: dict[str, Any]) -> dict[str, Any]:
+        client = self._connected()
+        if hasattr(what.get("Body"), "seek"):
+            what["Body"].seek(0)
+        self.requests[call] = self.requests.get(call, 0) + 1
+        answer: dict[str, Any] = getattr(client, call)(Bucket=self.name, **what)
+        if "Body" in answer:
+            answer["Body"] = answer["Body"].read()
+        return answer
+
+    def _connected(self) -> Any:
+        """The client of boto3, made when it is first needed: that takes a tenth of a second."""
+        with self._lock:
+            if self._client is None:
+                try:
+                    self._client = _client(self._sdk, self._patience)
+                except ValueError as error:  # as boto3 tells of a URL that is none
+                    raise errors.UsageError(f"{ENDPOINT}: {error}") from None
+            return self._client
+
+    def _is_there(self, key: str, checksum: str) -> bool:
+        try:
+            return base64.b64encode(hashlib.sha256(self.get(key)).digest()).decode() == checksum
+        except Absent:
+            return False
+
+    def _error(self, call: str, key: str, failure: _Failure) -> Exception:
+        code, status, text, _ = failure
+        doing, right = _CALLS[call]
+        where = f"s3://{self.name}/{key}".rstrip("/")
+        cannot = f"cannot {doing} {where}"
+        if code == "NoSuchBucket":
+            return errors.StoreError(f"s3://{self.name}: there is no such bucket; create it, or name another one")
+        if status == 404:
+            return Absent()
+        if code in _DENIED:
+            return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
+        if code == "AccessDenied" or status in (401, 403):
+            return errors.AccessDenied(f"{cannot}: access denied; allow {right} on it to these credentials")
+        if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
+            return errors.UsageError(f"{cannot}: the bucket is in another region; set AWS_REGION to it ({text})")
+        if not status and failure.is_lasting and code != "SSLError":
+            kind_of = errors.AccessDenied if "Credential" in code else errors.UsageError
+            return kind_of(f"{cannot}: {text}")
+        is_writing = call in ("put_object", "delete_object")
+        kind = errors.OutputFull if code in _FULL else errors.OutputError if is_writing else errors.StoreError
+        return kind(f"{cannot}: {text}" + (f"; {self._patience:g} s of trying did not help" * failure.is_temporary))
+
+
+def _failure(error: Any) -> _Failure:
+    told = getattr(error, "response", None)
+    if not told:
+        is_lasting = not _names(type(error)) & _ON_THE_WAY
+        text = str(error).rstrip(".")
+        return _Failure(type(error).__name__, 0, text, is_lasting or type(error).__name__ == "SSLError")
+    about = told.get("Error", {})
+    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code, text = str(about.get("Code", status)), str(about.get("Message", "")).strip().rstrip(".")
+    return _Failure(code, status, f"the server says {code}{f' ({text})' if text else ''}")
+
+
+def _names(kind: type) -> set[str]:
+    return {each.__name__ for each in kind.__mro__}
+
+
+def _age(answer: dict[str, Any], written: Any) -> float:
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return max(0.0, float((now - written).total_seconds()))
+
+
+def _library() -> tuple[Any, tuple[type[Exception], ...]]:
+    """boto3, and the classes of what fails in it; MissingSoftware."""
+    try:
+        import boto3
+        from botocore import exceptions
+    except ImportError:
+        raise errors.MissingSoftware(_MISSING) from None
+    if tuple(map(int, boto3.__version__.split(".")[:2])) < (1, 36):
+        raise errors.MissingSoftware(f"{_MISSING} (this one is {boto3.__version__})")
+    return boto3, (exceptions.ClientError, exceptions.BotoCoreError)
+
+
+def _client(boto3: Any, patience: float) -> Any:
+    """Tries once: what is tried again is for `_ask`, which knows what may have been done."""
+    from botocore.config import Config
+
+    session = boto3.session.Session()
+    config = session._session
+    told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
+    own = dict(told.get("s3") or {})
+    endpoint = os.environ.get(ENDPOINT)
+    if endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        own.setdefault("addressing_style", "path")  # few have a name in the DNS for each bucket
+    wait = min(20.0, max(1.0, patience / 3))
+    how = Config(
+        connect_timeout=wait,
+        read_timeout=wait,
+        max_pool_connections=_CONNECTIONS,
+        request_checksum_calculation="when_required",  # else boto3 adds what third parties do not take
+        response_checksum_validation="when_required",
+        retries={"total_max_attempts": 1},
+        s3=own or None,
+    )
+    return session.client("s3", endpoint_url=endpoint or None, config=how)

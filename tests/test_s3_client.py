@@ -1,0 +1,213 @@
+"""Requests to a bucket: what is tried again, and what its failures are told as."""
+
+import hashlib
+import random
+import threading
+import time
+
+import object_store as object_stores
+import pytest
+from faulty_proxy import KINDS, FaultyProxy
+
+from nbdpull.core import errors
+from nbdpull.storage.s3_client import Absent, Bucket, Exists
+
+SHORT = 5.0  # seconds of patience
+
+
+@pytest.fixture
+def through(object_store, monkeypatch):
+    """Factory: a FaultyProxy that decides so, and a Bucket behind it."""
+
+    def opened(decide=lambda *_: None, patience=SHORT):
+        proxy = FaultyProxy(object_store.server.port, decide)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        proxies.append(proxy)
+        return proxy, Bucket(object_store.bucket, patience)
+
+    proxies = []
+    yield opened
+    for proxy in proxies:
+        proxy.away()
+
+
+@pytest.fixture
+def key(object_store):
+    return object_store.key("file")
+
+
+def put(bucket, key, data, fresh=True):
+    bucket.put(key, data, len(data), hashlib.sha256(data).digest(), fresh)
+
+
+@pytest.mark.parametrize("fault", KINDS)
+def test_a_fault_is_lived_through(through, key, fault):
+    """Also where the server had done it, and its answer was lost: what is there is our own."""
+    proxy, bucket = through(lambda method, path, before: fault if before == 0 else None)
+    put(bucket, key, b"data")
+    assert bucket.get(key) == b"data"
+    assert bucket.head(key).size == 4
+    assert [each.size for each in bucket.objects(key)] == [4]
+    put(bucket, key, b"other", fresh=False)
+    bucket.delete(key)
+    with pytest.raises(Absent):
+        bucket.get(key)
+    assert len(proxy.faults()) >= 5 and sum(bucket.requests.values()) == len(proxy.requests)
+
+
+def test_what_another_made_meanwhile_stays(through, key, object_store):
+    """Our answer was lost, and what is there is not ours."""
+
+    def decide(method, path, before):
+        if method == "PUT" and before == 0:
+            object_store.client.put_object(Bucket=object_store.bucket, Key=key, Body=b"theirs")
+            return "500"
+        return None
+
+    _, bucket = through(decide)
+    with pytest.raises(Exists):
+        put(bucket, key, b"ours")
+    assert bucket.get(key) == b"theirs"
+
+
+def test_nothing_is_made_twice(through, key):
+    proxy, bucket = through()
+    put(bucket, key, b"first")
+    with pytest.raises(Exists):
+        put(bucket, key, b"first")
+    assert [each.method for each in proxy.requests] == ["PUT", "PUT"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_faults(through, object_store, seed):
+    chance = random.Random(seed)
+    proxy, bucket = through(lambda *_: chance.choice(KINDS) if chance.random() < 0.3 else None, patience=30)
+    for number in range(15):
+        put(bucket, object_store.key(f"{number}"), b"%d" % number)
+        assert bucket.get(object_store.key(f"{number}")) == b"%d" % number
+    assert len([*bucket.objects(object_store.key(""))]) == 15
+    assert len(proxy.faults()) > 5
+
+
+def test_a_server_that_is_away_for_a_while(through, key):
+    proxy, bucket = through(patience=20)
+    put(bucket, key, b"data")
+    proxy.away()
+    timer = threading.Timer(1, proxy.back)
+    timer.start()
+    assert bucket.get(key) == b"data"
+    timer.join()
+
+
+@pytest.mark.parametrize(
+    "kind, call",
+    [
+        (errors.StoreError, lambda bucket, key: bucket.get(key)),
+        (errors.OutputError, lambda bucket, key: put(bucket, key, b"data")),
+        (errors.StoreError, lambda bucket, key: [*bucket.objects(key)]),
+    ],
+)
+def test_a_server_that_stays_away(through, key, kind, call):
+    proxy, bucket = through(patience=0.5)
+    proxy.away()
+    began = time.monotonic()
+    with pytest.raises(kind, match=f"{key}: .*connect.*; 0.5 s of trying did not help"):
+        call(bucket, key)
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_only_says_no(through, key):
+    _, bucket = through(lambda *_: "503", patience=0.5)
+    with pytest.raises(errors.StoreError, match=r"the server says SlowDown \(by the proxy\); 0.5 s of trying"):
+        bucket.get(key)
+
+
+def test_one_that_answers_nothing(through, key, seaweedfs):
+    _, bucket = through(patience=1)
+    put(bucket, key, b"data")
+    with seaweedfs.paused(), pytest.raises(errors.StoreError, match="did not help"):
+        bucket.get(key)
+    assert bucket.get(key) == b"data"
+
+
+def test_who_may_not(object_store, key, monkeypatch):
+    """The right that is missing is named, and no key."""
+    for name, value in object_store.environment(keys=object_stores.NOBODY).items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket(object_store.bucket, SHORT)
+    for right, call in {
+        "s3:GetObject": lambda: bucket.get(key),
+        "s3:PutObject": lambda: put(bucket, key, b"data"),
+        "s3:DeleteObject": lambda: bucket.delete(key),
+        "s3:ListBucket": lambda: [*bucket.objects(key)],
+    }.items():
+        with pytest.raises(errors.AccessDenied, match=f"access denied; allow {right} on it") as caught:
+            call()
+        assert not {*object_stores.NOBODY} & {*str(caught.value).split()}
+
+
+@pytest.mark.parametrize(
+    "variables, kind, told",
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, errors.AccessDenied, "the secret key does not belong to the access key"),
+        ({"AWS_ACCESS_KEY_ID": "stranger"}, errors.AccessDenied, "the server does not know the access key"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, errors.AccessDenied, "there are no credentials"),
+        ({"NBDPULL_S3_ENDPOINT": "nonsense"}, errors.UsageError, "NBDPULL_S3_ENDPOINT: Invalid endpoint: nonsense"),
+        ({"AWS_PROFILE": "nobody"}, errors.UsageError, r"profile \(nobody\) could not be found"),
+    ],
+)
+def test_who_is_not_known(object_store, key, monkeypatch, variables, kind, told):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(kind, match=told):
+        Bucket(object_store.bucket, SHORT).get(key)
+
+
+def test_a_bucket_that_is_not_there(object_store):
+    for call in (lambda bucket: bucket.get("file"), lambda bucket: put(bucket, "file", b"")):
+        with pytest.raises(errors.StoreError, match="s3://no-such-bucket: there is no such bucket; create it"):
+            call(Bucket("no-such-bucket", SHORT))
+
+
+def test_the_endpoint_is_ours_before_that_of_others(object_store, key, monkeypatch):
+    monkeypatch.setenv("NBDPULL_S3_ENDPOINT", object_store.server.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    put(Bucket(object_store.bucket, SHORT), key, b"data")
+    assert object_store.read("file") == b"data"
+
+
+def test_age_is_by_the_clock_of_the_server(object_store, key, monkeypatch):
+    bucket = Bucket(object_store.bucket, SHORT)
+    put(bucket, key, b"data")
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # else than that no clock is read here
+    assert 0 <= bucket.head(key).age < 60
+    assert 0 <= next(bucket.objects(key)).age < 60
+
+
+def test_many_objects_come_page_by_page(through, object_store):
+    """By a thousand; the proxy makes them fewer."""
+    for number in range(5):
+        object_store.client.put_object(Bucket=object_store.bucket, Key=object_store.key(f"d/{number}"), Body=b"")
+    proxy, bucket = through()
+    real = bucket._once
+    bucket._once = lambda call, what: real(call, {**what, "MaxKeys": 2})
+    start = object_store.key("")
+    assert [each.key for each in bucket.objects(start)] == [f"{start}d/{number}" for number in range(5)]
+    assert bucket.level(f"{start}d/") == ([], [f"{number}" for number in range(5)])
+    assert len(proxy.requests) == 6
+
+
+def test_a_library_that_is_missing(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(errors.MissingSoftware, match=r"needs the library boto3 from 1.36 on: pip install"):
+        Bucket("bucket")
+
+
+def test_a_library_that_is_too_old(monkeypatch):
+    import boto3
+
+    monkeypatch.setattr(boto3, "__version__", "1.26.27")
+    with pytest.raises(errors.MissingSoftware, match=r"1.36 on: .* \(this one is 1.26.27\)"):
+        Bucket("bucket")
