@@ -10,6 +10,7 @@ from nbdpull.cli.commands import VERBS
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "nbdpull/schemas/output.json").read_text())
 DOCUMENTS = (
+    "init",
     "list",
     "status",
     "show",

@@ -30,6 +30,7 @@ LIBRARIES = {
     "zstandard": {"format.writer", "format.reader", "format.pages"},
     "blake3": {"format.writer", "format.reader"},
     "cryptography": {"crypto.xaes"},
+    "pyrage": {"crypto.age_library"},
     "rich": {"cli.terminal"},
     "urllib3": {"kubevirt.endpoint", "kubevirt.cluster"},
     "kubernetes": {"kubevirt.login"},

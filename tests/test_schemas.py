@@ -21,6 +21,7 @@ DOCUMENTS = {
     "a point": "point",
     "verified of a point": "verified",
     "a status": "status",
+    "an empty store": "init",
     "a policy": "policy",
     "a usage": "usage",
     "a comparison": "compare",
@@ -123,7 +124,20 @@ def ids(sample):
 
 def test_each_line_and_document_has_a_sample():
     """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
-    documents = {"list", "status", "show", "plan", "doctor", "record", "diff", "usage", "policy", "pinned", "compare"}
+    documents = {
+        "init",
+        "list",
+        "status",
+        "show",
+        "plan",
+        "doctor",
+        "record",
+        "diff",
+        "usage",
+        "policy",
+        "pinned",
+        "compare",
+    }
     wanted = {*lines(), *documents} - {"loss"}
     assert {sample["is"] for sample in SAMPLES} == wanted
 

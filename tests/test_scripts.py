@@ -17,7 +17,7 @@ def packages(kind):
 
 
 def test_the_unit_tests_need_no_hypervisor():
-    assert packages("--unit") == [*BINDINGS, "zstd"]
+    assert packages("--unit") == [*BINDINGS, "zstd", "age"]
 
 
 def test_all_tests_need_the_hypervisor_too():

@@ -21,6 +21,7 @@ from . import logs, output, signals, terminal, usage
 from .commands import VERBS
 
 _ONE_DOCUMENT = (
+    "init",
     "list",
     "status",
     "show",

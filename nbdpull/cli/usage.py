@@ -188,6 +188,10 @@ def add_store(parser: Parser, of: type) -> None:
     add(parser, of, "store", metavar="DIR")
 
 
+def add_group(parser: Parser, of: type) -> None:
+    add(parser, of, "--group", metavar="G", help="let this group read the store (default: its owner only)")
+
+
 def add_chosen_point(parser: Parser, of: type) -> None:
     """A store, and one point of it."""
     add_store(parser, of)

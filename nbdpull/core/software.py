@@ -16,6 +16,7 @@ PACKAGES = {
     "qemu-img": _QEMU_IMG,
     "qemu-nbd": _QEMU_IMG,
     "qemu-storage-daemon": "qemu-utils (Debian 13), qemu-system-common (Debian 12, Ubuntu) or qemu-img (Fedora, RHEL)",
+    "age": "age (Debian, Ubuntu, Fedora, EPEL)",
     "nbdkit": "nbdkit and nbdkit-plugin-python (Debian, Ubuntu) or nbdkit-python-plugin (Fedora, RHEL)",
 }
 

@@ -505,6 +505,14 @@ class PinOptions:
 
 
 @dataclass(frozen=True)
+class InitOptions:
+    """store: to be made. group: of the system, that may read it."""
+
+    store: str
+    group: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class UsageOptions:
     """domain: also a pattern of the shell, None: all."""
 

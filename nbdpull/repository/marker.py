@@ -39,6 +39,13 @@ def is_new(root: str) -> bool:
     return place.is_empty(root)
 
 
+def create(root: str, group: Optional[str] = None) -> Store:
+    """Return the Store that a place becomes; StoreError where it is one. group: see open_or_create."""
+    if place.is_there(root) and place.opened(root).holds(layout.MARKER):
+        raise errors.StoreError(f"{root} is a store already; nothing was changed")
+    return open_or_create(root, group)
+
+
 def open_or_create(root: str, group: Optional[str] = None) -> Store:
     """Return the Store in `root`, made there first if the folder is new or empty.
 
@@ -83,9 +90,7 @@ def uuid_of(found: Store) -> str:
 def _create_marker(root: str, access: Access) -> None:
     strange = [name for name in folders.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
     if strange and not place.opened(root).holds(layout.MARKER):  # it may be there by now
-        raise errors.StoreError(
-            f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory for -o"
-        )
+        raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory")
     if access.group != -1:  # the folder may be one that the operator made
         folders.let_in(root, access)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")

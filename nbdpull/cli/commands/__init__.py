@@ -17,6 +17,7 @@ VERBS = (
     "serve",
     "expose",
     "drill",
+    "init",
     "list",
     "status",
     "show",

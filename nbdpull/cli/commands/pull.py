@@ -43,7 +43,7 @@ def add(parser: usage.Parser) -> None:
     _add_limits(parser)
     usage.add(parser, Options, "--prune", action="store_true",
               help="then remove what the store's policy does not keep of the domain: see nbdpull policy")  # fmt: skip
-    usage.add(parser, Options, "--group", metavar="G", help="let this group read the store (default: its owner only)")
+    usage.add_group(parser, Options)
     _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
     usage.add_output(parser)
 

@@ -1,0 +1,78 @@
+"""A secret wrapped for recipients, as files of age (https://age-encryption.org/v1): by pyrage, else by the program age.
+
+Both write and read the same files. Owns: which of them it is, and what of a file tells that it is one. Must not know:
+what the secret is, where its files are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import NamedTuple, Optional
+
+from ..core import errors
+from . import age_library, age_program, recipients
+from .recipients import PASSPHRASE, Identity
+
+_HEADER = re.compile(rb"age-encryption\.org/v1\n((?:-> [!-~ ]+\n(?:[A-Za-z0-9+/]{0,64}\n)*)+)--- [A-Za-z0-9+/]{43}\n")
+_STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
+MAX_FILE = 1 << 16  # bytes; that of a key for a hundred recipients has a fifth
+
+
+class Opened(NamedTuple):
+    secret: bytes
+    identity: Identity
+
+
+def _way() -> ModuleType:
+    return age_library if age_library.is_there() else age_program
+
+
+def require_recipients(words: Iterable[str]) -> None:
+    """UsageError names the first that is none. MissingSoftware."""
+    for word in words:
+        if not _way().is_recipient(word, recipients.kind_of(word)):
+            raise recipients.unusable(word)
+
+
+def wrap(secret: bytes, words: Sequence[str]) -> bytes:
+    """Each of these recipients opens it, alone. UsageError, MissingSoftware."""
+    require_recipients(words)
+    found: bytes = _way().wrapped(secret, [(word, recipients.kind_of(word)) for word in words])
+    return found
+
+
+def wrap_by_passphrase(secret: bytes, passphrase: bytes) -> bytes:
+    """It takes a second, so that guessing takes long. MissingSoftware."""
+    found: bytes = _way().wrapped_by_passphrase(secret, passphrase)
+    return found
+
+
+def identities(data: bytes, name: str) -> list[Identity]:
+    """As recipients.identities, and each is one. UsageError, MissingSoftware."""
+    found = recipients.identities(data, name)
+    for each in found:
+        if each.kind != PASSPHRASE and not _way().is_identity(each):
+            raise errors.UsageError(f"{name} is no {each.kind} identity: a character of it is wrong")
+    return found
+
+
+def takes_passphrase(data: bytes, path: str) -> bool:
+    """Whether a file opens by a passphrase, else by keys. Damaged where it is none of age's."""
+    header = _HEADER.match(data)
+    if not header:
+        raise errors.Damaged(f"{path}: not a file of age")
+    return _STANZA.findall(header[1]) == [b"scrypt"]
+
+
+def unwrap(data: bytes, path: str, tried: Iterable[Identity]) -> Optional[Opened]:
+    """The secret, by the first that opens it; None where none does: it is for others, or was changed, which nobody else
+    can tell apart. Damaged where it is no file of age. MissingSoftware."""
+    by_passphrase = takes_passphrase(data, path)
+    for each in tried:
+        if (each.kind == PASSPHRASE) is by_passphrase:
+            secret = _way().unwrapped(data, each)
+            if secret is not None:
+                return Opened(secret, each)
+    return None

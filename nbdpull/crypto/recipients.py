@@ -1,0 +1,169 @@
+"""For whom a secret is wrapped, and who opens it: the words and files of age and of OpenSSH.
+
+Owns: which word is a recipient, what kind of identity a file holds, and which of both nobody can use. Must not know:
+how a secret is wrapped, what it is for.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import NamedTuple
+
+from ..core import errors, members
+
+AGE, SSH, PASSPHRASE = "age", "ssh", "passphrase"
+
+_AGE_WORD = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
+_AGE_IDENTITY = re.compile(rb"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}\Z")
+_SSH_TYPES = ("ssh-ed25519", "ssh-rsa")
+_PEM = re.compile(rb"\s*-----BEGIN (?P<label>[A-Z ]+)-----\n(?P<body>.*)\n-----END (?P=label)-----\s*\Z", re.DOTALL)
+_SSH_MAGIC = b"openssh-key-v1\0"
+_MAX_IDENTITY = 1 << 16  # bytes of a file
+_MAX_PASSPHRASE = 1024  # bytes: age asks for one on a terminal, whose lines are short
+_MEND = "write age1…, ssh-ed25519 … or ssh-rsa …"
+
+
+class Identity(NamedTuple):
+    """kind: AGE, SSH or PASSPHRASE. secret: an AGE-SECRET-KEY-…, a file of OpenSSH, or the passphrase. name: of the
+    file that it is from, for messages."""
+
+    kind: str
+    secret: bytes
+    name: str
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} identity of {self.name}>"
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        named = {AGE: "an age key", SSH: "an ssh key", PASSPHRASE: "a passphrase"}
+        return f"{self.name} ({named[self.kind]})"
+
+
+def kind_of(word: str) -> str:
+    """AGE or SSH; UsageError of a word that is no recipient, or none that can be used."""
+    if "SECRET-KEY" in word.upper() or "PRIVATE KEY" in word:
+        raise errors.UsageError("a recipient is a public key, and that was a secret one; make a new key: it was shown")
+    if word.startswith("age1"):
+        if not _AGE_WORD.match(word):
+            raise unusable(word)
+        return AGE
+    kind, _, rest = word.partition(" ")
+    if kind in _SSH_TYPES:
+        if _ssh_type(rest.partition(" ")[0]) != kind:
+            raise unusable(word)
+        return SSH
+    if kind.startswith(("ssh-", "ecdsa-", "sk-")):
+        raise errors.UsageError(f"recipient {members.short(word)}: age has no {kind} keys; {_MEND}")
+    raise unusable(word)
+
+
+def unusable(word: str) -> errors.UsageError:
+    """What is said of a word that is no recipient."""
+    return errors.UsageError(f"recipient {members.short(word)} is not one, or mistyped; {_MEND}")
+
+
+def _ssh_type(blob: str) -> str:
+    """That of a public key's middle word; "" where it is none."""
+    try:
+        return _text(base64.b64decode(blob, validate=True), 0).decode("ascii")
+    except ValueError:
+        return ""
+
+
+def identities(data: bytes, name: str) -> list[Identity]:
+    """Those of a file: keys of age, one a line, a private key of OpenSSH, or a passphrase alone on the one line that
+    the file has. UsageError where it is none of them, or needs a passphrase itself."""
+    if len(data) > _MAX_IDENTITY:
+        raise errors.UsageError(f"{name} is no identity: it has more than {_MAX_IDENTITY} bytes")
+    if b"AGE ENCRYPTED FILE" in data or data.startswith(b"age-encryption.org/"):
+        raise errors.UsageError(f"{name} is encrypted, and nobody is there to ask: name one that age -d has decrypted")
+    if data.lstrip().startswith(b"-----BEGIN "):
+        return [Identity(SSH, _ssh_private(data, name), name)]
+    lines = [line.strip() for line in data.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
+    if any(line.upper().startswith((b"AGE-SECRET-KEY-", b"AGE-PLUGIN-")) for line in lines):
+        return [_age_identity(line, name) for line in lines]
+    if lines and lines[0].startswith((b"age1", b"ssh-", b"ecdsa-")):
+        raise errors.UsageError(f"{name} is a public key: an identity is the secret one that belongs to it")
+    return [Identity(PASSPHRASE, passphrase(data, name), name)]
+
+
+def _age_identity(line: bytes, name: str) -> Identity:
+    if line.startswith(b"AGE-PLUGIN-"):
+        raise errors.UsageError(f"{name} is of a plugin of age, and nbdpull runs none")
+    if not _AGE_IDENTITY.match(line):
+        raise errors.UsageError(f"{name} has a line that is no age identity: write AGE-SECRET-KEY-1…, one a line")
+    return Identity(AGE, line, name)
+
+
+def passphrase(data: bytes, name: str) -> bytes:
+    """That of a file: its one line, without the end of it. UsageError."""
+    found = data[:-1] if data.endswith(b"\n") else data
+    found = found[:-1] if found.endswith(b"\r") else found
+    if not found:
+        raise errors.UsageError(f"{name} is empty: a passphrase is expected, on one line")
+    try:
+        text = found.decode()
+    except UnicodeDecodeError:
+        raise errors.UsageError(
+            f"{name} is neither a key of age or ssh nor a passphrase: it is no UTF-8 text"
+        ) from None
+    if len(found) > _MAX_PASSPHRASE or not text.isprintable():
+        raise errors.UsageError(
+            f"{name} is neither a key of age or ssh nor a passphrase: that is one line, of at most "
+            f"{_MAX_PASSPHRASE} bytes, without control characters"
+        )
+    return found
+
+
+def _ssh_private(data: bytes, name: str) -> bytes:
+    """The same bytes; UsageError where age cannot use them."""
+    found = _PEM.match(data)
+    if not found:
+        raise errors.UsageError(f"{name} is damaged: it is no whole key of ssh")
+    label = found["label"]
+    if label == b"OPENSSH PRIVATE KEY":
+        cipher, kind = _openssh(b"".join(found["body"].split()), name)
+    elif label == b"RSA PRIVATE KEY":
+        cipher, kind = "a passphrase" if b"ENCRYPTED" in data else "none", "ssh-rsa"
+    elif b"ENCRYPTED" in label:
+        cipher, kind = "a passphrase", "ssh-rsa"
+    else:
+        raise errors.UsageError(f"{name} is no key that age knows; name one of ssh-ed25519 or ssh-rsa, or of age")
+    if cipher != "none":
+        raise errors.UsageError(
+            f"{name} is an ssh key with a passphrase, and nobody is there to ask: name one without (ssh-keygen -p on a "
+            "copy), or an age identity"
+        )
+    if kind not in _SSH_TYPES:
+        raise errors.UsageError(f"{name} is an ssh key of the type {kind}: age has none but {' and '.join(_SSH_TYPES)}")
+    return data
+
+
+def _openssh(body: bytes, name: str) -> tuple[str, str]:
+    """(cipher, type of the key) of a private key in OpenSSH's own format."""
+    try:
+        raw = base64.b64decode(body, validate=True)
+        if not raw.startswith(_SSH_MAGIC):
+            raise ValueError
+        at = len(_SSH_MAGIC)
+        cipher = _text(raw, at)
+        for _ in range(3):  # cipher, kdf, its options
+            at += 4 + len(_text(raw, at))
+        public = _text(raw, at + 4)
+        return members.short(cipher.decode("ascii")).strip("'"), members.short(_text(public, 0).decode("ascii")).strip(
+            "'"
+        )
+    except ValueError:
+        raise errors.UsageError(f"{name} is damaged: it is no whole key of ssh") from None
+
+
+def _text(data: bytes, at: int) -> bytes:
+    """A string of ssh's wire format; ValueError."""
+    length = int.from_bytes(data[at : at + 4], "big")
+    found = data[at + 4 : at + 4 + length]
+    if len(data) < at + 4 + length:
+        raise ValueError("cut short")
+    return found

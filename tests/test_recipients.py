@@ -1,0 +1,121 @@
+"""Which words are recipients, which files are identities, and what is said of all others."""
+
+import pytest
+from identities import data, recipient
+
+from nbdpull.core import errors
+from nbdpull.crypto import recipients
+
+
+@pytest.mark.parametrize("name, kind", [("age1", "age"), ("ed25519", "ssh"), ("rsa", "ssh")])
+def test_a_recipient(name, kind):
+    assert recipients.kind_of(recipient(name)) == kind
+    assert recipients.kind_of(" ".join(recipient(name).split()[:2])) == kind, "without its comment"
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("", "recipient '' is not one"),
+        ("vm1", "recipient 'vm1' is not one, or mistyped; write age1…, ssh-ed25519 … or ssh-rsa …"),
+        ("age1short", "'age1short' is not one"),
+        (recipient("age1").upper(), "is not one"),
+        (recipient("age1") + "q", "is not one"),
+        (recipient("ecdsa"), "age has no ecdsa-sha2-nistp256 keys"),
+        ("ssh-dss AAAA", "age has no ssh-dss keys"),
+        ("ssh-ed25519", "is not one"),
+        ("ssh-ed25519 AAAA", "is not one"),
+        ("ssh-ed25519 ü", "is not one"),
+        (recipient("rsa").replace("ssh-rsa ", "ssh-ed25519 "), "is not one"),
+        (recipient("ed25519").replace("AAAAC3", "AAAAC4"), "is not one"),
+    ],
+)
+def test_what_is_no_recipient(word, said):
+    with pytest.raises(errors.UsageError) as caught:
+        recipients.kind_of(word)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["age1", "ed25519"])
+def test_a_secret_key_as_a_recipient_is_not_shown(name):
+    secret = data(name).decode()
+    with pytest.raises(errors.UsageError, match="that was a secret one") as caught:
+        recipients.kind_of(secret)
+    assert secret.split()[-1][:20] not in str(caught.value)
+
+
+def found(given, name="key"):
+    return [(each.kind, each.secret) for each in recipients.identities(given, name)]
+
+
+def test_an_identity_of_age():
+    one, other = data("age1").strip(), data("age2").strip()
+    assert found(one) == [("age", one)]
+    assert found(b"# created: today\n\n" + one + b"\r\n# public key: age1\n" + other + b"\n") == [
+        ("age", one),
+        ("age", other),
+    ]
+
+
+@pytest.mark.parametrize("name", ["ed25519", "rsa", "rsa-pem"])
+def test_an_identity_of_ssh(name):
+    assert found(data(name)) == [("ssh", data(name))]
+
+
+@pytest.mark.parametrize("given", [b"a pass phrase", b"a pass phrase\n", b"a pass phrase\r\n"])
+def test_a_passphrase(given):
+    assert found(given) == [("passphrase", b"a pass phrase")]
+    assert found(" ü \n".encode()) == [("passphrase", " ü ".encode())], "blanks count"
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (b"", "key is empty"),
+        (b"\n", "key is empty"),
+        (b"one\ntwo\n", "key is neither a key of age or ssh nor a passphrase: that is one line"),
+        (b"\x03\n", "without control characters"),
+        (b"a\x7f", "without control characters"),
+        (b"x" * 1025, "at most 1024 bytes"),
+        (b"x" * (1 << 17), "more than 65536 bytes"),
+        (b"\xff\xfe", "no UTF-8"),
+        (data("age1").strip()[:-1], "a line that is no age identity"),
+        (data("age1").strip().lower(), "a line that is no age identity"),
+        (data("age1") + b"more", "a line that is no age identity"),
+        (b"AGE-PLUGIN-YUBIKEY-1QQ", "of a plugin of age"),
+        (data("by-keys.age"), "key is encrypted"),
+        (b"-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n", "key is encrypted"),
+        (recipient("age1").encode(), "key is a public key"),
+        (recipient("ed25519").encode(), "key is a public key"),
+        (data("locked"), "key is an ssh key with a passphrase"),
+        (data("rsa-pem-locked"), "key is an ssh key with a passphrase"),
+        (
+            b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "key is an ssh key with a passphrase",
+        ),
+        (data("ecdsa"), "an ssh key of the type ecdsa-sha2-nistp256"),
+        (b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n", "no key that age knows"),
+        (data("ed25519")[:100], "key is damaged"),
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", "key is damaged"),
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----", "key is damaged"),
+    ],
+)
+def test_what_is_no_identity(given, said):
+    with pytest.raises(errors.UsageError) as caught:
+        recipients.identities(given, "key")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert "SECRET-KEY-1" not in str(caught.value).replace("AGE-SECRET-KEY-1…", "")
+
+
+def test_an_identity_shows_no_secret():
+    for name in ("age1", "ed25519", "passphrase"):
+        [identity] = recipients.identities(data(name), "my key")
+        assert repr(identity) == f"<{identity.kind} identity of my key>" == str(identity) == f"{identity}"
+        assert identity.what.startswith("my key (a")
+
+
+def test_any_cut_of_an_ssh_key_is_told_in_one_line():
+    whole = data("ed25519")
+    for length in range(len(b"-----BEGIN "), len(whole) - 2):
+        with pytest.raises(errors.UsageError):
+            recipients.identities(whole[:length], "key")
