@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: one private libvirt a session; VMs and the witnesses of their pulls, one a test."""
 
 import collections
+import contextlib
 import faulthandler
 import functools
 import os
@@ -13,6 +14,7 @@ import warnings
 import flush
 import object_store as object_stores
 import pytest
+import rgw as rados_gateway
 import stores
 from bed import Unavailable
 from bed.guest import Guest, build
@@ -48,7 +50,7 @@ LONG = {
     "test_damage.py": 10, "test_cli.py": 10, "test_verdict.py": 5, "test_lookup.py": 5, "test_openapi.py": 5,
     "test_restore_min.py": 4, "test_age.py": 8, "test_verify.py": 4, "test_writer_reader.py": 4, "test_image.py": 3,
 }  # fmt: skip
-STARTING = {"private_libvirt", "nbdkit", "seaweedfs"}  # fixtures that start a program
+STARTING = {"private_libvirt", "nbdkit", "seaweedfs", "rgw"}  # fixtures that start a program
 # A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them;
 # schemathesis, a program of 4 s; and the servers of a cluster, whose tests run command lines from end to end.
 PROGRAMS = re.compile(
@@ -218,8 +220,21 @@ def nbdkit():
 @pytest.fixture(scope="session")
 def seaweedfs():
     """A SeaweedFS with an empty bucket, of which `object_store` is a part; who stops it has to start it again."""
+    with started(object_stores.SeaweedFS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rgw():
+    """The same of Ceph."""
+    with started(rados_gateway.Rgw) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(kind):
     try:
-        server = object_stores.SeaweedFS()
+        server = kind()
     except Unavailable as reason:
         pytest.skip(str(reason))
     with server, object_stores.new_bucket(server) as server.bucket:
@@ -230,7 +245,17 @@ def seaweedfs():
 def object_store(seaweedfs, monkeypatch):
     """An ObjectStore, an empty place in an object store: `object_store.url` where a user writes DIR. This process and
     what it starts have the keys for it in their environment."""
-    place = object_stores.ObjectStore(seaweedfs, seaweedfs.bucket)
+    return place_in(seaweedfs, monkeypatch)
+
+
+@pytest.fixture
+def rgw_store(rgw, monkeypatch):
+    """The same in Ceph."""
+    return place_in(rgw, monkeypatch)
+
+
+def place_in(server, monkeypatch):
+    place = object_stores.ObjectStore(server, server.bucket)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in place.environment().items():

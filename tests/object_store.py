@@ -245,4 +245,4 @@ def new_bucket(server, **options):
         yield name
     finally:
         with contextlib.suppress(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
-            client(server.endpoint).delete_bucket(Bucket=name)  # SeaweedFS takes what is in it with it
+            client(server.endpoint).delete_bucket(Bucket=name)  # SeaweedFS takes what is in it with it, Ceph refuses

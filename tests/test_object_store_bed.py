@@ -14,6 +14,7 @@ import object_store as object_stores
 import pytest
 from faulty_proxy import FaultyProxy, once
 
+pytestmark = pytest.mark.e2e
 TESTS = Path(__file__).parent
 
 
@@ -28,18 +29,37 @@ def refused(call, *args, **options):
     return caught.value.response["Error"]["Code"]
 
 
-def test_a_place_is_empty_and_has_what_was_put_there(object_store):
-    assert object_store.objects() == {}
-    put(object_store, "vm/file", b"data")
-    assert object_store.objects() == {"vm/file": 4}
-    assert object_store.read("vm/file") == b"data"
-    assert object_store.url == f"s3://{object_store.bucket}/{object_store.prefix}"
+@pytest.fixture(params=["object_store", "rgw_store"])
+def place(request):
+    return request.getfixturevalue(request.param)
 
 
-def test_an_object_is_created_once(object_store):
-    put(object_store, "file", b"first", IfNoneMatch="*")
-    assert refused(put, object_store, "file", b"second", IfNoneMatch="*") == "PreconditionFailed"
-    assert object_store.read("file") == b"first"
+def test_a_place_is_empty_and_has_what_was_put_there(place):
+    assert place.objects() == {}
+    put(place, "vm/file", b"data")
+    assert place.objects() == {"vm/file": 4}
+    assert place.read("vm/file") == b"data"
+    assert place.url == f"s3://{place.bucket}/{place.prefix}"
+
+
+def test_an_object_is_created_once(place):
+    put(place, "file", b"first", IfNoneMatch="*")
+    assert refused(put, place, "file", b"second", IfNoneMatch="*") == "PreconditionFailed"
+    assert place.read("file") == b"first"
+
+
+def test_keys_that_the_server_does_not_know(place):
+    stranger = object_stores.client(place.server.endpoint, ("stranger", "secret"))
+    assert refused(put, place, "file", b"data", stranger) == "InvalidAccessKeyId"
+
+
+def test_what_was_acknowledged_survives_a_kill(place):
+    put(place, "file", b"data")
+    place.server.kill()
+    with pytest.raises(botocore.exceptions.EndpointConnectionError):
+        place.objects()
+    place.server.start()
+    assert place.read("file") == b"data"
 
 
 def test_a_wrong_checksum_is_refused(object_store):
@@ -67,15 +87,6 @@ def test_the_keys_of_nobody_open_nothing(object_store):
     assert refused(put, object_store, "file", b"data", nobody) == "AccessDenied"
     wrong = object_stores.client(object_store.server.endpoint, (object_stores.ROOT[0], "wrong"))
     assert refused(put, object_store, "file", b"data", wrong) == "SignatureDoesNotMatch"
-
-
-def test_what_was_acknowledged_survives_a_kill(object_store):
-    put(object_store, "file", b"data")
-    object_store.server.kill()
-    with pytest.raises(botocore.exceptions.EndpointConnectionError):
-        object_store.objects()
-    object_store.server.start()
-    assert object_store.read("file") == b"data"
 
 
 def test_a_server_that_stands_still_goes_on(object_store):
