@@ -6,6 +6,7 @@ what the secret is, where its files are.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -13,7 +14,7 @@ from typing import NamedTuple, Optional
 
 from ..core import errors
 from . import age_library, age_program, recipients
-from .recipients import PASSPHRASE, Identity
+from .recipients import AGE, PASSPHRASE, SSH, Identity
 
 _HEADER = re.compile(rb"age-encryption\.org/v1\n((?:-> [!-~ ]+\n(?:[A-Za-z0-9+/]{0,64}\n)*)+)--- [A-Za-z0-9+/]{43}\n")
 _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
@@ -53,9 +54,16 @@ def identities(data: bytes, name: str) -> list[Identity]:
     """As recipients.identities, and each is one. UsageError, MissingSoftware."""
     found = recipients.identities(data, name)
     for each in found:
-        if each.kind != PASSPHRASE and not _way().is_identity(each):
+        if each.kind in (AGE, SSH) and not _way().is_identity(each):
             raise errors.UsageError(f"{name} is no {each.kind} identity: a character of it is wrong")
     return found
+
+
+def armored(data: bytes) -> str:
+    """A file of age as lines of text, which age reads as well."""
+    body = base64.encodebytes(data).replace(b"\n", b"")
+    lines = [body[at : at + 64].decode() for at in range(0, len(body), 64)]
+    return "\n".join(["-----BEGIN AGE ENCRYPTED FILE-----", *lines, "-----END AGE ENCRYPTED FILE-----", ""])
 
 
 def takes_passphrase(data: bytes, path: str) -> bool:
@@ -71,7 +79,7 @@ def unwrap(data: bytes, path: str, tried: Iterable[Identity]) -> Optional[Opened
     can tell apart. Damaged where it is no file of age. MissingSoftware."""
     by_passphrase = takes_passphrase(data, path)
     for each in tried:
-        if (each.kind == PASSPHRASE) is by_passphrase:
+        if each.kind in ((PASSPHRASE,) if by_passphrase else (AGE, SSH)):
             secret = _way().unwrapped(data, each)
             if secret is not None:
                 return Opened(secret, each)

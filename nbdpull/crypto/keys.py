@@ -15,12 +15,34 @@ from typing import Optional
 from ..core import errors
 
 MASTER_SIZE = 32  # bytes
+MASTER_TEXT = "NBDPULL-MASTER-KEY-1-"  # begins the line that a master key is, for people
 _ID_SIZE = 16  # bytes
 
 
 def new_master() -> bytes:
     """A new master key."""
     return secrets.token_bytes(MASTER_SIZE)
+
+
+def text_of(master: bytes) -> str:
+    """A master key as a line that can be printed and typed: what is mistyped is found."""
+    return f"{MASTER_TEXT}{master.hex()}-{_check_digits(master)}"
+
+
+def from_text(text: str) -> bytes:
+    """The master key of such a line; ValueError, which does not show it."""
+    digits, _, check = text[len(MASTER_TEXT) :].partition("-")
+    try:
+        master = bytes.fromhex(digits)
+    except ValueError:
+        raise ValueError("a character of it is none of 0-9 and a-f") from None
+    if not text.startswith(MASTER_TEXT) or len(master) != MASTER_SIZE or check != _check_digits(master):
+        raise ValueError("a character of it is wrong or missing")
+    return master
+
+
+def _check_digits(master: bytes) -> str:
+    return hashlib.sha256(MASTER_TEXT.encode() + master).hexdigest()[:8]
 
 
 @dataclass(frozen=True, repr=False)

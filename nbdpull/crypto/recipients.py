@@ -1,4 +1,4 @@
-"""For whom a secret is wrapped, and who opens it: the words and files of age and of OpenSSH.
+"""For whom a master key is wrapped, and who opens it: the words and files of age and of OpenSSH.
 
 Owns: which word is a recipient, what kind of identity a file holds, and which of both nobody can use. Must not know:
 how a secret is wrapped, what it is for.
@@ -11,8 +11,9 @@ import re
 from typing import NamedTuple
 
 from ..core import errors, members
+from . import keys
 
-AGE, SSH, PASSPHRASE = "age", "ssh", "passphrase"
+AGE, SSH, PASSPHRASE, MASTER = "age", "ssh", "passphrase", "master"
 
 _AGE_WORD = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
 _AGE_IDENTITY = re.compile(rb"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}\Z")
@@ -25,8 +26,8 @@ _MEND = "write age1…, ssh-ed25519 … or ssh-rsa …"
 
 
 class Identity(NamedTuple):
-    """kind: AGE, SSH or PASSPHRASE. secret: an AGE-SECRET-KEY-…, a file of OpenSSH, or the passphrase. name: of the
-    file that it is from, for messages."""
+    """kind: AGE, SSH, PASSPHRASE or MASTER. secret: an AGE-SECRET-KEY-…, a file of OpenSSH, the passphrase, or the
+    bytes of the master key itself. name: of the file that it is from, for messages."""
 
     kind: str
     secret: bytes
@@ -38,7 +39,7 @@ class Identity(NamedTuple):
     @property
     def what(self) -> str:
         """For messages."""
-        named = {AGE: "an age key", SSH: "an ssh key", PASSPHRASE: "a passphrase"}
+        named = {AGE: "an age key", SSH: "an ssh key", PASSPHRASE: "a passphrase", MASTER: "a master key"}
         return f"{self.name} ({named[self.kind]})"
 
 
@@ -74,8 +75,8 @@ def _ssh_type(blob: str) -> str:
 
 
 def identities(data: bytes, name: str) -> list[Identity]:
-    """Those of a file: keys of age, one a line, a private key of OpenSSH, or a passphrase alone on the one line that
-    the file has. UsageError where it is none of them, or needs a passphrase itself."""
+    """Those of a file: keys of age, one a line, a private key of OpenSSH, a master key, or a passphrase alone on the
+    one line that the file has. UsageError where it is none of them, or needs a passphrase itself."""
     if len(data) > _MAX_IDENTITY:
         raise errors.UsageError(f"{name} is no identity: it has more than {_MAX_IDENTITY} bytes")
     if b"AGE ENCRYPTED FILE" in data or data.startswith(b"age-encryption.org/"):
@@ -85,6 +86,8 @@ def identities(data: bytes, name: str) -> list[Identity]:
     lines = [line.strip() for line in data.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
     if any(line.upper().startswith((b"AGE-SECRET-KEY-", b"AGE-PLUGIN-")) for line in lines):
         return [_age_identity(line, name) for line in lines]
+    if len(lines) == 1 and lines[0].startswith(keys.MASTER_TEXT.encode()):
+        return [Identity(MASTER, _master(lines[0], name), name)]
     if lines and lines[0].startswith((b"age1", b"ssh-", b"ecdsa-")):
         raise errors.UsageError(f"{name} is a public key: an identity is the secret one that belongs to it")
     return [Identity(PASSPHRASE, passphrase(data, name), name)]
@@ -96,6 +99,13 @@ def _age_identity(line: bytes, name: str) -> Identity:
     if not _AGE_IDENTITY.match(line):
         raise errors.UsageError(f"{name} has a line that is no age identity: write AGE-SECRET-KEY-1…, one a line")
     return Identity(AGE, line, name)
+
+
+def _master(line: bytes, name: str) -> bytes:
+    try:
+        return keys.from_text(line.decode(errors="replace"))
+    except ValueError as error:
+        raise errors.UsageError(f"{name} is no master key: {error}") from None
 
 
 def passphrase(data: bytes, name: str) -> bytes:

@@ -25,12 +25,14 @@ from ..core import errors, extents, members
 
 FORMAT = "nbdpull/2"
 NEVER_RELEASED = ("nbdpull/1",)  # formats of development versions
-FEATURES: frozenset[str] = frozenset()  # what a manifest may list in "requires" and this reader understands
+SEALED = "sealed"
+FEATURES = frozenset({SEALED})  # what a document may list in "requires" and this reader understands
 
 Document = dict[str, Any]  # a JSON object
 
 MARKER = "nbdpull.json"
 POLICY = "policy.json"
+KEYS = "@keys"  # folder of the key files of a sealed store; no name of a domain is encoded so
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 MOVED = ".moved"  # what the name of a chunk file's moved table ends in
@@ -48,6 +50,7 @@ MAX_BLOCK_RECORDS = 1 << 14  # records that begin in one multiple of MAX_FRAME: 
 MAX_STORED = MAX_FRAME + (1 << 16)  # bytes of a frame that does not compress
 MAX_DISK = 1 << 50  # bytes
 MAX_DOCUMENT = 1 << 26  # bytes of a sealed document, and of a journal
+MAX_NOTE = 1 << 16  # bytes of what is told of a key file
 MAX_FILE = 1 << 30  # bytes of a file that is neither chunk file nor index: it is read whole
 MAX_CHUNK_FILES = 1 << 18  # that a pull makes of a disk
 WINDOW = 1 << 30  # bytes of a disk that one page is for: see docs/design.md for what it was measured against
@@ -73,6 +76,7 @@ DISK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.(?:\d{4,}\.zst|index)\
 _RESERVED = r"(?i:(?:manifest\.json|manifest\.removed|run\.json|pinned\.json|repacked\.json|.*\.moved|.*\.draft)\Z)"
 _FILE_NAME = rf"(?!\.{{1,2}}\Z)(?!{_RESERVED})[^/\x00-\x1f\x7f\ud800-\udfff]{{1,255}}\Z"
 FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
+KEY_ID = re.compile(r"[0-9a-f]{32}\Z")  # id of a master key
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:[0-5]\d\Z", re.ASCII)
 

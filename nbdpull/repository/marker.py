@@ -8,9 +8,9 @@ from __future__ import annotations
 import grp
 import shlex
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Optional
+from typing import NamedTuple, Optional
 from uuid import uuid4
 
 from ..core import errors, members
@@ -19,10 +19,29 @@ from ..storage import folders, place
 from ..storage.access import OWNER, Access, of_store
 from ..storage.base import Store
 
+CIPHER = "XAES-256-GCM"
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    """key: id of the master key."""
+
+    cipher: str
+    key: str
+
 
 @dataclass(frozen=True)
 class _Marker:
     uuid: str
+    requires: list[str] = field(default_factory=list)
+    sealed: Optional[_Sealed] = None
+
+
+class NewSeal(NamedTuple):
+    """Of a store that is to be sealed. master: id of its master key. files: (path, bytes) of its key files."""
+
+    master: str
+    files: list[tuple[str, bytes]]
 
 
 def open_store(root: str) -> Store:
@@ -39,23 +58,27 @@ def is_new(root: str) -> bool:
     return place.is_empty(root)
 
 
-def create(root: str, group: Optional[str] = None) -> Store:
-    """Return the Store that a place becomes; StoreError where it is one. group: see open_or_create."""
+def create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None) -> Store:
+    """Return the Store that a place becomes; StoreError where it is one. group, seal: see open_or_create."""
     if place.is_there(root) and place.opened(root).holds(layout.MARKER):
         raise errors.StoreError(f"{root} is a store already; nothing was changed")
-    return open_or_create(root, group)
+    made = open_or_create(root, group, seal)
+    if seal and master_of(made) != seal.master:
+        raise errors.StoreError(f"{root} became a store meanwhile, by somebody else, and is not sealed as you said")
+    return made
 
 
-def open_or_create(root: str, group: Optional[str] = None) -> Store:
+def open_or_create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None) -> Store:
     """Return the Store in `root`, made there first if the folder is new or empty.
 
-    group: name of the group that may read it; UsageError where the store is there and not so.
+    group: name of the group that may read it; UsageError where the store is there and not so. seal: what a new one is
+    sealed with; one that is there stays as it is.
     """
     access = OWNER if group is None else Access(0o750, 0o640, _group_number(group))
     folders.make(root, access)
     folders.require_writable(root)
     if not place.opened(root).holds(layout.MARKER):
-        _create_marker(root, access)
+        _create_marker(root, access, seal)
     found, is_of = open_store(root), of_store(root)
     if group is not None and (is_of.group != access.group or is_of.file & 0o040 == 0):
         where = shlex.quote(found.root)
@@ -75,6 +98,16 @@ def _group_number(name: str) -> int:
 
 def uuid_of(found: Store) -> str:
     """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
+    return _read(found).uuid
+
+
+def master_of(found: Store) -> Optional[str]:
+    """The id of the master key of a sealed Store; None where it is not sealed. Errors as of uuid_of."""
+    sealed = _read(found).sealed
+    return sealed.key if sealed else None
+
+
+def _read(found: Store) -> _Marker:
     path, data = found.path(layout.MARKER), found.find(layout.MARKER)
     if data is None:
         raise errors.StoreError(
@@ -82,18 +115,36 @@ def uuid_of(found: Store) -> str:
             "that a pull was given with -o"
         )
     try:
-        return members.build(_Marker, layout.unseal(data, path)).uuid
+        told = members.build(_Marker, layout.unseal(data, path))
+        if (layout.SEALED in told.requires) != (told.sealed is not None):
+            raise ValueError("it tells two things of whether the store is sealed")
+        if told.sealed and told.sealed.cipher != CIPHER:
+            raise ValueError(f"it is sealed with {members.short(told.sealed.cipher)}")
+        if told.sealed and not layout.KEY_ID.match(told.sealed.key):
+            raise ValueError(f"sealed.key is {members.short(told.sealed.key)}")
+        return told
     except ValueError as error:
         raise errors.Damaged(f"{path}: not the marker of a store ({error})") from error
 
 
-def _create_marker(root: str, access: Access) -> None:
-    strange = [name for name in folders.entries(root) if name != "lost+found" and not name.startswith(layout.MARKER)]
+def put_keys(store: Store, files: list[tuple[str, bytes]]) -> None:
+    """Write key files, durably; OutputError."""
+    store.make_folder(layout.KEYS)
+    for path, data in files:
+        store.publish(path, data)
+
+
+def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
+    known = ["lost+found", *([layout.KEYS] if seal else [])]  # key files of one that died before it had its marker
+    strange = [name for name in folders.entries(root) if name not in known and not name.startswith(layout.MARKER)]
     if strange and not place.opened(root).holds(layout.MARKER):  # it may be there by now
         raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory")
     if access.group != -1:  # the folder may be one that the operator made
         folders.let_in(root, access)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
+    document: layout.Document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
+    if seal:  # they are there before anything can be sealed with the key that is in them
+        put_keys(place.opened(root), seal.files)
+        document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
         place.opened(root).publish(layout.MARKER, layout.seal(document))

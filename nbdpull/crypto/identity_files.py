@@ -1,0 +1,50 @@
+"""The files in which a user has identities: which are meant where none is named, and how they are read.
+
+Owns: the variable, and systemd's credential. Must not know: what they open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ..core import errors
+from . import age, recipients
+from .recipients import Identity
+
+VARIABLE = "NBDPULL_IDENTITY_FILE"
+CREDENTIAL = "nbdpull.identity"
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"  # systemd sets it for a unit with LoadCredential=
+_MAX = 1 << 17  # bytes; more than any identity has
+
+
+def given(named: Sequence[str]) -> list[Identity]:
+    """Those of the files that the user named, else of that in the variable, else of the credential; none where there is
+    none of these. UsageError, MissingSoftware."""
+    return [identity for path, name in meant(named) for identity in age.identities(_read(path, name), name)]
+
+
+def meant(named: Sequence[str]) -> list[tuple[str, str]]:
+    """(path, how a message names it) of each of these files."""
+    if named:
+        return [(path, path) for path in named]
+    told = os.environ.get(VARIABLE)
+    if told:
+        return [(told, f"{told} ({VARIABLE})")]
+    folder = os.environ.get(_CREDENTIALS)
+    credential = os.path.join(folder, CREDENTIAL) if folder else ""
+    return [(credential, f"{CREDENTIAL} (a credential)")] if credential and os.path.exists(credential) else []
+
+
+def passphrase(path: str) -> bytes:
+    """That in a file, as its only line; UsageError."""
+    return recipients.passphrase(_read(path, path), path)
+
+
+def _read(path: str, name: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_MAX)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "its name has a character that no file has"
+        raise errors.UsageError(f"cannot read the identity {name}: {why}") from None

@@ -1,0 +1,244 @@
+"""The key files of a sealed store: copies of its one master key, each wrapped for some who may open it.
+
+A store is sealed if its marker says so, by the id of the master key. A copy is a file of age, and a document beside it
+tells for whom it is; the first counts, the second is a note. What opens and holds another key than the marker's was
+swapped or forged, and is never used.
+
+Owns: where they are, which of them open, what is said where none does. Must not know: what is sealed with the keys,
+how age wraps.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from ..core import errors, members
+from ..crypto import age, keys
+from ..crypto.keys import StoreKeys
+from ..crypto.recipients import MASTER, Identity
+from ..format import findings, layout
+from ..storage.base import Store
+from . import marker
+from .marker import NewSeal
+
+_WRAPPED, _NOTE = ".age", ".json"
+_NAMED_BY = "name an identity that opens it: --identity FILE, or NBDPULL_IDENTITY_FILE"
+PLAIN = "the store is not sealed: it has no keys; nbdpull init makes a new store that is"
+
+
+@dataclass(frozen=True)
+class _Note:
+    when: str
+    who: str
+    recipient: Optional[str]
+    label: str = ""
+
+
+class KeyFile(NamedTuple):
+    """name: of the file, without its end. recipient: a word, None: a passphrase, or not known. when, who: of its
+    making; "" where the note is not there, or damaged."""
+
+    name: str
+    by_passphrase: bool
+    recipient: Optional[str]
+    label: str
+    when: str
+    who: str
+
+    @property
+    def whose(self) -> str:
+        """For messages."""
+        known = self.label or ("a passphrase" if self.by_passphrase else _short(self.recipient or "a key not noted"))
+        return f"{self.name} ({known})"
+
+
+def _short(recipient: str) -> str:
+    """A recipient for a message: with the comment of an ssh key, without most of its digits."""
+    kind, _, rest = recipient.partition(" ")
+    blob, _, comment = rest.partition(" ")
+    return comment or (f"{kind} …{blob[-12:]}" if blob else f"{kind[:12]}…")
+
+
+class Opened(NamedTuple):
+    """key_file: which one was opened; None: the identity is the master key itself."""
+
+    master: bytes
+    identity: Identity
+    key_file: Optional[str]
+
+
+def new(words: Sequence[str], passphrase: Optional[bytes]) -> NewSeal:
+    """That of a new master key, which all of these open. UsageError, MissingSoftware."""
+    master = keys.new_master()
+    return NewSeal(keys.of_master(master).id, _files(master, words, passphrase, ""))
+
+
+def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[tuple[str, bytes]]:
+    """Of one copy for each; a note before its copy, which alone counts."""
+    age.require_recipients(words)
+    wrapped: list[tuple[Optional[str], bytes]] = [(word, age.wrap(master, [word])) for word in dict.fromkeys(words)]
+    if passphrase is not None:
+        wrapped.append((None, age.wrap_by_passphrase(master, passphrase)))
+    found = []
+    for word, data in wrapped:
+        path = f"{layout.KEYS}/{secrets.token_hex(4)}"
+        note: layout.Document = {
+            "format": layout.FORMAT,
+            "requires": [],
+            **findings.now(),
+            "recipient": word,
+            "label": label,
+        }
+        found += [(path + _NOTE, layout.seal(note)), (path + _WRAPPED, data)]
+    return found
+
+
+def listed(store: Store) -> list[KeyFile]:
+    """Those of a store, the oldest first. Needs no key. StoreError where it is not sealed."""
+    if marker.master_of(store) is None:
+        raise errors.StoreError(f"{store.root}: {PLAIN}")
+    found = [_listed(store, name) for name in _names(store)]
+    return sorted(found, key=lambda each: (each.when, each.name))
+
+
+def _names(store: Store) -> list[str]:
+    return [name[: -len(_WRAPPED)] for name in store.files(layout.KEYS) if name.endswith(_WRAPPED)]
+
+
+def _listed(store: Store, name: str) -> KeyFile:
+    path = f"{layout.KEYS}/{name}{_NOTE}"
+    try:
+        by_passphrase = age.takes_passphrase(*_read(store, name))
+    except errors.Damaged:
+        by_passphrase = False
+    try:
+        note = members.build(_Note, layout.unseal(store.read(path, layout.MAX_NOTE), store.path(path)))
+    except (errors.NbdpullError, ValueError):
+        note = _Note("", "", None)
+    return KeyFile(name, by_passphrase, note.recipient, note.label, note.when, note.who)
+
+
+def _read(store: Store, name: str) -> tuple[bytes, str]:
+    """(Its bytes, how a message names it)"""
+    path = f"{layout.KEYS}/{name}{_WRAPPED}"
+    return store.read(path, age.MAX_FILE), store.path(path)
+
+
+def keys_of(store: Store, tried: Sequence[Identity]) -> Optional[StoreKeys]:
+    """None where the store is not sealed. KeyNeeded where nobody opens it, Damaged where only forged or damaged copies
+    are there. MissingSoftware."""
+    if marker.master_of(store) is None:
+        return None
+    return keys.of_master(open_master(store, tried).master)
+
+
+def open_master(store: Store, tried: Sequence[Identity]) -> Opened:
+    """The master key of a sealed store, by the first identity that opens a copy. Errors as of keys_of; StoreError where
+    it is not sealed."""
+    wanted = marker.master_of(store)
+    if wanted is None:
+        raise errors.StoreError(f"{store.root}: {PLAIN}")
+    if not tried:
+        raise errors.KeyNeeded(f"{store.root} is sealed: {_NAMED_BY}")
+    flaws: list[errors.Damaged] = []
+    for opened in _attempts(store, tried, flaws):
+        if keys.of_master(opened.master).id == wanted:
+            return opened
+        flaws.append(_foreign(store, opened, wanted))
+    if flaws:
+        raise flaws[0]
+    raise _nobody(store, tried)
+
+
+def _attempts(store: Store, tried: Sequence[Identity], flaws: list[errors.Damaged]) -> Iterable[Opened]:
+    """What opens, master keys first, and what takes a second, passphrases, last. flaws: gets what is damaged."""
+    yield from (Opened(bytes(each.secret), each, None) for each in tried if each.kind == MASTER)
+    last: list[tuple[str, bytes, str]] = []
+    for name in _names(store):
+        try:
+            data, path = _read(store, name)
+            if age.takes_passphrase(data, path):
+                last.append((name, data, path))
+                continue
+        except errors.Damaged as error:
+            flaws.append(error)
+            continue
+        yield from _attempt(name, data, path, tried)
+    for each in last:
+        yield from _attempt(*each, tried)
+
+
+def _attempt(name: str, data: bytes, path: str, tried: Sequence[Identity]) -> Iterable[Opened]:
+    found = age.unwrap(data, path, tried)
+    if found and len(found.secret) == keys.MASTER_SIZE:
+        yield Opened(found.secret, found.identity, name)
+    elif found:
+        raise errors.Damaged(f"{path}: what it holds is no master key of a store")
+
+
+def _foreign(store: Store, opened: Opened, wanted: str) -> errors.Damaged:
+    where = store.path(layout.KEYS, opened.key_file + _WRAPPED) if opened.key_file else opened.identity.name
+    return errors.Damaged(
+        f"{where}: holds another master key than that of this store ({wanted}); it was swapped or forged, or is of "
+        "another store"
+    )
+
+
+def _nobody(store: Store, tried: Sequence[Identity]) -> errors.NbdpullError:
+    there = listed(store)
+    if not there:
+        return errors.Damaged(
+            f"{store.path(layout.KEYS)}: no key file is there; bring them back from a copy of the store, or name "
+            "the master key (nbdpull key export) with --identity"
+        )
+    names = ", ".join(dict.fromkeys(each.what for each in tried))
+    return errors.KeyNeeded(
+        f"{store.root} does not open for {names}; it is sealed for {', '.join(each.whose for each in there)}"
+    )
+
+
+def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[str]:
+    """Let more open the store; the names of the new key files. UsageError of one who does already."""
+    known = {each.recipient for each in listed(store)}
+    for word in words:
+        if word in known:
+            raise errors.UsageError(f"recipient {members.short(word)} opens the store already: see nbdpull key list")
+    files = _files(opened.master, words, passphrase, label)
+    marker.put_keys(store, files)
+    return [path.rpartition("/")[2][: -len(_WRAPPED)] for path, _ in files if path.endswith(_WRAPPED)]
+
+
+def found(store: Store, named: str) -> KeyFile:
+    """The key file of that name, recipient or label; UsageError where there is none, or several."""
+    there = listed(store)
+    fitting = [each for each in there if named in (each.name, each.recipient, each.label)]
+    if len(fitting) == 1:
+        return fitting[0]
+    told = ", ".join(each.whose for each in fitting or there)
+    why = "is the name of several" if fitting else "is none of its keys"
+    raise errors.UsageError(f"{store.root}: {members.short(named)} {why}; name one by the first word: {told}")
+
+
+def remove(store: Store, gone: Sequence[str]) -> None:
+    """Remove key files by their names, but never the last that is left; UsageError, OutputError, Busy."""
+    with store.locked("", "try again"):
+        left = [name for name in _names(store) if name not in gone]
+        if not left:
+            raise errors.UsageError(
+                f"{store.root}: nobody could open it any more: add another key first (nbdpull key add)"
+            )
+        for name in gone:
+            store.delete(f"{layout.KEYS}/{name}{_WRAPPED}")
+            store.delete(f"{layout.KEYS}/{name}{_NOTE}")
+
+
+def copied(source: Store) -> Optional[NewSeal]:
+    """That of a store that is to have the same master key, which the same open; None where `source` is not sealed."""
+    master = marker.master_of(source)
+    if master is None:
+        return None
+    paths = [f"{layout.KEYS}/{name}" for name in source.files(layout.KEYS) if name.endswith((_WRAPPED, _NOTE))]
+    return NewSeal(master, [(path, source.read(path, age.MAX_FILE)) for path in paths])

@@ -1,0 +1,311 @@
+"""Key files of a sealed store: who opens it, who is let in and shut out, and that no other master key is ever taken."""
+
+import json
+import os
+import stat
+
+import pytest
+from identities import data, path, recipient
+
+from nbdpull.core import errors
+from nbdpull.crypto import age, identity_files, keys
+from nbdpull.format import layout
+from nbdpull.repository import keyring, marker, series
+
+AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
+
+
+def identities(*names):
+    return identity_files.given([path(name) for name in names])
+
+
+def made(root, *words, passphrase=None, **options):
+    return marker.open_or_create(str(root), seal=keyring.new(words, passphrase), **options)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return made(tmp_path / "store", AGE1, SSH)
+
+
+def key_path(store, number=0, end=".age"):
+    return f"{layout.KEYS}/{keyring.listed(store)[number].name}{end}"
+
+
+def replaced(store, where, new):
+    """Put other bytes into a file of a store, as a thief does."""
+    with open(store.path(where), "wb") as file:
+        file.write(new)
+
+
+# -- who opens it -----------------------------------------------------------------------------------------------------
+
+
+def test_each_recipient_opens_it_and_nobody_else(store):
+    one, other = (keyring.open_master(store, identities(name)) for name in ("age1", "ed25519"))
+    assert one.master == other.master and one.key_file != other.key_file
+    assert keyring.keys_of(store, identities("age1")) == keys.of_master(one.master)
+    assert keys.of_master(one.master).id == marker.master_of(store)
+    with pytest.raises(errors.KeyNeeded) as caught:
+        keyring.keys_of(store, identities("age2", "passphrase"))
+    told, names = str(caught.value), [each.name for each in keyring.listed(store)]
+    assert told.startswith(
+        f"{store.root} does not open for {path('age2')} (an age key), {path('passphrase')} (a passph"
+    )
+    assert "(backup@host)" in told and all(name in told for name in names)
+
+
+def test_without_an_identity_it_says_how_to_name_one(store):
+    with pytest.raises(
+        errors.KeyNeeded, match=r"store is sealed: name an identity .* --identity FILE, or NBDPULL_IDEN"
+    ):
+        keyring.keys_of(store, [])
+
+
+def test_a_store_that_is_not_sealed_needs_none(tmp_path):
+    store = marker.open_or_create(str(tmp_path / "plain"))
+    assert keyring.keys_of(store, []) is None and marker.master_of(store) is None
+    assert store.folders() == []
+    for call in (keyring.listed, lambda found: keyring.open_master(found, identities("age1"))):
+        with pytest.raises(errors.StoreError, match="plain: the store is not sealed"):
+            call(store)
+
+
+def test_the_master_key_itself_opens_it_without_any_key_file(store, tmp_path):
+    opened = keyring.open_master(store, identities("age1"))
+    (tmp_path / "paper").write_text(keys.text_of(opened.master) + "\n")
+    store.remove_folder(layout.KEYS)
+    again = keyring.open_master(store, identity_files.given([str(tmp_path / "paper")]))
+    assert (again.master, again.key_file) == (opened.master, None)
+    with pytest.raises(errors.Damaged, match="no key file is there; bring them back"):
+        keyring.keys_of(store, identities("age1"))
+    keyring.add(store, again, [AGE2], None, "")
+    assert keyring.open_master(store, identities("age2")).master == opened.master
+
+
+def test_another_master_key_is_refused(store, tmp_path):
+    (tmp_path / "paper").write_text(keys.text_of(bytes(32)))
+    with pytest.raises(errors.Damaged, match=r"paper: holds another master key than that of this store"):
+        keyring.keys_of(store, identity_files.given([str(tmp_path / "paper")]))
+
+
+def test_a_passphrase_opens_it(tmp_path):
+    store = made(tmp_path / "store", passphrase=b"correct horse")
+    [key] = keyring.listed(store)
+    assert (key.by_passphrase, key.recipient) == (True, None) and "passphrase" in key.whose
+    assert keyring.open_master(store, identities("age1", "passphrase")).key_file == key.name
+
+
+# -- where they are ---------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_that_of_no_domain(store):
+    assert layout.domain_name(layout.KEYS) is None
+    assert series.all_series(store) == []
+    for name in (layout.KEYS, "keys", "%40keys"):
+        assert layout.folder_name(name) != layout.KEYS
+
+
+def test_the_files_are_those_of_the_format_and_only_their_owner_reads_them(store):
+    names = os.listdir(store.path(layout.KEYS))
+    assert sorted(names) == sorted(f"{each.name}{end}" for each in keyring.listed(store) for end in (".age", ".json"))
+    modes = {stat.S_IMODE(os.stat(store.path(layout.KEYS, name)).st_mode) for name in names}
+    assert modes == {0o600} and stat.S_IMODE(os.stat(store.path(layout.KEYS)).st_mode) == 0o700
+    told = json.loads(store.read(key_path(store, 0, ".json")))
+    assert set(told) == {"format", "requires", "when", "who", "recipient", "label", "digest"}
+    document = json.loads(store.read(layout.MARKER))
+    assert document["requires"] == ["sealed"]
+    assert document["sealed"] == {"cipher": "XAES-256-GCM", "key": marker.master_of(store)}
+
+
+def test_no_file_of_the_store_has_the_master_key(store):
+    master = keyring.open_master(store, identities("age1")).master
+    for folder, _, names in os.walk(store.root):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                found = file.read()
+            assert master not in found and master.hex().encode() not in found
+
+
+def test_one_that_died_before_the_marker_can_be_made_again(tmp_path):
+    root = tmp_path / "store"
+    (root / layout.KEYS).mkdir(parents=True)
+    [left] = [each for each in keyring.new([AGE1], None).files if each[0].endswith(".age")]
+    (root / left[0]).write_bytes(left[1])
+    with pytest.raises(errors.StoreError, match="is not empty"):
+        marker.open_or_create(str(root))
+    store = made(root, AGE1)
+    assert keyring.keys_of(store, identities("age1")).id == marker.master_of(store), (
+        "the one of another key is no hindrance"
+    )
+
+
+# -- forged, swapped, damaged -----------------------------------------------------------------------------------------
+
+
+def forged(words=(AGE1,)):
+    """A key file of a thief, who knows the master key in it, for the recipients of a store: they are public."""
+    return next(data for name, data in keyring.new(words, None).files if name.endswith(".age"))
+
+
+def test_a_forged_key_file_is_refused_by_its_id(store):
+    for number in (0, 1):
+        replaced(store, key_path(store, number), forged())
+    with pytest.raises(errors.Damaged, match=rf"{layout.KEYS}/\w+\.age: holds another master key .*swapped or forged"):
+        keyring.keys_of(store, identities("age1"))
+
+
+def test_beside_a_good_one_it_does_no_harm(store):
+    for number in range(4):
+        store.publish(f"{layout.KEYS}/{number}0000000.age", forged())
+    store.publish(f"{layout.KEYS}/ffffffff.age", b"nothing")
+    wanted = marker.master_of(store)
+    assert all(keyring.keys_of(store, identities(name)).id == wanted for name in ("age1", "ed25519"))
+
+
+def test_what_it_holds_is_no_key(store):
+    for number in (0, 1):
+        replaced(store, key_path(store, number), age.wrap(b"x" * 31, [AGE1]))
+    with pytest.raises(errors.Damaged, match=r"\.age: what it holds is no master key"):
+        keyring.keys_of(store, identities("age1"))
+
+
+@pytest.mark.parametrize("new", [b"", b"\0" * 300, b"age-encryption.org/v1\n", b"x" * (age.MAX_FILE + 1)])
+def test_damaged_ones_are_named(store, new):
+    for where in [key_path(store, number) for number in (0, 1)]:
+        replaced(store, where, new)
+    with pytest.raises(errors.Damaged, match=r"@keys/\w+\.age: (not a file of age|the file has more than)"):
+        keyring.keys_of(store, identities("age1"))
+    assert len(keyring.listed(store)) == 2
+
+
+def test_a_changed_byte_anywhere_in_a_key_file_opens_nothing_else(store):
+    mine = [number for number, each in enumerate(keyring.listed(store)) if each.recipient == AGE1]
+    where = key_path(store, *mine)
+    whole, wanted = store.read(where), marker.master_of(store)
+    for at in range(0, len(whole), 3):
+        replaced(store, where, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises((errors.KeyNeeded, errors.Damaged)):
+            keyring.keys_of(store, identities("age1"))
+    assert keyring.keys_of(store, identities("ed25519")).id == wanted
+
+
+@pytest.mark.parametrize("new", [b"", b"{}", b"x" * (1 << 17), layout.seal({"format": layout.FORMAT, "when": 1})])
+def test_a_note_that_cannot_be_read_hinders_nothing(store, new):
+    for where in [key_path(store, number, ".json") for number in (0, 1)]:
+        replaced(store, where, new)
+    assert {each.recipient for each in keyring.listed(store)} == {None}
+    assert keyring.keys_of(store, identities("age1"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sealed": {"cipher": "ROT13", "key": "0" * 32}},
+        {"sealed": {"cipher": "XAES-256-GCM", "key": "0" * 31}},
+        {"sealed": {"cipher": "XAES-256-GCM"}},
+        {"sealed": True},
+        {"requires": []},
+    ],
+)
+def test_a_marker_that_is_none(store, change):
+    document = json.loads(store.read(layout.MARKER))
+    del document["digest"]
+    replaced(store, layout.MARKER, layout.seal({**document, **change}))
+    with pytest.raises(errors.Damaged, match=r"nbdpull\.json: not the marker of a store"):
+        marker.open_store(store.root)
+
+
+def test_a_marker_from_which_the_seal_was_taken_is_none(store):
+    document = json.loads(store.read(layout.MARKER))
+    del document["digest"], document["sealed"]
+    replaced(store, layout.MARKER, layout.seal(document))
+    with pytest.raises(errors.Damaged, match="not the marker of a store"):
+        marker.open_store(store.root)
+
+
+# -- more, and fewer --------------------------------------------------------------------------------------------------
+
+
+def test_another_is_let_in_by_one_who_can_open_it(store):
+    opened = keyring.open_master(store, identities("ed25519"))
+    [name] = keyring.add(store, opened, [AGE2], None, "safe")
+    assert keyring.open_master(store, identities("age2")) == (opened.master, *identities("age2"), name)
+    assert [(each.recipient, each.label) for each in keyring.listed(store) if each.name == name] == [(AGE2, "safe")]
+    with pytest.raises(errors.UsageError, match="opens the store already"):
+        keyring.add(store, opened, [AGE2], None, "")
+
+
+def test_one_is_found_by_name_label_or_recipient(store):
+    keyring.add(store, keyring.open_master(store, identities("age1")), [AGE2], None, "safe")
+    wanted = next(each for each in keyring.listed(store) if each.recipient == AGE2)
+    assert [keyring.found(store, named) for named in (wanted.name, "safe", AGE2)] == [wanted] * 3
+    with pytest.raises(errors.UsageError, match=rf"'nobody' is none of its keys; name one by .*{wanted.name} \(safe\)"):
+        keyring.found(store, "nobody")
+
+
+def test_the_last_one_stays(store):
+    one, other = keyring.listed(store)
+    keyring.remove(store, [one.name])
+    assert keyring.listed(store) == [other] and len(store.files(layout.KEYS)) == 2
+    with pytest.raises(errors.UsageError, match="nobody could open it any more"):
+        keyring.remove(store, [other.name])
+    assert keyring.listed(store) == [other]
+
+
+def test_two_that_remove_at_once(store):
+    """One of them waits for nothing: together they could remove the last one."""
+    with store.locked("", "x"), pytest.raises(errors.Busy):
+        keyring.remove(store, [keyring.listed(store)[0].name])
+
+
+def test_a_copy_of_a_store_opens_for_the_same(store, tmp_path):
+    assert keyring.copied(marker.open_or_create(str(tmp_path / "plain"))) is None
+    other = marker.open_or_create(str(tmp_path / "copy"), seal=keyring.copied(store))
+    assert marker.master_of(other) == marker.master_of(store) and marker.uuid_of(other) != marker.uuid_of(store)
+    assert keyring.listed(other) == keyring.listed(store)
+    assert keyring.keys_of(other, identities("age1")) == keyring.keys_of(store, identities("age1"))
+
+
+# -- identities -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_told(monkeypatch):
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_which_identities_are_meant(nothing_told, monkeypatch, tmp_path):
+    assert identity_files.given([]) == []
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert identity_files.given([]) == [], "a unit may have other credentials"
+    (tmp_path / "nbdpull.identity").write_bytes(data("age1"))
+    [found] = identity_files.given([])
+    assert (found.secret, found.name) == (data("age1").strip(), "nbdpull.identity (a credential)")
+    monkeypatch.setenv("NBDPULL_IDENTITY_FILE", path("age2"))
+    [found] = identity_files.given([])
+    assert (found.secret, found.name) == (data("age2").strip(), f"{path('age2')} (NBDPULL_IDENTITY_FILE)")
+    [found] = identity_files.given([path("ed25519")])
+    assert found.name == path("ed25519"), "what is named counts alone"
+
+
+def test_an_identity_that_cannot_be_read(nothing_told, monkeypatch, tmp_path):
+    for named, why in ((tmp_path / "no", "No such file"), (tmp_path, "Is a directory"), ("a\0b", "a character")):
+        with pytest.raises(errors.UsageError, match=f"cannot read the identity .*: .*{why}"):
+            identity_files.given([str(named)])
+    monkeypatch.setenv("NBDPULL_IDENTITY_FILE", "/nowhere")
+    with pytest.raises(
+        errors.UsageError, match=r"cannot read the identity /nowhere \(NBDPULL_IDENTITY_FILE\): No such"
+    ):
+        identity_files.given([])
+
+
+def test_a_master_key_as_text():
+    text = keys.text_of(bytes(range(32)))
+    assert text == f"NBDPULL-MASTER-KEY-1-{bytes(range(32)).hex()}-{text[-8:]}" and len(text) == 94
+    assert keys.from_text(text) == bytes(range(32))
+    for at in range(len(keys.MASTER_TEXT), len(text)):
+        for wrong in (text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :], text[:at] + text[at + 1 :]):
+            with pytest.raises(ValueError, match="a character of it"):
+                keys.from_text(wrong)
