@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 
 from nbdpull.core import errors
+from nbdpull.crypto.seal import PLAIN
 from nbdpull.storage.base import MAX_READ
 
 
@@ -17,6 +18,7 @@ class MemoryStore:
         self._held = set()
         self._files = {}  # path: its bytes, None while it is not sealed
         self._folders = {""}
+        self.seal = PLAIN
 
     def path(self, *names):
         return "/".join(["memory:", *names])

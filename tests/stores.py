@@ -109,8 +109,11 @@ class Vm:
     images[point.id][disk] is what must be restored. Points go one after another into one series.
     """
 
-    def __init__(self, root, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
-        self.store = marker.open_or_create(str(root))
+    def __init__(self, root, name="vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", keys=None):
+        """keys: StoreKeys that the store is sealed with; None: it is not."""
+        self.store = marker.open_or_create(str(root), seal=keys and marker.NewSeal(keys.id, []))
+        if keys:
+            marker.unlock(self.store, keys)
         self.root = Path(root)
         self.name, self.uuid = name, uuid
         self.series = series.Series(self.store, name)
@@ -209,7 +212,7 @@ class Vm:
 
     def _write(self, about, mode, base, frame_size=64 * KIB, chunk_size=256 * MIB, batch_size=MIB, dedupe=False):
         disk = self.disks[about.name]
-        encoder = writer.Encoder(1, known_frames.KnownFrames(base) if dedupe and base else None)
+        encoder = writer.Encoder(1, known_frames.KnownFrames(base) if dedupe and base else None, self.store.seal)
         found = disk.extents(mode == manifest.FULL)
         pieces = extents.cut(found, frame_size, only=found["kind"] == extents.DATA)
         with writer.DiskWriter(self.store, about, chunk_size, base) as output:
@@ -341,7 +344,7 @@ def move(vm, point, disk, paths, new_id="20270101T000000Z-000000aa"):
     vm.store.publish(f"{vm.series.folder}/{new_id}/{layout.REPACKED}", layout.seal(about))
     path = f"{new_id}/{layout.chunk_name(disk, 0)}"
     file = vm.store.create(f"{vm.series.folder}/{path}")
-    output = writer.Chunk(file, 0, layout.chunk_header(new_id, disk, found.size, 0))
+    output = writer.Chunk(file, 0, layout.chunk_header(new_id, disk, found.size, 0), vm.store.seal)
     for entry in old:
         data = (vm.folder / entry.path).read_bytes()
         parts = [data[r["position"] :][: r["stored"]] for r in frames[entry.path]]

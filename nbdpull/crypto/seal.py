@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Optional
+from typing import Optional, TypeVar
 
 from ..core import errors
 from . import keys, xaes
 from .keys import StoreKeys
+
+_T = TypeVar("_T")
 
 
 class Seal:
@@ -36,7 +38,8 @@ class Seal:
         return data
 
     def piece(self, data: bytes, kind: str) -> bytes:
-        """What is neither frame nor document as it is stored. It opens as what is of the same kind only."""
+        """What is neither frame nor document as it is stored; of the same bytes always the same, so that what is there
+        already can be known by its digest, and made again. It opens as what is of the same kind only."""
         return data
 
     def opened_piece(self, data: bytes, kind: str) -> bytes:
@@ -46,6 +49,10 @@ class Seal:
     def secret(self, digest: bytes) -> bytes:
         """32 bytes in the place of a digest that may be seen by all: from it, nobody can confirm a guess."""
         return digest
+
+    def shown(self, sizes: list[_T]) -> list[_T]:
+        """Those of the sizes of frames that may be seen by all."""
+        return sizes
 
     def mac(self, data: bytes) -> Optional[bytes]:
         """32 bytes that only who has the key can make of a document; None where there is no key for it."""
@@ -84,6 +91,9 @@ class Locked(Seal):
         self.require()
         return digest
 
+    def shown(self, sizes: list[_T]) -> list[_T]:
+        return []
+
 
 class Sealed(Seal):
     """Of a sealed store, with its StoreKeys. KeyNeeded where these lack the one that is needed."""
@@ -100,16 +110,24 @@ class Sealed(Seal):
         return xaes.opened(self._data, data, digest)
 
     def piece(self, data: bytes, kind: str) -> bytes:
-        return xaes.seal(self._index, data, kind.encode())
+        """Its nonce is made of all that is sealed: only the same bytes have the same one."""
+        nonce = self._keyed(f"nonce {kind}\0".encode() + data)[: xaes.NONCE_SIZE]
+        return nonce + xaes.encrypted(self._index, nonce, data, kind.encode())
 
     def opened_piece(self, data: bytes, kind: str) -> bytes:
         return xaes.opened(self._index, data, kind.encode())
 
     def secret(self, digest: bytes) -> bytes:
-        return hmac.new(keys.required(self._keys.names, "digests"), digest, hashlib.sha256).digest()
+        return self._keyed(b"digest " + digest)
+
+    def shown(self, sizes: list[_T]) -> list[_T]:
+        return []
 
     def mac(self, data: bytes) -> Optional[bytes]:
         return hmac.new(keys.required(self._keys.mac, "manifests"), data, hashlib.sha256).digest()
+
+    def _keyed(self, data: bytes) -> bytes:
+        return hmac.new(keys.required(self._keys.names, "digests"), data, hashlib.sha256).digest()
 
     @property
     def _data(self) -> bytes:

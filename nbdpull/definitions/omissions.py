@@ -55,7 +55,7 @@ def of_point(target: Definitions[_P], point: _P) -> Optional[list[Omission]]:
         xml, live = target.definition(point), target.live_definition(point)
         files = tuple(entry.path.partition("/")[2] for entry in point.manifest.files)
         return _known(xml, live, tuple(disk.name for disk in point.manifest.disks), files)
-    except errors.Damaged:
+    except (errors.Damaged, errors.KeyNeeded):
         return None
 
 

@@ -151,11 +151,11 @@ class IndexWriter:
             self._index = self._store.create(f"{self._disk.series}/{self._disk.point}/{name}")
             self._index_number = self.number(f"{self._disk.point}/{name}")
         raw = pages.encode_page(self.page(records))
-        data = pages.compressed(raw)
+        data = self._store.seal.piece(pages.compressed(raw), layout.PAGE_PIECE)
         ref = numpy.zeros(1, pages.PAGE)
         ref["offset"], ref["records"], ref["file"] = self._start, len(records), self._index_number
         ref["position"], ref["stored"], ref["raw"] = self._index.size, len(data), len(raw)
-        ref["digest"] = numpy.array([reader.digest(raw)], "V32")
+        ref["digest"] = numpy.array([self._store.seal.secret(reader.digest(raw))], "V32")
         self._index.write(data)
         return ref
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -53,6 +54,7 @@ MAX_DOCUMENT = 1 << 26  # bytes of a sealed document, and of a journal
 MAX_NOTE = 1 << 16  # bytes of what is told of a key file
 MAX_FILE = 1 << 30  # bytes of a file that is neither chunk file nor index: it is read whole
 MAX_CHUNK_FILES = 1 << 18  # that a pull makes of a disk
+PAGE_PIECE, RECORDS_PIECE = "page", "records"  # kinds of pieces that are sealed
 WINDOW = 1 << 30  # bytes of a disk that one page is for: see docs/design.md for what it was measured against
 MAX_PAGE_RECORDS = 1 << 21  # one for each 512 bytes of a window
 MAX_PAGES = 16  # of one window
@@ -125,6 +127,11 @@ def belongs_to_domain(name: str) -> bool:
     return name in (DOMAIN_XML, LIVE_XML, VM_OBJECT, NVRAM, *BOOT_FILES) or name.startswith(TPM_PREFIX)
 
 
+def file_piece(name: str) -> str:
+    """Which kind of piece a small file of a point is, where it is sealed."""
+    return f"file {name}"
+
+
 def domain_name(folder: str) -> Optional[str]:
     """Return the domain's name, None where the folder is that of no domain. What a shortened name was is not told: then
     it is the folder's own, decoded."""
@@ -147,11 +154,41 @@ def directory_name(disk: str) -> str:
 # Sealed documents: manifest.json and nbdpull.json
 
 _SEAL = re.compile(rb'\n "digest": "([0-9a-f]{64})"\n}\n\Z')
+_MAC = re.compile(rb'\n "mac": "([0-9a-f]{64})",\n "digest": "([0-9a-f]{64})"\n}\n\Z')
+_ZEROS = "0" * 64
+
+Mac = Callable[[bytes], Optional[bytes]]
 
 
 def seal(document: Document) -> bytes:
     """Return the document as JSON bytes whose last member is the SHA-256 of themselves (with 64 zeros in its place)."""
-    blank = json.dumps({**document, "digest": "0" * 64}, indent=1, ensure_ascii=False).encode() + b"\n"
+    return _digested(_blank({**document, "digest": _ZEROS}))
+
+
+def seal_with_mac(document: Document, mac: Mac) -> bytes:
+    """The same with a `mac` before the digest: that of the file, with zeros in the place of both."""
+    blank = _blank({**document, "mac": _ZEROS, "digest": _ZEROS})
+    made = mac(blank)
+    if made is None:
+        raise ValueError("there is no key for it")
+    return _digested(_MAC.sub(f'\n "mac": "{made.hex()}",\n "digest": "{_ZEROS}"\n}}\n'.encode(), blank))
+
+
+def has_mac(data: bytes, mac: Mac) -> bool:
+    """Whether a document has the mac that only who has the key can make; also where there is no key to tell."""
+    match = _MAC.search(data)
+    if match is None:
+        return False
+    made = mac(data[: match.start(1)] + _ZEROS.encode() + data[match.end(1) : match.start(2)] + _ZEROS.encode()
+               + data[match.end(2) :])  # fmt: skip
+    return made is None or hmac.compare_digest(made.hex(), match[1].decode())
+
+
+def _blank(document: Document) -> bytes:
+    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _digested(blank: bytes) -> bytes:
     digest = hashlib.sha256(blank).hexdigest().encode()
     return _SEAL.sub(b'\n "digest": "' + digest + b'"\n}\n', blank)
 

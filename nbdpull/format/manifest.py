@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Optional
 
 from ..core import errors, members
+from ..crypto.seal import PLAIN, Seal
 from . import layout
 
 FULL = "full"
@@ -99,14 +100,23 @@ class Manifest:
         return frozenset(disk.name for disk in self.disks if not disk.whole)
 
 
-def encode(manifest: Manifest) -> bytes:
-    return layout.seal({"format": layout.FORMAT, "requires": [], **asdict(manifest)})
+def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
+    """The bytes of the file. seal: of the store."""
+    if seal.id is None:
+        return layout.seal({"format": layout.FORMAT, "requires": [], **asdict(manifest)})
+    seal.require()
+    return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **asdict(manifest)}, seal.mac)
 
 
 def sequence_of(data: bytes, point: str) -> Optional[int]:
     """That of the manifest of a point, if it is intact and as `encode` writes it: told in a third of the time that
     `decode` takes. None where only that can tell."""
-    begin = f'{{\n "format": "{layout.FORMAT}",\n "requires": [],\n "point": "{point}",\n "sequence": '.encode()
+    for requires in ("[]", f'[\n  "{layout.SEALED}"\n ]'):
+        begin = (
+            f'{{\n "format": "{layout.FORMAT}",\n "requires": {requires},\n "point": "{point}",\n "sequence": '.encode()
+        )
+        if data.startswith(begin):
+            break
     digits = data[len(begin) : data.find(b",", len(begin))] if data.startswith(begin) else b""
     return int(digits) if digits.isdigit() and len(digits) < 20 and layout.is_intact(data) else None
 
@@ -117,9 +127,12 @@ def seeming_sequence(data: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def decode(data: bytes, what: str) -> Manifest:
-    """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it."""
+def decode(data: bytes, what: str, seal: Seal = PLAIN) -> Manifest:
+    """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it. seal: of the store."""
     document = layout.unseal(data, what)
+    flaw = _seal_flaw(layout.SEALED in document.get("requires", []), data, seal)
+    if flaw:
+        raise errors.Damaged(f"{what}: {flaw}")
     try:
         manifest = members.build(Manifest, document)
         flaw = _flaw(manifest)
@@ -128,6 +141,14 @@ def decode(data: bytes, what: str) -> Manifest:
     if flaw:
         raise errors.Damaged(f"{what}: not a manifest of {layout.FORMAT} ({flaw})")
     return manifest
+
+
+def _seal_flaw(is_sealed: bool, data: bytes, seal: Seal) -> Optional[str]:
+    if is_sealed and seal.id is None:
+        return f"of a sealed store, and {layout.MARKER} does not say that this one is; restore that file from a copy"
+    if seal.id is not None and not (is_sealed and layout.has_mac(data, seal.mac)):
+        return "not made with the key of this store: it was changed by somebody who has not the key, or made elsewhere"
+    return None
 
 
 def _flaw(manifest: Manifest) -> Optional[str]:

@@ -37,7 +37,7 @@ PAGE = numpy.dtype(
         ("raw", "<u4"),  # its size decompressed
         ("file", "<u4"),  # which index file: number in the directory's files
         ("records", "<u4"),  # how many it holds
-        ("digest", "V32"),  # BLAKE3 of the decompressed page
+        ("digest", "V32"),  # BLAKE3 of the decompressed page, in a sealed store keyed
     ]
 )
 assert PAGE.itemsize == 64

@@ -31,8 +31,9 @@ def page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
     """The page of an index file that a directory's PAGE refers to; Damaged unless it is what was stored."""
     raw, stored = int(ref["raw"]), int(ref["stored"])
     try:
-        data = pages.decompressed(store.read_range(path, int(ref["position"]), stored), raw)
-        if len(data) != raw or digest(data) != ref["digest"].tobytes():
+        piece = store.seal.opened_piece(store.read_range(path, int(ref["position"]), stored), layout.PAGE_PIECE)
+        data = pages.decompressed(piece, raw)
+        if len(data) != raw or store.seal.secret(digest(data)) != ref["digest"].tobytes():
             raise ValueError("its digest is not the stored one")
         found = pages.decode_page(data, disk)
         if len(found.records) != ref["records"]:
@@ -49,8 +50,9 @@ def chunk_records(store: Store, path: str, size: int, disk: str) -> pages.Page:
         table_size = layout.seek_table_size(_tail(store, path, size, layout.SEEK_FOOTER_SIZE))
         table = layout.parse_seek_table(_tail(store, path, size, table_size))
         frame = _tail(store, path, size - table_size, table[-1][0])
-        data = pages.decompressed(layout.parse_skippable(frame, layout.RECORDS_MAGIC), MAX_CHUNK_RECORDS_SIZE)
-        return pages.decode_page(data, disk)
+        piece = layout.parse_skippable(frame, layout.RECORDS_MAGIC)
+        data = store.seal.opened_piece(piece, layout.RECORDS_PIECE)
+        return pages.decode_page(pages.decompressed(data, MAX_CHUNK_RECORDS_SIZE), disk)
     except (ValueError, IndexError) as error:
         raise errors.Damaged(f"{store.path(path)}: the records of the chunk file cannot be read: {error}") from error
 
@@ -148,8 +150,9 @@ class FrameReader:
             path, data = self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
         except errors.Damaged as error:
             raise _damaged(record, str(error)) from error
-        raw = self._decompressed(data, int(record["raw"]))
-        if raw is None or digest(raw) != record["digest"].tobytes():
+        wanted = record["digest"].tobytes()
+        raw = self._opened(data, wanted, int(record["raw"]))
+        if raw is None or digest(raw) != wanted:
             raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored")
         return data, raw
 
@@ -184,6 +187,13 @@ class FrameReader:
             path = self._store.path(self._series, moved.path_of(entry.path))
             raise errors.Damaged(f"{path}: a frame that is needed was not moved")
         return place
+
+    def _opened(self, data: bytes, wanted: bytes, size: int) -> Optional[bytes]:
+        """What a frame holds, None where it is not one of that digest or size."""
+        try:
+            return self._decompressed(self._store.seal.opened_frame(data, wanted), size)
+        except ValueError:
+            return None
 
     def _decompressed(self, data: bytes, size: int) -> Optional[bytes]:
         """Return exactly `size` bytes, or None. The size that a damaged frame claims must never be allocated."""

@@ -17,6 +17,7 @@ import zstandard
 from blake3 import blake3
 
 from ..core import extents
+from ..crypto.seal import PLAIN, Seal
 from ..storage.base import Store, Writer
 from . import layout, pages
 from .directory import Directory
@@ -68,12 +69,12 @@ class Encoder:
     """Turns extents and their bytes into records and frames; may be used by several threads at once.
 
     known: object whose find(extents, digests) gives, for each data extent, whether an older point has that very frame
-    for that very range, and the records to refer to it with; None: every frame is stored.
+    for that very range, and the records to refer to it with; None: every frame is stored. seal: of the store.
     """
 
-    def __init__(self, level: int, known: Optional[Known] = None) -> None:
+    def __init__(self, level: int, known: Optional[Known] = None, seal: Seal = PLAIN) -> None:
         self._level = level
-        self._known = known
+        self._known, self._seal = known, seal
         self._thread = threading.local()
 
     def encode(self, batch: extents.Extents, buffers: Sequence[extents.Buffer]) -> Encoded:
@@ -84,9 +85,14 @@ class Encoder:
         data = numpy.flatnonzero(batch["kind"] == extents.DATA)
         records["kind"][data] = extents.DATA
         records["raw"][data] = batch["length"][data]
-        records["digest"][data] = numpy.array([blake3(buffer).digest() for buffer in buffers], "V32")
+        digests = [blake3(buffer).digest() for buffer in buffers]
+        records["digest"][data] = numpy.array(digests, "V32")
         old = self._refer_to_known(records, data)
-        frames = [self._compressed(buffer) for buffer, is_old in zip(buffers, old) if not is_old]
+        frames = [
+            self._seal.frame(self._compressed(buffer), digest)
+            for buffer, digest, is_old in zip(buffers, digests, old)
+            if not is_old
+        ]
         records["stored"][data[~old]] = [len(frame) for frame in frames]
         return Encoded(records, frames, read_bytes, data[~old], data[old])
 
@@ -198,7 +204,7 @@ class DiskWriter:
         path = f"{disk.point}/{layout.chunk_name(disk.name, number)}"
         file = self._store.create(f"{disk.series}/{path}")
         header = layout.chunk_header(disk.point, disk.name, disk.size, number)
-        return Chunk(file, self._index.number(path), header)
+        return Chunk(file, self._index.number(path), header, self._store.seal)
 
     def _end_chunk(self, chunk: Chunk) -> None:
         self._chunk = None
@@ -235,10 +241,10 @@ class DiskWriter:
 
 
 class Chunk:
-    """A chunk file being written. number: that of the file in the records' chunk."""
+    """A chunk file being written. number: that of the file in the records' chunk; seal: of its store."""
 
-    def __init__(self, file: Writer, number: int, header: bytes) -> None:
-        self.file, self.number = file, number
+    def __init__(self, file: Writer, number: int, header: bytes, seal: Seal) -> None:
+        self.file, self.number, self._seal = file, number, seal
         self.record_count = self.read_bytes = 0
         self._records: list[layout.Records] = []
         self._sizes = [(len(header), 0)]
@@ -253,7 +259,7 @@ class Chunk:
         self._records.append(records)
         self.record_count += len(records)
         self.read_bytes += encoded.read_bytes
-        self._sizes += records[["stored", "raw"]][data].tolist()
+        self._sizes += self._seal.shown(records[["stored", "raw"]][data].tolist())
         self.file.write(b"".join(encoded.frames))
 
     def records(self) -> layout.Records:
@@ -261,7 +267,8 @@ class Chunk:
 
     def seal(self, page: pages.Page) -> Writer:
         """Append the records as a page and the seek table, make the file durable; return it."""
-        records = layout.skippable(layout.RECORDS_MAGIC, pages.compressed(pages.encode_page(page)))
+        data = self._seal.piece(pages.compressed(pages.encode_page(page)), layout.RECORDS_PIECE)
+        records = layout.skippable(layout.RECORDS_MAGIC, data)
         self._sizes.append((len(records), 0))
         self.file.write(records + layout.seek_table(self._sizes))
         self.file.seal()

@@ -69,6 +69,7 @@ class Result:
 def compare(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the manifests; no data is read. StoreError."""
     opened, dest = marker.open_store(options.store), marker.open_store(options.dest)
+    marker.require_one_key(opened, dest)
     found = store_choice.fitting([*series.all_series(opened), *series.all_series(dest)], options.domain)
     sources, others = ([each for each in found if each.store is store] for store in (opened, dest))
     if not found:

@@ -17,7 +17,7 @@ from ..core import deadline, errors
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
-from ..repository import half_points, incoming, marker, matching, removal, retention, series, soundness
+from ..repository import half_points, incoming, keyring, marker, matching, removal, retention, series, soundness
 from ..repository.incoming import Incoming, Taken
 from ..repository.matching import Matched
 from ..repository.retention import Policy
@@ -86,7 +86,7 @@ def copy(options: Options, report: Report = lambda **event: None, check: Check =
     check = deadline.bounded(check, options.max_duration, "the copy")
     by = policy.made(options.rules) if options.rules else None
     sources, points = _wanted(options)
-    dest = _destination(options)
+    dest = _destination(options, sources[0].store)
     run = _Run(options, points, by, Throttle(options.max_rate, check=check), report, check)
     return Result([_domain(source, dest, run) for source in sources])
 
@@ -98,12 +98,18 @@ def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
     return list({each.folder: each for each, _ in found}.values()), {point.id for _, point in found}
 
 
-def _destination(options: Options) -> Store:
+def _destination(options: Options, source: Store) -> Store:
+    """What is sealed is copied as it is: into a store of the same key, which a new one is made for."""
     if not place.are_apart(options.store, options.dest):
         raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
     if not options.dry_run:
-        return marker.open_or_create(options.dest)
-    return place.opened(options.dest) if marker.is_new(options.dest) else marker.open_store(options.dest)
+        dest = marker.open_or_create(options.dest, seal=keyring.copied(source))
+    elif marker.is_new(options.dest):
+        return place.opened(options.dest)
+    else:
+        dest = marker.open_store(options.dest)
+    marker.require_one_key(source, dest)
+    return dest
 
 
 def _domain(source: Series, dest: Store, run: _Run) -> Domain:

@@ -40,9 +40,14 @@ def digest(options: Options, report: Report = lambda **event: None, check: Check
     report = partial(report, domain=target.domain)
     wanted = target.points() if options.point == ALL_POINTS else [target.point(options.point)]
     points = [(each, _of_point(target, each, options.disks, options.threads, report, check)) for each in wanted]
-    found = [{**findings.entry(point), "disks": disks} for point, disks in points]
+    found = [{**findings.entry(point), "disks": _kept(target, disks)} for point, disks in points]
     warnings = findings.kept(target, findings.DIGEST, points=found) if options.keep else []
     return Result(target.domain, points, warnings)
+
+
+def _kept(target: series.Series, disks: dict[str, str]) -> dict[str, str]:
+    """As they are in a finding: from that nobody may confirm a guess of what is on the disks of a sealed store."""
+    return {name: target.store.seal.secret(bytes.fromhex(found)).hex() for name, found in disks.items()}
 
 
 def _of_point(

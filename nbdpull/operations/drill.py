@@ -188,7 +188,9 @@ def _kept(target: Series, result: Result, picture: Optional[tuple[str, bytes]]) 
              "seconds": result.seconds, "waited_for": result.waited_for}  # fmt: skip
     try:
         path = findings.record(target, findings.DRILL, when=result.when, who=result.who, points=[about])
-        return target.store.path(findings.attach(target, path, *picture)) if picture else None, []
+        if picture is None or target.store.seal.id is not None:  # it shows what is on the guest's screen
+            return None, []
+        return target.store.path(findings.attach(target, path, *picture)), []
     except (errors.OutputError, errors.StoreError) as error:
         return None, [f"the result is not kept: {error}"]
 

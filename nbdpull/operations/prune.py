@@ -155,9 +155,12 @@ def _repacked(target: Series, removed: list[str], options: Options, check: Check
     if not options.repack_below:
         return Repacked()
     wanted = repack.Wanted(options.repack_below, options.repack_limit)
-    if options.dry_run:
-        return repack.would_repack(target, removed, wanted, check)
-    return repack.repack(target, wanted, check)
+    try:
+        if options.dry_run:
+            return repack.would_repack(target, removed, wanted, check)
+        return repack.repack(target, wanted, check)
+    except errors.KeyNeeded as error:  # which frames live is secret; what was to be removed is gone all the same
+        return Repacked(problems=(str(error),))
 
 
 def candidates(target: Series, known: Soundness) -> list[Candidate]:

@@ -14,6 +14,7 @@ from typing import Optional, cast
 
 from ..core import errors
 from ..core.errors import Check, Report
+from ..crypto.seal import Seal
 from ..format import layout, reader
 from ..format.directory import Directory
 from ..format.index_writer import Disk, IndexWriter
@@ -69,7 +70,7 @@ def _made(
     target: Series, point: Point, disk: DiskEntry, base: Optional[Directory], chunks: Sequence[FileEntry]
 ) -> dict[str, bytes]:
     """{path: bytes} of what the pull of the point made of the records of its chunk files."""
-    memory = _Memory()
+    memory = _Memory(target.store.seal)
     about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole)
     again = IndexWriter(cast(Store, memory), about, base)
     for entry in chunks:
@@ -119,7 +120,8 @@ def _base(target: Series, point: Point, disk: DiskEntry) -> Optional[Directory]:
 class _Memory:
     """As much of a store as an IndexWriter writes to."""
 
-    def __init__(self) -> None:
+    def __init__(self, seal: Seal) -> None:
+        self.seal = seal
         self.files: list[_File] = []
 
     def create(self, path: str) -> _File:

@@ -92,7 +92,7 @@ class DiskCopy:
         self._whole = mode == FULL or (base is not None and base.whole)
         if base is not None and base.whole != self._whole:
             base = None  # what no record tells is not the same in both
-        self._encoder = writer.Encoder(storing.level, KnownFrames(base) if base and dedupe else None)
+        self._encoder = writer.Encoder(storing.level, KnownFrames(base) if base and dedupe else None, series.store.seal)
         self._began = self._ended = time.monotonic()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
         if kept:

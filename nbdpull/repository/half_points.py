@@ -70,7 +70,7 @@ def removed_point(series: Series, name: str) -> Point:
     """What that was; Damaged, FormatTooNew, FormatTooOld."""
     path = f"{series.folder}/{name}/{REMOVED}"
     data = series.store.read(path)
-    return Point(manifest.decode(data, series.store.path(path)), hashlib.sha256(data).hexdigest())
+    return Point(manifest.decode(data, series.store.path(path), series.store.seal), hashlib.sha256(data).hexdigest())
 
 
 def removed_points(series: Series) -> dict[str, Point]:

@@ -14,6 +14,8 @@ from typing import NamedTuple, Optional
 from uuid import uuid4
 
 from ..core import errors, members
+from ..crypto.keys import StoreKeys
+from ..crypto.seal import Locked, Sealed
 from ..format import layout
 from ..storage import folders, place
 from ..storage.access import OWNER, Access, of_store
@@ -45,12 +47,21 @@ class NewSeal(NamedTuple):
 
 
 def open_store(root: str) -> Store:
-    """Return the Store at a place that is there; StoreError if it is none."""
+    """Return the Store at a place that is there, locked if it is a sealed one; StoreError if it is none."""
     if not place.is_there(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
     found = place.opened(root)
-    uuid_of(found)
+    told = _read(found)
+    if told.sealed is not None:
+        found.seal = Locked(told.sealed.key, found.root)
     return found
+
+
+def unlock(found: Store, keys: StoreKeys) -> None:
+    """From now on a sealed Store is read and written with these keys; KeyNeeded where they are another store's."""
+    if found.seal.id != keys.id:
+        raise errors.KeyNeeded(f"{found.root} {_sealed(found)}, this is key {keys.id}")
+    found.seal = Sealed(keys)
 
 
 def is_new(root: str) -> bool:
@@ -148,3 +159,16 @@ def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
         document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
         place.opened(root).publish(layout.MARKER, layout.seal(document))
+
+
+def require_one_key(source: Store, target: Store) -> None:
+    """StoreError unless what one store holds can be in the other as it is: both sealed with one key, or neither."""
+    if source.seal.id != target.seal.id:
+        raise errors.StoreError(
+            f"{source.root} {_sealed(source)}, {target.root} {_sealed(target)}: only between stores of one key is a "
+            "copy possible; name a new directory, which becomes one"
+        )
+
+
+def _sealed(store: Store) -> str:
+    return "is not sealed" if store.seal.id is None else f"is sealed with key {store.seal.id}"

@@ -71,6 +71,10 @@ class NewPoint:
     def add_file(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
         """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
         referred to instead."""
+        self._add_stored(name, self.series.store.seal.piece(data, layout.file_piece(name)), parent)
+
+    def _add_stored(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
+        """The same of bytes as they are stored."""
         known = parent.file(name) if parent else None
         same = known and (known.size, known.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         if known and same and not self.series.file_flaw(known):
@@ -86,10 +90,10 @@ class NewPoint:
         entries = [*(disk.directory for disk in disks), *(file for each in stored for file in each.files), *self._files]
         own = [entry.path.partition("/") for entry in entries]
         digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
-        self.add_file(layout.SUMS, layout.sums(digests))
+        self._add_stored(layout.SUMS, layout.sums(digests))
         store.sync_folder(self._folder)
-        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields))
-        decoded = manifest.decode(data, self.id)  # what a reader would have to refuse is never published
+        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields), store.seal)
+        decoded = manifest.decode(data, self.id, store.seal)  # what a reader would have to refuse is never published
         store.publish(f"{self._folder}/{layout.MANIFEST}", data)
         self.committed = True
         return Point(decoded, hashlib.sha256(data).hexdigest())

@@ -197,7 +197,7 @@ class _Run:
         file = self._store.create(f"{self._series.folder}/{path}")
         try:
             size = frames.disk_size
-            chunk = writer.Chunk(file, 0, layout.chunk_header(self._folder, disk, size, number))
+            chunk = writer.Chunk(file, 0, layout.chunk_header(self._folder, disk, size, number), self._store.seal)
             with reader.FrameReader(self._store, self._series.folder, frames.entries) as source:
                 for start in range(0, len(frames.records), STEP):
                     self._check()

@@ -150,7 +150,7 @@ class Series:
     def _point(self, name: str) -> Point:
         path = f"{self.folder}/{name}/{layout.MANIFEST}"
         data = self.store.read(path)
-        decoded = manifest.decode(data, self.store.path(path))
+        decoded = manifest.decode(data, self.store.path(path), self.store.seal)
         if decoded.point != name:
             raise errors.Damaged(f"{self.store.path(path)}: the directory was renamed; its point is {decoded.point}")
         return Point(decoded, hashlib.sha256(data).hexdigest())
@@ -250,7 +250,10 @@ class Series:
         data = self.store.read(f"{self.folder}/{entry.path}", entry.size)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise errors.Damaged(_not_stored(self.store.path(f"{self.folder}/{entry.path}")))
-        return data
+        try:
+            return self.store.seal.opened_piece(data, layout.file_piece(name))
+        except ValueError as error:
+            raise errors.Damaged(f"{self.store.path(f'{self.folder}/{entry.path}')}: {error}") from None
 
     def definition(self, point: Point) -> str:
         """The domain's definition as it was stored, as text; Damaged where there is none."""

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Callable, Optional, Protocol
 
 from ..core.errors import Check
+from ..crypto.seal import Seal
 
 MAX_READ = 1 << 26  # bytes of a file that is read whole
 DRAFT = ".draft"  # ends the name of a file that is to appear whole
@@ -78,12 +79,14 @@ class Store(Protocol):
 
     root: the place, as every process of this machine can name it: an absolute path, or a URL. has_locks: whether
     `locked` keeps out every other writer. chunk_size: bytes that a large file is to have there, None: as many as one
-    likes. A folder in which there is nothing may not show.
+    likes. A folder in which there is nothing may not show. seal: what who writes frames, pages and small
+    files into it has to do with them first, and who reads them then; the store itself never looks at it.
     """
 
     root: str
     has_locks: bool
     chunk_size: Optional[int]
+    seal: Seal
 
     def path(self, *names: str) -> str:
         """How a message names a file, or the store."""

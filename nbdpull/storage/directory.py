@@ -21,6 +21,7 @@ from typing import Callable, Optional
 from ..core import errors, file_system
 from ..core.errors import Check
 from ..core.os_error import FULL, translated
+from ..crypto.seal import PLAIN, Seal
 from . import access, beneath, folders
 from .base import DRAFT, MAX_READ
 from .directory_file import DirectoryReader, DirectoryWriter, unreadable
@@ -37,6 +38,7 @@ class DirectoryStore:
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         self.access = access.of_store(self.root)
+        self.seal: Seal = PLAIN
 
     def path(self, *names: str) -> str:
         return os.path.join(self.root, *names)

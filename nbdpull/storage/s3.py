@@ -19,6 +19,7 @@ from typing import Callable, Optional
 
 from ..core import errors
 from ..core.errors import Check
+from ..crypto.seal import PLAIN, Seal
 from .base import MAX_READ
 from .read_ahead import ReadAhead
 from .s3_client import Absent, Bucket, Exists, Found
@@ -50,6 +51,7 @@ class S3Store:
         name, _, prefix = self.root[len(SCHEME) :].partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self.bucket = Bucket(name) if patience is None else Bucket(name, patience)
+        self.seal: Seal = PLAIN
         self._ahead = ReadAhead()
         self._listed = _Listed()
 

@@ -1,0 +1,53 @@
+"""Sealed stores for tests: made and opened with one fixed master key, whatever identities there are."""
+
+import contextlib
+
+from stores import KIB, MIB, Vm
+
+from nbdpull.crypto import keys
+from nbdpull.repository import marker
+
+MASTER = bytes(range(100, 132))
+KEYS = keys.of_master(MASTER)
+OTHER = keys.of_master(bytes(32))
+SECRET = b"Xy7-nobody-may-see-this-9Qz"  # what only a guest, and its definition, say
+
+
+def chain(root, points=3, store_keys=KEYS):
+    """A small domain of two disks with points, each of which changes a little of the first one."""
+    vm = Vm(root, keys=store_keys)
+    vm.xml = f"<domain><name>vm1</name><description>{SECRET.decode()}</description></domain>"
+    vm.files = {"nvram": SECRET * 10}
+    vm.add_disk("vda", 256 * KIB)
+    vm.add_disk("vdb", 3000)
+    vm.write("vda", 1000, SECRET * 50)
+    vm.write("vdb", 0, SECRET)
+    vm.pull(chunk_size=KIB, batch_size=64 * KIB)
+    for number in range(1, points):
+        vm.write("vda", number * 64 * KIB + 7, SECRET + bytes([number]) * 100)
+        vm.pull(dedupe=True)
+    return vm
+
+
+@contextlib.contextmanager
+def opening(monkeypatch, store_keys=KEYS):
+    """Whoever opens a sealed store meanwhile has these keys."""
+    real = marker.open_store
+
+    def opened(*args, **options):
+        found = real(*args, **options)
+        if found.seal.id is not None:
+            marker.unlock(found, store_keys)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(marker, "open_store", opened)
+        yield
+
+
+def is_told(data, secret=SECRET):
+    """Whether bytes have a part of the secret in them."""
+    return any(secret[at : at + 8] in data for at in range(len(secret) - 8))
+
+
+__all__ = ["KEYS", "KIB", "MASTER", "MIB", "OTHER", "SECRET", "Vm", "chain", "is_told", "opening"]
