@@ -11,6 +11,7 @@ from nbdpull.cli.commands import VERBS
 SCHEMA = json.loads((Path(__file__).parent.parent / "nbdpull/schemas/output.json").read_text())
 DOCUMENTS = (
     "init",
+    "key",
     "list",
     "status",
     "show",

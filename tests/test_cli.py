@@ -96,6 +96,7 @@ def test_a_verb_is_a_verb(verb):
         "unpin": "d latest",
         "copy": "d e",
         "compare": "d e",
+        "key": "list d",
     }
     assert parsed(verb, *needed.get(verb, "d").split()).verb == verb
 

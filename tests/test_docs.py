@@ -291,8 +291,8 @@ def test_the_commands_of_the_readmes_table(vm, tmp_path):
     """serve and drill, which go on for as long as they are wanted, and what a store is for have tests of their own."""
     shown = [shlex.split(words) for words in re.findall(r"^\| `nbdpull ([^`]+)` \|", README, re.MULTILINE)]
     assert [parsed(["nbdpull", *words]).verb for words in shown] == [
-        "doctor", "plan", "serve", "drill", "status", "prune", "policy", "usage", "diff", "copy", "cleanup",
-        "release"
+        "doctor", "plan", "serve", "drill", "status", "prune", "policy", "usage", "diff", "init", "copy",
+        "cleanup", "release"
     ]  # fmt: skip
     before = vm.checkpoints()
     for words in shown:

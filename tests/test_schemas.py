@@ -22,6 +22,7 @@ DOCUMENTS = {
     "verified of a point": "verified",
     "a status": "status",
     "an empty store": "init",
+    "keys of a store": "key",
     "a policy": "policy",
     "a usage": "usage",
     "a comparison": "compare",
@@ -126,6 +127,7 @@ def test_each_line_and_document_has_a_sample():
     """Of real runs, in tests/data/output.jsonl: {"verb": …, "is": the definition, "value": what was printed}."""
     documents = {
         "init",
+        "key",
         "list",
         "status",
         "show",

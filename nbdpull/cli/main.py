@@ -22,6 +22,7 @@ from .commands import VERBS
 
 _ONE_DOCUMENT = (
     "init",
+    "key",
     "list",
     "status",
     "show",

@@ -262,6 +262,19 @@ def add_stall_timeout(parser: Parser, of: type) -> None:
         help="give up on a server that does not answer for this long")  # fmt: skip
 
 
+def add_recipients(parser: Parser, of: type) -> None:
+    """Who is to open a sealed store."""
+    add(parser, of, "--recipient", metavar="R", dest="recipients", action="append",
+        help="a public key that is to open it: age1…, 'ssh-ed25519 …' or 'ssh-rsa …' (may be repeated)")  # fmt: skip
+    add(parser, of, "--passphrase-file", metavar="FILE", help="a passphrase that is to open it: the only line of FILE")
+
+
+def add_identities(parser: Parser, of: type) -> None:
+    add(parser, of, "--identity", metavar="FILE", dest="identities", action="append",
+        help="what opens a sealed store: a secret key of age or ssh, or a passphrase (may be repeated; "
+        "default: NBDPULL_IDENTITY_FILE)")  # fmt: skip
+
+
 def add_dry_run(parser: Parser, of: type) -> None:
     add(parser, of, "--dry-run", action="store_true", help="show what is there, remove nothing")
 

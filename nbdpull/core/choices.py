@@ -57,3 +57,10 @@ class BackupType:
 
     FULL, INCREMENTAL = "full", "incremental"
     WORDS = (FULL, INCREMENTAL)
+
+
+class KeyAction:
+    """What is done to the keys of a sealed store."""
+
+    LIST, ADD, REMOVE, ROTATE, TEST, EXPORT = "list", "add", "remove", "rotate", "test", "export"
+    WORDS = (LIST, ADD, REMOVE, ROTATE, TEST, EXPORT)

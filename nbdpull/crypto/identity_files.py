@@ -21,7 +21,12 @@ _MAX = 1 << 17  # bytes; more than any identity has
 def given(named: Sequence[str]) -> list[Identity]:
     """Those of the files that the user named, else of that in the variable, else of the credential; none where there is
     none of these. UsageError, MissingSoftware."""
-    return [identity for path, name in meant(named) for identity in age.identities(_read(path, name), name)]
+    return [identity for path, name in meant(named) for identity in read(path, name)]
+
+
+def read(path: str, name: str) -> list[Identity]:
+    """Those of one file. UsageError, MissingSoftware."""
+    return age.identities(_read(path, name), name)
 
 
 def meant(named: Sequence[str]) -> list[tuple[str, str]]:

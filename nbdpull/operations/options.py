@@ -20,6 +20,7 @@ from ..core.choices import (
     LATEST,
     SHARED_DIR,
     STALL_TIMEOUT,
+    KeyAction,
     Level,
     Offline,
     OnLostBase,
@@ -505,11 +506,31 @@ class PinOptions:
 
 
 @dataclass(frozen=True)
-class InitOptions:
-    """store: to be made. group: of the system, that may read it."""
+class _Recipients:
+    """recipients: public keys of age or ssh that are to open a store; passphrase_file: of a passphrase that is to."""
 
-    store: str
+    recipients: list[str] = field(default_factory=list)
+    passphrase_file: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class InitOptions(_Recipients):
+    """store: to be made; sealed, where somebody is to open it. group: of the system, that may read it."""
+
+    store: str = ""
     group: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class KeyOptions(_Recipients):
+    """action: a word of KeyAction. key: that is to be removed, by its name, label or recipient. label: of a new one.
+    identities: files of who can open the store."""
+
+    action: str = KeyAction.LIST
+    store: str = ""
+    key: Optional[str] = None
+    label: str = ""
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple, Optional
 from ..core import errors, members
 from ..crypto import age, keys
 from ..crypto.keys import StoreKeys
-from ..crypto.recipients import MASTER, Identity
+from ..crypto.recipients import AGE, MASTER, PASSPHRASE, SSH, Identity
 from ..format import findings, layout
 from ..storage.base import Store
 from . import marker
@@ -49,17 +49,25 @@ class KeyFile(NamedTuple):
     who: str
 
     @property
+    def kind(self) -> str:
+        """Of the identity that opens it; "unknown" where there is no note."""
+        if self.by_passphrase:
+            return PASSPHRASE
+        return "unknown" if self.recipient is None else AGE if self.recipient.startswith("age") else SSH
+
+    @property
+    def of(self) -> str:
+        """Whose it is, for people: a label, the comment of an ssh key, or the end of the digits."""
+        if self.label or self.by_passphrase or self.recipient is None:
+            return self.label or ("a passphrase" if self.by_passphrase else "not noted")
+        kind, _, rest = self.recipient.partition(" ")
+        digits, _, comment = rest.partition(" ")
+        return f"{kind} {comment or '…' + digits[-12:]}" if digits else f"{kind[:12]}…{kind[-4:]}"
+
+    @property
     def whose(self) -> str:
         """For messages."""
-        known = self.label or ("a passphrase" if self.by_passphrase else _short(self.recipient or "a key not noted"))
-        return f"{self.name} ({known})"
-
-
-def _short(recipient: str) -> str:
-    """A recipient for a message: with the comment of an ssh key, without most of its digits."""
-    kind, _, rest = recipient.partition(" ")
-    blob, _, comment = rest.partition(" ")
-    return comment or (f"{kind} …{blob[-12:]}" if blob else f"{kind[:12]}…")
+        return f"{self.name} ({self.of})"
 
 
 class Opened(NamedTuple):
@@ -135,16 +143,16 @@ def keys_of(store: Store, tried: Sequence[Identity]) -> Optional[StoreKeys]:
     return keys.of_master(open_master(store, tried).master)
 
 
-def open_master(store: Store, tried: Sequence[Identity]) -> Opened:
-    """The master key of a sealed store, by the first identity that opens a copy. Errors as of keys_of; StoreError where
-    it is not sealed."""
+def open_master(store: Store, tried: Sequence[Identity], without: str = "") -> Opened:
+    """The master key of a sealed store, by the first identity that opens a copy. without: name of one that is not to be
+    counted on. Errors as of keys_of; StoreError where it is not sealed."""
     wanted = marker.master_of(store)
     if wanted is None:
         raise errors.StoreError(f"{store.root}: {PLAIN}")
     if not tried:
         raise errors.KeyNeeded(f"{store.root} is sealed: {_NAMED_BY}")
     flaws: list[errors.Damaged] = []
-    for opened in _attempts(store, tried, flaws):
+    for opened in _attempts(store, [name for name in _names(store) if name != without], tried, flaws):
         if keys.of_master(opened.master).id == wanted:
             return opened
         flaws.append(_foreign(store, opened, wanted))
@@ -153,11 +161,13 @@ def open_master(store: Store, tried: Sequence[Identity]) -> Opened:
     raise _nobody(store, tried)
 
 
-def _attempts(store: Store, tried: Sequence[Identity], flaws: list[errors.Damaged]) -> Iterable[Opened]:
+def _attempts(
+    store: Store, names: list[str], tried: Sequence[Identity], flaws: list[errors.Damaged]
+) -> Iterable[Opened]:
     """What opens, master keys first, and what takes a second, passphrases, last. flaws: gets what is damaged."""
     yield from (Opened(bytes(each.secret), each, None) for each in tried if each.kind == MASTER)
     last: list[tuple[str, bytes, str]] = []
-    for name in _names(store):
+    for name in names:
         try:
             data, path = _read(store, name)
             if age.takes_passphrase(data, path):
@@ -209,6 +219,21 @@ def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional
     files = _files(opened.master, words, passphrase, label)
     marker.put_keys(store, files)
     return [path.rpartition("/")[2][: -len(_WRAPPED)] for path, _ in files if path.endswith(_WRAPPED)]
+
+
+def rotate(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional[bytes], label: str) -> None:
+    """Let these open the store, and nobody else who needs a key file for it. The master key stays. Errors as of add,
+    remove; where it dies, more can open the store than before, and none less."""
+    before = _names(store)
+    marker.put_keys(store, _files(opened.master, words, passphrase, label))
+    remove(store, before)
+
+
+def exported(opened: Opened, words: Sequence[str], passphrase: Optional[bytes]) -> str:
+    """The master key as text, wrapped for these: lines of a file of age, which the store does not have. What it holds
+    is an identity. UsageError, MissingSoftware."""
+    text = keys.text_of(opened.master).encode() + b"\n"
+    return age.armored(age.wrap(text, words) if passphrase is None else age.wrap_by_passphrase(text, passphrase))
 
 
 def found(store: Store, named: str) -> KeyFile:

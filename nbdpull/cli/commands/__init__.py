@@ -18,6 +18,7 @@ VERBS = (
     "expose",
     "drill",
     "init",
+    "key",
     "list",
     "status",
     "show",

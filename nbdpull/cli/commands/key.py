@@ -1,0 +1,73 @@
+"""key: who can open a sealed store."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ...core.choices import KeyAction
+from ...core.errors import Check, Report
+from ...operations.options import KeyOptions as Options
+from .. import terminal, usage
+from ..output import Outcome
+
+if TYPE_CHECKING:
+    from ...operations.key import Result
+
+SUMMARY = "list, add, remove, replace, test or export the keys of a sealed store"
+EXAMPLE = "key add dir/ --recipient age1… --identity my.key"
+
+
+def add(parser: usage.Parser) -> None:
+    usage.add(parser, Options, "action", metavar="ACTION", choices=KeyAction.WORDS, help=", ".join(KeyAction.WORDS))
+    usage.add_store(parser, Options)
+    usage.add(parser, Options, "key", metavar="KEY", nargs="?",
+              help="of remove: name, label or recipient of the one that is to go")  # fmt: skip
+    usage.add_recipients(parser, Options)
+    usage.add(parser, Options, "--label", metavar="TEXT", help="whose a new key is, for who reads the list")
+    usage.add_identities(parser, Options)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: Namespace, report: Report, check: Check) -> Outcome:
+    from ...operations import key
+
+    options = usage.options(Options, args)
+    found = key.key(options, report, check)
+    failed = [each.problem for each in found.tried if each.problem]
+    return Outcome(
+        _members(found),
+        _lines(found, options),
+        max((error.exit_code for error in failed), default=0),
+        warnings=found.warnings,
+        complaints=[str(error) for error in failed],
+        text=found.exported,
+    )
+
+
+def _members(found: Result) -> dict[str, Any]:
+    return {
+        "master": found.master,
+        "keys": [{"name": each.name, "kind": each.kind, "recipient": each.recipient, "label": each.label,
+                  "when": each.when, "who": each.who} for each in found.keys],
+        "changed": found.changed,
+        "tried": [{"identity": each.identity, "key": each.key, "problem": str(each.problem) if each.problem else None}
+                  for each in found.tried],
+        "exported": found.exported,
+    }  # fmt: skip
+
+
+def _lines(found: Result, options: Options) -> Iterator[str]:
+    if found.tried:
+        for each in found.tried:
+            if not each.problem:
+                yield f"{each.identity} opens {options.store}" + (f": key {each.key}" if each.key else "")
+        return
+    yield f"master key {found.master}, which these open:"
+    yield from terminal.table(["KEY", "WHOSE", "SINCE"], _rows(found))
+
+
+def _rows(found: Result) -> Iterator[tuple[str, ...]]:
+    for each in found.keys:
+        yield each.name, each.of, each.when[:16].replace("T", " ") or "?"

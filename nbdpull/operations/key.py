@@ -1,0 +1,145 @@
+"""Key: who can open a sealed store, and how that changes.
+
+Must not know: how a key is wrapped, where key files are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+from ..core import errors
+from ..core.choices import KeyAction
+from ..core.errors import Check, Report
+from ..crypto import identity_files
+from ..repository import keyring, marker
+from ..repository.keyring import KeyFile
+from ..storage.base import Store
+from .options import KeyOptions as Options
+
+_NOBODY = "say who is to open the store: --recipient age1…, --recipient 'ssh-ed25519 …', or --passphrase-file FILE"
+_KEPT = (
+    "the master key is the same as before: who could open the store and kept a copy of it, or of the key files, can "
+    "read what he gets of it, also what is written from now on; to shut him out, begin a new store"
+)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """identity: of a file, as a message names it. key: name of the key file that it opened, or None. problem: why it
+    does not open the store, None where it does."""
+
+    identity: str
+    key: Optional[str]
+    problem: Optional[errors.NbdpullError]
+
+
+@dataclass(frozen=True)
+class Result:
+    """master: id of the store's master key. keys: all that there are now. tried: of a test. exported: of an export, the
+    lines of a file of age."""
+
+    master: str
+    keys: list[KeyFile]
+    changed: bool = False
+    tried: list[Tried] = field(default_factory=list)
+    exported: Optional[str] = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def key(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
+    """List, add, remove, replace, try or export keys. StoreError of a store that is not sealed; KeyNeeded where the
+    identities do not open it; UsageError, Damaged, OutputError, MissingSoftware."""
+    _require_fitting(options)
+    store = marker.open_store(options.store)
+    keys = keyring.listed(store)
+    master = marker.master_of(store) or ""
+    if options.action == KeyAction.LIST:
+        return Result(master, keys)
+    if options.action == KeyAction.TEST:
+        return Result(master, keys, tried=_tried(store, options.identities))
+    if options.action == KeyAction.EXPORT:
+        return Result(master, keys, exported=_exported(store, options))
+    _CHANGES[options.action](store, options)
+    gone = options.action != KeyAction.ADD
+    return Result(master, keyring.listed(store), changed=True, warnings=[_KEPT] if gone else [])
+
+
+_TAKES = {
+    KeyAction.ADD: ("recipients", "passphrase_file", "label"),
+    KeyAction.ROTATE: ("recipients", "passphrase_file", "label"),
+    KeyAction.EXPORT: ("recipients", "passphrase_file"),
+    KeyAction.REMOVE: ("key",),
+}
+_WRITTEN = {"recipients": "--recipient", "passphrase_file": "--passphrase-file", "label": "--label", "key": "KEY"}
+
+
+def _require_fitting(options: Options) -> None:
+    """UsageError where something is told that the action does nothing with, or is missing."""
+    takes = _TAKES.get(options.action, ())
+    for name, written in _WRITTEN.items():
+        if getattr(options, name) and name not in takes:
+            raise errors.UsageError(f"key {options.action} takes no {written}")
+    if "recipients" in takes and not (options.recipients or options.passphrase_file):
+        raise errors.UsageError(_NOBODY)
+    if options.action == KeyAction.REMOVE and not options.key:
+        raise errors.UsageError("name the key that is to go: nbdpull key remove DIR KEY; see nbdpull key list")
+    if options.action == KeyAction.EXPORT and options.recipients and options.passphrase_file:
+        raise errors.UsageError("a passphrase has to stand alone in what is exported: name no --recipient beside it")
+
+
+def passphrase(path: Optional[str]) -> Optional[bytes]:
+    """That of a file; UsageError."""
+    return identity_files.passphrase(path) if path else None
+
+
+def _opened(store: Store, options: Options) -> keyring.Opened:
+    return keyring.open_master(store, identity_files.given(options.identities))
+
+
+def _add(store: Store, options: Options) -> None:
+    opened = _opened(store, options)
+    keyring.add(store, opened, options.recipients, passphrase(options.passphrase_file), options.label)
+
+
+def _rotate(store: Store, options: Options) -> None:
+    opened = _opened(store, options)
+    keyring.rotate(store, opened, options.recipients, passphrase(options.passphrase_file), options.label)
+
+
+def _remove(store: Store, options: Options) -> None:
+    """Who has an identity at hand is not to lock himself out."""
+    found = keyring.found(store, options.key or "")
+    tried = identity_files.given(options.identities)
+    if tried and len(keyring.listed(store)) > 1:
+        try:
+            keyring.open_master(store, tried, without=found.name)
+        except (errors.KeyNeeded, errors.Damaged) as error:
+            raise errors.UsageError(f"without {found.whose} the identity at hand opens nothing: {error}") from None
+    keyring.remove(store, [found.name])
+
+
+_CHANGES: dict[str, Callable[[Store, Options], None]] = {
+    KeyAction.ADD: _add,
+    KeyAction.REMOVE: _remove,
+    KeyAction.ROTATE: _rotate,
+}
+
+
+def _tried(store: Store, named: list[str]) -> list[Tried]:
+    files = identity_files.meant(named)
+    if not files:
+        keyring.open_master(store, [])  # says how one is named
+    return [_try(store, path, name) for path, name in files]
+
+
+def _try(store: Store, path: str, name: str) -> Tried:
+    try:
+        return Tried(name, keyring.open_master(store, identity_files.read(path, name)).key_file, None)
+    except (errors.KeyNeeded, errors.Damaged, errors.UsageError) as error:
+        return Tried(name, None, error)
+
+
+def _exported(store: Store, options: Options) -> str:
+    opened = _opened(store, options)
+    return keyring.exported(opened, options.recipients, passphrase(options.passphrase_file))

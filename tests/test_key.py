@@ -1,0 +1,222 @@
+"""init and key of sealed stores, by command lines: who opens one, and how that is changed, tried and kept."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from command import PROJECT, answered, answered_json, environment, said
+from documents import blocks, section
+from identities import data, path, recipient
+
+from nbdpull.crypto import age, identity_files, recipients
+from nbdpull.repository import keyring, marker
+
+AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
+BY_AGE1, BY_AGE2, BY_SSH = (("--identity", path(name)) for name in ("age1", "age2", "ed25519"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    said("init", tmp_path / "store", "--recipient", AGE1, "--recipient", SSH)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def run(capsys, root):
+    """Run `key ACTION store …`; (exit code, output, what is on standard error)."""
+    return lambda action, *words: answered(capsys, "key", action, root, *words)
+
+
+def names(root):
+    return {each.recipient: each.name for each in keyring.listed(marker.open_store(str(root)))}
+
+
+# -- init -------------------------------------------------------------------------------------------------------------
+
+
+def test_init_seals_for_those_who_are_named(tmp_path, capsys):
+    code, output, errors = answered(capsys, "init", tmp_path / "s", "--recipient", AGE1, "--recipient", SSH)
+    master = marker.master_of(marker.open_store(str(tmp_path / "s")))
+    assert (code, errors) == (0, "")
+    assert output.splitlines()[0] == f"{tmp_path / 's'} is an empty store now, sealed with master key {master}"
+    assert "loses the backups" in output and set(names(tmp_path / "s")) == {AGE1, SSH}
+    code, told, _ = answered_json(capsys, "init", tmp_path / "t", "--recipient", AGE2)
+    assert told["master"] == marker.master_of(marker.open_store(str(tmp_path / "t"))) != master
+
+
+def test_init_without_anybody_is_not_sealed(tmp_path, capsys):
+    assert answered_json(capsys, "init", tmp_path / "s")[1]["master"] is None
+    for action in ("list", "test", "export"):
+        words = ("--recipient", AGE1) if action == "export" else ()
+        code, output, errors = answered(capsys, "key", action, tmp_path / "s", *words)
+        assert (code, output) == (10, "") and "the store is not sealed: it has no keys" in errors
+
+
+def test_init_by_a_passphrase(tmp_path, capsys, monkeypatch):
+    """The work that a passphrase takes is that of test_age.py."""
+    monkeypatch.setattr(age, "wrap_by_passphrase", lambda secret, passphrase: data("by-passphrase.age"))
+    assert answered(capsys, "init", tmp_path / "s", "--passphrase-file", path("passphrase"))[0] == 0
+    code, told, _ = answered_json(capsys, "key", "list", tmp_path / "s")
+    assert [(each["kind"], each["recipient"]) for each in told["keys"]] == [("passphrase", None)]
+    (tmp_path / "empty").touch()
+    code, _, errors = answered(capsys, "init", tmp_path / "t", "--passphrase-file", tmp_path / "empty")
+    assert (code, errors) == (2, f"nbdpull: {tmp_path / 'empty'} is empty: a passphrase is expected, on one line\n")
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("word", ["nobody", AGE1[:-1] + "?", recipient("ecdsa"), ""])
+def test_init_makes_nothing_for_a_recipient_that_is_none(tmp_path, capsys, word):
+    code, _, errors = answered(capsys, "init", tmp_path / "s", "--recipient", AGE1, "--recipient", word)
+    assert code == 2 and errors.startswith("nbdpull: recipient '") and len(errors.splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_secret_key_as_a_recipient_is_not_shown(tmp_path, capsys):
+    code, _, errors = answered(capsys, "init", tmp_path / "s", "--recipient", data("age1").decode().strip())
+    assert code == 2 and "AGE-SECRET-KEY" not in errors
+
+
+# -- list, add, remove, rotate ----------------------------------------------------------------------------------------
+
+
+def test_list_needs_no_identity(run, root):
+    code, output, errors = run("list")
+    assert (code, errors) == (0, "")
+    first, headings, *rows = output.splitlines()
+    assert first == f"master key {marker.master_of(marker.open_store(str(root)))}, which these open:"
+    assert headings.split() == ["KEY", "WHOSE", "SINCE"]
+    assert sorted(row.split()[0] for row in rows) == sorted(names(root).values())
+    assert f"{AGE1[:12]}…{AGE1[-4:]}" in output and "ssh-ed25519 backup@host" in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_add_lets_another_in(run, root):
+    assert run("add", "--recipient", AGE2, "--label", "safe", *BY_SSH)[::2] == (0, "")
+    assert run("test", *BY_AGE2) == (0, f"{path('age2')} opens {root}: key {names(root)[AGE2]}\n", "")
+    assert "safe" in run("list")[1]
+
+
+def test_add_needs_somebody_who_opens_it_and_somebody_to_add(run, root):
+    before = names(root)
+    for words, code, why in (
+        (("--recipient", AGE2), 16, "is sealed: name an identity that opens it: --identity FILE"),
+        (("--recipient", AGE2, *BY_AGE2), 16, "does not open for"),
+        (BY_AGE1, 2, "say who is to open the store"),
+        (("--recipient", AGE1, *BY_AGE1), 2, "opens the store already"),
+        (("--recipient", "age1x", *BY_AGE1), 2, "recipient 'age1x' is not one"),
+        (("--recipient", AGE2, "--identity", "/nowhere"), 2, "cannot read the identity /nowhere: No such file"),
+        (("KEY", "--recipient", AGE2, *BY_AGE1), 2, "key add takes no KEY"),
+    ):
+        found, output, errors = run("add", *words)
+        assert (found, output) == (code, "") and why in errors and len(errors.splitlines()) == 1
+    assert names(root) == before
+
+
+def test_remove_says_what_it_does_not_do(run, root):
+    code, output, errors = run("remove", names(root)[SSH])
+    assert code == 0 and "backup@host" not in output
+    assert errors.startswith(
+        "nbdpull: warning: the master key is the same as before: who could open the store and kept"
+    )
+    assert run("test", *BY_SSH)[0] == 16 and run("test", *BY_AGE1)[0] == 0
+
+
+def test_remove_leaves_a_way_in(run, root):
+    code, _, errors = run("remove", AGE1, *BY_AGE1)
+    assert code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…")
+    assert run("remove", AGE1, *BY_SSH)[0] == 0, "who has another one may"
+    code, _, errors = run("remove", SSH)
+    assert code == 2 and "nobody could open it any more: add another key first" in errors
+    assert run("remove")[::2] == (
+        2,
+        "nbdpull: name the key that is to go: nbdpull key remove DIR KEY; see nbdpull key list\n",
+    )
+    assert list(names(root)) == [SSH]
+
+
+def test_rotate_replaces_all_keys_and_keeps_the_master_key(run, root):
+    before, master = set(names(root).values()), marker.master_of(marker.open_store(str(root)))
+    code, output, errors = run("rotate", "--recipient", AGE2, "--recipient", AGE1, *BY_SSH)
+    assert code == 0 and "the master key is the same as before" in errors and master in output
+    assert set(names(root)) == {AGE1, AGE2} and not before & set(names(root).values())
+    assert [run("test", *each)[0] for each in (BY_AGE1, BY_AGE2, BY_SSH)] == [0, 0, 16]
+
+
+# -- test, export -----------------------------------------------------------------------------------------------------
+
+
+def test_test_tries_each_identity(run, root, capsys):
+    code, output, errors = run("test", *BY_AGE1, *BY_AGE2, "--identity", "/nowhere", *BY_SSH)
+    assert code == 16 and [line.split()[0] for line in output.splitlines()] == [path("age1"), path("ed25519")]
+    assert f"{root} does not open for {path('age2')} (an age key)" in errors and "/nowhere" in errors
+    code, told, _ = answered_json(capsys, "key", "test", root, *BY_AGE2, *BY_AGE1)
+    assert code == 16 and [(each["identity"], each["key"]) for each in told["tried"]] == [
+        (path("age2"), None), (path("age1"), names(root)[AGE1])]  # fmt: skip
+    assert run("test")[0] == 16, "none is named"
+
+
+def test_the_variable_and_the_credential_name_one(run, root, monkeypatch, tmp_path):
+    (tmp_path / "nbdpull.identity").write_bytes(data("ed25519"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert run("test")[1].startswith("nbdpull.identity (a credential) opens")
+    monkeypatch.setenv("NBDPULL_IDENTITY_FILE", path("age2"))
+    code, _, errors = run("test")
+    assert code == 16 and f"does not open for {path('age2')} (NBDPULL_IDENTITY_FILE) (an age key)" in errors
+
+
+def test_what_is_exported_opens_the_store_when_all_keys_are_lost(run, root, tmp_path, capsys):
+    code, exported, errors = run("export", "--recipient", AGE2, *BY_AGE1)
+    assert (code, errors) == (0, "") and exported.startswith("-----BEGIN AGE ENCRYPTED FILE-----\n")
+    assert exported.endswith("-----END AGE ENCRYPTED FILE-----\n") and max(map(len, exported.splitlines())) <= 64
+    (tmp_path / "paper.age").write_text(exported)
+    paper = os.popen(f"age -d -i {path('age2')} {tmp_path / 'paper.age'}").read()
+    (tmp_path / "paper").write_text(paper)
+    marker.open_store(str(root)).remove_folder("@keys")
+    code, output, errors = run("list")
+    assert code == 0 and output.count("\n") == 2
+    assert "no key file is there" in run("test", *BY_AGE1)[2]
+    assert run("test", "--identity", tmp_path / "paper")[1] == f"{tmp_path / 'paper'} opens {root}\n"
+    assert run("add", "--recipient", AGE1, "--identity", tmp_path / "paper")[0] == 0
+    assert run("test", *BY_AGE1)[0] == 0
+    found = answered_json(capsys, "key", "export", root, "--recipient", AGE2, *BY_AGE1)[1]["exported"]
+    assert recipients.identities(paper.encode(), "p")[0].kind == "master" and found.startswith("-----BEGIN")
+
+
+def test_export_needs_to_know_for_whom(run):
+    assert "say who is to open the store" in run("export", *BY_AGE1)[2]
+    code, _, errors = run("export", "--recipient", AGE2, "--passphrase-file", path("passphrase"), *BY_AGE1)
+    assert code == 2 and "a passphrase has to stand alone" in errors
+
+
+def test_a_store_whose_marker_was_replaced_is_not_opened(run, root, tmp_path):
+    """By one of a thief, who leaves the key files: what they hold is another key then."""
+    document = json.loads((root / "nbdpull.json").read_text())
+    other = marker.create(str(tmp_path / "other"), seal=keyring.new([AGE1], None))
+    (root / "nbdpull.json").write_bytes(other.read("nbdpull.json"))
+    code, _, errors = run("test", *BY_AGE1)
+    assert code == 11 and "holds another master key than that of this store" in errors
+    assert document["sealed"]["key"] not in errors
+
+
+@pytest.mark.parametrize("words", [(), ("burn", "x"), ("list",)])
+def test_wrong_words(capsys, words):
+    code, _, errors = answered(capsys, "key", *words)
+    assert code == 2 and errors.endswith("see nbdpull help key\n")
+
+
+def test_the_commands_of_the_manual(tmp_path):
+    [text] = blocks(section((PROJECT / "docs/nbdpull.1.md").read_text(), "KEYS OF A SEALED STORE"), "sh")
+    (tmp_path / "admin.pub").write_text(SSH)
+    begin = f'nbdpull() {{ "{sys.executable}" -m nbdpull "$@"; }}\nset -e\n'
+    done = subprocess.run(["bash", "-c", begin + text], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "my.key opens sealed" in done.stdout and done.stdout.endswith("-----END AGE ENCRYPTED FILE-----\n")
+    assert said("key", "list", tmp_path / "sealed").count("safe in Berlin") == 1
