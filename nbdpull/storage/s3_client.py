@@ -30,6 +30,8 @@ _CALLS = {  # what each is for, and the right that it takes
     "delete_object": ("remove", "s3:DeleteObject"),
     "list_objects_v2": ("list", "s3:ListBucket"),
 }
+_CHANGED = ("BadDigest", "XAmzContentChecksumMismatch")  # what was sent, on its way
+_NO_BUCKET = "NoSuchBucket"
 _AGAIN = {
     "ConditionalRequestConflict",
     "InternalError",
@@ -40,8 +42,7 @@ _AGAIN = {
     "Throttling",
     "ThrottlingException",
     "TooManyRequests",
-    "BadDigest",  # it was changed on its way
-    "XAmzContentChecksumMismatch",
+    *_CHANGED,
 }
 _DENIED = {  # what there is to say of the one who asks
     "AllAccessDisabled": "the server has closed this bucket",
@@ -52,7 +53,13 @@ _DENIED = {  # what there is to say of the one who asks
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
     "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
 }
-_ON_THE_WAY = {"ConnectionError", "HTTPClientError", "IncompleteReadError", "ResponseStreamingError"}  # of botocore
+_ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is no object ends in its middle
+    "ConnectionError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ResponseStreamingError",
+    "HTTPError",
+}
 _FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
 
 
@@ -144,6 +151,26 @@ class Bucket:
                 return
             how["ContinuationToken"] = answer["NextContinuationToken"]
 
+    def tried(self, call: str, **what: Any) -> tuple[str, dict[str, Any]]:
+        """Make a request of any kind, to learn what the server says of it: ("", the answer), or (the code with which it
+        is refused, {}). What is refused to these credentials is AccessDenied, if it is a call that a store needs."""
+        until, pause = time.monotonic() + self._patience, _PAUSES[0]
+        while True:
+            try:
+                return "", self._once(call, what)
+            except self._failures as error:
+                failure = _failure(error)
+            if failure.status and (failure.code in _CHANGED or not failure.is_temporary):
+                break
+            if time.monotonic() + pause > until or not failure.is_temporary:
+                raise self._error(call, what.get("Key", ""), failure)
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSES[1])
+        told = self._error(call, what.get("Key", ""), failure)
+        if failure.code == _NO_BUCKET or (call in _CALLS and isinstance(told, errors.AccessDenied)):
+            raise told
+        return failure.code, {}
+
     def _ask(self, call: str, key: str, **what: Any) -> dict[str, Any]:
         """The answer, its body read."""
         until, pause, may_be_done = None, _PAUSES[0], False
@@ -195,10 +222,10 @@ class Bucket:
 
     def _error(self, call: str, key: str, failure: _Failure) -> Exception:
         code, status, text, _ = failure
-        doing, right = _CALLS[call]
+        doing, right = _CALLS.get(call, ("ask about", f"s3:{call}"))
         where = f"s3://{self.name}/{key}".rstrip("/")
         cannot = f"cannot {doing} {where}"
-        if code == "NoSuchBucket":
+        if code == _NO_BUCKET:
             return errors.StoreError(f"s3://{self.name}: there is no such bucket; create it, or name another one")
         if status == 404:
             return Absent()
@@ -242,11 +269,12 @@ def _library() -> tuple[Any, tuple[type[Exception], ...]]:
     try:
         import boto3
         from botocore import exceptions
+        from urllib3.exceptions import HTTPError
     except ImportError:
         raise errors.MissingSoftware(_MISSING) from None
     if tuple(map(int, boto3.__version__.split(".")[:2])) < (1, 36):
         raise errors.MissingSoftware(f"{_MISSING} (this one is {boto3.__version__})")
-    return boto3, (exceptions.ClientError, exceptions.BotoCoreError)
+    return boto3, (exceptions.ClientError, exceptions.BotoCoreError, HTTPError)
 
 
 def _client(boto3: Any, patience: float) -> Any:

@@ -1,0 +1,199 @@
+"""What a bucket's server can do, found by trying it: before a store is made there, once.
+
+Some servers take a condition and ignore it, so that the second writer of a name replaces what the first one wrote: no
+store can live on such a one. Owns: what is tried, what is refused, what is written down of it. Must not know: how a
+request is made and tried again (s3_client.py), what a marker is.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, Optional
+from uuid import uuid4
+
+from ..core import errors
+from .s3_client import Bucket
+
+_AT_ONCE = 4  # writers of one name
+_SKEW = 300.0  # seconds by which the host's clock may be wrong without a word: from 900 on, servers refuse requests
+_MARGIN = 3600.0  # seconds by which a server's own two clocks may differ: half of what ages are judged with
+_UNFIT = "; a store needs a server that honours `If-None-Match: *`, such as Ceph's RGW, SeaweedFS or AWS S3"
+_VERSIONS = ", and this one may do so in a bucket that keeps no old versions"  # Ceph 16.2
+
+
+@dataclass(frozen=True)
+class Probed:
+    """when: ISO 8601. server: as it calls itself, "" for not at all. checks_sha256: whether it refuses what has another
+    SHA-256 than was sent along. clock_ahead: seconds, of this host's. Of the bucket, each None where nobody tells:
+    object_lock; default_retention: days for which each object is locked; versions: the server's word, "" for none;
+    expires, old_expire: days after which lifecycle rules delete objects, or old versions of them."""
+
+    when: str
+    server: str
+    checks_sha256: bool
+    clock_ahead: float
+    object_lock: Optional[bool] = None
+    default_retention: Optional[int] = None
+    versions: Optional[str] = None
+    expires: Optional[int] = None
+    old_expire: Optional[int] = None
+
+    def warnings(self) -> list[str]:
+        """What its owner should know, one text each."""
+        told = {
+            f"the bucket locks each object for {self.default_retention} days: what is removed takes room until then":
+                self.default_retention is not None,
+            f"a lifecycle rule of the bucket deletes objects after {self.expires} days, and points would lose files: "
+                "remove it, or limit it to old versions": self.expires is not None,
+            "the bucket keeps old versions: what is removed takes room until a lifecycle rule deletes them":
+                self.versions == "Enabled" and self.old_expire is None,
+            f"the clock of this host is {abs(self.clock_ahead):.0f} s "
+                f"{'ahead of' if self.clock_ahead > 0 else 'behind'} that of the server: set it":
+                abs(self.clock_ahead) > _SKEW,
+        }  # fmt: skip
+        return [text for text, holds in told.items() if holds]
+
+
+def probe(bucket: Bucket, prefix: str) -> Probed:
+    """Try what a store needs below a prefix, and leave nothing there. StoreError where the server is not fit for one;
+    AccessDenied, OutputError."""
+    settings = _settings(bucket, prefix)
+    start = f"{prefix}+probe-{uuid4().hex}/"  # as no series is called
+    trial = _Trial(bucket, start, settings["versions"] == "Enabled")
+    try:
+        trial.require_created_once()
+        trial.require_one_winner()
+        trial.require_listed()
+        checks = trial.refuses_wrong_digest()
+        clocks = trial.clocks()
+        trial.require_deleted()
+        return Probed(
+            when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            server=clocks.server,
+            checks_sha256=checks,
+            clock_ahead=clocks.ahead,
+            **settings,
+        )
+    finally:
+        trial.clear()
+
+
+class _Clocks(NamedTuple):
+    server: str
+    ahead: float
+
+
+class _Trial:
+    def __init__(self, bucket: Bucket, start: str, has_versions: bool) -> None:
+        self._bucket, self._start = bucket, start
+        self._where, self._unfit = f"s3://{bucket.name}", _UNFIT + _VERSIONS * has_versions
+
+    def require_created_once(self) -> None:
+        """In a row, and so that what came second is not there."""
+        self._create("once", b"first")
+        refused = self._create("once", b"second")
+        if not refused or self._read("once") != b"first":
+            raise self._useless("the server overwrites what was to be created only if absent")
+
+    def require_one_winner(self) -> None:
+        """At once."""
+        with ThreadPoolExecutor(_AT_ONCE) as writers:
+            texts = [b"writer %d" % number for number in range(_AT_ONCE)]
+            refused = [*writers.map(lambda text: self._create("raced", text), texts)]
+        winners = [text for text, each in zip(texts, refused) if not each]
+        if len(winners) > 1 or self._read("raced") not in (winners or texts):  # none: the answer that said so was lost
+            raise self._useless(f"of {_AT_ONCE} writers of one name, {len(winners)} were told that they created it")
+
+    def _useless(self, why: str) -> errors.StoreError:
+        return errors.StoreError(f"{self._where}: {why}{self._unfit}")
+
+    def require_listed(self) -> None:
+        if self._listed() != {"once", "raced"}:
+            raise errors.StoreError(f"{self._where}: the server does not list at once what was written")
+
+    def refuses_wrong_digest(self) -> bool:
+        return bool(self._create("wrong", b"data", of=b"other"))
+
+    def clocks(self) -> _Clocks:
+        """Of the server and of this host; StoreError where the ages of objects could not be told."""
+        _, answer = self._bucket.tried("head_object", Key=self._start + "once")
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        now = parsedate_to_datetime(headers["date"])
+        if abs((now - answer["LastModified"]).total_seconds()) > _MARGIN:
+            raise errors.StoreError(
+                f"{self._where}: the server's clock says {now}, and of what was just written {answer['LastModified']}"
+            )
+        ahead = (datetime.now(timezone.utc) - now).total_seconds()
+        return _Clocks(headers.get("server", ""), round(ahead, 1))
+
+    def require_deleted(self) -> None:
+        for name in ("once", "raced", "wrong"):
+            self._bucket.delete(self._start + name)
+        if self._listed() or self._read("once") is not None:
+            raise errors.StoreError(f"{self._where}: the server still shows what was deleted")
+
+    def clear(self) -> None:
+        with suppress(errors.NbdpullError):
+            for name in self._listed():
+                self._bucket.delete(self._start + name)
+
+    def _create(self, name: str, data: bytes, of: Optional[bytes] = None) -> str:
+        """The code with which it was refused, "" where it was not. of: whose digest is sent along, if not its own."""
+        digest = base64.b64encode(hashlib.sha256(data if of is None else of).digest()).decode()
+        what = {"Body": data, "ContentLength": len(data), "ChecksumSHA256": digest, "IfNoneMatch": "*"}
+        return self._bucket.tried("put_object", Key=self._start + name, **what)[0]
+
+    def _read(self, name: str) -> Optional[bytes]:
+        code, answer = self._bucket.tried("get_object", Key=self._start + name)
+        return None if code else answer["Body"]
+
+    def _listed(self) -> set[str]:
+        return {each.key[len(self._start) :] for each in self._bucket.objects(self._start)}
+
+
+def _settings(bucket: Bucket, prefix: str) -> dict[str, Any]:
+    """What the bucket is set to. Not everybody may ask for it, and not every server knows the question."""
+    code, answer = bucket.tried("get_object_lock_configuration")
+    lock = answer.get("ObjectLockConfiguration", {})
+    retention = lock.get("Rule", {}).get("DefaultRetention", {})
+    expires, old_expire = _lifecycle(bucket, prefix)
+    return {
+        "object_lock": _known(code, lock.get("ObjectLockEnabled") == "Enabled", False),
+        "default_retention": retention.get("Days") or 365 * retention.get("Years", 0) or None,
+        "versions": _versions(bucket),
+        "expires": expires,
+        "old_expire": old_expire,
+    }
+
+
+def _known(code: str, value: Any, otherwise: Any) -> Any:
+    """None where it was not told: a bucket without such a setting is told by an error, too."""
+    return value if not code else None if code == "AccessDenied" else otherwise
+
+
+def _versions(bucket: Bucket) -> Optional[str]:
+    code, answer = bucket.tried("get_bucket_versioning")
+    found: Optional[str] = _known(code, answer.get("Status", ""), "")
+    return found
+
+
+def _lifecycle(bucket: Bucket, prefix: str) -> tuple[Optional[int], Optional[int]]:
+    """Days, of the rules that delete first what is below the prefix, and old versions of it."""
+    _, answer = bucket.tried("get_bucket_lifecycle_configuration")
+    rules = [each for each in answer.get("Rules", ()) if each.get("Status") == "Enabled" and _applies(each, prefix)]
+    expire = [each["Expiration"]["Days"] for each in rules if "Days" in each.get("Expiration", {})]
+    old = [each["NoncurrentVersionExpiration"].get("NoncurrentDays", 0) for each in rules
+           if "NoncurrentVersionExpiration" in each]  # fmt: skip
+    return min(expire, default=None), min(old, default=None)
+
+
+def _applies(rule: dict[str, Any], prefix: str) -> bool:
+    chosen = rule.get("Filter", {})
+    start = chosen.get("And", chosen).get("Prefix", rule.get("Prefix", ""))
+    return bool(prefix.startswith(start) or start.startswith(prefix))

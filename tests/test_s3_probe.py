@@ -1,0 +1,173 @@
+"""What a server of S3 is found to be able to do, before a store is made there."""
+
+import datetime
+
+import object_store as object_stores
+import pytest
+import unfit_servers
+from faulty_proxy import FaultyProxy, at_random
+
+from nbdpull.core import errors
+from nbdpull.storage import s3_probe
+from nbdpull.storage.s3_client import Bucket
+
+pytestmark = pytest.mark.e2e
+
+
+def probe(place, bucket=None, **options):
+    found = s3_probe.probe(Bucket(bucket or place.bucket, 5.0), f"{place.prefix}/", **options)
+    assert place.objects() == {}, "it leaves nothing"
+    return found
+
+
+@pytest.fixture
+def bucket(object_store):
+    """Of a test's own, for settings."""
+    with object_stores.new_bucket(object_store.server) as name:
+        yield name
+
+
+def test_seaweedfs(object_store):
+    found = probe(object_store)
+    assert found.server.startswith("SeaweedFS") and found.checks_sha256
+    assert (found.object_lock, found.default_retention, found.versions, found.expires) == (False, None, "", None)
+    assert abs(found.clock_ahead) < 60  # it is this host's
+    assert found.warnings() == []
+
+
+def test_ceph(rgw_store):
+    """16.2 knows no x-amz-checksum-sha256."""
+    found = probe(rgw_store)
+    assert (found.checks_sha256, found.object_lock, found.versions, found.warnings()) == (False, False, "", [])
+
+
+def test_ceph_with_old_versions(rgw_store):
+    """There, 16.2 overwrites whatever the condition is."""
+    with object_stores.new_bucket(rgw_store.server) as name:
+        versioned(rgw_store, name)
+        with pytest.raises(errors.StoreError, match="overwrites .* may do so in a bucket that keeps no old versions"):
+            probe(rgw_store, name)
+
+
+def versioned(place, name):
+    place.client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+
+
+@pytest.mark.parametrize("kind", [unfit_servers.Rclone, unfit_servers.JuiceFS])
+def test_a_server_that_ignores_the_condition_is_refused(kind, monkeypatch):
+    with kind() as server, object_stores.new_bucket(server) as name:
+        for variable, value in object_stores.environment(server.endpoint).items():
+            monkeypatch.setenv(variable, value)
+        place = object_stores.ObjectStore(server, name, "store")
+        with pytest.raises(
+            errors.StoreError, match="overwrites what was to be created only if absent; .*If-None-Match"
+        ):
+            probe(place)
+        assert place.objects() == {}
+
+
+def test_a_bucket_with_locks(object_store):
+    with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
+        found = probe(object_store, name)
+        assert (found.object_lock, found.default_retention, found.versions) == (True, None, "Enabled")
+        object_store.client.put_object_lock_configuration(
+            Bucket=name,
+            ObjectLockConfiguration={
+                "ObjectLockEnabled": "Enabled",
+                "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}},
+            },
+        )
+        found = probe(object_store, name)
+        assert found.default_retention == 1
+        assert "locks each object for 1 days" in found.warnings()[0]
+
+
+def test_old_versions_take_room_until_a_rule_deletes_them(object_store, bucket):
+    versioned(object_store, bucket)
+    found = probe(object_store, bucket)
+    assert found.versions == "Enabled" and "keeps old versions" in found.warnings()[0]
+    rule(object_store, bucket, "", NoncurrentVersionExpiration={"NoncurrentDays": 3})
+    found = probe(object_store, bucket)
+    assert (found.old_expire, found.expires, found.warnings()) == (3, None, [])
+
+
+def rule(place, bucket, prefix, **what):
+    rule = {"ID": "rule", "Status": "Enabled", "Filter": {"Prefix": prefix}, **what}
+    place.client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+
+
+def test_a_rule_that_would_delete_points(object_store, bucket):
+    rule(object_store, bucket, object_store.prefix, Expiration={"Days": 30})
+    assert "deletes objects after 30 days" in probe(object_store, bucket).warnings()[0]
+    rule(object_store, bucket, "another/prefix/", Expiration={"Days": 30})
+    assert probe(object_store, bucket).warnings() == []
+
+
+def test_a_bucket_that_is_not_there(object_store):
+    with pytest.raises(errors.StoreError, match="there is no such bucket"):
+        probe(object_store, "no-such-bucket")
+
+
+def test_who_may_do_nothing_is_told_which_right_it_takes(object_store, monkeypatch):
+    key, secret = object_stores.NOBODY
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    with pytest.raises(errors.AccessDenied, match="allow s3:PutObject on it"):
+        probe(object_store)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_faults_on_the_way_change_nothing(object_store, monkeypatch, seed):
+    with FaultyProxy(object_store.server.port, at_random(seed, 0.2)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        found = probe(object_store)
+    assert found.checks_sha256 and found.warnings() == []
+    assert proxy.faults()
+
+
+class Lying(Bucket):
+    """Before a real server, what the real one does not do."""
+
+    lie = None
+
+    def tried(self, call, **what):
+        code, answer = super().tried(call, **what)
+        if self.lie == "two winners" and what.get("Key", "").endswith("/raced"):
+            code = ""
+        if self.lie == "clock" and call == "head_object":
+            answer["LastModified"] -= datetime.timedelta(hours=3)
+        if self.lie == "late clock" and call == "head_object":
+            answer["ResponseMetadata"]["HTTPHeaders"]["date"] = "Fri, 27 Nov 2026 08:00:00 GMT"
+            answer["LastModified"] = datetime.datetime(2026, 11, 27, 8, tzinfo=datetime.timezone.utc)
+        return code, answer
+
+    def objects(self, prefix, at_most=None):
+        if self.lie == "late list":
+            return iter(())
+        return super().objects(prefix, at_most)
+
+    def delete(self, key):
+        if self.lie != "undead":
+            super().delete(key)
+
+
+@pytest.mark.parametrize(
+    "lie, told",
+    [
+        ("two winners", "of 4 writers of one name, 4 were told that they created it"),
+        ("clock", "the server's clock says .*, and of what was just written"),
+        ("late list", "does not list at once what was written"),
+        ("undead", "still shows what was deleted"),
+    ],
+)
+def test_what_no_store_can_live_with(object_store, lie, told):
+    bucket = Lying(object_store.bucket, 5.0)
+    bucket.lie = lie
+    with pytest.raises(errors.StoreError, match=told):
+        s3_probe.probe(bucket, f"{object_store.prefix}/")
+
+
+def test_a_clock_that_is_wrong_is_told_of(object_store):
+    bucket = Lying(object_store.bucket, 5.0)
+    bucket.lie = "late clock"
+    assert "ahead of that of the server" in s3_probe.probe(bucket, f"{object_store.prefix}/").warnings()[0]
