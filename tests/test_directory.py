@@ -37,6 +37,10 @@ def window_of(vm, start=0):
     return directory_of(vm, point_of(vm), "vda").window(start)
 
 
+def prove(vm):
+    directory_of(vm, point_of(vm), "vda").prove(0)
+
+
 def content(vm):
     with Image(vm.series, point_of(vm), "vda") as opened:
         return opened.head(SIZE)
@@ -162,13 +166,15 @@ def test_a_file_that_it_does_not_name(vm):
     for hidden in (records[1:], numpy.empty(0, layout.RECORD)):
         layers = [gone, Page(names, hidden)] if len(hidden) else [gone]
         relaid(vm, vm.points[0], "vda", layers)
-        with pytest.raises(errors.Damaged, match="disk vda lacks a chunk file that its pages point into"):
-            window_of(vm)
+        for look in (window_of, prove):
+            with pytest.raises(errors.Damaged, match="disk vda lacks a chunk file that its pages point into"):
+                look(vm)
     shorter = records.copy()
     shorter["length"][0] -= 1  # one byte of it shows
     relaid(vm, vm.points[0], "vda", [gone, Page(names, shorter)])
-    with pytest.raises(errors.Damaged, match="lacks a chunk file"):
-        window_of(vm)
+    for look in (window_of, prove):
+        with pytest.raises(errors.Damaged, match="lacks a chunk file"):
+            look(vm)
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------

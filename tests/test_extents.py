@@ -316,6 +316,16 @@ def test_overlay():
             assert is_sorted(result)
 
 
+def test_covered():
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        found, others = random_extents(rng), [random_extents(rng) for _ in range(rng.randint(1, 4))]
+        if any(map(len, others)):
+            held = {byte for each in others for at, length in pairs(each) for byte in range(at, at + length)}
+            inside = [held.issuperset(range(at, at + length)) for at, length in pairs(found)]
+            assert extents.covered(found, others).tolist() == inside
+
+
 def test_overlay_does_not_cut_what_it_need_not():
     """One record that nothing lies upon stays one segment; a million of them must not become two million."""
     lower = numpy.array([(0, 100, 0, 0)], extents.SEGMENT)

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
 
 import pytest
 
@@ -118,13 +118,10 @@ def test_an_error_stops_the_others(monkeypatch):
     """Those that wait are not begun, and the error is raised when the ones that were begun have ended."""
     before, begun, worked, stopped = threads_alive(), [], [], threading.Event()
 
-    class Pool(ThreadPoolExecutor):
+    def waited(futures):
         """Lets the work go on when all that waited for a thread is cancelled."""
-
-        def shutdown(self, wait, cancel_futures):
-            super().shutdown(wait=False, cancel_futures=cancel_futures)
-            stopped.set()
-            super().shutdown(wait=wait)
+        stopped.set()
+        return futures_wait(futures)
 
     def work(item):
         begun.append(item)
@@ -133,7 +130,7 @@ def test_an_error_stops_the_others(monkeypatch):
         assert stopped.wait(30)
         worked.append(item)
 
-    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(pipeline, "wait", waited)
     with pytest.raises(OSError, match="first"):
         list(ordered(work, range(10_000), threads=2, budget=10**9, weight=lambda _: 1))
     assert sorted(worked) == sorted(begun)[1:] and max(begun) <= 2
@@ -195,6 +192,45 @@ def test_a_consumer_that_stops_early_leaves_no_thread():
     assert next(results) == 0
     results.close()
     assert threads_alive() <= before
+
+
+# -- threads that stay ------------------------------------------------------------------------------------------------
+
+
+def test_threads_stay_for_the_next_items_and_end_with_the_object():
+    before, names = threads_alive(), set()
+
+    def work(item):
+        names.add(threading.current_thread().name)
+        return item
+
+    threads = pipeline.Threads(2)
+    for _ in range(20):
+        assert list(threads.ordered(work, range(5), budget=100, weight=lambda _: 1)) == list(range(5))
+    kept = threads_alive() - before
+    assert {thread.name for thread in kept} == names and len(names) <= 2
+    del threads
+    for thread in kept:
+        thread.join(30)
+    assert threads_alive() <= before
+
+
+def test_after_an_error_nothing_is_under_way_in_threads_that_stay():
+    ended, slow = [], threading.Event()
+
+    def work(item):
+        if item == 0:
+            slow.set()
+            raise OSError("first")
+        assert slow.wait(30)
+        ended.append(item)
+
+    with pipeline.Threads(2) as threads:
+        with pytest.raises(OSError, match="first"):
+            list(threads.ordered(work, range(1000), budget=10**9, weight=lambda _: 1))
+        seen = list(ended)
+        assert list(threads.ordered(lambda item: item, range(3), budget=0, weight=lambda _: 1)) == [0, 1, 2]
+        assert ended == seen
 
 
 # -- drawn ahead, in a thread ------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from stores import (
 from nbdpull.cli import main as cli
 from nbdpull.core import errors, extents
 from nbdpull.format import layout, reader, stack
+from nbdpull.format.directory import Directory
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
 from nbdpull.repository.seen_frames import SeenFrames
@@ -97,7 +98,7 @@ def test_what_points_share_is_looked_at_once(tmp_path):
 
 
 def test_a_page_is_read_once_however_many_points_have_it(tmp_path, monkeypatch):
-    """And its records are laid over others once for each stack of pages."""
+    """And each stack of pages is proved once; nothing is laid over others for that."""
     vm = Vm(tmp_path / "store")
     vm.add_disk("vda", MIB)
     vm.write("vda", 0, os.urandom(MIB))
@@ -106,14 +107,15 @@ def test_a_page_is_read_once_however_many_points_have_it(tmp_path, monkeypatch):
         vm.write("vda", number * 100 * KIB, b"a little")
         vm.pull()
     vm.pull()  # nothing changed
-    read, laid = [], []
-    page, segments = reader.page, stack.segments
+    read, proved, laid = [], [], []
+    page, prove, segments = reader.page, Directory.prove, stack.segments
     monkeypatch.setattr(reader, "page", lambda *about: read.append(about[1:3]) or page(*about))
+    monkeypatch.setattr(Directory, "prove", lambda *about: proved.append(about) or prove(*about))
     monkeypatch.setattr(stack, "segments", lambda *about: laid.append(about) or segments(*about))
     assert verify_store(vm.root, level="files").damages == []
     stacks = {directory_of(vm, point, "vda").pages["digest"].tobytes() for point in vm.points}
     assert len(read) == len({(path, ref["position"]) for path, ref in read}) > len(vm.points) / 2
-    assert len(laid) == len(stacks) == 9
+    assert len(proved) == len(stacks) == 9 and laid == []
 
 
 def test_a_bad_frame_that_points_share_is_told_once(forged):

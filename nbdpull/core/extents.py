@@ -232,6 +232,18 @@ def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     return result
 
 
+def covered(ranges: Ranges, others: Sequence[Ranges]) -> Mask:
+    """Which of the ranges lie as a whole in what some arrays of others hold together. All sorted and disjoint."""
+    offsets = numpy.concatenate([each["offset"] for each in others])
+    order = numpy.argsort(offsets, kind="stable")
+    offsets, reach = offsets[order], numpy.maximum.accumulate(numpy.concatenate([*map(ends, others)])[order])
+    last = numpy.concatenate([numpy.flatnonzero(offsets[1:] > reach[:-1]), [len(offsets) - 1]])  # of each run
+    first = numpy.searchsorted(offsets, ranges["offset"], side="right").astype(numpy.int64) - 1
+    stops = reach[last[numpy.searchsorted(last, numpy.maximum(first, 0))]]
+    mask: Mask = (first >= 0) & (ends(ranges) <= stops)
+    return mask
+
+
 def overlay(lower: Segments, upper: Segments) -> Segments:
     """Lay segments over segments: where both speak, upper wins. Both sorted and disjoint, and so is the result."""
     if not len(lower) or not len(upper):

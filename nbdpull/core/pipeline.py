@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
 from contextlib import suppress
 from queue import Empty, Queue
 from typing import Callable, Optional, TypeVar
@@ -44,22 +44,48 @@ def ordered(
     threads: how many items are worked on at once. budget: items are taken ahead until their weight(item), in bytes,
     adds up to this. check: called often; what it raises ends the run. Items are drawn in the caller's thread.
     """
-    pool = ThreadPoolExecutor(threads)
-    under_way: deque[tuple[Future[_Result], int]] = deque()
-    try:
-        taken = 0
-        for item in items:
-            check()
-            under_way.append((pool.submit(work, item), weight(item)))
-            taken += weight(item)
-            while taken > budget or len(under_way) > 8 * threads:
-                result, size = _oldest(under_way, check)
-                taken -= size
-                yield result
-        while under_way:
-            yield _oldest(under_way, check)[0]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with Threads(threads) as own:
+        yield from own.ordered(work, items, budget=budget, weight=weight, check=check)
+
+
+class Threads:
+    """Threads that wait for more to do: a few items a thousand times would take less time than threads to begin and to
+    end. They end with the block, or with the object."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._pool = count, ThreadPoolExecutor(count)
+
+    def ordered(
+        self,
+        work: Callable[[_Item], _Result],
+        items: Iterable[_Item],
+        *,
+        budget: int,
+        weight: Callable[[_Item], int],
+        check: Check = lambda: None,
+    ) -> Generator[_Result, None, None]:
+        """See `ordered`. When it ends, no item is under way."""
+        under_way: deque[tuple[Future[_Result], int]] = deque()
+        try:
+            taken = 0
+            for item in items:
+                check()
+                under_way.append((self._pool.submit(work, item), weight(item)))
+                taken += weight(item)
+                while taken > budget or len(under_way) > 8 * self._count:
+                    result, size = _oldest(under_way, check)
+                    taken -= size
+                    yield result
+            while under_way:
+                yield _oldest(under_way, check)[0]
+        finally:
+            wait([future for future, _ in under_way if not future.cancel()])
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown()
 
 
 def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:

@@ -9,7 +9,7 @@ Owns: the layout of both, and what a reader must refuse of them. Must not know: 
 
 from __future__ import annotations
 
-import re
+import functools
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def decode_page(data: bytes, disk: str) -> Page:
     count, size = _PAGE_HEAD.unpack_from(data)
     start = _PAGE_HEAD.size + size
     names = _split(data[_PAGE_HEAD.size : start], count, size)
-    if not _are_of_disk(names, disk, layout.CHUNK_PATH):
+    if _names_flaw(names, disk) or not all(map(layout.CHUNK_PATH.match, names)):
         raise ValueError("a page that names what is no chunk file of the disk")
     if (len(data) - start) % layout.RECORD.itemsize:
         raise ValueError("a page that ends inside a record")
@@ -154,10 +154,14 @@ def split(data: bytes, row: numpy.dtype[numpy.void]) -> tuple[list[FileEntry], N
     names = _split(data[at + files.nbytes + found.nbytes :], count, size)
     digests = files["sha256"].tobytes().hex()
     entries = [
-        FileEntry(name, size, digests[at : at + 64])
+        _entry(name, size, digests[at : at + 64])
         for name, size, at in zip(names, files["size"].tolist(), range(0, len(digests), 64))
     ]
     return entries, files["live"], found
+
+
+# Directories of a thousand points have half a million entries, and those of a few thousand files.
+_entry = functools.lru_cache(1 << 16)(FileEntry)
 
 
 def reach_past(position: Numbers, stored: NDArray[numpy.integer[Any]], sizes: Numbers) -> bool:
@@ -166,13 +170,15 @@ def reach_past(position: Numbers, stored: NDArray[numpy.integer[Any]], sizes: Nu
 
 
 def _names_flaw(names: Sequence[str], disk: str) -> Optional[str]:
-    return None if _are_of_disk(names, disk, layout.DISK_PATH) else "it names what is no file of the disk"
+    others = {*map(_disk_of, names)} - {layout.encoded(disk)}
+    return "it names what is no file of the disk" if others else None
 
 
-def _are_of_disk(names: Iterable[str], disk: str, form: re.Pattern[str]) -> bool:
-    """Of a thousand points there are half a million of them."""
-    encoded = layout.encoded(disk)
-    return all(match is not None and match["disk"] == encoded for match in map(form.match, names))
+@functools.lru_cache(1 << 16)  # as of _entry
+def _disk_of(path: str) -> str:
+    """Encoded; "" where that is no file of a disk."""
+    match = layout.DISK_PATH.match(path)
+    return match["disk"] if match else ""
 
 
 def _refs_flaw(refs: PageRefs, names: Sequence[str], sizes: Numbers, disk_size: int) -> Optional[str]:

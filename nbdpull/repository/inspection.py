@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
 MAX_DAMAGES = 10_000  # of a disk of a point that are told
+_NONE = numpy.empty(0, layout.RECORD)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ class Inspector:
 
     def __init__(self, target: Series, depth: Depth, tell: Tell) -> None:
         self._target, self._depth, self._tell = target, depth, tell
+        self._threads = pipeline.Threads(depth.threads)
         self._sound: set[tuple[str, str]] = set()  # (path, SHA-256) of files that were read
-        self._fitting: set[tuple[str, str]] = set()  # of those of which only the size was to be looked at
+        self._fitting: set[tuple[str, str]] = set()  # the same with those of which only the size was looked at
         self._unsound: dict[tuple[str, str], str] = {}  # the same: why it is not sound
         self._read_page = PageReader()
         self._flaws = FileFlaws(target, depth.check)
@@ -114,11 +116,7 @@ class Inspector:
     def _files(self, look: Look, directories: Sequence[Directory]) -> None:
         """Size and digest of every file but the directories."""
         point, depth = look.point, self._depth
-        named = references.by_directories(point, directories)
-        entries = [each for each in named if (each.path, each.sha256) not in self._sound]
-        entries = [
-            each for each in entries if (each.path, each.sha256) not in self._fitting or look.is_wanted(each.path)
-        ]
+        entries = self._unseen(look, references.by_directories(point, directories))
         if not entries:
             return
         proved = {disk.directory.path for disk in point.manifest.disks}
@@ -131,14 +129,22 @@ class Inspector:
             read = entry.path in whole
             return self._flaws.of(entry) if read else self._target.size_flaw(entry)
 
-        flaws = pipeline.ordered(work, entries, threads=depth.threads, budget=1, weight=lambda _: 0, check=depth.check)
+        flaws = self._threads.ordered(work, entries, budget=1, weight=lambda _: 0, check=depth.check)
         for entry, flaw in zip(entries, flaws):
             if flaw:
                 self._tell(look.found(_disk_of(directories, entry), flaw, path=entry.path))
                 self._unsound[entry.path, entry.sha256] = flaw
             else:
-                (self._sound if entry.path in whole else self._fitting).add((entry.path, entry.sha256))
+                self._fitting.add((entry.path, entry.sha256))
+                self._sound |= {(entry.path, entry.sha256)} if entry.path in whole else set()
             self._tell(Seen(point.id, files=int(entry.path in whole)))
+
+    def _unseen(self, look: Look, named: Iterable[FileEntry]) -> list[FileEntry]:
+        """Of the files of a point those to be looked at: few, where other points name most of them, too."""
+        if not look.has_recorded:
+            return [each for each in named if (each.path, each.sha256) not in self._fitting]
+        wanted = ((each, self._sound if look.is_wanted(each.path) else self._fitting) for each in named)
+        return [each for each, known in wanted if (each.path, each.sha256) not in known]
 
     def _note_known(self, look: Look, directories: Sequence[Directory], entries: Iterable[FileEntry]) -> None:
         for entry in entries:
@@ -167,10 +173,9 @@ class Inspector:
             def work(part: _Part) -> tuple[_Part, list[Optional[str]]]:
                 return part, [frame_flaw(frames, record) for record in part.chosen]
 
-            for part, flaws in pipeline.ordered(
+            for part, flaws in self._threads.ordered(
                 work,
                 self._chosen(look, disk, ranges),
-                threads=self._depth.threads,
                 budget=BUDGET,
                 weight=lambda part: int(part.chosen["raw"].sum()),
                 check=self._depth.check,
@@ -203,19 +208,27 @@ class Inspector:
             if pages in self._good_windows and not look.has_recorded:
                 continue
             try:
-                data = stack.data_of(disk.window(start).flat())
+                data, chosen = self._in_window(look, disk, start)
             except errors.Damaged as error:
                 self._bad_window(disk, start, str(error), ranges)
                 continue
-            wanted = look.wanted(disk, data)
-            if self._depth.level != verdict.FILES:
-                wanted |= self._depth.part.frames(data, disk.files)
-            candidates = data[wanted]
-            chosen = one_of_each(candidates[~self._known_good(disk, candidates)])
             if not len(chosen):  # nor is a bad one among them: that is chosen each time
                 self._good_windows.add(pages)
             for part in numpy.array_split(chosen, -(-len(chosen) // BATCH_FRAMES)) if len(chosen) else []:
                 yield _Part(part, data)
+
+    def _in_window(self, look: Look, disk: Directory, start: int) -> tuple[Records, Records]:
+        """The data records of a window, and those of them whose frames are looked at. Damaged."""
+        by_frames = self._depth.level != verdict.FILES
+        if not by_frames and not look.has_recorded:
+            disk.prove(start)
+            return _NONE, _NONE
+        data = stack.data_of(disk.window(start).flat())
+        wanted = look.wanted(disk, data)
+        if by_frames:
+            wanted |= self._depth.part.frames(data, disk.files)
+        candidates = data[wanted]
+        return data, one_of_each(candidates[~self._known_good(disk, candidates)])
 
     def _known_good(self, disk: Directory, data: Records) -> Mask:
         """Which of some records are of frames that were looked at, and are what was stored."""
