@@ -299,9 +299,10 @@ def handmade_files(store, disk, base, records, chunks):
     for window in numpy.unique(windows):
         page = pages.Page([chunk.path for chunk in chunks], records[windows == window])
         raw, ref = pages.encode_page(page), numpy.zeros(1, pages.PAGE)
-        data = pages.compressed(raw)
+        data = store.seal.piece(pages.compressed(raw), layout.PAGE_PIECE)
         ref["offset"], ref["records"] = window * layout.WINDOW, len(page.records)
-        ref["position"], ref["stored"], ref["raw"], ref["digest"] = len(index), len(data), len(raw), digest(raw)
+        ref["position"], ref["stored"], ref["raw"] = len(index), len(data), len(raw)
+        ref["digest"] = numpy.void(store.seal.secret(digest(raw).tobytes()))
         refs.append(ref)
         index += data
     own = [_put(store, disk, layout.index_name(disk.name), index)] if refs else []

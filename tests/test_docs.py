@@ -25,6 +25,7 @@ from nbdpull.cli import types, usage
 from nbdpull.cli.commands import VERBS
 from nbdpull.cli.output import SCHEMA
 from nbdpull.core import errors
+from nbdpull.crypto import keys, seal
 from nbdpull.format import layout, manifest, moved, pages
 from nbdpull.operations import restore
 
@@ -667,6 +668,19 @@ def test_the_dumps_are_of_each_other():
     assert ref["digest"].tobytes() == blake3(dumped("page")).digest()
     assert len(pages.decode_page(dumped("page"), "vda").records) == 2
     assert len(pages.decode_page(dumped("records"), "vda").records) == 3
+
+
+def test_the_pieces_that_are_dumped_open():
+    made = keys.of_master(bytes(range(32)))
+    told = section(FORMAT, "20. Sealed stores")
+    assert made.id in told and made.data.hex()[:8] in told and made.data.hex()[-6:] in told
+    record = pages.decode_page(dumped("records"), "vda").records[0]
+    frame = dumped("vda.0000.zst")[int(record["position"]) :][: int(record["stored"])]
+    sealed = seal.Sealed(made)
+    assert sealed.opened_frame(dumped("sealed frame"), record["digest"].tobytes()) == frame
+    assert dumped("sealed frame")[:24] == bytes(range(0x40, 0x58))
+    assert sealed.opened_piece(dumped("sealed nvram"), "file nvram") == b"efi\n"
+    assert sealed.piece(b"efi\n", "file nvram") == dumped("sealed nvram")
 
 
 def test_the_table_that_is_dumped_is_of_the_file_that_is():

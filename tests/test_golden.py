@@ -7,16 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import identities
 import numpy
 import pytest
+import sealed
 from stores import files, package_environment, verify_store, zstd_frames
 
-from nbdpull.core import extents
+from nbdpull.core import errors, extents
+from nbdpull.crypto import age
 from nbdpull.format import moved
 from nbdpull.format.directory import NOWHERE, Directory
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
-from nbdpull.repository import marker, series
+from nbdpull.repository import keyring, marker, series
 
 FOLDER = Path(__file__).parent / "data"
 GOLDEN = FOLDER / "golden"
@@ -39,6 +42,43 @@ def restored(root, folder, domain, point, kind="raw"):
 @pytest.mark.parametrize("domain, point", POINTS)
 def test_every_point_is_restored_as_it_was(tmp_path, domain, point):
     assert restored(GOLDEN, tmp_path / "out", domain, point) == IMAGES[domain][point]
+
+
+SEALED = FOLDER / "golden-sealed"
+SEALED_FOR = "age1"
+
+
+def keys_of(identity):
+    """Of the sealed one, as it opens for an identity of the tests."""
+    return keyring.keys_of(marker.open_store(str(SEALED)), age.identities(identities.data(identity), identity))
+
+
+@pytest.mark.parametrize("domain, point", POINTS)
+def test_every_point_of_the_sealed_one_is(tmp_path, monkeypatch, domain, point):
+    with sealed.opening(monkeypatch, keys_of(SEALED_FOR)):
+        assert restored(SEALED, tmp_path / "out", domain, point) == IMAGES[domain][point]
+
+
+def test_the_sealed_one_verifies(monkeypatch):
+    with sealed.opening(monkeypatch, keys_of(SEALED_FOR)):
+        report = verify_store(SEALED)
+    assert (report.damages, report.points, report.frames) == ([], len(POINTS), 32)
+
+
+def test_the_sealed_one_opens_for_nobody_else(tmp_path):
+    with pytest.raises(errors.KeyNeeded, match="age2"):
+        keys_of("age2")
+    with pytest.raises(errors.KeyNeeded, match="is sealed"):
+        restored(SEALED, tmp_path / "out", *POINTS[0])
+
+
+def test_other_programs_prove_the_files_of_the_sealed_one():
+    found = [path.parent for path in files(SEALED) if path.name == "SHA256SUMS"]
+    for point in found:
+        subprocess.run(["sha256sum", "-c", "--strict", "--quiet", "SHA256SUMS"], cwd=point, check=True)
+        for path in point.glob("*.directory"):
+            subprocess.run(["zstd", "-tq", str(path)], check=True)
+    assert len(found) == len(POINTS)
 
 
 def test_to_qcow2_as_well(tmp_path):

@@ -2,6 +2,10 @@
 
     rm -r tests/data/golden tests/data/golden.json && python3 tests/data/make_golden.py
 
+and the same sealed, for one who has tests/data/identities/age1:
+
+    rm -r tests/data/golden-sealed && python3 tests/data/make_golden.py tests/data/golden-sealed age1
+
 It was made once and is committed, and every later version has to read it: making it again with the code of the day
 proves nothing about stores of yesterday. Only before the first release of a format may it be made again. A new format
 gets a golden store of its own beside this one.
@@ -18,11 +22,14 @@ import numpy
 DATA = Path(__file__).parent
 sys.path[:0] = [str(DATA.parent.parent), str(DATA.parent)]
 
+import identities  # noqa: E402
 from stores import KIB, MIB, Vm, chunks_of, directory_of, move, records_of  # noqa: E402
 
 from nbdpull.core import extents  # noqa: E402
+from nbdpull.crypto import age  # noqa: E402
+from nbdpull.crypto import keys as store_keys  # noqa: E402
 from nbdpull.format import layout  # noqa: E402
-from nbdpull.repository import half_points, removal  # noqa: E402
+from nbdpull.repository import half_points, marker, removal  # noqa: E402
 
 ROLLING = {"chunk_size": 6 * KIB, "batch_size": 64 * KIB}
 
@@ -33,10 +40,10 @@ def text(rng, length):
     return " ".join(rng.choice(words) for _ in range(length // 8)).encode().ljust(length, b".")[:length]
 
 
-def main_domain(root):
+def main_domain(root, keys):
     """vm1: two disks, a full point and four incremental ones."""
     rng = random.Random(2026)
-    vm = Vm(root, "vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b")
+    vm = Vm(root, "vm1", uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b", keys=keys)
     vm.add_disk("vda", 3 * MIB)
     vm.add_disk("vdb", 100 * KIB + 512)
     for offset in (0, 200 * KIB, MIB - 40 * KIB, 2 * MIB + 4096):
@@ -88,19 +95,19 @@ def _rewrites(vm):
     return records, [directory_of(vm, first, "vda").files[frame["chunk"]]]
 
 
-def other_domain(root):
+def other_domain(root, keys):
     """A domain whose name no folder can have."""
-    vm = Vm(root, "vm/2 ü", uuid="00000000-0000-4000-8000-000000000002")
+    vm = Vm(root, "vm/2 ü", uuid="00000000-0000-4000-8000-000000000002", keys=keys)
     vm.add_disk("sda", 65_536)
     vm.write("sda", 0, b"boot")
     vm.pull(point_id="20260101T000000Z-0000ff")
     return vm
 
 
-def moved_domain(root):
+def moved_domain(root, keys):
     """vm3: of its first point, which was removed, a few frames are needed, and they were moved."""
     rng = random.Random(2027)
-    vm = Vm(root, "vm3", uuid="00000000-0000-4000-8000-000000000003")
+    vm = Vm(root, "vm3", uuid="00000000-0000-4000-8000-000000000003", keys=keys)
     vm.add_disk("vda", 5 * 64 * KIB)
     for number in range(5):
         vm.write("vda", number * 64 * KIB, text(rng, 3 * KIB))
@@ -123,18 +130,31 @@ def about(data):
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def make(root, sums):
-    """Make the store in a new folder, and the file of the images' sizes and digests."""
-    images = {vm.name: vm.images for vm in (main_domain(root), other_domain(root), moved_domain(root))}
+def sealed(root, identity):
+    """Make a sealed store in a new folder for one identity of tests/data/identities; return its keys."""
+    master = store_keys.new_master()
+    keys = store_keys.of_master(master)
+    wrapped = age.wrap(master, [identities.recipient(identity)])
+    marker.open_or_create(root, seal=marker.NewSeal(keys.id, [(f"{layout.KEYS}/00000001.age", wrapped)]))
+    return keys
+
+
+def make(root, keys=None):
+    """Make the store in a new folder; return the file of the images' sizes and digests."""
+    domains = [main_domain, other_domain, moved_domain]
+    images = {vm.name: vm.images for vm in (domain(root, keys) for domain in domains)}
     told = {
         domain: {point: {disk: about(data) for disk, data in disks.items()} for point, disks in points.items()}
         for domain, points in images.items()
     }
-    Path(sums).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if sys.argv[1:] else DATA / "golden")
     if folder.exists():
         sys.exit(f"{folder} exists. It is made once: see the head of this file")
-    make(str(folder), f"{folder}.json")
+    if sys.argv[2:]:
+        make(str(folder), sealed(str(folder), sys.argv[2]))  # of the same images
+    else:
+        Path(f"{folder}.json").write_text(make(str(folder)), encoding="utf-8")
