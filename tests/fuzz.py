@@ -198,10 +198,9 @@ def _known(target, point):
         directory = target.directory(point, disk.name, partial=True)
         for window in directory.windows():
             known_frames.KnownFrames(directory).find(stack.data_of(window.flat()))
-        with image.Image(target, point, disk.name) as opened:
-            held = image.DataRanges(opened)
-            for start in range(0, min(opened.size, COMPARED), MIB):
-                held(start, min(start + MIB, opened.size))
+        held = image.DataRanges(directory)
+        for start in range(0, min(directory.size, COMPARED), MIB):
+            held(start, min(start + MIB, directory.size))
 
 
 # What is looked at

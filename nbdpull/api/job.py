@@ -135,7 +135,7 @@ class Job:
         self._server, choice, disks = live.server, inside.prepared.choice, []
         for facts in inside.subject.disks:
             known = Known(choice.dirty_from(facts), held=held.of_disk(options.held, facts.target))
-            source = enter(live_disk.opened(facts, live, known, None, inside.lookout.check))
+            source = enter(live_disk.opened(facts, live, known, inside.lookout.check))
             disks.append(Disk(facts, *choice.decisions[facts.target], source))
         self.disks = tuple(disks)
 

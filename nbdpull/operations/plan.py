@@ -18,7 +18,7 @@ from ..core.errors import Check, Report
 from ..definitions.domain_xml import Disk
 from ..format import layout
 from ..hypervisor import domain, socket_keeper
-from ..pulling import fit, holder, live_disk, offline_read, preparation, route, run_record, standing
+from ..pulling import copies, fit, holder, live_disk, offline_read, preparation, route, run_record, standing
 from ..pulling.live_disk import Known, Live, Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
@@ -97,10 +97,11 @@ def _looked_at(subject: Subject, prepared: Prepared, threads: int, check: Checks
 
 def _disk(subject: Subject, prepared: Prepared, disk: Disk, live: Live, threads: int, check: Check) -> dict[str, Any]:
     choice = prepared.choice
-    known = Known(choice.dirty_from(disk), choice.whole_parent(disk.target))
+    base = copies.base_of(subject.series, choice, disk.target) if subject.series else None
+    known = Known(choice.dirty_from(disk), copies.held(base, choice, disk.target, check))
     counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
     started = time.monotonic()
-    with live_disk.opened(disk, live, known, subject.series, check) as opened:
+    with live_disk.opened(disk, live, known, check) as opened:
         sample = Sample(opened)
         for batch in opened.extents():
             check()

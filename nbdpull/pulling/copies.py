@@ -14,6 +14,7 @@ from ..core.errors import Check, Report
 from ..format import writer
 from ..format.directory import Directory
 from ..hypervisor.guest_load import Cores
+from ..repository.image import DataRanges
 from ..repository.new_point import Stored
 from ..repository.series import Series
 from .base import Choice
@@ -27,6 +28,11 @@ def base_of(series: Series, choice: Choice, target: str) -> Optional[Directory]:
     below = choice.below(target)
     with _store_lost():
         return series.directory(below, target, partial=True) if below else None
+
+
+def held(base: Optional[Directory], choice: Choice, target: str, check: Check) -> Optional[DataRanges]:
+    """Where the image has data that an incremental changes; base: what base_of gives. None where nobody knows it."""
+    return DataRanges(base, check) if base and choice.whole_parent(target) else None
 
 
 def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:

@@ -59,11 +59,12 @@ def copied(
         kept = _kept(subject, series, prepared, making, bases, lookout)
         made = []
         for disk in subject.disks:
-            known = Known(prepared.choice.dirty_from(disk), prepared.choice.whole_parent(disk.target))
-            source = open_disks.enter_context(live_disk.opened(disk, live, known, series, lookout.check))
+            base = bases[disk.target]
+            held = copies.held(base, prepared.choice, disk.target, lookout.check)
+            known = Known(prepared.choice.dirty_from(disk), held)
+            source = open_disks.enter_context(live_disk.opened(disk, live, known, lookout.check))
             into = prepared.choice.decisions[disk.target], series, making.point.id, how.storing, how.throttle
-            base = bases[disk.target], how.dedupe
-            copy = DiskCopy(disk, source, *into, *base, kept.get(disk.target), making.journal.sealed)
+            copy = DiskCopy(disk, source, *into, base, how.dedupe, kept.get(disk.target), making.journal.sealed)
             made.append(open_disks.enter_context(copy))
         copies.copy_all(made, how.reading.threads, how.cores, lookout.check, report)
         entries = copies.close_all(made, lookout.check)

@@ -7,7 +7,7 @@ know: what is done with what is read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
 
@@ -17,8 +17,6 @@ from ..core.errors import Check
 from ..definitions.domain_xml import Disk
 from ..hypervisor.backup_spec import Export
 from ..nbd import address, source
-from ..repository.image import DataRanges, Image
-from ..repository.series import Point, Series
 
 Server = Union[str, address.Tcp, address.Kept]
 Held = Callable[[int, int], Any]
@@ -62,38 +60,29 @@ class Live(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of a disk without asking. dirty_from: see Source; parent: the Point that has the image which an
-    incremental changes, None where none has it; held: who else can tell where that image has data, see Source."""
+    """What is known of a disk without asking. dirty_from, held: see Source."""
 
     dirty_from: int
-    parent: Optional[Point] = None
     held: Optional[Held] = None
 
 
 @contextmanager
-def opened(disk: Disk, live: Live, known: Known, series: Optional[Series], check: Check) -> Iterator[source.Source]:
+def opened(disk: Disk, live: Live, known: Known, check: Check) -> Iterator[source.Source]:
     """Yield the Source of a disk; SourceError if its export has another size."""
     job, export = live.job, live.job.exports[disk.target]
-    with ExitStack() as entered:
-        held = known.held
-        if known.parent and series:
-            image = Image(series, known.parent, disk.target, check=check)
-            held = DataRanges(entered.enter_context(image))
-        found = entered.enter_context(
-            source.Source(
-                live.server,
-                export.name,
-                export.bitmap,
-                live.reading.reads_at_once(),
-                live.reading.stall_timeout,
-                check,
-                job.require_alive,
-                dirty_from=known.dirty_from,
-                held=held,
-                layered=disk.layered,
-                connections=live.reading.connections(len(job.exports)),
-            )
-        )
+    with source.Source(
+        live.server,
+        export.name,
+        export.bitmap,
+        live.reading.reads_at_once(),
+        live.reading.stall_timeout,
+        check,
+        job.require_alive,
+        dirty_from=known.dirty_from,
+        held=known.held,
+        layered=disk.layered,
+        connections=live.reading.connections(len(job.exports)),
+    ) as found:
         if found.size != disk.size:
             raise errors.SourceError(f"disk {disk.target} is {disk.size} bytes, its export {found.size}")
         yield found

@@ -6,7 +6,7 @@ the disk. Must not know: where the bytes go, libvirt, NBD.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -15,7 +15,7 @@ import numpy
 from ..core import extents
 from ..core.errors import Check
 from ..format import layout, reader, stack
-from ..format.directory import Window
+from ..format.directory import Directory, Window
 from .series import Point, Series
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ class Image:
 
     def data(self) -> Iterator[tuple[Extents, int]]:
         """Yield (extents of data in a Window, where that ends), ascending."""
-        for _, stop, segments, layers in self.windows():
-            kinds = _kinds(segments, layers)
-            yield extents.merged(_extents(segments[kinds == extents.DATA], extents.DATA)), stop
+        return _data(self.windows())
 
     def data_bytes(self, block: int) -> int:
         """Bytes of all blocks of `block` bytes that hold data, whole."""
@@ -128,10 +126,10 @@ class Image:
 
 
 class DataRanges:
-    """Where an Image has data, asked for range by range, ascending: call it with (start, stop)."""
+    """Where a disk has data by its Directory, asked for range by range, ascending: call it with (start, stop)."""
 
-    def __init__(self, image: Image) -> None:
-        self._windows = image.data()
+    def __init__(self, directory: Directory, check: Check = lambda: None) -> None:
+        self._windows = _data(directory.windows(check))
         self._known, self._reached = numpy.empty(0, extents.EXTENT), 0
 
     def __call__(self, start: int, stop: int) -> Extents:
@@ -141,6 +139,13 @@ class DataRanges:
             parts.append(found)
         self._known = numpy.concatenate(parts)
         return self._known[self._known["offset"] < stop]
+
+
+def _data(windows: Iterable[Window]) -> Iterator[tuple[Extents, int]]:
+    """(extents of data in a Window, where that ends) of each."""
+    for _, stop, segments, layers in windows:
+        kinds = _kinds(segments, layers)
+        yield extents.merged(_extents(segments[kinds == extents.DATA], extents.DATA)), stop
 
 
 def _kinds(segments: Segments, layers: list[layout.Records]) -> NDArray[numpy.uint32]:

@@ -27,7 +27,6 @@ from ..pulling.base import Choice
 from ..pulling.disk_copy import DiskCopy, Storing
 from ..repository import new_point
 from ..repository.announcement import Announcement
-from ..repository.image import DataRanges, Image
 from ..repository.new_point import NewPoint, Stored
 from ..repository.series import Point
 from .machine_run import Run
@@ -162,13 +161,11 @@ def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list
     with ExitStack() as opened:
         made = []
         for disk, volume in zip(disks, read.volumes):
-            parent = choice.whole_parent(disk.target)
-            if parent:
-                with Image(target, parent, disk.target, check=check) as image:
-                    volume.changed(choice.dirty_from(disk), DataRanges(image))
+            base = copies.base_of(target, choice, disk.target)
+            if choice.whole_parent(disk.target):
+                volume.changed(choice.dirty_from(disk), copies.held(base, choice, disk.target, check))
             into = choice.decisions[disk.target], target, new.id, storing, throttle
-            base = copies.base_of(target, choice, disk.target), wanted.dedupe
-            copy = DiskCopy(disk, volume, *into, *base, batch_data=BATCH_DATA)
+            copy = DiskCopy(disk, volume, *into, base, wanted.dedupe, batch_data=BATCH_DATA)
             made.append(opened.enter_context(copy))
         cores = Cores(_Elsewhere(), check=check)
         copies.copy_all(made, wanted.threads, cores, check, run.report)
