@@ -25,6 +25,7 @@ from nbdpull.core import errors, extents
 from nbdpull.format import layout, manifest, moved, pages, stack, writer
 from nbdpull.format.directory import Directory
 from nbdpull.format.manifest import FileEntry
+from nbdpull.format.sound_part import SoundPart
 from nbdpull.operations import restore
 from nbdpull.operations.verify import Options, verify
 from nbdpull.repository import half_points, known_frames, marker, new_point, series
@@ -119,6 +120,7 @@ class Vm:
         self.series = series.Series(self.store, name)
         self.folder = self.root / self.series.folder
         self.xml = None  # the definition that goes into the next point; None: one with its disks, all qcow2
+        self.bad = frozenset()  # paths of damaged files, without which the next points are made
         self.files = {}  # other files of the domain that go into it: {name: bytes}
         self.disks = {}
         self.points = []
@@ -197,7 +199,7 @@ class Vm:
         return manifest.INCREMENTAL if based else manifest.FULL
 
     def _stored(self, name, point_id, mode, parent, handmade, how):
-        base = parent and parent.manifest.disk(name) and self.series.directory(parent, name, partial=True)
+        base = parent and parent.manifest.disk(name) and self._base(parent, name)
         whole = mode == manifest.FULL or bool(base and base.whole)
         base = base if base and base.whole == whole else None
         disk = writer.Disk(self.series.folder, point_id, name, self.disks[name].size, whole)
@@ -209,6 +211,14 @@ class Vm:
         size = directory.size + sum(file.size for file in files)
         told = (name, disk.size, mode, REASONS[mode], f"/images/{name}.qcow2", whole, directory, 0, 0, 0, size)
         return new_point.Stored(manifest.DiskEntry(*told), files)
+
+    def _base(self, parent, name):
+        if not self.bad:
+            return self.series.directory(parent, name, partial=True)
+        base = SoundPart(self.store, self.series.folder, parent.manifest.disk(name), self.bad)
+        for offset, length, _ in base.again.tolist():
+            self.disks[name].dirty[offset : offset + length] = True
+        return base
 
     def _write(self, about, mode, base, frame_size=64 * KIB, chunk_size=256 * MIB, batch_size=MIB, dedupe=False):
         disk = self.disks[about.name]

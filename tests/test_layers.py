@@ -40,6 +40,7 @@ LIBRARIES = {
         "format.writer",
         "format.reader",
         "format.pages",
+        "format.sound_part",
         "format.stack",
         "format.directory",
         "format.moved",

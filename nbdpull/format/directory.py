@@ -21,7 +21,7 @@ from . import layout, pages, reader, stack
 from .manifest import DiskEntry, FileEntry
 
 if TYPE_CHECKING:
-    from ..core.extents import Segments
+    from ..core.extents import Extents, Segments
     from .pages import PageRefs
 
 NOWHERE = (1 << 32) - 1  # the number of a chunk file that a page names and the directory does not
@@ -58,8 +58,11 @@ ReadPage = Callable[[Store, str, str, numpy.void, str, int], pages.Page]
 
 
 class Directory:
-    """files: FileEntry of every index and chunk file; pages: see pages.Directory. Damaged where it is not what was
-    stored. May be used by several threads at once."""
+    """files: FileEntry of every index and chunk file; pages: see pages.Directory; bad, again: see SoundPart. Damaged
+    where it is not what was stored. May be used by several threads at once."""
+
+    bad: frozenset[str] = frozenset()
+    again: Extents = extents.of([])
 
     def __init__(self, store: Store, series: str, disk: DiskEntry, read: ReadPage = read_page) -> None:
         self._store, self._series, self._read_page = store, series, read
@@ -113,6 +116,14 @@ class Directory:
                 raise errors.Damaged(f"the directory of disk {self.disk} lacks a chunk file that its pages point into")
         return Window(start, stop, found, layers)
 
+    def can_stay(self, start: int) -> bool:
+        """Whether a new point may name the pages of a window as they are."""
+        return True
+
+    def frames(self, start: int) -> layout.Records:
+        """The records of a window that may be referred to for all that their frames hold."""
+        return whole_frames(self.window(start).flat())
+
     def windows(self, check: Check = lambda: None) -> Iterator[Window]:
         """All of those that have pages, ascending; none is kept."""
         for start in self.starts():
@@ -142,6 +153,12 @@ class Directory:
     def number(self, path: str) -> int:
         """That of a file, NOWHERE where there is none of this path."""
         return self._numbers.get(path, NOWHERE)
+
+
+def whole_frames(records: layout.Records) -> layout.Records:
+    """Those that show all of a frame."""
+    found: layout.Records = records[(records["kind"] == extents.DATA) & (records["length"] == records["raw"])]
+    return found
 
 
 class PageReader:

@@ -11,7 +11,7 @@ image needs. Must not know: frames, where records come from.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy
@@ -108,20 +108,25 @@ class IndexWriter:
         layers = self._merged([*below, _Layer(None, changed)] if len(changed) else below, stop)
         if len(changed):
             self._account(before, stack.flat([layer.records for layer in layers], self._start, stop))
-        self._refs += [layer.ref if layer.ref is not None else self._written(layer.records) for layer in layers]
+        self._refs += self._in_place(layers, self._start)
 
     def _keep(self, until: int) -> None:
         """Take over the windows of the base before `until`."""
         while self._base and self._left and self._left[0] < until:
-            self._refs.append(self._base.refs(self._left.popleft()))
+            start = self._left.popleft()
+            if self._base.can_stay(start):
+                self._refs.append(self._base.refs(start))
+            else:
+                self._refs += self._in_place([_Layer(None, self._base.window(start).flat())], start)
 
     def _below(self, start: int, stop: int) -> list[_Layer]:
-        """The layers of the base, cut where the disk ends now."""
+        """The layers of the base, cut where the disk ends now, or one in their place."""
         if self._base is None or not self._left or self._left[0] != start:
             return []
         refs = self._base.refs(self._left.popleft())
         layers = [_Layer(ref[None], records) for ref, records in zip(refs, self._base.window(start).layers)]
-        if any(len(layer.records) and int(extents.ends(layer.records[-1:])[0]) > stop for layer in layers):
+        is_cut = any(len(layer.records) and int(extents.ends(layer.records[-1:])[0]) > stop for layer in layers)
+        if is_cut or not self._base.can_stay(start):
             whole = self._base.window(start).flat()
             left = extents.clip(whole, start, stop)
             self._account(whole, left)
@@ -129,21 +134,26 @@ class IndexWriter:
         return layers
 
     def _merged(self, layers: list[_Layer], stop: int) -> list[_Layer]:
-        """With as few pages as it takes, and without zeros in the lowest one where they tell nothing."""
+        """With as few pages as it takes."""
         layers = list(layers)
         while len(layers) > 1 and stack.merges(len(layers[-2].records), len(layers[-1].records), len(layers)):
             two = [layer.records for layer in layers[-2:]]
             layers[-2:] = [_Layer(None, stack.flat(two, self._start, stop))]
-        if layers and layers[0].ref is None and self._disk.whole:
-            layers[0] = _Layer(None, stack.data_of(layers[0].records))
-        return [layer for layer in layers if len(layer.records)]
+        return layers
 
     def _account(self, before: layout.Records, after: layout.Records) -> None:
         self._live.subtract(pages.total_live(before))
         self._live.update(pages.total_live(after))
 
-    def _written(self, records: layout.Records) -> Any:
-        """The PAGE, as an array of one, of records that are in the index file now."""
+    def _in_place(self, layers: Sequence[_Layer], start: int) -> list[Any]:
+        """The PAGE of each layer of a window. Zeros in the lowest one tell nothing of a disk that is whole."""
+        if layers and layers[0].ref is None and self._disk.whole:
+            layers = [_Layer(None, stack.data_of(layers[0].records)), *layers[1:]]
+        layers = [layer for layer in layers if len(layer.records)]
+        return [layer.ref if layer.ref is not None else self._written(layer.records, start) for layer in layers]
+
+    def _written(self, records: layout.Records, start: int) -> Any:
+        """The PAGE, as an array of one, of records of a window that are in the index file now."""
         if flaw := pages.density_flaw(records):
             raise errors.Unsupported(f"disk {self._disk.name} has {flaw}, which the format does not hold")
         if self._index is None:
@@ -153,7 +163,7 @@ class IndexWriter:
         raw = pages.encode_page(self.page(records))
         data = self._store.seal.piece(pages.compressed(raw), layout.PAGE_PIECE)
         ref = numpy.zeros(1, pages.PAGE)
-        ref["offset"], ref["records"], ref["file"] = self._start, len(records), self._index_number
+        ref["offset"], ref["records"], ref["file"] = start, len(records), self._index_number
         ref["position"], ref["stored"], ref["raw"] = self._index.size, len(data), len(raw)
         ref["digest"] = numpy.array([self._store.seal.secret(reader.digest(raw))], "V32")
         self._index.write(data)
@@ -185,6 +195,8 @@ class IndexWriter:
         is_chunk = layout.CHUNK_PATH.match
         needed |= {n for n, path in enumerate(self._files) if path in made or (is_chunk(path) and self._live[n] > 0)}
         kept = sorted(needed)
+        if self._base and not self._base.bad.isdisjoint(self._files[number] for number in kept):
+            raise errors.NbdpullError(f"disk {self._disk.name}: not all was read again that damaged files answer for")
         places = numpy.zeros(len(self._files), "u4")
         places[kept] = numpy.arange(len(kept))
         refs["file"] = places[refs["file"]]

@@ -30,7 +30,6 @@ class KnownFrames:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._starts = frozenset(directory.starts())
         self._lock = threading.Lock()
         self._held: OrderedDict[int, layout.Records] = OrderedDict()
 
@@ -53,13 +52,11 @@ class KnownFrames:
 
     def _frames(self, start: int) -> layout.Records:
         """The whole frames of a window; one thread makes them up at a time."""
-        if start not in self._starts:
+        if not len(self._directory.refs(start)):
             return numpy.empty(0, layout.RECORD)
         with self._lock:
             if start not in self._held:
-                shown = self._directory.window(start).flat()
-                whole = (shown["kind"] == extents.DATA) & (shown["length"] == shown["raw"])
-                self._held[start] = shown[whole]
+                self._held[start] = self._directory.frames(start)
                 while len(self._held) > HELD:
                     self._held.popitem(last=False)
             return self._held[start]

@@ -1,0 +1,86 @@
+"""What a new point can be laid over where files of an older one are damaged: its directory without them.
+
+Owns: that nothing leads to a damaged file any more, and what of the disk has to be read again for that. All that is
+left is proved: a page by its digest in the directory, a frame's digest by its page. Must not know: how a damage is
+found, how a disk is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy
+
+from ..core import errors, extents
+from ..core.errors import Check
+from ..storage.base import Store
+from . import layout, pages, stack
+from .directory import NOWHERE, Directory, whole_frames
+from .manifest import DiskEntry
+
+if TYPE_CHECKING:
+    from ..core.extents import Extents, Mask
+
+
+class SoundPart(Directory):
+    """bad: paths of damaged or missing files; again: the ranges that they answer for, DATA, ascending and merged: who
+    writes over this one must write all of these. Windows of which a page cannot be read are not there, and are read
+    again as a whole. Reads every page. Damaged where the directory itself is."""
+
+    def __init__(
+        self, store: Store, series: str, disk: DiskEntry, bad: Collection[str], check: Check = lambda: None
+    ) -> None:
+        super().__init__(store, series, disk)
+        self.bad = frozenset(bad) & {entry.path for entry in self.files}
+        self._bad = numpy.array(sorted(map(self.number, self.bad)), "u4")
+        self._lost: set[int] = set()
+        live: Counter[int] = Counter()
+        again: list[Extents] = [extents.of([])]
+        for start in super().starts():
+            check()
+            try:
+                shown = self._window(start).flat()
+            except errors.Damaged:
+                self._lost.add(start)
+                again.append(extents.of([(start, min(layout.WINDOW, self.size - start), extents.DATA)]))
+                continue
+            live.update(pages.total_live(shown))
+            again.append(_ranges(shown[self._is_bad(shown)]))
+        self.again = extents.merged(numpy.concatenate(again))
+        if self._lost:  # what they show, nobody knows
+            self.live = numpy.array([live[number] for number in range(len(self.files))], "u8")
+
+    def _is_bad(self, records: layout.Records) -> Mask:
+        """Which of some records lead to a damaged file."""
+        mask: Mask = (records["kind"] == extents.DATA) & numpy.isin(records["chunk"], self._bad)
+        return mask
+
+    def starts(self) -> list[int]:
+        return [start for start in super().starts() if start not in self._lost]
+
+    def can_stay(self, start: int) -> bool:
+        return not numpy.isin(self.refs(start)["file"], self._bad).any()
+
+    def frames(self, start: int) -> layout.Records:
+        """Also of a window that is lost, as far as its pages can be read: the digest tells that it is the same data."""
+        if start not in self._lost:
+            shown = super().frames(start)
+            return shown[~self._is_bad(shown)]
+        layers = [self._readable(ref) for ref in self.refs(start)]
+        shown = stack.flat(layers, start, min(start + layout.WINDOW, self.size))
+        return whole_frames(shown[~self._is_bad(shown) & (shown["chunk"] != NOWHERE)])
+
+    def _readable(self, ref: numpy.void) -> layout.Records:
+        try:
+            return self.records(ref)
+        except errors.Damaged:
+            return numpy.empty(0, layout.RECORD)
+
+
+def _ranges(records: layout.Records) -> Extents:
+    """Those of data records."""
+    result = numpy.zeros(len(records), extents.EXTENT)
+    result["offset"], result["length"] = records["offset"], records["length"]
+    return extents.merged(result)
