@@ -20,10 +20,12 @@ _T = TypeVar("_T")
 class Seal:
     """Of a store that is not sealed: all bytes stay as they are.
 
-    id: of the master key, None in a store that is not sealed; overhead: bytes by which what is sealed is longer.
+    id: of the master key, None in a store that is not sealed; opens: whether what is stored can be read; overhead:
+    bytes by which what is sealed is longer.
     """
 
     id: Optional[str] = None
+    opens = True
     overhead = 0
 
     def require(self) -> None:
@@ -64,6 +66,8 @@ PLAIN = Seal()
 
 class Locked(Seal):
     """Of a sealed store whose key is not at hand. Documents can be read, and files removed or copied as they are."""
+
+    opens = False
 
     def __init__(self, key_id: str, where: str) -> None:
         """where: how a message names the store."""

@@ -20,8 +20,9 @@ from ..core.errors import Check, Report
 from ..format import layout, reader
 from ..images import image_header
 from ..nbd import qemu_nbd, source
-from ..repository import lookup, marker, series
+from ..repository import lookup, series
 from ..repository.part import Part
+from . import unlocking
 from .options import AgainstOptions as Options
 
 BLOCK = layout.MAX_FRAME
@@ -54,7 +55,7 @@ class Result:
 
 def against(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the image with a disk as of a point."""
-    target = series.only_series(marker.open_store(options.store), options.domain)
+    target = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
     found, image = target.point(options.point), options.image
     disk = _chosen(found, options.disk)
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:

@@ -40,7 +40,7 @@ class Result:
 
 def diff(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare what the directories say; no data is read. NoSuchPoint, NoSuchDisk, PartialPoint, Damaged."""
-    target, before = store_choice.find_point(options.store, options.before, options.domain)
+    target, before = store_choice.find_point(options.store, options.before, options.domain, options.identities)
     after = target.point(options.after)
     if options.disk is not None:
         both = [before.disk(options.disk).name, after.disk(options.disk).name][:1]

@@ -24,9 +24,10 @@ from ..format import findings, layout
 from ..hypervisor import domain_boot
 from ..hypervisor.domain_boot import Boot
 from ..images import qemu_img
-from ..repository import marker, series
+from ..repository import series
 from ..repository.series import Point, Series
 from ..serving.nbd_server import Export, Request, Server
+from . import unlocking
 from .options import DrillOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds
@@ -81,7 +82,7 @@ class _Seen(NamedTuple):
 
 def drill(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
-    target = series.only_series(marker.open_store(options.store), options.domain)
+    target = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
     point = target.point(options.point)
     xml, lost = _definition(target, point)
     expect = _pattern(options.expect)
@@ -148,7 +149,8 @@ def _served(run: _Run, folder: str) -> Server:
         raise errors.NoSuchDisk(f"point {run.point.id} has no disk of the domain's definition")
     run.report(step="serve")
     socket = os.path.join(folder, "nbd.sock")
-    return Server(Request(run.options.store, run.point.manifest.uuid, run.point.id, disks, socket), run.check)
+    return Server(Request(run.options.store, run.point.manifest.uuid, run.point.id, disks, socket,
+                          master=unlocking.master(run.options.store, run.options.identities)), run.check)  # fmt: skip
 
 
 def _adapted(run: _Run, folder: str, images: dict[str, str], console: str, offer: Offer) -> str:

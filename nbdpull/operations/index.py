@@ -29,7 +29,7 @@ class Result:
 
 def index(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Read them; Damaged if they are not what was stored."""
-    target, point = store_choice.find_point(options.store, options.point, options.domain)
+    target, point = store_choice.find_point(options.store, options.point, options.domain, options.identities)
     directory = target.directory(point, options.disk, partial=True)
     return Result(target.domain, point.id, directory.disk, _records(directory, check))
 

@@ -43,5 +43,5 @@ def kubevirt(options: Options, report: Report = lambda **event: None, check: Che
     made = Result(*pulled(options, machine, partial(report, domain=machine.domain), check))
     if not options.prune:
         return made
-    pruned = prune.after_pull(options.output, made.point, check)
+    pruned = prune.after_pull(options.output, made.point, options.identities, check)
     return replace(made, pruned=pruned, warnings=[*made.warnings, *prune.warnings(pruned)])

@@ -26,6 +26,7 @@ from ..volumes import machine_run, new_point, start
 from ..volumes.machine_run import Done, Run
 from ..volumes.new_point import Backup
 from ..volumes.start import Start
+from . import unlocking
 from .options import KubevirtOptions as Options
 
 TTL_MARGIN = 600.0  # seconds that a backup may last longer than the pull
@@ -44,7 +45,7 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     found = kubevirt_backup.virtual_machine(cluster, machine)
     subject = _Subject(cluster, found, kubevirt_backup.claims(cluster, machine, found))
-    store = marker.open_or_create(options.output, options.group)
+    store = unlocking.for_pull(options.output, options.group, options.identities)
     with machine_run.begun(store, machine, objects.uid(found), report, check, []) as run:
         first = _ordered(run, options, cluster)
         run.warnings.extend(first.sweep())

@@ -23,6 +23,7 @@ from ..volumes import machine_run, new_point, start
 from ..volumes.machine_run import Done, Run
 from ..volumes.new_point import Backup
 from ..volumes.start import Start
+from . import unlocking
 from .options import KubevirtOptions as Options
 
 
@@ -37,7 +38,7 @@ def pulled(options: Options, machine: Machine, report: Report, check: Check) -> 
     with ExitStack() as held:
         endpoint = held.enter_context(Endpoint(access, token.text, options.threads, options.stall_timeout, check))
         read = new_point.reading(endpoint, options.type, options)  # before anything is written
-        store = marker.open_or_create(options.output, options.group)
+        store = unlocking.for_pull(options.output, options.group, options.identities)
         run = held.enter_context(machine_run.begun(store, machine, options.uuid or "", report, check, warnings))
         begin = _start(run, options)
         run.warnings.extend(begin.warnings)

@@ -4,7 +4,8 @@ The one place of a default: the command line, --help and the manual have theirs 
 --help starts at once. Must not know: what a verb does with it, how an option is written.
 
 Said once, for all: `domain` is a name or uuid, None the only one of a store; `store` a path; `point` an id or LATEST;
-`disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default. Times are in seconds, sizes in
+`disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default; `identities` are files of those
+who can open a sealed store. Times are in seconds, sizes in
 bytes, rates in bytes a second; a limit that is None is none.
 """
 
@@ -64,6 +65,7 @@ class _IntoStore:
     space_check: bool = True
     group: Optional[str] = None
     prune: bool = False
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,7 @@ class RestoreOptions:
     new_uuid: bool = False
     trust_definition: bool = False
     uri: Optional[str] = None
+    identities: list[str] = field(default_factory=list)
 
     @property
     def in_place(self) -> bool:
@@ -279,6 +282,7 @@ class VerifyOptions:
     max_duration: Optional[float] = None
     keep: bool = True
     threads: int = field(default_factory=_threads)
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -296,6 +300,7 @@ class AgainstOptions:
     shard: Optional[tuple[int, int]] = None
     max_duration: Optional[float] = None
     threads: int = field(default_factory=_threads)
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -308,6 +313,7 @@ class DigestOptions:
     disks: list[str] = field(default_factory=list)
     keep: bool = True
     threads: int = field(default_factory=_threads)
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -328,6 +334,7 @@ class ServeOptions:
     client_ca: Optional[str] = None
     writable: bool = False
     cache_bytes: int = CACHE_BYTES
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -372,6 +379,7 @@ class DrillOptions:
     timeout: float = 300.0
     work_dir: str = SHARED_DIR
     keep: bool = True
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -399,6 +407,7 @@ class ShowOptions:
     point: str
     domain: Optional[str] = None
     definition: bool = False
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -410,6 +419,7 @@ class DiffOptions:
     after: str
     domain: Optional[str] = None
     disk: Optional[str] = None
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -468,6 +478,7 @@ class PruneOptions(_Rules, _Domains):
     repack_limit: Optional[int] = None
     now: bool = False
     dry_run: bool = False
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -523,8 +534,7 @@ class InitOptions(_Recipients):
 
 @dataclass(frozen=True)
 class KeyOptions(_Recipients):
-    """action: a word of KeyAction. key: that is to be removed, by its name, label or recipient. label: of a new one.
-    identities: files of who can open the store."""
+    """action: a word of KeyAction. key: that is to be removed, by its name, label or recipient. label: of a new one."""
 
     action: str = KeyAction.LIST
     store: str = ""
@@ -549,3 +559,4 @@ class IndexOptions:
     point: str
     disk: str
     domain: Optional[str] = None
+    identities: list[str] = field(default_factory=list)

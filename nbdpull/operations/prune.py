@@ -7,7 +7,7 @@ shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -22,7 +22,7 @@ from ..repository.repack import Repacked
 from ..repository.retention import Candidate, Decision
 from ..repository.series import Point, Series
 from ..repository.soundness import Soundness
-from . import policy, remove, store_choice
+from . import policy, remove, store_choice, unlocking
 from .options import PruneOptions as Options
 
 
@@ -59,7 +59,7 @@ def prune(options: Options, report: Report = lambda **event: None, check: Check 
     """UsageError where no policy is told and the store has none, or one that keeps nothing is told; what
     `policies.load` raises where those of the store cannot be read; what is wrong with one domain hides no other."""
     told = Standing(None, policy.made(options.rules)) if options.rules else None
-    wanted = store_choice.find_domains(options.store, options.domain)
+    wanted = store_choice.find_domains(options.store, options.domain, options.identities)
     standing = [told] if told else policies.load(wanted[0].store)
     found = [Pruned(each.domain, policies.counting(standing, each.domain), not told) for each in wanted]
     if not any(each.policy for each in found):
@@ -91,11 +91,11 @@ def require_policy(root: str, domain: Optional[str] = None) -> None:
         )
 
 
-def after_pull(root: str, point: Point, check: Check) -> Pruned:
+def after_pull(root: str, point: Point, identities: Sequence[str], check: Check) -> Pruned:
     """Of the series of a point that was just made. It is there, whatever goes wrong: that is the problem of Pruned."""
     pulled = point.manifest
     try:
-        opened = marker.open_store(root)
+        opened = unlocking.opened(root, identities)
         asked = Pruned(pulled.domain, policies.counting(policies.load(opened), pulled.domain), in_store=True)
         return _pruned(series.of_domain(opened, pulled.domain, pulled.uuid), asked, Options(root), check)
     except errors.NbdpullError as error:
@@ -160,7 +160,7 @@ def _repacked(target: Series, removed: list[str], options: Options, check: Check
             return repack.would_repack(target, removed, wanted, check)
         return repack.repack(target, wanted, check)
     except errors.KeyNeeded as error:  # which frames live is secret; what was to be removed is gone all the same
-        return Repacked(problems=(str(error),))
+        return Repacked(problems=(f"{error}, or let a host repack that has one, and this one with --repack-below 0",))
 
 
 def candidates(target: Series, known: Soundness) -> list[Candidate]:

@@ -47,7 +47,7 @@ from ..pulling.preparation import Asked, Prepared, Subject
 from ..repository import marker, series
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
-from . import prune
+from . import prune, unlocking
 from .options import PullOptions as Options
 from .prune import Pruned
 
@@ -96,7 +96,8 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
             prune.require_policy(options.output, vm.name)
         if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):  # else one is made in vain
             preparation.require_names(subject, options.since, options.checkpoint)
-        target = series.of_domain(marker.open_or_create(options.output, options.group), vm.name, vm.uuid)
+        store = unlocking.for_pull(options.output, options.group, options.identities)
+        target = series.of_domain(store, vm.name, vm.uuid)
         held = entered.enter_context(held_series.holding(target))
         log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))
         subject = replace(subject, series=target, points=held.points)
@@ -107,7 +108,7 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
 
 def _and_pruned(made: Result, options: Options, check: Check) -> Result:
     """With the domain let go: whatever becomes of it, the point is there."""
-    pruned = prune.after_pull(options.output, made.point, check)
+    pruned = prune.after_pull(options.output, made.point, options.identities, check)
     return replace(made, pruned=pruned, warnings=[*made.warnings, *prune.warnings(pruned)])
 
 

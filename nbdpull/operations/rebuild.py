@@ -37,7 +37,7 @@ class Result:
 
 def rebuild(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Make the index of a disk of a point again, and its directory. OutputExists where both are there."""
-    target, point = store_choice.find_point(options.store, options.point, options.domain)
+    target, point = store_choice.find_point(options.store, options.point, options.domain, options.identities)
     return Result(target.domain, point.id, options.disk, _rebuilt(target, point, options.disk, check))
 
 

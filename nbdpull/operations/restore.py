@@ -16,7 +16,7 @@ from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import marker, series
+from ..repository import series
 from ..repository.image import Image
 from ..repository.series import Point
 from ..restoring import belongings, copying, fit, origin
@@ -27,6 +27,7 @@ from ..restoring.origin import Origin
 from ..storage import access, folders
 from ..targets import places
 from ..targets.places import Place
+from . import unlocking
 from .options import RestoreOptions as Options
 
 
@@ -111,7 +112,7 @@ class _Subject:
 
 
 def _subject(options: Options, check: Check) -> _Subject:
-    opened = series.only_series(marker.open_store(options.store), options.domain)
+    opened = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
     point = opened.point(options.point)
     stored = belongings.stored(opened, point)
     where = _destinations(options, point, stored)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from ..core import errors
 from ..core.errors import Check, Report
+from ..crypto import identity_files
 from ..serving import nbd_server
 from .options import ServeOptions as Options
 
@@ -35,12 +36,21 @@ def serve(options: Options, report: Report = lambda **event: None, check: Check 
     return _over_nbd(options, report, check) if options.http is None else _over_http(options, report, check)
 
 
+def _master(options: Options) -> Optional[bytes]:
+    """What reads a store delays the first byte: it is loaded for who has an identity."""
+    if not identity_files.meant(options.identities):
+        return None
+    from . import unlocking
+
+    return unlocking.master(options.store, options.identities)
+
+
 def _over_nbd(options: Options, report: Report, check: Check) -> Result:
     for name in ("token_file", "tls", "client_ca"):
         if getattr(options, name) is not None:
             raise errors.UsageError(f"--{name.replace('_', '-')} is for HTTP: use it with --http")
     request = nbd_server.Request(options.store, options.domain, options.point, options.disks, options.socket,
-                                 options.port, options.writable, options.cache_bytes)  # fmt: skip
+                                 options.port, options.writable, options.cache_bytes, _master(options))  # fmt: skip
     served = Result()
     with suppress(errors.Interrupted), nbd_server.Server(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))
@@ -58,7 +68,8 @@ def _over_http(options: Options, report: Report, check: Check) -> Result:
     if options.writable or options.socket is not None or options.port is not None:
         raise errors.UsageError("--http is instead of --socket and --port, and read-only: leave out --writable")
     request = point_server.Request(options.store, options.domain, options.point, options.disks, options.cache_bytes,
-                                   options.http or "", options.token_file, options.tls, options.client_ca)  # fmt: skip
+                                   options.http or "", options.token_file, options.tls, options.client_ca,
+                                   _master(options))  # fmt: skip
     served = Result()
     with suppress(errors.Interrupted), point_server.serving(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))

@@ -25,7 +25,7 @@ class Result:
 
 def show(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Show a point, or its definition, for which nothing else of the series is read; Damaged where that cannot be."""
-    target, point = store_choice.find_point(options.store, options.point, options.domain)
+    target, point = store_choice.find_point(options.store, options.point, options.domain, options.identities)
     if options.definition:
         return Result(target.domain, definition=target.definition(point))
     return Result(target.domain, description.of_point(target, point))

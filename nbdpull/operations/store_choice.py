@@ -5,16 +5,21 @@ Must not know: what is done with them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Optional
 
 from ..core import errors
 from ..core.choices import LATEST
 from ..repository import marker, point_choice, policies, series
+from . import unlocking
 
 
-def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[series.Series, series.Point]:
-    """Return (Series, Point) of what Series.point takes; an id is looked for in all domains. NoSuchPoint, StoreError"""
-    opened = marker.open_store(root)
+def find_point(
+    root: str, wanted: str, domain: Optional[str] = None, identities: Sequence[str] = ()
+) -> tuple[series.Series, series.Point]:
+    """Return (Series, Point) of what Series.point takes; an id is looked for in all domains. NoSuchPoint, StoreError;
+    identities, and further errors: see unlocking.opened."""
+    opened = unlocking.opened(root, identities)
     if domain is None and wanted != LATEST:
         found = [(each, name) for each in series.all_series(opened) for name in each.named(wanted)]
         ids = list(dict.fromkeys(name for _, name in found))
@@ -26,9 +31,10 @@ def find_point(root: str, wanted: str, domain: Optional[str] = None) -> tuple[se
     return target, target.point(wanted)
 
 
-def find_domains(root: str, pattern: Optional[str] = None) -> list[series.Series]:
-    """The Series of all domains, or of a name or UUID, or of those whose names fit. StoreError where there is none."""
-    opened = marker.open_store(root)
+def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[str] = ()) -> list[series.Series]:
+    """The Series of all domains, or of a name or UUID, or of those whose names fit. StoreError where there is none;
+    identities, and further errors: see unlocking.opened."""
+    opened = unlocking.opened(root, identities)
     every = series.all_series(opened)
     wanted = fitting(every, pattern)
     if not wanted:

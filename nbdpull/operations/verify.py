@@ -25,6 +25,7 @@ from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point, Series
 from ..storage.base import Store
+from . import unlocking
 from .options import VerifyOptions as Options
 
 
@@ -118,7 +119,7 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     """
     _require_fitting(options)
     copy = None if options.heal_from is None else marker.open_store(options.heal_from)
-    opened, one = marker.open_store(options.store), (options.domain, options.point) != (None, None)
+    opened, one = unlocking.opened(options.store, options.identities), (options.domain, options.point) != (None, None)
     wanted = [series.only_series(opened, options.domain)] if one else series.folders(opened)
     part = ONLY_WINDOWS if options.oldest else Part(options.sample, options.shard, options.max_duration)
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))

@@ -135,12 +135,18 @@ def _read(store: Store, name: str) -> tuple[bytes, str]:
     return store.read(path, age.MAX_FILE), store.path(path)
 
 
-def keys_of(store: Store, tried: Sequence[Identity]) -> Optional[StoreKeys]:
-    """None where the store is not sealed. KeyNeeded where nobody opens it, Damaged where only forged or damaged copies
-    are there. MissingSoftware."""
-    if marker.master_of(store) is None:
-        return None
+def keys_of(store: Store, tried: Sequence[Identity]) -> StoreKeys:
+    """Of a sealed store. KeyNeeded where nobody opens it, Damaged where only forged or damaged copies are there.
+    StoreError where it is not sealed. MissingSoftware."""
     return keys.of_master(open_master(store, tried).master)
+
+
+def unlocked(root: str, master: Optional[bytes]) -> Store:
+    """The Store at a place; a master key that was opened before unlocks it."""
+    store = marker.open_store(root)
+    if master is not None:
+        marker.unlock(store, keys.of_master(master))
+    return store
 
 
 def open_master(store: Store, tried: Sequence[Identity], without: str = "") -> Opened:

@@ -34,7 +34,8 @@ TROUBLE = "trouble: "  # as the plugin writes it
 
 @dataclass(frozen=True)
 class Request:
-    """What to serve. point: an id or "latest"; disks empty: all; without socket and port: one in a new directory."""
+    """What to serve. point: an id or "latest"; disks empty: all; without socket and port: one in a new directory;
+    master: the key of a sealed store."""
 
     store: str
     domain: Optional[str] = None
@@ -44,6 +45,7 @@ class Request:
     port: Optional[int] = None
     writable: bool = False
     cache_bytes: int = CACHE_BYTES
+    master: Optional[bytes] = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ class Server:
         software.require("nbdkit")
         status, telling = os.pipe()
         parent, self._alive = os.pipe()  # which ends when we do, however that is
+        key = _in_pipe(self._request.master)
+        passed = [telling, parent, *key]
         try:
             process = subprocess.Popen(
-                self._command(telling, parent), env=_environment(), pass_fds=[telling, parent],
+                self._command(telling, parent, *key), env=_environment(), pass_fds=passed,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log,
                 start_new_session=True,  # a Ctrl-C is for us: we end it
             )  # fmt: skip
@@ -106,11 +110,11 @@ class Server:
             os.close(status)
             raise
         finally:
-            os.close(telling)
-            os.close(parent)
+            for descriptor in passed:
+                os.close(descriptor)
         return process, status
 
-    def _command(self, telling: int, parent: int) -> list[str]:
+    def _command(self, telling: int, parent: int, *key: int) -> list[str]:
         request = self._request
         where = ["-U", self._socket] if self._socket else ["-i", "127.0.0.1", "-p", str(request.port)]
         how = [] if request.writable else ["-r"]
@@ -118,6 +122,7 @@ class Server:
                   ("cache", request.cache_bytes), *(("disk", disk) for disk in request.disks)]  # fmt: skip
         wanted += [("domain", request.domain)] if request.domain is not None else []
         wanted += [("writable", 1)] if request.writable else []
+        wanted += [("key", each) for each in key]
         ours = {"parent": parent, "socket": self._socket, "folder": self._folder}  # for its end, should we be killed
         wanted += [(name, value) for name, value in ours.items() if value is not None]
         options = [f"{name}={value}" for name, value in wanted]
@@ -211,6 +216,16 @@ class Server:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _in_pipe(data: Optional[bytes]) -> list[int]:
+    """The end of a pipe in which this little is to be read, if there is any."""
+    if data is None:
+        return []
+    end, begin = os.pipe()
+    os.write(begin, data)
+    os.close(begin)
+    return [end]
 
 
 def _environment() -> dict[str, str]:

@@ -13,14 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import nbdkit
 
 from nbdpull.core import errors
 from nbdpull.core.choices import LATEST
 from nbdpull.core.extents import ZERO, in_blocks
-from nbdpull.repository import lookup, marker, series
+from nbdpull.repository import keyring, lookup, series
 
 if TYPE_CHECKING:
     from nbdpull.serving.overlay import Overlay
@@ -61,7 +61,7 @@ def get_ready() -> None:
 
 def _open() -> None:
     domain = _config["domain"][0] if "domain" in _config else None
-    target = series.only_series(marker.open_store(_config["store"][0]), domain)
+    target = series.only_series(keyring.unlocked(_config["store"][0], _master()), domain)
     point = target.point(_config.get("point", [LATEST])[0])
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk
@@ -69,6 +69,14 @@ def _open() -> None:
         _images[name] = _writable(opened) if "writable" in _config else opened
     _about.update(domain=target.domain, point=point.id, sha256=point.sha256,
                   disks={name: image.size for name, image in _images.items()})  # fmt: skip
+
+
+def _master() -> Optional[bytes]:
+    """From a pipe, which nobody else can read: arguments and the environment are seen by all."""
+    if "key" not in _config:
+        return None
+    with os.fdopen(int(_config["key"][0]), "rb") as pipe:
+        return pipe.read()
 
 
 def _writable(image: lookup.RandomImage) -> Overlay:

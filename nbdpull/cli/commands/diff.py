@@ -21,6 +21,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "after", metavar="B", help="the same; what is listed is what B has")
     usage.add_domain_of_store(parser, Options)
     usage.add(parser, Options, "--disk", metavar="D", help="only this disk")
+    usage.add_identities(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

@@ -20,6 +20,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_disks(parser, Options)
     usage.add_no_record(parser, Options)
     usage.add_threads(parser, Options)
+    usage.add_identities(parser, Options)
     usage.add_output(parser)
 
 

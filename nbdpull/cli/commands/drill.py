@@ -22,6 +22,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--timeout", metavar="T", type=types.duration, help="how long to wait for that")
     usage.add(parser, Options, "--work-dir", metavar="DIR", help="directory for what the guest writes meanwhile")
     usage.add_no_record(parser, Options)
+    usage.add_identities(parser, Options)
     usage.add_output(parser)
 
 

@@ -17,6 +17,7 @@ EXAMPLE = "index dir/ latest vda"
 def add(parser: usage.Parser) -> None:
     usage.add_named_point(parser, Options)
     usage.add(parser, Options, "disk", metavar="DISK")
+    usage.add_identities(parser, Options)
     parser.add_argument("--json", action="store_true", help="the default, and the only form")
     parser.add_argument("--rebuild", action="store_true", help="rebuild a lost index or directory from the chunk files")
 

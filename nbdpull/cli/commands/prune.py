@@ -30,6 +30,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--repack-limit", metavar="N", type=types.size,
               help="move at most so many bytes of each domain: 10G")  # fmt: skip
     removed.add_how(parser, Options)
+    usage.add_identities(parser, Options)
     usage.add_output(parser)
 
 

@@ -45,6 +45,7 @@ def add(parser: usage.Parser) -> None:
               help="then remove what the store's policy does not keep of the domain: see nbdpull policy")  # fmt: skip
     usage.add_group(parser, Options)
     _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
+    usage.add_identities(parser, Options)
     usage.add_output(parser)
 
 

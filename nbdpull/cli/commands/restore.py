@@ -61,6 +61,7 @@ def add(parser: usage.Parser) -> None:
               help="with --define: keep everything of the host that the definition names")  # fmt: skip
     usage.add_connect(parser, Options, "libvirt to define it in")
     usage.add_threads(parser, Options)
+    usage.add_identities(parser, Options)
     usage.add_output(parser)
 
 

@@ -32,6 +32,7 @@ def add(parser: usage.Parser) -> None:
               help="let clients write; discard it at the end")  # fmt: skip
     usage.add(parser, Options, "--cache", dest="cache_bytes", metavar="N", type=types.size,
               help="memory for decompressed frames of a disk")  # fmt: skip
+    usage.add_identities(parser, Options)
     parser.add_argument("--json", action="store_true", help="JSON lines on stdout")
 
 

@@ -47,6 +47,7 @@ def add(parser: usage.Parser) -> None:
               help="replace what is damaged or missing by the files of this store, if they fit")  # fmt: skip
     usage.add_no_record(parser, Options)
     usage.add_threads(parser, Options)
+    usage.add_identities(parser, Options)
     usage.add_output(parser)
 
 

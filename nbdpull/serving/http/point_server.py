@@ -9,12 +9,12 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, NoReturn, Optional
 from urllib.parse import quote
 
 from ...core.errors import Check
-from ...repository import marker, series
+from ...repository import keyring, series
 from . import auth, endpoint, ovirt, volumes
 from .app import App
 from .point_disks import Changes, PointDisk
@@ -26,7 +26,8 @@ Troubles = queue.SimpleQueue[str]
 
 @dataclass(frozen=True)
 class Request:
-    """What to serve, and how. listen: as the option says it; tls, client_ca: as in endpoint.secured."""
+    """What to serve, and how. listen: as the option says it; tls, client_ca: as in endpoint.secured;
+    master: the key of a sealed store."""
 
     store: str
     domain: Optional[str]
@@ -37,6 +38,7 @@ class Request:
     token_file: str
     tls: Optional[str]
     client_ca: Optional[str]
+    master: Optional[bytes] = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Serving:
 def serving(request: Request, check: Check = lambda: None) -> Iterator[Serving]:
     """Serve as long as the block lasts. check() is called often before that."""
     token = auth.read(request.token_file)
-    target = series.only_series(marker.open_store(request.store), request.domain)
+    target = series.only_series(keyring.unlocked(request.store, request.master), request.domain)
     point = target.point(request.point)
     troubles: Troubles = queue.SimpleQueue()
     with ExitStack() as stack:

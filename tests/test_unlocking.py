@@ -1,0 +1,246 @@
+"""Sealed stores by command lines: which verb needs an identity, where it is looked for, and that no secret is seen."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import stores
+from command import PROJECT, answered, nbdpull, said, start_nbdpull
+from documents import code, section, table
+from identities import data, path, recipient
+from stores import KIB, Vm
+
+from nbdpull.core import errors
+from nbdpull.crypto import identity_files, keys
+from nbdpull.operations import unlocking
+from nbdpull.repository import keyring, marker
+
+MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
+MINE, WRONG = ("--identity", path("age1")), ("--identity", path("age2"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def sealed_store(root):
+    """A sealed store that age1 opens; its StoreKeys."""
+    store = marker.create(str(root), seal=keyring.new([recipient("age1"), recipient("ed25519")], None))
+    return keyring.keys_of(store, identity_files.given([path("age1")]))
+
+
+def filled(root):
+    vm = Vm(root, keys=sealed_store(root))
+    vm.add_disk("vda", 256 * KIB)
+    vm.write("vda", 0, b"guest" * 1000)
+    vm.pull()
+    vm.write("vda", 100 * KIB, b"more")
+    vm.pull()
+    return vm
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    return filled(tmp_path_factory.mktemp("sealed") / "store")
+
+
+def lines(vm, out):
+    """{command of the manual's table: its words, for one that reads a store without a hypervisor}"""
+    root, first = vm.root, vm.points[0].id
+    return {
+        "restore": ["restore", root, "-o", out, "--format", "raw"],
+        "digest": ["digest", root, "--no-record"],
+        "diff": ["diff", root, first, "latest"],
+        "index": ["index", root, "latest", "vda"],
+        "verify": ["verify", root, "--no-record"],
+        "verify --quick": ["verify", root, "--quick", "--no-record"],
+        "show": ["show", root, "latest"],
+        "show --xml": ["show", root, "latest", "--xml"],
+        "prune": ["prune", root, "--keep-last", 9],
+        "list": ["list", root],
+        "status": ["status", root],
+        "usage": ["usage", root],
+        "policy": ["policy", root],
+        "pin": ["pin", root, first],
+        "unpin": ["unpin", root, first],
+        "remove": ["remove", root, first, "--dry-run"],
+        "copy": ["copy", root, out],
+        "compare": ["compare", root, root],
+        "key list": ["key", "list", root],
+        "key remove": ["key", "remove", root, keyring.found(vm.store, recipient("ed25519")).name],
+        "key rotate": ["key", "rotate", root, "--recipient", recipient("age2")],
+        "key add": ["key", "add", root, "--recipient", recipient("rsa")],
+        "key test": ["key", "test", root],
+        "key export": ["key", "export", root, "--recipient", recipient("age2")],
+    }
+
+
+HYPERVISOR = {"pull", "plan", "cleanup", "drill", "serve"}  # serve: nbdkit
+ROWS = {name: row[1] for row in table(section(MANUAL, "Which verb needs an identity")) for name in code(row[0])}
+
+
+def test_the_table_of_the_manual_names_every_verb_that_reads_a_store():
+    without = {"run", "doctor", "release", "expose", "init"}
+    from nbdpull.cli.commands import VERBS
+
+    assert {name.split()[0] for name in ROWS} == set(VERBS) - without
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name.split()[0] not in HYPERVISOR])
+def test_what_needs_an_identity_is_what_the_manual_says(name, vm, tmp_path, capsys):
+    copy = vm.copy(tmp_path / "store")
+    known = lines(copy, tmp_path / "out")
+    words = known[name]
+    needed = ROWS[name].startswith("yes")
+    exit_code, _, told = answered(capsys, *words)
+    assert (exit_code == 16) is needed, told
+    if needed:
+        assert (
+            told.startswith(f"nbdpull: {copy.root} is sealed: name an identity that opens it") and told.count("\n") == 1
+        )
+        assert not (tmp_path / "out").exists() or not os.listdir(tmp_path / "out")
+        exit_code, _, told = answered(capsys, *words, *WRONG)
+        assert exit_code == 16 and f"{copy.root} does not open for {path('age2')} (an age key)" in told
+        exit_code, _, told = answered(capsys, *words, *MINE)
+        assert exit_code == 0, told
+    else:
+        assert exit_code == 0, told
+
+
+def test_what_is_restored_is_what_was_stored(vm, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBDPULL_IDENTITY_FILE", path("age1"))
+    for number, point in enumerate(vm.points):
+        out = tmp_path / str(number)
+        said("restore", vm.root, "--point", point.id, "-o", out, "--format", "raw")
+        assert (out / "vda.raw").read_bytes() == vm.images[point.id]["vda"]
+
+
+def test_prune_without_an_identity_repacks_nothing_and_says_so(tmp_path, capsys):
+    vm = Vm(tmp_path / "store", keys=sealed_store(tmp_path / "store"))
+    vm.add_disk("vda", 1024 * KIB)
+    for number in range(2):
+        vm.write("vda", 0, os.urandom(960 * KIB if number else 1024 * KIB))
+        vm.pull(batch_size=64 * KIB)
+    prune = ["prune", vm.root, "--keep-last", 1, "--force", "--now"]
+    exit_code, _, told = answered(capsys, *prune)
+    assert exit_code == 0 and len(json.loads(said("list", vm.root, "--json"))) == 1
+    assert told.startswith(f"nbdpull: warning: vm1: not repacked: {vm.root} is sealed: name an identity")
+    assert "--repack-below 0" in told and answered(capsys, *prune, "--repack-below", 0)[::2] == (0, "")
+    exit_code, output, told = answered(capsys, *prune, *MINE)
+    assert (exit_code, told) == (0, "") and "mostly dead files" in output
+    said("verify", vm.root, *MINE)
+
+
+def test_files_are_verified_without_an_identity(vm, tmp_path, capsys):
+    copy = vm.copy(tmp_path / "store")
+    for end in ("*.index", "*.zst", "domain.xml"):
+        [*_, damaged] = sorted(copy.root.rglob(end))
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        exit_code, output, _ = answered(capsys, "verify", copy.root, "--quick", "--no-record")
+        assert exit_code == 11 and damaged.name in output
+        damaged.write_bytes(whole)
+    assert answered(capsys, "verify", copy.root, "--quick")[0] == 0
+
+
+def test_identities_of_a_store_that_is_not_sealed_are_not_looked_at(tmp_path, capsys):
+    plain = stores.chain(tmp_path / "store", points=1)
+    for named in (MINE, ("--identity", "/nowhere")):
+        assert answered(capsys, "verify", plain.root, *named)[0] == 0
+
+
+def test_a_broken_identity_is_told_before_all_else(vm, tmp_path, capsys):
+    (tmp_path / "key").write_text("AGE-SECRET-KEY-1\n")
+    for named, told in (("/nowhere", "cannot read the identity /nowhere"), (tmp_path / "key", "a line that is no age")):
+        exit_code, _, said_ = answered(capsys, "restore", vm.root, "-o", tmp_path / "out", "--identity", named)
+        assert exit_code == 2 and told in said_ and not (tmp_path / "out").exists()
+
+
+# -- pulls ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pull_with_an_identity_writes_into_no_store_that_is_not_sealed(tmp_path):
+    """Whoever takes the seal from a marker would read what comes from then on."""
+    stores.chain(tmp_path / "plain", points=1)
+    with pytest.raises(errors.StoreError, match=r"plain is not sealed, and there is an identity \(.*age1\): if it was"):
+        unlocking.for_pull(str(tmp_path / "plain"), None, [path("age1")])
+    with pytest.raises(
+        errors.UsageError, match="new is no store yet, and a pull makes none that is sealed: first run nbd"
+    ):
+        unlocking.for_pull(str(tmp_path / "new"), None, [path("age1")])
+    assert not (tmp_path / "new").exists()
+    assert unlocking.for_pull(str(tmp_path / "new"), None, []).seal.id is None
+
+
+def test_a_pull_into_a_sealed_store_needs_an_identity(tmp_path):
+    sealed_store(tmp_path / "store")
+    with pytest.raises(errors.KeyNeeded, match="store is sealed: name an identity"):
+        unlocking.for_pull(str(tmp_path / "store"), None, [])
+    with pytest.raises(errors.KeyNeeded, match="does not open for"):
+        unlocking.for_pull(str(tmp_path / "store"), None, [path("age2")])
+    assert unlocking.for_pull(str(tmp_path / "store"), None, [path("age1")]).seal.id is not None
+
+
+def test_pulls_into_a_sealed_store(machine, tmp_path):
+    root, vm = tmp_path / "store", machine({"vda": 4 << 20})
+    store_keys = sealed_store(root)
+    done = nbdpull("pull", vm.name, "-o", root, "-c", vm.bed.uri)
+    assert done.returncode == 16 and "name an identity" in done.stderr and not vm.job_active()
+    assert os.listdir(root) and vm.checkpoints() == []
+    seen = []
+    for number in range(2):
+        vm.write("vda", number << 20, 1 << 20, 0x41 + number)
+        seen.append(vm.freeze_copy("vda", tmp_path / f"{number}.raw"))
+        said("pull", vm.name, "-o", root, "-c", vm.bed.uri, *MINE)
+    points = json.loads(said("list", root, "--json"))
+    assert [point["disks"][0]["mode"] for point in points] == ["full", "incremental"]
+    for point, raw in zip(points, seen):
+        out = tmp_path / point["id"]
+        said("restore", root, "--point", point["id"], "-o", out, "--format", "raw", *MINE)
+        assert (out / "vda.raw").read_bytes() == Path(raw).read_bytes()
+    everything = b"".join(each.read_bytes() for each in root.rglob("*") if each.is_file())
+    assert all(secret not in everything for secret in (b"A" * 64, store_keys.data, data("age1").strip()))
+    modes = {oct(each.stat().st_mode & 0o777) for each in root.rglob("*")}
+    assert modes == {"0o700", "0o600"}
+
+
+# -- serve ------------------------------------------------------------------------------------------------------------
+
+
+def seen_of(pid):
+    """Arguments and environment of a process and of those that it started."""
+    found = b""
+    for name in ("cmdline", "environ"):
+        found += Path(f"/proc/{pid}/{name}").read_bytes()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return found + b"".join(map(seen_of, children))
+
+
+def test_serve_gives_nbdkit_the_key_where_nobody_sees_it(vm, nbdkit, tmp_path):
+    master = keyring.open_master(vm.store, identity_files.given([path("age1")])).master
+    process = start_nbdpull("serve", vm.root, "--json", *MINE)
+    try:
+        about = json.loads(process.stdout.readline())
+        assert about["event"] == "serving", about
+        uri = about["exports"][0]["uri"]
+        subprocess.run(["nbdcopy", uri, tmp_path / "raw"], check=True, timeout=60)
+        shown = seen_of(process.pid)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert (tmp_path / "raw").read_bytes() == vm.images[vm.points[-1].id]["vda"]
+    assert b"nbdkit" in shown
+    secrets = (master, master.hex().encode(), keys.text_of(master).encode(), data("age1").strip())
+    assert not any(secret in shown for secret in secrets)
+
+
+def test_serve_without_an_identity_says_so(vm, nbdkit):
+    done = nbdpull("serve", vm.root, timeout=30)
+    assert done.returncode == 16 and re.search(r"is sealed: name an identity that opens it", done.stderr)
+    done = nbdpull("serve", vm.root, *WRONG, timeout=30)
+    assert done.returncode == 16 and "does not open for" in done.stderr
