@@ -10,8 +10,10 @@ import shutil
 import signal
 import tempfile
 import warnings
+from pathlib import Path
 
 import flush
+import memory_folder
 import object_store as object_stores
 import pytest
 import rgw as rados_gateway
@@ -183,6 +185,26 @@ def pytest_make_collect_report(collector):
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr[2]}"
+
+
+@pytest.fixture(scope="session")
+def memory(pytestconfig):
+    """Where unit tests have their folders; None: among all others, as with `-n0 --basetemp DIR`, which keeps them."""
+    kept = pytestconfig.option.basetemp and not hasattr(pytestconfig, "workerinput")
+    with contextlib.nullcontext() if kept or not memory_folder.usable() else memory_folder.folder() as path:
+        yield path
+
+
+@pytest.fixture
+def tmp_path(request, tmp_path_factory, memory):
+    """A folder of the test's own. That of a unit test is in memory, and goes with it."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    if memory is None or not request.node.get_closest_marker("unit"):
+        yield tmp_path_factory.mktemp(name)
+        return
+    path = Path(tempfile.mkdtemp(prefix=name, dir=memory))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
