@@ -9,7 +9,19 @@ from __future__ import annotations
 import functools
 import reprlib
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    NoReturn,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 MAX_INTEGER = (1 << 64) - 1
 MAX_TEXT = 4096  # characters
@@ -23,6 +35,7 @@ class _Dataclass(Protocol):
 
 
 _D = TypeVar("_D", bound=_Dataclass)
+_Read = Callable[[Any, str], Any]  # (value, name of the member) -> the value; ValueError
 
 
 def short(value: object) -> str:
@@ -36,38 +49,48 @@ def build(kind: type[_D], document: object) -> _D:
     that is missing or not of its type."""
     if type(document) is not dict:
         raise ValueError(f"{short(document)} in the place of an object")
-    hints, values = _hints(kind), {}
-    for field in _fields(kind):
-        if field.name in document:
-            values[field.name] = typed(hints[field.name], document[field.name], field.name)
-        elif (field.default, field.default_factory) == (MISSING, MISSING):
-            raise ValueError(f"{field.name} is missing")
+    values = {}
+    for name, needed, read in _members(kind):
+        if name in document:
+            values[name] = read(document[name], name)
+        elif needed:
+            raise ValueError(f"{name} is missing")
     return kind(**values)
 
 
-_hints, _fields = functools.lru_cache(None)(get_type_hints), functools.lru_cache(None)(fields)
+@functools.lru_cache(None)
+def _members(kind: type[_Dataclass]) -> list[tuple[str, bool, _Read]]:
+    """(name, whether it has no default, how it is read) of each member of a dataclass."""
+    hints = get_type_hints(kind)
+    return [
+        (field.name, (field.default, field.default_factory) == (MISSING, MISSING), _reader(hints[field.name]))
+        for field in fields(kind)
+    ]
 
 
 def typed(hint: Any, value: Any, name: str) -> Any:
     """Return a JSON value as the type that it is to have, ValueError where it has another."""
-    is_object, origin, inner = _shape(hint)
-    if is_object:
-        return build(hint, value) if type(value) is dict else _refuse(name, value)
-    if hint is Any:
-        return value
-    if origin is Union:  # Optional
-        return None if value is None else typed(inner[0], value, name)
-    if origin is list:
-        return [typed(inner[0], each, name) for each in _of(list, value, name)]
-    if origin is dict:
-        return {typed(inner[0], key, name): typed(inner[1], each, name) for key, each in _of(dict, value, name).items()}
-    return _plain(hint, value, name)
+    return _reader(hint)(value, name)
 
 
 @functools.lru_cache(None)
-def _shape(hint: Any) -> tuple[bool, Any, tuple[Any, ...]]:
-    """A manifest has thousands of members of a few types."""
-    return is_dataclass(hint), get_origin(hint), get_args(hint)
+def _reader(hint: Any) -> _Read:
+    """What `typed` does for one type: a manifest has thousands of members of a few types."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        return lambda value, name: build(cast(Any, hint), value) if type(value) is dict else _refuse(name, value)
+    if hint is Any:
+        return lambda value, name: value
+    if origin is Union:  # Optional
+        read = _reader(inner[0])
+        return lambda value, name: None if value is None else read(value, name)
+    if origin is list:
+        read = _reader(inner[0])
+        return lambda value, name: [read(each, name) for each in _of(list, value, name)]
+    if origin is dict:
+        key, read = map(_reader, inner)
+        return lambda value, name: {key(k, name): read(each, name) for k, each in _of(dict, value, name).items()}
+    return {float: _number, int: _integer, str: _text}.get(hint) or functools.partial(_plain, hint)
 
 
 def _of(kind: type, value: Any, name: str) -> Any:
@@ -75,14 +98,19 @@ def _of(kind: type, value: Any, name: str) -> Any:
 
 
 def _plain(hint: Any, value: Any, name: str) -> Any:
-    if hint is float:
-        return value if type(value) in (int, float) else _refuse(name, value)
-    fits = type(value) is hint  # a bool is an int for Python, and none in JSON
-    if fits and hint is int:
-        fits = 0 <= value <= MAX_INTEGER
-    if fits and hint is str:
-        fits = len(value) <= MAX_TEXT and "\0" not in value
-    return value if fits else _refuse(name, value)
+    return value if type(value) is hint else _refuse(name, value)  # a bool is an int for Python, and none in JSON
+
+
+def _number(value: Any, name: str) -> Any:
+    return value if type(value) in (int, float) else _refuse(name, value)
+
+
+def _integer(value: Any, name: str) -> Any:
+    return value if type(value) is int and 0 <= value <= MAX_INTEGER else _refuse(name, value)
+
+
+def _text(value: Any, name: str) -> Any:
+    return value if type(value) is str and len(value) <= MAX_TEXT and "\0" not in value else _refuse(name, value)
 
 
 def _refuse(name: str, value: object) -> NoReturn:
