@@ -25,25 +25,26 @@ class Strange(OSError):
 
 
 @contextmanager
-def walked(root: str, path: str) -> Iterator[int]:
-    """Give a descriptor of a folder that only serves to reach what is in it."""
-    descriptor = os.open(root, _WALK)
+def parent(root: str, path: str) -> Iterator[tuple[int, str]]:
+    """Give (descriptor, name): of the folder that a path is in, which only serves to reach what is in it, and of the
+    path in it."""
+    folder, _, name = path.rpartition("/")
+    descriptor = _reached(root, folder)
     try:
-        for name in filter(None, path.split("/")):
-            inner = _entered(descriptor, name, _WALK)
-            os.close(descriptor)
-            descriptor = inner
-        yield descriptor
+        yield descriptor, name
     finally:
         os.close(descriptor)
 
 
-@contextmanager
-def parent(root: str, path: str) -> Iterator[tuple[int, str]]:
-    """Give (descriptor, name): of the folder that a path is in, as of `walked`, and of the path in it."""
-    folder, _, name = path.rpartition("/")
-    with walked(root, folder) as descriptor:
-        yield descriptor, name
+def _reached(root: str, path: str) -> int:
+    descriptor = os.open(root, _WALK)
+    for name in filter(None, path.split("/")):
+        try:
+            inner = _entered(descriptor, name, _WALK)
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
 
 
 @contextmanager
