@@ -39,9 +39,14 @@ def run(capsys):
     return call
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return chain(tmp_path_factory.mktemp("made") / "dir", 3, points=3, size=201 * KIB)
+
+
 @pytest.fixture
-def vm(tmp_path):
-    return chain(tmp_path / "dir", 3, points=3, size=201 * KIB)
+def vm(made, tmp_path):
+    return made.copy(tmp_path / "dir")
 
 
 @pytest.fixture

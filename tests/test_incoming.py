@@ -49,9 +49,14 @@ def leftovers(other):
     return [each for each in names if "/".join(each) not in kept and each[1] != half_points.REMOVED]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return stores.chain(tmp_path_factory.mktemp("made") / "store", 3, **stores.SMALL)
+
+
 @pytest.fixture
-def vm(tmp_path):
-    return stores.chain(tmp_path / "store", 3, **stores.SMALL)
+def vm(made, tmp_path):
+    return made.copy(tmp_path / "store")
 
 
 @pytest.fixture

@@ -22,6 +22,17 @@ from nbdpull.storage import beneath
 from nbdpull.storage.directory import DirectoryStore
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return stores.chain(tmp_path_factory.mktemp("made") / "store", 12)
+
+
+@pytest.fixture
+def vm(made, tmp_path):
+    """A series of three points."""
+    return made.copy(tmp_path / "store")
+
+
 def restores(vm, folder):
     """Every point that is left restores byte for byte."""
     for point in vm.series.points():
@@ -72,8 +83,7 @@ def test_a_pull_goes_on_after_a_removal(tmp_path):
     assert not stores.verify_store(vm.root).is_bad
 
 
-def test_files_wait_for_readers(tmp_path):
-    vm = stores.chain(tmp_path / "store", 6)
+def test_files_wait_for_readers(vm):
     last = vm.points[-1]
     own = sum(path.stat().st_size for path in stores.files(vm.folder / last.id)) - vm.store.size(
         f"vm1/{last.id}/manifest.json"
@@ -88,9 +98,8 @@ def test_files_wait_for_readers(tmp_path):
     assert vm.store.names(f"vm1/{last.id}") == [half_points.REMOVED]
 
 
-def test_files_wait_for_readers_of_every_point_that_referred_to_them(tmp_path):
+def test_files_wait_for_readers_of_every_point_that_referred_to_them(vm, tmp_path):
     """A point was removed two days ago, and one that shares files with it just now: its readers need them all."""
-    vm = stores.chain(tmp_path / "store", 6)
     first, second, last = vm.points
     hours = {first.id: 48}
     with mock.patch.object(half_points, "seconds_removed", lambda _, name: hours.get(name, 0) * 3600.0):
@@ -109,9 +118,8 @@ def test_files_wait_for_readers_of_every_point_that_referred_to_them(tmp_path):
     assert left(vm) == {f"{last.id}/{half_points.REMOVED}"}
 
 
-def test_what_was_removed_at_once_keeps_no_file(tmp_path):
+def test_what_was_removed_at_once_keeps_no_file(vm):
     """Its readers were not waited for."""
-    vm = stores.chain(tmp_path / "store", 6)
     gone(vm, vm.points[1])
     gone(vm, vm.points[2])
     hours = {vm.points[0].id: 48}
@@ -120,8 +128,7 @@ def test_what_was_removed_at_once_keeps_no_file(tmp_path):
     assert left(vm) == {f"{vm.points[2].id}/{half_points.REMOVED}"}
 
 
-def test_a_removal_can_be_taken_back(tmp_path):
-    vm = stores.chain(tmp_path / "store", 7)
+def test_a_removal_can_be_taken_back(vm, tmp_path):
     gone(vm, vm.points[1], grace=60)
     (vm.folder / vm.points[1].id / half_points.REMOVED).rename(vm.folder / vm.points[1].id / layout.MANIFEST)
     assert vm.series.points() == vm.points
@@ -142,8 +149,7 @@ def test_what_would_be_freed_is_what_is_freed(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["manifest.json", "vda.directory"])
-def test_no_file_goes_where_a_point_cannot_be_read(tmp_path, what):
-    vm = stores.chain(tmp_path / "store", 9)
+def test_no_file_goes_where_a_point_cannot_be_read(vm, what):
     removal.remove(vm.series, vm.points[0])
     before = stores.files(vm.root)
     path = vm.folder / vm.points[2].id / what
@@ -159,9 +165,8 @@ def number_of_the_next(vm):
 
 
 @pytest.mark.parametrize("grace", [0, 60])
-def test_a_number_is_never_used_again(tmp_path, grace):
+def test_a_number_is_never_used_again(vm, grace):
     """Copies elsewhere may have the point that had it, and would take the new one for it, or for an older one."""
-    vm = stores.chain(tmp_path / "store", 12, points=3, size=MIB)
     assert [point.manifest.sequence for point in vm.points] == [1, 2, 3]
     for point in [vm.points[1], vm.points[2], vm.points[0]]:
         gone(vm, point, grace)
@@ -189,8 +194,7 @@ def test_the_number_of_a_point_that_cannot_be_read_is_not_used_again(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"x" * 1000], ids=["empty", "other", "text"])
-def test_a_removed_manifest_that_is_damaged_hinders_nobody(tmp_path, data):
-    vm = stores.chain(tmp_path / "store", 13, points=3, size=MIB)
+def test_a_removed_manifest_that_is_damaged_hinders_nobody(vm, data):
     for point in vm.points[1:]:
         removal.remove(vm.series, point)
     (vm.folder / vm.points[1].id / half_points.REMOVED).write_bytes(data)
@@ -241,8 +245,7 @@ def failing(folder, call, left=None, code=errno.EIO):
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
 @pytest.mark.parametrize("call", CALLS)
-def test_what_cannot_be_looked_at_is_not_taken_for_absent(tmp_path, call, code):
-    vm = stores.chain(tmp_path / "store", 12)
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(vm, call, code):
     folder = f"vm1/{vm.points[0].id}"
     with (
         failing(vm.folder / vm.points[0].id, call, code=code),
@@ -252,9 +255,8 @@ def test_what_cannot_be_looked_at_is_not_taken_for_absent(tmp_path, call, code):
     assert vm.store.names("vm1/none") == [] and not vm.store.holds("vm1/none/file")
 
 
-def test_no_file_goes_where_a_look_failed(tmp_path):
+def test_no_file_goes_where_a_look_failed(vm, tmp_path):
     """Whichever look it is: what cannot be listed is not empty, and what cannot be told removed is no half point."""
-    vm = stores.chain(tmp_path / "store", 12)
     removal.remove(vm.series, vm.points[0])
     removal.sweep(vm.series, 0)
     before, failed = stores.files(vm.root), 0
@@ -271,8 +273,7 @@ def test_no_file_goes_where_a_look_failed(tmp_path):
     restores(vm, tmp_path)
 
 
-def test_a_pin_that_cannot_be_looked_at_is_one_all_the_same(tmp_path):
-    vm = stores.chain(tmp_path / "store", 12)
+def test_a_pin_that_cannot_be_looked_at_is_one_all_the_same(vm):
     pins.pin(vm.series, vm.points[0], "evidence")
     with failing(vm.folder / vm.points[0].id, "holds"):
         assert "pinned.json cannot be read" in pins.of_point(vm.series, vm.points[0]).reason
@@ -310,8 +311,7 @@ def test_killed_at_every_step_and_ended_by_the_next_run(tmp_path):
     assert calls_until_the_end(vm, tmp_path) > 10
 
 
-def test_what_is_left_of_a_removed_point_is_no_half_point(tmp_path):
-    vm = stores.chain(tmp_path / "store", 11)
+def test_what_is_left_of_a_removed_point_is_no_half_point(vm, tmp_path):
     gone(vm, vm.points[0])
     assert half_points.removed(vm.series) == [vm.points[0].id] and half_points.names(vm.series) == []
     (vm.folder / vm.points[0].id / half_points.REMOVED).unlink()
