@@ -39,8 +39,8 @@ class TimedOut(Exception):
 
 
 KINDS = {  # and the seconds that one takes, more or less: the longest modules begin first
-    "unit": ("needs no hypervisor and none of its programs", 0.02),
-    "e2e": ("needs libvirt, a program of QEMU's or nbdkit's, schemathesis, a cluster's servers, or an object store", 1),
+    "unit": ("needs no hypervisor, no server, and no program but Python once", 0.02),
+    "e2e": ("needs libvirt, a program such as QEMU's, a server, or many starts of Python", 1),
     "faults": ("an e2e test that does a fault to a run, in tests/faults", 4),
     "guest": ("an e2e test with a Linux guest", 8),
 }
@@ -115,7 +115,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def kinds_of(item):
-    """By its fixtures, its folder, the programs that its module names, and the mark e2e where only one case is such."""
+    """By its fixtures, its folder, the programs that its module names, and the mark e2e where it starts others."""
     programs = item.get_closest_marker("e2e") or STARTING & {*item.fixturenames} or _names_a_program(item.path)
     if not programs:
         return ["unit"]

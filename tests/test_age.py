@@ -10,6 +10,8 @@ from identities import data, path, recipient
 from nbdpull.core import errors
 from nbdpull.crypto import age, age_library, age_program
 
+pytestmark = pytest.mark.e2e  # the program age; and scrypt, of a second
+
 SECRET = bytes(range(32))
 WAYS = {"library": age_library, "program": age_program} if sys.version_info >= (3, 10) else {"program": age_program}
 KEYS = ["age1", "ed25519", "rsa"]

@@ -307,6 +307,7 @@ def test_version():
     assert (done.stdout, done.stderr, done.returncode) == (f"nbdpull {__version__}\n", "", 0)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("option", ["--version", "--help", "pull --help", "help verify"])
 def test_a_start_loads_nothing_heavy(option):
     program = (
@@ -473,13 +474,19 @@ OF_STORES = [
 ]
 
 
-@pytest.mark.parametrize("words, domain", [
+FAILURES = [
     *OF_LIBVIRT,
     *((words, "vm1") for words in OF_STORES),
     *(([*words, "--domain", "vm9"], "vm9") for words in OF_STORES),
     *(([word.replace("STORE", "TWO") for word in words], None) for words in OF_STORES),
     *(([word.replace("STORE", "TWO") for word in [*words, "--domain", "vm2"]], "vm2") for words in OF_STORES),
     (["verify", "NONE"], None),
+]
+
+
+@pytest.mark.parametrize("words, domain", [
+    pytest.param(*case, marks=[pytest.mark.e2e] * (case[0][0] == "serve"))  # which asks nbdkit what it is
+    for case in FAILURES
 ])  # fmt: skip
 def test_the_json_of_a_failure_tells_the_domain(vm, two_domains, tmp_path, capsys, words, domain):
     places = {"STORE": vm.root, "TWO": two_domains, "NONE": tmp_path / "none", "OUT": tmp_path / "out"}
@@ -556,6 +563,7 @@ def shell(line, **how):
     return done.returncode, done.stderr
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("verb", ["index STORE latest vda", "list STORE", "verify STORE --json", "--help"])
 def test_a_reader_that_goes_away(tmp_path, verb):
     vm = Vm(tmp_path / "store")
@@ -601,6 +609,7 @@ def test_standard_output_on_a_full_disk(vm, verb):
     assert done.stderr == "nbdpull: cannot write to standard output: No space left on device\n"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams(vm, tmp_path, closed):
     code, err = shell(f"$NBDPULL restore {vm.root} -o {tmp_path}/out {closed}")
@@ -622,6 +631,7 @@ for line in sys.argv[1:]:
 """
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
 def test_names_that_the_terminal_cannot_show(tmp_path, encoding):
     vm = Vm(tmp_path / "store", "vm ü ☃")
@@ -676,6 +686,7 @@ def test_a_signal_during_a_restore(big, tmp_path, capsys, monkeypatch, number, c
     assert [signal.getsignal(each) for each in signals.HEARD] == before
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_a_key_at_the_terminal_is_for_every_process_of_ours(big, tmp_path, kind):
     """Ctrl-C goes to qemu-nbd as well: what that then says must not hide that the operator asked for the end."""
@@ -724,6 +735,7 @@ main()
 """
 
 
+@pytest.mark.e2e
 def test_a_signal_at_any_time_makes_no_traceback(vm, tmp_path):
     """From the first moment that is ours; what Python does before is its own."""
     rng = random.Random(1)
@@ -845,6 +857,7 @@ def test_a_relative_scratch_folder_is_one_here(verb):
     assert told == os.path.abspath("here")
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
 def test_freed_memory_is_kept():
     def faults(how):

@@ -7,6 +7,8 @@ import threading
 import pytest
 from faulty_proxy import KINDS, FaultyProxy, Request, at_random, once
 
+pytestmark = pytest.mark.e2e  # servers
+
 
 class Counting(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -18,6 +18,8 @@ from nbdpull.serving.http import server as limits
 from nbdpull.serving.http.app import App, Route
 from nbdpull.serving.http.auth import Token
 
+pytestmark = pytest.mark.e2e  # servers
+
 SIZE = 32 << 20  # bytes: more than sockets hold
 
 

@@ -21,6 +21,8 @@ from nbdpull.operations.options import KubevirtOptions as Options
 from nbdpull.operations.options import RestoreOptions, VerifyOptions
 from nbdpull.repository import marker, series
 
+pytestmark = pytest.mark.e2e  # servers
+
 BLOCK = 4096
 WORDS = {"full": ["data", "hole", "zero", "hole,zero"], "incremental": ["clean", "dirty", "zero", "dirty,zero"]}
 TOKEN = "s3cr3t-of-the-export"

@@ -9,6 +9,8 @@ import pytest
 from http_points import TOKEN, served
 from stores import MIB, Vm, chunks_of, damaged, flipped, scribble
 
+pytestmark = pytest.mark.e2e  # servers
+
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory):
