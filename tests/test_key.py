@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from command import PROJECT, answered, answered_json, environment, said
 from documents import blocks, section
 from identities import data, path, recipient
 
+from nbdpull.cli import main as cli
 from nbdpull.crypto import age, identity_files, recipients
 from nbdpull.repository import keyring, marker
 
@@ -100,7 +103,7 @@ def test_list_needs_no_identity(run, root):
 
 def test_add_lets_another_in(run, root):
     assert run("add", "--recipient", AGE2, "--label", "safe", *BY_SSH)[::2] == (0, "")
-    assert run("test", *BY_AGE2) == (0, f"{path('age2')} opens {root}: key {names(root)[AGE2]}\n", "")
+    assert run("test", *BY_AGE2)[:2] == (0, f"{path('age2')} opens {root}: key {names(root)[AGE2]}\n")
     assert "safe" in run("list")[1]
 
 
@@ -172,6 +175,21 @@ def test_the_variable_and_the_credential_name_one(run, root, monkeypatch, tmp_pa
     assert code == 16 and f"does not open for {path('age2')} (NBDPULL_IDENTITY_FILE) (an age key)" in errors
 
 
+def test_test_warns_of_an_identity_that_all_can_read(run, tmp_path):
+    (tmp_path / "key").write_bytes(data("age1"))
+    for mode, warned in ((0o600, False), (0o644, True)):
+        (tmp_path / "key").chmod(mode)
+        code, _, errors = run("test", "--identity", tmp_path / "key")
+        assert code == 0 and (f"everybody on this machine can read {tmp_path / 'key'}: chmod 600" in errors) is warned
+
+
+def test_status_and_test_warn_where_only_one_opens_it(run, root, tmp_path, capsys):
+    assert "only" not in answered(capsys, "status", root)[2]
+    run("remove", SSH)
+    wanted = f"nbdpull: warning: only {names(root)[AGE1]} ({AGE1[:12]}…{AGE1[-4:]}) opens {root}: if it is lost"
+    assert wanted in answered(capsys, "status", root)[2] and wanted in run("test", *BY_AGE1)[2]
+
+
 def test_what_is_exported_opens_the_store_when_all_keys_are_lost(run, root, tmp_path, capsys):
     code, exported, errors = run("export", "--recipient", AGE2, *BY_AGE1)
     assert (code, errors) == (0, "") and exported.startswith("-----BEGIN AGE ENCRYPTED FILE-----\n")
@@ -202,7 +220,7 @@ def test_a_store_whose_marker_was_replaced_is_not_opened(run, root, tmp_path):
     other = marker.create(str(tmp_path / "other"), seal=keyring.new([AGE1], None))
     (root / "nbdpull.json").write_bytes(other.read("nbdpull.json"))
     code, _, errors = run("test", *BY_AGE1)
-    assert code == 11 and "holds another master key than that of this store" in errors
+    assert code == 11 and "does not hold the master key of this store" in errors
     assert document["sealed"]["key"] not in errors
 
 
@@ -210,6 +228,13 @@ def test_a_store_whose_marker_was_replaced_is_not_opened(run, root, tmp_path):
 def test_wrong_words(capsys, words):
     code, _, errors = answered(capsys, "key", *words)
     assert code == 2 and errors.endswith("see nbdpull help key\n")
+
+
+def test_the_unit_of_contrib_gives_a_pull_its_identity():
+    unit = (PROJECT / "contrib/systemd/nbdpull@.service").read_text()
+    [line] = re.findall(r"^ExecStart=nbdpull (.*)$", unit, re.MULTILINE)
+    assert cli.parsed(shlex.split(line)).verb == "pull"
+    assert f"\nLoadCredentialEncrypted={identity_files.CREDENTIAL}:/" in unit
 
 
 def test_the_commands_of_the_manual(tmp_path):

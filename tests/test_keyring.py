@@ -1,5 +1,6 @@
 """Key files of a sealed store: who opens it, who is let in and shut out, and that no other master key is ever taken."""
 
+import grp
 import json
 import os
 import stat
@@ -45,6 +46,7 @@ def test_each_recipient_opens_it_and_nobody_else(store):
     one, other = (keyring.open_master(store, identities(name)) for name in ("age1", "ed25519"))
     assert one.master == other.master and one.key_file != other.key_file
     assert keyring.keys_of(store, identities("age1")) == keys.of_master(one.master)
+    assert repr(one) == f"<the master key by <age identity of {path('age1')}>>"
     assert keys.of_master(one.master).id == marker.master_of(store)
     with pytest.raises(errors.KeyNeeded) as caught:
         keyring.keys_of(store, identities("age2", "passphrase"))
@@ -85,7 +87,7 @@ def test_the_master_key_itself_opens_it_without_any_key_file(store, tmp_path):
 
 def test_another_master_key_is_refused(store, tmp_path):
     (tmp_path / "paper").write_text(keys.text_of(bytes(32)))
-    with pytest.raises(errors.Damaged, match=r"paper: holds another master key than that of this store"):
+    with pytest.raises(errors.Damaged, match=r"paper: does not hold the master key of this store"):
         keyring.keys_of(store, identity_files.given([str(tmp_path / "paper")]))
 
 
@@ -116,6 +118,31 @@ def test_the_files_are_those_of_the_format_and_only_their_owner_reads_them(store
     document = json.loads(store.read(layout.MARKER))
     assert document["requires"] == ["sealed"]
     assert document["sealed"] == {"cipher": "XAES-256-GCM", "key": marker.master_of(store)}
+
+
+@pytest.mark.parametrize("group, folder, file", [(None, 0o700, 0o600), ("mine", 0o750, 0o640)])
+def test_who_may_read_key_files_is_who_may_read_the_store(tmp_path, group, folder, file):
+    """Whatever the umask."""
+    before = os.umask(0)
+    try:
+        store = made(tmp_path / "store", AGE1, group=group and grp.getgrgid(os.getgid()).gr_name)
+        keyring.add(store, keyring.open_master(store, identities("age1")), [AGE2], None, "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(store.path(layout.KEYS)).st_mode) == folder
+    names = os.listdir(store.path(layout.KEYS))
+    assert {stat.S_IMODE(os.stat(store.path(layout.KEYS, name)).st_mode) for name in names} == {file} and len(
+        names
+    ) == 4
+
+
+def test_what_its_owner_should_know(store, tmp_path):
+    assert keyring.warnings(store) == [] == keyring.warnings(marker.open_or_create(str(tmp_path / "plain")))
+    one, other = keyring.listed(store)
+    keyring.remove(store, [one.name])
+    assert [text[: text.index(":")] for text in keyring.warnings(store)] == [f"only {other.whose} opens {store.root}"]
+    store.remove_folder(layout.KEYS)
+    assert [text.partition(": ")[2][:23] for text in keyring.warnings(store)] == ["no key file is there; b"]
 
 
 def test_no_file_of_the_store_has_the_master_key(store):
@@ -151,14 +178,17 @@ def forged(words=(AGE1,)):
 def test_a_forged_key_file_is_refused_by_its_id(store):
     for number in (0, 1):
         replaced(store, key_path(store, number), forged())
-    with pytest.raises(errors.Damaged, match=rf"{layout.KEYS}/\w+\.age: holds another master key .*swapped or forged"):
+    with pytest.raises(
+        errors.Damaged, match=rf"{layout.KEYS}/\w+\.age: does not hold the master key .*swapped or forged"
+    ):
         keyring.keys_of(store, identities("age1"))
 
 
 def test_beside_a_good_one_it_does_no_harm(store):
-    for number in range(4):
+    for number in range(1, 5):
         store.publish(f"{layout.KEYS}/{number}0000000.age", forged())
-    store.publish(f"{layout.KEYS}/ffffffff.age", b"nothing")
+    store.publish(f"{layout.KEYS}/00000000.age", age.wrap(b"x" * 31, [AGE1]))
+    store.publish(f"{layout.KEYS}/0fffffff.age", b"nothing")
     wanted = marker.master_of(store)
     assert all(keyring.keys_of(store, identities(name)).id == wanted for name in ("age1", "ed25519"))
 
@@ -166,7 +196,7 @@ def test_beside_a_good_one_it_does_no_harm(store):
 def test_what_it_holds_is_no_key(store):
     for number in (0, 1):
         replaced(store, key_path(store, number), age.wrap(b"x" * 31, [AGE1]))
-    with pytest.raises(errors.Damaged, match=r"\.age: what it holds is no master key"):
+    with pytest.raises(errors.Damaged, match=r"\.age: does not hold the master key of this store"):
         keyring.keys_of(store, identities("age1"))
 
 

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import subprocess
+import urllib.request
 from pathlib import Path
 
+import http_points
 import pytest
 import stores
 from command import PROJECT, answered, nbdpull, said, start_nbdpull
@@ -15,7 +17,8 @@ from stores import KIB, Vm
 
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files, keys
-from nbdpull.operations import unlocking
+from nbdpull.operations import doctor, unlocking
+from nbdpull.readiness import finding
 from nbdpull.repository import keyring, marker
 
 MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
@@ -161,6 +164,21 @@ def test_a_broken_identity_is_told_before_all_else(vm, tmp_path, capsys):
         assert exit_code == 2 and told in said_ and not (tmp_path / "out").exists()
 
 
+def test_doctor_looks_at_the_identity_that_is_meant(monkeypatch, tmp_path):
+    def found():
+        return [(each.state, each.text) for each in finding.told("identity", doctor._identities())]
+
+    assert found() == []
+    (tmp_path / "key").write_bytes(data("age1"))
+    (tmp_path / "key").chmod(0o600)
+    monkeypatch.setenv("NBDPULL_IDENTITY_FILE", str(tmp_path / "key"))
+    assert found() == [("good", f"{tmp_path / 'key'} (NBDPULL_IDENTITY_FILE) (an age key)")]
+    (tmp_path / "key").chmod(0o644)
+    assert found()[1][0] == "warn" and "everybody on this machine can read" in found()[1][1]
+    (tmp_path / "key").write_bytes(data("locked"))
+    assert [state for state, _ in found()] == ["BAD"]
+
+
 # -- pulls ------------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +215,9 @@ def test_pulls_into_a_sealed_store(machine, tmp_path):
         vm.write("vda", number << 20, 1 << 20, 0x41 + number)
         seen.append(vm.freeze_copy("vda", tmp_path / f"{number}.raw"))
         said("pull", vm.name, "-o", root, "-c", vm.bed.uri, *MINE)
+    about = (vm.name, "-o", root, "-c", vm.bed.uri)
+    assert [nbdpull("plan", *about, *by).returncode for by in ((), MINE)] == [16, 0]
+    assert nbdpull("cleanup", *about).returncode == 0
     points = json.loads(said("list", root, "--json"))
     assert [point["disks"][0]["mode"] for point in points] == ["full", "incremental"]
     for point, raw in zip(points, seen):
@@ -237,6 +258,16 @@ def test_serve_gives_nbdkit_the_key_where_nobody_sees_it(vm, nbdkit, tmp_path):
     assert b"nbdkit" in shown
     secrets = (master, master.hex().encode(), keys.text_of(master).encode(), data("age1").strip())
     assert not any(secret in shown for secret in secrets)
+
+
+def test_serve_over_http_with_an_identity(vm, tmp_path):
+    with http_points.served(vm, tmp_path, http="127.0.0.1:0", identities=[path("age1")]) as [event]:
+        wanted = urllib.request.Request(
+            event["exports"][0]["data"], headers={"Authorization": f"Bearer {http_points.TOKEN}"}
+        )
+        assert urllib.request.urlopen(wanted, timeout=20).read() == vm.images[vm.points[-1].id]["vda"]
+    with pytest.raises(errors.KeyNeeded), http_points.served(vm, tmp_path, http="127.0.0.1:0"):
+        pass
 
 
 def test_serve_without_an_identity_says_so(vm, nbdkit):

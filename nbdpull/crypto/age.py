@@ -25,6 +25,9 @@ class Opened(NamedTuple):
     secret: bytes
     identity: Identity
 
+    def __repr__(self) -> str:
+        return f"<what {self.identity!r} opened>"
+
 
 def _way() -> ModuleType:
     return age_library if age_library.is_there() else age_program

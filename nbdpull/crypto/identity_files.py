@@ -41,6 +41,14 @@ def meant(named: Sequence[str]) -> list[tuple[str, str]]:
     return [(credential, f"{CREDENTIAL} (a credential)")] if credential and os.path.exists(credential) else []
 
 
+def is_open_to_all(path: str) -> bool:
+    """Whether anybody who can come by the file can read it."""
+    try:
+        return bool(os.stat(path).st_mode & 0o004)
+    except (OSError, ValueError):
+        return False
+
+
 def passphrase(path: str) -> bytes:
     """That in a file, as its only line; UsageError."""
     return recipients.passphrase(_read(path, path), path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
+from ..crypto import identity_files
 from ..readiness import machine, versions
 from ..readiness.finding import WARN, Finding, bad, good, told
 from .options import DoctorOptions as Options
@@ -35,6 +36,7 @@ def doctor(options: Options, report: Report = lambda **event: None, check: Check
 
 def _looks(options: Options, check: Check) -> Iterator[Finding]:
     yield from machine.programs()
+    yield from told("identity", _identities())
     check()
     try:
         from ..hypervisor import connection
@@ -51,6 +53,16 @@ def _looks(options: Options, check: Check) -> Iterator[Finding]:
         from ..readiness import domain
 
         yield from told(f"domain {options.domain}", domain.found(options.domain, options.uri, check))
+
+
+def _identities() -> Iterator[Finding]:
+    """Of those that verbs on this machine take where none is named."""
+    found = identity_files.given([])
+    if found:
+        yield good("identity", ", ".join(each.what for each in found))
+    for path, name in identity_files.meant([]):
+        if identity_files.is_open_to_all(path):
+            yield Finding(WARN, "identity", f"everybody on this machine can read {name}", f"chmod 600 {path}")
 
 
 def _host(host: Host, scratch_dir: str) -> Iterator[Finding]:

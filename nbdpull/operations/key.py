@@ -5,6 +5,7 @@ Must not know: how a key is wrapped, where key files are.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
@@ -57,7 +58,8 @@ def key(options: Options, report: Report = lambda **event: None, check: Check = 
     if options.action == KeyAction.LIST:
         return Result(master, keys)
     if options.action == KeyAction.TEST:
-        return Result(master, keys, tried=_tried(store, options.identities))
+        tried, open_to_all = _tried(store, options.identities), _open_to_all(options.identities)
+        return Result(master, keys, tried=tried, warnings=[*open_to_all, *keyring.warnings(store)])
     if options.action == KeyAction.EXPORT:
         return Result(master, keys, exported=_exported(store, options))
     _CHANGES[options.action](store, options)
@@ -131,6 +133,14 @@ def _tried(store: Store, named: list[str]) -> list[Tried]:
     if not files:
         keyring.open_master(store, [])  # says how one is named
     return [_try(store, path, name) for path, name in files]
+
+
+def _open_to_all(named: list[str]) -> list[str]:
+    return [
+        f"everybody on this machine can read {name}: chmod 600 {shlex.quote(path)}"
+        for path, name in identity_files.meant(named)
+        if identity_files.is_open_to_all(path)
+    ]
 
 
 def _try(store: Store, path: str, name: str) -> Tried:

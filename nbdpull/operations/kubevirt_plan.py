@@ -19,6 +19,7 @@ from ..repository import marker
 from ..repository.series import Point, Series
 from ..volumes import machine_run, start
 from ..volumes.start import Start
+from . import unlocking
 from .options import KubevirtPlanOptions as Options
 
 
@@ -49,7 +50,7 @@ def kubevirt_plan(options: Options, report: Report = lambda **event: None, check
     machine = given.machine(options.domain)
     cluster = Cluster(options.kubeconfig, options.context, options.stall_timeout, check)
     found = backup.virtual_machine(cluster, machine)
-    kept = _kept(options.output, machine, objects.uid(found))
+    kept = _kept(options, machine, objects.uid(found))
     backup.require_no_other(cluster, machine, kept.store)
     latest, warnings = _latest(cluster, machine, kept.store)
     begin = start.by_tracker(kept.series, kept.points, latest, options.full, check)
@@ -72,10 +73,10 @@ def kubevirt_plan(options: Options, report: Report = lambda **event: None, check
     )
 
 
-def _kept(output: Optional[str], machine: Machine, uid: str) -> _Kept:
-    if output is None or marker.is_new(output):
+def _kept(options: Options, machine: Machine, uid: str) -> _Kept:
+    if options.output is None or marker.is_new(options.output):
         return _Kept()
-    store = marker.open_store(output)
+    store = unlocking.opened(options.output, options.identities)
     target, uid = machine_run.series_of(store, machine, uid)
     points = target.load()[0]
     target.require_of(points, uid)

@@ -151,6 +151,7 @@ class PlanOptions:
     nbd: Optional[str] = None
     tls: Optional[str] = None
     threads: int = field(default_factory=_threads)
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ class KubevirtPlanOptions(_OfCluster):
     full: bool = False
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
 from ..pulling.sampling import Sample
 from ..repository import marker, series
+from . import unlocking
 from .options import PlanOptions as Options
 
 
@@ -50,7 +51,7 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
         way = route.to(vm, options.nbd, options.tls)
         disks, warnings = preparation.chosen(vm, way, options.disks, options.exclude)
         vm.jobs.require_idle()
-        subject = _of_store(options.output, Subject(vm, way, disks))
+        subject = _of_store(options, Subject(vm, way, disks))
         asked = Asked(options.since, options.full, socket=options.socket, scratch_dir=options.scratch_dir)
         choice = preparation.choose(subject, asked, check)
         try:
@@ -70,11 +71,11 @@ def plan(options: Options, report: Report = lambda **event: None, check: Check =
     )
 
 
-def _of_store(output: Optional[str], subject: Subject) -> Subject:
+def _of_store(options: Options, subject: Subject) -> Subject:
     """The same with what a store has of it."""
-    if output is None or marker.is_new(output):
+    if options.output is None or marker.is_new(options.output):
         return subject
-    target = series.of_domain(marker.open_store(output), subject.vm.name, subject.vm.uuid)
+    target = series.of_domain(unlocking.opened(options.output, options.identities), subject.vm.name, subject.vm.uuid)
     points = target.load()[0]
     target.require_of(points, subject.vm.uuid)
     return replace(subject, series=target, points=points)

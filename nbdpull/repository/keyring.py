@@ -77,6 +77,9 @@ class Opened(NamedTuple):
     identity: Identity
     key_file: Optional[str]
 
+    def __repr__(self) -> str:
+        return f"<the master key by {self.identity!r}>"
+
 
 def new(words: Sequence[str], passphrase: Optional[bytes]) -> NewSeal:
     """That of a new master key, which all of these open. UsageError, MissingSoftware."""
@@ -135,6 +138,21 @@ def _read(store: Store, name: str) -> tuple[bytes, str]:
     return store.read(path, age.MAX_FILE), store.path(path)
 
 
+def warnings(store: Store) -> list[str]:
+    """What its owner should know of the keys of a store, one text each; none of one that is not sealed."""
+    if marker.master_of(store) is None:
+        return []
+    there = listed(store)
+    if not there:
+        return [_none_left(store)]
+    if len(there) == 1:
+        return [
+            f"only {there[0].whose} opens {store.root}: if it is lost, the backups are; add another one with nbdpull "
+            "key add, or keep the master key with nbdpull key export"
+        ]
+    return []
+
+
 def keys_of(store: Store, tried: Sequence[Identity]) -> StoreKeys:
     """Of a sealed store. KeyNeeded where nobody opens it, Damaged where only forged or damaged copies are there.
     StoreError where it is not sealed. MissingSoftware."""
@@ -159,7 +177,7 @@ def open_master(store: Store, tried: Sequence[Identity], without: str = "") -> O
         raise errors.KeyNeeded(f"{store.root} is sealed: {_NAMED_BY}")
     flaws: list[errors.Damaged] = []
     for opened in _attempts(store, [name for name in _names(store) if name != without], tried, flaws):
-        if keys.of_master(opened.master).id == wanted:
+        if len(opened.master) == keys.MASTER_SIZE and keys.of_master(opened.master).id == wanted:
             return opened
         flaws.append(_foreign(store, opened, wanted))
     if flaws:
@@ -189,27 +207,29 @@ def _attempts(
 
 def _attempt(name: str, data: bytes, path: str, tried: Sequence[Identity]) -> Iterable[Opened]:
     found = age.unwrap(data, path, tried)
-    if found and len(found.secret) == keys.MASTER_SIZE:
+    if found:
         yield Opened(found.secret, found.identity, name)
-    elif found:
-        raise errors.Damaged(f"{path}: what it holds is no master key of a store")
 
 
 def _foreign(store: Store, opened: Opened, wanted: str) -> errors.Damaged:
     where = store.path(layout.KEYS, opened.key_file + _WRAPPED) if opened.key_file else opened.identity.name
     return errors.Damaged(
-        f"{where}: holds another master key than that of this store ({wanted}); it was swapped or forged, or is of "
+        f"{where}: does not hold the master key of this store ({wanted}): it was swapped or forged, or is of "
         "another store"
+    )
+
+
+def _none_left(store: Store) -> str:
+    return (
+        f"{store.path(layout.KEYS)}: no key file is there; bring them back from a copy of the store, or name the "
+        "master key (nbdpull key export) with --identity"
     )
 
 
 def _nobody(store: Store, tried: Sequence[Identity]) -> errors.NbdpullError:
     there = listed(store)
     if not there:
-        return errors.Damaged(
-            f"{store.path(layout.KEYS)}: no key file is there; bring them back from a copy of the store, or name "
-            "the master key (nbdpull key export) with --identity"
-        )
+        return errors.Damaged(_none_left(store))
     names = ", ".join(dict.fromkeys(each.what for each in tried))
     return errors.KeyNeeded(
         f"{store.root} does not open for {names}; it is sealed for {', '.join(each.whose for each in there)}"

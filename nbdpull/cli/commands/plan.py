@@ -29,6 +29,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_route(parser, Options)
     usage.add_threads(parser, Options)
     machines.add_cluster(parser, Kubevirt)
+    usage.add_identities(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
