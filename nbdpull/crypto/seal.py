@@ -116,7 +116,7 @@ class Sealed(Seal):
     def piece(self, data: bytes, kind: str) -> bytes:
         """Its nonce is made of all that is sealed: only the same bytes have the same one."""
         nonce = self._keyed(f"nonce {kind}\0".encode() + data)[: xaes.NONCE_SIZE]
-        return nonce + xaes.encrypted(self._index, nonce, data, kind.encode())
+        return xaes.encrypted(self._index, nonce, data, kind.encode())
 
     def opened_piece(self, data: bytes, kind: str) -> bytes:
         return xaes.opened(self._index, data, kind.encode())

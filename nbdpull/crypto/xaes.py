@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Optional
 
 from ..core import errors
 
@@ -26,34 +29,59 @@ _MISSING = (
 def seal(key: bytes, data: bytes, context: bytes = b"") -> bytes:
     """Return `data` sealed with a key of 32 bytes: it opens with the same key and context only. Data may have 2^31 - 1
     bytes. MissingSoftware."""
-    nonce = os.urandom(NONCE_SIZE)
-    return nonce + encrypted(key, nonce, data, context)
+    return encrypted(key, os.urandom(NONCE_SIZE), data, context)
+
+
+def encrypted(key: bytes, nonce: bytes, data: bytes, context: bytes) -> bytes:
+    """The same with a nonce, which must never be used again with this key for other bytes."""
+    encryptor = _gcm(key, nonce, None).encryptor()
+    encryptor.authenticate_additional_data(context)
+    with _room(len(data) + OVERHEAD) as room:
+        room[:NONCE_SIZE] = nonce
+        end = NONCE_SIZE + encryptor.update_into(data, room[NONCE_SIZE:])
+        encryptor.finalize()
+        room[end : end + TAG_SIZE] = encryptor.tag
+        return bytes(room[: end + TAG_SIZE])
 
 
 def opened(key: bytes, sealed: bytes, context: bytes = b"") -> bytes:
     """Return what was sealed. ValueError of anything else, of another key or context, or cut. MissingSoftware."""
     if len(sealed) < OVERHEAD:
         raise ValueError("it is too short to be sealed")
-    nonce, library = sealed[:NONCE_SIZE], _library()
-    try:
-        found: bytes = _cipher(library, key, nonce).decrypt(nonce[12:], sealed[NONCE_SIZE:], context)
-    except library.invalid_tag:
-        raise ValueError("it does not open with the key of the store") from None
-    return found
+    decryptor = _gcm(key, sealed[:NONCE_SIZE], sealed[-TAG_SIZE:]).decryptor()
+    decryptor.authenticate_additional_data(context)
+    with _room(len(sealed)) as room:
+        end = decryptor.update_into(memoryview(sealed)[NONCE_SIZE:-TAG_SIZE], room)
+        try:
+            decryptor.finalize()
+        except _library().invalid_tag:
+            raise ValueError("it does not open with the key of the store") from None
+        return bytes(room[:end])
 
 
-def encrypted(key: bytes, nonce: bytes, data: bytes, context: bytes) -> bytes:
-    """Ciphertext and tag. Only for a nonce that was never used with this key."""
-    found: bytes = _cipher(_library(), key, nonce).encrypt(nonce[12:], data, context)
-    return found
+_MAX_KEPT = 1 << 21  # bytes
+_thread = threading.local()
 
 
-def _cipher(library: _Library, key: bytes, nonce: bytes) -> Any:
+@contextmanager
+def _room(size: int) -> Iterator[memoryview]:
+    """A buffer of at least that size, and what the library wants behind it. A thread uses the same again and again: the
+    pages of a new one would first have to be mapped, which takes longer than the cipher."""
+    size += TAG_SIZE
+    if size > _MAX_KEPT:
+        yield memoryview(bytearray(size))
+        return
+    if not hasattr(_thread, "room"):
+        _thread.room = bytearray(_MAX_KEPT)
+    yield memoryview(_thread.room)
+
+
+def _gcm(key: bytes, nonce: bytes, tag: Optional[bytes]) -> Any:
     """AES-256-GCM with the key that the first half of a nonce makes of another."""
-    mask, encryptor = _mask(key), _encryptor(library, key)
-    head = b"X\0" + nonce[:12]
+    library, mask, head = _library(), _mask(key), b"X\0" + nonce[:12]
     blocks = [int.from_bytes(bytes([0, number]) + head, "big") ^ mask for number in (1, 2)]
-    return library.gcm(encryptor.update(b"".join(block.to_bytes(16, "big") for block in blocks)))
+    own = _encryptor(library, key).update(b"".join(block.to_bytes(16, "big") for block in blocks))
+    return library.cipher(library.aes(own), library.gcm(nonce[12:], tag))
 
 
 @functools.lru_cache(64)
@@ -70,10 +98,10 @@ def _encryptor(library: _Library, key: bytes) -> Any:
 
 
 class _Library(NamedTuple):
-    gcm: Any
     cipher: Any
     aes: Any
     ecb: Any
+    gcm: Any
     invalid_tag: type[Exception]
 
 
@@ -83,7 +111,6 @@ def _library() -> _Library:
     try:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as error:
         raise errors.MissingSoftware(f"{_MISSING} ({error})") from None
-    return _Library(AESGCM, Cipher, algorithms.AES, modes.ECB, InvalidTag)
+    return _Library(Cipher, algorithms.AES, modes.ECB, modes.GCM, InvalidTag)
