@@ -4,6 +4,7 @@ test_pull.py has the plainer cases (disks added, replaced, shrunk, crashed, roll
 """
 
 import json
+import os
 
 import pytest
 import stores
@@ -11,7 +12,8 @@ from bed.machine import MIB, Disk
 from command import nbdpull
 from witness import CLUSTER, SINCE, modes
 
-from nbdpull.format import layout
+from nbdpull.format import findings, layout
+from nbdpull.repository import marker, series
 
 libvirt = pytest.importorskip("libvirt")
 base = pytest.importorskip("nbdpull.pulling.base")
@@ -147,7 +149,43 @@ def flip(path):
     path.write_bytes(data)
 
 
-def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):
+def test_the_next_pull_reads_again_what_is_damaged(pulled):
+    """And nothing else. It says so, also to those who want to hear of errors alone."""
+    witness = pulled({"vda": 4 * MIB, "vdb": MIB})
+    vm = witness.vm
+    first = witness.pull()
+    vm.write_bytes("vda", 0, os.urandom(2 * MIB))
+    vm.write("vdb", 0, MIB, 0x12)
+    second = witness.pull()
+    vm.write_bytes("vda", MIB, os.urandom(MIB))
+    third = witness.pull()
+    chunk = next(witness.store.glob(f"*/{second['id']}/vda.0000.zst"))
+    before = chunk.read_bytes()
+    flip(chunk)
+    assert nbdpull("verify", witness.store, "--quick").returncode == 11
+    vm.write("vda", 3 * MIB, CLUSTER, 0x21)
+    vm.write("vdb", CLUSTER, CLUSTER, 0x22)
+    fourth = witness.pull("--on-lost-base", "fail")
+    assert modes(fourth) == {"vda": ("incremental", "healed"), "vdb": SINCE} and fourth["parent"] == third["id"]
+    assert witness.result["healed"] == [{"disk": "vda", "bytes": MIB, "files": [f"{second['id']}/vda.0000.zst"]}]
+    [vda, _] = fourth["disks"]
+    assert (vda["dirty_bytes"], vda["read_bytes"]) == (CLUSTER, MIB + CLUSTER)
+    assert any(third["id"] in text and "read again" in text for text in witness.result["warnings"])
+    witness.assert_restores(fourth["id"])
+    assert nbdpull("verify", witness.store).returncode == 11
+    told = {point["id"]: point["verified"]["verdict"] for point in witness.points()}
+    assert [told[each["id"]] for each in (first, second, third, fourth)] == ["ok", "damaged", "damaged", "ok"]
+    chunk.unlink()
+    vm.delete_checkpoint(fourth["checkpoint"])
+    fifth = witness.pull()
+    assert modes(fifth) == {"vda": ("full", "checkpoint-lost"), "vdb": ("full", "checkpoint-lost")}
+    assert witness.result["healed"] == [] and fifth["parent"] == fourth["id"]
+    chunk.write_bytes(before)
+    assert nbdpull("verify", witness.store, "--quick").returncode == 0
+    witness.assert_restores()
+
+
+def test_a_damage_that_is_not_told_in_full(pulled):
     """It says so, also to those who want to hear of errors alone, and stores what can be restored."""
     witness = pulled({"vda": MIB, "vdb": MIB})
     vm = witness.vm
@@ -158,6 +196,7 @@ def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):
     before = chunk.read_bytes()
     flip(chunk)
     assert nbdpull("verify", witness.store, "--quick").returncode == 11
+    told_too_little(witness, second["id"], "vda")
     failed = nbdpull(*witness.words("--on-lost-base", "fail"))
     assert failed.returncode == 4 and "vda (parent-damaged)" in failed.stderr
     vm.write("vda", CLUSTER, CLUSTER, 0x21)
@@ -178,6 +217,14 @@ def test_a_pull_builds_on_a_point_whose_damage_is_on_record(pulled):
     chunk.write_bytes(before)
     assert nbdpull("verify", witness.store, "--quick").returncode == 0
     witness.assert_restores()
+
+
+def told_too_little(witness, point, disk):
+    """Record that a disk of a point has more damage than anybody has told."""
+    target = series.only_series(marker.open_store(str(witness.store)))
+    place = {"disk": disk, "path": None, "offset": None, "length": None, "problem": "more than 10000 damages"}
+    about = {**findings.entry(target.point(point)), "verdict": "damaged", "damages": 1, "places": [place]}
+    findings.record(target, findings.VERIFY, level="files", points=[about])
 
 
 @pytest.fixture

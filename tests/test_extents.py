@@ -333,3 +333,23 @@ def test_overlay_does_not_cut_what_it_need_not():
     both = extents.overlay(lower, upper)
     assert both.tolist() == [(0, 40, 0, 0), (40, 10, 1, 0), (50, 40, 0, 0), (90, 10, 1, 1)]
     assert extents.overlay(upper, lower).tolist() == [(0, 100, 0, 0)]
+
+
+def test_parts_of_ranges_that_are_not_in_others():
+    for seed in range(200):
+        rng = random.Random(seed)
+        ranges, others = random_extents(rng), random_extents(rng)
+        inside = {at for offset, length, _ in others.tolist() for at in range(offset, offset + length)}
+        expected = {
+            (at, kind)
+            for offset, length, kind in ranges.tolist()
+            for at in range(offset, offset + length)
+            if at not in inside
+        }
+        found = extents.without(ranges, others)
+        assert extents.flaw(found, SIZE) is None
+        told = {(at, kind) for offset, length, kind in found.tolist() for at in range(offset, offset + length)}
+        assert told == expected
+        start, stop = sorted(rng.sample(range(SIZE + 1), 2))
+        met = [each for each in ranges.tolist() if each[0] < stop and each[0] + each[1] > start]
+        assert extents.meeting(ranges, start, stop).tolist() == met

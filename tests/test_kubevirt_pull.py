@@ -158,12 +158,12 @@ def restored(output, where):
     return {path.stem: path.read_bytes() for path in Path(where).glob("*.raw")}
 
 
-def require_equal(exports, output, where):
+def require_equal(exports, output, where, point=None):
     images = restored(output, where)
     assert set(images) == set(exports.disks)
     for name, disk in exports.disks.items():
         assert images[name] == disk.data, name
-    assert verify.verify(VerifyOptions(store=str(output))).damages == []
+    assert verify.verify(VerifyOptions(store=str(output), point=point)).damages == []
 
 
 def points(output):
@@ -222,13 +222,26 @@ def test_a_base_that_nobody_names_is_a_warning(exports, token, tmp_path):
     assert sorted(points(tmp_path / "s")[-1].manifest.seconds) == ["begin", "copy", "end", "files", "prepare"]
 
 
-def test_a_damaged_parent_is_not_built_on(exports, token, tmp_path):
+def test_what_is_damaged_is_read_again(exports, token, tmp_path):
     pull(exports, token, tmp_path / "s")
     [victim] = (tmp_path / "s").glob("*/*/root.0000.zst")
     victim.write_bytes(victim.read_bytes()[:-1])
     result = pull(exports, token, tmp_path / "s", "incremental")
-    assert decisions(result.point)["root"] == ("full", "chain-broken")
+    assert decisions(result.point)["root"] == ("incremental", "healed")
+    [(disk, size, files)] = result.healed
+    assert disk == "root" and size and files == [victim.relative_to(victim.parents[1]).as_posix()]
+    assert any(str(files[0]) in each for each in result.warnings)
+    require_equal(exports, tmp_path / "s", tmp_path / "out", result.point.id)
+
+
+def test_what_nobody_can_build_on_is_read_in_full(exports, token, tmp_path):
+    pull(exports, token, tmp_path / "s")
+    [victim] = (tmp_path / "s").glob("*/*/root.directory")
+    victim.unlink()
+    result = pull(exports, token, tmp_path / "s", "incremental")
+    assert decisions(result.point)["root"] == ("full", "chain-broken") and result.healed == []
     assert any("chain-broken" in each for each in result.warnings)
+    require_equal(exports, tmp_path / "s", tmp_path / "out", result.point.id)
 
 
 def nothing_written(output):

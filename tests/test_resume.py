@@ -8,7 +8,7 @@ import stores
 from stores import KIB, MIB
 
 from nbdpull.core import errors, extents
-from nbdpull.format import layout, pages, writer
+from nbdpull.format import layout, pages, sound_part, writer
 
 pytest.importorskip("libvirt")
 
@@ -138,3 +138,28 @@ def test_no_file_but_the_bases(vm):
         "../" + known.path,
     ):
         assert kept(vm, ending(vm, GOOD, strange), base=base).files == []
+
+
+def test_up_to_the_first_that_lacks_what_is_damaged_in_the_base(tmp_path):
+    """The damage may have been found since the run died, which did not read it again, or refers to it."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 3 * MIB)
+    vm.write("vda", 0, numpy.random.default_rng(1).bytes(3 * MIB))
+    how = {"chunk_size": MIB, "batch_size": MIB, "dedupe": True}
+    first = vm.pull(**how)
+    vm.disks["vda"].dirty[:] = True
+    vm.disks["vda"].dirty[MIB + 64 * KIB : MIB + 128 * KIB] = False
+    vm.write("vda", 0, numpy.random.default_rng(2).bytes(MIB))
+    vm.pull(**how)
+    old, made = stores.chunks_of(vm, first, "vda"), stores.chunks_of(vm, vm.points[1], "vda")
+    made = [entry for entry in made if entry.path.startswith(vm.points[1].id)]
+
+    def kept_by(bad):
+        base = sound_part.SoundPart(vm.store, vm.series.folder, first.manifest.disk("vda"), bad)
+        run = SimpleNamespace(id=vm.points[1].id, sealed={"vda": [journal.Sealed(*vars(e).values(), 0) for e in made]})
+        found = resume.Kept(vm.series, run, SimpleNamespace(target="vda", size=3 * MIB), base)
+        return len(found.files), found.reached
+
+    assert kept_by(set()) == (len(made), 3 * MIB)
+    assert kept_by({old[0].path}) == (len(made), 3 * MIB)  # which was written over
+    assert kept_by({old[1].path})[1] == MIB

@@ -421,8 +421,22 @@ def test_what_is_read_in_full_does_not_need_what_was_before(tmp_path, capsys):
     assert run(capsys, vm.root)[0] == 11
     assert words(vm) == ["damaged", "ok", "ok"]
     known = verdict.Known(vm.points, findings.load(vm.series))
-    assert not known.is_damaged(first, "vda") and known.is_damaged(first, "vdb")
-    assert not any(known.is_damaged(point, disk) for point in (last, second) for disk in ("vda", "vdb"))
+    assert known.damaged_files(first, "vda") == frozenset()
+    assert known.damaged_files(first, "vdb") == {largest_chunk(vm, first, "vdb").relative_to(vm.folder).as_posix()}
+    assert not any(known.damaged_files(point, disk) for point in (last, second) for disk in ("vda", "vdb"))
+
+
+@pytest.mark.parametrize("place, told", [
+    ({"disk": "vda", "path": "P/vda.0000.zst", "offset": 512, "length": 512}, {"P/vda.0000.zst"}),
+    ({"disk": None, "path": "P/vda.0000.zst"}, {"P/vda.0000.zst"}),
+    ({"disk": "vdb", "path": "P/vdb.0000.zst"}, set()),
+    ({"disk": "vda", "offset": 0, "length": 512}, set()),
+    ({"disk": "vda"}, None),
+    (None, None),
+])  # fmt: skip
+def test_which_files_a_damage_on_record_is_of(place, told):
+    places = None if place is None else [{"problem": "", **place}]
+    assert verdict.Recorded("id", "when", "files", 1, places).files("vda") == told
 
 
 def test_a_damaged_file_of_the_domain(vm, tmp_path, capsys):

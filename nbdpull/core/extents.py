@@ -244,6 +244,28 @@ def covered(ranges: Ranges, others: Sequence[Ranges]) -> Mask:
     return mask
 
 
+def without(ranges: Ranges, others: Ranges) -> Ranges:
+    """The parts of `ranges` that do not lie in `others`, with their other fields. Both sorted and disjoint."""
+    if not len(ranges) or not len(others):
+        return ranges
+    edges = distinct([ranges["offset"], ends(ranges), others["offset"], ends(others)])
+    offsets, lengths = edges[:-1], numpy.diff(edges)
+    mine = answering(ranges, offsets)
+    left = (mine >= 0) & (answering(others, offsets) < 0)
+    result: Ranges = ranges[mine[left]]
+    result["offset"], result["length"] = offsets[left], lengths[left]
+    return result
+
+
+def meeting(ranges: Ranges, start: int, stop: int) -> Ranges:
+    """Those of sorted, disjoint ranges that have a byte within [start, stop), whole. Not copied."""
+    first = int(numpy.searchsorted(ranges["offset"], numpy.uint64(start), side="right"))
+    if first and int(ends(ranges[first - 1 : first])[0]) > start:
+        first -= 1
+    found: Ranges = ranges[first : int(numpy.searchsorted(ranges["offset"], numpy.uint64(stop)))]
+    return found
+
+
 def overlay(lower: Segments, upper: Segments) -> Segments:
     """Lay segments over segments: where both speak, upper wins. Both sorted and disjoint, and so is the result."""
     if not len(lower) or not len(upper):

@@ -18,7 +18,7 @@ from . import extent_map
 from .endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from ..core.extents import Extents, Range
+    from ..core.extents import Extents, Range, Ranges
     from .extent_map import Held
 
 MAX_REQUEST = 16 << 20  # bytes: at 1 MB/s half of what a route lets through
@@ -27,13 +27,11 @@ BATCH_DATA = 8 << 20  # bytes that a thread reads at once: each request costs Ku
 
 class Volume:
     """size: bytes; allocated: how many of them are not zero, as the map tells; tells_zeros: whether it tells of any;
-    presumed: always 0, see nbd.source."""
-
-    presumed = 0
+    presumed: see nbd.source."""
 
     def __init__(self, endpoint: Endpoint, name: str, backup_type: str) -> None:
         """Reads the map. backup_type: of BackupType; that of the backup."""
-        self._endpoint, self.name, self._type = endpoint, name, backup_type
+        self._endpoint, self.name, self._type, self.presumed = endpoint, name, backup_type, 0
         self._map = extent_map.whole(self._ask, backup_type, name, self._behind)
         self.size = extent_map.size(self._map)
         self.tells_zeros = extent_map.tells_zeros(self._map)
@@ -46,9 +44,15 @@ class Volume:
     def _behind(self, offset: int) -> Any:
         return self._endpoint.map_behind(self.name, offset)
 
-    def changed(self, dirty_from: int, held: Optional[Held]) -> None:
-        """From now on the extents are what is to be laid over an older image; see extent_map.stored. Else all."""
-        self._stored = extent_map.stored(self._map, self._type, dirty_from, held)
+    def changed(self, dirty_from: int, held: Optional[Held], again: Ranges) -> None:
+        """From now on the extents are what is to be laid over an older image; see extent_map.stored. Else all. again:
+        ranges that are among them, dirty or not."""
+        stored = extent_map.stored(self._map, self._type, dirty_from, held)
+        every = extent_map.stored(self._map, BackupType.FULL, 0, None)
+        more = extents.without(extents.intersect(every, again), stored)
+        self.presumed = extents.total(more)
+        both = numpy.concatenate([stored, more])
+        self._stored = extents.merged(both[numpy.argsort(both["offset"], kind="stable")])
 
     def extents(self, start: int = 0) -> Iterator[Extents]:
         found = extents.clip(self._stored, start, self.size)

@@ -69,6 +69,8 @@ class Source:
     Behind that cluster all is zero or dirty: it ends with the last clean data, or before. So of that the last
     MAX_CLUSTER bytes are reported; also if the image is not known, because old data of such a cluster may reappear.
 
+    again: ranges that are reported whether they are dirty or not, sorted and disjoint.
+
     presumed: bytes that were reported without a bit, most of which will not have changed.
 
     connections: how many there are, for readers and the map together; who finds none free waits for one. All are made
@@ -92,10 +94,11 @@ class Source:
         require_alive: Callable[[], None] = lambda: None,
         dirty_from: Optional[int] = None,
         held: Optional[Held] = None,
+        again: Ranges = extents.of([]),  # noqa: B008
         layered: bool = False,
         connections: int = 2,
     ):
-        self._dirty_from, self._held, self.presumed = dirty_from, held, 0
+        self._dirty_from, self._held, self._again, self.presumed = dirty_from, held, again, 0
         self._tells_edge = bitmap is not None and (layered or held is None)
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
@@ -184,6 +187,11 @@ class Source:
         if self._dirty_from is not None:
             parts.append(extents.clip(clean, self._dirty_from, self.size))
             clean = extents.clip(clean, 0, self._dirty_from)
+        if len(clean) and len(self._again):
+            again = extents.meeting(self._again, int(clean["offset"][0]), int(extents.ends(clean[-1:])[0]))
+            parts.append(extents.intersect(clean, again))
+            self._presume(parts[-1])
+            clean = extents.without(clean, again)
         # A disk that was shrunk and grown again is zero there, and its bitmap has lost the bits.
         zero = clean[clean["kind"] == extents.ZERO]
         if self._held is None:

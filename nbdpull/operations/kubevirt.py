@@ -13,6 +13,7 @@ from typing import Optional
 from ..core import deadline
 from ..core.errors import Check, Report
 from ..kubevirt import given
+from ..pulling.copies import Healed
 from ..repository.series import Point
 from . import kubevirt_cluster, kubevirt_urls, prune
 from .options import KubevirtOptions as Options
@@ -27,6 +28,7 @@ class Result:
     point: Point
     partial: frozenset[str]
     warnings: list[str]
+    healed: list[Healed]
     pruned: Optional[Pruned] = None  # with --prune
 
 

@@ -19,7 +19,7 @@ from ..definitions.domain_xml import Disk
 from ..format import layout
 from ..hypervisor import domain, socket_keeper
 from ..pulling import copies, fit, holder, live_disk, offline_read, preparation, route, run_record, standing
-from ..pulling.live_disk import Known, Live, Reading
+from ..pulling.live_disk import Live, Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
 from ..pulling.sampling import Sample
@@ -98,8 +98,8 @@ def _looked_at(subject: Subject, prepared: Prepared, threads: int, check: Checks
 
 def _disk(subject: Subject, prepared: Prepared, disk: Disk, live: Live, threads: int, check: Check) -> dict[str, Any]:
     choice = prepared.choice
-    base = copies.base_of(subject.series, choice, disk.target) if subject.series else None
-    known = Known(choice.dirty_from(disk), copies.held(base, choice, disk.target, check))
+    base = copies.base_of(subject.series, choice, disk.target, check) if subject.series else None
+    known = live_disk.known(disk, choice, base, check)
     counts = {"dirty_bytes": 0, "zero_bytes": 0, "data_bytes": 0, "extents": 0}
     started = time.monotonic()
     with live_disk.opened(disk, live, known, check) as opened:

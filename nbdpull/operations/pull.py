@@ -37,6 +37,7 @@ from ..pulling import (
 )
 from ..pulling.account import Cut, Whose
 from ..pulling.belongings import Added
+from ..pulling.copies import Healed
 from ..pulling.copying import How
 from ..pulling.disk_copy import Storing
 from ..pulling.held_series import Held
@@ -77,6 +78,7 @@ class Result:
     scratch_growth: list[list[float]]  # [[seconds, bytes], …]
     offline: Optional[str] = None  # how a domain that was off was pulled: Offline.START_PAUSED or READ
     resumed: Optional[Resumed] = None
+    healed: list[Healed] = field(default_factory=list)
     pruned: Optional[Pruned] = None  # with --prune
 
 
@@ -185,6 +187,7 @@ def _pull(run: _Run) -> Result:
         scratch_growth=lookout.scratch.growth.samples,
         offline=run.offline,
         resumed=Resumed(as_of, copied.kept_bytes) if prepared.dead else None,
+        healed=copied.healed,
     )
 
 

@@ -10,7 +10,7 @@ Must not know: NBD, how a backup runs, what is printed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
@@ -32,8 +32,8 @@ Decision = tuple[str, str]  # mode, reason
 LOST = {
     "checkpoint-lost": "the checkpoint of the newest point is gone",
     "checkpoint-replaced": "the checkpoint of the newest point was replaced",
-    "chain-broken": "a file that the newest point needs is missing or damaged",
-    "parent-damaged": "the point that it would build on is damaged",
+    "chain-broken": "what the newest point has of it cannot be read",
+    "parent-damaged": "the point that it would build on is damaged, and not all of that is known",
     "bitmap-lost": "its bitmap is missing or invalid, as after a crash of QEMU or of the host",
     "source-changed": "it has another image now",
     "shrunk": "it is smaller than it was",
@@ -48,9 +48,10 @@ class Base:
     checkpoint: Checkpoint
     point: Optional[series.Point]
     before: Optional[Mapping[str, Before]] = None
-    whole: frozenset[str] = frozenset()  # disks that the point has as whole images, with every file that it takes
-    broken: frozenset[str] = frozenset()  # disks of it that lack a file, or have a damaged index
-    damaged: frozenset[str] = frozenset()  # disks that cannot be restored as of it, as a verification found
+    whole: frozenset[str] = frozenset()  # disks that the point has as whole images, but for what is bad
+    broken: frozenset[str] = frozenset()  # disks of it whose directory cannot be read
+    damaged: frozenset[str] = frozenset()  # disks of it of which a verification found more damage than is on record
+    bad: Mapping[str, frozenset[str]] = field(default_factory=dict)  # damaged and missing files of others, by disk
 
     def size(self, target: str) -> Optional[int]:
         """Bytes of that disk then, None where that is not known."""
@@ -81,6 +82,11 @@ class Choice:
         if self.start(target) or known is None or target in known.whole - known.damaged:
             return self.parent
         return None
+
+    def bad(self, target: str) -> frozenset[str]:
+        """Paths of the files of what it is laid over that are damaged or missing."""
+        known = self.base or self.like
+        return known.bad.get(target, frozenset()) if known else frozenset()
 
     @property
     def since(self) -> Optional[str]:
@@ -190,6 +196,8 @@ def _decide_by_before(disk: Disk, base: Base, before: Optional[Before]) -> Decis
         return FULL, "chain-broken"
     if disk.target in base.damaged:
         return FULL, "parent-damaged"
+    if base.bad.get(disk.target):
+        return INCREMENTAL, "healed"
     return INCREMENTAL, "grown" if before.size < disk.size else "checkpoint"
 
 
@@ -206,11 +214,12 @@ def why_unfit(checkpoint: Checkpoint, disks: list[Disk]) -> str:
 
 
 class _Stored(NamedTuple):
-    """What the store has of a disk of a point. flaw: why it cannot be restored though it should; where there is none it
-    may still be no whole image, but what changed since a state that nobody stored."""
+    """What the store has of a disk of a point. is_whole: not only what changed since a state that nobody stored; flaw:
+    why nothing is known of it; bad: why some of its files cannot be used, by their paths."""
 
     is_whole: bool
     flaw: str = ""
+    bad: Mapping[str, str] = {}
 
 
 class Proof:
@@ -231,36 +240,51 @@ class Proof:
         """The Base with what is known of its files: what is laid over a lost file could not be restored."""
         if base.point is None:
             return base
-        disks = {disk.name: self._stored(base.point, disk.name) for disk in base.point.manifest.disks}
-        broken = {disk: stored.flaw for disk, stored in disks.items() if stored.flaw}
-        self.warnings += [
-            f"nothing new builds on disk {disk} of point {base.point.id}: {broken[disk]}" for disk in broken
-        ]
-        whole = frozenset(disk for disk, stored in disks.items() if stored.is_whole)
-        return replace(base, whole=whole, broken=frozenset(broken), damaged=self._damaged(base.point))
+        point, known = base.point, verdict.Known(self._points, findings.load(self._series))
+        recorded = {disk: known.damaged_files(point, disk) for disk in point.disks}
+        disks = {disk: self._stored(point, disk, paths or {}) for disk, paths in recorded.items()}
+        found = replace(
+            base,
+            whole=frozenset(disk for disk, stored in disks.items() if stored.is_whole),
+            broken=frozenset(disk for disk, stored in disks.items() if stored.flaw),
+            damaged=frozenset(disk for disk, paths in recorded.items() if paths is None),
+            bad={disk: frozenset(stored.bad) for disk, stored in disks.items() if stored.bad},
+        )
+        self._tell_of_damage(point, disks, found.damaged, known)
+        return found
 
-    def _damaged(self, point: series.Point) -> frozenset[str]:
-        """The disks that cannot be restored as of a point, by what is on record of it and of all that it builds on."""
-        known = verdict.Known(self._points, findings.load(self._series))
-        damaged = frozenset(disk for disk in point.disks if known.is_damaged(point, disk))
-        if damaged:
-            self.warnings.append(
-                f"point {point.id} is damaged: nothing new builds on it (after a repair, run nbdpull verify)"
-            )
-        return damaged
+    def _tell_of_damage(
+        self, point: series.Point, disks: Mapping[str, _Stored], damaged: Collection[str], known: verdict.Known
+    ) -> None:
+        for disk, stored in disks.items():
+            if flaw := stored.flaw or ("more damage is known than is on record" if disk in damaged else ""):
+                self.warnings.append(f"nothing new builds on disk {disk} of point {point.id}: {flaw}")
+            elif stored.bad:
+                first, *more = stored.bad.values()
+                others = f", and {len(more)} more files" if more else ""
+                self.warnings.append(
+                    f"disk {disk} of point {point.id} is damaged ({first}{others}): what the damaged files held is "
+                    "read again, and the new point does without them; older points stay damaged"
+                )
+        if known.recorded(point) and not damaged and not any(each.flaw or each.bad for each in disks.values()):
+            self.warnings.append(f"point {point.id} is damaged, in what the new point does without")
 
-    def _stored(self, point: series.Point, disk: str) -> _Stored:
-        """Of the chunk files, sizes only."""
+    def _stored(self, point: series.Point, disk: str, recorded: Collection[str]) -> _Stored:
+        """Of the chunk files, sizes only. recorded: paths of files that are on record as damaged."""
         try:
             found = self._series.directory(point, disk, partial=True)
         except errors.NbdpullError as error:
             return _Stored(is_whole=False, flaw=str(error))
-        flaws = [
-            *map(self._series.size_flaw, found.chunks),
-            *(self._series.file_flaw(index, self._check) for index in found.indexes),
-        ]
-        flaw = next(filter(None, flaws), "")
-        return _Stored(is_whole=found.whole and not flaw, flaw=flaw)
+        bad = {}
+        for entry in found.files:
+            if entry.path in recorded:
+                flaw: Optional[str] = f"{entry.path}: damage is on record"
+            elif layout.CHUNK_PATH.match(entry.path):
+                flaw = self._series.size_flaw(entry)
+            else:
+                flaw = self._series.file_flaw(entry, self._check)
+            bad.update({entry.path: flaw} if flaw else {})
+        return _Stored(is_whole=found.whole, bad=bad)
 
 
 class _Finder(Proof):

@@ -5,14 +5,15 @@ Owns: that they share one pipeline. Must not know: where they are read from, lib
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..core import errors, extents, pipeline
 from ..core.errors import Check, Report
 from ..format import writer
 from ..format.directory import Directory
+from ..format.sound_part import SoundPart
 from ..hypervisor.guest_load import Cores
 from ..repository.image import DataRanges
 from ..repository.new_point import Stored
@@ -23,16 +24,34 @@ from .disk_copy import DiskCopy
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
 
-def base_of(series: Series, choice: Choice, target: str) -> Optional[Directory]:
+class Healed(NamedTuple):
+    """What the new point does without. files: damaged or missing ones of older points, by their paths; bytes: of the
+    disk that they answered for, which were read again."""
+
+    disk: str
+    bytes: int
+    files: list[str]
+
+
+def base_of(series: Series, choice: Choice, target: str, check: Check = lambda: None) -> Optional[Directory]:
     """What a disk is laid over, if the store has it."""
-    below = choice.below(target)
+    below, bad = choice.below(target), choice.bad(target)
+    if below is None:
+        return None
     with _store_lost():
-        return series.directory(below, target, partial=True) if below else None
+        if bad:
+            return SoundPart(series.store, series.folder, below.disk(target), bad, check)
+        return series.directory(below, target, partial=True)
 
 
 def held(base: Optional[Directory], choice: Choice, target: str, check: Check) -> Optional[DataRanges]:
     """Where the image has data that an incremental changes; base: what base_of gives. None where nobody knows it."""
     return DataRanges(base, check) if base and choice.whole_parent(target) else None
+
+
+def healed(bases: Iterable[Optional[Directory]]) -> list[Healed]:
+    """Of what base_of gives for each disk."""
+    return [Healed(each.disk, extents.total(each.again), sorted(each.bad)) for each in bases if each and each.bad]
 
 
 def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:

@@ -18,8 +18,9 @@ from ..hypervisor.guest_load import Cores
 from ..repository.new_point import Stored
 from ..repository.series import Series
 from . import copies, live_disk, resume, standing
+from .copies import Healed
 from .disk_copy import DiskCopy, Storing
-from .live_disk import Known, Reading
+from .live_disk import Reading
 from .lookout import Lookout
 from .preparation import Prepared, Subject
 from .run_record import UnderWay
@@ -41,6 +42,7 @@ class Copied(NamedTuple):
 
     disks: list[Stored]
     kept_bytes: int
+    healed: list[Healed]
 
 
 def copied(
@@ -55,22 +57,22 @@ def copied(
 ) -> Copied:
     """Read every disk. JobLost where the job did not last until all was read."""
     with standing.live(subject, job, lookout, how.reading) as live, how.cores.watching(), ExitStack() as open_disks:
-        bases = {disk.target: copies.base_of(series, prepared.choice, disk.target) for disk in subject.disks}
+        check, choice = lookout.check, prepared.choice
+        bases = {disk.target: copies.base_of(series, choice, disk.target, check) for disk in subject.disks}
         kept = _kept(subject, series, prepared, making, bases, lookout)
         made = []
         for disk in subject.disks:
             base = bases[disk.target]
-            held = copies.held(base, prepared.choice, disk.target, lookout.check)
-            known = Known(prepared.choice.dirty_from(disk), held)
-            source = open_disks.enter_context(live_disk.opened(disk, live, known, lookout.check))
-            into = prepared.choice.decisions[disk.target], series, making.point.id, how.storing, how.throttle
+            known = live_disk.known(disk, choice, base, check)
+            source = open_disks.enter_context(live_disk.opened(disk, live, known, check))
+            into = choice.decisions[disk.target], series, making.point.id, how.storing, how.throttle
             copy = DiskCopy(disk, source, *into, base, how.dedupe, kept.get(disk.target), making.journal.sealed)
             made.append(open_disks.enter_context(copy))
         copies.copy_all(made, how.reading.threads, how.cores, lookout.check, report)
         entries = copies.close_all(made, lookout.check)
         job.require_alive()
     kept_bytes = sum(entry.size for each in kept.values() for entry in each.files)
-    return Copied(entries, kept_bytes)
+    return Copied(entries, kept_bytes, copies.healed(bases.values()))
 
 
 def _kept(

@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol, Union
 
-from ..core import errors
+from ..core import errors, extents
 from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 from ..definitions.domain_xml import Disk
+from ..format.directory import Directory
 from ..hypervisor.backup_spec import Export
 from ..nbd import address, source
+from . import copies
+from .base import Choice
+
+if TYPE_CHECKING:
+    from ..core.extents import Ranges
 
 Server = Union[str, address.Tcp, address.Kept]
 Held = Callable[[int, int], Any]
@@ -60,10 +66,17 @@ class Live(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of a disk without asking. dirty_from, held: see Source."""
+    """What is known of a disk without asking. dirty_from, held, again: see Source."""
 
     dirty_from: int
     held: Optional[Held] = None
+    again: Ranges = extents.of([])
+
+
+def known(disk: Disk, choice: Choice, base: Optional[Directory], check: Check) -> Known:
+    """base: what copies.base_of gives."""
+    held = copies.held(base, choice, disk.target, check)
+    return Known(choice.dirty_from(disk), held, base.again if base else extents.of([]))
 
 
 @contextmanager
@@ -80,6 +93,7 @@ def opened(disk: Disk, live: Live, known: Known, check: Check) -> Iterator[sourc
         job.require_alive,
         dirty_from=known.dirty_from,
         held=known.held,
+        again=known.again,
         layered=disk.layered,
         connections=live.reading.connections(len(job.exports)),
     ) as found:

@@ -107,6 +107,7 @@ class Kept:
         """disk: as the domain has it, with its target and size; base: the directory of the run's references."""
         self._series, self._point, self._disk, self._size = series, run.id, disk.target, disk.size
         self._base = base
+        self._again = extents.of([]) if base is None else base.again
         self.files: list[FileEntry] = []
         self.reached = self.read_bytes = 0
         for sealed in run.sealed.get(disk.target, []):
@@ -132,11 +133,15 @@ class Kept:
             return False
         if int(page.records["offset"][0]) < self.reached:
             return False
-        self.reached = int(extents.ends(page.records[-1:])[0])
+        reached = int(extents.ends(page.records[-1:])[0])
+        again = extents.clip(self._again, self.reached, reached)
+        if extents.total(extents.intersect(page.records, again)) != extents.total(again):
+            return False  # it was not known to be damaged
+        self.reached = reached
         return True
 
     def _is_of_base(self, path: str) -> bool:
-        return self._base is not None and self._base.number(path) != NOWHERE
+        return self._base is not None and self._base.number(path) != NOWHERE and path not in self._base.bad
 
     def is_own(self, name: str) -> bool:
         """Whether a chunk file is the run's."""

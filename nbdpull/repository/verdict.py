@@ -34,9 +34,14 @@ class Recorded:
     count: int
     places: Optional[list[dict[str, Any]]]
 
-    def concerns(self, disk: str) -> bool:
-        """Whether that disk cannot be restored for it. The domain's files concern all: a restore proves them, too."""
-        return self.places is None or any(place.get("disk") in (None, disk) for place in self.places)
+    def files(self, disk: str) -> Optional[set[str]]:
+        """Paths of the damaged files that may be that disk's; None where it does not tell them all."""
+        if self.places is None:
+            return None
+        mine = [place for place in self.places if place.get("disk") in (None, disk)]
+        if any(place.get("path") is None and place.get("offset") is None for place in mine):
+            return None
+        return {place["path"] for place in mine if place.get("path") is not None}
 
 
 @dataclass
@@ -75,9 +80,11 @@ class Known:
         """Since when all of it is proved."""
         return self._points[point.id].covered
 
-    def is_damaged(self, point: Point, disk: str) -> bool:
-        """Whether that disk of the point cannot be restored."""
-        return any(each.concerns(disk) for each in self.recorded(point))
+    def damaged_files(self, point: Point, disk: str) -> Optional[frozenset[str]]:
+        """Paths of the damaged files on record that may be that disk's; None where not all are told. Where a window of
+        it is damaged and no file, its pages tell."""
+        found = [each.files(disk) for each in self.recorded(point)]
+        return None if None in found else frozenset(path for paths in found for path in paths or ())
 
     def verdict(self, point: Point) -> Optional[dict[str, Any]]:
         """A dict of plain values, which the manual documents; None where nothing is known."""

@@ -16,6 +16,7 @@ from ..core.errors import Check, Report
 from ..core.laps import Laps
 from ..kubevirt.given import Machine
 from ..pulling import held_series
+from ..pulling.copies import Healed
 from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover, removed
 from ..repository import half_points, removal, series
@@ -29,6 +30,7 @@ class Done(NamedTuple):
     point: Point
     partial: frozenset[str]
     warnings: list[str]
+    healed: list[Healed]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Run:
     check: Check
     warnings: list[str]
     laps: Laps = field(default_factory=Laps)
+    healed: list[Healed] = field(default_factory=list)
 
     @property
     def series(self) -> Series:
@@ -53,7 +56,7 @@ class Run:
 
     def done(self, point: Point) -> Done:
         warnings = [*self.warnings, *self.series.store.warnings()]
-        return Done(point, point.manifest.partial, warnings)
+        return Done(point, point.manifest.partial, warnings, self.healed)
 
 
 @contextmanager

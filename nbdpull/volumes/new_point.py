@@ -161,9 +161,10 @@ def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list
     with ExitStack() as opened:
         made = []
         for disk, volume in zip(disks, read.volumes):
-            base = copies.base_of(target, choice, disk.target)
-            if choice.whole_parent(disk.target):
-                volume.changed(choice.dirty_from(disk), copies.held(base, choice, disk.target, check))
+            base = copies.base_of(target, choice, disk.target, check)
+            if base and choice.whole_parent(disk.target):
+                volume.changed(choice.dirty_from(disk), copies.held(base, choice, disk.target, check), base.again)
+            run.healed.extend(copies.healed([base]))
             into = choice.decisions[disk.target], target, new.id, storing, throttle
             copy = DiskCopy(disk, volume, *into, base, wanted.dedupe, batch_data=BATCH_DATA)
             made.append(opened.enter_context(copy))

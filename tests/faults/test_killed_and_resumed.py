@@ -146,6 +146,31 @@ def test_killed_again_and_again(rig):
     rig.assert_next_is_right()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_damage_of_the_base_that_is_found_before_or_after_the_kill(rig, when):
+    """What is read again is read by the run that knows of it, also where the one before had passed it."""
+    rig.vm.write_bytes("vda", 0, NOISE)
+    old = rig.pull("--full", "--no-dedupe", *SMALL_CHUNKS)["details"]["id"]
+    [victim] = rig.store.glob(f"*/{old}/vda.0001.zst")
+    rig.vm.write_bytes("vda", 4 * MIB, random.Random(78).randbytes(4 * MIB))
+    frozen, before = rig.contents(), victim.read_bytes()
+    if when == "before":
+        victim.write_bytes(flipped(victim))
+        assert rig.run("verify", rig.store, "--point", old).returncode == 11
+    killed(rig)
+    if when == "after":
+        victim.write_bytes(flipped(victim))
+        assert rig.run("verify", rig.store, "--point", old).returncode == 11
+    made = rig.pull(*SMALL_CHUNKS)
+    assert bool(made["resumed"]["kept_bytes"]) == (when == "before")
+    assert made["healed"] == [{"disk": "vda", "bytes": MIB, "files": [f"{old}/vda.0001.zst"]}]
+    assert rig.run("verify", rig.store, "--point", made["details"]["id"]).returncode == 0
+    victim.write_bytes(before)
+    rig.assert_restores(frozen, made["details"]["id"])
+    rig.assert_clean()
+    rig.assert_next_is_right()
+
+
 @pytest.mark.parametrize("how", ["flipped", "cut", "removed"])
 def test_a_chunk_file_that_is_not_what_it_was_is_made_again(rig, how):
     change(rig)

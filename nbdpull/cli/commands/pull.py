@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -145,7 +145,7 @@ def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
     nothing = {"dropped_checkpoints": [], "reclaimed": [], "scratch_bytes": 0, "offline": None, "resumed": None,
                "scratch_growth": []}  # fmt: skip
     values = {"point": point["id"], "details": point, "next_command": following, "pruned": _pruned(result.pruned),
-              **nothing}  # fmt: skip
+              "healed": _healed(result.healed), **nothing}  # fmt: skip
     lines = _lines(options.output, point, following, None, result.pruned)
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
 
@@ -194,6 +194,7 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
         "offline": result.offline,
         "resumed": result.resumed and result.resumed._asdict(),
         "scratch_growth": result.scratch_growth,
+        "healed": _healed(result.healed),
     }
     lines = _lines(options.output, point, following, result.offline, result.pruned)
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
@@ -240,6 +241,10 @@ def _option(name: str, value: str) -> list[str]:
 
 def _pruned(found: Optional[Pruned]) -> Optional[dict[str, Any]]:
     return pruned.members(found) if found else None
+
+
+def _healed(found: Iterable[Any]) -> list[dict[str, Any]]:
+    return [each._asdict() for each in found]
 
 
 def _lines(output: str, point: dict[str, Any], following: str, offline: Any, found: Optional[Pruned]) -> Iterator[str]:
