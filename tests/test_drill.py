@@ -10,6 +10,7 @@ import types
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import identities
 import pytest
 import stores
 from bed.guest import Guest
@@ -19,9 +20,11 @@ from stores import Vm, files, package_environment
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
+from nbdpull.crypto import identity_files
 from nbdpull.definitions import drill_xml
 from nbdpull.definitions.host_reach import Offer
 from nbdpull.operations import drill, listing
+from nbdpull.repository import keyring, marker
 
 # Says its text on the first serial port, then stands still: xor ax,ax; mov ds,ax; cld; mov dx,0x3f8; mov si,text;
 # next: lodsb; test al,al; jz end; out dx,al; jmp next; end: hlt; jmp end
@@ -102,6 +105,19 @@ def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_lib
     assert {path.parent for path in new} == {bootable.folder} and set(before) <= set(files(bootable.folder))
     for point in bootable.points:
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=bootable.folder / point.id, check=True)
+
+
+def test_a_sealed_point_boots_by_an_identity(private_libvirt, tmp_path, work):
+    store = marker.create(str(tmp_path / "store"), seal=keyring.new([identities.recipient("age1")], None))
+    vm = Vm(store.root, keys=keyring.keys_of(store, identity_files.given([identities.path("age1")])))
+    vm.xml = domain_xml()
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, BOOT_BLOCK)
+    vm.pull()
+    options = ("--expect", "hello", "--timeout", "20s", "--work-dir", work)
+    told = run(vm, private_libvirt, *options, "--identity", identities.path("age1"))
+    assert (told["verdict"], told["screenshot"]) == ("ok", None), "a picture shows what is sealed"
+    assert run(vm, private_libvirt, *options)["code"] == "key-needed"
 
 
 def test_a_disk_of_the_running_domain_alone(private_libvirt, tmp_path, work):

@@ -11,6 +11,7 @@ import pytest
 from command import PROJECT, answered, answered_json, environment, said
 from documents import blocks, section
 from identities import data, path, recipient
+from stores import Vm
 
 from nbdpull.cli import main as cli
 from nbdpull.crypto import age, identity_files, recipients
@@ -212,6 +213,17 @@ def test_export_needs_to_know_for_whom(run):
     assert "say who is to open the store" in run("export", *BY_AGE1)[2]
     code, _, errors = run("export", "--recipient", AGE2, "--passphrase-file", path("passphrase"), *BY_AGE1)
     assert code == 2 and "a passphrase has to stand alone" in errors
+
+
+def test_a_copy_opens_for_who_was_let_in_since(run, root, tmp_path, capsys):
+    vm = Vm(root, keys=keyring.keys_of(marker.open_store(str(root)), identity_files.given([path("age1")])))
+    vm.add_disk("vda", 4096)
+    vm.pull()
+    for more in ((), ("--recipient", AGE2)):
+        if more:
+            run("add", *more, *BY_AGE1)
+        assert answered(capsys, "copy", root, tmp_path / "copy")[0] == 0
+    assert answered(capsys, "verify", tmp_path / "copy", *BY_AGE2)[0] == 0
 
 
 def test_a_store_whose_marker_was_replaced_is_not_opened(run, root, tmp_path):

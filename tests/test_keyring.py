@@ -297,6 +297,23 @@ def test_a_copy_of_a_store_opens_for_the_same(store, tmp_path):
     assert keyring.keys_of(other, identities("age1")) == keyring.keys_of(store, identities("age1"))
 
 
+def test_a_copy_gets_the_keys_that_it_lacks_and_loses_none(store, tmp_path):
+    other = marker.open_or_create(str(tmp_path / "copy"), seal=keyring.copied(store))
+    opened = keyring.open_master(store, identities("age1"))
+    [new] = keyring.add(store, opened, [AGE2], None, "")
+    keyring.remove(store, [each.name for each in keyring.listed(store) if each.name != new])
+    store.publish(f"{layout.KEYS}/ffffffff.age", b"x" * (age.MAX_FILE + 1))
+    store.remove_file(f"{layout.KEYS}/{new}.json")
+    keyring.bring(keyring.copied(store), other)
+    assert len(keyring.listed(other)) == 3 and f"{new}.age" in other.files(layout.KEYS)
+    assert all(
+        keyring.open_master(other, identities(name)).master == opened.master for name in ("age1", "age2", "ed25519")
+    )
+    before = os.listdir(other.path(layout.KEYS))
+    keyring.bring(keyring.copied(store), other)
+    assert os.listdir(other.path(layout.KEYS)) == before
+
+
 # -- identities -------------------------------------------------------------------------------------------------------
 
 

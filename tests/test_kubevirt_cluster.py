@@ -3,6 +3,7 @@ KubeVirt's three generations (tests/kubevirt_stub)."""
 
 import threading
 
+import identities
 import pytest
 from kubevirt_bed import (
     SIZE,
@@ -22,10 +23,11 @@ from kubevirt_stub import CLUSTER, GENERATIONS, Cluster
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
+from nbdpull.crypto import identity_files
 from nbdpull.kubevirt import backup, given, objects
 from nbdpull.operations import kubevirt
 from nbdpull.operations.options import KubevirtOptions as Options
-from nbdpull.repository import marker, policies, series
+from nbdpull.repository import keyring, marker, policies, series
 from nbdpull.repository.retention import Policy
 
 
@@ -58,6 +60,19 @@ def test_a_pull_with_prune(late):
         assert found.pruned.removed == expected[:1] and found.warnings == []
     assert [point.id for point in points(late)] == made[1:]
     require_equal(late, "0")
+
+
+def test_pulls_into_a_sealed_store(late, monkeypatch):
+    monkeypatch.delenv(identity_files.VARIABLE, raising=False)
+    marker.create(str(store_of(late)), seal=keyring.new([identities.recipient("age1")], None))
+    with pytest.raises(errors.KeyNeeded, match="name an identity"):
+        pull(late)
+    assert left(late) == []
+    monkeypatch.setenv(identity_files.VARIABLE, identities.path("age1"))
+    for number, decided in enumerate([both("full", "first-point"), both("incremental", "checkpoint")]):
+        assert decisions(pull(late).point) == decided
+        require_equal(late, str(number))
+        disks(late)["rootdisk"].write(7 * CLUSTER, b"c" * 100)
 
 
 def test_increments_of_each_generation_restore_to_the_disks(bed):

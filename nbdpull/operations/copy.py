@@ -102,13 +102,16 @@ def _destination(options: Options, source: Store) -> Store:
     """What is sealed is copied as it is: into a store of the same key, which a new one is made for."""
     if not place.are_apart(options.store, options.dest):
         raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
+    seal = None if options.dry_run else keyring.copied(source)
     if not options.dry_run:
-        dest = marker.open_or_create(options.dest, seal=keyring.copied(source))
+        dest = marker.open_or_create(options.dest, seal=seal)
     elif marker.is_new(options.dest):
         return place.opened(options.dest)
     else:
         dest = marker.open_store(options.dest)
     marker.require_one_key(source, dest)
+    if seal:
+        keyring.bring(seal, dest)
     return dest
 
 

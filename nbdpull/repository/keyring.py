@@ -11,7 +11,8 @@ how age wraps.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -287,9 +288,27 @@ def remove(store: Store, gone: Sequence[str]) -> None:
 
 
 def copied(source: Store) -> Optional[NewSeal]:
-    """That of a store that is to have the same master key, which the same open; None where `source` is not sealed."""
+    """That of a store that is to have the same master key, which the same open; None where `source` is not sealed. What
+    cannot be read is left out."""
     master = marker.master_of(source)
-    if master is None:
-        return None
-    paths = [f"{layout.KEYS}/{name}" for name in source.files(layout.KEYS) if name.endswith((_WRAPPED, _NOTE))]
-    return NewSeal(master, [(path, source.read(path, age.MAX_FILE)) for path in paths])
+    return None if master is None else NewSeal(master, list(_readable(source)))
+
+
+def _readable(store: Store) -> Iterator[tuple[str, bytes]]:
+    for name in _names(store):
+        with suppress(errors.Damaged):
+            wrapped, path = _read(store, name)
+            age.takes_passphrase(wrapped, path)
+            note = f"{layout.KEYS}/{name}{_NOTE}"
+            with suppress(errors.Damaged):
+                yield note, store.read(note, layout.MAX_NOTE)
+            yield f"{layout.KEYS}/{name}{_WRAPPED}", wrapped
+
+
+def bring(seal: NewSeal, dest: Store) -> None:
+    """Let those open a store, too, whose key files another of the same master key has; OutputError. Nobody is shut
+    out."""
+    there = dest.files(layout.KEYS)
+    lacking = [(path, data) for path, data in seal.files if path.rpartition("/")[2] not in there]
+    if lacking:
+        marker.put_keys(dest, lacking)
