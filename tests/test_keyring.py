@@ -1,5 +1,6 @@
 """Key files of a sealed store: who opens it, who is let in and shut out, and that no other master key is ever taken."""
 
+import contextlib
 import grp
 import json
 import os
@@ -281,6 +282,33 @@ def test_the_last_one_stays(store):
     with pytest.raises(errors.UsageError, match="nobody could open it any more"):
         keyring.remove(store, [other.name])
     assert keyring.listed(store) == [other]
+
+
+def test_a_damaged_one_is_not_the_last(store):
+    one, other = keyring.listed(store)
+    replaced(store, f"{layout.KEYS}/{one.name}.age", b"damaged")
+    with pytest.raises(errors.UsageError, match="nobody could open it any more"):
+        keyring.remove(store, [other.name])
+    keyring.remove(store, [one.name])
+    assert keyring.listed(store) == [other]
+
+
+def test_two_that_remove_at_once_where_no_lock_keeps_them_apart(store, monkeypatch):
+    one, other = keyring.listed(store)
+    master, real = keyring.open_master(store, identities("age1", "ed25519")).master, store.delete
+
+    def delete(path):
+        monkeypatch.setattr(store, "delete", real)
+        keyring.remove(store, [other.name])
+        real(path)
+
+    monkeypatch.setattr(store, "locked", lambda *told: contextlib.nullcontext())
+    monkeypatch.setattr(store, "delete", delete)
+    with pytest.raises(errors.Busy, match="another nbdpull removed all other keys meanwhile"):
+        keyring.remove(store, [one.name])
+    assert (
+        len(keyring.listed(store)) == 1 and keyring.open_master(store, identities("age1", "ed25519")).master == master
+    )
 
 
 def test_two_that_remove_at_once(store):

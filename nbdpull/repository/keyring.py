@@ -96,7 +96,7 @@ def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], lab
         wrapped.append((None, age.wrap_by_passphrase(master, passphrase)))
     found = []
     for word, data in wrapped:
-        path = f"{layout.KEYS}/{secrets.token_hex(4)}"
+        path = _new_path()
         note: layout.Document = {
             "format": layout.FORMAT,
             "requires": [],
@@ -106,6 +106,11 @@ def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], lab
         }
         found += [(path + _NOTE, layout.seal(note)), (path + _WRAPPED, data)]
     return found
+
+
+def _new_path() -> str:
+    """Of a key file that no store has had, without its end."""
+    return f"{layout.KEYS}/{secrets.token_hex(4)}"
 
 
 def listed(store: Store) -> list[KeyFile]:
@@ -275,15 +280,19 @@ def found(store: Store, named: str) -> KeyFile:
 
 
 def remove(store: Store, gone: Sequence[str]) -> None:
-    """Remove key files by their names, but never the last that is left; UsageError, OutputError, Busy."""
+    """Remove key files by their names, but never the last that may open it; UsageError, OutputError, Busy."""
     with store.locked("", "try again"):
-        left = [name for name in _names(store) if name not in gone]
-        if not left:
+        sound = dict(_sound(store))
+        if not sound.keys() - set(gone):
             raise errors.UsageError(
                 f"{store.root}: nobody could open it any more: add another key first (nbdpull key add)"
             )
         for name in gone:
             store.delete(f"{layout.KEYS}/{name}{_WRAPPED}")
+        if not _names(store):  # where a lock keeps nobody out, another one removed the rest meanwhile
+            marker.put_keys(store, [(f"{_new_path()}{_WRAPPED}", sound[name]) for name in gone if name in sound])
+            raise errors.Busy(f"{store.root}: another nbdpull removed all other keys meanwhile: none of these was")
+        for name in gone:
             store.delete(f"{layout.KEYS}/{name}{_NOTE}")
 
 
@@ -291,18 +300,24 @@ def copied(source: Store) -> Optional[NewSeal]:
     """That of a store that is to have the same master key, which the same open; None where `source` is not sealed. What
     cannot be read is left out."""
     master = marker.master_of(source)
-    return None if master is None else NewSeal(master, list(_readable(source)))
+    if master is None:
+        return None
+    files = []
+    for name, wrapped in _sound(source):
+        note = f"{layout.KEYS}/{name}{_NOTE}"
+        with suppress(errors.Damaged):
+            files.append((note, source.read(note, layout.MAX_NOTE)))
+        files.append((f"{layout.KEYS}/{name}{_WRAPPED}", wrapped))
+    return NewSeal(master, files)
 
 
-def _readable(store: Store) -> Iterator[tuple[str, bytes]]:
+def _sound(store: Store) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each key file that is a file of age."""
     for name in _names(store):
         with suppress(errors.Damaged):
-            wrapped, path = _read(store, name)
-            age.takes_passphrase(wrapped, path)
-            note = f"{layout.KEYS}/{name}{_NOTE}"
-            with suppress(errors.Damaged):
-                yield note, store.read(note, layout.MAX_NOTE)
-            yield f"{layout.KEYS}/{name}{_WRAPPED}", wrapped
+            data, path = _read(store, name)
+            age.takes_passphrase(data, path)
+            yield name, data
 
 
 def bring(seal: NewSeal, dest: Store) -> None:
