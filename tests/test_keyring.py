@@ -185,6 +185,19 @@ def test_a_forged_key_file_is_refused_by_its_id(store):
         keyring.keys_of(store, identities("age1"))
 
 
+def test_an_identity_that_says_which_master_key_it_is_for(store, tmp_path):
+    """Of a store without points, all else can be replaced."""
+    mine, other = marker.master_of(store), made(tmp_path / "other", AGE1)
+    (tmp_path / "key").write_text(f"# nbdpull: only for master key {mine}\n{data('age1').decode()}")
+    tried = identity_files.given([str(tmp_path / "key")])
+    assert keyring.keys_of(store, tried).id == mine
+    with pytest.raises(
+        errors.Damaged, match=rf"other is sealed with master key \w+, and .*key says .* only for {mine}:"
+    ):
+        keyring.keys_of(other, tried)
+    assert keyring.keys_of(other, identities("age1")).id == marker.master_of(other)
+
+
 def test_beside_a_good_one_it_does_no_harm(store):
     for number in range(1, 5):
         store.publish(f"{layout.KEYS}/{number}0000000.age", forged())

@@ -57,6 +57,16 @@ def test_an_identity_of_age():
     ]
 
 
+def test_which_master_keys_it_is_for():
+    ids = ["0123456789abcdef" * 2, "f" * 32]
+    text = "".join(f"# nbdpull: only for master key {each}\n" for each in ids).encode() + data("age1")
+    assert [each.only for each in recipients.identities(text, "key")] == [tuple(ids)]
+    assert recipients.identities(data("age1"), "key")[0].only == ()
+    for wrong in (text.replace(b"0123", b"012"), text.replace(b"only for", b"for"), text.replace(b"# nbd", b"#NBD")):
+        with pytest.raises(errors.UsageError, match="key has a line for nbdpull that is none: write # nbdpull: only"):
+            recipients.identities(wrong, "key")
+
+
 @pytest.mark.parametrize("name", ["ed25519", "rsa", "rsa-pem"])
 def test_an_identity_of_ssh(name):
     assert found(data(name)) == [("ssh", data(name))]

@@ -17,6 +17,7 @@ AGE, SSH, PASSPHRASE, MASTER = "age", "ssh", "passphrase", "master"
 
 _AGE_WORD = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
 _AGE_IDENTITY = re.compile(rb"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}\Z")
+_ONLY = re.compile(rb"#\s*nbdpull: only for master key ([0-9a-f]{32})\Z")
 _SSH_TYPES = ("ssh-ed25519", "ssh-rsa")
 _PEM = re.compile(rb"\s*-----BEGIN (?P<label>[A-Z ]+)-----\n(?P<body>.*)\n-----END (?P=label)-----\s*\Z", re.DOTALL)
 _SSH_MAGIC = b"openssh-key-v1\0"
@@ -27,11 +28,13 @@ _MEND = "write age1…, ssh-ed25519 … or ssh-rsa …"
 
 class Identity(NamedTuple):
     """kind: AGE, SSH, PASSPHRASE or MASTER. secret: an AGE-SECRET-KEY-…, a file of OpenSSH, the passphrase, or the
-    bytes of the master key itself. name: of the file that it is from, for messages."""
+    bytes of the master key itself. name: of the file that it is from, for messages. only: ids of the master keys that
+    it is for, as its file says; empty: for any."""
 
     kind: str
     secret: bytes
     name: str
+    only: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<{self.kind} identity of {self.name}>"
@@ -85,12 +88,21 @@ def identities(data: bytes, name: str) -> list[Identity]:
         return [Identity(SSH, _ssh_private(data, name), name)]
     lines = [line.strip() for line in data.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
     if any(line.upper().startswith((b"AGE-SECRET-KEY-", b"AGE-PLUGIN-")) for line in lines):
-        return [_age_identity(line, name) for line in lines]
+        return [_age_identity(line, name)._replace(only=_only(data, name)) for line in lines]
     if len(lines) == 1 and lines[0].startswith(keys.MASTER_TEXT.encode()):
         return [Identity(MASTER, _master(lines[0], name), name)]
     if lines and lines[0].startswith((b"age1", b"ssh-", b"ecdsa-")):
         raise errors.UsageError(f"{name} is a public key: an identity is the secret one that belongs to it")
     return [Identity(PASSPHRASE, passphrase(data, name), name)]
+
+
+def _only(data: bytes, name: str) -> tuple[str, ...]:
+    """What comments say that are for us; one that is mistyped must not be taken for none."""
+    ours = [line.strip() for line in data.splitlines() if line.lstrip(b"# \t").lower().startswith(b"nbdpull:")]
+    found = [_ONLY.match(line) for line in ours]
+    if not all(found):
+        raise errors.UsageError(f"{name} has a line for nbdpull that is none: write # nbdpull: only for master key ID")
+    return tuple(match[1].decode() for match in found if match)
 
 
 def _age_identity(line: bytes, name: str) -> Identity:

@@ -184,11 +184,22 @@ def open_master(store: Store, tried: Sequence[Identity], without: str = "") -> O
     flaws: list[errors.Damaged] = []
     for opened in _attempts(store, [name for name in _names(store) if name != without], tried, flaws):
         if len(opened.master) == keys.MASTER_SIZE and keys.of_master(opened.master).id == wanted:
+            _require_meant(store, opened.identity, wanted)
             return opened
         flaws.append(_foreign(store, opened, wanted))
     if flaws:
         raise flaws[0]
     raise _nobody(store, tried)
+
+
+def _require_meant(store: Store, identity: Identity, master: str) -> None:
+    """Whoever can replace a marker can wrap the key that it names for a recipient, so that a first pull would be sealed
+    for him: only who has the identity can say that it is the right one."""
+    if identity.only and master not in identity.only:
+        raise errors.Damaged(
+            f"{store.root} is sealed with master key {master}, and {identity.name} says that it is only for "
+            f"{', '.join(identity.only)}: it is another store, or its marker was replaced"
+        )
 
 
 def _attempts(
