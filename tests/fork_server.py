@@ -3,9 +3,9 @@
     fork_server.py FD
 
 Each message on the socket FD is JSON {argv, env, cwd}, with four descriptors: where the pid and then the status are
-told, and the new process's standard input, output and error. Between this process and the new one stands a third, which
-waits for its end. From the fork on the new process is what `python -m nbdpull`, or `python held.py`, is behind its
-imports: it runs that file as `__main__`, and ends as Python ends, but for the teardown of other libraries.
+told, and the new process's standard input, output and error. From the fork on the new process is what `python -m
+nbdpull`, or `python held.py`, is behind its imports: it runs that file as `__main__`, and ends as Python ends, but for
+the teardown of other libraries and of modules that hold nothing.
 """
 
 import atexit
@@ -16,21 +16,26 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import runpy
-import signal
+import select
 import socket
 import struct
 import sys
+import types
 import warnings
 
 MODULE = ["-m", "nbdpull"]
 BINDINGS = {"libvirt", "libvirtmod", "libvirt_qemu", "libvirtmod_qemu", "nbd", "libnbdmod"}
 TORN_DOWN = {"__main__", "builtins", "sys", "nbdpull", *BINDINGS}
+CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
+CONSTANT = (str, int, float, bytes, tuple, frozenset, type(None), re.Pattern)
+CONSTANT_OF = {"__future__", "_struct", "logging", "pathlib", "types", "typing"}  # modules of more such types
 
 
 def preload():
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process with threads cannot be forked in peace
-    spared = set()
+    spared = {}  # {name: how many members a module of the package had; None: of another}
     atexit.register(spare, spared)  # before all others, so that it is called last
     import nbdpull
 
@@ -42,53 +47,85 @@ def preload():
         with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(library)
-    spared |= {name for name in sys.modules if name.partition(".")[0] not in TORN_DOWN}
+    others = {name for name in sys.modules if name.partition(".")[0] not in TORN_DOWN}
+    spared |= dict.fromkeys(others)
+    spared |= {name: len(vars(module)) for name, module in package() if holds_nothing(module)}
     gc.collect()
     gc.freeze()
 
 
-def spare(names):
-    """Leave these modules out of the teardown, which begins now.
+def package():
+    return [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] == "nbdpull"]
+
+
+def holds_nothing(module):
+    """Whether there are but functions, classes and constants in it, which no run changes."""
+    members = [each for name, each in vars(module).items() if not name.startswith("__")]
+    return all(isinstance(each, (*CODE, *CONSTANT)) or type(each).__module__ in CONSTANT_OF for each in members)
+
+
+def spare(sizes):
+    """Leave these modules out of the teardown, which begins now, unless they have got another size.
 
     Python ends by emptying every module, and a forked process copies each page for that: 60 of the 86 ms of CPU that
     `nbdpull --version` took. How the package and its C libraries end is looked at; that of numpy or rich is not ours.
+    Of the package four modules in five hold nothing of a run.
     """
-    kept = [sys.modules.pop(name) for name in names if name in sys.modules]
+    kept = [sys.modules.pop(name) for name, size in sizes.items()
+            if name in sys.modules and size in (None, len(vars(sys.modules[name])))]  # fmt: skip
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # for ever
 
 
 def serve(control):
     """Return in each new process, with its command line; never in the server itself."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    running = {}  # {descriptor that shows the end of a process: (its pid, where its status is told)}
     while True:
-        message, descriptors, _flags, _address = socket.recv_fds(control, 1 << 20, 4)
-        if not message:
-            os._exit(0)
-        if os.fork() == 0:
-            control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            return attend(json.loads(message), *descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for ready in select.select([control, *running], [], [])[0]:
+            if ready in running:
+                end(ready, *running.pop(ready))
+                continue
+            message, descriptors, _flags, _address = socket.recv_fds(control, 1 << 20, 4)
+            if not message:
+                os._exit(0)
+            request, (answer, *standard) = json.loads(message), descriptors
+            pid = started(
+                request, standard, [control.fileno(), answer, *running, *(each for _, each in running.values())]
+            )
+            if pid == 0:
+                control.detach()
+                return request["argv"]
+            running[os.pidfd_open(pid)] = pid, answer
+            tell(answer, pid)
 
 
-def attend(request, answer, *standard):
+def started(request, standard, others):
+    """The pid of a new process, in which this is 0 and `others` are closed."""
     ready, become_ready = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(answer)
-        os.close(ready)
+        for descriptor in (ready, *others):
+            os.close(descriptor)
         become(request, standard)
         os.close(become_ready)
-        return request["argv"]
+        return 0
     for descriptor in (become_ready, *standard):
         os.close(descriptor)
     os.read(ready, 1)  # until it has no descriptor that nbdpull would not have
+    os.close(ready)
+    return pid
+
+
+def end(descriptor, pid, answer):
+    """Tell of the end of a process."""
+    _pid, status = os.waitpid(pid, 0)
+    tell(answer, status)
+    os.close(descriptor)
+    os.close(answer)
+
+
+def tell(answer, number):
     with contextlib.suppress(BrokenPipeError):
-        os.write(answer, struct.pack("i", pid))
-        _pid, status = os.waitpid(pid, 0)
-        os.write(answer, struct.pack("i", status))
-    os._exit(0)
+        os.write(answer, struct.pack("i", number))
 
 
 def become(request, standard):

@@ -7,7 +7,7 @@ HELD = """
 import atexit, json, os, sys, threading, time
 
 import numpy
-from nbdpull.core import errors
+from nbdpull.core import errors, software
 
 def write(text, to=os.write):
     to(1, text.encode() + b"\\n")
@@ -20,6 +20,7 @@ class Held:
         write(self.where)
 
 here, errors.held, numpy.held = Held("of the program"), Held("of the package"), Held("of a library")
+software.PACKAGES["held"] = Held("of a table")
 atexit.register(lambda: write("at exit"))
 threading.Thread(target=lambda: (time.sleep(0.1), json.dumps([]), write("of a thread"))).start()
 sys.exit(7)
@@ -35,6 +36,12 @@ def test_what_is_torn_down(tmp_path, forked):
     process = command.start_nbdpull(program=[program], child=not forked)
     assert isinstance(process, command.Forked) is forked
     out, err = process.communicate(timeout=60)
-    wanted = ["of a thread", "at exit", "of the package", *([] if forked else ["of a library", "of the program"])]
+    wanted = [
+        "of a thread",
+        "at exit",
+        "of the package",
+        "of a table",
+        *([] if forked else ["of a library", "of the program"]),
+    ]
     assert (process.returncode, sorted(out.splitlines()), err) == (7, sorted(wanted), "")
     assert out.splitlines()[:2] == wanted[:2]
