@@ -228,8 +228,9 @@ def test_what_is_damaged_is_read_again(exports, token, tmp_path):
     victim.write_bytes(victim.read_bytes()[:-1])
     result = pull(exports, token, tmp_path / "s", "incremental")
     assert decisions(result.point)["root"] == ("incremental", "healed")
-    [(disk, size, files)] = result.healed
+    [(disk, size, files, mended)] = result.healed
     assert disk == "root" and size and files == [victim.relative_to(victim.parents[1]).as_posix()]
+    assert mended == []
     assert any(str(files[0]) in each for each in result.warnings)
     require_equal(exports, tmp_path / "s", tmp_path / "out", result.point.id)
 

@@ -54,6 +54,7 @@ LIBRARIES = {
         "repository.inspection",
         "repository.known_frames",
         "repository.live_frames",
+        "repository.mending",
         "repository.lookup",
         "operations.against",
         "repository.part",

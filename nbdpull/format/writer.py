@@ -117,8 +117,13 @@ class Encoder:
     def _compressor(self, level: int) -> zstandard.ZstdCompressor:
         mine: dict[Any, zstandard.ZstdCompressor] = vars(self._thread)
         if level not in mine:
-            mine[level] = zstandard.ZstdCompressor(level=level, write_checksum=True)
+            mine[level] = compressor(level)
         return mine[level]
+
+
+def compressor(level: int) -> zstandard.ZstdCompressor:
+    """Of frames."""
+    return zstandard.ZstdCompressor(level=level, write_checksum=True)
 
 
 def _zeros_found(

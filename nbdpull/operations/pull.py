@@ -25,6 +25,7 @@ from ..nbd import libnbd
 from ..pulling import (
     account,
     belongings,
+    copies,
     copying,
     fit,
     held_series,
@@ -175,6 +176,9 @@ def _pull(run: _Run) -> Result:
     if prepared.dead:
         run.warnings.append(_age(as_of))
     dropped = superseded.drop(run.vm, subject.points, point)
+    made = (run.series, point), prepared.choice, copied.healed
+    healed, told = copies.mended(*made, run.options.level, run.check)
+    run.warnings.extend(told)
     run.warnings.extend([*dropped.warnings, *run.series.store.warnings()])
     return Result(
         point=point,
@@ -187,7 +191,7 @@ def _pull(run: _Run) -> Result:
         scratch_growth=lookout.scratch.growth.samples,
         offline=run.offline,
         resumed=Resumed(as_of, copied.kept_bytes) if prepared.dead else None,
-        healed=copied.healed,
+        healed=healed,
     )
 
 

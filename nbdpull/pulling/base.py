@@ -264,7 +264,7 @@ class Proof:
                 others = f", and {len(more)} more files" if more else ""
                 self.warnings.append(
                     f"disk {disk} of point {point.id} is damaged ({first}{others}): what the damaged files held is "
-                    "read again, and the new point does without them; older points stay damaged"
+                    "read again, and the new point does without them"
                 )
         if known.recorded(point) and not damaged and not any(each.flaw or each.bad for each in disks.values()):
             self.warnings.append(f"point {point.id} is damaged, in what the new point does without")

@@ -15,9 +15,10 @@ from ..format import writer
 from ..format.directory import Directory
 from ..format.sound_part import SoundPart
 from ..hypervisor.guest_load import Cores
+from ..repository import mending
 from ..repository.image import DataRanges
 from ..repository.new_point import Stored
-from ..repository.series import Series
+from ..repository.series import Point, Series
 from .base import Choice
 from .disk_copy import DiskCopy
 
@@ -26,11 +27,12 @@ AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
 class Healed(NamedTuple):
     """What the new point does without. files: damaged or missing ones of older points, by their paths; bytes: of the
-    disk that they answered for, which were read again."""
+    disk that they answered for, which were read again; mended: files that are what was stored again."""
 
     disk: str
     bytes: int
     files: list[str]
+    mended: list[str]
 
 
 def base_of(series: Series, choice: Choice, target: str, check: Check = lambda: None) -> Optional[Directory]:
@@ -51,7 +53,25 @@ def held(base: Optional[Directory], choice: Choice, target: str, check: Check) -
 
 def healed(bases: Iterable[Optional[Directory]]) -> list[Healed]:
     """Of what base_of gives for each disk."""
-    return [Healed(each.disk, extents.total(each.again), sorted(each.bad)) for each in bases if each and each.bad]
+    return [Healed(each.disk, extents.total(each.again), sorted(each.bad), []) for each in bases if each and each.bad]
+
+
+def mended(
+    now: tuple[Series, Point], choice: Choice, found: Sequence[Healed], level: int, check: Check
+) -> tuple[list[Healed], list[str]]:
+    """(the same with the files that could be made again by a new point, which is there whatever hinders; warnings)."""
+    series, point = now
+    done, warnings = [], []
+    for each in found:
+        base, where = base_of(series, choice, each.disk), mending.Now(series, point, each.disk)
+        bad = [entry for entry in base.files if entry.path in each.files] if base else []
+        paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level, 1])), check)
+        done.append(each._replace(mended=paths))
+        if problem:
+            warnings.append(f"damaged files of disk {each.disk} are not made again: {problem}")
+        if paths:
+            warnings.append(f"{', '.join(paths)}: made again; run nbdpull verify, which clears the record")
+    return done, warnings
 
 
 def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:

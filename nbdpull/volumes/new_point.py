@@ -116,7 +116,10 @@ def made(
             new.add_file(name, data, choice.parent)
         run.laps.end("files")
         whose = Whose(run.machine.domain, run.uuid)
-        return new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries)
+        point = new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries)
+    run.healed[:], told = copies.mended((run.series, point), choice, run.healed, wanted.level, run.check)
+    run.warnings.extend(told)
+    return point
 
 
 def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk]) -> Choice:

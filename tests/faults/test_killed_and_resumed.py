@@ -163,9 +163,10 @@ def test_damage_of_the_base_that_is_found_before_or_after_the_kill(rig, when):
         assert rig.run("verify", rig.store, "--point", old).returncode == 11
     made = rig.pull(*SMALL_CHUNKS)
     assert bool(made["resumed"]["kept_bytes"]) == (when == "before")
-    assert made["healed"] == [{"disk": "vda", "bytes": MIB, "files": [f"{old}/vda.0001.zst"]}]
+    paths = [f"{old}/vda.0001.zst"]
+    assert made["healed"] == [{"disk": "vda", "bytes": MIB, "files": paths, "mended": paths}]
     assert rig.run("verify", rig.store, "--point", made["details"]["id"]).returncode == 0
-    victim.write_bytes(before)
+    assert victim.read_bytes() == before
     rig.assert_restores(frozen, made["details"]["id"])
     rig.assert_clean()
     rig.assert_next_is_right()

@@ -1,0 +1,88 @@
+"""Damaged chunk files made again from a newer point: byte for byte, or not at all."""
+
+import random
+
+import pytest
+import stores
+from stores import KIB, MIB, Vm
+
+from nbdpull.core import errors
+from nbdpull.repository import mending
+
+HOW = {"chunk_size": 256 * KIB, "batch_size": 64 * KIB}
+
+
+@pytest.fixture
+def vm(tmp_path):
+    """Two points of which the second one shows all but the first 64 KiB of the first."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(900 * KIB))
+    vm.pull(**HOW)
+    vm.write("vda", 0, b"x" * 64 * KIB)
+    vm.pull(**HOW)
+    return vm
+
+
+def mended(vm, entry, levels=(1,), check=lambda: None):
+    """Make a file of the first point again by a point that does without it."""
+    vm.bad = {entry.path}
+    now = mending.Now(vm.series, vm.pull(**HOW), "vda")
+    return mending.mended(now, entry, levels, check)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_what_the_disk_still_holds(vm, tmp_path, frames):
+    first, second, *_ = vm.points
+    entry = stores.chunks_of(vm, first, "vda")[1]
+    path = vm.folder / entry.path
+    before = data = path.read_bytes()
+    records = [each for each in stores.records_of(vm, first, "vda") if each["chunk"] == 1]
+    for record in records[:frames]:
+        data = stores.flipped(data, int(record["position"]) + int(record["stored"]) // 2)
+    path.write_bytes(data)
+    assert mended(vm, entry)
+    assert path.read_bytes() == before
+    for number, point in enumerate(vm.points):
+        assert stores.restored(vm, point, tmp_path / f"out{number}") == vm.images[point.id]
+    assert not stores.verify_store(vm.root).damages
+
+
+def put(vm, path, data):
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    return data
+
+
+@pytest.mark.parametrize("how", ["changed since", "cut", "gone", "no frame", "its records", "other level"])
+def test_what_cannot_be_made_again_stays_as_it_is(vm, how):
+    entry = stores.chunks_of(vm, vm.points[0], "vda")[0 if how == "changed since" else 1]
+    path = vm.folder / entry.path
+    data = path.read_bytes()
+    frame = 20 * KIB if how != "no frame" else 20
+    ways = {"cut": data[:-1], "gone": None, "its records": stores.flipped(data, len(data) - 300)}
+    bad = put(vm, path, ways.get(how, stores.flipped(data, frame)))
+    levels = () if how == "other level" else (1,)
+    if how == "its records":
+        with pytest.raises(errors.Damaged):
+            mended(vm, entry, levels)
+    else:
+        assert not mended(vm, entry, levels)
+    assert (path.read_bytes() if path.exists() else None) == bad
+    assert not list(vm.folder.rglob("*.draft"))
+
+
+def test_what_hinders_is_told(vm):
+    entry = stores.chunks_of(vm, vm.points[0], "vda")[1]
+    path = vm.folder / entry.path
+    path.write_bytes(stores.flipped(path.read_bytes(), 20 * KIB))
+    vm.bad = {entry.path}
+    now = mending.Now(vm.series, vm.pull(**HOW), "vda")
+
+    def end():
+        raise errors.LimitReached("the time is up")
+
+    assert mending.all_mended(now, [entry], [1], end) == ([], "the time is up")
+    assert mending.all_mended(now, [entry], [1], lambda: None) == ([entry.path], "")
