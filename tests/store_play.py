@@ -21,7 +21,7 @@ from nbdpull.core import errors
 from nbdpull.format import layout, manifest, moved
 from nbdpull.operations import pin, prune, remove, unpin
 from nbdpull.operations.options import PinOptions, PruneOptions, RemoveOptions
-from nbdpull.repository import half_points, live_frames, pins, removal
+from nbdpull.repository import grace, half_points, live_frames, pins, removal
 from nbdpull.repository.image import Image
 from nbdpull.repository.series import Point
 
@@ -201,7 +201,7 @@ class Play:
         self.waived |= {*self.removed} if now else set()
         assert pinned <= self.pinned, "a pinned point was removed"
         if done:
-            self._require_swept(0 if now else removal.GRACE)
+            self._require_swept(0 if now else grace.GRACE)
 
     def pin(self):
         if self.points:
@@ -234,7 +234,7 @@ class Play:
         """Of one that is within its time all bytes are there."""
         if self.readers:
             image, held, since = self.readers.pop(0)
-            if self.hours - since < removal.GRACE / HOUR:
+            if self.hours - since < grace.GRACE / HOUR:
                 require_shown(shown(image), held)
 
     # -- what must hold
@@ -245,7 +245,7 @@ class Play:
             for name, held in self.points[point.id].items():
                 with Image(self.vm.series, point, name, partial=True) as image:
                     require_shown(shown(image), held)
-        late = [name for name in self._late(removal.GRACE) if name not in self.waived]
+        late = [name for name in self._late(grace.GRACE) if name not in self.waived]
         needed = self._needed([*self.vm.points, *map(self._removed_point, late)])
         missing = [path for path in sorted(needed) if not self._holds(path)]
         assert not missing, f"referred to and gone: {missing}"

@@ -10,6 +10,7 @@ from unittest import mock
 import dying
 import pytest
 import stores
+from copies import over, take
 from stores import KIB, MIB, Vm
 
 from nbdpull.core import errors
@@ -19,20 +20,6 @@ from nbdpull.format.manifest import FileEntry
 from nbdpull.repository import half_points, incoming, pins, proved_copy, references, removal, repack
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
-
-
-def over(vm, root):
-    """The Vm as if its pulls had gone into another store: what is there is compared with what it knows."""
-    other = Vm(root, vm.name, vm.uuid)
-    other.images = vm.images
-    return other
-
-
-def take(vm, other, *points):
-    """Copy these points, or all; what was copied for each."""
-    with half_points.writing(other.series):
-        taking = incoming.Incoming(vm.series, other.series, other.series.points(), Throttle())
-        return [taking.take(point) for point in points or vm.points]
 
 
 def assert_restores(other, folder):

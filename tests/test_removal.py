@@ -16,7 +16,7 @@ from stores import KIB, MIB
 from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.pulling import held_series
-from nbdpull.repository import half_points, pins, removal
+from nbdpull.repository import grace, half_points, pins, removal
 from nbdpull.repository.image import Image
 from nbdpull.storage import beneath
 from nbdpull.storage.directory import DirectoryStore
@@ -103,10 +103,10 @@ def test_files_wait_for_readers_of_every_point_that_referred_to_them(vm, tmp_pat
     first, second, last = vm.points
     hours = {first.id: 48}
     with mock.patch.object(half_points, "seconds_removed", lambda _, name: hours.get(name, 0) * 3600.0):
-        gone(vm, first, removal.GRACE)
+        gone(vm, first, grace.GRACE)
         with Image(vm.series, last, "vda") as begun:
-            gone(vm, second, removal.GRACE)
-            swept = gone(vm, last, removal.GRACE)
+            gone(vm, second, grace.GRACE)
+            swept = gone(vm, last, grace.GRACE)
             assert stores.shown(begun)[0].tobytes() == vm.images[last.id]["vda"]
         assert swept.freed == 0 and swept.waiting > 0
         (vm.folder / last.id / half_points.REMOVED).rename(vm.folder / last.id / layout.MANIFEST)
@@ -124,7 +124,7 @@ def test_what_was_removed_at_once_keeps_no_file(vm):
     gone(vm, vm.points[2])
     hours = {vm.points[0].id: 48}
     with mock.patch.object(half_points, "seconds_removed", lambda _, name: hours.get(name, 0) * 3600.0):
-        gone(vm, vm.points[0], removal.GRACE)
+        gone(vm, vm.points[0], grace.GRACE)
     assert left(vm) == {f"{vm.points[2].id}/{half_points.REMOVED}"}
 
 

@@ -16,6 +16,7 @@ from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import layout, moved
 from nbdpull.repository import (
+    grace,
     half_points,
     incoming,
     live_frames,
@@ -272,8 +273,8 @@ def test_a_damaged_disk_of_a_removed_point_takes_nothing_from_another(tmp_path):
     first, second, _ = vm.points
     path = vm.folder / second.id / "vdb.directory"
     path.write_bytes(stores.flipped(path.read_bytes(), 100))
-    with mock.patch.object(half_points, "seconds_removed", lambda _, name: removal.GRACE * (name == first.id)):
-        assert pruned(vm, [first.id, second.id], Wanted(0.9), removal.GRACE).problems == ()
+    with mock.patch.object(half_points, "seconds_removed", lambda _, name: grace.GRACE * (name == first.id)):
+        assert pruned(vm, [first.id, second.id], Wanted(0.9), grace.GRACE).problems == ()
     (vm.folder / second.id / half_points.REMOVED).rename(vm.folder / second.id / layout.MANIFEST)
     with lookup.RandomImage(vm.series, second, "vda") as image:
         assert image.read(0, image.size) == vm.images[second.id]["vda"]

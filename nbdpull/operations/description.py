@@ -22,8 +22,9 @@ _NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "pinned": None, 
 
 def of_series(target: series.Series) -> tuple[list[Described], list[errors.NbdpullError]]:
     """([each point, in the order of commits], [why another one cannot be read, …])"""
-    points, refused = target.load()
-    return _described(target, points, points), list(refused.values())
+    with target.store.looking(target.folder):
+        points, refused = target.load()
+        return _described(target, points, points), list(refused.values())
 
 
 def of_point(target: series.Series, point: series.Point) -> Described:

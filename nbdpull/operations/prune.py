@@ -15,7 +15,7 @@ from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import half_points, marker, pins, policies, repack, retention, series, soundness
+from ..repository import half_points, marker, pins, policies, removal, repack, retention, series, soundness
 from ..repository.policies import Standing
 from ..repository.removal import Swept
 from ..repository.repack import Repacked
@@ -60,6 +60,8 @@ def prune(options: Options, report: Report = lambda **event: None, check: Check 
     `policies.load` raises where those of the store cannot be read; what is wrong with one domain hides no other."""
     told = Standing(None, policy.made(options.rules)) if options.rules else None
     wanted = store_choice.find_domains(options.store, options.domain, options.identities)
+    if options.now:
+        removal.require_at_once(wanted[0].store)
     standing = [told] if told else policies.load(wanted[0].store)
     found = [Pruned(each.domain, policies.counting(standing, each.domain), not told) for each in wanted]
     if not any(each.policy for each in found):
@@ -152,7 +154,7 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
 
 
 def _repacked(target: Series, removed: list[str], options: Options, check: Check) -> Repacked:
-    if not options.repack_below:
+    if not options.repack_below or not target.store.has_locks:  # two at once could each name what the other removes
         return Repacked()
     wanted = repack.Wanted(options.repack_below, options.repack_limit)
     try:

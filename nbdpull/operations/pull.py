@@ -99,7 +99,7 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
             prune.require_policy(options.output, vm.name)
         if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):  # else one is made in vain
             preparation.require_names(subject, options.since, options.checkpoint)
-        store = unlocking.for_pull(options.output, options.group, options.identities)
+        store = unlocking.for_pull(options.output, options.group, options.identities, options.stall_timeout)
         target = series.of_domain(store, vm.name, vm.uuid)
         held = entered.enter_context(held_series.holding(target))
         log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))
@@ -170,7 +170,7 @@ def _pull(run: _Run) -> Result:
         added = _add_belongings(run, prepared, making.point, job)
         laps.end("files")
         point = making.point.commit(
-            _members(run, prepared, job, added, as_of), copied.disks
+            _members(run, prepared, job, added, as_of), copied.disks, run.held.ids
         )  # in here: a checkpoint without its point goes
         log.info("manifest of point %s published", point.id)
     if prepared.dead:
@@ -214,7 +214,7 @@ def _how(run: _Run) -> How:
         run.warnings.append(f"a point has at most {layout.MAX_CHUNK_FILES} chunk files: each takes {least} bytes")
     return How(
         Reading(options.threads, options.max_in_flight, options.stall_timeout),
-        Storing(options.frame_size, max(options.chunk_size, least), options.level),
+        Storing(options.frame_size, fit.chunk_size(run.series.store, options.chunk_size, least), options.level),
         options.dedupe,
         Throttle(options.max_rate, options.max_rate_file, run.check),
         Cores(run.vm, check=run.check),

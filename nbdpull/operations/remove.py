@@ -12,7 +12,7 @@ from typing import Protocol
 from ..core import errors
 from ..core.errors import Check, Report
 from ..repository import half_points, pins, removal
-from ..repository.removal import GRACE, Swept
+from ..repository.removal import Swept
 from ..repository.series import Point, Series
 from . import store_choice
 from .options import RemoveOptions as Options
@@ -40,6 +40,8 @@ class Result:
 def remove(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Remove points of one domain. NoSuchPoint, UsageError of a pinned one, Busy: then none is removed."""
     target, points = _points(options)
+    if options.now:
+        removal.require_at_once(target.store)
     with half_points.writing(target, "remove points of"):
         for point in points:
             pins.require_none(target, point)
@@ -52,7 +54,7 @@ def gone(target: Series, points: list[Point], options: Gone, check: Check) -> Sw
         return removal.would_sweep(target, frozenset(point.id for point in points), check)
     for point in points:
         removal.remove(target, point)
-    return removal.sweep(target, 0 if options.now else GRACE, check)
+    return removal.sweep(target, 0 if options.now else None, check)
 
 
 def _points(options: Options) -> tuple[Series, list[Point]]:

@@ -18,7 +18,7 @@ from ..core import errors
 from ..core.errors import Check, Report
 from ..repository import series
 from ..repository.image import Image
-from ..repository.series import Point
+from ..repository.series import Point, Series
 from ..restoring import belongings, copying, fit, origin
 from ..restoring.belongings import Asked, Planned, Stored
 from ..restoring.destination import Destinations
@@ -56,9 +56,15 @@ class Result:
 
 def restore(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Write the disks. Damaged, before anything is written, where a file of the chain is not what was stored."""
-    started = time.monotonic()
     _require_sense(options)
-    subject = _subject(options, check)
+    opened = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
+    with opened.store.looking(opened.folder):
+        return _restored(options, opened, report, check)
+
+
+def _restored(options: Options, opened: Series, report: Report, check: Check) -> Result:
+    started = time.monotonic()
+    subject = _subject(options, opened, check)
     report = partial(report, domain=subject.name)
     with ExitStack() as images:
         prepared = _prepare(options, subject, images, report)
@@ -111,8 +117,7 @@ class _Subject:
     asked: Asked
 
 
-def _subject(options: Options, check: Check) -> _Subject:
-    opened = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
+def _subject(options: Options, opened: Series, check: Check) -> _Subject:
     point = opened.point(options.point)
     stored = belongings.stored(opened, point)
     where = _destinations(options, point, stored)

@@ -31,18 +31,18 @@ def _unlock(store: Store, named: Sequence[str]) -> None:
         marker.unlock(store, keyring.keys_of(store, tried))
 
 
-def for_pull(root: str, group: Optional[str], named: Sequence[str]) -> Store:
+def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Optional[float] = None) -> Store:
     """The Store that a pull is to write into, made where there is none; KeyNeeded where it is sealed and stays locked.
 
     Who has an identity expects a sealed store: a marker from which the seal was taken must not make him write what
-    everybody can read. UsageError, StoreError."""
+    everybody can read. patience: see storage/place.py. UsageError, StoreError."""
     meant = [name for _, name in identity_files.meant(named)]
     if meant and marker.is_new(root):
         raise errors.UsageError(
             f"{root} is no store yet, and a pull makes none that is sealed: first run nbdpull init {shlex.quote(root)} "
             f"--recipient …, or name no identity ({meant[0]})"
         )
-    store = marker.open_or_create(root, group)
+    store = marker.open_or_create(root, group, patience=patience)
     if meant and store.seal.id is None:
         raise errors.StoreError(
             f"{root} is not sealed, and there is an identity ({meant[0]}): if it was sealed, somebody replaced its "

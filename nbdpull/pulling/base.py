@@ -276,14 +276,15 @@ class Proof:
         except errors.NbdpullError as error:
             return _Stored(is_whole=False, flaw=str(error))
         bad = {}
-        for entry in found.files:
-            if entry.path in recorded:
-                flaw: Optional[str] = f"{entry.path}: damage is on record"
-            elif layout.CHUNK_PATH.match(entry.path):
-                flaw = self._series.size_flaw(entry)
-            else:
-                flaw = self._series.file_flaw(entry, self._check)
-            bad.update({entry.path: flaw} if flaw else {})
+        with self._series.store.looking(self._series.folder):
+            for entry in found.files:
+                if entry.path in recorded:
+                    flaw: Optional[str] = f"{entry.path}: damage is on record"
+                elif layout.CHUNK_PATH.match(entry.path):
+                    flaw = self._series.size_flaw(entry)
+                else:
+                    flaw = self._series.file_flaw(entry, self._check)
+                bad.update({entry.path: flaw} if flaw else {})
         return _Stored(is_whole=found.whole, bad=bad)
 
 

@@ -35,6 +35,11 @@ def least_chunk_size(disks: Collection[Disk]) -> int:
     return -(-sum(disk.size for disk in disks) // layout.MAX_CHUNK_FILES)
 
 
+def chunk_size(store: Store, wanted: int, least: int) -> int:
+    """Bytes of a chunk file in a store that may have a size of its own."""
+    return max(min(wanted, store.chunk_size or wanted), least)
+
+
 def require_scratch(folder: str, disks: Collection[Disk], limit: Optional[int] = None) -> None:
     """ScratchFull where a job would have to end as soon as it began."""
     scratch_watch.require_room(folder, sum(disk.size for disk in disks), limit)

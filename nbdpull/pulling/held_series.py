@@ -22,6 +22,11 @@ class Held:
     sequence: int
     warnings: list[str]
 
+    @property
+    def ids(self) -> set[str]:
+        """Of the points."""
+        return {point.id for point in self.points}
+
 
 @contextmanager
 def holding(target: Series) -> Iterator[Held]:

@@ -136,7 +136,7 @@ def _half_points(vm: domain.Domain, series: Series, seen: Collection[Optional[st
         why = _why_half_point_stays(vm, series, announced) if announced else ""
         if announced and why:
             found.append(Leftover(run_id, f"what {announced.whose} left", why))
-        elif announced is None and (why := removal.why_stays(series, run_id)):
+        elif announced is None and (why := removal.why_stays(series, run_id) or _why_young(series, run_id)):
             found.append(Leftover(run_id, f"files in {series.store.path(series.folder, run_id)}", why))
         else:
             found.append(_half_point(series, run_id, dry_run))
@@ -152,9 +152,16 @@ def _why_half_point_stays(vm: domain.Domain, series: Series, announced: Announce
         return "its process is alive"
     job = vm.jobs.backup()
     is_idle = job is None or job.run_id != announced.id  # else it may be that the run lives, and this is no copy
-    if announced.is_alive is None and not (is_idle and half_points.is_copy(series, announced)):
+    may_go = is_idle and (half_points.is_copy(series, announced) or half_points.is_forsaken(series, announced.id))
+    if announced.is_alive is None and not may_go:
         return f"it ran on {announced.process.host}: run nbdpull cleanup there"
     return ""
+
+
+def _why_young(series: Series, run_id: str) -> str:
+    """Of a half point that says nothing: in a store without locks somebody may just have begun to go on with it."""
+    is_left = series.store.has_locks or half_points.is_forsaken(series, run_id)
+    return "" if is_left else "somebody may work on it"
 
 
 def _half_point(series: Series, run_id: str, dry_run: bool) -> Leftover:

@@ -6,7 +6,7 @@ Owns: what is written, where, and until when it stays. Must not know: what the n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, Optional
 
 from ..core import errors
@@ -72,6 +72,7 @@ def new_point(series: Series, run: Run, dead: Optional[Dead] = None) -> Iterator
             with new_points.resumed(series, announced) if dead else new_points.begun(series, run.id, announced) as new:
                 yield UnderWay(new, kept)
         except BaseException:
-            if not series.has_point(run.id):
-                kept.withdrawn()
+            with suppress(errors.NbdpullError):  # who cannot look does not know
+                if not series.has_point(run.id):
+                    kept.withdrawn()
             raise

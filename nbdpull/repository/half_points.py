@@ -15,10 +15,11 @@ from typing import Optional
 
 from ..core import errors
 from ..format import layout, manifest
-from . import announcement
+from . import announcement, grace
 from .announcement import Announcement
 from .series import Point, Series
 
+ANNOUNCED = announcement.NAME
 REMOVED = "manifest.removed"  # the name of the manifest of a point that was removed
 _APART = b"This directory was made by a copy. Points of other directories refer to its files.\n"
 
@@ -40,17 +41,21 @@ def writing(series: Series, doing: str = "pull") -> Iterator[None]:
 
 def names(series: Series) -> list[str]:
     """Their ids. What is no point's directory is not ours to remove."""
-    return [name for name in _without_manifest(series) if not (_is_removed(series, name) or _is_repacked(series, name))]
+    with series.store.looking(series.folder):
+        known = _without_manifest(series)
+        return [name for name in known if not (_is_removed(series, name) or _is_repacked(series, name))]
 
 
 def removed(series: Series) -> list[str]:
     """Ids of points that were removed, of which there are files yet: other points may refer to them."""
-    return [name for name in _without_manifest(series) if _is_removed(series, name)]
+    with series.store.looking(series.folder):
+        return [name for name in _without_manifest(series) if _is_removed(series, name)]
 
 
 def repacked(series: Series) -> list[str]:
     """Names of the directories of files that frames were moved to."""
-    return [name for name in _without_manifest(series) if _is_repacked(series, name)]
+    with series.store.looking(series.folder):
+        return [name for name in _without_manifest(series) if _is_repacked(series, name)]
 
 
 def _is_removed(series: Series, name: str) -> bool:
@@ -62,8 +67,9 @@ def _is_repacked(series: Series, name: str) -> bool:
 
 
 def _without_manifest(series: Series) -> list[str]:
-    folders = series.store.folders(series.folder)
-    return [name for name in folders if layout.POINT_ID.match(name) and not series.has_point(name)]
+    with series.store.looking(series.folder):
+        folders = series.store.folders(series.folder)
+        return [name for name in folders if layout.POINT_ID.match(name) and not series.has_point(name)]
 
 
 def removed_point(series: Series, name: str) -> Point:
@@ -91,6 +97,12 @@ def next_sequence(series: Series, points: Iterable[Point], refused: Collection[s
     return 1 + len(refused) + max(known, default=0)
 
 
+def number(series: Series, name: str) -> Optional[int]:
+    """That which a committed point seems to have; None of what is none."""
+    data = series.store.find(f"{series.folder}/{name}/{layout.MANIFEST}")
+    return None if data is None else manifest.seeming_sequence(data)
+
+
 def _seeming_sequence(series: Series, name: str) -> int:
     """Of a point that is refused; 0 where nothing tells."""
     with suppress(errors.NbdpullError):
@@ -116,6 +128,11 @@ def _renew(series: Series, path: str) -> None:
     """Have it count from now how long ago the removal was: else what a copy adds night by night goes after a day."""
     with suppress(errors.Damaged):
         series.store.replace(path, series.store.read(path))
+
+
+def has_files(series: Series, name: str) -> bool:
+    """Whether there is more in the directory of a removed point than what tells that it is one."""
+    return any(file not in (REMOVED, layout.REPACKED) for file in series.store.files(f"{series.folder}/{name}"))
 
 
 def end_setting_apart(series: Series, name: str) -> None:
@@ -146,6 +163,13 @@ def is_copy(series: Series, half: Announcement) -> bool:
     return half.inode not in (None, series.store.inode(here))
 
 
+def is_forsaken(series: Series, point_id: str) -> bool:
+    """Whether a half point is so old that nobody can work on it, wherever that would be. Only a store without locks has
+    such: there nothing else tells whose a half point of another machine is, and each of its files is made at once."""
+    folder = f"{series.folder}/{point_id}"
+    return not series.store.has_locks and series.store.seconds_since_change(folder) > grace.of(series.store)
+
+
 def remove(series: Series, point_id: str) -> None:
     """Remove all of a half point. If its manifest stays, so does all."""
     if withdrawn(series, point_id):
@@ -174,6 +198,7 @@ def end_announcement(series: Series, point_id: str) -> None:
 
 def end_announcements(series: Series) -> None:
     """Of all committed points: a run that died just after its commit has left its own."""
-    for name in series.store.folders(series.folder):
-        if series.store.holds(f"{series.folder}/{name}/{announcement.NAME}") and series.has_point(name):
-            end_announcement(series, name)
+    with series.store.looking(series.folder):
+        for name in series.store.folders(series.folder):
+            if series.store.holds(f"{series.folder}/{name}/{announcement.NAME}") and series.has_point(name):
+                end_announcement(series, name)

@@ -21,7 +21,7 @@ from ..core.throttle import Throttle
 from ..format import findings, layout, moved
 from ..format.manifest import FileEntry
 from ..storage.base import DRAFT, Writer
-from . import half_points, proved_copy, references, verdict
+from . import half_points, proved_copy, references, unlocked, verdict
 from .series import Point, Series
 
 Tell = Callable[[int], None]  # so many more bytes were copied
@@ -39,7 +39,8 @@ def lacking(source: Series, target: Series, point: Point, but: Container[str] = 
     """The files of a point of the source that the target has not, by their names and sizes. but: paths that do not
     count. Damaged where a directory of the point cannot be read."""
     left = [entry for entry in _needed(source, target, point).files if entry.path not in but]
-    return [entry for entry in left if not _is_there(target, entry)]
+    with target.store.looking(target.folder):
+        return [entry for entry in left if not _is_there(target, entry)]
 
 
 class _Needed(NamedTuple):
@@ -54,13 +55,14 @@ def _needed(source: Series, target: Series, point: Point) -> _Needed:
     lead to what the target has moved itself, too."""
     files: dict[str, FileEntry] = {}
     tables = []
-    for entry in references.of_point(source, point):
-        is_at_hand = _is_there(target, entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
-        table = None if is_at_hand else moved.read(source.store, source.folder, entry)
-        if table:
-            known = moved.read(target.store, target.folder, entry)
-            tables.append(moved.joined(known, table) if known else table)
-        files.update({each.path: each for each in (tables[-1].files if table else [entry])})
+    with source.store.looking(source.folder), target.store.looking(target.folder):
+        for entry in references.of_point(source, point):
+            is_at_hand = _is_there(target, entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
+            table = None if is_at_hand else moved.read(source.store, source.folder, entry)
+            if table:
+                known = moved.read(target.store, target.folder, entry)
+                tables.append(moved.joined(known, table) if known else table)
+            files.update({each.path: each for each in (tables[-1].files if table else [entry])})
     return _Needed([*files.values()], tables)
 
 
@@ -76,6 +78,7 @@ class Incoming:
     def __init__(self, source: Series, target: Series, points: Sequence[Point], throttle: Throttle) -> None:
         self._source, self._target, self._throttle = source, target, throttle
         self._counted_on = _CountedOn(target, points)
+        self._known = {point.id for point in points}
 
     def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
         """Copy what the target lacks of a point, and then it is one of its points.
@@ -104,9 +107,10 @@ class Incoming:
 
     def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
         entries, tables = needed
-        doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
-        for entry in [*doubtful, *(table.old for table in tables)]:
-            self._counted_on.require_free(entry)
+        with self._target.store.looking(self._target.folder):
+            doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
+            for entry in [*doubtful, *(table.old for table in tables)]:
+                self._counted_on.require_free(entry)
         making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
             self._make_sure(entry, making, tell, check)
@@ -114,6 +118,8 @@ class Incoming:
         manifest = self._manifest(point)
         making.lead(tables)
         making.publish(manifest)
+        unlocked.prove(self._target, point, self._known)
+        self._known.add(point.id)
         self._counted_on.add(entries)
 
     def _make_sure(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
@@ -252,6 +258,7 @@ class _Making:
     def prepare(self, entries: Iterable[FileEntry]) -> None:
         """Make the folders; in those that are there, what a copy left that died while it made a file appear."""
         for name in self._names(entries):
+            unlocked.require_not_doomed(self._target, name)
             for file in self._store.names(self._path(name)):
                 if file.endswith(DRAFT):
                     self._store.remove_file(self._path(f"{name}/{file}"))
@@ -303,7 +310,10 @@ class _Making:
         half_points.end_setting_apart(self._target, self._point)
 
     def undo(self, stays: Callable[[FileEntry], bool]) -> None:
-        """Remove what was made. stays: whether a file is another point's, too, which had lost it."""
+        """Remove what was made. stays: whether a file is another point's, too, which had lost it. Without locks it may
+        be counted on by now: it is for a prune, in its time."""
+        if not self._store.has_locks:
+            return
         kept = {entry.path for entry in self._files if stays(entry)}
         for entry in self._files:
             if entry.path not in kept:

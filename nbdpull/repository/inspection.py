@@ -132,15 +132,16 @@ class Inspector:
             read = entry.path in whole
             return self._flaws.of(entry) if read else self._target.size_flaw(entry)
 
-        flaws = self._threads.ordered(work, entries, budget=1, weight=lambda _: 0, check=depth.check)
-        for entry, flaw in zip(entries, flaws):
-            if flaw:
-                self._tell(look.found(_disk_of(directories, entry), flaw, path=entry.path))
-                self._unsound[entry.path, entry.sha256] = flaw
-            else:
-                self._fitting.add((entry.path, entry.sha256))
-                self._sound |= {(entry.path, entry.sha256)} if entry.path in whole else set()
-            self._tell(Seen(point.id, files=int(entry.path in whole)))
+        with self._target.store.looking(self._target.folder):
+            flaws = self._threads.ordered(work, entries, budget=1, weight=lambda _: 0, check=depth.check)
+            for entry, flaw in zip(entries, flaws):
+                if flaw:
+                    self._tell(look.found(_disk_of(directories, entry), flaw, path=entry.path))
+                    self._unsound[entry.path, entry.sha256] = flaw
+                else:
+                    self._fitting.add((entry.path, entry.sha256))
+                    self._sound |= {(entry.path, entry.sha256)} if entry.path in whole else set()
+                self._tell(Seen(point.id, files=int(entry.path in whole)))
 
     def _unseen(self, look: Look, named: Iterable[FileEntry]) -> list[FileEntry]:
         """Of the files of a point those to be looked at: few, where other points name most of them, too."""

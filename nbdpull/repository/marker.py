@@ -50,7 +50,11 @@ def open_store(root: str) -> Store:
     """Return the Store at a place that is there, locked if it is a sealed one; StoreError if it is none."""
     if not place.is_there(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
-    found = place.opened(root)
+    return _known(place.opened(root))
+
+
+def _known(found: Store) -> Store:
+    """The same with the seal that its marker tells of."""
     told = _read(found)
     if told.sealed is not None:
         found.seal = Locked(told.sealed.key, found.root)
@@ -79,12 +83,16 @@ def create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = Non
     return made
 
 
-def open_or_create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None) -> Store:
-    """Return the Store in `root`, made there first if the folder is new or empty.
+def open_or_create(
+    root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None, patience: Optional[float] = None
+) -> Store:
+    """Return the Store in `root`, made there first if the place is new or empty.
 
     group: name of the group that may read it; UsageError where the store is there and not so. seal: what a new one is
-    sealed with; one that is there stays as it is.
+    sealed with; one that is there stays as it is. patience: see place.
     """
+    if place.is_url(root):
+        return _in_objects(root, group, seal, patience)
     access = OWNER if group is None else Access(0o750, 0o640, _group_number(group))
     folders.make(root, access)
     folders.require_writable(root)
@@ -152,13 +160,29 @@ def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
         raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose an empty or a new directory")
     if access.group != -1:  # the folder may be one that the operator made
         folders.let_in(root, access)
+    _publish_marker(place.opened(root), seal)
+
+
+def _publish_marker(found: Store, seal: Optional[NewSeal]) -> None:
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document: layout.Document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     if seal:  # they are there before anything can be sealed with the key that is in them
-        put_keys(place.opened(root), seal.files)
+        put_keys(found, seal.files)
         document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
-        place.opened(root).publish(layout.MARKER, layout.seal(document))
+        found.publish(layout.MARKER, layout.seal(document))
+
+
+def _in_objects(root: str, group: Optional[str], seal: Optional[NewSeal], patience: Optional[float]) -> Store:
+    if group is not None:
+        raise errors.UsageError(f"--group {group}: an object store has no groups; who may read is for its policies")
+    found = place.opened(root, patience)
+    if found.find(layout.MARKER) is None:
+        strange = {*found.names("")} - {*([layout.KEYS] if seal else [])}
+        if strange and found.find(layout.MARKER) is None:  # it may be there by now
+            raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose another prefix")
+        _publish_marker(found, seal)
+    return _known(found)
 
 
 def require_one_key(source: Store, target: Store) -> None:

@@ -7,14 +7,14 @@ know: how chunk files are made, libvirt, NBD.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Optional
 
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
-from . import announcement, half_points
+from . import announcement, half_points, unlocked
 from .announcement import Announcement
 from .series import Point, Series
 
@@ -84,8 +84,9 @@ class NewPoint:
             file.write(data)
         self._files.append(FileEntry(f"{self.id}/{name}", file.size, file.sha256()))
 
-    def commit(self, fields: Mapping[str, Any], stored: Sequence[Stored]) -> Point:
-        """Publish the point; fields: the other members of its Manifest. Return the Point."""
+    def commit(self, fields: Mapping[str, Any], stored: Sequence[Stored], known: Collection[str] = ()) -> Point:
+        """Publish the point; fields: the other members of its Manifest; known: ids of the points that were there when
+        its sequence was told. Return the Point."""
         store, disks = self.series.store, [each.entry for each in stored]
         entries = [*(disk.directory for disk in disks), *(file for each in stored for file in each.files), *self._files]
         own = [entry.path.partition("/") for entry in entries]
@@ -94,9 +95,13 @@ class NewPoint:
         store.sync_folder(self._folder)
         data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields), store.seal)
         decoded = manifest.decode(data, self.id, store.seal)  # what a reader would have to refuse is never published
+        made = Point(decoded, hashlib.sha256(data).hexdigest())
+        if decoded.parent:
+            unlocked.require_base(self.series, self.id, decoded.parent.point)
         store.publish(f"{self._folder}/{layout.MANIFEST}", data)
+        unlocked.prove(self.series, made, known)
         self.committed = True
-        return Point(decoded, hashlib.sha256(data).hexdigest())
+        return made
 
     def announce(self, announced: Announcement) -> None:
         store = self.series.store

@@ -44,9 +44,8 @@ def of_point(series: Series, point: Point) -> Optional[Pin]:
     """None where it is not pinned. A pin that cannot be read is one all the same."""
     path = _path(series, point)
     try:
-        if not series.store.holds(path):
-            return None
-        return members.build(Pin, layout.unseal(series.store.read(path), series.store.path(path)))
+        data = series.store.find(path)
+        return members.build(Pin, layout.unseal(data, series.store.path(path))) if data is not None else None
     except (errors.NbdpullError, ValueError):
         return Pin("", "", f"{series.store.path(path)} cannot be read")
 

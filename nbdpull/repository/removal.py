@@ -20,11 +20,12 @@ from ..core import errors
 from ..core.errors import Check
 from ..format import layout
 from ..format.manifest import FileEntry
+from ..storage.base import Store
+from . import grace as graces
 from . import half_points, pins, references
 from .series import Point, Series
 
 _TELLING = {half_points.REMOVED, layout.REPACKED}  # files that say what their directory is
-GRACE = 24 * 3600.0  # seconds that a reader may take to its end
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,26 @@ def why_stays(series: Series, name: str) -> str:
         return str(error)
 
 
-def sweep(series: Series, grace: float = GRACE, check: Check = lambda: None) -> Swept:
+def require_at_once(store: Store) -> None:
+    """UsageError where files must not go before their time."""
+    if not store.has_locks:
+        raise errors.UsageError(f"--now: {store.root} has no locks, and only time keeps those apart who work there")
+
+
+def sweep(series: Series, grace: Optional[float] = None, check: Check = lambda: None) -> Swept:
     """Remove what nothing refers to of points that were removed so many seconds ago. Points that were removed since
-    refer to files all the same: those who read them began when they were there."""
-    late, last = _late(series, grace, check), _last_of_all(series)
-    return sum((_swept(series, left, grace, late, last) for left in _left(series, frozenset(), check)), Swept())
+    refer to files all the same: those who read them began when they were there. grace: None: as the store needs."""
+    grace = graces.of(series.store) if grace is None else grace
+    with series.store.looking(series.folder):
+        late, last = _late(series, grace, check), _last_of_all(series)
+        return sum((_swept(series, left, grace, late, last) for left in _left(series, frozenset(), check)), Swept())
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
     """Only look, as if the points with these ids were removed, too: all that could go is waiting."""
-    found = (Swept(waiting=sum(left.free.values()), shared=left.shared) for left in _left(series, gone, check))
-    return sum(found, Swept())
+    with series.store.looking(series.folder):
+        found = (Swept(waiting=sum(left.free.values()), shared=left.shared) for left in _left(series, gone, check))
+        return sum(found, Swept())
 
 
 def _late(series: Series, grace: float, check: Check) -> set[str]:
@@ -175,9 +185,18 @@ def _files(series: Series, point: str) -> dict[str, int]:
     return {name: series.store.size(f"{folder}/{name}") or 0 for name in names}
 
 
+def _is_late(series: Series, name: str, is_point: bool, grace: float) -> bool:
+    """Whether it is too early for any file of a directory. Moved frames go at once where they are moved again; without
+    locks they may just be on their way there."""
+    if is_point:
+        return half_points.seconds_removed(series, name) < grace
+    moved = f"{series.folder}/{name}/{layout.REPACKED}"
+    return not series.store.has_locks and series.store.seconds_since_change(moved) < grace
+
+
 def _swept(series: Series, left: _Left, grace: float, late: Collection[str], last: Optional[str]) -> Swept:
     is_point = series.store.holds(f"{series.folder}/{left.point}/{half_points.REMOVED}")
-    is_late = is_point and half_points.seconds_removed(series, left.point) < grace
+    is_late = _is_late(series, left.point, is_point, grace)
     going = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in late}
     folder = f"{series.folder}/{left.point}"
     for file in going:

@@ -98,6 +98,10 @@ class Series:
 
     def load(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:
         """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
+        with self.store.looking(self.folder):
+            return self._loaded()
+
+    def _loaded(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:
         points: list[Point] = []
         refused: dict[str, errors.NbdpullError] = {}
         try:
@@ -135,16 +139,17 @@ class Series:
         """Names of the points by the order of their commits, each manifest proved by its seal and not decoded; none
         where that does not tell."""
         found: list[tuple[int, str]] = []
-        for name in self.store.folders(self.folder):
-            try:
-                sequence = manifest.sequence_of(self.store.read(f"{self.folder}/{name}/{layout.MANIFEST}"), name)
-            except errors.Damaged:
-                if self._lacks_manifest(name):
-                    continue
-                sequence = None
-            if sequence is None:
-                return []
-            found.append((sequence, name))
+        with self.store.looking(self.folder):
+            for name in self.store.folders(self.folder):
+                try:
+                    sequence = manifest.sequence_of(self.store.read(f"{self.folder}/{name}/{layout.MANIFEST}"), name)
+                except errors.Damaged:
+                    if self._lacks_manifest(name):
+                        continue
+                    sequence = None
+                if sequence is None:
+                    return []
+                found.append((sequence, name))
         return [name for _, name in sorted(found, reverse=True)]
 
     def _point(self, name: str) -> Point:

@@ -74,6 +74,11 @@ class _File:
 
 def of_series(series: Series, check: Check = lambda: None) -> Usage:
     """Damaged, FormatTooNew where a point cannot be read: then nobody knows what is exclusive to another."""
+    with series.store.looking(series.folder):
+        return _of_series(series, check)
+
+
+def _of_series(series: Series, check: Check) -> Usage:
     points = series.points()
     named: dict[str, _File] = {}
     for number, point in enumerate(points):

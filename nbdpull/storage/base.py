@@ -122,9 +122,10 @@ class Store(Protocol):
     def names(self, path: str) -> list[str]:
         """Names of all that is in a folder, sorted; none where the folder is not there. StoreError, Damaged."""
 
-    def looking(self, path: str) -> AbstractContextManager[None]:
+    def looking(self, path: str, anew: bool = False) -> AbstractContextManager[None]:
         """While it lasts, names and sizes in a folder, and in those in it, may be told as they were when it began: who
-        asks for many asks an object store once. What this object writes there shows."""
+        asks for many asks an object store once. What this object writes there shows. anew: not as they were when
+        another such block began, in which this one is."""
 
     def holds(self, path: str) -> bool:
         """Whether anything has that name, be it what it may. StoreError where that cannot be told: who takes it for a

@@ -218,7 +218,7 @@ class DirectoryStore:
     def names(self, path: str) -> list[str]:
         return self._names(path, lambda entry: True)
 
-    def looking(self, path: str) -> AbstractContextManager[None]:
+    def looking(self, path: str, anew: bool = False) -> AbstractContextManager[None]:
         return nullcontext()
 
     def holds(self, path: str) -> bool:

@@ -27,6 +27,7 @@ from .s3_client import Absent, Bucket, Exists, Found
 SCHEME = "s3://"
 CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again where that fails
 _IN_MEMORY = 8 << 20  # bytes of a file being written; what is more waits in a temporary file without a name
+_KEPT = 16 << 10  # bytes of a file that is kept for a second look
 _STEP = 8 << 20  # bytes of one request of a file that is read from end to end
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/(.*?))?/*\Z", re.IGNORECASE | re.DOTALL)
 
@@ -72,12 +73,15 @@ class S3Store:
     def find(self, path: str, limit: int = MAX_READ) -> Optional[bytes]:
         if not self._may_be_there(path):
             return None
-        try:
-            data = self.bucket.get(self._key(path), 0, limit + 1)
-        except Absent:
-            return None
+        data = self._listed.data(path)
+        if data is None:
+            try:
+                data = self.bucket.get(self._key(path), 0, limit + 1)
+            except Absent:
+                return None
         if len(data) > limit:
             raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
+        self._listed.keep(path, data)
         return data
 
     def _may_be_there(self, path: str) -> bool:
@@ -144,8 +148,8 @@ class S3Store:
     # Looking
 
     @contextmanager
-    def looking(self, path: str) -> Iterator[None]:
-        if self._listed.of(f"{path}/") is not None:
+    def looking(self, path: str, anew: bool = False) -> Iterator[None]:
+        if not anew and self._listed.of(f"{path}/") is not None:
             yield
             return
         with self._listed.during(path, self._below(path)):
@@ -225,11 +229,11 @@ class S3Store:
 
     def put(self, path: str, body: tempfile.SpooledTemporaryFile[bytes], size: int, digest: bytes, fresh: bool) -> None:
         """Make a file of those bytes. fresh: OutputExists where there is one."""
-        self._listed.forget(path)
         try:
             self.bucket.put(self._key(path), body, size, digest, fresh)
         except Exists:
             raise self._exists("create", path) from None
+        self._listed.note(Found(path, size, 0.0))
 
     def remove_file(self, path: str) -> None:
         with suppress(errors.NbdpullError):
@@ -241,8 +245,8 @@ class S3Store:
                 self.delete(each.key[len(self._prefix) :])
 
     def delete(self, path: str) -> None:
-        self._listed.forget(path)
         self.bucket.delete(self._key(path))
+        self._listed.forget(path)
 
     def rename(self, path: str, new: str) -> None:
         data = self.find(path)
@@ -271,11 +275,12 @@ class S3Store:
 
 
 class _Listed:
-    """What listings said, for as long as somebody looks; what is written meanwhile ends it."""
+    """What listings said, for as long as somebody looks, with what was changed here since."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Found]] = {}  # {path of a folder with its "/": {path: Found}}
+        self._data: dict[str, bytes] = {}  # of small files that were read meanwhile
 
     def of(self, path: str) -> Optional[dict[str, Found]]:
         """Of the folder, or one above it, that a file is in."""
@@ -291,13 +296,35 @@ class _Listed:
             yield
         finally:
             with self._lock:
-                if self._known.get(folder) is known:
-                    del self._known[folder]
+                self._known.pop(folder, None)
+                self._data = {} if not self._known else self._data
+
+    def data(self, path: str) -> Optional[bytes]:
+        """Of a file, where that was kept."""
+        with self._lock:
+            return self._data.get(path)
+
+    def keep(self, path: str, data: bytes) -> None:
+        """For who reads it again as long as somebody looks: points are loaded more than once."""
+        with self._lock:
+            is_listed = any(path.startswith(folder) for folder in self._known)
+            if is_listed and len(data) <= _KEPT and len(self._data) * _KEPT < _IN_MEMORY:
+                self._data[path] = data
 
     def forget(self, path: str) -> None:
-        """Of a file that is changed."""
+        """Of a file that is gone."""
+        self._change(path, None)
+
+    def note(self, made: Found) -> None:
+        """Of a file that was made. key: its path."""
+        self._change(made.key, made)
+
+    def _change(self, path: str, made: Optional[Found]) -> None:
         with self._lock:
-            self._known = {each: known for each, known in self._known.items() if not path.startswith(each)}
+            self._data.pop(path, None)
+            for folder in [each for each in self._known if path.startswith(each)]:
+                known = {each: found for each, found in self._known[folder].items() if each != path}
+                self._known[folder] = {**known, path: made} if made else known
 
 
 class S3Reader:

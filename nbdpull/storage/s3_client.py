@@ -96,14 +96,16 @@ class _Failure(NamedTuple):
 
 class Bucket:
     """May be used by several threads at once. patience: seconds for which a request is tried again from its first
-    failure on. Where that does not help: StoreError of what cannot be read, OutputError of what cannot be written,
-    AccessDenied. requests: {call: how many were made}."""
+    failure on; one after another that was tried in vain gets none, as whoever gives up has still to clean up. Where
+    that does not help: StoreError of what cannot be read, OutputError of what cannot be written, AccessDenied.
+    requests: {call: how many were made}."""
 
     def __init__(self, name: str, patience: float = PATIENCE) -> None:
         self.name, self._patience = name, patience
         self._sdk, self._failures = _library()
         self._lock = threading.Lock()
         self._client: Any = None
+        self._is_away = False  # since a request that was tried for so long: the next ones are tried once
         self.requests: dict[str, int] = {}
 
     def get(self, key: str, start: int = 0, stop: Optional[int] = None) -> bytes:
@@ -176,7 +178,9 @@ class Bucket:
         until, pause, may_be_done = None, _PAUSES[0], False
         while True:
             try:
-                return self._once(call, what)
+                answer = self._once(call, what)
+                self._is_away = False
+                return answer
             except self._failures as error:
                 failure = _failure(error)
             if failure.status == 412 or failure.code == "PreconditionFailed":
@@ -189,7 +193,8 @@ class Bucket:
                 raise self._error(call, key, failure)
             may_be_done = may_be_done or not failure.status or failure.status >= 500
             until = until or time.monotonic() + self._patience
-            if time.monotonic() + pause > until:
+            if self._is_away or time.monotonic() + pause > until:
+                self._is_away = True
                 raise self._error(call, key, failure)
             time.sleep(pause)
             pause = min(2 * pause, _PAUSES[1])

@@ -116,7 +116,7 @@ def made(
             new.add_file(name, data, choice.parent)
         run.laps.end("files")
         whose = Whose(run.machine.domain, run.uuid)
-        point = new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries)
+        point = new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries, run.held.ids)
     run.healed[:], told = copies.mended((run.series, point), choice, run.healed, wanted.level, run.check)
     run.warnings.extend(told)
     return point
@@ -159,7 +159,7 @@ class _Elsewhere:
 def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list[Disk], new: NewPoint) -> list[Stored]:
     target, check = run.series, read.endpoint.ending(run.check)
     least = fit.least_chunk_size(disks)
-    storing = Storing(wanted.frame_size, max(wanted.chunk_size, least), wanted.level)
+    storing = Storing(wanted.frame_size, fit.chunk_size(target.store, wanted.chunk_size, least), wanted.level)
     throttle = Throttle(wanted.max_rate, wanted.max_rate_file, check)
     with ExitStack() as opened:
         made = []

@@ -1,0 +1,70 @@
+"""A commit in a store in which no lock keeps writers apart: what has to be proved before it, and after it.
+
+Who else writes there is not known, only what shows of it. So a point counts from when its manifest appears, as
+anywhere, but its writer looks once more, and takes the manifest back where it meets another one: the later one of two
+always sees the earlier one. Where locks hold, nothing is asked. Owns: these proofs. Must not know: how a point is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+
+from ..core import errors
+from ..format import layout
+from . import grace, half_points, references
+from .series import Point, Series
+
+
+def require_base(series: Series, point_id: str, base: str) -> None:
+    """Before the manifest of a point appears. base: id of the point whose files it refers to. Busy where that was
+    removed, and so long ago, maybe, that its files are about to go."""
+    if series.store.has_locks or series.has_point(base):
+        return
+    if series.store.seconds_since_change(f"{series.folder}/{point_id}/{half_points.ANNOUNCED}") > grace.COUNTED_ON:
+        raise errors.Busy(
+            f"point {base} of {series.domain}, which this one builds on, was removed while it was made, and that took "
+            "too long to count on its files: pull again"
+        )
+
+
+def prove(series: Series, point: Point, known: Collection[str]) -> None:
+    """When the manifest of a point is there: it refers to what is there, and has its number for itself. known: ids of
+    points that have other numbers. Else it is withdrawn: Busy, Damaged."""
+    if series.store.has_locks:
+        return
+    try:
+        with series.store.looking(series.folder, anew=True):
+            _require_alone(series, point, known)
+            _require_files(series, point)
+    except errors.NbdpullError as error:
+        if half_points.withdrawn(series, point.id):
+            raise
+        raise type(error)(f"{error}; and its manifest could not be taken back: remove point {point.id}") from error
+
+
+def _require_alone(series: Series, point: Point, known: Collection[str]) -> None:
+    for name in series.store.folders(series.folder):
+        if name == point.id or name in known or not layout.POINT_ID.match(name):
+            continue
+        if half_points.number(series, name) == point.manifest.sequence:
+            raise errors.Busy(f"another run made point {name} of {series.domain} meanwhile: this one is given up")
+
+
+def _require_files(series: Series, point: Point) -> None:
+    for entry in references.of_point(series, point):
+        if flaw := series.size_flaw(entry):
+            raise errors.Damaged(f"{flaw}: somebody removed it while point {point.id} was made")
+
+
+def require_not_doomed(series: Series, name: str) -> None:
+    """Of a directory of a removed point that is to get files again: Busy where a prune may be about to empty it."""
+    if series.store.has_locks:
+        return
+    with suppress(errors.OutputError):  # it is not there
+        is_old = half_points.seconds_removed(series, name) > grace.COUNTED_ON
+        if is_old and half_points.has_files(series, name):
+            raise errors.Busy(
+                f"what is left of point {name} of {series.domain} may be removed any moment; copy again when nbdpull "
+                "prune has removed it"
+            )

@@ -1,0 +1,188 @@
+"""A domain that is pulled into an object store: what is there is what was read, whatever happens to the run, the server
+and what is between them. The VM has no operating system."""
+
+import json
+import os
+import threading
+import time
+
+import object_store as object_stores
+import pytest
+from bed.machine import MIB, Machine
+from command import nbdpull
+from faulty_proxy import FaultyProxy
+from held import PHASES
+from rig import Rig, environment
+
+pytest.importorskip("libvirt")
+
+
+class ObjectRig(Rig):
+    """The same with its store in a place of an object store."""
+
+    def __init__(self, vm, folder, place):
+        super().__init__(vm, folder)
+        self.place, self.store = place, place.url
+
+    def points(self):
+        names = [name for name in self.place.objects() if name.endswith("/manifest.json")]
+        found = sorted((json.loads(self.place.read(name)) for name in names), key=lambda each: each["sequence"])
+        return [{"id": each["point"], "checkpoint": (each["checkpoint"] or {}).get("name")} for each in found]
+
+    def assert_clean(self, checkpoints=None):
+        points = self.points()
+        self.assert_domain_clean([p["checkpoint"] for p in points][-1:] if checkpoints is None else checkpoints)
+        names = self.place.objects()
+        assert {name.split("/")[1] for name in names if name.count("/") == 2} == {point["id"] for point in points}
+        assert not [name for name in names if name.endswith("/run.json")] and self.journals() == []
+
+
+@pytest.fixture(scope="module")
+def rig(private_libvirt, tmp_path_factory, seaweedfs):
+    folder = tmp_path_factory.mktemp("objects")
+    place = object_stores.ObjectStore(seaweedfs, seaweedfs.bucket)
+    with pytest.MonkeyPatch.context() as patch, Machine(private_libvirt, folder / "images", {"vda": 16 * MIB}) as vm:
+        for name, value in place.environment().items():
+            patch.setenv(name, value)
+        vm.write("vda", 0, 8 * MIB, 0x11)
+        rig = ObjectRig(vm, folder, place)
+        rig.pull("--chunk-size", "1M")
+        yield rig
+
+
+VALUES = iter(range(0x21, 0xFF))
+
+
+def change(rig):
+    value = next(VALUES)
+    rig.vm.write("vda", MIB, 5 * MIB, value)
+    rig.vm.write_zeroes("vda", 2 * MIB, MIB)
+    rig.vm.discard("vda", 7 * MIB, 65536)
+
+
+def test_each_point_restores_to_its_source(rig):
+    """Full, and twice what changed; then what is not kept goes, and all else restores as before."""
+    frozen = {rig.points()[-1]["id"]: rig.contents()}
+    for _ in range(2):
+        change(rig)
+        made = rig.pull()
+        assert [disk["mode"] for disk in made["details"]["disks"]] == ["incremental"]
+        frozen[made["details"]["id"]] = rig.contents()
+    for point, held in frozen.items():
+        rig.assert_restores(held, point)
+    rig.assert_clean()
+    first, *kept = frozen
+    assert rig.run("remove", rig.store, first).returncode == 0
+    assert [point["id"] for point in rig.points()] == kept
+    for point in kept:
+        rig.assert_restores(frozen[point], point)
+
+
+COMMITTED = ("committed", "dropping")
+GONE_ON_WITH = ("reading", "copying")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed(rig, phase):
+    change(rig)
+    frozen, before = rig.contents(), len(rig.points())
+    rig.start(phase=phase)
+    rig.process.kill()
+    rig.process.communicate()
+    assert len(rig.points()) == before + (phase in COMMITTED)
+    rig.vm.write("vda", 12 * MIB, 65536, 0x77)
+    if phase in GONE_ON_WITH:
+        made = rig.pull()
+        assert made["resumed"]
+        rig.assert_restores(frozen, made["details"]["id"])
+    made = rig.pull()
+    assert not made["resumed"]
+    rig.assert_restores(rig.contents())
+    assert not [name for name in rig.place.objects() if name.endswith("/run.json")] and rig.journals() == []
+
+
+def test_a_server_that_stands_still_for_a_while(rig):
+    change(rig)
+    frozen = rig.contents()
+    rig.start(phase="copying")
+    with rig.place.server.paused():
+        rig.release()
+        time.sleep(3)
+    code, made, error = rig.end()
+    assert code == 0, error
+    rig.assert_restores(frozen, made["details"]["id"])
+
+
+@pytest.fixture
+def proxy(rig, monkeypatch):
+    proxy = FaultyProxy(rig.place.server.port)
+    for name, value in rig.place.environment(proxy.endpoint).items():
+        monkeypatch.setenv(name, value)
+    yield proxy
+    proxy.away()
+
+
+def test_a_server_that_is_gone_for_a_while(rig, proxy):
+    change(rig)
+    frozen = rig.contents()
+    rig.start(phase="copying")
+    proxy.away()
+    rig.release()
+    timer = threading.Timer(2, proxy.back)
+    timer.start()
+    code, made, error = rig.end()
+    timer.join()
+    assert code == 0, error
+    rig.assert_restores(frozen, made["details"]["id"])
+
+
+def test_a_server_that_is_gone_for_good(rig, proxy, monkeypatch):
+    """The job ends, nothing is committed, and the base is as it was; what was sent goes with the next pull."""
+    change(rig)
+    before = rig.points()
+    rig.start("--stall-timeout", "2", phase="copying")
+    proxy.away()
+    code, _, error = rig.end()
+    assert code == 9 and "2 s of trying did not help" in error and "Traceback" not in error
+    rig.assert_domain_clean([before[-1]["checkpoint"]])
+    assert rig.points() == before
+    for name, value in rig.place.environment().items():
+        monkeypatch.setenv(name, value)
+    made = rig.pull()
+    assert [disk["mode"] for disk in made["details"]["disks"]] == ["incremental"]
+    rig.assert_restores(rig.contents())
+    assert not [name for name in rig.place.objects() if name.endswith("/run.json")]
+
+
+@pytest.mark.parametrize(
+    "variables, place, code, told",
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, None, 7, "the secret key does not belong to the access key"),
+        (
+            dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), object_stores.NOBODY)),
+            None,
+            7,
+            "allow s3:GetObject",
+        ),
+        ({}, "s3://no-such-bucket/store", 10, "s3://no-such-bucket: there is no such bucket"),
+        ({}, "s3://", 2, "name it as s3://BUCKET"),
+    ],
+)
+def test_what_is_refused(rig, variables, place, code, told):
+    done = nbdpull("list", place or rig.store, env={**environment(), **variables})
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr and done.stderr.count("\n") == 1
+    assert not {*object_stores.ROOT, *object_stores.NOBODY} & {*done.stderr.split()}
+
+
+def test_no_key_is_written_down(rig):
+    """Neither in a journal nor in what is in the store."""
+    change(rig)
+    rig.start(phase="copying")
+    journals = [path.read_text() for path in rig.journals()]
+    [run] = [rig.place.read(name) for name in rig.place.objects() if name.endswith("/run.json")]
+    with open(f"/proc/{rig.process.pid}/cmdline") as file:
+        line = file.read()
+    assert rig.end()[0] == 0
+    assert journals and not any(key in text for text in [*journals, run.decode(), line] for key in object_stores.ROOT)
+    assert not os.path.exists("s3:")

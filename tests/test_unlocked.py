@@ -1,0 +1,220 @@
+"""Commits in a store without locks: what is proved before them and after them, so that nothing that counts lacks a
+file, and no number is there twice."""
+
+import contextlib
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import stores
+from copies import over, take
+from stores import Vm
+
+from nbdpull.core import errors
+from nbdpull.format import layout
+from nbdpull.operations import prune, remove
+from nbdpull.repository import grace, half_points, new_point, references, removal, repack
+from nbdpull.storage.directory import DirectoryStore
+
+HOUR = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def _without_locks(monkeypatch):
+    monkeypatch.setattr(DirectoryStore, "has_locks", False)
+    monkeypatch.setattr(DirectoryStore, "locked", lambda *_: contextlib.nullcontext())
+
+
+@pytest.fixture
+def vm(tmp_path):
+    return stores.chain(tmp_path / "store", 3, **stores.SMALL)
+
+
+def aged(hours, ending=""):
+    """As if all, or what has names that end so, were that old."""
+    real = DirectoryStore.seconds_since_change
+
+    def seconds(self, path):
+        return real(self, path) + (hours * HOUR if path.endswith(ending) else 0)
+
+    return mock.patch.object(DirectoryStore, "seconds_since_change", seconds)
+
+
+def just_before(call, do):
+    """Let something happen before a call of the store, once."""
+    real, done = getattr(DirectoryStore, call), []
+
+    def first(self, path, *args, **how):
+        if not done and path.endswith(layout.MANIFEST):
+            done.append(path)
+            do()
+        return real(self, path, *args, **how)
+
+    return mock.patch.object(DirectoryStore, call, first)
+
+
+def test_a_commit_that_meets_nobody(vm):
+    before = len(vm.points)
+    vm.pull()
+    assert len(vm.series.points()) == before + 1
+
+
+def test_a_number_that_another_run_took(vm):
+    """Which of the two sees the other does not matter: who does withdraws."""
+    known = [point.id for point in vm.series.points()]
+    with pytest.raises(errors.Busy, match=f"another run made point {known[1]} of vm1 meanwhile: this one is given up"):
+        vm.pull(sequence=2)
+    assert [point.id for point in vm.series.points()] == known and half_points.names(vm.series) == []
+
+
+def test_points_that_were_known_are_not_read_again(vm, monkeypatch):
+    """They have other numbers; with a thousand of them it would be a thousand requests."""
+    known, read, real = [point.id for point in vm.points], [], DirectoryStore.find
+    commit = new_point.NewPoint.commit
+    monkeypatch.setattr(new_point.NewPoint, "commit", lambda self, *told: commit(self, *told, known))
+    monkeypatch.setattr(DirectoryStore, "find", lambda self, path, *a: read.append(path) or real(self, path, *a))
+    vm.pull()
+    assert read and not [path for path in read for name in known if name in path]
+
+
+def gone(vm, point):
+    (vm.folder / point.id / layout.MANIFEST).rename(vm.folder / point.id / half_points.REMOVED)
+
+
+def test_a_base_that_was_removed_meanwhile(vm):
+    """Its files stay for a day and more after that."""
+    with just_before("publish", lambda: gone(vm, vm.points[-1])):
+        made = vm.pull()
+    assert vm.series.points()[-1] == made
+    assert not any(map(vm.series.size_flaw, references.of_point(vm.series, made)))
+
+
+def test_a_base_that_was_removed_so_long_ago(vm):
+    """A pull that took too long may refer to what is just being swept."""
+    base = vm.points[-1]
+    announced = SimpleNamespace()
+    real = new_point.begun
+
+    def begun(series, point_id):
+        found = real(series, point_id)
+        announced.path = f"{series.folder}/{point_id}/{half_points.ANNOUNCED}"
+        return found
+
+    def removed():
+        vm.store.publish(announced.path, b"{}")
+        gone(vm, base)
+
+    asked = mock.patch.object(new_point.unlocked, "require_base", _after(removed, new_point.unlocked.require_base))
+    refused = pytest.raises(errors.Busy, match=f"point {base.id} of vm1, .* was removed while it was made")
+    with mock.patch.object(new_point, "begun", begun), aged(21, half_points.ANNOUNCED), asked, refused:
+        vm.pull()
+    assert len(vm.series.points()) == len(vm.points) - 1
+
+
+def _after(do, real):
+    def call(*args):
+        do()
+        return real(*args)
+
+    return call
+
+
+def test_a_file_that_went_meanwhile(vm):
+    """Whatever took it: the point is none."""
+    chunk = stores.directory_of(vm, vm.points[-1], "vda").chunks[0]
+
+    def lost():
+        (vm.folder / chunk.path).unlink()
+
+    with just_before("publish", lost), pytest.raises(errors.Damaged, match="somebody removed it while point"):
+        vm.pull()
+    assert len(vm.series.points()) == len(vm.points) and half_points.names(vm.series) == []
+
+
+def test_a_manifest_that_cannot_be_taken_back(vm, monkeypatch):
+    monkeypatch.setattr(half_points, "withdrawn", lambda *_: False)
+    with pytest.raises(errors.Busy, match="and its manifest could not be taken back: remove point"):
+        vm.pull(sequence=2)
+
+
+# -- a sweep ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours, goes", [(25, False), (27, True)])
+def test_files_go_two_hours_later_than_elsewhere(vm, hours, goes):
+    removal.remove(vm.series, vm.points[0])
+    with aged(hours):
+        assert bool(removal.sweep(vm.series).freed) is goes
+
+
+def test_moved_frames_stay_for_as_long(tmp_path):
+    vm = stores.chain(tmp_path / "store", 3, **stores.SMALL)
+    name = layout.new_point_id()
+    vm.store.make_folder(f"vm1/{name}")
+    vm.store.publish(f"vm1/{name}/{layout.REPACKED}", b"{}")
+    vm.store.publish(f"vm1/{name}/{layout.chunk_name('vda', 0)}", b"data")
+    assert removal.sweep(vm.series).freed == 0
+    with aged(27):
+        assert removal.sweep(vm.series).freed == 4
+    assert half_points.repacked(vm.series) == []
+
+
+def test_nothing_goes_at_once(vm):
+    with pytest.raises(errors.UsageError, match="--now: .* has no locks"):
+        remove.remove(remove.Options(str(vm.root), [vm.points[0].id], now=True))
+    with pytest.raises(errors.UsageError, match="--now: .* has no locks"):
+        prune.prune(prune.Options(str(vm.root), keep_last=1, now=True))
+    assert len(vm.series.points()) == len(vm.points)
+
+
+def test_nothing_is_repacked(vm, monkeypatch):
+    monkeypatch.setattr(repack, "repack", None)
+    monkeypatch.setattr(repack, "would_repack", None)
+    assert not prune.prune(prune.Options(str(vm.root), keep_last=1, force=True)).is_bad
+
+
+# -- a copy -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_fails_removes_nothing(vm, tmp_path, monkeypatch):
+    """Another one may count on it by now."""
+    other = over(vm, tmp_path / "other")
+    monkeypatch.setattr(half_points, "end_setting_apart", _raising)
+    with pytest.raises(errors.OutputError):
+        take(vm, other, vm.points[0])
+    made = {entry.path for entry in references.of_point(vm.series, vm.points[0])}
+    assert made <= {str(path.relative_to(other.folder)) for path in stores.files(other.folder)}
+
+
+def _raising(*_):
+    raise errors.OutputError("no")
+
+
+def test_a_copied_number_that_another_point_has(vm, tmp_path):
+    other = over(vm, tmp_path / "other")
+    twin = Vm(tmp_path / "other", vm.name, vm.uuid)
+    twin.add_disk("vda", 1000)
+
+    def meanwhile():
+        patched.stop()
+        twin.pull()
+
+    patched = just_before("publish", meanwhile)
+    patched.start()
+    with pytest.raises(errors.Busy, match="another run made point"):
+        take(vm, other, vm.points[0])
+    assert [point.id for point in other.series.points()] == [twin.points[0].id]
+
+
+def test_what_is_about_to_be_swept_is_not_counted_on(vm, tmp_path):
+    other = over(vm, tmp_path / "other")
+    take(vm, other)
+    removal.remove(other.series, vm.points[0])
+    with aged(21), pytest.raises(errors.Busy, match=f"what is left of point {vm.points[0].id} of vm1 may be removed"):
+        take(vm, other, vm.points[0])
+    take(vm, other, vm.points[0])
+    assert len(other.series.points()) == 3
+    removal.remove(other.series, vm.points[0])
+    with aged(27):
+        removal.sweep(other.series)
+    assert grace.of(vm.store) == 26 * HOUR
