@@ -1,8 +1,9 @@
 """Ranges of files that are far away, read ahead where they are read one after the other.
 
-A request costs the same time for 4 KiB as for 1 MiB, so a reader that goes through a file in small steps gets larger
-and larger pieces of it at once. Who reads here and there gets what was asked for. Owns: what is kept in memory, within
-a budget for all files together. Must not know: how a range is fetched.
+A request costs the same time for 4 KiB as for 1 MiB, so who goes through a file in small steps gets larger and larger
+blocks of it at once. Several threads do so side by side: blocks begin at multiples of their size, so that two that read
+in one share it. Who reads here and there gets what was asked for. Owns: what is kept in memory, within a budget for all
+files together. Must not know: how a range is fetched.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 BUDGET = 64 << 20  # bytes
-LEAST, MOST = 256 << 10, 8 << 20  # bytes of a piece that is read ahead
-NEAR = 128 << 10  # bytes that may be left out between two reads of one reader
+BLOCKS = (256 << 10, 1 << 20), (4 << 20, 8 << 20)  # (bytes that were read nearby, bytes of a block from then on)
+STREAMS = 8  # that go through one file
+NEAR = 8 << 20  # bytes between two reads of those who go through a file
 
 Fetch = Callable[[int, int], bytes]  # (start, stop)
 
@@ -24,6 +26,13 @@ class _Piece(NamedTuple):
     data: Future[bytes]
 
 
+class _Stream(NamedTuple):
+    """Somebody who goes through a file. read: bytes until now."""
+
+    last: int
+    read: int
+
+
 class ReadAhead:
     """May be used by several threads at once: who needs a piece that another one fetches waits for it."""
 
@@ -31,38 +40,47 @@ class ReadAhead:
         self._budget, self._used = budget, 0
         self._lock = threading.Lock()
         self._pieces: OrderedDict[tuple[str, int], _Piece] = OrderedDict()  # the one used last at the end
+        self._streams: dict[str, list[_Stream]] = {}  # of each file, the one that was last read by at the end
 
     def read(self, name: str, size: int, offset: int, length: int, fetch: Fetch) -> bytes:
         """`length` bytes of a file of that name and size, all of which it has."""
         with self._lock:
-            start, stop, data = self._find(name, offset, offset + length)
-            is_mine = data is None
-            if data is None:
-                start, stop = offset, min(size, max(offset + length, offset + self._step(name, offset)))
-                data = Future()
-                self._keep(name, start, _Piece(stop, data))
+            block = self._block(name, offset, length)
+            start, piece = self._find(name, offset)
+            is_mine = piece is None
+            if piece is None:
+                start = offset - offset % block
+                stop = offset + length if block == 1 else start + block
+                piece = _Piece(min(size, stop), Future())
+                self._keep(name, start, piece)
         if is_mine:
             try:
-                data.set_result(fetch(start, stop))
+                piece.data.set_result(fetch(start, piece.stop))
             except BaseException as error:
                 self._drop(name, start)
-                data.set_exception(error)
+                piece.data.set_exception(error)
                 raise
-        return data.result()[offset - start : offset - start + length]
+        found = piece.data.result()[offset - start : offset - start + length]
+        if len(found) < length:
+            found += self.read(name, size, piece.stop, length - len(found), fetch)
+        return found
 
-    def _find(self, name: str, offset: int, stop: int) -> tuple[int, int, Future[bytes] | None]:
+    def _find(self, name: str, offset: int) -> tuple[int, Optional[_Piece]]:
+        """Where the piece that has an offset begins, and that; the offset where there is none."""
         for (other, start), piece in self._pieces.items():
-            if other == name and start <= offset and stop <= piece.stop:
+            if other == name and start <= offset < piece.stop:
                 self._pieces.move_to_end((name, start))
-                return start, piece.stop, piece.data
-        return offset, stop, None
+                return start, piece
+        return offset, None
 
-    def _step(self, name: str, offset: int) -> int:
-        """How much is to be read at an offset: twice as much as of the piece that ends just before it."""
-        for (other, start), piece in self._pieces.items():
-            if other == name and start < offset and -NEAR <= piece.stop - offset <= NEAR:
-                return min(MOST, max(LEAST, 2 * (piece.stop - start)))
-        return 0
+    def _block(self, name: str, offset: int, length: int) -> int:
+        """Size of the block to be read at an offset; 1: just what is asked for."""
+        streams = self._streams.setdefault(name, [])
+        near = [each for each in streams if abs(offset - each.last) <= NEAR]
+        before = min(near, key=lambda each: abs(offset - each.last), default=_Stream(offset, 0))
+        stream = _Stream(offset, before.read + length)
+        self._streams[name] = [*(each for each in streams if each is not before), stream][-STREAMS:]
+        return max((size for least, size in BLOCKS if stream.read >= least), default=1)
 
     def _keep(self, name: str, start: int, piece: _Piece) -> None:
         if old := self._pieces.pop((name, start), None):

@@ -3,9 +3,13 @@ and what is between them. The VM has no operating system."""
 
 import json
 import os
+import re
+import shlex
+import subprocess
 import threading
 import time
 
+import command
 import object_store as object_stores
 import pytest
 from bed.machine import MIB, Machine
@@ -186,3 +190,37 @@ def test_no_key_is_written_down(rig):
     assert rig.end()[0] == 0
     assert journals and not any(key in text for text in [*journals, run.decode(), line] for key in object_stores.ROOT)
     assert not os.path.exists("s3:")
+
+
+def test_the_commands_of_the_manual(rig):
+    """Each in turn, with the places of this test."""
+    text = (command.PROJECT / "docs/nbdpull.1.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"## OBJECT STORES\n.*?```sh\n(.*?)```", text, re.DOTALL)
+    change(rig)
+    rig.run("copy", rig.store, rig.folder / "dir")
+    names = {"s3://backups/vms": rig.store, "dir/": f"{rig.folder}/dir", "out/": f"{rig.folder}/manual"}
+    names["s3://backups/vms2"] = f"{rig.store}-2"
+    for line in block.splitlines():
+        _, *words = shlex.split(line)
+        if words[0] == "vm1":
+            words = [rig.vm.name, *words[1:], "-c", rig.vm.bed.uri, "--scratch-dir", rig.scratch]
+        done = rig.run(*[names.get(word, word) for word in words])
+        assert done.returncode == 0, (line, done.stderr)
+    assert os.path.exists(f"{rig.folder}/manual/vda.qcow2")
+
+
+@pytest.mark.usefixtures("nbdkit")
+def test_a_point_is_served(rig):
+    """Its bytes come by ranges."""
+    change(rig)
+    rig.pull()
+    process = rig.start(words=["serve", rig.store, "--json"])
+    try:
+        serving = rig.wait_event("serving")
+        [disk] = serving["exports"]
+        image = rig.folder / "served"
+        subprocess.run(["nbdcopy", disk["uri"], image], check=True)
+        assert image.read_bytes() == rig.contents()["vda"]
+    finally:
+        process.terminate()
+        process.communicate()
