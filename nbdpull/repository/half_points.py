@@ -171,9 +171,31 @@ def is_forsaken(series: Series, point_id: str) -> bool:
 
 
 def remove(series: Series, point_id: str) -> None:
-    """Remove all of a half point. If its manifest stays, so does all."""
+    """Remove all of a half point. If its manifest stays, so does all. Without locks, of one whose manifest showed for a
+    moment the files wait for a sweep: somebody may build on it."""
+    if not series.store.has_locks and _showed(series, point_id):
+        return
     if withdrawn(series, point_id):
         series.store.remove_folder(f"{series.folder}/{point_id}")
+
+
+def give_up(series: Series, point_id: str) -> None:
+    """Remove a point whose manifest has just appeared: its files go as those of any removed one. OutputError."""
+    folder = f"{series.folder}/{point_id}"
+    series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{REMOVED}")
+
+
+def _showed(series: Series, point_id: str) -> bool:
+    """Whether a half point had a manifest that others could see; then it has none any more, if that can be."""
+    try:
+        if series.has_point(point_id):
+            give_up(series, point_id)
+        is_removed = _is_removed(series, point_id)
+    except errors.NbdpullError:
+        return True
+    if is_removed:
+        end_announcement(series, point_id)
+    return is_removed
 
 
 def withdrawn(series: Series, point_id: str) -> bool:

@@ -21,7 +21,7 @@ from ..core.throttle import Throttle
 from ..format import findings, layout, moved
 from ..format.manifest import FileEntry
 from ..storage.base import DRAFT, Writer
-from . import half_points, proved_copy, references, unlocked, verdict
+from . import half_points, lock_free, proved_copy, references, verdict
 from .series import Point, Series
 
 Tell = Callable[[int], None]  # so many more bytes were copied
@@ -118,7 +118,7 @@ class Incoming:
         manifest = self._manifest(point)
         making.lead(tables)
         making.publish(manifest)
-        unlocked.prove(self._target, point, self._known)
+        lock_free.prove(self._target, point, self._known)
         self._known.add(point.id)
         self._counted_on.add(entries)
 
@@ -244,6 +244,7 @@ class _Making:
     def __init__(self, target: Series, point: str) -> None:
         self._target, self._store, self._point = target, target.store, point
         self._folders: list[str] = []  # that are new
+        self._prepared: list[str] = []
         self._files: list[FileEntry] = []
         self._found: list[FileEntry] = []
         self.copied: dict[str, int] = {}
@@ -257,8 +258,9 @@ class _Making:
 
     def prepare(self, entries: Iterable[FileEntry]) -> None:
         """Make the folders; in those that are there, what a copy left that died while it made a file appear."""
-        for name in self._names(entries):
-            unlocked.require_not_doomed(self._target, name)
+        self._prepared = self._names(entries)
+        for name in self._prepared:
+            lock_free.require_not_doomed(self._target, name)
             for file in self._store.names(self._path(name)):
                 if file.endswith(DRAFT):
                     self._store.remove_file(self._path(f"{name}/{file}"))
@@ -299,6 +301,8 @@ class _Making:
 
     def publish(self, manifest: bytes) -> None:
         """Commit the point, of which all else is durable."""
+        for name in self._prepared:  # it may have taken a day
+            lock_free.require_not_doomed(self._target, name)
         try:
             self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest)
         except errors.NbdpullError as error:

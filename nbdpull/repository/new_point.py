@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
-from . import announcement, half_points, unlocked
+from . import announcement, half_points, lock_free
 from .announcement import Announcement
 from .series import Point, Series
 
@@ -88,6 +88,7 @@ class NewPoint:
         """Publish the point; fields: the other members of its Manifest; known: ids of the points that were there when
         its sequence was told. Return the Point."""
         store, disks = self.series.store, [each.entry for each in stored]
+        lock_free.require_alive(self.series, self.id)
         entries = [*(disk.directory for disk in disks), *(file for each in stored for file in each.files), *self._files]
         own = [entry.path.partition("/") for entry in entries]
         digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
@@ -97,9 +98,9 @@ class NewPoint:
         decoded = manifest.decode(data, self.id, store.seal)  # what a reader would have to refuse is never published
         made = Point(decoded, hashlib.sha256(data).hexdigest())
         if decoded.parent:
-            unlocked.require_base(self.series, self.id, decoded.parent.point)
+            lock_free.require_base(self.series, self.id, decoded.parent.point)
         store.publish(f"{self._folder}/{layout.MANIFEST}", data)
-        unlocked.prove(self.series, made, known)
+        lock_free.prove(self.series, made, known)
         self.committed = True
         return made
 

@@ -16,6 +16,18 @@ from . import grace, half_points, references
 from .series import Point, Series
 
 
+def require_alive(series: Series, point_id: str) -> None:
+    """Before the last files of a point are made. Busy where nothing was made in it for so long that another machine may
+    take it for one that nobody works on."""
+    folder = f"{series.folder}/{point_id}"
+    if series.store.has_locks or not series.store.names(folder):
+        return
+    if series.store.seconds_since_change(folder) > grace.COUNTED_ON:
+        raise errors.Busy(
+            f"nothing was written of point {point_id} for so long that it may be removed as dead: pull again"
+        )
+
+
 def require_base(series: Series, point_id: str, base: str) -> None:
     """Before the manifest of a point appears. base: id of the point whose files it refers to. Busy where that was
     removed, and so long ago, maybe, that its files are about to go."""
@@ -30,7 +42,8 @@ def require_base(series: Series, point_id: str, base: str) -> None:
 
 def prove(series: Series, point: Point, known: Collection[str]) -> None:
     """When the manifest of a point is there: it refers to what is there, and has its number for itself. known: ids of
-    points that have other numbers. Else it is withdrawn: Busy, Damaged."""
+    points that have other numbers. Else it is removed, as any point: another run may build on it by now. Busy,
+    Damaged."""
     if series.store.has_locks:
         return
     try:
@@ -38,9 +51,11 @@ def prove(series: Series, point: Point, known: Collection[str]) -> None:
             _require_alone(series, point, known)
             _require_files(series, point)
     except errors.NbdpullError as error:
-        if half_points.withdrawn(series, point.id):
-            raise
-        raise type(error)(f"{error}; and its manifest could not be taken back: remove point {point.id}") from error
+        try:
+            half_points.give_up(series, point.id)
+        except errors.NbdpullError:
+            raise type(error)(f"{error}; and its manifest could not be taken back: remove point {point.id}") from error
+        raise
 
 
 def _require_alone(series: Series, point: Point, known: Collection[str]) -> None:

@@ -13,7 +13,7 @@ from stores import Vm
 from nbdpull.core import errors
 from nbdpull.format import layout
 from nbdpull.operations import prune, remove
-from nbdpull.repository import grace, half_points, new_point, references, removal, repack
+from nbdpull.repository import grace, half_points, incoming, new_point, references, removal, repack
 from nbdpull.storage.directory import DirectoryStore
 
 HOUR = 3600.0
@@ -65,6 +65,11 @@ def test_a_number_that_another_run_took(vm):
     with pytest.raises(errors.Busy, match=f"another run made point {known[1]} of vm1 meanwhile: this one is given up"):
         vm.pull(sequence=2)
     assert [point.id for point in vm.series.points()] == known and half_points.names(vm.series) == []
+    [given_up] = half_points.removed(vm.series)
+    assert layout.directory_name("vda") in vm.store.names(f"vm1/{given_up}"), "somebody may build on it by now"
+    with aged(27):
+        removal.sweep(vm.series)
+    assert half_points.removed(vm.series) == []
 
 
 def test_points_that_were_known_are_not_read_again(vm, monkeypatch):
@@ -104,7 +109,7 @@ def test_a_base_that_was_removed_so_long_ago(vm):
         vm.store.publish(announced.path, b"{}")
         gone(vm, base)
 
-    asked = mock.patch.object(new_point.unlocked, "require_base", _after(removed, new_point.unlocked.require_base))
+    asked = mock.patch.object(new_point.lock_free, "require_base", _after(removed, new_point.lock_free.require_base))
     refused = pytest.raises(errors.Busy, match=f"point {base.id} of vm1, .* was removed while it was made")
     with mock.patch.object(new_point, "begun", begun), aged(21, half_points.ANNOUNCED), asked, refused:
         vm.pull()
@@ -132,9 +137,15 @@ def test_a_file_that_went_meanwhile(vm):
 
 
 def test_a_manifest_that_cannot_be_taken_back(vm, monkeypatch):
-    monkeypatch.setattr(half_points, "withdrawn", lambda *_: False)
+    monkeypatch.setattr(half_points, "give_up", _raising)
     with pytest.raises(errors.Busy, match="and its manifest could not be taken back: remove point"):
         vm.pull(sequence=2)
+
+
+def test_a_point_that_nothing_was_written_of_for_a_day(vm):
+    with aged(21), pytest.raises(errors.Busy, match="nothing was written of point .* for so long"):
+        vm.pull()
+    assert len(vm.series.points()) == len(vm.points)
 
 
 # -- a sweep ----------------------------------------------------------------------------------------------------------
@@ -204,6 +215,18 @@ def test_a_copied_number_that_another_point_has(vm, tmp_path):
     with pytest.raises(errors.Busy, match="another run made point"):
         take(vm, other, vm.points[0])
     assert [point.id for point in other.series.points()] == [twin.points[0].id]
+
+
+def test_a_copy_that_took_too_long(vm, tmp_path):
+    """What it made may be about to be swept."""
+    other = over(vm, tmp_path / "other")
+    late = aged(21, half_points.REMOVED)
+    slow = mock.patch.object(incoming.Incoming, "_manifest", _after(late.start, incoming.Incoming._manifest))
+    with slow, pytest.raises(errors.Busy, match=f"what is left of point {vm.points[0].id} of vm1 may be removed"):
+        take(vm, other, vm.points[0])
+    late.stop()
+    assert other.series.points() == []
+    take(vm, other, vm.points[0])
 
 
 def test_what_is_about_to_be_swept_is_not_counted_on(vm, tmp_path):

@@ -1,0 +1,238 @@
+"""All interleavings of those that meet in a store without locks (docs/design.md), on a small model: no point that is
+there to stay lacks a file, and no number is there twice.
+
+As in test_who_meets_whom.py: each step is what others can see of one request, all orders are tried, with time passing
+and one death anywhere, and without any one of RULES the model finds a loss. A step takes no time where it says so: a
+request that takes hours is what MARGIN is for.
+
+Pure: the package is not used. What the steps really are tests/test_lock_free.py looks at.
+"""
+
+from itertools import combinations, combinations_with_replacement
+from typing import NamedTuple
+
+import pytest
+
+COUNTED_ON, GRACE, TICKS = 1, 2, 3  # ticks
+RULES = frozenset({
+    "grace",  # files stay for a while after the last point that referred to them
+    "base",  # a pull that leans on a removed base has begun just now
+    "number",  # after its manifest is there, a point looks for another one of its number
+    "doomed",  # a copy counts on nothing that may be about to be swept
+    "doomed at the end",  # nor when it commits
+    "half points",  # of others stay for a while
+    "alive",  # a pull that stood still gives up
+})  # fmt: skip
+
+
+class Bucket(NamedTuple):
+    """points: {(id, number, files, whether it stays)}; removed: {(id, files, when)}; half: {(id, when its last file was
+    made)}; files: those that are there, each of the point that it begins with."""
+
+    points: frozenset
+    removed: frozenset
+    half: frozenset
+    files: frozenset
+    now: int = 0
+
+    def loss(self):
+        staying = [point for point in self.points if point[3]]
+        numbers = [point[1] for point in staying]
+        lacks = frozenset().union(*(files for _, _, files, _ in staying)) - self.files
+        return bool(lacks) or len(numbers) > len({*numbers})
+
+
+def begun():
+    one, two = frozenset({"1d", "1x"}), frozenset({"2d", "1x"})
+    return Bucket(frozenset({("1", 1, one, True), ("2", 2, two, True)}), frozenset(), frozenset(), one | two)
+
+
+END = "end"
+COPIED = "1"
+AT_ONCE = {"commit", "prove", "withdraw", "unname"}  # places that no time passes in
+
+
+def ids(bucket):
+    return {point[0] for point in bucket.points}
+
+
+def files_of(name, bucket):
+    return frozenset(file for file in bucket.files if file[0] == name)
+
+
+def made(bucket, name, *files):
+    half = frozenset(each for each in bucket.half if each[0] != name)
+    return bucket._replace(files=bucket.files | {*files}, half=half | {(name, bucket.now)})
+
+
+def pull(bucket, at, rules, name):
+    """Lay a point over the newest one."""
+    if at is None:
+        base = max(bucket.points, key=lambda point: point[1:2], default=("", 0, frozenset(), True))
+        below = frozenset(file for file in base[2] if file[1] == "x")
+        return bucket, ("announce", base[0], below, bucket.now, base[1] + 1)
+    place, *told = at
+    base, below, when, number = told
+    if place == "announce":
+        return bucket._replace(half=bucket.half | {(name, bucket.now)}), ("check", *told)
+    elif place == "check":
+        late = base and base not in ids(bucket) and bucket.now - when >= COUNTED_ON
+        last = max((made_at for half, made_at in bucket.half if half == name), default=-TICKS)
+        if (late and "base" in rules) or (bucket.now - last >= COUNTED_ON and "alive" in rules):
+            return bucket, END
+        return made(bucket, name, f"{name}d", f"{name}x"), ("commit", *told)
+    elif place == "commit":
+        half = frozenset(each for each in bucket.half if each[0] != name)
+        point = name, number, below | {f"{name}d", f"{name}x"}
+        return bucket._replace(points=bucket.points | {(*point, False)}, half=half), ("prove", *told)
+    return proved(bucket, name, rules, at)
+
+
+def proved(bucket, name, rules, at):
+    """The last two steps of who makes a point: it stays, or goes again."""
+    mine = [point for point in bucket.points if point[0] == name and not point[3]]
+    if at[0] == "withdraw" or not mine:
+        gone = frozenset((each[0], each[2], bucket.now) for each in mine)
+        return bucket._replace(points=bucket.points - {*mine}, removed=bucket.removed | gone), END
+    [(_, number, files, _)] = mine
+    alone = not any(point[1] == number for point in bucket.points if point[0] != name)
+    if files <= bucket.files and (alone or "number" not in rules):
+        return bucket._replace(points=bucket.points - {*mine} | {(name, number, files, True)}), END
+    return bucket, ("withdraw", *at[1:])
+
+
+def copy(bucket, at, rules, name):
+    """Bring back the first point, by what is left of it."""
+    point = "1", 1, frozenset({"1d", "1x"})
+    removed = [each for each in bucket.removed if each[0] == "1"]
+    if at is None:
+        return (bucket, END) if "1" in ids(bucket) else (bucket, ("set apart",))
+    elif at[0] == "set apart":
+        if removed and bucket.now - removed[0][2] >= COUNTED_ON and files_of("1", bucket) and "doomed" in rules:
+            return bucket, END
+        renewed = bucket.removed - {*removed} | {("1", frozenset(), bucket.now)}
+        return bucket._replace(removed=renewed), ("write",)
+    elif at[0] == "write":
+        return bucket._replace(files=bucket.files | point[2]), ("check",)
+    elif at[0] == "check":
+        old = not removed or bucket.now - removed[0][2] >= COUNTED_ON
+        return (bucket, END) if old and "doomed at the end" in rules else (bucket, ("commit",))
+    elif at[0] == "commit":
+        points = bucket.points | {(*point, False)} if "1" not in ids(bucket) else bucket.points
+        return bucket._replace(points=points), ("prove",)
+    return proved(bucket, COPIED, rules, at)
+
+
+def remove(target):
+    """Give the manifest of a point another name, in two steps, and sweep."""
+
+    def step(bucket, at, rules, name):
+        known = [point for point in bucket.points if point[0] == target and point[3]]
+        if at is None:
+            gone = frozenset((point[0], point[2], bucket.now) for point in known)
+            return bucket._replace(removed=bucket.removed | gone), ("unname",)
+        elif at[0] == "unname":
+            return bucket._replace(points=bucket.points - {*known}), ("plan",)
+        return swept(bucket, at, rules)
+
+    return step
+
+
+def sweep(bucket, at, rules, name):
+    return swept(bucket, at or ("plan",), rules)
+
+
+def swept(bucket, at, rules):
+    if at[0] == "plan":
+        late = [each for each in bucket.removed if bucket.now - each[2] < GRACE and "grace" in rules]
+        kept = frozenset().union(*(point[2] for point in bucket.points), *(each[1] for each in late))
+        due = {each[0] for each in bucket.removed} - {each[0] for each in late} - ids(bucket)
+        return bucket, ("delete", frozenset(file for file in bucket.files if file[0] in due and file not in kept))
+    return deleted(bucket, at)
+
+
+def deleted(bucket, at):
+    if not at[1]:
+        return bucket, END
+    return bucket._replace(files=bucket.files - {min(at[1])}), ("delete", at[1] - {min(at[1])})
+
+
+def clean_up(bucket, at, rules, name):
+    """What another machine's run left."""
+    if at is None:
+        dead = {half for half, when in bucket.half if bucket.now - when >= GRACE or "half points" not in rules}
+        return bucket, ("delete", frozenset(file for half in dead for file in (f"{half}d", f"{half}x")))
+    return deleted(bucket, at)
+
+
+def loss(who, rules, bucket):
+    """How something is lost in some order of the steps of `who`, a text, "" where it is in none; how many states there
+    are."""
+    seen = set()
+    waiting = [(bucket, (None,) * len(who), True, ())]
+    while waiting:
+        bucket, places, may_die, path = waiting.pop()
+        if (bucket, places, may_die) in seen:
+            continue
+        seen.add((bucket, places, may_die))
+        if bucket.loss():
+            return ", ".join(path), len(seen)
+        if bucket.now < TICKS and not any(place and place[0] in AT_ONCE for place in places):
+            waiting.append((bucket._replace(now=bucket.now + 1), places, may_die, (*path, "tick")))
+        for number, (name, step) in enumerate(who):
+            if places[number] == END:
+                continue
+            after, place = step(bucket, places[number], rules, name)
+            waiting.append((after, (*places[:number], place, *places[number + 1 :]), may_die, (*path, name)))
+            if may_die and places[number] is not None:
+                dead = (*places[:number], END, *places[number + 1 :])
+                waiting.append((bucket, dead, False, (*path, f"{name} dies")))
+    return "", len(seen)
+
+
+WHO = {"pull": pull, "copy": copy, "remove 1": remove("1"), "remove 2": remove("2"), "sweep": sweep,
+       "clean up": clean_up}  # fmt: skip
+
+
+def named(words):
+    return [(str(3 + number), WHO[word]) for number, word in enumerate(words)]
+
+
+PAIRS = [*combinations_with_replacement(WHO, 2)]
+MORE = [("pull", *pair) for pair in combinations(WHO, 2) if "pull" not in pair]
+
+
+@pytest.mark.parametrize("words", [*PAIRS, *MORE], ids=" + ".join)
+def test_no_interleaving_loses_a_file_or_a_number(words):
+    lost, states = loss(named(words), RULES, begun())
+    assert not lost
+    assert states > 5
+
+
+def removed_long_ago():
+    """The first point, and the sweep of it has not begun."""
+    bucket = begun()
+    points = frozenset(point for point in bucket.points if point[0] == "2")
+    return bucket._replace(points=points, removed=frozenset({("1", frozenset({"1d", "1x"}), 0)}), now=GRACE)
+
+
+@pytest.mark.parametrize(
+    "rule, words, bucket",
+    [
+        ("grace", ["pull", "remove 2", "remove 1"], begun()),
+        ("base", ["pull", "remove 2", "remove 1"], begun()),
+        ("number", ["pull", "pull"], begun()),
+        ("doomed", ["copy", "sweep"], removed_long_ago()),
+        ("doomed at the end", ["copy", "remove 1", "sweep"], begun()),
+        ("half points", ["pull", "clean up"], begun()),
+        ("alive", ["pull", "clean up"], begun()),
+    ],
+)
+def test_without_any_rule_something_is_lost(rule, words, bucket):
+    assert loss(named(words), RULES - {rule}, bucket)[0]
+    assert not loss(named(words), RULES, bucket)[0]
+
+
+def test_every_rule_is_left_out_once():
+    [mark] = test_without_any_rule_something_is_lost.pytestmark
+    assert {rule for rule, *_ in mark.args[1]} == RULES
