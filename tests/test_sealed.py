@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import random
+import resource
 import shutil
 import subprocess
 
@@ -256,6 +257,16 @@ def test_another_key_opens_nothing(made):
     store = marker.open_store(str(made.root))
     with pytest.raises(errors.KeyNeeded, match=f"is sealed with key {KEYS.id}, this is key {OTHER.id}"):
         marker.unlock(store, OTHER)
+
+
+def test_who_has_the_key_leaves_no_core(made):
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        marker.unlock(marker.open_store(str(made.root)), KEYS)
+        assert resource.getrlimit(resource.RLIMIT_CORE) == (0, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
 def test_keys_for_a_store_that_is_not_sealed(tmp_path):

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 from uuid import uuid4
 
-from ..core import errors, members
+from ..core import errors, members, secrecy
 from ..crypto.keys import StoreKeys
 from ..crypto.seal import Locked, Sealed
 from ..format import layout
@@ -65,6 +65,7 @@ def unlock(found: Store, keys: StoreKeys) -> None:
     """From now on a sealed Store is read and written with these keys; KeyNeeded where they are another store's."""
     if found.seal.id != keys.id:
         raise errors.KeyNeeded(f"{found.root} {_sealed(found)}, this is key {keys.id}")
+    secrecy.begin()
     found.seal = Sealed(keys)
 
 
