@@ -1,11 +1,12 @@
-"""Sealed stores for tests: made and opened with one fixed master key, whatever identities there are."""
+"""Sealed stores for tests: of one fixed master key, whatever identities there are; or such as identities open."""
 
 import contextlib
 
+from identities import path, recipient
 from stores import KIB, MIB, Vm
 
-from nbdpull.crypto import keys
-from nbdpull.repository import marker
+from nbdpull.crypto import identity_files, keys
+from nbdpull.repository import keyring, marker
 
 MASTER = bytes(range(100, 132))
 KEYS = keys.of_master(MASTER)
@@ -26,6 +27,23 @@ def chain(root, points=3, store_keys=KEYS):
     for number in range(1, points):
         vm.write("vda", number * 64 * KIB + 7, SECRET + bytes([number]) * 100)
         vm.pull(dedupe=True)
+    return vm
+
+
+def sealed_store(root):
+    """Make a sealed store that the identities age1 and ed25519 open; its StoreKeys."""
+    store = marker.create(str(root), seal=keyring.new([recipient("age1"), recipient("ed25519")], None))
+    return keyring.keys_of(store, identity_files.given([path("age1")]))
+
+
+def filled(root):
+    """The same with two points."""
+    vm = Vm(root, keys=sealed_store(root))
+    vm.add_disk("vda", 256 * KIB)
+    vm.write("vda", 0, b"guest" * 1000)
+    vm.pull()
+    vm.write("vda", 100 * KIB, b"more")
+    vm.pull()
     return vm
 
 
@@ -50,4 +68,17 @@ def is_told(data, secret=SECRET):
     return any(secret[at : at + 8] in data for at in range(len(secret) - 8))
 
 
-__all__ = ["KEYS", "KIB", "MASTER", "MIB", "OTHER", "SECRET", "Vm", "chain", "is_told", "opening"]
+__all__ = [
+    "KEYS",
+    "KIB",
+    "MASTER",
+    "MIB",
+    "OTHER",
+    "SECRET",
+    "Vm",
+    "chain",
+    "filled",
+    "is_told",
+    "opening",
+    "sealed_store",
+]

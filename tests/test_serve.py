@@ -13,7 +13,9 @@ import types
 from contextlib import contextmanager
 from pathlib import Path
 
+import identities
 import pytest
+import sealed
 from bed.address import free_port
 from bed.guest import ext4_image
 from bed.machine import wait_for
@@ -21,6 +23,8 @@ from command import nbdpull, start_nbdpull
 from stores import KIB, MIB, Vm, chain, chunks_of, damaged, flipped, index_of, package_environment
 
 from nbdpull.core import errors
+from nbdpull.crypto import identity_files, keys
+from nbdpull.repository import keyring
 from nbdpull.serving import nbd_server
 
 DEBUGFS = shutil.which("debugfs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -312,3 +316,45 @@ def test_memory_is_what_the_cache_may_have(tmp_path):
 def peak(pid):
     """The most memory that a process had, in bytes."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) * KIB
+
+
+# -- of a sealed store ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory):
+    return sealed.filled(tmp_path_factory.mktemp("sealed") / "store")
+
+
+def seen_of(pid):
+    """Arguments and environment of a process and of those that it started."""
+    found = b""
+    for name in ("cmdline", "environ"):
+        found += Path(f"/proc/{pid}/{name}").read_bytes()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return found + b"".join(map(seen_of, children))
+
+
+def test_serve_gives_nbdkit_the_key_where_nobody_sees_it(closed, tmp_path):
+    master = keyring.open_master(closed.store, identity_files.given([identities.path("age1")])).master
+    process = start_nbdpull("serve", closed.root, "--json", "--identity", identities.path("age1"))
+    try:
+        about = json.loads(process.stdout.readline())
+        assert about["event"] == "serving", about
+        uri = about["exports"][0]["uri"]
+        subprocess.run(["nbdcopy", uri, tmp_path / "raw"], check=True, timeout=60)
+        shown = seen_of(process.pid)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert (tmp_path / "raw").read_bytes() == closed.images[closed.points[-1].id]["vda"]
+    assert b"nbdkit" in shown
+    secrets = (master, master.hex().encode(), keys.text_of(master).encode(), identities.data("age1").strip())
+    assert not any(secret in shown for secret in secrets)
+
+
+def test_serve_without_an_identity_says_so(closed):
+    done = nbdpull("serve", closed.root, timeout=30)
+    assert done.returncode == 16 and re.search(r"is sealed: name an identity that opens it", done.stderr)
+    done = nbdpull("serve", closed.root, "--identity", identities.path("age2"), timeout=30)
+    assert done.returncode == 16 and "does not open for" in done.stderr

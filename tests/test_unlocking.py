@@ -2,24 +2,23 @@
 
 import json
 import os
-import re
-import subprocess
 import urllib.request
 from pathlib import Path
 
 import http_points
 import pytest
 import stores
-from command import PROJECT, answered, nbdpull, said, start_nbdpull
+from command import PROJECT, answered, nbdpull, said
 from documents import code, section, table
 from identities import data, path, recipient
+from sealed import filled, sealed_store
 from stores import KIB, Vm
 
 from nbdpull.core import errors
-from nbdpull.crypto import identity_files, keys
+from nbdpull.crypto import identity_files
 from nbdpull.operations import doctor, unlocking
 from nbdpull.readiness import finding
-from nbdpull.repository import keyring, marker
+from nbdpull.repository import keyring
 
 MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
 MINE, WRONG = ("--identity", path("age1")), ("--identity", path("age2"))
@@ -29,22 +28,6 @@ MINE, WRONG = ("--identity", path("age1")), ("--identity", path("age2"))
 def nothing_told(monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
-
-
-def sealed_store(root):
-    """A sealed store that age1 opens; its StoreKeys."""
-    store = marker.create(str(root), seal=keyring.new([recipient("age1"), recipient("ed25519")], None))
-    return keyring.keys_of(store, identity_files.given([path("age1")]))
-
-
-def filled(root):
-    vm = Vm(root, keys=sealed_store(root))
-    vm.add_disk("vda", 256 * KIB)
-    vm.write("vda", 0, b"guest" * 1000)
-    vm.pull()
-    vm.write("vda", 100 * KIB, b"more")
-    vm.pull()
-    return vm
 
 
 @pytest.fixture(scope="module")
@@ -233,33 +216,6 @@ def test_pulls_into_a_sealed_store(machine, tmp_path):
 # -- serve ------------------------------------------------------------------------------------------------------------
 
 
-def seen_of(pid):
-    """Arguments and environment of a process and of those that it started."""
-    found = b""
-    for name in ("cmdline", "environ"):
-        found += Path(f"/proc/{pid}/{name}").read_bytes()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return found + b"".join(map(seen_of, children))
-
-
-def test_serve_gives_nbdkit_the_key_where_nobody_sees_it(vm, nbdkit, tmp_path):
-    master = keyring.open_master(vm.store, identity_files.given([path("age1")])).master
-    process = start_nbdpull("serve", vm.root, "--json", *MINE)
-    try:
-        about = json.loads(process.stdout.readline())
-        assert about["event"] == "serving", about
-        uri = about["exports"][0]["uri"]
-        subprocess.run(["nbdcopy", uri, tmp_path / "raw"], check=True, timeout=60)
-        shown = seen_of(process.pid)
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-    assert (tmp_path / "raw").read_bytes() == vm.images[vm.points[-1].id]["vda"]
-    assert b"nbdkit" in shown
-    secrets = (master, master.hex().encode(), keys.text_of(master).encode(), data("age1").strip())
-    assert not any(secret in shown for secret in secrets)
-
-
 def test_serve_over_http_with_an_identity(vm, tmp_path):
     with http_points.served(vm, tmp_path, http="127.0.0.1:0", identities=[path("age1")]) as [event]:
         wanted = urllib.request.Request(
@@ -268,10 +224,3 @@ def test_serve_over_http_with_an_identity(vm, tmp_path):
         assert urllib.request.urlopen(wanted, timeout=20).read() == vm.images[vm.points[-1].id]["vda"]
     with pytest.raises(errors.KeyNeeded), http_points.served(vm, tmp_path, http="127.0.0.1:0"):
         pass
-
-
-def test_serve_without_an_identity_says_so(vm, nbdkit):
-    done = nbdpull("serve", vm.root, timeout=30)
-    assert done.returncode == 16 and re.search(r"is sealed: name an identity that opens it", done.stderr)
-    done = nbdpull("serve", vm.root, *WRONG, timeout=30)
-    assert done.returncode == 16 and "does not open for" in done.stderr
