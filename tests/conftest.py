@@ -53,6 +53,7 @@ LONG = {
     "test_restore_min.py": 4, "test_age.py": 8, "test_verify.py": 4, "test_writer_reader.py": 4, "test_image.py": 3,
 }  # fmt: skip
 STARTING = {"private_libvirt", "nbdkit", "seaweedfs", "rgw"}  # fixtures that start a program
+MARKED = "\npytestmark = pytest.mark.e2e"
 # A word of a command line in a module's text; the bed's own files that run such; the fuzz, whose stores need them;
 # schemathesis, a program of 4 s; and the servers of a cluster, whose tests run command lines from end to end.
 PROGRAMS = re.compile(
@@ -112,6 +113,15 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(kind)
         seconds[item.path] += max(KINDS[kind][1] for kind in kinds)
     items.sort(key=lambda item: -LONG.get(item.path.name, seconds[item.path]))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Of unit tests alone, the modules that have none need not be imported."""
+    return True if config.option.markexpr == "unit" and has_no_unit_test(collection_path) else None
+
+
+def has_no_unit_test(path):
+    return path.suffix == ".py" and (MARKED in path.read_text() or _names_a_program(path))
 
 
 def kinds_of(item):
