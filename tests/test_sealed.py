@@ -167,6 +167,13 @@ def test_what_did_not_change_is_stored_once(vm):
         assert [entry.path for entry in new._files] == [f"{first.id}/nvram", f"{new_id}/domain.xml"]
 
 
+def test_a_file_fits_as_it_is_stored(vm):
+    """Else the whole point would be refused for it."""
+    with half_points.writing(vm.series), new_point.begun(vm.series, layout.new_point_id()) as new:
+        assert new.fits("nvram", layout.MAX_FILE - xaes.OVERHEAD)
+        assert not new.fits("nvram", layout.MAX_FILE - xaes.OVERHEAD + 1)
+
+
 def test_the_same_twice_is_sealed_otherwise(tmp_path):
     """Frames: who compares two stores of one key learns nothing of what is equal in them."""
     one, other = (sealed.chain(tmp_path / name, 1) for name in ("one", "other"))

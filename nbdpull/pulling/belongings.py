@@ -65,7 +65,7 @@ def _add_local_files(
     for name, path in files:
         try:
             data = guest_files.read(path, timeout, layout.MAX_FILE + 1)
-            if not layout.fits_point(name, len(data)):
+            if not new.fits(name, len(data)):
                 raise OSError(errno.EFBIG, "it is too large, or its name is not possible in a store")
             new.add_file(name, data, parent)
         except OSError as error:

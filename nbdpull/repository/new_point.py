@@ -68,6 +68,10 @@ class NewPoint:
         self._folder = f"{series.folder}/{point_id}"
         self._files: list[FileEntry] = []
 
+    def fits(self, name: str, size: int) -> bool:
+        """Whether a small file can be in the point, by its name and its size in bytes."""
+        return layout.fits_point(name, size + self.series.store.seal.overhead)
+
     def add_file(self, name: str, data: bytes, parent: Optional[Point] = None) -> None:
         """Add a small file, such as the domain's XML. parent: a Point; where the same file is there, and sound, it is
         referred to instead."""
