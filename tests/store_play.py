@@ -59,9 +59,10 @@ class Death:
 class Play:
     """points: {id: {disk: (bytes, mask of what the point tells)}}; removed: {id: when by the play's clock}."""
 
-    def __init__(self, folder, seed, mortality=0.3):
+    def __init__(self, folder, seed, mortality=0.3, keys=None):
+        """keys: StoreKeys that the store is sealed with."""
         self.chance, self.mortality = random.Random(seed), mortality
-        self.vm = Vm(folder / "store")
+        self.vm = Vm(folder / "store", keys=keys)
         self.vm.add_disk("vda", 2 * MIB + 1234)
         self.vm.add_disk("vdb", 300 * KIB)
         self.points, self.pinned, self.removed = {}, set(), {}
@@ -292,7 +293,8 @@ class Play:
         return self._removed_point(name).manifest.sequence == self.highest > max(numbers, default=0)
 
     def _removed_point(self, name):
-        return Point(manifest.decode((self.vm.folder / name / half_points.REMOVED).read_bytes(), name), "")
+        data = (self.vm.folder / name / half_points.REMOVED).read_bytes()
+        return Point(manifest.decode(data, name, self.vm.store.seal), "")
 
     def _is_readable(self, point):
         """Not so where its files went at once, or began to."""

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+import sealed
 from store_play import Play
 from stores import MIB
 
@@ -14,13 +15,19 @@ SECONDS = float(os.environ.get("NBDPULL_SECONDS", "0"))
 
 
 @pytest.mark.timeout_seconds(int(SECONDS) + 120)
-def test_any_sequence_of_operations_and_deaths(tmp_path, monkeypatch):
+@pytest.mark.parametrize("keys, steps", [(None, 60), (sealed.KEYS, 20)], ids=["plain", "sealed"])
+def test_any_sequence_of_operations_and_deaths(tmp_path, monkeypatch, keys, steps):
     monkeypatch.setattr(layout, "WINDOW", MIB)
+    with sealed.opening(monkeypatch):
+        _played(tmp_path, keys, steps)
+
+
+def _played(folder, keys, steps):
     until, seed = time.monotonic() + SECONDS, int(os.environ.get("NBDPULL_SEED", "1"))
     while True:
         print(f"NBDPULL_SEED={seed}")
-        play = Play(tmp_path / str(seed), seed)
-        for _ in range(60):
+        play = Play(folder / str(seed), seed, keys=keys)
+        for _ in range(steps):
             play.step()
         play.end()
         print(" ".join(play.told))
