@@ -155,7 +155,7 @@ class Play:
             for name in half_points.names(self.vm.series):  # as a pull does first
                 if not removal.why_stays(self.vm.series, name):
                     half_points.remove(self.vm.series, name)
-            number = half_points.next_sequence(self.vm.series, *self.vm.series.load())
+            number = half_points.next_sequence(self.vm.series, *self.vm.series.heads())
             assert number > self.highest, "a number is used again"
             self.vm.pull(since, point_id, sequence=number, **how)
 

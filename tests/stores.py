@@ -438,7 +438,7 @@ def relaid(vm, point, disk, layers, starts=None, frame=pages.compressed, directo
     layers: Pages, or the bytes of some; starts: their windows, by default the first; frame: what makes a file's bytes
     of a page's; directory: what makes other bytes of the directory's.
     """
-    point = vm.series._point(point.id)  # as it is now
+    point = vm.series.point_in(point.id)  # as it is now
     found, entry = directory_of(vm, point, disk), point.manifest.disk(disk)
     number = int(found.pages["file"][0])
     refs, index = numpy.repeat(found.pages[:1], len(layers)), b""
@@ -474,7 +474,7 @@ def resealed(vm, point, **changes):
     """Put another manifest in the place of a point's, sealed as it should be, and return the new Point."""
     path = vm.folder / point.id / layout.MANIFEST
     path.write_bytes(manifest.encode(replace(point.manifest, **changes)))
-    return vm.series._point(point.id)
+    return vm.series.point_in(point.id)
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def vm(tmp_path):
 
 
 def point_of(vm):
-    return vm.series._point(vm.points[0].id)
+    return vm.series.point_in(vm.points[0].id)
 
 
 def window_of(vm, start=0):

@@ -39,6 +39,19 @@ class Vm:
         return self.there.pop(name, None) is not None
 
 
+class Points:
+    """As those of a series: see repository/points.py."""
+
+    def __init__(self, points):
+        self._points = points
+
+    def newest_first(self):
+        return reversed(self._points)
+
+    def get(self, name):
+        return next((each for each in self._points if each.id == name), None)
+
+
 def point(number, disks, parent=None, automatic=True, checkpoint=True):
     """disks: {target: mode}"""
     made = CheckpointEntry(f"nbdpull-p{number}", NOW + number, automatic) if checkpoint else None
@@ -102,7 +115,7 @@ def test_random_series(seed):
         expected = naive(points, new, vm, set(vm.there[made.name].disks))
     else:
         expected = set()
-    dropped = superseded.drop(vm, points, new)
+    dropped = superseded.drop(vm, Points(points), new)
     assert set(dropped.checkpoints) == set(vm.deleted) == expected and dropped.warnings == []
     assert len(vm.deleted) == len(expected), "each once"
 
@@ -114,6 +127,6 @@ def test_one_that_cannot_be_deleted_keeps_no_other():
     vm = Vm(["vda"], broken=["nbdpull-p2"])
     for each in (first, second, new):
         vm.there[each.manifest.checkpoint.name] = checkpoint_of(each, ["vda"])
-    dropped = superseded.drop(vm, [first, second], new)
+    dropped = superseded.drop(vm, Points([first, second]), new)
     assert dropped.checkpoints == ["nbdpull-p1"]
     assert dropped.warnings == ["the superseded checkpoint nbdpull-p2 could not be deleted: libvirt says no"]

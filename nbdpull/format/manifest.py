@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..core import errors, members
 from ..crypto.seal import PLAIN, Seal
@@ -108,17 +108,26 @@ def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
     return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **asdict(manifest)}, seal.mac)
 
 
-def sequence_of(data: bytes, point: str) -> Optional[int]:
-    """That of the manifest of a point, if it is intact and as `encode` writes it: told in a third of the time that
-    `decode` takes. None where only that can tell."""
-    for requires in ("[]", f'[\n  "{layout.SEALED}"\n ]'):
-        begin = (
-            f'{{\n "format": "{layout.FORMAT}",\n "requires": {requires},\n "point": "{point}",\n "sequence": '.encode()
-        )
-        if data.startswith(begin):
-            break
-    digits = data[len(begin) : data.find(b",", len(begin))] if data.startswith(begin) else b""
-    return int(digits) if digits.isdigit() and len(digits) < 20 and layout.is_intact(data) else None
+class Head(NamedTuple):
+    """What is to be known of points at which nobody looks."""
+
+    point: str
+    sequence: int
+    uuid: str
+
+
+def head(data: bytes, point: str, seal: Seal = PLAIN) -> Optional[Head]:
+    """The Head of the manifest of a point, if that is intact and as `encode` writes it: told in a fourth of the time
+    that `decode` takes. None where only that can tell. seal: of the store."""
+    requires = f'[\n  "{layout.SEALED}"\n ]' if seal.id is not None else "[]"
+    begin = f'{{\n "format": "{layout.FORMAT}",\n "requires": {requires},\n "point": "{point}",\n'
+    match = _HEAD.match(data, len(begin)) if data.startswith(begin.encode()) else None
+    if match is None or not layout.is_intact(data) or (seal.id is not None and not layout.has_mac(data, seal.mac)):
+        return None
+    return Head(point, int(match[1]), match[2].decode())
+
+
+_HEAD = re.compile(rb' "sequence": (\d{1,19}),\n(?:.*\n)*? "uuid": "([\w-]*)",\n', re.ASCII)  # a line a member
 
 
 def seeming_sequence(data: bytes) -> int:

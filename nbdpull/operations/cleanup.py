@@ -12,9 +12,10 @@ from typing import Optional
 from ..core import errors
 from ..core.errors import Check, Report
 from ..hypervisor import domain
-from ..pulling import holder, journal_files, reclaim
+from ..pulling import held_series, holder, journal_files, reclaim
+from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover
-from ..repository import half_points, marker, series
+from ..repository import marker, series
 from .options import CleanupOptions as Options
 
 
@@ -36,7 +37,7 @@ def cleanup(options: Options, report: Report = lambda **event: None, check: Chec
         if hold.starting and not left_paused and not options.dry_run:  # it came to nothing, or was taken over
             hold.clear_start()
         with vm.power.awake(False, hold) if left_paused and not options.dry_run else nullcontext():
-            found = reclaim.reclaim(vm, _series(options, vm, stack), options.dry_run)
+            found = reclaim.reclaim(vm, _held(options, vm, stack), options.dry_run)
         found += _lost_job(vm)
         return Result(vm.name, found + ([_paused(vm, dead, options.dry_run)] if left_paused else []))
 
@@ -59,11 +60,10 @@ def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> Leftover:
     return Leftover(run, "paused QEMU process of the domain, which was off before", left)
 
 
-def _series(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[series.Series]:
+def _held(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[Held]:
     if options.output is None:
         return None
     target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
     if target.folder not in target.store.folders():
         return None
-    stack.enter_context(half_points.writing(target, "clean up"))
-    return target
+    return stack.enter_context(held_series.holding(target, "clean up"))

@@ -16,7 +16,8 @@ from ..kubevirt.backup import Who
 from ..kubevirt.cluster import Cluster
 from ..kubevirt.given import Machine
 from ..repository import marker
-from ..repository.series import Point, Series
+from ..repository.points import Points
+from ..repository.series import Series
 from ..volumes import machine_run, start
 from ..volumes.start import Start
 from . import unlocking
@@ -42,7 +43,7 @@ class _Kept(NamedTuple):
 
     store: Optional[str] = None
     series: Optional[Series] = None
-    points: list[Point] = []
+    points: Points = Points()
 
 
 def kubevirt_plan(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
@@ -78,8 +79,8 @@ def _kept(options: Options, machine: Machine, uid: str) -> _Kept:
         return _Kept()
     store = unlocking.opened(options.output, options.identities)
     target, uid = machine_run.series_of(store, machine, uid)
-    points = target.load()[0]
-    target.require_of(points, uid)
+    points = Points(target, target.heads()[0])
+    points.require_of(uid)
     return _Kept(marker.uuid_of(store), target, points)
 
 

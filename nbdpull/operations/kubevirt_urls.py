@@ -18,6 +18,7 @@ from ..kubevirt.endpoint import Endpoint
 from ..kubevirt.given import Machine
 from ..pulling.account import Cut
 from ..repository import marker
+from ..repository.points import Points
 from ..repository.series import Point
 from ..volumes import machine_run, new_point, start
 from ..volumes.machine_run import Done, Run
@@ -72,7 +73,7 @@ def _require_parent(options: Options, machine: Machine) -> None:
     if marker.is_new(options.output):
         raise _no_parent(options, machine)
     target, _ = machine_run.series_of(marker.open_store(options.output), machine, options.uuid or "")
-    _parent(options, machine, target.load()[0])
+    _parent(options, machine, Points(target, target.heads()[0]))
 
 
 def _start(run: Run, options: Options) -> Start:
@@ -80,7 +81,7 @@ def _start(run: Run, options: Options) -> Start:
     if options.type == BackupType.FULL:
         return Start(None, "requested" if run.points else "first-point")
     parent = _parent(options, run.machine, run.points)
-    found = start.at_point(run.series, run.points, parent, run.check)
+    found = start.at_point(run.series, parent, run.check)
     if found.base is None:
         raise errors.CheckpointUnusable(f"point {parent.id} cannot be built on: pull a full backup")
     if options.since is None:
@@ -90,10 +91,10 @@ def _start(run: Run, options: Options) -> Start:
     return found
 
 
-def _parent(options: Options, machine: Machine, points: list[Point]) -> Point:
+def _parent(options: Options, machine: Machine, points: Points) -> Point:
     """The newest point with the checkpoint that the user names; where he names none, the newest. CheckpointUnusable."""
     since = options.since
-    made = ((point, point.manifest.checkpoint) for point in reversed(points))
+    made = ((point, point.manifest.checkpoint) for point in points.newest_first())
     found = next((point for point, entry in made if since is None or (entry and entry.name == since)), None)
     if found is None:
         raise _no_parent(options, machine)

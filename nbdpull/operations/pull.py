@@ -144,7 +144,7 @@ def _pull(run: _Run) -> Result:
     run.warnings.extend(_renamed(run))
     keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route.certificates is not None)
     how = _how(run)
-    run.series.require_of(subject.points, run.vm.uuid)
+    subject.points.require_of(run.vm.uuid)
     fit.require_readable(subject.disks, run.held.sequence, run.series.store.path(run.series.folder))
     prepared, reclaimed = _prepare(run, keeps_sockets)
     _report_start(run, prepared)
@@ -170,7 +170,7 @@ def _pull(run: _Run) -> Result:
         added = _add_belongings(run, prepared, making.point, job)
         laps.end("files")
         point = making.point.commit(
-            _members(run, prepared, job, added, as_of), copied.disks, run.held.ids
+            _members(run, prepared, job, added, as_of), copied.disks, run.held.points.ids
         )  # in here: a checkpoint without its point goes
         log.info("manifest of point %s published", point.id)
     if prepared.dead:
@@ -200,8 +200,8 @@ def _pull(run: _Run) -> Result:
 
 def _renamed(run: _Run) -> list[str]:
     """That the domain is, once: the new point tells the new name."""
-    points, vm = run.subject.points, run.vm
-    before = points[-1].manifest.domain if points else vm.name
+    newest, vm = run.subject.points.newest, run.vm
+    before = newest.manifest.domain if newest else vm.name
     if before == vm.name:
         return []
     where = run.series.store.path(run.series.folder)
@@ -241,7 +241,7 @@ def _prepare(run: _Run, keeps_sockets: bool) -> tuple[Prepared, list[Leftover]]:
     )
     run.warnings.extend(attempt.warnings)
     found, keep = attempt.prepared, attempt.prepared.plan.run_id if attempt.prepared else None
-    reclaimed = reclaim.reclaim(run.vm, run.series, keep=keep)
+    reclaimed = reclaim.reclaim(run.vm, run.held, keep=keep)
     run.warnings.extend(f"left by an interrupted run: {item.what}: {item.left}" for item in reclaimed if item.left)
     for item in reclaimed:
         if not item.left:

@@ -10,7 +10,7 @@ Must not know: NBD, how a backup runs, what is printed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
@@ -21,6 +21,7 @@ from ..definitions.domain_xml import Checkpoint, Disk
 from ..format import findings, layout
 from ..format.manifest import FULL, INCREMENTAL, CheckpointEntry
 from ..repository import series, verdict
+from ..repository.points import Points
 from .token import Before
 
 if TYPE_CHECKING:  # what the store says of a base is asked where no libvirt is, too
@@ -143,13 +144,13 @@ class Choice:
 def choose(
     vm: domain.Domain,
     target: Optional[series.Series],
-    points: list[series.Point],
+    points: Points,
     disks: list[Disk],
     since: Optional[str] = None,
     full: bool = False,
     check: Check = lambda: None,
 ) -> Choice:
-    """Decide for each Disk of `disks`. points: those of the Series `target`, in the order of commits.
+    """Decide for each Disk of `disks`. points: those of the Series `target`.
     check() is called while files are proved.
 
     NoSuchCheckpoint, Unsupported: of a checkpoint named by `since` only.
@@ -225,8 +226,8 @@ class _Stored(NamedTuple):
 class Proof:
     """What the store says of a base, whoever made its checkpoint. warnings: what the operator should know of it."""
 
-    def __init__(self, target: Optional[series.Series], points: list[series.Point], check: Check) -> None:
-        self._target, self._points, self._check = target, points, check
+    def __init__(self, target: Optional[series.Series], check: Check) -> None:
+        self._target, self._check = target, check
         self.warnings: list[str] = []
 
     @property
@@ -240,7 +241,7 @@ class Proof:
         """The Base with what is known of its files: what is laid over a lost file could not be restored."""
         if base.point is None:
             return base
-        point, known = base.point, verdict.Known(self._points, findings.load(self._series))
+        point, known = base.point, verdict.Known([base.point], findings.load(self._series))
         recorded = {disk: known.damaged_files(point, disk) for disk in point.disks}
         disks = {disk: self._stored(point, disk, paths or {}) for disk, paths in recorded.items()}
         found = replace(
@@ -295,12 +296,12 @@ class _Finder(Proof):
         self,
         vm: domain.Domain,
         target: Optional[series.Series],
-        points: list[series.Point],
+        points: Points,
         disks: list[Disk],
         check: Check,
     ) -> None:
-        super().__init__(target, points, check)
-        self._vm, self._disks = vm, disks
+        super().__init__(target, check)
+        self._vm, self._points, self._disks = vm, points, disks
         self.given_back: list[str] = []
 
     def named(self, name: str) -> tuple[Base, str]:
@@ -309,24 +310,26 @@ class _Finder(Proof):
                 f"--since {name}: this libvirt or QEMU is too old for checkpoints (libvirt 7.6 and QEMU 6.1 have them)"
             )
         if name not in self._vm.checkpoints.names():
-            for point, made in reversed(self._with_checkpoint(self._points)):
+            for point, made in _with_checkpoint(self._points.newest_first()):
                 if made.name == name and self._given_back(point, name):
                     break
         checkpoint = self._vm.checkpoints.get(name)
-        made_with = [point for point in self._points if is_of(point, checkpoint)]
-        return of_point(checkpoint, made_with[-1]) if made_with else Base(checkpoint, None), ""
+        made_with = self._points.get(checkpoint.run_id or "")
+        if made_with and is_of(made_with, checkpoint):
+            return of_point(checkpoint, made_with), ""
+        return Base(checkpoint, None), ""
 
     def newest(self) -> tuple[Optional[Base], str]:
         """The newest point whose checkpoint is still there, of those with whole images; of the others only where there
         are none: a series must not continue with what cannot be restored by itself."""
-        if not self._points:
+        if self._points.newest is None:
             return None, "first-point"
         if not self._vm.supports_checkpoints:
             return None, "no-checkpoint-support"
         self._existing = set(self._vm.checkpoints.names())
         none = None, "no-checkpoint"
-        newest_first = reversed(self._with_checkpoint(self._whole() or self._points))
-        for number, (point, made) in enumerate(newest_first):
+        newest_first = self._points.newest_first() if self._newest_whole() is None else self._whole()
+        for number, (point, made) in enumerate(_with_checkpoint(newest_first)):
             base, why = self._of_point(point, made.name)
             if base:
                 return base, ""
@@ -335,7 +338,7 @@ class _Finder(Proof):
 
     def like(self) -> Optional[Base]:
         """The newest point with whole images, as something to compare with what is read in full."""
-        newest = next(reversed(self._whole()), None)
+        newest = self._newest_whole()
         if newest is None or not {disk.target for disk in self._disks} & {*newest.disks}:
             return None
         return self.looked_through(of_point(Checkpoint("", 0, "", {}, ""), newest))
@@ -345,22 +348,21 @@ class _Finder(Proof):
         sound = like.whole - like.damaged if like else frozenset()
         return like if sound & {disk.target for disk in self._disks} else None
 
-    @staticmethod
-    def _with_checkpoint(points: list[series.Point]) -> list[tuple[series.Point, CheckpointEntry]]:
-        return [(point, point.manifest.checkpoint) for point in points if point.manifest.checkpoint]
+    def _whole(self) -> Iterator[series.Point]:
+        """The points with whole images of all their disks, the newest first."""
+        return (point for point in self._points.newest_first() if not point.manifest.partial)
 
-    def _whole(self) -> list[series.Point]:
-        """The points with whole images of all their disks."""
-        return [point for point in self._points if not point.manifest.partial]
+    def _newest_whole(self) -> Optional[series.Point]:
+        return next(self._whole(), None)
 
     def tell_of_partial(self, base: Base, decisions: dict[str, Decision]) -> None:
         """The next point will be one of which no whole image can be made, in a series that has such."""
         partial = base.point.manifest.partial if base.point else set(decisions)
         chosen = [target for target, (mode, _) in decisions.items() if mode == INCREMENTAL and target in partial]
-        if chosen and (whole := self._whole()):
+        if chosen and (whole := self._newest_whole()):
             self.warnings.append(
                 f"the new point holds only what changed on {', '.join(chosen)} since {base.checkpoint.name}, and the "
-                f"store has no whole image of that time: it is partial, and latest stays {whole[-1].id}"
+                f"store has no whole image of that time: it is partial, and latest stays {whole.id}"
             )
 
     def _of_point(self, point: series.Point, name: str) -> tuple[Optional[Base], str]:
@@ -382,6 +384,10 @@ class _Finder(Proof):
         self.given_back.append(name)
         self.warnings.append(f"libvirt had lost checkpoint {name}; it was defined again from point {point.id}")
         return True
+
+
+def _with_checkpoint(points: Iterable[series.Point]) -> Iterator[tuple[series.Point, CheckpointEntry]]:
+    return ((point, point.manifest.checkpoint) for point in points if point.manifest.checkpoint)
 
 
 def stored_checkpoint(target: series.Series, point: series.Point) -> Optional[str]:

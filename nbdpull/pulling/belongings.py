@@ -7,7 +7,7 @@ that hold data, passwords. Must not know: a point's layout, how a domain is rest
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Optional
 
@@ -53,7 +53,7 @@ def add(
     if not vm.is_remote:
         warnings += _add_local_files(vm, new, xml, live, parent, timeout)
     warnings += _missed(subject, series, xml, live, asked)
-    passwords, told = _passwords(vm, xml, live, subject.points)
+    passwords, told = _passwords(vm, xml, live, subject.points.newest)
     return Added(passwords, warnings + told)
 
 
@@ -76,8 +76,8 @@ def _add_local_files(
 def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], asked: Collection[str]) -> Iterator[str]:
     """Warnings about what holds data and is not in the point, unless given before. A device is reported when it is
     new: no option says that one knows."""
-    names, last = [disk.target for disk in subject.disks], subject.points[-1:]
-    known = {each.what for point in last for each in omissions.of_point(series, point) or []}
+    names, last = [disk.target for disk in subject.disks], subject.points.newest
+    known = {each.what for each in (omissions.of_point(series, last) if last else None) or []}
     for each in omissions.found(xml, live, names, [] if subject.vm.is_remote else None, asked):
         told = {omissions.DISK: each.why != omissions.NEXT_START, omissions.DEVICE: each.what in known}
         if each.missed and not told.get(each.kind):
@@ -85,13 +85,13 @@ def _missed(subject: Subject, series: Series, xml: str, live: Optional[str], ask
             yield f"{each.what}{where} is not in the point: it {each.why}"
 
 
-def _passwords(vm: Domain, xml: str, live: Optional[str], points: Sequence[Point]) -> tuple[list[str], list[str]]:
+def _passwords(vm: Domain, xml: str, live: Optional[str], last: Optional[Point]) -> tuple[list[str], list[str]]:
     """(types of the displays, warnings about those that are new)."""
     try:
         found, why = vm.passwords(), ""
     except errors.AccessDenied as error:
         found, why = sorted(domain_xml.displays(xml) | domain_xml.displays(live or xml)), f", if any ({error}),"
-    known = points[-1].manifest.passwords if points else []
+    known = last.manifest.passwords if last else []
     return found, [
         f"the password of graphics {kind}{why} is not in the point: in a restored domain, "
         f"it listens on {LOOPBACK} only until you set a new one"

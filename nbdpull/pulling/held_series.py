@@ -10,28 +10,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..repository import half_points
-from ..repository.series import Point, Series
+from ..repository.points import Points
+from ..repository.series import Series
 
 
 @dataclass(frozen=True)
 class Held:
-    """points: in the order of commits; sequence: of the point to be made."""
+    """sequence: of the point to be made."""
 
     series: Series
-    points: list[Point]
+    points: Points
     sequence: int
     warnings: list[str]
 
-    @property
-    def ids(self) -> set[str]:
-        """Of the points."""
-        return {point.id for point in self.points}
-
 
 @contextmanager
-def holding(target: Series) -> Iterator[Held]:
-    """No other run writes to the series as long as the block lasts; Busy where one does."""
-    with half_points.writing(target):
-        points, refused = target.load()
+def holding(target: Series, doing: str = "pull") -> Iterator[Held]:
+    """No other run writes to the series as long as the block lasts; Busy where one does. doing: the verb,
+    for the message."""
+    with half_points.writing(target, doing):
+        heads, refused = target.heads()
         warnings = [f"a point of the series is ignored: {error}" for error in refused.values()]
-        yield Held(target, points, half_points.next_sequence(target, points, refused), warnings)
+        yield Held(target, Points(target, heads), half_points.next_sequence(target, heads, refused), warnings)

@@ -17,7 +17,8 @@ from ..core.errors import Check
 from ..definitions import disk_choice
 from ..definitions.domain_xml import Disk
 from ..hypervisor import backup_spec, domain, qemu_faults
-from ..repository.series import Point, Series
+from ..repository.points import Points
+from ..repository.series import Series
 from . import base, journal_files, resume
 from .base import Choice
 from .journal import Run
@@ -35,13 +36,13 @@ class Chosen(NamedTuple):
 @dataclass(frozen=True)
 class Subject:
     """A domain that can be read, its disks to pull, the way to them, and the Series that they belong to, with its
-    points in the order of commits; None where there is none yet."""
+    points; None where there is none yet."""
 
     vm: domain.Domain
     route: Route
     disks: list[Disk]
     series: Optional[Series] = None
-    points: list[Point] = field(default_factory=list)
+    points: Points = field(default_factory=Points)
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _why_no_checkpoint(vm: domain.Domain, covered: Collection[str]) -> str:
 
 def snapshot_warnings(subject: Subject) -> list[str]:
     """What the first checkpoint of a domain does to its snapshots, once."""
-    some, first = False, not any(point.manifest.checkpoint for point in subject.points)
+    some, first = False, not any(point.manifest.checkpoint for point in subject.points.newest_first())
     with suppress(errors.HypervisorError):  # who may not list them may pull all the same
         some = first and subject.vm.has_internal_snapshots
     if not some:

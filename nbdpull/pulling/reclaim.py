@@ -18,25 +18,26 @@ from ..repository.announcement import Announcement
 from ..repository.series import Series
 from ..storage import place
 from . import journal_files, scratch_watch
+from .held_series import Held
 from .journal import Run
 from .leftover import Leftover
 
 
 def reclaim(
-    vm: domain.Domain, series: Optional[Series], dry_run: bool = False, keep: Optional[str] = None
+    vm: domain.Domain, held: Optional[Held], dry_run: bool = False, keep: Optional[str] = None
 ) -> list[Leftover]:
-    """Remove what dead runs left; return Leftovers. The domain is held, and the series, which may be None, locked.
+    """Remove what dead runs left; return Leftovers. The domain is held; held: the series, if there is one.
 
     keep: id of a run that is resumed.
     """
     known = journal_files.runs(vm.uuid)
     runs = [run for run in known if run.id != keep]
-    seen = {run.id for run in runs if _why_not_ours(run) or _is_here(series, run)}
+    seen = {run.id for run in runs if _why_not_ours(run) or _is_here(held, run)}
     found = _frozen_guest(vm, runs[-1] if runs else None, dry_run)
     for run in runs:
-        found += _reclaim_run(vm, series, run, dry_run)
-    if series:
-        found += _half_points(vm, series, {keep, *seen}, dry_run)
+        found += _reclaim_run(vm, held, run, dry_run)
+    if held:
+        found += _half_points(vm, held, {keep, *seen}, dry_run)
     found += _unknown_job(vm, {run.id for run in known})
     return found
 
@@ -60,12 +61,12 @@ def _frozen_guest(vm: domain.Domain, previous: Optional[Run], dry_run: bool) -> 
     return [Leftover(previous.id if previous else None, "freeze of the guest's file systems", left)]
 
 
-def _reclaim_run(vm: domain.Domain, series: Optional[Series], run: Run, dry_run: bool) -> list[Leftover]:
+def _reclaim_run(vm: domain.Domain, held: Optional[Held], run: Run, dry_run: bool) -> list[Leftover]:
     """What a run, by its journal here, left in the domain, and its half point if that is in this series."""
     why = _why_not_ours(run)
     if why:
         return [Leftover(run.id, f"what {run.whose} left", why)]
-    found, is_here = vm.backups.traces(plan_of(run)).found(), _is_here(series, run)
+    found, is_here = vm.backups.traces(plan_of(run)).found(), _is_here(held, run)
     committed = False if "backup job" in found or is_here else _committed(run)
     items = []
     if committed is None:
@@ -73,19 +74,19 @@ def _reclaim_run(vm: domain.Domain, series: Optional[Series], run: Run, dry_run:
         items = [Leftover(run.id, what, why) for what in found]
     elif not committed:
         items = [Leftover(run.id, what, "dry run") for what in found] if dry_run else _remove(vm, run, found)
-    if is_here and series:
-        items.append(_half_point(series, run.id, dry_run))
+    if is_here and held:
+        items.append(_half_point(held.series, run.id, dry_run))
     if not dry_run:
         _end_journal(run, any(item.left for item in items), withdrawn=committed is False)
     return items
 
 
-def _is_here(series: Optional[Series], run: Run) -> bool:
+def _is_here(held: Optional[Held], run: Run) -> bool:
     """Whether its half point is in this series, wherever that was moved to; a copy of it is not."""
-    if series is None or run.id not in half_points.names(series):
+    if held is None or run.id not in half_points.names(held.series, held.points.ids):
         return False
-    announced = half_points.announced(series, run.id)
-    return announced is not None and not half_points.is_copy(series, announced)
+    announced = half_points.announced(held.series, run.id)
+    return announced is not None and not half_points.is_copy(held.series, announced)
 
 
 def _end_journal(run: Run, is_left: bool, withdrawn: bool) -> None:
@@ -126,10 +127,10 @@ def _remove(vm: domain.Domain, run: Run, found: list[str]) -> list[Leftover]:
     return items
 
 
-def _half_points(vm: domain.Domain, series: Series, seen: Collection[Optional[str]], dry_run: bool) -> list[Leftover]:
+def _half_points(vm: domain.Domain, held: Held, seen: Collection[Optional[str]], dry_run: bool) -> list[Leftover]:
     """Those that no journal here tells of, or whose journal tells of another place; and the last of whole ones."""
-    found = []
-    for run_id in half_points.names(series):
+    found, series = [], held.series
+    for run_id in half_points.names(series, held.points.ids):
         if run_id in seen:
             continue
         announced = half_points.announced(series, run_id)
@@ -140,8 +141,8 @@ def _half_points(vm: domain.Domain, series: Series, seen: Collection[Optional[st
             found.append(Leftover(run_id, f"files in {series.store.path(series.folder, run_id)}", why))
         else:
             found.append(_half_point(series, run_id, dry_run))
-    if not dry_run:
-        half_points.end_announcements(series)
+    if not dry_run and held.points.newest:
+        half_points.end_announcement(series, held.points.newest.id)
     return found
 
 

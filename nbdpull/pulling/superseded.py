@@ -6,6 +6,7 @@ Owns: which they are, so that no disk loses its only base. Must not know: how a 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Callable, NamedTuple
 
@@ -13,6 +14,7 @@ from ..core import errors
 from ..definitions.domain_xml import Checkpoint
 from ..format.manifest import FULL
 from ..hypervisor.domain import Domain
+from ..repository.points import Points
 from ..repository.series import Point
 from . import base
 
@@ -26,21 +28,24 @@ class Dropped(NamedTuple):
     warnings: list[str]
 
 
-def drop(vm: Domain, points: list[Point], point: Point) -> Dropped:
+def drop(vm: Domain, points: Points, point: Point) -> Dropped:
     """Delete the automatic checkpoints of the points that the new one replaces as a base. points: those before it, of
-    which there may be thousands, and few whose checkpoints are there."""
+    which there may be thousands, and few whose checkpoints are there: those of the newest."""
     dropped = Dropped([], [])
     made = point.manifest.checkpoint
     if made is None:
         return dropped
     try:
-        there = set(vm.checkpoints.names())
+        there = set(vm.checkpoints.names()) - {made.name}
     except errors.NbdpullError as error:  # the point is committed: it has not failed
         dropped.warnings.append(f"the superseded checkpoints could not be deleted: {error}")
         return dropped
     for older, name in _automatic(_superseded(points, point)):
         if name in there and deleted(vm, name, made.name, partial(base.is_of, older), dropped.warnings):
             dropped.checkpoints.append(name)
+            there.remove(name)
+        if not there:
+            break
     return dropped
 
 
@@ -59,27 +64,25 @@ def deleted(vm: Domain, name: str, new: str, is_it: Callable[[Checkpoint], bool]
     return False
 
 
-def _automatic(points: list[Point]) -> list[tuple[Point, str]]:
+def _automatic(points: Iterable[Point]) -> Iterator[tuple[Point, str]]:
     """Those with checkpoints that we named, and the names."""
-    made = [(point, point.manifest.checkpoint) for point in points]
-    return [(point, checkpoint.name) for point, checkpoint in made if checkpoint and checkpoint.automatic]
+    made = ((point, point.manifest.checkpoint) for point in points)
+    return ((point, checkpoint.name) for point, checkpoint in made if checkpoint and checkpoint.automatic)
 
 
-def _superseded(points: list[Point], point: Point) -> list[Point]:
+def _superseded(points: Points, point: Point) -> Iterator[Point]:
     """The ancestors, back to where every disk was full, or to one that was removed, and all before that."""
-    known = {(each.id, each.sha256): each for each in points}
-    older: list[Point] = []
     below = point
     while any(disk.mode != FULL for disk in below.manifest.disks):
         wanted = below.manifest.parent
         if wanted is None:  # it began at somebody else's checkpoint
-            return older
-        parent = known.get((wanted.point, wanted.sha256))
-        if parent is None:
+            return
+        parent = points.get(wanted.point)
+        if parent is None or parent.sha256 != wanted.sha256:
             break
-        older.append(parent)
+        yield parent
         below = parent
-    return [*older, *(each for each in points if each.manifest.sequence < below.manifest.sequence)]
+    yield from (each for each in points.newest_first() if each.manifest.sequence < below.manifest.sequence)
 
 
 def _covers(vm: Domain, new: str, checkpoint: Checkpoint) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Optional
 
 from ..core import errors
 from ..format import layout, manifest
+from ..format.manifest import Head
 from . import announcement, grace
 from .announcement import Announcement
 from .series import Point, Series
@@ -39,17 +40,18 @@ def writing(series: Series, doing: str = "pull") -> Iterator[None]:
         yield
 
 
-def names(series: Series) -> list[str]:
-    """Their ids. What is no point's directory is not ours to remove."""
+def names(series: Series, committed: Container[str] = ()) -> list[str]:
+    """Their ids. What is no point's directory is not ours to remove. committed: ids of points that are known to be, and
+    are not looked for."""
     with series.store.looking(series.folder):
-        known = _without_manifest(series)
+        known = _without_manifest(series, committed)
         return [name for name in known if not (_is_removed(series, name) or _is_repacked(series, name))]
 
 
-def removed(series: Series) -> list[str]:
+def removed(series: Series, committed: Container[str] = ()) -> list[str]:
     """Ids of points that were removed, of which there are files yet: other points may refer to them."""
     with series.store.looking(series.folder):
-        return [name for name in _without_manifest(series) if _is_removed(series, name)]
+        return [name for name in _without_manifest(series, committed) if _is_removed(series, name)]
 
 
 def repacked(series: Series) -> list[str]:
@@ -66,9 +68,9 @@ def _is_repacked(series: Series, name: str) -> bool:
     return series.store.holds(f"{series.folder}/{name}/{layout.REPACKED}")
 
 
-def _without_manifest(series: Series) -> list[str]:
+def _without_manifest(series: Series, committed: Container[str] = ()) -> list[str]:
     with series.store.looking(series.folder):
-        folders = series.store.folders(series.folder)
+        folders = [name for name in series.store.folders(series.folder) if name not in committed]
         return [name for name in folders if layout.POINT_ID.match(name) and not series.has_point(name)]
 
 
@@ -79,20 +81,21 @@ def removed_point(series: Series, name: str) -> Point:
     return Point(manifest.decode(data, series.store.path(path), series.store.seal), hashlib.sha256(data).hexdigest())
 
 
-def removed_points(series: Series) -> dict[str, Point]:
+def removed_points(series: Series, committed: Container[str] = ()) -> dict[str, Point]:
     """{name of its directory: what that was} of each removed point that still tells; a damaged one hides no other."""
     found: dict[str, Point] = {}
-    for name in removed(series):
+    for name in removed(series, committed):
         with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
             found[name] = removed_point(series, name)
     return found
 
 
-def next_sequence(series: Series, points: Iterable[Point], refused: Collection[str]) -> int:
-    """The number of a new point, with what `load` gave: no point had it, be it removed since. Copies elsewhere may have
-    that one, and go by the numbers. A point that cannot be read now may be read again, and must not come after the
-    points made meanwhile: the number that it seems to have counts, too."""
-    known = [point.manifest.sequence for point in [*points, *removed_points(series).values()]]
+def next_sequence(series: Series, heads: Sequence[Head], refused: Collection[str]) -> int:
+    """The number of a new point, with what Series.heads gave: no point had it, be it removed since. Copies elsewhere
+    may have that one, and go by the numbers. A point that cannot be read now may be read again, and must not come after
+    the points made meanwhile: the number that it seems to have counts, too."""
+    gone = removed_points(series, {head.point for head in heads}).values()
+    known = [*(head.sequence for head in heads), *(point.manifest.sequence for point in gone)]
     known += [_seeming_sequence(series, name) for name in refused]
     return 1 + len(refused) + max(known, default=0)
 
@@ -214,13 +217,6 @@ def withdrawn(series: Series, point_id: str) -> bool:
 
 
 def end_announcement(series: Series, point_id: str) -> None:
-    """Of a committed point there is nothing to announce any more."""
+    """Of a committed point there is nothing to announce any more. A run that died just after its commit has left that
+    of the newest one; of those before, the next run has ended it."""
     series.store.remove_file(f"{series.folder}/{point_id}/{announcement.NAME}")
-
-
-def end_announcements(series: Series) -> None:
-    """Of all committed points: a run that died just after its commit has left its own."""
-    with series.store.looking(series.folder):
-        for name in series.store.folders(series.folder):
-            if series.store.holds(f"{series.folder}/{name}/{announcement.NAME}") and series.has_point(name):
-                end_announcement(series, name)

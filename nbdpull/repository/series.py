@@ -11,18 +11,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 
 from ..core import errors
 from ..core.choices import LATEST
 from ..core.errors import Check
 from ..format import layout, manifest, moved
 from ..format.directory import Directory, ReadPage, read_page
-from ..format.manifest import DiskEntry, FileEntry, Manifest
+from ..format.manifest import DiskEntry, FileEntry, Head, Manifest
 from ..storage.base import Store
 from . import point_choice
 
 _REFUSED = errors.Damaged, errors.FormatTooNew, errors.FormatTooOld
+Refused = dict[str, errors.NbdpullError]  # by the folder of the point
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Series:
         with suppress(errors.Damaged, errors.StoreError):
             for name in self.store.folders(self.folder):
                 with suppress(errors.Damaged, errors.StoreError):
-                    return self._point(name).manifest.uuid
+                    return self.point_in(name).manifest.uuid
         return None
 
     def require_of(self, points: Iterable[Point], uuid: str) -> None:
@@ -96,25 +98,35 @@ class Series:
                 f"this one is {uuid}); choose another store"
             )
 
-    def load(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:
+    def load(self) -> tuple[list[Point], Refused]:
         """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
-        with self.store.looking(self.folder):
-            return self._loaded()
+        points, refused = self._each(self.point_in)
+        return sorted(points, key=lambda point: point.manifest.sequence), refused
 
-    def _loaded(self) -> tuple[list[Point], dict[str, errors.NbdpullError]]:
-        points: list[Point] = []
-        refused: dict[str, errors.NbdpullError] = {}
+    def heads(self) -> tuple[list[Head], Refused]:
+        """The same of their heads, of which one is refused only if it is not intact. Of a thousand points it takes
+        longer than all else to decode every manifest."""
+        found, refused = self._each(self._head)
+        return sorted(found, key=lambda head: head.sequence), refused
+
+    def _each(self, look: Callable[[str], _T]) -> tuple[list[_T], Refused]:
+        with self.store.looking(self.folder):
+            return self._each_now(look)
+
+    def _each_now(self, look: Callable[[str], _T]) -> tuple[list[_T], Refused]:
+        found: list[_T] = []
+        refused: Refused = {}
         try:
             names = self.store.folders(self.folder)
         except errors.Damaged as error:
             return [], {self.folder: error}
         for name in names:
             try:
-                points.append(self._point(name))
+                found.append(look(name))
             except _REFUSED as error:
                 if not self._lacks_manifest(name):
                     refused[name] = error
-        return sorted(points, key=lambda point: point.manifest.sequence), refused
+        return found, refused
 
     def points(self) -> list[Point]:
         """Return every Point in the order of their commits; raises what makes one unreadable."""
@@ -132,27 +144,23 @@ class Series:
         """The point that was committed last, of those that can be read; None where there is none."""
         with suppress(*_REFUSED):
             for name in self._newest_first():
-                return self._point(name)
+                return self.point_in(name)
         return next(reversed(self.load()[0]), None)
 
     def _newest_first(self) -> list[str]:
-        """Names of the points by the order of their commits, each manifest proved by its seal and not decoded; none
-        where that does not tell."""
-        found: list[tuple[int, str]] = []
-        with self.store.looking(self.folder):
-            for name in self.store.folders(self.folder):
-                try:
-                    sequence = manifest.sequence_of(self.store.read(f"{self.folder}/{name}/{layout.MANIFEST}"), name)
-                except errors.Damaged:
-                    if self._lacks_manifest(name):
-                        continue
-                    sequence = None
-                if sequence is None:
-                    return []
-                found.append((sequence, name))
-        return [name for _, name in sorted(found, reverse=True)]
+        """Names of the points by the order of their commits; none where one of them is refused."""
+        found, refused = self.heads()
+        return [] if refused else [head.point for head in reversed(found)]
 
-    def _point(self, name: str) -> Point:
+    def _head(self, name: str) -> Head:
+        data = self.store.read(f"{self.folder}/{name}/{layout.MANIFEST}")
+        if found := manifest.head(data, name, self.store.seal):
+            return found
+        decoded = self.point_in(name).manifest
+        return Head(name, decoded.sequence, decoded.uuid)
+
+    def point_in(self, name: str) -> Point:
+        """That of the directory of this name; Damaged, FormatTooNew, FormatTooOld."""
         path = f"{self.folder}/{name}/{layout.MANIFEST}"
         data = self.store.read(path)
         decoded = manifest.decode(data, self.store.path(path), self.store.seal)
@@ -198,13 +206,13 @@ class Series:
             raise errors.NoSuchPoint(f"no point {wanted} of {self.domain} in {self.store.root}; it has: {known}")
         if self.store.size(f"{self.folder}/{found[0]}/{layout.MANIFEST}") is None:
             raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
-        return self._point(found[0])
+        return self.point_in(found[0])
 
     def _latest(self) -> Point:
-        """As `_last`, which decodes every manifest: of a thousand points that takes longer than all else."""
+        """As `_last`, which decodes every manifest."""
         with suppress(*_REFUSED):
             for name in self._newest_first():
-                point = self._point(name)
+                point = self.point_in(name)
                 if not point.manifest.partial:
                     return point
         return self._last()
@@ -226,7 +234,7 @@ class Series:
         """The Point that this one was read against, None if there was none, or it is not in the store any more."""
         entry = point.manifest.parent
         with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
-            parent = self._point(entry.point) if entry else None
+            parent = self.point_in(entry.point) if entry else None
             return parent if parent and entry and parent.sha256 == entry.sha256 else None
         return None
 
@@ -297,8 +305,8 @@ class Series:
     def flaw(self, entry: FileEntry, of: Callable[[FileEntry], Optional[str]]) -> Optional[str]:
         """What `of` says of the first file, among those that hold what that of a FileEntry did, of which it says
         anything; None if it does of none. What another run moves meanwhile is asked about where it is then."""
+        held = [entry]
         try:
-            held = self.standing(entry)
             while flaw := next(filter(None, map(of, held)), None):
                 before, held = held, self.standing(entry)
                 if held == before:  # else another run moved it meanwhile

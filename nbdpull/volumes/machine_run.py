@@ -20,6 +20,7 @@ from ..pulling.copies import Healed
 from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover, removed
 from ..repository import half_points, removal, series
+from ..repository.points import Points
 from ..repository.series import Point, Series
 from ..storage.base import Store
 
@@ -51,7 +52,7 @@ class Run:
         return self.held.series
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> Points:
         return self.held.points
 
     def done(self, point: Point) -> Done:
@@ -64,7 +65,7 @@ def begun(store: Store, machine: Machine, uid: str, report: Report, check: Check
     """Nobody else writes to the series as long as the block lasts. uid: see series_of; warnings: there are already."""
     target, uid = series_of(store, machine, uid)
     with held_series.holding(target) as held:
-        target.require_of(held.points, uid)
+        held.points.require_of(uid)
         left = [each for each in reclaimed(held) if each.left]
         told = [f"left by an interrupted run: {each.what}: {each.left}" for each in left]
         yield Run(machine, uid, held, report, check, [*warnings, *held.warnings, *told])
@@ -80,7 +81,7 @@ def series_of(store: Store, machine: Machine, uid: str) -> tuple[Series, str]:
 def reclaimed(held: Held, dry_run: bool = False) -> list[Leftover]:
     """Remove the half points of dead runs, but for those that may be somebody's; and the last of whole ones."""
     target, found = held.series, []
-    for name in half_points.names(target):
+    for name in half_points.names(target, held.points.ids):
         announced, where = half_points.announced(target, name), target.store.path(target.folder, name)
         alive = announced.is_alive if announced else False
         if announced and (alive or (alive is None and not half_points.is_copy(target, announced))):
@@ -89,7 +90,6 @@ def reclaimed(held: Held, dry_run: bool = False) -> list[Leftover]:
             found.append(Leftover(name, f"files in {where}", why))
         else:
             found.append(removed(name, f"partial files in {where}", partial(half_points.remove, target, name), dry_run))
-    if not dry_run:
-        for point in held.points:  # a run that died just after its commit
-            half_points.end_announcement(target, point.id)
+    if not dry_run and held.points.newest:
+        half_points.end_announcement(target, held.points.newest.id)
     return found

@@ -116,7 +116,7 @@ def made(
             new.add_file(name, data, choice.parent)
         run.laps.end("files")
         whose = Whose(run.machine.domain, run.uuid)
-        point = new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries, run.held.ids)
+        point = new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries, run.held.points.ids)
     run.healed[:], told = copies.mended((run.series, point), choice, run.healed, wanted.level, run.check)
     run.warnings.extend(told)
     return point

@@ -16,6 +16,7 @@ from ..format.manifest import FULL, INCREMENTAL
 from ..kubevirt.given import Machine
 from ..pulling import base
 from ..pulling.base import LOST, Base, Choice
+from ..repository.points import Points
 from ..repository.series import Point, Series
 
 
@@ -55,12 +56,13 @@ class Start(NamedTuple):
             )
 
 
-def by_tracker(series: Optional[Series], points: list[Point], latest: Optional[str], full: bool, check: Check) -> Start:
+def by_tracker(series: Optional[Series], points: Points, latest: Optional[str], full: bool, check: Check) -> Start:
     """At the newest point, if its checkpoint is also the one that the cluster would begin at (`latest`)."""
-    entry = points[-1].manifest.checkpoint if points else None
+    newest = points.newest
+    entry = newest.manifest.checkpoint if newest else None
     if full:
         return Start(None, "requested")
-    if not points:
+    if newest is None:
         return Start(None, "first-point")
     if entry is None:
         return Start(None, "no-checkpoint")
@@ -71,14 +73,14 @@ def by_tracker(series: Optional[Series], points: list[Point], latest: Optional[s
             "the tracker's checkpoint only"
         )
         return Start(None, "checkpoint-replaced" if latest else "checkpoint-lost", (moved,))
-    return at_point(series, points, points[-1], check)
+    return at_point(series, newest, check)
 
 
-def at_point(series: Optional[Series], points: list[Point], parent: Point, check: Check) -> Start:
-    """At that one of the points of a series."""
+def at_point(series: Optional[Series], parent: Point, check: Check) -> Start:
+    """At that point of a series."""
     entry = parent.manifest.checkpoint
     name, created = (entry.name, entry.creation_time) if entry else ("", 0)
-    proof = base.Proof(series, points, check)
+    proof = base.Proof(series, check)
     made = Checkpoint(name, created, "", dict.fromkeys(parent.disks, True), "")
     found = proof.looked_through(base.of_point(made, parent))
     return Start(found, "", tuple(proof.warnings))
