@@ -55,8 +55,8 @@ class Result:
 
 def against(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the image with a disk as of a point."""
-    target = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
-    found, image = target.point(options.point), options.image
+    store, image = unlocking.opened(options.store, options.identities), options.image
+    target, found = series.only_point(store, options.domain, options.point)
     disk = _chosen(found, options.disk)
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors

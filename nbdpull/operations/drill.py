@@ -82,8 +82,8 @@ class _Seen(NamedTuple):
 
 def drill(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
-    target = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
-    point = target.point(options.point)
+    opened = unlocking.opened(options.store, options.identities)
+    target, point = series.only_point(opened, options.domain, options.point)
     xml, lost = _definition(target, point)
     expect = _pattern(options.expect)
     if expect is None and not drill_xml.has_agent(xml):

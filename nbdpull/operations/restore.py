@@ -57,14 +57,15 @@ class Result:
 def restore(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Write the disks. Damaged, before anything is written, where a file of the chain is not what was stored."""
     _require_sense(options)
-    opened = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
+    store = unlocking.opened(options.store, options.identities)
+    opened, point = series.only_point(store, options.domain, options.point)
     with opened.store.looking(opened.folder):
-        return _restored(options, opened, report, check)
+        return _restored(options, opened, point, report, check)
 
 
-def _restored(options: Options, opened: Series, report: Report, check: Check) -> Result:
+def _restored(options: Options, opened: Series, point: Point, report: Report, check: Check) -> Result:
     started = time.monotonic()
-    subject = _subject(options, opened, check)
+    subject = _subject(options, opened, point, check)
     report = partial(report, domain=subject.name)
     with ExitStack() as images:
         prepared = _prepare(options, subject, images, report)
@@ -117,8 +118,7 @@ class _Subject:
     asked: Asked
 
 
-def _subject(options: Options, opened: Series, check: Check) -> _Subject:
-    point = opened.point(options.point)
+def _subject(options: Options, opened: Series, point: Point, check: Check) -> _Subject:
     stored = belongings.stored(opened, point)
     where = _destinations(options, point, stored)
     asked = Asked(options.define, options.name, options.new_uuid, options.uri, options.force, options.trust_definition)

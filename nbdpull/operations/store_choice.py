@@ -27,8 +27,7 @@ def find_point(
             raise point_choice.ambiguous(wanted, ids)
         for each, _ in found[:1]:
             return each, each.point(wanted)
-    target = series.only_series(opened, domain)
-    return target, target.point(wanted)
+    return series.only_point(opened, domain, wanted)
 
 
 def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[str] = ()) -> list[series.Series]:

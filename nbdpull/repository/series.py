@@ -142,8 +142,11 @@ class Series:
 
     def newest(self) -> Optional[Point]:
         """The point that was committed last, of those that can be read; None where there is none."""
+        return self._newest(self._newest_first())
+
+    def _newest(self, newest_first: Iterable[str]) -> Optional[Point]:
         with suppress(*_REFUSED):
-            for name in self._newest_first():
+            for name in newest_first:
                 return self.point_in(name)
         return next(reversed(self.load()[0]), None)
 
@@ -190,7 +193,7 @@ class Series:
         the latest. Of several by time, the last one that is whole, where there is any. NoSuchPoint.
         """
         if wanted == LATEST:
-            return self._latest()
+            return self._latest(self._newest_first())
         try:
             until = point_choice.moment(wanted, datetime.now(timezone.utc))
         except ValueError as error:
@@ -208,10 +211,10 @@ class Series:
             raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
         return self.point_in(found[0])
 
-    def _latest(self) -> Point:
+    def _latest(self, newest_first: Iterable[str]) -> Point:
         """As `_last`, which decodes every manifest."""
         with suppress(*_REFUSED):
-            for name in self._newest_first():
+            for name in newest_first:
                 point = self.point_in(name)
                 if not point.manifest.partial:
                     return point
@@ -342,7 +345,7 @@ def _not_stored(path: str) -> str:
 
 def all_series(store: Store) -> list[Series]:
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
-    return [_named(each) for each in folders(store)]
+    return [*_named(store)]
 
 
 def folders(store: Store) -> list[Series]:
@@ -351,12 +354,18 @@ def folders(store: Store) -> list[Series]:
     return [Series(store, name, folder) for name, folder in names if name is not None]
 
 
-def _named(series: Series) -> Series:
-    """The same by the name that its newest point tells: the domain was renamed since, or its name is no folder's."""
-    with suppress(errors.StoreError):  # one that may not be read hides no other
-        if newest := series.newest():
-            return Series(series.store, newest.manifest.domain, series.folder)
-    return series
+def _named(store: Store) -> dict[Series, list[str]]:
+    """{each by the name that its newest point tells: what `_newest_first` gave}. The domain may have been renamed, or
+    its name is no folder's."""
+    found: dict[Series, list[str]] = {}
+    for each in folders(store):
+        names: list[str] = []
+        with suppress(errors.StoreError):  # one that may not be read hides no other
+            names = each._newest_first()
+            if newest := each._newest(names):
+                each = Series(store, newest.manifest.domain, each.folder)
+        found[each] = names
+    return found
 
 
 def renamed(series: Series, points: Sequence[Point]) -> Series:
@@ -377,7 +386,18 @@ def of_domain(store: Store, name: str, uuid: str) -> Series:
 
 def only_series(store: Store, domain: Optional[str] = None) -> Series:
     """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
-    every = all_series(store)
+    return _only(store, all_series(store), domain)
+
+
+def only_point(store: Store, domain: Optional[str] = None, wanted: str = LATEST) -> tuple[Series, Point]:
+    """The same, and the point of it that Series.point gives: the latest by the very look that found the series, as one
+    look at a thousand points takes longer than all else."""
+    every = _named(store)
+    target = _only(store, [*every], domain)
+    return target, target._latest(every[target]) if wanted == LATEST else target.point(wanted)
+
+
+def _only(store: Store, every: list[Series], domain: Optional[str]) -> Series:
     found = _of(every, domain) if domain is not None else _with_points(every)
     domains = found if domain is None else {each.uuid() for each in found} - {None}
     named = "" if domain is None else f" {domain}"

@@ -61,8 +61,8 @@ def get_ready() -> None:
 
 def _open() -> None:
     domain = _config["domain"][0] if "domain" in _config else None
-    target = series.only_series(keyring.unlocked(_config["store"][0], _master()), domain)
-    point = target.point(_config.get("point", [LATEST])[0])
+    store, wanted = keyring.unlocked(_config["store"][0], _master()), _config.get("point", [LATEST])[0]
+    target, point = series.only_point(store, domain, wanted)
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk
         opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))

@@ -77,8 +77,8 @@ class Serving:
 def serving(request: Request, check: Check = lambda: None) -> Iterator[Serving]:
     """Serve as long as the block lasts. check() is called often before that."""
     token = auth.read(request.token_file)
-    target = series.only_series(keyring.unlocked(request.store, request.master), request.domain)
-    point = target.point(request.point)
+    store = keyring.unlocked(request.store, request.master)
+    target, point = series.only_point(store, request.domain, request.point)
     troubles: Troubles = queue.SimpleQueue()
     with ExitStack() as stack:
         disks: dict[str, PointDisk] = {}
