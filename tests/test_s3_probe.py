@@ -5,9 +5,11 @@ import datetime
 import object_store as object_stores
 import pytest
 import unfit_servers
+from command import answered, answered_json
 from faulty_proxy import FaultyProxy, at_random
 
 from nbdpull.core import errors
+from nbdpull.repository import marker
 from nbdpull.storage import s3_probe
 from nbdpull.storage.s3_client import Bucket
 
@@ -171,3 +173,33 @@ def test_a_clock_that_is_wrong_is_told_of(object_store):
     bucket = Lying(object_store.bucket, 5.0)
     bucket.lie = "late clock"
     assert "ahead of that of the server" in s3_probe.probe(bucket, f"{object_store.prefix}/").warnings()[0]
+
+
+# -- by command lines -------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_store_in_a_bucket(object_store, capsys):
+    code, output, complaints = answered(capsys, "init", object_store.url)
+    told = "creates each name once, and checks SHA-256\nobjects cannot be locked; old versions are not kept\n"
+    assert (code, complaints) == (0, "")
+    assert output == f"{object_store.url} is an empty store now\nthe server (SeaweedFS 8000GB 4.48) {told}"
+    assert [*object_store.objects()] == ["nbdpull.json"]
+    assert answered(capsys, "init", object_store.url)[0] == 10
+    assert answered(capsys, "list", object_store.url)[::2] == (0, "")
+
+
+def test_what_was_found_is_in_the_marker(object_store, bucket, capsys):
+    versioned(object_store, bucket)
+    code, output, complaints = answered_json(capsys, "init", f"s3://{bucket}")
+    assert code == 0 and complaints.startswith("nbdpull: warning: the bucket keeps old versions")
+    made = marker.open_store(f"s3://{bucket}")
+    assert output["uuid"] == marker.uuid_of(made) and output["object_store"]["versions"] == "Enabled"
+    assert marker.object_store_of(made) == s3_probe.Probed(**output["object_store"])
+
+
+def test_no_store_is_made_on_a_server_that_is_not_fit(rgw_store, capsys):
+    with object_stores.new_bucket(rgw_store.server) as name:
+        versioned(rgw_store, name)
+        code, output, complaints = answered(capsys, "init", f"s3://{name}")
+        assert (code, output) == (10, "") and "overwrites what was to be created only if absent" in complaints
+        assert rgw_store.client.list_objects_v2(Bucket=name)["KeyCount"] == 0

@@ -22,6 +22,7 @@ DOCUMENTS = {
     "verified of a point": "verified",
     "a status": "status",
     "an empty store": "init",
+    "object_store of an empty store": "object-store",
     "keys of a store": "key",
     "a policy": "policy",
     "a usage": "usage",

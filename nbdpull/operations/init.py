@@ -5,8 +5,8 @@ Must not know: what makes a place a store.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional
 
 from ..core.errors import Check, Report
 from ..repository import keyring, marker
@@ -16,17 +16,27 @@ from .options import InitOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """uuid: of the new store. master: id of its master key, None where it is not sealed."""
+    """uuid: of the new store. master: id of its master key, None where it is not sealed. object_store: what its server
+    was found to do, None of a directory. warnings: of that, one text each."""
 
     uuid: str
     master: Optional[str]
+    object_store: Optional[dict[str, Any]] = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def init(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Make a store of a place that is new or empty. StoreError where it is neither; UsageError, OutputError,
+    """Make a store of a place that is new or empty. StoreError where it is neither, or where the server of an
+    object store is not fit for one; UsageError, OutputError,
     MissingSoftware."""
     passphrase = key.passphrase(options.passphrase_file)
     sealed = options.recipients or passphrase is not None
     seal = keyring.new(options.recipients, passphrase) if sealed else None
     made = marker.create(options.store, options.group, seal)
-    return Result(marker.uuid_of(made), marker.master_of(made))
+    probed = marker.object_store_of(made)
+    return Result(
+        marker.uuid_of(made),
+        marker.master_of(made),
+        asdict(probed) if probed else None,
+        probed.warnings() if probed else [],
+    )

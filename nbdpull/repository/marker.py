@@ -8,7 +8,7 @@ from __future__ import annotations
 import grp
 import shlex
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 from uuid import uuid4
@@ -20,6 +20,7 @@ from ..format import layout
 from ..storage import folders, place
 from ..storage.access import OWNER, Access, of_store
 from ..storage.base import Store
+from ..storage.s3_probe import Probed
 
 CIPHER = "XAES-256-GCM"
 
@@ -37,6 +38,7 @@ class _Marker:
     uuid: str
     requires: list[str] = field(default_factory=list)
     sealed: Optional[_Sealed] = None
+    object_store: Optional[Probed] = None
 
 
 class NewSeal(NamedTuple):
@@ -127,6 +129,11 @@ def master_of(found: Store) -> Optional[str]:
     return sealed.key if sealed else None
 
 
+def object_store_of(found: Store) -> Optional[Probed]:
+    """What was found of the server of an object store when the Store was made; None where it is a directory."""
+    return _read(found).object_store
+
+
 def _read(found: Store) -> _Marker:
     path, data = found.path(layout.MARKER), found.find(layout.MARKER)
     if data is None:
@@ -164,12 +171,14 @@ def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
     _publish_marker(place.opened(root), seal)
 
 
-def _publish_marker(found: Store, seal: Optional[NewSeal]) -> None:
+def _publish_marker(found: Store, seal: Optional[NewSeal], probed: Optional[Probed] = None) -> None:
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document: layout.Document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     if seal:  # they are there before anything can be sealed with the key that is in them
         put_keys(found, seal.files)
         document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
+    if probed:
+        document["object_store"] = asdict(probed)
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
         found.publish(layout.MARKER, layout.seal(document))
 
@@ -182,7 +191,7 @@ def _in_objects(root: str, group: Optional[str], seal: Optional[NewSeal], patien
         strange = {*found.names("")} - {*([layout.KEYS] if seal else [])}
         if strange and found.find(layout.MARKER) is None:  # it may be there by now
             raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose another prefix")
-        _publish_marker(found, seal)
+        _publish_marker(found, seal, place.probed(root, patience))
     return _known(found)
 
 

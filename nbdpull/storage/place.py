@@ -12,6 +12,7 @@ from typing import Optional
 from . import folders
 from .base import Store
 from .directory import DirectoryStore
+from .s3_probe import Probed
 
 
 def is_url(word: str) -> bool:
@@ -27,6 +28,13 @@ def opened(word: str, patience: Optional[float] = None) -> Store:
 
         return S3Store(word, patience)
     return DirectoryStore(word)
+
+
+def probed(word: str, patience: Optional[float] = None) -> Probed:
+    """What the server of an object store does, found by trying it; StoreError where no store can be there."""
+    from .s3 import S3Store
+
+    return S3Store(word, patience).probed()
 
 
 def whole(word: str) -> str:

@@ -23,6 +23,7 @@ from ..crypto.seal import PLAIN, Seal
 from .base import MAX_READ
 from .read_ahead import ReadAhead
 from .s3_client import Absent, Bucket, Exists, Found
+from .s3_probe import Probed, probe
 
 SCHEME = "s3://"
 CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again where that fails
@@ -55,6 +56,10 @@ class S3Store:
         self.seal: Seal = PLAIN
         self._ahead = ReadAhead()
         self._listed = _Listed()
+
+    def probed(self) -> Probed:
+        """What the server does; StoreError where no store can be there."""
+        return probe(self.bucket, self._prefix)
 
     def path(self, *names: str) -> str:
         return "/".join([self.root, *filter(None, names)])

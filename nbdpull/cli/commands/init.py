@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import Optional
+from itertools import chain
+from typing import Any, Optional
 
 from ...core.errors import Check, Report
 from ...operations.options import InitOptions as Options
@@ -27,7 +28,9 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     options = usage.options(Options, args)
     made = init.init(options, report, check)
-    return Outcome({"uuid": made.uuid, "master": made.master}, _lines(options.store, made.master))
+    document = {"uuid": made.uuid, "master": made.master, "object_store": made.object_store}
+    lines = chain(_lines(options.store, made.master), _server(made.object_store) if made.object_store else ())
+    return Outcome(document, lines, warnings=made.warnings)
 
 
 def _lines(store: str, master: Optional[str]) -> Iterator[str]:
@@ -36,3 +39,12 @@ def _lines(store: str, master: Optional[str]) -> Iterator[str]:
         return
     yield f"{store} is an empty store now, sealed with master key {master}"
     yield "whoever loses all that opens it loses the backups: see nbdpull key test, nbdpull key export"
+
+
+def _server(found: dict[str, Any]) -> Iterator[str]:
+    """What of the server's answers matters to who chose it. None: it did not tell."""
+    checks = "checks" if found["checks_sha256"] else "does not check"
+    lock = {True: "can be locked", False: "cannot be locked", None: "can be locked, or not: not told"}
+    versions = {"Enabled": "are kept", "Suspended": "are no longer kept", None: "are kept, or not: not told"}
+    yield f"the server ({found['server'] or 'no name'}) creates each name once, and {checks} SHA-256"
+    yield f"objects {lock[found['object_lock']]}; old versions {versions.get(found['versions'], 'are not kept')}"
