@@ -39,6 +39,7 @@ class FaultyProxy:
 
     def __init__(self, port, decide=lambda method, path, before: None):
         self.decide, self.requests, self.server_port = decide, [], port
+        self.unconditional = []  # paths of what may have overwritten something
         self._count, self._lock = collections.Counter(), threading.Lock()
         self._open = set()
         self.port = free_port()
@@ -147,6 +148,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _handle(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.command == "PUT" and "If-None-Match" not in self.headers:
+            self.proxy.unconditional.append(self.path)
         fault = self.proxy.fault_of(self.command, self.path)
         if fault == "delay":
             time.sleep(DELAY)

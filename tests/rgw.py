@@ -9,7 +9,7 @@ import uuid
 
 from bed import BedError, Unavailable
 from bed.address import free_port
-from object_store import ROOT, Server
+from object_store import NOBODY, ROOT, Server
 
 from nbdpull.core import child
 
@@ -101,9 +101,9 @@ class Rgw(Server):
         self._run("ceph", "-c", self._settings, "osd", "new", osd, "0")
         self._run("ceph-osd", "--mkfs", "-c", self._settings, "-i", "0", "--osd-uuid", osd)
         self._spawn("ceph-osd", "-f", "-c", self._settings, "-i", "0")
-        key, secret = ROOT
-        self._run("radosgw-admin", "-c", self._settings, "user", "create", "--uid=root", "--display-name=root",
-                  f"--access-key={key}", f"--secret-key={secret}")  # fmt: skip
+        for name, (key, secret) in {"root": ROOT, "nobody": NOBODY}.items():
+            self._run("radosgw-admin", "-c", self._settings, "user", "create", f"--uid={name}",
+                      f"--display-name={name}", f"--access-key={key}", f"--secret-key={secret}")  # fmt: skip
 
     def _run(self, *words):
         done = subprocess.run([*map(str, words)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)

@@ -1,0 +1,140 @@
+"""docs/object-stores.md: what its roles may do suffices for them, on both servers, and no more."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import object_store as object_stores
+import pytest
+import stores
+from bed.machine import MIB
+from command import nbdpull
+from documents import blocks
+from faulty_proxy import FaultyProxy
+
+from nbdpull.core import errors
+from nbdpull.storage.s3_client import Bucket
+
+pytestmark = pytest.mark.e2e
+
+PAGE = (Path(__file__).parent.parent / "docs/object-stores.md").read_text()
+ACCOUNT = "000000000000"  # SeaweedFS's
+USERS = {"SeaweedFS": f"arn:aws:iam::{ACCOUNT}:user/nobody", "Rgw": "arn:aws:iam:::user/nobody"}
+
+
+def document(name, place):
+    """A JSON block of the page, for the place."""
+    [text] = blocks(PAGE, f"json {name}")
+    user = USERS[type(place.server).__name__]
+    return (
+        text.replace("arn:aws:iam::ACCOUNT:user/NAME", user)
+        .replace("BUCKET", place.bucket)
+        .replace("PREFIX", place.prefix)
+    )
+
+
+@pytest.fixture(params=["object_store", "rgw_store"])
+def place(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def role(place):
+    """Factory: the environment of a user who has what the page grants to a role."""
+
+    def environment(name):
+        place.client.put_bucket_policy(Bucket=place.bucket, Policy=document(name, place))
+        return {**stores.package_environment(), **place.environment(keys=object_stores.NOBODY)}
+
+    yield environment
+    place.client.delete_bucket_policy(Bucket=place.bucket)
+
+
+def run(environment, *words):
+    done = nbdpull(*words, env=environment)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def may(environment, monkeypatch, place, call, key, *what):
+    """Whether these keys may make the request."""
+    with monkeypatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            getattr(Bucket(place.bucket, 1.0), call)(place.key(key), *what)
+        except errors.AccessDenied:
+            return False
+        return True
+
+
+def test_each_role_can_do_what_it_does_and_no_more(machine, place, role, tmp_path, monkeypatch):
+    root = {**stores.package_environment(), **place.environment()}
+    assert run(root, "init", place.url).returncode == 0
+    vm = machine({"vda": 4 * MIB})
+    frozen = []
+    pulling = role("pull")
+    for value in (0x11, 0x22):
+        vm.write("vda", 0, MIB, value)
+        done = run(pulling, "pull", vm.name, "-o", place.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        frozen.append(bytes([value]) * MIB + bytes(3 * MIB))
+    manifests = sorted(name for name in place.objects() if name.endswith("/manifest.json"))
+    assert not may(pulling, monkeypatch, place, "delete", manifests[0])
+
+    restoring = role("restore")
+    for manifest, data in zip(manifests, frozen):
+        point = manifest.split("/")[1]
+        done = run(restoring, "restore", place.url, "--point", point, "-o", tmp_path / point, "--format", "raw")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / point / "vda.raw").read_bytes() == data
+    for words in (["list"], ["verify", "--no-record"], ["copy", place.url, tmp_path / "copy"]):
+        words = [words[0], place.url, *words[1:]] if "copy" not in words else words
+        assert run(restoring, *words).returncode == 0, words
+    denied = run(restoring, "pin", place.url, "latest")
+    assert denied.returncode == 7 and "allow s3:PutObject" in denied.stderr
+
+    pruning = role("prune")
+    for words in (["pin", place.url, "latest"], ["policy", place.url, "--keep-last", "1"], ["verify", place.url],
+                  ["prune", place.url, "--force"]):  # fmt: skip
+        assert run(pruning, *words).returncode == 0, words
+    assert len([name for name in place.objects() if name.endswith("/manifest.json")]) == 1
+
+
+def test_a_pull_only_creates(machine, object_store, monkeypatch):
+    """As AWS can insist on."""
+    assert json.loads(document("conditional", object_store))["Condition"] == {"Null": {"s3:if-none-match": "true"}}
+    vm = machine({"vda": 4 * MIB})
+    with FaultyProxy(object_store.server.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        for value in (0x11, 0x22):
+            vm.write("vda", 0, MIB, value)
+            assert nbdpull("pull", vm.name, "-o", object_store.url).returncode == 0
+    assert len([request for request in proxy.requests if request.method == "PUT"]) > 10
+    assert proxy.unconditional == []
+
+
+def test_the_rule_for_old_versions(object_store, capsys):
+    with object_stores.new_bucket(object_store.server) as name:
+        place = object_stores.ObjectStore(object_store.server, name, "store")
+        place.client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        rules = json.loads(document("lifecycle", place))
+        place.client.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration=rules)
+        done = nbdpull("init", place.url)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_commands(machine, object_store, tmp_path, monkeypatch):
+    """Of the page, in their order, with another name of the VM."""
+    vm = machine({"vda": 4 * MIB})
+    vm.write("vda", 0, MIB, 0x11)
+    [text] = blocks(PAGE, "sh")
+    lines = [line.replace("s3://BUCKET/PREFIX", object_store.url).replace("vm1", vm.name)
+             .replace("/mnt/usb", str(tmp_path)) for line in text.splitlines()]  # fmt: skip
+    names = set(re.findall(r"(AWS_\w+)=", lines[0]))
+    assert lines[0].startswith("export ") and names < set(object_store.environment())
+    for line in lines[1:]:
+        words = shlex.split(line)
+        done = nbdpull(*words[1:], cwd=tmp_path)
+        assert (words[0], done.returncode, done.stderr) == ("nbdpull", 0, ""), line
