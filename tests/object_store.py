@@ -115,6 +115,9 @@ class Server:
     def start(self):
         """Start it, also after `kill`, with what it had; return when it answers."""
         self.spawn()
+        self.wait()
+
+    def wait(self):
         deadline = time.monotonic() + START
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -22,7 +22,8 @@ POINT = "20261122T194500Z-7f3a9c04"
 IN_FOLDERS = ["directory", "memory"]  # where a folder is something by itself
 
 
-@pytest.fixture(params=[*IN_FOLDERS, pytest.param("objects", marks=pytest.mark.e2e)])
+@pytest.fixture(params=[*IN_FOLDERS, pytest.param("objects", marks=pytest.mark.e2e),
+                         pytest.param("ceph", marks=pytest.mark.e2e)])  # fmt: skip
 def store(request):
     return opened(request)
 
@@ -35,6 +36,8 @@ def store_in_folders(request):
 def opened(request):
     if request.param == "objects":
         return S3Store(request.getfixturevalue("object_store").url)
+    if request.param == "ceph":
+        return S3Store(request.getfixturevalue("rgw_store").url)
     return DirectoryStore(str(request.getfixturevalue("tmp_path"))) if request.param == "directory" else MemoryStore()
 
 
