@@ -92,6 +92,7 @@ def test_another_master_key_is_refused(store, tmp_path):
         keyring.keys_of(store, identity_files.given([str(tmp_path / "paper")]))
 
 
+@pytest.mark.e2e  # as test_age: scrypt takes a second each time
 def test_a_passphrase_opens_it(tmp_path):
     store = made(tmp_path / "store", passphrase=b"correct horse")
     [key] = keyring.listed(store)
