@@ -14,6 +14,7 @@ looked at with the others, and are no damage. Owns: the order, and these proofs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
@@ -143,12 +144,20 @@ class Rolling:
     def _blame(self, entry: FileEntry, flaw: str) -> None:
         """Note a damaged file for every point that refers to it, whatever ends the run before they are looked at. Of a
         directory that was done at the beginning."""
-        key = entry.path, entry.sha256
         if not self._of_directories([entry]):
-            points = [each for each in self._evidence.points if key in self._catalog.of_point[each.id]]
+            points = self._points_of[entry.path, entry.sha256]
             disk = self._catalog.disks.get(entry.path)
             found = [self._look(point).found(disk, flaw, path=entry.path) for point in points]
             self._tell(found[0])
+
+    @functools.cached_property
+    def _points_of(self) -> dict[Key, list[Point]]:
+        """{file: those that refer to it, in the order of commits}, for who asks for many files of a catalog."""
+        found: dict[Key, list[Point]] = {}
+        for point in self._evidence.points:
+            for key in self._catalog.of_point[point.id]:
+                found.setdefault(key, []).append(point)
+        return found
 
     def _of_directories(self, entries: Iterable[FileEntry]) -> dict[str, Point]:
         """{path: its point} of those that are directories of disks."""
