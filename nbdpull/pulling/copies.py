@@ -63,9 +63,13 @@ def mended(
     series, point = now
     done, warnings = [], []
     for each in found:
-        base, where = base_of(series, choice, each.disk), mending.Now(series, point, each.disk)
-        bad = [entry for entry in base.files if entry.path in each.files] if base else []
-        paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level, 1])), check)
+        paths: list[str] = []
+        try:
+            base, where = base_of(series, choice, each.disk), mending.Now(series, point, each.disk)
+            bad = [entry for entry in base.files if entry.path in each.files] if base else []
+            paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level, 1])), check)
+        except errors.NbdpullError as error:
+            problem = str(error)
         done.append(each._replace(mended=paths))
         if problem:
             warnings.append(f"damaged files of disk {each.disk} are not made again: {problem}")
