@@ -348,7 +348,7 @@ def test_a_pull_goes_on_where_its_host_lacks_a_time_zone(tmp_path):
 
 def after_pull(vm, check=lambda: None):
     """What became of its series, and the warnings."""
-    pruned = prune.after_pull(str(vm.root), vm.points[-1], check)
+    pruned = prune.after_pull(str(vm.root), vm.points[-1], [], check)
     return pruned, prune.warnings(pruned)
 
 
