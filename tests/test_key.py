@@ -14,7 +14,7 @@ from identities import data, path, recipient
 from stores import Vm
 
 from nbdpull.cli import main as cli
-from nbdpull.crypto import age, identity_files, recipients
+from nbdpull.crypto import age, identity_files, keys, recipients
 from nbdpull.repository import keyring, marker
 
 AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
@@ -125,7 +125,7 @@ def test_add_needs_somebody_who_opens_it_and_somebody_to_add(run, root):
 
 
 def test_remove_says_what_it_does_not_do(run, root):
-    code, output, errors = run("remove", names(root)[SSH])
+    code, output, errors = run("remove", names(root)[SSH], *BY_AGE1)
     assert code == 0 and "backup@host" not in output
     assert errors.startswith(
         "nbdpull: warning: the master key is the same as before: who could open the store and kept"
@@ -135,9 +135,12 @@ def test_remove_says_what_it_does_not_do(run, root):
 
 def test_remove_leaves_a_way_in(run, root):
     code, _, errors = run("remove", AGE1, *BY_AGE1)
-    assert code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…")
+    assert (
+        code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…") and "--force" in errors
+    )
+    assert run("remove", AGE1)[0] == 16
     assert run("remove", AGE1, *BY_SSH)[0] == 0, "who has another one may"
-    code, _, errors = run("remove", SSH)
+    code, _, errors = run("remove", SSH, "--force")
     assert code == 2 and "nobody could open it any more: add another key first" in errors
     assert run("remove")[::2] == (
         2,
@@ -146,9 +149,41 @@ def test_remove_leaves_a_way_in(run, root):
     assert list(names(root)) == [SSH]
 
 
+def test_remove_counts_on_no_key_file_of_another_master_key(run, root, tmp_path):
+    """A file of age tells nobody what is in it: it may be a thief's, or of an init that died."""
+    run("remove", SSH, *BY_AGE1)
+    [(_, data)] = [each for each in keyring.new([AGE1], None).files if each[0].endswith(".age")]
+    (root / "@keys/00000000.age").write_bytes(data)
+    code, _, errors = run("remove", AGE1, *BY_AGE1)
+    assert code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…{AGE1[-4:]}) nothing ")
+    assert run("test", *BY_AGE1)[0] == 0
+    assert run("remove", "00000000", *BY_AGE1)[0] == 0
+
+
+def test_by_the_master_key_no_last_key_is_removed(run, root, tmp_path):
+    """It opens the store whatever stays: that proves nothing of who else does."""
+    opened = keyring.open_master(marker.open_store(str(root)), identity_files.given([path("age1")]))
+    (tmp_path / "paper").write_text(keys.text_of(opened.master))
+    by_paper = ("--identity", tmp_path / "paper")
+    code, _, errors = run("remove", SSH, *by_paper)
+    assert code == 2 and "nothing that is at hand opens" in errors
+    assert run("remove", SSH, *by_paper, *BY_AGE1)[0] == 0
+    assert run("rotate", "--recipient", AGE2, *by_paper)[0] == 0, "each new key has it"
+
+
+def test_rotate_locks_nobody_out_who_is_at_hand(run, root):
+    before = names(root)
+    code, _, errors = run("rotate", "--recipient", AGE2, *BY_AGE1)
+    assert code == 2 and errors.startswith(f"nbdpull: {root} would not open any more for {path('age1')} (an age key): ")
+    assert names(root) == before and len(list((root / "@keys").iterdir())) == 4
+    assert run("rotate", "--recipient", AGE2, *BY_AGE1, *BY_AGE2)[0] == 0, "who has a new one may"
+    code, _, errors = run("rotate", "--recipient", AGE1, *BY_AGE2, "--force")
+    assert code == 0 and f"only {names(root)[AGE1]} (" in errors and run("test", *BY_AGE1)[0] == 0
+
+
 def test_rotate_replaces_all_keys_and_keeps_the_master_key(run, root):
     before, master = set(names(root).values()), marker.master_of(marker.open_store(str(root)))
-    code, output, errors = run("rotate", "--recipient", AGE2, "--recipient", AGE1, *BY_SSH)
+    code, output, errors = run("rotate", "--recipient", AGE2, "--recipient", AGE1, *BY_SSH, *BY_AGE1)
     assert code == 0 and "the master key is the same as before" in errors and master in output
     assert set(names(root)) == {AGE1, AGE2} and not before & set(names(root).values())
     assert [run("test", *each)[0] for each in (BY_AGE1, BY_AGE2, BY_SSH)] == [0, 0, 16]
@@ -186,7 +221,7 @@ def test_test_warns_of_an_identity_that_all_can_read(run, tmp_path):
 
 def test_status_and_test_warn_where_only_one_opens_it(run, root, tmp_path, capsys):
     assert "only" not in answered(capsys, "status", root)[2]
-    run("remove", SSH)
+    run("remove", SSH, *BY_AGE1)
     wanted = f"nbdpull: warning: only {names(root)[AGE1]} ({AGE1[:12]}…{AGE1[-4:]}) opens {root}: if it is lost"
     assert wanted in answered(capsys, "status", root)[2] and wanted in run("test", *BY_AGE1)[2]
 

@@ -169,6 +169,30 @@ def test_one_that_died_before_the_marker_can_be_made_again(tmp_path):
     )
 
 
+def test_what_dead_runs_left_is_gone_when_the_marker_is_there(tmp_path):
+    """It would look as if somebody opened the store by it."""
+    root = tmp_path / "store"
+    (root / layout.KEYS).mkdir(parents=True)
+    for where, wrapped in keyring.new([AGE1, SSH], None).files:
+        (root / where).write_bytes(wrapped)
+    store = made(root, AGE1)
+    assert [each.recipient for each in keyring.listed(store)] == [AGE1] and len(store.files(layout.KEYS)) == 2
+
+
+def test_of_two_that_make_a_store_at_once_one_leaves_its_keys(tmp_path, monkeypatch):
+    root, real = tmp_path / "store", marker.put_keys
+
+    def put(store, files):
+        monkeypatch.setattr(marker, "put_keys", real)
+        real(store, files)
+        made(root, AGE2)
+
+    monkeypatch.setattr(marker, "put_keys", put)
+    store = made(root, AGE1)
+    assert [each.recipient for each in keyring.listed(store)] == [AGE2]
+    assert keyring.keys_of(store, identities("age2")).id == marker.master_of(store)
+
+
 # -- forged, swapped, damaged -----------------------------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ def lines(vm, out):
         "compare": ["compare", root, root],
         "key list": ["key", "list", root],
         "key remove": ["key", "remove", root, keyring.found(vm.store, recipient("ed25519")).name],
-        "key rotate": ["key", "rotate", root, "--recipient", recipient("age2")],
+        "key rotate": ["key", "rotate", root, "--recipient", recipient("age1")],
         "key add": ["key", "add", root, "--recipient", recipient("rsa")],
         "key test": ["key", "test", root],
         "key export": ["key", "export", root, "--recipient", recipient("age2")],

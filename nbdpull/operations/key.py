@@ -64,16 +64,18 @@ def key(options: Options, report: Report = lambda **event: None, check: Check = 
         return Result(master, keys, exported=_exported(store, options))
     _CHANGES[options.action](store, options)
     gone = options.action != KeyAction.ADD
-    return Result(master, keyring.listed(store), changed=True, warnings=[_KEPT] if gone else [])
+    warnings = [_KEPT, *keyring.warnings(store)] if gone else []
+    return Result(master, keyring.listed(store), changed=True, warnings=warnings)
 
 
 _TAKES = {
     KeyAction.ADD: ("recipients", "passphrase_file", "label"),
-    KeyAction.ROTATE: ("recipients", "passphrase_file", "label"),
+    KeyAction.ROTATE: ("recipients", "passphrase_file", "label", "force"),
     KeyAction.EXPORT: ("recipients", "passphrase_file"),
-    KeyAction.REMOVE: ("key",),
+    KeyAction.REMOVE: ("key", "force"),
 }
-_WRITTEN = {"recipients": "--recipient", "passphrase_file": "--passphrase-file", "label": "--label", "key": "KEY"}
+_WRITTEN = {"recipients": "--recipient", "passphrase_file": "--passphrase-file", "label": "--label", "key": "KEY",
+            "force": "--force"}  # fmt: skip
 
 
 def _require_fitting(options: Options) -> None:
@@ -105,20 +107,19 @@ def _add(store: Store, options: Options) -> None:
 
 
 def _rotate(store: Store, options: Options) -> None:
-    opened = _opened(store, options)
-    keyring.rotate(store, opened, options.recipients, passphrase(options.passphrase_file), options.label)
+    tried = identity_files.given(options.identities)
+    opened, proof = keyring.open_master(store, tried), None if options.force else tried
+    keyring.rotate(store, opened, options.recipients, passphrase(options.passphrase_file), options.label, proof)
 
 
 def _remove(store: Store, options: Options) -> None:
-    """Who has an identity at hand is not to lock himself out."""
     found = keyring.found(store, options.key or "")
+    if options.force:
+        keyring.remove(store, [found.name])
+        return
     tried = identity_files.given(options.identities)
-    if tried and len(keyring.listed(store)) > 1:
-        try:
-            keyring.open_master(store, tried, without=found.name)
-        except (errors.KeyNeeded, errors.Damaged) as error:
-            raise errors.UsageError(f"without {found.whose} the identity at hand opens nothing: {error}") from None
-    keyring.remove(store, [found.name])
+    keyring.open_master(store, tried)
+    keyring.remove(store, [found.name], tried)
 
 
 _CHANGES: dict[str, Callable[[Store, Options], None]] = {

@@ -536,12 +536,14 @@ class InitOptions(_Recipients):
 
 @dataclass(frozen=True)
 class KeyOptions(_Recipients):
-    """action: a word of KeyAction. key: that is to be removed, by its name, label or recipient. label: of a new one."""
+    """action: a word of KeyAction. key: that is to be removed, by its name, label or recipient. label: of a new one.
+    force: remove and rotate even where no identity at hand opens the store afterwards."""
 
     action: str = KeyAction.LIST
     store: str = ""
     key: Optional[str] = None
     label: str = ""
+    force: bool = False
     identities: list[str] = field(default_factory=list)
 
 

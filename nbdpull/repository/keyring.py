@@ -11,7 +11,7 @@ how age wraps.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
@@ -173,16 +173,16 @@ def unlocked(root: str, master: Optional[bytes]) -> Store:
     return store
 
 
-def open_master(store: Store, tried: Sequence[Identity], without: str = "") -> Opened:
-    """The master key of a sealed store, by the first identity that opens a copy. without: name of one that is not to be
-    counted on. Errors as of keys_of; StoreError where it is not sealed."""
+def open_master(store: Store, tried: Sequence[Identity], without: Collection[str] = ()) -> Opened:
+    """The master key of a sealed store, by the first identity that opens a copy. without: names of some that are not to
+    be counted on. Errors as of keys_of; StoreError where it is not sealed."""
     wanted = marker.master_of(store)
     if wanted is None:
         raise errors.StoreError(f"{store.root}: {PLAIN}")
     if not tried:
         raise errors.KeyNeeded(f"{store.root} is sealed: {_NAMED_BY}")
     flaws: list[errors.Damaged] = []
-    for opened in _attempts(store, [name for name in _names(store) if name != without], tried, flaws):
+    for opened in _attempts(store, [name for name in _names(store) if name not in without], tried, flaws):
         if len(opened.master) == keys.MASTER_SIZE and keys.of_master(opened.master).id == wanted:
             _require_meant(store, opened.identity, wanted)
             return opened
@@ -247,10 +247,13 @@ def _nobody(store: Store, tried: Sequence[Identity]) -> errors.NbdpullError:
     there = listed(store)
     if not there:
         return errors.Damaged(_none_left(store))
-    names = ", ".join(dict.fromkeys(each.what for each in tried))
     return errors.KeyNeeded(
-        f"{store.root} does not open for {names}; it is sealed for {', '.join(each.whose for each in there)}"
+        f"{store.root} does not open for {_what(tried)}; it is sealed for {', '.join(each.whose for each in there)}"
     )
+
+
+def _what(tried: Sequence[Identity]) -> str:
+    return ", ".join(dict.fromkeys(each.what for each in tried))
 
 
 def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[str]:
@@ -264,12 +267,32 @@ def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional
     return [path.rpartition("/")[2][: -len(_WRAPPED)] for path, _ in files if path.endswith(_WRAPPED)]
 
 
-def rotate(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional[bytes], label: str) -> None:
-    """Let these open the store, and nobody else who needs a key file for it. The master key stays. Errors as of add,
-    remove; where it dies, more can open the store than before, and none less."""
-    before = _names(store)
-    marker.put_keys(store, _files(opened.master, words, passphrase, label))
+def rotate(
+    store: Store,
+    opened: Opened,
+    words: Sequence[str],
+    passphrase: Optional[bytes],
+    label: str,
+    proof: Optional[Sequence[Identity]] = None,
+) -> None:
+    """Let these open the store, and nobody else who needs a key file for it. The master key stays. proof: identities,
+    one of which opens it afterwards, else UsageError; None: nobody is there to try. Errors as of add, remove; where it
+    dies, more can open the store than before, and none less."""
+    before, files = _names(store), _files(opened.master, words, passphrase, label)
+    if proof is not None and not _is_opened(files, proof):
+        raise errors.UsageError(
+            f"{store.root} would not open any more for {_what(proof)}: name its recipient, too, or an identity that "
+            "opens one of the new keys, or add --force"
+        )
+    marker.put_keys(store, files)
     remove(store, before)
+
+
+def _is_opened(files: Iterable[tuple[str, bytes]], tried: Sequence[Identity]) -> bool:
+    """Whether one of them opens a new key file, or needs none."""
+    if any(each.kind == MASTER for each in tried):
+        return True
+    return any(age.unwrap(data, path, tried) for path, data in files if path.endswith(_WRAPPED))
 
 
 def exported(opened: Opened, words: Sequence[str], passphrase: Optional[bytes]) -> str:
@@ -290,10 +313,16 @@ def found(store: Store, named: str) -> KeyFile:
     raise errors.UsageError(f"{store.root}: {members.short(named)} {why}; name one by the first word: {told}")
 
 
-def remove(store: Store, gone: Sequence[str]) -> None:
-    """Remove key files by their names, but never the last that may open it; UsageError, OutputError, Busy."""
+def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]] = None) -> None:
+    """Remove key files by their names, but never the last that may open it; UsageError, OutputError, Busy.
+
+    That one is a file of age does not tell that the master key is in it: an init that died leaves such files, and a
+    thief makes them. proof: identities, one of which opens what stays, else UsageError; None: nobody is there to try.
+    """
     with store.locked("", "try again"):
         sound = dict(_sound(store))
+        if proof is not None:
+            _require_opened(store, proof, gone)
         if not sound.keys() - set(gone):
             raise errors.UsageError(
                 f"{store.root}: nobody could open it any more: add another key first (nbdpull key add)"
@@ -305,6 +334,17 @@ def remove(store: Store, gone: Sequence[str]) -> None:
             raise errors.Busy(f"{store.root}: another nbdpull removed all other keys meanwhile: none of these was")
         for name in gone:
             store.delete(f"{layout.KEYS}/{name}{_NOTE}")
+
+
+def _require_opened(store: Store, proof: Sequence[Identity], gone: Sequence[str]) -> None:
+    files = [each for each in proof if each.kind != MASTER]  # the master key itself opens it whatever stays
+    try:
+        open_master(store, files, without=gone)
+    except (errors.KeyNeeded, errors.Damaged) as error:
+        names = ", ".join(each.whose for each in listed(store) if each.name in gone)
+        raise errors.UsageError(
+            f"without {names} nothing that is at hand opens {store.root}, add --force if that is meant: {error}"
+        ) from None
 
 
 def copied(source: Store) -> Optional[NewSeal]:

@@ -174,13 +174,26 @@ def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
 def _publish_marker(found: Store, seal: Optional[NewSeal], probed: Optional[Probed] = None) -> None:
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document: layout.Document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
+    dead: list[str] = []
     if seal:  # they are there before anything can be sealed with the key that is in them
+        dead = found.files(layout.KEYS)
         put_keys(found, seal.files)
         document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
     if probed:
         document["object_store"] = asdict(probed)
     with suppress(errors.OutputExists):  # another run was faster, and its store is as good
         found.publish(layout.MARKER, layout.seal(document))
+    if seal:
+        _drop_foreign(found, seal, dead)
+
+
+def _drop_foreign(found: Store, seal: NewSeal, dead: list[str]) -> None:
+    """Remove key files that hold another master key than that of the marker, which stands now: they look as if they
+    opened the store. dead: names of those that were there before any marker was."""
+    ours = [path.rpartition("/")[2] for path, _ in seal.files]
+    is_ours = master_of(found) == seal.master
+    for name in [name for name in dead if name not in ours] if is_ours else ours:
+        found.delete(f"{layout.KEYS}/{name}")
 
 
 def _in_objects(root: str, group: Optional[str], seal: Optional[NewSeal], patience: Optional[float]) -> Store:

@@ -26,6 +26,8 @@ def add(parser: usage.Parser) -> None:
               help="of remove: name, label or recipient of the one that is to go")  # fmt: skip
     usage.add_recipients(parser, Options)
     usage.add(parser, Options, "--label", metavar="TEXT", help="whose a new key is, for who reads the list")
+    usage.add(parser, Options, "--force", action="store_true",
+              help="remove and rotate: also if no identity at hand opens the store afterwards")  # fmt: skip
     usage.add_identities(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
