@@ -1,11 +1,13 @@
 """init and key of sealed stores, by command lines: who opens one, and how that is changed, tried and kept."""
 
+import hashlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import PROJECT, answered, answered_json, environment, said
@@ -15,6 +17,7 @@ from stores import Vm
 
 from nbdpull.cli import main as cli
 from nbdpull.crypto import age, identity_files, keys, recipients
+from nbdpull.format import layout
 from nbdpull.repository import keyring, marker
 
 AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
@@ -158,6 +161,19 @@ def test_remove_counts_on_no_key_file_of_another_master_key(run, root, tmp_path)
     assert code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…{AGE1[-4:]}) nothing ")
     assert run("test", *BY_AGE1)[0] == 0
     assert run("remove", "00000000", *BY_AGE1)[0] == 0
+
+
+def test_remove_does_not_go_by_a_forged_note(run, root):
+    """A thief exchanges two keys, so that the wrong one would go."""
+    one, other = ((root / "@keys" / name) for name in names(root).values())
+    for where, wrapped in ((one, Path(f"{other}.age").read_bytes()), (other, Path(f"{one}.age").read_bytes())):
+        Path(f"{where}.age").write_bytes(wrapped)
+        note = json.loads(Path(f"{where}.json").read_text())
+        note = {key: value for key, value in note.items() if key not in ("mac", "digest")}
+        Path(f"{where}.json").write_bytes(layout.seal({**note, "sha256": hashlib.sha256(wrapped).hexdigest()}))
+    code, _, errors = run("remove", SSH, *BY_SSH)
+    assert code == 11 and "not made with the key of this store" in errors
+    assert [run("test", *by)[0] for by in (BY_AGE1, BY_SSH)] == [0, 0]
 
 
 def test_by_the_master_key_no_last_key_is_removed(run, root, tmp_path):

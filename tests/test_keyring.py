@@ -2,6 +2,7 @@
 
 import contextlib
 import grp
+import hashlib
 import json
 import os
 import stat
@@ -116,7 +117,7 @@ def test_the_files_are_those_of_the_format_and_only_their_owner_reads_them(store
     modes = {stat.S_IMODE(os.stat(store.path(layout.KEYS, name)).st_mode) for name in names}
     assert modes == {0o600} and stat.S_IMODE(os.stat(store.path(layout.KEYS)).st_mode) == 0o700
     told = json.loads(store.read(key_path(store, 0, ".json")))
-    assert set(told) == {"format", "requires", "when", "who", "recipient", "label", "digest"}
+    assert set(told) == {"format", "requires", "when", "who", "recipient", "label", "sha256", "mac", "digest"}
     document = json.loads(store.read(layout.MARKER))
     assert document["requires"] == ["sealed"]
     assert document["sealed"] == {"cipher": "XAES-256-GCM", "key": marker.master_of(store)}
@@ -291,6 +292,46 @@ def test_a_marker_from_which_the_seal_was_taken_is_none(store):
     replaced(store, layout.MARKER, layout.seal(document))
     with pytest.raises(errors.Damaged, match="not the marker of a store"):
         marker.open_store(store.root)
+
+
+def exchanged(store, ends, resealed=False):
+    """Put the files of two keys into the places of each other."""
+    one, other = (f"{layout.KEYS}/{each.name}" for each in keyring.listed(store))
+    for end in ends:
+        first, second = store.read(one + end), store.read(other + end)
+        replaced(store, one + end, second)
+        replaced(store, other + end, first)
+    if resealed:
+        for where in (one, other):
+            note = json.loads(store.read(where + ".json"))
+            del note["digest"]
+            note["sha256"] = hashlib.sha256(store.read(where + ".age")).hexdigest()
+            replaced(store, where + ".json", layout.seal({**note, "mac": note.pop("mac")}))
+
+
+def test_a_note_counts_for_the_file_only_that_it_is_about(store):
+    before = {each.recipient: each.name for each in keyring.listed(store)}
+    exchanged(store, (".age",))
+    assert [(each.recipient, each.label, each.when) for each in keyring.listed(store)] == [(None, "", "")] * 2
+    with pytest.raises(errors.UsageError, match="is none of its keys"):
+        keyring.found(store, AGE1)
+    exchanged(store, (".json",))
+    assert {each.recipient for each in keyring.listed(store)} == set(before), "a name proves nothing, and matters not"
+
+
+def test_a_note_that_was_written_without_the_master_key(store):
+    opened = keyring.open_master(store, identities("age1"))
+    for each in keyring.listed(store):
+        keyring.require_true(store, opened, each)
+    exchanged(store, (".age",), resealed=True)
+    for each in keyring.listed(store):
+        assert each.recipient
+        with pytest.raises(
+            errors.Damaged, match=rf"{each.name}\.json: not made with the key of this store: .* --force"
+        ):
+            keyring.require_true(store, opened, each)
+    store.remove_file(key_path(store, 0, ".json"))
+    keyring.require_true(store, opened, next(each for each in keyring.listed(store) if not each.when))
 
 
 # -- more, and fewer --------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def _remove(store: Store, options: Options) -> None:
         keyring.remove(store, [found.name])
         return
     tried = identity_files.given(options.identities)
-    keyring.open_master(store, tried)
+    keyring.require_true(store, keyring.open_master(store, tried), found)
     keyring.remove(store, [found.name], tried)
 
 

@@ -1,8 +1,8 @@
 """The key files of a sealed store: copies of its one master key, each wrapped for some who may open it.
 
 A store is sealed if its marker says so, by the id of the master key. A copy is a file of age, and a document beside it
-tells for whom it is; the first counts, the second is a note. What opens and holds another key than the marker's was
-swapped or forged, and is never used.
+tells for whom it is; the first counts, the second is a note, and only who has the master key knows whether it is true.
+What opens and holds another key than the marker's was swapped or forged, and is never used.
 
 Owns: where they are, which of them open, what is said where none does. Must not know: what is sealed with the keys,
 how age wraps.
@@ -10,6 +10,7 @@ how age wraps.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ..core import errors, members
 from ..crypto import age, keys
 from ..crypto.keys import StoreKeys
 from ..crypto.recipients import AGE, MASTER, PASSPHRASE, SSH, Identity
+from ..crypto.seal import Sealed
 from ..format import findings, layout
 from ..storage.base import Store
 from . import marker
@@ -32,6 +34,9 @@ PLAIN = "the store is not sealed: it has no keys; nbdpull init makes a new store
 
 @dataclass(frozen=True)
 class _Note:
+    """sha256: of the file of age that it is about."""
+
+    sha256: str
     when: str
     who: str
     recipient: Optional[str]
@@ -40,7 +45,7 @@ class _Note:
 
 class KeyFile(NamedTuple):
     """name: of the file, without its end. recipient: a word, None: a passphrase, or not known. when, who: of its
-    making; "" where the note is not there, or damaged."""
+    making; "" where no note is there that is about this file."""
 
     name: str
     by_passphrase: bool
@@ -91,6 +96,7 @@ def new(words: Sequence[str], passphrase: Optional[bytes]) -> NewSeal:
 def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[tuple[str, bytes]]:
     """Of one copy for each; a note before its copy, which alone counts."""
     age.require_recipients(words)
+    mac = Sealed(keys.of_master(master)).mac
     wrapped: list[tuple[Optional[str], bytes]] = [(word, age.wrap(master, [word])) for word in dict.fromkeys(words)]
     if passphrase is not None:
         wrapped.append((None, age.wrap_by_passphrase(master, passphrase)))
@@ -103,9 +109,14 @@ def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], lab
             **findings.now(),
             "recipient": word,
             "label": label,
+            "sha256": _sha256(data),
         }
-        found += [(path + _NOTE, layout.seal(note)), (path + _WRAPPED, data)]
+        found += [(path + _NOTE, layout.seal_with_mac(note, mac)), (path + _WRAPPED, data)]
     return found
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _new_path() -> str:
@@ -126,16 +137,38 @@ def _names(store: Store) -> list[str]:
 
 
 def _listed(store: Store, name: str) -> KeyFile:
+    by_passphrase, note = False, None
+    with suppress(errors.Damaged):
+        data, path = _read(store, name)
+        by_passphrase = age.takes_passphrase(data, path)
+        note = _note(store, name, data)
+    if note is None:
+        return KeyFile(name, by_passphrase, None, "", "", "")
+    return KeyFile(name, by_passphrase, note.recipient, note.label, note.when, note.who)
+
+
+def _note(store: Store, name: str, wrapped: bytes, opened: Optional[Opened] = None) -> Optional[_Note]:
+    """What is noted of a file of these bytes; None where nothing is, or it is about another file. opened: to prove that
+    nobody wrote it who has not the master key."""
     path = f"{layout.KEYS}/{name}{_NOTE}"
     try:
-        by_passphrase = age.takes_passphrase(*_read(store, name))
-    except errors.Damaged:
-        by_passphrase = False
-    try:
-        note = members.build(_Note, layout.unseal(store.read(path, layout.MAX_NOTE), store.path(path)))
+        data = store.read(path, layout.MAX_NOTE)
+        note = members.build(_Note, layout.unseal(data, store.path(path)))
     except (errors.NbdpullError, ValueError):
-        note = _Note("", "", None)
-    return KeyFile(name, by_passphrase, note.recipient, note.label, note.when, note.who)
+        return None
+    if note.sha256 != _sha256(wrapped):
+        return None
+    return note if opened is None or layout.has_mac(data, Sealed(keys.of_master(opened.master)).mac) else None
+
+
+def require_true(store: Store, opened: Opened, key: KeyFile) -> None:
+    """Damaged where what a list tells of a key was written by somebody who has not the master key."""
+    if key.when and _note(store, key.name, _read(store, key.name)[0], opened) is None:
+        raise errors.Damaged(
+            f"{store.path(layout.KEYS, key.name + _NOTE)}: not made with the key of this store: it was changed or "
+            "forged, and whose key it is beside nobody knows; to remove that one, name it by its first word, and add "
+            "--force"
+        )
 
 
 def _read(store: Store, name: str) -> tuple[bytes, str]:
