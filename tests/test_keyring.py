@@ -12,7 +12,7 @@ from identities import data, path, recipient
 
 from nbdpull.core import errors
 from nbdpull.crypto import age, identity_files, keys
-from nbdpull.format import layout
+from nbdpull.format import findings, layout
 from nbdpull.repository import keyring, marker, series
 
 AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
@@ -81,7 +81,7 @@ def test_the_master_key_itself_opens_it_without_any_key_file(store, tmp_path):
     store.remove_folder(layout.KEYS)
     again = keyring.open_master(store, identity_files.given([str(tmp_path / "paper")]))
     assert (again.master, again.key_file) == (opened.master, None)
-    with pytest.raises(errors.Damaged, match="no key file is there; bring them back"):
+    with pytest.raises(errors.Damaged, match="no key file that can be read is there; bring them back"):
         keyring.keys_of(store, identities("age1"))
     keyring.add(store, again, [AGE2], None, "")
     assert keyring.open_master(store, identities("age2")).master == opened.master
@@ -144,8 +144,14 @@ def test_what_its_owner_should_know(store, tmp_path):
     one, other = keyring.listed(store)
     keyring.remove(store, [one.name])
     assert [text[: text.index(":")] for text in keyring.warnings(store)] == [f"only {other.whose} opens {store.root}"]
+    replaced(store, key_path(store), b"damaged")
+    assert [text.partition(": ")[2][:37] for text in keyring.warnings(store)] == [
+        "no key file that can be read is there"
+    ]
     store.remove_folder(layout.KEYS)
-    assert [text.partition(": ")[2][:23] for text in keyring.warnings(store)] == ["no key file is there; b"]
+    assert [text.partition(": ")[2][:37] for text in keyring.warnings(store)] == [
+        "no key file that can be read is there"
+    ]
 
 
 def test_no_file_of_the_store_has_the_master_key(store):
@@ -344,6 +350,24 @@ def test_another_is_let_in_by_one_who_can_open_it(store):
     assert [(each.recipient, each.label) for each in keyring.listed(store) if each.name == name] == [(AGE2, "safe")]
     with pytest.raises(errors.UsageError, match="opens the store already"):
         keyring.add(store, opened, [AGE2], None, "")
+
+
+def test_a_forged_note_lets_nobody_in_and_shuts_nobody_out(store):
+    about = {"format": layout.FORMAT, "requires": [], **findings.now(), "recipient": AGE2, "label": ""}
+    for name, wrapped in (("00000000", b"junk"), ("00000001", forged((AGE2,)))):
+        note = {**about, "sha256": hashlib.sha256(wrapped).hexdigest()}
+        store.publish(f"{layout.KEYS}/{name}.json", layout.seal(note))
+        store.publish(f"{layout.KEYS}/{name}.age", wrapped)
+    opened = keyring.open_master(store, identities("age1"))
+    keyring.add(store, opened, [AGE2], None, "")
+    assert keyring.open_master(store, identities("age2")).master == opened.master
+
+
+def test_who_was_let_in_by_a_file_that_is_damaged_is_let_in_again(store):
+    opened, mine = keyring.open_master(store, identities("ed25519")), keyring.found(store, AGE1).name
+    replaced(store, f"{layout.KEYS}/{mine}.age", b"damaged")
+    keyring.add(store, opened, [AGE1], None, "")
+    assert keyring.open_master(store, identities("age1")).master == opened.master
 
 
 def test_one_is_found_by_name_label_or_recipient(store):

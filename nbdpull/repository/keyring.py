@@ -181,7 +181,8 @@ def warnings(store: Store) -> list[str]:
     """What its owner should know of the keys of a store, one text each; none of one that is not sealed."""
     if marker.master_of(store) is None:
         return []
-    there = listed(store)
+    sound = {name for name, _ in _sound(store)}
+    there = [each for each in listed(store) if each.name in sound]
     if not there:
         return [_none_left(store)]
     if len(there) == 1:
@@ -271,8 +272,8 @@ def _foreign(store: Store, opened: Opened, wanted: str) -> errors.Damaged:
 
 def _none_left(store: Store) -> str:
     return (
-        f"{store.path(layout.KEYS)}: no key file is there; bring them back from a copy of the store, or name the "
-        "master key (nbdpull key export) with --identity"
+        f"{store.path(layout.KEYS)}: no key file that can be read is there; bring them back from a copy of the store, "
+        "or name the master key (nbdpull key export) with --identity"
     )
 
 
@@ -291,7 +292,8 @@ def _what(tried: Sequence[Identity]) -> str:
 
 def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[str]:
     """Let more open the store; the names of the new key files. UsageError of one who does already."""
-    known = {each.recipient for each in listed(store)}
+    notes = [_note(store, name, data, opened) for name, data in _sound(store)]
+    known = {note.recipient for note in notes if note}  # a forged one lets nobody in, and is to shut nobody out
     for word in words:
         if word in known:
             raise errors.UsageError(f"recipient {members.short(word)} opens the store already: see nbdpull key list")
