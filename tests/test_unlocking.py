@@ -16,6 +16,7 @@ from stores import KIB, Vm
 
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files
+from nbdpull.format import layout
 from nbdpull.operations import doctor, unlocking
 from nbdpull.readiness import finding
 from nbdpull.repository import keyring
@@ -132,6 +133,32 @@ def test_files_are_verified_without_an_identity(vm, tmp_path, capsys):
         assert exit_code == 11 and damaged.name in output
         damaged.write_bytes(whole)
     assert answered(capsys, "verify", copy.root, "--quick")[0] == 0
+
+
+def forged(vm, point):
+    """Change a manifest, as who has not the key."""
+    path = vm.folder / point.id / "manifest.json"
+    document = json.loads(path.read_text())
+    mac = document.pop("mac")
+    del document["digest"]
+    path.write_bytes(layout.seal({**document, "created": "2020-01-01T00:00:00+00:00", "mac": mac}))
+
+
+def test_a_copy_with_an_identity_takes_no_forged_manifest(vm, tmp_path, capsys):
+    here, there, second = vm.copy(tmp_path / "here"), tmp_path / "there", tmp_path / "second"
+    newest = here.points[-1]
+    forged(here, newest)
+    exit_code, output, told = answered(capsys, "copy", here.root, there, *MINE)
+    assert exit_code == 11 and "not made with the key of this store" in told
+    assert [each["id"] for each in json.loads(said("list", there, "--json"))] == [here.points[0].id]
+    assert answered(capsys, "copy", here.root, second)[0] == 0, "nothing tells it without one"
+
+    exit_code, _, told = answered(capsys, "copy", vm.root, second, *MINE)
+    assert exit_code == 10 and f"nbdpull remove {second} {newest.id} makes way for this one" in told
+    assert answered(capsys, "remove", second, newest.id)[0] == 0
+    for dest in (there, second):
+        assert answered(capsys, "copy", vm.root, dest, "--point", newest.id, *MINE)[0] == 0
+        said("verify", dest, *MINE)
 
 
 def test_identities_of_a_store_that_is_not_sealed_are_not_looked_at(tmp_path, capsys):

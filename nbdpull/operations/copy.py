@@ -6,6 +6,7 @@ how a point is copied (incoming.py does), how it is shown.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -93,13 +94,16 @@ def copy(options: Options, report: Report = lambda **event: None, check: Check =
 
 def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
     if not options.points or ALL_POINTS in options.points:
-        return store_choice.find_domains(options.store, options.domain), None
-    found = [store_choice.find_point(options.store, each, options.domain) for each in options.points]
+        return store_choice.find_domains(options.store, options.domain, options.identities), None
+    found = [
+        store_choice.find_point(options.store, each, options.domain, options.identities) for each in options.points
+    ]
     return list({each.folder: each for each, _ in found}.values()), {point.id for _, point in found}
 
 
 def _destination(options: Options, source: Store) -> Store:
-    """What is sealed is copied as it is: into a store of the same key, which a new one is made for."""
+    """What is sealed is copied as it is: into a store of the same key, which a new one is made for. Who has the key
+    proves by it what both tell."""
     if not place.are_apart(options.store, options.dest):
         raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
     seal = None if options.dry_run else keyring.copied(source)
@@ -110,6 +114,7 @@ def _destination(options: Options, source: Store) -> Store:
     else:
         dest = marker.open_store(options.dest)
     marker.require_one_key(source, dest)
+    dest.seal = source.seal
     if seal:
         keyring.bring(seal, dest)
     return dest
@@ -183,7 +188,10 @@ def _chosen(source: Series, known: soundness.Soundness, match: Matched, run: _Ru
 
 
 def _other(point: Point, dest: Store) -> errors.NbdpullError:
-    return errors.StoreError(f"{dest.root} has another point of this id, or cannot read it; nbdpull verify tells more")
+    return errors.StoreError(
+        f"{dest.root} has another point of this id, or cannot read it; nbdpull verify tells if that is damaged or "
+        f"forged; then nbdpull remove {shlex.quote(dest.root)} {point.id} makes way for this one"
+    )
 
 
 def _planned(source: Series, target: Series, points: list[Point], found: Domain, check: Check) -> list[Taken]:

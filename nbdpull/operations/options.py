@@ -501,6 +501,7 @@ class CopyOptions(_Rules, _TwoStores):
     max_rate: Optional[int] = None
     max_duration: Optional[float] = None
     dry_run: bool = False
+    identities: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration,
               help="stop after this time: 90s, 15m, 2h; the next copy goes on")  # fmt: skip
     usage.add(parser, Options, "--dry-run", action="store_true", help="show what would be copied, copy nothing")
+    usage.add_identities(parser, Options)
     usage.add_output(parser)
 
 
