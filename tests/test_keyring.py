@@ -428,6 +428,22 @@ def test_a_copy_of_a_store_opens_for_the_same(store, tmp_path):
     assert keyring.keys_of(other, identities("age1")) == keyring.keys_of(store, identities("age1"))
 
 
+def test_a_copy_that_died_before_its_marker_can_be_made_again(store, tmp_path):
+    """Wherever in its key files."""
+    seal = keyring.copied(store)
+    for count in range(1, len(seal.files) + 1):
+        root = tmp_path / f"copy{count}"
+        (root / layout.KEYS).mkdir(parents=True)
+        for where, wrapped in seal.files[:count]:
+            (root / where).write_bytes(wrapped)
+        other = marker.open_or_create(str(root), seal=seal)
+        assert keyring.listed(other) == keyring.listed(store) and marker.master_of(other) == marker.master_of(store)
+    (root / layout.MARKER).unlink()
+    (root / where).write_bytes(b"another")
+    with pytest.raises(errors.OutputExists):
+        marker.open_or_create(str(root), seal=seal)
+
+
 def test_a_copy_gets_the_keys_that_it_lacks_and_loses_none(store, tmp_path):
     other = marker.open_or_create(str(tmp_path / "copy"), seal=keyring.copied(store))
     opened = keyring.open_master(store, identities("age1"))
