@@ -495,6 +495,41 @@ def test_an_identity_that_cannot_be_read(nothing_told, monkeypatch, tmp_path):
         identity_files.given([])
 
 
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("age1 is the first age", "would take for a key"),
+        ("ssh-keys are nice", "would take for a key"),
+        ("ecdsa-is-a-curve", "would take for a key"),
+        ("-----BEGIN me", "would take for a key"),
+        ("AGE-SECRET-KEY-x", "would take for a key"),
+        ("age-plugin-horse", "would take for a key"),
+        ("NBDPULL-MASTER-KEY-1-mine", "would take for a key"),
+        ("an AGE ENCRYPTED FILE of mine", "would take for a key"),
+        ("age-encryption.org/v1 it is", "would take for a key"),
+        ("short!?", "fewer than 8 characters"),
+        ("üüüüüüü", "fewer than 8 characters"),
+        ("", "is empty"),
+    ],
+)
+def test_a_new_passphrase_that_would_not_do(tmp_path, text, why):
+    """What is told by --passphrase-file is told by --identity later."""
+    for end in ("", "\n", "\r\n"):
+        (tmp_path / "new").write_bytes((text + end).encode())
+        with pytest.raises(errors.UsageError, match=why) as caught:
+            identity_files.new_passphrase(str(tmp_path / "new"))
+        assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["correct horse", " blanks count ", "# no comment", "my ssh-key", "üüüüüüüü"])
+def test_a_new_passphrase_is_the_one_that_an_identity_is(tmp_path, text):
+    (tmp_path / "new").write_text(text + "\n")
+    made = identity_files.new_passphrase(str(tmp_path / "new"))
+    assert [(each.kind, each.secret) for each in identity_files.given([str(tmp_path / "new")])] == [
+        ("passphrase", made)
+    ]
+
+
 def test_a_master_key_as_text():
     text = keys.text_of(bytes(range(32)))
     assert text == f"NBDPULL-MASTER-KEY-1-{bytes(range(32)).hex()}-{text[-8:]}" and len(text) == 94

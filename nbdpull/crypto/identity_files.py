@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from ..core import errors
 from . import age, recipients
-from .recipients import Identity
+from .recipients import PASSPHRASE, Identity
 
 VARIABLE = "NBDPULL_IDENTITY_FILE"
 CREDENTIAL = "nbdpull.identity"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"  # systemd sets it for a unit with LoadCredential=
 _MAX = 1 << 17  # bytes; more than any identity has
+_SHORTEST = 8  # characters of a new passphrase: who has the store can try fewer, all of them
 
 
 def given(named: Sequence[str]) -> list[Identity]:
@@ -49,9 +50,24 @@ def is_open_to_all(path: str) -> bool:
         return False
 
 
-def passphrase(path: str) -> bytes:
-    """That in a file, as its only line; UsageError."""
-    return recipients.passphrase(_read(path, path), path)
+def new_passphrase(path: str) -> bytes:
+    """That in a file, as its only line, for a key that is to be made; UsageError, also of one that the same file would
+    not open again, as an identity, or that is too short."""
+    data = _read(path, path)
+    found = recipients.passphrase(data, path)
+    try:
+        opens = [(each.kind, each.secret) for each in recipients.identities(data, path)] == [(PASSPHRASE, found)]
+    except errors.UsageError:
+        opens = False
+    if not opens:
+        raise errors.UsageError(
+            f"{path} has a passphrase that --identity would take for a key, or part of one: choose another"
+        )
+    if len(found.decode()) < _SHORTEST:
+        raise errors.UsageError(
+            f"{path} has a passphrase of fewer than {_SHORTEST} characters: whoever has the store could guess it"
+        )
+    return found
 
 
 def _read(path: str, name: str) -> bytes:

@@ -94,7 +94,7 @@ def _require_fitting(options: Options) -> None:
 
 def passphrase(path: Optional[str]) -> Optional[bytes]:
     """That of a file; UsageError."""
-    return identity_files.passphrase(path) if path else None
+    return identity_files.new_passphrase(path) if path else None
 
 
 def _opened(store: Store, options: Options) -> keyring.Opened:
