@@ -495,6 +495,18 @@ def test_an_identity_that_cannot_be_read(nothing_told, monkeypatch, tmp_path):
         identity_files.given([])
 
 
+def test_an_identity_in_a_pipe_can_be_asked_for_again(tmp_path):
+    """As bash makes one of <(age -d my.key.age): pull --prune and drill open a store twice."""
+    for name in ("age1", "age2"):
+        reading, writing = os.pipe()
+        os.write(writing, data(name))
+        os.close(writing)
+        for _ in range(3):
+            [found] = identity_files.given([f"/dev/fd/{reading}"])
+            assert found.secret == data(name).strip()
+        os.close(reading)
+
+
 @pytest.mark.parametrize(
     "text, why",
     [

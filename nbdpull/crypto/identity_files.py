@@ -6,6 +6,7 @@ Owns: the variable, and systemd's credential. Must not know: what they open.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 
 from ..core import errors
@@ -16,6 +17,7 @@ VARIABLE = "NBDPULL_IDENTITY_FILE"
 CREDENTIAL = "nbdpull.identity"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"  # systemd sets it for a unit with LoadCredential=
 _MAX = 1 << 17  # bytes; more than any identity has
+_from_pipes: dict[tuple[int, int], bytes] = {}  # by device and inode: --identity <(age -d my.key.age) is read once
 _SHORTEST = 8  # characters of a new passphrase: who has the store can try fewer, all of them
 
 
@@ -71,9 +73,17 @@ def new_passphrase(path: str) -> bytes:
 
 
 def _read(path: str, name: str) -> bytes:
+    """A verb that opens a store twice, such as a pull that prunes, gets the same of a pipe."""
     try:
+        status = os.stat(path)
+        pipe = (status.st_dev, status.st_ino) if stat.S_ISFIFO(status.st_mode) else None
+        if pipe in _from_pipes:
+            return _from_pipes[pipe]
         with open(path, "rb") as file:
-            return file.read(_MAX)
+            data = file.read(_MAX)
+        if pipe:
+            _from_pipes[pipe] = data
+        return data
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "its name has a character that no file has"
         raise errors.UsageError(f"cannot read the identity {name}: {why}") from None
