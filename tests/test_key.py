@@ -16,7 +16,7 @@ from identities import data, path, recipient
 from stores import Vm
 
 from nbdpull.cli import main as cli
-from nbdpull.crypto import age, identity_files, keys, recipients
+from nbdpull.crypto import age, identity_files, keys, recipients, xaes
 from nbdpull.format import layout
 from nbdpull.repository import keyring, marker
 
@@ -84,6 +84,15 @@ def test_init_makes_nothing_for_a_recipient_that_is_none(tmp_path, capsys, word)
     code, _, errors = answered(capsys, "init", tmp_path / "s", "--recipient", AGE1, "--recipient", word)
     assert code == 2 and errors.startswith("nbdpull: recipient '") and len(errors.splitlines()) == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_init_makes_no_store_into_which_nothing_could_be_sealed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    xaes._library.cache_clear()
+    code, _, errors = answered(capsys, "init", tmp_path / "s", "--recipient", AGE1)
+    assert code == 8 and errors.startswith("nbdpull: sealed stores need Python's cryptography: install")
+    assert not (tmp_path / "s").exists()
+    xaes._library.cache_clear()
 
 
 def test_a_secret_key_as_a_recipient_is_not_shown(tmp_path, capsys):

@@ -88,9 +88,12 @@ class Opened(NamedTuple):
 
 
 def new(words: Sequence[str], passphrase: Optional[bytes]) -> NewSeal:
-    """That of a new master key, which all of these open. UsageError, MissingSoftware."""
+    """That of a new master key, which all of these open. UsageError, MissingSoftware: also of what is needed to seal
+    with it."""
     master = keys.new_master()
-    return NewSeal(keys.of_master(master).id, _files(master, words, passphrase, ""))
+    made = keys.of_master(master)
+    Sealed(made).frame(b"", b"")  # wrapping takes other software; the first pull would be late to say so
+    return NewSeal(made.id, _files(master, words, passphrase, ""))
 
 
 def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[tuple[str, bytes]]:
