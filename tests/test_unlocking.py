@@ -161,6 +161,20 @@ def test_a_copy_with_an_identity_takes_no_forged_manifest(vm, tmp_path, capsys):
         said("verify", dest, *MINE)
 
 
+def test_a_forged_damage_hinders_a_copy_until_somebody_verifies(vm, tmp_path, capsys):
+    """Findings take no key."""
+    liar, here = vm.copy(tmp_path / "liar"), vm.copy(tmp_path / "here")
+    for chunks in liar.root.rglob("*.zst"):
+        chunks.write_bytes(stores.flipped(chunks.read_bytes(), -60 + chunks.stat().st_size))
+    assert answered(capsys, "verify", liar.root, "--quick")[0] == 11
+    for finding_ in liar.folder.glob("*.verify.json"):
+        (here.folder / finding_.name).write_bytes(finding_.read_bytes())
+    assert answered(capsys, "copy", here.root, tmp_path / "there")[0] == 11
+    said("restore", here.root, "-o", tmp_path / "out", "--format", "raw", *MINE)
+    assert answered(capsys, "verify", here.root, "--quick")[0] == 0
+    assert answered(capsys, "copy", here.root, tmp_path / "there")[0] == 0
+
+
 def test_identities_of_a_store_that_is_not_sealed_are_not_looked_at(tmp_path, capsys):
     plain = stores.chain(tmp_path / "store", points=1)
     for named in (MINE, ("--identity", "/nowhere")):
