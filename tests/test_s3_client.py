@@ -9,7 +9,7 @@ import object_store as object_stores
 import pytest
 from faulty_proxy import KINDS, FaultyProxy
 
-from nbdpull.core import errors
+from nbdpull.core import ending, errors
 from nbdpull.storage.s3_client import Absent, Bucket, Exists
 
 SHORT = 5.0  # seconds of patience
@@ -120,6 +120,27 @@ def test_a_server_that_only_says_no(through, key):
     _, bucket = through(lambda *_: "503", patience=0.5)
     with pytest.raises(errors.StoreError, match=r"the server says SlowDown \(by the proxy\); 0.5 s of trying"):
         bucket.get(key)
+
+
+def test_a_process_that_is_to_end_does_not_wait(through, key):
+    """What it still has to do is tried once."""
+    proxy, bucket = through(lambda *_: "503", patience=60)
+    stop = threading.Event()
+
+    def check():
+        if stop.is_set():
+            raise errors.Interrupted(15)
+
+    timer, began = threading.Timer(0.3, stop.set), time.monotonic()
+    timer.start()
+    with ending.asked_by(check):
+        with pytest.raises(errors.Interrupted):
+            bucket.get(key)
+        before = len(proxy.requests)
+        with pytest.raises(errors.OutputError):
+            bucket.delete(key)
+    assert time.monotonic() - began < 10 and len(proxy.requests) == before + 1
+    timer.join()
 
 
 def test_one_that_answers_nothing(through, key, seaweedfs):

@@ -5,9 +5,13 @@ NBDPULL_S3_FAULTS=500 does so many instead of a few.
 
 import os
 import random
+import signal
+import time
 
 import pytest
 import stores
+from bed.machine import wait_for
+from command import environment, start_nbdpull
 from faulty_proxy import FaultyProxy, at_random
 from stores import KIB, Vm
 
@@ -102,6 +106,21 @@ def test_files(object_store, proxy):
             model.step()
     there = {name: object_store.read(name) for name in object_store.objects()}
     assert there == model.files
+
+
+def test_a_signal_ends_the_wait_for_a_server(object_store, proxy):
+    """And nobody is asked then which domain it was."""
+    proxy.decide = lambda *_: "503"
+    process = start_nbdpull(
+        "verify", object_store.url, "--json", env={**environment(), "AWS_ENDPOINT_URL_S3": proxy.endpoint}
+    )
+    with process:
+        wait_for(lambda: proxy.requests, "a request")
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, problem = process.communicate(timeout=50)
+    assert (process.returncode, problem) == (143, "nbdpull: stopped by SIGTERM\n")
+    assert time.monotonic() - began < 20
 
 
 # -- points -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from .. import __version__
-from ..core import errors
+from ..core import ending, errors
 from ..core.errors import Check
 from . import logs, output, signals, terminal, usage
 from .commands import VERBS
@@ -63,7 +63,7 @@ def _main(words: list[str], logged: ExitStack) -> int:
         logged.enter_context(
             logs.kept(getattr(line.args, "verbose", 0), getattr(line.args, "log_file", None), output.warn)
         )
-        with signals.stopping() as check:
+        with signals.stopping() as check, ending.asked_by(check):
             code = _run(line, check)
         output.flush()
         return code
@@ -172,6 +172,10 @@ def _domain(line: Line) -> Optional[str]:
         return named
     from ..operations import store_choice
 
-    with suppress(errors.NbdpullError):
+    with suppress(errors.NbdpullError), ending.asked_by(_impatient):  # what failed may be the server of the store
         return store_choice.only_domain(line.args.store)
     return None
+
+
+def _impatient() -> None:
+    raise errors.Interrupted(signal.SIGTERM, "nobody waits for it")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from typing import IO, Any, NamedTuple, Optional, Union
 
-from ..core import errors
+from ..core import ending, errors
 
 ENDPOINT = "NBDPULL_S3_ENDPOINT"
 PATIENCE = 60.0  # seconds that a server may be away
@@ -96,9 +96,9 @@ class _Failure(NamedTuple):
 
 class Bucket:
     """May be used by several threads at once. patience: seconds for which a request is tried again from its first
-    failure on; one after another that was tried in vain gets none, as whoever gives up has still to clean up. Where
-    that does not help: StoreError of what cannot be read, OutputError of what cannot be written, AccessDenied.
-    requests: {call: how many were made}."""
+    failure on, unless the process is to end meanwhile (core/ending.py); one after another that was tried in vain gets
+    none, as whoever gives up has still to clean up. Where that does not help: StoreError of what cannot be read,
+    OutputError of what cannot be written, AccessDenied. requests: {call: how many were made}."""
 
     def __init__(self, name: str, patience: float = PATIENCE) -> None:
         self.name, self._patience = name, patience
@@ -166,7 +166,7 @@ class Bucket:
                 break
             if time.monotonic() + pause > until or not failure.is_temporary:
                 raise self._error(call, what.get("Key", ""), failure)
-            time.sleep(pause)
+            ending.wait(pause)
             pause = min(2 * pause, _PAUSES[1])
         told = self._error(call, what.get("Key", ""), failure)
         if failure.code == _NO_BUCKET or (call in _CALLS and isinstance(told, errors.AccessDenied)):
@@ -196,8 +196,15 @@ class Bucket:
             if self._is_away or time.monotonic() + pause > until:
                 self._is_away = True
                 raise self._error(call, key, failure)
-            time.sleep(pause)
+            self._wait(pause)
             pause = min(2 * pause, _PAUSES[1])
+
+    def _wait(self, pause: float) -> None:
+        try:
+            ending.wait(pause)
+        except BaseException:
+            self._is_away = True
+            raise
 
     def _once(self, call: str, what: dict[str, Any]) -> dict[str, Any]:
         client = self._connected()
