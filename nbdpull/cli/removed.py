@@ -20,6 +20,8 @@ class Swept(Protocol):
     def waiting(self) -> int: ...
     @property
     def shared(self) -> int: ...
+    @property
+    def has_locks(self) -> bool: ...
 
 
 def add_how(parser: usage.Parser, of: type) -> None:
@@ -38,7 +40,8 @@ def lines(swept: Swept, dry_run: bool) -> list[str]:
         return [f"would free {size(swept.waiting)}; {size(swept.shared)} are needed by points that stay"]
     found = [f"freed {size(swept.freed)}"]
     if swept.waiting:
-        found.append(f"{size(swept.waiting)} more go with the next remove or prune after a day (--now: at once)")
+        when = "a day (--now: at once)" if swept.has_locks else "26 hours"
+        found.append(f"{size(swept.waiting)} more go with the next remove or prune after {when}")
     if swept.shared:
         found.append(f"{size(swept.shared)} of removed points are needed by points that stay")
     return found

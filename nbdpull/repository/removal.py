@@ -37,6 +37,7 @@ class Swept:
     waiting: int = 0
     shared: int = 0
     points: tuple[str, ...] = ()
+    has_locks: bool = True
 
     def __add__(self, other: Swept) -> Swept:
         return Swept(
@@ -44,6 +45,7 @@ class Swept:
             self.waiting + other.waiting,
             self.shared + other.shared,
             self.points + other.points,
+            self.has_locks and other.has_locks,
         )
 
 
@@ -96,8 +98,8 @@ def sweep(series: Series, grace: Optional[float] = None, check: Check = lambda: 
     refer to files all the same: those who read them began when they were there. grace: None: as the store needs."""
     grace = graces.of(series.store) if grace is None else grace
     with series.store.looking(series.folder):
-        late, last = _late(series, grace, check), _last_of_all(series)
-        return sum((_swept(series, left, grace, late, last) for left in _left(series, frozenset(), check)), Swept())
+        late, last, begun = _late(series, grace, check), _last_of_all(series), Swept(has_locks=series.store.has_locks)
+        return sum((_swept(series, left, grace, late, last) for left in _left(series, frozenset(), check)), begun)
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
