@@ -1,0 +1,50 @@
+"""What verbs do and say of a store in a bucket where that is else than of a directory, by command lines."""
+
+import stores
+from command import answered, answered_json, said
+from identities import path, recipient
+from sealed import SECRET, is_told
+
+from nbdpull.crypto import identity_files
+from nbdpull.repository import keyring, marker
+
+KIB = stores.KIB
+BY_AGE1, BY_AGE2, BY_SSH = (("--identity", path(name)) for name in ("age1", "age2", "ed25519"))
+
+
+def test_what_is_removed_waits_and_nothing_hastens_it(object_store, tmp_path, capsys):
+    vm = stores.chain(tmp_path / "store", points=3, size=800 * KIB)
+    said("copy", vm.root, object_store.url)
+    code, told, _ = answered(capsys, "prune", object_store.url, "--keep-last", "1", "--force")
+    assert code == 0 and "more go with the next remove or prune after 26 hours\n" in told
+    code, _, problem = answered(capsys, "prune", object_store.url, "--keep-last", "1", "--now")
+    assert code == 2 and problem.startswith(f"nbdpull: --now: {object_store.url} has no locks")
+    code, told, _ = answered(capsys, "prune", vm.root, "--keep-last", "1", "--force")
+    assert "after a day (--now: at once)\n" in told
+
+
+def test_a_sealed_store_and_its_keys(object_store, tmp_path, capsys, monkeypatch):
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    url, copied = object_store.url, f"{object_store.url}-copied"
+    code, told, _ = answered_json(capsys, "init", url, "--recipient", recipient("age1"))
+    assert code == 0 and told["master"] == marker.master_of(marker.open_store(url))
+    fill(url)
+    assert not any(is_told(object_store.read(name)) for name in object_store.objects())
+    said("key", "add", url, *BY_AGE1, "--recipient", recipient("age2"), "--label", "second")
+    said("key", "test", url, *BY_AGE2)
+    assert recipient("age2") in said("key", "list", url, "--json")
+    said("key", "remove", url, "second", *BY_AGE1)
+    assert answered(capsys, "key", "test", url, *BY_AGE2)[0] == 16
+    said("key", "rotate", url, *BY_AGE1, *BY_SSH, "--recipient", recipient("ed25519"))
+    assert answered(capsys, "key", "test", url, *BY_AGE1)[0] == 16
+    said("copy", url, copied)
+    said("restore", copied, "-o", tmp_path, "--format", "raw", *BY_SSH)
+    assert SECRET in (tmp_path / "vda.raw").read_bytes()
+
+
+def fill(url):
+    vm = stores.Vm(url, keys=keyring.keys_of(marker.open_store(url), identity_files.given([path("age1")])))
+    vm.add_disk("vda", 100 * KIB)
+    vm.write("vda", 1000, SECRET * 50)
+    vm.pull()
