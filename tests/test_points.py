@@ -78,6 +78,9 @@ def test_a_manifest_that_is_intact_and_refused_all_the_same_is_as_if_it_were_not
 
 @pytest.mark.parametrize("number", range(4))
 def test_each_is_of_the_domain(vm, number):
-    resealed(vm, vm.points[number], uuid="00000000-0000-0000-0000-000000000001")
+    heads, (uuid, other) = vm.series.heads()[0], (vm.uuid, "00000000-0000-0000-0000-000000000001")
+    heads[number] = heads[number]._replace(uuid=other)
+    resealed(vm, vm.points[number], uuid=other)
     with pytest.raises(errors.OtherDomain, match="points of another domain, vm1"):
-        points_of(vm).require_of(vm.uuid)
+        Points(vm.series, heads).require_of(uuid)
+    assert {*vm.series.heads()[1]} == {*vm.series.load()[1]} == {point.id for point in vm.points}

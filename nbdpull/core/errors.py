@@ -248,6 +248,12 @@ class Damaged(NbdpullError):
     code = "damaged"
 
 
+class Foreign(Damaged):
+    """A sound document that has no business where it is: not made with the key of the store, or of another domain."""
+
+    code = "foreign"
+
+
 class PartialPoint(Damaged):
     """The point has only what changed since a state that nobody stored: nothing is damaged, but no image is whole."""
 

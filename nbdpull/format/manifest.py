@@ -137,11 +137,12 @@ def seeming_sequence(data: bytes) -> int:
 
 
 def decode(data: bytes, what: str, seal: Seal = PLAIN) -> Manifest:
-    """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it. seal: of the store."""
+    """Return the Manifest in `data`; Damaged or FormatTooNew where a reader must refuse it, Foreign where it is sound
+    and not of this store. seal: of the store."""
     document = layout.unseal(data, what)
     flaw = _seal_flaw(layout.SEALED in document.get("requires", []), data, seal)
     if flaw:
-        raise errors.Damaged(f"{what}: {flaw}")
+        raise errors.Foreign(f"{what}: {flaw}")
     try:
         manifest = members.build(Manifest, document)
         flaw = _flaw(manifest)

@@ -15,7 +15,7 @@ from ..kubevirt import backup, given, objects, remains
 from ..kubevirt.backup import Who
 from ..kubevirt.cluster import Cluster
 from ..kubevirt.given import Machine
-from ..repository import marker
+from ..repository import foreign, marker
 from ..repository.points import Points
 from ..repository.series import Series
 from ..volumes import machine_run, start
@@ -79,7 +79,9 @@ def _kept(options: Options, machine: Machine, uid: str) -> _Kept:
         return _Kept()
     store = unlocking.opened(options.output, options.identities)
     target, uid = machine_run.series_of(store, machine, uid)
-    points = Points(target, target.heads()[0])
+    heads, refused = target.heads()
+    points = Points(target, heads)
+    foreign.require_none(target, points, refused)
     points.require_of(uid)
     return _Kept(marker.uuid_of(store), target, points)
 

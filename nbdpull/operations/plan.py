@@ -23,7 +23,7 @@ from ..pulling.live_disk import Live, Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
 from ..pulling.sampling import Sample
-from ..repository import marker, series
+from ..repository import foreign, marker, series
 from ..repository.points import Points
 from . import unlocking
 from .options import PlanOptions as Options
@@ -77,7 +77,9 @@ def _of_store(options: Options, subject: Subject) -> Subject:
     if options.output is None or marker.is_new(options.output):
         return subject
     target = series.of_domain(unlocking.opened(options.output, options.identities), subject.vm.name, subject.vm.uuid)
-    points = Points(target, target.heads()[0])
+    heads, refused = target.heads()
+    points = Points(target, heads)
+    foreign.require_none(target, points, refused)
     points.require_of(subject.vm.uuid)
     return replace(subject, series=target, points=points)
 

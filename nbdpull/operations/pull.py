@@ -101,7 +101,7 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
             preparation.require_names(subject, options.since, options.checkpoint)
         store = unlocking.for_pull(options.output, options.group, options.identities, options.stall_timeout)
         target = series.of_domain(store, vm.name, vm.uuid)
-        held = entered.enter_context(held_series.holding(target))
+        held = entered.enter_context(held_series.for_new_point(target))
         log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))
         subject = replace(subject, series=target, points=held.points)
         warnings += held.warnings

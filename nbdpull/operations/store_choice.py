@@ -25,8 +25,14 @@ def find_point(
         ids = list(dict.fromkeys(name for _, name in found))
         if len(ids) > 1:
             raise point_choice.ambiguous(wanted, ids)
-        for each, _ in found[:1]:
-            return each, each.point(wanted)
+        strange: Optional[errors.Foreign] = None
+        for each, _ in found:
+            try:
+                return each, each.point(wanted)
+            except errors.Foreign as error:  # somebody put it there, and it is in its own series, too
+                strange = error
+        if strange:
+            raise strange
     return series.only_point(opened, domain, wanted)
 
 

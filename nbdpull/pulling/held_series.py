@@ -1,6 +1,7 @@
 """A series that is held for one run, and where its new point comes.
 
-Owns: that points which cannot be read are told of, and counted. Must not know: what a point is made of.
+Owns: that points which cannot be read are told of, and counted. Must not know: what a point is made of, which points
+nothing may be written beside (repository/foreign.py).
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..repository import half_points
+from ..repository import foreign, half_points
 from ..repository.points import Points
-from ..repository.series import Series
+from ..repository.series import Refused, Series
 
 
 @dataclass(frozen=True)
 class Held:
-    """sequence: of the point to be made."""
+    """refused: points that cannot be read; sequence: of the point to be made."""
 
     series: Series
     points: Points
+    refused: Refused
     sequence: int
     warnings: list[str]
 
@@ -31,4 +33,13 @@ def holding(target: Series, doing: str = "pull") -> Iterator[Held]:
     with half_points.writing(target, doing):
         heads, refused = target.heads()
         warnings = [f"a point of the series is ignored: {error}" for error in refused.values()]
-        yield Held(target, Points(target, heads), half_points.next_sequence(target, heads, refused), warnings)
+        sequence = half_points.next_sequence(target, heads, refused)
+        yield Held(target, Points(target, heads), refused, sequence, warnings)
+
+
+@contextmanager
+def for_new_point(target: Series) -> Iterator[Held]:
+    """The same of a series that gets a point. Foreign, Damaged where it, or the store, may be somebody else's."""
+    with holding(target) as held:
+        foreign.require_none(target, held.points, held.refused)
+        yield held

@@ -80,7 +80,25 @@ class Series:
 
     def is_where_it_began(self) -> bool:
         """Whether the folder has the name that one of its points tells; another one was renamed, or is a copy."""
-        return any(layout.folder_name(point.manifest.domain) == self.folder for point in self.load()[0])
+        return any(map(self._bears_its_name, self.load()[0]))
+
+    def _bears_its_name(self, point: Point) -> bool:
+        return layout.folder_name(point.manifest.domain) == self.folder
+
+    def some_point(self) -> Optional[Point]:
+        """The first of its points that can be read; None where it has none. Foreign where one before it was not made
+        with the key of the store; Damaged, StoreError where none can be read."""
+        flaw: Optional[errors.NbdpullError] = None
+        for name in self.store.folders(self.folder):
+            try:
+                return self.point_in(name)
+            except errors.Foreign:
+                raise
+            except _REFUSED as error:
+                flaw = flaw if self._lacks_manifest(name) else error
+        if flaw:
+            raise flaw
+        return None
 
     def uuid(self) -> Optional[str]:
         """That of the domain, by the first of its points that can be read; None where there is none."""
@@ -99,15 +117,37 @@ class Series:
             )
 
     def load(self) -> tuple[list[Point], Refused]:
-        """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error})."""
+        """Return ([Point, …] in the order of their commits, {folder of a point that must be refused: its error}).
+        Foreign is the error of points of another domain; where nothing tells whose the series is, of all."""
         points, refused = self._each(self.point_in)
+        if strangers := self._strangers(points):
+            refused.update(strangers)
+            points = [point for point in points if point.id not in strangers]
         return sorted(points, key=lambda point: point.manifest.sequence), refused
 
     def heads(self) -> tuple[list[Head], Refused]:
-        """The same of their heads, of which one is refused only if it is not intact. Of a thousand points it takes
-        longer than all else to decode every manifest."""
+        """The same of their heads, of which one is refused only if it is not intact, or of another domain. Of a
+        thousand points it takes longer than all else to decode every manifest."""
         found, refused = self._each(self._head)
+        if len({head.uuid for head in found}) > 1:
+            refused = self.load()[1]
+            found = [head for head in found if head.point not in refused]
         return sorted(found, key=lambda head: head.sequence), refused
+
+    def _strangers(self, points: list[Point]) -> dict[str, errors.Foreign]:
+        """No writer mixes points of several uuids: somebody brought some there. Those that bear the name of the folder
+        were there before, and those of the same uuid, whatever the domain was called then."""
+        if len({point.manifest.uuid for point in points}) < 2:
+            return {}
+        owners = {point.manifest.uuid for point in points if self._bears_its_name(point)}
+        return {point.id: self._stranger(point) for point in points if owners != {point.manifest.uuid}}
+
+    def _stranger(self, point: Point) -> errors.Foreign:
+        return errors.Foreign(
+            f"{self.store.path(self.folder, point.id)}: a point of domain {point.manifest.domain} (uuid "
+            f"{point.manifest.uuid}) among those of another one: somebody brought it there; move away the points of "
+            "the one that does not belong there"
+        )
 
     def _each(self, look: Callable[[str], _T]) -> tuple[list[_T], Refused]:
         with self.store.looking(self.folder):
@@ -190,7 +230,8 @@ class Series:
 
     def point(self, wanted: str = LATEST) -> Point:
         """Return the Point with that id, or the only one whose id begins so; of a time the newest at or before it; or
-        the latest. Of several by time, the last one that is whole, where there is any. NoSuchPoint.
+        the latest. Of several by time, the last one that is whole, where there is any. NoSuchPoint; Foreign of an id
+        only where the point is of another domain, and was never called as the folder is.
         """
         if wanted == LATEST:
             return self._latest(self._newest_first())
@@ -209,7 +250,10 @@ class Series:
             raise errors.NoSuchPoint(f"no point {wanted} of {self.domain} in {self.store.root}; it has: {known}")
         if self.store.size(f"{self.folder}/{found[0]}/{layout.MANIFEST}") is None:
             raise errors.NoSuchPoint(f"{wanted} of {self.domain} was never completed (it has no {layout.MANIFEST})")
-        return self.point_in(found[0])
+        point = self.point_in(found[0])
+        if not self._bears_its_name(point) and isinstance(error := self.load()[1].get(point.id), errors.Foreign):
+            raise error
+        return point
 
     def _latest(self, newest_first: Iterable[str]) -> Point:
         """As `_last`, which decodes every manifest."""
@@ -417,10 +461,14 @@ def _with_points(every: list[Series]) -> list[Series]:
 
 
 def _of(every: list[Series], domain: str) -> list[Series]:
-    """Those of a domain by its name, else by its uuid or a name that it had when the series began."""
+    """Those of a domain by its name, else by its uuid or a name that it had when the series began: one that a point
+    tells, as any folder can be renamed."""
     by_name = [series for series in every if series.domain == domain]
+    folder = layout.folder_name(domain)
     return by_name or [
-        series for series in every if series.uuid() == domain.lower() or series.folder == layout.folder_name(domain)
+        series
+        for series in every
+        if series.uuid() == domain.lower() or (series.folder == folder and series.is_where_it_began())
     ]
 
 

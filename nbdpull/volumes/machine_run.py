@@ -64,7 +64,7 @@ class Run:
 def begun(store: Store, machine: Machine, uid: str, report: Report, check: Check, warnings: list[str]) -> Iterator[Run]:
     """Nobody else writes to the series as long as the block lasts. uid: see series_of; warnings: there are already."""
     target, uid = series_of(store, machine, uid)
-    with held_series.holding(target) as held:
+    with held_series.for_new_point(target) as held:
         held.points.require_of(uid)
         left = [each for each in reclaimed(held) if each.left]
         told = [f"left by an interrupted run: {each.what}: {each.left}" for each in left]
