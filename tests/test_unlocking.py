@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import urllib.request
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def vm(tmp_path_factory):
 def lines(vm, out):
     """{command of the manual's table: its words, for one that reads a store without a hypervisor}"""
     root, first = vm.root, vm.points[0].id
+    known = vm.store.seal.id and keyring.found(vm.store, recipient("ed25519")).name
     return {
         "restore": ["restore", root, "-o", out, "--format", "raw"],
         "digest": ["digest", root, "--no-record"],
@@ -59,7 +61,7 @@ def lines(vm, out):
         "copy": ["copy", root, out],
         "compare": ["compare", root, root],
         "key list": ["key", "list", root],
-        "key remove": ["key", "remove", root, keyring.found(vm.store, recipient("ed25519")).name],
+        "key remove": ["key", "remove", root, known],
         "key rotate": ["key", "rotate", root, "--recipient", recipient("age1")],
         "key add": ["key", "add", root, "--recipient", recipient("rsa")],
         "key test": ["key", "test", root],
@@ -132,7 +134,11 @@ def test_files_are_verified_without_an_identity(vm, tmp_path, capsys):
         exit_code, output, _ = answered(capsys, "verify", copy.root, "--quick", "--no-record")
         assert exit_code == 11 and damaged.name in output
         damaged.write_bytes(whole)
-    assert answered(capsys, "verify", copy.root, "--quick")[0] == 0
+    exit_code, output, _ = answered(capsys, "verify", copy.root, "--quick", "--json")
+    assert exit_code == 0
+    [warning] = json.loads(output.splitlines()[-1])["warnings"]
+    assert warning.startswith(f"{copy.root} is sealed, and there is no identity: it was not proved that its manifests")
+    assert answered(capsys, "verify", copy.root, "--quick", *MINE)[::2] == (0, "")
 
 
 def forged(vm, point):
@@ -175,12 +181,6 @@ def test_a_forged_damage_hinders_a_copy_until_somebody_verifies(vm, tmp_path, ca
     assert answered(capsys, "copy", here.root, tmp_path / "there")[0] == 0
 
 
-def test_identities_of_a_store_that_is_not_sealed_are_not_looked_at(tmp_path, capsys):
-    plain = stores.chain(tmp_path / "store", points=1)
-    for named in (MINE, ("--identity", "/nowhere")):
-        assert answered(capsys, "verify", plain.root, *named)[0] == 0
-
-
 def test_a_broken_identity_is_told_before_all_else(vm, tmp_path, capsys):
     (tmp_path / "key").write_text("AGE-SECRET-KEY-1\n")
     for named, told in (("/nowhere", "cannot read the identity /nowhere"), (tmp_path / "key", "a line that is no age")):
@@ -201,6 +201,40 @@ def test_doctor_looks_at_the_identity_that_is_meant(monkeypatch, tmp_path):
     assert found()[1][0] == "warn" and "everybody on this machine can read" in found()[1][1]
     (tmp_path / "key").write_bytes(data("locked"))
     assert [state for state, _ in found()] == ["BAD"]
+
+
+# -- a store that is not sealed, in the place of one that is ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return stores.chain(tmp_path_factory.mktemp("plain") / "store", points=2, size=300 * KIB)
+
+
+READERS = ("restore", "verify", "verify --quick", "digest", "show", "show --xml", "diff", "index", "prune")
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_who_has_an_identity_reads_no_store_that_is_not_sealed(plain, verb, tmp_path, capsys, monkeypatch):
+    """Be it one that is not needed, or not there."""
+    (tmp_path / "key").write_bytes(b"# nbdpull: only for master key " + b"0" * 32 + b"\n" + data("age1"))
+    words = lines(plain, tmp_path / "out")[verb]
+    for named in (path("age1"), "/nowhere", tmp_path / "key"):
+        exit_code, _, told = answered(capsys, *words, "--identity", named)
+        assert exit_code == 10 and told.count("\n") == 1, told
+        assert f"{plain.root} is not sealed, and there is an identity ({named}): if it was sealed, somebody rep" in told
+    monkeypatch.setenv("NBDPULL_IDENTITY_FILE", "/nowhere")
+    exit_code, _, told = answered(capsys, *words)
+    assert exit_code == 10 and "an identity (/nowhere (NBDPULL_IDENTITY_FILE))" in told
+    assert not (tmp_path / "out").exists()
+    monkeypatch.delenv("NBDPULL_IDENTITY_FILE")
+    assert answered(capsys, *words)[0] == 0
+
+
+def test_nor_does_it_serve_one(plain):
+    with pytest.raises(errors.StoreError, match="is not sealed, and there is an identity"):
+        unlocking.master(str(plain.root), [path("age1")])
+    assert unlocking.master(str(plain.root), []) is None
 
 
 # -- pulls ------------------------------------------------------------------------------------------------------------
@@ -252,6 +286,14 @@ def test_pulls_into_a_sealed_store(machine, tmp_path):
     assert all(secret not in everything for secret in (b"A" * 64, store_keys.data, data("age1").strip()))
     modes = {oct(each.stat().st_mode & 0o777) for each in root.rglob("*")}
     assert modes == {"0o700", "0o600"}
+    (root / "nbdpull.json").unlink()
+    shutil.rmtree(root / "@keys")
+    sealed_store(tmp_path / "of a thief")  # with a master key that he knows, for the same public key
+    shutil.copytree(tmp_path / "of a thief", root, dirs_exist_ok=True)
+    for verb in ("plan", "pull"):
+        done = nbdpull(verb, *about, *MINE)
+        assert done.returncode == 11 and "not made with the key of this store" in done.stderr
+    assert len(json.loads(said("list", root, "--json"))) == 2 and not vm.job_active()
 
 
 # -- serve ------------------------------------------------------------------------------------------------------------

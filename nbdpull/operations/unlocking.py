@@ -1,7 +1,8 @@
 """A store as a verb needs it: opened, and unlocked where it is sealed and there are identities.
 
-Owns: when identities are looked for, and what is said where a pull has some for a store that is not sealed. Must not
-know: what opens a store (repository/keyring.py), what is done with it.
+Who has an identity expects a sealed store. One that is not may be another one, or a forged one in its place, which
+nothing in it tells: so it is refused. Owns: that, and when identities are looked for. Must not know: what opens a store
+(repository/keyring.py), what is done with it.
 """
 
 from __future__ import annotations
@@ -18,24 +19,33 @@ from ..storage.base import Store
 
 def opened(root: str, named: Sequence[str]) -> Store:
     """The Store at a place. One that is sealed stays locked where there is no identity: who needs the key asks for it.
-    named: files of identities. KeyNeeded where they do not open it; UsageError, StoreError, Damaged,
-    MissingSoftware."""
+    named: files of identities. KeyNeeded where they do not open it; StoreError where it is not sealed, and there are
+    some; UsageError, Damaged, MissingSoftware."""
     store = marker.open_store(root)
     _unlock(store, named)
     return store
 
 
 def _unlock(store: Store, named: Sequence[str]) -> None:
-    tried = identity_files.given(named) if store.seal.id is not None else []
+    _require_sealed(store, named)
+    tried = identity_files.given(named)
     if tried:
         marker.unlock(store, keyring.keys_of(store, tried))
 
 
+def _require_sealed(store: Store, named: Sequence[str]) -> None:
+    """Where there is an identity."""
+    meant = [name for _, name in identity_files.meant(named)]
+    if meant and store.seal.id is None:
+        raise errors.StoreError(
+            f"{store.root} is not sealed, and there is an identity ({meant[0]}): if it was sealed, somebody replaced "
+            "its marker, and perhaps its points; for a store that is not, name no identity"
+        )
+
+
 def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Optional[float] = None) -> Store:
     """The Store that a pull is to write into, made where there is none; KeyNeeded where it is sealed and stays locked.
-
-    Who has an identity expects a sealed store: a marker from which the seal was taken must not make him write what
-    everybody can read. patience: see storage/place.py. UsageError, StoreError."""
+    patience: see storage/place.py. Further errors: see `opened`."""
     meant = [name for _, name in identity_files.meant(named)]
     if meant and marker.is_new(root):
         raise errors.UsageError(
@@ -43,20 +53,16 @@ def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Op
             f"--recipient …, or name no identity ({meant[0]})"
         )
     store = marker.open_or_create(root, group, patience=patience)
-    if meant and store.seal.id is None:
-        raise errors.StoreError(
-            f"{root} is not sealed, and there is an identity ({meant[0]}): if it was sealed, somebody replaced its "
-            "marker; to pull into a store that is not, name no identity"
-        )
     _unlock(store, named)
     store.seal.require()
     return store
 
 
 def master(root: str, named: Sequence[str]) -> Optional[bytes]:
-    """The master key of a sealed store, for a process of ours that serves it; None where it is not sealed, or nobody is
-    there who opens it. Errors as of `opened`."""
+    """The master key of a sealed store, for a process of ours that serves it; None where there is no identity. Errors
+    as of `opened`."""
     if not identity_files.meant(named):
         return None
     store = marker.open_store(root)
-    return keyring.open_master(store, identity_files.given(named)).master if store.seal.id is not None else None
+    _require_sealed(store, named)
+    return keyring.open_master(store, identity_files.given(named)).master

@@ -28,6 +28,11 @@ from ..storage.base import Store
 from . import unlocking
 from .options import VerifyOptions as Options
 
+_UNPROVED = (
+    "{} is sealed, and there is no identity: it was not proved that its manifests were made with its key, only that "
+    "the files are those that they name"
+)
+
 
 class Verdict(NamedTuple):
     """What is known of a point after the run, by this and by all that was found before. verdict: see verdict.py, None
@@ -129,6 +134,7 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     outcomes, damages = _looked_and_healed(runs, healers, options, depth, tally)
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]
     none = [] if verdicts else [f"{opened.root} has no points: nothing was verified"]
+    locked = [] if opened.seal.opens else [_UNPROVED.format(opened.root)]
     return Result(
         domain=outcomes[0].domain if len(outcomes) == 1 else None,
         points=tally.points,
@@ -139,7 +145,7 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
         healed=[each for healer in healers for each in healer.healed],
         too_new=tally.too_new,
         verdicts=verdicts,
-        warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none],
+        warnings=[*opened.warnings(), *(each for outcome in outcomes for each in outcome.warnings), *none, *locked],
         complete=all(outcome.complete for outcome in outcomes),
     )
 
