@@ -139,3 +139,26 @@ def test_what_was_not_read_again_is_never_committed(tmp_path):
     with pytest.raises(errors.NbdpullError, match="not all was read again"):
         writer.close({})
     writer.abandon()
+
+
+def test_what_only_a_lost_page_hid_may_be_in_no_file_any_more(tmp_path):
+    """A page on top is lost, and the disk holds again what is below: but where the file was repacked meanwhile, the
+    frame of that is gone."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    before = os.urandom(MIB)
+    vm.write("vda", 0, before)
+    first = vm.pull(**SMALL)
+    vm.write("vda", 0, b"x" * 64 * KIB)
+    second = vm.pull(**SMALL)
+    stores.move(vm, second, "vda", {entry.path for entry in chunks_of_own(vm, first)})
+    vm.write("vda", 0, before[: 64 * KIB])
+    index = stores.index_of(vm, second, "vda")
+    index.unlink()
+    vm.bad = {str(index.relative_to(vm.folder))}
+    point = vm.pull(dedupe=True, **SMALL)
+    assert stores.restored(vm, point, tmp_path / "out") == vm.images[point.id]
+
+
+def chunks_of_own(vm, point):
+    return [entry for entry in stores.chunks_of(vm, point, "vda") if entry.path.startswith(point.id)]

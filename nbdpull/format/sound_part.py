@@ -7,6 +7,7 @@ found, how a disk is read.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -17,11 +18,12 @@ from ..core import errors, extents
 from ..core.errors import Check
 from ..storage.base import Store
 from . import layout, pages, stack
-from .directory import NOWHERE, Directory, whole_frames
+from .directory import Directory, whole_frames
 from .manifest import DiskEntry
 
 if TYPE_CHECKING:
     from ..core.extents import Extents, Mask
+    from .pages import Numbers
 
 
 class SoundPart(Directory):
@@ -70,7 +72,17 @@ class SoundPart(Directory):
             return shown[~self._is_bad(shown)]
         layers = [self._readable(ref) for ref in self.refs(start)]
         shown = stack.flat(layers, start, min(start + layout.WINDOW, self.size))
-        return whole_frames(shown[~self._is_bad(shown) & (shown["chunk"] != NOWHERE)])
+        return whole_frames(shown[numpy.isin(shown["chunk"], self._in_place)])
+
+    @functools.cached_property
+    def _in_place(self) -> Numbers:
+        """Numbers of the good files that were not repacked: a frame that no point shows is not moved."""
+        with self._store.looking(self._series):
+            there = [
+                entry.path not in self.bad and self._store.size(f"{self._series}/{entry.path}") is not None
+                for entry in self.files
+            ]
+        return numpy.flatnonzero(there).astype("u8")
 
     def _readable(self, ref: numpy.void) -> layout.Records:
         try:
