@@ -7,7 +7,9 @@ import json
 import os
 import random
 import time
+from dataclasses import replace
 
+import numpy
 import pytest
 from stores import (
     KIB,
@@ -22,12 +24,14 @@ from stores import (
     forged_store,
     index_of,
     records_of,
+    replaced,
+    resealed,
     verify_store,
 )
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
-from nbdpull.format import findings, layout, ledger
+from nbdpull.format import findings, layout, ledger, pages
 from nbdpull.operations import listing
 from nbdpull.repository import evidence, verdict
 from nbdpull.repository.part import Part
@@ -430,13 +434,30 @@ def test_what_is_read_in_full_does_not_need_what_was_before(tmp_path, capsys):
     ({"disk": "vda", "path": "P/vda.0000.zst", "offset": 512, "length": 512}, {"P/vda.0000.zst"}),
     ({"disk": None, "path": "P/vda.0000.zst"}, {"P/vda.0000.zst"}),
     ({"disk": "vdb", "path": "P/vdb.0000.zst"}, set()),
-    ({"disk": "vda", "offset": 0, "length": 512}, set()),
+    ({"disk": "vda", "offset": 0, "length": 512}, None),
     ({"disk": "vda"}, None),
     (None, None),
 ])  # fmt: skip
 def test_which_files_a_damage_on_record_is_of(place, told):
     places = None if place is None else [{"problem": "", **place}]
     assert verdict.Recorded("id", "when", "files", 1, places).files("vda") == told
+
+
+def test_a_window_that_leads_nowhere_is_of_no_file_and_not_built_on(vm, capsys):
+    """All files are what was stored, and the directory lacks one of them: a pull finds nothing to leave out."""
+    [point, *_] = vm.points
+    found, entry = directory_of(vm, point, "vda"), point.manifest.disk("vda")
+    keep = [not layout.CHUNK_PATH.match(each.path) for each in found.files]
+    refs = found.pages.copy()
+    refs["file"] = numpy.cumsum(keep)[refs["file"]] - 1
+    files = [each for each, is_kept in zip(found.files, keep) if is_kept]
+    told = pages.encode_directory(pages.Directory(files, found.live[numpy.array(keep)], refs))
+    written = replaced(vm, entry.directory.path, pages.compressed(told))
+    point = resealed(vm, point, disks=[replace(entry, directory=written)])
+    assert run(capsys, vm.root)[0] == 11
+    [recorded] = verdict.Known([point], findings.load(vm.series)).recorded(point)
+    assert [(place["path"], place["offset"]) for place in recorded.places] == [(None, 0)]
+    assert verdict.Known([point], findings.load(vm.series)).damaged_files(point, "vda") is None
 
 
 def test_a_damaged_file_of_the_domain(vm, tmp_path, capsys):

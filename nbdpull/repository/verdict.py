@@ -35,13 +35,12 @@ class Recorded:
     places: Optional[list[dict[str, Any]]]
 
     def files(self, disk: str) -> Optional[set[str]]:
-        """Paths of the damaged files that may be that disk's; None where it does not tell them all."""
+        """Paths of the damaged files that may be that disk's; None where it does not tell them all: of a window whose
+        pages are sound and lead nowhere, there is none to tell."""
         if self.places is None:
             return None
-        mine = [place for place in self.places if place.get("disk") in (None, disk)]
-        if any(place.get("path") is None and place.get("offset") is None for place in mine):
-            return None
-        return {place["path"] for place in mine if place.get("path") is not None}
+        found = [place.get("path") for place in self.places if place.get("disk") in (None, disk)]
+        return None if None in found else {path for path in found if path is not None}
 
 
 @dataclass
@@ -81,8 +80,7 @@ class Known:
         return self._points[point.id].covered
 
     def damaged_files(self, point: Point, disk: str) -> Optional[frozenset[str]]:
-        """Paths of the damaged files on record that may be that disk's; None where not all are told. Where a window of
-        it is damaged and no file, its pages tell."""
+        """Paths of the damaged files on record that may be that disk's; None where not all are told."""
         found = [each.files(disk) for each in self.recorded(point)]
         return None if None in found else frozenset(path for paths in found for path in paths or ())
 
