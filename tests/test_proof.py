@@ -1,6 +1,7 @@
 """Proof for others: parts of a verification, images against points, digests of content, lost indexes made again."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -361,6 +362,38 @@ def test_a_lost_index_beside_a_damaged_frame(vm):
     with damaged(chunk, flipped(chunk.read_bytes(), first + 20)):
         rebuild.rebuild(rebuild.Options(str(vm.root), point.id, "vda"))
     assert path.read_bytes() == before
+
+
+def healed_of_lost_index(root):
+    """(Vm, path of an index that was lost, its bytes): its last point is laid over what is left of it, and has frames
+    of older points."""
+    vm = chain(root, points=2, size=2 * MIB, frame_size=16 * KIB)
+    vm.write("vda", 0, os.urandom(MIB))
+    vm.pull(frame_size=16 * KIB)
+    vm.write("vda", 0, b"x" * 512)
+    index = index_of(vm, vm.pull(frame_size=16 * KIB), "vda")
+    before = index.read_bytes()
+    index.unlink()
+    vm.bad = {index.relative_to(vm.folder).as_posix()}
+    vm.pull(dedupe=True, disks=["vda"], frame_size=16 * KIB)
+    return vm, index, before
+
+
+@pytest.mark.parametrize("lost", [["vda.index"], ["vda.directory", "vda.index"]])
+def test_a_lost_index_of_a_point_that_healed_one(tmp_path, lost):
+    """It was laid over what was left: so it can be made again as long as the same is left, else there is a clear
+    end."""
+    vm, index, before = healed_of_lost_index(tmp_path / "store")
+    paths = [vm.folder / vm.points[-1].id / name for name in lost]
+    held = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    asked = rebuild.Options(str(vm.root), vm.points[-1].id, "vda")
+    index.write_bytes(before)
+    with pytest.raises(errors.Damaged, match="was damaged then and is not now"):
+        rebuild.rebuild(asked)
+    index.unlink()
+    assert rebuild.rebuild(asked).paths == [*map(str, paths)] and [path.read_bytes() for path in paths] == held
 
 
 def test_what_cannot_be_rebuilt(vm, capsys):

@@ -7,7 +7,7 @@ libvirt, what is printed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Optional, cast
@@ -19,6 +19,7 @@ from ..format import layout, reader
 from ..format.directory import Directory
 from ..format.index_writer import Disk, IndexWriter
 from ..format.manifest import DiskEntry, FileEntry
+from ..format.sound_part import SoundPart
 from ..repository.series import Point, Series
 from ..storage.base import Store
 from . import store_choice
@@ -47,23 +48,57 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]
     lost = [path for path in paths if target.store.size(path) is None]
     if not lost:
         raise errors.OutputExists(f"{' and '.join(map(target.store.path, paths))} are there: move away what is damaged")
-    base, chunks = _base(target, point, disk), _chunks(target, point, disk, check)
-    for below in dict.fromkeys([base, None]):  # of a disk that was read in full nothing tells whether it was laid over
-        made = _made(target, point, disk, below, chunks)
-        if is_it := hashlib.sha256(made.get(paths[0], b"")).hexdigest() == disk.directory.sha256:
-            break
-    if not is_it:
-        raise errors.Damaged(
-            f"{target.store.path(paths[0])}: the records of the chunk files do not make the directory that the "
-            "manifest names; either some of its chunk files are those of another point, or this zstd compresses "
-            "otherwise than the one that made it: try on the machine that made the point"
-        )
+    made = _fitting(target, point, disk, check)
     lost = [path for path in lost if path in made]
     if not lost:
         raise errors.OutputExists(f"{target.store.path(paths[0])} is there, and nothing changed: there is no index")
     for path in lost:
         target.store.publish(path, made[path])
     return [target.store.path(path) for path in lost]
+
+
+def _fitting(target: Series, point: Point, disk: DiskEntry, check: Check) -> dict[str, bytes]:
+    """What is the very thing that the manifest names; Damaged where nothing is."""
+    chunks = _chunks(target, point, disk, check)
+    problems: list[Optional[errors.NbdpullError]] = []
+    for below in _belows(target, point, disk, check):
+        try:
+            made = _made(target, point, disk, below, chunks)
+        except errors.StoreError:
+            raise
+        except errors.NbdpullError as error:  # a page that is lost, or this is not what it was laid over
+            problems.append(error)
+            continue
+        problems.append(None)
+        directory = made.get(f"{target.folder}/{disk.directory.path}", b"")
+        if hashlib.sha256(directory).hexdigest() == disk.directory.sha256:
+            return made
+    raise problems[0] or errors.Damaged(
+        f"{target.store.path(target.folder, disk.directory.path)}: the records of the chunk files do not make the "
+        "directory that the manifest names; either some of its chunk files are those of another point, or an index of "
+        "the point below was damaged then and is not now, or this zstd compresses otherwise than the one that made it: "
+        "try on the machine that made the point"
+    )
+
+
+def _belows(target: Series, point: Point, disk: DiskEntry, check: Check) -> Iterator[Optional[Directory]]:
+    """What its pull may have laid the records over: of a disk that was read in full nothing tells whether it was laid
+    over anything, and of one whose base had damaged indexes only these tell, or that they are named no more."""
+    base = _base(target, point, disk)
+    yield base
+    if base is None:
+        return
+    yield None
+    parent = target.parent(point)
+    entry = parent.disk(disk.name) if parent else None
+    flawed = {each.path for each in base.indexes if target.own_flaw(each, check)}
+    named = flawed
+    with suppress(errors.Damaged):
+        found = target.directory(point, disk.name, partial=True)
+        named = {each.path for each in base.indexes} - {each.path for each in found.files}
+    for bad in (flawed, named):
+        if entry and bad:
+            yield SoundPart(target.store, target.folder, entry, bad, check)
 
 
 def _made(
@@ -73,8 +108,11 @@ def _made(
     memory = _Memory(target.store.seal)
     about = Disk(target.folder, point.id, disk.name, disk.size, disk.whole)
     again = IndexWriter(cast(Store, memory), about, base)
+    known = {entry.path for entry in [*(base.files if base else []), *chunks]}
     for entry in chunks:
         page = reader.chunk_records(target.store, f"{target.folder}/{entry.path}", entry.size, disk.name)
+        if not known.issuperset(page.names):
+            raise errors.Damaged(f"{target.store.path(target.folder, entry.path)}: it refers to files of another point")
         again.add_chunk(entry.path, page)
     again.close({entry.path: entry for entry in chunks})
     return {file.path: bytes(file.data) for file in memory.files}
