@@ -7,6 +7,9 @@ import stores
 from stores import KIB, MIB, Vm
 
 from nbdpull.core import errors
+from nbdpull.definitions.domain_xml import Checkpoint
+from nbdpull.pulling import copies
+from nbdpull.pulling.base import Base, Choice
 from nbdpull.repository import mending
 
 HOW = {"chunk_size": 256 * KIB, "batch_size": 64 * KIB}
@@ -86,3 +89,21 @@ def test_what_hinders_is_told(vm):
 
     assert mending.all_mended(now, [entry], [1], end) == ([], "the time is up")
     assert mending.all_mended(now, [entry], [1], lambda: None) == ([entry.path], "")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_pull_whose_point_is_there_does_not_fail_of_it(vm, lost):
+    """The directory of the base is read once more."""
+    base, entry = vm.points[-1], stores.chunks_of(vm, vm.points[0], "vda")[1]
+    path, checkpoint = vm.folder / entry.path, Checkpoint("", 0, "", {}, "")
+    path.write_bytes(stores.flipped(path.read_bytes(), 20 * KIB))
+    vm.bad = frozenset({entry.path})
+    found = [copies.Healed("vda", 64 * KIB, [entry.path], [])]
+    like = Base(checkpoint, base, whole=frozenset({"vda"}), bad={"vda": vm.bad})
+    now = vm.series, vm.pull(**HOW)
+    if lost:
+        (vm.folder / base.manifest.disk("vda").directory.path).unlink()
+    choice = Choice(None, {"vda": ("full", "requested")}, like=like)
+    [healed], [warning] = copies.mended(now, choice, found, 1, lambda: None)
+    assert healed == found[0]._replace(mended=[] if lost else [entry.path])
+    assert ("not made again" in warning) == lost
