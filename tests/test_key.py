@@ -116,7 +116,8 @@ def test_list_needs_no_identity(run, root):
 
 def test_add_lets_another_in(run, root):
     assert run("add", "--recipient", AGE2, "--label", "safe", *BY_SSH)[::2] == (0, "")
-    assert run("test", *BY_AGE2)[:2] == (0, f"{path('age2')} opens {root}: key {names(root)[AGE2]}\n")
+    code, output, _ = run("test", *BY_AGE2)
+    assert code == 0 and output.startswith(f"{path('age2')} opens {root}: key {names(root)[AGE2]}; for any master key")
     assert "safe" in run("list")[1]
 
 
@@ -225,6 +226,21 @@ def test_test_tries_each_identity(run, root, capsys):
     assert code == 16 and [(each["identity"], each["key"]) for each in told["tried"]] == [
         (path("age2"), None), (path("age1"), names(root)[AGE1])]  # fmt: skip
     assert run("test")[0] == 16, "none is named"
+
+
+@pytest.mark.parametrize("name", ["age1", "ed25519"])
+def test_test_tells_which_master_key_an_identity_is_for(run, root, tmp_path, capsys, name):
+    master, own = marker.master_of(marker.open_store(str(root))), tmp_path / "own"
+    line = f"# nbdpull: only for master key {master}"
+    own.write_bytes(data(name))
+    assert f"; for any master key: the line {line} would make it for this one\n" in run("test", "--identity", own)[1]
+    assert answered_json(capsys, "key", "test", root, "--identity", own)[1]["tried"][0]["only"] == []
+    own.write_bytes(data(name) + line.encode())
+    assert run("test", "--identity", own)[1].endswith(f"; only for master key {master}\n")
+    assert answered_json(capsys, "key", "test", root, "--identity", own)[1]["tried"][0]["only"] == [master]
+    own.write_bytes(data(name) + line.replace(master, "0" * 32).encode())
+    code, output, errors = run("test", "--identity", own)
+    assert (code, output) == (11, "") and "says that it is only for" in errors
 
 
 def test_the_variable_and_the_credential_name_one(run, root, monkeypatch, tmp_path):

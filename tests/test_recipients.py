@@ -62,9 +62,39 @@ def test_which_master_keys_it_is_for():
     text = "".join(f"# nbdpull: only for master key {each}\n" for each in ids).encode() + data("age1")
     assert [each.only for each in recipients.identities(text, "key")] == [tuple(ids)]
     assert recipients.identities(data("age1"), "key")[0].only == ()
-    for wrong in (text.replace(b"0123", b"012"), text.replace(b"only for", b"for"), text.replace(b"# nbd", b"#NBD")):
+
+
+ID = "0123456789abcdef" * 2
+MISTYPED = [
+    ": only for master key " + ID[1:],
+    ": for master key " + ID,
+    " only for master key " + ID,
+    "; only for master key " + ID,
+    ": only for master keys " + ID,
+    ": only for master key " + ID.upper(),
+    ":only for master key " + ID,
+]
+
+
+@pytest.mark.parametrize("line", [f"# {name}{rest}" for name in ("nbdpull", "NBDpull", "npdpull") for rest in MISTYPED])
+def test_a_line_that_is_mistyped_is_not_taken_for_none(line):
+    for given in (f"{line}\n".encode() + data("age1"), data("ed25519") + line.encode()):
         with pytest.raises(errors.UsageError, match="key has a line for nbdpull that is none: write # nbdpull: only"):
-            recipients.identities(wrong, "key")
+            recipients.identities(given, "key")
+
+
+def test_other_comments_say_nothing():
+    told = b"# created: 2026-11-27T18:09:18+00:00\n# public key: " + recipient("age1").encode()
+    text = told + b"\n# of nbdpull, on host1: for nights only\n" + data("age1")
+    assert [each.only for each in recipients.identities(text, "key")] == [()]
+
+
+def test_which_master_key_a_key_of_ssh_is_for():
+    """After it: ssh itself reads no file that begins with a comment."""
+    line = f"# nbdpull: only for master key {ID}\n".encode()
+    for given in (data("ed25519") + line, line + data("ed25519")):
+        [found] = recipients.identities(given, "key")
+        assert (found.kind, found.secret, found.only) == ("ssh", data("ed25519"), (ID,))
 
 
 @pytest.mark.parametrize("name", ["ed25519", "rsa", "rsa-pem"])

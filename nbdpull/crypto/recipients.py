@@ -18,6 +18,8 @@ AGE, SSH, PASSPHRASE, MASTER = "age", "ssh", "passphrase", "master"
 _AGE_WORD = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
 _AGE_IDENTITY = re.compile(rb"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}\Z")
 _ONLY = re.compile(rb"#\s*nbdpull: only for master key ([0-9a-f]{32})\Z")
+# What somebody may have meant for one: no comment of age-keygen, nor of its public key, looks like these.
+_NEARLY = re.compile(rb"(?i)nbdpull\s*:|nbdpull\W+only|only\W+for\b.*\bkey|master\W*key|\b[0-9a-f]{24,}\b")
 _SSH_TYPES = ("ssh-ed25519", "ssh-rsa")
 _PEM = re.compile(rb"\s*-----BEGIN (?P<label>[A-Z ]+)-----\n(?P<body>.*)\n-----END (?P=label)-----\s*\Z", re.DOTALL)
 _SSH_MAGIC = b"openssh-key-v1\0"
@@ -84,8 +86,9 @@ def identities(data: bytes, name: str) -> list[Identity]:
         raise errors.UsageError(f"{name} is no identity: it has more than {_MAX_IDENTITY} bytes")
     if b"AGE ENCRYPTED FILE" in data or data.startswith(b"age-encryption.org/"):
         raise errors.UsageError(f"{name} is encrypted, and nobody is there to ask: name one that age -d has decrypted")
-    if data.lstrip().startswith(b"-----BEGIN "):
-        return [Identity(SSH, _ssh_private(data, name), name)]
+    bare = b"".join(line for line in data.splitlines(keepends=True) if not line.lstrip().startswith(b"#"))
+    if bare.lstrip().startswith(b"-----BEGIN "):
+        return [Identity(SSH, _ssh_private(bare, name), name, _only(data, name))]
     lines = [line.strip() for line in data.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
     if any(line.upper().startswith((b"AGE-SECRET-KEY-", b"AGE-PLUGIN-")) for line in lines):
         return [_age_identity(line, name)._replace(only=_only(data, name)) for line in lines]
@@ -98,10 +101,13 @@ def identities(data: bytes, name: str) -> list[Identity]:
 
 def _only(data: bytes, name: str) -> tuple[str, ...]:
     """What comments say that are for us; one that is mistyped must not be taken for none."""
-    ours = [line.strip() for line in data.splitlines() if line.lstrip(b"# \t").lower().startswith(b"nbdpull:")]
-    found = [_ONLY.match(line) for line in ours]
+    comments = [line.strip() for line in data.splitlines() if line.lstrip().startswith(b"#")]
+    found = [_ONLY.match(line) for line in comments if _NEARLY.search(line)]
     if not all(found):
-        raise errors.UsageError(f"{name} has a line for nbdpull that is none: write # nbdpull: only for master key ID")
+        raise errors.UsageError(
+            f"{name} has a line for nbdpull that is none: write # nbdpull: only for master key ID, which has 32 of the "
+            "digits 0-9 and a-f, or a comment that tells of no master key"
+        )
     return tuple(match[1].decode() for match in found if match)
 
 

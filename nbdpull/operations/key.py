@@ -13,6 +13,7 @@ from ..core import errors
 from ..core.choices import KeyAction
 from ..core.errors import Check, Report
 from ..crypto import identity_files
+from ..crypto.recipients import AGE, SSH
 from ..repository import keyring, marker
 from ..repository.keyring import KeyFile
 from ..storage.base import Store
@@ -28,11 +29,13 @@ _KEPT = (
 @dataclass(frozen=True)
 class Tried:
     """identity: of a file, as a message names it. key: name of the key file that it opened, or None. problem: why it
-    does not open the store, None where it does."""
+    does not open the store, None where it does. only: ids of the master keys that the file says it is for; None where
+    it opens no other anyway."""
 
     identity: str
     key: Optional[str]
     problem: Optional[errors.NbdpullError]
+    only: Optional[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,9 @@ def _open_to_all(named: list[str]) -> list[str]:
 
 def _try(store: Store, path: str, name: str) -> Tried:
     try:
-        return Tried(name, keyring.open_master(store, identity_files.read(path, name)).key_file, None)
+        opened = keyring.open_master(store, identity_files.read(path, name))
+        takes_any = opened.identity.kind in (AGE, SSH)  # whoever has the public key can wrap another one
+        return Tried(name, opened.key_file, None, opened.identity.only if takes_any else None)
     except (errors.KeyNeeded, errors.Damaged, errors.UsageError) as error:
         return Tried(name, None, error)
 

@@ -13,7 +13,7 @@ from .. import terminal, usage
 from ..output import Outcome
 
 if TYPE_CHECKING:
-    from ...operations.key import Result
+    from ...operations.key import Result, Tried
 
 SUMMARY = "list, add, remove, replace, test or export the keys of a sealed store"
 EXAMPLE = "key add dir/ --recipient age1… --identity my.key"
@@ -54,8 +54,8 @@ def _members(found: Result) -> dict[str, Any]:
         "keys": [{"name": each.name, "kind": each.kind, "recipient": each.recipient, "label": each.label,
                   "when": each.when, "who": each.who} for each in found.keys],
         "changed": found.changed,
-        "tried": [{"identity": each.identity, "key": each.key, "problem": str(each.problem) if each.problem else None}
-                  for each in found.tried],
+        "tried": [{"identity": each.identity, "key": each.key, "problem": str(each.problem) if each.problem else None,
+                   "only": None if each.only is None else [*each.only]} for each in found.tried],
         "exported": found.exported,
     }  # fmt: skip
 
@@ -64,10 +64,19 @@ def _lines(found: Result, options: Options) -> Iterator[str]:
     if found.tried:
         for each in found.tried:
             if not each.problem:
-                yield f"{each.identity} opens {options.store}" + (f": key {each.key}" if each.key else "")
+                key = f": key {each.key}" if each.key else ""
+                yield f"{each.identity} opens {options.store}{key}{_only(each, found.master)}"
         return
     yield f"master key {found.master}, which these open:"
     yield from terminal.table(["KEY", "WHOSE", "SINCE"], _rows(found))
+
+
+def _only(tried: Tried, master: str) -> str:
+    if tried.only is None:
+        return ""
+    if not tried.only:
+        return f"; for any master key: the line # nbdpull: only for master key {master} would make it for this one"
+    return f"; only for master key {', '.join(tried.only)}"
 
 
 def _rows(found: Result) -> Iterator[tuple[str, ...]]:
