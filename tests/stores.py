@@ -439,7 +439,7 @@ def relaid(vm, point, disk, layers, starts=None, frame=pages.compressed, directo
     of a page's; directory: what makes other bytes of the directory's.
     """
     point = vm.series.point_in(point.id)  # as it is now
-    found, entry = directory_of(vm, point, disk), point.manifest.disk(disk)
+    found = directory_of(vm, point, disk)
     number = int(found.pages["file"][0])
     refs, index = numpy.repeat(found.pages[:1], len(layers)), b""
     for ref, layer, start in zip(refs, layers, starts or [0] * len(layers)):
@@ -452,8 +452,14 @@ def relaid(vm, point, disk, layers, starts=None, frame=pages.compressed, directo
         index += data
     files = [*found.files]
     files[number] = replaced(vm, files[number].path, index)
-    told = pages.encode_directory(pages.Directory(files, found.live, refs))
-    written = replaced(vm, entry.directory.path, pages.compressed(directory(told)))
+    return redirected(vm, point, disk, pages.Directory(files, found.live, refs), directory)
+
+
+def redirected(vm, point, disk, told, changed=lambda data: data):
+    """Put another directory, a pages.Directory, in the place of a disk's, and return the new Point. changed: what makes
+    other bytes of its."""
+    entry = point.manifest.disk(disk)
+    written = replaced(vm, entry.directory.path, pages.compressed(changed(pages.encode_directory(told))))
     return resealed(vm, point, disks=[replace(each, directory=written) if each == entry else each
                                       for each in point.manifest.disks])  # fmt: skip
 

@@ -46,6 +46,7 @@ LIBRARIES = {
         "format.moved",
         "format.index_writer",
         "repository.changes",
+        "repository.good_windows",
         "repository.seen_frames",
         "pulling.disk_copy",
         "nbd.source",

@@ -23,6 +23,7 @@ from stores import (
     forged_store,
     index_of,
     package_environment,
+    redirected,
     resealed,
     restored,
     verify_store,
@@ -30,7 +31,7 @@ from stores import (
 
 from nbdpull.cli import main as cli
 from nbdpull.core import errors, extents
-from nbdpull.format import layout, reader, stack
+from nbdpull.format import layout, pages, reader, stack
 from nbdpull.format.directory import Directory
 from nbdpull.operations import listing
 from nbdpull.operations.restore import Options, restore
@@ -264,6 +265,29 @@ def test_a_directory_that_is_not_what_was_stored(own):
             (own.points[1].id, "vda", True)
         ]
         assert [each.verdict for each in found.verdicts] == ["ok", "damaged", "ok"]
+
+
+@pytest.mark.parametrize("level", ["files", "frames"])
+@pytest.mark.parametrize("what", ["lacks a file", "names another place"])
+def test_pages_that_another_point_has_prove_nothing_of_a_directory(tmp_path, level, what):
+    """It names the files that they point into, and where they are."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, os.urandom(MIB))
+    vm.pull()
+    middle, _ = vm.pull(), vm.pull()  # nothing changed
+    found = directory_of(vm, middle, "vda")
+    files, live, refs = found.files, found.live, found.pages.copy()
+    if what == "lacks a file":
+        [gone] = [number for number, entry in enumerate(files) if entry in found.chunks]
+        refs["file"] -= refs["file"] > gone
+        files, live = [entry for entry in files if entry not in found.chunks], numpy.delete(live, gone)
+    else:
+        refs["position"], refs["stored"] = 1, refs["stored"] - 1
+    redirected(vm, middle, "vda", pages.Directory(files, live, refs))
+    told = verify_store(vm.root, level=level)
+    assert told.verdicts[1].verdict == "damaged"
+    assert {(each.point, each.offset, each.length) for each in told.damages} == {(middle.id, 0, MIB)}
 
 
 def test_every_damage_is_told_not_only_the_first(vm):

@@ -142,6 +142,10 @@ class Directory:
                     self._window(start)
                     return
 
+    def named(self, start: int) -> set[str]:
+        """Paths of the chunk files that the pages of a window name. Damaged."""
+        return {name for ref in self.refs(start) for name in self._page(ref).names}
+
     def records(self, ref: numpy.void) -> layout.Records:
         """The records of one page, with chunk numbers of the directory. Damaged."""
         return renumbered(self._page(ref), self.number)

@@ -20,6 +20,7 @@ from ..format.manifest import FileEntry
 from . import references, verdict
 from .evidence import Damage, Look
 from .file_flaws import FileFlaws
+from .good_windows import GoodWindows
 from .part import Part
 from .seen_frames import SeenFrames, equal_frames, one_of_each
 from .series import Series
@@ -91,8 +92,7 @@ class Inspector:
         self._flaws = FileFlaws(target, depth.check)
         self._good, self._bad = SeenFrames(), SeenFrames()
         self._bad_pages: set[tuple[int, str]] = set()  # (offset of the window, problem)
-        # Of those that need no second look: size of the disk, offset of the window, digests of its pages
-        self._good_windows: set[tuple[int, int, bytes]] = set()
+        self._good_windows = GoodWindows()
 
     def inspect(self, look: Look) -> None:
         """Look at the point of a Look, which learns what is found."""
@@ -206,18 +206,18 @@ class Inspector:
 
     def _chosen(self, look: Look, disk: Directory, ranges: _Ranges) -> Iterator[_Part]:
         """Yield in small parts the data records whose frames are looked at; all pages are."""
+        good = self._good_windows.of(disk)
         for start in disk.starts():
             self._depth.check()
-            pages = disk.size, start, disk.refs(start)["digest"].tobytes()
-            if pages in self._good_windows and not look.has_recorded:
-                continue
             try:
+                if not look.has_recorded and good.has(start):
+                    continue
                 data, chosen = self._in_window(look, disk, start)
             except errors.Damaged as error:
                 self._bad_window(disk, start, str(error), ranges)
                 continue
             if not len(chosen):  # nor is a bad one among them: that is chosen each time
-                self._good_windows.add(pages)
+                good.add(start)
             for part in numpy.array_split(chosen, -(-len(chosen) // BATCH_FRAMES)) if len(chosen) else []:
                 yield _Part(part, data)
 
