@@ -167,6 +167,17 @@ def test_a_copy_with_an_identity_takes_no_forged_manifest(vm, tmp_path, capsys):
         said("verify", dest, *MINE)
 
 
+def test_a_copy_that_died_before_its_marker_is_told_of_as_one_that_never_was(vm, tmp_path, capsys):
+    dest = tmp_path / "dest"
+    told = answered(capsys, "copy", vm.root, dest, "--dry-run")
+    said("copy", vm.root, dest)
+    for each in [dest / "nbdpull.json", *dest.glob("vm1/*/*"), *dest.glob("vm1/*"), dest / "vm1"]:
+        each.rmdir() if each.is_dir() else each.unlink()
+    assert os.listdir(dest) == ["@keys"]
+    assert answered(capsys, "copy", vm.root, dest, "--dry-run") == told and told[0] == 0
+    assert answered(capsys, "copy", vm.root, dest)[0] == 0
+
+
 def test_a_forged_damage_hinders_a_copy_until_somebody_verifies(vm, tmp_path, capsys):
     """Findings take no key."""
     liar, here = vm.copy(tmp_path / "liar"), vm.copy(tmp_path / "here")

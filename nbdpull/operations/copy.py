@@ -109,7 +109,7 @@ def _destination(options: Options, source: Store) -> Store:
     seal = None if options.dry_run else keyring.copied(source)
     if not options.dry_run:
         dest = marker.open_or_create(options.dest, seal=seal)
-    elif marker.is_new(options.dest):
+    elif marker.is_new(options.dest, sealed=source.seal.id is not None):
         return place.opened(options.dest)
     else:
         dest = marker.open_store(options.dest)

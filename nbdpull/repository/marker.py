@@ -71,9 +71,10 @@ def unlock(found: Store, keys: StoreKeys) -> None:
     found.seal = Sealed(keys)
 
 
-def is_new(root: str) -> bool:
-    """Whether nothing is there yet, so that a pull would make a store of it."""
-    return place.is_empty(root)
+def is_new(root: str, sealed: bool = False) -> bool:
+    """Whether nothing is there yet, so that a pull would make a store of it; or, where it is to be sealed, nothing but
+    key files of one that died before it had its marker."""
+    return place.is_empty(root) or (sealed and place.opened(root).names("") == [layout.KEYS])
 
 
 def create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None) -> Store:
