@@ -336,8 +336,13 @@ def test_a_note_that_was_written_without_the_master_key(store):
             errors.Damaged, match=rf"{each.name}\.json: not made with the key of this store: .* --force"
         ):
             keyring.require_true(store, opened, each)
+        note = json.loads(store.read(f"{layout.KEYS}/{each.name}.json"))
+        del note["mac"], note["digest"]
+        replaced(store, f"{layout.KEYS}/{each.name}.json", layout.seal({**note, "when": "", "who": ""}))
+        with pytest.raises(errors.Damaged, match="not made with the key"):
+            keyring.require_true(store, opened, keyring.found(store, each.recipient))
     store.remove_file(key_path(store, 0, ".json"))
-    keyring.require_true(store, opened, next(each for each in keyring.listed(store) if not each.when))
+    keyring.require_true(store, opened, next(each for each in keyring.listed(store) if not each.recipient))
 
 
 # -- more, and fewer --------------------------------------------------------------------------------------------------

@@ -166,7 +166,8 @@ def _note(store: Store, name: str, wrapped: bytes, opened: Optional[Opened] = No
 
 def require_true(store: Store, opened: Opened, key: KeyFile) -> None:
     """Damaged where what a list tells of a key was written by somebody who has not the master key."""
-    if key.when and _note(store, key.name, _read(store, key.name)[0], opened) is None:
+    is_told = any(key._replace(name="", by_passphrase=False))
+    if is_told and _note(store, key.name, _read(store, key.name)[0], opened) is None:
         raise errors.Damaged(
             f"{store.path(layout.KEYS, key.name + _NOTE)}: not made with the key of this store: it was changed or "
             "forged, and whose key it is beside nobody knows; to remove that one, name it by its first word, and add "
