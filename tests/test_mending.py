@@ -4,10 +4,12 @@ import random
 
 import pytest
 import stores
+from sealed import KEYS
 from stores import KIB, MIB, Vm
 
 from nbdpull.core import errors
 from nbdpull.definitions.domain_xml import Checkpoint
+from nbdpull.format import layout, reader
 from nbdpull.pulling import copies
 from nbdpull.pulling.base import Base, Choice
 from nbdpull.repository import mending
@@ -75,6 +77,34 @@ def test_what_cannot_be_made_again_stays_as_it_is(vm, how):
         assert not mended(vm, entry, levels)
     assert (path.read_bytes() if path.exists() else None) == bad
     assert not list(vm.folder.rglob("*.draft"))
+
+
+def test_of_a_large_disk_only_the_windows_of_the_file_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "WINDOW", MIB)
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", 8 * MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(8 * MIB))
+    first = vm.pull(**HOW)
+    entry, seen, real = stores.chunks_of(vm, first, "vda")[-1], set(), reader.page
+    path = vm.folder / entry.path
+    before = path.read_bytes()
+    path.write_bytes(stores.flipped(before, 20 * KIB))
+    vm.bad = {entry.path}
+    now = mending.Now(vm.series, vm.pull(**HOW), "vda")
+    monkeypatch.setattr(reader, "page", lambda *about: seen.add(int(about[2]["offset"])) or real(*about))
+    assert mending.mended(now, entry, [1], lambda: None)
+    assert path.read_bytes() == before and seen == {7 * MIB}
+
+
+def test_in_a_sealed_store_no_frame_can_be_made_again(tmp_path):
+    """Each has a random nonce."""
+    vm = Vm(tmp_path / "store", keys=KEYS)
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, random.Random(1).randbytes(900 * KIB))
+    entry = stores.chunks_of(vm, vm.pull(**HOW), "vda")[1]
+    path = vm.folder / entry.path
+    path.write_bytes(stores.flipped(path.read_bytes(), 20 * KIB))
+    assert not mended(vm, entry, check=lambda: pytest.fail("it was read"))
 
 
 def test_what_hinders_is_told(vm):

@@ -12,20 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 
 from ..core import errors, extents
 from ..core.errors import Check
-from ..format import layout, reader, writer
+from ..format import layout, reader, stack, writer
 from ..format.manifest import FileEntry
+from ..storage.base import Reader, Writer
 from .inspection import frame_flaw
-from .lookup import RandomImage
 from .series import Point, Series
 
 if TYPE_CHECKING:
-    from ..format.layout import Records
+    from ..format.layout import Record, Records
 
 BLOCK = 1 << 20  # bytes that are copied at once
 
@@ -46,26 +46,34 @@ def mended(now: Now, entry: FileEntry, levels: Iterable[int], check: Check) -> b
     """Make the frames of a chunk file again that are damaged; whether it is what was stored. It stays as it is unless
     all of them can be. levels: of zstd that may have made it. Damaged, OutputError."""
     store, path = now.series.store, f"{now.series.folder}/{entry.path}"
-    if store.size(path) != entry.size:
+    if store.seal.id is not None or store.size(path) != entry.size:  # each frame of a sealed store has a random nonce
         return False
     bad = _bad_frames(now, entry, check)
-    frames = _made_again(now, bad, [*levels], check) if len(bad) else None
-    if frames is None:
+    if not len(bad):
         return False
     try:
-        with store.replacing(path) as file, store.open_reader(path) as old:
-            at = 0
-            for position, frame in [*frames.items(), (entry.size, b"")]:
-                for start in range(at, position, BLOCK):
-                    check()
-                    file.write(old.read(start, min(BLOCK, position - start)))
-                file.write(frame)
-                at = position + len(frame)
-            if file.sha256() != entry.sha256:
-                raise _Other
+        with _Shown(now) as shown:
+            for record in bad:  # before anything is written
+                check()
+                shown.data(record)
+            with store.replacing(path) as file, store.open_reader(path) as old:
+                at = 0
+                for record in bad:
+                    _copy(old, file, at, int(record["position"]), check)
+                    file.write(_made_again(shown.data(record), int(record["stored"]), levels))
+                    at = int(record["position"]) + int(record["stored"])
+                _copy(old, file, at, entry.size, check)
+                if file.sha256() != entry.sha256:
+                    raise _Other
     except _Other:
         return False
     return True
+
+
+def _copy(old: Reader, new: Writer, start: int, stop: int, check: Check) -> None:
+    for at in range(start, stop, BLOCK):
+        check()
+        new.write(old.read(at, min(BLOCK, stop - at)))
 
 
 def _bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
@@ -87,21 +95,46 @@ def _bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
     return damaged[numpy.argsort(damaged["position"])]
 
 
-def _made_again(now: Now, bad: Records, levels: Sequence[int], check: Check) -> Optional[dict[int, bytes]]:
-    """{position: frame}; None where one cannot be made."""
-    found: dict[int, bytes] = {}
-    with RandomImage(now.series, now.point, now.disk, check=check) as image:
-        for record in bad:
-            check()
-            data = image.read(int(record["offset"]), int(record["length"]))
-            if reader.digest(data) != record["digest"].tobytes():
-                return None
-            made = (writer.compressor(level).compress(data) for level in levels)
-            frame = next((each for each in made if len(each) == record["stored"]), None)
-            if frame is None:
-                return None
-            found[int(record["position"])] = frame
-    return found
+def _made_again(data: bytes, stored: int, levels: Iterable[int]) -> bytes:
+    """The frame of the data, which has that size; _Other where no level makes one."""
+    made = (writer.compressor(level).compress(data) for level in levels)
+    frame = next((each for each in made if len(each) == stored), None)
+    if frame is None:
+        raise _Other
+    return frame
+
+
+class _Shown:
+    """What a disk has now. Of a large one a window of the map is in memory, and no more. Use as a context manager."""
+
+    def __init__(self, now: Now) -> None:
+        self._directory = now.series.directory(now.point, now.disk)
+        self._frames = reader.FrameReader(now.series.store, now.series.folder, self._directory.files)
+        self._start, self._map = -1, numpy.empty(0, layout.RECORD)
+
+    def data(self, record: Record) -> bytes:
+        """What the frame of a record held, Damaged; _Other where there are other bytes now."""
+        start, stop = int(record["offset"]), int(record["offset"]) + int(record["length"])
+        found = extents.meeting(self._window(start), start, stop)
+        data = bytearray(stop - start)
+        for each in stack.flat([found], start, stop):
+            skip, length, at = int(each["skip"]), int(each["length"]), int(each["offset"]) - start
+            data[at : at + length] = self._frames.read(each)[skip : skip + length]
+        if reader.digest(data) != record["digest"].tobytes():
+            raise _Other
+        return bytes(data)
+
+    def _window(self, offset: int) -> Records:
+        start = offset // layout.WINDOW * layout.WINDOW
+        if start != self._start:
+            self._start, self._map = start, stack.data_of(self._directory.window(start).flat())
+        return self._map
+
+    def __enter__(self) -> _Shown:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._frames.close()
 
 
 def all_mended(now: Now, entries: Iterable[FileEntry], levels: Sequence[int], check: Check) -> tuple[list[str], str]:
