@@ -4,6 +4,7 @@ import datetime
 
 import object_store as object_stores
 import pytest
+import stores
 import unfit_servers
 from command import answered, answered_json
 from faulty_proxy import FaultyProxy, at_random
@@ -194,7 +195,17 @@ def test_what_was_found_is_in_the_marker(object_store, bucket, capsys):
     assert code == 0 and complaints.startswith("nbdpull: warning: the bucket keeps old versions")
     made = marker.open_store(f"s3://{bucket}")
     assert output["uuid"] == marker.uuid_of(made) and output["object_store"]["versions"] == "Enabled"
-    assert marker.object_store_of(made) == s3_probe.Probed(**output["object_store"])
+    assert marker.of(made).object_store == s3_probe.Probed(**output["object_store"])
+
+
+def test_who_makes_a_store_on_the_way_is_warned_too(object_store, bucket, tmp_path, capsys):
+    versioned(object_store, bucket)
+    told, url = "the bucket keeps old versions", f"s3://{bucket}"
+    made = marker.open_or_create(f"{url}/pulled")  # as a pull does, which shows what the store tells at its end
+    assert made.warnings()[0].startswith(told)
+    assert marker.open_or_create(f"{url}/pulled").warnings() == []
+    stores.chain(tmp_path / "store", points=1)
+    assert answered(capsys, "copy", tmp_path / "store", f"{url}/copied")[2].startswith(f"nbdpull: warning: {told}")
 
 
 def test_no_store_is_made_on_a_server_that_is_not_fit(rgw_store, capsys):

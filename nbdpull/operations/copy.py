@@ -52,13 +52,14 @@ class Domain:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of each domain; with dry_run, what would."""
+    """What came of each domain; with dry_run, what would. about_dest: what its owner should know of it."""
 
     domains: list[Domain]
+    about_dest: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
-        return [warning for each in self.domains for warning in each.warnings]
+        return [*self.about_dest, *(warning for each in self.domains for warning in each.warnings)]
 
     @property
     def errors(self) -> list[errors.NbdpullError]:
@@ -89,7 +90,8 @@ def copy(options: Options, report: Report = lambda **event: None, check: Check =
     sources, points = _wanted(options)
     dest = _destination(options, sources[0].store)
     run = _Run(options, points, by, Throttle(options.max_rate, check=check), report, check)
-    return Result([_domain(source, dest, run) for source in sources])
+    domains = [_domain(source, dest, run) for source in sources]
+    return Result(domains, [] if options.dry_run else dest.warnings())
 
 
 def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:

@@ -33,10 +33,6 @@ def init(options: Options, report: Report = lambda **event: None, check: Check =
     sealed = options.recipients or passphrase is not None
     seal = keyring.new(options.recipients, passphrase) if sealed else None
     made = marker.create(options.store, options.group, seal)
-    probed = marker.object_store_of(made)
-    return Result(
-        marker.uuid_of(made),
-        marker.master_of(made),
-        asdict(probed) if probed else None,
-        probed.warnings() if probed else [],
-    )
+    told = marker.of(made)
+    probed = asdict(told.object_store) if told.object_store else None
+    return Result(told.uuid, told.master, probed, made.warnings())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import grp
 import shlex
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import NamedTuple, Optional
@@ -34,11 +33,18 @@ class _Sealed:
 
 
 @dataclass(frozen=True)
-class _Marker:
+class Marker:
+    """object_store: what was found of the server when the store was made; None where it is a directory."""
+
     uuid: str
     requires: list[str] = field(default_factory=list)
     sealed: Optional[_Sealed] = None
     object_store: Optional[Probed] = None
+
+    @property
+    def master(self) -> Optional[str]:
+        """The id of the master key; None where the store is not sealed."""
+        return self.sealed.key if self.sealed else None
 
 
 class NewSeal(NamedTuple):
@@ -55,11 +61,11 @@ def open_store(root: str) -> Store:
     return _known(place.opened(root))
 
 
-def _known(found: Store) -> Store:
-    """The same with the seal that its marker tells of."""
-    told = _read(found)
-    if told.sealed is not None:
-        found.seal = Locked(told.sealed.key, found.root)
+def _known(found: Store, data: Optional[bytes] = None) -> Store:
+    """The same with the seal that its marker tells of. data: of the marker, where it was read already."""
+    told = of(found) if data is None else _told(found, data)
+    if told.master is not None:
+        found.seal = Locked(told.master, found.root)
     return found
 
 
@@ -79,12 +85,19 @@ def is_new(root: str, sealed: bool = False) -> bool:
 
 def create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None) -> Store:
     """Return the Store that a place becomes; StoreError where it is one. group, seal: see open_or_create."""
-    if place.is_there(root) and place.opened(root).holds(layout.MARKER):
-        raise errors.StoreError(f"{root} is a store already; nothing was changed")
-    made = open_or_create(root, group, seal)
-    if seal and master_of(made) != seal.master:
+    if place.is_url(root):
+        made = _in_objects(root, group, seal, is_new=True)
+    else:
+        if place.is_there(root) and place.opened(root).holds(layout.MARKER):
+            raise _is_one(root)
+        made = open_or_create(root, group, seal)
+    if seal and made.seal.id != seal.master:
         raise errors.StoreError(f"{root} became a store meanwhile, by somebody else, and is not sealed as you said")
     return made
+
+
+def _is_one(root: str) -> errors.StoreError:
+    return errors.StoreError(f"{root} is a store already; nothing was changed")
 
 
 def open_or_create(
@@ -120,30 +133,30 @@ def _group_number(name: str) -> int:
 
 
 def uuid_of(found: Store) -> str:
-    """That of a Store, by its marker; StoreError where there is none, Damaged where it is not one."""
-    return _read(found).uuid
+    """That of a Store, by its marker; errors as of `of`."""
+    return of(found).uuid
 
 
 def master_of(found: Store) -> Optional[str]:
-    """The id of the master key of a sealed Store; None where it is not sealed. Errors as of uuid_of."""
-    sealed = _read(found).sealed
-    return sealed.key if sealed else None
+    """The id of the master key of a sealed Store; None where it is not sealed. Errors as of `of`."""
+    return of(found).master
 
 
-def object_store_of(found: Store) -> Optional[Probed]:
-    """What was found of the server of an object store when the Store was made; None where it is a directory."""
-    return _read(found).object_store
-
-
-def _read(found: Store) -> _Marker:
-    path, data = found.path(layout.MARKER), found.find(layout.MARKER)
+def of(found: Store) -> Marker:
+    """That of a Store, read anew; StoreError where there is none, Damaged where it is not one."""
+    data = found.find(layout.MARKER)
     if data is None:
         raise errors.StoreError(
             f"{found.root} is not an nbdpull store (it has no {layout.MARKER}); name the directory "
             "that a pull was given with -o"
         )
+    return _told(found, data)
+
+
+def _told(found: Store, data: bytes) -> Marker:
+    path = found.path(layout.MARKER)
     try:
-        told = members.build(_Marker, layout.unseal(data, path))
+        told = members.build(Marker, layout.unseal(data, path))
         if (layout.SEALED in told.requires) != (told.sealed is not None):
             raise ValueError("it tells two things of whether the store is sealed")
         if told.sealed and told.sealed.cipher != CIPHER:
@@ -177,7 +190,9 @@ def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:
     _publish_marker(place.opened(root), seal)
 
 
-def _publish_marker(found: Store, seal: Optional[NewSeal], probed: Optional[Probed] = None) -> None:
+def _publish_marker(found: Store, seal: Optional[NewSeal]) -> Optional[bytes]:
+    """Its bytes; None where another run was faster, whose store is as good."""
+    probed = place.probed(found)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     document: layout.Document = {"format": layout.FORMAT, "requires": [], "uuid": str(uuid4()), "created": created}
     dead: list[str] = []
@@ -187,10 +202,14 @@ def _publish_marker(found: Store, seal: Optional[NewSeal], probed: Optional[Prob
         document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
     if probed:
         document["object_store"] = asdict(probed)
-    with suppress(errors.OutputExists):  # another run was faster, and its store is as good
-        found.publish(layout.MARKER, layout.seal(document))
+    made: Optional[bytes] = layout.seal(document)
+    try:
+        found.publish(layout.MARKER, made or b"")
+    except errors.OutputExists:
+        made = None
     if seal:
         _drop_foreign(found, seal, dead)
+    return made
 
 
 def _drop_foreign(found: Store, seal: NewSeal, dead: list[str]) -> None:
@@ -202,16 +221,26 @@ def _drop_foreign(found: Store, seal: NewSeal, dead: list[str]) -> None:
         found.delete(f"{layout.KEYS}/{name}")
 
 
-def _in_objects(root: str, group: Optional[str], seal: Optional[NewSeal], patience: Optional[float]) -> Store:
+def _in_objects(
+    root: str,
+    group: Optional[str],
+    seal: Optional[NewSeal],
+    patience: Optional[float] = None,
+    is_new: bool = False,
+) -> Store:
+    """is_new: it is not to be one yet."""
     if group is not None:
         raise errors.UsageError(f"--group {group}: an object store has no groups; who may read is for its policies")
     found = place.opened(root, patience)
-    if found.find(layout.MARKER) is None:
+    told = found.find(layout.MARKER)
+    if told is not None and is_new:
+        raise _is_one(root)
+    if told is None:
         strange = {*found.names("")} - {*([layout.KEYS] if seal else [])}
         if strange and found.find(layout.MARKER) is None:  # it may be there by now
             raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose another prefix")
-        _publish_marker(found, seal, place.probed(root, patience))
-    return _known(found)
+        told = _publish_marker(found, seal)
+    return _known(found, told)
 
 
 def require_one_key(source: Store, target: Store) -> None:

@@ -7,12 +7,15 @@ place a store (repository/marker.py).
 from __future__ import annotations
 
 import os
-from typing import Optional
+from typing import TYPE_CHECKING, Optional, cast
 
 from . import folders
 from .base import Store
 from .directory import DirectoryStore
 from .s3_probe import Probed
+
+if TYPE_CHECKING:
+    from .s3 import S3Store
 
 
 def is_url(word: str) -> bool:
@@ -30,11 +33,10 @@ def opened(word: str, patience: Optional[float] = None) -> Store:
     return DirectoryStore(word)
 
 
-def probed(word: str, patience: Optional[float] = None) -> Probed:
-    """What the server of an object store does, found by trying it; StoreError where no store can be there."""
-    from .s3 import S3Store
-
-    return S3Store(word, patience).probed()
+def probed(store: Store) -> Optional[Probed]:
+    """What the server of an object store does, found by trying it, of which its `warnings` tell from then on; None of a
+    directory. StoreError where no store can be there."""
+    return None if isinstance(store, DirectoryStore) else cast("S3Store", store).probed()
 
 
 def whole(word: str) -> str:

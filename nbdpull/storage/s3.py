@@ -56,10 +56,13 @@ class S3Store:
         self.seal: Seal = PLAIN
         self._ahead = ReadAhead()
         self._listed = _Listed()
+        self._warnings: list[str] = []
 
     def probed(self) -> Probed:
-        """What the server does; StoreError where no store can be there."""
-        return probe(self.bucket, self._prefix)
+        """What the server does, of which `warnings` tell from then on; StoreError where no store can be there."""
+        found = probe(self.bucket, self._prefix)
+        self._warnings = found.warnings()
+        return found
 
     def path(self, *names: str) -> str:
         return "/".join([self.root, *filter(None, names)])
@@ -214,7 +217,7 @@ class S3Store:
         return other == self.path(path)
 
     def warnings(self) -> list[str]:
-        return []
+        return self._warnings
 
     # Creating and removing
 
