@@ -5,10 +5,12 @@ from collections import Counter
 import pytest
 import stores
 
-from nbdpull.operations import copy, listing, prune, restore, status, usage
+from nbdpull.operations import copy, init, listing, prune, restore, status, usage
+from nbdpull.repository import marker
 from nbdpull.storage import s3_client
 
 POINTS = 10
+READ_BY_PROBE, PUT_BY_PROBE = 3, 7
 KIB = stores.KIB
 
 
@@ -36,11 +38,21 @@ def asked(monkeypatch):
     return count
 
 
+def test_a_marker_is_read_once_by_who_makes_the_store(object_store, asked):
+    made = asked(init.init, init.Options(store=object_store.url))
+    assert made["get_object"] - READ_BY_PROBE == 2  # before, and for what is told of it
+    other = f"{object_store.url}-pulled"
+    assert asked(marker.open_or_create, other)["get_object"] - READ_BY_PROBE == 1
+    assert asked(marker.open_or_create, other) == {"get_object": 1}
+
+
 def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
     """A manifest each, and a file of the domain; files are listed, and not asked for one by one."""
     url, files = object_store.url, len(stores.files(vm.folder))
     copied = asked(copy.copy, copy.Options(str(vm.root), url))
-    assert copied["put_object"] == files + 1 + POINTS  # the marker, and of each point for a time that it is set apart
+    made = files + 1 + POINTS  # the marker, and of each point for a time that it is set apart
+    assert copied["put_object"] - PUT_BY_PROBE == made
+    assert copied["list_objects_v2"] <= 3 * POINTS + 12 and copied["head_object"] <= POINTS + 1
     again = asked(copy.copy, copy.Options(str(vm.root), url))
     assert again.keys() == {"get_object", "list_objects_v2"} and again["get_object"] <= POINTS + 4
     assert asked(listing.listing, listing.Options(url)) == {"get_object": 2 * POINTS + 1, "list_objects_v2": 2}

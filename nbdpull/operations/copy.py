@@ -213,7 +213,8 @@ def _planned(source: Series, target: Series, points: list[Point], found: Domain,
 
 
 def _take(source: Series, target: Series, there: list[Point], points: list[Point], found: Domain, run: _Run) -> None:
-    planned = {each.point: each.bytes for each in _planned(source, target, points, found, run.check)}
+    with source.store.looking(source.folder), target.store.looking(target.folder):
+        planned = {each.point: each.bytes for each in _planned(source, target, points, found, run.check)}
     tell = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
     taking = Incoming(source, target, there, run.throttle)
     for point in points:

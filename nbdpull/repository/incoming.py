@@ -111,9 +111,10 @@ class Incoming:
             doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
             for entry in [*doubtful, *(table.old for table in tables)]:
                 self._counted_on.require_free(entry)
-        making.prepare([*doubtful, *(table.old for table in tables)])
+            there = [entry for entry in doubtful if _is_there(self._target, entry)]
+            making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
-            self._make_sure(entry, making, tell, check)
+            self._make_sure(entry, entry in there, making, tell, check)
         making.sync()
         manifest = self._manifest(point)
         making.lead(tables)
@@ -122,9 +123,9 @@ class Incoming:
         self._known.add(point.id)
         self._counted_on.add(entries)
 
-    def _make_sure(self, entry: FileEntry, making: _Making, tell: Tell, check: Check) -> None:
-        """Have the target have the file, whole and durable."""
-        if _is_there(self._target, entry) and not self._target.own_flaw(entry, check):
+    def _make_sure(self, entry: FileEntry, is_there: bool, making: _Making, tell: Tell, check: Check) -> None:
+        """Have the target have the file, whole and durable. is_there: whether one of its size was seen."""
+        if is_there and not self._target.own_flaw(entry, check):
             making.seal_again(entry)
         else:
             self._copy(entry, making, tell, check)

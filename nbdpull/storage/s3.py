@@ -12,7 +12,7 @@ import hashlib
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Callable, Optional
@@ -203,12 +203,18 @@ class S3Store:
         """Of a folder: since anything in it was made."""
         try:
             found = self._found(path)
-            ages = [each.age for each in ([found] if found else self._below(path).values())]
+            ages = [found.age] if found else [each.age for each in self._within(path)]
         except errors.StoreError as error:
             raise errors.OutputError(str(error)) from error
         if not ages:
             raise errors.OutputError(f"cannot look at {self.path(path)}: there is nothing of that name")
         return min(ages)
+
+    def _within(self, path: str) -> Iterable[Found]:
+        known = self._listed.of(f"{path}/")
+        if known is None:
+            return self._below(path).values()
+        return [found for name, found in known.items() if name.startswith(f"{path}/")]
 
     def inode(self, path: str) -> Optional[int]:
         return None
