@@ -20,7 +20,7 @@ def test_hostile_stores(seed):
 # Promises of the readers, each broken: (module, name, what is there instead), and the kind of change that shows it:
 # among all kinds it would be luck whether one of a hundred stores does.
 BROKEN = {
-    "types are not looked at": (members, "_plain", lambda hint, value, name: value, "json"),
+    "types are not looked at": (members, "_refuse", lambda name, value: value, "json"),
     "records are not looked at": (layout, "records_flaw", lambda *_: None, "index"),
     "directories are not looked at": (pages, "_refs_flaw", lambda *_: None, "directory"),
     "names are shown as they are": (terminal, "plain", lambda line: line, "words"),

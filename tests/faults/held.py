@@ -38,11 +38,21 @@ OTHERS = {
     "token-written": ("api.job.Job.commit", False, 1),
     "restoring": ("targets.disk_restore.DiskRestore.add", True, 1),
 }
-# event: the function that tells of it, and whether by what it returned
+_alarmed = []  # watches
+
+
+def is_newly_alarmed(_, watch):
+    """After a look: by then who asks the watch learns of it. The looks go on."""
+    is_new = watch._error and watch not in _alarmed
+    _alarmed.extend([watch] if is_new else [])
+    return is_new
+
+
+# event: the function after which it has happened, and whether, by what that returned and whose it is
 EVENTS = {
-    "alarmed": ("pulling.scratch_watch.ScratchWatch._verdict", bool),
-    "missed": ("hypervisor.domain_link.Link.lost", bool),  # libvirt's daemon
-    "waited": ("nbd.libnbd.nbd.NBD.poll", lambda progress: not progress),  # for QEMU
+    "alarmed": ("pulling.scratch_watch.ScratchWatch._look", is_newly_alarmed),
+    "missed": ("hypervisor.domain_link.Link.lost", lambda lost, link: lost),  # libvirt's daemon
+    "waited": ("nbd.libnbd.nbd.NBD.poll", lambda progress, handle: not progress),  # for QEMU
 }
 
 
@@ -81,7 +91,7 @@ def tell_of(event):
 
     def told(original, *args, **options):
         result = original(*args, **options)
-        if tells(result):
+        if tells(result, args[0]):
             say(event)
         return result
 
