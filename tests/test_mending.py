@@ -122,8 +122,9 @@ def test_what_hinders_is_told(vm):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_pull_whose_point_is_there_does_not_fail_of_it(vm, lost):
-    """The directory of the base is read once more."""
+def test_a_pull_whose_point_is_there_does_not_fail_of_it(vm, monkeypatch, lost):
+    """The directory of the base is read once more, and none of its pages."""
+    monkeypatch.setattr(copies, "SoundPart", lambda *about: pytest.fail("all pages were read once more"))
     base, entry = vm.points[-1], stores.chunks_of(vm, vm.points[0], "vda")[1]
     path, checkpoint = vm.folder / entry.path, Checkpoint("", 0, "", {}, "")
     path.write_bytes(stores.flipped(path.read_bytes(), 20 * KIB))

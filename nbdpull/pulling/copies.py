@@ -65,8 +65,9 @@ def mended(
     for each in found:
         paths: list[str] = []
         try:
-            base, where = base_of(series, choice, each.disk), mending.Now(series, point, each.disk)
-            bad = [entry for entry in base.files if entry.path in each.files] if base else []
+            below, where = choice.below(each.disk), mending.Now(series, point, each.disk)
+            files = series.directory(below, each.disk, partial=True).files if below else []
+            bad = [entry for entry in files if entry.path in each.files]
             paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level, 1])), check)
         except errors.NbdpullError as error:
             problem = str(error)
