@@ -7,6 +7,7 @@ from stores import Vm, ids, resealed
 
 from nbdpull.core import errors
 from nbdpull.format import layout, manifest
+from nbdpull.pulling import held_series
 from nbdpull.repository import half_points
 from nbdpull.repository.points import Points
 
@@ -74,6 +75,17 @@ def test_a_manifest_that_is_intact_and_refused_all_the_same_is_as_if_it_were_not
     assert refused == {} and {*vm.series.load()[1]} == {vm.points[-1].id}
     assert found.newest == vm.points[-2] and [*found.newest_first()] == [*reversed(vm.points[:-1])]
     assert half_points.next_sequence(vm.series, heads, refused) == 5
+    assert {*found.refused} == {vm.points[-1].id}
+
+
+def test_a_pull_tells_of_a_point_that_it_found_to_be_none(vm):
+    """Not at its beginning, as no manifest was decoded then."""
+    manifest_of(vm, vm.points[-1]).write_bytes(manifest.encode(replace(vm.points[-1].manifest, created="yesterday")))
+    with held_series.holding(vm.series) as held:
+        assert held.warnings == held.told_later() == []
+        assert held.points.newest == vm.points[-2]
+        [told] = held.told_later()
+    assert told.startswith("a point of the series is ignored: ") and vm.points[-1].id in told
 
 
 @pytest.mark.parametrize("number", range(4))

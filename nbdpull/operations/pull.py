@@ -179,7 +179,7 @@ def _pull(run: _Run) -> Result:
     made = (run.series, point), prepared.choice, copied.healed
     healed, told = copies.mended(*made, run.options.level, run.check)
     run.warnings.extend(told)
-    run.warnings.extend([*dropped.warnings, *run.series.store.warnings()])
+    run.warnings.extend([*dropped.warnings, *run.held.told_later(), *run.series.store.warnings()])
     return Result(
         point=point,
         partial=point.manifest.partial,

@@ -25,6 +25,10 @@ class Held:
     sequence: int
     warnings: list[str]
 
+    def told_later(self) -> list[str]:
+        """Warnings of points that were looked at since."""
+        return _warnings(self.points.refused)
+
 
 @contextmanager
 def holding(target: Series, doing: str = "pull") -> Iterator[Held]:
@@ -32,9 +36,12 @@ def holding(target: Series, doing: str = "pull") -> Iterator[Held]:
     for the message."""
     with half_points.writing(target, doing):
         heads, refused = target.heads()
-        warnings = [f"a point of the series is ignored: {error}" for error in refused.values()]
         sequence = half_points.next_sequence(target, heads, refused)
-        yield Held(target, Points(target, heads), refused, sequence, warnings)
+        yield Held(target, Points(target, heads), refused, sequence, _warnings(refused))
+
+
+def _warnings(refused: Refused) -> list[str]:
+    return [f"a point of the series is ignored: {error}" for error in refused.values()]
 
 
 @contextmanager

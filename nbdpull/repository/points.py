@@ -8,12 +8,11 @@ reader must refuse is as if it were not there. Must not know: what the points ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Optional
 
 from ..core import errors
 from ..format.manifest import Head
-from .series import Point, Series
+from .series import Point, Refused, Series
 
 
 class Points:
@@ -22,6 +21,7 @@ class Points:
     def __init__(self, series: Optional[Series] = None, heads: Sequence[Head] = ()) -> None:
         self._series, self._heads = series, heads
         self._decoded: dict[str, Optional[Point]] = {}
+        self.refused: Refused = {}  # of those that were looked at: intact, and no manifest of a point all the same
         self.ids = frozenset(head.point for head in heads)
 
     def __len__(self) -> int:
@@ -38,8 +38,10 @@ class Points:
         """The one of that id; None where there is none."""
         if self._series and point_id in self.ids and point_id not in self._decoded:
             self._decoded[point_id] = None
-            with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
+            try:
                 self._decoded[point_id] = self._series.point_in(point_id)
+            except (errors.Damaged, errors.FormatTooNew, errors.FormatTooOld) as error:
+                self.refused[point_id] = error
         return self._decoded.get(point_id)
 
     def require_of(self, uuid: str) -> None:

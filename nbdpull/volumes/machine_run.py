@@ -56,7 +56,7 @@ class Run:
         return self.held.points
 
     def done(self, point: Point) -> Done:
-        warnings = [*self.warnings, *self.series.store.warnings()]
+        warnings = [*self.warnings, *self.held.told_later(), *self.series.store.warnings()]
         return Done(point, point.manifest.partial, warnings, self.healed)
 
 
