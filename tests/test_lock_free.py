@@ -229,6 +229,23 @@ def test_a_copy_that_took_too_long(vm, tmp_path):
     take(vm, other, vm.points[0])
 
 
+def test_a_copy_whose_mark_was_swept(vm, tmp_path):
+    """By a prune that had found the directory old and empty just before."""
+    other, point = over(vm, tmp_path / "other"), vm.points[0]
+
+    def swept():
+        other.store.delete(f"vm1/{point.id}/{half_points.REMOVED}")
+
+    late = mock.patch.object(incoming.Incoming, "_manifest", _after(swept, incoming.Incoming._manifest))
+    with late, pytest.raises(errors.Busy, match=f"what is left of point {point.id} of vm1 may be removed"):
+        take(vm, other, point)
+    assert other.series.points() == []
+    with aged(21), pytest.raises(errors.Busy, match="may be removed"):  # as what a dead run left
+        take(vm, other, point)
+    take(vm, other, point)
+    assert len(other.series.points()) == 1
+
+
 def test_what_is_about_to_be_swept_is_not_counted_on(vm, tmp_path):
     other = over(vm, tmp_path / "other")
     take(vm, other)

@@ -272,6 +272,17 @@ def test_what_is_told_while_somebody_looks(store, folder):
         )
 
 
+def test_a_folder_goes_as_it_was_when_somebody_looked(object_store):
+    """Else a sweep would take what a copy has made there since it decided."""
+    store, other = S3Store(object_store.url), S3Store(object_store.url)
+    store.publish("vm/point/old", b"")
+    store.publish("vm/points", b"")
+    with store.looking("vm"):
+        other.publish("vm/point/new", b"")
+        store.remove_folder("vm/point")
+    assert (other.files("vm/point"), other.files("vm")) == (["new"], ["points"])
+
+
 def test_how_long_something_is_there(store):
     store.publish("file", b"")
     assert 0 <= store.seconds_since_change("file") < 60

@@ -20,6 +20,7 @@ RULES = frozenset({
     "number",  # after its manifest is there, a point looks for another one of its number
     "doomed",  # a copy counts on nothing that may be about to be swept
     "doomed at the end",  # nor when it commits
+    "as listed",  # a sweep removes only what was there when it decided
     "half points",  # of others stay for a while
     "alive",  # a pull that stood still gives up
 })  # fmt: skip
@@ -147,14 +148,26 @@ def swept(bucket, at, rules):
         late = [each for each in bucket.removed if bucket.now - each[2] < GRACE and "grace" in rules]
         kept = frozenset().union(*(point[2] for point in bucket.points), *(each[1] for each in late))
         due = {each[0] for each in bucket.removed} - {each[0] for each in late} - ids(bucket)
-        return bucket, ("delete", frozenset(file for file in bucket.files if file[0] in due and file not in kept))
+        empty = frozenset(each for each in due if not files_of(each, bucket) & kept)
+        return bucket, (
+            "delete",
+            frozenset(file for file in bucket.files if file[0] in due and file not in kept),
+            empty,
+        )
+    elif at[0] == "delete" and not at[1] and at[2]:
+        more = frozenset().union(*(files_of(each, bucket) for each in at[2])) if "as listed" not in rules else ()
+        return bucket, ("unmark", frozenset(more), at[2])
+    elif at[0] == "unmark" and not at[1]:
+        return bucket._replace(removed=frozenset(each for each in bucket.removed if each[0] not in at[2])), END
     return deleted(bucket, at)
 
 
 def deleted(bucket, at):
-    if not at[1]:
+    """Remove the next file."""
+    place, files, *told = at
+    if not files:
         return bucket, END
-    return bucket._replace(files=bucket.files - {min(at[1])}), ("delete", at[1] - {min(at[1])})
+    return bucket._replace(files=bucket.files - {min(files)}), (place, files - {min(files)}, *told)
 
 
 def clean_up(bucket, at, rules, name):
@@ -216,6 +229,12 @@ def removed_long_ago():
     return bucket._replace(points=points, removed=frozenset({("1", frozenset({"1d", "1x"}), 0)}), now=GRACE)
 
 
+def emptied_long_ago():
+    """What a copy left that died before it made a file, or a sweep of a point that none came after."""
+    points = frozenset({("2", 2, frozenset({"2d"}), True)})
+    return Bucket(points, frozenset({("1", frozenset(), 0)}), frozenset(), frozenset({"2d"}), GRACE)
+
+
 @pytest.mark.parametrize(
     "rule, words, bucket",
     [
@@ -224,6 +243,7 @@ def removed_long_ago():
         ("number", ["pull", "pull"], begun()),
         ("doomed", ["copy", "sweep"], removed_long_ago()),
         ("doomed at the end", ["copy", "remove 1", "sweep"], begun()),
+        ("as listed", ["copy", "sweep"], emptied_long_ago()),
         ("half points", ["pull", "clean up"], begun()),
         ("alive", ["pull", "clean up"], begun()),
     ],

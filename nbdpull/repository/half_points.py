@@ -148,6 +148,14 @@ def seconds_removed(series: Series, name: str) -> float:
     return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}")
 
 
+def seconds_set_apart(series: Series, name: str) -> float:
+    """The same of frames that were moved, too."""
+    try:
+        return seconds_removed(series, name)
+    except errors.OutputError:
+        return series.store.seconds_since_change(f"{series.folder}/{name}/{layout.REPACKED}")
+
+
 def announced(series: Series, point_id: str) -> Optional[Announcement]:
     """What a half point says of its run; None where it says nothing."""
     path = f"{series.folder}/{point_id}/{announcement.NAME}"

@@ -303,7 +303,7 @@ class _Making:
     def publish(self, manifest: bytes) -> None:
         """Commit the point, of which all else is durable."""
         for name in self._prepared:  # it may have taken a day
-            lock_free.require_not_doomed(self._target, name)
+            lock_free.require_set_apart(self._target, name)
         try:
             self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest)
         except errors.NbdpullError as error:

@@ -8,7 +8,6 @@ always sees the earlier one. Where locks hold, nothing is asked. Owns: these pro
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import suppress
 
 from ..core import errors
 from ..format import layout
@@ -74,12 +73,31 @@ def _require_files(series: Series, point: Point) -> None:
 
 def require_not_doomed(series: Series, name: str) -> None:
     """Of a directory of a removed point that is to get files again: Busy where a prune may be about to empty it."""
+    if series.store.has_locks or not half_points.has_files(series, name) or series.has_point(name):
+        return
+    try:
+        age = half_points.seconds_set_apart(series, name)
+    except errors.OutputError:  # it looks like what a dead run left
+        age = series.store.seconds_since_change(f"{series.folder}/{name}")
+    if age > grace.COUNTED_ON:
+        raise _doomed(series, name)
+
+
+def require_set_apart(series: Series, name: str) -> None:
+    """The same of one that has got its files. What says that it is one may have gone with a prune that had begun
+    before: then anybody may take it for what a dead run left."""
     if series.store.has_locks:
         return
-    with suppress(errors.OutputError):  # it is not there
-        is_old = half_points.seconds_removed(series, name) > grace.COUNTED_ON
-        if is_old and half_points.has_files(series, name):
-            raise errors.Busy(
-                f"what is left of point {name} of {series.domain} may be removed any moment; copy again when nbdpull "
-                "prune has removed it"
-            )
+    try:
+        is_old = half_points.seconds_set_apart(series, name) > grace.COUNTED_ON
+    except errors.OutputError:
+        is_old = True
+    if is_old and not series.has_point(name):
+        raise _doomed(series, name)
+
+
+def _doomed(series: Series, name: str) -> errors.Busy:
+    return errors.Busy(
+        f"what is left of point {name} of {series.domain} may be removed any moment; copy again when nbdpull prune has "
+        "removed it"
+    )

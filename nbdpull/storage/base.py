@@ -157,7 +157,8 @@ class Store(Protocol):
         """Remove a file that no point counts on; one that is not there is no error."""
 
     def remove_folder(self, path: str) -> None:
-        """Remove a folder that was never published, with all that is in it."""
+        """Remove a folder that was never published, with all that is in it. Where names are told as they were when a
+        `looking` began, only what showed then: what another writer has put there since stays."""
 
     def delete(self, path: str) -> None:
         """As `remove_file`, where it matters that the file is gone: OutputError if it is not."""

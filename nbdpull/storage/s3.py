@@ -255,8 +255,10 @@ class S3Store:
 
     def remove_folder(self, path: str) -> None:
         with suppress(errors.NbdpullError):
-            for each in [*self.bucket.objects(self._key(f"{path}/"))]:
-                self.delete(each.key[len(self._prefix) :])
+            known = self._listed.of(f"{path}/")
+            for each in [*(self._below(path) if known is None else known)]:
+                if each.startswith(f"{path}/"):
+                    self.delete(each)
 
     def delete(self, path: str) -> None:
         self.bucket.delete(self._key(path))
