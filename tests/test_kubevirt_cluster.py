@@ -24,7 +24,7 @@ from kubevirt_stub import CLUSTER, GENERATIONS, Cluster
 from nbdpull.cli import main as cli
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files
-from nbdpull.kubevirt import backup, given, objects
+from nbdpull.kubevirt import backup, given, objects, ours
 from nbdpull.operations import kubevirt
 from nbdpull.operations.options import KubevirtOptions as Options
 from nbdpull.repository import keyring, marker, policies, series
@@ -324,13 +324,13 @@ def test_the_command_line_of_a_cluster(late, monkeypatch, capfd):
 
 @pytest.mark.parametrize("name", ["vm1", "a" * 60, "b" * 200])
 def test_names_fit(name):
-    found = objects.tracker_name(given.Machine("ns", name), "12345678-1234")
+    found = ours.tracker_name(given.Machine("ns", name), "12345678-1234")
     assert len(found) <= 63 and found[-1].isalnum()
 
 
 def test_two_stores_have_two_trackers():
     machine = given.Machine("ns", "vm")
-    assert objects.tracker_name(machine, "1" * 36) != objects.tracker_name(machine, "2" * 36)
+    assert ours.tracker_name(machine, "1" * 36) != ours.tracker_name(machine, "2" * 36)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
-from . import objects, remains
+from . import objects, ours, remains
 from .cluster import Cluster, Refused
 from .endpoint import Access
 from .given import Machine
-from .objects import State, Wish
+from .objects import State
+from .ours import Wish
 from .remains import Remain
 
 Scratch = Callable[[], int]  # tells bytes that it may take
@@ -45,11 +46,11 @@ class Who(NamedTuple):
 
     @property
     def name(self) -> str:
-        return objects.run_name(self.run_id)
+        return ours.run_name(self.run_id)
 
     @property
     def tracker(self) -> str:
-        return objects.tracker_name(self.machine, self.store)
+        return ours.tracker_name(self.machine, self.store)
 
 
 def require_known(cluster: Cluster, machine: Machine) -> objects.Object:
@@ -85,11 +86,11 @@ def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -
     """Busy where a backup of the VM runs that is of another store, or of somebody else. store: None: of any."""
     trackers = cluster.items(objects.TRACKER, machine.namespace)
     for each in cluster.items(objects.BACKUP, machine.namespace):
-        ours = store is not None and objects.store_of(each) == store
-        if objects.is_of(each, machine, trackers) and not ours and not objects.is_over(each):
+        mine = store is not None and ours.store_of(each) == store
+        if objects.is_of(each, machine, trackers) and not mine and not objects.is_over(each):
             of = " that is not of this store" if store else ""
             told = f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}"
-            whose = objects.store_of(each)
+            whose = ours.store_of(each)
             end = (
                 f"if its run has died, nbdpull cleanup with -o its store ({whose}) ends it" if whose else "wait for it"
             )
@@ -169,21 +170,21 @@ class Backup:
     ) -> None:
         """base: the checkpoint that it has to start at, None: it is to be full; pvc: claim for the scratch, None: one
         of our own of scratch() bytes."""
-        labelled = objects.labels(self._who.store, self._who.run_id, self._who.tracker)
+        labelled = ours.labels(self._who.store, self._who.run_id, self._who.tracker)
         self._base = base
         if self._tracker() is None:
-            self._create(objects.TRACKER, objects.tracker(self._who.machine, self._who.tracker, labelled))
-        self._create(objects.SECRET, objects.secret(self._who.name, labelled, self.token))
+            self._create(objects.TRACKER, ours.tracker(self._who.machine, self._who.tracker, labelled))
+        self._create(objects.SECRET, ours.secret(self._who.name, labelled, self.token))
         if pvc is None:
             pvc = self._create_claim(labelled, scratch())
         wish = Wish(self._who.tracker, base is None, skip_quiesce, seconds, pvc)
-        self._create(objects.BACKUP, objects.backup(self._who.name, labelled, wish))
+        self._create(objects.BACKUP, ours.backup(self._who.name, labelled, wish))
 
     def _create_claim(self, labelled: dict[str, str], size: int) -> str:
         if not size:
             raise errors.UsageError(f"how large the scratch has to be is not known: {NEEDS_PVC}")
         try:
-            self._create(objects.CLAIM, objects.claim(self._who.name, labelled, size))
+            self._create(objects.CLAIM, ours.claim(self._who.name, labelled, size))
         except (Refused, errors.Unsupported, errors.AccessDenied) as error:
             raise type(error)(f"{error}; {NEEDS_PVC}") from None
         return self._who.name

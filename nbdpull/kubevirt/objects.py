@@ -1,14 +1,12 @@
-"""The objects of a backup in a cluster: what is written into those that we make, and what those of KubeVirt say.
+"""The objects of a cluster that a backup has to do with: what they say.
 
-Owns: kinds, names and labels, the members of spec and status, and in which of its three generations a status is
-written: v1.8 has a condition for each state, v1.9 reasons of one condition, and after August 2026 the endpoints are in
-links. Which it is the object itself shows. Must not know: how objects are got and made, HTTP.
+Owns: their kinds, the members of spec and status, and in which of its three generations a status is written: v1.8 has a
+condition for each state, v1.9 reasons of one condition, and after August 2026 the endpoints are in links. Which it is
+the object itself shows. Must not know: which objects are ours (ours.py), how they are got, HTTP.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -30,84 +28,7 @@ INSTALLED = "apis/kubevirt.io/v1/kubevirts"  # of all namespaces
 
 GATE = "IncrementalBackup"
 
-_GROUP, _OF_VM = "backup.kubevirt.io", "kubevirt.io"
-_LABELS = {"app.kubernetes.io/managed-by": "nbdpull"}
-_STORE, _RUN, _TRACKER = "nbdpull/store", "nbdpull/run", "nbdpull/tracker"
-_TIME = len("20261122T194500Z")  # of an id of a run, which is in capitals
 _TERMINAL = ("Done", "Complete", "Failed")
-_MAX_NAME = 63  # characters that every kind of name takes
-
-
-def run_name(run_id: str) -> str:
-    """Of the objects of one run."""
-    return f"nbdpull-{run_id.lower()}"
-
-
-def tracker_name(machine: Machine, store: str) -> str:
-    """One tracker for a VM and a store: two stores that shared one would move each other's base."""
-    name = f"nbdpull-{machine.name}-{store[:8]}"
-    if len(name) <= _MAX_NAME:
-        return name
-    digest = hashlib.sha256(machine.name.encode()).hexdigest()[:8]
-    return f"nbdpull-{machine.name[:36].rstrip('.-')}-{digest}-{store[:8]}"
-
-
-def labels(store: Optional[str] = None, run_id: Optional[str] = None, tracker: Optional[str] = None) -> dict[str, str]:
-    """store: uuid of the store, None: any; tracker: name of the one that a run is for."""
-    more = {_STORE: store, _RUN: run_id and run_id.lower(), _TRACKER: tracker}
-    return {**_LABELS, **{name: value for name, value in more.items() if value}}
-
-
-def _object(version: str, kind: str, name: str, labelled: Mapping[str, str], **members: Any) -> Object:
-    metadata = {"name": name, "labels": dict(labelled)}
-    return {"apiVersion": version, "kind": kind, "metadata": metadata, **members}
-
-
-def tracker(machine: Machine, name: str, labelled: Mapping[str, str]) -> Object:
-    source = {"apiGroup": _OF_VM, "kind": "VirtualMachine", "name": machine.name}
-    return _object(f"{_GROUP}/v1alpha1", "VirtualMachineBackupTracker", name, labelled, spec={"source": source})
-
-
-def secret(name: str, labelled: Mapping[str, str], token: str) -> Object:
-    data = {"token": base64.b64encode(token.encode()).decode()}
-    return _object("v1", "Secret", name, labelled, type="Opaque", data=data)
-
-
-def claim(name: str, labelled: Mapping[str, str], size: int) -> Object:
-    """For the scratch of a backup."""
-    spec = {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem",
-            "resources": {"requests": {"storage": str(size)}}}  # fmt: skip
-    return _object("v1", "PersistentVolumeClaim", name, labelled, spec=spec)
-
-
-class Wish(NamedTuple):
-    """What is asked of a backup. seconds: that it may take, None: KubeVirt's default."""
-
-    tracker: str
-    full: bool
-    skip_quiesce: bool
-    seconds: Optional[float]
-    pvc: str
-
-
-def backup(name: str, labelled: Mapping[str, str], wish: Wish) -> Object:
-    """secret: of the same name."""
-    spec: Object = {
-        "source": {"apiGroup": _GROUP, "kind": "VirtualMachineBackupTracker", "name": wish.tracker},
-        "mode": "Pull",
-        "tokenSecretRef": name,
-        "pvcName": wish.pvc,
-    }
-    if wish.full:
-        spec["forceFullBackup"] = True
-    if wish.skip_quiesce:
-        spec["skipQuiesce"] = True
-    if wish.seconds:
-        spec["ttlDuration"] = f"{math.ceil(wish.seconds)}s"
-    return _object(f"{_GROUP}/v1alpha1", "VirtualMachineBackup", name, labelled, spec=spec)
-
-
-# What an object says
 
 
 def _at(found: Any, *path: str) -> Any:
@@ -122,6 +43,11 @@ def uid(found: Object) -> str:
 
 def name_of(found: Object) -> str:
     return str(_at(found, "metadata", "name") or "")
+
+
+def label(found: Object, name: str) -> Optional[str]:
+    text = _at(found, "metadata", "labels", name)
+    return text if isinstance(text, str) else None
 
 
 def is_off(found: Object) -> bool:
@@ -139,24 +65,6 @@ def latest_checkpoint(found: Optional[Object]) -> Optional[str]:
     """That a tracker says its next backup begins at."""
     name = _at(found, "status", "latestCheckpoint", "name")
     return name if isinstance(name, str) and name else None
-
-
-def store_of(found: Object) -> Optional[str]:
-    """uuid of the store that an object of ours is for."""
-    store = _at(found, "metadata", "labels", _STORE)
-    return store if isinstance(store, str) else None
-
-
-def run_of(found: Object) -> Optional[str]:
-    """Id of the run that made it."""
-    run = _at(found, "metadata", "labels", _RUN)
-    return run[:_TIME].upper() + run[_TIME:] if isinstance(run, str) else None
-
-
-def is_ours(found: Object, machine: Machine) -> bool:
-    """Whether nbdpull made it for this VM, for whatever store."""
-    store, named = store_of(found), _at(found, "metadata", "labels", _TRACKER)
-    return store is not None and bool(named == tracker_name(machine, store))
 
 
 def is_tracker_of(found: Object, machine: Machine) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from ..core import errors
-from . import objects
+from . import objects, ours
 from .cluster import Cluster
 from .given import Machine
 
@@ -47,22 +47,22 @@ def found(cluster: Cluster, machine: Machine, store: Optional[str], kinds: Seque
     hidden = []
     for kind in kinds:
         try:
-            items = cluster.items(kind, machine.namespace, objects.labels(store))
+            items = cluster.items(kind, machine.namespace, ours.labels(store))
         except (errors.AccessDenied, errors.Unsupported) as error:
             if kind not in (objects.SECRET, objects.CLAIM):
                 raise
             hidden.append((f"{_CALLED[kind]}s", str(error)))
             remains += [Remain(kind, each.name, each.run) for each in remains if each.kind == objects.BACKUP]
             continue
-        ours = [each for each in items if objects.is_ours(each, machine)]
-        remains += [Remain(kind, objects.name_of(each), objects.run_of(each)) for each in ours]
+        mine = [each for each in items if ours.is_ours(each, machine)]
+        remains += [Remain(kind, objects.name_of(each), ours.run_of(each)) for each in mine]
     return Found(remains, hidden)
 
 
 def running(cluster: Cluster, machine: Machine, store: str) -> list[objects.Object]:
     """The backups of a store's runs, of those that live, too."""
-    items = cluster.items(objects.BACKUP, machine.namespace, objects.labels(store))
-    return [each for each in items if objects.is_ours(each, machine) and not objects.is_over(each)]
+    items = cluster.items(objects.BACKUP, machine.namespace, ours.labels(store))
+    return [each for each in items if ours.is_ours(each, machine) and not objects.is_over(each)]
 
 
 def remove(cluster: Cluster, machine: Machine, remain: Remain, patience: float) -> None:

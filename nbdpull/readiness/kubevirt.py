@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core import errors
-from ..kubevirt import backup, objects
+from ..kubevirt import backup, objects, ours
 from ..kubevirt.cluster import Cluster
 from ..kubevirt.given import Machine
 from .finding import BAD, WARN, Finding, good, told
@@ -99,14 +99,14 @@ def _backups(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
     running = [each for each in cluster.items(objects.BACKUP, machine.namespace)
                if objects.is_of(each, machine, trackers) and not objects.is_over(each)]  # fmt: skip
     for each in running:
-        ours, name = objects.is_ours(each, machine), objects.name_of(each)
-        whose = f"of nbdpull, for store {objects.store_of(each)}" if ours else "of somebody else"
-        advice = "if its run has died, nbdpull cleanup with -o that store ends it" if ours else "pull when it is over"
+        mine, name = ours.is_ours(each, machine), objects.name_of(each)
+        whose = f"of nbdpull, for store {ours.store_of(each)}" if mine else "of somebody else"
+        advice = "if its run has died, nbdpull cleanup with -o that store ends it" if mine else "pull when it is over"
         yield Finding(WARN, f"backup {name}", f"{whose}; it runs: {objects.state(each, cluster.inside).told}", advice)
     if not running:
         yield good("backups", "none is running")
     for each in trackers:
         if objects.is_tracker_of(each, machine):
             latest = objects.latest_checkpoint(each) or "none"
-            whose = f"store {objects.store_of(each)}" if objects.is_ours(each, machine) else "not nbdpull's"
+            whose = f"store {ours.store_of(each)}" if ours.is_ours(each, machine) else "not nbdpull's"
             yield good(f"tracker {objects.name_of(each)}", f"{whose}; its next backup begins at checkpoint {latest}")
