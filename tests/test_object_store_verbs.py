@@ -7,6 +7,7 @@ from sealed import SECRET, is_told
 
 from nbdpull.crypto import identity_files
 from nbdpull.repository import keyring, marker
+from nbdpull.storage.s3 import S3Store
 
 KIB = stores.KIB
 BY_AGE1, BY_AGE2, BY_SSH = (("--identity", path(name)) for name in ("age1", "age2", "ed25519"))
@@ -48,3 +49,13 @@ def fill(url):
     vm.add_disk("vda", 100 * KIB)
     vm.write("vda", 1000, SECRET * 50)
     vm.pull()
+
+
+def test_what_was_emptied_is_empty(object_store):
+    """A SeaweedFS lists a while that there was a folder."""
+    store = S3Store(object_store.url)
+    store.publish("vm/file", b"")
+    assert not marker.is_new(object_store.url)
+    store.remove_folder("vm")
+    assert marker.is_new(object_store.url)
+    said("init", object_store.url)

@@ -184,6 +184,15 @@ def test_a_removed_folder_takes_nothing_else_with_it(store):
         assert (store.folders(), store.files("vm2")) == (["vm2"], ["file"])
 
 
+def test_a_folder_that_has_become_empty_is_not_there(store):
+    """Whatever a listing shows for a while."""
+    store.make_folder("vm")
+    store.publish("vm/file", b"")
+    assert store.holds("vm")
+    store.remove_folder("vm")
+    assert not store.holds("vm")
+
+
 def test_what_is_removed_may_be_made_again(store):
     store.publish("file", b"first")
     store.remove_file("file")

@@ -237,7 +237,7 @@ def _in_objects(
         raise _is_one(root)
     if told is None:
         strange = {*found.names("")} - {*([layout.KEYS] if seal else [])}
-        if strange and found.find(layout.MARKER) is None:  # it may be there by now
+        if any(map(found.holds, strange)) and found.find(layout.MARKER) is None:  # it may be there by now
             raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose another prefix")
         told = _publish_marker(found, seal)
     return _known(found, told)

@@ -114,7 +114,8 @@ class Store(Protocol):
         """How much more may be made; None where nothing tells."""
 
     def folders(self, path: str = "") -> list[str]:
-        """Names of the folders in a folder, sorted; none where the folder is not there."""
+        """Names of the folders in a folder, sorted; none where the folder is not there. One that has become empty may
+        show for a while, as on SeaweedFS, but not while somebody looks; `holds` tells."""
 
     def files(self, path: str = "") -> list[str]:
         """Names of the files in a folder, sorted; none where there is no such directory."""

@@ -52,7 +52,7 @@ def is_there(word: str) -> bool:
 def is_empty(word: str) -> bool:
     """Whether nothing is in it, or it is not there; OutputError, StoreError where that cannot be told."""
     if is_url(word):
-        return not opened(word).names("")
+        return not opened(word).holds("")
     return not folders.is_there(word) or not folders.entries(word)
 
 

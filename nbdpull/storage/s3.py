@@ -191,6 +191,8 @@ class S3Store:
         return sorted({*folders}), sorted({*files})
 
     def holds(self, path: str) -> bool:
+        if not path:
+            return any(self.bucket.objects(self._prefix, 1))
         known = self._listed.of(path)
         if known is not None:
             return path in known or any(each.startswith(f"{path}/") for each in known)
