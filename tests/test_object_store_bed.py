@@ -5,6 +5,7 @@ import hashlib
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,28 @@ def test_a_server_ends_with_the_process_that_started_it():
         finally:
             os.close(server)
             shutil.rmtree(folder)
+
+
+def test_what_a_killed_worker_left_goes_with_the_next_server(tmp_path):
+    """And nothing of one that lives."""
+    living, socket = object_stores.Server(), tmp_path / "socket"
+    socket.touch()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            dead = object_stores.Server()
+            (dead.folder / "sockets").write_text(f"{socket}\n")
+            os.write(writing, os.fsencode(dead.folder))
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    folder = Path(os.fsdecode(os.read(reading, 1000)))
+    os.close(reading)
+    os.close(writing)
+    assert folder.exists()
+    try:
+        object_stores.Server().close()
+        assert living.folder.exists() and not folder.exists() and not socket.exists()
+    finally:
+        living.close()
