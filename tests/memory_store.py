@@ -146,7 +146,7 @@ class MemoryStore:
             raise self._exists("rename", path)
         self._files[new] = self._files.pop(path)
 
-    def replace(self, path, data):
+    def replace(self, path, data, was=None):
         with self.replacing(path) as file:
             file.write(data)
 

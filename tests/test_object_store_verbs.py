@@ -1,12 +1,15 @@
 """What verbs do and say of a store in a bucket where that is else than of a directory, by command lines."""
 
+import pytest
 import stores
 from command import answered, answered_json, said
 from identities import path, recipient
 from sealed import SECRET, is_told
 
+from nbdpull.core import errors
 from nbdpull.crypto import identity_files
-from nbdpull.repository import keyring, marker
+from nbdpull.repository import keyring, marker, policies
+from nbdpull.repository.retention import Policy
 from nbdpull.storage.s3 import S3Store
 
 KIB = stores.KIB
@@ -59,3 +62,22 @@ def test_what_was_emptied_is_empty(object_store):
     store.remove_folder("vm")
     assert marker.is_new(object_store.url)
     said("init", object_store.url)
+
+
+def test_of_two_policies_at_once_none_is_lost(object_store, monkeypatch):
+    """Each run reads before the other one has written."""
+    said("init", object_store.url)
+    real = policies._told
+    for number in (2, 3):  # where there is no policy yet, and where there is one
+        store = S3Store(object_store.url)
+
+        def told(of, store=store, number=number):
+            found = real(of)
+            if of is store:
+                policies.put(S3Store(object_store.url), "other", Policy(keep_last=number))
+            return found
+
+        with monkeypatch.context() as patch, pytest.raises(errors.Busy, match="policy.json.*try again"):
+            patch.setattr(policies, "_told", told)
+            policies.put(store, "mine", Policy(keep_last=1))
+        assert [(each.pattern, each.policy.keep_last) for each in policies.load(store)] == [("other", number)]

@@ -169,6 +169,26 @@ def test_folders_in_which_there_is_nothing(store_in_folders):
     assert (store.files(), store.files("vm"), store.files("none")) == ([], ["file"], [])
 
 
+@pytest.fixture(params=["objects", "ceph"])
+def objects(request):
+    return opened(request)
+
+
+@pytest.mark.e2e
+def test_what_changed_meanwhile_is_not_replaced(objects):
+    """Where no lock keeps others out."""
+    store = objects
+    store.publish("file", b"one")
+    store.replace("file", b"two", b"one")
+    for was in (b"one", b"three"):
+        with pytest.raises(errors.Busy, match="file: another nbdpull changed it meanwhile: try again"):
+            store.replace("file", b"four", was)
+    assert store.read("file") == b"two"
+    with pytest.raises(errors.Busy):
+        store.replace("none", b"two", b"one")
+    assert store.find("none") is None
+
+
 # -- removing ---------------------------------------------------------------------------------------------------------
 
 

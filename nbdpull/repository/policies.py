@@ -51,19 +51,29 @@ class _Document:
 def load(store: Store) -> list[Standing]:
     """In the order in which they are tried. Damaged, FormatTooNew, MissingSoftware: then none of them is to be
     followed."""
+    return _told(store)[0]
+
+
+def _told(store: Store) -> tuple[list[Standing], Optional[bytes]]:
+    """The same, and the bytes of which they were read."""
     if store.size(layout.POLICY) is None:
-        return []
-    path = store.path(layout.POLICY)
+        return [], None
     try:
-        told = members.build(_Document, layout.unseal(store.read(layout.POLICY), path)).policies
+        data = store.read(layout.POLICY)
+        return _decoded(data, store.path(layout.POLICY)), data
+    except errors.Damaged as error:
+        raise errors.Damaged(f"{error}; {_MEND}") from error
+
+
+def _decoded(data: bytes, path: str) -> list[Standing]:
+    try:
+        told = members.build(_Document, layout.unseal(data, path)).policies
         return [_standing(each) for each in told]
     except UnknownZone as error:  # its writer knew it
         zone = members.short(error.name)
         raise errors.MissingSoftware(f"{path}: this host does not know the time zone {zone}: install tzdata") from error
     except ValueError as error:
-        raise errors.Damaged(f"{path}: not the policies of a store ({error}); {_MEND}") from error
-    except errors.Damaged as error:
-        raise errors.Damaged(f"{error}; {_MEND}") from error
+        raise errors.Damaged(f"{path}: not the policies of a store ({error})") from error
 
 
 def _standing(document: Any) -> Standing:
@@ -90,29 +100,35 @@ def pattern_of(name: str) -> str:
 
 def put(store: Store, pattern: Optional[str], policy: Policy) -> None:
     """From now on this one counts for the pattern. Damaged, FormatTooNew, OutputError: then all is as it was."""
-    with _changing(store) as standing:
-        _write(store, [*(each for each in standing if each.pattern != pattern), Standing(pattern, policy)])
+    with _changing(store) as (standing, was):
+        _write(store, [*(each for each in standing if each.pattern != pattern), Standing(pattern, policy)], was)
 
 
 def drop(store: Store, pattern: Optional[str]) -> bool:
     """Whether there was one. OutputError where it still counts."""
-    with _changing(store) as standing:
+    with _changing(store) as (standing, was):
         left = [each for each in standing if each.pattern != pattern]
         if left:
-            _write(store, left)
+            _write(store, left, was)
         else:
             store.delete(layout.POLICY)
         return len(left) < len(standing)
 
 
 @contextmanager
-def _changing(store: Store) -> Iterator[list[Standing]]:
+def _changing(store: Store) -> Iterator[tuple[list[Standing], Optional[bytes]]]:
     """Of two that change them at once, one waits for nothing: it is Busy."""
     with store.locked("", "try again"):
-        yield load(store)
+        yield _told(store)
 
 
-def _write(store: Store, standing: list[Standing]) -> None:
+def _write(store: Store, standing: list[Standing], was: Optional[bytes]) -> None:
     told = [each.members for each in sorted(standing, key=lambda each: each._rank)]
     document = {"format": layout.FORMAT, "requires": [], **findings.now(), "policies": told}
-    store.replace(layout.POLICY, layout.seal(document))
+    if was is not None or store.has_locks:
+        store.replace(layout.POLICY, layout.seal(document), was)
+        return
+    try:
+        store.publish(layout.POLICY, layout.seal(document))
+    except errors.OutputExists as error:
+        raise errors.Busy(f"{error}: try again") from error

@@ -169,8 +169,9 @@ class Store(Protocol):
         killed meanwhile may leave it with both names, never with none. Where there is no room for a second name (tmpfs
         counts them), who calls must know that nobody else makes that one."""
 
-    def replace(self, path: str, data: bytes) -> None:
-        """As `publish`, in the place of the file that has that name: of a setting, never of what a point counts on."""
+    def replace(self, path: str, data: bytes, was: Optional[bytes] = None) -> None:
+        """As `publish`, in the place of the file that has that name: of a setting, never of what a point counts on.
+        was: what that has to hold yet where no lock keeps others out; else Busy."""
 
     def replacing(self, path: str) -> AbstractContextManager[Writer]:
         """Give the Writer of a file that takes the place of what has its name, whole and durable; left by an exception,

@@ -161,7 +161,7 @@ class DirectoryStore:
     def remove_folder(self, path: str) -> None:
         beneath.remove(self.root, path)
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, was: Optional[bytes] = None) -> None:
         self._put(path, data, _rename)
 
     def replacing(self, path: str) -> AbstractContextManager[DirectoryWriter]:

@@ -273,9 +273,24 @@ class S3Store:
         self.publish(new, data)
         self.delete(path)
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, was: Optional[bytes] = None) -> None:
+        if was is not None:
+            return self._exchange(path, was, data)
         with self.replacing(path) as file:
             file.write(data)
+
+    def _exchange(self, path: str, was: bytes, data: bytes) -> None:
+        key, digest = self._key(path), hashlib.sha256(data).digest()
+        with suppress(Absent):
+            for spelled in ("{}", '"{}"'):  # Ceph 16.2 takes its own tag only without the quotes that it writes
+                there, tag = self.bucket.tagged(key)
+                if there != was:
+                    break
+                with suppress(Exists):
+                    self.bucket.put(key, data, len(data), digest, fresh=False, tag=spelled.format(tag))
+                    self._listed.note(Found(path, len(data), 0.0))
+                    return
+        raise errors.Busy(f"{self.path(path)}: another nbdpull changed it meanwhile: try again")
 
     def replacing(self, path: str) -> S3Writer:
         return S3Writer(self, path, fresh=False)

@@ -114,16 +114,26 @@ class Bucket:
         data: bytes = self._ask("get_object", key, Key=key, **span)["Body"]
         return data
 
+    def tagged(self, key: str) -> tuple[bytes, str]:
+        """An object, and the tag by which `put` knows it again; Absent."""
+        answer = self._ask("get_object", key, Key=key)
+        return answer["Body"], answer["ETag"].strip('"')
+
     def head(self, key: str) -> Found:
         """Absent."""
         answer = self._ask("head_object", key, Key=key)
         return Found(key, answer["ContentLength"], _age(answer, answer["LastModified"]))
 
-    def put(self, key: str, body: Union[bytes, IO[bytes]], size: int, sha256: bytes, fresh: bool) -> None:
-        """Write an object, whole and durably; the server proves its digest. fresh: Exists where one has that key."""
+    def put(
+        self, key: str, body: Union[bytes, IO[bytes]], size: int, sha256: bytes, fresh: bool, tag: Optional[str] = None
+    ) -> None:
+        """Write an object, whole and durably; the server proves its digest. fresh: Exists where one has that key. tag:
+        Exists where another one than that has it, or Absent."""
         what = {"Body": body, "ContentLength": size, "ChecksumSHA256": base64.b64encode(sha256).decode()}
         if fresh:
             what["IfNoneMatch"] = "*"
+        if tag is not None:
+            what["IfMatch"] = tag
         self._ask("put_object", key, Key=key, **what)
 
     def delete(self, key: str) -> None:
