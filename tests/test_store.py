@@ -78,6 +78,19 @@ def test_what_is_free(store, monkeypatch):
     assert store.free_bytes() is None
 
 
+@pytest.mark.parametrize("size", [0, 5, 7, 100])
+def test_a_file_that_comes_in_pieces_is_read_whole(store, monkeypatch, size):
+    """The system may give less than it was asked for; a network's file system does."""
+    store.publish("file", bytes(range(size)))
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 7)))
+    assert store.read("file") == store.find("file") == bytes(range(size))
+    assert store.read("file", limit=size) == bytes(range(size))
+    if size:
+        with pytest.raises(errors.Damaged, match=f"more than {size - 1} bytes"):
+            store.read("file", limit=size - 1)
+
+
 def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.OutputError):

@@ -201,8 +201,11 @@ class DirectoryStore:
 
     def read_raw(self, path: str, limit: int = MAX_READ) -> bytes:
         """As `read`; what the operating system says comes as it is, an OSError."""
-        with self._reading(path) as file:
-            data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
+        descriptor = beneath.open_file(self.root, path, os.O_RDONLY)
+        try:
+            data = _read(descriptor, min(os.fstat(descriptor).st_size, limit) + 1)
+        finally:
+            os.close(descriptor)
         if len(data) > limit:
             raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
         return data
@@ -267,3 +270,12 @@ def _link_or_rename(folder: int, draft: str, name: str, without_links: Collectio
             beneath.status(folder, name)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
         _rename(folder, draft, name)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """From the beginning of a file, all of it where it is no larger. A file object takes a seventh more of the time in
+    which a thousand manifests are read: it asks for the file's status, kind and position first."""
+    data = os.read(descriptor, size)
+    while len(data) < size and (more := os.read(descriptor, size - len(data))):
+        data += more
+    return data
