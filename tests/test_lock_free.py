@@ -11,9 +11,10 @@ from copies import over, take
 from stores import Vm
 
 from nbdpull.core import errors
+from nbdpull.core.throttle import Throttle
 from nbdpull.format import layout
 from nbdpull.operations import prune, remove
-from nbdpull.repository import grace, half_points, incoming, new_point, references, removal, repack
+from nbdpull.repository import grace, half_points, incoming, lock_free, new_point, references, removal, repack
 from nbdpull.storage.directory import DirectoryStore
 
 HOUR = 3600.0
@@ -243,6 +244,39 @@ def test_a_copy_whose_mark_was_swept(vm, tmp_path):
     with aged(21), pytest.raises(errors.Busy, match="may be removed"):  # as what a dead run left
         take(vm, other, point)
     take(vm, other, point)
+    assert len(other.series.points()) == 1
+
+
+def test_a_point_that_was_removed_since_the_copy_began(vm, tmp_path):
+    """Its files may be about to go before the turn of the point that would refer to them."""
+    other = over(vm, tmp_path / "other")
+    take(vm, other, vm.points[0])
+    taking = incoming.Incoming(vm.series, other.series, other.series.points(), Throttle())
+    removal.remove(other.series, vm.points[0])
+    with aged(27, f"{vm.points[0].id}/{half_points.REMOVED}"), pytest.raises(errors.Busy, match="may be removed"):
+        taking.take(vm.points[1])
+    assert other.series.points() == []
+    taking.take(vm.points[1])  # of what was removed just now
+    assert half_points.seconds_removed(other.series, vm.points[0].id) < HOUR
+
+
+def test_a_point_that_was_brought_by_the_same_copy_and_removed(vm, tmp_path):
+    other = over(vm, tmp_path / "other")
+    other.store.make_folder("vm1")
+    taking = incoming.Incoming(vm.series, other.series, [], Throttle())
+    taking.take(vm.points[0])
+    removal.remove(other.series, vm.points[0])
+    with aged(27, f"{vm.points[0].id}/{half_points.REMOVED}"), pytest.raises(errors.Busy, match="may be removed"):
+        taking.take(vm.points[1])
+
+
+def test_a_copy_of_one_point_that_took_a_day(vm, tmp_path, monkeypatch):
+    other, clock = over(vm, tmp_path / "other"), SimpleNamespace(time=lambda: 0.0)
+    take(vm, other, vm.points[0])
+    monkeypatch.setattr(incoming, "time", clock)
+    monkeypatch.setattr(lock_free, "time", SimpleNamespace(time=lambda: 21 * HOUR))
+    with pytest.raises(errors.Busy, match=f"the copy of point {vm.points[1].id} of vm1 took too long"):
+        take(vm, other, vm.points[1])
     assert len(other.series.points()) == 1
 
 

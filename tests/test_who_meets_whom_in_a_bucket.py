@@ -20,6 +20,7 @@ RULES = frozenset({
     "number",  # after its manifest is there, a point looks for another one of its number
     "doomed",  # a copy counts on nothing that may be about to be swept
     "doomed at the end",  # nor when it commits
+    "counted on",  # of points that are there as each of a copy's begins, which is to end soon
     "as listed",  # a sweep removes only what was there when it decided
     "half points",  # of others stay for a while
     "alive",  # a pull that stood still gives up
@@ -124,6 +125,25 @@ def copy(bucket, at, rules, name):
     return proved(bucket, COPIED, rules, at)
 
 
+def copy_on(bucket, at, rules, name):
+    """Bring a point that refers to a file of the first one, late in a run that saw that one when it began."""
+    if at is None:
+        return bucket, ("look",) if "1" in ids(bucket) else END
+    elif at[0] == "look":
+        return bucket, ("write", bucket.now) if "1" in ids(bucket) or "counted on" not in rules else END
+    elif at[0] == "write":
+        mark = name, frozenset(), bucket.now
+        return bucket._replace(removed=bucket.removed | {mark}, files=bucket.files | {f"{name}d"}), ("check", at[1])
+    elif at[0] == "check":
+        late = bucket.now - at[1] >= COUNTED_ON and "counted on" in rules
+        mine = [each for each in bucket.removed if each[0] == name and bucket.now - each[2] < COUNTED_ON]
+        return bucket, ("commit",) if mine and not late else END
+    elif at[0] == "commit":
+        point = name, int(name) / 10, frozenset({f"{name}d", "1x"}), False
+        return bucket._replace(points=bucket.points | {point}), ("prove",)
+    return proved(bucket, name, rules, at)
+
+
 def remove(target):
     """Give the manifest of a point another name, in two steps, and sweep."""
 
@@ -203,8 +223,8 @@ def loss(who, rules, bucket):
     return "", len(seen)
 
 
-WHO = {"pull": pull, "copy": copy, "remove 1": remove("1"), "remove 2": remove("2"), "sweep": sweep,
-       "clean up": clean_up}  # fmt: skip
+WHO = {"pull": pull, "copy": copy, "copy on": copy_on, "remove 1": remove("1"), "remove 2": remove("2"),
+       "sweep": sweep, "clean up": clean_up}  # fmt: skip
 
 
 def named(words):
@@ -243,6 +263,7 @@ def emptied_long_ago():
         ("number", ["pull", "pull"], begun()),
         ("doomed", ["copy", "sweep"], removed_long_ago()),
         ("doomed at the end", ["copy", "remove 1", "sweep"], begun()),
+        ("counted on", ["copy on", "remove 2", "remove 1"], begun()),
         ("as listed", ["copy", "sweep"], emptied_long_ago()),
         ("half points", ["pull", "clean up"], begun()),
         ("alive", ["pull", "clean up"], begun()),

@@ -11,6 +11,7 @@ know: which points are wanted, and of what order.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Callable, NamedTuple, Optional
@@ -107,7 +108,9 @@ class Incoming:
 
     def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
         entries, tables = needed
+        began = time.time()
         with self._target.store.looking(self._target.folder):
+            self._counted_on.forget_removed()
             doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
             for entry in [*doubtful, *(table.old for table in tables)]:
                 self._counted_on.require_free(entry)
@@ -118,10 +121,11 @@ class Incoming:
         making.sync()
         manifest = self._manifest(point)
         making.lead(tables)
+        lock_free.require_soon(self._target, point.id, began)
         making.publish(manifest)
         lock_free.prove(self._target, point, self._known)
         self._known.add(point.id)
-        self._counted_on.add(entries)
+        self._counted_on.add(point, entries)
 
     def _make_sure(self, entry: FileEntry, is_there: bool, making: _Making, tell: Tell, check: Check) -> None:
         """Have the target have the file, whole and durable. is_there: whether one of its size was seen."""
@@ -163,7 +167,8 @@ class _CountedOn:
 
     def __init__(self, target: Series, points: Sequence[Point]) -> None:
         self._target, self._bad = target, _on_record(target, points)
-        self._unread = {point.id: point for point in points}
+        self._points = {point.id: point for point in points}
+        self._unread = {**self._points}
         self._named: dict[str, FileEntry] = {}
         self._removed: Optional[dict[str, FileEntry]] = None
         self._refused: Optional[bool] = None
@@ -175,8 +180,18 @@ class _CountedOn:
         """Whether any point refers to the very file, be it there or not."""
         return self._known(entry.path) == entry
 
-    def add(self, entries: Iterable[FileEntry]) -> None:
+    def forget_removed(self) -> None:
+        """Without locks, points may have been removed since: those answer for nothing any more."""
+        left = {name: point for name, point in self._points.items() if self._is_there_yet(name)}
+        if len(left) < len(self._points):
+            self._points, self._unread, self._named, self._removed = left, {**left}, {}, None
+
+    def _is_there_yet(self, name: str) -> bool:
+        return self._target.store.has_locks or self._target.has_point(name)
+
+    def add(self, point: Point, entries: Iterable[FileEntry]) -> None:
         """Of a point that was committed by now."""
+        self._points[point.id] = point
         self._named.update({entry.path: entry for entry in entries})
 
     def require_free(self, entry: FileEntry) -> None:

@@ -7,6 +7,7 @@ always sees the earlier one. Where locks hold, nothing is asked. Owns: these pro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 
 from ..core import errors
@@ -94,6 +95,16 @@ def require_set_apart(series: Series, name: str) -> None:
         is_old = True
     if is_old and not series.has_point(name):
         raise _doomed(series, name)
+
+
+def require_soon(series: Series, point_id: str, began: float) -> None:
+    """Before the manifest of a copied point appears. began: when it was looked at what it counts on, by this host's
+    time. Busy where that is so long ago that files of points that were removed since may be about to go."""
+    if not series.store.has_locks and time.time() - began > grace.COUNTED_ON:
+        raise errors.Busy(
+            f"the copy of point {point_id} of {series.domain} took too long to count on what was there when it began: "
+            "copy again"
+        )
 
 
 def _doomed(series: Series, name: str) -> errors.Busy:
