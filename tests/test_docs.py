@@ -128,7 +128,8 @@ def test_options_are_those_of_the_manual(verb):
 @pytest.mark.parametrize("verb", VERBS)
 def test_defaults_are_those_of_the_manual(verb):
     """What --help calls the default of an option, the manual does, or refers to pull."""
-    items = re.findall(r"^- (`.*?`): ((?:.|\n(?!\n|- |#))*)", section(MANUAL, verb), re.MULTILINE)
+    texts = section(MANUAL, verb) + section(MANUAL, "every verb")
+    items = re.findall(r"^- (`.*?`): ((?:.|\n(?!\n|- |#))*)", texts, re.MULTILINE)
     said = {name.partition(" ")[0]: " ".join(text.split()) for names, text in items for name in code(names)}
     for action in verb_parser(verb)._actions:
         default = re.search(r"\(default: ([\w/-]+)\)$", action.help or "")  # one that is a sentence may differ

@@ -1,5 +1,7 @@
 """What verbs do and say of a store in a bucket where that is else than of a directory, by command lines."""
 
+import os
+
 import pytest
 import stores
 from command import answered, answered_json, said
@@ -81,3 +83,13 @@ def test_of_two_policies_at_once_none_is_lost(object_store, monkeypatch):
             patch.setattr(policies, "_told", told)
             policies.put(store, "mine", Policy(keep_last=1))
         assert [(each.pattern, each.policy.keep_last) for each in policies.load(store)] == [("other", number)]
+
+
+def test_the_server_is_an_option_of_every_verb(object_store, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    here = ("--s3-endpoint", object_store.server.endpoint)
+    said("init", object_store.url, *here)
+    assert said("list", object_store.url, "--json", *here) == "[]\n"
+    assert "NBDPULL_S3_ENDPOINT" not in os.environ
+    code, _, problem = answered(capsys, "list", object_store.url, "--s3-endpoint", "nonsense")
+    assert (code, problem) == (2, "nbdpull: --s3-endpoint, NBDPULL_S3_ENDPOINT: Invalid endpoint: nonsense\n")

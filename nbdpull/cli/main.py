@@ -60,6 +60,7 @@ def _main(words: list[str], logged: ExitStack) -> int:
         if _told(words):
             return 0
         line = parsed(words)
+        logged.enter_context(usage.chosen_server(line.args))
         logged.enter_context(
             logs.kept(getattr(line.args, "verbose", 0), getattr(line.args, "log_file", None), output.warn)
         )

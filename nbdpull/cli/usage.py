@@ -12,11 +12,13 @@ import importlib
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NoReturn, Optional, Protocol, TypeVar, cast
 
 from ..core import errors
+from ..core.choices import S3_ENDPOINT
 from ..core.errors import Check, Report
 from . import types
 from .commands import VERBS
@@ -99,6 +101,7 @@ class Parser(argparse.ArgumentParser):
         self._verb, self._words = verb, cast(Sequence[str], ())
         self._takes_command = False
         about.add(self)
+        _add_server(self)
         _add_logging(self)
 
     def parsed(self, words: Sequence[str]) -> Namespace:
@@ -281,6 +284,23 @@ def add_dry_run(parser: Parser, of: type) -> None:
 
 def add_no_record(parser: Parser, of: type) -> None:
     add(parser, of, "--no-record", dest="keep", action="store_false", help="do not keep the result in the store")
+
+
+def _add_server(parser: Parser) -> None:
+    parser.add_argument("--s3-endpoint", metavar="URL",
+                        help="the server that s3://… means (default: NBDPULL_S3_ENDPOINT)")  # fmt: skip
+
+
+@contextmanager
+def chosen_server(args: Namespace) -> Iterator[None]:
+    """Meanwhile that is the server for this process and its children, such as nbdkit: each opens the store itself."""
+    before = os.environ.get(S3_ENDPOINT)
+    os.environ.update({S3_ENDPOINT: args.s3_endpoint} if hasattr(args, "s3_endpoint") else {})
+    try:
+        yield
+    finally:
+        os.environ.pop(S3_ENDPOINT, None)
+        os.environ.update({S3_ENDPOINT: before} if before is not None else {})
 
 
 def _add_logging(parser: Parser) -> None:

@@ -59,6 +59,9 @@ class BackupType:
     WORDS = (FULL, INCREMENTAL)
 
 
+S3_ENDPOINT = "NBDPULL_S3_ENDPOINT"  # the variable that names the server of s3://…
+
+
 class KeyAction:
     """What is done to the keys of a sealed store."""
 

@@ -17,8 +17,8 @@ from email.utils import parsedate_to_datetime
 from typing import IO, Any, NamedTuple, Optional, Union
 
 from ..core import ending, errors
+from ..core.choices import S3_ENDPOINT
 
-ENDPOINT = "NBDPULL_S3_ENDPOINT"
 PATIENCE = 60.0  # seconds that a server may be away
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
 _CONNECTIONS = 32
@@ -233,7 +233,7 @@ class Bucket:
                 try:
                     self._client = _client(self._sdk, self._patience)
                 except ValueError as error:  # as boto3 tells of a URL that is none
-                    raise errors.UsageError(f"{ENDPOINT}: {error}") from None
+                    raise errors.UsageError(f"--s3-endpoint, {S3_ENDPOINT}: {error}") from None
             return self._client
 
     def _is_there(self, key: str, checksum: str) -> bool:
@@ -307,7 +307,7 @@ def _client(boto3: Any, patience: float) -> Any:
     config = session._session
     told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
     own = dict(told.get("s3") or {})
-    endpoint = os.environ.get(ENDPOINT)
+    endpoint = os.environ.get(S3_ENDPOINT)
     if endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         own.setdefault("addressing_style", "path")  # few have a name in the DNS for each bucket
     wait = min(20.0, max(1.0, patience / 3))

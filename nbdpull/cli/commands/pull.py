@@ -141,7 +141,7 @@ def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
     options = replace(options, threads=min(options.threads, at_once))
     result = kubevirt.kubevirt(options, report, check)
     point = description.describe(result.point, None)
-    following = next_kubevirt_command(options)
+    following = next_kubevirt_command(options, getattr(args, "s3_endpoint", None))
     nothing = {"dropped_checkpoints": [], "reclaimed": [], "scratch_bytes": 0, "offline": None, "resumed": None,
                "scratch_growth": []}  # fmt: skip
     values = {"point": point["id"], "details": point, "next_command": following, "pruned": _pruned(result.pruned),
@@ -150,9 +150,10 @@ def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
 
 
-def next_kubevirt_command(options: Kubevirt) -> str:
+def next_kubevirt_command(options: Kubevirt, server: Optional[str] = None) -> str:
     """The command line for the next point; of a backup whose endpoint is given, with the next one's URLs."""
     words = ["nbdpull", options.domain, *_option("-o", options.output), *(["--prune"] if options.prune else [])]
+    words += _option("--s3-endpoint", server) if server else []
     if options.http_map:
         given = [("--http-map", options.http_map), ("--http-data", options.http_data)]
         words += [word for name, texts in given for text in texts for word in _option(name, text)]
@@ -182,7 +183,7 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
     options = replace(options, threads=min(options.threads, options.max_in_flight or 64))
     result = pull.pull(options, report, check)
     point = description.describe(result.point, result.omitted)
-    following = next_command(options, point)
+    following = next_command(options, point, getattr(args, "s3_endpoint", None))
     values = {
         "point": point["id"],
         "details": point,
@@ -214,7 +215,7 @@ def keep_freed_memory() -> None:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def next_command(options: Options, point: dict[str, Any]) -> str:
+def next_command(options: Options, point: dict[str, Any], server: Optional[str] = None) -> str:
     """The command line for the next point. A plain pull continues a store, except from a partial point."""
     dashed = options.domain.startswith("-")
     words = ["nbdpull", *(["pull"] if dashed or options.domain in RESERVED else [])]
@@ -224,6 +225,7 @@ def next_command(options: Options, point: dict[str, Any]) -> str:
     words += ["--prune"] if options.prune else []
     words += [] if options.make_checkpoint else ["--no-checkpoint"]
     words += _option("-o", options.output)
+    words += _option("--s3-endpoint", server) if server else []
     words += ["-c", options.uri] if options.uri else []
     given = (("--nbd", options.nbd), ("--tls", options.tls))
     words += [word for name, value in given if value for word in (name, value)]
