@@ -7,6 +7,7 @@ import time
 
 import object_store as object_stores
 import pytest
+from bed.address import free_port
 from faulty_proxy import KINDS, FaultyProxy
 
 from nbdpull.core import ending, errors
@@ -182,6 +183,16 @@ def test_who_is_not_known(object_store, key, monkeypatch, variables, kind, told)
         monkeypatch.setenv(name, value)
     with pytest.raises(kind, match=told):
         Bucket(object_store.bucket, SHORT).get(key)
+
+
+@pytest.mark.unit
+def test_a_password_in_the_url_is_not_told(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://usr:secretpw@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(errors.StoreError, match="127.0.0.1") as told:
+        Bucket("bucket", 0.1).get("key")
+    assert "usr" not in str(told.value) and "secretpw" not in str(told.value)
 
 
 def test_a_bucket_that_is_not_there(object_store):

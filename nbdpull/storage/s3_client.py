@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ _ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is n
     "ResponseStreamingError",
     "HTTPError",
 }
+_PASSWORD = re.compile(r"""//[^/\s"']*@""")  # of a URL, in what botocore says of it
 _FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
 
 
@@ -233,7 +235,8 @@ class Bucket:
                 try:
                     self._client = _client(self._sdk, self._patience)
                 except ValueError as error:  # as boto3 tells of a URL that is none
-                    raise errors.UsageError(f"--s3-endpoint, {S3_ENDPOINT}: {error}") from None
+                    told = _PASSWORD.sub("//", str(error))
+                    raise errors.UsageError(f"--s3-endpoint, {S3_ENDPOINT}: {told}") from None
             return self._client
 
     def _is_there(self, key: str, checksum: str) -> bool:
@@ -269,7 +272,7 @@ def _failure(error: Any) -> _Failure:
     told = getattr(error, "response", None)
     if not told:
         is_lasting = not _names(type(error)) & _ON_THE_WAY
-        text = str(error).rstrip(".")
+        text = _PASSWORD.sub("//", str(error)).rstrip(".")
         return _Failure(type(error).__name__, 0, text, is_lasting or type(error).__name__ == "SSLError")
     about = told.get("Error", {})
     status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
