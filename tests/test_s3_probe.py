@@ -12,6 +12,7 @@ from faulty_proxy import FaultyProxy, at_random
 from nbdpull.core import errors
 from nbdpull.repository import marker
 from nbdpull.storage import s3_probe
+from nbdpull.storage.s3 import S3Store
 from nbdpull.storage.s3_client import Bucket
 
 pytestmark = pytest.mark.e2e
@@ -187,6 +188,11 @@ def test_an_empty_store_in_a_bucket(object_store, capsys):
     assert [*object_store.objects()] == ["nbdpull.json"]
     assert answered(capsys, "init", object_store.url)[0] == 10
     assert answered(capsys, "list", object_store.url)[::2] == (0, "")
+
+
+def test_what_a_probe_left_that_was_killed_is_in_nobodys_way(object_store):
+    S3Store(object_store.url).publish("+probe-0123/once", b"first")
+    marker.open_or_create(object_store.url)
 
 
 def test_what_was_found_is_in_the_marker(object_store, bucket, capsys):

@@ -19,6 +19,7 @@ from ..format import layout
 from ..storage import folders, place
 from ..storage.access import OWNER, Access, of_store
 from ..storage.base import Store
+from ..storage.s3_probe import PREFIX as PROBE
 from ..storage.s3_probe import Probed
 
 CIPHER = "XAES-256-GCM"
@@ -237,6 +238,7 @@ def _in_objects(
         raise _is_one(root)
     if told is None:
         strange = {*found.names("")} - {*([layout.KEYS] if seal else [])}
+        strange = {name for name in strange if not name.startswith(PROBE)}  # of one that was killed
         if any(map(found.holds, strange)) and found.find(layout.MARKER) is None:  # it may be there by now
             raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose another prefix")
         told = _publish_marker(found, seal)

@@ -20,6 +20,7 @@ from uuid import uuid4
 from ..core import errors
 from .s3_client import Bucket
 
+PREFIX = "+probe-"  # begins the name of the folder of a trial, as no series is called
 _AT_ONCE = 4  # writers of one name
 _SKEW = 300.0  # seconds by which the host's clock may be wrong without a word: from 900 on, servers refuse requests
 _MARGIN = 3600.0  # seconds by which a server's own two clocks may differ: half of what ages are judged with
@@ -64,7 +65,7 @@ def probe(bucket: Bucket, prefix: str) -> Probed:
     """Try what a store needs below a prefix, and leave nothing there. StoreError where the server is not fit for one;
     AccessDenied, OutputError."""
     settings = _settings(bucket, prefix)
-    start = f"{prefix}+probe-{uuid4().hex}/"  # as no series is called
+    start = f"{prefix}{PREFIX}{uuid4().hex}/"
     trial = _Trial(bucket, start, settings["versions"] == "Enabled")
     try:
         trial.require_created_once()
