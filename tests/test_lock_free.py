@@ -152,6 +152,19 @@ def test_a_point_that_nothing_was_written_of_for_a_day(vm):
 # -- a sweep ----------------------------------------------------------------------------------------------------------
 
 
+def test_the_time_of_a_removal_that_was_taken_back_does_not_count(vm, monkeypatch):
+    """Where what told of it cannot be removed, nothing is: it would look like our own that was made long ago."""
+    point, real = vm.points[0], DirectoryStore.delete
+    (vm.folder / point.id / half_points.REMOVED).write_bytes((vm.folder / point.id / layout.MANIFEST).read_bytes())
+    monkeypatch.setattr(DirectoryStore, "delete", _raising)
+    with pytest.raises(errors.OutputError):
+        removal.remove(vm.series, point)
+    assert vm.series.has_point(point.id)
+    monkeypatch.setattr(DirectoryStore, "delete", real)
+    removal.remove(vm.series, point)
+    assert not vm.series.has_point(point.id)
+
+
 @pytest.mark.parametrize("hours, goes", [(25, False), (27, True)])
 def test_files_go_two_hours_later_than_elsewhere(vm, hours, goes):
     removal.remove(vm.series, vm.points[0])

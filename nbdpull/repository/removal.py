@@ -53,7 +53,7 @@ def remove(series: Series, point: Point) -> None:
     """From now on the series has no such point. UsageError of one that is pinned, be it just now; OutputError."""
     pins.require_none(series, point)
     folder = f"{series.folder}/{point.id}"
-    series.store.remove_file(f"{folder}/{half_points.REMOVED}")  # of a removal that was taken back
+    series.store.delete(f"{folder}/{half_points.REMOVED}")  # of a removal that was taken back: its time is not ours
     series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{half_points.REMOVED}")
     try:
         pins.require_none(series, point)  # who pins holds nothing
