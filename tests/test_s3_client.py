@@ -1,6 +1,8 @@
 """Requests to a bucket: what is tried again, and what its failures are told as."""
 
+import contextlib
 import hashlib
+import http.server
 import random
 import threading
 import time
@@ -193,6 +195,65 @@ def test_a_password_in_the_url_is_not_told(monkeypatch):
     with pytest.raises(errors.StoreError, match="127.0.0.1") as told:
         Bucket("bucket", 0.1).get("key")
     assert "usr" not in str(told.value) and "secretpw" not in str(told.value)
+
+
+@pytest.fixture
+def website(monkeypatch):
+    """Factory: what answers every request with a page, and this status."""
+
+    def opened(status):
+        def answer(handler):
+            handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+            handler.send_response(status)
+            handler.send_header("Content-Length", "13")
+            handler.end_headers()
+            handler.wfile.write(b"<html></html>" if handler.command != "HEAD" else b"")
+
+        calls = {f"do_{method}": answer for method in ("GET", "HEAD", "PUT", "DELETE")}
+        kind = type("Page", (http.server.BaseHTTPRequestHandler,), {**calls, "log_message": lambda *_: None})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        servers.append(server)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+        return Bucket("bucket", 0.1)
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "key")
+    servers = []
+    yield opened
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("status", [200, 301, 404])
+def test_what_is_no_object_store_is_told_as_such(website, status):
+    bucket = website(status)
+    calls = [lambda: bucket.head("key"), lambda: [*bucket.objects("key")], lambda: put(bucket, "key", b"data"),
+             lambda: bucket.delete("key")]  # fmt: skip
+    for call in calls:
+        with contextlib.suppress(errors.NbdpullError, Absent):
+            call()
+    with pytest.raises(errors.NbdpullError) if status != 404 else pytest.raises(Absent):
+        bucket.head("key")
+    if status == 404:
+        with pytest.raises(errors.OutputError):
+            put(bucket, "key", b"data")
+        with pytest.raises(errors.StoreError):
+            [*bucket.objects("key")]
+
+
+@pytest.mark.unit
+def test_a_program_for_the_credentials_that_is_not_there(website, tmp_path, monkeypatch):
+    bucket, config = website(200), tmp_path / "config"
+    config.write_text("[default]\ncredential_process = /nonexistent\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    with pytest.raises(errors.AccessDenied, match="cannot run /nonexistent, which is to tell the credentials"):
+        bucket.head("key")
 
 
 def test_a_bucket_that_is_not_there(object_store):

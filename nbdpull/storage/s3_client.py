@@ -62,6 +62,7 @@ _ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is n
     "HTTPError",
 }
 _PASSWORD = re.compile(r"""//[^/\s"']*@""")  # of a URL, in what botocore says of it
+NO_SERVER = "the server does not answer as an object store does; name the endpoint of one"
 _FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
 
 
@@ -124,7 +125,7 @@ class Bucket:
     def head(self, key: str) -> Found:
         """Absent."""
         answer = self._ask("head_object", key, Key=key)
-        return Found(key, answer["ContentLength"], _age(answer, answer["LastModified"]))
+        return Found(key, answer["ContentLength"], _age(answer, answer.get("LastModified")))
 
     def put(
         self, key: str, body: Union[bytes, IO[bytes]], size: int, sha256: bytes, fresh: bool, tag: Optional[str] = None
@@ -145,7 +146,9 @@ class Bucket:
     def objects(self, prefix: str, at_most: Optional[int] = None) -> Iterator[Found]:
         """Every object whose key begins so, in the order of their keys; or the first ones."""
         for answer in self._pages(prefix, at_most):
-            yield from (Found(e["Key"], e["Size"], _age(answer, e["LastModified"])) for e in answer.get("Contents", ()))
+            yield from (
+                Found(e["Key"], e["Size"], _age(answer, e.get("LastModified"))) for e in answer.get("Contents", ())
+            )
 
     def level(self, prefix: str) -> tuple[list[str], list[str]]:
         """(folders, files): what follows on the prefix, up to a "/" or whole."""
@@ -219,6 +222,18 @@ class Bucket:
             raise
 
     def _once(self, call: str, what: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._made(call, what)
+        except RecursionError:  # botocore follows an answer that sends it to another region, and gets the same again
+            raise errors.StoreError(f"s3://{self.name}: {NO_SERVER}") from None
+        except OSError as error:
+            if not error.filename:
+                raise
+            raise errors.AccessDenied(
+                f"s3://{self.name}: cannot run {error.filename}, which is to tell the credentials: {error.strerror}"
+            ) from error
+
+    def _made(self, call: str, what: dict[str, Any]) -> dict[str, Any]:
         client = self._connected()
         if hasattr(what.get("Body"), "seek"):
             what["Body"].seek(0)
@@ -252,7 +267,7 @@ class Bucket:
         cannot = f"cannot {doing} {where}"
         if code == _NO_BUCKET:
             return errors.StoreError(f"s3://{self.name}: there is no such bucket; create it, or name another one")
-        if status == 404:
+        if status == 404 and call in ("get_object", "head_object"):
             return Absent()
         if code in _DENIED:
             return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
@@ -285,7 +300,10 @@ def _names(kind: type) -> set[str]:
 
 
 def _age(answer: dict[str, Any], written: Any) -> float:
-    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if told is None or written is None:
+        raise errors.StoreError(NO_SERVER)
+    now = parsedate_to_datetime(told)
     return max(0.0, float((now - written).total_seconds()))
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Optional
 from uuid import uuid4
 
 from ..core import errors
-from .s3_client import Bucket
+from .s3_client import NO_SERVER, Bucket
 
 PREFIX = "+probe-"  # begins the name of the folder of a trial, as no series is called
 _AT_ONCE = 4  # writers of one name
@@ -124,7 +124,9 @@ class _Trial:
     def clocks(self) -> _Clocks:
         """Of the server and of this host; StoreError where the ages of objects could not be told."""
         _, answer = self._bucket.tried("head_object", Key=self._start + "once")
-        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        headers = answer["ResponseMetadata"]["HTTPHeaders"] if answer else {}
+        if "date" not in headers or "LastModified" not in answer:
+            raise errors.StoreError(f"{self._where}: {NO_SERVER}")
         now = parsedate_to_datetime(headers["date"])
         if abs((now - answer["LastModified"]).total_seconds()) > _MARGIN:
             raise errors.StoreError(
