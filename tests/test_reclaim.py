@@ -3,17 +3,14 @@
 import errno
 import os
 from dataclasses import replace
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
-from memory_store import MemoryStore
 
 from nbdpull.core import process
 from nbdpull.format import layout
 from nbdpull.pulling import journal, journal_files, reclaim
 from nbdpull.repository import announcement
-from nbdpull.repository.series import Series
 from nbdpull.storage import beneath
 
 ID = "20261122T194500Z-7f3a9c04"
@@ -57,22 +54,3 @@ def test_the_checkpoint_of_a_run_stays_while_its_store_does_not_tell(run):
         (left,) = reclaim.reclaim(vm := domain(), None)
     assert "it is not known whether the run succeeded" in left.left
     assert not vm.backups.traces.return_value.clear.called and journal_files.runs("u") == [run]
-
-
-@pytest.mark.parametrize("has_locks, age, stays", [(True, 0, False), (False, 0, True), (False, 27 * 3600, False)])
-def test_a_clone_of_this_machine_that_works_in_a_bucket(has_locks, age, stays, monkeypatch):
-    """It has the id of this machine, and another boot: its run looks dead from here, and no journal tells of it."""
-    monkeypatch.setattr(MemoryStore, "has_locks", has_locks)
-    monkeypatch.setattr(MemoryStore, "seconds_since_change", lambda *_: age)
-    store = MemoryStore()
-    clone = replace(process.of(), boot="another")
-    told = announcement.Announcement(ID, "vm1", "u", "memory:", f"vm1/{ID}", clone, "2026-11-22T19:45:00+00:00")
-    for folder in ("vm1", f"vm1/{ID}"):
-        store.make_folder(folder)
-    store.publish(f"vm1/{ID}/{announcement.NAME}", announcement.encode(told))
-    held = SimpleNamespace(series=Series(store, "vm1"), points=SimpleNamespace(ids=(), newest=None))
-    vm = domain()
-    vm.jobs.backup.return_value = None
-    [left] = reclaim.reclaim(vm, held)
-    assert left.left == ("somebody may work on it" if stays else "")
-    assert store.holds(f"vm1/{ID}/{announcement.NAME}") is stays

@@ -22,8 +22,6 @@ from .held_series import Held
 from .journal import Run
 from .leftover import Leftover
 
-_IN_USE = "somebody may work on it"
-
 
 def reclaim(
     vm: domain.Domain, held: Optional[Held], dry_run: bool = False, keep: Optional[str] = None
@@ -158,14 +156,13 @@ def _why_half_point_stays(vm: domain.Domain, series: Series, announced: Announce
     may_go = is_idle and (half_points.is_copy(series, announced) or half_points.is_forsaken(series, announced.id))
     if announced.is_alive is None and not may_go:
         return f"it ran on {announced.process.host}: run nbdpull cleanup there"
-    # No journal here tells of it. Without locks a clone of this machine, with its id, may work there.
-    return "" if may_go or series.store.has_locks else _IN_USE
+    return ""
 
 
 def _why_young(series: Series, run_id: str) -> str:
     """Of a half point that says nothing: in a store without locks somebody may just have begun to go on with it."""
     is_left = series.store.has_locks or half_points.is_forsaken(series, run_id)
-    return "" if is_left else _IN_USE
+    return "" if is_left else "somebody may work on it"
 
 
 def _half_point(series: Series, run_id: str, dry_run: bool) -> Leftover:
