@@ -145,6 +145,8 @@ class Forked(Command):
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
     def _try_wait(self, wait_flags):
+        if self._answer.fileno() < 0:  # collected while it ran, as a failed test leaves it; Popen asks for all such
+            return self.pid, 0
         ready, _, _ = select.select([self._answer], [], [], 0 if wait_flags else None)
         return (self.pid, self._answered()) if ready else (0, 0)
 
