@@ -182,6 +182,7 @@ class DirectoryStore:
     def delete(self, path: str) -> None:
         opened = beneath.parent(self.root, path)
         with translated("remove", self.path(path)), opened as (folder, name), suppress(FileNotFoundError):
+            beneath.status(folder, name)  # what is not there is no error, also where the file system is read-only
             os.unlink(name, dir_fd=folder)
 
     def seconds_since_change(self, path: str) -> float:
