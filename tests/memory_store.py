@@ -8,7 +8,7 @@ import hashlib
 
 from nbdpull.core import errors
 from nbdpull.crypto.seal import PLAIN
-from nbdpull.storage.base import MAX_READ
+from nbdpull.storage.base import MAX_READ, Closing, Sealing
 
 
 class MemoryStore:
@@ -177,7 +177,7 @@ class MemoryStore:
             self._held.remove(path)
 
 
-class MemoryReader:
+class MemoryReader(Closing):
     def __init__(self, full_path, data):
         self._full_path, self._data, self.size = full_path, data, len(data)
 
@@ -189,14 +189,8 @@ class MemoryReader:
     def close(self):
         pass
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, *exc):
-        pass
-
-
-class MemoryWriter:
+class MemoryWriter(Sealing):
     def __init__(self, files, path):
         self.path = path
         self._files, self._data = files, bytearray()
@@ -223,13 +217,3 @@ class MemoryWriter:
         if self._open:
             del self._files[self.path]
         self._open = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        try:
-            if kind is None:
-                self.seal()
-        finally:
-            self.close()

@@ -10,11 +10,12 @@ Owns: the names and what each call promises. Must not know: any place where file
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional, Protocol, TypeVar
 
 from ..core.errors import Check
 from ..crypto.seal import Seal
+
+_T = TypeVar("_T")
 
 MAX_READ = 1 << 26  # bytes of a file that is read whole
 DRAFT = ".draft"  # ends the name of a file that is to appear whole
@@ -68,9 +69,34 @@ class Writer(Protocol):
 
     def __enter__(self) -> Writer: ...
 
-    def __exit__(
-        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Closing:
+    """What `with` does to a Reader, wherever the file is."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: _T) -> _T:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Sealing(Closing):
+    """The same to a Writer."""
+
+    def seal(self) -> None:
+        raise NotImplementedError
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if exc[0] is None:
+                self.seal()
+        finally:
+            self.close()
 
 
 class Store(Protocol):

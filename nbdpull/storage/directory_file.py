@@ -11,13 +11,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Optional, Union
 
 from ..core import errors, file_system
 from ..core.os_error import translated
 from . import access, beneath
 from .access import Access
+from .base import Closing, Sealing
 
 
 def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreError]:
@@ -29,7 +29,7 @@ def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreE
     return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
 
 
-class DirectoryReader:
+class DirectoryReader(Closing):
     """A file that is open for reading; may be used by several threads at once."""
 
     def __init__(self, root: str, path: str) -> None:
@@ -56,14 +56,8 @@ class DirectoryReader:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __enter__(self) -> DirectoryReader:
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class DirectoryWriter:
+class DirectoryWriter(Sealing):
     """A file being created, or, of those that a dead run was appending to, going on at its end.
 
     After an error it refuses everything but close; only `seal` makes it durable. size and sha256 are of what was
@@ -120,15 +114,3 @@ class DirectoryWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def __enter__(self) -> DirectoryWriter:
-        return self
-
-    def __exit__(
-        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        try:
-            if kind is None:
-                self.seal()
-        finally:
-            self.close()

@@ -2,20 +2,18 @@
 base.py says what each call promises.
 
 An object appears whole and durable, by one request, or not at all: so what is being written has no name yet, and there
-is nothing to sync. Owns: which key a file has, where bytes wait until they are sent, what of a listing is remembered.
-Must not know: requests (s3_client.py), what makes a place a store, what any file holds.
+is nothing to sync. Owns: which key a file has, what a request is needed for. Must not know: how requests are made
+(s3_client.py), what makes a place a store, what any file holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Callable, Optional
+from functools import partial
+from typing import IO, Callable, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -23,12 +21,12 @@ from ..crypto.seal import PLAIN, Seal
 from .base import MAX_READ
 from .read_ahead import ReadAhead
 from .s3_client import Absent, Bucket, Exists, Found
+from .s3_file import S3Reader, S3Writer
+from .s3_listed import Listed
 from .s3_probe import Probed, probe
 
 SCHEME = "s3://"
 CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again where that fails
-_IN_MEMORY = 8 << 20  # bytes of a file being written; what is more waits in a temporary file without a name
-_KEPT = 16 << 10  # bytes of a file that is kept for a second look
 _STEP = 8 << 20  # bytes of one request of a file that is read from end to end
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/(.*?))?/*\Z", re.IGNORECASE | re.DOTALL)
 
@@ -55,7 +53,7 @@ class S3Store:
         self.bucket = Bucket(name) if patience is None else Bucket(name, patience)
         self.seal: Seal = PLAIN
         self._ahead = ReadAhead()
-        self._listed = _Listed()
+        self._listed = Listed()
         self._warnings: list[str] = []
 
     def probed(self) -> Probed:
@@ -118,9 +116,9 @@ class S3Store:
         size = self.size(path)
         if size is None:
             raise self._missing(path)
-        return S3Reader(self, path, size)
+        return S3Reader(size, partial(self._read_ahead, path, size))
 
-    def read_ahead(self, path: str, size: int, offset: int, length: int) -> bytes:
+    def _read_ahead(self, path: str, size: int, offset: int, length: int) -> bytes:
         """Of a file of that size: `length` bytes from `offset`; Damaged where it has not so many."""
         if offset + length > size:
             raise self._short(path)
@@ -237,13 +235,16 @@ class S3Store:
         return errors.OutputExists(f"cannot {doing} {self.path(path)}: it exists already; nothing is ever overwritten")
 
     def create(self, path: str) -> S3Writer:
-        return S3Writer(self, path, fresh=True)
+        return self._writer(path, fresh=True)
 
     def publish(self, path: str, data: bytes) -> None:
         with self.create(path) as file:
             file.write(data)
 
-    def put(self, path: str, body: tempfile.SpooledTemporaryFile[bytes], size: int, digest: bytes, fresh: bool) -> None:
+    def _writer(self, path: str, fresh: bool) -> S3Writer:
+        return S3Writer(path, self.path(path), partial(self._put, path, fresh))
+
+    def _put(self, path: str, fresh: bool, body: IO[bytes], size: int, digest: bytes) -> None:
         """Make a file of those bytes. fresh: OutputExists where there is one."""
         try:
             self.bucket.put(self._key(path), body, size, digest, fresh)
@@ -293,7 +294,7 @@ class S3Store:
         raise errors.Busy(f"{self.path(path)}: another nbdpull changed it meanwhile: try again")
 
     def replacing(self, path: str) -> S3Writer:
-        return S3Writer(self, path, fresh=False)
+        return self._writer(path, fresh=False)
 
     def make_durable(self, path: str) -> None:
         if self.size(path) is None:
@@ -305,132 +306,3 @@ class S3Store:
     @contextmanager
     def locked(self, path: str, doing: str, holder: Callable[[], str] = lambda: "another nbdpull") -> Iterator[None]:
         yield
-
-
-class _Listed:
-    """What listings said, for as long as somebody looks, with what was changed here since."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[str, dict[str, Found]] = {}  # {path of a folder with its "/": {path: Found}}
-        self._data: dict[str, bytes] = {}  # of small files that were read meanwhile
-
-    def of(self, path: str) -> Optional[dict[str, Found]]:
-        """Of the folder, or one above it, that a file is in."""
-        with self._lock:
-            return next((known for folder, known in self._known.items() if path.startswith(folder)), None)
-
-    @contextmanager
-    def during(self, path: str, known: dict[str, Found]) -> Iterator[None]:
-        folder = f"{path}/" if path else ""
-        with self._lock:
-            self._known[folder] = known
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._known.pop(folder, None)
-                self._data = {} if not self._known else self._data
-
-    def data(self, path: str) -> Optional[bytes]:
-        """Of a file, where that was kept."""
-        with self._lock:
-            return self._data.get(path)
-
-    def keep(self, path: str, data: bytes) -> None:
-        """For who reads it again as long as somebody looks: points are loaded more than once."""
-        with self._lock:
-            is_listed = any(path.startswith(folder) for folder in self._known)
-            if is_listed and len(data) <= _KEPT and len(self._data) * _KEPT < _IN_MEMORY:
-                self._data[path] = data
-
-    def forget(self, path: str) -> None:
-        """Of a file that is gone."""
-        self._change(path, None)
-
-    def note(self, made: Found) -> None:
-        """Of a file that was made. key: its path."""
-        self._change(made.key, made)
-
-    def _change(self, path: str, made: Optional[Found]) -> None:
-        with self._lock:
-            self._data.pop(path, None)
-            for folder in [each for each in self._known if path.startswith(each)]:
-                known = {each: found for each, found in self._known[folder].items() if each != path}
-                self._known[folder] = {**known, path: made} if made else known
-
-
-class S3Reader:
-    """A file that is open for reading; may be used by several threads at once."""
-
-    def __init__(self, store: S3Store, path: str, size: int) -> None:
-        self.size = size
-        self._store, self._path = store, path
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self._store.read_ahead(self._path, self.size, offset, length)
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> S3Reader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-
-class S3Writer:
-    """A file being created: it is sent when it is sealed, so nothing shows before."""
-
-    def __init__(self, store: S3Store, path: str, fresh: bool) -> None:
-        self.path, self.size = path, 0
-        self._store, self._fresh = store, fresh
-        self._sha256 = hashlib.sha256()
-        self._body: Optional[tempfile.SpooledTemporaryFile[bytes]] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
-
-    def write(self, data: bytes) -> None:
-        body = self._opened()
-        try:
-            body.write(data)
-        except OSError as error:
-            self.close()
-            where = tempfile.gettempdir()
-            raise errors.OutputError(
-                f"cannot write to {self._store.path(self.path)}: {error.strerror} in {where}, where it waits to be "
-                "sent; set TMPDIR to another folder"
-            ) from error
-        self._sha256.update(data)
-        self.size += len(data)
-
-    def _opened(self) -> tempfile.SpooledTemporaryFile[bytes]:
-        if self._body is None:
-            full = self._store.path(self.path)
-            raise errors.OutputError(f"cannot write to {full}: it is closed, or an earlier write failed")
-        return self._body
-
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-    def seal(self) -> None:
-        try:
-            self._store.put(self.path, self._opened(), self.size, self._sha256.digest(), self._fresh)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        if self._body is not None:
-            self._body.close()
-            self._body = None
-
-    def __enter__(self) -> S3Writer:
-        return self
-
-    def __exit__(
-        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        try:
-            if kind is None:
-                self.seal()
-        finally:
-            self.close()

@@ -1,0 +1,75 @@
+"""One file of a store in a bucket, open: for reading, or being created. base.py says what each call promises.
+
+Owns: where bytes wait until they are sent. Must not know: the other files, how a request is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from typing import IO, Callable, Optional
+
+from ..core import errors
+from .base import Closing, Sealing
+
+Put = Callable[[IO[bytes], int, bytes], None]  # (what is to be sent, its size, its SHA-256)
+
+_IN_MEMORY = 8 << 20  # bytes of a file being written; what is more waits in a temporary file without a name
+
+
+class S3Reader(Closing):
+    """A file that is open for reading; may be used by several threads at once. read: gives bytes of it, by (offset,
+    length)."""
+
+    def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
+        self.size = size
+        self._read = read
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._read(offset, length)
+
+    def close(self) -> None:
+        pass
+
+
+class S3Writer(Sealing):
+    """A file being created: it is sent when it is sealed, so nothing shows before. url: as a message names it."""
+
+    def __init__(self, path: str, url: str, put: Put) -> None:
+        self.path, self.size = path, 0
+        self._url, self._put = url, put
+        self._sha256 = hashlib.sha256()
+        self._body: Optional[tempfile.SpooledTemporaryFile[bytes]] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+
+    def write(self, data: bytes) -> None:
+        body = self._opened()
+        try:
+            body.write(data)
+        except OSError as error:
+            self.close()
+            where = tempfile.gettempdir()
+            raise errors.OutputError(
+                f"cannot write to {self._url}: {error.strerror} in {where}, where it waits to be sent; set TMPDIR to "
+                "another folder"
+            ) from error
+        self._sha256.update(data)
+        self.size += len(data)
+
+    def _opened(self) -> tempfile.SpooledTemporaryFile[bytes]:
+        if self._body is None:
+            raise errors.OutputError(f"cannot write to {self._url}: it is closed, or an earlier write failed")
+        return self._body
+
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def seal(self) -> None:
+        try:
+            self._put(self._opened(), self.size, self._sha256.digest())
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None

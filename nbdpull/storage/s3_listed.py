@@ -1,0 +1,70 @@
+"""What listings of a bucket said, for as long as somebody looks, with what was changed here since.
+
+Owns: which look at a path needs no request. Must not know: requests, what a file holds but that small ones are read
+more than once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Optional
+
+from .s3_client import Found
+
+_KEPT = 16 << 10  # bytes of a file that is kept for a second look
+_IN_MEMORY = 8 << 20  # bytes of all these
+
+
+class Listed:
+    """May be used by several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, dict[str, Found]] = {}  # {path of a folder with its "/": {path: Found}}
+        self._data: dict[str, bytes] = {}  # of small files that were read meanwhile
+
+    def of(self, path: str) -> Optional[dict[str, Found]]:
+        """Of the folder, or one above it, that a file is in."""
+        with self._lock:
+            return next((known for folder, known in self._known.items() if path.startswith(folder)), None)
+
+    @contextmanager
+    def during(self, path: str, known: dict[str, Found]) -> Iterator[None]:
+        folder = f"{path}/" if path else ""
+        with self._lock:
+            self._known[folder] = known
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._known.pop(folder, None)
+                self._data = {} if not self._known else self._data
+
+    def data(self, path: str) -> Optional[bytes]:
+        """Of a file, where that was kept."""
+        with self._lock:
+            return self._data.get(path)
+
+    def keep(self, path: str, data: bytes) -> None:
+        """For who reads it again as long as somebody looks: points are loaded more than once."""
+        with self._lock:
+            is_listed = any(path.startswith(folder) for folder in self._known)
+            if is_listed and len(data) <= _KEPT and len(self._data) * _KEPT < _IN_MEMORY:
+                self._data[path] = data
+
+    def forget(self, path: str) -> None:
+        """Of a file that is gone."""
+        self._change(path, None)
+
+    def note(self, made: Found) -> None:
+        """Of a file that was made. key: its path."""
+        self._change(made.key, made)
+
+    def _change(self, path: str, made: Optional[Found]) -> None:
+        with self._lock:
+            self._data.pop(path, None)
+            for folder in [each for each in self._known if path.startswith(each)]:
+                known = {each: found for each, found in self._known[folder].items() if each != path}
+                self._known[folder] = {**known, path: made} if made else known
