@@ -6,7 +6,7 @@ from identities import path, recipient
 from stores import KIB, MIB, Vm
 
 from nbdpull.crypto import identity_files, keys
-from nbdpull.repository import keyring, marker
+from nbdpull.repository import key_changes, keyring, marker
 
 MASTER = bytes(range(100, 132))
 KEYS = keys.of_master(MASTER)
@@ -32,7 +32,7 @@ def chain(root, points=3, store_keys=KEYS):
 
 def sealed_store(root):
     """Make a sealed store that the identities age1 and ed25519 open; its StoreKeys."""
-    store = marker.create(str(root), seal=keyring.new([recipient("age1"), recipient("ed25519")], None))
+    store = marker.create(str(root), seal=key_changes.new([recipient("age1"), recipient("ed25519")], None))
     return keyring.keys_of(store, identity_files.given([path("age1")]))
 
 

@@ -24,7 +24,7 @@ from nbdpull.crypto import identity_files
 from nbdpull.definitions import drill_xml
 from nbdpull.definitions.host_reach import Offer
 from nbdpull.operations import drill, listing
-from nbdpull.repository import keyring, marker
+from nbdpull.repository import key_changes, keyring, marker
 
 # Says its text on the first serial port, then stands still: xor ax,ax; mov ds,ax; cld; mov dx,0x3f8; mov si,text;
 # next: lodsb; test al,al; jz end; out dx,al; jmp next; end: hlt; jmp end
@@ -108,7 +108,7 @@ def test_a_point_boots_and_a_destroyed_boot_block_does_not(bootable, private_lib
 
 
 def test_a_sealed_point_boots_by_an_identity(private_libvirt, tmp_path, work):
-    store = marker.create(str(tmp_path / "store"), seal=keyring.new([identities.recipient("age1")], None))
+    store = marker.create(str(tmp_path / "store"), seal=key_changes.new([identities.recipient("age1")], None))
     vm = Vm(store.root, keys=keyring.keys_of(store, identity_files.given([identities.path("age1")])))
     vm.xml = domain_xml()
     vm.add_disk("vda", MIB)

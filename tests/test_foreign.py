@@ -17,7 +17,7 @@ from nbdpull.crypto import identity_files, keys
 from nbdpull.format import layout
 from nbdpull.operations import compare, copy, listing, prune, restore, show, status, unlocking
 from nbdpull.pulling import held_series
-from nbdpull.repository import keyring, marker, series
+from nbdpull.repository import key_changes, keyring, marker, series
 
 MINE = ("--identity", path("age1"))
 UUID = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
@@ -48,7 +48,7 @@ def stolen(root):
     (root / "nbdpull.json").unlink()
     for name in ("elsewhere/nbdpull.json", "elsewhere/@keys"):
         if name.endswith("json"):
-            marker.create(str(root.parent / "elsewhere"), seal=keyring.new([recipient("age1")], None))
+            marker.create(str(root.parent / "elsewhere"), seal=key_changes.new([recipient("age1")], None))
         shutil.move(root.parent / name, root / name.partition("/")[2])
 
 

@@ -18,7 +18,7 @@ from stores import Vm
 from nbdpull.cli import main as cli
 from nbdpull.crypto import age, identity_files, keys, recipients, xaes
 from nbdpull.format import layout
-from nbdpull.repository import keyring, marker
+from nbdpull.repository import key_changes, key_files, keyring, marker
 
 AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
 BY_AGE1, BY_AGE2, BY_SSH = (("--identity", path(name)) for name in ("age1", "age2", "ed25519"))
@@ -43,7 +43,7 @@ def run(capsys, root):
 
 
 def names(root):
-    return {each.recipient: each.name for each in keyring.listed(marker.open_store(str(root)))}
+    return {each.recipient: each.name for each in key_files.listed(marker.open_store(str(root)))}
 
 
 # -- init -------------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_remove_leaves_a_way_in(run, root):
 def test_remove_counts_on_no_key_file_of_another_master_key(run, root, tmp_path):
     """A file of age tells nobody what is in it: it may be a thief's, or of an init that died."""
     run("remove", SSH, *BY_AGE1)
-    [(_, data)] = [each for each in keyring.new([AGE1], None).files if each[0].endswith(".age")]
+    [(_, data)] = [each for each in key_changes.new([AGE1], None).files if each[0].endswith(".age")]
     (root / "@keys/00000000.age").write_bytes(data)
     code, _, errors = run("remove", AGE1, *BY_AGE1)
     assert code == 2 and errors.startswith(f"nbdpull: without {names(root)[AGE1]} ({AGE1[:12]}…{AGE1[-4:]}) nothing ")
@@ -305,7 +305,7 @@ def test_a_copy_opens_for_who_was_let_in_since(run, root, tmp_path, capsys):
 def test_a_store_whose_marker_was_replaced_is_not_opened(run, root, tmp_path):
     """By one of a thief, who leaves the key files: what they hold is another key then."""
     document = json.loads((root / "nbdpull.json").read_text())
-    other = marker.create(str(tmp_path / "other"), seal=keyring.new([AGE1], None))
+    other = marker.create(str(tmp_path / "other"), seal=key_changes.new([AGE1], None))
     (root / "nbdpull.json").write_bytes(other.read("nbdpull.json"))
     code, _, errors = run("test", *BY_AGE1)
     assert code == 11 and "does not hold the master key of this store" in errors

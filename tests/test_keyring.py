@@ -13,7 +13,7 @@ from identities import data, path, recipient
 from nbdpull.core import errors
 from nbdpull.crypto import age, identity_files, keys
 from nbdpull.format import findings, layout
-from nbdpull.repository import keyring, marker, series
+from nbdpull.repository import key_changes, key_files, keyring, marker, series
 
 AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
 
@@ -23,7 +23,7 @@ def identities(*names):
 
 
 def made(root, *words, passphrase=None, **options):
-    return marker.open_or_create(str(root), seal=keyring.new(words, passphrase), **options)
+    return marker.open_or_create(str(root), seal=key_changes.new(words, passphrase), **options)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def store(tmp_path):
 
 
 def key_path(store, number=0, end=".age"):
-    return f"{layout.KEYS}/{keyring.listed(store)[number].name}{end}"
+    return f"{layout.KEYS}/{key_files.listed(store)[number].name}{end}"
 
 
 def replaced(store, where, new):
@@ -52,7 +52,7 @@ def test_each_recipient_opens_it_and_nobody_else(store):
     assert keys.of_master(one.master).id == marker.master_of(store)
     with pytest.raises(errors.KeyNeeded) as caught:
         keyring.keys_of(store, identities("age2", "passphrase"))
-    told, names = str(caught.value), [each.name for each in keyring.listed(store)]
+    told, names = str(caught.value), [each.name for each in key_files.listed(store)]
     assert told.startswith(
         f"{store.root} does not open for {path('age2')} (an age key), {path('passphrase')} (a passph"
     )
@@ -70,7 +70,7 @@ def test_a_store_that_is_not_sealed_needs_none(tmp_path):
     store = marker.open_or_create(str(tmp_path / "plain"))
     assert marker.master_of(store) is None
     assert store.folders() == []
-    for call in (keyring.listed, lambda found: keyring.keys_of(found, identities("age1"))):
+    for call in (key_files.listed, lambda found: keyring.keys_of(found, identities("age1"))):
         with pytest.raises(errors.StoreError, match="plain: the store is not sealed"):
             call(store)
 
@@ -83,7 +83,7 @@ def test_the_master_key_itself_opens_it_without_any_key_file(store, tmp_path):
     assert (again.master, again.key_file) == (opened.master, None)
     with pytest.raises(errors.Damaged, match="no key file that can be read is there; bring them back"):
         keyring.keys_of(store, identities("age1"))
-    keyring.add(store, again, [AGE2], None, "")
+    key_changes.add(store, again, [AGE2], None, "")
     assert keyring.open_master(store, identities("age2")).master == opened.master
 
 
@@ -96,7 +96,7 @@ def test_another_master_key_is_refused(store, tmp_path):
 @pytest.mark.e2e  # as test_age: scrypt takes a second each time
 def test_a_passphrase_opens_it(tmp_path):
     store = made(tmp_path / "store", passphrase=b"correct horse")
-    [key] = keyring.listed(store)
+    [key] = key_files.listed(store)
     assert (key.by_passphrase, key.recipient) == (True, None) and "passphrase" in key.whose
     assert keyring.open_master(store, identities("age1", "passphrase")).key_file == key.name
 
@@ -113,7 +113,7 @@ def test_the_folder_is_that_of_no_domain(store):
 
 def test_the_files_are_those_of_the_format_and_only_their_owner_reads_them(store):
     names = os.listdir(store.path(layout.KEYS))
-    assert sorted(names) == sorted(f"{each.name}{end}" for each in keyring.listed(store) for end in (".age", ".json"))
+    assert sorted(names) == sorted(f"{each.name}{end}" for each in key_files.listed(store) for end in (".age", ".json"))
     modes = {stat.S_IMODE(os.stat(store.path(layout.KEYS, name)).st_mode) for name in names}
     assert modes == {0o600} and stat.S_IMODE(os.stat(store.path(layout.KEYS)).st_mode) == 0o700
     told = json.loads(store.read(key_path(store, 0, ".json")))
@@ -129,7 +129,7 @@ def test_who_may_read_key_files_is_who_may_read_the_store(tmp_path, group, folde
     before = os.umask(0)
     try:
         store = made(tmp_path / "store", AGE1, group=group and grp.getgrgid(os.getgid()).gr_name)
-        keyring.add(store, keyring.open_master(store, identities("age1")), [AGE2], None, "")
+        key_changes.add(store, keyring.open_master(store, identities("age1")), [AGE2], None, "")
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.stat(store.path(layout.KEYS)).st_mode) == folder
@@ -140,16 +140,16 @@ def test_who_may_read_key_files_is_who_may_read_the_store(tmp_path, group, folde
 
 
 def test_what_its_owner_should_know(store, tmp_path):
-    assert keyring.warnings(store) == [] == keyring.warnings(marker.open_or_create(str(tmp_path / "plain")))
-    one, other = keyring.listed(store)
-    keyring.remove(store, [one.name])
-    assert [text[: text.index(":")] for text in keyring.warnings(store)] == [f"only {other.whose} opens {store.root}"]
+    assert key_files.warnings(store) == [] == key_files.warnings(marker.open_or_create(str(tmp_path / "plain")))
+    one, other = key_files.listed(store)
+    key_changes.remove(store, [one.name])
+    assert [text[: text.index(":")] for text in key_files.warnings(store)] == [f"only {other.whose} opens {store.root}"]
     replaced(store, key_path(store), b"damaged")
-    assert [text.partition(": ")[2][:37] for text in keyring.warnings(store)] == [
+    assert [text.partition(": ")[2][:37] for text in key_files.warnings(store)] == [
         "no key file that can be read is there"
     ]
     store.remove_folder(layout.KEYS)
-    assert [text.partition(": ")[2][:37] for text in keyring.warnings(store)] == [
+    assert [text.partition(": ")[2][:37] for text in key_files.warnings(store)] == [
         "no key file that can be read is there"
     ]
 
@@ -166,7 +166,7 @@ def test_no_file_of_the_store_has_the_master_key(store):
 def test_one_that_died_before_the_marker_can_be_made_again(tmp_path):
     root = tmp_path / "store"
     (root / layout.KEYS).mkdir(parents=True)
-    [left] = [each for each in keyring.new([AGE1], None).files if each[0].endswith(".age")]
+    [left] = [each for each in key_changes.new([AGE1], None).files if each[0].endswith(".age")]
     (root / left[0]).write_bytes(left[1])
     with pytest.raises(errors.StoreError, match="is not empty"):
         marker.open_or_create(str(root))
@@ -180,10 +180,10 @@ def test_what_dead_runs_left_is_gone_when_the_marker_is_there(tmp_path):
     """It would look as if somebody opened the store by it."""
     root = tmp_path / "store"
     (root / layout.KEYS).mkdir(parents=True)
-    for where, wrapped in keyring.new([AGE1, SSH], None).files:
+    for where, wrapped in key_changes.new([AGE1, SSH], None).files:
         (root / where).write_bytes(wrapped)
     store = made(root, AGE1)
-    assert [each.recipient for each in keyring.listed(store)] == [AGE1] and len(store.files(layout.KEYS)) == 2
+    assert [each.recipient for each in key_files.listed(store)] == [AGE1] and len(store.files(layout.KEYS)) == 2
 
 
 def test_of_two_that_make_a_store_at_once_one_leaves_its_keys(tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_of_two_that_make_a_store_at_once_one_leaves_its_keys(tmp_path, monkeypa
 
     monkeypatch.setattr(marker, "put_keys", put)
     store = made(root, AGE1)
-    assert [each.recipient for each in keyring.listed(store)] == [AGE2]
+    assert [each.recipient for each in key_files.listed(store)] == [AGE2]
     assert keyring.keys_of(store, identities("age2")).id == marker.master_of(store)
 
 
@@ -205,7 +205,7 @@ def test_of_two_that_make_a_store_at_once_one_leaves_its_keys(tmp_path, monkeypa
 
 def forged(words=(AGE1,)):
     """A key file of a thief, who knows the master key in it, for the recipients of a store: they are public."""
-    return next(data for name, data in keyring.new(words, None).files if name.endswith(".age"))
+    return next(data for name, data in key_changes.new(words, None).files if name.endswith(".age"))
 
 
 def test_a_forged_key_file_is_refused_by_its_id(store):
@@ -252,11 +252,11 @@ def test_damaged_ones_are_named(store, new):
         replaced(store, where, new)
     with pytest.raises(errors.Damaged, match=r"@keys/\w+\.age: (not a file of age|the file has more than)"):
         keyring.keys_of(store, identities("age1"))
-    assert len(keyring.listed(store)) == 2
+    assert len(key_files.listed(store)) == 2
 
 
 def test_a_changed_byte_anywhere_in_a_key_file_opens_nothing_else(store):
-    mine = [number for number, each in enumerate(keyring.listed(store)) if each.recipient == AGE1]
+    mine = [number for number, each in enumerate(key_files.listed(store)) if each.recipient == AGE1]
     where = key_path(store, *mine)
     whole, wanted = store.read(where), marker.master_of(store)
     for at in range(0, len(whole), 3):
@@ -270,7 +270,7 @@ def test_a_changed_byte_anywhere_in_a_key_file_opens_nothing_else(store):
 def test_a_note_that_cannot_be_read_hinders_nothing(store, new):
     for where in [key_path(store, number, ".json") for number in (0, 1)]:
         replaced(store, where, new)
-    assert {each.recipient for each in keyring.listed(store)} == {None}
+    assert {each.recipient for each in key_files.listed(store)} == {None}
     assert keyring.keys_of(store, identities("age1"))
 
 
@@ -302,7 +302,7 @@ def test_a_marker_from_which_the_seal_was_taken_is_none(store):
 
 def exchanged(store, ends, resealed=False):
     """Put the files of two keys into the places of each other."""
-    one, other = (f"{layout.KEYS}/{each.name}" for each in keyring.listed(store))
+    one, other = (f"{layout.KEYS}/{each.name}" for each in key_files.listed(store))
     for end in ends:
         first, second = store.read(one + end), store.read(other + end)
         replaced(store, one + end, second)
@@ -316,33 +316,33 @@ def exchanged(store, ends, resealed=False):
 
 
 def test_a_note_counts_for_the_file_only_that_it_is_about(store):
-    before = {each.recipient: each.name for each in keyring.listed(store)}
+    before = {each.recipient: each.name for each in key_files.listed(store)}
     exchanged(store, (".age",))
-    assert [(each.recipient, each.label, each.when) for each in keyring.listed(store)] == [(None, "", "")] * 2
+    assert [(each.recipient, each.label, each.when) for each in key_files.listed(store)] == [(None, "", "")] * 2
     with pytest.raises(errors.UsageError, match="is none of its keys"):
-        keyring.found(store, AGE1)
+        key_files.found(store, AGE1)
     exchanged(store, (".json",))
-    assert {each.recipient for each in keyring.listed(store)} == set(before), "a name proves nothing, and matters not"
+    assert {each.recipient for each in key_files.listed(store)} == set(before), "a name proves nothing, and matters not"
 
 
 def test_a_note_that_was_written_without_the_master_key(store):
     opened = keyring.open_master(store, identities("age1"))
-    for each in keyring.listed(store):
-        keyring.require_true(store, opened, each)
+    for each in key_files.listed(store):
+        key_changes.require_true(store, opened, each)
     exchanged(store, (".age",), resealed=True)
-    for each in keyring.listed(store):
+    for each in key_files.listed(store):
         assert each.recipient
         with pytest.raises(
             errors.Damaged, match=rf"{each.name}\.json: not made with the key of this store: .* --force"
         ):
-            keyring.require_true(store, opened, each)
+            key_changes.require_true(store, opened, each)
         note = json.loads(store.read(f"{layout.KEYS}/{each.name}.json"))
         del note["mac"], note["digest"]
         replaced(store, f"{layout.KEYS}/{each.name}.json", layout.seal({**note, "when": "", "who": ""}))
         with pytest.raises(errors.Damaged, match="not made with the key"):
-            keyring.require_true(store, opened, keyring.found(store, each.recipient))
+            key_changes.require_true(store, opened, key_files.found(store, each.recipient))
     store.remove_file(key_path(store, 0, ".json"))
-    keyring.require_true(store, opened, next(each for each in keyring.listed(store) if not each.recipient))
+    key_changes.require_true(store, opened, next(each for each in key_files.listed(store) if not each.recipient))
 
 
 # -- more, and fewer --------------------------------------------------------------------------------------------------
@@ -350,11 +350,11 @@ def test_a_note_that_was_written_without_the_master_key(store):
 
 def test_another_is_let_in_by_one_who_can_open_it(store):
     opened = keyring.open_master(store, identities("ed25519"))
-    [name] = keyring.add(store, opened, [AGE2], None, "safe")
+    [name] = key_changes.add(store, opened, [AGE2], None, "safe")
     assert keyring.open_master(store, identities("age2")) == (opened.master, *identities("age2"), name)
-    assert [(each.recipient, each.label) for each in keyring.listed(store) if each.name == name] == [(AGE2, "safe")]
+    assert [(each.recipient, each.label) for each in key_files.listed(store) if each.name == name] == [(AGE2, "safe")]
     with pytest.raises(errors.UsageError, match="opens the store already"):
-        keyring.add(store, opened, [AGE2], None, "")
+        key_changes.add(store, opened, [AGE2], None, "")
 
 
 def test_a_forged_note_lets_nobody_in_and_shuts_nobody_out(store):
@@ -364,85 +364,85 @@ def test_a_forged_note_lets_nobody_in_and_shuts_nobody_out(store):
         store.publish(f"{layout.KEYS}/{name}.json", layout.seal(note))
         store.publish(f"{layout.KEYS}/{name}.age", wrapped)
     opened = keyring.open_master(store, identities("age1"))
-    keyring.add(store, opened, [AGE2], None, "")
+    key_changes.add(store, opened, [AGE2], None, "")
     assert keyring.open_master(store, identities("age2")).master == opened.master
 
 
 def test_who_was_let_in_by_a_file_that_is_damaged_is_let_in_again(store):
-    opened, mine = keyring.open_master(store, identities("ed25519")), keyring.found(store, AGE1).name
+    opened, mine = keyring.open_master(store, identities("ed25519")), key_files.found(store, AGE1).name
     replaced(store, f"{layout.KEYS}/{mine}.age", b"damaged")
-    keyring.add(store, opened, [AGE1], None, "")
+    key_changes.add(store, opened, [AGE1], None, "")
     assert keyring.open_master(store, identities("age1")).master == opened.master
 
 
 def test_one_is_found_by_name_label_or_recipient(store):
-    keyring.add(store, keyring.open_master(store, identities("age1")), [AGE2], None, "safe")
-    wanted = next(each for each in keyring.listed(store) if each.recipient == AGE2)
-    assert [keyring.found(store, named) for named in (wanted.name, "safe", AGE2)] == [wanted] * 3
+    key_changes.add(store, keyring.open_master(store, identities("age1")), [AGE2], None, "safe")
+    wanted = next(each for each in key_files.listed(store) if each.recipient == AGE2)
+    assert [key_files.found(store, named) for named in (wanted.name, "safe", AGE2)] == [wanted] * 3
     with pytest.raises(errors.UsageError, match=rf"'nobody' is none of its keys; name one by .*{wanted.name} \(safe\)"):
-        keyring.found(store, "nobody")
+        key_files.found(store, "nobody")
 
 
 def test_the_last_one_stays(store):
-    one, other = keyring.listed(store)
-    keyring.remove(store, [one.name])
-    assert keyring.listed(store) == [other] and len(store.files(layout.KEYS)) == 2
+    one, other = key_files.listed(store)
+    key_changes.remove(store, [one.name])
+    assert key_files.listed(store) == [other] and len(store.files(layout.KEYS)) == 2
     with pytest.raises(errors.UsageError, match="nobody could open it any more"):
-        keyring.remove(store, [other.name])
-    assert keyring.listed(store) == [other]
+        key_changes.remove(store, [other.name])
+    assert key_files.listed(store) == [other]
 
 
 def test_a_damaged_one_is_not_the_last(store):
-    one, other = keyring.listed(store)
+    one, other = key_files.listed(store)
     replaced(store, f"{layout.KEYS}/{one.name}.age", b"damaged")
     with pytest.raises(errors.UsageError, match="nobody could open it any more"):
-        keyring.remove(store, [other.name])
-    keyring.remove(store, [one.name])
-    assert keyring.listed(store) == [other]
+        key_changes.remove(store, [other.name])
+    key_changes.remove(store, [one.name])
+    assert key_files.listed(store) == [other]
 
 
 def test_two_that_remove_at_once_where_no_lock_keeps_them_apart(store, monkeypatch):
-    one, other = keyring.listed(store)
+    one, other = key_files.listed(store)
     master, real = keyring.open_master(store, identities("age1", "ed25519")).master, store.delete
 
     def delete(path):
         monkeypatch.setattr(store, "delete", real)
-        keyring.remove(store, [other.name])
+        key_changes.remove(store, [other.name])
         real(path)
 
     monkeypatch.setattr(store, "locked", lambda *told: contextlib.nullcontext())
     monkeypatch.setattr(store, "delete", delete)
     with pytest.raises(errors.Busy, match="another nbdpull removed all other keys meanwhile"):
-        keyring.remove(store, [one.name])
+        key_changes.remove(store, [one.name])
     assert (
-        len(keyring.listed(store)) == 1 and keyring.open_master(store, identities("age1", "ed25519")).master == master
+        len(key_files.listed(store)) == 1 and keyring.open_master(store, identities("age1", "ed25519")).master == master
     )
 
 
 def test_two_that_remove_at_once(store):
     """One of them waits for nothing: together they could remove the last one."""
     with store.locked("", "x"), pytest.raises(errors.Busy):
-        keyring.remove(store, [keyring.listed(store)[0].name])
+        key_changes.remove(store, [key_files.listed(store)[0].name])
 
 
 def test_a_copy_of_a_store_opens_for_the_same(store, tmp_path):
-    assert keyring.copied(marker.open_or_create(str(tmp_path / "plain"))) is None
-    other = marker.open_or_create(str(tmp_path / "copy"), seal=keyring.copied(store))
+    assert key_changes.copied(marker.open_or_create(str(tmp_path / "plain"))) is None
+    other = marker.open_or_create(str(tmp_path / "copy"), seal=key_changes.copied(store))
     assert marker.master_of(other) == marker.master_of(store) and marker.uuid_of(other) != marker.uuid_of(store)
-    assert keyring.listed(other) == keyring.listed(store)
+    assert key_files.listed(other) == key_files.listed(store)
     assert keyring.keys_of(other, identities("age1")) == keyring.keys_of(store, identities("age1"))
 
 
 def test_a_copy_that_died_before_its_marker_can_be_made_again(store, tmp_path):
     """Wherever in its key files."""
-    seal = keyring.copied(store)
+    seal = key_changes.copied(store)
     for count in range(1, len(seal.files) + 1):
         root = tmp_path / f"copy{count}"
         (root / layout.KEYS).mkdir(parents=True)
         for where, wrapped in seal.files[:count]:
             (root / where).write_bytes(wrapped)
         other = marker.open_or_create(str(root), seal=seal)
-        assert keyring.listed(other) == keyring.listed(store) and marker.master_of(other) == marker.master_of(store)
+        assert key_files.listed(other) == key_files.listed(store) and marker.master_of(other) == marker.master_of(store)
     (root / layout.MARKER).unlink()
     (root / where).write_bytes(b"another")
     with pytest.raises(errors.OutputExists):
@@ -450,19 +450,19 @@ def test_a_copy_that_died_before_its_marker_can_be_made_again(store, tmp_path):
 
 
 def test_a_copy_gets_the_keys_that_it_lacks_and_loses_none(store, tmp_path):
-    other = marker.open_or_create(str(tmp_path / "copy"), seal=keyring.copied(store))
+    other = marker.open_or_create(str(tmp_path / "copy"), seal=key_changes.copied(store))
     opened = keyring.open_master(store, identities("age1"))
-    [new] = keyring.add(store, opened, [AGE2], None, "")
-    keyring.remove(store, [each.name for each in keyring.listed(store) if each.name != new])
+    [new] = key_changes.add(store, opened, [AGE2], None, "")
+    key_changes.remove(store, [each.name for each in key_files.listed(store) if each.name != new])
     store.publish(f"{layout.KEYS}/ffffffff.age", b"x" * (age.MAX_FILE + 1))
     store.remove_file(f"{layout.KEYS}/{new}.json")
-    keyring.bring(keyring.copied(store), other)
-    assert len(keyring.listed(other)) == 3 and f"{new}.age" in other.files(layout.KEYS)
+    key_changes.bring(key_changes.copied(store), other)
+    assert len(key_files.listed(other)) == 3 and f"{new}.age" in other.files(layout.KEYS)
     assert all(
         keyring.open_master(other, identities(name)).master == opened.master for name in ("age1", "age2", "ed25519")
     )
     before = os.listdir(other.path(layout.KEYS))
-    keyring.bring(keyring.copied(store), other)
+    key_changes.bring(key_changes.copied(store), other)
     assert os.listdir(other.path(layout.KEYS)) == before
 
 

@@ -27,7 +27,7 @@ from nbdpull.crypto import identity_files
 from nbdpull.kubevirt import backup, given, objects, ours
 from nbdpull.operations import kubevirt
 from nbdpull.operations.options import KubevirtOptions as Options
-from nbdpull.repository import keyring, marker, policies, series
+from nbdpull.repository import key_changes, marker, policies, series
 from nbdpull.repository.retention import Policy
 
 
@@ -64,7 +64,7 @@ def test_a_pull_with_prune(late):
 
 def test_pulls_into_a_sealed_store(late, monkeypatch):
     monkeypatch.delenv(identity_files.VARIABLE, raising=False)
-    marker.create(str(store_of(late)), seal=keyring.new([identities.recipient("age1")], None))
+    marker.create(str(store_of(late)), seal=key_changes.new([identities.recipient("age1")], None))
     with pytest.raises(errors.KeyNeeded, match="name an identity"):
         pull(late)
     assert left(late) == []

@@ -10,7 +10,7 @@ from stores import MIB, files
 from witness import Witness, assert_same
 
 from nbdpull.crypto import identity_files
-from nbdpull.repository import keyring, marker
+from nbdpull.repository import key_changes, keyring, marker
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -27,7 +27,7 @@ def witness(machine, tmp_path):
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
     vm.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_DESCRIPTION, SECRET.decode(), None, None, flags)
     found = Witness(vm, tmp_path / "witness")
-    marker.create(str(found.store), seal=keyring.new([recipient("age1")], None))
+    marker.create(str(found.store), seal=key_changes.new([recipient("age1")], None))
     return found
 
 

@@ -20,7 +20,7 @@ from nbdpull.crypto import identity_files
 from nbdpull.format import layout
 from nbdpull.operations import doctor, unlocking
 from nbdpull.readiness import finding
-from nbdpull.repository import keyring
+from nbdpull.repository import key_files
 
 MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
 MINE, WRONG = ("--identity", path("age1")), ("--identity", path("age2"))
@@ -40,7 +40,7 @@ def vm(tmp_path_factory):
 def lines(vm, out):
     """{command of the manual's table: its words, for one that reads a store without a hypervisor}"""
     root, first = vm.root, vm.points[0].id
-    known = vm.store.seal.id and keyring.found(vm.store, recipient("ed25519")).name
+    known = vm.store.seal.id and key_files.found(vm.store, recipient("ed25519")).name
     return {
         "restore": ["restore", root, "-o", out, "--format", "raw"],
         "digest": ["digest", root, "--no-record"],

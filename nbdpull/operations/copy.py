@@ -18,7 +18,7 @@ from ..core import deadline, errors
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
-from ..repository import half_points, incoming, keyring, marker, matching, removal, retention, series, soundness
+from ..repository import half_points, incoming, key_changes, marker, matching, removal, retention, series, soundness
 from ..repository.incoming import Incoming, Taken
 from ..repository.matching import Matched
 from ..repository.retention import Policy
@@ -108,7 +108,7 @@ def _destination(options: Options, source: Store) -> Store:
     proves by it what both tell."""
     if not place.are_apart(options.store, options.dest):
         raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
-    seal = None if options.dry_run else keyring.copied(source)
+    seal = None if options.dry_run else key_changes.copied(source)
     if not options.dry_run:
         dest = marker.open_or_create(options.dest, seal=seal)
     elif marker.is_new(options.dest, sealed=source.seal.id is not None):
@@ -118,7 +118,7 @@ def _destination(options: Options, source: Store) -> Store:
     marker.require_one_key(source, dest)
     dest.seal = source.seal
     if seal:
-        keyring.bring(seal, dest)
+        key_changes.bring(seal, dest)
     return dest
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
 from ..core.errors import Check, Report
-from ..repository import keyring, marker
+from ..repository import key_changes, marker
 from . import key
 from .options import InitOptions as Options
 
@@ -31,7 +31,7 @@ def init(options: Options, report: Report = lambda **event: None, check: Check =
     MissingSoftware."""
     passphrase = key.passphrase(options.passphrase_file)
     sealed = options.recipients or passphrase is not None
-    seal = keyring.new(options.recipients, passphrase) if sealed else None
+    seal = key_changes.new(options.recipients, passphrase) if sealed else None
     made = marker.create(options.store, options.group, seal)
     told = marker.of(made)
     probed = asdict(told.object_store) if told.object_store else None

@@ -14,8 +14,8 @@ from ..core.choices import KeyAction
 from ..core.errors import Check, Report
 from ..crypto import identity_files
 from ..crypto.recipients import AGE, SSH
-from ..repository import keyring, marker
-from ..repository.keyring import KeyFile
+from ..repository import key_changes, key_files, keyring, marker
+from ..repository.key_files import KeyFile
 from ..storage.base import Store
 from .options import KeyOptions as Options
 
@@ -56,19 +56,19 @@ def key(options: Options, report: Report = lambda **event: None, check: Check = 
     identities do not open it; UsageError, Damaged, OutputError, MissingSoftware."""
     _require_fitting(options)
     store = marker.open_store(options.store)
-    keys = keyring.listed(store)
+    keys = key_files.listed(store)
     master = marker.master_of(store) or ""
     if options.action == KeyAction.LIST:
         return Result(master, keys)
     if options.action == KeyAction.TEST:
         tried, open_to_all = _tried(store, options.identities), _open_to_all(options.identities)
-        return Result(master, keys, tried=tried, warnings=[*open_to_all, *keyring.warnings(store)])
+        return Result(master, keys, tried=tried, warnings=[*open_to_all, *key_files.warnings(store)])
     if options.action == KeyAction.EXPORT:
         return Result(master, keys, exported=_exported(store, options))
     _CHANGES[options.action](store, options)
     gone = options.action != KeyAction.ADD
-    warnings = [_KEPT, *keyring.warnings(store)] if gone else []
-    return Result(master, keyring.listed(store), changed=True, warnings=warnings)
+    warnings = [_KEPT, *key_files.warnings(store)] if gone else []
+    return Result(master, key_files.listed(store), changed=True, warnings=warnings)
 
 
 _TAKES = {
@@ -106,23 +106,23 @@ def _opened(store: Store, options: Options) -> keyring.Opened:
 
 def _add(store: Store, options: Options) -> None:
     opened = _opened(store, options)
-    keyring.add(store, opened, options.recipients, passphrase(options.passphrase_file), options.label)
+    key_changes.add(store, opened, options.recipients, passphrase(options.passphrase_file), options.label)
 
 
 def _rotate(store: Store, options: Options) -> None:
     tried = identity_files.given(options.identities)
     opened, proof = keyring.open_master(store, tried), None if options.force else tried
-    keyring.rotate(store, opened, options.recipients, passphrase(options.passphrase_file), options.label, proof)
+    key_changes.rotate(store, opened, options.recipients, passphrase(options.passphrase_file), options.label, proof)
 
 
 def _remove(store: Store, options: Options) -> None:
-    found = keyring.found(store, options.key or "")
+    found = key_files.found(store, options.key or "")
     if options.force:
-        keyring.remove(store, [found.name])
+        key_changes.remove(store, [found.name])
         return
     tried = identity_files.given(options.identities)
-    keyring.require_true(store, keyring.open_master(store, tried), found)
-    keyring.remove(store, [found.name], tried)
+    key_changes.require_true(store, keyring.open_master(store, tried), found)
+    key_changes.remove(store, [found.name], tried)
 
 
 _CHANGES: dict[str, Callable[[Store, Options], None]] = {
@@ -158,4 +158,4 @@ def _try(store: Store, path: str, name: str) -> Tried:
 
 def _exported(store: Store, options: Options) -> str:
     opened = _opened(store, options)
-    return keyring.exported(opened, options.recipients, passphrase(options.passphrase_file))
+    return key_changes.exported(opened, options.recipients, passphrase(options.passphrase_file))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional
 from ..core import errors
 from ..core.errors import Check, Report
 from ..format.manifest import Manifest
-from ..repository import half_points, keyring, marker, point_choice, policies, series, soundness, verdict
+from ..repository import half_points, key_files, marker, point_choice, policies, series, soundness, verdict
 from ..repository.soundness import Proved, Soundness
 from ..storage.base import Store
 from .options import StatusOptions as Options
@@ -76,7 +76,7 @@ def status(options: Options, report: Report = lambda **event: None, check: Check
         [_described(each, now, options.max_age, _is_among(each, options.expect)) for each in wanted],
         [
             *(warning for each in _asked(every, options.domain) for warning in _warnings(each, now)),
-            *keyring.warnings(opened),
+            *key_files.warnings(opened),
         ],
         point_choice.short([point.id for each in every for point in each.found.points]),
     )

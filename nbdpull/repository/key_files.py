@@ -1,0 +1,171 @@
+"""The key files of a sealed store: copies of its one master key, each wrapped for some who may open it.
+
+A copy is a file of age, and a document beside it tells for whom it is; the first counts, the second is a note, and only
+who has the master key knows whether it is true.
+
+Owns: where they are, what can be told of them without a key. Must not know: which of them open (keyring.py), how they
+change (key_changes.py), how age wraps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from ..core import errors, members
+from ..crypto import age
+from ..crypto.keys import StoreKeys
+from ..crypto.recipients import AGE, PASSPHRASE, SSH
+from ..crypto.seal import Sealed
+from ..format import layout
+from ..storage.base import Store
+from . import marker
+
+WRAPPED = ".age"  # ends the path of a file that counts
+PLAIN = "the store is not sealed: it has no keys; nbdpull init makes a new store that is"
+
+
+@dataclass(frozen=True)
+class Note:
+    """sha256: of the file of age that it is about."""
+
+    sha256: str
+    when: str
+    who: str
+    recipient: Optional[str]
+    label: str = ""
+
+
+class KeyFile(NamedTuple):
+    """name: of the file, without its end. recipient: a word, None: a passphrase, or not known. when, who: of its
+    making; "" where no note is there that is about this file."""
+
+    name: str
+    by_passphrase: bool
+    recipient: Optional[str]
+    label: str
+    when: str
+    who: str
+
+    @property
+    def kind(self) -> str:
+        """Of the identity that opens it; "unknown" where there is no note."""
+        if self.by_passphrase:
+            return PASSPHRASE
+        return "unknown" if self.recipient is None else AGE if self.recipient.startswith("age") else SSH
+
+    @property
+    def of(self) -> str:
+        """Whose it is, for people: a label, the comment of an ssh key, or the end of the digits."""
+        if self.label or self.by_passphrase or self.recipient is None:
+            return self.label or ("a passphrase" if self.by_passphrase else "not noted")
+        kind, _, rest = self.recipient.partition(" ")
+        digits, _, comment = rest.partition(" ")
+        return f"{kind} {comment or '…' + digits[-12:]}" if digits else f"{kind[:12]}…{kind[-4:]}"
+
+    @property
+    def whose(self) -> str:
+        """For messages."""
+        return f"{self.name} ({self.of})"
+
+
+def listed(store: Store) -> list[KeyFile]:
+    """Those of a store, the oldest first. Needs no key. StoreError where it is not sealed."""
+    if marker.master_of(store) is None:
+        raise errors.StoreError(f"{store.root}: {PLAIN}")
+    found = [_listed(store, name) for name in names(store)]
+    return sorted(found, key=lambda each: (each.when, each.name))
+
+
+def path_of(name: str) -> str:
+    return f"{layout.KEYS}/{name}{WRAPPED}"
+
+
+def note_path(name: str) -> str:
+    return f"{layout.KEYS}/{name}.json"
+
+
+def names(store: Store) -> list[str]:
+    return [name[: -len(WRAPPED)] for name in store.files(layout.KEYS) if name.endswith(WRAPPED)]
+
+
+def _listed(store: Store, name: str) -> KeyFile:
+    by_passphrase, told = False, None
+    with suppress(errors.Damaged):
+        data, path = read(store, name)
+        by_passphrase = age.takes_passphrase(data, path)
+        told = note(store, name, data)
+    if told is None:
+        return KeyFile(name, by_passphrase, None, "", "", "")
+    return KeyFile(name, by_passphrase, told.recipient, told.label, told.when, told.who)
+
+
+def digest(data: bytes) -> str:
+    """By which a note tells what it is about."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def note(store: Store, name: str, wrapped: bytes, key: Optional[StoreKeys] = None) -> Optional[Note]:
+    """What is noted of a file of these bytes; None where nothing is, or it is about another file. key: to prove that
+    nobody wrote it who has not the master key."""
+    path = note_path(name)
+    try:
+        data = store.read(path, layout.MAX_NOTE)
+        told = members.build(Note, layout.unseal(data, store.path(path)))
+    except (errors.NbdpullError, ValueError):
+        return None
+    if told.sha256 != digest(wrapped):
+        return None
+    return told if key is None or layout.has_mac(data, Sealed(key).mac) else None
+
+
+def read(store: Store, name: str) -> tuple[bytes, str]:
+    """(Its bytes, how a message names it); Damaged."""
+    path = path_of(name)
+    return store.read(path, age.MAX_FILE), store.path(path)
+
+
+def sound(store: Store) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each key file that is a file of age."""
+    for name in names(store):
+        with suppress(errors.Damaged):
+            data, path = read(store, name)
+            age.takes_passphrase(data, path)
+            yield name, data
+
+
+def none_left(store: Store) -> str:
+    return (
+        f"{store.path(layout.KEYS)}: no key file that can be read is there; bring them back from a copy of the store, "
+        "or name the master key (nbdpull key export) with --identity"
+    )
+
+
+def warnings(store: Store) -> list[str]:
+    """What its owner should know of the keys of a store, one text each; none of one that is not sealed."""
+    if marker.master_of(store) is None:
+        return []
+    counted = {name for name, _ in sound(store)}
+    there = [each for each in listed(store) if each.name in counted]
+    if not there:
+        return [none_left(store)]
+    if len(there) == 1:
+        return [
+            f"only {there[0].whose} opens {store.root}: if it is lost, the backups are; add another one with nbdpull "
+            "key add, or keep the master key with nbdpull key export"
+        ]
+    return []
+
+
+def found(store: Store, named: str) -> KeyFile:
+    """The key file of that name, recipient or label; UsageError where there is none, or several."""
+    there = listed(store)
+    fitting = [each for each in there if named in (each.name, each.recipient, each.label)]
+    if len(fitting) == 1:
+        return fitting[0]
+    told = ", ".join(each.whose for each in fitting or there)
+    why = "is the name of several" if fitting else "is none of its keys"
+    raise errors.UsageError(f"{store.root}: {members.short(named)} {why}; name one by the first word: {told}")
