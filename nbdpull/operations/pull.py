@@ -138,9 +138,18 @@ class _Run:
         return self.held.series
 
 
+class _Made(NamedTuple):
+    """as_of: when the disks were as the point has them, ISO 8601."""
+
+    point: Point
+    as_of: str
+    copied: copying.Copied
+    lookout: Lookout
+
+
 def _pull(run: _Run) -> Result:
     """The steps, in their order."""
-    subject, laps = run.subject, run.laps
+    subject = run.subject
     run.warnings.extend(_renamed(run))
     keeps_sockets = socket_keeper.required(run.vm, subject.disks, subject.route.certificates is not None)
     how = _how(run)
@@ -148,10 +157,17 @@ def _pull(run: _Run) -> Result:
     fit.require_readable(subject.disks, run.held.sequence, run.series.store.path(run.series.folder))
     prepared, reclaimed = _prepare(run, keeps_sockets)
     _report_start(run, prepared)
-    laps.end("prepare")
+    run.laps.end("prepare")
     if run.options.space_check and not prepared.dead:
         _require_room(run, prepared)
     lookout = Lookout(run.vm, prepared.plan, run.check, keeps_sockets, run.options.scratch_limit)
+    made = _make(run, prepared, how, lookout)
+    return _settled(run, prepared, made, reclaimed)
+
+
+def _make(run: _Run, prepared: Prepared, how: How, lookout: Lookout) -> _Made:
+    """The point, from the beginning of the job to the commit."""
+    laps = run.laps
     record = run_record.of(run.vm, prepared.plan, run.series, prepared.choice.parent)
     as_of = (prepared.dead.run if prepared.dead else record).begun  # what was written before is in the point
     with ExitStack() as begun:
@@ -162,35 +178,38 @@ def _pull(run: _Run) -> Result:
         _log_job(prepared, job)
         run.warnings.extend(job.freeze.warnings)
         with making.journal.reading(job.freeze.consistency, job.freeze.reason):
-            copied = copying.copied(subject, run.series, prepared, making, job, how, lookout, run.report)
+            copied = copying.copied(run.subject, run.series, prepared, making, job, how, lookout, run.report)
             laps.end("copy")
         standing.finish(run.vm, job)
         log.info("backup job ended")
         laps.end("end")
         added = _add_belongings(run, prepared, making.point, job)
         laps.end("files")
-        point = making.point.commit(
-            _members(run, prepared, job, added, as_of), copied.disks, run.held.points.ids
-        )  # in here: a checkpoint without its point goes
+        members = _members(run, prepared, job, added, as_of)
+        point = making.point.commit(members, copied.disks, run.held.points.ids)  # else the new checkpoint goes
         log.info("manifest of point %s published", point.id)
+    return _Made(point, as_of, copied, lookout)
+
+
+def _settled(run: _Run, prepared: Prepared, made: _Made, reclaimed: list[Leftover]) -> Result:
+    """What comes after the commit: nothing of it can undo that."""
     if prepared.dead:
-        run.warnings.append(_age(as_of))
-    dropped = superseded.drop(run.vm, subject.points, point)
-    made = (run.series, point), prepared.choice, copied.healed
-    healed, told = copies.mended(*made, run.options.level, run.check)
-    run.warnings.extend(told)
-    run.warnings.extend([*dropped.warnings, *run.held.told_later(), *run.series.store.warnings()])
+        run.warnings.append(_age(made.as_of))
+    dropped = superseded.drop(run.vm, run.subject.points, made.point)
+    now = run.series, made.point
+    healed, told = copies.mended(now, prepared.choice, made.copied.healed, run.options.level, run.check)
+    run.warnings.extend([*told, *dropped.warnings, *run.held.told_later(), *run.series.store.warnings()])
     return Result(
-        point=point,
-        partial=point.manifest.partial,
-        omitted=omissions.of_point(run.series, point),
+        point=made.point,
+        partial=made.point.manifest.partial,
+        omitted=omissions.of_point(run.series, made.point),
         warnings=run.warnings,
         dropped_checkpoints=dropped.checkpoints,
         reclaimed=reclaimed,
-        scratch_bytes=lookout.scratch.peak,
-        scratch_growth=lookout.scratch.growth.samples,
+        scratch_bytes=made.lookout.scratch.peak,
+        scratch_growth=made.lookout.scratch.growth.samples,
         offline=run.offline,
-        resumed=Resumed(as_of, copied.kept_bytes) if prepared.dead else None,
+        resumed=Resumed(made.as_of, made.copied.kept_bytes) if prepared.dead else None,
         healed=healed,
     )
 
