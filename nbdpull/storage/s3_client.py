@@ -97,6 +97,25 @@ class _Failure(NamedTuple):
         return self.code in _AGAIN or self.status in (429, 500, 502, 503, 504)
 
 
+class _Tries:
+    """When to try again: after longer and longer pauses, until the patience is over that begins with the first
+    failure."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience, self._pause = patience, _PAUSES[0]
+        self._until: Optional[float] = None
+
+    def wait(self) -> bool:
+        """Whether there is time for one more try, which is due now."""
+        now = time.monotonic()
+        self._until = self._until or now + self._patience
+        if now + self._pause > self._until:
+            return False
+        ending.wait(self._pause)
+        self._pause = min(2 * self._pause, _PAUSES[1])
+        return True
+
+
 class Bucket:
     """May be used by several threads at once. patience: seconds for which a request is tried again from its first
     failure on, unless the process is to end meanwhile (core/ending.py); one after another that was tried in vain gets
@@ -171,7 +190,7 @@ class Bucket:
     def tried(self, call: str, **what: Any) -> tuple[str, dict[str, Any]]:
         """Make a request of any kind, to learn what the server says of it: ("", the answer), or (the code with which it
         is refused, {}). What is refused to these credentials is AccessDenied, if it is a call that a store needs."""
-        until, pause = time.monotonic() + self._patience, _PAUSES[0]
+        tries = _Tries(self._patience)
         while True:
             try:
                 return "", self._once(call, what)
@@ -179,10 +198,8 @@ class Bucket:
                 failure = _failure(error)
             if failure.status and (failure.code in _CHANGED or not failure.is_temporary):
                 break
-            if time.monotonic() + pause > until or not failure.is_temporary:
+            if not failure.is_temporary or not tries.wait():
                 raise self._error(call, what.get("Key", ""), failure)
-            ending.wait(pause)
-            pause = min(2 * pause, _PAUSES[1])
         told = self._error(call, what.get("Key", ""), failure)
         if failure.code == _NO_BUCKET or (call in _CALLS and isinstance(told, errors.AccessDenied)):
             raise told
@@ -190,7 +207,7 @@ class Bucket:
 
     def _ask(self, call: str, key: str, **what: Any) -> dict[str, Any]:
         """The answer, its body read."""
-        until, pause, may_be_done = None, _PAUSES[0], False
+        tries, may_be_done = _Tries(self._patience), False
         while True:
             try:
                 answer = self._once(call, what)
@@ -207,19 +224,17 @@ class Bucket:
             if not failure.is_temporary:
                 raise self._error(call, key, failure)
             may_be_done = may_be_done or not failure.status or failure.status >= 500
-            until = until or time.monotonic() + self._patience
-            if self._is_away or time.monotonic() + pause > until:
-                self._is_away = True
+            if not self._is_back(tries):
                 raise self._error(call, key, failure)
-            self._wait(pause)
-            pause = min(2 * pause, _PAUSES[1])
 
-    def _wait(self, pause: float) -> None:
+    def _is_back(self, tries: _Tries) -> bool:
+        """Whether to try again. Whoever is told that it was in vain, or is to end, has still to clean up."""
+        is_back = False
         try:
-            ending.wait(pause)
-        except BaseException:
-            self._is_away = True
-            raise
+            is_back = not self._is_away and tries.wait()
+        finally:
+            self._is_away = self._is_away or not is_back
+        return is_back
 
     def _once(self, call: str, what: dict[str, Any]) -> dict[str, Any]:
         try:
