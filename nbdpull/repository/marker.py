@@ -203,14 +203,14 @@ def _publish_marker(found: Store, seal: Optional[NewSeal]) -> Optional[bytes]:
         document["requires"], document["sealed"] = [layout.SEALED], {"cipher": CIPHER, "key": seal.master}
     if probed:
         document["object_store"] = asdict(probed)
-    made: Optional[bytes] = layout.seal(document)
+    data, is_ours = layout.seal(document), True
     try:
-        found.publish(layout.MARKER, made or b"")
+        found.publish(layout.MARKER, data)
     except errors.OutputExists:
-        made = None
+        is_ours = False
     if seal:
         _drop_foreign(found, seal, dead)
-    return made
+    return data if is_ours else None
 
 
 def _drop_foreign(found: Store, seal: NewSeal, dead: list[str]) -> None:
