@@ -24,6 +24,7 @@ from bed.libvirtd import PrivateLibvirt, cache_folder
 from bed.libvirtd import version as bed_version
 from bed.machine import Machine
 from bed.saved_guest import SavedGuest, save
+from seaweed_cluster import SeaweedCluster
 from witness import Witness
 
 from nbdpull.core import errors
@@ -286,6 +287,13 @@ def object_store(seaweedfs, monkeypatch):
 def rgw_store(rgw, monkeypatch):
     """The same in Ceph."""
     return place_in(rgw, monkeypatch)
+
+
+@pytest.fixture
+def cluster_store(monkeypatch):
+    """The same in a SeaweedFS of several servers, which are the test's to kill."""
+    with started(SeaweedCluster) as server:
+        yield place_in(server, monkeypatch)
 
 
 def place_in(server, monkeypatch):

@@ -22,6 +22,7 @@ import botocore.config
 import botocore.exceptions
 from bed import BedError, Unavailable
 from bed.address import free_port, is_listening
+from bed.started import Started
 
 from nbdpull.core import child
 
@@ -72,7 +73,7 @@ def program(name, package):
     return path
 
 
-class Server:
+class Server(Started):
     """A program that serves S3 on a port of 127.0.0.1. It ends with this object, or with this process.
 
     What a subclass starts is `command()`, with `variables` in its environment.
@@ -94,17 +95,6 @@ class Server:
     @property
     def pid(self):
         return self._process.pid
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc):
-        self.close()
 
     def command(self):
         raise NotImplementedError

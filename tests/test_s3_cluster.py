@@ -9,11 +9,8 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-import object_store as object_stores
 import pytest
 import stores
-from bed import Unavailable
-from seaweed_cluster import SeaweedCluster
 from stores import KIB, Vm
 
 pytestmark = pytest.mark.e2e
@@ -21,19 +18,6 @@ pytestmark = pytest.mark.e2e
 DOMAINS = int(os.environ.get("NBDPULL_S3_DOMAINS", "3"))
 PULLS = 4
 KILLED_AFTER = 2  # of each domain
-
-
-@pytest.fixture
-def place(monkeypatch):
-    try:
-        server = SeaweedCluster()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-    with server, object_stores.new_bucket(server) as bucket:
-        place = object_stores.ObjectStore(server, bucket, "store")
-        for name, value in place.environment().items():
-            monkeypatch.setenv(name, value)
-        yield place
 
 
 def domain(place, number):
@@ -44,8 +28,8 @@ def domain(place, number):
 
 
 @pytest.mark.timeout_seconds(600)
-def test_a_volume_server_that_dies_costs_nothing(place, tmp_path):
-    vms = [domain(place, number) for number in range(DOMAINS)]
+def test_a_volume_server_that_dies_costs_nothing(cluster_store, tmp_path):
+    vms = [domain(cluster_store, number) for number in range(DOMAINS)]
     half_way = threading.Barrier(DOMAINS + 1)
 
     def pull(vm):
@@ -59,11 +43,11 @@ def test_a_volume_server_that_dies_costs_nothing(place, tmp_path):
     with ThreadPoolExecutor(DOMAINS) as pulling:
         pulls = [pulling.submit(pull, vm) for vm in vms]
         half_way.wait(300)
-        place.server.kill_volumes(0)
+        cluster_store.server.kill_volumes(0)
         for each in pulls:
             each.result()
     for vm in vms:
         assert stores.ids(vm) == [point.id for point in vm.points] and len(vm.points) == PULLS
         for point in vm.points:
             assert stores.restored(vm, point, tmp_path / "out") == vm.images[point.id]
-    assert stores.verify_store(place.url).damages == []
+    assert stores.verify_store(cluster_store.url).damages == []

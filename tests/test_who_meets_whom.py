@@ -10,7 +10,9 @@ Pure: the package is not used. What the steps really are tests/store_play.py pla
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
+import interleavings
 import pytest
+from interleavings import END
 
 GRACE = 1  # ticks
 TICKS = 2  # as much time may pass
@@ -47,9 +49,9 @@ def begun():
     return Store(frozenset({("1", one), ("2", two)}), frozenset(), one | two)
 
 
-# Each is a function of (store, where it is: None at first, rules, name) to (the Store that follows, where it is then).
+# Each is a step as interleavings has it.
 
-END, LOST = "end", "lost"
+LOST = "lost"
 
 
 def pull(store, at, rules, name):
@@ -161,29 +163,12 @@ def unlocked(store):
 
 
 def loss(who, rules, store):
-    """How a file is lost in some order of the steps of `who`, a text, "" where it is in none; how many states there
-    are."""
-    seen = set()
-    waiting = [(store, (None,) * len(who), True, ())]
-    while waiting:
-        store, places, may_die, path = waiting.pop()
-        if (store, places, may_die) in seen:
-            continue
-        seen.add((store, places, may_die))
-        if store.lacks() or LOST in places:
-            return ", ".join(path), len(seen)
-        if store.now < TICKS:
-            waiting.append((store._replace(now=store.now + 1), places, may_die, (*path, "tick")))
-        for number, (name, step) in enumerate(who):
-            if places[number] == END:
-                continue
-            after, place = step(store, places[number], rules, name)
-            waiting.append((after, (*places[:number], place, *places[number + 1 :]), may_die, (*path, name)))
-            if may_die and places[number] is not None:
-                after = unlocked(store) if store.holder == name else store
-                dead = (*places[:number], END, *places[number + 1 :])
-                waiting.append((after, dead, False, (*path, f"{name} dies")))
-    return "", len(seen)
+    """By which order a file is lost, and in how many states; see interleavings."""
+    return interleavings.loss(who, rules, store, lambda store, places: store.lacks() or LOST in places, TICKS, died)
+
+
+def died(store, name):
+    return unlocked(store) if store.holder == name else store
 
 
 WHO = {"pull": pull, "remove 1": remove("1"), "remove 2": remove("2"), "clean up": clean_up, "read": read}

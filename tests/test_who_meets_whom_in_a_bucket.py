@@ -11,7 +11,9 @@ Pure: the package is not used. What the steps really are tests/test_lock_free.py
 from itertools import combinations, combinations_with_replacement
 from typing import NamedTuple
 
+import interleavings
 import pytest
+from interleavings import END
 
 COUNTED_ON, GRACE, TICKS = 1, 2, 3  # ticks
 RULES = frozenset({
@@ -49,7 +51,6 @@ def begun():
     return Bucket(frozenset({("1", 1, one, True), ("2", 2, two, True)}), frozenset(), frozenset(), one | two)
 
 
-END = "end"
 COPIED = "1"
 AT_ONCE = {"commit", "prove", "withdraw", "unname"}  # places that no time passes in
 
@@ -199,28 +200,8 @@ def clean_up(bucket, at, rules, name):
 
 
 def loss(who, rules, bucket):
-    """How something is lost in some order of the steps of `who`, a text, "" where it is in none; how many states there
-    are."""
-    seen = set()
-    waiting = [(bucket, (None,) * len(who), True, ())]
-    while waiting:
-        bucket, places, may_die, path = waiting.pop()
-        if (bucket, places, may_die) in seen:
-            continue
-        seen.add((bucket, places, may_die))
-        if bucket.loss():
-            return ", ".join(path), len(seen)
-        if bucket.now < TICKS and not any(place and place[0] in AT_ONCE for place in places):
-            waiting.append((bucket._replace(now=bucket.now + 1), places, may_die, (*path, "tick")))
-        for number, (name, step) in enumerate(who):
-            if places[number] == END:
-                continue
-            after, place = step(bucket, places[number], rules, name)
-            waiting.append((after, (*places[:number], place, *places[number + 1 :]), may_die, (*path, name)))
-            if may_die and places[number] is not None:
-                dead = (*places[:number], END, *places[number + 1 :])
-                waiting.append((bucket, dead, False, (*path, f"{name} dies")))
-    return "", len(seen)
+    """By which order something is lost, and in how many states; see interleavings."""
+    return interleavings.loss(who, rules, bucket, lambda bucket, places: bucket.loss(), TICKS, at_once=AT_ONCE)
 
 
 WHO = {"pull": pull, "copy": copy, "copy on": copy_on, "remove 1": remove("1"), "remove 2": remove("2"),

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from bed import BedError, Unavailable
+from bed.started import Started
 
 try:
     import libvirt
@@ -80,7 +81,7 @@ def version(program):
 _session_folder = None
 
 
-class PrivateLibvirt:
+class PrivateLibvirt(Started):
     """One daemon for this process and its children; `with PrivateLibvirt() as bed:`.
 
     As root this must be entered before the process has other threads: they would stay outside the namespace.
@@ -100,19 +101,14 @@ class PrivateLibvirt:
 
     def __enter__(self):
         self.folder = self._make_folder()
-        try:
-            if self.root:
-                self._enter_namespace()
-            self._lay_out()
-            self._start_supervisor()
-            self.start_daemon()
-        except BaseException:
-            self.close()
-            raise
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *exc):
-        self.close()
+    def start(self):
+        if self.root:
+            self._enter_namespace()
+        self._lay_out()
+        self._start_supervisor()
+        self.start_daemon()
 
     # -- the daemon ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from bed import BedError
 from bed.libvirtd import libvirt
+from bed.started import Started
 
 try:
     import libvirt_qemu
@@ -68,7 +69,7 @@ class Disk:
     below: list = field(default_factory=list)
 
 
-class Machine:
+class Machine(Started):
     """`with Machine(bed, folder, {"vda": 64 * MIB, "vdb": Disk(MIB, "raw")}) as vm:` - defined, started, and undefined
     at the end. The images stay in folder. Targets vdX are virtio, sdX are SCSI (the ones that detach in an instant).
 
@@ -98,17 +99,6 @@ class Machine:
         vm.name, vm.folder = vm.domain.name(), None
         vm.disks = disks
         return vm
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc):
-        self.close()
 
     def close(self):
         """End it and forget it, with its checkpoints' metadata; the images stay."""
