@@ -36,7 +36,7 @@ from nbdpull.definitions import drill_xml, host_reach  # noqa: E402
 from nbdpull.format import layout, stack  # noqa: E402
 from nbdpull.operations import drill  # noqa: E402
 from nbdpull.pulling import base  # noqa: E402
-from nbdpull.repository import half_points, image, known_frames, lookup, marker, series  # noqa: E402
+from nbdpull.repository import half_points, image, known_frames, lookup, marker, series_choice  # noqa: E402
 
 MIB = 1 << 20
 MEMORY = 1 << 30  # bytes that a case may take
@@ -141,7 +141,7 @@ class Readers:
                 raise Wrong(f"{disk} at {point}: a restore and random access differ")
 
     def content(self, domain, point, disk):
-        target = series.only_series(marker.open_store(self.store), domain)
+        target = series_choice.only_series(marker.open_store(self.store), domain)
         with lookup.RandomImage(target, target.point(point), disk) as whole:
             return whole.read(0, whole.size)
 
@@ -155,7 +155,7 @@ class Readers:
     def what_a_pull_reads(self):
         """Of the points before it, and of runs that died; and what a drill makes of a definition."""
         opened = self.ours(lambda: marker.open_store(self.store))
-        for target in (opened and self.ours(lambda: series.all_series(opened))) or []:
+        for target in (opened and self.ours(lambda: series_choice.all_series(opened))) or []:
             for point in target.load()[0][-2:]:
                 for call in (_drilled, base.stored_checkpoint, _known):
                     self.ours(lambda: call(target, point))  # noqa: B023

@@ -9,7 +9,7 @@ from kubevirt_stub import CLUSTER
 from nbdpull.kubevirt import backup, cluster, endpoint, given, remains
 from nbdpull.operations import kubevirt, restore
 from nbdpull.operations.options import KubevirtOptions, RestoreOptions
-from nbdpull.repository import marker, series
+from nbdpull.repository import marker, series_choice
 
 DOMAIN = "kubevirt:ns1/vm1"
 SIZE = 40 * CLUSTER
@@ -66,7 +66,7 @@ def require_equal(bed, name):
 
 
 def points(bed):
-    return series.only_series(marker.open_store(str(store_of(bed)))).points()
+    return series_choice.only_series(marker.open_store(str(store_of(bed)))).points()
 
 
 def decisions(point):

@@ -13,7 +13,7 @@ from command import nbdpull
 from witness import CLUSTER, SINCE, modes
 
 from nbdpull.format import findings, layout
-from nbdpull.repository import marker, series
+from nbdpull.repository import marker, series_choice
 
 libvirt = pytest.importorskip("libvirt")
 base = pytest.importorskip("nbdpull.pulling.base")
@@ -223,7 +223,7 @@ def test_a_damage_that_is_not_told_in_full(pulled):
 
 def told_too_little(witness, point, disk):
     """Record that a disk of a point has more damage than anybody has told."""
-    target = series.only_series(marker.open_store(str(witness.store)))
+    target = series_choice.only_series(marker.open_store(str(witness.store)))
     place = {"disk": disk, "path": None, "offset": None, "length": None, "problem": "more than 10000 damages"}
     about = {**findings.entry(target.point(point)), "verdict": "damaged", "damages": 1, "places": [place]}
     findings.record(target, findings.VERIFY, level="files", points=[about])

@@ -17,7 +17,7 @@ from nbdpull.crypto import identity_files, keys
 from nbdpull.format import layout
 from nbdpull.operations import compare, copy, listing, prune, restore, show, status, unlocking
 from nbdpull.pulling import held_series
-from nbdpull.repository import key_changes, keyring, marker, series
+from nbdpull.repository import key_changes, keyring, marker, series_choice
 
 MINE = ("--identity", path("age1"))
 UUID = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
@@ -55,7 +55,7 @@ def stolen(root):
 def begun(root, name="vm1", uuid=UUID):
     """What a pull does before it makes a point."""
     store = unlocking.for_pull(str(root), None, [path("age1")])
-    with held_series.for_new_point(series.of_domain(store, name, uuid)) as held:
+    with held_series.for_new_point(series_choice.of_domain(store, name, uuid)) as held:
         return held
 
 
@@ -107,7 +107,7 @@ def test_no_pull_is_written_in_clear_beside_what_is_sealed(tmp_path):
     domain(tmp_path / "plain")
     shutil.copy(tmp_path / "plain/nbdpull.json", root / "nbdpull.json")
     store = unlocking.for_pull(str(root), None, [])
-    target = series.of_domain(store, "vm1", UUID)
+    target = series_choice.of_domain(store, "vm1", UUID)
     with (
         pytest.raises(errors.Foreign, match="of a sealed store, and nbdpull.json does not say"),
         held_series.for_new_point(target),

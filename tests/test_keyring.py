@@ -13,7 +13,7 @@ from identities import data, path, recipient
 from nbdpull.core import errors
 from nbdpull.crypto import age, identity_files, keys
 from nbdpull.format import findings, layout
-from nbdpull.repository import key_changes, key_files, keyring, marker, series
+from nbdpull.repository import key_changes, key_files, keyring, marker, series_choice
 
 AGE1, AGE2, SSH = recipient("age1"), recipient("age2"), recipient("ed25519")
 
@@ -106,7 +106,7 @@ def test_a_passphrase_opens_it(tmp_path):
 
 def test_the_folder_is_that_of_no_domain(store):
     assert layout.domain_name(layout.KEYS) is None
-    assert series.all_series(store) == []
+    assert series_choice.all_series(store) == []
     for name in (layout.KEYS, "keys", "%40keys"):
         assert layout.folder_name(name) != layout.KEYS
 

@@ -27,7 +27,7 @@ from nbdpull.crypto import identity_files
 from nbdpull.kubevirt import backup, given, objects, ours
 from nbdpull.operations import kubevirt
 from nbdpull.operations.options import KubevirtOptions as Options
-from nbdpull.repository import key_changes, marker, policies, series
+from nbdpull.repository import key_changes, marker, policies, series_choice
 from nbdpull.repository.retention import Policy
 
 
@@ -95,7 +95,7 @@ def test_increments_of_each_generation_restore_to_the_disks(bed):
 
 def test_the_machine_is_a_file_of_the_point(late):
     point = pull(late).point
-    target = series.only_series(marker.open_store(str(late.folder / "store")))
+    target = series_choice.only_series(marker.open_store(str(late.folder / "store")))
     assert b'"name": "vm1"' in target.read_file(point, "virtualmachine.json")
     require_equal(late, "0")
     assert (late.folder / "out-0" / "virtualmachine.json").exists()

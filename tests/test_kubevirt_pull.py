@@ -19,7 +19,7 @@ from nbdpull.kubevirt import endpoint, given
 from nbdpull.operations import kubevirt, restore, verify
 from nbdpull.operations.options import KubevirtOptions as Options
 from nbdpull.operations.options import RestoreOptions, VerifyOptions
-from nbdpull.repository import marker, series
+from nbdpull.repository import marker, series_choice
 
 pytestmark = pytest.mark.e2e  # servers
 
@@ -167,7 +167,7 @@ def require_equal(exports, output, where, point=None):
 
 
 def points(output):
-    return series.only_series(marker.open_store(str(output))).points()
+    return series_choice.only_series(marker.open_store(str(output))).points()
 
 
 def decisions(point):

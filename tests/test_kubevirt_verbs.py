@@ -8,7 +8,7 @@ from kubevirt_bed import DOMAIN, both, dead_run, decisions, furnished, left, pul
 from kubevirt_stub import Cluster
 
 from nbdpull.cli import main as cli
-from nbdpull.repository import half_points, marker, series
+from nbdpull.repository import half_points, marker, series_choice
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def dead(bed):
     """A run was killed after another one had made a point."""
     pull(bed)
     dead_run(bed)
-    target = series.only_series(marker.open_store(str(store_of(bed))))
+    target = series_choice.only_series(marker.open_store(str(store_of(bed))))
     target.store.make_folder(f"{target.folder}/20261127T000000Z-00000000", fresh=True)
     return bed
 
@@ -69,7 +69,7 @@ def test_cleanup_removes_what_a_dead_run_left(dead, says):
 
 def test_cleanup_leaves_a_live_run_alone(bed, says):
     pull(bed)
-    target = series.only_series(marker.open_store(str(store_of(bed))))
+    target = series_choice.only_series(marker.open_store(str(store_of(bed))))
     with half_points.writing(target):
         dead_run(bed)
         code, result = says("cleanup", DOMAIN, "-o", store_of(bed))

@@ -8,7 +8,7 @@ import stores
 
 from nbdpull.core import errors
 from nbdpull.operations import store_choice
-from nbdpull.repository import marker, point_choice, series
+from nbdpull.repository import marker, point_choice, series_choice
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=timezone.utc)
 EAST = timezone(timedelta(hours=5, minutes=30))
@@ -83,7 +83,7 @@ def store(tmp_path_factory):
 
 
 def _series(vm):
-    return series.only_series(marker.open_store(str(vm.root)))
+    return series_choice.only_series(marker.open_store(str(vm.root)))
 
 
 def test_a_store_is_asked_for_a_beginning(store):

@@ -37,7 +37,7 @@ from nbdpull.operations import (
     usage,
     verify,
 )  # fmt: skip
-from nbdpull.repository import half_points, lookup, marker, new_point, removal, series
+from nbdpull.repository import half_points, lookup, marker, new_point, removal, series, series_choice
 
 SHARED = "20270101T000000Z-000000aa"
 
@@ -354,7 +354,7 @@ def everything(root):
     """All that a reader with the key sees of a store: points, images, small files."""
     store = marker.open_store(str(root))
     marker.unlock(store, KEYS)
-    [target] = series.all_series(store)
+    [target] = series_choice.all_series(store)
     found = {}
     for point in target.points():
         for disk in point.disks:

@@ -12,7 +12,7 @@ from stores import Vm, chain, damaged, flipped, resealed
 
 from nbdpull.core import errors
 from nbdpull.format import layout
-from nbdpull.repository import half_points, new_point, series
+from nbdpull.repository import half_points, new_point, series, series_choice
 from nbdpull.repository.image import Image
 from nbdpull.repository.marker import open_or_create
 from nbdpull.storage import beneath
@@ -354,23 +354,23 @@ def test_all_series(tmp_path):
         vm.add_disk("vda", 1000)
         vm.pull()
     (tmp_path / "store" / "lost+found").mkdir()
-    assert sorted(each.domain for each in series.all_series(vm.store)) == sorted(names)
+    assert sorted(each.domain for each in series_choice.all_series(vm.store)) == sorted(names)
     for name in names:
-        assert series.only_series(vm.store, name).point().manifest.domain == name
+        assert series_choice.only_series(vm.store, name).point().manifest.domain == name
 
 
 def test_the_only_series(tmp_path):
     store = open_or_create(str(tmp_path))
     with pytest.raises(errors.StoreError, match="no domain at all"):
-        series.only_series(store)
+        series_choice.only_series(store)
     Vm(tmp_path, "vm1").store.make_folder("vm1")
-    assert series.only_series(store).domain == "vm1"
+    assert series_choice.only_series(store).domain == "vm1"
     store.make_folder("vm2")
     with pytest.raises(errors.StoreError, match="more than one domain.*vm1, vm2.*--domain"):
-        series.only_series(store)
-    assert series.only_series(store, "vm2").domain == "vm2"
+        series_choice.only_series(store)
+    assert series_choice.only_series(store, "vm2").domain == "vm2"
     with pytest.raises(errors.StoreError, match="no domain vm3 .*it has: vm1, vm2"):
-        series.only_series(store, "vm3")
+        series_choice.only_series(store, "vm3")
 
 
 def renamed_series(root):
@@ -385,12 +385,12 @@ def renamed_series(root):
 
 def test_a_series_has_the_name_of_its_newest_point(tmp_path):
     vm = renamed_series(tmp_path)
-    assert [(each.domain, each.folder) for each in series.all_series(vm.store)] == [("new", "vm1")]
+    assert [(each.domain, each.folder) for each in series_choice.all_series(vm.store)] == [("new", "vm1")]
     for domain in ("new", "vm1", vm.uuid, vm.uuid.upper(), None):
-        found = series.only_series(vm.store, domain)
+        found = series_choice.only_series(vm.store, domain)
         assert (found.domain, found.folder, found.point().id) == ("new", "vm1", vm.points[-1].id), domain
     with pytest.raises(errors.StoreError, match="no domain vm2 .*it has: new$"):
-        series.only_series(vm.store, "vm2")
+        series_choice.only_series(vm.store, "vm2")
 
 
 def test_a_pull_finds_the_series_by_the_uuid(tmp_path):
@@ -404,10 +404,10 @@ def test_a_pull_finds_the_series_by_the_uuid(tmp_path):
         ("vm1", vm.uuid, "vm1"), ("new", vm.uuid, "vm1"), ("empty", vm.uuid, "vm1"), ("vm2", vm.uuid, "vm1"),
         ("vm2", other.uuid, "vm2"), ("vm1", other.uuid, "vm2"), ("vm3", "another", "vm3"), ("vm1", "another", "vm1"),
     ]:  # fmt: skip
-        found = series.of_domain(vm.store, name, uuid)
+        found = series_choice.of_domain(vm.store, name, uuid)
         assert (found.domain, found.folder) == (name, folder), (name, uuid)
     with pytest.raises(errors.OtherDomain, match=f"another domain, vm1 .uuid {vm.uuid}, this one is another"):
-        found = series.of_domain(vm.store, "vm1", "another")
+        found = series_choice.of_domain(vm.store, "vm1", "another")
         found.require_of(found.points(), "another")
 
 
@@ -415,14 +415,14 @@ def test_a_pull_prefers_the_original_to_a_copy(tmp_path):
     vm = renamed_series(tmp_path)
     shutil.copytree(vm.folder, vm.root / "a copy")
     shutil.copytree(vm.folder, vm.root / "vm1-copy")
-    assert series.of_domain(vm.store, "newest", vm.uuid).folder == "vm1"
+    assert series_choice.of_domain(vm.store, "newest", vm.uuid).folder == "vm1"
 
 
 def test_one_damaged_manifest_hides_no_series_from_a_pull(tmp_path):
     vm = renamed_series(tmp_path)
     for name in sorted(point.id for point in vm.points)[:2]:
         (vm.folder / name / "manifest.json").write_bytes(b"")
-    assert series.of_domain(vm.store, "new", vm.uuid).folder == "vm1"
+    assert series_choice.of_domain(vm.store, "new", vm.uuid).folder == "vm1"
 
 
 def test_a_pull_leaves_no_series_that_cannot_be_read_for_a_copy(tmp_path):
@@ -431,10 +431,10 @@ def test_a_pull_leaves_no_series_that_cannot_be_read_for_a_copy(tmp_path):
     shutil.copytree(vm.folder, vm.root / "vm1-copy")
     for point in vm.points:
         (vm.folder / point.id / "manifest.json").write_bytes(b"")
-    assert series.of_domain(vm.store, "vm1", vm.uuid).folder == "vm1"
+    assert series_choice.of_domain(vm.store, "vm1", vm.uuid).folder == "vm1"
     shutil.rmtree(vm.folder)
     vm.folder.symlink_to(tmp_path / "vm1-copy")
-    assert series.of_domain(vm.store, "vm1", vm.uuid).folder == "vm1"
+    assert series_choice.of_domain(vm.store, "vm1", vm.uuid).folder == "vm1"
 
 
 def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
@@ -450,10 +450,10 @@ def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(beneath, "opened_folder", refused)
     with pytest.raises(errors.StoreError, match="others: Permission denied"):
         series.Series(vm.store, "others").load()
-    assert series.only_series(vm.store, "new").folder == "vm1"
-    assert series.of_domain(vm.store, "new", vm.uuid).folder == "vm1"
+    assert series_choice.only_series(vm.store, "new").folder == "vm1"
+    assert series_choice.of_domain(vm.store, "new", vm.uuid).folder == "vm1"
     with pytest.raises(errors.StoreError, match="others: Permission denied"):
-        series.of_domain(vm.store, "others", vm.uuid)
+        series_choice.of_domain(vm.store, "others", vm.uuid)
 
 
 def test_two_domains_of_one_name(tmp_path):
@@ -465,10 +465,10 @@ def test_two_domains_of_one_name(tmp_path):
     told = f"it has: new .uuid {other.uuid}., new .uuid {vm.uuid}.; choose with --domain"
     for domain in (None, "new"):
         with pytest.raises(errors.StoreError, match=f"more than one domain.*{told}"):
-            series.only_series(vm.store, domain)
+            series_choice.only_series(vm.store, domain)
     for each in (vm, other):
-        assert series.only_series(vm.store, each.uuid).point().manifest.uuid == each.uuid
-    assert series.only_series(vm.store, "vm1").folder == "vm1"
+        assert series_choice.only_series(vm.store, each.uuid).point().manifest.uuid == each.uuid
+    assert series_choice.only_series(vm.store, "vm1").folder == "vm1"
 
 
 def test_reading_changes_nothing(vm):
@@ -478,7 +478,7 @@ def test_reading_changes_nothing(vm):
     before = state()
     vm.series.points()
     vm.series.directory(vm.points[-1], "vda").window(0)
-    series.only_series(vm.store)
+    series_choice.only_series(vm.store)
     assert state() == before
 
 
@@ -486,6 +486,6 @@ def test_a_folder_without_a_point_is_no_domain_to_choose_from(tmp_path):
     """As a first pull that fails leaves it; nothing else of the store could be restored without --domain."""
     vm = chain(tmp_path / "store")
     (tmp_path / "store" / "vm2").mkdir()
-    assert series.only_series(vm.store).domain == vm.name
+    assert series_choice.only_series(vm.store).domain == vm.name
     with pytest.raises(errors.StoreError, match="no domain vm3"):
-        series.only_series(vm.store, "vm3")
+        series_choice.only_series(vm.store, "vm3")

@@ -181,11 +181,14 @@ def _openssh(body: bytes, name: str) -> tuple[str, str]:
         for _ in range(3):  # cipher, kdf, its options
             at += 4 + len(_text(raw, at))
         public = _text(raw, at + 4)
-        return members.short(cipher.decode("ascii")).strip("'"), members.short(_text(public, 0).decode("ascii")).strip(
-            "'"
-        )
+        return _shown(cipher), _shown(_text(public, 0))
     except ValueError:
         raise errors.UsageError(f"{name} is damaged: it is no whole key of ssh") from None
+
+
+def _shown(word: bytes) -> str:
+    """For a message; ValueError."""
+    return members.short(word.decode("ascii")).strip("'")
 
 
 def _text(data: bytes, at: int) -> bytes:

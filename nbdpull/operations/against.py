@@ -20,7 +20,7 @@ from ..core.errors import Check, Report
 from ..format import layout, reader
 from ..images import image_header
 from ..nbd import qemu_nbd, source
-from ..repository import lookup, series
+from ..repository import lookup, series, series_choice
 from ..repository.part import Part
 from . import unlocking
 from .options import AgainstOptions as Options
@@ -56,7 +56,7 @@ class Result:
 def against(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the image with a disk as of a point."""
     store, image = unlocking.opened(options.store, options.identities), options.image
-    target, found = series.only_point(store, options.domain, options.point)
+    target, found = series_choice.only_point(store, options.domain, options.point)
     disk = _chosen(found, options.disk)
     with lookup.RandomImage(target, found, disk, check=check) as opened, _served(image, options.kind) as live:
         if live.size not in (opened.size, -(-opened.size // SECTOR) * SECTOR):  # qemu-nbd pads to whole sectors

@@ -15,7 +15,7 @@ from ..hypervisor import domain
 from ..pulling import held_series, holder, journal_files, reclaim
 from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover
-from ..repository import marker, series
+from ..repository import marker, series_choice
 from .options import CleanupOptions as Options
 
 
@@ -63,7 +63,7 @@ def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> Leftover:
 def _held(options: Options, vm: domain.Domain, stack: ExitStack) -> Optional[Held]:
     if options.output is None:
         return None
-    target = series.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
+    target = series_choice.of_domain(marker.open_store(options.output), vm.name, vm.uuid)
     if target.folder not in target.store.folders():
         return None
     return stack.enter_context(held_series.holding(target, "clean up"))

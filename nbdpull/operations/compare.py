@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import incoming, marker, matching, series, soundness
+from ..repository import incoming, marker, matching, series_choice, soundness
 from ..repository.matching import Matched
 from ..repository.series import Point, Series
 from ..storage.base import Store
@@ -70,7 +70,7 @@ def compare(options: Options, report: Report = lambda **event: None, check: Chec
     """Compare the manifests; no data is read. StoreError."""
     opened, dest = marker.open_store(options.store), marker.open_store(options.dest)
     marker.require_one_key(opened, dest)
-    found = store_choice.fitting([*series.all_series(opened), *series.all_series(dest)], options.domain)
+    found = store_choice.fitting([*series_choice.all_series(opened), *series_choice.all_series(dest)], options.domain)
     sources, others = ([each for each in found if each.store is store] for store in (opened, dest))
     if not found:
         raise errors.StoreError(f"no domain {options.domain or 'at all'} in {opened.root} and {dest.root}")
@@ -81,7 +81,7 @@ def compare(options: Options, report: Report = lambda **event: None, check: Chec
 
 
 def _counterpart(source: Series, dest: Store) -> Series:
-    return series.of_domain(dest, source.domain, source.uuid() or "")
+    return series_choice.of_domain(dest, source.domain, source.uuid() or "")
 
 
 def _compared(source: Optional[Series], target: Series, check: Check) -> Domain:

@@ -18,7 +18,17 @@ from ..core import deadline, errors
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
-from ..repository import half_points, incoming, key_changes, marker, matching, removal, retention, series, soundness
+from ..repository import (
+    half_points,
+    incoming,
+    key_changes,
+    marker,
+    matching,
+    removal,
+    retention,
+    series_choice,
+    soundness,
+)
 from ..repository.incoming import Incoming, Taken
 from ..repository.matching import Matched
 from ..repository.retention import Policy
@@ -141,7 +151,7 @@ def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _R
         return
     uuid = known.points[-1].manifest.uuid
     source.require_of(known.points, uuid)
-    target = series.of_domain(dest, source.domain, uuid)
+    target = series_choice.of_domain(dest, source.domain, uuid)
     if not run.options.dry_run:
         held.enter_context(half_points.writing(target, "copy"))
     there, unreadable = target.load()

@@ -16,7 +16,7 @@ from ..core import pipeline
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..format import findings, layout, reader
-from ..repository import lookup, series
+from ..repository import lookup, series, series_choice
 from . import unlocking
 from .options import DigestOptions as Options
 
@@ -37,7 +37,7 @@ class Result:
 
 def digest(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Tell the digests of a point, or of all points of a domain ("all")."""
-    target = series.only_series(unlocking.opened(options.store, options.identities), options.domain)
+    target = series_choice.only_series(unlocking.opened(options.store, options.identities), options.domain)
     report = partial(report, domain=target.domain)
     wanted = target.points() if options.point == ALL_POINTS else [target.point(options.point)]
     points = [(each, _of_point(target, each, options.disks, options.threads, report, check)) for each in wanted]

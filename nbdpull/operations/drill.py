@@ -24,7 +24,7 @@ from ..format import findings, layout
 from ..hypervisor import domain_boot
 from ..hypervisor.domain_boot import Boot
 from ..images import qemu_img
-from ..repository import series
+from ..repository import series_choice
 from ..repository.series import Point, Series
 from ..serving.nbd_server import Export, Request, Server
 from . import unlocking
@@ -83,7 +83,7 @@ class _Seen(NamedTuple):
 def drill(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
     opened = unlocking.opened(options.store, options.identities)
-    target, point = series.only_point(opened, options.domain, options.point)
+    target, point = series_choice.only_point(opened, options.domain, options.point)
     xml, lost = _definition(target, point)
     expect = _pattern(options.expect)
     if expect is None and not drill_xml.has_agent(xml):

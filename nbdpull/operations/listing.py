@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import marker, point_choice, series
+from ..repository import marker, point_choice, series_choice
 from . import description
 from .description import Described
 from .options import ListOptions as Options
@@ -33,7 +33,7 @@ def listing(options: Options, report: Report = lambda **event: None, check: Chec
     opened, domain = marker.open_store(options.store), options.domain
     points: list[Described] = []
     refused: list[errors.NbdpullError] = []
-    for each in [series.only_series(opened, domain)] if domain is not None else series.folders(opened):
+    for each in [series_choice.only_series(opened, domain)] if domain is not None else series_choice.folders(opened):
         check()
         try:
             described, why = description.of_series(each)

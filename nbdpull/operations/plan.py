@@ -23,7 +23,7 @@ from ..pulling.live_disk import Live, Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
 from ..pulling.sampling import Sample
-from ..repository import foreign, marker, series
+from ..repository import foreign, marker, series_choice
 from ..repository.points import Points
 from . import unlocking
 from .options import PlanOptions as Options
@@ -76,7 +76,9 @@ def _of_store(options: Options, subject: Subject) -> Subject:
     """The same with what a store has of it."""
     if options.output is None or marker.is_new(options.output):
         return subject
-    target = series.of_domain(unlocking.opened(options.output, options.identities), subject.vm.name, subject.vm.uuid)
+    target = series_choice.of_domain(
+        unlocking.opened(options.output, options.identities), subject.vm.name, subject.vm.uuid
+    )
     heads, refused = target.heads()
     points = Points(target, heads)
     foreign.require_none(target, points, refused)

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import marker, policies, series
+from ..repository import marker, policies, series_choice
 from ..repository.policies import Standing
 from ..repository.retention import Policy
 from ..storage.base import Store
@@ -52,7 +52,7 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
 
 def _require_no_uuid(store: Store, named: str) -> None:
     """UsageError: policies count by names, and one for a UUID would never do."""
-    every = series.all_series(store)
+    every = series_choice.all_series(store)
     found = [each.domain for each in every if each.uuid() == named.lower()]
     if found and all(each.domain != named for each in every):
         raise errors.UsageError(f"a policy is for names, and {named} is the UUID of {found[0]}: --domain {found[0]}")
@@ -60,7 +60,7 @@ def _require_no_uuid(store: Store, named: str) -> None:
 
 def _pattern(store: Store, named: Optional[str]) -> Optional[str]:
     """What is the name of a domain is that, also where it looks like a pattern."""
-    if named is None or all(each.domain != named for each in series.all_series(store)):
+    if named is None or all(each.domain != named for each in series_choice.all_series(store)):
         return named
     return policies.pattern_of(named)
 

@@ -15,7 +15,17 @@ from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import half_points, marker, pins, policies, removal, repack, retention, series, soundness
+from ..repository import (
+    half_points,
+    marker,
+    pins,
+    policies,
+    removal,
+    repack,
+    retention,
+    series_choice,
+    soundness,
+)
 from ..repository.policies import Standing
 from ..repository.removal import Swept
 from ..repository.repack import Repacked
@@ -99,7 +109,7 @@ def after_pull(root: str, point: Point, identities: Sequence[str], check: Check)
     try:
         opened = unlocking.opened(root, identities)
         asked = Pruned(pulled.domain, policies.counting(policies.load(opened), pulled.domain), in_store=True)
-        return _pruned(series.of_domain(opened, pulled.domain, pulled.uuid), asked, Options(root), check)
+        return _pruned(series_choice.of_domain(opened, pulled.domain, pulled.uuid), asked, Options(root), check)
     except errors.NbdpullError as error:
         return Pruned(pulled.domain, None, in_store=True, problem=str(error))
 

@@ -46,7 +46,7 @@ from ..pulling.leftover import Leftover
 from ..pulling.live_disk import Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
-from ..repository import marker, series
+from ..repository import marker, series_choice
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
 from . import prune, unlocking
@@ -100,7 +100,7 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
         if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):  # else one is made in vain
             preparation.require_names(subject, options.since, options.checkpoint)
         store = unlocking.for_pull(options.output, options.group, options.identities, options.stall_timeout)
-        target = series.of_domain(store, vm.name, vm.uuid)
+        target = series_choice.of_domain(store, vm.name, vm.uuid)
         held = entered.enter_context(held_series.for_new_point(target))
         log.info("series %s, points: %d", target.store.path(target.folder), len(held.points))
         subject = replace(subject, series=target, points=held.points)

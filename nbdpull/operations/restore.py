@@ -16,7 +16,7 @@ from typing import Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import series
+from ..repository import series_choice
 from ..repository.image import Image
 from ..repository.series import Point, Series
 from ..restoring import belongings, copying, fit, origin
@@ -58,7 +58,7 @@ def restore(options: Options, report: Report = lambda **event: None, check: Chec
     """Write the disks. Damaged, before anything is written, where a file of the chain is not what was stored."""
     _require_sense(options)
     store = unlocking.opened(options.store, options.identities)
-    opened, point = series.only_point(store, options.domain, options.point)
+    opened, point = series_choice.only_point(store, options.domain, options.point)
     with opened.store.looking(opened.folder):
         return _restored(options, opened, point, report, check)
 

@@ -14,7 +14,17 @@ from typing import Any, NamedTuple, Optional
 from ..core import errors
 from ..core.errors import Check, Report
 from ..format.manifest import Manifest
-from ..repository import half_points, key_files, marker, point_choice, policies, series, soundness, verdict
+from ..repository import (
+    half_points,
+    key_files,
+    marker,
+    point_choice,
+    policies,
+    series,
+    series_choice,
+    soundness,
+    verdict,
+)
 from ..repository.soundness import Proved, Soundness
 from ..storage.base import Store
 from .options import StatusOptions as Options
@@ -90,7 +100,7 @@ def _asked(every: list[_Domain], pattern: Optional[str]) -> list[_Domain]:
 
 def _domains(opened: Store, check: Check) -> Iterator[_Domain]:
     """Those that have a folder in which a pull has ever begun a point."""
-    for target in series.folders(opened):
+    for target in series_choice.folders(opened):
         check()
         try:
             found = soundness.of_series(target)
@@ -112,7 +122,7 @@ def _named(target: series.Series, found: Soundness) -> _Domain:
 def _elsewhere(target: series.Series, last: Manifest) -> Optional[str]:
     """Say that no pull goes on with the series, such as with a copy of one: its age tells nothing."""
     try:
-        home = series.of_domain(target.store, last.domain, last.uuid).folder
+        home = series_choice.of_domain(target.store, last.domain, last.uuid).folder
     except errors.StoreError:  # told of that folder itself
         home = target.folder
     where = target.store.path(target.folder)

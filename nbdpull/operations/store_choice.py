@@ -10,7 +10,7 @@ from typing import Optional
 
 from ..core import errors
 from ..core.choices import LATEST
-from ..repository import marker, point_choice, policies, series
+from ..repository import marker, point_choice, policies, series, series_choice
 from . import unlocking
 
 
@@ -21,7 +21,7 @@ def find_point(
     identities, and further errors: see unlocking.opened."""
     opened = unlocking.opened(root, identities)
     if domain is None and wanted != LATEST:
-        found = [(each, name) for each in series.all_series(opened) for name in each.named(wanted)]
+        found = [(each, name) for each in series_choice.all_series(opened) for name in each.named(wanted)]
         ids = list(dict.fromkeys(name for _, name in found))
         if len(ids) > 1:
             raise point_choice.ambiguous(wanted, ids)
@@ -33,14 +33,14 @@ def find_point(
                 strange = error
         if strange:
             raise strange
-    return series.only_point(opened, domain, wanted)
+    return series_choice.only_point(opened, domain, wanted)
 
 
 def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[str] = ()) -> list[series.Series]:
     """The Series of all domains, or of a name or UUID, or of those whose names fit. StoreError where there is none;
     identities, and further errors: see unlocking.opened."""
     opened = unlocking.opened(root, identities)
-    every = series.all_series(opened)
+    every = series_choice.all_series(opened)
     wanted = fitting(every, pattern)
     if not wanted:
         known = ", ".join(sorted(each.domain for each in every)) or "none"
@@ -58,4 +58,4 @@ def fitting(every: list[series.Series], pattern: Optional[str] = None) -> list[s
 
 def only_domain(root: str) -> str:
     """Name of the domain of a store that holds one; StoreError for another store."""
-    return series.only_series(marker.open_store(root)).domain
+    return series_choice.only_series(marker.open_store(root)).domain

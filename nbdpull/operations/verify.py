@@ -18,7 +18,7 @@ from ..core.errors import Check, Report
 from ..format import findings, layout, ledger
 from ..format.layout import Document
 from ..format.manifest import FileEntry
-from ..repository import half_points, healing, inspection, marker, series, verdict
+from ..repository import half_points, healing, inspection, marker, series_choice, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
 from ..repository.part import Part
@@ -125,7 +125,7 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     _require_fitting(options)
     copy = None if options.heal_from is None else marker.open_store(options.heal_from)
     opened, one = unlocking.opened(options.store, options.identities), (options.domain, options.point) != (None, None)
-    wanted = [series.only_series(opened, options.domain)] if one else series.folders(opened)
+    wanted = [series_choice.only_series(opened, options.domain)] if one else series_choice.folders(opened)
     part = ONLY_WINDOWS if options.oldest else Part(options.sample, options.shard, options.max_duration)
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
     tally = _Tally(report)
@@ -247,7 +247,7 @@ class _Healer:
         if damaged:
             last = run.points[-1].manifest
             with half_points.writing(run.target, "verify"):
-                copy = series.of_domain(self._copy, last.domain, last.uuid)
+                copy = series_choice.of_domain(self._copy, last.domain, last.uuid)
                 yield from healing.heal(run.target, copy, damaged, known, self._tried, self._check)
 
     def heal_found(self, damages: list[Damage]) -> list[Damage]:
@@ -297,7 +297,7 @@ class _Run:
         """warnings: of runs before it."""
         self._keep, self._tally = options.keep, tally
         self.evidence = Evidence(target, depth.level, depth.part)
-        self.target = target = series.renamed(target, self.evidence.points)
+        self.target = target = series_choice.renamed(target, self.evidence.points)
         self.points, self._refused = self.evidence.points, self.evidence.refused
         if options.point is not None:
             self.points, self._refused = [target.point(options.point)], {}
@@ -336,7 +336,7 @@ class _Run:
 def _strangers(target: Series, points: list[Point]) -> Iterator[str]:
     """A copy of a series, or points that came from that of another domain: no pull of the domain finds them."""
     for name, uuid in sorted({(point.manifest.domain, point.manifest.uuid) for point in points}):
-        found = series.of_domain(target.store, name, uuid)
+        found = series_choice.of_domain(target.store, name, uuid)
         if found.folder != target.folder:
             yield (
                 f"{target.store.path(target.folder)} holds points of domain {name}, whose series is in "

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..core import errors
-from . import series
+from . import series_choice
 from .points import Points
 from .series import Refused, Series
 
@@ -30,7 +30,7 @@ def require_none(target: Series, points: Points, refused: Refused) -> None:
 def _require_key_of_any(target: Series, refused: Iterable[errors.NbdpullError]) -> None:
     """A series without points proves nothing: others do, each by one of its points."""
     store, flaws, is_proved = target.store, [*refused], False
-    for each in series.folders(store):
+    for each in series_choice.folders(store):
         try:
             is_proved |= each.folder != target.folder and each.some_point() is not None
         except errors.Foreign:

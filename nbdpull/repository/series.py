@@ -7,7 +7,7 @@ how a point is made (new_point.py), what is in one that is not committed (half_p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -182,15 +182,15 @@ class Series:
 
     def newest(self) -> Optional[Point]:
         """The point that was committed last, of those that can be read; None where there is none."""
-        return self._newest(self._newest_first())
+        return self.newest_of(self.newest_first())
 
-    def _newest(self, newest_first: Iterable[str]) -> Optional[Point]:
+    def newest_of(self, newest_first: Iterable[str]) -> Optional[Point]:
         with suppress(*_REFUSED):
             for name in newest_first:
                 return self.point_in(name)
         return next(reversed(self.load()[0]), None)
 
-    def _newest_first(self) -> list[str]:
+    def newest_first(self) -> list[str]:
         """Names of the points by the order of their commits; none where one of them is refused."""
         found, refused = self.heads()
         return [] if refused else [head.point for head in reversed(found)]
@@ -234,7 +234,7 @@ class Series:
         only where the point is of another domain, and was never called as the folder is.
         """
         if wanted == LATEST:
-            return self._latest(self._newest_first())
+            return self.latest_of(self.newest_first())
         try:
             until = point_choice.moment(wanted, datetime.now(timezone.utc))
         except ValueError as error:
@@ -255,7 +255,7 @@ class Series:
             raise error
         return point
 
-    def _latest(self, newest_first: Iterable[str]) -> Point:
+    def latest_of(self, newest_first: Iterable[str]) -> Point:
         """As `_last`, which decodes every manifest."""
         with suppress(*_REFUSED):
             for name in newest_first:
@@ -385,95 +385,3 @@ class Series:
 
 def _not_stored(path: str) -> str:
     return f"{path}: the file is damaged (its SHA-256 is not the stored one)"
-
-
-def all_series(store: Store) -> list[Series]:
-    """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
-    return [*_named(store)]
-
-
-def folders(store: Store) -> list[Series]:
-    """The same by the names of their folders: no point is read."""
-    names = ((layout.domain_name(folder), folder) for folder in store.folders())
-    return [Series(store, name, folder) for name, folder in names if name is not None]
-
-
-def _named(store: Store) -> dict[Series, list[str]]:
-    """{each by the name that its newest point tells: what `_newest_first` gave}. The domain may have been renamed, or
-    its name is no folder's."""
-    found: dict[Series, list[str]] = {}
-    for each in folders(store):
-        names: list[str] = []
-        with suppress(errors.StoreError):  # one that may not be read hides no other
-            names = each._newest_first()
-            if newest := each._newest(names):
-                each = Series(store, newest.manifest.domain, each.folder)
-        found[each] = names
-    return found
-
-
-def renamed(series: Series, points: Sequence[Point]) -> Series:
-    """The same Series by the name that the newest of its points tells."""
-    return Series(series.store, points[-1].manifest.domain, series.folder) if points else series
-
-
-def of_domain(store: Store, name: str, uuid: str) -> Series:
-    """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
-    one, perhaps new, of its name."""
-    home = Series(store, name)
-    known = home.uuid()
-    if known == uuid or (known is None and home.load()[1]):  # what cannot be read there may be its points
-        return home
-    others = [Series(store, name, each.folder) for each in folders(store) if each.uuid() == uuid]
-    return max(others, key=Series.is_where_it_began, default=home)
-
-
-def only_series(store: Store, domain: Optional[str] = None) -> Series:
-    """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
-    return _only(store, all_series(store), domain)
-
-
-def only_point(store: Store, domain: Optional[str] = None, wanted: str = LATEST) -> tuple[Series, Point]:
-    """The same, and the point of it that Series.point gives: the latest by the very look that found the series, as one
-    look at a thousand points takes longer than all else."""
-    every = _named(store)
-    target = _only(store, [*every], domain)
-    return target, target._latest(every[target]) if wanted == LATEST else target.point(wanted)
-
-
-def _only(store: Store, every: list[Series], domain: Optional[str]) -> Series:
-    found = _of(every, domain) if domain is not None else _with_points(every)
-    domains = found if domain is None else {each.uuid() for each in found} - {None}
-    named = "" if domain is None else f" {domain}"
-    known = f"; it has: {_names(every)}" if every else ""
-    if len(domains) > 1:
-        raise errors.StoreError(f"more than one domain{named} in {store.root}{known}; choose with --domain")
-    if not found:
-        raise errors.StoreError(f"no domain{named or ' at all'} in {store.root}{known}")
-    if len(found) == 1:
-        return found[0]
-    return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home, series.is_where_it_began()))
-
-
-def _with_points(every: list[Series]) -> list[Series]:
-    """Without folders that a failed first pull left, or that are none of ours; all where no other is there."""
-    return every if len(every) == 1 else [each for each in every if any(each.load())] or every
-
-
-def _of(every: list[Series], domain: str) -> list[Series]:
-    """Those of a domain by its name, else by its uuid or a name that it had when the series began: one that a point
-    tells, as any folder can be renamed."""
-    by_name = [series for series in every if series.domain == domain]
-    folder = layout.folder_name(domain)
-    return by_name or [
-        series
-        for series in every
-        if series.uuid() == domain.lower() or (series.folder == folder and series.is_where_it_began())
-    ]
-
-
-def _names(every: list[Series]) -> str:
-    """As text; where two have one name, with the uuids."""
-    names = [series.domain for series in every]
-    told = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]
-    return ", ".join(dict.fromkeys(told))

@@ -20,7 +20,7 @@ import nbdkit
 from nbdpull.core import errors
 from nbdpull.core.choices import LATEST
 from nbdpull.core.extents import ZERO, in_blocks
-from nbdpull.repository import keyring, lookup, series
+from nbdpull.repository import keyring, lookup, series_choice
 
 if TYPE_CHECKING:
     from nbdpull.serving.overlay import Overlay
@@ -62,7 +62,7 @@ def get_ready() -> None:
 def _open() -> None:
     domain = _config["domain"][0] if "domain" in _config else None
     store, wanted = keyring.unlocked(_config["store"][0], _master()), _config.get("point", [LATEST])[0]
-    target, point = series.only_point(store, domain, wanted)
+    target, point = series_choice.only_point(store, domain, wanted)
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk
         opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))

@@ -19,7 +19,7 @@ from ..pulling import held_series
 from ..pulling.copies import Healed
 from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover, removed
-from ..repository import half_points, removal, series
+from ..repository import half_points, removal, series_choice
 from ..repository.points import Points
 from ..repository.series import Point, Series
 from ..storage.base import Store
@@ -75,7 +75,7 @@ def series_of(store: Store, machine: Machine, uid: str) -> tuple[Series, str]:
     """With the UUID that its points have. uid: of the machine; "" where it is not known: then it is the UUID that the
     series has, or one made of the machine's name."""
     known = uid or Series(store, machine.domain).uuid() or str(uuid.uuid5(uuid.NAMESPACE_URL, machine.domain))
-    return series.of_domain(store, machine.domain, known), known
+    return series_choice.of_domain(store, machine.domain, known), known
 
 
 def reclaimed(held: Held, dry_run: bool = False) -> list[Leftover]:

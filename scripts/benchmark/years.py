@@ -28,7 +28,7 @@ from bed.machine import MIB, Disk, Machine
 from nbdpull.format import stack
 from nbdpull.operations.options import PruneOptions
 from nbdpull.operations.prune import prune as pruned
-from nbdpull.repository import marker, series
+from nbdpull.repository import marker, series_choice
 
 BEHIND, FEW = 1000, 10  # points
 KEEP = ("--keep-daily", 7, "--keep-weekly", 4, "--keep-monthly", 12)
@@ -127,7 +127,7 @@ def index(setting, rounds):
 
 def _newest_index(store):
     """Paths of the index and the directory that the newest point's pull wrote."""
-    [only] = series.all_series(marker.open_store(str(store)))
+    [only] = series_choice.all_series(marker.open_store(str(store)))
     folder = Path(store, only.folder, only.point().id)
     return [folder / name for name in ("vda.index", "vda.directory") if (folder / name).exists()]
 
@@ -260,7 +260,7 @@ def _policy(folder):
 
 
 def _points(store):
-    return [point for each in series.all_series(marker.open_store(str(store))) for point in each.points()]
+    return [point for each in series_choice.all_series(marker.open_store(str(store))) for point in each.points()]
 
 
 def _live(made):

@@ -14,7 +14,7 @@ from typing import Callable, NoReturn, Optional
 from urllib.parse import quote
 
 from ...core.errors import Check
-from ...repository import keyring, series
+from ...repository import keyring, series_choice
 from . import auth, endpoint, ovirt, volumes
 from .app import App
 from .point_disks import Changes, PointDisk
@@ -78,7 +78,7 @@ def serving(request: Request, check: Check = lambda: None) -> Iterator[Serving]:
     """Serve as long as the block lasts. check() is called often before that."""
     token = auth.read(request.token_file)
     store = keyring.unlocked(request.store, request.master)
-    target, point = series.only_point(store, request.domain, request.point)
+    target, point = series_choice.only_point(store, request.domain, request.point)
     troubles: Troubles = queue.SimpleQueue()
     with ExitStack() as stack:
         disks: dict[str, PointDisk] = {}

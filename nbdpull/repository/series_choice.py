@@ -1,0 +1,109 @@
+"""Which series there are in a store, and which of them a user or a run means.
+
+Owns: how the domain of a series is called, and what is said where a word fits none, or several. Must not know: what is
+in a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Optional
+
+from ..core import errors
+from ..core.choices import LATEST
+from ..format import layout
+from ..storage.base import Store
+from .series import Point, Series
+
+
+def all_series(store: Store) -> list[Series]:
+    """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
+    return [*_named(store)]
+
+
+def folders(store: Store) -> list[Series]:
+    """The same by the names of their folders: no point is read."""
+    names = ((layout.domain_name(folder), folder) for folder in store.folders())
+    return [Series(store, name, folder) for name, folder in names if name is not None]
+
+
+def _named(store: Store) -> dict[Series, list[str]]:
+    """{each by the name that its newest point tells: what `newest_first` gave}. The domain may have been renamed, or
+    its name is no folder's."""
+    found: dict[Series, list[str]] = {}
+    for each in folders(store):
+        names: list[str] = []
+        with suppress(errors.StoreError):  # one that may not be read hides no other
+            names = each.newest_first()
+            if newest := each.newest_of(names):
+                each = Series(store, newest.manifest.domain, each.folder)
+        found[each] = names
+    return found
+
+
+def renamed(series: Series, points: Sequence[Point]) -> Series:
+    """The same Series by the name that the newest of its points tells."""
+    return Series(series.store, points[-1].manifest.domain, series.folder) if points else series
+
+
+def of_domain(store: Store, name: str, uuid: str) -> Series:
+    """Return the Series that a pull of the domain goes on with: that of its uuid, whatever its name was then; else the
+    one, perhaps new, of its name."""
+    home = Series(store, name)
+    known = home.uuid()
+    if known == uuid or (known is None and home.load()[1]):  # what cannot be read there may be its points
+        return home
+    others = [Series(store, name, each.folder) for each in folders(store) if each.uuid() == uuid]
+    return max(others, key=Series.is_where_it_began, default=home)
+
+
+def only_series(store: Store, domain: Optional[str] = None) -> Series:
+    """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
+    return _only(store, all_series(store), domain)
+
+
+def only_point(store: Store, domain: Optional[str] = None, wanted: str = LATEST) -> tuple[Series, Point]:
+    """The same, and the point of it that Series.point gives: the latest by the very look that found the series, as one
+    look at a thousand points takes longer than all else."""
+    every = _named(store)
+    target = _only(store, [*every], domain)
+    return target, target.latest_of(every[target]) if wanted == LATEST else target.point(wanted)
+
+
+def _only(store: Store, every: list[Series], domain: Optional[str]) -> Series:
+    found = _of(every, domain) if domain is not None else _with_points(every)
+    domains = found if domain is None else {each.uuid() for each in found} - {None}
+    named = "" if domain is None else f" {domain}"
+    known = f"; it has: {_names(every)}" if every else ""
+    if len(domains) > 1:
+        raise errors.StoreError(f"more than one domain{named} in {store.root}{known}; choose with --domain")
+    if not found:
+        raise errors.StoreError(f"no domain{named or ' at all'} in {store.root}{known}")
+    if len(found) == 1:
+        return found[0]
+    return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home, series.is_where_it_began()))
+
+
+def _with_points(every: list[Series]) -> list[Series]:
+    """Without folders that a failed first pull left, or that are none of ours; all where no other is there."""
+    return every if len(every) == 1 else [each for each in every if any(each.load())] or every
+
+
+def _of(every: list[Series], domain: str) -> list[Series]:
+    """Those of a domain by its name, else by its uuid or a name that it had when the series began: one that a point
+    tells, as any folder can be renamed."""
+    by_name = [series for series in every if series.domain == domain]
+    folder = layout.folder_name(domain)
+    return by_name or [
+        series
+        for series in every
+        if series.uuid() == domain.lower() or (series.folder == folder and series.is_where_it_began())
+    ]
+
+
+def _names(every: list[Series]) -> str:
+    """As text; where two have one name, with the uuids."""
+    names = [series.domain for series in every]
+    told = [f"{each.domain} (uuid {each.uuid()})" if names.count(each.domain) > 1 else each.domain for each in every]
+    return ", ".join(dict.fromkeys(told))
