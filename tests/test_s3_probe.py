@@ -11,7 +11,7 @@ from faulty_proxy import FaultyProxy, at_random
 
 from nbdpull.core import errors
 from nbdpull.repository import marker
-from nbdpull.storage import s3_probe
+from nbdpull.storage import probed, s3_probe
 from nbdpull.storage.s3 import S3Store
 from nbdpull.storage.s3_client import Bucket
 
@@ -201,7 +201,7 @@ def test_what_was_found_is_in_the_marker(object_store, bucket, capsys):
     assert code == 0 and complaints.startswith("nbdpull: warning: the bucket keeps old versions")
     made = marker.open_store(f"s3://{bucket}")
     assert output["uuid"] == marker.uuid_of(made) and output["object_store"]["versions"] == "Enabled"
-    assert marker.of(made).object_store == s3_probe.Probed(**output["object_store"])
+    assert marker.of(made).object_store == probed.Probed(**output["object_store"])
 
 
 def test_who_makes_a_store_on_the_way_is_warned_too(object_store, bucket, tmp_path, capsys):

@@ -19,8 +19,8 @@ from ..format import layout
 from ..storage import folders, place
 from ..storage.access import OWNER, Access, of_store
 from ..storage.base import Store
-from ..storage.s3_probe import PREFIX as PROBE
-from ..storage.s3_probe import Probed
+from ..storage.probed import PREFIX as PROBE
+from ..storage.probed import Probed
 
 CIPHER = "XAES-256-GCM"
 

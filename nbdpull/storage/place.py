@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Optional, cast
 from . import folders
 from .base import Store
 from .directory import DirectoryStore
-from .s3_probe import Probed
+from .probed import Probed
 
 if TYPE_CHECKING:
     from .s3 import S3Store

@@ -19,11 +19,12 @@ from ..core import errors
 from ..core.errors import Check
 from ..crypto.seal import PLAIN, Seal
 from .base import MAX_READ
+from .probed import Probed
 from .read_ahead import ReadAhead
 from .s3_client import Absent, Bucket, Exists, Found
 from .s3_file import S3Reader, S3Writer
 from .s3_listed import Listed
-from .s3_probe import Probed, probe
+from .s3_probe import probe
 
 SCHEME = "s3://"
 CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again where that fails

@@ -1,8 +1,8 @@
 """What a bucket's server can do, found by trying it: before a store is made there, once.
 
 Some servers take a condition and ignore it, so that the second writer of a name replaces what the first one wrote: no
-store can live on such a one. Owns: what is tried, what is refused, what is written down of it. Must not know: how a
-request is made and tried again (s3_client.py), what a marker is.
+store can live on such a one. Owns: what is tried, and what is refused. Must not know: how a request is made and tried
+again (s3_client.py), what is written down of it (probed.py).
 """
 
 from __future__ import annotations
@@ -11,54 +11,19 @@ import base64
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Optional
 from uuid import uuid4
 
 from ..core import errors
+from .probed import PREFIX, Probed
 from .s3_client import NO_SERVER, Bucket
 
-PREFIX = "+probe-"  # begins the name of the folder of a trial, as no series is called
 _AT_ONCE = 4  # writers of one name
-_SKEW = 300.0  # seconds by which the host's clock may be wrong without a word: from 900 on, servers refuse requests
 _MARGIN = 3600.0  # seconds by which a server's own two clocks may differ: half of what ages are judged with
 _UNFIT = "; a store needs a server that honours `If-None-Match: *`, such as Ceph's RGW, SeaweedFS or AWS S3"
 _VERSIONS = ", and this one may do so in a bucket that keeps no old versions"  # Ceph 16.2
-
-
-@dataclass(frozen=True)
-class Probed:
-    """when: ISO 8601. server: as it calls itself, "" for not at all. checks_sha256: whether it refuses what has another
-    SHA-256 than was sent along. clock_ahead: seconds, of this host's. Of the bucket, each None where nobody tells:
-    object_lock; default_retention: days for which each object is locked; versions: the server's word, "" for none;
-    expires, old_expire: days after which lifecycle rules delete objects, or old versions of them."""
-
-    when: str
-    server: str
-    checks_sha256: bool
-    clock_ahead: float
-    object_lock: Optional[bool] = None
-    default_retention: Optional[int] = None
-    versions: Optional[str] = None
-    expires: Optional[int] = None
-    old_expire: Optional[int] = None
-
-    def warnings(self) -> list[str]:
-        """What its owner should know, one text each."""
-        told = {
-            f"the bucket locks each object for {self.default_retention} days: what is removed takes room until then":
-                self.default_retention is not None,
-            f"a lifecycle rule of the bucket deletes objects after {self.expires} days, and points would lose files: "
-                "remove it, or limit it to old versions": self.expires is not None,
-            "the bucket keeps old versions: what is removed takes room until a lifecycle rule deletes them":
-                self.versions == "Enabled" and self.old_expire is None,
-            f"the clock of this host is {abs(self.clock_ahead):.0f} s "
-                f"{'ahead of' if self.clock_ahead > 0 else 'behind'} that of the server: set it":
-                abs(self.clock_ahead) > _SKEW,
-        }  # fmt: skip
-        return [text for text, holds in told.items() if holds]
 
 
 def probe(bucket: Bucket, prefix: str) -> Probed:

@@ -1,0 +1,46 @@
+"""What a bucket's server can do, as the marker of a store has it.
+
+Apart from the trial (s3_probe.py), whose imports take longer than all of a verb that needs no object store. Owns: what
+is written down, and what the owner of a store should know of it. Must not know: how it was found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+PREFIX = "+probe-"  # begins the name of the folder of a trial, as no series is called
+_SKEW = 300.0  # seconds by which the host's clock may be wrong without a word: from 900 on, servers refuse requests
+
+
+@dataclass(frozen=True)
+class Probed:
+    """when: ISO 8601. server: as it calls itself, "" for not at all. checks_sha256: whether it refuses what has another
+    SHA-256 than was sent along. clock_ahead: seconds, of this host's. Of the bucket, each None where nobody tells:
+    object_lock; default_retention: days for which each object is locked; versions: the server's word, "" for none;
+    expires, old_expire: days after which lifecycle rules delete objects, or old versions of them."""
+
+    when: str
+    server: str
+    checks_sha256: bool
+    clock_ahead: float
+    object_lock: Optional[bool] = None
+    default_retention: Optional[int] = None
+    versions: Optional[str] = None
+    expires: Optional[int] = None
+    old_expire: Optional[int] = None
+
+    def warnings(self) -> list[str]:
+        """What its owner should know, one text each."""
+        told = {
+            f"the bucket locks each object for {self.default_retention} days: what is removed takes room until then":
+                self.default_retention is not None,
+            f"a lifecycle rule of the bucket deletes objects after {self.expires} days, and points would lose files: "
+                "remove it, or limit it to old versions": self.expires is not None,
+            "the bucket keeps old versions: what is removed takes room until a lifecycle rule deletes them":
+                self.versions == "Enabled" and self.old_expire is None,
+            f"the clock of this host is {abs(self.clock_ahead):.0f} s "
+                f"{'ahead of' if self.clock_ahead > 0 else 'behind'} that of the server: set it":
+                abs(self.clock_ahead) > _SKEW,
+        }  # fmt: skip
+        return [text for text, holds in told.items() if holds]
