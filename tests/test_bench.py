@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from bed.address import is_listening
 from bed.machine import wait_for
+from stores import Vm
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "benchmark"
 sys.path.insert(0, str(SCRIPTS))
@@ -170,6 +171,18 @@ def setting(tmp_path, monkeypatch):
     """Of the smallest disks, without a bed."""
     monkeypatch.setenv("HOME", str(tmp_path))
     return scenarios.Setting(None, tmp_path, 0.001)
+
+
+def test_the_limit_is_of_the_very_frames(tmp_path):
+    vm = Vm(tmp_path / "vm")
+    vm.add_disk("vda", 4 << 20)
+    vm.write("vda", 0, bytes(random.Random(1).choices(range(16), k=3 << 20)))
+    vm.pull()
+    chunks = list((tmp_path / "vm").rglob("*.zst"))
+    took = limits.spent(chunks, tmp_path / "copy")
+    frames = b"".join(limits._frames(chunks))
+    assert (tmp_path / "copy").read_bytes() == frames and len(frames) > 1 << 20
+    assert min(took) > 0
 
 
 def test_a_pretend_disk_is_what_its_points_restore_to(tmp_path):

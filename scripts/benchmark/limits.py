@@ -1,37 +1,87 @@
 """What this machine could do at best, measured in the same run. Must not know: nbdpull's engine, or the peers."""
 
+import hashlib
 import os
 import time
 from collections import deque
+from typing import NamedTuple
 
 import measure
 import nbd
 import tools
+import zstandard
+from blake3 import blake3
 
+from nbdpull.cli.commands.pull import keep_freed_memory
 from nbdpull.core import extents
+from nbdpull.format import layout
 from nbdpull.nbd import source
+from nbdpull.operations.options import PullOptions
 
 IN_FLIGHT = 8
 READ_SIZE = 1 << 20
 AROUND_THE_COPY = 0.4  # seconds granted to an incremental pull for all but its reads
 
 
-def packing(setting, read):
-    """No full pull that compresses with zstd -1 can take less: the CPU time of zstd over the bytes that were stored and
-    of reading them, shared by all cores; or the time to write what was stored, where that is longer.
+class Spent(NamedTuple):
+    """Seconds of CPU, of one thread: what the frames of a store take, without reading the disk."""
 
-    read: the Cost of nbdcopy to nothing. What was stored is the newest store of the setting.
+    zstd: float
+    digests: float
+    writing: float
+
+
+def packing(setting, read):
+    """Two limits of a full pull at the default level; read: the Cost of nbdcopy to nothing. What was stored is the
+    newest store of the setting.
+
+    No pull takes less than the CPU time of libzstd over the frames that were stored and of reading them, shared by all
+    cores. None whose result is proved and durable takes less than that, digests and writing; or than the disk takes for
+    what was stored, where that is longer.
     """
-    raw, copy = setting.fresh("raw"), setting.fresh("copy")
-    chunks = " ".join(str(path) for path in sorted((setting.folder / "store").rglob("*.zst")))
-    setting.run(["sh", "-c", f"zstd -q -dc {chunks} > {raw}"])
-    packed = setting.run(["sh", "-c", f"exec zstd -q -1 -T1 -c {raw} > /dev/null"])
-    written = setting.run(["sh", "-c", f"cat {chunks} | exec dd of={copy} bs=1M conv=fsync"])
-    raw.unlink()
+    copy, again = setting.fresh("copy"), setting.fresh("again")
+    took = spent(sorted((setting.folder / "store").rglob("*.zst")), copy)
+    written = setting.run(tools.synced_copy(copy, again))
     copy.unlink()
-    cpu = packed.cpu + read.cpu + read.qemu_cpu
-    wall = max(cpu / os.cpu_count(), written.wall)
-    return measure.Cost(wall=wall, cpu=cpu, qemu_cpu=read.qemu_cpu, peak_mib=0, size=0)
+    again.unlink()
+    least = took.zstd + read.cpu
+    yield "limit: zstd and reading", _shared(least, read.qemu_cpu)
+    yield "limit: and proofs, writing", _shared(least + took.digests + took.writing, read.qemu_cpu, written.wall)
+
+
+def _shared(cpu, qemu_cpu, wall=0.0):
+    """The Cost of that much work on all cores, which takes so long at least."""
+    return measure.Cost(max((cpu + qemu_cpu) / os.cpu_count(), wall), cpu, qemu_cpu, peak_mib=0, size=0)
+
+
+def spent(chunks, copy):
+    """What it takes to make the frames of chunk files again in this thread: by the linked libzstd, with BLAKE3 of what
+    is in a frame and SHA-256 of the frame, and to write them to the file `copy`."""
+    keep_freed_memory()  # as a pull does
+    zstd, unpack = zstandard.ZstdCompressor(level=PullOptions.level, write_checksum=True), zstandard.ZstdDecompressor()
+    sha256, sums = hashlib.sha256(), [0.0, 0.0, 0.0]
+    with open(copy, "wb", buffering=0) as file:
+        for stored in _frames(chunks):
+            data, times = unpack.decompress(stored), [time.thread_time()]
+            frame = zstd.compress(data)
+            times.append(time.thread_time())
+            blake3(data).digest()
+            sha256.update(frame)
+            times.append(time.thread_time())
+            file.write(frame)
+            times.append(time.thread_time())
+            sums = [each + stop - start for each, start, stop in zip(sums, times, times[1:])]
+    return Spent(*sums)
+
+
+def _frames(chunks):
+    """The frames of chunk files, but for the skippable ones."""
+    for path in chunks:
+        data, at = path.read_bytes(), 0
+        for stored, raw in layout.parse_seek_table(data):
+            if raw:
+                yield data[at : at + stored]
+            at += stored
 
 
 def same_reads(setting, vm, base):

@@ -101,7 +101,7 @@ def _other_readers(setting, vm):
     """Programs that read an export, and the limits; the newest store must be that of a full pull."""
     read = setting.read_export(vm, tools.nbdcopy_to_null)
     yield "limit: nbdcopy to null", read
-    yield "limit: zstd and reading", limits.packing(setting, read)
+    yield from limits.packing(setting, read)
     for tool, command in (("nbdcopy | zstd -1", tools.nbdcopy_zstd), ("qemu-img convert -c", tools.qemu_img_zstd)):
         yield tool, setting.read_export(vm, command, setting.fresh("peer"))
 
