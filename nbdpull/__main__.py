@@ -1,12 +1,16 @@
 """The entry of `nbdpull` and of `python3 -m nbdpull`."""
 
-import io
 import os
 import resource
 import signal
 import sys
 from contextlib import suppress
-from typing import NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from . import __version__
+
+if TYPE_CHECKING:
+    import io
 
 
 def main() -> NoReturn:
@@ -14,8 +18,10 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C before the work begins is no reason for a traceback
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None where it was closed)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if sys.argv[1:] == ["--version"] and _has_told_version():
+        sys.exit()
     # A name that the terminal cannot show must end nothing.
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
+    cast("io.TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts a thread for each core, for sums never asked for
     from .cli.main import main as run
 
@@ -23,6 +29,15 @@ def main() -> NoReturn:
         few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, min(most, 1 << 16)), most))
     sys.exit(run())
+
+
+def _has_told_version() -> bool:
+    """Without all that a verb needs: scripts ask for it. What cannot be printed is tried again, and told, by `cli`."""
+    try:
+        print(f"nbdpull {__version__}", flush=True)
+        return True
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from ..core import deadline, sizes
 from ..core.errors import Check, Report
@@ -49,9 +49,11 @@ from ..pulling.preparation import Asked, Prepared, Subject
 from ..repository import marker, series_choice
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
-from . import prune, unlocking
+from . import unlocking
 from .options import PullOptions as Options
-from .prune import Pruned
+
+if TYPE_CHECKING:
+    from .prune import Pruned
 
 log = logging.getLogger("nbdpull.pull")
 _ENDS_WITH_ITS_RUN = "a disk is in an I/O thread, and a job of such a disk ends when its run dies"
@@ -90,13 +92,13 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
     not be removed is in its field `left_behind`, and removed by the next pull.
     """
     if options.prune:
-        prune.require_policy(options.output)
+        _require_policy(options)
     bounded = Checks(deadline.bounded(check, options.max_duration, "the pull"))
     with ExitStack() as entered:
         subject, way, warnings = entered.enter_context(opening.opened(options, bounded))
         vm = subject.vm
         if options.prune:
-            prune.require_policy(options.output, vm.name)
+            _require_policy(options, vm.name)
         if {options.since, options.checkpoint} != {None} and marker.is_new(options.output):  # else one is made in vain
             preparation.require_names(subject, options.since, options.checkpoint)
         store = unlocking.for_pull(options.output, options.group, options.identities, options.stall_timeout)
@@ -109,8 +111,16 @@ def pull(options: Options, report: Report = lambda **event: None, check: Check =
     return _and_pruned(made, options, bounded) if options.prune else made
 
 
+def _require_policy(options: Options, domain: Optional[str] = None) -> None:
+    from . import prune  # a tenth of all that a pull imports
+
+    prune.require_policy(options.output, domain)
+
+
 def _and_pruned(made: Result, options: Options, check: Check) -> Result:
     """With the domain let go: whatever becomes of it, the point is there."""
+    from . import prune
+
     pruned = prune.after_pull(options.output, made.point, options.identities, check)
     return replace(made, pruned=pruned, warnings=[*made.warnings, *prune.warnings(pruned)])
 
