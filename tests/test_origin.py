@@ -46,6 +46,23 @@ def test_a_flaw_in_any_of_them_is_found(vm):
     origin.prove(origin_of(vm), ["vda"], [])
 
 
+def test_of_chunk_files_the_sizes_alone(vm, monkeypatch):
+    """For new images. Their frames tell the rest, each before it is written."""
+    seen, real = [], vm.series.own_flaw
+    monkeypatch.setattr(vm.series, "own_flaw", lambda entry, check: seen.append(entry.path) or real(entry, check))
+    chunks = {entry.path for entry in stores.chunks_of(vm, vm.points[-1], "vda")}
+    origin.prove(origin_of(vm), ["vda"], [], whole=False)
+    assert {*seen} == made_from(vm, ["vda"]) - chunks and chunks
+    for path in sorted(made_from(vm, ["vda"])):
+        data = (vm.folder / path).read_bytes()
+        for changed in (data[:-1], data + b"\n", None):
+            with stores.damaged(vm.folder / path, changed), pytest.raises(errors.Damaged, match=f"{path}: .*--salvage"):
+                origin.prove(origin_of(vm), ["vda"], [], whole=False)
+        told = contextlib.nullcontext() if path in chunks else pytest.raises(errors.Damaged)
+        with stores.damaged(vm.folder / path, stores.flipped(data, len(data) // 2)), told:
+            origin.prove(origin_of(vm), ["vda"], [], whole=False)
+
+
 def test_what_a_disk_is_not_made_of_may_be_damaged(vm):
     """Nothing else of the store is looked at, and the image is whole without it."""
     point = vm.points[-1]

@@ -651,6 +651,40 @@ def test_a_damaged_file_of_the_domain_is_refused_first(vm, tmp_path, options):
     assert not (tmp_path / "out").exists()
 
 
+def damaged_frame(vm, disk):
+    """A chunk file of the newest point with one bit of a frame that shows turned over, for a while."""
+    directory = stores.directory_of(vm, vm.points[-1], disk)
+    record = next(directory.windows()).flat()[0]
+    path = vm.folder / directory.files[record["chunk"]].path
+    return stores.damaged(path, stores.flipped(path.read_bytes(), int(record["position"]) + int(record["stored"]) - 1))
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_damaged_frame_leaves_no_new_image(vm, tmp_path, kind):
+    """It is found when it is to be written: what was there stays, and a disk that is sound has no name either."""
+    (tmp_path / "vdb").write_bytes(b"old")
+    with damaged_frame(vm, "vda"), pytest.raises(errors.Damaged, match="vda.*nothing was restored .*--salvage"):
+        to = {"vda": str(tmp_path / "vda"), "vdb": str(tmp_path / "vdb")}
+        restore(Options(str(vm.root), to=to, force=True, kind=kind))
+    assert [path.name for path in tmp_path.iterdir()] == ["vdb"] and (tmp_path / "vdb").read_bytes() == b"old"
+
+
+def test_nothing_is_written_over_where_a_frame_is_damaged(vm, tmp_path):
+    """Nor of a disk that is sound, nor where the other one is to be a new image."""
+    image, other = (Path(old_data(tmp_path / name, 9 * MIB)) for name in ("one", "two"))
+    before, delta = image.read_bytes(), {"delta": True, "kind": "raw"}
+    with damaged_frame(vm, "vda"), exported(str(other), "raw") as uri:
+        for to, how in (
+            ({"vda": str(image)}, delta),
+            ({"vdb": str(image), "vda": uri}, delta),
+            ({"vdb": uri, "vda": str(tmp_path / "new")}, {"force": True}),
+        ):
+            with pytest.raises(errors.Damaged, match="SHA-256.*nothing was restored"):
+                restore(Options(str(vm.root), to=to, **how))
+        assert run_bytes("restore", vm.root, "-o", "-", "--disk", "vda").stdout == b""
+    assert image.read_bytes() == before == other.read_bytes() and not (tmp_path / "new").exists()
+
+
 def test_no_verify_reads_no_file_twice(vm, tmp_path, monkeypatch):
     monkeypatch.setattr("nbdpull.repository.series.Series.file_flaw", lambda *_: pytest.fail("a file was proved"))
     to(vm, tmp_path / "a.raw", verify=False)

@@ -1,15 +1,15 @@
 """Restore: the disks of a point, wherever each is to go, and what else of the domain is in the point.
 
-Owns: the order of steps, above all that everything is proved and everything fits before the first byte is written. Must
-not know: how a step is done (restoring/ has what a restore is made of), byte layouts, how a target is written, what is
-printed.
+Owns: the order of steps, above all that everything fits before the first byte is written, and that everything is proved
+before anything is written over, or a new image has its name. Must not know: how a step is done (restoring/ has what a
+restore is made of), byte layouts, how a target is written, what is printed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Optional
@@ -55,7 +55,8 @@ class Result:
 
 
 def restore(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Write the disks. Damaged, before anything is written, where a file of the chain is not what was stored."""
+    """Write the disks. Damaged where a file that they are made from is not what was stored: before anything is written,
+    or of what is in chunk files before an image that is new has its name."""
     _require_sense(options)
     store = unlocking.opened(options.store, options.identities)
     opened, point = series_choice.only_point(store, options.domain, options.point)
@@ -191,8 +192,13 @@ def _prepare(options: Options, subject: _Subject, opened: ExitStack, report: Rep
     planned = belongings.planned(source.series, source.point, subject.stored, taken, where.folder, subject.asked)
     if not options.salvage:  # the domain's files in any case: what they hold has no other digest
         files = [source.point.files[name] for name in beside]
-        origin.prove(source, images if options.verify else (), files)
+        origin.prove(source, images if options.verify else (), files, whole=not _are_new(taken))
     return _Prepared(images, taken, planned, lost, [*told, *planned.warnings])
+
+
+def _are_new(taken: Mapping[str, Place]) -> bool:
+    """Whether all of them become images that have no name before all are whole: a failure leaves what was there."""
+    return all(place.kind == places.NEW for place in taken.values())
 
 
 def _require_partial(images: Mapping[str, Image]) -> None:
@@ -220,7 +226,8 @@ def _write(options: Options, subject: _Subject, prepared: _Prepared, report: Rep
     with ExitStack() as outputs:
         if folder:
             outputs.enter_context(folders.made(folder, access.PASSABLE))
-        copied = copying.copied(prepared.images, prepared.places, outputs, how, report, source.check)
+        with origin.leaving_nothing() if _are_new(prepared.places) else nullcontext():
+            copied = copying.copied(prepared.images, prepared.places, outputs, how, report, source.check)
         force = options.force or options.in_place
         written = belongings.written(
             source.series, source.point, folder, prepared.planned.xml, force, options.salvage, report

@@ -1,13 +1,14 @@
 """Where restored disks come from: a point with all that its disks refer to, read only when it is proved.
 
-Owns: which files of a store a disk is made from, the proof that each is what was stored, and which disks of a damaged
-point can be salvaged at all. Must not know: where a disk goes, what else of the domain comes back.
+Owns: which files of a store a disk is made from, the proof that each is what was stored, or that a frame will tell, and
+which disks of a damaged point can be salvaged at all. Must not know: where a disk goes, what else of the domain comes
+back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,13 +75,37 @@ def salvaged(origin: Origin, disks: Collection[str], opened: ExitStack, report: 
     return Salvaged(found, lost)
 
 
-def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry]) -> None:
+def prove(origin: Origin, disks: Iterable[str], beside: Iterable[FileEntry], whole: bool = True) -> None:
     """Damaged where a file that the disks are made from is not what was stored, by sizes and digests, from the manifest
-    down, or one of those beside them."""
+    down, or one of those beside them.
+
+    whole: False: of chunk files only sizes are looked at, for who writes to where nothing counts before all is
+    written. Each frame is proved before a byte of it is written, and to prove the files, too, is to read the store
+    twice.
+    """
     entries = list(beside)
     for disk in disks:
-        entries += [*origin.point.manifest.files, *origin.directory(disk).files]
+        directory = origin.directory(disk)
+        entries += [*origin.point.manifest.files, *(directory.files if whole else directory.indexes)]
+        if not whole:
+            _require_sizes(origin, directory.chunks)
     _require_sound(origin, entries, _OF_A_DISK)
+
+
+def _require_sizes(origin: Origin, entries: Iterable[FileEntry]) -> None:
+    for entry in entries:
+        origin.check()
+        if flaw := origin.series.size_flaw(entry):
+            raise errors.Damaged(f"{flaw}; {_OF_A_DISK}")
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """While new images are written: what is found damaged then leaves none of them."""
+    try:
+        yield
+    except errors.Damaged as error:
+        raise errors.Damaged(f"{error}; {_OF_A_DISK}") from error
 
 
 def _require_sound(origin: Origin, entries: Iterable[FileEntry], advice: str) -> None:
