@@ -13,6 +13,7 @@ from nbdpull.storage.base import MAX_READ, Closing, Sealing
 
 class MemoryStore:
     root, has_locks, chunk_size = "memory:", True, None
+    protects, protection = False, None
 
     def __init__(self):
         self._held = set()
@@ -121,9 +122,15 @@ class MemoryStore:
         self._files[path] = None
         return MemoryWriter(self._files, path)
 
-    def publish(self, path, data):
+    def publish(self, path, data, protection=None):
         with self.create(path) as file:
             file.write(data)
+
+    def protect(self, paths, protection):
+        raise errors.StoreError("memory: nothing can be locked")
+
+    def protected_until(self, path):
+        return None
 
     def remove_file(self, path):
         self._files.pop(path, None)

@@ -52,6 +52,13 @@ class Level:
     WORDS = (FILES, FRAMES)
 
 
+class LockMode:
+    """Who can shorten the time for which a file is locked: nobody, or who has a right of his own."""
+
+    COMPLIANCE, GOVERNANCE = "compliance", "governance"
+    WORDS = (COMPLIANCE, GOVERNANCE)
+
+
 class BackupType:
     """What a KubeVirt backup holds: all, or what changed since the checkpoint before."""
 

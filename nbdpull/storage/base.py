@@ -9,8 +9,10 @@ Owns: the names and what each call promises. Must not know: any place where file
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Callable, Optional, Protocol, TypeVar
+from datetime import datetime
+from typing import Callable, NamedTuple, Optional, Protocol, TypeVar
 
 from ..core.errors import Check
 from ..crypto.seal import Seal
@@ -27,6 +29,15 @@ def _no_check() -> None:
 
 def _somebody() -> str:
     return "another nbdpull"
+
+
+class Protection(NamedTuple):
+    """Of a file that nobody can remove or change for a time. until: its end; mode: a word of LockMode; enough: a file
+    that is protected until then is left as it is. Times have a time zone, and whole seconds."""
+
+    until: datetime
+    mode: str
+    enough: datetime
 
 
 class Reader(Protocol):
@@ -106,13 +117,17 @@ class Store(Protocol):
     root: the place, as every process of this machine can name it: an absolute path, or a URL. has_locks: whether
     `locked` keeps out every other writer. chunk_size: bytes that a large file is to have there, None: as many as one
     likes. A folder in which there is nothing may not show. seal: what who writes frames, pages and small
-    files into it has to do with them first, and who reads them then; the store itself never looks at it.
+    files into it has to do with them first, and who reads them then; the store itself never looks at it. protects:
+    whether its files may be protected, as far as is known; protection: of what `create` and `replacing` make from now
+    on, None: none.
     """
 
     root: str
     has_locks: bool
     chunk_size: Optional[int]
     seal: Seal
+    protects: bool
+    protection: Optional[Protection]
 
     def path(self, *names: str) -> str:
         """How a message names a file, or the store."""
@@ -177,8 +192,15 @@ class Store(Protocol):
     def create(self, path: str) -> Writer:
         """Return a new Writer of a file that is not to be there."""
 
-    def publish(self, path: str, data: bytes) -> None:
+    def publish(self, path: str, data: bytes, protection: Optional[Protection] = None) -> None:
         """Create a small file that appears whole, durable and at once, or not at all; OutputExists as with `create`."""
+
+    def protect(self, paths: Iterable[str], protection: Protection) -> None:
+        """Have nobody remove or change these files for a time; where one is protected for longer, that stays. Several
+        are done at once, in no order. StoreError where there is no such thing; Damaged where one is not there."""
+
+    def protected_until(self, path: str) -> Optional[datetime]:
+        """None of a file that is not protected, or not there."""
 
     def remove_file(self, path: str) -> None:
         """Remove a file that no point counts on; one that is not there is no error."""

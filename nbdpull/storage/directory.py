@@ -14,8 +14,9 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from datetime import datetime
 from typing import Callable, Optional
 
 from ..core import errors, file_system
@@ -23,7 +24,7 @@ from ..core.errors import Check
 from ..core.os_error import FULL, translated
 from ..crypto.seal import PLAIN, Seal
 from . import access, beneath, folders
-from .base import DRAFT, MAX_READ
+from .base import DRAFT, MAX_READ, Protection
 from .directory_file import DirectoryReader, DirectoryWriter, unreadable
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
@@ -34,6 +35,8 @@ class DirectoryStore:
 
     has_locks = True
     chunk_size: Optional[int] = None
+    protects = False
+    protection: Optional[Protection] = None
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
@@ -132,8 +135,14 @@ class DirectoryStore:
     def create(self, path: str) -> DirectoryWriter:
         return DirectoryWriter(self.root, path, self.access)
 
-    def publish(self, path: str, data: bytes) -> None:
+    def publish(self, path: str, data: bytes, protection: Optional[Protection] = None) -> None:
         self._put(path, data, _link_or_rename)
+
+    def protect(self, paths: Iterable[str], protection: Protection) -> None:
+        raise errors.StoreError(f"{self.root}: the files of a directory cannot be locked")
+
+    def protected_until(self, path: str) -> Optional[datetime]:
+        return None
 
     def _put(self, path: str, data: bytes, name_it: Callable[[int, str, str], None]) -> None:
         with self._drafted(path, name_it) as file:

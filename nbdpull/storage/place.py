@@ -7,8 +7,10 @@ place a store (repository/marker.py).
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING, Optional, cast
 
+from ..core import errors
 from . import folders
 from .base import Store
 from .directory import DirectoryStore
@@ -39,6 +41,25 @@ def probed(store: Store) -> Optional[Probed]:
     return None if isinstance(store, DirectoryStore) else cast("S3Store", store).probed()
 
 
+def require_locks(store: Store) -> None:
+    """StoreError where files of a Store cannot be protected, with what to do; AccessDenied."""
+    if isinstance(store, DirectoryStore):
+        raise errors.StoreError(
+            f"{store.root}: the files of a directory cannot be locked: name a bucket with object lock, or have a "
+            "second host copy the store, with rights of its own"
+        )
+    cast("S3Store", store).require_locks()
+
+
+def as_of(word: str, when: datetime) -> str:
+    """The same place as it was at a time. UsageError where nothing tells that."""
+    if not is_url(word):
+        raise errors.UsageError(f"--as-of: {word} is a directory, and only a bucket that keeps old versions tells")
+    from .s3 import normal
+
+    return normal(word)._replace(when=when).name
+
+
 def whole(word: str) -> str:
     """The same word, for a process that works in another folder."""
     return word if is_url(word) else os.path.abspath(word)
@@ -59,6 +80,6 @@ def is_empty(word: str) -> bool:
 def are_apart(word: str, other: str) -> bool:
     """Whether neither of two places is the other, or in it. They need not be there."""
     if is_url(word) and is_url(other):
-        one, two = (f"{opened(each).root}/" for each in (word, other))
+        one, two = (f"{opened(each).path()}/" for each in (word, other))
         return not one.startswith(two) and not two.startswith(one)
     return is_url(word) or is_url(other) or folders.are_apart(word, other)

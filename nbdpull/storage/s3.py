@@ -12,50 +12,79 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
-from typing import IO, Callable, Optional
+from typing import IO, Callable, NamedTuple, Optional, cast
 
-from ..core import errors
+from ..core import errors, pipeline
 from ..core.errors import Check
 from ..crypto.seal import PLAIN, Seal
-from .base import MAX_READ
+from .base import MAX_READ, Protection
 from .probed import Probed
 from .read_ahead import ReadAhead
-from .s3_client import Absent, Bucket, Exists, Found
+from .s3_client import PATIENCE, Absent, Bucket, Exists, Found, Lock
 from .s3_file import S3Reader, S3Writer
 from .s3_listed import Listed
-from .s3_probe import probe
+from .s3_past import PastBucket, bring_back
+from .s3_probe import probe, require_locks
 
 SCHEME = "s3://"
 CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again where that fails
 _STEP = 8 << 20  # bytes of one request of a file that is read from end to end
+_AT_ONCE = 8  # requests
+_AS_OF = "?as-of="
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/(.*?))?/*\Z", re.IGNORECASE | re.DOTALL)
 
 
-def normal(url: str) -> str:
-    """The same place, always spelled alike; UsageError where that is none."""
+class Place(NamedTuple):
+    """url: always spelled alike. when: as of which time it is read, None: now."""
+
+    url: str
+    when: Optional[datetime]
+
+    @property
+    def name(self) -> str:
+        return self.url if self.when is None else f"{self.url}{_AS_OF}{self.when.isoformat()}"
+
+
+def normal(word: str) -> Place:
+    """UsageError where that is none."""
+    url, _, when = word.partition(_AS_OF)
     match = _URL.match(url)
     prefix = (match[2] or "") if match else ""
     if match is None or any(each in ("", ".", "..") for each in prefix.split("/") if prefix):
         raise errors.UsageError(f"{url}: no place in an object store; name it as s3://BUCKET or s3://BUCKET/PREFIX")
-    return f"{SCHEME}{match[1]}/{prefix}".rstrip("/")
+    try:
+        return Place(f"{SCHEME}{match[1]}/{prefix}".rstrip("/"), datetime.fromisoformat(when) if when else None)
+    except ValueError:
+        raise errors.UsageError(f"{word}: not a time") from None
+
+
+def _lock(protection: Protection) -> Lock:
+    return Lock(protection.mode.upper(), protection.until)
 
 
 class S3Store:
-    """The objects of a bucket whose keys begin with a prefix. patience: see s3_client."""
+    """The objects of a bucket whose keys begin with a prefix. url: what messages begin with. patience: see
+    s3_client."""
 
     has_locks = False
     chunk_size: Optional[int] = CHUNK_SIZE
+    protects = False
+    protection: Optional[Protection] = None
 
     def __init__(self, url: str, patience: Optional[float] = None) -> None:
-        self.root = normal(url)
-        name, _, prefix = self.root[len(SCHEME) :].partition("/")
+        found = normal(url)
+        self.root, self.url = found.name, found.url
+        name, _, prefix = self.url[len(SCHEME) :].partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        self.bucket = Bucket(name) if patience is None else Bucket(name, patience)
+        patience = PATIENCE if patience is None else patience
+        self.bucket = Bucket(name, patience) if found.when is None else PastBucket(name, found.when, patience)
         self.seal: Seal = PLAIN
         self._ahead = ReadAhead()
         self._listed = Listed()
         self._warnings: list[str] = []
+        self._protected: dict[str, datetime] = {}  # by this object; path: until
 
     def probed(self) -> Probed:
         """What the server does, of which `warnings` tell from then on; StoreError where no store can be there."""
@@ -63,8 +92,12 @@ class S3Store:
         self._warnings = found.warnings()
         return found
 
+    def require_locks(self) -> None:
+        """StoreError where the bucket locks nothing; AccessDenied."""
+        require_locks(self.bucket, self._prefix)
+
     def path(self, *names: str) -> str:
-        return "/".join([self.root, *filter(None, names)])
+        return "/".join([self.url, *filter(None, names)])
 
     def _key(self, path: str) -> str:
         return self._prefix + path
@@ -217,6 +250,22 @@ class S3Store:
             return self._below(path).values()
         return [found for name, found in known.items() if name.startswith(f"{path}/")]
 
+    def bring_back(self, past: S3Store, path: str) -> bool:
+        """Have a file again as another S3Store of the place has it, which is as of an earlier time; return whether it
+        was not so. Damaged where it was not there then; AccessDenied, OutputError."""
+        try:
+            return bring_back(self.bucket, cast(PastBucket, past.bucket), self._key(path))
+        except Absent:
+            raise past._missing(path) from None
+
+    def written(self, name: str) -> dict[str, list[datetime]]:
+        """{path: when each of its versions was written, the oldest first} of all files of a name, deleted or not."""
+        found: dict[str, list[datetime]] = {}
+        for each in self.bucket.versions(self._prefix):
+            if not each.is_marker and each.key.rpartition("/")[2] == name:
+                found.setdefault(each.key[len(self._prefix) :], []).insert(0, each.written)
+        return found
+
     def inode(self, path: str) -> Optional[int]:
         return None
 
@@ -236,22 +285,47 @@ class S3Store:
         return errors.OutputExists(f"cannot {doing} {self.path(path)}: it exists already; nothing is ever overwritten")
 
     def create(self, path: str) -> S3Writer:
-        return self._writer(path, fresh=True)
+        return self._writer(path, True, self.protection)
 
-    def publish(self, path: str, data: bytes) -> None:
-        with self.create(path) as file:
+    def publish(self, path: str, data: bytes, protection: Optional[Protection] = None) -> None:
+        with self._writer(path, True, protection) as file:
             file.write(data)
 
-    def _writer(self, path: str, fresh: bool) -> S3Writer:
-        return S3Writer(path, self.path(path), partial(self._put, path, fresh))
+    def _writer(self, path: str, fresh: bool, protection: Optional[Protection]) -> S3Writer:
+        return S3Writer(path, self.path(path), partial(self._put, path, fresh, protection))
 
-    def _put(self, path: str, fresh: bool, body: IO[bytes], size: int, digest: bytes) -> None:
+    def _put(
+        self, path: str, fresh: bool, protection: Optional[Protection], body: IO[bytes], size: int, digest: bytes
+    ) -> None:
         """Make a file of those bytes. fresh: OutputExists where there is one."""
+        lock = _lock(protection) if protection else None
         try:
-            self.bucket.put(self._key(path), body, size, digest, fresh)
+            self.bucket.put(self._key(path), body, size, digest, fresh, lock=lock)
         except Exists:
             raise self._exists("create", path) from None
         self._listed.note(Found(path, size, 0.0))
+        self._protected.pop(path, None)
+        if lock:
+            self._protected[path] = lock.until
+
+    def protect(self, paths: Iterable[str], protection: Protection) -> None:
+        """What this object has protected for long enough is not asked for again."""
+        known, enough = self._protected, protection.enough
+        left = [each for each in dict.fromkeys(paths) if each not in known or known[each] < enough]
+        lock = partial(self._protect, lock=_lock(protection))
+        for _ in pipeline.ordered(lock, left, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda path: 1):
+            pass
+
+    def _protect(self, path: str, lock: Lock) -> None:
+        try:
+            self.bucket.lock(self._key(path), lock)
+        except Absent:
+            raise self._missing(path) from None
+        self._protected[path] = lock.until
+
+    def protected_until(self, path: str) -> Optional[datetime]:
+        found = self.bucket.locked(self._key(path))
+        return found.until if found else None
 
     def remove_file(self, path: str) -> None:
         with suppress(errors.NbdpullError):
@@ -267,6 +341,7 @@ class S3Store:
     def delete(self, path: str) -> None:
         self.bucket.delete(self._key(path))
         self._listed.forget(path)
+        self._protected.pop(path, None)
 
     def rename(self, path: str, new: str) -> None:
         data = self.find(path)
@@ -278,7 +353,7 @@ class S3Store:
     def replace(self, path: str, data: bytes, was: Optional[bytes] = None) -> None:
         if was is not None:
             return self._exchange(path, was, data)
-        with self.replacing(path) as file:
+        with self._writer(path, False, None) as file:
             file.write(data)
 
     def _exchange(self, path: str, was: bytes, data: bytes) -> None:
@@ -295,7 +370,7 @@ class S3Store:
         raise errors.Busy(f"{self.path(path)}: another nbdpull changed it meanwhile: try again")
 
     def replacing(self, path: str) -> S3Writer:
-        return self._writer(path, fresh=False)
+        return self._writer(path, False, self.protection)
 
     def make_durable(self, path: str) -> None:
         if self.size(path) is None:

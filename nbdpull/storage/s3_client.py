@@ -14,6 +14,8 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import IO, Any, NamedTuple, Optional, Union
 
@@ -30,7 +32,15 @@ _CALLS = {  # what each is for, and the right that it takes
     "put_object": ("write", "s3:PutObject"),
     "delete_object": ("remove", "s3:DeleteObject"),
     "list_objects_v2": ("list", "s3:ListBucket"),
+    "list_object_versions": ("list the versions of", "s3:ListBucketVersions"),
+    "put_object_retention": ("lock", "s3:PutObjectRetention"),
+    "get_object_retention": ("ask for the lock of", "s3:GetObjectRetention"),
+    "copy_object": ("bring back", "s3:GetObjectVersion and s3:PutObject"),
 }
+_OF_VERSIONS = ("get_object", "head_object", "delete_object")  # of which it is another right for a version
+_OF_LOCKS = ("put_object_retention", "get_object_retention")
+_UNLOCKED = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest")
+_WRITING = ("put_object", "delete_object", "put_object_retention", "copy_object")
 _CHANGED = ("BadDigest", "XAmzContentChecksumMismatch")  # what was sent, on its way
 _NO_BUCKET = "NoSuchBucket"
 _AGAIN = {
@@ -82,6 +92,26 @@ class Found(NamedTuple):
     age: float
 
 
+class Version(NamedTuple):
+    """Of an object. id: the server's. written: by its clock. age: seconds since. is_marker: it says that the object was
+    deleted, and has no size. tag: the same of the same content, as a rule."""
+
+    key: str
+    id: str
+    size: int
+    written: datetime
+    age: float
+    is_marker: bool
+    tag: str = ""
+
+
+class Lock(NamedTuple):
+    """Of an object. mode: as the server spells it. until: with a time zone."""
+
+    mode: str
+    until: datetime
+
+
 class _Failure(NamedTuple):
     """code: the server's word, or the name of a class of botocore; status: of HTTP, 0 where no answer came."""
 
@@ -130,9 +160,11 @@ class Bucket:
         self._is_away = False  # since a request that was tried for so long: the next ones are tried once
         self.requests: dict[str, int] = {}
 
-    def get(self, key: str, start: int = 0, stop: Optional[int] = None) -> bytes:
-        """The bytes of an object from `start`, up to `stop` where there are so many; Absent."""
+    def get(self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None) -> bytes:
+        """The bytes of an object from `start`, up to `stop` where there are so many; Absent. version: its id, None: of
+        the newest."""
         span = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        span.update({} if version is None else {"VersionId": version})
         data: bytes = self._ask("get_object", key, Key=key, **span)["Body"]
         return data
 
@@ -147,11 +179,21 @@ class Bucket:
         return Found(key, answer["ContentLength"], _age(answer, answer.get("LastModified")))
 
     def put(
-        self, key: str, body: Union[bytes, IO[bytes]], size: int, sha256: bytes, fresh: bool, tag: Optional[str] = None
+        self,
+        key: str,
+        body: Union[bytes, IO[bytes]],
+        size: int,
+        sha256: bytes,
+        fresh: bool,
+        tag: Optional[str] = None,
+        lock: Optional[Lock] = None,
     ) -> None:
         """Write an object, whole and durably; the server proves its digest. fresh: Exists where one has that key. tag:
         Exists where another one than that has it, or Absent."""
-        what = {"Body": body, "ContentLength": size, "ChecksumSHA256": base64.b64encode(sha256).decode()}
+        digest = base64.b64encode(sha256).decode()
+        what: dict[str, Any] = {"Body": body, "ContentLength": size, "ChecksumSHA256": digest}
+        if lock:
+            what.update(ObjectLockMode=lock.mode, ObjectLockRetainUntilDate=lock.until)
         if fresh:
             what["IfNoneMatch"] = "*"
         if tag is not None:
@@ -162,12 +204,70 @@ class Bucket:
         """One that is not there is no error."""
         self._ask("delete_object", key, Key=key)
 
+    def version(self, key: str) -> Optional[str]:
+        """The id of what has the key now; None where the bucket keeps no versions. Absent."""
+        found: Optional[str] = self._ask("head_object", key, Key=key).get("VersionId")
+        return found
+
+    def lock(self, key: str, lock: Lock) -> None:
+        """One of which the lock ends later keeps that. Absent."""
+        try:
+            self._ask("put_object_retention", key, Key=key, Retention=_retention(lock))
+        except (errors.AccessDenied, errors.OutputError):
+            found = None
+            with suppress(errors.NbdpullError):
+                found = self.locked(key)
+            if found is None or found.until < lock.until:  # else nobody can shorten it, and that is no failure
+                raise
+
+    def locked(self, key: str) -> Optional[Lock]:
+        """None where it is not, or there is no such object."""
+        try:
+            told = self._ask("get_object_retention", key, Key=key).get("Retention", {})
+        except Absent:
+            return None
+        return Lock(told["Mode"], told["RetainUntilDate"]) if "RetainUntilDate" in told else None
+
     def objects(self, prefix: str, at_most: Optional[int] = None) -> Iterator[Found]:
         """Every object whose key begins so, in the order of their keys; or the first ones."""
         for answer in self._pages(prefix, at_most):
             yield from (
                 Found(e["Key"], e["Size"], _age(answer, e.get("LastModified"))) for e in answer.get("Contents", ())
             )
+
+    def versions(self, prefix: str, exactly: bool = False) -> Iterator[Version]:
+        """Every version of every object whose key begins so, in the order of their keys, of each the newest first.
+        exactly: of the object of that very key."""
+        for answer in self._version_pages(prefix):
+            for each in _versions(answer):
+                if exactly and each.key != prefix:
+                    return
+                yield each
+
+    def versions_level(self, prefix: str) -> tuple[list[str], list[Version]]:
+        """(folders, versions of files): as `level`, also where all was deleted."""
+        folders: list[str] = []
+        files: list[Version] = []
+        for answer in self._version_pages(prefix, Delimiter="/"):
+            folders += [each["Prefix"][len(prefix) : -1] for each in answer.get("CommonPrefixes", ())]
+            files += _versions(answer)
+        return folders, files
+
+    def _version_pages(self, prefix: str, **how: Any) -> Iterator[dict[str, Any]]:
+        while True:
+            answer = self._ask("list_object_versions", prefix, Prefix=prefix, **how)
+            yield answer
+            if not answer.get("IsTruncated"):
+                return
+            how["KeyMarker"], how["VersionIdMarker"] = answer["NextKeyMarker"], answer["NextVersionIdMarker"]
+
+    def remove_version(self, key: str, version: str) -> None:
+        self._ask("delete_object", key, Key=key, VersionId=version)
+
+    def copy_version(self, key: str, version: str) -> None:
+        """Have it be the newest one, in the server."""
+        source = {"Bucket": self.name, "Key": key, "VersionId": version}
+        self._ask("copy_object", key, Key=key, CopySource=source)
 
     def level(self, prefix: str) -> tuple[list[str], list[str]]:
         """(folders, files): what follows on the prefix, up to a "/" or whole."""
@@ -199,8 +299,8 @@ class Bucket:
             if failure.status and (failure.code in _CHANGED or not failure.is_temporary):
                 break
             if not failure.is_temporary or not tries.wait():
-                raise self._error(call, what.get("Key", ""), failure)
-        told = self._error(call, what.get("Key", ""), failure)
+                raise self._error(call, what, failure)
+        told = self._error(call, what, failure)
         if failure.code == _NO_BUCKET or (call in _CALLS and isinstance(told, errors.AccessDenied)):
             raise told
         return failure.code, {}
@@ -222,10 +322,10 @@ class Bucket:
             if failure.status == 416:  # the object ends before
                 return {"Body": b""}
             if not failure.is_temporary:
-                raise self._error(call, key, failure)
+                raise self._error(call, what, failure)
             may_be_done = may_be_done or not failure.status or failure.status >= 500
             if not self._is_back(tries):
-                raise self._error(call, key, failure)
+                raise self._error(call, what, failure)
 
     def _is_back(self, tries: _Tries) -> bool:
         """Whether to try again. Whoever is told that it was in vain, or is to end, has still to clean up."""
@@ -275,14 +375,18 @@ class Bucket:
         except Absent:
             return False
 
-    def _error(self, call: str, key: str, failure: _Failure) -> Exception:
+    def _error(self, call: str, what: dict[str, Any], failure: _Failure) -> Exception:
         code, status, text, _ = failure
+        key = what.get("Key", what.get("Prefix", ""))
         doing, right = _CALLS.get(call, ("ask about", f"s3:{call}"))
+        right += "Version" if call in _OF_VERSIONS and "VersionId" in what else ""
+        right += " and s3:PutObjectRetention" if "ObjectLockMode" in what else ""
         where = f"s3://{self.name}/{key}".rstrip("/")
         cannot = f"cannot {doing} {where}"
         if code == _NO_BUCKET:
             return errors.StoreError(f"s3://{self.name}: there is no such bucket; create it, or name another one")
-        if status == 404 and call in ("get_object", "head_object"):
+        is_unlocked = call == "get_object_retention" and code in _UNLOCKED
+        if is_unlocked or (status == 404 and call in ("get_object", "head_object", *_OF_LOCKS)):
             return Absent()
         if code in _DENIED:
             return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
@@ -293,9 +397,29 @@ class Bucket:
         if not status and failure.is_lasting and code != "SSLError":
             kind_of = errors.AccessDenied if "Credential" in code else errors.UsageError
             return kind_of(f"{cannot}: {text}")
-        is_writing = call in ("put_object", "delete_object")
-        kind = errors.OutputFull if code in _FULL else errors.OutputError if is_writing else errors.StoreError
+        kind = errors.OutputFull if code in _FULL else errors.OutputError if call in _WRITING else errors.StoreError
         return kind(f"{cannot}: {text}" + (f"; {self._patience:g} s of trying did not help" * failure.is_temporary))
+
+
+def _versions(answer: dict[str, Any]) -> list[Version]:
+    """Of one page. Times are of seconds: of two in one, what deletes comes later."""
+    found = [(each, False) for each in answer.get("Versions", ())]
+    found += [(each, True) for each in answer.get("DeleteMarkers", ())]
+    made = [
+        Version(
+            *(e["Key"], e["VersionId"], e.get("Size", 0), e["LastModified"], _age(answer, e["LastModified"])),
+            is_marker=gone,
+            tag=e.get("ETag", ""),
+        )
+        for e, gone in found
+    ]
+    latest = {(each["Key"], each["VersionId"]) for each, _ in found if each.get("IsLatest")}
+    made.sort(key=lambda each: ((each.key, each.id) in latest, each.written, each.is_marker), reverse=True)
+    return sorted(made, key=lambda each: each.key)
+
+
+def _retention(lock: Lock) -> dict[str, Any]:
+    return {"Mode": lock.mode, "RetainUntilDate": lock.until}
 
 
 def _failure(error: Any) -> _Failure:

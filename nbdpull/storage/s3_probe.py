@@ -11,16 +11,17 @@ import base64
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Optional
 from uuid import uuid4
 
 from ..core import errors
 from .probed import PREFIX, Probed
-from .s3_client import NO_SERVER, Bucket
+from .s3_client import NO_SERVER, Bucket, Lock
 
 _AT_ONCE = 4  # writers of one name
+_GOVERNANCE = "GOVERNANCE"  # the lock that some may end before its time
 _MARGIN = 3600.0  # seconds by which a server's own two clocks may differ: half of what ages are judged with
 _UNFIT = "; a store needs a server that honours `If-None-Match: *`, such as Ceph's RGW, SeaweedFS or AWS S3"
 _VERSIONS = ", and this one may do so in a bucket that keeps no old versions"  # Ceph 16.2
@@ -48,6 +49,56 @@ def probe(bucket: Bucket, prefix: str) -> Probed:
         )
     finally:
         trial.clear()
+
+
+def require_locks(bucket: Bucket, prefix: str) -> None:
+    """Lock an object for a minute, and try to remove it. StoreError where the server has no locks, or takes them and
+    ignores them; AccessDenied."""
+    where, settings = f"s3://{bucket.name}", _settings(bucket, prefix)
+    if settings["object_lock"] is None or settings["versions"] is None:
+        raise errors.AccessDenied(
+            f"{where}: it is not told whether the bucket locks objects: allow s3:GetBucketObjectLockConfiguration and "
+            "s3:GetBucketVersioning on it to these credentials"
+        )
+    if not settings["object_lock"] or settings["versions"] != "Enabled":
+        raise errors.StoreError(
+            f"{where}: the bucket locks no objects, so nothing in it can be immutable: make another one, with object "
+            "lock from the beginning, as aws s3api create-bucket --object-lock-enabled-for-bucket does"
+        )
+    key = f"{prefix}{PREFIX}{uuid4().hex}/locked"
+    bucket.put(key, b"", 0, hashlib.sha256(b"").digest(), fresh=True, lock=Lock(_GOVERNANCE, _soon(bucket, prefix)))
+    try:
+        if bucket.locked(key) is None or _is_removed(bucket, key):
+            raise errors.StoreError(f"{where}: the server takes locks, and ignores them: nothing there is immutable")
+    finally:
+        _clear(bucket, key)
+
+
+def _soon(bucket: Bucket, prefix: str) -> datetime:
+    """In a minute, by the server's clock."""
+    _, answer = bucket.tried("list_objects_v2", Prefix=prefix, MaxKeys=1)
+    told = answer["ResponseMetadata"]["HTTPHeaders"].get("date") if answer else None
+    now = parsedate_to_datetime(told) if told else datetime.now(timezone.utc)
+    return now + timedelta(seconds=60)
+
+
+def _is_removed(bucket: Bucket, key: str) -> bool:
+    """Whether what is locked went all the same."""
+    version = bucket.version(key)
+    with suppress(errors.AccessDenied):
+        return bool(version) and not bucket.tried("delete_object", Key=key, VersionId=version)[0]
+    return False
+
+
+def _clear(bucket: Bucket, key: str) -> None:
+    """Whoever may not remove it leaves it to the rule for old versions."""
+    with suppress(errors.NbdpullError):
+        version = bucket.version(key)
+        if bucket.tried("delete_object", Key=key, VersionId=version, BypassGovernanceRetention=True)[0]:
+            bucket.delete(key)
+        return
+    with suppress(errors.NbdpullError):
+        bucket.delete(key)
 
 
 class _Clocks(NamedTuple):

@@ -1,0 +1,134 @@
+"""A place in a bucket as of an earlier time, and what is brought back of it: of SeaweedFS, by its own clock."""
+
+import datetime
+import random
+import time
+
+import object_store as object_stores
+import pytest
+
+from nbdpull.core import errors
+from nbdpull.storage import place
+from nbdpull.storage.s3 import S3Store
+from nbdpull.storage.s3_client import Version
+from nbdpull.storage.s3_past import PastBucket
+
+UTC = datetime.timezone.utc
+
+
+@pytest.fixture(scope="module")
+def keeping(seaweedfs):
+    """The name of a bucket that keeps old versions."""
+    with object_stores.new_bucket(seaweedfs) as name:
+        client = object_stores.client(seaweedfs.endpoint)
+        client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        yield name
+
+
+@pytest.fixture
+def store(object_store, keeping):
+    return S3Store(f"s3://{keeping}/{object_store.prefix}")
+
+
+def instant():
+    """One with whole seconds, as the server counts, before it and after it."""
+    time.sleep(1.1)
+    found = datetime.datetime.now(UTC)
+    time.sleep(1.1)
+    return found
+
+
+def test_which_versions_count_as_a_naive_model_says():
+    """Times may be equal: what is listed first is newer."""
+    chance, epoch = random.Random(5), datetime.datetime(2026, 11, 27, tzinfo=UTC)
+    for _ in range(200):
+        versions = [
+            Version(key, str(number), 1, epoch + datetime.timedelta(seconds=second), 0.0, chance.random() < 0.4)
+            for key in ("a", "b", "c")
+            for number, second in enumerate(sorted(chance.choices(range(5), k=chance.randrange(4)), reverse=True))
+        ]
+        when = epoch + datetime.timedelta(seconds=chance.randrange(-1, 6))
+        found = PastBucket("bucket", when)._picked(versions)
+        for key in ("a", "b", "c"):
+            before = [each for each in versions if each.key == key and each.written <= when]
+            assert found.get(key) == (before[0] if before and not before[0].is_marker else None)
+
+
+@pytest.mark.e2e
+def test_what_was_deleted_and_overwritten_since(store, monkeypatch):
+    for path in ("top", "vm/deep/file", "vm/gone", "vm/small"):
+        store.publish(path, path.encode())
+    store.delete("vm/gone")
+    when = instant()
+    past = S3Store(place.as_of(store.root, when))
+    before = told(past)
+    for path in ("top", "vm/deep/file"):
+        store.delete(path)
+    store.replace("vm/small", b"forged")
+    store.publish("vm/gone", b"again")
+    store.publish("later/file", b"")
+    for again in (past, S3Store(past.root)):
+        assert told(again) == before
+        with again.looking(""):
+            assert told(again) == before
+    assert before["find"] == [b"top", b"vm/deep/file", None, b"vm/small", None]
+    assert (before["folders"], before["names"]) == (["vm"], ["deep", "small"])
+    assert past.path("vm") == f"{store.root}/vm" and past.root != store.root
+    with pytest.raises(errors.OutputError, match="read as of an earlier time, and nothing is written there"):
+        past.publish("new", b"")
+    with pytest.raises(errors.OutputError):
+        past.delete("top")
+
+    assert [store.bring_back(past, path) for path in ("top", "vm/small", "vm/deep/file")] == [True] * 3
+    assert [store.bring_back(past, path) for path in ("top", "vm/small", "vm/deep/file")] == [False] * 3
+    assert [store.find(path) for path in ("top", "vm/small")] == [b"top", b"vm/small"]
+    with pytest.raises(errors.Damaged, match="vm/gone: the file is missing"):
+        store.bring_back(past, "vm/gone")
+
+
+def told(store):
+    """All that a store tells of these."""
+    paths = ("top", "vm/deep/file", "vm/gone", "vm/small", "later/file")
+    return {
+        **{call: [getattr(store, call)(path) for path in paths] for call in ("find", "size", "holds")},
+        "folders": [name for name in store.folders() if store.holds(name)],
+        "names": [name for name in store.names("vm") if store.holds(f"vm/{name}")],
+        "files": store.files("vm/deep"),
+        "nowhere": store.holds("none"),
+    }
+
+
+@pytest.mark.e2e
+def test_many_versions_come_in_pages(store, monkeypatch):
+    for number in range(4):
+        store.replace("vm/file", b"%d" % number)
+        store.publish(f"vm/{number}", b"")
+    store.delete("vm/file")
+    real = store.bucket._once
+    monkeypatch.setattr(store.bucket, "_once", lambda call, what: real(call, {**what, "MaxKeys": 2}))
+    found = list(store.bucket.versions(store._key("vm/")))
+    assert [each.is_marker for each in found if each.key.endswith("file")] == [True, *[False] * 4]
+    assert len(found) == 9 and len({(each.key, each.id) for each in found}) == 9
+
+
+def test_only_a_bucket_tells(tmp_path):
+    with pytest.raises(errors.UsageError, match="is a directory, and only a bucket that keeps old versions tells"):
+        place.as_of(str(tmp_path), datetime.datetime.now(UTC))
+    with pytest.raises(errors.UsageError, match="not a time"):
+        S3Store("s3://bucket?as-of=then")
+
+
+@pytest.mark.e2e
+def test_rights_of_versions_are_named(store, monkeypatch):
+    store.publish("file", b"")
+    past = place.as_of(store.root, datetime.datetime.now(UTC))
+    key, secret = object_stores.NOBODY
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    nobody = S3Store(past, 1.0)
+    with pytest.raises(errors.AccessDenied, match="allow s3:ListBucketVersions on it"):
+        nobody.find("file")
+    with pytest.raises(errors.AccessDenied, match="allow s3:GetObjectVersion on it"):
+        nobody.bucket.get(store._key("file"), version="1")
+    with pytest.raises(errors.AccessDenied, match="allow s3:DeleteObjectVersion on it"):
+        nobody.bucket.remove_version(store._key("file"), "1")
