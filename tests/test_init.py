@@ -21,7 +21,7 @@ def test_a_new_directory_becomes_an_empty_store(tmp_path, capsys):
 def test_the_json_names_the_store(tmp_path, capsys):
     code, output, errors = answered_json(capsys, "init", tmp_path)
     uuid = marker.uuid_of(marker.open_store(str(tmp_path)))
-    assert (code, output, errors) == (0, {"uuid": uuid, "master": None, "object_store": None}, "")
+    assert (code, output, errors) == (0, {"uuid": uuid, "master": None, "object_store": None, "immutable": None}, "")
 
 
 def test_what_is_a_store_stays_that_one(tmp_path, capsys):

@@ -102,6 +102,28 @@ def test_each_role_can_do_what_it_does_and_no_more(machine, place, role, tmp_pat
     assert len([name for name in place.objects() if name.endswith("/manifest.json")]) == 1
 
 
+def test_who_pulls_immutable_points_may_lock(machine, object_store):
+    """Without that right nothing is made, and the right is named."""
+    nobody = {**stores.package_environment(), **object_store.environment(keys=object_stores.NOBODY)}
+    with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
+        place = object_stores.ObjectStore(object_store.server, name, "store")
+        assert nbdpull("init", place.url, "--immutable-for", "30d").returncode == 0
+        vm = machine({"vda": 4 * MIB})
+        vm.write("vda", 0, MIB, 0x11)
+        policy = json.loads(document("pull", place))
+        place.client.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
+        denied = run(nobody, "pull", vm.name, "-o", place.url)
+        assert denied.returncode == 7 and "allow s3:PutObject and s3:PutObjectRetention on it" in denied.stderr
+        policy["Statement"].append(json.loads(document("lock", place)))
+        place.client.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
+        for _ in range(2):
+            done = run(nobody, "pull", vm.name, "-o", place.url)
+            assert (done.returncode, done.stderr) == (0, "")
+        place.client.put_bucket_policy(Bucket=name, Policy=document("prune", place))
+        done = run(nobody, "prune", place.url, "--keep-last", "1", "--dry-run")
+        assert done.returncode == 0 and "allow s3:GetObjectRetention on it" in done.stderr
+
+
 def test_a_pull_only_creates(machine, object_store, monkeypatch):
     """As AWS can insist on."""
     assert json.loads(document("conditional", object_store))["Condition"] == {"Null": {"s3:if-none-match": "true"}}

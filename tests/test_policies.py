@@ -197,7 +197,7 @@ def test_a_policy_is_written_shown_and_removed(tmp_path, capsys):
     assert said(capsys, "policy", root) == (0, "no policy\n", "")
     code, found, _ = run(capsys, "policy", root, "--keep-daily", "7", "--keep-within", "36h")
     everywhere = {"domain": None, "keep_daily": 7, "keep_within": 129600.0, "time_zone": "UTC"}
-    assert code == 0 and found == {"policies": [everywhere], "changed": True}
+    assert code == 0 and found == {"policies": [everywhere], "immutable": None, "changed": True}
     assert run(capsys, "policy", root, "--keep-daily", "7", "--keep-within", "36h")[1]["changed"] is False
     zone = ["--time-zone", "Europe/Berlin"]
     code, out, _ = said(capsys, "policy", root, "--domain", "db*", "--keep-daily", "30", *zone)
@@ -208,7 +208,11 @@ def test_a_policy_is_written_shown_and_removed(tmp_path, capsys):
         "  --keep-daily 7 --keep-within 36h",
     ]
     assert run(capsys, "policy", root, "--domain", "db1")[1]["policies"][0]["domain"] == "db*"
-    assert run(capsys, "policy", root, "--domain", "vm1")[1] == {"policies": [everywhere], "changed": False}
+    assert run(capsys, "policy", root, "--domain", "vm1")[1] == {
+        "policies": [everywhere],
+        "immutable": None,
+        "changed": False,
+    }
     code, _, err = said(capsys, "policy", root, "--domain", "db1", "--remove")
     assert code == 10 and "has no policy of db1; it has: one of db*, one of all domains" in err
     assert run(capsys, "policy", root, "--remove")[1]["changed"] is True

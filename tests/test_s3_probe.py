@@ -57,6 +57,14 @@ def versioned(place, name):
     place.client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
 
 
+def test_ceph_with_locks(rgw_store, capsys):
+    """They imply old versions."""
+    with object_stores.new_bucket(rgw_store.server, ObjectLockEnabledForBucket=True) as name:
+        code, _, complaint = answered(capsys, "init", f"s3://{name}", "--immutable-for", "30d")
+        assert code == 10 and "overwrites what was to be created only if absent" in complaint
+        assert rgw_store.client.list_objects_v2(Bucket=name)["KeyCount"] == 0
+
+
 @pytest.mark.parametrize("kind", [unfit_servers.Rclone, unfit_servers.JuiceFS])
 def test_a_server_that_ignores_the_condition_is_refused(kind, monkeypatch):
     with kind() as server, object_stores.new_bucket(server) as name:

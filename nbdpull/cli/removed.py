@@ -5,7 +5,8 @@ Must not know: which points went, and why.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Optional, Protocol
 
 from ..core.sizes import shown as size
 from . import usage
@@ -22,6 +23,10 @@ class Swept(Protocol):
     def shared(self) -> int: ...
     @property
     def has_locks(self) -> bool: ...
+    @property
+    def locked(self) -> int: ...
+    @property
+    def locked_until(self) -> Optional[datetime]: ...
 
 
 def add_how(parser: usage.Parser, of: type) -> None:
@@ -32,16 +37,30 @@ def add_how(parser: usage.Parser, of: type) -> None:
 
 def members(swept: Swept) -> dict[str, Any]:
     """In JSON; sizes in bytes."""
-    return {"freed_bytes": swept.freed, "waiting_bytes": swept.waiting, "shared_bytes": swept.shared}
+    return {
+        "freed_bytes": swept.freed,
+        "waiting_bytes": swept.waiting,
+        "shared_bytes": swept.shared,
+        "locked_bytes": swept.locked,
+        "locked_until": swept.locked_until and swept.locked_until.isoformat(timespec="seconds"),
+    }
 
 
 def lines(swept: Swept, dry_run: bool) -> list[str]:
     if dry_run:
-        return [f"would free {size(swept.waiting)}; {size(swept.shared)} are needed by points that stay"]
+        found = [f"would free {size(swept.waiting)}; {size(swept.shared)} are needed by points that stay"]
+        return [*found, *_locked(swept)]
     found = [f"freed {size(swept.freed)}"]
     if swept.waiting:
         when = "a day (--now: at once)" if swept.has_locks else "26 hours"
         found.append(f"{size(swept.waiting)} more go with the next remove or prune after {when}")
     if swept.shared:
         found.append(f"{size(swept.shared)} of removed points are needed by points that stay")
-    return found
+    return [*found, *_locked(swept)]
+
+
+def _locked(swept: Swept) -> list[str]:
+    if swept.locked_until is None:
+        return []
+    until = swept.locked_until.astimezone().strftime("%Y-%m-%d %H:%M")
+    return [f"{size(swept.locked)} more are locked until {until}; then the bucket's rule for old versions frees them"]

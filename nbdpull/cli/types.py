@@ -33,8 +33,14 @@ def duration(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def duration_or_none(text: str) -> float:
+    return 0.0 if text == "0" else duration(text)
+
+
 def duration_text(seconds: float) -> str:
-    """As it is written on the command line: 60s, 5m, 2h."""
+    """As it is written on the command line: 60s, 5m, 2h, 30d."""
+    if seconds > 86400 and seconds % 86400 == 0:
+        return f"{seconds / 86400:.10g}d"
     if seconds > 3600 and seconds % 3600 == 0:
         return f"{seconds / 3600:.10g}h"
     return f"{seconds / 60:.10g}m" if seconds > 60 and seconds % 60 == 0 else f"{seconds:.10g}s"

@@ -9,30 +9,35 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
 from ..core.errors import Check, Report
-from ..repository import key_changes, marker
-from . import key
+from ..repository import immutable, key_changes, marker
+from ..repository.policies import Immutability
+from . import key, policy
 from .options import InitOptions as Options
 
 
 @dataclass(frozen=True)
 class Result:
     """uuid: of the new store. master: id of its master key, None where it is not sealed. object_store: what its server
-    was found to do, None of a directory. warnings: of that, one text each."""
+    was found to do, None of a directory. warnings: of that, one text each. immutable: how what is made there is to be
+    protected, None: not at all."""
 
     uuid: str
     master: Optional[str]
     object_store: Optional[dict[str, Any]] = None
     warnings: list[str] = field(default_factory=list)
+    immutable: Optional[Immutability] = None
 
 
 def init(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Make a store of a place that is new or empty. StoreError where it is neither, or where the server of an
-    object store is not fit for one; UsageError, OutputError,
-    MissingSoftware."""
+    object store is not fit for one, or for what is asked of it; UsageError, OutputError, MissingSoftware."""
+    wanted = policy.immutability(options)
     passphrase = key.passphrase(options.passphrase_file)
     sealed = options.recipients or passphrase is not None
     seal = key_changes.new(options.recipients, passphrase) if sealed else None
-    made = marker.create(options.store, options.group, seal)
+    made = marker.create(options.store, options.group, seal, must_lock=wanted is not None)
+    if wanted:
+        immutable.put(made, wanted)
     told = marker.of(made)
     probed = asdict(told.object_store) if told.object_store else None
-    return Result(told.uuid, told.master, probed, made.warnings())
+    return Result(told.uuid, told.master, probed, made.warnings(), wanted)

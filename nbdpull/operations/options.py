@@ -23,6 +23,7 @@ from ..core.choices import (
     STALL_TIMEOUT,
     KeyAction,
     Level,
+    LockMode,
     Offline,
     OnLostBase,
     Quiesce,
@@ -464,7 +465,16 @@ class _Rules:
 
 
 @dataclass(frozen=True)
-class PolicyOptions(_Rules, _Domains):
+class _Locks:
+    """immutable_for: so long nobody can remove what is made in an object store, from then on; 0: not at all, None: as
+    it is. lock_mode: a word of the class of that name."""
+
+    immutable_for: Optional[float] = None
+    lock_mode: str = LockMode.COMPLIANCE
+
+
+@dataclass(frozen=True)
+class PolicyOptions(_Locks, _Rules, _Domains):
     """domain: of those that the policy is for; without rules, the name of one. remove: the policy of just that."""
 
     remove: bool = False
@@ -528,7 +538,7 @@ class _Recipients:
 
 
 @dataclass(frozen=True)
-class InitOptions(_Recipients):
+class InitOptions(_Locks, _Recipients):
     """store: to be made; sealed, where somebody is to open it. group: of the system, that may read it."""
 
     store: str = ""

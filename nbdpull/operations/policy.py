@@ -6,23 +6,26 @@ Must not know: how policies are stored, what they keep, how they are shown.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import marker, policies, series_choice
-from ..repository.policies import Standing
+from ..repository import immutable, marker, policies, series_choice
+from ..repository.policies import Immutability, Standing
 from ..repository.retention import Policy
+from ..storage import place
 from ..storage.base import Store
+from .options import InitOptions
 from .options import PolicyOptions as Options
 
 
 @dataclass(frozen=True)
 class Result:
     """standing: what there is now, in the order in which it is tried; of a domain that was asked for, what counts for
-    it. changed: whether there was something else before."""
+    it. immutable: how what is made is protected, None: not at all. changed: whether there was something else before."""
 
     standing: list[Standing]
+    immutable: Optional[Immutability]
     changed: bool
 
 
@@ -32,9 +35,13 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
         raise errors.UsageError("--domain has no name: leave it out for a policy of all domains")
     if options.remove and options.rules:
         raise errors.UsageError("--remove takes no rules: it removes the policy as a whole")
-    wanted = made(options.rules) if options.rules else None
+    if options.domain is not None and options.immutable_for is not None:
+        raise errors.UsageError("--immutable-for is for all of a store: leave out --domain")
+    wanted, lock = made(options.rules) if options.rules else None, immutability(options)
     opened = marker.open_store(options.store)
-    before = policies.load(opened)
+    before, was = policies.load(opened), policies.immutability(opened)
+    if options.immutable_for is not None:
+        _make_immutable(opened, lock)
     if options.domain is not None and not options.remove:
         _require_no_uuid(opened, options.domain)
     if wanted:
@@ -45,9 +52,27 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
             raise errors.StoreError(f"{opened.root} has no policy {_of(options.domain)}; it has: {_names(before)}")
     elif options.domain is not None:
         counting = policies.counting(before, options.domain)
-        return Result([counting] if counting else [], changed=False)
-    standing = policies.load(opened)
-    return Result(standing, standing != before)
+        return Result([counting] if counting else [], was, changed=False)
+    standing, now = policies.load(opened), policies.immutability(opened)
+    return Result(standing, now, (standing, now) != (before, was))
+
+
+def immutability(options: Union[Options, InitOptions]) -> Optional[Immutability]:
+    """What options tell, None: nothing; UsageError."""
+    if not options.immutable_for:
+        return None
+    try:
+        return Immutability(options.immutable_for, options.lock_mode)
+    except ValueError:
+        raise errors.UsageError("--immutable-for: more than 100 years, which nobody could take back") from None
+
+
+def _make_immutable(store: Store, wanted: Optional[Immutability]) -> None:
+    if wanted:
+        place.require_locks(store)
+        immutable.put(store, wanted)
+    else:
+        policies.put_immutability(store, None)
 
 
 def _require_no_uuid(store: Store, named: str) -> None:

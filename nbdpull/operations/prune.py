@@ -118,14 +118,15 @@ def warnings(pruned: Pruned) -> list[str]:
     """Of one that is no failure of what came before."""
     if pruned.problem:
         return [f"the point is made, but nbdpull prune failed: {pruned.problem}"]
-    if pruned.repacked.problems:
-        return problems(pruned)
+    if found := problems(pruned):
+        return found
     return [] if pruned.policy else [f"the store has no policy for {pruned.domain} any more: nothing was pruned"]
 
 
 def problems(pruned: Pruned) -> list[str]:
-    """Of files that stay as they were: nothing that a point needs is lost by that."""
-    return [f"{pruned.domain}: not repacked: {each}" for each in pruned.repacked.problems]
+    """Of files that stay as they were, or of which that is not told: nothing that a point needs is lost by that."""
+    found = [f"{pruned.domain}: not repacked: {each}" for each in pruned.repacked.problems]
+    return [*found, *(f"{pruned.domain}: {each}" for each in pruned.swept.warnings)]
 
 
 def _pruned(target: Series, asked: Pruned, options: Options, check: Check) -> Pruned:

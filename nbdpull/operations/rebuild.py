@@ -20,6 +20,7 @@ from ..format.directory import Directory
 from ..format.index_writer import Disk, IndexWriter
 from ..format.manifest import DiskEntry, FileEntry
 from ..format.sound_part import SoundPart
+from ..repository import immutable
 from ..repository.series import Point, Series
 from ..storage.base import Store
 from . import store_choice
@@ -49,11 +50,12 @@ def _rebuilt(target: Series, point: Point, name: str, check: Check) -> list[str]
     if not lost:
         raise errors.OutputExists(f"{' and '.join(map(target.store.path, paths))} are there: move away what is damaged")
     made = _fitting(target, point, disk, check)
+    immutable.begin(target.store)
     lost = [path for path in lost if path in made]
     if not lost:
         raise errors.OutputExists(f"{target.store.path(paths[0])} is there, and nothing changed: there is no index")
     for path in lost:
-        target.store.publish(path, made[path])
+        target.store.publish(path, made[path], target.store.protection)
     return [target.store.path(path) for path in lost]
 
 

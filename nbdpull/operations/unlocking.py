@@ -13,7 +13,7 @@ from typing import Optional
 
 from ..core import errors
 from ..crypto import identity_files
-from ..repository import keyring, marker
+from ..repository import immutable, keyring, marker
 from ..storage.base import Store
 
 
@@ -44,8 +44,9 @@ def _require_sealed(store: Store, named: Sequence[str]) -> None:
 
 
 def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Optional[float] = None) -> Store:
-    """The Store that a pull is to write into, made where there is none; KeyNeeded where it is sealed and stays locked.
-    patience: see storage/place.py. Further errors: see `opened`."""
+    """The Store that a pull is to write into, made where there is none, and what is made in it is protected as its
+    policy tells. KeyNeeded where it is sealed and stays locked. patience: see storage/place.py. Further errors: see
+    `opened`."""
     meant = [name for _, name in identity_files.meant(named)]
     if meant and marker.is_new(root):
         raise errors.UsageError(
@@ -55,6 +56,7 @@ def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Op
     store = marker.open_or_create(root, group, patience=patience)
     _unlock(store, named)
     store.seal.require()
+    immutable.begin(store)
     return store
 
 

@@ -18,7 +18,7 @@ from ..core.errors import Check, Report
 from ..format import findings, layout, ledger
 from ..format.layout import Document
 from ..format.manifest import FileEntry
-from ..repository import half_points, healing, inspection, marker, series_choice, verdict
+from ..repository import half_points, healing, immutable, inspection, marker, series_choice, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
 from ..repository.part import Part
@@ -130,6 +130,8 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     depth = Depth(options.level, part, options.threads, _until(options.max_duration, check))
     tally = _Tally(report)
     runs = [_Run(target, options, depth, tally) for target in wanted]
+    if copy is not None:
+        immutable.begin(opened)
     healers = [] if copy is None else [_Healer(run, copy, options, depth.check) for run in runs]
     outcomes, damages = _looked_and_healed(runs, healers, options, depth, tally)
     verdicts = [each for outcome in outcomes for each in outcome.verdicts]

@@ -21,8 +21,8 @@ from ..core.errors import Check
 from ..core.throttle import Throttle
 from ..format import findings, layout, moved
 from ..format.manifest import FileEntry
-from ..storage.base import DRAFT, Writer
-from . import half_points, lock_free, proved_copy, references, verdict
+from ..storage.base import DRAFT, Protection, Writer
+from . import half_points, immutable, lock_free, proved_copy, references, verdict
 from .series import Point, Series
 
 Tell = Callable[[int], None]  # so many more bytes were copied
@@ -122,7 +122,7 @@ class Incoming:
         manifest = self._manifest(point)
         making.lead(tables)
         lock_free.require_soon(self._target, point.id, began)
-        making.publish(manifest)
+        making.publish(manifest, immutable.secure(self._target, point))
         lock_free.prove(self._target, point, self._known)
         self._known.add(point.id)
         self._counted_on.add(point, entries)
@@ -315,12 +315,12 @@ class _Making:
                 self._store.replace(self._path(moved.path_of(table.old.path)), moved.encode(table))
             self._store.delete(self._path(table.old.path))  # of another size: it would be read in place of the table
 
-    def publish(self, manifest: bytes) -> None:
+    def publish(self, manifest: bytes, protection: Optional[Protection]) -> None:
         """Commit the point, of which all else is durable."""
         for name in self._prepared:  # it may have taken a day
             lock_free.require_set_apart(self._target, name)
         try:
-            self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest)
+            self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest, protection)
         except errors.NbdpullError as error:
             if isinstance(error, errors.OutputExists) or not half_points.withdrawn(
                 self._target, self._point

@@ -65,6 +65,7 @@ def open_store(root: str) -> Store:
 def _known(found: Store, data: Optional[bytes] = None) -> Store:
     """The same with the seal that its marker tells of. data: of the marker, where it was read already."""
     told = of(found) if data is None else _told(found, data)
+    found.protects = bool(told.object_store and told.object_store.object_lock)
     if told.master is not None:
         found.seal = Locked(told.master, found.root)
     return found
@@ -84,8 +85,11 @@ def is_new(root: str, sealed: bool = False) -> bool:
     return place.is_empty(root) or (sealed and place.opened(root).names("") == [layout.KEYS])
 
 
-def create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None) -> Store:
-    """Return the Store that a place becomes; StoreError where it is one. group, seal: see open_or_create."""
+def create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None, must_lock: bool = False) -> Store:
+    """Return the Store that a place becomes; StoreError where it is one. group, seal: see open_or_create. must_lock:
+    StoreError where its files cannot be protected."""
+    if must_lock:
+        place.require_locks(place.opened(root))
     if place.is_url(root):
         made = _in_objects(root, group, seal, is_new=True)
     else:

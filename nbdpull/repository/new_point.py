@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..format import layout, manifest
 from ..format.manifest import DiskEntry, FileEntry, Manifest
-from . import announcement, half_points, lock_free
+from . import announcement, half_points, immutable, lock_free
 from .announcement import Announcement
 from .series import Point, Series
 
@@ -103,7 +103,8 @@ class NewPoint:
         made = Point(decoded, hashlib.sha256(data).hexdigest())
         if decoded.parent:
             lock_free.require_base(self.series, self.id, decoded.parent.point)
-        store.publish(f"{self._folder}/{layout.MANIFEST}", data)
+        protection = immutable.secure(self.series, made, decoded.parent.point if decoded.parent else None)
+        store.publish(f"{self._folder}/{layout.MANIFEST}", data, protection)
         lock_free.prove(self.series, made, known)
         self.committed = True
         return made

@@ -12,16 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Optional
 
 from ..core import errors, members
+from ..core.choices import LockMode
 from ..format import findings, layout
 from ..storage.base import Store
 from .retention import Policy, UnknownZone
 
 _ESCAPED = re.compile(r"\[[*?[]\]")  # as `pattern_of` does
+LONGEST = 100 * 365 * 86400.0  # seconds of a lock: a typing error that nobody could undo is refused
 _MEND = "to write them anew with nbdpull policy, delete it first"
 
 
@@ -44,31 +46,63 @@ class Standing(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Immutability:
+    """seconds: for which nobody can remove what is made, from then on; mode: a word of LockMode. ValueError."""
+
+    seconds: float
+    mode: str = LockMode.COMPLIANCE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= LONGEST:
+            raise ValueError(f"immutable.seconds is {members.short(self.seconds)}")
+        if self.mode not in LockMode.WORDS:
+            raise ValueError(f"immutable.mode is {members.short(self.mode)}")
+
+
+@dataclass(frozen=True)
 class _Document:
     policies: list[Any]
+    immutable: Optional[Immutability] = None
+
+
+class _Told(NamedTuple):
+    """data: the bytes of which the others were read, None where there is no file."""
+
+    standing: list[Standing]
+    immutable: Optional[Immutability] = None
+    data: Optional[bytes] = None
 
 
 def load(store: Store) -> list[Standing]:
     """In the order in which they are tried. Damaged, FormatTooNew, MissingSoftware: then none of them is to be
     followed."""
-    return _told(store)[0]
+    return _told(store).standing
 
 
-def _told(store: Store) -> tuple[list[Standing], Optional[bytes]]:
-    """The same, and the bytes of which they were read."""
-    if store.size(layout.POLICY) is None:
-        return [], None
+def immutability(store: Store) -> Optional[Immutability]:
+    """Of all that is made in a store from now on. Damaged, FormatTooNew: then nobody knows."""
+    data = store.find(layout.POLICY)
+    if data is None:
+        return None
     try:
-        data = store.read(layout.POLICY)
-        return _decoded(data, store.path(layout.POLICY)), data
+        return members.build(_Document, layout.unseal(data, store.path(layout.POLICY))).immutable
+    except (ValueError, errors.Damaged) as error:
+        raise errors.Damaged(f"{store.path(layout.POLICY)}: {error}; {_MEND}") from error
+
+
+def _told(store: Store) -> _Told:
+    if store.size(layout.POLICY) is None:
+        return _Told([])
+    try:
+        return _decoded(store.read(layout.POLICY), store.path(layout.POLICY))
     except errors.Damaged as error:
         raise errors.Damaged(f"{error}; {_MEND}") from error
 
 
-def _decoded(data: bytes, path: str) -> list[Standing]:
+def _decoded(data: bytes, path: str) -> _Told:
     try:
-        told = members.build(_Document, layout.unseal(data, path)).policies
-        return [_standing(each) for each in told]
+        told = members.build(_Document, layout.unseal(data, path))
+        return _Told([_standing(each) for each in told.policies], told.immutable, data)
     except UnknownZone as error:  # its writer knew it
         zone = members.short(error.name)
         raise errors.MissingSoftware(f"{path}: this host does not know the time zone {zone}: install tzdata") from error
@@ -100,33 +134,46 @@ def pattern_of(name: str) -> str:
 
 def put(store: Store, pattern: Optional[str], policy: Policy) -> None:
     """From now on this one counts for the pattern. Damaged, FormatTooNew, OutputError: then all is as it was."""
-    with _changing(store) as (standing, was):
-        _write(store, [*(each for each in standing if each.pattern != pattern), Standing(pattern, policy)], was)
+    with _changing(store) as told:
+        others = [each for each in told.standing if each.pattern != pattern]
+        _write(store, told._replace(standing=[*others, Standing(pattern, policy)]))
+
+
+def put_immutability(store: Store, immutable: Optional[Immutability]) -> None:
+    """Of what is made from now on; None: nothing is protected any more. Errors as of `put`."""
+    with _changing(store) as told:
+        _write_or_remove(store, told._replace(immutable=immutable))
 
 
 def drop(store: Store, pattern: Optional[str]) -> bool:
     """Whether there was one. OutputError where it still counts."""
-    with _changing(store) as (standing, was):
-        left = [each for each in standing if each.pattern != pattern]
-        if left:
-            _write(store, left, was)
-        else:
-            store.delete(layout.POLICY)
-        return len(left) < len(standing)
+    with _changing(store) as told:
+        left = [each for each in told.standing if each.pattern != pattern]
+        _write_or_remove(store, told._replace(standing=left))
+        return len(left) < len(told.standing)
 
 
 @contextmanager
-def _changing(store: Store) -> Iterator[tuple[list[Standing], Optional[bytes]]]:
+def _changing(store: Store) -> Iterator[_Told]:
     """Of two that change them at once, one waits for nothing: it is Busy."""
     with store.locked("", "try again"):
         yield _told(store)
 
 
-def _write(store: Store, standing: list[Standing], was: Optional[bytes]) -> None:
-    told = [each.members for each in sorted(standing, key=lambda each: each._rank)]
-    document = {"format": layout.FORMAT, "requires": [], **findings.now(), "policies": told}
-    if was is not None or store.has_locks:
-        store.replace(layout.POLICY, layout.seal(document), was)
+def _write_or_remove(store: Store, told: _Told) -> None:
+    if told.standing or told.immutable:
+        _write(store, told)
+    else:
+        store.delete(layout.POLICY)
+
+
+def _write(store: Store, told: _Told) -> None:
+    standing = [each.members for each in sorted(told.standing, key=lambda each: each._rank)]
+    document: layout.Document = {"format": layout.FORMAT, "requires": [], **findings.now(), "policies": standing}
+    if told.immutable:
+        document["immutable"] = asdict(told.immutable)
+    if told.data is not None or store.has_locks:
+        store.replace(layout.POLICY, layout.seal(document), told.data)
         return
     try:
         store.publish(layout.POLICY, layout.seal(document))

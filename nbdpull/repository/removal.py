@@ -11,9 +11,10 @@ which points are to go, and why.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 
 from ..core import errors
@@ -22,7 +23,7 @@ from ..format import layout
 from ..format.manifest import FileEntry
 from ..storage.base import Store
 from . import grace as graces
-from . import half_points, pins, references
+from . import half_points, immutable, pins, references
 from .series import Point, Series
 
 _TELLING = {half_points.REMOVED, layout.REPACKED}  # files that say what their directory is
@@ -31,13 +32,18 @@ _TELLING = {half_points.REMOVED, layout.REPACKED}  # files that say what their d
 @dataclass(frozen=True)
 class Swept:
     """What became of the files of removed points, in bytes. freed: gone; waiting: nothing refers to them, but it is
-    too early; shared: points that stay refer to them. points: ids of those whose last files went."""
+    too early; shared: points that stay refer to them; locked: nothing refers to them, and they show no more, but a lock
+    keeps them until locked_until, the last of them. untold: why nobody could tell that of some, "" for none. points:
+    ids of those whose last files went."""
 
     freed: int = 0
     waiting: int = 0
     shared: int = 0
     points: tuple[str, ...] = ()
     has_locks: bool = True
+    locked: int = 0
+    locked_until: Optional[datetime] = None
+    untold: str = ""
 
     def __add__(self, other: Swept) -> Swept:
         return Swept(
@@ -46,7 +52,14 @@ class Swept:
             self.shared + other.shared,
             self.points + other.points,
             self.has_locks and other.has_locks,
+            self.locked + other.locked,
+            max(filter(None, (self.locked_until, other.locked_until)), default=None),
+            self.untold or other.untold,
         )
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"it is not told what a lock keeps, and until when: {self.untold}"] if self.untold else []
 
 
 def remove(series: Series, point: Point) -> None:
@@ -99,14 +112,42 @@ def sweep(series: Series, grace: Optional[float] = None, check: Check = lambda: 
     grace = graces.of(series.store) if grace is None else grace
     with series.store.looking(series.folder):
         late, last, begun = _late(series, grace, check), _last_of_all(series), Swept(has_locks=series.store.has_locks)
-        return sum((_swept(series, left, grace, late, last) for left in _left(series, frozenset(), check)), begun)
+        locks = _Locks(series.store)
+        return sum(
+            (_swept(series, left, grace, late, last, locks) for left in _left(series, frozenset(), check)), begun
+        )
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
     """Only look, as if the points with these ids were removed, too: all that could go is waiting."""
+    locks = _Locks(series.store)
     with series.store.looking(series.folder):
-        found = (Swept(waiting=sum(left.free.values()), shared=left.shared) for left in _left(series, gone, check))
-        return sum(found, Swept())
+        return sum((_would_sweep(series, left, locks) for left in _left(series, gone, check)), Swept())
+
+
+def _would_sweep(series: Series, left: _Left, locks: _Locks) -> Swept:
+    found = locks.of({f"{series.folder}/{left.point}/{file}": size for file, size in left.free.items()})
+    return Swept(waiting=sum(left.free.values()) - found.locked, shared=left.shared) + found
+
+
+class _Locks:
+    """Tells of files that are to go how much of them a lock keeps."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._is_asked = store, immutable.may_be(store)
+
+    def of(self, going: Mapping[str, int]) -> Swept:
+        """going: {path: bytes}. Who may not ask removes all the same."""
+        locked, until, untold = 0, None, ""
+        for path, size in going.items() if self._is_asked else ():
+            try:
+                told = self._store.protected_until(path)
+            except errors.AccessDenied as error:
+                self._is_asked, untold = False, str(error)
+                break
+            if told and told > datetime.now(timezone.utc):
+                locked, until = locked + size, max(told, until or told)
+        return Swept(locked=locked, locked_until=until, untold=untold)
 
 
 def _late(series: Series, grace: float, check: Check) -> set[str]:
@@ -196,18 +237,22 @@ def _is_late(series: Series, name: str, is_point: bool, grace: float) -> bool:
     return not series.store.has_locks and series.store.seconds_since_change(moved) < grace
 
 
-def _swept(series: Series, left: _Left, grace: float, late: Collection[str], last: Optional[str]) -> Swept:
+def _swept(
+    series: Series, left: _Left, grace: float, late: Collection[str], last: Optional[str], locks: _Locks
+) -> Swept:
     is_point = series.store.holds(f"{series.folder}/{left.point}/{half_points.REMOVED}")
     is_late = _is_late(series, left.point, is_point, grace)
     going = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in late}
     folder = f"{series.folder}/{left.point}"
+    found = locks.of({f"{folder}/{file}": size for file, size in going.items()})
     for file in going:
         series.store.delete(f"{folder}/{file}")
-    freed = sum(going.values())
+    gone = sum(going.values())
+    freed = gone - found.locked
     if is_late or left.shared or len(going) < len(left.free):
-        return Swept(freed, sum(left.free.values()) - freed, left.shared)
+        return Swept(freed, sum(left.free.values()) - gone, left.shared) + found
     strange = set(series.store.names(folder)) - _TELLING
     if strange or left.point == last:  # the manifest of the last one stays
-        return Swept(freed, points=(left.point,) if is_point and going else ())
+        return Swept(freed, points=(left.point,) if is_point and going else ()) + found
     series.store.remove_folder(folder)  # with the file that says what it is, the last of it
-    return Swept(freed, points=(left.point,) if is_point else ())
+    return Swept(freed, points=(left.point,) if is_point else ()) + found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import chain
 from typing import Any, Optional
 
 from ...core.errors import Check, Report
 from ...operations.options import InitOptions as Options
-from .. import usage
+from .. import locks, usage
 from ..output import Outcome
 
 SUMMARY = "make an empty store"
@@ -20,6 +21,7 @@ def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add_group(parser, Options)
     usage.add_recipients(parser, Options)
+    locks.add(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -28,8 +30,10 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     options = usage.options(Options, args)
     made = init.init(options, report, check)
-    document = {"uuid": made.uuid, "master": made.master, "object_store": made.object_store}
-    lines = chain(_lines(options.store, made.master), _server(made.object_store) if made.object_store else ())
+    document = {"uuid": made.uuid, "master": made.master, "object_store": made.object_store,
+                "immutable": made.immutable and asdict(made.immutable)}  # fmt: skip
+    server = _server(made.object_store) if made.object_store else ()
+    lines = chain(_lines(options.store, made.master), server, locks.lines(made.immutable))
     return Outcome(document, lines, warnings=made.warnings)
 
 

@@ -6,11 +6,12 @@ import re
 import textwrap
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ...core.errors import Check, Report
 from ...operations.options import PolicyOptions as Options
-from .. import rules, usage
+from .. import locks, rules, usage
 from ..output import Outcome
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def add(parser: usage.Parser) -> None:
               help="a policy for this domain alone, or for those that fit a pattern: 'db*'; without rules, show which "
               "one counts for it")  # fmt: skip
     rules.add(parser, Options)
+    locks.add(parser, Options)
     usage.add(parser, Options, "--remove", action="store_true", help="remove the policy, or that of --domain")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -38,11 +40,13 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     options = usage.options(Options, args)
     found = policy.policy(options, report, check)
-    values = {"policies": [each.members for each in found.standing], "changed": found.changed}
+    values = {"policies": [each.members for each in found.standing], "changed": found.changed,
+              "immutable": found.immutable and asdict(found.immutable)}  # fmt: skip
     return Outcome(values, _lines(found, options))
 
 
 def _lines(found: Result, options: Options) -> Iterator[str]:
+    yield from locks.lines(found.immutable)
     if not found.standing:
         yield f"no policy for {options.domain}" if options.domain and not options.remove else "no policy"
         return

@@ -29,4 +29,5 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     values = {"dry_run": options.dry_run, "points": found.points, **removed.members(found.swept)}
     verb = "would be removed" if options.dry_run else "removed"
     lines = [f"{name}: {verb}" for name in found.points]
-    return Outcome(values, [*lines, *removed.lines(found.swept, options.dry_run)], domain=found.domain)
+    return Outcome(values, [*lines, *removed.lines(found.swept, options.dry_run)], domain=found.domain,
+                   warnings=found.swept.warnings)  # fmt: skip

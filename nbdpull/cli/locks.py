@@ -1,0 +1,35 @@
+"""What init, policy and what removes have in common: how points are protected in an object store, in words.
+
+Must not know: how an object is locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional, Protocol
+
+from ..core.choices import LockMode
+from . import types, usage
+
+
+class Immutability(Protocol):
+    """A repository.policies.Immutability."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def mode(self) -> str: ...
+
+
+def add(parser: usage.Parser, of: type) -> None:
+    usage.add(parser, of, "--immutable-for", metavar="T", type=types.duration_or_none,
+              help="in a bucket with object lock: nobody can remove a point for so long after its pull began: 30d; "
+              "0: not at all")  # fmt: skip
+    usage.add(parser, of, "--lock-mode", choices=LockMode.WORDS,
+              help="who can shorten that: nobody, or who has s3:BypassGovernanceRetention")  # fmt: skip
+
+
+def lines(told: Optional[Immutability]) -> Iterator[str]:
+    if told:
+        who = "nobody can" if told.mode == LockMode.COMPLIANCE else "who has s3:BypassGovernanceRetention can"
+        yield f"points are immutable for {types.duration_text(told.seconds)} ({told.mode}: {who} shorten it)"

@@ -1,0 +1,330 @@
+"""Points in a bucket that locks objects: what is locked, for how long, by how many requests, and what is said of it.
+
+Real locks of a real server: SeaweedFS. Times are never waited for; what is locked long ago is made so by a lock that
+ends soon.
+"""
+
+import datetime
+from collections import Counter
+
+import botocore.exceptions
+import object_store as object_stores
+import pytest
+import stores
+from command import answered, answered_json, said
+
+from nbdpull.core import errors
+from nbdpull.core.choices import LockMode
+from nbdpull.format import layout
+from nbdpull.operations import copy
+from nbdpull.repository import half_points, immutable, marker, policies, removal
+from nbdpull.repository.policies import Immutability
+from nbdpull.repository.retention import Policy
+from nbdpull.storage import s3_client
+from nbdpull.storage.base import Protection
+from nbdpull.storage.s3 import S3Store
+
+pytestmark = pytest.mark.e2e
+KIB, DAY = stores.KIB, 86400.0
+
+
+@pytest.fixture(scope="module")
+def locking(seaweedfs):
+    """The name of a bucket that locks objects."""
+    with object_stores.new_bucket(seaweedfs, ObjectLockEnabledForBucket=True) as name:
+        yield name
+
+
+@pytest.fixture
+def place(object_store, locking):
+    return object_stores.ObjectStore(object_store.server, locking, object_store.prefix)
+
+
+def after(seconds):
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0) + datetime.timedelta(seconds=seconds)
+
+
+def until(seconds, mode=LockMode.GOVERNANCE):
+    return Protection(after(seconds), mode, after(seconds))
+
+
+def lock_of(place, name):
+    """(mode, seconds left) as the server tells it; None where there is none."""
+    try:
+        told = place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))["Retention"]
+    except botocore.exceptions.ClientError:
+        return None
+    return told["Mode"], (told["RetainUntilDate"] - after(0)).total_seconds()
+
+
+def versions(place, name=""):
+    """[(name, id, whether it is a delete marker)] of all that begins so."""
+    told = place.client.list_object_versions(Bucket=place.bucket, Prefix=place.key(name))
+    found = [(each, False) for each in told.get("Versions", [])] + [
+        (each, True) for each in told.get("DeleteMarkers", [])
+    ]
+    return [(each["Key"][len(place.prefix) + 1 :], each["VersionId"], gone) for each, gone in found]
+
+
+def pull(vm, data=None):
+    """As a pull of the domain does, with other bytes in a frame of its disk, or at its beginning."""
+    immutable.begin(vm.store)
+    vm.write("vda", 0 if data else 64 * KIB * len(vm.points), data or b"other")
+    return vm.pull()
+
+
+@pytest.fixture
+def vm(place):
+    """Whose points are immutable for 30 days."""
+    said("init", place.url, "--immutable-for", "30d")
+    made = stores.Vm(place.url)
+    made.add_disk("vda", 300 * KIB)
+    made.write("vda", 0, bytes(range(1, 251)) * 1000)
+    return made
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Counts requests by their calls."""
+    made, real = Counter(), s3_client.Bucket._once
+
+    def once(bucket, call, what):
+        made[call] += 1
+        return real(bucket, call, what)
+
+    monkeypatch.setattr(s3_client.Bucket, "_once", once)
+    return made
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_protected_is_not_removed(place):
+    store = S3Store(place.url)
+    store.protection = until(60)
+    with store.create("vm/data") as file:
+        file.write(b"locked")
+    store.publish("vm/small", b"also", store.protection)
+    store.publish("vm/free", b"not")
+    for name in ("vm/data", "vm/small"):
+        assert 0 < (store.protected_until(name) - after(0)).total_seconds() <= 60
+        [(_, version, _)] = versions(place, name)
+        with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
+            place.client.delete_object(Bucket=place.bucket, Key=place.key(name), VersionId=version)
+    assert store.protected_until("vm/free") is store.protected_until("none") is lock_of(place, "vm/free") is None
+    store.delete("vm/data")  # nothing fails: it only shows no more
+    assert store.find("vm/data") is None and len(versions(place, "vm/data")) == 2
+
+
+def test_a_lock_is_made_longer_never_shorter(place, asked):
+    store = S3Store(place.url)
+    store.publish("one", b"1")
+    store.publish("two", b"2", until(3000))
+    store.protect(["one", "two", "one"], until(1000, LockMode.COMPLIANCE))
+    assert asked["put_object_retention"] == 1, "it knows of the other one"
+    assert lock_of(place, "one")[0] == "COMPLIANCE" and 2900 < lock_of(place, "two")[1] <= 3000
+    other = S3Store(place.url)
+    other.protect(["one"], until(500, LockMode.COMPLIANCE))
+    assert 900 < lock_of(place, "one")[1] <= 1000
+    with pytest.raises(errors.Damaged, match="none: the file is missing"):
+        other.protect(["none"], until(60))
+
+
+def test_a_missing_right_is_named(place, monkeypatch):
+    store = S3Store(place.url)
+    store.publish("file", b"")
+    key, secret = object_stores.NOBODY
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    nobody = S3Store(place.url, 1.0)
+    for right, attempt in {
+        "s3:PutObject and s3:PutObjectRetention": lambda: nobody.publish("new", b"", until(60)),
+        "s3:PutObjectRetention": lambda: nobody.protect(["file"], until(60)),
+        "s3:GetObjectRetention": lambda: nobody.protected_until("file"),
+    }.items():
+        with pytest.raises(errors.AccessDenied, match=f"allow {right} on it"):
+            attempt()
+
+
+# -- stores -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_whose_points_are_immutable(place, capsys):
+    code, told, _ = answered_json(capsys, "init", place.url, "--immutable-for", "30d", "--lock-mode", "governance")
+    assert (code, told["immutable"]) == (0, {"seconds": 30 * DAY, "mode": "governance"})
+    mode, left = lock_of(place, layout.MARKER)
+    assert mode == "GOVERNANCE" and 39 * DAY < left < 41 * DAY
+    assert lock_of(place, layout.POLICY) is None
+    assert {*place.objects()} == {layout.MARKER, layout.POLICY}, "the trial left nothing that shows"
+
+
+@pytest.mark.parametrize("verb", ["init", "policy"])
+def test_where_nothing_can_be_locked(object_store, tmp_path, capsys, verb):
+    for where, told in {
+        object_store.url: "the bucket locks no objects, so nothing in it can be immutable: make another one, with "
+        "object lock from the beginning",
+        tmp_path / "store": "the files of a directory cannot be locked: name a bucket with object lock, or have a "
+        "second host copy the store",
+    }.items():
+        if verb == "policy":
+            said("init", where)
+        code, _, complaint = answered(capsys, verb, where, "--immutable-for", "30d")
+        assert code == 10 and told in complaint
+        if verb == "init":
+            assert answered(capsys, "list", where)[0] == 10, "and no store was made"
+
+
+def test_a_server_that_ignores_locks_is_refused(place, monkeypatch, capsys):
+    """It takes them, and removes all the same."""
+    real = s3_client.Bucket.tried
+    monkeypatch.setattr(s3_client.Bucket, "tried", lambda bucket, call, **what: (
+        ("", {}) if call == "delete_object" and "BypassGovernanceRetention" not in what else real(bucket, call, **what)
+    ))  # fmt: skip
+    code, _, complaint = answered(capsys, "init", place.url, "--immutable-for", "30d")
+    assert code == 10 and "the server takes locks, and ignores them" in complaint
+
+
+def test_it_is_changed_by_policy(place, capsys):
+    said("init", place.url)
+    assert answered(capsys, "policy", place.url, "--keep-last", "3")[0] == 0
+    code, told, _ = answered(capsys, "policy", place.url, "--immutable-for", "90d")
+    assert (code, told) == (0, "points are immutable for 90d (compliance: nobody can shorten it)\n"
+                               "all domains:\n  --keep-last 3\n")  # fmt: skip
+    assert lock_of(place, layout.MARKER)[0] == "COMPLIANCE"
+    said("policy", place.url, "--remove")
+    assert policies.immutability(S3Store(place.url)) == Immutability(90 * DAY)
+    code, told, _ = answered_json(capsys, "policy", place.url, "--immutable-for", "0")
+    assert (told["immutable"], told["changed"], layout.POLICY in place.objects()) == (None, True, False)
+    code, _, complaint = answered(capsys, "policy", place.url, "--domain", "vm1", "--immutable-for", "1d")
+    assert code == 2 and "--immutable-for is for all of a store" in complaint
+    assert answered(capsys, "policy", place.url, "--immutable-for", "40000d")[0] == 2
+
+
+def test_what_cannot_be_read_of_it_ends_a_pull(vm):
+    """Else points would be made that are not protected."""
+    vm.store.replace(layout.POLICY, b"{}")
+    with pytest.raises(errors.Damaged, match="policy.json.*to write them anew with nbdpull policy"):
+        immutable.begin(vm.store)
+
+
+# -- points -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_of_a_point_is_locked_and_nothing_else(vm, place):
+    point = pull(vm)
+    half_points.set_apart(vm.series, layout.new_point_id())
+    locked = {name for name in place.objects() if lock_of(place, name)}
+    of_point = {name for name in place.objects() if name.startswith(f"vm1/{point.id}/")}
+    assert locked == {layout.MARKER, *of_point} and f"vm1/{point.id}/{layout.MANIFEST}" in of_point
+    assert all(39 * DAY < lock_of(place, name)[1] < 41 * DAY for name in locked)
+
+
+def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, asked):
+    """By a request a file, once in the time of the reserve; else by none."""
+    first = pull(vm)
+    asked.clear()
+    second = pull(vm)
+    assert asked["put_object_retention"] == 0 and asked["get_object_retention"] == 2
+    assert lock_of(place, f"vm1/{second.id}/{layout.MANIFEST}") <= lock_of(place, f"vm1/{first.id}/{layout.MANIFEST}")
+    policies.put_immutability(vm.store, Immutability(60 * DAY))  # as if the reserve were used up
+    asked.clear()
+    third = pull(vm)
+    shared = asked["put_object_retention"]
+    names = {name for name in place.objects() if name.startswith("vm1/") and lock_of(place, name)[1] > 69 * DAY}
+    chunks = {f"vm1/{each.id}/vda.0000.zst" for each in (first, second, third)}
+    assert chunks | {f"vm1/{third.id}/{layout.MANIFEST}"} <= names
+    assert f"vm1/{first.id}/{layout.MANIFEST}" not in names and shared == 3  # 2 chunk files, the marker
+    asked.clear()
+    pull(vm)
+    assert asked["put_object_retention"] == 0
+
+
+def test_a_lock_of_the_bucket_is_no_lock_of_ours(vm, place, asked):
+    """Of a manifest, it says nothing of what that refers to."""
+    first = pull(vm)
+    immutable.begin(vm.store)
+    chunk = f"vm1/{first.id}/vda.0000.zst"
+    real = vm.store.protected_until
+    vm.store.protected_until = lambda path: after(60) if path == chunk else real(path)
+    vm.store._protected.clear()
+    asked.clear()
+    vm.write("vda", 0, b"other")
+    vm.pull()
+    assert asked["put_object_retention"] >= 3
+
+
+def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
+    """What it locked tells nothing of the rest: only a manifest does."""
+    first = pull(vm)
+    policies.put_immutability(vm.store, Immutability(60 * DAY))
+    immutable.begin(vm.store)
+    vm.store.protect([f"vm1/{first.id}/vda.0000.zst"], vm.store.protection)
+    again = stores.series.Series(S3Store(place.url), "vm1")
+    immutable.begin(again.store)
+    assert immutable.secure(again, first, first.id) == again.store.protection
+    assert lock_of(place, f"vm1/{first.id}/vda.index")[1] > 69 * DAY
+
+
+def test_a_copy_is_immutable_too(place, tmp_path, asked):
+    vm = stores.chain(tmp_path / "store", points=3, size=300 * KIB)
+    said("init", place.url, "--immutable-for", "30d")
+    copy.copy(copy.Options(str(vm.root), place.url))
+    for name in place.objects():
+        ephemeral = name == layout.POLICY or name.endswith((half_points.REMOVED, ".json")) and "manifest" not in name
+        assert bool(lock_of(place, name)) == (not ephemeral or name == layout.MARKER), name
+
+
+# -- removing ---------------------------------------------------------------------------------------------------------
+
+
+def test_prune_tells_what_stays_locked(vm, place, capsys):
+    points = [pull(vm, bytes([number]) * (300 * KIB)) for number in (1, 2, 3)]
+    policies.put(vm.store, None, Policy(keep_last=1))
+    code, told, problem = answered(capsys, "prune", place.url, "--force", "--dry-run")
+    assert (code, problem) == (0, "") and "would free 0 B" in told and " more are locked until " in told
+    assert answered(capsys, "prune", place.url, "--force")[::2] == (0, "")
+    with half_points.writing(vm.series):
+        swept = removal.sweep(vm.series, 0)
+    assert swept.freed == 0 and swept.locked > 300 and set(swept.points) == {point.id for point in points[:2]}
+    assert abs((swept.locked_until - after(40 * DAY)).total_seconds()) < 60
+    assert [name for name in place.objects() if points[0].id in name] == []
+    assert len([each for each in versions(place, f"vm1/{points[0].id}/vda.0000.zst") if not each[2]]) == 1
+
+
+def test_who_may_not_ask_prunes_all_the_same(vm, monkeypatch):
+    pull(vm, b"1" * 200 * KIB)
+    half = vm.series.points()[0]
+    pull(vm, b"2" * 250 * KIB)
+
+    def denied(path):
+        raise errors.AccessDenied("allow s3:GetObjectRetention on it")
+
+    monkeypatch.setattr(vm.store, "protected_until", denied)
+    with half_points.writing(vm.series):
+        removal.remove(vm.series, half)
+        swept = removal.sweep(vm.series, 0)
+    assert swept.freed > 0 and "allow s3:GetObjectRetention" in swept.warnings[0]
+
+
+def test_a_lock_by_default_is_a_warning_and_no_more(object_store, capsys):
+    """Of a bucket that locks each object, the small ones too."""
+    with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
+        rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+        object_store.client.put_object_lock_configuration(
+            Bucket=name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})  # fmt: skip
+        url = f"s3://{name}/store"
+        code, _, warnings = answered(capsys, "init", url)
+        assert code == 0 and "the bucket locks each object for 1 days" in warnings
+        vm = stores.Vm(url)
+        vm.add_disk("vda", 100 * KIB)
+        points = [pull(vm, bytes([number]) * 50000) for number in (1, 2, 3)]
+        said("pin", url, points[0].id)
+        said("unpin", url, points[0].id)
+        said("policy", url, "--keep-last", "1")
+        code, told, problem = answered(capsys, "prune", url, "--force")
+        assert (code, problem) == (0, "")
+        with half_points.writing(vm.series):
+            assert removal.sweep(vm.series, 0).locked > 0
+        assert answered(capsys, "verify", url)[::2] == (0, "")
+        assert [point.id for point in vm.series.points()] == [points[2].id]
+        assert marker.of(marker.open_store(url)).object_store.default_retention == 1
