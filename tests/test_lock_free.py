@@ -14,7 +14,17 @@ from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import layout
 from nbdpull.operations import prune, remove
-from nbdpull.repository import grace, half_points, incoming, lock_free, new_point, references, removal, repack
+from nbdpull.repository import (
+    grace,
+    half_points,
+    incoming,
+    lock_free,
+    new_point,
+    references,
+    removal,
+    repack,
+    sweep_mark,
+)
 from nbdpull.storage.directory import DirectoryStore
 
 HOUR = 3600.0
@@ -70,6 +80,7 @@ def test_a_number_that_another_run_took(vm):
     assert layout.directory_name("vda") in vm.store.names(f"vm1/{given_up}"), "somebody may build on it by now"
     with aged(27):
         removal.sweep(vm.series)
+        removal.sweep(vm.series)  # of the mark that the first one left
     assert half_points.removed(vm.series) == []
 
 
@@ -181,6 +192,7 @@ def test_moved_frames_stay_for_as_long(tmp_path):
     assert removal.sweep(vm.series).freed == 0
     with aged(27):
         assert removal.sweep(vm.series).freed == 4
+        removal.sweep(vm.series)
     assert half_points.repacked(vm.series) == []
 
 
@@ -284,10 +296,10 @@ def test_a_point_that_was_brought_by_the_same_copy_and_removed(vm, tmp_path):
 
 
 def test_a_copy_of_one_point_that_took_a_day(vm, tmp_path, monkeypatch):
-    other, clock = over(vm, tmp_path / "other"), SimpleNamespace(time=lambda: 0.0)
+    other = over(vm, tmp_path / "other")
     take(vm, other, vm.points[0])
-    monkeypatch.setattr(incoming, "time", clock)
-    monkeypatch.setattr(lock_free, "time", SimpleNamespace(time=lambda: 21 * HOUR))
+    monkeypatch.setattr(incoming, "time", SimpleNamespace(time=lambda: 0.0))
+    monkeypatch.setattr(grace, "time", SimpleNamespace(time=lambda: 21 * HOUR))
     with pytest.raises(errors.Busy, match=f"the copy of point {vm.points[1].id} of vm1 took too long"):
         take(vm, other, vm.points[1])
     assert len(other.series.points()) == 1
@@ -305,3 +317,118 @@ def test_what_is_about_to_be_swept_is_not_counted_on(vm, tmp_path):
     with aged(27):
         removal.sweep(other.series)
     assert grace.of(vm.store) == 26 * HOUR
+
+
+# -- two sweeps and a copy --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def emptied(vm, tmp_path):
+    """A store whose points were all removed a while ago, the last but one as what is left of it is swept."""
+    other = over(vm, tmp_path / "other")
+    take(vm, other)
+    for point in vm.points:
+        removal.remove(other.series, point)
+    return other
+
+
+def own_files(series, point):
+    return {name for name in series.store.names(f"vm1/{point.id}") if not name.startswith("manifest.")}
+
+
+def test_a_copy_does_not_bring_back_what_another_sweep_may_have_found_too(vm, emptied):
+    """The slower one removes what the faster one has removed, and the copy would have made again."""
+    point, done, real = vm.points[0], [], sweep_mark.put
+
+    def put(series, name):
+        """Of the slower one, which has listed by now."""
+        marking.stop()
+        done.append(removal.sweep(series))
+        with pytest.raises(errors.Busy, match=f"removing files of what is left of point {point.id} of vm1; copy again"):
+            take(vm, emptied, point)
+        real(series, name)
+
+    marking = mock.patch.object(sweep_mark, "put", put)
+    with aged(27, half_points.REMOVED):
+        marking.start()
+        removal.sweep(emptied.series)
+    assert done[0].freed and own_files(emptied.series, point) == set()
+    with aged(23, sweep_mark.NAME):
+        take(vm, emptied, point)
+    assert [each.id for each in emptied.series.points()] == [point.id]
+    assert not any(map(emptied.series.size_flaw, references.of_point(emptied.series, point)))
+    assert sweep_mark.NAME not in emptied.store.names(f"vm1/{point.id}")
+
+
+def test_a_sweep_that_took_too_long_removes_nothing_more(vm, emptied, monkeypatch):
+    """Not even what says that a point was removed."""
+    hours, before, real = iter([0, 0, 1]), len(stores.files(emptied.folder)), DirectoryStore.delete
+    monkeypatch.setattr(removal, "time", SimpleNamespace(time=lambda: 0.0))
+    monkeypatch.setattr(grace, "time", SimpleNamespace(time=lambda: next(hours, 21) * HOUR))
+    gone = []
+    monkeypatch.setattr(DirectoryStore, "delete", lambda self, path: gone.append(path) or real(self, path))
+    with aged(27, half_points.REMOVED):
+        swept = removal.sweep(emptied.series)
+    assert len(gone) == 3 and swept.waiting and swept.points == ()
+    assert len(stores.files(emptied.folder)) == before - 3 + 1, "and a mark"
+
+
+def test_the_mark_of_a_sweep_outlives_the_files(vm, emptied):
+    """For so long that nobody has them on a list any more. A second sweep waits for it, too."""
+    first, last = vm.points[0], vm.points[-1]
+    with aged(27, half_points.REMOVED):
+        swept = removal.sweep(emptied.series)
+        assert set(swept.points) == {point.id for point in vm.points} and swept.waiting == 0
+        assert emptied.store.names(f"vm1/{first.id}") == [half_points.REMOVED, sweep_mark.NAME]
+        emptied.store.publish(f"vm1/{first.id}/vda.0009.zst", b"data")
+        assert removal.sweep(emptied.series) == removal.Swept(waiting=4, has_locks=False)
+        with aged(23, sweep_mark.NAME):
+            assert removal.sweep(emptied.series).freed == 4
+            assert sweep_mark.is_young(emptied.series, first.id) is False
+        with aged(23, sweep_mark.NAME):
+            assert removal.sweep(emptied.series).points == ()
+    assert half_points.removed(emptied.series) == [last.id], "it tells the number"
+
+
+def test_who_heals_does_not_make_a_removal_young(vm):
+    """A copy would count on files of it that a sweep has found."""
+    point = vm.points[0]
+    removal.remove(vm.series, point)
+    mark = vm.folder / point.id / half_points.REMOVED
+    before = mark.stat().st_mtime_ns
+    half_points.set_apart(vm.series, point.id)
+    assert mark.stat().st_mtime_ns == before
+    half_points.renew(vm.series, point.id)
+    assert mark.stat().st_mtime_ns > before
+
+
+# -- half points ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ages, late", [([0, 19], False), ([0, 19, 38], False), ([0, 21], True), ([1, 2, 23], True)])
+def test_a_point_that_stood_in_between(vm, ages, late):
+    """Somebody who looked then may be about to remove what was made before."""
+    name = layout.new_point_id()
+    vm.store.make_folder(f"vm1/{name}")
+    for number, _ in enumerate(ages):
+        vm.store.publish(f"vm1/{name}/{number}", b"")
+
+    def seconds(self, path):
+        return ages[int(path[-1])] * HOUR
+
+    with mock.patch.object(DirectoryStore, "seconds_since_change", seconds):
+        assert lock_free.stood(vm.series, name) is late
+        with pytest.raises(errors.Busy) if late else contextlib.nullcontext():
+            lock_free.require_alive(vm.series, name)
+
+
+def test_what_may_be_somebody_elses_is_for_a_sweep(vm):
+    """It may have names that a copy makes again."""
+    name = layout.new_point_id()
+    vm.store.make_folder(f"vm1/{name}")
+    vm.store.publish(f"vm1/{name}/vda.0000.zst", b"data")
+    half_points.give_to_sweep(vm.series, name)
+    half_points.give_to_sweep(vm.series, name)
+    assert half_points.names(vm.series) == [] and half_points.removed(vm.series) == [name]
+    with aged(27):
+        assert removal.sweep(vm.series).freed == 4

@@ -216,6 +216,7 @@ def test_every_member_is_needed(where, name):
                 "manifest.json",
                 "MANIFEST.json",
                 "manifest.removed",
+                "manifest.swept",
                 "run.json",
                 "pinned.json",
                 "repacked.json",

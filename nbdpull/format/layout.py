@@ -75,7 +75,10 @@ CHUNK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.\d{4,}\.zst\Z", re.AS
 INDEX_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.index\Z", re.ASCII)
 DISK_PATH = re.compile(_IN_POINT + r"(?P<disk>[\w.~%-]+)\.(?:\d{4,}\.zst|index)\Z", re.ASCII)  # either
 # What says something of a directory, stands for a file, or is to become one: no file of a point.
-_RESERVED = r"(?i:(?:manifest\.json|manifest\.removed|run\.json|pinned\.json|repacked\.json|.*\.moved|.*\.draft)\Z)"
+_RESERVED = (
+    r"(?i:(?:manifest\.json|manifest\.removed|manifest\.swept|run\.json|pinned\.json|repacked\.json|.*\.moved|.*\.draft)"
+    r"\Z)"
+)
 _FILE_NAME = rf"(?!\.{{1,2}}\Z)(?!{_RESERVED})[^/\x00-\x1f\x7f\ud800-\udfff]{{1,255}}\Z"
 FILE_PATH = re.compile(f"{_IN_POINT}(?P<name>{_FILE_NAME})", re.ASCII)
 KEY_ID = re.compile(r"[0-9a-f]{32}\Z")  # id of a master key

@@ -136,7 +136,11 @@ def resumed(
     try:
         choice = choose(subject, asked, check)
         plan = _plan(subject, asked, choice, dead.id)
-        why = obstacle or resume.obstacle(subject.vm, dead, plan, choice.parent, how, scratch_limit)
+        why = (
+            obstacle
+            or resume.unsafe(series, dead)
+            or resume.obstacle(subject.vm, dead, plan, choice.parent, how, scratch_limit)
+        )
         if dead.freeze and not why:
             resumes = Dead(dead, dead.freeze, journal_files.resume(dead))
             return Attempt(Prepared(choice, plan, resumes), choice.warnings)

@@ -20,7 +20,7 @@ from ..format.directory import NOWHERE, Directory
 from ..format.manifest import FileEntry
 from ..format.pages import Page
 from ..hypervisor import backup_spec, domain, domain_freeze
-from ..repository import half_points
+from ..repository import half_points, lock_free
 from ..repository.series import Point, Series
 from . import journal, journal_files, scratch_watch
 
@@ -62,6 +62,13 @@ def obstacle(
     if not vm.backups.traces(plan).is_under_way():
         return "other disks, another base, scratch folder or way to QEMU are wanted"
     return _unfit(vm, plan, scratch_limit) or ("" if how == Resume.ALWAYS else _too_old(run))
+
+
+def unsafe(series: Series, run: journal.Run) -> str:
+    """Why nobody may go on with what a dead run made in its store, as text; "" if one may."""
+    return (
+        "nothing was made of it for so long that it may be removed as dead" if lock_free.stood(series, run.id) else ""
+    )
 
 
 def parent_of(point: Optional[Point]) -> Optional[list[str]]:

@@ -16,7 +16,7 @@ from typing import Optional
 from ..core import errors
 from ..format import layout, manifest
 from ..format.manifest import Head
-from . import announcement, grace
+from . import announcement, grace, sweep_mark
 from .announcement import Announcement
 from .series import Point, Series
 
@@ -120,22 +120,26 @@ def set_apart(series: Series, name: str) -> bool:
     is_new = not series.store.holds(folder)
     if is_new or not series.has_point(name):
         series.store.make_folder(folder)
-        if _is_removed(series, name):
-            _renew(series, f"{folder}/{REMOVED}")
-        elif not _is_repacked(series, name):
+        if not (_is_removed(series, name) or _is_repacked(series, name)):
             series.store.publish(f"{folder}/{REMOVED}", _APART)
     return is_new
 
 
-def _renew(series: Series, path: str) -> None:
-    """Have it count from now how long ago the removal was: else what a copy adds night by night goes after a day."""
+def renew(series: Series, name: str) -> None:
+    """Of the directory of a removed point: have it count from now how long ago that was; else what a copy adds night by
+    night goes after a day. Without locks, only of one on which a copy may count: see lock_free.require_not_doomed."""
+    path = f"{series.folder}/{name}/{REMOVED}"
     with suppress(errors.Damaged):
-        series.store.replace(path, series.store.read(path))
+        if _is_removed(series, name) and not series.has_point(name):
+            series.store.replace(path, series.store.read(path))
 
 
 def has_files(series: Series, name: str) -> bool:
     """Whether there is more in the directory of a removed point than what tells that it is one."""
-    return any(file not in (REMOVED, layout.REPACKED) for file in series.store.files(f"{series.folder}/{name}"))
+    return any(
+        file not in (REMOVED, layout.REPACKED, sweep_mark.NAME)
+        for file in series.store.files(f"{series.folder}/{name}")
+    )
 
 
 def end_setting_apart(series: Series, name: str) -> None:
@@ -181,13 +185,35 @@ def is_forsaken(series: Series, point_id: str) -> bool:
     return not series.store.has_locks and series.store.seconds_since_change(folder) > grace.of(series.store)
 
 
+def why_in_use(series: Series, point_id: str, announced: Optional[Announcement]) -> str:
+    """Why a half point that no record of this machine tells of stays, "" where it may go. Without locks a clone of this
+    machine, with its id, may work there; or a copy may just have begun to go on with it."""
+    is_left = series.store.has_locks or (announced and is_copy(series, announced)) or is_forsaken(series, point_id)
+    return "" if is_left else "somebody may work on it"
+
+
 def remove(series: Series, point_id: str) -> None:
-    """Remove all of a half point. If its manifest stays, so does all. Without locks, of one whose manifest showed for a
-    moment the files wait for a sweep: somebody may build on it."""
+    """Remove all of a half point of this machine. If its manifest stays, so does all. Without locks, of one whose
+    manifest showed for a moment the files wait for a sweep: somebody may build on it."""
+    folder = f"{series.folder}/{point_id}"
     if not series.store.has_locks and _showed(series, point_id):
         return
     if withdrawn(series, point_id):
-        series.store.remove_folder(f"{series.folder}/{point_id}")
+        with suppress(errors.NbdpullError):  # what says whose it is goes last
+            for name in [] if series.store.has_locks else series.store.files(folder):
+                if name != ANNOUNCED:
+                    series.store.delete(f"{folder}/{name}")
+            series.store.remove_folder(folder)
+
+
+def give_to_sweep(series: Series, point_id: str) -> None:
+    """The same of one that may be somebody else's. Without locks it becomes what is left of a removed point: for that
+    there are rules, who else may remove its files, and who may make them again."""
+    if series.store.has_locks:
+        remove(series, point_id)
+    else:
+        with suppress(errors.OutputExists):
+            series.store.publish(f"{series.folder}/{point_id}/{REMOVED}", _APART)
 
 
 def give_up(series: Series, point_id: str) -> None:

@@ -22,7 +22,7 @@ from ..core.throttle import Throttle
 from ..format import findings, layout, moved
 from ..format.manifest import FileEntry
 from ..storage.base import DRAFT, Protection, Writer
-from . import half_points, immutable, lock_free, proved_copy, references, verdict
+from . import half_points, immutable, lock_free, proved_copy, references, sweep_mark, verdict
 from .series import Point, Series
 
 Tell = Callable[[int], None]  # so many more bytes were copied
@@ -117,6 +117,7 @@ class Incoming:
             there = [entry for entry in doubtful if _is_there(self._target, entry)]
             making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
+            lock_free.require_soon(self._target, point.id, began)
             self._make_sure(entry, entry in there, making, tell, check)
         making.sync()
         manifest = self._manifest(point)
@@ -277,11 +278,14 @@ class _Making:
         self._prepared = self._names(entries)
         for name in self._prepared:
             lock_free.require_not_doomed(self._target, name)
+            sweep_mark.drop(self._target, name)
             for file in self._store.names(self._path(name)):
                 if file.endswith(DRAFT):
                     self._store.remove_file(self._path(f"{name}/{file}"))
             if half_points.set_apart(self._target, name):
                 self._folders.append(name)
+            else:
+                half_points.renew(self._target, name)
 
     @contextmanager
     def file(self, entry: FileEntry) -> Iterator[Writer]:

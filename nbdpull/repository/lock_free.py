@@ -7,25 +7,31 @@ always sees the earlier one. Where locks hold, nothing is asked. Owns: these pro
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 
 from ..core import errors
 from ..format import layout
-from . import grace, half_points, references
+from . import grace, half_points, references, sweep_mark
 from .series import Point, Series
 
 
 def require_alive(series: Series, point_id: str) -> None:
-    """Before the last files of a point are made. Busy where nothing was made in it for so long that another machine may
-    take it for one that nobody works on."""
-    folder = f"{series.folder}/{point_id}"
-    if series.store.has_locks or not series.store.names(folder):
-        return
-    if series.store.seconds_since_change(folder) > grace.COUNTED_ON:
+    """Before the last files of a point are made. Busy where nothing was made in it for so long, now or in between, that
+    another machine may take it for one that nobody works on, and be about to remove it."""
+    if stood(series, point_id):
         raise errors.Busy(
             f"nothing was written of point {point_id} for so long that it may be removed as dead: pull again"
         )
+
+
+def stood(series: Series, point_id: str) -> bool:
+    """Whether nothing was made for so long in the directory of a point that is not committed."""
+    folder, store = f"{series.folder}/{point_id}", series.store
+    if store.has_locks:
+        return False
+    with store.looking(folder, anew=True):
+        ages = sorted(store.seconds_since_change(f"{folder}/{name}") for name in store.names(folder))
+    return any(older - newer > grace.COUNTED_ON for newer, older in zip([0.0, *ages], ages))
 
 
 def require_base(series: Series, point_id: str, base: str) -> None:
@@ -74,7 +80,14 @@ def _require_files(series: Series, point: Point) -> None:
 
 def require_not_doomed(series: Series, name: str) -> None:
     """Of a directory of a removed point that is to get files again: Busy where a prune may be about to empty it."""
-    if series.store.has_locks or not half_points.has_files(series, name) or series.has_point(name):
+    if series.store.has_locks or series.has_point(name):
+        return
+    if sweep_mark.is_young(series, name):
+        raise errors.Busy(
+            f"a prune may be removing files of what is left of point {name} of {series.domain}; copy again when that "
+            f"began {grace.MARKED / 3600:g} h ago"
+        )
+    if not half_points.has_files(series, name):
         return
     try:
         age = half_points.seconds_set_apart(series, name)
@@ -98,9 +111,9 @@ def require_set_apart(series: Series, name: str) -> None:
 
 
 def require_soon(series: Series, point_id: str, began: float) -> None:
-    """Before the manifest of a copied point appears. began: when it was looked at what it counts on, by this host's
-    time. Busy where that is so long ago that files of points that were removed since may be about to go."""
-    if not series.store.has_locks and time.time() - began > grace.COUNTED_ON:
+    """Before each file of a copied point appears, and its manifest. began: when it was looked at what it counts on, by
+    this host's time. Busy where that is so long ago that files of points that were removed since may be about to go."""
+    if grace.is_over(series.store, began):
         raise errors.Busy(
             f"the copy of point {point_id} of {series.domain} took too long to count on what was there when it began: "
             "copy again"

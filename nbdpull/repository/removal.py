@@ -11,6 +11,7 @@ which points are to go, and why.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from ..format import layout
 from ..format.manifest import FileEntry
 from ..storage.base import Store
 from . import grace as graces
-from . import half_points, immutable, pins, references
+from . import half_points, immutable, pins, references, sweep_mark
 from .series import Point, Series
 
-_TELLING = {half_points.REMOVED, layout.REPACKED}  # files that say what their directory is
+_TELLING = {half_points.REMOVED, layout.REPACKED, sweep_mark.NAME}  # files that say what their directory is
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def why_stays(series: Series, name: str) -> str:
     try:
         is_empty = not series.store.names(f"{series.folder}/{name}")
         is_needed = not is_empty and any(path.startswith(f"{name}/") for path in referred(series))
-        return "points refer to its files" if is_needed else ""
+        return "points refer to its files" if is_needed else half_points.why_in_use(series, name, None)
     except errors.NbdpullError as error:
         return str(error)
 
@@ -109,13 +110,11 @@ def require_at_once(store: Store) -> None:
 def sweep(series: Series, grace: Optional[float] = None, check: Check = lambda: None) -> Swept:
     """Remove what nothing refers to of points that were removed so many seconds ago. Points that were removed since
     refer to files all the same: those who read them began when they were there. grace: None: as the store needs."""
-    grace = graces.of(series.store) if grace is None else grace
+    grace, began = graces.of(series.store) if grace is None else grace, time.time()
     with series.store.looking(series.folder):
-        late, last, begun = _late(series, grace, check), _last_of_all(series), Swept(has_locks=series.store.has_locks)
-        locks = _Locks(series.store)
-        return sum(
-            (_swept(series, left, grace, late, last, locks) for left in _left(series, frozenset(), check)), begun
-        )
+        how = _How(grace, _late(series, grace, check), _last_of_all(series), began, _Locks(series.store))
+        swept = (_swept(series, left, how) for left in _left(series, frozenset(), check))
+        return sum(swept, Swept(has_locks=series.store.has_locks))
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:
@@ -148,6 +147,16 @@ class _Locks:
             if told and told > datetime.now(timezone.utc):
                 locked, until = locked + size, max(told, until or told)
         return Swept(locked=locked, locked_until=until, untold=untold)
+
+
+class _How(NamedTuple):
+    """late: paths of what stays; last: see _last_of_all; began: when the store was looked at."""
+
+    grace: float
+    late: Collection[str]
+    last: Optional[str]
+    began: float
+    locks: _Locks
 
 
 def _late(series: Series, grace: float, check: Check) -> set[str]:
@@ -237,22 +246,35 @@ def _is_late(series: Series, name: str, is_point: bool, grace: float) -> bool:
     return not series.store.has_locks and series.store.seconds_since_change(moved) < grace
 
 
-def _swept(
-    series: Series, left: _Left, grace: float, late: Collection[str], last: Optional[str], locks: _Locks
-) -> Swept:
-    is_point = series.store.holds(f"{series.folder}/{left.point}/{half_points.REMOVED}")
-    is_late = _is_late(series, left.point, is_point, grace)
-    going = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in late}
-    folder = f"{series.folder}/{left.point}"
-    found = locks.of({f"{folder}/{file}": size for file, size in going.items()})
-    for file in going:
-        series.store.delete(f"{folder}/{file}")
+def _swept(series: Series, left: _Left, how: _How) -> Swept:
+    folder, has_locks = f"{series.folder}/{left.point}", series.store.has_locks
+    is_point = series.store.holds(f"{folder}/{half_points.REMOVED}")
+    is_late = _is_late(series, left.point, is_point, how.grace) or sweep_mark.is_young(series, left.point)
+    due = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in how.late}
+    found = how.locks.of({f"{folder}/{file}": size for file, size in due.items()})
+    going = _deleted(series, left.point, due, how.began)
     gone = sum(going.values())
-    freed = gone - found.locked
+    freed = max(0, gone - found.locked)
     if is_late or left.shared or len(going) < len(left.free):
         return Swept(freed, sum(left.free.values()) - gone, left.shared) + found
     strange = set(series.store.names(folder)) - _TELLING
-    if strange or left.point == last:  # the manifest of the last one stays
+    is_to_stay = strange or left.point == how.last  # the manifest of the last one stays
+    if is_to_stay or (going and not has_locks):  # the mark of a sweep outlives the files
         return Swept(freed, points=(left.point,) if is_point and going else ()) + found
-    series.store.remove_folder(folder)  # with the file that says what it is, the last of it
-    return Swept(freed, points=(left.point,) if is_point else ()) + found
+    if not graces.is_over(series.store, how.began):
+        sweep_mark.drop(series, left.point)
+        series.store.remove_folder(folder)  # with the file that says what it is, the last of it
+    return Swept(freed, points=(left.point,) if is_point and has_locks else ()) + found
+
+
+def _deleted(series: Series, name: str, due: dict[str, int], began: float) -> dict[str, int]:
+    """Those of the files of a directory that are gone now."""
+    gone: dict[str, int] = {}
+    for file, size in due.items():
+        if graces.is_over(series.store, began):
+            break
+        if not gone:
+            sweep_mark.put(series, name)
+        series.store.delete(f"{series.folder}/{name}/{file}")
+        gone[file] = size
+    return gone

@@ -1,0 +1,37 @@
+"""The mark that a sweep leaves in a directory of a store without locks before it removes files of it.
+
+Two sweeps may have found the same files. As long as the slower one may go on, no copy may make any of them again; so
+the mark outlives the files, and who finds one that is young leaves the directory as it is. Owns: the mark, and when it
+is young. Must not know: which files go, what else is in a directory.
+"""
+
+from __future__ import annotations
+
+from . import grace
+from .series import Series
+
+NAME = "manifest.swept"
+_TEXT = b"A prune has begun to remove files of this directory. No copy makes any of them again for a day.\n"
+
+
+def put(series: Series, name: str) -> None:
+    """Where locks hold, nothing is needed."""
+    if not series.store.has_locks:
+        series.store.replace(_path(series, name), _TEXT)
+
+
+def is_young(series: Series, name: str) -> bool:
+    """Whether a sweep may be removing files of a directory."""
+    if series.store.has_locks or not series.store.holds(_path(series, name)):
+        return False
+    return series.store.seconds_since_change(_path(series, name)) < grace.MARKED
+
+
+def drop(series: Series, name: str) -> None:
+    """Of one that is not young. OutputError."""
+    if not series.store.has_locks and series.store.holds(_path(series, name)):
+        series.store.delete(_path(series, name))
+
+
+def _path(series: Series, name: str) -> str:
+    return f"{series.folder}/{name}/{NAME}"
