@@ -3,14 +3,17 @@
 import errno
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from memory_store import MemoryStore
 
-from nbdpull.core import process
+from nbdpull.core import errors, process
 from nbdpull.format import layout
-from nbdpull.pulling import journal, journal_files, reclaim
-from nbdpull.repository import announcement
+from nbdpull.pulling import journal, journal_files, reclaim, run_record
+from nbdpull.repository import announcement, half_points
+from nbdpull.repository.series import Series
 from nbdpull.storage import beneath
 
 ID = "20261122T194500Z-7f3a9c04"
@@ -54,3 +57,73 @@ def test_the_checkpoint_of_a_run_stays_while_its_store_does_not_tell(run):
         (left,) = reclaim.reclaim(vm := domain(), None)
     assert "it is not known whether the run succeeded" in left.left
     assert not vm.backups.traces.return_value.clear.called and journal_files.runs("u") == [run]
+
+
+class Away(MemoryStore):
+    """A bucket whose server may be away. age: seconds since all was made there."""
+
+    has_locks, age, is_away = False, 0.0, False
+
+    def seconds_since_change(self, path):
+        return self.age
+
+    def holds(self, path):
+        return super().holds(self._asked(path))
+
+    def delete(self, path):
+        super().delete(self._asked(path))
+
+    def remove_file(self, path):
+        if not self.is_away:
+            super().remove_file(path)
+
+    def remove_folder(self, path):
+        if not self.is_away:
+            super().remove_folder(path)
+
+    def _asked(self, path):
+        if self.is_away:
+            raise errors.StoreError("no answer")
+        return path
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "state"))
+    store = Away()
+    store.make_folder("vm1")
+    return store
+
+
+def reclaimed(store):
+    vm, series = domain(), Series(store, "vm1")
+    vm.backups.traces.return_value.found.return_value = []
+    vm.jobs.backup.return_value = None
+    return reclaim.reclaim(vm, SimpleNamespace(series=series, points=SimpleNamespace(ids=(), newest=None)))
+
+
+@pytest.mark.parametrize("has_locks, age, stays", [(True, 0, False), (False, 0, True), (False, 27 * 3600, False)])
+def test_a_clone_of_this_machine_that_works_in_a_bucket(bucket, has_locks, age, stays):
+    """It has the id of this machine, and another boot: its run looks dead from here, and no journal tells of it."""
+    bucket.has_locks, bucket.age = has_locks, age
+    clone = replace(process.of(), boot="another")
+    told = announcement.Announcement(ID, "vm1", "u", "memory:", f"vm1/{ID}", clone, "2026-11-22T19:45:00+00:00")
+    bucket.make_folder(f"vm1/{ID}")
+    bucket.publish(f"vm1/{ID}/{announcement.NAME}", announcement.encode(told))
+    [left] = reclaimed(bucket)
+    assert left.left == ("somebody may work on it" if stays else "")
+    assert half_points.names(Series(bucket, "vm1")) == [ID] * stays
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_pull_that_failed_as_the_server_went_away(bucket, run, is_away):
+    """Its journal stays as long as its half point: by it the next pull knows that as its own, and it goes at once."""
+    journal_files.remove(run)
+    own = replace(run, process=process.of(), store=bucket.root)
+    with pytest.raises(errors.OutputError), run_record.new_point(Series(bucket, "vm1"), own):
+        bucket.is_away = is_away
+        raise errors.OutputError("no answer")
+    assert [left.id for left in journal_files.runs("u")] == [ID] * is_away
+    bucket.is_away = False
+    assert [left.left for left in reclaimed(bucket)] == [""] * is_away
+    assert bucket.names("vm1") == [] and journal_files.runs("u") == []

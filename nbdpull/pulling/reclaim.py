@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Optional
+from typing import Callable, Optional
 
 from ..core import errors
 from ..format import layout
@@ -137,10 +137,10 @@ def _half_points(vm: domain.Domain, held: Held, seen: Collection[Optional[str]],
         why = _why_half_point_stays(vm, series, announced) if announced else ""
         if announced and why:
             found.append(Leftover(run_id, f"what {announced.whose} left", why))
-        elif announced is None and (why := removal.why_stays(series, run_id) or _why_young(series, run_id)):
+        elif announced is None and (why := removal.why_stays(series, run_id)):
             found.append(Leftover(run_id, f"files in {series.store.path(series.folder, run_id)}", why))
         else:
-            found.append(_half_point(series, run_id, dry_run))
+            found.append(_half_point(series, run_id, dry_run, half_points.give_to_sweep))
     if not dry_run and held.points.newest:
         half_points.end_announcement(series, held.points.newest.id)
     return found
@@ -156,18 +156,14 @@ def _why_half_point_stays(vm: domain.Domain, series: Series, announced: Announce
     may_go = is_idle and (half_points.is_copy(series, announced) or half_points.is_forsaken(series, announced.id))
     if announced.is_alive is None and not may_go:
         return f"it ran on {announced.process.host}: run nbdpull cleanup there"
-    return ""
+    return "" if may_go else half_points.why_in_use(series, announced.id, announced)
 
 
-def _why_young(series: Series, run_id: str) -> str:
-    """Of a half point that says nothing: in a store without locks somebody may just have begun to go on with it."""
-    is_left = series.store.has_locks or half_points.is_forsaken(series, run_id)
-    return "" if is_left else "somebody may work on it"
-
-
-def _half_point(series: Series, run_id: str, dry_run: bool) -> Leftover:
+def _half_point(
+    series: Series, run_id: str, dry_run: bool, remove: Callable[[Series, str], None] = half_points.remove
+) -> Leftover:
     if not dry_run:
-        half_points.remove(series, run_id)
+        remove(series, run_id)
     return Leftover(run_id, f"partial files in {series.store.path(series.folder, run_id)}", "dry run" * dry_run)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
 from ..hypervisor.backup_spec import BackupSpec
 from ..hypervisor.domain import Domain
+from ..repository import announcement
 from ..repository import new_point as new_points
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
@@ -48,13 +49,16 @@ def of(vm: Domain, plan: BackupSpec, series: Optional[Series] = None, parent: Op
 
 
 @contextmanager
-def written(run: Run, resumed: Optional[Journal] = None) -> Iterator[Journal]:
-    """The run's journal, as long as something of the run may be left. resumed: that of a dead run, which goes on."""
+def written(
+    run: Run, resumed: Optional[Journal] = None, is_left: Callable[[], bool] = lambda: False
+) -> Iterator[Journal]:
+    """The run's journal, as long as something of the run may be left. resumed: that of a dead run, which goes on.
+    is_left: whether something is in a store, where nobody else may tell whose it is."""
     kept = resumed or journal_files.begin(run)
     try:
         yield kept
     except errors.NbdpullError as error:
-        if not error.left_behind:
+        if not (error.left_behind or is_left()):
             journal_files.remove(run)
         raise
     else:
@@ -67,7 +71,7 @@ def written(run: Run, resumed: Optional[Journal] = None) -> Iterator[Journal]:
 def new_point(series: Series, run: Run, dead: Optional[Dead] = None) -> Iterator[UnderWay]:
     """A NewPoint whose run this machine knows, and whose folder says whose it is. dead: the run that goes on."""
     announced = run.announced()
-    with written(run, dead.journal if dead else None) as kept:
+    with written(run, dead.journal if dead else None, lambda: _is_half(series, run)) as kept:
         try:
             with new_points.resumed(series, announced) if dead else new_points.begun(series, run.id, announced) as new:
                 yield UnderWay(new, kept)
@@ -76,3 +80,11 @@ def new_point(series: Series, run: Run, dead: Optional[Dead] = None) -> Iterator
                 if not series.has_point(run.id):
                     kept.withdrawn()
             raise
+
+
+def _is_half(series: Series, run: Run) -> bool:
+    """Whether its half point is in a store in which only its journal tells that it is dead."""
+    try:
+        return not series.store.has_locks and series.store.holds(f"{run.folder}/{announcement.NAME}")
+    except errors.NbdpullError:
+        return True

@@ -84,12 +84,14 @@ def reclaimed(held: Held, dry_run: bool = False) -> list[Leftover]:
     for name in half_points.names(target, held.points.ids):
         announced, where = half_points.announced(target, name), target.store.path(target.folder, name)
         alive = announced.is_alive if announced else False
-        if announced and (alive or (alive is None and not half_points.is_copy(target, announced))):
+        is_locked = alive is None and target.store.has_locks
+        if announced and (alive or (is_locked and not half_points.is_copy(target, announced))):
             found.append(Leftover(name, f"what {announced.whose} left", f"remove {where} if that run has ended"))
-        elif announced is None and (why := removal.why_stays(target, name)):
+        elif why := half_points.why_in_use(target, name, announced) if announced else removal.why_stays(target, name):
             found.append(Leftover(name, f"files in {where}", why))
         else:
-            found.append(removed(name, f"partial files in {where}", partial(half_points.remove, target, name), dry_run))
+            remove = partial(half_points.give_to_sweep, target, name)
+            found.append(removed(name, f"partial files in {where}", remove, dry_run))
     if not dry_run and held.points.newest:
         half_points.end_announcement(target, held.points.newest.id)
     return found
