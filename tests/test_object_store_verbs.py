@@ -85,6 +85,27 @@ def test_of_two_policies_at_once_none_is_lost(object_store, monkeypatch):
         assert [(each.pattern, each.policy.keep_last) for each in policies.load(store)] == [("other", number)]
 
 
+def test_the_last_policy_goes_only_if_it_is_the_last(object_store, monkeypatch):
+    said("init", object_store.url)
+    store, real = S3Store(object_store.url), policies._told
+    policies.put(store, "mine", Policy(keep_last=1))
+
+    def told(of):
+        found = real(of)
+        if of is store:
+            policies.put(S3Store(object_store.url), "other", Policy(keep_last=2))
+        return found
+
+    with monkeypatch.context() as patch, pytest.raises(errors.Busy, match="policy.json.*try again"):
+        patch.setattr(policies, "_told", told)
+        policies.drop(store, "mine")
+    assert {each.pattern for each in policies.load(store)} == {"mine", "other"}
+    assert policies.drop(store, "mine") and policies.drop(store, "other") and not policies.drop(store, "other")
+    assert policies.load(store) == []
+    policies.put(store, "mine", Policy(keep_last=1))
+    assert [each.pattern for each in policies.load(store)] == ["mine"]
+
+
 def test_the_server_is_an_option_of_every_verb(object_store, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     here = ("--s3-endpoint", object_store.server.endpoint)

@@ -161,7 +161,9 @@ def _changing(store: Store) -> Iterator[_Told]:
 
 
 def _write_or_remove(store: Store, told: _Told) -> None:
-    if told.standing or told.immutable:
+    """Without locks a file of nothing stays: not every server can remove one on the condition that it is what was
+    read."""
+    if told.standing or told.immutable or (told.data is not None and not store.has_locks):
         _write(store, told)
     else:
         store.delete(layout.POLICY)
