@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import http.server
 import random
+import socket
 import threading
 import time
+from unittest import mock
 
 import object_store as object_stores
 import pytest
@@ -13,6 +15,7 @@ from bed.address import free_port
 from faulty_proxy import KINDS, FaultyProxy
 
 from nbdpull.core import ending, errors
+from nbdpull.storage import s3_waiting
 from nbdpull.storage.s3_client import Absent, Bucket, Exists
 
 SHORT = 5.0  # seconds of patience
@@ -177,6 +180,12 @@ def test_who_may_not(object_store, key, monkeypatch):
         ({"AWS_ACCESS_KEY_ID": "stranger"}, errors.AccessDenied, "the server does not know the access key"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, errors.AccessDenied, "there are no credentials"),
         ({"NBDPULL_S3_ENDPOINT": "nonsense"}, errors.UsageError, "NBDPULL_S3_ENDPOINT: Invalid endpoint: nonsense"),
+        ({"AWS_ENDPOINT_URL_S3": "nonsense"}, errors.UsageError, "^AWS_ENDPOINT_URL_S3: Invalid endpoint: nonsense"),
+        (
+            {"AWS_DEFAULT_REGION": "no region!"},
+            errors.UsageError,
+            "^AWS_REGION, or region in ~/.aws/config: Provided reg",
+        ),
         ({"AWS_PROFILE": "nobody"}, errors.UsageError, r"profile \(nobody\) could not be found"),
     ],
 )
@@ -195,6 +204,83 @@ def test_a_password_in_the_url_is_not_told(monkeypatch):
     with pytest.raises(errors.StoreError, match="127.0.0.1") as told:
         Bucket("bucket", 0.1).get("key")
     assert "usr" not in str(told.value) and "secretpw" not in str(told.value)
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """The socket of a server that takes requests, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "key")
+        yield server
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("call", [lambda bucket: bucket.get("key"), lambda bucket: put(bucket, "key", bytes(8 << 20))])
+def test_who_is_to_end_waits_for_no_answer(silent, call):
+    bucket, taken = Bucket("bucket", 60), []
+    silent.setblocking(False)
+
+    def check():
+        """To end once the request is under way."""
+        with contextlib.suppress(BlockingIOError):
+            taken.append(silent.accept())
+        if taken:
+            raise errors.Interrupted(15)
+
+    with ending.asked_by(check):
+        bucket._connected()
+        began = time.monotonic()
+        with pytest.raises(errors.Interrupted):
+            call(bucket)
+        with (
+            mock.patch.object(s3_waiting, "LAST", 0.3),
+            pytest.raises(errors.StoreError, match="no answer in 0.3 s, and"),
+        ):
+            bucket.head("key")
+    assert time.monotonic() - began < 15, "less than a read times out"
+    for connection, _ in taken:
+        connection.close()
+
+
+@pytest.mark.unit
+def test_silence_counts_as_trying(silent):
+    """Else a server that is silent is waited for the time of a try longer, and the message does not say so."""
+    bucket = Bucket("bucket", 3)
+    bucket._connected()
+    began = time.monotonic()
+    with pytest.raises(errors.StoreError, match="3 s of trying did not help"):
+        bucket.get("key")
+    assert time.monotonic() - began > 2
+    assert bucket.requests["get_object"] <= 3
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("number, tries", [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 3)])
+def test_a_host_that_is_not_known(silent, monkeypatch, number, tries):
+    """A name that is mistyped is told at once; one that cannot be asked for now may be known soon."""
+
+    def unknown(*_, **__):
+        raise socket.gaierror(number, "unknown")
+
+    bucket, began = Bucket("bucket", 0.5), time.monotonic()
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(errors.StoreError) as told:
+        bucket.head("key")
+    assert bucket.requests == {"head_object": tries} and time.monotonic() - began < 5
+    assert ("there is no host of that name" in str(told.value)) is (tries == 1)
+    assert ("0.5 s of trying did not help" in str(told.value)) is (tries > 1)
+
+
+def test_a_host_that_was_known(object_store, key, monkeypatch):
+    """It may be again."""
+    bucket = Bucket(object_store.bucket, 0.5)
+    put(bucket, key, b"data")
+    bucket._client = None
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid")
+    with pytest.raises(errors.StoreError, match="0.5 s of trying did not help"):
+        bucket.get(key)
 
 
 @pytest.fixture

@@ -25,6 +25,11 @@ def asked_by(check: Check) -> Iterator[None]:
         _checks.remove(check)
 
 
+def may_be_asked() -> bool:
+    """Whether there is a check at all."""
+    return bool(_checks)
+
+
 def check() -> None:
     for each in _checks[-1:]:
         each()

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import IO, Any, NamedTuple, Optional, Union
 
 from ..core import ending, errors
 from ..core.choices import S3_ENDPOINT
+from . import s3_waiting
 
 PATIENCE = 60.0  # seconds that a server may be away
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
@@ -70,7 +72,12 @@ _ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is n
     "IncompleteReadError",
     "ResponseStreamingError",
     "HTTPError",
+    "Unanswered",
 }
+_SILENT = ("ConnectTimeoutError", "ReadTimeoutError")
+_NO_HOST = "NoHost"  # our own code
+_MAY_BE_LEFT = 8 << 20  # bytes of an object that a process which is to end leaves half sent
+_ENDPOINTS = (S3_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # what names the server, the first that is set
 _PASSWORD = re.compile(r"""//[^/\s"']*@""")  # of a URL, in what botocore says of it
 NO_SERVER = "the server does not answer as an object store does; name the endpoint of one"
 _FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
@@ -129,16 +136,17 @@ class _Failure(NamedTuple):
 
 class _Tries:
     """When to try again: after longer and longer pauses, until the patience is over that begins with the first
-    failure."""
+    failure; where that was silence, with the silence."""
 
     def __init__(self, patience: float) -> None:
         self._patience, self._pause = patience, _PAUSES[0]
         self._until: Optional[float] = None
 
-    def wait(self) -> bool:
+    def wait(self, failure: _Failure) -> bool:
         """Whether there is time for one more try, which is due now."""
         now = time.monotonic()
-        self._until = self._until or now + self._patience
+        silence = _silence(self._patience) if failure.code in _SILENT else 0.0
+        self._until = self._until or now + self._patience - silence
         if now + self._pause > self._until:
             return False
         ending.wait(self._pause)
@@ -158,6 +166,7 @@ class Bucket:
         self._lock = threading.Lock()
         self._client: Any = None
         self._is_away = False  # since a request that was tried for so long: the next ones are tried once
+        self._has_worked = False  # any request
         self.requests: dict[str, int] = {}
 
     def get(self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None) -> bytes:
@@ -298,8 +307,9 @@ class Bucket:
                 failure = _failure(error)
             if failure.status and (failure.code in _CHANGED or not failure.is_temporary):
                 break
-            if not failure.is_temporary or not tries.wait():
+            if not self._may_pass(failure) or not tries.wait(failure):
                 raise self._error(call, what, failure)
+        self._has_worked = True
         told = self._error(call, what, failure)
         if failure.code == _NO_BUCKET or (call in _CALLS and isinstance(told, errors.AccessDenied)):
             raise told
@@ -311,7 +321,7 @@ class Bucket:
         while True:
             try:
                 answer = self._once(call, what)
-                self._is_away = False
+                self._is_away, self._has_worked = False, True
                 return answer
             except self._failures as error:
                 failure = _failure(error)
@@ -321,17 +331,21 @@ class Bucket:
                 raise Exists
             if failure.status == 416:  # the object ends before
                 return {"Body": b""}
-            if not failure.is_temporary:
+            if not self._may_pass(failure):
                 raise self._error(call, what, failure)
             may_be_done = may_be_done or not failure.status or failure.status >= 500
-            if not self._is_back(tries):
+            if not self._is_back(tries, failure):
                 raise self._error(call, what, failure)
 
-    def _is_back(self, tries: _Tries) -> bool:
+    def _may_pass(self, failure: _Failure) -> bool:
+        """Whether a failure is one of those that pass. A host that is not known is, where it has been known before."""
+        return failure.is_temporary and (self._has_worked or failure.code != _NO_HOST)
+
+    def _is_back(self, tries: _Tries, failure: _Failure) -> bool:
         """Whether to try again. Whoever is told that it was in vain, or is to end, has still to clean up."""
         is_back = False
         try:
-            is_back = not self._is_away and tries.wait()
+            is_back = not self._is_away and tries.wait(failure)
         finally:
             self._is_away = self._is_away or not is_back
         return is_back
@@ -353,10 +367,21 @@ class Bucket:
         if hasattr(what.get("Body"), "seek"):
             what["Body"].seek(0)
         self.requests[call] = self.requests.get(call, 0) + 1
-        answer: dict[str, Any] = getattr(client, call)(Bucket=self.name, **what)
-        if "Body" in answer:
-            answer["Body"] = answer["Body"].read()
-        return answer
+
+        def ask() -> dict[str, Any]:
+            answer: dict[str, Any] = getattr(client, call)(Bucket=self.name, **what)
+            if "Body" in answer:
+                answer["Body"] = answer["Body"].read()
+            return answer
+
+        # What appears after its writer has ended must be nothing that counts, as a manifest does.
+        if call in _WRITING and what.get("ContentLength", 0) < _MAY_BE_LEFT:
+            return ask()
+        try:
+            return s3_waiting.answer(ask)
+        except errors.NbdpullError:
+            self._is_away = True
+            raise
 
     def _connected(self) -> Any:
         """The client of boto3, made when it is first needed: that takes a tenth of a second."""
@@ -364,9 +389,8 @@ class Bucket:
             if self._client is None:
                 try:
                     self._client = _client(self._sdk, self._patience)
-                except ValueError as error:  # as boto3 tells of a URL that is none
-                    told = _PASSWORD.sub("//", str(error))
-                    raise errors.UsageError(f"--s3-endpoint, {S3_ENDPOINT}: {told}") from None
+                except ValueError as error:
+                    raise errors.UsageError(f"{_of_setting(error)}: {_PASSWORD.sub('//', str(error))}") from None
             return self._client
 
     def _is_there(self, key: str, checksum: str) -> bool:
@@ -398,7 +422,7 @@ class Bucket:
             kind_of = errors.AccessDenied if "Credential" in code else errors.UsageError
             return kind_of(f"{cannot}: {text}")
         kind = errors.OutputFull if code in _FULL else errors.OutputError if call in _WRITING else errors.StoreError
-        return kind(f"{cannot}: {text}" + (f"; {self._patience:g} s of trying did not help" * failure.is_temporary))
+        return kind(f"{cannot}: {text}" + f"; {self._patience:g} s of trying did not help" * self._may_pass(failure))
 
 
 def _versions(answer: dict[str, Any]) -> list[Version]:
@@ -422,16 +446,43 @@ def _retention(lock: Lock) -> dict[str, Any]:
     return {"Mode": lock.mode, "RetainUntilDate": lock.until}
 
 
+def _of_setting(error: ValueError) -> str:
+    """Which one boto3 does not take."""
+    from botocore.exceptions import InvalidRegionError
+    from botocore.utils import is_valid_endpoint_url
+
+    if isinstance(error, InvalidRegionError):
+        return "AWS_REGION, or region in ~/.aws/config"
+    told = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    if told and not is_valid_endpoint_url(os.environ[told]):
+        return f"--s3-endpoint, {told}" if told == S3_ENDPOINT else told
+    return "the settings of boto3, in the environment or in ~/.aws/config"
+
+
+def _silence(patience: float) -> float:
+    """Seconds that a server may say nothing, at one try."""
+    return min(20.0, max(1.0, patience / 3))
+
+
 def _failure(error: Any) -> _Failure:
     told = getattr(error, "response", None)
     if not told:
         is_lasting = not _names(type(error)) & _ON_THE_WAY
         text = _PASSWORD.sub("//", str(error)).rstrip(".")
+        if _is_no_host(error):
+            return _Failure(_NO_HOST, 0, f"{text}: there is no host of that name")
         return _Failure(type(error).__name__, 0, text, is_lasting or type(error).__name__ == "SSLError")
     about = told.get("Error", {})
     status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code, text = str(about.get("Code", status)), str(about.get("Message", "")).strip().rstrip(".")
     return _Failure(code, status, f"the server says {code}{f' ({text})' if text else ''}")
+
+
+def _is_no_host(error: Optional[BaseException]) -> bool:
+    """Whether the name of the server leads nowhere. Where no one could be asked, it may."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
 def _names(kind: type) -> set[str]:
@@ -456,7 +507,7 @@ def _library() -> tuple[Any, tuple[type[Exception], ...]]:
         raise errors.MissingSoftware(_MISSING) from None
     if tuple(map(int, boto3.__version__.split(".")[:2])) < (1, 36):
         raise errors.MissingSoftware(f"{_MISSING} (this one is {boto3.__version__})")
-    return boto3, (exceptions.ClientError, exceptions.BotoCoreError, HTTPError)
+    return boto3, (exceptions.ClientError, exceptions.BotoCoreError, HTTPError, s3_waiting.Unanswered)
 
 
 def _client(boto3: Any, patience: float) -> Any:
@@ -468,9 +519,9 @@ def _client(boto3: Any, patience: float) -> Any:
     told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
     own = dict(told.get("s3") or {})
     endpoint = os.environ.get(S3_ENDPOINT)
-    if endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+    if any(map(os.environ.get, _ENDPOINTS)):
         own.setdefault("addressing_style", "path")  # few have a name in the DNS for each bucket
-    wait = min(20.0, max(1.0, patience / 3))
+    wait = _silence(patience)
     how = Config(
         connect_timeout=wait,
         read_timeout=wait,
