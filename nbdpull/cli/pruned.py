@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..core.choices import NotRepacked
 from ..core.sizes import shown as size
 from . import removed, terminal
 
@@ -30,6 +31,7 @@ def members(of: Pruned) -> dict[str, Any]:
         "repack_moved_bytes": of.repacked.moved,
         "repack_freed_bytes": of.repacked.freed,
         "repack_left_bytes": of.repacked.left,
+        "repack_skipped": of.repacked.skipped,
     }
 
 
@@ -46,6 +48,8 @@ def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
         yield f"{would} {size(of.repacked.moved)} of mostly dead files, which {done} {size(of.repacked.freed)}"
     if of.repacked.left:
         yield f"{size(of.repacked.left)} more can be freed in this way"
+    if of.repacked.skipped == NotRepacked.OBJECT_STORE:
+        yield "mostly dead files stay as they are: nothing is repacked in an object store"
 
 
 def _whose(of: Pruned) -> str:

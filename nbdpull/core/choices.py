@@ -66,6 +66,13 @@ class BackupType:
     WORDS = (FULL, INCREMENTAL)
 
 
+class NotRepacked:
+    """Why no mostly dead files are repacked: it was not wanted, or the store is one in which that is not done."""
+
+    OFF, OBJECT_STORE = "off", "object-store"
+    WORDS = (OFF, OBJECT_STORE)
+
+
 S3_ENDPOINT = "NBDPULL_S3_ENDPOINT"  # the variable that names the server of s3://…
 
 

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import Optional
 
 from ..core import errors
+from ..core.choices import NotRepacked
 from ..core.errors import Check, Report
 from ..repository import (
     half_points,
@@ -164,9 +165,15 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
         return replace(pruned, problem=str(error))
 
 
+_NOT_THERE = "that is not done in an object store, where two at once could lose what each has moved"
+
+
 def _repacked(target: Series, removed: list[str], options: Options, check: Check) -> Repacked:
-    if not options.repack_below or not target.store.has_locks:  # two at once could each name what the other removes
-        return Repacked()
+    if not options.repack_below:
+        return Repacked(skipped=NotRepacked.OFF)
+    if not target.store.has_locks:  # two at once could each name what the other removes
+        is_asked = (options.repack_below, options.repack_limit) != (Options.repack_below, Options.repack_limit)
+        return Repacked(problems=(_NOT_THERE,) if is_asked else (), skipped=NotRepacked.OBJECT_STORE)
     wanted = repack.Wanted(options.repack_below, options.repack_limit)
     try:
         if options.dry_run:

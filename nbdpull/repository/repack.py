@@ -46,12 +46,14 @@ class Wanted:
 @dataclass(frozen=True)
 class Repacked:
     """In bytes. moved: of live frames, to new files; freed: of the old files, which are gone; left: what more would be
-    free, but for the limit or for the problems."""
+    free, but for the limit or for the problems. skipped: why nothing was looked at, a word of core/choices; None: it
+    was."""
 
     moved: int = 0
     freed: int = 0
     left: int = 0
     problems: tuple[str, ...] = ()
+    skipped: Optional[str] = None
 
 
 def would_repack(series: Series, gone: Collection[str], wanted: Wanted, check: Check = lambda: None) -> Repacked:
