@@ -823,10 +823,10 @@ def test_words_that_are_no_text(vm, tmp_path, option):
 FAULTS = """
 import os, resource, sys, threading
 import zstandard
-from nbdpull.cli.commands import pull
+from nbdpull.core import freed_memory
 
 if sys.argv[1] == "kept":
-    pull.keep_freed_memory()
+    freed_memory.keep()
 data = os.urandom(1 << 20)
 
 def work():

@@ -135,7 +135,7 @@ class FrameReader:
         self._tables: dict[int, moved.Table] = {}
         self._files = files or OpenFiles(store)
         self._shared = files is not None
-        self._thread = threading.local()
+        self._idle: list[zstandard.ZstdDecompressor] = []
 
     def read(self, record: layout.Record) -> bytes:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
@@ -200,15 +200,21 @@ class FrameReader:
         try:
             if zstandard.frame_content_size(data) != size or not pages.is_frame(data):
                 return None
-            return self._own_decompressor().decompress(data, allow_extra_data=False)
+            return self._whole(data)
         except zstandard.ZstdError:
             return None
 
-    def _own_decompressor(self) -> zstandard.ZstdDecompressor:
-        if not hasattr(self._thread, "decompressor"):
-            self._thread.decompressor = _decompressor()
-        own: zstandard.ZstdDecompressor = self._thread.decompressor
-        return own
+    def _whole(self, data: bytes) -> bytes:
+        """By a decompressor that nobody else uses meanwhile. They are not kept by thread: what a thread of nbdkit's has
+        is gone when its call of Python ends, and to make one takes as long as a small frame."""
+        try:
+            mine = self._idle.pop()
+        except IndexError:
+            mine = _decompressor()
+        try:
+            return mine.decompress(data, allow_extra_data=False)
+        finally:
+            self._idle.append(mine)
 
     def close(self) -> None:
         if not self._shared:

@@ -12,8 +12,7 @@ import tools
 import zstandard
 from blake3 import blake3
 
-from nbdpull.cli.commands.pull import keep_freed_memory
-from nbdpull.core import extents
+from nbdpull.core import extents, freed_memory
 from nbdpull.format import layout
 from nbdpull.nbd import source
 from nbdpull.operations.options import PullOptions
@@ -57,7 +56,7 @@ def _shared(cpu, qemu_cpu, wall=0.0):
 def spent(chunks, copy):
     """What it takes to make the frames of chunk files again in this thread: by the linked libzstd, with BLAKE3 of what
     is in a frame and SHA-256 of the frame, and to write them to the file `copy`."""
-    keep_freed_memory()  # as a pull does
+    freed_memory.keep()  # as a pull does
     zstd, unpack = zstandard.ZstdCompressor(level=PullOptions.level, write_checksum=True), zstandard.ZstdDecompressor()
     sha256, sums = hashlib.sha256(), [0.0, 0.0, 0.0]
     with open(copy, "wb", buffering=0) as file:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
+from ...core import freed_memory
 from ...core.choices import BackupType, Offline, OnLostBase, Quiesce, Resume
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
@@ -170,7 +171,7 @@ def _be_gentle(args: Namespace) -> bool:
     """Whether the guest has priority; our own processes get their nice value."""
     gentle = getattr(args, "gentle", False)
     os.nice(19 if gentle else getattr(args, "nice", NICE))
-    keep_freed_memory()
+    freed_memory.keep()
     return gentle
 
 
@@ -199,20 +200,6 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
     }
     lines = _lines(options.output, point, following, result.offline, result.pruned)
     return Outcome(values, lines, domain=point["domain"], warnings=result.warnings)
-
-
-def keep_freed_memory() -> None:
-    """Frames come and go by the thousand. glibc would give the memory of each back to the kernel, which has to clear
-    it again: 30,000 page faults and 4 % of the CPU time of a pull of 2 GB. Another C library has no such call."""
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        for option, size in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 128 << 20)):
-            library.mallopt(option, size)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def next_command(options: Options, point: dict[str, Any], server: Optional[str] = None) -> str:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Optional, TypeVar
 
-from ...core import errors
+from ...core import errors, freed_memory
 from ...core.choices import IMAGE_KINDS
 from ...core.errors import Check, Report
 from ...core.sizes import shown as size
@@ -73,6 +73,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     options = usage.options(Options, args, **given)
     if getattr(args, "json", False) and "-" in [options.output, *options.to.values()]:
         raise errors.UsageError("--json and a disk cannot both go to stdout")
+    freed_memory.keep()
     result = restore.restore(options, report, check)
     following = _next_command(options, result)
     values = {**vars(result), "point": result.point.id, "lost": [vars(loss) for loss in result.lost]}
