@@ -18,8 +18,6 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-import botocore.config
-import botocore.exceptions
 from bed import BedError, Unavailable
 from bed.address import free_port, is_listening
 from bed.started import Started
@@ -52,7 +50,8 @@ def environment(endpoint, keys=ROOT, base=os.environ):
 
 def client(endpoint, keys=ROOT):
     """A witness: boto3 as it is, with each request made once."""
-    import boto3  # 0.15 s, in each process of the tests that only collects them
+    import boto3
+    import botocore.config
 
     settings = botocore.config.Config(
         retries={"total_max_attempts": 1},
@@ -63,6 +62,13 @@ def client(endpoint, keys=ROOT):
     key, secret = keys
     return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret,
                         region_name=REGION, config=settings)  # fmt: skip
+
+
+def botocore_exceptions():
+    """boto3 and botocore take 0.5 s to import, which processes that only collect tests are spared."""
+    import botocore.exceptions
+
+    return botocore.exceptions
 
 
 def program(name, package):
@@ -120,9 +126,10 @@ class Server(Started):
     def _answers(self):
         if not is_listening(self.port):
             return False
+        exceptions = botocore_exceptions()
         try:
             client(self.endpoint).list_buckets()
-        except (botocore.exceptions.ClientError, botocore.exceptions.HTTPClientError):
+        except (exceptions.ClientError, exceptions.HTTPClientError):
             return False
         return True
 
@@ -268,5 +275,6 @@ def new_bucket(server, **options):
     try:
         yield name
     finally:
-        with contextlib.suppress(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+        exceptions = botocore_exceptions()
+        with contextlib.suppress(exceptions.BotoCoreError, exceptions.ClientError):
             client(server.endpoint).delete_bucket(Bucket=name)  # SeaweedFS takes what is in it with it, Ceph refuses
