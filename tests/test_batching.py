@@ -60,6 +60,20 @@ def test_steps_are_all_of_it(seed):
     assert all(size == most for _, size in pieces[:-1]) and all(0 < size <= most for _, size in pieces)
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_loads_are_all_pieces(seed):
+    """In order, and as few as that makes: the next piece would have been one too many, or too large."""
+    rng = random.Random(seed)
+    most_bytes, most = rng.randint(1, 30), rng.randint(1, 5)
+    pieces = [(at, memoryview(bytes(rng.randint(1, 20)))) for at in range(rng.randrange(40))]
+    loads = list(batching.loads(pieces, most_bytes, most))
+    assert [piece for load in loads for piece in load] == pieces and all(loads)
+    for load, following in zip(loads, [*loads[1:], None]):
+        size = sum(len(view) for _, view in load)
+        assert len(load) <= most and (size <= most_bytes or len(load) == 1)
+        assert not following or len(load) == most or size + len(following[0][1]) > most_bytes
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_neighbours_are_made_one(seed):
     ranges = [(offset, offset + length) for offset, length in some_ranges(random.Random(seed))]

@@ -290,7 +290,8 @@ def test_reads_at_once_are_bounded_and_change_nothing(tmp_path, qemu_nbd, monkey
     ranges = [(start, stop - start) for start, stop in zip(edges[::2], edges[1::2])]
     address = qemu_nbd(raw, "-f", "raw")
     with Source(address, "vda", reads_at_once=most_reads) as opened, opened.reading() as reader:
-        counted = reader.connection._nbd = Counted(reader.connection._nbd)
+        [used] = [each.connection for each in reader._readers]
+        counted = used._nbd = Counted(used._nbd)
         views = reader.read_batch(ranges)
         assert [bytes(view) for view in views] == [content[start : start + length] for start, length in ranges]
         assert reader.read_batch([]) == []
@@ -314,6 +315,11 @@ def test_a_buffer_is_filled_over_several_connections(tmp_path, qemu_nbd, monkeyp
             found = bytearray(rng.choice([0, 512, rng.randrange(2 * MIB - start)]))
             opened.read_into(start, memoryview(found))
             assert found == content[start : start + len(found)]
+        with opened.reading() as reader:
+            edges = sorted(512 * place for place in rng.sample(range(4096), 2 * rng.randint(1, 40)))
+            ranges = [(start, stop - start) for start, stop in zip(edges[::2], edges[1::2])]
+            views = reader.read_batch(ranges)
+            assert [bytes(view) for view in views] == [content[start : start + length] for start, length in ranges]
         opened.read_into(0, memoryview(found := bytearray(2 * MIB)))
         assert found == content
     assert max(each.bytes for each in counted) <= most_bytes
@@ -328,7 +334,8 @@ def test_by_tcp_more_is_under_way(tmp_path):
     try:
         wait_for(lambda: is_listening(port), "qemu-nbd listens")
         with Source(address.Tcp("127.0.0.1", port), "") as opened, opened.reading() as reader:
-            counted = reader.connection._nbd = Counted(reader.connection._nbd)
+            [used] = [each.connection for each in reader._readers]
+            counted = used._nbd = Counted(used._nbd)
             assert bytes(reader.read_batch([(0, 2 * MIB)])[0]) == raw.read_bytes()
         assert source_connection.MAX_BATCH_BYTES < counted.bytes <= source_connection.FAR_BATCH_BYTES
     finally:
@@ -700,8 +707,19 @@ def test_an_answer_that_is_too_short(lying, sent):
             reader.read_batch([(0, 64 * KIB), (128 * KIB, 64 * KIB)])
 
 
+def into_a_buffer(opened, length):
+    opened.read_into(0, memoryview(found := bytearray(length)))
+    return found
+
+
+def as_a_batch(opened, length):
+    with opened.reading() as reader:
+        return b"".join(reader.read_batch([(0, length // 4), (length // 4, length - length // 4)]))
+
+
+@pytest.mark.parametrize("read_whole", [into_a_buffer, as_a_batch])
 @pytest.mark.parametrize("dead", [False, True])
-def test_a_buffer_whose_connection_breaks_is_read_again(lying, monkeypatch, dead):
+def test_a_buffer_whose_connection_breaks_is_read_again(lying, monkeypatch, dead, read_whole):
     """And no connection is made to an export of which nobody knows any more whether it is the same."""
     monkeypatch.setattr(source_connection, "MAX_BATCH_BYTES", 64 * KIB)
     broken, asked = [], []
@@ -718,13 +736,11 @@ def test_a_buffer_whose_connection_breaks_is_read_again(lying, monkeypatch, dead
             raise errors.JobLost("it is gone")
 
     with Source(lying(truth, read=read), "x", connections=5, require_alive=alive) as opened:
-        found = bytearray(MIB)
         if dead:
             with pytest.raises(errors.JobLost):
-                opened.read_into(0, memoryview(found))
+                read_whole(opened, MIB)
         else:
-            opened.read_into(0, memoryview(found))
-            assert found == b"".join(b"%c" % at * (64 * KIB) for at in range(16))
+            assert read_whole(opened, MIB) == b"".join(b"%c" % at * (64 * KIB) for at in range(16))
     assert asked and set(asked) == {1}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .extent_map import Held
 
 MAX_REQUEST = 16 << 20  # bytes: at 1 MB/s half of what a route lets through
-BATCH_DATA = 8 << 20  # bytes that a thread reads at once: each request costs KubeVirt a connection to QEMU
+READ_DATA = 8 << 20  # bytes that a thread reads at once: each request costs KubeVirt a connection to QEMU
 
 
 class Volume:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..core.extents import Range
 
+    Piece = tuple[int, memoryview]  # (offset, bytes, or where they go)
+
 # QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took. The
 # first is the shortest: who wants a page of the map has it from there mostly, and QEMU asked no image for the rest.
 MIN_STATUS, MAX_STATUS = 16 << 20, 2 << 30  # bytes asked for in one request
@@ -43,6 +45,21 @@ def steps(length: int, most: int) -> Iterator[Range]:
     """Yield (where it begins, length) of the pieces of something so long, of at most so many bytes each."""
     for at in range(0, length, most):
         yield at, min(most, length - at)
+
+
+def loads(pieces: Iterable[Piece], most_bytes: int, most: int) -> Iterator[list[Piece]]:
+    """Group consecutive (offset, buffer) into lists, never empty ones, of at most so many of them, and of so many bytes
+    where one alone has no more."""
+    load: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if load and (len(load) >= most or size + len(piece[1]) > most_bytes):
+            yield load
+            load, size = [], 0
+        load.append(piece)
+        size += len(piece[1])
+    if load:
+        yield load
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

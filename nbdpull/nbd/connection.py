@@ -7,18 +7,18 @@ export is read or written, and which of our errors that makes of libnbd's: that 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ..core import errors
 from ..core.errors import Check
 from .libnbd import nbd
 
-Piece = tuple[int, memoryview]  # (offset, bytes, or where they go)
+if TYPE_CHECKING:
+    from .batching import Piece
 
 ALLOCATION = "base:allocation"
 STATE_ZERO = 1 << 1  # of base:allocation; its HOLE bit promises nothing about the content and is ignored
@@ -50,24 +50,19 @@ class Connection:
         start: Callable[[int, memoryview], int],
         pieces: Iterable[Piece],
         doing: Callable[[int], str],
-        most: int = MAX_AT_ONCE,
-        most_bytes: float = math.inf,
     ) -> list[Any]:
-        """Have a request done for each piece, `most` at once, and return the nbd.Errors of those that failed; after one
-        only what is under way is awaited. start: begins one, and returns its cookie; doing: what to say of it."""
-        under_way: deque[tuple[int, int, int]] = deque()  # cookie, offset, bytes
-        size = 0
+        """Have a request done for each piece, MAX_AT_ONCE at once, and return the nbd.Errors of those that failed;
+        after one only what is under way is awaited. start: begins one, returns its cookie; doing: what to say of it."""
+        under_way: deque[tuple[int, int]] = deque()  # cookie, offset
         failed: list[Any] = []
         for offset, view in pieces:
-            while under_way and (len(under_way) >= most or size + len(view) > most_bytes):
-                cookie, at, length = under_way.popleft()
+            if len(under_way) >= MAX_AT_ONCE:
+                cookie, at = under_way.popleft()
                 self._wait(cookie, doing(at), failed)
-                size -= length
             if failed:
                 break
-            under_way.append((start(offset, view), offset, len(view)))
-            size += len(view)
-        for cookie, at, _ in under_way:
+            under_way.append((start(offset, view), offset))
+        for cookie, at in under_way:
             self._wait(cookie, doing(at), failed)
         return failed
 

@@ -18,7 +18,7 @@ import numpy
 from ..core import errors, extents, pipeline
 from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
-from . import batching, connection
+from . import batching, connection, source_connection
 from .address import Kept
 from .connection import ALLOCATION, POLL_INTERVAL, STATE_ZERO
 from .source_connection import (
@@ -29,7 +29,6 @@ from .source_connection import (
     QueueFull,
     ReadFailed,
     SourceConnection,
-    read_over,
 )
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class Source:
             offset = reached
 
     def _map(self, offset: int, length: int) -> tuple[list[tuple[Numbers, Numbers]], float]:
-        with self.reading() as reader:
+        with self._lent(1) as [reader]:
             began = time.monotonic()
             return reader.block_status(offset, length), time.monotonic() - began
 
@@ -212,11 +211,11 @@ class Source:
     # Bytes
 
     @contextmanager
-    def reading(self) -> Iterator[_Reader]:
-        """Yield a reader for one thread: its read_batch([(offset, length), …]) returns a memoryview each, valid until
-        the thread's next call, also when the reader is given back."""
-        with self._lent(1) as readers:
-            yield readers[0]
+    def reading(self) -> Iterator[_Spread]:
+        """Yield a reader for one thread, over up to SPREAD connections: its read_batch([(offset, length), …]) returns a
+        memoryview each, valid until the thread's next call, also when the reader is given back."""
+        with self._lent(SPREAD) as readers:
+            yield _Spread(self, readers)
 
     @contextmanager
     def _lent(self, most: int) -> Iterator[list[_Reader]]:
@@ -251,7 +250,7 @@ class Source:
 
         def spread() -> None:
             with self._lent(SPREAD) as readers:
-                read_over([each.ready for each in readers], offset, view)
+                source_connection.read_over([each.ready for each in readers], [(offset, view)])
 
         def pinned() -> None:
             with self._lent(1) as readers:
@@ -319,16 +318,31 @@ class Source:
         self.close()
 
 
+class _Spread:
+    """What one thread reads through: several readers."""
+
+    def __init__(self, owner: Source, readers: Sequence[_Reader]):
+        self._owner, self._readers = owner, readers
+
+    def read_batch(self, ranges: Sequence[Range]) -> list[memoryview]:
+        def spread() -> list[memoryview]:
+            connections = [each.connection for each in self._readers if each.connection]
+            return source_connection.read_batch(connections, ranges)
+
+        return self._owner._tried(spread, self._renew, lambda: self._readers[0].ready.read_pinned(ranges))
+
+    def _renew(self) -> None:
+        """One of them: where it broke, the others broke, too."""
+        for each in self._readers:
+            each.drop()
+        self._readers[0].connect()
+
+
 class _Reader:
-    """What one thread reads through: a connection, and the next one where that breaks; connection: None = none yet."""
+    """A connection, and the next one where that breaks; connection: None = none yet."""
 
     def __init__(self, owner: Source, connection: Optional[SourceConnection]):
         self._owner, self.connection = owner, connection
-
-    def read_batch(self, ranges: Sequence[Range]) -> list[memoryview]:
-        return self._owner._tried(
-            lambda: self.ready.read_batch(ranges), self._renew, lambda: self.ready.read_pinned(ranges)
-        )
 
     def block_status(self, offset: int, length: int) -> list[tuple[Numbers, Numbers]]:
         return self._owner._tried(lambda: self.ready.block_status(offset, length), self._renew)

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -29,6 +29,7 @@ from .libnbd import nbd
 if TYPE_CHECKING:
     from ..core.extents import Numbers, Range
     from .address import Address, Server
+    from .batching import Piece
 
 # A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once. And if
 # nobody takes the answers (we are stopped, or killed), this much fits into the server's socket, 208 KiB by default:
@@ -152,20 +153,6 @@ class SourceConnection(Connection):
         entries = numpy.array(answers[0][1], dtype="u8").reshape(-1, 2)
         return entries[:, 0], entries[:, 1]
 
-    def read_batch(self, ranges: Sequence[Range]) -> list[memoryview]:
-        """Read ascending [(offset, length), …] at once: a memoryview each, valid until the thread reads again."""
-        reads = batching.bridged(ranges)
-        buffers = _views([(start, length) for start, length, _ in reads])
-        views, pieces = [], []
-        for (start, _, wanted), view in zip(reads, buffers):
-            views += [view[offset - start : offset - start + count] for offset, count in wanted]
-            steps = batching.steps(len(view), MAX_BATCH_BYTES)
-            pieces += [(start + at, view[at : at + size]) for at, size in steps]
-        with self._translated("reading"):
-            failed = self._at_once(self._start_read, pieces, _reading, self._reads_at_once, self._bytes_at_once)
-        self._require_success(failed, f"reading from byte {ranges[0][0]} on" if ranges else "reading", ReadFailed)
-        return views
-
     def _start_read(self, offset: int, view: memoryview) -> int:
         if self._keeper:
             return self._start_whole_read(offset, view)
@@ -178,21 +165,26 @@ class SourceConnection(Connection):
         cookie: int = self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
         return cookie
 
-    def begin_read(self, offset: int, view: memoryview) -> int:
-        """At most MAX_BATCH_BYTES; `end_read` takes what this returns."""
-        with self._translated(_reading(offset)):
-            return self._start_read(offset, view)
+    def begin_reads(self, load: Sequence[Piece]) -> list[tuple[int, int]]:
+        """Ask for some pieces, of at most MAX_BATCH_BYTES together; `end_reads` takes what this returns."""
+        with self._translated(_reading(load[0][0])):
+            return [(self._start_read(offset, view), offset) for offset, view in load]
 
-    def end_read(self, cookie: int, offset: int) -> None:
-        """Wait until the buffer is filled. ReadFailed."""
-        doing, failed = _reading(offset), []  # type: str, list[Any]
+    def end_reads(self, begun: Sequence[tuple[int, int]]) -> None:
+        """Wait until their buffers are filled. ReadFailed."""
+        doing, failed = _reading(begun[0][1]), []  # type: str, list[Any]
         with self._translated(doing):
-            self._wait(cookie, doing, failed)
+            for cookie, _ in begun:
+                self._wait(cookie, doing, failed)
         self._require_success(failed, doing, ReadFailed)
 
-    def room(self) -> int:
-        """How many reads of MAX_BATCH_BYTES may be under way."""
+    def loads(self) -> int:
+        """How many loads of MAX_BATCH_BYTES may be under way."""
         return max(1, min(self._reads_at_once, self._bytes_at_once // MAX_BATCH_BYTES))
+
+    def pieces(self) -> int:
+        """Of how many pieces a load may be."""
+        return max(1, self._reads_at_once // self.loads())
 
     def read_pinned(self, ranges: Sequence[Range]) -> list[memoryview]:
         """Read in small pieces; a SourceError lists all ranges that cannot be read."""
@@ -267,18 +259,30 @@ class SourceConnection(Connection):
         _hang_up(handle)  # libnbd before 1.16 has no close()
 
 
-def read_over(connections: Sequence[SourceConnection], offset: int, view: memoryview) -> None:
-    """Fill a buffer in one thread, over several connections of one export: while it takes the answer of one, the server
+def read_batch(connections: Sequence[SourceConnection], ranges: Sequence[Range]) -> list[memoryview]:
+    """Read ascending [(offset, length), …], see `read_over`: a memoryview each, valid until the thread reads again."""
+    reads = batching.bridged(ranges)
+    buffers = _views([(start, length) for start, length, _ in reads])
+    read_over(connections, [(start, view) for (start, _, _), view in zip(reads, buffers)])
+    return [
+        view[offset - start : offset - start + count]
+        for (start, _, wanted), view in zip(reads, buffers)
+        for offset, count in wanted
+    ]
+
+
+def read_over(connections: Sequence[SourceConnection], reads: Iterable[Piece]) -> None:
+    """Fill buffers in one thread, over several connections of one export: while it takes the answer of one, the server
     works on the requests of the others."""
-    most = max(each.room() for each in connections)
-    idle = deque(each for number in range(most) for each in connections if number < each.room())
-    under_way: deque[tuple[SourceConnection, int, int]] = deque()  # connection, cookie, offset
+    most = max(each.loads() for each in connections)
+    idle = deque(each for number in range(most) for each in connections if number < each.loads())
+    under_way: deque[tuple[SourceConnection, list[tuple[int, int]]]] = deque()  # connection, what it began
+    pieces = ((start + at, view[at : at + size]) for start, view in reads
+              for at, size in batching.steps(len(view), MAX_BATCH_BYTES))  # fmt: skip
     try:
-        for at, size in batching.steps(len(view), MAX_BATCH_BYTES):
-            if not idle:
-                idle.append(_ended(under_way))
-            used = idle.popleft()
-            under_way.append((used, used.begin_read(offset + at, view[at : at + size]), offset + at))
+        for load in batching.loads(pieces, MAX_BATCH_BYTES, min(each.pieces() for each in connections)):
+            used = idle.popleft() if idle else _ended(under_way)
+            under_way.append((used, used.begin_reads(load)))
         while under_way:
             _ended(under_way)
     except ReadFailed:  # the connections are good, once their other answers are there
@@ -288,9 +292,9 @@ def read_over(connections: Sequence[SourceConnection], offset: int, view: memory
         raise
 
 
-def _ended(under_way: deque[tuple[SourceConnection, int, int]]) -> SourceConnection:
-    used, cookie, offset = under_way.popleft()
-    used.end_read(cookie, offset)
+def _ended(under_way: deque[tuple[SourceConnection, list[tuple[int, int]]]]) -> SourceConnection:
+    used, begun = under_way.popleft()
+    used.end_reads(begun)
     return used
 
 

@@ -20,7 +20,7 @@ from ..repository.image import DataRanges
 from ..repository.new_point import Stored
 from ..repository.series import Point, Series
 from .base import Choice
-from .disk_copy import DiskCopy
+from .disk_copy import DiskCopy, Item
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
@@ -82,25 +82,26 @@ def mended(
 def copy_all(copies: Sequence[DiskCopy], threads: int, cores: Cores, check: Check, report: Report) -> None:
     """Read all of the disks, and write it."""
 
-    def work(item: tuple[DiskCopy, extents.Extents]) -> tuple[DiskCopy, writer.Encoded]:
-        copy, batch = item
-        buffers = copy.read(batch)
+    def work(of_copy: tuple[DiskCopy, Item]) -> tuple[DiskCopy, list[writer.Encoded]]:
+        copy, item = of_copy
+        buffers = copy.read(item)
         with cores.computing():
-            return copy, copy.encode(batch, buffers)
+            return copy, copy.encode(item, buffers)
 
     encoded = pipeline.ordered(
         work,
-        ((copy, batch) for copy in copies for batch in copy.batches()),
+        ((copy, item) for copy in copies for item in copy.items()),
         threads=threads,
         budget=AHEAD_PER_THREAD * threads,
-        weight=lambda item: extents.total(item[1], extents.DATA),
+        weight=lambda of_copy: sum(extents.total(batch, extents.DATA) for batch in of_copy[1]),
         check=check,
     )
     # Closed at once where `add` fails: threads that continue to read open connections that nobody closes, and QEMU
     # hangs, together with its guest, if its server is stopped while a client is busy.
     with closing(encoded), _store_lost():
-        for copy, result in encoded:
-            copy.add(result)
+        for copy, results in encoded:
+            for result in results:
+                copy.add(result)
             check()
             report(event="progress", **copy.progress())
 

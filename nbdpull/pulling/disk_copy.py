@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 import numpy
@@ -29,7 +30,8 @@ if TYPE_CHECKING:  # a source that is no libvirt domain needs no libvirt
     from .base import Decision
     from .resume import Kept
 
-BATCH_DATA = 1 << 20  # bytes
+BATCH_DATA = 1 << 20  # bytes that are encoded and written as one
+READ_DATA = 2 << 20  # bytes that a thread reads at once: each time is some hand-overs, and each thread has a buffer
 BATCH_EXTENTS = 1 << 10
 
 log = logging.getLogger("nbdpull.pull")
@@ -42,6 +44,9 @@ class Storing:
     frame_size: int
     chunk_size: int
     level: int
+
+
+Item = Sequence["extents.Extents"]  # of work: some batches
 
 
 class Reader(Protocol):
@@ -62,10 +67,10 @@ class Source(Protocol):
 
 
 class DiskCopy:
-    """Pass what `batches` yields to `read` and `encode`, in any thread; the result to `add`, in order; then `close`.
+    """Pass what `items` yields to `read` and `encode`, in any thread; the results to `add`, in order; then `close`.
 
     base: of the disk as it was, which an incremental is laid over; dedupe: what it has is not stored again; kept: what
-    an interrupted run made of the disk; sealed: see writer.DiskWriter; batch_data: bytes of data that are one item of
+    an interrupted run made of the disk; sealed: see writer.DiskWriter; read_data: bytes of data that are one item of
     work.
     """
 
@@ -82,10 +87,10 @@ class DiskCopy:
         dedupe: bool = True,
         kept: Optional[Kept] = None,
         sealed: Callable[[str, FileEntry, int], None] = lambda *_: None,
-        batch_data: int = BATCH_DATA,
+        read_data: int = READ_DATA,
     ) -> None:
         self.disk = disk
-        self._source, self._batch_data = source, batch_data
+        self._source, self._batches_at_once = source, max(1, read_data // BATCH_DATA)
         self._mode, self._reason = mode, reason = decision
         self._throttle = throttle
         self._frame_size = storing.frame_size
@@ -110,27 +115,32 @@ class DiskCopy:
             self._stored += int(data["stored"][mine].sum())
             self._deduped += int(data["length"][~mine].sum())
 
-    def batches(self) -> Iterator[extents.Extents]:
-        """Yield extents cut into frames, so many as make one item of work."""
+    def items(self) -> Iterator[Item]:
+        """Yield extents cut into frames, in batches, so many of these as make one item of work."""
         self._began = self._ended = time.monotonic()
         count = data = 0
         for found in self._source.extents(self._reached):
             count, data = count + len(found), data + extents.total(found, extents.DATA)
             self._dirty += extents.total(found)
             pieces = extents.cut(found, self._frame_size, only=found["kind"] == extents.DATA)
-            yield from extents.batches(pieces, self._batch_data, BATCH_EXTENTS)
+            batches = extents.batches(pieces, BATCH_DATA, BATCH_EXTENTS)
+            for first in range(0, len(batches), self._batches_at_once):
+                yield batches[first : first + self._batches_at_once]
         log.info("%s: map read, extents: %d, data: %s", self.disk.target, count, sizes.shown(data))
 
-    def read(self, batch: extents.Extents) -> Sequence[extents.Buffer]:
+    def read(self, item: Item) -> Sequence[extents.Buffer]:
         """In a thread of the pipeline: the bytes of each data extent, valid until the thread's next call."""
-        data = batch[batch["kind"] == extents.DATA]
-        self._throttle.take(extents.total(data))
+        data = [batch[batch["kind"] == extents.DATA] for batch in item]
+        self._throttle.take(sum(map(extents.total, data)))
+        ranges = [pair for each in data for pair in zip(each["offset"].tolist(), each["length"].tolist())]
         with self._source.reading() as reader:
-            return reader.read_batch(list(zip(data["offset"].tolist(), data["length"].tolist())))
+            return reader.read_batch(ranges)
 
-    def encode(self, batch: extents.Extents, buffers: Sequence[extents.Buffer]) -> writer.Encoded:
-        """In the same thread: digest and compress what was read."""
-        return self._encoder.encode(batch, buffers)
+    def encode(self, item: Item, buffers: Sequence[extents.Buffer]) -> list[writer.Encoded]:
+        """In the same thread: digest and compress what was read, batch by batch."""
+        left = iter(buffers)
+        counts = [int((batch["kind"] == extents.DATA).sum()) for batch in item]
+        return [self._encoder.encode(batch, list(islice(left, count))) for batch, count in zip(item, counts)]
 
     def add(self, encoded: writer.Encoded) -> None:
         """In order, in one thread: write an encoded batch."""

@@ -20,7 +20,7 @@ from ..format.manifest import FULL
 from ..hypervisor.guest_load import Cores
 from ..kubevirt import given
 from ..kubevirt.endpoint import Endpoint
-from ..kubevirt.volume import BATCH_DATA, Volume
+from ..kubevirt.volume import READ_DATA, Volume
 from ..pulling import account, copies, fit
 from ..pulling.account import Cut, Whose
 from ..pulling.base import Choice
@@ -169,7 +169,7 @@ def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list
                 volume.changed(choice.dirty_from(disk), copies.held(base, choice, disk.target, check), base.again)
             run.healed.extend(copies.healed([base]))
             into = choice.decisions[disk.target], target, new.id, storing, throttle
-            copy = DiskCopy(disk, volume, *into, base, wanted.dedupe, batch_data=BATCH_DATA)
+            copy = DiskCopy(disk, volume, *into, base, wanted.dedupe, read_data=READ_DATA)
             made.append(opened.enter_context(copy))
         cores = Cores(_Elsewhere(), check=check)
         copies.copy_all(made, wanted.threads, cores, check, run.report)

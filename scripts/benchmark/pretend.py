@@ -140,8 +140,9 @@ class Series:
                                  size=self._disk.size)  # fmt: skip
         source = _Source(self._disk, base is None)
         with DiskCopy(about, source, decision, self.series, point_id, self._storing, Throttle(), base) as copy:
-            for batch in copy.batches():
-                copy.add(copy.encode(batch, copy.read(batch)))
+            for item in copy.items():
+                for encoded in copy.encode(item, copy.read(item)):
+                    copy.add(encoded)
             return copy.close()
 
     def _fields(self, last, created):
