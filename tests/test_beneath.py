@@ -1,6 +1,7 @@
 """Beneath a root: what is no plain file or folder is refused, and nothing is reached, made or removed by a link."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import strange
@@ -157,3 +158,25 @@ def test_a_digest_can_be_stopped(store):
     os.truncate(store.path("vm/file"), 1 << 43)
     with pytest.raises(errors.Interrupted):
         store.sha256("vm/file", check)
+
+
+def test_a_folder_that_is_held(store, tmp_path, monkeypatch):
+    """It is reached once; what is in it by no link all the same. Nothing is left open."""
+    store.make_folder("vm/a")
+    store.publish("vm/a/file", b"x")
+    (tmp_path / "store" / "vm" / "link").symlink_to(tmp_path / "elsewhere")
+    before, opened, real = os.listdir("/proc/self/fd"), [], os.open
+    with store.looking("vm"):
+        monkeypatch.setattr(os, "open", lambda path, *rest, **how: (opened.append(path), real(path, *rest, **how))[1])
+        for path in ("vm/link/file", "vm/link/inner/file"):
+            for attempt in (store.read, store.size):
+                with pytest.raises(errors.Damaged, match="symbolic link"):
+                    attempt(path)
+        assert store.size("vm/a/none") is None and store.find("vm/a/none") is None
+        assert (store.read("vm/a/file"), store.size("vm/a/file")) == (b"x", 1) and store.root not in opened
+        with store.looking("vm/a"), store.looking("none"):
+            assert store.read("vm/a/file") == b"x"
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(store.read, "vm/a/file").result() == b"x"
+        assert store.read("nbdpull.json") and store.root in opened
+    assert os.listdir("/proc/self/fd") == before

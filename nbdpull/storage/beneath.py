@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOTEMPTY
+from typing import Optional
 
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -25,19 +26,20 @@ class Strange(OSError):
 
 
 @contextmanager
-def parent(root: str, path: str) -> Iterator[tuple[int, str]]:
+def parent(root: str, path: str, held: Optional[int] = None) -> Iterator[tuple[int, str]]:
     """Give (descriptor, name): of the folder that a path is in, which only serves to reach what is in it, and of the
-    path in it."""
+    path in it. held: descriptor of a folder that the path begins in, where that is not the root."""
     folder, _, name = path.rpartition("/")
-    descriptor = _reached(root, folder)
+    descriptor = reached(root, folder, held)
     try:
         yield descriptor, name
     finally:
         os.close(descriptor)
 
 
-def _reached(root: str, path: str) -> int:
-    descriptor = os.open(root, _WALK)
+def reached(root: str, path: str, held: Optional[int] = None) -> int:
+    """Return a descriptor of a folder that only serves to reach what is in it; the caller closes it."""
+    descriptor = os.open(root, _WALK) if held is None else os.dup(held)
     for name in filter(None, path.split("/")):
         try:
             inner = _entered(descriptor, name, _WALK)
@@ -79,12 +81,12 @@ def _link() -> Strange:
     return Strange(ELOOP, "it is a symbolic link, and none is followed in a store")
 
 
-def open_file(root: str, path: str, flags: int, mode: int = 0) -> int:
-    """Return a descriptor of a regular file; the caller closes it.
+def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[int] = None) -> int:
+    """Return a descriptor of a regular file; the caller closes it. held: as of `parent`.
 
     It is looked at before: the mere opening of a device may do something.
     """
-    with parent(root, path) as (folder, name):
+    with parent(root, path, held) as (folder, name):
         if not flags & os.O_CREAT:
             require_file(status(folder, name))
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
