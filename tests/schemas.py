@@ -22,6 +22,7 @@ DOCUMENTS = (
     "policy",
     "pin",
     "unpin",
+    "undelete",
     "compare",
 )  # one each; the others print lines
 OF_THE_TESTS = ("held", "waited")  # events of faults/held.py

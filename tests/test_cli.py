@@ -92,6 +92,7 @@ def test_a_verb_is_a_verb(verb):
         "diff": "d 2026 latest",
         "index": "d latest vda",
         "remove": "d latest",
+        "undelete": "d 2026",
         "pin": "d latest",
         "unpin": "d latest",
         "copy": "d e",

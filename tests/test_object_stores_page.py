@@ -1,19 +1,22 @@
 """docs/object-stores.md: what its roles may do suffices for them, on both servers, and no more."""
 
+import datetime
 import json
 import re
 import shlex
+import time
 from pathlib import Path
 
 import object_store as object_stores
 import pytest
 import stores
 from bed.machine import MIB
-from command import nbdpull
+from command import nbdpull, said
 from documents import blocks
 from faulty_proxy import FaultyProxy
 
 from nbdpull.core import errors
+from nbdpull.repository import immutable
 from nbdpull.storage.s3_client import Bucket
 
 pytestmark = pytest.mark.e2e
@@ -122,6 +125,33 @@ def test_who_pulls_immutable_points_may_lock(machine, object_store):
         place.client.put_bucket_policy(Bucket=name, Policy=document("prune", place))
         done = run(nobody, "prune", place.url, "--keep-last", "1", "--dry-run")
         assert done.returncode == 0 and "allow s3:GetObjectRetention on it" in done.stderr
+
+
+def test_what_a_thief_hid(object_store, tmp_path):
+    """The commands of the page, those that read with the rights that it names."""
+    nobody = {**stores.package_environment(), **object_store.environment(keys=object_stores.NOBODY)}
+    with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
+        place = object_stores.ObjectStore(object_store.server, name, "store")
+        said("init", place.url, "--immutable-for", "30d")
+        vm = stores.Vm(place.url)
+        vm.add_disk("vda", MIB)
+        vm.write("vda", 0, b"data")
+        immutable.begin(vm.store)
+        [point] = [vm.pull()]
+        time.sleep(1.1)
+        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        time.sleep(1.1)
+        for each in place.objects():
+            place.client.delete_object(Bucket=name, Key=place.key(each))
+        place.client.put_bucket_policy(Bucket=name, Policy=document("as-of", place))
+        [text] = blocks(PAGE, "sh undelete")
+        for line in text.replace("s3://BUCKET/PREFIX", place.url).replace("yesterday 18:00", when).splitlines():
+            words = shlex.split(line)
+            environment = {} if words[1] == "undelete" else {"env": nobody}
+            done = nbdpull(*words[1:], cwd=tmp_path, **environment)
+            assert (words[0], done.returncode, done.stderr) == ("nbdpull", 0, ""), line
+        assert (tmp_path / "out/vda.qcow2").exists()
+        assert point.id in said("list", place.url, "--wide")
 
 
 def test_a_pull_only_creates(machine, object_store, monkeypatch):

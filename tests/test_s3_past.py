@@ -79,11 +79,10 @@ def test_what_was_deleted_and_overwritten_since(store, monkeypatch):
     with pytest.raises(errors.OutputError):
         past.delete("top")
 
-    assert [store.bring_back(past, path) for path in ("top", "vm/small", "vm/deep/file")] == [True] * 3
-    assert [store.bring_back(past, path) for path in ("top", "vm/small", "vm/deep/file")] == [False] * 3
+    assert [store.bring_back(past, ["top", "vm/small", "vm/deep/file"]) for _ in range(2)] == [3, 0]
     assert [store.find(path) for path in ("top", "vm/small")] == [b"top", b"vm/small"]
     with pytest.raises(errors.Damaged, match="vm/gone: the file is missing"):
-        store.bring_back(past, "vm/gone")
+        store.bring_back(past, ["vm/gone"])
 
 
 def told(store):

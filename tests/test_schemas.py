@@ -25,6 +25,7 @@ DOCUMENTS = {
     "object_store of an empty store": "object-store",
     "keys of a store": "key",
     "a policy": "policy",
+    "what is back": "undelete",
     "a usage": "usage",
     "a comparison": "compare",
     "a plan": "plan",
@@ -139,6 +140,7 @@ def test_each_line_and_document_has_a_sample():
         "usage",
         "policy",
         "pinned",
+        "undelete",
         "compare",
     }
     wanted = {*lines(), *documents} - {"loss"}

@@ -69,7 +69,7 @@ def lines(vm, out):
     }
 
 
-HYPERVISOR = {"pull", "plan", "cleanup", "drill", "serve"}  # serve: nbdkit
+HYPERVISOR = {"pull", "plan", "cleanup", "drill", "serve", "undelete"}  # serve: nbdkit; undelete: a bucket
 ROWS = {name: row[1] for row in table(section(MANUAL, "Which verb needs an identity")) for name in code(row[0])}
 
 

@@ -34,6 +34,7 @@ _ONE_DOCUMENT = (
     "policy",
     "pin",
     "unpin",
+    "undelete",
     "compare",
 )  # the others print events with --json
 

@@ -278,6 +278,11 @@ def add_identities(parser: Parser, of: type) -> None:
         "default: NBDPULL_IDENTITY_FILE)")  # fmt: skip
 
 
+def add_as_of(parser: Parser, of: type) -> None:
+    add(parser, of, "--as-of", metavar="TIME",
+        help="in a bucket that keeps old versions: read the store as it was at this time")  # fmt: skip
+
+
 def add_dry_run(parser: Parser, of: type) -> None:
     add(parser, of, "--dry-run", action="store_true", help="show what is there, remove nothing")
 

@@ -22,7 +22,7 @@ from ..images import image_header
 from ..nbd import qemu_nbd, source
 from ..repository import lookup, series, series_choice
 from ..repository.part import Part
-from . import unlocking
+from . import earlier, unlocking
 from .options import AgainstOptions as Options
 
 BLOCK = layout.MAX_FRAME
@@ -55,6 +55,7 @@ class Result:
 
 def against(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the image with a disk as of a point."""
+    options = earlier.seen(options)
     store, image = unlocking.opened(options.store, options.identities), options.image
     target, found = series_choice.only_point(store, options.domain, options.point)
     disk = _chosen(found, options.disk)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..core import errors
 from ..core.errors import Check, Report
 from ..repository import marker, point_choice, series_choice
-from . import description
+from . import description, earlier
 from .description import Described
 from .options import ListOptions as Options
 
@@ -30,6 +30,7 @@ class Result:
 
 def listing(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """List the points of every domain, or of one."""
+    options = earlier.seen(options)
     opened, domain = marker.open_store(options.store), options.domain
     points: list[Described] = []
     refused: list[errors.NbdpullError] = []

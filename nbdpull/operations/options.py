@@ -5,8 +5,8 @@ The one place of a default: the command line, --help and the manual have theirs 
 
 Said once, for all: `domain` is a name or uuid, None the only one of a store; `store` a path; `point` an id or LATEST;
 `disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default; `identities` are files of those
-who can open a sealed store. Times are in seconds, sizes in
-bytes, rates in bytes a second; a limit that is None is none.
+who can open a sealed store; as of `as_of`, a time, a store is read, None: now. Times are in seconds, sizes in bytes,
+rates in bytes a second; a limit that is None is none.
 """
 
 from __future__ import annotations
@@ -260,6 +260,7 @@ class RestoreOptions:
     trust_definition: bool = False
     uri: Optional[str] = None
     identities: list[str] = field(default_factory=list)
+    as_of: Optional[str] = None
 
     @property
     def in_place(self) -> bool:
@@ -286,6 +287,7 @@ class VerifyOptions:
     keep: bool = True
     threads: int = field(default_factory=_threads)
     identities: list[str] = field(default_factory=list)
+    as_of: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,7 @@ class AgainstOptions:
     max_duration: Optional[float] = None
     threads: int = field(default_factory=_threads)
     identities: list[str] = field(default_factory=list)
+    as_of: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -338,6 +341,7 @@ class ServeOptions:
     writable: bool = False
     cache_bytes: int = CACHE_BYTES
     identities: list[str] = field(default_factory=list)
+    as_of: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -389,6 +393,7 @@ class DrillOptions:
 class ListOptions:
     store: str
     domain: Optional[str] = None
+    as_of: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -434,6 +439,16 @@ class RemoveOptions:
     domain: Optional[str] = None
     now: bool = False
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class UndeleteOptions:
+    """points: as of show; with as_of also ALL_POINTS."""
+
+    store: str
+    points: list[str]
+    domain: Optional[str] = None
+    as_of: Optional[str] = None
 
 
 @dataclass(frozen=True)

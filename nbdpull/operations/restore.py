@@ -27,7 +27,7 @@ from ..restoring.origin import Origin
 from ..storage import access, folders
 from ..targets import places
 from ..targets.places import Place
-from . import unlocking
+from . import earlier, unlocking
 from .options import RestoreOptions as Options
 
 
@@ -58,6 +58,7 @@ def restore(options: Options, report: Report = lambda **event: None, check: Chec
     """Write the disks. Damaged where a file that they are made from is not what was stored: before anything is written,
     or of what is in chunk files before an image that is new has its name."""
     _require_sense(options)
+    options = earlier.seen(options)
     store = unlocking.opened(options.store, options.identities)
     opened, point = series_choice.only_point(store, options.domain, options.point)
     with opened.store.looking(opened.folder):

@@ -33,6 +33,10 @@ class Result:
 def serve(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Serve until `check` raises Interrupted. report is told of the event "serving" once, and of "trouble" of the
     server."""
+    if options.as_of is not None:
+        from . import earlier
+
+        options = earlier.seen(options)
     return _over_nbd(options, report, check) if options.http is None else _over_http(options, report, check)
 
 

@@ -9,7 +9,7 @@ libvirt, what is printed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Optional, Union
 
@@ -25,7 +25,7 @@ from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
 from ..repository.series import Point, Series
 from ..storage.base import Store
-from . import unlocking
+from . import earlier, unlocking
 from .options import VerifyOptions as Options
 
 _UNPROVED = (
@@ -123,6 +123,8 @@ def verify(options: Options, report: Report = lambda **event: None, check: Check
     What was found of each point is recorded also where `check` ends the run.
     """
     _require_fitting(options)
+    if options.as_of is not None:
+        options = replace(earlier.seen(options), keep=False)
     copy = None if options.heal_from is None else marker.open_store(options.heal_from)
     opened, one = unlocking.opened(options.store, options.identities), (options.domain, options.point) != (None, None)
     wanted = [series_choice.only_series(opened, options.domain)] if one else series_choice.folders(opened)
@@ -157,6 +159,8 @@ def _require_fitting(options: Options) -> None:
         raise errors.UsageError(
             "--oldest goes by what is on record of all files: it takes no --point, --sample, --shard, --no-record"
         )
+    if options.heal_from is not None and options.as_of is not None:
+        raise errors.UsageError("--as-of only reads: bring points back with nbdpull undelete, then heal them")
     if options.heal_from is not None and not options.keep:
         raise errors.UsageError("--heal-from goes by what is on record: it takes no --no-record")
 

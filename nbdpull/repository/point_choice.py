@@ -18,7 +18,7 @@ _TIME = re.compile(
     r"(?:[ T](?P<clock>\d\d?:\d\d(?P<seconds>:\d\d(?:\.\d{1,6})?)?)(?P<zone>Z|[+-]\d\d:\d\d)?)?\Z",
     re.ASCII,
 )
-_FORMS = "2026-11-22, '2026-11-22 18:00', yesterday or 'yesterday 18:00'"
+FORMS = "2026-11-22, '2026-11-22 18:00', yesterday or 'yesterday 18:00'"
 SHOWN = 4  # ids in a message
 
 
@@ -44,7 +44,7 @@ def moment(text: str, now: datetime, zone: Optional[tzinfo] = None) -> Optional[
         last = naive + span - timedelta(microseconds=1)
         return last.replace(tzinfo=own) if own else last.astimezone()
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"{text!r} is not a time that exists; write {_FORMS}") from None
+        raise ValueError(f"{text!r} is not a time that exists; write {FORMS}") from None
 
 
 def _midnight(when: datetime) -> datetime:

@@ -7,8 +7,9 @@ place a store (repository/marker.py).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Optional, cast
+from typing import TYPE_CHECKING, Optional, Protocol, cast
 
 from ..core import errors
 from . import folders
@@ -58,6 +59,21 @@ def as_of(word: str, when: datetime) -> str:
     from .s3 import normal
 
     return normal(word)._replace(when=when).name
+
+
+class Versioned(Store, Protocol):
+    """What is more of a place in a bucket. See storage/s3.py."""
+
+    def bring_back(self, past: Store, paths: Iterable[str]) -> int: ...
+
+    def written(self, name: str) -> dict[str, list[datetime]]: ...
+
+
+def versioned(word: str) -> Versioned:
+    """The Store at a place; UsageError of a directory, which has no old versions."""
+    if not is_url(word):
+        raise errors.UsageError(f"{word} is a directory, and only a bucket that keeps old versions has any")
+    return cast(Versioned, opened(word))
 
 
 def whole(word: str) -> str:

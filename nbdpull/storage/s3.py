@@ -19,7 +19,7 @@ from typing import IO, Callable, NamedTuple, Optional, cast
 from ..core import errors, pipeline
 from ..core.errors import Check
 from ..crypto.seal import PLAIN, Seal
-from .base import MAX_READ, Protection
+from .base import MAX_READ, Protection, Store
 from .probed import Probed
 from .read_ahead import ReadAhead
 from .s3_client import PATIENCE, Absent, Bucket, Exists, Found, Lock
@@ -250,9 +250,14 @@ class S3Store:
             return self._below(path).values()
         return [found for name, found in known.items() if name.startswith(f"{path}/")]
 
-    def bring_back(self, past: S3Store, path: str) -> bool:
-        """Have a file again as another S3Store of the place has it, which is as of an earlier time; return whether it
-        was not so. Damaged where it was not there then; AccessDenied, OutputError."""
+    def bring_back(self, past: Store, paths: Iterable[str]) -> int:
+        """Have files again as another S3Store of the place has them, which is as of an earlier time; return how many
+        were not so. Several are done at once, in no order. Damaged where one was not there then; AccessDenied,
+        OutputError."""
+        back = partial(self._bring_back, cast(S3Store, past))
+        return sum(pipeline.ordered(back, paths, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda path: 1))
+
+    def _bring_back(self, past: S3Store, path: str) -> bool:
         try:
             return bring_back(self.bucket, cast(PastBucket, past.bucket), self._key(path))
         except Absent:

@@ -26,6 +26,7 @@ VERBS = (
     "usage",
     "index",
     "remove",
+    "undelete",
     "prune",
     "policy",
     "pin",

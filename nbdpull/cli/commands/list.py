@@ -22,6 +22,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--domain", metavar="D", help="only this domain, by its name or UUID")
     parser.add_argument("--last", metavar="N", type=types.in_range(1, 1_000_000),
                         help="only the last N points of each domain")  # fmt: skip
+    usage.add_as_of(parser, Options)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--wide", action="store_true", help="whole ids, and more columns than fit 80 characters")
     shown.add_argument("--json", action="store_true", help="one JSON array")

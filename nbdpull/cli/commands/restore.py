@@ -33,6 +33,7 @@ def add(parser: usage.Parser) -> None:
               "repeated)")  # fmt: skip
     usage.add_domain_of_store(parser, Options)
     usage.add_point(parser, Options)
+    usage.add_as_of(parser, Options)
     usage.add_disks(parser, Options)
     usage.add(parser, Options, "--format", dest="kind", choices=IMAGE_KINDS,
               help="default: that of the domain's disk")  # fmt: skip

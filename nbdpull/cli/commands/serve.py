@@ -17,6 +17,7 @@ EXAMPLE = "serve dir/"
 
 def add(parser: usage.Parser) -> None:
     usage.add_chosen_point(parser, Options)
+    usage.add_as_of(parser, Options)
     usage.add_disks(parser, Options)
     where = parser.add_mutually_exclusive_group()
     usage.add(where, Options, "--socket", metavar="PATH",

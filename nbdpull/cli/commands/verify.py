@@ -45,6 +45,7 @@ def add(parser: usage.Parser) -> None:
               help="stop after this time: 90s, 15m, 2h")  # fmt: skip
     usage.add(parser, Options, "--heal-from", metavar="STORE",
               help="replace what is damaged or missing by the files of this store, if they fit")  # fmt: skip
+    usage.add_as_of(parser, Options)
     usage.add_no_record(parser, Options)
     usage.add_threads(parser, Options)
     usage.add_identities(parser, Options)
