@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import threading
 
 import numpy
@@ -157,14 +158,17 @@ def test_a_frame_is_told_from_another_at_its_place(tmp_path, how):
 
 
 @pytest.mark.parametrize("count", [100, 5])
-def test_many_chunk_files_are_not_all_open_at_once(tmp_path, monkeypatch, count):
-    """1000 of them, 256 GB of data, were more than a process may open: a sound store was told to be damaged."""
+@pytest.mark.parametrize("patched", [{"MAX_OPEN": 10}, {"SHARE": resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 10}])
+def test_many_chunk_files_are_not_all_open_at_once(tmp_path, monkeypatch, count, patched):
+    """1000 of them, 256 GB of data, were more than a process may open: a sound store was told to be damaged. At most
+    ten, or a part of what the process may open where that is less."""
     vm = Vm(tmp_path)
     vm.add_disk("vda", count * 64 * KIB)
     vm.write("vda", 0, random.Random(3).randbytes(count * 64 * KIB))
     point = vm.pull(chunk_size=64 * KIB, batch_size=64 * KIB)
     assert len(stores.chunks_of(vm, point, "vda")) == count
-    monkeypatch.setattr(image.reader, "MAX_OPEN", 10)
+    for name, value in patched.items():
+        monkeypatch.setattr(image.reader, name, value)
     most, before = [0], len(os.listdir("/proc/self/fd"))
     with Image(vm.series, point, "vda") as opened:
         threads = [threading.Thread(target=lambda: read_all(opened, most)) for _ in range(4)]

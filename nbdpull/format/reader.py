@@ -6,6 +6,7 @@ Must not know: what lies on what (directory.py), where the bytes go.
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,8 @@ from .manifest import FileEntry
 
 MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
 MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records, in one chunk file
-MAX_OPEN = 64  # chunk files of an image; a process may have a thousand
+MAX_OPEN = 1024  # chunk files of an image: what grew for years is made of that many, a few frames of each
+SHARE = 16  # and this part of all that the process may have
 
 
 def page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
@@ -82,12 +84,15 @@ def digest_of(parts: Iterable[extents.Buffer]) -> bytes:
 
 
 class OpenFiles:
-    """Files of a store that are read from, at most MAX_OPEN of them open at once, or as many as are in use."""
+    """Files of a store that are read from, at most MAX_OPEN of them open at once, or a SHARE of what the process may
+    have, or as many as are in use."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
 
     @contextmanager
     def opened(self, path: str) -> Iterator[Reader]:
@@ -105,9 +110,9 @@ class OpenFiles:
 
     def _close_some(self) -> None:
         """Those used longest ago, but for those in use."""
-        if len(self._open) > MAX_OPEN:
+        if len(self._open) > self._most:
             unused = [path for path, file in self._open.items() if not file.users]
-            for path in unused[: len(self._open) - MAX_OPEN]:
+            for path in unused[: len(self._open) - self._most]:
                 self._open.pop(path).reader.close()
 
     def close(self) -> None:
