@@ -91,8 +91,8 @@ class Program:
 
     def words(self, *options, listen="127.0.0.1:0"):
         words = ["expose", self.vm.name, "-c", self.vm.bed.uri, "--scratch-dir", self.folder / "scratch"]
-        words += ["--token-file", self.folder / "secret", "--listen", listen, "--token-out", self.token]
-        return [*words, *(["--since", self.token] if self.token.exists() else []), *options]
+        words += ["--token-file", self.folder / "secret", "--listen", listen]
+        return [*words, "--since", self.token, "--token-out", self.token, *options]
 
     @contextlib.contextmanager
     def exposed(self, *options, listen="127.0.0.1:0", program=None, **how):
@@ -226,7 +226,7 @@ def test_what_cannot_be_is_one_clear_line(program):
         (["--listen", "0.0.0.0:0"], "use --tls", 2),
         (["--client-ca", "x"], "use it with --tls", 2),
         (["--tls", "nowhere"], "server-cert.pem", 2),
-        (["--since", "nowhere"], "token file nowhere", 2),
+        (["--since", "."], "token file .: Is a directory", 2),
         (["--since", "secret"], "token file secret: not a token", 2),
         (["--token-file", "nowhere"], "--token-file nowhere", 2),
         (["--token-out", "/nowhere/token"], "/nowhere/token", 9),

@@ -64,7 +64,7 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
     began = time.monotonic()
     asked, gate = Finish(), Gate()
     token = auth.read(options.token_file)
-    since = token_file.read(options.since) if options.since is not None else None
+    since = token_file.read_if_there(options.since) if options.since is not None else None
     tokens = between(since, options.since, options.token_out)
     if options.nbd_tls is not None and options.nbd is None:
         raise errors.UsageError("--nbd-tls is for TCP: use it with --nbd tcp:HOST:PORT")

@@ -347,8 +347,9 @@ class ServeOptions:
 @dataclass(frozen=True)
 class ExposeOptions:
     """listen: HOST:PORT, or unix:PATH. token_file: what clients have to show. since: a file with the token of the
-    backup before, token_out: one for the new one. tls: a folder of certificates, for HTTP; client_ca: a file. ttl: how
-    long a client has until he says that he has it. nbd_tls: what is tls of pull. All else as there."""
+    backup before, which need not be there; token_out: one for the new one. tls: a folder of certificates, for HTTP;
+    client_ca: a file. ttl: how long a client has until he says that he has it. nbd_tls: what is tls of pull. All else
+    as there."""
 
     domain: str
     listen: str

@@ -13,7 +13,7 @@ from .. import types, usage
 from ..output import Outcome, say
 
 SUMMARY = "back up a domain over HTTP, for another program"
-EXAMPLE = "expose vm1 --listen 127.0.0.1:8080 --token-file secret --token-out token"
+EXAMPLE = "expose vm1 --listen 127.0.0.1:8080 --token-file secret --since token --token-out token"
 
 
 def add(parser: usage.Parser) -> None:
@@ -21,7 +21,8 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--listen", metavar="WHERE", required=True, help="HOST:PORT, or unix:PATH")
     usage.add(parser, Options, "--token-file", metavar="FILE", required=True,
               help="what clients have to show: one line, for you alone to read")  # fmt: skip
-    usage.add(parser, Options, "--since", metavar="FILE", help="pull what changed since the backup of this token")
+    usage.add(parser, Options, "--since", metavar="FILE",
+              help="what changed since the backup whose token is in FILE; all if there is no FILE")  # fmt: skip
     usage.add(parser, Options, "--token-out", metavar="FILE", help="where to put the new token at the commit")
     usage.add(parser, Options, "--tls", metavar="DIR", help="use TLS, with server-cert.pem and server-key.pem in DIR")
     usage.add(parser, Options, "--client-ca", metavar="FILE", help="require client certificates of this CA")
