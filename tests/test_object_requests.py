@@ -1,12 +1,15 @@
 """How many requests a verb makes of an object store: each costs time and money, whatever it brings."""
 
+import contextlib
+import random
 from collections import Counter
+from functools import partial
 
 import pytest
 import stores
 
 from nbdpull.operations import copy, init, listing, prune, restore, status, usage
-from nbdpull.repository import marker
+from nbdpull.repository import marker, series_choice
 from nbdpull.storage import s3_client
 
 POINTS = 10
@@ -58,7 +61,23 @@ def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
     assert asked(listing.listing, listing.Options(url)) == {"get_object": 2 * POINTS + 1, "list_objects_v2": 2}
     assert asked(status.status, status.Options(url))["get_object"] <= POINTS + 4
     assert asked(usage.usage, usage.Options(url)).keys() == {"get_object", "list_objects_v2"}
+    with contextlib.ExitStack() as looking:
+        chosen = partial(series_choice.only_point, marker.open_store(url), looking=looking)
+        assert asked(chosen) == {"get_object": POINTS, "list_objects_v2": 2}
     restored = asked(restore.restore, restore.Options(url, output=str(tmp_path / "out")))
     assert restored.keys() == {"get_object", "list_objects_v2"} and restored["list_objects_v2"] <= 3
     pruned = asked(prune.prune, prune.Options(url, keep_last=6))
     assert "head_object" not in pruned and pruned["put_object"] == POINTS - 6
+
+
+def test_a_file_is_read_in_large_steps_and_once(object_store, asked, tmp_path):
+    """Of a restore: its proof is that of its frames."""
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 20 * stores.MIB)
+    vm.write("vda", 0, random.Random(6).randbytes(20 * stores.MIB))
+    vm.pull(chunk_size=64 * stores.MIB)
+    copy.copy(copy.Options(str(vm.root), object_store.url))
+    made = asked(restore.restore, restore.Options(object_store.url, output=str(tmp_path / "out"), kind="raw"))
+    steps, others = 3, 9  # marker, manifest, directory, index, and what is beside the disks
+    assert made["get_object"] <= steps + others
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == vm.images[vm.points[0].id]["vda"]

@@ -95,10 +95,10 @@ class OpenFiles:
         self._most = MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
 
     @contextmanager
-    def opened(self, path: str) -> Iterator[Reader]:
-        """Give the Reader of a file; Damaged if it is not there."""
+    def opened(self, path: str, through: bool = False) -> Iterator[Reader]:
+        """Give the Reader of a file; Damaged if it is not there. through: see Store.open_reader."""
         with self._lock:
-            file = self._open.pop(path, None) or _OpenFile(self._store.open_reader(path))
+            file = self._open.pop(path, None) or _OpenFile(self._store.open_reader(path, through))
             self._open[path] = file
             file.users += 1
         try:
@@ -130,13 +130,19 @@ class FrameReader:
     """Reads frames from the files of one disk, wherever they were moved; may be used by several threads at once.
 
     entries: the files that the records' chunk is a number of; files: the OpenFiles that it shares with others, who
-    close them.
+    close them. wanted: bytes that will be read of each file, about from its beginning to its end; None: who knows.
     """
 
     def __init__(
-        self, store: Store, series: str, entries: Sequence[FileEntry], files: Optional[OpenFiles] = None
+        self,
+        store: Store,
+        series: str,
+        entries: Sequence[FileEntry],
+        files: Optional[OpenFiles] = None,
+        wanted: Optional[Sequence[int]] = None,
     ) -> None:
         self._store, self._series, self._entries = store, series, entries
+        self._through = [2 * size >= entry.size for size, entry in zip(wanted or (), entries)] or [False] * len(entries)
         self._tables: dict[int, moved.Table] = {}
         self._files = files or OpenFiles(store)
         self._shared = files is not None
@@ -168,7 +174,7 @@ class FrameReader:
             place = self._place(number, position, stored)
             path = f"{self._series}/{place.path}"
             try:
-                with self._files.opened(path) as file:
+                with self._files.opened(path, self._through[number]) as file:
                     return path, file.read(place.position, stored)
             except errors.Damaged:
                 if self._store.size(path) is not None or not self._has_table(number):

@@ -60,8 +60,8 @@ def restore(options: Options, report: Report = lambda **event: None, check: Chec
     _require_sense(options)
     options = earlier.seen(options)
     store = unlocking.opened(options.store, options.identities)
-    opened, point = series_choice.only_point(store, options.domain, options.point)
-    with opened.store.looking(opened.folder):
+    with ExitStack() as looking:
+        opened, point = series_choice.only_point(store, options.domain, options.point, looking)
         return _restored(options, opened, point, report, check)
 
 

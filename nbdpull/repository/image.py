@@ -53,7 +53,8 @@ class Image:
         self.disk = disk
         self._check = check
         self._files = reader.OpenFiles(series.store)
-        self._frames = reader.FrameReader(series.store, series.folder, self.directory.files, self._files)
+        files, live = self.directory.files, self.directory.live.tolist()
+        self._frames = reader.FrameReader(series.store, series.folder, files, self._files, live)
 
     def __enter__(self) -> Image:
         return self

@@ -7,7 +7,7 @@ in a point.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Optional
 
 from ..core import errors
@@ -19,7 +19,8 @@ from .series import Point, Series
 
 def all_series(store: Store) -> list[Series]:
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
-    return [*_named(store)]
+    with ExitStack() as looking:
+        return [*_named(store, looking)]
 
 
 def folders(store: Store) -> list[Series]:
@@ -28,13 +29,14 @@ def folders(store: Store) -> list[Series]:
     return [Series(store, name, folder) for name, folder in names if name is not None]
 
 
-def _named(store: Store) -> dict[Series, list[str]]:
+def _named(store: Store, looking: ExitStack) -> dict[Series, list[str]]:
     """{each by the name that its newest point tells: what `newest_first` gave}. The domain may have been renamed, or
-    its name is no folder's."""
+    its name is no folder's. looking: ends the look at their folders, which are asked for once."""
     found: dict[Series, list[str]] = {}
     for each in folders(store):
         names: list[str] = []
         with suppress(errors.StoreError):  # one that may not be read hides no other
+            looking.enter_context(store.looking(each.folder))
             names = each.newest_first()
             if newest := each.newest_of(names):
                 each = Series(store, newest.manifest.domain, each.folder)
@@ -63,12 +65,16 @@ def only_series(store: Store, domain: Optional[str] = None) -> Series:
     return _only(store, all_series(store), domain)
 
 
-def only_point(store: Store, domain: Optional[str] = None, wanted: str = LATEST) -> tuple[Series, Point]:
+def only_point(
+    store: Store, domain: Optional[str] = None, wanted: str = LATEST, looking: Optional[ExitStack] = None
+) -> tuple[Series, Point]:
     """The same, and the point of it that Series.point gives: the latest by the very look that found the series, as one
-    look at a thousand points takes longer than all else."""
-    every = _named(store)
-    target = _only(store, [*every], domain)
-    return target, target.latest_of(every[target]) if wanted == LATEST else target.point(wanted)
+    look at a thousand points takes longer than all else. looking: until it ends, names and sizes in the series may be
+    told as they were then, see Store.looking; None: until this returns."""
+    with ExitStack() as own:
+        every = _named(store, looking or own)
+        target = _only(store, [*every], domain)
+        return target, target.latest_of(every[target]) if wanted == LATEST else target.point(wanted)
 
 
 def _only(store: Store, every: list[Series], domain: Optional[str]) -> Series:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import nbdkit
@@ -37,6 +37,7 @@ _config: dict[str, list[str]] = {}
 _images: dict[str, Served] = {}
 _about: dict[str, Any] = {}
 _complaints: set[str] = set()
+_looking = ExitStack()  # as long as nbdkit runs
 
 
 def config(key: str, value: str) -> None:
@@ -62,7 +63,7 @@ def get_ready() -> None:
 def _open() -> None:
     domain = _config["domain"][0] if "domain" in _config else None
     store, wanted = keyring.unlocked(_config["store"][0], _master()), _config.get("point", [LATEST])[0]
-    target, point = series_choice.only_point(store, domain, wanted)
+    target, point = series_choice.only_point(store, domain, wanted, _looking)
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk
         opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))

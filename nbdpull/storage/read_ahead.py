@@ -1,7 +1,7 @@
 """Ranges of files that are far away, read ahead where they are read one after the other.
 
 A request costs the same time for 4 KiB as for 1 MiB, so who goes through a file in small steps gets larger and larger
-blocks of it at once. Several threads do so side by side: blocks begin at multiples of their size, so that two that read
+blocks of it at once. Several threads do so side by side: blocks end at multiples of their size, so that two that read
 in one share it. Who reads here and there gets what was asked for. Owns: what is kept in memory, within a budget for all
 files together. Must not know: how a range is fetched.
 """
@@ -9,6 +9,7 @@ files together. Must not know: how a range is fetched.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from concurrent.futures import Future
 from typing import Callable, NamedTuple, Optional
@@ -22,6 +23,8 @@ Fetch = Callable[[int, int], bytes]  # (start, stop)
 
 
 class _Piece(NamedTuple):
+    """None lies within another one of its file: so in the order of their beginnings, they are in that of their ends."""
+
     stop: int
     data: Future[bytes]
 
@@ -40,38 +43,43 @@ class ReadAhead:
         self._budget, self._used = budget, 0
         self._lock = threading.Lock()
         self._pieces: OrderedDict[tuple[str, int], _Piece] = OrderedDict()  # the one used last at the end
+        self._starts: dict[str, list[int]] = {}  # of the pieces of each file, sorted
         self._streams: dict[str, list[_Stream]] = {}  # of each file, the one that was last read by at the end
 
-    def read(self, name: str, size: int, offset: int, length: int, fetch: Fetch) -> bytes:
-        """`length` bytes of a file of that name and size, all of which it has."""
+    def read(self, name: str, size: int, offset: int, length: int, fetch: Fetch, through: bool = False) -> bytes:
+        """`length` bytes of a file of that name and size, all of which it has. through: nearly all of it will be read,
+        so there is nothing to find out."""
         with self._lock:
-            block = self._block(name, offset, length)
-            start, piece = self._find(name, offset)
-            is_mine = piece is None
-            if piece is None:
-                start = offset - offset % block
-                stop = offset + length if block == 1 else start + block
+            block = BLOCKS[-1][1] if through else self._block(name, offset, length)
+            start, piece = self._before(name, offset)
+            is_mine = piece is None or piece.stop <= offset
+            if piece is None or is_mine:
+                begin = offset - offset % block
+                start = max(begin, piece.stop) if piece else begin  # what is there already is not asked for again
+                stop = offset + length if block == 1 else begin + block
                 piece = _Piece(min(size, stop), Future())
                 self._keep(name, start, piece)
         if is_mine:
             try:
                 piece.data.set_result(fetch(start, piece.stop))
             except BaseException as error:
-                self._drop(name, start)
+                self._drop(name, start, piece)
                 piece.data.set_exception(error)
                 raise
         found = piece.data.result()[offset - start : offset - start + length]
         if len(found) < length:
-            found += self.read(name, size, piece.stop, length - len(found), fetch)
+            found += self.read(name, size, piece.stop, length - len(found), fetch, through)
         return found
 
-    def _find(self, name: str, offset: int) -> tuple[int, Optional[_Piece]]:
-        """Where the piece that has an offset begins, and that; the offset where there is none."""
-        for (other, start), piece in self._pieces.items():
-            if other == name and start <= offset < piece.stop:
-                self._pieces.move_to_end((name, start))
-                return start, piece
-        return offset, None
+    def _before(self, name: str, offset: int) -> tuple[int, Optional[_Piece]]:
+        """The last piece that begins at an offset or before: where that is, and the piece. If any has the offset, it is
+        this one."""
+        starts = self._starts.get(name, [])
+        at = bisect_right(starts, offset)
+        if not at:
+            return offset, None
+        self._pieces.move_to_end((name, starts[at - 1]))
+        return starts[at - 1], self._pieces[name, starts[at - 1]]
 
     def _block(self, name: str, offset: int, length: int) -> int:
         """Size of the block to be read at an offset; 1: just what is asked for."""
@@ -83,15 +91,25 @@ class ReadAhead:
         return max((size for least, size in BLOCKS if stream.read >= least), default=1)
 
     def _keep(self, name: str, start: int, piece: _Piece) -> None:
-        if old := self._pieces.pop((name, start), None):
-            self._used -= old.stop - start
+        starts = self._starts.get(name, [])
+        for within in starts[bisect_left(starts, start) : bisect_left(starts, piece.stop)]:
+            if self._pieces[name, within].stop <= piece.stop:
+                self._forget(name, within)
         self._pieces[name, start] = piece
+        insort(self._starts.setdefault(name, []), start)
         self._used += piece.stop - start
         while self._used > self._budget and len(self._pieces) > 1:
-            (_, first), oldest = self._pieces.popitem(last=False)
-            self._used -= oldest.stop - first
+            self._forget(*next(iter(self._pieces)))
 
-    def _drop(self, name: str, start: int) -> None:
+    def _forget(self, name: str, start: int) -> None:
+        self._used -= self._pieces.pop((name, start)).stop - start
+        starts = self._starts[name]
+        del starts[bisect_left(starts, start)]
+        if not starts:
+            del self._starts[name]
+
+    def _drop(self, name: str, start: int, piece: _Piece) -> None:
+        """What could not be fetched."""
         with self._lock:
-            if old := self._pieces.pop((name, start), None):
-                self._used -= old.stop - start
+            if self._pieces.get((name, start)) is piece:
+                self._forget(name, start)

@@ -146,18 +146,18 @@ class S3Store:
     def _short(self, path: str) -> errors.Damaged:
         return errors.Damaged(f"{self.path(path)}: the file is cut short")
 
-    def open_reader(self, path: str) -> S3Reader:
+    def open_reader(self, path: str, through: bool = False) -> S3Reader:
         size = self.size(path)
         if size is None:
             raise self._missing(path)
-        return S3Reader(size, partial(self._read_ahead, path, size))
+        return S3Reader(size, partial(self._read_ahead, path, size, through))
 
-    def _read_ahead(self, path: str, size: int, offset: int, length: int) -> bytes:
+    def _read_ahead(self, path: str, size: int, through: bool, offset: int, length: int) -> bytes:
         """Of a file of that size: `length` bytes from `offset`; Damaged where it has not so many."""
         if offset + length > size:
             raise self._short(path)
         fetch = lambda start, stop: self._range(path, start, stop - start)  # noqa: E731
-        return self._ahead.read(path, size, offset, length, fetch) if length else b""
+        return self._ahead.read(path, size, offset, length, fetch, through) if length else b""
 
     def size(self, path: str) -> Optional[int]:
         found = self._found(path) if path else None

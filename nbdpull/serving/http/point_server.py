@@ -78,9 +78,9 @@ def serving(request: Request, check: Check = lambda: None) -> Iterator[Serving]:
     """Serve as long as the block lasts. check() is called often before that."""
     token = auth.read(request.token_file)
     store = keyring.unlocked(request.store, request.master)
-    target, point = series_choice.only_point(store, request.domain, request.point)
     troubles: Troubles = queue.SimpleQueue()
     with ExitStack() as stack:
+        target, point = series_choice.only_point(store, request.domain, request.point, stack)
         disks: dict[str, PointDisk] = {}
         for name in request.disks or point.disks:
             opened = PointDisk(target, point, name, request.cache_bytes, check, troubles.put)
