@@ -45,7 +45,7 @@ class MemoryStore:
     def read_range(self, path, offset, length):
         return self.open_reader(path).read(offset, length)
 
-    def open_reader(self, path, through=False):
+    def open_reader(self, path, again=False, through=False):
         return MemoryReader(self.path(path), self._data(path))
 
     def size(self, path):

@@ -7,10 +7,11 @@ from functools import partial
 
 import pytest
 import stores
+from sealed import KEYS, SECRET, is_told
 
 from nbdpull.operations import copy, init, listing, prune, restore, status, usage
-from nbdpull.repository import marker, series_choice
-from nbdpull.storage import s3_client
+from nbdpull.repository import lookup, marker, series_choice
+from nbdpull.storage import place, s3_client
 
 POINTS = 10
 READ_BY_PROBE, PUT_BY_PROBE = 3, 7
@@ -81,3 +82,49 @@ def test_a_file_is_read_in_large_steps_and_once(object_store, asked, tmp_path):
     steps, others = 3, 9  # marker, manifest, directory, index, and what is beside the disks
     assert made["get_object"] <= steps + others
     assert (tmp_path / "out" / "vda.raw").read_bytes() == vm.images[vm.points[0].id]["vda"]
+
+
+def test_what_is_cached_is_not_asked_for_again(vm, object_store, asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
+    url, options = object_store.url, listing.Options(object_store.url)
+    copy.copy(copy.Options(str(vm.root), url))
+    first = listing.listing(options)
+    assert asked(listing.listing, options) == {"get_object": 1, "list_objects_v2": 2}, "the marker is not listed"
+    assert listing.listing(options) == first
+    for known in (False, True):
+        with contextlib.ExitStack() as looking:
+            target, point = series_choice.only_point(marker.open_store(url), looking=looking)
+            image = looking.enter_context(lookup.RandomImage(target, point, "vda"))
+            made = asked(image.read, 0, image.size)
+            assert image.read(0, image.size) == vm.images[point.id]["vda"]
+            assert ("get_object" in made) != known
+
+
+def test_what_changed_is_asked_for_again(vm, object_store, tmp_path, monkeypatch):
+    """Also what got back the size that it had."""
+    monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
+    store = marker.create(object_store.url)
+    store.publish("vm1/file", b"first")
+    for now in (b"first", b"other", b"first"):
+        store.replace("vm1/file", now)
+        for _ in range(2):
+            again = place.opened(object_store.url)
+            with again.looking("vm1"):
+                assert again.read("vm1/file") == now
+                assert again.read_range("vm1/file", 1, 3) == now[1:4]
+            with again.open_reader("vm1/file", again=True) as file:
+                assert file.read(2, 2) == now[2:4]
+
+
+def test_what_is_cached_of_a_sealed_store_is_sealed(object_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
+    vm = stores.Vm(object_store.url, keys=KEYS)
+    vm.add_disk("vda", 200 * KIB)
+    vm.write("vda", 1000, SECRET * 50)
+    point = vm.pull()
+    for _ in range(2):
+        with contextlib.ExitStack() as looking:
+            target, found = series_choice.only_point(vm.store, looking=looking)
+            assert SECRET in looking.enter_context(lookup.RandomImage(target, found, "vda")).read(0, 200 * KIB)
+    kept = [path.read_bytes() for path in (tmp_path / "cache").glob("??/*")]
+    assert len(kept) > 2 and not any(map(is_told, kept)) and point.id == found.id

@@ -12,13 +12,13 @@ import importlib
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NoReturn, Optional, Protocol, TypeVar, cast
 
 from ..core import errors
-from ..core.choices import S3_ENDPOINT
+from ..core.choices import CACHE_DIR, CACHE_DIR_SIZE, S3_ENDPOINT
 from ..core.errors import Check, Report
 from . import types
 from .commands import VERBS
@@ -292,20 +292,33 @@ def add_no_record(parser: Parser, of: type) -> None:
 
 
 def _add_server(parser: Parser) -> None:
-    parser.add_argument("--s3-endpoint", metavar="URL",
-                        help="the server that s3://… means (default: NBDPULL_S3_ENDPOINT)")  # fmt: skip
+    group = parser.add_argument_group("object stores")
+    group.add_argument("--s3-endpoint", metavar="URL",
+                       help="the server that s3://… means (default: NBDPULL_S3_ENDPOINT)")  # fmt: skip
+    group.add_argument("--cache-dir", metavar="DIR", type=os.path.abspath,
+                       help="keep what is read from there in DIR (default: NBDPULL_CACHE_DIR)")  # fmt: skip
+    group.add_argument("--cache-dir-size", metavar="N", type=types.size, help="at most so much (default: 1G)")
+
+
+_OF_SERVERS = {"s3_endpoint": S3_ENDPOINT, "cache_dir": CACHE_DIR, "cache_dir_size": CACHE_DIR_SIZE}
 
 
 @contextmanager
 def chosen_server(args: Namespace) -> Iterator[None]:
     """Meanwhile that is the server for this process and its children, such as nbdkit: each opens the store itself."""
-    before = os.environ.get(S3_ENDPOINT)
-    os.environ.update({S3_ENDPOINT: args.s3_endpoint} if hasattr(args, "s3_endpoint") else {})
+    before = {variable: os.environ.get(variable) for variable in _OF_SERVERS.values()}
+    given = {variable: getattr(args, name, None) for name, variable in _OF_SERVERS.items()}
+    _set({variable: str(value) for variable, value in given.items() if value is not None})
     try:
         yield
     finally:
-        os.environ.pop(S3_ENDPOINT, None)
-        os.environ.update({S3_ENDPOINT: before} if before is not None else {})
+        _set(before)
+
+
+def _set(variables: Mapping[str, Optional[str]]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        os.environ.update({name: value} if value is not None else {})
 
 
 def _add_logging(parser: Parser) -> None:

@@ -74,6 +74,7 @@ class NotRepacked:
 
 
 S3_ENDPOINT = "NBDPULL_S3_ENDPOINT"  # the variable that names the server of s3://…
+CACHE_DIR, CACHE_DIR_SIZE = "NBDPULL_CACHE_DIR", "NBDPULL_CACHE_DIR_SIZE"  # a folder for what is read from there
 
 
 class KeyAction:

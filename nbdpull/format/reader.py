@@ -87,8 +87,9 @@ class OpenFiles:
     """Files of a store that are read from, at most MAX_OPEN of them open at once, or a SHARE of what the process may
     have, or as many as are in use."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, again: bool = False) -> None:
+        """again: see Store.open_reader."""
+        self._store, self._again = store, again
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -98,7 +99,7 @@ class OpenFiles:
     def opened(self, path: str, through: bool = False) -> Iterator[Reader]:
         """Give the Reader of a file; Damaged if it is not there. through: see Store.open_reader."""
         with self._lock:
-            file = self._open.pop(path, None) or _OpenFile(self._store.open_reader(path, through))
+            file = self._open.pop(path, None) or _OpenFile(self._store.open_reader(path, self._again, through))
             self._open[path] = file
             file.users += 1
         try:

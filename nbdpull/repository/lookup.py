@@ -59,7 +59,9 @@ class RandomImage:
             self._starts = [window.start for window in self._windows]
             self.directory = opened.directory
             files = self.directory.files
-            self._frames = stack.enter_context(reader.FrameReader(series.store, series.folder, files))
+            opened_files = reader.OpenFiles(series.store, again=True)
+            stack.callback(opened_files.close)
+            self._frames = reader.FrameReader(series.store, series.folder, files, opened_files)
             self._cache = _FrameCache(self._frames.read, cache_bytes)
             self._stack = stack.pop_all()
 

@@ -141,9 +141,10 @@ class Store(Protocol):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; Damaged if the file does not have them."""
 
-    def open_reader(self, path: str, through: bool = False) -> Reader:
-        """Return the Reader of a file; Damaged if the file is not there. through: most of it will be read, about from
-        its beginning to its end."""
+    def open_reader(self, path: str, again: bool = False, through: bool = False) -> Reader:
+        """Return the Reader of a file; Damaged if the file is not there. again: what is read of it may be read again,
+        also by another run, so that it is worth to be kept nearby; through: most of it will be read, about from its
+        beginning to its end."""
 
     def size(self, path: str) -> Optional[int]:
         """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what

@@ -71,7 +71,7 @@ class DirectoryStore:
         with self.open_reader(path) as file:
             return file.read(offset, length)
 
-    def open_reader(self, path: str, through: bool = False) -> DirectoryReader:
+    def open_reader(self, path: str, again: bool = False, through: bool = False) -> DirectoryReader:
         return DirectoryReader(self.root, path)
 
     def size(self, path: str) -> Optional[int]:

@@ -30,9 +30,10 @@ def opened(word: str, patience: Optional[float] = None) -> Store:
     """The Store at a place; nothing is looked at yet. patience: seconds that a server may be away, None: the usual.
     UsageError where the word cannot be one's, MissingSoftware."""
     if is_url(word):
+        from . import cache
         from .s3 import S3Store  # an extra needs a library
 
-        return S3Store(word, patience)
+        return S3Store(word, patience, cache.chosen())
     return DirectoryStore(word)
 
 

@@ -20,6 +20,7 @@ from ..core import errors, pipeline
 from ..core.errors import Check
 from ..crypto.seal import PLAIN, Seal
 from .base import MAX_READ, Protection, Store
+from .cache import Cache
 from .probed import Probed
 from .read_ahead import ReadAhead
 from .s3_client import PATIENCE, Absent, Bucket, Exists, Found, Lock
@@ -66,14 +67,14 @@ def _lock(protection: Protection) -> Lock:
 
 class S3Store:
     """The objects of a bucket whose keys begin with a prefix. url: what messages begin with. patience: see
-    s3_client."""
+    s3_client; cache: what is kept of them on this host."""
 
     has_locks = False
     chunk_size: Optional[int] = CHUNK_SIZE
     protects = False
     protection: Optional[Protection] = None
 
-    def __init__(self, url: str, patience: Optional[float] = None) -> None:
+    def __init__(self, url: str, patience: Optional[float] = None, cache: Optional[Cache] = None) -> None:
         found = normal(url)
         self.root, self.url = found.name, found.url
         name, _, prefix = self.url[len(SCHEME) :].partition("/")
@@ -81,7 +82,8 @@ class S3Store:
         patience = PATIENCE if patience is None else patience
         self.bucket = Bucket(name, patience) if found.when is None else PastBucket(name, found.when, patience)
         self.seal: Seal = PLAIN
-        self._ahead = ReadAhead()
+        self._ahead, self._cache = ReadAhead(), cache
+        self._changed: set[str] = set()  # files that were open then
         self._listed = Listed()
         self._warnings: list[str] = []
         self._protected: dict[str, datetime] = {}  # by this object; path: until
@@ -115,14 +117,20 @@ class S3Store:
             return None
         data = self._listed.data(path)
         if data is None:
+            found = self._as_listed(path)
+            fetch = partial(self.bucket.tagged, self._key(path), 0, limit + 1)
             try:
-                data = self.bucket.get(self._key(path), 0, limit + 1)
+                data = self._through_cache(path, found, (0, min(found.size if found else 0, limit + 1)), fetch)
             except Absent:
                 return None
         if len(data) > limit:
             raise errors.Damaged(f"{self.path(path)}: the file has more than {limit} bytes, which none of its kind has")
         self._listed.keep(path, data)
         return data
+
+    def _as_listed(self, path: str) -> Optional[Found]:
+        files = self._listed.of(path)
+        return files.get(path) if files else None
 
     def _may_be_there(self, path: str) -> bool:
         files = self._listed.of(path)
@@ -132,32 +140,63 @@ class S3Store:
         return errors.Damaged(f"{self.path(path)}: the file is missing")
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        return self._range(path, offset, length) if length else self.open_reader(path).read(offset, length)
+        if not length:
+            return self.open_reader(path).read(offset, length)
+        fetch = partial(self._range, path, offset, offset + length)
+        return self._through_cache(path, self._as_listed(path), (offset, offset + length), fetch)
 
-    def _range(self, path: str, offset: int, length: int) -> bytes:
+    def _range(self, path: str, start: int, stop: int) -> tuple[bytes, str]:
+        """(bytes, the tag of their object); Damaged where there are not so many."""
         try:
-            data = self.bucket.get(self._key(path), offset, offset + length)
+            data, tag = self.bucket.tagged(self._key(path), start, stop)
         except Absent:
             raise self._missing(path) from None
-        if len(data) != length:
+        if len(data) != stop - start:
             raise self._short(path)
+        return data, tag
+
+    def _through_cache(
+        self, path: str, found: Optional[Found], span: tuple[int, int], fetch: Callable[[], tuple[bytes, str]]
+    ) -> bytes:
+        """The bytes of a span of a file. found: what it is now, None where nobody has looked: then a cache is of no
+        use. fetch: gives the bytes, and the tag of what they are of."""
+        if self._cache is None or found is None or not found.tag:
+            return fetch()[0]
+        name = self.bucket.endpoint, self.bucket.name, self._key(path), found.tag, *span
+        data = self._cache.get(*name)
+        if data is None:
+            data, tag = fetch()
+            if (tag, len(data)) == (found.tag, span[1] - span[0]):
+                self._cache.put(data, *name)
         return data
 
     def _short(self, path: str) -> errors.Damaged:
         return errors.Damaged(f"{self.path(path)}: the file is cut short")
 
-    def open_reader(self, path: str, through: bool = False) -> S3Reader:
-        size = self.size(path)
-        if size is None:
+    def open_reader(self, path: str, again: bool = False, through: bool = False) -> S3Reader:
+        found = self._found(path)
+        if found is None:
             raise self._missing(path)
-        return S3Reader(size, partial(self._read_ahead, path, size, through))
+        return S3Reader(found.size, partial(self._read_again if again else self._read_ahead, path, found, through))
 
-    def _read_ahead(self, path: str, size: int, through: bool, offset: int, length: int) -> bytes:
-        """Of a file of that size: `length` bytes from `offset`; Damaged where it has not so many."""
-        if offset + length > size:
+    def _read_again(self, path: str, found: Found, through: bool, offset: int, length: int) -> bytes:
+        def fetch() -> tuple[bytes, str]:
+            return self._read_ahead(path, found, through, offset, length), "" if path in self._changed else found.tag
+
+        return self._through_cache(path, found, (offset, offset + length), fetch)
+
+    def _read_ahead(self, path: str, found: Found, through: bool, offset: int, length: int) -> bytes:
+        """Of a file that is so: `length` bytes from `offset`; Damaged where it has not so many."""
+        if offset + length > found.size:
             raise self._short(path)
-        fetch = lambda start, stop: self._range(path, start, stop - start)  # noqa: E731
-        return self._ahead.read(path, size, offset, length, fetch, through) if length else b""
+
+        def fetch(start: int, stop: int) -> bytes:
+            data, tag = self._range(path, start, stop)
+            if tag != found.tag:  # it was made again meanwhile: what is in memory may be of both
+                self._changed.add(path)
+            return data
+
+        return self._ahead.read(path, found.size, offset, length, fetch, through) if length else b""
 
     def size(self, path: str) -> Optional[int]:
         found = self._found(path) if path else None
@@ -178,7 +217,7 @@ class S3Store:
             raise self._missing(path)
         check()
         for start in range(0, size, _STEP):
-            digest.update(self._range(path, start, min(_STEP, size - start)))
+            digest.update(self._range(path, start, min(start + _STEP, size))[0])
             check()
         return digest.hexdigest()
 

@@ -93,11 +93,13 @@ class Exists(Exception):
 
 
 class Found(NamedTuple):
-    """An object. age: seconds since it was written, by the server's clock."""
+    """An object. age: seconds since it was written, by the server's clock; tag: tells what is in it from what else that
+    key may have had, "" where it is not known."""
 
     key: str
     size: int
     age: float
+    tag: str = ""
 
 
 class Version(NamedTuple):
@@ -173,20 +175,21 @@ class Bucket:
     def get(self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None) -> bytes:
         """The bytes of an object from `start`, up to `stop` where there are so many; Absent. version: its id, None: of
         the newest."""
+        return self.tagged(key, start, stop, version)[0]
+
+    def tagged(
+        self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None
+    ) -> tuple[bytes, str]:
+        """The same, and the tag by which `put` knows the object again."""
         span = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
         span.update({} if version is None else {"VersionId": version})
-        data: bytes = self._ask("get_object", key, Key=key, **span)["Body"]
-        return data
-
-    def tagged(self, key: str) -> tuple[bytes, str]:
-        """An object, and the tag by which `put` knows it again; Absent."""
-        answer = self._ask("get_object", key, Key=key)
-        return answer["Body"], answer["ETag"].strip('"')
+        answer = self._ask("get_object", key, Key=key, **span)
+        return answer["Body"], _tag(answer)
 
     def head(self, key: str) -> Found:
         """Absent."""
         answer = self._ask("head_object", key, Key=key)
-        return Found(key, answer["ContentLength"], _age(answer, answer.get("LastModified")))
+        return Found(key, answer["ContentLength"], _age(answer, answer.get("LastModified")), _tag(answer))
 
     def put(
         self,
@@ -242,7 +245,8 @@ class Bucket:
         """Every object whose key begins so, in the order of their keys; or the first ones."""
         for answer in self._pages(prefix, at_most):
             yield from (
-                Found(e["Key"], e["Size"], _age(answer, e.get("LastModified"))) for e in answer.get("Contents", ())
+                Found(e["Key"], e["Size"], _age(answer, e.get("LastModified")), _tag(e))
+                for e in answer.get("Contents", ())
             )
 
     def versions(self, prefix: str, exactly: bool = False) -> Iterator[Version]:
@@ -384,6 +388,11 @@ class Bucket:
             self._is_away = True
             raise
 
+    @property
+    def endpoint(self) -> str:
+        """Where the server is."""
+        return str(self._connected().meta.endpoint_url)
+
     def _connected(self) -> Any:
         """The client of boto3, made when it is first needed: that takes a tenth of a second."""
         with self._lock:
@@ -489,6 +498,10 @@ def _is_no_host(error: Optional[BaseException]) -> bool:
 
 def _names(kind: type) -> set[str]:
     return {each.__name__ for each in kind.__mro__}
+
+
+def _tag(told: dict[str, Any]) -> str:
+    return str(told.get("ETag", "")).strip('"')
 
 
 def _age(answer: dict[str, Any], written: Any) -> float:

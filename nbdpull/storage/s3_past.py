@@ -48,8 +48,10 @@ class PastBucket(Bucket):
                 if not each.is_marker:
                     yield each
 
-    def get(self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None) -> bytes:
-        return super().get(key, start, stop, version or self.past(key).id)
+    def tagged(
+        self, key: str, start: int = 0, stop: Optional[int] = None, version: Optional[str] = None
+    ) -> tuple[bytes, str]:
+        return super().tagged(key, start, stop, version or self.past(key).id)
 
     def head(self, key: str) -> Found:
         return _found(self.past(key))
@@ -68,9 +70,6 @@ class PastBucket(Bucket):
     def level(self, prefix: str) -> tuple[list[str], list[str]]:
         folders, versions = self.versions_level(prefix)
         return folders, [each.key[len(prefix) :] for each in self._picked(versions).values()]
-
-    def tagged(self, key: str) -> tuple[bytes, str]:
-        self._refuse(key)
 
     def put(
         self,
@@ -98,7 +97,7 @@ class PastBucket(Bucket):
 
 
 def _found(version: Version) -> Found:
-    return Found(version.key, version.size, version.age)
+    return Found(version.key, version.size, version.age, version.tag.strip('"'))
 
 
 def bring_back(bucket: Bucket, past: PastBucket, key: str) -> bool:

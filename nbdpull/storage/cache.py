@@ -1,0 +1,166 @@
+"""Pieces of what is in a bucket, kept in a folder of this host, so that they are not asked for again.
+
+Any number of processes use one folder at once: a piece is there whole or not at all, and whoever has put much there
+removes what was not used for longest. What is lost of it is asked for again, so nothing here is an error but a folder
+that must not be used. Pieces are as they are in the bucket: sealed, where the store is. Owns: that folder. Must not
+know: what is in a piece, whose it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import secrets
+import stat
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple, Optional
+
+from ..core import errors, sizes
+from ..core.choices import CACHE_DIR, CACHE_DIR_SIZE
+
+LIMIT = 1 << 30  # bytes, where nobody says
+LEAST = 16 << 20
+TAG = "CACHEDIR.TAG"  # by which programs that copy files know a folder that they may leave out
+TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Pieces of stores of nbdpull, which may be removed.\n"
+COST = 4096  # bytes that a file takes beside what is in it
+STALE = 3600.0  # seconds after which a use is noted again, and after which a half piece is one of a dead process
+_PART = 16  # what was put since the folder was looked at is at most this part of the limit
+_CHECK = 4  # bytes
+_NAME, _HALF = re.compile(r"[0-9a-f]{62}\Z"), ".new"
+
+log = logging.getLogger("nbdpull.s3")
+
+
+def _check(data: bytes) -> bytes:
+    """What a piece begins with."""
+    return zlib.crc32(data).to_bytes(_CHECK, "little")
+
+
+class _Piece(NamedTuple):
+    used: float
+    size: int
+    path: str
+
+
+def chosen() -> Optional[Cache]:
+    """The one that the environment names; UsageError."""
+    folder, limit = os.environ.get(CACHE_DIR), os.environ.get(CACHE_DIR_SIZE)
+    if not folder:
+        return None
+    try:
+        size = sizes.parse(limit) if limit else LIMIT
+        if size < LEAST:
+            raise ValueError(f"give {sizes.shown(LEAST)} or more")
+    except ValueError as error:
+        raise errors.UsageError(f"--cache-dir-size, {CACHE_DIR_SIZE}: {error}") from None
+    return Cache(folder, size)
+
+
+class Cache:
+    """limit: bytes of all pieces, about. May be used by several threads at once. UsageError where the folder is not
+    only ours, or holds anything else."""
+
+    def __init__(self, folder: str, limit: int) -> None:
+        self._folder, self._limit = os.path.abspath(folder), limit
+        self._lock = threading.Lock()
+        self._put: Optional[int] = None  # bytes since the folder was looked at; None: it was not yet
+        self._is_broken = False
+        try:
+            self._prepare()
+        except OSError as error:
+            raise errors.UsageError(f"--cache-dir {folder}: {error.strerror}") from error
+
+    def _prepare(self) -> None:
+        with suppress(FileExistsError):
+            os.makedirs(self._folder, 0o700)
+        found = os.stat(self._folder)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise errors.UsageError(
+                f"--cache-dir {self._folder}: it has to be yours alone (chmod 700), as what is cached can be read by "
+                "whoever can enter it"
+            )
+        names = os.listdir(self._folder)
+        if TAG in names:
+            return
+        if names:
+            raise errors.UsageError(f"--cache-dir {self._folder}: it is not empty, and no cache of nbdpull")
+        with open(os.path.join(self._folder, TAG), "w", encoding="ascii") as file:
+            file.write(TAG_TEXT)
+
+    def get(self, *name: object) -> Optional[bytes]:
+        """A piece, by whatever tells it from all others; None where it is not there."""
+        path = self._path(name)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                told = os.fstat(descriptor)
+                digits, data = os.read(descriptor, _CHECK), os.read(descriptor, told.st_size)
+            finally:
+                os.close(descriptor)
+            if time.time() - told.st_mtime > STALE:
+                os.utime(path)
+        except OSError:
+            return None
+        return data if digits == _check(data) else None  # else of a machine that lost its power: it is written again
+
+    def put(self, data: bytes, *name: object) -> None:
+        """Keep a piece; what has that name already is the same."""
+        if self._is_broken or len(data) > self._limit // _PART:
+            return
+        path = self._path(name)
+        half = f"{path}.{secrets.token_hex(4)}{_HALF}"
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(os.path.dirname(path), 0o700)
+            with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(_check(data))
+                file.write(data)
+            os.rename(half, path)
+            self._count(len(data) + COST)
+        except OSError as error:
+            self._is_broken = True
+            log.info("nothing more is kept in %s: %s", self._folder, error.strerror)
+            with suppress(OSError):
+                os.unlink(half)
+
+    def _path(self, name: tuple[object, ...]) -> str:
+        digest = hashlib.sha256("\0".join(map(str, name)).encode()).hexdigest()
+        return os.path.join(self._folder, digest[:2], digest[2:])
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._put = None if self._put is None else self._put + size
+            if self._put is None or self._put > self._limit // _PART:
+                self._tidy()
+                self._put = 0
+
+    def _tidy(self) -> None:
+        """Leave room for what may be put until the next time."""
+        found = sorted(self._pieces())
+        size = sum(each.size for each in found)
+        for each in found:
+            if size <= self._limit - self._limit // _PART:
+                return
+            with suppress(OSError):  # another process was faster
+                os.unlink(each.path)
+            size -= each.size
+
+    def _pieces(self) -> Iterator[_Piece]:
+        """Those that are there; the half ones that dead processes left are removed."""
+        now = time.time()
+        for folder in os.scandir(self._folder):
+            if not (len(folder.name) == 2 and folder.is_dir(follow_symlinks=False)):
+                continue
+            for each in os.scandir(folder.path):
+                with suppress(OSError):
+                    found = each.stat(follow_symlinks=False)
+                    if _NAME.match(each.name):
+                        yield _Piece(found.st_mtime, found.st_size + COST, each.path)
+                    elif each.name.endswith(_HALF) and now - found.st_mtime > STALE:
+                        os.unlink(each.path)

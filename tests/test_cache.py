@@ -1,0 +1,156 @@
+"""The cache of what is in a bucket: a piece is there whole or not at all, for us alone, and all are within a limit."""
+
+import os
+import random
+import stat
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nbdpull.core import errors
+from nbdpull.storage import cache
+from nbdpull.storage.cache import Cache
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+def opened(folder, limit=64 * MIB):
+    return Cache(str(folder), limit)
+
+
+def pieces(folder):
+    return [path for path in folder.glob("??/*") if path.is_file()]
+
+
+def total(folder):
+    return sum(path.stat().st_size for path in pieces(folder))
+
+
+def test_what_was_put_is_there_for_another_process(folder):
+    opened(folder).put(b"some bytes", "s3://bucket", "key", "tag", 0, 10)
+    again = opened(folder)
+    assert again.get("s3://bucket", "key", "tag", 0, 10) == b"some bytes"
+    assert again.get("s3://bucket", "key", "other tag", 0, 10) is None
+    again.put(b"", "empty")
+    assert again.get("empty") == b""
+
+
+def test_nobody_else_can_read_it(folder):
+    opened(folder).put(b"some bytes", "key")
+    for path in (folder, *folder.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600) or path.name == cache.TAG
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_folder_that_others_can_enter_is_refused(folder, mode):
+    folder.mkdir(mode=0o700)
+    folder.chmod(mode)
+    with pytest.raises(errors.UsageError, match="chmod 700"):
+        opened(folder)
+
+
+def test_a_folder_with_anything_else_is_refused(folder):
+    folder.mkdir(mode=0o700)
+    (folder / "letters").touch()
+    with pytest.raises(errors.UsageError, match="not empty"):
+        opened(folder)
+    (folder / "letters").unlink()
+    opened(folder)
+    (folder / "aa").mkdir()
+    opened(folder)
+    with pytest.raises(errors.UsageError, match="Not a directory"):
+        opened(folder / cache.TAG / "below")
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: b"", lambda data: bytes(len(data))])
+def test_a_piece_that_a_crash_left_is_none(folder, change):
+    kept = opened(folder)
+    kept.put(b"some bytes", "key")
+    [path] = pieces(folder)
+    path.write_bytes(change(path.read_bytes()))
+    assert kept.get("key") is None
+    kept.put(b"some bytes", "key")
+    assert kept.get("key") == b"some bytes"
+
+
+def test_the_limit_is_kept_and_what_was_used_stays(folder):
+    """Whatever is put; a piece that is used now and then outlives those that nobody wants."""
+    limit, chance, kept = 16 * MIB, random.Random(5), opened(folder, 16 * MIB)
+    kept.put(b"wanted", "wanted")
+    [wanted] = pieces(folder)
+    for number in range(400):
+        kept.put(chance.randbytes(chance.randrange(256 << 10)), number)
+        if number % 20 == 0:
+            os.utime(wanted, (0, time.time() - 2 * cache.STALE))  # as if hours had passed
+            assert kept.get("wanted") == b"wanted"
+        assert total(folder) <= limit
+    assert total(folder) > limit / 2
+    kept.put(bytes(2 * MIB), "too large")
+    assert kept.get("too large") is None
+
+
+def test_half_pieces_of_dead_processes_go(folder):
+    kept = opened(folder)
+    kept.put(b"some bytes", "key")
+    old, new = [folder / pieces(folder)[0].parent.name / f"{'0' * 62}.{name}.new" for name in ("old", "new")]
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    opened(folder).put(b"others", "other key")
+    assert not old.exists() and new.exists()
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(folder, monkeypatch):
+    kept = opened(folder)
+    kept.put(b"some bytes", "key")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    kept.put(b"others", "other key")
+    monkeypatch.undo()
+    kept.put(b"others", "third key")
+    assert [kept.get(name) for name in ("key", "other key", "third key")] == [b"some bytes", None, None]
+    assert len(pieces(folder)) == 1
+
+
+WORK = """
+import random, sys
+from nbdpull.storage.cache import Cache
+kept, chance = Cache(sys.argv[1], 16 << 20), random.Random(int(sys.argv[2]))
+for _ in range(300):
+    number = chance.randrange(200)
+    data = random.Random(number).randbytes(random.Random(number).randrange(300 << 10))
+    assert kept.get(number) in (None, data)
+    kept.put(data, number)
+"""
+
+
+def test_several_processes(folder):
+    with ThreadPoolExecutor(3) as pool:
+        words = [[sys.executable, "-c", WORK, str(folder), str(number)] for number in range(3)]
+        done = [*pool.map(lambda each: subprocess.run(each, capture_output=True, cwd=Path.cwd()), words)]
+    assert [each.stderr for each in done] == [b""] * 3
+    assert total(folder) <= 16 * MIB * (1 + 3 / 16)
+
+
+def test_the_one_that_is_chosen(folder, monkeypatch):
+    monkeypatch.delenv("NBDPULL_CACHE_DIR", raising=False)
+    assert cache.chosen() is None
+    monkeypatch.setenv("NBDPULL_CACHE_DIR", str(folder))
+    assert cache.chosen() and (folder / cache.TAG).exists()
+    for size, said in (("many", "not a size"), ("1M", "16.0 MiB or more")):
+        monkeypatch.setenv("NBDPULL_CACHE_DIR_SIZE", size)
+        with pytest.raises(errors.UsageError, match=f"NBDPULL_CACHE_DIR_SIZE: .*{said}"):
+            cache.chosen()
