@@ -53,7 +53,7 @@ LONG = {
     "test_pull_stores.py": 18, "test_rename.py": 18, "test_signals.py": 16, "test_property.py": 10,
     "test_damage.py": 10, "test_cli.py": 10, "test_verdict.py": 5, "test_lookup.py": 5, "test_openapi.py": 5,
     "test_s3_cluster.py": 25, "test_object_stores_page.py": 20, "test_s3_faults.py": 12, "test_s3_probe.py": 12,
-    "test_object_store_bed.py": 10,
+    "test_object_store_bed.py": 10, "test_object_lock.py": 15, "test_undelete.py": 20,
     "test_restore_min.py": 4, "test_age.py": 8, "test_verify.py": 4, "test_writer_reader.py": 4, "test_image.py": 3,
 }  # fmt: skip
 STARTING = {"private_libvirt", "nbdkit", "seaweedfs", "rgw"}  # fixtures that start a program

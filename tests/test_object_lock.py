@@ -17,6 +17,7 @@ from nbdpull.core import errors
 from nbdpull.core.choices import LockMode
 from nbdpull.format import layout
 from nbdpull.operations import copy
+from nbdpull.pulling import held_series
 from nbdpull.repository import half_points, immutable, marker, policies, removal
 from nbdpull.repository.policies import Immutability
 from nbdpull.repository.retention import Policy
@@ -263,6 +264,37 @@ def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
     immutable.begin(again.store)
     assert immutable.secure(again, first, first.id) == again.store.protection
     assert lock_of(place, f"vm1/{first.id}/vda.index")[1] > 69 * DAY
+
+
+def test_a_pull_tells_that_its_point_is_not_protected_any_more(vm, place):
+    """Whoever has the keys of a pull can write the policy."""
+    pull(vm)
+
+    def told():
+        immutable.begin(vm.store)
+        with held_series.for_new_point(stores.series.Series(marker.open_store(place.url), "vm1")) as held:
+            return held.warnings
+
+    vm.store.protects = marker.open_store(place.url).protects
+    place.client.delete_object(Bucket=place.bucket, Key=place.key(layout.POLICY))
+    [warning] = told()
+    assert "the last point is locked until" in warning and "if you did not change it, somebody else did" in warning
+    pull(vm)
+    assert told() == [], "it is said once"
+
+
+@pytest.mark.parametrize(
+    "before, now", [(LockMode.GOVERNANCE, LockMode.COMPLIANCE), (LockMode.COMPLIANCE, LockMode.GOVERNANCE)]
+)
+def test_what_is_locked_keeps_its_mode(vm, place, before, now):
+    """No server lets everybody change it, to the stronger one either; but the time counts."""
+    policies.put_immutability(vm.store, Immutability(30 * DAY, before))
+    first = pull(vm)
+    policies.put_immutability(vm.store, Immutability(60 * DAY, now))
+    second = pull(vm)
+    locks = [lock_of(place, f"vm1/{point.id}/vda.0000.zst") for point in (first, second)]
+    assert [mode for mode, _ in locks] == [before.upper(), now.upper()]
+    assert all(left > 69 * DAY for _, left in locks)
 
 
 def test_a_copy_is_immutable_too(place, tmp_path, asked):

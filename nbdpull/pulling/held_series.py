@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..repository import foreign, half_points
+from ..repository import foreign, half_points, immutable
 from ..repository.points import Points
 from ..repository.series import Refused, Series
 
@@ -49,4 +49,5 @@ def for_new_point(target: Series) -> Iterator[Held]:
     """The same of a series that gets a point. Foreign, Damaged where it, or the store, may be somebody else's."""
     with holding(target) as held:
         foreign.require_none(target, held.points, held.refused)
-        yield held
+        forgotten = immutable.forgotten(target, held.points.newest)
+        yield replace(held, warnings=[*held.warnings, *forgotten])

@@ -19,7 +19,7 @@ from typing import Optional
 from ..core import errors
 from ..format import layout
 from ..storage.base import Protection, Store
-from . import policies, references
+from . import marker, policies, references
 from .policies import Immutability
 from .series import Point, Series
 
@@ -71,6 +71,24 @@ def may_be(store: Store) -> bool:
     with suppress(errors.Damaged, errors.FormatTooNew):
         return store.protects or not store.has_locks and policies.immutability(store) is not None
     return True
+
+
+def forgotten(series: Series, newest: Optional[Point]) -> list[str]:
+    """A warning where the newest point is locked, and the next one is not to be: who can write to a store can write its
+    policy. A bucket that locks everything tells nothing of that."""
+    store = series.store
+    if newest is None or store.protection or not store.protects:
+        return []
+    with suppress(errors.AccessDenied):
+        until = store.protected_until(f"{series.folder}/{newest.id}/{layout.MANIFEST}")
+        found = marker.of(store).object_store
+        if until and not (found and found.default_retention):
+            return [
+                f"the last point is locked until {until.astimezone():%Y-%m-%d}, and this one is not, as the policy of "
+                f"{store.root} says nothing of that any more: if you did not change it, somebody else did; see nbdpull "
+                "policy --immutable-for"
+            ]
+    return []
 
 
 def _in(series: Series, paths: Iterable[str]) -> list[str]:

@@ -86,7 +86,7 @@ class S3Store:
         self._changed: set[str] = set()  # files that were open then
         self._listed = Listed()
         self._warnings: list[str] = []
-        self._protected: dict[str, datetime] = {}  # by this object; path: until
+        self._protected: dict[str, datetime] = {}  # by this object; {path: until}
 
     def probed(self) -> Probed:
         """What the server does, of which `warnings` tell from then on; StoreError where no store can be there."""

@@ -223,15 +223,22 @@ class Bucket:
         return found
 
     def lock(self, key: str, lock: Lock) -> None:
-        """One of which the lock ends later keeps that. Absent."""
+        """One of which the lock ends later keeps that, and one that is locked in the other mode, that mode. Absent."""
         try:
-            self._ask("put_object_retention", key, Key=key, Retention=_retention(lock))
+            self._lock_as_told(key, lock)
         except (errors.AccessDenied, errors.OutputError):
             found = None
             with suppress(errors.NbdpullError):
                 found = self.locked(key)
-            if found is None or found.until < lock.until:  # else nobody can shorten it, and that is no failure
+            if found is None:
                 raise
+            if found.until < lock.until:  # else nobody can shorten it, and that is no failure
+                if found.mode == lock.mode:
+                    raise
+                self._lock_as_told(key, Lock(found.mode, lock.until))
+
+    def _lock_as_told(self, key: str, lock: Lock) -> None:
+        self._ask("put_object_retention", key, Key=key, Retention=_retention(lock))
 
     def locked(self, key: str) -> Optional[Lock]:
         """None where it is not, or there is no such object."""
@@ -421,7 +428,8 @@ class Bucket:
         if code == _NO_BUCKET:
             return errors.StoreError(f"s3://{self.name}: there is no such bucket; create it, or name another one")
         is_unlocked = call == "get_object_retention" and code in _UNLOCKED
-        if is_unlocked or (status == 404 and call in ("get_object", "head_object", *_OF_LOCKS)):
+        is_deleted = status == 405 and call in _OF_LOCKS  # what has the key is a delete marker
+        if is_unlocked or is_deleted or (status == 404 and call in ("get_object", "head_object", *_OF_LOCKS)):
             return Absent()
         if code in _DENIED:
             return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
