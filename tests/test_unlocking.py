@@ -9,7 +9,7 @@ from pathlib import Path
 import http_points
 import pytest
 import stores
-from command import PROJECT, answered, nbdpull, said
+from command import PROJECT, answered, environment, nbdpull, said
 from documents import code, section, table
 from identities import data, path, recipient
 from sealed import filled, sealed_store
@@ -20,9 +20,10 @@ from nbdpull.crypto import identity_files
 from nbdpull.format import layout
 from nbdpull.operations import doctor, unlocking
 from nbdpull.readiness import finding
-from nbdpull.repository import key_files
+from nbdpull.repository import key_files, marker
 
 MANUAL = (PROJECT / "docs/nbdpull.1.md").read_text()
+OTHERS = "not made with the key of this store"
 MINE, WRONG = ("--identity", path("age1")), ("--identity", path("age2"))
 
 
@@ -301,9 +302,14 @@ def test_pulls_into_a_sealed_store(machine, tmp_path):
     shutil.rmtree(root / "@keys")
     sealed_store(tmp_path / "of a thief")  # with a master key that he knows, for the same public key
     shutil.copytree(tmp_path / "of a thief", root, dirs_exist_ok=True)
-    for verb in ("plan", "pull"):
-        done = nbdpull(verb, *about, *MINE)
-        assert done.returncode == 11 and "not made with the key of this store" in done.stderr
+    other_host = {**environment(), "NBDPULL_STATE_DIR": str(tmp_path / "state")}
+    for verb, env, told in (
+        ("pull", environment(), "was sealed with key"),
+        ("pull", other_host, OTHERS),
+        ("plan", environment(), OTHERS),
+    ):
+        done = nbdpull(verb, *about, *MINE, env=env)
+        assert done.returncode == 11 and told in done.stderr
     assert len(json.loads(said("list", root, "--json"))) == 2 and not vm.job_active()
 
 
@@ -318,3 +324,65 @@ def test_serve_over_http_with_an_identity(vm, tmp_path):
         assert urllib.request.urlopen(wanted, timeout=20).read() == vm.images[vm.points[-1].id]["vda"]
     with pytest.raises(errors.KeyNeeded), http_points.served(vm, tmp_path, http="127.0.0.1:0"):
         pass
+
+
+# -- what a host knows -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(vm, tmp_path, monkeypatch):
+    """A store that this host has pulled to; the line of it."""
+    monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "state"))
+    twin = vm.copy(tmp_path / "store")
+    for _ in range(2):
+        unlocking.for_pull(str(twin.root), None, [path("age1")])
+    assert (tmp_path / "state/known-stores").read_text() == f"{twin.store.seal.id} {twin.root}\n"
+    return twin.root
+
+
+def refused(root, *named):
+    with pytest.raises(errors.Foreign) as told:
+        unlocking.for_pull(str(root), None, named)
+    return str(told.value)
+
+
+def test_a_store_that_somebody_sealed_with_another_key(known, tmp_path):
+    """Which our identity opens, too: it is public for whom. The way out lets both be known, as of disks in turn."""
+    old = marker.master_of(marker.open_store(str(known)))
+    os.rename(known, tmp_path / "away")
+    said("init", known, "--recipient", recipient("age1"))
+    new = marker.master_of(marker.open_store(str(known)))
+    line = f"{new} {known}"
+    assert refused(known, path("age1")) == (
+        f"{known} was sealed with key {old} when this host last pulled to it, and now it is sealed with key {new}: "
+        f"somebody may have replaced it; if that is as you want it, add the line '{line}' to "
+        f"{tmp_path}/state/known-stores"
+    )
+    with open(tmp_path / "state/known-stores", "a") as file:
+        file.write(line + "\n")
+    unlocking.for_pull(str(known), None, [path("age1")])
+    shutil.rmtree(known)
+    os.rename(tmp_path / "away", known)
+    unlocking.for_pull(str(known), None, [path("age1")])
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_store_that_is_not_sealed_any_more(known, tmp_path, is_made):
+    """Also where no identity is named, nor is one made in its place."""
+    shutil.rmtree(known)
+    if is_made:
+        said("init", known)
+    now = "it is not sealed" if is_made else "nothing is there"
+    assert f"and now {now}: somebody may have replaced it; if that is as you want it, remove its line" in refused(known)
+    assert os.path.exists(known) is is_made
+    (tmp_path / "state/known-stores").write_text("")
+    unlocking.for_pull(str(known), None, [])
+
+
+def test_a_host_that_can_keep_nothing(vm, tmp_path, monkeypatch):
+    """As a pod: it pulls, and knows nothing. What it cannot read is no yes."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "file"))
+    root = vm.copy(tmp_path / "store").root
+    with pytest.raises(errors.OutputError, match="which stores this host knows: .*: Not a directory"):
+        unlocking.for_pull(str(root), None, [path("age1")])

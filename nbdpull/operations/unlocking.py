@@ -13,7 +13,9 @@ from typing import Optional
 
 from ..core import errors
 from ..crypto import identity_files
+from ..pulling import known_stores
 from ..repository import immutable, keyring, marker
+from ..storage import place
 from ..storage.base import Store
 
 
@@ -45,17 +47,23 @@ def _require_sealed(store: Store, named: Sequence[str]) -> None:
 
 def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Optional[float] = None) -> Store:
     """The Store that a pull is to write into, made where there is none, and what is made in it is protected as its
-    policy tells. KeyNeeded where it is sealed and stays locked. patience: see storage/place.py. Further errors: see
-    `opened`."""
+    policy tells. KeyNeeded where it is sealed and stays locked; Foreign where this host knows it as one with another
+    key. patience: see storage/place.py. Further errors: see `opened`."""
     meant = [name for _, name in identity_files.meant(named)]
-    if meant and marker.is_new(root):
+    is_known = known_stores.has(here := place.opened(root))
+    is_new = (is_known or meant) and marker.is_new(root)
+    if is_known and is_new:
+        raise known_stores.gone(here)
+    if meant and is_new:
         raise errors.UsageError(
             f"{root} is no store yet, and a pull makes none that is sealed: first run nbdpull init {shlex.quote(root)} "
             f"--recipient …, or name no identity ({meant[0]})"
         )
     store = marker.open_or_create(root, group, patience=patience)
+    known_stores.require(store)
     _unlock(store, named)
     store.seal.require()
+    known_stores.note(store)
     immutable.begin(store)
     return store
 
