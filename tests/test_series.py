@@ -16,6 +16,7 @@ from nbdpull.repository import half_points, new_point, series, series_choice
 from nbdpull.repository.image import Image
 from nbdpull.repository.marker import open_or_create
 from nbdpull.storage import beneath
+from nbdpull.storage.directory import DirectoryStore
 
 
 @pytest.fixture(scope="module")
@@ -489,3 +490,17 @@ def test_a_folder_without_a_point_is_no_domain_to_choose_from(tmp_path):
     assert series_choice.only_series(vm.store).domain == vm.name
     with pytest.raises(errors.StoreError, match="no domain vm3"):
         series_choice.only_series(vm.store, "vm3")
+
+
+def test_a_point_that_is_removed_as_the_others_are_read(vm, monkeypatch):
+    """It is no damage; also where sizes are told by a listing that still has it, as in a bucket."""
+    gone, read, size = f"vm1/{vm.points[1].id}/manifest.json", DirectoryStore.read, DirectoryStore.size
+
+    def removed(self, path, *limit):
+        if path == gone and os.path.exists(self.path(path)):
+            os.remove(self.path(path))
+        return read(self, path, *limit)
+
+    monkeypatch.setattr(DirectoryStore, "read", removed)
+    monkeypatch.setattr(DirectoryStore, "size", lambda self, path: 1 if path == gone else size(self, path))
+    assert ids(vm.series.points()) == [vm.points[0].id, vm.points[2].id]

@@ -176,8 +176,9 @@ class Series:
         return points
 
     def _lacks_manifest(self, name: str) -> bool:
-        with suppress(errors.Damaged):
-            return self.store.size(f"{self.folder}/{name}/{layout.MANIFEST}") is None
+        """Whether a directory is that of no point, or not any more: what was listed may be gone since."""
+        with suppress(errors.NbdpullError):
+            return self.store.find(f"{self.folder}/{name}/{layout.MANIFEST}") is None
         return False
 
     def newest(self) -> Optional[Point]:
