@@ -263,7 +263,7 @@ def test_a_file_is_referred_to_where_the_parent_has_it_sound(vm):
 
 
 def test_a_failed_commit_leaves_nothing(vm, monkeypatch):
-    def publish(path, data):
+    def publish(path, data, protection=None):
         raise errors.OutputFull("cannot create")
 
     monkeypatch.setattr(vm.store, "publish", publish)
@@ -277,7 +277,7 @@ def test_a_commit_that_fails_behind_its_manifest(vm, monkeypatch, removable):
     """The manifest has its name, and the last fsync fails: the removal must never be seen half done."""
     remove, unlink, seen = beneath.remove, os.unlink, []
 
-    def failing(path, data):
+    def failing(path, data, protection=None):
         type(vm.store).publish(vm.store, path, data)
         raise errors.OutputError("Input/output error")
 
@@ -321,7 +321,7 @@ def test_the_manifest_comes_last(vm, monkeypatch):
     publish, sync_folder = vm.store.publish, vm.store.sync_folder
     monkeypatch.setattr(vm.store, "sync_folder", lambda path: (synced.append(path), sync_folder(path)))
 
-    def watched(path, data):
+    def watched(path, data, protection=None):
         before.extend(sorted(os.listdir(os.path.dirname(vm.store.path(path)))))
         assert synced[-1] == os.path.dirname(path)
         publish(path, data)
