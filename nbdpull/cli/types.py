@@ -69,6 +69,11 @@ def in_range(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def zstd_level(text: str) -> Optional[int]:
+    """None: the pull finds it."""
+    return None if text == "auto" else in_range(1, 19)(text)
+
+
 def pair(text: str) -> tuple[str, str]:
     """DISK=…, where something is."""
     disk, equals, rest = text.partition("=")

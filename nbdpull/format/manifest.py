@@ -43,6 +43,7 @@ class DiskEntry:
     read_bytes: int
     stored_bytes: int
     deduped_bytes: int = 0
+    levels: dict[str, int] = field(default_factory=dict)  # came later; {zstd's level: bytes compressed at it}
 
 
 @dataclass(frozen=True)

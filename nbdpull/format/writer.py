@@ -7,10 +7,10 @@ Must not know: where the bytes come from, other disks, manifests' publishing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Callable, Optional, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional, Protocol, Union, cast
 
 import numpy
 import zstandard
@@ -51,7 +51,8 @@ class Encoded:
     """Some consecutive extents, ready to be written.
 
     records: without a place in a chunk file yet; frames: those of records[new], in order; records[old] are references,
-    their chunk is a number in the directory that they were found in.
+    their chunk is a number in the directory that they were found in. levels: {zstd's level: bytes of data in frames
+    that were made at it}.
     """
 
     records: layout.Records
@@ -59,6 +60,7 @@ class Encoded:
     read_bytes: int
     new: extents.Indexes
     old: extents.Indexes
+    levels: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -69,10 +71,11 @@ class Encoder:
     """Turns extents and their bytes into records and frames; may be used by several threads at once.
 
     known: object whose find(extents, digests) gives, for each data extent, whether an older point has that very frame
-    for that very range, and the records to refer to it with; None: every frame is stored. seal: of the store.
+    for that very range, and the records to refer to it with; None: every frame is stored. seal: of the store. level: of
+    zstd, or what tells it each time.
     """
 
-    def __init__(self, level: int, known: Optional[Known] = None, seal: Seal = PLAIN) -> None:
+    def __init__(self, level: Union[int, Callable[[], int]], known: Optional[Known] = None, seal: Seal = PLAIN) -> None:
         self._level = level
         self._known, self._seal = known, seal
         self._thread = threading.local()
@@ -88,13 +91,15 @@ class Encoder:
         digests = [blake3(buffer).digest() for buffer in buffers]
         records["digest"][data] = numpy.array(digests, "V32")
         old = self._refer_to_known(records, data)
-        frames = [
-            self._seal.frame(self._compressed(buffer), digest)
-            for buffer, digest, is_old in zip(buffers, digests, old)
-            if not is_old
-        ]
+        level = self._level if isinstance(self._level, int) else self._level()
+        frames, levels = [], dict[int, int]()
+        for buffer, digest, is_old in zip(buffers, digests, old):
+            if not is_old:
+                frame, at = self._compressed(buffer, level)
+                frames.append(self._seal.frame(frame, digest))
+                levels[at] = levels.get(at, 0) + len(buffer)
         records["stored"][data[~old]] = [len(frame) for frame in frames]
-        return Encoded(records, frames, read_bytes, data[~old], data[old])
+        return Encoded(records, frames, read_bytes, data[~old], data[old], levels)
 
     def _refer_to_known(self, records: layout.Records, data: extents.Indexes) -> extents.Mask:
         """Turn the records of frames that an older point has into references; return which of `data` they are."""
@@ -104,15 +109,16 @@ class Encoder:
         records[data[old]] = references
         return old
 
-    def _compressed(self, buffer: extents.Buffer) -> bytes:
-        """One frame. Up to level 12 zstd itself passes quickly over what cannot be compressed (0.4 to 1 ms for 1 MiB),
-        and a probe of ours would cost as much as it saves. Above it level 1 is the probe, and good enough if it fails.
+    def _compressed(self, buffer: extents.Buffer, level: int) -> tuple[bytes, int]:
+        """One frame, and the level that it was made at. Up to level 12 zstd itself passes quickly over what cannot be
+        compressed (0.4 to 1 ms for 1 MiB), and a probe of ours would cost as much as it saves. Above it level 1 is the
+        probe, and good enough if it fails.
         """
-        if self._level >= COSTLY_LEVEL:
+        if level >= COSTLY_LEVEL:
             quick = self._compressor(1).compress(buffer)
             if len(quick) > WORTH_WHILE * len(buffer):
-                return quick
-        return self._compressor(self._level).compress(buffer)
+                return quick, 1
+        return self._compressor(level).compress(buffer), level
 
     def _compressor(self, level: int) -> zstandard.ZstdCompressor:
         mine: dict[Any, zstandard.ZstdCompressor] = vars(self._thread)

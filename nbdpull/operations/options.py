@@ -41,8 +41,9 @@ class _IntoStore:
     """What every pull is told, whatever it reads from.
 
     output: the store. since: a checkpoint. on_lost_base, quiesce: a word of the class of that name. checkpoint: see
-    there. exclude: disks not to pull. level: of zstd. max_rate_file: holds the rate, and is looked at while running.
-    group: of the system, that may read the store. prune: by the policy of the store, once the point is made.
+    there. exclude: disks not to pull. level: of zstd, None: the pull finds it. max_rate_file: holds the rate, and is
+    looked at while running. group: of the system, that may read the store. prune: by the policy of the store, once the
+    point is made.
     """
 
     domain: str
@@ -54,7 +55,7 @@ class _IntoStore:
     disks: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
     quiesce: str = Quiesce.AUTO
-    level: int = 1
+    level: Optional[int] = 1
     threads: int = field(default_factory=_threads)
     max_rate: Optional[int] = None
     max_rate_file: Optional[str] = None

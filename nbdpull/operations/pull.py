@@ -43,6 +43,7 @@ from ..pulling.copying import How
 from ..pulling.disk_copy import Storing
 from ..pulling.held_series import Held
 from ..pulling.leftover import Leftover
+from ..pulling.level import Level
 from ..pulling.live_disk import Reading
 from ..pulling.lookout import Checks, Lookout
 from ..pulling.preparation import Asked, Prepared, Subject
@@ -241,12 +242,14 @@ def _how(run: _Run) -> How:
     options, least = run.options, fit.least_chunk_size(run.subject.disks)
     if options.chunk_size < least:
         run.warnings.append(f"a point has at most {layout.MAX_CHUNK_FILES} chunk files: each takes {least} bytes")
+    cores = Cores(run.vm, check=run.check)
+    level = Level(options.level, lambda: min(options.threads, cores.allowed))
     return How(
         Reading(options.threads, options.max_in_flight, options.stall_timeout),
-        Storing(options.frame_size, fit.chunk_size(run.series.store, options.chunk_size, least), options.level),
+        Storing(options.frame_size, fit.chunk_size(run.series.store, options.chunk_size, least), level),
         options.dedupe,
         Throttle(options.max_rate, options.max_rate_file, run.check),
-        Cores(run.vm, check=run.check),
+        cores,
     )
 
 

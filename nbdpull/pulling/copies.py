@@ -21,6 +21,7 @@ from ..repository.new_point import Stored
 from ..repository.series import Point, Series
 from .base import Choice
 from .disk_copy import DiskCopy, Item
+from .level import LEVELS
 
 AHEAD_PER_THREAD = 8 << 20  # bytes of data under way for each thread
 
@@ -57,7 +58,7 @@ def healed(bases: Iterable[Optional[Directory]]) -> list[Healed]:
 
 
 def mended(
-    now: tuple[Series, Point], choice: Choice, found: Sequence[Healed], level: int, check: Check
+    now: tuple[Series, Point], choice: Choice, found: Sequence[Healed], level: Optional[int], check: Check
 ) -> tuple[list[Healed], list[str]]:
     """(the same with the files that could be made again by a new point, which is there whatever hinders; warnings)."""
     series, point = now
@@ -68,7 +69,7 @@ def mended(
             below, where = choice.below(each.disk), mending.Now(series, point, each.disk)
             files = series.directory(below, each.disk, partial=True).files if below else []
             bad = [entry for entry in files if entry.path in each.files]
-            paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level, 1])), check)
+            paths, problem = mending.all_mended(where, bad, list(dict.fromkeys([level or 1, *LEVELS])), check)
         except errors.NbdpullError as error:
             problem = str(error)
         done.append(each._replace(mended=paths))

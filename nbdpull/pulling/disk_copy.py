@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ..format.manifest import FULL, DiskEntry, FileEntry
 from ..repository.known_frames import KnownFrames
 from ..repository.new_point import Stored
 from ..repository.series import Series
+from .level import Level
 
 if TYPE_CHECKING:  # a source that is no libvirt domain needs no libvirt
     from .base import Decision
@@ -43,7 +45,7 @@ class Storing:
 
     frame_size: int
     chunk_size: int
-    level: int
+    level: Level
 
 
 Item = Sequence["extents.Extents"]  # of work: some batches
@@ -97,9 +99,12 @@ class DiskCopy:
         self._whole = mode == FULL or (base is not None and base.whole)
         if base is not None and base.whole != self._whole:
             base = None  # what no record tells is not the same in both
-        self._encoder = writer.Encoder(storing.level, KnownFrames(base) if base and dedupe else None, series.store.seal)
+        self._level = storing.level
+        known = KnownFrames(base) if base and dedupe else None
+        self._encoder = writer.Encoder(lambda: storing.level.now, known, series.store.seal)
         self._began = self._ended = time.monotonic()
         self._dirty = self._read = self._zero = self._stored = self._reached = self._deduped = 0
+        self._levels: Counter[int] = Counter()
         if kept:
             self._count_kept(kept)
         written = index_writer.Disk(series.folder, point_id, disk.target, disk.size, self._whole)
@@ -140,7 +145,8 @@ class DiskCopy:
         """In the same thread: digest and compress what was read, batch by batch."""
         left = iter(buffers)
         counts = [int((batch["kind"] == extents.DATA).sum()) for batch in item]
-        return [self._encoder.encode(batch, list(islice(left, count))) for batch, count in zip(item, counts)]
+        with self._level.computing():
+            return [self._encoder.encode(batch, list(islice(left, count))) for batch, count in zip(item, counts)]
 
     def add(self, encoded: writer.Encoded) -> None:
         """In order, in one thread: write an encoded batch."""
@@ -149,6 +155,7 @@ class DiskCopy:
         self._read += encoded.read_bytes
         self._zero += extents.total(records, extents.ZERO)
         self._stored += encoded.size
+        self._levels.update(encoded.levels)
         self._deduped += int(records["length"][encoded.old].sum())
         self._reached = int(extents.ends(records[-1:])[0])
         self._ended = time.monotonic()
@@ -175,6 +182,7 @@ class DiskCopy:
             read_bytes=self._read,
             stored_bytes=stored,
             deduped_bytes=self._deduped,
+            levels={str(level): count for level, count in sorted(self._levels.items())},
         )
         return Stored(entry, files)
 

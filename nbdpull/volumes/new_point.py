@@ -25,6 +25,7 @@ from ..pulling import account, copies, fit
 from ..pulling.account import Cut, Whose
 from ..pulling.base import Choice
 from ..pulling.disk_copy import DiskCopy, Storing
+from ..pulling.level import Level
 from ..repository import new_point
 from ..repository.announcement import Announcement
 from ..repository.new_point import NewPoint, Stored
@@ -49,7 +50,7 @@ class Wanted(Protocol):
     @property
     def threads(self) -> int: ...
     @property
-    def level(self) -> int: ...
+    def level(self) -> Optional[int]: ...
     @property
     def frame_size(self) -> int: ...
     @property
@@ -159,7 +160,9 @@ class _Elsewhere:
 def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list[Disk], new: NewPoint) -> list[Stored]:
     target, check = run.series, read.endpoint.ending(run.check)
     least = fit.least_chunk_size(disks)
-    storing = Storing(wanted.frame_size, fit.chunk_size(target.store, wanted.chunk_size, least), wanted.level)
+    cores = Cores(_Elsewhere(), check=check)
+    level = Level(wanted.level, lambda: min(wanted.threads, cores.allowed))
+    storing = Storing(wanted.frame_size, fit.chunk_size(target.store, wanted.chunk_size, least), level)
     throttle = Throttle(wanted.max_rate, wanted.max_rate_file, check)
     with ExitStack() as opened:
         made = []
@@ -171,6 +174,5 @@ def _copied(run: Run, wanted: Wanted, choice: Choice, read: Reading, disks: list
             into = choice.decisions[disk.target], target, new.id, storing, throttle
             copy = DiskCopy(disk, volume, *into, base, wanted.dedupe, read_data=READ_DATA)
             made.append(opened.enter_context(copy))
-        cores = Cores(_Elsewhere(), check=check)
         copies.copy_all(made, wanted.threads, cores, check, run.report)
         return copies.close_all(made, check)

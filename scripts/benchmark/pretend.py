@@ -17,13 +17,14 @@ from nbdpull.core.throttle import Throttle
 from nbdpull.definitions import domain_xml as definitions
 from nbdpull.format import layout, manifest
 from nbdpull.pulling.disk_copy import DiskCopy, Storing
+from nbdpull.pulling.level import Level
 from nbdpull.repository import half_points, marker, new_point, series
 
 BLOCK = 64 << 10  # bytes: QEMU's usual cluster, by which its bitmaps count
 POOL = 64 << 20  # bytes of noise, of which no two blocks of a frame are likely to have the same
 NAME, UUID = "pretend", "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
 TODAY = datetime(2026, 11, 22, 19, 45, tzinfo=timezone.utc)
-STORING = Storing(frame_size=1 << 20, chunk_size=256 << 20, level=1)  # the defaults of pull
+STORING = Storing(frame_size=1 << 20, chunk_size=256 << 20, level=Level(1))  # the defaults of pull
 
 
 class Disk:

@@ -79,8 +79,8 @@ def _add_guest(parser: usage.Parser) -> None:
 
 
 def _add_speed(parser: usage.Parser) -> None:
-    usage.add(parser, Options, "--level", metavar="N", type=types.in_range(1, 19),
-              help="zstd compression level, 1 to 19")  # fmt: skip
+    usage.add(parser, Options, "--level", metavar="N", type=types.zstd_level,
+              help="zstd compression level, 1 to 19; or auto: -1 to 3, by who waits for whom")  # fmt: skip
     usage.add_threads(parser, Options)
     usage.add(parser, Options, "--max-rate", metavar="N", type=types.size, help="limit reading: 50M is 50 MiB/s")
     usage.add(parser, Options, "--max-rate-file", metavar="FILE",
