@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import IO, Any, NamedTuple, Optional, Union
 
@@ -240,10 +240,11 @@ class Bucket:
     def _lock_as_told(self, key: str, lock: Lock) -> None:
         self._ask("put_object_retention", key, Key=key, Retention=_retention(lock))
 
-    def locked(self, key: str) -> Optional[Lock]:
-        """None where it is not, or there is no such object."""
+    def locked(self, key: str, version: Optional[str] = None) -> Optional[Lock]:
+        """None where it is not, or there is no such object. version: its id, None: of the newest."""
+        which = {} if version is None else {"VersionId": version}
         try:
-            told = self._ask("get_object_retention", key, Key=key).get("Retention", {})
+            told = self._ask("get_object_retention", key, Key=key, **which).get("Retention", {})
         except Absent:
             return None
         return Lock(told["Mode"], told["RetainUntilDate"]) if "RetainUntilDate" in told else None
@@ -286,9 +287,12 @@ class Bucket:
         self._ask("delete_object", key, Key=key, VersionId=version)
 
     def copy_version(self, key: str, version: str) -> None:
-        """Have it be the newest one, in the server."""
-        source = {"Bucket": self.name, "Key": key, "VersionId": version}
-        self._ask("copy_object", key, Key=key, CopySource=source)
+        """Have it be the newest one, in the server, locked as it is."""
+        lock = self.locked(key, version)
+        how: dict[str, Any] = {"CopySource": {"Bucket": self.name, "Key": key, "VersionId": version}}
+        if lock and lock.until > datetime.now(timezone.utc):
+            how.update(ObjectLockMode=lock.mode, ObjectLockRetainUntilDate=lock.until)
+        self._ask("copy_object", key, Key=key, **how)
 
     def level(self, prefix: str) -> tuple[list[str], list[str]]:
         """(folders, files): what follows on the prefix, up to a "/" or whole."""
