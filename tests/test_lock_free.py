@@ -177,6 +177,25 @@ def test_the_time_of_a_removal_that_was_taken_back_does_not_count(vm, monkeypatc
     assert not vm.series.has_point(point.id)
 
 
+def test_a_point_that_two_remove_at_once(vm):
+    """The second one comes just after the first one; and, where it looked before, in the midst of it."""
+    point, real = vm.points[-1], DirectoryStore.replace
+    removal.remove(vm.series, point)
+    removal.remove(vm.series, point)
+    assert half_points.removed_point(vm.series, point.id) == point
+
+    def replace(self, path, data, was=None):
+        patched.stop()
+        removal.remove(vm.series, vm.points[0])
+        real(self, path, data, was)
+
+    patched = mock.patch.object(DirectoryStore, "replace", replace)
+    patched.start()
+    removal.remove(vm.series, vm.points[0])
+    assert half_points.removed(vm.series) == sorted([vm.points[0].id, point.id])
+    assert [each.id for each in vm.series.points()] == [vm.points[1].id]
+
+
 @pytest.mark.parametrize("hours, goes", [(25, False), (27, True)])
 def test_files_go_two_hours_later_than_elsewhere(vm, hours, goes):
     removal.remove(vm.series, vm.points[0])

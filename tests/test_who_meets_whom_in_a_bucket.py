@@ -26,6 +26,7 @@ RULES = frozenset({
     "doomed at the end",  # nor when it commits
     "counted on",  # of points that are there as each of a copy's begins, which is to end soon
     "as listed",  # a sweep removes only what was there when it decided
+    "by two",  # a removal takes away no name that another one may have given
     "mark",  # before it removes a file it leaves a mark, which outlives the files; no copy brings any of them meanwhile
     "in time",  # it stops before the mark is old
     "one sweep",  # a second one leaves alone what has a young mark
@@ -178,7 +179,9 @@ def remove(target):
 
     def step(bucket, at, rules, name):
         known = [point for point in bucket.points if point[0] == target and point[3]]
-        if at is None:
+        if at is None and "by two" not in rules:
+            return bucket._replace(removed=frozenset(each for each in bucket.removed if each[0] != target)), ("name",)
+        elif at is None or at[0] == "name":
             gone = frozenset((point[0], point[2], bucket.now) for point in known)
             return bucket._replace(removed=bucket.removed | gone), ("unname",)
         elif at[0] == "unname":
@@ -297,6 +300,7 @@ def emptied_long_ago():
         ("doomed at the end", ("copy", "remove 1", "sweep"), begun()),
         ("counted on", ("copy on", "remove 2", "remove 1"), begun()),
         ("as listed", ("copy", "sweep"), emptied_long_ago()),
+        ("by two", ("pull", "remove 2", "remove 2"), removed_long_ago()),
         ("mark", ("copy", "sweep", "sweep"), all_removed_long_ago()),
         ("in time", ("copy", "sweep", "sweep"), all_removed_long_ago()),
         ("as it was", ("copy", "heal", "sweep"), removed_long_ago()),

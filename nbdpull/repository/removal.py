@@ -67,14 +67,27 @@ def remove(series: Series, point: Point) -> None:
     """From now on the series has no such point. UsageError of one that is pinned, be it just now; OutputError."""
     pins.require_none(series, point)
     folder = f"{series.folder}/{point.id}"
-    series.store.delete(f"{folder}/{half_points.REMOVED}")  # of a removal that was taken back: its time is not ours
-    series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{half_points.REMOVED}")
+    if series.store.has_locks:
+        series.store.delete(f"{folder}/{half_points.REMOVED}")  # of a removal that was taken back: its time is not ours
+        series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{half_points.REMOVED}")
+    elif not _renamed(series, folder):
+        return
     try:
         pins.require_none(series, point)  # who pins holds nothing
     except errors.UsageError:
         series.store.rename(f"{folder}/{half_points.REMOVED}", f"{folder}/{layout.MANIFEST}")
         raise
     half_points.end_announcement(series, point.id)
+
+
+def _renamed(series: Series, folder: str) -> bool:
+    """Where nobody is kept out: whether there was a manifest yet. The new name is never without one for a moment, as
+    another removal may just have made it: by it all that the point referred to stays for its time."""
+    manifest = series.store.find(f"{folder}/{layout.MANIFEST}")
+    if manifest is not None:
+        series.store.replace(f"{folder}/{half_points.REMOVED}", manifest)
+        series.store.delete(f"{folder}/{layout.MANIFEST}")
+    return manifest is not None
 
 
 def referred(series: Series, but: Collection[str] = (), check: Check = lambda: None) -> set[str]:
