@@ -3,7 +3,7 @@
 Owns: the scenarios by name, and what each compares. Must not know: how a table is printed.
 
 A scenario yields (tool, Cost). "limit …" rows are no tools: they say what this machine could do at best. Those of
-years.py yield (what, Figure).
+years.py and buckets.py yield (what, Figure).
 """
 
 import json
@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import buckets
 import disks
 import guest_view
 import limits
@@ -446,5 +447,6 @@ SCENARIOS = {
     "boot": boot,
     "guest": guest,
     "start-up": start_up,
+    "s3": buckets.s3,
     **years.ROWS,
 }
