@@ -122,6 +122,6 @@ def require_soon(series: Series, point_id: str, began: float) -> None:
 
 def _doomed(series: Series, name: str) -> errors.Busy:
     return errors.Busy(
-        f"what is left of point {name} of {series.domain} may be removed any moment; copy again when nbdpull prune has "
-        "removed it"
+        f"what is left of point {name} of {series.domain} may be removed any moment; copy again a day after nbdpull "
+        "prune has removed it"
     )
