@@ -24,7 +24,12 @@ BROKEN = {
     "records are not looked at": (layout, "records_flaw", lambda *_: None, "index"),
     "directories are not looked at": (pages, "_refs_flaw", lambda *_: None, "directory"),
     "names are shown as they are": (terminal, "plain", lambda line: line, "words"),
-    "files are not looked at": (beneath, "open_file", lambda root, path, *how: os.open(f"{root}/{path}", *how), "kind"),
+    "files are not looked at": (
+        beneath,
+        "open_file",
+        lambda root, path, *how, held=None: os.open(path if held else f"{root}/{path}", *how, dir_fd=held),
+        "kind",
+    ),
 }
 
 
