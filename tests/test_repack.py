@@ -11,6 +11,7 @@ import dying
 import pytest
 import stores
 from stores import KIB, MIB
+from worn import HALF, mostly_hidden, pruned, scattered
 
 from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
@@ -31,8 +32,6 @@ from nbdpull.repository.repack import Repacked, Wanted
 from nbdpull.restoring import origin
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
-
-HALF = Wanted(0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -62,34 +61,6 @@ def restores(vm, folder):
     """The same by the operation."""
     for point in vm.series.points():
         assert stores.restored(vm, point, folder / "out") == vm.images[point.id]
-
-
-def pruned(vm, ids, wanted=HALF, grace=0.0):
-    """Remove points, and free what can be."""
-    with half_points.writing(vm.series):
-        for point in [point for point in vm.series.points() if point.id in ids]:
-            removal.remove(vm.series, point)
-        removal.sweep(vm.series, grace)
-        return repack.repack(vm.series, wanted)
-
-
-def scattered(vm, rng, count):
-    """Writes so that most of what is stored is hidden."""
-    blocks = vm.disks["vda"].size // 4096
-    for number in rng.sample(range(blocks), count):
-        vm.write("vda", number * 4096, rng.randbytes(4096))
-
-
-def mostly_hidden(root, seed=1, rounds=4, chunk_size=100 * KIB):
-    """A Vm with small frames, most of which newer points hide."""
-    rng, vm = random.Random(seed), stores.Vm(root)
-    vm.add_disk("vda", 100 * 4096)
-    vm.add_disk("vdb", 5 * 4096)
-    for _ in range(rounds):
-        scattered(vm, rng, 80)
-        vm.write("vdb", 0, rng.randbytes(4096))
-        vm.pull(frame_size=4096, chunk_size=chunk_size, batch_size=16 * KIB)
-    return vm
 
 
 def share_alive(vm, points):

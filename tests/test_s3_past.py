@@ -1,6 +1,7 @@
 """A place in a bucket as of an earlier time, and what is brought back of it: of SeaweedFS, by its own clock."""
 
 import datetime
+import hashlib
 import random
 import time
 
@@ -8,7 +9,7 @@ import object_store as object_stores
 import pytest
 
 from nbdpull.core import errors
-from nbdpull.storage import place
+from nbdpull.storage import place, s3_past
 from nbdpull.storage.s3 import S3Store
 from nbdpull.storage.s3_client import Version
 from nbdpull.storage.s3_past import PastBucket
@@ -79,10 +80,52 @@ def test_what_was_deleted_and_overwritten_since(store, monkeypatch):
     with pytest.raises(errors.OutputError):
         past.delete("top")
 
-    assert [store.bring_back(past, ["top", "vm/small", "vm/deep/file"]) for _ in range(2)] == [3, 0]
+    then = store.as_it_was(past, ["top", "vm/small", "vm/deep/file"])
+    assert [each.bring_back(then) for each in (store, store, S3Store(store.root))] == [3, 0, 0]
     assert [store.find(path) for path in ("top", "vm/small")] == [b"top", b"vm/small"]
-    with pytest.raises(errors.Damaged, match="vm/gone: the file is missing"):
-        store.bring_back(past, ["vm/gone"])
+    with pytest.raises(errors.Damaged, match="some files of then are missing"):
+        store.as_it_was(past, ["vm/gone"])
+
+
+@pytest.mark.e2e
+def test_the_version_that_holds_what_is_sought(store, monkeypatch):
+    def holding(data):
+        return S3Store(store.root).holding({"file": (len(data), hashlib.sha256(data).hexdigest())}, lambda: None)
+
+    read = []
+    real = S3Store(store.root).bucket.get
+    monkeypatch.setattr(type(store.bucket), "get", lambda bucket, *told: read.append(told) or real(*told))
+    store.replace("file", b"good")
+    first = holding(b"good")
+    store.replace("file", b"longer")
+    store.delete("file")
+    assert holding(b"good") == first and not read, "the only one of its size"
+    store.replace("file", b"evil")
+    assert holding(b"good") == first and len(read) == 2
+    store.replace("file", b"good")
+    assert holding(b"good")["file"] != first["file"], "what is there stays"
+    with pytest.raises(errors.Damaged, match="file: no version of the file has the right SHA-256"):
+        holding(b"none")
+    assert store.bring_back(first) == 0 and store.bring_back(holding(b"evil")) == 1 and store.find("file") == b"evil"
+
+
+@pytest.mark.e2e
+def test_the_files_that_were_there_last(store, monkeypatch):
+    for path in ("keys/old", "keys/forged", "keys/new", "keys/bad"):
+        store.publish(path, path.encode())
+    store.replace("keys/bad", b"!")
+    store.delete("keys/old")
+    time.sleep(1.1)
+    store.replace("keys/forged", b"!")
+    store.delete("keys/new")
+    monkeypatch.setattr(s3_past, "_AT_ONCE", datetime.timedelta())
+
+    def last():
+        return sorted(store.last("keys", lambda path, data: data == path.encode(), 99))
+
+    assert last() == ["keys/forged", "keys/new"]
+    store.publish("keys/old", b"keys/old")
+    assert last() == ["keys/old"]
 
 
 def told(store):
@@ -103,8 +146,11 @@ def test_many_versions_come_in_pages(store, monkeypatch):
         store.replace("vm/file", b"%d" % number)
         store.publish(f"vm/{number}", b"")
     store.delete("vm/file")
+    for number in range(3):  # a page may end with a folder
+        store.publish(f"more{number}/file", b"")
     real = store.bucket._once
     monkeypatch.setattr(store.bucket, "_once", lambda call, what: real(call, {**what, "MaxKeys": 2}))
+    assert store.bucket.versions_level(store._key(""))[0] == ["more0", "more1", "more2", "vm"]
     found = list(store.bucket.versions(store._key("vm/")))
     assert [each.is_marker for each in found if each.key.endswith("file")] == [True, *[False] * 4]
     assert len(found) == 9 and len({(each.key, each.id) for each in found}) == 9

@@ -10,11 +10,13 @@ import pytest
 import stores
 from command import answered, answered_json, said
 from identities import path, recipient
+from worn import mostly_hidden, pruned
 
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files
 from nbdpull.format import layout
-from nbdpull.repository import half_points, immutable, keyring, marker
+from nbdpull.repository import half_points, immutable, keyring, live_frames, marker
+from nbdpull.storage import s3_past
 
 pytestmark = pytest.mark.e2e
 KIB = stores.KIB
@@ -121,6 +123,7 @@ def test_what_remove_took_comes_back(place, tmp_path, capsys):
     said("init", place.url, "--immutable-for", "30d")
     vm = filled(place.url, points=2)
     first = vm.points[0].id
+    instant()  # else it was never there, by a clock of seconds
     said("remove", place.url, first)
     assert f"vm1/{first}/{half_points.REMOVED}" in place.objects()
     said("undelete", place.url, first)
@@ -132,17 +135,75 @@ def test_what_remove_took_comes_back(place, tmp_path, capsys):
 def test_who_was_shut_out_stays_so(place, capsys, monkeypatch):
     for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
-    said("init", place.url, "--recipient", recipient("age1"), "--recipient", recipient("ed25519"))
-    filled(place.url, 1, keyring.keys_of(marker.open_store(place.url), identity_files.given([path("age1")])))
+    monkeypatch.setattr(s3_past, "_AT_ONCE", datetime.timedelta())
+    said("init", place.url, "--recipient", recipient("age1"))
+    vm = filled(place.url, 2, keyring.keys_of(marker.open_store(place.url), identity_files.given([path("age1")])))
     before = instant()
-    said("key", "remove", place.url, recipient("age1"), "--identity", path("ed25519"))
-    place.client.delete_object(Bucket=place.bucket, Key=place.key(layout.MARKER))
-    said("undelete", place.url, "all", "--as-of", before)
-    assert answered(capsys, "key", "test", place.url, "--identity", path("age1"))[0] == 16
-    for name in [name for name in place.objects() if name.startswith(layout.KEYS)]:
+    first = "--identity", path("age1")
+    said("key", "rotate", place.url, *first, "--recipient", recipient("ed25519"), "--force")
+    said("remove", place.url, vm.points[0].id)
+    said("undelete", place.url, vm.points[0].id)
+    assert answered(capsys, "key", "test", place.url, *first)[0] == 16, "older than the change"
+    instant()
+    for name in place.objects():
         place.client.delete_object(Bucket=place.bucket, Key=place.key(name))
     said("undelete", place.url, "all", "--as-of", before)
-    assert answered(capsys, "key", "test", place.url, "--identity", path("age1"))[0] == 0, "else nobody could"
+    assert answered(capsys, "key", "test", place.url, *first)[0] == 16, "the other one was there last"
+    assert answered(capsys, "key", "test", place.url, "--identity", path("ed25519"))[0] == 0
+
+
+def test_what_was_healed_since_stays(place, tmp_path, capsys):
+    """Of then is which files a point has, not what was in them."""
+    said("init", place.url, "--immutable-for", "30d")
+    vm = filled(place.url, 1)
+    said("copy", place.url, tmp_path / "copy")
+    name = f"vm1/{vm.points[0].id}/vda.0000.zst"
+    good = place.read(name)
+    place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=random.Random(1).randbytes(len(good)))
+    time.sleep(1.1)
+    vm.write("vda", 200 * KIB, b"more")
+    second = vm.pull().id
+    before = instant()
+    assert answered(capsys, "verify", place.url)[0] == 11
+    answered(capsys, "verify", place.url, "--heal-from", tmp_path / "copy")
+    assert place.read(name) == good
+    said("remove", place.url, second)
+    for words in ([second], ["all", "--as-of", before]):
+        said("undelete", place.url, *words)
+        assert place.read(name) == good and answered(capsys, "verify", place.url)[0] == 0
+    place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=bytes(len(good)))
+    said("undelete", place.url, second)
+    assert place.read(name) == good
+
+
+def test_locked_delete_markers(place, tmp_path):
+    """As a thief can have them be: what they hide comes back as a copy."""
+    said("init", place.url, "--immutable-for", "30d")
+    vm = filled(place.url, 1)
+    instant()
+    forever = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=36000)
+    for name in place.objects():
+        key = {"Bucket": place.bucket, "Key": place.key(name)}
+        place.client.delete_object(**key)
+        if name.endswith((".zst", layout.MANIFEST)):
+            place.client.put_object_retention(**key, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": forever})
+    said("undelete", place.url, vm.points[0].id)
+    assert_restores(vm, vm.points[0].id, place.url, tmp_path / "out")
+
+
+def test_frames_that_were_moved(place, tmp_path, monkeypatch, capsys):
+    """Of a point that was repacked before it was copied: the files that it names are nowhere."""
+    monkeypatch.setattr(live_frames, "FILE_COST", 300)
+    vm = mostly_hidden(tmp_path / "store")
+    pruned(vm, [point.id for point in vm.points[:-1]])
+    assert list(vm.root.rglob(f"*{layout.MOVED}"))
+    said("init", place.url, "--immutable-for", "30d")
+    said("copy", vm.root, place.url)
+    instant()
+    for name in place.objects():
+        place.client.delete_object(Bucket=place.bucket, Key=place.key(name))
+    said("undelete", place.url, vm.points[-1].id)
+    assert answered(capsys, "verify", place.url)[0] == 0
 
 
 def test_what_serve_shows_as_of_a_time(place, tmp_path, monkeypatch):

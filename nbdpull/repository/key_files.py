@@ -137,6 +137,15 @@ def sound(store: Store) -> Iterator[tuple[str, bytes]]:
             yield name, data
 
 
+def may_be(path: str, data: bytes) -> bool:
+    """Whether these bytes are fit for a file of a path below `layout.KEYS`."""
+    if path.endswith(WRAPPED):
+        with suppress(errors.Damaged):
+            age.takes_passphrase(data, path)
+            return True
+    return not path.endswith(WRAPPED)
+
+
 def none_left(store: Store) -> str:
     return (
         f"{store.path(layout.KEYS)}: no key file that can be read is there; bring them back from a copy of the store, "

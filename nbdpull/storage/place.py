@@ -7,11 +7,12 @@ place a store (repository/marker.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Optional, Protocol, cast
+from typing import TYPE_CHECKING, Callable, Optional, Protocol, cast
 
 from ..core import errors
+from ..core.errors import Check
 from . import folders
 from .base import Store
 from .directory import DirectoryStore
@@ -65,7 +66,13 @@ def as_of(word: str, when: datetime) -> str:
 class Versioned(Store, Protocol):
     """What is more of a place in a bucket. See storage/s3.py."""
 
-    def bring_back(self, past: Store, paths: Iterable[str]) -> int: ...
+    def as_it_was(self, past: Store, paths: Iterable[str]) -> dict[str, str]: ...
+
+    def holding(self, files: Mapping[str, tuple[int, str]], check: Check) -> dict[str, str]: ...
+
+    def last(self, folder: str, is_sound: Callable[[str, bytes], bool], limit: int) -> dict[str, str]: ...
+
+    def bring_back(self, versions: Mapping[str, str]) -> int: ...
 
     def written(self, name: str) -> dict[str, list[datetime]]: ...
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
-from typing import IO, Callable, NamedTuple, Optional, cast
+from typing import IO, Callable, NamedTuple, Optional, TypeVar, cast
 
 from ..core import errors, pipeline
 from ..core.errors import Check
@@ -26,7 +26,7 @@ from .read_ahead import ReadAhead
 from .s3_client import PATIENCE, Absent, Bucket, Exists, Found, Lock
 from .s3_file import S3Reader, S3Writer
 from .s3_listed import Listed
-from .s3_past import PastBucket, bring_back
+from .s3_past import PastBucket, bring_back, holding, last
 from .s3_probe import probe, require_locks
 
 SCHEME = "s3://"
@@ -34,6 +34,8 @@ CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again
 _STEP = 8 << 20  # bytes of one request of a file that is read from end to end
 _AT_ONCE = 8  # requests
 _AS_OF = "?as-of="
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/(.*?))?/*\Z", re.IGNORECASE | re.DOTALL)
 
 
@@ -87,6 +89,8 @@ class S3Store:
         self._listed = Listed()
         self._warnings: list[str] = []
         self._protected: dict[str, datetime] = {}  # by this object; {path: until}
+        self._held: dict[tuple[str, tuple[int, str]], str] = {}  # {(path, (size, SHA-256)): id of its version}
+        self._is_back: set[tuple[str, str]] = set()  # (path, id) of what this object has brought back
 
     def probed(self) -> Probed:
         """What the server does, of which `warnings` tell from then on; StoreError where no store can be there."""
@@ -289,18 +293,47 @@ class S3Store:
             return self._below(path).values()
         return [found for name, found in known.items() if name.startswith(f"{path}/")]
 
-    def bring_back(self, past: Store, paths: Iterable[str]) -> int:
-        """Have files again as another S3Store of the place has them, which is as of an earlier time; return how many
-        were not so. Several are done at once, in no order. Damaged where one was not there then; AccessDenied,
-        OutputError."""
-        back = partial(self._bring_back, cast(S3Store, past))
-        return sum(pipeline.ordered(back, paths, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda path: 1))
-
-    def _bring_back(self, past: S3Store, path: str) -> bool:
+    def as_it_was(self, past: Store, paths: Iterable[str]) -> dict[str, str]:
+        """{path: id of its version} as another S3Store of the place has them, which is as of an earlier time. Damaged
+        where one was not there then."""
+        bucket = cast(PastBucket, cast(S3Store, past).bucket)
         try:
-            return bring_back(self.bucket, cast(PastBucket, past.bucket), self._key(path))
+            return {path: bucket.past(self._key(path)).id for path in paths}
         except Absent:
-            raise past._missing(path) from None
+            raise errors.Damaged(f"{self.path()}: some files of then are missing") from None
+
+    def holding(self, files: Mapping[str, tuple[int, str]], check: Check) -> dict[str, str]:
+        """{path: id of the version that has this size and SHA-256}; Damaged where none has."""
+        left = [each for each in files.items() if each not in self._held]
+        found = self._at_once(lambda item: self._version_of(*item, check), left)
+        self._held.update(zip(left, found))
+        return {path: self._held[path, what] for path, what in files.items()}
+
+    def _version_of(self, path: str, what: tuple[int, str], check: Check) -> str:
+        check()
+        try:
+            return holding(self.bucket, self._key(path), *what, check)
+        except Absent:
+            raise errors.Damaged(f"{self.path(path)}: no version of the file has the right SHA-256") from None
+
+    def last(self, folder: str, is_sound: Callable[[str, bytes], bool], limit: int) -> dict[str, str]:
+        """{path: id of its newest sound version} of the files in a folder that were there last. is_sound: of a path
+        and its first bytes, at most so many."""
+        start = len(self._prefix)
+        found = last(self.bucket, self._key(f"{folder}/"), lambda key, data: is_sound(key[start:], data), limit)
+        return {key[start:]: version for key, version in found.items()}
+
+    def bring_back(self, versions: Mapping[str, str]) -> int:
+        """Have these versions of files be the newest ones; return how many were not so. Several are done at once, in no
+        order. AccessDenied, OutputError."""
+        left = [each for each in versions.items() if each not in self._is_back]
+        count = sum(self._at_once(lambda item: bring_back(self.bucket, self._key(item[0]), item[1]), left))
+        self._is_back.update(left)
+        return count
+
+    def _at_once(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        """The results, in the order of the items."""
+        return [*pipeline.ordered(work, items, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda each: 1)]
 
     def written(self, name: str) -> dict[str, list[datetime]]:
         """{path: when each of its versions was written, the oldest first} of all files of a name, deleted or not."""
@@ -356,9 +389,7 @@ class S3Store:
         """What this object has protected for long enough is not asked for again."""
         known, enough = self._protected, protection.enough
         left = [each for each in dict.fromkeys(paths) if each not in known or known[each] < enough]
-        lock = partial(self._protect, lock=_lock(protection))
-        for _ in pipeline.ordered(lock, left, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda path: 1):
-            pass
+        self._at_once(partial(self._protect, lock=_lock(protection)), left)
 
     def _protect(self, path: str, lock: Lock) -> None:
         try:

@@ -281,7 +281,10 @@ class Bucket:
             yield answer
             if not answer.get("IsTruncated"):
                 return
-            how["KeyMarker"], how["VersionIdMarker"] = answer["NextKeyMarker"], answer["NextVersionIdMarker"]
+            how["KeyMarker"] = answer["NextKeyMarker"]
+            how.pop("VersionIdMarker", None)
+            if "NextVersionIdMarker" in answer:  # else the page ends with a folder
+                how["VersionIdMarker"] = answer["NextVersionIdMarker"]
 
     def remove_version(self, key: str, version: str) -> None:
         self._ask("delete_object", key, Key=key, VersionId=version)

@@ -1,19 +1,24 @@
 """A bucket that keeps old versions, as it was at a time: what was deleted or overwritten since is read all the same.
 
-Owns: which version of an object had its key then, and how that becomes the newest one again. Must not know: how a
-request is made (s3_client.py), what an object holds.
+Owns: which version of an object had its key then, or holds what is sought, and how that becomes the newest one again.
+Must not know: how a request is made (s3_client.py), what an object holds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterable, Iterator
-from datetime import datetime
-from typing import IO, Any, NoReturn, Optional, Union
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from typing import IO, Any, Callable, NoReturn, Optional, Union
 
 from ..core import errors
+from ..core.errors import Check
 from .s3_client import PATIENCE, Absent, Bucket, Found, Lock, Version
 
+_STEP = 8 << 20  # bytes of one request
+_AT_ONCE = timedelta(minutes=1)  # what a thief deletes in one go
 NOTHING_IS_WRITTEN = "it is read as of an earlier time, and nothing is written there"
 
 
@@ -100,19 +105,63 @@ def _found(version: Version) -> Found:
     return Found(version.key, version.size, version.age, version.tag.strip('"'))
 
 
-def bring_back(bucket: Bucket, past: PastBucket, key: str) -> bool:
-    """Have an object again as it was; return whether it was not so. Where it was only deleted, that is undone; what
-    took its place stays, as an old version, under a copy. Absent where there was none."""
-    wanted, newer = past.past(key), []
+def bring_back(bucket: Bucket, key: str, version: str) -> bool:
+    """Have a version of an object be the newest one; return whether none of the same content was. Where it was only
+    deleted, that is undone; what took its place stays, as an old version, under a copy."""
+    newer: list[Version] = []
     for each in bucket.versions(key, exactly=True):
-        if each.id == wanted.id:
+        if each.id == version:
+            if not newer or (newer[0].tag, newer[0].size) == (each.tag, each.size):
+                return False
             break
         newer.append(each)
-    if not newer or (newer[0].tag, newer[0].size) == (wanted.tag, wanted.size):
-        return False
-    if all(each.is_marker for each in newer):
-        for each in newer:
-            bucket.remove_version(key, each.id)
-    else:
-        bucket.copy_version(key, wanted.id)
+    if not all(each.is_marker for each in newer) or not _are_removed(bucket, newer):
+        bucket.copy_version(key, version)
     return True
+
+
+def _are_removed(bucket: Bucket, markers: list[Version]) -> bool:
+    """Not where some are locked, as a thief can have them be."""
+    with suppress(errors.AccessDenied, errors.OutputError):
+        for each in markers:
+            bucket.remove_version(each.key, each.id)
+        return True
+    return False
+
+
+def holding(bucket: Bucket, key: str, size: int, sha256: str, check: Check) -> str:
+    """The id of the newest version of an object that holds just that; Absent. Only where several of that size differ is
+    any of them read."""
+    found = [each for each in bucket.versions(key, exactly=True) if not each.is_marker and each.size == size]
+    differ = list({each.tag or each.id: each for each in reversed(found)}.values())[::-1]
+    if len(differ) == 1:
+        return differ[0].id
+    for each in sorted(differ, key=found.index):
+        if _digest(bucket, each, check) == sha256:
+            return each.id
+    raise Absent
+
+
+def _digest(bucket: Bucket, version: Version, check: Check) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, version.size, _STEP):
+        check()
+        digest.update(bucket.get(version.key, start, min(start + _STEP, version.size), version.id))
+    return digest.hexdigest()
+
+
+def last(bucket: Bucket, prefix: str, is_sound: Callable[[str, bytes], bool], limit: int) -> dict[str, str]:
+    """{key: id of its newest sound version} of those objects that were there last: what went, or was overwritten, long
+    before the others was done away with by somebody else. is_sound: of a key and at most so many bytes."""
+    found: dict[str, tuple[Version, Optional[Version]]] = {}  # {key: (it, the next one after it)}
+    newer: Optional[Version] = None
+    for each in bucket.versions(prefix):
+        if each.key not in found:
+            is_newest = newer is None or newer.key != each.key
+            if not each.is_marker and is_sound(each.key, bucket.get(each.key, 0, limit, each.id)):
+                found[each.key] = each, None if is_newest else newer
+        newer = each
+    ends = {key: datetime.max.replace(tzinfo=timezone.utc) if after is None else after.written
+            for key, (_, after) in found.items()}  # fmt: skip
+    latest = max(ends.values(), default=None)
+    return {key: found[key][0].id for key, end in ends.items() if latest and latest - end <= _AT_ONCE}
