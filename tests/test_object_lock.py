@@ -5,6 +5,7 @@ ends soon.
 """
 
 import datetime
+import random
 from collections import Counter
 
 import botocore.exceptions
@@ -12,13 +13,16 @@ import object_store as object_stores
 import pytest
 import stores
 from command import answered, answered_json, said
+from identities import path, recipient
+from worn import mostly_hidden, pruned
 
 from nbdpull.core import errors
 from nbdpull.core.choices import LockMode
+from nbdpull.crypto import identity_files
 from nbdpull.format import layout
 from nbdpull.operations import copy
 from nbdpull.pulling import held_series
-from nbdpull.repository import half_points, immutable, marker, policies, removal
+from nbdpull.repository import half_points, immutable, keyring, live_frames, marker, policies, references, removal
 from nbdpull.repository.policies import Immutability
 from nbdpull.repository.retention import Policy
 from nbdpull.storage import s3_client
@@ -225,7 +229,7 @@ def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, asked):
     first = pull(vm)
     asked.clear()
     second = pull(vm)
-    assert asked["put_object_retention"] == 0 and asked["get_object_retention"] == 2
+    assert asked["put_object_retention"] == 0 and asked["get_object_retention"] == 1
     assert lock_of(place, f"vm1/{second.id}/{layout.MANIFEST}") <= lock_of(place, f"vm1/{first.id}/{layout.MANIFEST}")
     policies.put_immutability(vm.store, Immutability(60 * DAY))  # as if the reserve were used up
     asked.clear()
@@ -240,18 +244,129 @@ def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, asked):
     assert asked["put_object_retention"] == 0
 
 
-def test_a_lock_of_the_bucket_is_no_lock_of_ours(vm, place, asked):
-    """Of a manifest, it says nothing of what that refers to."""
-    first = pull(vm)
-    immutable.begin(vm.store)
-    chunk = f"vm1/{first.id}/vda.0000.zst"
-    real = vm.store.protected_until
-    vm.store.protected_until = lambda path: after(60) if path == chunk else real(path)
+def again(vm, **how):
+    """Another pull, by another process."""
     vm.store._protected.clear()
+    immutable.begin(vm.store)
+    vm.write("vda", 64 * KIB * (len(vm.points) % 4), b"%d" % len(vm.points))
+    return vm.pull(**how)
+
+
+def in_chunks(vm):
+    """A point of several chunk files."""
+    vm.write("vda", 0, random.Random(1).randbytes(250 * KIB))
+    return again(vm, chunk_size=60 * KIB, batch_size=64 * KIB)
+
+
+def assert_all_is_locked(vm, place, days, mode="COMPLIANCE"):
+    """The last point and all that it refers to, for so long at least, and no less than its manifest says."""
+    point = vm.points[-1]
+    paths = [f"vm1/{entry.path}" for entry in references.of_point(vm.series, point)]
+    for name in [*paths, f"vm1/{point.id}/{layout.MANIFEST}", layout.MARKER]:
+        told, left = lock_of(place, name)
+        assert told == mode and left > days * DAY - 60, name
+    until = datetime.datetime.fromisoformat(point.manifest.locked.until)
+    assert min(lock_of(place, name)[1] for name in paths) >= (until - after(0)).total_seconds() - 5
+
+
+def test_a_lock_that_somebody_made_longer_tells_nothing(vm, place):
+    """Those of the base's manifest, and of files that it refers to."""
+    first = in_chunks(vm)
+    policies.put_immutability(vm.store, Immutability(60 * DAY))
+    for name in (layout.MANIFEST, "vda.0000.zst", "domain.xml"):
+        key = place.key(f"vm1/{first.id}/{name}")
+        locked = {"Mode": "COMPLIANCE", "RetainUntilDate": after(400 * DAY)}
+        place.client.put_object_retention(Bucket=place.bucket, Key=key, Retention=locked)
+    again(vm)
+    assert_all_is_locked(vm, place, 60)
+
+
+def test_a_lock_by_default_tells_nothing(object_store):
+    """Of points that were made while nothing was locked otherwise."""
+    with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
+        place = object_stores.ObjectStore(object_store.server, name, "store")
+        said("init", place.url, "--immutable-for", "30d")
+        vm = stores.Vm(place.url)
+        vm.add_disk("vda", 300 * KIB)
+        in_chunks(vm)
+        policies.put_immutability(vm.store, None)
+        again(vm)
+        again(vm)
+        rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 35}}
+        place.client.put_object_lock_configuration(
+            Bucket=name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})  # fmt: skip
+        again(vm)
+        policies.put_immutability(vm.store, Immutability(20 * DAY))
+        again(vm)
+        assert_all_is_locked(vm, place, 20)
+
+
+def test_what_was_said_without_locks_does_not_count(vm, place, tmp_path):
+    """A store that was taken elsewhere by other means has the manifests, and no locks."""
+    in_chunks(vm)
+    for name in [*place.objects()]:
+        place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=place.read(name))
+    assert lock_of(place, f"vm1/{vm.points[0].id}/{layout.MANIFEST}") is None
+    again(vm)
+    assert_all_is_locked(vm, place, 30)
+
+
+def test_the_other_mode_does_not_count(vm, place, asked):
+    policies.put_immutability(vm.store, Immutability(30 * DAY, LockMode.GOVERNANCE))
+    in_chunks(vm)
+    policies.put_immutability(vm.store, Immutability(20 * DAY, LockMode.COMPLIANCE))
     asked.clear()
-    vm.write("vda", 0, b"other")
-    vm.pull()
-    assert asked["put_object_retention"] >= 3
+    again(vm)
+    assert asked["put_object_retention"] > 5, "the server decides which mode a file keeps"
+    asked.clear()
+    again(vm)
+    assert asked["put_object_retention"] == 0
+
+
+def test_key_files_are_locked_as_points_are(place, capsys):
+    said("init", place.url, "--immutable-for", "30d", "--recipient", recipient("age1"))
+    keys = keyring.keys_of(S3Store(place.url), identity_files.given([path("age1")]))
+    vm = stores.Vm(place.url, keys=keys)
+    vm.add_disk("vda", 300 * KIB)
+    again(vm)
+    first = "--identity", path("age1")
+    said("key", "rotate", place.url, *first, "--recipient", recipient("ed25519"), "--force")
+    names = [name for name in place.objects() if name.startswith(layout.KEYS)]
+    assert names and all(lock_of(place, name)[1] > 39 * DAY for name in names)
+    for name in names:  # as another version of nbdpull puts them
+        place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=place.read(name))
+    again(vm)
+    assert all(lock_of(place, name)[1] > 39 * DAY for name in names)
+
+
+def test_a_healed_file_is_locked_as_long_as_what_it_replaces(vm, place):
+    first = in_chunks(vm)
+    path = f"vm1/{first.id}/vda.0002.zst"
+    was, data, store = lock_of(place, path), place.read(path), marker.open_store(place.url)
+    for seconds in (None, 10 * DAY):
+        policies.put_immutability(store, Immutability(seconds) if seconds else None)
+        immutable.begin(store)
+        with store.replacing(path) as file:
+            file.write(data)
+        mode, left = lock_of(place, path)
+        assert mode == was[0] and abs(left - was[1]) < 60
+        assert len(versions(place, path)) > 1
+
+
+def test_moved_files_are_locked_where_they_are(place, tmp_path, monkeypatch):
+    """The files that the directories name are nowhere."""
+    monkeypatch.setattr(live_frames, "FILE_COST", 300)
+    made = mostly_hidden(tmp_path / "store")
+    pruned(made, [point.id for point in made.points[:-1]])
+    said("init", place.url, "--immutable-for", "30d")
+    copy.copy(copy.Options(str(made.root), place.url))
+    vm = stores.Vm(place.url)
+    vm.disks, vm.points, vm.images = made.disks, [*made.points], made.images
+    again(vm)
+    tables = [name for name in place.objects() if name.endswith(layout.MOVED)]
+    assert tables and all(lock_of(place, name) for name in tables)
+    gone = [each for each in versions(place) if each[2] and each[0].endswith(".zst")]
+    assert not [each for each in gone if lock_of(place, each[0])]
 
 
 def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
@@ -260,10 +375,8 @@ def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):
     policies.put_immutability(vm.store, Immutability(60 * DAY))
     immutable.begin(vm.store)
     vm.store.protect([f"vm1/{first.id}/vda.0000.zst"], vm.store.protection)
-    again = stores.series.Series(S3Store(place.url), "vm1")
-    immutable.begin(again.store)
-    assert immutable.secure(again, first, first.id) == again.store.protection
-    assert lock_of(place, f"vm1/{first.id}/vda.index")[1] > 69 * DAY
+    again(vm)
+    assert_all_is_locked(vm, place, 60)
 
 
 def test_a_pull_tells_that_its_point_is_not_protected_any_more(vm, place):

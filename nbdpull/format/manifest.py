@@ -62,6 +62,16 @@ class CheckpointEntry:
 
 
 @dataclass(frozen=True)
+class LockedEntry:
+    """How all that a point refers to, and the marker of the store, were locked when it was made. until: ISO 8601, when
+    the first of these locks ends; mode: a word of LockMode; keys: names of key files that were locked, too."""
+
+    until: str
+    mode: str
+    keys: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One point. since: the checkpoint that the incremental disks start from, or None. created, as_of: ISO 8601, UTC,
     when it was finished, and the instant whose state it holds.
@@ -86,6 +96,7 @@ class Manifest:
     consistency_reason: str = ""  # why it is not frozen; came after the first stores, so it may be missing
     as_of: Optional[str] = None  # likewise
     passwords: list[str] = field(default_factory=list)  # likewise; types of graphics that had one, which no file has
+    locked: Optional[LockedEntry] = None  # likewise; where nothing is locked it is not written either
 
     def disk(self, name: str) -> Optional[DiskEntry]:
         """The entry of that disk, or None."""
@@ -103,10 +114,11 @@ class Manifest:
 
 def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
     """The bytes of the file. seal: of the store."""
+    told = {name: value for name, value in asdict(manifest).items() if name != "locked" or value is not None}
     if seal.id is None:
-        return layout.seal({"format": layout.FORMAT, "requires": [], **asdict(manifest)})
+        return layout.seal({"format": layout.FORMAT, "requires": [], **told})
     seal.require()
-    return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **asdict(manifest)}, seal.mac)
+    return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **told}, seal.mac)
 
 
 class Head(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional
 from ..core import errors
 from ..core.errors import Check
 from ..format.manifest import FileEntry
-from . import half_points, proved_copy, references
+from . import half_points, immutable, proved_copy, references
 from .series import Point, Series
 from .verdict import Known
 
@@ -35,6 +35,7 @@ def heal(
 ) -> Iterator[Tried]:
     """Heal what the copy has whole of the files on record; tell of each as it comes. known: of these points of the
     target. tried: files that do not come again, as a medium may read wrong whatever is written; it grows."""
+    immutable.begin(target.store)  # the policy may have changed since the run began
     wanted = {entry: None for point in points for entry in _damaged(target, point, known)}
     mended: set[FileEntry] = set()
     for entry in (each for each in wanted if each not in tried):

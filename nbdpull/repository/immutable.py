@@ -2,8 +2,8 @@
 
 Every point is protected for the time that the policy tells, from its beginning: all that it refers to, too, before its
 manifest appears. To ask for that file by file, each time, would be a request a file. So a lock ends later than it has
-to, by a reserve: what a point refers to was protected with its base, and for as long as the base's manifest is, as
-that was locked last. Only when the reserve is used up is everything locked anew.
+to, by a reserve: what a point refers to was protected with its base, whose manifest says until when. Only when the
+reserve is used up is everything locked anew.
 
 Owns: when a lock ends, what is locked for a point, and when it need not be. Must not know: how a file is locked
 (storage/), where the time is told (policies.py).
@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..format import layout
+from ..format.manifest import LockedEntry, ParentEntry
 from ..storage.base import Protection, Store
 from . import marker, policies, references
 from .policies import Immutability
@@ -47,22 +48,47 @@ def put(store: Store, wanted: Immutability) -> None:
     store.protect(whole(store), protection(wanted, datetime.now(timezone.utc)))
 
 
-def secure(series: Series, point: Point, base: Optional[str] = None) -> Optional[Protection]:
-    """Before the manifest of a point appears: protect all that it refers to. base: id of the point that it builds on.
-    Return what its manifest is to be protected with, None for nothing. AccessDenied, StoreError, Damaged."""
+class Promise(NamedTuple):
+    """What the manifest of a point is to say of locks. inherits: whether the base's locks are long enough; paths: what
+    is to be locked all the same, but for the point's own files."""
+
+    entry: LockedEntry
+    inherits: bool
+    paths: list[str]
+
+    @property
+    def until(self) -> datetime:
+        return datetime.fromisoformat(self.entry.until)
+
+
+def promised(series: Series, base: Optional[ParentEntry], uuid: str) -> Optional[Promise]:
+    """Of a point that builds on a base; None where nothing is to be locked. uuid: of the store. AccessDenied,
+    StoreError."""
     store, wanted = series.store, series.store.protection
     if wanted is None:
         return None
-    entries = [entry.path for entry in references.of_point(series, point)]
-    own = [path for path in entries if path.startswith(f"{point.id}/")]
-    others = sorted({*entries} - {*own})
-    known = _known(series, base, others[0] if others else None) if base else None
-    if known is not None and known >= wanted.enough:
-        store.protect(_in(series, own), wanted)  # a resumed run may have made some before
-        return wanted._replace(until=min(known, wanted.until))
+    keys = store.files(layout.KEYS) if store.seal.id is not None else []
+    known = _known(series, base, uuid, wanted) if base else None
+    until = min(known.until, wanted.until) if known else wanted.until
+    left = {*keys} - {*(known.keys if known else ())}
+    entry = LockedEntry(until.isoformat(), wanted.mode, keys)
+    return Promise(entry, known is not None, [f"{layout.KEYS}/{name}" for name in sorted(left)])
+
+
+def secure(series: Series, point: Point, promise: Optional[Promise] = None) -> Optional[Protection]:
+    """Before the manifest of a point appears: protect all that it refers to. promise: what the manifest says of that;
+    None: nothing is inherited, as of a copy. Return what the manifest is to be protected with, None for nothing.
+    AccessDenied, StoreError, Damaged."""
+    store, wanted = series.store, series.store.protection
+    if wanted is None:
+        return None
+    if promise and promise.inherits:
+        own = [each.path for each in references.of_point(series, point) if each.path.startswith(f"{point.id}/")]
+        store.protect([*promise.paths, *_in(series, own)], wanted)  # a resumed run may have made some before
+        return wanted._replace(until=promise.until)
     with store.looking(series.folder):
-        held = references.paths(series, references.of_point(series, point))
-    store.protect([*whole(store), *_in(series, held)], wanted)
+        held = references.standing(series, references.of_point(series, point))
+    store.protect([*whole(store), *_in(series, (each.path for each in held))], wanted)
     return wanted
 
 
@@ -95,13 +121,26 @@ def _in(series: Series, paths: Iterable[str]) -> list[str]:
     return [f"{series.folder}/{path}" for path in paths]
 
 
-def _known(series: Series, base: str, oldest: Optional[str]) -> Optional[datetime]:
-    """Until when what a point has of its base is protected: what was locked last tells it. Where that was not for the
-    base, but by a rule of the bucket, what was made first tells. oldest: path of that file."""
-    found = [series.store.protected_until(f"{series.folder}/{base}/{layout.MANIFEST}")]
-    if found[0] is not None and oldest is not None:
-        found.append(series.store.protected_until(f"{series.folder}/{oldest}"))
-    return min((each for each in found if each is not None), default=None) if None not in found else None
+class _Known(NamedTuple):
+    until: datetime
+    keys: list[str]
+
+
+def _known(series: Series, base: ParentEntry, uuid: str, wanted: Protection) -> Optional[_Known]:
+    """What a base says of locks, where that is enough. It counts if it was said in this store, and not for longer than
+    the base's manifest is locked itself: the files may have been brought here without their locks. How long any file is
+    locked says nothing more: a rule of the bucket locks, and who has keys can make any lock longer."""
+    with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld, ValueError):
+        found = series.point_in(base.point)
+        locked = found.manifest.locked
+        is_ours = found.sha256 == base.sha256 and found.manifest.store == uuid
+        if locked is None or not is_ours or locked.mode != wanted.mode:
+            return None
+        until = datetime.fromisoformat(locked.until)
+        held = until.tzinfo and series.store.protected_until(f"{series.folder}/{base.point}/{layout.MANIFEST}")
+        if held and min(until, held) >= wanted.enough:
+            return _Known(min(until, held), locked.keys)
+    return None
 
 
 def whole(store: Store) -> list[str]:

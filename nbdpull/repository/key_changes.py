@@ -17,7 +17,7 @@ from ..crypto.recipients import MASTER, Identity
 from ..crypto.seal import Sealed
 from ..format import findings, layout
 from ..storage.base import Store
-from . import key_files, keyring, marker
+from . import immutable, key_files, keyring, marker
 from .key_files import KeyFile
 from .keyring import Opened
 from .marker import NewSeal
@@ -59,6 +59,12 @@ def _new_name() -> str:
     return secrets.token_hex(4)
 
 
+def _put(store: Store, files: list[tuple[str, bytes]]) -> None:
+    """Key files that are to be there as long as the points that need them."""
+    immutable.begin(store)
+    marker.put_keys(store, files)
+
+
 def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[str]:
     """Let more open the store; the names of the new key files. UsageError of one who does already."""
     notes = [key_files.note(store, name, data, keys.of_master(opened.master)) for name, data in key_files.sound(store)]
@@ -67,7 +73,7 @@ def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional
         if word in known:
             raise errors.UsageError(f"recipient {members.short(word)} opens the store already: see nbdpull key list")
     files = _files(opened.master, words, passphrase, label)
-    marker.put_keys(store, files)
+    _put(store, files)
     return [path.rpartition("/")[2][: -len(key_files.WRAPPED)] for path, _ in files if path.endswith(key_files.WRAPPED)]
 
 
@@ -100,7 +106,7 @@ def rotate(
             f"{store.root} would not open any more for {keyring.what(proof)}: name its recipient, too, or an identity "
             "that opens one of the new keys, or add --force"
         )
-    marker.put_keys(store, files)
+    _put(store, files)
     remove(store, before)
 
 
@@ -135,7 +141,7 @@ def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]
         for name in gone:
             store.delete(key_files.path_of(name))
         if not key_files.names(store):  # where a lock keeps nobody out, another one removed the rest meanwhile
-            marker.put_keys(store, [(key_files.path_of(_new_name()), sound[name]) for name in gone if name in sound])
+            _put(store, [(key_files.path_of(_new_name()), sound[name]) for name in gone if name in sound])
             raise errors.Busy(f"{store.root}: another nbdpull removed all other keys meanwhile: none of these was")
         for name in gone:
             store.delete(key_files.note_path(name))
@@ -173,4 +179,4 @@ def bring(seal: NewSeal, dest: Store) -> None:
     there = dest.files(layout.KEYS)
     lacking = [(path, data) for path, data in seal.files if path.rpartition("/")[2] not in there]
     if lacking:
-        marker.put_keys(dest, lacking)
+        _put(dest, lacking)

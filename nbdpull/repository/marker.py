@@ -174,15 +174,17 @@ def _told(found: Store, data: bytes) -> Marker:
 
 
 def put_keys(store: Store, files: list[tuple[str, bytes]]) -> None:
-    """Write key files, durably; OutputError. One of the same bytes counts as written: a copy that died may have been
-    as far."""
+    """Write key files, durably, and protected as the Store is told to; OutputError. One of the same bytes counts as
+    written: a copy that died may have been as far."""
     store.make_folder(layout.KEYS)
     for path, data in files:
         try:
-            store.publish(path, data)
+            store.publish(path, data, store.protection)
         except errors.OutputExists:
             if store.find(path) != data:
                 raise
+            if store.protection:
+                store.protect([path], store.protection)
 
 
 def _create_marker(root: str, access: Access, seal: Optional[NewSeal]) -> None:

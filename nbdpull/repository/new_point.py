@@ -98,12 +98,14 @@ class NewPoint:
         digests = {name: entry.sha256 for (point, _, name), entry in zip(own, entries) if point == self.id}
         self._add_stored(layout.SUMS, layout.sums(digests))
         store.sync_folder(self._folder)
-        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **fields), store.seal)
+        promise = immutable.promised(self.series, fields.get("parent"), fields["store"])
+        told = {**fields, "locked": promise.entry if promise else None}
+        data = manifest.encode(Manifest(point=self.id, disks=disks, files=self._files, **told), store.seal)
         decoded = manifest.decode(data, self.id, store.seal)  # what a reader would have to refuse is never published
         made = Point(decoded, hashlib.sha256(data).hexdigest())
         if decoded.parent:
             lock_free.require_base(self.series, self.id, decoded.parent.point)
-        protection = immutable.secure(self.series, made, decoded.parent.point if decoded.parent else None)
+        protection = immutable.secure(self.series, made, promise)
         store.publish(f"{self._folder}/{layout.MANIFEST}", data, protection)
         lock_free.prove(self.series, made, known)
         self.committed = True

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import partial
 from typing import IO, Callable, NamedTuple, Optional, TypeVar, cast
 
@@ -445,7 +445,12 @@ class S3Store:
         raise errors.Busy(f"{self.path(path)}: another nbdpull changed it meanwhile: try again")
 
     def replacing(self, path: str) -> S3Writer:
-        return self._writer(path, False, self.protection)
+        """What replaces a locked file is locked for at least as long."""
+        wanted, old = self.protection, self.bucket.locked(self._key(path)) if self.protects else None
+        if old and old.until > datetime.now(timezone.utc) and not (wanted and wanted.until >= old.until):
+            until = old.until.replace(microsecond=0)
+            wanted = Protection(until, wanted.mode if wanted else old.mode.lower(), until)
+        return self._writer(path, False, wanted)
 
     def make_durable(self, path: str) -> None:
         if self.size(path) is None:
