@@ -23,8 +23,8 @@ def folder(tmp_path):
     return tmp_path / "cache"
 
 
-def opened(folder, limit=64 * MIB):
-    return Cache(str(folder), limit)
+def opened(folder, limit=64 * MIB, warn=None):
+    return Cache(str(folder), limit, print if warn is None else warn)
 
 
 def pieces(folder):
@@ -111,7 +111,8 @@ def test_half_pieces_of_dead_processes_go(folder):
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(folder, monkeypatch):
-    kept = opened(folder)
+    told = []
+    kept = opened(folder, warn=told.append)
     kept.put(b"some bytes", "key")
 
     def full(*_):
@@ -122,13 +123,14 @@ def test_where_nothing_can_be_written_nothing_is_kept(folder, monkeypatch):
     monkeypatch.undo()
     kept.put(b"others", "third key")
     assert [kept.get(name) for name in ("key", "other key", "third key")] == [b"some bytes", None, None]
+    assert told == [f"--cache-dir {folder}: No space left on device; nothing more is kept there"]
     assert len(pieces(folder)) == 1
 
 
 WORK = """
 import random, sys
 from nbdpull.storage.cache import Cache
-kept, chance = Cache(sys.argv[1], 16 << 20), random.Random(int(sys.argv[2]))
+kept, chance = Cache(sys.argv[1], 16 << 20, sys.exit), random.Random(int(sys.argv[2]))
 for _ in range(300):
     number = chance.randrange(200)
     data = random.Random(number).randbytes(random.Random(number).randrange(300 << 10))
@@ -147,10 +149,10 @@ def test_several_processes(folder):
 
 def test_the_one_that_is_chosen(folder, monkeypatch):
     monkeypatch.delenv("NBDPULL_CACHE_DIR", raising=False)
-    assert cache.chosen() is None
+    assert cache.chosen(pytest.fail) is None
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(folder))
-    assert cache.chosen() and (folder / cache.TAG).exists()
+    assert cache.chosen(pytest.fail) and (folder / cache.TAG).exists()
     for size, said in (("many", "not a size"), ("1M", "16.0 MiB or more")):
         monkeypatch.setenv("NBDPULL_CACHE_DIR_SIZE", size)
         with pytest.raises(errors.UsageError, match=f"NBDPULL_CACHE_DIR_SIZE: .*{said}"):
-            cache.chosen()
+            cache.chosen(pytest.fail)

@@ -7,10 +7,11 @@ from functools import partial
 
 import pytest
 import stores
-from sealed import KEYS, SECRET, is_told
+from sealed import KEYS, MASTER, SECRET, is_told
 
-from nbdpull.operations import copy, init, listing, prune, restore, status, usage
-from nbdpull.repository import lookup, marker, series_choice
+from nbdpull.core import errors
+from nbdpull.operations import copy, init, listing, prune, restore, status, usage, verify
+from nbdpull.repository import keyring, lookup, marker, series_choice
 from nbdpull.storage import place, s3_client
 
 POINTS = 10
@@ -93,7 +94,7 @@ def test_what_is_cached_is_not_asked_for_again(vm, object_store, asked, tmp_path
     assert listing.listing(options) == first
     for known in (False, True):
         with contextlib.ExitStack() as looking:
-            target, point = series_choice.only_point(marker.open_store(url), looking=looking)
+            target, point = series_choice.only_point(marker.open_store(url, pytest.fail), looking=looking)
             image = looking.enter_context(lookup.RandomImage(target, point, "vda"))
             made = asked(image.read, 0, image.size)
             assert image.read(0, image.size) == vm.images[point.id]["vda"]
@@ -108,7 +109,7 @@ def test_what_changed_is_asked_for_again(vm, object_store, tmp_path, monkeypatch
     for now in (b"first", b"other", b"first"):
         store.replace("vm1/file", now)
         for _ in range(2):
-            again = place.opened(object_store.url)
+            again = place.opened(object_store.url, cache=pytest.fail)
             with again.looking("vm1"):
                 assert again.read("vm1/file") == now
                 assert again.read_range("vm1/file", 1, 3) == now[1:4]
@@ -124,7 +125,53 @@ def test_what_is_cached_of_a_sealed_store_is_sealed(object_store, tmp_path, monk
     point = vm.pull()
     for _ in range(2):
         with contextlib.ExitStack() as looking:
-            target, found = series_choice.only_point(vm.store, looking=looking)
+            store = keyring.unlocked(object_store.url, MASTER, pytest.fail)
+            target, found = series_choice.only_point(store, looking=looking)
             assert SECRET in looking.enter_context(lookup.RandomImage(target, found, "vda")).read(0, 200 * KIB)
     kept = [path.read_bytes() for path in (tmp_path / "cache").glob("??/*")]
     assert len(kept) > 2 and not any(map(is_told, kept)) and point.id == found.id
+
+
+@pytest.fixture
+def rotten(monkeypatch):
+    """Files whose key ends with a member are answered with a bit turned, and the tag as before: a bad disk, or one of
+    several copies that a server has."""
+    ends, once = set(), s3_client.Bucket._once
+
+    def answered(bucket, call, what):
+        answer = once(bucket, call, what)
+        if call == "get_object" and what["Key"].endswith(tuple(ends)):
+            data = bytearray(answer["Body"])
+            data[len(data) // 2] ^= 1
+            answer = {**answer, "Body": bytes(data)}
+        return answer
+
+    monkeypatch.setattr(s3_client.Bucket, "_once", answered)
+    return ends
+
+
+@pytest.fixture
+def copied(vm, object_store, tmp_path, monkeypatch):
+    """URL of a copy of `vm`, while there is a cache."""
+    monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
+    copy.copy(copy.Options(str(vm.root), object_store.url))
+    return object_store.url
+
+
+def served(url):
+    """(id of the newest point, what is in its disk), as `serve` reads it."""
+    with contextlib.ExitStack() as looking:
+        target, point = series_choice.only_point(keyring.unlocked(url, None, pytest.fail), looking=looking)
+        image = looking.enter_context(lookup.RandomImage(target, point, "vda"))
+        return point.id, image.read(0, image.size)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vda.directory"])
+def test_what_judges_a_bucket_or_copies_it_reads_no_cache(copied, rotten, tmp_path, name):
+    served(copied)
+    listing.listing(listing.Options(copied))
+    rotten.add(name)
+    assert len(verify.verify(verify.Options(store=copied)).damages) >= POINTS
+    assert copy.copy(copy.Options(copied, str(tmp_path / "second"))).errors
+    with pytest.raises(errors.Damaged):
+        restore.restore(restore.Options(store=copied, output=str(tmp_path / "out")))

@@ -296,7 +296,7 @@ def _add_server(parser: Parser) -> None:
     group.add_argument("--s3-endpoint", metavar="URL",
                        help="the server that s3://… means (default: NBDPULL_S3_ENDPOINT)")  # fmt: skip
     group.add_argument("--cache-dir", metavar="DIR", type=os.path.abspath,
-                       help="keep what is read from there in DIR (default: NBDPULL_CACHE_DIR)")  # fmt: skip
+                       help="keep what list and serve read there in DIR (default: NBDPULL_CACHE_DIR)")  # fmt: skip
     group.add_argument("--cache-dir-size", metavar="N", type=types.size, help="at most so much (default: 1G)")
 
 

@@ -17,10 +17,12 @@ from .options import ListOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """points: those of each domain in the order of commits; refused: why others cannot be read."""
+    """points: those of each domain in the order of commits; refused: why others cannot be read; warnings: of
+    --cache-dir."""
 
     points: list[Described]
     refused: list[errors.NbdpullError]
+    warnings: list[str]
 
     @property
     def short_ids(self) -> dict[str, str]:
@@ -31,7 +33,8 @@ class Result:
 def listing(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """List the points of every domain, or of one."""
     options = earlier.seen(options)
-    opened, domain = marker.open_store(options.store), options.domain
+    warnings: list[str] = []
+    opened, domain = marker.open_store(options.store, warnings.append), options.domain
     points: list[Described] = []
     refused: list[errors.NbdpullError] = []
     for each in [series_choice.only_series(opened, domain)] if domain is not None else series_choice.folders(opened):
@@ -42,4 +45,4 @@ def listing(options: Options, report: Report = lambda **event: None, check: Chec
             described, why = [], [error]
         points += described
         refused += why
-    return Result(points, refused)
+    return Result(points, refused, warnings)

@@ -16,6 +16,7 @@ from ..core import errors
 from ..crypto import age, keys
 from ..crypto.keys import StoreKeys
 from ..crypto.recipients import MASTER, Identity
+from ..storage import place
 from ..storage.base import Store
 from . import key_files, marker
 
@@ -39,9 +40,9 @@ def keys_of(store: Store, tried: Sequence[Identity]) -> StoreKeys:
     return keys.of_master(open_master(store, tried).master)
 
 
-def unlocked(root: str, master: Optional[bytes]) -> Store:
-    """The Store at a place; a master key that was opened before unlocks it."""
-    store = marker.open_store(root)
+def unlocked(root: str, master: Optional[bytes], cache: Optional[place.Warn] = None) -> Store:
+    """The Store at a place; a master key that was opened before unlocks it. cache: see place.opened."""
+    store = marker.open_store(root, cache)
     if master is not None:
         marker.unlock(store, keys.of_master(master))
     return store

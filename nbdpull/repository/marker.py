@@ -55,11 +55,12 @@ class NewSeal(NamedTuple):
     files: list[tuple[str, bytes]]
 
 
-def open_store(root: str) -> Store:
-    """Return the Store at a place that is there, locked if it is a sealed one; StoreError if it is none."""
+def open_store(root: str, cache: Optional[place.Warn] = None) -> Store:
+    """Return the Store at a place that is there, locked if it is a sealed one; StoreError if it is none. cache: see
+    place.opened."""
     if not place.is_there(root):
         raise errors.StoreError(f"{root}: no such directory; name the directory that a pull was given with -o")
-    return _known(place.opened(root))
+    return _known(place.opened(root, cache=cache))
 
 
 def _known(found: Store, data: Optional[bytes] = None) -> Store:

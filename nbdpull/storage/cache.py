@@ -9,7 +9,6 @@ know: what is in a piece, whose it is.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import secrets
@@ -19,7 +18,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from ..core import errors, sizes
 from ..core.choices import CACHE_DIR, CACHE_DIR_SIZE
@@ -34,7 +33,7 @@ _PART = 16  # what was put since the folder was looked at is at most this part o
 _CHECK = 4  # bytes
 _NAME, _HALF = re.compile(r"[0-9a-f]{62}\Z"), ".new"
 
-log = logging.getLogger("nbdpull.s3")
+Warn = Callable[[str], None]
 
 
 def _check(data: bytes) -> bytes:
@@ -48,8 +47,8 @@ class _Piece(NamedTuple):
     path: str
 
 
-def chosen() -> Optional[Cache]:
-    """The one that the environment names; UsageError."""
+def chosen(warn: Warn) -> Optional[Cache]:
+    """The one that the environment names; UsageError. warn: see Cache."""
     folder, limit = os.environ.get(CACHE_DIR), os.environ.get(CACHE_DIR_SIZE)
     if not folder:
         return None
@@ -59,15 +58,15 @@ def chosen() -> Optional[Cache]:
             raise ValueError(f"give {sizes.shown(LEAST)} or more")
     except ValueError as error:
         raise errors.UsageError(f"--cache-dir-size, {CACHE_DIR_SIZE}: {error}") from None
-    return Cache(folder, size)
+    return Cache(folder, size, warn)
 
 
 class Cache:
-    """limit: bytes of all pieces, about. May be used by several threads at once. UsageError where the folder is not
-    only ours, or holds anything else."""
+    """limit: bytes of all pieces, about. warn: is told, once, why nothing more is kept. May be used by several threads
+    at once. UsageError where the folder is not only ours, or holds anything else."""
 
-    def __init__(self, folder: str, limit: int) -> None:
-        self._folder, self._limit = os.path.abspath(folder), limit
+    def __init__(self, folder: str, limit: int, warn: Warn) -> None:
+        self._folder, self._limit, self._warn = os.path.abspath(folder), limit, warn
         self._lock = threading.Lock()
         self._put: Optional[int] = None  # bytes since the folder was looked at; None: it was not yet
         self._is_broken = False
@@ -125,7 +124,7 @@ class Cache:
             self._count(len(data) + COST)
         except OSError as error:
             self._is_broken = True
-            log.info("nothing more is kept in %s: %s", self._folder, error.strerror)
+            self._warn(f"--cache-dir {self._folder}: {error.strerror}; nothing more is kept there")
             with suppress(OSError):
                 os.unlink(half)
 

@@ -27,14 +27,19 @@ def is_url(word: str) -> bool:
     return word.lower().startswith("s3:")
 
 
-def opened(word: str, patience: Optional[float] = None) -> Store:
+Warn = Callable[[str], None]
+
+
+def opened(word: str, patience: Optional[float] = None, cache: Optional[Warn] = None) -> Store:
     """The Store at a place; nothing is looked at yet. patience: seconds that a server may be away, None: the usual.
-    UsageError where the word cannot be one's, MissingSoftware."""
+    cache: have what is read kept on this host, if the user named a folder for that, and tell what comes of it; None:
+    all is read where it is, as who passes bytes on or judges them has to. UsageError where the word cannot be one's,
+    MissingSoftware."""
     if is_url(word):
-        from . import cache
+        from .cache import chosen
         from .s3 import S3Store  # an extra needs a library
 
-        return S3Store(word, patience, cache.chosen())
+        return S3Store(word, patience, None if cache is None else chosen(cache))
     return DirectoryStore(word)
 
 

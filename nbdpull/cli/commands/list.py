@@ -35,7 +35,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     code = max((error.exit_code for error in found.refused), default=0)
     points = [point for group in _by_domain(found.points) for point in group[-getattr(args, "last", 0) :]]
     lines = _wide(points) if getattr(args, "wide", False) else _narrow(points, found.short_ids)
-    return Outcome(points, lines, code, warnings=[str(error) for error in found.refused])
+    return Outcome(points, lines, code, warnings=[*map(str, found.refused), *found.warnings])
 
 
 def _by_domain(points: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -77,8 +77,8 @@ class Serving:
 def serving(request: Request, check: Check = lambda: None) -> Iterator[Serving]:
     """Serve as long as the block lasts. check() is called often before that."""
     token = auth.read(request.token_file)
-    store = keyring.unlocked(request.store, request.master)
     troubles: Troubles = queue.SimpleQueue()
+    store = keyring.unlocked(request.store, request.master, troubles.put)
     with ExitStack() as stack:
         target, point = series_choice.only_point(store, request.domain, request.point, stack)
         disks: dict[str, PointDisk] = {}
