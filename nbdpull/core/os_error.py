@@ -13,6 +13,15 @@ from contextlib import contextmanager
 from . import errors
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+TOO_MANY = (errno.EMFILE, errno.ENFILE)  # files are open: the one that is asked for is not to blame
+
+
+def reason(error: OSError) -> str:
+    """What the operating system says, and what helps where that is known."""
+    why = error.strerror or os.strerror(errno.EIO)
+    if error.errno in TOO_MANY:
+        return f"{why}; allow more (ulimit -n)"
+    return f"{why}; free space or choose another directory" if error.errno in FULL else why
 
 
 @contextmanager
@@ -23,9 +32,5 @@ def translated(doing: str, path: str) -> Iterator[None]:
     except FileExistsError as error:
         raise errors.OutputExists(f"cannot {doing} {path}: it exists already; nothing is ever overwritten") from error
     except OSError as error:
-        kind: type[errors.OutputError] = errors.OutputError
-        hint = ""
-        if error.errno in FULL:
-            kind, hint = errors.OutputFull, "; free space or choose another directory"
-        why = error.strerror or os.strerror(errno.EIO)
-        raise kind(f"cannot {doing} {path}: {why}{hint}") from error
+        kind = errors.OutputFull if error.errno in FULL else errors.OutputError
+        raise kind(f"cannot {doing} {path}: {reason(error)}") from error

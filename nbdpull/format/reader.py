@@ -25,8 +25,8 @@ from .manifest import FileEntry
 
 MAX_CHUNK_RECORDS_SIZE = 1 << 26  # bytes; more in one chunk file is no work of ours
 MAX_TAIL_SIZE = 1 << 26  # bytes of the seek table, or of the compressed records, in one chunk file
-MAX_OPEN = 1024  # chunk files of an image: what grew for years is made of that many, a few frames of each
-SHARE = 16  # and this part of all that the process may have
+MAX_OPEN = 1024  # chunk files, in a process: what grew for years is made of that many, a few frames of each
+SHARE = 4  # and this part of all files that the process may have open
 
 
 def page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
@@ -83,23 +83,41 @@ def digest_of(parts: Iterable[extents.Buffer]) -> bytes:
     return hasher.digest()
 
 
+class _Count:
+    """How many files all OpenFiles of this process have open: a point may have a disk for each letter."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files = 0
+
+    def add(self, files: int) -> None:
+        with self._lock:
+            self._files += files
+
+    def excess(self) -> int:
+        """Of these, those that are more than MAX_OPEN, or than a SHARE of what the process may have."""
+        few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
+        return max(0, self._files - most)
+
+
+_count = _Count()
+
+
 class OpenFiles:
-    """Files of a store that are read from, at most MAX_OPEN of them open at once, or a SHARE of what the process may
-    have, or as many as are in use."""
+    """Files of a store that are read from. Those that are not in use are closed where the process has too many."""
 
     def __init__(self, store: Store, again: bool = False) -> None:
         """again: see Store.open_reader."""
         self._store, self._again = store, again
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
-        few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = MAX_OPEN if few == resource.RLIM_INFINITY else min(MAX_OPEN, few // SHARE)
 
     @contextmanager
     def opened(self, path: str, through: bool = False) -> Iterator[Reader]:
         """Give the Reader of a file; Damaged if it is not there. through: see Store.open_reader."""
         with self._lock:
-            file = self._open.pop(path, None) or _OpenFile(self._store.open_reader(path, self._again, through))
+            file = self._open.pop(path, None) or self._newly(path, through)
             self._open[path] = file
             file.users += 1
         try:
@@ -109,16 +127,25 @@ class OpenFiles:
                 file.users -= 1
                 self._close_some()
 
+    def _newly(self, path: str, through: bool) -> _OpenFile:
+        file = _OpenFile(self._store.open_reader(path, self._again, through))
+        _count.add(1)
+        return file
+
     def _close_some(self) -> None:
         """Those used longest ago, but for those in use."""
-        if len(self._open) > self._most:
+        if excess := _count.excess():
             unused = [path for path, file in self._open.items() if not file.users]
-            for path in unused[: len(self._open) - self._most]:
-                self._open.pop(path).reader.close()
+            for path in unused[:excess]:
+                self._close(self._open.pop(path))
 
     def close(self) -> None:
         while self._open:
-            self._open.popitem()[1].reader.close()
+            self._close(self._open.popitem()[1])
+
+    def _close(self, file: _OpenFile) -> None:
+        _count.add(-1)
+        file.reader.close()
 
 
 @dataclass

@@ -31,12 +31,14 @@ def folders(store: Store) -> list[Series]:
 
 def _named(store: Store, looking: ExitStack) -> dict[Series, list[str]]:
     """{each by the name that its newest point tells: what `newest_first` gave}. The domain may have been renamed, or
-    its name is no folder's. looking: ends the look at their folders, which are asked for once."""
+    its name is no folder's. looking: ends the look at the folder where there is but one; a look may hold a descriptor,
+    or a listing of a bucket."""
     found: dict[Series, list[str]] = {}
-    for each in folders(store):
+    every = folders(store)
+    for each in every:
         names: list[str] = []
-        with suppress(errors.StoreError):  # one that may not be read hides no other
-            looking.enter_context(store.looking(each.folder))
+        with ExitStack() as own, suppress(errors.StoreError):  # one that may not be read hides no other
+            (looking if len(every) == 1 else own).enter_context(store.looking(each.folder))
             names = each.newest_first()
             if newest := each.newest_of(names):
                 each = Series(store, newest.manifest.domain, each.folder)
@@ -68,12 +70,14 @@ def only_series(store: Store, domain: Optional[str] = None) -> Series:
 def only_point(
     store: Store, domain: Optional[str] = None, wanted: str = LATEST, looking: Optional[ExitStack] = None
 ) -> tuple[Series, Point]:
-    """The same, and the point of it that Series.point gives: the latest by the very look that found the series, as one
+    """The same, and the point of it that Series.point gives: the latest by the names that told the series, as one
     look at a thousand points takes longer than all else. looking: until it ends, names and sizes in the series may be
     told as they were then, see Store.looking; None: until this returns."""
     with ExitStack() as own:
         every = _named(store, looking or own)
         target = _only(store, [*every], domain)
+        if len(every) > 1:
+            (looking or own).enter_context(store.looking(target.folder))
         return target, target.latest_of(every[target]) if wanted == LATEST else target.point(wanted)
 
 

@@ -22,7 +22,7 @@ from typing import Callable, Optional
 
 from ..core import errors, file_system
 from ..core.errors import Check
-from ..core.os_error import FULL, translated
+from ..core.os_error import FULL, reason, translated
 from ..crypto.seal import PLAIN, Seal
 from . import access, beneath, folders
 from .base import DRAFT, MAX_READ, Protection
@@ -62,7 +62,7 @@ class DirectoryStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
+            raise errors.StoreError(f"cannot read {self.path(path)}: {reason(error)}") from error
 
     def _reading(self, path: str) -> io.BufferedReader:
         return open(beneath.open_file(self.root, path, os.O_RDONLY), "rb")
@@ -120,7 +120,7 @@ class DirectoryStore:
         except beneath.Strange as error:
             raise unreadable(self.path(path), error) from error
         except OSError as error:
-            raise errors.StoreError(f"cannot read {self.path(path)}: {error.strerror}") from error
+            raise errors.StoreError(f"cannot read {self.path(path)}: {reason(error)}") from error
 
     # Creating and removing
 

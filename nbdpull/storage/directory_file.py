@@ -6,7 +6,6 @@ in it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from typing import Optional, Union
 
 from ..core import errors, file_system
-from ..core.os_error import translated
+from ..core.os_error import TOO_MANY, reason, translated
 from . import access, beneath
 from .access import Access
 from .base import Closing, Sealing
@@ -24,8 +23,8 @@ def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreE
     """What an OSError becomes of a file, or a folder, that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return errors.Damaged(f"{path}: the file is missing")
-    if error.errno in (errno.EMFILE, errno.ENFILE):  # of which the file is not to blame
-        return errors.StoreError(f"{path}: cannot be opened: {error.strerror}; allow more (ulimit -n)")
+    if error.errno in TOO_MANY:
+        return errors.StoreError(f"{path}: cannot be opened: {reason(error)}")
     return errors.Damaged(f"{path}: cannot be read: {error.strerror}")
 
 
