@@ -17,6 +17,7 @@ from ..storage.directory import DirectoryStore
 from . import journal_files
 
 _FILE = "known-stores"  # each line is "KEY PLACE"; of one place several keys may be known, as of disks in turn
+_LOCK = f"{_FILE}.lock"
 
 
 def has(store: Store) -> bool:
@@ -53,9 +54,11 @@ def note(store: Store) -> None:
         return
     with suppress(errors.OutputError):
         folders.make(journal_files.folder(), access.OWNER)
-        DirectoryStore(journal_files.folder()).replace(
-            _FILE, _read() + f"{key} {place}\n".encode(errors="surrogateescape")
-        )
+        folder = DirectoryStore(journal_files.folder())
+        with folder.alone(_LOCK):  # many first pulls may begin in one minute
+            told = _read()
+            told += b"\n" if told and not told.endswith(b"\n") else b""  # somebody has edited it
+            folder.replace(_FILE, told + f"{key} {place}\n".encode(errors="surrogateescape"))
 
 
 def _keys(place: str) -> list[str]:

@@ -228,6 +228,22 @@ class DirectoryStore:
         """Return the DirectoryWriter of a file that a dead run was appending to, which goes on at its end."""
         return DirectoryWriter(self.root, path, None)
 
+    @contextmanager
+    def alone(self, path: str) -> Iterator[None]:
+        """Wait until nobody else is in such a block, who would be for a moment. It holds by a file of its own, which
+        stays: a folder could be held for ever by whoever may look into it. OutputError. A file system without locks
+        keeps nobody out."""
+        with translated("open", self.path(path)):
+            descriptor = beneath.open_file(self.root, path, os.O_RDWR | os.O_CREAT, access.OWNER.file)
+        try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            with suppress(OSError):  # a child that was forked meanwhile has the descriptor, and with it the lock
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
     def sync_folder(self, path: str) -> None:
         with translated("write to", self.path(path)), beneath.opened_folder(self.root, path) as folder:
             file_system.sync_folder(folder)
