@@ -373,10 +373,24 @@ def test_a_store_that_is_not_sealed_any_more(known, tmp_path, is_made):
     if is_made:
         said("init", known)
     now = "it is not sealed" if is_made else "nothing is there"
-    assert f"and now {now}: somebody may have replaced it; if that is as you want it, remove its line" in refused(known)
+    assert (
+        f"and now {now}: somebody may have replaced it; if that is as you want it, remove the line of {known} from"
+        in refused(known)
+    )
     assert os.path.exists(known) is is_made
     (tmp_path / "state/known-stores").write_text("")
     unlocking.for_pull(str(known), None, [])
+
+
+def test_keys_that_change_and_a_store_that_moves(known, tmp_path):
+    """The master key stays, so it is the same store; where it was, none may be made without a word."""
+    said("key", "rotate", known, "--recipient", recipient("age2"), *MINE, "--identity", path("age2"))
+    before = (tmp_path / "state/known-stores").read_text()
+    unlocking.for_pull(str(known), None, [path("age2")])
+    assert (tmp_path / "state/known-stores").read_text() == before
+    os.rename(known, tmp_path / "moved")
+    unlocking.for_pull(str(tmp_path / "moved"), None, [path("age2")])
+    assert "nothing is there" in refused(known, path("age2"))
 
 
 def test_a_host_that_can_keep_nothing(vm, tmp_path, monkeypatch):

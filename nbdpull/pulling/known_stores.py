@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 
 from ..core import errors
-from ..storage import access, folders
+from ..storage import access, folders, place
 from ..storage.base import Store
 from ..storage.directory import DirectoryStore
 from . import journal_files
@@ -22,35 +22,45 @@ _LOCK = f"{_FILE}.lock"
 
 def has(store: Store) -> bool:
     """Whether there was a sealed one at this place; OutputError."""
-    return bool(_keys(store.root))
+    return bool(_known(store))
 
 
 def require(store: Store) -> None:
     """Foreign where this host knows the store at this place as one that is sealed with another key; OutputError."""
-    key, known = store.seal.id, _keys(store.root)
-    if known and key is None:
-        raise _other(store, "it is not sealed", "remove its line from")
-    if known and key not in known:
-        raise _other(store, f"it is sealed with key {key}", f"add the line '{key} {store.root}' to")
+    key = store.seal.id
+    others = {where: keys for where, keys in _known(store).items() if key not in keys}
+    if others and key is None:
+        raise _other(others, "it is not sealed", _remove(others))
+    if others:
+        lines = " and ".join(f"'{key} {where}'" for where in others)
+        raise _other(others, f"it is sealed with key {key}", f"add {_lines(others)} {lines} to")
 
 
 def gone(store: Store) -> errors.Foreign:
     """Of a known place where no store is."""
-    return _other(store, "nothing is there", "remove its line from")
+    known = _known(store)
+    return _other(known, "nothing is there", _remove(known))
 
 
-def _other(store: Store, now: str, way: str) -> errors.Foreign:
-    keys = " or ".join(_keys(store.root))
+def _remove(known: dict[str, list[str]]) -> str:
+    return f"remove {_lines(known)} of {' and '.join(known)} from"
+
+
+def _lines(known: dict[str, list[str]]) -> str:
+    return "the line" if len(known) == 1 else "the lines"
+
+
+def _other(known: dict[str, list[str]], now: str, way: str) -> errors.Foreign:
+    where, keys = next(iter(known.items()))
     return errors.Foreign(
-        f"{store.root} was sealed with key {keys} when this host last pulled to it, and now {now}: somebody may have "
-        f"replaced it; if that is as you want it, {way} {_path()}"
+        f"{where} was sealed with key {' or '.join(keys)} when this host last pulled to it, and now {now}: somebody "
+        f"may have replaced it; if that is as you want it, {way} {os.path.join(journal_files.folder(), _FILE)}"
     )
 
 
 def note(store: Store) -> None:
     """Of a sealed store that is pulled to from now on. Who can keep nothing, as in a pod, knows nothing."""
-    key, place = store.seal.id, store.root
-    if key is None or "\n" in place or key in _keys(place):
+    if not _new_lines(store):
         return
     with suppress(errors.OutputError):
         folders.make(journal_files.folder(), access.OWNER)
@@ -58,12 +68,21 @@ def note(store: Store) -> None:
         with folder.alone(_LOCK):  # many first pulls may begin in one minute
             told = _read()
             told += b"\n" if told and not told.endswith(b"\n") else b""  # somebody has edited it
-            folder.replace(_FILE, told + f"{key} {place}\n".encode(errors="surrogateescape"))
+            folder.replace(_FILE, told + _new_lines(store))
 
 
-def _keys(place: str) -> list[str]:
-    told = [line.partition(" ") for line in _read().decode(errors="surrogateescape").split("\n")]
-    return [key for key, _, of in told if of == place]
+def _new_lines(store: Store) -> bytes:
+    key, known = store.seal.id, _known(store)
+    places = [where for where in place.told(store) if "\n" not in where and key not in known.get(where, [])]
+    return b"" if key is None else "".join(f"{key} {where}\n" for where in places).encode(errors="surrogateescape")
+
+
+def _known(store: Store) -> dict[str, list[str]]:
+    """{place: keys} of all that it is called and known as."""
+    told = [line.partition(" ") for line in _read().decode(errors="surrogateescape").split("\n") if line]
+    places = place.told(store) if told else []
+    keys = {where: [key for key, _, of in told if of == where] for where in places}
+    return {where: found for where, found in keys.items() if found}
 
 
 def _read() -> bytes:
@@ -71,7 +90,3 @@ def _read() -> bytes:
         return DirectoryStore(journal_files.folder()).find(_FILE) or b""
     except (errors.Damaged, errors.StoreError) as error:
         raise errors.OutputError(f"which stores this host knows: {error}") from error
-
-
-def _path() -> str:
-    return os.path.join(journal_files.folder(), _FILE)

@@ -94,6 +94,15 @@ def whole(word: str) -> str:
     return word if is_url(word) else os.path.abspath(word)
 
 
+def told(store: Store) -> list[str]:
+    """By what this machine knows a place again, whoever names it: a directory as it is named and, where links are in
+    that, as they lead, since either can be changed without the other; a place in an object store with its server.
+    UsageError where none can be."""
+    if isinstance(store, DirectoryStore):
+        return list(dict.fromkeys([store.root, os.path.realpath(store.root)]))
+    return [f"{store.root} at {cast('S3Store', store).bucket.server}"]
+
+
 def is_there(word: str) -> bool:
     """Of an object store this is told by the first request."""
     return is_url(word) or folders.is_there(word)

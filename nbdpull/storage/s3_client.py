@@ -80,6 +80,7 @@ _NO_HOST = "NoHost"  # our own code
 _MAY_BE_LEFT = 8 << 20  # bytes of an object that a process which is to end leaves half sent
 _ENDPOINTS = (S3_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # what names the server, the first that is set
 _PASSWORD = re.compile(r"""//[^/\s"']*@""")  # of a URL, in what botocore says of it
+_PORTS = {"http": ":80", "https": ":443"}  # where none is told
 NO_SERVER = "the server does not answer as an object store does; name the endpoint of one"
 _FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
 
@@ -406,6 +407,14 @@ class Bucket:
     def endpoint(self) -> str:
         """Where the server is."""
         return str(self._connected().meta.endpoint_url)
+
+    @property
+    def server(self) -> str:
+        """The same, always spelled alike, and without a password."""
+        scheme, _, rest = _PASSWORD.sub("//", self.endpoint).partition("://")
+        host, _, path = rest.partition("/")
+        scheme, host = scheme.lower(), host.lower()
+        return f"{scheme}://{host.removesuffix(_PORTS.get(scheme, ''))}/{path}".rstrip("/")
 
     def _connected(self) -> Any:
         """The client of boto3, made when it is first needed: that takes a tenth of a second."""
