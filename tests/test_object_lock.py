@@ -20,9 +20,10 @@ from nbdpull.core import errors
 from nbdpull.core.choices import LockMode
 from nbdpull.crypto import identity_files
 from nbdpull.format import layout
-from nbdpull.operations import copy
+from nbdpull.operations import copy, unlocking
 from nbdpull.pulling import held_series
-from nbdpull.repository import half_points, immutable, keyring, live_frames, marker, policies, references, removal
+from nbdpull.repository import half_points, immutable, keyring, live_frames, marker, pins, policies, references, removal
+from nbdpull.repository.incoming import Incoming
 from nbdpull.repository.policies import Immutability
 from nbdpull.repository.retention import Policy
 from nbdpull.storage import s3_client
@@ -30,7 +31,7 @@ from nbdpull.storage.base import Protection
 from nbdpull.storage.s3 import S3Store
 
 pytestmark = pytest.mark.e2e
-KIB, DAY = stores.KIB, 86400.0
+KIB, DAY, UTC = stores.KIB, 86400.0, datetime.timezone.utc
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +201,11 @@ def test_it_is_changed_by_policy(place, capsys):
     assert policies.immutability(S3Store(place.url)) == Immutability(90 * DAY)
     code, told, _ = answered_json(capsys, "policy", place.url, "--immutable-for", "0")
     assert (told["immutable"], told["changed"], policies.immutability(S3Store(place.url))) == (None, True, None)
+    said("policy", place.url, "--immutable-for", "30d")
+    code, told, _ = answered(capsys, "status", place.url)
+    assert code == 15 and told.endswith("points are immutable for 30d (compliance: nobody can shorten it)\n")
+    told = answered_json(capsys, "status", place.url)[1]
+    assert told["immutable"] == {"seconds": 30 * DAY, "mode": "compliance"}
     code, _, complaint = answered(capsys, "policy", place.url, "--domain", "vm1", "--immutable-for", "1d")
     assert code == 2 and "--immutable-for is for all of a store" in complaint
     assert answered(capsys, "policy", place.url, "--immutable-for", "40000d")[0] == 2
@@ -210,6 +216,56 @@ def test_what_cannot_be_read_of_it_ends_a_pull(vm):
     vm.store.replace(layout.POLICY, b"{}")
     with pytest.raises(errors.Damaged, match="policy.json.*to write them anew with nbdpull policy"):
         immutable.begin(vm.store)
+
+
+def test_a_bucket_that_locks_by_the_other_mode(object_store, capsys):
+    """No half a store: its files are locked as is asked for, from their making on."""
+    with object_stores.new_bucket(object_store.server, ObjectLockEnabledForBucket=True) as name:
+        place = object_stores.ObjectStore(object_store.server, name, "store")
+        rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 35}}
+        place.client.put_object_lock_configuration(
+            Bucket=name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})  # fmt: skip
+        said("init", place.url, "--immutable-for", "30d")
+        assert lock_of(place, layout.MARKER)[0] == "COMPLIANCE"
+        vm = stores.Vm(place.url)
+        vm.add_disk("vda", 300 * KIB)
+        for _ in range(2):
+            again(vm)
+            assert_all_is_locked(vm, place, 30)
+
+
+def test_the_mode_stays_unless_another_one_is_told(place, capsys):
+    said("init", place.url, "--immutable-for", "30d", "--lock-mode", "governance")
+    said("policy", place.url, "--immutable-for", "60d")
+    assert policies.immutability(S3Store(place.url)) == Immutability(60 * DAY, LockMode.GOVERNANCE)
+    for words in (["policy", place.url, "--keep-last", "3"], ["policy", place.url], ["init", f"{place.url}/other"]):
+        code, _, problem = answered(capsys, *words, "--lock-mode", "compliance")
+        assert code == 2 and "--lock-mode: add --immutable-for, to say for how long" in problem
+    assert policies.load(S3Store(place.url)) == []
+
+
+def test_what_cannot_be_locked_changes_no_policy(place, monkeypatch, capsys):
+    said("init", place.url)
+
+    def denied(bucket, key, lock):
+        raise errors.AccessDenied("allow s3:PutObjectRetention on it")
+
+    monkeypatch.setattr(s3_client.Bucket, "lock", denied)
+    assert answered(capsys, "policy", place.url, "--immutable-for", "30d")[0] == 7
+    assert policies.immutability(S3Store(place.url)) is None
+
+
+def test_a_store_that_was_deleted_is_not_made_anew(vm, place, tmp_path, capsys):
+    """By a pull or a copy: points would be made there without locks, and nobody told of the others."""
+    pull(vm)
+    stores.chain(tmp_path / "store", points=1, size=300 * KIB)
+    for name in place.objects():
+        place.client.delete_object(Bucket=place.bucket, Key=place.key(name))
+    with pytest.raises(errors.StoreError, match="was a store, and its nbdpull.json was deleted: nbdpull undelete"):
+        unlocking.for_pull(place.url, None, ())
+    assert answered(capsys, "copy", tmp_path / "store", place.url)[0] == 10
+    said("init", place.url)
+    assert unlocking.for_pull(place.url, None, ()).root == place.url
 
 
 # -- points -----------------------------------------------------------------------------------------------------------
@@ -351,6 +407,43 @@ def test_a_healed_file_is_locked_as_long_as_what_it_replaces(vm, place):
         mode, left = lock_of(place, path)
         assert mode == was[0] and abs(left - was[1]) < 60
         assert len(versions(place, path)) > 1
+
+
+def test_each_point_of_a_long_copy_has_its_time(place, tmp_path, monkeypatch):
+    """Counted from when its own copy began."""
+    vm = stores.chain(tmp_path / "store", points=2, size=300 * KIB)
+    said("init", place.url, "--immutable-for", "30d")
+    begun = {}
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime.now(tz) + datetime.timedelta(days=15 * len(begun))
+
+    def take(incoming, point, *told):
+        begun[point.id] = Later.now(UTC)
+        return real(incoming, point, *told)
+
+    monkeypatch.setattr(immutable, "datetime", Later)
+    real = Incoming._take_once
+    monkeypatch.setattr(Incoming, "_take_once", take)
+    copy.copy(copy.Options(str(vm.root), place.url))
+    left = [lock_of(place, f"vm1/{point.id}/{layout.MANIFEST}")[1] for point in vm.points]
+    assert left[0] > 39 * DAY and left[1] > 54 * DAY
+
+
+def test_a_removal_that_is_taken_back_leaves_the_manifest_locked(vm, place, monkeypatch):
+    first, calls = pull(vm), []
+
+    def pinned(series, point):
+        calls.append(point)
+        if len(calls) == 2:
+            raise errors.UsageError("it is pinned")
+
+    monkeypatch.setattr(pins, "require_none", pinned)
+    with pytest.raises(errors.UsageError):
+        removal.remove(vm.series, first)
+    assert lock_of(place, f"vm1/{first.id}/{layout.MANIFEST}")[1] > 39 * DAY
 
 
 def test_moved_files_are_locked_where_they_are(place, tmp_path, monkeypatch):

@@ -20,7 +20,6 @@ from ..core.errors import Check, Report
 from ..core.throttle import Throttle
 from ..repository import (
     half_points,
-    immutable,
     incoming,
     key_changes,
     marker,
@@ -128,8 +127,6 @@ def _destination(options: Options, source: Store) -> Store:
         dest = marker.open_store(options.dest)
     marker.require_one_key(source, dest)
     dest.seal = source.seal
-    if not options.dry_run:
-        immutable.begin(dest)
     if seal:
         key_changes.bring(seal, dest)
     return dest

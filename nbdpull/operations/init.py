@@ -6,10 +6,11 @@ Must not know: what makes a place a store.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Optional
 
 from ..core.errors import Check, Report
-from ..repository import immutable, key_changes, marker
+from ..repository import immutable, key_changes, marker, policies
 from ..repository.policies import Immutability
 from . import key, policy
 from .options import InitOptions as Options
@@ -35,9 +36,10 @@ def init(options: Options, report: Report = lambda **event: None, check: Check =
     passphrase = key.passphrase(options.passphrase_file)
     sealed = options.recipients or passphrase is not None
     seal = key_changes.new(options.recipients, passphrase) if sealed else None
-    made = marker.create(options.store, options.group, seal, must_lock=wanted is not None)
+    protection = immutable.protection(wanted, datetime.now(timezone.utc)) if wanted else None
+    made = marker.create(options.store, options.group, seal, protection)
     if wanted:
-        immutable.put(made, wanted)
+        policies.put_immutability(made, wanted)
     told = marker.of(made)
     probed = asdict(told.object_store) if told.object_store else None
     return Result(told.uuid, told.master, probed, made.warnings(), wanted)

@@ -23,7 +23,6 @@ from ..core.choices import (
     STALL_TIMEOUT,
     KeyAction,
     Level,
-    LockMode,
     Offline,
     OnLostBase,
     Quiesce,
@@ -484,10 +483,10 @@ class _Rules:
 @dataclass(frozen=True)
 class _Locks:
     """immutable_for: so long nobody can remove what is made in an object store, from then on; 0: not at all, None: as
-    it is. lock_mode: a word of the class of that name."""
+    it is. lock_mode: a word of the class of that name, None: as it is, or COMPLIANCE."""
 
     immutable_for: Optional[float] = None
-    lock_mode: str = LockMode.COMPLIANCE
+    lock_mode: Optional[str] = None
 
 
 @dataclass(frozen=True)

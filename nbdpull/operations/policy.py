@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from ..core import errors
+from ..core.choices import LockMode
 from ..core.errors import Check, Report
 from ..repository import immutable, marker, policies, series_choice
 from ..repository.policies import Immutability, Standing
@@ -37,11 +38,12 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
         raise errors.UsageError("--remove takes no rules: it removes the policy as a whole")
     if options.domain is not None and options.immutable_for is not None:
         raise errors.UsageError("--immutable-for is for all of a store: leave out --domain")
-    wanted, lock = made(options.rules) if options.rules else None, immutability(options)
+    wanted = made(options.rules) if options.rules else None
+    immutability(options)
     opened = marker.open_store(options.store)
     before, was = policies.load(opened), policies.immutability(opened)
     if options.immutable_for is not None:
-        _make_immutable(opened, lock)
+        _make_immutable(opened, immutability(options, was))
     if options.domain is not None and not options.remove:
         _require_no_uuid(opened, options.domain)
     if wanted:
@@ -57,12 +59,14 @@ def policy(options: Options, report: Report = lambda **event: None, check: Check
     return Result(standing, now, (standing, now) != (before, was))
 
 
-def immutability(options: Union[Options, InitOptions]) -> Optional[Immutability]:
-    """What options tell, None: nothing; UsageError."""
+def immutability(options: Union[Options, InitOptions], was: Optional[Immutability] = None) -> Optional[Immutability]:
+    """What options tell, None: nothing; UsageError. was: what there is, whose mode stays unless another one is told."""
     if not options.immutable_for:
+        if options.lock_mode:
+            raise errors.UsageError("--lock-mode: add --immutable-for, to say for how long; it changes nothing alone")
         return None
     try:
-        return Immutability(options.immutable_for, options.lock_mode)
+        return Immutability(options.immutable_for, options.lock_mode or (was.mode if was else LockMode.COMPLIANCE))
     except ValueError:
         raise errors.UsageError("--immutable-for: more than 100 years, which nobody could take back") from None
 

@@ -43,9 +43,10 @@ def protection(told: Immutability, now: datetime) -> Protection:
 
 
 def put(store: Store, wanted: Immutability) -> None:
-    """From now on, what is made there is protected, and so is that without which no point can be read."""
-    policies.put_immutability(store, wanted)
+    """From now on, what is made there is protected, and so is that without which no point can be read. Where that
+    fails, all is as it was."""
     store.protect(whole(store), protection(wanted, datetime.now(timezone.utc)))
+    policies.put_immutability(store, wanted)
 
 
 class Promise(NamedTuple):
@@ -101,14 +102,13 @@ def may_be(store: Store) -> bool:
 
 def forgotten(series: Series, newest: Optional[Point]) -> list[str]:
     """A warning where the newest point is locked, and the next one is not to be: who can write to a store can write its
-    policy. A bucket that locks everything tells nothing of that."""
-    store = series.store
-    if newest is None or store.protection or not store.protects:
+    policy."""
+    store, locked = series.store, newest.manifest.locked if newest else None
+    if newest is None or locked is None or store.protection or not store.protects:
         return []
-    with suppress(errors.AccessDenied):
-        until = store.protected_until(f"{series.folder}/{newest.id}/{layout.MANIFEST}")
-        found = marker.of(store).object_store
-        if until and not (found and found.default_retention):
+    with suppress(ValueError, TypeError):  # who wrote it need not have been us
+        until = datetime.fromisoformat(locked.until)
+        if until > datetime.now(timezone.utc) and newest.manifest.store == marker.uuid_of(store):
             return [
                 f"the last point is locked until {until.astimezone():%Y-%m-%d}, and this one is not, as the policy of "
                 f"{store.root} says nothing of that any more: if you did not change it, somebody else did; see nbdpull "

@@ -87,6 +87,7 @@ class Incoming:
         Damaged where a file of the source is not what was stored, or is not there; then, and with OutputError, what was
         copied for the point is removed. Where `check` ends it, whole files stay for the next time.
         """
+        immutable.begin(self._target.store)  # of each point anew: its time counts from here
         making = _Making(self._target, point.id)
         try:
             self._take(point, making, tell, check)

@@ -18,7 +18,7 @@ from ..crypto.seal import Locked, Sealed
 from ..format import layout
 from ..storage import folders, place
 from ..storage.access import OWNER, Access, of_store
-from ..storage.base import Store
+from ..storage.base import Protection, Store
 from ..storage.probed import PREFIX as PROBE
 from ..storage.probed import Probed
 
@@ -86,13 +86,18 @@ def is_new(root: str, sealed: bool = False) -> bool:
     return place.is_empty(root) or (sealed and place.opened(root).names("") == [layout.KEYS])
 
 
-def create(root: str, group: Optional[str] = None, seal: Optional[NewSeal] = None, must_lock: bool = False) -> Store:
-    """Return the Store that a place becomes; StoreError where it is one. group, seal: see open_or_create. must_lock:
-    StoreError where its files cannot be protected."""
-    if must_lock:
+def create(
+    root: str,
+    group: Optional[str] = None,
+    seal: Optional[NewSeal] = None,
+    protection: Optional[Protection] = None,
+) -> Store:
+    """Return the Store that a place becomes; StoreError where it is one. group, seal: see open_or_create. protection:
+    of what it is made of; StoreError where files there cannot be protected."""
+    if protection:
         place.require_locks(place.opened(root))
     if place.is_url(root):
-        made = _in_objects(root, group, seal, is_new=True)
+        made = _in_objects(root, group, seal, is_new=True, protection=protection)
     else:
         if place.is_there(root) and place.opened(root).holds(layout.MARKER):
             raise _is_one(root)
@@ -212,7 +217,7 @@ def _publish_marker(found: Store, seal: Optional[NewSeal]) -> Optional[bytes]:
         document["object_store"] = asdict(probed)
     data, is_ours = layout.seal(document), True
     try:
-        found.publish(layout.MARKER, data)
+        found.publish(layout.MARKER, data, found.protection)
     except errors.OutputExists:
         is_ours = False
     if seal:
@@ -235,8 +240,9 @@ def _in_objects(
     seal: Optional[NewSeal],
     patience: Optional[float] = None,
     is_new: bool = False,
+    protection: Optional[Protection] = None,
 ) -> Store:
-    """is_new: it is not to be one yet."""
+    """is_new: it is not to be one yet, and may have been one. protection: of what a new one is made of."""
     if group is not None:
         raise errors.UsageError(f"--group {group}: an object store has no groups; who may read is for its policies")
     found = place.opened(root, patience)
@@ -248,6 +254,12 @@ def _in_objects(
         strange = {name for name in strange if not name.startswith(PROBE)}  # of one that was killed
         if any(map(found.holds, strange)) and found.find(layout.MARKER) is None:  # it may be there by now
             raise errors.StoreError(f"{root} is not empty, and is not an nbdpull store; choose another prefix")
+        if not is_new and place.had(found, layout.MARKER):
+            raise errors.StoreError(
+                f"{root} was a store, and its {layout.MARKER} was deleted: nbdpull undelete brings back what is left "
+                "of it; to begin a new one there, run nbdpull init"
+            )
+        found.protection = protection
         told = _publish_marker(found, seal)
     return _known(found, told)
 

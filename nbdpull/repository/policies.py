@@ -24,7 +24,10 @@ from .retention import Policy, UnknownZone
 
 _ESCAPED = re.compile(r"\[[*?[]\]")  # as `pattern_of` does
 LONGEST = 100 * 365 * 86400.0  # seconds of a lock: a typing error that nobody could undo is refused
-_MEND = "to write them anew with nbdpull policy, delete it first"
+_MEND = (
+    "to write them anew with nbdpull policy, delete it first; then say --immutable-for again, too, if points were "
+    "immutable: without it, later ones are not"
+)
 
 
 class Standing(NamedTuple):

@@ -75,9 +75,17 @@ def remove(series: Series, point: Point) -> None:
     try:
         pins.require_none(series, point)  # who pins holds nothing
     except errors.UsageError:
-        series.store.rename(f"{folder}/{half_points.REMOVED}", f"{folder}/{layout.MANIFEST}")
+        _take_back(series.store, folder)
         raise
     half_points.end_announcement(series, point.id)
+
+
+def _take_back(store: Store, folder: str) -> None:
+    """In a bucket, the manifest is another object than it was."""
+    store.rename(f"{folder}/{half_points.REMOVED}", f"{folder}/{layout.MANIFEST}")
+    immutable.begin(store)
+    if store.protection:
+        store.protect([f"{folder}/{layout.MANIFEST}"], store.protection)
 
 
 def _renamed(series: Series, folder: str) -> bool:

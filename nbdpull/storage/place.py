@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Callable, Optional, Protocol, cast
 
@@ -57,6 +58,14 @@ def require_locks(store: Store) -> None:
             "second host copy the store, with rights of its own"
         )
     cast("S3Store", store).require_locks()
+
+
+def had(store: Store, path: str) -> bool:
+    """Whether a place in a bucket had a file that was deleted since, as far as old versions tell, and these credentials
+    may ask."""
+    with suppress(errors.NbdpullError):
+        return cast("S3Store", store).had(path)
+    return False
 
 
 def as_of(word: str, when: datetime) -> str:

@@ -335,6 +335,10 @@ class S3Store:
         """The results, in the order of the items."""
         return [*pipeline.ordered(work, items, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda each: 1)]
 
+    def had(self, path: str) -> bool:
+        """Whether there is an old version of a file."""
+        return any(not each.is_marker for each in self.bucket.versions(self._key(path), exactly=True))
+
     def written(self, name: str) -> dict[str, list[datetime]]:
         """{path: when each of its versions was written, the oldest first} of all files of a name, deleted or not."""
         found: dict[str, list[datetime]] = {}
