@@ -52,7 +52,8 @@ def domains(root, **options):
     found = status.status(status.Options(str(root), **options))
     assert found.is_bad == (not found.domains or any(each["problems"] for each in found.domains))
     assert len({each["domain"] for each in found.domains}) == len(found.domains)
-    printed = {"time": found.time, "ok": not found.is_bad, "max_age": None, "domains": found.domains}
+    printed = {"time": found.time, "ok": not found.is_bad, "max_age": None, "domains": found.domains,
+               "immutable": found.immutable}  # fmt: skip
     schemas.validator("status").validate(printed)
     return {each["domain"]: each for each in found.domains}
 

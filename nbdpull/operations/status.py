@@ -25,6 +25,7 @@ from ..repository import (
     soundness,
     verdict,
 )
+from ..repository.policies import Immutability
 from ..repository.soundness import Proved, Soundness
 from ..storage.base import Store
 from .options import StatusOptions as Options
@@ -43,12 +44,13 @@ Described = dict[str, Any]
 class Result:
     """time: of the ages; domains: in the order of their names, in the shape that JSON output has; warnings: what the
     operator should know, and is not wrong with a domain; short_ids: {id of each point that was looked at: as much of it
-    as no other one begins with}."""
+    as no other one begins with}; immutable: how what is made is protected, None: not at all, or not known."""
 
     time: str
     domains: list[Described]
     warnings: list[str]
     short_ids: dict[str, str]
+    immutable: Optional[Immutability] = None
 
     @property
     def is_bad(self) -> bool:
@@ -81,15 +83,26 @@ def status(options: Options, report: Report = lambda **event: None, check: Check
         known = ", ".join(sorted({each.name for each in every})) or "none"
         raise errors.StoreError(f"no domain {options.domain} in {opened.root}; it has: {known}")
     wanted.sort(key=lambda each: (each.name, each.uuid or ""))
+    immutable, unread = _immutable(opened)
     return Result(
         now.isoformat(timespec="seconds"),
         [_described(each, now, options.max_age, _is_among(each, options.expect)) for each in wanted],
         [
             *(warning for each in _asked(every, options.domain) for warning in _warnings(each, now)),
             *key_files.warnings(opened),
+            *unread,
         ],
         point_choice.short([point.id for each in every for point in each.found.points]),
+        immutable,
     )
+
+
+def _immutable(opened: Store) -> tuple[Optional[Immutability], list[str]]:
+    """How what is made is protected, and why that is not known."""
+    try:
+        return (None if opened.has_locks else policies.immutability(opened)), []
+    except (errors.Damaged, errors.FormatTooNew) as error:
+        return None, [str(error)]
 
 
 def _asked(every: list[_Domain], pattern: Optional[str]) -> list[_Domain]:

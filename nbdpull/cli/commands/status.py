@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
+from itertools import chain
 from typing import Any, Optional
 
 from ...core import errors
 from ...core.errors import Check, Report
 from ...operations.options import StatusOptions as Options
-from .. import terminal, types, usage
+from .. import locks, terminal, types, usage
 from ..output import Outcome
 
 SUMMARY = "check that every domain has a sound point"
@@ -37,9 +39,11 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
     expected = {"expect": _names(args.expect)} if hasattr(args, "expect") else {}
     options = usage.options(Options, args, **expected)
     found = status.status(options, report, check)
-    values = {"time": found.time, "ok": not found.is_bad, "max_age": options.max_age, "domains": found.domains}
+    values = {"time": found.time, "ok": not found.is_bad, "max_age": options.max_age, "domains": found.domains,
+              "immutable": found.immutable and asdict(found.immutable)}  # fmt: skip
     code = errors.NotOk.exit_code if found.is_bad else 0
-    return Outcome(values, _lines(values, found.short_ids), code, warnings=found.warnings)
+    lines = chain(_lines(values, found.short_ids), locks.lines(found.immutable))
+    return Outcome(values, lines, code, warnings=found.warnings)
 
 
 def _names(path: str) -> list[str]:
