@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import zlib
 from collections import Counter
 from functools import partial
 
@@ -101,8 +102,12 @@ def test_what_is_cached_is_not_asked_for_again(vm, object_store, asked, tmp_path
             assert ("get_object" in made) != known
 
 
+def kept(tmp_path):
+    return list((tmp_path / "cache").glob("??/*"))
+
+
 def test_what_changed_is_asked_for_again(vm, object_store, tmp_path, monkeypatch):
-    """Also what got back the size that it had."""
+    """Also what got back the size that it had. Nothing is kept that nobody proves."""
     monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "cache"))
     store = marker.create(object_store.url)
     store.publish("vm1/file", b"first")
@@ -111,10 +116,13 @@ def test_what_changed_is_asked_for_again(vm, object_store, tmp_path, monkeypatch
         for _ in range(2):
             again = place.opened(object_store.url, cache=pytest.fail)
             with again.looking("vm1"):
-                assert again.read("vm1/file") == now
-                assert again.read_range("vm1/file", 1, 3) == now[1:4]
+                assert again.proved(partial(again.read, "vm1/file")) == now
+                assert again.proved(partial(again.read_range, "vm1/file", 1, 3)) == now[1:4]
+                assert again.read_range("vm1/file", 0, 4) == now[:4]
             with again.open_reader("vm1/file", again=True) as file:
-                assert file.read(2, 2) == now[2:4]
+                assert again.proved(partial(file.read, 2, 2)) == now[2:4]
+                assert file.read(1, 2) == now[1:3]
+    assert len(kept(tmp_path)) == 3 * 2
 
 
 def test_what_is_cached_of_a_sealed_store_is_sealed(object_store, tmp_path, monkeypatch):
@@ -128,8 +136,8 @@ def test_what_is_cached_of_a_sealed_store_is_sealed(object_store, tmp_path, monk
             store = keyring.unlocked(object_store.url, MASTER, pytest.fail)
             target, found = series_choice.only_point(store, looking=looking)
             assert SECRET in looking.enter_context(lookup.RandomImage(target, found, "vda")).read(0, 200 * KIB)
-    kept = [path.read_bytes() for path in (tmp_path / "cache").glob("??/*")]
-    assert len(kept) > 2 and not any(map(is_told, kept)) and point.id == found.id
+    pieces = [path.read_bytes() for path in kept(tmp_path)]
+    assert len(pieces) > 2 and not any(map(is_told, pieces)) and point.id == found.id
 
 
 @pytest.fixture
@@ -175,3 +183,28 @@ def test_what_judges_a_bucket_or_copies_it_reads_no_cache(copied, rotten, tmp_pa
     assert copy.copy(copy.Options(copied, str(tmp_path / "second"))).errors
     with pytest.raises(errors.Damaged):
         restore.restore(restore.Options(store=copied, output=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vda.directory", "vda.index", "vda.0000.zst"])
+def test_what_was_answered_wrongly_is_not_kept(copied, rotten, vm, name):
+    """As by one bad copy of several, or until the file is healed, which gives it the tag that it had."""
+    rotten.add(name)
+    for _ in range(2):
+        with pytest.raises(errors.NbdpullError):
+            served(copied)
+    listing.listing(listing.Options(copied))
+    rotten.clear()
+    assert served(copied) == (vm.points[-1].id, vm.images[vm.points[-1].id]["vda"])
+    assert not listing.listing(listing.Options(copied)).refused
+
+
+def test_what_is_wrong_in_the_cache_is_asked_for_again(copied, vm, asked, tmp_path):
+    """Of which its CRC tells nothing. Then it is right."""
+    right, listed = served(copied), listing.listing(listing.Options(copied))
+    for path in kept(tmp_path):
+        data = bytearray(path.read_bytes()[4:])
+        data[len(data) // 2] ^= 1
+        path.write_bytes(zlib.crc32(data).to_bytes(4, "little") + data)
+    assert listing.listing(listing.Options(copied)) == listed
+    assert served(copied) == right == (vm.points[-1].id, vm.images[vm.points[-1].id]["vda"])
+    assert asked(served, copied)["get_object"] == 1, "the marker, which is not listed"

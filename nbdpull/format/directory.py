@@ -67,7 +67,7 @@ class Directory:
     def __init__(self, store: Store, series: str, disk: DiskEntry, read: ReadPage = read_page) -> None:
         self._store, self._series, self._read_page = store, series, read
         self.disk, self.size, self.whole = disk.name, disk.size, disk.whole
-        found = _read(store, f"{series}/{disk.directory.path}", disk)
+        found = store.proved(lambda: _read(store, f"{series}/{disk.directory.path}", disk))
         self.files, self.live, self.pages = found.files, found.live, found.pages
         self._numbers = {entry.path: number for number, entry in enumerate(found.files)}
         self._lock = threading.Lock()

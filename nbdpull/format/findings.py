@@ -87,12 +87,16 @@ def load(target: SeriesLike) -> list[Document]:
     for name in target.store.files(target.folder):
         if match := _NAME.match(name):
             try:
-                document = layout.unseal(target.store.read(f"{target.folder}/{name}"), name)
+                document = _read(target, name)
             except errors.NbdpullError:
                 continue
             if _is_sound(document, match["kind"]):
                 found.append({**document, "id": match["id"]})
     return sorted(found, key=lambda document: (document["when"], document["id"]))
+
+
+def _read(target: SeriesLike, name: str) -> Document:
+    return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
 
 
 @dataclass(frozen=True)

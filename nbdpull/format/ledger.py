@@ -82,10 +82,14 @@ def load(target: SeriesLike) -> list[Document]:
     found = []
     for name in filter(_NAME.match, target.store.files(target.folder)):
         with suppress(errors.NbdpullError):
-            document = layout.unseal(target.store.read(f"{target.folder}/{name}"), name)
+            document = _read(target, name)
             if _is_sound(document):
                 found.append({**document, "name": name})
     return sorted(found, key=lambda document: (document["when"], document["name"]))
+
+
+def _read(target: SeriesLike, name: str) -> Document:
+    return target.store.proved(lambda: layout.unseal(target.store.read(f"{target.folder}/{name}"), name))
 
 
 def _is_sound(document: Document) -> bool:

@@ -31,6 +31,10 @@ SHARE = 4  # and this part of all files that the process may have open
 
 def page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
     """The page of an index file that a directory's PAGE refers to; Damaged unless it is what was stored."""
+    return store.proved(lambda: _page(store, path, ref, disk))
+
+
+def _page(store: Store, path: str, ref: numpy.void, disk: str) -> pages.Page:
     raw, stored = int(ref["raw"]), int(ref["stored"])
     try:
         piece = store.seal.opened_piece(store.read_range(path, int(ref["position"]), stored), layout.PAGE_PIECE)
@@ -178,11 +182,11 @@ class FrameReader:
 
     def read(self, record: layout.Record) -> bytes:
         """Return the bytes of a data record's whole frame; Damaged unless they have its size and digest."""
-        return self._proved(record)[1]
+        return self._store.proved(lambda: self._proved(record))[1]
 
     def stored(self, record: layout.Record) -> bytes:
         """Return the frame as it is in the file, proved in the same way."""
-        return self._proved(record)[0]
+        return self._store.proved(lambda: self._proved(record))[0]
 
     def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
         try:

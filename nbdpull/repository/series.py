@@ -197,6 +197,9 @@ class Series:
         return [] if refused else [head.point for head in reversed(found)]
 
     def _head(self, name: str) -> Head:
+        return self.store.proved(lambda: self._proved_head(name))
+
+    def _proved_head(self, name: str) -> Head:
         data = self.store.read(f"{self.folder}/{name}/{layout.MANIFEST}")
         if found := manifest.head(data, name, self.store.seal):
             return found
@@ -205,6 +208,9 @@ class Series:
 
     def point_in(self, name: str) -> Point:
         """That of the directory of this name; Damaged, FormatTooNew, FormatTooOld."""
+        return self.store.proved(lambda: self._proved_point(name))
+
+    def _proved_point(self, name: str) -> Point:
         path = f"{self.folder}/{name}/{layout.MANIFEST}"
         data = self.store.read(path)
         decoded = manifest.decode(data, self.store.path(path), self.store.seal)
@@ -308,6 +314,9 @@ class Series:
         flaw = self._own_size_flaw(entry)
         if flaw:
             raise errors.Damaged(flaw)
+        return self.store.proved(lambda: self._proved_file(entry, name))
+
+    def _proved_file(self, entry: FileEntry, name: str) -> bytes:
         data = self.store.read(f"{self.folder}/{entry.path}", entry.size)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise errors.Damaged(_not_stored(self.store.path(f"{self.folder}/{entry.path}")))

@@ -132,6 +132,10 @@ class Store(Protocol):
     def path(self, *names: str) -> str:
         """How a message names a file, or the store."""
 
+    def proved(self, read: Callable[[], _T]) -> _T:
+        """Return what read() makes of the files of this store, raising Damaged unless they are right. Only what is read
+        in it may come from nearby, or be kept there; it is called again if that was wrong."""
+
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
 

@@ -22,6 +22,7 @@ from ..crypto.seal import PLAIN, Seal
 from .base import MAX_READ, Protection, Store
 from .cache import Cache
 from .probed import Probed
+from .proving import Proving
 from .read_ahead import ReadAhead
 from .s3_client import PATIENCE, Absent, Bucket, Exists, Found, Lock
 from .s3_file import S3Reader, S3Writer
@@ -84,7 +85,7 @@ class S3Store:
         patience = PATIENCE if patience is None else patience
         self.bucket = Bucket(name, patience) if found.when is None else PastBucket(name, found.when, patience)
         self.seal: Seal = PLAIN
-        self._ahead, self._cache = ReadAhead(), cache
+        self._ahead, self._proving = ReadAhead(), Proving(cache)
         self._changed: set[str] = set()  # files that were open then
         self._listed = Listed()
         self._warnings: list[str] = []
@@ -110,6 +111,9 @@ class S3Store:
 
     # Reading
 
+    def proved(self, read: Callable[[], _T]) -> _T:
+        return self._proving.run(read)
+
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         data = self.find(path, limit)
         if data is None:
@@ -119,7 +123,7 @@ class S3Store:
     def find(self, path: str, limit: int = MAX_READ) -> Optional[bytes]:
         if not self._may_be_there(path):
             return None
-        data = self._listed.data(path)
+        data = self._proving.old(self._listed.data(path))
         if data is None:
             found = self._as_listed(path)
             fetch = partial(self.bucket.tagged, self._key(path), 0, limit + 1)
@@ -164,14 +168,14 @@ class S3Store:
     ) -> bytes:
         """The bytes of a span of a file. found: what it is now, None where nobody has looked: then a cache is of no
         use. fetch: gives the bytes, and the tag of what they are of."""
-        if self._cache is None or found is None or not found.tag:
+        if not self._proving.is_on or found is None or not found.tag:
             return fetch()[0]
         name = self.bucket.endpoint, self.bucket.name, self._key(path), found.tag, *span
-        data = self._cache.get(*name)
+        data = self._proving.get(*name)
         if data is None:
             data, tag = fetch()
             if (tag, len(data)) == (found.tag, span[1] - span[0]):
-                self._cache.put(data, *name)
+                self._proving.fetched(data, *name)
         return data
 
     def _short(self, path: str) -> errors.Damaged:
