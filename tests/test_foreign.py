@@ -59,11 +59,12 @@ def begun(root, name="vm1", uuid=UUID):
         return held
 
 
-def test_no_pull_is_sealed_with_another_key_than_the_points_are(tmp_path):
+def test_no_pull_is_sealed_with_another_key_than_the_points_are(tmp_path, monkeypatch):
     root = tmp_path / "store"
     vm = domain(root, keys=sealed_store(root))
     assert len(begun(root).points) == 2 and len(begun(root, "vm2", OTHER).points) == 0
     stolen(root)
+    monkeypatch.setenv("NBDPULL_STATE_DIR", str(tmp_path / "state"))  # a host that does not know the store's key
     for about in ((vm.name, vm.uuid), ("vm2", OTHER)):  # a new domain, too
         with pytest.raises(errors.Foreign, match="not made with the key of this store") as caught:
             begun(root, *about)
