@@ -161,14 +161,14 @@ class Vm:
         old = self.disks[name]
         self.disks[name] = Disk(old.content[:size].copy(), old.kind[:size].copy(), old.dirty[:size].copy())
 
-    def pull(self, since="last", point_id=None, disks=None, handmade=None, sequence=None, **how):
+    def pull(self, since="last", point_id=None, disks=None, handmade=None, sequence=None, levels=None, **how):
         """Commit a point of the named disks, by default of all.
 
         since: "last" point, "nothing" (full), "nothing, alike" (full, and stored is what the last one has otherwise),
         or a checkpoint "elsewhere" (incremental, without a parent); handmade:
         {disk: function of the point's folder -> (records, chunk files that they are numbers of)} for what DiskWriter
-        never makes; sequence: its number, by default that after the last one; how: frame_size, chunk_size, batch_size,
-        dedupe.
+        never makes; sequence: its number, by default that after the last one; levels: that it tells of; how:
+        frame_size, chunk_size, batch_size, dedupe, level.
         """
         point_id = point_id or layout.new_point_id()
         last = self.points[-1] if self.points and since in ("last", "nothing, alike") else None
@@ -177,7 +177,7 @@ class Vm:
         parent = last if manifest.INCREMENTAL in modes.values() or since == "nothing, alike" else None
         with half_points.writing(self.series), new_point.begun(self.series, point_id) as new:
             made = handmade or {}
-            stored = [self._stored(name, new.id, modes[name], parent, made.get(name), how) for name in chosen]
+            stored = [self._stored(name, new.id, modes[name], parent, made.get(name), how, levels) for name in chosen]
             xml = self.xml or domain_xml(dict.fromkeys(self.disks, "qcow2"), self.name, self.uuid)
             for name, data in {layout.DOMAIN_XML: xml.encode(), **self.files}.items():
                 new.add_file(name, data)
@@ -198,7 +198,7 @@ class Vm:
         based = since == "elsewhere" or (since == "last" and last is not None and last.manifest.disk(name) is not None)
         return manifest.INCREMENTAL if based else manifest.FULL
 
-    def _stored(self, name, point_id, mode, parent, handmade, how):
+    def _stored(self, name, point_id, mode, parent, handmade, how, levels):
         base = parent and parent.manifest.disk(name) and self._base(parent, name)
         whole = mode == manifest.FULL or bool(base and base.whole)
         base = base if base and base.whole == whole else None
@@ -210,7 +210,7 @@ class Vm:
             directory, files = self._write(disk, mode, base, **how)
         size = directory.size + sum(file.size for file in files)
         told = (name, disk.size, mode, REASONS[mode], f"/images/{name}.qcow2", whole, directory, 0, 0, 0, size)
-        return new_point.Stored(manifest.DiskEntry(*told), files)
+        return new_point.Stored(manifest.DiskEntry(*told, levels=levels or {}), files)
 
     def _base(self, parent, name):
         if not self.bad:
@@ -220,9 +220,11 @@ class Vm:
             self.disks[name].dirty[offset : offset + length] = True
         return base
 
-    def _write(self, about, mode, base, frame_size=64 * KIB, chunk_size=256 * MIB, batch_size=MIB, dedupe=False):
+    def _write(
+        self, about, mode, base, frame_size=64 * KIB, chunk_size=256 * MIB, batch_size=MIB, dedupe=False, level=1
+    ):
         disk = self.disks[about.name]
-        encoder = writer.Encoder(1, known_frames.KnownFrames(base) if dedupe and base else None, self.store.seal)
+        encoder = writer.Encoder(level, known_frames.KnownFrames(base) if dedupe and base else None, self.store.seal)
         found = disk.extents(mode == manifest.FULL)
         pieces = extents.cut(found, frame_size, only=found["kind"] == extents.DATA)
         with writer.DiskWriter(self.store, about, chunk_size, base) as output:

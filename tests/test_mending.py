@@ -1,6 +1,7 @@
 """Damaged chunk files made again from a newer point: byte for byte, or not at all."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import stores
@@ -9,7 +10,7 @@ from stores import KIB, MIB, Vm
 
 from nbdpull.core import errors
 from nbdpull.definitions.domain_xml import Checkpoint
-from nbdpull.format import layout, reader
+from nbdpull.format import layout, reader, writer
 from nbdpull.pulling import copies
 from nbdpull.pulling.base import Base, Choice
 from nbdpull.repository import mending
@@ -77,6 +78,61 @@ def test_what_cannot_be_made_again_stays_as_it_is(vm, how):
         assert not mended(vm, entry, levels)
     assert (path.read_bytes() if path.exists() else None) == bad
     assert not list(vm.folder.rglob("*.draft"))
+
+
+def damaged(vm, entry, damage):
+    """Three frames of a file; what it was."""
+    path = vm.folder / entry.path
+    before = data = path.read_bytes()
+    for record in [each for each in stores.records_of(vm, vm.points[0], "vda") if each["chunk"] == 1][:3]:
+        start, stop = int(record["position"]), int(record["position"]) + int(record["stored"])
+        data = data[:start] + damage(data[start:stop]) + data[stop:]
+    path.write_bytes(data)
+    return before
+
+
+def flip(frame):
+    return stores.flipped(frame, len(frame) // 2)
+
+
+def zero(frame):
+    return bytes(len(frame))
+
+
+@pytest.mark.parametrize("damage, levels, is_mended", [(flip, [3, 2, 1], 1), (zero, [2, 1], 1), (zero, [3, 2, 1], 0)])
+def test_levels_that_make_frames_of_one_size(vm, monkeypatch, damage, levels, is_mended):
+    """As of one frame in some hundred; which of them it was, what is left of it tells, and else the digest of the file.
+    27 files are too many to try."""
+    real = writer.compressor
+
+    def fake(level):
+        if level == 1:
+            return real(1)
+        return SimpleNamespace(compress=lambda data: real(1).compress(data)[:-1] + bytes([level]))
+
+    monkeypatch.setattr(writer, "compressor", fake)
+    entry = stores.chunks_of(vm, vm.points[0], "vda")[1]
+    before = damaged(vm, entry, damage)
+    assert mended(vm, entry, levels) == bool(is_mended)
+    assert ((vm.folder / entry.path).read_bytes() == before) == bool(is_mended)
+    assert not list(vm.folder.rglob("*.draft"))
+
+
+def test_a_level_that_only_the_manifest_tells_of(tmp_path):
+    """A pull of today has another one; and no level of which a manifest can tell ends it."""
+    vm = Vm(tmp_path / "store")
+    vm.add_disk("vda", MIB)
+    vm.write("vda", 0, b"".join(b"%x " % (number**3) for number in range(1 << 17))[: 900 * KIB])
+    first = vm.pull(**HOW, level=12, levels={"-200000": 1, "12": 2, "99": 3, "x": 4})
+    entry = stores.chunks_of(vm, first, "vda")[0]
+    path = vm.folder / entry.path
+    before = path.read_bytes()
+    path.write_bytes(stores.flipped(before, 1000))
+    vm.bad = {entry.path}
+    now = mending.Now(vm.series, vm.pull(**HOW), "vda")
+    assert not mending.mended(now, entry, [1, -1, 2, 3], lambda: None)
+    assert mending.all_mended(now, [entry], [1, -1, 2, 3], lambda: None) == ([entry.path], "")
+    assert path.read_bytes() == before
 
 
 def test_of_a_large_disk_only_the_windows_of_the_file_are_looked_at(tmp_path, monkeypatch):

@@ -5,13 +5,15 @@ the same data, and zstd of the same version makes the same bytes of it. Whether 
 the place of the old one only if its SHA-256 is the one that was stored. So the points that refer to it are what they
 were, `sha256sum -c` holds, and no moved table is needed, which a frame of another size could not be in.
 
-Owns: which frames are made again. Who mends holds the series. Must not know: how a damage was found, or is settled.
+Owns: which frames are made again, and at which level. Who mends holds the series. Must not know: how a damage was
+found, or is settled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice, product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
@@ -20,7 +22,7 @@ from ..core import errors, extents
 from ..core.errors import Check
 from ..format import layout, reader, stack, writer
 from ..format.manifest import FileEntry
-from ..storage.base import Reader, Writer
+from ..storage.base import Reader, Store, Writer
 from .inspection import frame_flaw
 from .series import Point, Series
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from ..format.layout import Record, Records
 
 BLOCK = 1 << 20  # bytes that are copied at once
+_TRIES = 16  # of one file, where frames of several levels have the same size
+_LEVELS = {str(level): level for level in range(-1, 20)}  # that a pull may use; a manifest can tell of any
 
 
 class _Other(Exception):
@@ -42,7 +46,7 @@ class Now(NamedTuple):
     disk: str
 
 
-def mended(now: Now, entry: FileEntry, levels: Iterable[int], check: Check) -> bool:
+def mended(now: Now, entry: FileEntry, levels: Sequence[int], check: Check) -> bool:
     """Make the frames of a chunk file again that are damaged; whether it is what was stored. It stays as it is unless
     all of them can be. levels: of zstd that may have made it. Damaged, OutputError."""
     store, path = now.series.store, f"{now.series.folder}/{entry.path}"
@@ -52,19 +56,36 @@ def mended(now: Now, entry: FileEntry, levels: Iterable[int], check: Check) -> b
     if not len(bad):
         return False
     try:
-        with _Shown(now) as shown:
+        with _Shown(now) as shown, store.open_reader(path) as old:
+            ways = []
             for record in bad:  # before anything is written
                 check()
-                shown.data(record)
-            with store.replacing(path) as file, store.open_reader(path) as old:
-                at = 0
-                for record in bad:
-                    _copy(old, file, at, int(record["position"]), check)
-                    file.write(_made_again(shown.data(record), int(record["stored"]), levels))
-                    at = int(record["position"]) + int(record["stored"])
-                _copy(old, file, at, entry.size, check)
-                if file.sha256() != entry.sha256:
-                    raise _Other
+                ways.append(_fitting(shown.data(record), record, old, levels))
+            for chosen in islice(product(*ways), _TRIES):
+                made = (writer.compressor(level).compress(shown.data(record)) for record, level in zip(bad, chosen))
+                frames = zip(bad["position"].tolist(), made)
+                if _is_put(store, path, old, frames, entry.sha256, check):
+                    return True
+    except _Other:
+        pass
+    return False
+
+
+def _is_put(
+    store: Store, path: str, old: Reader, frames: Iterable[tuple[int, bytes]], sha256: str, check: Check
+) -> bool:
+    """Whether the file with these frames, by their positions, is what was stored, and so takes the place of the old."""
+    try:
+        with store.replacing(path) as file:
+            at = 0
+            for position, frame in frames:
+                check()
+                _copy(old, file, at, position, check)
+                file.write(frame)
+                at = position + len(frame)
+            _copy(old, file, at, old.size, check)
+            if file.sha256() != sha256:
+                raise _Other
     except _Other:
         return False
     return True
@@ -95,13 +116,40 @@ def _bad_frames(now: Now, entry: FileEntry, check: Check) -> Records:
     return damaged[numpy.argsort(damaged["position"])]
 
 
-def _made_again(data: bytes, stored: int, levels: Iterable[int]) -> bytes:
-    """The frame of the data, which has that size; _Other where no level makes one."""
-    made = (writer.compressor(level).compress(data) for level in levels)
-    frame = next((each for each in made if len(each) == stored), None)
-    if frame is None:
+def _fitting(data: bytes, record: Record, old: Reader, levels: Sequence[int]) -> list[int]:
+    """The levels that make a frame of that size, of those that make the same one the first; in the beginning the one
+    whose frame is most like what is left of it. _Other where none makes one."""
+    made: dict[bytes, int] = {}
+    for level in levels:
+        frame = writer.compressor(level).compress(data)
+        if len(frame) == record["stored"]:
+            made.setdefault(frame, level)
+    if not made:
         raise _Other
-    return frame
+    if len(made) > 1:
+        left = _left(old, record)
+        made = {frame: made[frame] for frame in sorted(made, key=lambda frame: _differing(frame, left))}
+    return list(made.values())
+
+
+def _left(old: Reader, record: Record) -> bytes:
+    """Of a damaged frame; zeros where none of it can be read."""
+    with suppress(errors.Damaged):
+        return old.read(int(record["position"]), int(record["stored"]))
+    return bytes(int(record["stored"]))
+
+
+def _differing(one: bytes, two: bytes) -> int:
+    """In how many bytes."""
+    return int((numpy.frombuffer(one, numpy.uint8) != numpy.frombuffer(two, numpy.uint8)).sum())
+
+
+def _told(now: Now, entry: FileEntry) -> list[int]:
+    """Levels at which the point that made a file says that it compressed, as far as it can be read."""
+    with suppress(errors.NbdpullError):
+        told = now.series.point_in(entry.path.partition("/")[0]).disk(now.disk).levels
+        return [_LEVELS[level] for level in sorted(told, key=told.__getitem__, reverse=True) if level in _LEVELS]
+    return []
 
 
 class _Shown:
@@ -138,12 +186,15 @@ class _Shown:
 
 
 def all_mended(now: Now, entries: Iterable[FileEntry], levels: Sequence[int], check: Check) -> tuple[list[str], str]:
-    """(paths of those that are what was stored, why the rest was left: "" if nothing hindered)."""
+    """(paths of those that are what was stored, why the rest was left: "" if nothing hindered). levels: that are tried
+    beside those of which manifests tell."""
     done: list[str] = []
     try:
         for entry in entries:
             with suppress(errors.Damaged):  # its records, too
-                if layout.CHUNK_PATH.match(entry.path) and mended(now, entry, levels, check):
+                if not layout.CHUNK_PATH.match(entry.path):
+                    continue
+                if mended(now, entry, list(dict.fromkeys([*_told(now, entry), *levels])), check):
                     done.append(entry.path)
     except errors.NbdpullError as error:
         return done, str(error)
