@@ -1,5 +1,6 @@
 """Policies that stand in a store: which one counts, and that none is followed of which a part cannot be read."""
 
+import contextlib
 import errno
 import json
 import random
@@ -131,6 +132,24 @@ def test_one_changes_them_at_a_time(store):
     with store.locked("", "wait"), pytest.raises(errors.Busy, match="try again when it has ended"):
         policies.put(store, None, Policy(keep_last=1))
     assert policies.load(store) == []
+
+
+@pytest.mark.parametrize("change", [policies.drop, policies.put_immutability])
+def test_who_read_no_policy_removes_none(store, monkeypatch, change):
+    """Without locks another host may have written one by then."""
+    real = policies._told
+
+    def told(store):
+        found = real(store)
+        monkeypatch.setattr(policies, "_told", real)
+        policies.put(store, "other", Policy(keep_last=1))
+        return found
+
+    monkeypatch.setattr(type(store), "has_locks", False)
+    monkeypatch.setattr(type(store), "locked", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(policies, "_told", told)
+    assert not change(store, None)
+    assert policies.load(store) == [Standing("other", Policy(keep_last=1))]
 
 
 # -- what is not followed ---------------------------------------------------------------------------------------------

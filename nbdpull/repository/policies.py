@@ -165,10 +165,10 @@ def _changing(store: Store) -> Iterator[_Told]:
 
 def _write_or_remove(store: Store, told: _Told) -> None:
     """Without locks a file of nothing stays: not every server can remove one on the condition that it is what was
-    read."""
+    read. Where no file was read, one that is there by now is another writer's."""
     if told.standing or told.immutable or (told.data is not None and not store.has_locks):
         _write(store, told)
-    else:
+    elif told.data is not None:
         store.delete(layout.POLICY)
 
 
