@@ -80,7 +80,7 @@ class MemoryStore:
     def holds(self, path):
         return path in self._files or path in self._folders
 
-    def seconds_since_change(self, path):
+    def seconds_since_change(self, path, anew=False):
         if not self.holds(path):
             raise errors.OutputError(f"cannot look at {self.path(path)}: No such file or directory")
         return 0.0

@@ -2,7 +2,6 @@
 file, and no number is there twice."""
 
 import contextlib
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -46,7 +45,7 @@ def aged(hours, ending=""):
     """As if all, or what has names that end so, were that old."""
     real = DirectoryStore.seconds_since_change
 
-    def seconds(self, path):
+    def seconds(self, path, anew=False):
         return real(self, path) + (hours * HOUR if path.endswith(ending) else 0)
 
     return mock.patch.object(DirectoryStore, "seconds_since_change", seconds)
@@ -107,26 +106,35 @@ def test_a_base_that_was_removed_meanwhile(vm):
     assert not any(map(vm.series.size_flaw, references.of_point(vm.series, made)))
 
 
-def test_a_base_that_was_removed_so_long_ago(vm):
-    """A pull that took too long may refer to what is just being swept."""
-    base = vm.points[-1]
-    announced = SimpleNamespace()
-    real = new_point.begun
-
-    def begun(series, point_id):
-        found = real(series, point_id)
-        announced.path = f"{series.folder}/{point_id}/{half_points.ANNOUNCED}"
-        return found
-
-    def removed():
-        vm.store.publish(announced.path, b"{}")
-        gone(vm, base)
-
-    asked = mock.patch.object(new_point.lock_free, "require_base", _after(removed, new_point.lock_free.require_base))
+@pytest.mark.parametrize("call", ["find", "publish"])
+def test_a_base_that_was_removed_so_long_ago(vm, call, monkeypatch):
+    """A pull that took too long, or whose machine stood still before its manifest, may refer to what is being swept."""
+    base, real = vm.points[-1], new_point.lock_free.require_base
+    if call == "find":
+        monkeypatch.setattr(new_point.lock_free, "require_base", _after(lambda: gone(vm, base), real))
+    removed = just_before("publish", lambda: gone(vm, base)) if call == "publish" else contextlib.nullcontext()
     refused = pytest.raises(errors.Busy, match=f"point {base.id} of vm1, .* was removed while it was made")
-    with mock.patch.object(new_point, "begun", begun), aged(21, half_points.ANNOUNCED), asked, refused:
+    with removed, aged(21, f"{base.id}/{half_points.REMOVED}"), refused:
         vm.pull()
     assert len(vm.series.points()) == len(vm.points) - 1
+
+
+def test_a_base_that_is_swept_and_brought_back(vm):
+    """A copy whose manifest is there may be about to take it back, and the sweep goes on."""
+    sweep_mark.put(vm.series, vm.points[-1].id)
+    with pytest.raises(errors.Busy, match=f"point {vm.points[-1].id} of vm1, .* was removed"):
+        vm.pull()
+    with aged(23, sweep_mark.NAME):
+        vm.pull()
+
+
+def test_a_pull_that_stood_still_before_its_manifest(vm, monkeypatch):
+    with contextlib.ExitStack() as late:
+        prove = _after(lambda: late.enter_context(aged(21)), lock_free.prove)
+        monkeypatch.setattr(new_point.lock_free, "prove", prove)
+        with pytest.raises(errors.Busy, match="nothing was written of point .* for so long"):
+            vm.pull()
+    assert len(vm.series.points()) == len(vm.points) and half_points.removed(vm.series)
 
 
 def _after(do, real):
@@ -323,14 +331,24 @@ def test_a_point_that_was_brought_by_the_same_copy_and_removed(vm, tmp_path):
         taking.take(vm.points[1])
 
 
-def test_a_copy_of_one_point_that_took_a_day(vm, tmp_path, monkeypatch):
-    other = over(vm, tmp_path / "other")
+@pytest.mark.parametrize("of, message", [(1, "what is left of point"), (0, "which this one builds on, was removed")])
+def test_a_copy_that_stood_still_before_its_manifest(vm, tmp_path, monkeypatch, of, message):
+    """What it made may be about to be swept, or what it counts on."""
+    other, point = over(vm, tmp_path / "other"), vm.points[1]
     take(vm, other, vm.points[0])
-    monkeypatch.setattr(incoming, "time", SimpleNamespace(time=lambda: 0.0))
-    monkeypatch.setattr(grace, "time", SimpleNamespace(time=lambda: 21 * HOUR))
-    with pytest.raises(errors.Busy, match=f"the copy of point {vm.points[1].id} of vm1 took too long"):
-        take(vm, other, vm.points[1])
-    assert len(other.series.points()) == 1
+    prove = lock_free.prove
+
+    def stand():
+        late.enter_context(aged(21, f"{vm.points[of].id}/{half_points.REMOVED}"))
+        if of == 0:
+            removal.remove(other.series, vm.points[0])
+
+    with contextlib.ExitStack() as late, monkeypatch.context() as patch, pytest.raises(errors.Busy, match=message):
+        patch.setattr(lock_free, "prove", _after(stand, prove))
+        take(vm, other, point)
+    assert [each.id for each in other.series.points()] == [vm.points[0].id] * of
+    assert half_points.removed_point(other.series, point.id) == point, "somebody may build on it by now"
+    take(vm, other, point)
 
 
 def test_what_is_about_to_be_swept_is_not_counted_on(vm, tmp_path):
@@ -390,15 +408,33 @@ def test_a_copy_does_not_bring_back_what_another_sweep_may_have_found_too(vm, em
 
 def test_a_sweep_that_took_too_long_removes_nothing_more(vm, emptied, monkeypatch):
     """Not even what says that a point was removed."""
-    hours, before, real = iter([0, 0, 1]), len(stores.files(emptied.folder)), DirectoryStore.delete
-    monkeypatch.setattr(removal, "time", SimpleNamespace(time=lambda: 0.0))
-    monkeypatch.setattr(grace, "time", SimpleNamespace(time=lambda: next(hours, 21) * HOUR))
-    gone = []
+    hours, before, real = iter([0, 0, 0, 1]), len(stores.files(emptied.folder)), DirectoryStore.delete
+    look, gone = half_points.seconds_set_apart, []
+
+    def seconds(series, name, anew=False):
+        return look(series, name) + (next(hours, 21) * HOUR if anew else 0)
+
+    monkeypatch.setattr(half_points, "seconds_set_apart", seconds)
     monkeypatch.setattr(DirectoryStore, "delete", lambda self, path: gone.append(path) or real(self, path))
     with aged(27, half_points.REMOVED):
         swept = removal.sweep(emptied.series)
     assert len(gone) == 3 and swept.waiting and swept.points == ()
     assert len(stores.files(emptied.folder)) == before - 3 + 1, "and a mark"
+
+
+def test_a_sweep_removes_nothing_that_a_copy_has_set_apart_meanwhile(vm, emptied, monkeypatch):
+    """It looks once more when its mark is there: a copy that came later sees that."""
+    before, put, look = len(stores.files(emptied.folder)), sweep_mark.put, half_points.seconds_set_apart
+    renewed = set()
+
+    def seconds(series, name, anew=False):
+        return 0.0 if anew and name in renewed else look(series, name)
+
+    monkeypatch.setattr(sweep_mark, "put", lambda series, name: put(series, name) or renewed.add(name))
+    monkeypatch.setattr(half_points, "seconds_set_apart", seconds)
+    with aged(27, half_points.REMOVED):
+        swept = removal.sweep(emptied.series)
+    assert swept.freed == 0 and len(stores.files(emptied.folder)) == before + len(renewed)
 
 
 def test_the_mark_of_a_sweep_outlives_the_files(vm, emptied):
@@ -441,7 +477,7 @@ def test_a_point_that_stood_in_between(vm, ages, late):
     for number, _ in enumerate(ages):
         vm.store.publish(f"vm1/{name}/{number}", b"")
 
-    def seconds(self, path):
+    def seconds(self, path, anew=False):
         return ages[int(path[-1])] * HOUR
 
     with mock.patch.object(DirectoryStore, "seconds_since_change", seconds):

@@ -64,7 +64,7 @@ class Away(MemoryStore):
 
     has_locks, age, is_away = False, 0.0, False
 
-    def seconds_since_change(self, path):
+    def seconds_since_change(self, path, anew=False):
         return self.age
 
     def holds(self, path):

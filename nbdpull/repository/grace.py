@@ -6,8 +6,6 @@ at what a pull counts on that is committed within COUNTED_ON. Must not know: poi
 
 from __future__ import annotations
 
-import time
-
 from ..storage.base import Store
 
 GRACE = 24 * 3600.0  # seconds that a reader may take to its end
@@ -19,9 +17,3 @@ MARKED = COUNTED_ON + MARGIN  # seconds after which nobody removes what he found
 def of(store: Store) -> float:
     """Seconds after which what nothing refers to any more goes."""
     return GRACE if store.has_locks else GRACE + MARGIN
-
-
-def is_over(store: Store, began: float) -> bool:
-    """Whether who looked at a store then has to stop, as others may do by now what that forbade. began: by this host's
-    time, which goes on while it sleeps."""
-    return not store.has_locks and time.time() - began > COUNTED_ON

@@ -152,12 +152,12 @@ def seconds_removed(series: Series, name: str) -> float:
     return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}")
 
 
-def seconds_set_apart(series: Series, name: str) -> float:
-    """The same of frames that were moved, too."""
+def seconds_set_apart(series: Series, name: str, anew: bool = False) -> float:
+    """The same of frames that were moved, too. anew: as it is now, be it `looking` or not."""
     try:
-        return seconds_removed(series, name)
+        return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}", anew)
     except errors.OutputError:
-        return series.store.seconds_since_change(f"{series.folder}/{name}/{layout.REPACKED}")
+        return series.store.seconds_since_change(f"{series.folder}/{name}/{layout.REPACKED}", anew)
 
 
 def announced(series: Series, point_id: str) -> Optional[Announcement]:
@@ -218,8 +218,18 @@ def give_to_sweep(series: Series, point_id: str) -> None:
 
 def give_up(series: Series, point_id: str) -> None:
     """Remove a point whose manifest has just appeared: its files go as those of any removed one. OutputError."""
+    rename_manifest(series, point_id)
+
+
+def rename_manifest(series: Series, point_id: str) -> bool:
+    """Where nobody is kept out: whether there was a manifest yet. The new name is never without one for a moment, as
+    another removal may just have made it: by it all that the point referred to stays for its time."""
     folder = f"{series.folder}/{point_id}"
-    series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{REMOVED}")
+    data = series.store.find(f"{folder}/{layout.MANIFEST}")
+    if data is not None:
+        series.store.replace(f"{folder}/{REMOVED}", data)
+        series.store.delete(f"{folder}/{layout.MANIFEST}")
+    return data is not None
 
 
 def _showed(series: Series, point_id: str) -> bool:

@@ -11,8 +11,7 @@ know: which points are wanted, and of what order.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Callable, NamedTuple, Optional
 
@@ -109,7 +108,6 @@ class Incoming:
 
     def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
         entries, tables = needed
-        began = time.time()
         with self._target.store.looking(self._target.folder):
             self._counted_on.forget_removed()
             doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
@@ -118,16 +116,21 @@ class Incoming:
             there = [entry for entry in doubtful if _is_there(self._target, entry)]
             making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
-            lock_free.require_soon(self._target, point.id, began)
             self._make_sure(entry, entry in there, making, tell, check)
         making.sync()
         manifest = self._manifest(point)
         making.lead(tables)
-        lock_free.require_soon(self._target, point.id, began)
         making.publish(manifest, immutable.secure(self._target, point))
-        lock_free.prove(self._target, point, self._known)
+        lock_free.prove(self._target, point, self._known, lambda: self._require_still(making))
+        making.end()
         self._known.add(point.id)
         self._counted_on.add(point, entries)
+
+    def _require_still(self, making: _Making) -> None:
+        """That nothing goes on which the point counts: it may have taken a day."""
+        making.require_set_apart()
+        for name in self._counted_on.points:
+            lock_free.require_base(self._target, name)
 
     def _make_sure(self, entry: FileEntry, is_there: bool, making: _Making, tell: Tell, check: Check) -> None:
         """Have the target have the file, whole and durable. is_there: whether one of its size was seen."""
@@ -174,6 +177,11 @@ class _CountedOn:
         self._named: dict[str, FileEntry] = {}
         self._removed: Optional[dict[str, FileEntry]] = None
         self._refused: Optional[bool] = None
+
+    @property
+    def points(self) -> Collection[str]:
+        """Ids of those that answer."""
+        return self._points
 
     def has(self, entry: FileEntry) -> bool:
         return _is_there(self._target, entry) and entry.path not in self._bad and self.includes(entry)
@@ -265,6 +273,7 @@ class _Making:
         self._prepared: list[str] = []
         self._files: list[FileEntry] = []
         self._found: list[FileEntry] = []
+        self._was_swept = False
         self.copied: dict[str, int] = {}
 
     def _path(self, name: str) -> str:
@@ -279,7 +288,7 @@ class _Making:
         self._prepared = self._names(entries)
         for name in self._prepared:
             lock_free.require_not_doomed(self._target, name)
-            sweep_mark.drop(self._target, name)
+            self._was_swept = sweep_mark.is_there(self._target, name)  # of the point's own, the last
             for file in self._store.names(self._path(name)):
                 if file.endswith(DRAFT):
                     self._store.remove_file(self._path(f"{name}/{file}"))
@@ -322,8 +331,6 @@ class _Making:
 
     def publish(self, manifest: bytes, protection: Optional[Protection]) -> None:
         """Commit the point, of which all else is durable."""
-        for name in self._prepared:  # it may have taken a day
-            lock_free.require_set_apart(self._target, name)
         try:
             self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest, protection)
         except errors.NbdpullError as error:
@@ -332,7 +339,17 @@ class _Making:
             ):  # it is a point, and stays one
                 self._folders, self._files = [], []
             raise
+
+    def require_set_apart(self) -> None:
+        """Busy where files of the directories may be about to go."""
+        for name in self._prepared:
+            lock_free.require_set_apart(self._target, name, self._point)
+
+    def end(self) -> None:
+        """It is a point now."""
         half_points.end_setting_apart(self._target, self._point)
+        if self._was_swept:
+            sweep_mark.drop(self._target, self._point)
 
     def undo(self, stays: Callable[[FileEntry], bool]) -> None:
         """Remove what was made. stays: whether a file is another point's, too, which had lost it. Without locks it may

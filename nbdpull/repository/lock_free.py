@@ -8,6 +8,7 @@ always sees the earlier one. Where locks hold, nothing is asked. Owns: these pro
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Callable
 
 from ..core import errors
 from ..format import layout
@@ -29,33 +30,58 @@ def stood(series: Series, point_id: str) -> bool:
     folder, store = f"{series.folder}/{point_id}", series.store
     if store.has_locks:
         return False
-    with store.looking(folder, anew=True):
+    with store.looking(folder):
         ages = sorted(store.seconds_since_change(f"{folder}/{name}") for name in store.names(folder))
     return any(older - newer > grace.COUNTED_ON for newer, older in zip([0.0, *ages], ages))
 
 
-def require_base(series: Series, point_id: str, base: str) -> None:
-    """Before the manifest of a point appears. base: id of the point whose files it refers to. Busy where that was
-    removed, and so long ago, maybe, that its files are about to go."""
-    if series.store.has_locks or series.has_point(base):
+def require_base(series: Series, base: str) -> None:
+    """Before the manifest of a point appears, and after it. base: id of a point whose files it refers to. Busy where
+    that was removed so long ago that its files may be about to go; also where a copy is about to take it back."""
+    if series.store.has_locks:
         return
-    if series.store.seconds_since_change(f"{series.folder}/{point_id}/{half_points.ANNOUNCED}") > grace.COUNTED_ON:
+    if sweep_mark.is_young(series, base) or (not series.has_point(base) and _is_doomed(series, base)):
         raise errors.Busy(
-            f"point {base} of {series.domain}, which this one builds on, was removed while it was made, and that took "
-            "too long to count on its files: pull again"
+            f"point {base} of {series.domain}, which this one builds on, was removed while it was made, and too long "
+            "ago to count on its files: try again"
         )
 
 
-def prove(series: Series, point: Point, known: Collection[str]) -> None:
+def _is_doomed(series: Series, name: str) -> bool:
+    """Whether files of a directory without a point may be about to go: it was not set apart just now, or a sweep has
+    begun. Who sets one apart and then looks for the mark of a sweep, and the sweep that has left that and then looks
+    how old it is, do not miss each other."""
+    try:
+        is_old = half_points.seconds_set_apart(series, name) > grace.COUNTED_ON
+    except errors.OutputError:  # a sweep has removed what told of it
+        return True
+    return is_old or sweep_mark.is_young(series, name)
+
+
+def may_sweep(series: Series, name: str, age: float) -> bool:
+    """Before anything goes of what is left of a removed point: whether what was seen of it still counts. age: see
+    half_points.seconds_set_apart, as it was then. That is the clock, as that of a machine stands still with it. Not
+    where a copy has set it apart anew, or made it a point."""
+    if series.store.has_locks:
+        return True
+    try:
+        passed = half_points.seconds_set_apart(series, name, anew=True) - age
+    except errors.OutputError:
+        return False
+    return -grace.MARGIN <= passed <= grace.COUNTED_ON
+
+
+def prove(series: Series, point: Point, known: Collection[str], require_still: Callable[[], None]) -> None:
     """When the manifest of a point is there: it refers to what is there, and has its number for itself. known: ids of
-    points that have other numbers. Else it is removed, as any point: another run may build on it by now. Busy,
-    Damaged."""
+    points that have other numbers; require_still: asks for what else its writer counts on. Else it is removed, as any
+    point: another run may build on it by now. Busy, Damaged."""
     if series.store.has_locks:
         return
     try:
         with series.store.looking(series.folder, anew=True):
             _require_alone(series, point, known)
             _require_files(series, point)
+            require_still()
     except errors.NbdpullError as error:
         try:
             half_points.give_up(series, point.id)
@@ -97,27 +123,12 @@ def require_not_doomed(series: Series, name: str) -> None:
         raise _doomed(series, name)
 
 
-def require_set_apart(series: Series, name: str) -> None:
+def require_set_apart(series: Series, name: str, point_id: str) -> None:
     """The same of one that has got its files. What says that it is one may have gone with a prune that had begun
-    before: then anybody may take it for what a dead run left."""
-    if series.store.has_locks:
-        return
-    try:
-        is_old = half_points.seconds_set_apart(series, name) > grace.COUNTED_ON
-    except errors.OutputError:
-        is_old = True
-    if is_old and not series.has_point(name):
+    before: then anybody may take it for what a dead run left. point_id: of the point that is made, which may have its
+    manifest by now."""
+    if not series.store.has_locks and (name == point_id or not series.has_point(name)) and _is_doomed(series, name):
         raise _doomed(series, name)
-
-
-def require_soon(series: Series, point_id: str, began: float) -> None:
-    """Before each file of a copied point appears, and its manifest. began: when it was looked at what it counts on, by
-    this host's time. Busy where that is so long ago that files of points that were removed since may be about to go."""
-    if grace.is_over(series.store, began):
-        raise errors.Busy(
-            f"the copy of point {point_id} of {series.domain} took too long to count on what was there when it began: "
-            "copy again"
-        )
 
 
 def _doomed(series: Series, name: str) -> errors.Busy:

@@ -104,12 +104,18 @@ class NewPoint:
         decoded = manifest.decode(data, self.id, store.seal)  # what a reader would have to refuse is never published
         made = Point(decoded, hashlib.sha256(data).hexdigest())
         if decoded.parent:
-            lock_free.require_base(self.series, self.id, decoded.parent.point)
+            lock_free.require_base(self.series, decoded.parent.point)
         protection = immutable.secure(self.series, made, promise)
         store.publish(f"{self._folder}/{layout.MANIFEST}", data, protection)
-        lock_free.prove(self.series, made, known)
+        lock_free.prove(self.series, made, known, lambda: self._require_still(made))
         self.committed = True
         return made
+
+    def _require_still(self, made: Point) -> None:
+        """What was asked before its manifest appeared: the machine may have stood still since."""
+        lock_free.require_alive(self.series, self.id)
+        if made.manifest.parent:
+            lock_free.require_base(self.series, made.manifest.parent.point)
 
     def announce(self, announced: Announcement) -> None:
         store = self.series.store

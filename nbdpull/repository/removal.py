@@ -11,7 +11,6 @@ which points are to go, and why.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ..format import layout
 from ..format.manifest import FileEntry
 from ..storage.base import Store
 from . import grace as graces
-from . import half_points, immutable, pins, references, sweep_mark
+from . import half_points, immutable, lock_free, pins, references, sweep_mark
 from .series import Point, Series
 
 _TELLING = {half_points.REMOVED, layout.REPACKED, sweep_mark.NAME}  # files that say what their directory is
@@ -70,7 +69,7 @@ def remove(series: Series, point: Point) -> None:
     if series.store.has_locks:
         series.store.delete(f"{folder}/{half_points.REMOVED}")  # of a removal that was taken back: its time is not ours
         series.store.rename(f"{folder}/{layout.MANIFEST}", f"{folder}/{half_points.REMOVED}")
-    elif not _renamed(series, folder):
+    elif not half_points.rename_manifest(series, point.id):
         return
     try:
         pins.require_none(series, point)  # who pins holds nothing
@@ -86,16 +85,6 @@ def _take_back(store: Store, folder: str) -> None:
     immutable.begin(store)
     if store.protection:
         store.protect([f"{folder}/{layout.MANIFEST}"], store.protection)
-
-
-def _renamed(series: Series, folder: str) -> bool:
-    """Where nobody is kept out: whether there was a manifest yet. The new name is never without one for a moment, as
-    another removal may just have made it: by it all that the point referred to stays for its time."""
-    manifest = series.store.find(f"{folder}/{layout.MANIFEST}")
-    if manifest is not None:
-        series.store.replace(f"{folder}/{half_points.REMOVED}", manifest)
-        series.store.delete(f"{folder}/{layout.MANIFEST}")
-    return manifest is not None
 
 
 def referred(series: Series, but: Collection[str] = (), check: Check = lambda: None) -> set[str]:
@@ -131,9 +120,9 @@ def require_at_once(store: Store) -> None:
 def sweep(series: Series, grace: Optional[float] = None, check: Check = lambda: None) -> Swept:
     """Remove what nothing refers to of points that were removed so many seconds ago. Points that were removed since
     refer to files all the same: those who read them began when they were there. grace: None: as the store needs."""
-    grace, began = graces.of(series.store) if grace is None else grace, time.time()
+    grace = graces.of(series.store) if grace is None else grace
     with series.store.looking(series.folder):
-        how = _How(grace, _late(series, grace, check), _last_of_all(series), began, _Locks(series.store))
+        how = _How(grace, _late(series, grace, check), _last_of_all(series), _Locks(series.store))
         swept = (_swept(series, left, how) for left in _left(series, frozenset(), check))
         return sum(swept, Swept(has_locks=series.store.has_locks))
 
@@ -171,12 +160,11 @@ class _Locks:
 
 
 class _How(NamedTuple):
-    """late: paths of what stays; last: see _last_of_all; began: when the store was looked at."""
+    """late: paths of what stays; last: see _last_of_all."""
 
     grace: float
     late: Collection[str]
     last: Optional[str]
-    began: float
     locks: _Locks
 
 
@@ -273,7 +261,8 @@ def _swept(series: Series, left: _Left, how: _How) -> Swept:
     is_late = _is_late(series, left.point, is_point, how.grace) or sweep_mark.is_young(series, left.point)
     due = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in how.late}
     found = how.locks.of({f"{folder}/{file}": size for file, size in due.items()})
-    going = _deleted(series, left.point, due, how.began)
+    age = half_points.seconds_set_apart(series, left.point)
+    going = _deleted(series, left.point, due, age)
     gone = sum(going.values())
     freed = max(0, gone - found.locked)
     if is_late or left.shared or len(going) < len(left.free):
@@ -282,20 +271,20 @@ def _swept(series: Series, left: _Left, how: _How) -> Swept:
     is_to_stay = strange or left.point == how.last  # the manifest of the last one stays
     if is_to_stay or (going and not has_locks):  # the mark of a sweep outlives the files
         return Swept(freed, points=(left.point,) if is_point and going else ()) + found
-    if not graces.is_over(series.store, how.began):
+    if lock_free.may_sweep(series, left.point, age):
         sweep_mark.drop(series, left.point)
         series.store.remove_folder(folder)  # with the file that says what it is, the last of it
     return Swept(freed, points=(left.point,) if is_point and has_locks else ()) + found
 
 
-def _deleted(series: Series, name: str, due: dict[str, int], began: float) -> dict[str, int]:
-    """Those of the files of a directory that are gone now."""
+def _deleted(series: Series, name: str, due: dict[str, int], age: float) -> dict[str, int]:
+    """Those of the files of a directory that are gone now. age: of what tells that it may go, as it was listed."""
     gone: dict[str, int] = {}
+    if due and lock_free.may_sweep(series, name, age):
+        sweep_mark.put(series, name)
     for file, size in due.items():
-        if graces.is_over(series.store, began):
+        if not lock_free.may_sweep(series, name, age):
             break
-        if not gone:
-            sweep_mark.put(series, name)
         series.store.delete(f"{series.folder}/{name}/{file}")
         gone[file] = size
     return gone

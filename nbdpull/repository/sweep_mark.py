@@ -22,14 +22,18 @@ def put(series: Series, name: str) -> None:
 
 def is_young(series: Series, name: str) -> bool:
     """Whether a sweep may be removing files of a directory."""
-    if series.store.has_locks or not series.store.holds(_path(series, name)):
+    if not is_there(series, name):
         return False
     return series.store.seconds_since_change(_path(series, name)) < grace.MARKED
 
 
+def is_there(series: Series, name: str) -> bool:
+    return not series.store.has_locks and series.store.holds(_path(series, name))
+
+
 def drop(series: Series, name: str) -> None:
-    """Of one that is not young. OutputError."""
-    if not series.store.has_locks and series.store.holds(_path(series, name)):
+    """Of one that is not young, or a directory that no sweep removes from any more. OutputError."""
+    if is_there(series, name):
         series.store.delete(_path(series, name))
 
 

@@ -179,8 +179,9 @@ class Store(Protocol):
         """Whether anything has that name, be it what it may. StoreError where that cannot be told: who takes it for a
         no may remove what is there."""
 
-    def seconds_since_change(self, path: str) -> float:
-        """Since a file was made, or got its name, by the clock of the store; OutputError."""
+    def seconds_since_change(self, path: str, anew: bool = False) -> float:
+        """Since a file was made, or got its name, by the clock of the store; OutputError. anew: of a file, as it is
+        now, be it `looking` or not."""
 
     def inode(self, path: str) -> Optional[int]:
         """The number of a folder, which a copy of it has not; None where there is none, or no such number.

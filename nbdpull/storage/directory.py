@@ -202,7 +202,7 @@ class DirectoryStore:
             beneath.status(folder, name)  # what is not there is no error, also where the file system is read-only
             os.unlink(name, dir_fd=folder)
 
-    def seconds_since_change(self, path: str) -> float:
+    def seconds_since_change(self, path: str, anew: bool = False) -> float:
         with translated("look at", self.path(path)), beneath.parent(self.root, path) as (folder, name):
             return time.time() - beneath.status(folder, name).st_ctime
 

@@ -212,8 +212,9 @@ class S3Store:
 
     def _found(self, path: str) -> Optional[Found]:
         files = self._listed.of(path)
-        if files is not None:
-            return files.get(path)
+        return self._asked(path) if files is None else files.get(path)
+
+    def _asked(self, path: str) -> Optional[Found]:
         try:
             return self.bucket.head(self._key(path))
         except Absent:
@@ -280,10 +281,10 @@ class S3Store:
     def _is_folder(self, path: str) -> bool:
         return any(self.bucket.objects(self._key(f"{path}/"), 1))
 
-    def seconds_since_change(self, path: str) -> float:
+    def seconds_since_change(self, path: str, anew: bool = False) -> float:
         """Of a folder: since anything in it was made."""
         try:
-            found = self._found(path)
+            found = self._asked(path) if anew else self._found(path)
             ages = [found.age] if found else [each.age for each in self._within(path)]
         except errors.StoreError as error:
             raise errors.OutputError(str(error)) from error
