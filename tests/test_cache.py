@@ -1,5 +1,6 @@
 """The cache of what is in a bucket: a piece is there whole or not at all, for us alone, and all are within a limit."""
 
+import errno
 import os
 import random
 import stat
@@ -55,21 +56,19 @@ def test_nobody_else_can_read_it(folder):
 def test_a_folder_that_others_can_enter_is_refused(folder, mode):
     folder.mkdir(mode=0o700)
     folder.chmod(mode)
-    with pytest.raises(errors.UsageError, match="chmod 700"):
+    with pytest.raises(OSError, match="chmod 700"):
         opened(folder)
 
 
 def test_a_folder_with_anything_else_is_refused(folder):
     folder.mkdir(mode=0o700)
     (folder / "letters").touch()
-    with pytest.raises(errors.UsageError, match="not empty"):
+    with pytest.raises(OSError, match="not empty"):
         opened(folder)
     (folder / "letters").unlink()
     opened(folder)
     (folder / "aa").mkdir()
     opened(folder)
-    with pytest.raises(errors.UsageError, match="Not a directory"):
-        opened(folder / cache.TAG / "below")
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: b"", lambda data: bytes(len(data))])
@@ -115,8 +114,8 @@ def test_where_nothing_can_be_written_nothing_is_kept(folder, monkeypatch):
     kept = opened(folder, warn=told.append)
     kept.put(b"some bytes", "key")
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
     kept.put(b"others", "other key")
@@ -156,3 +155,100 @@ def test_the_one_that_is_chosen(folder, monkeypatch):
         monkeypatch.setenv("NBDPULL_CACHE_DIR_SIZE", size)
         with pytest.raises(errors.UsageError, match=f"NBDPULL_CACHE_DIR_SIZE: .*{said}"):
             cache.chosen(pytest.fail)
+
+
+@pytest.mark.parametrize("below", [".", "below"])
+def test_a_file_is_no_folder(tmp_path, monkeypatch, below):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NBDPULL_CACHE_DIR", str(tmp_path / "file" / below))
+    with pytest.raises(errors.UsageError, match=f"--cache-dir {tmp_path}/file.*: Not a directory"):
+        cache.chosen(pytest.fail)
+
+
+def others(folder, _):
+    folder.mkdir(mode=0o755)
+
+
+def filled(folder, _):
+    folder.mkdir(mode=0o700)
+    (folder / "letters").touch()
+
+
+def fails(*_, **__):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def failing(call):
+    """That one fails as on a full disk, or one that is read-only."""
+    return lambda folder, monkeypatch: monkeypatch.setattr(cache if call == "open" else os, call, fails, raising=False)
+
+
+UNFIT = [
+    (others, "yours alone"),
+    (filled, "not empty"),
+    (failing("makedirs"), "Read-only"),
+    (failing("listdir"), "Read-only"),
+    (failing("open"), "Read-only"),
+]
+
+
+@pytest.mark.parametrize("prepare, why", UNFIT)
+def test_one_that_cannot_be_used_is_a_warning(folder, monkeypatch, prepare, why):
+    """The verb goes on: it is the same without a cache."""
+    monkeypatch.setenv("NBDPULL_CACHE_DIR", str(folder))
+    told = []
+    with monkeypatch.context() as patched:
+        prepare(folder, patched)
+        assert cache.chosen(told.append) is None
+    [text] = told
+    assert text.startswith(f"--cache-dir {folder}: ") and why in text and text.endswith("; it is not used")
+
+
+def test_one_that_cannot_be_read_any_more_is_a_warning_once(folder, monkeypatch):
+    told = []
+    opened(folder).put(b"some bytes", "key")
+    kept = opened(folder, warn=told.append)
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "read", broken)
+    assert [kept.get("key"), kept.get("key")] == [None, None]
+    assert told == [f"--cache-dir {folder}: Input/output error; nothing more is kept there"]
+
+
+def test_where_nothing_can_be_noted_it_can_be_read(folder, monkeypatch):
+    kept = opened(folder, warn=pytest.fail)
+    kept.put(b"some bytes", "key")
+    os.utime(pieces(folder)[0], (0, 0))
+
+    def refused(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert kept.get("key") == b"some bytes"
+
+
+def test_the_folder_that_was_looked_at_is_used(folder, tmp_path):
+    """Whatever has its name by now."""
+    (tmp_path / "link").symlink_to(folder)
+    folder.mkdir(mode=0o700)
+    kept, strange = opened(tmp_path / "link", 16 * MIB), tmp_path / "strange"
+    kept.put(b"some bytes", "key")
+    strange.mkdir(mode=0o777)
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(strange)
+    assert kept.get("key") == b"some bytes"
+    for number in range(20):
+        kept.put(bytes(MIB - 1), number)
+    assert not list(strange.iterdir())
+    assert 14 * MIB < total(folder) <= 16 * MIB
+
+
+def test_it_leaves_no_descriptor(folder):
+    before = len(os.listdir("/proc/self/fd"))
+    kept = opened(folder)
+    kept.put(b"some bytes", "key")
+    assert kept.get("key") == b"some bytes"
+    del kept
+    assert len(os.listdir("/proc/self/fd")) == before

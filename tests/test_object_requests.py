@@ -208,3 +208,10 @@ def test_what_is_wrong_in_the_cache_is_asked_for_again(copied, vm, asked, tmp_pa
     assert listing.listing(listing.Options(copied)) == listed
     assert served(copied) == right == (vm.points[-1].id, vm.images[vm.points[-1].id]["vda"])
     assert asked(served, copied)["get_object"] == 1, "the marker, which is not listed"
+
+
+def test_without_the_cache_a_verb_goes_on(copied, tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o755)
+    found = listing.listing(listing.Options(copied))
+    [warning] = found.warnings
+    assert len(found.points) == POINTS and "yours alone (chmod 700)" in warning and "it is not used" in warning

@@ -1,13 +1,14 @@
 """Pieces of what is in a bucket, kept in a folder of this host, so that they are not asked for again.
 
 Any number of processes use one folder at once: a piece is there whole or not at all, and whoever has put much there
-removes what was not used for longest. What is lost of it is asked for again, so nothing here is an error but a folder
-that must not be used. Pieces are as they are in the bucket: sealed, where the store is. Owns: that folder. Must not
-know: what is in a piece, whose it is.
+removes what was not used for longest. What is lost of it is asked for again, so nothing here is an error: where it
+does not work, the user is told once. Pieces are as they are in the bucket: sealed, where the store is. Owns: that
+folder. Must not know: what is in a piece, whose it is.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -15,9 +16,11 @@ import secrets
 import stat
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors, sizes
@@ -31,6 +34,7 @@ COST = 4096  # bytes that a file takes beside what is in it
 STALE = 3600.0  # seconds after which a use is noted again, and after which a half piece is one of a dead process
 _PART = 16  # what was put since the folder was looked at is at most this part of the limit
 _CHECK = 4  # bytes
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NAME, _HALF = re.compile(r"[0-9a-f]{62}\Z"), ".new"
 
 Warn = Callable[[str], None]
@@ -48,7 +52,7 @@ class _Piece(NamedTuple):
 
 
 def chosen(warn: Warn) -> Optional[Cache]:
-    """The one that the environment names; UsageError. warn: see Cache."""
+    """The one that the environment names; None where nothing can be kept in it. warn: see Cache. UsageError."""
     folder, limit = os.environ.get(CACHE_DIR), os.environ.get(CACHE_DIR_SIZE)
     if not folder:
         return None
@@ -58,79 +62,88 @@ def chosen(warn: Warn) -> Optional[Cache]:
             raise ValueError(f"give {sizes.shown(LEAST)} or more")
     except ValueError as error:
         raise errors.UsageError(f"--cache-dir-size, {CACHE_DIR_SIZE}: {error}") from None
-    return Cache(folder, size, warn)
+    try:
+        return Cache(folder, size, warn)
+    except NotADirectoryError as error:
+        raise errors.UsageError(f"--cache-dir {folder}: {error.strerror}") from error
+    except OSError as error:
+        warn(f"--cache-dir {folder}: {error.strerror}; it is not used")
+        return None
 
 
 class Cache:
     """limit: bytes of all pieces, about. warn: is told, once, why nothing more is kept. May be used by several threads
-    at once. UsageError where the folder is not only ours, or holds anything else."""
+    at once. OSError where the folder cannot be made or read, is not only ours, or holds anything else."""
 
     def __init__(self, folder: str, limit: int, warn: Warn) -> None:
         self._folder, self._limit, self._warn = os.path.abspath(folder), limit, warn
         self._lock = threading.Lock()
         self._put: Optional[int] = None  # bytes since the folder was looked at; None: it was not yet
         self._is_broken = False
-        try:
-            self._prepare()
-        except OSError as error:
-            raise errors.UsageError(f"--cache-dir {folder}: {error.strerror}") from error
-
-    def _prepare(self) -> None:
         with suppress(FileExistsError):
             os.makedirs(self._folder, 0o700)
-        found = os.stat(self._folder)
+        self._root = os.open(self._folder, _FOLDER)  # what has that name later may be anybody's
+        weakref.finalize(self, os.close, self._root)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        found = os.fstat(self._root)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise errors.UsageError(
-                f"--cache-dir {self._folder}: it has to be yours alone (chmod 700), as what is cached can be read by "
-                "whoever can enter it"
-            )
-        names = os.listdir(self._folder)
+            raise OSError(errno.EACCES, "it has to be yours alone (chmod 700), as whoever can enter it can read it")
+        names = os.listdir(self._root)
         if TAG in names:
             return
         if names:
-            raise errors.UsageError(f"--cache-dir {self._folder}: it is not empty, and no cache of nbdpull")
-        with open(os.path.join(self._folder, TAG), "w", encoding="ascii") as file:
+            raise OSError(errno.ENOTEMPTY, "it is not empty, and no cache of nbdpull")
+        with open(TAG, "w", encoding="ascii", opener=partial(os.open, mode=0o600, dir_fd=self._root)) as file:
             file.write(TAG_TEXT)
 
     def get(self, *name: object) -> Optional[bytes]:
         """A piece, by whatever tells it from all others; None where it is not there."""
-        path = self._path(name)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                told = os.fstat(descriptor)
-                digits, data = os.read(descriptor, _CHECK), os.read(descriptor, told.st_size)
-            finally:
-                os.close(descriptor)
-            if time.time() - told.st_mtime > STALE:
-                os.utime(path)
-        except OSError:
+            descriptor = os.open(_path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._root)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            self._break(error)
+            return None
+        try:
+            told = os.fstat(descriptor)
+            digits, data = os.read(descriptor, _CHECK), os.read(descriptor, told.st_size)
+            if time.time() - told.st_mtime > STALE:
+                with suppress(OSError):  # it can be read all the same
+                    os.utime(descriptor)
+        except OSError as error:
+            self._break(error)
+            return None
+        finally:
+            os.close(descriptor)
         return data if digits == _check(data) else None  # else of a machine that lost its power: it is written again
 
     def put(self, data: bytes, *name: object) -> None:
-        """Keep a piece; what has that name already is the same."""
+        """Keep a piece, in the place of what has that name."""
         if self._is_broken or len(data) > self._limit // _PART:
             return
-        path = self._path(name)
+        path = _path(name)
         half = f"{path}.{secrets.token_hex(4)}{_HALF}"
         try:
             with suppress(FileExistsError):
-                os.mkdir(os.path.dirname(path), 0o700)
-            with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                os.mkdir(os.path.dirname(path), 0o700, dir_fd=self._root)
+            with open(half, "xb", opener=partial(os.open, mode=0o600, dir_fd=self._root)) as file:
                 file.write(_check(data))
                 file.write(data)
-            os.rename(half, path)
+            os.rename(half, path, src_dir_fd=self._root, dst_dir_fd=self._root)
             self._count(len(data) + COST)
         except OSError as error:
-            self._is_broken = True
-            self._warn(f"--cache-dir {self._folder}: {error.strerror}; nothing more is kept there")
+            self._break(error)
             with suppress(OSError):
-                os.unlink(half)
+                os.unlink(half, dir_fd=self._root)
 
-    def _path(self, name: tuple[object, ...]) -> str:
-        digest = hashlib.sha256("\0".join(map(str, name)).encode()).hexdigest()
-        return os.path.join(self._folder, digest[:2], digest[2:])
+    def _break(self, error: OSError) -> None:
+        with self._lock:
+            was_broken, self._is_broken = self._is_broken, True
+        if not was_broken:
+            self._warn(f"--cache-dir {self._folder}: {error.strerror}; nothing more is kept there")
 
     def _count(self, size: int) -> None:
         with self._lock:
@@ -147,19 +160,31 @@ class Cache:
             if size <= self._limit - self._limit // _PART:
                 return
             with suppress(OSError):  # another process was faster
-                os.unlink(each.path)
+                os.unlink(each.path, dir_fd=self._root)
             size -= each.size
 
     def _pieces(self) -> Iterator[_Piece]:
         """Those that are there; the half ones that dead processes left are removed."""
-        now = time.time()
-        for folder in os.scandir(self._folder):
-            if not (len(folder.name) == 2 and folder.is_dir(follow_symlinks=False)):
-                continue
-            for each in os.scandir(folder.path):
-                with suppress(OSError):
-                    found = each.stat(follow_symlinks=False)
-                    if _NAME.match(each.name):
-                        yield _Piece(found.st_mtime, found.st_size + COST, each.path)
-                    elif each.name.endswith(_HALF) and now - found.st_mtime > STALE:
-                        os.unlink(each.path)
+        for name in os.listdir(self._root):
+            if len(name) == 2:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    yield from self._pieces_in(name)
+
+    def _pieces_in(self, folder: str) -> Iterator[_Piece]:
+        now, descriptor = time.time(), os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=self._root)
+        try:
+            for name in os.listdir(descriptor):
+                with suppress(FileNotFoundError):  # another process was faster
+                    found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    if _NAME.match(name):
+                        yield _Piece(found.st_mtime, found.st_size + COST, f"{folder}/{name}")
+                    elif name.endswith(_HALF) and now - found.st_mtime > STALE:
+                        os.unlink(name, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _path(name: tuple[object, ...]) -> str:
+    """Of a piece, in the folder."""
+    digest = hashlib.sha256("\0".join(map(str, name)).encode()).hexdigest()
+    return f"{digest[:2]}/{digest[2:]}"
