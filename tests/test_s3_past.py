@@ -156,6 +156,22 @@ def test_many_versions_come_in_pages(store, monkeypatch):
     assert len(found) == 9 and len({(each.key, each.id) for each in found}) == 9
 
 
+@pytest.mark.e2e
+def test_what_was_there_and_was_deleted(store, object_store):
+    assert not store.had("file")
+    store.publish("file", b"")
+    assert not store.had("file"), "another run may have made it just now"
+    store.delete("file")
+    assert store.had("file")
+    store.publish("file", b"again")
+    assert not store.had("file")
+    unversioned = S3Store(object_store.url)
+    unversioned.publish("file", b"")
+    assert not unversioned.had("file")
+    unversioned.delete("file")
+    assert not unversioned.had("file")
+
+
 def test_only_a_bucket_tells(tmp_path):
     with pytest.raises(errors.UsageError, match="is a directory, and only a bucket that keeps old versions tells"):
         place.as_of(str(tmp_path), datetime.datetime.now(UTC))

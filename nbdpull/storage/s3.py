@@ -341,8 +341,9 @@ class S3Store:
         return [*pipeline.ordered(work, items, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda each: 1)]
 
     def had(self, path: str) -> bool:
-        """Whether there is an old version of a file."""
-        return any(not each.is_marker for each in self.bucket.versions(self._key(path), exactly=True))
+        """Whether a file was there that was deleted: not where it is there, be it since just now."""
+        found = [each.is_marker for each in self.bucket.versions(self._key(path), exactly=True)]
+        return found[:1] == [True] and not all(found)
 
     def written(self, name: str) -> dict[str, list[datetime]]:
         """{path: when each of its versions was written, the oldest first} of all files of a name, deleted or not."""
