@@ -13,6 +13,7 @@ from sealed import KEYS, MASTER, SECRET, is_told
 from nbdpull.core import errors
 from nbdpull.operations import copy, init, listing, prune, restore, status, usage, verify
 from nbdpull.repository import keyring, lookup, marker, series_choice
+from nbdpull.serving import nbd_server
 from nbdpull.storage import place, s3_client
 
 POINTS = 10
@@ -215,3 +216,11 @@ def test_without_the_cache_a_verb_goes_on(copied, tmp_path):
     found = listing.listing(listing.Options(copied))
     [warning] = found.warnings
     assert len(found.points) == POINTS and "yours alone (chmod 700)" in warning and "it is not used" in warning
+
+
+def test_serve_tells_why_there_is_no_cache(copied, tmp_path):
+    """Though it is nbdkit that opens the store."""
+    (tmp_path / "cache").mkdir(mode=0o755)
+    with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"))) as server:
+        [trouble] = server.troubles()
+    assert "yours alone (chmod 700)" in trouble
