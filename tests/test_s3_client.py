@@ -289,6 +289,7 @@ def website(monkeypatch):
 
     def opened(status):
         def answer(handler):
+            asked.append(handler.command)
             handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
             handler.send_response(status)
             handler.send_header("Content-Length", "13")
@@ -305,7 +306,8 @@ def website(monkeypatch):
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "key")
-    servers = []
+    servers, asked = [], []
+    opened.asked = asked
     yield opened
     for server in servers:
         server.shutdown()
@@ -328,6 +330,14 @@ def test_what_is_no_object_store_is_told_as_such(website, status):
             put(bucket, "key", b"data")
         with pytest.raises(errors.StoreError):
             [*bucket.objects("key")]
+
+
+@pytest.mark.unit
+def test_a_server_that_sends_every_request_away(website):
+    """It is asked once in which region the bucket is."""
+    with pytest.raises(errors.StoreError, match="s3://bucket: the server does not answer as an object store does"):
+        [*website(301).objects("key")]
+    assert website.asked == ["GET", "HEAD"]
 
 
 @pytest.mark.unit

@@ -373,8 +373,6 @@ class Bucket:
     def _once(self, call: str, what: dict[str, Any]) -> dict[str, Any]:
         try:
             return self._made(call, what)
-        except RecursionError:  # botocore follows an answer that sends it to another region, and gets the same again
-            raise errors.StoreError(f"s3://{self.name}: {NO_SERVER}") from None
         except OSError as error:
             if not error.filename:
                 raise
@@ -453,6 +451,8 @@ class Bucket:
             return errors.AccessDenied(f"{cannot}: access denied; allow {right} on it to these credentials")
         if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
             return errors.UsageError(f"{cannot}: the bucket is in another region; set AWS_REGION to it ({text})")
+        if 300 <= status < 400:
+            return errors.StoreError(f"s3://{self.name}: {NO_SERVER}")
         if not status and failure.is_lasting and code != "SSLError":
             kind_of = errors.AccessDenied if "Credential" in code else errors.UsageError
             return kind_of(f"{cannot}: {text}")
@@ -584,4 +584,13 @@ def _client(boto3: Any, patience: float) -> Any:
         retries={"total_max_attempts": 1},
         s3=own or None,
     )
-    return session.client("s3", endpoint_url=endpoint or None, config=how)
+    client = session.client("s3", endpoint_url=endpoint or None, config=how)
+    client.meta.events.register("before-parameter-build.s3", _ask_for_the_region_once)
+    return client
+
+
+def _ask_for_the_region_once(model: Any, context: dict[str, Any], **_: Any) -> None:
+    """botocore asks in which region a bucket is where an answer sends it to another one. Where that question is sent
+    away, too, it would ask again because of it, some eighty times."""
+    if model.name == "HeadBucket":
+        context.setdefault("s3_redirect", {})["redirected"] = True
