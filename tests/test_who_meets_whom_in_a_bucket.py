@@ -299,7 +299,7 @@ def emptied_long_ago():
         ("base", ("pull", "remove 1", "remove 2"), begun()),
         ("number", ("pull", "pull"), begun()),
         ("doomed at the end", ("copy", "remove 1", "sweep"), begun()),
-        ("counted on", ("copy on", "remove 1", "remove 2"), begun()),
+        ("counted on", ("copy", "copy on", "sweep"), all_removed_long_ago()),
         ("sure", ("copy", "sweep"), removed_long_ago()),
         ("as listed", ("copy", "sweep"), emptied_long_ago()),
         ("mark", ("copy", "sweep", "sweep"), all_removed_long_ago()),
