@@ -226,4 +226,4 @@ def test_a_pull_compresses_on_what_is_left(machine, tmp_path, monkeypatch):
     )
     pull.pull(request)
     (cores,) = made
-    assert cores.watched and (cores.entered, cores.most) == (8, 1)
+    assert cores.watched and (cores.entered, cores.most) == (4, 1)

@@ -46,7 +46,7 @@ STANDING = """
 import sys, threading, time
 from nbdpull.cli import main as cli
 from nbdpull.nbd import source_connection
-standing = threading.Barrier(4)
+standing = threading.Barrier(2)  # threads: one reads over all connections but the last one, another over that
 def stand(connection, cookie, doing, failed, wait=source_connection.SourceConnection._wait):
     if doing.startswith("reading"):
         if standing.wait() == 0:
