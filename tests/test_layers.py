@@ -21,8 +21,8 @@ LIBRARIES = {
         "hypervisor.domain_thaw",
         "hypervisor.socket_guard",
     },
-    "boto3": {"storage.s3_client"},
-    "botocore": {"storage.s3_client"},
+    "boto3": {"storage.s3_library"},
+    "botocore": {"storage.s3_library"},
     "libvirt_qemu": {"hypervisor.bindings"},
     "cheroot": {"serving.http.server"},
     "nbdkit": {"serving.nbdkit_plugin"},  # a module that exists inside nbdkit only
@@ -32,7 +32,7 @@ LIBRARIES = {
     "cryptography": {"crypto.xaes"},
     "pyrage": {"crypto.age_library"},
     "rich": {"cli.terminal"},
-    "urllib3": {"storage.s3_client", "kubevirt.endpoint", "kubevirt.cluster"},
+    "urllib3": {"storage.s3_library", "kubevirt.endpoint", "kubevirt.cluster"},
     "kubernetes": {"kubevirt.login"},
     "numpy": {
         "core.extents",

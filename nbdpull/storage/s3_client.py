@@ -1,34 +1,27 @@
 """Requests to one bucket of an object store, and what its answers mean.
 
-Owns: boto3 and its settings, which failures are tried again and for how long, and which of our errors the others
-become, by their code. Credentials are boto3's own matter: they are read where it reads them, and shown nowhere. Must
-not know: what an object holds, which keys there are.
+Owns: which requests there are, which failures are tried again and for how long, and which of our errors the others
+become, by their code. Must not know: how boto3 is set (s3_library.py), what an object holds, which keys there are.
 """
 
 from __future__ import annotations
 
 import base64
-import gc
 import hashlib
-import os
-import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import IO, Any, NamedTuple, Optional, Union
 
 from ..core import ending, errors
-from ..core.choices import S3_ENDPOINT
-from . import s3_waiting
+from . import s3_library, s3_waiting
 
 PATIENCE = 60.0  # seconds that a server may be away
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
-_CONNECTIONS = 32
-_MISSING = "s3://… needs the library boto3 from 1.36 on: pip install 'nbdpull[s3]'"
 _CALLS = {  # what each is for, and the right that it takes
     "get_object": ("read", "s3:GetObject"),
     "head_object": ("read", "s3:GetObject"),
@@ -78,8 +71,6 @@ _ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is n
 _SILENT = ("ConnectTimeoutError", "ReadTimeoutError")
 _NO_HOST = "NoHost"  # our own code
 _MAY_BE_LEFT = 8 << 20  # bytes of an object that a process which is to end leaves half sent
-_ENDPOINTS = (S3_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # what names the server, the first that is set
-_PASSWORD = re.compile(r"""//[^/\s"']*@""")  # of a URL, in what botocore says of it
 _PORTS = {"http": ":80", "https": ":443"}  # where none is told
 NO_SERVER = "the server does not answer as an object store does; name the endpoint of one"
 _FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
@@ -149,7 +140,7 @@ class _Tries:
     def wait(self, failure: _Failure) -> bool:
         """Whether there is time for one more try, which is due now."""
         now = time.monotonic()
-        silence = _silence(self._patience) if failure.code in _SILENT else 0.0
+        silence = s3_library.silence(self._patience) if failure.code in _SILENT else 0.0
         self._until = self._until or now + self._patience - silence
         if now + self._pause > self._until:
             return False
@@ -166,7 +157,7 @@ class Bucket:
 
     def __init__(self, name: str, patience: float = PATIENCE) -> None:
         self.name, self._patience = name, patience
-        self._sdk, self._failures = _library()
+        self._sdk, self._failures = s3_library.library()
         self._lock = threading.Lock()
         self._client: Any = None
         self._is_away = False  # since a request that was tried for so long: the next ones are tried once
@@ -409,7 +400,7 @@ class Bucket:
     @property
     def server(self) -> str:
         """The same, always spelled alike, and without a password."""
-        scheme, _, rest = _PASSWORD.sub("//", self.endpoint).partition("://")
+        scheme, _, rest = s3_library.without_password(self.endpoint).partition("://")
         host, _, path = rest.partition("/")
         scheme, host = scheme.lower(), host.lower()
         return f"{scheme}://{host.removesuffix(_PORTS.get(scheme, ''))}/{path}".rstrip("/")
@@ -418,11 +409,7 @@ class Bucket:
         """The client of boto3, made when it is first needed: that takes a tenth of a second."""
         with self._lock:
             if self._client is None:
-                try:
-                    with _uncollected():
-                        self._client = _client(self._sdk, self._patience)
-                except ValueError as error:
-                    raise errors.UsageError(f"{_of_setting(error)}: {_PASSWORD.sub('//', str(error))}") from None
+                self._client = s3_library.client(self._sdk, self._patience)
             return self._client
 
     def _is_there(self, key: str, checksum: str) -> bool:
@@ -481,29 +468,11 @@ def _retention(lock: Lock) -> dict[str, Any]:
     return {"Mode": lock.mode, "RetainUntilDate": lock.until}
 
 
-def _of_setting(error: ValueError) -> str:
-    """Which one boto3 does not take."""
-    from botocore.exceptions import InvalidRegionError
-    from botocore.utils import is_valid_endpoint_url
-
-    if isinstance(error, InvalidRegionError):
-        return "AWS_REGION, or region in ~/.aws/config"
-    told = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
-    if told and not is_valid_endpoint_url(os.environ[told]):
-        return f"--s3-endpoint, {told}" if told == S3_ENDPOINT else told
-    return "the settings of boto3, in the environment or in ~/.aws/config"
-
-
-def _silence(patience: float) -> float:
-    """Seconds that a server may say nothing, at one try."""
-    return min(20.0, max(1.0, patience / 3))
-
-
 def _failure(error: Any) -> _Failure:
     told = getattr(error, "response", None)
     if not told:
         is_lasting = not _names(type(error)) & _ON_THE_WAY
-        text = _PASSWORD.sub("//", str(error)).rstrip(".")
+        text = s3_library.without_password(str(error)).rstrip(".")
         if _is_no_host(error):
             return _Failure(_NO_HOST, 0, f"{text}: there is no host of that name")
         return _Failure(type(error).__name__, 0, text, is_lasting or type(error).__name__ == "SSLError")
@@ -534,63 +503,3 @@ def _age(answer: dict[str, Any], written: Any) -> float:
         raise errors.StoreError(NO_SERVER)
     now = parsedate_to_datetime(told)
     return max(0.0, float((now - written).total_seconds()))
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """While objects are made by the ten thousand that stay, Python need not look for garbage: that is a quarter of what
-    a client takes."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def _library() -> tuple[Any, tuple[type[Exception], ...]]:
-    """boto3, and the classes of what fails in it; MissingSoftware."""
-    try:
-        with _uncollected():
-            import boto3
-            from botocore import exceptions
-            from urllib3.exceptions import HTTPError
-    except ImportError:
-        raise errors.MissingSoftware(_MISSING) from None
-    if tuple(map(int, boto3.__version__.split(".")[:2])) < (1, 36):
-        raise errors.MissingSoftware(f"{_MISSING} (this one is {boto3.__version__})")
-    return boto3, (exceptions.ClientError, exceptions.BotoCoreError, HTTPError, s3_waiting.Unanswered)
-
-
-def _client(boto3: Any, patience: float) -> Any:
-    """Tries once: what is tried again is for `_ask`, which knows what may have been done."""
-    from botocore.config import Config
-
-    session = boto3.session.Session()
-    config = session._session
-    told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
-    own = dict(told.get("s3") or {})
-    endpoint = os.environ.get(S3_ENDPOINT)
-    if any(map(os.environ.get, _ENDPOINTS)):
-        own.setdefault("addressing_style", "path")  # few have a name in the DNS for each bucket
-    wait = _silence(patience)
-    how = Config(
-        connect_timeout=wait,
-        read_timeout=wait,
-        max_pool_connections=_CONNECTIONS,
-        request_checksum_calculation="when_required",  # else boto3 adds what third parties do not take
-        response_checksum_validation="when_required",
-        retries={"total_max_attempts": 1},
-        s3=own or None,
-    )
-    client = session.client("s3", endpoint_url=endpoint or None, config=how)
-    client.meta.events.register("before-parameter-build.s3", _ask_for_the_region_once)
-    return client
-
-
-def _ask_for_the_region_once(model: Any, context: dict[str, Any], **_: Any) -> None:
-    """botocore asks in which region a bucket is where an answer sends it to another one. Where that question is sent
-    away, too, it would ask again because of it, some eighty times."""
-    if model.name == "HeadBucket":
-        context.setdefault("s3_redirect", {})["redirected"] = True
