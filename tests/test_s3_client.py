@@ -16,7 +16,8 @@ from faulty_proxy import KINDS, FaultyProxy
 
 from nbdpull.core import ending, errors
 from nbdpull.storage import s3_waiting
-from nbdpull.storage.s3_client import Absent, Bucket, Exists
+from nbdpull.storage.s3_client import Bucket
+from nbdpull.storage.s3_failure import Absent, Exists
 
 SHORT = 5.0  # seconds of patience
 

@@ -24,7 +24,8 @@ from .cache import Cache
 from .probed import Probed
 from .proving import Proving
 from .read_ahead import ReadAhead
-from .s3_client import PATIENCE, Absent, Bucket, Exists, Found, Lock
+from .s3_client import PATIENCE, Bucket, Found, Lock
+from .s3_failure import Absent, Exists
 from .s3_file import S3Reader, S3Writer
 from .s3_listed import Listed
 from .s3_past import PastBucket, bring_back, holding, last

@@ -1,14 +1,13 @@
 """Requests to one bucket of an object store, and what its answers mean.
 
-Owns: which requests there are, which failures are tried again and for how long, and which of our errors the others
-become, by their code. Must not know: how boto3 is set (s3_library.py), what an object holds, which keys there are.
+Owns: which requests there are, which are made again, and for how long. Must not know: how boto3 is set (s3_library.py),
+what a failure means (s3_failure.py), what an object holds, which keys there are.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,70 +17,13 @@ from email.utils import parsedate_to_datetime
 from typing import IO, Any, NamedTuple, Optional, Union
 
 from ..core import ending, errors
-from . import s3_library, s3_waiting
+from . import s3_failure, s3_library, s3_waiting
+from .s3_failure import Absent, Exists, Failure
 
 PATIENCE = 60.0  # seconds that a server may be away
 _PAUSES = 0.1, 3.0  # seconds between two tries: at first, at most
-_CALLS = {  # what each is for, and the right that it takes
-    "get_object": ("read", "s3:GetObject"),
-    "head_object": ("read", "s3:GetObject"),
-    "put_object": ("write", "s3:PutObject"),
-    "delete_object": ("remove", "s3:DeleteObject"),
-    "list_objects_v2": ("list", "s3:ListBucket"),
-    "list_object_versions": ("list the versions of", "s3:ListBucketVersions"),
-    "put_object_retention": ("lock", "s3:PutObjectRetention"),
-    "get_object_retention": ("ask for the lock of", "s3:GetObjectRetention"),
-    "copy_object": ("bring back", "s3:GetObjectVersion and s3:PutObject"),
-}
-_OF_VERSIONS = ("get_object", "head_object", "delete_object")  # of which it is another right for a version
-_OF_LOCKS = ("put_object_retention", "get_object_retention")
-_UNLOCKED = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest")
-_WRITING = ("put_object", "delete_object", "put_object_retention", "copy_object")
-_CHANGED = ("BadDigest", "XAmzContentChecksumMismatch")  # what was sent, on its way
-_NO_BUCKET = "NoSuchBucket"
-_AGAIN = {
-    "ConditionalRequestConflict",
-    "InternalError",
-    "OperationAborted",
-    "RequestTimeout",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
-    *_CHANGED,
-}
-_DENIED = {  # what there is to say of the one who asks
-    "AllAccessDisabled": "the server has closed this bucket",
-    "ExpiredToken": "the credentials have expired",
-    "InvalidAccessKeyId": "the server does not know the access key",
-    "InvalidToken": "the server does not know the session token",
-    "RequestTimeTooSkewed": "the clocks of this host and of the server differ by too much",
-    "SignatureDoesNotMatch": "the secret key does not belong to the access key",
-    "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-}
-_ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is no object ends in its middle
-    "ConnectionError",
-    "HTTPClientError",
-    "IncompleteReadError",
-    "ResponseStreamingError",
-    "HTTPError",
-    "Unanswered",
-}
-_SILENT = ("ConnectTimeoutError", "ReadTimeoutError")
-_NO_HOST = "NoHost"  # our own code
 _MAY_BE_LEFT = 8 << 20  # bytes of an object that a process which is to end leaves half sent
 _PORTS = {"http": ":80", "https": ":443"}  # where none is told
-NO_SERVER = "the server does not answer as an object store does; name the endpoint of one"
-_FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
-
-
-class Absent(Exception):
-    """There is no such object."""
-
-
-class Exists(Exception):
-    """There is such an object already."""
 
 
 class Found(NamedTuple):
@@ -114,21 +56,6 @@ class Lock(NamedTuple):
     until: datetime
 
 
-class _Failure(NamedTuple):
-    """code: the server's word, or the name of a class of botocore; status: of HTTP, 0 where no answer came."""
-
-    code: str
-    status: int
-    text: str
-    is_lasting: bool = False
-
-    @property
-    def is_temporary(self) -> bool:
-        if not self.status:
-            return not self.is_lasting
-        return self.code in _AGAIN or self.status in (429, 500, 502, 503, 504)
-
-
 class _Tries:
     """When to try again: after longer and longer pauses, until the patience is over that begins with the first
     failure; where that was silence, with the silence."""
@@ -137,10 +64,10 @@ class _Tries:
         self._patience, self._pause = patience, _PAUSES[0]
         self._until: Optional[float] = None
 
-    def wait(self, failure: _Failure) -> bool:
+    def wait(self, failure: Failure) -> bool:
         """Whether there is time for one more try, which is due now."""
         now = time.monotonic()
-        silence = s3_library.silence(self._patience) if failure.code in _SILENT else 0.0
+        silence = s3_library.silence(self._patience) if failure.code in s3_failure.SILENT else 0.0
         self._until = self._until or now + self._patience - silence
         if now + self._pause > self._until:
             return False
@@ -315,14 +242,14 @@ class Bucket:
             try:
                 return "", self._once(call, what)
             except self._failures as error:
-                failure = _failure(error)
-            if failure.status and (failure.code in _CHANGED or not failure.is_temporary):
+                failure = s3_failure.of(error)
+            if failure.status and (failure.code in s3_failure.CHANGED or not failure.is_temporary):
                 break
             if not self._may_pass(failure) or not tries.wait(failure):
                 raise self._error(call, what, failure)
         self._has_worked = True
         told = self._error(call, what, failure)
-        if failure.code == _NO_BUCKET or (call in _CALLS and isinstance(told, errors.AccessDenied)):
+        if failure.code == s3_failure.NO_BUCKET or (call in s3_failure.CALLS and isinstance(told, errors.AccessDenied)):
             raise told
         return failure.code, {}
 
@@ -335,7 +262,7 @@ class Bucket:
                 self._is_away, self._has_worked = False, True
                 return answer
             except self._failures as error:
-                failure = _failure(error)
+                failure = s3_failure.of(error)
             if failure.status == 412 or failure.code == "PreconditionFailed":
                 if may_be_done and self._is_there(key, what["ChecksumSHA256"]):  # our own first try, whose answer was
                     return {}  # lost, or the very same of somebody else
@@ -348,11 +275,11 @@ class Bucket:
             if not self._is_back(tries, failure):
                 raise self._error(call, what, failure)
 
-    def _may_pass(self, failure: _Failure) -> bool:
+    def _may_pass(self, failure: Failure) -> bool:
         """Whether a failure is one of those that pass. A host that is not known is, where it has been known before."""
-        return failure.is_temporary and (self._has_worked or failure.code != _NO_HOST)
+        return failure.is_temporary and (self._has_worked or failure.code != s3_failure.NO_HOST)
 
-    def _is_back(self, tries: _Tries, failure: _Failure) -> bool:
+    def _is_back(self, tries: _Tries, failure: Failure) -> bool:
         """Whether to try again. Whoever is told that it was in vain, or is to end, has still to clean up."""
         is_back = False
         try:
@@ -384,7 +311,7 @@ class Bucket:
             return answer
 
         # What appears after its writer has ended must be nothing that counts, as a manifest does.
-        if call in _WRITING and what.get("ContentLength", 0) < _MAY_BE_LEFT:
+        if call in s3_failure.WRITING and what.get("ContentLength", 0) < _MAY_BE_LEFT:
             return ask()
         try:
             return s3_waiting.answer(ask)
@@ -412,39 +339,14 @@ class Bucket:
                 self._client = s3_library.client(self._sdk, self._patience)
             return self._client
 
+    def _error(self, call: str, what: dict[str, Any], failure: Failure) -> Exception:
+        return s3_failure.error(self.name, call, what, failure, self._patience if self._may_pass(failure) else None)
+
     def _is_there(self, key: str, checksum: str) -> bool:
         try:
             return base64.b64encode(hashlib.sha256(self.get(key)).digest()).decode() == checksum
         except Absent:
             return False
-
-    def _error(self, call: str, what: dict[str, Any], failure: _Failure) -> Exception:
-        code, status, text, _ = failure
-        key = what.get("Key", what.get("Prefix", ""))
-        doing, right = _CALLS.get(call, ("ask about", f"s3:{call}"))
-        right += "Version" if call in _OF_VERSIONS and "VersionId" in what else ""
-        right += " and s3:PutObjectRetention" if "ObjectLockMode" in what else ""
-        where = f"s3://{self.name}/{key}".rstrip("/")
-        cannot = f"cannot {doing} {where}"
-        if code == _NO_BUCKET:
-            return errors.StoreError(f"s3://{self.name}: there is no such bucket; create it, or name another one")
-        is_unlocked = call == "get_object_retention" and code in _UNLOCKED
-        is_deleted = status == 405 and call in _OF_LOCKS  # what has the key is a delete marker
-        if is_unlocked or is_deleted or (status == 404 and call in ("get_object", "head_object", *_OF_LOCKS)):
-            return Absent()
-        if code in _DENIED:
-            return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
-        if code == "AccessDenied" or status in (401, 403):
-            return errors.AccessDenied(f"{cannot}: access denied; allow {right} on it to these credentials")
-        if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-            return errors.UsageError(f"{cannot}: the bucket is in another region; set AWS_REGION to it ({text})")
-        if 300 <= status < 400:
-            return errors.StoreError(f"s3://{self.name}: {NO_SERVER}")
-        if not status and failure.is_lasting and code != "SSLError":
-            kind_of = errors.AccessDenied if "Credential" in code else errors.UsageError
-            return kind_of(f"{cannot}: {text}")
-        kind = errors.OutputFull if code in _FULL else errors.OutputError if call in _WRITING else errors.StoreError
-        return kind(f"{cannot}: {text}" + f"; {self._patience:g} s of trying did not help" * self._may_pass(failure))
 
 
 def _versions(answer: dict[str, Any]) -> list[Version]:
@@ -468,31 +370,6 @@ def _retention(lock: Lock) -> dict[str, Any]:
     return {"Mode": lock.mode, "RetainUntilDate": lock.until}
 
 
-def _failure(error: Any) -> _Failure:
-    told = getattr(error, "response", None)
-    if not told:
-        is_lasting = not _names(type(error)) & _ON_THE_WAY
-        text = s3_library.without_password(str(error)).rstrip(".")
-        if _is_no_host(error):
-            return _Failure(_NO_HOST, 0, f"{text}: there is no host of that name")
-        return _Failure(type(error).__name__, 0, text, is_lasting or type(error).__name__ == "SSLError")
-    about = told.get("Error", {})
-    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code, text = str(about.get("Code", status)), str(about.get("Message", "")).strip().rstrip(".")
-    return _Failure(code, status, f"the server says {code}{f' ({text})' if text else ''}")
-
-
-def _is_no_host(error: Optional[BaseException]) -> bool:
-    """Whether the name of the server leads nowhere. Where no one could be asked, it may."""
-    while error is not None and not isinstance(error, socket.gaierror):
-        error = error.__cause__ or error.__context__
-    return error is not None and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
-
-
-def _names(kind: type) -> set[str]:
-    return {each.__name__ for each in kind.__mro__}
-
-
 def _tag(told: dict[str, Any]) -> str:
     return str(told.get("ETag", "")).strip('"')
 
@@ -500,6 +377,6 @@ def _tag(told: dict[str, Any]) -> str:
 def _age(answer: dict[str, Any], written: Any) -> float:
     told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     if told is None or written is None:
-        raise errors.StoreError(NO_SERVER)
+        raise errors.StoreError(s3_failure.NO_SERVER)
     now = parsedate_to_datetime(told)
     return max(0.0, float((now - written).total_seconds()))

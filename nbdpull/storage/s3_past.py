@@ -11,11 +11,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import IO, Any, Callable, NoReturn, Optional, Union
+from typing import Any, Callable, NoReturn, Optional
 
 from ..core import errors
 from ..core.errors import Check
-from .s3_client import PATIENCE, Absent, Bucket, Found, Lock, Version
+from .s3_client import PATIENCE, Bucket, Found, Lock, Version
+from .s3_failure import Absent
 
 _STEP = 8 << 20  # bytes of one request
 _AT_ONCE = timedelta(minutes=1)  # what a thief deletes in one go
@@ -76,16 +77,7 @@ class PastBucket(Bucket):
         folders, versions = self.versions_level(prefix)
         return folders, [each.key[len(prefix) :] for each in self._picked(versions).values()]
 
-    def put(
-        self,
-        key: str,
-        body: Union[bytes, IO[bytes]],
-        size: int,
-        sha256: bytes,
-        fresh: bool,
-        tag: Optional[str] = None,
-        lock: Optional[Lock] = None,
-    ) -> None:
+    def put(self, key: str, *_: Any, **__: Any) -> None:
         self._refuse(key)
 
     def delete(self, key: str) -> None:

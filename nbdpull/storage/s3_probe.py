@@ -18,7 +18,8 @@ from uuid import uuid4
 
 from ..core import errors
 from .probed import PREFIX, Probed
-from .s3_client import NO_SERVER, Bucket, Lock
+from .s3_client import Bucket, Lock
+from .s3_failure import NO_SERVER
 
 _AT_ONCE = 4  # writers of one name
 _GOVERNANCE = "GOVERNANCE"  # the lock that some may end before its time

@@ -1,0 +1,144 @@
+"""What a failure of an object store means: whether it passes, and which of our errors it becomes.
+
+Owns: the codes of servers and the classes of botocore that are known, and the rights that requests take. Must not know:
+how a request is made, when it is made again.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, NamedTuple, Optional
+
+from ..core import errors
+from . import s3_library
+
+CALLS = {  # what each is for, and the right that it takes
+    "get_object": ("read", "s3:GetObject"),
+    "head_object": ("read", "s3:GetObject"),
+    "put_object": ("write", "s3:PutObject"),
+    "delete_object": ("remove", "s3:DeleteObject"),
+    "list_objects_v2": ("list", "s3:ListBucket"),
+    "list_object_versions": ("list the versions of", "s3:ListBucketVersions"),
+    "put_object_retention": ("lock", "s3:PutObjectRetention"),
+    "get_object_retention": ("ask for the lock of", "s3:GetObjectRetention"),
+    "copy_object": ("bring back", "s3:GetObjectVersion and s3:PutObject"),
+}
+_OF_VERSIONS = ("get_object", "head_object", "delete_object")  # of which it is another right for a version
+_OF_LOCKS = ("put_object_retention", "get_object_retention")
+_UNLOCKED = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest")
+WRITING = ("put_object", "delete_object", "put_object_retention", "copy_object")
+CHANGED = ("BadDigest", "XAmzContentChecksumMismatch")  # what was sent, on its way
+NO_BUCKET = "NoSuchBucket"
+_AGAIN = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    *CHANGED,
+}
+_DENIED = {  # what there is to say of the one who asks
+    "AllAccessDisabled": "the server has closed this bucket",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidAccessKeyId": "the server does not know the access key",
+    "InvalidToken": "the server does not know the session token",
+    "RequestTimeTooSkewed": "the clocks of this host and of the server differ by too much",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key",
+    "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+}
+_ON_THE_WAY = {  # of botocore; the last is urllib3's, where an answer that is no object ends in its middle
+    "ConnectionError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ResponseStreamingError",
+    "HTTPError",
+    "Unanswered",
+}
+SILENT = ("ConnectTimeoutError", "ReadTimeoutError")
+NO_HOST = "NoHost"  # our own code
+NO_SERVER = "the server does not answer as an object store does; name the endpoint of one"
+_FULL = ("EntityTooLarge", "InsufficientCapacity", "QuotaExceeded", "XMinioStorageFull")
+
+
+class Absent(Exception):
+    """There is no such object."""
+
+
+class Exists(Exception):
+    """There is such an object already."""
+
+
+class Failure(NamedTuple):
+    """code: the server's word, or the name of a class of botocore; status: of HTTP, 0 where no answer came."""
+
+    code: str
+    status: int
+    text: str
+    is_lasting: bool = False
+
+    @property
+    def is_temporary(self) -> bool:
+        if not self.status:
+            return not self.is_lasting
+        return self.code in _AGAIN or self.status in (429, 500, 502, 503, 504)
+
+
+def error(bucket: str, call: str, what: dict[str, Any], failure: Failure, tried: Optional[float] = None) -> Exception:
+    """Absent, or an NbdpullError. what: was asked by the call. tried: for how many seconds, None: once."""
+    code, status, text, _ = failure
+    key = what.get("Key", what.get("Prefix", ""))
+    doing, right = CALLS.get(call, ("ask about", f"s3:{call}"))
+    right += "Version" if call in _OF_VERSIONS and "VersionId" in what else ""
+    right += " and s3:PutObjectRetention" if "ObjectLockMode" in what else ""
+    where = f"s3://{bucket}/{key}".rstrip("/")
+    cannot = f"cannot {doing} {where}"
+    if code == NO_BUCKET:
+        return errors.StoreError(f"s3://{bucket}: there is no such bucket; create it, or name another one")
+    is_unlocked = call == "get_object_retention" and code in _UNLOCKED
+    is_deleted = status == 405 and call in _OF_LOCKS  # what has the key is a delete marker
+    if is_unlocked or is_deleted or (status == 404 and call in ("get_object", "head_object", *_OF_LOCKS)):
+        return Absent()
+    if code in _DENIED:
+        return errors.AccessDenied(f"{cannot}: {_DENIED[code]}")
+    if code == "AccessDenied" or status in (401, 403):
+        return errors.AccessDenied(f"{cannot}: access denied; allow {right} on it to these credentials")
+    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
+        return errors.UsageError(f"{cannot}: the bucket is in another region; set AWS_REGION to it ({text})")
+    if 300 <= status < 400:
+        return errors.StoreError(f"s3://{bucket}: {NO_SERVER}")
+    if not status and failure.is_lasting and code != "SSLError":
+        kind_of = errors.AccessDenied if "Credential" in code else errors.UsageError
+        return kind_of(f"{cannot}: {text}")
+    kind = errors.OutputFull if code in _FULL else errors.OutputError if call in WRITING else errors.StoreError
+    in_vain = "" if tried is None else f"; {tried:g} s of trying did not help"
+    return kind(f"{cannot}: {text}{in_vain}")
+
+
+def of(error: Any) -> Failure:
+    """What one of the classes says that s3_library.library() names."""
+    told = getattr(error, "response", None)
+    if not told:
+        is_lasting = not _names(type(error)) & _ON_THE_WAY
+        text = s3_library.without_password(str(error)).rstrip(".")
+        if _is_no_host(error):
+            return Failure(NO_HOST, 0, f"{text}: there is no host of that name")
+        return Failure(type(error).__name__, 0, text, is_lasting or type(error).__name__ == "SSLError")
+    about = told.get("Error", {})
+    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code, text = str(about.get("Code", status)), str(about.get("Message", "")).strip().rstrip(".")
+    return Failure(code, status, f"the server says {code}{f' ({text})' if text else ''}")
+
+
+def _is_no_host(error: Optional[BaseException]) -> bool:
+    """Whether the name of the server leads nowhere. Where no one could be asked, it may."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+
+
+def _names(kind: type) -> set[str]:
+    return {each.__name__ for each in kind.__mro__}
