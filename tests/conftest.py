@@ -28,6 +28,7 @@ from seaweed_cluster import SeaweedCluster
 from witness import Witness
 
 from nbdpull.core import errors
+from nbdpull.storage import s3_client
 
 TIMEOUT = 120  # seconds a test may take with its fixtures; @pytest.mark.timeout_seconds(300) for the few long ones
 REAL_STDERR = pytest.StashKey()
@@ -290,6 +291,32 @@ def object_store(seaweedfs, monkeypatch):
     """An ObjectStore, an empty place in an object store: `object_store.url` where a user writes DIR. This process and
     what it starts have the keys for it in their environment."""
     return place_in(seaweedfs, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def locking_bucket(seaweedfs):
+    """The name of a bucket of it that locks objects."""
+    with object_stores.new_bucket(seaweedfs, ObjectLockEnabledForBucket=True) as name:
+        yield name
+
+
+@pytest.fixture
+def locking_store(object_store, locking_bucket):
+    """The same as object_store in a bucket that locks objects."""
+    return object_stores.ObjectStore(object_store.server, locking_bucket, object_store.prefix)
+
+
+@pytest.fixture
+def requests_made(monkeypatch):
+    """Counts requests to object stores by their calls."""
+    made, real = collections.Counter(), s3_client.Bucket._once
+
+    def once(bucket, call, what):
+        made[call] += 1
+        return real(bucket, call, what)
+
+    monkeypatch.setattr(s3_client.Bucket, "_once", once)
+    return made
 
 
 @pytest.fixture

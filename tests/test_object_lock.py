@@ -6,7 +6,6 @@ ends soon.
 
 import datetime
 import random
-from collections import Counter
 
 import botocore.exceptions
 import object_store as object_stores
@@ -34,16 +33,9 @@ pytestmark = pytest.mark.e2e
 KIB, DAY, UTC = stores.KIB, 86400.0, datetime.timezone.utc
 
 
-@pytest.fixture(scope="module")
-def locking(seaweedfs):
-    """The name of a bucket that locks objects."""
-    with object_stores.new_bucket(seaweedfs, ObjectLockEnabledForBucket=True) as name:
-        yield name
-
-
 @pytest.fixture
-def place(object_store, locking):
-    return object_stores.ObjectStore(object_store.server, locking, object_store.prefix)
+def place(locking_store):
+    return locking_store
 
 
 def after(seconds):
@@ -89,19 +81,6 @@ def vm(place):
     return made
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Counts requests by their calls."""
-    made, real = Counter(), s3_client.Bucket._once
-
-    def once(bucket, call, what):
-        made[call] += 1
-        return real(bucket, call, what)
-
-    monkeypatch.setattr(s3_client.Bucket, "_once", once)
-    return made
-
-
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -122,12 +101,12 @@ def test_what_is_protected_is_not_removed(place):
     assert store.find("vm/data") is None and len(versions(place, "vm/data")) == 2
 
 
-def test_a_lock_is_made_longer_never_shorter(place, asked):
+def test_a_lock_is_made_longer_never_shorter(place, requests_made):
     store = S3Store(place.url)
     store.publish("one", b"1")
     store.publish("two", b"2", until(3000))
     store.protect(["one", "two", "one"], until(1000, LockMode.COMPLIANCE))
-    assert asked["put_object_retention"] == 1, "it knows of the other one"
+    assert requests_made["put_object_retention"] == 1, "it knows of the other one"
     assert lock_of(place, "one")[0] == "COMPLIANCE" and 2900 < lock_of(place, "two")[1] <= 3000
     other = S3Store(place.url)
     other.protect(["one"], until(500, LockMode.COMPLIANCE))
@@ -280,24 +259,24 @@ def test_all_of_a_point_is_locked_and_nothing_else(vm, place):
     assert all(39 * DAY < lock_of(place, name)[1] < 41 * DAY for name in locked)
 
 
-def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, asked):
+def test_what_a_point_refers_to_is_locked_as_long_as_it(vm, place, requests_made):
     """By a request a file, once in the time of the reserve; else by none."""
     first = pull(vm)
-    asked.clear()
+    requests_made.clear()
     second = pull(vm)
-    assert asked["put_object_retention"] == 0 and asked["get_object_retention"] == 1
+    assert requests_made["put_object_retention"] == 0 and requests_made["get_object_retention"] == 1
     assert lock_of(place, f"vm1/{second.id}/{layout.MANIFEST}") <= lock_of(place, f"vm1/{first.id}/{layout.MANIFEST}")
     policies.put_immutability(vm.store, Immutability(60 * DAY))  # as if the reserve were used up
-    asked.clear()
+    requests_made.clear()
     third = pull(vm)
-    shared = asked["put_object_retention"]
+    shared = requests_made["put_object_retention"]
     names = {name for name in place.objects() if name.startswith("vm1/") and lock_of(place, name)[1] > 69 * DAY}
     chunks = {f"vm1/{each.id}/vda.0000.zst" for each in (first, second, third)}
     assert chunks | {f"vm1/{third.id}/{layout.MANIFEST}"} <= names
     assert f"vm1/{first.id}/{layout.MANIFEST}" not in names and shared == 3  # 2 chunk files, the marker
-    asked.clear()
+    requests_made.clear()
     pull(vm)
-    assert asked["put_object_retention"] == 0
+    assert requests_made["put_object_retention"] == 0
 
 
 def again(vm, **how):
@@ -367,16 +346,16 @@ def test_what_was_said_without_locks_does_not_count(vm, place, tmp_path):
     assert_all_is_locked(vm, place, 30)
 
 
-def test_the_other_mode_does_not_count(vm, place, asked):
+def test_the_other_mode_does_not_count(vm, place, requests_made):
     policies.put_immutability(vm.store, Immutability(30 * DAY, LockMode.GOVERNANCE))
     in_chunks(vm)
     policies.put_immutability(vm.store, Immutability(20 * DAY, LockMode.COMPLIANCE))
-    asked.clear()
+    requests_made.clear()
     again(vm)
-    assert asked["put_object_retention"] > 5, "the server decides which mode a file keeps"
-    asked.clear()
+    assert requests_made["put_object_retention"] > 5, "the server decides which mode a file keeps"
+    requests_made.clear()
     again(vm)
-    assert asked["put_object_retention"] == 0
+    assert requests_made["put_object_retention"] == 0
 
 
 def test_key_files_are_locked_as_points_are(place, capsys):
@@ -503,7 +482,7 @@ def test_what_is_locked_keeps_its_mode(vm, place, before, now):
     assert all(left > 69 * DAY for _, left in locks)
 
 
-def test_a_copy_is_immutable_too(place, tmp_path, asked):
+def test_a_copy_is_immutable_too(place, tmp_path, requests_made):
     vm = stores.chain(tmp_path / "store", points=3, size=300 * KIB)
     said("init", place.url, "--immutable-for", "30d")
     copy.copy(copy.Options(str(vm.root), place.url))

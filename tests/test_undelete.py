@@ -5,7 +5,6 @@ import random
 import time
 
 import botocore.exceptions
-import object_store as object_stores
 import pytest
 import stores
 from command import answered, answered_json, said
@@ -22,16 +21,9 @@ pytestmark = pytest.mark.e2e
 KIB = stores.KIB
 
 
-@pytest.fixture(scope="module")
-def locking(seaweedfs):
-    """The name of a bucket that locks objects."""
-    with object_stores.new_bucket(seaweedfs, ObjectLockEnabledForBucket=True) as name:
-        yield name
-
-
 @pytest.fixture
-def place(object_store, locking):
-    return object_stores.ObjectStore(object_store.server, locking, object_store.prefix)
+def place(locking_store):
+    return locking_store
 
 
 def instant():
