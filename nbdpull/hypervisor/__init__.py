@@ -1,7 +1,8 @@
 """libvirt, and the QEMU that runs a domain.
 
-From below: `bindings` imports libvirt, `libvirt_error` translates what it raises, `domain_link` gives every call a
-deadline, `connection` makes a connection, `handle` is one domain of it. On the handle stand the parts of a `domain`:
-`checkpoints`, `jobs`, `power`, and `backups` with what one backup is (`backup_spec`, `backup_job`, `backup_traces`).
-`domain_thaw` and `socket_guard` are programs, which outlive a nbdpull that was killed; `guard` is what both are.
+Bottom up: `bindings` imports libvirt, `libvirt_error` translates its errors, `domain_link` gives every call a deadline,
+`connection` opens a connection, `handle` is one domain of that connection. The parts of a `domain` build on the handle:
+`checkpoints`, `jobs`, `power`, and `backups`, with the parts of one backup (`backup_spec`, `backup_job`,
+`backup_traces`). `domain_thaw` and `socket_guard` are programs that outlive a killed nbdpull; `guard` is what they
+share.
 """

@@ -1,8 +1,8 @@
-"""One running pull backup, from its begin to its end.
+"""One running pull backup, from its start to its end.
 
-Owns: how it is begun, that what is begun is what was asked for, and that it was whole until its last read. Who leaves
-it early, by whatever exception, leaves nothing of the run behind. Must not know: what reads from its exports, or how a
-guest is frozen.
+Owns: how the job starts, the check that the started job is the requested one, and the check that it lasted until the
+last read. Whatever exception ends the run early, nothing of the run is left behind. Must not know: what reads from the
+exports, or how a guest is frozen.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _PRESERVE_SHUTDOWN, OLDEST_WITH_PRESERVE = 2, 11_010_000
 
 
 class Job:
-    """Made by Backups.
+    """A running backup job, made by Backups.
 
-    socket: path of QEMU's NBD socket, "" where it listens at a port; exports: target -> Export; checkpoint: the one
-    made with it, or None; freeze: what became of the guest's freeze.
+    socket: path of QEMU's NBD socket, "" if it listens on a port; exports: target -> Export; checkpoint: the checkpoint
+    created with the job, or None; freeze: the outcome of the guest's freeze.
     """
 
     def __init__(self, vm: Handle, jobs: Jobs, checkpoints: Checkpoints, traces: Traces):
         self._vm, self._jobs, self._checkpoints, self._traces = vm, jobs, checkpoints, traces
         self._spec = traces.spec
         self._completed: dict[str, Any] = {}
-        self._failed_with: Optional[int] = None  # libvirt's code for the begin
+        self._failed_with: Optional[int] = None  # libvirt's error code from starting the job
         self._asked_to_begin = self._may_begin_yet = False
         self.socket: str = traces.asked.socket or ""
         self.exports = {target: Export(disk.export, disk.bitmap) for target, disk in traces.asked.disks.items()}
@@ -53,16 +53,16 @@ class Job:
         return self._traces.scratch_files
 
     def require_alive(self) -> None:
-        """Raises JobLost unless the job still runs and is ours.
+        """Raise JobLost unless the job is still running and ours.
 
-        To be asked after the last read: QEMU lets go of the frozen state before the export, and a read in between
-        returns what the guest has just written, with no error.
+        Call this after the last read: QEMU drops the frozen state before it drops the export, and a read in between
+        returns what the guest has just written, without any error.
         """
         if not self._traces.has_job() or self._jobs.operation() != BACKUP:
             raise self._vm.ended() or self._lost("it ended before everything was read")
 
     def finish(self) -> None:
-        """Ends the job and waits until it is gone. JobLost: it did not last until now, so what was read is invalid."""
+        """End the job and wait until it is gone. JobLost: it ended too early, so what was read is invalid."""
         self.require_alive()
         self._traces.end_job()
         with self._vm.live("read the result of the backup job"):
@@ -73,7 +73,7 @@ class Job:
         self.finished = True
 
     def stats(self) -> dict[str, int]:
-        """{"scratch_bytes": what the guest's writes have made QEMU copy to scratch, all disks}."""
+        """Return {"scratch_bytes": bytes that the guest's writes made QEMU copy to scratch, for all disks}."""
         stats = self._completed
         if not self.finished:
             with self._vm.live("read the job's statistics"):
@@ -82,13 +82,13 @@ class Job:
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
-        """Whatever happens inside, the job is ended after it."""
+        """End the job when the block is left, whatever happens inside."""
         try:
             yield
         except BaseException as error:
             with self._vm.ignoring_check():
                 left_behind = self._undo()
-            # A connection that breaks may be the first that is heard of the domain's end.
+            # A broken connection may be the first sign that the domain has ended.
             ended = self._vm.ended() if isinstance(error, (errors.SourceError, errors.JobLost)) else None
             leave(ended or error, left_behind)
             if ended:
@@ -105,7 +105,7 @@ class Job:
         return self._traces.remove(self.finished, self._may_begin_yet, lost_bitmaps)
 
     def begin(self) -> None:
-        """Raises what Backups.begun says."""
+        """Start the job. Raises what Backups.begun lists."""
         spec = self._spec
         place = f"create the socket {self.socket}" if self.socket else "listen on {}:{}".format(*spec.tcp or ())
         advice = f"check that QEMU's user can {place} and create files in {spec.scratch_dir}"
@@ -125,16 +125,16 @@ class Job:
             self.checkpoint = self._checkpoints.get(spec.checkpoint)
 
     def _call_begin(self, *xmls: Optional[str]) -> None:
-        """A guest that shuts down during the job is kept paused until its end, where libvirt can do that."""
+        """Call backupBegin, where possible with the flag that keeps a guest paused that shuts down during the job."""
         begin = self._vm.dom.backupBegin
         known = self._vm.connection.getLibVersion() >= OLDEST_WITH_PRESERVE
         self._asked_to_begin = True
-        # A daemon that says no to the flag may have another reason: what it says without it counts.
+        # A daemon that rejects the flag may have another reason: its answer without the flag counts.
         if not known or unless((libvirt.VIR_ERR_INVALID_ARG,), lambda: begin(*xmls, _PRESERVE_SHUTDOWN)) is None:
             begin(*xmls, 0)
 
     def _explained(self, error: errors.NbdpullError) -> errors.NbdpullError:
-        """The begin's error, with what libvirt leaves open: which name is missing, which one exists."""
+        """Return the error with details that libvirt omits: which checkpoint is missing, or which one exists."""
         code, name = self._failed_with, self._spec.checkpoint
         if code == NO_CHECKPOINT:
             missing = [base for base in self._spec.disks.values() if base and not self._checkpoints.has(base)]
@@ -144,7 +144,10 @@ class Job:
         return error
 
     def take_over(self, consistency: str, reason: str) -> None:
-        """The job is an interrupted run's, whose journal has the outcome of the freeze. JobLost if it is another."""
+        """Adopt the job of an interrupted run, whose journal records the outcome of the freeze.
+
+        JobLost if it is another job.
+        """
         if not self._traces.is_under_way():
             raise self._lost("it is not the job of the interrupted run")
         self.freeze.consistency, self.freeze.reason = consistency, reason

@@ -1,7 +1,7 @@
-"""What one backup is to be, and how QEMU shows it.
+"""What one backup should be, and how QEMU exports it.
 
-Owns: what of a specification cannot be, and what the names of a run's files are where nobody names others. Must not
-know: the domain, or whether such a backup runs.
+Owns: which specifications are impossible, and the default names of a run's files. Must not know: the domain, or whether
+such a backup is running.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..definitions.domain_xml import Backup, Listen
 
 @dataclass(frozen=True)
 class BackupSpec:
-    """What is asked for.
+    """What the caller requests.
 
-    run_id: unique text of this run, of letters, digits, dots and dashes, put into every name that we give; disks:
-    target -> base checkpoint, None = full; scratch_dir: a directory of the hypervisor that QEMU's user can enter;
-    checkpoint: name of the one to make, over checkpoint_disks; socket: None = Backups.socket_path; quiesce,
+    run_id: unique text of this run, of letters, digits, dots and dashes, part of every name that we choose; disks:
+    target -> base checkpoint, None = full; scratch_dir: a directory on the hypervisor that QEMU's user can enter;
+    checkpoint: name of the one to create, on checkpoint_disks; socket: None = Backups.socket_path; quiesce,
     freeze_timeout: see domain_freeze.
     """
 
@@ -40,7 +40,7 @@ class BackupSpec:
     freeze_timeout: float = FREEZE_TIMEOUT
 
     def job(self, socket: Optional[str]) -> Backup:
-        """The job that libvirt is to begin, at a socket, None where it listens at `tcp`."""
+        """Return the job that libvirt should start. socket: path of its socket, None if it listens on `tcp`."""
         disks = {
             target: domain_xml.disk_backup(self.run_id, target, base, self.scratch_dir)
             for target, base in self.disks.items()
@@ -48,14 +48,15 @@ class BackupSpec:
         return Backup("pull", socket, disks) if socket else Backup("pull", None, disks, self.tcp, self.tls)
 
     def checkpoint_xml(self) -> Optional[str]:
-        """Of the checkpoint to be made with it, None where there is to be none."""
+        """Return the XML of the checkpoint to create with the job, None if no checkpoint is requested."""
         if self.checkpoint is None:
             return None
         description = domain_xml.description(self.run_id, self.description)
         return domain_xml.checkpoint_xml(self.checkpoint, description, self.checkpoint_disks)
 
     def require_possible(self, socket: Optional[str]) -> None:
-        """Raises UsageError where it contradicts itself, or names what cannot be named; socket: as of `job`."""
+        """Raise UsageError if the specification contradicts itself or contains an impossible name. socket: as for
+        `job`."""
         if self.tcp and self.socket:
             raise errors.UsageError("--socket and --nbd exclude each other")
         if self.tls and not self.tcp:
@@ -70,7 +71,7 @@ class BackupSpec:
 
 
 def require_name(checkpoint: str) -> None:
-    """UsageError where none can be called that."""
+    """Raise UsageError if this cannot be the name of a checkpoint."""
     if not domain_xml.CHECKPOINT_NAME.fullmatch(checkpoint):
         raise errors.UsageError(
             f"checkpoint name '{checkpoint}': use letters, digits, '_', '-' and, except at the start, '.'"
@@ -78,12 +79,12 @@ def require_name(checkpoint: str) -> None:
 
 
 class Export(NamedTuple):
-    """NBD export of a disk; bitmap: of its context qemu:dirty-bitmap:…, None = full."""
+    """The NBD export of a disk. bitmap: the name in its context qemu:dirty-bitmap:…, None = full."""
 
     name: str
     bitmap: Optional[str]
 
 
 def socket_name(run_id: str) -> str:
-    """What a run's socket is called where nobody named another one."""
+    """Return the default name of a run's socket."""
     return f"nbdpull-{run_id}.sock"

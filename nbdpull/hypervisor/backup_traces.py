@@ -1,7 +1,7 @@
-"""What the run of a BackupSpec makes in a domain: its backup job, its checkpoint, its files; and their removal.
+"""What the run of a BackupSpec creates in a domain (its backup job, its checkpoint, its files), and its removal.
 
-Owns: how each is proved to be that run's, whether it still runs or is dead: by the run's id, and by nothing else. What
-another made under the same name stays. Must not know: how a job is begun, or what reads from it.
+Owns: how each is proved to be that run's, whether the run is alive or dead: by the run's id, and by nothing else. What
+somebody else created under the same name remains. Must not know: how a job starts, or what reads from it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from .handle import Handle
 from .jobs import BACKUP, Jobs
 from .libvirt_error import unless
 
-# An abort may wait 30 s in the daemon for another call on the same domain, and is then tried again.
+# An abort may wait 30 s in the daemon for another call on the same domain. We then try it again.
 END_TIMEOUT = 120  # seconds
-ASK_AGAIN = 2  # seconds: a daemon that restarts just then forgets that the end was asked for; a second time is no harm
+ASK_AGAIN = 2  # seconds: a daemon that restarts meanwhile forgets the request; asking twice does no harm
 
-# A call on the same domain was in the way; or nothing to end any more.
+# A call on the same domain was in the way; or there is nothing left to end.
 _TRY_AGAIN = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_INVALID)
 
 
 class Traces:
-    """Those of one run in one domain. spec: what it was to be; asked: the job that libvirt was, or will be, asked to
-    start."""
+    """The traces of one run in one domain.
+
+    spec: what the run was meant to be; asked: the job that libvirt was, or will be, asked to start.
+    """
 
     def __init__(self, vm: Handle, jobs: Jobs, checkpoints: Checkpoints, spec: BackupSpec, asked: Backup):
         self._vm, self._jobs, self._checkpoints = vm, jobs, checkpoints
@@ -42,28 +44,28 @@ class Traces:
         return [disk.scratch for disk in self.asked.disks.values() if disk.scratch]
 
     def has_job(self) -> bool:
-        """Whether the domain's backup is this run's."""
+        """Return whether the domain's backup is this run's."""
         backup = self._jobs.backup()
         return backup is not None and backup.run_id == self.spec.run_id
 
     def has_checkpoint(self) -> bool:
-        """Whether the run's checkpoint, if there is to be one, is there and its own."""
+        """Return whether the run's checkpoint exists and is its own; True if none is requested."""
         name = self.spec.checkpoint
         return name is None or (self._checkpoints.has(name) and self._checkpoints.get(name).run_id == self.spec.run_id)
 
     def is_under_way(self) -> bool:
-        """Whether the domain's job is the very one that was asked for, its checkpoint included."""
+        """Return whether the domain's job is exactly the requested one, including its checkpoint."""
         return self._jobs.operation() == BACKUP and self._jobs.backup() == self.asked and self.has_checkpoint()
 
     def found(self) -> list[str]:
-        """What there is of the run, one text each."""
+        """List what exists of the run, one text each."""
         found = ["backup job"] if self.has_job() else []
         if self.spec.checkpoint and self.has_checkpoint():
             found.append(f"checkpoint {self.spec.checkpoint}")
         return found + [f"file {path}" for path in self._files() if os.path.lexists(path)]
 
     def end_job(self) -> None:
-        """Ends the run's job, if it is there, and waits until it is gone: abortJob only asks for it."""
+        """End the run's job, if it exists, and wait until it is gone: abortJob only requests the end."""
         deadline, pause, ask_at = time.monotonic() + END_TIMEOUT, 0.005, 0.0
         while self.has_job():
             if time.monotonic() > deadline:
@@ -75,13 +77,13 @@ class Traces:
             pause = min(2 * pause, 0.5)
 
     def _abort(self) -> bool:
-        """Asks for the end of the run's job, and of no other; False = nothing done, look again."""
+        """Request the end of the run's job, and of no other. False: nothing was done, check again."""
         try:
             operation = self._jobs.operation()
             with self._vm.live("end the backup job"):
                 if operation == BACKUP:
                     return unless(_TRY_AGAIN, self._vm.dom.abortJob) is not None
-                # A begin that failed late leaves a backup that is no job any more, only its block jobs can be ended.
+                # A start that failed late leaves a backup that is no longer a job. Only its block jobs can be ended.
                 return operation is None and self._abort_block_jobs()
         except (errors.DomainNotRunning, errors.DomainStopped):
             return False
@@ -94,26 +96,26 @@ class Traces:
         return True
 
     def remove(self, job_ended: bool = False, may_begin_yet: bool = False, lost_bitmaps: bool = False) -> list[str]:
-        """Removes them all; what could not be removed, one text each.
+        """Remove all traces; return what could not be removed, one text each.
 
-        job_ended: there is no job to end; may_begin_yet: libvirt was asked to begin and did not answer; lost_bitmaps:
-        there may be some without a checkpoint.
+        job_ended: there is no job to end; may_begin_yet: libvirt was asked to start the job and did not answer;
+        lost_bitmaps: there may be bitmaps without a checkpoint.
         """
         left: list[str] = ["the backup job may still start, because libvirt did not answer"] if may_begin_yet else []
         job = f"the backup job, with its scratch in {self.spec.scratch_dir},"
         ended = job_ended or attempt(self.end_job, job, left)
         attempt(lambda: self._delete_checkpoint(lost_bitmaps), f"checkpoint '{self.spec.checkpoint}'", left)
-        if ended:  # else QEMU still uses them
+        if ended:  # else QEMU still uses the files
             left += [f"file {path} is left behind" for path in self._files() if not _removed(path)]
         return left
 
     def clear(self) -> list[str]:
-        """The same for a dead run, of which nobody knows how far it came."""
+        """Remove all traces of a dead run, of which it is unknown how far it got; return as `remove` does."""
         name = self.spec.checkpoint
         return self.remove(lost_bitmaps=bool(name and self._vm.active and not self._checkpoints.has(name)))
 
     def _delete_checkpoint(self, lost_bitmaps: bool) -> None:
-        """Only if it is ours: a begin fails, too, because another one has the name."""
+        """Delete the checkpoint if it is ours: a start also fails because another checkpoint has the name."""
         name = self.spec.checkpoint
         if name is None:
             return
@@ -123,7 +125,7 @@ class Traces:
             self._checkpoints.delete(name)
 
     def _files(self) -> list[str]:
-        """Ours on this machine; libvirt and QEMU remove them, unless they were killed."""
+        """Return our files on this machine. libvirt and QEMU remove them, unless they were killed."""
         if self._vm.is_remote:
             return []
         return [self.asked.socket, *self.scratch_files] if self.asked.socket else self.scratch_files

@@ -1,7 +1,7 @@
 """The pull backups of a domain: started, taken over from an interrupted run, and inspected.
 
-Owns: what must be so before one is begun, and where its socket goes. What another client made (job, checkpoint, file)
-is inspected and never touched. Must not know: NBD, extents, the store, or why a disk is pulled in full.
+Owns: the preconditions of a start, and where the socket goes. What another client created (job, checkpoint, file) is
+inspected and never touched. Must not know: NBD, extents, the store, or why a disk is pulled in full.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .jobs import Jobs
 
 
 class Backups:
-    """Those of one domain."""
+    """The backups of one domain."""
 
     def __init__(self, vm: Handle, jobs: Jobs, checkpoints: Checkpoints):
         self._vm, self._jobs, self._checkpoints = vm, jobs, checkpoints
 
     @contextlib.contextmanager
     def begun(self, spec: BackupSpec) -> Iterator[Job]:
-        """Begins the backup; leave the block by Job.finish(), with all NBD connections closed before.
+        """Start the backup. Inside the block, call Job.finish() at the end, after all NBD connections are closed.
 
-        Left without it, the job is ended, and left by an exception, even after finish(), the new checkpoint is deleted
-        as well. What could not be removed is in the error's field `left_behind`.
-        Raises DomainNotRunning, Busy, NoSuchCheckpoint, CheckpointUnusable, CheckpointExists, Unsupported, UsageError,
-        OutputExists, AccessDenied, HypervisorError.
+        If finish() was not called, leaving the block ends the job. If an exception leaves the block, even after
+        finish(), the new checkpoint is deleted as well. The error's field `left_behind` lists what could not be
+        removed. Raises DomainNotRunning, Busy, NoSuchCheckpoint, CheckpointUnusable, CheckpointExists, Unsupported,
+        UsageError, OutputExists, AccessDenied, HypervisorError.
         """
         traces = self.traces(spec)
         spec.require_possible(traces.asked.socket)
@@ -51,14 +51,17 @@ class Backups:
 
     @contextlib.contextmanager
     def taken_over(self, spec: BackupSpec, consistency: str, reason: str) -> Iterator[Job]:
-        """The same with the running job of an interrupted run, whose journal has the outcome of the freeze."""
+        """Take over the running job of an interrupted run, whose journal records the outcome of the freeze.
+
+        Ends as `begun`.
+        """
         job = self._job(self.traces(spec))
         with job.ending():
             job.take_over(consistency, reason)
             yield job
 
     def traces(self, spec: BackupSpec) -> Traces:
-        """What the run of a spec made in the domain, or would make."""
+        """Return what the run of a spec created in the domain, or would create."""
         asked = spec.job(None if spec.tcp else spec.socket or self.socket_path(spec.run_id))
         return Traces(self._vm, self._jobs, self._checkpoints, spec, asked)
 
@@ -66,12 +69,13 @@ class Backups:
         return Job(self._vm, self._jobs, self._checkpoints, traces)
 
     def socket_path(self, run_id: str) -> str:
-        """Where our socket goes by default.
+        """Return the default path of our socket.
 
-        AppArmor lets a system QEMU make a socket in its domain's own directory and hardly anywhere else. That name is
-        libvirt's, which cuts it at 20 characters. Where it is not there (session, embedded daemon) nothing confines
-        QEMU so, and the socket itself is closed to others. Where the domain's name has a tab, libvirt would tell of
-        another path than it was given: it writes that into XML as it is, where it reads as a space.
+        AppArmor lets a system QEMU create a socket in its domain's own directory and hardly anywhere else. libvirt
+        chooses that directory's name, and cuts the domain's name in it at 20 characters. Where the directory does not
+        exist (session, embedded daemon), QEMU is not confined in this way, and the socket itself is closed to others.
+        If the domain's name contains a tab, libvirt would report a path that differs from the given one: it writes the
+        tab into XML unescaped, where it is read as a space.
         """
         name = backup_spec.socket_name(run_id)
         own = os.path.join("/var/lib/libvirt/qemu", f"domain-{self._vm.id}-{self._vm.name[:20]}")
@@ -82,5 +86,5 @@ class Backups:
 
     def _require_free(self, socket: str | None) -> None:
         if socket and not self._vm.is_remote and os.path.lexists(socket):
-            # QEMU would remove whatever is there, be it another VM's socket.
+            # QEMU would remove whatever exists there, even another VM's socket.
             raise errors.OutputExists(f"socket {socket} exists: remove it or name another")

@@ -1,6 +1,7 @@
 """libvirt's Python bindings, or one clear line that says how to get them.
 
-Owns: their import. Whoever calls libvirt imports it from here, in whatever order. Must not know: what it is called for.
+Owns: their import. Every module that calls libvirt imports it from here, in any order. Must not know: what it is called
+for.
 """
 
 from ..core import errors

@@ -1,6 +1,6 @@
-"""A step of a clean-up, which must not keep the next ones from being done.
+"""A step of a clean-up, whose failure must not prevent the next steps.
 
-Owns: how an error says that something is left behind, and who removes it then. Must not know: what the step is.
+Owns: how an error reports what was left behind, and what removes it later. Must not know: what the step is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ log = logging.getLogger("nbdpull.cleanup")
 
 
 def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
-    """Whether the step was done; else a text about `what` comes into `left`."""
+    """Return whether the step succeeded. If not, append a text about `what` to `left`."""
     try:
         step()
     except (errors.DomainNotRunning, errors.DomainStopped):
@@ -31,8 +31,10 @@ def attempt(step: Callable[[], None], what: str, left: list[str]) -> bool:
 
 
 def leave(error: BaseException, left: list[str]) -> None:
-    """Note on an error what could not be removed, after what it says already. One that is no error of ours has no field
-    for it."""
+    """Append what could not be removed to an error, after its own notes.
+
+    Log it if the error is not one of ours, which has no field for it.
+    """
     if isinstance(error, errors.NbdpullError):
         error.left_behind = (*error.left_behind, *left)
     else:

@@ -1,6 +1,6 @@
-"""How libvirt is reached: a connection made, and a domain of it found by name.
+"""How to reach libvirt: opens a connection, and finds a domain by name.
 
-Owns: what is told where either fails. Must not know: what a connection is for. Its deadlines are domain_link's.
+Owns: the messages when either fails. Must not know: what a connection is for. domain_link owns its deadlines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CERTIFICATES = ("check that libvirt listens there with TLS, and that both sides
 
 
 class Host(NamedTuple):
-    """A libvirt that answers: what it is, and the names of its domains."""
+    """A libvirt that answers: its versions, and the names of its domains."""
 
     uri: str
     is_remote: bool
@@ -33,7 +33,7 @@ class Host(NamedTuple):
 
 @contextlib.contextmanager
 def host(uri: Optional[str] = None) -> Iterator[Host]:
-    """What a libvirt reports about itself. AccessDenied, HypervisorError."""
+    """Yield what a libvirt reports about itself. AccessDenied, HypervisorError."""
     with connected(uri) as connection, translated("cannot look at libvirt"):
         here = connection.getURI()
         versions = {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
@@ -43,14 +43,14 @@ def host(uri: Optional[str] = None) -> Iterator[Host]:
 
 @contextlib.contextmanager
 def connected(uri: Optional[str] = None, stall_timeout: float = STALL_TIMEOUT) -> Iterator[Any]:
-    """A connection to libvirt, as `open` makes one."""
+    """Yield a connection to libvirt with deadlines, as `domain.open` uses it."""
     with linked(uri, stall_timeout) as link:
         yield link.connection()
 
 
 @contextlib.contextmanager
 def linked(uri: Optional[str], stall_timeout: float, check: Check = lambda: None) -> Iterator[domain_link.Link]:
-    """A Link to libvirt; it is closed after the block. AccessDenied, HypervisorError, NoAnswer."""
+    """Yield a Link to libvirt, and close it after the block. AccessDenied, HypervisorError, NoAnswer."""
     with connecting(uri):
         link = domain_link.Link(uri, stall_timeout, check)
     try:
@@ -62,9 +62,9 @@ def linked(uri: Optional[str], stall_timeout: float, check: Check = lambda: None
 
 @contextlib.contextmanager
 def connecting(uri: Optional[str]) -> Iterator[None]:
-    """Around the making of a connection: its errors as ours. AccessDenied, HypervisorError, NoAnswer."""
-    # Every error arrives as an exception, libvirt would print it on stderr as well. The handler is not Python code: a
-    # signal's exception raised in that, inside the C call, would become a SystemError.
+    """Translate errors of opening a connection into ours. AccessDenied, HypervisorError, NoAnswer."""
+    # Every error arrives as an exception; libvirt would print it on stderr as well. The handler must not be Python
+    # code: a signal's exception raised in a Python handler, inside the C call, would become a SystemError.
     libvirt.registerErrorHandler(operator.is_, None)
     otherwise, denied = UNREACHABLE, DENIED
     if _is_tls(uri):
@@ -78,13 +78,13 @@ def connecting(uri: Optional[str]) -> Iterator[None]:
 
 
 def _is_tls(uri: Optional[str]) -> bool:
-    """Which is also what libvirt takes where a URI names a host and no transport."""
+    """Return whether a URI means TLS. libvirt also chooses TLS if a URI has a host and no transport."""
     parts = urllib.parse.urlsplit(uri or "")
     return bool(parts.hostname) and parts.scheme.partition("+")[2] in ("", "tls")
 
 
 def look_up(connection: Any, name: str) -> Any:
-    """The virDomain of that name. NoSuchDomain, which names those that there are."""
+    """Return the virDomain of that name. NoSuchDomain lists those that exist."""
     with translated(f"cannot look up domain '{name}'"):
         try:
             return connection.lookupByName(name)
@@ -98,11 +98,11 @@ def look_up(connection: Any, name: str) -> Any:
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:
-    """As much of the names as fits in a message."""
+    """Return as many of the names as fit in a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "none") + more
 
 
 def dotted(version: int) -> str:
-    """libvirt's number of a version, as "9.0.0"."""
+    """Format libvirt's version number as "9.0.0"."""
     return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"

@@ -1,7 +1,7 @@
-"""A libvirt domain: what is known of it, and what can be done with it.
+"""A libvirt domain: what is known about it, and what can be done with it.
 
-Owns: the facts that libvirt, its definition and its images tell of it. What is done with it has its own modules:
-checkpoints, jobs, power, backups. Must not know: NBD, extents, the store. XML is domain_xml's.
+Owns: the facts about it from libvirt, its definition and its images. Actions have their own modules: checkpoints, jobs,
+power, backups. Must not know: NBD, extents, the store. domain_xml owns the XML.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ OLDEST_WITH_CHECKPOINTS = 7_006_000
 def open(
     name: str, uri: Optional[str] = None, stall_timeout: float = STALL_TIMEOUT, check: Check = lambda: None
 ) -> Iterator[Domain]:
-    """The domain `name`; uri None is libvirt's own default. NoSuchDomain, AccessDenied, HypervisorError.
+    """Yield the domain `name`. uri: None = libvirt's default. NoSuchDomain, AccessDenied, HypervisorError.
 
-    The connection is made anew where the daemon restarts; no call waits longer than stall_timeout and what the daemon
-    waits by itself, and what check() raises ends that, too.
+    If the daemon restarts, the connection is opened again. No call takes longer than stall_timeout plus the time that
+    the daemon itself waits. An exception from check() also ends a call.
     """
     with linked(uri, stall_timeout, check) as link:
         connection = link.connection()
@@ -50,7 +50,7 @@ class Domain(Handle):
     """One domain through one connection; made by `open`."""
 
     reads_images = False  # whether its disks are read without QEMU: see offline_read
-    image_warnings: Sequence[str] = ()  # what the operator should then know of them
+    image_warnings: Sequence[str] = ()  # what the operator should know about that reading
 
     def __init__(self, connection: Any, dom: Any, link: Link):
         super().__init__(connection, dom, link)
@@ -61,32 +61,32 @@ class Domain(Handle):
 
     @property
     def shown_uri(self) -> str:
-        """The URI without a password that somebody wrote into it: for what is kept."""
+        """The URI without a password that a user put into it: use this one in anything that is stored."""
         parts = urllib.parse.urlsplit(self.uri)
         user, at, host = parts.netloc.rpartition("@")
         return parts._replace(netloc=user.partition(":")[0] + at + host).geturl() if at else self.uri
 
     @property
     def host(self) -> str:
-        """Name of the machine that the domain is on, as its URI has it."""
+        """Name of the machine that the domain is on, as in its URI."""
         return urllib.parse.urlsplit(self.uri).hostname or "localhost"
 
     @property
     def versions(self) -> dict[str, str]:
-        """{"libvirt": the daemon's, "qemu": the emulator's}, each "9.0.0"."""
+        """{"libvirt": version of the daemon, "qemu": version of the emulator}, each as "9.0.0"."""
         with self.seam("read the versions"):
             daemon, emulator = self.connection.getLibVersion(), self.connection.getVersion()
         return {"libvirt": dotted(daemon), "qemu": dotted(emulator)}
 
     @property
     def running_version(self) -> Optional[tuple[int, ...]]:
-        """(7, 2, 22) of the QEMU that runs it, None where that is not known."""
+        """Version of the QEMU that runs the domain, such as (7, 2, 22); None if unknown."""
         if self.is_remote:
             return self._told_version()
         return qemu_process.version(self.name, urllib.parse.urlsplit(self.uri).path == "/session")
 
     def _told_version(self) -> Optional[tuple[int, ...]]:
-        """What QEMU itself says: libvirt knows but the one that is installed by now."""
+        """Ask QEMU itself for its version: libvirt knows only the version that is installed now."""
         try:
             with self.seam("ask QEMU for its version"):
                 answer = json.loads(domain_link.ask_monitor(self.dom, '{"execute": "query-version"}'))
@@ -96,25 +96,26 @@ class Domain(Handle):
 
     @property
     def seen_version(self) -> tuple[int, ...]:
-        """The likely one, without a question to QEMU that libvirt would note: on another host the one installed."""
+        """The likely version, without a question to QEMU that libvirt would record; on another host, the installed
+        one."""
         return tuple(map(int, self.versions["qemu"].split("."))) if self.is_remote else self.likely_version
 
     @property
     def likely_version(self) -> tuple[int, ...]:
-        """The same; where that is not known, of the one installed."""
+        """Version of the QEMU that runs the domain; if unknown, of the installed one."""
         return self.running_version or tuple(map(int, self.versions["qemu"].split(".")))
 
     @property
     def agent_state(self) -> Optional[str]:
-        """Of the guest agent: "connected", "disconnected", None without a channel for it."""
+        """State of the guest agent: "connected", "disconnected", None without a channel for it."""
         with self.seam("read the definition"):
             return domain_xml.agent_state(self.dom.XMLDesc(0))
 
     @property
     def supports_checkpoints(self) -> bool:
-        """Whether the daemon and the domain's emulator can make checkpoints and pull since them.
+        """Whether the daemon and the domain's emulator can make checkpoints and incremental backups.
 
-        A domain that was started before an upgrade may still lack it: then the backup raises Unsupported.
+        A domain that was started before an upgrade may still lack this: then the backup raises Unsupported.
         """
         with self.seam("read the capabilities"):
             if self.connection.getLibVersion() < OLDEST_WITH_CHECKPOINTS:
@@ -124,12 +125,13 @@ class Domain(Handle):
 
     @property
     def has_host_devices(self) -> bool:
-        """Whether a start takes devices from the host."""
+        """Whether starting the domain takes devices from the host."""
         with self.seam("read the definition"):
             return domain_xml.has_host_devices(self.dom.XMLDesc(0))
 
     def require_there(self) -> None:
-        """Raises DomainStopped where it ended, NoAnswer where libvirt's daemon is gone or hangs; nothing else."""
+        """Raise DomainStopped if the domain ended, NoAnswer if libvirt's daemon is gone or hangs; ignore other
+        errors."""
         try:
             state = self.guest_state()
         except errors.DomainStopped:
@@ -142,16 +144,19 @@ class Domain(Handle):
                 raise domain_state.ended(self.name, state)
 
     def heed(self, check: Check = lambda: None) -> None:
-        """From now on, what this check() raises ends a wait for libvirt."""
+        """From now on, let an exception from this check() end a wait for libvirt."""
         self.link.check = check
 
     def disks(self) -> list[Disk]:
-        """All disks, CD-ROMs and floppies in the definition; of a running domain, as they are now."""
+        """Return all disks, CD-ROMs and floppies in the definition; if the domain runs, in its current one."""
         with self.seam("read the definition"):
             return domain_xml.parse_disks(self.dom.XMLDesc(0))
 
     def looked_at(self, disks: Iterable[Disk]) -> list[Disk]:
-        """The same with the facts of their images. Only for the wanted ones: another's storage may hang or be gone."""
+        """Return the disks with facts about their images.
+
+        Pass only those you need: other storage may hang or be missing.
+        """
         return [self._with_facts(disk) for disk in disks]
 
     def _with_facts(self, disk: Disk) -> Disk:
@@ -160,7 +165,10 @@ class Domain(Handle):
         return replace(disk, size=size, allocation=allocation, bitmaps=self._holds_bitmaps(disk))
 
     def _holds_bitmaps(self, disk: Disk) -> Optional[bool]:
-        """qcow2 can from its version 3 (compat 1.1) on. None where its header cannot be read from here."""
+        """Return whether the image can store bitmaps: qcow2 can from version 3 (compat 1.1) on.
+
+        None if its header cannot be read from here.
+        """
         if disk.format != "qcow2":
             return False
         if self.is_remote or disk.type not in ("file", "block"):
@@ -178,26 +186,29 @@ class Domain(Handle):
 
     @property
     def has_internal_snapshots(self) -> bool:
-        """Whether an image of it has one."""
+        """Whether one of its images contains an internal snapshot."""
         with self.seam("look for snapshots"):
             return bool(self.dom.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL))
 
     def domain_xml(self) -> str:
-        """The persistent definition, of a transient domain the one that would be; it lists what the next start uses.
+        """Return the persistent definition, which lists what the next start uses; for a transient domain, the
+        equivalent.
 
-        Without its passwords (graphics, for one): what a store keeps must be no secret.
+        It omits passwords (such as that of graphics): what a store keeps must not be secret.
         """
         with self.seam("read the definition"):
             return str(self.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
     def live_xml(self) -> Optional[str]:
-        """The definition of the domain as it runs, without its passwords; None where it is off."""
+        """Return the definition of the running domain, without passwords; None if it is off."""
         with self.seam("read the live definition"):
             return str(self.dom.XMLDesc(0)) if self.active else None
 
     def passwords(self) -> list[str]:
-        """Types of the graphics devices that have a password now, or at the next start. AccessDenied: who may read the
-        rest may not read secrets."""
+        """Return the types of the graphics devices that have a password now, or will at the next start.
+
+        AccessDenied: a user who may read the rest may not read secrets.
+        """
         with self.seam("check whether its displays have passwords"):
             secure = libvirt.VIR_DOMAIN_XML_SECURE
             xmls = [self.dom.XMLDesc(secure), self.dom.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)]

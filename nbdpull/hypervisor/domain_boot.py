@@ -1,6 +1,6 @@
-"""A transient domain that lives as long as a `with` block: boot it, ask its agent, look at its screen.
+"""A transient domain that exists as long as a `with` block: boot it, ask its agent, take a screenshot.
 
-Owns: the libvirt calls of a drill. The domain ends with our connection, whatever becomes of this process. Must not
+Owns: the libvirt calls of a drill. The domain ends with our connection, whatever happens to this process. Must not
 know: what the domain is for, where its disks come from, XML.
 """
 
@@ -21,15 +21,15 @@ from .libvirt_error import translated, unless
 
 PING = '{"execute":"guest-ping"}'
 PING_TIMEOUT = 2  # seconds
-# Not up yet, or no more; 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT, and what the agent itself answers.
+# Not up yet, or no longer; 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT, and errors from the agent itself.
 _NO_ANSWER = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 97, 112, libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_NO_DOMAIN,
               libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_TIMEOUT)  # fmt: skip
 
 
 @contextmanager
 def connected(uri: Optional[str]) -> Iterator[Any]:
-    """A libvirt connection; uri None is libvirt's own default."""
-    with connecting(uri):  # and not wrapped: a domain that ends with its connection is not to be made again on another
+    """Yield a libvirt connection; uri None is libvirt's default."""
+    with connecting(uri):  # not wrapped: a domain that ends with its connection must not be created again
         connection = libvirt.open(uri)
     try:
         yield connection
@@ -39,28 +39,28 @@ def connected(uri: Optional[str]) -> Iterator[Any]:
 
 
 def offer(connection: Any, xml: str) -> Offer:
-    """What the host has for a domain of this architecture and machine."""
+    """Return what the host offers to a domain of this architecture and machine."""
     with translated(domain_offer.DOING):
         return domain_offer.offer(connection, xml)
 
 
 def qemu_user(connection: Any) -> Optional[int]:
-    """Number of the user that QEMU runs as there; None if that is not known."""
+    """Return the ID of the user that QEMU runs as there; None if unknown."""
     with translated("cannot ask libvirt for QEMU's user"):
         told = domain_xml.qemu_user(connection.getCapabilities())
-        is_ours = urlsplit(connection.getURI()).path == "/session"  # a libvirt of one user, who is all that it has
+        is_ours = urlsplit(connection.getURI()).path == "/session"  # a session's libvirt has only its own user
     return os.geteuid() if is_ours else told
 
 
 @contextmanager
 def booted(connection: Any, xml: str) -> Iterator[Boot]:
-    """A Boot of the domain that the XML defines; it is destroyed at the end."""
+    """Yield a Boot of the domain that the XML defines, and destroy it at the end."""
     with translated("libvirt does not start the drill's domain"):
         dom = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
     try:
         yield Boot(connection, dom)
     finally:
-        with suppress(libvirt.libvirtError):  # it ends with the connection in any case
+        with suppress(libvirt.libvirtError):  # it ends with the connection anyway
             dom.destroy()
 
 
@@ -72,7 +72,7 @@ class Boot:
 
     @property
     def active(self) -> bool:
-        """Whether it is there: a transient one is gone when it ends."""
+        """Whether it exists: a transient domain is gone when it ends."""
         with translated("cannot check whether the drill's domain runs"):
             return bool(unless((libvirt.VIR_ERR_NO_DOMAIN,), self._dom.isActive))
 
@@ -84,7 +84,7 @@ class Boot:
         return libvirt_qemu.qemuAgentCommand(self._dom, PING, PING_TIMEOUT, 0)
 
     def screenshot(self) -> Optional[tuple[str, bytes]]:
-        """(kind, picture), kind being png or ppm; None where there is no display to look at."""
+        """Return (kind, picture); kind is png or ppm. None if there is no display."""
         parts: list[bytes] = []
         try:
             stream = self._connection.newStream()

@@ -1,6 +1,6 @@
 """Defines a restored domain in libvirt.
 
-Owns: that no other domain is replaced by mistake, and that what would be refused in the end is refused before anything
+Owns: that no other domain is replaced by mistake, and that what would be refused at the end is refused before anything
 is restored. Must not know: the store.
 """
 
@@ -33,9 +33,12 @@ def prepared(
     own: Iterable[str] = (),
     trusted: bool = False,
 ) -> tuple[str, list[str]]:
-    """Return (XML, warnings): the definition as it can be given to this libvirt, or raise. force: it may replace the
-    one of its own name and uuid; original: name and uuid of the domain that was pulled: what that names here, if it is
-    here, is no news; own: paths that the restore makes; trusted: it may name what no host offers."""
+    """Return (XML, warnings): the definition adapted to this libvirt; raise if libvirt cannot take it.
+
+    force: it may replace the definition of the same name and uuid; original: name and uuid of the pulled domain; if
+    that domain exists here, what its definition names on this host needs no warning; own: paths that the restore
+    creates; trusted: it may name what no host offers.
+    """
     name, _ = definition.identity(xml)
     with connected(uri) as connection:
         with translated(f"cannot look for domain '{name}'"):
@@ -54,8 +57,11 @@ def prepared(
 
 
 def _without_trials(connection: Any) -> list[str]:
-    """Remove the trials of restores that were killed before they did it; what to tell. One of a restore that is at work
-    may be among them: that does without it. What cannot be removed is no obstacle."""
+    """Remove the trial domains of restores that were killed before they did it; return warnings.
+
+    One of them may belong to a restore that is running: that restore does without it. What cannot be removed is no
+    obstacle.
+    """
     told = []
     with contextlib.suppress(libvirt.libvirtError):
         for dom in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE):
@@ -71,10 +77,10 @@ def _undefine(trial: Any) -> None:
 
 
 def _judged(connection: Any, xml: str) -> list[str]:
-    """Have libvirt judge a definition. Raises where it would not define it; returns what it says of its start.
+    """Let libvirt judge a definition. Raise if libvirt would not define it; return its objections to a start.
 
-    It makes QEMU's command line of it, which has no effect, and takes more than a definition has to fulfil: where it
-    refuses that, it is asked to define the domain, by another name and for this instant.
+    Converting it to QEMU's command line has no effects, and requires more than a definition must fulfil. If libvirt
+    refuses the conversion, define the domain briefly under another name.
     """
     name, _ = definition.identity(xml)
     trial = definition.for_trial(xml)
@@ -82,7 +88,7 @@ def _judged(connection: Any, xml: str) -> list[str]:
         try:
             connection.domainXMLToNative("qemu-argv", trial, 0)
         except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt of QEMU's
+            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:  # no libvirt for QEMU
                 return []
             _undefine(connection.defineXML(trial))
             return [f"libvirt would define domain '{name}', but not start it: {' '.join(str(error).split())}"]
@@ -90,7 +96,7 @@ def _judged(connection: Any, xml: str) -> list[str]:
 
 
 def _require_free(connection: Any, xml: str, force: bool) -> None:
-    """DomainExists where another domain would be replaced."""
+    """Raise DomainExists if another domain would be replaced."""
     name, uuid = definition.identity(xml)
     by_name, by_uuid = _found(connection.lookupByName, name), uuid and _found(connection.lookupByUUIDString, uuid)
     where = connection.getURI()
@@ -107,7 +113,7 @@ def _require_free(connection: Any, xml: str, force: bool) -> None:
 
 
 def _named_by(connection: Any, name: str, uuid: Optional[str]) -> Iterable[host_reach.Reach]:
-    """What the domain of this name and UUID names of the host; nothing if there is no such domain."""
+    """Return what the domain of this name and UUID names on the host; nothing if there is no such domain."""
     found = uuid and _found(connection.lookupByUUIDString, uuid)
     if not found or found.name() != name:
         return ()
@@ -124,5 +130,5 @@ def define(xml: str, uri: Optional[str], restored: Mapping[str, str]) -> tuple[d
 
 
 def _found(look_up: Callable[[str], Any], key: str) -> Any:
-    """The domain, None if libvirt says that there is none: any other error does not mean that."""
+    """Return the domain, None if libvirt reports that it does not exist. No other error means that."""
     return unless(_GONE, lambda: look_up(key))

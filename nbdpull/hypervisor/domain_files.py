@@ -1,7 +1,6 @@
-"""What belongs to a domain on this machine besides its disks: direct-boot files, the variables of its firmware, and the
-state of an emulated TPM.
+"""Files of a domain on this machine besides its disks: direct-boot files, firmware variables, emulated TPM state.
 
-Owns: where libvirt keeps them, and under which name each is in a point. Must not know: libvirt's API, the store.
+Owns: where libvirt keeps them, and the name of each in a point. Must not know: libvirt's API, the store.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ File = tuple[str, str]  # name in a point, path here
 
 
 def found(xml: str, live: Optional[str], uuid: str, uri: str) -> tuple[list[File], list[str]]:
-    """Return ([(name in a point, path), …], warnings) for a domain of this machine. live: its definition as it runs,
-    which may name more; None if it does not."""
+    """Return ([(name in a point, path), …], warnings) for a domain of this machine.
+
+    live: the definition of the running domain, which may name more; None if it is off.
+    """
     files = [(name, path) for name, path in definition.boot_files(xml).items()]
     path, told = definition.variables(live or xml)
     path = path or (None if told else _variables_by_default(xml, uri))
@@ -34,20 +35,22 @@ def found(xml: str, live: Optional[str], uuid: str, uri: str) -> tuple[list[File
 
 
 def _variables_by_default(xml: str, uri: str) -> Optional[str]:
-    """Where libvirt keeps them, of a domain whose definition names no place until it runs (<os firmware='efi'> before
-    libvirt 9.2). None where there are none."""
+    """Return libvirt's default path of the variables if the definition has no path until the domain runs.
+
+    That is so for <os firmware='efi'> before libvirt 9.2. None if the domain has no variables there.
+    """
     root = definition.parse(xml)
     path = variables_homes(definition.identity(xml)[0], uri)[0]
     return path if definition.has_variables(root) and os.path.lexists(path) else None
 
 
 def variables_homes(name: str, uri: str) -> list[str]:
-    """Where libvirt itself makes the variables of a domain of that name, in either format."""
+    """Return where libvirt itself creates the variables of a domain of that name, for each of the two formats."""
     return [os.path.join(_state_root(uri), "nvram", f"{name}_VARS{ending}") for ending in (".fd", ".qcow2")]
 
 
 def _tpm_states(xml: str, uuid: str, uri: str) -> tuple[list[File], Optional[str]]:
-    """([(name in a point, path), …], what to tell or None)."""
+    """Return ([(name in a point, path), …], warning or None)."""
     folder = definition.tpm_folder(xml)
     if folder is None:
         return [], None
@@ -78,8 +81,10 @@ def place_tpm(xml: str, uuid: str, uri: str, restored: Mapping[str, str]) -> lis
 
 
 def look(path: str) -> str:
-    """What is at a path that a definition names: a word of host_fit. What cannot be determined in time counts as a
-    file; so does a path relative to a directory that only libvirt knows."""
+    """Return what exists at a path that a definition names, as a word of host_fit.
+
+    What cannot be determined in time counts as a file; so does a path relative to a directory that only libvirt knows.
+    """
     if not os.path.isabs(path):
         return host_fit.FILE
     try:
@@ -92,7 +97,7 @@ def look(path: str) -> str:
 
 
 def _copy(source: str, target: str) -> None:
-    """For the owner alone from its first byte on."""
+    """Copy a file, readable only by the owner from its first byte on."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(source, "rb") as original, open(descriptor, "wb") as copy:
         os.fchmod(descriptor, 0o600)

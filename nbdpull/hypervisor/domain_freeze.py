@@ -1,7 +1,7 @@
-"""A guest whose file systems stand still while a backup begins: frozen last, thawed at once, whatever happens.
+"""Freezes the file systems of a guest while a backup starts: frozen last, thawed at once, whatever happens.
 
-Owns: every call of the guest agent. The freeze has a guard, the process of domain_thaw.py, that thaws where this
-process is killed or the begin takes too long. Must not know: backups, points.
+Owns: every call of the guest agent. The freeze has a guard, the process domain_thaw.py, which thaws the guest if this
+process is killed or the start takes too long. Must not know: backups, points.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from .bindings import libvirt
 log = logging.getLogger("nbdpull.guest")
 
 FROZEN, CRASH_CONSISTENT = "frozen", "crash-consistent"
-# Why a guest was not frozen that could have been expected to be; without a channel, or when it does not run, it is not.
+# Why a guest was not frozen although it should have been. One without a channel, or not running, is not listed.
 MISSED = {
     "agent-not-connected": "no agent runs in it",
     "agent-unresponsive": "its agent did not answer in time",
@@ -32,15 +32,16 @@ MISSED = {
 }
 
 _GUARD = Path(__file__).with_name("domain_thaw.py")
-_GUARD_START = 20  # seconds; it opens a connection, maybe through ssh
-# No answer in time: 86 AGENT_UNRESPONSIVE, 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT (its name is libvirt 11.2's).
-# Then the guest may freeze later. Any other error is the agent's answer, and it undoes itself what it had frozen.
+_GUARD_START = 20  # seconds; it opens a connection, possibly through ssh
+# No answer in time: 86 AGENT_UNRESPONSIVE, 97 AGENT_UNSYNCED, 112 AGENT_COMMAND_TIMEOUT (so named since libvirt 11.2).
+# The guest may then freeze later. Any other error is the agent's answer, and the agent itself undoes what it had
+# frozen.
 _NO_ANSWER = (86, 97, 112)
-_BLOCK = -2  # libvirt's default response time, which no call returns: that of a guest whose time nobody set
+_BLOCK = -2  # libvirt's default response time, which no call returns: the value for a guest whose timeout was never set
 
 
 def thaw(dom: Any) -> None:
-    """Of a guest that a dead run may have left frozen."""
+    """Thaw a guest that a dead run may have left frozen."""
     dom.agentSetResponseTimeout(FREEZE_TIMEOUT, 0)
     try:
         dom.fsThaw()
@@ -50,10 +51,10 @@ def thaw(dom: Any) -> None:
 
 
 class Freeze:
-    """`with Freeze(dom, uri, how, seconds) as freeze:` begin; after that, `consistency` and `reason` have the outcome.
+    """A freeze of a guest: `with Freeze(dom, uri, how, seconds) as freeze:` around the start of a backup.
 
-    NotQuiesced, before the block is entered, where `how` is Quiesce.REQUIRE and the guest does not freeze; after the
-    block where it did not stay frozen.
+    After the block, `consistency` and `reason` contain the outcome. If `how` is Quiesce.REQUIRE, raises NotQuiesced
+    before the block if the guest does not freeze, and after it if the guest did not stay frozen.
     """
 
     def __init__(self, dom: Any, uri: str, how: str = Quiesce.NEVER, seconds: float = FREEZE_TIMEOUT):
@@ -65,7 +66,7 @@ class Freeze:
 
     @property
     def warnings(self) -> list[str]:
-        """What the operator should know of it, one text each."""
+        """What the operator should know about the freeze, one text each."""
         if self.reason not in MISSED:
             return self._trouble
         why = f"{MISSED[self.reason]} ({self.reason})"
@@ -94,7 +95,7 @@ class Freeze:
             )
 
     def _obstacle(self) -> str:
-        """Why there is no use in trying, as a code word, or ""."""
+        """Return why there is no point in trying, as a code word, or ""."""
         if self._dom.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
             return "paused"
         state = domain_xml.agent_state(self._dom.XMLDesc(0))
@@ -103,15 +104,15 @@ class Freeze:
         return "" if state == "connected" else "agent-not-connected"
 
     def _freeze(self) -> str:
-        """Freezes; returns "" or a code word that says why not."""
+        """Freeze the guest; return "" or a code word for why that failed."""
         if not self._start_guard():
             return "no-freeze-guard"
         assert self._guard
         try:
-            # It stays with the domain, for every client, and cannot be asked for: it is put back to the default.
+            # The timeout stays with the domain, for every client, and cannot be read: we reset it to the default.
             self._dom.agentSetResponseTimeout(int(self._seconds), 0)
-            domain_mark.put(self._dom, domain_mark.FREEZING, self._guard.pid)  # should both of us be killed
-            self._tell(b"frozen\n")  # before it is: a freeze that comes too late must not last
+            domain_mark.put(self._dom, domain_mark.FREEZING, self._guard.pid)  # in case both processes are killed
+            self._tell(b"frozen\n")  # before the freeze: a freeze that comes too late must not last
             self._dom.fsFreeze()
         except (libvirt.libvirtError, errors.NoAnswer) as error:
             late = isinstance(error, errors.NoAnswer) or error.get_error_code() in _NO_ANSWER
@@ -137,9 +138,9 @@ class Freeze:
             self._let_go(done=False)
             raise
         self._let_go(done=True)
-        # Not before: whoever reads our lines may be slow, and the guest must not wait for that.
+        # Only now: whatever reads our log may be slow, and the guest must not wait for it.
         log.info("file systems thawed: frozen for %.3f s", time.monotonic() - self._frozen_at)
-        if thawed <= 0:  # somebody else did, or the guard, or the guest's own limit
+        if thawed <= 0:  # something else thawed it: the guard, the guest's own limit, or another client
             self.consistency, self.reason = CRASH_CONSISTENT, "thawed-early"
 
     # The guard
@@ -152,7 +153,7 @@ class Freeze:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self._guard.stdout
-        self._tell(self._uri.encode() + b"\n")  # a password in it is for no list of processes
+        self._tell(self._uri.encode() + b"\n")  # not an argument: a password in it must not appear in the process list
         ready = select.select([self._guard.stdout], [], [], _GUARD_START)[0]
         if ready and self._guard.stdout.readline() == b"ready\n":
             return True
@@ -166,7 +167,8 @@ class Freeze:
             self._guard.stdin.write(line)
 
     def _let_go(self, done: bool) -> None:
-        """done: the guest is not frozen. Otherwise the guard continues by itself, and is not waited for."""
+        """Release the guard. done: the guest is not frozen; otherwise the guard continues alone, and we do not wait for
+        it."""
         assert self._guard and self._guard.stdin and self._guard.stdout
         if done:
             with contextlib.suppress(libvirt.libvirtError, errors.NoAnswer):

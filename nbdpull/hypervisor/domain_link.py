@@ -1,14 +1,15 @@
-"""The connection to libvirt: every call has a deadline, and one that breaks with its daemon is made anew.
+"""The connection to libvirt: every call has a deadline, and a connection that breaks with its daemon is opened again.
 
-Owns: deadlines, the second try on a new connection, and which calls must have none. Objects of libvirt come out wrapped
-so that the same holds for theirs. Must not know: what a call is for, or what its error means (libvirt_error.py does).
+Owns: deadlines, the second try on a new connection, and which calls must not be repeated. It wraps libvirt's objects,
+so that the same applies to their methods. Must not know: what a call is for, or what its error means (libvirt_error.py
+does).
 
-A daemon that is gone for good, or hangs itself, is found out once: no call after that waits for it again. One that
-answers while a call about the domain does not is waited for a while longer, as it may itself be waiting.
+A daemon that does not come back, or hangs, is detected once: no later call waits for it again. If the daemon answers
+while a call about the domain does not, we wait a while longer, as the daemon itself may be waiting.
 
-A thread a call is what it takes: libvirt has no time limits of its own, and a call to a daemon that is stopped, or that
-waits for a QEMU that is, never returns. There are some dozens of calls in a run, and two a second while it reads, each
-at 0.1 ms.
+This takes a thread for each call: libvirt has no timeouts of its own, and a call to a stopped daemon, or to one that
+waits for a stopped QEMU, never returns. A run makes some dozens of calls, and two a second while it reads, at 0.1 ms
+each.
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ from ..core import errors
 from ..core.errors import Check
 from .bindings import libvirt, libvirt_qemu
 
-DAEMON_WAIT = 30  # seconds that the daemon itself waits for another call on the same domain, before it refuses ours
+DAEMON_WAIT = 30  # seconds that the daemon itself waits for another call on the same domain before it refuses ours
 AFTER_SILENCE = 2  # seconds for each further call once one was not answered: the way out must not take minutes
-AFTER_SIGNAL = 10  # seconds for a daemon to come back, or to answer, when we were asked to end
-LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
-# lost during the call, they may have been done, and then it is not the same call
+AFTER_SIGNAL = 10  # seconds for a daemon to come back, or to answer, after we were asked to end
+LOOK_INTERVAL = 0.2  # seconds between checks of the stop flag
+# If the connection is lost during one of these, it may have been done, and a second call would mean something else.
 NOT_REPEATED = ("backupBegin", "fsFreeze", "createWithFlags")
 
 log = logging.getLogger("nbdpull.libvirt")
 
 
 class Link:
-    """One connection. stall_timeout: seconds that a call may take, beside what the daemon waits by itself, and that a
-    daemon may be away; gone: why no call is made any more, "" as long as there is a daemon.
+    """One connection.
 
-    check() is called while libvirt is waited for, what it raises ends that; who clears up is `ignoring_check`.
+    stall_timeout: seconds that a call may take, besides the time that the daemon itself waits, and that a daemon may be
+    away; gone: why no more calls are made, "" while there is a daemon. check() is called during a wait for libvirt, and
+    its exception ends the wait; to clean up after that, use `ignoring_check`.
     """
 
     def __init__(self, uri: Optional[str], stall_timeout: float, check: Check = lambda: None):
@@ -53,11 +55,11 @@ class Link:
         self.raw = self._open(DAEMON_WAIT + stall_timeout)
 
     def connection(self) -> Any:
-        """The virConnect, wrapped."""
+        """Return the virConnect, wrapped."""
         return _Wrapped(self, self.raw, lambda: self.raw)
 
     def bounded(self, call: Callable[..., Any], *args: Any) -> Any:
-        """What the call returns or raises; NoAnswer if it does neither in time. The call itself then continues."""
+        """Return or raise what the call does; NoAnswer if it takes too long. The call itself then continues."""
         self._require_daemon()
         began = _Call(call, args)
         try:
@@ -65,7 +67,7 @@ class Link:
         except errors.NoAnswer:
             raise
         except BaseException as error:
-            # Whoever cleans up next should find the call's work done.
+            # The clean-up that follows should find the call's work done.
             if not began.wait(AFTER_SILENCE):
                 raise error from errors.NoAnswer("libvirt did not answer yet")
             raise
@@ -76,7 +78,7 @@ class Link:
         return began.result()
 
     def _wait_for(self, call: _Call) -> float:
-        """Wait until a call has ended, or for so many seconds."""
+        """Wait until a call ends or its time is up; return the limit in seconds."""
         if self._silent:
             call.wait(AFTER_SILENCE, self.check)
             return AFTER_SILENCE
@@ -88,7 +90,7 @@ class Link:
         return self.timeout + DAEMON_WAIT
 
     def _open(self, seconds: float) -> Any:
-        """A new connection; what libvirt raises, or NoAnswer."""
+        """Open a new connection. Raises libvirt's error, or NoAnswer."""
         opened = _Call(libvirt.open, (self._uri,))
         if not opened.wait(max(seconds, AFTER_SILENCE), self.check):
             self._give_up(f"libvirt's daemon hangs, it did not answer within {seconds:.0f} s")
@@ -96,13 +98,16 @@ class Link:
 
     @contextlib.contextmanager
     def ignoring_check(self) -> Iterator[None]:
-        """For who clears up after check() raised. After a signal that must not take long, either."""
+        """Ignore check() inside the block: for clean-up after it raised.
+
+        After a signal, clean-up must not take long, either.
+        """
         before = self.check, self.timeout
         try:
             self.check()
         except errors.Interrupted:
             self.timeout = min(self.timeout, AFTER_SIGNAL)
-        except Exception:  # whatever it is, it is on its way already
+        except Exception:  # whatever it is, it is being raised already
             pass
         self.check = lambda: None
         try:
@@ -126,7 +131,7 @@ class Link:
             return True
 
     def renew(self, generation: int) -> None:
-        """Connect again, unless another thread did since `generation`; NoAnswer if the daemon stays away."""
+        """Connect again, unless another thread has since `generation`; NoAnswer if the daemon stays away."""
         while not self._renewing.acquire(timeout=LOOK_INTERVAL):
             self.check()
         try:
@@ -150,13 +155,13 @@ class Link:
             self.check()
 
     def close(self) -> None:
-        """Let go of the connection; never waits for it."""
+        """Close the connection; never wait for it."""
         if not self._silent and not self.gone:
             self.bounded(self.raw.close)
 
 
 class _Call:
-    """A call under way in a thread of its own."""
+    """A call in progress, in its own thread."""
 
     def __init__(self, call: Callable[..., Any], args: tuple[Any, ...]):
         self._call, self._args = call, args
@@ -172,7 +177,7 @@ class _Call:
             self._outcome = self._call(*self._args)
         except BaseException as error:
             self._error, ended = error, f" failed: {error}"
-        # The name alone: an argument may be a definition, and that have a password in it.
+        # Only the name: an argument may be a definition, with a password in it.
         log.info("%s%s (%.3f s)", self.name, ended, time.monotonic() - began)
         self._done.set()
 
@@ -181,7 +186,7 @@ class _Call:
         return self._done.is_set()
 
     def wait(self, seconds: float, check: Check = lambda: None) -> bool:
-        """Whether it ended in time. What check() raises ends the wait."""
+        """Return whether the call ended in time. An exception from check() ends the wait."""
         deadline = time.monotonic() + seconds
         while not self._done.wait(max(0, min(LOOK_INTERVAL, deadline - time.monotonic()))):
             if time.monotonic() > deadline:
@@ -196,7 +201,10 @@ class _Call:
 
 
 class _Wrapped:
-    """An object of libvirt: its methods through the link. `again` gives the same object of the link's connection."""
+    """An object of libvirt whose methods go through the link.
+
+    `again` returns the same object on the link's connection.
+    """
 
     def __init__(self, link: Link, real: Any, again: Callable[[], Any]):
         self._link, self._real, self._again = link, real, again
@@ -235,13 +243,13 @@ class _Wrapped:
 
 
 def ask_monitor(dom: _Wrapped, command: str) -> str:
-    """What QEMU's monitor answers, both JSON. libvirt notes of the domain, until that ends, that somebody did so."""
+    """Return the answer of QEMU's monitor; both are JSON. libvirt marks the domain as tainted by this until it ends."""
     answer: str = dom._link.bounded(libvirt_qemu.qemuMonitorCommand, _unwrapped(dom), command, 0)
     return answer
 
 
 def _unwrapped(argument: Any) -> Any:
-    """What libvirt can be given: an object of its own, or a list of such."""
+    """Return what libvirt accepts as an argument: its own object, or a list of them."""
     if isinstance(argument, list):
         return [_unwrapped(each) for each in argument]
     if isinstance(argument, _Wrapped):
@@ -251,7 +259,7 @@ def _unwrapped(argument: Any) -> Any:
 
 
 def _gone(stale: Any) -> Any:
-    """Of a list there is no single call to make one again: the stale one fails by itself."""
+    """Return the stale object: no single call could fetch an item of a list again, so its next call fails."""
     return stale
 
 

@@ -1,6 +1,6 @@
-"""A tag on a running domain: what a process of ours started with it and has to end. It vanishes when QEMU ends.
+"""A tag on a running domain: what a process of ours started on it and must end. It vanishes when QEMU ends.
 
-Owns: the marks in libvirt's live metadata. Must not know: what is begun, and how it is ended.
+Owns: the marks in libvirt's live metadata. Must not know: what was started, and how to end it.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ _NONE = (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_OPERATION_INVALID)
 
 
 def uri(what: str) -> str:
-    """The XML namespace of a tag."""
+    """Return the XML namespace of a tag."""
     return f"urn:nbdpull:{what}"
 
 
 def put(dom: Any, what: str, pid: Optional[int] = None) -> Process:
-    """Tag it for a process, None = this one; return what `owner` then returns."""
+    """Tag the domain for a process, None = this one; return what `owner` then returns."""
     owner = process.of(pid)
     attributes = {name: str(value) for name, value in asdict(owner).items()}
     mark = ET.tostring(ET.Element("started", attributes), encoding="unicode")
@@ -33,12 +33,12 @@ def put(dom: Any, what: str, pid: Optional[int] = None) -> Process:
 
 
 def remove(dom: Any, what: str) -> None:
-    """Take it off, whoever put it."""
+    """Remove the tag, whoever put it there."""
     dom.setMetadata(_ELEMENT, None, None, uri(what), _LIVE)
 
 
 def owner(dom: Any, what: str) -> Optional[Process]:
-    """The process that put the tag, None if there is none."""
+    """Return the process that put the tag there, None if there is no tag."""
     try:
         return _process(ET.fromstring(dom.metadata(_ELEMENT, uri(what), _LIVE)))
     except libvirt.libvirtError as error:
@@ -48,7 +48,7 @@ def owner(dom: Any, what: str) -> Optional[Process]:
 
 
 def _process(mark: ET.Element) -> Process:
-    """The process in a tag; if the tag has another form, one of an unknown machine."""
+    """Return the process in a tag; if the tag has another form, a process of an unknown machine."""
     told = [mark.get(field.name, "") for field in fields(Process)]
     with contextlib.suppress(ValueError):
         return Process(int(told[0]), int(told[1]), *told[2:])

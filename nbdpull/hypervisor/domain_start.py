@@ -1,7 +1,7 @@
 """Why a domain that is off could not be started for a pull, and what to do about it.
 
-Owns: what libvirt's error codes stand for at a start, and how it is seen that the domain runs elsewhere. Must not know:
-how a domain is started.
+Owns: what libvirt's error codes mean at a start, and how to see that the domain runs elsewhere. Must not know: how a
+domain is started.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ELSEWHERE = "it seems to run elsewhere, on another host or without libvirt: pul
 
 
 def failed(name: str, error: libvirt.libvirtError, images: Iterable[str], seconds: float) -> errors.NbdpullError:
-    """The error that a failed start is. images: of its disks, as far as they are files here."""
+    """Return our error for a failed start. images: the images of its disks that are files on this host."""
     code, says = error.get_error_code(), f"({' '.join(str(error).split())})"
     used = [image for image in images if _is_used(image, seconds)]
     if used or code == libvirt.VIR_ERR_RESOURCE_BUSY:
@@ -52,10 +52,10 @@ def _is_used(image: str, seconds: float) -> bool:
 
 
 def other_session(uri: str, environment: Any = os.environ) -> str:
-    """Why libvirt may have asked another daemon than that of our session, as a sentence; "" if it has not.
+    """Return why libvirt may have asked a daemon other than that of our session, as a sentence; "" if it has not.
 
-    Without that variable, as under cron, it looks for the daemon in another folder and starts one there, which has the
-    same definitions and shows all domains as off.
+    Without XDG_RUNTIME_DIR, as under cron, libvirt looks for the daemon in another folder and starts one there, which
+    has the same definitions and shows all domains as off.
     """
     parts, folder = urllib.parse.urlsplit(uri), f"/run/user/{os.geteuid()}"
     if parts.path != "/session" or parts.netloc or environment.get("XDG_RUNTIME_DIR") or not os.path.isdir(folder):

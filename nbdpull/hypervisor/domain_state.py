@@ -1,6 +1,6 @@
-"""What state a domain is in and why, in words, and which error its end is to a run that needs it.
+"""The state of a domain and its reason, in words, and which error its end means for a run.
 
-Owns: libvirt's numbers of states and of their reasons. Must not know: libvirt's calls, what the run was about to do.
+Owns: libvirt's numbers for states and their reasons. Must not know: libvirt's calls, what the run was about to do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CRASHES = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILE
 
 
 class State(NamedTuple):
-    """number, reason: libvirt's; None, None is that of a transient domain that is gone."""
+    """A state of a domain. number, reason: libvirt's; both None for a transient domain that is gone."""
 
     number: Optional[int]
     reason: Optional[int] = None
@@ -46,7 +46,7 @@ class State(NamedTuple):
 
     @property
     def io_error(self) -> bool:
-        """QEMU stopped its CPUs, as a write of the guest found no room or failed."""
+        """Whether QEMU stopped the CPUs because a write of the guest failed or found no space."""
         return self.paused and self.reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
 
     @property
@@ -65,7 +65,7 @@ GONE = State(None)
 
 
 def ended(name: str, state: State) -> errors.NbdpullError:
-    """The error that the end of a domain is, by the state that it is in now."""
+    """Return the error for the end of a domain, according to its current state."""
     if state.number == libvirt.VIR_DOMAIN_SHUTOFF and state.reason in _CRASHES:
         return errors.DomainCrashed(
             f"QEMU of domain '{name}' crashed or was killed: see its log in /var/log/libvirt/qemu, start it, and pull "

@@ -1,11 +1,11 @@
-"""The guard of a frozen guest: a process of its own that thaws it when nobody else does.
+"""The guard of a frozen guest: a separate process that thaws it if nothing else does.
 
     domain_thaw.py UUID SECONDS MARK
 
-Run as a program by domain_freeze.py, imported by nobody. It reads lines: libvirt's URI, upon which it connects and says
-"ready"; "frozen" starts a clock, "done" says that the guest was thawed. It thaws when SECONDS have passed since
-"frozen", and when its input ends after that without "done": so it learns that its parent was killed. It takes off the
-MARK then, the URI of a metadata element. It is in a session of its own and deaf to signals that end the parent.
+domain_freeze.py runs it as a program; nothing imports it. It reads lines: after libvirt's URI it connects and writes
+"ready"; "frozen" starts a clock; "done" means that the guest was thawed. It thaws the guest when SECONDS have passed
+since "frozen", or when its input ends after "frozen" without "done", which shows that its parent was killed. It then
+removes MARK, the URI of a metadata element. It has its own session and ignores the signals that end the parent.
 """
 
 import os
@@ -20,7 +20,7 @@ from nbdpull.hypervisor import guard
 
 GIVE_UP = 600  # seconds: an agent that hangs may come back, and then carry out the freeze
 PAUSE = 1.0
-BLOCK = -2  # libvirt's own response time of an agent: that of a guest whose time nobody set
+BLOCK = -2  # libvirt's default response time of an agent: the value for a guest whose timeout was never set
 
 
 def main(uuid: str, seconds: float, mark: str) -> None:
@@ -33,7 +33,7 @@ def main(uuid: str, seconds: float, mark: str) -> None:
 
 
 def told_done(seconds: float) -> bool:
-    """Wait for the parent; False where the guest is ours to thaw."""
+    """Wait for the parent; return False if we must thaw the guest."""
     deadline: Optional[float] = None
     while True:
         left = None if deadline is None else max(0, deadline - time.monotonic())
@@ -43,11 +43,11 @@ def told_done(seconds: float) -> bool:
         if told == b"frozen\n":
             deadline = time.monotonic() + seconds
         else:
-            return told == b"done\n" or deadline is None  # the freeze of a guest that we did not freeze is another's
+            return told == b"done\n" or deadline is None  # a guest that we did not freeze is frozen by somebody else
 
 
 def line() -> bytes:
-    """One at a time: the parent sends the next only after an answer, ours or the guest's."""
+    """Read one line: the parent sends the next only after an answer, from us or from the guest."""
     with open(0, "rb", buffering=0, closefd=False) as told:
         return told.readline()
 

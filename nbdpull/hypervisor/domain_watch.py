@@ -1,7 +1,7 @@
-"""Whether a domain is still there while a job of it runs: asked once a second, in a thread.
+"""Whether a domain still exists while a job of it runs: a thread checks once a second.
 
-What is read does not pass libvirt, so nothing else would tell that its daemon is gone before all was read, and the last
-state that was seen would be that of the begin. Owns: the thread. Must not know: libvirt, what the job is for.
+Data is read without libvirt, so otherwise a dead daemon would not be noticed before the last read, and the last known
+state would be that of the start. Owns: the thread. Must not know: libvirt, what the job is for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOOK_INTERVAL = 1.0  # seconds
 
 
 class DomainWatch:
-    """look() raises what ends the run; `check` raises it again in whatever thread asks."""
+    """A watch in a thread. look() raises the error that ends the run; `check` raises it again in any thread."""
 
     def __init__(self, look: Callable[[], None]):
         self._look = look
@@ -30,7 +30,7 @@ class DomainWatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While this is entered the thread looks. It is not waited for, as it may hang in a call."""
+        """Keep the thread checking inside the block. The end does not wait for it, as it may hang in a call."""
         threading.Thread(target=self._run, daemon=True).start()
         try:
             yield

@@ -1,7 +1,7 @@
-"""A process that guards a guest where nbdpull is killed: what the programs domain_thaw and socket_guard have in common.
+"""What domain_thaw and socket_guard share: processes that protect a guest if nbdpull is killed.
 
-Owns: that it is deaf to the signals that end its parent, and its own connection to libvirt. It imports nothing of the
-package, so that it starts fast. Must not know: what is guarded.
+Owns: ignoring the signals that end the parent, and a connection of its own to libvirt. It imports nothing from the
+package, so that it starts fast. Must not know: what it guards against.
 """
 
 import signal
@@ -13,14 +13,17 @@ GONE = (libvirt.VIR_ERR_NO_DOMAIN,)
 
 
 def begin() -> None:
-    """To be called first."""
+    """Ignore the signals that end the parent, and libvirt's messages on stderr. Call this first."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
 def look_up(uri: str, uuid: str) -> Any:
-    """The domain, None where the daemon does not answer, which may come back; an error where the domain is gone."""
+    """Return the domain, None if the daemon does not answer but may come back.
+
+    Raises libvirt's error if the domain is gone.
+    """
     try:
         return libvirt.open(uri).lookupByUUIDString(uuid)
     except libvirt.libvirtError as error:

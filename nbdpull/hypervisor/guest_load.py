@@ -1,9 +1,10 @@
-"""The cores that a guest leaves: how many threads of a pull may compress at once while it works.
+"""The cores that a guest leaves free: how many threads of a pull may compress at once while it works.
 
-Owns: the thread that looks at what the guest's processors do, and the rule. Must not know: libvirt, what is computed.
+Owns: the thread that measures the load of the guest's processors, and the rule. Must not know: libvirt, what is
+computed.
 
-On a host of two cores, beside a guest with one processor that wrote, its writes waited less for it, and the pull took
-about as long (docs/performance.md).
+On a host with two cores, beside a writing guest with one processor, this reduced the time that the guest's writes
+waited, and the pull took about as long (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from ..core import errors
 from ..core.errors import Check
 
 LOOK_INTERVAL = 0.5  # seconds
-CHECK_INTERVAL = 0.2  # seconds between looks at the stop flag while a core is waited for
-IDLE = 0.25  # cores: a guest that uses no more of its last one than this needs none of its own
+CHECK_INTERVAL = 0.2  # seconds between checks of the stop flag during a wait for a core
+IDLE = 0.25  # cores: a guest that uses at most this much of its last core needs no core of its own for it
 
 
 class Guest(Protocol):
-    """What is asked of a Domain."""
+    """The part of a Domain that is used here."""
 
     @property
     def is_remote(self) -> bool: ...
@@ -34,14 +35,14 @@ class Guest(Protocol):
 
 
 class Cores:
-    """Hands out the right to compute. allowed: how many threads may at once.
+    """Hands out the right to compute. allowed: how many threads may compute at once.
 
-    own: cores that this process may use; host: all there are. A guest of another host leaves all of them. check() is
-    called while a core is waited for, what it raises ends that.
+    own: cores that this process may use; host: all cores. A guest on another host leaves all of them free. check() is
+    called during a wait for a core, and its exception ends the wait.
     """
 
     def __init__(self, vm: Guest, own: Optional[int] = None, host: Optional[int] = None, check: Check = lambda: None):
-        """To be made some time before `watching` is entered, so that there is a value at its start."""
+        """Create it some time before `watching`, so that a value is available at once."""
         self._vm, self._check, self._local = vm, check, not vm.is_remote
         self._own = own or len(os.sched_getaffinity(0))
         self._host = host or own or os.cpu_count() or self._own
@@ -53,7 +54,7 @@ class Cores:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """What runs inside waits for a core first."""
+        """Wait for a core, and hold it inside the block."""
         self._take()
         try:
             yield
@@ -71,16 +72,16 @@ class Cores:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While this is entered a thread looks."""
+        """Keep a thread measuring inside the block."""
         if self._local:
             threading.Thread(target=self._run, daemon=True).start()
         try:
             yield
         finally:
-            self._stop.set()  # not waited for: it may hang in a call to libvirt, and its result is no longer needed
+            self._stop.set()  # no wait: it may hang in a call to libvirt, and its result is no longer needed
 
     def _run(self) -> None:
-        """Also after an error: libvirt may be back, and whether the domain is still there is for others to find out."""
+        """Continue after an error: libvirt may come back, and others check whether the domain still exists."""
         while True:
             before, self._before = self._before, self._sample()
             if before and self._before:
@@ -89,13 +90,13 @@ class Cores:
                 return
 
     def _sample(self) -> Optional[tuple[float, float]]:
-        """(CPU seconds of the guest's processors, when), None if they are not available."""
+        """Return (CPU seconds of the guest's processors, time of the sample), None if unavailable."""
         with suppress(errors.NbdpullError):
             return self._vm.vcpu_seconds(), time.monotonic()
         return None
 
     def _leave(self, load: float) -> None:
-        """load: cores that the guest's processors kept busy; less than none where some of them were taken away."""
+        """Adjust `allowed`. load: cores that the guest's processors kept busy; negative if some were removed."""
         left = self._host - max(0, math.ceil(load - IDLE))
         with self._changed:
             self.allowed = max(1, min(self._own, left))

@@ -1,7 +1,7 @@
-"""Which job a domain has: what it is, whose it is, and whether it is in the way.
+"""The job of a domain: what it is, who started it, and whether it is in the way.
 
-Owns: libvirt's numbers of operations, and the two questions that tell of a backup: the current job, and the backup that
-may be there without being one. Must not know: how a job is begun or ended.
+Owns: libvirt's numbers of operations, and the two sources about a backup: the current job, and the backup that may
+exist without being the current job. Must not know: how a job is started or ended.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _OPERATIONS = ("unknown job", "start", "save", "restore", "incoming migration", 
 
 
 class Jobs:
-    """Those of one domain."""
+    """The jobs of one domain."""
 
     def __init__(self, vm: Handle):
         self._vm = vm
 
     def require_idle(self) -> None:
-        """Raises Busy if a job runs, naming it, at once; libvirt would wait for it for 30 s, and then not name it.
+        """Raise Busy, naming the job, if one is running. libvirt would wait 30 s for it, and then not name it.
 
-        A backup can be there without being the current job: while it ends, and where its begin failed half-way.
+        A backup can exist without being the current job: while it ends, or if its start failed half-way.
         """
         operation, backup = self.operation(), self.backup()
         if backup:
@@ -41,24 +41,24 @@ class Jobs:
             raise errors.Busy(f"domain '{self._vm.name}' is busy with a job ({job}): try again when it has ended")
 
     def require_no_lost_job(self) -> None:
-        """Raises JobStuck where libvirt holds the domain for a job that it knows nothing of."""
+        """Raise JobStuck if libvirt reserves the domain for a job that it no longer knows."""
         if self._vm.active:
             self.operation()
 
     def require_no_foreign_job(self) -> None:
-        """Raises Busy as require_idle does, yet not for a backup of nbdpull, which may be a dead run's."""
+        """Raise Busy as require_idle does, except for a backup of nbdpull, which may belong to a dead run."""
         backup = self.backup()
         if backup is None or not backup.run_id:
             self.require_idle()
 
     def backup(self) -> Optional[Backup]:
-        """The running backup, whoever started it (see Backup.run_id), or None."""
+        """Return the running backup, whoever started it (see Backup.run_id), or None."""
         with self._vm.seam("look for a backup job"):
             xml = unless((NO_BACKUP,), lambda: self._vm.dom.backupGetXMLDesc(0))
         return domain_xml.parse_backup(xml) if xml else None
 
     def require_no_block_job(self, targets: Iterable[str]) -> None:
-        """Raises Busy if a disk has one, whoever began it."""
+        """Raise Busy if a disk has a block job, whoever started it."""
         with self._vm.live("look for block jobs"):
             for target in targets:
                 if self._vm.dom.blockJobInfo(target):
@@ -66,7 +66,7 @@ class Jobs:
                                       "try again when it has ended")  # fmt: skip
 
     def operation(self) -> Optional[int]:
-        """Number of the operation of the domain's current job, None without a job. JobStuck."""
+        """Return the operation number of the domain's current job, None without a job. JobStuck."""
         with self._vm.live("look for a job"):
             try:
                 stats = self._vm.dom.jobStats(0)
@@ -80,8 +80,11 @@ class Jobs:
         return stats.get("operation", 0) if stats.get("type") else None
 
     def _has_lost_job(self) -> bool:
-        """Of a running domain of whose job there are no data: it cannot be ended, a restart of the daemon alone does
-        not forget it, and without one the domain cannot be started any more (libvirt 9.0)."""
+        """Return whether a running domain has a job without data.
+
+        Such a job cannot be ended, a restart of the daemon alone does not make it forget the job, and without a restart
+        the domain cannot be started any more (libvirt 9.0).
+        """
         return bool(self._vm.dom.isActive()) and unless((NO_BACKUP,), lambda: self._vm.dom.backupGetXMLDesc(0)) is None
 
 

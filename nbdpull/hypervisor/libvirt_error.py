@@ -1,7 +1,7 @@
 """libvirt's errors as ours.
 
-Owns: which of our errors each of libvirt's codes is, and the advice that goes with it. It goes by the code and never by
-the text, which is localised and changes. Must not know: what was being done.
+Owns: which of our errors each of libvirt's codes becomes, with advice. It uses the code and never the text, which is
+localised and changes. Must not know: what was being done.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 from ..core import errors
 from .bindings import libvirt
 
-# Numbers where bindings that we still run with may not have the name.
+# Numbers, as older bindings that we support may lack the names.
 NO_CHECKPOINT, NO_BACKUP, CHECKPOINT_INCONSISTENT = 103, 104, 109
 
 Verdict = tuple[type[errors.NbdpullError], str]  # which error, and what to do
@@ -40,7 +40,7 @@ UNREACHABLE: Verdict = (errors.HypervisorError, "check that libvirtd or virtqemu
 
 @contextlib.contextmanager
 def translated(doing: str, otherwise: Verdict = FAILED, denied: Verdict = DENIED) -> Iterator[None]:
-    """libvirt's errors as ours, which say what was being done."""
+    """Raise libvirt's errors as ours, with what was being done."""
     try:
         yield
     except libvirt.libvirtError as error:
@@ -52,7 +52,7 @@ def translated(doing: str, otherwise: Verdict = FAILED, denied: Verdict = DENIED
 
 
 def unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
-    """What the call returns, None if it fails with one of these codes."""
+    """Return what the call returns, None if it fails with one of these codes."""
     try:
         return call()
     except libvirt.libvirtError as error:
@@ -62,10 +62,10 @@ def unless(codes: tuple[int, ...], call: Callable[[], Any]) -> Any:
 
 
 def is_unanswered(error: BaseException) -> bool:
-    """Whether what was asked of libvirt may be done yet."""
+    """Return whether libvirt may still do what it was asked."""
     return isinstance(error, errors.NoAnswer) or isinstance(error.__cause__, errors.NoAnswer)
 
 
 def code_of(error: BaseException) -> Optional[int]:
-    """libvirt's code for an error of ours, None where it is not libvirt's."""
+    """Return libvirt's code for an error of ours, None if it does not come from libvirt."""
     return error.__cause__.get_error_code() if isinstance(error.__cause__, libvirt.libvirtError) else None

@@ -1,7 +1,7 @@
-"""Whether a domain and its guest run: started with its CPUs paused for a pull, ended again, resumed, thawed.
+"""Whether a domain and its guest run: started with paused CPUs for a pull, ended again, resumed, thawed.
 
-Owns: that what a run of ours did to it is told from what its owner did, by a mark on the domain and by the record of a
-start, and that only the former is undone. Must not know: what is done while it runs.
+Owns: how what a run of ours did to the domain is told apart from what its owner did (by a mark on the domain and by the
+record of a start), and that only the former is undone. Must not know: what is done while it runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .handle import Handle
 from .jobs import Jobs
 from .libvirt_error import is_unanswered
 
-NEVER_RAN = 0.05  # seconds of its CPUs, which are threads that have to start; less than any firmware takes
+NEVER_RAN = 0.05  # seconds of its CPUs, whose threads have to start; less than any firmware takes
 
 
 class StartRecord(Protocol):
@@ -35,18 +35,19 @@ class StartRecord(Protocol):
 
 
 class Power:
-    """That of one domain."""
+    """The power state of one domain."""
 
     def __init__(self, vm: Handle, jobs: Jobs):
         self._vm, self._jobs = vm, jobs
 
     @contextlib.contextmanager
     def awake(self, start: bool, hold: Optional[StartRecord] = None) -> Iterator[bool]:
-        """Inside, QEMU runs the domain. One that is off is started with its CPUs paused, and ended gracefully after.
+        """Keep the domain running in QEMU inside the block: start it with paused CPUs if it is off, and end it
+        gracefully after.
 
-        hold: where the start is written down. Gives True if it was started so, by us or by a run of ours that was
-        killed. Raises DomainNotRunning where it is off and `start` is False. A domain that somebody has resumed
-        meanwhile is theirs, and left running.
+        hold: where the start is recorded. Yields True if it was started in this way, by us or by a killed run of ours.
+        Raises DomainNotRunning if it is off and `start` is False. If somebody has resumed the domain meanwhile, it is
+        theirs, and remains running.
         """
         owner = self._started_by() if self._vm.active else None
         unmarked = self._is_unmarked(hold)
@@ -73,20 +74,20 @@ class Power:
         self._end_paused(ours)
 
     def left_paused(self, hold: Optional[StartRecord] = None) -> bool:
-        """Whether it stands paused as a run started it that is dead by now: `awake` with that hold ends it."""
+        """Return whether a dead run started it and left it paused: `awake` with that hold ends it."""
         if self._is_unmarked(hold):
             return True
         owner = self._started_by() if self._vm.active and self._is_paused() else None
         return owner is not None and owner.is_dead
 
     def _is_unmarked(self, hold: Optional[StartRecord]) -> bool:
-        """Whether it was started for a run that was killed before it could tag it, and nobody has let it run yet."""
+        """Return whether it was started for a run that was killed before it tagged it, and has not run since."""
         if hold is None or not hold.starting or not self._vm.active or self._started_by() or not self._is_paused():
             return False
         return self._vm.vcpu_seconds() < NEVER_RAN
 
     def _started_paused(self, hold: Optional[StartRecord], is_up: bool) -> Process:
-        """Start it, unless it is up, and tag it; the tag's owner."""
+        """Start the domain unless it is up, and tag it; return the tag's owner."""
         if not is_up:
             self._require_startable()
             self._start_paused(hold)
@@ -97,7 +98,7 @@ class Power:
         return owner
 
     def _start_paused(self, hold: Optional[StartRecord]) -> None:
-        """The record of the start stays if the start happened or may still happen, and the domain has no tag."""
+        """Start the domain. The record of the start remains if the start happened or may still happen."""
         if hold:
             hold.note_start()
         try:
@@ -130,12 +131,12 @@ class Power:
         return self._vm.guest_state().paused
 
     def _started_by(self) -> Optional[Process]:
-        """The process that started it for a pull, None if none did: its owner may have paused it."""
+        """Return the process that started it for a pull, None if none did: then its owner may have paused it."""
         with self._vm.seam("read its mark"):
             return domain_mark.owner(self._vm.dom, domain_mark.STARTED_PAUSED)
 
     def _end_paused(self, owner: Process) -> None:
-        """Ends it, if it still stands as we started it. Gracefully: QEMU then stores its bitmaps."""
+        """End the domain if it is still as we started it. A graceful end lets QEMU store its bitmaps."""
         with self._vm.ignoring_check(), contextlib.suppress(errors.DomainNotRunning, errors.DomainStopped):
             if self._vm.active and self._is_paused() and self._started_by() == owner and self._jobs.operation() is None:
                 with self._vm.live("end it again"):
@@ -143,7 +144,7 @@ class Power:
                 self._vm.was_active = False
 
     def resume_guest(self) -> None:
-        """Of a guest whose CPUs QEMU stopped. HypervisorError, DomainNotRunning."""
+        """Resume a guest whose CPUs QEMU stopped. HypervisorError, DomainNotRunning."""
         with self._vm.ignoring_check(), self._vm.live("resume the guest"):
             self._vm.dom.resume()
 
@@ -155,6 +156,6 @@ class Power:
         return owner is not None and owner.is_dead
 
     def thaw_guest(self) -> None:
-        """Of a guest that is left_frozen."""
+        """Thaw a guest that is left_frozen."""
         with self._vm.live("thaw the guest"):
             domain_freeze.thaw(self._vm.dom)

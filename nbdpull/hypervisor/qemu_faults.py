@@ -1,7 +1,7 @@
 """Which QEMUs a client of their NBD server can crash, with the guest, and how.
 
-Owns: the versions; docs/faults.md has their story. Distributions have mended older ones as well; those are taken for
-what their number says. Must not know: libvirt, or how a crash is prevented (socket_keeper.py does where it can be).
+Owns: the versions; docs/faults.md has the details. Distributions have patched older versions as well; here only the
+version number counts. Must not know: libvirt, or how a crash is prevented (see socket_keeper.py).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Optional, Protocol
 
 from ..definitions.domain_xml import Disk
 
-Version = Optional[tuple[int, ...]]  # None: not known
+Version = Optional[tuple[int, ...]]  # None: unknown
 
-# From one version on, and before another.
+# Pairs: the first version, and the first one without the fault.
 Ranges = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 _HANG_UP: Ranges = (((0,), (8, 2, 3)),)
 _TLS_HANDSHAKE: Ranges = ((8, 0, 0), (8, 2, 4)), ((9, 0, 0), (9, 0, 1))
@@ -21,23 +21,26 @@ _TLS_IN_THREAD: Ranges = ((8, 2, 0), (8, 2, 5)), ((9, 0, 0), (9, 0, 1))
 
 
 def hang_up(version: Version) -> bool:
-    """A client of a disk in an I/O thread hangs up. A version that is not known may be one of these."""
+    """Return whether a client of a disk in an I/O thread crashes QEMU by hanging up. An unknown version may do so."""
     return version is None or _is_in(version, _HANG_UP)
 
 
 def pause(version: Version) -> bool:
-    """The guest is paused or reset while a virtio-blk disk in an I/O thread is read, which leaves the thread then; one
-    on a SCSI controller stays. Mended in the same versions."""
+    """Return whether pausing or resetting the guest can crash QEMU while a virtio-blk disk in an I/O thread is read.
+
+    The disk then leaves the thread; one on a SCSI controller stays. The same versions fixed it.
+    """
     return _is_in(version, _HANG_UP)
 
 
 def tls_handshake(version: Version) -> bool:
-    """Somebody looks at the disks (virsh domstats, the end of a job) while a client is in its TLS handshake."""
+    """Return whether QEMU can crash if anything reads the disks' state (virsh domstats, the end of a job) during a
+    client's TLS handshake."""
     return _is_in(version, _TLS_HANDSHAKE)
 
 
 def tls_in_thread(version: Version) -> bool:
-    """A disk in an I/O thread is read over TLS."""
+    """Return whether QEMU can crash when a disk in an I/O thread is read over TLS."""
     return _is_in(version, _TLS_IN_THREAD)
 
 
@@ -46,12 +49,12 @@ def _is_in(version: Version, ranges: Ranges) -> bool:
 
 
 def moving(disks: Iterable[Disk]) -> list[str]:
-    """Targets of the Disks that `pause` is about."""
+    """Return the targets of the Disks that `pause` is about."""
     return [disk.target for disk in disks if disk.iothread and disk.bus == "virtio"]
 
 
 class Pulled(Protocol):
-    """What is asked of a Domain."""
+    """The part of a Domain that is used here."""
 
     @property
     def reads_images(self) -> bool: ...
@@ -61,7 +64,7 @@ class Pulled(Protocol):
 
 
 def warnings(vm: Pulled, disks: Iterable[Disk], with_tls: bool) -> list[str]:
-    """What a pull of these Disks can do to its guest, and nbdpull cannot prevent: one line each."""
+    """Return what a pull of these Disks can do to its guest and nbdpull cannot prevent: one line each."""
     threaded = [] if vm.reads_images else moving(disks)
     if not (threaded or with_tls):
         return []

@@ -1,6 +1,6 @@
-"""The QEMU that runs a domain on this machine: which version it is, whatever is installed by now.
+"""The QEMU that runs a domain on this machine: its version, whichever version is installed now.
 
-Owns: where libvirt notes a QEMU's process id. Must not know: libvirt's API, what a version means.
+Owns: where libvirt records a QEMU's process id. Must not know: libvirt's API, what a version means.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ _VERSION = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
 
 
 def version(name: str, session: bool) -> Optional[tuple[int, ...]]:
-    """That of the running domain's own executable, also where an upgrade has replaced the file; None if not known.
+    """Return the version of the running domain's own executable, even if an upgrade has replaced the file; None if
+    unknown.
 
-    libvirt tells the version of the emulator that is installed, and a QEMU may run on for months after an upgrade.
+    libvirt reports the version of the installed emulator, and a QEMU may keep running for months after an upgrade.
     """
     try:
         with open(os.path.join(_folder(session), f"{name}.pid")) as file:

@@ -1,16 +1,15 @@
-"""The guard of a guest that its QEMU's NBD clients must not hang up on: a process of its own that stays connected.
+"""Guards a guest whose QEMU its NBD clients must not hang up on: a separate process that stays connected.
 
     socket_guard.py UUID RUN
 
-Run as a program by socket_keeper.py, imported by nobody. Its standard input is a unix socket. A line comes first,
-libvirt's URI, upon which it connects and answers with a byte: "y", or "n" where it could not. Then comes a duplicate of
-each connection to QEMU's NBD server, with "k" where its parent reads from it, with "a" where nobody does any more; it
-answers with the same byte. When its input ends, the job may still be there: its parent was killed, or could not end it.
-Then it asks for the end of the backup job of RUN until QEMU has hung up on every connection, and ends itself after
-that.
+socket_keeper.py runs it as a program; nothing imports it. Its standard input is a unix socket. The first line is
+libvirt's URI; it connects there and answers with a byte: "y", or "n" if it could not. Then comes a duplicate of each
+connection to QEMU's NBD server, with "k" while its parent reads from it, with "a" once nobody does; it answers with the
+same byte. When its input ends, the job may still exist: its parent was killed, or could not end it. The guard then
+requests the end of the backup job of RUN until QEMU has hung up on every connection, and exits.
 
-What arrives where nobody reads it takes, and drops: QEMU stands still, and its guest, where it has to wait for room in
-a socket for an answer of its NBD server. It is in a session of its own and deaf to signals that end the parent.
+It reads and discards what arrives on abandoned connections: QEMU stops, with its guest, if it has to wait for space in
+a socket for an answer of its NBD server. It has its own session and ignores the signals that end the parent.
 """
 
 import os
@@ -26,7 +25,7 @@ import libvirt
 from nbdpull.hypervisor import guard
 
 PAUSE = 0.2  # seconds between two requests to end the job
-CHUNK = 1 << 16  # bytes taken at once
+CHUNK = 1 << 16  # bytes read at once
 BACKUP = 9  # job operation
 
 
@@ -39,13 +38,13 @@ def main(uuid: str, run: str) -> None:
     connections = Connections()
     connections.hold_for(parent)
     if connections.any_open:  # else there is nothing to guard, and the next run may resume the job
-        # in a thread: a call of libvirt may wait for QEMU, and QEMU for us to take what it sends
+        # in a thread: a call of libvirt may wait for QEMU, and QEMU for us to read what it sends
         threading.Thread(target=end_job, args=(dom, uri, uuid, run), daemon=True).start()
         connections.drop_until_hung_up()
 
 
 class Connections:
-    """Descriptors of what we are connected to QEMU by."""
+    """Descriptors of our connections to QEMU."""
 
     def __init__(self) -> None:
         self._poll = select.poll()  # for those that nobody reads from
@@ -56,7 +55,7 @@ class Connections:
         return bool(self._kept)
 
     def hold_for(self, parent: socket.socket) -> None:
-        """Until the parent's end of its socket is closed."""
+        """Hold the connections until the parent closes its end of its socket."""
         self._poll.register(parent, select.POLLIN)
         while True:
             for descriptor, _ in self._poll.poll():
@@ -67,7 +66,7 @@ class Connections:
                     return
 
     def _told(self, parent: socket.socket) -> bool:
-        """Take a message; False if there will be no more."""
+        """Receive a message; return False if there will be no more."""
         try:
             said, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
             for descriptor in descriptors:
@@ -77,11 +76,11 @@ class Connections:
                     self._kept.append(descriptor)
             parent.sendall(said)
             return bool(said)
-        except OSError:  # killed, with an answer of ours unread or not yet sent
+        except OSError:  # the parent was killed, with an answer of ours unread or unsent
             return False
 
     def drop_until_hung_up(self) -> None:
-        """Drop all that comes, until QEMU has ended every connection."""
+        """Discard everything that arrives until QEMU has ended every connection."""
         for descriptor in self._kept:
             self._poll.register(descriptor, select.POLLIN)
         open_ones = set(self._kept)
@@ -91,7 +90,7 @@ class Connections:
                     open_ones.discard(descriptor)
 
     def _drop(self, descriptor: int) -> bool:
-        """Take what has arrived; False if the connection has ended."""
+        """Read and discard what has arrived; return False if the connection has ended."""
         try:
             if os.read(descriptor, CHUNK):
                 return True
@@ -110,7 +109,7 @@ def end_job(dom: Any, uri: str, uuid: str, run: str) -> None:
 
 
 def asked_to_end(dom: Any, run: str) -> Any:
-    """Ask for the end of the run's job, and of no other; give back what can be asked again."""
+    """Request the end of the run's job, and of no other; return the domain if it can be asked again."""
     try:
         if dom and f"/nbdpull-{run}-" in dom.backupGetXMLDesc() and dom.jobStats().get("operation") == BACKUP:
             dom.abortJob()

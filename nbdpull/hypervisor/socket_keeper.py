@@ -1,13 +1,13 @@
-"""Connections that QEMU hangs up on first: kept open until its NBD server has closed them, whatever becomes of us.
+"""Connections that QEMU must hang up on first: kept open until its NBD server closes them, whatever happens to us.
 
-Where the device of a disk runs in an I/O thread, its export does too, and a QEMU before 9.0 closes a client that hung
-up from that thread. Since the repair of CVE-2024-7409 it aborts there (`nbd_blockdev_client_closed: Assertion
+If the device of a disk runs in an I/O thread, its export does too, and a QEMU before 9.0 closes a client that hung up
+from that thread. Since the fix of CVE-2024-7409 it aborts there (`nbd_blockdev_client_closed: Assertion
 qemu_in_main_thread()`), and the guest is gone; before that it changed a list without a lock, and could hang. Stopping
-the server closes the clients from the main thread, which is safe. So of such a disk no connection may end before the
+the server closes the clients from the main thread, which is safe. So no connection to such a disk may end before the
 job does.
 
-Owns: when that is needed, and the duplicates of our sockets, here and in the process of socket_guard.py, which ends the
-job where we are killed. Must not know: NBD, what a job is for.
+Owns: when that is needed, and the duplicates of our sockets, here and in the process socket_guard.py, which ends the
+job if we are killed. Must not know: NBD, what a job is for.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ from .domain import Domain
 
 HANG_UP = 5.0  # seconds for the server to close its connections once the job is gone
 _GUARD = Path(__file__).with_name("socket_guard.py")
-_GUARD_ANSWER = 20  # seconds; first of all it opens a connection to libvirt
+_GUARD_ANSWER = 20  # seconds; it first opens a connection to libvirt
 _HELD, _ABANDONED = b"k", b"a"  # messages to the guard
 _FAILED = "the process that keeps the connections to QEMU open, without which it could crash, does not work"
 
 
 def required(vm: Domain, disks: Iterable[Disk], with_tls: bool) -> bool:
-    """Whether the connections to a backup of these Disks have to be kept; Unsupported where they cannot be, and where
-    such a disk cannot be read with TLS.
+    """Return whether the connections to a backup of these Disks must be kept open.
 
-    A connection through a network breaks without asking us, and the peer of one with TLS cannot be checked on a socket
-    that was made by us.
+    Unsupported if they cannot be kept open, or if such a disk cannot be read with TLS. A network connection breaks
+    without our consent, and libnbd cannot check the peer of a TLS connection on a socket that we made.
     """
     threaded = [disk.target for disk in disks if disk.iothread and not vm.reads_images]
     if not threaded:
@@ -65,7 +64,7 @@ def required(vm: Domain, disks: Iterable[Disk], with_tls: bool) -> bool:
 
 
 def require_none(vm: Domain, disks: Iterable[Disk]) -> None:
-    """Unsupported where connections have to be kept, which only who makes them can do."""
+    """Raise Unsupported if connections must be kept open, which only the process that makes them can do."""
     threaded = [disk.target for disk in disks if disk.iothread and not vm.reads_images]
     if threaded and qemu_faults.hang_up(vm.running_version):
         raise errors.Unsupported(
@@ -78,28 +77,28 @@ def require_none(vm: Domain, disks: Iterable[Disk]) -> None:
 class SocketKeeper:
     """`with SocketKeeper(uri, uuid, run_id) as keeper:` around the life of a backup job.
 
-    keep() is told of every connection before it is used; from then on nobody but the server can end it. abandon() is
-    told where nothing more will be read from one: the guard takes what arrives there. After the block the server has
-    hung up, or the guard goes on to see to that. HypervisorError where there can be no guard.
+    Pass every connection to keep() before you use it; from then on only the server can end it. Pass it to abandon()
+    when nothing more will be read from it: the guard then reads what arrives. After the block the server has hung up,
+    or the guard continues to wait for that. HypervisorError if there can be no guard.
     """
 
     def __init__(self, uri: str, uuid: str, run_id: str):
         self._uri, self._command = uri, [sys.executable, _GUARD.name, uuid, run_id]
         self._lock = threading.Lock()
-        self._kept: dict[socket.socket, bytes] = {}  # "k", or "a" where it was abandoned
+        self._kept: dict[socket.socket, bytes] = {}  # "k", or "a" if abandoned
         self._news: list[tuple[bytes, socket.socket]] = []  # not yet sent to the guard
         self._guard: Optional[subprocess.Popen[bytes]] = None
         self._channel = socket.socket()  # to the guard, once there is one
         self._over = False
 
     def keep(self, connected: socket.socket) -> socket.socket:
-        """Hold this connection; its name for `abandon`. Both may be called by several threads."""
+        """Hold this connection; return its name for `abandon`. Several threads may call both."""
         kept = connected.dup()
         self._tell(_HELD, kept)
         return kept
 
     def abandon(self, kept: socket.socket) -> None:
-        """Nobody reads from this one any more."""
+        """Declare that nothing will be read from this connection any more."""
         self._tell(_ABANDONED, kept)
 
     def _tell(self, state: bytes, kept: socket.socket) -> None:
@@ -111,7 +110,7 @@ class SocketKeeper:
             self._require_guard()
 
     def check(self) -> None:
-        """To be called often: a guard that was killed is replaced."""
+        """Replace the guard if it was killed. Call this often."""
         if self._guard is not None and self._guard.poll() is not None and not self._over:
             with self._lock:
                 self._require_guard()
@@ -124,7 +123,7 @@ class SocketKeeper:
     def __exit__(self, *exc: object) -> None:
         with self._lock:
             over = self._hung_up()
-            if not over:  # the job could not be ended: the guard retries, and is not waited for
+            if not over:  # the job could not be ended: the guard retries, and we do not wait for it
                 self._require_guard()
             self._channel.close()
             if over and self._guard:
@@ -134,7 +133,7 @@ class SocketKeeper:
                 each.close()
 
     def _hung_up(self) -> bool:
-        """Whether the server has ended every connection; it does in the moment in which the job ends."""
+        """Return whether the server has ended every connection; it does so the moment the job ends."""
         deadline = time.monotonic() + HANG_UP
         for each in self._kept:
             poll = select.poll()
@@ -146,7 +145,10 @@ class SocketKeeper:
     # The guard
 
     def _require_guard(self) -> None:
-        """There is one, and it holds all that is kept; where the daemon is down it waits for it."""
+        """Ensure that there is a guard that holds all connections.
+
+        If libvirt's daemon is down, the guard waits for it.
+        """
         if self._guard is None or self._guard.poll() is not None or not self._handed_over():
             self._start_guard()
             if not self._handed_over():
@@ -160,23 +162,23 @@ class SocketKeeper:
                 if self._channel.recv(1) != state:
                     return False
                 del self._news[0]
-        except OSError:  # it was killed, or stands still
+        except OSError:  # it was killed, or is stopped
             return False
         return True
 
     def _start_guard(self) -> bool:
-        """Start one in the place of what there was; whether it is connected to libvirt."""
+        """Start a guard, replacing any earlier one; return whether it is connected to libvirt."""
         self._dismiss()
         ours, its = socket.socketpair()
         ours.settimeout(_GUARD_ANSWER)
-        with its:  # from its directory: `pkill -f nbdpull` is to end us, and not the guard as well
+        with its:  # started from its directory: `pkill -f nbdpull` should end us, but not the guard
             self._guard = subprocess.Popen(
                 self._command, cwd=_GUARD.parent, env=child.finding_us(), start_new_session=True,
                 stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self._channel = ours
         with contextlib.suppress(OSError):
-            ours.sendall(self._uri.encode() + b"\n")  # a password in it is for no list of processes
+            ours.sendall(self._uri.encode() + b"\n")  # not an argument: process lists must show no password
             return ours.recv(1) == b"y"
         return False
 
