@@ -1,1 +1,1 @@
-"""KubeVirt's pull endpoint as a source: its maps and bytes over HTTP, and the objects of a cluster that make one."""
+"""KubeVirt's pull endpoint as a source: its maps and bytes over HTTP, and the objects of a cluster that provide it."""

@@ -1,10 +1,10 @@
-"""A backup that we have KubeVirt make: from its objects until it can be read, and its end.
+"""A backup that KubeVirt makes for us: from the creation of its objects until it can be read, and its end.
 
-Owns: the order in which objects are made and removed, that it is still ours, and that it starts where it was asked to.
-Must not know: what is read of it, why it has to start there, HTTP.
+Owns: the order in which objects are created and removed, and the checks that the backup is still ours and starts at the
+requested checkpoint. Must not know: what is read from it, why it has to start there, HTTP.
 
-When a backup object goes, or its time is over, its tracker moves to the new checkpoint, whether anybody has read the
-backup or not. So `finish` is called after what was read is durable, and what `close` ends before that costs the base.
+When a backup object is deleted or expires, its tracker moves to the new checkpoint, whether or not anybody has read the
+backup. So call `finish` once what was read is durable. If `close` ends the backup before that, the base is lost.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from .objects import State
 from .ours import Wish
 from .remains import Remain
 
-Scratch = Callable[[], int]  # tells bytes that it may take
-POLL, MAX_POLL = 0.1, 2.0  # seconds between looks at a status, at first and at most
-SETTLED = 10.0  # seconds until a tracker names its new checkpoint
-PATIENCE = 5  # times stall_timeout: pods have to be started
+Scratch = Callable[[], int]  # returns the bytes that the scratch may take
+POLL, MAX_POLL = 0.1, 2.0  # seconds between checks of a status, at first and at most
+SETTLED = 10.0  # seconds to wait until a tracker names its new checkpoint
+PATIENCE = 5  # times stall_timeout: pods have to start
 NEEDS_PVC = "name a claim for the scratch with --pvc"
 
 log = logging.getLogger("nbdpull.kubevirt")
 
 
 class MovedBase(Exception):
-    """The backup starts at another checkpoint than it was to."""
+    """The backup starts at a checkpoint other than the requested one."""
 
 
 class Who(NamedTuple):
-    """Whose the objects are. store: uuid of the store."""
+    """The owner of the objects. store: uuid of the store."""
 
     machine: Machine
     store: str
@@ -54,7 +54,7 @@ class Who(NamedTuple):
 
 
 def require_known(cluster: Cluster, machine: Machine) -> objects.Object:
-    """The VM; NoSuchDomain."""
+    """Return the VM; NoSuchDomain."""
     found = cluster.get(objects.VM, machine.namespace, machine.name)
     if found is None:
         raise errors.NoSuchDomain(f"namespace {machine.namespace} has no virtual machine {machine.name}")
@@ -62,14 +62,14 @@ def require_known(cluster: Cluster, machine: Machine) -> objects.Object:
 
 
 def virtual_machine(cluster: Cluster, machine: Machine) -> objects.Object:
-    """The VM, of which a backup can be made."""
+    """Return the VM; raise unless it can be backed up."""
     found = require_known(cluster, machine)
     require_able(machine, found)
     return found
 
 
 def require_able(machine: Machine, found: objects.Object) -> None:
-    """For others KubeVirt would wait for ever."""
+    """Raise if the VM cannot be backed up: KubeVirt would wait for ever."""
     if not objects.uid(found):
         raise errors.HypervisorError(f"virtual machine {machine.domain} has no uid")
     if objects.is_off(found):
@@ -83,7 +83,7 @@ def require_able(machine: Machine, found: objects.Object) -> None:
 
 
 def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -> None:
-    """Busy where a backup of the VM runs that is of another store, or of somebody else. store: None: of any."""
+    """Raise Busy if the VM has a running backup of another store, or of another program. store: None = of any store."""
     trackers = cluster.items(objects.TRACKER, machine.namespace)
     for each in cluster.items(objects.BACKUP, machine.namespace):
         mine = store is not None and ours.store_of(each) == store
@@ -98,7 +98,7 @@ def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -
 
 
 def claims(cluster: Cluster, machine: Machine, found: objects.Object) -> dict[str, Optional[objects.Object]]:
-    """{volume: its claim} of a VM; None where there is none, or we may not see it."""
+    """Return {volume: its claim} of a VM; None if it does not exist, or we may not see it."""
     known: dict[str, Optional[objects.Object]] = {}
     for volume, name in objects.claims(found).items():
         try:
@@ -109,20 +109,21 @@ def claims(cluster: Cluster, machine: Machine, found: objects.Object) -> dict[st
 
 
 def scratch(claims: Iterable[Optional[objects.Object]]) -> int:
-    """Bytes that the scratch of a backup may take: all that its claims hold; 0 where that is not known."""
+    """Return the bytes that the scratch of a backup may take: the total size of its claims; 0 if unknown."""
     sizes = list(map(objects.capacity, claims))
     return sum(sizes) + (1 << 30) if all(sizes) and sizes else 0
 
 
 class Backup:
-    """Of one run. `begin`, then `wait`; `require_alive` after the last read; `finish` after the commit; `close` always.
+    """The backup of one run.
 
-    token: for the endpoint.
+    Call `begin`, then `wait`; `require_alive` after the last read; `finish` after the commit; always `close`. token:
+    for the endpoint.
     """
 
     def __init__(self, cluster: Cluster, who: Who, stall_timeout: float) -> None:
         self._cluster, self._who, self._stall_timeout = cluster, who, stall_timeout
-        self._made: list[tuple[str, str]] = []  # (kind, name), in the order of their removal from the end
+        self._made: list[tuple[str, str]] = []  # (kind, name), to be removed from the end backwards
         self._base: Optional[str] = None
         self._uid = ""
         self._finished = False
@@ -139,20 +140,22 @@ class Backup:
     # Before
 
     def sweep(self) -> list[str]:
-        """Remove what dead runs of this store left. Busy where somebody else's backup of the VM runs. The series is
-        held: no run of this store lives but this one."""
+        """Remove what dead runs of this store left. Busy if the VM has a running backup of somebody else.
+
+        The caller holds the series, so no other run of this store is alive.
+        """
         require_no_other(self._cluster, self._who.machine, self._who.store)
         found = remains.found(self._cluster, self._who.machine, self._who.store).found
         for each in found:
             try:
                 remains.remove(self._cluster, self._who.machine, each, self._stall_timeout)
             except errors.AccessDenied:
-                if each.kind == objects.BACKUP:  # the others are in nobody's way
+                if each.kind == objects.BACKUP:  # the other objects are in nobody's way
                     raise
         return [f"removed {each.what}, which an interrupted run left" for each in found if each.kind == objects.BACKUP]
 
     def base(self) -> Optional[str]:
-        """The checkpoint that an incremental backup would start at."""
+        """Return the checkpoint that an incremental backup would start at."""
         return objects.latest_checkpoint(self._tracker())
 
     def _tracker(self) -> Optional[objects.Object]:
@@ -168,8 +171,11 @@ class Backup:
         pvc: Optional[str],
         scratch: Callable[[], int],
     ) -> None:
-        """base: the checkpoint that it has to start at, None: it is to be full; pvc: claim for the scratch, None: one
-        of our own of scratch() bytes."""
+        """Create the objects of the backup.
+
+        base: the checkpoint that it has to start at, None = full; pvc: claim for the scratch, None = a claim of our own
+        with scratch() bytes.
+        """
         labelled = ours.labels(self._who.store, self._who.run_id, self._who.tracker)
         self._base = base
         if self._tracker() is None:
@@ -190,14 +196,14 @@ class Backup:
         return self._who.name
 
     def _create(self, kind: str, body: objects.Object) -> None:
-        self._made.append((kind, objects.name_of(body)))  # first: an answer may be lost
+        self._made.append((kind, objects.name_of(body)))  # before the request: its answer may be lost
         created = self._cluster.create(kind, self._namespace, body)
         log.info("made %s %s", body["kind"], objects.name_of(body))
         if kind == objects.BACKUP:
             self._uid = objects.uid(created)
 
     def wait(self) -> State:
-        """Until it can be read; MovedBase where it starts elsewhere than asked."""
+        """Wait until the backup can be read; MovedBase if it starts at another checkpoint than requested."""
         began, poll, told = time.monotonic(), POLL, ""
         while not (state := self._state()).ready:
             if state.told != told:
@@ -211,7 +217,7 @@ class Backup:
         return state
 
     def _require_base(self, state: State) -> None:
-        """What KubeVirt began it at: its tracker does not move while a backup runs."""
+        """Check where KubeVirt started it: its tracker does not move while a backup runs."""
         if state.type is None:
             raise errors.HypervisorError(f"backup {self._who.name} does not tell its type")
         if state.type == "incremental" and self.base() != self._base:
@@ -229,7 +235,7 @@ class Backup:
         return state
 
     def renewed(self) -> Access:
-        """Where it can be read by now; it may be made anew elsewhere."""
+        """Return where it can be read now: KubeVirt may create the endpoint anew elsewhere."""
         try:
             access = self.wait().access
         except MovedBase:
@@ -238,7 +244,7 @@ class Backup:
         return access
 
     def require_alive(self) -> None:
-        """JobLost where it is not there any more, or not ours, or its tracker has moved."""
+        """Raise JobLost if the backup is gone or not ours, or its tracker has moved."""
         self._state()
         if self._base is not None and self.base() != self._base:
             raise errors.JobLost(f"tracker {self._who.tracker} moved while backup {self._who.name} was read")
@@ -246,7 +252,10 @@ class Backup:
     # Its end
 
     def finish(self, checkpoint: Optional[str]) -> list[str]:
-        """What was read is durable. checkpoint: that the tracker has to name now. Return warnings."""
+        """Remove the backup once what was read is durable; return warnings.
+
+        checkpoint: the one that the tracker has to name now.
+        """
         self._finished = True
         self._cluster.heed()
         left = self._removed([each for each in reversed(self._made) if each[0] != objects.TRACKER])
@@ -264,19 +273,20 @@ class Backup:
         return []
 
     def _latest(self, checkpoint: Optional[str]) -> Optional[str]:
-        """What the tracker names, as soon as it is this."""
+        """Return the checkpoint that the tracker names; wait a while for it to be this one."""
         began = time.monotonic()
         while (latest := self.base()) != checkpoint and time.monotonic() - began < min(self._stall_timeout, SETTLED):
             self._cluster.pause(POLL)
         return latest
 
     def close(self) -> list[str]:
-        """Unless it was finished, remove all that was made; return what could not be."""
+        """Remove everything that was created, unless the backup is finished; return what could not be removed."""
         self._cluster.heed()
         return [] if self._finished else self._removed(list(reversed(self._made)))
 
     def _removed(self, made: Iterable[tuple[str, str]]) -> list[str]:
-        """The backup first, until it is gone: it needs the others."""
+        """Remove the backup first, and wait until it is gone, as it needs the others; return what could not be
+        removed."""
         left = []
         for kind, name in made:
             try:

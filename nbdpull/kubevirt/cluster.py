@@ -1,9 +1,9 @@
-"""The API of a cluster: objects are got, listed, made and deleted.
+"""The API of a cluster: objects are read, listed, created and deleted.
 
-Owns: requests, which are made again and for how long, and what answers mean. Must not know: how one logs in, what the
-objects are for.
+Owns: requests, how long they are retried, and what answers mean. Must not know: how to log in, what the objects are
+for.
 
-The official library finds the cluster and logs in, for which there are many ways (login); the few requests are our own,
+The official library finds the cluster and logs in, for which there are many ways (login). The few requests are our own,
 as its classes for objects take half a second to import, and change from version to version.
 """
 
@@ -20,8 +20,8 @@ from ..core import errors
 from ..core.errors import Check
 from .login import Login
 
-TIMEOUT = 30.0  # seconds of one request
-PAUSE = 0.5  # seconds before a request is made again
+TIMEOUT = 30.0  # seconds for one request
+PAUSE = 0.5  # seconds before a retry
 _REVIEWS = "authorization.k8s.io/v1"
 _PASSING = (429, 500, 502, 503, 504)
 
@@ -29,16 +29,19 @@ Object = dict[str, Any]
 
 
 class Refused(errors.HypervisorError):
-    """The cluster does not take an object; its text says why."""
+    """The cluster refuses an object; the message says why."""
 
 
 class Exists(errors.HypervisorError):
-    """An object of that name is there."""
+    """An object of that name exists."""
 
 
 class Cluster:
-    """inside: whether we are in it, which its own account says. check() is called often; a request that fails, and may
-    not the next time, is made again for stall_timeout seconds."""
+    """A cluster that we are logged in to.
+
+    inside: whether we run in a pod of it, using the pod's account. check() is called often. A request that fails in a
+    way that may pass is retried for stall_timeout seconds.
+    """
 
     def __init__(
         self, kubeconfig: Optional[str], context: Optional[str], stall_timeout: float, check: Check = lambda: None
@@ -56,11 +59,11 @@ class Cluster:
         return self._login.host
 
     def version(self) -> str:
-        """Of Kubernetes."""
+        """Return the version of Kubernetes."""
         return str((self._object("GET", "version") or {}).get("gitVersion"))
 
     def may(self, verb: str, kind: str, namespace: str) -> bool:
-        """Whether we are allowed that. kind: as of get."""
+        """Return whether we have that permission. kind: as for get."""
         group = kind.split("/")[1] if kind.startswith("apis/") else ""
         wanted = {"namespace": namespace, "verb": verb, "group": group, "resource": kind.rpartition("/")[2]}
         review = {"apiVersion": _REVIEWS, "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": wanted}}
@@ -68,11 +71,11 @@ class Cluster:
         return bool((found.get("status") or {}).get("allowed"))
 
     def heed(self, check: Check = lambda: None) -> None:
-        """From now on this is called instead: what cleans up is not stopped by what stopped the run."""
+        """From now on, call this check instead: clean-up must not be stopped by what stopped the run."""
         self._check = check
 
     def get(self, kind: str, namespace: str, name: str) -> Optional[Object]:
-        """None where there is none. kind: a path with {} for the namespace."""
+        """Return the object, None if it does not exist. kind: a path with {} for the namespace."""
         return self._object("GET", f"{kind.format(namespace)}/{quote(name)}", missing=True)
 
     def items(self, kind: str, namespace: str, labels: Mapping[str, str] = {}) -> list[Object]:  # noqa: B006
@@ -82,7 +85,7 @@ class Cluster:
         return [each for each in found.get("items") or [] if isinstance(each, dict)]
 
     def create(self, kind: str, namespace: str, body: Object) -> Object:
-        """Refused, Exists. Where an answer was lost, the object may be there: then it has our labels."""
+        """Create an object. Refused, Exists. If an answer was lost, the object may exist: then it has our labels."""
         try:
             return self._object("POST", kind.format(namespace), body) or {}
         except Exists:
@@ -92,7 +95,7 @@ class Cluster:
             raise
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Also where there is none."""
+        """Delete an object; it need not exist."""
         self._object("DELETE", f"{kind.format(namespace)}/{quote(name)}", missing=True)
 
     def _object(self, method: str, path: str, body: Optional[Object] = None, missing: bool = False) -> Optional[Object]:
@@ -111,7 +114,7 @@ class Cluster:
             raise _refused(status, path, why)
 
     def _answer(self, method: str, path: str, body: Optional[Object]) -> tuple[Optional[int], Object, str]:
-        """(status, None where there was no answer; what it has, why)"""
+        """Return (status, None if there was no answer; its JSON object; the reason for a failure)."""
         import urllib3
 
         headers = {"Accept": "application/json", "Content-Type": "application/json", **self._login.header()}

@@ -1,11 +1,11 @@
-"""The HTTP endpoint of a KubeVirt backup: pages of maps, and bounded ranges of bytes, counted and asked for again.
+"""The HTTP endpoint of a KubeVirt backup: pages of maps, and ranges of bytes, bounded, counted and retried.
 
-Owns: requests, the token's header, which answers are tried again and for how long, and that nothing is taken for whole
-that was cut. Must not know: what a map means, the cluster.
+Owns: requests, the token's header, which answers are retried and for how long, and that a truncated answer is never
+taken for a complete one. Must not know: what a map means, the cluster.
 
-A route in front may cut every answer after 30 seconds, the server aborts one that fails in its middle, and the export
-may be made anew elsewhere. So what came of a cut answer is kept, the rest is asked for again, and `renew` is asked
-where the endpoint is by now.
+A route in front may cut every answer after 30 seconds, the server aborts an answer that fails midway, and KubeVirt may
+create the export anew elsewhere. So we keep the received part of a truncated answer and request the rest, and call
+`renew` to learn where the endpoint is now.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from ..core.errors import Check
 TOKEN_HEADER = "x-kubevirt-export-token"  # noqa: S105
 PAGE_SIZE = 1 << 14  # extents
 MAX_PAGE = 1 << 23  # bytes of JSON
-SHORTEST = 1 << 20  # bytes of a disk: no request for a map is made for less
+SHORTEST = 1 << 20  # bytes of a disk: the shortest range of a request for a map
 LONGEST = 1 << 36
 GROWS = 16  # answers after which a longer range is tried again
 CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 30.0
 PAUSE, MAX_PAUSE = 0.1, 5.0  # seconds before the second try, and at most
 _PARTIAL_CHAIN = ssl.VerifyFlags(0x80000)  # X509_V_FLAG_PARTIAL_CHAIN; Python 3.9 has no name for it
-_PASSING = (408, 429, 500, 502, 503, 504)  # answers that may be others soon
-_AT_THE_END = (400, 416, 500)  # answers to an offset that is the size: KubeVirt's is 500
+_PASSING = (408, 429, 500, 502, 503, 504)  # statuses that may change soon
+_AT_THE_END = (400, 416, 500)  # statuses for an offset equal to the size: KubeVirt's is 500
 _MISSING = "the library urllib3 is not installed: pip install 'nbdpull[kubevirt]'"
 
 log = logging.getLogger("nbdpull.http")
 
 
 class Urls(NamedTuple):
-    """Of one volume."""
+    """The URLs of one volume."""
 
     map: str
     data: str
 
 
 class Access(NamedTuple):
-    """Where the volumes of a backup are, by name. ca: PEM that verifies the server, None: the system's."""
+    """Where the volumes of a backup are, by name. ca: PEM to verify the server with, None = the system's."""
 
     volumes: Mapping[str, Urls]
     ca: Optional[str]
 
 
 class _Passing(Exception):
-    """What may be otherwise soon; its text says what."""
+    """A failure that may pass; the message describes it."""
 
 
 class Endpoint:
-    """One backup's. Several threads may read at once.
+    """The endpoint of one backup. Several threads may read at once.
 
-    renew: tells where it is by now, None: it stays where it is. It raises where it will not come back. check() is
-    called often, what it raises ends a call. SourceError where a call fails for stall_timeout seconds.
+    renew: returns where it is now, None: it does not move. It raises if the endpoint will not come back. check() is
+    called often, and its exception ends a call. SourceError if a call fails for stall_timeout seconds.
     """
 
     def __init__(
@@ -77,19 +77,19 @@ class Endpoint:
         self._token, self._threads, self._stall_timeout = token, threads, stall_timeout
         self._check, self._renew = check, renew
         self._lock = threading.Lock()
-        self._live: set[Any] = set()  # connections that an answer comes by
+        self._live: set[Any] = set()  # connections with an answer in progress
         self._closed = False
-        self._longest, self._answered = LONGEST, 0  # bytes that a map is asked for; answers since it was last shortened
+        self._longest, self._answered = LONGEST, 0  # longest request for a map; answers since it was shortened
         self._access, self._pool = access, _pool(access.ca, threads)
 
     @property
     def volumes(self) -> list[str]:
         return list(self._access.volumes)
 
-    # What is asked
+    # What is requested
 
     def map_page(self, volume: str, offset: int, length: int) -> Any:
-        """A page of the map as it came, of that range, or of a shorter one where the answer took too long."""
+        """Return a page of the map, unparsed, for that range or, if the answer took too long, a shorter one."""
 
         def attempt() -> Any:
             return self._page(volume, offset, min(length, self._longest))
@@ -104,8 +104,10 @@ class Endpoint:
         return found
 
     def map_behind(self, volume: str, offset: int) -> Any:
-        """The page of what a volume has from `offset` on; None where it ends there, for which the server has no other
-        answer than an error. It is asked twice, as it may have that error for something else."""
+        """Return the page of a volume from `offset` on; None if the volume ends there.
+
+        At the end the server answers only with an error, which it may also use for something else. So ask twice.
+        """
         what = f"the map of {volume} at byte {offset}"
         for _ in range(2):
             found = self._tried(what, lambda: self._page(volume, offset, self._longest, may_end=True))
@@ -143,7 +145,7 @@ class Endpoint:
 
         self._tried(f"{volume} at byte {offset}", attempt, progress=lambda: filled)
 
-    # How it is asked
+    # How it is requested
 
     def _tried(
         self,
@@ -152,7 +154,7 @@ class Endpoint:
         react: Callable[[], None] = lambda: None,
         progress: Callable[[], int] = lambda: 0,
     ) -> Any:
-        """What attempt() returns, as soon as it does. Time and pauses start over where progress() grew."""
+        """Return what attempt() returns once it succeeds. Restart time and pauses whenever progress() grows."""
         began, pause, reached = time.monotonic(), PAUSE, progress()
         while True:
             self._require_open()
@@ -171,7 +173,7 @@ class Endpoint:
             react()
             looked = time.monotonic()
             self._look_again()
-            began += time.monotonic() - looked  # it may be made anew meanwhile
+            began += time.monotonic() - looked  # KubeVirt may create it anew meanwhile
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -191,14 +193,14 @@ class Endpoint:
                 self._access = access
 
     def _require_open(self) -> None:
-        self._check()  # first: it knows why the endpoint was closed
+        self._check()  # first: its error says why the endpoint was closed
         if self._closed:
             raise errors.SourceError("the endpoint was closed")
 
     @contextmanager
     def _answer(self, volume: str, url: str, query: Mapping[str, int], accepted: Collection[int] = ()) -> Iterator[Any]:
-        """The answer to a GET, which is one of success, or of an accepted status; _Passing where it is not, or breaks
-        while it is read."""
+        """Yield a successful answer to a GET, or one with an accepted status; _Passing if it fails, or breaks while it
+        is read."""
         import urllib3
 
         joined = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
@@ -234,7 +236,7 @@ class Endpoint:
             if whole:
                 answer.release_conn()
             else:
-                answer.close()  # the rest of it must not be taken for the next answer
+                answer.close()  # its rest must not be taken for the next answer
 
     def _refuse(self, volume: str, answer: Any) -> None:
         status = answer.status
@@ -248,7 +250,7 @@ class Endpoint:
         raise errors.SourceError(f"{volume}: the server answered with status {status}{more}")
 
     def close(self) -> None:
-        """Whoever reads in another thread fails soon."""
+        """Close the endpoint. Reads in other threads soon fail."""
         self._closed = True
         with self._lock:
             for connection in self._live:
@@ -257,7 +259,7 @@ class Endpoint:
             self._pool.clear()
 
     def ending(self, check: Check) -> Check:
-        """The same check, which also closes the endpoint where it ends a run: its threads wait for answers."""
+        """Return a check that also closes the endpoint if it ends the run, because its threads wait for answers."""
 
         def checked() -> None:
             try:
@@ -285,13 +287,13 @@ def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
 
 
 def _is_unverified(error: BaseException) -> bool:
-    """Whether it is of a certificate; the library wraps it."""
+    """Return whether the error is about a certificate; the library wraps it."""
     inner = [error, *error.args, error.__cause__, error.__context__]
     return any(isinstance(each, ssl.SSLCertVerificationError) for each in inner)
 
 
 def _told(error: Exception) -> str:
-    """What went wrong, without the library's objects in it."""
+    """Return what went wrong, without the library's object names."""
     text = str(error.__cause__ or error) or type(error).__name__
     return " ".join(text.rpartition(">: ")[2].split())[:200]
 
@@ -305,6 +307,6 @@ def _pool(ca: Optional[str], threads: int) -> Any:
         context = ssl.create_default_context(cadata=ca)
     except (ssl.SSLError, ValueError) as error:
         raise errors.UsageError(f"the certificates to verify the server by cannot be read: {error}") from None
-    # What a cluster tells may be its router's certificate itself, and authorities may lack what Python 3.13 wants.
+    # A cluster may report its router's own certificate, and CAs may lack what Python 3.13 requires.
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return urllib3.PoolManager(maxsize=threads + 1, cert_reqs="CERT_REQUIRED", ssl_context=context)

@@ -1,10 +1,11 @@
-"""The map of a volume, which KubeVirt tells page by page, as extents; with the proof that it is whole.
+"""The map of a volume, which KubeVirt sends page by page, as extents, with the proof that it is complete.
 
-Owns: what a page has to say, what the numbers of `type` mean, how pages become a map, and what of it is stored. Must
-not know: HTTP, the cluster.
+Owns: what a page must contain, what the numbers of `type` mean, how pages become a map, and which part of it is stored.
+Must not know: HTTP, the cluster.
 
-The numbers are flags of NBD, and collide: 1 is HOLE in the map of a full backup, and DIRTY in an incremental one. Taken
-for the other, a full map would call all data clean. So the words beside the numbers have to be of the same backup.
+The numbers are flags of NBD, and collide: 1 is HOLE in the map of a full backup, and DIRTY in an incremental one. If we
+confused the two, a full map would declare all data clean. So the words beside the numbers must match the type of the
+backup.
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ if TYPE_CHECKING:
 
     Held = Callable[[int, int], Extents]
 
-DIRTY, ZERO = 1 << 0, 1 << 1  # DIRTY in the map of an incremental backup only: there 0 is clean, else data
+DIRTY, ZERO = 1 << 0, 1 << 1  # DIRTY only in the map of an incremental backup: there 0 is clean, else data
 _TYPES = DIRTY | ZERO
 _FOREIGN = {BackupType.FULL: ("clean", "dirty"), BackupType.INCREMENTAL: ("data", "hole")}
 _MAX_OFFSET = 1 << 62
 
-SECTOR = 512  # bytes, of which a disk has a number
-WINDOW = 1 << 36  # bytes of a disk that one request asks for at most
-OVERLAP = 1 << 16  # bytes before the end of what is known at which the next request begins
-MAX_BRIDGED = 1 << 15  # bytes that are read and thrown away rather than asking twice
-SLICE = 1 << 16  # extents given out at once
+SECTOR = 512  # bytes; the size of a disk is a multiple of it
+WINDOW = 1 << 36  # bytes of a disk, at most, in one request
+OVERLAP = 1 << 16  # bytes by which a request overlaps the known part
+MAX_BRIDGED = 1 << 15  # bytes that are read and discarded to save a request
+SLICE = 1 << 16  # extents yielded at once
 
 Ask = Callable[[int, int], Any]
 
 
 class Page(NamedTuple):
-    """found: extents whose kind is the type; following: where the next page begins, None: this is the last one."""
+    """found: extents whose kind is the type; following: where the next page starts, None = this is the last one."""
 
     found: Extents
     following: Optional[int]
 
 
 def page(document: Any, offset: int, backup_type: str) -> Page:
-    """The page that was asked for from `offset` on; ValueError where it cannot be true."""
+    """Parse the page that was requested from `offset` on; ValueError if it cannot be true."""
     if not isinstance(document, dict) or "extents" not in document:
         raise ValueError("it is no map")
     found = list(_extents(document["extents"], offset, backup_type))
@@ -58,7 +59,7 @@ def page(document: Any, offset: int, backup_type: str) -> Page:
 
 
 def _extents(told: Any, reached: int, backup_type: str) -> Iterator[tuple[int, int, int]]:
-    """Each (offset, length, type), one after the other from `reached` on."""
+    """Yield each (offset, length, type), contiguous from `reached` on."""
     if told is not None and not isinstance(told, list):
         raise ValueError("its extents are no list")
     for each in told or []:
@@ -96,15 +97,17 @@ def _page(document: Any, offset: int, backup_type: str, what: str) -> Page:
 
 
 def whole(ask: Ask, backup_type: str, what: str, behind: Callable[[int], Any] = lambda offset: None) -> Extents:
-    """The map of a volume, its kinds being types. ask(offset, length) gets a page of that range, or of a shorter one,
-    as it came. behind(offset) gets one of what there is from `offset` on; None where the server has nothing.
+    """Return the map of a volume, with types as kinds.
 
-    Nothing tells the size of the disk, and a range that begins at its end is an error of the server. So each request
-    begins a little before the end of what is known. Where nothing new comes of that, the disk ends, or the server lost
-    the rest: v1.9 merges two contexts and ends with the shorter one. So then it is asked what is behind. What is told
-    twice has to be the same.
+    ask(offset, length) returns a page of that range, or of a shorter one, unparsed. behind(offset) returns a page of
+    what follows `offset`, None if the server has nothing.
 
-    SourceError where a page cannot be true.
+    Nothing reports the size of the disk, and a range that starts at its end is an error of the server. So each request
+    starts a little before the end of the known part. If it brings nothing new, either the disk ends or the server lost
+    the rest: v1.9 merges two contexts and ends with the shorter one. So we then ask what follows. The overlap has to be
+    the same in both answers.
+
+    SourceError if a page cannot be true.
     """
     parts: list[Extents] = []
     reached = 0
@@ -128,7 +131,7 @@ def whole(ask: Ask, backup_type: str, what: str, behind: Callable[[int], Any] = 
 
 
 def _found_behind(behind: Callable[[int], Any], reached: int, backup_type: str, what: str) -> Extents:
-    """Nothing where the disk ends."""
+    """Return the extents that follow `reached`, none if the disk ends there."""
     document = behind(reached) if reached else None
     if document is None:
         return extents.of([])
@@ -139,7 +142,7 @@ def _found_behind(behind: Callable[[int], Any], reached: int, backup_type: str, 
 
 
 def _range(ask: Ask, start: int, stop: int, backup_type: str, what: str) -> Extents:
-    """All pages of a range, which the end of the disk may cut short."""
+    """Return the extents of all pages of a range, which the end of the disk may cut short."""
     parts = [extents.of([])]
     following: Optional[int] = start
     while following is not None and following < stop:
@@ -156,20 +159,20 @@ def _require_same(before: Extents, after: Extents, start: int, stop: int, what: 
 
 
 def size(found: Extents) -> int:
-    """Bytes of the disk whose whole map this is."""
+    """Return the bytes of the disk with this complete map."""
     return int(extents.ends(found[-1:])[0])
 
 
 def tells_zeros(found: Extents) -> bool:
-    """Whether any range is told as zero. Maps of v1.8's incremental backups have none."""
+    """Return whether the map declares any range zero. Maps of v1.8's incremental backups do not."""
     return bool((found["kind"] & ZERO).any())
 
 
 def stored(found: Extents, backup_type: str, dirty_from: int, held: Optional[Held]) -> Extents:
-    """What of a map is stored, as extents of data to read and of zeros.
+    """Return what is stored of a map, as extents of data to read and of zeros.
 
-    Of an incremental backup: what is dirty, all from `dirty_from` on, and what is clean and zero where held(start,
-    stop) says that the image which this is laid over has data. Only ZERO means zero: a hole may hold anything.
+    Of an incremental backup: dirty ranges, everything from `dirty_from` on, and clean ranges that are zero where
+    held(start, stop) reports data in the older image below. Only ZERO means zero: a hole may contain anything.
     """
     result = found.copy()
     result["kind"] = numpy.where(found["kind"] & ZERO, extents.ZERO, extents.DATA)
@@ -186,7 +189,7 @@ def stored(found: Extents, backup_type: str, dirty_from: int, held: Optional[Hel
 
 
 class Request(NamedTuple):
-    """Bytes to ask for at once; wanted: numbers of the ranges that are in them."""
+    """Bytes to request at once. wanted: numbers of the ranges that it contains."""
 
     offset: int
     length: int
@@ -194,8 +197,8 @@ class Request(NamedTuple):
 
 
 def requests(ranges: Sequence[Range], limit: int) -> list[Request]:
-    """Ascending ranges as few requests of at most `limit` bytes (longer ones alone): neighbours, and what little is
-    between them, are asked for together."""
+    """Combine ascending ranges into few requests of at most `limit` bytes (a longer range gets its own): neighbours,
+    with the small gaps between them."""
     result: list[Request] = []
     for number, (offset, length) in enumerate(ranges):
         last = result[-1] if result else None

@@ -1,7 +1,7 @@
-"""A backup whose endpoint somebody else made, and told by the command line: its volumes, its token, its certificates.
+"""A backup whose endpoint somebody else created, as given on the command line: volumes, token, certificates.
 
-Owns: how volumes and URLs are written, and what is refused of them; the files of the token and of the certificates.
-Must not know: how an endpoint is read, the cluster.
+Owns: the syntax of volumes and URLs, and which are refused; the files of the token and of the certificates. Must not
+know: how an endpoint is read, the cluster.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Machine(NamedTuple):
 
     @property
     def domain(self) -> str:
-        """What its series is called."""
+        """The name of its series."""
         return f"{self.namespace}/{self.name}"
 
 
 def machine(domain: str) -> Machine:
-    """Of kubevirt:NAMESPACE/VM; UsageError."""
+    """Parse kubevirt:NAMESPACE/VM; UsageError."""
     namespace, slash, name = domain[len(KUBEVIRT) :].partition("/")
     if not (domain.startswith(KUBEVIRT) and slash and _NAME.match(namespace) and _NAME.match(name)):
         raise errors.UsageError(f"{domain!r} is no virtual machine of KubeVirt: write kubevirt:NAMESPACE/VM")
@@ -46,7 +46,10 @@ def machine(domain: str) -> Machine:
 
 
 def access(maps: Sequence[str], datas: Sequence[str], names: Sequence[str], ca: Optional[str]) -> Access:
-    """maps, datas: URLs, see `_named`; names: of the volumes that a {volume} in one stands for. UsageError."""
+    """Return the Access for these URLs (see `_named`). names: the volumes that {volume} in a URL stands for.
+
+    UsageError.
+    """
     found = {option: dict(_each(option, texts, names)) for option, texts in (("map", maps), ("data", datas))}
     for volume in found["map"]:
         if volume not in found["data"]:
@@ -71,7 +74,8 @@ def _each(option: str, texts: Sequence[str], names: Sequence[str]) -> Iterator[t
 
 
 def _named(option: str, text: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    """(volume, URL) of VOLUME=URL, of a URL of KubeVirt's form, or of one with {volume} for each of the names."""
+    """Return [(volume, URL), …] for VOLUME=URL, for a URL of KubeVirt's form, or for one with {volume}, for each of the
+    names."""
     if not text.startswith(("https://", "http://")):
         name, equals, url = text.partition("=")
         if not (name and equals):
@@ -109,7 +113,7 @@ def _data_beside(url: str) -> str:
 
 
 def unencrypted(found: Access) -> list[str]:
-    """Warnings."""
+    """Return a warning for each host that is reached without encryption."""
     hosts = {urlsplit(url).hostname or "" for urls in found.volumes.values() for url in urls if url[:5] != "https"}
     return [f"the token and the disks go to {host} unencrypted (http)" for host in sorted(hosts - _LOCAL)]
 
@@ -118,14 +122,14 @@ _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class Token(NamedTuple):
-    """text: never to be shown."""
+    """The token of an endpoint. text: secret, never show it."""
 
     text: str
     warnings: list[str]
 
 
 def token(path: str) -> Token:
-    """Of a file; UsageError."""
+    """Read the token from a file; UsageError."""
     text = _file("--token-file", path).decode("ascii", "replace").strip()
     if not _TOKEN.match(text):
         raise errors.UsageError(f"--token-file {path} has no token: one line of printable ASCII")
@@ -136,7 +140,7 @@ def token(path: str) -> Token:
 
 
 def certificates(path: Optional[str]) -> Optional[str]:
-    """PEM of a file."""
+    """Read PEM certificates from a file."""
     return _file("--ca", path).decode("utf-8", "replace") if path is not None else None
 
 
@@ -157,7 +161,7 @@ def _readable(option: str, path: str) -> Iterator[None]:
 
 
 def wanted(volumes: Collection[str], names: Sequence[str], exclude: Collection[str]) -> list[str]:
-    """Those to pull; NoSuchDisk, NothingToBackUp."""
+    """Return the volumes to pull; NoSuchDisk, NothingToBackUp."""
     for name in [*names, *exclude]:
         if name not in volumes:
             raise errors.NoSuchDisk(f"the backup has no volume {name}; it has: {', '.join(volumes)}")

@@ -1,7 +1,7 @@
-"""How a cluster is reached, and who we are there: a kubeconfig, or the account of the pod that we run in.
+"""How we reach a cluster, and our identity there: a kubeconfig, or the account of the pod that we run in.
 
-Owns: the official library's classes for it, and that what goes wrong there is one clear line. Must not know: what is
-asked of the cluster.
+Owns: the official library's classes for that, and turning each of their failures into one clear line. Must not know:
+what the cluster is asked for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ _MISSING = "the library kubernetes is not installed: pip install 'nbdpull[kubevi
 
 
 class Login:
-    """inside: whether we are in the cluster, which its own account says. UsageError where there is no way to it,
-    AccessDenied where a program that the kubeconfig names gives no credentials."""
+    """The access to a cluster.
+
+    inside: whether we run in a pod of the cluster, using the pod's account. UsageError if there is no way to reach it,
+    AccessDenied if a program that the kubeconfig names provides no credentials.
+    """
 
     def __init__(self, kubeconfig: Optional[str], context: Optional[str]) -> None:
         config, self._settings = _library()
@@ -44,7 +47,7 @@ class Login:
         return str(self._settings.host).rstrip("/")
 
     def header(self) -> dict[str, str]:
-        """Who we are, as of now: tokens are renewed. Never to be shown."""
+        """Return the headers that identify us now: tokens are renewed. Secret, never show them."""
         try:
             with _heard():
                 told = list(self._settings.auth_settings().values())
@@ -54,7 +57,7 @@ class Login:
         return {each["key"]: each["value"].strip() for each in shown}  # a token's file may end with a newline
 
     def verification(self) -> dict[str, Any]:
-        """Of the cluster, and of us: arguments of a pool of connections."""
+        """Return the arguments of a connection pool that verify the cluster, and us."""
         settings = self._settings
         files = {"ca_certs": settings.ssl_ca_cert, "cert_file": settings.cert_file, "key_file": settings.key_file}
         name = getattr(settings, "tls_server_name", None)
@@ -64,10 +67,10 @@ class Login:
 
 
 def _library() -> tuple[Any, Any]:
-    """(its configuration, a new one's settings); it takes a moment to import."""
+    """Return (the library's configuration module, settings of a new configuration); importing it takes a moment."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # which versions of others a library of its own likes
+            warnings.simplefilter("ignore")  # about versions that one of its dependencies prefers
             from kubernetes import client, config
     except ImportError:
         raise errors.MissingSoftware(_MISSING) from None
@@ -76,7 +79,8 @@ def _library() -> tuple[Any, Any]:
 
 @contextmanager
 def _heard() -> Iterator[None]:
-    """AccessDenied where the library only logs that a program gave no credentials, and would go on without any."""
+    """Raise AccessDenied if the library only logs that a program provided no credentials, and would continue
+    without."""
     heard: list[str] = []
 
     class Ear(logging.Handler):

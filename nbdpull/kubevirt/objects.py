@@ -1,8 +1,8 @@
-"""The objects of a cluster that a backup has to do with: what they say.
+"""The contents of a cluster's objects that concern a backup.
 
-Owns: their kinds, the members of spec and status, and in which of its three generations a status is written: v1.8 has a
-condition for each state, v1.9 reasons of one condition, and after August 2026 the endpoints are in links. Which it is
-the object itself shows. Must not know: which objects are ours (ours.py), how they are got, HTTP.
+Owns: their kinds, the members of spec and status, and the three generations of a status: v1.8 has a condition for each
+state, v1.9 has reasons of one condition, and after August 2026 the endpoints are in links. The object itself shows its
+generation. Must not know: which objects are ours (ours.py), how they are fetched, HTTP.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def label(found: Object, name: str) -> Optional[str]:
 
 
 def is_off(found: Object) -> bool:
-    """Of a VM, as far as it tells: then a backup waits for its start for ever."""
+    """Return whether a VM reports that it is off: a backup of it would wait for its start for ever."""
     return bool(_at(found, "status", "printableStatus") == "Stopped")
 
 
 def tracking(found: Object) -> Optional[str]:
-    """The state of a VM's changed block tracking, None where it is not told."""
+    """Return the state of a VM's changed block tracking, None if it is not reported."""
     state = _at(found, "status", "changedBlockTracking", "state")
     return state if isinstance(state, str) else None
 
 
 def latest_checkpoint(found: Optional[Object]) -> Optional[str]:
-    """That a tracker says its next backup begins at."""
+    """Return the checkpoint that a tracker names as the start of its next backup."""
     name = _at(found, "status", "latestCheckpoint", "name")
     return name if isinstance(name, str) and name else None
 
@@ -72,7 +72,7 @@ def is_tracker_of(found: Object, machine: Machine) -> bool:
 
 
 def is_of(found: Object, machine: Machine, trackers: Iterable[Object]) -> bool:
-    """Whether a backup is of this VM, by itself or by one of the trackers."""
+    """Return whether a backup is of this VM, directly or through one of the trackers."""
     kind, name = _at(found, "spec", "source", "kind"), _at(found, "spec", "source", "name")
     if kind == "VirtualMachine":
         return bool(name == machine.name)
@@ -80,8 +80,11 @@ def is_of(found: Object, machine: Machine, trackers: Iterable[Object]) -> bool:
 
 
 class State(NamedTuple):
-    """Of a backup. ended: how, as a text, "" while it runs; ready: whether it can be read; told: what its conditions
-    say last; type: of BackupType; checkpoint: (name, seconds since 1970); begun: ISO 8601; quiesced: None: not told."""
+    """The state of a backup.
+
+    ended: how, as a text, "" while it runs; ready: whether it can be read; told: its latest conditions; type: of
+    BackupType; checkpoint: (name, seconds since 1970); begun: ISO 8601; quiesced: None = not reported.
+    """
 
     uid: str
     ended: str
@@ -95,7 +98,7 @@ class State(NamedTuple):
 
 
 def state(found: Object, inside: bool) -> State:
-    """inside: whether we are in the cluster, where its services can be reached."""
+    """Return the state of a backup. inside: whether we are in the cluster, where its services can be reached."""
     status = _at(found, "status") or {}
     told = {each.get("type"): each for each in _list(status.get("conditions")) if isinstance(each, dict)}
     begun = _time(_at(found, "metadata", "creationTimestamp"))
@@ -139,7 +142,7 @@ def _is_ready(told: Mapping[Any, Object]) -> bool:
 
 
 def _ended(found: Object, told: Mapping[Any, Object]) -> str:
-    """Also where it is about to end."""
+    """Return how a backup ended or is about to end, "" if neither."""
     for name in _TERMINAL:
         if _is_true(told.get(name)):
             return f"it is over ({_shown(told[name])})"
@@ -153,18 +156,18 @@ def _ended(found: Object, told: Mapping[Any, Object]) -> str:
 
 
 def release(found: Object) -> tuple[str, list[str]]:
-    """Of a KubeVirt object: (the version that runs, the feature gates of its configuration)."""
+    """Return (the running version, the feature gates in the configuration) of a KubeVirt object."""
     gates = _list(_at(found, "spec", "configuration", "developerConfiguration", "featureGates"))
     return str(_at(found, "status", "observedKubeVirtVersion") or "an unknown version"), list(map(str, gates))
 
 
 def plural(kind: str) -> str:
-    """As rights name it: the last word of a path."""
+    """Return the name of a kind as permissions use it: the last word of its path."""
     return kind.rpartition("/")[2]
 
 
 def is_over(found: Object) -> bool:
-    """Whether nothing of it runs any more."""
+    """Return whether nothing of the backup is running any more."""
     conditions = _list(_at(found, "status", "conditions"))
     return any(isinstance(each, dict) and each.get("type") in _TERMINAL and _is_true(each) for each in conditions)
 
@@ -184,7 +187,7 @@ def _quiesced(condition: Optional[Object]) -> Optional[tuple[bool, str]]:
 
 
 def _access(status: Object, inside: bool) -> Optional[Access]:
-    """Where all volumes of a backup are; None as long as one is nowhere."""
+    """Return where all volumes of a backup are; None until every volume has an endpoint."""
     names = {str(_at(each, "volumeName")) for each in _list(status.get("includedVolumes"))}
     links = status.get("links")
     ways = ("internal", "external") if inside else ("external", "internal")
@@ -204,7 +207,7 @@ def _volumes(machine_object: Object) -> dict[str, Object]:
 
 
 def claims(machine_object: Object) -> dict[str, str]:
-    """{volume: claim} of a VM."""
+    """Return {volume: claim} of a VM."""
     found = {}
     for name, volume in _volumes(machine_object).items():
         claimed = _at(volume, "persistentVolumeClaim", "claimName") or _at(volume, "dataVolume", "name")
@@ -214,8 +217,11 @@ def claims(machine_object: Object) -> dict[str, str]:
 
 
 def sources(machine: Machine, machine_object: Object, known: Mapping[str, Optional[Object]]) -> dict[str, str]:
-    """{volume: what a point says that it is of} of a VM; known: the claims. A claim that was deleted and made again, as
-    by a restore in place, has its name and other content, of which no bitmap tells; but another uid."""
+    """Return {volume: the source that a point records for it} of a VM. known: the claims.
+
+    A claim that was deleted and created again, as by an in-place restore, has the same name but other content, which no
+    bitmap shows; its uid differs.
+    """
     found = {}
     for name, claim in claims(machine_object).items():
         made = known.get(name)
@@ -224,7 +230,7 @@ def sources(machine: Machine, machine_object: Object, known: Mapping[str, Option
 
 
 def volumes(machine_object: Object) -> dict[str, str]:
-    """{volume: what it is, as a text} of a VM; "" where KubeVirt makes no backup of it."""
+    """Return {volume: a description of its kind} of a VM; "" if KubeVirt does not back it up."""
     claimed = claims(machine_object)
     return {
         name: f"claim {claimed[name]}" if name in claimed else "host disk" if _at(volume, "hostDisk") else ""
@@ -237,7 +243,7 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
 
 
 def capacity(found: Optional[Object]) -> int:
-    """Bytes of a claim, 0 where it does not say."""
+    """Return the bytes of a claim, 0 if it does not say."""
     text = _at(found, "status", "capacity", "storage") or _at(found, "spec", "resources", "requests", "storage") or "0"
     digits = str(text).rstrip("kKMGTPi")
     try:
@@ -247,6 +253,6 @@ def capacity(found: Optional[Object]) -> int:
 
 
 def stored(machine_object: Object) -> bytes:
-    """A VM as a file of a point, without what only its cluster needs."""
+    """Return a VM as a file of a point, without what only its cluster needs."""
     metadata = {name: value for name, value in machine_object["metadata"].items() if name != "managedFields"}
     return json.dumps({**machine_object, "metadata": metadata}, indent=1, sort_keys=True).encode() + b"\n"

@@ -1,6 +1,6 @@
-"""The objects of a cluster that are ours: what a run makes, and how it is known again.
+"""Our objects in a cluster: what a run creates, and how it is recognized later.
 
-Owns: their names, labels and spec. Must not know: what their status says, how objects are got and made, HTTP.
+Owns: their names, labels and spec. Must not know: what their status says, how objects are fetched and created, HTTP.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .objects import Object, label
 _GROUP, _OF_VM = "backup.kubevirt.io", "kubevirt.io"
 _LABELS = {"app.kubernetes.io/managed-by": "nbdpull"}
 _STORE, _RUN, _TRACKER = "nbdpull/store", "nbdpull/run", "nbdpull/tracker"
-_TIME = len("20261122T194500Z")  # of an id of a run, which is in capitals
-_MAX_NAME = 63  # characters that every kind of name takes
+_TIME = len("20261122T194500Z")  # of a run id, which is in capitals
+_MAX_NAME = 63  # characters allowed in a name of any kind
 
 
 def run_name(run_id: str) -> str:
-    """Of the objects of one run."""
+    """Return the name of the objects of one run."""
     return f"nbdpull-{run_id.lower()}"
 
 
 def tracker_name(machine: Machine, store: str) -> str:
-    """One tracker for a VM and a store: two stores that shared one would move each other's base."""
+    """Return the name of the tracker for a VM and a store: two stores that shared one would move each other's base."""
     name = f"nbdpull-{machine.name}-{store[:8]}"
     if len(name) <= _MAX_NAME:
         return name
@@ -36,7 +36,8 @@ def tracker_name(machine: Machine, store: str) -> str:
 
 
 def labels(store: Optional[str] = None, run_id: Optional[str] = None, tracker: Optional[str] = None) -> dict[str, str]:
-    """store: uuid of the store, None: any; tracker: name of the one that a run is for."""
+    """Return the labels of our objects. store: uuid of the store, None = any; tracker: name of the one that a run
+    uses."""
     more = {_STORE: store, _RUN: run_id and run_id.lower(), _TRACKER: tracker}
     return {**_LABELS, **{name: value for name, value in more.items() if value}}
 
@@ -57,14 +58,14 @@ def secret(name: str, labelled: Mapping[str, str], token: str) -> Object:
 
 
 def claim(name: str, labelled: Mapping[str, str], size: int) -> Object:
-    """For the scratch of a backup."""
+    """Return a claim for the scratch of a backup."""
     spec = {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem",
             "resources": {"requests": {"storage": str(size)}}}  # fmt: skip
     return _object("v1", "PersistentVolumeClaim", name, labelled, spec=spec)
 
 
 class Wish(NamedTuple):
-    """What is asked of a backup. seconds: that it may take, None: KubeVirt's default."""
+    """What we request of a backup. seconds: the time it may take, None = KubeVirt's default."""
 
     tracker: str
     full: bool
@@ -74,7 +75,7 @@ class Wish(NamedTuple):
 
 
 def backup(name: str, labelled: Mapping[str, str], wish: Wish) -> Object:
-    """secret: of the same name."""
+    """Return a backup object. Its secret has the same name."""
     spec: Object = {
         "source": {"apiGroup": _GROUP, "kind": "VirtualMachineBackupTracker", "name": wish.tracker},
         "mode": "Pull",
@@ -90,21 +91,21 @@ def backup(name: str, labelled: Mapping[str, str], wish: Wish) -> Object:
     return _object(f"{_GROUP}/v1alpha1", "VirtualMachineBackup", name, labelled, spec=spec)
 
 
-# Whose an object is
+# Who owns an object
 
 
 def store_of(found: Object) -> Optional[str]:
-    """uuid of the store that an object of ours is for."""
+    """Return the uuid of the store that an object of ours belongs to."""
     return label(found, _STORE)
 
 
 def run_of(found: Object) -> Optional[str]:
-    """Id of the run that made it."""
+    """Return the id of the run that created it."""
     run = label(found, _RUN)
     return run if run is None else run[:_TIME].upper() + run[_TIME:]
 
 
 def is_ours(found: Object, machine: Machine) -> bool:
-    """Whether nbdpull made it for this VM, for whatever store."""
+    """Return whether nbdpull created it for this VM, for any store."""
     store = store_of(found)
     return store is not None and label(found, _TRACKER) == tracker_name(machine, store)

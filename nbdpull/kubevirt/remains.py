@@ -1,6 +1,7 @@
 """What runs of nbdpull left in a cluster, and its removal.
 
-Owns: which objects are ours, and the order in which they go. Must not know: which runs live, when they may go.
+Owns: which objects are ours, and the order of their removal. Must not know: which runs are alive, when objects may be
+removed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from . import objects, ours
 from .cluster import Cluster
 from .given import Machine
 
-POLL, MAX_POLL = 0.1, 2.0  # seconds between looks at a backup that is being deleted, at first and at most
+POLL, MAX_POLL = 0.1, 2.0  # seconds between checks of a backup that is being deleted, at first and at most
 OF_A_RUN = (objects.BACKUP, objects.SECRET, objects.CLAIM)  # in this order: the backup needs the others
 ALL = (*OF_A_RUN, objects.TRACKER)
 
 
 class Remain(NamedTuple):
-    """kind: of objects; run: id of who made it, if that is known."""
+    """An object to remove. kind: of objects; run: id of the run that created it, if known."""
 
     kind: str
     name: str
@@ -42,7 +43,7 @@ class Found(NamedTuple):
 
 
 def found(cluster: Cluster, machine: Machine, store: Optional[str], kinds: Sequence[str] = OF_A_RUN) -> Found:
-    """Of runs for this VM, and for the store of that uuid; None: for any."""
+    """Return the objects of runs for this VM, and for the store of that uuid; None = for any store."""
     remains: list[Remain] = []
     hidden = []
     for kind in kinds:
@@ -60,13 +61,13 @@ def found(cluster: Cluster, machine: Machine, store: Optional[str], kinds: Seque
 
 
 def running(cluster: Cluster, machine: Machine, store: str) -> list[objects.Object]:
-    """The backups of a store's runs, of those that live, too."""
+    """Return the running backups of a store's runs, including those of live runs."""
     items = cluster.items(objects.BACKUP, machine.namespace, ours.labels(store))
     return [each for each in items if ours.is_ours(each, machine) and not objects.is_over(each)]
 
 
 def remove(cluster: Cluster, machine: Machine, remain: Remain, patience: float) -> None:
-    """Also where it is gone. A backup is, after this; HypervisorError where it takes more than `patience` seconds."""
+    """Delete an object, which need not exist. Wait until a backup is gone; HypervisorError after `patience` seconds."""
     cluster.delete(remain.kind, machine.namespace, remain.name)
     began, poll = time.monotonic(), POLL
     while remain.kind == objects.BACKUP and cluster.get(remain.kind, machine.namespace, remain.name) is not None:

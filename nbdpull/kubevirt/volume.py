@@ -1,6 +1,6 @@
 """One volume of a KubeVirt backup as the source of a disk: its size, its extents, its bytes.
 
-Owns: that the map is read first, as it alone tells the size, and how ranges become requests. Must not know: HTTP, what
+Owns: that the map is read first, as only it shows the size, and how ranges become requests. Must not know: HTTP, what
 the disk is compared with, where the bytes go.
 """
 
@@ -26,11 +26,14 @@ READ_DATA = 8 << 20  # bytes that a thread reads at once: each request costs Kub
 
 
 class Volume:
-    """size: bytes; allocated: how many of them are not zero, as the map tells; tells_zeros: whether it tells of any;
-    presumed: see nbd.source."""
+    """One volume of a backup.
+
+    size: bytes; allocated: bytes that are not zero, according to the map; tells_zeros: whether the map declares any
+    zeros; presumed: see nbd.source.
+    """
 
     def __init__(self, endpoint: Endpoint, name: str, backup_type: str) -> None:
-        """Reads the map. backup_type: of BackupType; that of the backup."""
+        """Read the map. backup_type: the type of the backup, of BackupType."""
         self._endpoint, self.name, self._type, self.presumed = endpoint, name, backup_type, 0
         self._map = extent_map.whole(self._ask, backup_type, name, self._behind)
         self.size = extent_map.size(self._map)
@@ -45,8 +48,11 @@ class Volume:
         return self._endpoint.map_behind(self.name, offset)
 
     def changed(self, dirty_from: int, held: Optional[Held], again: Ranges) -> None:
-        """From now on the extents are what is to be laid over an older image; see extent_map.stored. Else all. again:
-        ranges that are among them, dirty or not."""
+        """Restrict the extents to what is laid over an older image; see extent_map.stored. By default they cover
+        everything.
+
+        again: ranges that are included in any case, dirty or not.
+        """
         stored = extent_map.stored(self._map, self._type, dirty_from, held)
         every = extent_map.stored(self._map, BackupType.FULL, 0, None)
         more = extents.without(extents.intersect(every, again), stored)
@@ -64,7 +70,7 @@ class Volume:
         yield self
 
     def read_batch(self, ranges: Sequence[Range]) -> list[memoryview]:
-        """The bytes of each of these ascending ranges."""
+        """Return the bytes of each of these ascending ranges."""
         views: list[memoryview] = [memoryview(b"")] * len(ranges)
         for request in extent_map.requests(ranges, MAX_REQUEST):
             buffer = memoryview(bytearray(request.length))
@@ -75,7 +81,7 @@ class Volume:
         return views
 
     def require_same(self) -> None:
-        """JobLost where the map does not end as it did: what was read is not of one backup, or may not be."""
+        """Raise JobLost if the map no longer ends as it did: what was read is not, or may not be, of one backup."""
         start = self.size - min(self.size, extent_map.OVERLAP)
         document = self._ask(start, 2 * extent_map.OVERLAP)
         try:
