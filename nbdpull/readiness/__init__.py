@@ -1,1 +1,1 @@
-"""Whether all is fit for pulls: this machine, its libvirt and QEMU, a domain. Looks only, and changes nothing."""
+"""Whether this machine, its libvirt and QEMU, and a domain are fit for pulls. Only checks; changes nothing."""

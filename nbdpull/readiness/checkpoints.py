@@ -1,4 +1,4 @@
-"""The checkpoints of a domain: whose they are, what is wrong with them, what they stand in the way of.
+"""The checkpoints of a domain: who made them, what is wrong with them, what they prevent.
 
 Must not know: stores, and so which checkpoint is still needed.
 """
@@ -12,7 +12,7 @@ from ..hypervisor.domain import Domain
 from ..pulling import journal_files, strays
 from .finding import WARN, Finding, good, told
 
-_PEER = "virtnbdbackup"  # its name on the command line, and how its checkpoints' names begin
+_PEER = "virtnbdbackup"  # its program, and the start of its checkpoints' names
 
 
 def found(vm: Domain) -> Iterator[Finding]:
@@ -44,12 +44,13 @@ def _checkpoint(vm: Domain, name: str) -> Iterator[Finding]:
 
 
 def _interrupted_runs(vm: Domain) -> set[str]:
-    """Ids of the runs that died while they held the domain."""
+    """Return the ids of the runs that died while they held the domain."""
     return {run.id for run in journal_files.runs(vm.uuid) if journal_files.is_alive(run) is False}
 
 
 def _strays(vm: Domain) -> Iterator[Finding]:
-    """What records for a store that may be gone, and costs the guest a little at each write."""
+    """Yield what still records changes, at a small cost for each write of the guest, for a store that may no longer
+    exist."""
     ours = strays.checkpoints(vm)
     if len(ours) > 1:
         yield Finding(WARN, "checkpoints", f"{len(ours)} of nbdpull's: a store needs only its newest one",
@@ -64,7 +65,8 @@ def _strays(vm: Domain) -> Iterator[Finding]:
 
 
 def _peer(vm: Domain, names: Sequence[str]) -> Iterator[Finding]:
-    """virtnbdbackup stops at each checkpoint that is not its own, and so at every one of nbdpull's."""
+    """Yield a warning about virtnbdbackup, which stops at each checkpoint that is not its own, so at each of
+    nbdpull's."""
     beside = [name for name in names if name.startswith(_PEER)]
     if not beside and not shutil.which(_PEER):
         return

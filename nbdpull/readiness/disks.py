@@ -1,6 +1,6 @@
-"""The disks of a domain, and what else of it holds data: which are pulled, and how.
+"""The disks of a domain, and what else of it contains data: which of them are pulled, and how.
 
-Must not know: checkpoints, and what is in a point already.
+Must not know: checkpoints, and what a point already contains.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .finding import GOOD, WARN, Finding, bad, good
 
 
 def found(vm: Domain) -> Iterator[Finding]:
-    """Each disk: is it pulled, and can it be incrementally?"""
+    """Yield for each disk whether it is pulled, and whether incremental pulls are possible."""
     for disk in vm.disks():
         subject, text = f"disk {disk.target}", f"{disk.format} {disk.source}"
         left_out = disk_choice.why_left_out(disk)
@@ -33,7 +33,7 @@ def _pulled(vm: Domain, disk: Disk) -> Finding:
     subject = f"disk {disk.target}"
     try:
         (disk,) = vm.looked_at([disk])
-    except errors.Unsupported as error:  # of an image, without QEMU
+    except errors.Unsupported as error:  # for an image that is read without QEMU
         return Finding(WARN, subject, str(error), "none, as long as the domain can be started for a pull")
     except errors.NbdpullError as error:
         return bad(subject, error)
@@ -53,7 +53,7 @@ def _encryption(disk: Disk) -> Iterator[Finding]:
 
 
 def other_data(vm: Domain) -> Iterator[Finding]:
-    """What holds data of the guest and is no disk."""
+    """Yield what contains data of the guest and is not a disk."""
     names = [disk.target for disk in vm.disks()]
     for each in omissions.found(vm.domain_xml(), vm.live_xml(), names):
         text = f"{f'{each.path}: ' if each.path else ''}not pulled, it {each.why}"
@@ -62,7 +62,7 @@ def other_data(vm: Domain) -> Iterator[Finding]:
 
 
 def in_threads(vm: Domain) -> Iterator[Finding]:
-    """What the QEMU of a domain may crash at, as some of its disks are in I/O threads."""
+    """Yield what can crash the QEMU of a domain because some of its disks are in I/O threads."""
     threaded = [disk for disk in vm.disks() if disk.iothread]
     if not threaded:
         return

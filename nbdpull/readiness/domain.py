@@ -1,6 +1,6 @@
-"""A domain: its state, what may hinder a pull of it, and the order in which all of it is looked at.
+"""A domain: its state, what may prevent a pull of it, and the order of all checks of it.
 
-Must not know: what of its disks and checkpoints is found (disks.py and checkpoints.py do).
+Must not know: the checks of its disks and checkpoints (disks.py and checkpoints.py do).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .finding import BAD, WARN, Finding, bad, good, told
 
 
 def found(name: str, uri: Optional[str], check: Check) -> Iterator[Finding]:
-    """Look at the domain of that name."""
+    """Check the domain of that name."""
     with contextlib.ExitStack() as entered:
         vm = entered.enter_context(domain.open(name, uri, check=check))
         asked = _who_tells_of_images(vm, entered, check)
@@ -32,9 +32,9 @@ def found(name: str, uri: Optional[str], check: Check) -> Iterator[Finding]:
 
 
 def _who_tells_of_images(vm: Domain, entered: contextlib.ExitStack, check: Check) -> Domain:
-    """Of a domain that is off the images themselves, as libvirt does not look into them."""
+    """Return a handle that inspects images. If the domain is off, it reads the images itself, as libvirt does not."""
     if not (vm.active or vm.is_remote):
-        with contextlib.suppress(errors.MissingSoftware):  # which is told already
+        with contextlib.suppress(errors.MissingSoftware):  # which is reported already
             return entered.enter_context(offline_read.opened(vm, check))
     return vm
 
@@ -56,7 +56,7 @@ def _state(vm: Domain) -> Iterator[Finding]:
 
 
 def off(vm: Domain) -> Finding:
-    """What a pull does with a domain that is off."""
+    """Return what a pull does with a domain that is off."""
     if vm.other_session:
         code = errors.DomainNotRunning.exit_code
         return Finding(BAD, vm.name, "is shut off, according to this libvirt", vm.other_session, code)

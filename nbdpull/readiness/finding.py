@@ -1,6 +1,6 @@
-"""A finding: how a thing stands, and what to do about it.
+"""A finding: the state of a thing, and what to do about it.
 
-Owns: its states, and how an error is told as one. Must not know: what is looked at.
+Owns: the possible states, and how an error becomes a finding. Must not know: what is checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ GOOD, WARN, BAD = "good", "warn", "BAD"
 
 @dataclass(frozen=True)
 class Finding:
-    """state: GOOD, WARN (a pull works, with less) or BAD; advice: what to do, empty where good."""
+    """The result of one check. state: GOOD, WARN (a pull works, with less) or BAD; advice: what to do, empty if
+    GOOD."""
 
     state: str
     subject: str
@@ -29,7 +30,7 @@ def good(subject: str, text: str) -> Finding:
 
 
 def bad(subject: str, error: errors.NbdpullError) -> Finding:
-    """An error as a finding; what ends the run is none, and is raised again."""
+    """Return an error as a finding. One that ends the run is raised again."""
     if isinstance(error, errors.Interrupted):
         raise error
     what, _, advice = str(error).partition(": ")
@@ -37,7 +38,8 @@ def bad(subject: str, error: errors.NbdpullError) -> Finding:
 
 
 def told(subject: str, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """What one look finds; where it fails, the others go on."""
+    """Yield the findings of one check, and an error as a finding, so that a failure does not prevent the other
+    checks."""
     try:
         yield from findings
     except errors.NbdpullError as error:

@@ -1,6 +1,6 @@
-"""Whether a cluster, its KubeVirt and a virtual machine are fit for pulls: what their objects tell, and advice.
+"""Whether a cluster, its KubeVirt and a virtual machine are fit for pulls: what their objects show, and advice.
 
-Owns: what is looked at, and what of it hinders. Must not know: stores, what is printed.
+Owns: what is checked, and what prevents pulls. Must not know: stores, what is printed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .finding import BAD, WARN, Finding, good, told
 
 
 def found(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
-    """What one look cannot see hides nothing else."""
+    """Yield the findings of all checks, each independent of the others."""
     yield from told("cluster", _cluster(cluster))
     yield from told("KubeVirt", _release(cluster))
     yield from told("permissions", _permissions(cluster, machine))

@@ -1,4 +1,4 @@
-"""This machine: programs and bindings, room for scratch, what confines QEMU.
+"""This machine: programs and bindings, space for scratch, what confines QEMU.
 
 Must not know: libvirt, domains.
 """
@@ -23,7 +23,7 @@ _PROGRAMS = (
 
 
 def programs() -> Iterator[Finding]:
-    """What nbdpull runs by and calls."""
+    """Check the programs and libraries that nbdpull uses."""
     yield good("python", f"{sys.version.split()[0]} at {sys.executable}")
     yield _libnbd()
     for name, use in _PROGRAMS:
@@ -76,7 +76,7 @@ def _file_system(folder: str) -> str:
 
 
 def confinement() -> Iterator[Finding]:
-    """Where QEMU may make its sockets."""
+    """Yield where QEMU may create its sockets."""
     if os.path.isdir("/sys/kernel/security/apparmor"):
         yield good("AppArmor", "on: QEMU makes sockets in /var/lib/libvirt/qemu/domain-ID-NAME/, where nbdpull puts "
                    "them; elsewhere only by a rule in /etc/apparmor.d/local/abstractions/libvirt-qemu")  # fmt: skip

@@ -1,6 +1,6 @@
-"""The versions of libvirt and QEMU: what they can, what they crash at, what an upgrade would bring.
+"""The versions of libvirt and QEMU: what they support, what crashes them, what an upgrade would bring.
 
-Must not know: how a version is asked for.
+Must not know: how a version is obtained.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from ..hypervisor import qemu_faults
 from .finding import BAD, WARN, Finding, good
 
-_CHECKPOINTS, _BACKUPS = ((7, 6), (6, 1)), ((7, 2), (4, 2))  # of libvirt and QEMU, the first that have them
-# What an upgrade brings to pulls; docs/faults.md has the stories.
+_CHECKPOINTS, _BACKUPS = ((7, 6), (6, 1)), ((7, 2), (4, 2))  # of libvirt and QEMU, the first with each
+# What an upgrade brings to pulls; docs/faults.md has the details.
 _LATER = (
     ("QEMU", (8, 2, 3), "resumes a killed pull of disks in I/O threads, and does not crash at a lost client of them"),
     ("libvirt", (10, 8), "does not crash if QEMU refuses one of several disks"),
@@ -21,7 +21,7 @@ _LATER = (
 
 
 def found(versions: Mapping[str, str]) -> Iterator[Finding]:
-    """versions: {"libvirt": "9.0.0", "qemu": "7.2.22"}"""
+    """Check the versions: {"libvirt": "9.0.0", "qemu": "7.2.22"}."""
     libvirt, qemu = (tuple(map(int, versions[name].split("."))) for name in ("libvirt", "qemu"))
     yield _incremental(libvirt, qemu, f"libvirt {versions['libvirt']}, QEMU {versions['qemu']}")
     if qemu_faults.tls_handshake(qemu):
