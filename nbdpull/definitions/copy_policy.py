@@ -1,8 +1,9 @@
-"""What a copy of a domain may have of the original, which may be running beside it: nothing that is one for the host.
+"""What a copy of a domain may keep of the original, which may run beside it: nothing that exists once per host.
 
-Owns: the one rule for each device, for restored copies and for drills. What a host has one of (a port, a path, an
-address, a device) becomes automatic; what cannot be made the copy's own is left out, and told. A device that is not
-known here is left out, too. Must not know: disks and firmware (definition.py, drill_xml.py), libvirt's API, files.
+Owns: the one rule for each device, for restored copies and for drills. What exists once per host (a port, a path, an
+address, a device) becomes automatic; what the copy cannot have for itself is left out and reported. A device that this
+module does not know is left out, too. Must not know: disks and firmware (definition.py, drill_xml.py), libvirt's API,
+files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Callable, NamedTuple
 
 ENTROPY = "/dev/urandom"
 RANDOM_DEVICES = (ENTROPY, "/dev/random", "/dev/hwrng")  # which any number of guests may read
-TO_QEMU = ("commandline", "override")  # local names of what goes past libvirt to QEMU
+TO_QEMU = ("commandline", "override")  # local names of elements that bypass libvirt and go to QEMU
 
 _OWN_PORTS = ("pty", "null", "vc", "stdio", "spicevmc", "spiceport", "qemu-vdagent", "dbus")
 _OWN_NETWORKS = ("network", "bridge", "direct", "user", "ethernet", "mcast", "client", "null")
@@ -21,7 +22,8 @@ _PORT_IDENTITY = ("interfaceid", "instanceid")  # of <virtualport>: a switch kno
 
 
 class Rule(NamedTuple):
-    """kept: whether a copy has the device, which was made its own; told: what a person should know, "" if nothing."""
+    """The result for one device. kept: whether a copy keeps it, made its own; told: what a person should know, "" if
+    nothing."""
 
     kept: bool = True
     told: str = ""
@@ -36,7 +38,7 @@ def own(device: ET.Element) -> Rule:
 
 
 def own_domain(root: ET.Element) -> list[str]:
-    """The same with what of the domain itself is no device; what a person should know."""
+    """Do the same with the parts of the domain that are not devices; return what a person should know."""
     told = []
     for element in list(root):
         label = element.tag == "seclabel" and element.get("type") == "static"
@@ -72,7 +74,7 @@ def _remove(element: ET.Element, *tags: str) -> None:
 
 
 def _port(device: ET.Element) -> Rule:
-    """A serial or parallel port, or a console."""
+    """Make a serial or parallel port, or a console, the copy's own."""
     kind = device.get("type", "pty")
     _remove(device, "log", *(["source"] if kind == "pty" or kind not in _OWN_PORTS else []))
     device.attrib.pop("tty", None)
@@ -81,7 +83,7 @@ def _port(device: ET.Element) -> Rule:
     device.set("type", "pty")
     _remove(device, "protocol")
     target = device.find("target")
-    mirrors = device.tag == "console" and target is not None and target.get("type") == "serial"  # which is reported
+    mirrors = device.tag == "console" and target is not None and target.get("type") == "serial"  # reported there
     return Rule(True, "" if mirrors else f"{device.tag}, a {kind} of the host, is a pty")
 
 
@@ -95,7 +97,7 @@ def _channel(device: ET.Element) -> Rule:
     source = device.find("source")
     changed = kind != "unix" or (source is not None and source.get("mode") == "connect")
     _remove(device, "source", "protocol")
-    device.set("type", "unix")  # whose path libvirt makes
+    device.set("type", "unix")  # libvirt makes its path
     name = (target.get("name") if target is not None else None) or "without a name"
     return Rule(True, f"channel {name}, a {kind} of the host, is a socket of its own" if changed else "")
 
@@ -118,8 +120,8 @@ def _graphics(device: ET.Element) -> Rule:
 
 def _interface(device: ET.Element) -> Rule:
     kind, source, target = device.get("type"), device.find("source"), device.find("target")
-    alone = source is not None and source.get("mode") == "passthrough"  # has the host's device for itself
-    unmanaged = target is not None and target.get("managed") == "no"  # was made by somebody for this very domain
+    alone = source is not None and source.get("mode") == "passthrough"  # occupies the host's device exclusively
+    unmanaged = target is not None and target.get("managed") == "no"  # somebody made it for this domain only
     if kind not in _OWN_NETWORKS or alone or unmanaged:
         return _left_out(device)
     _remove(device, "mac", "target", "portForward")

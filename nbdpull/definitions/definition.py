@@ -1,4 +1,4 @@
-"""A domain's definition as a document: what files it needs besides its disks, and itself fit for restored ones.
+"""A domain's definition as a document: which files it needs besides its disks, and its adaptation to restored ones.
 
 Owns: the rewriting of a <domain>: paths, name, uuid and what has to change with them. Must not know: libvirt's API, the
 store, which files exist.
@@ -20,7 +20,7 @@ from . import copy_policy, xml_tree
 
 _TPM_FOLDERS = {"1.2": "tpm1.2", "2.0": "tpm2"}  # libvirt's names, below the directory of the domain's UUID
 LOOPBACK = "127.0.0.1"
-TRIAL = "nbdpull-trial-"  # names of definitions begin so that are only there to be judged
+TRIAL = "nbdpull-trial-"  # prefix of the names of definitions that exist only to be judged
 _ABOUT_A_TRIAL = "made by nbdpull to have a definition judged, and of no other use"
 _ATTRIBUTES = {"file": "file", "block": "dev"}  # of <source>, by the disk's type
 _OF_THE_OLD_SOURCE = ("backingStore", "mirror", "auth", "encryption", "transient")
@@ -29,8 +29,10 @@ _NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a disk is now. type: "file" or "block"; format: "qcow2" or "raw"; encrypted: by the secret that the
-    definition names for it."""
+    """Where a disk is now.
+
+    type: "file" or "block"; format: "qcow2" or "raw"; encrypted: with the secret that the definition names for it.
+    """
 
     type: str
     path: str
@@ -39,7 +41,8 @@ class Source:
 
 
 def parse(xml: Union[str, bytes]) -> ET.Element:
-    """The tree of a <domain>; Damaged if it is not one. libvirt accepts two <devices> as one, and never writes two."""
+    """Return the tree of a <domain>; Damaged if it is not one. libvirt reads two <devices> as one, and never writes
+    two."""
     root = xml_tree.parse(xml)
     for tag in ("name", "uuid", "os", "devices"):
         if len(root.findall(tag)) > 1:
@@ -48,30 +51,31 @@ def parse(xml: Union[str, bytes]) -> ET.Element:
 
 
 def can_name(path: str) -> bool:
-    """Whether a definition can have that path: it is XML, in UTF-8."""
+    """Return whether a definition can contain that path: it is XML, in UTF-8."""
     return not _NOT_IN_XML.search(path)
 
 
 def identity(xml: str) -> tuple[str, Optional[str]]:
-    """(name, uuid or None) of a <domain>."""
+    """Return (name, uuid or None) of a <domain>."""
     root = parse(xml)
     return root.findtext("name", ""), root.findtext("uuid")
 
 
 def boot_files(xml: str) -> dict[str, str]:
-    """{name: path} of what a <domain> is booted from directly, by names of BOOT_FILES."""
+    """Return {name: path} of the files that a <domain> boots from directly; names are those of BOOT_FILES."""
     root = parse(xml)
     return {name: root.findtext(f"os/{name}", "").strip() for name in BOOT_FILES if root.findtext(f"os/{name}")}
 
 
 def tpm_folder(xml: str) -> Optional[str]:
-    """Name of the directory that holds the state of an emulated TPM, below that of the domain; None without one."""
+    """Return the name of the directory with the state of an emulated TPM, below that of the domain; None without a
+    TPM."""
     backend = parse(xml).find("devices/tpm/backend[@type='emulator']")
     return None if backend is None else _TPM_FOLDERS.get(backend.get("version") or "2.0")
 
 
 def has_variables(root: ET.Element) -> bool:
-    """Whether the firmware of a <domain> keeps variables in a file, as UEFI's does, be that named or not."""
+    """Return whether the firmware of a <domain> keeps variables in a file, as UEFI does, even if no file is named."""
     loader = root.find("os/loader")
     if loader is not None and loader.get("stateless") == "yes":
         return False
@@ -80,7 +84,7 @@ def has_variables(root: ET.Element) -> bool:
 
 
 def variables(xml: str) -> tuple[Optional[str], Optional[str]]:
-    """(path of the file or device that holds them, a warning if it is neither) of a <domain>'s firmware."""
+    """Return (path of the file or device with the firmware's variables, a warning if it is neither)."""
     element = parse(xml).find("os/nvram")
     if element is None:
         return None, None
@@ -93,8 +97,10 @@ def variables(xml: str) -> tuple[Optional[str], Optional[str]]:
 
 
 def for_trial(xml: str) -> str:
-    """The same <domain> by another name and uuid, and without devices that libvirt cannot judge by words alone, nor the
-    scripts that it would run. It can be told by `is_trial`."""
+    """Return the <domain> under another name and uuid, for a trial that `is_trial` recognizes.
+
+    It lacks devices that libvirt cannot judge from the XML alone, and the scripts that libvirt would run.
+    """
     root = parse(xml)
     _name(root, f"{TRIAL}{secrets.token_hex(4)}", new_uuid=True)
     xml_tree.made(root, "description").text = _ABOUT_A_TRIAL
@@ -107,7 +113,7 @@ def for_trial(xml: str) -> str:
 
 
 def is_trial(xml: str) -> bool:
-    """Whether a <domain> is one that `for_trial` made."""
+    """Return whether `for_trial` made a <domain>."""
     root = parse(xml)
     return root.findtext("name", "").startswith(TRIAL) and root.findtext("description") == _ABOUT_A_TRIAL
 
@@ -122,9 +128,9 @@ def adapted(
     passwords: Collection[str] = (),
 ) -> tuple[str, list[str]]:
     """Return (XML, warnings): the <domain> with disks {target: Source} and files {"nvram", "kernel" …: path}.
-    elsewhere: {target: where} of restored disks that no Source can name; passwords: types of graphics that had one.
 
-    A copy, that is one with another name or uuid, may run beside the original: it shares nothing with it.
+    elsewhere: {target: where} of restored disks that no Source can name; passwords: types of graphics that had one. A
+    copy, which is a domain with another name or uuid, may run beside the original: it shares nothing with it.
     """
     root = parse(xml)
     warnings: list[str] = []
@@ -155,7 +161,7 @@ def _name(root: ET.Element, name: Optional[str], new_uuid: bool) -> None:
         xml_tree.made(root, "name").text = name
     if new_uuid:
         xml_tree.made(root, "uuid").text = fresh = str(uuid.uuid4())
-        for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):  # libvirt wants both to be the same
+        for entry in root.iterfind("sysinfo/system/entry[@name='uuid']"):  # libvirt requires both to be equal
             entry.text = fresh
         if (genid := root.find("genid")) is not None:  # shows a guest that it is a copy
             genid.text = str(uuid.uuid4())
@@ -163,18 +169,18 @@ def _name(root: ET.Element, name: Optional[str], new_uuid: bool) -> None:
 
 
 def target_of(disk: ET.Element) -> Optional[str]:
-    """Its name: vda."""
+    """Return the target of a disk, such as vda."""
     target = disk.find("target")
     return None if target is None else target.get("dev")
 
 
 def _place(disk: ET.Element, place: Source) -> list[str]:
-    """Point the definition at a restored disk; return what to report."""
+    """Point the definition at a restored disk; return warnings."""
     known_secrets = [*disk.findall("source/encryption/secret"), *disk.findall("encryption/secret")]
     for tag in (*_OF_THE_OLD_SOURCE, "source"):
         for old in disk.findall(tag):
             disk.remove(old)
-    for other in disk.findall("driver")[1:]:  # which of them counts is libvirt's affair
+    for other in disk.findall("driver")[1:]:  # libvirt decides which of them counts
         disk.remove(other)
     disk.set("type", place.type)
     driver, source = xml_tree.made(disk, "driver"), ET.Element("source", {_ATTRIBUTES[place.type]: place.path})
@@ -195,18 +201,18 @@ def _no_lun(disk: ET.Element) -> list[str]:
 
 
 def _nvram(root: ET.Element, path: Optional[str], copy: bool) -> None:
-    """The variables are those of the point; of a copy without any libvirt makes them, at a place of its own."""
+    """Use the variables of the point. For a copy without any, libvirt makes them, at a path of its own."""
     if not has_variables(root) or not (path or copy):
         return
     element = xml_tree.made(xml_tree.child(root, "os"), "nvram")
     for child in list(element):
         element.remove(child)
-    element.attrib.pop("type", None)  # the format stays: a point has the bytes as they were
+    element.attrib.pop("type", None)  # the format remains: a point has the bytes unchanged
     element.text = path
 
 
 def _own(root: ET.Element) -> list[str]:
-    """Make a copy's devices its own; return what to report."""
+    """Make a copy's devices its own; return warnings."""
     devices, told = root.find("devices"), copy_policy.own_domain(root)
     for device in list(devices) if devices is not None else []:
         rule = copy_policy.Rule(told=_own_disk(device)) if device.tag == "disk" else copy_policy.own(device)
@@ -217,7 +223,7 @@ def _own(root: ET.Element) -> list[str]:
 
 
 def _own_disk(disk: ET.Element) -> str:
-    """Restored disks are its own; a read-only medium may be in the drives of both. Return what to report."""
+    """Keep restored disks, and read-only media, which can be in the drives of both; return a warning or ""."""
     for mark in disk.findall("shareable"):
         disk.remove(mark)
     kind, source = disk.get("device"), disk.find("source")
@@ -229,7 +235,7 @@ def _own_disk(disk: ET.Element) -> str:
 
 
 def _closed(graphics: ET.Element, passwords: Collection[str]) -> list[str]:
-    """Let a display that had a password, which is in no point, listen on this host only; return what to report."""
+    """If a display had a password, which no point contains, let it listen on this host only; return warnings."""
     kind = graphics.get("type")
     if kind not in passwords:
         return []

@@ -1,7 +1,7 @@
-"""Which disks of a domain a pull takes, and why it leaves the others.
+"""Which disks of a domain a pull takes, and why it leaves out the others.
 
-Owns: what of a disk's definition rules it out, and which warning the operator gets. Must not know: libvirt, how a
-disk is read, what it starts from.
+Owns: what in a disk's definition rules it out, and the operator's warnings. Must not know: libvirt, how a disk is read,
+where its changes start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .domain_xml import Disk
 
 _DRIVES = {"cdrom": "a CD-ROM drive", "floppy": "a floppy drive"}
 # QEMU sends what the guest reads and writes there by an ioctl, and the filter that a backup puts on top of a disk has
-# none: it would fail each of them (block/copy-before-write.c and hw/scsi/scsi-disk.c of QEMU 10.2; not tried).
+# none, so each of them would fail (block/copy-before-write.c and hw/scsi/scsi-disk.c of QEMU 10.2; not tried).
 _PASSED_THROUGH = "is passed through to the guest (device='lun'): during a backup its reads and writes would fail"
 _SHAREABLE = (
     "is shareable: other domains may write to it at any time, and while one has it open, no backup job can start "
@@ -25,7 +25,7 @@ ENCRYPTED = "is encrypted on its host; the store and the scratch directory hold 
 
 
 class Vm(Protocol):
-    """What is asked of a domain."""
+    """The part of a domain that is used here."""
 
     @property
     def name(self) -> str: ...
@@ -36,10 +36,10 @@ class Vm(Protocol):
 
 
 def chosen(vm: Vm, wanted: Sequence[str] = (), exclude: Collection[str] = ()) -> tuple[list[Disk], list[str]]:
-    """([Disk, …], warnings): the disks asked for, else all that hold the guest's writable data and can be pulled.
-    Only these are looked at.
+    """Return ([Disk, …], warnings): the requested disks, or all that contain the guest's writable data and can be
+    pulled.
 
-    NoSuchDisk, UnfitDisk, NothingToBackUp: before anything is started.
+    Only these are inspected. NoSuchDisk, UnfitDisk, NothingToBackUp: before anything is started.
     """
     disks = {disk.target: disk for disk in vm.disks()}
     for name in [*wanted, *exclude]:
@@ -60,14 +60,14 @@ def chosen(vm: Vm, wanted: Sequence[str] = (), exclude: Collection[str] = ()) ->
 
 
 def why_left_out(disk: Disk) -> str:
-    """Why a disk is not pulled where none is named, as the end of a sentence; "" if it is."""
+    """Return why a disk is not pulled unless it is named, as the end of a sentence; "" if it is pulled."""
     if disk.device in _DRIVES:
         return f"is {_DRIVES[disk.device]}"
     return _obstacle(disk) or ("is read-only" if disk.readonly else "")
 
 
 def is_missed(disk: Disk) -> bool:
-    """Whether the guest can write to a disk that is left out: no point has what it wrote."""
+    """Return whether the guest can write to a disk that is left out: no point contains what it wrote."""
     return not (disk.empty or disk.readonly or disk.device in _DRIVES) and bool(why_left_out(disk))
 
 
@@ -80,7 +80,7 @@ def _require_fit(vm: Vm, disk: Disk) -> None:
 
 
 def _obstacle(disk: Disk) -> str:
-    """Why a disk cannot be pulled at all, likewise."""
+    """Return why a disk can never be pulled, as the end of a sentence; "" if it can."""
     if disk.empty:
         return "has no medium"
     if disk.transient:

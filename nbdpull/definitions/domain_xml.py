@@ -1,7 +1,7 @@
 """libvirt's XML as values, and back: disks, backups, checkpoints, capabilities.
 
-Owns: every element and attribute name. A backup is one value that is built from a plan and parsed from what libvirt
-tells, so that "did libvirt begin what we asked for" is a comparison of two values.
+Owns: the names of all elements and attributes. A backup is one value that is built from a plan and parsed from
+libvirt's answer, so that "did libvirt start what we requested" is a comparison of two values.
 
 Must not know: libvirt's API, files, or what a value means for a run.
 """
@@ -20,20 +20,20 @@ from . import xml_tree
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _SCRATCH = re.compile(r"/nbdpull-([^/]+)-[^/-]+\.scratch$")
 
-AGENT = "org.qemu.guest_agent.0"  # the name of its channel
+AGENT = "org.qemu.guest_agent.0"  # name of its channel
 _DESCRIPTION = re.compile(r"nbdpull run (\S+)")
 
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk of a domain, as facts; which of them rule it out is the caller's decision.
+    """One disk of a domain, as facts; the caller decides which of them rule it out.
 
-    target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" where empty;
+    target: vda; source: path of a file or block device, else a text that names it ("rbd:pool/image"), "" if empty;
     format: qcow2, raw, …; type: file, block, network, volume, …; device: disk, cdrom, floppy, lun; size: virtual size
-    in bytes, 0 where it was not looked at; allocation: bytes that the image takes, of a block device perhaps 0;
-    bitmaps: whether the image format can hold bitmaps, None where that is not known; encrypted: QEMU is given a secret
-    for it; secret: a uuid or usage by which libvirt finds that; iothread: whether its device has a thread of its own,
-    or that of its controller; layered: whether its image is on top of another one, or may be (a running domain shows).
+    in bytes, 0 if not inspected; allocation: bytes that the image takes, possibly 0 for a block device; bitmaps:
+    whether the image format can store bitmaps, None if unknown; encrypted: whether QEMU gets a secret for it; secret:
+    the uuid or usage by which libvirt finds the secret; iothread: whether its device has an I/O thread of its own or
+    through its controller; layered: whether its image has, or may have, a backing image (a running domain shows it).
     """
 
     target: str
@@ -64,7 +64,7 @@ class Listen(NamedTuple):
 
 @dataclass(frozen=True)
 class DiskBackup:
-    """A disk's part in a backup. base: checkpoint name, None = full; bitmap: exported one, None = full."""
+    """A disk's part in a backup. base: checkpoint name, None = full; bitmap: name of the exported one, None = full."""
 
     base: Optional[str]
     export: str
@@ -76,7 +76,7 @@ class DiskBackup:
 class Backup:
     """A backup job: mode (pull or push), NBD socket path (None: TCP, or push), and its disks by target.
 
-    tcp: where its server listens instead; tls: whether that wants TLS.
+    tcp: where its server listens instead; tls: whether that requires TLS.
     """
 
     mode: str
@@ -87,7 +87,7 @@ class Backup:
 
     @property
     def run_id(self) -> Optional[str]:
-        """The nbdpull run whose job this is, by its scratch files; None = somebody else's."""
+        """The nbdpull run that started this job, according to its scratch files; None = not nbdpull's."""
         found = [_SCRATCH.search(disk.scratch or "") for disk in self.disks.values()]
         ids = {match.group(1) if match else None for match in found}
         return ids.pop() if len(ids) == 1 else None
@@ -95,8 +95,11 @@ class Backup:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """creation_time: seconds since the epoch; disks: target -> whether the bitmap can be a base (None: not known,
-    as the domain is off), only of the disks that it covers; xml: libvirt's, with the domain, fit for a redefinition."""
+    """A checkpoint.
+
+    creation_time: seconds since the epoch; disks: target -> whether the bitmap can be a base (None: unknown, as the
+    domain is off), only for the disks that it covers; xml: libvirt's, with the domain, suitable for a redefinition.
+    """
 
     name: str
     creation_time: int
@@ -106,16 +109,18 @@ class Checkpoint:
 
     @property
     def run_id(self) -> Optional[str]:
-        """The nbdpull run that made it; None = somebody else."""
+        """The nbdpull run that created it; None = not nbdpull's."""
         match = _DESCRIPTION.match(self.description)
         return match.group(1) if match else None
 
 
 class Images(NamedTuple):
-    """What a definition says about a disk's images. chain: (path, format) of its own and of those that it names below,
-    top first, path "" of what is neither a file nor a block device, format "" if it is not named; is_all: nothing is
-    below the last one, otherwise that image says so itself; altered: why a guest sees something else than their bytes,
-    or ""."""
+    """What a definition says about a disk's images.
+
+    chain: (path, format) of its own image and of the backing images that the definition names, top first; path is ""
+    for anything but a file or block device, format "" if not named; is_all: nothing is below the last one; otherwise
+    that image itself names its backing image; altered: why a guest sees something else than their bytes, or "".
+    """
 
     chain: list[tuple[str, str]]
     is_all: bool
@@ -123,7 +128,7 @@ class Images(NamedTuple):
 
 
 class Platform(NamedTuple):
-    """What virConnectGetDomainCapabilities wants to know, in its order."""
+    """The arguments of virConnectGetDomainCapabilities, in their order."""
 
     emulator: Optional[str]
     arch: Optional[str]
@@ -136,13 +141,13 @@ def scratch_path(directory: str, run_id: str, target: str) -> str:
 
 
 def disk_backup(run_id: str, target: str, base: Optional[str], scratch_dir: str) -> DiskBackup:
-    """Our names for a disk's part in the backup of `run_id`; base None = full."""
+    """Return our names for a disk's part in the backup of `run_id`; base None = full."""
     bitmap = f"nbdpull-{run_id}-{target}" if base else None
     return DiskBackup(base, target, bitmap, scratch_path(scratch_dir, run_id, target))
 
 
 def backup_xml(backup: Backup) -> str:
-    """<domainbackup> of a pull."""
+    """Return the <domainbackup> of a pull."""
     root = ET.Element("domainbackup", mode=backup.mode)
     if backup.tcp:
         server = ET.SubElement(root, "server", transport="tcp", name=backup.tcp.host, port=str(backup.tcp.port))
@@ -168,7 +173,7 @@ def _add_disk(disks: ET.Element, target: str, disk: DiskBackup) -> None:
 
 
 def parse_backup(xml: str) -> Backup:
-    """Backup from <domainbackup>, ours or anybody's."""
+    """Parse a <domainbackup>, whoever started it."""
     root = ET.fromstring(xml)
     disks = {e.get("name", ""): _parse_disk_backup(e) for e in root.iterfind("disks/disk") if e.get("backup") != "no"}
     name, port = _attribute(root, "server", "name"), _attribute(root, "server", "port")
@@ -177,7 +182,7 @@ def parse_backup(xml: str) -> Backup:
 
 
 def _parse_disk_backup(element: ET.Element) -> DiskBackup:
-    # libvirt echoes exportbitmap for a full backup too, where no such bitmap is made.
+    # libvirt echoes exportbitmap for a full backup too, although it makes no such bitmap.
     base, name = element.get("incremental"), element.get("name", "")
     bitmap = element.get("exportbitmap") if base else None
     scratch = _attribute(element, "scratch", "file") or _attribute(element, "scratch", "dev")
@@ -185,12 +190,12 @@ def _parse_disk_backup(element: ET.Element) -> DiskBackup:
 
 
 def description(run_id: str, text: str) -> str:
-    """A checkpoint's description, the only place in it for a note: whose it is, then the text."""
+    """Return a checkpoint's description, its only place for a note: who made it, then the text."""
     return f"nbdpull run {run_id} {text}".rstrip()
 
 
 def checkpoint_xml(name: str, description: str, targets: Iterable[str]) -> str:
-    """<domaincheckpoint> that covers `targets` and no other disk."""
+    """Return a <domaincheckpoint> that covers `targets` and no other disk."""
     root = ET.Element("domaincheckpoint")
     ET.SubElement(root, "name").text = name
     ET.SubElement(root, "description").text = description
@@ -201,19 +206,19 @@ def checkpoint_xml(name: str, description: str, targets: Iterable[str]) -> str:
 
 
 def redefinition_xml(checkpoint: Checkpoint) -> str:
-    """<domaincheckpoint> for CREATE_REDEFINE, over the disks of `checkpoint`; no parent, no domain."""
+    """Return a <domaincheckpoint> for CREATE_REDEFINE, on the disks of `checkpoint`; no parent, no domain."""
     root = ET.fromstring(checkpoint_xml(checkpoint.name, checkpoint.description, checkpoint.disks))
     ET.SubElement(root, "creationTime").text = str(checkpoint.creation_time)
     return ET.tostring(root, encoding="unicode")
 
 
 def parse_checkpoint(xml: str, with_size: bool) -> Checkpoint:
-    """Checkpoint from <domaincheckpoint>; `with_size`: sizes were asked for.
+    """Parse a <domaincheckpoint>; `with_size`: libvirt was asked for sizes.
 
     libvirt reports a size only for the disks whose bitmap is present, recording and consistent in every layer, so a
-    missing size is how a broken base is seen before a backup begins.
+    missing size reveals a broken base before a backup starts.
     """
-    root = xml_tree.parse(xml, "domaincheckpoint")  # which may be a point's, and then of anybody's making
+    root = xml_tree.parse(xml, "domaincheckpoint")  # it may come from a point, where anybody may have written it
     covered = [e for e in root.iterfind("disks/disk") if e.get("checkpoint") == "bitmap"]
     disks = {e.get("name", ""): "size" in e.attrib if with_size else None for e in covered}
     time, description = int(root.findtext("creationTime", "0")), root.findtext("description", "")
@@ -221,14 +226,14 @@ def parse_checkpoint(xml: str, with_size: bool) -> Checkpoint:
 
 
 def parse_disks(xml: str) -> list[Disk]:
-    """Disks of a <domain>, be it one of a point, in its order."""
+    """Return the disks of a <domain>, possibly from a point, in its order."""
     root = xml_tree.parse(xml)
     controllers = {e.get("index") for e in root.iterfind("devices/controller[@type='scsi']") if _has_iothread(e)}
     return [_parse_disk(element, controllers) for element in root.iterfind("devices/disk")]
 
 
 def _has_iothread(device: ET.Element) -> bool:
-    """One, or since libvirt 10.0 a list of them."""
+    """Return whether a device has an I/O thread or, since libvirt 10.0, a list of them."""
     driver = device.find("driver")
     return driver is not None and ("iothread" in driver.attrib or driver.find("iothreads") is not None)
 
@@ -265,7 +270,7 @@ def _secret(encryption: Optional[ET.Element]) -> str:
 
 
 def _scsi_controller(disk: ET.Element) -> Optional[str]:
-    """Index of the controller of a SCSI disk, None of others."""
+    """Return the index of a SCSI disk's controller, None for other disks."""
     if _attribute(disk, "target", "bus") != "scsi":
         return None
     return _attribute(disk, "address", "controller") or "0"
@@ -284,7 +289,7 @@ def _source(element: ET.Element) -> str:
 
 
 def images(xml: str) -> dict[str, Images]:
-    """Of each disk of a <domain>, by target."""
+    """Return the images of each disk of a <domain>, by target."""
     found = ET.fromstring(xml).iterfind("devices/disk")
     return {_attribute(element, "target", "dev") or "": _images(element) for element in found}
 
@@ -298,7 +303,7 @@ def _images(disk: ET.Element) -> Images:
     return Images(chain, below is not None, altered[0] if altered else "")
 
 
-# Elements below <disk>, and what they make of the images.
+# Elements below <disk>, and their effect on the images.
 _ALTERING = {
     "encryption": "is encrypted",
     "slice": "is a part of a file",
@@ -312,7 +317,7 @@ def _path(element: ET.Element, kind: Optional[str]) -> str:
 
 
 def has_host_devices(xml: str) -> bool:
-    """Whether a start takes devices away from the host."""
+    """Return whether starting the domain takes devices away from the host."""
     root = ET.fromstring(xml)
     return any(root.find(f"devices/{path}") is not None for path in ("hostdev", "interface[@type='hostdev']"))
 
@@ -323,18 +328,18 @@ def _address(source: ET.Element) -> dict[str, str]:
 
 
 def passwords(xml: str) -> set[str]:
-    """Types of the graphics devices that have a password, in a <domain> with its secrets."""
+    """Return the types of the graphics devices that have a password, in a <domain> with its secrets."""
     found = ET.fromstring(xml).iterfind("devices/graphics")
     return {each.get("type", "") for each in found if each.get("passwd") is not None}
 
 
 def displays(xml: str) -> set[str]:
-    """Types of the graphics devices of a <domain> that can have a password."""
+    """Return the types of the graphics devices of a <domain> that can have a password."""
     return {each.get("type", "") for each in ET.fromstring(xml).iterfind("devices/graphics")} & {"vnc", "spice"}
 
 
 def agent_state(xml: str) -> Optional[str]:
-    """Of a live <domain>: "connected" if an agent listens in the guest, "disconnected"; None without a channel."""
+    """Return the agent's state in a live <domain>: "connected", "disconnected"; None without a channel."""
     for target in ET.fromstring(xml).iterfind("devices/channel/target"):
         if target.get("name") == AGENT:
             return target.get("state", "disconnected")
@@ -342,19 +347,19 @@ def agent_state(xml: str) -> Optional[str]:
 
 
 def platform(xml: str) -> Platform:
-    """Of a <domain>, be it one of a point."""
+    """Return the platform of a <domain>, possibly from a point."""
     root = xml_tree.parse(xml)
     arch, machine = _attribute(root, "os/type", "arch"), _attribute(root, "os/type", "machine")
     return Platform(root.findtext("devices/emulator"), arch, machine, root.get("type"))
 
 
 def supports_backup(capabilities: str) -> bool:
-    """Whether <domainCapabilities> has <backup supported='yes'/>."""
+    """Return whether <domainCapabilities> has <backup supported='yes'/>."""
     return _attribute(ET.fromstring(capabilities), "features/backup", "supported") == "yes"
 
 
 def qemu_user(capabilities: str) -> Optional[int]:
-    """Number of the user that a host runs QEMU as, by its <capabilities>; None if they do not say."""
+    """Return the ID of the user that a host runs QEMU as, according to its <capabilities>; None if they do not say."""
     for model in ET.fromstring(capabilities).iterfind("host/secmodel"):
         label = re.match(r"\+(\d+):", model.findtext("baselabel", ""))
         if model.findtext("model") == "dac" and label:
@@ -363,12 +368,12 @@ def qemu_user(capabilities: str) -> Optional[int]:
 
 
 def emulators(capabilities: str) -> list[str]:
-    """Paths of all emulators that a host's <capabilities> name."""
+    """Return the paths of all emulators in a host's <capabilities>."""
     return [each.text or "" for each in ET.fromstring(capabilities).iterfind("guest/arch//emulator")]
 
 
 def offered(capabilities: str) -> tuple[str, list[str]]:
-    """Of <domainCapabilities>: the emulator's path, and those of all firmware."""
+    """Return the emulator's path, and those of all firmware, in <domainCapabilities>."""
     root = ET.fromstring(capabilities)
     return root.findtext("path", ""), [each.text or "" for each in root.iterfind("os/loader/value")]
 

@@ -1,9 +1,9 @@
-"""A domain's definition turned into that of a drill: the same machine, alone, over throw-away disks.
+"""A domain's definition turned into that of a drill: the same machine, isolated, with throw-away disks.
 
-Owns: what of a definition a drill keeps. Devices are kept by name, each as a copy may have it (copy_policy.py), and all
-others left out: a drill must reach no network, no device and no folder of the host, nor anything that the real domain
-may be using. And it runs nothing and opens nothing of the host that the definition alone names. Must not know:
-libvirt's API, files.
+Owns: what a drill keeps of a definition. Only devices listed here are kept, each as a copy may have it
+(copy_policy.py): a drill must not reach a network, a device or a folder of the host, nor anything that the real domain
+may be using. Nor does it run or open anything of the host that only the definition names. Must not know: libvirt's API,
+files.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from . import copy_policy, definition, domain_xml, host_reach, xml_tree
 from .host_reach import Offer
 
 _KEPT_DEVICES = ("emulator", "controller", "input", "rng", "memballoon", "panic", "iommu", "memory", "video")
-# Of the domain itself: pinning, tuning, labels, host memory, metadata, and QEMU arguments of its own are left out.
+# Of the domain itself, this leaves out pinning, tuning, labels, host memory, metadata, and its own QEMU arguments.
 _KEPT = ("name", "uuid", "memory", "currentMemory", "maxMemory", "vcpu", "vcpus", "os", "features", "cpu", "clock",
          "pm", "on_poweroff", "on_reboot", "on_crash", "devices", "launchSecurity", "iothreads", "sysinfo")  # fmt: skip
 _KEPT_OF_DISK = ("target", "boot", "serial", "wwn", "vendor", "product", "address", "geometry", "blockio")
 
 
 def has_agent(xml: str) -> bool:
-    """Whether the domain has the guest agent's channel."""
+    """Return whether the domain has the guest agent's channel."""
     names = [target.get("name") for target in definition.parse(xml).iterfind("devices/channel/target")]
     return domain_xml.AGENT in names
 
@@ -36,7 +36,7 @@ def has_display(xml: str) -> bool:
 
 
 def disks(xml: str) -> list[str]:
-    """Targets of the domain's disks."""
+    """Return the targets of the domain's disks."""
     found = definition.parse(xml).iterfind("devices/disk")
     return [_target(disk) for disk in found if disk.get("device", "disk") in ("disk", "lun")]
 
@@ -44,9 +44,12 @@ def disks(xml: str) -> list[str]:
 def adapted(
     xml: str, name: str, uuid: str, images: dict[str, str], console: str, files: dict[str, str], offer: Offer
 ) -> str:
-    """The definition of the drill. images: qcow2 file of each disk's target; console: file that gets what the guest
-    prints; files: path of "nvram", "kernel", "initrd", "dtb" where the point has them; offer: what the host has.
-    StoreError, Unsupported where the machine needs what neither the point nor the host has."""
+    """Return the definition of the drill.
+
+    images: qcow2 file for each disk's target; console: file for what the guest prints; files: path of "nvram",
+    "kernel", "initrd", "dtb" if the point has them; offer: what the host has. StoreError, Unsupported if the machine
+    needs what neither the point nor the host has.
+    """
     root = definition.parse(xml)
     for element in list(root):
         if element.tag not in _KEPT:
@@ -71,7 +74,10 @@ def adapted(
 
 
 def _require_nothing_of_the_host(root: ET.Element, own: Collection[str], offer: Offer) -> None:
-    """Whoever can write to the store may have written the definition, and a drill runs as root."""
+    """Raise Unsupported if the definition names anything of the host.
+
+    Whoever can write to the store may have written the definition, and a drill runs as root.
+    """
     found = [each for each in host_reach.reaches(root) if each.value not in own and not offer.covers(each)]
     if found:
         raise errors.Unsupported(f"no drill: the domain's definition names {found[0]}, which is neither in the point "
@@ -93,24 +99,27 @@ def _adapt_os(root: ET.Element, files: dict[str, str], offer: Offer) -> None:
 
 
 def _adapt_nvram(os: ET.Element, path: str, offer: Offer) -> None:
-    """path: where they are, or where libvirt is to make them from the template: at its own place they would stay."""
+    """Set the path of the variables: where they are, or where libvirt should make them from the template.
+
+    At libvirt's default path they would remain after the drill.
+    """
     old = os.find("nvram")
     kept = {} if old is None else {name: old.get(name, "") for name in ("template", "format") if old.get(name)}
     if not offer.has_firmware(kept.get("template", "")):
-        kept.pop("template", None)  # libvirt knows one for each firmware of the host
+        kept.pop("template", None)  # libvirt knows a template for each firmware of the host
     if old is not None:
         os.remove(old)
     ET.SubElement(os, "nvram", kept).text = path
 
 
 def _device(device: ET.Element, images: dict[str, str], offer: Offer) -> Optional[ET.Element]:
-    """What a drill has of a device, or None."""
+    """Return what a drill keeps of a device, or None."""
     if device.tag == "disk":
         return _disk(device, images)
     if device.tag not in _KEPT_DEVICES or not copy_policy.own(device).kept:
         return None
     if device.tag == "emulator" and device.text not in offer.emulators:
-        return None  # libvirt has its own of this architecture
+        return None  # libvirt has its own for this architecture
     return _video(device) if device.tag == "video" else device
 
 
@@ -127,7 +136,8 @@ def _disk(device: ET.Element, images: dict[str, str]) -> Optional[ET.Element]:
 
 
 def _video(device: ET.Element) -> ET.Element:
-    """QXL needs SPICE, which a drill has not; acceleration and a driver of its own need something of the host."""
+    """Replace QXL, which needs SPICE, which a drill lacks; drop acceleration and drivers, which need something of the
+    host."""
     for driver in device.findall("driver"):
         device.remove(driver)
     model = device.find("model")
@@ -141,7 +151,7 @@ def _video(device: ET.Element) -> ET.Element:
 
 
 def _serial(devices: ET.Element, console: str) -> ET.Element:
-    """The first serial port, else the first console, else a new port, as a file."""
+    """Return the first serial port, else the first console, else a new port, redirected to a file."""
     found = devices.find("serial")
     if found is None:
         found = devices.find("console")

@@ -1,8 +1,9 @@
-"""A restored definition made fit for this host: what is not here gives way, what only the definition names is shown.
+"""A restored definition adapted to this host: what is missing here is replaced, what only the definition names is
+shown.
 
-Owns: what gives way by itself, and what a person has to see before libvirt gets it. Whoever could write to the store
-could write the definition: an emulator runs as root, a path is a file that the guest reads or writes. Must not know:
-libvirt's API; files, which are asked for by a callable.
+Owns: what is replaced automatically, and what a person has to approve before libvirt gets it. Whoever could write to
+the store could write the definition: an emulator runs as root, and a path is a file that the guest reads or writes.
+Must not know: libvirt's API; files, which a callable inspects.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from ..core import errors
 from . import definition, xml_tree
 from .host_reach import Offer, Reach, is_usual_emulator, reaches, usual_emulators
 
-DISC, FILE, NOTHING, UNKNOWN = "disc", "file", "nothing", "unknown"  # what there is at a path
-_SHOWN = 6  # of what is refused, in one line
+DISC, FILE, NOTHING, UNKNOWN = "disc", "file", "nothing", "unknown"  # what exists at a path
+_SHOWN = 6  # number of refused items listed in one line
 _IMAGES = ("disk", "cdrom", "floppy")
-_MAY_BE_MISSING = ("optional", "requisite")  # startupPolicy: libvirt ejects it by itself
+_MAY_BE_MISSING = ("optional", "requisite")  # startupPolicy: libvirt ejects it automatically
 
 Look = Callable[[str], str]
 
 
 def fitted(xml: str, offer: Offer, look: Look, trusted: bool = False) -> tuple[str, list[str]]:
-    """Return (XML, told). look(path): one of the words above; trusted: the definition is the user's own, and only what
-    is not there gives way."""
+    """Return (XML, warnings).
+
+    look(path): returns one of the words above; trusted: the definition is the user's own, so only what does not exist
+    is replaced.
+    """
 
     def stays(path: str) -> bool:
         return trusted and look(path) != NOTHING
@@ -49,8 +53,11 @@ def fitted(xml: str, offer: Offer, look: Look, trusted: bool = False) -> tuple[s
 
 
 def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
-    """Return (XML, told) of a definition for a libvirt that is not asked: what it may lack is to keep no guest from its
-    start. is_here(path): whether there is such a file; asked of the usual emulators alone."""
+    """Return (XML, warnings) for a libvirt that cannot be asked: what it may lack must not prevent the guest from
+    starting.
+
+    is_here(path): whether such a file exists; called only for the usual emulators.
+    """
     root, told = definition.parse(xml), []
     for emulator in root.findall("devices/emulator"):
         path = (emulator.text or "").strip()
@@ -65,7 +72,7 @@ def loosened(xml: str, is_here: Callable[[str], bool]) -> tuple[str, list[str]]:
 
 
 def _without_medium(drive: ET.Element, look: Look, trusted: bool) -> list[str]:
-    """Eject a medium that is gone, or is not one; return what to report."""
+    """Eject a medium that is missing, or is not a disc; return warnings."""
     source, kind = drive.find("source"), drive.get("device")
     if source is None or kind not in ("cdrom", "floppy") or source.get("startupPolicy") in _MAY_BE_MISSING:
         return []
@@ -80,7 +87,8 @@ def _without_medium(drive: ET.Element, look: Look, trusted: bool) -> list[str]:
 
 
 def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach] = ()) -> list[Reach]:
-    """What a definition names of the host that is not one of its own paths, nor offered to every domain, nor known."""
+    """Return what a definition names of the host that is not in `own`, not offered to every domain, and not in
+    `known`."""
     own, known = set(own), set(known)
 
     def is_foreign(reach: Reach) -> bool:
@@ -93,9 +101,9 @@ def foreign(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Itera
 
 
 def require_known(xml: str, offer: Offer, look: Look, own: Iterable[str], known: Iterable[Reach]) -> None:
-    """ForeignDefinition where there is anything foreign.
+    """Raise ForeignDefinition if there is anything foreign.
 
-    An image that is not here is nothing of the host: without it no guest starts. (The file of a port QEMU would make.)
+    A missing image is not foreign: the guest cannot start without it. (But QEMU would create the file of a port.)
     """
 
     def is_gone(reach: Reach) -> bool:

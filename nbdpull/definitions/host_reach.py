@@ -1,9 +1,9 @@
-"""What of its host a definition names: programs, files, devices. Whoever wrote the definition chose them.
+"""What a definition names of its host: programs, files, devices. The author of the definition chose them.
 
-Owns: where such names are, and which of them a host offers to every domain. A value with a slash is one wherever it
-stands, so that what a later libvirt brings is one, too. Without a slash it is one where a file or a program stands:
-libvirt looks for a program in its PATH, QEMU for a file in its working directory, which is the root. What reaches the
-host without a path is known by its kind. Must not know: libvirt's API, which files exist.
+Owns: where such names occur, and which of them a host offers to every domain. A value with a slash counts anywhere, so
+that new elements of later libvirt versions count, too. A value without a slash counts where a file or a program is
+expected: libvirt looks for a program in its PATH, QEMU for a file in its working directory, which is the root. What
+reaches the host without a path is recognized by its kind. Must not know: libvirt's API, which files exist.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from typing import NamedTuple
 
 from .copy_policy import RANDOM_DEVICES, TO_QEMU, local_name
 
-# What may have slashes and is nothing of the host: words, times, secrets of processors, tuning, networks' filters.
+# What may have slashes and does not name anything of the host: words, times, secrets of processors, tuning, network
+# filters.
 _HARMLESS = ("name", "title", "description", "metadata", "clock", "blkiotune", "resource", "cmdline", "serial",
              "vendor", "product", "wwn", "alias", "filterref", "secret", "session", "dhCert", "idBlock", "idAuth",
              "hostData", "mrConfigId", "mrOwner", "mrOwnerConfig")  # fmt: skip
 _PATHS = ("file", "path", "socket", "evdev", "logFile", "rendernode", "template", "tap", "vhost")  # attributes
-_DEVICES = ("source", "input", "output")  # elements whose dev is a path, but for an interface's
+_DEVICES = ("source", "input", "output")  # elements whose dev is a path, except in an interface
 _TEXTS = ("emulator", "bootloader", "loader", "nvram", "kernel", "initrd", "dtb", "shim", "table", "path", "backend")
 _OF_THE_GUEST = ("alias", "address", "target", "boot", "driver", "backingStore", "readonly", "shareable")
 _PORTS = ("serial", "parallel", "console", "channel", "redirdev")
 
 
 class Reach(NamedTuple):
-    """what: "emulator", "disk vdb", …; value: a path, or all that names it where no path alone does. formats: as what
-    the images of a disk are taken: a raw one that a guest filled may pass for one that names files of the host."""
+    """Something of the host that a definition names.
+
+    what: "emulator", "disk vdb", …; value: a path, or everything that identifies it if no path alone does; formats: the
+    formats assumed for a disk's images: a raw image that a guest filled may look like one that names files of the host.
+    """
 
     what: str
     value: str
@@ -47,8 +51,10 @@ _EMULATOR = re.compile(r"/usr/(bin|libexec)/(qemu-(system-\w+|kvm)|kvm)\Z", re.A
 
 @dataclass(frozen=True)
 class Offer:
-    """What a host has for every domain. emulators: paths; firmware: directories that hold it. So are its source of
-    entropy and its drive for discs."""
+    """What a host offers to every domain.
+
+    emulators: paths; firmware: directories with firmware. Its source of entropy and its disc drive are also offered.
+    """
 
     emulators: frozenset[str] = frozenset()
     firmware: frozenset[str] = frozenset()
@@ -67,7 +73,7 @@ class Offer:
 
 
 class Packaged(Offer):
-    """What hosts usually have, if no libvirt was asked: what packages put into system directories."""
+    """What hosts usually offer, if no libvirt was asked: what packages put into system directories."""
 
     def has_firmware(self, path: str) -> bool:
         return path.startswith("/usr/share/") and ".." not in path
@@ -77,20 +83,20 @@ class Packaged(Offer):
 
 
 def is_usual_emulator(path: str) -> bool:
-    """Whether packages of distributions put QEMU there."""
+    """Return whether packages of distributions put QEMU there."""
     return bool(_EMULATOR.match(path))
 
 
 def usual_emulators(root: ET.Element) -> list[str]:
-    """Where a QEMU that runs a <domain> usually is."""
+    """Return the usual paths of a QEMU that runs a <domain>."""
     kind = root.find("os/type")
-    if kind is not None and kind.get("arch", "x86_64") != "x86_64":  # whose names are not always QEMU's
+    if kind is not None and kind.get("arch", "x86_64") != "x86_64":  # their names are not always QEMU's
         return []
     return ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm", "/usr/bin/kvm"]
 
 
 def reaches(root: ET.Element) -> list[Reach]:
-    """Everything of the host that a <domain> names, each once."""
+    """Return everything of the host that a <domain> names, each once."""
     parts = (element for element in root if local_name(element) not in _HARMLESS)
     found = dict.fromkeys(reach for element in parts for reach in _of(element))
     # libvirt writes the first serial port a second time, as a console.
@@ -98,14 +104,14 @@ def reaches(root: ET.Element) -> list[Reach]:
 
 
 def _of(element: ET.Element) -> Iterator[Reach]:
-    """Of a child of <domain>."""
+    """Yield what a child of <domain> names."""
     if element.tag in ("devices", "os"):
         for child in element:
             if element.tag == "devices" or child.tag not in _HARMLESS:
                 yield from _of_part(child)
     elif local_name(element) in TO_QEMU:
         yield Reach(element.tag, " ".join(_values(element.iter())), False)
-    elif element.tag == "sysinfo":  # whose texts are the guest's
+    elif element.tag == "sysinfo":  # its texts are the guest's
         yield from (Reach("sysinfo", each.get("file", "")) for each in element.iter() if each.get("file"))
     else:
         yield from _of_part(element)
@@ -129,20 +135,20 @@ def _of_part(part: ET.Element) -> Iterator[Reach]:
 
 
 def _formats(part: ET.Element) -> str:
-    """Those of a disk and of all that it names below itself, "" where each is raw."""
+    """Return the formats of a disk and of everything below it, "" if all are raw."""
     found = [each.get("type") or "" for each in part.iter() if part.tag == "disk" and each.tag in ("driver", "format")]
     return " ".join(found) if {*found} - {"raw"} else ""
 
 
 def _is_for_a_path(part: ET.Element, element: ET.Element, name: str) -> bool:
-    """Whether a value is one without a slash, too. name: of an attribute, "" for the text."""
+    """Return whether a value is a path even without a slash. name: of an attribute, "" for the text."""
     if name == "dev":
         return element.tag in _DEVICES and part.tag != "interface"
     return name in _PATHS or (not name and element.tag in _TEXTS)
 
 
 def _has_no_path(part: ET.Element) -> bool:
-    """Whether it reaches the host, perhaps without a path: then all of it is listed."""
+    """Return whether the part can reach the host without a path: then everything in it is listed."""
     kinds = [part.get("type"), *(backend.get("type") for backend in part.iterfind("backend"))]
     return (
         part.tag in ("hostdev", "filesystem", "shmem", "lease")
@@ -155,7 +161,10 @@ def _has_no_path(part: ET.Element) -> bool:
 
 
 def _is_static(label: ET.Element) -> bool:
-    """For a domain, its type shows it, or what it starts from; for a device, whether it is applied."""
+    """Return whether a label is fixed.
+
+    A domain's label shows that by its type, or by the label that it starts from; a device's by whether it is applied.
+    """
     if label.find("baselabel") is not None:
         return True
     return label.get("type") in ("static", "none") if label.get("type") else label.get("relabel") != "no"

@@ -1,7 +1,7 @@
-"""Devices that were plugged into a running domain alone: its next start would not have them, but its disks are pulled.
+"""Devices that were plugged into a running domain only: its next start would lack them, but its disks are pulled.
 
-Owns: what the definition of a domain as it runs has besides the persistent one, and how disks of it come into that.
-Must not know: libvirt's API, the store, where a disk is restored to.
+Owns: what the definition of the running domain has besides the persistent one, and how its disks are added to the
+latter. Must not know: libvirt's API, the store, where a disk is restored to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from . import definition, xml_tree
 
 
 def found(xml: str, live: str) -> list[ET.Element]:
-    """Devices that a <domain> has as it runs, and not by the definition of its next start."""
+    """Return the devices that the running <domain> has, but the definition of its next start lacks."""
     known = [_key(device) for device in definition.parse(xml).iterfind("devices/*")]
     extra = []
     for device in definition.parse(live).iterfind("devices/*"):
@@ -26,7 +26,7 @@ def found(xml: str, live: str) -> list[ET.Element]:
 
 
 def _key(device: ET.Element) -> tuple[Optional[str], ...]:
-    """What identifies a device among others of its kind; if nothing does, their number is compared."""
+    """Return what identifies a device among others of its kind. Devices with equal keys are matched by number."""
     told = {"disk": ("target", "dev"), "interface": ("mac", "address")}.get(device.tag)
     if told is None:
         return device.tag, device.get("type"), device.get("index"), device.get("model")
@@ -35,9 +35,11 @@ def _key(device: ET.Element) -> tuple[Optional[str], ...]:
 
 
 def joined(xml: str, live: Optional[str], disks: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    """Return (XML, extra, lost): the <domain> that the next start would have had, with every one of the disks. live:
-    its definition as it ran, None where there is none; extra: texts that name what it had besides; lost: which of the
-    disks are in neither."""
+    """Return (XML, extra, lost): the <domain> of the next start, with every one of the disks added.
+
+    live: the definition of the running domain, None if there is none; extra: texts that name what else it had; lost:
+    the disks that are in neither.
+    """
     root, extra = definition.parse(xml), []
     for device in found(xml, live) if live else []:
         if device.tag == "disk" and definition.target_of(device) in disks:
@@ -53,7 +55,7 @@ def _described(device: ET.Element) -> str:
 
 
 def _plug(root: ET.Element, disk: ET.Element, live_root: ET.Element) -> None:
-    """Add a disk to a <domain>, with the controller that it hangs on."""
+    """Add a disk to a <domain>, with its controller."""
     address, target = disk.find("address"), xml_tree.child(disk, "target")
     if address is not None and address.get("type") == "drive":
         wanted = {"type": target.get("bus"), "index": address.get("controller", "0")}
@@ -72,6 +74,6 @@ def _add(root: ET.Element, device: ET.Element) -> None:
     taken = [each.attrib for each in devices.iter("address")]
     for child in list(device):
         if child.tag in ("alias", "backingStore", "mirror") or (child.tag == "address" and child.attrib in taken):
-            device.remove(child)  # for a disk without an address libvirt finds one
+            device.remove(child)  # libvirt assigns an address to a disk without one
     siblings = [number for number, each in enumerate(devices) if each.tag == device.tag]
     devices.insert(siblings[-1] + 1 if siblings else len(devices), device)

@@ -1,7 +1,7 @@
-"""What of a domain a point does not have: disks that were not pulled, and other things that hold data.
+"""What of a domain a point lacks: disks that were not pulled, and other things that contain data.
 
-Owns: which parts of a definition hold data, and whether anybody would miss them. They follow from the definitions in a
-point, and so of points of any age. Must not know: the store, libvirt's API, what is printed.
+Owns: which parts of a definition contain data, and whether anybody would miss them. This follows from the definitions
+in a point, and so applies to points of any age. Must not know: the store, libvirt's API, what is printed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from ..format.manifest import Manifest
 from . import definition, disk_choice, domain_xml, hot_plug
 
 DISK, DEVICE, FILE = "disk", "device", "file"
-_MEMORY = ("nvdimm", "virtio-pmem")  # which outlives its domain
-_WITH_DATA = ("scsi", "scsi_host", "storage")  # of devices of the host
+_MEMORY = ("nvdimm", "virtio-pmem")  # it outlives its domain
+_WITH_DATA = ("scsi", "scsi_host", "storage")  # devices of the host
 NEXT_START = "is not in the domain as it runs"
 
 
 class Omission(NamedTuple):
-    """what: "disk vdb", "filesystem home", …; why: the end of a sentence that begins so; path: where it is on the
-    domain's host, None where that is not known; missed: whether it holds data that nobody said to leave out."""
+    """One thing that a point lacks.
+
+    what: "disk vdb", "filesystem home", …; why: the end of a sentence that starts with it; path: where it is on the
+    domain's host, None if unknown; missed: whether it contains data that nobody chose to leave out.
+    """
 
     kind: str
     what: str
@@ -42,7 +45,7 @@ _P = TypeVar("_P", bound=Point, contravariant=True)
 
 
 class Definitions(Protocol[_P]):
-    """What is asked of a series of points."""
+    """The part of a series of points that is used here."""
 
     def definition(self, point: _P) -> str: ...
 
@@ -50,7 +53,7 @@ class Definitions(Protocol[_P]):
 
 
 def of_point(target: Definitions[_P], point: _P) -> Optional[list[Omission]]:
-    """Of a Point of the Series `target`; None where its definition cannot be read."""
+    """Return the omissions of a Point of the Series `target`; None if its definition cannot be read."""
     try:
         xml, live = target.definition(point), target.live_definition(point)
         files = tuple(entry.path.partition("/")[2] for entry in point.manifest.files)
@@ -66,8 +69,10 @@ def found(
     files: Optional[Collection[str]] = None,
     asked: Collection[str] = (),
 ) -> list[Omission]:
-    """What of a <domain> is not among `disks`, and not in the `files` of a point where these are known. live: it as it
-    ran, where that has more; asked: disks that the user said to leave out. Damaged."""
+    """Return what of a <domain> is not among `disks`, and not in the `files` of a point if these are known.
+
+    live: the running domain, if it has more; asked: disks that the user chose to leave out. Damaged.
+    """
     root = definition.parse(xml)
     extra = hot_plug.found(xml, live) if live else []
     devices = [*root.iterfind("devices/*"), *extra]
@@ -110,7 +115,7 @@ def _named(what: str, element: Optional[ET.Element], attribute: str) -> str:
 
 
 def _path(source: Optional[ET.Element]) -> Optional[str]:
-    """A path, or what else a <source> names."""
+    """Return a path, or else what a <source> names."""
     if source is None:
         return None
     told = [value for each in source.iter() for value in [*each.attrib.values(), (each.text or "").strip()] if value]

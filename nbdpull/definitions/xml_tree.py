@@ -1,7 +1,7 @@
 """XML as a tree that is written as it was read: prefixes, default namespaces, and comments of metadata.
 
-Owns: reading and writing, and what no definition of libvirt has and a reader must refuse. ElementTree's own reader
-renames every prefix to ns0, ns1, … Here a name is what is written ("qemu:arg"), and xmlns is an attribute like others.
+Owns: reading and writing, and what no definition of libvirt contains and a reader must refuse. ElementTree's own reader
+renames every prefix to ns0, ns1, … Here a name is what was written ("qemu:arg"), and xmlns is an ordinary attribute.
 Must not know: what an element means.
 """
 
@@ -15,11 +15,11 @@ from ..core import errors
 
 MAX_SIZE = 1 << 22  # bytes, or characters: the longest string of libvirt's protocol
 MAX_DEPTH = 200  # libvirt's reader takes 256, Python's writer a thousand
-METADATA = "metadata"  # whose comments belong to programs; elsewhere libvirt drops them, too
+METADATA = "metadata"  # its comments belong to programs; libvirt drops those elsewhere, too
 
 
 def parse(text: Union[str, bytes], root: str = "domain") -> ET.Element:
-    """The tree of a document with that root, in UTF-8 if bytes; Damaged if it is not one."""
+    """Return the tree of a document with that root element, in UTF-8 if bytes; Damaged if it is not one."""
     if len(text) > MAX_SIZE:
         raise errors.Damaged(f"no definition of a {root}: it has more than {MAX_SIZE} bytes")
     try:
@@ -36,12 +36,12 @@ def text_of(root: ET.Element) -> str:
 
 
 def child(element: ET.Element, tag: str) -> ET.Element:
-    """The first child of that name, which is known to be there."""
+    """Return the first child of that name, which must exist."""
     return cast(ET.Element, element.find(tag))
 
 
 def made(element: ET.Element, tag: str) -> ET.Element:
-    """The first child of that name, a new one where there is none."""
+    """Return the first child of that name; create it if there is none."""
     found: Optional[ET.Element] = element.find(tag)
     return ET.SubElement(element, tag) if found is None else found
 
