@@ -1,1 +1,1 @@
-"""What a pull from KubeVirt is made of: the series of a virtual machine, where its increments begin, its new point."""
+"""The parts of a pull from KubeVirt: the series of a virtual machine, where its increments start, its new point."""

@@ -1,4 +1,4 @@
-"""A run that makes a point of a virtual machine of KubeVirt, with the machine's series held.
+"""A run that makes a point of a virtual machine of KubeVirt while it holds the machine's series.
 
 Owns: which series that is, and what dead runs left in it. Must not know: where a backup comes from, HTTP.
 """
@@ -26,7 +26,7 @@ from ..storage.base import Store
 
 
 class Done(NamedTuple):
-    """A committed point; partial: its disks of which no whole image can be made by the store."""
+    """A committed point. partial: its disks of which the store cannot make a whole image."""
 
     point: Point
     partial: frozenset[str]
@@ -36,7 +36,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What every step is given. uuid: of the machine; warnings: of all steps until now."""
+    """What every step receives. uuid: of the machine; warnings: of all steps so far."""
 
     machine: Machine
     uuid: str
@@ -62,7 +62,7 @@ class Run:
 
 @contextmanager
 def begun(store: Store, machine: Machine, uid: str, report: Report, check: Check, warnings: list[str]) -> Iterator[Run]:
-    """Nobody else writes to the series as long as the block lasts. uid: see series_of; warnings: there are already."""
+    """Hold the series inside the block: nobody else writes to it. uid: see series_of; warnings: the earlier ones."""
     target, uid = series_of(store, machine, uid)
     with held_series.for_new_point(target) as held:
         held.points.require_of(uid)
@@ -72,14 +72,18 @@ def begun(store: Store, machine: Machine, uid: str, report: Report, check: Check
 
 
 def series_of(store: Store, machine: Machine, uid: str) -> tuple[Series, str]:
-    """With the UUID that its points have. uid: of the machine; "" where it is not known: then it is the UUID that the
-    series has, or one made of the machine's name."""
+    """Return the series of a machine, and the UUID that its points have.
+
+    uid: of the machine; if it is "", because it is unknown, use the UUID of the series, or one made from the machine's
+    name.
+    """
     known = uid or Series(store, machine.domain).uuid() or str(uuid.uuid5(uuid.NAMESPACE_URL, machine.domain))
     return series_choice.of_domain(store, machine.domain, known), known
 
 
 def reclaimed(held: Held, dry_run: bool = False) -> list[Leftover]:
-    """Remove the half points of dead runs, but for those that may be somebody's; and the last of whole ones."""
+    """Remove the half points of dead runs, except those that may still be in use, and the announcement of the newest
+    point."""
     target, found = held.series, []
     for name in half_points.names(target, held.points.ids):
         announced, where = half_points.announced(target, name), target.store.path(target.folder, name)

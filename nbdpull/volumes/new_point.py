@@ -1,7 +1,7 @@
-"""The volumes of a backup become a committed point of their series.
+"""Turns the volumes of a backup into a committed point of their series.
 
 Owns: which volume is read in full and which as an increment, and that the point counts only if the backup lasted until
-the last byte. Must not know: where the backup comes from and who ends it, HTTP.
+the last byte. Must not know: where the backup comes from and what ends it, HTTP.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .start import Start
 
 
 class Wanted(Protocol):
-    """What of the options of a pull is needed here; see KubevirtOptions."""
+    """The options of a pull that are used here; see KubevirtOptions."""
 
     @property
     def disks(self) -> Sequence[str]: ...
@@ -63,7 +63,7 @@ class Wanted(Protocol):
 
 @dataclass(frozen=True)
 class Backup:
-    """type: of BackupType; sources: what the volumes are of, by name; files: of the VM, by name."""
+    """type: of BackupType; sources: the source of each volume, by name; files: of the VM, by name."""
 
     type: str
     cut: Cut
@@ -72,7 +72,7 @@ class Backup:
 
 
 class Reading(NamedTuple):
-    """volumes: those to pull, their maps read."""
+    """volumes: those to pull, with their maps read."""
 
     endpoint: Endpoint
     volumes: Sequence[Volume]
@@ -92,7 +92,7 @@ def made(
     point_id: str,
     require_alive: Callable[[], None] = lambda: None,
 ) -> Point:
-    """require_alive: raises where the backup did not last."""
+    """Make a point of a backup. require_alive: raises if the backup did not last."""
     disks = [
         start.disk(run.machine, each.name, backup.sources.get(each.name), each.size, each.allocated)
         for each in read.volumes
@@ -132,7 +132,8 @@ def _choice(run: Run, wanted: Wanted, start: Start, disks: list[Disk]) -> Choice
 
 
 def _blind(choice: Choice, volumes: Sequence[Volume]) -> list[str]:
-    """A warning where what a disk lost when it shrank could not be seen, as it is clean and only its zeros tell."""
+    """Return a warning if a disk's map cannot show what the disk lost when it shrank: those ranges are clean, and only
+    zeros would reveal them."""
     names = [each.name for each in volumes if choice.whole_parent(each.name) and not each.tells_zeros]
     if not names or not choice.parent:
         return []
@@ -149,7 +150,7 @@ def _announced(run: Run, point_id: str) -> Announcement:
 
 
 class _Elsewhere:
-    """The guest: it leaves all of this machine's cores."""
+    """A guest on another machine: it leaves all cores of this one free."""
 
     is_remote = True
 

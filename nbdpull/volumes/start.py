@@ -1,6 +1,7 @@
-"""Where an incremental backup of a virtual machine begins: at a point of our store, or nowhere, and why.
+"""Where an incremental backup of a virtual machine starts: at a point of our store, or nowhere, and why.
 
-Owns: that it is the newest point, and that all it builds on is proved. Must not know: how a backup is made, HTTP.
+Owns: that it is the newest point, and that everything it builds on is proved. Must not know: how a backup is made,
+HTTP.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..repository.series import Point, Series
 
 
 class Start(NamedTuple):
-    """base: None where all is to be read, why: then the reason."""
+    """base: None if everything has to be read; why: then the reason."""
 
     base: Optional[Base]
     why: str = ""
@@ -32,7 +33,8 @@ class Start(NamedTuple):
         return self.base.checkpoint.name if self.base else None
 
     def disk(self, machine: Machine, name: str, source: Optional[str], size: int, allocated: int = 0) -> Disk:
-        """A volume as base.decide looks at disks: it has bitmaps. source: what it is of, None: that is not known."""
+        """Return a volume as a Disk for base.decide: it has bitmaps. source: what the volume contains, None if
+        unknown."""
         known = self.base.before.get(name) if self.base and self.base.before else None
         by_name = known.source if known else f"{KUBEVIRT}{machine.domain}/{name}"
         facts = {"bus": "", "readonly": False, "transient": False, "shareable": False, "empty": False}
@@ -40,7 +42,7 @@ class Start(NamedTuple):
         return Disk(**named, **facts, size=size, allocation=allocated)  # type: ignore[arg-type]
 
     def choice(self, disks: Iterable[Disk]) -> Choice:
-        """Which is read in full, and which as an increment."""
+        """Decide which disks are read in full, and which as an increment."""
         decisions = {disk.target: base.decide(disk, self.base, self.why) for disk in disks}
         for name, (mode, _) in decisions.items():
             if self.base and mode == INCREMENTAL and name not in self.base.whole:
@@ -49,7 +51,7 @@ class Start(NamedTuple):
         return Choice(self.base if incremental else None, decisions)
 
     def require(self, on_lost_base: str) -> None:
-        """CheckpointUnusable where there was to be a base, there is none, and the user wants no full pull instead."""
+        """Raise CheckpointUnusable if the expected base is lost, and the user does not want a full pull instead."""
         if self.why in LOST and on_lost_base == OnLostBase.FAIL:
             raise errors.CheckpointUnusable(
                 f"no usable base for an incremental ({self.why}): --on-lost-base=full pulls in full"
@@ -57,7 +59,7 @@ class Start(NamedTuple):
 
 
 def by_tracker(series: Optional[Series], points: Points, latest: Optional[str], full: bool, check: Check) -> Start:
-    """At the newest point, if its checkpoint is also the one that the cluster would begin at (`latest`)."""
+    """Start at the newest point if its checkpoint is also the one that the cluster would start at (`latest`)."""
     newest = points.newest
     entry = newest.manifest.checkpoint if newest else None
     if full:
@@ -77,7 +79,7 @@ def by_tracker(series: Optional[Series], points: Points, latest: Optional[str], 
 
 
 def at_point(series: Optional[Series], parent: Point, check: Check) -> Start:
-    """At that point of a series."""
+    """Start at that point of a series."""
     entry = parent.manifest.checkpoint
     name, created = (entry.name, entry.creation_time) if entry else ("", 0)
     proof = base.Proof(series, check)
