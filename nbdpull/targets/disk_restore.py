@@ -1,7 +1,7 @@
-"""One disk on its way from its image to its target: which pieces, which zeroes, and what of them is written.
+"""One disk on its way from its image to its target: which pieces, which zeroes, and which of them are written.
 
-Owns: how the pieces of a disk become items of work, the comparison before a write, what a damaged frame costs, and the
-counts of a disk. Must not know: other disks, files, the order of a run's steps.
+Owns: how the pieces of a disk become items of work, the comparison before a write, the consequences of a damaged frame,
+and the counts of a disk. Must not know: other disks, files, the order of a run's steps.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 BATCH_DATA = 4 << 20  # bytes of data decompressed and written as one item of work
 BATCH_ZEROES = 64  # zero ranges in one item
-ZERO_STEP = 128 << 20  # bytes zeroed in one call: a server without an efficient way must not seem to hang
-COMPARED = 4096  # bytes: what differs is written in such blocks
+ZERO_STEP = 128 << 20  # bytes zeroed in one call: a server that has no efficient way must not seem to hang
+COMPARED = 4096  # bytes: differences are written in blocks of this size
 READ_STEP = 1 << 20  # bytes read at once to compare with zeroes
 
 
@@ -32,8 +32,10 @@ Lost = tuple[int, int, str]  # offset, length, why
 
 @dataclass(frozen=True)
 class Batch:
-    """One item of work: pieces with data, and ranges (offset, length) that must read as zero. data: bytes of it; end:
-    where the last of both ends."""
+    """One item of work: pieces with data, and ranges (offset, length) that must read as zero.
+
+    data: bytes of data; end: where the last piece or range ends.
+    """
 
     pieces: list[Piece]
     zeroes: list[Range]
@@ -43,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a Batch. written: bytes; parts: what a sequential target still has to be given."""
+    """The result of a Batch. written: bytes; parts: what is still to be written to a sequential target."""
 
     end: int
     written: int
@@ -52,14 +54,17 @@ class Done:
 
 
 class _Read(NamedTuple):
-    """What is in a piece, and what cannot be read of it."""
+    """The data of a piece, and what of it cannot be read."""
 
     parts: list[Part]
     lost: list[Lost]
 
 
 class DiskRestore:
-    """Give `work` what `batches` yields, in any thread, and `add` what comes of it, in order."""
+    """The restore of one disk.
+
+    Pass what `batches` yields to `work`, in any thread, and each result to `add`, in order.
+    """
 
     def __init__(self, image: Image, target: Target, delta: bool = False, salvage: bool = False) -> None:
         self.disk = image.disk
@@ -70,7 +75,7 @@ class DiskRestore:
         self._reached, self._started = 0, time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
-        """Yield a Batch after the other, ascending."""
+        """Yield Batches, ascending."""
         pieces: list[Piece] = []
         zeroes: list[Range] = []
         data = end = 0
@@ -103,9 +108,9 @@ class DiskRestore:
                 end = int(extents.ends(piece.extents[-1:])[0])
                 yield piece, self._gaps(extents.gaps(piece.extents, reached, end))
                 reached = end
-            elif self._image.partial:  # else they are among the gaps, with what no record tells of
+            elif self._image.partial:  # else they are part of the gaps, with what no record covers
                 yield None, _steps_of(zip(piece.extents["offset"].tolist(), piece.extents["length"].tolist()))
-        # A partial image says nothing of a gap, but what is behind the end of its disk is none of it.
+        # A partial image does not define its gaps, but what follows the end of its disk is not one of them.
         rest = self._image.size if self._image.partial else reached
         if rest < self._target.size and not self._target.blank:
             yield None, _steps_of([(rest, self._target.size - rest)])
@@ -114,9 +119,9 @@ class DiskRestore:
         return [] if self._target.blank or self._image.partial else _steps_of(gaps)
 
     def work(self, batch: Batch) -> Done:
-        """In a thread of the pipeline: decompress, check, and write."""
+        """Decompress, check, and write a batch. Runs in a thread of the pipeline."""
         parts, lost = _joined(map(self._read, batch.pieces))
-        # A blank target needs none. What is lost reads as zero, as old data would pass for the point's.
+        # A blank target needs none. Lost data reads as zero, as old data would be mistaken for the point's.
         zeroes = batch.zeroes + ([] if self._target.blank else [(offset, length) for offset, length, _ in lost])
         written = sum(cast("Rewritable", self._target).zero(*each) for each in zeroes)
         if self._target.sequential:
@@ -133,7 +138,7 @@ class DiskRestore:
             return self._salvaged(piece, error)
 
     def _salvaged(self, piece: Piece, error: errors.Damaged) -> _Read:
-        """Extent by extent."""
+        """Read a piece extent by extent, to find those that are lost."""
         count = len(piece.records)
         if count == 1:
             offset, length = int(piece.extents["offset"][0]), int(piece.extents["length"][0])
@@ -142,7 +147,7 @@ class DiskRestore:
         return _joined(map(self._read, single))
 
     def _differing(self, piece: Piece) -> Piece:
-        """The piece without the whole frames that the target already holds, as their digests tell."""
+        """Return the piece without the whole frames that the target already contains, according to their digests."""
         if not self._compare:
             return piece
         keep = [not self._held(extent, record) for extent, record in zip(piece.extents, piece.records)]
@@ -156,7 +161,7 @@ class DiskRestore:
         )
 
     def add(self, done: Done) -> None:
-        """In order, in one thread."""
+        """Add a result to the counts, and write what is left of it. Call this in order, in one thread."""
         self.written += done.written + (self._target.write(done.parts) if done.parts else 0)
         self._reached = max(self._reached, done.end)
 
@@ -171,7 +176,7 @@ class DiskRestore:
 
 
 class Difference:
-    """A target that is read first, and written to only where it differs."""
+    """A target that is read first, and written only where it differs."""
 
     sequential = blank = False
 
@@ -207,7 +212,7 @@ def _joined(read: Iterable[_Read]) -> _Read:
 
 
 def _steps_of(ranges: Iterable[Range]) -> Iterator[Range]:
-    """Yield ranges cut so that none is longer than ZERO_STEP."""
+    """Cut ranges so that none is longer than ZERO_STEP."""
     for offset, length in ranges:
         for at in range(offset, offset + length, ZERO_STEP):
             yield at, min(ZERO_STEP, offset + length - at)

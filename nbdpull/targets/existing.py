@@ -1,7 +1,6 @@
-"""What is at a place already: how many bytes it takes, and how it begins.
+"""What exists at a place: its size, and its first bytes.
 
-Owns: the ways to look at a file, a device or an export that is there, without a change. Must not know: whether that may
-be written over.
+Owns: how to inspect a file, a device or an export without changing it. Must not know: whether it may be overwritten.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def _qcow2_size(path: str) -> int:
 
 
 def first_bytes(place: Place, count: int, check: Check = lambda: None) -> bytes:
-    """Up to so many of the first bytes of what is at a Place, none where nothing is."""
+    """Return up to `count` of the first bytes at a Place, none if nothing exists there."""
     if place.kind == NBD:
         with open_uri(place.path, 1, check) as export:
             return bytes(export.read(0, min(count, export.size)))

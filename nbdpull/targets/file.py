@@ -1,7 +1,7 @@
 """A raw image or a block device as a target.
 
-Owns: ranges of bytes that are written, zeroed and flushed by this host's kernel, and what of a file is allocated. Must
-not know: which disk it is, how the file came to be open.
+Owns: ranges of bytes that this host's kernel writes, zeroes and flushes, and which parts of a file are allocated. Must
+not know: which disk it is, how the file was opened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_IOV = 1024  # buffers in one pwritev
 
 
 class File:
-    """A raw image or a block device; closes the descriptor. Used by several threads at once."""
+    """A raw image or a block device; closes the descriptor. Several threads use it at once."""
 
     sequential = False
 
@@ -33,7 +33,7 @@ class File:
         self._since_writeback = 0
 
     def write(self, parts: Sequence[Part]) -> int:
-        """Write [(offset, buffer), …], ascending; return how many bytes."""
+        """Write [(offset, buffer), …], ascending; return the number of bytes."""
         for offset, buffers in _runs(parts):
             self._pwrite(offset, buffers)
         return sum(len(buffer) for _, buffer in parts)
@@ -44,12 +44,12 @@ class File:
                 done = os.pwritev(self._descriptor, buffers[:_MAX_IOV], offset)
                 offset, buffers = offset + done, _rest(buffers, done)
                 self._since_writeback += done
-        if self._since_writeback >= WRITEBACK_STEP:  # a race of threads costs a call too many, no more
+        if self._since_writeback >= WRITEBACK_STEP:  # a race of threads costs one call too many, nothing more
             self._since_writeback = 0
             start_writeback(self._descriptor)
 
     def zero(self, offset: int, length: int) -> int:
-        """Make a range read as zero, by deallocating it where that can be done."""
+        """Make a range read as zero, by deallocating it if possible."""
         for mode in (_PUNCH_HOLE, _ZERO_RANGE):
             if not _FALLOCATE(self._descriptor, mode | _KEEP_SIZE, offset, length):
                 return length
@@ -67,7 +67,7 @@ class File:
         return b"".join(parts) + bytes(length)
 
     def allocated(self, offset: int, length: int) -> list[Range]:
-        """[(offset, length), …] of what may be other than zero in a range."""
+        """Return [(offset, length), …] of the parts of a range that may not be zero."""
         found, stop = [], offset + length
         try:
             while offset < stop:
@@ -75,7 +75,7 @@ class File:
                 offset = min(os.lseek(self._descriptor, start, os.SEEK_HOLE), stop)
                 found += [(start, offset - start)] if start < offset else []
         except OSError as error:
-            if error.errno != errno.ENXIO:  # no more data; else a block device, which has no holes
+            if error.errno != errno.ENXIO:  # no more data; otherwise a block device, which has no holes
                 return [*found, (offset, stop - offset)]
         return found
 
@@ -106,7 +106,7 @@ def _runs(parts: Iterable[Part]) -> Iterator[tuple[int, list[Buffer]]]:
 
 
 def _rest(buffers: list[Buffer], done: int) -> list[Buffer]:
-    """What is left of buffers after their first `done` bytes."""
+    """Return what remains of buffers after their first `done` bytes."""
     while buffers and done >= len(buffers[0]):
         done -= len(buffers[0])
         buffers = buffers[1:]

@@ -1,7 +1,7 @@
-"""Whether a disk fits into its place: what is looked at before anything is written, and changes nothing.
+"""Whether a disk fits into its place: checked before anything is written, without any change.
 
-Owns: the room at a place, in a file system, and what one file can hold; that nothing is overwritten unasked, and no
-image in use replaced. Must not know: what the disk holds.
+Owns: the space at a place and in a file system, and the largest possible file; that nothing is overwritten without
+being asked, and no image in use is replaced. Must not know: the contents of the disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ANYWHERE = 1 << 31  # bytes that a file can have on any file system
 def require_fit(
     place: Place, size: int, force: bool = False, in_place: bool = False, check: Check = lambda: None
 ) -> None:
-    """Raise unless a disk of `size` bytes can go there; nothing is changed. force: what is there may be overwritten."""
+    """Raise unless a disk of `size` bytes can go there. Changes nothing. force: existing content may be overwritten."""
     if place.kind == places.STDOUT:
         if sys.stdout.isatty():
             raise errors.UsageError("-o -: stdout is a terminal; send it to a file or a program")
@@ -48,7 +48,7 @@ def require_fit(
 
 
 def _require_replaceable(path: str) -> None:
-    """Raise where something is that is no image, or an image in use: its VM would go on with a nameless file."""
+    """Raise if what exists there is no image, or is in use: its VM would keep writing to an unlinked file."""
     if not os.path.exists(path):
         return
     if not os.path.isfile(path):
@@ -63,7 +63,7 @@ def _require_replaceable(path: str) -> None:
 
 
 def require_folder(place: Place, to_be_made: Optional[str] = None) -> None:
-    """Raise unless a new image can be made where it is to go. to_be_made: a folder that will be there by then."""
+    """Raise unless a new image can be made at the place. to_be_made: a folder that will exist by then."""
     if place.kind != places.NEW:
         return
     folder, there = os.path.dirname(place.path), _existing_folder(place.path)
@@ -79,7 +79,7 @@ def require_folder(place: Place, to_be_made: Optional[str] = None) -> None:
 
 
 def require_file_size(place: Place, size: int) -> None:
-    """Raise where a raw image would be larger than a file can be on its file system."""
+    """Raise if a raw image would exceed the largest possible file on its file system."""
     if place.kind not in (places.NEW, places.EXISTING) or place.format != image_header.RAW:
         return
     folder = _existing_folder(place.path)
@@ -92,8 +92,10 @@ def require_file_size(place: Place, size: int) -> None:
 
 
 def _largest_file(folder: str, wanted: int) -> int:
-    """The size in bytes that a file there can have, as far as it is below `wanted`; `wanted` where no file can be made,
-    which others tell."""
+    """Return the largest size in bytes of a file in this folder, at most `wanted`.
+
+    Return `wanted` if no file can be created: other checks report that.
+    """
     if wanted < _ANYWHERE:
         return wanted
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
@@ -117,8 +119,10 @@ def _takes(probe: IO[bytes], size: int) -> bool:
 
 
 def require_space(needs: Iterable[tuple[Place, Callable[[], int], int]]) -> None:
-    """Raise OutputFull unless new images can be written. needs: of each (Place, function that tells how many bytes it
-    takes, and a bound of that which is known at once)."""
+    """Raise OutputFull unless there is space for new images.
+
+    needs: for each, (Place, function that returns the bytes it takes, an upper bound of those that is known at once).
+    """
     file_systems: dict[int, list[tuple[str, Callable[[], int], int]]] = {}
     for place, exact, bound in needs:
         folder = _existing_folder(place.path)

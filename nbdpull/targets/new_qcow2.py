@@ -1,7 +1,7 @@
 """A qcow2 image in a new file as a target, without QEMU.
 
-Owns: which clusters a write fills, and when the tables that name them are written. Must not know: the layout of qcow2
-(images/qcow2.py), where the file will be.
+Owns: which clusters a write fills, and when the tables that refer to them are written. Must not know: the layout of
+qcow2 (images/qcow2.py), where the file will be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class NewQcow2:
-    """A qcow2 image in a new file. Used by several threads at once; each block of 1 MiB is written once."""
+    """A qcow2 image in a new file. Several threads use it at once; each block of 1 MiB is written once."""
 
     sequential, blank = False, True
 
@@ -27,7 +27,7 @@ class NewQcow2:
         self.size = size
 
     def write(self, parts: Sequence[Part]) -> int:
-        """Write [(offset, buffer), …], ascending; return how many bytes."""
+        """Write [(offset, buffer), …], ascending; return the number of bytes."""
         for first, count, members in _cluster_runs(parts):
             start, table, entries = self._layout.place(first, count)
             shift = start - first * qcow2.CLUSTER
@@ -38,7 +38,7 @@ class NewQcow2:
     def flush(self) -> None:
         for offset, data in self._layout.finish():
             self._file.write([(offset, data)])
-        # the last cluster may not be full, or not be written at all up to its end; new_image syncs the file
+        # the last cluster may be written only in part; new_image syncs the file
 
     def __enter__(self) -> NewQcow2:
         return self
@@ -48,7 +48,7 @@ class NewQcow2:
 
 
 def _cluster_runs(parts: Iterable[Part]) -> Iterator[tuple[int, int, list[Part]]]:
-    """Group [(offset, buffer), …] by runs of clusters, none of which reaches into another L2 table."""
+    """Group [(offset, buffer), …] by runs of clusters that do not cross from one L2 table into another."""
     first = count = 0
     members: list[Part] = []
     for offset, buffer in parts:

@@ -1,7 +1,7 @@
-"""The target of a place: opened, locked or made, and closed.
+"""The target of a place: opened, locked or created, and closed.
 
-Owns: which kind of target serves which kind of place, that nobody else has what is written over, and that a new image
-is made with the options that were asked for. Must not know: points, frames, which disk it is.
+Owns: which kind of target serves which kind of place, that nobody else uses what is overwritten, and that a new image
+gets the requested options. Must not know: points, frames, which disk it is.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 def open_target(
     place: Place, size: int, connections: int, force: bool = False, check: Check = lambda: None
 ) -> Iterator[Target]:
-    """Give the target of a Place for a disk of `size` bytes; what was written is durable after its `flush`.
-    check() is called while a server is waited for.
+    """Yield the target of a Place for a disk of `size` bytes; what was written is durable after its `flush`.
 
-    Left without an exception, a NEW image is at its path, replacing what was there; left by one there is none.
+    check() is called during a wait for a server. If the block ends without an exception, a NEW image is at its path,
+    replacing what was there; if it ends with one, no new image exists.
     """
     if place.kind == NEW:
         with replace.whole(place.path, force) as draft, _draft(place, draft, size, connections, check) as image:
@@ -55,7 +55,7 @@ def _draft(place: Place, draft: str, size: int, connections: int, check: Check) 
         else:
             qemu_img.create(draft, size, "-o", place.options)
         opened = nbd_target.open_image(draft, dataclasses.replace(place, path=draft).image, connections, True, check)
-        # What was never written to raw LUKS is no zero: it is decrypted, too.
+        # Unwritten parts of raw LUKS are not zero: they are decrypted, too.
         return _blank(opened) if place.format == image_header.QCOW2 else opened
     with translated("create", draft):
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -95,7 +95,7 @@ def _existing(place: Place, size: int, connections: int, check: Check) -> Iterat
 @contextlib.contextmanager
 def _device(place: Place, size: int, connections: int, check: Check) -> Iterator[Target]:
     try:
-        # EXCL: not one that is mounted, or part of a volume group or array
+        # EXCL: not a device that is mounted, or part of a volume group or array
         descriptor = os.open(place.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
@@ -105,7 +105,7 @@ def _device(place: Place, size: int, connections: int, check: Check) -> Iterator
         from ..nbd import nbd_target
 
         opened = nbd_target.open_image(place.path, place.image, connections, False, check)
-        with os.fdopen(descriptor, "rb"), opened as target:  # kept open: nobody else gets it meanwhile
+        with os.fdopen(descriptor, "rb"), opened as target:  # kept open, so that nobody else gets it meanwhile
             yield target
         return
     with File(descriptor, place.path, os.lseek(descriptor, 0, os.SEEK_END)) as target:

@@ -1,6 +1,6 @@
-"""What a restore may write over: what is at a target now, and whether that may go.
+"""What a restore may overwrite: what a target contains now, and whether it may be replaced.
 
-Owns: the rule that no encryption is destroyed, and that an image's own structure is not taken for a disk's content.
+Owns: the rule that no encryption is destroyed, and that an image's own structure is not mistaken for a disk's content.
 Must not know: points, frames, how a target is written.
 """
 
@@ -22,9 +22,11 @@ def require_overwritable(
     head: Callable[[], Optional[bytes]],
     check: Check = lambda: None,
 ) -> None:
-    """Raise where what is at a Place must not be written over. in_place: it is the state to begin with; encrypted: the
-    domain's disk is; head: returns the first image_header.SIZE bytes of what comes, None where that is not told;
-    check() is called while a server is waited for."""
+    """Raise if the content of a Place must not be overwritten.
+
+    in_place: the content is the state to start from; encrypted: whether the domain's disk is encrypted; head: returns
+    the first image_header.SIZE bytes of the new content, None if unknown; check() is called during a wait for a server.
+    """
     there = existing.first_bytes(place, image_header.SIZE, check)
     found = image_header.parse(there)
     if place.secret:
@@ -33,7 +35,8 @@ def require_overwritable(
         return
     comes = head()
     same = comes is not None and image_header.parse(comes) == found
-    # A guest that encrypts a whole disk by itself has such a header, too: it is content, and comes back with the rest.
+    # A guest that encrypts a whole disk itself produces such a header, too: it is content, and is restored with the
+    # rest.
     of_the_guest = found.format == image_header.LUKS and not encrypted and (same or comes is None)
     if found.encrypted and not of_the_guest:
         raise errors.EncryptedTarget(
@@ -48,7 +51,7 @@ def require_overwritable(
 
 
 def _require_encrypted(place: Place, in_place: bool, is_plain: bool) -> None:
-    """What is there and stays has to be what the secret opens."""
+    """Raise if existing content that remains is not encrypted, so that the secret cannot open it."""
     if is_plain and (in_place or place.kind == DEVICE):
         raise errors.UsageError(f"{place.path} is not encrypted: encrypt it first, or leave out --encrypt-disk")
 

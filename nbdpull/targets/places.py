@@ -1,6 +1,6 @@
-"""Where one disk is to go, as the user names it: a path, a device, a URI, or "-".
+"""Where one disk goes, as the user names it: a path, a device, a URI, or "-".
 
-Owns: the kinds of places, which of them a text means, and what may be asked of each. Must not know: whether the disk
+Owns: the kinds of places, which of them a text means, and which options each allows. Must not know: whether the disk
 fits there, how it is written.
 """
 
@@ -17,14 +17,17 @@ from ..images import image_header, qcow2, qemu_img
 
 NEW, EXISTING, DEVICE, NBD, STDOUT = "new image", "image", "block device", "NBD export", "stdout"
 
-# Options of a new image that name another file or its size: the one would show through or be overwritten.
+# Options of a new image that name another file or its size: the former would show through or be overwritten.
 _REFUSED_OPTIONS = ("backing_file", "backing_fmt", "data_file", "size")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one disk goes. kind: one of the above; path: a URI for NBD; options: of qemu-img create, for NEW qcow2;
-    secret: path of a file with that by which it is encrypted there, None: it is not."""
+    """Where one disk goes.
+
+    kind: one of the above; path: a URI for NBD; options: of qemu-img create, for NEW qcow2; secret: path of a file with
+    the secret that encrypts the disk there, None if it is not encrypted.
+    """
 
     kind: str
     path: str
@@ -34,7 +37,7 @@ class Place:
 
     @property
     def image(self) -> list[str]:
-        """How QEMU's programs are told of it."""
+        """The arguments that name it to QEMU's programs."""
         return qemu_img.named(self.path, self.format, self.secret, self.kind == DEVICE)
 
 
@@ -49,12 +52,12 @@ def is_device(text: str) -> bool:
 
 
 def is_raw(text: str) -> bool:
-    """Whether it is no image file, and so takes raw bytes only."""
+    """Return whether it is not an image file, and so takes raw bytes only."""
     return text == "-" or is_uri(text) or is_device(text)
 
 
 def require_outside(text: str, store: str) -> None:
-    """UsageError where that is within a store, which is for nothing but points."""
+    """Raise UsageError if the path is inside a store, which must contain only points."""
     if is_raw(text):
         return
     path, root = os.path.realpath(text), os.path.realpath(store)
@@ -65,14 +68,17 @@ def require_outside(text: str, store: str) -> None:
 def place(
     text: str, kind: Optional[str] = None, options: str = "", in_place: bool = False, secret: Optional[str] = None
 ) -> Place:
-    """The Place that the user means. kind: "raw", "qcow2" or None, what is best there; in_place: an image is there."""
+    """Return the Place that the user means.
+
+    kind: "raw", "qcow2" or None, which means the best one there; in_place: an image exists there.
+    """
     if is_raw(text):
         if kind == "qcow2" or options:
             raise errors.UsageError(f"{text}: only raw can be written there, give no other format and no image options")
         if secret and not is_device(text):
             raise errors.UsageError(f"{text}: what goes there cannot be encrypted on the way")
         return Place(STDOUT if text == "-" else NBD if is_uri(text) else DEVICE, text, secret=secret)
-    path = os.path.realpath(text) if os.path.exists(text) else os.path.abspath(text)  # not a link is replaced
+    path = os.path.realpath(text) if os.path.exists(text) else os.path.abspath(text)  # a link itself is not replaced
     if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
         raise errors.UsageError(f"{text}: there is no block device of that name")
     kind = kind or image_header.QCOW2
@@ -89,5 +95,5 @@ def _require_sensible(options: str, made_by_qemu_img: bool) -> None:
 
 
 def block_size(place: Place) -> int:
-    """What a new image is made of: bytes."""
+    """Return the block size of a new image, in bytes."""
     return qcow2.CLUSTER if place.format == "qcow2" else 4096

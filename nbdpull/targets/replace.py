@@ -1,6 +1,6 @@
-"""A new file that has its name only when it is whole, and then in the place of what was there.
+"""A new file that gets its name only once it is complete, and then replaces what was there.
 
-Owns: the draft's name, that two runs do not write one draft, that it is durable before it is renamed, and whose it is.
+Owns: the draft's name, that two runs do not write one draft, that it is durable before it is renamed, and its owner.
 Must not know: what is written to it.
 """
 
@@ -18,8 +18,11 @@ from ..core.os_error import translated
 
 @contextlib.contextmanager
 def whole(path: str, force: bool = False) -> Iterator[str]:
-    """Give the name of a new, empty draft. Left without an exception, it is at `path`, durable, in the place of what
-    was there; left by one it is gone."""
+    """Yield the name of a new, empty draft.
+
+    If the block ends without an exception, the draft moves to `path`, durably, replacing what was there; otherwise it
+    is removed.
+    """
     draft = f"{path}.partial"
     _claim(draft, force)
     try:
@@ -46,7 +49,7 @@ def _claim(draft: str, force: bool) -> None:
 
 
 def _like_the_replaced(draft: str, path: str) -> None:
-    """A replaced image's owner and mode stay, so that whom it was for can still open it."""
+    """Keep the owner and mode of the replaced image, so that its users can still open it."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         before = os.stat(path)
         os.chmod(draft, stat.S_IMODE(before.st_mode))

@@ -1,7 +1,7 @@
 """A pipe as a target: it takes bytes in order.
 
-Owns: the zeroes between what is written, and that a reader which does not read does not keep us from an end. Must not
-know: who reads.
+Owns: the zeroes between what is written, and that a reader that does not read cannot prevent us from ending. Must not
+know: what reads.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..core.errors import Check
 if TYPE_CHECKING:
     from ..core.extents import Buffer, Part
 
-LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
+LOOK_INTERVAL = 0.2  # seconds between checks of the stop flag
 
 
 class Stream:
-    """A pipe: takes bytes in order, what is not written becomes zeroes. check() is called while its reader is waited
-    for."""
+    """A pipe: takes bytes in order, and zeroes for what is not written. check() is called during a wait for its
+    reader."""
 
     sequential, blank = True, True
 
@@ -31,7 +31,7 @@ class Stream:
         self._descriptor, self.size, self._check = descriptor, size, check
         self._reached = 0
         self._blocks = os.get_blocking(descriptor)
-        os.set_blocking(descriptor, False)  # a write to a full pipe would hear no signal
+        os.set_blocking(descriptor, False)  # a signal could not interrupt a write to a full pipe
 
     def write(self, parts: Sequence[Part]) -> int:
         for offset, buffer in parts:
@@ -60,7 +60,7 @@ class Stream:
 
     def flush(self) -> None:
         self._fill(self.size)
-        with contextlib.suppress(OSError):  # a pipe has none
+        with contextlib.suppress(OSError):  # a pipe cannot be synced
             os.fsync(self._descriptor)
 
     def __enter__(self) -> Stream:

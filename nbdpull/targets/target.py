@@ -1,9 +1,9 @@
-"""What a restored disk is written to, whatever it is.
+"""What a restored disk is written to, of any kind.
 
-A target is the other end of a copy than a source or an image, with the verbs `write`, `zero`, `flush` (and `read` and
+A target is the other end of a copy from a source or an image, with the verbs `write`, `zero`, `flush` (and `read` and
 `allocated`, to compare before writing), and three facts: `size` in bytes, `blank` (it reads as zero everywhere) and
-`sequential` (it takes ascending writes only). In one call of `write` belongs all that is written of a block of 1 MiB.
-Owns: that interface. Must not know: what keeps to it.
+`sequential` (it takes ascending writes only). One call of `write` has to contain everything that is written to a block
+of 1 MiB. Owns: that interface. Must not know: what implements it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Target(Protocol):
 
 
 class Rewritable(Target, Protocol):
-    """One that may hold something."""
+    """A target that may have content already."""
 
     def zero(self, offset: int, length: int) -> int: ...
 
