@@ -1,1 +1,1 @@
-"""Image files and devices of this host: what they are, who uses them, what qemu-img does to them."""
+"""Image files and devices of this host: what they are, what uses them, what qemu-img does to them."""

@@ -1,9 +1,9 @@
-"""Looks at one file of a guest, and writes to standard output the errno of that, a line break, and what it saw.
+"""Inspects one file of a guest, and writes to standard output the errno, a line break, and the result.
 
     guest_files_reader.py WHAT PATH MOST
 
-Run as a program by guest_files.py, imported by nobody: it may hang in a file system for ever. It starts fast, and
-imports of the package only what knows QEMU's locks, where that is asked for.
+guest_files.py runs it as a program; nothing imports it: it may hang in a file system for ever. It starts fast, and
+imports from the package only the module of QEMU's locks, when that is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read(path: str, most: int) -> bytes:
 
 
 def read_file(path: str, most: int) -> bytes:
-    """A device is not opened: that alone may do something."""
+    """Read a regular file. Do not open a device: that alone may have an effect."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return b""
     return read(path, most)

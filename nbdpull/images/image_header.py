@@ -1,7 +1,7 @@
-"""What the first bytes of an image or a device say that it is: its format, and whether it is encrypted.
+"""What the first bytes of an image or a device show: its format, and whether it is encrypted.
 
-Owns: the magic numbers of the formats that a restore may meet, and the few fields of their headers that matter to it.
-Must not know: what is to be written.
+Owns: the magic numbers of the formats that a restore may meet, and the few header fields that matter to it. Must not
+know: what will be written.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 SIZE = 512  # bytes that decide
 RAW, LUKS, QCOW2 = "raw", "luks", "qcow2"
 _LUKS = b"LUKS\xba\xbe"
-_LUKS_UUID = slice(168, 208)  # the same in both versions of it
+_LUKS_UUID = slice(168, 208)  # the same in both versions of LUKS
 _QCOW2 = b"QFI\xfb"
 _OTHERS = ((0, b"QED\0", "qed"), (0, b"KDMV", "vmdk"), (0, b"vhdxfile", "vhdx"), (0, b"conectix", "vpc"),
            (64, b"\x7f\x10\xda\xbe", "vdi"))  # fmt: skip
@@ -22,13 +22,16 @@ _DISC = (b"CD001", b"BEA01")  # ISO 9660, UDF
 
 
 def is_disc(head: bytes) -> bool:
-    """Whether the first DISC_SIZE bytes are of a disc's file system."""
+    """Return whether the first DISC_SIZE bytes are those of a disc's file system."""
     return head[DISC_SIZE - 5 : DISC_SIZE] in _DISC
 
 
 class Header(NamedTuple):
-    """format: LUKS, QCOW2, another's name, or RAW if there is no sign of another; encrypted: its content can be read
-    with a secret only; uuid: of LUKS, which each header has of its own."""
+    """The facts in a header.
+
+    format: LUKS, QCOW2, another format's name, or RAW if nothing indicates one; encrypted: a secret is needed to read
+    the content; uuid: of LUKS, unique to each header.
+    """
 
     format: str
     encrypted: bool = False
@@ -36,13 +39,13 @@ class Header(NamedTuple):
 
 
 def read(path: str) -> Header:
-    """That of a file; OSError."""
+    """Read the Header of a file; OSError."""
     with open(path, "rb") as file:
         return parse(file.read(SIZE))
 
 
 def parse(head: bytes) -> Header:
-    """The Header that the first SIZE bytes are, or fewer where there are no more."""
+    """Parse the first SIZE bytes, or fewer if there are no more."""
     if head.startswith(_LUKS):
         return Header(LUKS, True, head[_LUKS_UUID].rstrip(b"\0").decode("ascii", "replace"))
     if head.startswith(_QCOW2):

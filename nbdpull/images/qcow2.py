@@ -22,9 +22,9 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
 
 
 class Layout:
-    """Where the clusters of a new image of `size` bytes go. May be used by several threads at once.
+    """Where the clusters of a new image of `size` bytes go. Several threads may use it at once.
 
-    The file begins with the header and the L1 table; then come data clusters and L2 tables as they are needed, and last
+    The file starts with the header and the L1 table; then come data clusters and L2 tables as they are needed, and last
     what `finish` returns. What is never written reads as zero.
     """
 
@@ -32,11 +32,13 @@ class Layout:
         self._size = -(-size // 512) * 512  # QEMU counts in sectors
         self._lock = threading.Lock()
         self._l1 = numpy.zeros(-(-size // (CLUSTER * TABLE)), "u8")
-        self._next = CLUSTER + _padded(self._l1.nbytes)  # bytes, end of the file so far
+        self._next = CLUSTER + _padded(self._l1.nbytes)  # bytes, current end of the file
 
     def place(self, first: int, count: int) -> tuple[int, int, bytes]:
-        """Place `count` consecutive guest clusters from number `first` on, all in one L2 table, none placed before:
-        (offset in the file, offset of their L2 entries, those entries)."""
+        """Place `count` consecutive guest clusters from number `first` on, all in one L2 table, none placed before.
+
+        Return (offset in the file, offset of their L2 entries, those entries).
+        """
         table, entry = divmod(first, TABLE)
         with self._lock:
             if not self._l1[table]:
@@ -51,7 +53,7 @@ class Layout:
         return start
 
     def finish(self) -> list[tuple[int, bytes]]:
-        """Return [(offset in the file, bytes), …] that make a valid image of what was placed."""
+        """Return [(offset in the file, bytes), …] that complete the image."""
         blocks, table_clusters = self._refcount_sizes(self._next // CLUSTER)
         table = self._next
         first = table + table_clusters * CLUSTER
@@ -69,7 +71,7 @@ class Layout:
 
     @staticmethod
     def _refcount_sizes(used: int) -> tuple[int, int]:
-        """Clusters of refcount blocks and of their table; both have refcounts themselves."""
+        """Return the number of clusters of refcount blocks, and of their table; both have refcounts themselves."""
         blocks = table = 0
         while True:
             needed = -(-(used + blocks + table) // REFCOUNTS)
@@ -86,7 +88,7 @@ class Layout:
 
 
 def clusters(offset: int, length: int) -> tuple[int, int]:
-    """(number of the first, count) of the clusters that a range touches."""
+    """Return (number of the first, count) of the clusters that a range touches."""
     first = offset // CLUSTER
     return first, (offset + length - 1) // CLUSTER + 1 - first
 

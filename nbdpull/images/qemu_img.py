@@ -1,7 +1,7 @@
-"""How an image is named to QEMU's programs, and what qemu-img is asked to do.
+"""How to name an image to QEMU's programs, and the calls of qemu-img.
 
-Owns: qemu-img's errors, which become ours here, and how a program gets at an image that is encrypted: it is told of the
-file that holds the secret, and reads that itself. Must not know: what an image is for.
+Owns: the translation of qemu-img's errors into ours, and how a program gets access to an encrypted image: it is given
+the path of the file with the secret, and reads that itself. Must not know: what an image is for.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Optional
 
 from ..core import errors, software
 
-SECTOR = 512  # bytes: an encrypted image is of whole ones
+SECTOR = 512  # bytes: an encrypted image consists of whole sectors
 # qemu-img measures how fast a passphrase can be tried by the CPU time of some ten milliseconds. A kernel that counts
-# that by ticks tells of none in one case out of ten, and qemu-img gives up; that says nothing of the next time.
+# CPU time in ticks reports none in one case out of ten, and qemu-img gives up; another attempt may succeed.
 CREATE_TRIES, _NO_CLOCK = 12, "CPU usage"
 _ID = "secret0"
 _KEY = f"key-secret={_ID}"
 
 
 def run(path: str, *words: str) -> str:
-    """What qemu-img prints; path: of the image, for messages. Busy, OutputError."""
+    """Run qemu-img; return its output. path: of the image, for messages. Busy, OutputError."""
     software.require("qemu-img", "new images without options, and raw ones, can be restored without it")
     done = subprocess.run(["qemu-img", *words], capture_output=True, text=True)
     if done.returncode:
@@ -33,12 +33,12 @@ def run(path: str, *words: str) -> str:
 
 
 def create(path: str, size: int, *options: str) -> None:
-    """Make a qcow2 image of `size` bytes; options: words of qemu-img."""
+    """Create a qcow2 image of `size` bytes; options: arguments of qemu-img."""
     run(path, "create", "-q", "-f", "qcow2", *options, path, str(size))
 
 
 def create_encrypted(path: str, size: int, kind: str, secret: str, options: str = "") -> str:
-    """Make an image that is encrypted by LUKS. kind: "qcow2", or "raw" within; options: others, as of -o."""
+    """Create an image encrypted with LUKS. kind: "qcow2", or "raw" inside LUKS; options: further ones, as for -o."""
     within = "encrypt." if kind == "qcow2" else ""
     wanted = [options] if options else []
     wanted += ["encrypt.format=luks"] if within else []
@@ -54,7 +54,7 @@ def create_encrypted(path: str, size: int, kind: str, secret: str, options: str 
 
 
 def named(path: str, kind: str, secret: Optional[str] = None, device: bool = False) -> list[str]:
-    """The words by which a program opens an image; secret: path of a file that holds that of an encrypted one."""
+    """Return the arguments that open an image; secret: path of a file with the secret of an encrypted one."""
     if secret is None:
         return ["-f", kind, path]
     driver, protocol = _driver(kind), "host_device" if device else "file"
@@ -64,7 +64,7 @@ def named(path: str, kind: str, secret: Optional[str] = None, device: bool = Fal
 
 
 def virtual_size(path: str, kind: str, secret: Optional[str] = None, device: bool = False) -> int:
-    """Bytes of the disk in an image."""
+    """Return the bytes of the disk in an image."""
     size: int = json.loads(run(path, "info", "--output=json", *named(path, kind, secret, device)))["virtual-size"]
     return size
 
@@ -82,5 +82,5 @@ def _secret(path: str) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """As the value of an option in a list of them."""
+    """Escape a value in a list of options."""
     return text.replace(",", ",,")
