@@ -1,7 +1,7 @@
-"""A program that we start, and that must not outlive us: not even where we end by SIGKILL.
+"""A program that we start, and that must not outlive us, even if we end by SIGKILL.
 
-Owns: how the kernel is asked for that, how a program of ours finds the package, and what one said. Must not know: which
-program it is.
+Owns: how to ask the kernel for that, how a program of ours finds the package, and reading a program's log. Must not
+know: which program it is.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _PRCTL: Any = getattr(ctypes.CDLL(None), "prctl", lambda *_: -1)
 
 
 def ended_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
-    """For `preexec_fn` of Popen: the child gets this signal when the thread that starts it ends, which has to be one
-    that lives as long as the child is of use.
+    """Return a `preexec_fn` for Popen: the child gets this signal when the thread that starts it ends.
 
-    setpriv could do the same for any command, but not that of util-linux before 2.33.
+    So that thread has to live as long as the child is needed. setpriv could do the same for any command, but not the
+    one of util-linux before 2.33.
     """
     us = os.getpid()
 
@@ -33,12 +33,13 @@ def ended_with_us(number: int = signal.SIGKILL) -> Callable[[], None]:
 
 
 def finding_us(*folders: str) -> dict[str, str]:
-    """The environment of a Python that imports this package, from whatever folder, and what is in those."""
+    """Return the environment of a Python that imports this package, and modules in these folders, from any
+    directory."""
     paths = [str(Path(__file__).parents[2]), *folders, os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def said(log: IO[bytes], most: int = 1000) -> str:
-    """What it wrote to its log, on one line; the last so many characters of that."""
+    """Return the last `most` characters of a program's log, on one line."""
     log.seek(0)
     return " ".join(log.read().decode(errors="replace").split())[-most:]

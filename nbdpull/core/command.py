@@ -1,6 +1,6 @@
-"""A command of the user's, run to its end, which is ours at the latest: also where we are killed.
+"""A command of the user, run to its end, which comes no later than ours, even if we are killed.
 
-Owns: its process group, that nothing of it goes on where it has to end, and files for it to read. Must not know: what
+Owns: its process group, that nothing of it continues when it has to end, and files for it to read. Must not know: what
 it does.
 """
 
@@ -21,8 +21,8 @@ from .errors import Check
 
 GRACE = 10  # seconds from SIGTERM to SIGKILL
 _LOOK = 0.05  # seconds
-# Goes on in the background, so that the command has no child that it does not know. Reads until we have ended, by
-# whatever, or say that all is done.
+# Continues in the background, so that the command has no child that it does not know. Reads until we have ended, for
+# whatever reason, or report that all is done.
 _GUARD = """exec 3<&0; {
     read -r word <&3
     [ "$word" = done ] || { kill -s TERM -- -$1; sleep $2; kill -s KILL -- -$1; }
@@ -30,16 +30,16 @@ _GUARD = """exec 3<&0; {
 
 
 def require_there(words: Sequence[str]) -> None:
-    """CommandFailed where there is no such program, or it may not be run."""
+    """Raise CommandFailed if the program does not exist, or may not be executed."""
     if shutil.which(words[0]) is None:
         why = "may not be executed" if os.path.exists(words[0]) else "is not found"
         raise errors.CommandFailed(f"command {words[0]!r} {why}: nothing was begun")
 
 
 def run(words: Sequence[str], environment: Mapping[str, str], output: Optional[int], check: Check) -> int:
-    """Its exit code, or the number of the signal that ended it, negative. output: a descriptor, None for ours.
+    """Run the command; return its exit code, or the negative number of the signal that ended it.
 
-    What check() raises ends it, and all of its process group.
+    output: a descriptor, None = our own. An exception from check() ends its whole process group.
     """
     with _guard() as guarded:
         try:
@@ -61,7 +61,7 @@ def run(words: Sequence[str], environment: Mapping[str, str], output: Optional[i
 
 
 def said(code: int) -> str:
-    """How it ended, in words."""
+    """Describe how a command ended."""
     if code >= 0:
         return f"exit code {code}"
     with suppress(ValueError):
@@ -71,8 +71,7 @@ def said(code: int) -> str:
 
 @contextmanager
 def handed(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the path of a file with these lines, which a command of ours can read. Nothing is left of it however we
-    end."""
+    """Yield the path of a file with these lines, which a command of ours can read. It disappears however we end."""
     with tempfile.TemporaryFile("w", encoding="ascii") as file:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()
@@ -81,9 +80,11 @@ def handed(lines: Iterable[str]) -> Iterator[str]:
 
 @contextmanager
 def _guard() -> Iterator[Callable[[], None]]:
-    """Yield what the new process, a leader of its group, calls before it becomes the command: a guard of that group is
-    there from then on, until the block ends. Begun after the command, it would come too late where we are killed in
-    between."""
+    """Yield a function that the new process, the leader of its group, calls before it becomes the command.
+
+    It starts a guard of that group, which lives until the block ends. A guard started after the command would come too
+    late if we were killed in between.
+    """
     ends_with_us = child.ended_with_us(signal.SIGTERM)
     reading, writing = os.pipe()
 
@@ -111,7 +112,7 @@ def _guard() -> Iterator[Callable[[], None]]:
 
 
 def _has_ended(pid: int) -> bool:
-    """Its number stays its own until it is waited for, and so does that of its group."""
+    """Return whether a process has ended, without reaping it: so its pid, and that of its group, cannot be reused."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 

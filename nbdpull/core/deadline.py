@@ -1,6 +1,6 @@
-"""The time that a run may take, as the operator set it.
+"""The time that a run may take, as set by the operator.
 
-Owns: when it is up. Must not know: what is running.
+Owns: when it has elapsed. Must not know: what is running.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from .errors import Check
 
 
 def after(seconds: Optional[float]) -> Callable[[], bool]:
-    """Tells whether so many seconds have passed since now; None: they never do."""
+    """Return a function that reports whether this many seconds have passed since now; None: never."""
     end = None if seconds is None else time.monotonic() + seconds
     return lambda: end is not None and time.monotonic() > end
 
 
 def bounded(check: Check, seconds: Optional[float], what: str) -> Check:
-    """The same check, which also ends the run when its time is up. what: is running, for the message."""
+    """Return a check that also ends the run when its time is up. what: the thing that is running, for the message."""
     is_over = after(seconds)
 
     def check_both() -> None:

@@ -1,6 +1,6 @@
-"""Whether this process is asked to end, for what waits far below where nobody hands it a check: requests to a server.
+"""Whether this process was asked to end, for code that waits deep down and receives no check: requests to a server.
 
-Owns: the check that counts in the process, and waits that it ends. Must not know: what asks for the end, who waits.
+Owns: the check that applies in the process, and waits that it can end. Must not know: who requests the end, what waits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _checks: list[Check] = []
 
 @contextmanager
 def asked_by(check: Check) -> Iterator[None]:
-    """Meanwhile waits end with what check() raises, in any thread."""
+    """Inside the block, end waits with the exception from check(), in any thread."""
     _checks.append(check)
     try:
         yield
@@ -26,7 +26,7 @@ def asked_by(check: Check) -> Iterator[None]:
 
 
 def may_be_asked() -> bool:
-    """Whether there is a check at all."""
+    """Return whether any check applies."""
     return bool(_checks)
 
 
@@ -36,7 +36,7 @@ def check() -> None:
 
 
 def wait(seconds: float) -> None:
-    """Or less, where check() raises something."""
+    """Sleep, unless check() raises."""
     until = time.monotonic() + seconds
     check()
     while (left := until - time.monotonic()) > 0:

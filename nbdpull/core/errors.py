@@ -1,8 +1,8 @@
 """Everything that can go wrong, with its exit code.
 
-Owns: one class a kind of failure, the stable `code` word that the JSON result carries, and the exit code. A class says
-who must act: the operator, the hypervisor's side, or the storage's side. Foreign errors (libvirt, nbd, OSError) become
-one of these at the seam where they occur.
+Owns: one class for each kind of failure, the stable `code` word in the JSON result, and the exit code. A class says who
+must act: the operator, the hypervisor's side, or the storage's side. Foreign errors (libvirt, nbd, OSError) become one
+of these at the seam where they occur.
 
 Must not know: how a message is shown. Only the command line prints and exits.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Callable
 
 NO_MEMORY = "there is not enough memory for this"  # the message of a MemoryError
-Check = Callable[[], None]  # long operations call it often; what it raises ends them
+Check = Callable[[], None]  # long operations call it often; an exception from it ends them
 Report = Callable[..., None]  # receives progress: report(event=…, **members)
 
 
@@ -27,7 +27,7 @@ class NbdpullError(Exception):
     left_behind: tuple[str, ...] = ()
 
 
-# What the operator asked for cannot be done as asked.
+# The operator's request cannot be fulfilled as it is.
 
 
 class UsageError(NbdpullError):
@@ -53,14 +53,14 @@ class NoSuchDisk(NbdpullError):
 
 
 class UnfitDisk(NbdpullError):
-    """A disk that was named, and that no backup job can or may have."""
+    """A disk that was named, but that no backup job can or may include."""
 
     exit_code = 3
     code = "unfit-disk"
 
 
 class DomainExists(NbdpullError):
-    """A domain of this name or uuid is there, and would be replaced."""
+    """A domain of this name or uuid exists, and would be replaced."""
 
     exit_code = 3
     code = "domain-exists"
@@ -89,14 +89,14 @@ class CheckpointExists(NbdpullError):
 
 
 class CheckpointUnusable(NbdpullError):
-    """The checkpoint is there, but a bitmap of it is missing or inconsistent."""
+    """The checkpoint exists, but one of its bitmaps is missing or inconsistent."""
 
     exit_code = 4
     code = "checkpoint-unusable"
 
 
 class Busy(NbdpullError):
-    """Somebody else holds the domain or the series: try again later."""
+    """Another process holds the domain or the series: try again later."""
 
     exit_code = 5
     code = "busy"
@@ -113,7 +113,7 @@ class HypervisorError(NbdpullError):
 
 
 class Unsupported(HypervisorError):
-    """This libvirt, QEMU or binding cannot do what is asked."""
+    """This libvirt, QEMU or binding does not support the request."""
 
     code = "unsupported"
 
@@ -131,7 +131,7 @@ class DomainStopped(HypervisorError):
 
 
 class DomainCrashed(DomainStopped):
-    """The same, as its QEMU crashed or was killed."""
+    """The domain ended because its QEMU crashed or was killed."""
 
     code = "domain-crashed"
 
@@ -149,25 +149,25 @@ class JobLost(HypervisorError):
 
 
 class JobStuck(HypervisorError):
-    """libvirt has lost a backup job and holds the domain for it all the same: its daemon was killed while it began."""
+    """libvirt lost a backup job but still reserves the domain for it: its daemon was killed while the job started."""
 
     code = "job-stuck"
 
 
 class NoAnswer(HypervisorError):
-    """libvirt did not answer in time; what the call was to do may still happen."""
+    """libvirt did not answer in time; what the call requested may still happen."""
 
     code = "no-answer"
 
 
 class ScratchFull(HypervisorError):
-    """The scratch space has, or is about to have, no room for what the guest overwrites."""
+    """The scratch space has, or will soon have, no room for what the guest overwrites."""
 
     code = "scratch-full"
 
 
 class NotQuiesced(HypervisorError):
-    """The guest was to be frozen without fail, and did not freeze."""
+    """The guest had to be frozen, and did not freeze."""
 
     code = "not-quiesced"
 
@@ -201,19 +201,19 @@ class OutputExists(OutputError):
 
 
 class Declined(OutputError):
-    """Whoever was to keep the backup says that he does not have it."""
+    """The recipient of the backup reports that it did not store it."""
 
     code = "declined"
 
 
 class EncryptedTarget(OutputError):
-    """What is there is encrypted, and would be lost."""
+    """The existing content is encrypted, and would be lost."""
 
     code = "output-encrypted"
 
 
 class StoreError(NbdpullError):
-    """The store cannot be used as asked: no store, no such point, another VM's series."""
+    """The store cannot be used as requested: no store, no such point, another VM's series."""
 
     exit_code = 10
     code = "store"
@@ -242,64 +242,65 @@ class FormatTooOld(StoreError):
 
 
 class Damaged(NbdpullError):
-    """Stored bytes are not what was written: found by verify, refused by every reader."""
+    """Stored bytes differ from what was written: found by verify, refused by every reader."""
 
     exit_code = 11
     code = "damaged"
 
 
 class Foreign(Damaged):
-    """A sound document that has no business where it is: not made with the key of the store, or of another domain."""
+    """An intact document in the wrong place: not made with the key of the store, or of another domain."""
 
     code = "foreign"
 
 
 class PartialPoint(Damaged):
-    """The point has only what changed since a state that nobody stored: nothing is damaged, but no image is whole."""
+    """The point contains only what changed since a state that nobody stored: nothing is damaged, but no image is
+    whole."""
 
     code = "partial-point"
 
 
 class LimitReached(NbdpullError):
-    """A limit that the operator gave (--max-duration, --scratch-limit) ended the run."""
+    """A limit of the operator (--max-duration, --scratch-limit) ended the run."""
 
     exit_code = 12
     code = "limit-reached"
 
 
-# A proof that failed: the store is as it should be, and yet.
+# A failed proof, although the store is as it should be.
 
 
 class Differs(NbdpullError):
-    """An image is not equal to the point that it was compared with, or a store to another one."""
+    """An image differs from the point that it was compared with, or a store from another one."""
 
     exit_code = 13
     code = "differs"
 
 
 class DrillFailed(NbdpullError):
-    """The served point did not boot as was asked."""
+    """The served point did not boot as required."""
 
     exit_code = 13
     code = "drill-failed"
 
 
 class CommandFailed(NbdpullError):
-    """The command that was to take the blocks did not end with 0, or could not be run."""
+    """The command that should take the blocks did not end with 0, or could not be run."""
 
     exit_code = 14
     code = "command-failed"
 
 
 class NotOk(NbdpullError):
-    """A domain has no sound backup that is young enough, or one that is not what it should be: only status tells it."""
+    """A domain has no sound backup that is recent enough, or one that is not as it should be; raised only by status."""
 
     exit_code = 15
     code = "not-ok"
 
 
 class KeyNeeded(NbdpullError):
-    """The store is sealed, and who asks has no key that opens it, or none for this."""
+    """The store is sealed, and the caller has no key that opens it, or none for this purpose."""
 
     exit_code = 16
     code = "key-needed"

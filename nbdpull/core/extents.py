@@ -51,7 +51,7 @@ def ends(ranges: Ranges) -> Numbers:
 
 
 def total(ranges: Ranges, kind: Optional[int] = None) -> int:
-    """Sum of the lengths in bytes, of one kind or of all."""
+    """Return the sum of the lengths in bytes, of one kind or of all."""
     lengths = ranges["length"] if kind is None else ranges["length"][ranges["kind"] == kind]
     return int(lengths.sum())
 
@@ -61,8 +61,9 @@ def combine_status(
 ) -> tuple[Numbers, Numbers, list[Numbers], int]:
     """Cut several status replies for the same request at every boundary of any of them.
 
-    start, limit: bytes; contexts: one (lengths, flags) pair of arrays each, all beginning at start. Each may cover a
+    start, limit: bytes; contexts: one (lengths, flags) pair of arrays each, all starting at `start`. Each may cover a
     different length, so the result covers only what all of them do, and never more than [start, limit).
+
     Return (offsets, lengths, [flags of context 0, flags of context 1, …], end):
 
         context 0   |-----1-----|----0----|..1..
@@ -93,7 +94,7 @@ def merged(extents: Extents) -> Extents:
 
 
 def merged_stream(batches: Iterable[Extents]) -> Iterator[Extents]:
-    """Join neighbours also across the borders of a stream of extent arrays; yields arrays, never empty ones."""
+    """Join neighbours in a stream of extent arrays, even across arrays; yield arrays, never empty ones."""
     held = None
     for batch in batches:
         if not len(batch):
@@ -109,13 +110,13 @@ def merged_stream(batches: Iterable[Extents]) -> Iterator[Extents]:
 def with_edge(
     batches: Iterable[Extents], length: int, note: Callable[[Extents], None] = lambda edge: None
 ) -> Iterator[Extents]:
-    """Drop CLEAN ranges from a stream of merged extent arrays, but for what of them is within so many bytes before the
-    end of the last one: that is DATA, which note() receives. Yields arrays in ascending order.
+    """Drop CLEAN ranges from a stream of merged extent arrays, except near the end of the last one.
 
-    What comes after a CLEAN range waits for the next one, or the end; yet where much of it waits, this one is taken for
-    the last.
+    What is CLEAN within `length` bytes before that end becomes DATA, which note() receives. Yields arrays in ascending
+    order. What follows a CLEAN range is held back until the next one, or the end. If too much is held back, that range
+    counts as the last.
     """
-    held, first = of([]), 0  # from the first byte on that may be within
+    held, first = of([]), 0  # first: the first byte that may be among the last `length`
     for batch in batches:
         held = numpy.concatenate([held, batch])
         clean = ends(held[held["kind"] == CLEAN])
@@ -131,7 +132,7 @@ def with_edge(
 
 
 def _edge(extents: Extents, first: int, note: Callable[[Extents], None]) -> Extents:
-    """CLEAN ranges as DATA from a byte on, and all others."""
+    """Return CLEAN ranges from byte `first` on as DATA, and all others."""
     clean = extents["kind"] == CLEAN
     told = clip(extents[clean], first, _END)
     told["kind"] = DATA
@@ -141,9 +142,9 @@ def _edge(extents: Extents, first: int, note: Callable[[Extents], None]) -> Exte
 
 
 def cut(ranges: Ranges, size: int, only: Union[Mask, bool] = True) -> Ranges:
-    """Cut so that no range crosses a multiple of `size` bytes. All other fields are kept.
+    """Cut ranges so that none crosses a multiple of `size` bytes. All other fields are kept.
 
-    only: which ranges to cut, as a boolean array; the others are left whole.
+    only: which ranges to cut, as a boolean array; the others remain whole.
     """
     first = ranges["offset"] // size
     pieces = numpy.where(only, (ends(ranges) - 1) // size - first + 1, 1).astype(numpy.int64)
@@ -160,7 +161,7 @@ def cut(ranges: Ranges, size: int, only: Union[Mask, bool] = True) -> Ranges:
 
 
 def split(ranges: Ranges, size: int) -> list[Ranges]:
-    """Split ranges into arrays, never empty ones, of those that begin in the same multiple of `size` bytes."""
+    """Split ranges into arrays, never empty, of those that start in the same multiple of `size` bytes."""
     if not len(ranges):
         return []
     block = ranges["offset"] // size
@@ -177,7 +178,7 @@ def batches(extents: Extents, data_bytes: int, count: int) -> list[Extents]:
 
 
 def clip(ranges: Ranges, start: int, stop: int) -> Ranges:
-    """The parts within [start, stop). All other fields are kept."""
+    """Return the parts within [start, stop). All other fields are kept."""
     result: Ranges
     if start >= stop:
         result = ranges[:0].copy()
@@ -190,7 +191,7 @@ def clip(ranges: Ranges, start: int, stop: int) -> Ranges:
 
 
 def flaw(ranges: Ranges, size: int) -> Optional[str]:
-    """Why this is not a sorted, disjoint list within [0, size), as a text; None if it is."""
+    """Return why this is not a sorted, disjoint list within [0, size), as a text; None if it is."""
     stops = ends(ranges)
     if (ranges["length"] == 0).any():
         return "an empty range"
@@ -202,7 +203,7 @@ def flaw(ranges: Ranges, size: int) -> Optional[str]:
 
 
 def gaps(ranges: Ranges, start: int, stop: int) -> list[Range]:
-    """What of [start, stop) the sorted, disjoint ranges leave out: list of (offset, length)."""
+    """Return the parts of [start, stop) that the sorted, disjoint ranges omit: list of (offset, length)."""
     edges = numpy.concatenate([[start], ends(ranges)]).astype("u8")
     nexts = numpy.concatenate([ranges["offset"], [stop]]).astype("u8")
     holes = numpy.flatnonzero(nexts > edges)
@@ -210,7 +211,7 @@ def gaps(ranges: Ranges, start: int, stop: int) -> list[Range]:
 
 
 def filled(extents: Extents, start: int, stop: int, kind: int) -> Extents:
-    """And as of that kind what they leave out of [start, stop)."""
+    """Return the extents, and what they omit of [start, stop) as extents of that kind."""
     left_out = of((*gap, kind) for gap in gaps(clip(extents, start, stop), start, stop))
     both = numpy.concatenate([extents, left_out])
     result: Extents = both[numpy.argsort(both["offset"], kind="stable")]
@@ -218,7 +219,7 @@ def filled(extents: Extents, start: int, stop: int, kind: int) -> Extents:
 
 
 def intersect(ranges: Ranges, others: Ranges) -> Ranges:
-    """The parts of `ranges` that lie in `others`, with their other fields. Both sorted and disjoint."""
+    """Return the parts of `ranges` that lie in `others`, with their other fields. Both sorted and disjoint."""
     result: Ranges
     if not len(ranges) or not len(others):
         result = ranges[:0].copy()
@@ -233,7 +234,7 @@ def intersect(ranges: Ranges, others: Ranges) -> Ranges:
 
 
 def covered(ranges: Ranges, others: Sequence[Ranges]) -> Mask:
-    """Which of the ranges lie as a whole in what some arrays of others hold together. All sorted and disjoint."""
+    """Return which ranges lie entirely in the union of some arrays of others. All sorted and disjoint."""
     offsets = numpy.concatenate([each["offset"] for each in others])
     order = numpy.argsort(offsets, kind="stable")
     offsets, reach = offsets[order], numpy.maximum.accumulate(numpy.concatenate([*map(ends, others)])[order])
@@ -245,7 +246,7 @@ def covered(ranges: Ranges, others: Sequence[Ranges]) -> Mask:
 
 
 def without(ranges: Ranges, others: Ranges) -> Ranges:
-    """The parts of `ranges` that do not lie in `others`, with their other fields. Both sorted and disjoint."""
+    """Return the parts of `ranges` that do not lie in `others`, with their other fields. Both sorted and disjoint."""
     if not len(ranges) or not len(others):
         return ranges
     edges = distinct([ranges["offset"], ends(ranges), others["offset"], ends(others)])
@@ -258,7 +259,7 @@ def without(ranges: Ranges, others: Ranges) -> Ranges:
 
 
 def meeting(ranges: Ranges, start: int, stop: int) -> Ranges:
-    """Those of sorted, disjoint ranges that have a byte within [start, stop), whole. Not copied."""
+    """Return those of sorted, disjoint ranges that have a byte within [start, stop), whole. Not copied."""
     first = int(numpy.searchsorted(ranges["offset"], numpy.uint64(start), side="right"))
     if first and int(ends(ranges[first - 1 : first])[0]) > start:
         first -= 1
@@ -267,7 +268,7 @@ def meeting(ranges: Ranges, start: int, stop: int) -> Ranges:
 
 
 def overlay(lower: Segments, upper: Segments) -> Segments:
-    """Lay segments over segments: where both speak, upper wins. Both sorted and disjoint, and so is the result."""
+    """Lay segments over segments: where both have one, upper wins. Both sorted and disjoint, and so is the result."""
     if not len(lower) or not len(upper):
         return upper if len(upper) else lower
     edges = distinct([lower["offset"], ends(lower), upper["offset"], ends(upper)])
@@ -280,14 +281,14 @@ def overlay(lower: Segments, upper: Segments) -> Segments:
 
 
 def distinct(arrays: Sequence[Numbers]) -> Numbers:
-    """All values, ascending, each once. numpy.unique does the same, and loads numpy.ma for it: 20 ms."""
+    """Return all values, ascending, each once. numpy.unique does the same, but loads numpy.ma for it: 20 ms."""
     values = numpy.sort(numpy.concatenate(arrays))
     first: Mask = numpy.concatenate([[True], values[1:] != values[:-1]])
     return values[first]
 
 
 def answering(ranges: Ranges, offsets: Numbers) -> Indexes:
-    """Index of the range that holds each offset, -1 where none does."""
+    """Return the index of the range that contains each offset, -1 if none does."""
     if not len(ranges):
         return numpy.full(len(offsets), -1, numpy.int64)
     nearest = numpy.searchsorted(ranges["offset"], offsets, side="right").astype(numpy.int64) - 1
@@ -309,8 +310,10 @@ def _rejoined(segments: Segments) -> Segments:
 
 
 def in_blocks(extents: Extents, size: int) -> Extents:
-    """Of extents without gaps: let no border but the first and the last be inside a block of `size` bytes. A block of
-    which a part is data becomes data."""
+    """Move borders of gapless extents, except the first and the last, to multiples of `size` bytes.
+
+    A block of which a part is data becomes data.
+    """
     if not len(extents):
         return extents
     start, stop = int(extents["offset"][0]), int(ends(extents)[-1])
@@ -325,7 +328,7 @@ def in_blocks(extents: Extents, size: int) -> Extents:
 
 
 def differences(old: Buffer, new: Buffer, block: int) -> list[tuple[int, int]]:
-    """[(start, stop), …] of the blocks of `block` bytes in which two buffers of one length differ, joined."""
+    """Return [(start, stop), …] of the blocks of `block` bytes in which two buffers of equal length differ, joined."""
     whole = len(new) // block * block
     left, right = (numpy.frombuffer(each, "u1") for each in (old, new))
     differ = (left[:whole] != right[:whole]).reshape(-1, block).any(axis=1)

@@ -1,4 +1,4 @@
-"""File systems of this host: what is free in one and what takes it, whether it can be written to, when it writes.
+"""File systems of this host: free and used space, whether they are writable, when they write.
 
 Owns: those questions to the kernel. Must not know: what is stored there, and how much of it there may be.
 """
@@ -16,7 +16,7 @@ WRITEBACK_STEP = 4 << 20  # bytes written between two calls; a guest on the same
 
 
 def free_bytes(path: str) -> Optional[int]:
-    """What is free for others than root, as QEMU mostly is; None: not known."""
+    """Return the bytes free for users other than root, which QEMU mostly is; None: unknown."""
     with suppress(OSError):
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
@@ -24,7 +24,7 @@ def free_bytes(path: str) -> Optional[int]:
 
 
 def size_bytes(path: str) -> Optional[int]:
-    """Of the whole file system; None: not known."""
+    """Return the size of the whole file system in bytes; None: unknown."""
     with suppress(OSError):
         status = os.statvfs(path)
         return status.f_blocks * status.f_frsize
@@ -32,12 +32,12 @@ def size_bytes(path: str) -> Optional[int]:
 
 
 def used_bytes(files: Iterable[str]) -> int:
-    """What files take of their file system; OSError where one is not there."""
+    """Return the bytes that files take on their file system; OSError if one does not exist."""
     return sum(os.stat(path).st_blocks * 512 for path in files)
 
 
 def why_unwritable(folder: str) -> Optional[str]:
-    """The operating system's reason not to create something in a directory; None if it can be created."""
+    """Return the operating system's reason not to create something in a directory; None if it can be created."""
     if os.access(folder, os.W_OK | os.X_OK):
         return None
     with suppress(OSError):
@@ -47,7 +47,7 @@ def why_unwritable(folder: str) -> Optional[str]:
 
 
 def sync_folder(descriptor: int) -> None:
-    """Make names that came into a folder, or went, durable."""
+    """Make names that were added to a folder, or removed, durable."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -56,9 +56,9 @@ def sync_folder(descriptor: int) -> None:
 
 
 def start_writeback(descriptor: int) -> None:
-    """Ask the kernel to begin writing what it holds of a file, so that a later fsync has little left to wait for.
+    """Ask the kernel to start writing a file's dirty pages, so that a later fsync has little left to wait for.
 
-    Python has no sync_file_range of its own. It is not an error if a kernel or file system cannot do it.
+    Python has no sync_file_range of its own. It is not an error if a kernel or file system lacks it.
     """
     _SYNC_FILE_RANGE(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 

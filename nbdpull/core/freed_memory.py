@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed. Must not know: whose it is."""
+"""What the C library does with freed memory. Must not know: whose it is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep() -> None:
-    """Of this process from now on. Where frames come and go by the thousand, glibc gives the memory of each back to the
-    kernel, which has to clear it again: 30,000 page faults and 4 % of the CPU time of a pull of 2 GB, 110,000 and a
-    fifth of that of a restore of 600 MiB. Another C library has no such call."""
+    """Keep freed memory in this process from now on.
+
+    Where frames come and go by the thousand, glibc returns the memory of each to the kernel, which has to clear it
+    again: 30,000 page faults and 4 % of the CPU time of a pull of 2 GB, 110,000 and a fifth of that of a restore of 600
+    MiB. Other C libraries have no such call.
+    """
     import ctypes
 
     library = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
-"""JSON objects as dataclasses: the members that a class has, of the types that it says, and no others are kept.
+"""JSON objects as dataclasses: only the members of a class, with their declared types, are kept.
 
-What is read from a store may have been written by anybody: a value is used only after its type was looked at. Owns:
-which JSON value is of which type, and how a strange one is named. Must not know: what a member means, files.
+Anybody may have written what is read from a store, so a value is used only after its type was checked. Owns: which JSON
+value has which type, and how to report a wrong one. Must not know: what a member means, files.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ _Read = Callable[[Any, str], Any]  # (value, name of the member) -> the value; V
 
 
 def short(value: object) -> str:
-    """A value for a message: as Python writes it, and never longer than a line."""
+    """Format a value for a message: as Python writes it, and never longer than a line."""
     text = _SHORT.repr(value)
     return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
 
 
 def build(kind: type[_D], document: object) -> _D:
-    """Return the dataclass `kind` made of a JSON object. Members that it has not are left out; ValueError names one
-    that is missing or not of its type."""
+    """Return the dataclass `kind` made from a JSON object.
+
+    Members that it does not have are dropped. ValueError names a member that is missing or has the wrong type.
+    """
     if type(document) is not dict:
         raise ValueError(f"{short(document)} in the place of an object")
     values = {}
@@ -60,7 +62,7 @@ def build(kind: type[_D], document: object) -> _D:
 
 @functools.lru_cache(None)
 def _members(kind: type[_Dataclass]) -> list[tuple[str, bool, _Read]]:
-    """(name, whether it has no default, how it is read) of each member of a dataclass."""
+    """Return (name, whether it has no default, the function that reads it) for each member of a dataclass."""
     hints = get_type_hints(kind)
     return [
         (field.name, (field.default, field.default_factory) == (MISSING, MISSING), _reader(hints[field.name]))
@@ -69,13 +71,13 @@ def _members(kind: type[_Dataclass]) -> list[tuple[str, bool, _Read]]:
 
 
 def typed(hint: Any, value: Any, name: str) -> Any:
-    """Return a JSON value as the type that it is to have, ValueError where it has another."""
+    """Return a JSON value as the type that it should have, ValueError if it has another."""
     return _reader(hint)(value, name)
 
 
 @functools.lru_cache(None)
 def _reader(hint: Any) -> _Read:
-    """What `typed` does for one type: a manifest has thousands of members of a few types."""
+    """Return the function that `typed` uses for one type: a manifest has thousands of members of a few types."""
     origin, inner = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return lambda value, name: build(cast(Any, hint), value) if type(value) is dict else _refuse(name, value)
@@ -98,7 +100,7 @@ def _of(kind: type, value: Any, name: str) -> Any:
 
 
 def _plain(hint: Any, value: Any, name: str) -> Any:
-    return value if type(value) is hint else _refuse(name, value)  # a bool is an int for Python, and none in JSON
+    return value if type(value) is hint else _refuse(name, value)  # a bool is an int in Python, but not in JSON
 
 
 def _number(value: Any, name: str) -> Any:

@@ -1,6 +1,6 @@
-"""What the operating system says of a file that is being written, as one of our errors.
+"""What the operating system says about a file that is being written, as one of our errors.
 
-Owns: which class an OSError becomes, by its number, and how it reads. Must not know: what the file is for.
+Owns: which class an OSError becomes, by its number, and its message. Must not know: what the file is for.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from . import errors
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-TOO_MANY = (errno.EMFILE, errno.ENFILE)  # files are open: the one that is asked for is not to blame
+TOO_MANY = (errno.EMFILE, errno.ENFILE)  # open files: the file that could not be opened is not to blame
 
 
 def reason(error: OSError) -> str:
-    """What the operating system says, and what helps where that is known."""
+    """Return what the operating system says, and advice where known."""
     why = error.strerror or os.strerror(errno.EIO)
     if error.errno in TOO_MANY:
         return f"{why}; allow more (ulimit -n)"

@@ -1,6 +1,6 @@
-"""The one place with threads: work on many items at once, results in order, memory bounded in bytes.
+"""The only place with threads: work on many items at once, with results in order and memory bounded in bytes.
 
-Owns: how many items are under way, and that the first error stops the others and is raised in the caller's thread.
+Owns: how many items are in progress, and that the first error stops the others and is raised in the caller's thread.
 Must not know: what an item is.
 """
 
@@ -16,7 +16,7 @@ from typing import Callable, Optional, TypeVar
 
 from .errors import Check
 
-LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag while a result is awaited
+LOOK_INTERVAL = 0.2  # seconds between checks of the stop flag during a wait for a result
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 def synchronous(
     work: Callable[[_Item], _Result], items: Iterable[_Item], **_: object
 ) -> Generator[_Result, None, None]:
-    """The same in a plain loop: what `ordered` must agree with, and simplest to debug."""
+    """Do the same as `ordered` in a plain loop: the reference for it, and simplest to debug."""
     for item in items:
         yield work(item)
 
@@ -41,16 +41,18 @@ def ordered(
 ) -> Generator[_Result, None, None]:
     """Yield work(item) for each item, in order.
 
-    threads: how many items are worked on at once. budget: items are taken ahead until their weight(item), in bytes,
-    adds up to this. check: called often; what it raises ends the run. Items are drawn in the caller's thread.
+    threads: number of items worked on at once. budget: items are taken in advance until their weight(item), in bytes,
+    adds up to this. check: called often; an exception from it ends the run. Items are drawn in the caller's thread.
     """
     with Threads(threads) as own:
         yield from own.ordered(work, items, budget=budget, weight=weight, check=check)
 
 
 class Threads:
-    """Threads that wait for more to do: a few items a thousand times would take less time than threads to begin and to
-    end. They end with the block, or with the object."""
+    """Threads that are kept for more work. They end with the block, or with the object.
+
+    Working on a few items a thousand times would take less time than starting and ending threads.
+    """
 
     def __init__(self, count: int) -> None:
         self._count, self._pool = count, ThreadPoolExecutor(count)
@@ -64,7 +66,7 @@ class Threads:
         weight: Callable[[_Item], int],
         check: Check = lambda: None,
     ) -> Generator[_Result, None, None]:
-        """See `ordered`. When it ends, no item is under way."""
+        """See `ordered`. When it ends, no item is in progress."""
         under_way: deque[tuple[Future[_Result], int]] = deque()
         try:
             taken = 0
@@ -89,7 +91,7 @@ class Threads:
 
 
 def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:
-    """Yield the same items, at most `count` of them drawn in advance in a thread of its own."""
+    """Yield the same items, at most `count` of them drawn in advance in a separate thread."""
     queue: Queue[Optional[Future[_Item]]] = Queue(count)
     stopped = threading.Event()
     thread = threading.Thread(target=_draw, args=(items, queue, stopped), daemon=True)
@@ -99,7 +101,7 @@ def ahead(items: Iterable[_Item], count: int) -> Iterator[_Item]:
             yield drawn.result()
     finally:
         stopped.set()
-        while thread.is_alive():  # it may wait for room in the queue
+        while thread.is_alive():  # it may wait for space in the queue
             with suppress(Empty):
                 queue.get(timeout=LOOK_INTERVAL)
 
@@ -113,7 +115,7 @@ def _draw(items: Iterable[_Item], queue: Queue[Optional[Future[_Item]]], stopped
             drawn = Future()
             if stopped.is_set():
                 return
-    except BaseException as error:  # whatever it is, it is raised where the item is taken
+    except BaseException as error:  # any error is raised where the item is taken
         drawn.set_exception(error)
         queue.put(drawn)
     queue.put(None)

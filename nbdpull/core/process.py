@@ -1,4 +1,4 @@
-"""The identity of a process, for others that run later or elsewhere: which one it is, and whether it lives.
+"""The identity of a process, for others that run later or elsewhere: which process it is, and whether it is alive.
 
 Owns: what distinguishes a process or a machine from all others, and the one rule for both. Must not know: what it did.
 """
@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Optional
 
-_ENDED = "ZXx"  # a zombie is one: nobody has asked how it ended, yet it does and holds nothing any more
+_ENDED = "ZXx"  # includes zombies: not yet reaped, but ended, and holding nothing any more
 
 
 @dataclass(frozen=True)
 class Process:
-    """started: clock ticks since boot, as pids come again; boot: the kernel's id; machine: from /etc/machine-id; host:
+    """started: clock ticks since boot, as pids are reused; boot: the kernel's id; machine: from /etc/machine-id; host:
     its name, for people."""
 
     pid: int = 0
@@ -27,7 +27,7 @@ class Process:
 
     @property
     def is_alive(self) -> Optional[bool]:
-        """Whether it runs; None if that cannot be known from here."""
+        """Whether it is running; None if that cannot be known from here."""
         if self.machine != _machine():
             return None
         return self.boot == _boot() and self.started == _start_time(self.pid)
@@ -39,13 +39,13 @@ class Process:
 
 
 def of(pid: Optional[int] = None) -> Process:
-    """A process of this machine, None = this one."""
+    """Return a process of this machine, None = this one."""
     pid = os.getpid() if pid is None else pid
     return Process(pid, _start_time(pid) or 0, _boot(), _machine(), platform.node())
 
 
 def _start_time(pid: int) -> Optional[int]:
-    """None if there is none, or it has ended."""
+    """Return the start time, None if there is no such process, or it has ended."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat") as file:
         state, *told = file.read().rpartition(")")[2].split()
         return None if state in _ENDED else int(told[18])

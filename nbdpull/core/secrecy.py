@@ -1,4 +1,4 @@
-"""What a process does that has a secret in its memory.
+"""What a process does while it has a secret in memory.
 
 Must not know: which secret.
 """
@@ -9,6 +9,6 @@ import resource
 
 
 def begin() -> None:
-    """From now on the process leaves no core where it crashes."""
+    """From now on, leave no core dump if the process crashes."""
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))

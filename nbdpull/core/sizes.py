@@ -16,7 +16,7 @@ def parse(text: str) -> int:
 
 
 def shown(count: float) -> str:
-    """Bytes as a short text, such as 12.5 MiB."""
+    """Return bytes as a short text, such as 12.5 MiB."""
     value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1024 and len(units) > 1:
         value, units = value / 1024, units[1:]

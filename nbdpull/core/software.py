@@ -1,7 +1,7 @@
-"""Programs of others that nbdpull runs: is one installed, and what has to be installed where it is not.
+"""Other programs that nbdpull runs: whether they are installed, and which package to install if not.
 
-Owns: which packages have a program, on the distributions that are supported, and the error where it is missing. Must
-not know: what it is run for.
+Owns: which packages contain a program, on the supported distributions, and the error if it is missing. Must not know:
+what it is used for.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PACKAGES = {
 
 
 def require(program: str, otherwise: str = "") -> None:
-    """MissingSoftware where it is not installed. otherwise: how to do without it."""
+    """Raise MissingSoftware if it is not installed. otherwise: how to do without it."""
     if shutil.which(program) is None:
         raise missing(program, otherwise=otherwise)
 
 
 def missing(program: str, what: Optional[str] = None, otherwise: str = "") -> errors.MissingSoftware:
-    """The error where it is not installed, or where `what` says what of it is not."""
+    """Return the error for a missing program, or for the missing part of it that `what` names."""
     told = f"{what or f'{program} is not installed'}: install {PACKAGES[program]}"
     return errors.MissingSoftware(f"{told}; {otherwise}" if otherwise else told)

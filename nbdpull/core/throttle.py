@@ -1,4 +1,4 @@
-"""A bound on bytes a second, shared by all threads, that may be changed while they run.
+"""A limit on bytes per second, shared by all threads, that may be changed while they run.
 
 Owns: the rate, and the file that it can be read from. Must not know: what the bytes are.
 """
@@ -11,14 +11,14 @@ from typing import Optional
 
 from . import errors, sizes
 
-LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag and at the file while a thread waits
+LOOK_INTERVAL = 0.2  # seconds between checks of the stop flag and of the file while a thread waits
 BURST = 0.5  # seconds of the rate that may pass at once
 
 
 class Throttle:
-    """rate: bytes a second, None: no bound. path: a file whose text is the rate from the moment that it is written.
+    """rate: bytes per second, None: no limit. path: a file that contains the rate, used as soon as it is written.
 
-    An empty or missing file leaves the rate as it is; "0" lifts the bound.
+    An empty or missing file leaves the rate unchanged; "0" removes the limit.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Throttle:
         self._look_at = 0.0
 
     def take(self, count: int) -> None:
-        """Wait until `count` bytes may pass. What check() raises ends the wait."""
+        """Wait until `count` bytes may pass. An exception from check() ends the wait."""
         due = self._book(count)
         while (wait := due - time.monotonic()) > 0:
             self._check()

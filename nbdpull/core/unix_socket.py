@@ -1,7 +1,7 @@
-"""Unix sockets: how long the path of one may be, and one that has no path.
+"""Unix sockets: the longest path of one, and one without a path.
 
-Owns: that number, which is Linux's, and the way to a socket that no other process finds. Must not know: whose socket it
-is.
+Owns: that number, which is Linux's, and how to create a socket that no other process finds. Must not know: whose socket
+it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PATH_MAX = 107  # bytes: sun_path, less its NUL
 
 
 def fits(path: str) -> bool:
-    """Whether a unix socket can have this path."""
+    """Return whether a unix socket can have this path."""
     return len(os.fsencode(path)) <= PATH_MAX
 
 
@@ -24,13 +24,15 @@ def is_there(path: str) -> bool:
 
 
 def nameless() -> tuple[socket.socket, int]:
-    """A socket to listen at, and a descriptor: by its path_of, this process can connect to it. Nothing is left of it
-    however we end."""
+    """Return a socket to listen on, and a descriptor: this process can connect to its path_of.
+
+    Nothing remains of it however we end.
+    """
     folder = tempfile.mkdtemp(prefix="nbdpull-")
     inside = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path = f"{path_of(inside)}/nbd"  # the folder's own may be too long
+        path = f"{path_of(inside)}/nbd"  # the folder's own path may be too long
         listening.bind(path)
         return listening, os.open(path, os.O_PATH)
     except BaseException:
@@ -42,5 +44,5 @@ def nameless() -> tuple[socket.socket, int]:
 
 
 def path_of(descriptor: int) -> str:
-    """Where this process finds what a descriptor is of."""
+    """Return the path by which this process finds what a descriptor refers to."""
     return f"/proc/self/fd/{descriptor}"

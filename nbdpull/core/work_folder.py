@@ -1,7 +1,7 @@
-"""A folder of ours for as long as a process works, which another user may be let in to.
+"""A folder of ours that exists while a process works, and that can be opened to another user.
 
-Owns: that nobody else finds what is in it, that it goes in the end, and that what a killed process left is removed by a
-later one. Must not know: what is put there.
+Owns: that nobody else finds what is in it, that it is removed at the end, and that a later process removes what a
+killed one left. Must not know: what is put there.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from typing import Optional
 
 from .os_error import translated
 
-SWEPT_AFTER = 60.0  # seconds: who made one may not hold it yet
+SWEPT_AFTER = 60.0  # seconds: the process that created it may not hold it yet
 
 
 @contextmanager
 def made(parent: str, prefix: str) -> Iterator[str]:
-    """Give the path of a new folder, in one that nobody can list, whose name begins with `prefix`; those of that prefix
-    that no process holds are removed."""
+    """Yield the path of a new folder, inside one that nobody can list, whose name starts with `prefix`.
+
+    Folders with that prefix that no process holds are removed.
+    """
     _sweep(parent, prefix)
     with translated("create a folder in", parent):
         outer = tempfile.mkdtemp(prefix=prefix, dir=parent)
@@ -40,10 +42,10 @@ def made(parent: str, prefix: str) -> Iterator[str]:
 
 
 def give(folder: str, user: Optional[int]) -> None:
-    """Let another user, by number, use the folder and the files that were made in it.
+    """Let another user, by ID, use the folder and the files in it.
 
-    Where they cannot be given to that user alone, anybody can use them who knows the folder's name, which every list of
-    processes shows.
+    If they cannot be given to that user only, anybody who knows the folder's name can use them, and every process list
+    shows that name.
     """
     paths = [os.path.join(folder, name) for name in os.listdir(folder)]
     modes = 0o711, 0o666
@@ -65,8 +67,10 @@ def _sweep(parent: str, prefix: str) -> None:
 
 @contextmanager
 def _held(folder: str) -> Iterator[os.stat_result]:
-    """Hold a folder, so that it is seen to be in use as long as this process lives; BlockingIOError where another one
-    does. Gives its status."""
+    """Hold a folder, so that it counts as in use as long as this process lives; yield its status.
+
+    BlockingIOError if another process holds it.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
