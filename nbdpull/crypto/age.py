@@ -1,7 +1,7 @@
-"""A secret wrapped for recipients, as files of age (https://age-encryption.org/v1): by pyrage, else by the program age.
+"""A secret wrapped for recipients, as files of age (https://age-encryption.org/v1): by pyrage, or else the program age.
 
-Both write and read the same files. Owns: which of them it is, and what of a file tells that it is one. Must not know:
-what the secret is, where its files are.
+Both write and read the same files. Owns: which of them is used, and how to recognize a file of age. Must not know: what
+the secret is, where its files are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .recipients import AGE, PASSPHRASE, SSH, Identity
 
 _HEADER = re.compile(rb"age-encryption\.org/v1\n((?:-> [!-~ ]+\n(?:[A-Za-z0-9+/]{0,64}\n)*)+)--- [A-Za-z0-9+/]{43}\n")
 _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
-MAX_FILE = 1 << 16  # bytes; that of a key for a hundred recipients has a fifth
+MAX_FILE = 1 << 16  # bytes; the file of a key with a hundred recipients takes a fifth of that
 
 
 class Opened(NamedTuple):
@@ -34,27 +34,27 @@ def _way() -> ModuleType:
 
 
 def require_recipients(words: Iterable[str]) -> None:
-    """UsageError names the first that is none. MissingSoftware."""
+    """Raise UsageError for the first word that is not a recipient. MissingSoftware."""
     for word in words:
         if not _way().is_recipient(word, recipients.kind_of(word)):
             raise recipients.unusable(word)
 
 
 def wrap(secret: bytes, words: Sequence[str]) -> bytes:
-    """Each of these recipients opens it, alone. UsageError, MissingSoftware."""
+    """Wrap a secret so that each of these recipients alone can open it. UsageError, MissingSoftware."""
     require_recipients(words)
     found: bytes = _way().wrapped(secret, [(word, recipients.kind_of(word)) for word in words])
     return found
 
 
 def wrap_by_passphrase(secret: bytes, passphrase: bytes) -> bytes:
-    """It takes a second, so that guessing takes long. MissingSoftware."""
+    """Wrap a secret with a passphrase. This takes a second, so that guessing takes long. MissingSoftware."""
     found: bytes = _way().wrapped_by_passphrase(secret, passphrase)
     return found
 
 
 def identities(data: bytes, name: str) -> list[Identity]:
-    """As recipients.identities, and each is one. UsageError, MissingSoftware."""
+    """Return recipients.identities, and check that each is valid. UsageError, MissingSoftware."""
     found = recipients.identities(data, name)
     for each in found:
         if each.kind in (AGE, SSH) and not _way().is_identity(each):
@@ -63,14 +63,14 @@ def identities(data: bytes, name: str) -> list[Identity]:
 
 
 def armored(data: bytes) -> str:
-    """A file of age as lines of text, which age reads as well."""
+    """Return a file of age as lines of text, which age reads as well."""
     body = base64.encodebytes(data).replace(b"\n", b"")
     lines = [body[at : at + 64].decode() for at in range(0, len(body), 64)]
     return "\n".join(["-----BEGIN AGE ENCRYPTED FILE-----", *lines, "-----END AGE ENCRYPTED FILE-----", ""])
 
 
 def takes_passphrase(data: bytes, path: str) -> bool:
-    """Whether a file opens by a passphrase, else by keys. Damaged where it is none of age's."""
+    """Return whether a file opens with a passphrase, rather than with keys. Damaged if it is not a file of age."""
     header = _HEADER.match(data)
     if not header:
         raise errors.Damaged(f"{path}: not a file of age")
@@ -78,8 +78,11 @@ def takes_passphrase(data: bytes, path: str) -> bool:
 
 
 def unwrap(data: bytes, path: str, tried: Iterable[Identity]) -> Optional[Opened]:
-    """The secret, by the first that opens it; None where none does: it is for others, or was changed, which nobody else
-    can tell apart. Damaged where it is no file of age. MissingSoftware."""
+    """Return the secret, opened by the first identity that can; None if none can.
+
+    Then the file is for others, or was changed; nobody else can tell these cases apart. Damaged if it is not a file of
+    age. MissingSoftware.
+    """
     by_passphrase = takes_passphrase(data, path)
     for each in tried:
         if each.kind in ((PASSPHRASE,) if by_passphrase else (AGE, SSH)):

@@ -1,6 +1,6 @@
-"""age by the library pyrage, which needs Python 3.10. The only module that knows it; imported where it is used only.
+"""age through the library pyrage, which needs Python 3.10. Only this module knows it, and imports it only when used.
 
-Must not know: which words are recipients, who asks.
+Must not know: which words are recipients, what calls it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""age by the program `age`, where there is no pyrage: secrets go by pipes, files in memory and a terminal of its own.
+"""age through the program `age`, if there is no pyrage. Secrets go through pipes, files in memory and a terminal of
+ours.
 
-No secret is an argument, in the environment, or in a file of a disk. Must not know: which words are recipients, who
-asks.
+No secret is an argument, in the environment, or in a file on a disk. Must not know: which words are recipients, what
+calls it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def is_recipient(word: str, kind: str) -> bool:
 
 
 def is_identity(identity: Identity) -> bool:
-    """What age-keygen has of it; no program tells it of an ssh key without a file of its kind."""
+    """Return whether age-keygen accepts it; True for any ssh key, which no program can check without a file of its
+    kind."""
     if identity.kind == SSH:
         return True
     with _in_memory(identity.secret + b"\n") as file:
@@ -57,7 +59,7 @@ def _made(found: Optional[bytes]) -> bytes:
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[int]:
-    """Give the descriptor of a file that is on no disk."""
+    """Yield the descriptor of a file that is on no disk."""
     file = os.memfd_create("nbdpull")
     try:
         os.write(file, data)
@@ -68,7 +70,7 @@ def _in_memory(data: bytes) -> Iterator[int]:
 
 
 def _run(words: list[str], given: bytes, *files: int) -> Optional[bytes]:
-    """What it prints; None where it fails. Without a terminal it asks nobody for anything."""
+    """Return the program's output; None if it fails. Without a terminal it cannot ask anybody."""
     _require()
     done = subprocess.run(words, input=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=files,
                           start_new_session=True)  # fmt: skip
@@ -76,11 +78,11 @@ def _run(words: list[str], given: bytes, *files: int) -> Optional[bytes]:
 
 
 def _on_terminal(words: list[str], typed: bytes, file: int) -> Optional[bytes]:
-    """The same of one that asks for a passphrase, which it takes from a terminal only."""
+    """Run a program that asks for a passphrase, which it reads only from a terminal; return as `_run` does."""
     _require()
     ours, its = os.openpty()
     try:
-        os.write(ours, typed)  # the line waits there: age changes the terminal without emptying it
+        os.write(ours, typed)  # the line waits there: age changes the terminal's mode without discarding it
         die = child.ended_with_us()
 
         def prepare() -> None:

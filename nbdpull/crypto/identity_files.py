@@ -1,4 +1,4 @@
-"""The files in which a user has identities: which are meant where none is named, and how they are read.
+"""The files with a user's identities: the default ones, and how they are read.
 
 Owns: the variable, and systemd's credential. Must not know: what they open.
 """
@@ -18,22 +18,24 @@ CREDENTIAL = "nbdpull.identity"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"  # systemd sets it for a unit with LoadCredential=
 _MAX = 1 << 17  # bytes; more than any identity has
 _from_pipes: dict[tuple[int, int], bytes] = {}  # by device and inode: --identity <(age -d my.key.age) is read once
-_SHORTEST = 8  # characters of a new passphrase: who has the store can try fewer, all of them
+_SHORTEST = 8  # characters of a new passphrase: an attacker who has the store can try all shorter ones
 
 
 def given(named: Sequence[str]) -> list[Identity]:
-    """Those of the files that the user named, else of that in the variable, else of the credential; none where there is
-    none of these. UsageError, MissingSoftware."""
+    """Return the identities in the files that the user named, else in that of the variable, else in the credential.
+
+    None if there is none of these. UsageError, MissingSoftware.
+    """
     return [identity for path, name in meant(named) for identity in read(path, name)]
 
 
 def read(path: str, name: str) -> list[Identity]:
-    """Those of one file. UsageError, MissingSoftware."""
+    """Return the identities in one file. UsageError, MissingSoftware."""
     return age.identities(_read(path, name), name)
 
 
 def meant(named: Sequence[str]) -> list[tuple[str, str]]:
-    """(path, how a message names it) of each of these files."""
+    """Return (path, its name for messages) for each file to read."""
     if named:
         return [(path, path) for path in named]
     told = os.environ.get(VARIABLE)
@@ -45,7 +47,7 @@ def meant(named: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def is_open_to_all(path: str) -> bool:
-    """Whether anybody who can come by the file can read it."""
+    """Return whether everybody who can reach the file can read it."""
     try:
         return bool(os.stat(path).st_mode & 0o004)
     except (OSError, ValueError):
@@ -53,8 +55,10 @@ def is_open_to_all(path: str) -> bool:
 
 
 def new_passphrase(path: str) -> bytes:
-    """That in a file, as its only line, for a key that is to be made; UsageError, also of one that the same file would
-    not open again, as an identity, or that is too short."""
+    """Return the passphrase in a file, its only line, for a new key.
+
+    UsageError, also if the same file would not open that key again, as an identity, or if the passphrase is too short.
+    """
     data = _read(path, path)
     found = recipients.passphrase(data, path)
     try:
@@ -73,7 +77,7 @@ def new_passphrase(path: str) -> bytes:
 
 
 def _read(path: str, name: str) -> bytes:
-    """A verb that opens a store twice, such as a pull that prunes, gets the same of a pipe."""
+    """Read a file. A verb that opens a store twice, such as a pull that prunes, gets the same content from a pipe."""
     try:
         status = os.stat(path)
         pipe = (status.st_dev, status.st_ino) if stat.S_ISFIFO(status.st_mode) else None

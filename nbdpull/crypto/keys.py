@@ -1,4 +1,4 @@
-"""The keys of a sealed store: one master key, and what is made of it for each purpose.
+"""The keys of a sealed store: one master key, and the key derived from it for each purpose.
 
 Owns: how they follow from the master key. A key is never shown, not even by `repr`. Must not know: how the master key
 is kept and who can open it, what is sealed with which key.
@@ -15,22 +15,22 @@ from typing import Optional
 from ..core import errors
 
 MASTER_SIZE = 32  # bytes
-MASTER_TEXT = "NBDPULL-MASTER-KEY-1-"  # begins the line that a master key is, for people
+MASTER_TEXT = "NBDPULL-MASTER-KEY-1-"  # prefix of the line that represents a master key for people
 _ID_SIZE = 16  # bytes
 
 
 def new_master() -> bytes:
-    """A new master key."""
+    """Return a new master key."""
     return secrets.token_bytes(MASTER_SIZE)
 
 
 def text_of(master: bytes) -> str:
-    """A master key as a line that can be printed and typed: what is mistyped is found."""
+    """Return a master key as a line that can be printed and typed, with check digits against typing errors."""
     return f"{MASTER_TEXT}{master.hex()}-{_check_digits(master)}"
 
 
 def from_text(text: str) -> bytes:
-    """The master key of such a line; ValueError, which does not show it."""
+    """Return the master key in such a line; ValueError, which does not reveal it."""
     digits, _, check = text[len(MASTER_TEXT) :].partition("-")
     try:
         master = bytes.fromhex(digits)
@@ -47,9 +47,12 @@ def _check_digits(master: bytes) -> str:
 
 @dataclass(frozen=True, repr=False)
 class StoreKeys:
-    """id: tells which master key they are of, in hex; it is no secret. data: of frames; index: of pages, and of small
-    files; names: of digests of what is secret; mac: of manifests and markers. Each has 32 bytes; None: who holds these
-    has not that one."""
+    """The keys of a store.
+
+    id: identifies the master key, in hex; not secret. data: for frames; index: for pages and small files; names: for
+    digests of what is secret; mac: for manifests and markers. Each has 32 bytes; None: the holder of these keys lacks
+    that one.
+    """
 
     id: str
     data: Optional[bytes]
@@ -62,7 +65,7 @@ class StoreKeys:
 
 
 def of_master(master: bytes) -> StoreKeys:
-    """All that a master key makes; ValueError where it has not 32 bytes."""
+    """Derive all keys from a master key; ValueError unless it has 32 bytes."""
     if len(master) != MASTER_SIZE:
         raise ValueError(f"a master key has {MASTER_SIZE} bytes, not {len(master)}")
     identity = _derived(master, "id")[:_ID_SIZE].hex()
@@ -70,13 +73,13 @@ def of_master(master: bytes) -> StoreKeys:
 
 
 def _derived(master: bytes, purpose: str) -> bytes:
-    """HKDF-SHA256 (RFC 5869) without salt; its result is one block long."""
+    """Return HKDF-SHA256 (RFC 5869) without salt; the result is one block long."""
     middle = hmac.new(bytes(hashlib.sha256().digest_size), master, hashlib.sha256).digest()
     return hmac.new(middle, f"nbdpull/2 sealed {purpose}".encode() + b"\x01", hashlib.sha256).digest()
 
 
 def required(key: Optional[bytes], purpose: str) -> bytes:
-    """A key of StoreKeys that has to be there; KeyNeeded where it is not."""
+    """Return a key of StoreKeys that must exist; KeyNeeded if it does not."""
     if key is None:
         raise errors.KeyNeeded(
             f"the key of the store that is at hand is not for {purpose}; use an identity that has it"

@@ -1,6 +1,6 @@
 """For whom a master key is wrapped, and who opens it: the words and files of age and of OpenSSH.
 
-Owns: which word is a recipient, what kind of identity a file holds, and which of both nobody can use. Must not know:
+Owns: which word is a recipient, which kind of identity a file contains, and which of them are unusable. Must not know:
 how a secret is wrapped, what it is for.
 """
 
@@ -18,20 +18,23 @@ AGE, SSH, PASSPHRASE, MASTER = "age", "ssh", "passphrase", "master"
 _AGE_WORD = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
 _AGE_IDENTITY = re.compile(rb"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}\Z")
 _ONLY = re.compile(rb"#\s*nbdpull: only for master key ([0-9a-f]{32})\Z")
-# What somebody may have meant for one: no comment of age-keygen, nor of its public key, looks like these.
+# What somebody may have meant to be such a line: no comment of age-keygen, nor of its public key, looks like these.
 _NEARLY = re.compile(rb"(?i)nbdpull\s*:|nbdpull\W+only|only\W+for\b.*\bkey|master\W*key|\b[0-9a-f]{24,}\b")
 _SSH_TYPES = ("ssh-ed25519", "ssh-rsa")
 _PEM = re.compile(rb"\s*-----BEGIN (?P<label>[A-Z ]+)-----\n(?P<body>.*)\n-----END (?P=label)-----\s*\Z", re.DOTALL)
 _SSH_MAGIC = b"openssh-key-v1\0"
 _MAX_IDENTITY = 1 << 16  # bytes of a file
-_MAX_PASSPHRASE = 1024  # bytes: age asks for one on a terminal, whose lines are short
+_MAX_PASSPHRASE = 1024  # bytes: age reads it from a terminal, whose lines are short
 _MEND = "write age1…, ssh-ed25519 … or ssh-rsa …"
 
 
 class Identity(NamedTuple):
-    """kind: AGE, SSH, PASSPHRASE or MASTER. secret: an AGE-SECRET-KEY-…, a file of OpenSSH, the passphrase, or the
-    bytes of the master key itself. name: of the file that it is from, for messages. only: ids of the master keys that
-    it is for, as its file says; empty: for any."""
+    """A key or passphrase that opens a key file.
+
+    kind: AGE, SSH, PASSPHRASE or MASTER. secret: an AGE-SECRET-KEY-…, a file of OpenSSH, the passphrase, or the bytes
+    of the master key itself. name: of the file that it is from, for messages. only: ids of the master keys that it is
+    meant for, according to its file; empty: for any.
+    """
 
     kind: str
     secret: bytes
@@ -43,13 +46,13 @@ class Identity(NamedTuple):
 
     @property
     def what(self) -> str:
-        """For messages."""
+        """The identity, for messages."""
         named = {AGE: "an age key", SSH: "an ssh key", PASSPHRASE: "a passphrase", MASTER: "a master key"}
         return f"{self.name} ({named[self.kind]})"
 
 
 def kind_of(word: str) -> str:
-    """AGE or SSH; UsageError of a word that is no recipient, or none that can be used."""
+    """Return AGE or SSH; UsageError for a word that is not a recipient, or not a usable one."""
     if "SECRET-KEY" in word.upper() or "PRIVATE KEY" in word:
         raise errors.UsageError("a recipient is a public key, and that was a secret one; make a new key: it was shown")
     if word.startswith("age1"):
@@ -67,12 +70,12 @@ def kind_of(word: str) -> str:
 
 
 def unusable(word: str) -> errors.UsageError:
-    """What is said of a word that is no recipient."""
+    """Return the error for a word that is not a recipient."""
     return errors.UsageError(f"recipient {members.short(word)} is not one, or mistyped; {_MEND}")
 
 
 def _ssh_type(blob: str) -> str:
-    """That of a public key's middle word; "" where it is none."""
+    """Return the type in the middle word of a public key; "" if it is not one."""
     try:
         return _text(base64.b64decode(blob, validate=True), 0).decode("ascii")
     except ValueError:
@@ -80,8 +83,11 @@ def _ssh_type(blob: str) -> str:
 
 
 def identities(data: bytes, name: str) -> list[Identity]:
-    """Those of a file: keys of age, one a line, a private key of OpenSSH, a master key, or a passphrase alone on the
-    one line that the file has. UsageError where it is none of them, or needs a passphrase itself."""
+    """Return the identities in a file.
+
+    These are keys of age, one a line; or a private key of OpenSSH; or a master key; or a passphrase on the only line.
+    UsageError if it is none of them, or needs a passphrase itself.
+    """
     if len(data) > _MAX_IDENTITY:
         raise errors.UsageError(f"{name} is no identity: it has more than {_MAX_IDENTITY} bytes")
     if b"AGE ENCRYPTED FILE" in data or data.startswith(b"age-encryption.org/"):
@@ -100,7 +106,7 @@ def identities(data: bytes, name: str) -> list[Identity]:
 
 
 def _only(data: bytes, name: str) -> tuple[str, ...]:
-    """What comments say that are for us; one that is mistyped must not be taken for none."""
+    """Return the master key ids in comments that are meant for us; a mistyped one must not be ignored."""
     comments = [line.strip() for line in data.splitlines() if line.lstrip().startswith(b"#")]
     found = [_ONLY.match(line) for line in comments if _NEARLY.search(line)]
     if not all(found):
@@ -127,7 +133,7 @@ def _master(line: bytes, name: str) -> bytes:
 
 
 def passphrase(data: bytes, name: str) -> bytes:
-    """That of a file: its one line, without the end of it. UsageError."""
+    """Return the passphrase in a file: its only line, without the line end. UsageError."""
     found = data[:-1] if data.endswith(b"\n") else data
     found = found[:-1] if found.endswith(b"\r") else found
     if not found:
@@ -147,7 +153,7 @@ def passphrase(data: bytes, name: str) -> bytes:
 
 
 def _ssh_private(data: bytes, name: str) -> bytes:
-    """The same bytes; UsageError where age cannot use them."""
+    """Return the same bytes; UsageError if age cannot use them."""
     found = _PEM.match(data)
     if not found:
         raise errors.UsageError(f"{name} is damaged: it is no whole key of ssh")
@@ -171,7 +177,7 @@ def _ssh_private(data: bytes, name: str) -> bytes:
 
 
 def _openssh(body: bytes, name: str) -> tuple[str, str]:
-    """(cipher, type of the key) of a private key in OpenSSH's own format."""
+    """Return (cipher, type of the key) of a private key in OpenSSH's own format."""
     try:
         raw = base64.b64decode(body, validate=True)
         if not raw.startswith(_SSH_MAGIC):
@@ -187,12 +193,12 @@ def _openssh(body: bytes, name: str) -> tuple[str, str]:
 
 
 def _shown(word: bytes) -> str:
-    """For a message; ValueError."""
+    """Return a word for a message; ValueError."""
     return members.short(word.decode("ascii")).strip("'")
 
 
 def _text(data: bytes, at: int) -> bytes:
-    """A string of ssh's wire format; ValueError."""
+    """Return a string of ssh's wire format; ValueError."""
     length = int.from_bytes(data[at : at + 4], "big")
     found = data[at + 4 : at + 4 + length]
     if len(data) < at + 4 + length:

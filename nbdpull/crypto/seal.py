@@ -1,7 +1,7 @@
-"""What a store does with bytes before they are written, and after they are read: nothing, or sealing them.
+"""What a store does to bytes before they are written, and after they are read: nothing, or sealing them.
 
-Every store has one of these, so nobody asks whether a store is sealed. Owns: which key and context each kind of bytes
-is sealed with. Must not know: what these bytes are, where they are, who can open the master key.
+Every store has a Seal, so no other module asks whether a store is sealed. Owns: which key and context each kind of
+bytes is sealed with. Must not know: what these bytes are, where they are, who can open the master key.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _T = TypeVar("_T")
 
 
 class Seal:
-    """Of a store that is not sealed: all bytes stay as they are.
+    """The seal of a store that is not sealed: all bytes remain unchanged.
 
-    id: of the master key, None in a store that is not sealed; opens: whether what is stored can be read; overhead:
-    bytes by which what is sealed is longer.
+    id: of the master key, None in a store that is not sealed; opens: whether the stored bytes can be read; overhead:
+    bytes that sealing adds.
     """
 
     id: Optional[str] = None
@@ -29,35 +29,38 @@ class Seal:
     overhead = 0
 
     def require(self) -> None:
-        """KeyNeeded where what the store holds can be neither read nor written."""
+        """Raise KeyNeeded if the content of the store can be neither read nor written."""
 
     def frame(self, data: bytes, digest: bytes) -> bytes:
-        """A frame as it is stored. digest: of what it holds; the frame opens with that only."""
+        """Return a frame as it is stored. digest: of its content; the frame opens only with that."""
         return data
 
     def opened_frame(self, data: bytes, digest: bytes) -> bytes:
-        """The frame; ValueError where it is not one of that digest."""
+        """Return the frame; ValueError if it is not one of that digest."""
         return data
 
     def piece(self, data: bytes, kind: str) -> bytes:
-        """What is neither frame nor document as it is stored; of the same bytes always the same, so that what is there
-        already can be known by its digest, and made again. It opens as what is of the same kind only."""
+        """Return what is neither frame nor document as it is stored; it opens only as a piece of the same kind.
+
+        Equal bytes always give equal results, so that existing pieces can be recognized by their digest, and made
+        again.
+        """
         return data
 
     def opened_piece(self, data: bytes, kind: str) -> bytes:
-        """The piece; ValueError where it is none of that kind."""
+        """Return the piece; ValueError if it is not of that kind."""
         return data
 
     def secret(self, digest: bytes) -> bytes:
-        """32 bytes in the place of a digest that may be seen by all: from it, nobody can confirm a guess."""
+        """Return 32 bytes to publish instead of a digest: nobody can use them to confirm a guess."""
         return digest
 
     def shown(self, sizes: list[_T]) -> list[_T]:
-        """Those of the sizes of frames that may be seen by all."""
+        """Return the sizes of frames that everybody may see."""
         return sizes
 
     def mac(self, data: bytes) -> Optional[bytes]:
-        """32 bytes that only who has the key can make of a document; None where there is no key for it."""
+        """Return 32 bytes that only a holder of the key can make from a document; None if there is no key for it."""
         return None
 
 
@@ -65,12 +68,12 @@ PLAIN = Seal()
 
 
 class Locked(Seal):
-    """Of a sealed store whose key is not at hand. Documents can be read, and files removed or copied as they are."""
+    """The seal of a sealed store without its key. Documents can be read, and files removed or copied unchanged."""
 
     opens = False
 
     def __init__(self, key_id: str, where: str) -> None:
-        """where: how a message names the store."""
+        """where: the name of the store in messages."""
         self.id, self._where = key_id, where
         self.overhead = xaes.OVERHEAD
 
@@ -100,7 +103,7 @@ class Locked(Seal):
 
 
 class Sealed(Seal):
-    """Of a sealed store, with its StoreKeys. KeyNeeded where these lack the one that is needed."""
+    """The seal of a sealed store, with its StoreKeys. KeyNeeded if these lack the one that is needed."""
 
     overhead = xaes.OVERHEAD
 
@@ -114,7 +117,7 @@ class Sealed(Seal):
         return xaes.opened(self._data, data, digest)
 
     def piece(self, data: bytes, kind: str) -> bytes:
-        """Its nonce is made of all that is sealed: only the same bytes have the same one."""
+        """Seal a piece. Its nonce is made from everything that is sealed: only equal bytes have the same nonce."""
         nonce = self._keyed(f"nonce {kind}\0".encode() + data)[: xaes.NONCE_SIZE]
         return xaes.encrypted(self._index, nonce, data, kind.encode())
 

@@ -1,7 +1,7 @@
-"""XAES-256-GCM (https://c2sp.org/XAES-256-GCM): AES-256-GCM with nonces of 24 bytes, so that random ones never meet.
+"""XAES-256-GCM (https://c2sp.org/XAES-256-GCM): AES-256-GCM with nonces of 24 bytes, so that random ones never collide.
 
-Owns: one sealed piece of bytes as nonce, ciphertext and tag. The only module that knows the library `cryptography`,
-which the extra nbdpull[seal] brings; imported where it is used only. Must not know: whose keys, what is sealed.
+Owns: one sealed piece of bytes as nonce, ciphertext and tag. Only this module knows the library `cryptography`, which
+the extra nbdpull[seal] installs, and imports it only when used. Must not know: whose keys, what is sealed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..core import errors
 KEY_SIZE = 32
 NONCE_SIZE = 24
 TAG_SIZE = 16
-OVERHEAD = NONCE_SIZE + TAG_SIZE  # bytes by which a sealed piece is longer
+OVERHEAD = NONCE_SIZE + TAG_SIZE  # bytes that sealing adds
 
 _MISSING = (
     "sealed stores need Python's cryptography: install python3-cryptography (Debian, Fedora), or pip install "
@@ -27,13 +27,15 @@ _MISSING = (
 
 
 def seal(key: bytes, data: bytes, context: bytes = b"") -> bytes:
-    """Return `data` sealed with a key of 32 bytes: it opens with the same key and context only. Data may have 2^31 - 1
-    bytes. MissingSoftware."""
+    """Return `data` sealed with a key of 32 bytes: it opens only with the same key and context.
+
+    Data may have up to 2^31 - 1 bytes. MissingSoftware.
+    """
     return encrypted(key, os.urandom(NONCE_SIZE), data, context)
 
 
 def encrypted(key: bytes, nonce: bytes, data: bytes, context: bytes) -> bytes:
-    """The same with a nonce, which must never be used again with this key for other bytes."""
+    """Do the same as `seal` with a given nonce, which must never be used again with this key for other bytes."""
     encryptor = _gcm(key, nonce, None).encryptor()
     encryptor.authenticate_additional_data(context)
     with _room(len(data) + OVERHEAD) as room:
@@ -45,7 +47,10 @@ def encrypted(key: bytes, nonce: bytes, data: bytes, context: bytes) -> bytes:
 
 
 def opened(key: bytes, sealed: bytes, context: bytes = b"") -> bytes:
-    """Return what was sealed. ValueError of anything else, of another key or context, or cut. MissingSoftware."""
+    """Return the unsealed bytes.
+
+    ValueError for anything else, for another key or context, or if cut. MissingSoftware.
+    """
     if len(sealed) < OVERHEAD:
         raise ValueError("it is too short to be sealed")
     decryptor = _gcm(key, sealed[:NONCE_SIZE], sealed[-TAG_SIZE:]).decryptor()
@@ -65,8 +70,11 @@ _thread = threading.local()
 
 @contextmanager
 def _room(size: int) -> Iterator[memoryview]:
-    """A buffer of at least that size, and what the library wants behind it. A thread uses the same again and again: the
-    pages of a new one would first have to be mapped, which takes longer than the cipher."""
+    """Yield a buffer of at least that size, and of what the library requires beyond it.
+
+    Each thread reuses its buffer: the pages of a new one would first have to be mapped, which takes longer than the
+    cipher.
+    """
     size += TAG_SIZE
     if size > _MAX_KEPT:
         yield memoryview(bytearray(size))
@@ -77,7 +85,7 @@ def _room(size: int) -> Iterator[memoryview]:
 
 
 def _gcm(key: bytes, nonce: bytes, tag: Optional[bytes]) -> Any:
-    """AES-256-GCM with the key that the first half of a nonce makes of another."""
+    """Return AES-256-GCM with the key that is derived from another key and the first half of a nonce."""
     library, mask, head = _library(), _mask(key), b"X\0" + nonce[:12]
     blocks = [int.from_bytes(bytes([0, number]) + head, "big") ^ mask for number in (1, 2)]
     own = _encryptor(library, key).update(b"".join(block.to_bytes(16, "big") for block in blocks))
@@ -86,14 +94,14 @@ def _gcm(key: bytes, nonce: bytes, tag: Optional[bytes]) -> Any:
 
 @functools.lru_cache(64)
 def _mask(key: bytes) -> int:
-    """The one subkey K1 of CMAC that is needed: all blocks are whole."""
+    """Return K1, the only subkey of CMAC that is needed: all blocks are whole."""
     block = int.from_bytes(_encryptor(_library(), key).update(bytes(16)), "big")
     doubled = block << 1
     return doubled ^ (1 << 128 | 0x87) if doubled >> 128 else doubled
 
 
 def _encryptor(library: _Library, key: bytes) -> Any:
-    """One for each use: two threads must not meet in one."""
+    """Return a new encryptor for each use: two threads must not share one."""
     return library.cipher(library.aes(key), library.ecb()).encryptor()
 
 
@@ -107,7 +115,7 @@ class _Library(NamedTuple):
 
 @functools.lru_cache(1)
 def _library() -> _Library:
-    """What is used of it; it takes a tenth of a second to import."""
+    """Return what we use of the library; importing it takes a tenth of a second."""
     try:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
