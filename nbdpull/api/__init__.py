@@ -1,1 +1,1 @@
-"""What other programs call: the implementation of `import nbdpull`, private but for the names that its __all__ has."""
+"""What other programs call: the implementation of `import nbdpull`, private except for the names in its __all__."""

@@ -1,8 +1,8 @@
-"""What belongs to the caller: the functions that he gives, and what they raise.
+"""What belongs to the caller: the functions that it passes, and what they raise.
 
-An exception of the caller's is no error of nbdpull's, yet it has to end a backup as one does, through code that undoes
-what an NbdpullError interrupts. So it travels as one, and comes out as it was. Owns: that travel. Must not know: what a
-callback is for.
+An exception of the caller is not an error of nbdpull, yet it has to end a backup as one does, through code that undoes
+what an NbdpullError interrupts. So it travels wrapped in one, and comes out unchanged. Owns: that wrapping. Must not
+know: what a callback is for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..core import errors
 
 
 class Raised(errors.NbdpullError):
-    """raised: what a function of the caller's raised."""
+    """raised: the exception of a function of the caller."""
 
     def __init__(self, raised: BaseException) -> None:
         super().__init__(f"{type(raised).__name__}: {raised}")
@@ -23,8 +23,11 @@ class Raised(errors.NbdpullError):
 
 
 def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, which raises Raised. Once it has, it raises that again at each call: a thread that was the
-    first to hear of it may be one that nobody listens to."""
+    """Return the same function, which raises Raised.
+
+    Once it has, every further call raises that again: the thread in which it was first raised may be one whose errors
+    nobody receives.
+    """
     heard: list[Raised] = []
 
     def called(*args: Any) -> Any:
@@ -43,7 +46,7 @@ def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """What was raised inside comes out as the caller's own exception."""
+    """Let what was raised inside come out as the caller's own exception."""
     try:
         yield
     except Raised as error:

@@ -1,6 +1,6 @@
 """A disk of a backup, for the program that reads it.
 
-Owns: extents as values, and reads into the caller's memory. Must not know: how a job is begun or ended.
+Owns: extents as values, and reads into the caller's memory. Must not know: how a job is started or ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..definitions.domain_xml import Disk as Facts
 from . import callers
 
 DATA, ZERO = "data", "zero"
-BATCH = 1 << 20  # bytes that a connection is asked for at once
+BATCH = 1 << 20  # bytes requested at once on a connection
 
 Buffer = Union[bytearray, memoryview]
 
@@ -27,15 +27,21 @@ class Extent(NamedTuple):
 
 
 class Disk:
-    """name: such as vda; size: bytes; mode: "full" or "incremental", as it is read; reason: why, a code word."""
+    """A disk of an open backup.
+
+    name: such as vda; size: bytes; mode: "full" or "incremental", how it is read; reason: for that mode, a code word.
+    """
 
     def __init__(self, facts: Facts, mode: str, reason: str, source: Any) -> None:
         self.name, self.size, self.mode, self.reason = facts.target, facts.size, mode, reason
         self._source: Any = source
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
-        """Yield what has to be taken over from this backup, ascending, disjoint, from `start` on: in full mode the
-        whole disk, in incremental mode what may have changed. What is in no extent is as it was."""
+        """Yield what has to be taken over from this backup, ascending, disjoint, from `start` on.
+
+        In full mode that is the whole disk, in incremental mode what may have changed. What is in no extent is
+        unchanged.
+        """
         self._require_within(start, 0)
         with callers.unwrapped():
             for found in self._open.extents(start):
@@ -43,15 +49,17 @@ class Disk:
                     yield Extent(offset, length, ZERO if kind == extents.ZERO else DATA)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        """Fill a writable buffer with the bytes at offset; a large one over several connections. Any number of threads
-        may read at once; a few of them do, see Options.connections. SourceError, JobLost."""
+        """Fill a writable buffer with the bytes at offset; a large one over several connections.
+
+        Any number of threads may read at once; a few of them do, see Options.connections. SourceError, JobLost.
+        """
         view = _writable(buffer)
         self._require_within(offset, len(view))
         with callers.unwrapped():
             self._open.read_into(offset, view)
 
     def read_many(self, reads: Iterable[tuple[int, Buffer]]) -> None:
-        """Fill several buffers, whose reads are under way together."""
+        """Fill several buffers with concurrent reads."""
         pieces = [piece for offset, buffer in reads for piece in self._pieces(offset, _writable(buffer))]
         pieces.sort(key=lambda piece: piece[0])
         with callers.unwrapped(), self._open.reading() as reader:
@@ -97,7 +105,7 @@ def _writable(buffer: Buffer) -> memoryview:
 
 
 def _read(reader: Any, batch: list[tuple[int, memoryview]]) -> None:
-    """Ascending; ranges that overlap are read one after the other."""
+    """Fill ascending buffers; ranges that overlap are read one after the other."""
     while batch:
         now: list[tuple[int, memoryview]] = []
         later: list[tuple[int, memoryview]] = []

@@ -1,6 +1,6 @@
 """The exports of a backup, for programs that read NBD themselves.
 
-Owns: how an export is named for them, and that its job still stands. Must not know: which program it is.
+Owns: the names of exports for them, and the check that the job still exists. Must not know: which program it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _OURS = "/proc/self/"
 
 
 class Export(NamedTuple):
-    """uri: of NBD; bitmap: of what may have changed, "" where all is to be read; context: its name for the protocol."""
+    """uri: of NBD; bitmap: of what may have changed, "" if everything has to be read; context: its name for the
+    protocol."""
 
     uri: str
     name: str
@@ -31,7 +32,7 @@ class Export(NamedTuple):
 
 
 def of(job: Job) -> dict[str, Export]:
-    """By the name of the disk; good until the job is finished."""
+    """Return the exports by name of the disk; valid until the job is finished."""
     server, found = job._server, job._inside.job.exports
     return {
         disk.name: Export(_uri(server, found[disk.name].name), found[disk.name].name, found[disk.name].bitmap or "")
@@ -40,13 +41,14 @@ def of(job: Job) -> dict[str, Export]:
 
 
 def check(job: Job) -> None:
-    """What may end the backup is asked, but for libvirt."""
+    """Call the checks that may end the backup, except for those that ask libvirt."""
     with callers.unwrapped():
         job._inside.lookout.check()
 
 
 def require_standing(job: Job) -> None:
-    """JobLost, and the like, where its exports show the backup no more; and what the backup's check raises."""
+    """Raise JobLost, or a similar error, if the exports no longer show the backup; raise what the backup's check
+    raises."""
     check(job)
     job._inside.job.require_alive()
 
@@ -63,5 +65,5 @@ def _uri(server: Optional[Server], export: str) -> str:
     host = f"[{server.host}]" if ":" in server.host else server.host
     if server.certificates is None:
         return f"nbd://{host}:{server.port}/{name}"
-    certificates = urllib.parse.quote(os.path.abspath(server.certificates))  # whoever reads may be in another folder
+    certificates = urllib.parse.quote(os.path.abspath(server.certificates))  # the reader may be in another directory
     return f"nbds://{host}:{server.port}/{name}?tls-certificates={certificates}"

@@ -1,7 +1,7 @@
-"""What the caller says of his image: where it may not be zero.
+"""What the caller reports about its image: where it may not be zero.
 
-Owns: that nonsense is refused, and what is said out of order or twice makes no difference. Must not know: what the
-ranges are compared with.
+Owns: that invalid ranges are refused, and that order and repetition make no difference. Must not know: what the ranges
+are compared with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Held = Callable[[str, int, int], Iterable[tuple[int, int]]]
 
 
 def of_disk(held: Optional[Held], disk: str) -> Optional[Callable[[int, int], Any]]:
-    """In the form that a Source asks for."""
+    """Return held() for one disk, in the form that a Source calls."""
     if held is None:
         return None
     asked: Callable[..., Any] = callers.wrapped(lambda start, stop: list(held(disk, start, stop)))
@@ -26,7 +26,7 @@ def of_disk(held: Optional[Held], disk: str) -> Optional[Callable[[int, int], An
 
 
 def joined(told: Iterable[Any], start: int, stop: int, disk: str) -> list[tuple[int, int]]:
-    """Ranges as (offset, length), ascending, disjoint, within start and stop. UsageError."""
+    """Return ranges as (offset, length), ascending, disjoint, within start and stop. UsageError."""
     found: list[tuple[int, int]] = []
     for first, last in sorted(_span(each, disk) for each in told):
         first, last = max(first, start), min(last, stop)

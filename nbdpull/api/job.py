@@ -1,7 +1,7 @@
-"""A backup that is open: its disks, to be read by the program that asked for it, and its commit.
+"""An open backup: its disks, which the program that requested it reads, and its commit.
 
-Owns: the order of steps, and that without a commit nothing moved: no job, no new checkpoint is left, and the base is as
-it was. Must not know: where what is read goes.
+Owns: the order of steps, and that without a commit nothing has changed: no job and no new checkpoint remain, and the
+base is as before. Must not know: where the data goes.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from .disk import Disk
 from .options import Options
 
 log = logging.getLogger("nbdpull.backup")
-logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints what nobody asked for
+logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints messages that nobody requested
 
 
 class _NotCommitted(errors.NbdpullError):
-    """The block was left without a commit: undoes what is to be undone, and goes no further."""
+    """The block ended without a commit. Triggers the clean-up, and goes no further."""
 
 
 class _Inside(NamedTuple):
-    """What a Job is made of. older: checkpoints that its own one replaces."""
+    """The parts of a Job. older: checkpoints that its own one replaces."""
 
     subject: Subject
     prepared: Prepared
@@ -62,12 +62,13 @@ class _Inside(NamedTuple):
 
 
 class Job:
-    """An open backup; made by open_backup. Its `disks` may be read by any number of threads, all else is for the one
-    that opened it.
+    """An open backup; made by open_backup.
 
-    id: of the backup; as_of: the instant that the disks are as of, or shortly before (ISO 8601, UTC); consistency:
-    "frozen" or "crash-consistent", and consistency_reason, a code word; warnings: what the operator should know, one
-    text each; committed: whether it is; dropped_checkpoints: names of those that the commit replaced.
+    Any number of threads may read its `disks`; everything else is for the thread that opened it.
+
+    id: of the backup; as_of: the instant that the disks show, or shortly before (ISO 8601, UTC); consistency: "frozen"
+    or "crash-consistent", and consistency_reason, a code word; warnings: what the operator should know, one text each;
+    committed: whether it is; dropped_checkpoints: names of those that the commit replaced.
     """
 
     def __init__(self, inside: _Inside, as_of: str, warnings: list[str]) -> None:
@@ -90,15 +91,21 @@ class Job:
 
     @property
     def token(self) -> Token:
-        """Of this backup, good once it is committed. There is none before `finish`: until then nothing that was read is
-        proved to be the backup's. UsageError."""
+        """The token of this backup, valid once it is committed.
+
+        It does not exist before `finish`: until then it is not proved that what was read belongs to the backup.
+        UsageError.
+        """
         if not self._inside.job.finished:
             raise errors.UsageError("a backup has its token once it is finished: call finish() or commit() first")
         return self._token
 
     def finish(self) -> None:
-        """All that you need was read: end the job, so that it costs the guest no more, and prove that it was whole
-        until now. JobLost, and the like: what was read is void. The backup still has to be committed."""
+        """End the job, once you have read everything you need, and prove that it lasted until now.
+
+        From then on it costs the guest nothing. JobLost, or a similar error: what was read is void. You still have to
+        commit the backup.
+        """
         inside = self._inside
         if inside.job.finished:
             return
@@ -108,9 +115,12 @@ class Job:
             standing.finish(inside.subject.vm, inside.job)
 
     def commit(self) -> Token:
-        """Your word that all that you need of this backup is durable, and its token with it. Only if the job was there
-        and ours until `finish`, which is called here if you did not, this backup is the base from now on, and the
-        checkpoint before it is dropped. JobLost, and the like: then nothing moved, and what was read is void."""
+        """Declare that everything you need of this backup is durable, and its token with it; return the token.
+
+        From now on this backup is the base, and the previous checkpoint is dropped. That requires that the job existed
+        and was ours until `finish`, which is called here if you did not. JobLost, or a similar error: then nothing has
+        changed, and what was read is void.
+        """
         if self.committed:
             return self.token
         self.finish()
@@ -142,18 +152,21 @@ class Job:
 
 @contextmanager
 def open_backup(options: Options, check: Optional[Check] = None) -> Iterator[Job]:
-    """Begin a backup, and give it as long as the block lasts. Left without Job.commit, by an exception or not, it ends
-    as if it had never been: NbdpullError.left_behind says what could not be removed, and the next run removes that.
+    """Start a backup, and yield it. It lasts as long as the block.
 
-    check() is called often, from any thread; what it raises ends the backup, and comes out as it is.
+    If the block ends without Job.commit, by an exception or not, the backup leaves no trace: NbdpullError.left_behind
+    lists what could not be removed, and the next run removes that. check() is called often, from any thread; an
+    exception from it ends the backup, and comes out unchanged.
     """
     yield from _opened(options, check)
 
 
 @contextmanager
 def open_for_others(options: Options, check: Optional[Check] = None) -> Iterator[Job]:
-    """The same for programs that connect to the exports themselves, and hang up when they like. Unsupported, before
-    anything is begun, where QEMU would crash at that."""
+    """Do the same for programs that connect to the exports themselves, and hang up at any time.
+
+    Unsupported, before anything is started, if QEMU would crash at that.
+    """
     yield from _opened(options, check, socket_keeper.require_none)
 
 
@@ -167,7 +180,7 @@ def _opened(
             require(opened.subject.vm, opened.subject.disks)
             planned = _prepare(options, opened.subject, opened.warnings)
             yield from _held_open(options, opened.subject, planned, checks, opened.warnings, ended)
-    except errors.NbdpullError as error:  # of what comes after the backup's own end
+    except errors.NbdpullError as error:  # errors after the backup's own end
         if not ended.is_settled:
             raise
         log.warning("%s", error)
@@ -177,8 +190,11 @@ def _opened(
 
 @dataclass
 class _Ended:
-    """How a block was left. raised: what is to be raised when all is undone that has to be: what the caller raised, or
-    whatever came after the commit; is_settled: whether that is all that the caller is to hear of."""
+    """How a block ended.
+
+    raised: what to raise once everything is undone that has to be: the caller's exception, or any error after the
+    commit; is_settled: whether the caller should hear of nothing else.
+    """
 
     raised: Optional[BaseException] = None
     is_settled: bool = False
@@ -221,7 +237,7 @@ def _prepare(options: Options, subject: Subject, warnings: list[str]) -> _Planne
 def _resumed(
     options: Options, run_id: str, subject: Subject, asked: Asked, choice: Choice, older: list[Made]
 ) -> _Planned:
-    """The job of a dead run. JobLost where it is not there any more, or not what is asked for."""
+    """Plan to resume the job of a dead run. JobLost if it no longer exists, or is not what is requested."""
     vm = subject.vm
     run = next((run for run in journal_files.runs(vm.uuid) if run.id == run_id and run.store is None), None)
     if run is None or journal_files.is_alive(run) is not False:
@@ -238,7 +254,7 @@ def _resumed(
 def _held_open(
     options: Options, subject: Subject, planned: _Planned, check: Checks, warnings: list[str], ended: _Ended
 ) -> Iterator[Job]:
-    """Yield the Job, and note how the block was left."""
+    """Yield the Job, and record how the block ended."""
     try:
         with _standing(options, subject, planned, check, warnings) as made, _heard(made, ended):
             made._begin_reading(options)
@@ -256,7 +272,7 @@ def _held_open(
 def _standing(
     options: Options, subject: Subject, planned: _Planned, check: Checks, warnings: list[str]
 ) -> Iterator[Job]:
-    """Yield a Job of which nothing is read yet."""
+    """Yield a Job of which nothing has been read yet."""
     vm, prepared, dead = subject.vm, planned.prepared, planned.prepared.dead
     keeps_sockets = socket_keeper.required(vm, subject.disks, subject.route.certificates is not None)
     lookout = Lookout(vm, prepared.plan, check, keeps_sockets, options.scratch_limit)
@@ -271,7 +287,7 @@ def _standing(
 
 @contextmanager
 def _heard(made: Job, ended: _Ended) -> Iterator[None]:
-    """A block that is left without a commit undoes what there is, whatever it raised."""
+    """If the block ends without a commit, undo everything, whatever it raised."""
     try:
         yield
     except errors.NbdpullError as error:

@@ -1,4 +1,4 @@
-"""What a program asks a backup for.
+"""What a program requests of a backup.
 
 Owns: the fields and their defaults, most of which are those of the command line. Must not know: what is done with them.
 """
@@ -21,24 +21,25 @@ if TYPE_CHECKING:
 class Options:
     """What to back up, and how. Times are in seconds, sizes in bytes.
 
-    domain: its name. since: the token of the backup that you have, None: everything is read. uri: libvirt's, None
-    for its default. disks: names such as vda, empty for all that can be backed up; exclude: those that are not.
-    on_lost_base: "full", or "fail" where a disk has no sound base any more (CheckpointUnusable). checkpoint: whether
-    one is made, from which the next backup can start. quiesce: "auto", "require" or "never" freezes the guest's file
-    systems by its agent. offline: what becomes of a domain that is off: "auto", "start-paused", "read" or "refuse".
-    scratch_dir: where QEMU keeps what the guest overwrites, at most scratch_limit. socket: where QEMU makes its own.
-    nbd: "tcp:HOST:PORT". tls: a directory of certificates. connections: to each disk, for reads. stall_timeout: how
-    long a server may be silent. max_duration: how long it may take.
+    domain: its name. since: the token of the backup that you have, None: everything is read. uri: libvirt's, None for
+    its default. disks: names such as vda, empty for all that can be backed up; exclude: disks to leave out.
+    on_lost_base: "full", or "fail" if a disk no longer has a sound base (CheckpointUnusable). checkpoint: whether to
+    create one, from which the next backup can start. quiesce: "auto", "require" or "never" freeze the guest's file
+    systems through its agent. offline: how to handle a domain that is off: "auto", "start-paused", "read" or "refuse".
+    scratch_dir: where QEMU keeps what the guest overwrites, at most scratch_limit. socket: where QEMU creates its
+    socket. nbd: "tcp:HOST:PORT". tls: a directory of certificates. connections: to each disk, for reads. stall_timeout:
+    how long a server may be silent. max_duration: how long the backup may take.
 
-    held: asked (disk, start, stop) for the ranges (offset, length) in which your image of that disk, as of `since`,
-    may not be zero, in any order, cut to start and stop or not; in threads of nbdpull's, perhaps several at once.
-    Without it every range that now reads as zero is an extent, changed or not: a disk that was shrunk and grown again
-    leaves no other trace.
+    held: called with (disk, start, stop); returns the ranges (offset, length) in which your image of that disk, as of
+    `since`, may not be zero, in any order, cut to start and stop or not. It is called in threads of nbdpull, possibly
+    several at once. Without it every range that now reads as zero is an extent, changed or not: a disk that was shrunk
+    and grown again leaves no other trace.
 
-    resume: id of a backup whose process died while its job went on; `since` and all else have to be as they were.
+    resume: id of a backup whose process died while its job continued; `since` and everything else have to be as they
+    were.
 
     on_ready: called before the guest is frozen; on_cut: called with the time (ISO 8601, UTC) after the instant that the
-    backup is as of.
+    backup shows.
     """
 
     domain: str
@@ -65,7 +66,7 @@ class Options:
     on_cut: Optional[Callable[[str], None]] = None
 
     def __post_init__(self) -> None:
-        """UsageError where a field cannot be what it is."""
+        """Raise UsageError if a field has an invalid value."""
         words = {"on_lost_base": OnLostBase.WORDS, "quiesce": Quiesce.WORDS, "offline": Offline.WORDS}
         for name, known in words.items():
             if getattr(self, name) not in known:

@@ -1,6 +1,6 @@
-"""A backup in push form: every byte that has to be taken over is handed to a sink of the caller's.
+"""A backup in push form: a sink of the caller receives every byte that has to be taken over.
 
-Owns: the order in which a sink is told, and the threads that read ahead. Must not know: what a sink does.
+Owns: the order of the calls to a sink, and the threads that read ahead. Must not know: what a sink does.
 """
 
 from __future__ import annotations
@@ -21,37 +21,41 @@ from .options import Options
 
 log = logging.getLogger("nbdpull.backup")
 
-PIECE = 1 << 20  # bytes of data that are handed over at once, at most
-EXTENTS = 256  # that one thread reads at once, at most
+PIECE = 1 << 20  # bytes of data handed over at once, at most
+EXTENTS = 256  # read at once by one thread, at most
 AHEAD = 8  # pieces for each connection that may be read and not yet handed over
 
 
 class DiskSink(Protocol):
-    """Takes one disk: what has to be taken over, ascending and disjoint, from one thread. What is in no call is as it
-    was in the backup before; in a full backup there is no such range."""
+    """Receives one disk: what has to be taken over, ascending and disjoint, from one thread.
+
+    A range that no call covers is the same as in the previous backup; in a full backup there is no such range.
+    """
 
     def data(self, offset: int, view: memoryview) -> None:
-        """Bytes at an offset; the view is yours until you return."""
+        """Receive bytes at an offset; the view is yours until you return."""
 
     def zero(self, offset: int, length: int) -> None:
-        """A range that reads as zero."""
+        """Receive a range that reads as zero."""
 
     def close(self) -> None:
-        """That was all of this disk."""
+        """Receive the end of this disk."""
 
 
 class Sink(Protocol):
-    """Takes one backup. What a sink raises ends the backup, and comes out of it as it is."""
+    """Receives one backup. An exception from a sink ends the backup, and comes out of it unchanged."""
 
     def open(self, disk: Disk) -> DiskSink:
-        """Called for each disk in turn, when the one before is closed."""
+        """Called for each disk in turn, when the previous one is closed."""
 
     def commit(self, token: Token) -> None:
-        """All disks are closed, and the job was whole until now. Make them durable, and the token with them: when you
-        return, the backup before is a base no more."""
+        """Make the disks durable, and the token with them. All disks are closed, and the job lasted until now.
+
+        When you return, the previous backup is no longer a base.
+        """
 
     def abort(self) -> None:
-        """It failed, perhaps in or after commit: forget what was handed over."""
+        """Forget what was handed over: the backup failed, perhaps in or after commit."""
 
 
 class DiskResult(NamedTuple):
@@ -67,7 +71,7 @@ class DiskResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """A backup that was committed; the fields are those of Job. seconds: it took."""
+    """A committed backup; the fields are those of Job. seconds: how long it took."""
 
     token: Token
     id: str
@@ -83,8 +87,8 @@ def backup(options: Options, sink: Sink, report: Optional[Report] = None, check:
     """Make one backup, and commit it when the sink has.
 
     report(event="progress", domain=…, disk=…, position=…, size=…, read_bytes=…) is called often, in the caller's
-    thread; check(), too, from any thread: what it raises ends the backup. NbdpullError, and what the sink raises: then
-    nothing moved.
+    thread; so is check(), from any thread: an exception from it ends the backup. NbdpullError, or what the sink raises:
+    then nothing has changed.
     """
     started = time.monotonic()
     with open_backup(options, check) as job:
@@ -102,7 +106,7 @@ def backup(options: Options, sink: Sink, report: Optional[Report] = None, check:
 
 
 def _abort(sink: Sink) -> None:
-    """What it raises does not hide why."""
+    """Abort the sink. What it raises must not hide the original error."""
     try:
         sink.abort()
     except Exception:
@@ -121,7 +125,7 @@ def _handed_over(
         weight=lambda batch: sum(each.length for each in batch if each.kind == DATA),
         check=check or (lambda: None),
     )
-    with closing(read):  # at once where the sink fails: see copying
+    with closing(read):  # at once if the sink fails: see copying
         for batch, data in read:
             for extent in batch:
                 counts[extent.kind] += extent.length
@@ -139,7 +143,7 @@ def _handed_over(
 
 
 def _batches(disk: Disk) -> Iterator[list[Extent]]:
-    """Extents cut into pieces, so many as make one read."""
+    """Yield extents cut into pieces, as many as make one read."""
     batch: list[Extent] = []
     room = PIECE
     for extent in disk.extents():
@@ -164,7 +168,7 @@ def _pieces(extent: Extent) -> Iterator[Extent]:
 
 
 def _read(disk: Disk, batch: Sequence[Extent]) -> Any:
-    """In a thread: the bytes of the data of a batch, one extent after the other."""
+    """Read the data of a batch, one extent after the other. Runs in a thread."""
     wanted = [(each.offset, each.length) for each in batch if each.kind == DATA]
     held, at, reads = memoryview(bytearray(sum(length for _, length in wanted))), 0, []
     for offset, length in wanted:
