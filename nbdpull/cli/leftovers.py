@@ -1,4 +1,4 @@
-"""What is said by a verb that removes things: what went, what is left, and the exit code of that.
+"""The output of a verb that removes things: what was removed, what is left, and the exit code.
 
 Must not know: what it was, or how it is removed.
 """
@@ -15,7 +15,8 @@ from .output import Outcome
 def outcome(
     found: Sequence[terminal.Leftover], dry_run: bool, domain: Optional[str], nothing: str, code: int, after: str = ""
 ) -> Outcome:
-    """nothing: said where nothing was found; code: where something is left; after: said where something went."""
+    """Return the Outcome. nothing: the text if nothing was found; code: if something is left; after: if something was
+    removed."""
     lines = terminal.leftovers(found) or [nothing]
     if after and any(not item.left for item in found):
         lines.append(after)

@@ -1,4 +1,4 @@
-"""What init, policy and what removes have in common: how points are protected in an object store, in words.
+"""How points are protected in an object store, in words: what init, policy and the verbs that remove have in common.
 
 Must not know: how an object is locked.
 """

@@ -1,8 +1,8 @@
 """Where log lines go: standard error with -v, the file of --log-file, and the journal under systemd.
 
 Owns: levels, formats and handlers of one run of the command line. Must not know: what is logged. A logger is named
-after what a user knows, and not after its module: nbdpull.libvirt, nbdpull.nbd, nbdpull.guest, and a verb, such as
-nbdpull.pull. Its lines begin with that name. INFO is what -v shows (steps, libvirt calls, connections, retries), DEBUG
+after something that a user knows, not after its module: nbdpull.libvirt, nbdpull.nbd, nbdpull.guest, or a verb, such as
+nbdpull.pull. Its lines start with that name. INFO is what -v shows (steps, libvirt calls, connections, retries), DEBUG
 what -vv adds.
 """
 
@@ -21,21 +21,22 @@ from ..core import errors
 from ..core.errors import Report
 from . import terminal
 
-SAID = "nbdpull.said"  # what standard error has had already: for the file alone
+SAID = "nbdpull.said"  # already printed on standard error: for the log file only
 
 _said = logging.getLogger(SAID)
 _programs = logging.getLogger("nbdpull.program")
-logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints what is said before `kept`
+logging.getLogger("nbdpull").addHandler(logging.NullHandler())  # else Python prints what is logged before `kept`
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}  # of syslog(3)
 _LOCAL_TIME, _UTC = "%H:%M:%S", "%Y-%m-%dT%H:%M:%S"
 
 
 @contextmanager
 def kept(verbosity: int, path: Optional[str], warn: Callable[[str], None]) -> Iterator[None]:
-    """Log inside the block. verbosity: how often -v was given; path: of the file that lines are appended to; warn:
-    called once if that cannot be written any more.
+    """Log inside the block.
 
-    OutputError where that file cannot be opened. It is made for its owner alone: it names domains, paths and hosts.
+    verbosity: how often -v was given; path: of the file that lines are appended to; warn: called once if the file can
+    no longer be written. OutputError if the file cannot be opened. Only its owner can read it: it names domains, paths
+    and hosts.
     """
     handlers = [*([_on_standard_error()] if verbosity else []), *([_in_file(path, warn)] if path else [])]
     logger = logging.getLogger("nbdpull")
@@ -44,7 +45,7 @@ def kept(verbosity: int, path: Optional[str], warn: Callable[[str], None]) -> It
     for handler in handlers:
         logger.addHandler(handler)
     if verbosity > 1:
-        sys.addaudithook(_hear_of_programs)  # which Python never lets go of
+        sys.addaudithook(_hear_of_programs)  # Python cannot remove it again
     try:
         yield
     finally:
@@ -55,17 +56,18 @@ def kept(verbosity: int, path: Optional[str], warn: Callable[[str], None]) -> It
 
 
 def said(level: int, line: str) -> None:
-    """Keep in the log file what was printed on standard error."""
+    """Write what was printed on standard error to the log file."""
     _said.log(level, "%s", line)
 
 
 def priority(level: int) -> str:
-    """What sd-daemon(3) puts before a line for systemd's journal; empty where standard error goes elsewhere."""
+    """Return the prefix of a line for systemd's journal, see sd-daemon(3); empty if standard error goes elsewhere."""
     return f"<{_PRIORITIES[level]}>" if _is_journal(sys.stderr) else ""
 
 
 def with_steps(report: Report, verb: str) -> Report:
-    """The same receiver of a verb's events, each of which is logged first; its lists are for programs."""
+    """Return the same receiver of a verb's events, but log each event first, without its lists, which are for
+    programs."""
     steps = logging.getLogger(f"nbdpull.{verb}")
 
     def logged(event: str, **values: Any) -> None:
@@ -78,13 +80,13 @@ def with_steps(report: Report, verb: str) -> Report:
 
 
 def _hear_of_programs(event: str, about: tuple[Any, ...]) -> None:
-    """Of every program that is started, wherever in the code that is."""
+    """Log every program that is started, anywhere in the code."""
     if event == "subprocess.Popen":
         _programs.debug("%s", shlex.join(map(os.fsdecode, about[1])))
 
 
 class _Line(logging.Formatter):
-    """One line a record, without a traceback and without what a terminal would obey."""
+    """Formats a record as one line, without a traceback and without anything that a terminal would interpret."""
 
     def __init__(self, head: str, time_format: str, utc: bool = False):
         super().__init__(head, time_format)
@@ -98,7 +100,7 @@ class _Line(logging.Formatter):
 def _on_standard_error() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(lambda record: record.name != SAID)
-    if _is_journal(sys.stderr):  # which has the time itself
+    if _is_journal(sys.stderr):  # which adds the time itself
         handler.setFormatter(_Journal("%(topic)s: %(message)s", _LOCAL_TIME))
     else:
         handler.setFormatter(_Line("%(asctime)s.%(msecs)03d %(topic)s: %(message)s", _LOCAL_TIME))
@@ -125,7 +127,7 @@ def _in_file(path: str, warn: Callable[[str], None]) -> logging.Handler:
 
 
 class _FileHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """A log that cannot be written is a warning, and stops no backup."""
+    """A log file. If it cannot be written, this is a warning, and stops no backup."""
 
     def __init__(self, stream: TextIO, path: str, warn: Callable[[str], None]):
         super().__init__(stream)
@@ -148,7 +150,7 @@ class _FileHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether systemd connected this stream to its journal: it names the socket's device and inode."""
+    """Return whether systemd connected this stream to its journal: the variable has the socket's device and inode."""
     named = os.environ.get("JOURNAL_STREAM", "")
     try:
         about = os.fstat(stream.fileno())

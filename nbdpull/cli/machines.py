@@ -1,4 +1,4 @@
-"""Verbs that take a virtual machine of KubeVirt in place of a domain: which of the two it is, and which options it has.
+"""Verbs that take a virtual machine of KubeVirt instead of a domain: which of the two it is, and its options.
 
 Must not know: what a verb does.
 """
@@ -26,7 +26,8 @@ def add_cluster(group: argparse._ActionsContainer, of: type) -> None:
 
 
 class Kinds(NamedTuple):
-    """The Options of a verb for domains, and for virtual machines. both: names that the latter understand as well."""
+    """The Options of a verb for domains, and for virtual machines. both: options that the latter understands as
+    well."""
 
     verb: str
     domains: type
@@ -34,7 +35,7 @@ class Kinds(NamedTuple):
     both: frozenset[str] = frozenset()
 
     def require(self, args: Namespace) -> None:
-        """UsageError where an option was given that only the other kind has."""
+        """Raise UsageError if an option was given that only the other kind has."""
         own, others, why = self.domains, self.machines, f"is for {KUBEVIRT}NAMESPACE/VM"
         if is_one(getattr(args, "domain", None)):
             own, others, why = self.machines, self.domains, f"is not for {KUBEVIRT}NAMESPACE/VM"

@@ -1,6 +1,6 @@
 """The command line: arguments in; lines, JSON and an exit code out.
 
-Owns: which verb runs, and what is said when it fails. Must not know: how a verb does its work, or what its options are
+Owns: which verb runs, and what is printed when it fails. Must not know: how a verb does its work, or its options
 (commands/ does).
 """
 
@@ -51,7 +51,7 @@ class Line:
 def main(argv: Optional[list[str]] = None) -> int:
     """Run one command line; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    with ExitStack() as logged:  # until what an error had to say is said
+    with ExitStack() as logged:  # until an error has been printed
         return _main(words, logged)
 
 
@@ -71,7 +71,7 @@ def _main(words: list[str], logged: ExitStack) -> int:
         return code
     except errors.NbdpullError as error:
         return _failed(error, words, line)
-    except BrokenPipeError:  # whoever read our output went away
+    except BrokenPipeError:  # the reader of our output is gone
         return 128 + signal.SIGPIPE
     except MemoryError:
         return _failed(errors.NbdpullError(errors.NO_MEMORY), words, line)
@@ -83,7 +83,7 @@ def _main(words: list[str], logged: ExitStack) -> int:
 
 
 def _told(words: list[str]) -> bool:
-    """Whether it asks for no verb, but for the help or the version; they are printed then."""
+    """Return whether the words ask for the help or the version instead of a verb; print it if so."""
     if words in (["-h"], ["--help"], ["help"]):
         output.show_text(usage.shown())
     elif words == ["--version"]:
@@ -95,7 +95,7 @@ def _told(words: list[str]) -> bool:
 
 
 def parsed(words: list[str]) -> Line:
-    """UsageError of a line that is wrong; SystemExit once the help of a verb is printed."""
+    """Parse the words. UsageError if they are wrong; SystemExit once the help of a verb is printed."""
     if not words:
         raise errors.UsageError("a verb or a domain is missing; see nbdpull help")
     first, *rest = words
@@ -130,7 +130,7 @@ def _run(line: Line, check: Check) -> int:
         output.complain(*outcome.complaints)
         return outcome.exit_code
     quiet = getattr(args, "quiet", False)
-    # A bar would be drawn over the lines of -v.
+    # A progress bar would overwrite the lines of -v.
     silent = quiet or hasattr(args, "verbose")
     outcome = verb.run(args, logs.with_steps(output.silent, line.verb), check) if silent else _with_bars(line, check)
     output.warn(*outcome.warnings)
@@ -160,7 +160,7 @@ def _failed(error: errors.NbdpullError, words: list[str], line: Optional[Line]) 
 
 
 def _prints_lines(words: list[str], line: Optional[Line]) -> bool:
-    """Whether JSON lines are asked for; also of a command line that could not be parsed."""
+    """Return whether JSON lines are requested, even by a command line that could not be parsed."""
     if line:
         return getattr(line.args, "json", False) and line.verb not in _ONE_DOCUMENT
     before = words[: words.index("--")] if "--" in words else words
@@ -168,13 +168,13 @@ def _prints_lines(words: list[str], line: Optional[Line]) -> bool:
 
 
 def _domain(line: Line) -> Optional[str]:
-    """The domain that a command is about: the one it names, or the only one in its store; None if there is none."""
+    """Return the domain that a command is about: the one it names, or the only one in its store; else None."""
     named: Optional[str] = getattr(line.args, "domain", None)
     if named is not None or not hasattr(line.args, "store"):
         return named
     from ..operations import store_choice
 
-    with suppress(errors.NbdpullError), ending.asked_by(_impatient):  # what failed may be the server of the store
+    with suppress(errors.NbdpullError), ending.asked_by(_impatient):  # the server of the store may be what failed
         return store_choice.only_domain(line.args.store)
     return None
 

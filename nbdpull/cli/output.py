@@ -1,6 +1,6 @@
-"""What is printed: lines for a person, JSON documents, and JSON lines. With __main__, the only file that prints.
+"""What is printed: lines for a person, JSON documents, and JSON lines. Only this file and __main__ print.
 
-Owns: the members that all JSON lines have, and what becomes of an output that is full or closed. Must not know: verbs.
+Owns: the members that all JSON lines have, and how to handle a full or closed output. Must not know: verbs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from typing import Any, Optional
 from ..core import errors
 from . import logs, terminal
 
-SCHEMA = 2  # of the JSON lines: another number where a member goes, or means another thing
+SCHEMA = 2  # of the JSON lines; increased when a member is removed, or changes its meaning
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a verb has to say at its end. values: members of its result, or the JSON document of a verb that
-    prints no events; lines: for a person, made as they are printed; text: printed as it is, to the byte, where no
-    terminal reads it; warnings, complaints: on standard error, in any case; domain: that the result is about."""
+    """The output of a verb.
+
+    values: members of its result, or the JSON document of a verb that prints no events; lines: for a person, generated
+    while they are printed; text: printed unchanged, to the byte, unless a terminal reads it; warnings, complaints: on
+    standard error, always; domain: that the result is about.
+    """
 
     values: Any = None
     lines: Iterable[str] = ()
@@ -37,7 +40,7 @@ class Outcome:
 
 
 def silent(**event: Any) -> None:
-    """A Report that nobody hears."""
+    """A Report that ignores events."""
 
 
 def say(*lines: str) -> None:
@@ -47,7 +50,7 @@ def say(*lines: str) -> None:
 
 
 def complain(*lines: str, level: int = logging.ERROR) -> None:
-    """The same on standard error, and in the log."""
+    """Print lines on standard error, and in the log."""
     with suppress(OSError):
         for line in lines:
             logs.said(level, line)
@@ -59,7 +62,7 @@ def warn(*warnings: str) -> None:
 
 
 def show_text(text: str) -> None:
-    """A document, to the byte where no terminal reads it."""
+    """Print a document, unchanged to the byte unless a terminal reads it."""
     if sys.stdout.isatty():
         say(*text.splitlines())
     else:
@@ -71,27 +74,27 @@ def print_json(value: Any, indent: Optional[int] = None) -> None:
 
 
 def print_event(event: str, domain: Optional[str], **values: Any) -> None:
-    """A JSON line."""
+    """Print a JSON line."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
     _print(json.dumps({"event": event, "time": when, "schema": SCHEMA, "domain": domain, **values}) + "\n", flush=True)
 
 
 def print_result(outcome: Outcome) -> None:
-    """The last JSON line of a verb that came to its end."""
+    """Print the last JSON line of a verb that completed."""
     code = outcome.exit_code
     values = {**(outcome.values or {}), "warnings": outcome.warnings}
     print_event("result", outcome.domain, ok=code == 0, exit_code=code, **values)
 
 
 def print_failure(error: errors.NbdpullError, message: str, domain: Optional[str]) -> None:
-    """The last JSON line of a verb that an error ended."""
-    with suppress(OSError, errors.OutputError):  # whoever should read it may be gone
+    """Print the last JSON line of a verb that an error ended."""
+    with suppress(OSError, errors.OutputError):  # its reader may be gone
         print_event("result", domain, ok=False, exit_code=error.exit_code, code=error.code, message=message,
                     left_behind=list(error.left_behind))  # fmt: skip
 
 
 class Events:
-    """Prints events as JSON lines: of progress so many as a program can use, of all others every one."""
+    """Prints events as JSON lines: progress as often as a program can use it, all other events always."""
 
     INTERVAL = 0.1  # seconds
 
@@ -113,16 +116,17 @@ def flush() -> None:
 
 def _print(text: str, flush: bool = False) -> None:
     with _guarded():
-        print(text, end="", flush=flush)  # in one piece, where nothing is buffered: others may write there, too
+        print(text, end="", flush=flush)  # in one piece even if unbuffered: other processes may write there, too
 
 
 @contextmanager
 def _guarded() -> Iterator[None]:
-    """Turn what a full disk or a closed pipe says to standard output into an error of ours, or a BrokenPipeError."""
+    """Turn errors of standard output, such as a full disk, into an OutputError; raise BrokenPipeError for a closed
+    pipe."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest would fail again, in Python's exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest would fail at Python's exit
         if isinstance(error, BrokenPipeError):
             raise
         raise errors.OutputError(f"cannot write to standard output: {error.strerror}") from error

@@ -1,6 +1,6 @@
-"""What prune, and pull with --prune, tell of a domain.
+"""What prune, and pull with --prune, report about a domain.
 
-Must not know: which of its points went, and why.
+Must not know: which of its points were removed, and why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def members(of: Pruned) -> dict[str, Any]:
-    """In JSON."""
+    """Return the members for JSON."""
     return {
         "domain": of.domain,
         "policy": of.policy and {"in_store": of.in_store, **of.policy.members},
@@ -36,7 +36,7 @@ def members(of: Pruned) -> dict[str, Any]:
 
 
 def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
-    """What came of it, where all went well."""
+    """Yield the result, if all went well."""
     if of.policy is None:
         yield "no policy of the store is for it: nothing is removed"
         return

@@ -1,6 +1,6 @@
-"""What remove and prune have in common: their options, and what became of the files.
+"""What remove and prune have in common: their options, and what they report about the files.
 
-Must not know: which points went, and why.
+Must not know: which points were removed, and why.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_how(parser: usage.Parser, of: type) -> None:
 
 
 def members(swept: Swept) -> dict[str, Any]:
-    """In JSON; sizes in bytes."""
+    """Return the members for JSON; sizes in bytes."""
     return {
         "freed_bytes": swept.freed,
         "waiting_bytes": swept.waiting,

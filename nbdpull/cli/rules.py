@@ -1,4 +1,4 @@
-"""What prune, policy and copy have in common: the options that say what is kept.
+"""What prune, policy and copy have in common: the options that say what to keep.
 
 Must not know: what a rule keeps.
 """

@@ -1,6 +1,6 @@
-"""Signals: INT, TERM and HUP become a flag that the work looks at.
+"""Signals: INT, TERM and HUP set a flag that the work checks.
 
-Must not know: what the work is, or what is said about its end.
+Must not know: what the work is, or what is printed at its end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def stopping() -> Iterator[Check]:
         if got:
             raise errors.Interrupted(got[0], f"stopped by {signal.Signals(got[0]).name}")
 
-    # One that is ignored stays so: that is how nohup works.
+    # An ignored signal remains ignored: nohup relies on that.
     heard = [number for number in HEARD if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda n, _: got.append(n)) for number in heard}
     try:

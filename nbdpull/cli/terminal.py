@@ -1,8 +1,8 @@
 """How results look to a person: bars, tables and lines. Must not know: how anything is done, or the JSON output.
 
-Names, reasons and paths come from domains and stores, and whoever wrote them may have had the terminal in mind. So a
-result is a list of lines, and each goes through `plain` when it is printed (output.py). What one verb alone shows is in
-its file of commands/.
+Names, reasons and paths come from domains and stores, and may have been written to attack a terminal. So a result is a
+list of lines, and each passes through `plain` when it is printed (output.py). What only one verb shows is in its file
+in commands/.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..core.sizes import shown as size
 
 
 def plain(line: str) -> str:
-    """The line without what a terminal would obey, or show otherwise than where it stands: control characters, those
-    that turn the direction of writing, line ends. They are written as Python writes them: \\x1b, \\u202e, \\n."""
+    """Escape what a terminal would interpret, or show in another place: control characters, characters that change the
+    writing direction, line ends. They are written as Python writes them: \\x1b, \\u202e, \\n."""
     return line if line.isprintable() else "".join(map(_plain_character, line))
 
 
@@ -27,11 +27,14 @@ def _plain_character(character: str) -> str:
 
 
 class Bars:
-    """A bar a disk on the terminal (stderr), or one a domain where disks do not matter, fed with progress events;
-    silent if stderr is not a terminal."""
+    """A bar for each disk on the terminal (stderr), or for each domain if disks do not matter, fed with progress
+    events.
+
+    Silent if stderr is not a terminal.
+    """
 
     def __init__(self) -> None:
-        self._tasks: dict[str, tuple[Any, float]] = {}  # by disk or domain: the bar, and when it began
+        self._tasks: dict[str, tuple[Any, float]] = {}  # by disk or domain: the bar, and its start time
         self._progress: Any = None
 
     def __call__(self, event: str, disk: Optional[str] = None, domain: Optional[str] = None, **values: Any) -> None:
@@ -65,12 +68,12 @@ class Bars:
 
 
 def rate(count: float, seconds: float) -> str:
-    """Always in MiB/s, so that one can be compared with another."""
+    """Return a rate, always in MiB/s, so that rates can be compared."""
     return f"{count / max(seconds, 1e-3) / (1 << 20):.1f} MiB/s"
 
 
 def _moved(values: dict[str, Any], seconds: float) -> str:
-    """What was read or written so far, and how fast: of the bytes that were moved, not of those that were skipped."""
+    """Return what was read or written so far, and how fast, counting only bytes that were moved, not skipped ones."""
     if "read_bytes" in values:
         read = values["read_bytes"]
         return f"{size(read)} read, {size(values['stored_bytes'])} stored, {rate(read, seconds)}"
@@ -78,14 +81,14 @@ def _moved(values: dict[str, Any], seconds: float) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows of texts as aligned lines; without colours, so that a pipe and a terminal show the same."""
+    """Align rows of texts as lines; without colours, so that a pipe and a terminal show the same."""
     lines = [[plain(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
 
 
 def disks(point: dict[str, Any]) -> list[str]:
-    """The disks of a described point."""
+    """Return a table of the disks of a described point."""
     headings = ("DISK", "MODE", "REASON", "SIZE", "DIRTY", "READ", "STORED")
     counts = ("size", "dirty_bytes", "read_bytes", "stored_bytes")
     return table(
@@ -95,7 +98,7 @@ def disks(point: dict[str, Any]) -> list[str]:
 
 
 def mode(name: str) -> str:
-    """Of a disk, in a table."""
+    """Return the mode of a disk, for a table."""
     return "incr" if name == "incremental" else name
 
 
@@ -107,7 +110,7 @@ _VERDICTS = {"ok": "", "partial": "part", "damaged": "DAMAGED", "failed": "FAILE
 
 
 def finding(found: Optional[dict[str, Any]]) -> str:
-    """When, and in capitals what was not well. A verdict of a part, or of the files alone, says so."""
+    """Return the date, and any bad verdict in capitals; a verdict on a part, or only on files, is marked."""
     if not found:
         return "-"
     word = _VERDICTS.get(found["verdict"], found["verdict"])
@@ -117,13 +120,13 @@ def finding(found: Optional[dict[str, Any]]) -> str:
 
 
 def short_finding(found: Optional[dict[str, Any]]) -> str:
-    """The same in 16 characters: what was not well has no date."""
+    """Return `finding` in at most 16 characters: a bad verdict without the date."""
     bad = found and _VERDICTS.get(found["verdict"], "")
     return bad if bad and bad.isupper() else finding(found)
 
 
 def proof(verified: Optional[dict[str, Any]]) -> str:
-    """What verifications found of a point, in 9 characters: how old the oldest proof of what it refers to is."""
+    """Return what verifications found about a point, in 9 characters: the age of the oldest proof of its files."""
     if not verified:
         return "-"
     if word := _VERDICTS[verified["verdict"]]:
@@ -132,7 +135,7 @@ def proof(verified: Optional[dict[str, Any]]) -> str:
 
 
 def age(seconds: float) -> str:
-    """In three characters or four; what is a little in the future is as good as now."""
+    """Return an age in three or four characters; a time slightly in the future counts as now."""
     for unit, length, most in (("m", 60, 90), ("h", 3600, 48)):
         if abs(seconds) < most * length:
             return f"{round(seconds / length)}{unit}"
@@ -146,7 +149,7 @@ def part(looked: dict[str, Any]) -> str:
 
 
 def omitted(point: dict[str, Any]) -> list[str]:
-    """What of the domain is not in a described point."""
+    """Return lines about what of the domain a described point lacks."""
     found = point["not_in_point"] or []
     return [f"not in it: {each['what']}{_in_brackets(each['path'])}, it {each['why']}" for each in found]
 
@@ -156,12 +159,12 @@ def _in_brackets(text: Optional[str]) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """1 point, 2 points."""
+    """Return a count with its noun: 1 point, 2 points."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 class Leftover(Protocol):
-    """One of pulling/reclaim.py."""
+    """A Leftover of pulling/reclaim.py."""
 
     @property
     def what(self) -> str: ...
@@ -171,7 +174,7 @@ class Leftover(Protocol):
 
 
 def leftovers(found: Iterable[Leftover]) -> list[str]:
-    """What cleanup or release found, and what became of it."""
+    """Return what cleanup or release found, and what became of it."""
     return [f"{item.what}: {_FATE.get(item.left, f'left: {item.left}')}" for item in found]
 
 

@@ -1,4 +1,4 @@
-"""The types of options: what a value may be, and how it is written."""
+"""The types of options: which values are valid, and how they are written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def size(text: str) -> int:
 
 
 def size_text(count: int) -> str:
-    """As it is written on the command line: 64K, 1M."""
+    """Format a size as on the command line: 64K, 1M."""
     units = ["", "K", "M", "G", "T"]
     while count and count % 1024 == 0 and len(units) > 1:
         count, units = count // 1024, units[1:]
@@ -38,7 +38,7 @@ def duration_or_none(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """As it is written on the command line: 60s, 5m, 2h, 30d."""
+    """Format a duration as on the command line: 60s, 5m, 2h, 30d."""
     if seconds > 86400 and seconds % 86400 == 0:
         return f"{seconds / 86400:.10g}d"
     if seconds > 3600 and seconds % 3600 == 0:
@@ -70,12 +70,12 @@ def in_range(low: int, high: int) -> Callable[[str], int]:
 
 
 def zstd_level(text: str) -> Optional[int]:
-    """None: the pull finds it."""
+    """Return the level; None for auto: the pull chooses it."""
     return None if text == "auto" else in_range(1, 19)(text)
 
 
 def pair(text: str) -> tuple[str, str]:
-    """DISK=…, where something is."""
+    """Parse DISK=…; both parts are required."""
     disk, equals, rest = text.partition("=")
     if not (disk and equals and rest):
         raise argparse.ArgumentTypeError(f"{text!r} does not begin with a disk and '=': write vda=…")
@@ -83,7 +83,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def maybe_pair(text: str) -> tuple[Optional[str], str]:
-    """DISK=IMAGE, or an image alone: a path or URI with a slash before its first "=" names no disk."""
+    """Parse DISK=IMAGE, or an image alone: a path or URI with a slash before its first "=" names no disk."""
     return pair(text) if "=" in text and "/" not in text.partition("=")[0] else (None, text)
 
 
@@ -99,7 +99,7 @@ def share_or_none(text: str) -> float:
 
 
 def share_text(value: float) -> str:
-    """As it is written on the command line: 50%."""
+    """Format a share as on the command line: 50%."""
     return f"{value * 100:.10g}%"
 
 

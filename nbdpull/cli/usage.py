@@ -1,7 +1,7 @@
-"""The words of the command line: how a verb's options are added, parsed and shown, and what is said of wrong ones.
+"""The words of the command line: how a verb's options are added, parsed and shown, and the errors for wrong ones.
 
 A wrong command line is a UsageError of one line, which says where to look. Defaults come from the Options of the
-operation: what was not given is not in the parsed arguments. Must not know: what a verb does.
+operation: the parsed arguments contain only what was given. Must not know: what a verb does.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def command(verb: str) -> Command:
 
 
 def near(word: str, known: Iterable[str]) -> Optional[str]:
-    """The known word that was meant, if one is so like it."""
+    """Return the known word that was probably meant, if one is similar enough."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
 
 
 class Parser(argparse.ArgumentParser):
-    """Of one verb. What was not given is not in the parsed arguments."""
+    """Parser of one verb. The parsed arguments contain only what was given."""
 
     def __init__(self, verb: str) -> None:
         about = command(verb)
@@ -105,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         _add_logging(self)
 
     def parsed(self, words: Sequence[str]) -> Namespace:
-        """The arguments; UsageError, also where only one word is too many."""
+        """Return the arguments; UsageError, even if there is only one word too many."""
         words, command = self._parted(words) if self._takes_command else (words, [])
         self._words = words
         self._require_known_options()
@@ -117,11 +117,14 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def takes_command(self, line: str) -> None:
-        """What comes after -- is a command, with words of its own. line: of the usage."""
+        """Treat what follows -- as a command with words of its own. line: the usage line."""
         self._takes_command, self.usage = True, line
 
     def _parted(self, words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
-        """The words before the command, and the command. A name that begins with a dash is after a -- of its own."""
+        """Split words into those before the command, and the command.
+
+        A domain whose name starts with a dash has a -- of its own before it.
+        """
         at = words.index("--") if "--" in words else len(words)
         if {"-h", "--help"} & set(words[:at]):
             return words, []
@@ -133,7 +136,7 @@ class Parser(argparse.ArgumentParser):
         return words[:at], command
 
     def _require_known_options(self) -> None:
-        """Before all else: an option that is mistyped may have a value, and then another error would hide it."""
+        """Report unknown options first: a mistyped one may have a value, and then another error would hide it."""
         for word in self._words:
             name = word.partition("=")[0]
             if word == "--":
@@ -164,13 +167,13 @@ def add(group: argparse._ActionsContainer, of: type, *names: str, **how: Any) ->
 
 
 def options(of: type[OptionsClass], args: Namespace, **others: Any) -> OptionsClass:
-    """The Options of a verb: what was given, and defaults."""
+    """Return the Options of a verb: what was given, and defaults."""
     given = {field.name: getattr(args, field.name) for field in fields(of) if hasattr(args, field.name)}  # type: ignore[arg-type]
     return of(**{**given, **others})
 
 
 def shown() -> str:
-    """The text of nbdpull --help."""
+    """Return the text of nbdpull --help."""
     verbs = "".join(f"    {verb:10}{command(verb).SUMMARY}\n" for verb in VERBS)
     return f"{_USAGE}\nverbs:\n{verbs}\n{EXAMPLES}\n{EXIT_CODES}"
 
@@ -196,7 +199,7 @@ def add_group(parser: Parser, of: type) -> None:
 
 
 def add_chosen_point(parser: Parser, of: type) -> None:
-    """A store, and one point of it."""
+    """Add a store, and one point of it."""
     add_store(parser, of)
     add_domain_of_store(parser, of)
     add_point(parser, of)
@@ -210,7 +213,7 @@ def add_point(parser: Parser, of: type, what: str = POINT) -> None:
 
 
 def add_named_point(parser: Parser, of: type) -> None:
-    """A store, and a point of it that has to be named."""
+    """Add a store, and a point of it that has to be named."""
     add_store(parser, of)
     add(parser, of, "point", metavar="POINT", help=POINT)
     add_domain_of_store(parser, of)
@@ -243,7 +246,7 @@ def add_socket(parser: Parser, of: type) -> None:
 
 
 def add_route(parser: Parser, of: type) -> None:
-    """How QEMU's NBD server is reached."""
+    """Add how to reach QEMU's NBD server."""
     add_socket(parser, of)
     add(parser, of, "--nbd", metavar="tcp:HOST:PORT", help="let QEMU serve over TCP instead (use --tls)")
     add(parser, of, "--tls", metavar="DIR", help="require TLS, using ca-cert.pem and client-*.pem in DIR")
@@ -266,7 +269,7 @@ def add_stall_timeout(parser: Parser, of: type) -> None:
 
 
 def add_recipients(parser: Parser, of: type) -> None:
-    """Who is to open a sealed store."""
+    """Add who can open a sealed store."""
     add(parser, of, "--recipient", metavar="R", dest="recipients", action="append",
         help="a public key that is to open it: age1…, 'ssh-ed25519 …' or 'ssh-rsa …' (may be repeated)")  # fmt: skip
     add(parser, of, "--passphrase-file", metavar="FILE", help="a passphrase that is to open it: the only line of FILE")
@@ -305,7 +308,8 @@ _OF_SERVERS = {"s3_endpoint": S3_ENDPOINT, "cache_dir": CACHE_DIR, "cache_dir_si
 
 @contextmanager
 def chosen_server(args: Namespace) -> Iterator[None]:
-    """Meanwhile that is the server for this process and its children, such as nbdkit: each opens the store itself."""
+    """Inside the block, use this server in this process and its children, such as nbdkit: each opens the store
+    itself."""
     before = {variable: os.environ.get(variable) for variable in _OF_SERVERS.values()}
     given = {variable: getattr(args, name, None) for name, variable in _OF_SERVERS.items()}
     _set({variable: str(value) for variable, value in given.items() if value is not None})
@@ -329,7 +333,7 @@ def _add_logging(parser: Parser) -> None:
 
 
 def add_output(parser: Parser) -> None:
-    """How the result is shown, of a verb that prints events."""
+    """Add how the result is shown, for a verb that prints events."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="JSON lines on stdout: events, then one result")
     group.add_argument("--quiet", action="store_true", help="print only errors and warnings")

@@ -1,7 +1,7 @@
-"""A file a verb: its options, its call and its text. Verbs are imported when they run.
+"""One file per verb: its options, its call and its text. A verb is imported when it runs.
 
-A command module has SUMMARY and EXAMPLE (for --help), `add(parser)`, which adds its options, and
-`run(args, report, check)`, which returns an Outcome. It imports what is quick to import; its operation, in `run`.
+A command module has SUMMARY and EXAMPLE (for --help), `add(parser)`, which adds its options, and `run(args, report,
+check)`, which returns an Outcome. Its top level imports only what is quick to import; `run` imports its operation.
 """
 
 VERBS = (
@@ -34,4 +34,4 @@ VERBS = (
     "copy",
     "compare",
 )
-RESERVED = (*VERBS, "help")  # as a first word no name of a domain
+RESERVED = (*VERBS, "help")  # as a first word not the name of a domain

@@ -1,4 +1,4 @@
-"""cleanup: remove what a run that died left behind."""
+"""cleanup: remove what a dead run left behind."""
 
 from __future__ import annotations
 

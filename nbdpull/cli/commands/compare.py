@@ -53,7 +53,7 @@ _WORDS = {"both": "in both", "different": "in both, DIFFERENT", "dir": "only in 
 
 
 def _lines(domains: list[Domain]) -> Iterator[str]:
-    """A table for each domain, the newest last, and by how much DEST is behind."""
+    """Yield a table for each domain, newest point last, and by how much DEST is behind."""
     for domain in domains:
         yield f"{domain.domain}:"
         if domain.points:

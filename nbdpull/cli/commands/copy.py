@@ -1,4 +1,4 @@
-"""copy: points that another store lacks."""
+"""copy: copy the points that another store lacks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _complaints(domain: Domain) -> Iterator[str]:
 
 
 def _lines(domains: list[Domain], dry_run: bool) -> Iterator[str]:
-    """A line a domain."""
+    """Yield one line for each domain."""
     verb = "would be copied" if dry_run else "copied"
     for domain in domains:
         if domain.problem and not domain.copied:

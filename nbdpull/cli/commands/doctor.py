@@ -1,4 +1,4 @@
-"""doctor: are the host and a domain ready for pulls?"""
+"""doctor: check whether the host and a domain are ready for pulls."""
 
 from __future__ import annotations
 

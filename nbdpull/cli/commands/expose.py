@@ -1,4 +1,4 @@
-"""expose: a backup of a domain over HTTP, for a program that keeps it."""
+"""expose: a backup of a domain over HTTP, for a program that stores it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _tell(event: str, **members: Any) -> None:
-    """What is served, to a person."""
+    """Tell a person what is served."""
     exports = members["exports"]
     say(
         f"{members['domain']}: backup {members['id']}, as of {members['as_of']}:",

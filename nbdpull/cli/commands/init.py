@@ -46,7 +46,7 @@ def _lines(store: str, master: Optional[str]) -> Iterator[str]:
 
 
 def _server(found: dict[str, Any]) -> Iterator[str]:
-    """What of the server's answers matters to who chose it. None: it did not tell."""
+    """Yield the server's answers that matter to whoever chose it. None: it did not say."""
     checks = "checks" if found["checks_sha256"] else "does not check"
     lock = {True: "can be locked", False: "cannot be locked", None: "can be locked, or not: not told"}
     versions = {"Enabled": "are kept", "Suspended": "are no longer kept", None: "are kept, or not: not told"}

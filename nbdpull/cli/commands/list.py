@@ -39,12 +39,12 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _by_domain(points: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """A domain may have been renamed: it is known by its uuid."""
+    """Group points by uuid, as a domain may have been renamed."""
     return (list(group) for _, group in groupby(points, lambda point: point["uuid"]))
 
 
 def _narrow(points: list[dict[str, Any]], ids: dict[str, str]) -> Iterator[str]:
-    """A table for each domain, in which lines are of at most 80 characters; ids: the short one of each."""
+    """Yield a table for each domain, with lines of at most 80 characters. ids: the short id of each point."""
     headings = ("POINT", "MODE", "DISKS", "STORED", "VERIFIED", "DRILLED")
     for group in _by_domain(points):
         rows = [(ids[point["id"]], _mode(point), str(len(point["disks"])), size(_stored([point])),
@@ -55,7 +55,7 @@ def _narrow(points: list[dict[str, Any]], ids: dict[str, str]) -> Iterator[str]:
 
 
 def _mode(point: dict[str, Any]) -> str:
-    """Of its disks; "partial" where no whole image can be made."""
+    """Return the mode of a point's disks; "partial" if they do not make whole images."""
     modes = {disk["mode"] for disk in point["disks"]}
     return "partial" if point["partial"] else "mixed" if len(modes) > 1 else terminal.mode(*modes)
 

@@ -1,4 +1,4 @@
-"""plan: what a pull would read."""
+"""plan: show what a pull would read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""policy: write into the store what prune is to keep."""
+"""policy: write into the store what prune should keep."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _lines(found: Result, options: Options) -> Iterator[str]:
 
 
 def _wrapped(rules: str) -> Iterator[str]:
-    """In lines of at most 80 characters, an option and its value in one."""
+    """Split rules into lines of at most 80 characters, without separating an option from its value."""
     whole = re.sub(" (?!--)", _JOINED, rules)
     lines = textwrap.wrap(whole, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return (line.replace(_JOINED, " ") for line in lines)

@@ -47,7 +47,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _lines(domains: list[Pruned], dry_run: bool) -> Iterator[str]:
-    """A table for each domain, the newest last."""
+    """Yield a table for each domain, newest point last."""
     for domain in domains:
         yield f"{domain.domain}:"
         if domain.decisions:

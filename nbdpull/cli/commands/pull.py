@@ -152,7 +152,7 @@ def _run_kubevirt(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def next_kubevirt_command(options: Kubevirt, server: Optional[str] = None) -> str:
-    """The command line for the next point; of a backup whose endpoint is given, with the next one's URLs."""
+    """Return the command line for the next point; if the endpoint was given, it repeats its URLs."""
     words = ["nbdpull", options.domain, *_option("-o", options.output), *(["--prune"] if options.prune else [])]
     words += _option("--s3-endpoint", server) if server else []
     if options.http_map:
@@ -168,7 +168,7 @@ def next_kubevirt_command(options: Kubevirt, server: Optional[str] = None) -> st
 
 
 def _be_gentle(args: Namespace) -> bool:
-    """Whether the guest has priority; our own processes get their nice value."""
+    """Set our nice value; return whether the guest has priority."""
     gentle = getattr(args, "gentle", False)
     os.nice(19 if gentle else getattr(args, "nice", NICE))
     freed_memory.keep()
@@ -203,7 +203,7 @@ def _run_libvirt(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def next_command(options: Options, point: dict[str, Any], server: Optional[str] = None) -> str:
-    """The command line for the next point. A plain pull continues a store, except from a partial point."""
+    """Return the command line for the next point. A plain pull continues a store, except from a partial point."""
     dashed = options.domain.startswith("-")
     words = ["nbdpull", *(["pull"] if dashed or options.domain in RESERVED else [])]
     words += [] if dashed else [options.domain]
@@ -222,7 +222,7 @@ def next_command(options: Options, point: dict[str, Any], server: Optional[str] 
 
 
 def _option(name: str, value: str) -> list[str]:
-    """An option and its value as words; a value that looks like an option is joined to its name."""
+    """Return an option and its value as words; a value that looks like an option is joined to its name."""
     if not value.startswith("-"):
         return [name, value]
     return [f"{name}={value}" if name.startswith("--") else name + value]
@@ -253,7 +253,7 @@ def _lines(output: str, point: dict[str, Any], following: str, offline: Any, fou
 
 
 def _total(point: dict[str, Any]) -> str:
-    """How much, how long and how fast: the rate is that of reading."""
+    """Return how much was read and stored, how long it took, and the rate of reading."""
     read, stored = (sum(disk[name] for disk in point["disks"]) for name in ("read_bytes", "stored_bytes"))
     seconds = point["seconds"]
     return (

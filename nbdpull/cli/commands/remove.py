@@ -1,4 +1,4 @@
-"""remove: points that are not needed any more."""
+"""remove: remove points that are no longer needed."""
 
 from __future__ import annotations
 

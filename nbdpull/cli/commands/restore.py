@@ -99,8 +99,11 @@ def _by_disk(pairs: Iterable[tuple[Disk, str]]) -> dict[Disk, str]:
 
 
 def _next_command(options: Options, result: Result) -> Optional[str]:
-    """The shell command that brings the restored domain up, or first to its definition, where that has other disks;
-    None where the disk went to stdout."""
+    """Return the shell command that starts the restored domain, or opens its definition if disks are elsewhere than it
+    says.
+
+    None if the disk went to stdout.
+    """
     from ...format import layout
 
     if "-" in result.files.values():
@@ -128,7 +131,7 @@ def _lines(result: Result, lost: list[str], following: Optional[str]) -> Iterato
 
 
 def _disks(result: Result) -> list[str]:
-    """What of each disk was written, how fast, and where it is."""
+    """Return a table of what was written of each disk, how fast, and where."""
     rows = []
     for disk, written in result.written_bytes.items():
         rate = terminal.rate(written, result.seconds)

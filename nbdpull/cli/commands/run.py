@@ -1,4 +1,4 @@
-"""run: give a backup's blocks to a command."""
+"""run: pass a backup's blocks to a command."""
 
 from __future__ import annotations
 

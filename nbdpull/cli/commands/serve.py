@@ -1,4 +1,4 @@
-"""serve: the disks of a point over NBD or HTTP, until it is stopped."""
+"""serve: serve the disks of a point over NBD or HTTP, until stopped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _tell(event: str, **members: Any) -> None:
-    """What is heard meanwhile, to a person."""
+    """Tell a person about an event."""
     if event == "trouble":
         output.complain(members["message"])
         return

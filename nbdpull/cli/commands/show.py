@@ -1,4 +1,4 @@
-"""show: one point, whole."""
+"""show: show one point in full."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _lines(point: dict[str, Any]) -> Iterator[str]:
 
 
 def _verification(found: Any) -> Iterator[str]:
-    """All that is known by verifications."""
+    """Yield everything that verifications found."""
     yield terminal.finding(found)
     if not found:
         return

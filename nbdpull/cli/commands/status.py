@@ -1,4 +1,4 @@
-"""status: has every domain a sound point that is young enough?"""
+"""status: check whether every domain has a sound point that is recent enough."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUMMARY = "check that every domain has a sound point"
 EXAMPLE = "status dir/ --max-age 26h"
 
 _WIDTH = 80
-_MOST = 3  # points that a line names
+_MOST = 3  # points named in one line
 _HEADINGS = ("DOMAIN", "NEWEST SOUND", "AGE", "FROZEN", "VERIFIED", "DRILLED", "STATE")
 
 
@@ -47,7 +47,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _names(path: str) -> list[str]:
-    """Those in a file, a line each; UsageError."""
+    """Return the names in a file, one a line; UsageError."""
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.strip() for line in file]
@@ -62,7 +62,7 @@ def _names(path: str) -> list[str]:
 
 
 def _lines(told: dict[str, Any], ids: dict[str, str]) -> Iterator[str]:
-    """The first one says it all, as a monitor may show no more."""
+    """Yield the lines. The first is a complete summary, as a monitor may show no more."""
     domains, now = told["domains"], datetime.fromisoformat(told["time"])
     bad = [each for each in domains if each["problems"]]
     yield _cut(_summary(len(domains), [each["domain"] for each in bad]), _WIDTH)
@@ -87,7 +87,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def _table(domains: list[dict[str, Any]], ids: dict[str, str], now: datetime) -> list[str]:
-    """Names are cut where the lines would be too long: what is wrong is told with the whole name."""
+    """Return the table. Names are cut if lines would be too long: the problems below have the whole name."""
     rows = [_row(each, ids, now) for each in domains]
     others = terminal.table(_HEADINGS[1:], rows)
     width = max(_WIDTH - 2 - max(map(len, others)), len("DOMAIN"))
@@ -119,7 +119,7 @@ def _state(domain: dict[str, Any]) -> str:
 
 
 def _some(texts: list[str], between: str = ", ") -> str:
-    """The last ones, which are of the newest points, where there are many."""
+    """Join the last texts, which are about the newest points, if there are many."""
     more = f" and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
     return between.join(texts[-_MOST:]) + more
 

@@ -1,4 +1,4 @@
-"""usage: what the points of a store take."""
+"""usage: show the space that the points of a store take."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _members(of: OfDomain) -> dict[str, Any]:
 
 
 def _lines(told: list[dict[str, Any]], sums: dict[str, int], ids: dict[str, str]) -> Iterator[str]:
-    """A table for each domain, in which lines are of at most 80 characters."""
+    """Yield a table for each domain, with lines of at most 80 characters."""
     for each in told:
         if each["problem"]:
             continue

@@ -84,7 +84,7 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
 
 def _lines(values: dict[str, Any]) -> Iterator[str]:
-    """What was found, and what of it follows for each point."""
+    """Yield what was found, and the resulting verdict on each point."""
     damages = values["damages"]
     for damage in damages:
         where = " ".join(damage[name] for name in ("point", "disk") if damage[name])
@@ -106,7 +106,7 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _oldest(verdicts: list[dict[str, Any]]) -> str:
-    """How far all runs together have come."""
+    """Return how far all runs together have progressed."""
     unproved = [each["point"] for each in verdicts if each["verdict"] in (None, "partial")]
     if unproved:
         return f"Not all files of {terminal.count(len(unproved), 'point')} of {len(verdicts)} have been proved yet."
