@@ -1,1 +1,1 @@
-"""Points for clients of NBD, by nbdkit and a plugin of ours."""
+"""Points for NBD clients, through nbdkit and a plugin of ours, and for HTTP clients."""

@@ -1,7 +1,7 @@
-"""The disks of a point as NBD exports, over its compressed frames, by an nbdkit with our plugin.
+"""The disks of a point as NBD exports, read from its compressed frames, by an nbdkit with our plugin.
 
-Owns: nbdkit's command line, its start and certain end, and the URIs by which clients find the exports. The work is
-done in nbdkit (nbdkit_plugin.py): nothing is loaded here that would delay the first byte. Must not know: frames,
+Owns: nbdkit's command line, its start and its guaranteed end, and the URIs at which clients find the exports. nbdkit
+does the work (nbdkit_plugin.py): this module loads nothing that would delay the first byte. Must not know: frames,
 libvirt, who the clients are.
 """
 
@@ -27,15 +27,18 @@ from ..core.errors import Check
 from ..storage import place
 
 PLUGIN = Path(__file__).with_name("nbdkit_plugin.py")
-LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
+LOOK_INTERVAL = 0.2  # seconds between checks of the stop flag
 END_TIMEOUT = 5.0  # seconds for nbdkit to end by itself
 TROUBLE = "trouble: "  # as the plugin writes it
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to serve. point: an id or "latest"; disks empty: all; without socket and port: one in a new directory;
-    master: the key of a sealed store."""
+    """What to serve.
+
+    point: an id or "latest"; disks empty: all; without socket and port: a socket in a new directory; master: the key of
+    a sealed store.
+    """
 
     store: str
     domain: Optional[str] = None
@@ -50,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Export:
-    """disk: its name; size: bytes; uri: where it is; overlay: a command that makes a writable image over it."""
+    """disk: its name; size: bytes; uri: where it is; overlay: a command that creates a writable image over it."""
 
     disk: str
     size: int
@@ -81,7 +84,7 @@ class Server:
         self.exports = [self._export(disk, size) for disk, size in about["disks"].items()]
 
     def _place(self) -> Optional[str]:
-        """Path of the socket, None for a port."""
+        """Return the path of the socket, None for a port."""
         if self._request.port is not None:
             return None
         if self._request.socket is None:
@@ -97,7 +100,7 @@ class Server:
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:
         software.require("nbdkit")
         status, telling = os.pipe()
-        parent, self._alive = os.pipe()  # which ends when we do, however that is
+        parent, self._alive = os.pipe()  # the pipe ends when we do, for whatever reason
         key = _in_pipe(self._request.master)
         passed = [telling, parent, *key]
         try:
@@ -123,15 +126,15 @@ class Server:
         wanted += [("domain", request.domain)] if request.domain is not None else []
         wanted += [("writable", 1)] if request.writable else []
         wanted += [("key", each) for each in key]
-        ours = {"parent": parent, "socket": self._socket, "folder": self._folder}  # for its end, should we be killed
+        ours = {"parent": parent, "socket": self._socket, "folder": self._folder}  # for its end, if we are killed
         wanted += [(name, value) for name, value in ours.items() if value is not None]
         options = [f"{name}={value}" for name, value in wanted]
-        # One thread for each connection: with more, nbdkit 1.32 aborts where a client is killed that has asked for more
-        # than one thing (an assertion in raw_send_socket), and all other clients lose their disks.
+        # One thread for each connection: with more, nbdkit 1.32 aborts if a client is killed while it has several
+        # requests in flight (an assertion in raw_send_socket), and all other clients lose their disks.
         return ["nbdkit", "-t", "1", "-f", "--exit-with-parent", *where, *how, "python", str(PLUGIN), *options]
 
     def _await(self, status: int) -> dict[str, Any]:
-        """What the plugin reports about itself; raises what it could not do."""
+        """Return what the plugin reports about itself; raise its error if it could not start."""
         with os.fdopen(status, "rb") as pipe:
             while not select.select([pipe], [], [], LOOK_INTERVAL)[0]:
                 self._check()
@@ -157,7 +160,7 @@ class Server:
         return errors.OutputError(f"nbdkit cannot serve at {where}: {said or self._started.returncode}")
 
     def troubles(self) -> list[str]:
-        """What could not be read for a client since the last call, one text each."""
+        """Return what could not be read for a client since the last call, one text each."""
         self._log.seek(self._log_read)
         whole, _, _ = self._log.read().rpartition(b"\n")
         self._log_read += len(whole)
@@ -174,8 +177,7 @@ class Server:
         return Export(disk, size, uri, shlex.join(overlay))
 
     def wait(self, tell: Callable[[str], None]) -> NoReturn:
-        """Ends only by an exception: that of `check`, or OutputError if nbdkit ends by itself. tell receives
-        each of `troubles`."""
+        """Wait until `check` raises, or until nbdkit ends by itself (OutputError). tell receives each of `troubles`."""
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._started.wait(LOOK_INTERVAL)
@@ -191,7 +193,7 @@ class Server:
 
     @property
     def _started(self) -> subprocess.Popen[bytes]:
-        """All but `close` comes after the start."""
+        """The process; only `close` may run before it is started."""
         return cast("subprocess.Popen[bytes]", self._process)
 
     def close(self) -> None:
@@ -219,7 +221,7 @@ class Server:
 
 
 def _in_pipe(data: Optional[bytes]) -> list[int]:
-    """The end of a pipe in which this little is to be read, if there is any."""
+    """Return the read end of a pipe that contains these few bytes, if there are any."""
     if data is None:
         return []
     end, begin = os.pipe()
@@ -229,24 +231,25 @@ def _in_pipe(data: Optional[bytes]) -> list[int]:
 
 
 def _environment() -> dict[str, str]:
-    """nbdkit's Python is the distribution's, outside of any venv: it finds this package, and the packages it needs.
+    """Return the environment for nbdkit, whose Python is the distribution's: it finds this package, and its
+    dependencies.
 
-    Its threads share one arena of memory. With one each, what the cache drops is free in another thread's than the one
-    that needs room for the next frame, and the process grew to three times the cache.
+    nbdkit's threads share one arena of memory. With one arena each, the memory of a frame that the cache drops belongs
+    to another thread than the one that needs room for the next frame, and the process grew to three times the cache.
     """
     found = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     return {"MALLOC_ARENA_MAX": "1", **child.finding_us(*found)}
 
 
 def _trouble(line: str) -> Optional[str]:
-    """The text of a line that begins with TROUBLE; None where it only looks like one of the plugin's."""
+    """Return the text of a line that starts with TROUBLE; None if it only looks like a line of the plugin."""
     with contextlib.suppress(ValueError):
         return str(json.loads(line[len(TROUBLE) :]))
     return None
 
 
 def _error(code: str, message: str) -> errors.NbdpullError:
-    """The error of that code, as the other process raised it."""
+    """Return the error of that code, as the other process raised it."""
     return _by_code(errors.NbdpullError).get(code, errors.NbdpullError)(message)
 
 

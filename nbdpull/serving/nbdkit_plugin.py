@@ -1,7 +1,7 @@
-"""The plugin that nbdkit runs: exports of the disks of one point. Loaded by nbdkit's Python, never imported.
+"""The plugin that nbdkit runs: exports of the disks of one point. nbdkit's Python loads it; nothing imports it.
 
-Owns: what nbdkit asks (exports, sizes, extents, bytes), and the first line about itself to the process that started it.
-Must not know: how it is started (nbd_server.py), what a client is.
+Owns: the callbacks of nbdkit (exports, sizes, extents, bytes), and the first line about itself to the process that
+started it. Must not know: how it is started (nbd_server.py), what a client is.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     Served = Union[lookup.RandomImage, Overlay]
 
 API_VERSION = 2
-MAX_EXTENTS = 4096  # in one answer; a client asks on
-# qemu-img convert counts in sectors, and takes one that is zero only at its beginning for zero.
+MAX_EXTENTS = 4096  # in one answer; a client asks for the rest
+# qemu-img convert counts in sectors, and takes a sector for zero if only its start is zero.
 BLOCK = 4096
-TROUBLE = "trouble: "  # begins a line on standard error that is for the operator; then comes JSON
+TROUBLE = "trouble: "  # prefix of a line on standard error that is for the operator; JSON follows
 
 _config: dict[str, list[str]] = {}
 _images: dict[str, Served] = {}
@@ -49,7 +49,7 @@ def thread_model() -> Any:
 
 
 def get_ready() -> None:
-    """Open everything before nbdkit listens: who can connect can read."""
+    """Open everything before nbdkit listens: a client that can connect can read."""
     try:
         _open()
     except errors.NbdpullError as error:
@@ -73,7 +73,7 @@ def _open() -> None:
 
 
 def _master() -> Optional[bytes]:
-    """From a pipe, which nobody else can read: arguments and the environment are seen by all."""
+    """Read the key from a pipe, which nobody else can read: everybody can see arguments and the environment."""
     if "key" not in _config:
         return None
     with os.fdopen(int(_config["key"][0]), "rb") as pipe:
@@ -87,14 +87,16 @@ def _writable(image: lookup.RandomImage) -> Overlay:
 
 
 def after_fork() -> None:
-    """nbdkit listens from now on."""
+    """Report the exports: nbdkit listens from now on."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _tell(**_about)
 
 
 def _end_with_parent() -> None:
-    """End as soon as who started nbdkit closes its end of a pipe, be it by a kill: by itself nbdkit would wait for the
-    last client to go."""
+    """End as soon as the process that started nbdkit closes its end of a pipe, for example because it is killed.
+
+    By itself nbdkit would wait until the last client disconnects.
+    """
     os.read(int(_config["parent"][0]), 1)
     cleanup()
     os._exit(0)
@@ -173,12 +175,12 @@ trim = zero
 
 
 def flush(image: Served, flags: int) -> None:
-    """What is thrown away at the end need not reach the medium."""
+    """Do nothing: what is discarded at the end need not reach the medium."""
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What fails is an I/O error for the client, and a line for the operator."""
+    """Turn an error into an I/O error for the client, and a line for the operator."""
     try:
         yield
     except errors.NbdpullError as error:
@@ -191,7 +193,10 @@ def _told() -> Iterator[None]:
 
 
 def _complain(text: str) -> None:
-    """A line that serve passes on, once; the exception itself is a page on nbdkit's log, at each try of the client."""
+    """Print a line that serve passes on, once.
+
+    The exception itself fills a page of nbdkit's log, each time a client tries.
+    """
     if text not in _complaints:
         _complaints.add(text)
         sys.stderr.write(f"{TROUBLE}{json.dumps(text)}\n")

@@ -1,7 +1,7 @@
-"""What clients write to an image that is read-only: kept apart from it, and thrown away at the end.
+"""What clients write to a read-only image: kept apart from it, and discarded at the end.
 
-Owns: which blocks were written, and the nameless file that holds them, which no end of this process leaves behind. Must
-not know: who writes, what the image is made of.
+Owns: which blocks were written, and the nameless file that contains them, which disappears however this process ends.
+Must not know: who writes, what the image consists of.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from ..targets.file import File
 if TYPE_CHECKING:
     from ..core.extents import Buffer, Extents
 
-BLOCK = 1 << 16  # bytes that are taken from the image when the first of them is written
+BLOCK = 1 << 16  # bytes copied from the image when the first of them is written
 
 
 class Overlay:
-    """`size`, `disk`, `read_into` and `extents` as of the image below it; and `write`, `zero`. May be used by several
-    threads at once."""
+    """`size`, `disk`, `read_into` and `extents` as of the image below it; and `write`, `zero`.
+
+    Several threads may use it at once.
+    """
 
     def __init__(self, below: RandomImage) -> None:
         self._below = below
@@ -36,7 +38,7 @@ class Overlay:
         with translated("create a file in", where), tempfile.TemporaryFile(prefix="nbdpull-") as file:
             self._file = File(os.dup(file.fileno()), where, self.size)
         self._written = numpy.zeros(-(-self.size // BLOCK), bool)
-        self._lock = threading.Lock()  # of writers; a block is marked only when it is whole in the file
+        self._lock = threading.Lock()  # of writers; a block is marked only when the file has all of it
 
     def read_into(self, offset: int, buffer: Union[bytearray, memoryview]) -> None:
         """Fill a writable buffer from `offset` on."""
@@ -49,7 +51,7 @@ class Overlay:
                 self._below.read_into(start, part)
 
     def _runs(self, offset: int, stop: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield (begin, end, whether it was written) of the parts of a range that are of one kind, ascending."""
+        """Yield (start, stop, whether it was written) for the uniform parts of a range, ascending."""
         blocks = self._written[offset // BLOCK : -(-stop // BLOCK)]
         changes = numpy.flatnonzero(blocks[1:] != blocks[:-1]) + 1
         edges = [offset, *((offset // BLOCK + changes) * BLOCK).tolist(), stop]
@@ -57,21 +59,21 @@ class Overlay:
         yield from zip(edges, edges[1:], kinds)
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Take bytes from `offset` on."""
+        """Write bytes from `offset` on."""
         with self._lock:
             self._complete(offset, offset + len(data))
             self._file.write([(offset, data)])
             self._mark(offset, offset + len(data))
 
     def zero(self, offset: int, length: int) -> None:
-        """Let a range read as zero."""
+        """Make a range read as zero."""
         with self._lock:
             self._complete(offset, offset + length)
             self._file.zero(offset, length)
             self._mark(offset, offset + length)
 
     def _complete(self, offset: int, stop: int) -> None:
-        """Take from the image what the blocks of a range hold beside it, unless they were written before."""
+        """Copy from the image the rest of the blocks at the ends of a range, unless they were written before."""
         for number in {offset // BLOCK, (stop - 1) // BLOCK}:
             start, end = number * BLOCK, min((number + 1) * BLOCK, self.size)
             if not self._written[number] and (offset > start or stop < end):
@@ -83,13 +85,13 @@ class Overlay:
         self._written[offset // BLOCK : -(-stop // BLOCK)] = True
 
     def extents(self, offset: int, length: int, limit: Optional[int] = None) -> Extents:
-        """Extents that cover [offset, offset + length), with `limit` perhaps only its beginning."""
+        """Return extents that cover [offset, offset + length), with `limit` possibly only its start."""
         found = []
         for start, stop, written in self._runs(offset, offset + length):
             if written:
                 found.append(extents.of([(start, stop - start, extents.DATA)]))
                 continue
             found.append(self._below.extents(start, stop - start, limit))
-            if int(extents.ends(found[-1][-1:])[0]) < stop:  # it reported only the beginning
+            if int(extents.ends(found[-1][-1:])[0]) < stop:  # it reported only the start
                 break
         return extents.merged(numpy.concatenate(found)) if found else extents.of([])

@@ -1,1 +1,1 @@
-"""Volumes over HTTP: a backup that is open, or the disks of a point."""
+"""Volumes over HTTP: those of an open backup, or the disks of a point."""

@@ -1,7 +1,7 @@
 """The WSGI application: a table of routes, and who may use them.
 
-Owns: from a WSGI environment to a Request, the token before all else, methods, and what an error of a route becomes. A
-further shape of the same volumes is a further list of routes. Must not know: the server, volumes.
+Owns: turning a WSGI environment into a Request, the check of the token before anything else, methods, and the response
+to an error of a route. Another shape of the same volumes is another list of routes. Must not know: the server, volumes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ Call = Callable[..., Response]
 
 @dataclass(frozen=True)
 class Route:
-    """call(request, *names): answers requests whose path has these parts, where None is any: one of the names. HEAD is
-    answered as GET is, without its body. is_open: without a token."""
+    """A route.
+
+    call(request, *names): answers requests whose path has these parts; None stands for any part, which becomes one of
+    the names. HEAD is answered like GET, without the body. is_open: needs no token.
+    """
 
     path: tuple[Optional[str], ...]
     methods: tuple[str, ...]
@@ -38,7 +41,7 @@ class Route:
     is_open: bool = False
 
     def names(self, path: Sequence[str]) -> Optional[list[str]]:
-        """What a path has in the places of None; None if it is another path."""
+        """Return what a path has in the places of None; None if the path does not match."""
         if len(path) != len(self.path) or any(mine not in (None, part) for mine, part in zip(self.path, path)):
             return None
         return [part for mine, part in zip(self.path, path) if mine is None]
@@ -49,7 +52,7 @@ class Route:
 
 
 class App:
-    """What a server of WSGI calls. The pieces of a body may be memoryviews."""
+    """The callable of a WSGI server. The pieces of a body may be memoryviews."""
 
     def __init__(self, routes: Sequence[Route], token: Token) -> None:
         self._routes, self._token = routes, token
@@ -65,7 +68,7 @@ class App:
             log.warning("%s %s: %s", method, path, error)
             response, body = _failed(Refused(500, error.code, str(error)))
         except Exception:
-            log.exception("%s %s", method, path)  # without the query: it may have the token
+            log.exception("%s %s", method, path)  # without the query: it may contain the token
             response, body = _failed(Refused(500, "internal", "internal error"))
         phrase = HTTPStatus(response.status).phrase
         start_response(f"{response.status} {phrase}", [("Cache-Control", "no-store"), *response.headers.items()])
@@ -110,7 +113,7 @@ def _failed(error: Refused) -> tuple[Response, Iterable[Piece]]:
 
 
 def _begun(body: Iterable[Piece]) -> Iterator[Piece]:
-    """The same pieces, of which the first is there: what fails with it is an error of the request, not of an answer."""
+    """Return the same pieces, with the first one already fetched, so that its failure is still an error response."""
     pieces = iter(body)
     first = next(pieces, None)
     return _rest(first, pieces)

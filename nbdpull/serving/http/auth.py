@@ -1,6 +1,6 @@
-"""The token that a client shows: its file, and the comparison.
+"""The token that a client presents: its file, and the comparison.
 
-Owns: what a token may be, and that it is in no message. Must not know: what it opens.
+Owns: which tokens are valid, and that no message contains the token. Must not know: what it gives access to.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from ...core import errors
 NAME = "x-kubevirt-export-token"  # of a header, and of a query parameter
 MIN_LENGTH, MAX_LENGTH = 8, 1024  # characters
 
-_TOKEN = re.compile(rb"[\x21-\x7e]+")  # what a header can carry as it is
+_TOKEN = re.compile(rb"[\x21-\x7e]+")  # what a header can carry unchanged
 
 
 class Token:
-    """A secret. It never shows itself."""
+    """A secret. It is never shown."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def is_shown(self, headers: Mapping[str, str], query: Mapping[str, str]) -> bool:
-        """Whether a request has it, in one of the three places; headers: by names in lower case."""
+        """Return whether a request presents it, in one of the three places. headers: by names in lower case."""
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         shown = [headers.get(NAME, ""), query.get(NAME, ""), bearer.strip() if kind.lower() == "bearer" else ""]
-        # A list: each is compared, so that the time tells nothing.
+        # A list: each is compared, so that the time reveals nothing.
         return any([hmac.compare_digest(each.encode("utf-8", "replace"), self._secret) for each in shown])
 
     def ticket(self, name: str) -> str:
-        """What opens that one volume where it stands in a path. It tells nothing of the token."""
+        """Return what gives access to that volume when it is part of a path. It reveals nothing of the token."""
         return hmac.new(self._secret, b"nbdpull ticket " + name.encode("utf-8", "replace"), "sha256").hexdigest()
 
 
 def read(path: str) -> Token:
-    """The token in a file: one line of visible ASCII. UsageError where there is none, or others may read it."""
+    """Return the token in a file: one line of visible ASCII. UsageError if there is none, or others may read it."""
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode

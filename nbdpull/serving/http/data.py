@@ -12,12 +12,12 @@ from ...core import pipeline
 from .volume import Volume
 
 PIECE = 1 << 20  # bytes that a thread reads ahead at once: a frame of a point
-NEXT = 768 << 10  # bytes that are read when they are wanted: what a live disk has under way, and a core's cache holds
+NEXT = 768 << 10  # bytes read on demand: what a live disk can have in flight, and what fits into a core's cache
 AHEAD = 4 * PIECE
 
 
 def pieces(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
-    """Each is good until the next is taken. What cannot be read ends it by an exception."""
+    """Yield pieces, each valid until the next is taken. A read error ends this with an exception."""
     if not volume.readers or end - begin <= PIECE:
         buffer = bytearray(min(NEXT, end - begin))
         for at in range(begin, end, NEXT):
@@ -32,7 +32,7 @@ def _read_ahead(volume: Volume, begin: int, end: int) -> Iterator[memoryview]:
     def read(at: int) -> tuple[memoryview, bytearray]:
         try:
             buffer = free.pop()
-        except IndexError:  # asked beforehand, another thread could have taken the last
+        except IndexError:  # a check beforehand would let another thread take the last one
             buffer = bytearray(PIECE)
         return _read(volume, at, buffer, end), buffer
 

@@ -1,7 +1,7 @@
-"""Where HTTP is served: an address as it is written, and the certificates.
+"""Where HTTP is served: the address as it is written, and the certificates.
 
-Owns: those, and that a missing cheroot is one clear line. Must not know: how the server works (server.py), paths,
-tokens, volumes.
+Owns: those, and that a missing cheroot is reported in one clear line. Must not know: how the server works (server.py),
+paths, tokens, volumes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r"(?:\[([^]]+)\]|([^:]+)):(\d{1,5})")
 
 @dataclass(frozen=True)
 class Where:
-    """Where to listen. path: of a unix socket, else host and port; 0: any that is free."""
+    """Where to listen. path: of a unix socket, else host and port; port 0: any free one."""
 
     path: Optional[str] = None
     host: str = ""
@@ -31,7 +31,7 @@ class Where:
 
     @property
     def is_local(self) -> bool:
-        """Whether none but this host reaches it."""
+        """Whether only this host can reach it."""
         if self.path is not None or self.host == "localhost":
             return True
         with suppress(ValueError):
@@ -43,8 +43,10 @@ class Where:
 def secured(
     app: Callable[..., Any], option: str, listen: str, tls: Optional[str], client_ca: Optional[str]
 ) -> Iterator[str]:
-    """Serve as `serving` does, and only where nobody on the way can read along. listen: what the option of that name
-    says; tls, client_ca: as in tls_context, None: without. UsageError."""
+    """Serve as `serving` does, but only where nobody on the way can read the traffic. UsageError.
+
+    listen: the value of the option `option`; tls, client_ca: as in tls_context, None: without.
+    """
     where = parse(listen, option)
     if tls is None and client_ca is not None:
         raise errors.UsageError("--client-ca is for TLS: use it with --tls DIR")
@@ -58,7 +60,7 @@ def secured(
 
 
 def parse(text: str, option: str = "--listen") -> Where:
-    """HOST:PORT, or unix:PATH. option: where it is from. UsageError."""
+    """Parse HOST:PORT, or unix:PATH. option: its name, for messages. UsageError."""
     if text.startswith("unix:"):
         path = os.path.abspath(text[len("unix:") :])
         if not unix_socket.fits(path):
@@ -71,8 +73,10 @@ def parse(text: str, option: str = "--listen") -> Where:
 
 
 def tls_context(folder: str, client_ca: Optional[str]) -> ssl.SSLContext:
-    """From server-cert.pem and server-key.pem in a folder; client_ca: a file, whose certificates clients must have
-    theirs from. UsageError."""
+    """Return a context from server-cert.pem and server-key.pem in a folder. UsageError.
+
+    client_ca: a file of CA certificates; clients must have a certificate of one of them.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -92,8 +96,10 @@ def tls_context(folder: str, client_ca: Optional[str]) -> ssl.SSLContext:
 
 @contextmanager
 def serving(app: Callable[..., Any], where: Where, tls: Optional[ssl.SSLContext] = None) -> Iterator[str]:
-    """Serve a WSGI application as long as the block lasts, and yield the URL of its root; that of a unix socket has
-    localhost for its host. MissingSoftware, OutputError."""
+    """Serve a WSGI application as long as the block lasts; yield the URL of its root. MissingSoftware, OutputError.
+
+    The URL of a unix socket has localhost as its host.
+    """
     try:
         from . import server
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""POST /finish: the client's word on a backup, for the thread that opened it.
+"""POST /finish: the client's verdict on a backup, for the thread that opened it.
 
-Owns: the body of the request, that there is one answer to it, and that a second request is told so. Must not know: what
-is done at a finish.
+Owns: the body of the request, that it is answered once, and that a second request is refused. Must not know: what is
+done at a finish.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from .message import Refused, Request, Response, json_response
 
 
 class Finish:
-    """ok: what the client said, None: nothing yet. Of the requests the first is answered with what `answer` is given;
-    until then its client waits."""
+    """ok: the client's verdict, None: none yet.
+
+    The first request is answered with the arguments of `answer`, and its client waits until then.
+    """
 
     def __init__(self) -> None:
         self.ok: Optional[bool] = None
@@ -30,15 +32,15 @@ class Finish:
         return [Route(("finish",), ("POST",), self._post)]
 
     def begin(self) -> None:
-        """From now on it can be asked for."""
+        """Accept a request from now on."""
         self._ready = True
 
     def wait(self, seconds: float) -> bool:
-        """Whether a client has asked, after so long at most."""
+        """Wait at most this long; return whether a client has sent the request."""
         return self._asked.wait(seconds)
 
     def answer(self, status: int, members: Mapping[str, Any]) -> None:
-        """Say what became of it, once: what is said later is not heard. Who asks later is told that he is too late."""
+        """Set the response, once: later calls have no effect. Later requests are refused."""
         with self._lock:
             if not self._answered.is_set():
                 self._ready = False

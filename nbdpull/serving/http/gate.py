@@ -1,7 +1,7 @@
-"""Volumes that can be read from a moment on, and from another one on not any more.
+"""Volumes that can be read only between two moments.
 
-Owns: that a read begins only between the two, that who ends it waits for what is under way, and what the first read
-that failed said. Must not know: HTTP, why it ends.
+Owns: that a read starts only between the two, that whoever ends it waits for reads in progress, and the error of the
+first read that failed. Must not know: HTTP, why it ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from .volume import Disk, Extent, Volume
 
 
 class Gate(Mapping[str, Volume]):
-    """The volumes that can be read now, by name: none before `open` and after `close`. failed: what the first read
-    that failed raised; it closes the gate."""
+    """The volumes that can be read now, by name: none before `open` and after `close`.
+
+    failed: the error of the first read that failed; it closes the gate.
+    """
 
     def __init__(self) -> None:
         self.failed: Optional[errors.NbdpullError] = None
@@ -32,7 +34,7 @@ class Gate(Mapping[str, Volume]):
         self._state = ""
 
     def close(self) -> None:
-        """From now on nothing is read; what is being read is waited for. Again is nothing."""
+        """Refuse reads from now on, and wait for those in progress. Further calls have no effect."""
         self._shut("the backup has ended, or is being ended")
         with self._changed:
             self._changed.wait_for(lambda: not self._inside)
@@ -43,7 +45,7 @@ class Gate(Mapping[str, Volume]):
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Refused where it is closed."""
+        """Count a read while the block lasts. Refused if the gate is closed."""
         with self._changed:
             self.require_open()
             self._inside += 1
@@ -76,8 +78,11 @@ class Gate(Mapping[str, Volume]):
 
 
 class _Gated:
-    """A Volume behind a gate. To read it is to wait for QEMU, which one thread does best: with two that read ahead of
-    the client, 1 GiB took 0.8 s of CPU instead of 0.6 s."""
+    """A Volume behind a gate.
+
+    Reading it means waiting for QEMU, which one thread does best: with two threads that read ahead of the client, 1 GiB
+    took 0.8 s of CPU instead of 0.6 s.
+    """
 
     readers = 0
 

@@ -1,6 +1,6 @@
 """A request and its response, as the routes see them: numbers, ranges, JSON.
 
-Owns: what a request may say, and which status it has otherwise. Must not know: the server, what a route is for.
+Owns: what a request may contain, and the status otherwise. Must not know: the server, what a route is for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RANGE = re.compile(r"bytes=\s*([0-9]{0,19})-([0-9]{0,19})\s*")
 
 
 class Refused(Exception):
-    """A request that is answered by an error. code: a word for programs; headers: further ones."""
+    """A request that is answered with an error. code: a word for programs; headers: additional ones."""
 
     def __init__(self, status: int, code: str, message: str, headers: Optional[Mapping[str, str]] = None) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class Request:
     body: bytes = b""
 
     def number(self, name: str, default: int = 0) -> int:
-        """A parameter in decimal; an empty one is as good as none."""
+        """Return a decimal parameter; an empty one counts as missing."""
         text = self.query.get(name, "")
         if not text:
             return default
@@ -51,15 +51,18 @@ class Request:
         return int(text)
 
     def window(self, size: int) -> tuple[int, int]:
-        """Begin and end of what the parameters offset and length name of so many bytes. length 0, or one that is too
-        long: up to the end."""
+        """Return start and end of the range that the parameters offset and length select from `size` bytes.
+
+        length 0, or one that is too long, means up to the end.
+        """
         offset, length = self.number("offset"), self.number("length")
         if offset > size or (offset == size and size):
             raise Refused(400, "usage", f"offset {offset} is not within the disk, which has {size} bytes")
         return offset, min(offset + length, size) if length else size
 
     def range(self, size: int) -> Optional[tuple[int, int]]:
-        """Begin and end of the one range of its Range header, None where there is none, or one in another unit."""
+        """Return start and end of the single range in the Range header, None if there is none, or one in another
+        unit."""
         text = self.headers.get("range", "")
         if not text.startswith("bytes="):
             return None
@@ -76,8 +79,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """body: pieces, as many bytes as the header Content-Length says, any number without it; memoryviews are good until
-    the next is taken."""
+    """body: pieces, with a total length equal to the header Content-Length, or of any length without it; memoryviews
+    are valid until the next is taken."""
 
     status: int
     headers: Mapping[str, str]
@@ -85,7 +88,7 @@ class Response:
 
 
 def loggable(path: str) -> str:
-    """A path without what may be a ticket."""
+    """Return a path without the part that may be a ticket."""
     return _TICKET.sub(r"\1…", path)
 
 
@@ -95,7 +98,7 @@ def json_response(value: Any, status: int = 200, headers: Optional[Mapping[str, 
 
 
 def json_list_response(values: Generator[Any, None, None]) -> Response:
-    """A list of any length, sent as its values come. Where it is cut short, it is no JSON."""
+    """Return a list of any length, sent while its values are generated. If it is cut short, it is not valid JSON."""
     return Response(200, {"Content-Type": JSON}, _list(values))
 
 

@@ -1,10 +1,10 @@
-"""The volumes in ovirt-imageio's shape, to be read: /images/TICKET, /images/TICKET/extents; and /images lists them.
+"""The volumes in ovirt-imageio's shape, for reading: /images/TICKET, /images/TICKET/extents; /images lists them.
 
-Owns: paths, parameters and the answers' members, as of oVirt's imageio server; what a ticket opens. Must not know:
-where a volume is from.
+Owns: paths, parameters and the answers' members, as in oVirt's imageio server; what a ticket gives access to. Must not
+know: where a volume comes from.
 
-imageio's client can send no header and no parameter of ours: what lets it in is a part of the path. That is a ticket,
-made of the token and the disk's name. It opens this disk, to read it, and tells nothing of the token.
+imageio's client cannot send our header or parameter, so the access right is a part of the path: a ticket, derived from
+the token and the disk's name. It allows to read this disk, and reveals nothing of the token.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from .auth import Token
 from .message import Refused, Request, Response, json_list_response, json_response
 from .volume import DATA, ZERO, Volume
 
-MAX_READERS = 8  # connections that a client may open for one disk: half of what the server works on at once
+MAX_READERS = 8  # connections that a client may open for one disk: half of what the server handles at once
 
 Changed = Callable[[Volume], Optional[Volume]]
 Flags = dict[str, bool]
 
 
 def routes(known: Mapping[str, Volume], token: Token, changes: Optional[Mapping[str, Volume]] = None) -> list[Route]:
-    """known: by name; looked at anew for each request. changes: of them; None: those are, which are incremental."""
+    """Return the routes.
+
+    known: the volumes by name, read anew for each request; changes: their changed parts; None: the incremental volumes
+    themselves.
+    """
 
     def changed(volume: Volume) -> Optional[Volume]:
         if changes is not None:
@@ -54,9 +58,9 @@ def routes(known: Mapping[str, Volume], token: Token, changes: Optional[Mapping[
 
 
 def _opened(known: Mapping[str, Volume], token: Token, request: Request, ticket: str) -> Volume:
-    """The volume of a ticket; or that of a name, where the request has the token itself."""
+    """Return the volume of a ticket; or the volume of a name, if the request has the token itself."""
     names = list(known)
-    # A list: each is compared, so that the time tells nothing.
+    # A list: each is compared, so that the time reveals nothing.
     named = [hmac.compare_digest(ticket.encode("utf-8", "replace"), token.ticket(name).encode()) for name in names]
     if any(named):
         return known[names[named.index(True)]]
@@ -78,7 +82,7 @@ def _options(volume: Volume) -> Response:
 
 
 def _extents(volume: Volume, changed: Optional[Volume], context: str) -> Generator[dict[str, Any], None, None]:
-    """There are no pages, nor a limit: imageio has none."""
+    """Return all extents, without pages or a limit: imageio has neither."""
     if context == "zero":
         return _joined(volume, lambda kind: {"zero": kind == ZERO, "hole": False})
     if context != "dirty":
@@ -89,7 +93,7 @@ def _extents(volume: Volume, changed: Optional[Volume], context: str) -> Generat
 
 
 def _joined(volume: Volume, flags: Callable[[str], Flags]) -> Generator[dict[str, Any], None, None]:
-    """The extents of the whole disk, no two neighbours with the same flags."""
+    """Yield the extents of the whole disk, no two neighbours with the same flags."""
     begun: Optional[tuple[int, Flags]] = None
     with closing(pages.complete(volume, 0, volume.size)) as told:
         for offset, _, kind in told:

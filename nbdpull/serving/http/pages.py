@@ -1,6 +1,6 @@
-"""A part of a map: contiguous, complete, at most so many extents.
+"""A part of a map: contiguous, complete, with a limited number of extents.
 
-Owns: that what is in no extent of a volume is told, too, and where the next page begins. Must not know: how it is
+Owns: that ranges in no extent of a volume are listed, too, and where the next page starts. Must not know: how it is
 written.
 """
 
@@ -17,8 +17,10 @@ CLEAN = "clean"
 
 
 def page(volume: Volume, offset: int, stop: int, most: int) -> tuple[list[Extent], Optional[int]]:
-    """At most so many extents, which cover [offset, stop) from its begin on; and where the next page begins, None: it
-    is covered."""
+    """Return at most `most` extents, which cover [offset, stop) from its start on; and where the next page starts.
+
+    None: the range is covered.
+    """
     found: list[Extent] = []
     with closing(complete(volume, offset, stop)) as told:
         for each in told:
@@ -29,7 +31,7 @@ def page(volume: Volume, offset: int, stop: int, most: int) -> tuple[list[Extent
 
 
 def complete(volume: Volume, offset: int, stop: int) -> Generator[Extent, None, None]:
-    """Extents that cover [offset, stop), with what is CLEAN."""
+    """Yield extents that cover [offset, stop), including those that are CLEAN."""
     at = offset
     with ExitStack() as opened:
         told = volume.extents(offset)

@@ -1,6 +1,6 @@
-"""The disks of a committed point as volumes: each as it was, and what that point changed.
+"""The disks of a committed point as volumes: each disk as of the point, and what the point changed.
 
-Owns: which parts of a disk its point changed since its parent. Must not know: HTTP, who asks.
+Owns: which parts of a disk its point changed since its parent. Must not know: HTTP, who requests it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from .volume import DATA, ZERO, Extent
 if TYPE_CHECKING:
     from ...core.extents import Extents
 
-READERS = 2  # to decompress is work; with more threads most of the time goes into passing Python's lock around
-BATCH = 4096  # runs of data that are looked up at once
+READERS = 2  # decompression is work; with more threads most of the time goes into passing Python's lock around
+BATCH = 4096  # runs of data looked up at once
 
 
 class PointDisk:
-    """A Volume: a disk as it was, whole. changes: what its point changed, None where it was read in full, or the
-    parent's disk cannot be told. Use as a context manager."""
+    """A Volume: a whole disk as of the point. Use as a context manager.
+
+    changes: what its point changed, None if it was read in full, or the parent's disk is not available.
+    """
 
     mode = manifest.FULL
     readers = READERS
@@ -41,18 +43,21 @@ class PointDisk:
         check: Check = lambda: None,
         trouble: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """check() is called often meanwhile; trouble(text) when a read fails. NoSuchDisk, PartialPoint, Damaged."""
+        """Open the disk. NoSuchDisk, PartialPoint, Damaged.
+
+        check() is called often meanwhile; trouble(text) when a read fails.
+        """
         parent = None if point.disk(name).mode == manifest.FULL else series.parent(point)
         self.name, self._trouble = name, trouble
         self._image = RandomImage(series, point, name, cache_bytes, check)
         self.size, self.directory = self._image.size, self._image.directory
         before = parent.manifest.disk(name) if parent else None
         self.changes: Optional[Changes] = None
-        with suppress(errors.Damaged):  # of the parent: the disk itself is as good as before
+        with suppress(errors.Damaged):  # of the parent: the disk itself is not affected
             self.changes = Changes(self, series, parent) if parent and before and before.whole else None
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
-        """All of the disk, from `start` on."""
+        """Yield the extents of the whole disk, from `start` on."""
         return _told(extents.merged_stream(self._batches(start)))
 
     def _batches(self, at: int) -> Iterator[Extents]:
@@ -62,7 +67,7 @@ class PointDisk:
             at = int(extents.ends(found[-1:])[0])
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Damaged where a frame is not what was stored: then nothing of the buffer counts."""
+        """Fill a buffer. Damaged if a frame is not what was stored: then ignore all of the buffer."""
         try:
             self._image.read_into(offset, buffer)
         except errors.NbdpullError as error:
@@ -77,8 +82,7 @@ class PointDisk:
 
 
 class Changes:
-    """A Volume: the same disk, and of its parts only those that the point changed since its parent. since: id of that
-    parent."""
+    """A Volume: the same disk, but only the parts that the point changed since its parent. since: id of that parent."""
 
     mode = manifest.INCREMENTAL
     readers = READERS
@@ -89,7 +93,8 @@ class Changes:
         self._before, self._after = series.directory(parent, disk.name), disk.directory
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
-        """What has to be written to the disk as of the parent, from `start` on; all that it has grown by is told."""
+        """Yield what to write to the disk as of the parent, from `start` on, including everything by which it has
+        grown."""
         found = (extents.clip(each, start, self.size) for each in changes.between(self._before, self._after))
         return _told(extents.merged_stream(found))
 

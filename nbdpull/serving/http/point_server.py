@@ -1,7 +1,7 @@
 """The disks of a point over HTTP, in both shapes.
 
-Owns: what is opened for that, in which order it ends, and where clients find it. Must not know: what is printed, who
-the clients are.
+Owns: what is opened for that, the order in which it is closed, and where clients find it. Must not know: what is
+printed, who the clients are.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Troubles = queue.SimpleQueue[str]
 
 @dataclass(frozen=True)
 class Request:
-    """What to serve, and how. listen: as the option says it; tls, client_ca: as in endpoint.secured;
-    master: the key of a sealed store."""
+    """What to serve, and how. listen: the option's value; tls, client_ca: as in endpoint.secured; master: the key of a
+    sealed store."""
 
     store: str
     domain: Optional[str]
@@ -43,8 +43,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Export:
-    """disk: its name; size: bytes; map, data: where they are; since: id of the point since which there are dirty
-    extents, None where there are none."""
+    """disk: its name; size: bytes; map, data: their URLs; since: id of the point since which there are dirty extents,
+    None if there are none."""
 
     disk: str
     size: int
@@ -54,7 +54,7 @@ class Export:
 
 
 class Serving:
-    """domain, point: what is served; url: of the root."""
+    """A running server. domain, point: what is served; url: of the root."""
 
     def __init__(self, domain: str, point: str, url: str, disks: list[PointDisk], troubles: Troubles) -> None:
         self.domain, self.point, self.url = domain, point, url
@@ -62,7 +62,7 @@ class Serving:
         self._troubles = troubles
 
     def wait(self, tell: Callable[[str], None], check: Check) -> NoReturn:
-        """Ends only by an exception of check. tell receives what could not be read for a client, each text once."""
+        """Wait until check raises. tell receives what could not be read for a client, each text once."""
         told = set()
         while True:
             check()

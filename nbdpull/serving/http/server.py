@@ -1,7 +1,7 @@
-"""The HTTP server: cheroot, which the extra nbdpull[http] brings, with limits. Imported where it is used only.
+"""The HTTP server: cheroot, which the extra nbdpull[http] installs, with limits. Imported only when used.
 
-Owns: what a client may cost: bytes of a request, threads, time; and that an answer that ends early cannot be taken for
-a whole one. Must not know: where it listens, paths, tokens, volumes.
+Owns: the limits for a client (bytes of a request, threads, time), and that an answer that ends early cannot be mistaken
+for a complete one. Must not know: where it listens, paths, tokens, volumes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .message import loggable
 
 log = logging.getLogger("nbdpull.http")
 
-THREADS = 16  # requests that are worked on at once
-WAITING = 64  # further ones that wait for a thread; the next is told 503
-IDLE = 20  # connections that are kept for a next request
+THREADS = 16  # requests handled at once
+WAITING = 64  # further ones that wait for a thread; the next gets 503
+IDLE = 20  # connections kept for a next request
 MAX_HEAD, MAX_BODY = 16 << 10, 16 << 10  # bytes of a request
-TIMEOUT = 30.0  # seconds for a request to arrive as a whole, with its TLS handshake; and for a piece of an answer
-GOODBYE = 1.0  # seconds at the end for answers that are under way
+TIMEOUT = 30.0  # seconds for a request to arrive completely, with its TLS handshake; and for a piece of an answer
+GOODBYE = 1.0  # seconds at the end for answers in progress
 LOOK_INTERVAL = 0.5
 
 
 class Connection(server.HTTPConnection):
-    """arriving: since when a request is being read, None: none is."""
+    """arriving: since when a request is being read, None if none is."""
 
     arriving: Optional[float] = None
 
@@ -45,7 +45,7 @@ class Connection(server.HTTPConnection):
         self.server.busy.add(self)
         try:
             return super().communicate()
-        except Exception as error:  # such as of TLS, while cheroot answers one of TLS; it would cost it a thread
+        except Exception as error:  # such as of TLS, while cheroot answers one of TLS; it would lose a thread
             log.info("a connection was given up: %r", error)
             return False
         finally:
@@ -53,13 +53,13 @@ class Connection(server.HTTPConnection):
             self.server.busy.discard(self)
 
     def cut(self) -> None:
-        """Whoever waits for it, goes on at once."""
+        """Cut the connection, so that whatever waits for it continues at once."""
         with suppress(OSError):
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # that of TLS would wait for the client
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # TLS's own shutdown would wait for the client
 
 
 class Gateway(wsgi.Gateway_10):
-    """Between a request and the application. Sends memoryviews as they are."""
+    """Between a request and the application. Sends memoryviews unchanged."""
 
     def respond(self) -> None:
         if not self._has_body():
@@ -69,7 +69,7 @@ class Gateway(wsgi.Gateway_10):
         try:
             self._send(response)
         except Exception as error:
-            level = logging.INFO if isinstance(error, OSError) else logging.WARNING  # the client went, mostly
+            level = logging.INFO if isinstance(error, OSError) else logging.WARNING  # mostly because the client is gone
             log.log(level, "%s: the answer was broken off: %r", loggable(self.env["PATH_INFO"]), error)
             self._break_off()
         finally:
@@ -77,10 +77,10 @@ class Gateway(wsgi.Gateway_10):
                 response.close()
 
     def _has_body(self) -> bool:
-        """Take the body of the request, else answer that it is none."""
+        """Receive the body of the request, or answer that it is invalid."""
         request = self.req
         length = request.inheaders.get(b"Content-Length", b"0")
-        # cheroot takes -1 for a length, too, and reads until the connection ends.
+        # cheroot accepts a length of -1, too, and reads until the connection ends.
         if length.isdigit() and not (request.chunked_read and b"Content-Length" in request.inheaders):
             with suppress(ValueError, cheroot_errors.MaxSizeExceeded):
                 self.env["wsgi.input"] = io.BytesIO(request.rfile.read())
@@ -102,7 +102,7 @@ class Gateway(wsgi.Gateway_10):
         return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
 
     def _break_off(self) -> None:
-        """The client sees that it has not all: the connection ends before what was announced."""
+        """Show the client that the answer is incomplete: the connection ends before the announced length."""
         if self.req.sent_headers:
             self.req.close_connection, self.req.chunked_write = True, False  # cheroot would send the last chunk
             self.req.conn.cut()
@@ -116,12 +116,12 @@ class Gateway(wsgi.Gateway_10):
 
 
 class Server(wsgi.Server):
-    """address: path of a unix socket, or (host, port)."""
+    """The server. address: path of a unix socket, or (host, port)."""
 
     ConnectionClass = Connection
     max_request_header_size, max_request_body_size = MAX_HEAD, MAX_BODY
     keep_alive_conn_limit = IDLE
-    expiration_interval = 0.1  # seconds, that an end waits for
+    expiration_interval = 0.1  # seconds, which delay the end
 
     def __init__(
         self, app: Callable[..., Any], address: Union[str, tuple[str, int]], tls: Optional[ssl.SSLContext]
@@ -147,17 +147,17 @@ class Server(wsgi.Server):
         return 0 if isinstance(self.bind_addr, str) else int(self.bind_addr[1])
 
     def begin(self) -> None:
-        """OSError where it cannot listen."""
+        """Start to serve. OSError if it cannot listen."""
         os.environ.pop("LISTEN_PID", None)  # else cheroot would take descriptor 3 for a socket of systemd's
         try:
             self.prepare()
         except OSError as error:
-            raise self._failed or error from None  # cheroot's own has no number
+            raise self._failed or error from None  # cheroot's own error has no number
         for work in (self.serve, self._look):
             threading.Thread(target=work, daemon=True).start()
 
     def end(self) -> None:
-        """Answers that are under way have GOODBYE seconds."""
+        """Stop. Answers in progress have GOODBYE seconds."""
         self._cut_at = time.monotonic() + GOODBYE
         self.stop()
 
@@ -172,7 +172,8 @@ class Server(wsgi.Server):
             raise
 
     def _look(self) -> None:
-        """Cut off who takes too long for a request: cheroot's timeout is for each of its bytes. And at the end all."""
+        """Cut off clients that take too long for a request, as cheroot's timeout applies to each byte; at the end cut
+        all."""
         while self.ready or self.busy:
             now = time.monotonic()
             for each in list(self.busy):
@@ -181,7 +182,7 @@ class Server(wsgi.Server):
             time.sleep(LOOK_INTERVAL)
 
     def bind_unix_socket(self, bind_addr: str) -> Any:
-        """For our user alone; and nothing is removed that has its name, as cheroot does."""
+        """Create the socket for our user only. Unlike cheroot, remove nothing that has its name."""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         if os.path.lexists(bind_addr):
             self._failed = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -201,8 +202,10 @@ class Server(wsgi.Server):
 
 
 class Tls(Adapter):
-    """Leaves the handshake to the first read of a request, in its thread: cheroot would do it where it accepts
-    connections, and one slow client would keep all others out."""
+    """Leaves the handshake to the first read of a request, in its thread.
+
+    cheroot would do it where it accepts connections, and one slow client would block all others.
+    """
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.context = context

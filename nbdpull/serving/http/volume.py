@@ -1,4 +1,4 @@
-"""What is served over HTTP: a volume, be it a disk of an open backup or of a point.
+"""What is served over HTTP: a volume, which is a disk of an open backup or of a point.
 
 Owns: that shape. Must not know: HTTP, where a volume's bytes come from.
 """
@@ -14,21 +14,26 @@ Extent = tuple[int, int, str]  # offset, length, and a kind: DATA or ZERO
 
 
 class Disk(Protocol):
-    """name: such as vda; size: bytes; mode: "full" or "incremental". nbdpull.Disk is one. All of it may be called by
-    several threads at once, and raise NbdpullError."""
+    """A disk to serve; nbdpull.Disk is one. Several threads may call all of it at once. It raises NbdpullError.
+
+    name: such as vda; size: bytes; mode: "full" or "incremental".
+    """
 
     name: str
     size: int
     mode: str
 
     def extents(self, start: int = 0) -> Iterator[Extent]:
-        """Ascending and disjoint, from `start` on. What is in none is clean: there is none in full mode."""
+        """Yield extents, ascending and disjoint, from `start` on.
+
+        What is in none is clean; full mode has no such range.
+        """
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a writable buffer."""
 
 
 class Volume(Disk, Protocol):
-    """readers: threads that are to read ahead of a client, 0 where that gains nothing."""
+    """readers: threads that should read ahead of a client, 0 if that gains nothing."""
 
     readers: int

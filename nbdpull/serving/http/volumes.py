@@ -1,7 +1,7 @@
 """The volumes in KubeVirt's shape: /exports/NAME/map, /exports/NAME/data and /exportready.
 
-Owns: paths, parameters and the answers' members, as of KubeVirt's export server, and what is added to them. Must not
-know: where a volume is from, who may read it.
+Owns: paths, parameters and the answers' members, as in KubeVirt's export server, and our additions. Must not know:
+where a volume comes from, who may read it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .volume import DATA, ZERO, Volume
 PAGE_SIZE = 512
 MAX_PAGE_SIZE = 1 << 16  # extents, 5 MB of JSON
 
-# As NBD's base:allocation and QEMU's dirty bitmap have them: the numbers of one mean other things in the other.
+# As in NBD's base:allocation and QEMU's dirty bitmap: the numbers of one have other meanings in the other.
 DESCRIPTIONS = {
     "full": {DATA: (0, "data"), ZERO: (2, "zero")},
     "incremental": {pages.CLEAN: (0, "clean"), DATA: (1, "dirty"), ZERO: (3, "dirty,zero")},
@@ -25,7 +25,7 @@ DESCRIPTIONS = {
 
 
 def routes(volumes: Mapping[str, Volume]) -> list[Route]:
-    """volumes: by name; looked at anew for each request."""
+    """Return the routes. volumes: by name, read anew for each request."""
 
     def volume(name: str) -> Volume:
         if name not in volumes:
@@ -69,7 +69,7 @@ def _data(volume: Volume, request: Request) -> Response:
 
 
 def content(volume: Volume, request: Request, begin: int, end: int) -> Response:
-    """The bytes from begin to end, or of those what the request's Range asks for."""
+    """Return the bytes from begin to end, or the part of those that the request's Range selects."""
     part = request.range(end - begin)
     headers = {"Content-Type": BYTES, "Accept-Ranges": "bytes"}
     if part is not None:
