@@ -1,6 +1,6 @@
 """How an NBD server is reached.
 
-Owns: the kinds of addresses; one is a mere str, the path of a unix socket. Must not know: how a connection is made.
+Owns: the kinds of addresses; a plain str is the path of a unix socket. Must not know: how a connection is made.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from typing import Any, NamedTuple, Optional, Union
 
 
 class Tcp(NamedTuple):
-    """A server to be reached by TCP. certificates: directory with ca-cert.pem and, if the server asks for them,
-    client-cert.pem and client-key.pem; TLS is then required, and the server's certificate must be valid for `host`."""
+    """A server that is reached by TCP.
+
+    certificates: directory with ca-cert.pem and, if the server asks for them, client-cert.pem and client-key.pem; TLS
+    is then required, and the server's certificate must be valid for `host`.
+    """
 
     host: str
     port: int
@@ -21,8 +24,11 @@ class Tcp(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A server that has to hang up first. address: path of a unix socket, or a Tcp without certificates; keeper: a
-    socket_keeper.SocketKeeper, or what has its `keep` and `abandon`."""
+    """A server that has to hang up first.
+
+    address: path of a unix socket, or a Tcp without certificates; keeper: a socket_keeper.SocketKeeper, or an object
+    with its `keep` and `abandon`.
+    """
 
     address: Union[str, Tcp]
     keeper: Any

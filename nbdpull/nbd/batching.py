@@ -1,7 +1,7 @@
-"""Which reads serve the ranges that are wanted, and how much of the map is asked for next: figures alone.
+"""Which reads serve the wanted ranges, and how much of the map to request next: only arithmetic.
 
-Owns: what is read with its neighbours, what is looked at in pieces, the window of a block status request. Must not
-know: connections.
+Owns: what is read with its neighbours, what is checked in pieces, the window of a block status request. Must not know:
+connections.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
     Piece = tuple[int, memoryview]  # (offset, bytes, or where they go)
 
-# QEMU answers a block status request in the guest's I/O thread, so that its length follows the time that one took. The
-# first is the shortest: who wants a page of the map has it from there mostly, and QEMU asked no image for the rest.
-MIN_STATUS, MAX_STATUS = 16 << 20, 2 << 30  # bytes asked for in one request
+# QEMU answers a block status request in the guest's I/O thread, so the length depends on the time that the last one
+# took. The first is the shortest: it usually contains all that a client wants of a page of the map, and QEMU does not
+# examine the image for the rest.
+MIN_STATUS, MAX_STATUS = 16 << 20, 2 << 30  # bytes in one request
 SLOW_STATUS, QUICK_STATUS = 0.02, 0.005  # seconds
-BRIDGE = 16 << 10  # bytes: what lies between two ranges is read with them, and dropped, where it is no more than this
+BRIDGE = 16 << 10  # bytes: a gap between two ranges that is at most this long is read with them, and dropped
 
 
 def next_window(window: int, seconds: float) -> int:
-    """Bytes to ask for, where an answer for `window` of them took so long."""
+    """Return the bytes of the next request, if an answer for `window` bytes took this long."""
     if seconds > SLOW_STATUS:
         return max(window // 2, MIN_STATUS)
     return min(window * 2, MAX_STATUS) if seconds < QUICK_STATUS else window
@@ -42,14 +43,16 @@ def bridged(ranges: Iterable[Range]) -> list[tuple[int, int, list[Range]]]:
 
 
 def steps(length: int, most: int) -> Iterator[Range]:
-    """Yield (where it begins, length) of the pieces of something so long, of at most so many bytes each."""
+    """Yield (start, length) of the pieces of `length` bytes, each at most `most` bytes."""
     for at in range(0, length, most):
         yield at, min(most, length - at)
 
 
 def loads(pieces: Iterable[Piece], most_bytes: int, most: int) -> Iterator[list[Piece]]:
-    """Group consecutive (offset, buffer) into lists, never empty ones, of at most so many of them, and of so many bytes
-    where one alone has no more."""
+    """Group consecutive (offset, buffer) into lists, never empty, of at most `most` items and `most_bytes` bytes.
+
+    A single item may be larger.
+    """
     load: list[Piece] = []
     size = 0
     for piece in pieces:
@@ -63,7 +66,7 @@ def loads(pieces: Iterable[Piece], most_bytes: int, most: int) -> Iterator[list[
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ascending [start, stop) ranges, neighbours made one."""
+    """Return ascending [start, stop) ranges, with neighbours joined."""
     found: list[tuple[int, int]] = []
     for start, stop in ranges:
         if found and found[-1][1] == start:

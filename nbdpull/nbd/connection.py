@@ -1,7 +1,7 @@
-"""One connection to an NBD server: a libnbd handle that is polled, so that no call blocks without an end.
+"""One connection to an NBD server: a libnbd handle that is polled, so that no call blocks for ever.
 
 Owns: polling, silence, several requests at once, and where libnbd's errors are caught. Must not know: whether its
-export is read or written, and which of our errors that makes of libnbd's: that say the classes made from it.
+export is read or written, and which of our errors libnbd's become: its subclasses decide that.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 ALLOCATION = "base:allocation"
 STATE_ZERO = 1 << 1  # of base:allocation; its HOLE bit promises nothing about the content and is ignored
 POLL_INTERVAL = 250  # milliseconds
-MAX_AT_ONCE = 16  # QEMU works on no more requests of a connection at once
+MAX_AT_ONCE = 16  # QEMU handles no more requests of a connection at once
 
 
 class Connection:
-    """Used by one thread at a time. No call blocks for longer than the stall timeout.
+    """A connection, used by one thread at a time. No call blocks for longer than the stall timeout.
 
-    check() is called while the server is waited for, what it raises ends that.
+    check() is called during a wait for the server, and its exception ends the wait.
     """
 
     def __init__(self, stall_timeout: float, check: Check):
@@ -38,11 +38,11 @@ class Connection:
         self._nbd: Any = nbd.NBD()
 
     def _failure(self, doing: str, number: int, text: str) -> errors.NbdpullError:
-        """The error for one of libnbd's. number: an errno, or 0."""
+        """Return our error for one of libnbd's. number: an errno, or 0."""
         raise NotImplementedError
 
     def _silence(self, doing: str, seconds: float) -> errors.NbdpullError:
-        """The error for a server that sent nothing for so long."""
+        """Return the error for a server that sent nothing for this long."""
         raise NotImplementedError
 
     def _at_once(
@@ -51,8 +51,11 @@ class Connection:
         pieces: Iterable[Piece],
         doing: Callable[[int], str],
     ) -> list[Any]:
-        """Have a request done for each piece, MAX_AT_ONCE at once, and return the nbd.Errors of those that failed;
-        after one only what is under way is awaited. start: begins one, returns its cookie; doing: what to say of it."""
+        """Perform a request for each piece, MAX_AT_ONCE at once; return the nbd.Errors of those that failed.
+
+        After a failure, only wait for the requests in flight. start: starts a request, returns its cookie; doing:
+        describes it.
+        """
         under_way: deque[tuple[int, int]] = deque()  # cookie, offset
         failed: list[Any] = []
         for offset, view in pieces:
@@ -67,26 +70,27 @@ class Connection:
         return failed
 
     def _done(self, start: Callable[[], int], doing: str) -> list[Any]:
-        """Have one request done; its nbd.Error, or none."""
+        """Perform one request; return its nbd.Error in a list, or an empty list."""
         failed: list[Any] = []
         with self._translated(doing):
             self._wait(start(), doing, failed)
         return failed
 
     def _status(self, offset: int, length: int, doing: str) -> tuple[dict[str, list[Any]], list[Any]]:
-        """({context: [(where it begins, [length, flags, length, flags …]), …]} as the server says, the nbd.Errors)."""
+        """Return ({context: [(offset, [length, flags, length, flags …]), …]} as the server reports it, the
+        nbd.Errors)."""
         replies: dict[str, list[Any]] = {}
 
         def collect(context: str, at: int, entries: list[int], _error: Any) -> int:
             replies.setdefault(context, []).append((at, entries))
-            return 0  # it holds the handle's lock: thinking is done outside
+            return 0  # libnbd holds the handle's lock here: all processing is done outside
 
         return replies, self._done(lambda: self._nbd.aio_block_status(length, offset, collect), doing)
 
     def _wait(self, cookie: int, doing: str, failed: list[Any]) -> None:
-        """Wait for a request's end, and note the nbd.Error that it ends in, in `failed`.
+        """Wait for the end of a request, and append its nbd.Error, if any, to `failed`.
 
-        Only asking for the completion shows that an answer to a read was too short; a completion callback does not.
+        Only querying the completion shows that an answer to a read was too short; a completion callback does not.
         """
         try:
             self._poll_while(lambda: not self._nbd.aio_command_completed(cookie), doing)
@@ -114,5 +118,5 @@ class Connection:
 
 
 def reason(error: Any) -> str:
-    """Why a request failed; an error for what the protocol forbids has no number."""
+    """Return why a request failed; an error for a violation of the protocol has no number."""
     return os.strerror(error.errnum) if error.errnum else str(error.string)

@@ -1,7 +1,7 @@
-"""What a disk of a domain that is off is made of: its image and those below it, opened read-only, and held.
+"""The images of a disk of a domain that is off: its own and those below it, opened read-only, and held.
 
-Owns: the way down a backing chain, which bitmaps record all changes, and their union, and the proof that every file
-is what it was. Nothing is written to an image, and no format is guessed. Must not know: libvirt, domains, stores.
+Owns: the way down a backing chain, which bitmaps record all changes, their union, and the proof that no file has
+changed. Nothing is written to an image, and no format is guessed. Must not know: libvirt, domains, stores.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..images import image_lock
 from .storage_daemon import Refused, StorageDaemon
 
 FORMATS = ("raw", "qcow2")
-MOST_LAYERS = 200  # as QEMU's own limit
+MOST_LAYERS = 200  # QEMU's own limit
 
 
 class Place(NamedTuple):
-    """Where an image is, and what it is; both are named by a definition, or by the image above."""
+    """The path and format of an image, named by a definition, or by the image above."""
 
     path: str
     format: str
@@ -30,8 +30,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class _Layer:
-    """bitmaps: by name, whether it recorded without a gap until the image was closed; holder: of its file; info: of
-    QEMU, for the image alone."""
+    """bitmaps: by name, whether it recorded without a gap until the image was closed; holder: of its file; info: from
+    QEMU, about this image only."""
 
     place: Place
     holder: _Holder
@@ -50,11 +50,15 @@ class _Layer:
 
 
 class Layers:
-    """The images of one disk, top first. size: of the disk, bytes; allocation: what the images take; can_hold_bitmaps:
-    whether the top one's format has them; warnings: what is not known of them."""
+    """The images of one disk, top first.
+
+    size: of the disk, bytes; allocation: bytes that the images take; can_hold_bitmaps: whether the format of the top
+    one can store bitmaps; warnings: what could not be checked.
+    """
 
     def __init__(self, daemon: StorageDaemon, disk: str, places: Sequence[Place], is_all: bool = False):
-        """places: the image, and those below it as far as they are named; is_all: nothing is below the last one."""
+        """Open the images. places: the image, and those below it that are named; is_all: nothing is below the last
+        one."""
         self._daemon, self._disk = daemon, disk
         self._opened = contextlib.ExitStack()
         self._layers: list[_Layer] = []
@@ -72,8 +76,8 @@ class Layers:
         self.can_hold_bitmaps = top.place.format == "qcow2" and top.details.get("compat") != "0.10"
 
     def _down(self, places: list[Place], is_all: bool) -> Iterator[Place]:
-        """The places, each asked for when those above are looked at: what a definition says counts, and what
-        an image says where that is silent."""
+        """Yield the places, each after those above were inspected: the definition counts, and, where it is silent, the
+        image."""
         yield from places
         while not is_all and (below := self._below(self._layers[-1])):
             if len(self._layers) >= MOST_LAYERS:
@@ -85,7 +89,7 @@ class Layers:
         if not name:
             return None
         path, kind = layer.info.get("full-backing-filename", name), layer.info.get("backing-filename-format")
-        if kind is None:  # to guess it would let a guest choose: what it writes at a raw disk's begin is a header
+        if kind is None:  # a guess would let a guest choose: what it writes at the start of a raw disk is a header
             raise self._error(
                 errors.Unsupported,
                 f"cannot be read: {layer.place.path} does not name the format of its backing file {name}; "
@@ -124,14 +128,14 @@ class Layers:
             self._daemon.ask("blockdev-add", driver="file", **node)
             return
         try:
-            # Not what this host may have in memory of a device that another one has written to since.
+            # Not from this host's page cache: another host may have written to the device since.
             self._daemon.ask("blockdev-add", driver="host_device", cache={"direct": True}, **node)
         except Refused as error:
-            with _Holder(self._disk, path):  # it may know better why
+            with _Holder(self._disk, path):  # this may raise an error that says why
                 raise self._error(errors.HypervisorError, f"cannot be read: {error}") from error
 
     def _open_image(self, depth: int, place: Place, below: Optional[str] = None) -> str:
-        """The name of its node, which is over the node `below`, or over none."""
+        """Open an image over the node `below`, or over none; return the name of its node."""
         name = self._name(depth)
         image = {"driver": place.format, "node_name": name, "file": self._name(depth, "file"), "read_only": True}
         try:
@@ -143,7 +147,7 @@ class Layers:
         return name
 
     def _name(self, depth: int = 0, what: str = "image") -> str:
-        """Of a node."""
+        """Return the name of a node."""
         return f"{self._disk}-{what}-{depth}"
 
     def _build(self) -> None:
@@ -155,20 +159,25 @@ class Layers:
     # Bitmaps
 
     def tells_since(self, bitmap: str) -> bool:
-        """Whether the bitmaps of this name record every change since the first of them was made: the top image has
-        one, those below without a gap, each whole. (libvirt has the same rule, but for the sizes: there it fails.)"""
+        """Return whether the bitmaps of this name record every change since the first of them was created.
+
+        The top image has one, and so have those below without a gap, each intact. (libvirt has the same rule, except
+        for sizes, where it fails.)
+        """
         return bool(self._run(bitmap))
 
     def _run(self, bitmap: str) -> list[int]:
-        """Depths of the layers with that bitmap; none where one of them is not sound."""
+        """Return the depths of the layers with that bitmap; none if one of them is not sound."""
         has = [depth for depth, layer in enumerate(self._layers) if bitmap in layer.bitmaps]
         sound = [depth for depth in has if self._layers[depth].bitmaps[bitmap]]
         one_size = len({self._layers[depth].size for depth in has}) == 1
         return has if has == sound == list(range(len(has))) and one_size else []
 
     def export(self, bitmap: Optional[str], union: str) -> Optional[str]:
-        """Serve the disk under its name; with the union of the bitmaps as one of the name `union`. What that is called
-        then, None without a bitmap."""
+        """Serve the disk under its name; with a bitmap, also serve the union of its layers, under the name `union`.
+
+        Return the name of the served bitmap, None without one.
+        """
         top = self._name()
         if bitmap is not None:
             run = self._run(bitmap)
@@ -181,14 +190,14 @@ class Layers:
         self._daemon.ask("block-export-add", type="nbd", id=self._disk, name=self._disk, node_name=top, **bitmaps)
         return None if bitmap is None else union
 
-    # What becomes of them
+    # Their end
 
     def changed(self) -> str:
-        """The path of a file that is not what it was when it was opened, "" if all are."""
+        """Return the path of a file that has changed since it was opened, "" if none has."""
         return next((layer.place.path for layer in self._layers if layer.holder.has_changed()), "")
 
     def close(self) -> None:
-        """Let go of the files; the nodes are the daemon's."""
+        """Close the files; the nodes belong to the daemon."""
         self._opened.close()
 
     def _error(self, kind: Callable[[str], errors.NbdpullError], text: str) -> errors.NbdpullError:
@@ -196,7 +205,7 @@ class Layers:
 
 
 def _flaw(layer: _Layer) -> str:
-    """Why an image shows something else than its own bytes and those below."""
+    """Return why an image shows something other than its own bytes and those below; "" if it does not."""
     if layer.details.get("corrupt"):
         return "is marked as corrupt: see qemu-img check"
     return "keeps its data in another file" if layer.details.get("data-file") else ""
@@ -210,9 +219,10 @@ def _bitmaps(node: dict[str, Any]) -> dict[str, bool]:
 
 
 class _Holder:
-    """A file that nobody can begin to write to with QEMU as long as this is open, and what it was then.
+    """A file that no QEMU can start to write to while this is open, and its state at the start.
 
-    Busy where somebody does; locked: False where it has no locks."""
+    Busy if one does already; locked: False if the file system has no locks.
+    """
 
     def __init__(self, disk: str, path: str):
         self._path = path
@@ -224,7 +234,7 @@ class _Holder:
         try:
             self.locked = image_lock.keep_writers_out(self._descriptor, path)
             if stat.S_ISBLK(os.fstat(self._descriptor).st_mode):
-                os.fsync(self._descriptor)  # what is written later on counts as a change
+                os.fsync(self._descriptor)  # later writes count as a change
             status = os.fstat(self._descriptor)
             self.identity = (status.st_dev, status.st_ino, status.st_rdev)
             self._was = self._state(status)
@@ -233,14 +243,20 @@ class _Holder:
             raise
 
     def _state(self, status: os.stat_result) -> tuple[Any, ...]:
-        """Not its times of access and of change: libvirt gives a file to QEMU's user before it knows that it cannot
-        start a domain."""
+        """Return what identifies the content.
+
+        Without the times of access and status change: libvirt gives a file to QEMU's user before it knows that it
+        cannot start a domain.
+        """
         if stat.S_ISBLK(status.st_mode):
             return (status.st_rdev, os.lseek(self._descriptor, 0, os.SEEK_END), _writes(status.st_rdev))
         return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def has_changed(self) -> bool:
-        """Asked by its path, as there may be another file by now; and opened, as NFS looks at its server only then."""
+        """Return whether the file has changed.
+
+        Look it up by path, as it may be another file by now; and open it, as only then NFS asks its server.
+        """
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -258,8 +274,10 @@ class _Holder:
 
 
 def _writes(device: int) -> list[str]:
-    """Writes and discards of a block device so far, as the kernel counts them: QEMU's locks on one are on a name, and
-    libvirt gives each VM a /dev of its own. Nothing if the kernel has no such count."""
+    """Return the counts of writes and discards of a block device so far; nothing if the kernel has no counts.
+
+    QEMU's locks on a device are on a name, and libvirt gives each VM a /dev of its own.
+    """
     with contextlib.suppress(OSError), open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat") as file:
         counts = file.read().split()
         return counts[4:7:2] + counts[11:14:2]

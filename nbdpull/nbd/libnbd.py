@@ -1,6 +1,6 @@
 """libnbd's Python bindings, and what their version means. The only file that imports them.
 
-Owns: that they are there, and new enough. Must not know: what a handle is used for.
+Owns: that they exist, and are new enough. Must not know: what a handle is used for.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ except ImportError as error:  # the package called "nbd" on PyPI is something el
         "needs none)"
     ) from error
 
-OLDEST = (1, 14)  # older bindings read into buffers of their own only
-_TLS_MENDED = {(1, 18): 5, (1, 20): 2}  # first patch of the stable branches with the repair; all later branches have it
+OLDEST = (1, 14)  # older bindings read only into buffers of their own
+_TLS_MENDED = {(1, 18): 5, (1, 20): 2}  # first patch with the fix in the stable branches; all later branches have it
 
 
 def library_version() -> str:
@@ -35,7 +35,8 @@ def require_new_enough(version: str) -> None:
 
 
 def tls_is_verified(version: str) -> bool:
-    """Whether this libnbd checks a TLS server's certificate without the gaps of CVE-2024-7383, found in mid-2024."""
+    """Return whether this libnbd checks a TLS server's certificate without the gaps of CVE-2024-7383, found in
+    mid-2024."""
     major, minor, patch = _numbers(version)
     if (major, minor) in _TLS_MENDED:
         return patch >= _TLS_MENDED[major, minor]

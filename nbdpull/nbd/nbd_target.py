@@ -1,7 +1,7 @@
-"""An image written over NBD: an export that the user named, or one that qemu-nbd gives us of an image file.
+"""An image written over NBD: an export that the user named, or one of a qemu-nbd that we run for an image file.
 
-Owns: the connections on the way out, what is asked of them, and what their errors and their silence become. Must not
-know: points, frames, which image it is.
+Owns: the connections for writing, their requests, and the errors for their failures and silence. Must not know: points,
+frames, which image it is.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
     Connect = Callable[[Any], None]
 
 MAX_REQUEST = 32 << 20  # bytes
-ZEROES = 1 << 20  # bytes written at once where a server cannot zero
+ZEROES = 1 << 20  # bytes written at once to a server that cannot zero
 
 log = logging.getLogger("nbdpull.nbd")
 
 
 class NbdTarget:
-    """A writable export. connect: starts to connect the handle it is given; name: of the image, for messages.
+    """A writable export. Several threads may use it at once.
 
-    shared: several connections may write though the server does not say so. May be used by several threads at once.
-    check() is called while the server is waited for, what it raises ends that.
+    connect: starts to connect the handle that it receives; name: of the image, for messages. shared: several
+    connections may write although the server does not say so. check() is called during a wait for the server, and its
+    exception ends the wait.
     """
 
     blank = sequential = False
@@ -66,7 +67,7 @@ class NbdTarget:
             self._idle.put(lent)  # also after an error, as others may wait for it; it fails them, too
 
     def write(self, parts: Sequence[Part]) -> int:
-        """Write [(offset, buffer), …], many at once; return how many bytes."""
+        """Write [(offset, buffer), …], many at once; return the number of bytes."""
         with self._lent() as lent:
             lent.write(parts)
         return sum(len(buffer) for _, buffer in parts)
@@ -81,7 +82,7 @@ class NbdTarget:
             return lent.read(offset, length)
 
     def allocated(self, offset: int, length: int) -> list[Range]:
-        """[(offset, length), …] of what may be other than zero in a range."""
+        """Return [(offset, length), …] of the parts of a range that may not be zero."""
         with self._lent() as lent:
             return lent.allocated(offset, length)
 
@@ -160,13 +161,13 @@ class _Connection(Connection):
         return found
 
     def _map(self, offset: int, length: int) -> list[int]:
-        """[length, flags, length, flags …] from the offset on."""
+        """Return [length, flags, length, flags …] from the offset on."""
         replies, failed = self._status(offset, length, "read")
         self._require_success(failed, "read")
         return [entry for at, entries in replies.get(ALLOCATION, []) if at == offset for entry in entries]
 
     def flush(self) -> None:
-        """However long that takes: the server says nothing meanwhile."""
+        """Flush, however long that takes: the server is silent meanwhile."""
         if self._nbd.can_flush():
             with self._translated("flush"):
                 cookie = self._nbd.aio_flush()
@@ -185,7 +186,7 @@ class _Connection(Connection):
 
     def close(self) -> None:
         with contextlib.suppress(nbd.Error):  # it was closed or lost already
-            self._nbd.aio_disconnect()  # shutdown() would wait for a server that is stopped
+            self._nbd.aio_disconnect()  # shutdown() would wait for a stopped server
         del self._nbd  # libnbd before 1.16 has no close()
 
 
@@ -198,8 +199,11 @@ def open_uri(uri: str, connections: int, check: Check = lambda: None) -> NbdTarg
 def open_image(
     path: str, image: Sequence[str], connections: int, draft: bool, check: Check = lambda: None
 ) -> Iterator[NbdTarget]:
-    """Yield the NbdTarget of an image, by qemu-nbd. image: the words that name it, of qemu_img; draft: it is synced
-    as a whole afterwards, so that no flush is needed."""
+    """Yield the NbdTarget of an image, through qemu-nbd.
+
+    image: the arguments that name it, from qemu_img; draft: the whole image is synced afterwards, so no flush is
+    needed.
+    """
 
     def connect(socket: str) -> NbdTarget:
         return NbdTarget(lambda handle: handle.aio_connect_unix(socket), path, connections, True, check)
@@ -209,7 +213,7 @@ def open_image(
         return kind(f"qemu-nbd does not serve {path}: {said}")
 
     words = [f"--cache={'unsafe' if draft else 'writeback'}", "--discard=unmap", "-e", str(connections + 1), *image]
-    # An image that is there keeps its bitmaps only where it is closed in an orderly way.
+    # An existing image keeps its bitmaps only if it is closed in an orderly way.
     with qemu_nbd.serving(words, signal.SIGKILL if draft else signal.SIGTERM) as server:
         with server.connected(connect, errors.OutputError, refused) as target:
             yield target

@@ -45,41 +45,44 @@ STATE_DIRTY = 1 << 0  # of a dirty bitmap
 MAX_CLUSTER = 2 << 20  # bytes, of qcow2
 MAX_BATCH_READS = connection.MAX_AT_ONCE
 STATUS_AHEAD = 4  # replies taken in advance, each at most a few MB
-# QEMU 9.1 and later (and older ones that were mended as it was) serve 100 connections, and let the next one wait for
-# ever. Some may be somebody else's.
+# QEMU 9.1 and later (and older ones with the same fix) serve 100 connections, and let the next one wait for ever. Some
+# may belong to other programs.
 MAX_CONNECTIONS = 90
 SPREAD = 4  # connections that one thread reads over
-READERS = 4  # connections of a disk beside the map's: QEMU reads a disk in one thread, and more did nothing for it
+READERS = 4  # connections of a disk besides the map's: QEMU reads a disk in one thread, and more gained nothing
 TRIES = 5  # of a read or map request whose connection broke, each on a new connection
-SHORT_PAUSE = 0.02  # seconds until a server's queue is looked at again
+SHORT_PAUSE = 0.02  # seconds until a server's full queue is tried again
 PAUSE = 0.2  # seconds before the second try, then doubled
 
 log = logging.getLogger("nbdpull.nbd")
 
 
 class Source:
-    """One export. address: path of a unix socket, Tcp, or Kept; size: bytes; bitmap: name of its dirty bitmap, None =
-    full.
+    """One export.
 
-    Where a bitmap is known to say too little: dirty_from is the offset from which all is dirty; held(start, stop) gives
-    the ranges where the image that the extents are laid over has data, None: nobody knows that image. What of them is
-    clean and zero is reported, too. layered: the disk's image has a backing file. If such a disk is shrunk and
-    grown again, QEMU fills the rest of the cluster in which it ended with zeroes, reports it as data, and sets no bit.
-    Behind that cluster all is zero or dirty: it ends with the last clean data, or before. So of that the last
-    MAX_CLUSTER bytes are reported; also if the image is not known, because old data of such a cluster may reappear.
+    address: path of a unix socket, Tcp, or Kept; size: bytes; bitmap: name of its dirty bitmap, None = full.
+
+    Where a bitmap is known to report too little: from the offset dirty_from on, everything is dirty; held(start, stop)
+    returns the ranges in which the image that the extents are laid over has data, None: that image is unknown. What is
+    clean and zero in these ranges is reported, too. layered: the disk's image has a backing file. If such a disk is
+    shrunk and grown again, QEMU fills the rest of the cluster in which it ended with zeroes, reports it as data, and
+    sets no bit. Behind that cluster everything is zero or dirty, so it ends where the last clean data ends, or before.
+    So the last MAX_CLUSTER bytes of the clean data are reported; also if the image is unknown, because old data of such
+    a cluster may reappear.
 
     again: ranges that are reported whether they are dirty or not, sorted and disjoint.
-
     presumed: bytes that were reported without a bit, most of which will not have changed.
 
-    connections: how many there are, for readers and the map together; who finds none free waits for one. All are made
-    before anything is asked: a QEMU whose server is stopped during a handshake may hang for good,
-    and whoever ends the job does not ask us when. So there are handshakes at the begin and after a loss, and none is
-    left half way.
+    connections: how many there are, for readers and the map together; a thread that finds none free waits for one. All
+    are opened before the first request: a QEMU whose server is stopped during a handshake may hang for ever, and
+    whoever ends the job does not ask us when. So handshakes happen only at the start and after a loss, and none is left
+    unfinished.
 
-    check() is called while the server is waited for, what it raises ends that. require_alive() is called before a
-    connection that broke is made anew: it raises where the export cannot be the same frozen image any more.
-    Raises SourceError where the server cannot be reached, stalls for `stall_timeout` seconds, or says what cannot be.
+    check() is called during a wait for the server, and its exception ends the wait. require_alive() is called before a
+    broken connection is opened again: it raises if the export can no longer be the same frozen image.
+
+    Raises SourceError if the server cannot be reached, stalls for `stall_timeout` seconds, or reports what cannot be
+    true.
     """
 
     def __init__(
@@ -102,9 +105,9 @@ class Source:
         self._address, self._export, self._stall_timeout = address, export, stall_timeout
         self._reads_at_once, self._check, self._require_alive = reads_at_once, check, require_alive
         self._contexts = [ALLOCATION] + ([DIRTY_BITMAP + bitmap] if bitmap else [])
-        # None: a connection that broke, and is made anew when it is wanted.
+        # None: a connection that broke, and is opened again when it is needed.
         self._free: LifoQueue[Optional[SourceConnection]] = LifoQueue()
-        self._count = 0  # of those that are in self._free, or lent from it
+        self._count = 0  # of those in self._free, or lent from it
         self._opened: list[SourceConnection] = []
         self._closed = False
         self._handshake = KEPT_HANDSHAKE if isinstance(address, Kept) else HANDSHAKE
@@ -116,7 +119,7 @@ class Source:
         self.size: int = self._opened[0].size
 
     def _open(self, count: int) -> None:
-        """All at once: each takes a dozen round trips."""
+        """Open all connections at once: each takes a dozen round trips."""
         made = pipeline.ordered(lambda _: self._connect(), range(count), threads=count, budget=count,
                                 weight=lambda _: 0, check=self._check)  # fmt: skip
         for each in list(made):
@@ -139,7 +142,7 @@ class Source:
             return made
 
     def _require_open(self) -> None:
-        """What is under way in other threads ends, too, when the run is given up."""
+        """Raise if the run was given up: this also ends what is in progress in other threads."""
         if self._closed:
             raise errors.SourceError(f"{self._export}: the source was closed")
         self._check()
@@ -147,7 +150,7 @@ class Source:
     # Extents
 
     def extents(self, start: int = 0) -> Iterator[Extents]:
-        """Yield arrays of merged extents in ascending order: DATA to read, ZERO to record; what is clean is left out.
+        """Yield arrays of merged extents in ascending order: DATA to read, ZERO to record; clean ranges are omitted.
 
         Proves on the way that the server's answers cover [start, size) exactly.
         """
@@ -212,14 +215,17 @@ class Source:
 
     @contextmanager
     def reading(self) -> Iterator[_Spread]:
-        """Yield a reader for one thread, over up to SPREAD connections: its read_batch([(offset, length), …]) returns a
-        memoryview each, valid until the thread's next call, also when the reader is given back."""
+        """Yield a reader for one thread, over up to SPREAD connections.
+
+        Its read_batch([(offset, length), …]) returns a memoryview each, valid until the thread's next call, even after
+        the reader was given back.
+        """
         with self._lent(SPREAD) as readers:
             yield _Spread(self, readers)
 
     @contextmanager
     def _lent(self, most: int) -> Iterator[list[_Reader]]:
-        """One that is waited for; and further ones, as long as one is left for the map, or whoever is next."""
+        """Wait for one connection, and take more as long as one is left for the map, or the next thread."""
         readers = [_Reader(self, self._take())]
         try:
             with suppress(Empty):
@@ -245,8 +251,10 @@ class Source:
                 return self._free.get(timeout=POLL_INTERVAL / 1000)
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a buffer, over SPREAD connections in this one thread: with a thread for each, more of the time goes
-        into handing over Python's lock than into the reads."""
+        """Fill a buffer, over SPREAD connections in this one thread.
+
+        With a thread for each connection, more of the time goes into handing over Python's lock than into the reads.
+        """
 
         def spread() -> None:
             with self._lent(SPREAD) as readers:
@@ -266,10 +274,10 @@ class Source:
     def _tried(
         self, first: Callable[[], _Told], renew: Callable[[], None], again: Optional[Callable[[], _Told]] = None
     ) -> _Told:
-        """What first() returns, or where its connection broke, again(), on up to TRIES connections.
+        """Return what first() returns; if its connection broke, what again() returns, on up to TRIES connections.
 
-        A server breaks the connection, too, where a read fails in its middle: so the second try reads in small pieces,
-        whose errors come as replies, with the offset.
+        A server also breaks the connection if a read fails midway: so the second try reads in small pieces, whose
+        errors come as replies, with the offset.
         """
         attempt, pause, lost = first, PAUSE, False
         for left in reversed(range(TRIES)):
@@ -301,7 +309,7 @@ class Source:
         broken.close()
 
     def close(self) -> None:
-        """Close every connection; what is under way on one, such as the map, fails, but for a handshake, which ends."""
+        """Close every connection. Requests in progress, such as the map's, fail; a handshake is completed first."""
         self._closed = True
         deadline = time.monotonic() + self._handshake + GOODBYE
         with suppress(Empty):
@@ -332,14 +340,14 @@ class _Spread:
         return self._owner._tried(spread, self._renew, lambda: self._readers[0].ready.read_pinned(ranges))
 
     def _renew(self) -> None:
-        """One of them: where it broke, the others broke, too."""
+        """Replace all by one new connection: where one broke, the others did, too."""
         for each in self._readers:
             each.drop()
         self._readers[0].connect()
 
 
 class _Reader:
-    """A connection, and the next one where that breaks; connection: None = none yet."""
+    """A connection, and its replacement when it breaks; connection: None = none yet."""
 
     def __init__(self, owner: Source, connection: Optional[SourceConnection]):
         self._owner, self.connection = owner, connection
@@ -349,7 +357,7 @@ class _Reader:
 
     @property
     def ready(self) -> SourceConnection:
-        assert self.connection  # it was connected before anything is read
+        assert self.connection  # it was connected before the first read
         return self.connection
 
     def _renew(self) -> None:
@@ -358,7 +366,7 @@ class _Reader:
 
     def connect(self) -> None:
         if self.connection is None:
-            self._owner._require_alive()  # last, so that the job is still there when the handshake begins
+            self._owner._require_alive()  # last, so that the job still exists when the handshake starts
             self.connection = self._owner._connect()
 
     def drop(self) -> None:

@@ -1,7 +1,7 @@
 """One connection to an export that is read: its handshake, its map, its bytes.
 
-Owns: a libnbd handle on the way in, what is asked of it at once, and what its errors and its silence become. Must not
-know: other connections, what the extents are for.
+Owns: a libnbd handle for reading, its concurrent requests, and the errors for its failures and silence. Must not know:
+other connections, what the extents are for.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from .address import Address, Server
     from .batching import Piece
 
-# A guest's write waits for what QEMU has to read for us: so no connection asks for more bytes than this at once. And if
+# A guest's write waits for what QEMU has to read for us: so no connection requests more bytes than this at once. And if
 # nobody takes the answers (we are stopped, or killed), this much fits into the server's socket, 208 KiB by default:
-# with more QEMU stands still as soon as it is to be paused, or the job to be ended, and so does the guest.
+# with more, QEMU would hang as soon as it is paused, or the job is ended, and so would the guest.
 MAX_BATCH_BYTES = 192 << 10
-FAR_BATCH_BYTES = 1 << 20  # by TCP: an answer may be long on its way, and the more have to be
-GOODBYE = 1.0  # seconds for a server to take leave
-HANDSHAKE = 3.0  # seconds for the end of a handshake that nobody wants any more
-KEPT_HANDSHAKE = 12.0  # the same where we may not break it off: a QEMU that limits it gives up after 10
-PIN = 1 << 16  # bytes of a read that looks for the place of an error, then PIN_FINE
+FAR_BATCH_BYTES = 1 << 20  # over TCP: the latency of an answer may be long, so more has to be in flight
+GOODBYE = 1.0  # seconds for a server to acknowledge a disconnect
+HANDSHAKE = 3.0  # seconds for the end of a handshake that is no longer needed
+KEPT_HANDSHAKE = 12.0  # the same if we may not break it off: a QEMU that limits it gives up after 10
+PIN = 1 << 16  # bytes of a read that locates an error, then PIN_FINE
 PIN_FINE = 1 << 12
 BROKEN = (errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN, errno.ECONNREFUSED, errno.ECONNABORTED,
           errno.ENOENT)  # fmt: skip
@@ -48,11 +48,11 @@ log = logging.getLogger("nbdpull.nbd")
 
 
 class ConnectionLost(errors.SourceError):
-    """The connection broke; another one may serve."""
+    """The connection broke; a new one may work."""
 
 
 class QueueFull(ConnectionLost):
-    """Too many are being connected at once for the server's queue; in a moment there is room."""
+    """Too many connections are being opened at once for the server's queue; it will soon have space."""
 
 
 class ReadFailed(errors.SourceError):
@@ -62,8 +62,8 @@ class ReadFailed(errors.SourceError):
 class SourceConnection(Connection):
     """A connection to an export that is read.
 
-    To a server that has to hang up first it says no goodbye, and asks for nothing that such a one answers by hanging
-    up: an error in the middle of a read whose answer comes in pieces.
+    It does not disconnect from a server that has to hang up first, and avoids requests that such a server would answer
+    by hanging up: a read that is answered in pieces and fails midway.
     """
 
     def __init__(
@@ -118,14 +118,14 @@ class SourceConnection(Connection):
             self._nbd.aio_connect_unix(server)
             return
         if server.certificates:
-            # Never ALLOW: that falls back to plain text. The peer is checked against the name that is connected to.
+            # Never ALLOW: that falls back to plain text. The peer is checked against the host name that we connect to.
             self._nbd.set_tls(nbd.TLS_REQUIRE)
             self._nbd.set_tls_certificates(server.certificates)
             self._nbd.set_tls_verify_peer(True)
         self._nbd.aio_connect_tcp(server.host, str(server.port))
 
     def _kept_socket(self, server: Server) -> int:
-        """The descriptor of a connected socket for libnbd, which may close it: the keeper has others of it."""
+        """Return the descriptor of a connected socket for libnbd, which may close it: the keeper has duplicates."""
         try:
             with _connected(server, self._stall_timeout) as ours:
                 self._kept = self._keeper.keep(ours)
@@ -141,7 +141,7 @@ class SourceConnection(Connection):
             raise errors.SourceError(f"{self._export}: the export is writable, so it is no frozen image of the disk")
 
     def block_status(self, offset: int, length: int) -> list[tuple[Numbers, Numbers]]:
-        """(lengths, flags) for each context; each may cover less than asked, and a different length."""
+        """Return (lengths, flags) for each context; each may cover less than requested, and a different length."""
         doing = f"block status at {offset}"
         replies, failed = self._status(offset, length, doing)
         self._require_success(failed, doing)
@@ -160,18 +160,21 @@ class SourceConnection(Connection):
         return cookie
 
     def _start_whole_read(self, offset: int, view: memoryview) -> int:
-        """One read in one reply: an error in its middle comes as a reply too. Not every server has it."""
+        """Start a read with a single reply, so that an error midway comes as a reply, too.
+
+        Not every server supports it.
+        """
         whole = nbd.CMD_FLAG_DF if self._nbd.can_df() else 0
         cookie: int = self._nbd.aio_pread_structured(view, offset, _accept, None, whole)
         return cookie
 
     def begin_reads(self, load: Sequence[Piece]) -> list[tuple[int, int]]:
-        """Ask for some pieces, of at most MAX_BATCH_BYTES together; `end_reads` takes what this returns."""
+        """Request some pieces, of at most MAX_BATCH_BYTES together; pass the result to `end_reads`."""
         with self._translated(_reading(load[0][0])):
             return [(self._start_read(offset, view), offset) for offset, view in load]
 
     def end_reads(self, begun: Sequence[tuple[int, int]]) -> None:
-        """Wait until their buffers are filled. ReadFailed."""
+        """Wait until the buffers are filled. ReadFailed."""
         doing, failed = _reading(begun[0][1]), []  # type: str, list[Any]
         with self._translated(doing):
             for cookie, _ in begun:
@@ -179,11 +182,11 @@ class SourceConnection(Connection):
         self._require_success(failed, doing, ReadFailed)
 
     def loads(self) -> int:
-        """How many loads of MAX_BATCH_BYTES may be under way."""
+        """Return how many loads of MAX_BATCH_BYTES may be in flight."""
         return max(1, min(self._reads_at_once, self._bytes_at_once // MAX_BATCH_BYTES))
 
     def pieces(self) -> int:
-        """Of how many pieces a load may be."""
+        """Return how many pieces a load may have."""
         return max(1, self._reads_at_once // self.loads())
 
     def read_pinned(self, ranges: Sequence[Range]) -> list[memoryview]:
@@ -193,7 +196,7 @@ class SourceConnection(Connection):
         return views
 
     def read_pinned_into(self, ranges: Sequence[Range], views: Sequence[memoryview]) -> None:
-        """The same, into buffers of the caller's."""
+        """Do the same as `read_pinned`, into buffers of the caller."""
         bad: list[tuple[int, int]] = []
         for (offset, length), view in zip(ranges, views):
             bad += self._pinned(offset, length, view, PIN)
@@ -222,7 +225,8 @@ class SourceConnection(Connection):
     def _require_success(
         self, failed: list[Any], doing: str, kind: type[errors.SourceError] = errors.SourceError
     ) -> None:
-        """failed: nbd.Errors of requests; kind: what one in an answer of the server becomes."""
+        """Raise if requests failed. failed: their nbd.Errors; kind: the class for an error in an answer of the
+        server."""
         if failed:
             lost = self._nbd.aio_is_dead() or self._nbd.aio_is_closed() or failed[0].errnum == errno.ENOTCONN
             text = f"{self._export}: {doing} failed: {connection.reason(failed[0])}"
@@ -232,17 +236,17 @@ class SourceConnection(Connection):
         return errors.SourceError(f"{self._export}: the NBD server was silent for {seconds:g} s while {doing}")
 
     def _failure(self, doing: str, number: int, text: str) -> errors.NbdpullError:
-        if number == errno.EACCES:  # libvirt lets in more users than the directory of QEMU's socket does
+        if number == errno.EACCES:  # libvirt admits more users than the directory of QEMU's socket does
             return errors.AccessDenied(
                 f"{self._export}: permission denied to connect to QEMU's NBD socket: run as root ({text})"
             )
-        if number == errno.EAGAIN:  # of a unix socket's connect alone
+        if number == errno.EAGAIN:  # only from a unix socket's connect
             return QueueFull(f"{self._export}: {doing} failed ({text})")
         lost = number in BROKEN or self._nbd is None or self._nbd.aio_is_dead() or self._nbd.aio_is_closed()
         return (ConnectionLost if lost else errors.SourceError)(f"{self._export}: {doing} failed ({text})")
 
     def close(self, deadline: Optional[float] = None) -> None:
-        """Take leave, and let go; a server that does not answer is not waited for."""
+        """Disconnect and close; do not wait for a server that does not answer."""
         handle, self._nbd = self._nbd, None
         if handle is None:
             return
@@ -272,11 +276,13 @@ def read_batch(connections: Sequence[SourceConnection], ranges: Sequence[Range])
 
 
 def read_over(connections: Sequence[SourceConnection], reads: Iterable[Piece]) -> None:
-    """Fill buffers in one thread, over several connections of one export: while it takes the answer of one, the server
-    works on the requests of the others."""
+    """Fill buffers in one thread, over several connections of one export.
+
+    While the thread takes the answer of one, the server works on the requests of the others.
+    """
     most = max(each.loads() for each in connections)
     idle = deque(each for number in range(most) for each in connections if number < each.loads())
-    under_way: deque[tuple[SourceConnection, list[tuple[int, int]]]] = deque()  # connection, what it began
+    under_way: deque[tuple[SourceConnection, list[tuple[int, int]]]] = deque()  # connection, what it started
     pieces = ((start + at, view[at : at + size]) for start, view in reads
               for at, size in batching.steps(len(view), MAX_BATCH_BYTES))  # fmt: skip
     try:
@@ -285,7 +291,7 @@ def read_over(connections: Sequence[SourceConnection], reads: Iterable[Piece]) -
             under_way.append((used, used.begin_reads(load)))
         while under_way:
             _ended(under_way)
-    except ReadFailed:  # the connections are good, once their other answers are there
+    except ReadFailed:  # the connections can be used again once their other answers have arrived
         while under_way:
             with suppress(ReadFailed):
                 _ended(under_way)
@@ -298,7 +304,7 @@ def _ended(under_way: deque[tuple[SourceConnection, list[tuple[int, int]]]]) -> 
     return used
 
 
-_own = threading.local()  # the buffer of each thread: what it read is of use to it after it gave the connection back
+_own = threading.local()  # the buffer of each thread, which uses what it read after it gave the connection back
 
 
 def _reading(offset: int) -> str:
@@ -306,7 +312,7 @@ def _reading(offset: int) -> str:
 
 
 def _views(ranges: Sequence[Range]) -> list[memoryview]:
-    """A memoryview of the thread's buffer for each range."""
+    """Return a memoryview of the thread's buffer for each range."""
     size = sum(length for _, length in ranges)
     if len(getattr(_own, "buffer", b"")) < size:
         _own.buffer = bytearray(size)
@@ -318,12 +324,12 @@ def _views(ranges: Sequence[Range]) -> list[memoryview]:
 
 
 def _connected(server: Server, timeout: float) -> socket.socket:
-    """A socket of ours that is connected to a path or a Tcp."""
+    """Return a socket of ours that is connected to a path or a Tcp."""
     if isinstance(server, Tcp):
         return socket.create_connection((server.host, server.port), timeout)
     ours = socket.socket(socket.AF_UNIX)
     try:
-        ours.setblocking(False)  # a queue that is full is an error at once
+        ours.setblocking(False)  # a full queue is an error at once
         ours.connect(server)
         return ours
     except BaseException:
@@ -332,8 +338,10 @@ def _connected(server: Server, timeout: float) -> socket.socket:
 
 
 def _hang_up(handle: Any) -> None:
-    """End the connection whoever still refers to the handle, such as an exception's traceback: QEMU does not end a
-    job while a client of its server is in its handshake."""
+    """End the connection even if something still refers to the handle, such as an exception's traceback.
+
+    QEMU does not end a job while a client of its server is in its handshake.
+    """
     with suppress(nbd.Error, OSError), socket.socket(fileno=os.dup(handle.aio_get_fd())) as connection:
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -344,5 +352,5 @@ def _poll_until(done: Callable[[], bool], handle: Any, deadline: float) -> None:
 
 
 def _accept(_piece: Any, _offset: int, _status: int, _error: Any) -> int:
-    """A piece of a structured reply: its bytes are in the buffer already."""
+    """Accept a piece of a structured reply: its bytes are in the buffer already."""
     return 0

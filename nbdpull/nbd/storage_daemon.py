@@ -1,7 +1,7 @@
-"""A qemu-storage-daemon of our own: QEMU's block layer in a process that no guest is in, and that nobody else reaches.
+"""A qemu-storage-daemon of our own: QEMU's block layer in a process without a guest, which nobody else can reach.
 
-Owns: its start, its certain end, its monitor (QMP over its standard input and output), and the socket of its NBD
-server, which has no name: no other process finds it, and nothing is left of it however we end. Must not know: which
+Owns: its start, its guaranteed end, its monitor (QMP over its standard input and output), and the socket of its NBD
+server, which has no name: no other process finds it, and nothing of it remains however we end. Must not know: which
 images are opened in it, or why.
 """
 
@@ -21,19 +21,19 @@ from ..core.choices import STALL_TIMEOUT
 from ..core.errors import Check
 
 PROGRAM = "qemu-storage-daemon"
-LOOK_INTERVAL = 0.2  # seconds between looks at the stop flag
-END_TIMEOUT = 5.0  # seconds; a process whose storage hangs cannot be ended, and is not waited for
+LOOK_INTERVAL = 0.2  # seconds between checks of the stop flag
+END_TIMEOUT = 5.0  # seconds; a process whose storage hangs cannot be ended, and we do not wait for it
 
 
 class Refused(errors.HypervisorError):
-    """QEMU's block layer said no; the text is its own."""
+    """QEMU's block layer refused; the text is its own."""
 
 
 class StorageDaemon:
-    """A running daemon, to be closed. socket: a path for NBD clients in this process; version: QEMU's.
+    """A running daemon, to be closed.
 
-    check() is called while it is waited for, what it raises ends that. SourceError where it is silent for
-    `stall_timeout` seconds, JobLost where it has ended.
+    socket: a path for NBD clients in this process; version: QEMU's. check() is called during a wait for it, and its
+    exception ends the wait. SourceError if it is silent for `stall_timeout` seconds, JobLost if it has ended.
     """
 
     def __init__(self, check: Check = lambda: None, stall_timeout: float = STALL_TIMEOUT):
@@ -62,7 +62,7 @@ class StorageDaemon:
         )  # fmt: skip
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """What a command of its monitor returns; dashes of names are written as underscores. Refused."""
+        """Return the result of a monitor command; write the dashes of names as underscores. Refused."""
         asked = {"execute": command, "arguments": {name.replace("_", "-"): arguments[name] for name in arguments}}
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # the answer shows it
@@ -94,7 +94,7 @@ class StorageDaemon:
         return line
 
     def require_alive(self) -> None:
-        """JobLost if it has ended."""
+        """Raise JobLost if it has ended."""
         if self._process.poll() is not None:
             raise self._ended()
 
@@ -111,7 +111,7 @@ class StorageDaemon:
         self._opened.close()
 
     def _end(self) -> None:
-        """Not gently: it has nothing to write."""
+        """Kill it: it has nothing to write."""
         process = self._process
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
