@@ -11,7 +11,7 @@ from nbdpull.core import errors
 from nbdpull.format import findings
 from nbdpull.operations import listing
 from nbdpull.operations.verify import Options, verify
-from nbdpull.repository import half_points, healing, removal
+from nbdpull.repository import evidence, half_points, healing, removal
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
@@ -68,6 +68,7 @@ def test_what_the_copy_has_not_whole_stays_as_it_is(original, vm, tmp_path):
     before = content(vm)
     paths, found = healed(vm, copy.root)
     assert paths == {one} and found.is_bad and {damage.path for damage in found.damages} == {two}
+    assert found.warnings == [f"{copy.root} does not have {two} of vm1 whole"]
     assert content(vm) == {**before, one: content(original)[one]}, "nothing half is left, and nothing else was touched"
     (copy.folder / two).unlink()
     assert healed(vm, copy.root)[0] == set() and content(vm)[two] == before[two]
@@ -146,6 +147,41 @@ def shared(vm):
     """A chunk file that all points share."""
     [first, *others] = [{entry.path for entry in directory_of(vm, point, "vda").chunks} for point in vm.points]
     return vm.folder / min(path for path in first.intersection(*others) if (vm.folder / path).stat().st_size > 300)
+
+
+@pytest.mark.parametrize("first", [{}, {"oldest": True}, {"level": "files"}], ids=str)
+def test_of_more_damages_than_a_finding_tells_all_are_healed(original, vm, monkeypatch, first):
+    """None was, however often it was tried: a finding that does not tell all of them names no file."""
+    monkeypatch.setattr(evidence, "MAX_PLACES", 2)
+    names = [name for name in content(vm) if name.endswith(".zst")]
+    for name in names:
+        (vm.folder / name).unlink()
+    assert len(names) > 5 and verify(Options(str(vm.root), **first)).is_bad
+    paths, found = healed(vm, original.root, **first)
+    assert paths == {*names} and found.damages == [] and content(vm) == content(original)
+    assert not healed(vm, original.root)[1].is_bad and told(vm) == ["ok"] * 3
+
+
+@pytest.mark.parametrize("is_well", [True, False])
+def test_what_another_run_has_healed_meanwhile_is_looked_at_again(original, vm, monkeypatch, is_well):
+    """A pull that mends what the verification has just found. It was told as damaged, with nothing healed."""
+    path, real = shared(vm), healing.heal
+    good, name = path.read_bytes(), str(path.relative_to(vm.folder))
+    path.write_bytes(flipped(good, 100))
+    looked = []
+
+    def after(*args):
+        path.write_bytes(good)
+        yield from real(*args)
+        if not is_well:
+            path.write_bytes(flipped(good, 100))
+        looked.append(path)
+        assert len(looked) < 5
+
+    monkeypatch.setattr(healing, "heal", after)
+    paths, found = healed(vm, original.root)
+    assert paths == set() and found.is_bad == (not is_well) and told(vm) == ["ok" if is_well else "damaged"] * 3
+    assert [name in warning and "is what was stored now" in warning for warning in found.warnings] == [True] * is_well
 
 
 def test_a_medium_that_reads_wrong_is_written_once(original, vm, monkeypatch):

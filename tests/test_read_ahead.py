@@ -78,3 +78,13 @@ def test_what_failed_is_asked_for_again():
     with pytest.raises(KeyError):
         ahead.read("file", KIB, 0, 64, broken)
     assert far.read(ahead, 0, 64) == far.data[:64] and ahead._used == 64
+
+
+def test_what_is_made_anew_is_fetched_again(small):
+    old, new, ahead = Far(16 * KIB), Far(16 * KIB, 2), ReadAhead()
+    for offset in range(0, 16 * KIB, 512):
+        old.read(ahead, offset, 512)
+    ahead.forget("file")
+    assert ahead._used == 0 and [*ahead._starts] == []
+    assert b"".join(new.read(ahead, offset, 512) for offset in range(0, 16 * KIB, 512)) == new.data
+    ahead.forget("another")

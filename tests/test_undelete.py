@@ -157,8 +157,8 @@ def test_what_was_healed_since_stays(place, tmp_path, capsys):
     second = vm.pull().id
     before = instant()
     assert answered(capsys, "verify", place.url)[0] == 11
-    answered(capsys, "verify", place.url, "--heal-from", tmp_path / "copy")
-    assert place.read(name) == good
+    code, told, _ = answered(capsys, "verify", place.url, "--heal-from", tmp_path / "copy")
+    assert (code, place.read(name)) == (0, good) and "HEALED" in told, "not judged by what is in memory of before"
     said("remove", place.url, second)
     for words in ([second], ["all", "--as-of", before]):
         said("undelete", place.url, *words)

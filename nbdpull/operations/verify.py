@@ -20,6 +20,7 @@ from ..format.layout import Document
 from ..format.manifest import FileEntry
 from ..repository import half_points, healing, immutable, inspection, marker, series_choice, verdict
 from ..repository.evidence import Damage, Evidence
+from ..repository.healing import Outcome
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
 from ..repository.part import Part
 from ..repository.rolling import ONLY_WINDOWS, Rolling
@@ -230,22 +231,29 @@ class _Healer:
         self.run, self.complete, self.healed = run, True, list[Healed]()
         self._copy, self._options, self._check = copy, options, check
         self._tried: set[FileEntry] = set()
-        self._unseen: list[str] = []  # paths of what was healed, and not looked at in all points
+        self._doubted: dict[str, None] = {}  # paths of what was damaged, and then was not, with nothing done
+        self._unseen: list[str] = []  # paths of what was healed or doubted, and not looked at in all points
 
-    def heal(self) -> None:
-        """Heal what is on record, as far as there is time."""
+    def heal(self) -> list[str]:
+        """Heal what is on record, as far as there is time; return the paths of what is sound all the same by now."""
         run = self.run
+        found: dict[Outcome, list[healing.Tried]] = {outcome: [] for outcome in Outcome}
         try:
             for each in self._each():
-                if each.problem:
-                    run.warn(f"a damaged file was not healed: {each.problem}")
-                else:
-                    self.healed.append(Healed(run.target.domain, each.path))
-                    self._unseen.append(each.path)
+                found[each.outcome].append(each)
         except _TimeIsUp:
             self.complete = False
         except (errors.Busy, errors.OutputError, errors.StoreError, errors.Damaged) as error:
             run.warn(f"damages of {run.target.domain} were not healed: {error}")
+        for each in found[Outcome.UNWRITTEN]:
+            run.warn(f"a damaged file was not healed: {each.problem}")
+        if lacking := found[Outcome.LACKING]:
+            more = f", nor {len(lacking) - 1} more damaged files" if lacking[1:] else ""
+            run.warn(f"{self._copy.root} does not have {lacking[0].path} of {run.target.domain} whole{more}")
+        healed = [each.path for each in found[Outcome.HEALED]]
+        self.healed += [Healed(run.target.domain, path) for path in healed]
+        self._unseen += healed
+        return [each.path for each in found[Outcome.SOUND]]
 
     def _each(self) -> Iterator[healing.Tried]:
         run, known = self.run, self.run.evidence.known
@@ -259,12 +267,11 @@ class _Healer:
     def heal_found(self, damages: list[Damage]) -> list[Damage]:
         """Heal what is on record now, and look at its places again; where a directory was healed, at all that it names.
         Return the damages that are left of these."""
-        self.heal()
+        self._doubt(self.heal())
         while self._unseen:
             paths, self._unseen = self._unseen, []
-            only_chunks = all(map(layout.CHUNK_PATH.match, paths))
-            part, tally = ONLY_WINDOWS if only_chunks else Part(), _Tally(lambda **_: None)
-            depth = Depth(self._options.level, part, self._options.threads, self._check)
+            tally = _Tally(lambda **_: None)
+            depth = Depth(self._options.level, self._part_again(paths), self._options.threads, self._check)
             self.run = _Run(self.run.target, self._options, depth, tally, self.run.warnings)
             left = damages
             if self._has_looked_again(depth, {*paths}):
@@ -272,10 +279,28 @@ class _Healer:
             wanted = {each.id for each in self.run.points} if self._options.point else None
             found = [each for each in tally.damages if wanted is None or each.point in wanted]
             damages = list(dict.fromkeys([*left, *found]))
-            self.heal()
+            self._doubt(self.heal())
         bad = {each.path for each in damages}  # what was written may read wrong
         self.healed = [each for each in self.healed if each.path not in bad]
+        if cured := [each for each in self._doubted if each not in bad]:
+            more = f", and so are {len(cured) - 1} more files" if cured[1:] else ""
+            self.run.warn(
+                f"{cured[0]} of {self.run.target.domain} was damaged, and is what was stored now{more}: another run "
+                "has made it again, or its medium reads wrong now and then"
+            )
         return damages
+
+    def _doubt(self, sound: list[str]) -> None:
+        """Look at files again that were damaged, and then were not. Once: a medium may read wrong for ever."""
+        new = [path for path in sound if path not in self._doubted]
+        self._doubted.update(dict.fromkeys(new))
+        self._unseen += new
+
+    def _part_again(self, paths: Collection[str]) -> Part:
+        """What is to be looked at again besides the places on record."""
+        run = self.run
+        is_told = run.evidence.known.is_told(run.evidence.points)
+        return ONLY_WINDOWS if is_told and all(map(layout.CHUNK_PATH.match, paths)) else Part()
 
     def _has_looked_again(self, depth: Depth, paths: Collection[str]) -> bool:
         """Look at what is on record of the points that are looked at, and then of others that share a file that was

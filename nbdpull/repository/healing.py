@@ -7,9 +7,10 @@ durable. Owns: which files are healed. Who heals holds the series. Must not know
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from ..core import errors
 from ..core.errors import Check
@@ -23,36 +24,63 @@ class _Other(Exception):
     """Raised where the copy has other bytes."""
 
 
+class Outcome(enum.Enum):
+    """What became of a file. SOUND: it is what was stored, and nothing was done; LACKING: the copy has it not whole."""
+
+    HEALED = "healed"
+    SOUND = "sound"
+    LACKING = "lacking"
+    UNWRITTEN = "unwritten"
+
+
 class Tried(NamedTuple):
-    """A file that is healed, unless there is a problem: why it cannot be written."""
+    """A file that was to be healed. problem: why it cannot be written, "" unless that is so."""
 
     path: str
-    problem: Optional[errors.OutputError] = None
+    outcome: Outcome
+    problem: str = ""
 
 
 def heal(
     target: Series, copy: Series, points: Iterable[Point], known: Known, tried: set[FileEntry], check: Check
 ) -> Iterator[Tried]:
     """Heal what the copy has whole of the files on record; tell of each as it comes. known: of these points of the
-    target. tried: files that do not come again, as a medium may read wrong whatever is written; it grows."""
+    target. tried: files that do not come again, as a medium may read wrong whatever is written; it grows. Where a
+    finding does not tell of all damages, every file is looked at, and one that is sound is not told of."""
     immutable.begin(target.store)  # the policy may have changed since the run began
-    wanted = {entry: None for point in points for entry in _damaged(target, point, known)}
+    wanted: dict[FileEntry, bool] = {}
+    for point in points:
+        for entry, is_told in _damaged(target, point, known):
+            wanted[entry] = is_told or wanted.get(entry, False)
     mended: set[FileEntry] = set()
-    for entry in (each for each in wanted if each not in tried):
-        try:
-            is_healed = _healed_where_it_is(target, copy, entry, mended, check)
-            if is_healed or (target.file_flaw(entry, check) and _healed(target, copy, entry, check)):
-                yield Tried(entry.path)
-        except errors.OutputError as error:
-            yield Tried(entry.path, error)
-        tried.add(entry)
+    for entry, is_told in wanted.items():
+        if entry in tried:
+            continue
+        found = _tried(target, copy, entry, mended, check)
+        if found.outcome is not Outcome.SOUND:
+            tried.add(entry)
+        if is_told or found.outcome is not Outcome.SOUND:
+            yield found
 
 
-def _damaged(target: Series, point: Point, known: Known) -> Iterator[FileEntry]:
-    """The files of a point that are on record, as far as its directories can be read."""
-    paths = {place.get("path") for each in known.recorded(point) for place in each.places or []}
-    found = references.by_directories(point, references.readable(target, point)) if paths else []
-    return (entry for entry in found if entry.path in paths)
+def _tried(target: Series, copy: Series, entry: FileEntry, mended: set[FileEntry], check: Check) -> Tried:
+    try:
+        if _healed_where_it_is(target, copy, entry, mended, check):
+            return Tried(entry.path, Outcome.HEALED)
+        if not target.file_flaw(entry, check):
+            return Tried(entry.path, Outcome.SOUND)
+        return Tried(entry.path, Outcome.HEALED if _healed(target, copy, entry, check) else Outcome.LACKING)
+    except errors.OutputError as error:
+        return Tried(entry.path, Outcome.UNWRITTEN, str(error))
+
+
+def _damaged(target: Series, point: Point, known: Known) -> Iterator[tuple[FileEntry, bool]]:
+    """(file of a point that may be damaged, whether it is on record), as far as its directories can be read."""
+    recorded = known.recorded(point)
+    paths = {place.get("path") for each in recorded for place in each.places or []}
+    is_all = not all(each.is_told for each in recorded)
+    found = references.by_directories(point, references.readable(target, point)) if paths or is_all else []
+    return ((entry, entry.path in paths) for entry in found if is_all or entry.path in paths)
 
 
 def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> bool:

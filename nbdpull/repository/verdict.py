@@ -34,6 +34,11 @@ class Recorded:
     count: int
     places: Optional[list[dict[str, Any]]]
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the finding tells of all of them."""
+        return self.places is not None
+
     def files(self, disk: str) -> Optional[set[str]]:
         """Paths of the damaged files that may be that disk's; None where it does not tell them all: of a window whose
         pages are sound and lead nowhere, there is none to tell."""
@@ -66,6 +71,10 @@ class Known:
     def recorded(self, point: Point) -> list[Recorded]:
         """Damages of the point that are on record: [Recorded, …]."""
         return self._points[point.id].recorded
+
+    def is_told(self, points: Iterable[Point]) -> bool:
+        """Whether all damages of these points are told."""
+        return all(each.is_told for point in points for each in self.recorded(point))
 
     def names(self, point: Point, paths: Collection[str]) -> bool:
         """Whether a damage of one of these files is on record for the point."""

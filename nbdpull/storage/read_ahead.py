@@ -71,6 +71,12 @@ class ReadAhead:
             found += self.read(name, size, piece.stop, length - len(found), fetch, through)
         return found
 
+    def forget(self, name: str) -> None:
+        """Have a file be fetched again: it may be another one now, or what was answered may have been wrong."""
+        with self._lock:
+            for start in [*self._starts.get(name, [])]:
+                self._forget(name, start)
+
     def _before(self, name: str, offset: int) -> tuple[int, Optional[_Piece]]:
         """The last piece that begins at an offset or before: where that is, and the piece. If any has the offset, it is
         this one."""

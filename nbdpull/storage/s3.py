@@ -225,6 +225,7 @@ class S3Store:
         digest, size = hashlib.sha256(), self.size(path)
         if size is None:
             raise self._missing(path)
+        self._ahead.forget(path)  # what is read after this is to be what was judged
         check()
         for start in range(0, size, _STEP):
             digest.update(self._range(path, start, min(start + _STEP, size))[0])
@@ -335,6 +336,8 @@ class S3Store:
         left = [each for each in versions.items() if each not in self._is_back]
         count = sum(self._at_once(lambda item: bring_back(self.bucket, self._key(item[0]), item[1]), left))
         self._is_back.update(left)
+        for path, _ in left:
+            self._ahead.forget(path)
         return count
 
     def _at_once(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
@@ -391,6 +394,7 @@ class S3Store:
             self.bucket.put(self._key(path), body, size, digest, fresh, lock=lock)
         except Exists:
             raise self._exists("create", path) from None
+        self._ahead.forget(path)
         self._listed.note(Found(path, size, 0.0))
         self._protected.pop(path, None)
         if lock:
