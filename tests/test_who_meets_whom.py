@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import interleavings
 import pytest
-from interleavings import END
+from interleavings import END, LOST
 
 GRACE = 1  # ticks
 TICKS = 2  # as much time may pass
@@ -50,8 +50,6 @@ def begun():
 
 
 # Each is a step as interleavings has it.
-
-LOST = "lost"
 
 
 def pull(store, at, rules, name):
@@ -164,7 +162,7 @@ def unlocked(store):
 
 def loss(who, rules, store):
     """By which order a file is lost, and in how many states; see interleavings."""
-    return interleavings.loss(who, rules, store, lambda store, places: store.lacks() or LOST in places, TICKS, died)
+    return interleavings.loss(who, rules, store, Store.lacks, TICKS, died)
 
 
 def died(store, name):

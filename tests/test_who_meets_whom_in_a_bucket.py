@@ -243,7 +243,7 @@ def clean_up(bucket, at, rules, name):
 def loss(words, rules, bucket):
     """By which order something is lost, and in how many states; see interleavings."""
     who = [(str(3 + number), WHO[word]) for number, word in enumerate(words)]
-    return interleavings.loss(who, rules, bucket, lambda bucket, places: bucket.loss(), TICKS)
+    return interleavings.loss(who, rules, bucket, Bucket.loss, TICKS)
 
 
 WHO = {"pull": pull, "copy": copy, "copy on": copy_on, "remove 1": remove("1"), "remove 2": remove("2"),
