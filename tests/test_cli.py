@@ -146,14 +146,27 @@ def test_what_is_no_size(text, capsys):
         ("--chunk-size=1023K", "must be at least 1M"),
         ("--level=0", "must be a number from 1 to 19"),
         ("--level=20", "must be a number from 1 to 19"),
-        ("--level=x", "must be a number"),
+        ("--level=autoo", "must be a number from 1 to 19, or auto;"),
         ("--threads=0", "must be a number from 1 to 64"),
         ("--threads=65", "must be a number from 1 to 64"),
         ("--threads=-1", "must be a number"),
+        ("--max-duration=0", "is not a duration; write 90s, 5m, 2h, 30d, or seconds;"),
     ],
 )
 def test_values_out_of_bounds(capsys, option, told):
     assert told in usage_error(capsys, "vm1", "-o", "d", option)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["prune", "d", "--repack-below=x"], "'x' is not a percentage; write 5% or 0.1%, or 0;"),
+        (["verify", "d", "--sample=0"], "'0' is not a percentage; write 5% or 0.1%;"),
+        (["policy", "d", "--immutable-for=x"], "'x' is not a duration; write 90s, 5m, 2h, 30d, or seconds, or 0;"),
+    ],
+)
+def test_all_that_an_option_takes_is_told(capsys, words, told):
+    assert told in usage_error(capsys, *words)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar, Union
 
 from ..core import sizes
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)\Z")
+
+Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 
 def size(text: str) -> int:
@@ -29,12 +32,8 @@ def size_text(count: int) -> str:
 def duration(text: str) -> float:
     match = _DURATION.match(text)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write seconds, or 90s, 5m, 2h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write 90s, 5m, 2h, 30d, or seconds")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def duration_or_none(text: str) -> float:
-    return 0.0 if text == "0" else duration(text)
 
 
 def duration_text(seconds: float) -> str:
@@ -69,11 +68,6 @@ def in_range(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def zstd_level(text: str) -> Optional[int]:
-    """Return the level; None for auto: the pull chooses it."""
-    return None if text == "auto" else in_range(1, 19)(text)
-
-
 def pair(text: str) -> tuple[str, str]:
     """Parse DISK=…; both parts are required."""
     disk, equals, rest = text.partition("=")
@@ -94,10 +88,6 @@ def share(text: str) -> float:
     return float(match[1]) / 100
 
 
-def share_or_none(text: str) -> float:
-    return 0.0 if text in ("0", "0%") else share(text)
-
-
 def share_text(value: float) -> str:
     """Format a share as on the command line: 50%."""
     return f"{value * 100:.10g}%"
@@ -109,6 +99,24 @@ def shard(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a shard; write 2/7 for the second of seven")
     return int(match[1]), int(match[2])
 
+
+def _or(parse: Callable[[str], Value], word: str, value: Other, *alike: str) -> Callable[[str], Union[Value, Other]]:
+    """Extend a type by a word that its message names, and by other spellings of that word."""
+
+    def parse_or(text: str) -> Union[Value, Other]:
+        if text in (word, *alike):
+            return value
+        try:
+            return parse(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or {word}") from None
+
+    return parse_or
+
+
+zstd_level = _or(in_range(1, 19), "auto", None)  # None: the pull chooses it
+duration_or_none = _or(duration, "0", 0.0)
+share_or_none = _or(share, "0", 0.0, "0%")
 
 SHOWN: dict[Callable[[str], object], Callable[..., str]] = {
     size: size_text,
