@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..core import errors
 from ..core.errors import Check
 from ..format.manifest import FileEntry
-from . import half_points, immutable, proved_copy, references
+from . import drafts, half_points, immutable, proved_copy, references
 from .series import Point, Series
 from .verdict import Known
 
@@ -52,6 +52,7 @@ def heal(
     for point in points:
         for entry, is_told in _damaged(target, point, known):
             wanted[entry] = is_told or wanted.get(entry, False)
+    drafts.remove(target, {entry.path.partition("/")[0] for entry in wanted})  # of who was killed at it
     mended: set[FileEntry] = set()
     for entry, is_told in wanted.items():
         if entry in tried:

@@ -20,8 +20,8 @@ from ..core.errors import Check
 from ..core.throttle import Throttle
 from ..format import findings, layout, moved
 from ..format.manifest import FileEntry
-from ..storage.base import DRAFT, Protection, Writer
-from . import half_points, immutable, lock_free, proved_copy, references, sweep_mark, verdict
+from ..storage.base import Protection, Writer
+from . import drafts, half_points, immutable, lock_free, proved_copy, references, sweep_mark, verdict
 from .series import Point, Series
 
 Tell = Callable[[int], None]  # so many more bytes were copied
@@ -289,13 +289,11 @@ class _Making:
         for name in self._prepared:
             lock_free.require_not_doomed(self._target, name)
             self._was_swept = sweep_mark.is_there(self._target, name)  # of the point's own, the last
-            for file in self._store.names(self._path(name)):
-                if file.endswith(DRAFT):
-                    self._store.remove_file(self._path(f"{name}/{file}"))
             if half_points.set_apart(self._target, name):
                 self._folders.append(name)
             else:
                 half_points.renew(self._target, name)
+        drafts.remove(self._target, self._prepared)
 
     @contextmanager
     def file(self, entry: FileEntry) -> Iterator[Writer]:

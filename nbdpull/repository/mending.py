@@ -23,6 +23,7 @@ from ..core.errors import Check
 from ..format import layout, reader, stack, writer
 from ..format.manifest import FileEntry
 from ..storage.base import Reader, Store, Writer
+from . import drafts
 from .inspection import frame_flaw
 from .series import Point, Series
 
@@ -189,6 +190,8 @@ def all_mended(now: Now, entries: Iterable[FileEntry], levels: Sequence[int], ch
     """(paths of those that are what was stored, why the rest was left: "" if nothing hindered). levels: that are tried
     beside those of which manifests tell."""
     done: list[str] = []
+    entries = [*entries]
+    drafts.remove(now.series, {entry.path.partition("/")[0] for entry in entries})  # of who was killed at it
     try:
         for entry in entries:
             with suppress(errors.Damaged):  # its records, too

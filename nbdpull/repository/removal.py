@@ -22,8 +22,8 @@ from ..core.errors import Check
 from ..format import layout
 from ..format.manifest import FileEntry
 from ..storage.base import Store
+from . import drafts, half_points, immutable, lock_free, pins, references, sweep_mark
 from . import grace as graces
-from . import half_points, immutable, lock_free, pins, references, sweep_mark
 from .series import Point, Series
 
 _TELLING = {half_points.REMOVED, layout.REPACKED, sweep_mark.NAME}  # files that say what their directory is
@@ -122,9 +122,10 @@ def sweep(series: Series, grace: Optional[float] = None, check: Check = lambda: 
     refer to files all the same: those who read them began when they were there. grace: None: as the store needs."""
     grace = graces.of(series.store) if grace is None else grace
     with series.store.looking(series.folder):
+        drafts_freed = drafts.remove_all(series)
         how = _How(grace, _late(series, grace, check), _last_of_all(series), _Locks(series.store))
         swept = (_swept(series, left, how) for left in _left(series, frozenset(), check))
-        return sum(swept, Swept(has_locks=series.store.has_locks))
+        return sum(swept, Swept(freed=drafts_freed, has_locks=series.store.has_locks))
 
 
 def would_sweep(series: Series, gone: frozenset[str], check: Check = lambda: None) -> Swept:

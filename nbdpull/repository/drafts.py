@@ -1,0 +1,61 @@
+"""What is left of files that were to appear whole, and whose writers were killed before.
+
+A draft may be as large as a chunk file, and no point refers to it, so nothing else would ever remove it. Owns: which
+drafts nobody writes any more. Who removes holds the series. Must not know: what any of them was to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ..core import errors
+from ..format import layout
+from ..storage.base import DRAFT
+from . import grace, half_points, pins
+from .series import Series
+
+
+def remove_all(series: Series) -> int:
+    """Bytes that came free."""
+    return remove(series, series.store.folders(series.folder)) + _remove_own(series)
+
+
+def remove(series: Series, names: Iterable[str]) -> int:
+    """The same of directories of these names; those of half points are left to who may go on with them."""
+    if not series.store.has_locks:  # there is no half an object
+        return 0
+    return sum(_remove_in(series, f"{series.folder}/{name}", name) for name in names if layout.POINT_ID.match(name))
+
+
+def _remove_in(series: Series, folder: str, name: str) -> int:
+    files = series.store.files(folder)
+    if not {layout.MANIFEST, half_points.REMOVED, layout.REPACKED}.intersection(files):
+        return 0
+    drafts = [f"{folder}/{file}" for file in files if file.endswith(DRAFT)]
+    return sum(_removed(series, path) for path in drafts if not _may_be_written(series, path, f"{name}/"))
+
+
+def _remove_own(series: Series) -> int:
+    """Of the series itself: those of findings, which nobody holds anything for."""
+    drafts = [f"{series.folder}/{file}" for file in series.store.files(series.folder) if file.endswith(DRAFT)]
+    return sum(_removed(series, path) for path in drafts if _is_old(series, path))
+
+
+def _may_be_written(series: Series, path: str, within: str) -> bool:
+    """By who pins a point: he holds nothing."""
+    return path.partition(within)[2].startswith(pins.NAME) and not _is_old(series, path)
+
+
+def _is_old(series: Series, path: str) -> bool:
+    with suppress(errors.OutputError):
+        return series.store.seconds_since_change(path) > grace.GRACE
+    return False
+
+
+def _removed(series: Series, path: str) -> int:
+    with suppress(errors.Damaged):
+        size = series.store.size(path) or 0
+        series.store.remove_file(path)
+        return size if series.store.size(path) is None else 0
+    return 0

@@ -1,0 +1,95 @@
+"""What is left of files that were to appear whole: the next run that holds the series removes it."""
+
+import os
+import random
+
+import dying
+import pytest
+import stores
+from stores import KIB, flipped
+
+from nbdpull.format import findings
+from nbdpull.operations.verify import Options, verify
+from nbdpull.repository import drafts, half_points, healing, mending, pins, removal, verdict
+from nbdpull.storage import directory
+from nbdpull.storage.directory import DirectoryStore
+from nbdpull.storage.directory_file import DirectoryWriter
+
+CHANGES = {
+    directory: ("_rename",),
+    DirectoryStore: ("create", "remove_file", "sync_folder"),
+    DirectoryWriter: ("write", "seal"),
+}
+
+
+def left(vm):
+    return [str(path.relative_to(vm.folder)) for path in vm.root.rglob("*.draft")]
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """(a store with a point that does without a damaged file, that file, a whole copy)"""
+    vm = stores.Vm(tmp_path_factory.mktemp("drafts") / "store")
+    vm.add_disk("vda", 200 * KIB)
+    vm.write("vda", 0, random.Random(1).randbytes(200 * KIB))
+    vm.pull(chunk_size=60 * KIB, batch_size=64 * KIB)
+    copy = vm.copy(vm.root.parent / "copy")
+    entry = stores.chunks_of(vm, vm.points[0], "vda")[1]
+    path = vm.folder / entry.path
+    path.write_bytes(flipped(path.read_bytes(), entry.size // 4))
+    assert verify(Options(str(vm.root))).is_bad
+    vm.bad = {entry.path}
+    vm.pull(chunk_size=60 * KIB, batch_size=64 * KIB)
+    return vm, entry, copy
+
+
+def mend(vm, entry, copy):
+    now = mending.Now(vm.series, vm.points[-1], "vda")
+    return mending.all_mended(now, [entry], [1], lambda: None) == ([entry.path], "")
+
+
+def heal(vm, entry, copy):
+    points = vm.series.points()
+    known = verdict.Known(points, findings.load(vm.series))
+    return [*healing.heal(vm.series, copy.series, points, known, set(), lambda: None)][0].outcome.value == "healed"
+
+
+@pytest.mark.parametrize("how", [mend, heal])
+def test_killed_at_every_step_of_a_mending(damaged, tmp_path, how):
+    vm, entry, copy = damaged
+    whole, died_with_one = (copy.folder / entry.path).read_bytes(), 0
+    for count in range(30):
+        twin = vm.copy(tmp_path / str(count))
+        path = twin.folder / entry.path
+        bad = path.read_bytes()
+        died = dying.killed_at(count, lambda twin=twin: how(twin, entry, copy), CHANGES)
+        assert path.read_bytes() in (bad, whole)
+        died_with_one += bool(left(twin))
+        if not died:
+            break
+        if count % 2:
+            size = sum(os.path.getsize(twin.folder / name) for name in left(twin))
+            assert removal.sweep(twin.series).freed == size
+        elif path.read_bytes() == bad:
+            assert how(twin, entry, copy)
+        else:
+            how(twin, entry, copy)
+        assert not left(twin) and path.read_bytes() in (bad, whole)
+        assert stores.verify_store(twin.root).damages == [] or path.read_bytes() == bad
+    assert not died and died_with_one >= 3
+
+
+def test_what_may_be_written_stays(damaged, tmp_path):
+    """Of who pins a point, or keeps a finding, for a day; and what is in a half point."""
+    vm = damaged[0].copy(tmp_path / "store")
+    point, half = vm.points[0].id, "20300101T000000Z-aaaaaa"
+    (vm.folder / half).mkdir()
+    young = [f"{point}/{pins.NAME}.00000000.draft", "20300101T000000Z-bbbbbb.verify.json.00000000.draft"]
+    stay = [*young, f"{half}/vda.0000.zst.00000000.draft"]
+    gone = [f"{point}/manifest.json.00000000.draft", f"{point}/x.zst.00000000.draft"]
+    for name in [*stay, *gone]:
+        (vm.folder / name).write_bytes(b"1")
+    assert drafts.remove_all(vm.series) == len(gone) and sorted(left(vm)) == sorted(stay)
+    vm.store.seconds_since_change = lambda path: 90000.0
+    assert drafts.remove_all(vm.series) == len(young) and left(vm) == [stay[-1]]
+    assert half_points.names(vm.series) == [half]
