@@ -80,11 +80,16 @@ def attach(target: SeriesLike, path: str, suffix: str, data: bytes) -> str:
     return beside
 
 
-def load(target: SeriesLike) -> list[Document]:
+def names(target: SeriesLike) -> list[str]:
+    """Of the files of all findings of a Series."""
+    return [name for name in target.store.files(target.folder) if _NAME.match(name)]
+
+
+def load(target: SeriesLike, of: Optional[Iterable[str]] = None) -> list[Document]:
     """Every finding of a Series, oldest first, as dicts, each with its `id`. One that cannot be read, or is not of this
-    form, is as if it were not there."""
+    form, is as if it were not there. of: what `names` gives, or some of it."""
     found = []
-    for name in target.store.files(target.folder):
+    for name in names(target) if of is None else of:
         if match := _NAME.match(name):
             try:
                 document = _read(target, name)
@@ -149,8 +154,7 @@ def _is_sound(document: Document, kind: str) -> bool:
 def left_out(target: SeriesLike, found: Iterable[Document]) -> list[str]:
     """Paths of the findings of a Series that `load`, which gave `found`, left out: what they told is not known."""
     known = {document["id"] for document in found}
-    names = [name for name in target.store.files(target.folder) if _NAME.match(name)]
-    return [target.store.path(target.folder, name) for name in names if name.partition(".")[0] not in known]
+    return [target.store.path(target.folder, name) for name in names(target) if name.partition(".")[0] not in known]
 
 
 def by_point(

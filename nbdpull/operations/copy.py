@@ -18,7 +18,9 @@ from ..core import deadline, errors
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
+from ..format import findings
 from ..repository import (
+    crossing,
     half_points,
     incoming,
     key_changes,
@@ -224,6 +226,7 @@ def _planned(source: Series, target: Series, points: list[Point], found: Domain,
 
 def _take(source: Series, target: Series, there: list[Point], points: list[Point], found: Domain, run: _Run) -> None:
     with source.store.looking(source.folder), target.store.looking(target.folder):
+        known = frozenset(findings.names(target))
         planned = {each.point: each.bytes for each in _planned(source, target, points, found, run.check)}
     tell = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
     taking = Incoming(source, target, there, run.throttle)
@@ -237,7 +240,9 @@ def _take(source: Series, target: Series, there: list[Point], points: list[Point
             continue
         found.copied.append(taken)
         run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
+    done = {each.point for each in found.copied}
     try:
+        found.warnings += crossing.tell_of_findings(target, [each for each in points if each.id in done], known)
         removal.sweep(target, check=run.check)  # of what a copy that died had begun, and nobody wants any more
     except (errors.Damaged, errors.StoreError) as error:
         found.warnings.append(str(error))

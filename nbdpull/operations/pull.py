@@ -207,6 +207,7 @@ def _settled(run: _Run, prepared: Prepared, made: _Made, reclaimed: list[Leftove
     if prepared.dead:
         run.warnings.append(_age(made.as_of))
     dropped = superseded.drop(run.vm, run.subject.points, made.point)
+    run.warnings.extend(run.held.found_since(made.point))
     now = run.series, made.point
     healed, told = copies.mended(now, prepared.choice, made.copied.healed, run.options.level, run.check)
     run.warnings.extend([*told, *dropped.warnings, *run.held.told_later(), *run.series.store.warnings()])

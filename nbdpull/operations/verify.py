@@ -18,7 +18,7 @@ from ..core.errors import Check, Report
 from ..format import findings, layout, ledger
 from ..format.layout import Document
 from ..format.manifest import FileEntry
-from ..repository import half_points, healing, immutable, inspection, marker, series_choice, verdict
+from ..repository import crossing, half_points, healing, immutable, inspection, marker, series_choice, verdict
 from ..repository.evidence import Damage, Evidence
 from ..repository.healing import Outcome
 from ..repository.inspection import Depth, Inspector, Seen, TooNew
@@ -354,6 +354,15 @@ class _Run:
             self.warnings += ledger.record(self.target, proved, before) if self._keep else []
         if (finding := self.evidence.conclude(self._too_new)) and self._keep:
             self.warnings += findings.kept(self.target, findings.VERIFY, **finding)
+            self.warnings += self._told_of_new_points(finding)
+
+    def _told_of_new_points(self, finding: Document) -> list[str]:
+        """Once the finding is there: a pull that is committed from now on sees it."""
+        known = {*(point.id for point in self.evidence.points), *self.evidence.refused}
+        try:
+            return crossing.tell_of_points(self.target, known, finding)
+        except errors.StoreError as error:
+            return [str(error)]
 
     def outcome(self, complete: bool) -> _Outcome:
         target, too_new = self.target, self._too_new

@@ -281,7 +281,7 @@ class Evidence:
         noted = {(each.path, each.offset) for each in look.damages} if look else set()
         sees_all = look is not None and look.complete and self._level == verdict.FRAMES and self._part.is_everything
         seen = look.seen if look else set()
-        refers = _References(self.target, point)
+        refers = References(self.target, point)
         for damage in shared:
             is_seen = damage.offset is not None and (sees_all or damage.path in seen)
             known = (damage.path, damage.offset) in noted or is_seen
@@ -305,12 +305,13 @@ class Evidence:
         return verdict.OK if look.complete and self._part.is_everything else verdict.PARTIAL
 
 
-class _References:
-    """What a point refers to; of a disk whose directory is damaged nothing is known."""
+class References:
+    """What a point refers to; of a disk whose directory is damaged nothing is known. is_alone: all is its own."""
 
     def __init__(self, target: Series, point: Point) -> None:
         self._disks = {each.disk: each for each in references.readable(target, point)}
         self._paths = {entry.path for entry in references.by_directories(point, self._disks.values())}
+        self.is_alone = all(path.startswith(f"{point.id}/") for path in self._paths)
 
     def to(self, damage: Damage) -> bool:
         """Whether a file, or that range of it, is needed by the point."""

@@ -118,6 +118,7 @@ def made(
         run.laps.end("files")
         whose = Whose(run.machine.domain, run.uuid)
         point = new.commit(account.members(run.held, whose, choice, backup.cut, run.laps), entries, run.held.points.ids)
+    run.warnings.extend(run.held.found_since(point))
     run.healed[:], told = copies.mended((run.series, point), choice, run.healed, wanted.level, run.check)
     run.warnings.extend(told)
     return point

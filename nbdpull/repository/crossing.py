@@ -1,0 +1,78 @@
+"""Damages that a verification finds while a point is made: told of that point, too.
+
+Neither waits for the other: a verification holds nothing, and a pull reads what is on record when it chooses its base.
+So each looks once more when what it made is there: the verification for new points, the pull for new findings. Whoever
+comes later sees the other one. Else a point that refers to a damaged file would count as sound, and the next pull build
+on it. Owns: which damages are such a point's. Must not know: how any of them was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable
+from typing import Optional
+
+from ..format import findings
+from ..format.layout import Document
+from . import verdict
+from .evidence import MAX_PLACES, Damage, References
+from .series import Point, Series
+
+
+def tell_of_points(series: Series, known: Collection[str], finding: Document) -> list[str]:
+    """Keep what a finding of a verification, which is there by now, tells of points that were committed since; a
+    warning of each. known: ids of those that it looked for. StoreError."""
+    if not any(about["damages"] for about in finding["points"]):
+        return []
+    new = [point for point in series.load()[0] if point.id not in known]
+    return [text for point in new for text in _told(series, point, [finding])]
+
+
+def tell_of_findings(series: Series, points: Iterable[Point], known: Container[str]) -> list[str]:
+    """Keep what findings that came while points were made, which are there by now, tell of them; a warning of each.
+    known: names of those that were there before. StoreError."""
+    new = [each for each in findings.names(series) if each not in known]
+    found = [each for each in findings.load(series, new) if each["kind"] == findings.VERIFY]
+    return [text for point in points for text in _told(series, point, found)] if found else []
+
+
+def _told(series: Series, point: Point, found: list[Document]) -> list[str]:
+    about = _about(series, point, found)
+    if about is None:
+        return []
+    kept = findings.kept(series, findings.VERIFY, level=found[0]["level"], points=[about])
+    return [
+        f"point {point.id} of {series.domain}, which was made while a verification ran, refers to files that this "
+        "found damaged: it is recorded as damaged, too, and the next pull does without them",
+        *kept,
+    ]
+
+
+def _about(series: Series, point: Point, found: list[Document]) -> Optional[Document]:
+    """What a finding is to tell of the point; None where nothing that it refers to is damaged. Of one that does not
+    tell all damages, nobody knows whether they are the point's, too."""
+    places, is_all_told = _places(found)
+    refers, seen = References(series, point), dict[tuple[Optional[str], Optional[int]], Document]()
+    for place in places:
+        at = map(place.get, ("offset", "length", "path"))
+        damage = Damage(point.id, place.get("disk"), place.get("problem") or "", *at)
+        if damage.path and refers.to(damage):
+            seen.setdefault((damage.path, damage.offset), damage.place)
+    if not seen and (is_all_told or refers.is_alone):
+        return None
+    about = {**findings.entry(point), "verdict": verdict.DAMAGED, "damages": max(1, len(seen)), "complete": False}
+    more = {} if is_all_told and len(seen) <= MAX_PLACES else {"more": True}
+    return {**about, "places": [*seen.values()][:MAX_PLACES], **more}
+
+
+def _places(found: list[Document]) -> tuple[list[Document], bool]:
+    """(places of damages that none of these findings settles, whether those are all)."""
+    settled = {
+        (about["point"], name) for each in found for about in each["points"] for name in about.get("settles", [])
+    }
+    left = [
+        about
+        for each in found
+        for about in each["points"]
+        if about["damages"] and (about["point"], each.get("id")) not in settled
+    ]
+    return [place for about in left for place in about.get("places", [])], not any(about.get("more") for about in left)

@@ -1,0 +1,199 @@
+"""A point that is made while a verification runs: none counts as verified that was not looked at, and no damage of its
+files is lost."""
+
+import itertools
+import random
+import shutil
+
+import pytest
+import stores
+from stores import KIB, flipped
+
+from nbdpull.core import errors
+from nbdpull.format import findings
+from nbdpull.operations import copy, listing, status
+from nbdpull.operations.verify import Options, verify
+from nbdpull.pulling import held_series
+from nbdpull.repository import crossing, evidence, inspection, soundness, verdict
+from nbdpull.repository.evidence import Evidence
+from nbdpull.repository.part import Part
+
+
+@pytest.fixture(scope="module")
+def pulled(tmp_path_factory):
+    vm = stores.Vm(tmp_path_factory.mktemp("crossing") / "store")
+    vm.add_disk("vda", 200 * KIB)
+    vm.write("vda", 0, random.Random(1).randbytes(200 * KIB))
+    vm.pull(chunk_size=60 * KIB, batch_size=64 * KIB)
+    return vm
+
+
+@pytest.fixture
+def vm(pulled, tmp_path):
+    return pulled.copy(tmp_path / "store")
+
+
+def damage(vm, number=1):
+    """Path of a file of the first point that is damaged from now on."""
+    entry = stores.chunks_of(vm, vm.points[0], "vda")[number]
+    path = vm.folder / entry.path
+    path.write_bytes(flipped(path.read_bytes(), entry.size // 4))
+    return entry.path
+
+
+def told(vm):
+    found = listing.listing(listing.Options(str(vm.root))).points
+    return [each["verified"] and each["verified"]["verdict"] for each in found]
+
+
+def pull(vm):
+    vm.write("vda", 0, b"%d" % len(vm.points))
+    return vm.pull()
+
+
+def pulls_at_the_first_look(vm, monkeypatch):
+    real, made = inspection.Inspector.inspect, []
+
+    def inspect(inspector, look):
+        if not made:
+            made.append(pull(vm))
+        real(inspector, look)
+
+    monkeypatch.setattr(inspection.Inspector, "inspect", inspect)
+
+
+@pytest.mark.parametrize("options", [{}, {"level": "files"}, {"oldest": True}], ids=str)
+def test_what_nobody_looked_at_is_not_verified(vm, monkeypatch, options):
+    pulls_at_the_first_look(vm, monkeypatch)
+    found = verify(Options(str(vm.root), **options))
+    assert not found.is_bad and found.warnings == [] and told(vm) == ["ok", None]
+    [domain] = status.status(status.Options(str(vm.root))).domains
+    assert (domain["verified"]["point"], domain["newest"]["id"]) == (vm.points[0].id, vm.points[1].id)
+
+
+@pytest.mark.parametrize("options", [{}, {"level": "files"}, {"oldest": True}], ids=str)
+def test_a_damage_is_one_of_a_point_that_came_meanwhile(vm, monkeypatch, options):
+    """It was not: the point counted as sound, and the next pull built on the damaged file."""
+    path = damage(vm)
+    pulls_at_the_first_look(vm, monkeypatch)
+    found = verify(Options(str(vm.root), **options))
+    new = vm.points[1]
+    assert found.is_bad and told(vm) == ["damaged"] * 2 and soundness.of_series(vm.series).sound == []
+    [warning] = found.warnings
+    assert f"point {new.id} of vm1, which was made while a verification ran" in warning
+    assert verdict.Known([new], findings.load(vm.series)).damaged_files(new, "vda") == {path}
+    monkeypatch.undo()
+    (vm.folder / path).write_bytes(flipped((vm.folder / path).read_bytes(), (vm.folder / path).stat().st_size // 4))
+    verify(Options(str(vm.root)))
+    assert told(vm) == ["ok"] * 2
+
+
+def test_what_it_does_without_is_no_damage_of_it(vm, monkeypatch):
+    damage(vm)
+    vm.write("vda", 0, random.Random(2).randbytes(200 * KIB))
+    pulls_at_the_first_look(vm, monkeypatch)
+    assert verify(Options(str(vm.root))).warnings == [] and told(vm) == ["damaged", None]
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_what_a_pull_did_not_know_when_it_began(vm, monkeypatch, is_told):
+    """Also where a finding does not tell which files that is. As any pull holds its series."""
+    if not is_told:
+        monkeypatch.setattr(evidence, "MAX_PLACES", 0)
+    with held_series.holding(vm.series) as held:
+        pass
+    path = damage(vm)
+    assert verify(Options(str(vm.root))).is_bad
+    new = pull(vm)
+    assert told(vm) == ["damaged", None]
+    [warning] = held.found_since(new)
+    assert new.id in warning and told(vm) == ["damaged"] * 2
+    files = verdict.Known([new], findings.load(vm.series)).damaged_files(new, "vda")
+    assert files == ({path} if is_told else None)
+    with held_series.holding(vm.series) as held:
+        pass
+    assert held.found_since(new) == []
+
+
+def test_what_cannot_be_looked_at_fails_no_pull(vm, monkeypatch):
+    with held_series.holding(vm.series) as held:
+        pass
+
+    def broken(*args):
+        raise errors.StoreError("it is away")
+
+    monkeypatch.setattr(crossing.findings, "names", broken)
+    [warning] = held.found_since(vm.points[0])
+    assert "it is away" in warning
+
+
+def test_a_copy_counts_on_a_file_that_is_found_damaged_meanwhile(vm, tmp_path, monkeypatch):
+    """In DEST."""
+    dest = vm.copy(tmp_path / "dest")
+    new, real = pull(vm), copy.Incoming.take
+
+    def take(*args):
+        taken = real(*args)
+        damage(dest)
+        monkeypatch.setattr(crossing, "tell_of_points", lambda *about: [])
+        assert verify(Options(str(dest.root), point=vm.points[0].id)).is_bad
+        return taken
+
+    damaged = soundness.of_series(dest.series)
+    monkeypatch.setattr(copy.Incoming, "take", take)
+    [domain] = copy.copy(copy.Options(str(vm.root), str(dest.root))).domains
+    assert damaged.damaged == [] and soundness.of_series(dest.series).damaged == [vm.points[0].id, new.id]
+
+
+ORDERS = [[number in first for number in range(6)] for first in itertools.combinations(range(6), 3)]
+
+
+def verification(vm):
+    """Its steps."""
+    evidence = Evidence(vm.series, verdict.FILES, Part())
+    look = inspection.Inspector(vm.series, inspection.Depth(verdict.FILES, Part(), 1, lambda: None), lambda found: None)
+    yield
+    look.inspect(evidence.look(vm.points[0]))
+    finding = evidence.conclude([])
+    findings.kept(vm.series, findings.VERIFY, **finding)
+    yield
+    crossing.tell_of_points(vm.series, [point.id for point in evidence.points], finding)
+    yield
+
+
+def pulling(vm):
+    with held_series.holding(vm.series) as held:
+        known = verdict.Known(vm.series.points(), findings.load(vm.series))
+        vm.bad = known.damaged_files(vm.points[0], "vda")
+    yield
+    new = pull(vm)
+    yield
+    held.found_since(new)
+    yield
+
+
+@pytest.mark.parametrize("left_out", ["", "tell_of_points", "tell_of_findings"])
+def test_in_whatever_order_they_meet(vm, tmp_path, monkeypatch, left_out):
+    """The new point does without the damaged file, or is damaged; without either look some orders lose that."""
+    damage(vm)
+    if left_out:
+        monkeypatch.setattr(crossing, left_out, lambda *about: [])
+    lost = 0
+    for order in ORDERS:
+        twin = vm.copy(tmp_path / "twin")
+        runs = {True: verification(twin), False: pulling(twin)}
+        for who in order:
+            next(runs[who])
+        is_bad = inspection_of(twin, twin.points[1])
+        known = soundness.of_series(twin.series).damaged
+        assert twin.points[0].id in known and (is_bad or twin.points[1].id not in known)
+        lost += is_bad and twin.points[1].id not in known
+        shutil.rmtree(twin.root)
+        if lost:
+            break
+    assert bool(lost) == bool(left_out)
+
+
+def inspection_of(vm, point):
+    """Whether it refers to a damaged file."""
+    return any(map(vm.series.file_flaw, stores.directory_of(vm, point, "vda").files))
