@@ -90,7 +90,7 @@ def test_what_is_no_file_of_age(given):
 def test_a_mistyped_recipient_is_named(way):
     word = recipient("age2")
     wrong = word[:-1] + ("q" if word[-1] != "q" else "p")
-    with pytest.raises(errors.UsageError, match=f"^recipient '{wrong}' is not one, or mistyped"):
+    with pytest.raises(errors.UsageError, match=f"^recipient '{wrong}' is invalid or mistyped"):
         age.wrap(SECRET, [recipient("age1"), wrong, recipient("ed25519")])
 
 
@@ -99,7 +99,7 @@ def test_a_mistyped_identity_is_named_and_not_shown(way):
     wrong = secret[:-1] + (b"Q" if secret[-1:] != b"Q" else b"P")
     with pytest.raises(errors.UsageError) as caught:
         age.identities(wrong, "my.key")
-    assert str(caught.value) == "my.key is no age identity: a character of it is wrong"
+    assert str(caught.value) == "my.key is not a valid age identity: it has a wrong character"
 
 
 def test_neither_is_installed(monkeypatch, tmp_path):

@@ -60,7 +60,7 @@ def test_a_token_of_a_later_nbdpull():
         ({"connections": "4"}, "connections is '4'"),
         ({"disks": "vda"}, "disks is 'vda': give a list of names"),
         ({"exclude": None}, "exclude is None"),
-        ({"since": TOKEN.dumps()}, "since is no token"),
+        ({"since": TOKEN.dumps()}, "since is not a token"),
     ],
 )
 def test_options_that_cannot_be(options, told):
@@ -88,7 +88,7 @@ def test_a_range_beyond_everything():
 
 @pytest.mark.parametrize("wrong", [(-1, 5), (0, -5), ("0", 5), (0.5, 1), (1,), (1, 2, 3), None, 7, (True, 1)])
 def test_a_range_that_is_none(wrong):
-    with pytest.raises(errors.UsageError, match="disk vda gave"):
+    with pytest.raises(errors.UsageError, match="disk vda returned"):
         held.joined([(0, 1), wrong], 0, 10, "vda")
 
 

@@ -90,10 +90,10 @@ def test_a_copy_has_everything_for_itself():
     assert root.find("devices/channel/source") is None and root.find("devices/hostdev") is None
     assert root.find("metadata/a") is not None and root.find("seclabel") is None
     assert told == [
-        "in the copy seclabel is left out: it may name what is the original's",
-        "in the copy cdrom sda has no medium: it is the original's",
-        "in the copy floppy fda has no medium: it is the original's",
-        "in the copy hostdev pci is left out: it is the original's, or the host's",
+        "in the copy seclabel is left out: it may name something of the original",
+        "in the copy cdrom sda has no medium: it belongs to the original",
+        "in the copy floppy fda has no medium: it belongs to the original",
+        "in the copy hostdev pci is left out: it belongs to the original, or to the host",
         "in the copy serial, a file of the host, is a pty",
     ]
 

@@ -58,10 +58,12 @@ def test_what_holds_the_guests_data_is_pulled():
 def test_what_cannot_be_pulled_is_told(facts, why):
     vm = Vm(vda={}, vdb=facts)
     names, warnings = chosen(vm)
-    assert names == ["vda"] and len(warnings) == 1 and warnings[0].startswith(f"disk vdb is left out, it is {why}")
+    assert (
+        names == ["vda"] and len(warnings) == 1 and warnings[0].startswith(f"disk vdb is left out because it is {why}")
+    )
     assert chosen(vm, exclude=["vdb"]) == (["vda"], [])
     assert chosen(vm, wanted=["vda"]) == (["vda"], [])
-    with pytest.raises(errors.UnfitDisk, match=f"disk vdb of domain vm1 cannot be pulled, it is {why}"):
+    with pytest.raises(errors.UnfitDisk, match=f"disk vdb of domain vm1 cannot be pulled: it is {why}"):
         chosen(vm, wanted=["vda", "vdb"])
 
 
@@ -75,7 +77,7 @@ def test_what_libvirt_makes_no_backup_of(kind, bus):
     vm = Vm(vda={})
     vm._disks += domain_xml.parse_disks(f"<domain><devices>{element}</devices></domain>")
     names, warnings = chosen(vm)
-    assert names == ["vda"] and "libvirt cannot back it up" in warnings[0]
+    assert names == ["vda"] and "which libvirt cannot back up" in warnings[0]
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_a_shareable_disk_brings_no_daemon_down(two_with_a_disk_of_both):
     assert_refused(witness, DOMAIN, "unfit-disk", ["disk vdb", "is shareable"], "--disk", "vda", "--disk", "vdb")
     done = nbdpull(*[word for word in witness.words("--quiet") if word != "--json"])
     assert done.returncode == 0 and time.monotonic() - started < 30
-    assert done.stderr.startswith("nbdpull: warning: disk vdb is left out, it is shareable") and not done.stdout
+    assert done.stderr.startswith("nbdpull: warning: disk vdb is left out because it is shareable") and not done.stdout
     point = witness.pull("--exclude", "vdb")
     assert set(modes(point)) == {"vda", "vdc"} and witness.result["warnings"] == []
     assert vm.bed.alive and vm.active
@@ -108,5 +110,5 @@ def test_plan_and_doctor_tell_of_a_shareable_disk(two_with_a_disk_of_both):
     assert modes(told) == {"vda": FULL_FIRST, "vdc": FULL_FIRST} and "vdb is left out" in told["warnings"][0]
     assert nbdpull("plan", vm.name, "--disk", "vdb", *where).returncode == DOMAIN
     found = {each["subject"]: each for each in json.loads(nbdpull("doctor", vm.name, *where).stdout)}
-    assert found["disk vdb"]["state"] == "warn" and "not pulled, it is shareable" in found["disk vdb"]["text"]
+    assert found["disk vdb"]["state"] == "warn" and "not pulled because it is shareable" in found["disk vdb"]["text"]
     before.assert_same()

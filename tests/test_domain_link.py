@@ -85,7 +85,7 @@ def test_a_call_gives_what_it_gives(host):
 
 def test_a_call_that_does_not_end(host, forever):
     link = domain_link.Link(None, 0.01)
-    with pytest.raises(errors.NoAnswer, match="libvirt did not answer within 0.02 s, QEMU or libvirt hangs"):
+    with pytest.raises(errors.NoAnswer, match="libvirt did not answer within 0.02 s; QEMU or libvirt hangs"):
         link.bounded(forever)
     link.close()
     assert host.calls == [], "close would wait for what hangs"
@@ -146,7 +146,7 @@ def test_an_error_of_a_connection_that_lives_is_no_reason_for_another(host, monk
 def test_a_daemon_that_stays_away(host):
     link = domain_link.Link(None, 0.03)
     host.opened[0].alive = host.up = False
-    with pytest.raises(errors.NoAnswer, match="libvirt's daemon is gone, it did not come back within 0.03 s"):
+    with pytest.raises(errors.NoAnswer, match="libvirt's daemon is gone and did not come back within 0.03 s"):
         link.connection().listAllDomains()
     began = time.monotonic()
     with pytest.raises(errors.NoAnswer, match="libvirt's daemon is gone"):

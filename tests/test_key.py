@@ -128,7 +128,7 @@ def test_add_needs_somebody_who_opens_it_and_somebody_to_add(run, root):
         (("--recipient", AGE2, *BY_AGE2), 16, "does not open for"),
         (BY_AGE1, 2, "say who is to open the store"),
         (("--recipient", AGE1, *BY_AGE1), 2, "opens the store already"),
-        (("--recipient", "age1x", *BY_AGE1), 2, "recipient 'age1x' is not one"),
+        (("--recipient", "age1x", *BY_AGE1), 2, "recipient 'age1x' is invalid"),
         (("--recipient", AGE2, "--identity", "/nowhere"), 2, "cannot read the identity /nowhere: No such file"),
         (("KEY", "--recipient", AGE2, *BY_AGE1), 2, "key add takes no KEY"),
     ):

@@ -84,7 +84,7 @@ def test_increments_of_each_generation_restore_to_the_disks(bed):
     second = pull(bed)
     assert decisions(second.point) == both("incremental", "checkpoint")
     told = [each.partition(":")[0] for each in second.warnings]
-    assert told == ["the map of rootdisk, data tells no zeros (KubeVirt 1.8 never does)"] * (
+    assert told == ["the map of rootdisk, data reports no zeros (KubeVirt 1.8 never does)"] * (
         bed.generation.name == "v1.8"
     )
     require_equal(bed, "1")

@@ -146,7 +146,7 @@ def test_a_map_that_ends_earlier_than_it_did_is_refused(small):
     def ask(offset, length):
         return {"extents": [extent(offset, length if offset == 0 else UNIT)], "next_offset": None}
 
-    with pytest.raises(errors.SourceError, match="went on to"):
+    with pytest.raises(errors.SourceError, match="but reached"):
         extent_map.whole(ask, FULL, "root")
 
 
@@ -169,13 +169,13 @@ def test_an_end_that_a_map_lost_is_asked_for(small, seed):
 
 def test_a_map_that_ends_where_the_disk_does_not_is_refused(small):
     nothing = {"extents": None, "next_offset": None}
-    with pytest.raises(errors.SourceError, match="and the disk does not"):
+    with pytest.raises(errors.SourceError, match="but the disk does not"):
         extent_map.whole(Server([0] * 3), FULL, "root", lambda offset: nothing)
 
 
 def test_a_map_that_ends_within_a_sector_is_refused():
     document = {"extents": [extent(0, 700)], "next_offset": None}
-    with pytest.raises(errors.SourceError, match="ends at byte 700, where no disk does"):
+    with pytest.raises(errors.SourceError, match="ends at byte 700, inside a sector"):
         extent_map.whole(lambda offset, length: document, FULL, "root")
 
 

@@ -322,7 +322,7 @@ def test_a_server_that_goes_on_failing_is_given_up(exports, token, tmp_path, act
 
 def test_too_many_bytes_are_no_answer(exports, token, tmp_path):
     exports.faults.append(fails(1, lambda handler, path, query: handler.chunks(bytes(4 << 20)) or True))
-    with pytest.raises(errors.SourceError, match="more bytes came"):
+    with pytest.raises(errors.SourceError, match="received more bytes"):
         pull(exports, token, tmp_path / "s")
     assert nothing_written(tmp_path / "s")
 
@@ -355,7 +355,7 @@ def test_a_backup_that_is_another_one_at_the_end_is_discarded(exports, token, tm
         return False
 
     exports.faults.append(change)
-    with pytest.raises(errors.JobLost, match="not the one any more"):
+    with pytest.raises(errors.JobLost, match="no longer the one"):
         pull(exports, token, tmp_path / "s")
     assert nothing_written(tmp_path / "s")
 
@@ -411,7 +411,7 @@ def test_the_token_is_in_no_log_and_no_message(exports, token, tmp_path, capfd):
         (["--since=x"], "--http-map"),
         (["--http-map=http://h/exports/root/map"], "--token-file"),
         (["--http-map=http://h/disk", "--token-file=T", "--type=full"], "VOLUME=URL"),
-        (["--http-map=root=ftp://h/map", "--token-file=T", "--type=full"], "no http or https URL"),
+        (["--http-map=root=ftp://h/map", "--token-file=T", "--type=full"], "not an http or https URL"),
         (["--http-map=http://h/exports/{volume}/map", "--token-file=T", "--type=full"], "--disk"),
         (["--http-map=root=http://h/m", "--token-file=T", "--type=full"], "--http-data is missing"),
         (["--http-map=http://h/exports/root/map?x-kubevirt-export-token=1", "--token-file=T", "--type=full"], "secret"),
@@ -458,7 +458,7 @@ def test_how_endpoints_are_written(maps, datas, names, found):
 def test_a_token_that_others_may_read_is_a_warning(token):
     assert given.token(token) == (TOKEN, [])
     os.chmod(token, 0o644)
-    assert "may be read by others" in given.token(token).warnings[0]
+    assert "others can read" in given.token(token).warnings[0]
 
 
 def test_a_token_goes_unencrypted_to_this_machine_only():

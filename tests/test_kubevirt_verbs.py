@@ -212,7 +212,7 @@ def test_doctor_of_a_machine_that_is_fit(bed, examined):
     code, found = examined()
     assert code == 0 and {state for state, _ in found.values()} == {"good"}, found
     [tracker], [checkpoint] = bed.trackers, bed.trackers.values()
-    assert found[f"tracker {tracker}"][1].endswith(f"begins at checkpoint {checkpoint}")
+    assert found[f"tracker {tracker}"][1].endswith(f"starts at checkpoint {checkpoint}")
     assert found["KubeVirt"][1] == "v1.10.0-alpha.0, with the feature gate IncrementalBackup"
     assert found["volume data"] == ("good", "claim vm1-data") and bed.complaints == []
 
@@ -248,7 +248,7 @@ def busy(bed):
         (forbidden(("create", "secrets")), "permissions", "BAD", "may not create secrets", 7),
         (forbidden(("create", "persistentvolumeclaims")), "permissions", "warn", "create persistentvolumeclaims", 0),
         (forbidden(("list", "kubevirts")), "KubeVirt", "good", "need not", 0),
-        (busy, "backup theirs", "warn", "of somebody else; it runs", 0),
+        (busy, "backup theirs", "warn", "not made by nbdpull; running", 0),
     ],
     ids=["gate", "backups", "off", "right", "right that may lack", "version", "busy"],
 )

@@ -79,7 +79,7 @@ def test_what_is_not_of_its_type_is_named(name, value):
 
 @pytest.mark.parametrize("document", [None, [], "x", 5, [GOOD]])
 def test_what_is_no_object(document):
-    with pytest.raises(ValueError, match="in the place of an object"):
+    with pytest.raises(ValueError, match="instead of an object"):
         members.build(Outer, document)
 
 

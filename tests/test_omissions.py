@@ -35,10 +35,10 @@ DEVICES = {
     DISK.format(device="floppy", name="fda", inside=""): ("floppy fda", "is a floppy drive", "/i/fda", False),
     DISK.format(device="disk", name="vdy", inside=""): ("disk vdy", "was left out", "/i/vdy", False),
     DISK.format(device="disk", name="vdz", inside="<transient/>"):
-        ("disk vdz", "is transient, and libvirt cannot back it up", "/i/vdz", True),
+        ("disk vdz", "is transient, which libvirt cannot back up", "/i/vdz", True),
     "<disk type='file' device='cdrom'><target dev='sdb'/></disk>": None,
     "<disk type='vhostuser' device='disk'><source type='unix' path='/run/v'/><target dev='vdv'/></disk>":
-        ("disk vdv", "is one of vhostuser, and libvirt cannot back it up", "/run/v", True),
+        ("disk vdv", "is of type vhostuser, which libvirt cannot back up", "/run/v", True),
 }  # fmt: skip
 
 
@@ -143,11 +143,11 @@ def test_a_pull_tells(private_libvirt, tmp_path):
         assert result["details"] == json.loads(run_bytes("show", tmp_path / "store", "latest", "--json").stdout)
         vm.domain.attachDeviceFlags(a_disk(tmp_path), 2)  # for the next start
         result = json.loads(run_bytes(*pull, "--json").stdout.splitlines()[-1])
-        assert f"disk vdn ({tmp_path}/n) is not in the point: it is not in the domain as it runs" in result["warnings"]
+        assert f"disk vdn ({tmp_path}/n) is not in the point: it is not in the running domain" in result["warnings"]
         doctor = json.loads(run_bytes("doctor", vm.name, "-c", vm.bed.uri, "--json").stdout)
         told = {each["subject"]: (each["state"], each["text"]) for each in doctor}
-        assert told["filesystem home"] == ("warn", "/tmp: not pulled, it is a directory of the host")
-        assert told["disk vdn"] == ("warn", f"{tmp_path}/n: not pulled, it is not in the domain as it runs")
+        assert told["filesystem home"] == ("warn", "/tmp: not pulled because it is a directory of the host")
+        assert told["disk vdn"] == ("warn", f"{tmp_path}/n: not pulled because it is not in the running domain")
 
 
 def a_disk(folder):

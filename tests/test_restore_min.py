@@ -202,7 +202,7 @@ def test_an_identity_is_for_no_store_that_is_not_sealed(vm, tmp_path):
 
 def test_an_identity_says_which_master_key_it_is_for(tmp_path):
     key = json.loads((SEALED / "nbdpull.json").read_bytes())["sealed"]["key"]
-    other, mistyped = "not the key that the identity is for", "has a line for nbdpull that is none"
+    other, mistyped = "not the key that the identity is for", "has an invalid line for nbdpull"
     for only, says in ((key, ""), ("0" * 32, other), (key[:-1], mistyped)):
         own = tmp_path / only
         own.write_bytes(f"# nbdpull: only for master key {only}\n".encode() + identities.data("age1"))

@@ -195,7 +195,10 @@ def test_a_forged_damage_hinders_a_copy_until_somebody_verifies(vm, tmp_path, ca
 
 def test_a_broken_identity_is_told_before_all_else(vm, tmp_path, capsys):
     (tmp_path / "key").write_text("AGE-SECRET-KEY-1\n")
-    for named, told in (("/nowhere", "cannot read the identity /nowhere"), (tmp_path / "key", "a line that is no age")):
+    for named, told in (
+        ("/nowhere", "cannot read the identity /nowhere"),
+        (tmp_path / "key", "a line that is not an age"),
+    ):
         exit_code, _, said_ = answered(capsys, "restore", vm.root, "-o", tmp_path / "out", "--identity", named)
         assert exit_code == 2 and told in said_ and not (tmp_path / "out").exists()
 

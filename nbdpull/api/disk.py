@@ -81,7 +81,7 @@ class Disk:
     def _require_within(self, offset: int, length: int) -> None:
         if type(offset) is not int or not 0 <= offset <= offset + length <= self.size:
             raise errors.UsageError(
-                f"disk {self.name} has {self.size} bytes: it cannot be read from {offset!r}, {length} bytes"
+                f"disk {self.name} has {self.size} bytes: {length} bytes cannot be read from byte {offset!r} on"
             )
 
     @property
@@ -98,7 +98,7 @@ def _writable(buffer: Buffer) -> memoryview:
     try:
         view = memoryview(buffer).cast("B")
     except TypeError as error:
-        raise errors.UsageError(f"a disk cannot be read into this: {error}") from None
+        raise errors.UsageError(f"a disk cannot be read into this buffer: {error}") from None
     if view.readonly:
         raise errors.UsageError("a disk cannot be read into a buffer that is read-only")
     return view

@@ -44,5 +44,5 @@ def _span(told: Any, disk: str) -> tuple[int, int]:
     except (TypeError, ValueError):
         offset = length = None
     if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
-        raise errors.UsageError(f"held() of disk {disk} gave {told!r}: give ranges of (offset, length), in bytes")
+        raise errors.UsageError(f"held() of disk {disk} returned {told!r}: return ranges of (offset, length), in bytes")
     return offset, offset + length

@@ -246,7 +246,7 @@ def _resumed(
         prepared = preparation.prepared(subject, asked, choice, run_id)
         why = resume.obstacle(vm, run, prepared.plan, None, Resume.ALWAYS, options.scratch_limit)
     if run is None or run.freeze is None or why:
-        raise errors.JobLost(f"backup {run_id} of domain '{vm.name}' cannot be resumed: {why}: begin a new one")
+        raise errors.JobLost(f"backup {run_id} of domain '{vm.name}' cannot be resumed: {why}: start a new one")
     resumes = Dead(run, run.freeze, journal_files.resume(run))
     return _Planned(replace(prepared, dead=resumes), [made for made in older if made.name != run.checkpoint])
 

@@ -80,4 +80,4 @@ class Options:
             if isinstance(value, str) or not isinstance(value, Sequence):
                 raise errors.UsageError(f"{name} is {value!r}: give a list of names")
         if self.since is not None and not hasattr(self.since, "dumps"):
-            raise errors.UsageError("since is no token: nbdpull.Token.loads(text) makes one of its text")
+            raise errors.UsageError("since is not a token: nbdpull.Token.loads(text) makes one")

@@ -110,7 +110,7 @@ def _abort(sink: Sink) -> None:
     try:
         sink.abort()
     except Exception:
-        log.exception("the sink could not forget a backup that failed")
+        log.exception("the sink could not abort a failed backup")
 
 
 def _handed_over(

@@ -50,7 +50,7 @@ def build(kind: type[_D], document: object) -> _D:
     Members that it does not have are dropped. ValueError names a member that is missing or has the wrong type.
     """
     if type(document) is not dict:
-        raise ValueError(f"{short(document)} in the place of an object")
+        raise ValueError(f"{short(document)} instead of an object")
     values = {}
     for name, needed, read in _members(kind):
         if name in document:

@@ -58,7 +58,7 @@ def identities(data: bytes, name: str) -> list[Identity]:
     found = recipients.identities(data, name)
     for each in found:
         if each.kind in (AGE, SSH) and not _way().is_identity(each):
-            raise errors.UsageError(f"{name} is no {each.kind} identity: a character of it is wrong")
+            raise errors.UsageError(f"{name} is not a valid {each.kind} identity: it has a wrong character")
     return found
 
 

@@ -53,7 +53,9 @@ def unwrapped(data: bytes, identity: Identity) -> Optional[bytes]:
 
 def _made(found: Optional[bytes]) -> bytes:
     if found is None:
-        raise errors.OutputError("age failed to encrypt for recipients that it takes; try it by hand: age -r RECIPIENT")
+        raise errors.OutputError(
+            "age failed to encrypt, though it accepts the recipients; try by hand: age -r RECIPIENT"
+        )
     return found
 
 

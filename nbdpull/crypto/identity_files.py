@@ -89,5 +89,5 @@ def _read(path: str, name: str) -> bytes:
             _from_pipes[pipe] = data
         return data
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "its name has a character that no file has"
+        why = error.strerror if isinstance(error, OSError) else "its name has a character that no file name can have"
         raise errors.UsageError(f"cannot read the identity {name}: {why}") from None

@@ -35,9 +35,9 @@ def from_text(text: str) -> bytes:
     try:
         master = bytes.fromhex(digits)
     except ValueError:
-        raise ValueError("a character of it is none of 0-9 and a-f") from None
+        raise ValueError("it has a character other than 0-9 and a-f") from None
     if not text.startswith(MASTER_TEXT) or len(master) != MASTER_SIZE or check != _check_digits(master):
-        raise ValueError("a character of it is wrong or missing")
+        raise ValueError("it has a wrong or missing character")
     return master
 
 
@@ -82,6 +82,6 @@ def required(key: Optional[bytes], purpose: str) -> bytes:
     """Return a key of StoreKeys that must exist; KeyNeeded if it does not."""
     if key is None:
         raise errors.KeyNeeded(
-            f"the key of the store that is at hand is not for {purpose}; use an identity that has it"
+            f"the available key of the store is not for {purpose}; use an identity that has that key"
         )
     return key

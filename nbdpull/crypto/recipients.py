@@ -54,7 +54,7 @@ class Identity(NamedTuple):
 def kind_of(word: str) -> str:
     """Return AGE or SSH; UsageError for a word that is not a recipient, or not a usable one."""
     if "SECRET-KEY" in word.upper() or "PRIVATE KEY" in word:
-        raise errors.UsageError("a recipient is a public key, and that was a secret one; make a new key: it was shown")
+        raise errors.UsageError("a recipient is a public key, but that was a secret one; make a new key: it was shown")
     if word.startswith("age1"):
         if not _AGE_WORD.match(word):
             raise unusable(word)
@@ -65,13 +65,13 @@ def kind_of(word: str) -> str:
             raise unusable(word)
         return SSH
     if kind.startswith(("ssh-", "ecdsa-", "sk-")):
-        raise errors.UsageError(f"recipient {members.short(word)}: age has no {kind} keys; {_MEND}")
+        raise errors.UsageError(f"recipient {members.short(word)}: age does not support {kind} keys; {_MEND}")
     raise unusable(word)
 
 
 def unusable(word: str) -> errors.UsageError:
     """Return the error for a word that is not a recipient."""
-    return errors.UsageError(f"recipient {members.short(word)} is not one, or mistyped; {_MEND}")
+    return errors.UsageError(f"recipient {members.short(word)} is invalid or mistyped; {_MEND}")
 
 
 def _ssh_type(blob: str) -> str:
@@ -89,9 +89,9 @@ def identities(data: bytes, name: str) -> list[Identity]:
     UsageError if it is none of them, or needs a passphrase itself.
     """
     if len(data) > _MAX_IDENTITY:
-        raise errors.UsageError(f"{name} is no identity: it has more than {_MAX_IDENTITY} bytes")
+        raise errors.UsageError(f"{name} is not an identity: it has more than {_MAX_IDENTITY} bytes")
     if b"AGE ENCRYPTED FILE" in data or data.startswith(b"age-encryption.org/"):
-        raise errors.UsageError(f"{name} is encrypted, and nobody is there to ask: name one that age -d has decrypted")
+        raise errors.UsageError(f"{name} is encrypted, and nbdpull does not ask: name one that age -d has decrypted")
     bare = b"".join(line for line in data.splitlines(keepends=True) if not line.lstrip().startswith(b"#"))
     if bare.lstrip().startswith(b"-----BEGIN "):
         return [Identity(SSH, _ssh_private(bare, name), name, _only(data, name))]
@@ -101,7 +101,7 @@ def identities(data: bytes, name: str) -> list[Identity]:
     if len(lines) == 1 and lines[0].startswith(keys.MASTER_TEXT.encode()):
         return [Identity(MASTER, _master(lines[0], name), name)]
     if lines and lines[0].startswith((b"age1", b"ssh-", b"ecdsa-")):
-        raise errors.UsageError(f"{name} is a public key: an identity is the secret one that belongs to it")
+        raise errors.UsageError(f"{name} is a public key: an identity is the secret key that belongs to it")
     return [Identity(PASSPHRASE, passphrase(data, name), name)]
 
 
@@ -111,17 +111,17 @@ def _only(data: bytes, name: str) -> tuple[str, ...]:
     found = [_ONLY.match(line) for line in comments if _NEARLY.search(line)]
     if not all(found):
         raise errors.UsageError(
-            f"{name} has a line for nbdpull that is none: write # nbdpull: only for master key ID, which has 32 of the "
-            "digits 0-9 and a-f, or a comment that tells of no master key"
+            f"{name} has an invalid line for nbdpull: write # nbdpull: only for master key ID, with 32 digits 0-9 and "
+            "a-f, or a comment that mentions no master key"
         )
     return tuple(match[1].decode() for match in found if match)
 
 
 def _age_identity(line: bytes, name: str) -> Identity:
     if line.startswith(b"AGE-PLUGIN-"):
-        raise errors.UsageError(f"{name} is of a plugin of age, and nbdpull runs none")
+        raise errors.UsageError(f"{name} needs a plugin of age, which nbdpull does not run")
     if not _AGE_IDENTITY.match(line):
-        raise errors.UsageError(f"{name} has a line that is no age identity: write AGE-SECRET-KEY-1…, one a line")
+        raise errors.UsageError(f"{name} has a line that is not an age identity: write AGE-SECRET-KEY-1…, one a line")
     return Identity(AGE, line, name)
 
 
@@ -129,7 +129,7 @@ def _master(line: bytes, name: str) -> bytes:
     try:
         return keys.from_text(line.decode(errors="replace"))
     except ValueError as error:
-        raise errors.UsageError(f"{name} is no master key: {error}") from None
+        raise errors.UsageError(f"{name} is not a master key: {error}") from None
 
 
 def passphrase(data: bytes, name: str) -> bytes:
@@ -142,11 +142,11 @@ def passphrase(data: bytes, name: str) -> bytes:
         text = found.decode()
     except UnicodeDecodeError:
         raise errors.UsageError(
-            f"{name} is neither a key of age or ssh nor a passphrase: it is no UTF-8 text"
+            f"{name} is neither a key of age or ssh nor a passphrase: it is not UTF-8 text"
         ) from None
     if len(found) > _MAX_PASSPHRASE or not text.isprintable():
         raise errors.UsageError(
-            f"{name} is neither a key of age or ssh nor a passphrase: that is one line, of at most "
+            f"{name} is neither a key of age or ssh nor a passphrase, which is one line of at most "
             f"{_MAX_PASSPHRASE} bytes, without control characters"
         )
     return found
@@ -156,7 +156,7 @@ def _ssh_private(data: bytes, name: str) -> bytes:
     """Return the same bytes; UsageError if age cannot use them."""
     found = _PEM.match(data)
     if not found:
-        raise errors.UsageError(f"{name} is damaged: it is no whole key of ssh")
+        raise errors.UsageError(f"{name} is damaged: it is not a complete ssh key")
     label = found["label"]
     if label == b"OPENSSH PRIVATE KEY":
         cipher, kind = _openssh(b"".join(found["body"].split()), name)
@@ -165,14 +165,14 @@ def _ssh_private(data: bytes, name: str) -> bytes:
     elif b"ENCRYPTED" in label:
         cipher, kind = "a passphrase", "ssh-rsa"
     else:
-        raise errors.UsageError(f"{name} is no key that age knows; name one of ssh-ed25519 or ssh-rsa, or of age")
+        raise errors.UsageError(f"{name} is not a key that age supports; name an ssh-ed25519, ssh-rsa or age key")
     if cipher != "none":
         raise errors.UsageError(
-            f"{name} is an ssh key with a passphrase, and nobody is there to ask: name one without (ssh-keygen -p on a "
+            f"{name} is an ssh key with a passphrase, and nbdpull does not ask: name one without (ssh-keygen -p on a "
             "copy), or an age identity"
         )
     if kind not in _SSH_TYPES:
-        raise errors.UsageError(f"{name} is an ssh key of the type {kind}: age has none but {' and '.join(_SSH_TYPES)}")
+        raise errors.UsageError(f"{name} is an ssh key of type {kind}: age supports only {' and '.join(_SSH_TYPES)}")
     return data
 
 
@@ -189,7 +189,7 @@ def _openssh(body: bytes, name: str) -> tuple[str, str]:
         public = _text(raw, at + 4)
         return _shown(cipher), _shown(_text(public, 0))
     except ValueError:
-        raise errors.UsageError(f"{name} is damaged: it is no whole key of ssh") from None
+        raise errors.UsageError(f"{name} is damaged: it is not a complete ssh key") from None
 
 
 def _shown(word: bytes) -> str:

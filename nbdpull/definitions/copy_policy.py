@@ -44,7 +44,7 @@ def own_domain(root: ET.Element) -> list[str]:
         label = element.tag == "seclabel" and element.get("type") == "static"
         if label or local_name(element) in TO_QEMU:
             root.remove(element)
-            told.append(f"{element.tag} is left out: it may name what is the original's")
+            told.append(f"{element.tag} is left out: it may name something of the original")
     return told
 
 
@@ -56,7 +56,7 @@ def _kept(_device: ET.Element) -> Rule:
     return _KEPT
 
 
-def _left_out(device: ET.Element, why: str = "it is the original's, or the host's") -> Rule:
+def _left_out(device: ET.Element, why: str = "it belongs to the original, or to the host") -> Rule:
     words = [device.tag, device.get("type") or device.get("model") or device.get("mode") or ""]
     source = device.find("source")
     words += list(source.attrib.values())[:1] if source is not None else []

@@ -46,7 +46,7 @@ def parse(xml: Union[str, bytes]) -> ET.Element:
     root = xml_tree.parse(xml)
     for tag in ("name", "uuid", "os", "devices"):
         if len(root.findall(tag)) > 1:
-            raise errors.Damaged(f"no definition of a domain: it has <{tag}> twice")
+            raise errors.Damaged(f"not a definition of a domain: it has <{tag}> twice")
     return root
 
 
@@ -145,7 +145,7 @@ def adapted(
             what = f"disk {target} was {f'restored to {where}, which is not named here' if where else 'not restored'}"
             if copy:
                 xml_tree.child(root, "devices").remove(disk)
-            warnings.append(f"{what}: it is left out" if copy else f"{what}: it stays what it was")
+            warnings.append(f"{what}: it is left out" if copy else f"{what}: it remains unchanged")
     for element in root.iterfind("os/*"):
         if element.tag in BOOT_FILES and element.tag in files:
             element.text = files[element.tag]
@@ -197,7 +197,7 @@ def _no_lun(disk: ET.Element) -> list[str]:
     disk.set("device", "disk")
     for name in ("rawio", "sgio"):
         disk.attrib.pop(name, None)
-    return [f"disk {target_of(disk)} was a LUN, which takes SCSI commands of the guest: in a file it is a plain disk"]
+    return [f"disk {target_of(disk)} was a LUN, which takes SCSI commands from the guest: in a file it is a plain disk"]
 
 
 def _nvram(root: ET.Element, path: Optional[str], copy: bool) -> None:
@@ -231,7 +231,7 @@ def _own_disk(disk: ET.Element) -> str:
     if source is None or not (written_to or (kind == "cdrom" and disk.get("type") == "block")):
         return ""
     disk.remove(source)
-    return f"{kind} {target_of(disk)} has no medium: it is the original's"
+    return f"{kind} {target_of(disk)} has no medium: it belongs to the original"
 
 
 def _closed(graphics: ET.Element, passwords: Collection[str]) -> list[str]:

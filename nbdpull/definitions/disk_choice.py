@@ -54,7 +54,7 @@ def chosen(vm: Vm, wanted: Sequence[str] = (), exclude: Collection[str] = ()) ->
             f"domain {vm.name} has no disk left to back up; see --disk and --exclude (it has: {', '.join(disks)})"
         )
     missed = [] if wanted else [disk for name, disk in disks.items() if name not in exclude and is_missed(disk)]
-    told = [f"disk {disk.target} is left out, it {_obstacle(disk)}; --exclude {disk.target} silences this"
+    told = [f"disk {disk.target} is left out because it {_obstacle(disk)}; --exclude {disk.target} silences this"
             for disk in missed]  # fmt: skip
     return vm.looked_at(found), told + [f"disk {disk.target} {ENCRYPTED}" for disk in found if disk.encrypted]
 
@@ -76,7 +76,7 @@ def _require_fit(vm: Vm, disk: Disk) -> None:
         raise errors.NoSuchDisk(f"disk {disk.target} of domain {vm.name} has no medium; leave it out")
     obstacle = _obstacle(disk)
     if obstacle:
-        raise errors.UnfitDisk(f"disk {disk.target} of domain {vm.name} cannot be pulled, it {obstacle}; leave it out")
+        raise errors.UnfitDisk(f"disk {disk.target} of domain {vm.name} cannot be pulled: it {obstacle}; leave it out")
 
 
 def _obstacle(disk: Disk) -> str:
@@ -84,9 +84,9 @@ def _obstacle(disk: Disk) -> str:
     if disk.empty:
         return "has no medium"
     if disk.transient:
-        return "is transient, and libvirt cannot back it up"
+        return "is transient, which libvirt cannot back up"
     if disk.type == "vhostuser" or disk.bus == "sd":
-        return f"is one of {disk.type if disk.type == 'vhostuser' else 'bus sd'}, and libvirt cannot back it up"
+        return f"is {'of type vhostuser' if disk.type == 'vhostuser' else 'on bus sd'}, which libvirt cannot back up"
     if disk.device == "lun":
         return _PASSED_THROUGH
     return _SHAREABLE if disk.shareable else ""

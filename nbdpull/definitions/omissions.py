@@ -19,7 +19,7 @@ from . import definition, disk_choice, domain_xml, hot_plug
 DISK, DEVICE, FILE = "disk", "device", "file"
 _MEMORY = ("nvdimm", "virtio-pmem")  # it outlives its domain
 _WITH_DATA = ("scsi", "scsi_host", "storage")  # devices of the host
-NEXT_START = "is not in the domain as it runs"
+NEXT_START = "is not in the running domain"
 
 
 class Omission(NamedTuple):

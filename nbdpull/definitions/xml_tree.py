@@ -21,13 +21,13 @@ METADATA = "metadata"  # its comments belong to programs; libvirt drops those el
 def parse(text: Union[str, bytes], root: str = "domain") -> ET.Element:
     """Return the tree of a document with that root element, in UTF-8 if bytes; Damaged if it is not one."""
     if len(text) > MAX_SIZE:
-        raise errors.Damaged(f"no definition of a {root}: it has more than {MAX_SIZE} bytes")
+        raise errors.Damaged(f"not a definition of a {root}: it has more than {MAX_SIZE} bytes")
     try:
         found = _Reader().read(text)
     except (expat.ExpatError, UnicodeError, ValueError) as error:
-        raise errors.Damaged(f"no definition of a {root}: {error}") from error
+        raise errors.Damaged(f"not a definition of a {root}: {error}") from error
     if found.tag != root:
-        raise errors.Damaged(f"no definition of a {root}: it begins with <{found.tag}>")
+        raise errors.Damaged(f"not a definition of a {root}: it begins with <{found.tag}>")
     return found
 
 

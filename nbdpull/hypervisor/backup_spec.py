@@ -58,12 +58,12 @@ class BackupSpec:
         """Raise UsageError if the specification contradicts itself or contains an impossible name. socket: as for
         `job`."""
         if self.tcp and self.socket:
-            raise errors.UsageError("--socket and --nbd exclude each other")
+            raise errors.UsageError("--socket and --nbd cannot be combined")
         if self.tls and not self.tcp:
             raise errors.UsageError("TLS is for TCP: use it with --nbd")
         for path in filter(None, (socket, self.scratch_dir)):
             if not definition.can_name(path):
-                raise errors.UsageError(f"{path!r} cannot be written into libvirt's XML: name another path")
+                raise errors.UsageError(f"{path!r} cannot be written into libvirt's XML: choose another path")
         if socket and not (os.path.isabs(socket) and unix_socket.fits(socket)):
             raise errors.UsageError(f"socket {socket}: give an absolute path of at most {unix_socket.PATH_MAX} bytes")
         if self.checkpoint is not None:

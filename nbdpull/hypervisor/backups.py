@@ -87,4 +87,4 @@ class Backups:
     def _require_free(self, socket: str | None) -> None:
         if socket and not self._vm.is_remote and os.path.lexists(socket):
             # QEMU would remove whatever exists there, even another VM's socket.
-            raise errors.OutputExists(f"socket {socket} exists: remove it or name another")
+            raise errors.OutputExists(f"socket {socket} exists: remove it or choose another")

@@ -34,7 +34,7 @@ class Host(NamedTuple):
 @contextlib.contextmanager
 def host(uri: Optional[str] = None) -> Iterator[Host]:
     """Yield what a libvirt reports about itself. AccessDenied, HypervisorError."""
-    with connected(uri) as connection, translated("cannot look at libvirt"):
+    with connected(uri) as connection, translated("cannot query libvirt"):
         here = connection.getURI()
         versions = {"libvirt": dotted(connection.getLibVersion()), "qemu": dotted(connection.getVersion())}
         names = sorted(each.name() for each in connection.listAllDomains())

@@ -160,7 +160,7 @@ class Domain(Handle):
         return [self._with_facts(disk) for disk in disks]
 
     def _with_facts(self, disk: Disk) -> Disk:
-        with self.seam(f"look at disk {disk.target}"):
+        with self.seam(f"inspect disk {disk.target}"):
             size, allocation, _ = self.dom.blockInfo(disk.target)
         return replace(disk, size=size, allocation=allocation, bitmaps=self._holds_bitmaps(disk))
 

@@ -74,7 +74,7 @@ class Link:
         self._silent = not began.ended
         if not began.ended:
             log.info("%s: no answer within %g s", began.name, seconds)
-            raise errors.NoAnswer(f"libvirt did not answer within {seconds:g} s, QEMU or libvirt hangs")
+            raise errors.NoAnswer(f"libvirt did not answer within {seconds:g} s; QEMU or libvirt hangs")
         return began.result()
 
     def _wait_for(self, call: _Call) -> float:
@@ -85,7 +85,7 @@ class Link:
         if not call.wait(self.timeout, self.check):
             # A daemon that is alive may itself be waiting.
             if not _Call(self.raw.getLibVersion, ()).wait(AFTER_SILENCE) and not call.ended:
-                self._give_up(f"libvirt's daemon hangs, it did not answer within {self.timeout:g} s")
+                self._give_up(f"libvirt's daemon hangs and did not answer within {self.timeout:g} s")
             call.wait(DAEMON_WAIT, self.check)
         return self.timeout + DAEMON_WAIT
 
@@ -93,7 +93,7 @@ class Link:
         """Open a new connection. Raises libvirt's error, or NoAnswer."""
         opened = _Call(libvirt.open, (self._uri,))
         if not opened.wait(max(seconds, AFTER_SILENCE), self.check):
-            self._give_up(f"libvirt's daemon hangs, it did not answer within {seconds:.0f} s")
+            self._give_up(f"libvirt's daemon hangs and did not answer within {seconds:.0f} s")
         return opened.result()
 
     @contextlib.contextmanager
@@ -150,7 +150,7 @@ class Link:
         except libvirt.libvirtError as error:
             if time.monotonic() > deadline:
                 why = " ".join(str(error).split())
-                self._give_up(f"libvirt's daemon is gone, it did not come back within {self.timeout:g} s ({why})")
+                self._give_up(f"libvirt's daemon is gone and did not come back within {self.timeout:g} s ({why})")
             time.sleep(LOOK_INTERVAL)
             self.check()
 

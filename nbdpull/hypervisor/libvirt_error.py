@@ -18,8 +18,8 @@ NO_CHECKPOINT, NO_BACKUP, CHECKPOINT_INCONSISTENT = 103, 104, 109
 Verdict = tuple[type[errors.NbdpullError], str]  # which error, and what to do
 DENIED = (errors.AccessDenied, "permission denied: run as root or in the group libvirt, or let polkit allow it")
 _BUSY = (errors.Busy, "another job holds the domain: see virsh domjobinfo, try again when it has ended")
-_TOO_OLD = (errors.Unsupported, "this libvirt or QEMU cannot do it: connect to libvirt's driver for QEMU, such as "
-            "qemu:///system; incremental pulls need libvirt 7.6 and QEMU 6.1, and a VM started with them")  # fmt: skip
+_TOO_OLD = (errors.Unsupported, "this libvirt or QEMU does not support it: connect to libvirt's driver for QEMU, such "
+            "as qemu:///system; incremental pulls need libvirt 7.6, QEMU 6.1, and a VM started on them")  # fmt: skip
 _BY_CODE: dict[int, Verdict] = {
     libvirt.VIR_ERR_ACCESS_DENIED: DENIED,
     libvirt.VIR_ERR_AUTH_FAILED: DENIED,

@@ -73,12 +73,12 @@ def require_able(machine: Machine, found: objects.Object) -> None:
     if not objects.uid(found):
         raise errors.HypervisorError(f"virtual machine {machine.domain} has no uid")
     if objects.is_off(found):
-        raise errors.DomainNotRunning(f"virtual machine {machine.domain} is off: KubeVirt backs up running ones only")
+        raise errors.DomainNotRunning(f"virtual machine {machine.domain} is off: KubeVirt backs up only running ones")
     tracking = objects.tracking(found)
     if tracking not in ("Enabled", None):
         raise errors.Unsupported(
-            f"virtual machine {machine.domain} has no changed block tracking ({tracking or 'not asked for'}), without "
-            "which KubeVirt makes no backup: give it the label that the cluster selects for it, and restart it"
+            f"virtual machine {machine.domain} has no changed block tracking ({tracking or 'not requested'}), without "
+            "which KubeVirt makes no backup: add the label by which the cluster selects VMs for it, and restart it"
         )
 
 
@@ -88,12 +88,10 @@ def require_no_other(cluster: Cluster, machine: Machine, store: Optional[str]) -
     for each in cluster.items(objects.BACKUP, machine.namespace):
         mine = store is not None and ours.store_of(each) == store
         if objects.is_of(each, machine, trackers) and not mine and not objects.is_over(each):
-            of = " that is not of this store" if store else ""
+            of = " that does not belong to this store" if store else ""
             told = f"virtual machine {machine.domain} has a backup{of}: {objects.name_of(each)}"
             whose = ours.store_of(each)
-            end = (
-                f"if its run has died, nbdpull cleanup with -o its store ({whose}) ends it" if whose else "wait for it"
-            )
+            end = f"if its run has died, nbdpull cleanup with -o its store ({whose}) ends it" if whose else "let it end"
             raise errors.Busy(f"{told}; {end}")
 
 
@@ -188,7 +186,7 @@ class Backup:
 
     def _create_claim(self, labelled: dict[str, str], size: int) -> str:
         if not size:
-            raise errors.UsageError(f"how large the scratch has to be is not known: {NEEDS_PVC}")
+            raise errors.UsageError(f"the size of the scratch is unknown: {NEEDS_PVC}")
         try:
             self._create(objects.CLAIM, ours.claim(self._who.name, labelled, size))
         except (Refused, errors.Unsupported, errors.AccessDenied) as error:
@@ -219,7 +217,7 @@ class Backup:
     def _require_base(self, state: State) -> None:
         """Check where KubeVirt started it: its tracker does not move while a backup runs."""
         if state.type is None:
-            raise errors.HypervisorError(f"backup {self._who.name} does not tell its type")
+            raise errors.HypervisorError(f"backup {self._who.name} does not report its type")
         if state.type == "incremental" and self.base() != self._base:
             raise MovedBase
 
@@ -229,7 +227,7 @@ class Backup:
             raise errors.JobLost(f"backup {self._who.name} was deleted by somebody else")
         state = objects.state(found, self._cluster.inside)
         if self._uid and state.uid != self._uid:
-            raise errors.JobLost(f"backup {self._who.name} was replaced by another one of its name")
+            raise errors.JobLost(f"backup {self._who.name} was replaced by another backup of this name")
         if state.ended:
             raise errors.JobLost(f"backup {self._who.name}: {state.ended}")
         return state
@@ -264,10 +262,10 @@ class Backup:
         try:
             latest = self._latest(checkpoint)
         except errors.NbdpullError as error:
-            return [f"whether the next pull can be incremental is not known: {error}"]
+            return [f"it is unknown whether the next pull can be incremental: {error}"]
         if latest != checkpoint:
             return [
-                f"tracker {self._who.tracker} names checkpoint {latest or 'none'}, and not that of the point "
+                f"tracker {self._who.tracker} names checkpoint {latest or 'none'}, not that of the point "
                 f"({checkpoint or 'none'}): the next pull will be full"
             ]
         return []

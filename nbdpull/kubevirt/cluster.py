@@ -150,7 +150,7 @@ def _refused(status: int, path: str, why: str) -> errors.NbdpullError:
             "IncrementalBackup)"
         )
     if status == 409:
-        return Exists(f"the cluster has that object already: {why}")
+        return Exists(f"the object already exists in the cluster: {why}")
     return Refused(f"the cluster refuses the object: {why}")
 
 

@@ -124,7 +124,7 @@ class Endpoint:
         try:
             return json.loads(data)
         except ValueError:
-            raise _Passing("the answer is no JSON") from None
+            raise _Passing("the answer is not JSON") from None
 
     def read_into(self, volume: str, offset: int, view: memoryview) -> None:
         """Fill `view` with the bytes of a volume from `offset` on."""
@@ -136,7 +136,7 @@ class Endpoint:
             with self._answer(volume, self._access.volumes[volume].data, query) as answer:
                 for piece in answer.stream(1 << 18):
                     if filled + len(piece) > len(view):
-                        raise errors.SourceError(f"{volume}: more bytes came than were asked for at byte {offset}")
+                        raise errors.SourceError(f"{volume}: received more bytes than requested at byte {offset}")
                     view[filled : filled + len(piece)] = piece
                     filled += len(piece)
                     self._require_open()
@@ -217,7 +217,7 @@ class Endpoint:
             if _is_unverified(error) and not self._renew:
                 host = url.partition("//")[2].partition("/")[0]
                 raise errors.SourceError(
-                    f"{host} cannot be verified: {_told(error)}; --ca names the certificates that do"
+                    f"{host} cannot be verified: {_told(error)}; give its CA certificates with --ca"
                 ) from None
             raise _Passing(_told(error)) from None
 
@@ -242,11 +242,11 @@ class Endpoint:
         status = answer.status
         if status in (401, 403):
             raise errors.AccessDenied(
-                f"{volume}: the server refuses the token (status {status}): it has expired, or is another backup's"
+                f"{volume}: the server refuses the token (status {status}): it has expired, or is of another backup"
             )
         if status in _PASSING or (status == 404 and self._renew):
             raise _Passing(f"status {status}")
-        more = "; redirects are not followed, as they would be given the token" if 300 <= status < 400 else ""
+        more = "; redirects are not followed, as they would receive the token" if 300 <= status < 400 else ""
         raise errors.SourceError(f"{volume}: the server answered with status {status}{more}")
 
     def close(self) -> None:
@@ -306,7 +306,7 @@ def _pool(ca: Optional[str], threads: int) -> Any:
     try:
         context = ssl.create_default_context(cadata=ca)
     except (ssl.SSLError, ValueError) as error:
-        raise errors.UsageError(f"the certificates to verify the server by cannot be read: {error}") from None
+        raise errors.UsageError(f"cannot read the certificates that verify the server: {error}") from None
     # A cluster may report its router's own certificate, and CAs may lack what Python 3.13 requires.
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return urllib3.PoolManager(maxsize=threads + 1, cert_reqs="CERT_REQUIRED", ssl_context=context)

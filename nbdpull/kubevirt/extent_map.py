@@ -47,29 +47,29 @@ class Page(NamedTuple):
 def page(document: Any, offset: int, backup_type: str) -> Page:
     """Parse the page that was requested from `offset` on; ValueError if it cannot be true."""
     if not isinstance(document, dict) or "extents" not in document:
-        raise ValueError("it is no map")
+        raise ValueError("it is not a map")
     found = list(_extents(document["extents"], offset, backup_type))
     reached = found[-1][0] + found[-1][1] if found else offset
     following = document.get("next_offset")
     if following is not None and _number(following, "next_offset") != reached:
-        raise ValueError(f"the next page begins at byte {following}, and this one ends at {reached}")
+        raise ValueError(f"the next page starts at byte {following}, but this one ends at {reached}")
     if following is not None and reached == offset:
-        raise ValueError(f"it does not go on at byte {offset}")
+        raise ValueError(f"it makes no progress at byte {offset}")
     return Page(extents.of(found), following)
 
 
 def _extents(told: Any, reached: int, backup_type: str) -> Iterator[tuple[int, int, int]]:
     """Yield each (offset, length, type), contiguous from `reached` on."""
     if told is not None and not isinstance(told, list):
-        raise ValueError("its extents are no list")
+        raise ValueError("its extents are not a list")
     for each in told or []:
         if not isinstance(each, dict):
-            raise ValueError("an extent is no object")
+            raise ValueError("an extent is not an object")
         offset, length, kind = (_number(each.get(name), name) for name in ("offset", "length", "type"))
         if offset != reached:
-            raise ValueError(f"an extent begins at byte {offset}, and {reached} is the next one")
+            raise ValueError(f"an extent starts at byte {offset} instead of {reached}")
         if kind & ~_TYPES:
-            raise ValueError(f"an extent has the type {kind}")
+            raise ValueError(f"an extent has the unknown type {kind}")
         words = str(each.get("description") or "")
         if any(word in words for word in _FOREIGN[backup_type]):
             raise ValueError(f"it is not of {_AN[backup_type]} backup: an extent is called {words[:40]!r}")
@@ -116,7 +116,7 @@ def whole(ask: Ask, backup_type: str, what: str, behind: Callable[[int], Any] = 
         found = _range(ask, start, reached + WINDOW, backup_type, what)
         stop = int(extents.ends(found[-1:])[0]) if len(found) else start
         if stop < reached:
-            raise errors.SourceError(f"{what}: the map ends at byte {stop}, and went on to {reached} before")
+            raise errors.SourceError(f"{what}: the map ends at byte {stop}, but reached {reached} before")
         _require_same(parts[-1] if parts else found[:0], found, start, reached, what)
         if stop == reached:
             break
@@ -126,7 +126,7 @@ def whole(ask: Ask, backup_type: str, what: str, behind: Callable[[int], Any] = 
         parts.append(found)
         reached = int(extents.ends(found[-1:])[0])
     if not reached or reached % SECTOR:
-        raise errors.SourceError(f"{what}: the map ends at byte {reached}, where no disk does")
+        raise errors.SourceError(f"{what}: the map ends at byte {reached}, inside a sector")
     return extents.merged(numpy.concatenate(parts))
 
 
@@ -137,7 +137,7 @@ def _found_behind(behind: Callable[[int], Any], reached: int, backup_type: str, 
         return extents.of([])
     found = _page(document, reached, backup_type, what).found
     if not len(found):
-        raise errors.SourceError(f"{what}: the map ends at byte {reached}, and the disk does not")
+        raise errors.SourceError(f"{what}: the map ends at byte {reached}, but the disk does not")
     return found
 
 

@@ -41,7 +41,7 @@ def machine(domain: str) -> Machine:
     """Parse kubevirt:NAMESPACE/VM; UsageError."""
     namespace, slash, name = domain[len(KUBEVIRT) :].partition("/")
     if not (domain.startswith(KUBEVIRT) and slash and _NAME.match(namespace) and _NAME.match(name)):
-        raise errors.UsageError(f"{domain!r} is no virtual machine of KubeVirt: write kubevirt:NAMESPACE/VM")
+        raise errors.UsageError(f"{domain!r} is not a virtual machine of KubeVirt: write kubevirt:NAMESPACE/VM")
     return Machine(namespace, name)
 
 
@@ -87,7 +87,7 @@ def _named(option: str, text: str, names: Sequence[str]) -> list[tuple[str, str]
         return [(name, text.replace(_PLACE, name)) for name in names]
     match = _OF_KUBEVIRT.search(urlsplit(text).path)
     if match is None:
-        raise errors.UsageError(f"--http-{option} {text!r} does not tell the volume: write VOLUME=URL")
+        raise errors.UsageError(f"--http-{option} {text!r} does not name the volume: write VOLUME=URL")
     return [(match[1], text)]
 
 
@@ -98,17 +98,17 @@ def _require_url(option: str, url: str) -> None:
     except ValueError:
         known = None
     if not known or parts.fragment or not url.isprintable() or " " in url:
-        raise errors.UsageError(f"--http-{option} {url!r} is no http or https URL")
+        raise errors.UsageError(f"--http-{option} {url!r} is not an http or https URL")
     if parts.username or parts.password or TOKEN_HEADER in parts.query.lower():
         raise errors.UsageError(
-            f"--http-{option}: a URL with a secret in it is seen in the list of processes: use --token-file"
+            f"--http-{option}: a URL with a secret in it shows in the process list: use --token-file"
         )
 
 
 def _data_beside(url: str) -> str:
     path, mark, query = url.partition("?")
     if not path.endswith("/map"):
-        raise errors.UsageError(f"--http-data is missing: {url!r} does not end in /map, so the other is not known")
+        raise errors.UsageError(f"--http-data is missing: {url!r} does not end in /map, so it is unknown")
     return f"{path[: -len('map')]}data{mark}{query}"
 
 
@@ -136,7 +136,7 @@ def token(path: str) -> Token:
     with _readable("--token-file", path):
         mode = os.stat(path).st_mode
     others = stat.S_IMODE(mode) & 0o077 if stat.S_ISREG(mode) else 0
-    return Token(text, [f"the token in {path} may be read by others: chmod 600"] if others else [])
+    return Token(text, [f"others can read the token in {path}: chmod 600"] if others else [])
 
 
 def certificates(path: Optional[str]) -> Optional[str]:

@@ -145,7 +145,7 @@ def _ended(found: Object, told: Mapping[Any, Object]) -> str:
     """Return how a backup ended or is about to end, "" if neither."""
     for name in _TERMINAL:
         if _is_true(told.get(name)):
-            return f"it is over ({_shown(told[name])})"
+            return f"it has ended ({_shown(told[name])})"
     aborting = next((told[name] for name in ("Aborting", "Deleting") if _is_true(told.get(name))), None)
     progressing = told.get("Progressing")
     if aborting is None and _is_true(progressing) and _at(progressing, "reason") == "Aborting":

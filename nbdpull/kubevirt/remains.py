@@ -72,6 +72,6 @@ def remove(cluster: Cluster, machine: Machine, remain: Remain, patience: float) 
     began, poll = time.monotonic(), POLL
     while remain.kind == objects.BACKUP and cluster.get(remain.kind, machine.namespace, remain.name) is not None:
         if time.monotonic() - began > patience:
-            raise errors.HypervisorError(f"backup {remain.name} is being deleted since {patience:g} s")
+            raise errors.HypervisorError(f"backup {remain.name} is still being deleted after {patience:g} s")
         cluster.pause(poll)
         poll = min(2 * poll, MAX_POLL)

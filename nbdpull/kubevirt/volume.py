@@ -89,4 +89,4 @@ class Volume:
         except ValueError:
             told = extents.of([])
         if not numpy.array_equal(extents.merged(told), extents.clip(self._map, start, self.size)):
-            raise errors.JobLost(f"volume {self.name}: the backup is not the one any more that was read")
+            raise errors.JobLost(f"volume {self.name}: the backup is no longer the one that was read")

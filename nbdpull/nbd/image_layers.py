@@ -96,7 +96,7 @@ class Layers:
                 f"set it: qemu-img rebase -u -F FORMAT -b {name} {layer.place.path}",
             )
         if not path.startswith("/"):
-            why = f"the backing file of {layer.place.path} is {name}, not a file"
+            why = f"the backing file of {layer.place.path} is {name}, which is not a file"
             raise self._error(errors.Unsupported, f"cannot be read: {why}")
         return Place(path, kind)
 

@@ -138,7 +138,7 @@ class SourceConnection(Connection):
             if not self._nbd.can_meta_context(context):
                 raise errors.SourceError(f"{self._export}: the NBD server does not offer {context}")
         if not self._nbd.is_read_only():
-            raise errors.SourceError(f"{self._export}: the export is writable, so it is no frozen image of the disk")
+            raise errors.SourceError(f"{self._export}: the export is writable, so it is not a frozen image of the disk")
 
     def block_status(self, offset: int, length: int) -> list[tuple[Numbers, Numbers]]:
         """Return (lengths, flags) for each context; each may cover less than requested, and a different length."""

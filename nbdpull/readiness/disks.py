@@ -21,9 +21,9 @@ def found(vm: Domain) -> Iterator[Finding]:
         subject, text = f"disk {disk.target}", f"{disk.format} {disk.source}"
         left_out = disk_choice.why_left_out(disk)
         if disk_choice.is_missed(disk):
-            yield Finding(WARN, subject, f"{text}: not pulled, it {left_out}", "back it up by other means")
+            yield Finding(WARN, subject, f"{text}: not pulled because it {left_out}", "back it up by other means")
         elif left_out:
-            yield good(subject, f"{text}: not pulled, it {left_out}")
+            yield good(subject, f"{text}: not pulled because it {left_out}")
         else:
             yield _pulled(vm, disk)
             yield from _encryption(disk)
@@ -56,7 +56,7 @@ def other_data(vm: Domain) -> Iterator[Finding]:
     """Yield what contains data of the guest and is not a disk."""
     names = [disk.target for disk in vm.disks()]
     for each in omissions.found(vm.domain_xml(), vm.live_xml(), names):
-        text = f"{f'{each.path}: ' if each.path else ''}not pulled, it {each.why}"
+        text = f"{f'{each.path}: ' if each.path else ''}not pulled because it {each.why}"
         yield Finding(WARN if each.missed else GOOD, each.what, text,
                       "back it up by other means" if each.missed else "")  # fmt: skip
 
@@ -79,5 +79,5 @@ def in_threads(vm: Domain) -> Iterator[Finding]:
     moving = qemu_faults.moving(threaded)
     if moving and qemu_faults.pause(version):
         yield Finding(WARN, "pause or reset", f"disk {', '.join(moving)}: QEMU {shown} may crash, with its guest, if "
-                      "that is paused or rebooted while an NBD client reads such a disk",
+                      "the guest is paused or rebooted while an NBD client reads such a disk",
                       "do neither during a pull; QEMU 9.0 and 8.2.3 are fixed")  # fmt: skip

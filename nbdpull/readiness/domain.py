@@ -60,10 +60,11 @@ def off(vm: Domain) -> Finding:
     if vm.other_session:
         code = errors.DomainNotRunning.exit_code
         return Finding(BAD, vm.name, "is shut off, according to this libvirt", vm.other_session, code)
-    read = "a pull reads its images, and makes no checkpoint" if not vm.is_remote else "only a pull there can read it"
+    read = "a pull reads its images, and makes no checkpoint" if not vm.is_remote else "only a pull there can read them"
     if vm.has_saved_state:
         text = (
-            f"is shut off with a saved state (managedsave): {read}; its disks belong to that memory, which no point has"
+            f"is shut off with a saved state (managedsave): {read}; its disks belong to that memory, which is in "
+            "no point"
         )
         advice = f"virsh start {vm.name} continues from it, virsh managedsave-remove {vm.name} deletes it"
         return Finding(WARN, vm.name, text, advice)

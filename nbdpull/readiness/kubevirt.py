@@ -32,7 +32,7 @@ def _release(cluster: Cluster) -> Iterator[Finding]:
     try:
         installed = cluster.items(objects.INSTALLED, "")
     except errors.AccessDenied:
-        yield good("KubeVirt", "its version is not known: this account may not list kubevirts, and need not")
+        yield good("KubeVirt", "its version is unknown: this account may not list kubevirts, and need not")
         return
     for each in installed:
         version, gates = objects.release(each)
@@ -54,7 +54,7 @@ def _permissions(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
             state, advice, code = _WITHOUT[part]
             yield Finding(state, "permissions", f"{where} not {', '.join(denied)}", advice, code)
     if all_right:
-        yield good("permissions", f"{where} do all that pulls take")
+        yield good("permissions", f"{where} do all that pulls need")
 
 
 _RIGHTS = {
@@ -68,7 +68,7 @@ _RIGHTS = {
     "list": {objects.SECRET: ["list"], objects.CLAIM: ["list"]},
 }
 _WITHOUT = {  # (state, advice, exit code)
-    "pull": (BAD, "give it a role with these rights: no pull works without", errors.AccessDenied.exit_code),
+    "pull": (BAD, "give it a role with these rights: no pull works without them", errors.AccessDenied.exit_code),
     "claim": (WARN, "give it a role with these rights, or pull with --pvc", 0),
     "list": (WARN, "give it a role with these rights: what a killed run leaves may not be found", 0),
 }
@@ -84,14 +84,14 @@ def _machine(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
 
 def _able(subject: str, machine: Machine, known: objects.Object) -> Iterator[Finding]:
     backup.require_able(machine, known)
-    yield good(subject, f"running, changed block tracking {objects.tracking(known) or 'not told'}")
+    yield good(subject, f"running, changed block tracking {objects.tracking(known) or 'not reported'}")
 
 
 def _volume(volume: str, source: str) -> Finding:
     if source:
         return good(f"volume {volume}", source)
     return Finding(WARN, f"volume {volume}", "KubeVirt backs up claims and host disks only: it is in no backup",
-                   "nothing, if all that it holds can be made again (cloud-init, ISO images)")  # fmt: skip
+                   "nothing, if all of its content can be created again (cloud-init, ISO images)")  # fmt: skip
 
 
 def _backups(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
@@ -100,13 +100,13 @@ def _backups(cluster: Cluster, machine: Machine) -> Iterator[Finding]:
                if objects.is_of(each, machine, trackers) and not objects.is_over(each)]  # fmt: skip
     for each in running:
         mine, name = ours.is_ours(each, machine), objects.name_of(each)
-        whose = f"of nbdpull, for store {ours.store_of(each)}" if mine else "of somebody else"
-        advice = "if its run has died, nbdpull cleanup with -o that store ends it" if mine else "pull when it is over"
-        yield Finding(WARN, f"backup {name}", f"{whose}; it runs: {objects.state(each, cluster.inside).told}", advice)
+        whose = f"made by nbdpull, for store {ours.store_of(each)}" if mine else "not made by nbdpull"
+        advice = "if its run has died, nbdpull cleanup with -o that store ends it" if mine else "pull when it has ended"
+        yield Finding(WARN, f"backup {name}", f"{whose}; running: {objects.state(each, cluster.inside).told}", advice)
     if not running:
         yield good("backups", "none is running")
     for each in trackers:
         if objects.is_tracker_of(each, machine):
             latest = objects.latest_checkpoint(each) or "none"
             whose = f"store {ours.store_of(each)}" if ours.is_ours(each, machine) else "not nbdpull's"
-            yield good(f"tracker {objects.name_of(each)}", f"{whose}; its next backup begins at checkpoint {latest}")
+            yield good(f"tracker {objects.name_of(each)}", f"{whose}; its next backup starts at checkpoint {latest}")

@@ -27,7 +27,7 @@ def found(versions: Mapping[str, str]) -> Iterator[Finding]:
     if qemu_faults.tls_handshake(qemu):
         yield Finding(WARN, "TLS", f"QEMU {versions['qemu']} may crash, with its guest, while an NBD client connects "
                       "by TLS", "do without --tls: reach its socket through ssh, see --nbd; 8.2.4, 9.0.1 and 9.1 are "
-                      "mended")  # fmt: skip
+                      "fixed")  # fmt: skip
     here = {"libvirt": libvirt, "QEMU": qemu}
     lacks = [f"{name} {'.'.join(map(str, since))} {what}" for name, since, what in _LATER if here[name] < since]
     if lacks:

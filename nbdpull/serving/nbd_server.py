@@ -94,7 +94,7 @@ class Server:
         if not unix_socket.fits(path):
             raise errors.UsageError(f"socket {path}: give a path of at most {unix_socket.PATH_MAX} bytes")
         if os.path.lexists(path):
-            raise errors.OutputExists(f"socket {path} exists: remove it or name another")
+            raise errors.OutputExists(f"socket {path} exists: remove it or choose another")
         return path
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:

@@ -139,7 +139,7 @@ def _blind(choice: Choice, volumes: Sequence[Volume]) -> list[str]:
     if not names or not choice.parent:
         return []
     return [
-        f"the map of {', '.join(names)} tells no zeros (KubeVirt 1.8 never does): if the disk was shrunk and grown "
+        f"the map of {', '.join(names)} reports no zeros (KubeVirt 1.8 never does): if the disk was shrunk and grown "
         f"again since point {choice.parent.id}, the new point is wrong where it was cut off; then pull with --full"
     ]
 

@@ -70,9 +70,9 @@ def by_tracker(series: Optional[Series], points: Points, latest: Optional[str], 
         return Start(None, "no-checkpoint")
     if latest != entry.name:
         moved = (
-            f"the tracker names checkpoint {latest or 'none'}, and the newest point has {entry.name}: a pull that "
-            "failed moves it, and so does a backup that somebody else makes with it; KubeVirt makes increments since "
-            "the tracker's checkpoint only"
+            f"the tracker names checkpoint {latest or 'none'}, but the newest point has {entry.name}: a failed "
+            "pull moves the tracker, and so does a backup that another program makes with it; KubeVirt makes "
+            "increments only since the tracker's checkpoint"
         )
         return Start(None, "checkpoint-replaced" if latest else "checkpoint-lost", (moved,))
     return at_point(series, newest, check)

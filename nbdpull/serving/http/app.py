@@ -77,7 +77,7 @@ class App:
     def _answer(self, request: Request) -> Response:
         found = [(route, names) for route in self._routes if (names := route.names(request.path)) is not None]
         if not (found and found[0][0].is_open) and not self._token.is_shown(request.headers, request.query):
-            raise Refused(401, "access-denied", "wrong token, or none", {"WWW-Authenticate": "Bearer"})
+            raise Refused(401, "access-denied", "wrong or missing token", {"WWW-Authenticate": "Bearer"})
         if not found:
             raise Refused(404, "no-such-path", "there is nothing at this path")
         allowed = [method for route, _ in found for method in route.allowed]

@@ -64,5 +64,5 @@ def _said(body: bytes) -> bool:
     except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict) or set(told) != {"ok"} or not isinstance(told["ok"], bool):
-        raise Refused(400, "usage", 'send {"ok": true} where all that you need is durable, else {"ok": false}')
+        raise Refused(400, "usage", 'send {"ok": true} if all that you need is durable, else {"ok": false}')
     return told["ok"]

@@ -25,7 +25,7 @@ class Gate(Mapping[str, Volume]):
     def __init__(self) -> None:
         self.failed: Optional[errors.NbdpullError] = None
         self._volumes: dict[str, Volume] = {}
-        self._state = "there is nothing to be read yet"  # empty: it is open
+        self._state = "there is nothing to read yet"  # empty: it is open
         self._inside = 0
         self._changed = threading.Condition()
 

@@ -73,7 +73,7 @@ class Request:
         else:
             start, stop = max(size - int(last or 0), 0), size
         if start >= stop:
-            raise Refused(416, "usage", "give one range, within what there is", {"Content-Range": f"bytes */{size}"})
+            raise Refused(416, "usage", "give one range, within the content", {"Content-Range": f"bytes */{size}"})
         return start, stop
 
 

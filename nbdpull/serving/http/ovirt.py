@@ -4,7 +4,7 @@ Owns: paths, parameters and the answers' members, as in oVirt's imageio server; 
 know: where a volume comes from.
 
 imageio's client cannot send our header or parameter, so the access right is a part of the path: a ticket, derived from
-the token and the disk's name. It allows to read this disk, and reveals nothing of the token.
+the token and the disk's name. It gives read access to this disk, and reveals nothing of the token.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _opened(known: Mapping[str, Volume], token: Token, request: Request, ticket:
         return known[names[named.index(True)]]
     if ticket in names and token.is_shown(request.headers, request.query):
         return known[ticket]
-    raise Refused(403, "access-denied", "there is no such ticket, or not any more; GET /images tells those there are")
+    raise Refused(403, "access-denied", "there is no such ticket, or no longer; GET /images lists the valid ones")
 
 
 def _listing(known: Mapping[str, Volume], token: Token, changed: Changed) -> Response:

@@ -41,7 +41,7 @@ def routes(volumes: Mapping[str, Volume]) -> list[Route]:
 
 def _ready(volumes: Mapping[str, Volume]) -> Response:
     if not len(volumes):
-        raise Refused(503, "not-ready", "nothing is exported yet, or any more")
+        raise Refused(503, "not-ready", "nothing is exported yet, or no longer")
     return Response(200, {"Content-Type": "text/plain; charset=utf-8", "Content-Length": "2"}, [b"OK"])
 
 
