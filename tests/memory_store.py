@@ -29,6 +29,9 @@ class MemoryStore:
     def proved(self, read):
         return read()
 
+    def several(self, work, items):
+        return [work(item) for item in items]
+
     def read(self, path, limit=MAX_READ):
         data = self._data(path)
         if len(data) > limit:

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import threading
 import zlib
 from functools import partial
 
@@ -46,7 +47,7 @@ def test_a_marker_is_read_once_by_who_makes_the_store(object_store, asked):
 
 
 def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
-    """A manifest each, and a file of the domain; files are listed, and not asked for one by one."""
+    """A manifest each, and a definition for all; files are listed, and not asked for one by one."""
     url, files = object_store.url, len(stores.files(vm.folder))
     copied = asked(copy.copy, copy.Options(str(vm.root), url))
     made = files + 1 + POINTS  # the marker, and of each point for a time that it is set apart
@@ -54,7 +55,7 @@ def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
     assert copied["list_objects_v2"] <= 3 * POINTS + 12 and copied["head_object"] <= POINTS + 1
     again = asked(copy.copy, copy.Options(str(vm.root), url))
     assert again.keys() == {"get_object", "list_objects_v2"} and again["get_object"] <= POINTS + 4
-    assert asked(listing.listing, listing.Options(url)) == {"get_object": 2 * POINTS + 1, "list_objects_v2": 2}
+    assert asked(listing.listing, listing.Options(url)) == {"get_object": POINTS + 2, "list_objects_v2": 2}
     assert asked(status.status, status.Options(url))["get_object"] <= POINTS + 4
     assert asked(usage.usage, usage.Options(url)).keys() == {"get_object", "list_objects_v2"}
     with contextlib.ExitStack() as looking:
@@ -64,6 +65,27 @@ def test_what_the_verbs_ask_for(vm, object_store, asked, tmp_path):
     assert restored.keys() == {"get_object", "list_objects_v2"} and restored["list_objects_v2"] <= 3
     pruned = asked(prune.prune, prune.Options(url, keep_last=6))
     assert "head_object" not in pruned and pruned["put_object"] == POINTS - 6
+
+
+def test_manifests_are_read_several_at_once_and_told_in_order(vm, object_store, monkeypatch):
+    """Each waits until three are asked for. What is refused is told as it is in a directory."""
+    copy.copy(copy.Options(str(vm.root), object_store.url))
+    half, gone = vm.points[3].id, vm.points[6].id
+    client, bucket = object_store.client, object_store.bucket
+    client.put_object(Bucket=bucket, Key=object_store.key(f"vm1/{half}/manifest.json"), Body=b"{")
+    client.delete_object(Bucket=bucket, Key=object_store.key(f"vm1/{gone}/manifest.json"))
+    together, real = threading.Barrier(3), s3_client.Bucket._once
+
+    def once(bucket, call, what):
+        if what.get("Key", "").endswith("manifest.json"):
+            together.wait(20)
+        return real(bucket, call, what)
+
+    monkeypatch.setattr(s3_client.Bucket, "_once", once)
+    [target] = series_choice.folders(marker.open_store(object_store.url))
+    points, refused = target.load()
+    assert [point.id for point in points] == [point.id for point in vm.points if point.id not in (half, gone)]
+    assert refused.keys() == {half} and f"{object_store.url}/vm1/{half}/manifest.json" in str(refused[half])
 
 
 def test_a_file_is_read_in_large_steps_and_once(object_store, asked, tmp_path):

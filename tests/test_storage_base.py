@@ -62,6 +62,18 @@ def test_each_has_every_call(promised, kept):
         assert list(inspect.signature(getattr(kept, name)).parameters) == list(inspect.signature(call).parameters)
 
 
+def test_several_are_done_in_order(store):
+    assert store.several(lambda number: number * number, iter(range(100))) == [number * number for number in range(100)]
+    assert store.several(str, []) == []
+
+    def fails(number):
+        if number in (7, 60):
+            raise errors.Damaged(f"file {number}")
+
+    with pytest.raises(errors.Damaged, match="file 7"):
+        store.several(fails, range(100))
+
+
 # -- creating ---------------------------------------------------------------------------------------------------------
 
 

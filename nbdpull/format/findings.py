@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, Optional, Protocol
 
 from ..core import errors, members
@@ -88,16 +89,17 @@ def names(target: SeriesLike) -> list[str]:
 def load(target: SeriesLike, of: Optional[Iterable[str]] = None) -> list[Document]:
     """Every finding of a Series, oldest first, as dicts, each with its `id`. One that cannot be read, or is not of this
     form, is as if it were not there. of: what `names` gives, or some of it."""
-    found = []
-    for name in names(target) if of is None else of:
-        if match := _NAME.match(name):
-            try:
-                document = _read(target, name)
-            except errors.NbdpullError:
-                continue
-            if _is_sound(document, match["kind"]):
-                found.append({**document, "id": match["id"]})
+    known = filter(None, map(_NAME.match, names(target) if of is None else of))
+    found = filter(None, target.store.several(partial(_sound, target), known))
     return sorted(found, key=lambda document: (document["when"], document["id"]))
+
+
+def _sound(target: SeriesLike, name: re.Match[str]) -> Optional[Document]:
+    try:
+        document = _read(target, name[0])
+    except errors.NbdpullError:
+        return None
+    return {**document, "id": name["id"]} if _is_sound(document, name["kind"]) else None
 
 
 def _read(target: SeriesLike, name: str) -> Document:

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Optional
 
 from ..core import errors
@@ -83,11 +84,15 @@ def removed_point(series: Series, name: str) -> Point:
 
 def removed_points(series: Series, committed: Container[str] = ()) -> dict[str, Point]:
     """{name of its directory: what that was} of each removed point that still tells; a damaged one hides no other."""
-    found: dict[str, Point] = {}
-    for name in removed(series, committed):
-        with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
-            found[name] = removed_point(series, name)
-    return found
+    names = removed(series, committed)
+    found = zip(names, series.store.several(partial(_readable, series), names))
+    return {name: point for name, point in found if point}
+
+
+def _readable(series: Series, name: str) -> Optional[Point]:
+    with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
+        return removed_point(series, name)
+    return None
 
 
 def next_sequence(series: Series, heads: Sequence[Head], refused: Collection[str]) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import Callable, Optional, TypeVar
 
 from ..core import errors
@@ -160,13 +161,19 @@ class Series:
             names = self.store.folders(self.folder)
         except errors.Damaged as error:
             return [], {self.folder: error}
-        for name in names:
-            try:
-                found.append(look(name))
-            except _REFUSED as error:
-                if not self._lacks_manifest(name):
-                    refused[name] = error
+        for name, (seen, flaw) in zip(names, self.store.several(partial(self._looked_at, look), names)):
+            if seen is not None:
+                found.append(seen)
+            if flaw:
+                refused[name] = flaw
         return found, refused
+
+    def _looked_at(self, look: Callable[[str], _T], name: str) -> tuple[Optional[_T], Optional[errors.NbdpullError]]:
+        """(what look(name) gives, why that is refused); neither of a directory that is no point's."""
+        try:
+            return look(name), None
+        except _REFUSED as error:
+            return None, None if self._lacks_manifest(name) else error
 
     def points(self) -> list[Point]:
         """Return every Point in the order of their commits; raises what makes one unreadable."""

@@ -18,6 +18,7 @@ from ..core.errors import Check
 from ..crypto.seal import Seal
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 MAX_READ = 1 << 26  # bytes of a file that is read whole
 DRAFT = ".draft"  # ends the name of a file that is to appear whole
@@ -135,6 +136,10 @@ class Store(Protocol):
     def proved(self, read: Callable[[], _T]) -> _T:
         """Return what read() makes of the files of this store, raising Damaged unless they are right. Only what is read
         in it may come from nearby, or be kept there; it is called again if that was wrong."""
+
+    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        """Return what work(item) gives, in the order of the items, or raise what it raises of the first one. Where each
+        waits for a server, it is done by several threads at once."""
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""

@@ -29,6 +29,7 @@ from .base import DRAFT, MAX_READ, Protection
 from .directory_file import DirectoryReader, DirectoryWriter, unreadable
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
 
@@ -54,6 +55,9 @@ class DirectoryStore:
 
     def proved(self, read: Callable[[], _T]) -> _T:
         return read()
+
+    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        return [*map(work, items)]
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         try:

@@ -34,7 +34,7 @@ from .s3_probe import probe, require_locks
 SCHEME = "s3://"
 CHUNK_SIZE = 64 << 20  # bytes of a large file: it is sent as a whole, and again where that fails
 _STEP = 8 << 20  # bytes of one request of a file that is read from end to end
-_AT_ONCE = 8  # requests
+_AT_ONCE = 16  # requests: half of the connections that s3_library.py keeps
 _AS_OF = "?as-of="
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -114,6 +114,13 @@ class S3Store:
 
     def proved(self, read: Callable[[], _T]) -> _T:
         return self._proving.run(read)
+
+    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        todo = [*items]
+        count = min(len(todo), _AT_ONCE)
+        if count < 2:
+            return [*map(work, todo)]
+        return [*pipeline.ordered(work, todo, threads=count, budget=4 * count, weight=lambda each: 1)]
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         data = self.find(path, limit)
@@ -312,7 +319,7 @@ class S3Store:
     def holding(self, files: Mapping[str, tuple[int, str]], check: Check) -> dict[str, str]:
         """{path: id of the version that has this size and SHA-256}; Damaged where none has."""
         left = [each for each in files.items() if each not in self._held]
-        found = self._at_once(lambda item: self._version_of(*item, check), left)
+        found = self.several(lambda item: self._version_of(*item, check), left)
         self._held.update(zip(left, found))
         return {path: self._held[path, what] for path, what in files.items()}
 
@@ -334,15 +341,11 @@ class S3Store:
         """Have these versions of files be the newest ones; return how many were not so. Several are done at once, in no
         order. AccessDenied, OutputError."""
         left = [each for each in versions.items() if each not in self._is_back]
-        count = sum(self._at_once(lambda item: bring_back(self.bucket, self._key(item[0]), item[1]), left))
+        count = sum(self.several(lambda item: bring_back(self.bucket, self._key(item[0]), item[1]), left))
         self._is_back.update(left)
         for path, _ in left:
             self._ahead.forget(path)
         return count
-
-    def _at_once(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        """The results, in the order of the items."""
-        return [*pipeline.ordered(work, items, threads=_AT_ONCE, budget=4 * _AT_ONCE, weight=lambda each: 1)]
 
     def had(self, path: str) -> bool:
         """Whether a file was there that was deleted: not where it is there, be it since just now."""
@@ -404,7 +407,7 @@ class S3Store:
         """What this object has protected for long enough is not asked for again."""
         known, enough = self._protected, protection.enough
         left = [each for each in dict.fromkeys(paths) if each not in known or known[each] < enough]
-        self._at_once(partial(self._protect, lock=_lock(protection)), left)
+        self.several(partial(self._protect, lock=_lock(protection)), left)
 
     def _protect(self, path: str, lock: Lock) -> None:
         try:

@@ -24,6 +24,7 @@ class Listed:
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Found]] = {}  # {path of a folder with its "/": {path: Found}}
         self._data: dict[str, bytes] = {}  # of small files that were read meanwhile
+        self._kept = 0  # bytes of these
 
     def of(self, path: str) -> Optional[dict[str, Found]]:
         """Of the folder, or one above it, that a file is in."""
@@ -40,7 +41,8 @@ class Listed:
         finally:
             with self._lock:
                 self._known.pop(folder, None)
-                self._data = {} if not self._known else self._data
+                if not self._known:
+                    self._data, self._kept = {}, 0
 
     def data(self, path: str) -> Optional[bytes]:
         """Of a file, where that was kept."""
@@ -50,9 +52,14 @@ class Listed:
     def keep(self, path: str, data: bytes) -> None:
         """For who reads it again as long as somebody looks: points are loaded more than once."""
         with self._lock:
+            self._drop(path)
             is_listed = any(path.startswith(folder) for folder in self._known)
-            if is_listed and len(data) <= _KEPT and len(self._data) * _KEPT < _IN_MEMORY:
+            if is_listed and len(data) <= _KEPT and self._kept < _IN_MEMORY:
                 self._data[path] = data
+                self._kept += len(data)
+
+    def _drop(self, path: str) -> None:
+        self._kept -= len(self._data.pop(path, b""))
 
     def forget(self, path: str) -> None:
         """Of a file that is gone."""
@@ -64,7 +71,7 @@ class Listed:
 
     def _change(self, path: str, made: Optional[Found]) -> None:
         with self._lock:
-            self._data.pop(path, None)
+            self._drop(path)
             for folder in [each for each in self._known if path.startswith(each)]:
                 known = {each: found for each, found in self._known[folder].items() if each != path}
                 self._known[folder] = {**known, path: made} if made else known
