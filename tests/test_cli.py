@@ -198,6 +198,8 @@ def test_wrong_usage(capsys, words):
 
 @pytest.mark.parametrize("words, told", [
     (["vm1", "-o", "d", "--sinc", "a"], "unknown option --sinc (did you mean --since?); see nbdpull help pull"),
+    (["verify", "d", "--cache-dir", "c"], "--cache-dir is for list, show and serve; verify reads the object store "
+     "itself; see nbdpull help verify"),
     (["vm1", "--ouptut", "d"], "unknown option --ouptut (did you mean --output?); see nbdpull help pull"),
     (["vm1", "-o", "d", "--xyzzy=3"], "unknown option --xyzzy; see nbdpull help pull"),
     (["verfy", "dir"], "no verb 'verfy' (did you mean 'verify'?); as a domain to pull: the following arguments are "

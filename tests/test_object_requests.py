@@ -11,7 +11,7 @@ import stores
 from sealed import KEYS, MASTER, SECRET, is_told
 
 from nbdpull.core import errors
-from nbdpull.operations import copy, init, listing, prune, restore, status, usage, verify
+from nbdpull.operations import copy, init, listing, prune, restore, show, status, usage, verify
 from nbdpull.repository import keyring, lookup, marker, series_choice
 from nbdpull.serving import nbd_server
 from nbdpull.storage import place, s3_client
@@ -108,6 +108,8 @@ def test_what_is_cached_is_not_asked_for_again(vm, object_store, asked, tmp_path
     first = listing.listing(options)
     assert asked(listing.listing, options) == {"get_object": 1, "list_objects_v2": 2}, "the marker is not listed"
     assert listing.listing(options) == first
+    shown = asked(show.show, show.Options(url, "latest"))
+    assert shown == {"get_object": 1, "list_objects_v2": 2}
     for known in (False, True):
         with contextlib.ExitStack() as looking:
             target, point = series_choice.only_point(marker.open_store(url, pytest.fail), looking=looking)
@@ -235,6 +237,12 @@ def test_without_the_cache_a_verb_goes_on(copied, tmp_path):
 def test_serve_tells_why_there_is_no_cache(copied, tmp_path):
     """Though it is nbdkit that opens the store."""
     (tmp_path / "cache").mkdir(mode=0o755)
-    with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"))) as server:
+    with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"), cached=True)) as server:
         [trouble] = server.troubles()
     assert "yours alone (chmod 700)" in trouble
+
+
+def test_a_drill_serves_from_the_bucket_itself(copied, tmp_path):
+    """What boots tells nothing of what is there, where it was read on this host."""
+    with nbd_server.Server(nbd_server.Request(copied, socket=str(tmp_path / "nbd"))):
+        assert not kept(tmp_path)

@@ -99,9 +99,9 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
         )
         self._verb, self._words = verb, cast(Sequence[str], ())
-        self._takes_command = False
+        self._takes_command = self._takes_cache = False
         about.add(self)
-        _add_server(self)
+        _add_server(self, self._takes_cache)
         _add_logging(self)
 
     def parsed(self, words: Sequence[str]) -> Namespace:
@@ -119,6 +119,10 @@ class Parser(argparse.ArgumentParser):
     def takes_command(self, line: str) -> None:
         """Treat what follows -- as a command with words of its own. line: the usage line."""
         self._takes_command, self.usage = True, line
+
+    def takes_cache(self) -> None:
+        """What it reads of an object store may come from this host."""
+        self._takes_cache = True
 
     def _parted(self, words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
         """Split words into those before the command, and the command.
@@ -142,6 +146,8 @@ class Parser(argparse.ArgumentParser):
             if word == "--":
                 return
             if name.startswith("--") and name not in self._option_string_actions:
+                if name in _CACHE:
+                    self.error(f"{name} is for list, show and serve; {self._verb} reads the object store itself")
                 meant = near(name, self._option_string_actions)
                 self.error(f"unknown option {name}" + (f" (did you mean {meant}?)" if meant else ""))
 
@@ -294,15 +300,18 @@ def add_no_record(parser: Parser, of: type) -> None:
     add(parser, of, "--no-record", dest="keep", action="store_false", help="do not keep the result in the store")
 
 
-def _add_server(parser: Parser) -> None:
+def _add_server(parser: Parser, takes_cache: bool) -> None:
     group = parser.add_argument_group("object stores")
     group.add_argument("--s3-endpoint", metavar="URL",
                        help="the server that s3://… means (default: NBDPULL_S3_ENDPOINT)")  # fmt: skip
-    group.add_argument("--cache-dir", metavar="DIR", type=os.path.abspath,
-                       help="keep what list and serve read there in DIR (default: NBDPULL_CACHE_DIR)")  # fmt: skip
-    group.add_argument("--cache-dir-size", metavar="N", type=types.size, help="at most so much (default: 1G)")
+    if takes_cache:
+        directory, size = _CACHE
+        group.add_argument(directory, metavar="DIR", type=os.path.abspath,
+                           help="keep what is read there in DIR (default: NBDPULL_CACHE_DIR)")  # fmt: skip
+        group.add_argument(size, metavar="N", type=types.size, help="at most so much (default: 1G)")
 
 
+_CACHE = "--cache-dir", "--cache-dir-size"
 _OF_SERVERS = {"s3_endpoint": S3_ENDPOINT, "cache_dir": CACHE_DIR, "cache_dir_size": CACHE_DIR_SIZE}
 
 

@@ -54,7 +54,8 @@ def _over_nbd(options: Options, report: Report, check: Check) -> Result:
         if getattr(options, name) is not None:
             raise errors.UsageError(f"--{name.replace('_', '-')} is for HTTP: use it with --http")
     request = nbd_server.Request(options.store, options.domain, options.point, options.disks, options.socket,
-                                 options.port, options.writable, options.cache_bytes, _master(options))  # fmt: skip
+                                 options.port, options.writable, options.cache_bytes, _master(options),
+                                 cached=True)  # fmt: skip
     served = Result()
     with suppress(errors.Interrupted), nbd_server.Server(request, check) as server:
         served = Result(server.domain, server.point, tuple(server.exports))

@@ -6,20 +6,27 @@ Must not know: what is done with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Optional
 
 from ..core import errors
 from ..core.choices import LATEST
 from ..repository import marker, point_choice, policies, series, series_choice
+from ..storage import place
 from . import unlocking
 
 
 def find_point(
-    root: str, wanted: str, domain: Optional[str] = None, identities: Sequence[str] = ()
+    root: str,
+    wanted: str,
+    domain: Optional[str] = None,
+    identities: Sequence[str] = (),
+    cache: Optional[place.Warn] = None,
+    looking: Optional[ExitStack] = None,
 ) -> tuple[series.Series, series.Point]:
     """Return (Series, Point) of what Series.point takes; an id is looked for in all domains. NoSuchPoint, StoreError;
-    identities, and further errors: see unlocking.opened."""
-    opened = unlocking.opened(root, identities)
+    identities, cache, and further errors: see unlocking.opened; looking: see series_choice.only_point."""
+    opened = unlocking.opened(root, identities, cache)
     if domain is None and wanted != LATEST:
         found = [(each, name) for each in series_choice.all_series(opened) for name in each.named(wanted)]
         ids = list(dict.fromkeys(name for _, name in found))
@@ -33,7 +40,7 @@ def find_point(
                 strange = error
         if strange:
             raise strange
-    return series_choice.only_point(opened, domain, wanted)
+    return series_choice.only_point(opened, domain, wanted, looking)
 
 
 def find_domains(root: str, pattern: Optional[str] = None, identities: Sequence[str] = ()) -> list[series.Series]:

@@ -19,11 +19,11 @@ from ..storage import place
 from ..storage.base import Store
 
 
-def opened(root: str, named: Sequence[str]) -> Store:
+def opened(root: str, named: Sequence[str], cache: Optional[place.Warn] = None) -> Store:
     """The Store at a place. One that is sealed stays locked where there is no identity: who needs the key asks for it.
-    named: files of identities. KeyNeeded where they do not open it; StoreError where it is not sealed, and there are
-    some; UsageError, Damaged, MissingSoftware."""
-    store = marker.open_store(root)
+    named: files of identities; cache: see place.opened. KeyNeeded where they do not open it; StoreError where it is not
+    sealed, and there are some; UsageError, Damaged, MissingSoftware."""
+    store = marker.open_store(root, cache)
     _unlock(store, named)
     return store
 

@@ -37,7 +37,7 @@ class Request:
     """What to serve.
 
     point: an id or "latest"; disks empty: all; without socket and port: a socket in a new directory; master: the key of
-    a sealed store.
+    a sealed store; cached: what is read of an object store may come from this host.
     """
 
     store: str
@@ -49,6 +49,7 @@ class Request:
     writable: bool = False
     cache_bytes: int = CACHE_BYTES
     master: Optional[bytes] = field(default=None, repr=False)
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Server:
         wanted = [("store", place.whole(request.store)), ("point", request.point), ("status", telling),
                   ("cache", request.cache_bytes), *(("disk", disk) for disk in request.disks)]  # fmt: skip
         wanted += [("domain", request.domain)] if request.domain is not None else []
-        wanted += [("writable", 1)] if request.writable else []
+        wanted += [(name, 1) for name in ("writable", "cached") if getattr(request, name)]
         wanted += [("key", each) for each in key]
         ours = {"parent": parent, "socket": self._socket, "folder": self._folder}  # for its end, if we are killed
         wanted += [(name, value) for name, value in ours.items() if value is not None]

@@ -62,7 +62,8 @@ def get_ready() -> None:
 
 def _open() -> None:
     domain = _config["domain"][0] if "domain" in _config else None
-    store, wanted = keyring.unlocked(_config["store"][0], _master(), _complain), _config.get("point", [LATEST])[0]
+    warn = _complain if "cached" in _config else None
+    store, wanted = keyring.unlocked(_config["store"][0], _master(), warn), _config.get("point", [LATEST])[0]
     target, point = series_choice.only_point(store, domain, wanted, _looking)
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk

@@ -18,6 +18,7 @@ EXAMPLE = "list dir/ --last 5"
 
 
 def add(parser: usage.Parser) -> None:
+    parser.takes_cache()
     usage.add_store(parser, Options)
     usage.add(parser, Options, "--domain", metavar="D", help="only this domain, by its name or UUID")
     parser.add_argument("--last", metavar="N", type=types.in_range(1, 1_000_000),

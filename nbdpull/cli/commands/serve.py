@@ -16,6 +16,7 @@ EXAMPLE = "serve dir/"
 
 
 def add(parser: usage.Parser) -> None:
+    parser.takes_cache()
     usage.add_chosen_point(parser, Options)
     usage.add_as_of(parser, Options)
     usage.add_disks(parser, Options)

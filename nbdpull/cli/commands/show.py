@@ -16,6 +16,7 @@ EXAMPLE = "show dir/ latest"
 
 
 def add(parser: usage.Parser) -> None:
+    parser.takes_cache()
     usage.add_named_point(parser, Options)
     usage.add_identities(parser, Options)
     shown = parser.add_mutually_exclusive_group()
@@ -29,8 +30,8 @@ def run(args: Namespace, report: Report, check: Check) -> Outcome:
 
     found = show.show(usage.options(Options, args), report, check)
     if found.point is None:
-        return Outcome(text=found.definition)
-    return Outcome(found.point, _lines(found.point))
+        return Outcome(text=found.definition, warnings=found.warnings)
+    return Outcome(found.point, _lines(found.point), warnings=found.warnings)
 
 
 def _lines(point: dict[str, Any]) -> Iterator[str]:
