@@ -48,6 +48,7 @@ def test_a_point(vm):
         "not_in_point": [],
         "seconds": {"copy": 0.5},
         "versions": {"nbdpull": "0.1.0"},
+        "locked": None,
         "verified": None,
         "drilled": None,
         "pinned": None,

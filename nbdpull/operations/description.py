@@ -90,6 +90,7 @@ def describe(
         "not_in_point": None if omitted is None else [_describe_omission(each) for each in omitted],
         "seconds": m.seconds,
         "versions": m.versions,
+        "locked": m.locked and {"until": m.locked.until, "mode": m.locked.mode},
         **(found or _NOT_LOOKED_AT),
     }
 

@@ -44,6 +44,8 @@ def _lines(point: dict[str, Any]) -> Iterator[str]:
     yield f"{'drilled:':13}{terminal.finding(point['drilled'])}"
     if point["pinned"]:
         yield f"{'pinned:':13}{point['pinned']['reason'] or point['pinned']['when']}"
+    if locked := point["locked"]:
+        yield f"{'locked:':13}until {locked['until']}, {locked['mode']}"
     yield from ["", *terminal.disks(point), *(["", *terminal.omitted(point)] if point["not_in_point"] else [])]
 
 
