@@ -472,6 +472,45 @@ def test_two_domains_of_one_name(tmp_path):
     assert series_choice.only_series(vm.store, "vm1").folder == "vm1"
 
 
+def of_several_days(root, name, *days, uuid="3e3fce45-4f53-4fa7-bb32-11f34168b82b"):
+    """A Vm with a point of each day of a month, in that order."""
+    vm = Vm(root, name, uuid)
+    vm.add_disk("vda", 1000)
+    for number, day in enumerate(days):
+        vm.pull(point_id=f"202611{day:02}T194500Z-0000000{number}")
+    return vm
+
+
+def test_who_names_a_domain_reads_one_point_of_each_other(tmp_path, monkeypatch):
+    """There may be a hundred of a thousand points."""
+    for number in range(4):
+        vm = of_several_days(tmp_path, f"vm{number}", *range(1, 9), uuid=f"{number}e3fce45-4f53-4fa7-bb32-11f34168b82b")
+    read, asked = DirectoryStore.read, []
+
+    def noted(store, path, *limit):
+        asked.append(path)
+        return read(store, path, *limit)
+
+    monkeypatch.setattr(DirectoryStore, "read", noted)
+    for domain in ("vm1", "1e3fce45-4f53-4fa7-bb32-11f34168b82b"):
+        asked.clear()
+        found, point = series_choice.only_point(vm.store, domain)
+        assert (found.domain, point.id) == ("vm1", "20261108T194500Z-00000007")
+        assert {path.partition("/")[2] for path in asked if not path.startswith("vm1/")} == {
+            f"{point.id}/manifest.json"
+        }
+
+
+def test_a_domain_is_found_though_a_clock_went_back_as_it_was_renamed(tmp_path):
+    vm = of_several_days(tmp_path, "vm1", 8)
+    vm.name = "new"
+    newest = vm.pull(point_id="20261101T194500Z-00000001")
+    of_several_days(tmp_path, "vm2", 1, 2, uuid="d2a2b4b3-3b1c-4b5e-8f0e-3b0f0a3b6d11")
+    for domain in ("new", "vm1"):
+        found, point = series_choice.only_point(vm.store, domain)
+        assert (found.domain, found.folder, point.id) == ("new", "vm1", newest.id)
+
+
 def test_reading_changes_nothing(vm):
     def state():
         return {p: (p.stat().st_mtime_ns, p.stat().st_ctime_ns) for p in [vm.root, *vm.root.rglob("*")]}

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from itertools import groupby
 from typing import Callable, Optional, TypeVar
 
 from ..core import errors
@@ -174,6 +175,18 @@ class Series:
             return look(name), None
         except _REFUSED as error:
             return None, None if self._lacks_manifest(name) else error
+
+    def begun_last(self) -> list[Point]:
+        """The points that were begun last by their names: the one, or all of one second. As a rule the newest is among
+        them, but a clock may have gone back. Raises what makes one unreadable."""
+        names = sorted(filter(layout.POINT_ID.match, self.store.folders(self.folder)), reverse=True)
+        for _, second in groupby(names, lambda name: name.partition("-")[0]):
+            seen = [self._looked_at(self.point_in, name) for name in second]
+            for flaw in (flaw for _, flaw in seen if flaw):
+                raise flaw
+            if points := [point for point, _ in seen if point]:
+                return points
+        return []
 
     def points(self) -> list[Point]:
         """Return every Point in the order of their commits; raises what makes one unreadable."""

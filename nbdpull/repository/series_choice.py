@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Optional
 
 from ..core import errors
@@ -20,7 +21,7 @@ from .series import Point, Series
 def all_series(store: Store) -> list[Series]:
     """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
     with ExitStack() as looking:
-        return [*_named(store, looking)]
+        return [*_named(store, folders(store), looking)]
 
 
 def folders(store: Store) -> list[Series]:
@@ -29,12 +30,11 @@ def folders(store: Store) -> list[Series]:
     return [Series(store, name, folder) for name, folder in names if name is not None]
 
 
-def _named(store: Store, looking: ExitStack) -> dict[Series, list[str]]:
+def _named(store: Store, every: list[Series], looking: ExitStack) -> dict[Series, list[str]]:
     """{each by the name that its newest point tells: what `newest_first` gave}. The domain may have been renamed, or
     its name is no folder's. looking: ends the look at the folder where there is but one; a look may hold a descriptor,
     or a listing of a bucket."""
     found: dict[Series, list[str]] = {}
-    every = folders(store)
     for each in every:
         names: list[str] = []
         with ExitStack() as own, suppress(errors.StoreError):  # one that may not be read hides no other
@@ -44,6 +44,32 @@ def _named(store: Store, looking: ExitStack) -> dict[Series, list[str]]:
                 each = Series(store, newest.manifest.domain, each.folder)
         found[each] = names
     return found
+
+
+def _meant(store: Store, domain: Optional[str], looking: ExitStack) -> dict[Series, list[str]]:
+    """The same of those among which a domain is chosen. Who names one need not wait until every point of all others is
+    read: that another series has the name, too, its last points tell."""
+    every = folders(store)
+    if domain is not None and len(every) > 1:
+        may_be = store.several(partial(_may_be, domain), every)
+        some = [each for each, is_one in zip(every, may_be) if is_one]
+        with ExitStack() as own:
+            found = _named(store, some, own)
+            if _domains(_of([*found], domain)) == 1:
+                looking.enter_context(own.pop_all())
+                return found
+    return _named(store, every, looking)
+
+
+def _may_be(domain: str, each: Series) -> bool:
+    """Whether a user may mean this one by the name or uuid of a domain."""
+    if each.folder == layout.folder_name(domain):
+        return True
+    try:
+        told = [point.manifest for point in each.begun_last()]
+    except (errors.Damaged, errors.StoreError):
+        return True
+    return any(domain == one.domain or domain.lower() == one.uuid for one in told)
 
 
 def renamed(series: Series, points: Sequence[Point]) -> Series:
@@ -64,7 +90,8 @@ def of_domain(store: Store, name: str, uuid: str) -> Series:
 
 def only_series(store: Store, domain: Optional[str] = None) -> Series:
     """Return the Series of `domain`, a name or a uuid, or of the store's only one; StoreError names those there are."""
-    return _only(store, all_series(store), domain)
+    with ExitStack() as looking:
+        return _only(store, [*_meant(store, domain, looking)], domain)
 
 
 def only_point(
@@ -74,7 +101,7 @@ def only_point(
     look at a thousand points takes longer than all else. looking: until it ends, names and sizes in the series may be
     told as they were then, see Store.looking; None: until this returns."""
     with ExitStack() as own:
-        every = _named(store, looking or own)
+        every = _meant(store, domain, looking or own)
         target = _only(store, [*every], domain)
         if len(every) > 1:
             (looking or own).enter_context(store.looking(target.folder))
@@ -83,16 +110,21 @@ def only_point(
 
 def _only(store: Store, every: list[Series], domain: Optional[str]) -> Series:
     found = _of(every, domain) if domain is not None else _with_points(every)
-    domains = found if domain is None else {each.uuid() for each in found} - {None}
+    domains = len(found) if domain is None else _domains(found)
     named = "" if domain is None else f" {domain}"
     known = f"; it has: {_names(every)}" if every else ""
-    if len(domains) > 1:
+    if domains > 1:
         raise errors.StoreError(f"more than one domain{named} in {store.root}{known}; choose with --domain")
     if not found:
         raise errors.StoreError(f"no domain{named or ' at all'} in {store.root}{known}")
     if len(found) == 1:
         return found[0]
     return max(found, key=lambda series: (series.uuid() is not None, series.is_at_home, series.is_where_it_began()))
+
+
+def _domains(found: list[Series]) -> int:
+    """How many different ones these are of, by what is known."""
+    return len({each.uuid() for each in found} - {None})
 
 
 def _with_points(every: list[Series]) -> list[Series]:
