@@ -108,7 +108,7 @@ class Directory:
 
     def _window(self, start: int) -> Window:
         stop = min(start + layout.WINDOW, self.size)
-        layers = [self.records(ref) for ref in self.refs(start)]
+        layers = self._store.several(self.records, self.refs(start))
         found = stack.segments(layers, start, stop)
         for number, records in enumerate(layers):
             mine = records[found["record"][found["layer"] == number]]
@@ -132,7 +132,7 @@ class Directory:
 
     def prove(self, start: int) -> None:
         """Damaged where the window that begins there cannot be made up. It takes less time than to make it up."""
-        layers = [self._page(ref) for ref in self.refs(start)]
+        layers = self._store.several(self._page, self.refs(start))
         for number, page in enumerate(layers):
             lost = numpy.array([name not in self._numbers for name in page.names], bool)
             if lost.any():
@@ -144,7 +144,7 @@ class Directory:
 
     def named(self, start: int) -> set[str]:
         """Paths of the chunk files that the pages of a window name. Damaged."""
-        return {name for ref in self.refs(start) for name in self._page(ref).names}
+        return {name for page in self._store.several(self._page, self.refs(start)) for name in page.names}
 
     def records(self, ref: numpy.void) -> layout.Records:
         """The records of one page, with chunk numbers of the directory. Damaged."""
@@ -166,22 +166,27 @@ def whole_frames(records: layout.Records) -> layout.Records:
 
 
 class PageReader:
-    """The same for who looks at many points: what was read of late is not read again. For one thread."""
+    """The same for who looks at many points: what was read of late is not read again."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Any, ...], pages.Page] = OrderedDict()
         self._size = 0
 
     def __call__(self, store: Store, series: str, path: str, ref: numpy.void, disk: str, stop: int) -> pages.Page:
         about = (ref[name].tobytes() for name in _ABOUT)
         key = store, series, path, disk, stop, *about
-        page = self._kept.pop(key, None)
+        with self._lock:
+            page = self._kept.get(key)
         if page is None:
             page = read_page(store, series, path, ref, disk, stop)
-            self._size += _memory(page)
-        self._kept[key] = page
-        while self._size > MAX_KEPT and len(self._kept) > 1:
-            self._size -= _memory(self._kept.popitem(last=False)[1])
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = page
+                self._size += _memory(page)
+            self._kept.move_to_end(key)
+            while self._size > MAX_KEPT and len(self._kept) > 1:
+                self._size -= _memory(self._kept.popitem(last=False)[1])
         return page
 
 
