@@ -43,6 +43,8 @@ def test_it_tells_what_became_of_the_run(place):
     written = journal_files.begin(run)
     assert read(place) == run and journal_files.runs("u") == [run]
     assert run.freeze is None and run.sealed == {} and run.is_alive
+    at_server = replace(run, server="https://rgw.example.com")
+    assert journal.decode(journal.encode(at_server)) == at_server and b'"server"' not in journal.encode(run)
     written.begun("frozen", "")
     written.sealed("vda", entry("vda.0000.zst"), 10)
     written.sealed("vdb", entry("vdb.0000.zst"), 1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from unittest import mock
 
+import object_store as object_stores
 import pytest
 from memory_store import MemoryStore
 
@@ -15,6 +16,7 @@ from nbdpull.pulling import journal, journal_files, reclaim, run_record
 from nbdpull.repository import announcement, half_points
 from nbdpull.repository.series import Series
 from nbdpull.storage import beneath
+from nbdpull.storage.s3 import S3Store
 
 ID = "20261122T194500Z-7f3a9c04"
 
@@ -57,6 +59,26 @@ def test_the_checkpoint_of_a_run_stays_while_its_store_does_not_tell(run):
         (left,) = reclaim.reclaim(vm := domain(), None)
     assert "it is not known whether the run succeeded" in left.left
     assert not vm.backups.traces.return_value.clear.called and journal_files.runs("u") == [run]
+
+
+@pytest.mark.parametrize("server", [None, "http://127.0.0.1:2"])
+def test_the_store_of_a_run_is_not_sought_at_another_server(run, monkeypatch, server):
+    """What that has of the same name tells nothing of the run; nor is it an error where nobody may look."""
+    journal_files.remove(run)
+    for name, value in object_stores.environment("http://127.0.0.1:1/").items():
+        monkeypatch.setenv(name, value)
+    asked = []
+
+    def holds(_, path):
+        asked.append(path)
+        raise errors.AccessDenied("s3://bucket: no credentials")
+
+    monkeypatch.setattr(S3Store, "holds", holds)
+    journal_files.begin(replace(run, store="s3://bucket/vms", server=server)).close()
+    (left,) = reclaim.reclaim(vm := domain(), None)
+    where = "s3://bucket/vms at http://127.0.0.1:2" if server else "s3://bucket/vms"
+    assert left.left.startswith(f"{where} is missing or cannot be read") and bool(asked) == (server is None)
+    assert not vm.backups.traces.return_value.clear.called and len(journal_files.runs("u")) == 1
 
 
 class Away(MemoryStore):

@@ -39,8 +39,8 @@ class Run:
     """One run of a pull, as names: everything it makes bears its id.
 
     disks: target -> base checkpoint or None; parent: [id, SHA-256 of the manifest] of the point that it builds on;
-    guest_runs: whether the guest's CPUs ran before the job; store: absolute path, None where no point is to be made;
-    folder: of the point, relative to the store.
+    guest_runs: whether the guest's CPUs ran before the job; store: absolute path or URL, None where no point is to be
+    made; server: of an object store, where that is known; folder: of the point, relative to the store.
     What became of it: freeze, (consistency, reason) of the point, from when the job was there and as long as it was to
     stay; sealed: by disk, in order; committed: whether what was read of it is somebody's
     backup now; withdrawn: whether it never will be.
@@ -61,6 +61,7 @@ class Run:
     process: Process
     begun: str
     parent: Optional[list[str]] = None
+    server: Optional[str] = None
     freeze: Optional[tuple[str, str]] = None
     sealed: dict[str, list[Sealed]] = field(default_factory=dict)
     committed: bool = False
@@ -68,7 +69,12 @@ class Run:
 
     @property
     def whose(self) -> str:
-        return announcement.whose(self.id, self.process, self.begun, self.store)
+        return announcement.whose(self.id, self.process, self.begun, self.where)
+
+    @property
+    def where(self) -> Optional[str]:
+        """How a message names the store."""
+        return f"{self.store} at {self.server}" if self.server else self.store
 
     @property
     def is_alive(self) -> Optional[bool]:
@@ -93,7 +99,8 @@ _Files = dict[str, dict[Optional[str], Sealed]]  # by disk, and path of the run'
 
 def encode(run: Run) -> bytes:
     """The first line."""
-    return line({name: value for name, value in asdict(run).items() if name not in _BECAME})
+    left_out = {*_BECAME, *(() if run.server else ("server",))}
+    return line({name: value for name, value in asdict(run).items() if name not in left_out})
 
 
 def line(values: layout.Document) -> bytes:

@@ -22,6 +22,9 @@ from .held_series import Held
 from .journal import Run
 from .leftover import Leftover
 
+# Another run's store cannot be looked at: who pulls into a directory need not have what a bucket takes.
+_UNSEEN = errors.StoreError, errors.AccessDenied, errors.MissingSoftware, errors.UsageError
+
 
 def reclaim(
     vm: domain.Domain, held: Optional[Held], dry_run: bool = False, keep: Optional[str] = None
@@ -70,7 +73,7 @@ def _reclaim_run(vm: domain.Domain, held: Optional[Held], run: Run, dry_run: boo
     committed = False if "backup job" in found or is_here else _committed(run)
     items = []
     if committed is None:
-        why = f"{run.store} is missing or cannot be read, so it is not known whether the run succeeded"
+        why = f"{run.where} is missing or cannot be read, so it is not known whether the run succeeded"
         items = [Leftover(run.id, what, why) for what in found]
     elif not committed:
         items = [Leftover(run.id, what, "dry run") for what in found] if dry_run else _remove(vm, run, found)
@@ -108,8 +111,10 @@ def _committed(run: Run) -> Optional[bool]:
     """Whether the run's point was published; None where its store does not tell."""
     if run.store is None:
         return run.committed
-    store = place.opened(run.store)
-    with suppress(errors.StoreError):
+    with suppress(*_UNSEEN):
+        store = place.opened(run.store)
+        if run.server not in (None, place.server(store)):  # what that one has of the same name is another store
+            return None
         if store.holds(f"{run.folder}/{layout.MANIFEST}"):
             return True
         return False if run.withdrawn or store.holds(f"{run.folder}/{announcement.NAME}") else None

@@ -22,6 +22,7 @@ from ..format.pages import Page
 from ..hypervisor import backup_spec, domain, domain_freeze
 from ..repository import half_points, lock_free
 from ..repository.series import Point, Series
+from ..storage import place
 from . import journal, journal_files, scratch_watch
 
 SOON = 3600  # seconds: who asks for nothing gets no older state of the disks than that
@@ -32,6 +33,8 @@ def find(vm: domain.Domain, series: Series) -> Optional[journal.Run]:
     job = vm.jobs.backup()
     run = next((run for run in journal_files.runs(vm.uuid) if job and run.id == job.run_id), None)
     if not run or journal_files.is_alive(run) is not False or run.id not in half_points.names(series):
+        return None
+    if run.server not in (None, place.server(series.store)):
         return None
     # A store that was moved is the run's all the same. A copy is not: the original would take the point's checkpoint
     # for one that a dead run left.

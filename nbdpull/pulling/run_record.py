@@ -16,6 +16,7 @@ from ..repository import announcement
 from ..repository import new_point as new_points
 from ..repository.new_point import NewPoint
 from ..repository.series import Point, Series
+from ..storage import place
 from . import journal, journal_files, resume
 from .journal import Run
 from .journal_files import Journal
@@ -44,6 +45,7 @@ def of(vm: Domain, plan: BackupSpec, series: Optional[Series] = None, parent: Op
         scratch_dir=plan.scratch_dir,
         guest_runs=vm.guest_state().running,
         store=series.store.root if series else None,
+        server=place.server(series.store) if series else None,
         folder=f"{series.folder}/{plan.run_id}" if series else "",
     )
 

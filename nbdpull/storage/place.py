@@ -109,7 +109,12 @@ def told(store: Store) -> list[str]:
     UsageError where none can be."""
     if isinstance(store, DirectoryStore):
         return list(dict.fromkeys([store.root, os.path.realpath(store.root)]))
-    return [f"{store.root} at {cast('S3Store', store).bucket.server}"]
+    return [f"{store.root} at {server(store)}"]
+
+
+def server(store: Store) -> Optional[str]:
+    """Where the one of an object store is, always spelled alike; None of a directory. UsageError where none can be."""
+    return cast("S3Store", store).bucket.server if is_url(store.root) else None
 
 
 def is_there(word: str) -> bool:
