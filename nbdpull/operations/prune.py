@@ -143,10 +143,11 @@ def _pruned(target: Series, asked: Pruned, options: Options, check: Check) -> Pr
 
 
 def _decided(target: Series, asked: Pruned, by: Standing, options: Options, check: Check) -> Pruned:
-    known = soundness.of_series(target)
-    for error in known.refused.values():
-        raise errors.StoreError(f"nothing was removed, as a point cannot be read: {error}")
-    every = candidates(target, known)
+    with target.store.looking(target.folder):
+        known = soundness.of_series(target)
+        for error in known.refused.values():
+            raise errors.StoreError(f"nothing was removed, as a point cannot be read: {error}")
+        every = candidates(target, known)
     found = retention.decided(every, by.policy, datetime.now(timezone.utc))
     decided = replace(asked, decisions=found.decisions, created={each.id: each.created for each in every})
     if found.needs_force and not options.force and not options.dry_run:

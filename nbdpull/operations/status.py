@@ -7,6 +7,7 @@ makes a point sound (soundness.py does), how any of it is shown.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, Optional
@@ -115,13 +116,15 @@ def _domains(opened: Store, check: Check) -> Iterator[_Domain]:
     """Those that have a folder in which a pull has ever begun a point."""
     for target in series_choice.folders(opened):
         check()
-        try:
-            found = soundness.of_series(target)
-            begun = bool(found.points or found.refused or half_points.names(target))
-        except (errors.StoreError, errors.Damaged) as error:
-            begun, found = True, Soundness(refused={target.folder: error})
-        if begun:
-            yield _named(target, found)
+        with ExitStack() as looking:
+            try:
+                looking.enter_context(opened.looking(target.folder))
+                found = soundness.of_series(target)
+                begun = bool(found.points or found.refused or half_points.names(target))
+            except (errors.StoreError, errors.Damaged) as error:
+                begun, found = True, Soundness(refused={target.folder: error})
+            if begun:
+                yield _named(target, found)
 
 
 def _named(target: series.Series, found: Soundness) -> _Domain:
