@@ -12,6 +12,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..core import errors
@@ -62,6 +64,7 @@ def _made(boto3: Any, patience: float) -> Any:
 
     session = boto3.session.Session()
     config = session._session
+    config.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
     told = config.get_scoped_config() if config.profile in (None, *config.available_profiles) else {}
     own = dict(told.get("s3") or {})
     endpoint = os.environ.get(S3_ENDPOINT)
@@ -80,6 +83,19 @@ def _made(boto3: Any, patience: float) -> Any:
     made = session.client("s3", endpoint_url=endpoint or None, config=how)
     made.meta.events.register("before-parameter-build.s3", _ask_for_the_region_once)
     return made
+
+
+def _time(told: Any) -> Any:
+    """A time as botocore reads it, but in a tenth of the time, which else is half of what a listing takes."""
+    try:
+        found = datetime.fromisoformat(f"{told[:-1]}+00:00") if told[-1:] == "Z" else parsedate_to_datetime(told)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.tzinfo is None:
+        from botocore.utils import parse_timestamp
+
+        return parse_timestamp(told)
+    return found
 
 
 def _ask_for_the_region_once(model: Any, context: dict[str, Any], **_: Any) -> None:
