@@ -11,6 +11,7 @@ the teardown of other libraries and of modules that hold nothing.
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import json
@@ -26,17 +27,21 @@ import types
 import warnings
 
 MODULE = ["-m", "nbdpull"]
-BINDINGS = {"libvirt", "libvirtmod", "libvirt_qemu", "libvirtmod_qemu", "nbd", "libnbdmod"}
-TORN_DOWN = {"__main__", "builtins", "sys", "nbdpull", *BINDINGS}
+status = None  # with which a forked process ends
+EMPTY, EXIT = ctypes.pythonapi._PyModule_Clear, ctypes.PyDLL(None).exit  # with the lock: no other thread goes on
+EMPTY.argtypes = [ctypes.py_object]
 CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
-CONSTANT = (str, int, float, bytes, tuple, frozenset, type(None), re.Pattern)
-CONSTANT_OF = {"__future__", "_struct", "logging", "pathlib", "types", "typing"}  # modules of more such types
+CONSTANT = (str, int, float, bytes, tuple, frozenset, slice, type(None), re.Pattern)
+CONSTANT_OF = {  # modules of more such types
+    "__future__", "_struct", "ctypes", "datetime", "logging", "numpy", "numpy.dtypes", "pathlib", "types", "typing"
+}  # fmt: skip
+SIZE = {dict: len, list: len, set: len, type(functools.cache(len)): lambda cache: cache.cache_info().currsize}
 
 
 def preload():
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process with threads cannot be forked in peace
-    spared = {}  # {name: how many members a module of the package had; None: of another}
-    atexit.register(spare, spared)  # before all others, so that it is called last
+    spared = {}  # {name of a module of the package: what it held}
+    atexit.register(leave, spared)  # before all others, so that it is called last
     import nbdpull
 
     for module in pkgutil.walk_packages(nbdpull.__path__, "nbdpull."):
@@ -47,9 +52,7 @@ def preload():
         with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(library)
-    others = {name for name in sys.modules if name.partition(".")[0] not in TORN_DOWN}
-    spared |= dict.fromkeys(others)
-    spared |= {name: len(vars(module)) for name, module in package() if holds_nothing(module)}
+    spared |= {name: tables(module) for name, module in package() if holds_nothing(module)}
     gc.collect()
     gc.freeze()
 
@@ -59,21 +62,34 @@ def package():
 
 
 def holds_nothing(module):
-    """Whether there are but functions, classes and constants in it, which no run changes."""
+    """Whether there are but functions, classes and constants in it, which no run changes, and tables and caches."""
     members = [each for name, each in vars(module).items() if not name.startswith("__")]
-    return all(isinstance(each, (*CODE, *CONSTANT)) or type(each).__module__ in CONSTANT_OF for each in members)
+    known = (*CODE, *CONSTANT, *SIZE)
+    return all(isinstance(each, known) or type(each).__module__ in CONSTANT_OF for each in members)
 
 
-def spare(sizes):
-    """Leave these modules out of the teardown, which begins now, unless they have got another size.
+def tables(module):
+    """[(each table and cache of a module, how many it holds)]; the first one is that of its members."""
+    found = [vars(module), *(each for name, each in vars(module).items() if not name.startswith("__"))]
+    return [(each, SIZE[type(each)](each)) for each in found if type(each) in SIZE]
 
-    Python ends by emptying every module, and a forked process copies each page for that: 60 of the 86 ms of CPU that
-    `nbdpull --version` took. How the package and its C libraries end is looked at; that of numpy or rich is not ours.
-    Of the package four modules in five hold nothing of a run.
+
+def leave(spared):
+    """End this process as Python ends, from where threads are over and all has been called that was to be at the exit.
+
+    Python empties every module and frees all that it knows. A forked process copies each page for that: 35 of the 42 ms
+    of CPU that `nbdpull --version` took. How the package and its C libraries end is looked at; so its modules are
+    emptied, but for those (nine in ten) that hold nothing of a run: code, constants, and as many in tables as before.
     """
-    kept = [sys.modules.pop(name) for name, size in sizes.items()
-            if name in sys.modules and size in (None, len(vars(sys.modules[name])))]  # fmt: skip
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # for ever
+    with contextlib.suppress(Exception):  # Python has its own way to tell of that
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if status is not None:
+            for name, module in package():
+                if any(SIZE[type(each)](each) != size for each, size in spared.pop(name, [({}, 1)])):
+                    EMPTY(module)
+            gc.collect()
+            EXIT(status)
 
 
 def serve(control):
@@ -101,6 +117,8 @@ def serve(control):
 def started(request, standard, others):
     """The pid of a new process, in which this is 0 and `others` are closed."""
     ready, become_ready = os.pipe()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.random()  # so that the next one is another one in each process
     pid = os.fork()
     if pid == 0:
         for descriptor in (ready, *others):
@@ -140,20 +158,24 @@ def become(request, standard):
     sys.stdin = os.fdopen(0, encoding=sys.stdin.encoding, closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # which would be the same in every process
 
 
 def main():
     del sys.path[0]  # the tests' folder, which the program has not
     preload()
     words = serve(socket.socket(fileno=int(sys.argv[1])))
-    if words[:2] == MODULE:
-        sys.argv = ["nbdpull", *words[2:]]
-        runpy.run_module("nbdpull", run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
+    global status
+    try:
+        if words[:2] == MODULE:
+            sys.argv = ["nbdpull", *words[2:]]
+            runpy.run_module("nbdpull", run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = 0 if end.code is None else end.code if isinstance(end.code, int) else None
+        raise
 
 
 if __name__ == "__main__":
