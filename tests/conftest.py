@@ -27,7 +27,7 @@ from bed.saved_guest import SavedGuest, save
 from seaweed_cluster import SeaweedCluster
 from witness import Witness
 
-from nbdpull.core import errors
+from nbdpull.core import errors, pipeline
 from nbdpull.storage import s3_client
 
 TIMEOUT = 120  # seconds a test may take with its fixtures; @pytest.mark.timeout_seconds(300) for the few long ones
@@ -228,6 +228,14 @@ def tmp_path(request, tmp_path_factory, memory):
     yield path
     if in_memory or not (are_kept(request.config) or request.node.stash.get(FAILED, False)):
         shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """For tests that restore and verify small stores many times: they made threads by the thousand. That all pipelines
+    do the same is test_pipeline's."""
+    monkeypatch.setattr(pipeline, "ordered", pipeline.synchronous)
+    monkeypatch.setattr(pipeline.Threads, "ordered", lambda _, *told, **how: pipeline.synchronous(*told, **how))
 
 
 @pytest.fixture(scope="session")

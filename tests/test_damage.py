@@ -5,7 +5,9 @@ import random
 import pytest
 from stores import SMALL, chain, chunks_of, damaged, directory_of, files, flipped, restored, verify_store, zstd_frames
 
-from nbdpull.core import errors, pipeline
+from nbdpull.core import errors
+
+pytestmark = pytest.mark.usefixtures("no_threads")
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +26,6 @@ def vm(tmp_path_factory):
             vm.needed[path].append(point)
     assert all(vm.needed.values())
     return vm
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch):
-    """546 damages took thousands of them. That all pipelines do the same is test_pipeline's."""
-    monkeypatch.setattr(pipeline, "ordered", pipeline.synchronous)
-    monkeypatch.setattr(pipeline.Threads, "ordered", lambda _, *told, **how: pipeline.synchronous(*told, **how))
 
 
 def problems(vm, **how):

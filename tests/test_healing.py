@@ -15,6 +15,8 @@ from nbdpull.repository import evidence, half_points, healing, removal
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 
 def healed(vm, copy, **options):
     """(paths of the files that were healed, the result)"""

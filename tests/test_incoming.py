@@ -21,6 +21,8 @@ from nbdpull.repository import half_points, incoming, pins, proved_copy, referen
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 
 def assert_restores(other, folder):
     """Every point that is there restores byte for byte, and is no damage."""

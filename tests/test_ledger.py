@@ -31,6 +31,8 @@ from nbdpull.operations import listing
 from nbdpull.repository import removal, rolling
 from nbdpull.repository.series import Series
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 
 @pytest.fixture
 def one_by_one(monkeypatch):

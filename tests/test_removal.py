@@ -21,6 +21,8 @@ from nbdpull.repository.image import Image
 from nbdpull.storage import beneath
 from nbdpull.storage.directory import DirectoryStore
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -33,6 +33,8 @@ from nbdpull.restoring import origin
 from nbdpull.storage.directory import DirectoryStore
 from nbdpull.storage.directory_file import DirectoryWriter
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 
 @pytest.fixture(autouse=True)
 def small_costs(monkeypatch):

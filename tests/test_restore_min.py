@@ -27,6 +27,8 @@ from nbdpull.core import errors, extents
 from nbdpull.format import layout, moved, pages
 from nbdpull.operations import restore
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 PROGRAM = Path(__file__).parent.parent / "scripts/nbdpull-restore-min"
 
 

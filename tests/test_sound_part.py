@@ -13,6 +13,8 @@ from nbdpull.format import layout, pages
 from nbdpull.format.index_writer import Disk, IndexWriter
 from nbdpull.format.sound_part import SoundPart
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 SMALL = {"chunk_size": 100 * KIB, "batch_size": 64 * KIB, "frame_size": 16 * KIB}
 
 

@@ -36,6 +36,8 @@ from nbdpull.operations import listing
 from nbdpull.repository import evidence, verdict
 from nbdpull.repository.part import Part
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 
 def run(capsys, *words):
     """(exit code, result object) of a verify."""
