@@ -4,6 +4,7 @@ import collections
 import contextlib
 import faulthandler
 import functools
+import gc
 import os
 import re
 import shutil
@@ -118,6 +119,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(kind)
         seconds[item.path] += max(KINDS[kind][1] for kind in kinds)
     items.sort(key=lambda item: -LONG.get(item.path.name, seconds[item.path]))
+
+
+def pytest_collection_finish(session):
+    """What is collected stays to the end: Python need not look through it again and again for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path, config):
