@@ -1,15 +1,17 @@
 """Verify: where a damage is, what is one and what is not, and that a restore which meets it leaves nothing."""
 
+import contextlib
+import itertools
 import json
 import os
 import random
+import resource
 import shutil
-import subprocess
-import sys
 import tracemalloc
 
 import numpy
 import pytest
+from command import answered
 from stores import (
     KIB,
     MIB,
@@ -22,7 +24,6 @@ from stores import (
     flipped,
     forged_store,
     index_of,
-    package_environment,
     redirected,
     resealed,
     restored,
@@ -424,45 +425,61 @@ def test_damages_without_end_are_not_all_told(own, tmp_path, monkeypatch):
     assert listing.listing(listing.Options(str(own.root))).points[0]["verified"]["verdict"] == "damaged"
 
 
-@pytest.mark.parametrize("limit, code", [(150, 0), (5, 10)], ids=["few", "too few"])
-def test_open_files_are_few_and_their_want_is_no_damage(tmp_path, limit, code):
+@contextlib.contextmanager
+def open_files(limit):
+    """Allow this process to open as many as one could that is started after `ulimit -n LIMIT`."""
+    taken = [int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
+    free = (number for number in itertools.count() if number not in taken)
+    [last] = itertools.islice(free, limit - 4, limit - 3)  # three are standard input, output and errors
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture(scope="module")
+def many_files(tmp_path_factory):
     """A disk of 256 GB has a thousand chunk files, as many as a process may have open as a rule."""
-    vm = Vm(tmp_path / "store")
+    vm = Vm(tmp_path_factory.mktemp("many") / "store")
     vm.add_disk("vda", 200 * KIB * 64)
     vm.write("vda", 0, os.urandom(200 * KIB * 64))
     vm.pull(chunk_size=64 * KIB, batch_size=64 * KIB)
-    for words in (f"verify {vm.root}", f"restore {vm.root} -o {tmp_path}/out", f"digest {vm.root}"):
-        command = ["bash", "-c", f"ulimit -n {limit}; exec {sys.executable} -m nbdpull {words}"]
-        done = subprocess.run(command, env=package_environment(), capture_output=True, text=True)
-        assert done.returncode == code and "DAMAGE" not in done.stdout, done.stdout + done.stderr
-        assert code == 0 or "Too many open files; allow more (ulimit -n)" in done.stderr
+    return vm
+
+
+@pytest.mark.parametrize("limit, code", [(150, 0), (5, 10)], ids=["few", "too few"])
+def test_open_files_are_few_and_their_want_is_no_damage(many_files, tmp_path, capsys, limit, code):
+    root = many_files.root
+    for words in (["verify", root], ["restore", root, "-o", tmp_path / "out"], ["digest", root]):
+        with open_files(limit):
+            found, output, said = answered(capsys, *words)
+        assert found == code and "DAMAGE" not in output, output + said
+        assert code == 0 or "Too many open files; allow more (ulimit -n)" in said
     assert [path.name for path in tmp_path.glob("out/*.partial")] == []
 
 
-def test_open_files_are_as_few_with_many_disks(tmp_path):
+def test_open_files_are_as_few_with_many_disks(tmp_path, capsys):
     vm, disks = Vm(tmp_path / "store"), [f"vd{letter}" for letter in "abcdefghijklmnopqrst"]
     for disk in disks:
         vm.add_disk(disk, 12 * 64 * KIB)
         vm.write(disk, 0, os.urandom(12 * 64 * KIB))
     vm.pull(chunk_size=64 * KIB, batch_size=64 * KIB)
-    assert_works_with_few_files(150, f"restore {vm.root} -o {tmp_path}/out")
+    with open_files(150):
+        assert answered(capsys, "restore", vm.root, "-o", tmp_path / "out")[::2] == (0, "")
     assert all((tmp_path / f"out/{disk}.qcow2").exists() for disk in disks)
 
 
-def test_open_files_are_as_few_with_many_domains(tmp_path):
+def test_open_files_are_as_few_with_many_domains(tmp_path, capsys):
     """Each was looked at until the command ended, and a look holds a descriptor."""
     for number in range(60):
         vm = Vm(tmp_path / "store", name=f"vm{number}", uuid=f"3e3fce45-4f53-4fa7-bb32-{number:012}")
         vm.add_disk("vda", 64 * KIB)
         vm.write("vda", 0, b"data")
         vm.pull()
-    assert_works_with_few_files(50, f"restore {vm.root} --domain vm1 -o {tmp_path}/out")
-
-
-def assert_works_with_few_files(limit, words):
-    command = ["bash", "-c", f"ulimit -n {limit}; exec {sys.executable} -m nbdpull {words}"]
-    done = subprocess.run(command, env=package_environment(), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    with open_files(50):
+        assert answered(capsys, "restore", vm.root, "--domain", "vm1", "-o", tmp_path / "out")[::2] == (0, "")
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
