@@ -33,10 +33,12 @@ def test_what_is_not_known(tmp_path, monkeypatch):
 
 def test_what_files_take(tmp_path):
     data, hole = tmp_path / "data", tmp_path / "hole"
-    data.write_bytes(b"\x55" * 256 * KIB)
+    with data.open("wb") as file:
+        file.write(b"\x55" * 256 * KIB)
+        file.flush()
+        os.fdatasync(file.fileno())  # a file system that allocates late has allocated now
     hole.touch()
     os.truncate(hole, 64 * MIB)
-    os.sync()  # a file system that allocates late has allocated now
     assert 256 * KIB <= file_system.used_bytes([str(data), str(hole)]) < MIB
     assert file_system.used_bytes([]) == 0
     with pytest.raises(FileNotFoundError):
