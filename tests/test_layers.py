@@ -294,7 +294,7 @@ def test_every_verb_has_one_shape(verb):
         if alias.asname == "Options"
     ]
     assert [ast.unparse(each) for each in defined("operations.options")[options].decorator_list] == [
-        "dataclass(frozen=True)"
+        "late_dataclass(frozen=True)"
     ]
 
 

@@ -1,7 +1,8 @@
 """What each verb can be told: a frozen class a verb, with every default.
 
-The one place of a default: the command line, --help and the manual have theirs from here. Knows core alone, so that
---help starts at once. Must not know: what a verb does with it, how an option is written.
+The one place of a default: the command line, --help and the manual have theirs from here. Knows core alone, and
+what a class needs is made when it is used, so that each verb starts at once. Must not know: what a verb does with it,
+how an option is written.
 
 Said once, for all: `domain` is a name or uuid, None the only one of a store; `store` a path; `point` an id or LATEST;
 `disks` are names such as vda, empty for all; `uri` is libvirt's, None for its default; `identities` are files of those
@@ -12,7 +13,7 @@ rates in bytes a second; a limit that is None is none.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Optional
 
 from ..core.choices import (
@@ -28,6 +29,7 @@ from ..core.choices import (
     Quiesce,
     Resume,
 )
+from ..core.late_dataclass import late_dataclass
 
 
 def _threads() -> int:
@@ -35,7 +37,7 @@ def _threads() -> int:
     return min(len(os.sched_getaffinity(0)) + 2, 16)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class _IntoStore:
     """What every pull is told, whatever it reads from.
 
@@ -69,7 +71,7 @@ class _IntoStore:
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class PullOptions(_IntoStore):
     """resume, offline: a word of the class of that name. checkpoint: name of that to make, None a unique one. socket:
     where QEMU makes its own. nbd: "tcp:HOST:PORT". tls: a folder of certificates. max_in_flight: reads that QEMU has
@@ -88,7 +90,7 @@ class PullOptions(_IntoStore):
     scratch_limit: Optional[int] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class KubevirtOptions(_IntoStore):
     """Of a pull of kubevirt:NAMESPACE/VM.
 
@@ -109,7 +111,7 @@ class KubevirtOptions(_IntoStore):
     pvc: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class RunOptions:
     """As of pull. command: a program and its arguments. since: file of a token, which need not be there; token: file
     for that of this backup. environment: of the command; stdout: a descriptor, None for ours."""
@@ -136,7 +138,7 @@ class RunOptions:
     stdout: Optional[int] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class PlanOptions:
     """As of pull. output None: as if for a new store."""
 
@@ -155,7 +157,7 @@ class PlanOptions:
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class DoctorOptions:
     """domain None: look at the host alone."""
 
@@ -164,7 +166,7 @@ class DoctorOptions:
     scratch_dir: str = SHARED_DIR
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class CleanupOptions:
     """output: a store, None: only what this machine has noted of the domain's last run. dry_run: look only."""
 
@@ -175,7 +177,7 @@ class CleanupOptions:
     stall_timeout: float = STALL_TIMEOUT
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class ReleaseOptions:
     """dry_run: look only."""
 
@@ -185,7 +187,7 @@ class ReleaseOptions:
     stall_timeout: float = STALL_TIMEOUT
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class _OfCluster:
     """Of a verb that looks at kubevirt:NAMESPACE/VM. kubeconfig, context: how its cluster is reached."""
 
@@ -195,7 +197,7 @@ class _OfCluster:
     stall_timeout: float = STALL_TIMEOUT
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class KubevirtPlanOptions(_OfCluster):
     """As of pull. output None: as if for a new store."""
 
@@ -206,12 +208,12 @@ class KubevirtPlanOptions(_OfCluster):
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class KubevirtDoctorOptions(_OfCluster):
     """What is looked at."""
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class KubevirtCleanupOptions(_OfCluster):
     """output: the store. dry_run: look only."""
 
@@ -219,14 +221,14 @@ class KubevirtCleanupOptions(_OfCluster):
     dry_run: bool = False
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class KubevirtReleaseOptions(_OfCluster):
     """dry_run: look only."""
 
     dry_run: bool = False
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class RestoreOptions:
     """What to restore, and to where.
 
@@ -267,7 +269,7 @@ class RestoreOptions:
         return self.onto or self.delta
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class VerifyOptions:
     """domain, point None: all; a point is looked at with all that it builds on. level: Level.FILES are their
     sizes and digests, FRAMES the digest of every frame as well. sample: share of frames, by chance, anew in each run;
@@ -290,7 +292,7 @@ class VerifyOptions:
     as_of: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class AgainstOptions:
     """image: a file or an NBD URI. disk None: the only one of the point. kind: of IMAGE_KINDS, None: as the image's
     beginning says. sample, shard: as of verify."""
@@ -309,7 +311,7 @@ class AgainstOptions:
     as_of: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class DigestOptions:
     """point: also ALL_POINTS. keep: record the digests in the store."""
 
@@ -322,7 +324,7 @@ class DigestOptions:
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class ServeOptions:
     """socket: path of one to make, port: of 127.0.0.1; without both a socket in a new folder. writable: let clients
     write, to a layer that is thrown away. cache_bytes: for decompressed frames, of each disk. http: over HTTP instead,
@@ -344,7 +346,7 @@ class ServeOptions:
     as_of: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class ExposeOptions:
     """listen: HOST:PORT, or unix:PATH. token_file: what clients have to show. since: a file with the token of the
     backup before, which need not be there; token_out: one for the new one. tls: a folder of certificates, for HTTP;
@@ -374,7 +376,7 @@ class ExposeOptions:
     stall_timeout: float = STALL_TIMEOUT
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class DrillOptions:
     """expect: a regular expression; the guest is ready when its serial console shows it, None: when its agent answers.
     timeout: how long that may take. work_dir: for what the guest writes. keep: record the result in the store."""
@@ -390,14 +392,14 @@ class DrillOptions:
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class ListOptions:
     store: str
     domain: Optional[str] = None
     as_of: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class StatusOptions:
     """domain: also a pattern of the shell, None: all. max_age: of the newest sound point. expect: names
     or uuids of the domains that are to have one."""
@@ -408,7 +410,7 @@ class StatusOptions:
     expect: Optional[list[str]] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class ShowOptions:
     """point: an id is looked for in all domains of the store. definition: show that of its domain instead."""
 
@@ -419,7 +421,7 @@ class ShowOptions:
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class DiffOptions:
     """before, after: points of one series, in any order; disk: only that one."""
 
@@ -431,7 +433,7 @@ class DiffOptions:
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class RemoveOptions:
     """points: as of show. now: files go at once, though somebody may still read them. dry_run: only tell."""
 
@@ -442,7 +444,7 @@ class RemoveOptions:
     dry_run: bool = False
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class UndeleteOptions:
     """points: as of show; with as_of also ALL_POINTS."""
 
@@ -452,7 +454,7 @@ class UndeleteOptions:
     as_of: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class _Domains:
     """domain: also a pattern of the shell, None: all."""
 
@@ -460,7 +462,7 @@ class _Domains:
     domain: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class _Rules:
     """keep_…, time_zone: see repository/retention.py; None: no rule."""
 
@@ -480,7 +482,7 @@ class _Rules:
         return {name: value for name, value in told.items() if value is not None}
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class _Locks:
     """immutable_for: so long nobody can remove what is made in an object store, from then on; 0: not at all, None: as
     it is. lock_mode: a word of the class of that name, None: as it is, or COMPLIANCE."""
@@ -489,14 +491,14 @@ class _Locks:
     lock_mode: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class PolicyOptions(_Locks, _Rules, _Domains):
     """domain: of those that the policy is for; without rules, the name of one. remove: the policy of just that."""
 
     remove: bool = False
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class PruneOptions(_Rules, _Domains):
     """Without rules those of the store count. force: also where more than half of a domain's points would go. now,
     dry_run: as of remove. repack_below, repack_limit: see repack.Wanted; 0: nothing is repacked."""
@@ -509,7 +511,7 @@ class PruneOptions(_Rules, _Domains):
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class _TwoStores:
     """dest: a store. domain: also a pattern of the shell, None: all."""
 
@@ -518,7 +520,7 @@ class _TwoStores:
     domain: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class CopyOptions(_Rules, _TwoStores):
     """points: ids, or ALL_POINTS; empty: those that are newer than what dest has, and which the rules keep, where there
     are any. max_rate: of what is read. dry_run: only tell."""
@@ -530,12 +532,12 @@ class CopyOptions(_Rules, _TwoStores):
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class CompareOptions(_TwoStores):
     """What is compared."""
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class PinOptions:
     """point: as of show. reason: why it is to stay."""
 
@@ -545,7 +547,7 @@ class PinOptions:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class _Recipients:
     """recipients: public keys of age or ssh that are to open a store; passphrase_file: of a passphrase that is to."""
 
@@ -553,7 +555,7 @@ class _Recipients:
     passphrase_file: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class InitOptions(_Locks, _Recipients):
     """store: to be made; sealed, where somebody is to open it. group: of the system, that may read it."""
 
@@ -561,7 +563,7 @@ class InitOptions(_Locks, _Recipients):
     group: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class KeyOptions(_Recipients):
     """action: a word of KeyAction. key: that is to be removed, by its name, label or recipient. label: of a new one.
     force: remove and rotate even where no identity at hand opens the store afterwards."""
@@ -574,7 +576,7 @@ class KeyOptions(_Recipients):
     identities: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class UsageOptions:
     """domain: also a pattern of the shell, None: all."""
 
@@ -582,7 +584,7 @@ class UsageOptions:
     domain: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@late_dataclass(frozen=True)
 class IndexOptions:
     """As of show. disk: its name."""
 
