@@ -14,8 +14,9 @@ from worn import mostly_hidden, pruned
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files
 from nbdpull.format import layout
-from nbdpull.repository import half_points, immutable, keyring, live_frames, marker
-from nbdpull.storage import s3_past
+from nbdpull.operations import undelete
+from nbdpull.repository import half_points, immutable, keyring, live_frames, marker, references, series_choice
+from nbdpull.storage import s3_client, s3_past
 
 pytestmark = pytest.mark.e2e
 KIB = stores.KIB
@@ -166,6 +167,65 @@ def test_what_was_healed_since_stays(place, tmp_path, capsys):
     place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=bytes(len(good)))
     said("undelete", place.url, second)
     assert place.read(name) == good
+
+
+class Killed(BaseException):
+    pass
+
+
+CHANGING = {"delete_object", "copy_object", "put_object", "put_object_retention"}
+
+
+def test_killed_before_a_request_that_changes_something(place, monkeypatch):
+    """The point does not show before it is whole, and the next run ends it. Of a point that was removed, of one whose
+    files were deleted or written over, and of the marker."""
+    said("init", place.url, "--immutable-for", "30d")
+    point = filled(place.url, points=1).points[0].id
+    asked, real, made, left = undelete.Options(place.url, [point]), s3_client.Bucket._once, [], []
+
+    def once(bucket, call, what):
+        if left and call in CHANGING:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            made.append(call)
+        return real(bucket, call, what)
+
+    monkeypatch.setattr(s3_client.Bucket, "_once", once)
+    instant()
+    for count in range(1, 60, 4):  # several are under way at once
+        deleted(place, point)
+        left[:], died = [count], False
+        try:
+            undelete.undelete(asked)
+        except Killed:
+            died = True
+        left.clear()
+        if f"vm1/{point}/{layout.MANIFEST}" in place.objects():
+            assert_whole(place, point)
+        if not died:
+            break
+        undelete.undelete(asked)
+        assert_whole(place, point)
+        assert f"vm1/{point}/{half_points.REMOVED}" not in place.objects()
+    assert not died and count > 6 and {*made} == {"copy_object", "delete_object"}
+
+
+def assert_whole(place, point):
+    [series] = series_choice.folders(marker.open_store(place.url))
+    assert not any(map(series.file_flaw, references.of_point(series, series.point_in(point))))
+
+
+def deleted(place, point):
+    """As by a removal, and by a thief: some of its files are written over, and then deleted or not."""
+    key, client = f"vm1/{point}", place.client
+    client.put_object(Bucket=place.bucket, Key=place.key(f"{key}/{half_points.REMOVED}"),
+                      Body=place.read(f"{key}/{layout.MANIFEST}"))  # fmt: skip
+    for name in place.objects():
+        if name.endswith((".zst", layout.MARKER)):
+            client.put_object(Bucket=place.bucket, Key=place.key(name), Body=b"forged")
+        if name.startswith(key) and not name.endswith((".zst", half_points.REMOVED)):
+            client.delete_object(Bucket=place.bucket, Key=place.key(name))
 
 
 def test_locked_delete_markers(place, tmp_path):

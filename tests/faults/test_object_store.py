@@ -3,6 +3,7 @@ and what is between them. The VM has no operating system."""
 
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -103,6 +104,48 @@ def test_killed(rig, phase):
     assert not made["resumed"]
     rig.assert_restores(rig.contents())
     assert not [name for name in rig.place.objects() if name.endswith("/run.json")] and rig.journals() == []
+
+
+@pytest.fixture
+def locking_rig(private_libvirt, tmp_path, locking_store):
+    """Of another VM, whose points are immutable for 30 days."""
+    with Machine(private_libvirt, tmp_path / "images", {"vda": 16 * MIB}) as vm:
+        vm.write_bytes("vda", 0, random.Random(1).randbytes(6 * MIB))
+        rig = ObjectRig(vm, tmp_path, locking_store)
+        assert rig.run("init", rig.store, "--immutable-for", "30d").returncode == 0
+        yield rig
+
+
+def test_killed_and_gone_on_with_where_points_are_immutable(locking_rig):
+    """What the dead run made is locked: what is kept of it gets the time of the point, though the policy has a longer
+    one by now, and what is made again takes a name whose old version nobody can remove."""
+    rig, frozen = locking_rig, locking_rig.contents()
+    rig.start("--chunk-size", "1M", phase="sealed:3")
+    rig.process.kill()
+    rig.process.communicate()
+    kept, *again = chunks = sorted(name for name in rig.place.objects() if name.endswith(".zst"))
+    assert again and all(39 < days_locked(rig.place, name) < 41 for name in chunks)
+    rig.place.client.put_object(Bucket=rig.place.bucket, Key=rig.place.key(again[0]), Body=b"forged")
+    rig.vm.write("vda", 0, MIB, 0x77)
+    assert rig.run("policy", rig.store, "--immutable-for", "60d").returncode == 0
+    made = rig.pull("--chunk-size", "1M")
+    assert made["resumed"]["kept_bytes"]
+    rig.assert_restores(frozen, made["details"]["id"])
+    names = [name for name in rig.place.objects() if name.count("/") == 2]
+    assert all(days_locked(rig.place, name) > 69 for name in names) and {*chunks} <= {*names}
+    assert [name for name in chunks if len(versions(rig.place, name)) > 1] == again
+    rig.assert_clean()
+
+
+def versions(place, name):
+    told = place.client.list_object_versions(Bucket=place.bucket, Prefix=place.key(name))
+    return told.get("Versions", [])
+
+
+def days_locked(place, name):
+    """Of what shows; of any of its versions the server removes none before that."""
+    lock = place.client.get_object_retention(Bucket=place.bucket, Key=place.key(name))["Retention"]
+    return (lock["RetainUntilDate"].timestamp() - time.time()) / 86400
 
 
 def test_a_server_that_stands_still_for_a_while(rig):
