@@ -249,7 +249,7 @@ def test_no_json_line_where_none_is_asked_for(capsys, words):
 def test_a_name_that_begins_with_a_dash(capsys, words):
     """It is taken for an option: the message names the way to give it."""
     said = usage_error(capsys, *words)
-    assert "; put a name that begins with a dash after --, a value after =: --name=-vm; see nbdpull help " in said
+    assert "; put a name that starts with a dash after --, a value after =: --name=-vm; see nbdpull help " in said
     assert "a dash" not in usage_error(capsys, "vm1", "-o", "d", "--no-such-option")
     assert parsed("doctor", "--", "-vm").args.domain == "-vm"
     assert parsed("restore", "d", "--name=-vm").args.name == "-vm"

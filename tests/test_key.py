@@ -54,7 +54,7 @@ def test_init_seals_for_those_who_are_named(tmp_path, capsys):
     master = marker.master_of(marker.open_store(str(tmp_path / "s")))
     assert (code, errors) == (0, "")
     assert output.splitlines()[0] == f"{tmp_path / 's'} is an empty store now, sealed with master key {master}"
-    assert "loses the backups" in output and set(names(tmp_path / "s")) == {AGE1, SSH}
+    assert "you lose the backups" in output and set(names(tmp_path / "s")) == {AGE1, SSH}
     code, told, _ = answered_json(capsys, "init", tmp_path / "t", "--recipient", AGE2)
     assert told["master"] == marker.master_of(marker.open_store(str(tmp_path / "t"))) != master
 
@@ -107,7 +107,7 @@ def test_list_needs_no_identity(run, root):
     code, output, errors = run("list")
     assert (code, errors) == (0, "")
     first, headings, *rows = output.splitlines()
-    assert first == f"master key {marker.master_of(marker.open_store(str(root)))}, which these open:"
+    assert first == f"master key {marker.master_of(marker.open_store(str(root)))}, which these keys open:"
     assert headings.split() == ["KEY", "WHOSE", "SINCE"]
     assert sorted(row.split()[0] for row in rows) == sorted(names(root).values())
     assert f"{AGE1[:12]}…{AGE1[-4:]}" in output and "ssh-ed25519 backup@host" in output
@@ -233,7 +233,7 @@ def test_test_tells_which_master_key_an_identity_is_for(run, root, tmp_path, cap
     master, own = marker.master_of(marker.open_store(str(root))), tmp_path / "own"
     line = f"# nbdpull: only for master key {master}"
     own.write_bytes(data(name))
-    assert f"; for any master key: the line {line} would make it for this one\n" in run("test", "--identity", own)[1]
+    assert f"; for any master key: the line {line} would restrict it to this one\n" in run("test", "--identity", own)[1]
     assert answered_json(capsys, "key", "test", root, "--identity", own)[1]["tried"][0]["only"] == []
     own.write_bytes(data(name) + line.encode())
     assert run("test", "--identity", own)[1].endswith(f"; only for master key {master}\n")

@@ -174,7 +174,11 @@ def test_plan_knows_that_what_a_dead_run_left_moves_the_tracker(dead, says):
 def test_plan_for_people(bed, capfd):
     assert cli.main(["plan", DOMAIN]) == 0
     out = capfd.readouterr().out
-    assert "ns1/vm1, in full:" in out and "?" in out and out.endswith("only a backup tells, and none was made.\n")
+    assert (
+        "ns1/vm1, in full:" in out
+        and "?" in out
+        and out.endswith("Only a backup shows how much that is, and none was made.\n")
+    )
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_the_end_of_the_time_is_no_error(vm, capsys):
     assert capsys.readouterr().out.endswith("Not all files of 3 points of 3 have been proved yet.\n")
     assert cli.main(["verify", str(vm.root), "--oldest", "--max-duration", "1h"]) == 0
     when = verified(vm)[0]["when"][:16].replace("T", " ")
-    assert capsys.readouterr().out.endswith(f"no damage\nThe oldest proof is of {when} UTC.\n")
+    assert capsys.readouterr().out.endswith(f"no damage\nThe oldest proof is from {when} UTC.\n")
 
 
 def test_a_file_is_looked_for_once_however_many_points_share_it(vm, monkeypatch):

@@ -92,7 +92,7 @@ def test_an_old_point_tells(tmp_path):
         each for each in told if each["what"] != "tpm"
     ]
     text = run_bytes("show", vm.root, "latest").stdout.decode()
-    assert "not in it: filesystem home (/srv/home), it is a directory of the host\n" in text
+    assert "not in it: filesystem home (/srv/home), which is a directory of the host\n" in text
     with damaged(vm.folder / vm.points[0].id / "domain.xml", b"<domain/>"):
         assert listing.listing(listing.Options(str(vm.root))).points[0]["not_in_point"] is None
         assert run_bytes("show", vm.root, "latest").returncode == 0
@@ -131,9 +131,9 @@ def test_a_pull_tells(private_libvirt, tmp_path):
         done = run_bytes(*pull, "--exclude", "vdb")
         lines = [line for line in done.stdout.decode().splitlines() if line.startswith("not in it: ")]
         assert lines == [
-            f"not in it: disk vdb ({vm.disks['vdb'].path}), it was left out",
-            f"not in it: cdrom sdc ({vm.folder}/cd.iso), it is a CD-ROM drive",
-            "not in it: filesystem home (/tmp), it is a directory of the host",
+            f"not in it: disk vdb ({vm.disks['vdb'].path}), which was left out",
+            f"not in it: cdrom sdc ({vm.folder}/cd.iso), which is a CD-ROM drive",
+            "not in it: filesystem home (/tmp), which is a directory of the host",
         ]
         result = json.loads(run_bytes(*pull, "--disk", "vda", "--json").stdout.splitlines()[-1])
         assert result["warnings"] == [], "it is told once, where no option can say that one knows"

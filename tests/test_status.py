@@ -103,12 +103,12 @@ def test_too_old(tmp_path, capsys):
     assert problems(tmp_path, max_age=28 * 3600.0) == {"vm1": []}
     assert problems(tmp_path, max_age=26 * 3600.0) == {"vm1": ["too-old"]}
     code, lines, _ = run(capsys, tmp_path, "--max-age", "26h")
-    assert code == 15 and lines[0] == "not ok: 1 of 1 domain: vm1" and "longer ago than 26h" in lines[-1]
+    assert code == 15 and lines[0] == "not ok: 1 of 1 domain: vm1" and "more than 26h ago" in lines[-1]
 
 
 def test_an_age_in_seconds_is_shown_as_such(tmp_path, capsys):
     domain(tmp_path, hours=400)
-    assert run(capsys, tmp_path, "--max-age", "1234567s")[1][-1].endswith("longer ago than 1234567s")
+    assert run(capsys, tmp_path, "--max-age", "1234567s")[1][-1].endswith("more than 1234567s ago")
 
 
 def test_a_point_is_as_old_as_what_its_disks_hold(tmp_path):

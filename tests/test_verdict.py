@@ -118,7 +118,7 @@ def test_a_damage_of_a_point_that_was_not_looked_at_stays(vm, capsys):
     assert code == 11 and result["damages"] == [] and result["complete"] is False
     assert {each["point"]: each["verdict"] for each in result["verdicts"]}[vm.points[2].id] == "damaged"
     assert cli.main(["verify", str(vm.root), "--max-duration", "0.000001s"]) == 11
-    assert f"DAMAGED {vm.points[2].id}: refers to what is damaged" in capsys.readouterr().out
+    assert f"DAMAGED {vm.points[2].id}: refers to damaged data" in capsys.readouterr().out
     assert words(vm) == ["ok", "ok", "damaged"]
 
 
@@ -363,7 +363,7 @@ def test_a_damage_is_one_of_every_point_that_refers_to_it_and_told_once(vm, caps
     assert cli.main(["verify", str(vm.root), "--no-record"]) == 11
     out = capsys.readouterr().out
     assert out.count(f"DAMAGE {ids[1]} vda: {path}: the file is damaged") == 1
-    assert (f"DAMAGED {ids[2]}: refers to what is damaged, as found at " in out) is (bad[2] == "damaged")
+    assert (f"DAMAGED {ids[2]}: refers to damaged data, found at " in out) is (bad[2] == "damaged")
     cli.main(["list", str(vm.root), "--wide"])
     rows = [line for line in capsys.readouterr().out.splitlines() if any(name in line for name in ids)]
     assert ["DAMAGED" in row for row in rows] == [word == "damaged" for word in bad]

@@ -23,13 +23,13 @@ class Immutability(Protocol):
 
 def add(parser: usage.Parser, of: type) -> None:
     usage.add(parser, of, "--immutable-for", metavar="T", type=types.duration_or_none,
-              help="in a bucket with object lock: nobody can remove a point for so long after its pull began: 30d; "
+              help="in a bucket with object lock: nobody can remove a point for this long after its pull began: 30d; "
               "0: not at all")  # fmt: skip
     usage.add(parser, of, "--lock-mode", choices=LockMode.WORDS,
-              help="who can shorten that: nobody, or who has s3:BypassGovernanceRetention")  # fmt: skip
+              help="who can shorten that: nobody, or whoever has s3:BypassGovernanceRetention")  # fmt: skip
 
 
 def lines(told: Optional[Immutability]) -> Iterator[str]:
     if told:
-        who = "nobody can" if told.mode == LockMode.COMPLIANCE else "who has s3:BypassGovernanceRetention can"
+        who = "nobody can" if told.mode == LockMode.COMPLIANCE else "whoever has s3:BypassGovernanceRetention can"
         yield f"points are immutable for {types.duration_text(told.seconds)} ({told.mode}: {who} shorten it)"

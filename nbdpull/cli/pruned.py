@@ -38,7 +38,7 @@ def members(of: Pruned) -> dict[str, Any]:
 def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
     """Yield the result, if all went well."""
     if of.policy is None:
-        yield "no policy of the store is for it: nothing is removed"
+        yield "no policy of the store applies to it: nothing is removed"
         return
     verb = "would be removed" if dry_run else "removed"
     yield f"{len(of.removed)} of {terminal.count(len(of.decisions), 'point')} {verb} ({of.policy.policy}{_whose(of)})"
@@ -49,7 +49,7 @@ def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
     if of.repacked.left:
         yield f"{size(of.repacked.left)} more can be freed in this way"
     if of.repacked.skipped == NotRepacked.OBJECT_STORE:
-        yield "mostly dead files stay as they are: nothing is repacked in an object store"
+        yield "mostly dead files remain: nothing is repacked in an object store"
 
 
 def _whose(of: Pruned) -> str:

@@ -32,7 +32,7 @@ class Swept(Protocol):
 def add_how(parser: usage.Parser, of: type) -> None:
     usage.add(parser, of, "--now", action="store_true",
               help="free the space at once; by default after a day, as somebody may still read the points")  # fmt: skip
-    usage.add(parser, of, "--dry-run", action="store_true", help="show what would go, remove nothing")
+    usage.add(parser, of, "--dry-run", action="store_true", help="show what would be removed, remove nothing")
 
 
 def members(swept: Swept) -> dict[str, Any]:
@@ -48,14 +48,14 @@ def members(swept: Swept) -> dict[str, Any]:
 
 def lines(swept: Swept, dry_run: bool) -> list[str]:
     if dry_run:
-        found = [f"would free {size(swept.waiting)}; {size(swept.shared)} are needed by points that stay"]
+        found = [f"would free {size(swept.waiting)}; {size(swept.shared)} are needed by remaining points"]
         return [*found, *_locked(swept)]
     found = [f"freed {size(swept.freed)}"]
     if swept.waiting:
         when = "a day (--now: at once)" if swept.has_locks else "26 hours"
         found.append(f"{size(swept.waiting)} more go with the next remove or prune after {when}")
     if swept.shared:
-        found.append(f"{size(swept.shared)} of removed points are needed by points that stay")
+        found.append(f"{size(swept.shared)} of removed points are needed by remaining points")
     return [*found, *_locked(swept)]
 
 

@@ -151,7 +151,7 @@ def part(looked: dict[str, Any]) -> str:
 def omitted(point: dict[str, Any]) -> list[str]:
     """Return lines about what of the domain a described point lacks."""
     found = point["not_in_point"] or []
-    return [f"not in it: {each['what']}{_in_brackets(each['path'])}, it {each['why']}" for each in found]
+    return [f"not in it: {each['what']}{_in_brackets(each['path'])}, which {each['why']}" for each in found]
 
 
 def _in_brackets(text: Optional[str]) -> str:

@@ -42,7 +42,7 @@ exit codes:
   13   an image is not equal to the point, a store is behind another, or a point failed its drill
   14   the command of nbdpull run failed, or could not be run
   15   nbdpull status: a backup is missing, too old, damaged or unreadable
-  16   the store is sealed, and no identity at hand opens it
+  16   the store is sealed, and no available identity opens it
   128+N  ended by signal N, such as 130 for Ctrl-C
 """
 
@@ -157,7 +157,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if any(map(_DASHED.match, self._words)):
-            message += "; put a name that begins with a dash after --, a value after =: --name=-vm"
+            message += "; put a name that starts with a dash after --, a value after =: --name=-vm"
         raise errors.UsageError(f"{message}; see nbdpull help {self._verb}")
 
 
@@ -277,8 +277,8 @@ def add_stall_timeout(parser: Parser, of: type) -> None:
 def add_recipients(parser: Parser, of: type) -> None:
     """Add who can open a sealed store."""
     add(parser, of, "--recipient", metavar="R", dest="recipients", action="append",
-        help="a public key that is to open it: age1…, 'ssh-ed25519 …' or 'ssh-rsa …' (may be repeated)")  # fmt: skip
-    add(parser, of, "--passphrase-file", metavar="FILE", help="a passphrase that is to open it: the only line of FILE")
+        help="a public key that opens it: age1…, 'ssh-ed25519 …' or 'ssh-rsa …' (may be repeated)")  # fmt: skip
+    add(parser, of, "--passphrase-file", metavar="FILE", help="a passphrase that opens it: the only line of FILE")
 
 
 def add_identities(parser: Parser, of: type) -> None:

@@ -16,14 +16,14 @@ from ..output import Outcome
 if TYPE_CHECKING:
     from ...operations.compare import Domain
 
-SUMMARY = "tell which points two stores have"
+SUMMARY = "show which points two stores have"
 EXAMPLE = "compare dir/ /mnt/usb/store"
 
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "dest", metavar="DEST", help="the other store")
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -63,7 +63,7 @@ def _lines(domains: list[Domain]) -> Iterator[str]:
             yield from terminal.table(("POINT", "WHERE"), rows)
         behind = f"DEST is {terminal.count(domain.behind, 'point')} behind ({size(domain.behind_bytes)} to copy)"
         if domain.problem:
-            yield f"{behind}, and perhaps more" if domain.behind else "It cannot be told whether DEST is behind"
+            yield f"{behind}, and perhaps more" if domain.behind else "It is unknown whether DEST is behind"
         else:
             yield behind if domain.behind else "DEST is not behind"
         yield ""

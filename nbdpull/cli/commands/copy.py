@@ -21,8 +21,8 @@ EXAMPLE = "copy dir/ /mnt/usb/store"
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "dest", metavar="DEST", help="the other store; it is made where it is new")
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
+    usage.add(parser, Options, "dest", metavar="DEST", help="the other store; created if it does not exist")
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
     usage.add(parser, Options, "--point", metavar="ID", dest="points", action="append",
               help="this point, however old (may be repeated); all: every point that DEST lacks")  # fmt: skip
     rules.add(parser, Options, "which of the points are copied")
@@ -30,7 +30,7 @@ def add(parser: usage.Parser) -> None:
         parser, Options, "--max-rate", metavar="R", type=types.size, help="limit reading: bytes/s, 64M for 64 MiB/s"
     )
     usage.add(parser, Options, "--max-duration", metavar="T", type=types.duration,
-              help="stop after this time: 90s, 15m, 2h; the next copy goes on")  # fmt: skip
+              help="stop after this time: 90s, 15m, 2h; the next copy continues")  # fmt: skip
     usage.add(parser, Options, "--dry-run", action="store_true", help="show what would be copied, copy nothing")
     usage.add_identities(parser, Options)
     usage.add_output(parser)

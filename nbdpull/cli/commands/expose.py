@@ -20,14 +20,14 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain")
     usage.add(parser, Options, "--listen", metavar="WHERE", required=True, help="HOST:PORT, or unix:PATH")
     usage.add(parser, Options, "--token-file", metavar="FILE", required=True,
-              help="what clients have to show: one line, for you alone to read")  # fmt: skip
+              help="token that clients have to send: one line, which only you can read")  # fmt: skip
     usage.add(parser, Options, "--since", metavar="FILE",
-              help="what changed since the backup whose token is in FILE; all if there is no FILE")  # fmt: skip
+              help="what changed since the backup whose token is in FILE; everything if there is no FILE")  # fmt: skip
     usage.add(parser, Options, "--token-out", metavar="FILE", help="where to put the new token at the commit")
     usage.add(parser, Options, "--tls", metavar="DIR", help="use TLS, with server-cert.pem and server-key.pem in DIR")
     usage.add(parser, Options, "--client-ca", metavar="FILE", help="require client certificates of this CA")
     usage.add(parser, Options, "--ttl", metavar="T", type=types.duration,
-              help="give the backup up if no client finishes it in this time")  # fmt: skip
+              help="abandon the backup if no client finishes it in this time")  # fmt: skip
     usage.add_connect(parser, Options)
     usage.add_choice_of_disks(parser, Options)
     usage.add(parser, Options, "--on-lost-base", choices=OnLostBase.WORDS,

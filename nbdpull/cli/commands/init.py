@@ -13,7 +13,7 @@ from ...operations.options import InitOptions as Options
 from .. import locks, usage
 from ..output import Outcome
 
-SUMMARY = "make an empty store"
+SUMMARY = "create an empty store"
 EXAMPLE = "init dir/ --recipient age1…"
 
 
@@ -42,13 +42,13 @@ def _lines(store: str, master: Optional[str]) -> Iterator[str]:
         yield f"{store} is an empty store now"
         return
     yield f"{store} is an empty store now, sealed with master key {master}"
-    yield "whoever loses all that opens it loses the backups: see nbdpull key test, nbdpull key export"
+    yield "if you lose all keys that open it, you lose the backups: see nbdpull key test, nbdpull key export"
 
 
 def _server(found: dict[str, Any]) -> Iterator[str]:
     """Yield the server's answers that matter to whoever chose it. None: it did not say."""
     checks = "checks" if found["checks_sha256"] else "does not check"
-    lock = {True: "can be locked", False: "cannot be locked", None: "can be locked, or not: not told"}
-    versions = {"Enabled": "are kept", "Suspended": "are no longer kept", None: "are kept, or not: not told"}
+    lock = {True: "can be locked", False: "cannot be locked", None: "may be lockable: unknown"}
+    versions = {"Enabled": "are kept", "Suspended": "are no longer kept", None: "may be kept: unknown"}
     yield f"the server ({found['server'] or 'no name'}) creates each name once, and {checks} SHA-256"
     yield f"objects {lock[found['object_lock']]}; old versions {versions.get(found['versions'], 'are not kept')}"

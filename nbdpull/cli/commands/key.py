@@ -23,11 +23,11 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "action", metavar="ACTION", choices=KeyAction.WORDS, help=", ".join(KeyAction.WORDS))
     usage.add_store(parser, Options)
     usage.add(parser, Options, "key", metavar="KEY", nargs="?",
-              help="of remove: name, label or recipient of the one that is to go")  # fmt: skip
+              help="for remove: name, label or recipient of the key")  # fmt: skip
     usage.add_recipients(parser, Options)
-    usage.add(parser, Options, "--label", metavar="TEXT", help="whose a new key is, for who reads the list")
+    usage.add(parser, Options, "--label", metavar="TEXT", help="label of a new key, shown in the list")
     usage.add(parser, Options, "--force", action="store_true",
-              help="remove and rotate: also if no identity at hand opens the store afterwards")  # fmt: skip
+              help="remove and rotate: even if no available identity opens the store afterwards")  # fmt: skip
     usage.add_identities(parser, Options)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -67,7 +67,7 @@ def _lines(found: Result, options: Options) -> Iterator[str]:
                 key = f": key {each.key}" if each.key else ""
                 yield f"{each.identity} opens {options.store}{key}{_only(each, found.master)}"
         return
-    yield f"master key {found.master}, which these open:"
+    yield f"master key {found.master}, which these keys open:"
     yield from terminal.table(["KEY", "WHOSE", "SINCE"], _rows(found))
 
 
@@ -75,7 +75,7 @@ def _only(tried: Tried, master: str) -> str:
     if tried.only is None:
         return ""
     if not tried.only:
-        return f"; for any master key: the line # nbdpull: only for master key {master} would make it for this one"
+        return f"; for any master key: the line # nbdpull: only for master key {master} would restrict it to this one"
     return f"; only for master key {', '.join(tried.only)}"
 
 

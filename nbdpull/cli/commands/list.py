@@ -25,7 +25,7 @@ def add(parser: usage.Parser) -> None:
                         help="only the last N points of each domain")  # fmt: skip
     usage.add_as_of(parser, Options)
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--wide", action="store_true", help="whole ids, and more columns than fit 80 characters")
+    shown.add_argument("--wide", action="store_true", help="full ids, and more columns than fit into 80 characters")
     shown.add_argument("--json", action="store_true", help="one JSON array")
 
 

@@ -15,7 +15,7 @@ EXAMPLE = "pin dir/ latest --reason upgrade"
 
 def add(parser: usage.Parser) -> None:
     usage.add_named_point(parser, Options)
-    usage.add(parser, Options, "--reason", metavar="TEXT", help="why, for who reads the list")
+    usage.add(parser, Options, "--reason", metavar="TEXT", help="the reason, shown in lists")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

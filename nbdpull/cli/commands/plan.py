@@ -64,4 +64,4 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     since = f"since {found['since']}" if found["since"] else "in full"
     yield from [f"{found['domain']}, {since}:", "", *terminal.table(headings, rows), ""]
     known = found["seconds"] is not None
-    yield f"about {found['seconds']} s" if known else "How much that is, only a backup tells, and none was made."
+    yield f"about {found['seconds']} s" if known else "Only a backup shows how much that is, and none was made."

@@ -17,7 +17,7 @@ from ..output import Outcome
 if TYPE_CHECKING:
     from ...operations.policy import Result
 
-SUMMARY = "write into the store what prune is to keep"
+SUMMARY = "write into the store what prune should keep"
 EXAMPLE = "policy dir/ --keep-daily 7 --keep-weekly 4 --keep-monthly 12"
 
 _ALL = "all domains"
@@ -27,8 +27,8 @@ _JOINED = "\N{NO-BREAK SPACE}"
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
     usage.add(parser, Options, "--domain", metavar="D",
-              help="a policy for this domain alone, or for those that fit a pattern: 'db*'; without rules, show which "
-              "one counts for it")  # fmt: skip
+              help="a policy only for this domain, or for those that match a pattern: 'db*'; without rules, show which "
+              "one applies to it")  # fmt: skip
     rules.add(parser, Options)
     locks.add(parser, Options)
     usage.add(parser, Options, "--remove", action="store_true", help="remove the policy, or that of --domain")

@@ -21,14 +21,14 @@ EXAMPLE = "prune dir/ --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
     rules.add(parser, Options)
     usage.add(parser, Options, "--force", action="store_true",
-              help="go on where more than half of a domain's points would go")  # fmt: skip
+              help="continue even if more than half of a domain's points would be removed")  # fmt: skip
     usage.add(parser, Options, "--repack-below", metavar="X%", type=types.share_or_none,
-              help="repack files of removed points of which less is needed; 0: none")  # fmt: skip
+              help="repack files of removed points if less than this share is needed; 0: never")  # fmt: skip
     usage.add(parser, Options, "--repack-limit", metavar="N", type=types.size,
-              help="move at most so many bytes of each domain: 10G")  # fmt: skip
+              help="move at most this many bytes of each domain: 10G")  # fmt: skip
     removed.add_how(parser, Options)
     usage.add_identities(parser, Options)
     usage.add_output(parser)

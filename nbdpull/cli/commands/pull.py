@@ -43,7 +43,7 @@ def add(parser: usage.Parser) -> None:
     _add_files(parser)
     _add_limits(parser)
     usage.add(parser, Options, "--prune", action="store_true",
-              help="then remove what the store's policy does not keep of the domain: see nbdpull policy")  # fmt: skip
+              help="then remove the points of the domain that no policy keeps: see nbdpull policy")  # fmt: skip
     usage.add_group(parser, Options)
     _add_kubevirt(parser.add_argument_group("a virtual machine of KubeVirt"))
     usage.add_identities(parser, Options)
@@ -80,7 +80,7 @@ def _add_guest(parser: usage.Parser) -> None:
 
 def _add_speed(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--level", metavar="N", type=types.zstd_level,
-              help="zstd compression level, 1 to 19; or auto: -1 to 3, by who waits for whom")  # fmt: skip
+              help="zstd compression level, 1 to 19; or auto: -1 to 3, whatever is fastest")  # fmt: skip
     usage.add_threads(parser, Options)
     usage.add(parser, Options, "--max-rate", metavar="N", type=types.size, help="limit reading: 50M is 50 MiB/s")
     usage.add(parser, Options, "--max-rate-file", metavar="FILE",
@@ -112,15 +112,15 @@ def _add_limits(parser: usage.Parser) -> None:
 
 def _add_kubevirt(group: argparse._ActionsContainer) -> None:
     machines.add_cluster(group, Kubevirt)
-    usage.add(group, Kubevirt, "--pvc", metavar="NAME", help="claim for the scratch (default: one for the time)")
+    usage.add(group, Kubevirt, "--pvc", metavar="NAME", help="claim for the scratch (default: a temporary one)")
     usage.add(group, Kubevirt, "--http-map", metavar="URL", action="append",
               help="map endpoint of a volume of a backup: URL or VOLUME=URL, or with {volume} for each --disk "
               "(may be repeated)")  # fmt: skip
     usage.add(group, Kubevirt, "--http-data", metavar="URL", action="append",
-              help="its data endpoint, written in the same ways (default: the map's, with /data for /map)")  # fmt: skip
+              help="its data endpoint, in the same forms (default: the map's, with /data for /map)")  # fmt: skip
     usage.add(group, Kubevirt, "--ca", metavar="FILE", help="certificates in PEM that verify the server")
     usage.add(group, Kubevirt, "--token-file", metavar="FILE", help="file with the token of the backup")
-    usage.add(group, Kubevirt, "--type", choices=BackupType.WORDS, help="what the backup is (status.type)")
+    usage.add(group, Kubevirt, "--type", choices=BackupType.WORDS, help="type of the backup (status.type)")
     usage.add(group, Kubevirt, "--uuid", metavar="UUID", help="metadata.uid of the virtual machine")
 
 
@@ -241,7 +241,7 @@ def _lines(output: str, point: dict[str, Any], following: str, offline: Any, fou
     if offline:
         yield _OFFLINE[offline]
     if point["partial"]:
-        yield f"It is partial: it holds only what changed since {point['since']}, which makes no whole image."
+        yield f"It is partial: it contains only what changed since {point['since']}, so no whole image."
         if not point["checkpoint"] and offline != Offline.READ:
             yield "No checkpoint was made; --checkpoint NAME would make one to continue from."
     yield from ["", *terminal.disks(point), _total(point), "", *terminal.omitted(point)]

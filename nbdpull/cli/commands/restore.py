@@ -46,7 +46,7 @@ def add(parser: usage.Parser) -> None:
     usage.add(parser, Options, "--no-verify", dest="verify", action="store_false",
               help="do not check the whole chain before the first write")  # fmt: skip
     usage.add(parser, Options, "--no-space-check", dest="space_check", action="store_false",
-              help="start, however little space seems to be free")  # fmt: skip
+              help="start even if too little space seems to be free")  # fmt: skip
     usage.add(parser, Options, "--salvage", action="store_true",
               help="restore what is not damaged, and list what is lost")  # fmt: skip
     place = parser.add_mutually_exclusive_group()

@@ -22,7 +22,7 @@ def add(parser: usage.Parser) -> None:
     parser.takes_command("nbdpull run DOMAIN [OPTION]... -- COMMAND [ARGUMENT]...")
     usage.add(parser, Options, "domain", metavar="DOMAIN", help="name of the libvirt domain")
     usage.add(parser, Options, "--since", metavar="FILE",
-              help="what changed since the backup whose token is in FILE; all if there is no FILE")  # fmt: skip
+              help="what changed since the backup whose token is in FILE; everything if there is no FILE")  # fmt: skip
     usage.add(parser, Options, "--token", metavar="FILE",
               help="write the token of this backup to FILE if the command succeeds")  # fmt: skip
     usage.add(parser, Options, "--on-lost-base", choices=OnLostBase.WORDS,

@@ -27,7 +27,7 @@ def add(parser: usage.Parser) -> None:
               help="TCP port of 127.0.0.1 to listen on")  # fmt: skip
     usage.add(where, Options, "--http", metavar="WHERE", help="serve HTTP instead, at HOST:PORT or unix:PATH")
     usage.add(parser, Options, "--token-file", metavar="FILE",
-              help="what clients of HTTP have to show: one line, for you alone to read")  # fmt: skip
+              help="token that HTTP clients have to send: one line, which only you can read")  # fmt: skip
     usage.add(parser, Options, "--tls", metavar="DIR", help="use TLS, with server-cert.pem and server-key.pem in DIR")
     usage.add(parser, Options, "--client-ca", metavar="FILE", help="require client certificates of this CA")
     usage.add(parser, Options, "--writable", action="store_true",

@@ -25,11 +25,11 @@ _HEADINGS = ("DOMAIN", "NEWEST SOUND", "AGE", "FROZEN", "VERIFIED", "DRILLED", "
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
     usage.add(parser, Options, "--max-age", metavar="T", type=types.duration,
               help="how old the newest sound point of a domain may be: 26h, 8d")  # fmt: skip
     usage.add(parser, Options, "--expect", metavar="FILE",
-              help="domains that must have a sound point, a name a line")  # fmt: skip
+              help="domains that must have a sound point, one name per line")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -54,10 +54,10 @@ def _names(path: str) -> list[str]:
     except OSError as error:
         raise errors.UsageError(f"--expect: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise errors.UsageError(f"--expect: {path} is not a text: write the name of a domain a line") from None
+        raise errors.UsageError(f"--expect: {path} is not a text file: write one domain name per line") from None
     found = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
     if not found:
-        raise errors.UsageError(f"--expect: {path} has no names: write that of a domain a line")
+        raise errors.UsageError(f"--expect: {path} has no names: write one domain name per line")
     return found
 
 
@@ -129,14 +129,14 @@ def _text(problem: str, domain: dict[str, Any], max_age: Optional[float]) -> str
     if problem == "no-point":
         return "it has no point here"
     if problem == "none-sound":
-        return "it has no sound point, of which whole images can be made"
+        return "it has no sound point from which whole images can be made"
     if problem == "unreadable":
         return _some(domain["unreadable"], "; ")
     if problem == "damaged":
-        return f"damaged, or built on damage: {_some(domain['damaged'])} (nbdpull verify tells the places)"
+        return f"damaged, or built on damage: {_some(domain['damaged'])} (nbdpull verify shows the places)"
     if problem == "drill-failed":
         return f"point {domain['drilled']['point']} failed the last drill"
-    when = f"its newest sound point, {newest['id']}, is of {newest['as_of'] or newest['created']}"
+    when = f"its newest sound point, {newest['id']}, is from {newest['as_of'] or newest['created']}"
     if problem == "future":
         return f"{when}, which is in the future: a clock was wrong"
-    return f"{when}, longer ago than {types.duration_text(max_age or 0)}"
+    return f"{when}, which is more than {types.duration_text(max_age or 0)} ago"

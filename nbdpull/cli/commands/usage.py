@@ -15,7 +15,7 @@ from ..output import Outcome
 if TYPE_CHECKING:
     from ...operations.usage import OfDomain
 
-SUMMARY = "show what the points of a store take"
+SUMMARY = "show the space that the points of a store take"
 EXAMPLE = "usage dir/"
 
 _HEADINGS = ("POINT", "IMAGES", "EXCLUSIVE", "SHARED", "DEAD")
@@ -24,7 +24,7 @@ _TOTALS = ("stored", "exclusive", "shared", "dead", "waiting")
 
 def add(parser: usage.Parser) -> None:
     usage.add_store(parser, Options)
-    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that fit a pattern: 'web*'")
+    usage.add(parser, Options, "--domain", metavar="D", help="only this domain, or those that match a pattern: 'web*'")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

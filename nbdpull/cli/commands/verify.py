@@ -30,13 +30,13 @@ def add(parser: usage.Parser) -> None:
         "--quick", dest="level", action="store_const", const=Level.FILES, help="the same as --level files"
     )
     usage.add(level, AgainstOptions, "--against", dest="image", metavar="IMAGE",
-              help="is this image file or NBD URI equal to the point?")  # fmt: skip
+              help="compare this image file or NBD URI with the point")  # fmt: skip
     usage.add(parser, AgainstOptions, "--disk", metavar="D",
               help="with --against: the disk, if the point has more than one")  # fmt: skip
     usage.add(parser, AgainstOptions, "--format", dest="kind", choices=IMAGE_KINDS,
               help="with --against: format of the image (default: by its first bytes)")  # fmt: skip
     usage.add(parser, Options, "--oldest", action="store_true",
-              help="file by file, those proved longest ago first: for --max-duration")  # fmt: skip
+              help="file by file, least recently proved first: for --max-duration")  # fmt: skip
     usage.add(parser, Options, "--sample", metavar="P%", type=types.share,
               help="check this share, chosen at random in each run")  # fmt: skip
     usage.add(parser, Options, "--shard", metavar="I/N", type=types.shard,
@@ -93,7 +93,7 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
     told = {damage["point"] for damage in damages}
     for each in values["verdicts"]:
         if each["verdict"] == "damaged" and each["point"] not in told:
-            yield f"DAMAGED {each['point']}: refers to what is damaged, as found at {each['when']}"
+            yield f"DAMAGED {each['point']}: refers to damaged data, found at {each['when']}"
     yield from (f"TOO NEW {each['point']}: {each['problem']}" for each in values["too_new"])
     looked = ", ".join(terminal.count(values[f"{what}s"], what) for what in ("point", "file", "frame"))
     found = terminal.count(len(damages), "damage") if damages else "no damage"
@@ -111,7 +111,7 @@ def _oldest(verdicts: list[dict[str, Any]]) -> str:
     if unproved:
         return f"Not all files of {terminal.count(len(unproved), 'point')} of {len(verdicts)} have been proved yet."
     oldest = min((each["when"] for each in verdicts if each["verdict"] == "ok"), default="")
-    return f"The oldest proof is of {oldest[:16].replace('T', ' ')} UTC." if oldest else "No point is sound."
+    return f"The oldest proof is from {oldest[:16].replace('T', ' ')} UTC." if oldest else "No point is sound."
 
 
 def _against(args: Namespace, report: Report, check: Check) -> Outcome:
