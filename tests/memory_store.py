@@ -30,7 +30,7 @@ class MemoryStore:
         return read()
 
     def several(self, work, items):
-        return [work(item) for item in items]
+        return map(work, items)
 
     def read(self, path, limit=MAX_READ):
         data = self._data(path)

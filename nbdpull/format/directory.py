@@ -108,7 +108,7 @@ class Directory:
 
     def _window(self, start: int) -> Window:
         stop = min(start + layout.WINDOW, self.size)
-        layers = self._store.several(self.records, self.refs(start))
+        layers = [*self._store.several(self.records, self.refs(start))]
         found = stack.segments(layers, start, stop)
         for number, records in enumerate(layers):
             mine = records[found["record"][found["layer"] == number]]
@@ -132,7 +132,7 @@ class Directory:
 
     def prove(self, start: int) -> None:
         """Damaged where the window that begins there cannot be made up. It takes less time than to make it up."""
-        layers = self._store.several(self._page, self.refs(start))
+        layers = [*self._store.several(self._page, self.refs(start))]
         for number, page in enumerate(layers):
             lost = numpy.array([name not in self._numbers for name in page.names], bool)
             if lost.any():

@@ -15,6 +15,7 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import NamedTuple, Optional
 
 from ..core import errors
@@ -94,9 +95,10 @@ def referred(series: Series, but: Collection[str] = (), check: Check = lambda: N
     for error in refused.values():
         raise type(error)(f"{error}; until that is settled, no file of {series.domain} can be removed") from error
     found: dict[str, FileEntry] = {}
-    for point in (point for point in points if point.id not in but):
+    wanted = (point for point in points if point.id not in but)
+    for entries in series.store.several(partial(references.of_point, series), wanted):
         check()
-        found.update({entry.path: entry for entry in references.of_point(series, point)})
+        found.update({entry.path: entry for entry in entries})
     return references.paths(series, found.values())
 
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from ..core.errors import Check
 from ..format import moved
+from ..format.directory import Directory
 from ..format.manifest import FileEntry
 from . import references, removal
 from .series import Point, Series
@@ -81,9 +83,10 @@ def of_series(series: Series, check: Check = lambda: None) -> Usage:
 def _of_series(series: Series, check: Check) -> Usage:
     points = series.points()
     named: dict[str, _File] = {}
-    for number, point in enumerate(points):
+    directories = series.store.several(partial(_directories, series), points)
+    for number, (point, opened) in enumerate(zip(points, directories)):
         check()
-        _note(series, point, number, named)
+        _note(series, point, opened, number, named)
     whose = {point.id for point in points}
     files = _standing(series, named.values(), whose)
     exclusive, shared, dead = [0] * len(points), [0] * len(points), dict.fromkeys(whose, 0)
@@ -104,9 +107,12 @@ def _of_series(series: Series, check: Check) -> Usage:
     )
 
 
-def _note(series: Series, point: Point, number: int, named: dict[str, _File]) -> None:
+def _directories(series: Series, point: Point) -> list[Directory]:
+    return [series.directory(point, disk, partial=True) for disk in point.disks]
+
+
+def _note(series: Series, point: Point, opened: list[Directory], number: int, named: dict[str, _File]) -> None:
     """What a point refers to, and how much of it it shows; files that are no part of an image, as a whole."""
-    opened = [series.directory(point, disk, partial=True) for disk in point.disks]
     live = references.live(opened)
     for entry in references.by_directories(point, opened):
         file = named.get(entry.path)

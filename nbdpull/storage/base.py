@@ -9,7 +9,7 @@ Owns: the names and what each call promises. Must not know: any place where file
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Callable, NamedTuple, Optional, Protocol, TypeVar
@@ -137,9 +137,9 @@ class Store(Protocol):
         """Return what read() makes of the files of this store, raising Damaged unless they are right. Only what is read
         in it may come from nearby, or be kept there; it is called again if that was wrong."""
 
-    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        """Return what work(item) gives, in the order of the items, or raise what it raises of the first one. Where each
-        waits for a server, it is done by several threads at once."""
+    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+        """Yield what work(item) gives, in the order of the items; what one raises is raised in its turn. Where each has
+        to wait for a server, several threads do it at once, some items ahead; else it is done in its turn."""
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""

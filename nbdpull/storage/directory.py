@@ -56,8 +56,8 @@ class DirectoryStore:
     def proved(self, read: Callable[[], _T]) -> _T:
         return read()
 
-    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        return [*map(work, items)]
+    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+        return map(work, items)
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         try:

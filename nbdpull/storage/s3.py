@@ -115,12 +115,12 @@ class S3Store:
     def proved(self, read: Callable[[], _T]) -> _T:
         return self._proving.run(read)
 
-    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
         todo = [*items]
         count = min(len(todo), _AT_ONCE)
         if count < 2:
-            return [*map(work, todo)]
-        return [*pipeline.ordered(work, todo, threads=count, budget=4 * count, weight=lambda each: 1)]
+            return map(work, todo)
+        return pipeline.ordered(work, todo, threads=count, budget=2 * count, weight=lambda each: 1)
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
         data = self.find(path, limit)
@@ -407,7 +407,8 @@ class S3Store:
         """What this object has protected for long enough is not asked for again."""
         known, enough = self._protected, protection.enough
         left = [each for each in dict.fromkeys(paths) if each not in known or known[each] < enough]
-        self.several(partial(self._protect, lock=_lock(protection)), left)
+        for _ in self.several(partial(self._protect, lock=_lock(protection)), left):
+            pass
 
     def _protect(self, path: str, lock: Lock) -> None:
         try:

@@ -302,7 +302,8 @@ class Bucket:
         client = self._connected()
         if hasattr(what.get("Body"), "seek"):
             what["Body"].seek(0)
-        self.requests[call] = self.requests.get(call, 0) + 1
+        with self._lock:
+            self.requests[call] = self.requests.get(call, 0) + 1
 
         def ask() -> dict[str, Any]:
             answer: dict[str, Any] = getattr(client, call)(Bucket=self.name, **what)
