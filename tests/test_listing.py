@@ -171,14 +171,23 @@ def test_find_point(vm):
         find_point(str(vm.root), "latest", "vm9")
 
 
-def test_an_id_is_found_in_whichever_domain_has_it(tmp_path):
+def test_an_id_is_found_in_whichever_domain_has_it(tmp_path, monkeypatch):
+    """No point of another domain is read."""
     one, two = Vm(tmp_path, "vm1"), Vm(tmp_path, "vm2")
     for vm in (one, two):
         vm.add_disk("vda", 1000)
         vm.pull()
+    read, asked = DirectoryStore.read, set()
+
+    def noted(store, path, *limit):
+        asked.add(path.partition("/")[0])
+        return read(store, path, *limit)
+
+    monkeypatch.setattr(DirectoryStore, "read", noted)
     for vm in (one, two):
+        asked.clear()
         series, point = find_point(str(tmp_path), vm.points[0].id)
-        assert (series.domain, point) == (vm.name, vm.points[0])
+        assert (series.domain, point) == (vm.name, vm.points[0]) and asked - {"nbdpull.json"} == {vm.name}
     with pytest.raises(errors.StoreError, match="vm1, vm2"):
         find_point(str(tmp_path), "latest")
     with pytest.raises(errors.NoSuchPoint):

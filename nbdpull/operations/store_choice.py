@@ -28,8 +28,8 @@ def find_point(
     identities, cache, and further errors: see unlocking.opened; looking: see series_choice.only_point."""
     opened = unlocking.opened(root, identities, cache)
     if domain is None and wanted != LATEST:
-        found = [(each, name) for each in series_choice.all_series(opened) for name in each.named(wanted)]
-        ids = list(dict.fromkeys(name for _, name in found))
+        found = series_choice.holding(opened, wanted)
+        ids = list(dict.fromkeys(name for _, names in found for name in names))
         if len(ids) > 1:
             raise point_choice.ambiguous(wanted, ids)
         strange: Optional[errors.Foreign] = None

@@ -18,10 +18,19 @@ from ..storage.base import Store
 from .series import Point, Series
 
 
-def all_series(store: Store) -> list[Series]:
-    """Return the Series of every domain in the store that has a folder; lost+found and the like are none."""
+def all_series(store: Store, among: Optional[list[Series]] = None) -> list[Series]:
+    """Return the Series of every domain in the store that has a folder; lost+found and the like are none. among: only
+    of these, which `folders` gave."""
     with ExitStack() as looking:
-        return [*_named(store, folders(store), looking)]
+        return [*_named(store, folders(store) if among is None else among, looking)]
+
+
+def holding(store: Store, wanted: str) -> list[tuple[Series, list[str]]]:
+    """(Series, ids of its points that begin so) of each that has some. All points of these are read, to tell the name
+    of the domain, and none of the others."""
+    every = folders(store)
+    found = {each: names for each, names in zip(every, store.several(lambda each: each.named(wanted), every)) if names}
+    return [*zip(all_series(store, [*found]), found.values())]
 
 
 def folders(store: Store) -> list[Series]:
@@ -84,7 +93,9 @@ def of_domain(store: Store, name: str, uuid: str) -> Series:
     known = home.uuid()
     if known == uuid or (known is None and home.load()[1]):  # what cannot be read there may be its points
         return home
-    others = [Series(store, name, each.folder) for each in folders(store) if each.uuid() == uuid]
+    every = folders(store)
+    uuids = store.several(Series.uuid, every)
+    others = [Series(store, name, each.folder) for each, known in zip(every, uuids) if known == uuid]
     return max(others, key=Series.is_where_it_began, default=home)
 
 
