@@ -208,7 +208,7 @@ def test_threads_stay_for_the_next_items_and_end_with_the_object():
     for _ in range(20):
         assert list(threads.ordered(work, range(5), budget=100, weight=lambda _: 1)) == list(range(5))
     kept = threads_alive() - before
-    assert {thread.name for thread in kept} == names and len(names) <= 2
+    assert names <= {thread.name for thread in kept} and len(kept) <= 2  # one may have been faster each time
     del threads
     for thread in kept:
         thread.join(30)
