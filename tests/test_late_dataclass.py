@@ -46,6 +46,13 @@ def test_they_have_the_fields_of_dataclasses_whichever_is_asked_first():
     assert dataclasses.is_dataclass(classes(late_dataclass)[1])
 
 
+@pytest.mark.parametrize("name", ["kind", "cls", "of"])
+def test_a_field_may_have_any_name(name):
+    """The first object, by name: restore --format is the field "kind"."""
+    late = late_dataclass(frozen=True)(type("Late", (), {"__annotations__": {name: str}}))
+    assert vars(late(**{name: "raw"})) == {name: "raw"}
+
+
 def test_their_objects_are_those_of_dataclasses():
     _, late = classes(late_dataclass)
     _, plain = classes(dataclass)

@@ -32,7 +32,7 @@ class _Late:
         self._of, self._how, self._is_made = of, how, False
 
     def stands_in(self) -> type:
-        def new(kind: type, *_: object, **__: object) -> object:
+        def new(kind: type, /, *_: object, **__: object) -> object:
             if not self._is_made:
                 self._make()
             return object.__new__(kind)
