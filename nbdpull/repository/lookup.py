@@ -35,6 +35,7 @@ MAX_RUNS = 1 << 26  # of data in one image: a map of at most 4 GiB
 # Of layout.RECORD, what tells one run from another; lengths have 32 bits, as no frame has more.
 _COLUMNS = {"length": "u4", "position": "u8", "stored": "u4", "raw": "u4", "skip": "u4", "chunk": "u4", "digest": "V32"}
 _ZEROS = memoryview(bytes(1 << 20))
+RECENT = 8  # runs that are found again without a search: enough for as many clients that read sequentially
 
 Place = dict[str, Any]  # a run of data, with the members of layout.RECORD
 Key = tuple[int, int, bytes]  # of a frame
@@ -63,6 +64,7 @@ class RandomImage:
             stack.callback(opened_files.close)
             self._frames = reader.FrameReader(series.store, series.folder, files, opened_files)
             self._cache = _FrameCache(self._frames.read, cache_bytes)
+            self._recent: tuple[tuple[int, int, Place], ...] = ()  # (offset, end, run), the latest first
             self._stack = stack.pop_all()
 
     @property
@@ -79,14 +81,26 @@ class RandomImage:
     def read_into(self, offset: int, buffer: Union[bytearray, memoryview]) -> None:
         """Fill a writable buffer from `offset` on; Damaged if a frame is not what was stored."""
         view = memoryview(buffer)
+        stop = offset + len(view)
+        for start, end, recent in self._recent:
+            if start <= offset and stop <= end:
+                self._copy(recent, offset, stop, view)
+                return
         self._require_within(offset, len(view))
-        at, stop = offset, offset + len(view)
+        at = offset
+        place: Optional[Place] = None
         for place, begin, end in self._shown(offset, stop):
             _clear(view[at - offset : begin - offset])
-            skip = place["skip"] + begin - place["offset"]
-            view[begin - offset : end - offset] = memoryview(self._cache.get(place))[skip : skip + end - begin]
+            self._copy(place, begin, end, view[begin - offset : end - offset])
             at = end
         _clear(view[at - offset :])
+        if place is not None:  # if two threads find a run at the same time, one may be forgotten
+            found = place["offset"], place["offset"] + place["length"], place
+            self._recent = (found, *self._recent[: RECENT - 1])
+
+    def _copy(self, place: Place, begin: int, end: int, view: memoryview) -> None:
+        skip = place["skip"] + begin - place["offset"]
+        view[:] = memoryview(self._cache.get(place))[skip : skip + end - begin]
 
     def _require_within(self, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self.size:

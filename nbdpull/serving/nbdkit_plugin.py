@@ -11,13 +11,12 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Optional, Union
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import nbdkit
 
-from nbdpull.core import errors
+from nbdpull.core import errors, freed_memory
 from nbdpull.core.choices import LATEST
 from nbdpull.core.extents import ZERO, in_blocks
 from nbdpull.repository import keyring, lookup, series_choice
@@ -50,6 +49,7 @@ def thread_model() -> Any:
 
 def get_ready() -> None:
     """Open everything before nbdkit listens: a client that can connect can read."""
+    freed_memory.keep()
     try:
         _open()
     except errors.NbdpullError as error:
@@ -158,18 +158,15 @@ def can_extents(image: Served) -> bool:
 
 
 def pread(image: Served, buffer: bytearray, offset: int, flags: int) -> None:
-    with _told():
-        image.read_into(offset, buffer)
+    _told(image.read_into, offset, buffer)
 
 
 def pwrite(image: Overlay, buffer: bytearray, offset: int, flags: int) -> None:
-    with _told():
-        image.write(offset, buffer)
+    _told(image.write, offset, buffer)
 
 
 def zero(image: Overlay, count: int, offset: int, flags: int) -> None:
-    with _told():
-        image.zero(offset, count)
+    _told(image.zero, offset, count)
 
 
 trim = zero
@@ -179,11 +176,10 @@ def flush(image: Served, flags: int) -> None:
     """Do nothing: what is discarded at the end need not reach the medium."""
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn an error into an I/O error for the client, and a line for the operator."""
+def _told(call: Callable[..., None], *arguments: Any) -> None:
+    """Call, and turn an error into an I/O error for the client, and a line for the operator."""
     try:
-        yield
+        call(*arguments)
     except errors.NbdpullError as error:
         _complain(str(error))
         nbdkit.set_error(errno.ENOSPC if isinstance(error, errors.OutputFull) else errno.EIO)
