@@ -112,6 +112,40 @@ def test_the_cache_is_bounded_and_spares_work(tmp_path, monkeypatch):
         assert sum(map(len, opened._cache._held.values())) <= 2 * MIB
 
 
+def test_who_reads_on_finds_the_next_frame_read(tmp_path, monkeypatch):
+    vm = Vm(tmp_path)
+    vm.add_disk("vda", 8 * MIB)
+    content = random.Random(1).randbytes(8 * MIB)
+    vm.write("vda", 0, content)
+    vm.pull(frame_size=MIB)
+    begun = []
+    monkeypatch.setattr(lookup.FrameCache, "begin", lambda self, place: begun.append(place["offset"]) or True)
+    with RandomImage(vm.series, vm.points[0], "vda", ahead=2) as opened:
+        for at in (5 * MIB, 7 * MIB, 5 * MIB + KIB):  # here and there
+            opened.read(at, KIB)
+        assert begun == []
+        for at in range(0, 3 * MIB, 256 * KIB):
+            assert opened.read(at, 256 * KIB) == content[at : at + 256 * KIB]
+        assert begun == [2 * MIB, 3 * MIB, 3 * MIB, 4 * MIB]
+    with RandomImage(vm.series, vm.points[0], "vda") as opened:
+        assert opened.read(0, MIB) + opened.read(MIB, MIB) == content[: 2 * MIB]
+    with RandomImage(vm.series, vm.points[0], "vda", ahead=1) as opened:
+        other = threading.Thread(target=opened.read, args=(7 * MIB, KIB))
+        opened.read(0, KIB)
+        other.start()
+        other.join()
+        opened.read(MIB, KIB)  # the processors are busy with two clients
+    assert len(begun) == 4
+
+
+def test_what_is_read_ahead_is_what_is_there(tmp_path):
+    vm = chain(tmp_path, size=6 * MIB, points=4, **ROLLING)
+    expected, step = vm.images[vm.points[-1].id]["vda"], 200 * KIB
+    with RandomImage(vm.series, vm.points[-1], "vda", cache_bytes=MIB, ahead=2) as opened:
+        read = [opened.read(at, min(step, opened.size - at)) for at in range(0, opened.size, step)]
+    assert b"".join(read) == expected
+
+
 def test_damage_is_refused_and_other_frames_still_read(tmp_path):
     vm = Vm(tmp_path)
     vm.add_disk("vda", 2 * MIB)

@@ -1,17 +1,17 @@
 """An image held open for random access: any byte of a disk as of a point, without a restore.
 
-Owns: the map of the whole image in memory, 48 to 64 bytes for each run of data, and a bounded cache of decompressed
-frames. Must not know: who asks (NBD, a comparison), libvirt.
+Owns: the map of the whole image in memory, 48 to 64 bytes for each run of data, and which clients read sequentially.
+Must not know: who asks (NBD, a comparison), how frames are kept, libvirt.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy
 
@@ -20,6 +20,7 @@ from ..core.choices import CACHE_BYTES
 from ..core.errors import Check
 from ..format import layout, reader
 from . import image
+from .frame_cache import FrameCache, Place
 from .series import Point, Series
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ MAX_RUNS = 1 << 26  # of data in one image: a map of at most 4 GiB
 _COLUMNS = {"length": "u4", "position": "u8", "stored": "u4", "raw": "u4", "skip": "u4", "chunk": "u4", "digest": "V32"}
 _ZEROS = memoryview(bytes(1 << 20))
 RECENT = 8  # runs that are found again without a search: enough for as many clients that read sequentially
-
-Place = dict[str, Any]  # a run of data, with the members of layout.RECORD
-Key = tuple[int, int, bytes]  # of a frame
+AHEAD = 8 << 20  # bytes of the disk within which frames are read ahead
+LEAST_AHEAD = 128 << 10  # bytes of a frame: to read a smaller one takes no longer than to hand it to another thread
 
 
 class RandomImage:
@@ -49,9 +49,16 @@ class RandomImage:
     """
 
     def __init__(
-        self, series: Series, point: Point, disk: str, cache_bytes: int = CACHE_BYTES, check: Check = lambda: None
+        self,
+        series: Series,
+        point: Point,
+        disk: str,
+        cache_bytes: int = CACHE_BYTES,
+        check: Check = lambda: None,
+        ahead: int = 0,
     ) -> None:
-        """check() is called often while the map is made."""
+        """check() is called often while the map is made. ahead: how many frames threads of its own read before a
+        client that reads sequentially asks for them, while at most as many threads read."""
         self.disk = disk
         with ExitStack() as stack:
             opened = stack.enter_context(image.Image(series, point, disk, check=check))
@@ -63,8 +70,10 @@ class RandomImage:
             opened_files = reader.OpenFiles(series.store, again=True)
             stack.callback(opened_files.close)
             self._frames = reader.FrameReader(series.store, series.folder, files, opened_files)
-            self._cache = _FrameCache(self._frames.read, cache_bytes)
-            self._recent: tuple[tuple[int, int, Place], ...] = ()  # (offset, end, run), the latest first
+            self._ahead = ahead
+            self._cache = FrameCache(self._frames.read, cache_bytes, ahead)
+            stack.callback(self._cache.close)
+            self._recent: tuple[tuple[int, int, Place, int], ...] = ()  # (offset, end, run, thread), the latest first
             self._stack = stack.pop_all()
 
     @property
@@ -82,7 +91,7 @@ class RandomImage:
         """Fill a writable buffer from `offset` on; Damaged if a frame is not what was stored."""
         view = memoryview(buffer)
         stop = offset + len(view)
-        for start, end, recent in self._recent:
+        for start, end, recent, _ in self._recent:
             if start <= offset and stop <= end:
                 self._copy(recent, offset, stop, view)
                 return
@@ -94,9 +103,21 @@ class RandomImage:
             self._copy(place, begin, end, view[begin - offset : end - offset])
             at = end
         _clear(view[at - offset :])
-        if place is not None:  # if two threads find a run at the same time, one may be forgotten
-            found = place["offset"], place["offset"] + place["length"], place
-            self._recent = (found, *self._recent[: RECENT - 1])
+        if place is not None:
+            self._went_to(offset, place)
+
+    def _went_to(self, offset: int, place: Place) -> None:
+        """Note the last run of a read. If a recent run led to it, the client reads sequentially: read the next frames
+        ahead, unless other clients keep the processors busy. If two threads note a run at the same time, one may be
+        forgotten."""
+        recent, end = self._recent, place["offset"] + place["length"]
+        self._recent = ((place["offset"], end, place, threading.get_ident()), *recent[: RECENT - 1])
+        if not any(start <= offset <= stop for start, stop, _, _ in recent):
+            return
+        if len({thread for *_, thread in self._recent}) <= self._ahead:
+            for run, _, _ in islice(self._shown(end, min(end + AHEAD, self.size)), self._ahead):
+                if run["raw"] < LEAST_AHEAD or not self._cache.begin(run):
+                    return
 
     def _copy(self, place: Place, begin: int, end: int, view: memoryview) -> None:
         skip = place["skip"] + begin - place["offset"]
@@ -239,61 +260,3 @@ def _column(values: Column, kind: str) -> Column:
     if len(values) and kind != "V32" and (values == values[0]).all():
         return numpy.broadcast_to(values[0].astype(kind), len(values))
     return values.astype(kind)
-
-
-class _FrameCache:
-    """Frames used last, at most `budget` bytes of them (and always one). A frame that several threads want at once is
-    decompressed by one of them."""
-
-    def __init__(self, read: Callable[[Place], bytes], budget: int) -> None:
-        self._read, self._budget = read, budget
-        self._lock = threading.Lock()
-        self._held: OrderedDict[Key, bytes] = OrderedDict()
-        self._size = 0
-        self._under_way: dict[Key, _Pending] = {}
-
-    def get(self, place: Place) -> bytes:
-        key = (place["chunk"], place["position"], place["digest"].tobytes())
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-            waiting = self._under_way.get(key)
-            if waiting is None:
-                mine = self._under_way[key] = _Pending()
-        return waiting.wait() if waiting is not None else self._fill(key, place, mine)
-
-    def _fill(self, key: Key, place: Place, mine: _Pending) -> bytes:
-        try:
-            mine.frame = self._read(place)
-        except BaseException as error:
-            mine.error = error
-            raise
-        finally:
-            with self._lock:
-                del self._under_way[key]
-                if mine.frame is not None:
-                    self._hold(key, mine.frame)
-            mine.done.set()
-        return mine.frame
-
-    def _hold(self, key: Key, frame: bytes) -> None:
-        self._held[key] = frame
-        self._size += len(frame)
-        while self._size > self._budget and len(self._held) > 1:
-            self._size -= len(self._held.popitem(last=False)[1])
-
-
-class _Pending:
-    """A frame that one thread is reading; a Future would do, but its module takes longer to load than all of ours."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.frame: Optional[bytes] = None
-        self.error: Optional[BaseException] = None
-
-    def wait(self) -> bytes:
-        self.done.wait()
-        if self.error is not None:
-            raise self.error
-        return cast(bytes, self.frame)  # there is one or the other

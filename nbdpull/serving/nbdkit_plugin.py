@@ -30,6 +30,7 @@ API_VERSION = 2
 MAX_EXTENTS = 4096  # in one answer; a client asks for the rest
 # qemu-img convert counts in sectors, and takes a sector for zero if only its start is zero.
 BLOCK = 4096
+AHEAD = min(4, len(os.sched_getaffinity(0)) // 2)  # frames; the other processors are for the clients
 TROUBLE = "trouble: "  # prefix of a line on standard error that is for the operator; JSON follows
 
 _config: dict[str, list[str]] = {}
@@ -67,7 +68,7 @@ def _open() -> None:
     target, point = series_choice.only_point(store, domain, wanted, _looking)
     for name in _config.get("disk", point.disks):
         point.disk(name)  # NoSuchDisk
-        opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]))
+        opened = lookup.RandomImage(target, point, name, int(_config["cache"][0]), ahead=AHEAD)
         _images[name] = _writable(opened) if "writable" in _config else opened
     _about.update(domain=target.domain, point=point.id, sha256=point.sha256,
                   disks={name: image.size for name, image in _images.items()})  # fmt: skip
