@@ -4,24 +4,25 @@ Each file is copied as it is, its size and SHA-256 proved on the way. What a dir
 looks like what is left of a removed one: no pull touches it, a later copy goes on with it, and a prune frees what
 nothing refers to. The manifest comes last, when all else is durable.
 
-Owns: which files are lacking, which of those that are there are counted on, and that nothing half looks whole. Must not
-know: which points are wanted, and of what order.
+Owns: which files are lacking, and that nothing half looks whole. Must not know: which files of the series are counted
+on (counted_on.py does), which points are wanted, and of what order.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
 from ..core.throttle import Throttle
-from ..format import findings, layout, moved
+from ..format import layout, moved
 from ..format.manifest import FileEntry
 from ..storage.base import Protection, Writer
-from . import drafts, half_points, immutable, lock_free, proved_copy, references, sweep_mark, verdict
+from . import drafts, half_points, immutable, lock_free, proved_copy, references, sweep_mark
+from .counted_on import CountedOn, is_there
 from .series import Point, Series
 
 Tell = Callable[[int], None]  # so many more bytes were copied
@@ -40,7 +41,7 @@ def lacking(source: Series, target: Series, point: Point, but: Container[str] = 
     count. Damaged where a directory of the point cannot be read."""
     left = [entry for entry in _needed(source, target, point).files if entry.path not in but]
     with target.store.looking(target.folder):
-        return [entry for entry in left if not _is_there(target, entry)]
+        return [entry for entry in left if not is_there(target, entry)]
 
 
 class _Needed(NamedTuple):
@@ -57,7 +58,7 @@ def _needed(source: Series, target: Series, point: Point) -> _Needed:
     tables = []
     with source.store.looking(source.folder), target.store.looking(target.folder):
         for entry in references.of_point(source, point):
-            is_at_hand = _is_there(target, entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
+            is_at_hand = is_there(target, entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
             table = None if is_at_hand else moved.read(source.store, source.folder, entry)
             if table:
                 known = moved.read(target.store, target.folder, entry)
@@ -66,18 +67,12 @@ def _needed(source: Series, target: Series, point: Point) -> _Needed:
     return _Needed([*files.values()], tables)
 
 
-def _is_there(target: Series, entry: FileEntry) -> bool:
-    with suppress(errors.Damaged):
-        return target.store.size(f"{target.folder}/{entry.path}") == entry.size
-    return False
-
-
 class Incoming:
     """Takes points of the source into the target, which is held. points: those that the target has."""
 
     def __init__(self, source: Series, target: Series, points: Sequence[Point], throttle: Throttle) -> None:
         self._source, self._target, self._throttle = source, target, throttle
-        self._counted_on = _CountedOn(target, points)
+        self._counted_on = CountedOn(target, points)
         self._known = {point.id for point in points}
 
     def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
@@ -113,7 +108,7 @@ class Incoming:
             doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
             for entry in [*doubtful, *(table.old for table in tables)]:
                 self._counted_on.require_free(entry)
-            there = [entry for entry in doubtful if _is_there(self._target, entry)]
+            there = [entry for entry in doubtful if is_there(self._target, entry)]
             making.prepare([*doubtful, *(table.old for table in tables)])
         for entry in doubtful:
             self._make_sure(entry, entry in there, making, tell, check)
@@ -159,109 +154,6 @@ class Incoming:
         if hashlib.sha256(data).hexdigest() != point.sha256:
             raise errors.Damaged(f"{self._source.store.path(path)}: it has changed since it was read first")
         return data
-
-
-class _CountedOn:
-    """The files of a series that its points answer for: when a point was committed, they were whole and durable. Not
-    those that are on record as damaged.
-
-    They are known by path, size and digest, and no other file may take the place of one: what the source says is not
-    to be trusted with what the target has. Points are read only where it is asked for: first the one in whose folder
-    the file is, which made it, then the newest first.
-    """
-
-    def __init__(self, target: Series, points: Sequence[Point]) -> None:
-        self._target, self._bad = target, _on_record(target, points)
-        self._points = {point.id: point for point in points}
-        self._unread = {**self._points}
-        self._named: dict[str, FileEntry] = {}
-        self._removed: Optional[dict[str, FileEntry]] = None
-        self._refused: Optional[bool] = None
-
-    @property
-    def points(self) -> Collection[str]:
-        """Ids of those that answer."""
-        return self._points
-
-    def has(self, entry: FileEntry) -> bool:
-        return _is_there(self._target, entry) and entry.path not in self._bad and self.includes(entry)
-
-    def includes(self, entry: FileEntry) -> bool:
-        """Whether any point refers to the very file, be it there or not."""
-        return self._known(entry.path) == entry
-
-    def forget_removed(self) -> None:
-        """Without locks, points may have been removed since: those answer for nothing any more."""
-        left = {name: point for name, point in self._points.items() if self._is_there_yet(name)}
-        if len(left) < len(self._points):
-            self._points, self._unread, self._named, self._removed = left, {**left}, {}, None
-
-    def _is_there_yet(self, name: str) -> bool:
-        return self._target.store.has_locks or self._target.has_point(name)
-
-    def add(self, point: Point, entries: Iterable[FileEntry]) -> None:
-        """Of a point that was committed by now."""
-        self._points[point.id] = point
-        self._named.update({entry.path: entry for entry in entries})
-
-    def require_free(self, entry: FileEntry) -> None:
-        """StoreError where making the file could harm another that is there: one that points, or removed ones, refer
-        to; or may, where not all can be read."""
-        paths = [f"{self._target.folder}/{path}" for path in (entry.path, moved.path_of(entry.path))]
-        if not any(map(self._target.store.holds, paths)):
-            return
-        known = self._known(entry.path) or self._of_removed().get(entry.path)
-        if known is None and not self._may_be_needed(entry.path):
-            return
-        if known is None and _is_there(self._target, entry) and not self._target.own_flaw(entry):
-            return  # it is the one: nothing is to be made
-        if known != entry:
-            raise errors.StoreError(
-                f"it refers to {entry.path} as another file than the one of that name in {self._target.store.root}, "
-                "which is needed there, or may be: it stays; nbdpull verify of both stores tells more"
-            )
-
-    def _known(self, path: str) -> Optional[FileEntry]:
-        self._read(path.partition("/")[0])
-        while path not in self._named and self._unread:
-            self._read(next(reversed(self._unread)))
-        return self._named.get(path)
-
-    def _read(self, name: str) -> None:
-        point = self._unread.pop(name, None)
-        with suppress(errors.Damaged):
-            for entry in references.of_point(self._target, point) if point else []:
-                self._named.setdefault(entry.path, entry)
-                for each in self._target.standing(entry):
-                    self._named.setdefault(each.path, each)
-
-    def _of_removed(self) -> dict[str, FileEntry]:
-        """What removed points refer to, as far as they can be read: a removal can be taken back."""
-        if self._removed is None:
-            self._removed = {}
-            for point in half_points.removed_points(self._target).values():
-                with suppress(errors.Damaged):
-                    self._removed.update({each.path: each for each in references.of_point(self._target, point)})
-        return self._removed
-
-    def _may_be_needed(self, path: str) -> bool:
-        """Of a file that nothing is known to refer to."""
-        if self._refused is None:
-            self._refused = bool(self._target.load()[1])
-        return self._refused or self._target.has_point(path.partition("/")[0])
-
-
-def _on_record(target: Series, points: Sequence[Point]) -> set[str]:
-    """Paths of files that are damaged, or may be, by what verifications found."""
-    known = verdict.Known(points, findings.load(target))
-    found: set[str] = set()
-    for point in points:
-        for each in known.recorded(point):
-            found |= {place["path"] for place in each.places or [] if place.get("path")}
-            if each.places is None:
-                with suppress(errors.Damaged):
-                    found |= {entry.path for entry in references.of_point(target, point)}
-    return found
 
 
 class _Making:
