@@ -1,14 +1,33 @@
 """Points of a store of the tests that are copied into another one. Knows nothing of what is then to be there."""
 
-from stores import Vm
+from stores import KIB, Vm
 
 from nbdpull.core.throttle import Throttle
-from nbdpull.repository import half_points, incoming
+from nbdpull.repository import half_points, incoming, matching
+from nbdpull.repository.resealed_point import Pair, Resealing
+from nbdpull.storage.directory import DirectoryStore
+from nbdpull.storage.directory_file import DirectoryWriter
+
+# What changes a store of a directory, see dying.
+CHANGES = {
+    DirectoryStore: (
+        "make_folder",
+        "create",
+        "reopen",
+        "publish",
+        "rename",
+        "delete",
+        "remove_file",
+        "remove_folder",
+        "sync_folder",
+    ),
+    DirectoryWriter: ("write", "sync"),
+}
 
 
-def over(vm, root):
+def over(vm, root, keys=None):
     """The Vm as if its pulls had gone into another store: what is there is compared with what it knows."""
-    other = Vm(root, vm.name, vm.uuid)
+    other = Vm(root, vm.name, vm.uuid, keys)
     other.images = vm.images
     return other
 
@@ -18,3 +37,18 @@ def take(vm, other, *points):
     with half_points.writing(other.series):
         taking = incoming.Incoming(vm.series, other.series, other.series.points(), Throttle())
         return [taking.take(point) for point in points or vm.points]
+
+
+def resealing(vm, other):
+    """What makes points of a Vm in another one, whose store may have another seal; small chunk files."""
+    here, there = vm.series.points(), {point.id: point for point in other.series.points()}
+    pairs = [Pair(point, there[point.id]) for point in matching.matched(here, [*there.values()]).same]
+    return Resealing(vm.series, other.series, [*there.values()], pairs, Throttle(), chunk_size=100 * KIB)
+
+
+def reseal(vm, other, *points, taking=None):
+    """Copy these points so, or all that are lacking; what was copied for each."""
+    with half_points.writing(other.series):
+        taking = taking or resealing(vm, other)
+        there = {point.id for point in other.series.points()}
+        return [taking.take(point) for point in points or vm.series.points() if point.id not in there]

@@ -10,7 +10,7 @@ from unittest import mock
 import dying
 import pytest
 import stores
-from copies import over, take
+from copies import CHANGES, over, take
 from stores import KIB, MIB, Vm
 
 from nbdpull.core import errors
@@ -107,22 +107,6 @@ def test_any_order_of_copies_and_removals(tmp_path, seed):
 
 
 # -- its end at any step ----------------------------------------------------------------------------------------------
-
-
-CHANGES = {
-    DirectoryStore: (
-        "make_folder",
-        "create",
-        "reopen",
-        "publish",
-        "rename",
-        "delete",
-        "remove_file",
-        "remove_folder",
-        "sync_folder",
-    ),
-    DirectoryWriter: ("write", "sync"),
-}
 
 
 def killed_at(count, work):

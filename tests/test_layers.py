@@ -61,6 +61,7 @@ LIBRARIES = {
         "repository.part",
         "repository.rolling",
         "repository.repack",
+        "repository.resealed_disk",
         "repository.evidence",
         "images.qcow2",
         "serving.overlay",

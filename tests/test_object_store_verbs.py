@@ -49,6 +49,25 @@ def test_a_sealed_store_and_its_keys(object_store, tmp_path, capsys, monkeypatch
     assert SECRET in (tmp_path / "vda.raw").read_bytes()
 
 
+def test_a_copy_under_another_seal(object_store, tmp_path, monkeypatch):
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    vm = stores.chain(tmp_path / "store", points=2, size=300 * KIB)
+    said("init", object_store.url, "--recipient", recipient("age1"))
+    words = ("copy", vm.root, object_store.url, "--dest-identity", path("age1"))
+    said(*words, "--point", vm.points[0].id)
+    first = {*object_store.objects()}
+    said(*words)
+    new = {*object_store.objects()} - first
+    assert new and all(vm.points[1].id in name for name in new)
+    said("verify", object_store.url, *BY_AGE1)
+    said("copy", object_store.url, tmp_path / "plain", "--unseal", *BY_AGE1)
+    for store, who in ((object_store.url, BY_AGE1), (tmp_path / "plain", ())):
+        for point in vm.points:
+            said("restore", store, "--point", point.id, "-o", tmp_path / "out", "--format", "raw", "--force", *who)
+            assert (tmp_path / "out/vda.raw").read_bytes() == vm.images[point.id]["vda"]
+
+
 def fill(url):
     vm = stores.Vm(url, keys=keyring.keys_of(marker.open_store(url), identity_files.given([path("age1")])))
     vm.add_disk("vda", 100 * KIB)

@@ -16,11 +16,13 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
+import copies
 import identities
 import numpy
 import pytest
 import stores
 import strange
+from sealed import sealed_store
 from stores import KIB, MIB, page_of, relaid, replaced
 
 from nbdpull.core import errors, extents
@@ -151,6 +153,16 @@ def test_a_sealed_store_opens_for_its_identities(tmp_path, identity):
     code, said = opened(tmp_path / "out", identity=[identity])
     assert code == 1 and "@keys: the identity opens none of the key files" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_copied_under_another_seal(vm, tmp_path):
+    other = copies.over(vm, tmp_path / "other", sealed_store(tmp_path / "other"))
+    copies.reseal(vm, other)
+    for point in vm.points:
+        for disk in point.disks:
+            out = tmp_path / f"{point.id}-{disk}"
+            assert opened(out, point.id, "vm1", disk, root=other.root) == (0, "")
+            assert out.read_bytes() == vm.images[point.id][disk]
 
 
 def test_nothing_that_was_changed_is_restored_of_a_sealed_store(tmp_path):

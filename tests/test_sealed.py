@@ -211,16 +211,6 @@ def test_a_copy_is_sealed_with_the_same_key(made, key, tmp_path):
         assert (twin.folder / path.relative_to(made.folder)).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("other", [None, OTHER])
-def test_copies_and_comparisons_are_between_stores_of_one_key(made, tmp_path, other):
-    dest = sealed.chain(tmp_path / "other", 1, other)
-    for verb, options in ((copy.copy, copy.Options), (compare.compare, compare.Options)):
-        with pytest.raises(errors.StoreError, match="only between stores of one key is a"):
-            verb(options(str(made.root), str(dest.root)))
-        with pytest.raises(errors.StoreError, match="only between stores of one key is a"):
-            verb(options(str(dest.root), str(made.root)))
-
-
 def needing(vm, out):
     """Verbs that read what is sealed."""
     root, point = str(vm.root), vm.points[-1].id

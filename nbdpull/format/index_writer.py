@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 
 
 class Disk(NamedTuple):
-    """What is written: the disk `name` of `size` bytes as of `point`, whole or not; series: path of its directory."""
+    """What is written: the disk `name` of `size` bytes as of `point`, whole or not; series: path of its directory.
+    beside: name of the folder for index and chunk files, where that of the point is not to have them."""
 
     series: str
     point: str
     name: str
     size: int
     whole: bool
+    beside: Optional[str] = None
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of index and chunk files."""
+        return self.beside or self.point
 
 
 class _Layer(NamedTuple):
@@ -158,8 +165,8 @@ class IndexWriter:
             raise errors.Unsupported(f"disk {self._disk.name} has {flaw}, which the format does not hold")
         if self._index is None:
             name = layout.index_name(self._disk.name)
-            self._index = self._store.create(f"{self._disk.series}/{self._disk.point}/{name}")
-            self._index_number = self.number(f"{self._disk.point}/{name}")
+            self._index = self._store.create(f"{self._disk.series}/{self._disk.folder}/{name}")
+            self._index_number = self.number(f"{self._disk.folder}/{name}")
         raw = pages.encode_page(self.page(records))
         data = self._store.seal.piece(pages.compressed(raw), layout.PAGE_PIECE)
         ref = numpy.zeros(1, pages.PAGE)

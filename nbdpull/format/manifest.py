@@ -97,6 +97,7 @@ class Manifest:
     as_of: Optional[str] = None  # likewise
     passwords: list[str] = field(default_factory=list)  # likewise; types of graphics that had one, which no file has
     locked: Optional[LockedEntry] = None  # likewise; where nothing is locked it is not written either
+    origin: Optional[str] = None  # likewise; SHA-256 of its first manifest, where it was copied under another seal
 
     def disk(self, name: str) -> Optional[DiskEntry]:
         """The entry of that disk, or None."""
@@ -114,11 +115,14 @@ class Manifest:
 
 def encode(manifest: Manifest, seal: Seal = PLAIN) -> bytes:
     """The bytes of the file. seal: of the store."""
-    told = {name: value for name, value in asdict(manifest).items() if name != "locked" or value is not None}
+    told = {name: value for name, value in asdict(manifest).items() if name not in _RARE or value is not None}
     if seal.id is None:
         return layout.seal({"format": layout.FORMAT, "requires": [], **told})
     seal.require()
     return layout.seal_with_mac({"format": layout.FORMAT, "requires": [layout.SEALED], **told}, seal.mac)
+
+
+_RARE = ("locked", "origin")  # members that are not written where they are None
 
 
 class Head(NamedTuple):
@@ -188,7 +192,8 @@ def _flaw(manifest: Manifest) -> Optional[str]:
     if len({layout.encoded(disk.name).lower() for disk in manifest.disks}) != len(manifest.disks):
         return "a disk twice"
     digests = [entry.sha256 for entry in manifest.all_files()]
-    if not all(map(layout.SHA256.match, [*digests, *([manifest.parent.sha256] if manifest.parent else [])])):
+    digests += [manifest.parent.sha256] if manifest.parent else []
+    if not all(map(layout.SHA256.match, [*digests, *([] if manifest.origin is None else [manifest.origin])])):
         return "a file without digest"
     flaws = [_disk_flaw(manifest, disk) for disk in manifest.disks] + [_files_flaw(manifest)]
     return next(filter(None, flaws), None)

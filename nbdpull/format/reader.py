@@ -188,11 +188,29 @@ class FrameReader:
         """Return the frame as it is in the file, proved in the same way."""
         return self._store.proved(lambda: self._proved(record))[0]
 
-    def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
+    def unsealed(self, record: layout.Record) -> bytes:
+        """Return the frame without its seal. Under one, it is proved by that alone: it opens with the digest of what
+        it holds, and is not decompressed. Damaged."""
+        if self._store.seal.id is None:
+            return self.stored(record)
+        return self._store.proved(lambda: self._unsealed(record))
+
+    def _unsealed(self, record: layout.Record) -> bytes:
+        path, data = self._at(record)
         try:
-            path, data = self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
+            return self._store.seal.opened_frame(data, record["digest"].tobytes())
+        except ValueError as error:
+            raise _damaged(record, f"{self._store.path(path)}: a frame is not what was stored: {error}") from None
+
+    def _at(self, record: layout.Record) -> tuple[str, bytes]:
+        """(path, bytes) of the frame as it is in the file."""
+        try:
+            return self._found(int(record["chunk"]), int(record["position"]), int(record["stored"]))
         except errors.Damaged as error:
             raise _damaged(record, str(error)) from error
+
+    def _proved(self, record: layout.Record) -> tuple[bytes, bytes]:
+        path, data = self._at(record)
         wanted = record["digest"].tobytes()
         raw = self._opened(data, wanted, int(record["raw"]))
         if raw is None or digest(raw) != wanted:

@@ -52,7 +52,7 @@ class Encoded:
 
     records: without a place in a chunk file yet; frames: those of records[new], in order; records[old] are references,
     their chunk is a number in the directory that they were found in. levels: {zstd's level: bytes of data in frames
-    that were made at it}.
+    that were made at it}. again: (a record, one of records[new]) where both show parts of one frame.
     """
 
     records: layout.Records
@@ -61,6 +61,7 @@ class Encoded:
     new: extents.Indexes
     old: extents.Indexes
     levels: Mapping[int, int] = field(default_factory=dict)
+    again: Sequence[tuple[int, int]] = ()
 
     @property
     def size(self) -> int:
@@ -210,11 +211,15 @@ class DiskWriter:
         if self._chunk.file.size >= self._chunk_size or self._chunk.record_count >= MAX_CHUNK_RECORDS:
             self._end_chunk(self._chunk)
 
+    def number(self, path: str) -> int:
+        """That of a file that references lead to: of one of the base, or one that is kept."""
+        return self._index.number(path)
+
     def _new_chunk(self) -> Chunk:
         disk, number = self._disk, len(self._kept) + len(self._sealed)
-        path = f"{disk.point}/{layout.chunk_name(disk.name, number)}"
+        path = f"{disk.folder}/{layout.chunk_name(disk.name, number)}"
         file = self._store.create(f"{disk.series}/{path}")
-        header = layout.chunk_header(disk.point, disk.name, disk.size, number)
+        header = layout.chunk_header(disk.folder, disk.name, disk.size, number)
         return Chunk(file, self._index.number(path), header, self._store.seal)
 
     def _end_chunk(self, chunk: Chunk) -> None:
@@ -267,6 +272,9 @@ class Chunk:
         stored = records["stored"][data].astype("u8")
         records["position"][data] = self.file.size + numpy.cumsum(stored) - stored
         records["chunk"][data] = self.number
+        for record, first in encoded.again:
+            for name in ("position", "stored", "chunk"):
+                records[name][record] = records[name][first]
         self._records.append(records)
         self.record_count += len(records)
         self.read_bytes += encoded.read_bytes

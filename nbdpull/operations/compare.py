@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check, Report
-from ..repository import incoming, marker, matching, series_choice, soundness
+from ..repository import marker, matching, resealed_point, series_choice, soundness
 from ..repository.matching import Matched
 from ..repository.series import Point, Series
 from ..storage.base import Store
@@ -69,7 +69,6 @@ class Result:
 def compare(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
     """Compare the manifests; no data is read. StoreError."""
     opened, dest = marker.open_store(options.store), marker.open_store(options.dest)
-    marker.require_one_key(opened, dest)
     found = store_choice.fitting([*series_choice.all_series(opened), *series_choice.all_series(dest)], options.domain)
     sources, others = ([each for each in found if each.store is store] for store in (opened, dest))
     if not found:
@@ -118,12 +117,13 @@ def _look(
     source: Series, target: Series, known: soundness.Soundness, match: Matched, behind: _Behind, check: Check
 ) -> None:
     behind.problems += [_of(point, match.out_of_order(point, target.store.root)) for point in match.unordered]
+    tell = resealed_point.lacking(source, target, match)
     for point in match.newer:
         check()
         try:
             if point.id in known.damaged:
                 raise soundness.damage(source, point)
-            lacking = incoming.lacking(source, target, point, behind.sizes)
+            lacking = tell(point, behind.sizes)
         except (errors.Damaged, errors.StoreError) as error:
             behind.problems.append(_of(point, error))
             continue

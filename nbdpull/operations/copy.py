@@ -1,7 +1,7 @@
 """Copy: points of a store that another one lacks, domain by domain, in the order in which they were made.
 
 Owns: which points are copied, and which are not, and why; that what is wrong with one hides no other. Must not know:
-how a point is copied (incoming.py does), how it is shown.
+how a point is copied (incoming.py and resealed_point.py do), how it is shown.
 """
 
 from __future__ import annotations
@@ -12,32 +12,36 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 from ..core import deadline, errors
 from ..core.choices import ALL_POINTS
 from ..core.errors import Check, Report
 from ..core.throttle import Throttle
+from ..crypto.seal import PLAIN
 from ..format import findings
 from ..repository import (
     crossing,
+    foreign,
     half_points,
-    incoming,
     key_changes,
     marker,
     matching,
     removal,
+    resealed_point,
     retention,
     series_choice,
     soundness,
 )
 from ..repository.incoming import Incoming, Taken
+from ..repository.marker import NewSeal
 from ..repository.matching import Matched
+from ..repository.resealed_point import Pair, Resealing
 from ..repository.retention import Policy
 from ..repository.series import Point, Series
 from ..storage import place
 from ..storage.base import Store
-from . import policy, prune, store_choice
+from . import policy, prune, store_choice, unlocking
 from .options import CopyOptions as Options
 
 
@@ -116,22 +120,51 @@ def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
 
 
 def _destination(options: Options, source: Store) -> Store:
-    """What is sealed is copied as it is: into a store of the same key, which a new one is made for. Who has the key
-    proves by it what both tell."""
+    """What is sealed is copied as it is into a store of the same key, which a new one is made for. Who has the key
+    proves by it what both tell. Into a store of another key, or none, it is sealed again, or not at all."""
     if not place.are_apart(options.store, options.dest):
         raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
-    seal = None if options.dry_run else key_changes.copied(source)
-    if not options.dry_run:
-        dest = marker.open_or_create(options.dest, seal=seal)
-    elif marker.is_new(options.dest, sealed=source.seal.id is not None):
-        return place.opened(options.dest)
-    else:
-        dest = marker.open_store(options.dest)
-    marker.require_one_key(source, dest)
+    if options.unseal:
+        if source.seal.id is None:
+            raise errors.UsageError(f"--unseal: {options.store} is not sealed")
+        source.seal.require()  # before a DEST is made
+    dest, seal = _opened(options, source)
+    if options.unseal and dest.seal.id is not None:
+        raise errors.UsageError(f"--unseal: {options.dest} is sealed: leave the option out, or name another DEST")
+    if options.dest_identities:
+        unlocking.unlock(dest, options.dest_identities)
+    if dest.seal.id != source.seal.id:
+        _require_both(dest, source, options)
+        return dest
     dest.seal = source.seal
-    if seal:
+    if seal and not options.dry_run:
         key_changes.bring(seal, dest)
     return dest
+
+
+def _opened(options: Options, source: Store) -> tuple[Store, Optional[NewSeal]]:
+    """DEST, made where it is new, and the seal of the source; with dry_run as it would be."""
+    seal = None if options.unseal or source.seal.id is None else key_changes.copied(source)
+    if not options.dry_run:
+        return marker.open_or_create(options.dest, seal=seal), seal
+    if not marker.is_new(options.dest, sealed=source.seal.id is not None):
+        return marker.open_store(options.dest), seal
+    dest = place.opened(options.dest)
+    dest.seal = PLAIN if options.unseal else source.seal
+    return dest, seal
+
+
+def _require_both(dest: Store, source: Store, options: Options) -> None:
+    """Of two stores with two seals, each is needed: KeyNeeded."""
+    if dest.seal.id is None and not options.unseal:
+        raise errors.StoreError(
+            f"{source.root} is sealed, and {dest.root} is not: whoever can read {dest.root} could read what is copied; "
+            "add --unseal if that is meant, or name a new directory, which becomes a store of the same key"
+        )
+    if dest.seal.id is not None and not dest.seal.opens:
+        unlocking.unlock(dest, options.identities)
+    for store in (source, dest):
+        store.seal.require()
 
 
 def _domain(source: Series, dest: Store, run: _Run) -> Domain:
@@ -159,11 +192,13 @@ def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _R
     there, unreadable = target.load()
     target.require_of(there, uuid)
     match = matching.matched(known.points, there, unreadable)
+    if resealed_point.is_needed(source, target, match):
+        foreign.require_none(target, there, unreadable)
     points = _to_copy(source, dest, known, match, found, run)
     if run.options.dry_run:
-        found.copied = _planned(source, target, points, found, run.check)
+        found.copied = _planned(source, target, match, points, found, run.check)
     elif points:
-        _take(source, target, there, points, found, run)
+        _take(source, target, match, there, points, found, run)
 
 
 def _to_copy(
@@ -208,14 +243,17 @@ def _other(point: Point, dest: Store) -> errors.NbdpullError:
     )
 
 
-def _planned(source: Series, target: Series, points: list[Point], found: Domain, check: Check) -> list[Taken]:
+def _planned(
+    source: Series, target: Series, match: Matched, points: list[Point], found: Domain, check: Check
+) -> list[Taken]:
     """What each would bring; those of which that cannot be told are refused."""
     seen: set[str] = set()
     planned = []
+    lacking = resealed_point.lacking(source, target, match)
     for point in points:
         check()
         try:
-            entries = incoming.lacking(source, target, point, seen)
+            entries = lacking(point, seen)
         except (errors.Damaged, errors.StoreError) as error:
             found.refused.append(Refused(point.id, _why(source, target, point, error)))
             continue
@@ -224,12 +262,20 @@ def _planned(source: Series, target: Series, points: list[Point], found: Domain,
     return planned
 
 
-def _take(source: Series, target: Series, there: list[Point], points: list[Point], found: Domain, run: _Run) -> None:
+def _take(
+    source: Series,
+    target: Series,
+    match: Matched,
+    there: list[Point],
+    points: list[Point],
+    found: Domain,
+    run: _Run,
+) -> None:
     with source.store.looking(source.folder), target.store.looking(target.folder):
         known = frozenset(findings.names(target))
-        planned = {each.point: each.bytes for each in _planned(source, target, points, found, run.check)}
+        planned = {each.point: each.bytes for each in _planned(source, target, match, points, found, run.check)}
     tell = _Progress(partial(run.report, domain=found.domain), sum(planned.values()))
-    taking = Incoming(source, target, there, run.throttle)
+    taking = _taking(source, target, match, there, run)
     for point in points:
         if point.id not in planned:
             continue
@@ -240,12 +286,23 @@ def _take(source: Series, target: Series, there: list[Point], points: list[Point
             continue
         found.copied.append(taken)
         run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
-    done = {each.point for each in found.copied}
     try:
-        found.warnings += crossing.tell_of_findings(target, [each for each in points if each.id in done], known)
+        made = (target.point_in(each.point) for each in found.copied)  # under another seal they have other manifests
+        found.warnings += crossing.tell_of_findings(target, made, known)
         removal.sweep(target, check=run.check)  # of what a copy that died had begun, and nobody wants any more
     except (errors.Damaged, errors.StoreError) as error:
         found.warnings.append(str(error))
+
+
+def _taking(
+    source: Series, target: Series, match: Matched, there: list[Point], run: _Run
+) -> Union[Incoming, Resealing]:
+    if not resealed_point.is_needed(source, target, match):
+        return Incoming(source, target, there, run.throttle)
+    for store in (source.store, target.store):
+        store.seal.require()
+    known = {point.id: point for point in there}
+    return Resealing(source, target, there, [Pair(point, known[point.id]) for point in match.same], run.throttle)
 
 
 class _Progress:

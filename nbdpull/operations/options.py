@@ -523,13 +523,16 @@ class _TwoStores:
 @late_dataclass(frozen=True)
 class CopyOptions(_Rules, _TwoStores):
     """points: ids, or ALL_POINTS; empty: those that are newer than what dest has, and which the rules keep, where there
-    are any. max_rate: of what is read. dry_run: only tell."""
+    are any. max_rate: of what is read. dry_run: only tell. dest_identities: files that open dest; empty: those that
+    open store. unseal: what is sealed may be copied into a dest that is not."""
 
     points: list[str] = field(default_factory=list)
     max_rate: Optional[int] = None
     max_duration: Optional[float] = None
     dry_run: bool = False
     identities: list[str] = field(default_factory=list)
+    dest_identities: list[str] = field(default_factory=list)
+    unseal: bool = False
 
 
 @late_dataclass(frozen=True)

@@ -24,11 +24,12 @@ def opened(root: str, named: Sequence[str], cache: Optional[place.Warn] = None) 
     named: files of identities; cache: see place.opened. KeyNeeded where they do not open it; StoreError where it is not
     sealed, and there are some; UsageError, Damaged, MissingSoftware."""
     store = marker.open_store(root, cache)
-    _unlock(store, named)
+    unlock(store, named)
     return store
 
 
-def _unlock(store: Store, named: Sequence[str]) -> None:
+def unlock(store: Store, named: Sequence[str]) -> None:
+    """The same of a Store that is open."""
     _require_sealed(store, named)
     tried = identity_files.given(named)
     if tried:
@@ -61,7 +62,7 @@ def for_pull(root: str, group: Optional[str], named: Sequence[str], patience: Op
         )
     store = marker.open_or_create(root, group, patience=patience)
     known_stores.require(store)
-    _unlock(store, named)
+    unlock(store, named)
     store.seal.require()
     known_stores.note(store)
     immutable.begin(store)

@@ -9,15 +9,14 @@ Owns: what nothing may be written beside. Must not know: how a point is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 from ..core import errors
 from . import series_choice
-from .points import Points
 from .series import Refused, Series
 
 
-def require_none(target: Series, points: Points, refused: Refused) -> None:
+def require_none(target: Series, points: Sized, refused: Refused) -> None:
     """Foreign where a point of a series was not made with the key of the store, or is of another domain than others;
     Damaged where the store has points, and none that can be read has that key. refused: what Series.heads gives."""
     for error in refused.values():

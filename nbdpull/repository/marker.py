@@ -264,14 +264,5 @@ def _in_objects(
     return _known(found, told)
 
 
-def require_one_key(source: Store, target: Store) -> None:
-    """StoreError unless what one store holds can be in the other as it is: both sealed with one key, or neither."""
-    if source.seal.id != target.seal.id:
-        raise errors.StoreError(
-            f"{source.root} {_sealed(source)}, {target.root} {_sealed(target)}: only between stores of one key is a "
-            "copy possible; name a new directory, which becomes one"
-        )
-
-
 def _sealed(store: Store) -> str:
     return "is not sealed" if store.seal.id is None else f"is sealed with key {store.seal.id}"

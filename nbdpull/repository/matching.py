@@ -1,7 +1,7 @@
 """The points of one domain in two stores: which both have, which only one, and whether the two are of one history.
 
-A point is the same in both if its manifest is, to the byte. Pure: no file is looked at. Must not know: which points a
-user wants, how one is copied.
+A point is the same in both if its manifest is, to the byte, or was when it was first made: a copy under another seal
+has another one. Pure: no file is looked at. Must not know: which points a user wants, how one is copied.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from .series import Point
 @dataclass(frozen=True)
 class Matched:
     """Each in the order of commits. same: in both; different: of this id both have one, and not the same; here, there:
-    only in that one. last: of those there the one with the highest sequence, None where nothing is."""
+    only in that one. last: of those there the one with the highest sequence, None where nothing is. is_remade: whether
+    one that is in both was copied under another seal, so that its files differ."""
 
     same: list[Point]
     different: list[Point]
     here: list[Point]
     there: list[Point]
     last: Optional[Point]
+    is_remade: bool = False
 
     @property
     def newest(self) -> int:
@@ -85,14 +87,15 @@ class Matched:
 
 def matched(here: Sequence[Point], there: Sequence[Point], unreadable: Collection[str] = ()) -> Matched:
     """unreadable: ids of points that are there, and cannot be read: they count as different ones."""
-    known = {point.id: point.sha256 for point in there}
+    known, files = {point.id: point.origin for point in there}, {point.id: point.sha256 for point in there}
     ours = {point.id for point in here}
     return Matched(
-        same=[point for point in here if known.get(point.id) == point.sha256],
-        different=[p for p in here if p.id in unreadable or known.get(p.id, p.sha256) != p.sha256],
+        same=[point for point in here if known.get(point.id) == point.origin],
+        different=[p for p in here if p.id in unreadable or known.get(p.id, p.origin) != p.origin],
         here=[point for point in here if point.id not in known and point.id not in unreadable],
         there=[point for point in there if point.id not in ours],
         last=max(there, key=lambda point: point.manifest.sequence, default=None),
+        is_remade=any(files.get(p.id, p.sha256) != p.sha256 and known[p.id] == p.origin for p in here),
     )
 
 

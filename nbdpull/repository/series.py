@@ -41,6 +41,11 @@ class Point:
         return self.manifest.point
 
     @property
+    def origin(self) -> str:
+        """SHA-256 of the manifest as it was first made: the same in every copy, whatever seals it."""
+        return self.manifest.origin or self.sha256
+
+    @property
     def disks(self) -> list[str]:
         """Their names."""
         return [disk.name for disk in self.manifest.disks]

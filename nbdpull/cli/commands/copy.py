@@ -33,6 +33,9 @@ def add(parser: usage.Parser) -> None:
               help="stop after this time: 90s, 15m, 2h; the next copy continues")  # fmt: skip
     usage.add(parser, Options, "--dry-run", action="store_true", help="show what would be copied, copy nothing")
     usage.add_identities(parser, Options)
+    usage.add(parser, Options, "--dest-identity", metavar="FILE", dest="dest_identities", action="append",
+              help="what opens DEST, if it has another key (may be repeated; default: as for DIR)")  # fmt: skip
+    usage.add(parser, Options, "--unseal", action="store_true", help="let DEST be a store that is not sealed")
     usage.add_output(parser)
 
 

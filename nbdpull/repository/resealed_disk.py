@@ -1,0 +1,325 @@
+"""One disk of a point into a store with another seal: its frames are taken out of one seal and put under the other, and
+stay compressed as they are.
+
+It is written as a pull writes a disk: over a point that both stores have, in chunk files of its own, with what differs
+only. So pages, directory and chunk files are made anew, and nothing in them depends on where the source has a frame, be
+it moved or not.
+
+Owns: which frames the target has already, and the way of the others. Must not know: manifests, small files, what may be
+removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
+
+import numpy
+
+from ..core import extents, pipeline
+from ..core.errors import Check
+from ..crypto.seal import Seal
+from ..format import layout, pages, reader, stack, writer
+from ..format.directory import Directory, same_pages
+from ..format.index_writer import Disk
+from ..format.manifest import FileEntry
+from .series import Series
+
+if TYPE_CHECKING:
+    from ..core.extents import Indexes, Mask
+    from ..format.layout import Records
+
+BATCH_BYTES = 4 << 20  # of frames that are worked on as one
+BATCH_RECORDS = 1 << 12
+AHEAD_BYTES = 32 << 20  # of frames under way
+THREADS = 2  # the third one digests and writes
+_KEPT_PAGES = 2  # of chunk files that were left
+
+Count = Callable[[int], None]  # of bytes
+_NONE = numpy.empty(0, layout.RECORD)
+
+
+class Base(NamedTuple):
+    """A disk as of a point that both stores have. here: in the source, None where it cannot be read; there: in the
+    target."""
+
+    here: Optional[Directory]
+    there: Directory
+
+
+class Left(NamedTuple):
+    """A chunk file of the point that a copy left which ended early: whole, and each frame proved. It has records of
+    the disk from start to stop. Of any other file that the directory is to name, both are 0."""
+
+    entry: FileEntry
+    start: int
+    stop: int
+
+
+class Written(NamedTuple):
+    """directory, files: FileEntry of the disk's directory, and of the other files that are the point's own; made: of
+    those that were not left by another copy."""
+
+    directory: FileEntry
+    files: list[FileEntry]
+    made: list[FileEntry]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """See writer.Kept: files that count, and whose records do not."""
+
+    files: list[FileEntry]
+
+    def pages(self) -> Iterator[pages.Page]:
+        return (pages.Page([], _NONE) for _ in self.files)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some records as they are to be written, but for the places of new frames. new: of those, one of each frame, which
+    tell where the source has it; old: those whose frame is in the target; again: see writer.Encoded."""
+
+    records: Records
+    new: Indexes
+    old: Indexes
+    again: list[tuple[int, int]]
+
+    @property
+    def size(self) -> int:
+        return int(self.records["stored"][self.new].sum())
+
+
+def write(
+    source: Series,
+    here: Directory,
+    target: Series,
+    about: Disk,
+    base: Optional[Base],
+    left: Sequence[Left],
+    chunk_size: int,
+    *,
+    begin: Count = lambda count: None,
+    done: Count = lambda count: None,
+    check: Check = lambda: None,
+) -> Written:
+    """Write what a Directory of the source tells as that of another disk's files. begin, done: called with the bytes of
+    frames before they are read, and when they are written. Damaged, OutputError: what was written stays."""
+    there = base.there if base else None
+    wanted = here.live.tolist()
+    with ExitStack() as held:
+        frames = held.enter_context(reader.FrameReader(source.store, source.folder, here.files, wanted=wanted))
+        kept = _Kept([each.entry for each in left])
+        output = held.enter_context(writer.DiskWriter(target.store, about, chunk_size, there, kept))
+        known = _Known(target, about.name, there, left, output.number)
+
+        def items() -> Iterator[_Batch]:
+            for batch in _batches(here, base, known, check):
+                begin(batch.size)
+                yield batch
+
+        def work(batch: _Batch) -> tuple[_Batch, list[bytes]]:
+            return batch, [_resealed(frames, batch.records[number], target.store.seal) for number in batch.new]
+
+        ready = pipeline.ordered(
+            work, items(), threads=THREADS, budget=AHEAD_BYTES, weight=lambda batch: batch.size, check=check
+        )
+        for batch, parts in ready:
+            size = batch.size
+            batch.records["stored"][batch.new] = [len(part) for part in parts]
+            output.add(writer.Encoded(batch.records, parts, 0, batch.new, batch.old, again=batch.again))
+            done(size)
+        directory, files = output.close()
+    return Written(directory, files, [entry for entry in files if entry not in kept.files])
+
+
+def _resealed(frames: reader.FrameReader, record: layout.Record, seal: Seal) -> bytes:
+    return seal.frame(frames.unsealed(record), record["digest"].tobytes())
+
+
+def _batches(here: Directory, base: Optional[Base], known: _Known, check: Check) -> Iterator[_Batch]:
+    """All that is not in the target as it is, ascending."""
+    starts = {*here.starts(), *(base.there.starts() if base else ())}
+    for start in sorted(start for start in starts if start < here.size):
+        check()
+        is_cut = base is not None and _is_cut(base.there, start, here.size)
+        if base and not is_cut and _is_same(here, base, start):
+            continue
+        yield from _of_window(here, known.window(start, min(start + layout.WINDOW, here.size)), is_cut)
+
+
+def _is_cut(there: Directory, start: int, size: int) -> bool:
+    """Whether a window of the base reaches over the end that the disk has now."""
+    return there.size > size and start + layout.WINDOW > size
+
+
+def _is_same(here: Directory, base: Base, start: int) -> bool:
+    """Whether nothing of a window has to be looked at: it has the pages that it has in the base, and the target has
+    all of these."""
+    if base.here is None or len(extents.clip(base.there.again, start, start + layout.WINDOW)):
+        return False
+    has_it = start in base.there.starts()
+    return has_it == bool(len(here.refs(start))) and same_pages(base.here.refs(start), here.refs(start))
+
+
+def _of_window(here: Directory, known: _KnownInWindow, is_cut: bool) -> Iterator[_Batch]:
+    """is_cut: something is to be told of it in any case."""
+    shown = here.window(known.start).flat() if len(here.refs(known.start)) else _NONE
+    records = _with_zeros(shown, known.start, known.stop) if here.whole else shown
+    records, is_known = known.resolved(records)
+    stays = _unchanged(records, is_known, known.below, here.whole)
+    if is_cut and stays.all():
+        stays[-1:] = False
+    records, is_new = records[~stays], (records["kind"] == extents.DATA)[~stays] & ~is_known[~stays]
+    for first, stop in _bounds(records, is_new):
+        yield _batch(records[first:stop], is_new[first:stop])
+
+
+def _with_zeros(shown: Records, start: int, stop: int) -> Records:
+    """Of a disk that is whole: zeros where no data shows."""
+    data = stack.data_of(shown)
+    zeros = layout.zero_records(extents.of((*gap, extents.ZERO) for gap in extents.gaps(data, start, stop)))
+    both = numpy.concatenate([data, zeros])
+    found: Records = both[numpy.argsort(both["offset"], kind="stable")]
+    return found
+
+
+def _unchanged(records: Records, is_known: Mask, below: Records, whole: bool) -> Mask:
+    """Which records tell nothing that is not told below."""
+    is_told = is_known | (records["kind"] == extents.ZERO)
+    changes = stack.changes(records[is_told], below, whole)
+    stays: Mask = is_told & ~numpy.isin(records["offset"], changes["offset"])
+    return stays
+
+
+def _bounds(records: Records, is_new: Mask) -> Iterator[tuple[int, int]]:
+    """(first, stop) of each batch: blocks of layout.MAX_FRAME as a whole, as a frame shows in one only."""
+    block = records["offset"] // layout.MAX_FRAME
+    edges = [*(numpy.flatnonzero(block[1:] != block[:-1]) + 1).tolist(), len(records)]
+    sizes = numpy.concatenate([[0], numpy.cumsum(numpy.where(is_new, records["stored"], 0), dtype="u8")]).tolist()
+    first = 0
+    for edge in edges:
+        if edge > first and (
+            edge == len(records) or sizes[edge] - sizes[first] >= BATCH_BYTES or edge - first >= BATCH_RECORDS
+        ):
+            yield first, edge
+            first = edge
+
+
+def _batch(records: Records, is_new: Mask) -> _Batch:
+    places: dict[tuple[int, int], int] = {}
+    again: list[tuple[int, int]] = []
+    for number in numpy.flatnonzero(is_new).tolist():
+        place = int(records["chunk"][number]), int(records["position"][number])
+        if places.setdefault(place, number) != number:
+            again.append((number, places[place]))
+    new = numpy.array([*places.values()], "i8")
+    old = numpy.flatnonzero((records["kind"] == extents.DATA) & ~is_new)
+    return _Batch(records.copy(), new, old, again)
+
+
+class _Known:
+    """The frames of a disk that the target has. there: what the disk is laid over; number: of a file in the records
+    that are written."""
+
+    def __init__(
+        self, target: Series, disk: str, there: Optional[Directory], left: Sequence[Left], number: Callable[[str], int]
+    ) -> None:
+        self._target, self._disk, self._there, self._left, self._number = target, disk, there, left, number
+        self._pages: dict[str, Records] = {}
+
+    def window(self, start: int, stop: int) -> _KnownInWindow:
+        there = self._there
+        if there is None or start not in there.starts():
+            return _KnownInWindow(start, stop, _NONE, _NONE, self._of_left(start, stop))
+        below = there.window(start).flat()
+        bad = [there.number(path) for path in there.bad]
+        good = below[(below["kind"] == extents.DATA) & ~numpy.isin(below["chunk"], bad)]
+        return _KnownInWindow(start, stop, below, good, self._of_left(start, stop))
+
+    def _of_left(self, start: int, stop: int) -> Records:
+        found = [self._own(each.entry) for each in self._left if each.start < stop and each.stop > start]
+        records = numpy.concatenate([_NONE, *found])
+        mine: Records = records[(records["offset"] >= start) & (records["offset"] < stop)]
+        return mine
+
+    def _own(self, entry: FileEntry) -> Records:
+        """The records of the frames in a chunk file."""
+        if entry.path not in self._pages:
+            if len(self._pages) >= _KEPT_PAGES:
+                del self._pages[next(iter(self._pages))]
+            records = own_frames(self._target, entry, self._disk)
+            records["chunk"] = self._number(entry.path)
+            self._pages[entry.path] = records
+        return self._pages[entry.path]
+
+
+def own_frames(series: Series, entry: FileEntry, disk: str) -> Records:
+    """The records of the frames that are in a chunk file itself, by what it says. Damaged."""
+    page = reader.chunk_records(series.store, f"{series.folder}/{entry.path}", entry.size, disk)
+    mine = [number for number, name in enumerate(page.names) if name == entry.path]
+    is_own = (page.records["kind"] == extents.DATA) & numpy.isin(page.records["chunk"], mine)
+    found: Records = page.records[is_own]
+    return found
+
+
+class _KnownInWindow(NamedTuple):
+    """below: what the disk is laid over, all of it; good: data of that which is counted on; left: frames in files that
+    another copy left."""
+
+    start: int
+    stop: int
+    below: Records
+    good: Records
+    left: Records
+
+    def resolved(self, records: Records) -> tuple[Records, Mask]:
+        """(the records, which of them lead to frames of the target now). In the same place first: of equal frames, each
+        is to stay where it is."""
+        records = records.copy()
+        is_known = numpy.zeros(len(records), bool)
+        is_data = records["kind"] == extents.DATA
+        for find, among in ((_in_place, self.good), (_by_digest, self.good), (_by_digest, self.left)):
+            wanted = numpy.flatnonzero(is_data & ~is_known)
+            mask, found = find(records[wanted], among)
+            for name in ("position", "stored", "chunk"):
+                records[name][wanted[mask]] = found[name]
+            is_known[wanted[mask]] = True
+        return records, is_known
+
+
+def _in_place(wanted: Records, among: Records) -> tuple[Mask, Records]:
+    """(which of the wanted frames show in the same place among others, these)"""
+    if not len(among):
+        return numpy.zeros(len(wanted), bool), among
+    nearest = numpy.maximum(numpy.searchsorted(among["offset"], wanted["offset"], side="right"), 1) - 1
+    return _equal(wanted, among[nearest])
+
+
+def _by_digest(wanted: Records, among: Records) -> tuple[Mask, Records]:
+    """The same wherever they show."""
+    if not len(among):
+        return numpy.zeros(len(wanted), bool), among
+    keys = _keys(among)
+    order = numpy.argsort(keys, kind="stable")
+    nearest = numpy.minimum(numpy.searchsorted(keys[order], _keys(wanted)), len(among) - 1)
+    return _equal(wanted, among[order[nearest]])
+
+
+def _equal(wanted: Records, found: Records) -> tuple[Mask, Records]:
+    mask: Mask = (wanted["digest"] == found["digest"]) & (wanted["raw"] == found["raw"])
+    return mask, found[mask]
+
+
+def _keys(records: Records) -> Indexes:
+    """The first bytes of the digests, as numbers."""
+    digests = numpy.frombuffer(records["digest"].tobytes(), "<u8")
+    found: Indexes = digests.reshape(len(records), 4)[:, 0]
+    return found
+
+
+def chunk_size(store_size: Optional[int], wanted: int, sizes: Iterable[int]) -> int:
+    """Bytes of a chunk file in a store that may have a size of its own, of disks of these sizes."""
+    return max(min(wanted, store_size or wanted), -(-sum(sizes) // layout.MAX_CHUNK_FILES))

@@ -1,0 +1,372 @@
+"""Points of another store on their way into a series that is sealed otherwise: with another key, or not at all.
+
+What of a point is under a key, or tells of bytes that are, is made anew: frames, pages, small files, and with them
+directories, SHA256SUMS and the manifest, which keeps the digest of the first one (`origin`). By that it is known as the
+same point. As with incoming.py, what a directory gets before its point is there looks like what is left of a removed
+one, and the manifest comes last.
+
+Owns: what a point is laid over there, which files of a copy that ended early count, and that none goes or changes that
+another point needs. Must not know: which points are wanted, and of what order; how frames get there (resealed_disk.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Callable, NamedTuple, Optional
+
+from ..core import errors
+from ..core.errors import Check
+from ..core.throttle import Throttle
+from ..format import layout, manifest, moved, reader
+from ..format.directory import Directory
+from ..format.index_writer import Disk
+from ..format.manifest import FULL, DiskEntry, FileEntry, ParentEntry
+from ..format.sound_part import SoundPart
+from . import drafts, half_points, immutable, incoming, lock_free, references, resealed_disk, sweep_mark
+from .counted_on import CountedOn, is_there
+from .incoming import Taken, Tell
+from .matching import Matched
+from .resealed_disk import Base, Left
+from .series import Point, Series
+
+CHUNK_SIZE = 256 << 20  # bytes of a chunk file, about
+
+
+class Pair(NamedTuple):
+    """A point in two stores."""
+
+    here: Point
+    there: Point
+
+
+Lacking = Callable[[Point, Container[str]], list[FileEntry]]
+
+
+def is_needed(source: Series, target: Series, match: Matched) -> bool:
+    """Whether files of the source cannot be in the target as they are."""
+    return source.store.seal.id != target.store.seal.id or match.is_remade
+
+
+def lacking(source: Series, target: Series, match: Matched) -> Lacking:
+    """What tells of a point of the source which of its files a copy takes, be it as they are or not; but for paths that
+    do not count. Damaged where a directory of the point cannot be read. Where they are sealed again, it is those that
+    no point has which is in both: about what is copied."""
+    if not is_needed(source, target, match):
+        return partial(incoming.lacking, source, target)
+    known: set[str] = set()
+    for each in match.same:
+        with suppress(errors.Damaged):
+            known |= {entry.path for entry in references.of_point(source, each)}
+    return lambda point, but: [
+        entry for entry in references.of_point(source, point) if entry.path not in known and entry.path not in but
+    ]
+
+
+class Resealing:
+    """Takes points of the source into the target, which is held; both are unlocked. points: those that the target has;
+    pairs: which of these the source has, too."""
+
+    def __init__(
+        self,
+        source: Series,
+        target: Series,
+        points: Sequence[Point],
+        pairs: Iterable[Pair],
+        throttle: Throttle,
+        chunk_size: int = CHUNK_SIZE,
+    ) -> None:
+        self._source, self._target, self._throttle, self._chunk_size = source, target, throttle, chunk_size
+        self._counted_on = CountedOn(target, points)
+        self._known = {point.id for point in points}
+        self._pairs = {pair.here.id: pair for pair in pairs}
+
+    def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
+        """Make the point in the target, of what it has already and what it lacks.
+
+        Damaged where a part of it in the source is not what was stored, or not there; then, and with OutputError, what
+        was made for it is removed. Where `check` ends it, whole files stay for the next time. KeyNeeded.
+        """
+        immutable.begin(self._target.store)
+        making = _Making(self._target, point.id, self._counted_on)
+        try:
+            made = self._made(point, making, tell, check)
+        except errors.OutputExists as error:
+            if self._target.store.has_locks:
+                making.undo()
+                raise
+            raise errors.Busy(
+                f"another run copies point {point.id}, or began to ({error}); copy again, and if that does not help, a "
+                "day after nbdpull prune"
+            ) from None
+        except (errors.Damaged, errors.StoreError, errors.OutputError):
+            making.undo()
+            raise
+        self._known.add(point.id)
+        self._counted_on.add(made, references.of_point(self._target, made))
+        self._pairs[point.id] = Pair(point, made)
+        return Taken(point.id, len(making.made), sum(entry.size for entry in making.made))
+
+    def _made(self, point: Point, making: _Making, tell: Tell, check: Check) -> Point:
+        pair = self._base_of(point)
+        making.prepare(check)
+        disks = [self._disk(point, entry, pair, making, tell, check) for entry in point.manifest.disks]
+        files = [self._file(point, name, pair, making) for name in point.files if name != layout.SUMS]
+        files.append(making.sums(files, disks))
+        told = replace(
+            point.manifest,
+            parent=_parent(point, pair),
+            disks=disks,
+            files=files,
+            locked=None,
+            origin=point.origin,
+        )
+        data = manifest.encode(told, self._target.store.seal)
+        decoded = manifest.decode(data, point.id, self._target.store.seal)
+        made = Point(decoded, hashlib.sha256(data).hexdigest())
+
+        def require_still() -> None:
+            making.require_set_apart()
+            if pair:
+                lock_free.require_base(self._target, pair.there.id)
+
+        require_still()
+        making.publish(data, made)
+        lock_free.prove(self._target, made, self._known, require_still)
+        making.end()
+        return made
+
+    def _base_of(self, point: Point) -> Optional[Pair]:
+        """Of the points that both stores have: the one that it was read against, else the last before it, else the
+        first after it."""
+        parent = point.manifest.parent
+        self._counted_on.forget_removed()
+        pairs = {name: pair for name, pair in self._pairs.items() if name in self._counted_on.points}
+        if parent and parent.point in pairs:
+            return pairs[parent.point]
+        known = sorted(pairs.values(), key=lambda pair: pair.here.manifest.sequence)
+        before = [pair for pair in known if pair.here.manifest.sequence < point.manifest.sequence]
+        return next(iter([*before[-1:], *known]), None)
+
+    def _disk(
+        self, point: Point, entry: DiskEntry, pair: Optional[Pair], making: _Making, tell: Tell, check: Check
+    ) -> DiskEntry:
+        def begin(count: int) -> None:
+            check()
+            self._throttle.take(count)
+
+        sizes = [disk.size for disk in point.manifest.disks]
+        written = resealed_disk.write(
+            self._source,
+            self._source.directory(point, entry.name, partial=True),
+            self._target,
+            Disk(self._target.folder, point.id, entry.name, entry.size, entry.whole, making.beside),
+            self._base(entry, pair, check),
+            making.left(entry.name),
+            resealed_disk.chunk_size(self._target.store.chunk_size, self._chunk_size, sizes),
+            begin=begin,
+            done=tell,
+            check=check,
+        )
+        making.made += [*written.made, written.directory]
+        making.own += [*written.files, written.directory]
+        stored = sum(each.size for each in [*written.files, written.directory])
+        return replace(entry, directory=written.directory, stored_bytes=stored)
+
+    def _base(self, entry: DiskEntry, pair: Optional[Pair], check: Check) -> Optional[Base]:
+        """What a disk is laid over; None where there is none, or what no record tells is not the same in both."""
+        known = pair.there.manifest.disk(entry.name) if pair else None
+        if pair is None or known is None or not (entry.whole and known.whole):
+            return None
+        try:
+            there: Directory = self._target.directory(pair.there, entry.name)
+            if bad := self._counted_on.bad(there.files):
+                there = SoundPart(self._target.store, self._target.folder, known, bad, check)
+        except errors.Damaged:
+            return None
+        here: Optional[Directory] = None
+        with suppress(errors.Damaged, errors.NoSuchDisk):
+            here = self._source.directory(pair.here, entry.name)
+        return Base(here, there)
+
+    def _file(self, point: Point, name: str, pair: Optional[Pair], making: _Making) -> FileEntry:
+        """A small file, or that of the base if it is the same."""
+        data = self._source.read_file(point, name)
+        if data is None:
+            raise errors.Damaged(f"point {point.id} has no {name}")
+        stored = self._target.store.seal.piece(data, layout.file_piece(name))
+        known = pair.there.file(name) if pair else None
+        same = known and (known.size, known.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
+        if known and same and not self._counted_on.bad([known]) and not self._target.file_flaw(known):
+            return known
+        return making.put(name, stored)
+
+
+def _parent(point: Point, pair: Optional[Pair]) -> Optional[ParentEntry]:
+    """What is written of the base. Of a disk that was read in full it is any."""
+    parent = point.manifest.parent
+    is_it = parent is not None and pair is not None and parent.point == pair.there.id
+    if pair and (is_it or all(disk.mode == FULL for disk in point.manifest.disks)):
+        return ParentEntry(pair.there.id, pair.there.sha256)
+    return parent
+
+
+def _may_go(name: str, is_unknown: bool) -> bool:
+    """Whether a file of a folder goes, to which nothing is known to refer. is_unknown: other points may; then only what
+    no other one can refer to."""
+    return name.endswith(layout.directory_name("")) if is_unknown else name != half_points.REMOVED
+
+
+class _Making:
+    """A point in the making. own: FileEntry of what is in its folder, or beside it; made: of those that this run
+    made. beside: see index_writer.Disk; it is set where other points need files of the point's own folder."""
+
+    def __init__(self, target: Series, point: str, counted_on: CountedOn) -> None:
+        self._target, self._store, self._point, self._counted_on = target, target.store, point, counted_on
+        self.beside: Optional[str] = None
+        self.own: list[FileEntry] = []
+        self.made: list[FileEntry] = []
+        self._left: dict[str, list[Left]] = {}
+        self._is_new = self._was_swept = self._may_be_point = False
+        self._stays: set[str] = set()  # names of files that were there
+
+    def _path(self, name: str) -> str:
+        return f"{self._target.folder}/{self._point}/{name}"
+
+    def prepare(self, check: Check) -> None:
+        """Set the folder apart. What is there is left of a copy that ended early, or of the point as it was before it
+        was removed: frames that are whole are not copied again, and the rest goes, where nothing needs it."""
+        lock_free.require_not_doomed(self._target, self._point)
+        self._was_swept = sweep_mark.is_there(self._target, self._point)
+        self._is_new = half_points.set_apart(self._target, self._point)
+        if not self._is_new:
+            half_points.renew(self._target, self._point)
+            self._look(check)
+        if self.beside:
+            half_points.set_apart(self._target, self.beside)
+
+    def _look(self, check: Check) -> None:
+        names = self._store.files(f"{self._target.folder}/{self._point}")
+        held = self._counted_on.held_in(self._point)
+        disks = {match["disk"] for name in names if (match := layout.DISK_PATH.match(f"{self._point}/{name}"))}
+        is_needed = held is None or any(map(layout.DISK_PATH.match, held))
+        is_whole = not is_needed and all([self._kept(disk, names, check) for disk in sorted(disks)])
+        if is_needed or not is_whole:
+            self._left, self.beside = self._named(held or {}), layout.new_point_id()
+        if self._store.has_locks:
+            kept = {*(held or ()), *(each.entry.path for several in self._left.values() for each in several)}
+            kept |= {moved.path_of(path) for path in kept}
+            for name in names:
+                if f"{self._point}/{name}" not in kept and _may_go(name, held is None):
+                    self._store.delete(self._path(name))
+            drafts.remove(self._target, [self._point])
+            self._stays = {*self._store.files(f"{self._target.folder}/{self._point}")}
+
+    def _named(self, held: Mapping[str, FileEntry]) -> dict[str, list[Left]]:
+        """Of each disk (its encoded name), the files that others need: a point names all that is in its folder, so that
+        they go with the last one."""
+        found: dict[str, list[Left]] = {}
+        bad = self._counted_on.bad(held.values())
+        for path, entry in sorted(held.items()):
+            if (match := layout.DISK_PATH.match(path)) and path not in bad:
+                found.setdefault(match["disk"], []).append(Left(entry, 0, 0))
+        return found
+
+    def _kept(self, disk: str, names: Container[str], check: Check) -> bool:
+        """Find the chunk files of a disk (its encoded name) that count. Return whether its others, and its index, can
+        be made under their names: what is no use goes, but nothing where another run may work on it."""
+        found = self._left.setdefault(disk, [])
+        while f"{disk}.{len(found):04d}.zst" in names:
+            entry = self._proved(disk, f"{disk}.{len(found):04d}.zst", check)
+            if entry is None:
+                return self._store.has_locks
+            found.append(entry)
+        return self._store.has_locks or f"{disk}.index" not in names
+
+    def _proved(self, disk: str, name: str, check: Check) -> Optional[Left]:
+        """A chunk file that was found, if it is whole; it is durable then."""
+        path = f"{self._point}/{name}"
+        full = f"{self._target.folder}/{path}"
+        try:
+            entry = FileEntry(path, self._store.size(full) or 0, self._store.sha256(full, check))
+            page = reader.chunk_records(self._store, full, entry.size, layout.domain_name(disk) or "")
+            entries = [entry if each == path else FileEntry(each, 0, "") for each in page.names]
+            with reader.FrameReader(self._store, self._target.folder, entries) as frames:
+                for record in resealed_disk.own_frames(self._target, entry, layout.domain_name(disk) or ""):
+                    check()
+                    frames.unsealed(record)
+            self._store.make_durable(full)
+        except errors.Damaged:
+            return None
+        records = page.records
+        stop = int(records["offset"][-1] + records["length"][-1]) if len(records) else 0
+        return Left(entry, int(records["offset"][0]) if len(records) else 0, stop)
+
+    def left(self, disk: str) -> list[Left]:
+        """The files of a disk that count, or are to be named."""
+        return self._left.get(layout.encoded(disk), [])
+
+    def put(self, name: str, data: bytes) -> FileEntry:
+        """Make a small file, or find it there. StoreError where another one is there that is needed; OutputExists
+        where another run may have made that."""
+        path = self._path(name)
+        entry = FileEntry(f"{self._point}/{name}", len(data), hashlib.sha256(data).hexdigest())
+        self.own.append(entry)
+        if self._store.size(path) is not None:
+            if not self._target.own_flaw(entry):
+                self._store.make_durable(path)
+                return entry
+            if self._store.has_locks:
+                raise errors.StoreError(
+                    f"another file than its {name} is in {self._store.root}, and may be needed there"
+                )
+        with self._store.create(path) as file:
+            file.write(data)
+        self.made.append(entry)
+        return entry
+
+    def sums(self, files: Iterable[FileEntry], disks: Iterable[DiskEntry]) -> FileEntry:
+        """Make SHA256SUMS, when all else of the point is there."""
+        entries = {entry.path: entry for entry in [*self.own, *files, *(disk.directory for disk in disks)]}
+        own = [entry for path, entry in entries.items() if path.startswith(f"{self._point}/")]
+        digests = {each.path.partition("/")[2]: each.sha256 for each in own if is_there(self._target, each)}
+        return self.put(layout.SUMS, layout.sums(digests))
+
+    def require_set_apart(self) -> None:
+        """Busy where files of the folders may be about to go."""
+        for name in filter(None, (self.beside, self._point)):
+            lock_free.require_set_apart(self._target, name, self._point)
+
+    def publish(self, data: bytes, made: Point) -> None:
+        """Commit the point, of which all else is there; OutputError."""
+        for name in filter(None, (self.beside, self._point)):
+            self._store.sync_folder(f"{self._target.folder}/{name}")
+        protection = immutable.secure(self._target, made)
+        try:
+            self._store.publish(self._path(layout.MANIFEST), data, protection)
+        except errors.NbdpullError as error:
+            if isinstance(error, errors.OutputExists) or not half_points.withdrawn(self._target, self._point):
+                self._may_be_point = True
+            raise
+
+    def end(self) -> None:
+        """It is a point now."""
+        half_points.end_setting_apart(self._target, self._point)
+        if self._was_swept:
+            sweep_mark.drop(self._target, self._point)
+
+    def undo(self) -> None:
+        """Remove what was made, unless it may be a point. Without locks it may be counted on by now: it is for a prune,
+        in its time."""
+        if self._may_be_point or not self._store.has_locks:
+            return
+        if self.beside:
+            self._store.remove_folder(f"{self._target.folder}/{self.beside}")
+        if self._is_new:
+            self._store.remove_folder(f"{self._target.folder}/{self._point}")
+            return
+        for name in {*self._store.files(f"{self._target.folder}/{self._point}")} - self._stays:
+            self._store.remove_file(self._path(name))

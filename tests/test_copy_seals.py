@@ -1,0 +1,154 @@
+"""copy and compare between stores with different keys, and stores that are not sealed, as they are called."""
+
+import json
+
+import pytest
+import schemas
+import stores
+from command import answered, said
+from identities import path, recipient
+from sealed import KIB, Vm, filled
+
+from nbdpull.crypto import identity_files
+
+MINE, THEIRS = ("--identity", path("age1")), ("--dest-identity", path("age2"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    for name in (identity_files.VARIABLE, "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(capsys):
+    """Call a command line with --json: (exit code, the last of its lines, standard error)."""
+
+    def call(*words):
+        code, out, err = answered(capsys, *words, "--json")
+        schemas.check_output([*words, "--json"], out)
+        return code, json.loads(out if words[0] in schemas.DOCUMENTS else out.splitlines()[-1]), err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory):
+    """Of a sealed store that age1 opens."""
+    return filled(tmp_path_factory.mktemp("sealed") / "store")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    found = Vm(tmp_path_factory.mktemp("plain") / "store")
+    found.add_disk("vda", 256 * KIB)
+    for number in range(2):
+        found.write("vda", 100 * KIB * number, b"guest" * 1000)
+        found.pull()
+    return found
+
+
+@pytest.fixture
+def dest(tmp_path):
+    """A store with a key of its own, which age2 opens."""
+    said("init", tmp_path / "dest", "--recipient", recipient("age2"))
+    return tmp_path / "dest"
+
+
+def copied(found):
+    return [each["point"] for each in found["domains"][0]["copied"]]
+
+
+def restored(root, tmp_path, *identity):
+    said("restore", root, "-o", tmp_path / "out", "--format", "raw", *identity)
+    return (tmp_path / "out/vda.raw").read_bytes()
+
+
+def test_from_key_to_key(vm, dest, tmp_path, run, capsys):
+    ids = [point.id for point in vm.points]
+    words = ["copy", vm.root, dest, *MINE, *THEIRS]
+    code, found, _ = run(*words, "--dry-run")
+    assert code == 0 and copied(found) == ids and not (dest / "vm1").exists()
+    code, found, _ = run("compare", vm.root, dest)
+    assert code == 13 and found["domains"][0]["behind_points"] == 2 and found["domains"][0]["behind_bytes"] > 0
+    code, found, errors = run(*words)
+    assert (code, copied(found), errors) == (0, ids, "")
+    code, found, _ = run(*words)
+    assert code == 0 and copied(found) == [] and found["domains"][0]["same"] == ids
+    code, found, _ = run("compare", vm.root, dest)
+    assert code == 0 and found["domains"][0]["behind_points"] == 0
+    assert restored(dest, tmp_path, "--identity", path("age2")) == vm.images[ids[1]]["vda"]
+    said("verify", dest, "--identity", path("age2"))
+    for verb in ("list", "status", "usage"):
+        said(verb, dest)
+    twin = tmp_path / "twin"
+    assert run("copy", dest, twin)[0] == 0, "a store like any other: of its own key no copy needs one"
+    [chunk] = dest.glob(f"vm1/{ids[1]}/vda.0000.zst")
+    with stores.damaged(chunk, stores.flipped(chunk.read_bytes(), chunk.stat().st_size // 2)):
+        assert answered(capsys, "verify", dest, "--identity", path("age2"))[0] == 11
+        said("verify", dest, "--identity", path("age2"), "--heal-from", twin)
+        said("verify", dest, "--identity", path("age2"))
+    said("prune", dest, "--keep-last", 1, "--now", "--force", "--identity", path("age2"))
+    assert restored(dest, tmp_path / "again", "--identity", path("age2")) == vm.images[ids[1]]["vda"]
+
+
+def test_both_keys_are_needed(vm, dest, capsys):
+    for words, where in (
+        (THEIRS, f"{vm.root} is sealed: name an identity"),
+        (MINE, f"{dest} does not open for {path('age1')}"),
+        ((), f"{vm.root} is sealed: name an identity"),
+    ):
+        code, _, told = answered(capsys, "copy", vm.root, dest, *words)
+        assert code == 16 and where in told and told.count("\n") == 1
+        assert not (dest / "vm1").exists()
+
+
+def test_into_a_sealed_store(plain, dest, tmp_path, run):
+    code, found, _ = run("copy", plain.root, dest, *THEIRS)
+    assert code == 0 and len(copied(found)) == 2
+    assert restored(dest, tmp_path, "--identity", path("age2")) == plain.images[plain.points[1].id]["vda"]
+
+
+def test_a_destination_that_was_to_be_sealed(plain, tmp_path, capsys):
+    """Its marker may have been replaced."""
+    said("init", tmp_path / "dest")
+    code, _, told = answered(capsys, "copy", plain.root, tmp_path / "dest", *THEIRS)
+    assert code == 10 and "dest is not sealed, and there is an identity" in told
+    assert not (tmp_path / "dest/vm1").exists()
+
+
+def test_out_of_a_sealed_store(vm, plain, dest, tmp_path, run, capsys):
+    out = tmp_path / "plain"
+    said("init", out)
+    code, _, told = answered(capsys, "copy", vm.root, out, *MINE)
+    assert code == 10 and told == (
+        f"nbdpull: {vm.root} is sealed, and {out} is not: whoever can read {out} could read what is copied; add "
+        "--unseal if that is meant, or name a new directory, which becomes a store of the same key\n"
+    )
+    for name in (out, tmp_path / "new"):
+        assert answered(capsys, "copy", vm.root, name, "--unseal")[0] == 16
+        code, found, _ = run("copy", vm.root, name, "--unseal", *MINE)
+        assert code == 0 and len(copied(found)) == 2
+        assert restored(name, tmp_path / f"of-{name.name}") == vm.images[vm.points[1].id]["vda"]
+    assert run("compare", vm.root, out)[0] == 0
+    assert answered(capsys, "copy", plain.root, out, "--unseal")[::2] == (
+        2, f"nbdpull: --unseal: {plain.root} is not sealed\n"
+    )  # fmt: skip
+    code, _, told = answered(capsys, "copy", vm.root, dest, "--unseal", *MINE)
+    assert code == 2 and f"--unseal: {dest} is sealed" in told
+
+
+def test_a_key_that_somebody_put_there(vm, dest, tmp_path, capsys):
+    """What is there was made with another one: nothing is sealed for him."""
+    said("copy", vm.root, dest, *MINE, *THEIRS)
+    thief = tmp_path / "thief"
+    said("init", thief, "--recipient", recipient("age2"))
+    (dest / "nbdpull.json").write_bytes((thief / "nbdpull.json").read_bytes())
+    for each in dest.glob("@keys/*"):
+        each.unlink()
+    for each in thief.glob("@keys/*"):
+        (dest / "@keys" / each.name).write_bytes(each.read_bytes())
+    before = stores.files(dest)
+    code, _, told = answered(capsys, "copy", vm.root, dest, "--point", "all", *MINE, *THEIRS)
+    assert code == 11 and "not made with the key of this store" in told
+    assert stores.files(dest) == before

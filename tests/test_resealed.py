@@ -1,0 +1,387 @@
+"""Points on their way into a store with another seal: what is there then is a store like any other."""
+
+import contextlib
+import random
+import shutil
+from unittest import mock
+
+import dying
+import pytest
+import sealed
+import stores
+from copies import CHANGES, over, reseal, resealing, take
+from sealed import KEYS, OTHER
+from stores import KIB
+
+from nbdpull.core import errors
+from nbdpull.format import findings, layout, reader
+from nbdpull.operations import compare, copy, rebuild
+from nbdpull.repository import half_points, matching, references, removal, repack, resealed_disk, resealed_point
+from nbdpull.storage.directory import DirectoryStore
+
+
+@pytest.fixture(autouse=True)
+def several_chunk_files(monkeypatch):
+    monkeypatch.setattr(resealed_disk, "BATCH_BYTES", 64 * KIB)
+
+
+@contextlib.contextmanager
+def opened(*vms):
+    """Whoever opens a store meanwhile has its keys."""
+    with pytest.MonkeyPatch.context() as patched, contextlib.ExitStack() as held:
+        for keys in {vm.keys for vm in vms} - {None}:
+            held.enter_context(sealed.opening(patched, keys))
+        yield
+
+
+def made_for(vm, root, keys):
+    other = over(vm, root, keys)
+    other.keys = keys
+    return other
+
+
+def assert_restores(other, folder):
+    """Every point that is there restores byte for byte, and is no damage."""
+    with opened(other):
+        for point in other.series.points():
+            assert stores.restored(other, point, folder / "out") == other.images[point.id]
+        assert not stores.verify_store(other.root).is_bad
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return stores.chain(tmp_path_factory.mktemp("made") / "store", 3, dedupe=True, **stores.SMALL)
+
+
+@pytest.fixture
+def vm(made, tmp_path):
+    return made.copy(tmp_path / "store")
+
+
+def names(other):
+    return {str(path.relative_to(other.folder)) for path in stores.files(other.folder)}
+
+
+def assert_nothing_else(other, ends=("\0",)):
+    """Than points, and what they refer to, and what has a name that ends so."""
+    points = other.series.points()
+    needed = {entry.path for point in points for entry in references.of_point(other.series, point)}
+    there = {name for name in names(other) if not name.endswith(ends)}
+    assert there == needed | {f"{point.id}/{layout.MANIFEST}" for point in points}
+
+
+def test_from_seal_to_seal_and_back(vm, tmp_path):
+    """Each copy is made from the one before; all are the same points, of which each has one first manifest."""
+    source = vm
+    for number, keys in enumerate((KEYS, OTHER, None, OTHER)):
+        other = made_for(vm, tmp_path / f"other{number}", keys)
+        taken = reseal(source, other)
+        files = [path for path in stores.files(other.folder) if path.name != layout.MANIFEST]
+        assert sum(each.files for each in taken) == len(files)
+        assert sum(each.bytes for each in taken) == sum(path.stat().st_size for path in files)
+        assert [point.origin for point in other.series.points()] == [point.sha256 for point in vm.points]
+        assert half_points.removed(other.series) == half_points.names(other.series) == []
+        assert_restores(other, tmp_path)
+        assert_nothing_else(other)
+        source = other
+    assert matching.matched(vm.points, source.series.points()).same == vm.points
+
+
+def test_nothing_of_a_guest_shows_in_what_is_sealed(tmp_path):
+    vm = sealed.chain(tmp_path / "store", store_keys=None)
+    other = made_for(vm, tmp_path / "other", KEYS)
+    assert any(sealed.is_told(path.read_bytes()) for path in stores.files(vm.folder) if path.name == "nvram")
+    reseal(vm, other)
+    assert not any(sealed.is_told(path.read_bytes()) for path in stores.files(other.folder))
+    again = made_for(vm, tmp_path / "again", OTHER)
+    reseal(other, again)
+    ours, theirs = ({frame for path in each.folder.rglob("*.zst") for frame in frames_of(each, path)}
+                    for each in (other, again))  # fmt: skip
+    assert ours and theirs and not ours & theirs
+
+
+def frames_of(vm, path):
+    """The bytes of each frame of a chunk file."""
+    data = path.read_bytes()
+    disk = path.name.partition(".")[0]
+    page = reader.chunk_records(vm.store, str(path.relative_to(vm.root)), len(data), disk)
+    own = page.records[page.records["kind"] == 0]
+    return [data[r["position"] :][: r["stored"]] for r in own if page.names[r["chunk"]].endswith(path.name)]
+
+
+@pytest.mark.parametrize("keys", [KEYS, None])
+def test_a_later_point_brings_only_what_is_new(tmp_path, keys):
+    vm = sealed.chain(tmp_path / "store", 2, OTHER)
+    other = made_for(vm, tmp_path / "other", keys)
+    first = reseal(vm, other)
+    vm.write("vda", 100 * KIB, random.Random(1).randbytes(3000))
+    vm.pull(dedupe=True)
+    with mock.patch.object(
+        reader.FrameReader, "unsealed", autospec=True, side_effect=reader.FrameReader.unsealed
+    ) as read:
+        [taken] = reseal(vm, other)
+    assert read.call_count == 1
+    assert taken.bytes < 8 * KIB < first[0].bytes + 8 * KIB
+    assert_nothing_else(other)
+    assert_restores(other, tmp_path)
+
+
+def test_frames_that_a_point_shows_in_parts_are_copied_once(tmp_path):
+    vm = stores.Vm(tmp_path / "store")
+    vm.add_disk("vda", 64 * KIB)
+    vm.write("vda", 0, random.Random(1).randbytes(64 * KIB))
+    vm.pull()
+    for at in (100, 5000, 40_000):
+        vm.write("vda", at, b"x")
+        vm.pull(frame_size=512)
+    other = made_for(vm, tmp_path / "other", KEYS)
+    [taken] = reseal(vm, other, vm.points[-1])
+    assert 64 * KIB < taken.bytes < 70 * KIB
+    assert_restores(other, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_copies_and_removals(tmp_path, seed):
+    """Also of points whose files others need, and of frames that were moved in either store."""
+    rng = random.Random(seed)
+    vm = stores.chain(tmp_path / "store", seed, points=5, size=300 * KIB, dedupe=True, chunk_size=100 * KIB)
+    here = vm
+    if seed % 2:
+        here = made_for(vm, tmp_path / "here", OTHER)
+        reseal(vm, here)
+    other = made_for(vm, tmp_path / "other", rng.choice([KEYS, None] if seed % 2 else [KEYS, OTHER]))
+    there = set()
+    for _ in range(16):
+        point = rng.choice(here.series.points())
+        if point.id in there and rng.random() < 0.7:
+            with half_points.writing(other.series):
+                removal.remove(other.series, other.series.point_in(point.id))
+                removal.sweep(other.series, rng.choice([0, 60]))
+                repack.repack(other.series, repack.Wanted(0.95, chunk_size=100 * KIB))
+            there.remove(point.id)
+        elif point.id not in there:
+            reseal(here, other, point)
+            there.add(point.id)
+        assert {each.id for each in other.series.points()} == there
+        for each in other.series.points():
+            assert not any(map(other.series.size_flaw, references.of_point(other.series, each)))
+    assert_restores(other, tmp_path)
+    removal.sweep(other.series, 0)
+    kept = removal.referred(other.series)
+    strange = [name for name in names(other) if name.endswith((".zst", ".index", ".directory")) and name not in kept]
+    assert not strange
+
+
+def of_one_disk(root):
+    """A Vm with two points, of a few files each."""
+    vm = stores.Vm(root)
+    vm.add_disk("vda", 200 * KIB)
+    for number in range(2):
+        vm.write("vda", 64 * KIB * number, random.Random(number).randbytes(100 * KIB))
+        vm.pull()
+    return vm
+
+
+def test_a_point_that_was_removed_and_whose_files_were_moved(tmp_path):
+    """What leads to its frames is needed by others, and stays."""
+    vm = of_one_disk(tmp_path / "store")
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other)
+    first, last = other.series.points()[0], other.series.points()[-1]
+    with half_points.writing(other.series):
+        removal.remove(other.series, first)
+        removal.sweep(other.series, 0)
+    named = {entry.path for entry in references.of_point(other.series, last)}
+    moved = [path for path in named if path.startswith(f"{first.id}/vda.0")]
+    assert stores.move(other, last, "vda", moved)
+    tables = [*other.folder.rglob("*.moved")]
+    assert tables
+    reseal(vm, other, vm.points[0])
+    assert [*other.folder.rglob("*.moved")] == tables
+    assert_restores(other, tmp_path)
+    sums = (other.folder / first.id / layout.SUMS).read_text()
+    assert {line.split("  ")[1] for line in sums.splitlines()} == {
+        path.name
+        for path in (other.folder / first.id).iterdir()
+        if path.name not in (layout.SUMS, layout.MANIFEST) and path.suffix != ".moved"
+    }
+
+
+def test_frames_that_the_source_has_moved(vm, tmp_path):
+    last = vm.points[-1]
+    stores.move(vm, last, "vda", [entry.path for entry in stores.chunks_of(vm, last, "vda")][:2])
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other, last)
+    assert not list(other.folder.rglob("*.moved"))
+    assert_restores(other, tmp_path)
+
+
+def test_damage_in_the_source_is_found_and_nothing_of_the_point_stays(tmp_path):
+    """Of each kind of file, but for SHA256SUMS, which is for people; the manifest was proved before. (vdb is small.)"""
+    plain = stores.chain(tmp_path / "plain", 3, points=1, size=300 * KIB)
+    vm = made_for(plain, tmp_path / "sealed", KEYS)
+    reseal(plain, vm)
+    for source, keys in ((plain, KEYS), (vm, OTHER)):
+        other = made_for(plain, tmp_path / f"other{keys.id[:4]}", keys)
+        [point] = source.series.points()
+        taking = resealing(source, other)
+        for path in stores.files(source.folder / point.id):
+            data = path.read_bytes()
+            places = [len(data) // 3, len(data) // 2] if path.suffix == ".zst" else [0, len(data) // 2, len(data) - 1]
+            for at in places if path.name not in (layout.SUMS, layout.MANIFEST, "vdb.0000.zst") else []:
+                with stores.damaged(path, stores.flipped(data, at)):
+                    with pytest.raises(errors.Damaged):
+                        reseal(source, other, point, taking=taking)
+                    assert stores.files(other.folder) == []
+        assert len(reseal(source, other)) == 1
+
+
+def test_killed_at_every_step_and_ended_by_the_next_copy(tmp_path):
+    vm = of_one_disk(tmp_path / "store")
+    last = vm.points[1]
+    again = 0
+    for count in range(200):
+        other = made_for(vm, tmp_path / f"other{count}", KEYS)
+        if not dying.killed_at(count, lambda other=other: reseal(vm, other, last), CHANGES):
+            break
+        begun = [file for name in half_points.names(other.series) for file in other.store.names(f"vm1/{name}")]
+        assert all(file.startswith(half_points.REMOVED) for file in begun), "a pull may remove them"
+        there = other.series.points()
+        if not there:
+            [taken] = reseal(vm, other, last)
+            again += taken.bytes < 100 * KIB
+        [point] = other.series.points()
+        assert not any(map(other.series.file_flaw, references.of_point(other.series, point)))
+        assert_nothing_else(other, (half_points.REMOVED, ".draft"))
+        shutil.rmtree(other.root)
+    else:
+        raise AssertionError("it never ends")
+    assert count > 20 and again > 5, "whole chunk files are not copied again"
+    assert_restores(other, tmp_path)
+
+
+def test_what_is_damaged_in_the_destination_is_not_counted_on(vm, tmp_path):
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other, *vm.points[:2])
+    [bad, *_] = stores.chunks_of(other, other.series.point_in(vm.points[1].id), "vda")
+    path = other.folder / bad.path
+    path.write_bytes(stores.flipped(path.read_bytes(), 200))
+    with opened(other):
+        assert stores.verify_store(other.root, keep=True).is_bad
+    reseal(vm, other, vm.points[2])
+    with opened(other):
+        last = other.series.point()
+        assert bad.path not in {entry.path for entry in references.of_point(other.series, last)}
+        assert stores.restored(other, last, tmp_path / "out") == vm.images[last.id]
+    assert findings.load(other.series)
+
+
+def test_a_comparison_tells_what_a_copy_takes(vm, tmp_path):
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other, vm.points[0])
+    match = matching.matched(vm.points, other.series.points())
+    assert match.same == vm.points[:1] and match.newer == vm.points[1:] and match.different == []
+    told = resealed_point.lacking(vm.series, other.series, match)(vm.points[1], ())
+    assert {entry.path.partition("/")[0] for entry in told} == {vm.points[1].id}
+
+
+# -- where nobody is kept out -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    monkeypatch.setattr(DirectoryStore, "has_locks", False)
+    monkeypatch.setattr(DirectoryStore, "locked", lambda *_: contextlib.nullcontext())
+
+
+def just_before(count, do):
+    """Let something happen before the call of that number that makes a file, once."""
+    left = [count]
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def call(self, *args, **how):
+            left[0] -= 1
+            if left[0] == -1:
+                do()
+            return real(self, *args, **how)
+
+        return call
+
+    return dying.patched(counted, {DirectoryStore: ("create", "publish")})
+
+
+def test_two_copies_at_once(tmp_path, without_locks):
+    """Wherever the second one comes in, one point is there in the end, and it is whole: no file that counts is
+    replaced by the other one's, of which each frame is another."""
+    vm = of_one_disk(tmp_path / "store")
+    last, ends = vm.points[1], set()
+    for count in range(100):
+        other = made_for(vm, tmp_path / f"other{count}", KEYS)
+        came = []
+
+        def second(other=other, came=came):
+            came.append(True)
+            with contextlib.suppress(errors.Busy):
+                reseal(vm, made_for(vm, other.root, KEYS), last)
+                came.append("second")
+
+        with just_before(count, second), contextlib.suppress(errors.Busy):
+            reseal(vm, other, last)
+            came.append("first")
+        ends.add(tuple(came[1:]))
+        assert [point.id for point in other.series.points()] == [last.id], came
+        [point] = other.series.points()
+        assert not any(map(other.series.file_flaw, references.of_point(other.series, point)))
+        shutil.rmtree(other.root)
+        if came[0] is not True:
+            break
+    assert {("first",), ("second",)} <= ends, "either may be the one that is too late"
+
+
+def test_a_copy_that_died_is_continued(tmp_path, without_locks):
+    vm = of_one_disk(tmp_path / "store")
+    last = vm.points[1]
+    for count in range(2, 12):
+        other = made_for(vm, tmp_path / f"other{count}", KEYS)
+        assert dying.killed_at(count, lambda other=other: reseal(vm, other, last), CHANGES)
+        with contextlib.suppress(errors.Busy):
+            reseal(vm, other, last)
+        assert len(other.series.points()) <= 1
+        for point in other.series.points():
+            assert not any(map(other.series.file_flaw, references.of_point(other.series, point)))
+
+
+# -- what else works on such a store ----------------------------------------------------------------------------------
+
+
+def test_a_point_that_was_made_in_a_copy_of_a_copy(vm, tmp_path):
+    """Neither of two stores is sealed, and still their files differ: what is new is written as between two seals."""
+    there = over(vm, tmp_path / "there")
+    take(vm, there)
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other)
+    back = made_for(vm, tmp_path / "back", None)
+    reseal(other, back)
+    back.disks, back.points = vm.disks, back.series.points()
+    back.write("vda", 5000, b"new" * 1000)
+    new = back.pull(dedupe=True)
+    [found] = copy.copy(copy.Options(str(back.root), str(there.root))).domains
+    assert (found.problem, found.refused, found.same) == (None, [], [point.id for point in vm.points])
+    assert [each.point for each in found.copied] == [new.id]
+    assert stores.restored(there, new, tmp_path / "out") == back.images[new.id]
+    assert not compare.compare(compare.Options(str(back.root), str(there.root))).differs
+    assert not compare.compare(compare.Options(str(vm.root), str(there.root))).differs
+
+
+def test_a_lost_index_is_rebuilt(vm, tmp_path):
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other)
+    for point in vm.points:
+        for path in (other.folder / point.id).glob("vda.index"):
+            before = path.read_bytes()
+            path.unlink()
+            with opened(other):
+                rebuild.rebuild(rebuild.Options(str(other.root), point.id, "vda"))
+            assert path.read_bytes() == before
