@@ -19,7 +19,7 @@ from nbdpull.core import errors
 from nbdpull.core.choices import LockMode
 from nbdpull.crypto import identity_files
 from nbdpull.format import layout
-from nbdpull.operations import copy, unlocking
+from nbdpull.operations import copy, unlocking, verify
 from nbdpull.pulling import held_series
 from nbdpull.repository import half_points, immutable, keyring, live_frames, marker, pins, policies, references, removal
 from nbdpull.repository.incoming import Incoming
@@ -386,6 +386,23 @@ def test_a_healed_file_is_locked_as_long_as_what_it_replaces(vm, place):
         mode, left = lock_of(place, path)
         assert mode == was[0] and abs(left - was[1]) < 60
         assert len(versions(place, path)) > 1
+
+
+@pytest.mark.parametrize("how", ["deleted", "overwritten"])
+def test_a_healed_file_whose_lock_does_not_show_is_locked_as_its_points_say(vm, place, tmp_path, how):
+    """It got what the policy says on that day alone."""
+    first = in_chunks(vm)
+    said("copy", place.url, tmp_path / "copy")
+    name = f"vm1/{first.id}/vda.0001.zst"
+    policies.put_immutability(vm.store, Immutability(DAY))
+    if how == "deleted":
+        place.client.delete_object(Bucket=place.bucket, Key=place.key(name))
+    else:
+        place.client.put_object(Bucket=place.bucket, Key=place.key(name), Body=b"forged")
+    found = verify.verify(verify.Options(place.url, level="files", heal_from=str(tmp_path / "copy")))
+    assert [f"vm1/{each.path}" for each in found.healed] == [name] and not found.is_bad
+    mode, left = lock_of(place, name)
+    assert mode == "COMPLIANCE" and 39 * DAY < left < 41 * DAY
 
 
 def test_each_point_of_a_long_copy_has_its_time(place, tmp_path, monkeypatch):

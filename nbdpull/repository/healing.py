@@ -41,6 +41,13 @@ class Tried(NamedTuple):
     problem: str = ""
 
 
+class _Wanted(NamedTuple):
+    """is_told: whether it is on record by its path; points: that name it."""
+
+    is_told: bool
+    points: list[Point]
+
+
 def heal(
     target: Series, copy: Series, points: Iterable[Point], known: Known, tried: set[FileEntry], check: Check
 ) -> Iterator[Tried]:
@@ -48,16 +55,20 @@ def heal(
     target. tried: files that do not come again, as a medium may read wrong whatever is written; it grows. Where a
     finding does not tell of all damages, every file is looked at, and one that is sound is not told of."""
     immutable.begin(target.store)  # the policy may have changed since the run began
-    wanted: dict[FileEntry, bool] = {}
+    wanted: dict[FileEntry, _Wanted] = {}
     for point in points:
         for entry, is_told in _damaged(target, point, known):
-            wanted[entry] = is_told or wanted.get(entry, False)
+            before = wanted.get(entry, _Wanted(False, []))
+            wanted[entry] = _Wanted(before.is_told or is_told, [*before.points, point])
     drafts.remove(target, {entry.path.partition("/")[0] for entry in wanted})  # of who was killed at it
     mended: set[FileEntry] = set()
-    for entry, is_told in wanted.items():
+    for entry, (is_told, named_by) in wanted.items():
         if entry in tried:
             continue
         found = _tried(target, copy, entry, mended, check)
+        if found.outcome is Outcome.HEALED:
+            for held in target.standing(entry):
+                immutable.keep_promises(target, held.path, named_by)
         if found.outcome is not Outcome.SOUND:
             tried.add(entry)
         if is_told or found.outcome is not Outcome.SOUND:

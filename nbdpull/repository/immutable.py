@@ -130,17 +130,40 @@ def _known(series: Series, base: ParentEntry, uuid: str, wanted: Protection) -> 
     """What a base says of locks, where that is enough. It counts if it was said in this store, and not for longer than
     the base's manifest is locked itself: the files may have been brought here without their locks. How long any file is
     locked says nothing more: a rule of the bucket locks, and who has keys can make any lock longer."""
-    with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld, ValueError):
+    with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
         found = series.point_in(base.point)
-        locked = found.manifest.locked
-        is_ours = found.sha256 == base.sha256 and found.manifest.store == uuid
-        if locked is None or not is_ours or locked.mode != wanted.mode:
-            return None
-        until = datetime.fromisoformat(locked.until)
-        held = until.tzinfo and series.store.protected_until(f"{series.folder}/{base.point}/{layout.MANIFEST}")
-        if held and min(until, held) >= wanted.enough:
-            return _Known(min(until, held), locked.keys)
+        told = _told(series, found, uuid) if found.sha256 == base.sha256 else None
+        if told and told.mode == wanted.mode and told.until >= wanted.enough:
+            return _Known(told.until, told.keys)
     return None
+
+
+class _Told(NamedTuple):
+    until: datetime
+    mode: str
+    keys: list[str]
+
+
+def _told(series: Series, point: Point, uuid: str) -> Optional[_Told]:
+    """What a point says of locks, as far as that counts."""
+    locked = point.manifest.locked
+    with suppress(ValueError):
+        if locked and point.manifest.store == uuid and (until := datetime.fromisoformat(locked.until)).tzinfo:
+            held = series.store.protected_until(f"{series.folder}/{point.id}/{layout.MANIFEST}")
+            return _Told(min(until, held), locked.mode, locked.keys) if held else None
+    return None
+
+
+def keep_promises(series: Series, path: str, points: Iterable[Point]) -> None:
+    """Have a file that was made again be locked for as long as these points say, which refer to it: what it replaced
+    may have been deleted, or written over, and then its lock does not show. AccessDenied, StoreError."""
+    if series.store.protects:
+        uuid = marker.uuid_of(series.store)
+        told = [found for point in points if (found := _told(series, point, uuid))]
+        longest = max(told, key=lambda each: each.until, default=None)
+        if longest and longest.until > datetime.now(timezone.utc):
+            wanted = Protection(longest.until.replace(microsecond=0), longest.mode, longest.until)
+            series.store.protect([f"{series.folder}/{path}"], wanted)
 
 
 def whole(store: Store) -> list[str]:
