@@ -75,7 +75,7 @@ def test_views_of_several_rounds():
     })  # fmt: skip
     assert rows["nbdpull"]["p99"] == 3.0 and rows["nbdpull"]["spread"] == [2.0, 6.0]
     line = report.table("guest", rows).splitlines()[-1]
-    assert line.split()[3] == "2.00–6.00" and line.split()[-4:] == ["2", "4", "6", "8"]
+    assert line.split()[3:5] == ["2.00–6.00", "3.00"] and line.split()[-4:] == ["2", "4", "6", "8"]
     json.dumps(rows)
 
 

@@ -9,6 +9,7 @@ years.py and buckets.py yield (what, Figure).
 import json
 import os
 import shutil
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,8 +31,16 @@ from boot import until_agent
 
 from nbdpull.hypervisor import backup_spec, domain
 
+MEMORY = "/dev/shm"  # a file system without a disk
 IDLE = 10.0  # seconds that the guest is looked at without a backup
 BASE = "virtnbdbackup.0"  # checkpoint that the incremental runs start from, named as the peer names it
+
+
+def fresh(path):
+    """The path, with nothing there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    return path
 
 
 class Setting:
@@ -58,10 +67,7 @@ class Setting:
         return disks.copy(disks.real_files(self.cache, self.size, self.content), self.fresh("vda.qcow2"))
 
     def fresh(self, name):
-        path = self.folder / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
-        return path
+        return fresh(self.folder / name)
 
     def run(self, command, vm=None, output=None):
         os.sync()  # what the run before left to write is not this one's to wait for
@@ -385,6 +391,17 @@ def boot(setting, rounds):
 
 def guest(setting, rounds):
     """What a writer in a Linux guest feels during a full pull: 4 KiB writes one after the other, all over the disk."""
+    yield from _felt(setting, rounds, setting.folder)
+
+
+def harm(setting, rounds):
+    """The same with the stores in memory: what a backup costs the guest that does not go to the guest's own disk."""
+    with tempfile.TemporaryDirectory(prefix="nbdpull-bench-", dir=MEMORY) as stores:
+        yield from _felt(setting, rounds, Path(stores))
+
+
+def _felt(setting, rounds, stores):
+    """stores: the folder where backups are written."""
     parts = build(cache_folder())
     with Guest(setting.bed, setting.fresh("guest"), parts, {"vdb": Disk(path=setting.files_disk())}) as vm:
         vm.wait_agent()
@@ -392,8 +409,10 @@ def guest(setting, rounds):
         for _ in range(rounds):
             yield "no backup", guest_view.during(vm, "vdb", lambda: time.sleep(IDLE))
             yield "limit: a job, no reader", guest_view.during(vm, "vdb", lambda: _job_without_reader(setting, vm))
-            for tool, work in _backups(setting, vm):
+            for tool, work in _backups(setting, vm, stores):
                 yield tool, guest_view.during(vm, "vdb", work)
+            if not tools.has_peer():
+                yield "nbdcopy to null", guest_view.during(vm, "vdb", lambda: _only_read(setting, vm))
 
 
 def _job_without_reader(setting, vm):
@@ -402,15 +421,21 @@ def _job_without_reader(setting, vm):
         time.sleep(IDLE)
 
 
-def _backups(setting, vm):
+def _only_read(setting, vm):
+    """In the place of a peer: what reading alone costs the guest."""
+    with setting.export(vm, disk="vdb") as job:
+        setting.run(tools.nbdcopy_to_null(tools.export_uri(job.socket, job.exports["vdb"].name)))
+
+
+def _backups(setting, vm, stores):
     """(tool, its full backup as a function) of each, to a folder that is made anew. The peer leaves what it wrote to be
     written later, which the guest feels then: so once more with a sync, as nbdpull has its own."""
     for tool, options in (("nbdpull", []), ("nbdpull --gentle", ["--gentle"])):
-        command = setting.pull_command(vm, setting.fresh("store"), "--full", "--no-checkpoint", *options)
+        command = setting.pull_command(vm, fresh(stores / "store"), "--full", "--no-checkpoint", *options)
         yield tool, partial(setting.run, command)
     if tools.has_peer():
         for tool, run in (("virtnbdbackup -z", setting.run), ("virtnbdbackup -z; sync", partial(_synced, setting))):
-            command = tools.peer_backup(vm, "copy", setting.fresh("peer"))
+            command = tools.peer_backup(vm, "copy", fresh(stores / "peer"))
             yield tool, partial(run, command)
 
 
@@ -446,6 +471,7 @@ SCENARIOS = {
     "api": api,
     "boot": boot,
     "guest": guest,
+    "harm": harm,
     "start-up": start_up,
     "s3": buckets.s3,
     **years.ROWS,
