@@ -34,7 +34,6 @@ from nbdpull.storage import s3_client
 TIMEOUT = 120  # seconds a test may take with its fixtures; @pytest.mark.timeout_seconds(300) for the few long ones
 REAL_STDERR = pytest.StashKey()
 LIBVIRT = pytest.StashKey()  # the one that runs
-STATE = pytest.StashKey()  # a directory of the run's own
 FAILED = pytest.StashKey()  # of a test: whether it did, so far
 
 
@@ -69,8 +68,6 @@ PROGRAMS = re.compile(
 
 
 def pytest_configure(config):
-    if "NBDPULL_STATE_DIR" not in os.environ:  # else that of the machine's own runs
-        os.environ["NBDPULL_STATE_DIR"] = config.stash[STATE] = tempfile.mkdtemp(prefix="nbdpull-state-")
     config.addinivalue_line("markers", "timeout_seconds(n): this test may take n seconds")
     for name in ("libvirt_since", "qemu_since", "qemu_before"):
         config.addinivalue_line(
@@ -82,11 +79,6 @@ def pytest_configure(config):
     # Ignored where the suite was started in the background or by nohup; nbdpull would inherit that, and keep to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-def pytest_unconfigure(config):
-    for suffix in ("", "-nobody"):
-        shutil.rmtree(config.stash.get(STATE, "") + suffix, ignore_errors=True)
 
 
 def leave_out_other_versions(config, items):
@@ -208,6 +200,17 @@ def pytest_make_collect_report(collector):
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr[2]}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory):
+    """What these tests know of runs and stores, apart from what the machine's own nbdpull does. It is among pytest's
+    folders, which a later run removes: a run that was killed left one of its own in /tmp for good."""
+    path = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBDPULL_STATE_DIR", str(path))
+        yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -509,8 +509,10 @@ def as_nobody(*words):
         os.setgid(NOBODY)
         os.setuid(NOBODY)
 
-    state = os.environ["NBDPULL_STATE_DIR"] + "-nobody"
-    return nbdpull(*words, preexec_fn=drop, cwd="/", env={**environment(), "NBDPULL_STATE_DIR": state})
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        places = {"NBDPULL_STATE_DIR": folder, "XDG_RUNTIME_DIR": folder}
+        return nbdpull(*words, preexec_fn=drop, cwd="/", env={**environment(), **places})
 
 
 @pytest.fixture

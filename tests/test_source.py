@@ -41,7 +41,8 @@ class Server:
         return is_listening(self.socket)
 
     def end(self):
-        self.process.kill()
+        """nbdkit's eval, killed, leaves the folder of its scripts; others, not killed, wait for their clients."""
+        self.process.send_signal(signal.SIGTERM if "eval" in self.process.args else signal.SIGKILL)
         self.process.wait()
 
 

@@ -330,7 +330,7 @@ def nbdkit(tmp_path):
 
     yield start
     for each in started:
-        each.kill()
+        each.terminate()  # a killed one leaves the folder of its scripts
         each.wait()
 
 
