@@ -162,6 +162,8 @@ def test_values_out_of_bounds(capsys, option, told):
     [
         (["prune", "d", "--repack-below=x"], "'x' is not a percentage; write 5% or 0.1%, or 0;"),
         (["verify", "d", "--sample=0"], "'0' is not a percentage; write 5% or 0.1%;"),
+        (["restore", "d", "--onto=vda="], "'vda=' is not of the form vda=…, nor an image alone;"),
+        (["restore", "d", "--to=vda"], "'vda' is not of the form vda=…;"),
         (["policy", "d", "--immutable-for=x"], "'x' is not a duration; write 90s, 5m, 2h, 30d, or seconds, or 0;"),
     ],
 )

@@ -72,13 +72,18 @@ def pair(text: str) -> tuple[str, str]:
     """Parse DISK=…; both parts are required."""
     disk, equals, rest = text.partition("=")
     if not (disk and equals and rest):
-        raise argparse.ArgumentTypeError(f"{text!r} does not begin with a disk and '=': write vda=…")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form vda=…")
     return disk, rest
 
 
 def maybe_pair(text: str) -> tuple[Optional[str], str]:
     """Parse DISK=IMAGE, or an image alone: a path or URI with a slash before its first "=" names no disk."""
-    return pair(text) if "=" in text and "/" not in text.partition("=")[0] else (None, text)
+    if "=" not in text or "/" in text.partition("=")[0]:
+        return None, text
+    try:
+        return pair(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor an image alone") from None
 
 
 def share(text: str) -> float:
