@@ -2,6 +2,7 @@
 libvirt does not fail on demand."""
 
 import contextlib
+import functools
 import os
 
 import pytest
@@ -21,21 +22,21 @@ def definition_of(name, uuid=UUID):
     return xml.replace("</name>", f"</name><uuid>{uuid}</uuid>")
 
 
+def meddle(monkeypatch, **methods):
+    connected = domain_define.connected
+
+    @contextlib.contextmanager
+    def instead(uri=None, *timeout):
+        with connected(uri, *timeout) as connection:
+            yield Meddled(connection, **methods)
+
+    monkeypatch.setattr(domain_define, "connected", instead)
+
+
 @pytest.fixture
 def meddled(private_libvirt, monkeypatch):
     """meddled(lookupByName=…): every connection from here on has these methods."""
-
-    def meddle(**methods):
-        connected = domain_define.connected
-
-        @contextlib.contextmanager
-        def instead(uri=None, *timeout):
-            with connected(uri, *timeout) as connection:
-                yield Meddled(connection, **methods)
-
-        monkeypatch.setattr(domain_define, "connected", instead)
-
-    return meddle
+    return functools.partial(meddle, monkeypatch)
 
 
 @pytest.mark.parametrize("look_up", ["lookupByName", "lookupByUUIDString"])
@@ -50,8 +51,10 @@ def test_an_error_is_not_taken_for_a_domain_that_is_not_there(private_libvirt, m
         domain_define.prepared(definition_of("new"), private_libvirt.uri, force=False)
 
 
-def test_a_driver_that_is_not_qemus():
-    """It is told which one to connect to; that pulls need a newer libvirt was all that was said."""
+def test_a_driver_that_is_not_qemus(monkeypatch):
+    """It is told which one to connect to; that pulls need a newer libvirt was all that was said. The driver for tests
+    refused, too; that of libvirt 11 takes the definition."""
+    meddle(monkeypatch, getDomainCapabilities=raising(error_of(libvirt.VIR_ERR_NO_SUPPORT)))
     with pytest.raises(errors.Unsupported, match="connect to libvirt's driver for QEMU, such as qemu:///system"):
         domain_define.prepared(definition_of("new"), "test:///default", force=False)
 

@@ -258,8 +258,8 @@ def test_silence_counts_as_trying(silent):
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("number, tries", [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 3)])
-def test_a_host_that_is_not_known(silent, monkeypatch, number, tries):
+@pytest.mark.parametrize("number, passes", [(socket.EAI_NONAME, False), (socket.EAI_AGAIN, True)])
+def test_a_host_that_is_not_known(silent, monkeypatch, number, passes):
     """A name that is mistyped is told at once; one that cannot be asked for now may be known soon."""
 
     def unknown(*_, **__):
@@ -269,9 +269,9 @@ def test_a_host_that_is_not_known(silent, monkeypatch, number, tries):
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(errors.StoreError) as told:
         bucket.head("key")
-    assert bucket.requests == {"head_object": tries} and time.monotonic() - began < 5
-    assert ("there is no host of that name" in str(told.value)) is (tries == 1)
-    assert ("0.5 s of trying did not help" in str(told.value)) is (tries > 1)
+    assert bucket.requests["head_object"] in ((2, 3) if passes else (1,)) and time.monotonic() - began < 5
+    assert ("there is no host of that name" in str(told.value)) is not passes
+    assert ("0.5 s of trying did not help" in str(told.value)) is passes
 
 
 def test_a_host_that_was_known(object_store, key, monkeypatch):
