@@ -115,6 +115,18 @@ def test_what_a_pull_did_not_know_when_it_began(vm, monkeypatch, is_told):
     assert held.found_since(new) == []
 
 
+@pytest.mark.parametrize("offset, length", [(-1, 1), (1 << 62, 1), (0, 1 << 62), (1 << 62, 1 << 62), (190 * KIB, 0)])
+def test_a_finding_of_any_numbers_fails_no_pull(vm, offset, length):
+    """Who can write to a store can write findings."""
+    with held_series.holding(vm.series) as held:
+        pass
+    new, path = pull(vm), stores.chunks_of(vm, vm.points[0], "vda")[1].path
+    place = {"disk": "vda", "path": path, "offset": offset, "length": length, "problem": None}
+    about = {**findings.entry(vm.points[0]), "verdict": "damaged", "damages": 1, "places": [place]}
+    findings.record(vm.series, findings.VERIFY, level="frames", points=[about])
+    assert len(held.found_since(new)) == (offset >= 0 and length != 0)
+
+
 def test_what_cannot_be_looked_at_fails_no_pull(vm, monkeypatch):
     with held_series.holding(vm.series) as held:
         pass

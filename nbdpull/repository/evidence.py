@@ -315,9 +315,12 @@ class References:
 
     def to(self, damage: Damage) -> bool:
         """Whether a file, or that range of it, is needed by the point."""
-        if damage.path not in self._paths or damage.offset is None or damage.disk not in self._disks:
+        disk, start, length = self._disks.get(damage.disk or ""), damage.offset, damage.length or 0
+        if damage.path not in self._paths or disk is None or start is None:
             return damage.path in self._paths
-        return _shows(self._disks[damage.disk], damage.path, damage.offset, damage.length or 0)
+        if not (0 <= start < disk.size and 0 <= length <= disk.size):  # whoever can write to a store can write findings
+            return True
+        return _shows(disk, damage.path, start, length)
 
 
 def _shows(disk: Directory, path: str, offset: int, length: int) -> bool:
