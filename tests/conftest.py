@@ -179,8 +179,13 @@ def pytest_runtest_teardown(item, nextitem):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
-    """With CI in the environment a skipped test is a failed one: there everything has to be installed."""
+    """With CI in the environment a skipped test is a failed one: there everything has to be installed.
+
+    A test that took too long is told of in peace: where that took ten seconds, the second alarm ended the whole run.
+    """
+    left = signal.alarm(0)
     outcome = yield
+    signal.alarm(left)
     report = outcome.get_result()
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
         report.outcome = "failed"
