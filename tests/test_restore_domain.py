@@ -66,7 +66,7 @@ def test_paths_are_adapted_and_all_else_is_kept():
     assert [child.tag for child in vda] == ["driver", "source", "target", "boot"]
     assert vdb.get("type") == "block" and vdb.find("source").attrib == {"dev": "/dev/b"}
     assert vdc.find("source").get("file") == "/old/c" and cdrom.find("source").get("file") == "/old/cd.iso"
-    assert warnings == ["disk vdc was not restored: it stays what it was"]
+    assert warnings == ["disk vdc was not restored: it remains unchanged"]
     assert root.findtext("os/nvram") == "/new/nvram" and root.findtext("os/kernel") == "/new/kernel"
     assert root.findtext("os/initrd") == "/old/initrd"  # it is not in the point
     assert definition.identity(adapted) == definition.identity(XML)
@@ -88,7 +88,7 @@ def test_a_copy_shares_nothing_with_the_original():
 def test_a_disk_restored_to_an_export_is_told():
     elsewhere = {"vdc": "nbd://host/c"}
     assert definition.adapted(XML, DISKS, {}, elsewhere=elsewhere)[1] == [
-        "disk vdc was restored to nbd://host/c, which is not named here: it stays what it was"
+        "disk vdc was restored to nbd://host/c, which is not named here: it remains unchanged"
     ]
     copy, warnings = definition.adapted(XML, DISKS, {}, name="vm2", elsewhere=elsewhere)
     assert warnings == ["disk vdc was restored to nbd://host/c, which is not named here: it is left out"]

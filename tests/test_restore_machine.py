@@ -232,7 +232,7 @@ def test_the_usual_machine_is_defined_where_it_never_was(private_libvirt, tmp_pa
     os = ("<os>", f"<os firmware='efi'><nvram>{variables}</nvram>")
     vm = point_of(tmp_path, USUAL, machine=("'pc'", "'q35'"), os=os)
     result = result_of("restore", vm.root, "-o", tmp_path / "out", "--define", uri=private_libvirt.uri)
-    assert result["warnings"] == ["disk vdb was not restored: it stays what it was"]
+    assert result["warnings"] == ["disk vdb was not restored: it remains unchanged"]
     assert private_libvirt.virsh("list", "--all", "--name").split() == ["of-old"]
     private_libvirt.connection().lookupByName("of-old").undefineFlags(KEEP_NVRAM)
 
