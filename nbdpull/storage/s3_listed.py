@@ -17,30 +17,39 @@ _KEPT = 16 << 10  # bytes of a file that is kept for a second look
 _IN_MEMORY = 8 << 20  # bytes of all these
 
 
+class _Look:
+    """files: {path: Found}, which is replaced, never changed."""
+
+    def __init__(self, files: dict[str, Found]) -> None:
+        self.files = files
+
+
 class Listed:
     """May be used by several threads at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[str, dict[str, Found]] = {}  # {path of a folder with its "/": {path: Found}}
+        self._known: dict[str, list[_Look]] = {}  # {path of a folder with its "/": the newest last}
         self._data: dict[str, bytes] = {}  # of small files that were read meanwhile
         self._kept = 0  # bytes of these
 
     def of(self, path: str) -> Optional[dict[str, Found]]:
         """Of the folder, or one above it, that a file is in."""
         with self._lock:
-            return next((known for folder, known in self._known.items() if path.startswith(folder)), None)
+            return next((looks[-1].files for folder, looks in self._known.items() if path.startswith(folder)), None)
 
     @contextmanager
     def during(self, path: str, known: dict[str, Found]) -> Iterator[None]:
-        folder = f"{path}/" if path else ""
+        folder, look = f"{path}/" if path else "", _Look(known)
         with self._lock:
-            self._known[folder] = known
+            self._known.setdefault(folder, []).append(look)
         try:
             yield
         finally:
             with self._lock:
-                self._known.pop(folder, None)
+                self._known[folder].remove(look)  # a block in which this one was goes on with what it was told
+                if not self._known[folder]:
+                    del self._known[folder]
                 if not self._known:
                     self._data, self._kept = {}, 0
 
@@ -72,6 +81,6 @@ class Listed:
     def _change(self, path: str, made: Optional[Found]) -> None:
         with self._lock:
             self._drop(path)
-            for folder in [each for each in self._known if path.startswith(each)]:
-                known = {each: found for each, found in self._known[folder].items() if each != path}
-                self._known[folder] = {**known, path: made} if made else known
+            for look in (look for folder, looks in self._known.items() if path.startswith(folder) for look in looks):
+                known = {each: found for each, found in look.files.items() if each != path}
+                look.files = {**known, path: made} if made else known
