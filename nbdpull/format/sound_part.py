@@ -76,7 +76,10 @@ class SoundPart(Directory):
 
     @functools.cached_property
     def _in_place(self) -> Numbers:
-        """Numbers of the good files that were not repacked: a frame that no point shows is not moved."""
+        """Numbers of the good files that were not repacked: a frame that no point shows is not moved. Without locks
+        another run may be about to move those that points show."""
+        if not self._store.has_locks:
+            return numpy.empty(0, "u8")
         with self._store.looking(self._series):
             there = [
                 entry.path not in self.bad and self._store.size(f"{self._series}/{entry.path}") is not None
