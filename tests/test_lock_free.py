@@ -9,7 +9,6 @@ import stores
 from copies import over, take
 from stores import Vm
 
-from nbdpull.cli import pruned
 from nbdpull.core import errors
 from nbdpull.core.throttle import Throttle
 from nbdpull.format import layout
@@ -22,7 +21,6 @@ from nbdpull.repository import (
     new_point,
     references,
     removal,
-    repack,
     sweep_mark,
 )
 from nbdpull.storage.directory import DirectoryStore
@@ -230,20 +228,6 @@ def test_nothing_goes_at_once(vm):
     with pytest.raises(errors.UsageError, match="--now: .* has no locks"):
         prune.prune(prune.Options(str(vm.root), keep_last=1, now=True))
     assert len(vm.series.points()) == len(vm.points)
-
-
-def test_nothing_is_repacked(vm, monkeypatch):
-    monkeypatch.setattr(repack, "repack", None)
-    monkeypatch.setattr(repack, "would_repack", None)
-    [kept] = prune.prune(prune.Options(str(vm.root), keep_last=1, force=True)).domains
-    assert (kept.problem, kept.repacked) == ("", repack.Repacked(skipped="object-store"))
-    assert [*pruned.lines(kept, False)][-1].endswith("nothing is repacked in an object store")
-    [asked] = prune.prune(prune.Options(str(vm.root), keep_last=1, repack_below=0.3)).domains
-    assert prune.problems(asked) == [
-        "vm1: not repacked: that is not done in an object store, where two at once could lose what each has moved"
-    ]
-    [off] = prune.prune(prune.Options(str(vm.root), keep_last=1, repack_below=0.0)).domains
-    assert off.repacked == repack.Repacked(skipped="off")
 
 
 # -- a copy -----------------------------------------------------------------------------------------------------------

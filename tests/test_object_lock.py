@@ -13,7 +13,7 @@ import pytest
 import stores
 from command import answered, answered_json, said
 from identities import path, recipient
-from worn import mostly_hidden, pruned
+from worn import HALF, mostly_hidden, pruned
 
 from nbdpull.core import errors
 from nbdpull.core.choices import LockMode
@@ -21,7 +21,18 @@ from nbdpull.crypto import identity_files
 from nbdpull.format import layout
 from nbdpull.operations import copy, unlocking, verify
 from nbdpull.pulling import held_series
-from nbdpull.repository import half_points, immutable, keyring, live_frames, marker, pins, policies, references, removal
+from nbdpull.repository import (
+    half_points,
+    immutable,
+    keyring,
+    live_frames,
+    marker,
+    pins,
+    policies,
+    references,
+    removal,
+    repack,
+)
 from nbdpull.repository.incoming import Incoming
 from nbdpull.repository.policies import Immutability
 from nbdpull.repository.retention import Policy
@@ -456,6 +467,33 @@ def test_moved_files_are_locked_where_they_are(place, tmp_path, monkeypatch):
     assert tables and all(lock_of(place, name) for name in tables)
     gone = [each for each in versions(place) if each[2] and each[0].endswith(".zst")]
     assert not [each for each in gone if lock_of(place, each[0])]
+
+
+def test_what_a_lock_keeps_is_not_repacked(place, tmp_path, monkeypatch):
+    """It would be there twice. What was moved is locked with what it stands for."""
+    monkeypatch.setattr(live_frames, "FILE_COST", 300)
+    made = mostly_hidden(tmp_path / "store")
+    for point in made.points[:-1]:
+        removal.remove(made.series, point)
+    removal.sweep(made.series, 0)
+    copy.copy(copy.Options(str(made.root), place.url))
+    vm = stores.Vm(place.url)
+    vm.disks, vm.points, vm.images = made.disks, [*made.points], made.images
+    half = repack.would_repack(vm.series, [], HALF)
+    for name in (name for name in place.objects() if name.endswith(".zst")):
+        vm.store.protect([name], until(2 * DAY))
+    assert repack.would_repack(vm.series, [], HALF).moved == 0 < half.moved
+    assert repack.repack(vm.series, HALF).moved == 0
+    monkeypatch.setattr(repack, "_is_locked", lambda *_: False)
+    said("policy", place.url, "--immutable-for", "30d")
+    vm = stores.Vm(place.url)
+    vm.disks, vm.points, vm.images = made.disks, [*made.points], made.images
+    assert repack.repack(vm.series, HALF).moved
+    new = [name for name in place.objects() if name.endswith(layout.MOVED)]
+    new += [f"vm1/{name}/vda.0000.zst" for name in half_points.repacked(vm.series)]
+    assert len(new) > 1 and all(lock_of(place, name)[1] > 41 * DAY for name in new)
+    again(vm)
+    assert all(lock_of(place, name)[1] > 39 * DAY for name in place.objects() if name.endswith(".zst"))
 
 
 def test_a_killed_run_has_not_locked_what_it_has_not(vm, place):

@@ -5,12 +5,14 @@ import os
 import pytest
 import stores
 from command import answered, answered_json, said
+from hours import Hours
 from identities import path, recipient
 from sealed import SECRET, is_told
+from worn import mostly_hidden
 
 from nbdpull.core import errors
 from nbdpull.crypto import identity_files
-from nbdpull.repository import keyring, marker, policies
+from nbdpull.repository import keyring, live_frames, lookup, marker, policies
 from nbdpull.repository.retention import Policy
 from nbdpull.storage.s3 import S3Store
 
@@ -27,6 +29,31 @@ def test_what_is_removed_waits_and_nothing_hastens_it(object_store, tmp_path, ca
     assert code == 2 and problem.startswith(f"nbdpull: --now: {object_store.url} has no locks")
     code, told, _ = answered(capsys, "prune", vm.root, "--keep-last", "1", "--force")
     assert "after a day (--now: at once)\n" in told
+
+
+def test_what_is_repacked_goes_a_day_later(object_store, tmp_path, capsys, monkeypatch):
+    """A bucket lists what is there; and what goes meanwhile is read all the same."""
+    monkeypatch.setattr(live_frames, "FILE_COST", 300)
+    made = mostly_hidden(tmp_path / "store", rounds=3)
+    said("copy", made.root, object_store.url)
+    words, tables = ("prune", object_store.url, "--keep-last", "1", "--force"), ".zst.moved"
+    with Hours(S3Store, resolution=1.1) as hours:
+        answered(capsys, *words)
+        hours.let_pass(27)
+        _, told, warnings = answered_json(capsys, *words)
+        [found] = told["domains"]
+        moved = [name[: -len(".moved")] for name in object_store.objects() if name.endswith(tables)]
+        assert moved and {*moved} <= {*object_store.objects()} and told["warnings"] == []
+        assert 0 < found["repack_moved_bytes"] < found["repack_waiting_bytes"] and found["repack_freed_bytes"] == 0
+        hours.let_pass(27)
+        _, told, _ = answered_json(capsys, *words)
+    assert told["domains"][0]["freed_bytes"] >= found["repack_waiting_bytes"]
+    assert not {*moved} & {*object_store.objects()}
+    vm = stores.Vm(object_store.url)
+    [last] = vm.series.points()
+    for disk, content in made.images[last.id].items():
+        with lookup.RandomImage(vm.series, last, disk) as image:
+            assert image.read(0, image.size) == content
 
 
 def test_a_sealed_store_and_its_keys(object_store, tmp_path, capsys, monkeypatch):

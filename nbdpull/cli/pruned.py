@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..core.choices import NotRepacked
 from ..core.sizes import shown as size
 from . import removed, terminal
 
@@ -30,6 +29,7 @@ def members(of: Pruned) -> dict[str, Any]:
         **removed.members(of.swept),
         "repack_moved_bytes": of.repacked.moved,
         "repack_freed_bytes": of.repacked.freed,
+        "repack_waiting_bytes": of.repacked.waiting,
         "repack_left_bytes": of.repacked.left,
         "repack_skipped": of.repacked.skipped,
     }
@@ -44,12 +44,14 @@ def lines(of: Pruned, dry_run: bool) -> Iterator[str]:
     yield f"{len(of.removed)} of {terminal.count(len(of.decisions), 'point')} {verb} ({of.policy.policy}{_whose(of)})"
     yield from removed.lines(of.swept, dry_run)
     would, done = ("would move", "would free") if dry_run else ("moved", "freed")
+    if of.repacked.waiting and of.repacked.moved:
+        yield f"{would} {size(of.repacked.moved)} of mostly dead files"
+    if of.repacked.waiting:
+        yield f"{size(of.repacked.waiting)} of repacked files go with a prune 26 hours after their repack"
     if of.repacked.freed:
         yield f"{would} {size(of.repacked.moved)} of mostly dead files, which {done} {size(of.repacked.freed)}"
     if of.repacked.left:
         yield f"{size(of.repacked.left)} more can be freed in this way"
-    if of.repacked.skipped == NotRepacked.OBJECT_STORE:
-        yield "mostly dead files remain: nothing is repacked in an object store"
 
 
 def _whose(of: Pruned) -> str:

@@ -67,10 +67,10 @@ class BackupType:
 
 
 class NotRepacked:
-    """Why mostly dead files are not repacked: it was not requested, or this kind of store does not allow it."""
+    """Why mostly dead files are not repacked: it was not requested."""
 
-    OFF, OBJECT_STORE = "off", "object-store"
-    WORDS = (OFF, OBJECT_STORE)
+    OFF = "off"
+    WORDS = (OFF,)
 
 
 S3_ENDPOINT = "NBDPULL_S3_ENDPOINT"  # the variable that names the server of s3://…

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Optional
 
 from ..core import errors
@@ -155,7 +156,8 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
         return replace(decided, problem=why)
     points = [point for point in known.points if point.id in set(found.removed)]
     try:
-        swept = remove.gone(target, points, options, check)
+        emptied = partial(repack.emptied, target, check) if options.repack_below else frozenset
+        swept = remove.gone(target, points, options, check, emptied)
     except errors.NbdpullError as error:
         gone = [name for name in found.removed if not target.has_point(name)]
         return replace(decided, removed=gone, problem=str(error))
@@ -166,15 +168,9 @@ def _decided(target: Series, asked: Pruned, by: Standing, options: Options, chec
         return replace(pruned, problem=str(error))
 
 
-_NOT_THERE = "that is not done in an object store, where two at once could lose what each has moved"
-
-
 def _repacked(target: Series, removed: list[str], options: Options, check: Check) -> Repacked:
     if not options.repack_below:
         return Repacked(skipped=NotRepacked.OFF)
-    if not target.store.has_locks:  # two at once could each name what the other removes
-        is_asked = (options.repack_below, options.repack_limit) != (Options.repack_below, Options.repack_limit)
-        return Repacked(problems=(_NOT_THERE,) if is_asked else (), skipped=NotRepacked.OBJECT_STORE)
     wanted = repack.Wanted(options.repack_below, options.repack_limit)
     try:
         if options.dry_run:

@@ -6,8 +6,9 @@ it is shown.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Callable, Protocol
 
 from ..core import errors
 from ..core.errors import Check, Report
@@ -48,13 +49,19 @@ def remove(options: Options, report: Report = lambda **event: None, check: Check
         return Result(target.domain, [point.id for point in points], gone(target, points, options, check))
 
 
-def gone(target: Series, points: list[Point], options: Gone, check: Check) -> Swept:
-    """Let points of a series that is held go, and what of space can be freed."""
+def gone(
+    target: Series,
+    points: list[Point],
+    options: Gone,
+    check: Check,
+    emptied: Callable[[], Collection[str]] = frozenset,
+) -> Swept:
+    """Let points of a series that is held go, and what of space can be freed. emptied: see removal.sweep."""
     if options.dry_run:
         return removal.would_sweep(target, frozenset(point.id for point in points), check)
     for point in points:
         removal.remove(target, point)
-    return removal.sweep(target, 0 if options.now else None, check)
+    return removal.sweep(target, 0 if options.now else None, check, emptied)
 
 
 def _points(options: Options) -> tuple[Series, list[Point]]:

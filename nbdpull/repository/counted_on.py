@@ -73,6 +73,12 @@ class CountedOn:
                 found.update({entry.path: entry for entry in entries})
         return {path: entry for path, entry in {**found, **self._named}.items() if path.startswith(f"{name}/")}
 
+    def require(self, entries: Iterable[FileEntry]) -> None:
+        """Busy unless points refer to all of these files: else what was made of them may be about to go."""
+        for entry in entries:
+            if not self.includes(entry):
+                raise errors.Busy(f"what {entry.path} was moved to may be removed any moment: copy again")
+
     def forget_removed(self) -> None:
         """Without locks, points may have been removed since: those answer for nothing any more."""
         left = {name: point for name, point in self._points.items() if self._is_there_yet(name)}

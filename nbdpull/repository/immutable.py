@@ -28,11 +28,11 @@ _SHARE = 1 / 3  # of the time, for the reserve
 _MOST = 10 * 86400.0  # seconds of it
 
 
-def begin(store: Store) -> None:
-    """From now on, what is made in a Store of what points are made of is protected, where its policy tells so. Damaged
-    where that cannot be read."""
+def begin(store: Store, more: timedelta = timedelta()) -> None:
+    """From now on, what is made in a Store of what points are made of is protected, where its policy tells so. more:
+    for so much longer. Damaged where that cannot be read."""
     told = None if store.has_locks else policies.immutability(store)
-    store.protection = protection(told, datetime.now(timezone.utc)) if told else None
+    store.protection = protection(told, datetime.now(timezone.utc) + more) if told else None
 
 
 def protection(told: Immutability, now: datetime) -> Protection:
@@ -88,8 +88,10 @@ def secure(series: Series, point: Point, promise: Optional[Promise] = None) -> O
         store.protect([*promise.paths, *_in(series, own)], wanted)  # a resumed run may have made some before
         return wanted._replace(until=promise.until)
     with store.looking(series.folder):
-        held = references.standing(series, references.of_point(series, point))
-    store.protect([*whole(store), *_in(series, (each.path for each in held))], wanted)
+        entries = references.of_point(series, point)
+        held = {each.path: None for each in references.standing(series, entries)}
+        held.update({path: None for path in references.beside(series, entries)})
+    store.protect([*whole(store), *_in(series, held)], wanted)
     return wanted
 
 

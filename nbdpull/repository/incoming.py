@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
@@ -21,7 +21,7 @@ from ..core.throttle import Throttle
 from ..format import layout, moved
 from ..format.manifest import FileEntry
 from ..storage.base import Protection, Writer
-from . import drafts, half_points, immutable, lock_free, proved_copy, references, sweep_mark
+from . import drafts, half_points, immutable, live_frames, lock_free, proved_copy, references, sweep_mark
 from .counted_on import CountedOn, is_there
 from .series import Point, Series
 
@@ -45,10 +45,12 @@ def lacking(source: Series, target: Series, point: Point, but: Container[str] = 
 
 
 class _Needed(NamedTuple):
-    """What the target is to have of a point: files, and moved tables of others."""
+    """What the target is to have of a point: files, and moved tables of others. led: files that it has moved itself,
+    with tables that lead to all that the point shows."""
 
     files: list[FileEntry]
     tables: list[moved.Table]
+    led: list[FileEntry]
 
 
 def _needed(source: Series, target: Series, point: Point) -> _Needed:
@@ -57,14 +59,40 @@ def _needed(source: Series, target: Series, point: Point) -> _Needed:
     files: dict[str, FileEntry] = {}
     tables = []
     with source.store.looking(source.folder), target.store.looking(target.folder):
-        for entry in references.of_point(source, point):
+        entries = references.of_point(source, point)
+        led = _led(source, target, point, entries)
+        for entry in (each for each in entries if each not in led):
             is_at_hand = is_there(target, entry) or source.store.size(f"{source.folder}/{entry.path}") is not None
             table = None if is_at_hand else moved.read(source.store, source.folder, entry)
             if table:
                 known = moved.read(target.store, target.folder, entry)
                 tables.append(moved.joined(known, table) if known else table)
             files.update({each.path: each for each in (tables[-1].files if table else [entry])})
-    return _Needed([*files.values()], tables)
+    return _Needed([*files.values()], tables, led)
+
+
+def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEntry]) -> list[FileEntry]:
+    """The files that a target without locks has moved away, with tables that lead to all that a point shows: they
+    lead there until no point refers to the file, as no table is made anew. What the target's point shows that this one
+    was laid over is known without a look, and without a key."""
+    folder, store = target.folder, target.store
+    gone = [each for each in entries if not (store.has_locks or is_there(target, each))]
+    gone = [each for each in gone if store.size(f"{folder}/{moved.path_of(each.path)}") is not None]
+    of_base = {*(_of_base(target, point) if gone else ())}
+    found: set[str] = set()
+    with suppress(errors.Damaged, errors.KeyNeeded):
+        left = [table for each in gone if each not in of_base and (table := moved.read(store, folder, each))]
+        found = live_frames.led(source, point, left, lambda: None) if left else found
+    return [each for each in gone if each in of_base or each.path in found]
+
+
+def _of_base(target: Series, point: Point) -> list[FileEntry]:
+    """What the base of a point of the source refers to, if it is a point of the target, too."""
+    parent = point.manifest.parent
+    with suppress(errors.NbdpullError):
+        base = target.point_in(parent.point) if parent and target.has_point(parent.point) else None
+        return references.of_point(target, base) if base and parent and base.sha256 == parent.sha256 else []
+    return []
 
 
 class Incoming:
@@ -102,9 +130,10 @@ class Incoming:
                     raise
 
     def _take_once(self, point: Point, needed: _Needed, making: _Making, tell: Tell, check: Check) -> None:
-        entries, tables = needed
+        entries, tables, led = needed
         with self._target.store.looking(self._target.folder):
             self._counted_on.forget_removed()
+            self._counted_on.require(led)
             doubtful = [entry for entry in entries if not self._counted_on.has(entry)]
             for entry in [*doubtful, *(table.old for table in tables)]:
                 self._counted_on.require_free(entry)
@@ -116,13 +145,15 @@ class Incoming:
         manifest = self._manifest(point)
         making.lead(tables)
         making.publish(manifest, immutable.secure(self._target, point))
-        lock_free.prove(self._target, point, self._known, lambda: self._require_still(making))
+        lock_free.prove(self._target, point, self._known, lambda: self._require_still(making, entries))
         making.end()
         self._known.add(point.id)
         self._counted_on.add(point, entries)
 
-    def _require_still(self, making: _Making) -> None:
+    def _require_still(self, making: _Making, entries: Iterable[FileEntry]) -> None:
         """That nothing goes on which the point counts: it may have taken a day."""
+        for entry in entries:
+            lock_free.require_stays(self._target, entry.path)
         making.require_set_apart()
         for name in self._counted_on.points:
             lock_free.require_base(self._target, name)
@@ -212,12 +243,17 @@ class _Making:
         them."""
         for table in tables:
             self._folders, self._files = [], []
+            path = self._path(moved.path_of(table.old.path))
+            was = self._store.find(path, moved.MAX_TABLE)
             known = moved.read(self._store, self._target.folder, table.old)
-            if known is None:
-                self._store.publish(self._path(moved.path_of(table.old.path)), moved.encode(table))
+            if was is None or known is None:
+                self._store.publish(path, moved.encode(table), self._store.protection)
             elif len(known.moves) != len(table.moves):
-                self._store.replace(self._path(moved.path_of(table.old.path)), moved.encode(table))
-            self._store.delete(self._path(table.old.path))  # of another size: it would be read in place of the table
+                self._store.replace(path, moved.encode(moved.joined(known, table)), was)
+            if self._store.has_locks:  # of another size: it would be read in place of the table
+                self._store.delete(self._path(table.old.path))
+            elif self._store.holds(self._path(table.old.path)):
+                raise errors.Busy(f"another run brought {table.old.path} meanwhile: copy again")
 
     def publish(self, manifest: bytes, protection: Optional[Protection]) -> None:
         """Commit the point, of which all else is durable."""

@@ -107,6 +107,33 @@ class Disk(NamedTuple):
     problem: str = ""
 
 
+def emptied(
+    series: Series, points: Iterable[Point], staying: Collection[str], among: Collection[str], check: Check
+) -> Iterator[str]:
+    """Yield those files, among some that have a moved table beside them, of which all that points show is where the
+    table leads, whole. points, staying: as of `mostly_dead`; Damaged where a directory of one that stays cannot be
+    read."""
+    for directories in _by_disk(series, points, staying, check).values() if among else ():
+        entries = {each.path: each for found in directories for each in found.files if each.path in among}
+        with suppress(errors.Damaged):
+            tables = filter(None, (moved.read(series.store, series.folder, each) for each in entries.values()))
+            sound = [table for table in tables if _is_sound(series, table, check)]
+            yield from _led(directories, sound, check)
+
+
+def led(series: Series, point: Point, tables: Sequence[Table], check: Check) -> set[str]:
+    """Paths of the files, among those that some tables stand for, of which the tables lead to all that a point shows.
+    Damaged, KeyNeeded where that cannot be told."""
+    directories: dict[Directory, Borne] = {series.directory(point, disk, partial=True): () for disk in point.disks}
+    return _led(directories, tables, check)
+
+
+def _led(directories: dict[Directory, Borne], tables: Iterable[Table], check: Check) -> set[str]:
+    holders = [Named(table.old, False, table) for table in tables]
+    _find_frames(holders, directories, check)
+    return {holder.entry.path for holder in holders if holder.settle()}
+
+
 def mostly_dead(
     series: Series, points: Iterable[Point], staying: Collection[str], below: float, check: Check
 ) -> Iterator[Disk]:
@@ -158,11 +185,20 @@ def _named(series: Series, directories: dict[Directory, Borne], check: Check) ->
     found: dict[str, Named] = {}
     for directory, borne in directories.items():
         for entry, live in zip(directory.files, directory.live.tolist()):
-            if layout.CHUNK_PATH.match(entry.path):
+            if layout.CHUNK_PATH.match(entry.path) and _may_move(series, entry):
                 with suppress(*borne):
                     each = found.get(entry.path) or found.setdefault(entry.path, _as_it_is(series, entry, check))
                     each.live = max(each.live, live)
     return list(found.values())
+
+
+def _may_move(series: Series, entry: FileEntry) -> bool:
+    """Without locks, files are moved once, as nobody could replace a table that another run reads meanwhile."""
+    folder = series.folder
+    return series.store.has_locks or (
+        series.store.size(f"{folder}/{entry.path}") is not None
+        and series.store.size(f"{folder}/{moved.path_of(entry.path)}") is None
+    )
 
 
 def _as_it_is(series: Series, entry: FileEntry, check: Check) -> Named:

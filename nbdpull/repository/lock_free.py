@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Callable
 
 from ..core import errors
-from ..format import layout
+from ..format import layout, moved
 from . import grace, half_points, references, sweep_mark
 from .series import Point, Series
 
@@ -88,6 +88,38 @@ def prove(series: Series, point: Point, known: Collection[str], require_still: C
         except errors.NbdpullError:
             raise type(error)(f"{error}; and its manifest could not be taken back: remove point {point.id}") from error
         raise
+
+
+def points(series: Series) -> list[str]:
+    """Ids of the points that are there, be they readable or not."""
+    folders = series.store.folders(series.folder)
+    return [name for name in folders if layout.POINT_ID.match(name) and series.has_point(name)]
+
+
+def has_more(series: Series, known: Collection[str]) -> bool:
+    """Whether by now there is any other point. Who commits a point and then looks for the mark of a sweep, and the
+    sweep that has left that and then looks for points, do not miss each other."""
+    with series.store.looking(series.folder, anew=True):
+        return any(name not in known for name in points(series))
+
+
+def require_stays(series: Series, path: str) -> None:
+    """Of a file that was there, and of which a point may show what no other one does, when that has its manifest. Busy
+    where a sweep, which has not seen the point, has removed it, as it was moved, or may be removing it. A pull shows of
+    its base's files only what the base does, and need not ask."""
+    name, table = path.partition("/")[0], f"{series.folder}/{moved.path_of(path)}"
+    if series.store.has_locks:
+        return
+    if not series.store.holds(f"{series.folder}/{path}"):
+        raise errors.Busy(f"{path} of {series.domain} was repacked meanwhile: copy again")
+    if not (sweep_mark.is_young(series, name) and series.store.holds(table)):
+        return
+    was_moved = series.store.seconds_since_change(table) - sweep_mark.age(series, name)
+    if was_moved > grace.of(series.store) - grace.MARGIN:
+        raise errors.Busy(
+            f"a prune may be removing {path} of {series.domain}, which was repacked: copy again when that began "
+            f"{grace.MARKED / 3600:g} h ago"
+        )
 
 
 def _require_alone(series: Series, point: Point, known: Collection[str]) -> None:

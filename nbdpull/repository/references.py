@@ -69,6 +69,19 @@ def paths(series: Series, entries: Iterable[FileEntry]) -> set[str]:
     return found
 
 
+def beside(series: Series, entries: Iterable[FileEntry]) -> list[str]:
+    """Paths of what will be read in the place of files that are there yet: their moved tables, and the files that these
+    name, as far as they are there."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        if series.store.size(f"{series.folder}/{entry.path}") is not None:
+            with suppress(errors.Damaged):
+                table = moved.read(series.store, series.folder, entry)
+                held = [moved.path_of(entry.path), *(each.path for each in table.files)] if table else []
+                found.update(dict.fromkeys(held))
+    return [path for path in found if series.store.size(f"{series.folder}/{path}") is not None]
+
+
 def is_lost(series: Series, kept: Iterable[str]) -> bool:
     """Whether a chunk file among these paths has gone without a moved table: nobody knows whether its frames were
     moved, and where to."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from ..core import errors
 from ..core.errors import Check
@@ -119,14 +119,23 @@ def require_at_once(store: Store) -> None:
         raise errors.UsageError(f"--now: {store.root} has no locks, and only time keeps those apart who work there")
 
 
-def sweep(series: Series, grace: Optional[float] = None, check: Check = lambda: None) -> Swept:
+def sweep(
+    series: Series,
+    grace: Optional[float] = None,
+    check: Check = lambda: None,
+    emptied: Callable[[], Collection[str]] = frozenset,
+) -> Swept:
     """Remove what nothing refers to of points that were removed so many seconds ago. Points that were removed since
-    refer to files all the same: those who read them began when they were there. grace: None: as the store needs."""
+    refer to files all the same: those who read them began when they were there. grace: None: as the store needs.
+    emptied: tells, when all is listed, which files go although points refer to them: see repack.emptied."""
     grace = graces.of(series.store) if grace is None else grace
     with series.store.looking(series.folder):
         drafts_freed = drafts.remove_all(series)
-        how = _How(grace, _late(series, grace, check), _last_of_all(series), _Locks(series.store))
-        swept = (_swept(series, left, how) for left in _left(series, frozenset(), check))
+        moved = frozenset(emptied())
+        points = frozenset(lock_free.points(series) if moved else ())
+        late = _late(series, grace, check) - moved
+        how = _How(grace, late, _last_of_all(series), _Locks(series.store), moved, points)
+        swept = (_swept(series, left, how) for left in _left(series, frozenset(), check, moved))
         return sum(swept, Swept(freed=drafts_freed, has_locks=series.store.has_locks))
 
 
@@ -163,12 +172,15 @@ class _Locks:
 
 
 class _How(NamedTuple):
-    """late: paths of what stays; last: see _last_of_all."""
+    """late: paths of what stays; last: see _last_of_all. moved: paths of what points refer to, and read elsewhere;
+    points: ids of all of which that was looked at."""
 
     grace: float
     late: Collection[str]
     last: Optional[str]
     locks: _Locks
+    moved: Collection[str]
+    points: Collection[str]
 
 
 def _late(series: Series, grace: float, check: Check) -> set[str]:
@@ -219,10 +231,11 @@ class _Left(NamedTuple):
     shared: int
 
 
-def _left(series: Series, gone: frozenset[str], check: Check) -> Iterator[_Left]:
-    """Of each point that was removed, or is among `gone`; and of moved frames."""
+def _left(series: Series, gone: frozenset[str], check: Check, emptied: Collection[str] = ()) -> Iterator[_Left]:
+    """Of each point that was removed, or is among `gone`; and of moved frames. emptied: paths of files that go although
+    they are referred to."""
     names = [*_without_point(series), *sorted(gone)]
-    kept = referred(series, gone, check) if names else set()
+    kept = referred(series, gone, check).difference(emptied) if names else set()
     moved = half_points.repacked(series)
     if moved and references.is_lost(series, kept):  # its table may be brought back from a copy
         kept |= {f"{name}/{file}" for name in moved for file in _files(series, name)}
@@ -265,7 +278,7 @@ def _swept(series: Series, left: _Left, how: _How) -> Swept:
     due = {} if is_late else {file: size for file, size in left.free.items() if f"{left.point}/{file}" not in how.late}
     found = how.locks.of({f"{folder}/{file}": size for file, size in due.items()})
     age = half_points.seconds_set_apart(series, left.point)
-    going = _deleted(series, left.point, due, age)
+    going = _deleted(series, left.point, due, age, how)
     gone = sum(going.values())
     freed = max(0, gone - found.locked)
     if is_late or left.shared or len(going) < len(left.free):
@@ -280,11 +293,14 @@ def _swept(series: Series, left: _Left, how: _How) -> Swept:
     return Swept(freed, points=(left.point,) if is_point and has_locks else ()) + found
 
 
-def _deleted(series: Series, name: str, due: dict[str, int], age: float) -> dict[str, int]:
+def _deleted(series: Series, name: str, due: dict[str, int], age: float, how: _How) -> dict[str, int]:
     """Those of the files of a directory that are gone now. age: of what tells that it may go, as it was listed."""
     gone: dict[str, int] = {}
     if due and lock_free.may_sweep(series, name, age):
         sweep_mark.put(series, name)
+    moved = {file for file in due if f"{name}/{file}" in how.moved}
+    if moved and lock_free.has_more(series, how.points):  # which may show of them what is not elsewhere
+        due = {file: size for file, size in due.items() if file not in moved}
     for file, size in due.items():
         if not lock_free.may_sweep(series, name, age):
             break

@@ -7,14 +7,20 @@ hold.
 The new file is durable before the tables that lead to it, these before the old files go; so what a killed run leaves is
 whole, and the next run goes on: where a file is there beside its table, it only has to go.
 
+Where no lock keeps others out, a table is made once and never replaced, so of two runs one moves a file, and what the
+other one has made is a stray. The old file goes with a later sweep, which has seen the table there for a while, and
+looks anew whether it leads to all. Files that frames were moved to stay as they are until no table leads to them.
+
 Owns: the choice within a limit, and the order of steps. Who repacks holds the series. Must not know: the layout of
 anything, which points are to go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Optional
 
 import numpy
@@ -23,9 +29,10 @@ from ..core import errors
 from ..core.errors import Check
 from ..format import findings, layout, moved, pages, reader, writer
 from ..format.manifest import FileEntry
-from . import half_points
+from . import grace as graces
+from . import half_points, immutable, live_frames
 from .live_frames import Disk, Named, Old, mostly_dead
-from .series import Series
+from .series import Point, Series
 
 if TYPE_CHECKING:
     from ..format.layout import Records
@@ -45,43 +52,112 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Repacked:
-    """In bytes. moved: of live frames, to new files; freed: of the old files, which are gone; left: what more would be
-    free, but for the limit or for the problems. skipped: why nothing was looked at, a word of core/choices; None: it
-    was."""
+    """In bytes. moved: of live frames, to new files; freed: of the old files, which are gone; waiting: of those, and of
+    those that were moved before, that go with a later sweep; left: what more would be free, but for the limit, for
+    locks or for the problems. skipped: why nothing was looked at, a word of core/choices; None: it was."""
 
     moved: int = 0
     freed: int = 0
     left: int = 0
     problems: tuple[str, ...] = ()
     skipped: Optional[str] = None
+    waiting: int = 0
 
 
 def would_repack(series: Series, gone: Collection[str], wanted: Wanted, check: Check = lambda: None) -> Repacked:
     """Only look, as if the points with these ids were removed, and all that can go had gone."""
-    points = [point for point in series.points() if point.id not in gone]
-    found = list(mostly_dead(series, points, {point.id for point in points}, wanted.below, check))
-    chosen, rest = _within([old for disk in found for old in disk.olds], wanted.limit)
-    return Repacked(_alive(chosen), sum(old.size for old in chosen), _gain(rest), _problems(found))
+    with series.store.looking(series.folder, anew=True):
+        points = [point for point in series.points() if point.id not in gone]
+        found = list(mostly_dead(series, points, {point.id for point in points}, wanted.below, check))
+        pending = sum(_pending(series).values())
+    chosen, rest = _chosen(series, found, wanted.limit)
+    return _repacked(series, chosen, rest, _problems(found), pending)
 
 
 def repack(series: Series, wanted: Wanted, check: Check = lambda: None) -> Repacked:
     """Empty what is worth it, the least alive first. A damaged frame keeps the file that it is in, a damaged index all
     of its disk, and where there is no room all ends: those are problems, not errors. Damaged where a directory cannot
     be read."""
-    committed = series.points()
-    points, staying = [*committed, *half_points.removed_points(series).values()], {point.id for point in committed}
-    found = list(mostly_dead(series, points, staying, wanted.below, check))
-    chosen, rest = _within([old for disk in found for old in disk.olds], wanted.limit)
+    with series.store.looking(series.folder, anew=True):
+        points, staying = _shown(series)
+        found = list(mostly_dead(series, points, staying, wanted.below, check))
+        pending = sum(_pending(series).values())
+    chosen, rest = _chosen(series, found, wanted.limit)
     run = _Run(series, check, _problems(found))
+    chunk_size = min(wanted.chunk_size, series.store.chunk_size or wanted.chunk_size)
     try:
         for disk in found:
-            for batch in _batches(_without(disk.olds, rest), wanted.chunk_size):
+            for batch in _batches(_without(disk.olds, rest), chunk_size):
                 run.empty(disk.name, batch)
-    except errors.OutputError as error:
+    except (errors.OutputError, errors.AccessDenied) as error:
         run.problems.append(f"{error}; the rest is not repacked")
     run.end()
-    left = [*rest, *_without(chosen, run.done)]
-    return Repacked(_alive(run.done), sum(old.size for old in run.done), _gain(left), tuple(run.problems))
+    return _repacked(series, run.done, [*rest, *_without(chosen, run.done)], run.problems, pending)
+
+
+def _repacked(
+    series: Series, done: Sequence[Old], left: Sequence[Old], problems: Iterable[str], pending: int
+) -> Repacked:
+    """pending: bytes of files that were moved before."""
+    size, has_locks = sum(old.size for old in done), series.store.has_locks
+    return Repacked(
+        _alive(done),
+        size if has_locks else 0,
+        _gain(left),
+        tuple(problems),
+        waiting=0 if has_locks else pending + size,
+    )
+
+
+def _shown(series: Series) -> tuple[list[Point], set[str]]:
+    """(points whose frames live, ids of those that are there)."""
+    committed = series.points()
+    return [*committed, *half_points.removed_points(series).values()], {point.id for point in committed}
+
+
+def _pending(series: Series, least: float = 0.0) -> dict[str, int]:
+    """{path: bytes} of files that were moved so many seconds ago, and are there yet, without locks."""
+    found: dict[str, int] = {}
+    store, folder = series.store, series.folder
+    for name in () if store.has_locks else [*half_points.removed(series), *half_points.repacked(series)]:
+        files = {*store.files(f"{folder}/{name}")}
+        for file in sorted(files):
+            table = f"{folder}/{moved.path_of(f'{name}/{file}')}"
+            if file + layout.MOVED in files and store.seconds_since_change(table) >= least:
+                found[f"{name}/{file}"] = store.size(f"{folder}/{name}/{file}") or 0
+    return found
+
+
+def emptied(series: Series, check: Check = lambda: None) -> list[str]:
+    """Paths of files that were moved so long ago that they go, as their tables lead to all that points show: those of
+    points that were removed, too, for as long as these may be read. What cannot be told of one disk keeps its files."""
+    known = _pending(series, graces.of(series.store))
+    found: list[str] = []
+    with suppress(errors.Damaged, errors.KeyNeeded):
+        points, staying = _shown(series) if known else ([], set())
+        late = {name for name in half_points.removed(series) if known and _is_late(series, name)}
+        found += live_frames.emptied(series, points, staying | late, known, check)
+    return found
+
+
+def _is_late(series: Series, name: str) -> bool:
+    return half_points.seconds_removed(series, name) < graces.of(series.store)
+
+
+def _chosen(series: Series, found: Iterable[Disk], limit: Optional[int]) -> tuple[list[Old], list[Old]]:
+    """(those to be emptied, the rest). What a lock keeps would only take room twice."""
+    olds = [old for disk in found for old in disk.olds]
+    free = [old for old in olds if not _is_locked(series, old)] if immutable.may_be(series.store) else olds
+    chosen, rest = _within(free, limit)
+    return chosen, [*rest, *_without(olds, free)]
+
+
+def _is_locked(series: Series, old: Old) -> bool:
+    try:
+        until = series.store.protected_until(f"{series.folder}/{old.path}")
+    except errors.AccessDenied:  # who may not ask leaves it as it is
+        return True
+    return until is not None and until > datetime.now(timezone.utc) + timedelta(seconds=graces.of(series.store))
 
 
 def _problems(found: Iterable[Disk]) -> tuple[str, ...]:
@@ -144,10 +220,13 @@ class _Run:
         self._series, self._store, self._check = series, series.store, check
         self._folder = ""  # of new files: its name
         self._files: dict[str, int] = {}  # of each disk there, how many
+        if not self._store.has_locks:  # points that are made until the old files go are locked by these
+            immutable.begin(self._store, timedelta(seconds=2 * graces.of(self._store)))
 
     def end(self) -> None:
-        """Remove directories of moved frames in which there are none any more."""
-        for name in half_points.repacked(self._series):
+        """Remove directories of moved frames in which there are none any more. Without locks another run may have made
+        one just now."""
+        for name in half_points.repacked(self._series) if self._store.has_locks else ():
             if self._store.names(f"{self._series.folder}/{name}") == [layout.REPACKED]:
                 self._store.remove_folder(f"{self._series.folder}/{name}")
 
@@ -166,6 +245,9 @@ class _Run:
         frames = _Frames(holders, {old.path: old for old in batch})
         made = self._copied(disk, frames) if len(frames.records) else None
         tables = dict(zip(holders, frames.tables(made)))
+        if not self._store.has_locks:
+            self._lead(batch, tables)
+            return
         try:
             for old in batch:
                 for holder in old.holders:
@@ -177,6 +259,19 @@ class _Run:
             if made and not self._is_named(made, holders):
                 self._store.remove_file(f"{self._series.folder}/{made.path}")
             raise
+
+    def _lead(self, batch: Sequence[Old], tables: Mapping[Named, moved.Table]) -> None:
+        """Without locks: make the tables as long as no sweep takes the new file for a stray, which it is where another
+        run made one first. OutputError."""
+        for old in batch:
+            self._check()
+            told = f"{self._series.folder}/{self._folder}/{layout.REPACKED}"
+            if self._folder and self._store.seconds_since_change(told, anew=True) > graces.COUNTED_ON:
+                raise errors.OutputError(f"what was moved to {self._folder} was made too long ago")
+            path = f"{self._series.folder}/{moved.path_of(old.path)}"
+            with suppress(errors.OutputExists):
+                self._store.publish(path, moved.encode(tables[old.holders[0]]), self._store.protection)
+                self.done.append(old)
 
     def _is_named(self, made: FileEntry, holders: Sequence[Named]) -> bool:
         """Whether a table leads to a new file. One that could not be written may be there all the same."""

@@ -24,7 +24,12 @@ def is_young(series: Series, name: str) -> bool:
     """Whether a sweep may be removing files of a directory."""
     if not is_there(series, name):
         return False
-    return series.store.seconds_since_change(_path(series, name)) < grace.MARKED
+    return age(series, name) < grace.MARKED
+
+
+def age(series: Series, name: str) -> float:
+    """Seconds since one was left that is there."""
+    return series.store.seconds_since_change(_path(series, name))
 
 
 def is_there(series: Series, name: str) -> bool:

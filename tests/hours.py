@@ -1,0 +1,40 @@
+"""Hours that pass at once, by the clock of the stores of one class: what is there gets so much older."""
+
+import contextlib
+import time
+from unittest import mock
+
+
+class Hours:
+    """resolution: seconds by which that class may take a file for older than it is."""
+
+    def __init__(self, store, resolution=0.02):
+        self._passed, self._resolution = [], resolution
+        self._patched = mock.patch.object(store, "seconds_since_change", self._of(store.seconds_since_change))
+
+    def _of(self, real):
+        def seconds(store, path, anew=False):
+            age = real(store, path, anew)
+            made = time.time() - age
+            return age + sum(hours * 3600 for when, hours in self._passed if made <= when)
+
+        return seconds
+
+    def let_pass(self, hours):
+        time.sleep(self._resolution)
+        self._passed.append((time.time(), hours))
+        time.sleep(self._resolution)
+
+    def __enter__(self):
+        self._patched.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._patched.stop()
+
+
+@contextlib.contextmanager
+def without_locks(store):
+    """As a bucket is: nobody is kept out."""
+    with mock.patch.multiple(store, has_locks=False, locked=lambda *_: contextlib.nullcontext()):
+        yield
