@@ -25,6 +25,7 @@ from nbdpull.repository import (
     removal,
     repack,
     sweep_mark,
+    usage,
 )
 from nbdpull.storage.directory import DirectoryStore
 
@@ -88,6 +89,9 @@ def test_files_go_a_day_after_they_were_moved(vm, hours):
     swept, found = prune(vm)
     old = beside(vm)
     sizes = sum(path.stat().st_size for path in old)
+    new = [path for path in vm.folder.rglob("*") if path.name.endswith(layout.MOVED)]
+    new += [path for name in half_points.repacked(vm.series) for path in (vm.folder / name).glob("*.zst")]
+    assert usage.of_series(vm.series).waiting == sum(path.stat().st_size for path in new), "room that is taken twice"
     assert len(old) > 1 and found == repack.Repacked(found.moved, 0, 0, waiting=sizes) and 0 < found.moved < sizes / 2
     intact(vm)
     before = chunks(vm)

@@ -6,12 +6,14 @@ import random
 import numpy
 import pytest
 import stores
+from hours import without_locks
 from stores import KIB, MIB, Vm, directory_of
 
 from nbdpull.core import errors, extents
 from nbdpull.format import layout, pages
 from nbdpull.format.index_writer import Disk, IndexWriter
 from nbdpull.format.sound_part import SoundPart
+from nbdpull.storage.directory import DirectoryStore
 
 pytestmark = pytest.mark.usefixtures("no_threads")
 
@@ -129,6 +131,22 @@ def test_what_a_lost_page_told_is_not_stored_again_where_another_page_has_the_di
     point = vm.pull(dedupe=True, **SMALL)
     assert stores.restored(vm, point, tmp_path / "out") == vm.images[point.id]
     assert sum((vm.folder / chunk.path).stat().st_size for chunk in stores.chunks_of(vm, point, "vda")[-1:]) < 32 * KIB
+
+
+def test_without_locks_it_is_stored_again(tmp_path):
+    """Another run may be about to repack the file, with what points show of it."""
+    with without_locks(DirectoryStore):
+        vm = Vm(tmp_path / "store")
+        vm.add_disk("vda", MIB)
+        vm.write("vda", 0, os.urandom(MIB))
+        vm.pull(**SMALL)
+        vm.write("vda", 0, b"x" * 512)
+        index = stores.index_of(vm, vm.pull(**SMALL), "vda")
+        index.unlink()
+        vm.bad = {str(index.relative_to(vm.folder))}
+        point = vm.pull(dedupe=True, **SMALL)
+        assert stores.restored(vm, point, tmp_path / "out") == vm.images[point.id]
+    assert sum((vm.folder / chunk.path).stat().st_size for chunk in chunks_of_own(vm, point)) > MIB
 
 
 def test_what_was_not_read_again_is_never_committed(tmp_path):

@@ -94,7 +94,9 @@ def _of_series(series: Series, check: Check) -> Usage:
         for number in file.users:
             (exclusive if len(file.users) == 1 else shared)[number] += file.entry.size
         dead[file.folder] = dead.get(file.folder, 0) + file.dead
-    waiting = removal.waiting(series, references.paths(series, _elsewhere(named.values(), whose)))
+    elsewhere = _elsewhere(named.values(), whose)
+    kept = references.paths(series, elsewhere).difference(references.beside(series, elsewhere))
+    waiting = removal.waiting(series, kept)
     return Usage(
         [
             OfPoint(point, sum(disk.size for disk in point.manifest.disks), alone, others, dead[point.id])
