@@ -339,7 +339,7 @@ def test_refused_below(tmp_path):
     run("qemu-img", "rebase", "-u", "-F", "vmdk", "-b", chain.layers[0][0], chain.path)
     assert "of format vmdk" in refusal(chain, errors.Unsupported)
     run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd://localhost:1/x", chain.path)
-    assert "is nbd://localhost:1/x, not a file" in refusal(chain, errors.Unsupported)
+    assert "is nbd://localhost:1/x, which is not a file" in refusal(chain, errors.Unsupported)
     run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "gone.qcow2", chain.path)
     assert "gone.qcow2: No such file" in refusal(chain, errors.HypervisorError)
 
