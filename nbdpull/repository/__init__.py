@@ -1,1 +1,1 @@
-"""Points: which there are, what each is made of, what is known of them. Needs no hypervisor."""
+"""Points: which ones exist, what each consists of, what is known about them. Needs no hypervisor."""

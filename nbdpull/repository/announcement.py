@@ -1,8 +1,8 @@
-"""What the directory of a point says until the point is committed: which run makes it, and on which machine.
+"""The record in the directory of an uncommitted point: which run is making the point, and on which machine.
 
-Who finds such a directory has to know whether somebody still works in it. Owns: run.json, and how the directory that a
-run made is told from a copy of it, in which nobody works. Must not know: what the run made elsewhere, which its journal
-on that machine says.
+A program that finds such a directory must know whether a run is still working in it. Owns: run.json, and how to
+distinguish the directory that a run made from a copy of it, in which no run works. Must not know: what else the run
+made, which its journal on that machine records.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ NAME = "run.json"
 
 @dataclass(frozen=True)
 class Announcement:
-    """id: of the run, and of its point; store: absolute path; folder: of the point, relative to it; inode: of that
-    folder, None where a store has no such number; process: that works in it; begun: ISO 8601."""
+    """What run.json records of a run.
+
+    id: of the run and of its point; store: absolute path; folder: of the point, relative to the store; inode: of that
+    folder, None if the store has no such number; process: the one that works in the folder; begun: ISO 8601.
+    """
 
     id: str
     domain: str
@@ -35,7 +38,7 @@ class Announcement:
 
     @property
     def is_alive(self) -> Optional[bool]:
-        """Whether its process runs; None where that cannot be told from here."""
+        """Whether the run's process is running; None if that cannot be determined from here."""
         return self.process.is_alive
 
     @property
@@ -44,7 +47,7 @@ class Announcement:
 
 
 def whose(run_id: str, process: Process, begun: str, store: Optional[str]) -> str:
-    """How a message names a run. store: None of one that makes no point."""
+    """Return how a message names a run. store: None for a run that makes no point."""
     into = f", into {store}" if store else ""
     return f"run {run_id} (process {process.pid} on {process.host}, since {begun}{into})"
 
@@ -54,7 +57,8 @@ def encode(announced: Announcement) -> bytes:
 
 
 def decode(data: bytes) -> Optional[Announcement]:
-    """None where it says nothing: anybody who can write to the store can have written it."""
+    """Return the announcement; None if the data are no valid one: anybody who can write to the store can have written
+    them."""
     with suppress(ValueError):
         found = members.build(Announcement, layout.parse_object(data))
         if layout.POINT_ID.match(found.id) and layout.is_time(found.begun):

@@ -1,6 +1,7 @@
-"""Every file and page of a series, once, however many points share it.
+"""Every file and page of a series, each listed once, no matter how many points share it.
 
-Owns: which point refers to which file. Must not know: what is sound but the directories, what is done with the files.
+Owns: which point refers to which file. Must not know: whether anything except the directories is intact, or what is
+done with the files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Page(NamedTuple):
-    """One page of the index at path. ref: pages.PAGE; stop: the end of its window."""
+    """One page of the index file at `path`. ref: a record of type pages.PAGE; stop: the end of the page's window."""
 
     path: str
     disk: str
@@ -33,16 +34,19 @@ class Page(NamedTuple):
 
 
 class Catalog:
-    """Every file that the points of a series refer to, and every page. of_point: the files of each, by its id; unread:
-    ids of those of which not all is known, as a directory is not sound."""
+    """All files and pages that the points of a series refer to.
+
+    of_point: {id of a point: keys of its files}; unread: ids of points that are not completely listed because a
+    directory is damaged.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[Key, FileEntry] = {}
         self.by_path: dict[str, FileEntry] = {}
-        self.disks: dict[str, str] = {}  # by the paths of their files
-        self.pages: dict[str, list[Page]] = {}  # by the path of their index
+        self.disks: dict[str, str] = {}  # {path of a file: its disk}
+        self.pages: dict[str, list[Page]] = {}  # by the path of their index file
         self.of_point: dict[str, list[Key]] = {}
-        self.directories: dict[str, Point] = {}  # by their paths
+        self.directories: dict[str, Point] = {}  # by the directories' paths
         self.unread: set[str] = set()
         self._known: set[tuple[str, bytes, int]] = set()
 
@@ -60,7 +64,7 @@ class Catalog:
         self.of_point[point.id] = [self._key(entry) for entry in entries]
 
     def _key(self, entry: FileEntry) -> Key:
-        """The same object for each point: there are many of them."""
+        """Return the key of a file, as the same object for every point: the points are many."""
         key = entry.path, entry.sha256
         first = self.entries.setdefault(key, entry)
         self.by_path.setdefault(first.path, first)

@@ -1,7 +1,8 @@
-"""Where two images of a disk differ, by what their directories say alone: no frame is read.
+"""The differences between two images of a disk, found from their directories without reading a frame.
 
-Owns: the comparison, window by window; pages that both have are equal unread. Two frames of one digest are equal; what
-else differs in frames may hold the same bytes, and is told. Must not know: which points these are, who asks.
+Owns: the comparison, window by window; pages that both images share are equal and not read. Two frames with the same
+digest are equal. Frames with different digests are reported as different, although they may hold the same bytes. Must
+not know: which points the images belong to, or what the differences are used for.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 
 def between(before: Directory, after: Directory, check: Check = lambda: None) -> Iterator[Extents]:
-    """Yield, ascending, extents of what `after` has otherwise than `before`: its data and zeros there. All that the
-    disk grew by is told; what was cut off is not."""
+    """Yield, in ascending order, the extents in which `after` differs from `before`, with the data and zeros of
+    `after`.
+
+    All of what the disk grew by is included. What was cut off is not.
+    """
     grown = before.size
     for start in sorted({*before.starts(), *after.starts()}):
         check()
@@ -67,7 +71,7 @@ def _differences(old: Records, new: Records) -> Extents:
 
 
 def _equal(new: Records, mine: Indexes, old: Records, others: Indexes) -> Mask:
-    """Whether both have data there, and the same place of the same frame."""
+    """Return where both have data from the same place in the same frame."""
     both: Mask = (mine >= 0) & (others >= 0)
     one, other = new[mine[both]], old[others[both]]
     begins = [each["offset"].astype("i8") - each["skip"].astype("i8") for each in (one, other)]  # of the frame

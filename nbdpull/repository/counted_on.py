@@ -1,7 +1,6 @@
-"""The files of a series that its points answer for, as a copy into it needs to know: it makes none of these again, and
-puts nothing in the place of one.
+"""The files of a series on which a copy into the series relies: it neither makes them again nor replaces any of them.
 
-Owns: which files those are, by what points, removed ones too, and findings tell. Must not know: what is copied, or how.
+Owns: which files these are, according to points, removed points and findings. Must not know: what is copied, or how.
 """
 
 from __future__ import annotations
@@ -18,50 +17,52 @@ from .series import Point, Series
 
 
 def is_there(target: Series, entry: FileEntry) -> bool:
-    """Whether a file of its size has its name."""
+    """Return whether a file with the name and size of the entry exists."""
     with suppress(errors.Damaged):
         return target.store.size(f"{target.folder}/{entry.path}") == entry.size
     return False
 
 
 class CountedOn:
-    """The files of a series that its points answer for: when a point was committed, they were whole and durable. Not
-    those that are on record as damaged.
+    """The files of a series that its points vouch for: when a point was committed, its files were whole and durable.
+    Files recorded as damaged are left out.
 
-    They are known by path, size and digest, and no other file may take the place of one: what the source says is not
-    to be trusted with what the target has. Points are read only where it is asked for: first the one in whose folder
-    the file is, which made it, then the newest first.
+    A file is identified by path, size and digest, and no other file may replace it: the target's files are not
+    entrusted to what the source says. Points are read only when needed: first the point in whose folder the file is,
+    which made it, then the others from the newest to the oldest.
     """
 
     def __init__(self, target: Series, points: Sequence[Point]) -> None:
         self._target, self._bad = target, _on_record(target, points)
         self._points = {point.id: point for point in points}
         self._unread = {**self._points}
-        self._is_told = True  # by all that were read
+        self._is_told = True  # whether every point read so far could be read completely
         self._named: dict[str, FileEntry] = {}
         self._removed: Optional[dict[str, FileEntry]] = None
         self._refused: Optional[bool] = None
 
     @property
     def points(self) -> Collection[str]:
-        """Ids of those that answer."""
+        """Ids of the points that vouch for the files."""
         return self._points
 
     def has(self, entry: FileEntry) -> bool:
+        """Return whether the file exists with the right size, is not recorded as damaged, and a point refers to it."""
         return is_there(self._target, entry) and entry.path not in self._bad and self.includes(entry)
 
     def includes(self, entry: FileEntry) -> bool:
-        """Whether any point refers to the very file, be it there or not."""
+        """Return whether any point refers to exactly this file, even if the file is missing."""
         return self._known(entry.path) == entry
 
     def bad(self, entries: Iterable[FileEntry]) -> set[str]:
-        """Paths of those that no new point may count on: on record as damaged, or not there with their size."""
+        """Return the paths of the files on which no new point may rely: recorded as damaged, missing, or of the wrong
+        size."""
         with self._target.store.looking(self._target.folder):
             return {each.path for each in entries if each.path in self._bad or self._target.size_flaw(each)}
 
     def held_in(self, name: str) -> Optional[dict[str, FileEntry]]:
-        """By their paths, files in the folder of a point that is not there, to which points or other removed ones
-        refer; None where not all of these can be read."""
+        """Return {path: file} of the files in the folder of an absent point to which existing points or other removed
+        points refer; None if not every existing point can be read."""
         while self._unread:
             self._read(next(iter(self._unread)))
         if not self._is_told or self._some_refused():
@@ -74,13 +75,14 @@ class CountedOn:
         return {path: entry for path, entry in {**found, **self._named}.items() if path.startswith(f"{name}/")}
 
     def require(self, entries: Iterable[FileEntry]) -> None:
-        """Busy unless points refer to all of these files: else what was made of them may be about to go."""
+        """Raise Busy unless points refer to all of these files: otherwise the files that they were moved to may soon be
+        removed."""
         for entry in entries:
             if not self.includes(entry):
                 raise errors.Busy(f"what {entry.path} was moved to may be removed any moment: copy again")
 
     def forget_removed(self) -> None:
-        """Without locks, points may have been removed since: those answer for nothing any more."""
+        """Stop relying on points that were removed meanwhile, which can happen in a store without locks."""
         left = {name: point for name, point in self._points.items() if self._is_there_yet(name)}
         if len(left) < len(self._points):
             self._points, self._unread, self._named, self._removed = left, {**left}, {}, None
@@ -89,13 +91,13 @@ class CountedOn:
         return self._target.store.has_locks or self._target.has_point(name)
 
     def add(self, point: Point, entries: Iterable[FileEntry]) -> None:
-        """Of a point that was committed by now."""
+        """Rely on the files of a point that has just been committed."""
         self._points[point.id] = point
         self._named.update({entry.path: entry for entry in entries})
 
     def require_free(self, entry: FileEntry) -> None:
-        """StoreError where making the file could harm another that is there: one that points, or removed ones, refer
-        to; or may, where not all can be read."""
+        """Raise StoreError if making the file could harm another existing file to which points or removed points refer,
+        or may refer if some of them cannot be read."""
         paths = [f"{self._target.folder}/{path}" for path in (entry.path, moved.path_of(entry.path))]
         if not any(map(self._target.store.holds, paths)):
             return
@@ -103,7 +105,7 @@ class CountedOn:
         if known is None and not self._may_be_needed(entry.path):
             return
         if known is None and is_there(self._target, entry) and not self._target.own_flaw(entry):
-            return  # it is the one: nothing is to be made
+            return  # the file itself exists already
         if known != entry:
             raise errors.StoreError(
                 f"it refers to {entry.path} as another file than the one of that name in {self._target.store.root}, "
@@ -127,7 +129,7 @@ class CountedOn:
             self._is_told = False
 
     def _of_removed(self) -> dict[str, FileEntry]:
-        """What removed points refer to, as far as they can be read: a removal can be taken back."""
+        """Return the files of the removed points that can be read: a removal can be undone."""
         if self._removed is None:
             self._removed = {}
             for point in half_points.removed_points(self._target).values():
@@ -136,18 +138,18 @@ class CountedOn:
         return self._removed
 
     def _may_be_needed(self, path: str) -> bool:
-        """Of a file that nothing is known to refer to."""
+        """Return whether a file that no known point refers to may be needed nevertheless."""
         return self._some_refused() or self._target.has_point(path.partition("/")[0])
 
     def _some_refused(self) -> bool:
-        """Whether there are points that cannot be read."""
+        """Return whether some points cannot be read."""
         if self._refused is None:
             self._refused = bool(self._target.load()[1])
         return self._refused
 
 
 def _on_record(target: Series, points: Sequence[Point]) -> set[str]:
-    """Paths of files that are damaged, or may be, by what verifications found."""
+    """Return the paths of the files that verifications recorded as damaged, or as possibly damaged."""
     known = verdict.Known(points, findings.load(target))
     found: set[str] = set()
     for point in points:

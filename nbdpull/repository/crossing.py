@@ -1,9 +1,10 @@
-"""Damages that a verification finds while a point is made: told of that point, too.
+"""Damage that a verification finds while a point is being made: it is recorded for that point, too.
 
-Neither waits for the other: a verification holds nothing, and a pull reads what is on record when it chooses its base.
-So each looks once more when what it made is there: the verification for new points, the pull for new findings. Whoever
-comes later sees the other one. Else a point that refers to a damaged file would count as sound, and the next pull build
-on it. Owns: which damages are such a point's. Must not know: how any of them was found.
+Neither waits for the other: a verification holds no lock, and a pull reads the recorded findings when it chooses its
+base. So each checks again once its own result exists: the verification checks for new points, the pull for new
+findings. Whichever finishes later sees the other's result. Otherwise a point that refers to a damaged file would count
+as intact, and the next pull would build on it. Owns: which damage affects such a point. Must not know: how the damage
+was found.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .series import Point, Series
 
 
 def tell_of_points(series: Series, known: Collection[str], finding: Document) -> list[str]:
-    """Keep what a finding of a verification, which is there by now, tells of points that were committed since; a
-    warning of each. known: ids of those that it looked for. StoreError."""
+    """Record what a stored finding of a verification means for points that were committed since; return a warning for
+    each affected point. known: ids of the points that the verification considered. StoreError."""
     if not any(about["damages"] for about in finding["points"]):
         return []
     new = [point for point in series.load()[0] if point.id not in known]
@@ -28,8 +29,8 @@ def tell_of_points(series: Series, known: Collection[str], finding: Document) ->
 
 
 def tell_of_findings(series: Series, points: Iterable[Point], known: Container[str]) -> list[str]:
-    """Keep what findings that came while points were made, which are there by now, tell of them; a warning of each.
-    known: names of those that were there before. StoreError."""
+    """Record what findings stored while these points were made mean for them; return a warning for each affected point.
+    known: names of the findings that existed before. StoreError."""
     new = [each for each in findings.names(series) if each not in known]
     found = [each for each in findings.load(series, new) if each["kind"] == findings.VERIFY]
     return [text for point in points for text in _told(series, point, found)] if found else []
@@ -48,8 +49,9 @@ def _told(series: Series, point: Point, found: list[Document]) -> list[str]:
 
 
 def _about(series: Series, point: Point, found: list[Document]) -> Optional[Document]:
-    """What a finding is to tell of the point; None where nothing that it refers to is damaged. Of one that does not
-    tell all damages, nobody knows whether they are the point's, too."""
+    """Return what a finding should record of the point; None if nothing that the point refers to is damaged. If the
+    findings do not list all damage, whether the rest affects the point is unknown, so the point counts as damaged
+    unless it refers only to its own files."""
     places, is_all_told = _places(found)
     refers, seen = References(series, point), dict[tuple[Optional[str], Optional[int]], Document]()
     for place in places:
@@ -65,7 +67,7 @@ def _about(series: Series, point: Point, found: list[Document]) -> Optional[Docu
 
 
 def _places(found: list[Document]) -> tuple[list[Document], bool]:
-    """(places of damages that none of these findings settles, whether those are all)."""
+    """Return (places of the damage that none of these findings settles, whether these are all places)."""
     settled = {
         (about["point"], name) for each in found for about in each["points"] for name in about.get("settles", [])
     }

@@ -1,7 +1,8 @@
-"""What is left of files that were to appear whole, and whose writers were killed before.
+"""Drafts of files whose writers were killed before the files appeared under their names.
 
 A draft may be as large as a chunk file, and no point refers to it, so nothing else would ever remove it. Owns: which
-drafts nobody writes any more. Who removes holds the series. Must not know: what any of them was to be.
+drafts no process is still writing. The caller holds the series. Must not know: what any of the drafts was meant to
+become.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from .series import Series
 
 
 def remove_all(series: Series) -> int:
-    """Bytes that came free."""
+    """Remove all abandoned drafts of a series; return the number of bytes freed."""
     return remove(series, series.store.folders(series.folder)) + _remove_own(series)
 
 
 def remove(series: Series, names: Iterable[str]) -> int:
-    """The same of directories of these names; those of half points are left to who may go on with them."""
-    if not series.store.has_locks:  # there is no half an object
+    """Remove the abandoned drafts in the directories with these names; return the number of bytes freed. Drafts in half
+    points are left to the run that may resume the point."""
+    if not series.store.has_locks:  # an object is never partly written
         return 0
     return sum(_remove_in(series, f"{series.folder}/{name}", name) for name in names if layout.POINT_ID.match(name))
 
@@ -37,13 +39,13 @@ def _remove_in(series: Series, folder: str, name: str) -> int:
 
 
 def _remove_own(series: Series) -> int:
-    """Of the series itself: those of findings, which nobody holds anything for."""
+    """Remove drafts of findings, in the folder of the series itself. Findings are written without a lock."""
     drafts = [f"{series.folder}/{file}" for file in series.store.files(series.folder) if file.endswith(DRAFT)]
     return sum(_removed(series, path) for path in drafts if _is_old(series, path))
 
 
 def _may_be_written(series: Series, path: str, within: str) -> bool:
-    """By who pins a point: he holds nothing."""
+    """Return whether a process may be pinning the point at this moment: pins are written without a lock."""
     return path.partition(within)[2].startswith(pins.NAME) and not _is_old(series, path)
 
 

@@ -1,6 +1,7 @@
-"""What is wrong with the files that directories name, wherever their frames are now.
+"""What is wrong with the files that directories name, wherever their frames are stored now.
 
-Must not know: whose files they are, what follows of a flaw.
+Owns: that a file to which several others were moved is read only once. Must not know: which points the files belong to,
+or what a flaw means for them.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from .series import Series
 
 
 class FileFlaws:
-    """A file that several were moved to is read once. May be used by several threads at once."""
+    """The flaws of the files of a series. A file to which several others were moved is read once. Several threads may
+    use the object at once."""
 
     def __init__(self, series: Series, check: Check) -> None:
         """check: called often."""
         self._series, self._check = series, check
         self._locks: defaultdict[FileEntry, threading.Lock] = defaultdict(threading.Lock)
-        self._known: dict[FileEntry, Optional[str]] = {}  # of those that others were moved to
+        self._known: dict[FileEntry, Optional[str]] = {}  # of files to which others were moved
 
     def of(self, entry: FileEntry) -> Optional[str]:
-        """Why it is not what was stored, or None."""
+        """Return why the file is not what was stored, or None."""
         return self._series.flaw(entry, lambda held: self._own(held) if held == entry else self._of_new(held))
 
     def _own(self, entry: FileEntry) -> Optional[str]:

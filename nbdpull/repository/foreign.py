@@ -1,10 +1,11 @@
-"""Whether a series, and the store that it is in, are those that a pull is meant for.
+"""Checks that a series and its store are those that a pull is meant for.
 
-A master key that somebody put in the place of the right one would seal the next point for him. What tells is that the
-points do not have its mac. It is no proof that a key is right: who can write to the store can remove the points, or
-give them the mac of his own. That, only an identity which says what key it is for can tell (keyring.py).
+If somebody replaced the right master key with his own, the next point would be sealed for him. The sign of this is that
+the existing points do not have the MAC of the key. Their MACs do not prove that a key is right: whoever can write to
+the store can remove the points, or give them the MAC of his own key. Only an identity that states its master key can
+prove that (keyring.py).
 
-Owns: what nothing may be written beside. Must not know: how a point is made.
+Owns: which existing points forbid writing a new one. Must not know: how a point is made.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from .series import Refused, Series
 
 
 def require_none(target: Series, points: Sized, refused: Refused) -> None:
-    """Foreign where a point of a series was not made with the key of the store, or is of another domain than others;
-    Damaged where the store has points, and none that can be read has that key. refused: what Series.heads gives."""
+    """Raise Foreign if a point of the series was not made with the key of the store, or belongs to another domain than
+    the other points; raise Damaged if the store has points, but none that can be read has that key. refused: as
+    Series.heads returns it."""
     for error in refused.values():
         if isinstance(error, errors.Foreign):
             raise errors.Foreign(f"{error}; until that is settled, nothing is written beside it")
@@ -27,7 +29,7 @@ def require_none(target: Series, points: Sized, refused: Refused) -> None:
 
 
 def _require_key_of_any(target: Series, refused: Iterable[errors.NbdpullError]) -> None:
-    """A series without points proves nothing: others do, each by one of its points."""
+    """Require one point of another series that proves the key, as a series without points proves nothing."""
     store, flaws, is_proved = target.store, [*refused], False
     for each in series_choice.folders(store):
         try:

@@ -1,7 +1,7 @@
-"""Decompressed frames in memory: those used last, and those read before anybody asks for them.
+"""Decompressed frames in memory: those used last, and those read ahead.
 
-Owns: the budget of memory, the threads that read ahead, and that only one thread reads a frame that several want. Must
-not know: how a frame is read, which frames are wanted.
+Owns: the memory budget, the threads that read ahead, and that a frame wanted by several threads is read only once. Must
+not know: how a frame is read, or which frames are wanted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ _Key = tuple[int, int, bytes]  # of a frame
 
 
 class FrameCache:
-    """At most `budget` bytes of frames, and always one. read(place): the bytes of a whole frame, proved. ahead: how
-    many threads read frames ahead; none begins one while as many frames are being read. Several threads may use it at
-    once."""
+    """A cache of at most `budget` bytes of frames, but always of at least one frame. Several threads may use it at
+    once.
+
+    read(place): returns the verified bytes of a whole frame; ahead: number of threads that read ahead. No frame is read
+    ahead while this many frames are being read.
+    """
 
     def __init__(self, read: Callable[[Place], bytes], budget: int, ahead: int = 0) -> None:
         self._read, self._budget, self._ahead = read, budget, ahead
@@ -31,7 +34,7 @@ class FrameCache:
         self._queue: SimpleQueue[Optional[tuple[_Key, Place, _Pending]]] = SimpleQueue()
 
     def get(self, place: Place) -> bytes:
-        """Return the frame of a run; raises what `read` raises."""
+        """Return the frame of a run of data. Raises what `read` raises."""
         key = _key(place)
         with self._lock:
             if key in self._held:
@@ -43,8 +46,8 @@ class FrameCache:
         return waiting.wait() if waiting is not None else self._fill(key, place, mine)
 
     def begin(self, place: Place) -> bool:
-        """Have another thread read the frame of a run unless it is there; False if enough others are being read.
-        Errors are not raised here: `get` reads the frame again."""
+        """Let another thread read the frame of a run of data, unless it is cached; return False if enough frames are
+        being read. Errors are not raised here: `get` reads the frame again."""
         key = _key(place)
         with self._lock:
             if key in self._held or key in self._under_way:
@@ -56,7 +59,7 @@ class FrameCache:
         return True
 
     def _has_threads(self) -> bool:
-        """Start them; False if the system allows no more."""
+        """Start the threads; return False if the system allows none."""
         with suppress(RuntimeError):
             while len(self._threads) < self._ahead:
                 thread = threading.Thread(target=self._work, daemon=True)
@@ -90,7 +93,7 @@ class FrameCache:
             self._size -= len(self._held.popitem(last=False)[1])
 
     def close(self) -> None:
-        """End the threads. Nothing that they began is being read afterwards."""
+        """End the threads. After this, no frame is being read ahead."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -102,7 +105,7 @@ def _key(place: Place) -> _Key:
 
 
 class _Pending:
-    """A frame that one thread is reading. A Future would do, but its module takes longer to load than all of ours."""
+    """A frame that a thread is reading. A Future would do, but its module takes longer to load than all of ours."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -113,4 +116,4 @@ class _Pending:
         self.done.wait()
         if self.error is not None:
             raise self.error
-        return cast(bytes, self.frame)  # there is one or the other
+        return cast(bytes, self.frame)  # either a frame or an error is set

@@ -1,8 +1,8 @@
-"""Windows of disks that a run needs no second look at, however many points have them.
+"""Windows of disks that a run need not check a second time, no matter how many points share them.
 
-Owns: when a window of one directory is that of another. Its pages alone do not tell: a directory says where they are,
-and names the chunk files that they point into; where it lacks one that shows, the disk is damaged. Must not know: how a
-window is looked at.
+Owns: when a window of one directory equals that of another. Equal pages are not enough: the directory says where the
+pages are, and names the chunk files that they point into. If it does not name a file whose frames show, the disk is
+damaged. Must not know: how a window is checked.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _Key = tuple[int, bytes]  # size of the disk; PAGE of each page, with a number o
 
 
 class GoodWindows:
-    """Those of the disks of a series."""
+    """The good windows of the disks of a series."""
 
     def __init__(self) -> None:
-        self._numbers: Mapping[str, int] = defaultdict(count().__next__)  # of paths, as they come
+        self._numbers: Mapping[str, int] = defaultdict(count().__next__)  # of paths, in order of appearance
         self._needs: dict[_Key, int] = {}  # the files that a window may need, each a bit: sets of paths are large
 
     def of(self, disk: Directory) -> GoodWindowsOf:
@@ -34,7 +34,7 @@ class GoodWindows:
 
 
 class GoodWindowsOf:
-    """The same, seen from one directory."""
+    """The good windows of a series, as seen from one directory."""
 
     def __init__(self, disk: Directory, needs: dict[_Key, int], numbers: Mapping[str, int]) -> None:
         self._disk, self._needs, self._number = disk, needs, numbers.__getitem__
@@ -43,11 +43,11 @@ class GoodWindowsOf:
         self._keys = _keys(disk, numpy.array(own, "u4"))
 
     def add(self, start: int) -> None:
-        """Note that the window that begins there is good."""
-        self._needs[self._keys[start]] = self._files  # which of them it needs only counts where another lacks one
+        """Note that the window that begins at `start` is good."""
+        self._needs[self._keys[start]] = self._files  # which it needs matters only if another directory lacks one
 
     def has(self, start: int) -> bool:
-        """Whether it is. Damaged, where its pages have gone since."""
+        """Return whether the window is known to be good. Damaged, if its pages have disappeared since."""
         key = self._keys[start]
         needed = self._needs.get(key)
         if needed is None:
@@ -58,7 +58,7 @@ class GoodWindowsOf:
 
 
 def _keys(disk: Directory, numbers: NDArray[numpy.uint32]) -> dict[int, _Key]:
-    """{start: _Key} of all windows. numbers: of the directory's files."""
+    """Return {start: _Key} of all windows. numbers: our numbers of the directory's files."""
     refs = disk.pages.copy()
     refs["file"] = numbers[refs["file"]]
     starts, firsts = numpy.unique(refs["offset"], return_index=True)
