@@ -285,6 +285,39 @@ def test_a_comparison_tells_what_a_copy_takes(vm, tmp_path):
     assert {entry.path.partition("/")[0] for entry in told} == {vm.points[1].id}
 
 
+@pytest.mark.parametrize("name", ["replace", "publish", "create", "delete"])
+def test_a_full_destination_loses_nothing_that_others_need(tmp_path, name):
+    """Also where it is full before anything was made, in the folder of a removed point."""
+    vm = of_one_disk(tmp_path / "store")
+    other = made_for(vm, tmp_path / "other", KEYS)
+    reseal(vm, other)
+    with half_points.writing(other.series):
+        removal.remove(other.series, other.series.points()[0])
+    [point] = other.series.points()
+    for count in range(20):
+        if not failing(other, name, count, lambda: reseal(vm, other, vm.points[0])):
+            break
+        assert not any(map(other.series.size_flaw, references.of_point(other.series, point))), count
+        assert half_points.removed(other.series) == [vm.points[0].id]
+    assert count > 0
+    assert_restores(other, tmp_path)
+
+
+def failing(other, name, count, do):
+    """Do it, while that call of a method of the store of `other` fails, counted from 0; whether it came to that."""
+    real, left = getattr(DirectoryStore, name), [count]
+
+    def call(self, *args, **how):
+        left[0] -= self.root == other.store.root
+        if left[0] == -1:
+            raise errors.OutputError("no space left on device")
+        return real(self, *args, **how)
+
+    with mock.patch.object(DirectoryStore, name, call), contextlib.suppress(errors.OutputError):
+        do()
+    return left[0] < 0
+
+
 # -- where nobody is kept out -----------------------------------------------------------------------------------------
 
 

@@ -231,7 +231,7 @@ class _Making:
         self.made: list[FileEntry] = []
         self._left: dict[str, list[Left]] = {}
         self._is_new = self._was_swept = self._may_be_point = False
-        self._stays: set[str] = set()  # names of files that were there
+        self._stays: Optional[set[str]] = None  # names of files that were there; None where that is not known yet
 
     def _path(self, name: str) -> str:
         return f"{self._target.folder}/{self._point}/{name}"
@@ -368,5 +368,6 @@ class _Making:
         if self._is_new:
             self._store.remove_folder(f"{self._target.folder}/{self._point}")
             return
-        for name in {*self._store.files(f"{self._target.folder}/{self._point}")} - self._stays:
-            self._store.remove_file(self._path(name))
+        if self._stays is not None:
+            for name in {*self._store.files(f"{self._target.folder}/{self._point}")} - self._stays:
+                self._store.remove_file(self._path(name))
