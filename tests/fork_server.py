@@ -28,8 +28,7 @@ import warnings
 
 MODULE = ["-m", "nbdpull"]
 status = None  # with which a forked process ends
-EMPTY, EXIT = ctypes.pythonapi._PyModule_Clear, ctypes.PyDLL(None).exit  # with the lock: no other thread goes on
-EMPTY.argtypes = [ctypes.py_object]
+EXIT = ctypes.PyDLL(None).exit  # with Python's lock: no other thread goes on
 CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 CONSTANT = (str, int, float, bytes, tuple, frozenset, slice, type(None), re.Pattern)
 CONSTANT_OF = {  # modules of more such types
@@ -87,9 +86,16 @@ def leave(spared):
         if status is not None:
             for name, module in package():
                 if any(SIZE[type(each)](each) != size for each, size in spared.pop(name, [({}, 1)])):
-                    EMPTY(module)
+                    empty(vars(module))
             gc.collect()
             EXIT(status)
+
+
+def empty(members):
+    """As Python empties a module; what does it there can be called up to Python 3.12."""
+    private = [name for name in members if name.startswith("_") and not name.startswith("__")]
+    for name in [*private, *({*members} - {*private, "__builtins__"})]:
+        members[name] = None
 
 
 def serve(control):
