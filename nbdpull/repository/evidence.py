@@ -1,7 +1,7 @@
-"""What one verification saw of each point of a series, and the finding that is made of it.
+"""What one verification saw of each point of a series, and the finding that it makes from that.
 
-Owns: the places of damages on record, at which a run looks again whatever part of the store it is to look at, and which
-of these damages it has settled. Must not know: how anything is looked at (inspection.py does), or what is printed.
+Owns: the recorded places of damage, which a run checks again whatever part of the store it covers, and which of these
+damages the run has settled. Must not know: how anything is checked (inspection.py does that), or what is printed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from ..format.directory import Directory
     from ..format.layout import Records
 
-MAX_PLACES = 1000  # that a finding tells of a point
-MAX_ALL_PLACES = 50_000  # that it tells; with MAX_PROBLEM characters of each it is no larger than a reader takes
+MAX_PLACES = 1000  # in a finding, per point
+MAX_ALL_PLACES = 50_000  # in a finding; with MAX_PROBLEM characters for each, a reader still accepts its size
 MAX_PROBLEM = 500
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as stored. point: its folder's name; disk, range (bytes) and path, relative to the series,
-    where they are known."""
+    """One thing that is not as stored.
+
+    point: name of the point's folder; disk, range (bytes) and path (relative to the series): None if unknown.
+    """
 
     point: str
     disk: Optional[str]
@@ -46,19 +48,22 @@ class Damage:
 
     @property
     def place(self) -> dict[str, Any]:
-        """The same for a finding."""
+        """The damage as an entry of a finding's `places`."""
         told = {name: value for name, value in vars(self).items() if name != "point"}
         return {**told, "problem": self.problem[:MAX_PROBLEM]}
 
 
 class Look:
-    """One look at one point. damages: of all that it refers to; ended: whether it came to its end; unread: disks of
-    which a directory hides what there is to look at; seen: files of which it saw every frame, where it was to look at
-    some files alone."""
+    """One check of one point.
+
+    damages: all that was found in anything that the point refers to; ended: whether the check came to its end; unread:
+    disks with a damaged directory, which hides what there is to check; seen: files of which every frame was checked, in
+    a run over some files only.
+    """
 
     def __init__(self, point: Point, recorded: list[verdict.Recorded]) -> None:
         self.point = point
-        self._noted: dict[Damage, None] = {}  # in their order
+        self._noted: dict[Damage, None] = {}  # in the order found
         self.ended = False
         self.unread: set[str] = set()
         self.seen: set[str] = set()
@@ -72,7 +77,7 @@ class Look:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that it was to look at was left out."""
+        """Whether everything that the run was to check of the point was checked."""
         return self.ended and not self._blind() - {None}
 
     @property
@@ -81,7 +86,7 @@ class Look:
 
     @property
     def has_recorded(self) -> bool:
-        """Whether damages of the point are on record: then all of it is looked at anew."""
+        """Whether damage of the point is recorded: then the whole point is checked anew."""
         return bool(self._recorded)
 
     def found(
@@ -92,18 +97,21 @@ class Look:
         length: Optional[int] = None,
         path: Optional[str] = None,
     ) -> Damage:
-        """Note a damage; return it."""
+        """Note a damage, and return it."""
         damage = Damage(self.point.id, disk, str(problem), offset, length, path)
         self._noted[damage] = None
         return damage
 
     def is_wanted(self, path: str) -> bool:
-        """Whether the digest of that file must be looked at in any case."""
+        """Return whether the digest of the file must be checked in any case."""
         return path in self._paths
 
     def wanted(self, disk: Directory, records: Records) -> Mask:
-        """Which of the records of a disk have frames that must be looked at in any case: an array of booleans. Of a
-        file that was damaged all, unless it still is: then its digest told it."""
+        """Return which of the records of a disk have frames that must be checked in any case, as an array of booleans.
+
+        If a file was recorded as damaged, these are all its frames, unless it is still damaged: its digest has shown
+        that.
+        """
         if not self._recorded:
             return numpy.zeros(len(records), bool)
         mended = self._paths - self._damaged_files()
@@ -112,26 +120,26 @@ class Look:
         return mask | numpy.isin(records["chunk"], numbers)
 
     def entry(self, level: str, part: Part) -> Document:
-        """What a finding tells of the point; all but the verdict."""
+        """Return the entry of the point in a finding, complete except for the verdict."""
         places = self._places()
         told = {**findings.entry(self.point), "verdict": "", "damages": len(self.damages)}
         told.update({"places": places[:MAX_PLACES]} if places else {})
         told.update({"more": True} if len(places) > MAX_PLACES else {})
-        if not self.complete or part.paths is not None:  # of some files the ledger tells what it has looked at
+        if not self.complete or part.paths is not None:  # of some files, the ledger records it
             told["complete"] = False
         settled = [each.finding for each in self._recorded if self.ended and self._has_settled(each, level, part)]
         return {**told, **({"settles": settled} if settled else {})}
 
     @property
     def is_news(self) -> bool:
-        """Whether it saw anything else than what is on record, where it looked."""
+        """Whether the check saw anything other than what is recorded for the places that it covered."""
         recorded = [place for each in self._recorded for place in each.places or []]
         members, each = ("disk", "path", "offset", "length"), (self._looked_at(recorded), self._places(), recorded)
         looked, seen, known = ({tuple(map(place.get, members)) for place in places} for places in each)
         return not looked <= seen <= known
 
     def _places(self) -> list[dict[str, Any]]:
-        """Of each damage; those within a file that is damaged as a whole are told by that."""
+        """Return the place of each damage. A damaged file covers all damage within it."""
         whole = {damage.path: damage.place for damage in reversed(self.damages) if damage.offset is None}
         within = [damage.place for damage in self.damages if damage.offset is not None and damage.path not in whole]
         return [*reversed(whole.values()), *within]
@@ -143,7 +151,7 @@ class Look:
         return len(self._looked_at(recorded.places)) == len(recorded.places)
 
     def _looked_at(self, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those of some places on record at which it looked. What an unread directory names, nobody can tell."""
+        """Return those of the recorded places that this check covered. What an unread directory names is unknown."""
         blind, own = self._blind(), {entry.path for entry in self.point.manifest.all_files()}
 
         def is_one(place: dict[str, Any]) -> bool:
@@ -154,7 +162,7 @@ class Look:
         return [*filter(is_one, places)]
 
     def _blind(self) -> set[Optional[str]]:
-        """Disks of which not every window could be read."""
+        """Return the disks of which some window could not be read."""
         return {damage.disk for damage in self.damages if damage.path and not layout.CHUNK_PATH.match(damage.path)}
 
     def _damaged_files(self) -> set[Optional[str]]:
@@ -162,7 +170,8 @@ class Look:
 
 
 class Evidence:
-    """All that is known of the points of a Series: what is on record, and what one run sees. level, part: the run's."""
+    """Everything known about the points of a Series: what is recorded, and what one run sees. level, part: those of the
+    run."""
 
     def __init__(self, target: Series, level: str, part: Part) -> None:
         self.target = target
@@ -177,7 +186,8 @@ class Evidence:
         return verdict.Known(self.points, [*self._findings, *more], self.ledgers)
 
     def proved_by_runs(self, of_point: Mapping[str, Iterable[Key]]) -> dict[Key, Proof]:
-        """What runs over whole points proved of their files. of_point: those that each point refers to."""
+        """Return what runs over whole points proved of the points' files. of_point: {id of a point: the files it refers
+        to}."""
         proved: dict[Key, Proof] = {}
 
         def note(names: Iterable[str], level: str, when: str) -> None:
@@ -192,8 +202,8 @@ class Evidence:
         return proved
 
     def _runs_over_all(self) -> Iterator[tuple[str, set[str]]]:
-        """(when, ids of points) of the last run that saw every frame of all points that there were: a run over fewer
-        did not see what others show of the same files."""
+        """Yield (when, ids of points) of the last run that saw every frame of all points that existed then, if any. A
+        run over fewer points did not see the frames that the others show of shared files."""
         looks, now = findings.by_point(self._findings, self.points, findings.VERIFY), findings.now()["when"]
         seen: dict[str, tuple[str, set[str]]] = {}
         for name, each in looks.items():
@@ -215,11 +225,11 @@ class Evidence:
         return self._looks[-1]
 
     def conclude(self, left_out: Collection[str]) -> Optional[Document]:
-        """Let `known` be what is known now, by `ledgers`, too; return the members of the finding to be kept, None where
-        there is none. left_out: ids of points of which nothing is proved."""
+        """Update `known` with what the run saw, and with `ledgers`; return the members of the finding to be stored,
+        None if there is nothing to store. left_out: ids of points of which nothing is proved."""
         self._spread()
         looks = [look for look in self._looks if look.point.id not in left_out and (look.complete or look.damages)]
-        if self._part.paths is not None:  # such runs are many
+        if self._part.paths is not None:  # such runs are frequent
             looks = [look for look in looks if look.is_news]
         if not looks:
             self.known = self._known([])
@@ -232,7 +242,7 @@ class Evidence:
         return finding
 
     def _spread(self) -> None:
-        """What is damaged is so for every point that refers to it, whether that was looked at or not."""
+        """Note each damage for every point that refers to the damaged thing, whether the point was checked or not."""
         shared = self._shared()
         looks = {look.point.id: look for look in self._looks}
         for point in self.points if shared else []:
@@ -242,14 +252,14 @@ class Evidence:
                 looks[point.id].found(damage.disk, damage.problem, damage.offset, damage.length, damage.path)
 
     def _shared(self) -> list[Damage]:
-        """Those of files, and of places in files that are not damaged as a whole."""
+        """Return the damage of files, and of places in files that are not damaged as a whole."""
         found = {(each.path, each.offset): each for look in self._looks for each in look.damages if each.path}
         found.update({(path, None): each for path, each in self._moved_with(list(found.values()))})
         return [each for path, at in found if at is None or (path, None) not in found for each in [found[path, at]]]
 
     def _moved_with(self, damages: list[Damage]) -> Iterator[tuple[str, Damage]]:
-        """(path, damage) of other files that were moved to one that is damaged, perhaps of points that nobody looked
-        at."""
+        """Yield (path, damage) of each other file whose frames were moved to a damaged file; it may belong to points
+        that were not checked."""
         known = {damage.path: damage for damage in damages if damage.offset is None}
         if not known:
             return
@@ -261,7 +271,7 @@ class Evidence:
                 yield path, replace(damage, path=path)
 
     def _chunks(self) -> Iterator[FileEntry]:
-        """Those that the points name, each once."""
+        """Yield each chunk file that the points name, once."""
         found: set[FileEntry] = set()
         for point in self.points:
             for disk in point.disks:
@@ -270,14 +280,14 @@ class Evidence:
         yield from found
 
     def _moved_to(self, entry: FileEntry) -> Optional[list[FileEntry]]:
-        """The files that hold what that one did; None where it was not moved, or nobody knows."""
+        """Return the files that hold the frames of this one now; None if it was not moved, or if that is unknown."""
         with suppress(errors.Damaged):
             held = self.target.standing(entry)
             return None if held == [entry] else held
         return None
 
     def _also(self, point: Point, look: Optional[Look], shared: list[Damage]) -> Iterator[Damage]:
-        """The damages that are some of the point, too, and that no look at it has seen."""
+        """Yield the damage that affects the point, too, and that no check of the point has noted or would have seen."""
         noted = {(each.path, each.offset) for each in look.damages} if look else set()
         sees_all = look is not None and look.complete and self._level == verdict.FRAMES and self._part.is_everything
         seen = look.seen if look else set()
@@ -290,7 +300,7 @@ class Evidence:
 
     @staticmethod
     def _bounded(entries: list[Document]) -> list[Document]:
-        """Without places where there would be too many, as of a store that lost everything."""
+        """Return the entries without places once there are too many, as in a store that lost everything."""
         left = MAX_ALL_PLACES
         for about in entries:
             left -= len(about.get("places", []))
@@ -299,14 +309,15 @@ class Evidence:
         return entries
 
     def _word(self, look: Look) -> str:
-        """What the finding says of a point: nothing good of what it did not look at, or what others know to be bad."""
+        """Return the verdict of the finding on a point: never a good one for what was not checked, or is recorded as
+        damaged."""
         if self.known.recorded(look.point):
             return verdict.DAMAGED
         return verdict.OK if look.complete and self._part.is_everything else verdict.PARTIAL
 
 
 class References:
-    """What a point refers to; of a disk whose directory is damaged nothing is known. is_alone: all is its own."""
+    """What a point refers to, as far as its directories are intact. is_alone: whether all of it is the point's own."""
 
     def __init__(self, target: Series, point: Point) -> None:
         self._disks = {each.disk: each for each in references.readable(target, point)}
@@ -314,17 +325,17 @@ class References:
         self.is_alone = all(path.startswith(f"{point.id}/") for path in self._paths)
 
     def to(self, damage: Damage) -> bool:
-        """Whether a file, or that range of it, is needed by the point."""
+        """Return whether the point needs the damaged file, or the damaged range of it."""
         disk, start, length = self._disks.get(damage.disk or ""), damage.offset, damage.length or 0
         if damage.path not in self._paths or disk is None or start is None:
             return damage.path in self._paths
-        if not (0 <= start < disk.size and 0 <= length <= disk.size):  # whoever can write to a store can write findings
+        if not (0 <= start < disk.size and 0 <= length <= disk.size):  # a finding can be forged
             return True
         return _shows(disk, damage.path, start, length)
 
 
 def _shows(disk: Directory, path: str, offset: int, length: int) -> bool:
-    """Whether a disk has a page of that index there, or shows a frame of that chunk file."""
+    """Return whether a disk has a page in that index file there, or shows a frame of that chunk file there."""
     start, number = offset // layout.WINDOW * layout.WINDOW, disk.number(path)
     if not layout.CHUNK_PATH.match(path):
         return bool((disk.refs(start)["file"] == number).any())

@@ -1,8 +1,7 @@
-"""Directories without a manifest: of points being made by a run that lives, left by one that died, or removed; and of
-frames that were moved.
+"""Directories without a manifest: of points being made, left by a dead run, or removed; and of moved frames.
 
-Owns: which is which, what each says of its run, who writes to a series, the number of its next point, and the removal
-of one. Must not know: how a point is made, or when one may be removed.
+Owns: how to distinguish these, what each records of its run, which process writes to a series, the number of its next
+point, and the removal of a half point. Must not know: how a point is made, or when a half point may be removed.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from .announcement import Announcement
 from .series import Point, Series
 
 ANNOUNCED = announcement.NAME
-REMOVED = "manifest.removed"  # the name of the manifest of a point that was removed
+REMOVED = "manifest.removed"  # name of the manifest of a removed point
 _APART = b"This directory was made by a copy. Points of other directories refer to its files.\n"
 
 
 @contextmanager
 def writing(series: Series, doing: str = "pull") -> Iterator[None]:
-    """Hold the series for one writer, its directory made where it is new; Busy if another process holds it. doing: the
+    """Hold the series for one writer, and make its directory if it is new. Busy if another process holds it. doing: the
     verb, for the message."""
 
     def holder() -> str:
@@ -42,21 +41,21 @@ def writing(series: Series, doing: str = "pull") -> Iterator[None]:
 
 
 def names(series: Series, committed: Container[str] = ()) -> list[str]:
-    """Their ids. What is no point's directory is not ours to remove. committed: ids of points that are known to be, and
-    are not looked for."""
+    """Return the ids of the half points. A directory that cannot be a point's is not ours to remove. committed: ids of
+    points known to be committed, which are not checked."""
     with series.store.looking(series.folder):
         known = _without_manifest(series, committed)
         return [name for name in known if not (_is_removed(series, name) or _is_repacked(series, name))]
 
 
 def removed(series: Series, committed: Container[str] = ()) -> list[str]:
-    """Ids of points that were removed, of which there are files yet: other points may refer to them."""
+    """Return the ids of removed points of which files are left: other points may refer to them."""
     with series.store.looking(series.folder):
         return [name for name in _without_manifest(series, committed) if _is_removed(series, name)]
 
 
 def repacked(series: Series) -> list[str]:
-    """Names of the directories of files that frames were moved to."""
+    """Return the names of the directories of files to which frames were moved."""
     with series.store.looking(series.folder):
         return [name for name in _without_manifest(series) if _is_repacked(series, name)]
 
@@ -76,14 +75,14 @@ def _without_manifest(series: Series, committed: Container[str] = ()) -> list[st
 
 
 def removed_point(series: Series, name: str) -> Point:
-    """What that was; Damaged, FormatTooNew, FormatTooOld."""
+    """Return the removed point. Damaged, FormatTooNew, FormatTooOld."""
     path = f"{series.folder}/{name}/{REMOVED}"
     data = series.store.read(path)
     return Point(manifest.decode(data, series.store.path(path), series.store.seal), hashlib.sha256(data).hexdigest())
 
 
 def removed_points(series: Series, committed: Container[str] = ()) -> dict[str, Point]:
-    """{name of its directory: what that was} of each removed point that still tells; a damaged one hides no other."""
+    """Return {name of its directory: point} of each removed point that can be read; a damaged one hides no other."""
     names = removed(series, committed)
     found = zip(names, series.store.several(partial(_readable, series), names))
     return {name: point for name, point in found if point}
@@ -96,9 +95,13 @@ def _readable(series: Series, name: str) -> Optional[Point]:
 
 
 def next_sequence(series: Series, heads: Sequence[Head], refused: Collection[str]) -> int:
-    """The number of a new point, with what Series.heads gave: no point had it, be it removed since. Copies elsewhere
-    may have that one, and go by the numbers. A point that cannot be read now may be read again, and must not come after
-    the points made meanwhile: the number that it seems to have counts, too."""
+    """Return a number for a new point that no point, removed ones included, has had. heads, refused: as Series.heads
+    returns them.
+
+    Copies elsewhere may still contain a removed point, and points are ordered by number. A point that is unreadable now
+    may become readable, and must not come after the points made meanwhile: so the number that it seems to have counts,
+    too.
+    """
     gone = removed_points(series, {head.point for head in heads}).values()
     known = [*(head.sequence for head in heads), *(point.manifest.sequence for point in gone)]
     known += [_seeming_sequence(series, name) for name in refused]
@@ -106,21 +109,21 @@ def next_sequence(series: Series, heads: Sequence[Head], refused: Collection[str
 
 
 def number(series: Series, name: str) -> Optional[int]:
-    """That which a committed point seems to have; None of what is none."""
+    """Return the number that a committed point seems to have; None if there is no such point."""
     data = series.store.find(f"{series.folder}/{name}/{layout.MANIFEST}")
     return None if data is None else manifest.seeming_sequence(data)
 
 
 def _seeming_sequence(series: Series, name: str) -> int:
-    """Of a point that is refused; 0 where nothing tells."""
+    """Return the number that a refused point seems to have; 0 if it cannot be determined."""
     with suppress(errors.NbdpullError):
         return manifest.seeming_sequence(series.store.read(f"{series.folder}/{name}/{layout.MANIFEST}"))
     return 0
 
 
 def set_apart(series: Series, name: str) -> bool:
-    """Let there be a directory for files of a point that the series has not, or not yet: it is as of one that was
-    removed. Return whether it is new."""
+    """Make a directory for files of a point that the series does not have, or not yet, as if the point had been
+    removed. Return whether the directory is new."""
     folder = f"{series.folder}/{name}"
     is_new = not series.store.holds(folder)
     if is_new or not series.has_point(name):
@@ -131,8 +134,9 @@ def set_apart(series: Series, name: str) -> bool:
 
 
 def renew(series: Series, name: str) -> None:
-    """Of the directory of a removed point: have it count from now how long ago that was; else what a copy adds night by
-    night goes after a day. Without locks, only of one on which a copy may count: see lock_free.require_not_doomed."""
+    """Restart the time since the removal of a point, by its directory; otherwise what a copy adds night by night would
+    be removed after a day. Without locks, call this only for a directory on which a copy may rely: see
+    lock_free.require_not_doomed."""
     path = f"{series.folder}/{name}/{REMOVED}"
     with suppress(errors.Damaged):
         if _is_removed(series, name) and not series.has_point(name):
@@ -140,7 +144,7 @@ def renew(series: Series, name: str) -> None:
 
 
 def has_files(series: Series, name: str) -> bool:
-    """Whether there is more in the directory of a removed point than what tells that it is one."""
+    """Return whether the directory of a removed point contains more than the files that mark it as such."""
     return any(
         file not in (REMOVED, layout.REPACKED, sweep_mark.NAME)
         for file in series.store.files(f"{series.folder}/{name}")
@@ -148,17 +152,19 @@ def has_files(series: Series, name: str) -> bool:
 
 
 def end_setting_apart(series: Series, name: str) -> None:
-    """Of a committed point."""
+    """Unmark the directory of a point that is now committed."""
     series.store.remove_file(f"{series.folder}/{name}/{REMOVED}")
 
 
 def seconds_removed(series: Series, name: str) -> float:
-    """How long ago that was, by this host's clock; in a copy of the store, how long it is there."""
+    """Return the seconds since the point was removed, by the clock of the store; in a copy of the store, since it was
+    copied."""
     return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}")
 
 
 def seconds_set_apart(series: Series, name: str, anew: bool = False) -> float:
-    """The same of frames that were moved, too. anew: as it is now, be it `looking` or not."""
+    """Return the seconds since the point was removed, or frames were moved to the directory. anew: read the present
+    value even inside a `looking` block."""
     try:
         return series.store.seconds_since_change(f"{series.folder}/{name}/{REMOVED}", anew)
     except errors.OutputError:
@@ -166,15 +172,15 @@ def seconds_set_apart(series: Series, name: str, anew: bool = False) -> float:
 
 
 def announced(series: Series, point_id: str) -> Optional[Announcement]:
-    """What a half point says of its run; None where it says nothing."""
+    """Return the announcement in a half point; None if there is no valid one."""
     path = f"{series.folder}/{point_id}/{announcement.NAME}"
     found = announcement.decode(series.store.read(path)) if series.store.size(path) is not None else None
     return found if found and found.id == point_id else None
 
 
 def is_copy(series: Series, half: Announcement) -> bool:
-    """Whether a half point is not the one that its run made, but a copy, in which nobody works. The run's own place is
-    looked at where it is on this machine; the directory's number serves for any."""
+    """Return whether a half point is a copy of the one that its run made: no run works in a copy. If the run was
+    started on this machine, compare with the run's own directory; the inode of the directory works for any machine."""
     here = f"{series.folder}/{half.id}"
     if half.is_alive is not None:
         same = series.store.is_same(here, os.path.join(half.store, half.folder))
@@ -184,27 +190,30 @@ def is_copy(series: Series, half: Announcement) -> bool:
 
 
 def is_forsaken(series: Series, point_id: str) -> bool:
-    """Whether a half point is so old that nobody can work on it, wherever that would be. Only a store without locks has
-    such: there nothing else tells whose a half point of another machine is, and each of its files is made at once."""
+    """Return whether a half point is so old that no run on any machine can still be working on it. That is only
+    possible in a store without locks: there nothing else shows whether a half point of another machine is in use, and
+    each of its files appears at once."""
     folder = f"{series.folder}/{point_id}"
     return not series.store.has_locks and series.store.seconds_since_change(folder) > grace.of(series.store)
 
 
 def why_in_use(series: Series, point_id: str, announced: Optional[Announcement]) -> str:
-    """Why a half point that no record of this machine tells of stays, "" where it may go. Without locks a clone of this
-    machine, with its id, may work there; or a copy may just have begun to go on with it."""
+    """Return why a half point that no journal on this machine records must remain, "" if it may be removed. Without
+    locks, a clone of this machine, with the same id, may be working there, or a copy may just have begun to resume
+    it."""
     is_left = series.store.has_locks or (announced and is_copy(series, announced)) or is_forsaken(series, point_id)
     return "" if is_left else "somebody may work on it"
 
 
 def remove(series: Series, point_id: str) -> None:
-    """Remove all of a half point of this machine. If its manifest stays, so does all. Without locks, of one whose
-    manifest showed for a moment the files wait for a sweep: somebody may build on it."""
+    """Remove a half point of this machine with all its files; if its manifest cannot be removed, remove nothing.
+    Without locks, the files of a half point whose manifest was visible for a moment are left to a sweep: another run
+    may build on it."""
     folder = f"{series.folder}/{point_id}"
     if not series.store.has_locks and _showed(series, point_id):
         return
     if withdrawn(series, point_id):
-        with suppress(errors.NbdpullError):  # what says whose it is goes last
+        with suppress(errors.NbdpullError):  # the announcement goes last
             for name in [] if series.store.has_locks else series.store.files(folder):
                 if name != ANNOUNCED:
                     series.store.delete(f"{folder}/{name}")
@@ -212,8 +221,8 @@ def remove(series: Series, point_id: str) -> None:
 
 
 def give_to_sweep(series: Series, point_id: str) -> None:
-    """The same of one that may be somebody else's. Without locks it becomes what is left of a removed point: for that
-    there are rules, who else may remove its files, and who may make them again."""
+    """Remove a half point that may belong to another machine. Without locks, turn it into the remains of a removed
+    point: there are rules for which run may remove their files, and which may make them again."""
     if series.store.has_locks:
         remove(series, point_id)
     else:
@@ -222,13 +231,14 @@ def give_to_sweep(series: Series, point_id: str) -> None:
 
 
 def give_up(series: Series, point_id: str) -> None:
-    """Remove a point whose manifest has just appeared: its files go as those of any removed one. OutputError."""
+    """Remove a point whose manifest has just appeared: its files go like those of any removed point. OutputError."""
     rename_manifest(series, point_id)
 
 
 def rename_manifest(series: Series, point_id: str) -> bool:
-    """Where nobody is kept out: whether there was a manifest yet. The new name is never without one for a moment, as
-    another removal may just have made it: by it all that the point referred to stays for its time."""
+    """Mark a point as removed, for stores without locks; return whether it still had a manifest. The new name exists at
+    every moment, as another removal may just have created it: it keeps all files that the point referred to for their
+    time."""
     folder = f"{series.folder}/{point_id}"
     data = series.store.find(f"{folder}/{layout.MANIFEST}")
     if data is not None:
@@ -238,7 +248,7 @@ def rename_manifest(series: Series, point_id: str) -> bool:
 
 
 def _showed(series: Series, point_id: str) -> bool:
-    """Whether a half point had a manifest that others could see; then it has none any more, if that can be."""
+    """Return whether a half point had a manifest that others could see. If so, take the manifest back if possible."""
     try:
         if series.has_point(point_id):
             give_up(series, point_id)
@@ -251,8 +261,9 @@ def _showed(series: Series, point_id: str) -> bool:
 
 
 def withdrawn(series: Series, point_id: str) -> bool:
-    """Whether there is no manifest any more. A commit that failed at its very end may have left one: it has to go
-    before all else, and durably, as half a removal would be a point that lacks files."""
+    """Remove the manifest of a half point, if any; return whether none is left. A commit that failed at its very end
+    may have left one: it must be removed first, and durably, as a removal that ends halfway would leave a point that
+    lacks files."""
     folder = f"{series.folder}/{point_id}"
     manifest_path = f"{folder}/{layout.MANIFEST}"
     try:
@@ -266,6 +277,6 @@ def withdrawn(series: Series, point_id: str) -> bool:
 
 
 def end_announcement(series: Series, point_id: str) -> None:
-    """Of a committed point there is nothing to announce any more. A run that died just after its commit has left that
-    of the newest one; of those before, the next run has ended it."""
+    """Remove the announcement of a committed point. A run that died just after its commit leaves that of the newest
+    point; those of earlier points were removed by the next run."""
     series.store.remove_file(f"{series.folder}/{point_id}/{announcement.NAME}")

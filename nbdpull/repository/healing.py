@@ -1,8 +1,8 @@
-"""Files that are on record as damaged, or missing, made again from another store that has them whole.
+"""Files recorded as damaged or missing, made again from another store that has them whole.
 
-A file is the one that is needed if its size and SHA-256 are those that a manifest or a directory names: so it does not
-matter whose store it is from. Its digest is proved on the way, and it takes the place of the other one when it is
-durable. Owns: which files are healed. Who heals holds the series. Must not know: how a damage is found, or settled.
+A file is the right one if its size and SHA-256 are those that a manifest or a directory names, so it does not matter
+whose store it comes from. Its digest is checked during the copy, and it replaces the damaged file once it is durable.
+Owns: which files are healed. The caller holds the series. Must not know: how damage is found, or settled.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .verdict import Known
 
 
 class _Other(Exception):
-    """Raised where the copy has other bytes."""
+    """Raised if the copy has other bytes."""
 
 
 class Outcome(enum.Enum):
-    """What became of a file. SOUND: it is what was stored, and nothing was done; LACKING: the copy has it not whole."""
+    """What became of a file. SOUND: it is intact, and nothing was done; LACKING: the copy does not have it whole."""
 
     HEALED = "healed"
     SOUND = "sound"
@@ -34,7 +34,7 @@ class Outcome(enum.Enum):
 
 
 class Tried(NamedTuple):
-    """A file that was to be healed. problem: why it cannot be written, "" unless that is so."""
+    """A file that was to be healed. problem: why it cannot be written, else ""."""
 
     path: str
     outcome: Outcome
@@ -42,7 +42,7 @@ class Tried(NamedTuple):
 
 
 class _Wanted(NamedTuple):
-    """is_told: whether it is on record by its path; points: that name it."""
+    """is_told: whether the file is recorded by its path; points: those that name it."""
 
     is_told: bool
     points: list[Point]
@@ -51,16 +51,19 @@ class _Wanted(NamedTuple):
 def heal(
     target: Series, copy: Series, points: Iterable[Point], known: Known, tried: set[FileEntry], check: Check
 ) -> Iterator[Tried]:
-    """Heal what the copy has whole of the files on record; tell of each as it comes. known: of these points of the
-    target. tried: files that do not come again, as a medium may read wrong whatever is written; it grows. Where a
-    finding does not tell of all damages, every file is looked at, and one that is sound is not told of."""
-    immutable.begin(target.store)  # the policy may have changed since the run began
+    """Heal the recorded files that the copy has whole, and yield the outcome of each.
+
+    known: what is known of these points of the target. tried: files not to try again, as a medium may read wrong
+    whatever is written; the set grows. If a finding does not list all damage, every file is checked, and an intact one
+    is not reported.
+    """
+    immutable.begin(target.store)  # the policy may have changed since the run started
     wanted: dict[FileEntry, _Wanted] = {}
     for point in points:
         for entry, is_told in _damaged(target, point, known):
             before = wanted.get(entry, _Wanted(False, []))
             wanted[entry] = _Wanted(before.is_told or is_told, [*before.points, point])
-    drafts.remove(target, {entry.path.partition("/")[0] for entry in wanted})  # of who was killed at it
+    drafts.remove(target, {entry.path.partition("/")[0] for entry in wanted})  # of a healing that was killed
     mended: set[FileEntry] = set()
     for entry, (is_told, named_by) in wanted.items():
         if entry in tried:
@@ -87,7 +90,8 @@ def _tried(target: Series, copy: Series, entry: FileEntry, mended: set[FileEntry
 
 
 def _damaged(target: Series, point: Point, known: Known) -> Iterator[tuple[FileEntry, bool]]:
-    """(file of a point that may be damaged, whether it is on record), as far as its directories can be read."""
+    """Return (file of a point that may be damaged, whether it is recorded), as far as the point's directories can be
+    read."""
     recorded = known.recorded(point)
     paths = {place.get("path") for each in recorded for place in each.places or []}
     is_all = not all(each.is_told for each in recorded)
@@ -109,8 +113,11 @@ def _healed(target: Series, copy: Series, entry: FileEntry, check: Check) -> boo
 
 
 def _healed_where_it_is(target: Series, copy: Series, entry: FileEntry, mended: set[FileEntry], check: Check) -> bool:
-    """The same of the files that one was moved to; several may have been moved to one. mended: those, it grows. No
-    table is healed: another store's is of other moves, and may lead to less."""
+    """Heal the files to which this one was moved; several may have been moved to the same one. Return whether all of
+    them are healed now, at least one of them in this run. mended: files healed so far; the set grows.
+
+    No table is healed: the table in another store records other moves, and may lead to less.
+    """
     with suppress(errors.Damaged):
         held = target.standing(entry)
         if held != [entry]:

@@ -1,7 +1,7 @@
-"""A disk as of a point, by its directory: what is to be found where, piece by piece.
+"""A disk as of a point, according to its directory: what each piece of it contains.
 
-Owns: how frames become pieces of an image, in memory that grows neither with the number of extents nor with the size of
-the disk. Must not know: where the bytes go, libvirt, NBD.
+Owns: how frames become pieces of an image, with memory that grows neither with the number of extents nor with the size
+of the disk. Must not know: where the bytes go, libvirt, NBD.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ Row = numpy.void  # a record, or an extent
 
 @dataclass(frozen=True)
 class Piece:
-    """What is to be found in one block of the disk: extents, and for each data extent the record that it is of."""
+    """The content of one block of the disk: extents, and for each data extent the record that it is part of."""
 
     extents: Extents
     records: list[Row]
 
 
 class Image:
-    """size: bytes; directory: of the disk. Use as a context manager; `read_piece` may be called by several threads at
-    once.
+    """An image, as a context manager. size: bytes; directory: that of the disk.
 
-    partial: the point need not tell the whole disk; then what is in no Piece is unchanged, not zero. check() is called
-    often. NoSuchDisk, PartialPoint, Damaged.
+    partial: accept a point that does not contain the whole disk; then what is in no Piece is unchanged, not zero.
+    check() is called often. Several threads may call `read_piece` at once. NoSuchDisk, PartialPoint, Damaged.
     """
 
     def __init__(
@@ -63,21 +62,21 @@ class Image:
         self._files.close()
 
     def windows(self) -> Iterator[Window]:
-        """Yield each Window of the disk that anything was ever written to."""
+        """Yield each Window of the disk in which anything was ever written."""
         return self.directory.windows(self._check)
 
     def flat(self) -> Iterator[layout.Records]:
-        """Yield, Window by Window, the data records that one page would have. `chunk` is a number in the directory's
-        files. What is in no record reads as zero. A record may show a part of its frame."""
+        """Yield, Window by Window, the data records that a single page would have. `chunk` is a number in the
+        directory's files. What is in no record reads as zero. A record may show a part of its frame."""
         for window in self.windows():
             yield stack.data_of(window.flat())
 
     def data(self) -> Iterator[tuple[Extents, int]]:
-        """Yield (extents of data in a Window, where that ends), ascending."""
+        """Yield (extents of data in a Window, end of the Window), ascending."""
         return _data(self.windows())
 
     def data_bytes(self, block: int) -> int:
-        """Bytes of all blocks of `block` bytes that hold data, whole."""
+        """Return the size of all blocks of `block` bytes that contain data, each counted whole."""
         count = 0
         for found, _ in self.data():
             first, last = found["offset"] // block, (extents.ends(found) - 1) // block
@@ -85,7 +84,7 @@ class Image:
         return count * block
 
     def head(self, length: int) -> Optional[bytes]:
-        """The first bytes of the disk; None where a partial image does not tell all of them."""
+        """Return the first bytes of the disk; None if a partial image does not contain all of them."""
         _, _, segments, layers = next(self.windows(), Window(0, 0, numpy.empty(0, extents.SEGMENT), []))
         segments, length = extents.clip(segments, 0, length), min(length, self.size)
         if self.partial and extents.gaps(segments, 0, length):
@@ -110,7 +109,7 @@ class Image:
                 yield Piece(extents.merged(_extents(zero, extents.ZERO)), [])
 
     def read_piece(self, piece: Piece) -> list[Buffer]:
-        """Return the bytes of each data extent of a Piece; each frame is decompressed and checked once, unless there is
+        """Return the bytes of each data extent of a Piece. Each frame is decompressed and checked once, unless there is
         an absurd number of them."""
         frames: dict[tuple[int, int, bytes], bytes] = {}
         parts: list[Buffer] = []
@@ -122,12 +121,13 @@ class Image:
                 frames[key] = self._frames.read(record)
             begin, length = int(record["skip"]) + int(extent["offset"]) - int(record["offset"]), int(extent["length"])
             part = memoryview(frames[key])[begin : begin + length]
-            parts.append(part if length == len(frames[key]) else bytes(part))  # a frame is not kept for a part of it
+            parts.append(part if length == len(frames[key]) else bytes(part))  # do not keep a frame for a part of it
         return parts
 
 
 class DataRanges:
-    """Where a disk has data by its Directory, asked for range by range, ascending: call it with (start, stop)."""
+    """The ranges in which a disk has data according to its Directory. Call it with (start, stop), in ascending
+    order."""
 
     def __init__(self, directory: Directory, check: Check = lambda: None) -> None:
         self._windows = _data(directory.windows(check))
@@ -143,7 +143,7 @@ class DataRanges:
 
 
 def _data(windows: Iterable[Window]) -> Iterator[tuple[Extents, int]]:
-    """(extents of data in a Window, where that ends) of each."""
+    """Yield (extents of data in a Window, end of the Window) of each Window."""
     for _, stop, segments, layers in windows:
         kinds = _kinds(segments, layers)
         yield extents.merged(_extents(segments[kinds == extents.DATA], extents.DATA)), stop

@@ -1,12 +1,12 @@
-"""For how long nobody can remove what points are made of, in an object store that locks objects.
+"""How long nobody can remove the files of points, in an object store that locks objects.
 
-Every point is protected for the time that the policy tells, from its beginning: all that it refers to, too, before its
-manifest appears. To ask for that file by file, each time, would be a request a file. So a lock ends later than it has
-to, by a reserve: what a point refers to was protected with its base, whose manifest says until when. Only when the
-reserve is used up is everything locked anew.
+Every point is protected for the time set by the policy, from the start of the run that makes it, and so is all that it
+refers to, before its manifest appears. Locking each of these files each time would cost a request per file. So a lock
+ends later than necessary, by a reserve: what a point refers to was protected with its base, whose manifest says until
+when. Only when the reserve is used up is everything locked anew.
 
-Owns: when a lock ends, what is locked for a point, and when it need not be. Must not know: how a file is locked
-(storage/), where the time is told (policies.py).
+Owns: when a lock ends, what is locked for a point, and when that is unnecessary. Must not know: how a file is locked
+(storage/), where the time is set (policies.py).
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from . import marker, policies, references
 from .policies import Immutability
 from .series import Point, Series
 
-_SHARE = 1 / 3  # of the time, for the reserve
-_MOST = 10 * 86400.0  # seconds of it
+_SHARE = 1 / 3  # of the time, as the reserve
+_MOST = 10 * 86400.0  # longest reserve, in seconds
 
 
 def begin(store: Store, more: timedelta = timedelta()) -> None:
-    """From now on, what is made in a Store of what points are made of is protected, where its policy tells so. more:
-    for so much longer. Damaged where that cannot be read."""
+    """From now on, protect the files of points that are made in a Store, if its policy demands it. more: extra time.
+    Damaged if the policy cannot be read."""
     told = None if store.has_locks else policies.immutability(store)
     store.protection = protection(told, datetime.now(timezone.utc) + more) if told else None
 
 
 def protection(told: Immutability, now: datetime) -> Protection:
-    """Of what is made now."""
+    """Return the protection of files made now."""
     least = now.replace(microsecond=0) + timedelta(seconds=told.seconds + 1)
     reserve = timedelta(seconds=round(min(told.seconds * _SHARE, _MOST)))
     return Protection(least + reserve, told.mode, least)
 
 
 def put(store: Store, wanted: Immutability) -> None:
-    """From now on, what is made there is protected, and so is that without which no point can be read. Where that
-    fails, all is as it was."""
+    """From now on, protect what is made in the store, and the files without which no point can be read. If that fails,
+    nothing has changed."""
     store.protect(whole(store), protection(wanted, datetime.now(timezone.utc)))
     policies.put_immutability(store, wanted)
 
 
 class Promise(NamedTuple):
-    """What the manifest of a point is to say of locks. inherits: whether the base's locks are long enough; paths: what
-    is to be locked all the same, but for the point's own files."""
+    """What the manifest of a point will state about locks. inherits: whether the base's locks last long enough; paths:
+    of files to lock even then, apart from the point's own files."""
 
     entry: LockedEntry
     inherits: bool
@@ -63,8 +63,8 @@ class Promise(NamedTuple):
 
 
 def promised(series: Series, base: Optional[ParentEntry], uuid: str) -> Optional[Promise]:
-    """Of a point that builds on a base; None where nothing is to be locked. uuid: of the store. AccessDenied,
-    StoreError."""
+    """Return the Promise for a point that builds on a base; None if nothing is to be locked. uuid: that of the store.
+    AccessDenied, StoreError."""
     store, wanted = series.store, series.store.protection
     if wanted is None:
         return None
@@ -77,15 +77,15 @@ def promised(series: Series, base: Optional[ParentEntry], uuid: str) -> Optional
 
 
 def secure(series: Series, point: Point, promise: Optional[Promise] = None) -> Optional[Protection]:
-    """Before the manifest of a point appears: protect all that it refers to. promise: what the manifest says of that;
-    None: nothing is inherited, as of a copy. Return what the manifest is to be protected with, None for nothing.
+    """Protect all that a point refers to, before its manifest appears; return the protection for the manifest, None if
+    it needs none. promise: what the manifest states about locks; None: nothing is inherited, as for a copied point.
     AccessDenied, StoreError, Damaged."""
     store, wanted = series.store, series.store.protection
     if wanted is None:
         return None
     if promise and promise.inherits:
         own = [each.path for each in references.of_point(series, point) if each.path.startswith(f"{point.id}/")]
-        store.protect([*promise.paths, *_in(series, own)], wanted)  # a resumed run may have made some before
+        store.protect([*promise.paths, *_in(series, own)], wanted)  # a resumed run may have made some earlier
         return wanted._replace(until=promise.until)
     with store.looking(series.folder):
         entries = references.of_point(series, point)
@@ -96,19 +96,19 @@ def secure(series: Series, point: Point, promise: Optional[Promise] = None) -> O
 
 
 def may_be(store: Store) -> bool:
-    """Whether files of a Store may be locked, by its policy or by a rule of the bucket."""
+    """Return whether files of a Store may be locked, by its policy or by a rule of the bucket."""
     with suppress(errors.Damaged, errors.FormatTooNew):
         return store.protects or not store.has_locks and policies.immutability(store) is not None
     return True
 
 
 def forgotten(series: Series, newest: Optional[Point]) -> list[str]:
-    """A warning where the newest point is locked, and the next one is not to be: who can write to a store can write its
-    policy."""
+    """Return a warning if the newest point is locked and the next one will not be: anybody who can write to a store can
+    write its policy."""
     store, locked = series.store, newest.manifest.locked if newest else None
     if newest is None or locked is None or store.protection or not store.protects:
         return []
-    with suppress(ValueError, TypeError):  # who wrote it need not have been us
+    with suppress(ValueError, TypeError):  # it need not have been written by us
         until = datetime.fromisoformat(locked.until)
         if until > datetime.now(timezone.utc) and newest.manifest.store == marker.uuid_of(store):
             return [
@@ -129,9 +129,12 @@ class _Known(NamedTuple):
 
 
 def _known(series: Series, base: ParentEntry, uuid: str, wanted: Protection) -> Optional[_Known]:
-    """What a base says of locks, where that is enough. It counts if it was said in this store, and not for longer than
-    the base's manifest is locked itself: the files may have been brought here without their locks. How long any file is
-    locked says nothing more: a rule of the bucket locks, and who has keys can make any lock longer."""
+    """Return what a base promises about locks, if that is enough.
+
+    The promise counts if it was made in this store, and not for longer than the base's manifest itself is locked: the
+    files may have been brought here without their locks. How long a particular file is locked proves nothing more: a
+    rule of the bucket locks files, and anyone with access keys can extend any lock.
+    """
     with suppress(errors.Damaged, errors.FormatTooNew, errors.FormatTooOld):
         found = series.point_in(base.point)
         told = _told(series, found, uuid) if found.sha256 == base.sha256 else None
@@ -147,7 +150,7 @@ class _Told(NamedTuple):
 
 
 def _told(series: Series, point: Point, uuid: str) -> Optional[_Told]:
-    """What a point says of locks, as far as that counts."""
+    """Return what a point promises about locks, as far as that counts."""
     locked = point.manifest.locked
     with suppress(ValueError):
         if locked and point.manifest.store == uuid and (until := datetime.fromisoformat(locked.until)).tzinfo:
@@ -157,8 +160,8 @@ def _told(series: Series, point: Point, uuid: str) -> Optional[_Told]:
 
 
 def keep_promises(series: Series, path: str, points: Iterable[Point]) -> None:
-    """Have a file that was made again be locked for as long as these points say, which refer to it: what it replaced
-    may have been deleted, or written over, and then its lock does not show. AccessDenied, StoreError."""
+    """Lock a file that was made again for as long as these points, which refer to it, promise. The file that it
+    replaced may have been deleted or overwritten, and then its lock is no longer visible. AccessDenied, StoreError."""
     if series.store.protects:
         uuid = marker.uuid_of(series.store)
         told = [found for point in points if (found := _told(series, point, uuid))]
@@ -169,5 +172,5 @@ def keep_promises(series: Series, path: str, points: Iterable[Point]) -> None:
 
 
 def whole(store: Store) -> list[str]:
-    """Paths of the files without which no point of a store can be read."""
+    """Return the paths of the files without which no point of a store can be read."""
     return [layout.MARKER, *(f"{layout.KEYS}/{name}" for name in store.files(layout.KEYS))]
