@@ -1,1 +1,1 @@
-"""What a user asks for, one module a verb: the order of its steps, and its clean-up."""
+"""What a user can ask for, one module per verb: the order of its steps, and its clean-up."""

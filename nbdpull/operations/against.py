@@ -1,7 +1,7 @@
-"""Against: is an image file, or what an NBD server shows, equal to a disk as of a point?
+"""Against: is an image file, or the export of an NBD server, equal to a disk as of a point?
 
-Owns: qemu-nbd in front of the image, and which ranges differ. The image is read; of the store only what the digests in
-its index do not answer. Must not know: libvirt, what is printed.
+Owns: qemu-nbd in front of the image, and which ranges differ. The image is read; of the store only the data that the
+digests in its index cannot decide. Must not know: libvirt, what is printed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ _Range = tuple[int, int]  # (offset, length) in bytes
 
 @dataclass(frozen=True)
 class Result:
-    """differences: [(offset, length)] in bytes, ascending, neighbours joined; compared_bytes: how much of the disk was
-    looked at."""
+    """The outcome of a comparison.
+
+    differences: [(offset, length)] in bytes, ascending, neighbours joined; compared_bytes: how much of the disk was
+    compared.
+    """
 
     domain: str
     point: series.Point
@@ -44,12 +47,12 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the disk was looked at."""
+        """Whether all of the disk was compared."""
         return self.compared_bytes == self.size
 
     @property
     def equal(self) -> Optional[bool]:
-        """None: no difference in what was looked at, which was not all."""
+        """Whether both are equal; None: no difference was found, but not all of the disk was compared."""
         return False if self.differences else True if self.complete else None
 
 
@@ -77,7 +80,7 @@ def _chosen(point: series.Point, disk: Optional[str]) -> str:
 def _compared(
     opened: lookup.RandomImage, live: source.Source, options: Options, told: Report, check: Check
 ) -> tuple[int, list[_Range]]:
-    """(bytes that were looked at, differences) of the part that is to be looked at, and for which there is time."""
+    """Compare the wanted part, as far as there is time; return (bytes that were compared, differences)."""
     is_over = deadline.after(options.max_duration)
     differences: list[_Range] = []
     numbers, compared = _to_compare(opened, live, Part(options.sample, options.shard))
@@ -99,8 +102,10 @@ def _compared(
 
 
 def _to_compare(opened: lookup.RandomImage, live: source.Source, part: Part) -> tuple[list[int], int]:
-    """(numbers of the blocks of the part in which either side may hold something but zeros, bytes of all blocks in
-    which neither does)"""
+    """Return (numbers of the blocks to compare, bytes of all blocks that are zero on both sides).
+
+    The former are the blocks of the part in which either side may contain something other than zeros.
+    """
     held = numpy.zeros(-(-opened.size // BLOCK), bool)
     for batch in live.extents():
         data = extents.cut(batch[batch["kind"] == extents.DATA], BLOCK)
@@ -113,12 +118,12 @@ def _to_compare(opened: lookup.RandomImage, live: source.Source, part: Part) -> 
 
 
 def _length(number: int, size: int) -> int:
-    """Of a block of a disk of that size: the last one may be shorter."""
+    """Return the length of a block of a disk of that size: the last block may be shorter."""
     return min(BLOCK, size - number * BLOCK)
 
 
 def _block_differences(opened: lookup.RandomImage, live: source.Source, start: int, length: int) -> list[_Range]:
-    """[(offset, length)] of the runs of a block that are not equal."""
+    """Return [(offset, length)] of the ranges of a block that differ."""
     with live.reading() as connection:
         data = connection.read_batch([(start, length)])[0]
         found: list[_Range] = []
@@ -141,7 +146,7 @@ def _unless_zero(view: extents.Buffer, offset: int) -> list[_Range]:
 
 @contextmanager
 def _served(image: str, kind: Optional[str]) -> Iterator[source.Source]:
-    """A source.Source of an image file or an NBD URI; qemu-nbd reads all of them, and never writes."""
+    """Yield a source.Source of an image file or an NBD URI; qemu-nbd opens either read-only."""
 
     def refused(said: str) -> errors.NbdpullError:
         return errors.UsageError(f"qemu-nbd cannot read {image}: {said}")
@@ -149,7 +154,7 @@ def _served(image: str, kind: Optional[str]) -> Iterator[source.Source]:
     def connect(socket: str) -> source.Source:
         return source.Source(socket, "")
 
-    # It is not asked to finish: it only reads, and an orderly end waits for clients that may be gone.
+    # qemu-nbd is not asked to finish: it only reads, and an orderly end waits for clients that may be gone.
     with (
         qemu_nbd.serving(["-r", "-e", "64", "-f", kind or _kind(image), image]) as server,
         server.connected(connect, errors.SourceError, refused) as live,

@@ -1,6 +1,6 @@
-"""What dead runs left in a domain and a store: told, and removed, without making a point.
+"""Cleanup: report and remove what dead runs left in a domain and a store, without making a point.
 
-Owns: which domain and series are looked at. Must not know: what a run leaves, and how it is found (reclaim.py does).
+Owns: which domain and series are inspected. Must not know: what a run leaves, and how to find it (see reclaim.py).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .options import CleanupOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """Every Leftover found; `left` of one says why it is still there."""
+    """Every Leftover found; its `left` says why it still exists."""
 
     domain: str
     found: list[Leftover]
 
 
 def cleanup(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look, and remove it, unless dry_run is set. Busy if a live run holds the domain or series."""
+    """Find what dead runs left, and remove it unless dry_run is set. Busy if a live run holds the domain or series."""
     with ExitStack() as stack:
         vm = stack.enter_context(domain.open(options.domain, options.uri, options.stall_timeout, check))
         hold = stack.enter_context(holder.holding(vm.uuid, vm.name))
         left_paused = vm.power.left_paused(hold)
         dead = next((run.id for run in reversed(journal_files.runs(vm.uuid))), None)
-        if hold.starting and not left_paused and not options.dry_run:  # it came to nothing, or was taken over
+        if hold.starting and not left_paused and not options.dry_run:  # that start failed, or somebody took over
             hold.clear_start()
         with vm.power.awake(False, hold) if left_paused and not options.dry_run else nullcontext():
             found = reclaim.reclaim(vm, _held(options, vm, stack), options.dry_run)
@@ -43,7 +43,7 @@ def cleanup(options: Options, report: Report = lambda **event: None, check: Chec
 
 
 def _lost_job(vm: domain.Domain) -> list[Leftover]:
-    """Of a job that libvirt knows nothing of, and for which it takes no other: nobody but the user can end it."""
+    """Return the Leftover of a job that libvirt does not know, but that blocks others: only the user can end it."""
     try:
         vm.jobs.require_no_lost_job()
     except errors.JobStuck as error:
@@ -54,8 +54,10 @@ def _lost_job(vm: domain.Domain) -> list[Leftover]:
 
 
 def _paused(vm: domain.Domain, run: Optional[str], dry_run: bool) -> Leftover:
-    """Of a domain that was off and stood paused for a dead run, perhaps this one; it ended with the last that was left
-    in it."""
+    """Return the Leftover of a domain that was off, and that a dead run, perhaps `run`, left paused.
+
+    Its QEMU process was ended once what was left in it had been removed.
+    """
     left = "dry run" if dry_run else "a job uses it, or somebody has resumed it" if vm.active else ""
     return Leftover(run, "paused QEMU process of the domain, which was off before", left)
 

@@ -1,7 +1,7 @@
 """Compare: which points two stores have, and by how much the second one is behind.
 
-Owns: what of their points is to be known of each domain. Must not know: which of two points is the right one, how it is
-shown.
+Owns: what is compared of the points of each domain. Must not know: which of two points is the right one, how the result
+is shown.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ BOTH, DIFFERENT, STORE, DEST = "both", "different", "dir", "dest"
 
 
 class Where(NamedTuple):
-    """A point. where: BOTH; DIFFERENT: of its id both have one, and not the same; STORE or DEST: only there. behind:
-    whether a copy would take it."""
+    """A point, and which store has it.
+
+    where: BOTH; DIFFERENT: both have a point of this id, but not the same one; STORE or DEST: only that store. behind:
+    whether a copy would copy it.
+    """
 
     point: str
     where: str
@@ -33,8 +36,11 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain. points: in the order of commits; behind_bytes: of the files that a copy would take; problem: why
-    nothing can be told, or not all."""
+    """One domain.
+
+    points: in the order of commits; behind_bytes: size of the files that a copy would copy; problem: why nothing, or
+    not everything, is known.
+    """
 
     domain: str
     points: list[Where] = field(default_factory=list)
@@ -47,13 +53,16 @@ class Domain:
 
     @property
     def differs(self) -> bool:
-        """Whether anything is not as after a copy. What each store keeps for itself is no difference."""
+        """Whether anything differs from the state after a copy.
+
+        A point that only one store has, and that a copy would not copy, is no difference.
+        """
         return any(each.behind or each.where == DIFFERENT for each in self.points)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Every domain that one of the stores has, or of those that were asked for."""
+    """Every domain that one of the stores has, or those of them that were asked for."""
 
     domains: list[Domain]
 
@@ -67,7 +76,7 @@ class Result:
 
 
 def compare(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Compare the manifests; no data is read. StoreError."""
+    """Compare the manifests; no data is read. StoreError if neither store has a domain that was asked for."""
     opened, dest = marker.open_store(options.store), marker.open_store(options.dest)
     found = store_choice.fitting([*series_choice.all_series(opened), *series_choice.all_series(dest)], options.domain)
     sources, others = ([each for each in found if each.store is store] for store in (opened, dest))
@@ -105,8 +114,11 @@ def _compared(source: Optional[Series], target: Series, check: Check) -> Domain:
 
 @dataclass
 class _Behind:
-    """problems: why points cannot be read, or would be refused; points: ids of those that a copy would take; sizes: of
-    the files that it would, by path."""
+    """What the second store lacks.
+
+    problems: why points cannot be read, or would be refused; points: ids of the points that a copy would copy; sizes:
+    {path: bytes} of the files that it would copy.
+    """
 
     problems: list[errors.NbdpullError]
     points: set[str] = field(default_factory=set)

@@ -1,7 +1,7 @@
-"""Copy: points of a store that another one lacks, domain by domain, in the order in which they were made.
+"""Copy: copy the points that another store lacks, domain by domain, in the order in which they were made.
 
-Owns: which points are copied, and which are not, and why; that what is wrong with one hides no other. Must not know:
-how a point is copied (incoming.py and resealed_point.py do), how it is shown.
+Owns: which points are copied, and which are not, and why; that a problem with one hides no other. Must not know: how a
+point is copied (see incoming.py and resealed_point.py), how the result is shown.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .options import CopyOptions as Options
 
 
 class Refused(NamedTuple):
-    """A point that was to be copied, and was not."""
+    """A point that should have been copied, and was not."""
 
     point: str
     error: errors.NbdpullError
@@ -54,8 +54,11 @@ class Refused(NamedTuple):
 
 @dataclass
 class Domain:
-    """One domain. copied: in the order of commits; same: ids of those that were there before; older: ids of those that
-    were left out as newer ones are there; problem: why nothing more of it was copied, None where all went well."""
+    """What was done for one domain.
+
+    copied: in the order of commits; same: ids of the points that DEST already had; older: ids of the points that were
+    left out because DEST has newer ones; problem: why no more of the domain was copied, None if there was no problem.
+    """
 
     domain: str
     copied: list[Taken] = field(default_factory=list)
@@ -68,7 +71,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of each domain; with dry_run, what would. about_dest: what its owner should know of it."""
+    """What was done for each domain, or would be done with dry_run. about_dest: warnings about DEST itself."""
 
     domains: list[Domain]
     about_dest: list[str] = field(default_factory=list)
@@ -79,14 +82,14 @@ class Result:
 
     @property
     def errors(self) -> list[errors.NbdpullError]:
-        """Whatever was not copied for, damage first."""
+        """The reasons why anything was not copied, damage first."""
         found = [error for each in self.domains for error in (each.problem, *(one.error for one in each.refused))]
         return sorted(filter(None, found), key=lambda error: not isinstance(error, errors.Damaged))
 
 
 @dataclass(frozen=True)
 class _Run:
-    """points: ids, None: by age and policy."""
+    """What every step of a copy needs. points: ids of the points to copy, None: choose by age and policy."""
 
     options: Options
     points: Optional[Collection[str]]
@@ -97,8 +100,10 @@ class _Run:
 
 
 def copy(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """UsageError, NoSuchPoint, StoreError: nothing was done. OutputError where DEST cannot be made; what is wrong with
-    one domain or point hides no other."""
+    """Copy points to DEST. A problem with one domain or point hides no other.
+
+    UsageError, NoSuchPoint, StoreError: nothing was done. OutputError if DEST cannot be created.
+    """
     if options.points and options.rules:
         raise errors.UsageError("--point and --keep-… exclude each other: name points, or say which are copied")
     check = deadline.bounded(check, options.max_duration, "the copy")
@@ -120,8 +125,12 @@ def _wanted(options: Options) -> tuple[list[Series], Optional[Collection[str]]]:
 
 
 def _destination(options: Options, source: Store) -> Store:
-    """What is sealed is copied as it is into a store of the same key, which a new one is made for. Who has the key
-    proves by it what both tell. Into a store of another key, or none, it is sealed again, or not at all."""
+    """Return DEST, created if it is new, and unlocked as far as the identities allow.
+
+    A new DEST gets the key of the source. Between stores of the same key, sealed files are copied unchanged; a user who
+    has the key can prove with it what both stores claim. For a store with another key, points are sealed again; for one
+    without a key, they are unsealed.
+    """
     if not place.are_apart(options.store, options.dest):
         raise errors.UsageError(f"{options.dest} and {options.store} are one store, or one is in the other")
     if options.unseal:
@@ -143,7 +152,7 @@ def _destination(options: Options, source: Store) -> Store:
 
 
 def _opened(options: Options, source: Store) -> tuple[Store, Optional[NewSeal]]:
-    """DEST, made where it is new, and the seal of the source; with dry_run as it would be."""
+    """Return DEST, created if it is new, and the seal that a new one gets; with dry_run, DEST as it would be."""
     seal = None if options.unseal or source.seal.id is None else key_changes.copied(source)
     if not options.dry_run:
         return marker.open_or_create(options.dest, seal=seal), seal
@@ -155,7 +164,7 @@ def _opened(options: Options, source: Store) -> tuple[Store, Optional[NewSeal]]:
 
 
 def _require_both(dest: Store, source: Store, options: Options) -> None:
-    """Of two stores with two seals, each is needed: KeyNeeded."""
+    """Require that both of two stores with different seals are unlocked; KeyNeeded if not."""
     if dest.seal.id is None and not options.unseal:
         raise errors.StoreError(
             f"{source.root} is sealed, and {dest.root} is not: whoever can read {dest.root} could read what is copied; "
@@ -204,7 +213,7 @@ def _copied(source: Series, dest: Store, found: Domain, held: ExitStack, run: _R
 def _to_copy(
     source: Series, dest: Store, known: soundness.Soundness, match: Matched, found: Domain, run: _Run
 ) -> list[Point]:
-    """The points that are wanted and sound; what is there, left out or refused is noted."""
+    """Return the points to copy: wanted and sound. Note in `found` those that exist, are left out, or are refused."""
     found.same = [point.id for point in match.same]
     found.refused += [Refused(point.id, _other(point, dest)) for point in _asked(match.different, run)]
     chosen = _chosen(source, known, match, run)
@@ -246,7 +255,7 @@ def _other(point: Point, dest: Store) -> errors.NbdpullError:
 def _planned(
     source: Series, target: Series, match: Matched, points: list[Point], found: Domain, check: Check
 ) -> list[Taken]:
-    """What each would bring; those of which that cannot be told are refused."""
+    """Return what a copy of each point would add; refuse the points for which that cannot be determined."""
     seen: set[str] = set()
     planned = []
     lacking = resealed_point.lacking(source, target, match)
@@ -287,9 +296,9 @@ def _take(
         found.copied.append(taken)
         run.report(event="copied", domain=found.domain, point=point.id, files=taken.files, copied_bytes=taken.bytes)
     try:
-        made = (target.point_in(each.point) for each in found.copied)  # under another seal they have other manifests
+        made = (target.point_in(each.point) for each in found.copied)  # under another seal, their manifests differ
         found.warnings += crossing.tell_of_findings(target, made, known)
-        removal.sweep(target, check=run.check)  # of what a copy that died had begun, and nobody wants any more
+        removal.sweep(target, check=run.check)  # removes what a dead copy began, and nothing needs any more
     except (errors.Damaged, errors.StoreError) as error:
         found.warnings.append(str(error))
 
@@ -306,19 +315,19 @@ def _taking(
 
 
 class _Progress:
-    """Reports how far all points of a domain are."""
+    """Reports the progress of all points of a domain together."""
 
     def __init__(self, report: Report, size: int) -> None:
         self._report, self._size, self._position = report, size, 0
 
     def __call__(self, point: str, count: int) -> None:
         self._position += count
-        size = max(self._size, self._position)  # a file that was there may have turned out to be half
+        size = max(self._size, self._position)  # an existing file may have turned out to be incomplete
         self._report(event="progress", point=point, position=self._position, size=size, written_bytes=self._position)
 
 
 def _why(source: Series, target: Series, point: Point, error: errors.NbdpullError) -> errors.NbdpullError:
-    """Why a point was not copied: what was removed meanwhile is no damage."""
+    """Return why a point was not copied: a point that was removed meanwhile is not damaged."""
     if source.has_point(point.id):
         return error
     return errors.NoSuchPoint(f"it was removed from {source.store.root} meanwhile; {target.store.root} has none of it")

@@ -1,4 +1,4 @@
-"""A point as plain values, in the shape that JSON output has; the manual documents it.
+"""A point as plain values, in the shape of the JSON output, which the manual documents.
 
 Owns: that shape. Must not know: which points are asked for, how they are shown.
 """
@@ -23,14 +23,14 @@ _NOT_LOOKED_AT: Described = {"verified": None, "drilled": None, "pinned": None, 
 
 
 def of_series(target: series.Series) -> tuple[list[Described], list[errors.NbdpullError]]:
-    """([each point, in the order of commits], [why another one cannot be read, …])"""
+    """Return ([description of each point, in the order of commits], [why another point cannot be read, …])."""
     with target.store.looking(target.folder):
         points, refused = target.load()
         return _described(target, points, points), list(refused.values())
 
 
 def of_point(target: series.Series, point: series.Point) -> Described:
-    """The same of one Point of the Series."""
+    """Return the description of one Point of the Series."""
     [described] = _described(target, [point], target.load()[0])
     return described
 
@@ -45,8 +45,11 @@ def _described(
 
 
 def _omitted(target: series.Series, points: list[series.Point]) -> list[Optional[list[omissions.Omission]]]:
-    """What each does not have of its domain; None where that cannot be told. Most points have the same definitions,
-    which are read once: of a thousand in a bucket this would take as long as all else."""
+    """Return for each point what it lacks of its domain; None if that is unknown.
+
+    Most points have the same definitions, which are therefore read once: for a thousand points in a bucket, reading
+    them all would take as long as everything else.
+    """
     if not target.store.seal.opens:
         return [None] * len(points)
     keys = [_told_by(target, point) for point in points]
@@ -55,12 +58,12 @@ def _omitted(target: series.Series, points: list[series.Point]) -> list[Optional
     found = [told[key] for key in keys]
     again = [at for at, point in enumerate(points) if found[at] is None and point is not first[keys[at]]]
     for at, each in zip(again, target.store.several(lambda at: omissions.of_point(target, points[at]), again)):
-        found[at] = each  # the first one may be damaged where this one is not
+        found[at] = each  # the definitions of the first point may be damaged while those of this one are not
     return found
 
 
 def _told_by(target: series.Series, point: series.Point) -> Hashable:
-    """What its omissions follow from."""
+    """Return a key of what determines the omissions of a point."""
     entries = [point.file(name) for name in (layout.DOMAIN_XML, layout.LIVE_XML)]
     definitions = tuple(entry and (entry.sha256, target.size_flaw(entry) is None) for entry in entries)
     return definitions, tuple(point.disks), tuple(point.files)
@@ -71,7 +74,7 @@ def describe(
     omitted: Optional[list[omissions.Omission]],
     found: Optional[Described] = None,
 ) -> Described:
-    """A Point. omitted: what of its domain it does not have; found: what `_found` tells of it."""
+    """Return the description of a Point. omitted: what it lacks of its domain; found: its value in `_found`."""
     m = point.manifest
     return {
         "id": m.point,
@@ -96,7 +99,7 @@ def describe(
 
 
 def _found(target: series.Series, points: list[series.Point]) -> dict[str, Described]:
-    """{point id: what was found about it later}; points: all of the Series that can be read."""
+    """Return {point id: what was found out about it later}; points: all readable points of the Series."""
     every, now = findings.load(target), datetime.now(timezone.utc)
     known = verdict.Known(points, every, ledger.load(target))
     drills = findings.newest(every, points, findings.DRILL)

@@ -1,6 +1,6 @@
 """Diff: the ranges of a domain's disks that differ between two of its points.
 
-Owns: which disks are compared. Must not know: how two images are compared (changes.py does), how it is shown.
+Owns: which disks are compared. Must not know: how two images are compared (see changes.py), how the result is shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .options import DiffOptions as Options
 
 
 class Range(NamedTuple):
-    """kind: what the later point has there, "data" or "zero"."""
+    """A range that differs, in bytes. kind: what point B has there, "data" or "zero"."""
 
     disk: str
     offset: int
@@ -28,7 +28,11 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """ranges: ascending, disk by disk, each made as it is drawn; gone, new: disks that only one of the points has."""
+    """The outcome of a comparison of points A (before) and B (after).
+
+    ranges: ascending, disk by disk, computed while they are consumed; gone: disks that only A has; new: disks that only
+    B has.
+    """
 
     domain: str
     before: str
@@ -39,7 +43,7 @@ class Result:
 
 
 def diff(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Compare what the directories say; no data is read. NoSuchPoint, NoSuchDisk, PartialPoint, Damaged."""
+    """Compare the directories of two points; no data is read. NoSuchPoint, NoSuchDisk, PartialPoint, Damaged."""
     target, before = store_choice.find_point(options.store, options.before, options.domain, options.identities)
     after = target.point(options.after)
     if options.disk is not None:

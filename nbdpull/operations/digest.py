@@ -1,8 +1,8 @@
-"""Digest: one value for the content of a disk as of a point, whatever way the point came to be.
+"""Digest: one value for the content of a disk as of a point, however the point was made.
 
-Owns: its definition (docs/format.md, "Digest of an image"). A full pull and a chain that lead to the same content have
-the same digest, so two points, or two stores, are compared without their data. Blocks that are one frame are taken from
-the index, only the others are read. Must not know: libvirt, what is printed.
+Owns: its definition (docs/format.md, "Digest of an image"). A full pull and a chain of pulls with the same content have
+the same digest, so two points, or two stores, can be compared without their data. The digests of blocks that are one
+frame come from the index; only the other blocks are read. Must not know: libvirt, what is printed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .options import DigestOptions as Options
 
 BLOCK = layout.IMAGE_DIGEST_BLOCK
 BATCH_BLOCKS = 16
-_Record = tuple[int, int, Optional[bytes]]  # of RandomImage.records
-_Block = tuple[int, list[_Record]]  # its number, and its records
+_Record = tuple[int, int, Optional[bytes]]  # as RandomImage.records yields it
+_Block = tuple[int, list[_Record]]  # number, records
 
 
 @dataclass(frozen=True)
 class Result:
-    """points: [(Point, {disk: digest in hex}), …]"""
+    """The digests of the disks of one or all points: [(Point, {disk: digest in hex}), …]."""
 
     domain: str
     points: list[tuple[series.Point, dict[str, str]]]
@@ -36,7 +36,7 @@ class Result:
 
 
 def digest(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Tell the digests of a point, or of all points of a domain ("all")."""
+    """Compute the digests of a point, or of all points of a domain ("all")."""
     target = series_choice.only_series(unlocking.opened(options.store, options.identities), options.domain)
     report = partial(report, domain=target.domain)
     wanted = target.points() if options.point == ALL_POINTS else [target.point(options.point)]
@@ -47,7 +47,7 @@ def digest(options: Options, report: Report = lambda **event: None, check: Check
 
 
 def _kept(target: series.Series, disks: dict[str, str]) -> dict[str, str]:
-    """As they are in a finding: from that nobody may confirm a guess of what is on the disks of a sealed store."""
+    """Return the digests as a finding stores them: in a sealed store, they must not confirm a guess of the content."""
     return {name: target.store.seal.secret(bytes.fromhex(found)).hex() for name, found in disks.items()}
 
 
@@ -60,7 +60,7 @@ def _of_point(
     check: Check,
 ) -> dict[str, str]:
     result = {}
-    for name in [point.disk(name).name for name in disks or point.disks]:  # each is there before the first is read
+    for name in [point.disk(name).name for name in disks or point.disks]:  # check all names before reading any disk
         with lookup.RandomImage(target, point, name, check=check) as opened:
 
             def tell(position: int, name: str = name, size: int = opened.size) -> None:
@@ -78,12 +78,12 @@ def image_digest(
     tell: Callable[[int], None] = lambda position: None,
     check: Check = lambda: None,
 ) -> str:
-    """The digest of a RandomImage, in hex."""
+    """Return the digest of a RandomImage, in hex."""
     return reader.digest_of(_parts(opened, threads, tell, check)).hex()
 
 
 def _parts(opened: lookup.RandomImage, threads: int, tell: Callable[[int], None], check: Check) -> Iterator[bytes]:
-    """Yield what the digest of an image is the digest of."""
+    """Yield the bytes whose digest is the digest of an image."""
     yield layout.image_digest_head(opened.size)
 
     def work(blocks: list[_Block]) -> tuple[list[_Block], list[Optional[bytes]]]:
@@ -104,7 +104,7 @@ def _parts(opened: lookup.RandomImage, threads: int, tell: Callable[[int], None]
 
 
 def _batches(opened: lookup.RandomImage) -> Iterator[list[_Block]]:
-    """Yield lists of (number, its records) of the blocks that hold data, ascending."""
+    """Yield lists of (number, records) of the blocks that contain data, ascending."""
     batch: list[_Block] = []
     for record in opened.records():
         number = record[0] // BLOCK
@@ -120,7 +120,7 @@ def _batches(opened: lookup.RandomImage) -> Iterator[list[_Block]]:
 
 
 def _block_digest(opened: lookup.RandomImage, number: int, records: list[_Record]) -> Optional[bytes]:
-    """BLAKE3 of a block's bytes; None where they are all zero."""
+    """Return the BLAKE3 digest of a block's bytes, None if they are all zero."""
     start = number * BLOCK
     length = min(BLOCK, opened.size - start)
     if len(records) == 1 and records[0][:2] == (start, length) and records[0][2] is not None:

@@ -1,7 +1,7 @@
-"""Doctor: is all fit for pulls? Each finding is good, or says what to do. Looks only, and changes nothing.
+"""Doctor: is everything ready for pulls? Each finding is good, or says what to do. Nothing is changed.
 
-Owns: the order of the looks, and that what is missing hides nothing else. Must not know: what is found (readiness/
-does), what is printed.
+Owns: the order of the checks, and that one missing part does not hide another. Must not know: what is checked (see
+readiness/), what is printed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """All Findings, in the order in which a person reads them."""
+    """All Findings, in the order in which they are shown."""
 
     domain: Optional[str]
     findings: list[Finding]
 
 
 def doctor(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Look at this machine, at libvirt, and at a domain where one is named."""
+    """Check this machine, libvirt, and a domain if one is named."""
     return Result(options.domain, list(_looks(options, check)))
 
 
@@ -56,7 +56,7 @@ def _looks(options: Options, check: Check) -> Iterator[Finding]:
 
 
 def _identities() -> Iterator[Finding]:
-    """Of those that verbs on this machine take where none is named."""
+    """Yield the Findings about the identities that verbs on this machine use if none is named."""
     found = identity_files.given([])
     if found:
         yield good("identity", ", ".join(each.what for each in found))

@@ -1,7 +1,7 @@
-"""Drill: does a point boot? It is served, booted as a domain of another name without a network, and thrown away.
+"""Drill: does a point boot? It is served, booted as a domain with another name and no network, and thrown away.
 
-Owns: the order of steps, what readiness is, the verdict, and that nothing is left. Must not know: libvirt's API and XML
-(domain_boot.py, drill_xml.py), frames, what is printed.
+Owns: the order of steps, when the guest counts as up, the verdict, and that nothing remains. Must not know: libvirt's
+API and XML (see domain_boot.py, drill_xml.py), frames, what is printed.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ from . import unlocking
 from .options import DrillOptions as Options
 
 LOOK_INTERVAL = 0.1  # seconds
-CONSOLE_TAIL = 2000  # characters of the console that a report tells
-CONSOLE_MAX = 4 << 20  # bytes of it that are searched
+CONSOLE_TAIL = 2000  # characters of the console that a result contains
+CONSOLE_MAX = 4 << 20  # bytes of the console that are searched
 BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")  # files of a point that a boot needs
-PREFIX = "nbdpull-drill-"  # of the names of its folder and its domain
+PREFIX = "nbdpull-drill-"  # of the names of a drill's folder and domain
 
 OK, FAILED = "ok", "failed"
 
 
 @dataclass(frozen=True)
 class Result:
-    """when, who: as in a finding; verdict: OK or FAILED, with the reason; seconds: from start to readiness, or until it
-    was given up; waited_for: "agent" or "console"; console: the end of what the guest printed; screenshot_path: of a
-    picture in the store, or None."""
+    """The outcome of a drill.
+
+    when, who: as in a finding; verdict: OK or FAILED, with the reason; seconds: from the start until the guest was up,
+    or until the drill was abandoned; waited_for: "agent" or "console"; console: the end of the guest's console output;
+    screenshot_path: of a picture in the store, or None.
+    """
 
     point: Point
     when: str
@@ -59,8 +62,10 @@ class Result:
 
 @dataclass(frozen=True)
 class _Run:
-    """What every step of a drill is given. xml: the definition, with the disks of the point; expect: what the console
-    is to show, None: the agent is waited for."""
+    """What every step of a drill needs.
+
+    xml: the definition, with the disks of the point; expect: what the console should show, None: wait for the agent.
+    """
 
     options: Options
     series: Series
@@ -72,7 +77,7 @@ class _Run:
 
 
 class _Seen(NamedTuple):
-    """What came of the boot. reason: why the guest did not come up, "" if it did; picture: its kind, and it."""
+    """The outcome of a boot. reason: why the guest did not come up, "" if it did; picture: (kind, data)."""
 
     reason: str
     seconds: float
@@ -81,7 +86,7 @@ class _Seen(NamedTuple):
 
 
 def drill(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Hold one drill. HypervisorError and the like where it cannot be held: that is no verdict on the point."""
+    """Run one drill. HypervisorError and the like if it cannot be run: that is no verdict on the point."""
     opened = unlocking.opened(options.store, options.identities)
     target, point = series_choice.only_point(opened, options.domain, options.point)
     xml, lost = _definition(target, point)
@@ -110,7 +115,7 @@ def drill(options: Options, report: Report = lambda **event: None, check: Check 
 
 
 def _definition(target: Series, point: Point) -> tuple[str, list[str]]:
-    """(definition of the domain with the disks of the point, those that are in none)."""
+    """Return (definition of the domain with the disks of the point, disks that are in no definition)."""
     xml, live = target.definition(point), target.live_definition(point)
     joined, _, lost = hot_plug.joined(xml, live, point.disks)
     return joined, lost
@@ -124,7 +129,7 @@ def _pattern(text: Optional[str]) -> Optional[re.Pattern[str]]:
 
 
 def _seen(run: _Run) -> _Seen:
-    """Serve the point, boot it, and wait until the guest is up; all of it is gone at the end."""
+    """Serve the point, boot it, and wait until the guest is up; everything is removed at the end."""
     with ExitStack() as stack:
         folder = stack.enter_context(work_folder.made(run.options.work_dir, PREFIX))
         connection = stack.enter_context(domain_boot.connected(run.options.uri))
@@ -133,7 +138,7 @@ def _seen(run: _Run) -> _Seen:
         images = {export.disk: _overlay(folder, export) for export in server.exports}
         console = os.path.join(folder, "console")
         xml = _adapted(run, folder, images, console, offer)
-        work_folder.give(folder, domain_boot.qemu_user(connection))  # who has the disks in it, as the guest does
+        work_folder.give(folder, domain_boot.qemu_user(connection))  # who runs the guest, and so can read its disks
         run.report(step="boot")
         started = time.monotonic()
         boot = stack.enter_context(domain_boot.booted(connection, xml))
@@ -154,7 +159,7 @@ def _served(run: _Run, folder: str) -> Server:
 
 
 def _adapted(run: _Run, folder: str, images: dict[str, str], console: str, offer: Offer) -> str:
-    """The definition of the drill's domain, whose other files are in the folder."""
+    """Return the definition of the drill's domain, having written the other files that it needs to the folder."""
     files = {}
     for name in BOOT_FILES:
         data = run.series.read_file(run.point, name)
@@ -162,13 +167,13 @@ def _adapted(run: _Run, folder: str, images: dict[str, str], console: str, offer
             files[name] = os.path.join(folder, name)
             with open(files[name], "wb") as file:
                 file.write(data)
-    files.setdefault("nvram", os.path.join(folder, "nvram"))  # which libvirt makes; at a place of its own it stays
+    files.setdefault("nvram", os.path.join(folder, "nvram"))  # libvirt creates it; elsewhere it would be left behind
     name = f"{PREFIX}{secrets.token_hex(4)}"
     return drill_xml.adapted(run.xml, name, str(uuid.uuid4()), images, console, files, offer)
 
 
 def _missing(run: _Run, boot: Boot, server: Server, console: str, started: float) -> str:
-    """Wait for readiness; return why it did not come, "" if it did."""
+    """Wait until the guest is up; return why it did not come up, "" if it did."""
     while True:
         run.check()
         if run.expect.search(_read(console)) if run.expect else boot.agent_answers():
@@ -184,8 +189,10 @@ def _missing(run: _Run, boot: Boot, server: Server, console: str, started: float
 
 
 def _kept(target: Series, result: Result, picture: Optional[tuple[str, bytes]]) -> tuple[Optional[str], list[str]]:
-    """Keep the result in the store: (path of the picture, warnings). A store that cannot be written to is no failure of
-    the drill."""
+    """Record the result in the store; return (path of the picture or None, warnings).
+
+    A store that cannot be written to does not fail the drill.
+    """
     about = {**findings.entry(result.point), "verdict": result.verdict, "reason": result.reason,
              "seconds": result.seconds, "waited_for": result.waited_for}  # fmt: skip
     try:
@@ -198,7 +205,7 @@ def _kept(target: Series, result: Result, picture: Optional[tuple[str, bytes]]) 
 
 
 def _overlay(folder: str, export: Export) -> str:
-    """A new qcow2 image over the export."""
+    """Create a qcow2 image over the export; return its path."""
     path = os.path.join(folder, f"{layout.encoded(export.disk)}.qcow2")
     size = -(-export.size // 512) * 512
     qemu_img.create(path, size, "-F", "raw", "-b", export.uri)

@@ -1,6 +1,6 @@
-"""A store as it was at a time that the user names, of a verb that only reads.
+"""A store as it was at a time that the user names, for verbs that only read.
 
-Owns: what counts as a time there. Must not know: how the past is read (storage/place.py), what is done with it.
+Owns: what counts as a time. Must not know: how an earlier state is read (see storage/place.py), what is done with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _O = TypeVar("_O", bound=Any)  # the options of a verb, which have store and as_
 
 
 def seen(options: _O) -> _O:
-    """The same options, whose store is the one as of then, where they tell a time. UsageError."""
+    """Return the options with the store as of their `as_of`, or unchanged if that is None. UsageError."""
     if options.as_of is None:
         return options
     told: _O = replace(options, store=place.as_of(options.store, moment(options.as_of)), as_of=None)
@@ -25,7 +25,7 @@ def seen(options: _O) -> _O:
 
 
 def moment(text: str) -> datetime:
-    """The last instant that a text means; UsageError."""
+    """Return the last instant that a text stands for, in UTC; UsageError if it is not a time."""
     try:
         found = point_choice.moment(text, datetime.now(timezone.utc))
     except ValueError as error:

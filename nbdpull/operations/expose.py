@@ -1,7 +1,7 @@
-"""Expose: a backup of a domain over HTTP, until a client says that he has it.
+"""Expose: serve a backup of a domain over HTTP until a client confirms that it has the backup.
 
-Owns: the order of the steps, and that the client's word, and nothing else, commits the backup. Must not know: the shape
-of the interface (serving/http), how a backup is made (api).
+Owns: the order of steps, and that only a client's confirmation commits the backup. Must not know: the shape of the
+interface (see serving/http), how a backup is made (see api).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ..serving.http.message import Refused
 from .between_tokens import between, commit, wanted
 from .options import ExposeOptions as Options
 
-LOOK_INTERVAL = 0.1  # seconds between looks at what may end it
-PROBE_INTERVAL = 1.0  # seconds between reads of our own, which fail where the job is gone
+LOOK_INTERVAL = 0.1  # seconds between checks of what may end the backup
+PROBE_INTERVAL = 1.0  # seconds between reads of our own, which fail if the job is gone
 
 
 @dataclass(frozen=True)
 class Exposed:
-    """A disk. map, data: where it is."""
+    """An exposed disk. map, data: URLs of its map and its data."""
 
     disk: str
     size: int
@@ -43,7 +43,7 @@ class Exposed:
 
 @dataclass(frozen=True)
 class Result:
-    """A backup that a client has. token: its text."""
+    """A committed backup. token: the text of its token."""
 
     domain: str
     id: str
@@ -58,9 +58,11 @@ class Result:
 
 
 def expose(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Begin a backup, serve it, and commit it when a client says so. report is told of the event "exposing" once.
-    Declined where the client says that he has it not, LimitReached where none says anything within ttl: then, and after
-    any other error, nothing moved."""
+    """Begin a backup, serve it, and commit it when a client confirms it.
+
+    report receives the event "exposing" once. Declined if a client abandons the backup, LimitReached if no client
+    finishes it within ttl: then, and after any other error, nothing has moved.
+    """
     began = time.monotonic()
     asked, gate = Finish(), Gate()
     token = auth.read(options.token_file)
@@ -70,7 +72,7 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
         raise errors.UsageError("--nbd-tls is for TCP: use it with --nbd tcp:HOST:PORT")
     backup = wanted(options, tokens, tls=options.nbd_tls)
     app = App([*volumes.routes(gate), *ovirt.routes(gate, token), *asked.routes()], token)
-    # Before the backup begins: a port that is taken costs nothing then.
+    # Listen before the backup begins: if the port is taken, nothing is lost.
     serving = endpoint.secured(app, "--listen", options.listen, options.tls, options.client_ca)
     with serving as url, _answered(asked):
         with open_backup(backup, check) as job:
@@ -97,7 +99,7 @@ def expose(options: Options, report: Report = lambda **event: None, check: Check
 
 @contextmanager
 def _answered(asked: Finish) -> Iterator[None]:
-    """A client that waits is told what became of the backup, when nothing is left of it."""
+    """Answer a waiting client with the outcome, once the backup has been cleaned up."""
     try:
         yield
     except errors.NbdpullError as error:
@@ -115,7 +117,7 @@ def _exposed(disk: Any, url: str) -> Exposed:
 
 
 def _await(options: Options, gate: Gate, asked: Finish, check: Check) -> None:
-    """Return when a client has the backup; raise where it can be no more."""
+    """Return when a client has the backup; raise an error if that has become impossible."""
     until = time.monotonic() + options.ttl
     probe = 0.0
     while not asked.wait(LOOK_INTERVAL):
@@ -132,7 +134,7 @@ def _await(options: Options, gate: Gate, asked: Finish, check: Check) -> None:
 
 
 def _probe(gate: Gate) -> None:
-    """Nobody may be reading when the job is lost."""
+    """Read from a disk to notice that the job is lost even if no client is reading."""
     with suppress(Refused):
         for volume in list(gate.values())[:1]:
             volume.read_into(0, memoryview(bytearray(min(512, volume.size))))

@@ -1,6 +1,6 @@
-"""Index: the records that make up a disk at a point.
+"""Index: the records that make up a disk as of a point.
 
-Owns: the shape of a record in JSON. Must not know: how they are shown.
+Owns: the shape of a record in JSON. Must not know: how records are shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .options import IndexOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """records: of the disk, ascending; of a large disk they are millions, and each is made as it is drawn."""
+    """The records of a disk, ascending; a large disk has millions, so each is made while they are consumed."""
 
     domain: str
     point: str
@@ -28,7 +28,7 @@ class Result:
 
 
 def index(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Read them; Damaged if they are not what was stored."""
+    """Read the records of a disk as of a point; Damaged if they are not what was stored."""
     target, point = store_choice.find_point(options.store, options.point, options.domain, options.identities)
     directory = target.directory(point, options.disk, partial=True)
     return Result(target.domain, point.id, directory.disk, _records(directory, check))

@@ -1,4 +1,4 @@
-"""Init: an empty store, before the first pull.
+"""Init: create an empty store before the first pull.
 
 Must not know: what makes a place a store.
 """
@@ -18,9 +18,12 @@ from .options import InitOptions as Options
 
 @dataclass(frozen=True)
 class Result:
-    """uuid: of the new store. master: id of its master key, None where it is not sealed. object_store: what its server
-    was found to do, None of a directory. warnings: of that, one text each. immutable: how what is made there is to be
-    protected, None: not at all."""
+    """The new store.
+
+    uuid: of the store. master: id of its master key, None if it is not sealed. object_store: the abilities that its
+    server was found to have, None for a directory. warnings: about the store, one text each. immutable: how new objects
+    will be protected, None: not at all.
+    """
 
     uuid: str
     master: Optional[str]
@@ -30,8 +33,11 @@ class Result:
 
 
 def init(options: Options, report: Report = lambda **event: None, check: Check = lambda: None) -> Result:
-    """Make a store of a place that is new or empty. StoreError where it is neither, or where the server of an
-    object store is not fit for one, or for what is asked of it; UsageError, OutputError, MissingSoftware."""
+    """Create a store in a place that is new or empty.
+
+    StoreError if it is neither, or if the server of an object store cannot hold a store, or lacks an ability that the
+    options need; UsageError, OutputError, MissingSoftware.
+    """
     wanted = policy.immutability(options)
     passphrase = key.passphrase(options.passphrase_file)
     sealed = options.recipients or passphrase is not None
