@@ -1,1 +1,1 @@
-"""Files of a store: create-only, durable, read by ranges; whatever they hold."""
+"""The files of a store: create-only, durable, read by ranges, whatever their content."""

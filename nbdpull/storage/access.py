@@ -1,4 +1,4 @@
-"""Who may read what is made in a store, and whom a store is open to.
+"""Modes, owner and group of what nbdpull creates in a store, and whether any user can read a store.
 
 Owns: modes, owner and group of files and folders. Must not know: what a file is for, how it becomes durable.
 """
@@ -14,8 +14,8 @@ from . import beneath
 
 
 class Access(NamedTuple):
-    """Modes of what is made, whatever the umask; group: the number of the one whose bits these have; owner: whose it is
-    to be. -1 for none that is told, so the process's own."""
+    """The modes of new folders and files, whatever the umask. group: the number of the group that the group bits are
+    for; owner: the number of the owner. Both are -1 to keep those of the process."""
 
     folder: int = 0o700
     file: int = 0o600
@@ -24,12 +24,13 @@ class Access(NamedTuple):
 
 
 OWNER = Access()
-PASSABLE = Access(folder=0o711)  # QEMU is another user, and opens by name what is given to it there
+PASSABLE = Access(folder=0o711)  # QEMU runs as another user, and opens files in this folder by name
 
 
 def of_store(root: str) -> Access:
-    """Of what is made in a store: its root folder's, without its other bits. A group that is one only because the umask
-    let everybody in was not chosen. What root adds to another's store is that one's, who could not read it else."""
+    """Return the Access of what is created in a store: the mode of its root folder without the bits for others. A root
+    folder that is open to others most likely owes its group bits to the umask, so they do not count. What root adds to
+    another user's store gets that user as its owner, who could not read it otherwise."""
     try:
         status = os.stat(root)
     except OSError:
@@ -42,9 +43,10 @@ def of_store(root: str) -> Access:
 
 
 def give(descriptor: int, mode: int, access: Access) -> None:
-    """Give what was just made its mode, owner and group. A group that it cannot have gets no bits either."""
+    """Set the mode, owner and group of a file or folder that was just created. If the group cannot be set, the mode
+    gets no group bits either."""
     status = os.fstat(descriptor)
-    with suppress(OSError):  # as on a share that trusts no root
+    with suppress(OSError):  # for example on a share that squashes root
         if access.owner not in (-1, status.st_uid):
             os.fchown(descriptor, access.owner, -1)
     try:
@@ -57,7 +59,7 @@ def give(descriptor: int, mode: int, access: Access) -> None:
 
 
 def lets_all_in(root: str) -> bool:
-    """Whether any user can enter a store. What cannot be looked at is not told."""
+    """Return whether any user can enter a store; False if that cannot be determined."""
     with suppress(OSError):
         above = root
         while _lets_in(os.stat(above)) and above != os.path.dirname(above):
@@ -67,12 +69,12 @@ def lets_all_in(root: str) -> bool:
 
 
 def has_file_for_all(root: str, folder: str) -> bool:
-    """Whether any user who can enter a store can come by a file in this folder of it."""
+    """Return whether any user who can enter a store can reach anything in this folder of the store."""
     with suppress(OSError), beneath.opened_folder(root, folder) as descriptor, os.scandir(descriptor) as entries:
         return _lets_in(os.fstat(descriptor)) and any(_lets_in(e.stat(follow_symlinks=False)) for e in entries)
     return False
 
 
 def _lets_in(status: os.stat_result) -> bool:
-    """Whether anybody can enter the folder, or read the file."""
+    """Return whether any user can enter the folder, or read the file."""
     return bool(status.st_mode & (0o001 if stat.S_ISDIR(status.st_mode) else 0o004))

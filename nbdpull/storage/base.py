@@ -1,8 +1,8 @@
-"""What a store can do, wherever its files are: the interface that directory.py implements for a directory.
+"""The interface of a store, wherever its files are; directory.py implements it for a directory, s3.py for a bucket.
 
-Paths are relative to the store, with "/" between components. A file is created once, and never written over, but for
-the few that `replace` and `replacing` are for; only a sealed file is referred to by another one. Nobody above sees a
-descriptor or an OSError of a store's file: what goes wrong is an error of core/errors.py.
+Paths are relative to the store, with "/" between components. A file is created once and never overwritten, except the
+few that `replace` and `replacing` are for; only a sealed file is referred to by another one. Callers see no descriptor
+and no OSError of a store's file: every failure is an error of core/errors.py.
 
 Owns: the names and what each call promises. Must not know: any place where files are.
 """
@@ -20,8 +20,8 @@ from ..crypto.seal import Seal
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-MAX_READ = 1 << 26  # bytes of a file that is read whole
-DRAFT = ".draft"  # ends the name of a file that is to appear whole
+MAX_READ = 1 << 26  # bytes of a file that is read as a whole, at most
+DRAFT = ".draft"  # ends the name of a file that has to appear whole
 
 
 def _no_check() -> None:
@@ -33,8 +33,8 @@ def _somebody() -> str:
 
 
 class Protection(NamedTuple):
-    """Of a file that nobody can remove or change for a time. until: its end; mode: a word of LockMode; enough: a file
-    that is protected until then is left as it is. Times have a time zone, and whole seconds."""
+    """A period in which nobody can remove or change a file. until: its end; mode: a word of LockMode; enough: a file
+    that is already protected until this time is left unchanged. Times have a time zone, and whole seconds."""
 
     until: datetime
     mode: str
@@ -42,7 +42,7 @@ class Protection(NamedTuple):
 
 
 class Reader(Protocol):
-    """A file that is open for reading, by any number of threads at once; its size is that of when it was opened."""
+    """A file that is open for reading, by any number of threads at once. Its size is that at the time of opening."""
 
     @property
     def size(self) -> int: ...
@@ -58,11 +58,11 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """A file being created. After an error it refuses everything but close; only `seal` makes it durable, and until
-    then its name may show, with less than was written. Left by an exception, a `with` closes and does not seal.
-    OutputExists where another one was faster: when it is made, or when it is sealed.
+    """A file being created. After an error every call but `close` fails. Only `seal` makes the file durable; until then
+    its name may already be visible, with only part of the data. If an exception leaves the `with` block, the file is
+    closed but not sealed. OutputExists, on creation or in `seal`, if another writer was faster.
 
-    size and sha256 are of what was written by this object.
+    size and sha256 cover what this object wrote.
     """
 
     @property
@@ -85,7 +85,7 @@ class Writer(Protocol):
 
 
 class Closing:
-    """What `with` does to a Reader, wherever the file is."""
+    """The context manager of a Reader, wherever the file is."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -98,7 +98,7 @@ class Closing:
 
 
 class Sealing(Closing):
-    """The same to a Writer."""
+    """The context manager of a Writer, wherever the file is."""
 
     def seal(self) -> None:
         raise NotImplementedError
@@ -112,15 +112,15 @@ class Sealing(Closing):
 
 
 class Store(Protocol):
-    """Files in folders. What only a directory has (half-written files to go on with, modes) is not here:
-    directory.DirectoryStore has it, and who needs it says so by its type.
+    """Files in folders. What only a directory offers (resuming half-written files, modes) is not part of this
+    interface: directory.DirectoryStore has it, and code that needs it requires that type.
 
-    root: the place, as every process of this machine can name it: an absolute path, or a URL. has_locks: whether
-    `locked` keeps out every other writer. chunk_size: bytes that a large file is to have there, None: as many as one
-    likes. A folder in which there is nothing may not show. seal: what who writes frames, pages and small
-    files into it has to do with them first, and who reads them then; the store itself never looks at it. protects:
-    whether its files may be protected, as far as is known; protection: of what `create` and `replacing` make from now
-    on, None: none.
+    root: the place, under a name that is valid for every process of this machine: an absolute path, or a URL.
+    has_locks: whether `locked` keeps out all other writers. chunk_size: the size in bytes for large files in this
+    store, None: no limit. An empty folder may not be visible. seal: how callers must seal the frames, pages and small
+    files that they write, and open those that they read; the store itself never uses it. protects: whether files can be
+    protected, as far as is known; protection: applied to what `create` and `replacing` make from now on, None: no
+    protection.
     """
 
     root: str
@@ -131,118 +131,127 @@ class Store(Protocol):
     protection: Optional[Protection]
 
     def path(self, *names: str) -> str:
-        """How a message names a file, or the store."""
+        """Return the name of a file, or of the store, for messages."""
 
     def proved(self, read: Callable[[], _T]) -> _T:
-        """Return what read() makes of the files of this store, raising Damaged unless they are right. Only what is read
-        in it may come from nearby, or be kept there; it is called again if that was wrong."""
+        """Call read() and return its result. read() must raise Damaged unless the files that it reads are right. Only
+        what is read inside read() may come from the local cache or be kept in it; read() is called again if cached data
+        were wrong."""
 
     def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-        """Yield what work(item) gives, in the order of the items; what one raises is raised in its turn. Where each has
-        to wait for a server, several threads do it at once, some items ahead; else it is done in its turn."""
+        """Yield work(item) for each item, in order; an exception is raised when its item is due. If each call has to
+        wait for a server, several threads work at once, a few items ahead; otherwise the calls run one after the
+        other."""
 
     def read(self, path: str, limit: int = MAX_READ) -> bytes:
-        """Return a whole file; Damaged if it is not there, or has more than `limit` bytes."""
+        """Return a whole file; Damaged if it is missing, or has more than `limit` bytes."""
 
     def find(self, path: str, limit: int = MAX_READ) -> Optional[bytes]:
-        """The same, None where nothing has that name; StoreError where that cannot be told."""
+        """Return a whole file as `read` does, or None if nothing has that name; StoreError if that cannot be
+        determined."""
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; Damaged if the file does not have them."""
 
     def open_reader(self, path: str, again: bool = False, through: bool = False) -> Reader:
-        """Return the Reader of a file; Damaged if the file is not there. again: what is read of it may be read again,
-        also by another run, so that it is worth to be kept nearby; through: most of it will be read, about from its
-        beginning to its end."""
+        """Return the Reader of a file; Damaged if the file is missing. again: the data may be read again, also by
+        another run, and so are worth keeping in the local cache; through: most of the file will be read, roughly from
+        its beginning to its end."""
 
     def size(self, path: str) -> Optional[int]:
-        """Size in bytes of a file, None where there is nothing of that name; Damaged if that cannot be told, or if what
-        is there is no file."""
+        """Return the size of a file in bytes, None if nothing has that name; Damaged if the size cannot be determined,
+        or if the name is not that of a file."""
 
     def sha256(self, path: str, check: Check = _no_check) -> str:
-        """SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often: a file may be large."""
+        """Return the SHA-256 of a file in hex; Damaged if it cannot be read. check() is called often, as a file may be
+        large."""
 
     def free_bytes(self) -> Optional[int]:
-        """How much more may be made; None where nothing tells."""
+        """Return how many bytes can still be written; None if that is unknown."""
 
     def folders(self, path: str = "") -> list[str]:
-        """Names of the folders in a folder, sorted; none where the folder is not there. One that has become empty may
-        show for a while, as on SeaweedFS, but not while somebody looks; `holds` tells."""
+        """Return the names of the folders in a folder, sorted; an empty list if the folder does not exist. A folder
+        that has become empty may remain visible for a while, as on SeaweedFS, but not inside a `looking` block; `holds`
+        gives the exact answer."""
 
     def files(self, path: str = "") -> list[str]:
-        """Names of the files in a folder, sorted; none where there is no such directory."""
+        """Return the names of the files in a folder, sorted; an empty list if there is no such folder."""
 
     def names(self, path: str) -> list[str]:
-        """Names of all that is in a folder, sorted; none where the folder is not there. StoreError, Damaged."""
+        """Return the names of all entries of a folder, sorted; an empty list if the folder does not exist. StoreError,
+        Damaged."""
 
     def looking(self, path: str, anew: bool = False) -> AbstractContextManager[None]:
-        """While it lasts, names and sizes in a folder, and in those in it, may be told as they were when it began: who
-        asks for many asks an object store once. What this object writes there shows. anew: not as they were when
-        another such block began, in which this one is."""
+        """Inside this block, names and sizes in a folder and all its subfolders may be those at the start of the block,
+        so that an object store is asked only once for many of them. What this object writes there is visible. anew:
+        list the folder again, even inside another such block."""
 
     def holds(self, path: str) -> bool:
-        """Whether anything has that name, be it what it may. StoreError where that cannot be told: who takes it for a
-        no may remove what is there."""
+        """Return whether a file, a folder or anything else has that name. StoreError if that cannot be determined: a
+        caller that takes this for a no may remove what is there."""
 
     def seconds_since_change(self, path: str, anew: bool = False) -> float:
-        """Since a file was made, or got its name, by the clock of the store; OutputError. anew: of a file, as it is
-        now, be it `looking` or not."""
+        """Return the seconds since a file was created or renamed, by the clock of the store; OutputError. anew: ask for
+        the present state of a file, even inside a `looking` block."""
 
     def inode(self, path: str) -> Optional[int]:
-        """The number of a folder, which a copy of it has not; None where there is none, or no such number.
-        StoreError."""
+        """Return the inode number of a folder, which a copy of the folder does not share; None if the folder does not
+        exist or the store has no such numbers. StoreError."""
 
     def is_same(self, path: str, other: str) -> Optional[bool]:
-        """Whether a folder is what is at another place, which a `root` begins; None where nothing is."""
+        """Return whether a folder is the one at another place, whose name begins with a store's `root`; None if that
+        place does not exist."""
 
     def warnings(self) -> list[str]:
-        """What its owner should know of it, one text each."""
+        """Return what the owner of the store should know about it, one text per warning."""
 
     def make_folder(self, path: str, fresh: bool = False) -> None:
-        """Create a folder durably. With `fresh` it must not exist (OutputExists), else it may."""
+        """Create a folder durably. With `fresh` it must not exist (OutputExists); otherwise it may."""
 
     def create(self, path: str) -> Writer:
-        """Return a new Writer of a file that is not to be there."""
+        """Return a new Writer of a file that must not exist yet."""
 
     def publish(self, path: str, data: bytes, protection: Optional[Protection] = None) -> None:
-        """Create a small file that appears whole, durable and at once, or not at all; OutputExists as with `create`."""
+        """Create a small file that appears at once, whole and durable, or not at all; OutputExists as with `create`."""
 
     def protect(self, paths: Iterable[str], protection: Protection) -> None:
-        """Have nobody remove or change these files for a time; where one is protected for longer, that stays. Several
-        are done at once, in no order. StoreError where there is no such thing; Damaged where one is not there."""
+        """Protect these files against removal and change; a file that is already protected for longer stays so. Several
+        requests run at once, in no order. StoreError if the store cannot protect files; Damaged if a file is
+        missing."""
 
     def protected_until(self, path: str) -> Optional[datetime]:
-        """None of a file that is not protected, or not there."""
+        """Return when the protection of a file ends; None if it is not protected, or does not exist."""
 
     def remove_file(self, path: str) -> None:
-        """Remove a file that no point counts on; one that is not there is no error."""
+        """Remove a file that no point depends on, if possible; a missing file is no error."""
 
     def remove_folder(self, path: str) -> None:
-        """Remove a folder that was never published, with all that is in it. Where names are told as they were when a
-        `looking` began, only what showed then: what another writer has put there since stays."""
+        """Remove a folder that was never published, with all its content, as far as possible. Inside a `looking` block,
+        only what was visible at its start is removed: files that another writer has added since remain."""
 
     def delete(self, path: str) -> None:
-        """As `remove_file`, where it matters that the file is gone: OutputError if it is not."""
+        """Remove a file, as `remove_file` does, when the removal matters: OutputError if it fails."""
 
     def rename(self, path: str, new: str) -> None:
-        """Give a small file another name in its folder, durably, never that of another file; OutputError. Who is
-        killed meanwhile may leave it with both names, never with none. Where there is no room for a second name (tmpfs
-        counts them), who calls must know that nobody else makes that one."""
+        """Give a small file another name in its folder, durably, never the name of another file; OutputError. If the
+        process is killed meanwhile, the file may have both names, but never none. Without room for a second name (tmpfs
+        counts them), the caller must ensure that no other process creates a file of the new name."""
 
     def replace(self, path: str, data: bytes, was: Optional[bytes] = None) -> None:
-        """As `publish`, in the place of the file that has that name: of a setting, never of what a point counts on.
-        was: what that has to hold yet where no lock keeps others out; else Busy."""
+        """Write a file as `publish` does, replacing the existing one: for settings only, never for a file that a point
+        depends on. was: the content that the existing file must still have, where no lock keeps out others; Busy if it
+        differs."""
 
     def replacing(self, path: str) -> AbstractContextManager[Writer]:
-        """Give the Writer of a file that takes the place of what has its name, whole and durable; left by an exception,
-        that stays as it was."""
+        """Give the Writer of a file that replaces the existing one of that name, whole and durable. If an exception
+        leaves the block, the existing file remains unchanged."""
 
     def make_durable(self, path: str) -> None:
-        """Of a whole file that somebody else wrote, who may have died before it was sealed; OutputError."""
+        """Make a whole file durable that another process wrote and may not have sealed; OutputError."""
 
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable; OutputError."""
 
     def locked(self, path: str, doing: str, holder: Callable[[], str] = _somebody) -> AbstractContextManager[None]:
-        """Hold a folder for one writer; Busy if another process holds it. The lock goes with the process. See
+        """Lock a folder for one writer; Busy if another process holds the lock. The lock ends with the process. See
         has_locks."""

@@ -1,9 +1,9 @@
-"""Files and folders beneath a root, reached by no link and through nothing but folders.
+"""Files and folders beneath a root, reached without symbolic links and only through folders.
 
-Whoever can write to a store can put a symbolic link, a FIFO or a device where a file or a folder of it is expected. So
-each component of a path is opened for itself, within the one before it; only the root, which the user named, may be
-reached by links. Owns: that way, and the kinds of files that are refused. Raises OSError alone. Must not know: what a
-file is for.
+Anyone who can write to a store can put a symbolic link, a FIFO or a device where nbdpull expects a file or a folder. So
+each component of a path is opened on its own, relative to the one before it; only the root, which the user named, may
+be reached through links. Owns: this way of opening, and the kinds of files that are refused. Raises only OSError. Must
+not know: what a file is for.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from typing import Optional
 
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_DEEPEST = 8  # folders in folders that are removed; what nbdpull makes has none
+_DEEPEST = 8  # levels of subfolders that are removed; the folders that nbdpull removes have none of their own
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class Strange(OSError):
-    """There is something, and it is neither a file nor a folder of ours."""
+    """Something exists under the name that is neither a regular file nor a folder of the store."""
 
 
 @contextmanager
 def parent(root: str, path: str, held: Optional[int] = None) -> Iterator[tuple[int, str]]:
-    """Give (descriptor, name): of the folder that a path is in, which only serves to reach what is in it, and of the
-    path in it. held: descriptor of a folder that the path begins in, where that is not the root."""
+    """Give (descriptor, name): the folder that contains a path, as a descriptor that only serves to reach its entries,
+    and the last component of the path. held: descriptor of the folder that the path is relative to, if that is not the
+    root."""
     folder, _, name = path.rpartition("/")
     descriptor = reached(root, folder, held)
     try:
@@ -38,7 +39,8 @@ def parent(root: str, path: str, held: Optional[int] = None) -> Iterator[tuple[i
 
 
 def reached(root: str, path: str, held: Optional[int] = None) -> int:
-    """Return a descriptor of a folder that only serves to reach what is in it; the caller closes it."""
+    """Return a descriptor of a folder that only serves to reach its entries; the caller closes it. held: as for
+    `parent`."""
     descriptor = os.open(root, _WALK) if held is None else os.dup(held)
     for name in filter(None, path.split("/")):
         try:
@@ -51,7 +53,7 @@ def reached(root: str, path: str, held: Optional[int] = None) -> int:
 
 @contextmanager
 def opened_folder(root: str, path: str = "") -> Iterator[int]:
-    """Give a descriptor by which a folder can be listed, synced and locked."""
+    """Give a descriptor with which a folder can be listed, synced and locked."""
     descriptor = _opened_folder(root, path)
     try:
         yield descriptor
@@ -82,16 +84,16 @@ def _link() -> Strange:
 
 
 def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[int] = None) -> int:
-    """Return a descriptor of a regular file; the caller closes it. held: as of `parent`.
+    """Return a descriptor of a regular file; the caller closes it. held: as for `parent`.
 
-    It is looked at before: the mere opening of a device may do something.
+    The kind of the file is checked before it is opened: merely opening a device may have an effect.
     """
     with parent(root, path, held) as (folder, name):
         if not flags & os.O_CREAT:
             require_file(status(folder, name))
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(name, flags | os.O_NONBLOCK, mode, dir_fd=folder)  # a FIFO, just put there, hangs none
+            descriptor = os.open(name, flags | os.O_NONBLOCK, mode, dir_fd=folder)  # else a new FIFO would block
         except BlockingIOError:  # another program has a lease on the file
             descriptor = os.open(name, flags, mode, dir_fd=folder)
     try:
@@ -103,12 +105,12 @@ def open_file(root: str, path: str, flags: int, mode: int = 0, held: Optional[in
 
 
 def status(folder: int, name: str) -> os.stat_result:
-    """The status of what has that name in a folder, be it a link."""
+    """Return the status of an entry of a folder, without following a link."""
     return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
 def require_file(found: os.stat_result) -> None:
-    """Raise unless a status is that of a regular file."""
+    """Raise an OSError unless this is the status of a regular file."""
     if stat.S_ISREG(found.st_mode):
         return
     if stat.S_ISLNK(found.st_mode):
@@ -119,7 +121,7 @@ def require_file(found: os.stat_result) -> None:
 
 
 def require_folder(found: os.stat_result) -> None:
-    """Raise unless a status is that of a folder."""
+    """Raise an OSError unless this is the status of a folder."""
     if stat.S_ISLNK(found.st_mode):
         raise _link()
     if not stat.S_ISDIR(found.st_mode):
@@ -127,7 +129,7 @@ def require_folder(found: os.stat_result) -> None:
 
 
 def remove(root: str, path: str) -> None:
-    """Remove a file, or a folder with all that is in it, as far as that can be done."""
+    """Remove a file, or a folder with all its content, as far as possible."""
     with suppress(OSError), parent(root, path) as (folder, name):
         _remove(folder, name, _DEEPEST)
 

@@ -1,9 +1,9 @@
-"""Pieces of what is in a bucket, kept in a folder of this host, so that they are not asked for again.
+"""Parts of the objects of a bucket, kept in a folder of this host so that they need not be requested again.
 
-Any number of processes use one folder at once: a piece is there whole or not at all, and whoever has put much there
-removes what was not used for longest. What is lost of it is asked for again, so nothing here is an error: where it
-does not work, the user is told once. Pieces are as they are in the bucket: sealed, where the store is. Owns: that
-folder. Must not know: what is in a piece, whose it is.
+Any number of processes use one folder at once: a piece is there whole or not at all, and a process that has added much
+removes the least recently used pieces. A lost piece is requested again, so no failure here is an error: if the cache
+does not work, the user is warned once. Pieces are stored as in the bucket: sealed, if the store is. Owns: that folder.
+Must not know: what a piece contains, which store it belongs to.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from typing import Callable, NamedTuple, Optional
 from ..core import errors, sizes
 from ..core.choices import CACHE_DIR, CACHE_DIR_SIZE
 
-LIMIT = 1 << 30  # bytes, where nobody says
+LIMIT = 1 << 30  # bytes, unless the user sets a limit
 LEAST = 16 << 20
-TAG = "CACHEDIR.TAG"  # by which programs that copy files know a folder that they may leave out
+TAG = "CACHEDIR.TAG"  # by which backup programs recognise a folder that they may skip
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Pieces of stores of nbdpull, which may be removed.\n"
-COST = 4096  # bytes that a file takes beside what is in it
-STALE = 3600.0  # seconds after which a use is noted again, and after which a half piece is one of a dead process
-_PART = 16  # what was put since the folder was looked at is at most this part of the limit
+COST = 4096  # bytes of disk space of a file beyond its content
+STALE = 3600.0  # seconds until a use is recorded again, and until an incomplete piece counts as a dead process's
+_PART = 16  # the pieces added since the last tidying, and any single piece, are at most this part of the limit
 _CHECK = 4  # bytes
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NAME, _HALF = re.compile(r"[0-9a-f]{62}\Z"), ".new"
@@ -41,7 +41,7 @@ Warn = Callable[[str], None]
 
 
 def _check(data: bytes) -> bytes:
-    """What a piece begins with."""
+    """Return the checksum that precedes the data of a piece."""
     return zlib.crc32(data).to_bytes(_CHECK, "little")
 
 
@@ -52,7 +52,8 @@ class _Piece(NamedTuple):
 
 
 def chosen(warn: Warn) -> Optional[Cache]:
-    """The one that the environment names; None where nothing can be kept in it. warn: see Cache. UsageError."""
+    """Return the cache that the environment names; None if none is named or it cannot be used. warn: see Cache.
+    UsageError."""
     folder, limit = os.environ.get(CACHE_DIR), os.environ.get(CACHE_DIR_SIZE)
     if not folder:
         return None
@@ -72,17 +73,18 @@ def chosen(warn: Warn) -> Optional[Cache]:
 
 
 class Cache:
-    """limit: bytes of all pieces, about. warn: is told, once, why nothing more is kept. May be used by several threads
-    at once. OSError where the folder cannot be made or read, is not only ours, or holds anything else."""
+    """A folder of pieces, least recently used first out. limit: bytes of all pieces, approximately. warn: called once,
+    with the reason why nothing more is kept. Safe for several threads at once. OSError if the folder cannot be created
+    or read, is open to other users, or contains other files."""
 
     def __init__(self, folder: str, limit: int, warn: Warn) -> None:
         self._folder, self._limit, self._warn = os.path.abspath(folder), limit, warn
         self._lock = threading.Lock()
-        self._put: Optional[int] = None  # bytes since the folder was looked at; None: it was not yet
+        self._put: Optional[int] = None  # bytes added since the last tidying; None: there was none yet
         self._is_broken = False
         with suppress(FileExistsError):
             os.makedirs(self._folder, 0o700)
-        self._root = os.open(self._folder, _FOLDER)  # what has that name later may be anybody's
+        self._root = os.open(self._folder, _FOLDER)  # another user's folder may have that name later
         weakref.finalize(self, os.close, self._root)
         self._prepare()
 
@@ -99,7 +101,7 @@ class Cache:
             file.write(TAG_TEXT)
 
     def get(self, *name: object) -> Optional[bytes]:
-        """A piece, by whatever tells it from all others; None where it is not there."""
+        """Return the piece of this name, whose parts together identify it; None if it is not in the cache."""
         try:
             descriptor = os.open(_path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._root)
         except FileNotFoundError:
@@ -111,17 +113,17 @@ class Cache:
             told = os.fstat(descriptor)
             digits, data = os.read(descriptor, _CHECK), os.read(descriptor, told.st_size)
             if time.time() - told.st_mtime > STALE:
-                with suppress(OSError):  # it can be read all the same
+                with suppress(OSError):  # the piece can be read nevertheless
                     os.utime(descriptor)
         except OSError as error:
             self._break(error)
             return None
         finally:
             os.close(descriptor)
-        return data if digits == _check(data) else None  # else of a machine that lost its power: it is written again
+        return data if digits == _check(data) else None  # else the host lost power: it is fetched again
 
     def put(self, data: bytes, *name: object) -> None:
-        """Keep a piece, in the place of what has that name."""
+        """Keep a piece, replacing an existing one of that name."""
         if self._is_broken or len(data) > self._limit // _PART:
             return
         path = _path(name)
@@ -153,7 +155,7 @@ class Cache:
                 self._put = 0
 
     def _tidy(self) -> None:
-        """Leave room for what may be put until the next time."""
+        """Make room for what may be added until the next call."""
         found = sorted(self._pieces())
         size = sum(each.size for each in found)
         for each in found:
@@ -164,7 +166,7 @@ class Cache:
             size -= each.size
 
     def _pieces(self) -> Iterator[_Piece]:
-        """Those that are there; the half ones that dead processes left are removed."""
+        """Yield the existing pieces, and remove the incomplete ones that dead processes left."""
         for name in os.listdir(self._root):
             if len(name) == 2:
                 with suppress(FileNotFoundError, NotADirectoryError):
@@ -185,6 +187,6 @@ class Cache:
 
 
 def _path(name: tuple[object, ...]) -> str:
-    """Of a piece, in the folder."""
+    """Return the path of a piece within the folder."""
     digest = hashlib.sha256("\0".join(map(str, name)).encode()).hexdigest()
     return f"{digest[:2]}/{digest[2:]}"

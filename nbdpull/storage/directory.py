@@ -1,7 +1,7 @@
-"""Files of a store in a directory: create-only, in folders, read by ranges. base.py says what each call promises.
+"""The files of a store in a directory: create-only, in folders, read by ranges. base.py documents each call.
 
-Owns: how files and folders are named, listed, published and removed there, and the lock. No component of a path is ever
-a link: see beneath.py. Must not know: what makes a folder a store (repository/marker.py), what any file holds.
+Owns: how files and folders are named, listed, published and removed there, and the lock. No component of a path may be
+a link: see beneath.py. Must not know: what makes a folder a store (repository/marker.py), what any file contains.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .directory_file import DirectoryReader, DirectoryWriter, unreadable
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # errors of file systems without hard links
 
 
 class DirectoryStore:
-    """The files below a folder, `root`, that is there. access: the Access of what is made in it."""
+    """The files below an existing folder, `root`. access: the Access of what is created in it."""
 
     has_locks = True
     chunk_size: Optional[int] = None
@@ -111,8 +111,8 @@ class DirectoryStore:
         return file_system.free_bytes(self.root)
 
     def folders(self, path: str = "") -> list[str]:
-        """Symbolic links are named with them: who looks into one is told that it is none, and does not believe that
-        nothing was there."""
+        """Return the names of folders, and of symbolic links: a caller that opens a link learns that it is not a
+        folder, rather than taking it for absent."""
         return self._names(path, lambda entry: entry.is_dir(follow_symlinks=False) or entry.is_symlink())
 
     def files(self, path: str = "") -> list[str]:
@@ -162,8 +162,9 @@ class DirectoryStore:
 
     @contextmanager
     def _drafted(self, path: str, name_it: Callable[[int, str, str], None]) -> Iterator[DirectoryWriter]:
-        """Give the writer of a file that gets its name at the end; left by an exception, there is none."""
-        draft = f"{path}.{secrets.token_hex(4)}{DRAFT}"  # two runs may publish the same file: neither harms the other's
+        """Give the writer of a file that gets its name at the end; if an exception leaves the block, no file is
+        created."""
+        draft = f"{path}.{secrets.token_hex(4)}{DRAFT}"  # two runs may publish the same file: each has its draft
         file = self.create(draft)
         try:
             with file:
@@ -203,7 +204,7 @@ class DirectoryStore:
     def delete(self, path: str) -> None:
         opened = beneath.parent(self.root, path)
         with translated("remove", self.path(path)), opened as (folder, name), suppress(FileNotFoundError):
-            beneath.status(folder, name)  # what is not there is no error, also where the file system is read-only
+            beneath.status(folder, name)  # a missing file is no error, even on a read-only file system
             os.unlink(name, dir_fd=folder)
 
     def seconds_since_change(self, path: str, anew: bool = False) -> float:
@@ -219,10 +220,10 @@ class DirectoryStore:
     def _has_file_for_all(self, folder: str) -> bool:
         return access.has_file_for_all(self.root, folder)
 
-    # What only a directory has
+    # Beyond the interface of Store
 
     def read_raw(self, path: str, limit: int = MAX_READ) -> bytes:
-        """As `read`; what the operating system says comes as it is, an OSError."""
+        """Return a whole file as `read` does, but let an OSError through untranslated."""
         held, rest = self._begun(path)
         descriptor = beneath.open_file(self.root, rest, os.O_RDONLY, held=held)
         try:
@@ -234,14 +235,14 @@ class DirectoryStore:
         return data
 
     def reopen(self, path: str) -> DirectoryWriter:
-        """Return the DirectoryWriter of a file that a dead run was appending to, which goes on at its end."""
+        """Return the DirectoryWriter that appends to a file that an interrupted run was writing."""
         return DirectoryWriter(self.root, path, None)
 
     @contextmanager
     def alone(self, path: str) -> Iterator[None]:
-        """Wait until nobody else is in such a block, who would be for a moment. It holds by a file of its own, which
-        stays: a folder could be held for ever by whoever may look into it. OutputError. A file system without locks
-        keeps nobody out."""
+        """Wait until no other thread or process is in such a block, each of which lasts only a moment. The lock is on a
+        file of its own, which remains: a lock on a folder could be held forever by any process that can read the
+        folder. OutputError. On a file system without locks, nobody is kept out."""
         with translated("open", self.path(path)):
             descriptor = beneath.open_file(self.root, path, os.O_RDWR | os.O_CREAT, access.OWNER.file)
         try:
@@ -249,7 +250,7 @@ class DirectoryStore:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            with suppress(OSError):  # a child that was forked meanwhile has the descriptor, and with it the lock
+            with suppress(OSError):  # a child forked meanwhile has the descriptor, and with it the lock
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
@@ -262,11 +263,11 @@ class DirectoryStore:
 
     @contextmanager
     def looking(self, path: str, anew: bool = False) -> Iterator[None]:
-        """The folder is held open for this thread: to reach the manifests of a thousand points in it takes a third less
+        """Keep the folder open for this thread: reaching the manifests of a thousand points in it takes a third less
         time."""
         try:
             mine = f"{path}/", beneath.reached(self.root, path)
-        except OSError:  # who looks is told
+        except OSError:  # reported when the folder is read
             yield
             return
         held = self._held()
@@ -278,12 +279,13 @@ class DirectoryStore:
             os.close(mine[1])
 
     def _held(self) -> list[tuple[str, int]]:
-        """Folders that this thread holds: how the paths in them begin, and a descriptor."""
+        """Return the folders that this thread holds open: (prefix of the paths in the folder, descriptor) each."""
         found: list[tuple[str, int]] = vars(self._own).setdefault("held", [])
         return found
 
     def _begun(self, path: str) -> tuple[Optional[int], str]:
-        """(descriptor, path in it) of the folder held that a path leads into; (None, path) where none is."""
+        """Return (descriptor, path within it) of the open folder that contains a path; (None, path) if there is
+        none."""
         for begins, descriptor in self._held():
             if path.startswith(begins):
                 return descriptor, path[len(begins) :]
@@ -293,7 +295,7 @@ class DirectoryStore:
         return self.inode(path) is not None
 
     def inode(self, path: str) -> Optional[int]:
-        """Of a file, too. What is behind a link is not in the store."""
+        """Return the inode number of a folder or a file. What is behind a link is not in the store."""
         try:
             with beneath.parent(self.root, path) as (folder, name):
                 return beneath.status(folder, name).st_ino
@@ -324,8 +326,8 @@ def _rename(folder: int, draft: str, name: str) -> None:
 
 
 def _link_or_rename(folder: int, draft: str, name: str, without_links: Collection[int] = _NO_HARD_LINKS) -> None:
-    """Give the draft its name; both are in the folder of this descriptor. without_links: where a link fails so, it is
-    renamed."""
+    """Give a draft its final name; both are in the folder of this descriptor. without_links: errno values of a failed
+    link on which the draft is renamed instead."""
     try:
         os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except OSError as error:
@@ -338,8 +340,8 @@ def _link_or_rename(folder: int, draft: str, name: str, without_links: Collectio
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """From the beginning of a file, all of it where it is no larger. A file object takes a seventh more of the time in
-    which a thousand manifests are read: it asks for the file's status, kind and position first."""
+    """Return a file from its beginning, at most `size` bytes. With a file object, reading a thousand manifests takes a
+    seventh longer, as it first asks for the file's status, kind and position."""
     data = os.read(descriptor, size)
     while len(data) < size and (more := os.read(descriptor, size - len(data))):
         data += more

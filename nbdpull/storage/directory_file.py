@@ -1,7 +1,7 @@
-"""One file of a store in a directory, open: for reading, or being created. base.py says what each call promises.
+"""One open file of a store in a directory, being read or created. base.py documents each call.
 
-Owns: the descriptor, what its errors become, when what was written is durable. Must not know: the other files, what is
-in it.
+Owns: the descriptor, the translation of its errors, when written data are durable. Must not know: the other files, what
+the file contains.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .base import Closing, Sealing
 
 
 def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreError]:
-    """What an OSError becomes of a file, or a folder, that cannot be read."""
+    """Return our error for the OSError of a file or folder that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return errors.Damaged(f"{path}: the file is missing")
     if error.errno in TOO_MANY:
@@ -29,7 +29,7 @@ def unreadable(path: str, error: OSError) -> Union[errors.Damaged, errors.StoreE
 
 
 class DirectoryReader(Closing):
-    """A file that is open for reading; may be used by several threads at once."""
+    """A file that is open for reading. Safe for several threads at once."""
 
     def __init__(self, root: str, path: str) -> None:
         self._full_path = os.path.join(root, path)
@@ -57,14 +57,14 @@ class DirectoryReader(Closing):
 
 
 class DirectoryWriter(Sealing):
-    """A file being created, or, of those that a dead run was appending to, going on at its end.
+    """A file being created, or one that an interrupted run was writing, continued at its end.
 
-    After an error it refuses everything but close; only `seal` makes it durable. size and sha256 are of what was
-    written by this object.
+    After an error every call but `close` fails; only `seal` makes the file durable. size and sha256 cover what this
+    object wrote.
     """
 
     def __init__(self, root: str, path: str, new: Optional[Access]) -> None:
-        """new: the Access of a file that must not be there; None, it must."""
+        """new: the Access of a file that must not exist yet; None if the file must exist."""
         self.path = path
         self.size = 0
         self._full_path = os.path.join(root, path)
@@ -87,18 +87,18 @@ class DirectoryWriter(Sealing):
 
     @contextmanager
     def _writing(self) -> Iterator[int]:
-        """Give the descriptor."""
+        """Give the descriptor. Any OSError inside the block closes the file."""
         if self._descriptor is None:
             raise errors.OutputError(f"cannot write to {self._full_path}: it is closed, or an earlier write failed")
         try:
             with translated("write to", self._full_path):
                 yield self._descriptor
         except errors.OutputError:
-            self.close()  # a second fsync would tell of success, though the first one lost data
+            self.close()  # a second fsync would report success, although the first one lost data
             raise
 
     def sync(self) -> None:
-        """Make what was written so far durable; more may follow."""
+        """Make durable what was written so far; more may follow."""
         with self._writing() as descriptor:
             os.fsync(descriptor)
 

@@ -1,7 +1,7 @@
-"""Folders that the user names by a path: that of a store, before it is one, and that of restored images.
+"""Folders that the user names by a path: that of a future store, and that of restored images.
 
-Owns: how they are made durably with those above them, what is looked at in them before. Must not know: what makes a
-folder a store, what goes into it.
+Owns: how they are created durably with their missing parents, which checks come before. Must not know: what makes a
+folder a store, what is written into it.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ def is_there(path: str) -> bool:
 
 
 def are_apart(path: str, other: str) -> bool:
-    """Whether neither of two folders is the other, or in it. They need not be there."""
+    """Return whether two folders are different and neither contains the other. They need not exist."""
     one, two = os.path.realpath(path), os.path.realpath(other)
     return os.path.commonpath([one, two]) not in (one, two)
 
 
 def require_writable(path: str) -> None:
-    """Raise OutputError unless something may be made in a folder."""
+    """Raise OutputError unless files can be created in a folder."""
     if why := file_system.why_unwritable(path):
         raise errors.OutputError(f"cannot write to {path}: {why}")
 
 
 def entries(path: str) -> list[str]:
-    """Names of all that is in a folder, which need not be a store's; OutputError where they cannot be read."""
+    """Return the names of all entries of a folder, which need not be a store's; OutputError if they cannot be read."""
     with translated("look into", path):
         return os.listdir(path)
 
 
 def let_in(path: str, wanted: Access) -> None:
-    """Give a folder, which the operator may have made, to the group of what is to be made in it."""
+    """Give a folder, which the operator may have created, to the group of the files that will be created in it."""
     with translated("give to that group", path):
         os.chown(path, -1, wanted.group)
         os.chmod(path, wanted.folder)
 
 
 def make(path: str, wanted: Access) -> list[str]:
-    """Create a folder and those above it that are missing, each durably, and return those that were; OutputError where
-    that cannot be done."""
+    """Create a folder and its missing parents, each durably, and return those that were created; OutputError on
+    failure."""
     with translated("create the folder", path):
         return _make(os.path.abspath(path), wanted)
 
 
 @contextmanager
 def made(path: str, wanted: Access) -> Iterator[None]:
-    """The same for a while: left by an exception, what was made and holds nothing is removed again."""
+    """Create a folder as `make` does; if an exception leaves the block, remove the created folders that are empty."""
     new = make(path, wanted)
     try:
         yield
@@ -70,7 +70,7 @@ def _make(path: str, wanted: Access) -> list[str]:
     new: list[str] = []
     if os.path.isdir(path):
         return new
-    if not os.path.exists(os.path.dirname(path)):  # what exists and is not a directory is told by mkdir, rightly
+    if not os.path.exists(os.path.dirname(path)):  # if the parent is a file, mkdir fails with the right error
         new = _make(os.path.dirname(path), wanted)
     try:
         make_one(path, wanted)
@@ -78,14 +78,13 @@ def _make(path: str, wanted: Access) -> list[str]:
     except FileExistsError:
         if not os.path.isdir(path):
             raise
-    with suppress(PermissionError), beneath.opened_folder(os.path.dirname(path)) as above:  # one may create where one
-        file_system.sync_folder(above)  # may not read
+    with suppress(PermissionError), beneath.opened_folder(os.path.dirname(path)) as above:  # a folder may be
+        file_system.sync_folder(above)  # writable but not readable
     return new
 
 
 def make_one(path: str, wanted: Access, within: Optional[int] = None) -> None:
-    """Create a folder, not durably; OSError. within: descriptor of the folder that it goes into, where `path` is a mere
-    name."""
+    """Create a folder, not durably; OSError. within: descriptor of the parent folder, if `path` is only a name."""
     os.mkdir(path, 0o700, dir_fd=within)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
     try:
