@@ -42,7 +42,7 @@ class Tried(NamedTuple):
 
 
 class _Wanted(NamedTuple):
-    """is_told: whether the file is recorded by its path; points: those that name it."""
+    """A file that may need healing. is_told: whether it is recorded by its path; points: those that name it."""
 
     is_told: bool
     points: list[Point]

@@ -1,11 +1,11 @@
-"""Points of another store on their way into a series, as the files that it lacks.
+"""The copying of points from another store into a series, file by file, as far as the series lacks them.
 
-Each file is copied as it is, its size and SHA-256 proved on the way. What a directory gets before its point is there
-looks like what is left of a removed one: no pull touches it, a later copy goes on with it, and a prune frees what
-nothing refers to. The manifest comes last, when all else is durable.
+Each file is copied unchanged, and its size and SHA-256 are checked on the way. Until the point exists, its directory
+looks like the remains of a removed point: no pull touches it, a later copy resumes it, and a prune frees what nothing
+refers to. The manifest comes last, when everything else is durable.
 
-Owns: which files are lacking, and that nothing half looks whole. Must not know: which files of the series are counted
-on (counted_on.py does), which points are wanted, and of what order.
+Owns: which files are lacking, and that nothing incomplete looks whole. Must not know: on which files of the series a
+copy may rely (counted_on.py knows), or which points are wanted, and in what order.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from . import drafts, half_points, immutable, live_frames, lock_free, proved_cop
 from .counted_on import CountedOn, is_there
 from .series import Point, Series
 
-Tell = Callable[[int], None]  # so many more bytes were copied
+Tell = Callable[[int], None]  # called with the number of bytes just copied
 
 
 class Taken(NamedTuple):
-    """What was copied for a point."""
+    """What was copied for a point. files: their number; bytes: their size."""
 
     point: str
     files: int
@@ -37,16 +37,19 @@ class Taken(NamedTuple):
 
 
 def lacking(source: Series, target: Series, point: Point, but: Container[str] = ()) -> list[FileEntry]:
-    """The files of a point of the source that the target has not, by their names and sizes. but: paths that do not
-    count. Damaged where a directory of the point cannot be read."""
+    """Return the files of a point of the source that the target lacks, by name and size. but: paths to leave out.
+    Damaged if a directory of the point cannot be read."""
     left = [entry for entry in _needed(source, target, point).files if entry.path not in but]
     with target.store.looking(target.folder):
         return [entry for entry in left if not is_there(target, entry)]
 
 
 class _Needed(NamedTuple):
-    """What the target is to have of a point: files, and moved tables of others. led: files that it has moved itself,
-    with tables that lead to all that the point shows."""
+    """What the target needs for a point.
+
+    files: the files to have; tables: moved tables of other files; led: files that the target itself has moved, with
+    tables that lead to all that the point shows.
+    """
 
     files: list[FileEntry]
     tables: list[moved.Table]
@@ -54,8 +57,8 @@ class _Needed(NamedTuple):
 
 
 def _needed(source: Series, target: Series, point: Point) -> _Needed:
-    """A file that the source has moved away is not needed where the target has it. Else its table is, which may have to
-    lead to what the target has moved itself, too."""
+    """Return what the target needs for a point. If the target has a file that the source has moved, its table is not
+    needed. Otherwise the table is, and may have to lead to what the target itself has moved, too."""
     files: dict[str, FileEntry] = {}
     tables = []
     with source.store.looking(source.folder), target.store.looking(target.folder):
@@ -72,9 +75,11 @@ def _needed(source: Series, target: Series, point: Point) -> _Needed:
 
 
 def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEntry]) -> list[FileEntry]:
-    """The files that a target without locks has moved away, with tables that lead to all that a point shows: they
-    lead there until no point refers to the file, as no table is made anew. What the target's point shows that this one
-    was laid over is known without a look, and without a key."""
+    """Return the files that a target without locks has moved, with tables that lead to all that a point shows.
+
+    Such a table leads there until no point refers to the file, as no table is made anew. What the base of this point
+    shows, if it is a point of the target, is known to be there without reading it, and without a key.
+    """
     folder, store = target.folder, target.store
     gone = [each for each in entries if not (store.has_locks or is_there(target, each))]
     gone = [each for each in gone if store.size(f"{folder}/{moved.path_of(each.path)}") is not None]
@@ -87,7 +92,7 @@ def _led(source: Series, target: Series, point: Point, entries: Sequence[FileEnt
 
 
 def _of_base(target: Series, point: Point) -> list[FileEntry]:
-    """What the base of a point of the source refers to, if it is a point of the target, too."""
+    """Return the files to which the base of a point of the source refers, if the base is a point of the target, too."""
     parent = point.manifest.parent
     with suppress(errors.NbdpullError):
         base = target.point_in(parent.point) if parent and target.has_point(parent.point) else None
@@ -96,7 +101,7 @@ def _of_base(target: Series, point: Point) -> list[FileEntry]:
 
 
 class Incoming:
-    """Takes points of the source into the target, which is held. points: those that the target has."""
+    """Copies points of the source into the target, which the caller holds. points: those that the target has."""
 
     def __init__(self, source: Series, target: Series, points: Sequence[Point], throttle: Throttle) -> None:
         self._source, self._target, self._throttle = source, target, throttle
@@ -104,12 +109,13 @@ class Incoming:
         self._known = {point.id for point in points}
 
     def take(self, point: Point, tell: Tell = lambda count: None, check: Check = lambda: None) -> Taken:
-        """Copy what the target lacks of a point, and then it is one of its points.
+        """Copy what the target lacks of a point, and then commit the point.
 
-        Damaged where a file of the source is not what was stored, or is not there; then, and with OutputError, what was
-        copied for the point is removed. Where `check` ends it, whole files stay for the next time.
+        Damaged if a file of the source is missing, or not what was stored. After that, and after OutputError or
+        StoreError, what was copied for the point is removed. If an exception from `check` ends the copy, complete files
+        remain for the next one.
         """
-        immutable.begin(self._target.store)  # of each point anew: its time counts from here
+        immutable.begin(self._target.store)  # anew for each point: its time counts from here
         making = _Making(self._target, point.id)
         try:
             self._take(point, making, tell, check)
@@ -119,7 +125,8 @@ class Incoming:
         return Taken(point.id, len(making.copied), sum(making.copied.values()))
 
     def _take(self, point: Point, making: _Making, tell: Tell, check: Check) -> None:
-        """Each time that frames were moved to other files meanwhile, go on with those: all that is there counts."""
+        """Copy the point. Whenever frames have been moved to other files meanwhile, continue with those: all that
+        exists counts."""
         needed = _needed(self._source, self._target, point)
         while True:
             try:
@@ -151,7 +158,7 @@ class Incoming:
         self._counted_on.add(point, entries)
 
     def _require_still(self, making: _Making, entries: Iterable[FileEntry]) -> None:
-        """That nothing goes on which the point counts: it may have taken a day."""
+        """Require that no file on which the point relies is about to be removed: the copy may have taken a day."""
         for entry in entries:
             lock_free.require_stays(self._target, entry.path)
         making.require_set_apart()
@@ -159,7 +166,7 @@ class Incoming:
             lock_free.require_base(self._target, name)
 
     def _make_sure(self, entry: FileEntry, is_there: bool, making: _Making, tell: Tell, check: Check) -> None:
-        """Have the target have the file, whole and durable. is_there: whether one of its size was seen."""
+        """Make sure that the target has the file, whole and durable. is_there: whether one of its size was seen."""
         if is_there and not self._target.own_flaw(entry, check):
             making.seal_again(entry)
         else:
@@ -188,11 +195,11 @@ class Incoming:
 
 
 class _Making:
-    """A point in the making: what is done in the target, and can be undone. copied: {path: bytes} of files."""
+    """A point in the making: what is done in the target, and how to undo it. copied: {path: bytes} of files."""
 
     def __init__(self, target: Series, point: str) -> None:
         self._target, self._store, self._point = target, target.store, point
-        self._folders: list[str] = []  # that are new
+        self._folders: list[str] = []  # the new ones
         self._prepared: list[str] = []
         self._files: list[FileEntry] = []
         self._found: list[FileEntry] = []
@@ -203,15 +210,15 @@ class _Making:
         return f"{self._target.folder}/{name}"
 
     def _names(self, entries: Iterable[FileEntry]) -> list[str]:
-        """Of the folders that they are in, and of the point's own, the last."""
+        """Return the names of the folders that contain the files, and last that of the point itself."""
         return [*{entry.path.partition("/")[0] for entry in entries} - {self._point}, self._point]
 
     def prepare(self, entries: Iterable[FileEntry]) -> None:
-        """Make the folders; in those that are there, what a copy left that died while it made a file appear."""
+        """Make the folders. In those that exist, remove the drafts of a copy that died."""
         self._prepared = self._names(entries)
         for name in self._prepared:
             lock_free.require_not_doomed(self._target, name)
-            self._was_swept = sweep_mark.is_there(self._target, name)  # of the point's own, the last
+            self._was_swept = sweep_mark.is_there(self._target, name)  # of the point's own directory, which comes last
             if half_points.set_apart(self._target, name):
                 self._folders.append(name)
             else:
@@ -220,27 +227,30 @@ class _Making:
 
     @contextmanager
     def file(self, entry: FileEntry) -> Iterator[Writer]:
-        """Give the Writer of a file that appears at the end, durable; left by an exception, there is none. Half of one
-        must not show: where the target has moved the file, points are read by its table only as long as there is
-        none. What has its name is none that anybody could use: it goes."""
+        """Yield the Writer of a file that appears at the end, durable; if an exception leaves the block, the file does
+        not appear.
+
+        A partial file must not show: if the target has moved the file, points are read through its table only as long
+        as the file itself is absent. If a file of this name exists, it is unusable, and is replaced.
+        """
         with self._store.replacing(self._path(entry.path)) as file:
             yield file
         self._files.append(entry)
         self.copied[entry.path] = entry.size
 
     def seal_again(self, entry: FileEntry) -> None:
-        """Make a file durable that was found whole: who wrote it may have died before it could."""
+        """Make a file durable that was found whole: its writer may have died before it could do that."""
         self._store.make_durable(self._path(entry.path))
         self._found.append(entry)
 
     def sync(self) -> None:
-        """The same of the names of those files."""
+        """Make the names of the files found whole durable, too."""
         for name in self._names(self._found):
             self._store.sync_folder(self._path(name))
 
     def lead(self, tables: Iterable[moved.Table]) -> None:
-        """Have tables lead to all that they are to lead to. From then on nothing of it goes: points may be read by
-        them."""
+        """Write the tables, so that each leads to all that it must lead to. After that, nothing is removed by `undo`:
+        points may be read through the tables."""
         for table in tables:
             self._folders, self._files = [], []
             path = self._path(moved.path_of(table.old.path))
@@ -250,36 +260,38 @@ class _Making:
                 self._store.publish(path, moved.encode(table), self._store.protection)
             elif len(known.moves) != len(table.moves):
                 self._store.replace(path, moved.encode(moved.joined(known, table)), was)
-            if self._store.has_locks:  # of another size: it would be read in place of the table
+            if self._store.has_locks:  # a file of another size would be read instead of the table
                 self._store.delete(self._path(table.old.path))
             elif self._store.holds(self._path(table.old.path)):
                 raise errors.Busy(f"another run brought {table.old.path} meanwhile: copy again")
 
     def publish(self, manifest: bytes, protection: Optional[Protection]) -> None:
-        """Commit the point, of which all else is durable."""
+        """Commit the point, of which everything else is durable."""
         try:
             self._store.publish(self._path(f"{self._point}/{layout.MANIFEST}"), manifest, protection)
         except errors.NbdpullError as error:
             if isinstance(error, errors.OutputExists) or not half_points.withdrawn(
                 self._target, self._point
-            ):  # it is a point, and stays one
+            ):  # it is a point, and remains one
                 self._folders, self._files = [], []
             raise
 
     def require_set_apart(self) -> None:
-        """Busy where files of the directories may be about to go."""
+        """Raise Busy if files of the directories may be about to be removed."""
         for name in self._prepared:
             lock_free.require_set_apart(self._target, name, self._point)
 
     def end(self) -> None:
-        """It is a point now."""
+        """Finish a point that is now committed."""
         half_points.end_setting_apart(self._target, self._point)
         if self._was_swept:
             sweep_mark.drop(self._target, self._point)
 
     def undo(self, stays: Callable[[FileEntry], bool]) -> None:
-        """Remove what was made. stays: whether a file is another point's, too, which had lost it. Without locks it may
-        be counted on by now: it is for a prune, in its time."""
+        """Remove what was made. stays: whether another point, which had lost the file, refers to it, too.
+
+        Without locks another run may rely on the files by now: they are left to a later prune.
+        """
         if not self._store.has_locks:
             return
         kept = {entry.path for entry in self._files if stays(entry)}

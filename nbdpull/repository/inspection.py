@@ -1,7 +1,7 @@
-"""A look at one point: whatever of its files, pages and frames is not what was stored.
+"""The check of one point: which of its files, pages and frames are not what was stored.
 
-Owns: what is looked at of a point, and in which order; it goes on after a damage, so that all of them are told. Must
-not know: which points are looked at and for how long, what follows of a damage (evidence.py and verdict.py do).
+Owns: what is checked of a point, and in which order; the check continues after damage, to report all of it. Must not
+know: which points are checked and for how long, what follows from damage (evidence.py and verdict.py know).
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 BATCH_FRAMES = 64
 BUDGET = 1 << 26  # bytes of decompressed frames under way
-MAX_DAMAGES = 10_000  # of a disk of a point that are told
+MAX_DAMAGES = 10_000  # reported per disk of a point
 _NONE = numpy.empty(0, layout.RECORD)
 
 
 @dataclass(frozen=True)
 class TooNew:
-    """A point that a later nbdpull made: it can be neither proved nor called damaged here."""
+    """A point that a newer nbdpull made: this version can neither prove it nor call it damaged."""
 
     point: str
     problem: str
 
 
 class Seen(NamedTuple):
-    """So much more of a point was looked at. raw_bytes: of the frames, decompressed."""
+    """What more of a point was checked: numbers of files and frames. raw_bytes: size of the frames, decompressed."""
 
     point: str
     files: int = 0
@@ -57,7 +57,7 @@ Tell = Callable[[Union[Damage, TooNew, Seen]], None]
 
 @dataclass(frozen=True)
 class Depth:
-    """How much is looked at. level: see verdict.py; check: called often, what it raises ends the look."""
+    """How thorough the check is. level: see verdict.py; check: called often, an exception from it ends the check."""
 
     level: str
     part: Part
@@ -66,28 +66,28 @@ class Depth:
 
 
 class _Enough(Exception):
-    """Raised where one disk of a point has so many damages that nobody reads on."""
+    """Raised when a disk of a point has so much damage that reading on is pointless."""
 
 
 def refusal(point: str, error: errors.NbdpullError) -> Union[Damage, TooNew]:
-    """Of a point that a reader must refuse whole."""
+    """Return what to report of a point that a reader must refuse as a whole."""
     if isinstance(error, errors.FormatTooNew):
         return TooNew(point, str(error))
     return Damage(point, None, str(error))
 
 
 class Inspector:
-    """Looks at points of one Series. tell: called with all that is found, and with what was looked at meanwhile.
+    """Checks points of one Series. tell: called with all that is found, and with the progress in between.
 
-    What several points refer to is looked at once, and told once: of each point it is noted.
+    What several points refer to is checked and reported once, and noted for each point.
     """
 
     def __init__(self, target: Series, depth: Depth, tell: Tell) -> None:
         self._target, self._depth, self._tell = target, depth, tell
         self._threads = pipeline.Threads(depth.threads)
-        self._sound: set[tuple[str, str]] = set()  # (path, SHA-256) of files that were read
-        self._fitting: set[tuple[str, str]] = set()  # the same with those of which only the size was looked at
-        self._unsound: dict[tuple[str, str], str] = {}  # the same: why it is not sound
+        self._sound: set[tuple[str, str]] = set()  # (path, SHA-256) of files read and found good
+        self._fitting: set[tuple[str, str]] = set()  # and those of which only the size was checked
+        self._unsound: dict[tuple[str, str], str] = {}  # (path, SHA-256): why the file is not what was stored
         self._read_page = PageReader()
         self._flaws = FileFlaws(target, depth.check)
         self._good, self._bad = SeenFrames(), SeenFrames()
@@ -95,18 +95,18 @@ class Inspector:
         self._good_windows = GoodWindows()
 
     def inspect(self, look: Look) -> None:
-        """Look at the point of a Look, which learns what is found."""
+        """Check the point of a Look, and note in the Look what is found."""
         directories = self._directories(look)
         self._files(look, directories)
         if self._depth.level == verdict.FRAMES or self._target.store.seal.opens:
             look.ended = all([self._disk(look, each) for each in directories])
-        else:  # pages are sealed, too; the digests of the files that they are in were looked at
+        else:  # pages are sealed, too; the digests of their files were checked
             look.ended = True
         if look.complete and self._depth.level == verdict.FRAMES:
             look.seen |= self._depth.part.paths or set()
 
     def _directories(self, look: Look) -> list[Directory]:
-        """Of the disks of which it is sound."""
+        """Return the directories of the disks that are intact."""
         found = []
         for disk in look.point.manifest.disks:
             try:
@@ -117,7 +117,7 @@ class Inspector:
         return found
 
     def _files(self, look: Look, directories: Sequence[Directory]) -> None:
-        """Size and digest of every file but the directories."""
+        """Check the size and digest of every file except the directories."""
         point, depth = look.point, self._depth
         entries = self._unseen(look, references.by_directories(point, directories))
         if not entries:
@@ -144,7 +144,7 @@ class Inspector:
                 self._tell(Seen(point.id, files=int(entry.path in whole)))
 
     def _unseen(self, look: Look, named: Iterable[FileEntry]) -> list[FileEntry]:
-        """Of the files of a point those to be looked at: few, where other points name most of them, too."""
+        """Return the files of a point that are still to be checked: few, if other points name most of them, too."""
         if not look.has_recorded:
             return [each for each in named if (each.path, each.sha256) not in self._fitting]
         wanted = ((each, self._sound if look.is_wanted(each.path) else self._fitting) for each in named)
@@ -156,12 +156,12 @@ class Inspector:
                 look.found(_disk_of(directories, entry), flaw, path=entry.path)
 
     def _read_whole(self, look: Look, entries: Iterable[FileEntry]) -> set[str]:
-        """Paths of those of which the digest is looked at, too."""
+        """Return the paths of the files whose digest is checked, too."""
         paths, part = {entry.path for entry in entries}, self._depth.part
         return {path for path in paths if part.file(path) or look.is_wanted(path)}
 
     def _disk(self, look: Look, disk: Directory) -> bool:
-        """Every page, and the frames to be looked at, of one disk; return whether it came to an end."""
+        """Check every page and the chosen frames of one disk; return whether the check came to its end."""
         ranges = _Ranges(look, disk.disk, self._tell)
         try:
             self._frames(look, disk, ranges)
@@ -195,8 +195,8 @@ class Inspector:
     def _bad_frame(
         self, frames: reader.FrameReader, disk: Directory, one: Records, window: Records, ranges: _Ranges
     ) -> None:
-        """Note every range that the frame of a record, an array of one, is to answer for; another point may have told
-        of it."""
+        """Note every range whose data are in the bad frame of a record. one: an array of that record alone. Another
+        point may have reported the frame already."""
         path = disk.files[int(one["chunk"][0])].path
         is_new = not self._bad.known(path, one).any()
         for each in window[(window["chunk"] == one["chunk"]) & equal_frames(window, one)]:
@@ -205,7 +205,7 @@ class Inspector:
         self._bad.add(path, one)
 
     def _chosen(self, look: Look, disk: Directory, ranges: _Ranges) -> Iterator[_Part]:
-        """Yield in small parts the data records whose frames are looked at; all pages are."""
+        """Yield in small parts the data records whose frames are to be checked. Every page is checked on the way."""
         good = self._good_windows.of(disk)
         for start in disk.starts():
             self._depth.check()
@@ -216,13 +216,13 @@ class Inspector:
             except errors.Damaged as error:
                 self._bad_window(disk, start, str(error), ranges)
                 continue
-            if not len(chosen):  # nor is a bad one among them: that is chosen each time
+            if not len(chosen):  # nor is a bad frame among them: it would be chosen each time
                 good.add(start)
             for part in numpy.array_split(chosen, -(-len(chosen) // BATCH_FRAMES)) if len(chosen) else []:
                 yield _Part(part, data)
 
     def _in_window(self, look: Look, disk: Directory, start: int) -> tuple[Records, Records]:
-        """The data records of a window, and those of them whose frames are looked at. Damaged."""
+        """Return the data records of a window, and those of them whose frames are to be checked. Damaged."""
         by_frames = self._depth.level != verdict.FILES
         if not by_frames and not look.has_recorded:
             disk.prove(start)
@@ -235,7 +235,7 @@ class Inspector:
         return data, one_of_each(candidates[~self._known_good(disk, candidates)])
 
     def _known_good(self, disk: Directory, data: Records) -> Mask:
-        """Which of some records are of frames that were looked at, and are what was stored."""
+        """Return which of the records have frames that were checked and found good."""
         known = numpy.zeros(len(data), bool)
         for number in {*data["chunk"].tolist()}:
             mine = data["chunk"] == number
@@ -243,21 +243,21 @@ class Inspector:
         return known
 
     def _bad_window(self, disk: Directory, start: int, problem: str, ranges: _Ranges) -> None:
-        """Note one of which a page cannot be read; another point may have told of it."""
+        """Note a window of which a page cannot be read. Another point may have reported it already."""
         is_new = (start, problem) not in self._bad_pages
         self._bad_pages.add((start, problem))
         ranges.damaged(problem, start, min(layout.WINDOW, disk.size - start), _path_of_bad_page(disk, start), is_new)
 
 
 class _Part(NamedTuple):
-    """Records to be looked at, each of a frame of its own, and all data records of their window."""
+    """Records to be checked, one per frame, and all data records of their window."""
 
     chosen: Records
     window: Records
 
 
 class _Ranges:
-    """The damaged ranges of a disk: told one by one, until there are too many."""
+    """The damaged ranges of a disk, reported one by one until there are too many."""
 
     def __init__(self, look: Look, disk: str, tell: Tell) -> None:
         self._look, self._disk, self._tell = look, disk, tell
@@ -273,7 +273,7 @@ class _Ranges:
 
 
 def _disk_of(directories: Iterable[Directory], entry: FileEntry) -> Optional[str]:
-    """The one that a file is of, if any."""
+    """Return the disk to which a file belongs, if any."""
     return next((each.disk for each in directories if each.number(entry.path) != NOWHERE), None)
 
 
@@ -283,7 +283,8 @@ def _by_path(disk: Directory, records: Records) -> Iterator[tuple[str, Records]]
 
 
 def _path_of_bad_page(disk: Directory, start: int) -> Optional[str]:
-    """Of the index that it is in; None where all are sound, and the directory lacks a file."""
+    """Return the path of the index file with the bad page; None if all pages are intact, and the directory lacks a
+    file."""
     for ref in disk.refs(start):
         try:
             disk.records(ref)
@@ -293,7 +294,7 @@ def _path_of_bad_page(disk: Directory, start: int) -> Optional[str]:
 
 
 def frame_flaw(frames: reader.FrameReader, record: Record) -> Optional[str]:
-    """Why the frame of a record is not what was stored, or None."""
+    """Return why the frame of a record is not what was stored, or None."""
     try:
         frames.read(record)
     except errors.Damaged as error:

@@ -1,7 +1,7 @@
-"""Who can open a sealed store, changed: copies of its master key made, added, removed, taken to another store.
+"""Changes to who can open a sealed store: making, adding, removing and transferring copies of its master key.
 
-Owns: that nobody who is to open the store is shut out, and which notes are made. Must not know: which identities a user
-named, how age wraps.
+Owns: that no intended user is locked out, and which notes are written. Must not know: which identities a user named, or
+how age wraps a key.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .marker import NewSeal
 
 
 def new(words: Sequence[str], passphrase: Optional[bytes]) -> NewSeal:
-    """That of a new master key, which all of these open. UsageError, MissingSoftware: also of what is needed to seal
-    with it."""
+    """Return the seal for a new master key that all of these can open. UsageError, MissingSoftware: also if the
+    software for sealing with the key is missing."""
     master = keys.new_master()
     made = keys.of_master(master)
-    Sealed(made).frame(b"", b"")  # wrapping takes other software; the first pull would be late to say so
+    Sealed(made).frame(b"", b"")  # wrapping needs other software; the first pull would be too late to report that
     return NewSeal(made.id, _files(master, words, passphrase, ""))
 
 
 def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[tuple[str, bytes]]:
-    """Of one copy for each; a note before its copy, which alone counts."""
+    """Return the files of one copy for each recipient: a note, followed by the copy, which is the file that counts."""
     age.require_recipients(words)
     mac = Sealed(keys.of_master(master)).mac
     wrapped: list[tuple[Optional[str], bytes]] = [(word, age.wrap(master, [word])) for word in dict.fromkeys(words)]
@@ -55,20 +55,21 @@ def _files(master: bytes, words: Sequence[str], passphrase: Optional[bytes], lab
 
 
 def _new_name() -> str:
-    """Of a key file that no store has had."""
+    """Return a name for a key file that no store has used."""
     return secrets.token_hex(4)
 
 
 def _put(store: Store, files: list[tuple[str, bytes]]) -> None:
-    """Key files that are to be there as long as the points that need them."""
+    """Write key files that must exist as long as the points that need them."""
     immutable.begin(store)
     marker.put_keys(store, files)
 
 
 def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional[bytes], label: str) -> list[str]:
-    """Let more open the store; the names of the new key files. UsageError of one who does already."""
+    """Let more recipients open the store; return the names of the new key files. UsageError if one can open it
+    already."""
     notes = [key_files.note(store, name, data, keys.of_master(opened.master)) for name, data in key_files.sound(store)]
-    known = {note.recipient for note in notes if note}  # a forged one lets nobody in, and is to shut nobody out
+    known = {note.recipient for note in notes if note}  # a forged note lets nobody in, and must not keep anybody out
     for word in words:
         if word in known:
             raise errors.UsageError(f"recipient {members.short(word)} opens the store already: see nbdpull key list")
@@ -78,7 +79,7 @@ def add(store: Store, opened: Opened, words: Sequence[str], passphrase: Optional
 
 
 def require_true(store: Store, opened: Opened, key: KeyFile) -> None:
-    """Damaged where what a list tells of a key was written by somebody who has not the master key."""
+    """Raise Damaged if the note shown for a key was written by somebody who does not have the master key."""
     is_told = any(key._replace(name="", by_passphrase=False))
     wrapped, _ = key_files.read(store, key.name)
     if is_told and key_files.note(store, key.name, wrapped, keys.of_master(opened.master)) is None:
@@ -97,9 +98,11 @@ def rotate(
     label: str,
     proof: Optional[Sequence[Identity]] = None,
 ) -> None:
-    """Let these open the store, and nobody else who needs a key file for it. The master key stays. proof: identities,
-    one of which opens it afterwards, else UsageError; None: nobody is there to try. Errors as of add, remove; where it
-    dies, more can open the store than before, and none less."""
+    """Let these recipients open the store, and lock out all others who need a key file. The master key does not change.
+
+    proof: identities, one of which must open the store afterwards, else UsageError; None: do not check. Errors as for
+    add and remove. If this is interrupted, more recipients can open the store than before, and none fewer.
+    """
     before, files = key_files.names(store), _files(opened.master, words, passphrase, label)
     if proof is not None and not _is_opened(files, proof):
         raise errors.UsageError(
@@ -111,24 +114,24 @@ def rotate(
 
 
 def _is_opened(files: Iterable[tuple[str, bytes]], tried: Sequence[Identity]) -> bool:
-    """Whether one of them opens a new key file, or needs none."""
+    """Return whether one of the identities opens a new key file, or needs none."""
     if any(each.kind == MASTER for each in tried):
         return True
     return any(age.unwrap(data, path, tried) for path, data in files if path.endswith(key_files.WRAPPED))
 
 
 def exported(opened: Opened, words: Sequence[str], passphrase: Optional[bytes]) -> str:
-    """The master key as text, wrapped for these: lines of a file of age, which the store does not have. What it holds
-    is an identity. UsageError, MissingSoftware."""
+    """Return the master key as text, wrapped for these recipients, as an armored age file that is not kept in the
+    store. Its content is an identity. UsageError, MissingSoftware."""
     text = keys.text_of(opened.master).encode() + b"\n"
     return age.armored(age.wrap(text, words) if passphrase is None else age.wrap_by_passphrase(text, passphrase))
 
 
 def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]] = None) -> None:
-    """Remove key files by their names, but never the last that may open it; UsageError, OutputError, Busy.
+    """Remove key files by name, but never the last one that may open the store. UsageError, OutputError, Busy.
 
-    That one is a file of age does not tell that the master key is in it: an init that died leaves such files, and a
-    thief makes them. proof: identities, one of which opens what stays, else UsageError; None: nobody is there to try.
+    A valid age file need not contain the master key: an init that died leaves such files, and a thief can make them.
+    proof: identities, one of which must open what remains, else UsageError; None: do not check.
     """
     with store.locked("", "try again"):
         sound = dict(key_files.sound(store))
@@ -140,7 +143,7 @@ def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]
             )
         for name in gone:
             store.delete(key_files.path_of(name))
-        if not key_files.names(store):  # where a lock keeps nobody out, another one removed the rest meanwhile
+        if not key_files.names(store):  # without locks, another run has removed the rest meanwhile
             _put(store, [(key_files.path_of(_new_name()), sound[name]) for name in gone if name in sound])
             raise errors.Busy(f"{store.root}: another nbdpull removed all other keys meanwhile: none of these was")
         for name in gone:
@@ -148,7 +151,7 @@ def remove(store: Store, gone: Sequence[str], proof: Optional[Sequence[Identity]
 
 
 def _require_opened(store: Store, proof: Sequence[Identity], gone: Sequence[str]) -> None:
-    files = [each for each in proof if each.kind != MASTER]  # the master key itself opens it whatever stays
+    files = [each for each in proof if each.kind != MASTER]  # the master key itself opens it whatever remains
     try:
         keyring.open_master(store, files, without=gone)
     except (errors.KeyNeeded, errors.Damaged) as error:
@@ -159,8 +162,8 @@ def _require_opened(store: Store, proof: Sequence[Identity], gone: Sequence[str]
 
 
 def copied(source: Store) -> Optional[NewSeal]:
-    """That of a store that is to have the same master key, which the same open; None where `source` is not sealed. What
-    cannot be read is left out."""
+    """Return the seal of a store that is to have the same master key as `source`, for the same recipients; None if
+    `source` is not sealed. What cannot be read is left out."""
     master = marker.master_of(source)
     if master is None:
         return None
@@ -174,8 +177,8 @@ def copied(source: Store) -> Optional[NewSeal]:
 
 
 def bring(seal: NewSeal, dest: Store) -> None:
-    """Let those open a store, too, whose key files another of the same master key has; OutputError. Nobody is shut
-    out."""
+    """Add the key files that `dest` lacks, so that the recipients of another store with the same master key can open
+    it, too. Nobody is locked out. OutputError."""
     there = dest.files(layout.KEYS)
     lacking = [(path, data) for path, data in seal.files if path.rpartition("/")[2] not in there]
     if lacking:

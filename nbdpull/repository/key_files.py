@@ -1,10 +1,10 @@
-"""The key files of a sealed store: copies of its one master key, each wrapped for some who may open it.
+"""The key files of a sealed store: copies of its one master key, each wrapped for somebody who may open the store.
 
-A copy is a file of age, and a document beside it tells for whom it is; the first counts, the second is a note, and only
-who has the master key knows whether it is true.
+A copy is an age file, and a document beside it states for whom it is. Only the copy counts; the document is a note, and
+only those who have the master key can check whether it is true.
 
-Owns: where they are, what can be told of them without a key. Must not know: which of them open (keyring.py), how they
-change (key_changes.py), how age wraps.
+Owns: where the files are, and what can be said about them without a key. Must not know: which of them open
+(keyring.py), how they change (key_changes.py), or how age wraps a key.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..format import layout
 from ..storage.base import Store
 from . import marker
 
-WRAPPED = ".age"  # ends the path of a file that counts
+WRAPPED = ".age"  # suffix of the copies
 PLAIN = "the store is not sealed: it has no keys; nbdpull init makes a new store that is"
 
 
 @dataclass(frozen=True)
 class Note:
-    """sha256: of the file of age that it is about."""
+    """A note about a key file. sha256: that of the age file that the note describes."""
 
     sha256: str
     when: str
@@ -40,8 +40,8 @@ class Note:
 
 
 class KeyFile(NamedTuple):
-    """name: of the file, without its end. recipient: a word, None: a passphrase, or not known. when, who: of its
-    making; "" where no note is there that is about this file."""
+    """A key file as listed. name: of the file, without its suffix; recipient: as text, None for a passphrase or if
+    unknown; when, who: when it was made and by whom, "" if there is no note about this file."""
 
     name: str
     by_passphrase: bool
@@ -52,14 +52,14 @@ class KeyFile(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Of the identity that opens it; "unknown" where there is no note."""
+        """Kind of the identity that opens the file; "unknown" without a note."""
         if self.by_passphrase:
             return PASSPHRASE
         return "unknown" if self.recipient is None else AGE if self.recipient.startswith("age") else SSH
 
     @property
     def of(self) -> str:
-        """Whose it is, for people: a label, the comment of an ssh key, or the end of the digits."""
+        """A name for its owner, for people: a label, the comment of an ssh key, or the end of the recipient."""
         if self.label or self.by_passphrase or self.recipient is None:
             return self.label or ("a passphrase" if self.by_passphrase else "not noted")
         kind, _, rest = self.recipient.partition(" ")
@@ -68,12 +68,12 @@ class KeyFile(NamedTuple):
 
     @property
     def whose(self) -> str:
-        """For messages."""
+        """The file as named in messages."""
         return f"{self.name} ({self.of})"
 
 
 def listed(store: Store) -> list[KeyFile]:
-    """Those of a store, the oldest first. Needs no key. StoreError where it is not sealed."""
+    """Return the key files of a store, oldest first. Needs no key. StoreError if the store is not sealed."""
     if marker.master_of(store) is None:
         raise errors.StoreError(f"{store.root}: {PLAIN}")
     found = [_listed(store, name) for name in names(store)]
@@ -104,13 +104,13 @@ def _listed(store: Store, name: str) -> KeyFile:
 
 
 def digest(data: bytes) -> str:
-    """By which a note tells what it is about."""
+    """Return the digest by which a note identifies its key file."""
     return hashlib.sha256(data).hexdigest()
 
 
 def note(store: Store, name: str, wrapped: bytes, key: Optional[StoreKeys] = None) -> Optional[Note]:
-    """What is noted of a file of these bytes; None where nothing is, or it is about another file. key: to prove that
-    nobody wrote it who has not the master key."""
+    """Return the note about a key file with these bytes; None if there is none, or if it is about another file. key: if
+    given, return only a note whose author had the master key."""
     path = note_path(name)
     try:
         data = store.read(path, layout.MAX_NOTE)
@@ -123,13 +123,13 @@ def note(store: Store, name: str, wrapped: bytes, key: Optional[StoreKeys] = Non
 
 
 def read(store: Store, name: str) -> tuple[bytes, str]:
-    """(Its bytes, how a message names it); Damaged."""
+    """Return (bytes of the file, its name in messages). Damaged."""
     path = path_of(name)
     return store.read(path, age.MAX_FILE), store.path(path)
 
 
 def sound(store: Store) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each key file that is a file of age."""
+    """Yield (name, bytes) of each key file that is a valid age file."""
     for name in names(store):
         with suppress(errors.Damaged):
             data, path = read(store, name)
@@ -138,7 +138,7 @@ def sound(store: Store) -> Iterator[tuple[str, bytes]]:
 
 
 def may_be(path: str, data: bytes) -> bool:
-    """Whether these bytes are fit for a file of a path below `layout.KEYS`."""
+    """Return whether these bytes can be the content of the file at a path below `layout.KEYS`."""
     if path.endswith(WRAPPED):
         with suppress(errors.Damaged):
             age.takes_passphrase(data, path)
@@ -154,7 +154,7 @@ def none_left(store: Store) -> str:
 
 
 def warnings(store: Store) -> list[str]:
-    """What its owner should know of the keys of a store, one text each; none of one that is not sealed."""
+    """Return what the owner should know about the keys of a store, one text each; none if the store is not sealed."""
     if marker.master_of(store) is None:
         return []
     counted = {name for name, _ in sound(store)}
@@ -170,7 +170,7 @@ def warnings(store: Store) -> list[str]:
 
 
 def found(store: Store, named: str) -> KeyFile:
-    """The key file of that name, recipient or label; UsageError where there is none, or several."""
+    """Return the key file with that name, recipient or label. UsageError if there is none, or more than one."""
     there = listed(store)
     fitting = [each for each in there if named in (each.name, each.recipient, each.label)]
     if len(fitting) == 1:

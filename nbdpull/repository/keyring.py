@@ -1,10 +1,10 @@
-"""The master key of a sealed store, by whoever can open a key file of it.
+"""The master key of a sealed store, for anybody who can open one of its key files.
 
-A store is sealed if its marker says so, by the id of the master key. What opens and holds another key than the
-marker's was swapped or forged, and is never used.
+A store is sealed if its marker contains the id of a master key. A key file that opens but contains another key was
+swapped or forged, and is never used.
 
-Owns: which key files open, what is said where none does. Must not know: where they are (key_files.py), what is sealed
-with the keys, how age wraps.
+Owns: which key files open, and the messages if none does. Must not know: where the files are (key_files.py), what is
+sealed with the keys, or how age wraps a key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMED_BY = "name an identity that opens it: --identity FILE, or NBDPULL_IDENTIT
 
 
 class Opened(NamedTuple):
-    """key_file: which one was opened; None: the identity is the master key itself."""
+    """An opened master key. key_file: name of the file that was opened; None: the identity is the master key itself."""
 
     master: bytes
     identity: Identity
@@ -35,13 +35,13 @@ class Opened(NamedTuple):
 
 
 def keys_of(store: Store, tried: Sequence[Identity]) -> StoreKeys:
-    """Of a sealed store. KeyNeeded where nobody opens it, Damaged where only forged or damaged copies are there.
-    StoreError where it is not sealed. MissingSoftware."""
+    """Return the keys of a sealed store. KeyNeeded if no identity opens it, Damaged if all its copies of the key are
+    forged or damaged, StoreError if it is not sealed. MissingSoftware."""
     return keys.of_master(open_master(store, tried).master)
 
 
 def unlocked(root: str, master: Optional[bytes], cache: Optional[place.Warn] = None) -> Store:
-    """The Store at a place; a master key that was opened before unlocks it. cache: see place.opened."""
+    """Open the Store at a place, and unlock it if its master key is already known. cache: see place.opened."""
     store = marker.open_store(root, cache)
     if master is not None:
         marker.unlock(store, keys.of_master(master))
@@ -49,8 +49,8 @@ def unlocked(root: str, master: Optional[bytes], cache: Optional[place.Warn] = N
 
 
 def open_master(store: Store, tried: Sequence[Identity], without: Collection[str] = ()) -> Opened:
-    """The master key of a sealed store, by the first identity that opens a copy. without: names of some that are not to
-    be counted on. Errors as of keys_of; StoreError where it is not sealed."""
+    """Return the master key of a sealed store, from the first identity that opens a copy. without: names of key files
+    to ignore. Errors as for keys_of."""
     wanted = marker.master_of(store)
     if wanted is None:
         raise errors.StoreError(f"{store.root}: {key_files.PLAIN}")
@@ -68,8 +68,11 @@ def open_master(store: Store, tried: Sequence[Identity], without: Collection[str
 
 
 def _require_meant(store: Store, identity: Identity, master: str) -> None:
-    """Whoever can replace a marker can wrap the key that it names for a recipient, so that a first pull would be sealed
-    for him: only who has the identity can say that it is the right one."""
+    """Raise Damaged if the identity states that it is for other master keys.
+
+    Anybody who can replace a marker can wrap the key that it names for a recipient, and a first pull would then be
+    sealed for that person. Only the owner of the identity can say which key is the right one.
+    """
     if identity.only and master not in identity.only:
         raise errors.Damaged(
             f"{store.root} is sealed with master key {master}, and {identity.name} says that it is only for "
@@ -80,7 +83,8 @@ def _require_meant(store: Store, identity: Identity, master: str) -> None:
 def _attempts(
     store: Store, names: list[str], tried: Sequence[Identity], flaws: list[errors.Damaged]
 ) -> Iterable[Opened]:
-    """What opens, master keys first, and what takes a second, passphrases, last. flaws: gets what is damaged."""
+    """Yield what opens: first identities that are master keys, and last passphrases, which take a second each. flaws:
+    damaged files are appended to it."""
     yield from (Opened(bytes(each.secret), each, None) for each in tried if each.kind == MASTER)
     last: list[tuple[str, bytes, str]] = []
     for name in names:
@@ -121,5 +125,5 @@ def _nobody(store: Store, tried: Sequence[Identity]) -> errors.NbdpullError:
 
 
 def what(tried: Sequence[Identity]) -> str:
-    """For messages."""
+    """Return the identities as named in messages."""
     return ", ".join(dict.fromkeys(each.what for each in tried))

@@ -1,6 +1,6 @@
-"""The frames that a disk has already, by range and digest, so that a rewrite of the same data is stored once.
+"""The frames that a disk already has, by range and digest, so that rewritten identical data are not stored again.
 
-Owns: the look-up, window by window, and its bound in memory. Must not know: how frames are written, or where the new
+Owns: the lookup, window by window, and its limit on memory. Must not know: how frames are written, or where the new
 data come from.
 """
 
@@ -23,9 +23,10 @@ HELD = 4  # windows
 
 
 class KnownFrames:
-    """The whole frames that the directory of a disk shows. May be used by several threads at once.
+    """The whole frames that the directory of a disk shows. Several threads may use it at once.
 
-    Only a frame that answers for exactly its range counts: what was cut out of one by a later pull is not compared.
+    Only a frame that supplies exactly its own range counts: one that a later pull has overwritten in part is not
+    compared.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -34,8 +35,8 @@ class KnownFrames:
         self._held: OrderedDict[int, layout.Records] = OrderedDict()
 
     def find(self, records: layout.Records) -> tuple[Mask, layout.Records]:
-        """records: of new data extents, ascending, with length and digest. Return (which are known, references for
-        those). Damaged where the index of the older ones is."""
+        """Return (which records are known, references for those). records: of new data extents, ascending, with length
+        and digest. Damaged if the index of the older frames is damaged."""
         found = [self._find(part) for part in extents.split(records, layout.WINDOW)]
         masks, references = [mask for mask, _ in found], [each for _, each in found]
         return numpy.concatenate([numpy.zeros(0, bool), *masks]), numpy.concatenate([records[:0], *references])
@@ -51,7 +52,7 @@ class KnownFrames:
         return known, found[known]
 
     def _frames(self, start: int) -> layout.Records:
-        """The whole frames of a window; one thread makes them up at a time."""
+        """Return the whole frames of a window; only one thread at a time assembles them."""
         if not len(self._directory.refs(start)):
             return numpy.empty(0, layout.RECORD)
         with self._lock:
